@@ -1,0 +1,31 @@
+//! Allocation events, as they are understood: who allocated or freed what, when.
+
+use crate::addr::RemoteAddr;
+
+/// One allocation or free. A realloc is a [`AllocEventKind::Free`] of the old block at its entry and an
+/// [`AllocEventKind::Alloc`] of the new at its return.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct AllocEvent {
+    /// Nanoseconds on the monotonic clock.
+    pub time_ns: u64,
+    /// The thread, as the kernel numbers it.
+    pub tid: u32,
+    /// The block's address as the program sees it.
+    pub addr: RemoteAddr,
+    /// What happened.
+    pub kind: AllocEventKind,
+}
+
+/// What happened to a block.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum AllocEventKind {
+    /// Allocated.
+    Alloc {
+        /// Bytes: usable size where `usable`, else as requested.
+        bytes: u64,
+        /// Whether `bytes` is the usable size that the allocator gave.
+        usable: bool,
+    },
+    /// Freed.
+    Free,
+}

@@ -1,0 +1,224 @@
+//! A heap as one allocator sees it at one moment.
+
+use crate::addr::{AddrRange, RemoteAddr};
+use crate::completeness::{Confidence, Defect};
+use crate::span::{SpanList, SpanState};
+
+/// The allocators that fragscope tells apart.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub enum Allocator {
+    /// GNU libc's malloc (ptmalloc).
+    Glibc,
+    /// CPython's object allocator (`Objects/obmalloc.c`).
+    Pymalloc,
+    /// jemalloc.
+    Jemalloc,
+    /// mimalloc.
+    Mimalloc,
+    /// gperftools' tcmalloc.
+    Tcmalloc,
+    /// musl's malloc (oldmalloc or mallocng).
+    Musl,
+}
+
+impl Allocator {
+    /// The name in output and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Glibc => "glibc",
+            Self::Pymalloc => "pymalloc",
+            Self::Jemalloc => "jemalloc",
+            Self::Mimalloc => "mimalloc",
+            Self::Tcmalloc => "tcmalloc",
+            Self::Musl => "musl",
+        }
+    }
+}
+
+/// Where an extent's memory came from.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum ExtentKind {
+    /// glibc's main arena: brk or its non-contiguous stand-in.
+    Brk,
+    /// A thread arena's heap (`heap_info`).
+    ThreadHeap,
+    /// A mapping of its own for one large block (glibc: an mmapped chunk).
+    LargeMapped,
+    /// A pymalloc arena.
+    PoolArena,
+}
+
+/// A range that an allocator got from the kernel or from an outer allocator, and what it is used
+/// for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Extent {
+    /// Its addresses. The spans tile it from its start; what they leave at the end is unknown.
+    pub range: AddrRange,
+    /// Where it came from.
+    pub kind: ExtentKind,
+    /// Index into [`HeapSnapshot::arenas`] of the owner.
+    pub arena: u32,
+    /// What each byte is.
+    pub spans: SpanList,
+}
+
+/// An arena's own totals. All `*_bytes` are in bytes as the allocator counts blocks, that is with
+/// their header where it has one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Arena {
+    /// 0 is the main arena.
+    pub id: u32,
+    /// `main`, `thread`, `pymalloc`.
+    pub kind: &'static str,
+    /// Where its state lies.
+    pub addr: RemoteAddr,
+    /// Bytes got from the kernel, by the allocator's own count (glibc: `system_mem`).
+    pub system_bytes: u64,
+    /// Blocks in the program's hands.
+    pub live_blocks: u64,
+    /// Their bytes.
+    pub live_bytes: u64,
+    /// Free blocks in bins or free lists.
+    pub free_blocks: u64,
+    /// Their bytes, without the top.
+    pub free_bytes: u64,
+    /// Blocks in caches (glibc: tcache and fastbins).
+    pub cached_blocks: u64,
+    /// Their bytes.
+    pub cached_bytes: u64,
+    /// Bytes of the top.
+    pub top_bytes: u64,
+    /// Further figures by the allocator's own names (glibc: `tcache_bytes`, `fastbin_bytes`,
+    /// `attached_threads`, …).
+    pub figures: Vec<(&'static str, u64)>,
+}
+
+/// A comparison of the walk with the allocator's own account.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CrossCheck {
+    /// What was compared, by the allocator's own name.
+    pub name: String,
+    /// What the allocator's account says.
+    pub expected: u64,
+    /// What the walk found.
+    pub found: u64,
+}
+
+impl CrossCheck {
+    /// Whether both agree.
+    pub fn holds(&self) -> bool {
+        self.expected == self.found
+    }
+}
+
+/// One allocator's heap at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeapSnapshot {
+    /// Whose heap.
+    pub allocator: Allocator,
+    /// Its version as found in the target, e.g. `2.36`; empty when not known.
+    pub version: String,
+    /// Its arenas, by id.
+    pub arenas: Vec<Arena>,
+    /// Its extents, ascending by address and not overlapping one another.
+    pub extents: Vec<Extent>,
+    /// Whole pages that the allocator's own trim (glibc: `malloc_trim(0)`) would give back if they
+    /// are resident, ascending.
+    pub trimmable: Vec<AddrRange>,
+    /// Settings in force, name and value as the allocator names them (`mmap_threshold`, …).
+    pub settings: Vec<(String, String)>,
+    /// The walk against the allocator's own account.
+    pub checks: Vec<CrossCheck>,
+    /// How sure the layout is.
+    pub confidence: Confidence,
+    /// What was damaged or unreadable.
+    pub defects: Vec<Defect>,
+    /// Bytes wanted and not readable.
+    pub unreadable_bytes: u64,
+}
+
+impl HeapSnapshot {
+    /// An empty heap of `allocator`.
+    pub fn new(allocator: Allocator, version: impl Into<String>) -> Self {
+        Self {
+            allocator,
+            version: version.into(),
+            arenas: Vec::new(),
+            extents: Vec::new(),
+            trimmable: Vec::new(),
+            settings: Vec::new(),
+            checks: Vec::new(),
+            confidence: Confidence::None,
+            defects: Vec::new(),
+            unreadable_bytes: 0,
+        }
+    }
+
+    /// The sum of one figure over all arenas.
+    pub fn total(&self, figure: impl Fn(&Arena) -> u64) -> u64 {
+        self.arenas.iter().map(figure).sum()
+    }
+
+    /// Blocks with a mapping of their own: their number and the bytes of those mappings.
+    pub fn large_mapped(&self) -> (u64, u64) {
+        let large = self
+            .extents
+            .iter()
+            .filter(|e| e.kind == ExtentKind::LargeMapped);
+        large.fold((0, 0), |(n, bytes), e| (n + 1, bytes + e.range.len()))
+    }
+
+    /// States the conservation laws; each sentence returned is one that is broken.
+    pub fn check(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut end = RemoteAddr::default();
+        for extent in &self.extents {
+            if extent.range.start() < end {
+                broken.push(format!(
+                    "the extent at {} overlaps the one before",
+                    extent.range
+                ));
+            }
+            end = extent.range.end();
+            if extent.spans.bytes() > extent.range.len() {
+                broken.push(format!("the spans of {} are longer than it", extent.range));
+            }
+            if extent.arena as usize >= self.arenas.len() {
+                broken.push(format!(
+                    "the extent at {} belongs to no arena",
+                    extent.range
+                ));
+            }
+        }
+        for arena in &self.arenas {
+            let mut live = (0u64, 0u64);
+            for extent in self.extents.iter().filter(|e| {
+                self.arenas
+                    .get(e.arena as usize)
+                    .is_some_and(|a| a.id == arena.id)
+                    && e.kind != ExtentKind::LargeMapped
+            }) {
+                for span in extent.spans.iter(extent.range.start()) {
+                    if span.state == SpanState::Live {
+                        live = (live.0 + 1, live.1 + span.range.len());
+                    }
+                }
+            }
+            if live != (arena.live_blocks, arena.live_bytes) {
+                broken.push(format!(
+                    "arena {} counts {} live blocks of {} bytes, its spans {} of {}",
+                    arena.id, arena.live_blocks, arena.live_bytes, live.0, live.1
+                ));
+            }
+        }
+        for pair in self.trimmable.windows(2) {
+            if pair[1].start() < pair[0].end() {
+                broken.push(format!(
+                    "trimmable ranges {} and {} overlap",
+                    pair[0], pair[1]
+                ));
+            }
+        }
+        broken
+    }
+}

@@ -1,0 +1,19 @@
+//! The domain of fragscope, pure: addresses, memory images, the allocators' walkers, residency,
+//! samples, metrics and explanations.
+//!
+//! Nothing here does IO, reads a clock, or knows of BPF, terminals or file formats. Target memory
+//! is reached only through [`memory::TargetMemory`], and all of it is treated as hostile.
+#![forbid(unsafe_code)]
+
+pub mod activity;
+pub mod addr;
+pub mod completeness;
+pub mod event;
+pub mod heap;
+pub mod memory;
+pub mod report;
+pub mod residency;
+pub mod sample;
+pub mod size_class;
+pub mod span;
+pub mod view;

@@ -1,0 +1,210 @@
+//! Reading the target's memory: a live process, a recorded image, later a core file.
+
+use std::collections::BTreeMap;
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::residency::ResidencyMap;
+
+/// Why bytes of the target could not be read.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ReadError {
+    /// Nothing (readable) is mapped there.
+    #[error("nothing readable is mapped at {0}")]
+    Unmapped(RemoteAddr),
+    /// The page is swapped out; reading it would bring it back, so it is not read.
+    #[error("the page of {0} is swapped out and is left there")]
+    Swapped(RemoteAddr),
+    /// The target has exited or executed another program.
+    #[error("the target is gone")]
+    Gone,
+    /// The kernel refused the read.
+    #[error("the kernel does not permit reading the target's memory")]
+    NotPermitted,
+}
+
+/// Memory of a target, read by address.
+pub trait TargetMemory {
+    /// Fills all of `buf` from `addr`, or says at which address reading failed; then the content
+    /// of `buf` is unspecified.
+    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError>;
+
+    /// Fills several small buffers at once: `out[i]` gets the `N` bytes at `addrs[i]`, or `None`
+    /// where they cannot be read. Live processes answer many with one system call.
+    fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>)
+    where
+        Self: Sized,
+    {
+        out.clear();
+        out.extend(addrs.iter().map(|&addr| {
+            let mut buf = [0; N];
+            self.read(addr, &mut buf).is_ok().then_some(buf)
+        }));
+    }
+
+    /// Reads one plain value.
+    fn read_value<T: FromBytes + IntoBytes>(&self, addr: RemoteAddr) -> Result<T, ReadError>
+    where
+        Self: Sized,
+    {
+        let mut value = T::new_zeroed();
+        self.read(addr, value.as_mut_bytes())?;
+        Ok(value)
+    }
+}
+
+impl<M: TargetMemory> TargetMemory for &M {
+    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        (**self).read(addr, buf)
+    }
+}
+
+/// Reads only what is resident, so that reading changes nothing in the target: present pages come
+/// from the inner memory, never-touched and zero pages are answered with zeros, swapped pages and
+/// holes are errors.
+pub struct ResidentMemory<'r, M> {
+    inner: M,
+    residency: &'r ResidencyMap,
+}
+
+impl<'r, M: TargetMemory> ResidentMemory<'r, M> {
+    /// A view of `inner` through `residency`, which must be of the same moment.
+    pub fn new(inner: M, residency: &'r ResidencyMap) -> Self {
+        Self { inner, residency }
+    }
+}
+
+impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
+    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        let range = AddrRange::with_len(addr, buf.len() as u64).ok_or(ReadError::Unmapped(addr))?;
+        let mut done = 0usize;
+        while done < buf.len() {
+            let at = RemoteAddr::new(range.start().get() + done as u64);
+            let run = self.residency.run_at(at).ok_or(ReadError::Unmapped(at))?;
+            let len = (run.range.end().min(range.end()).get() - at.get()) as usize;
+            let part = &mut buf[done..done + len];
+            if run.state.is_swapped() {
+                return Err(ReadError::Swapped(at));
+            } else if run.state.is_present() && !run.state.is_zero() {
+                self.inner.read(at, part)?;
+            } else {
+                part.fill(0);
+            }
+            done += len;
+        }
+        Ok(())
+    }
+}
+
+/// Memory held in a map of pieces: golden images and tests.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryImage {
+    pieces: BTreeMap<RemoteAddr, Vec<u8>>,
+}
+
+impl MemoryImage {
+    /// Places `bytes` at `addr`. Pieces must not overlap.
+    pub fn insert(&mut self, addr: RemoteAddr, bytes: Vec<u8>) {
+        self.pieces.insert(addr, bytes);
+    }
+}
+
+impl TargetMemory for MemoryImage {
+    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        let mut done = 0usize;
+        while done < buf.len() {
+            let at = addr
+                .checked_add(done as u64)
+                .ok_or(ReadError::Unmapped(addr))?;
+            let (start, piece) = self
+                .pieces
+                .range(..=at)
+                .next_back()
+                .ok_or(ReadError::Unmapped(at))?;
+            let offset = (at.get() - start.get()) as usize;
+            if offset >= piece.len() {
+                return Err(ReadError::Unmapped(at));
+            }
+            let len = (piece.len() - offset).min(buf.len() - done);
+            buf[done..done + len].copy_from_slice(&piece[offset..offset + len]);
+            done += len;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that one bulk read asks for.
+const WINDOW_BYTES: u64 = 1 << 20;
+
+/// Reads ascending addresses in bulk into one reused buffer: what a walk over chunk headers needs.
+///
+/// A bulk read that fails (a swapped page in the window) is tried again for the asked page alone.
+pub struct ReadAhead<M> {
+    memory: M,
+    limit: RemoteAddr,
+    window: AddrRange,
+    buffer: Vec<u8>,
+}
+
+impl<M: TargetMemory> ReadAhead<M> {
+    /// Reads from `memory`; never beyond `limit`.
+    pub fn new(memory: M, limit: RemoteAddr) -> Self {
+        Self {
+            memory,
+            limit,
+            window: AddrRange::default(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Moves the limit, keeping the buffer.
+    pub fn set_limit(&mut self, limit: RemoteAddr) {
+        self.limit = limit;
+    }
+
+    /// The `N` bytes at `addr`.
+    pub fn bytes<const N: usize>(&mut self, addr: RemoteAddr) -> Result<[u8; N], ReadError> {
+        let wanted = AddrRange::with_len(addr, N as u64).ok_or(ReadError::Unmapped(addr))?;
+        if wanted.end() > self.limit {
+            return Err(ReadError::Unmapped(addr));
+        }
+        if !self.window.encloses(&wanted) {
+            self.fill(wanted)?;
+        }
+        let offset = (addr.get() - self.window.start().get()) as usize;
+        let mut out = [0; N];
+        out.copy_from_slice(&self.buffer[offset..offset + N]);
+        Ok(out)
+    }
+
+    /// The little-endian word at `addr`.
+    pub fn word(&mut self, addr: RemoteAddr) -> Result<u64, ReadError> {
+        self.bytes::<8>(addr).map(u64::from_le_bytes)
+    }
+
+    fn fill(&mut self, wanted: AddrRange) -> Result<(), ReadError> {
+        let start = wanted.start().align_down(PAGE_SIZE);
+        let page_end = wanted.end().align_up(PAGE_SIZE).unwrap_or(wanted.end());
+        let far = start
+            .checked_add(WINDOW_BYTES)
+            .unwrap_or(page_end)
+            .max(page_end);
+        let mut last = ReadError::Unmapped(wanted.start());
+        for end in [far.min(self.limit), page_end.min(self.limit), wanted.end()] {
+            let Some(window) = AddrRange::new(start, end).filter(|w| w.encloses(&wanted)) else {
+                continue;
+            };
+            self.buffer.resize(window.len() as usize, 0);
+            match self.memory.read(start, &mut self.buffer) {
+                Ok(()) => {
+                    self.window = window;
+                    return Ok(());
+                }
+                Err(error) => last = error,
+            }
+        }
+        self.window = AddrRange::default();
+        Err(last)
+    }
+}

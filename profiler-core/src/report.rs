@@ -1,0 +1,367 @@
+//! The report: everything that screens, files and explanations show, as a pure function of a
+//! [`Sample`](crate::sample::Sample).
+
+use crate::addr::AddrRange;
+use crate::completeness::{Completeness, Confidence};
+use crate::heap::{Allocator, Arena, CrossCheck};
+use crate::residency::PageState;
+use crate::sample::{Host, KernelCount, Target};
+use crate::size_class::SizeClass;
+
+/// A class of the ledger. The classes do not overlap; together they are all of RSS and swap.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub enum LedgerClass {
+    /// Bytes of blocks in the program's hands, from malloc.
+    Live,
+    /// Bytes in live blocks known not to have been asked for.
+    InternalSlop,
+    /// In the allocator's caches.
+    Cached,
+    /// Free whole pages that a trim would return.
+    FreeTrimmable,
+    /// Free whole pages that no trim returns.
+    FreeStuck,
+    /// Free bytes on pages that something not free keeps.
+    FreePinned,
+    /// The top.
+    Top,
+    /// Headers, arena states, pool headers.
+    AllocatorMetadata,
+    /// Blocks in the program's hands, from pymalloc.
+    PymallocLive,
+    /// Free blocks in used pools, free pools, never-used tails.
+    PymallocFree,
+    /// Blocks with a mapping of their own.
+    LargeMapped,
+    /// Thread stacks.
+    Stacks,
+    /// Files: code, libraries, page cache mapped.
+    File,
+    /// Anonymous memory that no walked allocator claims.
+    OtherAnonymous,
+    /// What nothing above explains.
+    Unknown,
+}
+
+impl LedgerClass {
+    /// All classes in the order they are shown.
+    pub const ALL: [Self; 15] = [
+        Self::Live,
+        Self::InternalSlop,
+        Self::Cached,
+        Self::FreeTrimmable,
+        Self::FreeStuck,
+        Self::FreePinned,
+        Self::Top,
+        Self::AllocatorMetadata,
+        Self::PymallocLive,
+        Self::PymallocFree,
+        Self::LargeMapped,
+        Self::Stacks,
+        Self::File,
+        Self::OtherAnonymous,
+        Self::Unknown,
+    ];
+
+    /// The name in JSON, CSV and on screen.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::InternalSlop => "internal_slop",
+            Self::Cached => "cached",
+            Self::FreeTrimmable => "free_trimmable",
+            Self::FreeStuck => "free_stuck",
+            Self::FreePinned => "free_pinned",
+            Self::Top => "top",
+            Self::AllocatorMetadata => "allocator_metadata",
+            Self::PymallocLive => "pymalloc_live",
+            Self::PymallocFree => "pymalloc_free",
+            Self::LargeMapped => "large_mapped",
+            Self::Stacks => "stacks",
+            Self::File => "file",
+            Self::OtherAnonymous => "other_anonymous",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// One line of help: what the bytes are.
+    pub const fn help(self) -> &'static str {
+        match self {
+            Self::Live => "blocks that the program holds from malloc",
+            Self::InternalSlop => {
+                "bytes in live blocks that were not asked for (not known from a walk)"
+            }
+            Self::Cached => "freed blocks that the allocator's caches keep ready",
+            Self::FreeTrimmable => "free whole pages that malloc_trim would return",
+            Self::FreeStuck => "free whole pages that no trim returns",
+            Self::FreePinned => "free bytes on pages that a live block keeps resident",
+            Self::Top => "the unused end of each arena",
+            Self::AllocatorMetadata => "block headers, arena states, pool headers",
+            Self::PymallocLive => "small Python objects in use (up to 512 bytes each)",
+            Self::PymallocFree => "room for small Python objects, not in use, not returned",
+            Self::LargeMapped => "large blocks, each with a mapping of its own",
+            Self::Stacks => "thread stacks",
+            Self::File => "code, libraries and other mapped files",
+            Self::OtherAnonymous => "anonymous memory that no walked allocator claims",
+            Self::Unknown => "what nothing above explains",
+        }
+    }
+}
+
+/// One row of the ledger, in bytes.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct LedgerRow {
+    /// Which class.
+    pub class: LedgerClass,
+    /// In memory.
+    pub resident_bytes: u64,
+    /// Of those, still shared with another process.
+    pub shared_bytes: u64,
+    /// In swap.
+    pub swapped_bytes: u64,
+}
+
+/// One allocator's size class.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct SizeClassRow {
+    /// Whose.
+    pub allocator: Allocator,
+    /// Which; `class.upper_bytes()` is its largest size.
+    pub class: SizeClass,
+    /// Blocks in the program's hands.
+    pub live_blocks: u64,
+    /// Their bytes.
+    pub live_bytes: u64,
+    /// Free and cached blocks.
+    pub free_blocks: u64,
+    /// Their bytes.
+    pub free_bytes: u64,
+}
+
+/// Pages of one allocator's extents whose live bytes lie in `min_bytes..=max_bytes`.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct OccupancyRow {
+    /// Whose pages.
+    pub allocator: Allocator,
+    /// Fewest live bytes.
+    pub min_bytes: u32,
+    /// Most live bytes.
+    pub max_bytes: u32,
+    /// Pages in memory.
+    pub resident_pages: u64,
+    /// Pages in swap.
+    pub swapped_pages: u64,
+}
+
+/// One page of the heap's map.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct MapPage {
+    /// Live bytes on the page, 0 to 4096.
+    pub live_bytes: u16,
+    /// Bytes that are cached, top, metadata or retained.
+    pub other_bytes: u16,
+    /// What the kernel says of it.
+    pub state: PageState,
+}
+
+/// The pages of one extent (or of neighbouring large blocks), for the map of the heap.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MapExtent {
+    /// Whose.
+    pub allocator: Allocator,
+    /// Which arena.
+    pub arena: u32,
+    /// Page-aligned addresses; `pages[i]` is the page at start + i × 4096.
+    pub range: AddrRange,
+    /// Its pages.
+    pub pages: Vec<MapPage>,
+}
+
+/// One allocator's heap in figures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeapReport {
+    /// Whose.
+    pub allocator: Allocator,
+    /// Its version; empty when not known.
+    pub version: String,
+    /// Its arenas.
+    pub arenas: Vec<ArenaReport>,
+    /// Live bytes without the large mapped blocks.
+    pub live_bytes: u64,
+    /// Live blocks without the large mapped ones.
+    pub live_blocks: u64,
+    /// Free bytes without the top.
+    pub free_bytes: u64,
+    /// Cached bytes.
+    pub cached_bytes: u64,
+    /// Bytes of large mapped blocks (their mappings).
+    pub mapped_large_bytes: u64,
+    /// Their number.
+    pub mapped_large_blocks: u64,
+    /// Settings in force.
+    pub settings: Vec<(String, String)>,
+    /// The walk against the allocator's own account.
+    pub checks: Vec<CrossCheck>,
+    /// How sure the layout is.
+    pub confidence: Confidence,
+}
+
+/// One arena with its residency.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArenaReport {
+    /// The walk's totals.
+    pub arena: Arena,
+    /// Bytes of its extents in memory.
+    pub resident_bytes: u64,
+    /// Bytes of its extents in swap.
+    pub swapped_bytes: u64,
+    /// Bytes that a trim would return from it.
+    pub trimmable_bytes: u64,
+}
+
+/// A metric: one figure with a name, a unit and a meaning. `docs/metrics.md` defines each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metric {
+    /// Key in JSON; ends in its unit (`_bytes`, `_pages`) unless a ratio.
+    pub name: &'static str,
+    /// Its value; `None` is unknown.
+    pub value: Option<f64>,
+    /// One line: what it means and when to act.
+    pub help: &'static str,
+}
+
+/// A kind of fragmentation or growth that a finding is about.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
+pub enum Mechanism {
+    /// Free bytes pinned by live blocks on the same page.
+    PinnedPages,
+    /// Free whole pages that a trim would return.
+    Untrimmed,
+    /// Free memory below a live block at the end of an arena.
+    PinnedTop,
+    /// Thread caches and fastbins.
+    Caches,
+    /// Many thread arenas, each with its own free memory.
+    ArenaSprawl,
+    /// Sparse pymalloc pools.
+    SparsePools,
+    /// The mmap threshold has grown, so large blocks lie in the heap.
+    DynamicMmapThreshold,
+    /// Most of the resident memory is live: no allocator changes that.
+    MostlyLive,
+    /// Most of the resident memory is not malloc's at all.
+    NotTheHeap,
+    /// What was seen does not carry a verdict.
+    NotSure,
+}
+
+impl Mechanism {
+    /// The name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PinnedPages => "pinned_pages",
+            Self::Untrimmed => "untrimmed",
+            Self::PinnedTop => "pinned_top",
+            Self::Caches => "caches",
+            Self::ArenaSprawl => "arena_sprawl",
+            Self::SparsePools => "sparse_pools",
+            Self::DynamicMmapThreshold => "dynamic_mmap_threshold",
+            Self::MostlyLive => "mostly_live",
+            Self::NotTheHeap => "not_the_heap",
+            Self::NotSure => "not_sure",
+        }
+    }
+}
+
+/// What the report concludes: a claim with what carries it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// Which mechanism.
+    pub mechanism: Mechanism,
+    /// One sentence.
+    pub claim: String,
+    /// Bytes of RSS at stake.
+    pub bytes: u64,
+    /// The figures that carry the claim, by name.
+    pub evidence: Vec<(String, f64)>,
+    /// What to do, exactly (an environment line, a call), or why nothing helps.
+    pub remedy: String,
+    /// How sure.
+    pub confidence: Confidence,
+}
+
+/// The live blocks packed into jemalloc's size classes and slabs: a lower bound on what they
+/// would take there, not a prediction.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Packing {
+    /// Pages that slabs filled to the brim and page-rounded large extents would take, in bytes.
+    pub packed_bytes: u64,
+    /// The same blocks' resident bytes where they lie now, with all free and cached memory around.
+    pub present_bytes: u64,
+    /// Live blocks packed.
+    pub blocks: u64,
+    /// Their bytes, without headers.
+    pub live_bytes: u64,
+    /// Loss from rounding up to size classes, in bytes.
+    pub rounding_bytes: u64,
+    /// Per jemalloc size class: size, live blocks, pages of full slabs.
+    pub classes: Vec<PackedClass>,
+}
+
+/// One size class of a [`Packing`].
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct PackedClass {
+    /// jemalloc's size class, in bytes.
+    pub size: u64,
+    /// Live blocks in it.
+    pub blocks: u64,
+    /// Bytes of slabs or extents they fill.
+    pub bytes: u64,
+}
+
+/// Everything known at one moment, ready to be shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FragReport {
+    /// Nanoseconds since 1970-01-01 UTC.
+    pub taken_at_ns: u64,
+    /// Where.
+    pub host: Host,
+    /// Of whom.
+    pub target: Target,
+    /// The kernel's account.
+    pub kernel: KernelCount,
+    /// Resident and swapped bytes by class, in the order of [`LedgerClass::ALL`], all 15 rows.
+    pub ledger: Vec<LedgerRow>,
+    /// Each walked heap.
+    pub heaps: Vec<HeapReport>,
+    /// Size classes in use, by allocator, then size.
+    pub size_classes: Vec<SizeClassRow>,
+    /// Pages by live bytes, by allocator, then bytes.
+    pub page_occupancy: Vec<OccupancyRow>,
+    /// The map of the heap, by address.
+    pub map: Vec<MapExtent>,
+    /// Metrics, the most telling first.
+    pub metrics: Vec<Metric>,
+    /// The bound for jemalloc; `None` when no malloc heap was walked.
+    pub packing: Option<Packing>,
+    /// What follows, the most bytes first.
+    pub findings: Vec<Finding>,
+    /// One line: the verdict.
+    pub verdict: String,
+    /// A paragraph or two: why.
+    pub explanation: String,
+    /// How sure all this is.
+    pub completeness: Completeness,
+}
+
+impl FragReport {
+    /// The value of a metric by its name.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.metrics.iter().find(|m| m.name == name)?.value
+    }
+
+    /// The ledger's row of a class.
+    pub fn ledger_row(&self, class: LedgerClass) -> Option<&LedgerRow> {
+        self.ledger.iter().find(|row| row.class == class)
+    }
+}

@@ -1,0 +1,257 @@
+//! Which pages of the target are resident, swapped, zero, huge or shared, run by run.
+
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+
+/// What the kernel says of a page, as bits.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Hash)]
+pub struct PageState(u8);
+
+impl PageState {
+    /// Never touched, or given back.
+    pub const ABSENT: Self = Self(0);
+    /// In memory (`/proc/PID/pagemap` bit 63).
+    pub const PRESENT: Self = Self(1);
+    /// In swap (bit 62).
+    pub const SWAPPED: Self = Self(2);
+    /// The kernel's shared zero page: present to the page table, not counted in RSS.
+    pub const ZERO: Self = Self(4);
+    /// Part of a transparent or explicit huge page.
+    pub const HUGE: Self = Self(8);
+    /// Page cache or shared memory (bit 61).
+    pub const FILE: Self = Self(16);
+    /// Mapped by another process too: after a fork, not yet copied (bit 56 clear).
+    pub const SHARED: Self = Self(32);
+
+    /// Both sets of bits.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// In memory, the zero page included.
+    pub const fn is_present(self) -> bool {
+        self.has(Self::PRESENT)
+    }
+
+    /// Counted in RSS: in memory and not the zero page.
+    pub const fn is_resident(self) -> bool {
+        self.is_present() && !self.is_zero()
+    }
+
+    /// In swap.
+    pub const fn is_swapped(self) -> bool {
+        self.has(Self::SWAPPED)
+    }
+
+    /// The zero page.
+    pub const fn is_zero(self) -> bool {
+        self.has(Self::ZERO)
+    }
+
+    /// Part of a huge page.
+    pub const fn is_huge(self) -> bool {
+        self.has(Self::HUGE)
+    }
+
+    /// Page cache or shared memory.
+    pub const fn is_file(self) -> bool {
+        self.has(Self::FILE)
+    }
+
+    /// Also mapped by another process.
+    pub const fn is_shared(self) -> bool {
+        self.has(Self::SHARED)
+    }
+}
+
+/// Consecutive pages in one state, within one mapping.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct PageRun {
+    /// Page-aligned addresses.
+    pub range: AddrRange,
+    /// The state of each page in it.
+    pub state: PageState,
+}
+
+/// What a mapping is, as `/proc/PID/maps` names it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum MappingKind {
+    /// `[heap]`: the brk area.
+    Brk,
+    /// `[stack]` of the main thread, or an anonymous mapping that holds a thread's stack.
+    Stack,
+    /// Private anonymous memory with no name.
+    Anonymous,
+    /// Anonymous memory named by the program (`[anon:NAME]`).
+    NamedAnonymous(String),
+    /// A file mapping, private or shared, by path (with `(deleted)` stripped).
+    File(String),
+    /// Shared anonymous memory, `/dev/zero`, memfd, System V.
+    SharedAnonymous(String),
+    /// `[vdso]`, `[vvar]` and other mappings of the kernel's.
+    Special(String),
+}
+
+/// One line of `/proc/PID/maps`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Mapping {
+    /// Its addresses.
+    pub range: AddrRange,
+    /// What it is.
+    pub kind: MappingKind,
+    /// Readable.
+    pub read: bool,
+    /// Writable.
+    pub write: bool,
+    /// Executable.
+    pub execute: bool,
+    /// Shared (`s`) rather than private (`p`).
+    pub shared: bool,
+    /// Offset into the file, in bytes.
+    pub offset: u64,
+    /// Inode, 0 when there is none.
+    pub inode: u64,
+}
+
+/// All mappings of a target and the state of their pages.
+///
+/// Runs are kept only for pages that are not [`PageState::ABSENT`], so that a vast sparse mapping
+/// costs nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ResidencyMap {
+    mappings: Vec<Mapping>,
+    runs: Vec<PageRun>,
+}
+
+impl ResidencyMap {
+    /// A map of `mappings`, ascending and not overlapping, with no page present yet.
+    /// Mappings out of order or overlapping an earlier one are dropped.
+    pub fn new(mappings: Vec<Mapping>) -> Self {
+        let mut end = RemoteAddr::default();
+        let mappings = mappings
+            .into_iter()
+            .filter(|m| {
+                let keep = m.range.start() >= end && !m.range.is_empty();
+                if keep {
+                    end = m.range.end();
+                }
+                keep
+            })
+            .collect();
+        Self {
+            mappings,
+            runs: Vec::new(),
+        }
+    }
+
+    /// Appends pages in one state; runs must ascend. Runs out of order are ignored, neighbours in
+    /// one state are joined (across mappings too: ask [`Self::runs_in`] for a mapping's part).
+    pub fn push_run(&mut self, run: PageRun) {
+        if run.range.is_empty() || run.state == PageState::ABSENT {
+            return;
+        }
+        if let Some(last) = self.runs.last_mut() {
+            if run.range.start() < last.range.end() {
+                return;
+            }
+            if run.range.start() == last.range.end()
+                && run.state == last.state
+                && let Some(joined) = AddrRange::new(last.range.start(), run.range.end())
+            {
+                last.range = joined;
+                return;
+            }
+        }
+        self.runs.push(run);
+    }
+
+    /// The mappings, ascending.
+    pub fn mappings(&self) -> &[Mapping] {
+        &self.mappings
+    }
+
+    /// All runs that are not absent, ascending.
+    pub fn runs(&self) -> &[PageRun] {
+        &self.runs
+    }
+
+    /// The mapping that holds `addr`.
+    pub fn mapping_at(&self, addr: RemoteAddr) -> Option<&Mapping> {
+        let i = self.mappings.partition_point(|m| m.range.end() <= addr);
+        self.mappings.get(i).filter(|m| m.range.contains(addr))
+    }
+
+    /// The run that holds `addr`, absent pages included and cut at the mapping's end; `None` where
+    /// nothing is mapped.
+    pub fn run_at(&self, addr: RemoteAddr) -> Option<PageRun> {
+        let mapping = self.mapping_at(addr)?;
+        let i = self.runs.partition_point(|r| r.range.end() <= addr);
+        match self.runs.get(i) {
+            Some(run) if run.range.contains(addr) => Some(PageRun {
+                range: run.range.intersect(&mapping.range)?,
+                state: run.state,
+            }),
+            next => {
+                let end = next.map_or(mapping.range.end(), |r| {
+                    r.range.start().min(mapping.range.end())
+                });
+                let start = addr.align_down(PAGE_SIZE);
+                Some(PageRun {
+                    range: AddrRange::new(start, end)?,
+                    state: PageState::ABSENT,
+                })
+            }
+        }
+    }
+
+    /// The runs that are not absent inside `range`, cut to it.
+    pub fn runs_in(&self, range: AddrRange) -> impl Iterator<Item = PageRun> + '_ {
+        let first = self
+            .runs
+            .partition_point(|r| r.range.end() <= range.start());
+        self.runs[first..]
+            .iter()
+            .take_while(move |r| r.range.start() < range.end())
+            .filter_map(move |r| {
+                Some(PageRun {
+                    range: r.range.intersect(&range)?,
+                    state: r.state,
+                })
+            })
+    }
+
+    /// Bytes counted in RSS by the page table: present, not zero.
+    pub fn resident_bytes(&self) -> u64 {
+        self.runs
+            .iter()
+            .filter(|r| r.state.is_resident())
+            .map(|r| r.range.len())
+            .sum()
+    }
+
+    /// Bytes in swap by the page table.
+    pub fn swapped_bytes(&self) -> u64 {
+        self.runs
+            .iter()
+            .filter(|r| r.state.is_swapped())
+            .map(|r| r.range.len())
+            .sum()
+    }
+
+    /// Marks the mapping that holds `stack_pointer` as a thread's stack when it is anonymous.
+    pub fn mark_stack(&mut self, stack_pointer: RemoteAddr) {
+        let i = self
+            .mappings
+            .partition_point(|m| m.range.end() <= stack_pointer);
+        if let Some(m) = self.mappings.get_mut(i)
+            && m.range.contains(stack_pointer)
+            && m.kind == MappingKind::Anonymous
+        {
+            m.kind = MappingKind::Stack;
+        }
+    }
+}

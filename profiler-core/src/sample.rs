@@ -1,0 +1,69 @@
+//! What was seen of a target at one moment: all that metrics and files are made from.
+
+use crate::completeness::Completeness;
+use crate::heap::HeapSnapshot;
+use crate::residency::ResidencyMap;
+
+/// The host.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Host {
+    /// Kernel release.
+    pub kernel: String,
+    /// Machine architecture.
+    pub arch: String,
+    /// Processors online.
+    pub cpus: u32,
+    /// Total memory in bytes.
+    pub memory_bytes: u64,
+}
+
+/// The target.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Target {
+    /// Process id in fragscope's own pid namespace.
+    pub pid: i32,
+    /// Kernel's name for it.
+    pub comm: String,
+    /// Its command line.
+    pub cmdline: Vec<String>,
+    /// Python's version, e.g. `CPython 3.11.2`; `None` when it is no Python process.
+    pub python: Option<String>,
+    /// The C library, e.g. `glibc 2.36`; `None` when it has none (static).
+    pub libc: Option<String>,
+    /// The allocator that serves its malloc calls, e.g. `glibc 2.36` or `jemalloc`.
+    pub malloc: Option<String>,
+    /// Threads at that moment.
+    pub threads: u32,
+}
+
+/// The kernel's own count of the target's memory at the moment of the sample, in bytes.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct KernelCount {
+    /// Resident set (`smaps_rollup` Rss where readable, else `status` VmRSS).
+    pub rss_bytes: u64,
+    /// Swap (`smaps_rollup` Swap, else `status` VmSwap).
+    pub swap_bytes: u64,
+    /// Peak resident set (`status` VmHWM).
+    pub peak_rss_bytes: u64,
+    /// Proportional set size, where readable.
+    pub pss_bytes: Option<u64>,
+}
+
+/// What was seen at one moment. A [`crate::report::FragReport`] is a pure function of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Nanoseconds since 1970-01-01 UTC.
+    pub taken_at_ns: u64,
+    /// Where.
+    pub host: Host,
+    /// Of whom.
+    pub target: Target,
+    /// The kernel's account.
+    pub kernel: KernelCount,
+    /// Mappings and the state of their pages.
+    pub residency: ResidencyMap,
+    /// The heaps that were walked, inner allocators after outer ones.
+    pub heaps: Vec<HeapSnapshot>,
+    /// How sure all this is.
+    pub completeness: Completeness,
+}

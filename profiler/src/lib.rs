@@ -1,0 +1,12 @@
+//! The `fragscope` command as a library: probing, `/proc`, sessions, the terminal UI and exports.
+//!
+//! `aya` is used only under [`probe`], `ratatui` and `crossterm` only under [`tui`], `clap` only
+//! under [`cli`], serialising only under [`export`]. One module, [`session`], sees both the target
+//! and what is shown.
+
+pub mod cli;
+pub mod export;
+pub mod probe;
+pub mod process;
+pub mod session;
+pub mod tui;

@@ -1,0 +1,2 @@
+//! The `fragscope` command.
+fn main() {}
