@@ -10,6 +10,7 @@ pub mod addr;
 pub mod completeness;
 pub mod event;
 pub mod heap;
+pub mod live;
 pub mod memory;
 pub mod report;
 pub mod residency;

@@ -1,1 +1,3 @@
-//! See docs/architecture.md.
+//! Probing: where to probe, and the probes themselves.
+
+pub mod plan;

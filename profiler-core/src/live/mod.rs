@@ -1,0 +1,7 @@
+//! The live heap as the events tell it, and what the events add up to.
+
+mod heap;
+mod tracker;
+
+pub use heap::{LiveBlock, LiveHeap};
+pub use tracker::Tracker;

@@ -1,0 +1,147 @@
+//! What will be probed and where: decided before anything is attached.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use profiler_core::heap::Allocator;
+
+/// One function of the allocator's interface.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub enum Function {
+    /// `void *malloc(size_t size)`
+    Malloc,
+    /// `void *calloc(size_t count, size_t size)`
+    Calloc,
+    /// `void *realloc(void *old, size_t size)`
+    Realloc,
+    /// `void *reallocarray(void *old, size_t count, size_t size)`
+    Reallocarray,
+    /// `void *memalign(size_t alignment, size_t size)`
+    Memalign,
+    /// `int posix_memalign(void **result, size_t alignment, size_t size)`
+    PosixMemalign,
+    /// `void *aligned_alloc(size_t alignment, size_t size)`
+    AlignedAlloc,
+    /// `void *valloc(size_t size)`
+    Valloc,
+    /// `void free(void *old)`
+    Free,
+}
+
+impl Function {
+    /// All of them, in the order in which they are planned and shown.
+    pub const ALL: [Self; 9] = [
+        Self::Malloc,
+        Self::Calloc,
+        Self::Realloc,
+        Self::Reallocarray,
+        Self::Memalign,
+        Self::PosixMemalign,
+        Self::AlignedAlloc,
+        Self::Valloc,
+        Self::Free,
+    ];
+
+    /// The symbol's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malloc => "malloc",
+            Self::Calloc => "calloc",
+            Self::Realloc => "realloc",
+            Self::Reallocarray => "reallocarray",
+            Self::Memalign => "memalign",
+            Self::PosixMemalign => "posix_memalign",
+            Self::AlignedAlloc => "aligned_alloc",
+            Self::Valloc => "valloc",
+            Self::Free => "free",
+        }
+    }
+}
+
+impl fmt::Display for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Everything to attach in one target.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ProbePlan {
+    /// The object that serves the target's malloc calls.
+    pub object: MallocObject,
+    /// The probes, no two at the same function address.
+    pub probes: Vec<PlannedProbe>,
+}
+
+/// The object that serves the target's malloc calls.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MallocObject {
+    /// Its path as the target sees it.
+    pub target_path: String,
+    /// A path by which this process can open the very same file.
+    pub host_path: PathBuf,
+    /// Which allocator it is, when recognised.
+    pub allocator: Option<Allocator>,
+    /// Its name with its version where known, e.g. `glibc 2.36` or `jemalloc`.
+    pub name_and_version: String,
+    /// Whether the word before a block holds its chunk's size and three flag bits, as glibc's
+    /// `mchunk_size` does: then usable sizes can be read at the moment of allocation.
+    pub chunk_header: bool,
+}
+
+/// One function to probe.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PlannedProbe {
+    /// The function; of several names at one address, the first in the order of [`Function::ALL`].
+    pub function: Function,
+    /// Other functions at the same address, which this probe also sees.
+    pub aliases: Vec<Function>,
+    /// Where the arguments are read; `None` when only the result is needed.
+    pub entry: Option<Site>,
+    /// Where the result is read.
+    pub result: ResultSite,
+}
+
+/// One instruction to put a breakpoint on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Site {
+    /// Offset of the instruction in the file, in bytes: what a uprobe is attached to.
+    pub file_offset: u64,
+    /// Bytes from the function's first instruction. Parts of a function that the compiler moved
+    /// below it wrap around: read it as an `i64`.
+    pub offset_in_function: u64,
+    /// The instruction as text, e.g. `push r12`.
+    pub instruction: String,
+    /// Whether the kernel emulates it rather than single-stepping a copy (ten times dearer).
+    pub emulated: bool,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let offset = self.offset_in_function.cast_signed();
+        let sign = if offset < 0 { '-' } else { '+' };
+        let how = if self.emulated {
+            "emulated"
+        } else {
+            "single-stepped"
+        };
+        write!(
+            f,
+            "{sign}{:#x} {}, {how}",
+            offset.unsigned_abs(),
+            self.instruction
+        )
+    }
+}
+
+/// Where a function's result is read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ResultSite {
+    /// Not needed (`free`).
+    None,
+    /// At these jumps in the body: `rax` holds the result, and every call that returns a non-null
+    /// pointer passes exactly one of them. A call that fails may pass one too, with a null `rax`.
+    Jumps(Vec<Site>),
+    /// By a return probe set at this instruction, at which `rsp` points at the return address.
+    Return(Site),
+}
