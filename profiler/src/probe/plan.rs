@@ -71,6 +71,43 @@ pub struct ProbePlan {
     pub object: MallocObject,
     /// The probes, no two at the same function address.
     pub probes: Vec<PlannedProbe>,
+    /// Functions that are not probed, and why.
+    pub skipped: Vec<(Function, String)>,
+}
+
+/// Why nothing can be probed. Walks and residency do not need probes.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Its maps or its auxiliary vector could not be read.
+    #[error(
+        "cannot read what process {pid} has loaded: {source}; run as root or as its user, or use --no-probes"
+    )]
+    Process {
+        /// The target.
+        pid: i32,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// No loaded object defines malloc.
+    #[error("no loaded object of the target defines malloc; use --no-probes")]
+    NoMalloc,
+    /// A fully static program whose malloc has no symbol.
+    #[error(
+        "{path} is statically linked and stripped, so its malloc cannot be found; \
+         use --no-probes, or run a build with symbols"
+    )]
+    StaticWithoutSymbols {
+        /// The program, as the target sees it.
+        path: String,
+    },
+    /// The file of an object could not be read or understood.
+    #[error("cannot look for malloc in {path}: {why}; use --no-probes")]
+    Unreadable {
+        /// The file, as the target sees it.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 /// The object that serves the target's malloc calls.

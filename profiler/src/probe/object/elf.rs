@@ -1,0 +1,154 @@
+//! What the probes need of an ELF file: which functions it defines, and its machine code.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use object::LittleEndian;
+use object::elf::{
+    EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, PF_X, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL,
+    STT_FUNC, STT_GNU_IFUNC,
+};
+use object::read::elf::{FileHeader, ProgramHeader, Sym};
+use object::read::{ReadCache, ReadRef};
+
+use crate::probe::sites::{Body, Code, Segment};
+
+/// Files up to here are read as a whole, larger ones in pieces.
+const WHOLE_BYTES: u64 = 48 << 20;
+/// No object has more code than this.
+const MAX_CODE_BYTES: u64 = 256 << 20;
+
+/// Which symbol table to look at.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Table {
+    /// `.dynsym`: what the dynamic loader binds calls to.
+    Dynamic,
+    /// `.symtab`: all symbols, gone from stripped files.
+    Full,
+}
+
+/// A function that a file defines.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(in crate::probe) struct Definition {
+    /// Its code; for an indirect function that of its resolver.
+    pub body: Body,
+    /// Whether the loader calls a resolver to choose the real function (`STT_GNU_IFUNC`).
+    pub indirect: bool,
+}
+
+/// One ELF file's functions, and its code where asked for.
+#[derive(Debug, Default)]
+pub(super) struct ElfObject {
+    /// Defined functions by name.
+    pub functions: HashMap<String, Definition>,
+    /// Its executable segments.
+    pub code: Code,
+    /// Its read-only data and code as far as kept whole in memory: where version strings are.
+    pub contents: Vec<u8>,
+}
+
+/// Why a file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ElfError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("it is not a 64-bit x86 ELF file, or it is damaged")]
+    Format,
+}
+
+impl From<object::read::Error> for ElfError {
+    fn from(_: object::read::Error) -> Self {
+        Self::Format
+    }
+}
+
+/// Reads the functions of the file at `path` from `table`; with its code when `wanted` says so.
+pub(super) fn read(
+    path: &Path,
+    table: Table,
+    wanted: impl Fn(&HashMap<String, Definition>) -> bool,
+) -> Result<ElfObject, ElfError> {
+    let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(ElfError::Format);
+    }
+    if metadata.len() > WHOLE_BYTES {
+        let cache = ReadCache::new(file);
+        return parse(&cache, table, wanted);
+    }
+    let mut bytes = Vec::new();
+    file.by_ref().take(WHOLE_BYTES).read_to_end(&mut bytes)?;
+    let mut object = parse(bytes.as_slice(), table, wanted)?;
+    object.contents = bytes;
+    Ok(object)
+}
+
+fn parse<'data, R: ReadRef<'data>>(
+    data: R,
+    table: Table,
+    wanted: impl Fn(&HashMap<String, Definition>) -> bool,
+) -> Result<ElfObject, ElfError> {
+    let endian = LittleEndian;
+    let header = FileHeader64::<LittleEndian>::parse(data)?;
+    let kind = header.e_type.get(endian);
+    if !header.is_little_endian()
+        || header.e_machine.get(endian) != EM_X86_64
+        || !(kind == ET_DYN || kind == ET_EXEC)
+    {
+        return Err(ElfError::Format);
+    }
+    let sections = header.sections(endian, data)?;
+    let kind = match table {
+        Table::Dynamic => SHT_DYNSYM,
+        Table::Full => SHT_SYMTAB,
+    };
+    let symbols = sections.symbols(endian, data, kind)?;
+    let mut functions = HashMap::new();
+    for symbol in symbols.iter() {
+        let indirect = symbol.st_type() == STT_GNU_IFUNC;
+        if !(indirect || symbol.st_type() == STT_FUNC)
+            || symbol.is_undefined(endian)
+            || (table == Table::Dynamic && symbol.st_bind() == STB_LOCAL)
+        {
+            continue;
+        }
+        let Ok(name) = symbol.name(endian, symbols.strings()) else {
+            continue;
+        };
+        let start = symbol.st_value(endian);
+        let end = start.saturating_add(symbol.st_size(endian));
+        functions
+            .entry(String::from_utf8_lossy(name).into_owned())
+            .or_insert(Definition {
+                body: Body { start, end },
+                indirect,
+            });
+    }
+    let mut segments = Vec::new();
+    if wanted(&functions) {
+        for segment in header.program_headers(endian, data)? {
+            if segment.p_type(endian) != PT_LOAD || !segment.p_flags(endian).contains(PF_X) {
+                continue;
+            }
+            if segment.p_filesz(endian) > MAX_CODE_BYTES {
+                return Err(ElfError::Format);
+            }
+            segments.push(Segment {
+                address: segment.p_vaddr(endian),
+                file_offset: segment.p_offset(endian),
+                bytes: segment
+                    .data(endian, data)
+                    .map_err(|()| ElfError::Format)?
+                    .to_vec(),
+            });
+        }
+    }
+    Ok(ElfObject {
+        functions,
+        code: Code::new(segments),
+        contents: Vec::new(),
+    })
+}

@@ -1,0 +1,157 @@
+//! Finding the object that serves the target's malloc calls.
+//!
+//! The dynamic loader binds a call to the first object in load order that defines the function, so
+//! a preloaded allocator wins over libc, and a private copy in a library that was loaded later
+//! with `dlopen` does not.
+
+mod elf;
+mod link_map;
+mod recognise;
+
+use std::path::PathBuf;
+
+use profiler_core::addr::RemoteAddr;
+use profiler_core::memory::TargetMemory;
+use profiler_core::residency::{Mapping, MappingKind};
+
+use self::elf::{Definition, ElfObject, Table};
+use self::link_map::{ChainError, Program};
+use super::plan::{Function, MallocObject, PlanError};
+use super::sites::Code;
+
+/// What a plan is made from.
+pub struct Inputs<'a, M> {
+    /// `/proc/PID/maps`.
+    pub mappings: &'a [Mapping],
+    /// `/proc/PID/auxv`.
+    pub auxv: &'a [u8],
+    /// Its memory.
+    pub memory: &'a M,
+    /// A path by which this process can open the file of a mapping.
+    pub host_path: &'a dyn Fn(&Mapping) -> PathBuf,
+}
+
+/// The object that serves malloc, with what is needed to place probes in it.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub object: MallocObject,
+    pub code: Code,
+    functions: ElfObjectFunctions,
+}
+
+type ElfObjectFunctions = std::collections::HashMap<String, Definition>;
+
+impl Server {
+    /// The definition of `function` here.
+    pub(super) fn definition(&self, function: Function) -> Option<Definition> {
+        self.functions.get(function.name()).copied()
+    }
+}
+
+/// Finds the object that serves malloc.
+pub(super) fn find<M: TargetMemory>(inputs: &Inputs<'_, M>) -> Result<Server, PlanError> {
+    let program = Program::from_auxv(inputs.auxv);
+    let own = program.and_then(|p| file_mapping_at(inputs.mappings, p.headers));
+    let chain = match program.map(|p| p.chain(inputs.memory)) {
+        Some(Ok(chain)) => chain
+            .iter()
+            .filter_map(|loaded| file_mapping_at(inputs.mappings, loaded.dynamic))
+            .collect(),
+        Some(Err(ChainError::Static)) => {
+            let own = own.ok_or(PlanError::NoMalloc)?;
+            return serve_static(inputs, own);
+        }
+        Some(Err(_)) | None => by_address(inputs.mappings, own),
+    };
+    let mut unreadable = None;
+    for mapping in chain {
+        match open(inputs, mapping, Table::Dynamic) {
+            Ok(object) if defines_malloc(&object.functions) => {
+                return Ok(server(inputs, mapping, object));
+            }
+            Ok(_) => {}
+            Err(error) => unreadable = unreadable.or(Some(error)),
+        }
+    }
+    Err(unreadable.unwrap_or(PlanError::NoMalloc))
+}
+
+fn serve_static<M>(inputs: &Inputs<'_, M>, own: &Mapping) -> Result<Server, PlanError> {
+    // A program that exports malloc has it in its dynamic symbols even when nothing loads it.
+    for table in [Table::Full, Table::Dynamic] {
+        let object = open(inputs, own, table)?;
+        if defines_malloc(&object.functions) {
+            return Ok(server(inputs, own, object));
+        }
+    }
+    Err(PlanError::StaticWithoutSymbols {
+        path: path(own).to_string(),
+    })
+}
+
+fn open<M>(
+    inputs: &Inputs<'_, M>,
+    mapping: &Mapping,
+    table: Table,
+) -> Result<ElfObject, PlanError> {
+    let host_path = (inputs.host_path)(mapping);
+    elf::read(&host_path, table, defines_malloc).map_err(|error| PlanError::Unreadable {
+        path: path(mapping).to_string(),
+        why: error.to_string(),
+    })
+}
+
+fn defines_malloc(functions: &ElfObjectFunctions) -> bool {
+    functions.contains_key(Function::Malloc.name())
+}
+
+fn server<M>(inputs: &Inputs<'_, M>, mapping: &Mapping, object: ElfObject) -> Server {
+    let identity = recognise::identify(path(mapping), &object);
+    Server {
+        object: MallocObject {
+            target_path: path(mapping).to_string(),
+            host_path: (inputs.host_path)(mapping),
+            allocator: identity.allocator,
+            name_and_version: identity.name_and_version,
+            chunk_header: identity.chunk_header,
+        },
+        code: object.code,
+        functions: object.functions,
+    }
+}
+
+/// Without the loader's list: the program, then the other files from high addresses to low, which
+/// is nearly the order in which loaders map them, and the loader itself last.
+fn by_address<'a>(mappings: &'a [Mapping], own: Option<&'a Mapping>) -> Vec<&'a Mapping> {
+    let mut files: Vec<&Mapping> = Vec::new();
+    for mapping in mappings.iter().filter(|m| m.execute) {
+        if !path(mapping).is_empty() && !files.iter().any(|f| path(f) == path(mapping)) {
+            files.push(mapping);
+        }
+    }
+    files.reverse();
+    let rank = |m: &&Mapping| {
+        let name = path(m).rsplit('/').next().unwrap_or_default();
+        match own {
+            Some(own) if path(own) == path(m) => 0,
+            _ if name.starts_with("ld-") => 2,
+            _ => 1,
+        }
+    };
+    files.sort_by_key(rank);
+    files
+}
+
+fn file_mapping_at(mappings: &[Mapping], addr: RemoteAddr) -> Option<&Mapping> {
+    mappings
+        .iter()
+        .find(|m| m.range.contains(addr) && !path(m).is_empty())
+}
+
+/// The path of a file mapping, empty for others.
+fn path(mapping: &Mapping) -> &str {
+    match &mapping.kind {
+        MappingKind::File(path) => path,
+        _ => "",
+    }
+}

@@ -1,0 +1,60 @@
+//! From a target to a plan: which object, which functions, which instructions.
+
+use profiler_core::memory::TargetMemory;
+
+use super::object::{self, Inputs, Server};
+use super::plan::{Function, PlanError, PlannedProbe, ProbePlan};
+use super::sites;
+
+impl ProbePlan {
+    /// The plan for the process that `inputs` describe.
+    ///
+    /// # Errors
+    /// When the object that serves its malloc calls cannot be found or read.
+    pub fn from_inputs<M: TargetMemory>(inputs: &Inputs<'_, M>) -> Result<Self, PlanError> {
+        let server = object::find(inputs)?;
+        let (probes, skipped) = place(&server);
+        Ok(Self {
+            object: server.object,
+            probes,
+            skipped,
+        })
+    }
+}
+
+fn place(server: &Server) -> (Vec<PlannedProbe>, Vec<(Function, String)>) {
+    let mut probes: Vec<(u64, PlannedProbe)> = Vec::new();
+    let mut skipped = Vec::new();
+    for function in Function::ALL {
+        let Some(definition) = server.definition(function) else {
+            let why = format!("{} does not define it", server.object.target_path);
+            skipped.push((function, why));
+            continue;
+        };
+        let start = definition.body.start;
+        if definition.indirect {
+            let why = "the loader chooses its code (IFUNC), which is not followed".to_string();
+            skipped.push((function, why));
+        } else if let Some((_, probe)) = probes.iter_mut().find(|(at, _)| *at == start) {
+            probe.aliases.push(function);
+        } else if let Some(probe) = sites::plan(
+            &server.code,
+            &definition.body,
+            function,
+            server.object.chunk_header,
+        ) {
+            probes.push((start, probe));
+        } else {
+            let why = format!("there is no code at its address {start:#x}");
+            skipped.push((function, why));
+        }
+    }
+    (
+        probes.into_iter().map(|(_, probe)| probe).collect(),
+        skipped,
+    )
+}
+
+#[cfg(test)]
+#[path = "planner_tests.rs"]
+mod tests;

@@ -1,0 +1,219 @@
+//! Plans for real processes of this user, told apart by a handshake: a child echoes a line once
+//! its loader is done.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::heap::Allocator;
+use profiler_core::memory::ReadError;
+use profiler_core::residency::{Mapping, MappingKind};
+
+use super::*;
+use crate::probe::plan::{ResultSite, Site};
+
+struct ProcMem(File);
+
+impl TargetMemory for ProcMem {
+    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.0
+            .read_exact_at(buf, addr.get())
+            .map_err(|_| ReadError::Unmapped(addr))
+    }
+}
+
+fn mappings(pid: u32) -> Vec<Mapping> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps");
+    let parse = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let address = |text| u64::from_str_radix(text, 16).ok().map(RemoteAddr::new);
+        let execute = fields.next()?.contains('x');
+        let path = fields.nth(3).unwrap_or_default();
+        Some(Mapping {
+            range: AddrRange::new(address(start)?, address(end)?)?,
+            kind: match path.starts_with('/') {
+                true => MappingKind::File(path.to_string()),
+                false => MappingKind::Anonymous,
+            },
+            read: true,
+            write: false,
+            execute,
+            shared: false,
+            offset: 0,
+            inode: 0,
+        })
+    };
+    maps.lines().filter_map(parse).collect()
+}
+
+fn plan_with(pid: u32, auxv: &[u8]) -> Result<ProbePlan, PlanError> {
+    let memory = ProcMem(File::open(format!("/proc/{pid}/mem")).expect("mem"));
+    let mappings = mappings(pid);
+    ProbePlan::from_inputs(&Inputs {
+        mappings: &mappings,
+        auxv,
+        memory: &memory,
+        host_path: &|mapping| match &mapping.kind {
+            MappingKind::File(path) => PathBuf::from(path),
+            _ => PathBuf::new(),
+        },
+    })
+}
+
+fn plan(pid: u32) -> Result<ProbePlan, PlanError> {
+    plan_with(pid, &fs::read(format!("/proc/{pid}/auxv")).expect("auxv"))
+}
+
+/// A `cat` under `preload` that has echoed a line, so that its loader is done.
+struct Cat(Child);
+
+impl Cat {
+    fn start(preload: Option<&Path>) -> Self {
+        let mut command = Command::new("cat");
+        if let Some(preload) = preload {
+            command.env("LD_PRELOAD", preload);
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cat");
+        let stdin = child.stdin.as_mut().expect("stdin");
+        stdin.write_all(b"ready\n").expect("write");
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().expect("stdout"))
+            .read_line(&mut line)
+            .expect("read");
+        assert_eq!(line, "ready\n");
+        Self(child)
+    }
+}
+
+impl Drop for Cat {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().expect("cat ends with its input");
+    }
+}
+
+fn sites(probe: &PlannedProbe) -> Vec<&Site> {
+    let result = match &probe.result {
+        ResultSite::None => Vec::new(),
+        ResultSite::Jumps(sites) => sites.iter().collect(),
+        ResultSite::Return(site) => vec![site],
+    };
+    probe.entry.iter().chain(result).collect()
+}
+
+#[test]
+fn this_process_is_served_by_its_libc_at_emulated_sites() {
+    let plan = plan(std::process::id()).expect("a plan");
+    eprintln!(
+        "{}: {}",
+        plan.object.target_path, plan.object.name_and_version
+    );
+    assert!(plan.object.allocator.is_some(), "{:?}", plan.object);
+    let functions: Vec<Function> = plan
+        .probes
+        .iter()
+        .flat_map(|p| [&[p.function], p.aliases.as_slice()].concat())
+        .collect();
+    for function in [
+        Function::Malloc,
+        Function::Calloc,
+        Function::Realloc,
+        Function::Free,
+    ] {
+        assert!(functions.contains(&function), "{function}");
+    }
+    let file = fs::read(&plan.object.host_path).expect("the file");
+    for probe in &plan.probes {
+        for site in sites(probe) {
+            eprintln!("{} {site}", probe.function);
+            assert!((site.file_offset as usize) < file.len());
+            // Both libcs that are common on x86-64 distributions have such a site everywhere.
+            assert!(
+                site.emulated || plan.object.allocator != Some(Allocator::Glibc),
+                "{} {site}",
+                probe.function
+            );
+        }
+    }
+}
+
+#[test]
+fn one_address_is_probed_once() {
+    let plan = plan(std::process::id()).expect("a plan");
+    let mut seen: Vec<u64> = plan
+        .probes
+        .iter()
+        .map(|p| {
+            let site = sites(p)[0];
+            site.file_offset.wrapping_sub(site.offset_in_function)
+        })
+        .collect();
+    seen.sort_unstable();
+    let all = seen.len();
+    seen.dedup();
+    assert_eq!(seen.len(), all);
+}
+
+#[test]
+fn without_the_loaders_list_the_order_of_the_maps_finds_the_same() {
+    let by_chain = plan(std::process::id()).expect("a plan");
+    let by_maps = plan_with(std::process::id(), &[]).expect("a plan");
+    assert_eq!(by_chain, by_maps);
+}
+
+#[test]
+fn a_preloaded_allocator_wins() {
+    let directory = Path::new("/usr/lib/x86_64-linux-gnu");
+    let allocators = [
+        ("libjemalloc.so.2", Allocator::Jemalloc),
+        ("libmimalloc.so.2.0", Allocator::Mimalloc),
+        ("libtcmalloc_minimal.so.4", Allocator::Tcmalloc),
+    ];
+    for (file, allocator) in allocators {
+        let path = directory.join(file);
+        if !path.exists() {
+            eprintln!("{file} is not installed here");
+            continue;
+        }
+        let cat = Cat::start(Some(&path));
+        let plan = plan(cat.0.id()).expect("a plan");
+        assert_eq!(plan.object.allocator, Some(allocator));
+        assert!(!plan.object.chunk_header);
+        for probe in &plan.probes {
+            assert!(probe.entry.is_some(), "sizes are known only from arguments");
+            for site in sites(probe) {
+                eprintln!("{file} {} {site}", probe.function);
+            }
+        }
+    }
+}
+
+#[test]
+fn another_process_is_seen_as_it_is() {
+    let cat = Cat::start(None);
+    let other = plan(cat.0.id()).expect("a plan");
+    assert_eq!(
+        other.object,
+        plan(std::process::id()).expect("a plan").object
+    );
+}
+
+#[test]
+fn a_process_that_maps_no_file_has_no_malloc() {
+    let memory = ProcMem(File::open("/proc/self/mem").expect("mem"));
+    let result = ProbePlan::from_inputs(&Inputs {
+        mappings: &[],
+        auxv: &[],
+        memory: &memory,
+        host_path: &|_| PathBuf::new(),
+    });
+    assert!(matches!(result, Err(PlanError::NoMalloc)));
+}

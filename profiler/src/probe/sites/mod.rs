@@ -1,0 +1,100 @@
+//! Choosing, in a function's machine code, the instructions to probe: those that the kernel
+//! emulates, and that each call passes exactly once.
+
+mod code;
+mod emulation;
+mod entry;
+
+use iced_x86::{FlowControl, Instruction, OpKind, Register};
+
+pub(in crate::probe) use code::{Code, Segment};
+
+use self::emulation::{Treatment, treatment};
+use super::plan::{Function, PlannedProbe, ResultSite, Site};
+
+/// A function's own range of addresses, in its file's address space.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(in crate::probe) struct Body {
+    /// Its first instruction.
+    pub start: u64,
+    /// The address after its last.
+    pub end: u64,
+}
+
+/// The probe for `function`, whose code is `body`; `None` when its first bytes are no code.
+///
+/// With `chunk_header` the block's size is read beside the block, so that functions which cannot
+/// call each other need no probe at their entry.
+pub(in crate::probe) fn plan(
+    code: &Code,
+    body: &Body,
+    function: Function,
+    chunk_header: bool,
+) -> Option<PlannedProbe> {
+    let arguments = arguments(function, chunk_header);
+    let probe = |entry, result| PlannedProbe {
+        function,
+        aliases: Vec::new(),
+        entry,
+        result,
+    };
+    if function == Function::Free {
+        let entry = entry::entry_site(code, body, arguments)?;
+        return Some(probe(Some(entry), ResultSite::None));
+    }
+    // One trap serves both: the entry is read where the return probe is set.
+    let intact = [arguments, &[Register::RSP]].concat();
+    let entry = entry::entry_site(code, body, &intact)?;
+    let needs_entry = !(chunk_header && matches!(function, Function::Malloc | Function::Calloc));
+    Some(probe(
+        needs_entry.then(|| entry.clone()),
+        ResultSite::Return(entry),
+    ))
+}
+
+/// The registers whose values are read at the entry (System V ABI).
+fn arguments(function: Function, chunk_header: bool) -> &'static [Register] {
+    use Function as F;
+    use Register::{RDI, RDX, RSI};
+    match (function, chunk_header) {
+        (F::Free | F::Valloc | F::Malloc, _) => &[RDI],
+        (F::Realloc | F::Reallocarray | F::PosixMemalign, true) => &[RDI],
+        (F::Calloc | F::Memalign | F::AlignedAlloc, true) => &[],
+        (F::Calloc | F::Realloc, false) => &[RDI, RSI],
+        (F::Memalign | F::AlignedAlloc, false) => &[RSI],
+        (F::Reallocarray, false) => &[RDI, RSI, RDX],
+        (F::PosixMemalign, false) => &[RDI, RDX],
+    }
+}
+
+/// `instruction` as a site of the function.
+fn site(code: &Code, body: &Body, instruction: &Instruction) -> Option<Site> {
+    Some(Site {
+        file_offset: code.file_offset(instruction.ip())?,
+        offset_in_function: instruction.ip().wrapping_sub(body.start),
+        instruction: text(instruction, body),
+        emulated: treatment(code.bytes_of(instruction)) == Treatment::Emulated,
+    })
+}
+
+/// The instruction for people: its mnemonic, and its register or the branch's target from the
+/// function's start.
+fn text(instruction: &Instruction, body: &Body) -> String {
+    let mnemonic = format!("{:?}", instruction.mnemonic()).to_lowercase();
+    let direct = matches!(
+        instruction.flow_control(),
+        FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch | FlowControl::Call
+    );
+    if direct {
+        let distance = instruction
+            .near_branch_target()
+            .wrapping_sub(body.start)
+            .cast_signed();
+        let sign = if distance < 0 { '-' } else { '+' };
+        format!("{mnemonic} {sign}{:#x}", distance.unsigned_abs())
+    } else if instruction.op_count() > 0 && instruction.op0_kind() == OpKind::Register {
+        format!("{mnemonic} {:?}", instruction.op0_register()).to_lowercase()
+    } else {
+        mnemonic
+    }
+}
