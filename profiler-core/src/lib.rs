@@ -17,4 +17,5 @@ pub mod residency;
 pub mod sample;
 pub mod size_class;
 pub mod span;
+pub mod threads;
 pub mod view;

@@ -58,6 +58,10 @@ impl<M: TargetMemory> TargetMemory for &M {
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         (**self).read(addr, buf)
     }
+
+    fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>) {
+        (**self).read_scattered(addrs, out);
+    }
 }
 
 /// Reads only what is resident, so that reading changes nothing in the target: present pages come
@@ -94,6 +98,33 @@ impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
             done += len;
         }
         Ok(())
+    }
+
+    fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>) {
+        out.clear();
+        let mut wanted = Vec::new();
+        let mut places = Vec::new();
+        for (place, &addr) in addrs.iter().enumerate() {
+            let whole = AddrRange::with_len(addr, N as u64);
+            let in_memory = whole.is_some_and(|whole| {
+                self.residency.run_at(addr).is_some_and(|run| {
+                    run.range.encloses(&whole) && run.state.is_present() && !run.state.is_zero()
+                })
+            });
+            if in_memory {
+                wanted.push(addr);
+                places.push(place);
+                out.push(None);
+            } else {
+                let mut buf = [0; N];
+                out.push(self.read(addr, &mut buf).is_ok().then_some(buf));
+            }
+        }
+        let mut found = Vec::new();
+        self.inner.read_scattered(&wanted, &mut found);
+        for (place, bytes) in places.into_iter().zip(found) {
+            out[place] = bytes;
+        }
     }
 }
 

@@ -21,6 +21,8 @@ impl PageState {
     pub const FILE: Self = Self(16);
     /// Mapped by another process too: after a fork, not yet copied (bit 56 clear).
     pub const SHARED: Self = Self(32);
+    /// In memory and yet no part of RSS: explicit huge pages (hugetlb) and memory of devices.
+    pub const UNCOUNTED: Self = Self(64);
 
     /// Both sets of bits.
     #[must_use]
@@ -37,9 +39,9 @@ impl PageState {
         self.has(Self::PRESENT)
     }
 
-    /// Counted in RSS: in memory and not the zero page.
+    /// Counted in RSS: in memory, not the zero page, and not [`Self::UNCOUNTED`].
     pub const fn is_resident(self) -> bool {
-        self.is_present() && !self.is_zero()
+        self.is_present() && !self.is_zero() && !self.has(Self::UNCOUNTED)
     }
 
     /// In swap.
@@ -60,6 +62,11 @@ impl PageState {
     /// Page cache or shared memory.
     pub const fn is_file(self) -> bool {
         self.has(Self::FILE)
+    }
+
+    /// In memory and no part of RSS.
+    pub const fn is_uncounted(self) -> bool {
+        self.has(Self::UNCOUNTED)
     }
 
     /// Also mapped by another process.
@@ -224,7 +231,7 @@ impl ResidencyMap {
             })
     }
 
-    /// Bytes counted in RSS by the page table: present, not zero.
+    /// Bytes counted in RSS by the page table: present, not zero, not uncounted.
     pub fn resident_bytes(&self) -> u64 {
         self.runs
             .iter()

@@ -1,1 +1,236 @@
-//! See docs/architecture.md.
+//! Everything learned about one process from `/proc`, ptrace and the pagemap.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use profiler_core::residency::{Mapping, ResidencyMap};
+use profiler_core::sample::{Host, KernelCount};
+
+mod elf;
+mod identity;
+mod maps;
+mod memory;
+mod open;
+mod pagemap;
+mod proc_dir;
+mod residency;
+mod stop;
+
+pub use identity::{Libc, Python};
+pub use memory::LiveMemory;
+pub use open::{Denial, OpenError};
+pub use residency::PageSource;
+pub use stop::{STOP_DEADLINE, StopError, Stopped};
+
+use proc_dir::{ProcDir, field};
+
+/// A process that is looked at. It is held by a pidfd and an open `/proc` directory, so that a
+/// recycled pid is never read.
+#[derive(Debug)]
+pub struct Target {
+    dir: Arc<ProcDir>,
+    program: Program,
+    pages: PageSource,
+    identity: identity::Identity,
+}
+
+/// Whether the target is still what it was when it was opened.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TargetState {
+    /// It runs the same program.
+    Same,
+    /// It has exited; one sentence.
+    Exited(String),
+    /// It has executed another program (or the same one anew): what was learned of it is void.
+    Execed,
+}
+
+/// What tells one execution from the next under the same pid.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Program {
+    /// Device and inode of the executable.
+    exe: Option<(u64, u64)>,
+    /// The auxiliary vector holds addresses that the kernel draws anew for each execution.
+    auxv: Option<Vec<u8>>,
+}
+
+impl Program {
+    fn of(dir: &ProcDir) -> Self {
+        let exe = fs::metadata(dir.path("exe")).ok();
+        Self {
+            exe: exe.map(|file| (file.dev(), file.ino())),
+            auxv: dir.bytes("auxv").ok(),
+        }
+    }
+}
+
+impl Target {
+    /// Opens the process with this number.
+    ///
+    /// # Errors
+    /// When there is none, when it has no memory to look at, or when the kernel does not permit it.
+    pub fn open(pid: i32) -> Result<Self, OpenError> {
+        let dir = open::open(pid)?;
+        Ok(Self {
+            program: Program::of(&dir),
+            dir: Arc::new(dir),
+            pages: PageSource::of_this_kernel(),
+            identity: identity::Identity::default(),
+        })
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.dir.pid()
+    }
+
+    /// Whether it is still there and still the same program.
+    pub fn state(&self) -> TargetState {
+        let exited = || TargetState::Exited(format!("process {} has exited", self.pid()));
+        if !self.dir.pidfd().is_alive() {
+            return exited();
+        }
+        let program = Program::of(&self.dir);
+        if !self.dir.pidfd().is_alive() || program.exe.is_none() {
+            // Without an address space it is exiting, threads of it perhaps still ending.
+            return exited();
+        }
+        if program == self.program {
+            TargetState::Same
+        } else {
+            TargetState::Execed
+        }
+    }
+
+    /// The kernel's own count of its memory.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn kernel_count(&self) -> io::Result<KernelCount> {
+        let quick = self.quick_count()?;
+        let Ok(rollup) = self.dir.text("smaps_rollup") else {
+            return Ok(quick);
+        };
+        let bytes = |name| field(&rollup, name).map(|kib| kib << 10);
+        Ok(KernelCount {
+            rss_bytes: bytes("Rss").unwrap_or(quick.rss_bytes),
+            swap_bytes: bytes("Swap").unwrap_or(quick.swap_bytes),
+            peak_rss_bytes: quick.peak_rss_bytes,
+            pss_bytes: bytes("Pss"),
+        })
+    }
+
+    /// The kernel's running counters, which cost nothing to read and may lag by some pages.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn quick_count(&self) -> io::Result<KernelCount> {
+        let status = self.dir.text("status")?;
+        let bytes = |name| field(&status, name).map(|kib| kib << 10);
+        let rss_bytes = bytes("VmRSS").ok_or_else(|| self.gone())?;
+        Ok(KernelCount {
+            rss_bytes,
+            swap_bytes: bytes("VmSwap").unwrap_or(0),
+            peak_rss_bytes: bytes("VmHWM").unwrap_or(rss_bytes),
+            pss_bytes: None,
+        })
+    }
+
+    /// Its mappings, ascending.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn mappings(&self) -> io::Result<Vec<Mapping>> {
+        Ok(maps::parse(&self.dir.text("maps")?))
+    }
+
+    /// The state of every page of `mappings`.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn residency(&self, mappings: &[Mapping]) -> io::Result<ResidencyMap> {
+        self.residency_from(mappings, self.pages)
+    }
+
+    /// The same by a source of the caller's choice, for tests and comparisons.
+    ///
+    /// # Errors
+    /// When it has exited, or when the kernel has no such source.
+    pub fn residency_from(
+        &self,
+        mappings: &[Mapping],
+        source: PageSource,
+    ) -> io::Result<ResidencyMap> {
+        residency::read(&self.dir, mappings, source)
+    }
+
+    /// Its memory, by address.
+    pub fn memory(&self) -> LiveMemory {
+        let mem = self.dir.file("mem").ok();
+        LiveMemory::new(self.pid(), self.dir.pidfd().clone(), mem)
+    }
+
+    /// Stops all its threads until the guard is dropped.
+    ///
+    /// # Errors
+    /// When another tracer holds it, when a thread does not stop within [`STOP_DEADLINE`], or when
+    /// the kernel does not permit it. It runs on in every case.
+    pub fn stop(&self) -> Result<Stopped, StopError> {
+        self.stop_within(STOP_DEADLINE)
+    }
+
+    /// The same with a deadline of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Self::stop`].
+    pub fn stop_within(&self, limit: Duration) -> Result<Stopped, StopError> {
+        stop::stop(&self.dir, limit)
+    }
+
+    /// Its root directory as a path of ours.
+    pub fn root(&self) -> PathBuf {
+        self.dir.path("root")
+    }
+
+    /// A path of ours to a file that it maps: the very inode where the kernel shows it (the file
+    /// may be deleted or replaced since), else the path through the target's root.
+    pub fn host_path(&self, mapped: &str) -> PathBuf {
+        let mappings = self.mappings().unwrap_or_default();
+        let mapping = mappings.iter().find(
+            |m| matches!(&m.kind, profiler_core::residency::MappingKind::File(path) if path == mapped),
+        );
+        let linked = mapping.map(|m| {
+            let (start, end) = (m.range.start().get(), m.range.end().get());
+            self.dir.path(&format!("map_files/{start:x}-{end:x}"))
+        });
+        linked
+            .filter(|path| File::open(path).is_ok())
+            .unwrap_or_else(|| self.root().join(mapped.trim_start_matches('/')))
+    }
+
+    fn gone(&self) -> io::Error {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("process {} has exited", self.pid()),
+        )
+    }
+}
+
+/// The host that fragscope runs on.
+pub fn host() -> Host {
+    let text = |path| fs::read_to_string(path).unwrap_or_default();
+    let online = |line: &&str| {
+        line.strip_prefix("cpu")
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    Host {
+        kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
+        cpus: text("/proc/stat").lines().filter(online).count() as u32,
+        memory_bytes: field(&text("/proc/meminfo"), "MemTotal").unwrap_or(0) << 10,
+    }
+}

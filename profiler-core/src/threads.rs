@@ -1,0 +1,16 @@
+//! Threads of a stopped target: the registers that walks and stacks start from.
+
+use crate::addr::RemoteAddr;
+
+/// One thread while it stands still.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Thread {
+    /// Thread id in fragscope's own pid namespace.
+    pub tid: u32,
+    /// Its stack pointer (x86-64 `rsp`).
+    pub stack_pointer: RemoteAddr,
+    /// Its program counter (x86-64 `rip`).
+    pub program_counter: RemoteAddr,
+    /// Its thread pointer (x86-64 `fs_base`): the thread control block.
+    pub thread_pointer: RemoteAddr,
+}

@@ -1,0 +1,96 @@
+//! What a mapped ELF file says of itself: exported symbols and strings in its read-only data.
+//!
+//! The files are the target's own and hostile: they are parsed by `object`, which checks, and read
+//! within bounds.
+
+use std::fs::File;
+use std::path::Path;
+
+use object::read::ReadCache;
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SegmentFlags};
+
+/// More read-only data than this is not searched. An unstripped Python has 4 MiB.
+const MAX_SEARCHED_BYTES: u64 = 64 << 20;
+
+/// An opened ELF file.
+pub(super) struct ElfFile {
+    cache: ReadCache<File>,
+}
+
+impl ElfFile {
+    pub(super) fn open(path: &Path) -> Option<Self> {
+        let file = File::open(path).ok()?;
+        Some(Self {
+            cache: ReadCache::new(file),
+        })
+    }
+
+    /// Its read-only data: `.rodata` where sections are named, else every segment that is not
+    /// writable.
+    pub(super) fn read_only_data(&self) -> Vec<&[u8]> {
+        let Ok(elf) = object::File::parse(&self.cache) else {
+            return Vec::new();
+        };
+        if let Some(section) = elf.section_by_name(".rodata")
+            && section.size() <= MAX_SEARCHED_BYTES
+            && let Ok(data) = section.data()
+        {
+            return vec![data];
+        }
+        let mut rest = MAX_SEARCHED_BYTES;
+        let mut found = Vec::new();
+        for segment in elf.segments() {
+            let writable = matches!(
+                segment.flags(),
+                SegmentFlags::Elf { p_flags, .. } if (p_flags & object::elf::PF_W).0 != 0
+            );
+            let length = segment.file_range().1;
+            if !writable
+                && length <= rest
+                && let Ok(data) = segment.data()
+            {
+                rest -= length;
+                found.push(data);
+            }
+        }
+        found
+    }
+
+    /// Whether it exports a symbol.
+    pub(super) fn exports(&self, name: &str) -> bool {
+        self.symbol(name).is_some()
+    }
+
+    /// The 32-bit number that an exported symbol in read-only data names.
+    pub(super) fn exported_u32(&self, name: &str) -> Option<u32> {
+        let (address, _) = self.symbol(name)?;
+        let elf = object::File::parse(&self.cache).ok()?;
+        let bytes = elf
+            .segments()
+            .find_map(|segment| segment.data_range(address, 4).ok()?)?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?))
+    }
+
+    fn symbol(&self, name: &str) -> Option<(u64, u64)> {
+        let elf = object::File::parse(&self.cache).ok()?;
+        let symbol = elf
+            .dynamic_symbols()
+            .find(|s| s.is_definition() && s.name_bytes() == Ok(name.as_bytes()))?;
+        Some((symbol.address(), symbol.size()))
+    }
+
+    /// Whether it asks for a dynamic loader.
+    pub(super) fn has_interpreter(&self) -> bool {
+        object::File::parse(&self.cache).is_ok_and(|elf| elf.section_by_name(".interp").is_some())
+    }
+}
+
+/// Every whole NUL-ended string of printable ASCII in `data` for which `wanted` gives something.
+pub(super) fn strings<'d, T>(
+    data: &'d [u8],
+    wanted: impl Fn(&'d str) -> Option<T>,
+) -> impl Iterator<Item = T> {
+    data.split(|&byte| byte == 0)
+        .filter_map(|bytes| std::str::from_utf8(bytes).ok())
+        .filter_map(wanted)
+}

@@ -1,0 +1,347 @@
+//! Who the target is: its names, its Python, its C library and its allocator.
+
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
+use profiler_core::addr::AddrRange;
+use profiler_core::residency::{Mapping, MappingKind};
+use profiler_core::sample;
+
+use super::Target;
+use super::elf::{ElfFile, strings};
+use super::proc_dir::field;
+
+/// The longest part of a command line that is kept, in bytes.
+const MAX_CMDLINE_BYTES: usize = 64 << 10;
+/// libc's zero-initialised data after its file mapping is shorter than this (glibc 2.43: 53 KiB).
+const MAX_BSS_BYTES: u64 = 1 << 20;
+
+/// The C library of a target.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Libc {
+    /// Its path as the target sees it.
+    pub path: String,
+    /// `glibc` or `musl`.
+    pub name: &'static str,
+    /// Its version as it writes it, e.g. `2.36` or `1.2.3`; empty when it could not be read.
+    pub version: String,
+}
+
+/// The Python of a target.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Python {
+    /// Its path as the target sees it: the program, or a libpython.
+    pub path: String,
+    /// Major and minor.
+    pub version: (u8, u8),
+    /// The version in full where it could be read, e.g. `3.11.2`, else `3.11`.
+    pub full_version: String,
+}
+
+/// What is learned once: it does not change while the program runs.
+#[derive(Debug, Default)]
+pub(super) struct Identity {
+    libc: OnceLock<Libc>,
+    python: OnceLock<Python>,
+}
+
+impl Target {
+    /// Who it is, in words.
+    pub fn describe(&self) -> sample::Target {
+        let status = self.dir.text("status").unwrap_or_default();
+        let comm = self.dir.text("comm").unwrap_or_default();
+        sample::Target {
+            pid: self.pid(),
+            comm: comm.trim_end().to_owned(),
+            cmdline: self.cmdline(),
+            python: self
+                .python()
+                .map(|python| format!("CPython {}", python.full_version)),
+            libc: self.libc().map(Libc::to_string),
+            malloc: self.malloc(),
+            threads: field(&status, "Threads").unwrap_or(0) as u32,
+        }
+    }
+
+    /// Its Python; `None` when it runs none, or none yet.
+    pub fn python(&self) -> Option<&Python> {
+        if let Some(known) = self.identity.python.get() {
+            return Some(known);
+        }
+        let found = self
+            .files()
+            .into_iter()
+            .find_map(|path| self.python_in(path))?;
+        Some(self.identity.python.get_or_init(|| found))
+    }
+
+    /// Its Python's major and minor version.
+    pub fn python_version(&self) -> Option<(u8, u8)> {
+        self.python().map(|python| python.version)
+    }
+
+    /// Its C library; `None` when it is linked statically.
+    pub fn libc(&self) -> Option<&Libc> {
+        if let Some(known) = self.identity.libc.get() {
+            return Some(known);
+        }
+        let found = self
+            .files()
+            .into_iter()
+            .find_map(|path| self.libc_in(path))?;
+        Some(self.identity.libc.get_or_init(|| found))
+    }
+
+    /// The version of its glibc, major and minor; `None` for another C library or an unknown one.
+    pub fn libc_version(&self) -> Option<(u32, u32)> {
+        let libc = self.libc().filter(|libc| libc.name == "glibc")?;
+        two_numbers(&libc.version)
+    }
+
+    /// The writable mappings of its C library, with the zero-initialised data after them.
+    pub fn libc_data_ranges(&self) -> Vec<AddrRange> {
+        let mappings = self.mappings().unwrap_or_default();
+        let Some(libc) = self.libc() else {
+            return Vec::new();
+        };
+        libc_data(&mappings, &libc.path)
+    }
+
+    /// Whether its program was linked statically: it has no C library of its own to look into.
+    pub fn is_static(&self) -> bool {
+        self.libc().is_none()
+            && ElfFile::open(&self.dir.path("exe")).is_some_and(|exe| !exe.has_interpreter())
+    }
+
+    /// The allocator that most likely serves its malloc calls, by the libraries that it maps. Which
+    /// one really does is for whoever places probes to decide, by symbol tables.
+    fn malloc(&self) -> Option<String> {
+        let files = self.files();
+        let known = ["jemalloc", "mimalloc", "tcmalloc"];
+        let replaced = files.iter().find_map(|path| {
+            let name = file_name(path);
+            known
+                .iter()
+                .find(|known| name.starts_with(&format!("lib{known}")))
+        });
+        replaced
+            .map(|name| (*name).to_owned())
+            .or_else(|| self.libc().map(Libc::to_string))
+    }
+
+    fn cmdline(&self) -> Vec<String> {
+        let bytes = self.dir.bytes("cmdline").unwrap_or_default();
+        let kept = &bytes[..bytes.len().min(MAX_CMDLINE_BYTES)];
+        let kept = kept.strip_suffix(b"\0").unwrap_or(kept);
+        if kept.is_empty() {
+            return Vec::new();
+        }
+        kept.split(|&byte| byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect()
+    }
+
+    /// The files that it executes code from, each once.
+    fn files(&self) -> BTreeSet<String> {
+        let mappings = self.mappings().unwrap_or_default();
+        mappings
+            .into_iter()
+            .filter(|m| m.execute)
+            .filter_map(|m| match m.kind {
+                MappingKind::File(path) => Some(path),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn libc_in(&self, path: String) -> Option<Libc> {
+        let name = file_name(&path);
+        let like = ["libc.so", "libc-2.", "ld-musl-", "libc.musl-"];
+        if !like.iter().any(|start| name.starts_with(start)) {
+            return None;
+        }
+        let file = ElfFile::open(&self.host_path(&path));
+        let data = file
+            .as_ref()
+            .map(ElfFile::read_only_data)
+            .unwrap_or_default();
+        let search = |wanted: fn(&str) -> Option<&str>| {
+            data.iter()
+                .find_map(|part| strings(part, wanted).next())
+                .map(str::to_owned)
+        };
+        let musl = name.contains("musl") || search(musl_banner).is_some();
+        let version = search(if musl { three_numbers } else { glibc_banner });
+        Some(Libc {
+            name: if musl { "musl" } else { "glibc" },
+            version: version.unwrap_or_default(),
+            path,
+        })
+    }
+
+    fn python_in(&self, path: String) -> Option<Python> {
+        let named = python_in_name(file_name(&path));
+        let is_program = std::fs::read_link(self.dir.path("exe"))
+            .is_ok_and(|exe| exe.to_string_lossy().trim_end_matches(" (deleted)") == path);
+        if named.is_none() && !is_program {
+            return None;
+        }
+        let file = ElfFile::open(&self.host_path(&path))?;
+        // Every CPython exports it, so that extension modules can call it; a launcher that only
+        // loads libpython does not.
+        if !file.exports("Py_GetVersion") {
+            return None;
+        }
+        // `Py_Version` is `PY_VERSION_HEX`, since 3.11 (`Include/patchlevel.h`).
+        if let Some(hex) = file.exported_u32("Py_Version") {
+            let [major, minor, micro, release] = hex.to_be_bytes();
+            let suffix = match (release >> 4, release & 15) {
+                (0xa, n) => format!("a{n}"),
+                (0xb, n) => format!("b{n}"),
+                (0xc, n) => format!("rc{n}"),
+                _ => String::new(),
+            };
+            return Some(Python {
+                path,
+                version: (major, minor),
+                full_version: format!("{major}.{minor}.{micro}{suffix}"),
+            });
+        }
+        let data = file.read_only_data();
+        let versions: BTreeSet<&str> = data
+            .iter()
+            .flat_map(|part| strings(part, python_string))
+            .filter(|v| named.is_none_or(|named| python_numbers(v) == Some(named)))
+            .collect();
+        let only = versions.first().filter(|_| versions.len() == 1).copied();
+        let version = named.or_else(|| python_numbers(only?))?;
+        Some(Python {
+            path,
+            version,
+            full_version: only.map_or_else(
+                || format!("{}.{}", version.0, version.1),
+                |full| full.trim_end_matches('+').to_owned(),
+            ),
+        })
+    }
+}
+
+impl std::fmt::Display for Libc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.version.as_str() {
+            "" => write!(f, "{} of unknown version", self.name),
+            version => write!(f, "{} {version}", self.name),
+        }
+    }
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+fn libc_data(mappings: &[Mapping], path: &str) -> Vec<AddrRange> {
+    let mut ranges: Vec<AddrRange> = Vec::new();
+    let mut end_of_data = None;
+    for mapping in mappings {
+        let is_data = mapping.write && mapping.kind == MappingKind::File(path.to_owned());
+        let is_bss = mapping.write
+            && mapping.kind == MappingKind::Anonymous
+            && end_of_data == Some(mapping.range.start());
+        if is_data {
+            ranges.push(mapping.range);
+        } else if is_bss {
+            let length = mapping.range.len().min(MAX_BSS_BYTES);
+            ranges.extend(AddrRange::with_len(mapping.range.start(), length));
+        }
+        end_of_data = is_data.then_some(mapping.range.end());
+    }
+    ranges
+}
+
+/// `GNU C Library (Debian GLIBC 2.36-9) stable release version 2.36.` (`csu/version.c`).
+fn glibc_banner(text: &str) -> Option<&str> {
+    let banner = text.trim_start().strip_prefix("GNU C Library")?;
+    let (_, version) = banner.split_once("release version ")?;
+    let end = version
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(version.len());
+    Some(version[..end].trim_end_matches('.'))
+}
+
+/// `musl libc (x86_64)` (`ldso/dynlink.c`).
+fn musl_banner(text: &str) -> Option<&str> {
+    text.starts_with("musl libc").then_some(text)
+}
+
+/// A whole string such as `1.2.3`, which is how musl keeps its version (`src/internal/version.c`).
+fn three_numbers(text: &str) -> Option<&str> {
+    let mut parts = text.split('.');
+    let number = |part: Option<&str>| part.is_some_and(is_number);
+    (number(parts.next()) && number(parts.next()) && number(parts.next()) && parts.next().is_none())
+        .then_some(text)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 3 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn two_numbers(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// The version in a file name such as `python3.11`, `libpython3.8.so.1.0` or `libpython3.7m.so`.
+fn python_in_name(name: &str) -> Option<(u8, u8)> {
+    let rest = name.strip_prefix("lib").unwrap_or(name);
+    let rest = rest.strip_prefix("python")?;
+    python_numbers(rest)
+}
+
+/// The two leading numbers of a Python version.
+fn python_numbers(text: &str) -> Option<(u8, u8)> {
+    let (major, rest) = text.split_once('.')?;
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
+    Some((major.parse().ok()?, rest[..end].parse().ok()?))
+}
+
+/// A whole string that can be `PY_VERSION` (`Include/patchlevel.h`): `3.8.20`, `3.9.0rc1`, `3.7.3+`.
+fn python_string(text: &str) -> Option<&str> {
+    let (major, rest) = text.split_once('.')?;
+    let (minor, micro) = rest.split_once('.')?;
+    let digits = micro
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(micro.len());
+    let suffix = micro[digits..].trim_end_matches('+');
+    let known_suffix =
+        ["", "a", "b", "rc", "c"].contains(&suffix.trim_end_matches(|c: char| c.is_ascii_digit()));
+    (matches!(major, "2" | "3") && is_number(minor) && is_number(&micro[..digits]) && known_suffix)
+        .then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_names_and_strings() {
+        assert_eq!(python_in_name("python3.11"), Some((3, 11)));
+        assert_eq!(python_in_name("libpython3.7m.so.1.0"), Some((3, 7)));
+        assert_eq!(python_in_name("python"), None);
+        assert_eq!(python_in_name("pythonista"), None);
+        for good in ["3.8.20", "2.7.18", "3.9.0rc1", "3.7.3+", "3.10.0b4"] {
+            assert_eq!(python_string(good), Some(good));
+        }
+        for bad in ["1.2.13", "3.8", "3.8.x", "3..1", "3.8.20.1", "4.0.0", ""] {
+            assert_eq!(python_string(bad), None, "{bad}");
+        }
+        let banner = "GNU C Library (Debian GLIBC 2.36-9+deb12u10) stable release version 2.36.\n";
+        assert_eq!(glibc_banner(banner), Some("2.36"));
+        let development = "GNU C Library (GNU libc) development release version 2.42.9000.\n";
+        assert_eq!(glibc_banner(development), Some("2.42.9000"));
+        assert_eq!(two_numbers("2.42.9000"), Some((2, 42)));
+        assert_eq!(three_numbers("1.2.3"), Some("1.2.3"));
+        assert_eq!(three_numbers("1.2"), None);
+    }
+}

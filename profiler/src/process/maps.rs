@@ -1,0 +1,141 @@
+//! `/proc/PID/maps` into mappings.
+//!
+//! The parser is our own: procfs reads lines as UTF-8 and gives up on the whole file when one
+//! mapped file's name is not, and a target may map any file.
+
+use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::residency::{Mapping, MappingKind};
+
+/// The kernel's default limit is 65,530 mappings a process (`vm.max_map_count`); hosts that raise
+/// it go to a few millions.
+const MAX_MAPPINGS: usize = 4 << 20;
+
+/// The mappings in the text of a `maps` file, ascending. Lines that are no mapping are left out.
+pub(super) fn parse(text: &str) -> Vec<Mapping> {
+    text.lines()
+        .take(MAX_MAPPINGS)
+        .filter_map(parse_line)
+        .collect()
+}
+
+/// One line, as `fs/proc/task_mmu.c`, `show_map_vma`, prints it:
+/// `start-end perms offset major:minor inode   name`.
+pub(super) fn parse_line(line: &str) -> Option<Mapping> {
+    let mut rest = line;
+    let mut word = || {
+        rest = rest.trim_start_matches(' ');
+        let (word, tail) = rest.split_once(' ').unwrap_or((rest, ""));
+        rest = tail;
+        word
+    };
+    let range = parse_range(word())?;
+    let permissions = word().as_bytes();
+    let &[read, write, execute, sharing] = permissions else {
+        return None;
+    };
+    let offset = u64::from_str_radix(word(), 16).ok()?;
+    let _device = word();
+    let inode = word().parse().ok()?;
+    let shared = sharing == b's';
+    Some(Mapping {
+        range,
+        kind: kind(rest.trim_start_matches(' '), shared),
+        read: read == b'r',
+        write: write == b'w',
+        execute: execute == b'x',
+        shared,
+        offset,
+        inode,
+    })
+}
+
+fn parse_range(word: &str) -> Option<AddrRange> {
+    let (start, end) = word.split_once('-')?;
+    let address = |digits| u64::from_str_radix(digits, 16).ok().map(RemoteAddr::new);
+    AddrRange::new(address(start)?, address(end)?)
+}
+
+fn kind(name: &str, shared: bool) -> MappingKind {
+    if let Some(special) = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
+        return match special.split_once(':') {
+            Some(("anon", given)) => MappingKind::NamedAnonymous(given.to_owned()),
+            Some(("anon_shmem", given)) => MappingKind::SharedAnonymous(given.to_owned()),
+            _ if special == "heap" => MappingKind::Brk,
+            _ if special == "stack" => MappingKind::Stack,
+            _ => MappingKind::Special(name.to_owned()),
+        };
+    }
+    let path = name.strip_suffix(" (deleted)").unwrap_or(name);
+    // A private mapping of these has no pages but its own: plain anonymous memory.
+    let anonymous = matches!(path, "" | "/dev/zero" | "/anon_hugepage");
+    match path {
+        _ if anonymous && !shared => MappingKind::Anonymous,
+        _ if anonymous || path.starts_with("/memfd:") || path.starts_with("/SYSV") => {
+            MappingKind::SharedAnonymous(path.to_owned())
+        }
+        _ if path.starts_with('/') => MappingKind::File(path.to_owned()),
+        _ => MappingKind::Special(path.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_every_kind() {
+        let text = "\
+00400000-00401000 r-xp 00001000 fe:00 42                                 /usr/bin/python3.11
+00e00000-00e21000 rw-p 00000000 00:00 0                                  [heap]
+7f0000000000-7f0000021000 rw-p 00000000 00:00 0 
+7f0000021000-7f0000022000 rw-s 00000000 00:01 7                          /dev/zero (deleted)
+7f0000022000-7f0000023000 rw-p 00000000 00:01 7                          /dev/zero
+7f0000023000-7f0000024000 r--p 00000000 fe:00 43                         /srv/a b\\012c (deleted)
+7f0000024000-7f0000025000 rw-p 00000000 00:00 0                          [anon:glibc: malloc]
+7f0000025000-7f0000026000 rw-s 00000000 00:01 9                          /memfd:x (deleted)
+7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0                          [stack]
+7ffd00030000-7ffd00032000 r-xp 00000000 00:00 0                          [vdso]
+nonsense
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
+";
+        let kinds: Vec<_> = parse(text).into_iter().map(|m| m.kind).collect();
+        assert_eq!(
+            kinds,
+            [
+                MappingKind::File("/usr/bin/python3.11".into()),
+                MappingKind::Brk,
+                MappingKind::Anonymous,
+                MappingKind::SharedAnonymous("/dev/zero".into()),
+                MappingKind::Anonymous,
+                MappingKind::File("/srv/a b\\012c".into()),
+                MappingKind::NamedAnonymous("glibc: malloc".into()),
+                MappingKind::SharedAnonymous("/memfd:x".into()),
+                MappingKind::Stack,
+                MappingKind::Special("[vdso]".into()),
+                MappingKind::Special("[vsyscall]".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn one_line_in_full() {
+        let mapping = parse_line(
+            "7f5e40000000-7f5e40021000 r-xs 00001000 fe:00 4242                       /lib/libc.so.6",
+        );
+        let expected = Mapping {
+            range: AddrRange::new(
+                RemoteAddr::new(0x7f5e_4000_0000),
+                RemoteAddr::new(0x7f5e_4002_1000),
+            )
+            .unwrap_or_default(),
+            kind: MappingKind::File("/lib/libc.so.6".into()),
+            read: true,
+            write: false,
+            execute: true,
+            shared: true,
+            offset: 0x1000,
+            inode: 4242,
+        };
+        assert_eq!(mapping, Some(expected));
+    }
+}

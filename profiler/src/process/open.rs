@@ -1,0 +1,269 @@
+//! Opening a process, and telling apart why it cannot be.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use procfs::process::Process;
+
+use super::proc_dir::{PidFd, ProcDir, field, io_error};
+
+/// `PF_KTHREAD` in `include/linux/sched.h`: field 9 of `/proc/PID/stat`.
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// `CAP_SYS_PTRACE` in `include/uapi/linux/capability.h`.
+pub(crate) const CAP_SYS_PTRACE: u32 = 19;
+
+/// Why a process cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no such process.
+    #[error("there is no process {pid}: `pgrep -af python` lists candidates")]
+    NoSuchProcess {
+        /// The number given.
+        pid: i32,
+    },
+    /// The number is that of a thread.
+    #[error("{tid} is a thread of process {pid}: use --pid {pid}")]
+    NotAProcess {
+        /// The number given.
+        tid: i32,
+        /// The process that it belongs to.
+        pid: u64,
+    },
+    /// It is a thread of the kernel's.
+    #[error(
+        "process {pid} ({comm}) is a kernel thread and has no memory of its own to look at: name a user process"
+    )]
+    KernelThread {
+        /// The number given.
+        pid: i32,
+        /// Its name.
+        comm: String,
+    },
+    /// It has exited and waits for its parent.
+    #[error(
+        "process {pid} ({comm}) is a zombie: it has exited and waits for its parent {parent}, its memory is gone"
+    )]
+    Zombie {
+        /// The number given.
+        pid: i32,
+        /// Its name.
+        comm: String,
+        /// Its parent's pid.
+        parent: i32,
+    },
+    /// The kernel does not permit it.
+    #[error("not permitted to look at process {pid}: {cause}\nfix: {fix}")]
+    NotPermitted {
+        /// The number given.
+        pid: i32,
+        /// What stands in the way.
+        cause: Denial,
+        /// The next command.
+        fix: String,
+    },
+    /// It is a 32-bit process.
+    #[error(
+        "process {pid} is a 32-bit program ({exe}): only 64-bit x86-64 targets are supported; run the service with a 64-bit Python to look at it"
+    )]
+    Foreign32Bit {
+        /// The number given.
+        pid: i32,
+        /// Its executable.
+        exe: String,
+    },
+    /// The kernel lacks what fragscope cannot do without.
+    #[error("this kernel has no pidfd_open(2), which came with Linux 5.3: use a newer kernel")]
+    OldKernel,
+    /// Something else failed.
+    #[error("reading /proc of process {pid} failed: {source}")]
+    Io {
+        /// The number given.
+        pid: i32,
+        /// What failed.
+        source: io::Error,
+    },
+}
+
+/// What stands between fragscope and a process.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Denial {
+    /// Another user's process.
+    #[error("it belongs to user {owner}, and fragscope runs as user {user}, not as root")]
+    NotRoot {
+        /// The target's user id.
+        owner: u64,
+        /// Our own effective user id.
+        user: u32,
+    },
+    /// Root without the capability, as in most containers.
+    #[error("fragscope runs as root but without the capability CAP_SYS_PTRACE")]
+    MissingCapability,
+    /// Yama.
+    #[error("kernel.yama.ptrace_scope is {0}")]
+    PtraceScope(u32),
+    /// `/proc` is mounted with `hidepid`.
+    #[error("/proc is mounted with hidepid, which hides processes of other users")]
+    HiddenProc,
+    /// Our own user's process, which has closed itself off (`prctl(PR_SET_DUMPABLE)`, a set-id
+    /// program, an executable that cannot be read).
+    #[error("it is not dumpable, so that only root may look at it")]
+    NotDumpable,
+    /// All that is known grants it, and still it is refused.
+    #[error(
+        "the kernel refuses it in spite of CAP_SYS_PTRACE: a security module forbids it, or it lives in an outer user namespace"
+    )]
+    Refused,
+}
+
+impl OpenError {
+    /// The exit code of the command that ends with this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoSuchProcess { .. }
+            | Self::KernelThread { .. }
+            | Self::Zombie { .. }
+            | Self::Foreign32Bit { .. }
+            | Self::OldKernel => 5,
+            Self::NotPermitted { .. } => 4,
+            Self::NotAProcess { .. } | Self::Io { .. } => 1,
+        }
+    }
+}
+
+/// Opens `/proc/PID` and checks that its memory may be read.
+pub(super) fn open(pid: i32) -> Result<ProcDir, OpenError> {
+    if pid <= 0 {
+        return Err(OpenError::NoSuchProcess { pid });
+    }
+    let pidfd = PidFd::open(pid).map_err(|error| match error.raw_os_error() {
+        Some(libc::ESRCH) => OpenError::NoSuchProcess { pid },
+        // EINVAL, from 6.15 on ENOENT: the number is a thread's (`kernel/pid.c`, `pidfd_prepare`).
+        Some(libc::EINVAL | libc::ENOENT) => thread_of(pid),
+        Some(libc::ENOSYS) => OpenError::OldKernel,
+        _ => OpenError::Io { pid, source: error },
+    })?;
+    let hidden = || denied(pid, Denial::HiddenProc);
+    let dir = match Process::new(pid).map_err(io_error) {
+        Ok(dir) => ProcDir::new(dir, pidfd.clone()),
+        Err(_) if !pidfd.is_alive() => return Err(OpenError::NoSuchProcess { pid }),
+        Err(_) => return Err(hidden()),
+    };
+    let stat = match dir.stat() {
+        Ok(stat) => stat,
+        // Readable by all, but for hidepid=1.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(hidden()),
+        Err(_) => return Err(OpenError::NoSuchProcess { pid }),
+    };
+    let comm = stat.comm;
+    if matches!(stat.state, 'Z' | 'X') {
+        let parent = stat.ppid;
+        return Err(OpenError::Zombie { pid, comm, parent });
+    }
+    if stat.flags & PF_KTHREAD != 0 {
+        return Err(OpenError::KernelThread { pid, comm });
+    }
+    check_access(&dir)?;
+    check_64_bit(&dir)?;
+    Ok(dir)
+}
+
+fn thread_of(tid: i32) -> OpenError {
+    let status = fs::read(format!("/proc/{tid}/status")).unwrap_or_default();
+    match field(&String::from_utf8_lossy(&status), "Tgid") {
+        Some(pid) => OpenError::NotAProcess { tid, pid },
+        None => OpenError::NoSuchProcess { pid: tid },
+    }
+}
+
+/// `mem` is opened under the same rule as ptrace attaches and memory is read by
+/// (`PTRACE_MODE_ATTACH`), `auxv` under the milder one for looking (`PTRACE_MODE_READ`).
+fn check_access(dir: &ProcDir) -> Result<(), OpenError> {
+    let pid = dir.pid();
+    let error = match dir.file("mem").and_then(|_| dir.file("auxv")) {
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    };
+    if !dir.pidfd().is_alive() {
+        return Err(OpenError::NoSuchProcess { pid });
+    }
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return Err(OpenError::Io { pid, source: error });
+    }
+    let owner = dir.text("status").ok().and_then(|s| field(&s, "Uid"));
+    let user = nix::unistd::geteuid().as_raw();
+    let cause = if has_capability(CAP_SYS_PTRACE) {
+        match ptrace_scope() {
+            Some(scope @ 3..) => Denial::PtraceScope(scope),
+            _ => Denial::Refused,
+        }
+    } else if dir.file("auxv").is_ok() {
+        // Looking is allowed and attaching is not.
+        Denial::PtraceScope(ptrace_scope().unwrap_or(1))
+    } else if user == 0 {
+        Denial::MissingCapability
+    } else if owner == Some(u64::from(user)) {
+        Denial::NotDumpable
+    } else {
+        let owner = owner.unwrap_or(0);
+        Denial::NotRoot { owner, user }
+    };
+    Err(denied(pid, cause))
+}
+
+fn denied(pid: i32, cause: Denial) -> OpenError {
+    let fix = match cause {
+        Denial::NotRoot { .. } | Denial::HiddenProc | Denial::NotDumpable => sudo(pid),
+        Denial::PtraceScope(1) => format!(
+            "{}, or for all of your own processes: sudo sysctl kernel.yama.ptrace_scope=0",
+            sudo(pid)
+        ),
+        Denial::PtraceScope(2) => sudo(pid),
+        Denial::PtraceScope(_) => "it cannot be lowered while the system runs: remove kernel.yama.ptrace_scope from /etc/sysctl.d and reboot".into(),
+        Denial::MissingCapability => {
+            "start the container with --cap-add=SYS_PTRACE (Kubernetes: securityContext.capabilities.add: [SYS_PTRACE]), or run fragscope on the host".into()
+        }
+        Denial::Refused => "run fragscope on the host, outside of any container: sudo dmesg | grep -i denied names the module that refused".into(),
+    };
+    OpenError::NotPermitted { pid, cause, fix }
+}
+
+fn sudo(pid: i32) -> String {
+    format!("sudo fragscope attach --pid {pid}")
+}
+
+/// `kernel.yama.ptrace_scope`; `None` without Yama.
+pub(crate) fn ptrace_scope() -> Option<u32> {
+    let path = "/proc/sys/kernel/yama/ptrace_scope";
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Whether our effective capabilities hold this one.
+pub(crate) fn has_capability(number: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|set| set >> number & 1 == 1)
+}
+
+/// Reads `e_ident` of the executable: magic, then the class, 1 for 32-bit (`elf(5)`).
+fn check_64_bit(dir: &ProcDir) -> Result<(), OpenError> {
+    let exe = dir.path("exe");
+    let mut ident = [0u8; 5];
+    let read = fs::File::open(&exe).and_then(|mut f| io::Read::read_exact(&mut f, &mut ident));
+    if read.is_ok() && dir.pidfd().is_alive() && ident == *b"\x7fELF\x01" {
+        return Err(OpenError::Foreign32Bit {
+            pid: dir.pid(),
+            exe: exe_path(&exe),
+        });
+    }
+    Ok(())
+}
+
+fn exe_path(link: &Path) -> String {
+    fs::read_link(link)
+        .map(|path| path.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}

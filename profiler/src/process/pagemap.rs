@@ -1,0 +1,199 @@
+//! The two faces of `/proc/PID/pagemap`: its 64-bit entries, and the `PAGEMAP_SCAN` ioctl
+//! (`Documentation/admin-guide/mm/pagemap.rst`, `include/uapi/linux/fs.h`).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use zerocopy::FromZeros;
+
+/// Bit 56 of an entry: mapped by this process alone (since 4.2).
+const EXCLUSIVE: u64 = 1 << 56;
+/// Bit 58: a guard region, which has no page (since 6.15, 0 before).
+const GUARD: u64 = 1 << 58;
+/// Bit 61: page cache or shared memory.
+const FILE: u64 = 1 << 61;
+/// Bit 62: swapped, or on its way to another place.
+const SWAPPED: u64 = 1 << 62;
+/// Bit 63: present.
+const PRESENT: u64 = 1 << 63;
+/// Bits 0 to 54: the page frame's number, 0 without `CAP_SYS_ADMIN`.
+const FRAME: u64 = (1 << 55) - 1;
+
+/// One page's entry.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Entry(u64);
+
+impl Entry {
+    pub(super) fn is_present(self) -> bool {
+        self.0 & PRESENT != 0
+    }
+
+    /// In swap. A guard region has the bit set too, and holds nothing.
+    pub(super) fn is_swapped(self) -> bool {
+        self.0 & (SWAPPED | GUARD) == SWAPPED
+    }
+
+    pub(super) fn is_file(self) -> bool {
+        self.0 & FILE != 0
+    }
+
+    pub(super) fn is_exclusive(self) -> bool {
+        self.0 & EXCLUSIVE != 0
+    }
+
+    /// The page frame's number, where the kernel shows it.
+    pub(super) fn frame(self) -> Option<u64> {
+        let frame = self.0 & FRAME;
+        (self.is_present() && frame != 0).then_some(frame)
+    }
+}
+
+/// Entries read by one call: 64 KiB.
+const ENTRIES: usize = 8192;
+
+/// Calls `each` with the entry of every page of `range`, in order, from one bounded buffer.
+pub(super) fn for_each_entry(
+    pagemap: &File,
+    range: AddrRange,
+    mut each: impl FnMut(RemoteAddr, Entry),
+) -> io::Result<()> {
+    let mut words = [0u64; ENTRIES];
+    let mut page = range.start().page();
+    let end = range.end().page();
+    while page < end {
+        let wanted = ((end - page) as usize).min(ENTRIES);
+        let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut words[..wanted]);
+        let read = pagemap.read_at(bytes, page * 8)?;
+        let entries = read / 8;
+        if entries == 0 {
+            // Beyond the end of user addresses, or the address space is gone.
+            return Ok(());
+        }
+        for &word in &words[..entries] {
+            each(RemoteAddr::new(page * PAGE_SIZE), Entry(word));
+            page += 1;
+        }
+    }
+    Ok(())
+}
+
+/// `PAGE_IS_FILE`.
+pub(super) const SCAN_FILE: u64 = 1 << 2;
+/// `PAGE_IS_PRESENT`.
+pub(super) const SCAN_PRESENT: u64 = 1 << 3;
+/// `PAGE_IS_SWAPPED`.
+pub(super) const SCAN_SWAPPED: u64 = 1 << 4;
+/// `PAGE_IS_PFNZERO`.
+pub(super) const SCAN_ZERO: u64 = 1 << 5;
+/// `PAGE_IS_HUGE`.
+pub(super) const SCAN_HUGE: u64 = 1 << 6;
+
+/// `struct page_region`: pages in the same categories.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, FromZeros)]
+#[repr(C)]
+pub(super) struct Region {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) categories: u64,
+}
+
+/// `struct pm_scan_arg`.
+#[derive(Default)]
+#[repr(C)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `PAGEMAP_SCAN`, `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: libc::c_ulong = nix::request_code_readwrite!(b'f', 16, size_of::<ScanArg>());
+
+/// Regions returned by one call: 192 KiB.
+const REGIONS: usize = 8192;
+
+/// Calls `each` with every region of `range` that has present or swapped pages, in order; pages
+/// never populated cost nothing. `Err` with `ENOTTY` when the kernel has no such ioctl (before 6.7).
+pub(super) fn scan(
+    pagemap: &File,
+    range: AddrRange,
+    mut each: impl FnMut(Region),
+) -> io::Result<()> {
+    let mut regions = vec![Region::default(); REGIONS];
+    let mut start = range.start().get();
+    let end = range.end().get();
+    while start < end {
+        let mut arg = ScanArg {
+            size: size_of::<ScanArg>() as u64,
+            start,
+            end,
+            vec: regions.as_mut_ptr().expose_provenance() as u64,
+            vec_len: regions.len() as u64,
+            category_anyof_mask: SCAN_PRESENT | SCAN_SWAPPED,
+            return_mask: SCAN_FILE | SCAN_PRESENT | SCAN_SWAPPED | SCAN_ZERO | SCAN_HUGE,
+            ..ScanArg::default()
+        };
+        // SAFETY: `arg` has the layout and size that it states, and `vec` points at `vec_len`
+        // regions that live across the call. PM_SCAN_WP_MATCHING is not set: nothing is changed.
+        let found = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
+        if found < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        for region in regions.iter().take(found as usize) {
+            each(*region);
+        }
+        if arg.walk_end <= start {
+            return Ok(());
+        }
+        start = arg.walk_end;
+    }
+    Ok(())
+}
+
+/// A page of our own that was read and never written: the kernel maps its zero page there.
+pub(super) struct ZeroPage(*mut libc::c_void);
+
+impl ZeroPage {
+    pub(super) fn map() -> Option<Self> {
+        // SAFETY: a new private anonymous mapping at an address of the kernel's choice.
+        let page = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                PAGE_SIZE as usize,
+                libc::PROT_READ,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if page == libc::MAP_FAILED {
+            return None;
+        }
+        // SAFETY: the page is mapped readable; a volatile read is not optimised away.
+        unsafe { page.cast::<u8>().read_volatile() };
+        Some(Self(page))
+    }
+
+    pub(super) fn range(&self) -> Option<AddrRange> {
+        AddrRange::with_len(RemoteAddr::new(self.0.addr() as u64), PAGE_SIZE)
+    }
+}
+
+impl Drop for ZeroPage {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping that `map` made, and nothing refers to it any more.
+        unsafe { libc::munmap(self.0, PAGE_SIZE as usize) };
+    }
+}

@@ -1,0 +1,114 @@
+//! The `/proc` directory of one process, held so that a recycled pid is never read.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use procfs::ProcError;
+use procfs::process::Process;
+
+/// The longest `/proc` file that is read whole: the maps of 65,530 mappings with the longest paths.
+const MAX_TEXT_BYTES: u64 = 256 << 20;
+
+/// procfs's error as one of IO, its kind kept.
+pub(super) fn io_error(error: ProcError) -> io::Error {
+    match error {
+        ProcError::PermissionDenied(_) => io::ErrorKind::PermissionDenied.into(),
+        ProcError::NotFound(_) => io::ErrorKind::NotFound.into(),
+        ProcError::Io(error, _) => error,
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+/// A handle on the very process: it never names another one that got the same number.
+#[derive(Clone, Debug)]
+pub(super) struct PidFd(Arc<OwnedFd>);
+
+impl PidFd {
+    /// Opens the process with this number, which must be that of its main thread.
+    pub(super) fn open(pid: i32) -> io::Result<Self> {
+        // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel just gave us this descriptor, and nobody else knows of it.
+        Ok(Self(Arc::new(unsafe { OwnedFd::from_raw_fd(fd as i32) })))
+    }
+
+    /// Whether the process has not exited. While it has not, its number belongs to it.
+    pub(super) fn is_alive(&self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.0.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: `poll` is one valid pollfd, and a timeout of 0 returns at once.
+        unsafe { libc::poll(&mut poll, 1, 0) == 0 }
+    }
+}
+
+/// `/proc/PID`, opened once.
+#[derive(Debug)]
+pub(super) struct ProcDir {
+    dir: Process,
+    pidfd: PidFd,
+}
+
+impl ProcDir {
+    pub(super) fn new(dir: Process, pidfd: PidFd) -> Self {
+        Self { dir, pidfd }
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.dir.pid
+    }
+
+    pub(super) fn pidfd(&self) -> &PidFd {
+        &self.pidfd
+    }
+
+    /// The fields of `/proc/PID/stat`.
+    pub(super) fn stat(&self) -> io::Result<procfs::process::Stat> {
+        self.dir.stat().map_err(io_error)
+    }
+
+    /// The ids of its threads.
+    pub(super) fn tids(&self) -> io::Result<Vec<i32>> {
+        let tasks = self.dir.tasks().map_err(io_error)?;
+        Ok(tasks.filter_map(|task| Some(task.ok()?.tid)).collect())
+    }
+
+    /// A file in the directory, opened for reading.
+    pub(super) fn file(&self, name: &str) -> io::Result<File> {
+        self.dir.open_relative(name).map_err(io_error)
+    }
+
+    /// A file's bytes.
+    pub(super) fn bytes(&self, name: &str) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.file(name)?
+            .take(MAX_TEXT_BYTES)
+            .read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// A file's text. Names that the target chose need not be UTF-8: what is not is replaced.
+    pub(super) fn text(&self, name: &str) -> io::Result<String> {
+        Ok(String::from_utf8_lossy(&self.bytes(name)?).into_owned())
+    }
+
+    /// A path in the directory. Whoever uses it asks [`PidFd::is_alive`] afterwards.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.pid()))
+    }
+}
+
+/// The number after `name:` in a file like `status` or `smaps_rollup`, with its unit (kB) left out.
+pub(super) fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .and_then(|value| value.split_whitespace().next()?.parse().ok())
+}
