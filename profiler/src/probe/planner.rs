@@ -25,8 +25,12 @@ impl ProbePlan {
 fn place(server: &Server) -> (Vec<PlannedProbe>, Vec<(Function, String)>) {
     let mut probes: Vec<(u64, PlannedProbe)> = Vec::new();
     let mut skipped = Vec::new();
+    let endings: Vec<u64> = sites::ENDINGS
+        .iter()
+        .filter_map(|name| Some(server.named(name)?.body.start))
+        .collect();
     for function in Function::ALL {
-        let Some(definition) = server.definition(function) else {
+        let Some(definition) = server.named(function.name()) else {
             let why = format!("{} does not define it", server.object.target_path);
             skipped.push((function, why));
             continue;
@@ -42,6 +46,7 @@ fn place(server: &Server) -> (Vec<PlannedProbe>, Vec<(Function, String)>) {
             &definition.body,
             function,
             server.object.chunk_header,
+            &endings,
         ) {
             probes.push((start, probe));
         } else {

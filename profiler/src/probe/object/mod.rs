@@ -42,9 +42,9 @@ pub(super) struct Server {
 type ElfObjectFunctions = std::collections::HashMap<String, Definition>;
 
 impl Server {
-    /// The definition of `function` here.
-    pub(super) fn definition(&self, function: Function) -> Option<Definition> {
-        self.functions.get(function.name()).copied()
+    /// The function of that name that the object defines.
+    pub(super) fn named(&self, name: &str) -> Option<Definition> {
+        self.functions.get(name).copied()
     }
 }
 

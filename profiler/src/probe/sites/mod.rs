@@ -4,10 +4,15 @@
 mod code;
 mod emulation;
 mod entry;
+mod paths;
+mod result;
+mod returns;
+mod state;
 
 use iced_x86::{FlowControl, Instruction, OpKind, Register};
 
 pub(in crate::probe) use code::{Code, Segment};
+pub(in crate::probe) use returns::ENDINGS;
 
 use self::emulation::{Treatment, treatment};
 use super::plan::{Function, PlannedProbe, ResultSite, Site};
@@ -24,12 +29,14 @@ pub(in crate::probe) struct Body {
 /// The probe for `function`, whose code is `body`; `None` when its first bytes are no code.
 ///
 /// With `chunk_header` the block's size is read beside the block, so that functions which cannot
-/// call each other need no probe at their entry.
+/// call each other need no probe at their entry. `endings` are the addresses of those of
+/// [`ENDINGS`] that the object defines.
 pub(in crate::probe) fn plan(
     code: &Code,
     body: &Body,
     function: Function,
     chunk_header: bool,
+    endings: &[u64],
 ) -> Option<PlannedProbe> {
     let arguments = arguments(function, chunk_header);
     let probe = |entry, result| PlannedProbe {
@@ -45,11 +52,14 @@ pub(in crate::probe) fn plan(
     // One trap serves both: the entry is read where the return probe is set.
     let intact = [arguments, &[Register::RSP]].concat();
     let entry = entry::entry_site(code, body, &intact)?;
-    let needs_entry = !(chunk_header && matches!(function, Function::Malloc | Function::Calloc));
-    Some(probe(
-        needs_entry.then(|| entry.clone()),
-        ResultSite::Return(entry),
-    ))
+    if !(chunk_header && matches!(function, Function::Malloc | Function::Calloc)) {
+        return Some(probe(Some(entry.clone()), ResultSite::Return(entry)));
+    }
+    let result = match result::result_sites(code, body, function, endings) {
+        Some(sites) => ResultSite::Jumps(sites),
+        None => ResultSite::Return(entry),
+    };
+    Some(probe(None, result))
 }
 
 /// The registers whose values are read at the entry (System V ABI).

@@ -1,0 +1,110 @@
+//! The jumps in a function's body at which its result is already in `rax`, such that every call
+//! that returns a block passes exactly one of them.
+
+use super::emulation::{Treatment, treatment};
+use super::paths::{End, Explorer, Returned};
+use super::returns::Returns;
+use super::{Body, Code, site};
+use crate::probe::plan::{Function, Site};
+
+/// More candidates than this are not weighed.
+const MAX_CANDIDATES: usize = 64;
+
+/// The result sites of the function, or `None` when none can be proven right.
+///
+/// `endings` are the addresses of functions that never return.
+pub(super) fn result_sites(
+    code: &Code,
+    body: &Body,
+    function: Function,
+    endings: &[u64],
+) -> Option<Vec<Site>> {
+    let mut explorer = Explorer {
+        code,
+        body: *body,
+        function,
+        returns: Returns::new(code, endings),
+    };
+    let all = explorer.explore(&[]).ok()?;
+    let mut candidates: Vec<u64> = all
+        .reached
+        .values()
+        .filter(|i| (body.start..body.end).contains(&i.ip()))
+        .filter(|i| treatment(code.bytes_of(i)) == Treatment::Emulated)
+        .map(|i| i.ip())
+        .collect();
+    candidates.sort_unstable();
+    candidates.retain(|&candidate| {
+        explorer
+            .explore(&[candidate])
+            .is_ok_and(|paths| paths.ends.iter().any(|(passed, _)| *passed != 0))
+    });
+    if candidates.is_empty() || candidates.len() > MAX_CANDIDATES {
+        return None;
+    }
+    let together = explorer.explore(&candidates).ok()?;
+    if together.ends.contains(&(0, Returned::Other)) {
+        return None;
+    }
+    let passed: Vec<u64> = together.ends.iter().map(|end| end.0).collect();
+    let chosen = one_of_each(&passed)?;
+    let chosen: Vec<u64> = (0..candidates.len())
+        .filter(|bit| chosen & (1 << bit) != 0)
+        .map(|bit| candidates[bit])
+        .collect();
+    let proof = explorer.explore(&chosen).ok()?;
+    if !proof.ends.iter().all(passes_exactly_one) {
+        return None;
+    }
+    // A part that the compiler moved elsewhere may jump back in; other functions must not.
+    let inside = body.start..body.end;
+    let foreign = code
+        .far_branches_into(body.start + 1..body.end, inside)
+        .iter()
+        .any(|(from, _)| !proof.reached.contains_key(from));
+    if foreign {
+        return None;
+    }
+    chosen
+        .iter()
+        .map(|&at| site(code, body, &code.decode(at)?))
+        .collect()
+}
+
+fn passes_exactly_one((passed, returned): &End) -> bool {
+    match returned {
+        Returned::Result => passed.count_ones() == 1,
+        Returned::Null => *passed == 0,
+        Returned::Other => false,
+    }
+}
+
+/// A set of bits that has exactly one bit in common with each of `sets` that is not empty.
+fn one_of_each(sets: &[u64]) -> Option<u64> {
+    fn search(sets: &[u64], chosen: u64, barred: u64) -> Option<u64> {
+        let Some(&open) = sets.iter().find(|s| **s != 0 && **s & chosen == 0) else {
+            return Some(chosen);
+        };
+        let mut rest = open & !barred;
+        while rest != 0 {
+            let bit = rest & rest.wrapping_neg();
+            rest ^= bit;
+            let rivals = sets
+                .iter()
+                .filter(|s| **s & bit != 0)
+                .fold(0, |all, s| all | s)
+                & !bit;
+            if rivals & chosen == 0
+                && let Some(found) = search(sets, chosen | bit, barred | rivals)
+            {
+                return Some(found);
+            }
+        }
+        None
+    }
+    search(sets, 0, 0)
+}
+
+#[cfg(test)]
+#[path = "result_tests.rs"]
+mod tests;
