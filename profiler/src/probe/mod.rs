@@ -4,5 +4,6 @@ mod object;
 pub mod plan;
 mod planner;
 mod sites;
+pub mod support;
 
 pub use object::Inputs;

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use profiler_core::residency::{Mapping, ResidencyMap};
-use profiler_core::sample::{Host, KernelCount};
+use profiler_core::sample::KernelCount;
 
 mod elf;
+pub mod host;
 mod identity;
 mod maps;
 mod memory;
@@ -20,6 +21,7 @@ mod proc_dir;
 mod residency;
 mod stop;
 
+pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
 pub use open::{Denial, OpenError};
@@ -217,20 +219,5 @@ impl Target {
             io::ErrorKind::NotFound,
             format!("process {} has exited", self.pid()),
         )
-    }
-}
-
-/// The host that fragscope runs on.
-pub fn host() -> Host {
-    let text = |path| fs::read_to_string(path).unwrap_or_default();
-    let online = |line: &&str| {
-        line.strip_prefix("cpu")
-            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-    };
-    Host {
-        kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
-        arch: std::env::consts::ARCH.to_owned(),
-        cpus: text("/proc/stat").lines().filter(online).count() as u32,
-        memory_bytes: field(&text("/proc/meminfo"), "MemTotal").unwrap_or(0) << 10,
     }
 }

@@ -6,13 +6,11 @@ use std::path::Path;
 
 use procfs::process::Process;
 
+use super::host::{Capability, ptrace_scope};
 use super::proc_dir::{PidFd, ProcDir, field, io_error};
 
 /// `PF_KTHREAD` in `include/linux/sched.h`: field 9 of `/proc/PID/stat`.
 const PF_KTHREAD: u32 = 0x0020_0000;
-/// `CAP_SYS_PTRACE` in `include/uapi/linux/capability.h`.
-pub(crate) const CAP_SYS_PTRACE: u32 = 19;
-
 /// Why a process cannot be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -192,7 +190,7 @@ fn check_access(dir: &ProcDir) -> Result<(), OpenError> {
     }
     let owner = dir.text("status").ok().and_then(|s| field(&s, "Uid"));
     let user = nix::unistd::geteuid().as_raw();
-    let cause = if has_capability(CAP_SYS_PTRACE) {
+    let cause = if Capability::SysPtrace.is_held() {
         match ptrace_scope() {
             Some(scope @ 3..) => Denial::PtraceScope(scope),
             _ => Denial::Refused,
@@ -230,22 +228,6 @@ fn denied(pid: i32, cause: Denial) -> OpenError {
 
 fn sudo(pid: i32) -> String {
     format!("sudo fragscope attach --pid {pid}")
-}
-
-/// `kernel.yama.ptrace_scope`; `None` without Yama.
-pub(crate) fn ptrace_scope() -> Option<u32> {
-    let path = "/proc/sys/kernel/yama/ptrace_scope";
-    fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-/// Whether our effective capabilities hold this one.
-pub(crate) fn has_capability(number: u32) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .is_some_and(|set| set >> number & 1 == 1)
 }
 
 /// Reads `e_ident` of the executable: magic, then the class, 1 for 32-bit (`elf(5)`).

@@ -1,0 +1,150 @@
+//! What the host is and allows, as `/proc` and `/sys` tell it.
+
+use std::fs;
+use std::path::Path;
+
+use profiler_core::sample::Host;
+
+use super::proc_dir::field;
+
+/// The host that fragscope runs on.
+pub fn host() -> Host {
+    let online = |line: &&str| {
+        line.strip_prefix("cpu")
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    Host {
+        kernel: word("/proc/sys/kernel/osrelease").unwrap_or_default(),
+        arch: std::env::consts::ARCH.to_owned(),
+        cpus: text("/proc/stat").lines().filter(online).count() as u32,
+        memory_bytes: field(&text("/proc/meminfo"), "MemTotal").unwrap_or(0) << 10,
+    }
+}
+
+/// The capabilities that fragscope has a use for (`include/uapi/linux/capability.h`).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Capability {
+    /// Reading and stopping processes of other users.
+    SysPtrace = 19,
+    /// Stands for the two below on kernels before 5.8; shows page frame numbers.
+    SysAdmin = 21,
+    /// Uprobes and perf events.
+    Perfmon = 38,
+    /// BPF maps and programs.
+    Bpf = 39,
+}
+
+impl Capability {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::Perfmon => "CAP_PERFMON",
+            Self::Bpf => "CAP_BPF",
+        }
+    }
+
+    /// Whether it is in our effective set.
+    pub fn is_held(self) -> bool {
+        text("/proc/self/status")
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:"))
+            .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+            .is_some_and(|set| set >> self as u32 & 1 == 1)
+    }
+}
+
+/// Our effective user id.
+pub fn user() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// `kernel.yama.ptrace_scope`; `None` without Yama.
+pub fn ptrace_scope() -> Option<u32> {
+    number("/proc/sys/kernel/yama/ptrace_scope")
+}
+
+/// `kernel.perf_event_paranoid`, which some distributions raise above 2.
+pub fn perf_event_paranoid() -> Option<i32> {
+    number("/proc/sys/kernel/perf_event_paranoid")
+}
+
+/// `kernel.unprivileged_bpf_disabled`.
+pub fn unprivileged_bpf_disabled() -> Option<u32> {
+    number("/proc/sys/kernel/unprivileged_bpf_disabled")
+}
+
+/// Whether the kernel describes its own types, in `/sys/kernel/btf/vmlinux`.
+pub fn has_btf() -> bool {
+    Path::new("/sys/kernel/btf/vmlinux").exists()
+}
+
+/// Whether the kernel has uprobes, as the perf event source that stands for them.
+pub fn has_uprobes() -> bool {
+    Path::new("/sys/bus/event_source/devices/uprobe/type").exists()
+}
+
+/// Whether `/sys` is mounted at all, which it is not in some containers.
+pub fn has_sysfs() -> bool {
+    Path::new("/sys/bus").exists()
+}
+
+/// The lockdown mode in force: `none`, `integrity` or `confidentiality`. `None` without the module.
+pub fn lockdown() -> Option<String> {
+    let modes = text("/sys/kernel/security/lockdown");
+    let (_, rest) = modes.split_once('[')?;
+    Some(rest.split_once(']')?.0.to_owned())
+}
+
+/// Whether we live in the host's first pid namespace (`PROC_PID_INIT_INO` in
+/// `include/linux/proc_ns.h`), from which all processes are seen.
+pub fn sees_all_processes() -> bool {
+    namespace("pid") == Some(0xEFFF_FFFC)
+}
+
+/// Whether we live in the host's first user namespace (`PROC_USER_INIT_INO`), whose root is root.
+pub fn is_real_root_namespace() -> bool {
+    namespace("user") == Some(0xEFFF_FFFD)
+}
+
+/// Whether `/proc` hides processes of other users.
+pub fn hides_processes() -> bool {
+    text("/proc/self/mounts").lines().any(|line| {
+        let mut words = line.split(' ').skip(1);
+        let is_proc = words.next() == Some("/proc") && words.next() == Some("proc");
+        let options = words.next().unwrap_or_default();
+        let value = |o: &str| o.strip_prefix("hidepid=").map(str::to_owned);
+        is_proc
+            && options
+                .split(',')
+                .filter_map(value)
+                .any(|v| v != "0" && v != "off")
+    })
+}
+
+/// The kernel's major and minor version.
+pub fn kernel_version() -> Option<(u32, u32)> {
+    let release = word("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn namespace(kind: &str) -> Option<u64> {
+    let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+    let link = link.to_string_lossy();
+    link.split_once('[')?.1.strip_suffix(']')?.parse().ok()
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn word(path: &str) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+fn number<T: std::str::FromStr>(path: &str) -> Option<T> {
+    word(path)?.parse().ok()
+}

@@ -1,0 +1,411 @@
+//! `doctor`: what this host and this target allow, and the exact fix for what they do not.
+
+use crate::probe::support;
+use crate::process::host::{self, Capability};
+use crate::process::{OpenError, PageSource, Target};
+
+/// How well something that fragscope wants is there.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Grade {
+    /// As it should be.
+    Ok,
+    /// Works, with less to see or at a higher price.
+    Limited,
+    /// Not there: what needs it does not work.
+    Missing,
+}
+
+/// One thing looked at.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How well it is there.
+    pub ok: Grade,
+    /// What was found, in a few words.
+    pub found: String,
+    /// The command or step that mends it; `None` when nothing is to be mended.
+    pub fix: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            name,
+            ok: Grade::Ok,
+            found: found.into(),
+            fix: None,
+        }
+    }
+
+    fn bad(
+        name: &'static str,
+        ok: Grade,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            name,
+            ok,
+            found: found.into(),
+            fix: Some(fix.into()),
+        }
+    }
+}
+
+/// Looks at the host, and at a target when one is given.
+pub fn run(pid: Option<i32>) -> Vec<Check> {
+    let mut checks = vec![
+        machine(),
+        privilege(),
+        kernel(),
+        bpf(),
+        btf(),
+        uprobes(),
+        perf_events(),
+        ptrace(),
+        pages(),
+        lockdown(),
+        container(),
+    ];
+    if let Some(pid) = pid {
+        checks.extend(target(pid));
+    }
+    checks
+}
+
+fn sudo(pid: Option<i32>) -> String {
+    let pid = pid.map_or_else(String::new, |pid| format!(" --pid {pid}"));
+    format!("sudo fragscope doctor{pid}")
+}
+
+fn machine() -> Check {
+    let name = "machine";
+    match std::env::consts::ARCH {
+        arch @ "x86_64" => Check::ok(name, arch),
+        arch => Check::bad(
+            name,
+            Grade::Missing,
+            format!("{arch}; layouts and registers are known for x86-64 only"),
+            "run fragscope on an x86-64 host",
+        ),
+    }
+}
+
+fn privilege() -> Check {
+    let name = "privilege";
+    let user = host::user();
+    let wanted = [
+        Capability::SysPtrace,
+        Capability::Bpf,
+        Capability::Perfmon,
+        Capability::SysAdmin,
+    ];
+    let lacking: Vec<_> = wanted
+        .into_iter()
+        .filter(|capability| !capability.is_held())
+        .map(Capability::name)
+        .collect();
+    if lacking.is_empty() {
+        return Check::ok(name, format!("user {user} with all capabilities needed"));
+    }
+    let found = format!("user {user} without {}", lacking.join(", "));
+    if user != 0 {
+        let found = format!("{found}: own processes only, and no probes");
+        return Check::bad(name, Grade::Limited, found, sudo(None));
+    }
+    let options: Vec<_> = lacking
+        .iter()
+        .map(|name| name.replace("CAP_", "--cap-add="))
+        .collect();
+    let fix = format!("docker run {} ...", options.join(" "));
+    Check::bad(name, Grade::Limited, found, fix)
+}
+
+fn kernel() -> Check {
+    let name = "kernel";
+    let release = host::host().kernel;
+    match host::kernel_version() {
+        Some(version) if version >= (5, 8) => Check::ok(name, release),
+        Some(version) if version >= (5, 3) => Check::bad(
+            name,
+            Grade::Limited,
+            format!("{release}: walks work, probes need the BPF ring buffer of 5.8"),
+            "upgrade the kernel to 5.8 or later, or use --no-probes",
+        ),
+        _ => Check::bad(
+            name,
+            Grade::Missing,
+            format!("{release}: older than 5.3"),
+            "upgrade the kernel to 5.8 or later",
+        ),
+    }
+}
+
+fn bpf() -> Check {
+    let name = "BPF";
+    let disabled = host::unprivileged_bpf_disabled();
+    let Err(reason) = support::try_bpf() else {
+        return Check::ok(name, "maps and programs are allowed");
+    };
+    let allowed = Capability::Bpf.is_held() || Capability::SysAdmin.is_held();
+    let fix = if allowed {
+        "allow bpf(2) in the container's seccomp profile: docker run --security-opt seccomp=unconfined ..., or run fragscope on the host".into()
+    } else if host::user() == 0 {
+        "docker run --cap-add=BPF --cap-add=PERFMON ...".into()
+    } else {
+        sudo(None)
+    };
+    let found = match disabled {
+        Some(value) if !allowed => format!("{reason} (kernel.unprivileged_bpf_disabled = {value})"),
+        _ => reason,
+    };
+    Check::bad(name, Grade::Missing, found, fix)
+}
+
+fn btf() -> Check {
+    let name = "BTF";
+    if host::has_btf() {
+        Check::ok(name, "/sys/kernel/btf/vmlinux")
+    } else {
+        Check::bad(
+            name,
+            Grade::Limited,
+            "no /sys/kernel/btf/vmlinux",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels are",
+        )
+    }
+}
+
+fn uprobes() -> Check {
+    let name = "uprobes";
+    if host::has_uprobes() {
+        Check::ok(name, "the kernel has them")
+    } else if host::has_sysfs() {
+        Check::bad(
+            name,
+            Grade::Missing,
+            "the kernel has none: walks only",
+            "use a kernel built with CONFIG_UPROBE_EVENTS=y, or use --no-probes",
+        )
+    } else {
+        Check::bad(
+            name,
+            Grade::Missing,
+            "/sys is not mounted",
+            "sudo mount -t sysfs sysfs /sys",
+        )
+    }
+}
+
+fn perf_events() -> Check {
+    let name = "perf events";
+    let Some(paranoid) = host::perf_event_paranoid() else {
+        return Check::bad(
+            name,
+            Grade::Missing,
+            "the kernel has none: walks only",
+            "use a kernel built with CONFIG_PERF_EVENTS=y, or use --no-probes",
+        );
+    };
+    let found = format!("kernel.perf_event_paranoid = {paranoid}");
+    if Capability::Perfmon.is_held() || Capability::SysAdmin.is_held() {
+        return Check::ok(name, found);
+    }
+    // `perf_uprobe_event_init` in `kernel/events/core.c` asks for the capability at any setting.
+    let fix = match host::user() {
+        0 => "docker run --cap-add=PERFMON ...".into(),
+        _ => sudo(None),
+    };
+    Check::bad(
+        name,
+        Grade::Missing,
+        format!("{found}, and no CAP_PERFMON"),
+        fix,
+    )
+}
+
+fn ptrace() -> Check {
+    let name = "ptrace";
+    let privileged = Capability::SysPtrace.is_held();
+    match host::ptrace_scope() {
+        None => Check::ok(name, "no Yama"),
+        Some(scope @ 0) => Check::ok(name, format!("kernel.yama.ptrace_scope = {scope}")),
+        Some(scope @ 1..=2) if privileged => Check::ok(
+            name,
+            format!("kernel.yama.ptrace_scope = {scope}, and CAP_SYS_PTRACE"),
+        ),
+        Some(scope @ 1) => Check::bad(
+            name,
+            Grade::Limited,
+            format!("kernel.yama.ptrace_scope = {scope}: children of fragscope only"),
+            "sudo sysctl kernel.yama.ptrace_scope=0",
+        ),
+        Some(scope @ 2) => Check::bad(
+            name,
+            Grade::Missing,
+            format!("kernel.yama.ptrace_scope = {scope}: for CAP_SYS_PTRACE only"),
+            sudo(None),
+        ),
+        Some(scope) => Check::bad(
+            name,
+            Grade::Missing,
+            format!("kernel.yama.ptrace_scope = {scope}: nobody may attach or read memory"),
+            "remove kernel.yama.ptrace_scope from /etc/sysctl.conf and /etc/sysctl.d, then: sudo reboot",
+        ),
+    }
+}
+
+fn pages() -> Check {
+    let name = "page states";
+    match (PageSource::of_this_kernel(), Capability::SysAdmin.is_held()) {
+        (PageSource::Scan, _) => Check::ok(name, "PAGEMAP_SCAN and pagemap"),
+        (PageSource::Pagemap, true) => Check::bad(
+            name,
+            Grade::Limited,
+            "pagemap alone: huge pages are not told apart",
+            "upgrade the kernel to 6.7 or later for PAGEMAP_SCAN",
+        ),
+        (PageSource::Pagemap, false) => Check::bad(
+            name,
+            Grade::Limited,
+            "pagemap alone and without page frame numbers: pages shared with a forked process are taken for zero pages",
+            sudo(None),
+        ),
+    }
+}
+
+fn lockdown() -> Check {
+    let name = "lockdown";
+    match host::lockdown().as_deref() {
+        None => Check::ok(name, "none"),
+        Some(mode @ "confidentiality") => Check::bad(
+            name,
+            Grade::Limited,
+            format!("{mode}: BPF programs may not read kernel memory, probes may be refused"),
+            "boot without lockdown=confidentiality on the kernel's command line, or use --no-probes",
+        ),
+        Some(mode) => Check::ok(name, mode),
+    }
+}
+
+fn container() -> Check {
+    let name = "sight";
+    if !host::is_real_root_namespace() {
+        return Check::bad(
+            name,
+            Grade::Limited,
+            "inside a user namespace: its root is not the host's, probes are refused",
+            "run fragscope on the host, or in a container without user namespace remapping: docker run --userns=host ...",
+        );
+    }
+    if !host::sees_all_processes() {
+        return Check::bad(
+            name,
+            Grade::Limited,
+            "inside a pid namespace: only this container's processes are seen",
+            "docker run --pid=host ..., or run fragscope on the host with the host's pid",
+        );
+    }
+    if host::hides_processes() && host::user() != 0 {
+        return Check::bad(
+            name,
+            Grade::Limited,
+            "/proc is mounted with hidepid: processes of other users are hidden",
+            "sudo mount -o remount,hidepid=0 /proc",
+        );
+    }
+    Check::ok(name, "all processes of the host")
+}
+
+fn target(pid: i32) -> Vec<Check> {
+    let name = "target";
+    let target = match Target::open(pid) {
+        Ok(target) => target,
+        Err(OpenError::NotPermitted { cause, fix, .. }) => {
+            return vec![Check::bad(name, Grade::Missing, cause.to_string(), fix)];
+        }
+        Err(OpenError::NotAProcess { tid, pid }) => {
+            let found = format!("{tid} is a thread of process {pid}");
+            let fix = format!("fragscope doctor --pid {pid}");
+            return vec![Check::bad(name, Grade::Missing, found, fix)];
+        }
+        Err(error) => {
+            let fix = "name another process, which this lists: pgrep -af python";
+            return vec![Check::bad(name, Grade::Missing, error.to_string(), fix)];
+        }
+    };
+    let described = target.describe();
+    let found = format!("{} ({} threads)", described.comm, described.threads);
+    vec![Check::ok(name, found), libc(&target), python(&target)]
+}
+
+fn libc(target: &Target) -> Check {
+    let name = "C library";
+    let Some(libc) = target.libc() else {
+        let found = if target.is_static() {
+            "none, the program is linked statically: residency only"
+        } else {
+            "none found among its mapped files: residency only"
+        };
+        return Check::bad(
+            name,
+            Grade::Limited,
+            found,
+            "link it dynamically to see its heap",
+        );
+    };
+    let found = format!("{libc} ({})", libc.path);
+    match (libc.name, target.libc_version()) {
+        ("glibc", Some(_)) => Check::ok(name, found),
+        ("glibc", None) => Check::bad(
+            name,
+            Grade::Limited,
+            format!("{found}: its heap cannot be walked without its version"),
+            "report it with the output of: ldd --version",
+        ),
+        _ => Check::bad(
+            name,
+            Grade::Limited,
+            format!("{found}: its heap is not walked, residency and probes work"),
+            "run the service on a distribution with glibc to see its heap",
+        ),
+    }
+}
+
+fn python(target: &Target) -> Check {
+    let name = "Python";
+    match target.python() {
+        Some(python) => Check::ok(
+            name,
+            format!("CPython {} ({})", python.full_version, python.path),
+        ),
+        None => Check::ok(name, "none: works all the same, without a pymalloc walk"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_that_is_not_ok_has_a_fix_and_every_name_is_there_once() {
+        let checks = run(Some(std::process::id() as i32));
+        for check in &checks {
+            assert_eq!(check.ok == Grade::Ok, check.fix.is_none(), "{check:?}");
+            assert!(!check.found.is_empty(), "{check:?}");
+        }
+        let mut names: Vec<_> = checks.iter().map(|check| check.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), checks.len());
+        assert_eq!(names.iter().filter(|name| **name == "C library").count(), 1);
+    }
+
+    #[test]
+    fn a_target_that_is_not_there_is_missing() {
+        let checks = run(Some(-1));
+        let target = checks.iter().find(|check| check.name == "target");
+        assert_eq!(target.map(|check| check.ok), Some(Grade::Missing));
+    }
+}
