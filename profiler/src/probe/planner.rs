@@ -5,8 +5,24 @@ use profiler_core::memory::TargetMemory;
 use super::object::{self, Inputs, Server};
 use super::plan::{Function, PlanError, PlannedProbe, ProbePlan};
 use super::sites;
+use crate::process::Target;
 
 impl ProbePlan {
+    /// The plan for a live process.
+    ///
+    /// # Errors
+    /// When the object that serves its malloc calls cannot be found or read.
+    pub fn for_target(target: &Target) -> Result<Self, PlanError> {
+        let pid = target.pid();
+        let refused = |source| PlanError::Process { pid, source };
+        Self::from_inputs(&Inputs {
+            mappings: &target.mappings().map_err(refused)?,
+            auxv: &target.auxv().map_err(refused)?,
+            memory: &target.memory(),
+            host_path: &|mapped| target.host_path(mapped),
+        })
+    }
+
     /// The plan for the process that `inputs` describe.
     ///
     /// # Errors

@@ -1,71 +1,33 @@
 //! Plans for real processes of this user, told apart by a handshake: a child echoes a line once
 //! its loader is done.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::heap::Allocator;
-use profiler_core::memory::ReadError;
-use profiler_core::residency::{Mapping, MappingKind};
+use profiler_core::memory::MemoryImage;
 
 use super::*;
 use crate::probe::plan::{ResultSite, Site};
 
-struct ProcMem(File);
-
-impl TargetMemory for ProcMem {
-    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
-        self.0
-            .read_exact_at(buf, addr.get())
-            .map_err(|_| ReadError::Unmapped(addr))
-    }
-}
-
-fn mappings(pid: u32) -> Vec<Mapping> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps");
-    let parse = |line: &str| {
-        let mut fields = line.split_ascii_whitespace();
-        let (start, end) = fields.next()?.split_once('-')?;
-        let address = |text| u64::from_str_radix(text, 16).ok().map(RemoteAddr::new);
-        let execute = fields.next()?.contains('x');
-        let path = fields.nth(3).unwrap_or_default();
-        Some(Mapping {
-            range: AddrRange::new(address(start)?, address(end)?)?,
-            kind: match path.starts_with('/') {
-                true => MappingKind::File(path.to_string()),
-                false => MappingKind::Anonymous,
-            },
-            read: true,
-            write: false,
-            execute,
-            shared: false,
-            offset: 0,
-            inode: 0,
-        })
-    };
-    maps.lines().filter_map(parse).collect()
-}
-
 fn plan_with(pid: u32, auxv: &[u8]) -> Result<ProbePlan, PlanError> {
-    let memory = ProcMem(File::open(format!("/proc/{pid}/mem")).expect("mem"));
-    let mappings = mappings(pid);
+    let target = open(pid);
     ProbePlan::from_inputs(&Inputs {
-        mappings: &mappings,
+        mappings: &target.mappings().expect("maps"),
         auxv,
-        memory: &memory,
-        host_path: &|mapping| match &mapping.kind {
-            MappingKind::File(path) => PathBuf::from(path),
-            _ => PathBuf::new(),
-        },
+        memory: &target.memory(),
+        host_path: &|mapped| target.host_path(mapped),
     })
 }
 
 fn plan(pid: u32) -> Result<ProbePlan, PlanError> {
-    plan_with(pid, &fs::read(format!("/proc/{pid}/auxv")).expect("auxv"))
+    ProbePlan::for_target(&open(pid))
+}
+
+fn open(pid: u32) -> Target {
+    Target::open(pid.cast_signed()).expect("a process of this user")
 }
 
 /// A `cat` under `preload` that has echoed a line, so that its loader is done.
@@ -200,19 +162,18 @@ fn a_preloaded_allocator_wins() {
 fn another_process_is_seen_as_it_is() {
     let cat = Cat::start(None);
     let other = plan(cat.0.id()).expect("a plan");
-    assert_eq!(
-        other.object,
-        plan(std::process::id()).expect("a plan").object
-    );
+    let own = plan(std::process::id()).expect("a plan");
+    assert_eq!(other.object.target_path, own.object.target_path);
+    assert_eq!(other.object.name_and_version, own.object.name_and_version);
+    assert_eq!(other.probes, own.probes);
 }
 
 #[test]
 fn a_process_that_maps_no_file_has_no_malloc() {
-    let memory = ProcMem(File::open("/proc/self/mem").expect("mem"));
     let result = ProbePlan::from_inputs(&Inputs {
         mappings: &[],
         auxv: &[],
-        memory: &memory,
+        memory: &MemoryImage::default(),
         host_path: &|_| PathBuf::new(),
     });
     assert!(matches!(result, Err(PlanError::NoMalloc)));

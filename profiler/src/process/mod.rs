@@ -176,6 +176,14 @@ impl Target {
         LiveMemory::new(self.pid(), self.dir.pidfd().clone(), mem)
     }
 
+    /// Its auxiliary vector, as the kernel filled it in at its start.
+    ///
+    /// # Errors
+    /// When it has exited, or when the kernel does not permit it.
+    pub fn auxv(&self) -> io::Result<Vec<u8>> {
+        self.dir.bytes("auxv")
+    }
+
     /// Stops all its threads until the guard is dropped.
     ///
     /// # Errors

@@ -27,8 +27,8 @@ pub struct Inputs<'a, M> {
     pub auxv: &'a [u8],
     /// Its memory.
     pub memory: &'a M,
-    /// A path by which this process can open the file of a mapping.
-    pub host_path: &'a dyn Fn(&Mapping) -> PathBuf,
+    /// A path by which this process can open a file that the target maps, by the target's path.
+    pub host_path: &'a dyn Fn(&str) -> PathBuf,
 }
 
 /// The object that serves malloc, with what is needed to place probes in it.
@@ -94,7 +94,7 @@ fn open<M>(
     mapping: &Mapping,
     table: Table,
 ) -> Result<ElfObject, PlanError> {
-    let host_path = (inputs.host_path)(mapping);
+    let host_path = (inputs.host_path)(path(mapping));
     elf::read(&host_path, table, defines_malloc).map_err(|error| PlanError::Unreadable {
         path: path(mapping).to_string(),
         why: error.to_string(),
@@ -110,7 +110,7 @@ fn server<M>(inputs: &Inputs<'_, M>, mapping: &Mapping, object: ElfObject) -> Se
     Server {
         object: MallocObject {
             target_path: path(mapping).to_string(),
-            host_path: (inputs.host_path)(mapping),
+            host_path: (inputs.host_path)(path(mapping)),
             allocator: identity.allocator,
             name_and_version: identity.name_and_version,
             chunk_header: identity.chunk_header,
