@@ -11,6 +11,7 @@ const AT_PHDR: u64 = 3;
 const AT_PHENT: u64 = 4;
 const AT_PHNUM: u64 = 5;
 const PT_DYNAMIC: u32 = 2;
+const PT_INTERP: u32 = 3;
 const PT_PHDR: u32 = 6;
 const DT_NULL: u64 = 0;
 const DT_DEBUG: u64 = 21;
@@ -30,8 +31,8 @@ pub(super) struct Loaded {
 /// Why there is no chain.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum ChainError {
-    /// The program has no dynamic section, or no loader fills in its `DT_DEBUG`.
-    #[error("the program is statically linked")]
+    /// The program asks for no loader (`PT_INTERP`), so none keeps a list for it.
+    #[error("the program is statically linked, or is itself the loader")]
     Static,
     /// The loader has not filled in its list (yet), or it is damaged.
     #[error("the loader's list of objects is damaged or not there yet")]
@@ -107,20 +108,23 @@ impl Program {
         Err(ChainError::Static)
     }
 
-    /// Address of the program's dynamic section, when it has one.
+    /// Address of the program's dynamic section, when a loader works on it.
     fn dynamic<M: TargetMemory>(&self, memory: &M) -> Result<Option<RemoteAddr>, ChainError> {
         let mut bias = 0;
         let mut dynamic = None;
+        let mut loader = false;
         for i in 0..self.count {
             let kind = word(memory, self.headers, i * PHDR_BYTES)?.get() as u32;
             let address = word(memory, self.headers, i * PHDR_BYTES + 16)?.get();
             match kind {
                 PT_PHDR => bias = self.headers.get().wrapping_sub(address),
                 PT_DYNAMIC => dynamic = Some(address),
+                PT_INTERP => loader = true,
                 _ => {}
             }
         }
-        Ok(dynamic.map(|address| RemoteAddr::new(address.wrapping_add(bias))))
+        let address = dynamic.filter(|_| loader);
+        Ok(address.map(|address| RemoteAddr::new(address.wrapping_add(bias))))
     }
 }
 
@@ -151,7 +155,7 @@ mod tests {
     fn image(dynamic: &[u64], chain: &[(u64, u64, u64)]) -> MemoryImage {
         let mut image = MemoryImage::default();
         let phdr = |kind: u64, vaddr: u64| words(&[kind, 0, vaddr, 0, 0, 0, 0]);
-        let headers = [phdr(6, 0x40), phdr(1, 0), phdr(2, 0x100)].concat();
+        let headers = [phdr(6, 0x40), phdr(3, 0), phdr(1, 0), phdr(2, 0x100)].concat();
         image.insert(RemoteAddr::new(0x5000_0040), headers);
         image.insert(RemoteAddr::new(0x5000_0100), words(dynamic));
         image.insert(RemoteAddr::new(0x9000), words(&[1, 0xa000, 0, 0]));
@@ -164,7 +168,7 @@ mod tests {
     const WITH_DEBUG: [u64; 6] = [5, 77, 21, 0x9000, 0, 0];
 
     fn chain(image: &MemoryImage) -> Result<Vec<u64>, ChainError> {
-        let program = Program::from_auxv(&auxv(0x5000_0040, 3)).expect("auxv");
+        let program = Program::from_auxv(&auxv(0x5000_0040, 4)).expect("auxv");
         let chain = program.chain(image)?;
         Ok(chain.iter().map(|l| l.dynamic.get()).collect())
     }
@@ -197,7 +201,7 @@ mod tests {
     #[test]
     fn a_program_without_a_loader_is_static() {
         assert_eq!(chain(&image(&[5, 77, 0, 0], &[])), Err(ChainError::Static));
-        let program = Program::from_auxv(&auxv(0x5000_0040, 2)).expect("auxv");
+        let program = Program::from_auxv(&auxv(0x5000_0040, 3)).expect("auxv");
         let image = image(&WITH_DEBUG, &[]);
         assert_eq!(program.chain(&image), Err(ChainError::Static));
     }

@@ -52,19 +52,29 @@ impl Server {
 pub(super) fn find<M: TargetMemory>(inputs: &Inputs<'_, M>) -> Result<Server, PlanError> {
     let program = Program::from_auxv(inputs.auxv);
     let own = program.and_then(|p| file_mapping_at(inputs.mappings, p.headers));
-    let chain = match program.map(|p| p.chain(inputs.memory)) {
-        Some(Ok(chain)) => chain
-            .iter()
-            .filter_map(|loaded| file_mapping_at(inputs.mappings, loaded.dynamic))
-            .collect(),
-        Some(Err(ChainError::Static)) => {
-            let own = own.ok_or(PlanError::NoMalloc)?;
-            return serve_static(inputs, own);
-        }
-        Some(Err(_)) | None => by_address(inputs.mappings, own),
-    };
+    match (program.map(|p| p.chain(inputs.memory)), own) {
+        (Some(Ok(chain)), _) => serve_first(
+            inputs,
+            chain
+                .iter()
+                .filter_map(|loaded| file_mapping_at(inputs.mappings, loaded.dynamic)),
+        ),
+        // Also the case of a loader that was started with the program as its argument; then the
+        // program and its objects are found by address.
+        (Some(Err(ChainError::Static)), Some(own)) => serve_static(inputs, own).or_else(|error| {
+            serve_first(inputs, by_address(inputs.mappings, Some(own))).or(Err(error))
+        }),
+        _ => serve_first(inputs, by_address(inputs.mappings, own)),
+    }
+}
+
+/// The first of `objects` that defines malloc.
+fn serve_first<'m, M>(
+    inputs: &Inputs<'_, M>,
+    objects: impl IntoIterator<Item = &'m Mapping>,
+) -> Result<Server, PlanError> {
     let mut unreadable = None;
-    for mapping in chain {
+    for mapping in objects {
         match open(inputs, mapping, Table::Dynamic) {
             Ok(object) if defines_malloc(&object.functions) => {
                 return Ok(server(inputs, mapping, object));
