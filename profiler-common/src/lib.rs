@@ -1,3 +1,72 @@
 //! Plain records shared by the BPF programs and userspace.
+//!
+//! Every record is `#[repr(C)]` without padding, so that its bytes mean the same on both sides.
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod cookie;
+
+pub use cookie::{Arguments, Cookie};
+
+#[cfg(feature = "user")]
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// One event in the ring buffer.
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct RawEvent {
+    /// Nanoseconds on the monotonic clock.
+    pub time_ns: u64,
+    /// The block's address as the program sees it.
+    pub addr: u64,
+    /// Bytes of the block: usable with [`RawEvent::USABLE`], else as requested; 0 for a free.
+    pub size: u64,
+    /// The thread, as the kernel numbers it in the root PID namespace.
+    pub tid: u32,
+    /// One of [`RawEvent::ALLOC`], [`RawEvent::FREE`], [`RawEvent::KEPT`].
+    pub kind: u16,
+    /// [`RawEvent::USABLE`] or 0.
+    pub flags: u16,
+}
+
+impl RawEvent {
+    /// `kind`: the block was allocated.
+    pub const ALLOC: u16 = 1;
+    /// `kind`: the block was freed; for a realloc, its old block at its entry.
+    pub const FREE: u16 = 2;
+    /// `kind`: a realloc failed, so that the block whose free was told at its entry lives on.
+    pub const KEPT: u16 = 3;
+    /// `flags`: `size` is the usable size that the allocator gave, not the requested one.
+    pub const USABLE: u16 = 1;
+}
+
+/// What userspace tells the BPF programs, the one element of the map `CONFIG`.
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Config {
+    /// The process whose calls count, as the root PID namespace numbers it; 0 for any that reaches
+    /// the probes.
+    pub tgid: u32,
+    /// Not 0 while a window is open: only then are there events. Hits are counted always.
+    pub open: u32,
+}
+
+/// Elements of the per-CPU map `HITS`: one for each attached site.
+pub const MAX_SITES: u32 = 256;
+
+/// A call that a thread is inside of: the value of the map `CALLS`, by thread.
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Call {
+    /// The stack pointer at the entry site.
+    pub stack_pointer: u64,
+    /// Bytes requested.
+    pub size: u64,
+    /// The old block of a realloc, or where `posix_memalign` puts its result.
+    pub pointer: u64,
+    /// [`Cookie::probe`] of the function.
+    pub probe: u64,
+}

@@ -68,11 +68,13 @@ fn arguments(function: Function, chunk_header: bool) -> &'static [Register] {
     use Register::{RDI, RDX, RSI};
     match (function, chunk_header) {
         (F::Free | F::Valloc | F::Malloc, _) => &[RDI],
-        (F::Realloc | F::Reallocarray | F::PosixMemalign, true) => &[RDI],
+        (F::PosixMemalign, true) => &[RDI],
         (F::Calloc | F::Memalign | F::AlignedAlloc, true) => &[],
-        (F::Calloc | F::Realloc, false) => &[RDI, RSI],
+        (F::Calloc, false) => &[RDI, RSI],
         (F::Memalign | F::AlignedAlloc, false) => &[RSI],
-        (F::Reallocarray, false) => &[RDI, RSI, RDX],
+        // The size tells a realloc that failed from one to 0 bytes that freed its block.
+        (F::Realloc, _) => &[RDI, RSI],
+        (F::Reallocarray, _) => &[RDI, RSI, RDX],
         (F::PosixMemalign, false) => &[RDI, RDX],
     }
 }

@@ -1,0 +1,45 @@
+//! Which call each thread is inside of.
+
+use profiler_common::Call;
+
+use crate::maps::CALLS;
+
+/// How far below a function's entry its own calls can be on the stack, in bytes. Allocators' frames
+/// are small; this is generous.
+const REACH: u64 = 64 << 10;
+
+/// Whether the code at `stack_pointer` was called, at any depth, by the function that this thread
+/// is known to be in. A record whose function must have returned is dropped: a thread may leave a
+/// function unseen (`longjmp`), and thread numbers come back.
+#[inline(always)]
+pub fn is_nested(tid: u32, stack_pointer: u64) -> bool {
+    let Some(call) = CALLS.get_ptr(tid) else {
+        return false;
+    };
+    // SAFETY: a map's value, valid while the program runs.
+    let entered_at = unsafe { (*call).stack_pointer };
+    if stack_pointer <= entered_at && entered_at - stack_pointer < REACH {
+        return true;
+    }
+    let _gone_already = CALLS.remove(tid);
+    false
+}
+
+/// Notes that the thread entered a function.
+#[inline(always)]
+pub fn enter(tid: u32, call: &Call) {
+    let _no_memory = CALLS.insert(tid, call, 0);
+}
+
+/// The record of this thread's call of `probe`, which is over.
+#[inline(always)]
+pub fn leave(tid: u32, probe: u64) -> Option<Call> {
+    let call = CALLS.get_ptr(tid)?;
+    // SAFETY: a map's value, valid while the program runs.
+    let call = unsafe { *call };
+    if call.probe != probe {
+        return None;
+    }
+    let _gone_already = CALLS.remove(tid);
+    Some(call)
+}

@@ -1,0 +1,168 @@
+//! The BPF programs: they turn hits of the probed instructions into events.
+//!
+//! Four programs serve all functions; the cookie of each attached site says which function it is
+//! and how to read its arguments. An allocator's functions call each other (realloc calls malloc
+//! and free), so a function whose entry is probed leaves a record by thread, and what the same
+//! thread does deeper in the stack meanwhile is not counted.
+#![no_std]
+#![no_main]
+
+mod call;
+mod event;
+mod maps;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::helpers::{bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_probe_read_user};
+use aya_ebpf::macros::{uprobe, uretprobe};
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use profiler_common::{Arguments, Call, Cookie, RawEvent};
+
+use crate::event::{allocated, emit};
+
+/// One hit, counted, in an open window, of the process that is profiled.
+struct Hit {
+    cookie: Cookie,
+    tid: u32,
+}
+
+impl Hit {
+    #[inline(always)]
+    fn count(context: *mut core::ffi::c_void) -> Option<Self> {
+        // SAFETY: `context` is the context that the kernel gave to this program.
+        let cookie = Cookie(unsafe { bpf_get_attach_cookie(context) });
+        let config = maps::CONFIG.get(0)?;
+        let id = bpf_get_current_pid_tgid();
+        if config.tgid != 0 && config.tgid != (id >> 32) as u32 {
+            return None;
+        }
+        maps::add_one(&maps::HITS, cookie.site());
+        (config.open != 0).then_some(Self {
+            cookie,
+            tid: id as u32,
+        })
+    }
+}
+
+/// Entry of `free`.
+#[uprobe]
+pub fn on_free(context: ProbeContext) -> u32 {
+    if let Some(hit) = Hit::count(context.as_ptr()) {
+        // SAFETY: the registers of the interrupted thread, valid while the program runs.
+        let registers = unsafe { &*context.regs };
+        if registers.rdi != 0 && !call::is_nested(hit.tid, registers.rsp) {
+            emit(hit.tid, RawEvent::FREE, registers.rdi, 0, 0);
+        }
+    }
+    0
+}
+
+/// Entry of any other function: its arguments are kept until its return.
+#[uprobe]
+pub fn on_entry(context: ProbeContext) -> u32 {
+    if let Some(hit) = Hit::count(context.as_ptr()) {
+        // SAFETY: the registers of the interrupted thread, valid while the program runs.
+        let registers = unsafe { &*context.regs };
+        if !call::is_nested(hit.tid, registers.rsp) {
+            entered(&hit, registers);
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn entered(hit: &Hit, registers: &pt_regs) {
+    let (first, second, third) = (registers.rdi, registers.rsi, registers.rdx);
+    let cookie = hit.cookie;
+    let size = if cookie.has(Arguments::Size) {
+        first
+    } else if cookie.has(Arguments::CountSize) {
+        first.wrapping_mul(second)
+    } else if cookie.has(Arguments::OldCountSize) {
+        second.wrapping_mul(third)
+    } else if cookie.has(Arguments::ResultAlignmentSize) {
+        third
+    } else {
+        second
+    };
+    call::enter(
+        hit.tid,
+        &Call {
+            stack_pointer: registers.rsp,
+            size,
+            pointer: first,
+            probe: cookie.probe(),
+        },
+    );
+    if takes_old(cookie) && first != 0 {
+        emit(hit.tid, RawEvent::FREE, first, 0, 0);
+    }
+}
+
+#[inline(always)]
+fn takes_old(cookie: Cookie) -> bool {
+    cookie.has(Arguments::OldSize) || cookie.has(Arguments::OldCountSize)
+}
+
+/// A place in a function's body at which `rax` holds its result.
+#[uprobe]
+pub fn on_result(context: ProbeContext) -> u32 {
+    if let Some(hit) = Hit::count(context.as_ptr()) {
+        // SAFETY: the registers of the interrupted thread, valid while the program runs.
+        let registers = unsafe { &*context.regs };
+        if hit.cookie.entry_probed() {
+            returned(&hit, registers.rax);
+        } else if registers.rax != 0 && !call::is_nested(hit.tid, registers.rsp) {
+            allocated(hit.tid, hit.cookie, registers.rax, 0);
+        }
+    }
+    0
+}
+
+/// Return of a function.
+#[uretprobe]
+pub fn on_return(context: RetProbeContext) -> u32 {
+    if let Some(hit) = Hit::count(context.as_ptr()) {
+        // SAFETY: the registers of the interrupted thread, valid while the program runs.
+        let registers = unsafe { &*context.regs };
+        if hit.cookie.entry_probed() {
+            returned(&hit, registers.rax);
+        } else if registers.rax != 0 && !call::is_nested(hit.tid, registers.rsp) {
+            allocated(hit.tid, hit.cookie, registers.rax, 0);
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn returned(hit: &Hit, result: u64) {
+    let cookie = hit.cookie;
+    let Some(call) = call::leave(hit.tid, cookie.probe()) else {
+        return;
+    };
+    let block = if !cookie.has(Arguments::ResultAlignmentSize) {
+        result
+    } else if result as u32 == 0 {
+        // SAFETY: the helper checks the address, which is the target's.
+        unsafe { bpf_probe_read_user(call.pointer as *const u64) }.unwrap_or(0)
+    } else {
+        0
+    };
+    if block != 0 {
+        allocated(hit.tid, cookie, block, call.size);
+    } else if takes_old(cookie) && call.pointer != 0 && call.size != 0 {
+        event::kept(hit.tid, cookie, call.pointer);
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel gives some helpers, `bpf_probe_read_user` among them, only to programs under a
+/// licence that is compatible with the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

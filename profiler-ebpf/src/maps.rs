@@ -1,0 +1,37 @@
+//! The maps, by the names under which userspace finds them.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, RingBuf};
+use profiler_common::{Call, Config, MAX_SITES};
+
+/// What userspace says.
+#[map]
+pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+
+/// The events. Userspace sets the size when it loads the object.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+
+/// Hits by site.
+#[map]
+pub static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SITES, 0);
+
+/// Events for which the ring had no room.
+#[map]
+pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The call that each thread is inside of. A thread that dies there leaves its record behind, so
+/// the oldest give way when the map is full.
+#[map]
+pub static CALLS: LruHashMap<u32, Call> = LruHashMap::with_max_entries(16384, 0);
+
+/// Adds one to this CPU's counter at `index`.
+#[inline(always)]
+pub fn add_one(counters: &PerCpuArray<u64>, index: u32) {
+    if let Some(counter) = counters.get_ptr_mut(index) {
+        // SAFETY: the map's element is this CPU's own, and uprobe programs do not interrupt each
+        // other on one CPU while one is writing it (they run with migration disabled, and a
+        // preempting one adds to the same element at worst one too few).
+        unsafe { *counter += 1 };
+    }
+}

@@ -1,0 +1,84 @@
+//! Compiling for the BPF target with a stable compiler that carries a `core` for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use object::build::elf::{Builder, SectionData};
+use object::elf::SHT_STRTAB;
+
+use super::setup::{COMPILER, linker};
+use crate::{root, run};
+
+const TARGET: &str = "bpfel-unknown-none";
+
+/// The stripped object, compiled from its source.
+pub(super) fn object() -> Result<Vec<u8>> {
+    let source = root().join("profiler-ebpf");
+    let target = root().join("target/bpf");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    run(Command::new(cargo)
+        .current_dir(&source)
+        .args(["build", "--release", "--locked", "--target", TARGET])
+        .arg("--target-dir")
+        .arg(&target)
+        .env("RUSTC", COMPILER)
+        .env_remove("RUSTC_WRAPPER")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        // aya-ebpf needs `asm_experimental_arch`, and nothing else does.
+        .env("RUSTC_BOOTSTRAP", "aya_ebpf")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags()?.join("\x1f")))
+    .context("cannot compile the BPF programs; `cargo xtask bpf-setup` installs the tools")?;
+    let linked = target.join(TARGET).join("release/fragscope");
+    let linked = fs::read(&linked).with_context(|| linked.display().to_string())?;
+    strip(&linked)
+}
+
+/// Debug information is for the BTF that is made from it. No path of this machine may stay in it.
+fn flags() -> Result<Vec<String>> {
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let linker = linker().context("bpf-linker is not installed; run `cargo xtask bpf-setup`")?;
+    Ok(vec![
+        "-Cdebuginfo=2".to_string(),
+        "-Clink-arg=--btf".to_string(),
+        format!("-Clinker={}", linker.display()),
+        remap(&root(), "/fragscope"),
+        remap(&cargo_home()?, "/cargo"),
+    ])
+}
+
+pub(super) fn cargo_home() -> Result<PathBuf> {
+    if let Some(home) = std::env::var_os("CARGO_HOME") {
+        return Ok(home.into());
+    }
+    let home = std::env::home_dir().context("no home directory, and CARGO_HOME is not set")?;
+    Ok(home.join(".cargo"))
+}
+
+/// Without the DWARF sections, which the kernel does not take. BTF stays: the kernel checks it and
+/// the verifier quotes source lines from it.
+fn strip(linked: &[u8]) -> Result<Vec<u8>> {
+    let mut elf = Builder::read(linked).context("the linked object is no ELF file")?;
+    for section in elf.sections.iter_mut() {
+        section.delete |= is_debug(section.name.as_slice());
+    }
+    elf.delete_orphans();
+    // LLVM keeps the sections' names in the symbols' string table; the writer wants them apart.
+    let names = elf.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    elf.write(&mut stripped)
+        .context("cannot write the stripped object")?;
+    if stripped.len() >= linked.len() {
+        bail!("stripping did not make the object smaller");
+    }
+    Ok(stripped)
+}
+
+fn is_debug(name: &[u8]) -> bool {
+    name.starts_with(b".debug_") || name.starts_with(b".rel.debug_")
+}
