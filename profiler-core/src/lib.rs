@@ -18,4 +18,5 @@ pub mod sample;
 pub mod size_class;
 pub mod span;
 pub mod threads;
+pub mod units;
 pub mod view;

@@ -1,0 +1,67 @@
+//! Numbers as people read them: the one place that decides how bytes, counts and times look.
+
+/// Bytes in binary units with one decimal: `512 B`, `4.0 KiB`, `1.3 GiB`.
+pub fn bytes(value: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if value < 1024 {
+        return format!("{value} B");
+    }
+    let mut scaled = value as f64 / 1024.0;
+    let mut unit = 0;
+    // 1023.95 would print as 1024.0.
+    while scaled >= 1023.95 && unit + 1 < UNITS.len() {
+        scaled /= 1024.0;
+        unit += 1;
+    }
+    format!("{scaled:.1} {}", UNITS[unit])
+}
+
+/// A count with one decimal from ten thousand on: `9999`, `12.3k`, `4.5M`.
+pub fn count(value: u64) -> String {
+    match value {
+        0..10_000 => value.to_string(),
+        10_000..999_950 => format!("{:.1}k", value as f64 / 1e3),
+        999_950..999_950_000 => format!("{:.1}M", value as f64 / 1e6),
+        _ => format!("{:.1}G", value as f64 / 1e9),
+    }
+}
+
+/// A time: `870 ns`, `12.3 µs`, `4.5 ms`, `1.2 s`, `3.4 min`, `2.1 h`.
+pub fn nanoseconds(value: u64) -> String {
+    let ns = value as f64;
+    match value {
+        0..1_000 => format!("{value} ns"),
+        1_000..999_950 => format!("{:.1} µs", ns / 1e3),
+        999_950..999_950_000 => format!("{:.1} ms", ns / 1e6),
+        999_950_000..120_000_000_000 => format!("{:.1} s", ns / 1e9),
+        120_000_000_000..7_200_000_000_000 => format!("{:.1} min", ns / 60e9),
+        _ => format!("{:.1} h", ns / 3_600e9),
+    }
+}
+
+/// `part` of `whole` in percent with one decimal; `-` when there is no whole.
+pub fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return "-".into();
+    }
+    format!("{:.1} %", part as f64 * 100.0 / whole as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_change_unit_before_they_grow_wide() {
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1024), "1.0 KiB");
+        assert_eq!(bytes((1 << 20) - 1), "1.0 MiB");
+        assert_eq!(count(9_999), "9999");
+        assert_eq!(count(999_949), "999.9k");
+        assert_eq!(count(999_950), "1.0M");
+        assert_eq!(nanoseconds(999), "999 ns");
+        assert_eq!(nanoseconds(1_500_000), "1.5 ms");
+        assert_eq!(percent(1, 3), "33.3 %");
+        assert_eq!(percent(1, 0), "-");
+    }
+}

@@ -1,0 +1,47 @@
+//! What the user asked for, free of how it was said.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What probing and stopping may take from the target.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub enum Budget {
+    /// At most this share of wall time of one core, above 0 and at most 1.
+    Share(f64),
+    /// No limit: the probes stay armed.
+    Unlimited,
+}
+
+/// What `attach` does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttachOptions {
+    /// The target.
+    pub pid: i32,
+    /// Print a line an interval instead of drawing a screen.
+    pub headless: bool,
+    /// Print NDJSON instead of aligned lines; implies headless.
+    pub json: bool,
+    /// Time between two looks.
+    pub interval: Duration,
+    /// End after this long; `None` is until the user ends it or the target is gone.
+    pub duration: Option<Duration>,
+    /// What it may cost the target.
+    pub budget: Budget,
+    /// Whether to probe malloc and free.
+    pub probes: bool,
+    /// Whether to stop the target while its heap is walked.
+    pub stop: bool,
+    /// Files to write at the end, the format by the ending.
+    pub outputs: Vec<PathBuf>,
+}
+
+/// What `snapshot` and `explain` do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SnapshotOptions {
+    /// The target.
+    pub pid: i32,
+    /// Whether to stop the target while its heap is walked.
+    pub stop: bool,
+    /// Files to write, the format by the ending.
+    pub outputs: Vec<PathBuf>,
+}
