@@ -1,6 +1,7 @@
 //! Builds the BPF object, runs the privileged tests and checks the layers.
 
 mod bpf;
+mod layers;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -15,6 +16,7 @@ tasks:
   build-ebpf          compile them, and replace the committed object and its record of versions
   build-ebpf --check  compile them into target/, and fail if the committed object differs while the
                       versions of the tools are those of its record
+  check-layers        fail where a module uses what its layer must not
 ";
 
 fn main() -> ExitCode {
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         ["bpf-setup"] => bpf::setup(),
         ["build-ebpf"] => bpf::build(),
         ["build-ebpf", "--check"] => bpf::check(),
+        ["check-layers"] => layers::check(&root()),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

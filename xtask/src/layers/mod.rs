@@ -1,0 +1,112 @@
+//! The layers of the workspace, and a check that fails where code crosses them.
+//!
+//! The invariants are those of `docs/architecture.md`. Tests may cross them.
+
+mod references;
+mod rules;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use self::references::References;
+use self::rules::{Source, violations};
+
+/// The crates that are checked, by folder and by the name that paths use.
+const CRATES: [(&str, &str); 4] = [
+    ("profiler", "fragscope"),
+    ("profiler-common", "profiler_common"),
+    ("profiler-core", "profiler_core"),
+    ("profiler-trace", "profiler_trace"),
+];
+
+/// Fails, after printing each violation, when a layer is crossed.
+pub(crate) fn check(root: &Path) -> Result<()> {
+    let mut found = Vec::new();
+    let mut files = 0;
+    for (folder, name) in CRATES {
+        let sources = sources(root, folder, name)?;
+        files += sources.len();
+        found.extend(violations(name, &sources));
+    }
+    for violation in &found {
+        eprintln!("{violation}");
+    }
+    if !found.is_empty() {
+        bail!("{} violations of the layers", found.len());
+    }
+    println!("the layers hold in {files} files");
+    Ok(())
+}
+
+/// All source files of one crate but its tests.
+fn sources(root: &Path, folder: &str, name: &str) -> Result<Vec<Source>> {
+    let base = root.join(folder).join("src");
+    let mut paths = Vec::new();
+    collect(&base, &mut paths)?;
+    paths.sort();
+    let mut sources = Vec::new();
+    let mut test_files = Vec::new();
+    for path in paths {
+        let inside = path.strip_prefix(&base)?;
+        let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+        let references = References::of(&text, &module_of(inside), name)
+            .with_context(|| format!("{}", path.display()))?;
+        let folder = path.parent().unwrap_or(&base);
+        for module in &references.test_modules {
+            test_files.push(match &module.path {
+                Some(file) => folder.join(file),
+                None => child_folder(&path).join(&module.name),
+            });
+        }
+        sources.push((
+            path.clone(),
+            Source {
+                file: path.strip_prefix(root)?.display().to_string(),
+                module: module_of(inside),
+                references,
+            },
+        ));
+    }
+    let is_test = |path: &Path| {
+        test_files
+            .iter()
+            .any(|test| path == test || path.with_extension("") == *test || path.starts_with(test))
+    };
+    sources.retain(|(path, _)| !is_test(path));
+    Ok(sources.into_iter().map(|(_, source)| source).collect())
+}
+
+fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("{}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, paths)?;
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            paths.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// The folder in which the modules that `file` declares lie.
+fn child_folder(file: &Path) -> PathBuf {
+    let stem = file.file_stem().unwrap_or_default();
+    let folder = file.parent().unwrap_or(Path::new(""));
+    match stem.to_str() {
+        Some("mod" | "lib" | "main") => folder.to_path_buf(),
+        _ => folder.join(stem),
+    }
+}
+
+/// The module that a file is, from its path below `src`: `a/mod.rs` and `a.rs` are `a`.
+fn module_of(inside: &Path) -> Vec<String> {
+    child_folder(inside)
+        .iter()
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+use super::*;
+
+/// The violations of one file, as `line: what` up to the first colon of the reason.
+fn check_file(krate: &str, inside: &str, text: &str) -> Vec<(usize, String)> {
+    let module = module_of(Path::new(inside));
+    let source = Source {
+        file: format!("{krate}/src/{inside}"),
+        references: References::of(text, &module, krate).expect("a Rust file"),
+        module,
+    };
+    violations(krate, &[source])
+        .into_iter()
+        .map(|v| {
+            let what = v.what.split(':').filter(|p| !p.starts_with(' '));
+            (v.line, what.collect::<Vec<_>>().join(":"))
+        })
+        .collect()
+}
+
+#[track_caller]
+fn assert_bad(krate: &str, inside: &str, text: &str, line: usize, what: &str) {
+    let found = check_file(krate, inside, text);
+    assert!(
+        found.contains(&(line, what.to_string())),
+        "{text}\n{found:?}"
+    );
+}
+
+#[track_caller]
+fn assert_good(krate: &str, inside: &str, text: &str) {
+    assert_eq!(check_file(krate, inside, text), [], "{text}");
+}
+
+#[test]
+fn the_workspace_itself_holds() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace");
+    check(root).expect("no layer is crossed");
+}
+
+#[test]
+fn the_core_is_pure() {
+    let bad = [
+        ("use std::fs;", "names std::fs"),
+        ("use std::{fmt, fs::File};", "names std::fs"),
+        ("fn f() { std::process::exit(1) }", "names std::process"),
+        ("fn f(t: std::time::Instant) {}", "names std::time::Instant"),
+        (
+            "use std::time::SystemTime as Clock;",
+            "names std::time::SystemTime",
+        ),
+        ("use std::*;", "names std::fs"),
+        (
+            "use std as s; fn f() { s::net::lookup() }",
+            "names std::net",
+        ),
+        (
+            "use std::time; fn f() { time::Instant::now(); }",
+            "names std::time::Instant",
+        ),
+        (
+            "fn f() { println!(\"{}\", ::libc::getpid()) }",
+            "names libc",
+        ),
+        ("#[derive(serde::Serialize)] struct S;", "names serde"),
+        ("use serde::Serialize;", "names serde"),
+        ("extern crate aya;", "names aya"),
+        (
+            "mod m { fn f() { let _ = vec![clap::Command::new(\"x\")]; } }",
+            "names clap",
+        ),
+    ];
+    for (text, what) in bad {
+        assert_bad("profiler_core", "heap.rs", text, 1, what);
+    }
+    for good in [
+        "use std::time::Duration;",
+        "use std::collections::BTreeMap;",
+        "#[cfg(test)] mod tests { use std::fs; }",
+        "// std::fs\nconst S: &str = \"std::fs\";",
+        "mod fs {} fn f() { fs::f() }",
+        "fn f(csv: &str) { println!(\"{}\", csv); g(csv) }",
+    ] {
+        assert_good("profiler_core", "heap.rs", good);
+    }
+}
+
+#[test]
+fn a_weaker_cfg_than_test_does_not_hide() {
+    let text = "#[cfg(any(test, unix))] mod m { use std::fs; }";
+    assert_bad("profiler_core", "heap.rs", text, 1, "names std::fs");
+}
+
+#[test]
+fn the_core_forbids_unsafe() {
+    let what = "the core must say #![forbid(unsafe_code)]";
+    assert_bad("profiler_core", "lib.rs", "mod a;", 1, what);
+    assert_bad("profiler_core", "lib.rs", "#![deny(unsafe_code)]", 1, what);
+    assert_good("profiler_core", "lib.rs", "#![forbid(unsafe_code)]");
+}
+
+#[test]
+fn walkers_do_not_import_each_other() {
+    for text in [
+        "use crate::pymalloc::Pool;",
+        "use super::super::pymalloc;",
+        "use profiler_core::pymalloc;",
+        "fn f() { crate::pymalloc::walk() }",
+        "use crate::*;",
+    ] {
+        assert_bad(
+            "profiler_core",
+            "glibc/arena.rs",
+            text,
+            1,
+            "names crate::pymalloc",
+        );
+    }
+    assert_good(
+        "profiler_core",
+        "glibc/arena.rs",
+        "use super::bins; use crate::glibc::x;",
+    );
+    assert_good(
+        "profiler_core",
+        "report.rs",
+        "use crate::glibc; use crate::pymalloc;",
+    );
+}
+
+#[test]
+fn metrics_know_no_layouts_and_no_explanations() {
+    assert_bad(
+        "profiler_core",
+        "metrics/pages.rs",
+        "\nuse crate::glibc::Chunk;",
+        2,
+        "names crate::glibc",
+    );
+    assert_bad(
+        "profiler_core",
+        "metrics.rs",
+        "use super::explain::Rule;",
+        1,
+        "names crate::explain",
+    );
+    assert_bad(
+        "profiler_core",
+        "explain/mod.rs",
+        "use crate::pymalloc;",
+        1,
+        "names crate::pymalloc",
+    );
+    assert_good(
+        "profiler_core",
+        "explain/mod.rs",
+        "use crate::metrics::Page;",
+    );
+}
+
+#[test]
+fn each_library_has_its_place() {
+    let places = [
+        ("use aya::Ebpf;", "probe/attach.rs", "names aya"),
+        ("use ratatui::Frame;", "tui/pages.rs", "names ratatui"),
+        ("use crossterm::event;", "tui.rs", "names crossterm"),
+        ("use clap::Parser;", "cli/mod.rs", "names clap"),
+        (
+            "use serde_json::json;",
+            "export/json.rs",
+            "names serde_json",
+        ),
+    ];
+    for (text, place, what) in places {
+        assert_good("fragscope", place, text);
+        assert_bad("fragscope", "session/mod.rs", text, 1, what);
+        assert_bad("fragscope", "main.rs", text, 1, what);
+    }
+}
+
+#[test]
+fn what_is_shown_does_not_see_the_target() {
+    assert_bad(
+        "fragscope",
+        "tui/app.rs",
+        "use crate::process::Target;",
+        1,
+        "names crate::process",
+    );
+    assert_bad(
+        "fragscope",
+        "export/csv.rs",
+        "use fragscope::probe;",
+        1,
+        "names crate::probe",
+    );
+    assert_bad(
+        "fragscope",
+        "probe/plan.rs",
+        "use crate::export::line;",
+        1,
+        "names crate::export",
+    );
+    assert_good(
+        "fragscope",
+        "session/mod.rs",
+        "use crate::{export, probe, process, tui};",
+    );
+}
+
+#[test]
+fn unsafe_has_its_place() {
+    let what = "unsafe only under process and probe";
+    for text in [
+        "fn f() { unsafe { g() } }",
+        "unsafe fn f() {}",
+        "unsafe impl Send for S {}",
+        "fn f() { m!(unsafe { g() }) }",
+    ] {
+        assert_bad("fragscope", "tui/mod.rs", text, 1, what);
+        assert_good("fragscope", "process/memory.rs", text);
+    }
+}
+
+#[test]
+fn test_modules_in_files_of_their_own_are_left_out() {
+    let folder = std::env::temp_dir().join(format!("layers-{}", std::process::id()));
+    let source = folder.join("profiler-core/src");
+    fs::create_dir_all(source.join("a/tests")).expect("folders");
+    let files = [
+        ("lib.rs", "#![forbid(unsafe_code)] mod a;"),
+        (
+            "a/mod.rs",
+            "#[cfg(test)] mod tests; #[cfg(test)] #[path = \"b_tests.rs\"] mod more; mod b;",
+        ),
+        ("a/tests/mod.rs", "use std::fs;"),
+        ("a/b_tests.rs", "use std::fs;"),
+        ("a/b.rs", "use std::net;"),
+    ];
+    for (file, text) in files {
+        fs::write(source.join(file), text).expect("a file");
+    }
+    let sources = sources(&folder, "profiler-core", "profiler_core");
+    fs::remove_dir_all(&folder).expect("removed");
+    let found = violations("profiler_core", &sources.expect("sources"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].file, "profiler-core/src/a/b.rs");
+}
+
+#[test]
+fn a_file_that_is_no_rust_is_an_error_and_not_passed_over() {
+    assert!(References::of("fn f( {", &[], "profiler_core").is_err());
+}
