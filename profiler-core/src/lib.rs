@@ -7,11 +7,15 @@
 
 pub mod activity;
 pub mod addr;
+pub mod claims;
 pub mod completeness;
 pub mod event;
+mod explain;
+mod from_sample;
 pub mod heap;
 pub mod live;
 pub mod memory;
+mod metrics;
 pub mod report;
 pub mod residency;
 pub mod sample;

@@ -1,0 +1,8 @@
+//! Explanations: the packing bound, the findings and the verdict, from metrics alone.
+
+pub(crate) mod packing;
+mod prose;
+mod rules;
+
+pub(crate) use prose::{explanation, verdict};
+pub(crate) use rules::findings;

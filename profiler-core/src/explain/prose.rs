@@ -1,0 +1,134 @@
+//! The verdict in a line, and the explanation in words.
+
+use crate::addr::PAGE_SIZE;
+use crate::explain::rules::worth;
+use crate::report::{FragReport, LedgerClass, Mechanism};
+use crate::units::{bytes, percent};
+
+/// What another allocator could save at the most by the packing bound, in bytes.
+fn bound(report: &FragReport) -> u64 {
+    report
+        .packing
+        .as_ref()
+        .map_or(0, |p| p.present_bytes.saturating_sub(p.packed_bytes))
+}
+
+/// One line for the top of the screen.
+pub(crate) fn verdict(report: &FragReport) -> String {
+    let Some(first) = report.findings.first() else {
+        return format!(
+            "Nothing stands out: {} of RSS is fragmentation.",
+            percent(fragmentation(report), report.kernel.rss_bytes)
+        );
+    };
+    let saved = bound(report);
+    let cause = match first.mechanism {
+        Mechanism::PinnedPages => "free memory is pinned by live blocks",
+        Mechanism::Untrimmed => "free pages are not returned",
+        Mechanism::PinnedTop => "a block at the end of the heap pins free memory",
+        Mechanism::Caches => "freed blocks sit in malloc's caches",
+        Mechanism::ArenaSprawl => "thread arenas sit on free memory",
+        Mechanism::SparsePools => "Python's own pools are sparse",
+        Mechanism::DynamicMmapThreshold => "large blocks stay in the heap",
+        Mechanism::MostlyLive => "the memory is in use",
+        Mechanism::NotTheHeap => "the memory is not in the heap",
+        Mechanism::NotSure => return "No verdict: no heap could be walked.".into(),
+    };
+    let helps = if worth(report, saved) {
+        format!("jemalloc saves {} at most", bytes(saved))
+    } else {
+        "jemalloc would not help".into()
+    };
+    format!("{}: {cause}; {helps}.", bytes(first.bytes))
+}
+
+fn fragmentation(report: &FragReport) -> u64 {
+    report.metric("fragmentation_bytes").unwrap_or(0.0) as u64
+}
+
+/// Why, in a few paragraphs.
+pub(crate) fn explanation(report: &FragReport) -> String {
+    let rss = report.kernel.rss_bytes;
+    if report.heaps.is_empty() {
+        let claim = report
+            .findings
+            .first()
+            .map_or("", |finding| finding.claim.as_str());
+        return format!(
+            "{} of {} resident bytes are mapped files; no allocator's structures could be read, so \
+             nothing can be said of fragmentation. {claim}",
+            percent(resident(report, LedgerClass::File), rss),
+            bytes(rss)
+        );
+    }
+    let mut text = format!(
+        "Of {} resident, {} ({}) are live blocks and {} ({}) are heap memory that holds nothing \
+         live.",
+        bytes(rss),
+        bytes(live(report)),
+        percent(live(report), rss),
+        bytes(fragmentation(report)),
+        percent(fragmentation(report), rss),
+    );
+    for finding in &report.findings {
+        text.push_str("\n\n");
+        text.push_str(&finding.claim);
+        text.push(' ');
+        text.push_str(&finding.remedy);
+    }
+    text.push_str("\n\n");
+    text.push_str(&about_jemalloc(report));
+    text
+}
+
+fn about_jemalloc(report: &FragReport) -> String {
+    let Some(packing) = &report.packing else {
+        return "malloc's heap was not walked, so there is no bound for jemalloc.".into();
+    };
+    let saved = bound(report);
+    let figures = format!(
+        "The {} live blocks of malloc take {} of pages now. Packed into jemalloc's size classes \
+         and full slabs they would take {} ({} lost to rounding)",
+        packing.blocks,
+        bytes(packing.present_bytes),
+        bytes(packing.packed_bytes),
+        bytes(packing.rounding_bytes),
+    );
+    if worth(report, saved) {
+        format!(
+            "{figures}: at most {} less. That is a bound, not a prediction: jemalloc's own \
+             metadata, half-full slabs, thread caches and pages not yet purged come on top, and \
+             its peak can be higher than glibc's.",
+            bytes(saved)
+        )
+    } else {
+        format!(
+            "{figures}: no gain worth a change ({}). jemalloc would not help this worker{}.",
+            if packing.packed_bytes > packing.present_bytes {
+                "it would take more".to_owned()
+            } else {
+                format!("at most {}", bytes(saved.next_multiple_of(PAGE_SIZE)))
+            },
+            if resident(report, LedgerClass::PymallocFree) > saved {
+                ": most of what is free lies in Python's own pools, which it does not change"
+            } else {
+                ""
+            }
+        )
+    }
+}
+
+fn resident(report: &FragReport, class: LedgerClass) -> u64 {
+    report.ledger_row(class).map_or(0, |row| row.resident_bytes)
+}
+
+fn live(report: &FragReport) -> u64 {
+    [
+        LedgerClass::Live,
+        LedgerClass::PymallocLive,
+        LedgerClass::LargeMapped,
+    ]
+    .map(|class| resident(report, class))
+    .iter()
+    .sum()
+}

@@ -1,0 +1,59 @@
+//! From a sample to its report: one sweep over the pages, then figures, then explanations.
+
+use crate::completeness::Defect;
+use crate::explain::{explanation, findings, packing, verdict};
+use crate::metrics::{
+    ArenaResidency, Figures, HeapMap, Ledger, Occupancy, heaps, metrics, pages, size_classes,
+};
+use crate::report::FragReport;
+use crate::sample::Sample;
+
+impl FragReport {
+    /// The report of a sample. Nothing else goes into it, and the sample is not checked to be
+    /// sane: ranges that overlap or lie outside all mappings count once, or not at all.
+    pub fn from_sample(sample: &Sample) -> Self {
+        let mut ledger = Ledger::new(sample);
+        let mut occupancy = Occupancy::default();
+        let mut map = HeapMap::default();
+        let mut figures = Figures::default();
+        let mut arenas = ArenaResidency::new(sample);
+        pages::visit(sample, |slice| {
+            let trimmable = ledger.page(slice);
+            occupancy.page(slice);
+            map.page(slice);
+            figures.page(slice);
+            arenas.page(slice, trimmable);
+        });
+        let trimmable = ledger.trimmable.iter().sum();
+        let (ledger, complaint) = ledger.finish();
+        let mut completeness = sample.completeness.clone();
+        completeness.defects.extend(complaint.map(|what| Defect {
+            addr: None,
+            what,
+            bytes: 0,
+        }));
+        let heaps = heaps(sample, &arenas);
+        let metrics = metrics(sample, &figures, &ledger, &heaps, trimmable);
+        let mut report = Self {
+            taken_at_ns: sample.taken_at_ns,
+            host: sample.host.clone(),
+            target: sample.target.clone(),
+            kernel: sample.kernel,
+            ledger,
+            heaps,
+            size_classes: size_classes(sample),
+            page_occupancy: occupancy.rows(),
+            map: map.finish(),
+            metrics,
+            packing: packing::pack(sample, figures.malloc_bytes()),
+            findings: Vec::new(),
+            verdict: String::new(),
+            explanation: String::new(),
+            completeness,
+        };
+        report.findings = findings(&report);
+        report.verdict = verdict(&report);
+        report.explanation = explanation(&report);
+        report
+    }
+}

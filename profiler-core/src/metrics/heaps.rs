@@ -1,0 +1,85 @@
+//! Heaps and their arenas in figures, with their residency.
+
+use crate::heap::ExtentKind;
+use crate::metrics::pages::PageSlice;
+use crate::report::{ArenaReport, HeapReport};
+use crate::sample::Sample;
+
+/// Resident, swapped and trimmable bytes of one arena's extents.
+#[derive(Copy, Clone, Debug, Default)]
+struct Residency {
+    resident: u64,
+    swapped: u64,
+    trimmable: u64,
+}
+
+/// Adds pages up by arena. Large blocks with mappings of their own belong to none.
+pub(crate) struct ArenaResidency {
+    arenas: Vec<Vec<Residency>>,
+}
+
+impl ArenaResidency {
+    /// One sum for each arena of each heap.
+    pub(crate) fn new(sample: &Sample) -> Self {
+        let arenas = sample
+            .heaps
+            .iter()
+            .map(|h| vec![Residency::default(); h.arenas.len()]);
+        Self {
+            arenas: arenas.collect(),
+        }
+    }
+
+    /// Adds the pages of a slice, `trimmable` bytes of which a trim would return.
+    pub(crate) fn page(&mut self, slice: &PageSlice, trimmable: u64) {
+        if slice.owner.kind == ExtentKind::LargeMapped {
+            return;
+        }
+        let arenas = &mut self.arenas[slice.owner.heap];
+        if let Some(arena) = arenas.get_mut(slice.owner.arena as usize) {
+            if slice.state.is_resident() {
+                arena.resident += slice.range.len();
+            } else if slice.state.is_swapped() {
+                arena.swapped += slice.range.len();
+            }
+            arena.trimmable += trimmable;
+        }
+    }
+}
+
+/// The heaps of a sample in figures.
+pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency) -> Vec<HeapReport> {
+    let report = |(heap, of_arenas): (&crate::heap::HeapSnapshot, &Vec<Residency>)| {
+        let (mapped_large_blocks, mapped_large_bytes) = heap.large_mapped();
+        HeapReport {
+            allocator: heap.allocator,
+            version: heap.version.clone(),
+            arenas: heap
+                .arenas
+                .iter()
+                .zip(of_arenas)
+                .map(|(arena, of)| ArenaReport {
+                    arena: arena.clone(),
+                    resident_bytes: of.resident,
+                    swapped_bytes: of.swapped,
+                    trimmable_bytes: of.trimmable,
+                })
+                .collect(),
+            live_bytes: heap.total(|a| a.live_bytes),
+            live_blocks: heap.total(|a| a.live_blocks),
+            free_bytes: heap.total(|a| a.free_bytes),
+            cached_bytes: heap.total(|a| a.cached_bytes),
+            mapped_large_bytes,
+            mapped_large_blocks,
+            settings: heap.settings.clone(),
+            checks: heap.checks.clone(),
+            confidence: heap.confidence,
+        }
+    };
+    sample
+        .heaps
+        .iter()
+        .zip(&residency.arenas)
+        .map(report)
+        .collect()
+}

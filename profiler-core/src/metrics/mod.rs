@@ -1,0 +1,19 @@
+//! Metrics of a sample: the ledger, page occupancy, size classes, the map of the heap, figures.
+//!
+//! `docs/metrics.md` defines each with its formula. All of them see the heaps through [`pages`],
+//! one sweep over spans and page runs together.
+
+mod figures;
+mod heaps;
+mod ledger;
+mod map;
+mod occupancy;
+pub(crate) mod pages;
+mod size_classes;
+
+pub(crate) use figures::{Figures, metrics};
+pub(crate) use heaps::{ArenaResidency, heaps};
+pub(crate) use ledger::Ledger;
+pub(crate) use map::HeapMap;
+pub(crate) use occupancy::Occupancy;
+pub(crate) use size_classes::size_classes;

@@ -1,0 +1,271 @@
+//! One sweep over all claimed pages, with what each byte of a page is and what the kernel says of
+//! it.
+
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::claims::claims;
+use crate::heap::{Allocator, ExtentKind};
+use crate::residency::{PageState, ResidencyMap};
+use crate::sample::Sample;
+use crate::span::SpanState;
+
+/// Bytes that glibc puts before each block (`malloc/malloc.c`, `SIZE_SZ`; the `prev_size` word
+/// before it belongs to the block in front while that is in use).
+pub(crate) const GLIBC_HEADER: u64 = 8;
+
+/// What a byte of a page is used for.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(usize)]
+pub(crate) enum Use {
+    /// Handed out by malloc.
+    Live,
+    /// The header of a block handed out.
+    Header,
+    /// In a cache.
+    Cached,
+    /// Free.
+    Free,
+    /// Top.
+    Top,
+    /// Other bookkeeping.
+    Metadata,
+    /// Kept from the kernel.
+    Retained,
+    /// Could not be told.
+    Unknown,
+    /// Handed out by pymalloc.
+    PymallocLive,
+    /// Free in pymalloc.
+    PymallocFree,
+    /// A large block with a mapping of its own.
+    Large,
+}
+
+const USES: usize = Use::Large as usize + 1;
+
+/// How many bytes of one page have which use. They sum to at most a page.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Tally {
+    bytes: [u16; USES],
+    /// Live blocks that have at least a byte here.
+    pub(crate) live_blocks: u16,
+}
+
+impl Tally {
+    /// Bytes with one use.
+    pub(crate) fn of(&self, what: Use) -> u64 {
+        u64::from(self.bytes[what as usize])
+    }
+
+    /// Bytes with any use.
+    pub(crate) fn claimed(&self) -> u64 {
+        self.bytes.iter().map(|&b| u64::from(b)).sum()
+    }
+
+    /// Bytes of live blocks, headers included.
+    pub(crate) fn live(&self) -> u64 {
+        self.of(Use::Live) + self.of(Use::Header) + self.of(Use::PymallocLive) + self.of(Use::Large)
+    }
+
+    fn add(&mut self, what: Use, bytes: u64) {
+        // Claims do not overlap, so a page never gets more than its 4096 bytes.
+        self.bytes[what as usize] += bytes as u16;
+        self.live_blocks = self.live_blocks.saturating_add(u16::from(matches!(
+            what,
+            Use::Live | Use::PymallocLive | Use::Large
+        )));
+    }
+}
+
+/// Whose page it is: indexes into the sample's heaps and that heap's arenas.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Owner {
+    pub(crate) heap: usize,
+    pub(crate) arena: u32,
+    pub(crate) kind: ExtentKind,
+    pub(crate) allocator: Allocator,
+}
+
+/// Consecutive pages with the same tally and state. More than one only where a single span covers
+/// them all.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct PageSlice {
+    /// Whole pages.
+    pub(crate) range: AddrRange,
+    /// Bytes by use, on each of them.
+    pub(crate) tally: Tally,
+    /// What the kernel says of each.
+    pub(crate) state: PageState,
+    /// Whose they are; of the first claim where two share a page.
+    pub(crate) owner: Owner,
+}
+
+impl PageSlice {
+    /// How many pages.
+    pub(crate) fn pages(&self) -> u64 {
+        self.range.len() / PAGE_SIZE
+    }
+}
+
+/// Calls `emit` for every page that a heap claims a byte of, ascending, each page once.
+pub(crate) fn visit(sample: &Sample, emit: impl FnMut(&PageSlice)) {
+    let mut sweep = Sweep {
+        runs: Runs::new(&sample.residency),
+        open: None,
+        emit,
+    };
+    for claim in claims(sample) {
+        let heap = &sample.heaps[claim.heap];
+        let extent = &heap.extents[claim.extent];
+        let allocator = heap.allocator;
+        let owner = Owner {
+            heap: claim.heap,
+            arena: extent.arena,
+            kind: extent.kind,
+            allocator,
+        };
+        let mut end = extent.range.start();
+        for span in extent.spans.iter(extent.range.start()) {
+            end = span.range.end();
+            let Some(range) = span.range.intersect(&claim.range) else {
+                continue;
+            };
+            let what = use_of(allocator, extent.kind, span.state);
+            let header = RemoteAddr::new(range.start().get() + GLIBC_HEADER);
+            match (what, AddrRange::new(header, range.end())) {
+                // Only a whole span begins with its header.
+                (Use::Live, Some(rest))
+                    if allocator == Allocator::Glibc && span.range.start() == range.start() =>
+                {
+                    sweep.add(range.start(), GLIBC_HEADER, Use::Header, owner);
+                    sweep.add(rest.start(), rest.len(), Use::Live, owner);
+                }
+                _ => sweep.add(range.start(), range.len(), what, owner),
+            }
+        }
+        // What the spans do not reach of the extent is not known.
+        let rest = AddrRange::new(end, extent.range.end()).and_then(|r| r.intersect(&claim.range));
+        if let Some(rest) = rest {
+            sweep.add(rest.start(), rest.len(), Use::Unknown, owner);
+        }
+    }
+    sweep.flush();
+}
+
+fn use_of(allocator: Allocator, kind: ExtentKind, state: SpanState) -> Use {
+    match (state, allocator, kind) {
+        (SpanState::Live, _, ExtentKind::LargeMapped) => Use::Large,
+        (SpanState::Live, Allocator::Pymalloc, _) => Use::PymallocLive,
+        (SpanState::Free | SpanState::Top, Allocator::Pymalloc, _) => Use::PymallocFree,
+        (SpanState::Live, ..) => Use::Live,
+        (SpanState::Cached, ..) => Use::Cached,
+        (SpanState::Free, ..) => Use::Free,
+        (SpanState::Top, ..) => Use::Top,
+        (SpanState::Metadata, ..) => Use::Metadata,
+        (SpanState::Retained, ..) => Use::Retained,
+        (SpanState::Unknown, ..) => Use::Unknown,
+    }
+}
+
+struct Sweep<'a, F> {
+    runs: Runs<'a>,
+    open: Option<(RemoteAddr, Tally, Owner)>,
+    emit: F,
+}
+
+impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
+    /// Adds `len` bytes from `at`, which lies at or above all that was added before.
+    fn add(&mut self, at: RemoteAddr, len: u64, what: Use, owner: Owner) {
+        let mut at = at;
+        let mut len = len;
+        while len > 0 {
+            let page = at.align_down(PAGE_SIZE);
+            let in_page = PAGE_SIZE - (at.get() - page.get());
+            if in_page == PAGE_SIZE && len >= PAGE_SIZE {
+                self.flush();
+                let whole = len - len % PAGE_SIZE;
+                self.whole(at, whole, what, owner);
+                (at, len) = (RemoteAddr::new(at.get() + whole), len - whole);
+                continue;
+            }
+            let part = len.min(in_page);
+            match &mut self.open {
+                Some((open, tally, _)) if *open == page => tally.add(what, part),
+                _ => {
+                    self.flush();
+                    let mut tally = Tally::default();
+                    tally.add(what, part);
+                    self.open = Some((page, tally, owner));
+                }
+            }
+            (at, len) = (RemoteAddr::new(at.get() + part), len - part);
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some((page, tally, owner)) = self.open.take()
+            && let Some(range) = AddrRange::with_len(page, PAGE_SIZE)
+        {
+            let state = self
+                .runs
+                .stretch(range)
+                .map_or(PageState::ABSENT, |(state, _)| state);
+            (self.emit)(&PageSlice {
+                range,
+                tally,
+                state,
+                owner,
+            });
+        }
+    }
+
+    fn whole(&mut self, at: RemoteAddr, len: u64, what: Use, owner: Owner) {
+        let mut tally = Tally::default();
+        tally.add(what, PAGE_SIZE);
+        let mut rest = AddrRange::with_len(at, len);
+        while let Some(range) = rest.filter(|r| !r.is_empty()) {
+            let Some((state, end)) = self.runs.stretch(range) else {
+                break;
+            };
+            let Some(range) = AddrRange::new(range.start(), end) else {
+                break;
+            };
+            (self.emit)(&PageSlice {
+                range,
+                tally,
+                state,
+                owner,
+            });
+            rest = AddrRange::new(end, RemoteAddr::new(at.get() + len));
+        }
+    }
+}
+
+/// A cursor over page runs, for ascending questions.
+struct Runs<'a> {
+    map: &'a ResidencyMap,
+    next: usize,
+}
+
+impl<'a> Runs<'a> {
+    fn new(map: &'a ResidencyMap) -> Self {
+        Self { map, next: 0 }
+    }
+
+    /// The state at the start of `range` (page-aligned, not empty) and where within `range` that
+    /// state ends.
+    fn stretch(&mut self, range: AddrRange) -> Option<(PageState, RemoteAddr)> {
+        let runs = self.map.runs();
+        while runs
+            .get(self.next)
+            .is_some_and(|run| run.range.end() <= range.start())
+        {
+            self.next += 1;
+        }
+        let (state, end) = match runs.get(self.next) {
+            Some(run) if run.range.contains(range.start()) => (run.state, run.range.end()),
+            Some(run) => (PageState::ABSENT, run.range.start()),
+            None => (PageState::ABSENT, range.end()),
+        };
+        (!range.is_empty()).then_some((state, end.min(range.end())))
+    }
+}
