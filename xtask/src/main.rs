@@ -2,6 +2,7 @@
 
 mod bpf;
 mod layers;
+mod test;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -16,6 +17,8 @@ tasks:
   build-ebpf          compile them, and replace the committed object and its record of versions
   build-ebpf --check  compile them into target/, and fail if the committed object differs while the
                       versions of the tools are those of its record
+  test                install what the tests need, rebuild the BPF object, run every check and test
+                      (as root: what CI runs)
   check-layers        fail where a module uses what its layer must not
 ";
 
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
         ["bpf-setup"] => bpf::setup(),
         ["build-ebpf"] => bpf::build(),
         ["build-ebpf", "--check"] => bpf::check(),
+        ["test"] => test::run(),
         ["check-layers"] => layers::check(&root()),
         _ => {
             eprint!("{USAGE}");

@@ -31,7 +31,7 @@ pub(crate) fn build() -> Result<()> {
 /// Compiles the object into `target/` and compares it with the committed one.
 pub(crate) fn check() -> Result<()> {
     let fresh = compile::object()?;
-    let path = fresh_path()?;
+    let path = fresh_object()?;
     fs::write(&path, &fresh)?;
     println!("fresh object: {}", path.display());
     let folder = root().join(FOLDER);
@@ -52,7 +52,8 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-fn fresh_path() -> Result<PathBuf> {
+/// Where [`check`] puts the object that it compiles.
+pub(crate) fn fresh_object() -> Result<PathBuf> {
     let folder = root().join("target/bpf");
     fs::create_dir_all(&folder)?;
     Ok(folder.join(OBJECT))

@@ -1,0 +1,131 @@
+//! `cargo xtask test`: everything that CI checks, in the order in which it fails fastest.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{bpf, layers, root, run as run_command};
+
+/// Debian packages that the tests use besides the BPF toolchain: a C compiler for the programs
+/// whose heaps are the oracles, a broker for the Celery worker, tmux for the screen.
+const PACKAGES: [&str; 5] = ["gcc", "libc6-dev", "redis-server", "tmux", "python3-venv"];
+/// PyPI packages of the workers that nobody here wrote.
+const PYTHON_PACKAGES: [&str; 4] = ["celery", "redis", "pandas", "gunicorn"];
+
+/// Runs every check. Installs what is missing first (as root, with apt, cargo and pip).
+pub(crate) fn run() -> Result<()> {
+    let root = root();
+    step("packages", install_packages)?;
+    let python = step("workers' Python", || install_workers(&root))?;
+    step("format", || cargo(&["fmt", "--all", "--check"]))?;
+    step("layers", || layers::check(&root))?;
+    step("BPF toolchain", bpf::setup)?;
+    step("BPF object", bpf::check)?;
+    step("clippy", || {
+        cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ])
+    })?;
+    step("docs", || {
+        run_command(
+            Command::new("cargo")
+                .args([
+                    "doc",
+                    "--workspace",
+                    "--no-deps",
+                    "--document-private-items",
+                ])
+                .env("RUSTDOCFLAGS", "-D warnings"),
+        )
+    })?;
+    step("doctests", || {
+        cargo(&["test", "--workspace", "--doc", "--quiet"])
+    })?;
+    step("tests, privileged ones included", || {
+        let mut command = Command::new("cargo");
+        // One runner for all: nextest runs each test in a process of its own, so that one that
+        // hangs or dies takes nothing with it. cargo test is what a fresh machine has.
+        if has("cargo-nextest") {
+            command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+        } else {
+            command.args(["test", "--workspace", "--tests", "--no-fail-fast"]);
+        }
+        run_command(
+            command
+                .env("FRAGSCOPE_BPF_OBJECT", bpf::fresh_object()?)
+                .env("FRAGSCOPE_TEST_PYTHON", &python),
+        )
+    })
+}
+
+fn step<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    eprintln!("== {name}");
+    run().with_context(|| format!("{name} failed"))
+}
+
+fn install_packages() -> Result<()> {
+    let missing: Vec<_> = PACKAGES.into_iter().filter(|p| !installed(p)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    run_command(Command::new("apt-get").args(["update", "-qq"]))?;
+    run_command(
+        Command::new("apt-get")
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(&missing)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
+
+fn installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["-W", "-f", "${Status}", package])
+        .output()
+        .is_ok_and(|out| out.stdout.ends_with(b"install ok installed"))
+}
+
+/// A virtual environment with the workers, under `target/`; kept between runs.
+fn install_workers(root: &Path) -> Result<PathBuf> {
+    let venv = root.join("target/workers");
+    let python = venv.join("bin/python");
+    let ready = Command::new(&python)
+        .args(["-c", "import celery, redis, pandas, gunicorn"])
+        .output()
+        .is_ok_and(|out| out.status.success());
+    if !ready {
+        run_command(
+            Command::new("/usr/bin/python3")
+                .args(["-m", "venv"])
+                .arg(&venv),
+        )?;
+        run_command(
+            Command::new(&python)
+                .args([
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                ])
+                .args(PYTHON_PACKAGES),
+        )?;
+    }
+    Ok(python)
+}
+
+fn has(program: &str) -> bool {
+    Command::new(program)
+        .arg("--version")
+        .output()
+        .is_ok_and(|out| out.status.success())
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    run_command(Command::new("cargo").args(args))
+}
