@@ -306,8 +306,11 @@ fn python_numbers(text: &str) -> Option<(u8, u8)> {
     Some((major.parse().ok()?, rest[..end].parse().ok()?))
 }
 
-/// A whole string that can be `PY_VERSION` (`Include/patchlevel.h`): `3.8.20`, `3.9.0rc1`, `3.7.3+`.
+/// What can be `PY_VERSION` (`Include/patchlevel.h`) in a string: `3.8.20`, `3.9.0rc1`, `3.7.3+`. It
+/// is looked for at the end, because linkers keep a string that ends another one only as that end,
+/// such as that of `PREFIX`.
 fn python_string(text: &str) -> Option<&str> {
+    let text = text.rsplit(['/', '-']).next()?;
     let (major, rest) = text.split_once('.')?;
     let (minor, micro) = rest.split_once('.')?;
     let digits = micro
@@ -333,6 +336,7 @@ mod tests {
         for good in ["3.8.20", "2.7.18", "3.9.0rc1", "3.7.3+", "3.10.0b4"] {
             assert_eq!(python_string(good), Some(good));
         }
+        assert_eq!(python_string("/opt/python/2.7.18"), Some("2.7.18"));
         for bad in ["1.2.13", "3.8", "3.8.x", "3..1", "3.8.20.1", "4.0.0", ""] {
             assert_eq!(python_string(bad), None, "{bad}");
         }

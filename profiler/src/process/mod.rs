@@ -36,6 +36,7 @@ use proc_dir::{ProcDir, field};
 pub struct Target {
     dir: Arc<ProcDir>,
     program: Program,
+    memory: LiveMemory,
     pages: PageSource,
     identity: identity::Identity,
 }
@@ -76,9 +77,10 @@ impl Target {
     /// # Errors
     /// When there is none, when it has no memory to look at, or when the kernel does not permit it.
     pub fn open(pid: i32) -> Result<Self, OpenError> {
-        let dir = open::open(pid)?;
+        let (dir, mem) = open::open(pid)?;
         Ok(Self {
             program: Program::of(&dir),
+            memory: LiveMemory::new(Arc::new(mem)),
             dir: Arc::new(dir),
             pages: PageSource::of_this_kernel(),
             identity: identity::Identity::default(),
@@ -172,8 +174,7 @@ impl Target {
 
     /// Its memory, by address.
     pub fn memory(&self) -> LiveMemory {
-        let mem = self.dir.file("mem").ok();
-        LiveMemory::new(self.pid(), self.dir.pidfd().clone(), mem)
+        self.memory.clone()
     }
 
     /// Its auxiliary vector, as the kernel filled it in at its start.

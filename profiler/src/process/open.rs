@@ -1,6 +1,6 @@
 //! Opening a process, and telling apart why it cannot be.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
@@ -129,8 +129,8 @@ impl OpenError {
     }
 }
 
-/// Opens `/proc/PID` and checks that its memory may be read.
-pub(super) fn open(pid: i32) -> Result<ProcDir, OpenError> {
+/// Opens `/proc/PID` and its memory.
+pub(super) fn open(pid: i32) -> Result<(ProcDir, File), OpenError> {
     if pid <= 0 {
         return Err(OpenError::NoSuchProcess { pid });
     }
@@ -141,16 +141,14 @@ pub(super) fn open(pid: i32) -> Result<ProcDir, OpenError> {
         Some(libc::ENOSYS) => OpenError::OldKernel,
         _ => OpenError::Io { pid, source: error },
     })?;
-    let hidden = || denied(pid, Denial::HiddenProc);
-    let dir = match Process::new(pid).map_err(io_error) {
-        Ok(dir) => ProcDir::new(dir, pidfd.clone()),
-        Err(_) if !pidfd.is_alive() => return Err(OpenError::NoSuchProcess { pid }),
-        Err(_) => return Err(hidden()),
-    };
-    let stat = match dir.stat() {
-        Ok(stat) => stat,
-        // Readable by all, but for hidepid=1.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(hidden()),
+    // All may read these two, but for hidepid.
+    let seen = Process::new(pid).map_err(io_error).and_then(|dir| {
+        let dir = ProcDir::new(dir, pidfd.clone());
+        Ok((dir.stat()?, dir))
+    });
+    let (stat, dir) = match seen {
+        Ok(seen) => seen,
+        Err(_) if pidfd.is_alive() => return Err(denied(pid, Denial::HiddenProc)),
         Err(_) => return Err(OpenError::NoSuchProcess { pid }),
     };
     let comm = stat.comm;
@@ -161,9 +159,9 @@ pub(super) fn open(pid: i32) -> Result<ProcDir, OpenError> {
     if stat.flags & PF_KTHREAD != 0 {
         return Err(OpenError::KernelThread { pid, comm });
     }
-    check_access(&dir)?;
+    let mem = open_memory(&dir)?;
     check_64_bit(&dir)?;
-    Ok(dir)
+    Ok((dir, mem))
 }
 
 fn thread_of(tid: i32) -> OpenError {
@@ -174,12 +172,12 @@ fn thread_of(tid: i32) -> OpenError {
     }
 }
 
-/// `mem` is opened under the same rule as ptrace attaches and memory is read by
+/// `mem` is opened under the same rule as ptrace attaches by
 /// (`PTRACE_MODE_ATTACH`), `auxv` under the milder one for looking (`PTRACE_MODE_READ`).
-fn check_access(dir: &ProcDir) -> Result<(), OpenError> {
+fn open_memory(dir: &ProcDir) -> Result<File, OpenError> {
     let pid = dir.pid();
-    let error = match dir.file("mem").and_then(|_| dir.file("auxv")) {
-        Ok(_) => return Ok(()),
+    let error = match dir.file("mem") {
+        Ok(mem) => return Ok(mem),
         Err(error) => error,
     };
     if !dir.pidfd().is_alive() {
@@ -190,21 +188,22 @@ fn check_access(dir: &ProcDir) -> Result<(), OpenError> {
     }
     let owner = dir.text("status").ok().and_then(|s| field(&s, "Uid"));
     let user = nix::unistd::geteuid().as_raw();
+    let scope = ptrace_scope().unwrap_or(0);
     let cause = if Capability::SysPtrace.is_held() {
-        match ptrace_scope() {
-            Some(scope @ 3..) => Denial::PtraceScope(scope),
+        match scope {
+            3.. => Denial::PtraceScope(scope),
             _ => Denial::Refused,
         }
-    } else if dir.file("auxv").is_ok() {
-        // Looking is allowed and attaching is not.
-        Denial::PtraceScope(ptrace_scope().unwrap_or(1))
     } else if user == 0 {
         Denial::MissingCapability
-    } else if owner == Some(u64::from(user)) {
-        Denial::NotDumpable
-    } else {
+    } else if owner != Some(u64::from(user)) {
         let owner = owner.unwrap_or(0);
         Denial::NotRoot { owner, user }
+    } else if scope > 0 && dir.file("auxv").is_ok() {
+        // Looking is allowed and attaching is not.
+        Denial::PtraceScope(scope)
+    } else {
+        Denial::NotDumpable
     };
     Err(denied(pid, cause))
 }
@@ -234,7 +233,7 @@ fn sudo(pid: i32) -> String {
 fn check_64_bit(dir: &ProcDir) -> Result<(), OpenError> {
     let exe = dir.path("exe");
     let mut ident = [0u8; 5];
-    let read = fs::File::open(&exe).and_then(|mut f| io::Read::read_exact(&mut f, &mut ident));
+    let read = File::open(&exe).and_then(|mut f| io::Read::read_exact(&mut f, &mut ident));
     if read.is_ok() && dir.pidfd().is_alive() && ident == *b"\x7fELF\x01" {
         return Err(OpenError::Foreign32Bit {
             pid: dir.pid(),

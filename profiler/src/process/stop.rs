@@ -156,6 +156,19 @@ enum Held {
     Gone,
 }
 
+/// `TracerPid` is the id of the tracing thread: its process is named.
+fn already_traced(thread: u64) -> StopError {
+    let status = std::fs::read(format!("/proc/{thread}/status")).unwrap_or_default();
+    let tracer = field(&String::from_utf8_lossy(&status), "Tgid").unwrap_or(thread);
+    let comm = std::fs::read(format!("/proc/{tracer}/comm")).unwrap_or_default();
+    let comm = String::from_utf8_lossy(&comm);
+    let name = match comm.trim_end() {
+        "" => String::new(),
+        comm => format!(" ({comm})"),
+    };
+    StopError::AlreadyTraced { tracer, name }
+}
+
 struct Tracer {
     dir: Arc<ProcDir>,
     held: BTreeMap<i32, Held>,
@@ -209,12 +222,7 @@ impl Tracer {
         }
         let status = self.dir.text(&format!("task/{tid}/status"))?;
         match field(&status, "TracerPid") {
-            Some(tracer) if tracer != 0 => Err(StopError::AlreadyTraced {
-                tracer,
-                name: std::fs::read_to_string(format!("/proc/{tracer}/comm"))
-                    .map(|comm| format!(" ({})", comm.trim_end()))
-                    .unwrap_or_default(),
-            }),
+            Some(tracer) if tracer != 0 => Err(already_traced(tracer)),
             _ if error == Errno::EPERM => Err(StopError::NotPermitted),
             _ => Err(StopError::Io(error.into())),
         }

@@ -1,6 +1,9 @@
 //! A child to look at: it says a line when it is ready, and ends when its input closes.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 pub(crate) struct Child {
@@ -8,6 +11,30 @@ pub(crate) struct Child {
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     said: String,
+    /// Where its program lies, when it was compiled for it.
+    folder: Option<tempfile::TempDir>,
+}
+
+/// A folder that everyone may enter, with the compiled C program of this name.
+pub(crate) fn compiled(name: &str) -> tempfile::TempDir {
+    let folder = open_folder();
+    let source = format!("{}/tests/child/{name}.c", env!("CARGO_MANIFEST_DIR"));
+    let status = Command::new("cc")
+        .args(["-O1", "-Wall", "-Werror", "-pthread", "-o"])
+        .arg(folder.path().join(name))
+        .arg(source)
+        .status()
+        .expect("a C compiler");
+    assert!(status.success());
+    folder
+}
+
+/// A new folder that everyone may enter.
+pub(crate) fn open_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let all = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), all).expect("it is ours");
+    folder
 }
 
 impl Child {
@@ -16,6 +43,14 @@ impl Child {
         let mut command = Command::new("python3");
         command.args(["-S", "-c", program]);
         Self::run(command)
+    }
+
+    /// Compiles the C program of this name beside this file, and runs it.
+    pub(crate) fn c(name: &str) -> Self {
+        let folder = compiled(name);
+        let mut child = Self::run(Command::new(folder.path().join(name)));
+        child.folder = Some(folder);
+        child
     }
 
     /// Runs a command that prints one line when it is ready.
@@ -32,6 +67,7 @@ impl Child {
             input,
             output,
             said: String::new(),
+            folder: None,
         };
         child.said = child.listen();
         child

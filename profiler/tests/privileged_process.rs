@@ -1,0 +1,337 @@
+//! Looking at processes of others, and being looked at by others: needs root.
+
+mod child;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use child::{Child, compiled, open_folder};
+use fragscope::process::{StopError, Target, host};
+use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
+
+/// Tells a copy of this program which process it shall look at.
+const TARGET: &str = "FRAGSCOPE_TEST_TARGET";
+
+/// A copy of this program that runs one of the helpers below, as a process of its own.
+struct Helper(std::process::Child);
+
+impl Helper {
+    /// Runs until it has said `word`.
+    fn start(name: &str, pid: i32, word: &str) -> Self {
+        let inner = Command::new(std::env::current_exe().expect("ourselves"))
+            .args(["--exact", name, "--ignored", "--nocapture"])
+            .env(TARGET, pid.to_string())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut helper = Self(inner.expect("it starts"));
+        assert_eq!(first_word_of(helper.0.stdout.take().expect("piped")), word);
+        helper
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+/// Kills it with a signal that it cannot catch.
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn helpers_target() -> Option<i32> {
+    std::env::var(TARGET).ok()?.parse().ok()
+}
+
+/// The first line of a helper's output that begins with this mark.
+const MARK: &str = "helper: ";
+
+fn first_word_of(output: impl std::io::Read) -> String {
+    let lines = BufReader::new(output).lines();
+    let mut words = lines.filter_map(|line| {
+        let line = line.expect("text");
+        line.split_once(MARK).map(|(_, word)| word.to_owned())
+    });
+    words.next().expect("the helper says something")
+}
+
+#[test]
+#[ignore = "a helper of the tests below"]
+fn helper_holds_the_target() {
+    let Some(pid) = helpers_target() else { return };
+    let target = Target::open(pid).expect("we are root");
+    let _stopped = target.stop().expect("it stops");
+    println!("{MARK}stopped");
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+#[ignore = "a helper of the tests below"]
+fn helper_stops_the_target_again_and_again() {
+    let Some(pid) = helpers_target() else { return };
+    let target = Target::open(pid).expect("we are root");
+    println!("{MARK}begins");
+    loop {
+        drop(target.stop().expect("it stops"));
+    }
+}
+
+#[test]
+#[ignore = "a helper of the tests below"]
+fn helper_opens_the_target() {
+    let Some(pid) = helpers_target() else { return };
+    match Target::open(pid) {
+        Ok(target) => println!("{MARK}opened {}", target.pid()),
+        Err(error) => println!("{MARK}{} {error}", error.exit_code()),
+    }
+}
+
+#[test]
+fn a_target_runs_on_after_its_stopper_is_killed() {
+    let mut child = Child::c("signals");
+    let stopper = Helper::start("helper_holds_the_target", child.pid(), "stopped");
+    let target = Target::open(child.pid()).expect("we are root");
+    let error = target.stop().expect_err("one tracer at a time");
+    let expected = u64::from(stopper.pid());
+    assert!(
+        matches!(error, StopError::AlreadyTraced { tracer, .. } if tracer == expected),
+        "{error}"
+    );
+    // It can be looked at all the same.
+    let mappings = target.mappings().expect("alive");
+    let map = target.residency(&mappings).expect("alive");
+    assert_eq!(
+        map.resident_bytes(),
+        target.kernel_count().expect("alive").rss_bytes
+    );
+
+    drop(stopper);
+    child.tell("go on");
+    assert_eq!(child.listen(), "0");
+    assert_eq!(target.stop().expect("it is free").threads().len(), 1);
+}
+
+#[test]
+fn no_signal_is_lost_or_made_up_by_stops_and_killed_stoppers() {
+    let mut child = Child::c("signals");
+    let pid = child.pid();
+    let mut sent = 0;
+    for _ in 0..8 {
+        let _stopper = Helper::start("helper_stops_the_target_again_and_again", pid, "begins");
+        for _ in 0..500 {
+            send_queued(pid);
+            sent += 1;
+        }
+    }
+    let target = Target::open(pid).expect("we are root");
+    for _ in 0..200 {
+        let stopped = target.stop().expect("it stops");
+        for _ in 0..5 {
+            send_queued(pid);
+            sent += 1;
+        }
+        drop(stopped);
+    }
+    child.tell("how many?");
+    assert_eq!(child.listen(), sent.to_string());
+}
+
+/// Queued signals are never merged, so that they can be counted.
+fn send_queued(pid: i32) {
+    let value = libc::sigval {
+        sival_ptr: std::ptr::null_mut(),
+    };
+    // SAFETY: sigqueue takes plain values and touches no memory of ours.
+    while unsafe { libc::sigqueue(pid, libc::SIGRTMIN() + 1, value) } != 0 {
+        let error = std::io::Error::last_os_error();
+        assert_eq!(error.raw_os_error(), Some(libc::EAGAIN), "{error}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn swapped_pages_are_told_and_left_in_swap() {
+    let _swap = Swap::on();
+    let child = Child::c("pages");
+    let addrs: Vec<u64> = child
+        .said()
+        .split(' ')
+        .map(|n| n.parse().expect("a number"))
+        .collect();
+    let area = AddrRange::with_len(RemoteAddr::new(addrs[4]), 1 << 20).expect("small");
+    let target = Target::open(child.pid()).expect("we are root");
+    let stopped = target.stop().expect("it stops");
+    let mappings = target.mappings().expect("alive");
+    let map = target.residency(&mappings).expect("alive");
+    let before = target.kernel_count().expect("alive");
+    assert_eq!(map.resident_bytes(), before.rss_bytes);
+    assert_eq!(map.swapped_bytes(), before.swap_bytes);
+    let swapped: Vec<_> = map
+        .runs_in(area)
+        .filter(|run| run.state.is_swapped())
+        .collect();
+    assert!(!swapped.is_empty(), "the kernel swapped nothing out");
+    let memory = ResidentMemory::new(target.memory(), &map);
+    for run in swapped {
+        let at = run.range.start();
+        assert_eq!(memory.read(at, &mut [0; 8]), Err(ReadError::Swapped(at)));
+    }
+    let after = target.kernel_count().expect("alive");
+    drop(stopped);
+    assert_eq!(after.rss_bytes, before.rss_bytes);
+    assert_eq!(after.swap_bytes, before.swap_bytes);
+}
+
+/// Swap for the time of a test, where the host has none.
+struct Swap(Option<tempfile::TempDir>);
+
+impl Swap {
+    fn on() -> Self {
+        let active = std::fs::read_to_string("/proc/swaps").expect("readable");
+        if active.lines().count() > 1 {
+            return Self(None);
+        }
+        let folder = open_folder();
+        let script = "dd if=/dev/zero of=swap bs=1M count=32 status=none && chmod 600 swap && mkswap -q swap && swapon swap";
+        let status = Command::new("sh")
+            .args(["-c", script])
+            .current_dir(folder.path())
+            .status();
+        assert!(
+            status.expect("a shell").success(),
+            "swap needs root on the host"
+        );
+        Self(Some(folder))
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.0 {
+            let _ = Command::new("swapoff")
+                .arg(folder.path().join("swap"))
+                .status();
+        }
+    }
+}
+
+/// What a copy of this program that runs as someone less than root says of `pid`.
+fn opened_by(prefix: &[&str], pid: i32) -> String {
+    let folder = open_folder();
+    let copy = folder.path().join("tests");
+    std::fs::copy(std::env::current_exe().expect("ourselves"), &copy).expect("room");
+    let mut command = Command::new(prefix[0]);
+    command
+        .args(&prefix[1..])
+        .arg(&copy)
+        .args([
+            "--exact",
+            "helper_opens_the_target",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env(TARGET, pid.to_string())
+        .current_dir("/");
+    let output = command
+        .output()
+        .expect("setpriv and unshare, of util-linux");
+    assert!(output.status.success(), "{output:?}");
+    first_word_of(&output.stdout[..])
+}
+
+const NOBODY: [&str; 4] = [
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+];
+
+fn as_nobody(mut program: Vec<String>) -> Child {
+    let mut command = Command::new(NOBODY[0]);
+    command.args(&NOBODY[1..]).args(program.drain(..));
+    Child::run(command)
+}
+
+#[test]
+fn each_denial_is_told_apart_with_its_fix() {
+    let ours = Child::c("signals");
+    let said = opened_by(&NOBODY, ours.pid());
+    assert!(said.starts_with("4 "), "{said}");
+    assert!(
+        said.contains("belongs to user 0, and fragscope runs as user 65534"),
+        "{said}"
+    );
+
+    let folder = compiled("undumpable");
+    let program = folder.path().join("undumpable").display().to_string();
+    let undumpable = as_nobody(vec![program]);
+    let said = opened_by(&NOBODY, undumpable.pid());
+    assert!(said.contains("not dumpable"), "{said}");
+
+    let folder = compiled("signals");
+    let program = folder.path().join("signals").display().to_string();
+    let theirs = as_nobody(vec![program]);
+    let said = opened_by(&NOBODY, theirs.pid());
+    match host::ptrace_scope() {
+        None | Some(0) => assert_eq!(said, format!("opened {}", theirs.pid())),
+        Some(scope) => assert!(said.contains(&format!("ptrace_scope is {scope}")), "{said}"),
+    }
+
+    let weak_root = [
+        "setpriv",
+        "--bounding-set=-sys_ptrace",
+        "--inh-caps=-sys_ptrace",
+    ];
+    let said = opened_by(&weak_root, theirs.pid());
+    assert!(
+        said.contains("without the capability CAP_SYS_PTRACE"),
+        "{said}"
+    );
+
+    let hide = "mount -t proc -o hidepid=2 proc /proc && exec \"$@\"";
+    let mut hidden = vec!["unshare", "--mount", "sh", "-c", hide, "sh"];
+    hidden.extend(NOBODY);
+    let said = opened_by(&hidden, ours.pid());
+    assert!(said.contains("hidepid"), "{said}");
+}
+
+#[test]
+fn a_kernel_thread_says_that_it_is_one() {
+    assert!(
+        host::sees_all_processes(),
+        "run on the host or with --pid=host"
+    );
+    // `kthreadd`, the parent of all others, has this number on every Linux.
+    let error = Target::open(2).expect_err("it has no memory");
+    assert_eq!(error.exit_code(), 5);
+    assert!(error.to_string().contains("kernel thread"), "{error}");
+}
+
+#[test]
+fn five_hundred_threads_stop_within_the_deadline() {
+    let mut child = Child::python(
+        "
+import sys, threading
+wait = threading.Event()
+for _ in range(500):
+    threading.Thread(target=wait.wait, daemon=True).start()
+print('ready', flush=True)
+for line in sys.stdin:
+    print('ran on', flush=True)
+",
+    );
+    let target = Target::open(child.pid()).expect("we are root");
+    let stopped = target
+        .stop_within(Duration::from_secs(10))
+        .expect("it stops");
+    assert_eq!(stopped.threads().len(), 501);
+    drop(stopped);
+    child.tell("go on");
+    assert_eq!(child.listen(), "ran on");
+}
