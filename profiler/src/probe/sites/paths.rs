@@ -13,8 +13,10 @@ use super::returns::Returns;
 use super::state::{State, Unprovable, Value};
 use crate::probe::plan::Function;
 
-/// States in all, and thereby time, that one function may take.
-const MAX_STATES: usize = 100_000;
+/// States, and thereby memory, that one look at a function may take. glibc 2.36's take 2,500.
+const MAX_STATES: usize = 20_000;
+/// States, and thereby time, of all looks at it.
+const MAX_STATES_IN_ALL: usize = 1_000_000;
 
 /// What a path returns.
 #[derive(Copy, Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -58,13 +60,25 @@ impl From<Unprovable> for Broken {
 
 /// Follows the paths of one function.
 pub(super) struct Explorer<'a> {
-    pub code: &'a Code,
-    pub body: Body,
-    pub function: Function,
-    pub returns: Returns<'a>,
+    code: &'a Code,
+    body: Body,
+    function: Function,
+    returns: Returns<'a>,
+    states_left: usize,
 }
 
-impl Explorer<'_> {
+impl<'a> Explorer<'a> {
+    /// For `function`, whose code is `body`; `endings` are functions that never return.
+    pub(super) fn new(code: &'a Code, body: Body, function: Function, endings: &'a [u64]) -> Self {
+        Self {
+            code,
+            body,
+            function,
+            returns: Returns::new(code, endings),
+            states_left: MAX_STATES_IN_ALL,
+        }
+    }
+
     /// All paths from the entry to a return, with at most 64 `sites` watched.
     pub(super) fn explore(&mut self, sites: &[u64]) -> Result<Paths, Broken> {
         let mut paths = Paths::default();
@@ -76,7 +90,8 @@ impl Explorer<'_> {
             if !seen.insert((at, state.clone())) {
                 continue;
             }
-            if seen.len() > MAX_STATES {
+            self.states_left = self.states_left.saturating_sub(1);
+            if seen.len() > MAX_STATES || self.states_left == 0 {
                 return Err(Broken::Unprovable);
             }
             let instruction = match paths.reached.get(&at) {

@@ -3,7 +3,6 @@
 
 use super::emulation::{Treatment, treatment};
 use super::paths::{End, Explorer, Returned};
-use super::returns::Returns;
 use super::{Body, Code, site};
 use crate::probe::plan::{Function, Site};
 
@@ -19,12 +18,7 @@ pub(super) fn result_sites(
     function: Function,
     endings: &[u64],
 ) -> Option<Vec<Site>> {
-    let mut explorer = Explorer {
-        code,
-        body: *body,
-        function,
-        returns: Returns::new(code, endings),
-    };
+    let mut explorer = Explorer::new(code, *body, function, endings);
     let all = explorer.explore(&[]).ok()?;
     let mut candidates: Vec<u64> = all
         .reached
