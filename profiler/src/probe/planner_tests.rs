@@ -92,14 +92,22 @@ fn this_process_is_served_by_its_libc_at_emulated_sites() {
     ] {
         assert!(functions.contains(&function), "{function}");
     }
+    if plan.object.name_and_version == "glibc 2.36" {
+        for probe in &plan.probes[..2] {
+            assert!(matches!(&probe.result, ResultSite::Jumps(_)), "{probe:?}");
+        }
+    }
     let file = fs::read(&plan.object.host_path).expect("the file");
     for probe in &plan.probes {
         for site in sites(probe) {
             eprintln!("{} {site}", probe.function);
             assert!((site.file_offset as usize) < file.len());
-            // Both libcs that are common on x86-64 distributions have such a site everywhere.
+            // glibc's reallocarray multiplies its arguments away before any jump or push; the calls
+            // are rare.
             assert!(
-                site.emulated || plan.object.allocator != Some(Allocator::Glibc),
+                site.emulated
+                    || probe.function == Function::Reallocarray
+                    || plan.object.allocator != Some(Allocator::Glibc),
                 "{} {site}",
                 probe.function
             );

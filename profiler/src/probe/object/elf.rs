@@ -13,10 +13,11 @@ use object::elf::{
 use object::read::elf::{FileHeader, ProgramHeader, Sym};
 use object::read::{ReadCache, ReadRef};
 
+use crate::probe::plan::Function;
 use crate::probe::sites::{Body, Code, Segment};
 
 /// Files up to here are read as a whole, larger ones in pieces.
-const WHOLE_BYTES: u64 = 48 << 20;
+const WHOLE_BYTES: u64 = 16 << 20;
 /// No object has more code than this.
 const MAX_CODE_BYTES: u64 = 256 << 20;
 
@@ -64,11 +65,12 @@ impl From<object::read::Error> for ElfError {
     }
 }
 
-/// Reads the functions of the file at `path` from `table`; with its code when `wanted` says so.
+/// Reads those functions of the file at `path` from `table` that `keep` names; with its code when
+/// `malloc` is one of them.
 pub(super) fn read(
     path: &Path,
     table: Table,
-    wanted: impl Fn(&HashMap<String, Definition>) -> bool,
+    keep: fn(&str) -> bool,
 ) -> Result<ElfObject, ElfError> {
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;
@@ -77,11 +79,11 @@ pub(super) fn read(
     }
     if metadata.len() > WHOLE_BYTES {
         let cache = ReadCache::new(file);
-        return parse(&cache, table, wanted);
+        return parse(&cache, table, keep);
     }
     let mut bytes = Vec::new();
     file.by_ref().take(WHOLE_BYTES).read_to_end(&mut bytes)?;
-    let mut object = parse(bytes.as_slice(), table, wanted)?;
+    let mut object = parse(bytes.as_slice(), table, keep)?;
     object.contents = bytes;
     Ok(object)
 }
@@ -89,7 +91,7 @@ pub(super) fn read(
 fn parse<'data, R: ReadRef<'data>>(
     data: R,
     table: Table,
-    wanted: impl Fn(&HashMap<String, Definition>) -> bool,
+    keep: fn(&str) -> bool,
 ) -> Result<ElfObject, ElfError> {
     let endian = LittleEndian;
     let header = FileHeader64::<LittleEndian>::parse(data)?;
@@ -118,17 +120,18 @@ fn parse<'data, R: ReadRef<'data>>(
         let Ok(name) = symbol.name(endian, symbols.strings()) else {
             continue;
         };
+        let Some(name) = std::str::from_utf8(name).ok().filter(|name| keep(name)) else {
+            continue;
+        };
         let start = symbol.st_value(endian);
         let end = start.saturating_add(symbol.st_size(endian));
-        functions
-            .entry(String::from_utf8_lossy(name).into_owned())
-            .or_insert(Definition {
-                body: Body { start, end },
-                indirect,
-            });
+        functions.entry(name.to_string()).or_insert(Definition {
+            body: Body { start, end },
+            indirect,
+        });
     }
     let mut segments = Vec::new();
-    if wanted(&functions) {
+    if functions.contains_key(Function::Malloc.name()) {
         for segment in header.program_headers(endian, data)? {
             if segment.p_type(endian) != PT_LOAD || !segment.p_flags(endian).contains(PF_X) {
                 continue;
@@ -151,4 +154,68 @@ fn parse<'data, R: ReadRef<'data>>(
         code: Code::new(segments),
         contents: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn libc() -> Vec<u8> {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
+        let path = maps
+            .lines()
+            .filter_map(|line| line.split_ascii_whitespace().nth(5))
+            .find(|path| path.contains("libc.") || path.contains("ld-musl"))
+            .expect("a libc");
+        std::fs::read(path).expect("the file")
+    }
+
+    #[test]
+    fn damaged_files_are_errors_or_other_answers_but_never_panics() {
+        let whole = libc();
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as usize % below
+        };
+        let mut damaged = whole.clone();
+        for round in 0..300 {
+            // The header and the first tables, then anywhere; now and then cut short.
+            let at = random(if round % 2 == 0 { 4096 } else { whole.len() });
+            damaged[at] = random(256) as u8;
+            let end = if round % 10 == 9 {
+                random(whole.len())
+            } else {
+                whole.len()
+            };
+            for table in [Table::Dynamic, Table::Full] {
+                if let Ok(object) = parse(&damaged[..end], table, |name| name == "malloc") {
+                    let malloc = object.functions.get("malloc");
+                    if let Some(malloc) = malloc {
+                        crate::probe::sites::plan(
+                            &object.code,
+                            &malloc.body,
+                            Function::Free,
+                            false,
+                            &[],
+                        );
+                    }
+                }
+            }
+            if round % 20 == 19 {
+                damaged.clone_from(&whole);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_elf_is_an_error() {
+        for bytes in [&b""[..], b"\x7fELF", &[0; 4096]] {
+            assert!(parse(bytes, Table::Dynamic, |_| true).is_err());
+        }
+        assert!(read(Path::new("/"), Table::Dynamic, |_| true).is_err());
+        assert!(read(Path::new("/nowhere/at/all"), Table::Dynamic, |_| true).is_err());
+    }
 }

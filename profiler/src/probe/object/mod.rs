@@ -17,7 +17,7 @@ use profiler_core::residency::{Mapping, MappingKind};
 use self::elf::{Definition, ElfObject, Table};
 use self::link_map::{ChainError, Program};
 use super::plan::{Function, MallocObject, PlanError};
-use super::sites::Code;
+use super::sites::{Code, ENDINGS};
 
 /// What a plan is made from.
 pub struct Inputs<'a, M> {
@@ -105,10 +105,16 @@ fn open<M>(
     table: Table,
 ) -> Result<ElfObject, PlanError> {
     let host_path = (inputs.host_path)(path(mapping));
-    elf::read(&host_path, table, defines_malloc).map_err(|error| PlanError::Unreadable {
+    elf::read(&host_path, table, is_of_use).map_err(|error| PlanError::Unreadable {
         path: path(mapping).to_string(),
         why: error.to_string(),
     })
+}
+
+fn is_of_use(name: &str) -> bool {
+    Function::ALL.iter().any(|f| f.name() == name)
+        || ENDINGS.contains(&name)
+        || recognise::is_sign(name)
 }
 
 fn defines_malloc(functions: &ElfObjectFunctions) -> bool {

@@ -27,6 +27,14 @@ const SIGNS: [(Allocator, &[&str]); 3] = [
     ),
 ];
 
+/// Functions of glibc, in its exports and in a static program's symbols.
+const GLIBC: [&str; 3] = ["gnu_get_libc_version", "_int_malloc", "__libc_malloc"];
+
+/// Whether a function of this name tells allocators apart.
+pub(super) fn is_sign(name: &str) -> bool {
+    GLIBC.contains(&name) || SIGNS.iter().any(|(_, names)| names.contains(&name))
+}
+
 /// Which allocator the object at `path` is.
 pub(super) fn identify(path: &str, object: &ElfObject) -> Identity {
     let defines = |names: &[&str]| names.iter().any(|n| object.functions.contains_key(*n));
@@ -39,9 +47,7 @@ pub(super) fn identify(path: &str, object: &ElfObject) -> Identity {
         Some(allocator) => (Some(allocator), None),
         // A static program has no `gnu_get_libc_version` unless it calls it, but malloc's inner
         // functions in its symbols.
-        None if defines(&["gnu_get_libc_version"])
-            || (defines(&["_int_malloc"]) && defines(&["__libc_malloc"])) =>
-        {
+        None if defines(&GLIBC[..1]) || (defines(&GLIBC[1..2]) && defines(&GLIBC[2..])) => {
             (Some(Allocator::Glibc), glibc_version(&object.contents))
         }
         None if file_name.starts_with("ld-musl-")

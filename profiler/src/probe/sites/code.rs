@@ -54,7 +54,7 @@ impl Code {
     pub(super) fn file_offset(&self, address: u64) -> Option<u64> {
         self.segments.iter().find_map(|s| {
             let offset = address.checked_sub(s.address)?;
-            (offset < s.bytes.len() as u64).then(|| s.file_offset + offset)
+            (offset < s.bytes.len() as u64).then(|| s.file_offset.wrapping_add(offset))
         })
     }
 
@@ -70,13 +70,14 @@ impl Code {
         for segment in &self.segments {
             for (i, window) in segment.bytes.windows(6).enumerate() {
                 let (at, skip) = match window {
-                    [0xe8 | 0xe9, ..] => (segment.address + i as u64, 1),
-                    [0x0f, 0x80..=0x8f, ..] => (segment.address + i as u64, 2),
+                    [0xe8 | 0xe9, ..] => (segment.address.wrapping_add(i as u64), 1),
+                    [0x0f, 0x80..=0x8f, ..] => (segment.address.wrapping_add(i as u64), 2),
                     _ => continue,
                 };
                 let mut displacement = [0; 4];
                 displacement.copy_from_slice(&window[skip..skip + 4]);
-                let target = (at + skip as u64 + 4)
+                let target = at
+                    .wrapping_add(skip as u64 + 4)
                     .wrapping_add_signed(i32::from_le_bytes(displacement).into());
                 if into.contains(&target) && !except.contains(&at) {
                     found.push((at, target));

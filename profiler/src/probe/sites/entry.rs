@@ -60,6 +60,9 @@ pub(super) fn writes(access: iced_x86::OpAccess) -> bool {
 /// to behind the entry, or a jump table, whose targets are not known here.
 fn may_be_reached_from_inside(code: &Code, body: &Body, site: u64) -> bool {
     let skips_the_entry = |target: u64| target > body.start && target <= site;
+    if body.is_too_long() {
+        return true;
+    }
     let mut last_writes: Vec<Instruction> = Vec::new();
     let mut at = body.start;
     while at < body.end {
@@ -83,7 +86,7 @@ fn may_be_reached_from_inside(code: &Code, body: &Body, site: u64) -> bool {
         at = instruction.next_ip();
     }
     !code
-        .far_branches_into(body.start + 1..site + 1, body.start..body.end)
+        .far_branches_into(body.behind_entry(site), body.start..body.end)
         .is_empty()
 }
 

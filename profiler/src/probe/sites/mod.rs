@@ -26,6 +26,20 @@ pub(in crate::probe) struct Body {
     pub end: u64,
 }
 
+/// A function longer than this is not looked through; its entry can still be probed.
+const MAX_BODY_BYTES: u64 = 1 << 16;
+
+impl Body {
+    /// The addresses behind the entry, up to `last`.
+    fn behind_entry(&self, last: u64) -> std::ops::Range<u64> {
+        self.start.saturating_add(1)..last.saturating_add(1)
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.end.saturating_sub(self.start) > MAX_BODY_BYTES
+    }
+}
+
 /// The probe for `function`, whose code is `body`; `None` when its first bytes are no code.
 ///
 /// With `chunk_header` the block's size is read beside the block, so that functions which cannot
@@ -108,5 +122,44 @@ fn text(instruction: &Instruction, body: &Body) -> String {
         format!("{mnemonic} {:?}", instruction.op0_register()).to_lowercase()
     } else {
         mnemonic
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_bytes_end_in_some_answer() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for round in 0..400u64 {
+            let bytes: Vec<u8> = (0..600)
+                .map(|_| {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    state as u8
+                })
+                .collect();
+            let address = if round % 2 == 0 {
+                0x1000
+            } else {
+                u64::MAX - 400
+            };
+            let code = Code::new(vec![Segment {
+                address,
+                file_offset: u64::MAX - 100,
+                bytes,
+            }]);
+            for function in Function::ALL {
+                let body = Body {
+                    start: address + round % 7,
+                    end: address.saturating_add(round),
+                };
+                if let Some(probe) = plan(&code, &body, function, round % 3 == 0, &[]) {
+                    assert_eq!(probe.function, function);
+                }
+            }
+        }
     }
 }

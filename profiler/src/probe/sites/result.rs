@@ -18,6 +18,9 @@ pub(super) fn result_sites(
     function: Function,
     endings: &[u64],
 ) -> Option<Vec<Site>> {
+    if body.is_too_long() {
+        return None;
+    }
     let mut explorer = Explorer::new(code, *body, function, endings);
     let all = explorer.explore(&[]).ok()?;
     let mut candidates: Vec<u64> = all
@@ -53,7 +56,7 @@ pub(super) fn result_sites(
     // A part that the compiler moved elsewhere may jump back in; other functions must not.
     let inside = body.start..body.end;
     let foreign = code
-        .far_branches_into(body.start + 1..body.end, inside)
+        .far_branches_into(body.behind_entry(body.end.saturating_sub(1)), inside)
         .iter()
         .any(|(from, _)| !proof.reached.contains_key(from));
     if foreign {
