@@ -54,30 +54,41 @@ impl Entry {
 /// Entries read by one call: 64 KiB.
 const ENTRIES: usize = 8192;
 
-/// Calls `each` with the entry of every page of `range`, in order, from one bounded buffer.
-pub(super) fn for_each_entry(
-    pagemap: &File,
-    range: AddrRange,
-    mut each: impl FnMut(RemoteAddr, Entry),
-) -> io::Result<()> {
-    let mut words = [0u64; ENTRIES];
-    let mut page = range.start().page();
-    let end = range.end().page();
-    while page < end {
-        let wanted = ((end - page) as usize).min(ENTRIES);
-        let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut words[..wanted]);
-        let read = pagemap.read_at(bytes, page * 8)?;
-        let entries = read / 8;
-        if entries == 0 {
-            // Beyond the end of user addresses, or the address space is gone.
-            return Ok(());
-        }
-        for &word in &words[..entries] {
-            each(RemoteAddr::new(page * PAGE_SIZE), Entry(word));
-            page += 1;
-        }
+/// `/proc/PID/pagemap`, with the one bounded buffer that all its entries are read into.
+pub(super) struct Pagemap {
+    file: File,
+    words: Vec<u64>,
+}
+
+impl Pagemap {
+    pub(super) fn new(file: File) -> Self {
+        let words = vec![0; ENTRIES];
+        Self { file, words }
     }
-    Ok(())
+
+    /// Calls `each` with the entry of every page of `range`, in order.
+    pub(super) fn for_each_entry(
+        &mut self,
+        range: AddrRange,
+        mut each: impl FnMut(RemoteAddr, Entry),
+    ) -> io::Result<()> {
+        let mut page = range.start().page();
+        let end = range.end().page();
+        while page < end {
+            let wanted = ((end - page) as usize).min(ENTRIES);
+            let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut self.words[..wanted]);
+            let entries = self.file.read_at(bytes, page * 8)? / 8;
+            if entries == 0 {
+                // Beyond the end of user addresses, or the address space is gone.
+                return Ok(());
+            }
+            for &word in &self.words[..entries] {
+                each(RemoteAddr::new(page * PAGE_SIZE), Entry(word));
+                page += 1;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// `PAGE_IS_FILE`.
@@ -129,7 +140,7 @@ const REGIONS: usize = 8192;
 pub(super) fn scan(
     pagemap: &File,
     range: AddrRange,
-    mut each: impl FnMut(Region),
+    mut each: impl FnMut(Region) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut regions = vec![Region::default(); REGIONS];
     let mut start = range.start().get();
@@ -152,7 +163,7 @@ pub(super) fn scan(
             return Err(io::Error::last_os_error());
         }
         for region in regions.iter().take(found as usize) {
-            each(*region);
+            each(*region)?;
         }
         if arg.walk_end <= start {
             return Ok(());

@@ -12,8 +12,7 @@ use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, Residen
 
 use super::maps;
 use super::pagemap::{
-    Entry, Region, SCAN_FILE, SCAN_HUGE, SCAN_PRESENT, SCAN_SWAPPED, SCAN_ZERO, ZeroPage,
-    for_each_entry, scan,
+    Entry, Pagemap, Region, SCAN_FILE, SCAN_HUGE, SCAN_PRESENT, SCAN_ZERO, ZeroPage, scan,
 };
 use super::proc_dir::{ProcDir, field};
 
@@ -34,7 +33,7 @@ impl PageSource {
     pub fn of_this_kernel() -> Self {
         let nothing = AddrRange::with_len(RemoteAddr::new(PAGE_SIZE), PAGE_SIZE);
         let probed = File::open("/proc/self/pagemap")
-            .and_then(|pagemap| scan(&pagemap, nothing.unwrap_or_default(), |_| ()));
+            .and_then(|pagemap| scan(&pagemap, nothing.unwrap_or_default(), |_| Ok(())));
         if probed.is_ok() {
             Self::Scan
         } else {
@@ -48,22 +47,20 @@ pub(super) fn read(
     mappings: &[Mapping],
     source: PageSource,
 ) -> io::Result<ResidencyMap> {
+    let map = ResidencyMap::new(mappings.to_vec());
     let pagemap = dir.file("pagemap")?;
-    let mut map = ResidencyMap::new(mappings.to_vec());
-    let mut pages = Pages {
+    let runs = Runs {
+        map,
         uncounted: hugetlb_ranges(dir)?,
-        zero_frame: (source == PageSource::Pagemap).then(zero_frame).flatten(),
-        pagemap,
-        runs: Vec::new(),
+        last: PageRun {
+            range: AddrRange::default(),
+            state: PageState::ABSENT,
+        },
     };
     match source {
-        PageSource::Scan => pages.by_scan(map.mappings())?,
-        PageSource::Pagemap => pages.by_pagemap(map.mappings())?,
+        PageSource::Scan => by_scan(pagemap, mappings, runs),
+        PageSource::Pagemap => by_pagemap(pagemap, mappings, runs),
     }
-    for run in pages.runs {
-        map.push_run(run);
-    }
-    Ok(map)
 }
 
 /// Mappings of explicit huge pages, which neither RSS nor swap counts (`smaps_hugetlb_range` in
@@ -91,123 +88,196 @@ fn zero_frame() -> Option<u64> {
     let page = ZeroPage::map()?;
     let pagemap = File::open("/proc/self/pagemap").ok()?;
     let mut frame = None;
-    for_each_entry(&pagemap, page.range()?, |_, entry| frame = entry.frame()).ok()?;
+    let each = |_, entry: Entry| frame = entry.frame();
+    Pagemap::new(pagemap)
+        .for_each_entry(page.range()?, each)
+        .ok()?;
     frame
 }
 
-struct Pages {
-    pagemap: File,
-    zero_frame: Option<u64>,
+/// The map in the making.
+struct Runs {
+    map: ResidencyMap,
     uncounted: Vec<AddrRange>,
-    runs: Vec<PageRun>,
+    last: PageRun,
 }
 
-impl Pages {
-    fn by_scan(&mut self, mappings: &[Mapping]) -> io::Result<()> {
-        let mappings = user_mappings(mappings);
-        let (Some(first), Some(last)) = (mappings.first(), mappings.last()) else {
-            return Ok(());
-        };
-        let whole = AddrRange::new(first.range.start(), last.range.end()).unwrap_or_default();
-        let mut regions: Vec<Region> = Vec::new();
-        scan(&self.pagemap, whole, |region| regions.push(region))?;
-        let mut rest = mappings;
-        for region in regions {
-            let ends = (RemoteAddr::new(region.start), RemoteAddr::new(region.end));
-            let Some(range) = AddrRange::new(ends.0, ends.1) else {
-                continue;
-            };
-            let passed = rest.partition_point(|m| m.range.end() <= range.start());
-            rest = &rest[passed..];
-            for mapping in rest.iter().take_while(|m| m.range.start() < range.end()) {
-                if let Some(part) = mapping.range.intersect(&range) {
-                    self.region(mapping, part, region.categories)?;
-                }
+impl Runs {
+    fn push(&mut self, range: AddrRange, state: PageState) {
+        let is_next = self.last.state == state && self.last.range.end() == range.start();
+        match AddrRange::new(self.last.range.start(), range.end()) {
+            Some(joined) if is_next => self.last.range = joined,
+            _ => {
+                self.map.push_run(self.last);
+                self.last = PageRun { range, state };
+            }
+        }
+    }
+
+    fn finish(mut self) -> ResidencyMap {
+        self.map.push_run(self.last);
+        self.map
+    }
+}
+
+/// Fewer pages than this between two regions, or in one that needs no look, are read along: a
+/// longer read costs less than another call.
+const READ_ALONG_BYTES: u64 = 512 * PAGE_SIZE;
+/// So many parts are gathered at the most before they are looked up.
+const MAX_PARTS: usize = 4096;
+
+/// A part of a mapping that the scan found populated.
+struct Part {
+    range: AddrRange,
+    /// What holds for all its pages.
+    common: PageState,
+    /// Whether each page is to be looked up for the rest.
+    look_up: bool,
+}
+
+fn by_scan(pagemap: File, mappings: &[Mapping], runs: Runs) -> io::Result<ResidencyMap> {
+    let mappings = user_mappings(mappings);
+    let (Some(first), Some(last)) = (mappings.first(), mappings.last()) else {
+        return Ok(runs.map);
+    };
+    let whole = AddrRange::new(first.range.start(), last.range.end()).unwrap_or_default();
+    let mut parts = Parts {
+        entries: Pagemap::new(pagemap.try_clone()?),
+        gathered: Vec::new(),
+        runs,
+    };
+    let mut rest = mappings;
+    scan(&pagemap, whole, |region: Region| {
+        let (start, end) = (RemoteAddr::new(region.start), RemoteAddr::new(region.end));
+        let range = AddrRange::new(start, end).unwrap_or_default();
+        let passed = rest.iter().take_while(|m| m.range.end() <= range.start());
+        rest = &rest[passed.count()..];
+        for mapping in rest.iter().take_while(|m| m.range.start() < range.end()) {
+            if let Some(range) = mapping.range.intersect(&range) {
+                let hugetlb = parts.runs.uncounted.contains(&mapping.range);
+                parts.add(part(mapping, range, region.categories, hugetlb))?;
             }
         }
         Ok(())
-    }
+    })?;
+    parts.look_up()?;
+    Ok(parts.runs.finish())
+}
 
-    /// One region of the scan within one mapping.
-    fn region(&mut self, mapping: &Mapping, range: AddrRange, categories: u64) -> io::Result<()> {
-        let has = |category| categories & category != 0;
-        let huge = if has(SCAN_HUGE) {
-            PageState::HUGE
-        } else {
-            PageState::ABSENT
-        };
-        let simple = if has(SCAN_ZERO) {
-            Some(PageState::ZERO)
-        } else if has(SCAN_FILE) {
-            Some(PageState::FILE)
-        } else if mapping.shared || is_special(mapping) {
-            Some(PageState::UNCOUNTED)
-        } else {
-            None
-        };
-        if has(SCAN_PRESENT)
-            && let Some(state) = simple
-        {
-            self.push(mapping, range, PageState::PRESENT.with(huge).with(state));
-            return Ok(());
+/// What the scan alone tells of a region within one mapping.
+fn part(mapping: &Mapping, range: AddrRange, categories: u64, hugetlb: bool) -> Part {
+    let has = |category| categories & category != 0;
+    let known = if hugetlb {
+        Some(PageState::UNCOUNTED)
+    } else if has(SCAN_ZERO) {
+        Some(PageState::ZERO)
+    } else if has(SCAN_FILE) {
+        Some(PageState::FILE)
+    } else if mapping.shared || is_special(mapping) {
+        Some(PageState::UNCOUNTED)
+    } else {
+        None
+    };
+    let huge = if has(SCAN_HUGE) {
+        PageState::HUGE
+    } else {
+        PageState::ABSENT
+    };
+    match known {
+        Some(state) if has(SCAN_PRESENT) => Part {
+            range,
+            common: PageState::PRESENT.with(state).with(huge),
+            look_up: false,
+        },
+        _ => Part {
+            range,
+            common: huge,
+            look_up: true,
+        },
+    }
+}
+
+struct Parts {
+    entries: Pagemap,
+    gathered: Vec<Part>,
+    runs: Runs,
+}
+
+impl Parts {
+    fn add(&mut self, part: Part) -> io::Result<()> {
+        let is_far = self.gathered.last().is_some_and(|last| {
+            let gap = part.range.start().offset_from(last.range.end());
+            gap.is_none_or(|gap| gap >= READ_ALONG_BYTES)
+        });
+        let is_long = !part.look_up && part.range.len() >= READ_ALONG_BYTES;
+        if is_far || is_long || self.gathered.len() == MAX_PARTS {
+            self.look_up()?;
         }
-        debug_assert!(has(SCAN_PRESENT) || has(SCAN_SWAPPED));
-        let runs = &mut self.runs;
-        let uncounted = &self.uncounted;
-        for_each_entry(&self.pagemap, range, |addr, entry| {
-            let state = match private_state(entry) {
-                state if state.is_present() => state.with(huge),
-                state => state,
-            };
-            push(runs, uncounted, mapping, page_at(addr), state);
-        })
-    }
-
-    fn by_pagemap(&mut self, mappings: &[Mapping]) -> io::Result<()> {
-        for mapping in user_mappings(mappings) {
-            let (runs, uncounted) = (&mut self.runs, &self.uncounted);
-            let zero_frame = self.zero_frame;
-            for_each_entry(&self.pagemap, mapping.range, |addr, entry| {
-                let state = pagemap_state(entry, mapping, zero_frame);
-                push(runs, uncounted, mapping, page_at(addr), state);
-            })?;
+        self.gathered.push(part);
+        if is_long {
+            self.look_up()?;
         }
         Ok(())
     }
 
-    fn push(&mut self, mapping: &Mapping, range: AddrRange, state: PageState) {
-        push(&mut self.runs, &self.uncounted, mapping, range, state);
+    /// Turns what was gathered into runs.
+    fn look_up(&mut self) -> io::Result<()> {
+        let runs = &mut self.runs;
+        let is_wanted = |part: &&Part| part.look_up;
+        let first = self.gathered.iter().find(is_wanted);
+        let last = self.gathered.iter().rfind(is_wanted);
+        let (Some(first), Some(last)) = (first, last) else {
+            for part in self.gathered.drain(..) {
+                runs.push(part.range, part.common);
+            }
+            return Ok(());
+        };
+        let span = AddrRange::new(first.range.start(), last.range.end()).unwrap_or_default();
+        let mut parts = self.gathered.iter().peekable();
+        self.entries.for_each_entry(span, |addr, entry| {
+            while let Some(part) = parts.next_if(|part| part.range.end() <= addr || !part.look_up) {
+                if !part.look_up {
+                    runs.push(part.range, part.common);
+                }
+            }
+            let Some(part) = parts.peek().filter(|part| part.range.contains(addr)) else {
+                return;
+            };
+            let state = private_state(entry);
+            if state.is_present() {
+                runs.push(page_at(addr), state.with(part.common));
+            } else {
+                runs.push(page_at(addr), state);
+            }
+        })?;
+        for part in parts.filter(|part| !part.look_up) {
+            runs.push(part.range, part.common);
+        }
+        self.gathered.clear();
+        Ok(())
     }
+}
+
+fn by_pagemap(pagemap: File, mappings: &[Mapping], mut runs: Runs) -> io::Result<ResidencyMap> {
+    let mut entries = Pagemap::new(pagemap);
+    let zero_frame = zero_frame();
+    for mapping in user_mappings(mappings) {
+        let hugetlb = runs.uncounted.contains(&mapping.range);
+        entries.for_each_entry(mapping.range, |addr, entry| {
+            let state = match pagemap_state(entry, mapping, zero_frame) {
+                state if hugetlb && state.is_present() => PageState::PRESENT
+                    .with(PageState::UNCOUNTED)
+                    .with(PageState::HUGE),
+                state => state,
+            };
+            runs.push(page_at(addr), state);
+        })?;
+    }
+    Ok(runs.finish())
 }
 
 fn page_at(addr: RemoteAddr) -> AddrRange {
     AddrRange::with_len(addr, PAGE_SIZE).unwrap_or_default()
-}
-
-fn push(
-    runs: &mut Vec<PageRun>,
-    uncounted: &[AddrRange],
-    mapping: &Mapping,
-    range: AddrRange,
-    state: PageState,
-) {
-    if state == PageState::ABSENT {
-        return;
-    }
-    let state = if state.is_present() && uncounted.contains(&mapping.range) {
-        state.with(PageState::UNCOUNTED).with(PageState::HUGE)
-    } else {
-        state
-    };
-    if let Some(last) = runs.last_mut()
-        && last.state == state
-        && last.range.end() == range.start()
-        && let Some(joined) = AddrRange::new(last.range.start(), range.end())
-    {
-        last.range = joined;
-        return;
-    }
-    runs.push(PageRun { range, state });
 }
 
 /// `mappings` without `[vsyscall]`, which lies in the kernel's half and has no pages.
