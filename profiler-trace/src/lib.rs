@@ -1,2 +1,5 @@
-//! The only owner of bytes on disk: whole-or-not-at-all files and the formats fragscope keeps.
+//! The only owner of bytes on disk: whole-or-not-at-all files and HdrHistogram logs.
 #![forbid(unsafe_code)]
+
+pub mod hlog;
+pub mod whole_file;

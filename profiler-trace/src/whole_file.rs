@@ -1,0 +1,135 @@
+//! Files that appear whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Why a file could not be written. Nothing was left behind, and what was there before is as it
+/// was.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The folder is missing or not a folder.
+    #[error("cannot write {path}: {folder} is not a folder; create it or name another place")]
+    NoFolder {
+        /// The file.
+        path: PathBuf,
+        /// Its folder.
+        folder: PathBuf,
+    },
+    /// The path names a folder or a device.
+    #[error("cannot write {0}: it is not a regular file")]
+    NotAFile(PathBuf),
+    /// The kernel refused.
+    #[error("cannot write {path}: {source}{}", hint(source))]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; nothing was left there: free some space or name another place"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; name a place that you may write to"
+        }
+        _ => "",
+    }
+}
+
+/// Checks that `path` is a place where a file can be written: its folder is there and takes new
+/// files.
+///
+/// # Errors
+/// Why it is not.
+pub fn check(path: &Path) -> Result<(), WriteError> {
+    begin(path).map(drop)
+}
+
+/// Writes `bytes` to `path`: into a temporary file beside it, then renamed over it.
+///
+/// # Errors
+/// When it cannot be written whole.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    let io = |source| WriteError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = begin(path)?;
+    file.write_all(bytes).map_err(io)?;
+    file.as_file().sync_all().map_err(io)?;
+    file.persist(path).map_err(|error| io(error.error))?;
+    // The rename is only durable once the folder is; a folder that cannot be synced is no loss.
+    let _ = File::open(folder(path)).and_then(|folder| folder.sync_all());
+    Ok(())
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn begin(path: &Path) -> Result<tempfile::NamedTempFile, WriteError> {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder(path);
+    if !folder.is_dir() {
+        return Err(WriteError::NoFolder {
+            path: path.to_owned(),
+            folder: folder.to_owned(),
+        });
+    }
+    let before = fs::metadata(path).ok();
+    if before.as_ref().is_some_and(|metadata| !metadata.is_file()) {
+        return Err(WriteError::NotAFile(path.to_owned()));
+    }
+    // Readable like any file the user makes, not with a temporary file's 0600; a file that is
+    // replaced keeps its own mode.
+    let mode = before.map_or(0o644, |metadata| metadata.permissions().mode());
+    tempfile::Builder::new()
+        .prefix(".fragscope-")
+        .permissions(fs::Permissions::from_mode(mode))
+        .tempfile_in(folder)
+        .map_err(|source| WriteError::Io {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_keeps_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("out.json");
+        write(&path, b"first").expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("mode");
+        write(&path, b"second").expect("written");
+        assert_eq!(fs::read(&path).expect("read"), b"second");
+        assert_eq!(
+            fs::metadata(&path).expect("there").permissions().mode() & 0o777,
+            0o640
+        );
+        assert_eq!(
+            fs::read_dir(dir.path()).expect("listed").count(),
+            1,
+            "nothing left behind"
+        );
+    }
+
+    #[test]
+    fn places_that_cannot_be_written_are_named() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let missing = dir.path().join("no/out.json");
+        assert!(matches!(check(&missing), Err(WriteError::NoFolder { .. })));
+        assert!(matches!(check(dir.path()), Err(WriteError::NotAFile(_))));
+    }
+}
