@@ -41,10 +41,6 @@ impl ProbePlan {
 fn place(server: &Server) -> (Vec<PlannedProbe>, Vec<(Function, String)>) {
     let mut probes: Vec<(u64, PlannedProbe)> = Vec::new();
     let mut skipped = Vec::new();
-    let endings: Vec<u64> = sites::ENDINGS
-        .iter()
-        .filter_map(|name| Some(server.named(name)?.body.start))
-        .collect();
     for function in Function::ALL {
         let Some(definition) = server.named(function.name()) else {
             let why = format!("{} does not define it", server.object.target_path);
@@ -62,7 +58,7 @@ fn place(server: &Server) -> (Vec<PlannedProbe>, Vec<(Function, String)>) {
             &definition.body,
             function,
             server.object.chunk_header,
-            &endings,
+            &server.symbols,
         ) {
             probes.push((start, probe));
         } else {

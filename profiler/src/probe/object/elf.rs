@@ -1,6 +1,6 @@
 //! What the probes need of an ELF file: which functions it defines, and its machine code.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -44,6 +44,8 @@ pub(in crate::probe) struct Definition {
 pub(super) struct ElfObject {
     /// Defined functions by name.
     pub functions: HashMap<String, Definition>,
+    /// Where any function with a symbol begins.
+    pub starts: HashSet<u64>,
     /// Its executable segments.
     pub code: Code,
     /// Its read-only data and code as far as kept whole in memory: where version strings are.
@@ -109,6 +111,7 @@ fn parse<'data, R: ReadRef<'data>>(
     };
     let symbols = sections.symbols(endian, data, kind)?;
     let mut functions = HashMap::new();
+    let mut starts = HashSet::new();
     for symbol in symbols.iter() {
         let indirect = symbol.st_type() == STT_GNU_IFUNC;
         if !(indirect || symbol.st_type() == STT_FUNC)
@@ -117,6 +120,7 @@ fn parse<'data, R: ReadRef<'data>>(
         {
             continue;
         }
+        starts.insert(symbol.st_value(endian));
         let Ok(name) = symbol.name(endian, symbols.strings()) else {
             continue;
         };
@@ -151,6 +155,7 @@ fn parse<'data, R: ReadRef<'data>>(
     }
     Ok(ElfObject {
         functions,
+        starts,
         code: Code::new(segments),
         contents: Vec::new(),
     })
@@ -159,6 +164,7 @@ fn parse<'data, R: ReadRef<'data>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::sites::Symbols;
 
     fn libc() -> Vec<u8> {
         let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
@@ -199,7 +205,7 @@ mod tests {
                             &malloc.body,
                             Function::Free,
                             false,
-                            &[],
+                            &Symbols::default(),
                         );
                     }
                 }

@@ -17,7 +17,7 @@ use profiler_core::residency::{Mapping, MappingKind};
 use self::elf::{Definition, ElfObject, Table};
 use self::link_map::{ChainError, Program};
 use super::plan::{Function, MallocObject, PlanError};
-use super::sites::{Code, ENDINGS};
+use super::sites::{Code, ENDINGS, Symbols};
 
 /// What a plan is made from.
 pub struct Inputs<'a, M> {
@@ -36,6 +36,7 @@ pub struct Inputs<'a, M> {
 pub(super) struct Server {
     pub object: MallocObject,
     pub code: Code,
+    pub symbols: Symbols,
     functions: ElfObjectFunctions,
 }
 
@@ -132,6 +133,13 @@ fn server<M>(inputs: &Inputs<'_, M>, mapping: &Mapping, object: ElfObject) -> Se
             chunk_header: identity.chunk_header,
         },
         code: object.code,
+        symbols: Symbols {
+            endings: ENDINGS
+                .iter()
+                .filter_map(|name| Some(object.functions.get(*name)?.body.start))
+                .collect(),
+            starts: object.starts,
+        },
         functions: object.functions,
     }
 }

@@ -58,29 +58,32 @@ impl Code {
         })
     }
 
-    /// Every place outside `except` whose bytes look like a near `call`, `jmp` or `jcc` with a
-    /// 32-bit displacement into `into`, as target addresses. A byte pattern that only looks like
-    /// one may be among them: one in some millions of bytes for a function of a thousand.
-    pub(super) fn far_branches_into(
+    /// The targets of whatever looks like a near `call`, `jmp`, `jcc` or `lea` with a 32-bit
+    /// displacement to where `into` says, from where `from` says. Bytes that only look like one
+    /// may be among them: one in some millions for a target of a thousand bytes.
+    pub(super) fn references(
         &self,
-        into: std::ops::Range<u64>,
-        except: std::ops::Range<u64>,
-    ) -> Vec<(u64, u64)> {
+        into: impl Fn(u64) -> bool,
+        from: impl Fn(u64) -> bool,
+    ) -> Vec<u64> {
         let mut found = Vec::new();
         for segment in &self.segments {
-            for (i, window) in segment.bytes.windows(6).enumerate() {
-                let (at, skip) = match window {
-                    [0xe8 | 0xe9, ..] => (segment.address.wrapping_add(i as u64), 1),
-                    [0x0f, 0x80..=0x8f, ..] => (segment.address.wrapping_add(i as u64), 2),
+            for (i, window) in segment.bytes.windows(7).enumerate() {
+                let skip = match window {
+                    [0xe8 | 0xe9, ..] => 1,
+                    [0x0f, 0x80..=0x8f, ..] => 2,
+                    // `lea` relative to `rip`: REX.W, and ModRM with mod 0 and r/m 5.
+                    [0x48 | 0x4c, 0x8d, modrm, ..] if modrm & 0xc7 == 5 => 3,
                     _ => continue,
                 };
+                let at = segment.address.wrapping_add(i as u64);
                 let mut displacement = [0; 4];
                 displacement.copy_from_slice(&window[skip..skip + 4]);
                 let target = at
                     .wrapping_add(skip as u64 + 4)
                     .wrapping_add_signed(i32::from_le_bytes(displacement).into());
-                if into.contains(&target) && !except.contains(&at) {
-                    found.push((at, target));
+                if into(target) && from(at) {
+                    found.push(target);
                 }
             }
         }

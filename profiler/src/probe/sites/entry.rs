@@ -86,7 +86,7 @@ fn may_be_reached_from_inside(code: &Code, body: &Body, site: u64) -> bool {
         at = instruction.next_ip();
     }
     !code
-        .far_branches_into(body.behind_entry(site), body.start..body.end)
+        .references(skips_the_entry, |from| !body.contains(from))
         .is_empty()
 }
 

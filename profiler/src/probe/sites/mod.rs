@@ -9,6 +9,8 @@ mod result;
 mod returns;
 mod state;
 
+use std::collections::HashSet;
+
 use iced_x86::{FlowControl, Instruction, OpKind, Register};
 
 pub(in crate::probe) use code::{Code, Segment};
@@ -26,13 +28,21 @@ pub(in crate::probe) struct Body {
     pub end: u64,
 }
 
+/// What an object's symbols tell of its other functions.
+#[derive(Clone, Debug, Default)]
+pub(in crate::probe) struct Symbols {
+    /// Where those of [`ENDINGS`] begin that the object defines.
+    pub endings: Vec<u64>,
+    /// Where any function begins that has a symbol: anyone may call it.
+    pub starts: HashSet<u64>,
+}
+
 /// A function longer than this is not looked through; its entry can still be probed.
 const MAX_BODY_BYTES: u64 = 1 << 16;
 
 impl Body {
-    /// The addresses behind the entry, up to `last`.
-    fn behind_entry(&self, last: u64) -> std::ops::Range<u64> {
-        self.start.saturating_add(1)..last.saturating_add(1)
+    fn contains(&self, address: u64) -> bool {
+        (self.start..self.end).contains(&address)
     }
 
     fn is_too_long(&self) -> bool {
@@ -43,14 +53,13 @@ impl Body {
 /// The probe for `function`, whose code is `body`; `None` when its first bytes are no code.
 ///
 /// With `chunk_header` the block's size is read beside the block, so that functions which cannot
-/// call each other need no probe at their entry. `endings` are the addresses of those of
-/// [`ENDINGS`] that the object defines.
+/// call each other need no probe at their entry.
 pub(in crate::probe) fn plan(
     code: &Code,
     body: &Body,
     function: Function,
     chunk_header: bool,
-    endings: &[u64],
+    symbols: &Symbols,
 ) -> Option<PlannedProbe> {
     let arguments = arguments(function, chunk_header);
     let probe = |entry, result| PlannedProbe {
@@ -69,7 +78,7 @@ pub(in crate::probe) fn plan(
     if !(chunk_header && matches!(function, Function::Malloc | Function::Calloc)) {
         return Some(probe(Some(entry.clone()), ResultSite::Return(entry)));
     }
-    let result = match result::result_sites(code, body, function, endings) {
+    let result = match result::result_sites(code, body, function, symbols) {
         Some(sites) => ResultSite::Jumps(sites),
         None => ResultSite::Return(entry),
     };
@@ -156,7 +165,9 @@ mod tests {
                     start: address + round % 7,
                     end: address.saturating_add(round),
                 };
-                if let Some(probe) = plan(&code, &body, function, round % 3 == 0, &[]) {
+                if let Some(probe) =
+                    plan(&code, &body, function, round % 3 == 0, &Symbols::default())
+                {
                     assert_eq!(probe.function, function);
                 }
             }

@@ -3,30 +3,41 @@
 
 use super::emulation::{Treatment, treatment};
 use super::paths::{End, Explorer, Returned};
-use super::{Body, Code, site};
+use super::{Body, Code, Symbols, site};
 use crate::probe::plan::{Function, Site};
 
 /// More candidates than this are not weighed.
 const MAX_CANDIDATES: usize = 64;
+/// Nor more choices among them than this.
+const MAX_STEPS: u32 = 10_000;
 
 /// The result sites of the function, or `None` when none can be proven right.
-///
-/// `endings` are the addresses of functions that never return.
 pub(super) fn result_sites(
     code: &Code,
     body: &Body,
     function: Function,
-    endings: &[u64],
+    symbols: &Symbols,
 ) -> Option<Vec<Site>> {
     if body.is_too_long() {
         return None;
     }
-    let mut explorer = Explorer::new(code, *body, function, endings);
+    let mut explorer = Explorer::new(code, *body, function, &symbols.endings);
     let all = explorer.explore(&[]).ok()?;
+    // The function may go on elsewhere: in a part that the compiler moved away, or in a function
+    // that it calls last. That is its own as long as nothing else leads there.
+    let mut foreign = code.references(
+        |target| target != body.start && all.reached.contains_key(&target),
+        |from| !body.contains(from) && !all.reached.contains_key(&from),
+    );
+    let has_symbol = |at: &&u64| **at != body.start && symbols.starts.contains(at);
+    foreign.extend(all.reached.keys().filter(has_symbol));
+    if foreign.iter().any(|&target| body.contains(target)) {
+        return None;
+    }
     let mut candidates: Vec<u64> = all
         .reached
         .values()
-        .filter(|i| (body.start..body.end).contains(&i.ip()))
+        .filter(|i| body.contains(i.ip()) || foreign.is_empty())
         .filter(|i| treatment(code.bytes_of(i)) == Treatment::Emulated)
         .map(|i| i.ip())
         .collect();
@@ -53,15 +64,6 @@ pub(super) fn result_sites(
     if !proof.ends.iter().all(passes_exactly_one) {
         return None;
     }
-    // A part that the compiler moved elsewhere may jump back in; other functions must not.
-    let inside = body.start..body.end;
-    let foreign = code
-        .far_branches_into(body.behind_entry(body.end.saturating_sub(1)), inside)
-        .iter()
-        .any(|(from, _)| !proof.reached.contains_key(from));
-    if foreign {
-        return None;
-    }
     chosen
         .iter()
         .map(|&at| site(code, body, &code.decode(at)?))
@@ -76,14 +78,16 @@ fn passes_exactly_one((passed, returned): &End) -> bool {
     }
 }
 
-/// A set of bits that has exactly one bit in common with each of `sets` that is not empty.
+/// A set of bits that has exactly one bit in common with each of `sets` that is not empty; `None`
+/// when there is none, or none is found soon.
 fn one_of_each(sets: &[u64]) -> Option<u64> {
-    fn search(sets: &[u64], chosen: u64, barred: u64) -> Option<u64> {
+    fn search(sets: &[u64], chosen: u64, barred: u64, steps: &mut u32) -> Option<u64> {
         let Some(&open) = sets.iter().find(|s| **s != 0 && **s & chosen == 0) else {
             return Some(chosen);
         };
         let mut rest = open & !barred;
         while rest != 0 {
+            *steps = steps.checked_sub(1)?;
             let bit = rest & rest.wrapping_neg();
             rest ^= bit;
             let rivals = sets
@@ -92,14 +96,15 @@ fn one_of_each(sets: &[u64]) -> Option<u64> {
                 .fold(0, |all, s| all | s)
                 & !bit;
             if rivals & chosen == 0
-                && let Some(found) = search(sets, chosen | bit, barred | rivals)
+                && let Some(found) = search(sets, chosen | bit, barred | rivals, steps)
             {
                 return Some(found);
             }
         }
         None
     }
-    search(sets, 0, 0)
+    let mut steps = MAX_STEPS;
+    search(sets, 0, 0, &mut steps)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ fn sites(function: Function, length: u64, bytes: &[u8]) -> Option<Vec<String>> {
         start: BASE,
         end: BASE + length,
     };
-    let sites = result_sites(&code, &body, function, &[])?;
+    let sites = result_sites(&code, &body, function, &Symbols::default())?;
     assert!(sites.iter().all(|site| site.emulated));
     let text = |s: &Site| format!("{:#x} {}", s.offset_in_function, s.instruction);
     Some(sites.iter().map(text).collect())
@@ -225,4 +225,37 @@ fn other_code_that_jumps_into_the_body_proves_nothing() {
         sites(Function::Malloc, 0xe, &bytes[..15]),
         found(&["0x8 je +0xb"])
     );
+}
+
+#[test]
+fn a_part_elsewhere_is_its_own_unless_others_lead_there() {
+    // 0: push rbx
+    // 1: test rdi,rdi
+    // 4: je 14
+    // 6: mov rax,[rdi]
+    // 9: test rax,rax
+    // c: jne 11
+    // e: pop rbx
+    // f: jmp 15
+    // 11: pop rbx
+    // 12: ret
+    // 13: ret (what is called)
+    // 14: pop rbx
+    // 15: sub rsp,8
+    // 19: call 13
+    // 1e: test rax,rax
+    // 21: je 24
+    // 23: nop
+    // 24: add rsp,8
+    // 28: ret
+    // 29: call 15 (from another function)
+    let bytes = [
+        0x53, 0x48, 0x85, 0xff, 0x74, 0x0e, 0x48, 0x8b, 0x07, 0x48, 0x85, 0xc0, 0x75, 0x03, 0x5b,
+        0xeb, 0x04, 0x5b, 0xc3, 0xc3, 0x5b, 0x48, 0x83, 0xec, 0x08, 0xe8, 0xf5, 0xff, 0xff, 0xff,
+        0x48, 0x85, 0xc0, 0x74, 0x01, 0x90, 0x48, 0x83, 0xc4, 0x08, 0xc3, 0xe8, 0xe7, 0xff, 0xff,
+        0xff,
+    ];
+    let own = found(&["0xc jne +0x11", "0x21 je +0x24"]);
+    assert_eq!(sites(Function::Malloc, 0x13, &bytes[..0x29]), own);
+    assert_eq!(sites(Function::Malloc, 0x13, &bytes), None);
 }
