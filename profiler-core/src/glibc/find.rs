@@ -1,0 +1,157 @@
+//! Finding `main_arena` and `mp_` in libc's writable data, with no symbols.
+
+use super::layout::{Layout, candidates};
+use super::state::{ArenaState, MallocPar, ring, word_at};
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::memory::TargetMemory;
+use crate::residency::{MappingKind, ResidencyMap};
+
+/// Pairs of words in `malloc_state.bins`.
+const BINS: u64 = 127;
+/// No libc has more writable data; what lies beyond is not looked at.
+const MAX_DATA: u64 = 16 << 20;
+
+/// Libc's writable data, read once. Pages that cannot be read are zeros.
+pub(super) struct Data {
+    pieces: Vec<(u64, Vec<u8>)>,
+}
+
+impl Data {
+    /// Reads `ranges`, those that touch as one.
+    pub(super) fn read<M: TargetMemory>(memory: &M, ranges: &[AddrRange]) -> Self {
+        let mut sorted = ranges.to_vec();
+        sorted.sort_unstable();
+        let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();
+        for range in sorted {
+            let bytes = read_pages(memory, range);
+            match pieces.last_mut() {
+                Some((start, before)) if *start + before.len() as u64 == range.start().get() => {
+                    before.extend(bytes);
+                }
+                _ => pieces.push((range.start().get(), bytes)),
+            }
+        }
+        Self { pieces }
+    }
+
+    /// Every aligned place with `len` bytes after it: address and bytes.
+    fn places(&self, len: u64) -> impl Iterator<Item = (u64, &[u8])> {
+        self.pieces.iter().flat_map(move |(start, bytes)| {
+            (0..bytes.len().saturating_sub(len as usize - 1))
+                .step_by(8)
+                .map(move |at| (start + at as u64, &bytes[at..at + len as usize]))
+        })
+    }
+}
+
+fn read_pages<M: TargetMemory>(memory: &M, range: AddrRange) -> Vec<u8> {
+    let mut bytes = vec![0; range.len().min(MAX_DATA) as usize];
+    if memory.read(range.start(), &mut bytes).is_ok() {
+        return bytes;
+    }
+    let mut at = range.start();
+    for page in bytes.chunks_mut(PAGE_SIZE as usize) {
+        if memory.read(at, page).is_err() {
+            page.fill(0);
+        }
+        at = at.checked_add(PAGE_SIZE).unwrap_or(at);
+    }
+    bytes
+}
+
+/// Where the main arena is, by which layout, and the ring of arenas from it.
+pub(super) struct Main {
+    pub(super) layout: &'static Layout,
+    pub(super) ring: Vec<ArenaState>,
+}
+
+/// Finds the main arena: the place whose bins are all either empty (both links back to the bin
+/// itself) or hold two pointers elsewhere, and whose `next` ring closes. Of several, the one with
+/// most empty bins.
+pub(super) fn main_arena<M: TargetMemory>(
+    memory: &M,
+    data: &Data,
+    version: (u32, u32),
+) -> Option<Main> {
+    candidates(version).find_map(|layout| {
+        let best = data
+            .places(layout.state_bytes)
+            .filter_map(|(addr, bytes)| Some((empty_bins(layout, addr, bytes)?, addr)))
+            .filter_map(|(empty, addr)| {
+                let (ring, closes) = ring(memory, layout, addr);
+                closes.then_some((empty, ring))
+            })
+            .max_by_key(|(empty, _)| *empty);
+        best.map(|(_, ring)| Main { layout, ring })
+    })
+}
+
+/// How many bins of a `malloc_state` at `addr` are empty, `None` when its bins cannot be bins.
+fn empty_bins(layout: &Layout, addr: u64, bytes: &[u8]) -> Option<u32> {
+    let end = addr + layout.state_bytes;
+    let mut empty = 0;
+    for bin in 0..BINS {
+        let at = layout.bins + 16 * bin;
+        let itself = addr + at - 16;
+        let (forward, back) = (word_at(bytes, at), word_at(bytes, at + 8));
+        if forward == itself && back == itself {
+            empty += 1;
+        } else if [forward, back]
+            .iter()
+            .any(|&link| link == 0 || link % 16 != 0 || (addr..end).contains(&link))
+        {
+            return None;
+        }
+    }
+    Some(empty)
+}
+
+/// Finds `mp_`: plausible in all fields, and `sbrk_base` the start of the main arena's memory. The
+/// start of `[heap]` is the best proof, anonymous memory (where brk was not to be had) the next.
+pub(super) fn malloc_par(
+    data: &Data,
+    layout: &Layout,
+    main: &ArenaState,
+    residency: &ResidencyMap,
+) -> Option<MallocPar> {
+    let heap = residency
+        .mappings()
+        .iter()
+        .find(|m| m.kind == MappingKind::Brk)
+        .map(|m| m.range.start().get());
+    let proof = |par: &MallocPar| -> u32 {
+        let base = par.sbrk_base;
+        let by_base = match residency.mapping_at(RemoteAddr::new(base)) {
+            _ if base == 0 => return u32::from(main.is_unused()),
+            _ if Some(base) == heap => 8,
+            Some(m) if m.kind == MappingKind::Brk => 4,
+            Some(m) if is_anonymous(&m.kind) && base % PAGE_SIZE == 0 => 2,
+            _ => return 0,
+        };
+        // The defaults of malloc.c: M_MMAP_MAX and TCACHE_MAX_BINS. They only break ties.
+        let by_default = u32::from(par.n_mmaps_max == 65536)
+            + u32::from(par.tcache.is_none_or(|[bins, ..]| bins == 64));
+        by_base + by_default
+    };
+    data.places(MallocPar::bytes(layout))
+        .map(|(_, bytes)| MallocPar::parse(layout, bytes))
+        .filter(MallocPar::is_plausible)
+        .map(|par| (proof(&par), par))
+        .filter(|(proof, par)| *proof > 0 && (par.sbrk_base != 0 || looks_set(par)))
+        .max_by_key(|(proof, _)| *proof)
+        .map(|(_, par)| par)
+}
+
+/// Tells an `mp_` of an unused heap from zeros.
+fn looks_set(par: &MallocPar) -> bool {
+    par.n_mmaps_max != 0 && par.thresholds[2] != 0
+}
+
+/// Memory that glibc's malloc may have mapped: unnamed, or named by its own `decorate_maps`.
+pub(super) fn is_anonymous(kind: &MappingKind) -> bool {
+    match kind {
+        MappingKind::Anonymous | MappingKind::Stack => true,
+        MappingKind::NamedAnonymous(name) => name.contains("glibc: malloc"),
+        _ => false,
+    }
+}

@@ -1,0 +1,126 @@
+//! Chunks that caches hold: fastbins and, through [`super::tcache`], the threads' own. A plain walk
+//! takes them for live, so they are gathered first.
+
+use super::Notes;
+use super::state::ArenaState;
+use crate::addr::RemoteAddr;
+use crate::memory::TargetMemory;
+
+/// What a chunk in a cache, or of a cache, is.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
+pub(super) enum Holder {
+    /// Freed, in a thread's tcache.
+    Tcache,
+    /// Freed, in a fastbin.
+    Fastbin,
+    /// Holds a `tcache_perthread_struct`.
+    TcacheItself,
+}
+
+/// A chunk that looks live and is not.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
+pub(super) struct Held {
+    pub(super) chunk: u64,
+    pub(super) holder: Holder,
+}
+
+/// Follows singly linked lists as tcache and fastbins have them: `fd` is the first word of the
+/// chunk's user bytes. Ends by itself on any memory, because a cycle is noticed.
+pub(super) struct Links<'m, M> {
+    memory: &'m M,
+    mangled: bool,
+    to_chunk: u64,
+}
+
+/// A chunk of a list: the word before its `fd`, which is its size with flags, and the one after.
+pub(super) struct Link {
+    pub(super) chunk: u64,
+    pub(super) size: u64,
+    pub(super) key: u64,
+}
+
+impl<'m, M: TargetMemory> Links<'m, M> {
+    /// Fastbins' links, which lead from chunk to chunk; stored as `next ^ (address >> 12)` when
+    /// `mangled`.
+    pub(super) fn of_fastbins(memory: &'m M, mangled: bool) -> Self {
+        Self {
+            memory,
+            mangled,
+            to_chunk: 0,
+        }
+    }
+
+    /// The tcache's links, which lead to what the program saw, 16 bytes into the chunk.
+    pub(super) fn of_tcache(memory: &'m M, mangled: bool) -> Self {
+        Self {
+            to_chunk: 16,
+            ..Self::of_fastbins(memory, mangled)
+        }
+    }
+
+    /// Calls `visit` for each chunk from the link `first` (0 is the end) until it refuses one. `Err`
+    /// is the link at which the list is broken: unreadable, not aligned, refused, or met before.
+    pub(super) fn follow(
+        &self,
+        first: u64,
+        mut visit: impl FnMut(Link) -> bool,
+    ) -> Result<(), u64> {
+        // Brent's cycle finding: compare with a chunk remembered at each power of two.
+        let (mut remembered, mut steps, mut power) = (0, 0u64, 1u64);
+        let mut link = first;
+        while link != 0 {
+            if link % 16 != 0 || link == remembered {
+                return Err(link);
+            }
+            if steps == power {
+                (remembered, power) = (link, power.saturating_mul(2));
+            }
+            steps += 1;
+            let chunk = link.checked_sub(self.to_chunk).ok_or(link)?;
+            let header = chunk.checked_add(8).ok_or(link)?;
+            let words: [u64; 3] = self
+                .memory
+                .read_value(RemoteAddr::new(header))
+                .map_err(|_| link)?;
+            let [size, next, key] = words;
+            if !visit(Link { chunk, size, key }) {
+                return Err(link);
+            }
+            link = if self.mangled {
+                next ^ (header.wrapping_add(8) >> 12)
+            } else {
+                next
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Adds the chunks of an arena's fastbins to `held`.
+pub(super) fn fastbins<M: TargetMemory>(
+    links: &Links<'_, M>,
+    arena: &ArenaState,
+    held: &mut Vec<Held>,
+    notes: &mut Notes,
+) {
+    for (bin, &head) in arena.fastbins.iter().enumerate() {
+        let bytes = 32 + 16 * bin as u64;
+        let list = links.follow(head, |link| {
+            let fits = link.size & !7 == bytes;
+            if fits {
+                held.push(Held {
+                    chunk: link.chunk,
+                    holder: Holder::Fastbin,
+                });
+            }
+            fits
+        });
+        if let Err(at) = list {
+            notes.defect(
+                at,
+                0,
+                format!("the fastbin of {bytes} bytes of the arena at {:#x} is broken here: its further chunks count as live", arena.addr),
+            );
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Which memory is whose: areas that malloc may have mapped, and what has been claimed of them.
+
+use std::collections::BTreeMap;
+
+use super::find::is_anonymous;
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::memory::TargetMemory;
+use crate::residency::{MappingKind, ResidencyMap};
+
+/// Pages whose first bytes are asked for at once.
+const BATCH: usize = 4096;
+
+/// The runs of private, writable memory that malloc may have got, neighbouring mappings joined:
+/// `[heap]`, and anonymous memory, which the kernel splits and merges as it likes.
+pub(super) fn areas(residency: &ResidencyMap) -> Vec<AddrRange> {
+    let mut areas: Vec<AddrRange> = Vec::new();
+    for mapping in residency.mappings() {
+        let may = mapping.kind == MappingKind::Brk || is_anonymous(&mapping.kind);
+        if !may || mapping.shared || !mapping.write {
+            continue;
+        }
+        match areas.last_mut() {
+            Some(last) if last.end() == mapping.range.start() => {
+                *last = AddrRange::new(last.start(), mapping.range.end()).unwrap_or(*last);
+            }
+            _ => areas.push(mapping.range),
+        }
+    }
+    areas
+}
+
+/// Address and first two words of each resident page of `area`, ascending.
+pub(super) fn page_heads<'m, M: TargetMemory>(
+    memory: &'m M,
+    residency: &'m ResidencyMap,
+    area: AddrRange,
+) -> impl Iterator<Item = [u64; 3]> + 'm {
+    let mut pages = residency
+        .runs_in(area)
+        .filter(|run| run.state.is_resident())
+        .flat_map(|run| {
+            let (start, end) = (run.range.start().get(), run.range.end().get());
+            (start..end).step_by(PAGE_SIZE as usize)
+        });
+    let mut answers = Vec::new();
+    std::iter::from_fn(move || {
+        let asked: Vec<_> = pages.by_ref().take(BATCH).map(RemoteAddr::new).collect();
+        if asked.is_empty() {
+            return None;
+        }
+        memory.read_scattered::<16>(&asked, &mut answers);
+        let heads = asked.iter().zip(&answers).filter_map(|(page, bytes)| {
+            let value = u128::from_le_bytes((*bytes)?);
+            Some([page.get(), value as u64, (value >> 64) as u64])
+        });
+        Some(heads.collect::<Vec<_>>())
+    })
+    .flatten()
+}
+
+/// Ranges that are some extent's, none overlapping another.
+#[derive(Default)]
+pub(super) struct Claims {
+    ends: BTreeMap<u64, u64>,
+}
+
+impl Claims {
+    /// Whether nobody has a byte of `start..end`.
+    pub(super) fn is_free(&self, start: u64, end: u64) -> bool {
+        let before = self.ends.range(..end).next_back();
+        start < end && before.is_none_or(|(_, &claimed)| claimed <= start)
+    }
+
+    /// Whether somebody has the byte at `addr`.
+    pub(super) fn holds(&self, addr: u64) -> bool {
+        !self.is_free(addr, addr.saturating_add(1))
+    }
+
+    /// The start of the next claim after `addr`.
+    pub(super) fn next_after(&self, addr: u64) -> Option<u64> {
+        self.ends.range(addr..).next().map(|(&start, _)| start)
+    }
+
+    /// Takes `start..end`, which must be free.
+    pub(super) fn claim(&mut self, start: u64, end: u64) {
+        self.ends.insert(start, end);
+    }
+
+    /// Gives back the claim that begins at `start`.
+    pub(super) fn release(&mut self, start: u64) {
+        self.ends.remove(&start);
+    }
+}

@@ -1,0 +1,241 @@
+//! The threads' caches. glibc keeps each thread's in a thread-local variable, at the same distance
+//! below the thread pointer in all threads; which distance is learned by a vote.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::Notes;
+use super::layout::{Layout, TcacheKey, TcacheLayout};
+use super::lists::{Held, Holder, Links};
+use super::state::{MallocPar, word_at};
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::memory::TargetMemory;
+use crate::residency::{MappingKind, ResidencyMap};
+use crate::threads::Thread;
+
+/// How far below the thread pointer libc's variables are looked for: those of the libraries that
+/// were loaded at the start lie there.
+const TLS_BYTES: u64 = 16 << 10;
+/// The variable `thread_arena` lies this near the tcache's pointer.
+const NEAR: u64 = 64;
+/// Chunks that hold a tcache may be longer by what was too little to split off.
+const SLACK: u64 = 16;
+
+/// The threads' caches, as found.
+#[derive(Debug, Default)]
+pub(super) struct Tcaches {
+    /// Chunks in caches and of caches.
+    pub(super) held: Vec<Held>,
+    /// Threads whose cache was found; a thread that never allocated has none.
+    pub(super) threads: usize,
+}
+
+/// One thread's candidate for the variable.
+struct Candidate {
+    thread: usize,
+    /// Distance below the thread pointer.
+    below: u64,
+    /// Where it points.
+    tcache: u64,
+    /// Whether `thread_arena` is near.
+    near_arena: bool,
+}
+
+/// Finds the tcaches of `threads`; `None` when no distance is convincing.
+pub(super) fn find<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    layout: &Layout,
+    par: &MallocPar,
+    arenas: &HashSet<u64>,
+    threads: &[Thread],
+    notes: &mut Notes,
+) -> Option<Tcaches> {
+    let tcache = layout.tcache.as_ref()?;
+    let links = Links::of_tcache(memory, layout.mangled_links);
+    let candidates = candidates(memory, residency, tcache, arenas, threads);
+
+    let mut slots: BTreeMap<u64, Slot> = BTreeMap::new();
+    let mut parsed: BTreeMap<u64, Option<Cache>> = BTreeMap::new();
+    for candidate in &candidates {
+        let cache = parsed
+            .entry(candidate.tcache)
+            .or_insert_with(|| parse(memory, &links, tcache, par, candidate.tcache));
+        let slot = slots.entry(candidate.below).or_default();
+        match cache {
+            Some(cache) => {
+                slot.score += 1 + cache.chunks.len() as i64;
+                slot.score += if candidate.near_arena { 4 } else { 0 };
+                slot.threads.push((candidate.thread, candidate.tcache));
+            }
+            None => slot.score -= 5,
+        }
+    }
+    // A lone empty cache with nothing near that confirms it proves nothing.
+    let (_, slot) = slots
+        .into_iter()
+        .filter(|(_, slot)| slot.score > 1)
+        .max_by_key(|(_, slot)| slot.score)?;
+
+    let mut found = Tcaches::default();
+    for (_, at) in &slot.threads {
+        let Some(cache) = parsed.get(at).and_then(Option::as_ref) else {
+            continue;
+        };
+        found.threads += 1;
+        found.held.push(Held {
+            chunk: at - 16,
+            holder: Holder::TcacheItself,
+        });
+        found.held.extend(cache.chunks.iter().map(|&chunk| Held {
+            chunk,
+            holder: Holder::Tcache,
+        }));
+        if cache.miscounted {
+            let what = "a tcache's counts do not match its lists: its thread was stopped in malloc";
+            notes.defect(*at, 0, what);
+        }
+    }
+    Some(found)
+}
+
+#[derive(Default)]
+struct Slot {
+    score: i64,
+    threads: Vec<(usize, u64)>,
+}
+
+/// Every word below the thread pointers that could be the variable: it points to a chunk of the
+/// right size.
+fn candidates<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    tcache: &TcacheLayout,
+    arenas: &HashSet<u64>,
+    threads: &[Thread],
+) -> Vec<Candidate> {
+    let mut all = Vec::new();
+    for (thread, tp) in threads.iter().map(|t| t.thread_pointer).enumerate() {
+        let Some(block) = tls_block(residency, tp) else {
+            continue;
+        };
+        let mut bytes = vec![0; block.len() as usize];
+        for (i, page) in bytes.chunks_mut(PAGE_SIZE as usize).enumerate() {
+            // What cannot be read stays zero, and zero is no pointer.
+            let at = block.start().get() + i as u64 * PAGE_SIZE;
+            if memory.read(RemoteAddr::new(at), page).is_err() {
+                page.fill(0);
+            }
+        }
+        let words = |at: u64| word_at(&bytes, at);
+        let arena_near = |at: u64| {
+            let from = at.saturating_sub(NEAR);
+            (from..at + NEAR + 8)
+                .step_by(8)
+                .any(|near| arenas.contains(&words(near)))
+        };
+        for at in (0..block.len()).step_by(8) {
+            let value = words(at);
+            if value >= PAGE_SIZE && value % 16 == 0 && may_be_heap(residency, value) {
+                all.push(Candidate {
+                    thread,
+                    below: block.len() - at,
+                    tcache: value,
+                    near_arena: arena_near(at),
+                });
+            }
+        }
+    }
+    let sizes: Vec<_> = all
+        .iter()
+        .map(|c| RemoteAddr::new(c.tcache - 8))
+        .collect();
+    let mut heads = Vec::new();
+    memory.read_scattered::<8>(&sizes, &mut heads);
+    let right = |head: &Option<[u8; 8]>| {
+        head.is_some_and(|bytes| {
+            let size = u64::from_le_bytes(bytes) & !7;
+            (tcache.chunk_bytes..=tcache.chunk_bytes + SLACK).contains(&size) && size % 16 == 0
+        })
+    };
+    let mut kept = heads.iter().map(right);
+    all.retain(|_| kept.next() == Some(true));
+    all
+}
+
+/// The readable memory right below a thread pointer.
+fn tls_block(residency: &ResidencyMap, tp: RemoteAddr) -> Option<AddrRange> {
+    let last = tp.checked_sub(8).filter(|_| tp.is_aligned(8))?;
+    let mapping = residency.mapping_at(last)?;
+    let start = tp.checked_sub(TLS_BYTES)?.max(mapping.range.start());
+    AddrRange::new(start, tp)
+}
+
+fn may_be_heap(residency: &ResidencyMap, addr: u64) -> bool {
+    residency
+        .mapping_at(RemoteAddr::new(addr))
+        .is_some_and(|m| m.write && (m.kind == MappingKind::Brk || super::find::is_anonymous(&m.kind)))
+}
+
+/// A `tcache_perthread_struct` that proved sound.
+struct Cache {
+    chunks: Vec<u64>,
+    miscounted: bool,
+}
+
+/// Reads a `tcache_perthread_struct`; `None` when a list in it is not one.
+fn parse<M: TargetMemory>(
+    memory: &M,
+    links: &Links<'_, M>,
+    layout: &TcacheLayout,
+    par: &MallocPar,
+    at: u64,
+) -> Option<Cache> {
+    let mut bytes = vec![0; layout.chunk_bytes as usize - 16];
+    memory.read(RemoteAddr::new(at), &mut bytes).ok()?;
+    let most = par.tcache.map_or(u64::from(u16::MAX), |[_, _, count, _]| count);
+    let mut cache = Cache {
+        chunks: Vec::new(),
+        miscounted: false,
+    };
+    let mut common_key = None;
+    for bin in 0..layout.bins {
+        let stored = match layout.count_bytes {
+            1 => word_at(&bytes, bin as u64) & 0xff,
+            _ => word_at(&bytes, 2 * bin as u64) & 0xffff,
+        };
+        let counted = if layout.counts_free_slots {
+            most.checked_sub(stored)?
+        } else {
+            stored
+        };
+        // A thread may stand between linking a chunk and counting it, so one more is borne with.
+        let allowed = counted.min(most) + 1;
+        let head = word_at(&bytes, layout.entries + 8 * bin as u64);
+        let mut met = 0;
+        let mut visit = |chunk: u64, size: u64, key: u64| {
+            met += 1;
+            let fits = if bin < layout.small_bins {
+                size & !7 == 32 + 16 * bin as u64
+            } else {
+                size & !7 > 32 + 16 * layout.small_bins as u64 - 16
+            };
+            let marked = match layout.key {
+                TcacheKey::None => true,
+                TcacheKey::Owner => key == at,
+                TcacheKey::Random => *common_key.get_or_insert(key) == key,
+            };
+            cache.chunks.push(chunk);
+            fits && marked && met <= allowed
+        };
+        if head != 0 {
+            links
+                .follow(head, |l| visit(l.chunk, l.size, l.key))
+                .ok()?;
+        }
+        cache.miscounted |= met != counted;
+        if counted.abs_diff(met) > 1 {
+            return None;
+        }
+    }
+    Some(cache)
+}
