@@ -12,6 +12,7 @@ pub mod completeness;
 pub mod event;
 mod explain;
 mod from_sample;
+pub mod glibc;
 pub mod heap;
 pub mod live;
 pub mod memory;

@@ -1,5 +1,6 @@
 //! Reading the target's memory: a live process, a recorded image, later a core file.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use zerocopy::{FromBytes, IntoBytes};
@@ -128,6 +129,52 @@ impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
     }
 }
 
+/// Pages kept by [`PageCache`].
+const CACHED_PAGES: u64 = 1024;
+
+/// Keeps the pages last read (4 MiB of them), for lists whose links come back to the same pages.
+/// The memory must stand still while this lives.
+pub struct PageCache<M> {
+    memory: M,
+    pages: RefCell<Vec<(u64, Vec<u8>)>>,
+}
+
+impl<M: TargetMemory> PageCache<M> {
+    /// A cache over `memory`.
+    pub fn new(memory: M) -> Self {
+        Self {
+            memory,
+            pages: RefCell::new(vec![(u64::MAX, Vec::new()); CACHED_PAGES as usize]),
+        }
+    }
+}
+
+impl<M: TargetMemory> TargetMemory for PageCache<M> {
+    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        let offset = (addr.get() % PAGE_SIZE) as usize;
+        if offset + buf.len() > PAGE_SIZE as usize {
+            return self.memory.read(addr, buf);
+        }
+        let mut pages = self.pages.borrow_mut();
+        let (page, bytes) = &mut pages[(addr.page() % CACHED_PAGES) as usize];
+        if *page != addr.page() {
+            *page = u64::MAX;
+            bytes.resize(PAGE_SIZE as usize, 0);
+            if self.memory.read(addr.align_down(PAGE_SIZE), bytes).is_err() {
+                // Part of the page may be readable all the same (an image's edge).
+                return self.memory.read(addr, buf);
+            }
+            *page = addr.page();
+        }
+        buf.copy_from_slice(&bytes[offset..offset + buf.len()]);
+        Ok(())
+    }
+
+    fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>) {
+        self.memory.read_scattered(addrs, out);
+    }
+}
+
 /// Memory held in a map of pieces: golden images and tests.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryImage {
@@ -170,7 +217,8 @@ const WINDOW_BYTES: u64 = 1 << 20;
 
 /// Reads ascending addresses in bulk into one reused buffer: what a walk over chunk headers needs.
 ///
-/// A bulk read that fails (a swapped page in the window) is tried again for the asked page alone.
+/// A bulk read that fails (a swapped page in the window) is tried again up to where it failed, then
+/// for the asked page alone.
 pub struct ReadAhead<M> {
     memory: M,
     limit: RemoteAddr,
@@ -195,18 +243,13 @@ impl<M: TargetMemory> ReadAhead<M> {
     }
 
     /// The `N` bytes at `addr`.
+    #[inline]
     pub fn bytes<const N: usize>(&mut self, addr: RemoteAddr) -> Result<[u8; N], ReadError> {
-        let wanted = AddrRange::with_len(addr, N as u64).ok_or(ReadError::Unmapped(addr))?;
-        if wanted.end() > self.limit {
-            return Err(ReadError::Unmapped(addr));
+        if let Some(bytes) = self.in_window(addr) {
+            return Ok(bytes);
         }
-        if !self.window.encloses(&wanted) {
-            self.fill(wanted)?;
-        }
-        let offset = (addr.get() - self.window.start().get()) as usize;
-        let mut out = [0; N];
-        out.copy_from_slice(&self.buffer[offset..offset + N]);
-        Ok(out)
+        self.fill(addr, N as u64)?;
+        self.in_window(addr).ok_or(ReadError::Unmapped(addr))
     }
 
     /// The little-endian word at `addr`.
@@ -214,28 +257,44 @@ impl<M: TargetMemory> ReadAhead<M> {
         self.bytes::<8>(addr).map(u64::from_le_bytes)
     }
 
-    fn fill(&mut self, wanted: AddrRange) -> Result<(), ReadError> {
-        let start = wanted.start().align_down(PAGE_SIZE);
+    #[inline]
+    fn in_window<const N: usize>(&self, addr: RemoteAddr) -> Option<[u8; N]> {
+        let offset = addr.offset_from(self.window.start())? as usize;
+        let bytes = self.buffer[..self.window.len() as usize].get(offset..)?;
+        bytes.first_chunk::<N>().copied()
+    }
+
+    fn fill(&mut self, addr: RemoteAddr, len: u64) -> Result<(), ReadError> {
+        let wanted = AddrRange::with_len(addr, len)
+            .filter(|wanted| wanted.end() <= self.limit)
+            .ok_or(ReadError::Unmapped(addr))?;
+        self.window = AddrRange::default();
+        self.buffer.resize(WINDOW_BYTES as usize, 0);
+        let start = addr.align_down(PAGE_SIZE);
+        let far = start.checked_add(WINDOW_BYTES).unwrap_or(wanted.end());
         let page_end = wanted.end().align_up(PAGE_SIZE).unwrap_or(wanted.end());
-        let far = start
-            .checked_add(WINDOW_BYTES)
-            .unwrap_or(page_end)
-            .max(page_end);
-        let mut last = ReadError::Unmapped(wanted.start());
-        for end in [far.min(self.limit), page_end.min(self.limit), wanted.end()] {
-            let Some(window) = AddrRange::new(start, end).filter(|w| w.encloses(&wanted)) else {
-                continue;
-            };
-            self.buffer.resize(window.len() as usize, 0);
-            match self.memory.read(start, &mut self.buffer) {
+        let mut end = far;
+        loop {
+            let window = AddrRange::new(start, end.min(self.limit))
+                .filter(|window| window.encloses(&wanted))
+                .ok_or(ReadError::Unmapped(addr))?;
+            match self
+                .memory
+                .read(start, &mut self.buffer[..window.len() as usize])
+            {
                 Ok(()) => {
                     self.window = window;
                     return Ok(());
                 }
-                Err(error) => last = error,
+                Err(ReadError::Swapped(at) | ReadError::Unmapped(at))
+                    if wanted.end() <= at.align_down(PAGE_SIZE) && at < end =>
+                {
+                    end = at.align_down(PAGE_SIZE);
+                }
+                Err(_) if end > page_end => end = page_end,
+                Err(_) if end > wanted.end() => end = wanted.end(),
+                Err(error) => return Err(error),
             }
         }
-        self.window = AddrRange::default();
-        Err(last)
     }
 }

@@ -12,6 +12,9 @@ use crate::heap::{Extent, ExtentKind};
 use crate::memory::TargetMemory;
 use crate::residency::{MappingKind, ResidencyMap};
 
+/// Places tried behind fenceposts before a foreign `sbrk`'s memory counts as endless: 64 MiB.
+const MAX_GAP_TRIES: usize = 1 << 22;
+
 /// What the walks of all arenas share.
 pub(super) struct Arenas<'m, M> {
     pub(super) memory: &'m M,
@@ -159,10 +162,15 @@ impl<M: TargetMemory> Arenas<'_, M> {
 
     /// Where chunks go on after fenceposts that end at `end`.
     fn next_run(&mut self, arena: &ArenaState, end: u64, limit: u64) -> Option<Run> {
+        let first = self.main_run(arena, end, limit);
         (end..limit.saturating_sub(16))
             .step_by(16)
-            .take(1 << 22)
-            .map(|start| self.main_run(arena, start, limit))
+            .take(MAX_GAP_TRIES)
+            .map(|start| Run {
+                start,
+                first: start,
+                ..first
+            })
             .find(|&run| self.walker.leads_to_an_end(run))
     }
 

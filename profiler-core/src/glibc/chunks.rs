@@ -74,7 +74,7 @@ impl Run {
     fn size(&self, p: u64, head: u64) -> Option<u64> {
         let size = head & !FLAGS;
         let foreign = if self.thread_heap { 0 } else { NON_MAIN_ARENA };
-        let sound = size % 16 == 0 && size >= HEADER && head & (IS_MMAPPED | foreign) == 0;
+        let sound = size.is_multiple_of(16) && size >= HEADER && head & (IS_MMAPPED | foreign) == 0;
         let fits = p.checked_add(size).is_some_and(|end| end <= self.limit);
         (sound && fits).then_some(size)
     }
@@ -205,8 +205,12 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
         if p == run.top {
             let size = head & !FLAGS;
             let fits = p.checked_add(size).is_some_and(|end| end <= run.limit);
-            let sound = fits && size >= HEADER && size % 16 == 0;
-            return Ok(if sound { Step::Top { size } } else { Step::Damaged });
+            let sound = fits && size >= HEADER && size.is_multiple_of(16);
+            return Ok(if sound {
+                Step::Top { size }
+            } else {
+                Step::Damaged
+            });
         }
         if run.thread_heap && p + HEADER == run.limit && head & !FLAGS == 0 {
             return Ok(Step::LastFencepost);
@@ -215,7 +219,7 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
             return Ok(Step::Damaged);
         };
         let next = p + size;
-        if size == HEADER && !run.thread_heap && next % PAGE_SIZE == 0 {
+        if size == HEADER && !run.thread_heap && next.is_multiple_of(PAGE_SIZE) {
             return Ok(Step::LastFencepost);
         }
         if run.limit - next < HEADER || (p < run.top && run.top < next) {

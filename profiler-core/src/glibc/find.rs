@@ -125,7 +125,7 @@ pub(super) fn malloc_par(
             _ if base == 0 => return u32::from(main.is_unused()),
             _ if Some(base) == heap => 8,
             Some(m) if m.kind == MappingKind::Brk => 4,
-            Some(m) if is_anonymous(&m.kind) && base % PAGE_SIZE == 0 => 2,
+            Some(m) if is_anonymous(&m.kind) && base.is_multiple_of(PAGE_SIZE) => 2,
             _ => return 0,
         };
         // The defaults of malloc.c: M_MMAP_MAX and TCACHE_MAX_BINS. They only break ties.

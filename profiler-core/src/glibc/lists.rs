@@ -69,7 +69,7 @@ impl<'m, M: TargetMemory> Links<'m, M> {
         let (mut remembered, mut steps, mut power) = (0, 0u64, 1u64);
         let mut link = first;
         while link != 0 {
-            if link % 16 != 0 || link == remembered {
+            if !link.is_multiple_of(16) || link == remembered {
                 return Err(link);
             }
             if steps == power {

@@ -65,7 +65,7 @@ pub(super) fn find<M: TargetMemory>(
 fn looks_mapped(prev_size: u64, head: u64) -> bool {
     let flags = PREV_INUSE | IS_MMAPPED | NON_MAIN_ARENA;
     let size = head & !7;
-    prev_size == 0 && head & flags == IS_MMAPPED && size != 0 && size % PAGE_SIZE == 0
+    prev_size == 0 && head & flags == IS_MMAPPED && size != 0 && size.is_multiple_of(PAGE_SIZE)
 }
 
 /// Takes the chunk at `at`, and those that follow it without a gap.
@@ -135,7 +135,11 @@ fn reject_excess(par: &MallocPar, claims: &mut Claims, found: &mut Vec<Mapped>) 
         return;
     };
     let drop: Vec<usize> = match too_many {
-        1 => found.iter().position(|m| m.bytes == excess).into_iter().collect(),
+        1 => found
+            .iter()
+            .position(|m| m.bytes == excess)
+            .into_iter()
+            .collect(),
         2 if found.len() <= MAX_PAIRED => (0..found.len())
             .find_map(|i| {
                 let rest = excess.checked_sub(found[i].bytes)?;

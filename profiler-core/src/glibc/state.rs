@@ -90,8 +90,8 @@ impl ArenaState {
 
     /// What holds of every `malloc_state`, cheap enough to tell one from other data.
     pub(super) fn is_plausible(&self) -> bool {
-        (self.top % 16 == 0 || self.is_unused())
-            && self.next % 8 == 0
+        (self.top.is_multiple_of(16) || self.is_unused())
+            && self.next.is_multiple_of(8)
             && self.next != 0
             && self.system_mem <= self.max_system_mem
             && self.max_system_mem < 1 << 47
@@ -170,9 +170,10 @@ impl MallocPar {
             mmapped_mem: word_at(bytes, par.mmapped_mem),
             max_mmapped_mem: word_at(bytes, par.mmapped_mem + 8),
             sbrk_base: word_at(bytes, par.sbrk_base),
-            tcache: layout.tcache.as_ref().map(|_| {
-                std::array::from_fn(|i| word_at(bytes, par.sbrk_base + 8 + 8 * i as u64))
-            }),
+            tcache: layout
+                .tcache
+                .as_ref()
+                .map(|_| std::array::from_fn(|i| word_at(bytes, par.sbrk_base + 8 + 8 * i as u64))),
         }
     }
 
@@ -183,7 +184,7 @@ impl MallocPar {
             && i32::try_from(self.n_mmaps_max).is_ok()
             && self.no_dyn_threshold <= 1;
         let bytes = self.mmapped_mem <= self.max_mmapped_mem
-            && self.mmapped_mem % 4096 == 0
+            && self.mmapped_mem.is_multiple_of(4096)
             && self.max_mmapped_mem < 1 << 47
             && (self.n_mmaps == 0) == (self.mmapped_mem == 0)
             && (self.max_n_mmaps == 0) == (self.max_mmapped_mem == 0);

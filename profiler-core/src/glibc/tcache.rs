@@ -20,18 +20,8 @@ const NEAR: u64 = 64;
 /// Chunks that hold a tcache may be longer by what was too little to split off.
 const SLACK: u64 = 16;
 
-/// The threads' caches, as found.
-#[derive(Debug, Default)]
-pub(super) struct Tcaches {
-    /// Chunks in caches and of caches.
-    pub(super) held: Vec<Held>,
-    /// Threads whose cache was found; a thread that never allocated has none.
-    pub(super) threads: usize,
-}
-
 /// One thread's candidate for the variable.
 struct Candidate {
-    thread: usize,
     /// Distance below the thread pointer.
     below: u64,
     /// Where it points.
@@ -40,7 +30,7 @@ struct Candidate {
     near_arena: bool,
 }
 
-/// Finds the tcaches of `threads`; `None` when no distance is convincing.
+/// Finds the tcaches of `threads`: the chunks in them, and those that they are. `None` when no distance is convincing.
 pub(super) fn find<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -49,7 +39,7 @@ pub(super) fn find<M: TargetMemory>(
     arenas: &HashSet<u64>,
     threads: &[Thread],
     notes: &mut Notes,
-) -> Option<Tcaches> {
+) -> Option<Vec<Held>> {
     let tcache = layout.tcache.as_ref()?;
     let links = Links::of_tcache(memory, layout.mangled_links);
     let candidates = candidates(memory, residency, tcache, arenas, threads);
@@ -65,7 +55,7 @@ pub(super) fn find<M: TargetMemory>(
             Some(cache) => {
                 slot.score += 1 + cache.chunks.len() as i64;
                 slot.score += if candidate.near_arena { 4 } else { 0 };
-                slot.threads.push((candidate.thread, candidate.tcache));
+                slot.tcaches.push(candidate.tcache);
             }
             None => slot.score -= 5,
         }
@@ -76,17 +66,16 @@ pub(super) fn find<M: TargetMemory>(
         .filter(|(_, slot)| slot.score > 1)
         .max_by_key(|(_, slot)| slot.score)?;
 
-    let mut found = Tcaches::default();
-    for (_, at) in &slot.threads {
+    let mut found = Vec::new();
+    for at in &slot.tcaches {
         let Some(cache) = parsed.get(at).and_then(Option::as_ref) else {
             continue;
         };
-        found.threads += 1;
-        found.held.push(Held {
+        found.push(Held {
             chunk: at - 16,
             holder: Holder::TcacheItself,
         });
-        found.held.extend(cache.chunks.iter().map(|&chunk| Held {
+        found.extend(cache.chunks.iter().map(|&chunk| Held {
             chunk,
             holder: Holder::Tcache,
         }));
@@ -101,7 +90,7 @@ pub(super) fn find<M: TargetMemory>(
 #[derive(Default)]
 struct Slot {
     score: i64,
-    threads: Vec<(usize, u64)>,
+    tcaches: Vec<u64>,
 }
 
 /// Every word below the thread pointers that could be the variable: it points to a chunk of the
@@ -114,7 +103,7 @@ fn candidates<M: TargetMemory>(
     threads: &[Thread],
 ) -> Vec<Candidate> {
     let mut all = Vec::new();
-    for (thread, tp) in threads.iter().map(|t| t.thread_pointer).enumerate() {
+    for tp in threads.iter().map(|t| t.thread_pointer) {
         let Some(block) = tls_block(residency, tp) else {
             continue;
         };
@@ -137,7 +126,6 @@ fn candidates<M: TargetMemory>(
             let value = words(at);
             if value >= PAGE_SIZE && value % 16 == 0 && may_be_heap(residency, value) {
                 all.push(Candidate {
-                    thread,
                     below: block.len() - at,
                     tcache: value,
                     near_arena: arena_near(at),
@@ -145,10 +133,7 @@ fn candidates<M: TargetMemory>(
             }
         }
     }
-    let sizes: Vec<_> = all
-        .iter()
-        .map(|c| RemoteAddr::new(c.tcache - 8))
-        .collect();
+    let sizes: Vec<_> = all.iter().map(|c| RemoteAddr::new(c.tcache - 8)).collect();
     let mut heads = Vec::new();
     memory.read_scattered::<8>(&sizes, &mut heads);
     let right = |head: &Option<[u8; 8]>| {
@@ -173,7 +158,9 @@ fn tls_block(residency: &ResidencyMap, tp: RemoteAddr) -> Option<AddrRange> {
 fn may_be_heap(residency: &ResidencyMap, addr: u64) -> bool {
     residency
         .mapping_at(RemoteAddr::new(addr))
-        .is_some_and(|m| m.write && (m.kind == MappingKind::Brk || super::find::is_anonymous(&m.kind)))
+        .is_some_and(|m| {
+            m.write && (m.kind == MappingKind::Brk || super::find::is_anonymous(&m.kind))
+        })
 }
 
 /// A `tcache_perthread_struct` that proved sound.
@@ -192,7 +179,9 @@ fn parse<M: TargetMemory>(
 ) -> Option<Cache> {
     let mut bytes = vec![0; layout.chunk_bytes as usize - 16];
     memory.read(RemoteAddr::new(at), &mut bytes).ok()?;
-    let most = par.tcache.map_or(u64::from(u16::MAX), |[_, _, count, _]| count);
+    let most = par
+        .tcache
+        .map_or(u64::from(u16::MAX), |[_, _, count, _]| count);
     let mut cache = Cache {
         chunks: Vec::new(),
         miscounted: false,
@@ -228,9 +217,7 @@ fn parse<M: TargetMemory>(
             fits && marked && met <= allowed
         };
         if head != 0 {
-            links
-                .follow(head, |l| visit(l.chunk, l.size, l.key))
-                .ok()?;
+            links.follow(head, |l| visit(l.chunk, l.size, l.key)).ok()?;
         }
         cache.miscounted |= met != counted;
         if counted.abs_diff(met) > 1 {

@@ -32,7 +32,10 @@ impl Trim {
             return;
         }
         let first = (start + CHUNK_STRUCT).next_multiple_of(PAGE_SIZE);
-        self.push(first, first + (end.saturating_sub(first) & !(PAGE_SIZE - 1)));
+        self.push(
+            first,
+            first + (end.saturating_sub(first) & !(PAGE_SIZE - 1)),
+        );
     }
 
     /// The top chunk, which free chunks before it become part of. Only a top that can be given

@@ -1,0 +1,280 @@
+//! glibc's malloc, walked from outside with no symbols: all arenas, chunk by chunk; chunks in
+//! tcaches and fastbins told from live ones; mmapped chunks; what a trim would give back.
+//!
+//! The walk reads libc's writable data to find `main_arena` and `mp_` ([`find`](self)), gathers the
+//! chunks that caches hold, then goes through each arena's memory once, in address order. What it
+//! found is compared with glibc's own totals; the outcome is [`HeapSnapshot::checks`].
+
+mod arena;
+mod chunks;
+mod find;
+mod layout;
+mod lists;
+mod mapped;
+mod ranges;
+mod state;
+mod tcache;
+mod trim;
+
+use std::collections::HashSet;
+
+use crate::addr::{AddrRange, RemoteAddr};
+use crate::completeness::{Confidence, Defect};
+use crate::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
+use crate::memory::{PageCache, ReadError, TargetMemory};
+use crate::residency::ResidencyMap;
+use crate::span::{SpanList, SpanState};
+use crate::threads::Thread;
+
+use arena::Arenas;
+use chunks::{ChunkWalker, Totals};
+use find::{Data, Main};
+use lists::Links;
+use ranges::Claims;
+use state::{ArenaState, MallocPar};
+
+/// What must be known of the target besides its memory.
+#[derive(Clone, Debug)]
+pub struct Context<'a> {
+    /// The release of glibc, from the string `release version X.Y` in its file.
+    pub version: Option<(u32, u32)>,
+    /// The threads, for their tcaches; without them cached chunks count as live.
+    pub threads: &'a [Thread],
+    /// The writable mappings of libc, its `.bss` included.
+    pub libc_data: Vec<AddrRange>,
+}
+
+/// Why a heap was not walked. Residency and probes work all the same.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NotWalked {
+    /// No version was found in the target's libc.
+    #[error("the release of the target's glibc could not be told, so its heap is not walked")]
+    NoVersion,
+    /// The layout of this release is not known.
+    #[error(
+        "glibc {0}.{1} is not known to this fragscope, so its heap is not walked; 2.17 to 2.43 are"
+    )]
+    UnknownVersion(u32, u32),
+    /// No `main_arena` in libc's data.
+    #[error(
+        "main_arena was not found in the data of glibc {0}.{1}: it is built unlike the release, or its data is swapped out"
+    )]
+    NoMainArena(u32, u32),
+    /// No `mp_` in libc's data.
+    #[error(
+        "mp_ was not found in the data of glibc {0}.{1}: it is built unlike the release, or its data is swapped out"
+    )]
+    NoMallocPar(u32, u32),
+}
+
+/// Walks the heap of the target's glibc. `memory` reads only what is resident
+/// ([`crate::memory::ResidentMemory`]), and is of the moment of `residency`.
+///
+/// # Errors
+/// When the release is not known or its data does not show a heap. Damage inside the heap is not
+/// an error: it becomes [`HeapSnapshot::defects`].
+pub fn walk<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    context: &Context<'_>,
+) -> Result<HeapSnapshot, NotWalked> {
+    let (major, minor) = context.version.ok_or(NotWalked::NoVersion)?;
+    if layout::candidates((major, minor)).next().is_none() {
+        return Err(NotWalked::UnknownVersion(major, minor));
+    }
+    let data = Data::read(memory, &context.libc_data);
+    let main = find::main_arena(memory, &data, (major, minor))
+        .ok_or(NotWalked::NoMainArena(major, minor))?;
+    let par = find::malloc_par(&data, main.layout, &main.ring[0], residency)
+        .ok_or(NotWalked::NoMallocPar(major, minor))?;
+
+    let mut heap = HeapSnapshot::new(Allocator::Glibc, format!("{major}.{minor}"));
+    heap.settings = par.settings();
+    let mut notes = Notes::default();
+    let (held, tcaches_known) = held(memory, residency, &main, &par, context, &mut notes);
+    let Main { layout, ring } = &main;
+    let mut arenas = Arenas {
+        memory,
+        residency,
+        layout,
+        par: &par,
+        walker: ChunkWalker::new(memory, residency, &held),
+        claims: Claims::default(),
+        extents: Vec::new(),
+        notes,
+    };
+    for (id, state) in (0..).zip(ring) {
+        arenas.walker.totals = Totals::default();
+        let (heaps, foreign) = if id == 0 {
+            (0, arenas.main(state))
+        } else {
+            (arenas.thread(state, id), 0)
+        };
+        let totals = arenas.walker.totals;
+        if state.mutex != 0 {
+            let what = format!("a thread was stopped inside arena {id}, which may be half written");
+            arenas.notes.defect(state.addr, 0, what);
+        }
+        heap.checks.push(CrossCheck {
+            name: format!("arena {id} system_mem"),
+            expected: state.system_mem,
+            found: totals.walked() + foreign,
+        });
+        heap.arenas.push(arena(id, state, totals, heaps, foreign));
+    }
+    let mapped = mapped::find(memory, residency, &par, &mut arenas.claims);
+    heap.checks.push(CrossCheck {
+        name: "n_mmaps".to_owned(),
+        expected: par.n_mmaps.into(),
+        found: mapped.len() as u64,
+    });
+    heap.checks.push(CrossCheck {
+        name: "mmapped_mem".to_owned(),
+        expected: par.mmapped_mem,
+        found: mapped.iter().map(|m| m.bytes).sum(),
+    });
+    heap.extents = arenas.extents;
+    heap.extents.extend(mapped.iter().filter_map(large));
+    heap.extents.sort_unstable_by_key(|e| e.range);
+    heap.trimmable = arenas.walker.trim.finish();
+    heap.defects = arenas.notes.defects;
+    heap.unreadable_bytes = arenas.notes.unreadable_bytes;
+    heap.confidence = confidence(&heap, tcaches_known);
+    Ok(heap)
+}
+
+/// The chunks that caches hold, ascending, and whether the tcaches are among them.
+fn held<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    main: &Main,
+    par: &MallocPar,
+    context: &Context<'_>,
+    notes: &mut Notes,
+) -> (Vec<lists::Held>, bool) {
+    let cache = PageCache::new(memory);
+    let mut held = Vec::new();
+    let links = Links::of_fastbins(&cache, main.layout.mangled_links);
+    for arena in &main.ring {
+        lists::fastbins(&links, arena, &mut held, notes);
+    }
+    let addrs: HashSet<u64> = main.ring.iter().map(|arena| arena.addr).collect();
+    let in_use = par.tcache.is_some_and(|[_, _, count, _]| count != 0);
+    let threads = context.threads;
+    let found = tcache::find(&cache, residency, main.layout, par, &addrs, threads, notes);
+    let known = !in_use || found.is_some();
+    if !known {
+        notes.defects.push(Defect {
+            addr: None,
+            what: "the threads' tcaches were not found: the chunks in them count as live".into(),
+            bytes: 0,
+        });
+    }
+    held.extend(found.unwrap_or_default());
+    held.sort_unstable();
+    held.dedup_by_key(|h| h.chunk);
+    (held, known)
+}
+
+fn arena(id: u32, state: &ArenaState, totals: Totals, heaps: u64, foreign: u64) -> Arena {
+    let mut figures = vec![
+        ("tcache_bytes", totals.tcache.1),
+        ("tcache_blocks", totals.tcache.0),
+        ("fastbin_bytes", totals.fastbin.1),
+        ("fastbin_blocks", totals.fastbin.0),
+        ("max_system_bytes", state.max_system_mem),
+        // All that is neither live, cached, free nor top, the tcaches' own chunks included, so that
+        // the five sum to `system_bytes`.
+        ("metadata_bytes", totals.metadata),
+        ("tcache_struct_bytes", totals.tcache_structs.1),
+        ("tcache_structs", totals.tcache_structs.0),
+        ("unknown_bytes", totals.unknown),
+        ("locked", u64::from(state.mutex != 0)),
+    ];
+    figures.extend(state.attached_threads.map(|n| ("attached_threads", n)));
+    if id == 0 {
+        figures.push(("foreign_sbrk_bytes", foreign));
+    } else {
+        figures.push(("heaps", heaps));
+    }
+    Arena {
+        id,
+        kind: if id == 0 { "main" } else { "thread" },
+        addr: RemoteAddr::new(state.addr),
+        system_bytes: state.system_mem,
+        live_blocks: totals.live.0,
+        live_bytes: totals.live.1,
+        free_blocks: totals.free.0,
+        free_bytes: totals.free.1,
+        cached_blocks: totals.tcache.0 + totals.fastbin.0,
+        cached_bytes: totals.tcache.1 + totals.fastbin.1,
+        top_bytes: totals.top,
+        figures,
+    }
+}
+
+/// The extent of one mmapped chunk: its header, then what the program has.
+fn large(chunk: &mapped::Mapped) -> Option<Extent> {
+    let mut spans = SpanList::default();
+    spans.push(chunk.lead + 16, SpanState::Metadata);
+    spans.push(chunk.bytes - chunk.lead - 16, SpanState::Live);
+    Some(Extent {
+        range: AddrRange::with_len(RemoteAddr::new(chunk.start), chunk.bytes)?,
+        kind: ExtentKind::LargeMapped,
+        arena: 0,
+        spans,
+    })
+}
+
+fn confidence(heap: &HeapSnapshot, tcaches_known: bool) -> Confidence {
+    let off: u64 = heap
+        .checks
+        .iter()
+        .map(|check| check.expected.abs_diff(check.found))
+        .fold(0, u64::saturating_add);
+    if off == 0 && tcaches_known {
+        Confidence::High
+    } else if off <= heap.unreadable_bytes {
+        Confidence::Medium
+    } else {
+        Confidence::Low
+    }
+}
+
+/// What went wrong on the way, bounded in number.
+#[derive(Debug, Default)]
+struct Notes {
+    defects: Vec<Defect>,
+    unreadable_bytes: u64,
+}
+
+/// Defects kept; a ruined heap has as many as chunks.
+const MAX_DEFECTS: usize = 64;
+
+impl Notes {
+    /// Something wrong at `addr` that makes `bytes` unknown.
+    fn defect(&mut self, addr: u64, bytes: u64, what: impl Into<String>) {
+        if self.defects.len() < MAX_DEFECTS {
+            self.defects.push(Defect {
+                addr: Some(RemoteAddr::new(addr)),
+                what: what.into(),
+                bytes,
+            });
+        }
+    }
+
+    /// Chunks could not be followed over `bytes` from `addr`: unreadable, or with no error damaged.
+    fn lost(&mut self, addr: u64, bytes: u64, error: Option<ReadError>) {
+        match error {
+            Some(error) => {
+                self.unreadable_bytes = self.unreadable_bytes.saturating_add(bytes);
+                self.defect(
+                    addr,
+                    bytes,
+                    format!("chunks could not be followed: {error}"),
+                );
+            }
+            None => self.defect(addr, bytes, "a chunk's header does not fit its neighbours"),
+        }
+    }
+}
