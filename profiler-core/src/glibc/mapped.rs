@@ -27,129 +27,165 @@ pub(super) struct Mapped {
 }
 
 /// Finds the mmapped chunks in what is not claimed. First where mappings begin and where one chunk
-/// ends; when `mp_` counts more than those, at every resident page.
+/// ends; when `mp_` counts more than those, at every resident page; when it still counts others, at
+/// every resident page once more, with aligned chunks looked for where `realloc` may have moved them.
 pub(super) fn find<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
     par: &MallocPar,
     claims: &mut Claims,
 ) -> Vec<Mapped> {
-    let mut found = Vec::new();
-    let areas = areas(residency);
-    let starts = residency.mappings().iter().map(|m| m.range);
-    let complete = |found: &[Mapped]| {
-        let bytes: u64 = found.iter().map(|m: &Mapped| m.bytes).sum();
-        found.len() as u64 >= u64::from(par.n_mmaps) && bytes >= par.mmapped_mem
+    let mut search = Search {
+        memory,
+        residency,
+        claims,
+        moved: false,
+        found: Vec::new(),
     };
-    for range in starts {
-        let start = range.start();
+    let areas = areas(residency);
+    for start in residency.mappings().iter().map(|m| m.range.start()) {
         if let Some(area) = areas.iter().find(|a| a.contains(start)) {
-            chain(memory, start.get(), area, claims, &mut found);
+            search.chain(start.get(), area);
         }
     }
-    for area in &areas {
-        for [page, prev_size, head] in page_heads(memory, residency, *area) {
-            if complete(&found) {
-                break;
-            }
-            if looks_mapped(prev_size, head) && !claims.holds(page) {
-                chain(memory, page, area, claims, &mut found);
+    search.every_page(&areas, par);
+    search.reject_excess(par);
+    if !search.complete(par) {
+        search.moved = true;
+        for chunk in std::mem::take(&mut search.found) {
+            search.claims.release(chunk.start);
+        }
+        search.every_page(&areas, par);
+        search.reject_excess(par);
+    }
+    search.found.sort_unstable_by_key(|m| m.start);
+    search.found
+}
+
+struct Search<'s, M> {
+    memory: &'s M,
+    residency: &'s ResidencyMap,
+    claims: &'s mut Claims,
+    /// Whether `mremap` may have moved aligned chunks.
+    moved: bool,
+    found: Vec<Mapped>,
+}
+
+impl<M: TargetMemory> Search<'_, M> {
+    fn bytes(&self) -> u64 {
+        self.found.iter().map(|m| m.bytes).sum()
+    }
+
+    fn complete(&self, par: &MallocPar) -> bool {
+        self.found.len() as u64 == u64::from(par.n_mmaps) && self.bytes() == par.mmapped_mem
+    }
+
+    fn every_page(&mut self, areas: &[AddrRange], par: &MallocPar) {
+        if self.complete(par) {
+            return;
+        }
+        for area in areas {
+            for [page, prev_size, head] in page_heads(self.memory, self.residency, *area) {
+                if looks_mapped(prev_size, head) && !self.claims.holds(page) {
+                    self.chain(page, area);
+                    if self.complete(par) {
+                        return;
+                    }
+                }
             }
         }
     }
-    reject_excess(par, claims, &mut found);
-    found.sort_unstable_by_key(|m| m.start);
-    found
+
+    /// Takes the chunk at `at`, and those that follow it without a gap.
+    fn chain(&mut self, mut at: u64, area: &AddrRange) {
+        while let Some(chunk) = self.chunk_at(at, area) {
+            let end = chunk.start + chunk.bytes;
+            if !self.claims.is_free(chunk.start, end) {
+                return;
+            }
+            self.claims.claim(chunk.start, end);
+            self.found.push(chunk);
+            at = end;
+        }
+    }
+
+    /// The mmapped chunk whose mapping begins at `start`.
+    fn chunk_at(&self, start: u64, area: &AddrRange) -> Option<Mapped> {
+        let [prev_size, head] = self.header(start)?;
+        let room = area.end().get().checked_sub(start)?;
+        if !looks_mapped(prev_size, head) {
+            return None;
+        }
+        let bytes = head & !7;
+        // `_int_memalign` moves the header up to the next aligned place with room for a chunk
+        // before it; `mremap_chunk` keeps that distance, though not the alignment beyond a page.
+        let aligned = (5..=MAX_ALIGNMENT.ilog2())
+            .map(|bits| 1u64 << bits)
+            .take_while(|&alignment| alignment <= room)
+            .filter_map(|alignment| {
+                let chunk = start.checked_add(16)?.checked_next_multiple_of(alignment)? - 16;
+                let near = if chunk - start < 32 { alignment } else { 0 };
+                Some(chunk - start + near)
+            });
+        let pages = if self.moved { bytes.min(room) } else { 0 };
+        let moved = (PAGE_SIZE..pages)
+            .step_by(PAGE_SIZE as usize)
+            .map(|end| end - 16);
+        aligned
+            .chain(moved)
+            .find_map(|lead| self.aligned_chunk(start, lead, room))
+            .or((bytes <= room).then_some(Mapped {
+                start,
+                bytes,
+                lead: 0,
+            }))
+    }
+
+    /// The chunk `lead` bytes into the mapping at `start`, when its header says that it is.
+    fn aligned_chunk(&self, start: u64, lead: u64, room: u64) -> Option<Mapped> {
+        let [prev_size, head] = self.header(start.checked_add(lead)?)?;
+        let bytes = lead.checked_add(head & !7)?;
+        let sound = prev_size == lead && head & 7 == IS_MMAPPED && bytes.is_multiple_of(PAGE_SIZE);
+        (sound && (lead + 16..=room).contains(&bytes)).then_some(Mapped { start, bytes, lead })
+    }
+
+    fn header(&self, chunk: u64) -> Option<[u64; 2]> {
+        self.memory.read_value(RemoteAddr::new(chunk)).ok()
+    }
+
+    /// When there are more than `mp_` counts, drops those that make the difference, if that is
+    /// plain: one chunk, or two, of exactly the bytes too many.
+    fn reject_excess(&mut self, par: &MallocPar) {
+        let found = &mut self.found;
+        let bytes: u64 = found.iter().map(|m| m.bytes).sum();
+        let (Some(excess), Some(too_many)) = (
+            bytes.checked_sub(par.mmapped_mem),
+            found.len().checked_sub(par.n_mmaps as usize),
+        ) else {
+            return;
+        };
+        let one = |from: usize, bytes: u64| {
+            let place = found[from..].iter().position(|m| m.bytes == bytes);
+            place.map(|i| from + i)
+        };
+        let drop: Vec<usize> = match too_many {
+            1 => one(0, excess).into_iter().collect(),
+            2 if found.len() <= MAX_PAIRED => (0..found.len())
+                .find_map(|i| {
+                    let rest = excess.checked_sub(found[i].bytes)?;
+                    Some(vec![i, one(i + 1, rest)?])
+                })
+                .unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        for &i in drop.iter().rev() {
+            self.claims.release(found.remove(i).start);
+        }
+    }
 }
 
 fn looks_mapped(prev_size: u64, head: u64) -> bool {
     let flags = PREV_INUSE | IS_MMAPPED | NON_MAIN_ARENA;
     let size = head & !7;
     prev_size == 0 && head & flags == IS_MMAPPED && size != 0 && size.is_multiple_of(PAGE_SIZE)
-}
-
-/// Takes the chunk at `at`, and those that follow it without a gap.
-fn chain<M: TargetMemory>(
-    memory: &M,
-    mut at: u64,
-    area: &AddrRange,
-    claims: &mut Claims,
-    found: &mut Vec<Mapped>,
-) {
-    while let Some(chunk) = chunk_at(memory, at, area) {
-        let end = chunk.start + chunk.bytes;
-        if !claims.is_free(chunk.start, end) {
-            return;
-        }
-        claims.claim(chunk.start, end);
-        found.push(chunk);
-        at = end;
-    }
-}
-
-/// The mmapped chunk whose mapping begins at `at`.
-fn chunk_at<M: TargetMemory>(memory: &M, at: u64, area: &AddrRange) -> Option<Mapped> {
-    let header = |p: u64| -> Option<[u64; 2]> { memory.read_value(RemoteAddr::new(p)).ok() };
-    let [prev_size, head] = header(at)?;
-    let room = area.end().get().checked_sub(at)?;
-    let total = head & !7;
-    if !looks_mapped(prev_size, head) {
-        return None;
-    }
-    // `_int_memalign` moves the header up to the next aligned place with a chunk's room before it.
-    let aligned = (5..=MAX_ALIGNMENT.ilog2())
-        .map(|bits| 1u64 << bits)
-        .take_while(|&alignment| alignment <= room)
-        .filter_map(|alignment| {
-            let mem = at.checked_add(16)?.checked_next_multiple_of(alignment)?;
-            let near = mem - 16 - at < 32;
-            Some(mem - 16 - at + if near { alignment } else { 0 })
-        });
-    let moved = aligned.filter(|&lead| lead + 16 < room).find_map(|lead| {
-        let [prev_size, head] = header(at + lead)?;
-        let bytes = lead.checked_add(head & !7)?;
-        let sound = prev_size == lead && head & 7 == IS_MMAPPED && bytes % PAGE_SIZE == 0;
-        (sound && bytes <= room).then_some(Mapped {
-            start: at,
-            bytes,
-            lead,
-        })
-    });
-    moved.or_else(|| {
-        (total <= room).then_some(Mapped {
-            start: at,
-            bytes: total,
-            lead: 0,
-        })
-    })
-}
-
-/// When there are more than `mp_` counts, drops those that make the difference, if that is plain:
-/// one chunk, or two, of exactly the bytes too many.
-fn reject_excess(par: &MallocPar, claims: &mut Claims, found: &mut Vec<Mapped>) {
-    let bytes: u64 = found.iter().map(|m| m.bytes).sum();
-    let (Some(excess), Some(too_many)) = (
-        bytes.checked_sub(par.mmapped_mem),
-        found.len().checked_sub(par.n_mmaps as usize),
-    ) else {
-        return;
-    };
-    let drop: Vec<usize> = match too_many {
-        1 => found
-            .iter()
-            .position(|m| m.bytes == excess)
-            .into_iter()
-            .collect(),
-        2 if found.len() <= MAX_PAIRED => (0..found.len())
-            .find_map(|i| {
-                let rest = excess.checked_sub(found[i].bytes)?;
-                let j = found[i + 1..].iter().position(|m| m.bytes == rest)?;
-                Some(vec![i, i + 1 + j])
-            })
-            .unwrap_or_default(),
-        _ => Vec::new(),
-    };
-    for &i in drop.iter().rev() {
-        claims.release(found.remove(i).start);
-    }
 }
