@@ -188,8 +188,8 @@ impl Target {
         }
         let file = ElfFile::open(&self.host_path(&path))?;
         // Every CPython exports it, so that extension modules can call it; a launcher that only
-        // loads libpython does not.
-        if !file.exports("Py_GetVersion") {
+        // loads libpython does not. A program with all of Python in it may export nothing.
+        if !(file.exports("Py_GetVersion") || is_program && reads_hash_seed(&file)) {
             return None;
         }
         // `Py_Version` is `PY_VERSION_HEX`, since 3.11 (`Include/patchlevel.h`).
@@ -211,7 +211,11 @@ impl Target {
         let versions: BTreeSet<&str> = data
             .iter()
             .flat_map(|part| strings(part, python_string))
-            .filter(|v| named.is_none_or(|named| python_numbers(v) == Some(named)))
+            .filter(|text| match (python_numbers(text), named) {
+                (Some(version), Some(named)) => version == named,
+                (Some(version), None) => has_cache_tag(&data, version),
+                (None, _) => false,
+            })
             .collect();
         let only = versions.first().filter(|_| versions.len() == 1).copied();
         let version = named.or_else(|| python_numbers(only?))?;
@@ -290,6 +294,23 @@ fn two_numbers(version: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// Whether there is the string that names compiled modules, such as `cpython-311` (`Python/sysmodule.c`,
+/// `sys.implementation.cache_tag`, since 3.3).
+fn has_cache_tag(data: &[&[u8]], (major, minor): (u8, u8)) -> bool {
+    let tag = format!("cpython-{major}{minor}");
+    let named = |text: &str| (text == tag).then_some(());
+    data.iter()
+        .any(|part| strings(part, named).next().is_some())
+}
+
+/// Whether it looks up `PYTHONHASHSEED`, as every CPython since 2.7 and 3.2 does when it starts.
+fn reads_hash_seed(file: &ElfFile) -> bool {
+    let named = |text: &str| text.ends_with("PYTHONHASHSEED").then_some(());
+    file.read_only_data()
+        .iter()
+        .any(|part| strings(part, named).next().is_some())
+}
+
 /// The version in a file name such as `python3.11`, `libpython3.8.so.1.0` or `libpython3.7m.so`.
 fn python_in_name(name: &str) -> Option<(u8, u8)> {
     let rest = name.strip_prefix("lib").unwrap_or(name);
@@ -319,8 +340,15 @@ fn python_string(text: &str) -> Option<&str> {
     let suffix = micro[digits..].trim_end_matches('+');
     let known_suffix =
         ["", "a", "b", "rc", "c"].contains(&suffix.trim_end_matches(|c: char| c.is_ascii_digit()));
-    (matches!(major, "2" | "3") && is_number(minor) && is_number(&micro[..digits]) && known_suffix)
-        .then_some(text)
+    // Other libraries inside the same file have versions too: sqlite's are 3.3x and 3.4x.
+    let known_minor = match major {
+        "2" => minor == "7",
+        "3" => minor
+            .parse()
+            .is_ok_and(|minor: u8| (2..=29).contains(&minor)),
+        _ => false,
+    };
+    (known_minor && is_number(minor) && is_number(&micro[..digits]) && known_suffix).then_some(text)
 }
 
 #[cfg(test)]
@@ -337,7 +365,9 @@ mod tests {
             assert_eq!(python_string(good), Some(good));
         }
         assert_eq!(python_string("/opt/python/2.7.18"), Some("2.7.18"));
-        for bad in ["1.2.13", "3.8", "3.8.x", "3..1", "3.8.20.1", "4.0.0", ""] {
+        for bad in [
+            "1.2.13", "3.8", "3.8.x", "3..1", "3.8.20.1", "4.0.0", "3.40.1", "",
+        ] {
             assert_eq!(python_string(bad), None, "{bad}");
         }
         let banner = "GNU C Library (Debian GLIBC 2.36-9+deb12u10) stable release version 2.36.\n";

@@ -102,3 +102,19 @@ impl Drop for Child {
         let _ = self.inner.wait();
     }
 }
+
+/// The state of a thread, as its `stat` file has it.
+pub(crate) fn state_of(tid: i32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).expect("there");
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    state.expect("a state")
+}
+
+/// Waits until a thread is in this state.
+pub(crate) fn wait_for_state(tid: i32, wanted: char) {
+    while state_of(tid) != wanted {
+        std::thread::yield_now();
+    }
+}
