@@ -18,6 +18,10 @@ const CLASS_DIGITS: u8 = 2;
 /// While the probes are not armed, blocks are freed unseen. So the tracked blocks are dropped when
 /// a window closes, and a lifetime is known only where allocation and free lie in one window.
 ///
+/// When a thread ends, glibc (2.26 and later) gives the blocks of its cache back by calling `free`
+/// on each, up to seven of a size. Those blocks were freed before, so these calls count as frees
+/// of older blocks.
+///
 /// Events come in the order in which they happened, but their times may be slightly out of order:
 /// a free that seems to come before its allocation counts as a lifetime of 0 ns.
 pub struct Tracker {

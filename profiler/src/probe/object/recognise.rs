@@ -44,7 +44,7 @@ pub(super) fn identify(path: &str, object: &ElfObject) -> Identity {
         .find(|(_, names)| defines(names))
         .map(|(allocator, _)| *allocator);
     let (allocator, version) = match known {
-        Some(allocator) => (Some(allocator), None),
+        Some(allocator) => (Some(allocator), version(allocator, object)),
         // A static program has no `gnu_get_libc_version` unless it calls it, but malloc's inner
         // functions in its symbols.
         None if defines(&GLIBC[..1]) || (defines(&GLIBC[1..2]) && defines(&GLIBC[2..])) => {
@@ -68,6 +68,51 @@ pub(super) fn identify(path: &str, object: &ElfObject) -> Identity {
     }
 }
 
+/// The version of an allocator that is not a libc's.
+fn version(allocator: Allocator, object: &ElfObject) -> Option<String> {
+    match allocator {
+        Allocator::Jemalloc => jemalloc_version(&object.contents),
+        Allocator::Mimalloc => mimalloc_version(object),
+        Allocator::Tcmalloc => {
+            let marker = b"gperftools ";
+            let at = find(&object.contents, marker)? + marker.len();
+            number_with_dots(&object.contents[at..])
+        }
+        _ => None,
+    }
+}
+
+/// `JEMALLOC_VERSION`, e.g. `5.3.0-0-g54eaed1d…` with the 40 digits of a commit.
+fn jemalloc_version(contents: &[u8]) -> Option<String> {
+    let mut at = 0;
+    loop {
+        let dash = at + find(contents.get(at..)?, b"-g")?;
+        let commit = contents.get(dash + 2..)?;
+        if commit.len() > 40 && commit[..40].iter().all(u8::is_ascii_hexdigit) && commit[40] == 0 {
+            let start = contents[..dash].iter().rposition(|b| *b == 0)? + 1;
+            return number_with_dots(&contents[start..dash]);
+        }
+        at = dash + 2;
+    }
+}
+
+/// What `mi_version` returns, as a constant: 209 is 2.0.9.
+fn mimalloc_version(object: &ElfObject) -> Option<String> {
+    let start = object.functions.get("mi_version")?.body.start;
+    let code = object.code.bytes_at(start)?;
+    let code = code.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(code);
+    let [0xb8, a, b, c, d, 0xc3, ..] = *code else {
+        return None;
+    };
+    let number = u32::from_le_bytes([a, b, c, d]);
+    Some(format!(
+        "{}.{}.{}",
+        number / 100,
+        number / 10 % 10,
+        number % 10
+    ))
+}
+
 /// The version in glibc's banner, which survives stripping: `GNU C Library (…) stable release
 /// version 2.36.`
 fn glibc_version(contents: &[u8]) -> Option<String> {
@@ -75,10 +120,15 @@ fn glibc_version(contents: &[u8]) -> Option<String> {
     let banner = &banner[..banner.len().min(256)];
     let marker = b"release version ";
     let version = &banner[find(banner, marker)? + marker.len()..];
-    let digits: String = version
+    number_with_dots(version)
+}
+
+fn number_with_dots(text: &[u8]) -> Option<String> {
+    let digits: String = text
         .iter()
         .map(|&b| char::from(b))
         .take_while(|c| c.is_ascii_digit() || *c == '.')
+        .take(16)
         .collect();
     let digits = digits.trim_end_matches('.');
     (!digits.is_empty()).then(|| digits.to_string())
@@ -92,7 +142,7 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::probe::object::elf::Definition;
-    use crate::probe::sites::Body;
+    use crate::probe::sites::{Body, Code, Segment};
 
     fn object(functions: &[&str], contents: &[u8]) -> ElfObject {
         let definition = Definition {
@@ -149,6 +199,36 @@ mod tests {
             identity("/opt/libshim.so", &["malloc"], b""),
             (None, "libshim.so".to_string(), false)
         );
+    }
+
+    #[test]
+    fn versions_of_the_others() {
+        let commit = "54eaed1d8b56b1aa528be3bdd1877e59c56fa90c";
+        let text = format!("\0x-gno\05.3.0-0-g{commit}\0");
+        assert_eq!(jemalloc_version(text.as_bytes()), Some("5.3.0".to_string()));
+        let cut = &text.as_bytes()[..text.len() - 1];
+        assert_eq!(jemalloc_version(cut), None);
+        assert_eq!(
+            identity(
+                "/lib/libtcmalloc.so.4",
+                &["tc_malloc"],
+                b"..gperftools 2.10\0"
+            )
+            .1,
+            "tcmalloc 2.10"
+        );
+        let mut mimalloc = object(&["mi_version"], b"");
+        let code = |bytes: &[u8]| {
+            Code::new(vec![Segment {
+                address: 0,
+                file_offset: 0,
+                bytes: bytes.to_vec(),
+            }])
+        };
+        mimalloc.code = code(&[0xb8, 0xd1, 0, 0, 0, 0xc3]);
+        assert_eq!(identify("m", &mimalloc).name_and_version, "mimalloc 2.0.9");
+        mimalloc.code = code(&[0x55, 0xc3]);
+        assert_eq!(identify("m", &mimalloc).name_and_version, "mimalloc");
     }
 
     #[test]

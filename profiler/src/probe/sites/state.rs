@@ -142,6 +142,11 @@ impl State {
                 self.move_stack(-8);
                 self.store(self.stack_pointer(), value);
             }
+            Mnemonic::Push if i.stack_pointer_increment() == -8 => {
+                self.move_stack(-8);
+                let value = self.fresh();
+                self.store(self.stack_pointer(), value);
+            }
             Mnemonic::Pop if wide(0) => {
                 let value = self.load(self.stack_pointer());
                 self.move_stack(8);
