@@ -6,8 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use child::{Child, compiled, open_folder};
+use child::{Child, compiled, install, open_folder};
 use fragscope::process::{StopError, Target, host};
+use fragscope::session::doctor::{self, Grade};
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
 
@@ -90,6 +91,18 @@ fn helper_opens_the_target() {
         Ok(target) => println!("{MARK}opened {}", target.pid()),
         Err(error) => println!("{MARK}{} {error}", error.exit_code()),
     }
+}
+
+#[test]
+#[ignore = "a helper of the tests below"]
+fn helper_runs_doctor() {
+    let Some(pid) = helpers_target() else { return };
+    let checks = doctor::run(Some(pid));
+    let bad = checks.iter().filter(|check| check.ok != Grade::Ok);
+    println!(
+        "{MARK}{}",
+        bad.map(|check| check.name).collect::<Vec<_>>().join(",")
+    );
 }
 
 #[test]
@@ -223,19 +236,18 @@ impl Drop for Swap {
 
 /// What a copy of this program that runs as someone less than root says of `pid`.
 fn opened_by(prefix: &[&str], pid: i32) -> String {
+    said_by("helper_opens_the_target", prefix, pid)
+}
+
+/// What a helper that runs as someone less than root says.
+fn said_by(name: &str, prefix: &[&str], pid: i32) -> String {
     let folder = open_folder();
-    let copy = folder.path().join("tests");
-    std::fs::copy(std::env::current_exe().expect("ourselves"), &copy).expect("room");
+    let copy = install(&std::env::current_exe().expect("ourselves"), &folder);
     let mut command = Command::new(prefix[0]);
     command
         .args(&prefix[1..])
         .arg(&copy)
-        .args([
-            "--exact",
-            "helper_opens_the_target",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", name, "--ignored", "--nocapture"])
         .env(TARGET, pid.to_string())
         .current_dir("/");
     let output = command
@@ -299,6 +311,18 @@ fn each_denial_is_told_apart_with_its_fix() {
     hidden.extend(NOBODY);
     let said = opened_by(&hidden, ours.pid());
     assert!(said.contains("hidepid"), "{said}");
+}
+
+#[test]
+fn doctor_tells_root_from_others() {
+    let ours = Child::c("signals");
+    let as_root = said_by("helper_runs_doctor", &["env"], ours.pid());
+    assert_eq!(as_root, "", "root on the host has all that is needed");
+    let as_nobody = said_by("helper_runs_doctor", &NOBODY, ours.pid());
+    let expected = ["privilege", "BPF", "perf events", "target"];
+    for name in expected {
+        assert!(as_nobody.split(',').any(|bad| bad == name), "{as_nobody}");
+    }
 }
 
 #[test]

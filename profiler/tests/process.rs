@@ -102,13 +102,9 @@ fn a_32_bit_program_is_refused() {
     // mov eax, 29 (pause); int 0x80; jmp back
     elf.extend_from_slice(&[0xb8, 29, 0, 0, 0, 0xcd, 0x80, 0xeb, 0xf7, 0x90, 0x90]);
     let folder = child::open_folder();
-    let program = folder.path().join("pause32");
-    std::fs::write(&program, elf).expect("writable");
-    std::fs::set_permissions(
-        &program,
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .expect("ours");
+    let image = folder.path().join("image");
+    std::fs::write(&image, elf).expect("writable");
+    let program = child::install(&image, &folder);
     let mut running = std::process::Command::new(&program)
         .spawn()
         .expect("the kernel runs 32-bit programs");

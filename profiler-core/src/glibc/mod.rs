@@ -67,6 +67,11 @@ pub enum NotWalked {
     NoMallocPar(u32, u32),
 }
 
+/// Whether the heap layout of this release, major and minor, is known.
+pub fn is_known(version: (u32, u32)) -> bool {
+    layout::candidates(version).next().is_some()
+}
+
 /// Walks the heap of the target's glibc. `memory` reads only what is resident
 /// ([`crate::memory::ResidentMemory`]), and is of the moment of `residency`.
 ///

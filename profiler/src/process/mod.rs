@@ -202,6 +202,12 @@ impl Target {
         stop::stop(&self.dir, limit)
     }
 
+    /// Why it cannot be stopped at the moment, when another tracer holds it.
+    pub fn traced(&self) -> Option<StopError> {
+        let tracer = field(&self.dir.text("status").ok()?, "TracerPid")?;
+        (tracer != 0).then(|| stop::already_traced(tracer))
+    }
+
     /// Its root directory as a path of ours.
     pub fn root(&self) -> PathBuf {
         self.dir.path("root")

@@ -157,7 +157,7 @@ enum Held {
 }
 
 /// `TracerPid` is the id of the tracing thread: its process is named.
-fn already_traced(thread: u64) -> StopError {
+pub(super) fn already_traced(thread: u64) -> StopError {
     let status = std::fs::read(format!("/proc/{thread}/status")).unwrap_or_default();
     let tracer = field(&String::from_utf8_lossy(&status), "Tgid").unwrap_or(thread);
     let comm = std::fs::read(format!("/proc/{tracer}/comm")).unwrap_or_default();

@@ -1,8 +1,10 @@
 //! `doctor`: what this host and this target allow, and the exact fix for what they do not.
 
+mod target;
+
 use crate::probe::support;
+use crate::process::PageSource;
 use crate::process::host::{self, Capability};
-use crate::process::{OpenError, PageSource, Target};
 
 /// How well something that fragscope wants is there.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -69,7 +71,7 @@ pub fn run(pid: Option<i32>) -> Vec<Check> {
         container(),
     ];
     if let Some(pid) = pid {
-        checks.extend(target(pid));
+        checks.extend(target::checks(pid));
     }
     checks
 }
@@ -316,72 +318,6 @@ fn container() -> Check {
         );
     }
     Check::ok(name, "all processes of the host")
-}
-
-fn target(pid: i32) -> Vec<Check> {
-    let name = "target";
-    let target = match Target::open(pid) {
-        Ok(target) => target,
-        Err(OpenError::NotPermitted { cause, fix, .. }) => {
-            return vec![Check::bad(name, Grade::Missing, cause.to_string(), fix)];
-        }
-        Err(OpenError::NotAProcess { tid, pid }) => {
-            let found = format!("{tid} is a thread of process {pid}");
-            let fix = format!("fragscope doctor --pid {pid}");
-            return vec![Check::bad(name, Grade::Missing, found, fix)];
-        }
-        Err(error) => {
-            let fix = "name another process, which this lists: pgrep -af python";
-            return vec![Check::bad(name, Grade::Missing, error.to_string(), fix)];
-        }
-    };
-    let described = target.describe();
-    let found = format!("{} ({} threads)", described.comm, described.threads);
-    vec![Check::ok(name, found), libc(&target), python(&target)]
-}
-
-fn libc(target: &Target) -> Check {
-    let name = "C library";
-    let Some(libc) = target.libc() else {
-        let found = if target.is_static() {
-            "none, the program is linked statically: residency only"
-        } else {
-            "none found among its mapped files: residency only"
-        };
-        return Check::bad(
-            name,
-            Grade::Limited,
-            found,
-            "link it dynamically to see its heap",
-        );
-    };
-    let found = format!("{libc} ({})", libc.path);
-    match (libc.name, target.libc_version()) {
-        ("glibc", Some(_)) => Check::ok(name, found),
-        ("glibc", None) => Check::bad(
-            name,
-            Grade::Limited,
-            format!("{found}: its heap cannot be walked without its version"),
-            "report it with the output of: ldd --version",
-        ),
-        _ => Check::bad(
-            name,
-            Grade::Limited,
-            format!("{found}: its heap is not walked, residency and probes work"),
-            "run the service on a distribution with glibc to see its heap",
-        ),
-    }
-}
-
-fn python(target: &Target) -> Check {
-    let name = "Python";
-    match target.python() {
-        Some(python) => Check::ok(
-            name,
-            format!("CPython {} ({})", python.full_version, python.path),
-        ),
-        None => Check::ok(name, "none: works all the same, without a pymalloc walk"),
-    }
 }
 
 #[cfg(test)]

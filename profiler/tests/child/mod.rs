@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 pub(crate) struct Child {
@@ -27,6 +28,19 @@ pub(crate) fn compiled(name: &str) -> tempfile::TempDir {
         .expect("a C compiler");
     assert!(status.success());
     folder
+}
+
+/// Copies a program into a folder. Another process writes it: a descriptor of ours could be open in
+/// a child that another test starts at the same moment, and then it is not executed (ETXTBSY).
+pub(crate) fn install(program: &Path, folder: &tempfile::TempDir) -> PathBuf {
+    let copy = folder.path().join("copy");
+    let status = Command::new("install")
+        .arg("-m755")
+        .arg(program)
+        .arg(&copy)
+        .status();
+    assert!(status.expect("install, of coreutils").success());
+    copy
 }
 
 /// A new folder that everyone may enter.

@@ -1,0 +1,108 @@
+//! What one target allows: whether it can be opened and stopped, and what of it can be walked.
+
+use profiler_core::glibc::{self, NotWalked};
+
+use super::{Check, Grade};
+use crate::process::{OpenError, Target};
+
+/// What one target allows.
+pub(super) fn checks(pid: i32) -> Vec<Check> {
+    let name = "target";
+    let target = match Target::open(pid) {
+        Ok(target) => target,
+        Err(OpenError::NotPermitted { cause, fix, .. }) => {
+            return vec![Check::bad(name, Grade::Missing, cause.to_string(), fix)];
+        }
+        Err(OpenError::NotAProcess { tid, pid }) => {
+            let found = format!("{tid} is a thread of process {pid}");
+            let fix = format!("fragscope doctor --pid {pid}");
+            return vec![Check::bad(name, Grade::Missing, found, fix)];
+        }
+        Err(error) => {
+            let fix = "name another process, which this lists: pgrep -af python";
+            return vec![Check::bad(name, Grade::Missing, error.to_string(), fix)];
+        }
+    };
+    let described = target.describe();
+    let found = format!("{} ({} threads)", described.comm, described.threads);
+    let seen = match target.traced() {
+        None => Check::ok(name, found),
+        Some(error) => Check::bad(
+            name,
+            Grade::Limited,
+            format!("{found}: {error}"),
+            format!("fragscope attach --pid {pid} --no-stop"),
+        ),
+    };
+    let allocator = allocator(described.malloc.as_deref());
+    vec![seen, libc(&target), allocator, python(&target)]
+}
+
+fn allocator(malloc: Option<&str>) -> Check {
+    let name = "allocator";
+    match malloc {
+        Some(malloc @ ("jemalloc" | "mimalloc" | "tcmalloc")) => Check::bad(
+            name,
+            Grade::Limited,
+            format!("{malloc}: its heap is not walked, residency, pymalloc and probes work"),
+            "start the service without its LD_PRELOAD to see the heap of glibc",
+        ),
+        Some(malloc) => Check::ok(name, malloc),
+        None => Check::bad(
+            name,
+            Grade::Limited,
+            "not known: residency only",
+            "link the program dynamically to see its heap",
+        ),
+    }
+}
+
+fn libc(target: &Target) -> Check {
+    let name = "C library";
+    let Some(libc) = target.libc() else {
+        let found = if target.is_static() {
+            "none, the program is linked statically: residency only"
+        } else {
+            "none found among its mapped files: residency only"
+        };
+        return Check::bad(
+            name,
+            Grade::Limited,
+            found,
+            "link it dynamically to see its heap",
+        );
+    };
+    let found = format!("{libc} ({})", libc.path);
+    match (libc.name, target.libc_version()) {
+        ("glibc", Some(version)) if glibc::is_known(version) => Check::ok(name, found),
+        ("glibc", Some((major, minor))) => Check::bad(
+            name,
+            Grade::Limited,
+            NotWalked::UnknownVersion(major, minor).to_string(),
+            "use a fragscope that knows it; residency and probes work with this one",
+        ),
+        ("glibc", None) => Check::bad(
+            name,
+            Grade::Limited,
+            format!("{found}: its heap cannot be walked without its version"),
+            "report it with the output of: ldd --version",
+        ),
+        _ => Check::bad(
+            name,
+            Grade::Limited,
+            format!("{found}: its heap is not walked, residency and probes work"),
+            "run the service on a distribution with glibc to see its heap",
+        ),
+    }
+}
+
+fn python(target: &Target) -> Check {
+    let name = "Python";
+    match target.python() {
+        Some(python) => Check::ok(
+            name,
+            format!("CPython {} ({})", python.full_version, python.path),
+        ),
+        None => Check::ok(name, "none: works all the same, without a pymalloc walk"),
+    }
+}
