@@ -65,7 +65,10 @@ impl<M: TargetMemory> Arenas<'_, M> {
                 self.notes.lost(heap, 0, info.err());
                 break;
             };
-            let sound = owner == arena.addr && size % PAGE_SIZE == 0 && size <= heap_max;
+            let sound = owner == arena.addr
+                && heap.is_multiple_of(heap_max)
+                && size.is_multiple_of(PAGE_SIZE)
+                && size <= heap_max;
             if !sound || !seen.insert(heap) {
                 let what = format!(
                     "no heap of the arena at {:#x}, though its chain of heaps leads here",
@@ -108,7 +111,8 @@ impl<M: TargetMemory> Arenas<'_, M> {
             return 0;
         }
         let areas = areas(self.residency);
-        let base = self.par.sbrk_base;
+        // A foreign sbrk before the first malloc may leave it unaligned.
+        let base = self.par.sbrk_base.saturating_add(7) & !7;
         let Some(area) = areas.iter().find(|a| a.contains(RemoteAddr::new(base))) else {
             let what = "sbrk_base lies in no mapping that could hold the main arena";
             self.notes.defect(base, arena.system_mem, what);
