@@ -31,6 +31,15 @@ pub fn enter(tid: u32, call: &Call) {
     let _no_memory = CALLS.insert(tid, call, 0);
 }
 
+/// Notes how much the function that the thread is in asks for.
+#[inline(always)]
+pub fn set_size(tid: u32, size: u64) {
+    if let Some(call) = CALLS.get_ptr_mut(tid) {
+        // SAFETY: a map's value, valid while the program runs; only this thread's hits write it.
+        unsafe { (*call).size = size };
+    }
+}
+
 /// The record of this thread's call of `probe`, which is over.
 #[inline(always)]
 pub fn leave(tid: u32, probe: u64) -> Option<Call> {

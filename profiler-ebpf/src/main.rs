@@ -65,6 +65,8 @@ pub fn on_entry(context: ProbeContext) -> u32 {
         let registers = unsafe { &*context.regs };
         if !call::is_nested(hit.tid, registers.rsp) {
             entered(&hit, registers);
+        } else if hit.cookie.has(Arguments::OldSize) {
+            call::set_size(hit.tid, registers.rsi);
         }
     }
     0
@@ -78,6 +80,10 @@ fn entered(hit: &Hit, registers: &pt_regs) {
         first
     } else if cookie.has(Arguments::CountSize) {
         first.wrapping_mul(second)
+    } else if cookie.has(Arguments::OldCountSize) && cookie.chunk_header() {
+        // Only the old block is sure to be in its register still. A product that overflows fails
+        // at once, and any other reaches realloc, which tells.
+        u64::MAX
     } else if cookie.has(Arguments::OldCountSize) {
         second.wrapping_mul(third)
     } else if cookie.has(Arguments::ResultAlignmentSize) {

@@ -91,13 +91,14 @@ fn arguments(function: Function, chunk_header: bool) -> &'static [Register] {
     use Register::{RDI, RDX, RSI};
     match (function, chunk_header) {
         (F::Free | F::Valloc | F::Malloc, _) => &[RDI],
-        (F::PosixMemalign, true) => &[RDI],
+        // glibc's reallocarray multiplies at once, and tells the size to realloc.
+        (F::PosixMemalign | F::Reallocarray, true) => &[RDI],
         (F::Calloc | F::Memalign | F::AlignedAlloc, true) => &[],
         (F::Calloc, false) => &[RDI, RSI],
         (F::Memalign | F::AlignedAlloc, false) => &[RSI],
         // The size tells a realloc that failed from one to 0 bytes that freed its block.
         (F::Realloc, _) => &[RDI, RSI],
-        (F::Reallocarray, _) => &[RDI, RSI, RDX],
+        (F::Reallocarray, false) => &[RDI, RSI, RDX],
         (F::PosixMemalign, false) => &[RDI, RDX],
     }
 }
