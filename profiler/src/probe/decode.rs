@@ -1,0 +1,69 @@
+//! From the bytes in the ring to events.
+
+use profiler_common::RawEvent;
+use profiler_core::addr::RemoteAddr;
+use profiler_core::event::{AllocEvent, AllocEventKind};
+use zerocopy::FromBytes;
+
+/// The event that a record in the ring tells; `None` for a record that is none.
+///
+/// A block that a failed realloc left alive was told as freed at the realloc's entry; it comes back
+/// as an allocation.
+pub(super) fn decode(record: &[u8]) -> Option<AllocEvent> {
+    let (raw, _) = RawEvent::read_from_prefix(record).ok()?;
+    let kind = match raw.kind {
+        RawEvent::FREE => AllocEventKind::Free,
+        RawEvent::ALLOC | RawEvent::KEPT => AllocEventKind::Alloc {
+            bytes: raw.size,
+            usable: raw.flags & RawEvent::USABLE != 0,
+        },
+        _ => return None,
+    };
+    Some(AllocEvent {
+        time_ns: raw.time_ns,
+        tid: raw.tid,
+        addr: RemoteAddr::new(raw.addr),
+        kind,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes;
+
+    use super::*;
+
+    fn raw(kind: u16) -> RawEvent {
+        RawEvent {
+            time_ns: 5,
+            addr: 0x1000,
+            size: 24,
+            tid: 7,
+            kind,
+            flags: RawEvent::USABLE,
+        }
+    }
+
+    #[test]
+    fn each_kind_is_understood() {
+        let alloc = AllocEventKind::Alloc {
+            bytes: 24,
+            usable: true,
+        };
+        for (kind, expected) in [
+            (RawEvent::ALLOC, alloc),
+            (RawEvent::FREE, AllocEventKind::Free),
+            (RawEvent::KEPT, alloc),
+        ] {
+            let event = decode(raw(kind).as_bytes()).expect("an event");
+            assert_eq!((event.time_ns, event.tid, event.kind), (5, 7, expected));
+            assert_eq!(event.addr, RemoteAddr::new(0x1000));
+        }
+    }
+
+    #[test]
+    fn what_is_no_event_is_none() {
+        assert_eq!(decode(raw(9).as_bytes()), None);
+        assert_eq!(decode(&raw(RawEvent::FREE).as_bytes()[..31]), None);
+    }
+}

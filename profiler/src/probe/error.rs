@@ -1,0 +1,120 @@
+//! Why probing cannot start.
+
+use std::error::Error;
+use std::io;
+use std::path::Path;
+
+use aya::programs::ProgramError;
+
+/// Why the probes cannot be attached. Walks and residency do not need them.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The kernel refuses for lack of privilege.
+    #[error(
+        "not permitted to {what}: {why}; run as root, or with CAP_BPF, CAP_PERFMON and \
+         CAP_SYS_PTRACE, or use --no-probes"
+    )]
+    NotPermitted {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        why: String,
+    },
+    /// The kernel was built without uprobes, or hides them.
+    #[error(
+        "this kernel has no uprobes (CONFIG_UPROBE_EVENTS), or /sys is not mounted; use --no-probes"
+    )]
+    NoUprobes,
+    /// The kernel did not take the BPF programs.
+    #[error(
+        "the kernel did not take the BPF programs: {0}; `fragscope doctor` tells what is \
+         missing, --no-probes goes on without"
+    )]
+    Load(String),
+    /// The target has exited.
+    #[error("process {0} has exited; give the pid of one that runs")]
+    Gone(i32),
+    /// Not one probe could be attached.
+    #[error("no probe could be attached: {0}; use --no-probes")]
+    Attach(String),
+    /// The share is not one.
+    #[error("a budget is a share above 0 % and up to 100 %, not {0}; or `unlimited`")]
+    Budget(f64),
+    /// Something else of this host failed.
+    #[error("cannot {what}: {source}; use --no-probes")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl ProbeError {
+    /// The error of loading programs or making maps.
+    pub(super) fn of_load(error: &(dyn Error + 'static)) -> Self {
+        match os_error(error) {
+            Some(libc::EPERM | libc::EACCES) if !is_verifier(error) => Self::NotPermitted {
+                what: "load BPF programs",
+                why: deepest(error),
+            },
+            _ => Self::Load(chain(error)),
+        }
+    }
+}
+
+/// The error of attaching one site, for people.
+pub(super) fn attach_reason(error: &ProgramError) -> String {
+    match os_error(error) {
+        Some(libc::EPERM | libc::EACCES) => "not permitted by the kernel".to_string(),
+        // ENOTSUPP has no number of its own in userspace.
+        Some(524 | libc::EINVAL) => "the kernel refuses this instruction".to_string(),
+        _ => deepest(error),
+    }
+}
+
+/// Whether attaching failed for a reason that concerns all probes alike.
+pub(super) fn attach_failure(pid: i32, error: &ProgramError) -> Option<ProbeError> {
+    if !Path::new("/sys/bus/event_source/devices/uprobe/type").exists() {
+        return Some(ProbeError::NoUprobes);
+    }
+    match os_error(error)? {
+        libc::ESRCH => Some(ProbeError::Gone(pid)),
+        libc::EPERM | libc::EACCES => Some(ProbeError::NotPermitted {
+            what: "attach uprobes",
+            why: deepest(error),
+        }),
+        _ => None,
+    }
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |e: &&'a (dyn Error + 'static)| (*e).source())
+}
+
+fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
+    causes(error)
+        .filter_map(|e| e.downcast_ref::<io::Error>())
+        .find_map(io::Error::raw_os_error)
+}
+
+/// A program that the verifier rejects is refused with EACCES too, and then there is its log.
+fn is_verifier(error: &(dyn Error + 'static)) -> bool {
+    causes(error)
+        .filter_map(|e| e.downcast_ref::<ProgramError>())
+        .any(|e| {
+            matches!(e, ProgramError::LoadError { verifier_log, .. }
+                if !verifier_log.to_string().trim().is_empty())
+        })
+}
+
+fn deepest(error: &(dyn Error + 'static)) -> String {
+    causes(error)
+        .last()
+        .map_or_else(String::new, |e| e.to_string())
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let all: Vec<String> = causes(error).map(ToString::to_string).collect();
+    all.join(": ")
+}

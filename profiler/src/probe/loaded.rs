@@ -1,0 +1,160 @@
+//! The BPF object in the kernel: its programs and maps.
+
+use std::borrow::Cow;
+use std::io;
+
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::programs::UProbe;
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use profiler_common::{Call, Config};
+
+use super::error::ProbeError;
+
+static OBJECT: &[u8] = include_bytes_aligned!("bpf/fragscope.bpf.o");
+
+/// Names another object file to load in place of the embedded one. Only for the tests of a freshly
+/// built object.
+const OBJECT_VARIABLE: &str = "FRAGSCOPE_BPF_OBJECT";
+
+/// One of the programs in the object.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Program {
+    Free,
+    Entry,
+    Result,
+    Return,
+}
+
+impl Program {
+    const ALL: [Self; 4] = [Self::Free, Self::Entry, Self::Result, Self::Return];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "on_free",
+            Self::Entry => "on_entry",
+            Self::Result => "on_result",
+            Self::Return => "on_return",
+        }
+    }
+}
+
+/// Programs and maps, loaded and attached to nothing yet.
+pub(super) struct Loaded {
+    bpf: Ebpf,
+    config: Array<MapData, [u32; 2]>,
+    hits: PerCpuArray<MapData, u64>,
+    lost: PerCpuArray<MapData, u64>,
+    calls: HashMap<MapData, u32, [u64; 4]>,
+    pub(super) events: RingBuf<MapData>,
+}
+
+const _: () = assert!(size_of::<Call>() == 32 && size_of::<Config>() == 8);
+
+impl Loaded {
+    /// Loads the object with a ring of `ring_bytes` (a power of two, at least a page).
+    pub(super) fn new(ring_bytes: u32) -> Result<Self, ProbeError> {
+        let object = object()?;
+        let load = || {
+            EbpfLoader::new()
+                .map_max_entries("EVENTS", ring_bytes)
+                .load(&object)
+        };
+        let mut bpf = match load() {
+            // Before Linux 5.11 maps count against the limit on locked memory.
+            Err(_) if raise_locked_memory() => load(),
+            first => first,
+        }
+        .map_err(|error| ProbeError::of_load(&error))?;
+        for program in Program::ALL {
+            uprobe(&mut bpf, program)?
+                .load()
+                .map_err(|error| ProbeError::of_load(&error))?;
+        }
+        let config = map(&mut bpf, "CONFIG")?;
+        let hits = map(&mut bpf, "HITS")?;
+        let lost = map(&mut bpf, "LOST")?;
+        let calls = map(&mut bpf, "CALLS")?;
+        let events = map(&mut bpf, "EVENTS")?;
+        Ok(Self {
+            config,
+            hits,
+            lost,
+            calls,
+            events,
+            bpf,
+        })
+    }
+
+    /// One program, loaded.
+    pub(super) fn program(&mut self, program: Program) -> Result<&mut UProbe, ProbeError> {
+        uprobe(&mut self.bpf, program)
+    }
+
+    /// Tells the programs whose events count, and whether a window is open.
+    pub(super) fn configure(&mut self, config: Config) -> io::Result<()> {
+        let words: [u32; 2] = zerocopy::transmute!(config);
+        self.config.set(0, words, 0).map_err(io::Error::other)
+    }
+
+    /// Hits so far of the site at `index`, on all CPUs.
+    pub(super) fn hits(&self, index: u32) -> io::Result<u64> {
+        sum(&self.hits, index)
+    }
+
+    /// Events so far for which the ring had no room.
+    pub(super) fn lost(&self) -> io::Result<u64> {
+        sum(&self.lost, 0)
+    }
+
+    /// Forgets which calls threads were inside of.
+    pub(super) fn forget_calls(&mut self) {
+        let threads: Vec<u32> = self.calls.keys().flatten().collect();
+        for thread in threads {
+            // One that is gone meanwhile is forgotten as well.
+            let _gone = self.calls.remove(&thread);
+        }
+    }
+}
+
+fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> io::Result<u64> {
+    let values = map.get(&index, 0).map_err(io::Error::other)?;
+    Ok(values.iter().sum())
+}
+
+fn object() -> Result<Cow<'static, [u8]>, ProbeError> {
+    let Some(path) = std::env::var_os(OBJECT_VARIABLE) else {
+        return Ok(Cow::Borrowed(OBJECT));
+    };
+    let read = std::fs::read(&path).map_err(|source| ProbeError::Host {
+        what: "read the BPF object that FRAGSCOPE_BPF_OBJECT names",
+        source,
+    })?;
+    Ok(Cow::Owned(read))
+}
+
+fn uprobe(bpf: &mut Ebpf, program: Program) -> Result<&mut UProbe, ProbeError> {
+    let name = program.name();
+    let found = bpf.program_mut(name);
+    let found = found.ok_or_else(|| ProbeError::Load(format!("the object has no {name}")))?;
+    found
+        .try_into()
+        .map_err(|error| ProbeError::of_load(&error))
+}
+
+fn map<T: TryFrom<Map, Error = aya::maps::MapError>>(
+    bpf: &mut Ebpf,
+    name: &str,
+) -> Result<T, ProbeError> {
+    let found = bpf.take_map(name);
+    let found = found.ok_or_else(|| ProbeError::Load(format!("the object has no map {name}")))?;
+    T::try_from(found).map_err(|error| ProbeError::of_load(&error))
+}
+
+/// Raises the soft limit to the hard one; whether that changed anything.
+fn raise_locked_memory() -> bool {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK) else {
+        return false;
+    };
+    soft < hard && setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard).is_ok()
+}

@@ -1,0 +1,93 @@
+//! What the hits took from the target.
+
+use super::calibrate::HitCost;
+use super::traps::Traps;
+
+/// A share is told over at least so long, in ns.
+const SPAN_NS: u64 = 2_000_000_000;
+const FIRST_SPAN_NS: u64 = 1_000_000_000;
+
+/// Adds up hits and their measured cost, and the share of time that they take.
+#[derive(Debug)]
+pub(super) struct Meter {
+    hits: Vec<u64>,
+    ns_each: Vec<f64>,
+    /// What one hit costs as long as none was seen.
+    least_ns: f64,
+    attached_at_ns: u64,
+    /// Where the present span began, and what was spent by then, in ns.
+    span: (u64, f64),
+    last_share: Option<f64>,
+}
+
+impl Meter {
+    pub(super) fn new(traps: &Traps, cost: HitCost, now_ns: u64) -> Self {
+        let ns_each: Vec<f64> = traps.placed.iter().map(|p| cost.of(p.trap)).collect();
+        Self {
+            hits: vec![0; ns_each.len()],
+            least_ns: ns_each.iter().copied().fold(f64::INFINITY, f64::min),
+            ns_each,
+            attached_at_ns: now_ns,
+            span: (now_ns, 0.0),
+            last_share: None,
+        }
+    }
+
+    /// Hits so far, by trap.
+    pub(super) fn hits(&self) -> &[u64] {
+        &self.hits
+    }
+
+    /// Takes in the BPF side's count of hits of the trap at `index`.
+    pub(super) fn count(&mut self, index: usize, hits: u64) {
+        self.hits[index] = hits;
+    }
+
+    /// The target's time that the hits took so far, in ns.
+    pub(super) fn spent_ns(&self) -> f64 {
+        let each = self.hits.iter().zip(&self.ns_each);
+        each.map(|(hits, ns)| *hits as f64 * ns).sum()
+    }
+
+    /// Mean cost of a hit, in ns.
+    pub(super) fn ns_per_hit(&self) -> f64 {
+        match self.hits.iter().sum::<u64>() {
+            0 if self.least_ns.is_finite() => self.least_ns,
+            0 => 0.0,
+            hits => self.spent_ns() / hits as f64,
+        }
+    }
+
+    /// A window opens: a span from one opening to the next holds a window and its pause.
+    pub(super) fn window_opened(&mut self, now_ns: u64) {
+        if self.spent_ns() > 0.0 {
+            self.end_span(now_ns);
+        } else {
+            self.span = (now_ns, 0.0);
+        }
+    }
+
+    /// A window is open: a long one is told in spans.
+    pub(super) fn window_goes_on(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.span.0) >= SPAN_NS {
+            self.end_span(now_ns);
+        }
+    }
+
+    fn end_span(&mut self, now_ns: u64) {
+        let spent = self.spent_ns();
+        let (began_ns, before) = self.span;
+        let length = now_ns.saturating_sub(began_ns).max(1);
+        self.last_share = Some((spent - before) / length as f64);
+        self.span = (now_ns, spent);
+    }
+
+    /// Share of wall time in the last whole span; before there is one, since attaching (as of one
+    /// second at least).
+    pub(super) fn share(&self, now_ns: u64) -> f64 {
+        self.last_share.unwrap_or_else(|| {
+            let age = now_ns.saturating_sub(self.attached_at_ns);
+            self.spent_ns() / age.max(FIRST_SPAN_NS) as f64
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! Probes on one process, from attaching to detaching.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use aya::programs::uprobe::UProbeScope;
+use profiler_core::activity::{Activity, ProbeCost};
+use profiler_core::live::Tracker;
+
+use super::budget::Budget;
+use super::calibrate::HitCost;
+use super::error::ProbeError;
+use super::loaded::Loaded;
+use super::meter::Meter;
+use super::plan::ProbePlan;
+use super::traps::{Traps, statuses};
+use super::worker::{Worker, now_ns};
+
+/// Size of the ring buffer, in bytes: 400 thousand events.
+const RING_BYTES: u32 = 16 << 20;
+
+/// Live blocks tracked at a time at most: half a GB of memory.
+const MAX_BLOCKS: u64 = 8 << 20;
+
+/// Probes on one process. Dropping it detaches them all and waits until they are gone; when
+/// fragscope is killed, the kernel does.
+pub struct ProbeSession {
+    shared: Arc<Shared>,
+    plan: ProbePlan,
+    traps: Arc<Traps>,
+    budget: Budget,
+    worker: Option<JoinHandle<()>>,
+}
+
+/// What the worker tells and is told.
+pub(super) struct Shared {
+    stop: AtomicBool,
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) tracker: Tracker,
+    pub(super) meter: Meter,
+    /// Events for which the ring had no room.
+    pub(super) lost: u64,
+    /// By probe of the plan: why it is not attached.
+    pub(super) failed: Vec<Option<String>>,
+    /// Why probing ended by itself.
+    pub(super) ended: Option<String>,
+}
+
+impl Shared {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // Sums stay usable after a panic in between.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn must_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl ProbeSession {
+    /// Measures what a hit costs here, attaches the probes of `plan` to process `pid`, and begins
+    /// to take in events. A probe that cannot be attached is told in [`Activity::probes`].
+    ///
+    /// # Errors
+    /// When no probe at all can be attached.
+    pub fn attach(pid: i32, plan: &ProbePlan, budget: Budget) -> Result<Self, ProbeError> {
+        Self::attach_with_ring(pid, plan, budget, RING_BYTES)
+    }
+
+    /// As [`ProbeSession::attach`], with a ring buffer of so many bytes: a power of two, at least
+    /// a page.
+    ///
+    /// # Errors
+    /// When no probe at all can be attached.
+    pub fn attach_with_ring(
+        pid: i32,
+        plan: &ProbePlan,
+        budget: Budget,
+        ring_bytes: u32,
+    ) -> Result<Self, ProbeError> {
+        budget.check()?;
+        let number = u32::try_from(pid).ok().and_then(NonZeroU32::new);
+        let number = number.ok_or(ProbeError::Gone(pid))?;
+        let mut loaded = Loaded::new(ring_bytes)?;
+        let cost = HitCost::measure(&mut loaded)?;
+        let traps = Arc::new(Traps::new(plan, UProbeScope::OneProcess(number)));
+        let attached_at = now_ns();
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            state: Mutex::new(State {
+                tracker: Tracker::new(attached_at, MAX_BLOCKS),
+                meter: Meter::new(&traps, cost, attached_at),
+                lost: 0,
+                failed: vec![None; plan.probes.len()],
+                ended: None,
+            }),
+        });
+        let mut worker = Worker::new(pid, loaded, traps.clone(), shared.clone(), budget)?;
+        worker.attach()?;
+        worker.open_window()?;
+        let worker = std::thread::Builder::new()
+            .name("probe events".to_string())
+            .spawn(move || worker.run())
+            .map_err(|source| ProbeError::Host {
+                what: "start a thread",
+                source,
+            })?;
+        Ok(Self {
+            shared,
+            plan: plan.clone(),
+            traps,
+            budget,
+            worker: Some(worker),
+        })
+    }
+
+    /// What was seen so far. Rates are those since the last call.
+    pub fn activity(&self) -> Activity {
+        let mut state = self.shared.state();
+        let probes = statuses(&self.plan, &self.traps, state.meter.hits(), &state.failed);
+        let now = now_ns();
+        let cost = ProbeCost {
+            hits: state.meter.hits().iter().sum(),
+            ns_per_hit: state.meter.ns_per_hit(),
+            share: state.meter.share(now),
+            budget: self.budget.share(),
+        };
+        let lost = state.lost;
+        state.tracker.activity(now, lost, probes, cost)
+    }
+
+    /// Why probing ended by itself (the target exited); `None` while it goes on.
+    pub fn ended(&self) -> Option<String> {
+        self.shared.state().ended.clone()
+    }
+
+    /// Removes the probes, waits until they are gone, and gives what was seen in all.
+    pub fn detach(mut self) -> Activity {
+        self.stop();
+        self.activity()
+    }
+
+    fn stop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(worker) = self.worker.take() {
+            worker.thread().unpark();
+            // A worker that panicked has dropped its links on the way.
+            let _panicked = worker.join();
+        }
+    }
+}
+
+impl Drop for ProbeSession {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
