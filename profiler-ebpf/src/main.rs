@@ -6,6 +6,7 @@
 //! thread does deeper in the stack meanwhile is not counted.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod call;
 mod event;

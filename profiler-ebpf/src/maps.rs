@@ -1,5 +1,7 @@
 //! The maps, by the names under which userspace finds them.
 
+use core::arch::asm;
+
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, RingBuf};
 use profiler_common::{Call, Config, MAX_SITES};
@@ -29,9 +31,11 @@ pub static CALLS: LruHashMap<u32, Call> = LruHashMap::with_max_entries(16384, 0)
 #[inline(always)]
 pub fn add_one(counters: &PerCpuArray<u64>, index: u32) {
     if let Some(counter) = counters.get_ptr_mut(index) {
-        // SAFETY: the map's element is this CPU's own, and uprobe programs do not interrupt each
-        // other on one CPU while one is writing it (they run with migration disabled, and a
-        // preempting one adds to the same element at worst one too few).
-        unsafe { *counter += 1 };
+        // Atomic, as another thread's hit may come in between on this CPU: programs can be
+        // preempted. `core` has no such operation for this target.
+        // SAFETY: the map's element, valid and aligned while the program runs.
+        unsafe {
+            asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64);
+        }
     }
 }

@@ -5,10 +5,10 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-use aya::programs::uprobe::UProbeScope;
+use aya::programs::uprobe::{UProbeLink, UProbeScope};
 use profiler_common::{Arguments, Config, Cookie, MAX_SITES};
 
-use super::error::ProbeError;
+use super::error::{ProbeError, attach_failure, attach_reason};
 use super::loaded::{Loaded, Program};
 use super::traps::{CALIBRATION_SITES, Trap, attach};
 
@@ -39,7 +39,9 @@ unsafe extern "C" {
 }
 
 /// Calls in one round; the least of some rounds counts, as interruptions only add.
-const CALLS: u32 = 2000;
+const CALLS: u32 = 1000;
+/// Single-stepping costs tens of times more.
+const STEPPED_CALLS: u32 = 100;
 const ROUNDS: u32 = 3;
 
 /// Cost of one hit of each kind, in ns.
@@ -62,70 +64,96 @@ impl HitCost {
         }
     }
 
-    /// Measures. The ring is empty and the programs have no process to follow afterwards.
-    pub(super) fn measure(loaded: &mut Loaded) -> Result<Self, ProbeError> {
+    /// Measures. The ring is empty and no window is open afterwards. The links given back are on
+    /// functions that nobody calls any more: they cost nothing, and removing them takes long.
+    pub(super) fn measure(loaded: &mut Loaded) -> Result<(Self, Vec<UProbeLink>), ProbeError> {
         loaded
             .configure(Config { tgid: 0, open: 1 })
             .map_err(host("write a BPF map"))?;
-        let emulated = measured(loaded, Program::Free, fragscope_begins_emulated)?;
-        let stepped = measured(loaded, Program::Free, fragscope_begins_stepped)?;
-        let returning = measured(loaded, Program::Return, fragscope_begins_emulated)?;
+        let plain = Dummy {
+            call: fragscope_begins_emulated,
+            calls: CALLS,
+        };
+        let stepping = Dummy {
+            call: fragscope_begins_stepped,
+            calls: STEPPED_CALLS,
+        };
+        let bare = plain.least_round(loaded);
+        let entry = plain.probed(loaded, Program::Free, 0)?;
+        let both = plain.probed(loaded, Program::Return, 1)?;
+        let stepped = stepping.probed(loaded, Program::Free, 2)?;
         loaded
             .configure(Config::default())
             .map_err(host("write a BPF map"))?;
-        Ok(Self {
-            emulated,
-            stepped,
-            return_adds: (returning - emulated).max(0.0),
-        })
+        let cost = Self {
+            emulated: (entry.ns - bare).max(0.0),
+            stepped: (stepped.ns - bare).max(0.0),
+            return_adds: (both.ns - entry.ns).max(0.0),
+        };
+        Ok((cost, vec![entry.link, both.link, stepped.link]))
+    }
+}
+
+/// A function of our own to probe.
+struct Dummy {
+    call: extern "C" fn(*const u64) -> *const u64,
+    calls: u32,
+}
+
+/// What one call takes with a probe, in ns.
+struct Probed {
+    ns: f64,
+    link: UProbeLink,
+}
+
+impl Dummy {
+    /// The time of a call with one probe more at its entry.
+    fn probed(
+        &self,
+        loaded: &mut Loaded,
+        program: Program,
+        site: u16,
+    ) -> Result<Probed, ProbeError> {
+        let offset =
+            file_offset(self.call as usize as u64).map_err(host("read /proc/self/maps"))?;
+        let site = (MAX_SITES - CALIBRATION_SITES) as u16 + site;
+        let cookie = Cookie::new(site, u16::MAX, Arguments::Size).with_chunk_header(true);
+        let path = Path::new("/proc/self/exe");
+        let scope = UProbeScope::CallingProcess;
+        let link =
+            attach(loaded.program(program)?, path, offset, cookie, scope).map_err(|error| {
+                attach_failure(std::process::id().cast_signed(), &error)
+                    .unwrap_or_else(|| ProbeError::Attach(attach_reason(&error)))
+            })?;
+        let ns = self.least_round(loaded);
+        let seen = loaded.hits(site.into()).map_err(host("read a BPF map"))?;
+        let expected = u64::from(self.calls * ROUNDS);
+        if seen != expected {
+            return Err(ProbeError::Attach(format!(
+                "of {expected} hits of a probe on fragscope itself, {seen} were seen"
+            )));
+        }
+        Ok(Probed { ns, link })
+    }
+
+    /// The least time of one call over all rounds, in ns.
+    fn least_round(&self, loaded: &mut Loaded) -> f64 {
+        let words = [0x21u64, 0];
+        let rounds = (0..ROUNDS).map(|_| {
+            let start = Instant::now();
+            for _ in 0..self.calls {
+                std::hint::black_box((self.call)(std::hint::black_box(&words[1])));
+            }
+            let taken = start.elapsed().as_nanos() as f64 / f64::from(self.calls);
+            while loaded.events.next().is_some() {}
+            taken
+        });
+        rounds.fold(f64::INFINITY, f64::min)
     }
 }
 
 fn host(what: &'static str) -> impl Fn(io::Error) -> ProbeError {
     move |source| ProbeError::Host { what, source }
-}
-
-type Dummy = extern "C" fn(*const u64) -> *const u64;
-
-/// The cost of `program` at the entry of `dummy`, in ns.
-fn measured(loaded: &mut Loaded, program: Program, dummy: Dummy) -> Result<f64, ProbeError> {
-    let bare = least_round(loaded, dummy);
-    let offset = file_offset(dummy as usize as u64).map_err(host("read /proc/self/maps"))?;
-    let site = (MAX_SITES - CALIBRATION_SITES) as u16;
-    let cookie = Cookie::new(site, u16::MAX, Arguments::Size).with_chunk_header(true);
-    let path = Path::new("/proc/self/exe");
-    let scope = UProbeScope::CallingProcess;
-    let link = attach(loaded.program(program)?, path, offset, cookie, scope).map_err(|error| {
-        super::error::attach_failure(std::process::id().cast_signed(), &error)
-            .unwrap_or_else(|| ProbeError::Attach(super::error::attach_reason(&error)))
-    })?;
-    let hits = |loaded: &Loaded| loaded.hits(site.into()).map_err(host("read a BPF map"));
-    let before = hits(loaded)?;
-    let probed = least_round(loaded, dummy);
-    let seen = hits(loaded)? - before;
-    drop(link);
-    if seen != u64::from(CALLS * ROUNDS) {
-        return Err(ProbeError::Attach(format!(
-            "of {} hits of a probe on fragscope itself, {seen} were seen",
-            CALLS * ROUNDS
-        )));
-    }
-    Ok((probed - bare).max(0.0))
-}
-
-/// The least time of one call over all rounds, in ns.
-fn least_round(loaded: &mut Loaded, dummy: Dummy) -> f64 {
-    let words = [0x21u64, 0];
-    let rounds = (0..ROUNDS).map(|_| {
-        let start = Instant::now();
-        for _ in 0..CALLS {
-            std::hint::black_box(dummy(std::hint::black_box(&words[1])));
-        }
-        let taken = start.elapsed().as_nanos() as f64 / f64::from(CALLS);
-        while loaded.events.next().is_some() {}
-        taken
-    });
-    rounds.fold(f64::INFINITY, f64::min)
 }
 
 /// Where in this program's file the code at `address` is.

@@ -87,7 +87,7 @@ impl ProbeSession {
         let number = u32::try_from(pid).ok().and_then(NonZeroU32::new);
         let number = number.ok_or(ProbeError::Gone(pid))?;
         let mut loaded = Loaded::new(ring_bytes)?;
-        let cost = HitCost::measure(&mut loaded)?;
+        let (cost, own_links) = HitCost::measure(&mut loaded)?;
         let traps = Arc::new(Traps::new(plan, UProbeScope::OneProcess(number)));
         let attached_at = now_ns();
         let shared = Arc::new(Shared {
@@ -105,7 +105,10 @@ impl ProbeSession {
         worker.open_window()?;
         let worker = std::thread::Builder::new()
             .name("probe events".to_string())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                worker.run();
+                drop(own_links);
+            })
             .map_err(|source| ProbeError::Host {
                 what: "start a thread",
                 source,

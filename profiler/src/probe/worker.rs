@@ -35,10 +35,13 @@ pub(super) struct Worker {
     stat: File,
     loaded: Loaded,
     traps: Arc<Traps>,
-    links: Vec<UProbeLink>,
+    /// With the index of the trap.
+    links: Vec<(usize, UProbeLink)>,
     shared: Arc<Shared>,
     account: Option<Account>,
     tgid: u32,
+    /// Lost while calibrating.
+    lost_before: u64,
     slow_at_ns: u64,
     gone: bool,
 }
@@ -56,9 +59,11 @@ impl Worker {
         // and the uprobes' own scope must do: it lets in a vfork child besides.
         let in_root = std::fs::read_link("/proc/self/ns/pid")
             .is_ok_and(|link| link.as_os_str() == ROOT_PID_NAMESPACE);
+        let lost_before = loaded.lost().map_err(map_trouble)?;
         Ok(Self {
             pid,
             stat,
+            lost_before,
             loaded,
             traps,
             links: Vec::new(),
@@ -74,16 +79,18 @@ impl Worker {
     pub(super) fn attach(&mut self) -> Result<(), ProbeError> {
         self.open(false)?;
         let mut failed: Vec<Option<String>> = self.shared.state().failed.clone();
-        let mut links: Vec<(usize, UProbeLink)> = Vec::with_capacity(self.traps.placed.len());
-        for (index, placed) in self.traps.placed.iter().enumerate() {
-            if failed[placed.probe].is_some() {
+        let traps = self.traps.clone();
+        // The busiest last: they cost from the moment that they are attached.
+        let mut order: Vec<usize> = (0..traps.placed.len()).collect();
+        order.sort_by_key(|index| self.shared.state().meter.hits()[*index]);
+        for index in order {
+            let placed = &traps.placed[index];
+            let attached = self.links.iter().any(|(trap, _)| *trap == index);
+            if attached || failed[placed.probe].is_some() {
                 continue;
             }
-            match self
-                .traps
-                .attach(index, self.loaded.program(placed.program)?)
-            {
-                Ok(link) => links.push((placed.probe, link)),
+            match traps.attach(index, self.loaded.program(placed.program)?) {
+                Ok(link) => self.links.push((index, link)),
                 Err(error) => {
                     if let Some(error) = attach_failure(self.pid, &error) {
                         return Err(error);
@@ -92,11 +99,8 @@ impl Worker {
                 }
             }
         }
-        let (kept, left_out): (Vec<_>, Vec<_>) = links
-            .into_iter()
-            .partition(|(probe, _)| failed[*probe].is_none());
-        drop(left_out);
-        self.links = kept.into_iter().map(|(_, link)| link).collect();
+        self.links
+            .retain(|(index, _)| failed[traps.placed[*index].probe].is_none());
         if self.links.is_empty() {
             let why = failed.iter().flatten().next().cloned();
             return Err(ProbeError::Attach(
@@ -135,9 +139,7 @@ impl Worker {
     fn windows(&mut self) -> Result<(), ProbeError> {
         loop {
             self.watch_window()?;
-            while !self.is_over() && !self.may_open() {
-                park_timeout(PAUSE);
-            }
+            self.pause()?;
             if self.is_over() {
                 return Ok(());
             }
@@ -152,8 +154,10 @@ impl Worker {
         }
     }
 
-    /// Takes in events until the window must close, and removes the probes.
+    /// Takes in events until the window must close, and removes the probes that cost.
     fn watch_window(&mut self) -> Result<(), ProbeError> {
+        let opened = now_ns();
+        let spent_before = self.shared.state().meter.spent_by_trap();
         while !self.is_over() && !self.must_close()? {
             park_timeout(POLL);
             self.take_events();
@@ -163,15 +167,59 @@ impl Worker {
         self.take_events();
         self.shared.state().tracker.window_closed(closed);
         self.count().map_err(map_trouble)?;
-        let before = self.spent_ns();
-        self.links.clear();
+        let spent = self.shared.state().meter.spent_by_trap();
+        let length = closed.saturating_sub(opened).max(1) as f64;
+        let pairs = spent.iter().zip(&spent_before);
+        let shares: Vec<f64> = pairs.map(|(now, then)| (now - then) / length).collect();
+        self.detach(&shares);
         self.take_events();
         self.count().map_err(map_trouble)?;
-        let closing = self.spent_ns() - before;
         if let Some(account) = &mut self.account {
-            account.closing_cost(closing);
+            account.closing_cost(self.shared.state().meter.spent_ns() - spent.iter().sum::<f64>());
         }
         Ok(())
+    }
+
+    /// Waits until what was spent is earned. Probes that were left behind, and turn out to cost
+    /// after all, are removed.
+    fn pause(&mut self) -> Result<(), ProbeError> {
+        let (began, spent_before) = (now_ns(), self.spent_ns());
+        while !self.is_over() && !self.may_open() {
+            park_timeout(PAUSE);
+            self.count().map_err(map_trouble)?;
+            let paused = now_ns().saturating_sub(began).max(SLOW_NS) as f64;
+            if self.spent_ns() - spent_before > self.left_behind() * paused {
+                self.links.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes probes, the busiest first: the kernel takes tens of milliseconds over each. `shares`
+    /// are what each trap took of the window; those that hardly take any stay for the next.
+    fn detach(&mut self, shares: &[f64]) {
+        self.links
+            .sort_by(|(a, _), (b, _)| shares[*a].total_cmp(&shares[*b]));
+        let (mut kept, mut left_behind) = (0, 0.0);
+        if self.account.is_some() && !self.is_over() {
+            for (index, _) in &self.links {
+                left_behind += shares[*index];
+                if left_behind > self.left_behind() / 2.0 {
+                    break;
+                }
+                kept += 1;
+            }
+        }
+        while self.links.len() > kept {
+            self.links.pop();
+        }
+    }
+
+    /// The share that probes may take while no window is open.
+    fn left_behind(&self) -> f64 {
+        self.account
+            .as_ref()
+            .map_or(0.0, |account| account.share() / 5.0)
     }
 
     fn open(&mut self, open: bool) -> Result<(), ProbeError> {
@@ -214,7 +262,7 @@ impl Worker {
     fn count(&mut self) -> io::Result<()> {
         let counts = (0..self.traps.placed.len() as u32).map(|site| self.loaded.hits(site));
         let counts: Vec<u64> = counts.collect::<io::Result<_>>()?;
-        let lost = self.loaded.lost()?;
+        let lost = self.loaded.lost()? - self.lost_before;
         let mut state = self.shared.state();
         for (index, hits) in counts.into_iter().enumerate() {
             state.meter.count(index, hits);

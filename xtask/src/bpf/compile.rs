@@ -26,8 +26,8 @@ pub(super) fn object() -> Result<Vec<u8>> {
         .env("RUSTC", COMPILER)
         .env_remove("RUSTC_WRAPPER")
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        // aya-ebpf needs `asm_experimental_arch`, and nothing else does.
-        .env("RUSTC_BOOTSTRAP", "aya_ebpf")
+        // These two need `asm_experimental_arch`, and nothing else does.
+        .env("RUSTC_BOOTSTRAP", "aya_ebpf,fragscope")
         .env("CARGO_ENCODED_RUSTFLAGS", flags()?.join("\x1f")))
     .context("cannot compile the BPF programs; `cargo xtask bpf-setup` installs the tools")?;
     let linked = target.join(TARGET).join("release/fragscope");
