@@ -16,6 +16,8 @@ use super::entry::writes;
 /// Calls are followed this deep and functions this far; beyond, a function may return.
 const DEPTH: u32 = 6;
 const STEPS: usize = 3000;
+/// Instructions looked at in all.
+const STEPS_IN_ALL: usize = 300_000;
 
 /// Functions of libc that end the process (ISO C and POSIX, and glibc's own).
 pub(in crate::probe) const ENDINGS: [&str; 9] = [
@@ -35,6 +37,7 @@ pub(super) struct Returns<'a> {
     code: &'a Code,
     endings: &'a [u64],
     known: HashMap<(u64, Option<u64>), bool>,
+    steps_left: usize,
 }
 
 impl<'a> Returns<'a> {
@@ -44,6 +47,7 @@ impl<'a> Returns<'a> {
             code,
             endings,
             known: HashMap::new(),
+            steps_left: STEPS_IN_ALL,
         }
     }
 
@@ -78,7 +82,11 @@ impl<'a> Returns<'a> {
             if !seen.insert((at, numbers.clone())) || self.endings.contains(&at) {
                 continue;
             }
-            let Some(i) = self.code.decode(at).filter(|_| seen.len() <= STEPS) else {
+            self.steps_left = self.steps_left.saturating_sub(1);
+            if seen.len() > STEPS || self.steps_left == 0 {
+                return true;
+            }
+            let Some(i) = self.code.decode(at) else {
                 return true;
             };
             match i.flow_control() {

@@ -56,6 +56,8 @@ pub(super) struct State {
     next: u16,
 }
 
+/// A loop that pushes would go on for ever.
+const MAX_SLOTS: usize = 64;
 const RSP: usize = 4;
 const RBP: usize = 5;
 /// `rax, rcx, rdx, rsi, rdi, r8` to `r11`.
@@ -127,7 +129,7 @@ impl State {
             self.step_unknown(i, info);
         }
         match self.registers[RSP] {
-            Value::Stack(_) => Ok(()),
+            Value::Stack(_) if self.slots.len() <= MAX_SLOTS => Ok(()),
             _ => Err(Unprovable),
         }
     }
