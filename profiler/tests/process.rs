@@ -6,6 +6,7 @@ use child::{Child, wait_for_state};
 use fragscope::process::{OpenError, StopError, Target, TargetState};
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::{ReadError, TargetMemory};
+use profiler_core::residency::MappingKind;
 
 #[test]
 fn an_exit_and_an_exec_are_told() {
@@ -127,4 +128,39 @@ fn a_program_that_is_no_python_is_described_without_one() {
     assert_eq!(described.malloc, described.libc);
     assert!(!target.is_static());
     assert!(!target.libc_data_ranges().is_empty());
+}
+
+#[test]
+fn mapped_files_with_hostile_names_hide_nothing() {
+    let child = Child::python(
+        r"
+import ctypes, mmap, os, sys, tempfile
+folder = os.fsencode(tempfile.mkdtemp())
+name = folder + b'/\xff\n7f00-7f01 rwxp 0 0:0 0 [heap]'
+file = os.open(name, os.O_RDWR | os.O_CREAT)
+os.write(file, b'x' * 4096)
+area = mmap.mmap(file, 4096)
+print(ctypes.addressof(ctypes.c_char.from_buffer(area)), flush=True)
+os.unlink(name)
+os.rmdir(folder)
+sys.stdin.readline()
+",
+    );
+    let base = RemoteAddr::new(child.said().parse().expect("an address"));
+    let target = Target::open(child.pid()).expect("our own child");
+    let mappings = target.mappings().expect("alive");
+    let mapping = mappings
+        .iter()
+        .find(|m| m.range.contains(base))
+        .expect("mapped");
+    let MappingKind::File(path) = &mapping.kind else {
+        panic!("{mapping:?}");
+    };
+    assert!(path.contains("\\0127f00-7f01 rwxp"), "{path}");
+    assert!(
+        mappings
+            .windows(2)
+            .all(|w| w[0].range.end() <= w[1].range.start())
+    );
+    assert!(mappings.iter().any(|m| m.kind == MappingKind::Stack));
 }

@@ -3,7 +3,8 @@
 //! The files are the target's own and hostile: they are parsed by `object`, which checks, and read
 //! within bounds.
 
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use object::read::ReadCache;
@@ -19,7 +20,13 @@ pub(super) struct ElfFile {
 
 impl ElfFile {
     pub(super) fn open(path: &Path) -> Option<Self> {
-        let file = File::open(path).ok()?;
+        // What lies at a path of the target's may be a pipe meanwhile: never wait for its writer.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+            .ok()?;
+        file.metadata().ok().filter(fs::Metadata::is_file)?;
         Some(Self {
             cache: ReadCache::new(file),
         })

@@ -1,7 +1,7 @@
 //! Who the target is: its names, its Python, its C library and its allocator.
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use profiler_core::addr::AddrRange;
 use profiler_core::residency::{Mapping, MappingKind};
@@ -43,6 +43,8 @@ pub struct Python {
 pub(super) struct Identity {
     libc: OnceLock<Libc>,
     python: OnceLock<Python>,
+    /// Files that were looked into and are no Python. Others may be loaded later.
+    no_python: Mutex<BTreeSet<String>>,
 }
 
 impl Target {
@@ -68,10 +70,17 @@ impl Target {
         if let Some(known) = self.identity.python.get() {
             return Some(known);
         }
-        let found = self
-            .files()
-            .into_iter()
-            .find_map(|path| self.python_in(path))?;
+        let mut no_python = self.identity.no_python.lock().ok()?;
+        let found = self.files().into_iter().find_map(|path| {
+            if no_python.contains(&path) {
+                return None;
+            }
+            let found = self.python_in(&path);
+            if found.is_none() {
+                no_python.insert(path);
+            }
+            found
+        })?;
         Some(self.identity.python.get_or_init(|| found))
     }
 
@@ -179,14 +188,14 @@ impl Target {
         })
     }
 
-    fn python_in(&self, path: String) -> Option<Python> {
-        let named = python_in_name(file_name(&path));
+    fn python_in(&self, path: &str) -> Option<Python> {
+        let named = python_in_name(file_name(path));
         let is_program = std::fs::read_link(self.dir.path("exe"))
             .is_ok_and(|exe| exe.to_string_lossy().trim_end_matches(" (deleted)") == path);
         if named.is_none() && !is_program {
             return None;
         }
-        let file = ElfFile::open(&self.host_path(&path))?;
+        let file = ElfFile::open(&self.host_path(path))?;
         // Every CPython exports it, so that extension modules can call it; a launcher that only
         // loads libpython does not. A program with all of Python in it may export nothing.
         if !(file.exports("Py_GetVersion") || is_program && reads_hash_seed(&file)) {
@@ -202,7 +211,7 @@ impl Target {
                 _ => String::new(),
             };
             return Some(Python {
-                path,
+                path: path.to_owned(),
                 version: (major, minor),
                 full_version: format!("{major}.{minor}.{micro}{suffix}"),
             });
@@ -220,7 +229,7 @@ impl Target {
         let only = versions.first().filter(|_| versions.len() == 1).copied();
         let version = named.or_else(|| python_numbers(only?))?;
         Some(Python {
-            path,
+            path: path.to_owned(),
             version,
             full_version: only.map_or_else(
                 || format!("{}.{}", version.0, version.1),

@@ -1,13 +1,13 @@
 //! Everything learned about one process from `/proc`, ptrace and the pagemap.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use profiler_core::residency::{Mapping, ResidencyMap};
+use profiler_core::residency::{Mapping, MappingKind, ResidencyMap};
 use profiler_core::sample::KernelCount;
 
 mod elf;
@@ -217,15 +217,15 @@ impl Target {
     /// may be deleted or replaced since), else the path through the target's root.
     pub fn host_path(&self, mapped: &str) -> PathBuf {
         let mappings = self.mappings().unwrap_or_default();
-        let mapping = mappings.iter().find(
-            |m| matches!(&m.kind, profiler_core::residency::MappingKind::File(path) if path == mapped),
-        );
+        let mapping = mappings
+            .iter()
+            .find(|m| matches!(&m.kind, MappingKind::File(path) if path == mapped));
         let linked = mapping.map(|m| {
             let (start, end) = (m.range.start().get(), m.range.end().get());
             self.dir.path(&format!("map_files/{start:x}-{end:x}"))
         });
         linked
-            .filter(|path| File::open(path).is_ok())
+            .filter(|path| fs::metadata(path).is_ok())
             .unwrap_or_else(|| self.root().join(mapped.trim_start_matches('/')))
     }
 
