@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use object::LittleEndian;
@@ -74,7 +75,11 @@ pub(super) fn read(
     table: Table,
     keep: fn(&str) -> bool,
 ) -> Result<ElfObject, ElfError> {
-    let mut file = File::open(path)?;
+    // A pipe in the file's place must not be waited for.
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(ElfError::Format);
@@ -223,5 +228,15 @@ mod tests {
         }
         assert!(read(Path::new("/"), Table::Dynamic, |_| true).is_err());
         assert!(read(Path::new("/nowhere/at/all"), Table::Dynamic, |_| true).is_err());
+    }
+
+    #[test]
+    fn a_pipe_in_the_files_place_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("libc.so.6");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.expect("mkfifo").success());
+        let read = read(&pipe, Table::Dynamic, |_| true);
+        assert!(matches!(read, Err(ElfError::Format)), "{read:?}");
     }
 }
