@@ -112,6 +112,9 @@ impl Target {
 
     /// The kernel's own count of its memory.
     ///
+    /// Of a stopped target, [`Self::residency`] adds up to the same bytes, with one exception: swap
+    /// counts swapped pages of shared memory too, of which the page table knows nothing.
+    ///
     /// # Errors
     /// When it has exited.
     pub fn kernel_count(&self) -> io::Result<KernelCount> {
