@@ -9,11 +9,11 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 /// One histogram of a log.
 #[derive(Debug)]
 pub struct Tagged<'a> {
-    /// Its tag: letters, digits, `_`, `.` and `-`.
+    /// Its tag, which names what is counted and the unit: no comma, space or newline.
     pub tag: String,
     /// Its values.
     pub histogram: &'a Histogram<u64>,
-    /// Seconds since the log's start at which it begins, and how long it covers.
+    /// How long it covers, from the log's start; zero for the state at one moment.
     pub interval: Duration,
 }
 

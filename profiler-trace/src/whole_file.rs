@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Why a file could not be written. Nothing was left behind, and what was there before is as it
@@ -16,8 +17,8 @@ pub enum WriteError {
         /// Its folder.
         folder: PathBuf,
     },
-    /// The path names a folder or a device.
-    #[error("cannot write {0}: it is not a regular file")]
+    /// The path names a folder, a device or a link.
+    #[error("cannot write {0}: it is not a regular file; name another place")]
     NotAFile(PathBuf),
     /// The kernel refused.
     #[error("cannot write {path}: {source}{}", hint(source))]
@@ -76,29 +77,34 @@ fn folder(path: &Path) -> &Path {
 }
 
 fn begin(path: &Path) -> Result<tempfile::NamedTempFile, WriteError> {
-    use std::os::unix::fs::PermissionsExt;
     let folder = folder(path);
+    let io = |source| WriteError::Io {
+        path: path.to_owned(),
+        source,
+    };
     if !folder.is_dir() {
         return Err(WriteError::NoFolder {
             path: path.to_owned(),
             folder: folder.to_owned(),
         });
     }
-    let before = fs::metadata(path).ok();
+    // A link is refused rather than followed: root writes into folders where others plant links.
+    let before = fs::symlink_metadata(path).ok();
     if before.as_ref().is_some_and(|metadata| !metadata.is_file()) {
         return Err(WriteError::NotAFile(path.to_owned()));
     }
-    // Readable like any file the user makes, not with a temporary file's 0600; a file that is
-    // replaced keeps its own mode.
-    let mode = before.map_or(0o644, |metadata| metadata.permissions().mode());
-    tempfile::Builder::new()
+    // Readable like any file the user makes, not with a temporary file's 0600.
+    let file = tempfile::Builder::new()
         .prefix(".fragscope-")
-        .permissions(fs::Permissions::from_mode(mode))
+        .permissions(fs::Permissions::from_mode(0o644))
         .tempfile_in(folder)
-        .map_err(|source| WriteError::Io {
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(io)?;
+    if let Some(before) = before {
+        // Set afterwards, because the umask does not bind a mode that was chosen before.
+        let permissions = fs::Permissions::from_mode(before.permissions().mode() & 0o777);
+        file.as_file().set_permissions(permissions).map_err(io)?;
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -107,22 +113,34 @@ mod tests {
 
     #[test]
     fn a_file_is_replaced_whole_and_keeps_its_mode() {
-        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("out.json");
         write(&path, b"first").expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("mode");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("mode");
         write(&path, b"second").expect("written");
         assert_eq!(fs::read(&path).expect("read"), b"second");
         assert_eq!(
             fs::metadata(&path).expect("there").permissions().mode() & 0o777,
-            0o640
+            0o666
         );
         assert_eq!(
             fs::read_dir(dir.path()).expect("listed").count(),
             1,
             "nothing left behind"
         );
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (link, file) = (dir.path().join("link.csv"), dir.path().join("file.csv"));
+        fs::write(&file, b"before").expect("written");
+        std::os::unix::fs::symlink(&file, &link).expect("linked");
+        assert!(matches!(
+            write(&link, b"after"),
+            Err(WriteError::NotAFile(_))
+        ));
+        assert_eq!(fs::read(&file).expect("read"), b"before");
     }
 
     #[test]

@@ -1,156 +1,253 @@
-//! The view as one tidy table: a row per figure, so that a spreadsheet or pandas can filter and
-//! pivot it.
+//! A view as one tidy table: one figure a row.
 
+use csv::Writer;
+use profiler_core::activity::Activity;
+use profiler_core::report::{ArenaReport, HeapReport};
 use profiler_core::view::View;
 
-use super::ExportError;
-use super::json::rfc3339;
+use super::names::{events_lost, milliseconds, rfc3339, unit_of};
 
-/// The columns: which table a figure is of, whose it is, what it is of, its name, value and unit.
-const COLUMNS: [&str; 6] = ["table", "allocator", "item", "figure", "value", "unit"];
+const HEADER: [&str; 8] = [
+    "taken_at",
+    "pid",
+    "table",
+    "allocator",
+    "item",
+    "field",
+    "value",
+    "unit",
+];
 
-/// The file's bytes.
-pub(super) fn csv(view: &View) -> Result<Vec<u8>, ExportError> {
-    let mut rows = Rows(csv::Writer::from_writer(Vec::new()));
-    rows.0
-        .write_record(COLUMNS)
-        .map_err(|error| failed(&error))?;
-    fill(&mut rows, view).map_err(|error| failed(&error))?;
-    rows.0.into_inner().map_err(|error| failed(&error))
+/// The table of a view, as the bytes of a CSV file (RFC 4180, UTF-8).
+///
+/// # Errors
+/// None in practice: rows are made in memory, each of the same length.
+pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
+    let mut rows = Rows {
+        writer: Writer::from_writer(Vec::new()),
+        taken_at: rfc3339(view.report.taken_at_ns),
+        pid: view.report.target.pid.to_string(),
+    };
+    rows.writer.write_record(HEADER)?;
+    totals(&mut rows, view)?;
+    for row in &view.report.ledger {
+        let fields = [
+            ("resident_bytes", row.resident_bytes),
+            ("shared_bytes", row.shared_bytes),
+            ("swapped_bytes", row.swapped_bytes),
+        ];
+        rows.counts("ledger", "", row.class.name(), &fields)?;
+    }
+    for heap in &view.report.heaps {
+        heap_rows(&mut rows, heap)?;
+    }
+    for row in &view.report.size_classes {
+        let fields = [
+            ("live_blocks", row.live_blocks),
+            ("live_bytes", row.live_bytes),
+            ("free_blocks", row.free_blocks),
+            ("free_bytes", row.free_bytes),
+        ];
+        let upper = row.class.upper_bytes().to_string();
+        rows.counts("size_classes", row.allocator.name(), &upper, &fields)?;
+    }
+    for row in &view.report.page_occupancy {
+        let fields = [
+            ("resident_pages", row.resident_pages),
+            ("swapped_pages", row.swapped_pages),
+        ];
+        let range = format!("{}-{}", row.min_bytes, row.max_bytes);
+        rows.counts("page_occupancy", row.allocator.name(), &range, &fields)?;
+    }
+    for metric in &view.report.metrics {
+        rows.figure("metrics", "", "", metric.name, metric.value)?;
+    }
+    for finding in &view.report.findings {
+        let name = finding.mechanism.name();
+        rows.counts("findings", "", name, &[("bytes", finding.bytes)])?;
+    }
+    packing_rows(&mut rows, view)?;
+    if let Some(activity) = &view.activity {
+        activity_rows(&mut rows, activity)?;
+    }
+    for point in view.history.iter() {
+        let time = rfc3339(point.time_ns);
+        let fields = [
+            ("rss_bytes", point.rss_bytes),
+            ("swap_bytes", point.swap_bytes),
+        ];
+        rows.counts("history", "", &time, &fields)?;
+        let live = point.live_bytes.map(|bytes| bytes as f64);
+        rows.figure("history", "", &time, "live_bytes", live)?;
+    }
+    let bytes = rows.writer.into_inner();
+    bytes.map_err(|error| csv::Error::from(error.into_error()))
 }
 
-fn failed(error: &dyn std::fmt::Display) -> ExportError {
-    ExportError::Content(format!("the CSV could not be made: {error}"))
+struct Rows {
+    writer: Writer<Vec<u8>>,
+    taken_at: String,
+    pid: String,
 }
-
-struct Rows(csv::Writer<Vec<u8>>);
 
 impl Rows {
-    fn put(
+    fn row(
         &mut self,
         table: &str,
         allocator: &str,
         item: &str,
-        figures: &[(&str, u64, &str)],
-    ) -> csv::Result<()> {
-        for (figure, value, unit) in figures {
-            self.0
-                .write_record([table, allocator, item, figure, &value.to_string(), unit])?;
-        }
-        Ok(())
+        field: &str,
+        value: &str,
+    ) -> Result<(), csv::Error> {
+        let unit = unit_of(field);
+        let (taken_at, pid) = (self.taken_at.as_str(), self.pid.as_str());
+        self.writer
+            .write_record([taken_at, pid, table, allocator, item, field, value, unit])
+    }
+
+    fn counts(
+        &mut self,
+        table: &str,
+        allocator: &str,
+        item: &str,
+        fields: &[(&str, u64)],
+    ) -> Result<(), csv::Error> {
+        fields.iter().try_for_each(|(field, value)| {
+            self.row(table, allocator, item, field, &value.to_string())
+        })
+    }
+
+    /// Unknown is an empty value.
+    fn figure(
+        &mut self,
+        table: &str,
+        allocator: &str,
+        item: &str,
+        field: &str,
+        value: Option<f64>,
+    ) -> Result<(), csv::Error> {
+        let value = value.map_or_else(String::new, |value| value.to_string());
+        self.row(table, allocator, item, field, &value)
     }
 }
 
-fn fill(rows: &mut Rows, view: &View) -> csv::Result<()> {
-    let report = &*view.report;
-    let pid = report.target.pid.to_string();
-    rows.put(
-        "process",
-        "",
-        &pid,
-        &[
-            ("taken_at_ns", report.taken_at_ns, "ns"),
-            ("rss_bytes", report.kernel.rss_bytes, "bytes"),
-            ("swap_bytes", report.kernel.swap_bytes, "bytes"),
-            ("stop_ns", report.completeness.stop_ns, "ns"),
-            ("walk_ns", report.completeness.walk_ns, "ns"),
-            (
-                "unreadable_bytes",
-                report.completeness.unreadable_bytes,
-                "bytes",
-            ),
-        ],
-    )?;
-    for row in &report.ledger {
-        let figures = [
-            ("resident_bytes", row.resident_bytes, "bytes"),
-            ("shared_bytes", row.shared_bytes, "bytes"),
-            ("swapped_bytes", row.swapped_bytes, "bytes"),
+fn totals(rows: &mut Rows, view: &View) -> Result<(), csv::Error> {
+    let (kernel, seen) = (&view.report.kernel, &view.report.completeness);
+    let fields = [
+        ("rss_bytes", kernel.rss_bytes),
+        ("swap_bytes", kernel.swap_bytes),
+        ("peak_rss_bytes", kernel.peak_rss_bytes),
+    ];
+    rows.counts("process", "", "", &fields)?;
+    let pss = kernel.pss_bytes.map(|bytes| bytes as f64);
+    rows.figure("process", "", "", "pss_bytes", pss)?;
+    let fields = [
+        ("stopped", u64::from(seen.stopped)),
+        ("events_lost", events_lost(view)),
+        ("unreadable_bytes", seen.unreadable_bytes),
+        ("threads_in_allocator", u64::from(seen.threads_in_allocator)),
+        ("defects", seen.defects.len() as u64),
+    ];
+    rows.counts("completeness", "", "", &fields)?;
+    for (field, ns) in [("stop_ms", seen.stop_ns), ("walk_ms", seen.walk_ns)] {
+        rows.figure("completeness", "", "", field, Some(milliseconds(ns)))?;
+    }
+    Ok(())
+}
+
+fn heap_rows(rows: &mut Rows, heap: &HeapReport) -> Result<(), csv::Error> {
+    let allocator = heap.allocator.name();
+    let fields = [
+        ("live_bytes", heap.live_bytes),
+        ("live_blocks", heap.live_blocks),
+        ("free_bytes", heap.free_bytes),
+        ("cached_bytes", heap.cached_bytes),
+        ("mapped_large_bytes", heap.mapped_large_bytes),
+        ("mapped_large_blocks", heap.mapped_large_blocks),
+    ];
+    rows.counts("heaps", allocator, "", &fields)?;
+    for ArenaReport {
+        arena,
+        resident_bytes,
+        swapped_bytes,
+        trimmable_bytes,
+    } in &heap.arenas
+    {
+        let fields = [
+            ("system_bytes", arena.system_bytes),
+            ("live_bytes", arena.live_bytes),
+            ("live_blocks", arena.live_blocks),
+            ("free_bytes", arena.free_bytes),
+            ("free_blocks", arena.free_blocks),
+            ("cached_bytes", arena.cached_bytes),
+            ("cached_blocks", arena.cached_blocks),
+            ("top_bytes", arena.top_bytes),
+            ("resident_bytes", *resident_bytes),
+            ("swapped_bytes", *swapped_bytes),
+            ("trimmable_bytes", *trimmable_bytes),
         ];
-        rows.put("ledger", "", row.class.name(), &figures)?;
+        rows.counts("arenas", allocator, &arena.id.to_string(), &fields)?;
     }
-    for metric in &report.metrics {
-        let value = metric
-            .value
-            .map_or_else(String::new, |value| value.to_string());
-        let unit = match metric.name.rsplit('_').next() {
-            Some("bytes") => "bytes",
-            Some("pages") => "pages",
-            _ => "",
-        };
-        rows.0
-            .write_record(["metric", "", metric.name, metric.name, &value, unit])?;
+    Ok(())
+}
+
+fn packing_rows(rows: &mut Rows, view: &View) -> Result<(), csv::Error> {
+    let Some(packing) = &view.report.packing else {
+        return Ok(());
+    };
+    let fields = [
+        ("packed_bytes", packing.packed_bytes),
+        ("present_bytes", packing.present_bytes),
+        ("rounding_bytes", packing.rounding_bytes),
+        ("live_bytes", packing.live_bytes),
+        ("live_blocks", packing.blocks),
+    ];
+    rows.counts("packing", "jemalloc", "", &fields)?;
+    for class in &packing.classes {
+        let fields = [("live_blocks", class.blocks), ("packed_bytes", class.bytes)];
+        let size = class.size.to_string();
+        rows.counts("packing_classes", "jemalloc", &size, &fields)?;
     }
-    for row in &report.size_classes {
-        let figures = [
-            ("live_blocks", row.live_blocks, "blocks"),
-            ("live_bytes", row.live_bytes, "bytes"),
-            ("free_blocks", row.free_blocks, "blocks"),
-            ("free_bytes", row.free_bytes, "bytes"),
+    Ok(())
+}
+
+fn activity_rows(rows: &mut Rows, activity: &Activity) -> Result<(), csv::Error> {
+    let fields = [
+        ("elapsed_ns", activity.elapsed_ns),
+        ("armed_ns", activity.armed_ns),
+        ("allocs", activity.allocs),
+        ("alloc_bytes", activity.alloc_bytes),
+        ("frees", activity.frees),
+        ("frees_of_older", activity.frees_of_older),
+        ("tracked_blocks", activity.tracked_blocks),
+        ("tracked_bytes", activity.tracked_bytes),
+        ("probe_hits", activity.cost.hits),
+    ];
+    rows.counts("activity", "", "", &fields)?;
+    let figures = [
+        ("allocs_per_second", Some(activity.alloc_rate)),
+        ("frees_per_second", Some(activity.free_rate)),
+        ("alloc_bytes_per_second", Some(activity.alloc_byte_rate)),
+        ("probe_ns_per_hit", Some(activity.cost.ns_per_hit)),
+        ("probe_share", Some(activity.cost.share)),
+        ("probe_budget_share", activity.cost.budget),
+    ];
+    for (field, value) in figures {
+        rows.figure("activity", "", "", field, value)?;
+    }
+    for class in &activity.classes {
+        let fields = [
+            ("allocs", class.allocs),
+            ("alloc_bytes", class.alloc_bytes),
+            ("frees", class.frees),
+            ("lifetime_p50_ns", class.lifetime_p50_ns),
+            ("lifetime_p90_ns", class.lifetime_p90_ns),
+            ("lifetime_p99_ns", class.lifetime_p99_ns),
         ];
-        let item = row.class.upper_bytes().to_string();
-        rows.put("size_class", row.allocator.name(), &item, &figures)?;
-    }
-    for row in &report.page_occupancy {
-        let figures = [
-            ("resident_pages", row.resident_pages, "pages"),
-            ("swapped_pages", row.swapped_pages, "pages"),
-        ];
-        let item = format!("{}-{}", row.min_bytes, row.max_bytes);
-        rows.put("page_occupancy", row.allocator.name(), &item, &figures)?;
-    }
-    for heap in &report.heaps {
-        for of in &heap.arenas {
-            let figures = [
-                ("system_bytes", of.arena.system_bytes, "bytes"),
-                ("live_blocks", of.arena.live_blocks, "blocks"),
-                ("live_bytes", of.arena.live_bytes, "bytes"),
-                ("free_blocks", of.arena.free_blocks, "blocks"),
-                ("free_bytes", of.arena.free_bytes, "bytes"),
-                ("cached_bytes", of.arena.cached_bytes, "bytes"),
-                ("top_bytes", of.arena.top_bytes, "bytes"),
-                ("resident_bytes", of.resident_bytes, "bytes"),
-                ("swapped_bytes", of.swapped_bytes, "bytes"),
-                ("trimmable_bytes", of.trimmable_bytes, "bytes"),
-            ];
-            rows.put(
-                "arena",
-                heap.allocator.name(),
-                &of.arena.id.to_string(),
-                &figures,
-            )?;
-        }
-    }
-    for class in view.activity.iter().flat_map(|activity| &activity.classes) {
-        let figures = [
-            ("allocs", class.allocs, "blocks"),
-            ("frees", class.frees, "blocks"),
-            ("alloc_bytes", class.alloc_bytes, "bytes"),
-            ("lifetime_p50_ns", class.lifetime_p50_ns, "ns"),
-            ("lifetime_p90_ns", class.lifetime_p90_ns, "ns"),
-            ("lifetime_p99_ns", class.lifetime_p99_ns, "ns"),
-        ];
-        rows.put(
-            "activity",
-            "",
-            &class.class.upper_bytes().to_string(),
-            &figures,
-        )?;
-    }
-    for point in view.history.iter() {
-        let figures = [
-            ("rss_bytes", point.rss_bytes, "bytes"),
-            ("swap_bytes", point.swap_bytes, "bytes"),
-        ];
-        rows.put("history", "", &rfc3339(point.time_ns), &figures)?;
-        if let Some(live) = point.live_bytes {
-            rows.put(
-                "history",
-                "",
-                &rfc3339(point.time_ns),
-                &[("live_bytes", live, "bytes")],
-            )?;
-        }
+        // A class none of whose blocks was seen to die has no lifetimes, rather than short ones.
+        let known = if class.frees > 0 { 6 } else { 3 };
+        let upper = class.class.upper_bytes().to_string();
+        rows.counts("activity_classes", "", &upper, &fields[..known])?;
     }
     Ok(())
 }

@@ -1,82 +1,100 @@
-//! The view's distributions as an HdrHistogram log.
+//! A view's distributions as an HdrHistogram log.
 
+use std::error::Error;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use profiler_core::heap::Allocator;
 use profiler_core::view::View;
-use profiler_trace::hlog::{Tagged, log};
+use profiler_trace::hlog::Tagged;
 
-use super::ExportError;
+/// Significant decimal digits kept of a value: pages are counted exactly with four.
+const DIGITS: u8 = 4;
 
-/// Three significant digits, like the histograms that the probes fill.
-const DIGITS: u8 = 3;
-
-/// The file's bytes. The walk's histograms are weighted by blocks and pages of the whole heap; the
-/// probes' only cover the time that they were armed.
-pub(super) fn hlog(view: &View) -> Result<Vec<u8>, ExportError> {
-    let failed = |error: &dyn std::fmt::Display| ExportError::Content(error.to_string());
-    let report = &*view.report;
-    let first = view
-        .history
-        .first()
-        .map_or(report.taken_at_ns, |point| point.time_ns);
-    let last = view.history.last().map_or(first, |point| point.time_ns);
-    let interval = Duration::from_nanos(last.saturating_sub(first));
-    let mut own = Vec::new();
-    for heap in &report.heaps {
+/// The log of a view: alloc sizes and lifetimes when there were probes; live blocks and pages of
+/// each walked heap.
+///
+/// # Errors
+/// When a histogram cannot be serialised.
+pub(super) fn log(view: &View) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut owned = Vec::new();
+    for heap in &view.report.heaps {
         let allocator = heap.allocator;
-        let mut sizes = Histogram::new(DIGITS).map_err(|error| failed(&error))?;
-        for row in report
-            .size_classes
-            .iter()
-            .filter(|row| row.allocator == allocator)
-        {
-            // The mean size in the class, which lies in it.
-            if let Some(mean) = row.live_bytes.checked_div(row.live_blocks) {
-                sizes.saturating_record_n(mean.max(1), row.live_blocks);
-            }
-        }
-        own.push((format!("live_block_bytes.{}", allocator.name()), sizes));
-        let mut pages = Histogram::new(DIGITS).map_err(|error| failed(&error))?;
-        for row in report
-            .page_occupancy
-            .iter()
-            .filter(|row| row.allocator == allocator)
-        {
-            let middle = u64::from(row.min_bytes + row.max_bytes) / 2;
-            pages.saturating_record_n(middle, row.resident_pages);
-        }
-        own.push((
-            format!("live_bytes_a_resident_page.{}", allocator.name()),
-            pages,
+        let tag = |what: &str| format!("{what}.{}", allocator.name());
+        owned.push((tag("live_block_bytes"), live_blocks(view, allocator)?));
+        let resident = pages(view, allocator, true)?;
+        owned.push((tag("resident_page_live_bytes"), resident));
+        owned.push((
+            tag("swapped_page_live_bytes"),
+            pages(view, allocator, false)?,
         ));
     }
-    let seen = view.activity.iter().flat_map(|activity| {
-        [
-            ("alloc_bytes", &activity.sizes),
-            ("lifetime_ns", &activity.lifetimes),
-        ]
-        .map(|(tag, histogram)| (tag.to_owned(), histogram))
+    let state = owned.iter().map(|(tag, histogram)| Tagged {
+        tag: tag.clone(),
+        histogram,
+        interval: Duration::ZERO,
     });
-    let all = own
-        .iter()
-        .map(|(tag, histogram)| (tag.clone(), histogram))
-        .chain(seen);
-    let tagged: Vec<_> = all
-        .map(|(tag, histogram)| Tagged {
-            tag,
+    let activity = view.activity.iter().flat_map(|activity| {
+        let interval = Duration::from_nanos(activity.elapsed_ns);
+        let tagged = |tag: &str, histogram| Tagged {
+            tag: tag.to_owned(),
             histogram,
             interval,
-        })
-        .collect();
+        };
+        [
+            tagged("alloc_bytes", &activity.sizes),
+            tagged("lifetime_ns", &activity.lifetimes),
+        ]
+    });
+    let target = &view.report.target;
     let comments = [
         format!(
-            "fragscope {} of process {}",
+            "fragscope {}: process {} ({})",
             env!("CARGO_PKG_VERSION"),
-            report.target.pid
+            target.pid,
+            target.comm
         ),
-        "Values are in the unit that the tag names: bytes or ns; Interval_Max is not divided."
-            .to_owned(),
+        "the unit of each tag is in its name; interval maxima have the same unit".to_owned(),
     ];
-    log(first, &comments, &tagged).map_err(|error| failed(&error))
+    let began = view.activity.as_ref().map_or(0, |a| a.elapsed_ns);
+    Ok(profiler_trace::hlog::log(
+        view.report.taken_at_ns.saturating_sub(began),
+        &comments,
+        &activity.chain(state).collect::<Vec<_>>(),
+    )?)
+}
+
+/// Live blocks, each at the mean size of those in its size class, so that the sum holds.
+fn live_blocks(view: &View, allocator: Allocator) -> Result<Histogram<u64>, Box<dyn Error>> {
+    let mut histogram = Histogram::new(DIGITS)?;
+    let rows = view.report.size_classes.iter();
+    for row in rows.filter(|row| row.allocator == allocator) {
+        if let Some(mean) = row.live_bytes.checked_div(row.live_blocks) {
+            histogram.record_n(mean, row.live_blocks)?;
+        }
+    }
+    Ok(histogram)
+}
+
+/// Live bytes of each resident or each swapped page, exactly.
+fn pages(
+    view: &View,
+    allocator: Allocator,
+    resident: bool,
+) -> Result<Histogram<u64>, Box<dyn Error>> {
+    let mut histogram = Histogram::new(DIGITS)?;
+    let extents = view.report.map.iter();
+    for extent in extents.filter(|extent| extent.allocator == allocator) {
+        for page in &extent.pages {
+            let wanted = if resident {
+                page.state.is_resident()
+            } else {
+                page.state.is_swapped()
+            };
+            if wanted {
+                histogram.record(u64::from(page.live_bytes))?;
+            }
+        }
+    }
+    Ok(histogram)
 }

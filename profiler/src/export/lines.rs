@@ -1,79 +1,74 @@
-//! One line per interval, aligned for people or as NDJSON.
+//! One aligned line an interval, for `attach --headless`.
 
-use profiler_core::report::LedgerClass;
-use profiler_core::units::{bytes, count};
+use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_core::view::View;
-use serde_json::json;
 
-use super::json::{confidence, rfc3339};
+use super::names::{events_lost, gaps, latest, time_of_day};
 
-/// The heading of [`line`].
-pub fn line_heading() -> &'static str {
-    "       rss       swap       live   pinned  trimmable  allocs/s   frees/s  spent   lost  sample"
+/// Titles and widths of the columns; the last one is as wide as it gets.
+const COLUMNS: [(&str, usize); 12] = [
+    ("time UTC", 8),
+    ("rss", 10),
+    ("swap", 10),
+    ("live", 10),
+    ("util", 6),
+    ("pinned", 10),
+    ("trim", 10),
+    ("alloc/s", 8),
+    ("p99 life", 9),
+    ("spent", 6),
+    ("lost", 6),
+    ("seen", 0),
+];
+
+fn aligned(cells: [String; COLUMNS.len()]) -> String {
+    let mut text = String::new();
+    for (cell, (_, width)) in cells.iter().zip(COLUMNS) {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(&format!("{cell:>width$}"));
+    }
+    text
 }
 
-/// One aligned line. Figures that are not known are `-`; `sample` says how old the walk is that
-/// `live`, `pinned` and `trimmable` are of.
+/// The titles of [`line`]'s columns.
+pub fn line_heading() -> String {
+    aligned(COLUMNS.map(|(title, _)| title.to_owned()))
+}
+
+/// A view in one line: the kernel's count at the latest look, the heap at the last walk, and what
+/// the probes saw; `-` is unknown. The last column is `ok`, or what is missing.
 pub fn line(view: &View) -> String {
-    let report = &*view.report;
-    let now = view.history.last();
-    let known = |value: Option<f64>| value.map_or("-".into(), |v| bytes(v as u64));
-    let live = now
-        .and_then(|point| point.live_bytes)
-        .map_or("-".into(), bytes);
-    let of = |figure: &dyn Fn(&profiler_core::activity::Activity) -> String| {
-        view.activity.as_deref().map_or("-".into(), figure)
+    let report = &view.report;
+    let now = latest(view);
+    let unknown = || "-".to_owned();
+    let metric = |name: &str| {
+        report
+            .metric(name)
+            .map_or_else(unknown, |value| bytes(value as u64))
     };
-    let age_ns = now.map_or(0, |point| point.time_ns.saturating_sub(report.taken_at_ns));
-    format!(
-        "{:>10} {:>10} {:>10} {:>8} {:>10} {:>9} {:>9} {:>6} {:>6}  {:.0} s ago, {}",
-        bytes(now.map_or(report.kernel.rss_bytes, |point| point.rss_bytes)),
-        bytes(now.map_or(report.kernel.swap_bytes, |point| point.swap_bytes)),
-        live,
-        known(report.metric("pinned_free_bytes")).replace("iB", ""),
-        known(report.metric("trim_returnable_bytes")),
-        of(&|a| count(a.alloc_rate as u64)),
-        of(&|a| count(a.free_rate as u64)),
-        of(&|a| format!("{:.1} %", a.cost.share * 100.0)),
-        of(&|a| count(a.events_lost)),
-        age_ns as f64 / 1e9,
-        if report.completeness.stopped {
-            "stopped"
+    let activity = view.activity.as_deref();
+    let lifetimes = activity.map(|a| &a.lifetimes).filter(|l| !l.is_empty());
+    let gaps = gaps(view);
+    aligned([
+        time_of_day(now.time_ns),
+        bytes(now.rss_bytes),
+        bytes(now.swap_bytes),
+        now.live_bytes.map_or_else(unknown, bytes),
+        report
+            .metric("utilisation")
+            .map_or_else(unknown, |share| format!("{:.1} %", share * 100.0)),
+        metric("pinned_free_bytes"),
+        metric("trim_returnable_bytes"),
+        activity.map_or_else(unknown, |a| count(a.alloc_rate.round() as u64)),
+        lifetimes.map_or_else(unknown, |l| nanoseconds(l.value_at_quantile(0.99))),
+        activity.map_or_else(unknown, |a| format!("{:.1} %", a.cost.share * 100.0)),
+        activity.map_or_else(unknown, |_| count(events_lost(view))),
+        if gaps.is_empty() {
+            "ok".to_owned()
         } else {
-            "not stopped"
+            gaps.join(",")
         },
-    )
-}
-
-/// One JSON object without a newline, `fragscope.interval/1`.
-pub fn ndjson(view: &View) -> String {
-    let report = &*view.report;
-    let now = view.history.last();
-    let row = |class| report.ledger_row(class).map(|row| row.resident_bytes);
-    let walked = !report.heaps.is_empty();
-    json!({
-        "schema": "fragscope.interval/1",
-        "time": now.map(|point| rfc3339(point.time_ns)),
-        "pid": report.target.pid,
-        "rss_bytes": now.map(|point| point.rss_bytes),
-        "swap_bytes": now.map(|point| point.swap_bytes),
-        "live_bytes": now.and_then(|point| point.live_bytes),
-        "pinned_free_bytes": report.metric("pinned_free_bytes").map(|v| v as u64),
-        "trim_returnable_bytes": report.metric("trim_returnable_bytes").map(|v| v as u64),
-        "pymalloc_free_bytes": if walked { row(LedgerClass::PymallocFree) } else { None },
-        "utilisation": report.metric("utilisation"),
-        "allocs_per_second": view.activity.as_deref().map(|a| a.alloc_rate),
-        "frees_per_second": view.activity.as_deref().map(|a| a.free_rate),
-        "alloc_bytes_per_second": view.activity.as_deref().map(|a| a.alloc_byte_rate),
-        "probe_share": view.activity.as_deref().map(|a| a.cost.share),
-        "events_lost": view.activity.as_deref().map(|a| a.events_lost),
-        "sampled_at": rfc3339(report.taken_at_ns),
-        "stopped": report.completeness.stopped,
-        "stop_ms": report.completeness.stop_ns as f64 / 1e6,
-        "layout_confidence": confidence(report.completeness.layout_confidence),
-        "verdict": report.verdict,
-        "notices": view.notices,
-        "ended": view.ended,
-    })
-    .to_string()
+    ])
 }

@@ -1,36 +1,47 @@
-//! What leaves fragscope: text, lines, JSON, CSV and HdrHistogram logs, all from one
-//! [`View`](profiler_core::view::View). `docs/exports.md` defines every key and column.
+//! Views as files and as lines: JSON, CSV, HdrHistogram logs, and text for people.
+//!
+//! `docs/exports.md` documents every key, column and tag. Nothing here looks at a target: all of
+//! it is made from a [`View`].
 
 mod csv;
 mod hlog;
 mod json;
 mod lines;
+mod names;
+#[cfg(test)]
+mod sample_view;
 mod text;
 
 use std::path::{Path, PathBuf};
 
 use profiler_core::view::View;
-use profiler_trace::whole_file;
+use profiler_trace::whole_file::{self, WriteError};
 
-pub use json::snapshot as json;
-pub use lines::{line, line_heading, ndjson};
-pub use text::text;
+pub use json::{checks, json, ndjson};
+pub use lines::{line, line_heading};
+pub use text::{explanation, text};
 
-/// Why an export failed.
+/// Why an export could not be made. No file was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// The ending names no format.
-    #[error("{0}: end the name in .json, .csv or .hlog to choose the format")]
+    /// The ending of the file's name says no known format.
+    #[error(
+        "cannot tell the format of {}: name a file that ends in .json, .csv or .hlog", .0.display()
+    )]
     UnknownEnding(PathBuf),
-    /// The file could not be written; nothing was left behind.
+    /// The file could not be written.
     #[error(transparent)]
-    Write(#[from] whole_file::WriteError),
-    /// The content could not be made.
-    #[error("{0}")]
-    Content(String),
+    Write(#[from] WriteError),
+    /// The data could not be put into the format.
+    #[error("cannot make {}: {why}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
 }
 
-/// A format, by the ending of a file's name.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Format {
     Json,
@@ -40,7 +51,8 @@ enum Format {
 
 impl Format {
     fn of(path: &Path) -> Result<Self, ExportError> {
-        match path.extension().and_then(|ending| ending.to_str()) {
+        let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
+        match ending.as_ref().and_then(|ending| ending.to_str()) {
             Some("json") => Ok(Self::Json),
             Some("csv") => Ok(Self::Csv),
             Some("hlog") => Ok(Self::Hlog),
@@ -49,24 +61,37 @@ impl Format {
     }
 }
 
-/// Checks, before any work is done, that [`write()`] to `path` can succeed.
+/// Checks that `path` has a known ending and a place where it can be written. Called before
+/// attaching, so that a long session does not end with nothing to show.
 ///
 /// # Errors
-/// An unknown ending, or a place that cannot be written.
+/// Why it cannot be written.
 pub fn check(path: &Path) -> Result<(), ExportError> {
     Format::of(path)?;
     Ok(whole_file::check(path)?)
 }
 
-/// Writes `view` to `path` in the format that its ending names, whole or not at all.
+/// Writes a view to `path`, in the format that its ending names, whole or not at all.
 ///
 /// # Errors
-/// An unknown ending, or a file that cannot be written.
+/// When the ending is not known, or the file cannot be made or written; what was at `path` before
+/// is then as it was.
 pub fn write(path: &Path, view: &View) -> Result<(), ExportError> {
+    let failed = |why| ExportError::Format {
+        path: path.to_owned(),
+        why,
+    };
     let bytes = match Format::of(path)? {
-        Format::Json => json::pretty(view).into_bytes(),
-        Format::Csv => csv::csv(view)?,
-        Format::Hlog => hlog::hlog(view)?,
+        Format::Json => {
+            let mut text = json(view);
+            text.push('\n');
+            text.into_bytes()
+        }
+        Format::Csv => csv::table(view).map_err(|error| failed(error.to_string()))?,
+        Format::Hlog => hlog::log(view).map_err(|error| failed(error.to_string()))?,
     };
     Ok(whole_file::write(path, &bytes)?)
 }
+
+#[cfg(test)]
+mod tests;

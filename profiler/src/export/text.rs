@@ -1,266 +1,388 @@
-//! The view as a text for people: what `snapshot` prints.
+//! A view as a report for people, at most [`WIDTH`] columns wide and without colour.
 
-use std::fmt::Write;
-
-use profiler_core::report::{FragReport, HeapReport, LedgerRow};
-use profiler_core::units::{bytes, count, percent};
+use profiler_core::report::{FragReport, HeapReport, SizeClassRow};
+use profiler_core::units::{bytes, count, nanoseconds, percent};
 use profiler_core::view::View;
 
-use super::json::{confidence, rfc3339};
+use super::names::{confidence, events_lost, rfc3339};
 
-/// Columns that the text keeps to.
+/// Columns at the most.
 const WIDTH: usize = 100;
-/// The widest bar, in characters.
-const BAR: usize = 30;
-/// Size classes shown: those with the most bytes.
-const CLASSES: usize = 12;
+/// Size classes shown of each allocator.
+const TOP_CLASSES: usize = 8;
+/// Arenas, and defects, shown before the rest is only counted.
+const TOP_ROWS: usize = 12;
+/// Columns of a full bar.
+const BAR: usize = 24;
 
-/// A report of at most 100 columns, without colour.
+/// A view as a readable report.
 pub fn text(view: &View) -> String {
     let report = &*view.report;
-    let mut out = String::new();
-    // Writing into a String cannot fail.
-    let _ = write_all(&mut out, view, report);
-    out
-}
-
-fn write_all(out: &mut String, view: &View, report: &FragReport) -> std::fmt::Result {
-    let target = &report.target;
-    writeln!(
-        out,
-        "{} (pid {}), {} threads",
-        target.comm, target.pid, target.threads
-    )?;
-    let command = target.cmdline.join(" ");
-    writeln!(
-        out,
-        "  {}",
-        command.chars().take(WIDTH - 2).collect::<String>()
-    )?;
-    let name = |of: &Option<String>| of.clone().unwrap_or_else(|| "unknown".into());
-    let python = target
-        .python
-        .clone()
-        .unwrap_or_else(|| "not a Python process".into());
-    writeln!(
-        out,
-        "  {python}, libc {}, malloc {}",
-        name(&target.libc),
-        name(&target.malloc)
-    )?;
-    writeln!(out, "  taken at {}", rfc3339(report.taken_at_ns))?;
-    writeln!(out, "\n{}\n", report.verdict)?;
-
-    let (rss, swap) = (report.kernel.rss_bytes, report.kernel.swap_bytes);
-    writeln!(out, "RSS {}, swap {}: where it is", bytes(rss), bytes(swap))?;
-    let rows = report
-        .ledger
-        .iter()
-        .filter(|r| r.resident_bytes + r.swapped_bytes > 0);
-    for row in rows {
-        ledger_row(out, row, rss)?;
-    }
+    let mut text = Text::default();
+    target(&mut text, report);
+    text.paragraph("", &report.verdict);
+    text.blank();
+    ledger(&mut text, report);
     for heap in &report.heaps {
-        writeln!(out)?;
-        heap_lines(out, heap)?;
+        self::heap(&mut text, heap);
+        size_classes(&mut text, report, heap);
+        occupancy(&mut text, report, heap);
     }
-    occupancy(out, report)?;
-    size_classes(out, report)?;
-    writeln!(out, "\nMetrics")?;
-    for metric in &report.metrics {
-        let value = match metric.value {
-            None => "unknown".to_owned(),
-            Some(value) if metric.name.ends_with("_bytes") => bytes(value as u64),
-            Some(value) if value.fract() == 0.0 => count(value as u64),
-            Some(value) => format!("{value:.3}"),
-        };
-        writeln!(out, "  {:<26} {:>10}", metric.name, value)?;
-    }
-    writeln!(out, "\nWhy\n")?;
-    wrap(out, &report.explanation)?;
-    writeln!(out)?;
-    sureness(out, view, report)
+    findings(&mut text, report);
+    activity(&mut text, view);
+    completeness(&mut text, view);
+    text.0
 }
 
-fn ledger_row(out: &mut String, row: &LedgerRow, rss: u64) -> std::fmt::Result {
-    let filled = (row.resident_bytes as f64 / rss.max(1) as f64 * BAR as f64).round() as usize;
-    write!(
-        out,
-        "  {:<18} {:>10} {:>7}  {:<BAR$}",
-        row.class.name(),
-        bytes(row.resident_bytes),
-        percent(row.resident_bytes, rss),
-        "#".repeat(filled.min(BAR)),
-    )?;
-    if row.swapped_bytes > 0 {
-        write!(out, " swapped {}", bytes(row.swapped_bytes))?;
+/// The explanation of a view, wrapped.
+pub fn explanation(view: &View) -> String {
+    let report = &*view.report;
+    let mut text = Text::default();
+    target(&mut text, report);
+    text.paragraph("", &report.verdict);
+    text.blank();
+    for paragraph in report.explanation.split("\n\n") {
+        text.paragraph("", paragraph);
+        text.blank();
     }
-    if row.shared_bytes > 0 {
-        write!(out, " shared {}", bytes(row.shared_bytes))?;
-    }
-    trim_end(out);
-    writeln!(out)
+    completeness(&mut text, view);
+    text.0
 }
 
-fn heap_lines(out: &mut String, heap: &HeapReport) -> std::fmt::Result {
-    writeln!(
-        out,
-        "{} {} ({} confidence): {} live blocks of {}, free {}, cached {}, large mapped {} of {}",
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    /// One line, cut at the width: what a target says of itself can be long, and may hold control
+    /// characters that would drive the terminal.
+    fn line(&mut self, line: &str) {
+        let clean = line.trim_end().chars();
+        let clean = clean.map(|c| if c.is_control() { '?' } else { c });
+        let mut shown: String = clean.clone().take(WIDTH).collect();
+        if clean.count() > WIDTH {
+            shown.pop();
+            shown.push('…');
+        }
+        self.0.push_str(&shown);
+        self.0.push('\n');
+    }
+
+    fn blank(&mut self) {
+        self.0.push('\n');
+    }
+
+    fn title(&mut self, title: &str) {
+        self.line(title);
+    }
+
+    /// Words wrapped at the width, each line after `indent`.
+    fn paragraph(&mut self, indent: &str, words: &str) {
+        let mut line = String::new();
+        for word in words.split_whitespace() {
+            let length = line.chars().count();
+            if length > 0 && indent.len() + length + 1 + word.chars().count() > WIDTH {
+                self.line(&format!("{indent}{line}"));
+                line.clear();
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        if !line.is_empty() {
+            self.line(&format!("{indent}{line}"));
+        }
+    }
+}
+
+fn bar(part: u64, whole: u64) -> String {
+    let filled = match whole {
+        0 => 0,
+        _ => (u128::from(part) * BAR as u128).div_ceil(u128::from(whole)) as usize,
+    };
+    "#".repeat(filled.min(BAR))
+}
+
+fn target(text: &mut Text, report: &FragReport) {
+    let target = &report.target;
+    let known = |name: &Option<String>| name.clone().unwrap_or_else(|| "unknown".into());
+    text.line(&format!(
+        "process {} ({}) at {}",
+        target.pid,
+        target.comm,
+        rfc3339(report.taken_at_ns)
+    ));
+    if !target.cmdline.is_empty() {
+        text.line(&format!("  {}", target.cmdline.join(" ")));
+    }
+    text.line(&format!(
+        "  {}, {}, malloc from {}, {} threads",
+        target.python.as_deref().unwrap_or("not a Python process"),
+        known(&target.libc),
+        known(&target.malloc),
+        target.threads
+    ));
+    text.line(&format!(
+        "  RSS {} (peak {}), swap {}",
+        bytes(report.kernel.rss_bytes),
+        bytes(report.kernel.peak_rss_bytes),
+        bytes(report.kernel.swap_bytes)
+    ));
+    text.blank();
+}
+
+fn ledger(text: &mut Text, report: &FragReport) {
+    let rss = report.kernel.rss_bytes;
+    text.title(&format!(
+        "{:<20} {:>10} {:>8}  {:<BAR$} {:>10} {:>10}",
+        "WHERE IT IS", "resident", "of RSS", "", "shared", "swapped"
+    ));
+    for row in &report.ledger {
+        // All classes but the unknown are left out when they hold nothing.
+        let empty = row.resident_bytes == 0 && row.swapped_bytes == 0;
+        if empty && row.class.name() != "unknown" {
+            continue;
+        }
+        text.line(&format!(
+            "  {:<18} {:>10} {:>8}  {:<BAR$} {:>10} {:>10}",
+            row.class.name(),
+            bytes(row.resident_bytes),
+            percent(row.resident_bytes, rss),
+            bar(row.resident_bytes, rss),
+            bytes(row.shared_bytes),
+            bytes(row.swapped_bytes)
+        ));
+    }
+    let sum = |of: fn(&profiler_core::report::LedgerRow) -> u64| report.ledger.iter().map(of).sum();
+    let resident: u64 = sum(|row| row.resident_bytes);
+    text.line(&format!(
+        "  {:<18} {:>10} {:>8}  {:<BAR$} {:>10} {:>10}",
+        "sum",
+        bytes(resident),
+        percent(resident, rss),
+        "",
+        bytes(sum(|row| row.shared_bytes)),
+        bytes(sum(|row| row.swapped_bytes))
+    ));
+    text.blank();
+}
+
+fn heap(text: &mut Text, heap: &HeapReport) {
+    text.title(&format!(
+        "HEAP {} {}: {} in {} live blocks, {} free, {} cached",
         heap.allocator.name(),
         heap.version,
-        confidence(heap.confidence),
-        count(heap.live_blocks),
         bytes(heap.live_bytes),
+        count(heap.live_blocks),
         bytes(heap.free_bytes),
-        bytes(heap.cached_bytes),
-        heap.mapped_large_blocks,
-        bytes(heap.mapped_large_bytes),
-    )?;
-    writeln!(
-        out,
-        "  {:<10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        bytes(heap.cached_bytes)
+    ));
+    if heap.mapped_large_blocks > 0 {
+        text.line(&format!(
+            "  and {} in {} large blocks, each with a mapping of its own",
+            bytes(heap.mapped_large_bytes),
+            count(heap.mapped_large_blocks)
+        ));
+    }
+    text.line(&format!(
+        "  {:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
         "arena", "system", "resident", "live", "free", "cached", "top", "trimmable"
-    )?;
-    for of in &heap.arenas {
-        let arena = &of.arena;
-        writeln!(
-            out,
-            "  {:<10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
-            format!("{} {}", arena.kind, arena.id),
+    ));
+    let mut arenas: Vec<_> = heap.arenas.iter().collect();
+    arenas.sort_by_key(|arena| std::cmp::Reverse(arena.resident_bytes));
+    for report in arenas.iter().take(TOP_ROWS) {
+        let arena = &report.arena;
+        text.line(&format!(
+            "  {:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            format!("{} {}", arena.id, arena.kind),
             bytes(arena.system_bytes),
-            bytes(of.resident_bytes),
+            bytes(report.resident_bytes),
             bytes(arena.live_bytes),
             bytes(arena.free_bytes),
             bytes(arena.cached_bytes),
             bytes(arena.top_bytes),
-            bytes(of.trimmable_bytes),
-        )?;
+            bytes(report.trimmable_bytes)
+        ));
+    }
+    if let Some(rest) = arenas.len().checked_sub(TOP_ROWS + 1) {
+        text.line(&format!(
+            "  and {} smaller arenas (all of them with --json)",
+            rest + 1
+        ));
     }
     for check in heap.checks.iter().filter(|check| !check.holds()) {
-        writeln!(
-            out,
-            "  does not agree: {} is {} by the allocator's account, {} by the walk",
-            check.name, check.expected, check.found
-        )?;
+        text.paragraph(
+            "  ",
+            &format!(
+                "does not agree: {} is {} by the allocator's account, {} by the walk",
+                check.name, check.expected, check.found
+            ),
+        );
     }
-    Ok(())
+    text.blank();
 }
 
-fn occupancy(out: &mut String, report: &FragReport) -> std::fmt::Result {
-    for heap in &report.heaps {
-        let rows = || {
-            report
-                .page_occupancy
-                .iter()
-                .filter(|r| r.allocator == heap.allocator)
-        };
-        let all: u64 = rows().map(|row| row.resident_pages).sum();
-        writeln!(
-            out,
-            "\n{}: resident pages by live bytes",
-            heap.allocator.name()
-        )?;
-        for row in rows() {
-            let filled = row.resident_pages as f64 / all.max(1) as f64 * BAR as f64;
-            let range = if row.min_bytes == row.max_bytes {
-                row.min_bytes.to_string()
-            } else {
-                format!("{}-{}", row.min_bytes, row.max_bytes)
-            };
-            write!(
-                out,
-                "  {range:>10} {:>10} {:>7}  {:<BAR$}",
-                count(row.resident_pages),
-                percent(row.resident_pages, all),
-                "#".repeat(filled.round() as usize),
-            )?;
-            if row.swapped_pages > 0 {
-                write!(out, " swapped {}", count(row.swapped_pages))?;
-            }
-            trim_end(out);
-            writeln!(out)?;
-        }
+fn size_classes(text: &mut Text, report: &FragReport, heap: &HeapReport) {
+    let rows = report.size_classes.iter();
+    let mut rows: Vec<&SizeClassRow> = rows.filter(|row| row.allocator == heap.allocator).collect();
+    if rows.is_empty() {
+        return;
     }
-    Ok(())
-}
-
-fn size_classes(out: &mut String, report: &FragReport) -> std::fmt::Result {
-    let mut rows: Vec<_> = report.size_classes.iter().collect();
+    let all: u64 = rows.iter().map(|row| row.live_bytes + row.free_bytes).sum();
     rows.sort_by_key(|row| std::cmp::Reverse(row.live_bytes + row.free_bytes));
-    writeln!(
-        out,
-        "\nSize classes with the most bytes ({} of {})",
-        rows.len().min(CLASSES),
-        rows.len()
-    )?;
-    writeln!(
-        out,
-        "  {:<10} {:>12} {:>12} {:>10} {:>12} {:>10}",
-        "allocator", "up to bytes", "live blocks", "live", "free blocks", "free"
-    )?;
-    for row in rows.into_iter().take(CLASSES) {
-        writeln!(
-            out,
-            "  {:<10} {:>12} {:>12} {:>10} {:>12} {:>10}",
-            row.allocator.name(),
-            row.class.upper_bytes(),
-            count(row.live_blocks),
+    rows.truncate(TOP_CLASSES);
+    let shown: u64 = rows.iter().map(|row| row.live_bytes + row.free_bytes).sum();
+    rows.sort_by_key(|row| row.class.upper_bytes());
+    text.line(&format!(
+        "  largest size classes of {} ({} of its block bytes)",
+        heap.allocator.name(),
+        percent(shown, all)
+    ));
+    text.line(&format!(
+        "  {:>12} {:>10} {:>10} {:>10} {:>10}  live of it",
+        "up to", "live", "blocks", "free", "blocks"
+    ));
+    for row in rows {
+        let whole = row.live_bytes + row.free_bytes;
+        text.line(&format!(
+            "  {:>12} {:>10} {:>10} {:>10} {:>10}  {}",
+            bytes(row.class.upper_bytes()),
             bytes(row.live_bytes),
-            count(row.free_blocks),
+            count(row.live_blocks),
             bytes(row.free_bytes),
-        )?;
+            count(row.free_blocks),
+            percent(row.live_bytes, whole)
+        ));
     }
-    Ok(())
+    text.blank();
 }
 
-fn sureness(out: &mut String, view: &View, report: &FragReport) -> std::fmt::Result {
-    let of = &report.completeness;
-    if of.stopped {
-        write!(out, "Stopped for {:.1} ms", of.stop_ns as f64 / 1e6)?;
+fn occupancy(text: &mut Text, report: &FragReport, heap: &HeapReport) {
+    let rows: Vec<_> = report
+        .page_occupancy
+        .iter()
+        .filter(|row| row.allocator == heap.allocator)
+        .collect();
+    let resident: u64 = rows.iter().map(|row| row.resident_pages).sum();
+    let swapped: u64 = rows.iter().map(|row| row.swapped_pages).sum();
+    if resident + swapped == 0 {
+        return;
+    }
+    text.line(&format!(
+        "  pages of {} by live bytes on them",
+        heap.allocator.name()
+    ));
+    text.line(&format!(
+        "  {:>12} {:>10} {:>8}  {:<BAR$} {:>10}",
+        "live bytes", "resident", "of them", "", "swapped"
+    ));
+    for row in rows {
+        let range = match (row.min_bytes, row.max_bytes) {
+            (min, max) if min == max => min.to_string(),
+            (min, max) => format!("{min}-{max}"),
+        };
+        text.line(&format!(
+            "  {range:>12} {:>10} {:>8}  {:<BAR$} {:>10}",
+            count(row.resident_pages),
+            percent(row.resident_pages, resident),
+            bar(row.resident_pages, resident),
+            count(row.swapped_pages)
+        ));
+    }
+    text.blank();
+}
+
+fn findings(text: &mut Text, report: &FragReport) {
+    if report.findings.is_empty() {
+        return;
+    }
+    text.title("WHY");
+    for finding in &report.findings {
+        text.line(&format!(
+            "  {} ({}, confidence {})",
+            finding.mechanism.name(),
+            bytes(finding.bytes),
+            confidence(finding.confidence)
+        ));
+        text.paragraph("    ", &finding.claim);
+        text.paragraph("    ", &finding.remedy);
+    }
+    if let Some(packing) = &report.packing {
+        text.paragraph(
+            "  ",
+            &format!(
+                "jemalloc: the same {} live blocks, packed into its size classes and full slabs, \
+                 fill {}; here they take {}. A lower bound, not a prediction.",
+                count(packing.blocks),
+                bytes(packing.packed_bytes),
+                bytes(packing.present_bytes)
+            ),
+        );
+    }
+    text.blank();
+}
+
+fn activity(text: &mut Text, view: &View) {
+    let Some(activity) = &view.activity else {
+        return;
+    };
+    text.title("ACTIVITY");
+    text.line(&format!(
+        "  {} allocations a second of {} a second, {} frees a second (while armed)",
+        count(activity.alloc_rate.round() as u64),
+        bytes(activity.alloc_byte_rate as u64),
+        count(activity.free_rate.round() as u64)
+    ));
+    if !activity.lifetimes.is_empty() {
+        let at = |quantile| nanoseconds(activity.lifetimes.value_at_quantile(quantile));
+        text.line(&format!(
+            "  lifetimes of blocks seen to die: median {}, 90th percentile {}, 99th {}",
+            at(0.5),
+            at(0.9),
+            at(0.99)
+        ));
+    }
+    text.line(&format!(
+        "  probes armed {} of {}, taking {:.1} % of one core",
+        nanoseconds(activity.armed_ns),
+        nanoseconds(activity.elapsed_ns),
+        activity.cost.share * 100.0
+    ));
+    text.blank();
+}
+
+fn completeness(text: &mut Text, view: &View) {
+    let seen = &view.report.completeness;
+    text.title("HOW SURE");
+    let stop = if seen.stopped {
+        format!("the target stood still for {}", nanoseconds(seen.stop_ns))
     } else {
-        write!(
-            out,
-            "Walked while running ({:.1} ms)",
-            of.walk_ns as f64 / 1e6
-        )?;
+        "the target ran on: blocks may have changed hands meanwhile".into()
+    };
+    text.line(&format!(
+        "  walked in {}; {stop}",
+        nanoseconds(seen.walk_ns)
+    ));
+    text.line(&format!(
+        "  layout confidence {}, {} unreadable, {} events lost",
+        confidence(seen.layout_confidence),
+        bytes(seen.unreadable_bytes),
+        count(events_lost(view))
+    ));
+    if seen.threads_in_allocator > 0 {
+        text.line(&format!(
+            "  {} threads stood inside the allocator: its state may be half written",
+            seen.threads_in_allocator
+        ));
     }
-    writeln!(
-        out,
-        "; layout confidence {}; unreadable {}.",
-        confidence(of.layout_confidence),
-        bytes(of.unreadable_bytes)
-    )?;
-    for defect in &of.defects {
-        wrap(out, &format!("- {}", defect.what))?;
+    for defect in seen.defects.iter().take(TOP_ROWS) {
+        text.paragraph("  ", &format!("defect: {}", defect.what));
     }
-    for notice in &view.notices {
-        wrap(out, &format!("- {notice}"))?;
+    if let Some(rest) = seen.defects.len().checked_sub(TOP_ROWS + 1) {
+        text.line(&format!("  and {} more defects (--json)", rest + 1));
     }
-    Ok(())
-}
-
-/// Writes paragraphs broken at [`WIDTH`].
-fn wrap(out: &mut String, text: &str) -> std::fmt::Result {
-    for paragraph in text.split('\n') {
-        let mut column = 0;
-        for word in paragraph.split_whitespace() {
-            let length = word.chars().count();
-            if column > 0 && column + 1 + length > WIDTH {
-                writeln!(out)?;
-                column = 0;
-            }
-            if column > 0 {
-                write!(out, " ")?;
-                column += 1;
-            }
-            write!(out, "{word}")?;
-            column += length;
-        }
-        writeln!(out)?;
+    let ended = view.ended.iter().map(String::as_str);
+    for notice in view.notices.iter().map(String::as_str).chain(ended) {
+        text.paragraph("  ", notice);
     }
-    Ok(())
-}
-
-fn trim_end(out: &mut String) {
-    out.truncate(out.trim_end_matches(' ').len());
 }

@@ -1,0 +1,113 @@
+//! The heaps of a snapshot.
+
+use profiler_core::heap::CrossCheck;
+use profiler_core::report::{ArenaReport, HeapReport};
+use serde::Serialize;
+
+use super::Object;
+use crate::export::names::confidence;
+
+#[derive(Serialize)]
+pub(super) struct Heap<'a> {
+    allocator: &'static str,
+    version: Option<&'a str>,
+    arenas: Vec<Arena>,
+    live_bytes: u64,
+    live_blocks: u64,
+    free_bytes: u64,
+    cached_bytes: u64,
+    mapped_large_bytes: u64,
+    mapped_large_blocks: u64,
+    settings: Object<&'a str, Setting<'a>>,
+    checks: Vec<Check<'a>>,
+    layout_confidence: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Setting<'a> {
+    Number(u64),
+    Text(&'a str),
+}
+
+#[derive(Serialize)]
+struct Arena {
+    id: u32,
+    kind: &'static str,
+    address: String,
+    system_bytes: u64,
+    live_bytes: u64,
+    live_blocks: u64,
+    free_bytes: u64,
+    free_blocks: u64,
+    cached_bytes: u64,
+    cached_blocks: u64,
+    top_bytes: u64,
+    resident_bytes: u64,
+    swapped_bytes: u64,
+    trimmable_bytes: u64,
+    figures: Object<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct Check<'a> {
+    name: &'a str,
+    expected: u64,
+    found: u64,
+    holds: bool,
+}
+
+impl<'a> Heap<'a> {
+    pub(super) fn of(heap: &'a HeapReport) -> Self {
+        let setting = |value: &'a str| value.parse().map_or(Setting::Text(value), Setting::Number);
+        let settings = heap.settings.iter();
+        Self {
+            allocator: heap.allocator.name(),
+            version: Some(heap.version.as_str()).filter(|version| !version.is_empty()),
+            arenas: heap.arenas.iter().map(Arena::of).collect(),
+            live_bytes: heap.live_bytes,
+            live_blocks: heap.live_blocks,
+            free_bytes: heap.free_bytes,
+            cached_bytes: heap.cached_bytes,
+            mapped_large_bytes: heap.mapped_large_bytes,
+            mapped_large_blocks: heap.mapped_large_blocks,
+            settings: Object(settings.map(|(k, v)| (k.as_str(), setting(v))).collect()),
+            checks: heap.checks.iter().map(Check::of).collect(),
+            layout_confidence: confidence(heap.confidence),
+        }
+    }
+}
+
+impl Arena {
+    fn of(report: &ArenaReport) -> Self {
+        let arena = &report.arena;
+        Self {
+            id: arena.id,
+            kind: arena.kind,
+            address: arena.addr.to_string(),
+            system_bytes: arena.system_bytes,
+            live_bytes: arena.live_bytes,
+            live_blocks: arena.live_blocks,
+            free_bytes: arena.free_bytes,
+            free_blocks: arena.free_blocks,
+            cached_bytes: arena.cached_bytes,
+            cached_blocks: arena.cached_blocks,
+            top_bytes: arena.top_bytes,
+            resident_bytes: report.resident_bytes,
+            swapped_bytes: report.swapped_bytes,
+            trimmable_bytes: report.trimmable_bytes,
+            figures: Object(arena.figures.clone()),
+        }
+    }
+}
+
+impl<'a> Check<'a> {
+    fn of(check: &'a CrossCheck) -> Self {
+        Self {
+            name: &check.name,
+            expected: check.expected,
+            found: check.found,
+            holds: check.holds(),
+        }
+    }
+}

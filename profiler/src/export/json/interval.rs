@@ -1,0 +1,70 @@
+//! One look of a session as one short object.
+
+use profiler_core::view::View;
+use serde::Serialize;
+
+use super::Number;
+use super::activity::Percentiles;
+use crate::export::names::{events_lost, gaps, latest, rfc3339};
+
+#[derive(Serialize)]
+pub(super) struct Interval<'a> {
+    schema: &'static str,
+    time: String,
+    pid: i32,
+    rss_bytes: u64,
+    swap_bytes: u64,
+    live_bytes: Option<u64>,
+    /// When the heap was walked: the figures down to `fragmentation_bytes` are of then.
+    walked_at: String,
+    utilisation: Option<f64>,
+    pinned_free_bytes: Option<Number>,
+    trim_returnable_bytes: Option<Number>,
+    fragmentation_bytes: Option<Number>,
+    activity: Option<Rates>,
+    events_lost: u64,
+    gaps: Vec<&'static str>,
+    notices: &'a [String],
+    ended: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Rates {
+    allocs_per_second: f64,
+    frees_per_second: f64,
+    alloc_bytes_per_second: f64,
+    lifetime_ns: Option<Percentiles>,
+    probe_share: f64,
+}
+
+impl<'a> Interval<'a> {
+    pub(super) fn of(view: &'a View) -> Self {
+        let report = &view.report;
+        let now = latest(view);
+        let figure = |name| report.metric(name).map(Number::of);
+        Self {
+            schema: "fragscope.interval/1",
+            time: rfc3339(now.time_ns),
+            pid: report.target.pid,
+            rss_bytes: now.rss_bytes,
+            swap_bytes: now.swap_bytes,
+            live_bytes: now.live_bytes,
+            walked_at: rfc3339(report.taken_at_ns),
+            utilisation: report.metric("utilisation"),
+            pinned_free_bytes: figure("pinned_free_bytes"),
+            trim_returnable_bytes: figure("trim_returnable_bytes"),
+            fragmentation_bytes: figure("fragmentation_bytes"),
+            activity: view.activity.as_ref().map(|activity| Rates {
+                allocs_per_second: activity.alloc_rate,
+                frees_per_second: activity.free_rate,
+                alloc_bytes_per_second: activity.alloc_byte_rate,
+                lifetime_ns: Percentiles::of(&activity.lifetimes),
+                probe_share: activity.cost.share,
+            }),
+            events_lost: events_lost(view),
+            gaps: gaps(view),
+            notices: &view.notices,
+            ended: view.ended.as_deref(),
+        }
+    }
+}

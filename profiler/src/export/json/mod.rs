@@ -1,0 +1,86 @@
+//! A view as JSON: `fragscope.snapshot/1` whole, and `fragscope.interval/1` in one line.
+
+mod activity;
+mod heaps;
+mod interval;
+mod snapshot;
+
+use profiler_core::view::View;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+/// A view as one indented `fragscope.snapshot/1` document, its keys in a fixed order.
+pub fn json(view: &View) -> String {
+    text(serde_json::to_string_pretty(&snapshot::Snapshot::of(view)))
+}
+
+/// A view as one line of `fragscope.interval/1`: the figures that change from look to look.
+pub fn ndjson(view: &View) -> String {
+    text(serde_json::to_string(&interval::Interval::of(view)))
+}
+
+/// What `doctor` found, as one indented `fragscope.doctor/1` document: of each check its name, its
+/// grade, what was found, and the fix.
+pub fn checks<'a>(
+    checks: impl Iterator<Item = (&'a str, &'a str, &'a str, Option<&'a str>)>,
+) -> String {
+    #[derive(Serialize)]
+    struct Doctor<'a> {
+        schema: &'static str,
+        checks: Vec<Check<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Check<'a> {
+        name: &'a str,
+        grade: &'a str,
+        found: &'a str,
+        fix: Option<&'a str>,
+    }
+    let checks = checks.map(|(name, grade, found, fix)| Check {
+        name,
+        grade,
+        found,
+        fix,
+    });
+    text(serde_json::to_string_pretty(&Doctor {
+        schema: "fragscope.doctor/1",
+        checks: checks.collect(),
+    }))
+}
+
+fn text(made: serde_json::Result<String>) -> String {
+    made.expect("only maps whose keys are no strings cannot be JSON, and all keys here are")
+}
+
+/// Pairs as an object, in their order.
+#[derive(Debug)]
+struct Object<K, V>(Vec<(K, V)>);
+
+impl<K: Serialize, V: Serialize> Serialize for Object<K, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (key, value) in &self.0 {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+/// A figure: a whole number where it is one, else with its fraction.
+#[derive(Copy, Clone, Debug, Serialize)]
+#[serde(untagged)]
+enum Number {
+    Whole(u64),
+    Fraction(f64),
+}
+
+impl Number {
+    fn of(value: f64) -> Self {
+        // Above 2^53 an f64 holds no fraction, and its digits are not to be trusted as a count's.
+        if value >= 0.0 && value.fract() == 0.0 && value <= 9_007_199_254_740_992.0 {
+            Self::Whole(value as u64)
+        } else {
+            Self::Fraction(value)
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Words and numbers that all exports write in one way.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use profiler_core::completeness::Confidence;
+use profiler_core::view::{Point, View};
+
+/// The name of a confidence.
+pub(super) const fn confidence(confidence: Confidence) -> &'static str {
+    match confidence {
+        Confidence::None => "none",
+        Confidence::Low => "low",
+        Confidence::Medium => "medium",
+        Confidence::High => "high",
+    }
+}
+
+/// A moment, or the epoch when it lies beyond the year 9999.
+fn timestamp(time_ns: u64) -> Timestamp {
+    Timestamp::UNIX_EPOCH
+        .checked_add(Duration::from_nanos(time_ns))
+        .unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// Nanoseconds since 1970 as RFC 3339 in UTC, to the millisecond.
+pub(super) fn rfc3339(time_ns: u64) -> String {
+    format!("{:.3}", timestamp(time_ns))
+}
+
+/// Nanoseconds since 1970 as the time of day in UTC.
+pub(super) fn time_of_day(time_ns: u64) -> String {
+    timestamp(time_ns).strftime("%H:%M:%S").to_string()
+}
+
+/// Nanoseconds as milliseconds.
+pub(super) fn milliseconds(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
+/// The newest account of RSS and swap: the history's, or that of the walk when there is none
+/// newer.
+pub(super) fn latest(view: &View) -> Point {
+    let report = &view.report;
+    let walked = Point {
+        time_ns: report.taken_at_ns,
+        rss_bytes: report.kernel.rss_bytes,
+        swap_bytes: report.kernel.swap_bytes,
+        live_bytes: live_bytes(view),
+    };
+    match view.history.last() {
+        Some(point) if point.time_ns > walked.time_ns => *point,
+        _ => walked,
+    }
+}
+
+/// Live bytes of all walked heaps; `None` when none was walked.
+fn live_bytes(view: &View) -> Option<u64> {
+    let heaps = &view.report.heaps;
+    let live = heaps.iter().map(|h| h.live_bytes + h.mapped_large_bytes);
+    (!heaps.is_empty()).then(|| live.sum())
+}
+
+/// Events lost since attaching, by the newest account.
+pub(super) fn events_lost(view: &View) -> u64 {
+    let seen = view.activity.as_ref().map_or(0, |a| a.events_lost);
+    view.report.completeness.events_lost.max(seen)
+}
+
+/// What keeps a view's figures from being exact and whole, as short words; empty when nothing
+/// does.
+pub(super) fn gaps(view: &View) -> Vec<&'static str> {
+    let completeness = &view.report.completeness;
+    let walked = !view.report.heaps.is_empty();
+    let gaps = [
+        ("no-heap", !walked),
+        ("moving", walked && !completeness.stopped),
+        (
+            "unsure",
+            walked && completeness.layout_confidence < Confidence::Medium,
+        ),
+        ("unread", completeness.unreadable_bytes > 0),
+        ("defects", !completeness.defects.is_empty()),
+        ("lost", events_lost(view) > 0),
+    ];
+    let present = gaps.into_iter().filter(|(_, there)| *there);
+    present.map(|(name, _)| name).collect()
+}
+
+/// The unit of a figure, which its name says; empty for a ratio or a yes (1) or no (0).
+pub(super) fn unit_of(name: &str) -> &'static str {
+    const BY_ENDING: [(&str, &str); 6] = [
+        ("_bytes_per_second", "bytes/s"),
+        ("_per_second", "1/s"),
+        ("_bytes", "bytes"),
+        ("_ns", "ns"),
+        ("_ms", "ms"),
+        ("_pages", "pages"),
+    ];
+    match name {
+        "pages_held_by_64_bytes" | "pages_held_by_512_bytes" | "pages_held_by_one_block" => "pages",
+        "live_blocks"
+        | "free_blocks"
+        | "cached_blocks"
+        | "mapped_large_blocks"
+        | "tracked_blocks" => "blocks",
+        "allocs" | "frees" | "frees_of_older" => "calls",
+        "events_lost" => "events",
+        "probe_hits" => "hits",
+        "probe_ns_per_hit" => "ns",
+        "malloc_arenas" => "arenas",
+        "threads_in_allocator" => "threads",
+        "defects" => "defects",
+        _ => BY_ENDING
+            .iter()
+            .find(|(ending, _)| name.ends_with(ending))
+            .map_or("", |(_, unit)| unit),
+    }
+}

@@ -1,0 +1,199 @@
+//! A view for tests: a small heap whose figures are chosen by hand, so that each is told apart.
+
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
+use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::completeness::{Confidence, Defect};
+use profiler_core::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
+use profiler_core::report::{Finding, FragReport, Mechanism};
+use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
+use profiler_core::sample::{KernelCount, Sample, Target};
+use profiler_core::size_class::SizeClass;
+use profiler_core::span::{SpanList, SpanState};
+use profiler_core::view::{Point, View};
+
+/// 2026-01-02T03:04:05.678Z.
+pub(super) const TAKEN_AT_NS: u64 = 1_767_323_045_678_000_000;
+
+const HEAP: u64 = 0x5555_0000_0000;
+const PAGE: u64 = 4096;
+
+fn range(start: u64, pages: u64) -> AddrRange {
+    AddrRange::with_len(RemoteAddr::new(start), pages * PAGE).expect("in range")
+}
+
+/// Four heap pages: one full, one that 64 bytes hold, one free in memory, one free in swap.
+fn sample() -> Sample {
+    let mapping = Mapping {
+        range: range(HEAP, 4),
+        kind: MappingKind::Brk,
+        read: true,
+        write: true,
+        execute: false,
+        shared: false,
+        offset: 0,
+        inode: 0,
+    };
+    let mut residency = ResidencyMap::new(vec![mapping]);
+    for (page, pages, state) in [(0, 3, PageState::PRESENT), (3, 1, PageState::SWAPPED)] {
+        residency.push_run(PageRun {
+            range: range(HEAP + page * PAGE, pages),
+            state,
+        });
+    }
+    let mut spans = SpanList::default();
+    spans.push(PAGE, SpanState::Live);
+    spans.push(64, SpanState::Live);
+    spans.push(3 * PAGE - 64, SpanState::Free);
+    let mut heap = HeapSnapshot::new(Allocator::Glibc, "2.36");
+    heap.arenas.push(Arena {
+        kind: "main",
+        system_bytes: 4 * PAGE,
+        live_blocks: 2,
+        live_bytes: PAGE + 64,
+        free_blocks: 1,
+        free_bytes: 3 * PAGE - 64,
+        figures: vec![("tcache_bytes", 0)],
+        ..Arena::default()
+    });
+    heap.extents.push(Extent {
+        range: range(HEAP, 4),
+        kind: ExtentKind::Brk,
+        arena: 0,
+        spans,
+    });
+    heap.settings = vec![
+        ("mmap_threshold".into(), "131072".into()),
+        ("trim".into(), "on".into()),
+    ];
+    heap.checks.push(CrossCheck {
+        name: "system_mem".into(),
+        expected: 4 * PAGE,
+        found: 4 * PAGE,
+    });
+    heap.confidence = Confidence::High;
+    assert_eq!(heap.check(), Vec::<String>::new());
+    let mut sample = Sample {
+        taken_at_ns: TAKEN_AT_NS,
+        target: Target {
+            pid: 4711,
+            comm: "worker, \"one\"".into(),
+            cmdline: vec!["python".into(), "-c".into(), "a\u{1b}[2J\nb".into()],
+            libc: Some("glibc 2.36".into()),
+            threads: 1,
+            ..Target::default()
+        },
+        kernel: KernelCount {
+            rss_bytes: 3 * PAGE,
+            swap_bytes: PAGE,
+            peak_rss_bytes: 9 * PAGE,
+            pss_bytes: None,
+        },
+        residency,
+        heaps: vec![heap],
+        ..Sample::default()
+    };
+    sample.completeness.stopped = true;
+    sample.completeness.stop_ns = 1_500_000;
+    sample.completeness.walk_ns = 2_000_000;
+    sample.completeness.layout_confidence = Confidence::High;
+    sample
+}
+
+/// The view without probes, history or defects.
+pub(super) fn passive() -> View {
+    View {
+        report: Arc::new(FragReport::from_sample(&sample())),
+        activity: None,
+        notices: Vec::new(),
+        history: Arc::default(),
+        ended: None,
+    }
+}
+
+fn histogram(values: &[u64]) -> Histogram<u64> {
+    let mut histogram = Histogram::new(3).expect("three digits");
+    for &value in values {
+        histogram.record(value).expect("in range");
+    }
+    histogram
+}
+
+/// The view with everything that can be in one.
+pub(super) fn full() -> View {
+    let mut sample = sample();
+    sample.completeness.defects.push(Defect {
+        addr: Some(RemoteAddr::new(HEAP)),
+        what: "a chunk's size is odd".into(),
+        bytes: 16,
+    });
+    let class = |bytes, frees| ClassActivity {
+        class: SizeClass::of(bytes),
+        allocs: 3,
+        frees,
+        alloc_bytes: 3 * bytes,
+        lifetime_p50_ns: 10 * frees,
+        lifetime_p90_ns: 20 * frees,
+        lifetime_p99_ns: 30 * frees,
+    };
+    let probe = |function: &str, state| ProbeStatus {
+        function: function.into(),
+        object: "/lib/libc.so.6".into(),
+        site: "+0x9 push, emulated".into(),
+        hits: 12,
+        state,
+    };
+    let activity = Activity {
+        elapsed_ns: 10_000_000_000,
+        armed_ns: 2_500_000_000,
+        allocs: u64::MAX / 8,
+        alloc_bytes: 1 << 20,
+        frees: 5,
+        frees_of_older: 1,
+        events_lost: 7,
+        alloc_rate: 1234.5,
+        free_rate: 2.0,
+        alloc_byte_rate: 4096.0,
+        tracked_blocks: 6,
+        tracked_bytes: 600,
+        lifetimes: histogram(&[1_000, 2_000, 1_000_000]),
+        sizes: histogram(&[16, 64, 64, 100_000]),
+        classes: vec![class(16, 2), class(64, 0)],
+        probes: vec![
+            probe("malloc", ProbeState::Firing),
+            probe("valloc", ProbeState::Silent),
+            probe("free", ProbeState::Failed("no such symbol".into())),
+        ],
+        cost: ProbeCost {
+            hits: 24,
+            ns_per_hit: 1_350.0,
+            share: 0.03,
+            budget: Some(0.05),
+        },
+    };
+    let point = |seconds: u64, live_bytes| Point {
+        time_ns: TAKEN_AT_NS + seconds * 1_000_000_000,
+        rss_bytes: 5 * PAGE,
+        swap_bytes: 0,
+        live_bytes,
+    };
+    let mut report = FragReport::from_sample(&sample);
+    // Three pages are too few for a rule to speak.
+    report.findings.push(Finding {
+        mechanism: Mechanism::PinnedPages,
+        claim: "64 bytes hold a page.".into(),
+        bytes: PAGE - 64,
+        evidence: vec![("pages_held_by_64_bytes".into(), 1.0)],
+        remedy: "Free them.".into(),
+        confidence: Confidence::Medium,
+    });
+    View {
+        report: Arc::new(report),
+        activity: Some(Arc::new(activity)),
+        notices: vec!["probes: 2 of 3 work".into()],
+        history: Arc::new(vec![point(0, None), point(1, Some(PAGE))]),
+        ended: Some("the target exited with 0".into()),
+    }
+}

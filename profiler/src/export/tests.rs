@@ -1,0 +1,267 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::sample_view::{full, passive};
+use super::*;
+
+/// Every key of a document as a path; an element of a list is `[]`.
+fn keys(value: &Value, at: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let path = format!("{at}.{key}");
+                found.insert(path.clone());
+                keys(value, &path, found);
+            }
+        }
+        Value::Array(list) => list
+            .iter()
+            .for_each(|value| keys(value, &format!("{at}[]"), found)),
+        _ => {}
+    }
+}
+
+fn parsed(view: &View) -> Value {
+    serde_json::from_str(&json(view)).expect("json() is JSON")
+}
+
+/// The keys that `fragscope.snapshot/1` promises.
+const PROMISED: &str = "schema taken_at host target.pid target.comm target.cmdline target.python \
+    target.libc target.malloc rss_bytes swap_bytes ledger[].class ledger[].resident_bytes \
+    ledger[].shared_bytes ledger[].swapped_bytes heaps[].allocator heaps[].version \
+    heaps[].arenas[].id heaps[].arenas[].kind heaps[].arenas[].system_bytes \
+    heaps[].arenas[].live_bytes heaps[].arenas[].live_blocks heaps[].arenas[].free_bytes \
+    heaps[].arenas[].free_blocks heaps[].arenas[].cached_bytes heaps[].arenas[].top_bytes \
+    heaps[].live_bytes heaps[].live_blocks heaps[].free_bytes heaps[].cached_bytes \
+    heaps[].mapped_large_bytes heaps[].mapped_large_blocks heaps[].settings \
+    size_classes[].allocator size_classes[].upper_bytes size_classes[].live_blocks \
+    size_classes[].live_bytes size_classes[].free_blocks size_classes[].free_bytes \
+    page_occupancy[].allocator page_occupancy[].min_bytes page_occupancy[].max_bytes \
+    page_occupancy[].resident_pages page_occupancy[].swapped_pages metrics.utilisation \
+    metrics.pinned_free_bytes metrics.trim_returnable_bytes metrics.compaction_floor_bytes \
+    findings[].mechanism findings[].claim findings[].bytes findings[].evidence findings[].remedy \
+    findings[].confidence completeness.stopped completeness.stop_ms completeness.walk_ms \
+    completeness.events_lost completeness.unreadable_bytes completeness.layout_confidence \
+    completeness.defects";
+
+#[test]
+fn json_has_every_promised_key() {
+    let mut found = BTreeSet::new();
+    keys(&parsed(&full()), "", &mut found);
+    for key in PROMISED.split_whitespace() {
+        assert!(found.contains(&format!(".{key}")), "{key} is missing");
+    }
+}
+
+#[test]
+fn json_keeps_integers_whole_times_readable_and_the_unknown_null() {
+    let value = parsed(&full());
+    assert_eq!(value["schema"], "fragscope.snapshot/1");
+    assert_eq!(value["taken_at"], "2026-01-02T03:04:05.678Z");
+    assert_eq!(value["activity"]["allocs"], u64::MAX / 8);
+    assert_eq!(value["activity"]["alloc_bytes_scaled"], 4 << 20);
+    assert_eq!(value["target"]["python"], Value::Null);
+    assert_eq!(value["pss_bytes"], Value::Null);
+    assert_eq!(value["metrics"]["internal_slop_bytes"], Value::Null);
+    let floor = &value["metrics"]["compaction_floor_bytes"];
+    assert_eq!(floor, 8192);
+    assert!(floor.is_u64(), "{floor}");
+    assert_eq!(value["heaps"][0]["settings"]["mmap_threshold"], 131_072);
+    assert_eq!(value["heaps"][0]["settings"]["trim"], "on");
+    assert_eq!(value["completeness"]["stop_ms"], 1.5);
+    assert_eq!(value["completeness"]["events_lost"], 7);
+    assert_eq!(
+        value["completeness"]["defects"][0]["address"],
+        "0x555500000000"
+    );
+    let classes = &value["activity"]["classes"];
+    assert_eq!(classes[0]["lifetime_p50_ns"], 20);
+    assert_eq!(
+        classes[1]["lifetime_p50_ns"],
+        Value::Null,
+        "none seen to die"
+    );
+    assert_eq!(parsed(&passive())["activity"], Value::Null);
+}
+
+#[test]
+fn the_ledger_sums_to_rss_and_swap() {
+    let value = parsed(&full());
+    let rows = value["ledger"].as_array().expect("a list");
+    let sum = |key: &str| -> u64 { rows.iter().filter_map(|row| row[key].as_u64()).sum() };
+    assert_eq!(rows.len(), 15);
+    assert_eq!(Value::from(sum("resident_bytes")), value["rss_bytes"]);
+    assert_eq!(Value::from(sum("swapped_bytes")), value["swap_bytes"]);
+}
+
+#[test]
+fn an_interval_is_one_line_with_the_latest_count() {
+    let line = ndjson(&full());
+    assert!(!line.contains('\n'));
+    let value: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(value["schema"], "fragscope.interval/1");
+    assert_eq!(
+        value["rss_bytes"],
+        5 * 4096,
+        "the history's, newer than the walk's"
+    );
+    assert_eq!(value["time"], "2026-01-02T03:04:06.678Z");
+    assert_eq!(value["walked_at"], "2026-01-02T03:04:05.678Z");
+    assert_eq!(value["gaps"], serde_json::json!(["defects", "lost"]));
+    assert_eq!(value["ended"], "the target exited with 0");
+}
+
+#[test]
+fn the_table_reads_back_with_the_figures_of_the_json() {
+    let view = full();
+    let bytes = super::csv::table(&view).expect("a table");
+    let mut reader = ::csv::Reader::from_reader(bytes.as_slice());
+    let header = "taken_at pid table allocator item field value unit";
+    let titles: Vec<_> = reader
+        .headers()
+        .expect("a header")
+        .iter()
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(titles.join(" "), header);
+    let mut figures = BTreeMap::new();
+    for record in reader.records() {
+        let record = record.expect("a row");
+        assert_eq!(&record[0], "2026-01-02T03:04:05.678Z");
+        assert_eq!(&record[1], "4711");
+        assert!(
+            record[6].is_empty() || record[6].parse::<f64>().is_ok(),
+            "{record:?}"
+        );
+        let key = format!(
+            "{}/{}/{}/{}",
+            &record[2], &record[3], &record[4], &record[5]
+        );
+        let before = figures.insert(key, (record[6].to_owned(), record[7].to_owned()));
+        assert_eq!(before, None, "{record:?} is there twice");
+    }
+    let value = parsed(&view);
+    for row in value["ledger"].as_array().expect("a list") {
+        let class = row["class"].as_str().expect("a name");
+        let (figure, unit) = &figures[&format!("ledger//{class}/resident_bytes")];
+        assert_eq!(*figure, row["resident_bytes"].to_string());
+        assert_eq!(unit, "bytes");
+    }
+    for (name, metric) in value["metrics"].as_object().expect("an object") {
+        let expected = if metric.is_null() {
+            String::new()
+        } else {
+            metric.to_string()
+        };
+        assert_eq!(figures[&format!("metrics///{name}")].0, expected);
+    }
+    assert_eq!(figures["page_occupancy/glibc/1-64/resident_pages"].0, "1");
+    assert_eq!(
+        figures["metrics///pages_held_by_64_bytes"],
+        ("1".into(), "pages".into())
+    );
+    assert!(!figures.contains_key("activity_classes//64/lifetime_p50_ns"));
+}
+
+#[test]
+fn the_log_holds_each_distribution_with_its_unit() {
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+    let bytes = super::hlog::log(&full()).expect("a log");
+    let mut tags = Vec::new();
+    for entry in IntervalLogIterator::new(&bytes) {
+        if let LogEntry::Interval(interval) = entry.expect("parses") {
+            let tag = interval.tag().expect("a tag").as_str().to_owned();
+            tags.push((tag, interval.max()));
+        }
+    }
+    let found: Vec<_> = tags
+        .iter()
+        .map(|(tag, max)| (tag.as_str(), *max as u64))
+        .collect();
+    assert_eq!(
+        found.iter().map(|(tag, _)| *tag).collect::<Vec<_>>(),
+        [
+            "alloc_bytes",
+            "lifetime_ns",
+            "live_block_bytes.glibc",
+            "resident_page_live_bytes.glibc",
+            "swapped_page_live_bytes.glibc"
+        ]
+    );
+    assert_eq!(
+        found[3].1, 4096,
+        "the fullest page, exactly, as page sizes are counted"
+    );
+    assert_eq!(found[4].1, 0);
+}
+
+#[test]
+fn lines_align_with_their_heading() {
+    for view in [full(), passive()] {
+        let (heading, line) = (line_heading(), line(&view));
+        let at = heading.find("lost").expect("a title") + "lost".len();
+        assert_eq!(
+            line.as_bytes()[at],
+            b' ',
+            "{heading}\n{line}: a column ends where its title does"
+        );
+        assert!(
+            line.starts_with("03:04:0"),
+            "{line}: the time comes first, in UTC"
+        );
+    }
+    assert!(line(&full()).ends_with(" defects,lost"));
+    assert!(line(&passive()).ends_with(" ok"));
+}
+
+#[test]
+fn text_is_at_most_100_columns_and_free_of_control_characters() {
+    for shown in [text(&full()), text(&passive()), explanation(&full())] {
+        for line in shown.lines() {
+            assert!(line.chars().count() <= 100, "{line}");
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+        }
+    }
+    assert!(text(&full()).contains("defect: a chunk's size is odd"));
+    assert!(text(&full()).contains("the target exited with 0"));
+    assert!(text(&full()).contains("sum "));
+}
+
+#[test]
+fn each_format_is_written_by_its_ending() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for (name, begins) in [("a.json", "{"), ("b.CSV", "taken_at,"), ("c.hlog", "#")] {
+        let path = dir.path().join(name);
+        check(&path).expect("can be written");
+        write(&path, &full()).expect("written");
+        assert!(fs::read_to_string(&path).expect("read").starts_with(begins));
+    }
+    assert_eq!(
+        fs::read_dir(dir.path()).expect("listed").count(),
+        3,
+        "nothing else left behind"
+    );
+}
+
+#[test]
+fn what_cannot_be_written_is_refused_before_and_leaves_the_file_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.xml");
+    fs::write(&path, "before").expect("written");
+    for result in [check(&path), write(&path, &full())] {
+        let message = result.expect_err("no such format").to_string();
+        assert!(message.contains(".json, .csv or .hlog"), "{message}");
+    }
+    assert_eq!(fs::read_to_string(&path).expect("read"), "before");
+    // No user may make files there, not even root.
+    let message = check(Path::new("/proc/self/out.json"))
+        .expect_err("no place for files")
+        .to_string();
+    assert!(
+        message.starts_with("cannot write /proc/self/out.json"),
+        "{message}"
+    );
+}
