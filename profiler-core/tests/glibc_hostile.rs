@@ -3,9 +3,11 @@
 mod glibc_image;
 
 use glibc_image::{Chunk, Image, MMAPPED_BYTES};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::completeness::Confidence;
 use profiler_core::glibc::{NotWalked, walk};
 use profiler_core::memory::ResidentMemory;
+use profiler_core::residency::{PageRun, PageState, ResidencyMap};
 use proptest::prelude::*;
 
 fn sound() -> Image {
@@ -68,6 +70,41 @@ fn without_threads_the_caches_are_live_and_it_says_so() {
     assert_eq!(heap.arenas[0].live_blocks, 42 + 8 + 1);
     assert!(heap.confidence < Confidence::High);
     assert_eq!(heap.defects.len(), 1);
+}
+
+#[test]
+fn swapped_pages_are_unknown_and_the_walk_goes_on_behind_them() {
+    let image = Image::new(&[(0x110, Chunk::Live); 400]);
+    let (memory, residency) = image.finish();
+    let whole = walk(&memory, &residency, &image.context()).expect("a heap");
+    let heap_start = whole.extents[0].range.start();
+
+    let mut swapped = ResidencyMap::new(residency.mappings().to_vec());
+    for run in residency.runs() {
+        let pages = run.range.start().page()..run.range.end().page();
+        for page in pages {
+            let start = RemoteAddr::new(page * PAGE_SIZE);
+            let nth = page.wrapping_sub(heap_start.page());
+            swapped.push_run(PageRun {
+                range: AddrRange::with_len(start, PAGE_SIZE).expect("a page"),
+                state: if [3, 7, 8, 20].contains(&nth) {
+                    PageState::SWAPPED
+                } else {
+                    run.state
+                },
+            });
+        }
+    }
+    let memory = ResidentMemory::new(memory, &swapped);
+    let heap = walk(&memory, &swapped, &image.context()).expect("a heap");
+    assert_eq!(heap.check(), Vec::<String>::new());
+    assert_eq!(heap.confidence, Confidence::Medium, "{:?}", heap.checks);
+    let (main, all) = (&heap.arenas[0], &whole.arenas[0]);
+    assert_eq!(main.top_bytes, all.top_bytes);
+    // Each hole costs the chunks that begin in it and the one before it: of 15 or 16 a page.
+    let lost = all.live_blocks - main.live_blocks;
+    assert!((4 * 15..=4 * 16 + 3 * 2).contains(&lost), "{lost}");
+    assert_eq!(heap.unreadable_bytes, lost * 0x110);
 }
 
 /// Values that break walks: ends, flags, near misses, and addresses of the image itself.

@@ -21,7 +21,7 @@ const HEADER: u64 = 16;
 /// Sound chunks in a row that a place must begin to be taken for a chunk again after damage.
 const SOUND_LINKS: u32 = 4;
 /// Places tried after damage, in one snapshot: bounds the time that a ruined heap takes.
-const MAX_TRIES: u32 = 1 << 20;
+const MAX_TRIES: u32 = 1 << 22;
 
 /// Sums over chunks, in bytes as glibc counts them.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
