@@ -14,7 +14,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { THREADS = 3 };
+/* How many: the first argument, else 3. */
+enum { MOST_THREADS = 16 };
+static int threads = 3;
 
 struct tally {
     unsigned long allocs, frees, bytes;
@@ -23,7 +25,7 @@ struct tally {
 static pthread_barrier_t begin, end;
 static unsigned long rounds;
 static int command;
-static struct tally tallies[THREADS];
+static struct tally tallies[MOST_THREADS];
 
 static void *got(struct tally *t, void *block) {
     if (block == NULL)
@@ -152,10 +154,14 @@ static void fork_and_wait(void) {
         abort();
 }
 
-int main(void) {
-    pthread_barrier_init(&begin, NULL, THREADS + 1);
-    pthread_barrier_init(&end, NULL, THREADS + 1);
-    for (intptr_t i = 0; i < THREADS; i++) {
+int main(int count, char **arguments) {
+    if (count > 1)
+        threads = atoi(arguments[1]);
+    if (threads < 1 || threads > MOST_THREADS)
+        return 2;
+    pthread_barrier_init(&begin, NULL, threads + 1);
+    pthread_barrier_init(&end, NULL, threads + 1);
+    for (intptr_t i = 0; i < threads; i++) {
         pthread_t thread;
         if (pthread_create(&thread, NULL, serve, (void *)i))
             return 1;
@@ -170,7 +176,7 @@ int main(void) {
         pthread_barrier_wait(&begin);
         pthread_barrier_wait(&end);
         struct tally sum = {0, 0, 0};
-        for (int i = 0; i < THREADS; i++) {
+        for (int i = 0; i < threads; i++) {
             sum.allocs += tallies[i].allocs;
             sum.frees += tallies[i].frees;
             sum.bytes += tallies[i].bytes;
