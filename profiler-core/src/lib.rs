@@ -17,6 +17,7 @@ pub mod heap;
 pub mod live;
 pub mod memory;
 mod metrics;
+pub mod pymalloc;
 pub mod report;
 pub mod residency;
 pub mod sample;

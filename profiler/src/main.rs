@@ -1,2 +1,7 @@
 //! The `fragscope` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fragscope::cli::main()
+}

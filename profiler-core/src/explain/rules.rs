@@ -53,7 +53,7 @@ fn sure(report: &FragReport) -> Confidence {
 
 fn pinned_pages(report: &FragReport) -> Option<Finding> {
     let pinned = resident(report, LedgerClass::FreePinned);
-    let held = report.metric("pages_held_by_512_bytes").unwrap_or(0.0);
+    let held = report.metric("held_by_512_bytes_pages").unwrap_or(0.0);
     worth(report, pinned).then(|| Finding {
         mechanism: Mechanism::PinnedPages,
         claim: format!(
@@ -63,7 +63,7 @@ fn pinned_pages(report: &FragReport) -> Option<Finding> {
         bytes: pinned,
         evidence: vec![
             ("pinned_free_bytes".into(), pinned as f64),
-            ("pages_held_by_512_bytes".into(), held),
+            ("held_by_512_bytes_pages".into(), held),
         ],
         remedy: "No trim and no glibc setting returns them. An allocator that keeps blocks of one \
                  size together pins fewer pages: LD_PRELOAD=libjemalloc.so.2 (see the bound), or \

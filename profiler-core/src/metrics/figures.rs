@@ -124,17 +124,17 @@ pub(crate) fn metrics(
             "the fewest whole pages that hold the same live bytes: no allocator gets below it",
         ),
         metric(
-            "pages_held_by_64_bytes",
+            "held_by_64_bytes_pages",
             known(figures.held_by_64 / PAGE_SIZE),
             "resident pages kept by 64 live bytes or fewer; many of them are the cheapest to free",
         ),
         metric(
-            "pages_held_by_512_bytes",
+            "held_by_512_bytes_pages",
             known(figures.held_by_512 / PAGE_SIZE),
             "resident pages kept by 512 live bytes or fewer",
         ),
         metric(
-            "pages_held_by_one_block",
+            "held_by_one_block_pages",
             known(figures.held_by_one / PAGE_SIZE),
             "resident pages kept by one block that fills less than half",
         ),

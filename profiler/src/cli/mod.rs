@@ -1,1 +1,52 @@
-//! See docs/architecture.md.
+//! The command line.
+
+mod args;
+mod exit;
+mod print;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::args::{Command, Line};
+use self::exit::Exit;
+use crate::session;
+
+/// Parses the command line, does what it says, and gives the exit code.
+pub fn main() -> ExitCode {
+    let line = Line::parse();
+    match run(&line.command) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            if exit::is_broken_pipe(&*error) {
+                return Exit::Done.into();
+            }
+            eprintln!("fragscope: {error}");
+            Exit::of_error(&*error).into()
+        }
+    }
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn run(command: &Command) -> Result<Exit, Failure> {
+    Ok(match command {
+        Command::Attach(args) => session::attach(&args.options())?.into(),
+        Command::Demo(args) => session::demo(&args.options())?.into(),
+        Command::Snapshot(args) => {
+            let (view, ending) = session::snapshot(&args.options())?;
+            print::snapshot(&view, args.json)?;
+            ending.into()
+        }
+        Command::Explain(args) => {
+            let (view, ending) = session::snapshot(&args.options())?;
+            print::explanation(&view)?;
+            ending.into()
+        }
+        Command::Doctor(args) => {
+            let checks = session::doctor::run(args.pid);
+            print::doctor(&checks, args.json)?;
+            Exit::of_checks(&checks)
+        }
+    })
+}

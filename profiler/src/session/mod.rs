@@ -1,4 +1,52 @@
-//! See docs/architecture.md.
+//! Sessions: the one module that sees both the target and what is shown of it.
 
+mod attach;
+pub mod demo;
 pub mod doctor;
+mod front;
+mod history;
+mod live;
 pub mod options;
+mod probes;
+mod sampler;
+mod save;
+mod schedule;
+mod snapshot;
+
+pub use attach::attach;
+pub use demo::run as demo;
+pub use snapshot::snapshot;
+
+use crate::export::ExportError;
+use crate::process::OpenError;
+
+/// How a session ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// As asked: the duration is over, or the user quit.
+    Done,
+    /// By this signal or key; everything was saved.
+    Interrupted(&'static str),
+    /// The target exited or executed another program; its last sample was saved.
+    TargetGone(String),
+}
+
+/// Why a session failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The target cannot be looked at.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// An export could not be written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// There is no screen to draw on.
+    #[error("{0}")]
+    Screen(String),
+    /// The demo's worker did not start.
+    #[error("{0}")]
+    Demo(String),
+    /// The target or the terminal failed while in use.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}

@@ -1,1 +1,100 @@
-//! See docs/architecture.md.
+//! The terminal UI: pure [`app::update`] and [`draw::draw`] in a thin shell.
+
+mod app;
+mod draw;
+mod map_view;
+mod screens;
+mod terminal;
+mod theme;
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use crossterm::event::{self, Event, KeyEventKind};
+use profiler_core::view::View;
+
+pub use self::app::Effect;
+use self::app::{App, Message};
+use self::terminal::Screen;
+use self::theme::Theme;
+
+/// What the session tells the screen.
+#[derive(Debug)]
+pub enum Update {
+    /// Something new to show.
+    View(Box<View>),
+    /// One line for the user, such as what an export wrote.
+    Note(String),
+    /// Leave.
+    Quit,
+}
+
+/// Whether a screen can be drawn here; what to use instead when not.
+///
+/// # Errors
+/// One sentence: why not, and what to do.
+pub fn supported() -> Result<(), String> {
+    use std::io::IsTerminal;
+    let instead = "use --headless (or --json), or `snapshot` for one report";
+    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        return Err(format!(
+            "stdin and stdout must be a terminal for the screen: {instead}"
+        ));
+    }
+    if std::env::var("TERM").is_ok_and(|term| term == "dumb") {
+        return Err(format!("this terminal cannot draw (TERM=dumb): {instead}"));
+    }
+    Ok(())
+}
+
+/// How long a key press may wait for its effect.
+const KEY_POLL: Duration = Duration::from_millis(50);
+
+/// Draws until the user quits or the session says so. `effects` hears what the user wants.
+///
+/// # Errors
+/// When the terminal fails. It is restored on every way out, panics included.
+pub fn run(updates: &Receiver<Update>, mut effects: impl FnMut(Effect)) -> io::Result<()> {
+    let mut screen = Screen::enter()?;
+    let mut app = App::new(Theme::from_environment());
+    let mut dirty = true;
+    loop {
+        match updates.recv_timeout(if dirty { Duration::ZERO } else { KEY_POLL }) {
+            Ok(Update::View(view)) => {
+                app::update(&mut app, Message::View(view));
+                dirty = true;
+                continue;
+            }
+            Ok(Update::Note(note)) => {
+                app::update(&mut app, Message::Note(note));
+                dirty = true;
+                continue;
+            }
+            Ok(Update::Quit) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if std::mem::take(&mut dirty) {
+            screen.draw(|frame| draw::draw(&app, frame))?;
+        }
+        while event::poll(Duration::ZERO)? {
+            let message = match event::read()? {
+                Event::Key(key) if key.kind != KeyEventKind::Release => Message::Key(key),
+                Event::Resize(..) => {
+                    dirty = true;
+                    continue;
+                }
+                _ => continue,
+            };
+            dirty = true;
+            match app::update(&mut app, message) {
+                Some(Effect::Quit) => {
+                    effects(Effect::Quit);
+                    return Ok(());
+                }
+                Some(effect) => effects(effect),
+                None => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Pool headers and the blocks of a pool.
+
+use crate::addr::RemoteAddr;
+use crate::pymalloc::Geometry;
+
+/// Bytes of a pool's header, blocks begin after it (`POOL_OVERHEAD`).
+pub(super) const HEADER: u64 = 48;
+/// The largest block, in bytes (`SMALL_REQUEST_THRESHOLD`).
+const LARGEST_BLOCK: u64 = 512;
+
+/// A pool's header that makes sense (`struct pool_header`).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Pool {
+    /// Where the pool is.
+    pub(super) addr: RemoteAddr,
+    /// Blocks in the program's hands.
+    pub(super) count: u64,
+    /// First of the freed blocks, as an offset into the pool; 0 when there is none.
+    pub(super) first_free: u64,
+    /// Index of its arena.
+    pub(super) arena: u32,
+    /// Bytes of each block.
+    pub(super) block: u64,
+    /// Where the next block would be carved, as an offset.
+    pub(super) next_offset: u64,
+}
+
+fn word32(bytes: &[u8], at: usize) -> u64 {
+    bytes
+        .get(at..at + 4)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u32::from_le_bytes)
+        .into()
+}
+
+fn word64(bytes: &[u8], at: usize) -> u64 {
+    bytes
+        .get(at..at + 8)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u64::from_le_bytes)
+}
+
+impl Pool {
+    /// Reads the header of a pool in use. `None` where it is none: the geometry is told by
+    /// `maxnextoffset == pool size - block size`.
+    pub(super) fn parse(
+        addr: RemoteAddr,
+        header: &[u8; HEADER as usize],
+        of: Geometry,
+    ) -> Option<Self> {
+        let count = word32(header, 0);
+        let freeblock = word64(header, 8);
+        let (next, prev) = (word64(header, 16), word64(header, 24));
+        let arena = word32(header, 32) as u32;
+        let class = word32(header, 36);
+        let next_offset = word32(header, 40);
+        let block = of.pool.checked_sub(word32(header, 44))?;
+        let aligned = block == (class + 1) * 16 || block == (class + 1) * 8;
+        let first_free = match freeblock {
+            0 => 0,
+            pointer => pointer
+                .checked_sub(addr.get())
+                .filter(|&offset| offset >= HEADER)?,
+        };
+        let pool = Self {
+            addr,
+            count,
+            first_free,
+            arena,
+            block,
+            next_offset,
+        };
+        let sound = aligned
+            && (8..=LARGEST_BLOCK).contains(&block)
+            && (1..=pool.capacity(of)).contains(&count)
+            && next_offset > HEADER
+            && next_offset <= of.pool
+            && (next_offset - HEADER).is_multiple_of(block)
+            && (first_free == 0 || pool.is_carved_block(first_free))
+            // A pool in use is linked, or full and unlinked with stale links; never with null ones.
+            && next != 0
+            && prev != 0;
+        sound.then_some(pool)
+    }
+
+    /// How many blocks the pool has room for.
+    pub(super) fn capacity(&self, of: Geometry) -> u64 {
+        (of.pool - HEADER) / self.block
+    }
+
+    fn is_carved_block(&self, offset: u64) -> bool {
+        offset >= HEADER
+            && offset < self.next_offset
+            && (offset - HEADER).is_multiple_of(self.block)
+    }
+
+    /// Which blocks are in the program's hands, from the pool's bytes: one bool a block. `None`
+    /// when freed, never carved and live blocks do not add up to the capacity.
+    pub(super) fn live(&self, bytes: &[u8], of: Geometry, live: &mut Vec<bool>) -> Option<()> {
+        let capacity = self.capacity(of);
+        let carved = (self.next_offset - HEADER) / self.block;
+        live.clear();
+        live.extend((0..capacity).map(|index| index < carved));
+        let mut offset = self.first_free;
+        let mut freed = 0;
+        while offset != 0 {
+            let index = ((offset - HEADER) / self.block) as usize;
+            // A block that is free twice is a cycle.
+            if !std::mem::replace(live.get_mut(index)?, false) {
+                return None;
+            }
+            freed += 1;
+            offset = match word64(bytes, offset as usize) {
+                0 => 0,
+                pointer => pointer
+                    .checked_sub(self.addr.get())
+                    .filter(|&offset| self.is_carved_block(offset))?,
+            };
+        }
+        (carved <= capacity && self.count + freed == carved).then_some(())
+    }
+}

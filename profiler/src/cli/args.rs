@@ -1,0 +1,243 @@
+//! Flags and commands, and how they become options.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::session::options::{AttachOptions, Budget, SnapshotOptions};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done as asked
+  1    an error; the message says what to do
+  2    wrong usage
+  4    not permitted; the message names the exact fix
+  5    the target is gone (its last sample was saved) or of a kind that is not supported
+  130  interrupted; what was asked for was saved";
+
+/// Shows where the memory of a live Python worker is, why it is fragmented, and what would help.
+#[derive(Debug, Parser)]
+#[command(name = "fragscope", version, after_long_help = EXIT_CODES, max_term_width = 100)]
+pub(super) struct Line {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Watch a live process: heap, pages and allocations, on a screen or line by line
+    #[command(after_long_help = "\
+Examples:
+  sudo fragscope attach --pid 4711
+  sudo fragscope attach --pid 4711 --headless --duration 30s -o worker.json -o worker.csv
+  sudo fragscope attach --pid 4711 --json --no-probes | jq .rss_bytes")]
+    Attach(AttachArgs),
+    /// Look once, without probes, and print a report
+    #[command(after_long_help = "\
+Examples:
+  sudo fragscope snapshot --pid 4711
+  sudo fragscope snapshot --pid 4711 --json | jq '.ledger[] | select(.resident_bytes > 0)'")]
+    Snapshot(SnapshotArgs),
+    /// Look once and print the verdict in prose
+    Explain(LookArgs),
+    /// Tell what this host and a target allow, and the exact fix for what they do not
+    Doctor(DoctorArgs),
+    /// Start a bundled Python worker that fragments its heap, and attach to it
+    #[command(after_long_help = "\
+Needs python3 on the PATH, and root for the probes. The worker ends with fragscope.")]
+    Demo(WatchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Pid {
+    /// The process to look at
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pid: i32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AttachArgs {
+    #[command(flatten)]
+    pid: Pid,
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WatchArgs {
+    /// Print one line per interval instead of drawing a screen
+    #[arg(long)]
+    headless: bool,
+    /// Print one JSON object per interval (implies --headless)
+    #[arg(long)]
+    json: bool,
+    /// Time between two looks, e.g. 500ms, 1s, 1m; at least 100ms
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    interval: Duration,
+    /// End after this long, e.g. 30s; else at Ctrl-C or when the target ends
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+    /// Share of one core's time that probes and stops may take from the target, or `unlimited`
+    ///
+    /// Probes are armed in short windows so that their traps stay below four fifths of it, and
+    /// walks are spaced so that stops stay below the rest. `unlimited` keeps the probes armed and
+    /// walks every interval: nothing is missed, and a busy worker is slowed several times.
+    #[arg(long, value_name = "SHARE", default_value = "5%", value_parser = budget)]
+    budget: Budget,
+    /// Do not probe malloc and free: passive, no BPF needed
+    #[arg(long)]
+    no_probes: bool,
+    /// Do not stop the target while its heap is walked; what is torn is said
+    #[arg(long)]
+    no_stop: bool,
+    /// File to write at the end; .json, .csv or .hlog by its ending; may be given several times
+    #[arg(short, long = "output", value_name = "FILE")]
+    outputs: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LookArgs {
+    #[command(flatten)]
+    pid: Pid,
+    /// Do not stop the target while its heap is walked; what is torn is said
+    #[arg(long)]
+    no_stop: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotArgs {
+    #[command(flatten)]
+    look: LookArgs,
+    /// Print JSON (schema fragscope.snapshot/1) instead of text
+    #[arg(long)]
+    pub(super) json: bool,
+    /// File to write as well; .json, .csv or .hlog by its ending; may be given several times
+    #[arg(short, long = "output", value_name = "FILE")]
+    outputs: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Look at this process too
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(super) pid: Option<i32>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl AttachArgs {
+    pub(super) fn options(&self) -> AttachOptions {
+        AttachOptions {
+            pid: self.pid.pid,
+            ..self.watch.options()
+        }
+    }
+}
+
+impl WatchArgs {
+    /// The options, with no pid yet.
+    pub(super) fn options(&self) -> AttachOptions {
+        AttachOptions {
+            pid: 0,
+            headless: self.headless || self.json,
+            json: self.json,
+            interval: self.interval,
+            duration: self.duration,
+            budget: self.budget,
+            probes: !self.no_probes,
+            stop: !self.no_stop,
+            outputs: self.outputs.clone(),
+        }
+    }
+}
+
+impl LookArgs {
+    pub(super) fn options(&self) -> SnapshotOptions {
+        SnapshotOptions {
+            pid: self.pid.pid,
+            stop: !self.no_stop,
+            outputs: Vec::new(),
+        }
+    }
+}
+
+impl SnapshotArgs {
+    pub(super) fn options(&self) -> SnapshotOptions {
+        SnapshotOptions {
+            outputs: self.outputs.clone(),
+            ..self.look.options()
+        }
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < Duration::from_millis(100) {
+        return Err("looking more often than every 100ms would disturb the target".into());
+    }
+    Ok(interval)
+}
+
+fn budget(text: &str) -> Result<Budget, String> {
+    if text == "unlimited" {
+        return Ok(Budget::Unlimited);
+    }
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(Budget::Share(percent / 100.0)),
+        _ => Err("give a percentage above 0 and up to 100, such as 5%, or `unlimited`".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attach(flags: &[&str]) -> Result<AttachOptions, clap::Error> {
+        let line = Line::try_parse_from(["fragscope", "attach"].iter().chain(flags))?;
+        match line.command {
+            Command::Attach(args) => Ok(args.options()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        use clap::CommandFactory;
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn attach_has_the_defaults_that_help_names() {
+        let options = attach(&["--pid", "7"]).expect("parses");
+        assert_eq!(options.pid, 7);
+        assert_eq!(options.budget, Budget::Share(0.05));
+        assert_eq!(options.interval, Duration::from_secs(1));
+        assert!(options.probes && options.stop && !options.headless);
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for bad in [
+            &["--pid", "0"][..],
+            &["--pid", "-3"],
+            &["--pid", "seven"],
+            &["--pid", "7", "--budget", "0"],
+            &["--pid", "7", "--budget", "101%"],
+            &["--pid", "7", "--budget", "nan"],
+            &["--pid", "7", "--interval", "1ms"],
+            &["--pid", "7", "--duration", "soon"],
+            &[],
+        ] {
+            assert!(attach(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            attach(&["--pid", "7", "--budget", "unlimited"])
+                .expect("parses")
+                .budget,
+            Budget::Unlimited
+        );
+    }
+}

@@ -1,0 +1,74 @@
+//! Exit codes, the same for every command.
+
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+use crate::process::OpenError;
+use crate::session::doctor::{Check, Grade};
+use crate::session::{Ending, SessionError};
+
+/// How the command ended.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub(super) enum Exit {
+    /// Done as asked.
+    Done = 0,
+    /// Something failed.
+    Error = 1,
+    /// Not permitted; the message names the fix.
+    NotPermitted = 4,
+    /// The target is gone, or of a kind that is not supported.
+    TargetGone = 5,
+    /// Interrupted; what was asked for was saved.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// The code for an error that ended a command.
+    pub(super) fn of_error(error: &(dyn Error + 'static)) -> Self {
+        let open = match error.downcast_ref::<SessionError>() {
+            Some(SessionError::Open(open)) => Some(open),
+            _ => error.downcast_ref::<OpenError>(),
+        };
+        match open.map(OpenError::exit_code) {
+            Some(4) => Self::NotPermitted,
+            Some(5) => Self::TargetGone,
+            _ => Self::Error,
+        }
+    }
+
+    /// The code for what `doctor` found: an error when anything is missing.
+    pub(super) fn of_checks(checks: &[Check]) -> Self {
+        if checks.iter().any(|check| check.ok == Grade::Missing) {
+            Self::Error
+        } else {
+            Self::Done
+        }
+    }
+}
+
+impl From<Ending> for Exit {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Done => Self::Done,
+            Ending::Interrupted(_) => Self::Interrupted,
+            Ending::TargetGone(_) => Self::TargetGone,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Whether the reader of our output went away, which ends a command quietly.
+pub(super) fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    let io = match error.downcast_ref::<SessionError>() {
+        Some(SessionError::Io(io)) => Some(io),
+        _ => error.downcast_ref::<io::Error>(),
+    };
+    io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,150 @@
+//! A live session: walks on schedule, the kernel's count at every tick, views of both.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use profiler_core::report::FragReport;
+use profiler_core::view::{Point, View};
+
+use super::history::History;
+use super::probes::Probes;
+use super::sampler::{Sampler, StopMode, now_ns};
+use super::schedule::WalkSchedule;
+use crate::process::TargetState;
+
+/// One target being watched.
+pub(crate) struct LiveSession {
+    sampler: Sampler,
+    mode: StopMode,
+    schedule: WalkSchedule,
+    probes: Probes,
+    history: History,
+    report: Arc<FragReport>,
+    ended: Option<String>,
+    trouble: Option<String>,
+}
+
+impl LiveSession {
+    /// Takes the first sample of the target and begins to watch it.
+    ///
+    /// # Errors
+    /// When the first sample cannot be taken.
+    pub(crate) fn start(
+        sampler: Sampler,
+        mode: StopMode,
+        mut schedule: WalkSchedule,
+        probes: Probes,
+    ) -> io::Result<Self> {
+        let report = Arc::new(walk(&sampler, mode, &mut schedule)?);
+        let mut session = Self {
+            sampler,
+            mode,
+            schedule,
+            probes,
+            history: History::default(),
+            report,
+            ended: None,
+            trouble: None,
+        };
+        session.note_point(
+            session.report.kernel.rss_bytes,
+            session.report.kernel.swap_bytes,
+        );
+        Ok(session)
+    }
+
+    /// Asks for a walk at the next tick.
+    pub(crate) fn walk_now(&mut self) {
+        self.schedule.hurry(Instant::now());
+    }
+
+    /// Whether the target is gone, and how.
+    pub(crate) fn ended(&self) -> Option<&str> {
+        self.ended.as_deref()
+    }
+
+    /// Looks at the target once more; walks when `walking` and a walk is due. A target that is
+    /// gone ends the session with its last sample kept.
+    pub(crate) fn tick(&mut self, walking: bool) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.probes.poll();
+        if let Err(error) = self.look(walking) {
+            self.trouble = Some(format!("the target could not be read: {error}"));
+        } else {
+            self.trouble = None;
+        }
+        self.ended = match self.sampler.target().state() {
+            TargetState::Same => None,
+            TargetState::Exited(how) => Some(format!("the target {how}")),
+            TargetState::Execed => Some("the target executed another program".into()),
+        };
+    }
+
+    fn look(&mut self, walking: bool) -> io::Result<()> {
+        if walking && self.schedule.due(Instant::now()) {
+            let report = walk(&self.sampler, self.mode, &mut self.schedule)?;
+            // A target that died or executed another program meanwhile yields an empty or foreign
+            // sample: the last good one stays.
+            if self.sampler.target().state() == TargetState::Same {
+                self.note_point(report.kernel.rss_bytes, report.kernel.swap_bytes);
+                self.report = Arc::new(report);
+            }
+        } else {
+            let count = self.sampler.target().quick_count()?;
+            if count.rss_bytes > 0 {
+                self.note_point(count.rss_bytes, count.swap_bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn note_point(&mut self, rss_bytes: u64, swap_bytes: u64) {
+        let heaps = &self.report.heaps;
+        let live = heaps
+            .iter()
+            .map(|h| h.live_bytes + h.mapped_large_bytes)
+            .sum();
+        let live_bytes = (!heaps.is_empty()).then_some(live);
+        self.history.push(Point {
+            time_ns: now_ns(),
+            rss_bytes,
+            swap_bytes,
+            live_bytes,
+        });
+    }
+
+    /// What there is to show now.
+    pub(crate) fn view(&self) -> View {
+        let notices = self
+            .probes
+            .notice()
+            .into_iter()
+            .chain(self.trouble.clone())
+            .collect();
+        View {
+            report: Arc::clone(&self.report),
+            activity: self.probes.activity(),
+            notices,
+            history: self.history.points(),
+            ended: self.ended.clone(),
+        }
+    }
+
+    /// Ends the session: a last look, the last view, and the probes off.
+    pub(crate) fn finish(mut self) -> View {
+        self.probes.wait();
+        self.tick(false);
+        self.view()
+    }
+}
+
+fn walk(sampler: &Sampler, mode: StopMode, schedule: &mut WalkSchedule) -> io::Result<FragReport> {
+    let sample = sampler.take(mode)?;
+    let stop = Duration::from_nanos(sample.completeness.stop_ns);
+    let walk = Duration::from_nanos(sample.completeness.walk_ns);
+    schedule.walked(Instant::now(), stop, walk);
+    Ok(FragReport::from_sample(&sample))
+}

@@ -1,0 +1,76 @@
+//! The probes of a session: being attached beside the first walk, on, or not to be had.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use profiler_core::activity::Activity;
+
+use crate::probe::plan::ProbePlan;
+use crate::probe::{Budget, ProbeSession};
+use crate::process::Target;
+
+/// The state of a session's probes.
+pub(crate) enum Probes {
+    /// Not wanted.
+    Off,
+    /// Being planned and attached on a thread of their own.
+    Starting(JoinHandle<Result<ProbeSession, String>>),
+    /// Attached.
+    On(ProbeSession),
+    /// Not to be had, and why.
+    Unavailable(String),
+}
+
+impl Probes {
+    /// Begins to attach to `pid`.
+    pub(crate) fn start(pid: i32, budget: Budget) -> Self {
+        let attach = move || {
+            let target = Target::open(pid).map_err(|error| error.to_string())?;
+            let plan = ProbePlan::for_target(&target).map_err(|error| error.to_string())?;
+            ProbeSession::attach(pid, &plan, budget).map_err(|error| error.to_string())
+        };
+        match std::thread::Builder::new()
+            .name("attach".into())
+            .spawn(attach)
+        {
+            Ok(handle) => Self::Starting(handle),
+            Err(error) => Self::Unavailable(format!("no thread for the probes: {error}")),
+        }
+    }
+
+    /// Takes over the probes once they are attached, or the reason why they are not.
+    pub(crate) fn poll(&mut self) {
+        if matches!(self, Self::Starting(handle) if handle.is_finished()) {
+            self.wait();
+        }
+    }
+
+    /// Waits until attaching has ended either way, so that nothing is attached after the session.
+    pub(crate) fn wait(&mut self) {
+        if let Self::Starting(handle) = std::mem::replace(self, Self::Off) {
+            *self = match handle.join() {
+                Ok(Ok(session)) => Self::On(session),
+                Ok(Err(reason)) => Self::Unavailable(reason),
+                Err(_) => Self::Unavailable("attaching the probes panicked".into()),
+            };
+        }
+    }
+
+    /// What they saw so far.
+    pub(crate) fn activity(&self) -> Option<Arc<Activity>> {
+        match self {
+            Self::On(session) => Some(Arc::new(session.activity())),
+            _ => None,
+        }
+    }
+
+    /// What the user must know of them.
+    pub(crate) fn notice(&self) -> Option<String> {
+        match self {
+            Self::Off => Some("probes are off (--no-probes)".into()),
+            Self::Starting(_) => Some("probes are being attached".into()),
+            Self::On(_) => None,
+            Self::Unavailable(reason) => Some(format!("no probes, passive only: {reason}")),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The state of the screen and how keys change it. No IO.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use profiler_core::view::View;
+
+use super::map_view::MapView;
+use super::screens::sizes::Sort;
+use super::theme::Theme;
+
+/// What happens to the screen.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A key.
+    Key(KeyEvent),
+    /// Something new to show.
+    View(Box<View>),
+    /// One line for the user.
+    Note(String),
+}
+
+/// What the user wants of the session.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// Leave.
+    Quit,
+    /// Leave, by Ctrl-C.
+    Interrupt,
+    /// Walk the heap at once.
+    Walk,
+    /// Stop walking, or go on.
+    Pause(bool),
+    /// Write the exports now.
+    Export,
+}
+
+/// The screens, in the order of their keys.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub(super) enum Tab {
+    #[default]
+    Overview,
+    Sizes,
+    Pages,
+    Arenas,
+    Activity,
+    Why,
+}
+
+impl Tab {
+    /// All of them.
+    pub(super) const ALL: [Self; 6] = [
+        Self::Overview,
+        Self::Sizes,
+        Self::Pages,
+        Self::Arenas,
+        Self::Activity,
+        Self::Why,
+    ];
+
+    /// Its name.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Overview => "Overview",
+            Self::Sizes => "Sizes",
+            Self::Pages => "Pages",
+            Self::Arenas => "Arenas",
+            Self::Activity => "Activity",
+            Self::Why => "Why",
+        }
+    }
+
+    fn next(self, by: usize) -> Self {
+        Self::ALL[(self as usize + by) % Self::ALL.len()]
+    }
+}
+
+/// The state of the screen.
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) theme: Theme,
+    pub(super) view: Option<Box<View>>,
+    pub(super) tab: Tab,
+    pub(super) help: bool,
+    pub(super) paused: bool,
+    pub(super) note: Option<String>,
+    /// First line shown of the screens that scroll, by tab; the last of all is the help's.
+    pub(super) scroll: [u16; Tab::ALL.len() + 1],
+    pub(super) sort: Sort,
+    pub(super) map: MapView,
+}
+
+/// Lines that PgUp and PgDn move.
+const PAGE_LINES: u16 = 10;
+
+impl App {
+    /// An empty screen.
+    pub(super) fn new(theme: Theme) -> Self {
+        Self {
+            theme,
+            view: None,
+            tab: Tab::default(),
+            help: false,
+            paused: false,
+            note: None,
+            scroll: [0; Tab::ALL.len() + 1],
+            sort: Sort::default(),
+            map: MapView::default(),
+        }
+    }
+
+    /// The first line shown of what is on screen now.
+    pub(super) fn scrolled(&self) -> u16 {
+        self.scroll[if self.help {
+            Tab::ALL.len()
+        } else {
+            self.tab as usize
+        }]
+    }
+
+    fn scroll_to(&mut self, line: u16) {
+        self.scroll[if self.help {
+            Tab::ALL.len()
+        } else {
+            self.tab as usize
+        }] = line;
+    }
+}
+
+/// Takes in what happened. What it gives is for the session to do.
+pub(super) fn update(app: &mut App, message: Message) -> Option<Effect> {
+    match message {
+        Message::View(view) => app.view = Some(view),
+        Message::Note(note) => app.note = Some(note),
+        Message::Key(key) => {
+            app.note = None;
+            return press(app, key);
+        }
+    }
+    None
+}
+
+fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    match key.code {
+        KeyCode::Char('c') if control => return Some(Effect::Interrupt),
+        KeyCode::Char('q') | KeyCode::F(10) if !app.help => return Some(Effect::Quit),
+        KeyCode::Esc | KeyCode::Char('q') => app.help = false,
+        KeyCode::Char('?' | 'h') | KeyCode::F(1) => app.help = !app.help,
+        KeyCode::Char(digit @ '1'..='6') => {
+            app.tab = Tab::ALL[digit as usize - '1' as usize];
+            app.help = false;
+        }
+        KeyCode::Tab => app.tab = app.tab.next(1),
+        KeyCode::BackTab => app.tab = app.tab.next(Tab::ALL.len() - 1),
+        KeyCode::Char('p' | ' ') => {
+            app.paused = !app.paused;
+            return Some(Effect::Pause(app.paused));
+        }
+        KeyCode::Char('w') => return Some(Effect::Walk),
+        KeyCode::Char('e') => return Some(Effect::Export),
+        code if app.tab == Tab::Pages && !app.help => {
+            if let Some(view) = &app.view {
+                app.map.press(code, &view.report.map);
+            }
+        }
+        code => scroll(app, code),
+    }
+    None
+}
+
+fn scroll(app: &mut App, code: KeyCode) {
+    let line = app.scrolled();
+    match code {
+        KeyCode::Down | KeyCode::Char('j') => app.scroll_to(line.saturating_add(1)),
+        KeyCode::Up | KeyCode::Char('k') => app.scroll_to(line.saturating_sub(1)),
+        KeyCode::PageDown => app.scroll_to(line.saturating_add(PAGE_LINES)),
+        KeyCode::PageUp => app.scroll_to(line.saturating_sub(PAGE_LINES)),
+        KeyCode::Home => app.scroll_to(0),
+        KeyCode::Char('s') if app.tab == Tab::Sizes => app.sort.next(),
+        KeyCode::Char('S') if app.tab == Tab::Sizes => app.sort.reverse(),
+        KeyCode::Right => app.tab = app.tab.next(1),
+        KeyCode::Left => app.tab = app.tab.next(Tab::ALL.len() - 1),
+        _ => {}
+    }
+}

@@ -1,0 +1,155 @@
+//! What the probes saw: rates, lifetimes, size classes, the probes themselves.
+
+use profiler_core::activity::{Activity, ProbeState};
+use profiler_core::units::{bytes, count, nanoseconds};
+use profiler_core::view::View;
+use ratatui::text::{Line, Span};
+
+use super::wrapped;
+use crate::tui::app::App;
+
+/// The screen's lines.
+pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
+    let Some(activity) = &view.activity else {
+        let mut lines = vec![Line::styled("No allocations are seen.", app.theme.title())];
+        for notice in &view.notices {
+            lines.extend(wrapped(notice, width, app.theme.warn()));
+        }
+        let hint = "`fragscope doctor` names what probing needs and the fix for what is missing. \
+                    Walks and residency work without probes.";
+        lines.extend(wrapped(hint, width, app.theme.quiet()));
+        return lines;
+    };
+    let mut lines = rates(app, activity);
+    lines.push(Line::default());
+    lines.extend(probes(app, activity, width));
+    lines.push(Line::default());
+    lines.extend(classes(app, activity));
+    lines
+}
+
+fn rates(app: &App, activity: &Activity) -> Vec<Line<'static>> {
+    let armed = activity.armed_ns as f64 / activity.elapsed_ns.max(1) as f64;
+    let lifetimes = &activity.lifetimes;
+    let at = |quantile: f64| nanoseconds(lifetimes.value_at_quantile(quantile));
+    let lived = if lifetimes.is_empty() {
+        "none seen from allocation to free yet".to_owned()
+    } else {
+        format!(
+            "p50 {}  p90 {}  p99 {}  longest {}",
+            at(0.5),
+            at(0.9),
+            at(0.99),
+            nanoseconds(lifetimes.max())
+        )
+    };
+    let title = |text: &str| Span::styled(format!("{text:<12}"), app.theme.title());
+    vec![
+        Line::from(vec![
+            title("rates"),
+            Span::raw(format!(
+                "{} allocs/s  {} frees/s  {}/s",
+                count(activity.alloc_rate as u64),
+                count(activity.free_rate as u64),
+                bytes(activity.alloc_byte_rate as u64)
+            )),
+        ]),
+        Line::from(vec![
+            title("seen"),
+            Span::raw(format!(
+                "{} allocs of {}, {} frees ({} of older blocks)",
+                count(activity.allocs),
+                bytes(activity.alloc_bytes),
+                count(activity.frees),
+                count(activity.frees_of_older)
+            )),
+        ]),
+        Line::from(vec![
+            title("armed"),
+            Span::raw(format!(
+                "{:.1} % of the time: counts stand for {:.1} times as many",
+                armed * 100.0,
+                if armed > 0.0 { 1.0 / armed } else { 0.0 }
+            )),
+        ]),
+        Line::from(vec![title("lifetimes"), Span::raw(lived)]),
+        Line::from(vec![
+            title("cost"),
+            Span::raw(format!(
+                "{:.1} % of one core now; {} hits of {}",
+                activity.cost.share * 100.0,
+                count(activity.cost.hits),
+                nanoseconds(activity.cost.ns_per_hit as u64)
+            )),
+        ]),
+        Line::from(vec![
+            title("lost"),
+            Span::styled(
+                format!("{} events", count(activity.events_lost)),
+                if activity.events_lost > 0 {
+                    app.theme.warn()
+                } else {
+                    app.theme.quiet()
+                },
+            ),
+        ]),
+    ]
+}
+
+fn probes(app: &App, activity: &Activity, width: u16) -> Vec<Line<'static>> {
+    let heading = format!("{:<28}{:>10}  {:<8} site", "probe", "hits", "state");
+    let mut lines = vec![Line::styled(heading, app.theme.title())];
+    for probe in &activity.probes {
+        let (state, style) = match &probe.state {
+            ProbeState::Firing => ("firing", app.theme.fullness(1.0)),
+            ProbeState::Silent => ("silent", app.theme.quiet()),
+            ProbeState::Failed(_) => ("failed", app.theme.bad()),
+        };
+        lines.push(Line::from(vec![
+            Span::raw(format!("{:<28}{:>10}  ", probe.function, count(probe.hits))),
+            Span::styled(format!("{state:<8} "), style),
+            Span::styled(probe.site.clone(), app.theme.quiet()),
+        ]));
+        if let ProbeState::Failed(reason) = &probe.state {
+            lines.extend(wrapped(&format!("  {reason}"), width, app.theme.bad()));
+        }
+    }
+    if let Some(probe) = activity.probes.first() {
+        let text = format!(
+            "served by {}; silent: attached, no call seen yet",
+            probe.object
+        );
+        lines.extend(wrapped(&text, width, app.theme.quiet()));
+    }
+    lines
+}
+
+fn classes(app: &App, activity: &Activity) -> Vec<Line<'static>> {
+    let mut lines = vec![Line::styled(
+        format!(
+            "{:>10}{:>10}{:>10}{:>12}{:>11}{:>11}{:>11}",
+            "up to", "allocs", "freed", "bytes", "life p50", "p90", "p99"
+        ),
+        app.theme.title(),
+    )];
+    let life = |ns: u64| {
+        if ns == 0 {
+            "-".to_owned()
+        } else {
+            nanoseconds(ns)
+        }
+    };
+    lines.extend(activity.classes.iter().map(|class| {
+        Line::raw(format!(
+            "{:>10}{:>10}{:>10}{:>12}{:>11}{:>11}{:>11}",
+            bytes(class.class.upper_bytes()),
+            count(class.allocs),
+            count(class.frees),
+            bytes(class.alloc_bytes),
+            life(class.lifetime_p50_ns),
+            life(class.lifetime_p90_ns),
+            life(class.lifetime_p99_ns),
+        ))
+    }));
+    lines
+}

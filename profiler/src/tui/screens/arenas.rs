@@ -1,0 +1,83 @@
+//! Arenas of each heap, settings in force, and the walk against the allocator's own account.
+
+use profiler_core::units::{bytes, count};
+use profiler_core::view::View;
+use ratatui::text::{Line, Span};
+
+use super::{confidence, wrapped};
+use crate::tui::app::App;
+
+/// The screen's lines.
+pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
+    let theme = app.theme;
+    let mut lines = Vec::new();
+    for heap in &view.report.heaps {
+        lines.push(Line::from(vec![
+            Span::styled(
+                format!("{} {}", heap.allocator.name(), heap.version),
+                theme.title(),
+            ),
+            Span::raw("  layout "),
+            Span::styled(
+                confidence(heap.confidence),
+                theme.confidence(heap.confidence),
+            ),
+            Span::raw(format!(
+                "  large mapped: {} in {} blocks",
+                bytes(heap.mapped_large_bytes),
+                count(heap.mapped_large_blocks)
+            )),
+        ]));
+        lines.push(Line::styled(
+            format!(
+                "{:<10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+                "arena", "system", "resident", "live", "free", "cached", "top", "trimmable"
+            ),
+            theme.quiet(),
+        ));
+        for of in &heap.arenas {
+            let arena = &of.arena;
+            lines.push(Line::raw(format!(
+                "{:<10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+                format!("{} {}", arena.kind, arena.id),
+                bytes(arena.system_bytes),
+                bytes(of.resident_bytes),
+                bytes(arena.live_bytes),
+                bytes(arena.free_bytes),
+                bytes(arena.cached_bytes),
+                bytes(arena.top_bytes),
+                bytes(of.trimmable_bytes),
+            )));
+        }
+        let (hold, broken): (Vec<_>, Vec<_>) = heap.checks.iter().partition(|c| c.holds());
+        lines.push(Line::raw(format!(
+            "{} of {} checks against the allocator's own account hold",
+            hold.len(),
+            heap.checks.len()
+        )));
+        for check in broken {
+            let text = format!(
+                "  {} is {} by its account, {} by the walk",
+                check.name, check.expected, check.found
+            );
+            lines.push(Line::styled(text, theme.bad()));
+        }
+        if !heap.settings.is_empty() {
+            let settings: Vec<_> = heap
+                .settings
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            let text = format!("settings in force: {}", settings.join("  "));
+            lines.extend(wrapped(&text, width, theme.quiet()));
+        }
+        lines.push(Line::default());
+    }
+    if lines.is_empty() {
+        lines.push(Line::raw("No heap was walked:"));
+    }
+    for defect in &view.report.completeness.defects {
+        lines.extend(wrapped(&defect.what, width, theme.warn()));
+    }
+    lines
+}

@@ -1,0 +1,163 @@
+//! Pages by live bytes, and the map of the heap.
+
+use profiler_core::addr::PAGE_SIZE;
+use profiler_core::units::{bytes, count};
+use profiler_core::view::View;
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Paragraph;
+
+use super::bar;
+use crate::tui::app::App;
+use crate::tui::map_view::{Cell, Shown};
+use crate::tui::theme::Theme;
+
+/// Columns of the histogram on the left.
+const LEFT: u16 = 36;
+
+/// Draws the screen.
+pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect) {
+    if view.report.map.is_empty() {
+        let text = "No heap was walked, so no page's content is known: see Why for the reason.";
+        frame.render_widget(Paragraph::new(text), area);
+        return;
+    }
+    let columns = [
+        Constraint::Length(LEFT),
+        Constraint::Length(1),
+        Constraint::Min(0),
+    ];
+    let [left, _, right] = Layout::horizontal(columns).areas(area);
+    let [head, map] = Layout::vertical([Constraint::Length(2), Constraint::Min(0)]).areas(right);
+    let shown = app.map.shown(&view.report.map, map.width, map.height);
+    frame.render_widget(Paragraph::new(heading(app, &shown)), head);
+    frame.render_widget(Paragraph::new(cells(app.theme, &shown, map.width)), map);
+    frame.render_widget(Paragraph::new(histogram(app, view, left.height)), left);
+}
+
+fn heading(app: &App, shown: &Shown<'_>) -> Vec<Line<'static>> {
+    let size = bytes(shown.pages_a_cell * PAGE_SIZE);
+    let end = shown.before + shown.cells.len() as u64;
+    let mut first = format!("map: {size} a cell");
+    if end - shown.before < shown.total {
+        first += &format!(", cells {} to {end} of {}", shown.before + 1, shown.total);
+    }
+    let second = shown
+        .cells
+        .get(shown.cursor)
+        .map_or_else(String::new, |cell| {
+            let (resident, swapped, live) = cell.sums();
+            let of = (resident + swapped) * PAGE_SIZE;
+            let full = if of > 0 {
+                live as f64 * 100.0 / of as f64
+            } else {
+                0.0
+            };
+            let pages = cell.pages.len() as u64;
+            format!(
+                "{:#x} {} {}: {resident}/{pages} res, {full:.0} % full",
+                cell.range.start().get(),
+                cell.extent.allocator.name(),
+                cell.extent.arena,
+            )
+        });
+    vec![Line::styled(first, app.theme.title()), Line::raw(second)]
+}
+
+fn cells(theme: Theme, shown: &Shown<'_>, width: u16) -> Vec<Line<'static>> {
+    let width = usize::from(width.max(1));
+    let rows = shown.cells.chunks(width).enumerate();
+    rows.map(|(row, cells)| {
+        let spans = cells.iter().enumerate().map(|(column, cell)| {
+            let (glyph, style) = look(theme, cell);
+            let here = row * width + column == shown.cursor;
+            let style = if here {
+                style.add_modifier(Modifier::REVERSED)
+            } else {
+                style
+            };
+            Span::styled(glyph, style)
+        });
+        Line::from(spans.collect::<Vec<_>>())
+    })
+    .collect()
+}
+
+/// A glyph that tells fullness without colour, and its colour.
+fn look(theme: Theme, cell: &Cell<'_>) -> (&'static str, Style) {
+    let (resident, swapped, live) = cell.sums();
+    if resident + swapped == 0 {
+        return ("·", theme.quiet());
+    }
+    let full = live as f64 / ((resident + swapped) * PAGE_SIZE) as f64;
+    if swapped > resident {
+        return ("s", theme.swapped());
+    }
+    let glyph = match full {
+        0.0 => "○",
+        f if f <= 0.25 => "░",
+        f if f <= 0.5 => "▒",
+        f if f <= 0.75 => "▓",
+        _ => "█",
+    };
+    (glyph, theme.fullness(full))
+}
+
+fn histogram(app: &App, view: &View, height: u16) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    let theme = app.theme;
+    let legend = [
+        Line::raw("○ empty ░ ▒ ▓ █ fuller by quarters"),
+        Line::raw("· not resident  s swapped"),
+    ];
+    let heaps = &view.report.heaps;
+    let room = usize::from(height).saturating_sub(legend.len()) / heaps.len().max(1);
+    for heap in heaps {
+        let rows: Vec<_> = view
+            .report
+            .page_occupancy
+            .iter()
+            .filter(|r| r.allocator == heap.allocator)
+            .collect();
+        let title = format!("{}: pages by live bytes", heap.allocator.name());
+        lines.push(Line::styled(title, theme.title()));
+        // Where the height does not hold all, neighbours are joined, the empty ones kept apart.
+        let join = (rows.len() - 1)
+            .div_ceil(room.saturating_sub(2).max(1))
+            .max(1);
+        let most = rows.chunks(join).map(pages).max().unwrap_or(0);
+        let groups = rows.iter().take(1).map(std::slice::from_ref);
+        let groups = groups.chain(rows.get(1..).unwrap_or_default().chunks(join));
+        for group in groups {
+            let (Some(first), Some(last)) = (group.first(), group.last()) else {
+                continue;
+            };
+            let range = if first.min_bytes == last.max_bytes {
+                first.min_bytes.to_string()
+            } else {
+                format!("{}-{}", first.min_bytes, last.max_bytes)
+            };
+            let full = f64::from(first.min_bytes + last.max_bytes) / 2.0 / PAGE_SIZE as f64;
+            let swapped: u64 = group.iter().map(|row| row.swapped_pages).sum();
+            let mut spans = vec![
+                Span::raw(format!("{range:>9}{:>8} ", count(pages(group)))),
+                Span::styled(bar(pages(group), most, 12), theme.fullness(full)),
+            ];
+            if swapped > 0 {
+                spans.push(Span::styled(
+                    format!(" s{}", count(swapped)),
+                    theme.swapped(),
+                ));
+            }
+            lines.push(Line::from(spans));
+        }
+    }
+    lines.extend(legend);
+    lines
+}
+
+fn pages(rows: &[&profiler_core::report::OccupancyRow]) -> u64 {
+    rows.iter().map(|row| row.resident_pages).sum()
+}

@@ -1,0 +1,138 @@
+//! Why: the verdict, the packing bound drawn beside the pages as they are, the findings, prose.
+
+use profiler_core::addr::PAGE_SIZE;
+use profiler_core::heap::Allocator;
+use profiler_core::report::{FragReport, Packing};
+use profiler_core::units::bytes;
+use profiler_core::view::View;
+use ratatui::text::{Line, Span};
+
+use super::{confidence, wrapped};
+use crate::tui::app::App;
+use crate::tui::theme::Theme;
+
+/// Rows of each drawing of pages.
+const ROWS: usize = 4;
+
+/// The screen's lines.
+pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
+    let report = &*view.report;
+    let theme = app.theme;
+    let mut lines = wrapped(&report.verdict, width, theme.strong());
+    if let Some(packing) = &report.packing {
+        lines.push(Line::default());
+        lines.extend(drawing(theme, report, packing, width));
+    }
+    for finding in &report.findings {
+        lines.push(Line::default());
+        lines.push(Line::from(vec![
+            Span::styled(format!("{}  ", finding.mechanism.name()), theme.title()),
+            Span::raw(format!("{}  ", bytes(finding.bytes))),
+            Span::styled(
+                format!("{} confidence", confidence(finding.confidence)),
+                theme.confidence(finding.confidence),
+            ),
+        ]));
+        lines.extend(wrapped(&finding.claim, width, theme.strong()));
+        lines.extend(wrapped(
+            &finding.remedy,
+            width,
+            ratatui::style::Style::new(),
+        ));
+    }
+    lines.push(Line::default());
+    lines.push(Line::styled("In words", theme.title()));
+    lines.extend(wrapped(
+        &report.explanation,
+        width,
+        ratatui::style::Style::new(),
+    ));
+    lines
+}
+
+/// Two drawings in one scale: malloc's pages now, fullest first, and the pages that the same live
+/// blocks would fill in jemalloc's slabs.
+fn drawing(theme: Theme, report: &FragReport, packing: &Packing, width: u16) -> Vec<Line<'static>> {
+    let half = (usize::from(width) - 3) / 2;
+    let most = packing.present_bytes.max(packing.packed_bytes).max(1);
+    let cell = most.div_ceil((half * ROWS) as u64).max(1);
+    let mut now: Vec<(f64, u64)> = report
+        .page_occupancy
+        .iter()
+        .filter(|row| row.allocator != Allocator::Pymalloc)
+        .map(|row| {
+            let full = f64::from(row.min_bytes + row.max_bytes) / 2.0 / PAGE_SIZE as f64;
+            (full, row.resident_pages * PAGE_SIZE)
+        })
+        .collect();
+    now.reverse();
+    let packed_full = packing.live_bytes as f64 / packing.packed_bytes.max(1) as f64;
+    let left = cells(&now, cell);
+    let right = cells(&[(packed_full, packing.packed_bytes)], cell);
+    let mut lines = vec![Line::from(vec![
+        Span::styled(
+            format!(
+                "{:<half$}",
+                format!("malloc's pages now: {}", bytes(packing.present_bytes))
+            ),
+            theme.title(),
+        ),
+        Span::raw(" │ "),
+        Span::styled(
+            format!(
+                "packed as jemalloc would, at least {}",
+                bytes(packing.packed_bytes)
+            ),
+            theme.title(),
+        ),
+    ])];
+    let row = |cells: &[f64], row: usize| -> Vec<Span<'static>> {
+        let mut spans: Vec<_> = cells
+            .iter()
+            .skip(row * half)
+            .take(half)
+            .map(|&full| {
+                let glyph = match full {
+                    f if f <= 0.01 => "○",
+                    f if f <= 0.25 => "░",
+                    f if f <= 0.5 => "▒",
+                    f if f <= 0.75 => "▓",
+                    _ => "█",
+                };
+                Span::styled(glyph, theme.fullness(full))
+            })
+            .collect();
+        spans.push(Span::raw(" ".repeat(half - spans.len())));
+        spans
+    };
+    for index in 0..ROWS {
+        let mut spans = row(&left, index);
+        spans.push(Span::raw(" │ "));
+        spans.extend(row(&right, index));
+        lines.push(Line::from(spans));
+    }
+    let note = format!(
+        "A cell is {}. The right side is a lower bound, not a prediction: half-full slabs, caches, \
+         metadata and pages not yet purged come on top.",
+        bytes(cell)
+    );
+    lines.extend(wrapped(&note, width, theme.quiet()));
+    lines
+}
+
+/// How full each cell of `cell` bytes is, for amounts of pages with their fullness.
+fn cells(amounts: &[(f64, u64)], cell: u64) -> Vec<f64> {
+    let mut cells = Vec::new();
+    let mut open = 0u64;
+    for &(full, amount) in amounts {
+        open += amount;
+        while open >= cell {
+            cells.push(full);
+            open -= cell;
+        }
+    }
+    if open > 0 {
+        cells.push(amounts.last().map_or(0.0, |last| last.0));
+    }
+    cells
+}

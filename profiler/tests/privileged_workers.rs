@@ -1,0 +1,257 @@
+//! fragscope on workers that nobody here wrote the allocations of: Celery with a Redis broker,
+//! pandas, sixteen threads. `cargo xtask test` names the Python that has them.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A child that is killed, with its process group, when the test is over.
+struct Worker(Child);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let group = nix::unistd::Pid::from_raw(self.0.id() as i32);
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        let _ = self.0.wait();
+    }
+}
+
+fn spawn(command: &mut Command) -> Worker {
+    use std::os::unix::process::CommandExt;
+    Worker(
+        command
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{command:?}: {e}")),
+    )
+}
+
+fn workers_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/workers")
+}
+
+/// The Python that has Celery and pandas.
+fn python() -> String {
+    std::env::var("FRAGSCOPE_TEST_PYTHON").expect(
+        "FRAGSCOPE_TEST_PYTHON must name a Python with celery, redis and pandas: run `cargo xtask test`",
+    )
+}
+
+/// Starts one of the worker scripts and waits until it says `word`.
+fn start_script(name: &str, word: &str) -> Worker {
+    let mut worker = spawn(
+        Command::new(python())
+            .arg(workers_dir().join(name))
+            .stdout(Stdio::piped()),
+    );
+    let lines = BufReader::new(worker.0.stdout.take().expect("a piped stdout")).lines();
+    let said = lines.map_while(Result::ok).any(|line| line.trim() == word);
+    assert!(said, "{name} never said {word}");
+    worker
+}
+
+/// Waits until `ready` gives something; a bound on hanging, not a measure.
+fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "{what} did not happen in a minute"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Attaches for three seconds and gives the snapshot that was exported.
+fn attach(pid: u32) -> Value {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let out = dir.path().join("out.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fragscope"));
+    command
+        .args([
+            "attach",
+            "--headless",
+            "--duration",
+            "3s",
+            "--pid",
+            &pid.to_string(),
+            "-o",
+        ])
+        .arg(&out);
+    let ran = command.output().expect("fragscope starts");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{}: {said}", ran.status);
+    let mut text = String::new();
+    std::fs::File::open(&out)
+        .expect("an export")
+        .read_to_string(&mut text)
+        .expect("UTF-8");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn sum(rows: &Value, key: &str) -> u64 {
+    rows.as_array()
+        .expect("rows")
+        .iter()
+        .map(|row| row[key].as_u64().expect(key))
+        .sum()
+}
+
+/// What holds for every worker: an account that adds up, walks that agree with the allocators'
+/// own accounts, and probes that see the worker work.
+fn judge(snapshot: &Value) {
+    let rss = snapshot["rss_bytes"].as_u64().expect("rss_bytes");
+    let ledger = sum(&snapshot["ledger"], "resident_bytes");
+    assert!(
+        ledger.abs_diff(rss) * 100 <= rss,
+        "ledger {ledger}, RSS {rss}"
+    );
+    assert_eq!(snapshot["completeness"]["stopped"], true);
+    assert_eq!(
+        snapshot["completeness"]["layout_confidence"], "high",
+        "{}",
+        snapshot["completeness"]
+    );
+    let heaps = snapshot["heaps"].as_array().expect("heaps");
+    for allocator in ["glibc", "pymalloc"] {
+        let heap = heaps.iter().find(|heap| heap["allocator"] == allocator);
+        let heap = heap.unwrap_or_else(|| panic!("no {allocator} in {heaps:?}"));
+        assert!(heap["live_bytes"].as_u64().expect("live_bytes") > 0);
+    }
+    let activity = &snapshot["activity"];
+    assert!(
+        activity["allocs"].as_u64().is_some_and(|n| n > 0),
+        "{activity}"
+    );
+    let fired = |function: &str| {
+        let probes = activity["probes"].as_array().expect("probes");
+        probes.iter().any(|probe| {
+            probe["function"]
+                .as_str()
+                .is_some_and(|f| f.split(", ").any(|f| f == function))
+                && probe["hits"].as_u64().is_some_and(|hits| hits > 0)
+        })
+    };
+    assert!(fired("malloc"), "{activity}");
+    assert!(fired("free"), "{activity}");
+}
+
+#[test]
+fn a_pandas_program_adds_up() {
+    let mut worker = start_script("pandas_batches.py", "WARM");
+    judge(&attach(worker.0.id()));
+    assert!(
+        worker.0.try_wait().expect("a child").is_none(),
+        "the worker is still there"
+    );
+}
+
+#[test]
+fn a_program_with_sixteen_threads_adds_up() {
+    let mut worker = start_script("sixteen_threads.py", "READY");
+    let snapshot = attach(worker.0.id());
+    judge(&snapshot);
+    let heaps = snapshot["heaps"].as_array().expect("heaps");
+    let glibc = heaps
+        .iter()
+        .find(|heap| heap["allocator"] == "glibc")
+        .expect("glibc");
+    assert!(
+        glibc["arenas"].as_array().expect("arenas").len() > 1,
+        "thread arenas are seen"
+    );
+    assert!(
+        worker.0.try_wait().expect("a child").is_none(),
+        "the worker is still there"
+    );
+}
+
+#[test]
+fn a_celery_prefork_worker_adds_up() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let socket = dir.path().join("redis.sock");
+    let _redis = spawn(
+        Command::new("redis-server")
+            .args([
+                "--port",
+                "0",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--unixsocket",
+            ])
+            .arg(&socket)
+            .current_dir(dir.path())
+            .stdout(Stdio::null()),
+    );
+    eventually("Redis listening", || {
+        std::os::unix::net::UnixStream::connect(&socket).ok()
+    });
+    let broker = format!("redis+socket://{}", socket.display());
+    let master = spawn(
+        Command::new(python())
+            .args([
+                "-m",
+                "celery",
+                "-A",
+                "celery_tasks",
+                "worker",
+                "-c",
+                "2",
+                "--loglevel",
+                "ERROR",
+            ])
+            .args([
+                "--without-gossip",
+                "--without-mingle",
+                "--without-heartbeat",
+            ])
+            .current_dir(workers_dir())
+            .env("BROKER", &broker)
+            .env("C_FORCE_ROOT", "1")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    );
+    let _producer = spawn(
+        Command::new(python())
+            .arg(workers_dir().join("celery_tasks.py"))
+            .env("BROKER", &broker)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdout(Stdio::null()),
+    );
+    let master_pid = master.0.id();
+    // The prefork child that has worked for a second of CPU time: tasks are running.
+    let child = eventually("a Celery child at work", || {
+        let children = format!("/proc/{master_pid}/task/{master_pid}/children");
+        let children = std::fs::read_to_string(children).ok()?;
+        children.split_whitespace().find_map(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let ticks: u64 = stat
+                .rsplit(')')
+                .next()?
+                .split_whitespace()
+                .nth(11)?
+                .parse()
+                .ok()?;
+            (ticks > 100).then(|| pid.parse::<u32>().ok())?
+        })
+    });
+    let snapshot = attach(child);
+    judge(&snapshot);
+    assert!(
+        sum(&snapshot["ledger"], "shared_bytes") > 0,
+        "a prefork child shares with its master"
+    );
+    assert!(
+        Path::new(&format!("/proc/{child}")).exists(),
+        "the worker is still there"
+    );
+}
