@@ -11,7 +11,7 @@ use crate::session::doctor::{Check, Grade};
 pub(super) fn snapshot(view: &View, json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if json {
-        writeln!(out, "{:#}", export::json(view))?;
+        writeln!(out, "{}", export::json(view))?;
     } else {
         write!(out, "{}", export::text(view))?;
     }
@@ -31,7 +31,7 @@ pub(super) fn doctor(checks: &[Check], json: bool) -> io::Result<()> {
     if json {
         writeln!(
             out,
-            "{:#}",
+            "{}",
             export::checks(checks.iter().map(|c| (
                 c.name,
                 grade(c.ok),
