@@ -14,6 +14,18 @@ use fragscope::probe::{Budget, ProbeError, ProbeSession};
 use fragscope::process::Target;
 use profiler_core::activity::{Activity, ProbeState};
 
+fn compile(source: &str, flags: &[&str], output: &Path) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged");
+    let compiled = Command::new("cc")
+        .args(["-fno-builtin", "-w", "-o"])
+        .arg(output)
+        .args(flags)
+        .arg(folder.join(source))
+        .status()
+        .expect("a C compiler");
+    assert!(compiled.success());
+}
+
 /// The program of `privileged/calls.c`, started and ready.
 struct Calls {
     child: Child,
@@ -23,16 +35,25 @@ struct Calls {
 
 impl Calls {
     fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    /// With the allocator of `privileged/bump.c` preloaded.
+    fn start_with_bump() -> Self {
+        Self::start_with(true)
+    }
+
+    fn start_with(bump: bool) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let program = folder.path().join("calls");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged/calls.c");
-        let compiled = Command::new("cc")
-            .args(["-O1", "-fno-builtin", "-w", "-pthread", "-o"])
-            .args([&program, &source])
-            .status()
-            .expect("a C compiler");
-        assert!(compiled.success());
-        let mut child = Command::new(program)
+        compile("calls.c", &["-O1", "-pthread"], &program);
+        let mut command = Command::new(program);
+        if bump {
+            let library = folder.path().join("bump.so");
+            compile("bump.c", &["-O2", "-fPIC", "-shared"], &library);
+            command.env("LD_PRELOAD", library);
+        }
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -141,6 +162,28 @@ fn every_call_of_every_thread_is_counted_once() {
             .iter()
             .all(|probe| probe.state == ProbeState::Firing)
     );
+}
+
+#[test]
+fn an_allocator_that_no_one_knows_is_counted_by_its_arguments() {
+    let mut calls = Calls::start_with_bump();
+    let plan = calls.plan();
+    assert!(plan.object.target_path.ends_with("bump.so") && !plan.object.chunk_header);
+    let session = calls.attach(Budget::Unlimited);
+    let [allocs, frees, _] = calls.run(50);
+    let seen = session.detach();
+    for probe in &seen.probes {
+        eprintln!(
+            "{} {} {} {:?}",
+            probe.function, probe.site, probe.hits, probe.state
+        );
+    }
+    assert_eq!(
+        [seen.allocs, seen.frees, seen.events_lost],
+        [allocs, frees, 0]
+    );
+    let requested = seen.sizes.max();
+    assert!((400_000..=401_000).contains(&requested), "{requested}");
 }
 
 #[test]
