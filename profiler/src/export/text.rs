@@ -4,7 +4,7 @@ use profiler_core::report::{FragReport, HeapReport, SizeClassRow};
 use profiler_core::units::{bytes, count, nanoseconds, percent};
 use profiler_core::view::View;
 
-use super::names::{confidence, events_lost, rfc3339};
+use super::names::{confidence, events_lost, rfc3339, unit_of};
 
 /// Columns at the most.
 const WIDTH: usize = 100;
@@ -28,6 +28,7 @@ pub fn text(view: &View) -> String {
         size_classes(&mut text, report, heap);
         occupancy(&mut text, report, heap);
     }
+    metrics(&mut text, report);
     findings(&mut text, report);
     activity(&mut text, view);
     completeness(&mut text, view);
@@ -77,20 +78,11 @@ impl Text {
 
     /// Words wrapped at the width, each line after `indent`.
     fn paragraph(&mut self, indent: &str, words: &str) {
-        let mut line = String::new();
-        for word in words.split_whitespace() {
-            let length = line.chars().count();
-            if length > 0 && indent.len() + length + 1 + word.chars().count() > WIDTH {
-                self.line(&format!("{indent}{line}"));
-                line.clear();
-            }
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-        if !line.is_empty() {
-            self.line(&format!("{indent}{line}"));
+        let wrapping = textwrap::Options::new(WIDTH)
+            .initial_indent(indent)
+            .subsequent_indent(indent);
+        for line in textwrap::wrap(words, wrapping) {
+            self.line(&line);
         }
     }
 }
@@ -116,11 +108,14 @@ fn target(text: &mut Text, report: &FragReport) {
         text.line(&format!("  {}", target.cmdline.join(" ")));
     }
     text.line(&format!(
-        "  {}, {}, malloc from {}, {} threads",
+        "  {}, C library {}, malloc from {}, {}",
         target.python.as_deref().unwrap_or("not a Python process"),
         known(&target.libc),
         known(&target.malloc),
-        target.threads
+        match target.threads {
+            1 => "1 thread".to_owned(),
+            threads => format!("{threads} threads"),
+        }
     ));
     text.line(&format!(
         "  RSS {} (peak {}), swap {}",
@@ -239,13 +234,13 @@ fn size_classes(text: &mut Text, report: &FragReport, heap: &HeapReport) {
         percent(shown, all)
     ));
     text.line(&format!(
-        "  {:>12} {:>10} {:>10} {:>10} {:>10}  live of it",
-        "up to", "live", "blocks", "free", "blocks"
+        "  {:>12} {:>10} {:>10} {:>10} {:>10} {:>11}",
+        "up to", "live", "blocks", "free", "blocks", "live of it"
     ));
     for row in rows {
         let whole = row.live_bytes + row.free_bytes;
         text.line(&format!(
-            "  {:>12} {:>10} {:>10} {:>10} {:>10}  {}",
+            "  {:>12} {:>10} {:>10} {:>10} {:>10} {:>11}",
             bytes(row.class.upper_bytes()),
             bytes(row.live_bytes),
             count(row.live_blocks),
@@ -292,6 +287,20 @@ fn occupancy(text: &mut Text, report: &FragReport, heap: &HeapReport) {
     text.blank();
 }
 
+fn metrics(text: &mut Text, report: &FragReport) {
+    text.title("METRICS");
+    for metric in &report.metrics {
+        let value = match (metric.value, unit_of(metric.name)) {
+            (None, _) => "unknown".to_owned(),
+            (Some(value), "bytes") => bytes(value as u64),
+            (Some(value), "") => format!("{:.1} %", value * 100.0),
+            (Some(value), unit) => format!("{} {unit}", count(value as u64)),
+        };
+        text.line(&format!("  {:<26} {value:>14}", metric.name));
+    }
+    text.blank();
+}
+
 fn findings(text: &mut Text, report: &FragReport) {
     if report.findings.is_empty() {
         return;
@@ -328,7 +337,7 @@ fn activity(text: &mut Text, view: &View) {
     };
     text.title("ACTIVITY");
     text.line(&format!(
-        "  {} allocations a second of {} a second, {} frees a second (while armed)",
+        "  while armed: {} allocations/s ({}/s), {} frees/s",
         count(activity.alloc_rate.round() as u64),
         bytes(activity.alloc_byte_rate as u64),
         count(activity.free_rate.round() as u64)
