@@ -3,7 +3,9 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use profiler_core::view::View;
 
+use super::draw;
 use super::map_view::MapView;
+use super::screens::pages;
 use super::screens::sizes::Sort;
 use super::theme::Theme;
 
@@ -12,6 +14,8 @@ use super::theme::Theme;
 pub(super) enum Message {
     /// A key.
     Key(KeyEvent),
+    /// The terminal has another size, in columns and rows.
+    Resize(u16, u16),
     /// Something new to show.
     View(Box<View>),
     /// One line for the user.
@@ -77,6 +81,8 @@ impl Tab {
 #[derive(Debug)]
 pub(super) struct App {
     pub(super) theme: Theme,
+    /// The terminal's columns and rows.
+    pub(super) size: (u16, u16),
     pub(super) view: Option<Box<View>>,
     pub(super) tab: Tab,
     pub(super) help: bool,
@@ -96,6 +102,7 @@ impl App {
     pub(super) fn new(theme: Theme) -> Self {
         Self {
             theme,
+            size: (0, 0),
             view: None,
             tab: Tab::default(),
             help: false,
@@ -116,6 +123,11 @@ impl App {
         }]
     }
 
+    fn choose(&mut self, tab: Tab) {
+        self.tab = tab;
+        self.help = false;
+    }
+
     fn scroll_to(&mut self, line: u16) {
         self.scroll[if self.help {
             Tab::ALL.len()
@@ -130,6 +142,7 @@ pub(super) fn update(app: &mut App, message: Message) -> Option<Effect> {
     match message {
         Message::View(view) => app.view = Some(view),
         Message::Note(note) => app.note = Some(note),
+        Message::Resize(width, height) => app.size = (width, height),
         Message::Key(key) => {
             app.note = None;
             return press(app, key);
@@ -145,12 +158,12 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
         KeyCode::Char('q') | KeyCode::F(10) if !app.help => return Some(Effect::Quit),
         KeyCode::Esc | KeyCode::Char('q') => app.help = false,
         KeyCode::Char('?' | 'h') | KeyCode::F(1) => app.help = !app.help,
+        KeyCode::Char('7') => app.help = true,
         KeyCode::Char(digit @ '1'..='6') => {
-            app.tab = Tab::ALL[digit as usize - '1' as usize];
-            app.help = false;
+            app.choose(Tab::ALL[digit as usize - '1' as usize]);
         }
-        KeyCode::Tab => app.tab = app.tab.next(1),
-        KeyCode::BackTab => app.tab = app.tab.next(Tab::ALL.len() - 1),
+        KeyCode::Tab => app.choose(app.tab.next(1)),
+        KeyCode::BackTab => app.choose(app.tab.next(Tab::ALL.len() - 1)),
         KeyCode::Char('p' | ' ') => {
             app.paused = !app.paused;
             return Some(Effect::Pause(app.paused));
@@ -158,8 +171,10 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
         KeyCode::Char('w') => return Some(Effect::Walk),
         KeyCode::Char('e') => return Some(Effect::Export),
         code if app.tab == Tab::Pages && !app.help => {
+            let room = pages::map_area(draw::body(app));
             if let Some(view) = &app.view {
-                app.map.press(code, &view.report.map);
+                let map = &view.report.map;
+                app.map.press(code, map, room.width, room.height);
             }
         }
         code => scroll(app, code),
@@ -168,17 +183,33 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
 }
 
 fn scroll(app: &mut App, code: KeyCode) {
-    let line = app.scrolled();
-    match code {
-        KeyCode::Down | KeyCode::Char('j') => app.scroll_to(line.saturating_add(1)),
-        KeyCode::Up | KeyCode::Char('k') => app.scroll_to(line.saturating_sub(1)),
-        KeyCode::PageDown => app.scroll_to(line.saturating_add(PAGE_LINES)),
-        KeyCode::PageUp => app.scroll_to(line.saturating_sub(PAGE_LINES)),
-        KeyCode::Home => app.scroll_to(0),
-        KeyCode::Char('s') if app.tab == Tab::Sizes => app.sort.next(),
-        KeyCode::Char('S') if app.tab == Tab::Sizes => app.sort.reverse(),
-        KeyCode::Right => app.tab = app.tab.next(1),
-        KeyCode::Left => app.tab = app.tab.next(Tab::ALL.len() - 1),
-        _ => {}
-    }
+    let last = last_line(app);
+    // A screen may have become shorter since.
+    let line = app.scrolled().min(last);
+    let to = match code {
+        KeyCode::Down | KeyCode::Char('j') => line.saturating_add(1),
+        KeyCode::Up | KeyCode::Char('k') => line.saturating_sub(1),
+        KeyCode::PageDown => line.saturating_add(PAGE_LINES),
+        KeyCode::PageUp => line.saturating_sub(PAGE_LINES),
+        KeyCode::Home => 0,
+        KeyCode::End => last,
+        KeyCode::Char('s') if app.tab == Tab::Sizes => return app.sort.next(),
+        KeyCode::Char('S') if app.tab == Tab::Sizes => return app.sort.reverse(),
+        KeyCode::Right => return app.choose(app.tab.next(1)),
+        KeyCode::Left => return app.choose(app.tab.next(Tab::ALL.len() - 1)),
+        _ => return,
+    };
+    app.scroll_to(to.min(last));
+}
+
+/// The furthest that what is on screen now can be scrolled to.
+fn last_line(app: &App) -> u16 {
+    let body = draw::body(app);
+    let lines = app
+        .view
+        .as_deref()
+        .and_then(|view| draw::lines(app, view, body.width));
+    let lines = lines.map_or(0, |lines| lines.len());
+    let hidden = lines.saturating_sub(usize::from(body.height));
+    u16::try_from(hidden).unwrap_or(u16::MAX)
 }

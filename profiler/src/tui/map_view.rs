@@ -6,8 +6,6 @@ use profiler_core::report::{MapExtent, MapPage};
 
 /// Most pages in one cell: 2^16, that is 256 MiB.
 const MAX_ZOOM: u32 = 16;
-/// Cells that PgUp and PgDn move, in rows of the last drawn width.
-const PAGE_ROWS: u64 = 8;
 
 /// The cursor on the map, as a page counted over all extents in order, and the zoom.
 #[derive(Clone, Debug, Default)]
@@ -59,33 +57,27 @@ impl Cell<'_> {
 }
 
 impl MapView {
-    /// Moves the cursor or zooms. Arrows move by a cell of the present zoom along the map, up and
-    /// down by a row of 40.
-    pub(super) fn press(&mut self, code: KeyCode, map: &[MapExtent]) {
+    /// Moves the cursor or zooms on a map drawn in `columns` × `rows`. Left and right move by a
+    /// cell, up and down by a row, PgUp and PgDn by all rows.
+    pub(super) fn press(&mut self, code: KeyCode, map: &[MapExtent], columns: u16, rows: u16) {
+        let (columns, rows) = (u64::from(columns.max(1)), u64::from(rows.max(1)));
         let total: u64 = map.iter().map(|extent| extent.pages.len() as u64).sum();
-        let cell = 1u64 << self.zoom.unwrap_or_else(|| fitting(map, 700));
-        let row = cell * 40;
+        let zoom = self.zoom.unwrap_or_else(|| fitting(map, columns * rows));
+        let cell = 1u64 << zoom;
+        let row = cell * columns;
+        let on = |by: u64| self.page.saturating_add(by);
         let back = |by: u64| self.page.saturating_sub(by);
         match code {
-            KeyCode::Right | KeyCode::Char('l') => self.page += cell,
+            KeyCode::Right | KeyCode::Char('l') => self.page = on(cell),
             KeyCode::Left => self.page = back(cell),
-            KeyCode::Down | KeyCode::Char('j') => self.page += row,
+            KeyCode::Down | KeyCode::Char('j') => self.page = on(row),
             KeyCode::Up | KeyCode::Char('k') => self.page = back(row),
-            KeyCode::PageDown => self.page += row * PAGE_ROWS,
-            KeyCode::PageUp => self.page = back(row * PAGE_ROWS),
+            KeyCode::PageDown => self.page = on(row * rows),
+            KeyCode::PageUp => self.page = back(row * rows),
             KeyCode::Home => self.page = 0,
             KeyCode::End => self.page = total,
-            KeyCode::Char('+' | '=') => {
-                self.zoom = Some(
-                    self.zoom
-                        .unwrap_or_else(|| fitting(map, 700))
-                        .saturating_sub(1),
-                );
-            }
-            KeyCode::Char('-') => {
-                let zoom = self.zoom.unwrap_or_else(|| fitting(map, 700));
-                self.zoom = Some((zoom + 1).min(MAX_ZOOM));
-            }
+            KeyCode::Char('+' | '=') => self.zoom = Some(zoom.saturating_sub(1)),
+            KeyCode::Char('-') => self.zoom = Some((zoom + 1).min(MAX_ZOOM)),
             KeyCode::Char('0') => self.zoom = None,
             _ => {}
         }

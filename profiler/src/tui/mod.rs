@@ -2,9 +2,12 @@
 
 mod app;
 mod draw;
+mod header;
 mod map_view;
 mod screens;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod theme;
 
 use std::io;
@@ -58,6 +61,8 @@ const KEY_POLL: Duration = Duration::from_millis(50);
 pub fn run(updates: &Receiver<Update>, mut effects: impl FnMut(Effect)) -> io::Result<()> {
     let mut screen = Screen::enter()?;
     let mut app = App::new(Theme::from_environment());
+    let (width, height) = crossterm::terminal::size()?;
+    app::update(&mut app, Message::Resize(width, height));
     let mut dirty = true;
     loop {
         match updates.recv_timeout(if dirty { Duration::ZERO } else { KEY_POLL }) {
@@ -80,10 +85,7 @@ pub fn run(updates: &Receiver<Update>, mut effects: impl FnMut(Effect)) -> io::R
         while event::poll(Duration::ZERO)? {
             let message = match event::read()? {
                 Event::Key(key) if key.kind != KeyEventKind::Release => Message::Key(key),
-                Event::Resize(..) => {
-                    dirty = true;
-                    continue;
-                }
+                Event::Resize(width, height) => Message::Resize(width, height),
                 _ => continue,
             };
             dirty = true;

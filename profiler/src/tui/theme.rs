@@ -19,6 +19,12 @@ impl Theme {
         }
     }
 
+    /// In colour or not.
+    #[cfg(test)]
+    pub(super) fn new(colour: bool) -> Self {
+        Self { colour }
+    }
+
     fn fg(self, colour: Color) -> Style {
         if self.colour {
             Style::new().fg(colour)

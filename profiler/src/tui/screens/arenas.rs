@@ -57,7 +57,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         )));
         for check in broken {
             let text = format!(
-                "  {} is {} by its account, {} by the walk",
+                "  {}: {} by its account, {} by the walk",
                 check.name, check.expected, check.found
             );
             lines.push(Line::styled(text, theme.bad()));

@@ -8,9 +8,9 @@ use super::wrapped;
 use crate::tui::app::App;
 
 const KEYS: [(&str, &str); 10] = [
-    ("1 to 6, Tab, Shift-Tab", "choose a screen"),
+    ("1 to 7, Tab, Shift-Tab", "choose a screen"),
     (
-        "↑ ↓ PgUp PgDn Home",
+        "↑ ↓ PgUp PgDn Home End",
         "scroll; on Pages with ← → move over the map",
     ),
     ("+ - 0", "on Pages: zoom in, out, fit the whole heap"),
@@ -68,7 +68,15 @@ const WORDS: [(&str, &str); 9] = [
 /// The screen's lines.
 pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     let theme = app.theme;
-    let mut lines = vec![Line::styled("Keys", theme.title())];
+    let mut lines = Vec::new();
+    if !view.notices.is_empty() {
+        lines.push(Line::styled("Notices", theme.title()));
+        for notice in &view.notices {
+            lines.extend(wrapped(notice, width, theme.warn()));
+        }
+        lines.push(Line::default());
+    }
+    lines.push(Line::styled("Keys", theme.title()));
     let entry = |lines: &mut Vec<Line<'static>>, name: &str, text: &str| {
         let text = format!("{name:<24} {text}");
         let options = textwrap::Options::new(usize::from(width.max(40)))

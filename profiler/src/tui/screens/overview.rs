@@ -1,6 +1,6 @@
 //! The verdict, the ledger, RSS and live bytes over time.
 
-use profiler_core::report::{LedgerClass, Metric};
+use profiler_core::report::{LedgerClass, LedgerRow, Metric};
 use profiler_core::units::{bytes, count, percent};
 use profiler_core::view::View;
 use ratatui::Frame;
@@ -21,15 +21,28 @@ const WIDE: u16 = 116;
 pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect) {
     let verdict = wrapped(&view.report.verdict, area.width, app.theme.strong());
     let ledger_width = if area.width >= WIDE {
-        area.width - 46
+        area.width - 40
     } else {
         area.width
     };
     let ledger = ledger(app, view, ledger_width);
+    let beside = if area.width >= WIDE {
+        metrics(app, view)
+    } else {
+        Vec::new()
+    };
+    let taken = verdict.len() + ledger.len().max(beside.len());
+    // A chart where there is room for one, else a line for each curve.
+    let spare = usize::from(area.height).saturating_sub(taken + 1);
+    let below = if spare >= usize::from(CHART_ROWS) {
+        Constraint::Fill(1)
+    } else {
+        Constraint::Length(2)
+    };
     let heights = [
         Constraint::Length(verdict.len() as u16),
-        Constraint::Length(ledger.len() as u16 + 1),
-        Constraint::Min(CHART_ROWS),
+        Constraint::Max(ledger.len().max(beside.len()) as u16 + 1),
+        below,
     ];
     let [top, middle, bottom] = Layout::vertical(heights).areas(area);
     frame.render_widget(Paragraph::new(verdict), top);
@@ -38,16 +51,63 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
             Layout::horizontal([Constraint::Length(ledger_width), Constraint::Min(0)])
                 .areas(middle);
         frame.render_widget(Paragraph::new(ledger), left);
-        frame.render_widget(Paragraph::new(metrics(app, view)), right);
+        frame.render_widget(Paragraph::new(beside), right);
     } else {
         frame.render_widget(Paragraph::new(ledger), middle);
     }
-    chart(app, view, frame, bottom);
+    if bottom.height >= CHART_ROWS {
+        chart(app, view, frame, bottom);
+    } else {
+        frame.render_widget(Paragraph::new(sparks(app, view, bottom.width)), bottom);
+    }
+}
+
+/// RSS and live bytes over time, a line each.
+fn sparks(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
+    const STEPS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let room = usize::from(width).saturating_sub(18);
+    let recent = view.history.len().saturating_sub(room);
+    let recent = &view.history[recent..];
+    let top = recent
+        .iter()
+        .map(|point| point.rss_bytes.max(point.live_bytes.unwrap_or(0)))
+        .max()
+        .unwrap_or(0)
+        .max(1);
+    let line = |name: &str, style, values: Vec<Option<u64>>| {
+        let now = values.last().copied().flatten();
+        let curve: String = values
+            .into_iter()
+            .map(|value| match value {
+                Some(value) => STEPS[(value as f64 / top as f64 * 7.0).round() as usize % 8],
+                None => ' ',
+            })
+            .collect();
+        let now = now.map_or_else(|| "unknown".to_owned(), bytes);
+        Line::from(vec![
+            Span::raw(format!("{name:<6}{now:>10}  ")),
+            Span::styled(curve, style),
+        ])
+    };
+    let (rss_style, live_style) = app.theme.curves();
+    let rss = recent.iter().map(|point| Some(point.rss_bytes)).collect();
+    let live = recent.iter().map(|point| point.live_bytes).collect();
+    vec![line("RSS", rss_style, rss), line("live", live_style, live)]
 }
 
 fn ledger(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     let rss = view.report.kernel.rss_bytes;
-    let cells = usize::from(width).saturating_sub(64).max(8);
+    let extra = |row: &LedgerRow| {
+        let part = |name, amount| match amount {
+            0 => String::new(),
+            amount => format!(" {name} {}", bytes(amount)),
+        };
+        part("swapped", row.swapped_bytes) + &part("shared", row.shared_bytes)
+    };
+    let extras = view.report.ledger.iter().map(|row| extra(row).len()).max();
+    // Bars take what the words leave.
+    let cells = usize::from(width).saturating_sub(39 + extras.unwrap_or(0));
+    let cells = cells.clamp(8, 60);
     let mut lines = vec![Line::styled(
         format!(
             "{:<19}{:>10}{:>8}  resident",
@@ -61,13 +121,6 @@ fn ledger(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
         if !shown {
             continue;
         }
-        let mut extra = String::new();
-        if row.swapped_bytes > 0 {
-            extra += &format!(" swapped {}", bytes(row.swapped_bytes));
-        }
-        if row.shared_bytes > 0 {
-            extra += &format!(" shared {}", bytes(row.shared_bytes));
-        }
         let style = app.theme.ledger(row.class);
         let bar = bar(row.resident_bytes, rss, cells);
         lines.push(Line::from(vec![
@@ -78,30 +131,38 @@ fn ledger(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
                 percent(row.resident_bytes, rss)
             )),
             Span::styled(format!("{bar:<cells$}"), style),
-            Span::styled(extra, app.theme.quiet()),
+            Span::styled(extra(row), app.theme.quiet()),
         ]));
     }
     lines
 }
 
 fn metrics(app: &App, view: &View) -> Vec<Line<'static>> {
-    let mut lines = vec![Line::styled("metrics (? explains them)", app.theme.title())];
+    let mut lines = vec![Line::styled(
+        "  metrics (6 explains them)",
+        app.theme.title(),
+    )];
     lines.extend(
         view.report
             .metrics
             .iter()
-            .map(|metric| Line::raw(format!("{:<26}{:>12}", metric.name, value(metric)))),
+            .map(|metric| Line::raw(format!("  {:<26}{:>12}", metric.name, value(metric)))),
     );
     lines
 }
 
 /// A metric's value in its unit.
 pub(super) fn value(metric: &Metric) -> String {
+    let ratio = ["utilisation", "share"]
+        .iter()
+        .any(|word| metric.name.contains(word));
     match metric.value {
         None => "unknown".into(),
-        Some(value) if metric.name.ends_with("_bytes") => bytes(value as u64),
-        Some(value) if value.fract() == 0.0 && value >= 2.0 => count(value as u64),
-        Some(value) => format!("{value:.2}"),
+        Some(value) if ratio => format!("{value:.2}"),
+        Some(value) if metric.name.ends_with("_bytes") && !metric.name.starts_with("pages_") => {
+            bytes(value as u64)
+        }
+        Some(value) => count(value as u64),
     }
 }
 

@@ -17,13 +17,8 @@ use crate::tui::theme::Theme;
 /// Columns of the histogram on the left.
 const LEFT: u16 = 36;
 
-/// Draws the screen.
-pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect) {
-    if view.report.map.is_empty() {
-        let text = "No heap was walked, so no page's content is known: see Why for the reason.";
-        frame.render_widget(Paragraph::new(text), area);
-        return;
-    }
+/// Where histogram, the map's heading and the map go.
+fn areas(area: Rect) -> [Rect; 3] {
     let columns = [
         Constraint::Length(LEFT),
         Constraint::Length(1),
@@ -31,6 +26,22 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
     ];
     let [left, _, right] = Layout::horizontal(columns).areas(area);
     let [head, map] = Layout::vertical([Constraint::Length(2), Constraint::Min(0)]).areas(right);
+    [left, head, map]
+}
+
+/// The part of the screen that the map is drawn in.
+pub(in crate::tui) fn map_area(area: Rect) -> Rect {
+    areas(area)[2]
+}
+
+/// Draws the screen.
+pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect) {
+    if view.report.map.is_empty() {
+        let text = "No heap was walked, so no page's content is known: see Why for the reason.";
+        frame.render_widget(Paragraph::new(text), area);
+        return;
+    }
+    let [left, head, map] = areas(area);
     let shown = app.map.shown(&view.report.map, map.width, map.height);
     frame.render_widget(Paragraph::new(heading(app, &shown)), head);
     frame.render_widget(Paragraph::new(cells(app.theme, &shown, map.width)), map);
@@ -124,7 +135,9 @@ fn histogram(app: &App, view: &View, height: u16) -> Vec<Line<'static>> {
         let title = format!("{}: pages by live bytes", heap.allocator.name());
         lines.push(Line::styled(title, theme.title()));
         // Where the height does not hold all, neighbours are joined, the empty ones kept apart.
-        let join = (rows.len() - 1)
+        let join = rows
+            .len()
+            .saturating_sub(1)
             .div_ceil(room.saturating_sub(2).max(1))
             .max(1);
         let most = rows.chunks(join).map(pages).max().unwrap_or(0);

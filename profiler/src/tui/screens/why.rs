@@ -7,6 +7,7 @@ use profiler_core::units::bytes;
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
 
+use super::overview::value;
 use super::{confidence, wrapped};
 use crate::tui::app::App;
 use crate::tui::theme::Theme;
@@ -47,6 +48,15 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         width,
         ratatui::style::Style::new(),
     ));
+    lines.push(Line::default());
+    lines.push(Line::styled("Metrics", theme.title()));
+    for metric in &report.metrics {
+        let text = format!("{:<26}{:>11}  {}", metric.name, value(metric), metric.help);
+        let indent = " ".repeat(39);
+        let options = textwrap::Options::new(usize::from(width)).subsequent_indent(&indent);
+        let wrapped = textwrap::wrap(&text, options);
+        lines.extend(wrapped.into_iter().map(|line| Line::raw(line.into_owned())));
+    }
     lines
 }
 
@@ -79,10 +89,7 @@ fn drawing(theme: Theme, report: &FragReport, packing: &Packing, width: u16) -> 
         ),
         Span::raw(" │ "),
         Span::styled(
-            format!(
-                "packed as jemalloc would, at least {}",
-                bytes(packing.packed_bytes)
-            ),
+            format!("jemalloc, lower bound: {}", bytes(packing.packed_bytes)),
             theme.title(),
         ),
     ])];
@@ -112,7 +119,7 @@ fn drawing(theme: Theme, report: &FragReport, packing: &Packing, width: u16) -> 
         lines.push(Line::from(spans));
     }
     let note = format!(
-        "A cell is {}. The right side is a lower bound, not a prediction: half-full slabs, caches, \
+        "A cell is {}. On the right, the same live blocks packed into jemalloc's size classes and slabs: a lower bound, not a prediction; half-full slabs, caches, \
          metadata and pages not yet purged come on top.",
         bytes(cell)
     );

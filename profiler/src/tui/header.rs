@@ -1,0 +1,174 @@
+//! The lines around every screen: the target, what the numbers rest on, the keys.
+
+use profiler_core::units::{bytes, count, nanoseconds};
+use profiler_core::view::View;
+use ratatui::text::{Line, Span};
+
+use super::app::{App, Tab};
+use super::screens::confidence;
+
+const BETWEEN: &str = " │ ";
+
+/// Who is looked at, then what the numbers rest on, in as many lines as that takes.
+pub(super) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
+    let mut lines = flow(app, target(app, view), width);
+    // What is least telling of the target, its versions, gives way first.
+    lines.truncate(1);
+    lines.extend(flow(app, sureness(app, view), width));
+    lines
+}
+
+fn target(app: &App, view: &View) -> Vec<Span<'static>> {
+    let report = &view.report;
+    let target = &report.target;
+    let now = view.history.last();
+    let rss = now.map_or(report.kernel.rss_bytes, |point| point.rss_bytes);
+    let swap = now.map_or(report.kernel.swap_bytes, |point| point.swap_bytes);
+    let name = format!("{} {}", target.comm, target.pid);
+    let mut pieces = vec![
+        Span::styled(name, app.theme.title()),
+        Span::styled(format!("RSS {}", bytes(rss)), app.theme.strong()),
+        Span::raw(format!("swap {}", bytes(swap))),
+    ];
+    if app.paused {
+        pieces.push(Span::styled("PAUSED", app.theme.warn()));
+    }
+    let or = |name: &Option<String>, other: &str| name.clone().unwrap_or_else(|| other.to_owned());
+    pieces.push(Span::raw(or(&target.python, "not Python")));
+    pieces.push(Span::raw(or(&target.malloc, "malloc unknown")));
+    if target.libc != target.malloc {
+        pieces.push(Span::raw(or(&target.libc, "libc unknown")));
+    }
+    pieces.push(Span::raw(format!("{} threads", target.threads)));
+    pieces
+}
+
+fn sureness(app: &App, view: &View) -> Vec<Span<'static>> {
+    let of = &view.report.completeness;
+    let theme = app.theme;
+    let now = view
+        .history
+        .last()
+        .map_or(view.report.taken_at_ns, |point| point.time_ns);
+    let age = now.saturating_sub(view.report.taken_at_ns);
+    let layout = of.layout_confidence;
+    let mut pieces = vec![
+        Span::raw(format!("sample {:.0} s old", age as f64 / 1e9)),
+        if of.stopped {
+            Span::raw(format!("stopped {}", nanoseconds(of.stop_ns)))
+        } else {
+            Span::styled("not stopped", theme.warn())
+        },
+        Span::styled(
+            format!("layout {}", confidence(layout)),
+            theme.confidence(layout),
+        ),
+    ];
+    if of.unreadable_bytes > 0 {
+        let text = format!("unreadable {}", bytes(of.unreadable_bytes));
+        pieces.push(Span::styled(text, theme.warn()));
+    }
+    match of.defects.len() {
+        0 => {}
+        1 => pieces.push(Span::styled("1 defect", theme.warn())),
+        more => pieces.push(Span::styled(format!("{more} defects"), theme.warn())),
+    }
+    let Some(activity) = &view.activity else {
+        pieces.push(Span::styled("no probes", theme.quiet()));
+        return pieces;
+    };
+    let lost = format!("lost {}", count(activity.events_lost));
+    pieces.push(if activity.events_lost > 0 {
+        Span::styled(lost, theme.warn())
+    } else {
+        Span::raw(lost)
+    });
+    let allowed = activity.cost.budget.map_or_else(
+        || "no limit".to_owned(),
+        |share| format!("of {:.1} %", share * 100.0),
+    );
+    let spent = format!("probes {:.1} % {allowed}", activity.cost.share * 100.0);
+    pieces.push(Span::raw(spent));
+    pieces
+}
+
+/// Lines of whole pieces.
+fn flow(app: &App, pieces: Vec<Span<'static>>, width: u16) -> Vec<Line<'static>> {
+    let mut lines = vec![Line::default()];
+    for piece in pieces {
+        let Some(line) = lines.last_mut() else { break };
+        if line.spans.is_empty() {
+            line.push_span(piece);
+        } else if line.width() + BETWEEN.chars().count() + piece.width() <= usize::from(width) {
+            line.push_span(Span::styled(BETWEEN, app.theme.quiet()));
+            line.push_span(piece);
+        } else {
+            lines.push(Line::from(piece));
+        }
+    }
+    lines
+}
+
+/// The names of the screens.
+pub(super) fn tabs(app: &App) -> Line<'static> {
+    let style = |chosen| {
+        if chosen {
+            app.theme.chosen()
+        } else {
+            app.theme.quiet()
+        }
+    };
+    let names = Tab::ALL.into_iter().enumerate().map(|(index, tab)| {
+        let chosen = tab == app.tab && !app.help;
+        Span::styled(format!(" {} {} ", index + 1, tab.name()), style(chosen))
+    });
+    let help = Span::styled(" ? Help ", style(app.help));
+    names.chain([help]).collect()
+}
+
+/// What the user must know: how the session ended, what an export came to, what is missing.
+pub(super) fn notice(app: &App, view: Option<&View>, width: u16) -> Option<Line<'static>> {
+    let fit = |text: &str| fitted(text, usize::from(width));
+    if let Some(note) = &app.note {
+        return Some(Line::styled(fit(note), app.theme.warn()));
+    }
+    let view = view?;
+    if let Some(ended) = &view.ended {
+        let text = format!("ENDED: {ended}. This is the last sample.");
+        return Some(Line::styled(fit(&text), app.theme.bad()));
+    }
+    let first = view.notices.first()?;
+    let text = match view.notices.len() {
+        1 => fit(first),
+        all => {
+            let more = format!(" (+{} on ?)", all - 1);
+            let room = usize::from(width).saturating_sub(more.len());
+            format!("{}{more}", fitted(first, room))
+        }
+    };
+    Some(Line::styled(text, app.theme.warn()))
+}
+
+/// The text, or as much of it as `width` holds and a mark that there is more.
+fn fitted(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+    format!("{kept}…")
+}
+
+/// The keys.
+pub(super) fn keys(app: &App) -> Line<'static> {
+    let own = match app.tab {
+        _ if app.help => "Esc back  ↑↓ scroll",
+        Tab::Overview => "Tab next",
+        Tab::Sizes => "s sort  S reverse  ↑↓ scroll",
+        Tab::Pages => "arrows move  +- zoom  0 fit",
+        Tab::Arenas | Tab::Activity | Tab::Why => "↑↓ scroll  Tab next",
+    };
+    Line::styled(
+        format!("q quit  ? help  p pause  w walk now  e export  {own}"),
+        app.theme.quiet(),
+    )
+}

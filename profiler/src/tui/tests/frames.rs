@@ -1,0 +1,138 @@
+//! Golden frames, and frames of any size.
+
+use std::path::Path;
+
+use super::super::app::{App, Message, Tab, update};
+use super::super::theme::Theme;
+use super::{PAGES, app, fixture, frame, text};
+
+/// Compares with the file of this name, or writes it when `UPDATE_GOLDEN` is set.
+fn golden(name: &str, found: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tui");
+    let file = folder.join(format!("{name}.txt"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(&folder).expect("a folder for the frames");
+        std::fs::write(&file, found).expect("a writable tree");
+    }
+    let expected = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        expected == found,
+        "{name} differs; UPDATE_GOLDEN=1 accepts this frame:\n{found}"
+    );
+}
+
+/// The screens by name, help as the last.
+fn screens() -> Vec<(&'static str, Option<Tab>)> {
+    let tabs = Tab::ALL.map(|tab| (tab.name(), Some(tab)));
+    tabs.into_iter().chain([("Help", None)]).collect()
+}
+
+fn choose(app: &mut App, screen: Option<Tab>) {
+    app.help = screen.is_none();
+    app.tab = screen.unwrap_or_default();
+}
+
+#[test]
+fn every_screen_at_both_sizes() {
+    for (width, height) in [(80, 24), (120, 40)] {
+        for (name, screen) in screens() {
+            let mut app = app(width, height);
+            choose(&mut app, screen);
+            let name = format!("{}_{width}x{height}", name.to_lowercase());
+            golden(&name, &text(&frame(&app, width, height)));
+        }
+    }
+}
+
+#[test]
+fn nothing_known_is_said_on_every_screen() {
+    for (name, screen) in screens() {
+        let mut app = app(80, 24);
+        update(&mut app, Message::View(Box::new(fixture::unknown())));
+        choose(&mut app, screen);
+        let name = format!("{}_unknown", name.to_lowercase());
+        golden(&name, &text(&frame(&app, 80, 24)));
+    }
+}
+
+#[test]
+fn what_the_numbers_rest_on_is_on_every_screen() {
+    for (name, screen) in screens() {
+        let mut app = app(80, 24);
+        app.paused = true;
+        choose(&mut app, screen);
+        let found = text(&frame(&app, 80, 24));
+        let wanted = [
+            "1234567",
+            "410.0 MiB",
+            "96.0 MiB",
+            "PAUSED",
+            "41.3 ms",
+            "lost 1234",
+            "36.0 KiB",
+            "medium",
+            "4.7 %",
+            "5.0 %",
+        ];
+        for wanted in wanted {
+            let head: String = found.lines().take(3).collect();
+            assert!(head.contains(wanted), "{name} lacks {wanted}:\n{found}");
+        }
+    }
+}
+
+#[test]
+fn any_size_is_drawn_and_a_small_one_says_what_it_needs() {
+    let sizes = (1..=200)
+        .step_by(7)
+        .flat_map(|w| (1..=60).step_by(3).map(move |h| (w, h)));
+    for (width, height) in sizes.chain([(79, 24), (80, 23), (80, 24), (200, 60)]) {
+        for (_, screen) in screens() {
+            for view in [fixture::view(PAGES), fixture::unknown()] {
+                let mut app = App::new(Theme::new(false));
+                frame(&app, width, height);
+                update(&mut app, Message::Resize(width, height));
+                update(&mut app, Message::View(Box::new(view)));
+                choose(&mut app, screen);
+                let found = text(&frame(&app, width, height));
+                if (width, height) == (79, 24) || (width, height) == (80, 23) {
+                    assert!(found.contains("80 × 24"), "{found}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn without_colour_nothing_is_coloured_and_glyphs_differ() {
+    let (width, height) = (120, 40);
+    for (name, screen) in screens() {
+        let mut app = App::new(Theme::new(false));
+        update(&mut app, Message::Resize(width, height));
+        update(&mut app, Message::View(Box::new(fixture::view(PAGES))));
+        choose(&mut app, screen);
+        let buffer = frame(&app, width, height);
+        let coloured = buffer.content.iter().find(|cell| {
+            cell.fg != ratatui::style::Color::Reset || cell.bg != ratatui::style::Color::Reset
+        });
+        assert_eq!(coloured, None, "{name}");
+        let mut in_colour = self::app(width, height);
+        choose(&mut in_colour, screen);
+        assert_eq!(text(&buffer), text(&frame(&in_colour, width, height)));
+    }
+}
+
+#[test]
+fn a_cell_of_the_map_tells_each_kind_of_page_apart() {
+    let mut app = app(200, 60);
+    choose(&mut app, Some(Tab::Pages));
+    let found = text(&frame(&app, 200, 60));
+    let map: String = found
+        .lines()
+        .skip(5)
+        .map(|line| line.chars().skip(40).collect::<String>())
+        .collect();
+    for glyph in ["·", "s", "○", "░", "▒", "▓", "█"] {
+        assert!(map.contains(glyph), "no {glyph} in:\n{found}");
+    }
+}

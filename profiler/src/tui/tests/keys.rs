@@ -1,0 +1,163 @@
+//! What each key does.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::super::app::{App, Effect, Message, Tab, update};
+use super::{app, frame, text};
+
+fn press(app: &mut App, code: KeyCode) -> Option<Effect> {
+    update(app, Message::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+}
+
+fn shown(app: &App) -> String {
+    text(&frame(app, 80, 24))
+}
+
+#[test]
+fn keys_that_the_session_hears() {
+    let mut app = app(80, 24);
+    assert_eq!(press(&mut app, KeyCode::Char('e')), Some(Effect::Export));
+    assert_eq!(press(&mut app, KeyCode::Char('w')), Some(Effect::Walk));
+    assert_eq!(
+        press(&mut app, KeyCode::Char('p')),
+        Some(Effect::Pause(true))
+    );
+    assert!(shown(&app).contains("PAUSED"));
+    assert_eq!(
+        press(&mut app, KeyCode::Char(' ')),
+        Some(Effect::Pause(false))
+    );
+    assert!(!shown(&app).contains("PAUSED"));
+    assert_eq!(press(&mut app, KeyCode::Char('q')), Some(Effect::Quit));
+    assert_eq!(press(&mut app, KeyCode::F(10)), Some(Effect::Quit));
+    let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+    assert_eq!(
+        update(&mut app, Message::Key(control_c)),
+        Some(Effect::Interrupt)
+    );
+}
+
+#[test]
+fn keys_that_choose_a_screen() {
+    let mut app = app(80, 24);
+    for (index, tab) in Tab::ALL.into_iter().enumerate() {
+        let digit = char::from(b'1' + index as u8);
+        assert_eq!(press(&mut app, KeyCode::Char(digit)), None);
+        assert_eq!(app.tab, tab);
+    }
+    press(&mut app, KeyCode::Tab);
+    assert_eq!(app.tab, Tab::Overview);
+    press(&mut app, KeyCode::BackTab);
+    assert_eq!(app.tab, Tab::Why);
+    press(&mut app, KeyCode::Left);
+    assert_eq!(app.tab, Tab::Activity);
+    press(&mut app, KeyCode::Right);
+    assert_eq!(app.tab, Tab::Why);
+}
+
+#[test]
+fn help_covers_the_screen_until_it_is_left() {
+    for enter in [
+        KeyCode::Char('?'),
+        KeyCode::Char('h'),
+        KeyCode::F(1),
+        KeyCode::Char('7'),
+    ] {
+        let mut app = app(80, 24);
+        let before = shown(&app);
+        assert_eq!(press(&mut app, enter), None);
+        assert!(shown(&app).contains("Keys"));
+        assert_eq!(press(&mut app, KeyCode::Esc), None);
+        assert_eq!(shown(&app), before);
+        press(&mut app, enter);
+        press(&mut app, KeyCode::Tab);
+        assert!(!app.help, "another screen was chosen");
+    }
+}
+
+#[test]
+fn scrolling_ends_where_the_lines_end() {
+    for tab in ['2', '6', '?'] {
+        let mut app = app(80, 24);
+        press(&mut app, KeyCode::Char(tab));
+        let first = shown(&app);
+        for _ in 0..100 {
+            press(&mut app, KeyCode::PageDown);
+        }
+        let last = shown(&app);
+        assert_ne!(first, last, "{tab}");
+        press(&mut app, KeyCode::Up);
+        assert_ne!(shown(&app), last, "{tab}: one step back is seen at once");
+        press(&mut app, KeyCode::End);
+        assert_eq!(shown(&app), last, "{tab}");
+        press(&mut app, KeyCode::Home);
+        assert_eq!(shown(&app), first, "{tab}");
+    }
+}
+
+#[test]
+fn sizes_are_sorted_by_each_column_both_ways() {
+    let mut app = app(80, 24);
+    press(&mut app, KeyCode::Char('2'));
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..5 {
+        assert!(seen.insert(shown(&app)));
+        press(&mut app, KeyCode::Char('S'));
+        assert!(seen.insert(shown(&app)));
+        press(&mut app, KeyCode::Char('s'));
+    }
+    assert!(seen.contains(&shown(&app)), "the sixth is the first again");
+}
+
+#[test]
+fn the_map_is_moved_over_row_by_row_and_zoomed() {
+    let mut app = app(80, 24);
+    press(&mut app, KeyCode::Char('3'));
+    let address = |app: &App| {
+        let found = shown(app);
+        let at = found.find("0x").expect("the cursor's address");
+        let digits = found[at + 2..]
+            .split(|c: char| !c.is_ascii_hexdigit())
+            .next();
+        u64::from_str_radix(digits.unwrap_or_default(), 16).expect("a number")
+    };
+    for _ in 0..9 {
+        press(&mut app, KeyCode::Char('+'));
+    }
+    let start = address(&app);
+    assert_eq!(start, 0x5555_5575_0000);
+    press(&mut app, KeyCode::Right);
+    assert_eq!(
+        address(&app) - start,
+        4096,
+        "a page a cell at the last zoom"
+    );
+    press(&mut app, KeyCode::Left);
+    press(&mut app, KeyCode::Down);
+    let row = address(&app) - start;
+    assert!(row > 4096 && row.is_multiple_of(4096));
+    press(&mut app, KeyCode::PageDown);
+    assert!(address(&app) > start + row);
+    press(&mut app, KeyCode::Home);
+    assert_eq!(address(&app), start);
+    press(&mut app, KeyCode::Up);
+    assert_eq!(address(&app), start, "nothing lies above");
+    press(&mut app, KeyCode::End);
+    let end = address(&app);
+    press(&mut app, KeyCode::PageDown);
+    assert_eq!(address(&app), end, "nothing lies below");
+    press(&mut app, KeyCode::Char('-'));
+    press(&mut app, KeyCode::Right);
+    assert!(address(&app) <= end);
+    press(&mut app, KeyCode::Char('0'));
+    assert!(shown(&app).contains("map"));
+}
+
+#[test]
+fn a_note_stays_until_the_next_key() {
+    let mut app = app(80, 24);
+    update(&mut app, Message::Note("wrote out.json".into()));
+    assert!(shown(&app).contains("wrote out.json"));
+    press(&mut app, KeyCode::Tab);
+    assert!(!shown(&app).contains("wrote out.json"));
+}
