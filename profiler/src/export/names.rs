@@ -98,7 +98,6 @@ pub(super) fn unit_of(name: &str) -> &'static str {
         ("_pages", "pages"),
     ];
     match name {
-        "pages_held_by_64_bytes" | "pages_held_by_512_bytes" | "pages_held_by_one_block" => "pages",
         "live_blocks"
         | "free_blocks"
         | "cached_blocks"

@@ -185,7 +185,7 @@ pub(super) fn full() -> View {
         mechanism: Mechanism::PinnedPages,
         claim: "64 bytes hold a page.".into(),
         bytes: PAGE - 64,
-        evidence: vec![("pages_held_by_64_bytes".into(), 1.0)],
+        evidence: vec![("held_by_64_bytes_pages".into(), 1.0)],
         remedy: "Free them.".into(),
         confidence: Confidence::Medium,
     });

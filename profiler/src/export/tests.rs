@@ -160,7 +160,7 @@ fn the_table_reads_back_with_the_figures_of_the_json() {
     }
     assert_eq!(figures["page_occupancy/glibc/1-64/resident_pages"].0, "1");
     assert_eq!(
-        figures["metrics///pages_held_by_64_bytes"],
+        figures["metrics///held_by_64_bytes_pages"],
         ("1".into(), "pages".into())
     );
     assert!(!figures.contains_key("activity_classes//64/lifetime_p50_ns"));
