@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::addr::{AddrRange, RemoteAddr};
-use crate::memory::TargetMemory;
+use crate::memory::{PageCache, TargetMemory};
 use crate::pymalloc::Geometry;
 use crate::pymalloc::pool::{HEADER, Pool};
 use crate::residency::{Mapping, MappingKind, ResidencyMap};
@@ -18,6 +18,8 @@ const FIRST_ARENAS: u64 = 16;
 const MAX_ARENAS: u64 = 1 << 18;
 /// Interpreters with their own arenas looked for at the most.
 const MAX_ARRAYS: usize = 64;
+/// Arenas that an array is asked for first.
+const SAMPLES: usize = 8;
 /// Agreeing arenas that an array must show, unless there are fewer.
 const VOTES: usize = 4;
 
@@ -106,26 +108,18 @@ pub(super) fn arrays<M: TargetMemory>(
     seen: &mut Seen,
 ) -> Vec<Array> {
     let mut arrays: Vec<Array> = Vec::new();
-    for python_first in [true, false] {
-        for range in data_ranges(residency, python_first) {
-            let mut words = vec![0u8; range.len() as usize];
-            if memory.read(range.start(), &mut words).is_err() {
-                continue;
+    // Candidates lie close together, and entries of one array even more so.
+    let memory = PageCache::new(memory);
+    for of_python in [true, false] {
+        for base in candidates(&memory, residency, of, of_python, seen) {
+            if seen.is_empty() || arrays.len() == MAX_ARRAYS {
+                return arrays;
             }
-            for word in words.chunks_exact(8) {
-                let base = RemoteAddr::new(u64::from_le_bytes(word.try_into().unwrap_or_default()));
-                if seen.is_empty() || arrays.len() == MAX_ARRAYS {
-                    return arrays;
+            if let Some(array) = try_array(&memory, of, base, seen) {
+                for arena in &array.arenas {
+                    forget(seen, of, arena);
                 }
-                if arrays.iter().any(|array| array.base == base) || !may_be_array(residency, base) {
-                    continue;
-                }
-                if let Some(array) = try_array(memory, of, base, seen) {
-                    for arena in &array.arenas {
-                        forget(seen, of, arena);
-                    }
-                    arrays.push(array);
-                }
+                arrays.push(array);
             }
         }
         if !arrays.is_empty() {
@@ -133,6 +127,40 @@ pub(super) fn arrays<M: TargetMemory>(
         }
     }
     arrays
+}
+
+/// The words in writable data that may point to an array of arenas, ascending, each once: to
+/// malloc'd memory, so not into the pools themselves.
+fn candidates<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    of: Geometry,
+    of_python: bool,
+    seen: &Seen,
+) -> Vec<RemoteAddr> {
+    let mut pools: Vec<_> = seen.values().copied().collect();
+    pools.sort_unstable();
+    let in_pools = |addr: RemoteAddr| {
+        let after = pools.partition_point(|&(low, _)| low <= addr);
+        let last = after.checked_sub(1).and_then(|i| pools.get(i));
+        last.is_some_and(|&(_, high)| addr.get() < high.get() + of.pool)
+    };
+    let mut words: Vec<RemoteAddr> = Vec::new();
+    let mut bytes = Vec::new();
+    for range in data_ranges(residency, of_python) {
+        bytes.resize(range.len() as usize, 0);
+        if memory.read(range.start(), &mut bytes).is_err() {
+            continue;
+        }
+        let values = bytes
+            .chunks_exact(8)
+            .filter_map(|word| word.try_into().ok());
+        words.extend(values.map(|word| RemoteAddr::new(u64::from_le_bytes(word))));
+    }
+    words.sort_unstable();
+    words.dedup();
+    words.retain(|&base| may_be_array(residency, base) && !in_pools(base));
+    words
 }
 
 /// Writable data of files, with the anonymous part behind it (`.bss`): Python's own first, else
@@ -188,23 +216,16 @@ fn try_array<M: TargetMemory>(
         let arena = object(memory, of, base, index)?;
         (arena.address <= low && high.get() < arena.address.get() + of.arena).then_some(())
     };
-    // A few first: most words are not the array.
-    let mut votes = 0;
-    let mut refused = 0;
-    for (key, ends) in seen {
-        match agrees(key, ends) {
-            Some(()) => votes += 1,
-            None => refused += 1,
-        }
-        if votes == VOTES {
-            break;
-        }
-        // Look-alikes and other interpreters' pools may stand among the first.
-        if refused > VOTES * 4 && votes == 0 {
-            return None;
-        }
-    }
-    if votes < VOTES.min(seen.len()).max(1) && votes * 2 < seen.len() {
+    // A few first, from all over: most words are not the array.
+    let step = seen.len().div_ceil(SAMPLES);
+    seen.iter()
+        .step_by(step)
+        .find_map(|(key, ends)| agrees(key, ends))?;
+    let votes = seen
+        .iter()
+        .filter_map(|(key, ends)| agrees(key, ends))
+        .count();
+    if votes < VOTES.min(seen.len()) && votes * 2 < seen.len() {
         return None;
     }
     let highest = seen
