@@ -1,14 +1,19 @@
-//! Exports onto disks that are full or read-only: needs root, to mount them.
+//! Exports of a live session, and onto disks that are full or read-only: needs root, to probe and to
+//! mount them.
+
+mod child;
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use child::Child;
 use fragscope::export;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::View;
+use serde_json::Value;
 
 /// A small disk of its own, unmounted when dropped.
 struct Disk(tempfile::TempDir);
@@ -81,5 +86,68 @@ fn a_read_only_disk_is_said_before_attaching() {
             message.contains("name a place that you may write to"),
             "{message}"
         );
+    }
+}
+
+/// The command on a live process of ours.
+fn fragscope(args: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(args)
+        .output()
+        .expect("it runs")
+}
+
+#[test]
+fn the_files_of_a_session_hold_what_its_lines_said() {
+    let worker = Child::python(
+        "import sys\nprint('ready', flush=True)\nkept = []\n\
+         while True:\n    kept = [bytes(700) for _ in range(1000)]",
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let paths = ["out.json", "out.csv", "out.hlog"].map(|name| folder.path().join(name));
+    let pid = worker.pid().to_string();
+    let mut args = vec!["attach", "--pid", &pid, "--json", "--duration", "3s"];
+    for path in &paths {
+        args.extend(["-o", path.to_str().expect("UTF-8")]);
+    }
+    let output = fragscope(&args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+
+    let lines = String::from_utf8(output.stdout).expect("UTF-8");
+    let last: Value = serde_json::from_str(lines.lines().last().expect("lines")).expect("JSON");
+    assert_eq!(last["schema"], "fragscope.interval/1");
+    assert!(
+        last["activity"]["lifetime_ns"]["count"]
+            .as_u64()
+            .is_some_and(|n| n > 0),
+        "{last}"
+    );
+
+    let text = fs::read_to_string(&paths[0]).expect("written");
+    let whole: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(whole["target"]["pid"].as_i64(), Some(worker.pid().into()));
+    // What had been seen by the last line is in the file.
+    let count = |of: &Value| of["activity"]["lifetime_ns"]["count"].as_u64();
+    assert!(
+        count(&whole) >= count(&last),
+        "{:?} {:?}",
+        count(&whole),
+        count(&last)
+    );
+    let ledger = whole["ledger"].as_array().expect("a list");
+    let sum: u64 = ledger
+        .iter()
+        .filter_map(|row| row["resident_bytes"].as_u64())
+        .sum();
+    let rss = whole["rss_bytes"].as_u64().expect("known");
+    assert!(sum.abs_diff(rss) * 100 <= rss, "{sum} of {rss}");
+
+    let table = fs::read_to_string(&paths[1]).expect("written");
+    let allocs = format!(",activity,,,allocs,{},calls", whole["activity"]["allocs"]);
+    assert!(table.contains(&allocs), "{allocs}");
+    let log = fs::read_to_string(&paths[2]).expect("written");
+    for tag in ["alloc_bytes", "lifetime_ns", "live_block_bytes.glibc"] {
+        assert!(log.contains(&format!("Tag={tag},")), "{tag}");
     }
 }

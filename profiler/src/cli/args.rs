@@ -31,7 +31,20 @@ pub(super) enum Command {
 Examples:
   sudo fragscope attach --pid 4711
   sudo fragscope attach --pid 4711 --headless --duration 30s -o worker.json -o worker.csv
-  sudo fragscope attach --pid 4711 --json --no-probes | jq .rss_bytes")]
+  sudo fragscope attach --pid 4711 --json --no-probes | jq .rss_bytes
+
+Columns of --headless, `-` being unknown:
+  rss, swap   the kernel's account at that time
+  live        bytes of blocks that the program held at the last walk, in all heaps
+  util        live bytes of each resident heap byte
+  pinned      free bytes on pages that live blocks keep resident
+  trim        what malloc_trim(0) would return
+  alloc/s     allocations a second while the probes were armed
+  p99 life    99th percentile of the lifetimes of blocks seen from allocation to free
+  spent       share of one core that the probes took from the target in the last interval
+  lost        events that the ring buffer had no room for, since attaching
+  seen        `ok`, or why the figures are not whole: no-heap, moving (the target ran on
+              during the walk), unsure (of the layout), unread, defects, lost")]
     Attach(AttachArgs),
     /// Look once, without probes, and print a report
     #[command(after_long_help = "\
@@ -40,11 +53,24 @@ Examples:
   sudo fragscope snapshot --pid 4711 --json | jq '.ledger[] | select(.resident_bytes > 0)'")]
     Snapshot(SnapshotArgs),
     /// Look once and print the verdict in prose
+    #[command(after_long_help = "\
+Examples:
+  sudo fragscope explain --pid 4711")]
     Explain(LookArgs),
     /// Tell what this host and a target allow, and the exact fix for what they do not
+    #[command(after_long_help = "\
+Examples:
+  fragscope doctor
+  sudo fragscope doctor --pid 4711 --json | jq '.checks[] | select(.fix)'
+
+Ends with 1 when anything is missing, with 0 when all is there or only limited.")]
     Doctor(DoctorArgs),
     /// Start a bundled Python worker that fragments its heap, and attach to it
     #[command(after_long_help = "\
+Examples:
+  sudo fragscope demo
+  sudo fragscope demo --headless --duration 10s -o demo.json
+
 Needs python3 on the PATH, and root for the probes. The worker ends with fragscope.")]
     Demo(WatchArgs),
 }

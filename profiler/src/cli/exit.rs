@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+use crate::export::ExportError;
 use crate::process::OpenError;
 use crate::session::doctor::{Check, Grade};
 use crate::session::{Ending, SessionError};
@@ -16,6 +17,8 @@ pub(super) enum Exit {
     Done = 0,
     /// Something failed.
     Error = 1,
+    /// Wrong usage, by what only the command itself can tell; clap ends with the same code.
+    Usage = 2,
     /// Not permitted; the message names the fix.
     NotPermitted = 4,
     /// The target is gone, or of a kind that is not supported.
@@ -28,6 +31,7 @@ impl Exit {
     /// The code for an error that ended a command.
     pub(super) fn of_error(error: &(dyn Error + 'static)) -> Self {
         let open = match error.downcast_ref::<SessionError>() {
+            Some(SessionError::Export(ExportError::UnknownEnding(_))) => return Self::Usage,
             Some(SessionError::Open(open)) => Some(open),
             _ => error.downcast_ref::<OpenError>(),
         };

@@ -23,13 +23,13 @@ pub fn text(view: &View) -> String {
     text.paragraph("", &report.verdict);
     text.blank();
     ledger(&mut text, report);
+    findings(&mut text, report);
     for heap in &report.heaps {
         self::heap(&mut text, heap);
         size_classes(&mut text, report, heap);
         occupancy(&mut text, report, heap);
     }
     metrics(&mut text, report);
-    findings(&mut text, report);
     activity(&mut text, view);
     completeness(&mut text, view);
     text.0
@@ -294,7 +294,8 @@ fn metrics(text: &mut Text, report: &FragReport) {
             (None, _) => "unknown".to_owned(),
             (Some(value), "bytes") => bytes(value as u64),
             (Some(value), "") => format!("{:.1} %", value * 100.0),
-            (Some(value), unit) => format!("{} {unit}", count(value as u64)),
+            (Some(value), "pages") => format!("{} pages", count(value as u64)),
+            (Some(value), _) => count(value as u64),
         };
         text.line(&format!("  {:<26} {value:>14}", metric.name));
     }

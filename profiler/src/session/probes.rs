@@ -47,13 +47,14 @@ impl Probes {
 
     /// Waits until attaching has ended either way, so that nothing is attached after the session.
     pub(crate) fn wait(&mut self) {
-        if let Self::Starting(handle) = std::mem::replace(self, Self::Off) {
-            *self = match handle.join() {
+        *self = match std::mem::replace(self, Self::Off) {
+            Self::Starting(handle) => match handle.join() {
                 Ok(Ok(session)) => Self::On(session),
                 Ok(Err(reason)) => Self::Unavailable(reason),
                 Err(_) => Self::Unavailable("attaching the probes panicked".into()),
-            };
-        }
+            },
+            settled => settled,
+        };
     }
 
     /// What they saw so far.

@@ -1,0 +1,134 @@
+//! The command as a user runs it: help, usage, and errors with their exit codes. No privilege.
+
+use std::process::{Command, Output, Stdio};
+
+fn fragscope(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// Ends with `code`, with nothing on stdout and `words` in what it says on stderr.
+fn fails(args: &[&str], code: i32, words: &str) {
+    let output = fragscope(args);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+    assert!(said.contains(words), "{args:?}: {said}");
+    assert_eq!(text(&output.stdout), "", "{args:?}: errors go to stderr");
+}
+
+const COMMANDS: [&str; 5] = ["attach", "snapshot", "explain", "doctor", "demo"];
+
+#[test]
+fn every_help_fits_100_columns_and_tells_units_and_examples() {
+    for command in COMMANDS {
+        let output = fragscope(&[command, "--help"]);
+        assert_eq!(output.status.code(), Some(0));
+        let help = text(&output.stdout);
+        for line in help.lines() {
+            assert!(line.chars().count() <= 100, "{command}: {line}");
+        }
+        assert!(help.contains("fragscope "), "{command}");
+        assert!(help.contains("Example"), "{command} has an example");
+    }
+}
+
+#[test]
+fn help_lists_the_commands_there_are_and_the_exit_codes() {
+    let help = text(&fragscope(&["--help"]).stdout);
+    let listed: Vec<_> = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert_eq!(listed, COMMANDS);
+    for code in ["0 ", "1 ", "2 ", "4 ", "5 ", "130 "] {
+        let told = |line: &str| line.trim_start().starts_with(code);
+        assert!(help.lines().any(told), "exit code {code}");
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_says_what_is_right() {
+    fails(&[], 2, "Commands:");
+    fails(&["attach"], 2, "--pid");
+    fails(&["profile"], 2, "unrecognized subcommand");
+    fails(&["snapshot", "--pid", "one"], 2, "invalid value 'one'");
+    fails(
+        &["attach", "--pid", "1", "--budget", "0%"],
+        2,
+        "above 0 and up to 100",
+    );
+    fails(
+        &["attach", "--pid", "1", "--interval", "1"],
+        2,
+        "--interval",
+    );
+    fails(
+        &["snapshot", "--pid", "1", "-o", "out.xml"],
+        2,
+        ".json, .csv or .hlog",
+    );
+}
+
+#[test]
+fn outputs_are_looked_at_before_the_target() {
+    // No such process, and yet it is the path that is complained of.
+    let args = ["snapshot", "--pid", "2147483647", "-o", "/nowhere/out.csv"];
+    fails(&args, 1, "/nowhere is not a folder");
+    fails(&args[..3], 5, "no process 2147483647");
+}
+
+#[test]
+fn a_kernel_thread_is_not_supported() {
+    // kthreadd is there on every host; in a container's pid namespace it is not.
+    let kthreadd = std::fs::read_to_string("/proc/2/comm");
+    let expected = match kthreadd.as_deref() {
+        Ok("kthreadd\n") => "kernel thread",
+        _ => "2",
+    };
+    fails(&["snapshot", "--pid", "2"], 5, expected);
+}
+
+#[test]
+fn without_a_terminal_attach_says_what_to_use() {
+    let pid = std::process::id().to_string();
+    fails(&["attach", "--pid", &pid], 1, "--headless");
+}
+
+#[test]
+fn doctor_prints_one_document() {
+    let output = fragscope(&["doctor", "--json"]);
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(document["schema"], "fragscope.doctor/1");
+    let checks = document["checks"].as_array().expect("a list");
+    assert!(!checks.is_empty());
+    let missing = checks.iter().any(|check| check["grade"] == "missing");
+    assert_eq!(output.status.code(), Some(i32::from(missing)));
+    for check in checks {
+        assert_eq!(check["grade"] == "ok", check["fix"].is_null(), "{check}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_ends_it_quietly() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(["doctor"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+}
