@@ -3,6 +3,7 @@
 use profiler_core::activity::{Activity, ProbeState};
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_core::view::View;
+use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use super::wrapped;
@@ -22,9 +23,9 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     };
     let mut lines = rates(app, activity);
     lines.push(Line::default());
-    lines.extend(probes(app, activity, width));
-    lines.push(Line::default());
     lines.extend(classes(app, activity));
+    lines.push(Line::default());
+    lines.extend(probes(app, activity, width));
     lines
 }
 
@@ -82,6 +83,7 @@ fn rates(app: &App, activity: &Activity) -> Vec<Line<'static>> {
                 nanoseconds(activity.cost.ns_per_hit as u64)
             )),
         ]),
+        Line::from(vec![title("probes"), states(app, activity)]),
         Line::from(vec![
             title("lost"),
             Span::styled(
@@ -96,23 +98,44 @@ fn rates(app: &App, activity: &Activity) -> Vec<Line<'static>> {
     ]
 }
 
+/// How many probes work.
+fn states(app: &App, activity: &Activity) -> Span<'static> {
+    let count = |wanted: fn(&ProbeState) -> bool| {
+        let states = activity.probes.iter().map(|probe| &probe.state);
+        states.filter(|state| wanted(state)).count()
+    };
+    let failed = count(|state| matches!(state, ProbeState::Failed(_)));
+    let text = format!(
+        "{} firing, {} silent, {failed} failed (listed below)",
+        count(|state| *state == ProbeState::Firing),
+        count(|state| *state == ProbeState::Silent),
+    );
+    if failed > 0 {
+        Span::styled(text, app.theme.warn())
+    } else {
+        Span::raw(text)
+    }
+}
+
 fn probes(app: &App, activity: &Activity, width: u16) -> Vec<Line<'static>> {
-    let heading = format!("{:<28}{:>10}  {:<8} site", "probe", "hits", "state");
+    let heading = format!("{:<25}{:>7}  {:<8}site", "probe", "hits", "state");
     let mut lines = vec![Line::styled(heading, app.theme.title())];
+    let indent = " ".repeat(42);
     for probe in &activity.probes {
-        let (state, style) = match &probe.state {
-            ProbeState::Firing => ("firing", app.theme.fullness(1.0)),
-            ProbeState::Silent => ("silent", app.theme.quiet()),
-            ProbeState::Failed(_) => ("failed", app.theme.bad()),
+        let (state, about, style) = match &probe.state {
+            ProbeState::Firing => ("firing", &probe.site, Style::new()),
+            ProbeState::Silent => ("silent", &probe.site, app.theme.quiet()),
+            ProbeState::Failed(reason) => ("failed", reason, app.theme.bad()),
         };
-        lines.push(Line::from(vec![
-            Span::raw(format!("{:<28}{:>10}  ", probe.function, count(probe.hits))),
-            Span::styled(format!("{state:<8} "), style),
-            Span::styled(probe.site.clone(), app.theme.quiet()),
-        ]));
-        if let ProbeState::Failed(reason) = &probe.state {
-            lines.extend(wrapped(&format!("  {reason}"), width, app.theme.bad()));
-        }
+        let hits = count(probe.hits);
+        let text = format!("{:<25}{hits:>7}  {state:<8}{about}", probe.function);
+        let options = textwrap::Options::new(usize::from(width)).subsequent_indent(&indent);
+        let wrapped = textwrap::wrap(&text, options);
+        lines.extend(
+            wrapped
+                .into_iter()
+                .map(|line| Line::styled(line.into_owned(), style)),
+        );
     }
     if let Some(probe) = activity.probes.first() {
         let text = format!(

@@ -159,9 +159,7 @@ pub(super) fn value(metric: &Metric) -> String {
     match metric.value {
         None => "unknown".into(),
         Some(value) if ratio => format!("{value:.2}"),
-        Some(value) if metric.name.ends_with("_bytes") && !metric.name.starts_with("pages_") => {
-            bytes(value as u64)
-        }
+        Some(value) if metric.name.ends_with("_bytes") => bytes(value as u64),
         Some(value) => count(value as u64),
     }
 }

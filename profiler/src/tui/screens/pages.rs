@@ -1,7 +1,7 @@
 //! Pages by live bytes, and the map of the heap.
 
 use profiler_core::addr::PAGE_SIZE;
-use profiler_core::units::{bytes, count};
+use profiler_core::units::{bytes, count, percent};
 use profiler_core::view::View;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -25,7 +25,7 @@ fn areas(area: Rect) -> [Rect; 3] {
         Constraint::Min(0),
     ];
     let [left, _, right] = Layout::horizontal(columns).areas(area);
-    let [head, map] = Layout::vertical([Constraint::Length(2), Constraint::Min(0)]).areas(right);
+    let [head, map] = Layout::vertical([Constraint::Length(3), Constraint::Min(0)]).areas(right);
     [left, head, map]
 }
 
@@ -53,28 +53,30 @@ fn heading(app: &App, shown: &Shown<'_>) -> Vec<Line<'static>> {
     let end = shown.before + shown.cells.len() as u64;
     let mut first = format!("map: {size} a cell");
     if end - shown.before < shown.total {
-        first += &format!(", cells {} to {end} of {}", shown.before + 1, shown.total);
+        first += &format!(", {}-{end} of {}", shown.before + 1, shown.total);
     }
-    let second = shown
-        .cells
-        .get(shown.cursor)
-        .map_or_else(String::new, |cell| {
-            let (resident, swapped, live) = cell.sums();
-            let of = (resident + swapped) * PAGE_SIZE;
-            let full = if of > 0 {
-                live as f64 * 100.0 / of as f64
-            } else {
-                0.0
-            };
-            let pages = cell.pages.len() as u64;
-            format!(
-                "{:#x} {} {}: {resident}/{pages} res, {full:.0} % full",
-                cell.range.start().get(),
-                cell.extent.allocator.name(),
-                cell.extent.arena,
-            )
-        });
-    vec![Line::styled(first, app.theme.title()), Line::raw(second)]
+    let mut lines = vec![Line::styled(first, app.theme.title())];
+    let Some(cell) = shown.cells.get(shown.cursor) else {
+        return lines;
+    };
+    let (resident, swapped, live) = cell.sums();
+    let pages = cell.pages.len();
+    lines.push(Line::raw(format!(
+        "{:#x}-{:#x} {} {}",
+        cell.range.start().get(),
+        cell.range.end().get(),
+        cell.extent.allocator.name(),
+        cell.extent.arena,
+    )));
+    let mut of_pages = format!("{}/{} pages in RSS", count(resident), count(pages as u64));
+    if swapped > 0 {
+        of_pages += &format!(", {} in swap", count(swapped));
+    }
+    if resident + swapped > 0 {
+        of_pages += &format!(", {} live", percent(live, (resident + swapped) * PAGE_SIZE));
+    }
+    lines.push(Line::raw(of_pages));
+    lines
 }
 
 fn cells(theme: Theme, shown: &Shown<'_>, width: u16) -> Vec<Line<'static>> {

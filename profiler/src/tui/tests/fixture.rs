@@ -330,8 +330,8 @@ fn metrics() -> Vec<Metric> {
         metric("stuck_free_bytes", mib(19)),
         metric("cached_bytes", mib(6)),
         metric("compaction_floor_bytes", mib(233)),
-        metric("pages_held_by_64_bytes", Some(2_100.0)),
-        metric("pages_held_by_512_bytes", Some(21_500.0)),
+        metric("held_by_64_bytes_pages", Some(2_100.0)),
+        metric("held_by_512_bytes_pages", Some(21_500.0)),
         metric("pymalloc_utilisation", Some(0.881)),
         metric("internal_slop_bytes", None),
     ]
@@ -424,7 +424,7 @@ fn activity() -> Activity {
         probes: vec![
             probe(
                 "malloc",
-                "+0x9 push, emulated",
+                "+0x9c je +0x262, emulated; +0x12f jne +0x1f0, emulated; return probe",
                 1_051_000,
                 ProbeState::Firing,
             ),
@@ -434,7 +434,12 @@ fn activity() -> Activity {
                 1_019_000,
                 ProbeState::Firing,
             ),
-            probe("memalign", "return probe", 0, ProbeState::Silent),
+            probe(
+                "memalign, aligned_alloc",
+                "return probe",
+                0,
+                ProbeState::Silent,
+            ),
             probe(
                 "valloc",
                 "",
