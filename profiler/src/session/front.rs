@@ -102,11 +102,12 @@ impl Front {
             let drawn = screen.thread.join();
             drawn.map_err(|_| SessionError::Screen("the screen panicked".into()))??;
         }
-        match ending {
-            Ending::Done => {}
-            Ending::Interrupted(by) => eprintln!("ended by {by}"),
-            Ending::TargetGone(how) => eprintln!("{how}: its last sample is kept"),
-        }
+        // A closed terminal hears nothing, and its exports are still to be written.
+        let _ = match ending {
+            Ending::Done => Ok(()),
+            Ending::Interrupted(by) => writeln!(io::stderr(), "ended by {by}"),
+            Ending::TargetGone(how) => writeln!(io::stderr(), "{how}: its last sample is kept"),
+        };
         Ok(())
     }
 }

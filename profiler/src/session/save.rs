@@ -1,5 +1,6 @@
 //! Writing a view into the files that the user named.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use profiler_core::view::View;
@@ -23,7 +24,10 @@ pub(crate) fn all(outputs: &[PathBuf], view: &View) -> Result<(), ExportError> {
     let mut first = Ok(());
     for path in outputs {
         match export::write(path, view) {
-            Ok(()) => eprintln!("wrote {}", path.display()),
+            // A closed terminal does not keep the other files from being written.
+            Ok(()) => {
+                let _ = writeln!(io::stderr(), "wrote {}", path.display());
+            }
             Err(error) => first = first.and(Err(error)),
         }
     }

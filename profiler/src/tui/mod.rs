@@ -54,11 +54,22 @@ pub fn supported() -> Result<(), String> {
 /// How long a key press may wait for its effect.
 const KEY_POLL: Duration = Duration::from_millis(50);
 
-/// Draws until the user quits or the session says so. `effects` hears what the user wants.
+/// Draws until the user quits or the session says so. `effects` hears what the user wants. A
+/// terminal that is closed counts as the user's interrupt.
 ///
 /// # Errors
 /// When the terminal fails. It is restored on every way out, panics included.
 pub fn run(updates: &Receiver<Update>, mut effects: impl FnMut(Effect)) -> io::Result<()> {
+    match drive(updates, &mut effects) {
+        Err(_) if terminal::gone() => {
+            effects(Effect::Interrupt);
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn drive(updates: &Receiver<Update>, effects: &mut impl FnMut(Effect)) -> io::Result<()> {
     let mut screen = Screen::enter()?;
     let mut app = App::new(Theme::from_environment());
     let (width, height) = crossterm::terminal::size()?;
@@ -81,6 +92,9 @@ pub fn run(updates: &Receiver<Update>, mut effects: impl FnMut(Effect)) -> io::R
         }
         if std::mem::take(&mut dirty) {
             screen.draw(|frame| draw::draw(&app, frame))?;
+        }
+        if terminal::gone() {
+            return Err(io::ErrorKind::BrokenPipe.into());
         }
         while event::poll(Duration::ZERO)? {
             let message = match event::read()? {
