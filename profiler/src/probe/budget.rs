@@ -81,7 +81,8 @@ impl Account {
         self.forfeit(now_ns, spent_ns);
         let age = now_ns.saturating_sub(self.opened_at_ns) as f64;
         let ahead = self.share * age.clamp(FIRST_CYCLE_NS, CYCLE_NS);
-        spent_ns + self.closing_ns - self.earned(now_ns) >= ahead
+        // However dear closing is, a window must see something: the pause after it grows instead.
+        spent_ns + self.closing_ns.min(ahead / 2.0) - self.earned(now_ns) >= ahead
     }
 
     /// Notes what closing a window cost, in ns.
@@ -151,6 +152,8 @@ mod tests {
         assert!(!account.must_close(0, 0.04e9));
         account.closing_cost(0.01e9);
         assert!(account.must_close(0, 0.04e9));
+        account.closing_cost(1e9);
+        assert!(!account.must_close(0, 0.02e9), "there is a window");
     }
 
     #[test]
