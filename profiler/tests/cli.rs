@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 fn fragscope(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_fragscope"))
         .args(args)
+        .env_remove("COLUMNS")
         .stdin(Stdio::null())
         .output()
         .expect("it runs")
@@ -36,6 +37,24 @@ fn every_help_fits_100_columns_and_tells_units_and_examples() {
         }
         assert!(help.contains("fragscope "), "{command}");
         assert!(help.contains("Example"), "{command} has an example");
+    }
+}
+
+/// A change of the words or of the wrapping shows here. To take it over: run the command into the
+/// file, and cut the blanks at the ends of lines.
+#[test]
+fn help_reads_as_it_did() {
+    let goldens = [
+        (&["--help"][..], include_str!("golden/help.txt")),
+        (
+            &["attach", "--help"],
+            include_str!("golden/attach_help.txt"),
+        ),
+    ];
+    for (args, golden) in goldens {
+        let help = text(&fragscope(args).stdout);
+        let lines: Vec<_> = help.lines().map(str::trim_end).collect();
+        assert_eq!(lines, golden.lines().collect::<Vec<_>>(), "{args:?}");
     }
 }
 

@@ -4,8 +4,9 @@
 mod child;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use child::Child;
@@ -150,4 +151,62 @@ fn the_files_of_a_session_hold_what_its_lines_said() {
     for tag in ["alloc_bytes", "lifetime_ns", "live_block_bytes.glibc"] {
         assert!(log.contains(&format!("Tag={tag},")), "{tag}");
     }
+}
+
+/// A worker that does nothing but wait for its input to close.
+fn idle() -> Child {
+    Child::python("import sys\nprint('ready', flush=True)\nsys.stdin.read()")
+}
+
+#[test]
+fn a_session_that_is_told_to_end_saves_first() {
+    let worker = idle();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("out.json");
+    let mut session = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(["attach", "--json", "--pid", &worker.pid().to_string(), "-o"])
+        .arg(&path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut line = String::new();
+    let mut lines = BufReader::new(session.stdout.take().expect("piped"));
+    lines.read_line(&mut line).expect("its first line");
+    assert!(!path.exists(), "it is written at the end");
+    let pid = session.id().to_string();
+    run("kill", &["-TERM"], Path::new(&pid));
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).expect("to its end");
+    let output = session.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("SIGTERM"), "{said}");
+    let text = fs::read_to_string(&path).expect("it was saved");
+    serde_json::from_str::<Value>(&text).expect("JSON");
+}
+
+#[test]
+fn a_target_that_ends_leaves_its_last_sample() {
+    let worker = idle();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("out.json");
+    let mut session = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(["attach", "--json", "--pid", &worker.pid().to_string(), "-o"])
+        .arg(&path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut line = String::new();
+    let mut lines = BufReader::new(session.stdout.take().expect("piped"));
+    lines.read_line(&mut line).expect("its first line");
+    drop(worker);
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).expect("to its end");
+    let status = session.wait().expect("it ends");
+    assert_eq!(status.code(), Some(5));
+    let text = fs::read_to_string(&path).expect("it was saved");
+    let saved: Value = serde_json::from_str(&text).expect("JSON");
+    assert!(saved["rss_bytes"].as_u64() > Some(0), "the last good one");
+    assert!(saved["ended"].is_string(), "{}", saved["ended"]);
 }
