@@ -11,7 +11,7 @@ use crate::{bpf, layers, root, run as run_command};
 /// whose heaps are the oracles, a broker for the Celery worker, tmux for the screen.
 const PACKAGES: [&str; 5] = ["gcc", "libc6-dev", "redis-server", "tmux", "python3-venv"];
 /// PyPI packages of the workers that nobody here wrote.
-const PYTHON_PACKAGES: [&str; 4] = ["celery", "redis", "pandas", "gunicorn"];
+const PYTHON_PACKAGES: [&str; 4] = ["celery[redis]", "packaging", "pandas", "gunicorn"];
 
 /// Runs every check. Installs what is missing first (as root, with apt, cargo and pip).
 pub(crate) fn run() -> Result<()> {
@@ -95,7 +95,7 @@ fn install_workers(root: &Path) -> Result<PathBuf> {
     let venv = root.join("target/workers");
     let python = venv.join("bin/python");
     let ready = Command::new(&python)
-        .args(["-c", "import celery, redis, pandas, gunicorn"])
+        .args(["-c", "import celery, redis, packaging, pandas, gunicorn"])
         .output()
         .is_ok_and(|out| out.status.success());
     if !ready {

@@ -10,7 +10,7 @@ app.conf.update(worker_prefetch_multiplier=4, task_ignore_result=True, worker_hi
 KEPT = []
 
 
-@app.task
+@app.task(name="crunch")
 def crunch(seed):
     rng = random.Random(seed)
     rows = [{"id": i, "name": "n" * rng.randint(1, 700), "tags": list(range(rng.randint(0, 30)))} for i in range(400)]
