@@ -1,6 +1,6 @@
 //! Finding pools by their shape, and the array of arenas by what the pools say of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::{PageCache, TargetMemory};
@@ -20,7 +20,7 @@ const MAX_ARENAS: u64 = 1 << 18;
 const MAX_ARRAYS: usize = 64;
 /// Arenas that an array is asked for first.
 const SAMPLES: usize = 8;
-/// Agreeing arenas that an array must show, unless there are fewer.
+/// Agreeing arenas that an array must show, unless it has fewer in use.
 const VOTES: usize = 4;
 
 /// An `arena_object` that is in use.
@@ -216,31 +216,46 @@ fn try_array<M: TargetMemory>(
         let arena = object(memory, of, base, index)?;
         (arena.address <= low && high.get() < arena.address.get() + of.arena).then_some(())
     };
-    // A few first, from all over: most words are not the array.
+    // A few first, from all over: most words are not the array. Where forged pools outnumber the
+    // real ones, the array is known by its own shape.
     let step = seen.len().div_ceil(SAMPLES);
-    seen.iter()
-        .step_by(step)
-        .find_map(|(key, ends)| agrees(key, ends))?;
-    let votes = seen
-        .iter()
-        .filter_map(|(key, ends)| agrees(key, ends))
-        .count();
-    if votes < VOTES.min(seen.len()) && votes * 2 < seen.len() {
+    let mut few = seen.iter().step_by(step);
+    if !few.any(|(key, ends)| agrees(key, ends).is_some()) && !begins_like_array(memory, of, base) {
         return None;
     }
-    let highest = seen
+    let agreeing = seen
         .iter()
-        .filter(|(key, ends)| agrees(key, ends).is_some())
-        .map(|(key, _)| u64::from(key.0))
-        .max()?;
+        .filter(|(key, ends)| agrees(key, ends).is_some());
+    let voters: BTreeSet<u32> = agreeing.map(|(key, _)| key.0).collect();
+    let highest = voters.last().copied()?;
     let mut length = FIRST_ARENAS;
-    while length <= highest && length < MAX_ARENAS {
+    while length <= u64::from(highest) && length < MAX_ARENAS {
         length *= 2;
     }
-    let arenas = (0..length as u32)
+    let arenas: Vec<_> = (0..length as u32)
         .filter_map(|index| object(memory, of, base, index))
         .collect();
-    Some(Array { base, arenas })
+    let in_use = |arena: &&ArenaObject| arena.free_pools < arena.total_pools;
+    let all_agree = arenas
+        .iter()
+        .filter(in_use)
+        .all(|arena| voters.contains(&arena.index));
+    let enough = voters.len() >= VOTES || voters.len() * 2 >= seen.len() || all_agree;
+    enough.then_some(Array { base, arenas })
+}
+
+/// Whether the first entries, which every array has, are each an arena or unused, and not all of
+/// them unused.
+fn begins_like_array<M: TargetMemory>(memory: &M, of: Geometry, base: RemoteAddr) -> bool {
+    let mut arenas = 0;
+    let fits = (0..FIRST_ARENAS).all(|index| {
+        let sound = object(memory, of, base, index as u32).is_some();
+        arenas += u64::from(sound);
+        let entry = base.checked_add(index * OBJECT);
+        // `address` is 0 when the entry is unused.
+        sound || entry.and_then(|at| memory.read_value::<u64>(at).ok()) == Some(0)
+    });
+    fits && arenas > 0
 }
 
 /// The entry at `index`, when it is an arena in use that makes sense.

@@ -97,27 +97,25 @@ pub fn walk<M: TargetMemory>(
     if arrays.is_empty() {
         return Err(NotWalked::NoArenas);
     }
-    let mut base = None;
-    for array in &arrays {
-        base = base.or(Some(array.base));
-        for object in &array.arenas {
-            let (range, spans) = arena::walk(memory, geometry, object, &mut totals, &mut heap);
-            heap.extents.push(Extent {
-                range,
-                kind: ExtentKind::PoolArena,
-                arena: 0,
-                spans,
-            });
-        }
+    let base = arrays.first().map(|array| array.base);
+    let mut objects: Vec<_> = arrays.iter().flat_map(|array| &array.arenas).collect();
+    objects.sort_by_key(|object| object.address);
+    // Arenas never overlap; entries that claim so are damaged, and the first is walked.
+    objects.dedup_by(|next, before| next.address.get() < before.address.get() + geometry.arena);
+    for object in objects {
+        let (range, spans) = arena::walk(memory, geometry, object, &mut totals, &mut heap);
+        heap.extents.push(Extent {
+            range,
+            kind: ExtentKind::PoolArena,
+            arena: 0,
+            spans,
+        });
     }
-    heap.extents.sort_by_key(|extent| extent.range.start());
-    heap.extents
-        .dedup_by(|next, before| next.range.start() < before.range.end());
     let outside = seen.len() as u64;
     if outside > 0 {
         note(
             &mut heap,
-            format!("{outside} pages look like pools of no known arena"),
+            format!("{outside} places look like pools of no known arena"),
         );
     }
     heap.arenas

@@ -1,0 +1,117 @@
+//! The pymalloc walker on images: one that is sound, and any damage to it.
+
+mod pymalloc_image;
+
+use profiler_core::completeness::Confidence;
+use profiler_core::memory::{MemoryImage, ResidentMemory};
+use profiler_core::pymalloc::{Context, NotWalked, walk};
+use profiler_core::residency::ResidencyMap;
+use proptest::prelude::*;
+use pymalloc_image::{CONTEXT, Image, POOLS};
+
+#[test]
+fn a_sound_image_is_told_whole() {
+    let image = Image::new(5);
+    let (memory, residency) = image.finish();
+    let heap = walk(&memory, &residency, &CONTEXT).expect("a heap");
+    assert_eq!(heap.check(), Vec::<String>::new());
+    assert_eq!(heap.defects, []);
+    assert_eq!(heap.confidence, Confidence::High, "{:?}", heap.checks);
+    let total = &heap.arenas[0];
+    assert_eq!((total.live_blocks, total.live_bytes), image.live);
+    for figure in [
+        ("arenas_allocated", 5),
+        ("pools_used", image.pools_used),
+        ("pools_free", 5 * POOLS - image.pools_used),
+        ("arena_alignment_bytes", 5 << 14),
+    ] {
+        assert!(total.figures.contains(&figure), "{figure:?} {total:?}");
+    }
+}
+
+#[test]
+fn what_is_not_pymalloc_is_refused_with_the_reason() {
+    let (memory, residency) = Image::new(2).finish();
+    let refused = walk(&memory, &residency, &Context { python: None });
+    assert_eq!(refused, Err(NotWalked::NotPython));
+    // 4 KiB pools: nothing here has their shape.
+    let python = Some((3, 9));
+    let refused = walk(&memory, &residency, &Context { python });
+    assert_eq!(refused, Err(NotWalked::NoPools));
+    let (nothing, nowhere) = (MemoryImage::default(), ResidencyMap::default());
+    let refused = walk(&nothing, &nowhere, &CONTEXT);
+    assert_eq!(refused, Err(NotWalked::NoPools));
+    let mut image = Image::new(2);
+    image.pieces[1].1.fill(0);
+    let (memory, residency) = image.finish();
+    let refused = walk(&memory, &residency, &CONTEXT);
+    assert_eq!(refused, Err(NotWalked::NoArenas));
+}
+
+#[test]
+fn a_free_list_in_a_circle_makes_its_pool_unknown_and_no_other() {
+    let sound = Image::new(2);
+    let mut image = Image::new(2);
+    let pool = &mut image.pieces[2].1[0x3000..0x7000];
+    let first = u64::from_le_bytes(pool[8..16].try_into().expect("eight bytes"));
+    let at = (first % (16 << 10)) as usize;
+    pool[at..at + 8].copy_from_slice(&first.to_le_bytes());
+    let lost = u64::from(pool[0]) | u64::from(pool[1]) << 8;
+    let (memory, residency) = image.finish();
+    let heap = walk(&memory, &residency, &CONTEXT).expect("a heap");
+    assert_eq!(heap.check(), Vec::<String>::new());
+    assert_eq!(heap.defects.len(), 1);
+    assert_eq!(heap.defects[0].bytes, 16 << 10);
+    assert_eq!(heap.confidence, Confidence::Low);
+    assert_eq!(heap.arenas[0].live_blocks, sound.live.0 - lost);
+}
+
+/// Values that break walks: ends, small numbers, and addresses of the image itself.
+fn value() -> impl Strategy<Value = u64> {
+    let heap = (0u64..0x2000).prop_map(|at| 0x5555_0000_0000 + at);
+    let arenas = (0u64..0x30_0000).prop_map(|at| 0x7f10_0000_0000 + at);
+    let pages = (0u64..0x300).prop_map(|page| 0x7f10_0000_0000 + (page << 12));
+    let pairs = (0u64..0x4100, 0u64..0x4100).prop_map(|(low, high)| low | high << 32);
+    prop_oneof![
+        Just(0),
+        Just(u64::MAX),
+        any::<u64>(),
+        heap,
+        arenas,
+        pages,
+        pairs
+    ]
+}
+
+/// Where words matter most: the pointer, the array, the headers of pools; or anywhere.
+fn place() -> impl Strategy<Value = (usize, usize)> {
+    prop_oneof![
+        (0usize..2, 0usize..0x400),
+        (Just(1usize), 0x54usize..0x84),
+        (0usize..128, 0usize..16).prop_map(|(pool, word)| (2, 0x600 + pool * 0x800 + word)),
+        (Just(2usize), 0usize..0x6_0000),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(300)
+    })]
+    #[test]
+    fn damage_never_panics_always_ends_and_keeps_the_laws(
+        damage in prop::collection::vec((place(), value()), 1..30),
+    ) {
+        let mut image = Image::new(3);
+        for ((piece, word), value) in damage {
+            let bytes = &mut image.pieces[piece].1;
+            let at = word * 8 % bytes.len();
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        let (memory, residency) = image.finish();
+        let memory = ResidentMemory::new(memory, &residency);
+        if let Ok(heap) = walk(&memory, &residency, &CONTEXT) {
+            prop_assert_eq!(heap.check(), Vec::<String>::new());
+        }
+    }
+}
