@@ -296,7 +296,8 @@ pub struct Finding {
 pub struct Packing {
     /// Pages that slabs filled to the brim and page-rounded large extents would take, in bytes.
     pub packed_bytes: u64,
-    /// The same blocks' resident bytes where they lie now, with all free and cached memory around.
+    /// Resident and swapped bytes of the pages where they lie now, with all free and cached memory
+    /// around.
     pub present_bytes: u64,
     /// Live blocks packed.
     pub blocks: u64,

@@ -17,15 +17,15 @@ pub(crate) struct Figures {
     held_by_64: u64,
     held_by_512: u64,
     held_by_one: u64,
-    swapped_heap_bytes: u64,
 }
 
 impl Figures {
     /// Counts the pages of a slice.
     pub(crate) fn page(&mut self, slice: &PageSlice) {
         let (pages, bytes) = (slice.pages(), slice.range.len());
-        if slice.state.is_swapped() {
-            self.swapped_heap_bytes += bytes;
+        let taken = slice.state.is_resident() || slice.state.is_swapped();
+        if taken && slice.owner.allocator != Allocator::Pymalloc {
+            self.malloc_bytes += bytes;
         }
         if !slice.state.is_resident() {
             return;
@@ -36,8 +36,6 @@ impl Figures {
         if slice.owner.allocator == Allocator::Pymalloc {
             self.pymalloc_bytes += bytes;
             self.pymalloc_live_bytes += pages * live;
-        } else {
-            self.malloc_bytes += bytes;
         }
         if live > 0 {
             self.held_by_64 += if live <= 64 { bytes } else { 0 };

@@ -130,8 +130,8 @@ pub(crate) fn visit(sample: &Sample, emit: impl FnMut(&PageSlice)) {
                 continue;
             };
             let what = use_of(allocator, extent.kind, span.state);
-            let header = RemoteAddr::new(range.start().get() + GLIBC_HEADER);
-            match (what, AddrRange::new(header, range.end())) {
+            let header = range.start().checked_add(GLIBC_HEADER);
+            match (what, header.and_then(|h| AddrRange::new(h, range.end()))) {
                 // Only a whole span begins with its header.
                 (Use::Live, Some(rest))
                     if allocator == Allocator::Glibc && span.range.start() == range.start() =>
@@ -244,15 +244,20 @@ impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
 struct Runs<'a> {
     map: &'a ResidencyMap,
     next: usize,
+    next_mapping: usize,
 }
 
 impl<'a> Runs<'a> {
     fn new(map: &'a ResidencyMap) -> Self {
-        Self { map, next: 0 }
+        Self {
+            map,
+            next: 0,
+            next_mapping: 0,
+        }
     }
 
     /// The state at the start of `range` (page-aligned, not empty) and where within `range` that
-    /// state ends.
+    /// state or its mapping ends. Outside all mappings nothing is resident.
     fn stretch(&mut self, range: AddrRange) -> Option<(PageState, RemoteAddr)> {
         let runs = self.map.runs();
         while runs
@@ -261,11 +266,27 @@ impl<'a> Runs<'a> {
         {
             self.next += 1;
         }
+        let mappings = self.map.mappings();
+        while mappings
+            .get(self.next_mapping)
+            .is_some_and(|mapping| mapping.range.end() <= range.start())
+        {
+            self.next_mapping += 1;
+        }
+        let (mapped, bound) = match mappings.get(self.next_mapping) {
+            Some(mapping) if mapping.range.contains(range.start()) => (true, mapping.range.end()),
+            Some(mapping) => (false, mapping.range.start()),
+            None => (false, range.end()),
+        };
+        // A mapping of less than a page is never seen, but a step must go on.
+        let bound = bound.align_up(PAGE_SIZE).unwrap_or(range.end());
         let (state, end) = match runs.get(self.next) {
             Some(run) if run.range.contains(range.start()) => (run.state, run.range.end()),
             Some(run) => (PageState::ABSENT, run.range.start()),
             None => (PageState::ABSENT, range.end()),
         };
-        (!range.is_empty()).then_some((state, end.min(range.end())))
+        let state = if mapped { state } else { PageState::ABSENT };
+        let end = end.align_up(PAGE_SIZE).unwrap_or(range.end());
+        (!range.is_empty()).then_some((state, end.min(bound).min(range.end())))
     }
 }

@@ -26,11 +26,11 @@ pub(crate) fn size_classes(sample: &Sample) -> Vec<SizeClassRow> {
                 match span.state {
                     SpanState::Live => {
                         row.live_blocks += 1;
-                        row.live_bytes += bytes;
+                        row.live_bytes = row.live_bytes.saturating_add(bytes);
                     }
                     SpanState::Cached | SpanState::Free => {
                         row.free_blocks += 1;
-                        row.free_bytes += bytes;
+                        row.free_bytes = row.free_bytes.saturating_add(bytes);
                     }
                     _ => {}
                 }

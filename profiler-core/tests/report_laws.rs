@@ -1,0 +1,286 @@
+//! The report's laws on made-up samples: rows sum to the kernel's account, each page counts once,
+//! and no sample makes it panic.
+
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::heap::{Allocator, Arena, Extent, ExtentKind, HeapSnapshot};
+use profiler_core::report::{FragReport, LedgerClass};
+use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
+use profiler_core::sample::{KernelCount, Sample};
+use profiler_core::span::{SpanList, SpanState};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const BASE: u64 = 0x5555_0000_0000;
+const STATES: [PageState; 6] = [
+    PageState::ABSENT,
+    PageState::PRESENT,
+    PageState::SWAPPED,
+    PageState::PRESENT.with(PageState::ZERO),
+    PageState::PRESENT.with(PageState::SHARED),
+    PageState::PRESENT.with(PageState::HUGE),
+];
+
+fn range(start: u64, len: u64) -> AddrRange {
+    let start = RemoteAddr::new(start);
+    AddrRange::with_len(start, len)
+        .or_else(|| AddrRange::new(start, RemoteAddr::new(u64::MAX)))
+        .expect("a range")
+}
+
+fn mapping(start: u64, pages: u64, kind: MappingKind) -> Mapping {
+    Mapping {
+        range: range(start, pages * PAGE_SIZE),
+        kind,
+        read: true,
+        write: true,
+        execute: false,
+        shared: false,
+        offset: 0,
+        inode: 0,
+    }
+}
+
+fn kind_of(n: u8) -> MappingKind {
+    match n % 5 {
+        0 => MappingKind::Brk,
+        1 => MappingKind::Stack,
+        2 => MappingKind::File("/lib/x.so".into()),
+        3 => MappingKind::SharedAnonymous("/memfd:x".into()),
+        _ => MappingKind::Anonymous,
+    }
+}
+
+fn heap(allocator: Allocator, extents: Vec<Extent>, trimmable: Vec<AddrRange>) -> HeapSnapshot {
+    let mut heap = HeapSnapshot::new(allocator, "1");
+    heap.arenas = vec![Arena::default(), Arena::default()];
+    heap.extents = extents;
+    heap.trimmable = trimmable;
+    heap
+}
+
+fn spans(parts: &[(u64, u8)]) -> SpanList {
+    let mut list = SpanList::default();
+    for &(granules, state) in parts {
+        let state = SpanState::ALL[usize::from(state) % SpanState::ALL.len()];
+        list.push(granules.saturating_mul(8), state);
+    }
+    list
+}
+
+/// Mappings side by side with gaps, a state for each page, and a kernel that counts the same.
+fn residency() -> impl Strategy<Value = ResidencyMap> {
+    let mappings = vec((0..3u64, 1..24u64, any::<u8>()), 1..6);
+    (mappings, vec(0..STATES.len(), 160)).prop_map(|(mappings, states)| {
+        let mut at = BASE;
+        let mut list = Vec::new();
+        for (gap, pages, kind) in mappings {
+            at += gap * PAGE_SIZE;
+            list.push(mapping(at, pages, kind_of(kind)));
+            at += pages * PAGE_SIZE;
+        }
+        let mut map = ResidencyMap::new(list.clone());
+        let pages = list.iter().flat_map(|m| {
+            (0..m.range.len() / PAGE_SIZE).map(|i| m.range.start().get() + i * PAGE_SIZE)
+        });
+        for (page, state) in pages.zip(states.iter().cycle()) {
+            map.push_run(PageRun {
+                range: range(page, PAGE_SIZE),
+                state: STATES[*state],
+            });
+        }
+        map
+    })
+}
+
+/// A heap whose extents lie anywhere about the mappings, beyond them and over their edges too.
+fn any_heap(allocator: Allocator) -> impl Strategy<Value = HeapSnapshot> {
+    let parts = vec((1..3000u64, any::<u8>()), 0..40);
+    let extents = vec(
+        (0..40_000u64, 0..30_000u64, 0..4u32, any::<u8>(), parts),
+        0..5,
+    );
+    let trimmable = vec((0..70u64, 0..9u64), 0..6);
+    (extents, trimmable).prop_map(move |(extents, trimmable)| {
+        let extents = extents
+            .into_iter()
+            .map(|(at, granules, arena, kind, parts)| Extent {
+                range: range(BASE + at * 8, granules * 8),
+                kind: match kind % 4 {
+                    0 => ExtentKind::Brk,
+                    1 => ExtentKind::ThreadHeap,
+                    2 => ExtentKind::LargeMapped,
+                    _ => ExtentKind::PoolArena,
+                },
+                arena,
+                spans: spans(&parts),
+            });
+        let trimmable = trimmable
+            .into_iter()
+            .map(|(at, pages)| range(BASE + at * PAGE_SIZE, pages * PAGE_SIZE));
+        heap(allocator, extents.collect(), trimmable.collect())
+    })
+}
+
+fn sample(residency: ResidencyMap, heaps: Vec<HeapSnapshot>, beyond: u64) -> Sample {
+    let kernel = KernelCount {
+        rss_bytes: residency.resident_bytes() + beyond,
+        swap_bytes: residency.swapped_bytes() + beyond,
+        ..KernelCount::default()
+    };
+    Sample {
+        residency,
+        heaps,
+        kernel,
+        ..Sample::default()
+    }
+}
+
+proptest! {
+    #[test]
+    fn rows_sum_to_rss_and_swap_whatever_heaps_claim(
+        residency in residency(),
+        outer in any_heap(Allocator::Glibc),
+        inner in any_heap(Allocator::Pymalloc),
+        beyond in 0..9u64,
+    ) {
+        let sample = sample(residency, vec![outer, inner], beyond * PAGE_SIZE);
+        let report = FragReport::from_sample(&sample);
+        let sum = |of: fn(&profiler_core::report::LedgerRow) -> u64| {
+            report.ledger.iter().map(of).sum::<u64>()
+        };
+        prop_assert_eq!(sum(|row| row.resident_bytes), sample.kernel.rss_bytes);
+        prop_assert_eq!(sum(|row| row.swapped_bytes), sample.kernel.swap_bytes);
+        let shared: u64 = sample.residency.runs().iter()
+            .filter(|run| run.state.is_resident() && run.state.is_shared())
+            .map(|run| run.range.len())
+            .sum();
+        prop_assert_eq!(sum(|row| row.shared_bytes), shared);
+        prop_assert!(report.completeness.defects.is_empty());
+        prop_assert!(report.verdict.chars().count() <= 100, "{}", report.verdict);
+
+        // Every page that a heap claims a byte of is counted once, byte by byte as the oracle.
+        let claimed = |page: u64| sample.heaps.iter().flat_map(|h| &h.extents).any(|extent| {
+            extent.range.intersect(&range(page, PAGE_SIZE)).is_some()
+        });
+        let pages: Vec<_> = sample.residency.runs().iter()
+            .flat_map(|run| (0..run.range.len() / PAGE_SIZE)
+                .map(|i| (run.range.start().get() + i * PAGE_SIZE, run.state)))
+            .filter(|&(page, _)| claimed(page))
+            .collect();
+        let resident = pages.iter().filter(|(_, state)| state.is_resident()).count() as u64;
+        let swapped = pages.iter().filter(|(_, state)| state.is_swapped()).count() as u64;
+        prop_assert_eq!(report.page_occupancy.iter().map(|r| r.resident_pages).sum::<u64>(), resident);
+        prop_assert_eq!(report.page_occupancy.iter().map(|r| r.swapped_pages).sum::<u64>(), swapped);
+        for pair in report.map.windows(2) {
+            prop_assert!(pair[0].range.end() <= pair[1].range.start());
+        }
+        for extent in &report.map {
+            prop_assert_eq!(extent.pages.len() as u64 * PAGE_SIZE, extent.range.len());
+            for page in &extent.pages {
+                prop_assert!(u64::from(page.live_bytes) + u64::from(page.other_bytes) <= PAGE_SIZE);
+            }
+        }
+    }
+
+    #[test]
+    fn no_sample_makes_it_panic(
+        mappings in vec((any::<u64>(), any::<u64>(), any::<u8>()), 0..4),
+        runs in vec((any::<u64>(), 0..1u64 << 20, 0..STATES.len()), 0..4),
+        extents in vec((any::<u64>(), 0..1u64 << 22, vec((0..1u64 << 20, any::<u8>()), 0..4)), 0..4),
+        rss in any::<u64>(),
+    ) {
+        let mut mappings: Vec<_> = mappings.into_iter()
+            .map(|(at, len, kind)| Mapping { range: range(at, len), ..mapping(0, 1, kind_of(kind)) })
+            .collect();
+        mappings.sort_by_key(|m| m.range.start());
+        let mut residency = ResidencyMap::new(mappings);
+        for (at, len, state) in runs {
+            residency.push_run(PageRun { range: range(at, len), state: STATES[state] });
+        }
+        let extents = extents.into_iter().map(|(at, len, parts)| Extent {
+            range: range(at, len),
+            kind: ExtentKind::Brk,
+            arena: u32::MAX,
+            spans: spans(&parts),
+        });
+        let mut sample = sample(residency, vec![], 0);
+        sample.heaps = vec![heap(Allocator::Glibc, extents.collect(), vec![])];
+        sample.kernel.rss_bytes = rss;
+        let report = FragReport::from_sample(&sample);
+        prop_assert_eq!(report.ledger.len(), LedgerClass::ALL.len());
+    }
+}
+
+/// A glibc heap of `pages` resident pages, tiled by `part` over and over, beside a resident file.
+fn worker(pages: u64, part: &[(u64, SpanState)], file_pages: u64) -> Sample {
+    let mut residency = ResidencyMap::new(vec![
+        mapping(BASE, pages, MappingKind::Brk),
+        mapping(
+            BASE + (pages + 1) * PAGE_SIZE,
+            file_pages.max(1),
+            kind_of(2),
+        ),
+    ]);
+    for (start, pages) in [(BASE, pages), (BASE + (pages + 1) * PAGE_SIZE, file_pages)] {
+        residency.push_run(PageRun {
+            range: range(start, pages * PAGE_SIZE),
+            state: PageState::PRESENT,
+        });
+    }
+    let mut list = SpanList::default();
+    for &(len, state) in part.iter().cycle() {
+        if list.bytes() + len > pages * PAGE_SIZE {
+            break;
+        }
+        list.push(len, state);
+    }
+    let extent = Extent {
+        range: range(BASE, pages * PAGE_SIZE),
+        kind: ExtentKind::Brk,
+        arena: 0,
+        spans: list,
+    };
+    sample(
+        residency,
+        vec![heap(Allocator::Glibc, vec![extent], vec![])],
+        0,
+    )
+}
+
+#[test]
+fn verdicts_read_as_they_should() {
+    let live = |len| (len, SpanState::Live);
+    let free = |len| (len, SpanState::Free);
+    // 25,600 blocks of 56 usable bytes fill 400 slabs of one page: 98.4 MiB less than 100.
+    let verdict = |sample: &Sample| FragReport::from_sample(sample).verdict;
+    assert_eq!(
+        verdict(&worker(25_600, &[live(64), free(4032)], 0)),
+        "98.4 MiB: free memory is pinned by live blocks; jemalloc saves 98.4 MiB at most."
+    );
+    assert_eq!(
+        verdict(&worker(25_600, &[live(4096)], 0)),
+        "99.8 MiB: the memory is in use; jemalloc would not help."
+    );
+    assert_eq!(
+        verdict(&worker(256, &[live(4096)], 25_600)),
+        "100.0 MiB: the memory is not in the heap; jemalloc would not help."
+    );
+    let mut not_walked = worker(256, &[], 0);
+    not_walked.heaps.clear();
+    assert_eq!(verdict(&not_walked), "No verdict: no heap could be walked.");
+}
+
+#[test]
+fn the_bound_counts_what_lies_in_swap() {
+    let mut sample = worker(2560, &[(64, SpanState::Live), (4032, SpanState::Free)], 0);
+    let resident = FragReport::from_sample(&sample).packing;
+    let mut residency = ResidencyMap::new(sample.residency.mappings().to_vec());
+    residency.push_run(PageRun {
+        range: range(BASE, 2560 * PAGE_SIZE),
+        state: PageState::SWAPPED,
+    });
+    sample.residency = residency;
+    let swapped = FragReport::from_sample(&sample).packing.expect("a bound");
+    assert_eq!(swapped.present_bytes, 2560 * PAGE_SIZE);
+    assert_eq!(resident, Some(swapped));
+}
