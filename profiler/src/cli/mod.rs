@@ -4,6 +4,7 @@ mod args;
 mod exit;
 mod print;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -21,7 +22,8 @@ pub fn main() -> ExitCode {
             if exit::is_broken_pipe(&*error) {
                 return Exit::Done.into();
             }
-            eprintln!("fragscope: {error}");
+            // A closed terminal hears nothing; the exit code still tells.
+            let _ = writeln!(std::io::stderr(), "fragscope: {error}");
             Exit::of_error(&*error).into()
         }
     }

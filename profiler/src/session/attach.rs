@@ -1,5 +1,6 @@
 //! `attach`: the loop between the target, the clock, the signals and the front end.
 
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use profiler_core::view::View;
@@ -23,24 +24,37 @@ use crate::tui::Effect;
 /// When the target cannot be opened, the front end fails, or an export cannot be written. The
 /// probes are off and the target runs in every case.
 pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
-    // Its outputs and its screen are checked before the target is touched.
+    // Outputs, target and screen are checked before anything is attached.
     save::check(&options.outputs)?;
-    let mut front = Front::open(options)?;
     let sampler = Sampler::open(options.pid)?;
+    let mut front = Front::open(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (view, ending) = runtime.block_on(watch(options, sampler, &mut front))?;
-    front.close(&ending)?;
+    let watched = runtime.block_on(watch(options, sampler, &mut front));
+    // Whatever else failed, the terminal is given back first and what was seen is saved next.
+    let closed = front.close();
+    let (view, ending) = watched?;
     save::all(&options.outputs, &view)?;
+    closed?;
+    let ending = ending?;
+    // A closed terminal hears nothing.
+    let _ = match &ending {
+        Ending::Done => Ok(()),
+        Ending::Interrupted(by) => writeln!(io::stderr(), "ended by {by}"),
+        Ending::TargetGone(how) => writeln!(io::stderr(), "{how}: its last sample is kept"),
+    };
     Ok(ending)
 }
+
+/// The last view, and how the session ended or why nothing can be shown any more.
+type Watched = (View, io::Result<Ending>);
 
 async fn watch(
     options: &AttachOptions,
     sampler: Sampler,
     front: &mut Front,
-) -> Result<(View, Ending), SessionError> {
+) -> Result<Watched, SessionError> {
     // Before anything is attached, so that a signal never finds the default action.
     let mut signals = Signals::new()?;
     let began = Instant::now();
@@ -74,14 +88,16 @@ async fn watch(
     let ending = loop {
         tokio::select! {
             biased;
-            name = signals.next() => break Ending::Interrupted(name),
+            name = signals.next() => break Ok(Ending::Interrupted(name)),
             wish = front.wish() => match wish {
-                Effect::Quit => break Ending::Done,
-                Effect::Interrupt => break Ending::Interrupted("Ctrl-C"),
+                Effect::Quit => break Ok(Ending::Done),
+                Effect::Interrupt => break Ok(Ending::Interrupted("Ctrl-C")),
                 Effect::Walk => {
                     session.walk_now();
                     session.tick(true);
-                    front.show(session.view())?;
+                    if let Err(error) = front.show(session.view()) {
+                        break Err(error);
+                    }
                 }
                 Effect::Pause(paused) => walking = !paused,
                 Effect::Export => {
@@ -89,19 +105,23 @@ async fn watch(
                     front.note(saved.unwrap_or_else(|error| error));
                 }
             },
-            () = &mut over => break Ending::Done,
+            () = &mut over => break Ok(Ending::Done),
             _ = ticks.tick() => {
                 session.tick(walking);
-                front.show(session.view())?;
+                if let Err(error) = front.show(session.view()) {
+                    break Err(error);
+                }
                 if let Some(how) = session.ended() && !front.outlives_target() {
-                    break Ending::TargetGone(how.to_owned());
+                    break Ok(Ending::TargetGone(how.to_owned()));
                 }
             }
         }
     };
+    // Removing the probes takes a moment that nobody should spend before a dead screen.
+    front.leave();
     let view = session.finish();
     let ending = match &view.ended {
-        Some(how) if matches!(ending, Ending::Done) => Ending::TargetGone(how.clone()),
+        Some(how) if matches!(ending, Ok(Ending::Done)) => Ok(Ending::TargetGone(how.clone())),
         _ => ending,
     };
     Ok((view, ending))

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use profiler_core::view::View;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::SessionError;
 use super::options::AttachOptions;
-use super::{Ending, SessionError};
 use crate::export;
 use crate::tui::{self, Effect, Update};
 
@@ -92,22 +92,23 @@ impl Front {
         )
     }
 
-    /// Gives the terminal back; says on stderr how the session ended.
+    /// Begins to give the terminal back.
+    pub(crate) fn leave(&self) {
+        if let Self::Screen(screen) = self {
+            screen.update(Update::Quit);
+        }
+    }
+
+    /// Gives the terminal back.
     ///
     /// # Errors
     /// When the screen had failed.
-    pub(crate) fn close(self, ending: &Ending) -> Result<(), SessionError> {
+    pub(crate) fn close(self) -> Result<(), SessionError> {
+        self.leave();
         if let Self::Screen(screen) = self {
-            screen.update(Update::Quit);
             let drawn = screen.thread.join();
             drawn.map_err(|_| SessionError::Screen("the screen panicked".into()))??;
         }
-        // A closed terminal hears nothing, and its exports are still to be written.
-        let _ = match ending {
-            Ending::Done => Ok(()),
-            Ending::Interrupted(by) => writeln!(io::stderr(), "ended by {by}"),
-            Ending::TargetGone(how) => writeln!(io::stderr(), "{how}: its last sample is kept"),
-        };
         Ok(())
     }
 }
