@@ -35,12 +35,7 @@ pub(crate) fn run() -> Result<()> {
     step("docs", || {
         run_command(
             Command::new("cargo")
-                .args([
-                    "doc",
-                    "--workspace",
-                    "--no-deps",
-                    "--document-private-items",
-                ])
+                .args(["doc", "--workspace", "--no-deps"])
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )
     })?;

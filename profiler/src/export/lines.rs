@@ -32,7 +32,7 @@ fn aligned(cells: [String; COLUMNS.len()]) -> String {
     text
 }
 
-/// The titles of [`line`]'s columns.
+/// The titles of [`line()`]'s columns.
 pub fn line_heading() -> String {
     aligned(COLUMNS.map(|(title, _)| title.to_owned()))
 }

@@ -1,4 +1,4 @@
-//! The terminal UI: pure [`app::update`] and [`draw::draw`] in a thin shell.
+//! The terminal UI: pure `app::update` and `draw::draw` in a thin shell.
 
 mod app;
 mod draw;
