@@ -213,6 +213,29 @@ fn a_silent_probe_is_told_so() {
 }
 
 #[test]
+fn a_probe_that_the_kernel_refuses_is_told_and_the_others_count() {
+    let mut calls = Calls::start();
+    let mut plan = calls.plan();
+    let is_free = |function: &str| function == "free";
+    let free = plan.probes.iter_mut().find(|p| is_free(p.function.name()));
+    let site = free.and_then(|probe| probe.entry.as_mut());
+    site.expect("free is planned").file_offset = 1 << 40;
+    let session =
+        ProbeSession::attach(calls.pid(), &plan, Budget::Unlimited).expect("the other probes");
+    let [allocs, _, bytes] = calls.run(20);
+    let seen = session.detach();
+    assert_eq!([seen.allocs, seen.alloc_bytes], [allocs, bytes]);
+    for probe in &seen.probes {
+        match &probe.state {
+            ProbeState::Failed(why) if is_free(&probe.function) => {
+                assert_eq!(why, "the kernel refuses this instruction");
+            }
+            state => assert_eq!(*state, ProbeState::Firing, "{}", probe.function),
+        }
+    }
+}
+
+#[test]
 fn a_full_ring_loses_events_and_counts_them() {
     let mut calls = Calls::start();
     let plan = calls.plan();

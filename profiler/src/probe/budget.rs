@@ -61,11 +61,6 @@ impl Account {
         }
     }
 
-    /// The share to keep.
-    pub(super) fn share(&self) -> f64 {
-        self.share
-    }
-
     fn earned(&self, now_ns: u64) -> f64 {
         self.share * now_ns.saturating_sub(self.opened_at_ns) as f64 - self.forfeited_ns
     }

@@ -2,15 +2,15 @@
 //! alone, with the same programs that will be attached to the target.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Instant;
 
-use aya::programs::uprobe::{UProbeLink, UProbeScope};
 use profiler_common::{Arguments, Config, Cookie, MAX_SITES};
 
 use super::error::{ProbeError, attach_failure, attach_reason};
-use super::loaded::{Loaded, Program};
-use super::traps::{CALIBRATION_SITES, Trap, attach};
+use super::loaded::{Link, Loaded, Program, remove};
+use super::traps::{CALIBRATION_SITES, Trap};
 
 std::arch::global_asm!(
     ".pushsection .text",
@@ -68,9 +68,8 @@ impl HitCost {
         }
     }
 
-    /// Measures. The ring is empty and no window is open afterwards. The links given back are on
-    /// functions that nobody calls any more: they cost nothing, and removing them takes long.
-    pub(super) fn measure(loaded: &mut Loaded) -> Result<(Self, Vec<UProbeLink>), ProbeError> {
+    /// Measures. The ring is empty and no window is open afterwards.
+    pub(super) fn measure(loaded: &mut Loaded) -> Result<Self, ProbeError> {
         loaded
             .configure(Config { tgid: 0, open: 1 })
             .map_err(host("write a BPF map"))?;
@@ -94,7 +93,8 @@ impl HitCost {
             stepped: COLD * (stepped.ns - bare).max(0.0),
             return_adds: COLD * (both.ns - entry.ns).max(0.0),
         };
-        Ok((cost, vec![entry.link, both.link, stepped.link]))
+        remove([entry.link, both.link, stepped.link].into_iter());
+        Ok(cost)
     }
 }
 
@@ -107,7 +107,7 @@ struct Dummy {
 /// What one call takes with a probe, in ns.
 struct Probed {
     ns: f64,
-    link: UProbeLink,
+    link: Link,
 }
 
 impl Dummy {
@@ -123,10 +123,11 @@ impl Dummy {
         let site = (MAX_SITES - CALIBRATION_SITES) as u16 + site;
         let cookie = Cookie::new(site, u16::MAX, Arguments::Size).with_chunk_header(true);
         let path = Path::new("/proc/self/exe");
-        let scope = UProbeScope::CallingProcess;
-        let link =
-            attach(loaded.program(program)?, path, offset, cookie, scope).map_err(|error| {
-                attach_failure(std::process::id().cast_signed(), &error)
+        let pid = NonZeroU32::new(std::process::id()).expect("no process is 0");
+        let link = loaded
+            .attach(program, path, pid, &[(offset, cookie.0)])
+            .map_err(|error| {
+                attach_failure(pid.get().cast_signed(), &error)
                     .unwrap_or_else(|| ProbeError::Attach(attach_reason(&error)))
             })?;
         let ns = self.least_round(loaded);

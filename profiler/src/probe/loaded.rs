@@ -2,13 +2,19 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::thread;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::UProbe;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use aya::programs::{ProgramError, UProbe};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use profiler_common::{Call, Config};
 
 use super::error::ProbeError;
+use super::multi::{MultiProgram, Relocated};
 
 static OBJECT: &[u8] = include_bytes_aligned!("bpf/fragscope.bpf.o");
 
@@ -26,7 +32,7 @@ pub(super) enum Program {
 }
 
 impl Program {
-    const ALL: [Self; 4] = [Self::Free, Self::Entry, Self::Result, Self::Return];
+    pub(super) const ALL: [Self; 4] = [Self::Free, Self::Entry, Self::Result, Self::Return];
 
     const fn name(self) -> &'static str {
         match self {
@@ -38,9 +44,31 @@ impl Program {
     }
 }
 
+/// Probes that are attached, until this is dropped.
+#[expect(dead_code, reason = "held for its drop")]
+pub(super) enum Link {
+    /// Any number of sites.
+    Multi(OwnedFd),
+    /// One site.
+    Single(UProbeLink),
+}
+
+/// Removes probes and waits until they are gone. The kernel waits tens of milliseconds for each
+/// link, so it is made to wait for all at the same time.
+pub(super) fn remove(links: impl Iterator<Item = Link>) {
+    thread::scope(|scope| {
+        for link in links {
+            // Where no thread can be had, the link is dropped with the closure, here.
+            let _joined = thread::Builder::new().spawn_scoped(scope, move || drop(link));
+        }
+    });
+}
+
 /// Programs and maps, loaded and attached to nothing yet.
 pub(super) struct Loaded {
     bpf: Ebpf,
+    /// In the order of [`Program::ALL`]; without them, each site is attached by itself.
+    multi: Option<Vec<MultiProgram>>,
     config: Array<MapData, [u32; 2]>,
     hits: PerCpuArray<MapData, u64>,
     lost: PerCpuArray<MapData, u64>,
@@ -65,10 +93,13 @@ impl Loaded {
             first => first,
         }
         .map_err(|error| ProbeError::of_load(&error))?;
-        for program in Program::ALL {
-            uprobe(&mut bpf, program)?
-                .load()
-                .map_err(|error| ProbeError::of_load(&error))?;
+        let multi = load_multi(&bpf, &object);
+        if multi.is_none() {
+            for program in Program::ALL {
+                uprobe(&mut bpf, program)?
+                    .load()
+                    .map_err(|error| ProbeError::of_load(&error))?;
+            }
         }
         let config = map(&mut bpf, "CONFIG")?;
         let hits = map(&mut bpf, "HITS")?;
@@ -81,13 +112,43 @@ impl Loaded {
             lost,
             calls,
             events,
+            multi,
             bpf,
         })
     }
 
-    /// One program, loaded.
-    pub(super) fn program(&mut self, program: Program) -> Result<&mut UProbe, ProbeError> {
-        uprobe(&mut self.bpf, program)
+    /// Whether one link may have several sites.
+    pub(super) fn is_multi(&self) -> bool {
+        self.multi.is_some()
+    }
+
+    /// Attaches one program in process `pid` at `points`: offsets in the file at `path`, with
+    /// their cookies. Just one of them unless [`Loaded::is_multi`].
+    pub(super) fn attach(
+        &mut self,
+        program: Program,
+        path: &Path,
+        pid: NonZeroU32,
+        points: &[(u64, u64)],
+    ) -> Result<Link, ProgramError> {
+        if let Some(multi) = &self.multi {
+            let link = multi[program as usize].link(path, pid.get(), points)?;
+            return Ok(Link::Multi(link));
+        }
+        let [(offset, cookie)] = *points else {
+            unreachable!("{} sites for one perf event", points.len())
+        };
+        let point = UProbeAttachPoint {
+            location: UProbeAttachLocation::AbsoluteOffset(offset),
+            cookie: Some(cookie),
+        };
+        let program: &mut UProbe = self
+            .bpf
+            .program_mut(program.name())
+            .expect("found when it was loaded")
+            .try_into()?;
+        let link = program.attach(point, path, UProbeScope::OneProcess(pid))?;
+        program.take_link(link).map(Link::Single)
     }
 
     /// Tells the programs whose events count, and whether a window is open.
@@ -114,6 +175,20 @@ impl Loaded {
             let _gone = self.calls.remove(&thread);
         }
     }
+}
+
+/// The programs for links of several sites, where the kernel has those.
+fn load_multi(bpf: &Ebpf, object: &[u8]) -> Option<Vec<MultiProgram>> {
+    let maps = bpf.maps().filter_map(|(name, map)| match map {
+        Map::Array(data) | Map::PerCpuArray(data) | Map::LruHashMap(data) | Map::RingBuf(data) => {
+            Some((name, data.fd().as_fd().as_raw_fd()))
+        }
+        _ => None,
+    });
+    let relocated = Relocated::new(object, &maps.collect::<Vec<_>>())?;
+    let programs = Program::ALL.map(|p| relocated.load(p.name(), p == Program::Return));
+    let programs: Vec<MultiProgram> = programs.into_iter().collect::<Option<_>>()?;
+    programs[0].is_usable().then_some(programs)
 }
 
 fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> io::Result<u64> {

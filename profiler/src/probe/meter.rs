@@ -43,12 +43,6 @@ impl Meter {
         self.hits[index] = hits;
     }
 
-    /// The target's time that the hits of each trap took so far, in ns.
-    pub(super) fn spent_by_trap(&self) -> Vec<f64> {
-        let each = self.hits.iter().zip(&self.ns_each);
-        each.map(|(hits, ns)| *hits as f64 * ns).collect()
-    }
-
     /// The target's time that the hits took so far, in ns.
     pub(super) fn spent_ns(&self) -> f64 {
         let each = self.hits.iter().zip(&self.ns_each);

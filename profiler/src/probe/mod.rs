@@ -6,6 +6,7 @@ mod decode;
 mod error;
 mod loaded;
 mod meter;
+mod multi;
 mod object;
 pub mod plan;
 mod planner;

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use aya::programs::uprobe::UProbeScope;
 use profiler_core::activity::{Activity, ProbeCost};
 use profiler_core::live::Tracker;
 
@@ -87,8 +86,8 @@ impl ProbeSession {
         let number = u32::try_from(pid).ok().and_then(NonZeroU32::new);
         let number = number.ok_or(ProbeError::Gone(pid))?;
         let mut loaded = Loaded::new(ring_bytes)?;
-        let (cost, own_links) = HitCost::measure(&mut loaded)?;
-        let traps = Arc::new(Traps::new(plan, UProbeScope::OneProcess(number)));
+        let cost = HitCost::measure(&mut loaded)?;
+        let traps = Arc::new(Traps::new(plan, number));
         let attached_at = now_ns();
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
@@ -105,10 +104,7 @@ impl ProbeSession {
         worker.open_window()?;
         let worker = std::thread::Builder::new()
             .name("probe events".to_string())
-            .spawn(move || {
-                worker.run();
-                drop(own_links);
-            })
+            .spawn(move || worker.run())
             .map_err(|source| ProbeError::Host {
                 what: "start a thread",
                 source,

@@ -1,13 +1,13 @@
 //! The plan as a list of single traps: which program at which instruction with which cookie.
 
-use std::path::{Path, PathBuf};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
-use aya::programs::{ProgramError, UProbe};
+use aya::programs::ProgramError;
 use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::activity::{ProbeState, ProbeStatus};
 
-use super::loaded::Program;
+use super::loaded::{Link, Loaded, Program};
 use super::plan::{Function, PlannedProbe, ProbePlan, ResultSite, Site};
 
 /// Sites of the map `HITS` that are kept for [`super::calibrate`].
@@ -45,11 +45,11 @@ pub(super) struct Placed {
 pub(super) struct Traps {
     pub(super) placed: Vec<Placed>,
     path: PathBuf,
-    scope: UProbeScope,
+    pid: NonZeroU32,
 }
 
 impl Traps {
-    pub(super) fn new(plan: &ProbePlan, scope: UProbeScope) -> Self {
+    pub(super) fn new(plan: &ProbePlan, pid: NonZeroU32) -> Self {
         let mut placed = Vec::new();
         for (index, probe) in plan.probes.iter().enumerate() {
             place(index, probe, plan.object.chunk_header, &mut placed);
@@ -58,41 +58,37 @@ impl Traps {
         Self {
             placed,
             path: plan.object.host_path.clone(),
-            scope,
+            pid,
         }
     }
 
-    /// Attaches the trap at `index`.
+    /// The traps that one link can hold together, by index. A group may be empty.
+    pub(super) fn groups(&self, multi: bool) -> Vec<Vec<usize>> {
+        let all = 0..self.placed.len();
+        if !multi {
+            return all.map(|index| vec![index]).collect();
+        }
+        let of = |program| move |index: &usize| self.placed[*index].program == program;
+        Program::ALL
+            .map(|program| all.clone().filter(of(program)).collect())
+            .into()
+    }
+
+    /// Attaches the traps of one group, or some of them.
     pub(super) fn attach(
         &self,
-        index: usize,
-        program: &mut UProbe,
-    ) -> Result<UProbeLink, ProgramError> {
-        let placed = &self.placed[index];
-        attach(
-            program,
-            &self.path,
-            placed.offset,
-            placed.cookie,
-            self.scope,
-        )
+        group: &[usize],
+        loaded: &mut Loaded,
+    ) -> Result<Link, ProgramError> {
+        let placed = |index: &usize| &self.placed[*index];
+        let program = placed(&group[0]).program;
+        let points: Vec<(u64, u64)> = group
+            .iter()
+            .map(placed)
+            .map(|placed| (placed.offset, placed.cookie.0))
+            .collect();
+        loaded.attach(program, &self.path, self.pid, &points)
     }
-}
-
-/// Attaches one program at one instruction.
-pub(super) fn attach(
-    program: &mut UProbe,
-    path: &Path,
-    offset: u64,
-    cookie: Cookie,
-    scope: UProbeScope,
-) -> Result<UProbeLink, ProgramError> {
-    let point = UProbeAttachPoint {
-        location: UProbeAttachLocation::AbsoluteOffset(offset),
-        cookie: Some(cookie.0),
-    };
-    let link = program.attach(point, path, scope)?;
-    program.take_link(link)
 }
 
 fn place(index: usize, probe: &PlannedProbe, chunk_header: bool, placed: &mut Vec<Placed>) {

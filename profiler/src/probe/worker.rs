@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::thread::park_timeout;
 use std::time::Duration;
 
-use aya::programs::uprobe::UProbeLink;
+use aya::programs::ProgramError;
 use profiler_common::Config;
 
 use super::budget::{Account, Budget};
 use super::decode::decode;
 use super::error::{ProbeError, attach_failure, attach_reason};
-use super::loaded::Loaded;
+use super::loaded::{Link, Loaded, remove};
 use super::session::Shared;
 use super::traps::Traps;
 
@@ -35,8 +35,8 @@ pub(super) struct Worker {
     stat: File,
     loaded: Loaded,
     traps: Arc<Traps>,
-    /// With the index of the trap.
-    links: Vec<(usize, UProbeLink)>,
+    /// The busiest last.
+    links: Vec<Link>,
     shared: Arc<Shared>,
     account: Option<Account>,
     tgid: u32,
@@ -56,7 +56,7 @@ impl Worker {
     ) -> Result<Self, ProbeError> {
         let stat = File::open(format!("/proc/{pid}/stat")).map_err(|_| ProbeError::Gone(pid))?;
         // The BPF side sees numbers of the root namespace. Elsewhere the target's is not known,
-        // and the uprobes' own scope must do: it lets in a vfork child besides.
+        // and the uprobes' own scope must do: that of perf events lets in a vfork child besides.
         let in_root = std::fs::read_link("/proc/self/ns/pid")
             .is_ok_and(|link| link.as_os_str() == ROOT_PID_NAMESPACE);
         let lost_before = loaded.lost().map_err(map_trouble)?;
@@ -78,37 +78,66 @@ impl Worker {
     /// Attaches all probes, with no window open yet. One that cannot be attached is left out whole.
     pub(super) fn attach(&mut self) -> Result<(), ProbeError> {
         self.open(false)?;
-        let mut failed: Vec<Option<String>> = self.shared.state().failed.clone();
+        while !self.attach_all()? {
+            self.close();
+        }
+        if self.links.is_empty() {
+            let failed = self.shared.state().failed.iter().flatten().next().cloned();
+            return Err(ProbeError::Attach(
+                failed.unwrap_or_else(|| "none is planned".into()),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Attaches all probes that have not failed; false when one more has.
+    fn attach_all(&mut self) -> Result<bool, ProbeError> {
         let traps = self.traps.clone();
-        // The busiest last: they cost from the moment that they are attached.
-        let mut order: Vec<usize> = (0..traps.placed.len()).collect();
-        order.sort_by_key(|index| self.shared.state().meter.hits()[*index]);
-        for index in order {
-            let placed = &traps.placed[index];
-            let attached = self.links.iter().any(|(trap, _)| *trap == index);
-            if attached || failed[placed.probe].is_some() {
-                continue;
+        let mut groups = traps.groups(self.loaded.is_multi());
+        {
+            let state = self.shared.state();
+            for group in &mut groups {
+                group.retain(|index| state.failed[traps.placed[*index].probe].is_none());
             }
-            match traps.attach(index, self.loaded.program(placed.program)?) {
-                Ok(link) => self.links.push((index, link)),
+            // The busiest last: they cost from the moment that they are attached.
+            let hits = state.meter.hits();
+            groups.sort_by_key(|group| group.iter().map(|index| hits[*index]).sum::<u64>());
+        }
+        for group in groups.iter().filter(|group| !group.is_empty()) {
+            match traps.attach(group, &mut self.loaded) {
+                Ok(link) => self.links.push(link),
                 Err(error) => {
                     if let Some(error) = attach_failure(self.pid, &error) {
                         return Err(error);
                     }
-                    failed[placed.probe] = Some(attach_reason(&error));
+                    self.find_failed(group, &error);
+                    return Ok(false);
                 }
             }
         }
-        self.links
-            .retain(|(index, _)| failed[traps.placed[*index].probe].is_none());
-        if self.links.is_empty() {
-            let why = failed.iter().flatten().next().cloned();
-            return Err(ProbeError::Attach(
-                why.unwrap_or_else(|| "none is planned".into()),
-            ));
+        Ok(true)
+    }
+
+    /// Notes which probes are why a group cannot be attached: those that fail alone, or all.
+    fn find_failed(&mut self, group: &[usize], error: &ProgramError) {
+        let traps = self.traps.clone();
+        let alone = group.iter().filter_map(|index| {
+            let error = traps.attach(&[*index], &mut self.loaded).err()?;
+            Some((*index, attach_reason(&error)))
+        });
+        let mut failed: Vec<(usize, String)> = alone.collect();
+        if failed.is_empty() {
+            failed.extend(group.iter().map(|index| (*index, attach_reason(error))));
         }
-        self.shared.state().failed = failed;
-        Ok(())
+        let mut state = self.shared.state();
+        for (index, why) in failed {
+            state.failed[traps.placed[index].probe] = Some(why);
+        }
+    }
+
+    /// Removes the probes, the busiest first.
+    fn close(&mut self) {
+        remove(self.links.drain(..).rev());
     }
 
     /// Opens a window: from now on events come.
@@ -127,7 +156,7 @@ impl Worker {
     /// Window after window, the first of which is open, until told to stop or the target is gone.
     pub(super) fn run(mut self) {
         let ended = self.windows();
-        self.links.clear();
+        self.close();
         let ended = match ended {
             Ok(()) if self.gone => Some("the target has exited".to_string()),
             Ok(()) => None,
@@ -139,7 +168,7 @@ impl Worker {
     fn windows(&mut self) -> Result<(), ProbeError> {
         loop {
             self.watch_window()?;
-            self.pause()?;
+            self.pause();
             if self.is_over() {
                 return Ok(());
             }
@@ -154,10 +183,8 @@ impl Worker {
         }
     }
 
-    /// Takes in events until the window must close, and removes the probes that cost.
+    /// Takes in events until the window must close, and removes the probes.
     fn watch_window(&mut self) -> Result<(), ProbeError> {
-        let opened = now_ns();
-        let spent_before = self.shared.state().meter.spent_by_trap();
         while !self.is_over() && !self.must_close()? {
             park_timeout(POLL);
             self.take_events();
@@ -167,59 +194,22 @@ impl Worker {
         self.take_events();
         self.shared.state().tracker.window_closed(closed);
         self.count().map_err(map_trouble)?;
-        let spent = self.shared.state().meter.spent_by_trap();
-        let length = closed.saturating_sub(opened).max(1) as f64;
-        let pairs = spent.iter().zip(&spent_before);
-        let shares: Vec<f64> = pairs.map(|(now, then)| (now - then) / length).collect();
-        self.detach(&shares);
+        let spent = self.spent_ns();
+        self.close();
         self.take_events();
         self.count().map_err(map_trouble)?;
+        let closing = self.spent_ns() - spent;
         if let Some(account) = &mut self.account {
-            account.closing_cost(self.shared.state().meter.spent_ns() - spent.iter().sum::<f64>());
+            account.closing_cost(closing);
         }
         Ok(())
     }
 
-    /// Waits until what was spent is earned. Probes that were left behind, and turn out to cost
-    /// after all, are removed.
-    fn pause(&mut self) -> Result<(), ProbeError> {
-        let (began, spent_before) = (now_ns(), self.spent_ns());
+    /// Waits until what was spent is earned.
+    fn pause(&mut self) {
         while !self.is_over() && !self.may_open() {
             park_timeout(PAUSE);
-            self.count().map_err(map_trouble)?;
-            let paused = now_ns().saturating_sub(began).max(SLOW_NS) as f64;
-            if self.spent_ns() - spent_before > self.left_behind() * paused {
-                self.links.clear();
-            }
         }
-        Ok(())
-    }
-
-    /// Removes probes, the busiest first: the kernel takes tens of milliseconds over each. `shares`
-    /// are what each trap took of the window; those that hardly take any stay for the next.
-    fn detach(&mut self, shares: &[f64]) {
-        self.links
-            .sort_by(|(a, _), (b, _)| shares[*a].total_cmp(&shares[*b]));
-        let (mut kept, mut left_behind) = (0, 0.0);
-        if self.account.is_some() && !self.is_over() {
-            for (index, _) in &self.links {
-                left_behind += shares[*index];
-                if left_behind > self.left_behind() / 2.0 {
-                    break;
-                }
-                kept += 1;
-            }
-        }
-        while self.links.len() > kept {
-            self.links.pop();
-        }
-    }
-
-    /// The share that probes may take while no window is open.
-    fn left_behind(&self) -> f64 {
-        self.account
-            .as_ref()
-            .map_or(0.0, |account| account.share() / 5.0)
     }
 
     fn open(&mut self, open: bool) -> Result<(), ProbeError> {
