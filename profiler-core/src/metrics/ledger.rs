@@ -99,12 +99,20 @@ impl<'a> Ledger<'a> {
         {
             *next += 1;
         }
-        ranges[*next..]
+        let mut rest = Some(slice.range);
+        let mut bytes = 0;
+        for range in ranges[*next..]
             .iter()
             .take_while(|range| range.start() < slice.range.end())
-            .filter_map(|range| range.intersect(&slice.range))
-            .map(|range: AddrRange| range.len())
-            .sum()
+        {
+            // Ranges that overlap count once.
+            let Some(part) = rest.and_then(|rest| rest.intersect(range)) else {
+                continue;
+            };
+            bytes += part.len();
+            rest = AddrRange::new(part.end(), slice.range.end());
+        }
+        bytes
     }
 
     /// The rows, in the order of [`LedgerClass::ALL`], made to sum to the kernel's account: what
