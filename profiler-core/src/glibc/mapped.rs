@@ -85,11 +85,14 @@ impl<M: TargetMemory> Search<'_, M> {
             return;
         }
         for area in areas {
-            for [page, prev_size, head] in page_heads(self.memory, self.residency, *area) {
-                if looks_mapped(prev_size, head) && !self.claims.holds(page) {
-                    self.chain(page, area);
-                    if self.complete(par) {
-                        return;
+            // Only what no arena has is read: most of a large heap is not.
+            for gap in self.claims.gaps(*area) {
+                for [page, prev_size, head] in page_heads(self.memory, self.residency, gap) {
+                    if looks_mapped(prev_size, head) && !self.claims.holds(page) {
+                        self.chain(page, area);
+                        if self.complete(par) {
+                            return;
+                        }
                     }
                 }
             }

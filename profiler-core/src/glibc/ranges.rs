@@ -39,7 +39,8 @@ pub(super) fn page_heads<'m, M: TargetMemory>(
         .runs_in(area)
         .filter(|run| run.state.is_resident())
         .flat_map(|run| {
-            let (start, end) = (run.range.start().get(), run.range.end().get());
+            let whole = run.range.whole_pages();
+            let (start, end) = (whole.start().get(), whole.end().get());
             (start..end).step_by(PAGE_SIZE as usize)
         });
     let mut answers = Vec::new();
@@ -76,6 +77,21 @@ impl Claims {
         !self.is_free(addr, addr.saturating_add(1))
     }
 
+    /// The parts of `area` that nobody has, ascending.
+    pub(super) fn gaps(&self, area: AddrRange) -> Vec<AddrRange> {
+        let mut gaps = Vec::new();
+        let mut at = area.start();
+        let first = self.ends.range(..at.get()).next_back();
+        let within = self.ends.range(at.get()..area.end().get());
+        for (&start, &end) in first.into_iter().chain(within) {
+            let start = RemoteAddr::new(start).min(area.end());
+            gaps.extend(AddrRange::new(at, start).filter(|gap| !gap.is_empty()));
+            at = at.max(RemoteAddr::new(end).min(area.end()));
+        }
+        gaps.extend(AddrRange::new(at, area.end()).filter(|gap| !gap.is_empty()));
+        gaps
+    }
+
     /// The start of the next claim after `addr`.
     pub(super) fn next_after(&self, addr: u64) -> Option<u64> {
         self.ends.range(addr..).next().map(|(&start, _)| start)
@@ -89,5 +105,28 @@ impl Claims {
     /// Gives back the claim that begins at `start`.
     pub(super) fn release(&mut self, start: u64) {
         self.ends.remove(&start);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_and_claims_tile_an_area() {
+        let mut claims = Claims::default();
+        for (start, end) in [(0, 20), (30, 40), (40, 50), (90, 120)] {
+            claims.claim(start, end);
+        }
+        let gaps = |start, end| {
+            let area = AddrRange::new(RemoteAddr::new(start), RemoteAddr::new(end));
+            let gaps = claims.gaps(area.expect("ascending"));
+            let ends = gaps.iter().map(|gap| (gap.start().get(), gap.end().get()));
+            ends.collect::<Vec<_>>()
+        };
+        assert_eq!(gaps(10, 100), [(20, 30), (50, 90)]);
+        assert_eq!(gaps(35, 60), [(50, 60)]);
+        assert_eq!(gaps(120, 130), [(120, 130)]);
+        assert_eq!(gaps(92, 100), []);
     }
 }
