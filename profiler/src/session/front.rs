@@ -30,6 +30,7 @@ impl Front {
             return Ok(Self::Lines(Lines {
                 json: options.json,
                 printed: 0,
+                notices: Vec::new(),
             }));
         }
         tui::supported().map_err(SessionError::Screen)?;
@@ -132,6 +133,8 @@ impl Screen {
 pub(crate) struct Lines {
     json: bool,
     printed: u64,
+    /// Notices of the last view, each said on stderr when it comes up.
+    notices: Vec<String>,
 }
 
 /// Lines between two headings of the aligned form.
@@ -149,6 +152,13 @@ impl Lines {
             writeln!(out, "{}", export::line(view))?;
         }
         self.printed += 1;
+        for notice in &view.notices {
+            if !self.notices.contains(notice) {
+                // Nobody may be listening there, which is no reason to end.
+                let _ = writeln!(io::stderr(), "{notice}");
+            }
+        }
+        self.notices.clone_from(&view.notices);
         out.flush()
     }
 }

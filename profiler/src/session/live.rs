@@ -94,7 +94,8 @@ impl LiveSession {
             }
         } else {
             let count = self.sampler.target().quick_count()?;
-            if count.rss_bytes > 0 {
+            // Another program's memory is no point of this curve.
+            if count.rss_bytes > 0 && self.sampler.target().state() == TargetState::Same {
                 self.note_point(count.rss_bytes, count.swap_bytes);
             }
         }
@@ -118,12 +119,10 @@ impl LiveSession {
 
     /// What there is to show now.
     pub(crate) fn view(&self) -> View {
-        let notices = self
-            .probes
-            .notice()
-            .into_iter()
-            .chain(self.trouble.clone())
-            .collect();
+        let foreign = self.report.target.python.is_none();
+        let foreign = foreign.then(|| "this is not a Python process: malloc is shown".to_owned());
+        let own = [self.probes.notice(), self.trouble.clone(), foreign];
+        let notices = own.into_iter().flatten().collect();
         View {
             report: Arc::clone(&self.report),
             activity: self.probes.activity(),
