@@ -68,7 +68,7 @@ fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Attaches for three seconds and gives the snapshot that was exported.
+/// Attaches for ten seconds, of which a loaded machine may spend some on attaching, and gives the snapshot that was exported.
 fn attach(pid: u32) -> Value {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let out = dir.path().join("out.json");
@@ -78,7 +78,7 @@ fn attach(pid: u32) -> Value {
             "attach",
             "--headless",
             "--duration",
-            "3s",
+            "10s",
             "--pid",
             &pid.to_string(),
             "-o",
