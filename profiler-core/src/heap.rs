@@ -46,6 +46,9 @@ pub enum ExtentKind {
     LargeMapped,
     /// A pymalloc arena.
     PoolArena,
+    /// A run that slabs and large blocks are carved from (jemalloc: extent, mimalloc: segment,
+    /// tcmalloc: span, musl: group).
+    Region,
 }
 
 /// A range that an allocator got from the kernel or from an outer allocator, and what it is used

@@ -12,6 +12,7 @@ mod sampler;
 mod save;
 mod schedule;
 mod snapshot;
+mod walks;
 
 pub use attach::attach;
 pub use demo::run as demo;

@@ -3,13 +3,12 @@
 use std::io;
 use std::time::{Instant, SystemTime};
 
-use profiler_core::completeness::{Completeness, Confidence, Defect};
-use profiler_core::heap::HeapSnapshot;
+use profiler_core::completeness::{Completeness, Defect};
 use profiler_core::memory::ResidentMemory;
 use profiler_core::sample::{Host, Sample};
 use profiler_core::threads::Thread;
-use profiler_core::{glibc, pymalloc};
 
+use super::walks::{self, Facts};
 use crate::process::{self, OpenError, Stopped, Target};
 
 /// How often a stop is tried anew when a thread stood inside malloc with an arena's lock held.
@@ -67,8 +66,7 @@ impl Sampler {
     fn take_once(&self, mode: StopMode) -> io::Result<Sample> {
         let mut completeness = Completeness::default();
         let target = self.target.describe();
-        let python = self.target.python_version();
-        let libc = self.target.libc_version();
+        let facts = Facts::of(&self.target);
 
         let began = Instant::now();
         let stopped = match mode {
@@ -93,28 +91,13 @@ impl Sampler {
         }
         let kernel = self.target.kernel_count()?;
         let memory = ResidentMemory::new(self.target.memory(), &residency);
-        let libc_data = self.target.libc_data_ranges();
-        let context = glibc::Context {
-            version: libc,
-            threads,
-            libc_data,
-        };
-        let mut heaps = Vec::new();
-        match glibc::walk(&memory, &residency, &context) {
-            Ok(heap) => heaps.push(heap),
-            Err(reason) => not_walked(&mut completeness, "glibc", &reason, target.libc.is_some()),
-        }
-        match pymalloc::walk(&memory, &residency, &pymalloc::Context { python }) {
-            Ok(heap) => heaps.push(heap),
-            Err(reason) => not_walked(&mut completeness, "pymalloc", &reason, python.is_some()),
-        }
+        let heaps = walks::heaps(&memory, &residency, &facts, threads, &mut completeness);
 
         completeness.stopped = stopped.is_some();
         drop(stopped);
         let took = began.elapsed().as_nanos() as u64;
         completeness.walk_ns = took;
         completeness.stop_ns = if completeness.stopped { took } else { 0 };
-        judge(&mut completeness, &heaps);
 
         Ok(Sample {
             taken_at_ns: now_ns(),
@@ -133,42 +116,4 @@ pub(crate) fn now_ns() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |d| d.as_nanos() as u64)
-}
-
-/// An allocator that was to be expected and was not walked is a defect; one that was not (pymalloc
-/// in a C program) is none.
-fn not_walked(
-    completeness: &mut Completeness,
-    allocator: &str,
-    reason: &dyn std::fmt::Display,
-    expected: bool,
-) {
-    if expected {
-        completeness.defects.push(Defect {
-            addr: None,
-            what: format!("{allocator} was not walked: {reason}"),
-            bytes: 0,
-        });
-    }
-}
-
-/// Sums up what the walkers said of themselves.
-fn judge(completeness: &mut Completeness, heaps: &[HeapSnapshot]) {
-    completeness.layout_confidence = heaps
-        .iter()
-        .map(|heap| heap.confidence)
-        .min()
-        .unwrap_or(Confidence::None);
-    for heap in heaps {
-        // glibc: arenas whose mutex was held, so that a thread stood inside malloc.
-        let locked = heap.total(|arena| {
-            let mut figures = arena.figures.iter();
-            figures
-                .find(|(name, _)| *name == "locked")
-                .map_or(0, |(_, value)| *value)
-        });
-        completeness.threads_in_allocator += locked as u32;
-        completeness.unreadable_bytes += heap.unreadable_bytes;
-        completeness.defects.extend(heap.defects.iter().cloned());
-    }
 }
