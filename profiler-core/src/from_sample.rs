@@ -1,9 +1,11 @@
 //! From a sample to its report: one sweep over the pages, then figures, then explanations.
 
 use crate::completeness::Defect;
-use crate::explain::{explanation, findings, packing, verdict};
+use crate::explain::{explanation, findings, packing, serving, verdict};
+use crate::heap::Allocator;
 use crate::metrics::{
-    ArenaResidency, Figures, HeapMap, Ledger, Occupancy, heaps, metrics, pages, size_classes,
+    ArenaResidency, Figures, HeapMap, HugeRanges, Ledger, Occupancy, Pins, heaps, metrics, pages,
+    size_classes,
 };
 use crate::report::FragReport;
 use crate::sample::Sample;
@@ -16,14 +18,19 @@ impl FragReport {
         let mut occupancy = Occupancy::default();
         let mut map = HeapMap::default();
         let mut figures = Figures::default();
+        let mut huge = HugeRanges::default();
+        let mut pins = Pins::default();
         let mut arenas = ArenaResidency::new(sample);
         pages::visit(sample, |slice| {
             let trimmable = ledger.page(slice);
             occupancy.page(slice);
             map.page(slice);
             figures.page(slice);
+            huge.page(slice);
+            pins.page(slice);
             arenas.page(slice, trimmable);
         });
+        let pins = pins.finish();
         let trimmable = ledger.trimmable.iter().sum();
         let (ledger, complaint) = ledger.finish();
         let mut completeness = sample.completeness.clone();
@@ -32,25 +39,39 @@ impl FragReport {
             what,
             bytes: 0,
         }));
-        let heaps = heaps(sample, &arenas);
-        let metrics = metrics(sample, &figures, &ledger, &heaps, trimmable);
+        let huge_occupancy = huge.finish();
+        let heaps = heaps(sample, &arenas, &pins);
+        let metrics = metrics(
+            sample,
+            &figures,
+            &ledger,
+            &heaps,
+            &huge_occupancy,
+            trimmable,
+        );
         let mut report = Self {
             taken_at_ns: sample.taken_at_ns,
             host: sample.host.clone(),
             target: sample.target.clone(),
             kernel: sample.kernel,
+            fork: sample.fork,
             ledger,
             heaps,
-            size_classes: size_classes(sample),
+            size_classes: size_classes(sample, &pins),
             page_occupancy: occupancy.rows(),
+            occupancy_deciles: occupancy.deciles(),
+            huge_occupancy,
             map: map.finish(),
             metrics,
-            packing: packing::pack(sample, figures.malloc_bytes()),
+            packing: None,
             findings: Vec::new(),
             verdict: String::new(),
             explanation: String::new(),
             completeness,
         };
+        if serving(&report) != Some(Allocator::Jemalloc) {
+            report.packing = packing::pack(sample, figures.malloc_bytes());
+        }
         report.findings = findings(&report);
         report.verdict = verdict(&report);
         report.explanation = explanation(&report);

@@ -1,12 +1,14 @@
 //! The report: everything that screens, files and explanations show, as a pure function of a
 //! [`Sample`](crate::sample::Sample).
 
-use crate::addr::AddrRange;
+use crate::addr::{AddrRange, PAGE_SIZE};
 use crate::completeness::{Completeness, Confidence};
+use crate::fork::ForkSharing;
 use crate::heap::{Allocator, Arena, CrossCheck};
 use crate::residency::PageState;
 use crate::sample::{Host, KernelCount, Target};
 use crate::size_class::SizeClass;
+use crate::units;
 
 /// A class of the ledger. The classes do not overlap; together they are all of RSS and swap.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
@@ -136,6 +138,9 @@ pub struct SizeClassRow {
     pub free_blocks: u64,
     /// Their bytes.
     pub free_bytes: u64,
+    /// Free bytes on the resident pages of its live blocks, divided evenly among the live blocks
+    /// of a page.
+    pub pinned_free_bytes: u64,
 }
 
 /// Pages of one allocator's extents whose live bytes lie in `min_bytes..=max_bytes`.
@@ -151,6 +156,32 @@ pub struct OccupancyRow {
     pub resident_pages: u64,
     /// Pages in swap.
     pub swapped_pages: u64,
+}
+
+/// How full the resident pages of one allocator are: a tenth of them hold at most `live_bytes[0]`
+/// live bytes, half of them at most `live_bytes[4]`, nine tenths at most `live_bytes[8]`.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct OccupancyDeciles {
+    /// Whose pages.
+    pub allocator: Allocator,
+    /// The nine deciles, in live bytes a page of 4096.
+    pub live_bytes: [u16; 9],
+}
+
+/// Aligned ranges of 2 MiB with something of a heap resident, by the share of them that is live:
+/// more than `max_percent` − 10 and up to `max_percent` (0: nothing live).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct HugeOccupancyRow {
+    /// Whose; of the first page where several share a range.
+    pub allocator: Allocator,
+    /// Most live bytes, in percent of 2 MiB.
+    pub max_percent: u32,
+    /// How many ranges.
+    pub ranges: u64,
+    /// Bytes of their resident heap pages.
+    pub resident_bytes: u64,
+    /// Of those, backed by huge pages.
+    pub huge_bytes: u64,
 }
 
 /// One page of the heap's map.
@@ -217,6 +248,14 @@ pub struct ArenaReport {
     pub swapped_bytes: u64,
     /// Bytes that a trim would return from it.
     pub trimmable_bytes: u64,
+    /// Free bytes on resident pages that something not free keeps.
+    pub pinned_free_bytes: u64,
+    /// Free bytes on resident pages up to the one of the highest live block, in heaps that grow
+    /// upwards (brk and glibc's thread heaps).
+    pub below_highest_live_bytes: u64,
+    /// Whole free resident pages that would join the top, were it not for a page's worth of
+    /// blocks above them.
+    pub top_pinned_bytes: u64,
 }
 
 /// A metric: one figure with a name, a unit and a meaning. `docs/metrics.md` defines each.
@@ -228,6 +267,26 @@ pub struct Metric {
     pub value: Option<f64>,
     /// One line: what it means and when to act.
     pub help: &'static str,
+}
+
+impl Metric {
+    /// Its value as people read it: bytes by their unit, shares in percent, ratios with two
+    /// decimals.
+    pub fn shown(&self) -> String {
+        let ends = |endings: &[&str]| endings.iter().any(|ending| self.name.ends_with(ending));
+        match self.value {
+            None => "unknown".into(),
+            Some(value) if ends(&["_bytes"]) => units::bytes(value as u64),
+            Some(value) if ends(&["_pages"]) => format!("{} pages", units::count(value as u64)),
+            Some(value) if ends(&["utilisation", "_share_of_rss"]) => {
+                format!("{:.1} %", value * 100.0)
+            }
+            Some(value) if ends(&["_ratio"]) || self.name.starts_with("johnstone_wilson") => {
+                format!("{value:.2}")
+            }
+            Some(value) => units::count(value as u64),
+        }
+    }
 }
 
 /// A kind of fragmentation or growth that a finding is about.
@@ -331,6 +390,8 @@ pub struct FragReport {
     pub target: Target,
     /// The kernel's account.
     pub kernel: KernelCount,
+    /// What it still shares with the process that it was forked from, where that is known.
+    pub fork: Option<ForkSharing>,
     /// Resident and swapped bytes by class, in the order of [`LedgerClass::ALL`], all 15 rows.
     pub ledger: Vec<LedgerRow>,
     /// Each walked heap.
@@ -339,6 +400,10 @@ pub struct FragReport {
     pub size_classes: Vec<SizeClassRow>,
     /// Pages by live bytes, by allocator, then bytes.
     pub page_occupancy: Vec<OccupancyRow>,
+    /// How full the resident pages are, by allocator.
+    pub occupancy_deciles: Vec<OccupancyDeciles>,
+    /// Ranges of 2 MiB by their live share, by allocator, then share.
+    pub huge_occupancy: Vec<HugeOccupancyRow>,
     /// The map of the heap, by address.
     pub map: Vec<MapExtent>,
     /// Metrics, the most telling first.
@@ -359,6 +424,12 @@ impl FragReport {
     /// The value of a metric by its name.
     pub fn metric(&self, name: &str) -> Option<f64> {
         self.metrics.iter().find(|m| m.name == name)?.value
+    }
+
+    /// Resident bytes of the pages that walked heaps claim a byte of; `None` when none was walked.
+    pub fn heap_resident_bytes(&self) -> Option<u64> {
+        let pages: u64 = self.page_occupancy.iter().map(|r| r.resident_pages).sum();
+        (!self.heaps.is_empty()).then_some(pages * PAGE_SIZE)
     }
 
     /// The ledger's row of a class.

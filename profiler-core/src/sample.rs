@@ -1,6 +1,7 @@
 //! What was seen of a target at one moment: all that metrics and files are made from.
 
 use crate::completeness::Completeness;
+use crate::fork::ForkSharing;
 use crate::heap::HeapSnapshot;
 use crate::residency::ResidencyMap;
 
@@ -47,6 +48,14 @@ pub struct KernelCount {
     pub peak_rss_bytes: u64,
     /// Proportional set size, where readable.
     pub pss_bytes: Option<u64>,
+    /// Of the resident bytes, those marked free that the kernel takes when it needs memory
+    /// (`MADV_FREE`: jemalloc's muzzy pages; `smaps_rollup` LazyFree).
+    pub lazy_free_bytes: Option<u64>,
+    /// Of the resident bytes, those in transparent huge pages (`smaps_rollup` AnonHugePages).
+    pub anon_huge_bytes: Option<u64>,
+    /// Of the resident bytes, those that KSM merged with equal pages (`smaps_rollup` KSM, Linux
+    /// 6.8 or later).
+    pub ksm_bytes: Option<u64>,
 }
 
 /// What was seen at one moment. A [`crate::report::FragReport`] is a pure function of it.
@@ -64,6 +73,9 @@ pub struct Sample {
     pub residency: ResidencyMap,
     /// The heaps that were walked, inner allocators after outer ones.
     pub heaps: Vec<HeapSnapshot>,
+    /// What it still shares with the process that it was forked from; `None` when the parent runs
+    /// another program, or could not be read.
+    pub fork: Option<ForkSharing>,
     /// How sure all this is.
     pub completeness: Completeness,
 }

@@ -99,20 +99,34 @@ impl SpanList {
     }
 
     /// The spans, the first beginning at `base`.
-    pub fn iter(&self, base: RemoteAddr) -> impl Iterator<Item = Span> + '_ {
-        let mut words = self.words.iter().copied();
-        let mut at = base;
-        std::iter::from_fn(move || {
-            let word = words.next()?;
-            let state = SpanState::ALL[(word & ((1 << STATE_BITS) - 1)) as usize];
-            let granules = match word >> STATE_BITS {
-                LONG => u64::from(words.next()?) | u64::from(words.next()?) << 32,
-                short => u64::from(short),
-            };
-            let range = AddrRange::with_len(at, granules * GRANULE)?;
-            at = range.end();
-            Some(Span { range, state })
-        })
+    pub fn iter(&self, base: RemoteAddr) -> Spans<'_> {
+        Spans {
+            words: self.words.iter(),
+            at: base,
+        }
+    }
+}
+
+/// The spans of a [`SpanList`], in address order.
+#[derive(Clone, Debug)]
+pub struct Spans<'a> {
+    words: std::slice::Iter<'a, u32>,
+    at: RemoteAddr,
+}
+
+impl Iterator for Spans<'_> {
+    type Item = Span;
+
+    fn next(&mut self) -> Option<Span> {
+        let word = self.words.next()?;
+        let state = SpanState::ALL[(word & ((1 << STATE_BITS) - 1)) as usize];
+        let granules = match word >> STATE_BITS {
+            LONG => u64::from(*self.words.next()?) | u64::from(*self.words.next()?) << 32,
+            short => u64::from(short),
+        };
+        let range = AddrRange::with_len(self.at, granules * GRANULE)?;
+        self.at = range.end();
+        Some(Span { range, state })
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Point {
     pub swap_bytes: u64,
     /// Live bytes of all walked heaps at the last walk, in bytes; `None` when none was walked.
     pub live_bytes: Option<u64>,
+    /// Resident bytes of the pages of all walked heaps at the last walk.
+    pub heap_bytes: Option<u64>,
 }
 
 /// Everything that is shown or exported at one moment.

@@ -171,6 +171,18 @@ proptest! {
         let swapped = pages.iter().filter(|(_, state)| state.is_swapped()).count() as u64;
         prop_assert_eq!(report.page_occupancy.iter().map(|r| r.resident_pages).sum::<u64>(), resident);
         prop_assert_eq!(report.page_occupancy.iter().map(|r| r.swapped_pages).sum::<u64>(), swapped);
+        let huge: u64 = report.huge_occupancy.iter().map(|row| row.resident_bytes).sum();
+        prop_assert_eq!(huge, resident * PAGE_SIZE);
+        prop_assert_eq!(report.heap_resident_bytes(), Some(huge));
+        for deciles in &report.occupancy_deciles {
+            prop_assert!(deciles.live_bytes.is_sorted(), "{:?}", deciles);
+        }
+        let pinned = |row: &profiler_core::report::SizeClassRow| row.pinned_free_bytes;
+        let by_class: u64 = report.size_classes.iter().map(pinned).sum();
+        let by_arena: u64 = report.heaps.iter().flat_map(|h| &h.arenas)
+            .map(|arena| arena.pinned_free_bytes)
+            .sum();
+        prop_assert!(by_class <= huge && by_arena <= huge);
         for pair in report.map.windows(2) {
             prop_assert!(pair[0].range.end() <= pair[1].range.start());
         }
@@ -283,4 +295,72 @@ fn the_bound_counts_what_lies_in_swap() {
     let swapped = FragReport::from_sample(&sample).packing.expect("a bound");
     assert_eq!(swapped.present_bytes, 2560 * PAGE_SIZE);
     assert_eq!(resident, Some(swapped));
+}
+
+#[test]
+fn pins_are_laid_at_the_door_of_the_blocks_that_hold_them() {
+    let live = |len| (len, SpanState::Live);
+    let free = |len| (len, SpanState::Free);
+    // Page 0: one block of 64 and one of 128, the rest free. Page 1: only a cached block.
+    // Pages 2 to 11: free. Page 12: one small live block, then the top.
+    let sample = worker(
+        14,
+        &[
+            live(64),
+            free(1024),
+            live(128),
+            free(4096 - 1216),
+            (32, SpanState::Cached),
+            free(11 * PAGE_SIZE - 32),
+            live(48),
+            (2 * PAGE_SIZE - 48, SpanState::Top),
+        ],
+        0,
+    );
+    let report = FragReport::from_sample(&sample);
+    let pinned = |upper: u64| {
+        let mut rows = report.size_classes.iter();
+        rows.find(|row| row.class.upper_bytes() == upper)
+            .map(|row| row.pinned_free_bytes)
+    };
+    let on_the_first_page = 4096 - 64 - 128;
+    assert_eq!(pinned(64), Some(on_the_first_page / 2));
+    assert_eq!(pinned(128), Some(on_the_first_page / 2));
+    // Nothing free lies on its page: the rest there is the top.
+    assert_eq!(pinned(48), Some(0));
+    let arena = &report.heaps[0].arenas[0];
+    assert_eq!(arena.pinned_free_bytes, on_the_first_page + 4096 - 32);
+    assert_eq!(
+        arena.below_highest_live_bytes,
+        on_the_first_page + 11 * PAGE_SIZE - 32
+    );
+    // The three blocks below the top have 272 bytes in all.
+    assert_eq!(arena.top_pinned_bytes, 10 * PAGE_SIZE);
+    assert_eq!(report.metric("purge_floor_bytes"), Some(2.0 * 4096.0));
+    assert_eq!(report.metric("compaction_floor_bytes"), Some(4096.0));
+    let [deciles] = report.occupancy_deciles.as_slice() else {
+        panic!("one allocator")
+    };
+    assert_eq!(deciles.live_bytes, [0, 0, 0, 0, 0, 0, 0, 0, 48]);
+}
+
+#[test]
+fn spans_cut_by_inner_heaps_are_gone_through_once_and_count_once() {
+    // One outer block of 400 pages in which 100 inner arenas lie, each a page, four pages apart.
+    let mut sample = worker(402, &[(400 * PAGE_SIZE, SpanState::Live)], 0);
+    let inner = (0..100).map(|i| Extent {
+        range: range(BASE + 4 * i * PAGE_SIZE, PAGE_SIZE),
+        kind: ExtentKind::PoolArena,
+        arena: 0,
+        spans: spans(&[(512, 0)]),
+    });
+    let inner = heap(Allocator::Pymalloc, inner.collect(), vec![]);
+    sample.heaps.push(inner);
+    let report = FragReport::from_sample(&sample);
+    let resident = |class| {
+        let row = report.ledger_row(class).expect("a row");
+        row.resident_bytes
+    };
+    assert_eq!(resident(LedgerClass::PymallocLive), 100 * PAGE_SIZE);
+    assert_eq!(resident(LedgerClass::Live), 300 * PAGE_SIZE);
 }

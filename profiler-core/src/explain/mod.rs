@@ -2,7 +2,8 @@
 
 pub(crate) mod packing;
 mod prose;
+mod remedies;
 mod rules;
 
 pub(crate) use prose::{explanation, verdict};
-pub(crate) use rules::findings;
+pub(crate) use rules::{findings, serving};

@@ -1,7 +1,8 @@
 //! The verdict in a line, and the explanation in words.
 
 use crate::addr::PAGE_SIZE;
-use crate::explain::rules::worth;
+use crate::explain::rules::{serving, worth};
+use crate::heap::Allocator;
 use crate::report::{FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
 
@@ -34,7 +35,9 @@ pub(crate) fn verdict(report: &FragReport) -> String {
         Mechanism::NotTheHeap => "the memory is not in the heap",
         Mechanism::NotSure => return "No verdict: no heap could be walked.".into(),
     };
-    let helps = if worth(report, saved) {
+    let helps = if serving(report) == Some(Allocator::Jemalloc) {
+        "malloc is jemalloc already".into()
+    } else if worth(report, saved) {
         format!("jemalloc saves {} at most", bytes(saved))
     } else {
         "jemalloc would not help".into()
@@ -76,14 +79,60 @@ pub(crate) fn explanation(report: &FragReport) -> String {
         text.push(' ');
         text.push_str(&finding.remedy);
     }
+    for more in [about_swap(report), about_fork(report)]
+        .into_iter()
+        .flatten()
+    {
+        text.push_str("\n\n");
+        text.push_str(&more);
+    }
     text.push_str("\n\n");
     text.push_str(&about_jemalloc(report));
     text
 }
 
+fn about_swap(report: &FragReport) -> Option<String> {
+    let swap = report.kernel.swap_bytes;
+    let known = report.metric("swap_fragmentation_bytes")? as u64;
+    let unread = report.metric("swap_unknown_bytes")? as u64;
+    let unread = match unread {
+        0 => String::new(),
+        unread => format!(
+            " Up to {} more may be: what lies there was not read, because reading would bring it \
+             back.",
+            bytes(unread)
+        ),
+    };
+    (swap > 0).then(|| {
+        format!(
+            "{} are in swap, {} ({}) of them fragmentation, which does no harm there.{unread}",
+            bytes(swap),
+            bytes(known),
+            percent(known, swap)
+        )
+    })
+}
+
+fn about_fork(report: &FragReport) -> Option<String> {
+    let fork = report.fork?;
+    (fork.shared_bytes + fork.copied_bytes > 0).then(|| {
+        format!(
+            "Of its anonymous memory {} are still shared with the parent, process {}; of at most \
+             {} a write since the fork has made a copy (reference counts and the garbage collector \
+             write to shared pages; gc.freeze() before forking keeps more of them shared).",
+            bytes(fork.shared_bytes),
+            fork.parent,
+            bytes(fork.copied_bytes)
+        )
+    })
+}
+
 fn about_jemalloc(report: &FragReport) -> String {
     let Some(packing) = &report.packing else {
-        return "malloc's heap was not walked, so there is no bound for jemalloc.".into();
+        return match serving(report) {
+            Some(Allocator::Jemalloc) => "malloc is jemalloc already.".into(),
+            _ => "malloc's heap was not walked, so there is no bound for jemalloc.".into(),
+        };
     };
     let saved = bound(report);
     let figures = format!(

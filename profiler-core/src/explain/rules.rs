@@ -1,8 +1,9 @@
 //! The rules: which mechanism holds how many bytes, and what to do about it.
 
 use crate::completeness::Confidence;
+use crate::explain::remedies;
 use crate::heap::Allocator;
-use crate::report::{Finding, FragReport, LedgerClass, Mechanism};
+use crate::report::{Finding, FragReport, HeapReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
 
 /// A mechanism is worth a finding from this share of RSS on…
@@ -17,6 +18,7 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
     let rules = [
         pinned_pages,
         untrimmed,
+        pinned_top,
         caches,
         arena_sprawl,
         sparse_pools,
@@ -35,6 +37,17 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
 /// Whether a saving of `saved` bytes is worth a word.
 pub(crate) fn worth(report: &FragReport, saved: u64) -> bool {
     saved >= WORTH_BYTES && saved as f64 >= report.kernel.rss_bytes as f64 * WORTH_SHARE
+}
+
+/// The allocator that serves most of malloc's memory; `None` when none was walked.
+pub(crate) fn serving(report: &FragReport) -> Option<Allocator> {
+    let mallocs = report.heaps.iter();
+    let mallocs = mallocs.filter(|heap| heap.allocator != Allocator::Pymalloc);
+    let taken = |heap: &&HeapReport| {
+        let arenas: u64 = heap.arenas.iter().map(|a| a.resident_bytes).sum();
+        arenas.saturating_add(heap.mapped_large_bytes)
+    };
+    mallocs.max_by_key(taken).map(|heap| heap.allocator)
 }
 
 fn resident(report: &FragReport, class: LedgerClass) -> u64 {
@@ -65,10 +78,7 @@ fn pinned_pages(report: &FragReport) -> Option<Finding> {
             ("pinned_free_bytes".into(), pinned as f64),
             ("held_by_512_bytes_pages".into(), held),
         ],
-        remedy: "No trim and no glibc setting returns them. An allocator that keeps blocks of one \
-                 size together pins fewer pages: LD_PRELOAD=libjemalloc.so.2 (see the bound), or \
-                 restart the worker after so many tasks."
-            .into(),
+        remedy: remedies::pinned_pages(serving(report)).into(),
         confidence: sure(report),
     })
 }
@@ -78,8 +88,9 @@ fn untrimmed(report: &FragReport) -> Option<Finding> {
     worth(report, trimmable).then(|| Finding {
         mechanism: Mechanism::Untrimmed,
         claim: format!(
-            "{} are whole free pages that malloc_trim(0) would return at once.",
-            bytes(trimmable)
+            "{} are whole free pages that {} would return at once.",
+            bytes(trimmable),
+            remedies::give_back(serving(report))
         ),
         bytes: trimmable,
         evidence: vec![
@@ -89,8 +100,32 @@ fn untrimmed(report: &FragReport) -> Option<Finding> {
                 resident(report, LedgerClass::Top) as f64,
             ),
         ],
-        remedy: "After each peak call ctypes.CDLL(\"libc.so.6\").malloc_trim(0). jemalloc returns \
-                 such pages by itself, some seconds after they become free."
+        remedy: remedies::untrimmed(serving(report)).into(),
+        confidence: sure(report),
+    })
+}
+
+fn pinned_top(report: &FragReport) -> Option<Finding> {
+    let pinned = report.metric("top_pinned_bytes")? as u64;
+    worth(report, pinned).then(|| Finding {
+        mechanism: Mechanism::PinnedTop,
+        claim: format!(
+            "{} of free pages lie below a few blocks at the end of the heap (4 KiB of them at the \
+             most), so free() never trims them by itself.",
+            bytes(pinned)
+        ),
+        bytes: pinned,
+        evidence: vec![
+            ("top_pinned_bytes".into(), pinned as f64),
+            (
+                "below_highest_live_bytes".into(),
+                report
+                    .metric("below_highest_live_bytes")
+                    .unwrap_or(f64::NAN),
+            ),
+        ],
+        remedy: "malloc_trim(0) returns them all the same. If the blocks are only cached, \
+                 GLIBC_TUNABLES=glibc.malloc.tcache_count=0 lets the top go by itself."
             .into(),
         confidence: sure(report),
     })
@@ -100,12 +135,14 @@ fn caches(report: &FragReport) -> Option<Finding> {
     let cached = resident(report, LedgerClass::Cached);
     worth(report, cached).then(|| Finding {
         mechanism: Mechanism::Caches,
-        claim: format!("{} are freed blocks in tcache and fastbins.", bytes(cached)),
+        claim: format!(
+            "{} are freed blocks in {}.",
+            bytes(cached),
+            remedies::caches(serving(report))
+        ),
         bytes: cached,
         evidence: vec![("cached_bytes".into(), cached as f64)],
-        remedy: "GLIBC_TUNABLES=glibc.malloc.tcache_count=0 gives them up, at some cost in speed; \
-                 fewer threads give up fewer."
-            .into(),
+        remedy: remedies::cached(serving(report)).into(),
         confidence: sure(report),
     })
 }

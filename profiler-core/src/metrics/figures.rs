@@ -2,8 +2,9 @@
 
 use crate::addr::PAGE_SIZE;
 use crate::heap::Allocator;
+use crate::metrics::huge::HUGE_PAGE;
 use crate::metrics::pages::PageSlice;
-use crate::report::{HeapReport, LedgerClass, LedgerRow, Metric};
+use crate::report::{HeapReport, HugeOccupancyRow, LedgerClass, LedgerRow, Metric};
 use crate::sample::Sample;
 
 /// What is counted over the heap's pages for the figures. Bytes are of resident pages unless said.
@@ -17,6 +18,7 @@ pub(crate) struct Figures {
     held_by_64: u64,
     held_by_512: u64,
     held_by_one: u64,
+    occupied: u64,
 }
 
 impl Figures {
@@ -38,6 +40,7 @@ impl Figures {
             self.pymalloc_live_bytes += pages * live;
         }
         if live > 0 {
+            self.occupied += bytes;
             self.held_by_64 += if live <= 64 { bytes } else { 0 };
             self.held_by_512 += if live <= 512 { bytes } else { 0 };
             let one = slice.tally.live_blocks == 1 && live <= PAGE_SIZE / 2;
@@ -57,6 +60,7 @@ pub(crate) fn metrics(
     figures: &Figures,
     ledger: &[LedgerRow],
     heaps: &[HeapReport],
+    huge: &[HugeOccupancyRow],
     trimmable: u64,
 ) -> Vec<Metric> {
     let row = |class: LedgerClass| ledger[class as usize];
@@ -79,11 +83,18 @@ pub(crate) fn metrics(
         .sum();
     let thread_arenas = heaps
         .iter()
+        .filter(|h| h.allocator == Allocator::Glibc)
         .flat_map(|h| &h.arenas)
         .filter(|a| a.arena.id != 0);
     let idle = thread_arenas.map(|a| a.resident_bytes.saturating_sub(a.arena.live_bytes));
     let malloc = || heaps.iter().filter(|h| h.allocator != Allocator::Pymalloc);
-    let floor = figures.live_bytes.div_ceil(PAGE_SIZE) * PAGE_SIZE;
+    let floor = |page: u64| figures.live_bytes.div_ceil(page) * page;
+    let occupied_huge = huge.iter().filter(|row| row.max_percent > 0);
+    let occupied_huge: u64 = occupied_huge.map(|row| row.resident_bytes).sum();
+    let backed: u64 = huge.iter().map(|row| row.huge_bytes).sum();
+    let grows = || malloc().flat_map(|h| &h.arenas);
+    let swap_unknown = row(LedgerClass::Unknown).swapped_bytes;
+    let fork = sample.fork;
     vec![
         metric(
             "utilisation",
@@ -118,8 +129,42 @@ pub(crate) fn metrics(
         ),
         metric(
             "compaction_floor_bytes",
-            known(floor),
+            known(floor(PAGE_SIZE)),
             "the fewest whole pages that hold the same live bytes: no allocator gets below it",
+        ),
+        metric(
+            "compaction_floor_2m_bytes",
+            known(floor(HUGE_PAGE)),
+            "the same in huge pages of 2 MiB",
+        ),
+        metric(
+            "purge_floor_bytes",
+            known(figures.occupied),
+            "resident pages that hold anything live: what is left when every free page is \
+             returned and no block moves",
+        ),
+        metric(
+            "purge_floor_2m_bytes",
+            known(occupied_huge),
+            "the same when memory can only be returned 2 MiB at a time (huge pages)",
+        ),
+        metric(
+            "huge_backed_bytes",
+            known(backed),
+            "resident heap bytes in huge pages; with much free memory in them, try \
+             transparent_hugepage=madvise",
+        ),
+        metric(
+            "below_highest_live_bytes",
+            known(grows().map(|a| a.below_highest_live_bytes).sum()),
+            "free bytes below the highest live block of brk and thread heaps: an automatic trim \
+             never reaches them",
+        ),
+        metric(
+            "top_pinned_bytes",
+            known(grows().map(|a| a.top_pinned_bytes).sum()),
+            "free pages that would return by themselves, were it not for a few blocks (4 KiB in \
+             all) above them",
         ),
         metric(
             "held_by_64_bytes_pages",
@@ -152,7 +197,45 @@ pub(crate) fn metrics(
         metric(
             "swap_fragmentation_bytes",
             known(swap_fragments),
-            "bytes in swap that hold nothing live: harmless to leave there",
+            "bytes in swap known to hold nothing live: harmless to leave there",
+        ),
+        metric(
+            "swap_unknown_bytes",
+            known(swap_unknown),
+            "bytes in swap that were not read, so that any part of them may be fragmentation too",
+        ),
+        metric(
+            "fork_shared_bytes",
+            fork.map(|fork| fork.shared_bytes as f64),
+            "resident anonymous bytes still shared with the parent since the fork",
+        ),
+        metric(
+            "fork_copied_bytes",
+            fork.map(|fork| fork.copied_bytes as f64),
+            "resident anonymous bytes that both have a copy of their own of: sharing that writes \
+             broke (gc.freeze() before forking keeps more)",
+        ),
+        metric(
+            "mem_fragmentation_ratio",
+            ratio(sample.kernel.rss_bytes, figures.live_bytes),
+            "Redis's name: RSS ÷ live bytes; above 1.5 look at the ledger",
+        ),
+        metric(
+            "allocator_frag_ratio",
+            ratio(figures.occupied, figures.live_bytes),
+            "Redis's name, jemalloc's active ÷ allocated: pages in use ÷ live bytes; what only \
+             moving blocks cures",
+        ),
+        metric(
+            "allocator_rss_ratio",
+            ratio(figures.heap_bytes, figures.occupied),
+            "Redis's name, jemalloc's resident ÷ active: heap pages ÷ pages in use; what a purge \
+             or trim cures",
+        ),
+        metric(
+            "rss_overhead_ratio",
+            ratio(sample.kernel.rss_bytes, figures.heap_bytes),
+            "Redis's name: RSS ÷ heap pages; far above 1, the memory is not the heap's",
         ),
         metric(
             "malloc_arenas",

@@ -1,7 +1,8 @@
 //! Heaps and their arenas in figures, with their residency.
 
-use crate::heap::ExtentKind;
+use crate::heap::{ExtentKind, HeapSnapshot};
 use crate::metrics::pages::PageSlice;
+use crate::metrics::pins::Pins;
 use crate::report::{ArenaReport, HeapReport};
 use crate::sample::Sample;
 
@@ -48,8 +49,8 @@ impl ArenaResidency {
 }
 
 /// The heaps of a sample in figures.
-pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency) -> Vec<HeapReport> {
-    let report = |(heap, of_arenas): (&crate::heap::HeapSnapshot, &Vec<Residency>)| {
+pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency, pins: &Pins) -> Vec<HeapReport> {
+    let report = |(number, (heap, of_arenas)): (usize, (&HeapSnapshot, &Vec<Residency>))| {
         let (mapped_large_blocks, mapped_large_bytes) = heap.large_mapped();
         HeapReport {
             allocator: heap.allocator,
@@ -58,11 +59,18 @@ pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency) -> Vec<HeapRepo
                 .arenas
                 .iter()
                 .zip(of_arenas)
-                .map(|(arena, of)| ArenaReport {
-                    arena: arena.clone(),
-                    resident_bytes: of.resident,
-                    swapped_bytes: of.swapped,
-                    trimmable_bytes: of.trimmable,
+                .zip(0..)
+                .map(|((arena, of), index)| {
+                    let pins = pins.of_arena(number, index);
+                    ArenaReport {
+                        arena: arena.clone(),
+                        resident_bytes: of.resident,
+                        swapped_bytes: of.swapped,
+                        trimmable_bytes: of.trimmable,
+                        pinned_free_bytes: pins.pinned_free_bytes,
+                        below_highest_live_bytes: pins.below_highest_live_bytes,
+                        top_pinned_bytes: pins.top_free_bytes,
+                    }
                 })
                 .collect(),
             live_bytes: heap.total(|a| a.live_bytes),
@@ -80,6 +88,7 @@ pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency) -> Vec<HeapRepo
         .heaps
         .iter()
         .zip(&residency.arenas)
+        .enumerate()
         .map(report)
         .collect()
 }

@@ -60,7 +60,6 @@ impl<'a> Ledger<'a> {
             (Use::Metadata, LedgerClass::AllocatorMetadata),
             (Use::Cached, LedgerClass::Cached),
             (Use::Top, LedgerClass::Top),
-            (Use::Retained, LedgerClass::FreeStuck),
             (Use::Unknown, LedgerClass::Unknown),
             (Use::PymallocLive, LedgerClass::PymallocLive),
             (Use::PymallocFree, LedgerClass::PymallocFree),
@@ -71,7 +70,8 @@ impl<'a> Ledger<'a> {
         }
         let trimmable = self.trimmable_in(slice);
         let free = tally.of(Use::Free);
-        if free == PAGE_SIZE {
+        let retained = tally.of(Use::Retained);
+        if free + retained == PAGE_SIZE {
             self.add(LedgerClass::FreeTrimmable, trimmable, slice.state);
             self.add(
                 LedgerClass::FreeStuck,
@@ -79,7 +79,11 @@ impl<'a> Ledger<'a> {
                 slice.state,
             );
         } else {
-            self.add(LedgerClass::FreePinned, pages * free, slice.state);
+            self.add(
+                LedgerClass::FreePinned,
+                pages * (free + retained),
+                slice.state,
+            );
         }
         if slice.state.is_resident() {
             self.trimmable[slice.owner.heap] += trimmable;

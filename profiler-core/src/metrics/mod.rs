@@ -5,15 +5,19 @@
 
 mod figures;
 mod heaps;
+mod huge;
 mod ledger;
 mod map;
 mod occupancy;
 pub(crate) mod pages;
+mod pins;
 mod size_classes;
 
 pub(crate) use figures::{Figures, metrics};
 pub(crate) use heaps::{ArenaResidency, heaps};
+pub(crate) use huge::HugeRanges;
 pub(crate) use ledger::Ledger;
 pub(crate) use map::HeapMap;
 pub(crate) use occupancy::Occupancy;
+pub(crate) use pins::Pins;
 pub(crate) use size_classes::size_classes;

@@ -2,11 +2,12 @@
 //! it.
 
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use crate::claims::claims;
+use crate::claims::{Claim, claims};
 use crate::heap::{Allocator, ExtentKind};
 use crate::residency::{PageState, ResidencyMap};
 use crate::sample::Sample;
-use crate::span::SpanState;
+use crate::size_class::SizeClass;
+use crate::span::{Span, SpanState, Spans};
 
 /// Bytes that glibc puts before each block (`malloc/malloc.c`, `SIZE_SZ`; the `prev_size` word
 /// before it belongs to the block in front while that is in use).
@@ -83,12 +84,14 @@ pub(crate) struct Owner {
     pub(crate) arena: u32,
     pub(crate) kind: ExtentKind,
     pub(crate) allocator: Allocator,
+    /// The extent's addresses.
+    pub(crate) extent: AddrRange,
 }
 
 /// Consecutive pages with the same tally and state. More than one only where a single span covers
 /// them all.
 #[derive(Copy, Clone, Debug)]
-pub(crate) struct PageSlice {
+pub(crate) struct PageSlice<'a> {
     /// Whole pages.
     pub(crate) range: AddrRange,
     /// Bytes by use, on each of them.
@@ -97,9 +100,11 @@ pub(crate) struct PageSlice {
     pub(crate) state: PageState,
     /// Whose they are; of the first claim where two share a page.
     pub(crate) owner: Owner,
+    /// The size class of each live block that has a byte on the page, in address order.
+    pub(crate) live_classes: &'a [SizeClass],
 }
 
-impl PageSlice {
+impl PageSlice<'_> {
     /// How many pages.
     pub(crate) fn pages(&self) -> u64 {
         self.range.len() / PAGE_SIZE
@@ -111,8 +116,10 @@ pub(crate) fn visit(sample: &Sample, emit: impl FnMut(&PageSlice)) {
     let mut sweep = Sweep {
         runs: Runs::new(&sample.residency),
         open: None,
+        live_classes: Vec::new(),
         emit,
     };
+    let mut cursors: Vec<Option<Cursor>> = sample.heaps.iter().map(|_| None).collect();
     for claim in claims(sample) {
         let heap = &sample.heaps[claim.heap];
         let extent = &heap.extents[claim.extent];
@@ -122,33 +129,64 @@ pub(crate) fn visit(sample: &Sample, emit: impl FnMut(&PageSlice)) {
             arena: extent.arena,
             kind: extent.kind,
             allocator,
+            extent: extent.range,
         };
-        let mut end = extent.range.start();
-        for span in extent.spans.iter(extent.range.start()) {
-            end = span.range.end();
+        let cursor = match &mut cursors[claim.heap] {
+            Some(cursor) if cursor.extent == claim.extent => cursor,
+            other => other.insert(Cursor {
+                extent: claim.extent,
+                spans: extent.spans.iter(extent.range.start()).peekable(),
+            }),
+        };
+        for span in cursor.within(&claim) {
             let Some(range) = span.range.intersect(&claim.range) else {
                 continue;
             };
             let what = use_of(allocator, extent.kind, span.state);
-            let header = range.start().checked_add(GLIBC_HEADER);
-            match (what, header.and_then(|h| AddrRange::new(h, range.end()))) {
-                // Only a whole span begins with its header.
-                (Use::Live, Some(rest))
-                    if allocator == Allocator::Glibc && span.range.start() == range.start() =>
-                {
-                    sweep.add(range.start(), GLIBC_HEADER, Use::Header, owner);
-                    sweep.add(rest.start(), rest.len(), Use::Live, owner);
-                }
-                _ => sweep.add(range.start(), range.len(), what, owner),
+            let class = (span.state == SpanState::Live).then(|| SizeClass::of(span.range.len()));
+            // Only a whole span begins with its header.
+            let whole = span.range.start() == range.start();
+            if what == Use::Live && allocator == Allocator::Glibc && whole {
+                sweep.glibc_block(range, class, owner);
+            } else {
+                sweep.add(range, what, class, owner);
             }
         }
         // What the spans do not reach of the extent is not known.
-        let rest = AddrRange::new(end, extent.range.end()).and_then(|r| r.intersect(&claim.range));
-        if let Some(rest) = rest {
-            sweep.add(rest.start(), rest.len(), Use::Unknown, owner);
+        let end = extent.range.start().checked_add(extent.spans.bytes());
+        let rest = end.and_then(|end| AddrRange::new(end, extent.range.end()));
+        if let Some(rest) = rest.and_then(|rest| rest.intersect(&claim.range)) {
+            sweep.add(rest, Use::Unknown, None, owner);
         }
     }
     sweep.flush();
+}
+
+/// How far the spans of an extent were followed: inner heaps can cut it into many claims, and its
+/// spans are gone through once for all of them.
+struct Cursor<'a> {
+    extent: usize,
+    spans: std::iter::Peekable<Spans<'a>>,
+}
+
+impl<'a> Cursor<'a> {
+    /// The spans that begin before the end of the claim and were not passed yet. One that goes on
+    /// beyond it comes again for the next claim.
+    fn within<'c>(&'c mut self, claim: &Claim) -> impl Iterator<Item = Span> + use<'a, 'c> {
+        let end = claim.range.end();
+        let mut beyond = false;
+        std::iter::from_fn(move || {
+            let span = *self
+                .spans
+                .peek()
+                .filter(|span| !beyond && span.range.start() < end)?;
+            beyond = span.range.end() > end;
+            if !beyond {
+                self.spans.next();
+            }
+            Some(span)
+        })
+    }
 }
 
 fn use_of(allocator: Allocator, kind: ExtentKind, state: SpanState) -> Use {
@@ -169,21 +207,40 @@ fn use_of(allocator: Allocator, kind: ExtentKind, state: SpanState) -> Use {
 struct Sweep<'a, F> {
     runs: Runs<'a>,
     open: Option<(RemoteAddr, Tally, Owner)>,
+    live_classes: Vec<SizeClass>,
     emit: F,
 }
 
 impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
-    /// Adds `len` bytes from `at`, which lies at or above all that was added before.
-    fn add(&mut self, at: RemoteAddr, len: u64, what: Use, owner: Owner) {
-        let mut at = at;
-        let mut len = len;
+    /// Adds a live glibc chunk, header first. The page that holds the header counts the block once.
+    fn glibc_block(&mut self, range: AddrRange, class: Option<SizeClass>, owner: Owner) {
+        let page_end = range.start().align_down(PAGE_SIZE).checked_add(PAGE_SIZE);
+        let here = page_end.map_or(range.end(), |end| end.min(range.end()));
+        let header = range.start().checked_add(GLIBC_HEADER);
+        let header = header.map_or(range.end(), |end| end.min(range.end()));
+        let parts = [
+            (range.start(), header, Use::Header, class),
+            (header, here, Use::Live, None),
+            (here.max(header), range.end(), Use::Live, class),
+        ];
+        for (start, end, what, class) in parts {
+            if let Some(range) = AddrRange::new(start, end) {
+                self.add(range, what, class, owner);
+            }
+        }
+    }
+
+    /// Adds bytes that lie at or above all that was added before. `class` is the size class when
+    /// they are a live block's that its first page does not know of yet.
+    fn add(&mut self, range: AddrRange, what: Use, class: Option<SizeClass>, owner: Owner) {
+        let (mut at, mut len) = (range.start(), range.len());
         while len > 0 {
             let page = at.align_down(PAGE_SIZE);
             let in_page = PAGE_SIZE - (at.get() - page.get());
             if in_page == PAGE_SIZE && len >= PAGE_SIZE {
                 self.flush();
                 let whole = len - len % PAGE_SIZE;
-                self.whole(at, whole, what, owner);
+                self.whole(at, whole, what, class, owner);
                 (at, len) = (RemoteAddr::new(at.get() + whole), len - whole);
                 continue;
             }
@@ -197,6 +254,7 @@ impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
                     self.open = Some((page, tally, owner));
                 }
             }
+            self.live_classes.extend(class);
             (at, len) = (RemoteAddr::new(at.get() + part), len - part);
         }
     }
@@ -214,11 +272,20 @@ impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
                 tally,
                 state,
                 owner,
+                live_classes: &self.live_classes,
             });
+            self.live_classes.clear();
         }
     }
 
-    fn whole(&mut self, at: RemoteAddr, len: u64, what: Use, owner: Owner) {
+    fn whole(
+        &mut self,
+        at: RemoteAddr,
+        len: u64,
+        what: Use,
+        class: Option<SizeClass>,
+        owner: Owner,
+    ) {
         let mut tally = Tally::default();
         tally.add(what, PAGE_SIZE);
         let mut rest = AddrRange::with_len(at, len);
@@ -234,6 +301,7 @@ impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
                 tally,
                 state,
                 owner,
+                live_classes: class.as_slice(),
             });
             rest = AddrRange::new(end, RemoteAddr::new(at.get() + len));
         }

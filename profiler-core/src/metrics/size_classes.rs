@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::heap::Allocator;
+use crate::metrics::pins::Pins;
 use crate::report::SizeClassRow;
 use crate::sample::Sample;
 use crate::size_class::{LINEAR_LIMIT, SizeClass};
@@ -10,7 +11,7 @@ use crate::span::SpanState;
 
 /// The size classes in use, by allocator, then size. Sizes are block sizes as the allocator
 /// counts them (glibc: chunk sizes).
-pub(crate) fn size_classes(sample: &Sample) -> Vec<SizeClassRow> {
+pub(crate) fn size_classes(sample: &Sample, pins: &Pins) -> Vec<SizeClassRow> {
     let mut rows: BTreeMap<Allocator, Vec<SizeClassRow>> = BTreeMap::new();
     for heap in &sample.heaps {
         let allocator = heap.allocator;
@@ -39,6 +40,10 @@ pub(crate) fn size_classes(sample: &Sample) -> Vec<SizeClassRow> {
     }
     rows.into_values()
         .flatten()
+        .map(|row| SizeClassRow {
+            pinned_free_bytes: pins.of_class(row.allocator, row.class),
+            ..row
+        })
         .filter(|row| row.live_blocks + row.free_blocks > 0)
         .collect()
 }
@@ -51,6 +56,7 @@ fn empty(allocator: Allocator) -> Vec<SizeClassRow> {
         live_bytes: 0,
         free_blocks: 0,
         free_bytes: 0,
+        pinned_free_bytes: 0,
     };
     (0..SizeClass::COUNT).map(row).collect()
 }

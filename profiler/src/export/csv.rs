@@ -2,6 +2,7 @@
 
 use csv::Writer;
 use profiler_core::activity::Activity;
+use profiler_core::over_time::johnstone_wilson;
 use profiler_core::report::{ArenaReport, HeapReport};
 use profiler_core::view::View;
 
@@ -47,6 +48,7 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
             ("live_bytes", row.live_bytes),
             ("free_blocks", row.free_blocks),
             ("free_bytes", row.free_bytes),
+            ("pinned_free_bytes", row.pinned_free_bytes),
         ];
         let upper = row.class.upper_bytes().to_string();
         rows.counts("size_classes", row.allocator.name(), &upper, &fields)?;
@@ -59,8 +61,20 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
         let range = format!("{}-{}", row.min_bytes, row.max_bytes);
         rows.counts("page_occupancy", row.allocator.name(), &range, &fields)?;
     }
+    for row in &view.report.huge_occupancy {
+        let fields = [
+            ("ranges", row.ranges),
+            ("resident_bytes", row.resident_bytes),
+            ("huge_bytes", row.huge_bytes),
+        ];
+        let percent = row.max_percent.to_string();
+        rows.counts("huge_occupancy", row.allocator.name(), &percent, &fields)?;
+    }
     for metric in &view.report.metrics {
         rows.figure("metrics", "", "", metric.name, metric.value)?;
+    }
+    for metric in johnstone_wilson(&view.history) {
+        rows.figure("over_time", "", "", metric.name, metric.value)?;
     }
     for finding in &view.report.findings {
         let name = finding.mechanism.name();
@@ -139,8 +153,23 @@ fn totals(rows: &mut Rows, view: &View) -> Result<(), csv::Error> {
         ("peak_rss_bytes", kernel.peak_rss_bytes),
     ];
     rows.counts("process", "", "", &fields)?;
-    let pss = kernel.pss_bytes.map(|bytes| bytes as f64);
-    rows.figure("process", "", "", "pss_bytes", pss)?;
+    let where_told = [
+        ("pss_bytes", kernel.pss_bytes),
+        ("lazy_free_bytes", kernel.lazy_free_bytes),
+        ("anon_huge_bytes", kernel.anon_huge_bytes),
+        ("ksm_bytes", kernel.ksm_bytes),
+    ];
+    for (field, bytes) in where_told {
+        rows.figure("process", "", "", field, bytes.map(|bytes| bytes as f64))?;
+    }
+    if let Some(fork) = &view.report.fork {
+        let fields = [
+            ("shared_bytes", fork.shared_bytes),
+            ("copied_bytes", fork.copied_bytes),
+            ("own_bytes", fork.own_bytes),
+        ];
+        rows.counts("fork", "", "", &fields)?;
+    }
     let fields = [
         ("stopped", u64::from(seen.stopped)),
         ("events_lost", events_lost(view)),
@@ -171,6 +200,9 @@ fn heap_rows(rows: &mut Rows, heap: &HeapReport) -> Result<(), csv::Error> {
         resident_bytes,
         swapped_bytes,
         trimmable_bytes,
+        pinned_free_bytes,
+        below_highest_live_bytes,
+        top_pinned_bytes,
     } in &heap.arenas
     {
         let fields = [
@@ -185,6 +217,9 @@ fn heap_rows(rows: &mut Rows, heap: &HeapReport) -> Result<(), csv::Error> {
             ("resident_bytes", *resident_bytes),
             ("swapped_bytes", *swapped_bytes),
             ("trimmable_bytes", *trimmable_bytes),
+            ("pinned_free_bytes", *pinned_free_bytes),
+            ("below_highest_live_bytes", *below_highest_live_bytes),
+            ("top_pinned_bytes", *top_pinned_bytes),
         ];
         rows.counts("arenas", allocator, &arena.id.to_string(), &fields)?;
     }

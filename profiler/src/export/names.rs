@@ -47,6 +47,7 @@ pub(super) fn latest(view: &View) -> Point {
         rss_bytes: report.kernel.rss_bytes,
         swap_bytes: report.kernel.swap_bytes,
         live_bytes: live_bytes(view),
+        heap_bytes: report.heap_resident_bytes(),
     };
     match view.history.last() {
         Some(point) if point.time_ns > walked.time_ns => *point,

@@ -89,7 +89,7 @@ fn sample() -> Sample {
             rss_bytes: 3 * PAGE,
             swap_bytes: PAGE,
             peak_rss_bytes: 9 * PAGE,
-            pss_bytes: None,
+            ..KernelCount::default()
         },
         residency,
         heaps: vec![heap],
@@ -178,6 +178,7 @@ pub(super) fn full() -> View {
         rss_bytes: 5 * PAGE,
         swap_bytes: 0,
         live_bytes,
+        heap_bytes: live_bytes.map(|live| 2 * live),
     };
     let mut report = FragReport::from_sample(&sample);
     // Three pages are too few for a rule to speak.

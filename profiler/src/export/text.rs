@@ -1,10 +1,11 @@
 //! A view as a report for people, at most [`WIDTH`] columns wide and without colour.
 
+use profiler_core::over_time::johnstone_wilson;
 use profiler_core::report::{FragReport, HeapReport, SizeClassRow};
 use profiler_core::units::{bytes, count, nanoseconds, percent};
 use profiler_core::view::View;
 
-use super::names::{confidence, events_lost, rfc3339, unit_of};
+use super::names::{confidence, events_lost, rfc3339};
 
 /// Columns at the most.
 const WIDTH: usize = 100;
@@ -29,7 +30,7 @@ pub fn text(view: &View) -> String {
         size_classes(&mut text, report, heap);
         occupancy(&mut text, report, heap);
     }
-    metrics(&mut text, report);
+    metrics(&mut text, view);
     activity(&mut text, view);
     completeness(&mut text, view);
     text.0
@@ -159,6 +160,32 @@ fn ledger(text: &mut Text, report: &FragReport) {
         bytes(sum(|row| row.shared_bytes)),
         bytes(sum(|row| row.swapped_bytes))
     ));
+    if let Some(fork) = &report.fork {
+        text.paragraph(
+            "  ",
+            &format!(
+                "of anonymous memory: {} still shared with the parent {}, {} copied since the \
+                 fork (or mapped anew by both), {} the parent does not have",
+                bytes(fork.shared_bytes),
+                fork.parent,
+                bytes(fork.copied_bytes),
+                bytes(fork.own_bytes)
+            ),
+        );
+    }
+    let kernel = [
+        (
+            report.kernel.lazy_free_bytes,
+            "marked free (MADV_FREE), the kernel takes them when it needs memory",
+        ),
+        (report.kernel.anon_huge_bytes, "in transparent huge pages"),
+        (report.kernel.ksm_bytes, "merged with equal pages by KSM"),
+    ];
+    for (amount, what) in kernel {
+        if let Some(amount) = amount.filter(|&amount| amount > 0) {
+            text.paragraph("  ", &format!("of RSS: {} {what}", bytes(amount)));
+        }
+    }
     text.blank();
 }
 
@@ -284,20 +311,48 @@ fn occupancy(text: &mut Text, report: &FragReport, heap: &HeapReport) {
             count(row.swapped_pages)
         ));
     }
+    let mut deciles = report.occupancy_deciles.iter();
+    if let Some(deciles) = deciles.find(|deciles| deciles.allocator == heap.allocator) {
+        let [tenth, .., nine_tenths] = deciles.live_bytes;
+        text.line(&format!(
+            "  a tenth of the pages hold at most {tenth} live bytes, half {}, nine tenths {nine_tenths}",
+            deciles.live_bytes[4]
+        ));
+    }
+    huge_ranges(text, report, heap);
     text.blank();
 }
 
-fn metrics(text: &mut Text, report: &FragReport) {
+/// How full the aligned ranges of 2 MiB are: what huge pages would hold, or do.
+fn huge_ranges(text: &mut Text, report: &FragReport, heap: &HeapReport) {
+    let rows = || {
+        let rows = report.huge_occupancy.iter();
+        rows.filter(|row| row.allocator == heap.allocator)
+    };
+    let all: u64 = rows().map(|row| row.ranges).sum();
+    let half: u64 = rows()
+        .filter(|row| row.max_percent <= 50)
+        .map(|row| row.ranges)
+        .sum();
+    let huge: u64 = rows().map(|row| row.huge_bytes).sum();
+    if all > 0 {
+        text.line(&format!(
+            "  of {} ranges of 2 MiB, {} are at most half live; {} lie in huge pages",
+            count(all),
+            count(half),
+            bytes(huge)
+        ));
+    }
+}
+
+fn metrics(text: &mut Text, view: &View) {
     text.title("METRICS");
-    for metric in &report.metrics {
-        let value = match (metric.value, unit_of(metric.name)) {
-            (None, _) => "unknown".to_owned(),
-            (Some(value), "bytes") => bytes(value as u64),
-            (Some(value), "") => format!("{:.1} %", value * 100.0),
-            (Some(value), "pages") => format!("{} pages", count(value as u64)),
-            (Some(value), _) => count(value as u64),
-        };
-        text.line(&format!("  {:<26} {value:>14}", metric.name));
+    for metric in &view.report.metrics {
+        text.line(&format!("  {:<26} {:>14}", metric.name, metric.shown()));
+    }
+    let over_time = johnstone_wilson(&view.history);
+    for metric in over_time.iter().filter(|metric| metric.value.is_some()) {
+        text.line(&format!("  {:<26} {:>14}", metric.name, metric.shown()));
     }
     text.blank();
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use profiler_core::fork::{self, ForkSharing};
 use profiler_core::residency::{Mapping, MappingKind, ResidencyMap};
 use profiler_core::sample::KernelCount;
 
@@ -128,6 +129,9 @@ impl Target {
             swap_bytes: bytes("Swap").unwrap_or(quick.swap_bytes),
             peak_rss_bytes: quick.peak_rss_bytes,
             pss_bytes: bytes("Pss"),
+            lazy_free_bytes: bytes("LazyFree"),
+            anon_huge_bytes: bytes("AnonHugePages"),
+            ksm_bytes: bytes("KSM"),
         })
     }
 
@@ -143,7 +147,7 @@ impl Target {
             rss_bytes,
             swap_bytes: bytes("VmSwap").unwrap_or(0),
             peak_rss_bytes: bytes("VmHWM").unwrap_or(rss_bytes),
-            pss_bytes: None,
+            ..KernelCount::default()
         })
     }
 
@@ -173,6 +177,19 @@ impl Target {
         source: PageSource,
     ) -> io::Result<ResidencyMap> {
         residency::read(&self.dir, mappings, source)
+    }
+
+    /// What it still shares with its parent, which must run the same program; `residency` is its
+    /// own. `None` when the parent runs another one, or cannot be read.
+    pub fn fork_sharing(&self, residency: &ResidencyMap) -> Option<ForkSharing> {
+        let parent = self.dir.stat().ok()?.ppid;
+        let (dir, _) = open::open(parent).ok()?;
+        if Program::of(&dir).exe != self.program.exe {
+            return None;
+        }
+        let mappings = maps::parse(&dir.text("maps").ok()?);
+        let of_parent = residency::read(&dir, &mappings, self.pages).ok()?;
+        Some(fork::sharing(parent, &of_parent, residency))
     }
 
     /// Its memory, by address.

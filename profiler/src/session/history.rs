@@ -46,6 +46,7 @@ mod tests {
                 rss_bytes: 1,
                 swap_bytes: 0,
                 live_bytes: None,
+                heap_bytes: None,
             });
         }
         let points = history.points();

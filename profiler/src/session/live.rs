@@ -114,6 +114,7 @@ impl LiveSession {
             rss_bytes,
             swap_bytes,
             live_bytes,
+            heap_bytes: self.report.heap_resident_bytes(),
         });
     }
 

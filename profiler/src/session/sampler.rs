@@ -97,6 +97,9 @@ impl Sampler {
         drop(stopped);
         let took = began.elapsed().as_nanos() as u64;
         completeness.walk_ns = took;
+        // The stop does not wait for the parent's page tables: the few pages that either writes
+        // meanwhile count as copied.
+        let fork = self.target.fork_sharing(&residency);
         completeness.stop_ns = if completeness.stopped { took } else { 0 };
 
         Ok(Sample {
@@ -104,6 +107,7 @@ impl Sampler {
             host: self.host.clone(),
             target,
             kernel,
+            fork,
             residency,
             heaps,
             completeness,

@@ -46,6 +46,9 @@ struct Arena {
     resident_bytes: u64,
     swapped_bytes: u64,
     trimmable_bytes: u64,
+    pinned_free_bytes: u64,
+    below_highest_live_bytes: u64,
+    top_pinned_bytes: u64,
     figures: Object<&'static str, u64>,
 }
 
@@ -96,6 +99,9 @@ impl Arena {
             resident_bytes: report.resident_bytes,
             swapped_bytes: report.swapped_bytes,
             trimmable_bytes: report.trimmable_bytes,
+            pinned_free_bytes: report.pinned_free_bytes,
+            below_highest_live_bytes: report.below_highest_live_bytes,
+            top_pinned_bytes: report.top_pinned_bytes,
             figures: Object(arena.figures.clone()),
         }
     }

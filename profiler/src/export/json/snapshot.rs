@@ -2,7 +2,12 @@
 
 use profiler_core::activity::ProbeState;
 use profiler_core::completeness::Defect;
-use profiler_core::report::{self, Finding, LedgerRow, OccupancyRow, SizeClassRow};
+use profiler_core::fork::ForkSharing;
+use profiler_core::over_time::johnstone_wilson;
+use profiler_core::report::{
+    self, Finding, HugeOccupancyRow, LedgerRow, Metric, OccupancyDeciles, OccupancyRow,
+    SizeClassRow,
+};
 use profiler_core::view::{self, View};
 use serde::Serialize;
 
@@ -21,13 +26,20 @@ pub(super) struct Snapshot<'a> {
     swap_bytes: u64,
     peak_rss_bytes: u64,
     pss_bytes: Option<u64>,
+    lazy_free_bytes: Option<u64>,
+    anon_huge_bytes: Option<u64>,
+    ksm_bytes: Option<u64>,
+    fork: Option<Fork>,
     verdict: &'a str,
     explanation: &'a str,
     ledger: Vec<Ledger>,
     heaps: Vec<Heap<'a>>,
     size_classes: Vec<SizeClass>,
     page_occupancy: Vec<Occupancy>,
+    occupancy_deciles: Vec<Deciles>,
+    huge_occupancy: Vec<HugeOccupancy>,
     metrics: Object<&'static str, Option<Number>>,
+    over_time: Object<&'static str, Option<Number>>,
     findings: Vec<FindingRow<'a>>,
     packing: Option<Packing>,
     activity: Option<Activity<'a>>,
@@ -72,6 +84,7 @@ struct SizeClass {
     live_bytes: u64,
     free_blocks: u64,
     free_bytes: u64,
+    pinned_free_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -81,6 +94,29 @@ struct Occupancy {
     max_bytes: u32,
     resident_pages: u64,
     swapped_pages: u64,
+}
+
+#[derive(Serialize)]
+struct Deciles {
+    allocator: &'static str,
+    live_bytes: [u16; 9],
+}
+
+#[derive(Serialize)]
+struct HugeOccupancy {
+    allocator: &'static str,
+    max_percent: u32,
+    ranges: u64,
+    resident_bytes: u64,
+    huge_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Fork {
+    parent_pid: i32,
+    shared_bytes: u64,
+    copied_bytes: u64,
+    own_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -118,6 +154,7 @@ struct Point {
     rss_bytes: u64,
     swap_bytes: u64,
     live_bytes: Option<u64>,
+    heap_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -173,19 +210,24 @@ impl<'a> Snapshot<'a> {
             swap_bytes: report.kernel.swap_bytes,
             peak_rss_bytes: report.kernel.peak_rss_bytes,
             pss_bytes: report.kernel.pss_bytes,
+            lazy_free_bytes: report.kernel.lazy_free_bytes,
+            anon_huge_bytes: report.kernel.anon_huge_bytes,
+            ksm_bytes: report.kernel.ksm_bytes,
+            fork: report.fork.map(Fork::of),
             verdict: &report.verdict,
             explanation: &report.explanation,
             ledger: report.ledger.iter().map(Ledger::of).collect(),
             heaps: report.heaps.iter().map(Heap::of).collect(),
             size_classes: report.size_classes.iter().map(SizeClass::of).collect(),
             page_occupancy: report.page_occupancy.iter().map(Occupancy::of).collect(),
-            metrics: Object(
-                report
-                    .metrics
-                    .iter()
-                    .map(|metric| (metric.name, metric.value.map(Number::of)))
-                    .collect(),
-            ),
+            occupancy_deciles: report.occupancy_deciles.iter().map(Deciles::of).collect(),
+            huge_occupancy: report
+                .huge_occupancy
+                .iter()
+                .map(HugeOccupancy::of)
+                .collect(),
+            metrics: metrics(&report.metrics),
+            over_time: metrics(&johnstone_wilson(&view.history)),
             findings: report.findings.iter().map(FindingRow::of).collect(),
             packing: report.packing.as_ref().map(Packing::of),
             activity: view.activity.as_deref().map(Activity::of),
@@ -193,6 +235,22 @@ impl<'a> Snapshot<'a> {
             notices: &view.notices,
             ended: view.ended.as_deref(),
             completeness: Completeness::of(view),
+        }
+    }
+}
+
+fn metrics(metrics: &[Metric]) -> Object<&'static str, Option<Number>> {
+    let row = |metric: &Metric| (metric.name, metric.value.map(Number::of));
+    Object(metrics.iter().map(row).collect())
+}
+
+impl Fork {
+    fn of(sharing: ForkSharing) -> Self {
+        Self {
+            parent_pid: sharing.parent,
+            shared_bytes: sharing.shared_bytes,
+            copied_bytes: sharing.copied_bytes,
+            own_bytes: sharing.own_bytes,
         }
     }
 }
@@ -217,6 +275,7 @@ impl SizeClass {
             live_bytes: row.live_bytes,
             free_blocks: row.free_blocks,
             free_bytes: row.free_bytes,
+            pinned_free_bytes: row.pinned_free_bytes,
         }
     }
 }
@@ -229,6 +288,27 @@ impl Occupancy {
             max_bytes: row.max_bytes,
             resident_pages: row.resident_pages,
             swapped_pages: row.swapped_pages,
+        }
+    }
+}
+
+impl Deciles {
+    fn of(deciles: &OccupancyDeciles) -> Self {
+        Self {
+            allocator: deciles.allocator.name(),
+            live_bytes: deciles.live_bytes,
+        }
+    }
+}
+
+impl HugeOccupancy {
+    fn of(row: &HugeOccupancyRow) -> Self {
+        Self {
+            allocator: row.allocator.name(),
+            max_percent: row.max_percent,
+            ranges: row.ranges,
+            resident_bytes: row.resident_bytes,
+            huge_bytes: row.huge_bytes,
         }
     }
 }
@@ -278,6 +358,7 @@ impl Point {
             rss_bytes: point.rss_bytes,
             swap_bytes: point.swap_bytes,
             live_bytes: point.live_bytes,
+            heap_bytes: point.heap_bytes,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The verdict, the ledger, RSS and live bytes over time.
 
-use profiler_core::report::{LedgerClass, LedgerRow, Metric};
-use profiler_core::units::{bytes, count, percent};
+use profiler_core::report::{LedgerClass, LedgerRow};
+use profiler_core::units::{bytes, percent};
 use profiler_core::view::View;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -16,6 +16,8 @@ use crate::tui::app::App;
 const CHART_ROWS: u16 = 5;
 /// From this width on the metrics stand beside the ledger.
 const WIDE: u16 = 116;
+/// Metrics shown beside the ledger: the most telling ones, so that the chart keeps its room.
+const METRICS: usize = 17;
 
 /// Draws the screen.
 pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect) {
@@ -146,22 +148,10 @@ fn metrics(app: &App, view: &View) -> Vec<Line<'static>> {
         view.report
             .metrics
             .iter()
-            .map(|metric| Line::raw(format!("  {:<26}{:>12}", metric.name, value(metric)))),
+            .take(METRICS)
+            .map(|metric| Line::raw(format!("  {:<26}{:>12}", metric.name, metric.shown()))),
     );
     lines
-}
-
-/// A metric's value in its unit.
-pub(super) fn value(metric: &Metric) -> String {
-    let ratio = ["utilisation", "share"]
-        .iter()
-        .any(|word| metric.name.contains(word));
-    match metric.value {
-        None => "unknown".into(),
-        Some(value) if ratio => format!("{value:.2}"),
-        Some(value) if metric.name.ends_with("_bytes") => bytes(value as u64),
-        Some(value) => count(value as u64),
-    }
 }
 
 fn chart(app: &App, view: &View, frame: &mut Frame, area: Rect) {

@@ -7,7 +7,6 @@ use profiler_core::units::bytes;
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
 
-use super::overview::value;
 use super::{confidence, wrapped};
 use crate::tui::app::App;
 use crate::tui::theme::Theme;
@@ -51,7 +50,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     lines.push(Line::default());
     lines.push(Line::styled("Metrics", theme.title()));
     for metric in &report.metrics {
-        let text = format!("{:<26}{:>11}  {}", metric.name, value(metric), metric.help);
+        let text = format!("{:<26}{:>11}  {}", metric.name, metric.shown(), metric.help);
         let indent = " ".repeat(39);
         let options = textwrap::Options::new(usize::from(width)).subsequent_indent(&indent);
         let wrapped = textwrap::wrap(&text, options);

@@ -92,11 +92,15 @@ fn report(map_pages: usize) -> FragReport {
             swap_bytes: 96 * MIB,
             peak_rss_bytes: 700 * MIB,
             pss_bytes: Some(480 * MIB),
+            ..KernelCount::default()
         },
+        fork: None,
         ledger: ledger(),
         heaps: heaps(),
         size_classes: size_classes(),
         page_occupancy: occupancy(),
+        occupancy_deciles: Vec::new(),
+        huge_occupancy: Vec::new(),
         map: map(map_pages),
         metrics: metrics(),
         packing: Some(Packing {
@@ -186,6 +190,9 @@ fn heaps() -> Vec<HeapReport> {
         resident_bytes: resident * MIB,
         swapped_bytes: (system - resident) * MIB,
         trimmable_bytes: 3 * MIB,
+        pinned_free_bytes: (system - live) * MIB / 3,
+        below_highest_live_bytes: (system - live) * MIB / 2,
+        top_pinned_bytes: MIB,
     };
     let check = |name: &str, expected, found| CrossCheck {
         name: name.into(),
@@ -244,6 +251,7 @@ fn size_classes() -> Vec<SizeClassRow> {
         live_bytes: live * size,
         free_blocks: free,
         free_bytes: free * size,
+        pinned_free_bytes: free * size / 2,
     };
     let glibc = (1..=40u64).map(|i| {
         let size = if i <= 32 { i * 16 } else { 512 << (i - 32) };
@@ -370,6 +378,7 @@ fn history() -> Vec<Point> {
         rss_bytes: (380 + 120 * (i % 20) / 19 + i / 2) * MIB,
         swap_bytes: 96 * MIB,
         live_bytes: (i >= 5).then_some((200 + 40 * (i / 5 % 3)) * MIB),
+        heap_bytes: (i >= 5).then_some((360 + i) * MIB),
     };
     (0..=60).map(point).collect()
 }

@@ -1,0 +1,154 @@
+//! What keeps free bytes from being returned: the live blocks on their page, and the last blocks
+//! below an arena's top.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::addr::PAGE_SIZE;
+use crate::heap::{Allocator, ExtentKind};
+use crate::metrics::pages::{Owner, PageSlice, Use};
+use crate::size_class::SizeClass;
+
+/// Blocks of at most so many bytes together count as a pin of the top.
+const PIN_BYTES: u64 = PAGE_SIZE;
+
+/// Finds what pins free bytes. Slices ascend.
+#[derive(Default)]
+pub(crate) struct Pins {
+    by_class: BTreeMap<(Allocator, SizeClass), u64>,
+    /// By heap and arena: free bytes on pages with something not free, and free bytes up to the
+    /// page of the highest live block.
+    by_arena: BTreeMap<(usize, u32), ArenaPins>,
+    tail: Tail,
+}
+
+/// What is pinned in one arena, in bytes of resident pages.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct ArenaPins {
+    /// Free bytes on pages that something not free keeps.
+    pub(crate) pinned_free_bytes: u64,
+    /// Free bytes on pages up to the one of the highest live block of each heap that grows upwards.
+    pub(crate) below_highest_live_bytes: u64,
+    /// Whole free pages that would join the top if the last blocks below it went.
+    pub(crate) top_free_bytes: u64,
+}
+
+impl Pins {
+    /// Counts the pages of a slice.
+    pub(crate) fn page(&mut self, slice: &PageSlice) {
+        if !self.tail.covers(slice) {
+            self.close_tail();
+            self.tail = Tail::of(slice.owner);
+        }
+        if !slice.state.is_resident() {
+            return;
+        }
+        let tally = &slice.tally;
+        let free = tally.of(Use::Free) + tally.of(Use::Retained) + tally.of(Use::PymallocFree);
+        if free > 0 && free < PAGE_SIZE {
+            let arena = (slice.owner.heap, slice.owner.arena);
+            self.by_arena.entry(arena).or_default().pinned_free_bytes += slice.pages() * free;
+            self.share(slice, free);
+        }
+        self.tail.page(slice, free);
+    }
+
+    /// Divides the free bytes of a page evenly among the live blocks on it. What nothing live holds
+    /// (a cached block, the top, a header) is no class's.
+    fn share(&mut self, slice: &PageSlice, free: u64) {
+        let blocks = slice.live_classes.len() as u64;
+        for (i, &class) in (0..).zip(slice.live_classes) {
+            let part = free / blocks + u64::from(i < free % blocks);
+            let pinned = self.by_class.entry((slice.owner.allocator, class));
+            *pinned.or_default() += part;
+        }
+    }
+
+    fn close_tail(&mut self) {
+        let tail = std::mem::take(&mut self.tail);
+        if let Some(owner) = tail.owner {
+            let arena = self.by_arena.entry((owner.heap, owner.arena)).or_default();
+            arena.below_highest_live_bytes += tail.below_live;
+            arena.top_free_bytes += tail.pinned_below_top();
+        }
+    }
+
+    /// Ends the sweep.
+    pub(crate) fn finish(mut self) -> Self {
+        self.close_tail();
+        self
+    }
+
+    /// Free bytes that the live blocks of a class keep resident.
+    pub(crate) fn of_class(&self, allocator: Allocator, class: SizeClass) -> u64 {
+        self.by_class.get(&(allocator, class)).copied().unwrap_or(0)
+    }
+
+    /// What is pinned in an arena.
+    pub(crate) fn of_arena(&self, heap: usize, arena: u32) -> ArenaPins {
+        let pins = self.by_arena.get(&(heap, arena));
+        pins.copied().unwrap_or_default()
+    }
+}
+
+/// The upper end of what has been seen of one extent that grows upwards.
+#[derive(Default)]
+struct Tail {
+    owner: Option<Owner>,
+    free_since_live: u64,
+    below_live: u64,
+    /// The last slices, with in all at most [`PIN_BYTES`] in use.
+    last: VecDeque<Part>,
+    in_use: u64,
+}
+
+#[derive(Copy, Clone)]
+struct Part {
+    free_pages_bytes: u64,
+    in_use: u64,
+}
+
+impl Tail {
+    fn of(owner: Owner) -> Self {
+        let grows = matches!(owner.kind, ExtentKind::Brk | ExtentKind::ThreadHeap);
+        Self {
+            owner: grows.then_some(owner),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the slice lies in the extent, an inner heap's arena included.
+    fn covers(&self, slice: &PageSlice) -> bool {
+        self.owner
+            .is_some_and(|owner| owner.extent.contains(slice.range.start()))
+    }
+
+    fn page(&mut self, slice: &PageSlice, free: u64) {
+        if self.owner.is_none() {
+            return;
+        }
+        let (pages, tally) = (slice.pages(), &slice.tally);
+        self.free_since_live += pages * free;
+        if tally.live() > 0 {
+            self.below_live += std::mem::take(&mut self.free_since_live);
+        }
+        let part = Part {
+            free_pages_bytes: if free == PAGE_SIZE { pages * free } else { 0 },
+            in_use: pages * (tally.live() + tally.of(Use::Cached)),
+        };
+        self.in_use += part.in_use;
+        self.last.push_back(part);
+        while self.in_use > PIN_BYTES
+            && let Some(first) = self.last.pop_front()
+        {
+            self.in_use -= first.in_use;
+        }
+    }
+
+    /// Whole free pages below the last blocks, which are a page's worth at the most. Free pages
+    /// above the last block are the top's own.
+    fn pinned_below_top(&self) -> u64 {
+        let last_block = self.last.iter().rposition(|part| part.in_use > 0);
+        let below = self.last.iter().take(last_block.map_or(0, |i| i + 1));
+        below.map(|part| part.free_pages_bytes).sum()
+    }
+}
