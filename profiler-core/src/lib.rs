@@ -18,6 +18,7 @@ pub mod heap;
 pub mod live;
 pub mod memory;
 mod metrics;
+pub mod musl;
 pub mod over_time;
 pub mod pymalloc;
 pub mod report;

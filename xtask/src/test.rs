@@ -8,8 +8,16 @@ use anyhow::{Context, Result};
 use crate::{bpf, layers, root, run as run_command};
 
 /// Debian packages that the tests use besides the BPF toolchain: a C compiler for the programs
-/// whose heaps are the oracles, a broker for the Celery worker, tmux for the screen.
-const PACKAGES: [&str; 5] = ["gcc", "libc6-dev", "redis-server", "tmux", "python3-venv"];
+/// whose heaps are the oracles (on glibc and on musl), a broker for the Celery worker, tmux for the
+/// screen.
+const PACKAGES: [&str; 6] = [
+    "gcc",
+    "libc6-dev",
+    "musl-tools",
+    "redis-server",
+    "tmux",
+    "python3-venv",
+];
 /// PyPI packages of the workers that nobody here wrote.
 const PYTHON_PACKAGES: [&str; 4] = ["celery[redis]", "packaging", "pandas", "gunicorn"];
 

@@ -2,13 +2,13 @@
 
 use std::fmt::Display;
 
-use profiler_core::addr::AddrRange;
+use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::completeness::{Completeness, Confidence, Defect};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::TargetMemory;
 use profiler_core::residency::ResidencyMap;
 use profiler_core::threads::Thread;
-use profiler_core::{glibc, pymalloc};
+use profiler_core::{glibc, musl, pymalloc};
 
 use crate::process::Target;
 
@@ -16,12 +16,16 @@ use crate::process::Target;
 /// file give the same facts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
-    /// Whether it has a C library of its own at all (a static program has none).
-    pub(crate) has_libc: bool,
+    /// Whether glibc is its C library.
+    pub(crate) has_glibc: bool,
     /// The release of its glibc.
     pub(crate) glibc: Option<(u32, u32)>,
     /// The writable mappings of its C library, `.bss` included.
     pub(crate) libc_data: Vec<AddrRange>,
+    /// The version of its musl, when that is its C library.
+    pub(crate) musl: Option<String>,
+    /// Where the kernel's random bytes lie (`AT_RANDOM`).
+    pub(crate) at_random: Option<RemoteAddr>,
     /// Python's major and minor version.
     pub(crate) python: Option<(u8, u8)>,
 }
@@ -29,10 +33,13 @@ pub(crate) struct Facts {
 impl Facts {
     /// Those of a live process.
     pub(crate) fn of(target: &Target) -> Self {
+        let libc = |name| target.libc().filter(|libc| libc.name == name);
         Self {
-            has_libc: target.libc().is_some(),
+            has_glibc: libc("glibc").is_some(),
             glibc: target.libc_version(),
             libc_data: target.libc_data_ranges(),
+            musl: libc("musl").map(|musl| musl.version.clone()),
+            at_random: at_random(&target.auxv().unwrap_or_default()),
             python: target.python_version(),
         }
     }
@@ -69,7 +76,17 @@ pub(crate) fn heaps<M: TargetMemory>(
         libc_data: facts.libc_data.clone(),
     };
     let walked = glibc::walk(memory, residency, &context);
-    take("glibc", facts.has_libc, walked.map_err(boxed));
+    take("glibc", facts.has_glibc, walked.map_err(boxed));
+
+    // A static program of musl's shows no C library, but its heap can be told by its secret.
+    if !facts.has_glibc {
+        let context = musl::Context {
+            at_random: facts.at_random,
+            version: facts.musl.clone().unwrap_or_default(),
+        };
+        let walked = musl::walk(memory, residency, &context);
+        take("musl", facts.musl.is_some(), walked.map_err(boxed));
+    }
 
     let context = pymalloc::Context {
         python: facts.python,
@@ -79,6 +96,16 @@ pub(crate) fn heaps<M: TargetMemory>(
 
     judge(completeness, &heaps);
     heaps
+}
+
+/// `AT_RANDOM` of an auxiliary vector (`include/uapi/linux/auxvec.h`).
+fn at_random(auxv: &[u8]) -> Option<RemoteAddr> {
+    const AT_RANDOM: u64 = 25;
+    let (words, _) = auxv.as_chunks::<8>();
+    let (pairs, _) = words.as_chunks::<2>();
+    let of_random = |[key, _]: &&[[u8; 8]; 2]| u64::from_le_bytes(*key) == AT_RANDOM;
+    let [_, addr] = pairs.iter().find(of_random)?;
+    Some(RemoteAddr::new(u64::from_le_bytes(*addr)))
 }
 
 fn boxed<E: Display + 'static>(error: E) -> Box<dyn Display> {
