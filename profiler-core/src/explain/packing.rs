@@ -51,11 +51,11 @@ pub(crate) fn pack(sample: &Sample, present_bytes: u64) -> Option<Packing> {
     if mallocs.is_empty() {
         return None;
     }
-    let mut classes: BTreeMap<u64, u64> = BTreeMap::new();
     let mut packing = Packing {
         present_bytes,
         ..Packing::default()
     };
+    let mut sizes = Sizes::default();
     for heap in mallocs {
         let header = |kind| match (heap.allocator, kind) {
             (Allocator::Glibc, ExtentKind::LargeMapped) => MAPPED_HEADER - GLIBC_HEADER,
@@ -63,18 +63,24 @@ pub(crate) fn pack(sample: &Sample, present_bytes: u64) -> Option<Packing> {
             _ => 0,
         };
         for extent in &heap.extents {
+            let header = header(extent.kind);
             for span in extent.spans.iter(extent.range.start()) {
-                if span.state != SpanState::Live {
-                    continue;
+                if span.state == SpanState::Live {
+                    sizes.add(span.range.len().saturating_sub(header));
                 }
-                let bytes = span.range.len().saturating_sub(header(extent.kind));
-                let class = class_of(bytes);
-                *classes.entry(class).or_default() += 1;
-                packing.blocks += 1;
-                packing.live_bytes += bytes;
-                packing.rounding_bytes += class - bytes;
             }
         }
+    }
+    let mut classes: BTreeMap<u64, u64> = BTreeMap::new();
+    for (bytes, blocks) in sizes.all() {
+        let class = class_of(bytes);
+        *classes.entry(class).or_default() += blocks;
+        packing.blocks += blocks;
+        packing.live_bytes = packing
+            .live_bytes
+            .saturating_add(blocks.saturating_mul(bytes));
+        let rounding = blocks.saturating_mul(class - bytes);
+        packing.rounding_bytes = packing.rounding_bytes.saturating_add(rounding);
     }
     packing.classes = classes
         .into_iter()
@@ -94,6 +100,43 @@ pub(crate) fn pack(sample: &Sample, present_bytes: u64) -> Option<Packing> {
         .collect();
     packing.packed_bytes = packing.classes.iter().map(|class| class.bytes).sum();
     Some(packing)
+}
+
+/// Spans are multiples of 8 bytes long.
+const GRANULE: u64 = 8;
+
+/// How many blocks there are of each size: the common small ones in a table, because there are
+/// millions of blocks.
+struct Sizes {
+    small: Vec<u64>,
+    large: BTreeMap<u64, u64>,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            small: vec![0; (SMALL_MAX / GRANULE) as usize + 1],
+            large: BTreeMap::new(),
+        }
+    }
+}
+
+impl Sizes {
+    fn add(&mut self, bytes: u64) {
+        match self.small.get_mut((bytes / GRANULE) as usize) {
+            Some(blocks) => *blocks += 1,
+            None => *self.large.entry(bytes).or_default() += 1,
+        }
+    }
+
+    /// Each size with its blocks, ascending.
+    fn all(&self) -> impl Iterator<Item = (u64, u64)> {
+        let small = (0..)
+            .zip(&self.small)
+            .map(|(i, &blocks)| (i * GRANULE, blocks));
+        let large = self.large.iter().map(|(&bytes, &blocks)| (bytes, blocks));
+        small.filter(|&(_, blocks)| blocks > 0).chain(large)
+    }
 }
 
 #[cfg(test)]

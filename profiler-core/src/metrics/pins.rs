@@ -14,7 +14,8 @@ const PIN_BYTES: u64 = PAGE_SIZE;
 /// Finds what pins free bytes. Slices ascend.
 #[derive(Default)]
 pub(crate) struct Pins {
-    by_class: BTreeMap<(Allocator, SizeClass), u64>,
+    /// Free bytes by allocator and, in a row, size class.
+    by_class: BTreeMap<Allocator, Vec<u64>>,
     /// By heap and arena: free bytes on pages with something not free, and free bytes up to the
     /// page of the highest live block.
     by_arena: BTreeMap<(usize, u32), ArenaPins>,
@@ -56,10 +57,14 @@ impl Pins {
     /// (a cached block, the top, a header) is no class's.
     fn share(&mut self, slice: &PageSlice, free: u64) {
         let blocks = slice.live_classes.len() as u64;
-        for (i, &class) in (0..).zip(slice.live_classes) {
-            let part = free / blocks + u64::from(i < free % blocks);
-            let pinned = self.by_class.entry((slice.owner.allocator, class));
-            *pinned.or_default() += part;
+        if blocks == 0 {
+            return;
+        }
+        let (part, rest) = (free / blocks, free % blocks);
+        let row = self.by_class.entry(slice.owner.allocator);
+        let row = row.or_insert_with(|| vec![0; SizeClass::COUNT]);
+        for (i, class) in (0..).zip(slice.live_classes) {
+            row[class.0 as usize] += part + u64::from(i < rest);
         }
     }
 
@@ -80,7 +85,8 @@ impl Pins {
 
     /// Free bytes that the live blocks of a class keep resident.
     pub(crate) fn of_class(&self, allocator: Allocator, class: SizeClass) -> u64 {
-        self.by_class.get(&(allocator, class)).copied().unwrap_or(0)
+        let row = self.by_class.get(&allocator);
+        row.map_or(0, |row| row[class.0 as usize])
     }
 
     /// What is pinned in an arena.

@@ -118,10 +118,13 @@ fn target(text: &mut Text, report: &FragReport) {
             threads => format!("{threads} threads"),
         }
     ));
+    let pss = report.kernel.pss_bytes;
+    let pss = pss.map_or_else(String::new, |pss| format!(", its share {}", bytes(pss)));
     text.line(&format!(
-        "  RSS {} (peak {}), swap {}",
+        "  RSS {} (peak {}{}), swap {}",
         bytes(report.kernel.rss_bytes),
         bytes(report.kernel.peak_rss_bytes),
+        pss,
         bytes(report.kernel.swap_bytes)
     ));
     text.blank();
