@@ -8,6 +8,10 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::residency::ResidencyMap;
 
+mod read_ahead;
+
+pub use read_ahead::{ReadAhead, WINDOW_BYTES};
+
 /// Why bytes of the target could not be read.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ReadError {
@@ -44,6 +48,23 @@ pub trait TargetMemory {
         }));
     }
 
+    /// Reads ascending addresses in bulk: fills `buffer` with `window`, or with another window that
+    /// encloses `wanted`, and says which. A memory that reads ahead on other cores answers with what
+    /// it has.
+    ///
+    /// # Errors
+    /// When a byte of `window` could not be read; then the content of `buffer` is unspecified.
+    fn read_window(
+        &self,
+        window: AddrRange,
+        wanted: AddrRange,
+        buffer: &mut Vec<u8>,
+    ) -> Result<AddrRange, ReadError> {
+        debug_assert!(window.encloses(&wanted));
+        buffer.resize(window.len() as usize, 0);
+        self.read(window.start(), buffer).map(|()| window)
+    }
+
     /// Reads one plain value.
     fn read_value<T: FromBytes + IntoBytes>(&self, addr: RemoteAddr) -> Result<T, ReadError>
     where
@@ -62,6 +83,15 @@ impl<M: TargetMemory> TargetMemory for &M {
 
     fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>) {
         (**self).read_scattered(addrs, out);
+    }
+
+    fn read_window(
+        &self,
+        window: AddrRange,
+        wanted: AddrRange,
+        buffer: &mut Vec<u8>,
+    ) -> Result<AddrRange, ReadError> {
+        (**self).read_window(window, wanted, buffer)
     }
 }
 
@@ -209,92 +239,5 @@ impl TargetMemory for MemoryImage {
             done += len;
         }
         Ok(())
-    }
-}
-
-/// Bytes that one bulk read asks for.
-const WINDOW_BYTES: u64 = 1 << 20;
-
-/// Reads ascending addresses in bulk into one reused buffer: what a walk over chunk headers needs.
-///
-/// A bulk read that fails (a swapped page in the window) is tried again up to where it failed, then
-/// for the asked page alone.
-pub struct ReadAhead<M> {
-    memory: M,
-    limit: RemoteAddr,
-    window: AddrRange,
-    buffer: Vec<u8>,
-}
-
-impl<M: TargetMemory> ReadAhead<M> {
-    /// Reads from `memory`; never beyond `limit`.
-    pub fn new(memory: M, limit: RemoteAddr) -> Self {
-        Self {
-            memory,
-            limit,
-            window: AddrRange::default(),
-            buffer: Vec::new(),
-        }
-    }
-
-    /// Moves the limit, keeping the buffer.
-    pub fn set_limit(&mut self, limit: RemoteAddr) {
-        self.limit = limit;
-    }
-
-    /// The `N` bytes at `addr`.
-    #[inline]
-    pub fn bytes<const N: usize>(&mut self, addr: RemoteAddr) -> Result<[u8; N], ReadError> {
-        if let Some(bytes) = self.in_window(addr) {
-            return Ok(bytes);
-        }
-        self.fill(addr, N as u64)?;
-        self.in_window(addr).ok_or(ReadError::Unmapped(addr))
-    }
-
-    /// The little-endian word at `addr`.
-    pub fn word(&mut self, addr: RemoteAddr) -> Result<u64, ReadError> {
-        self.bytes::<8>(addr).map(u64::from_le_bytes)
-    }
-
-    #[inline]
-    fn in_window<const N: usize>(&self, addr: RemoteAddr) -> Option<[u8; N]> {
-        let offset = addr.offset_from(self.window.start())? as usize;
-        let bytes = self.buffer[..self.window.len() as usize].get(offset..)?;
-        bytes.first_chunk::<N>().copied()
-    }
-
-    fn fill(&mut self, addr: RemoteAddr, len: u64) -> Result<(), ReadError> {
-        let wanted = AddrRange::with_len(addr, len)
-            .filter(|wanted| wanted.end() <= self.limit)
-            .ok_or(ReadError::Unmapped(addr))?;
-        self.window = AddrRange::default();
-        self.buffer.resize(WINDOW_BYTES as usize, 0);
-        let start = addr.align_down(PAGE_SIZE);
-        let far = start.checked_add(WINDOW_BYTES).unwrap_or(wanted.end());
-        let page_end = wanted.end().align_up(PAGE_SIZE).unwrap_or(wanted.end());
-        let mut end = far;
-        loop {
-            let window = AddrRange::new(start, end.min(self.limit))
-                .filter(|window| window.encloses(&wanted))
-                .ok_or(ReadError::Unmapped(addr))?;
-            match self
-                .memory
-                .read(start, &mut self.buffer[..window.len() as usize])
-            {
-                Ok(()) => {
-                    self.window = window;
-                    return Ok(());
-                }
-                Err(ReadError::Swapped(at) | ReadError::Unmapped(at))
-                    if wanted.end() <= at.align_down(PAGE_SIZE) && at < end =>
-                {
-                    end = at.align_down(PAGE_SIZE);
-                }
-                Err(_) if end > page_end => end = page_end,
-                Err(_) if end > wanted.end() => end = wanted.end(),
-                Err(error) => return Err(error),
-            }
-        }
     }
 }

@@ -11,6 +11,7 @@ use profiler_core::fork::{self, ForkSharing};
 use profiler_core::residency::{Mapping, MappingKind, ResidencyMap};
 use profiler_core::sample::KernelCount;
 
+mod ahead;
 mod elf;
 pub mod host;
 mod identity;
@@ -22,6 +23,7 @@ mod proc_dir;
 mod residency;
 mod stop;
 
+pub(crate) use ahead::reading_ahead;
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;

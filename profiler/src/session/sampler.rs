@@ -1,10 +1,14 @@
 //! Taking one sample: stop, residency, the kernel's count, walks, resume.
 
 use std::io;
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::{Instant, SystemTime};
 
 use profiler_core::completeness::{Completeness, Defect};
+use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::ResidentMemory;
+use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::{Host, Sample};
 use profiler_core::threads::Thread;
 
@@ -85,13 +89,14 @@ impl Sampler {
         };
         let threads: &[Thread] = stopped.as_ref().map_or(&[], Stopped::threads);
 
-        let mut residency = self.target.residency(&self.target.mappings()?)?;
-        for thread in threads {
-            residency.mark_stack(thread.stack_pointer);
-        }
-        let kernel = self.target.kernel_count()?;
-        let memory = ResidentMemory::new(self.target.memory(), &residency);
-        let heaps = walks::heaps(&memory, &residency, &facts, threads, &mut completeness);
+        // The kernel's count is a pass of its own over the page table, so it gets its own thread.
+        let (kernel, seen) = thread::scope(|scope| {
+            let kernel = scope.spawn(|| self.target.kernel_count());
+            let seen = self.look(&facts, threads, &mut completeness);
+            let kernel = kernel.join().unwrap_or_else(|panic| resume_unwind(panic));
+            (kernel, seen)
+        });
+        let (kernel, (residency, heaps)) = (kernel?, seen?);
 
         completeness.stopped = stopped.is_some();
         drop(stopped);
@@ -112,6 +117,22 @@ impl Sampler {
             heaps,
             completeness,
         })
+    }
+
+    /// The state of all pages, then the heaps.
+    fn look(
+        &self,
+        facts: &Facts,
+        threads: &[Thread],
+        completeness: &mut Completeness,
+    ) -> io::Result<(ResidencyMap, Vec<HeapSnapshot>)> {
+        let mut residency = self.target.residency(&self.target.mappings()?)?;
+        for thread in threads {
+            residency.mark_stack(thread.stack_pointer);
+        }
+        let memory = ResidentMemory::new(self.target.memory(), &residency);
+        let heaps = walks::heaps(&memory, &residency, facts, threads, completeness);
+        Ok((residency, heaps))
     }
 }
 

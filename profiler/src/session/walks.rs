@@ -1,16 +1,17 @@
 //! Walking every heap of a target: the one place that knows all walkers.
 
-use std::fmt::Display;
+use std::panic::resume_unwind;
+use std::thread;
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::completeness::{Completeness, Confidence, Defect};
-use profiler_core::heap::HeapSnapshot;
+use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::memory::TargetMemory;
 use profiler_core::residency::ResidencyMap;
 use profiler_core::threads::Thread;
 use profiler_core::{glibc, musl, pymalloc};
 
-use crate::process::Target;
+use crate::process::{Target, reading_ahead};
 
 /// What walks must know of a target besides its memory and its pages. A live process and a core
 /// file give the same facts.
@@ -45,56 +46,92 @@ impl Facts {
     }
 }
 
-/// Walks all heaps there are, outer allocators before inner ones. What could not be walked and was
-/// to be expected, and what the walkers say of themselves, goes into `completeness`.
+/// One allocator's walk, to be run on a thread of its own.
+struct Walk<'a> {
+    allocator: Allocator,
+    /// Whether the target is known to use it, so that a failure is worth a word.
+    expected: bool,
+    run: Box<dyn FnOnce() -> Result<HeapSnapshot, String> + Send + 'a>,
+}
+
+impl<'a> Walk<'a> {
+    fn new<E: ToString>(
+        allocator: Allocator,
+        expected: bool,
+        run: impl FnOnce() -> Result<HeapSnapshot, E> + Send + 'a,
+    ) -> Self {
+        Self {
+            allocator,
+            expected,
+            run: Box::new(|| run().map_err(|reason| reason.to_string())),
+        }
+    }
+}
+
+/// Walks all heaps there are, side by side; the result has outer allocators before inner ones. What
+/// could not be walked and was to be expected, and what the walkers say of themselves, goes into
+/// `completeness`.
 ///
 /// `memory` reads only what is resident and is of the moment of `residency`; `threads` is empty
 /// when the target was not stopped.
-pub(crate) fn heaps<M: TargetMemory>(
+pub(crate) fn heaps<M: TargetMemory + Sync>(
     memory: &M,
     residency: &ResidencyMap,
     facts: &Facts,
     threads: &[Thread],
     completeness: &mut Completeness,
 ) -> Vec<HeapSnapshot> {
-    let mut heaps = Vec::new();
-    let mut take = |allocator, expected, walked: Result<HeapSnapshot, Box<dyn Display>>| {
-        match walked {
-            Ok(heap) => heaps.push(heap),
-            // pymalloc in a C program is not to be expected.
-            Err(reason) if expected => completeness.defects.push(Defect {
-                addr: None,
-                what: format!("{allocator} was not walked: {reason}"),
-                bytes: 0,
-            }),
-            Err(_) => {}
-        }
-    };
-    let context = glibc::Context {
-        version: facts.glibc,
-        threads,
-        libc_data: facts.libc_data.clone(),
-    };
-    let walked = glibc::walk(memory, residency, &context);
-    take("glibc", facts.has_glibc, walked.map_err(boxed));
-
+    let mut walks = vec![Walk::new(Allocator::Glibc, facts.has_glibc, || {
+        let context = glibc::Context {
+            version: facts.glibc,
+            threads,
+            libc_data: facts.libc_data.clone(),
+        };
+        reading_ahead(memory, |memory| glibc::walk(memory, residency, &context))
+    })];
     // A static program of musl's shows no C library, but its heap can be told by its secret.
     if !facts.has_glibc {
-        let context = musl::Context {
-            at_random: facts.at_random,
-            version: facts.musl.clone().unwrap_or_default(),
-        };
-        let walked = musl::walk(memory, residency, &context);
-        take("musl", facts.musl.is_some(), walked.map_err(boxed));
+        walks.push(Walk::new(Allocator::Musl, facts.musl.is_some(), || {
+            let context = musl::Context {
+                at_random: facts.at_random,
+                version: facts.musl.clone().unwrap_or_default(),
+            };
+            musl::walk(memory, residency, &context)
+        }));
     }
-
-    let context = pymalloc::Context {
-        python: facts.python,
-    };
-    let walked = pymalloc::walk(memory, residency, &context);
-    take("pymalloc", facts.python.is_some(), walked.map_err(boxed));
-
+    // pymalloc in a C program is not to be expected.
+    let is_python = facts.python.is_some();
+    walks.push(Walk::new(Allocator::Pymalloc, is_python, || {
+        let context = pymalloc::Context {
+            python: facts.python,
+        };
+        pymalloc::walk(memory, residency, &context)
+    }));
+    let heaps = run(walks, completeness);
     judge(completeness, &heaps);
+    heaps
+}
+
+/// Runs all walks at once; the heaps come in the order of the walks.
+fn run(walks: Vec<Walk<'_>>, completeness: &mut Completeness) -> Vec<HeapSnapshot> {
+    let mut heaps = Vec::new();
+    thread::scope(|scope| {
+        let running: Vec<_> = walks
+            .into_iter()
+            .map(|walk| (walk.allocator, walk.expected, scope.spawn(walk.run)))
+            .collect();
+        for (allocator, expected, walk) in running {
+            match walk.join().unwrap_or_else(|panic| resume_unwind(panic)) {
+                Ok(heap) => heaps.push(heap),
+                Err(reason) if expected => completeness.defects.push(Defect {
+                    addr: None,
+                    what: format!("{} was not walked: {reason}", allocator.name()),
+                    bytes: 0,
+                }),
+                Err(_) => {}
+            }
+        }
+    });
     heaps
 }
 
@@ -106,10 +143,6 @@ fn at_random(auxv: &[u8]) -> Option<RemoteAddr> {
     let of_random = |[key, _]: &&[[u8; 8]; 2]| u64::from_le_bytes(*key) == AT_RANDOM;
     let [_, addr] = pairs.iter().find(of_random)?;
     Some(RemoteAddr::new(u64::from_le_bytes(*addr)))
-}
-
-fn boxed<E: Display + 'static>(error: E) -> Box<dyn Display> {
-    Box::new(error)
 }
 
 /// Sums up what the walkers said of themselves.
