@@ -1,6 +1,7 @@
 //! Who the target is: its names, its Python, its C library and its allocator.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 
 use profiler_core::addr::AddrRange;
@@ -38,6 +39,37 @@ pub struct Python {
     pub full_version: String,
 }
 
+/// What is looked into to tell who a target is: a live process or a core file.
+pub(super) trait Image {
+    /// Its mappings, ascending; none when it is gone.
+    fn image_mappings(&self) -> Vec<Mapping>;
+
+    /// A path of ours to a file that it maps, which may lead nowhere.
+    fn path_of(&self, mapped: &str) -> PathBuf;
+
+    /// Whether this mapped file is its program.
+    fn is_program(&self, mapped: &str) -> bool;
+
+    /// Read-only data of a mapped file as far as it is in memory, for when the file itself is not to
+    /// be had.
+    fn read_only_memory(&self, mapped: &str) -> Vec<Vec<u8>> {
+        let _ = mapped;
+        Vec::new()
+    }
+
+    /// The files that it executes code from, each once.
+    fn files(&self) -> BTreeSet<String> {
+        self.image_mappings()
+            .into_iter()
+            .filter(|m| m.execute)
+            .filter_map(|m| match m.kind {
+                MappingKind::File(path) => Some(path),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
 /// What is learned once: it does not change while the program runs.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
@@ -60,28 +92,14 @@ impl Target {
                 .python()
                 .map(|python| format!("CPython {}", python.full_version)),
             libc: self.libc().map(Libc::to_string),
-            malloc: self.malloc(),
+            malloc: self.identity.malloc(self),
             threads: field(&status, "Threads").unwrap_or(0) as u32,
         }
     }
 
     /// Its Python; `None` when it runs none, or none yet.
     pub fn python(&self) -> Option<&Python> {
-        if let Some(known) = self.identity.python.get() {
-            return Some(known);
-        }
-        let mut no_python = self.identity.no_python.lock().ok()?;
-        let found = self.files().into_iter().find_map(|path| {
-            if no_python.contains(&path) {
-                return None;
-            }
-            let found = self.python_in(&path);
-            if found.is_none() {
-                no_python.insert(path);
-            }
-            found
-        })?;
-        Some(self.identity.python.get_or_init(|| found))
+        self.identity.python(self)
     }
 
     /// Its Python's major and minor version.
@@ -91,20 +109,12 @@ impl Target {
 
     /// Its C library; `None` when it is linked statically.
     pub fn libc(&self) -> Option<&Libc> {
-        if let Some(known) = self.identity.libc.get() {
-            return Some(known);
-        }
-        let found = self
-            .files()
-            .into_iter()
-            .find_map(|path| self.libc_in(path))?;
-        Some(self.identity.libc.get_or_init(|| found))
+        self.identity.libc(self)
     }
 
     /// The version of its glibc, major and minor; `None` for another C library or an unknown one.
     pub fn libc_version(&self) -> Option<(u32, u32)> {
-        let libc = self.libc().filter(|libc| libc.name == "glibc")?;
-        two_numbers(&libc.version)
+        self.libc()?.glibc_release()
     }
 
     /// The writable mappings of its C library, with the zero-initialised data after them.
@@ -122,22 +132,6 @@ impl Target {
             && ElfFile::open(&self.dir.path("exe")).is_some_and(|exe| !exe.has_interpreter())
     }
 
-    /// The allocator that most likely serves its malloc calls, by the libraries that it maps. Which
-    /// one really does is for whoever places probes to decide, by symbol tables.
-    fn malloc(&self) -> Option<String> {
-        let files = self.files();
-        let known = ["jemalloc", "mimalloc", "tcmalloc"];
-        let replaced = files.iter().find_map(|path| {
-            let name = file_name(path);
-            known
-                .iter()
-                .find(|known| name.starts_with(&format!("lib{known}")))
-        });
-        replaced
-            .map(|name| (*name).to_owned())
-            .or_else(|| self.libc().map(Libc::to_string))
-    }
-
     fn cmdline(&self) -> Vec<String> {
         let bytes = self.dir.bytes("cmdline").unwrap_or_default();
         let kept = &bytes[..bytes.len().min(MAX_CMDLINE_BYTES)];
@@ -149,94 +143,153 @@ impl Target {
             .map(|word| String::from_utf8_lossy(word).into_owned())
             .collect()
     }
+}
 
-    /// The files that it executes code from, each once.
-    fn files(&self) -> BTreeSet<String> {
-        let mappings = self.mappings().unwrap_or_default();
-        mappings
-            .into_iter()
-            .filter(|m| m.execute)
-            .filter_map(|m| match m.kind {
-                MappingKind::File(path) => Some(path),
-                _ => None,
-            })
-            .collect()
+impl Image for Target {
+    fn image_mappings(&self) -> Vec<Mapping> {
+        self.mappings().unwrap_or_default()
     }
 
-    fn libc_in(&self, path: String) -> Option<Libc> {
-        let name = file_name(&path);
-        let like = ["libc.so", "libc-2.", "ld-musl-", "libc.musl-"];
-        if !like.iter().any(|start| name.starts_with(start)) {
-            return None;
+    fn path_of(&self, mapped: &str) -> PathBuf {
+        self.host_path(mapped)
+    }
+
+    fn is_program(&self, mapped: &str) -> bool {
+        std::fs::read_link(self.dir.path("exe"))
+            .is_ok_and(|exe| exe.to_string_lossy().trim_end_matches(" (deleted)") == mapped)
+    }
+}
+
+impl Identity {
+    /// The Python of `image`.
+    pub(super) fn python(&self, image: &dyn Image) -> Option<&Python> {
+        if let Some(known) = self.python.get() {
+            return Some(known);
         }
-        let file = ElfFile::open(&self.host_path(&path));
-        let data = file
-            .as_ref()
-            .map(ElfFile::read_only_data)
-            .unwrap_or_default();
-        let search = |wanted: fn(&str) -> Option<&str>| {
-            data.iter()
-                .find_map(|part| strings(part, wanted).next())
-                .map(str::to_owned)
+        let mut no_python = self.no_python.lock().ok()?;
+        let found = image.files().into_iter().find_map(|path| {
+            if no_python.contains(&path) {
+                return None;
+            }
+            let found = python_in(image, &path);
+            if found.is_none() {
+                no_python.insert(path);
+            }
+            found
+        })?;
+        Some(self.python.get_or_init(|| found))
+    }
+
+    /// The C library of `image`.
+    pub(super) fn libc(&self, image: &dyn Image) -> Option<&Libc> {
+        if let Some(known) = self.libc.get() {
+            return Some(known);
+        }
+        let files = image.files();
+        let found = files.into_iter().find_map(|path| libc_in(image, path))?;
+        Some(self.libc.get_or_init(|| found))
+    }
+
+    /// The allocator that most likely serves its malloc calls, by the libraries that it maps. Which
+    /// one really does is for whoever places probes to decide, by symbol tables.
+    pub(super) fn malloc(&self, image: &dyn Image) -> Option<String> {
+        let files = image.files();
+        let known = ["jemalloc", "mimalloc", "tcmalloc"];
+        let replaced = files.iter().find_map(|path| {
+            let name = file_name(path);
+            known
+                .iter()
+                .find(|known| name.starts_with(&format!("lib{known}")))
+        });
+        replaced
+            .map(|name| (*name).to_owned())
+            .or_else(|| self.libc(image).map(Libc::to_string))
+    }
+}
+
+impl Libc {
+    /// Its release, major and minor, when it is glibc.
+    pub fn glibc_release(&self) -> Option<(u32, u32)> {
+        (self.name == "glibc").then(|| two_numbers(&self.version))?
+    }
+}
+
+fn libc_in(image: &dyn Image, path: String) -> Option<Libc> {
+    let name = file_name(&path);
+    let like = ["libc.so", "libc-2.", "ld-musl-", "libc.musl-"];
+    if !like.iter().any(|start| name.starts_with(start)) {
+        return None;
+    }
+    let file = ElfFile::open(&image.path_of(&path));
+    let in_memory = match &file {
+        Some(_) => Vec::new(),
+        None => image.read_only_memory(&path),
+    };
+    let data = match &file {
+        Some(file) => file.read_only_data(),
+        None => in_memory.iter().map(Vec::as_slice).collect(),
+    };
+    let search = |wanted: fn(&str) -> Option<&str>| {
+        data.iter()
+            .find_map(|part| strings(part, wanted).next())
+            .map(str::to_owned)
+    };
+    let musl = name.contains("musl") || search(musl_banner).is_some();
+    let version = search(if musl { three_numbers } else { glibc_banner });
+    Some(Libc {
+        name: if musl { "musl" } else { "glibc" },
+        version: version.unwrap_or_default(),
+        path,
+    })
+}
+
+fn python_in(image: &dyn Image, path: &str) -> Option<Python> {
+    let named = python_in_name(file_name(path));
+    let is_program = image.is_program(path);
+    if named.is_none() && !is_program {
+        return None;
+    }
+    let file = ElfFile::open(&image.path_of(path))?;
+    // Every CPython exports it, so that extension modules can call it; a launcher that only
+    // loads libpython does not. A program with all of Python in it may export nothing.
+    if !(file.exports("Py_GetVersion") || is_program && reads_hash_seed(&file)) {
+        return None;
+    }
+    // `Py_Version` is `PY_VERSION_HEX`, since 3.11 (`Include/patchlevel.h`).
+    if let Some(hex) = file.exported_u32("Py_Version") {
+        let [major, minor, micro, release] = hex.to_be_bytes();
+        let suffix = match (release >> 4, release & 15) {
+            (0xa, n) => format!("a{n}"),
+            (0xb, n) => format!("b{n}"),
+            (0xc, n) => format!("rc{n}"),
+            _ => String::new(),
         };
-        let musl = name.contains("musl") || search(musl_banner).is_some();
-        let version = search(if musl { three_numbers } else { glibc_banner });
-        Some(Libc {
-            name: if musl { "musl" } else { "glibc" },
-            version: version.unwrap_or_default(),
-            path,
-        })
-    }
-
-    fn python_in(&self, path: &str) -> Option<Python> {
-        let named = python_in_name(file_name(path));
-        let is_program = std::fs::read_link(self.dir.path("exe"))
-            .is_ok_and(|exe| exe.to_string_lossy().trim_end_matches(" (deleted)") == path);
-        if named.is_none() && !is_program {
-            return None;
-        }
-        let file = ElfFile::open(&self.host_path(path))?;
-        // Every CPython exports it, so that extension modules can call it; a launcher that only
-        // loads libpython does not. A program with all of Python in it may export nothing.
-        if !(file.exports("Py_GetVersion") || is_program && reads_hash_seed(&file)) {
-            return None;
-        }
-        // `Py_Version` is `PY_VERSION_HEX`, since 3.11 (`Include/patchlevel.h`).
-        if let Some(hex) = file.exported_u32("Py_Version") {
-            let [major, minor, micro, release] = hex.to_be_bytes();
-            let suffix = match (release >> 4, release & 15) {
-                (0xa, n) => format!("a{n}"),
-                (0xb, n) => format!("b{n}"),
-                (0xc, n) => format!("rc{n}"),
-                _ => String::new(),
-            };
-            return Some(Python {
-                path: path.to_owned(),
-                version: (major, minor),
-                full_version: format!("{major}.{minor}.{micro}{suffix}"),
-            });
-        }
-        let data = file.read_only_data();
-        let versions: BTreeSet<&str> = data
-            .iter()
-            .flat_map(|part| strings(part, python_string))
-            .filter(|text| match (python_numbers(text), named) {
-                (Some(version), Some(named)) => version == named,
-                (Some(version), None) => has_cache_tag(&data, version),
-                (None, _) => false,
-            })
-            .collect();
-        let only = versions.first().filter(|_| versions.len() == 1).copied();
-        let version = named.or_else(|| python_numbers(only?))?;
-        Some(Python {
+        return Some(Python {
             path: path.to_owned(),
-            version,
-            full_version: only.map_or_else(
-                || format!("{}.{}", version.0, version.1),
-                |full| full.trim_end_matches('+').to_owned(),
-            ),
-        })
+            version: (major, minor),
+            full_version: format!("{major}.{minor}.{micro}{suffix}"),
+        });
     }
+    let data = file.read_only_data();
+    let versions: BTreeSet<&str> = data
+        .iter()
+        .flat_map(|part| strings(part, python_string))
+        .filter(|text| match (python_numbers(text), named) {
+            (Some(version), Some(named)) => version == named,
+            (Some(version), None) => has_cache_tag(&data, version),
+            (None, _) => false,
+        })
+        .collect();
+    let only = versions.first().filter(|_| versions.len() == 1).copied();
+    let version = named.or_else(|| python_numbers(only?))?;
+    Some(Python {
+        path: path.to_owned(),
+        version,
+        full_version: only.map_or_else(
+            || format!("{}.{}", version.0, version.1),
+            |full| full.trim_end_matches('+').to_owned(),
+        ),
+    })
 }
 
 impl std::fmt::Display for Libc {
@@ -252,7 +305,7 @@ fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-fn libc_data(mappings: &[Mapping], path: &str) -> Vec<AddrRange> {
+pub(super) fn libc_data(mappings: &[Mapping], path: &str) -> Vec<AddrRange> {
     let mut ranges: Vec<AddrRange> = Vec::new();
     let mut end_of_data = None;
     for mapping in mappings {
