@@ -5,6 +5,7 @@ mod child;
 use child::Child;
 use fragscope::process::{PageSource, Target, host};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::fork::{self, ForkSharing};
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
 use profiler_core::residency::MappingKind;
 use profiler_core::sample::KernelCount;
@@ -192,4 +193,67 @@ fn reading_what_is_resident_changes_nothing() {
         let area = AddrRange::with_len(RemoteAddr::new(start), 1 << 20).expect("small");
         assert!(map.runs_in(area).eq(again.runs_in(area)), "{area}");
     }
+}
+
+/// Forks with 96 pages written; then the child writes 32 of them and the parent 16 others, and the
+/// child 8 that the parent never had.
+const PREFORK: &str = "
+import ctypes, mmap, os, sys
+area = mmap.mmap(-1, 128 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+base = ctypes.addressof(ctypes.c_char.from_buffer(area))
+def write(pages):
+    for page in pages:
+        area[page * 4096] = 7
+write(range(96))
+(wait, ready), (hold, leave) = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(leave)
+    write(range(0, 32))
+    write(range(100, 108))
+    os.write(ready, b'x')
+    os.read(hold, 1)
+    os._exit(0)
+write(range(32, 48))
+os.read(wait, 1)
+print(base, child, flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn what_a_fork_left_shared_and_what_writing_copied_is_told_page_by_page() {
+    let parent = Child::python(PREFORK);
+    let mut words = parent.said().split(' ');
+    let mut number = || words.next().and_then(|word| word.parse().ok());
+    let (base, child): (u64, u64) = (number().expect("a base"), number().expect("a pid"));
+    let area = AddrRange::with_len(RemoteAddr::new(base), 128 * PAGE_SIZE).expect("a range");
+    let pages = |pid: i32| {
+        let target = Target::open(pid).expect("our own child");
+        let mut mappings = target.mappings().expect("alive");
+        mappings.retain(|mapping| mapping.range.encloses(&area));
+        for mapping in &mut mappings {
+            mapping.range = area;
+        }
+        target.residency(&mappings).expect("alive")
+    };
+    let found = fork::sharing(parent.pid(), &pages(parent.pid()), &pages(child as i32));
+    assert_eq!(
+        found,
+        ForkSharing {
+            parent: parent.pid(),
+            shared_bytes: 48 * PAGE_SIZE,
+            copied_bytes: 48 * PAGE_SIZE,
+            own_bytes: 8 * PAGE_SIZE,
+        }
+    );
+    let worker = Target::open(child as i32).expect("our own child");
+    let residency = worker.residency(&worker.mappings().expect("alive"));
+    let all = worker
+        .fork_sharing(&residency.expect("alive"))
+        .expect("one program");
+    assert_eq!(all.parent, parent.pid());
+    assert!(all.shared_bytes > 48 * PAGE_SIZE && all.own_bytes >= 8 * PAGE_SIZE);
+    let of_another = Target::open(parent.pid()).expect("our own child");
+    let residency = of_another.residency(&of_another.mappings().expect("alive"));
+    assert_eq!(of_another.fork_sharing(&residency.expect("alive")), None);
 }

@@ -92,6 +92,8 @@ pub(super) struct App {
     pub(super) scroll: [u16; Tab::ALL.len() + 1],
     pub(super) sort: Sort,
     pub(super) map: MapView,
+    /// Whether Pages counts ranges of 2 MiB rather than pages.
+    pub(super) by_huge: bool,
 }
 
 /// Lines that PgUp and PgDn move.
@@ -111,6 +113,7 @@ impl App {
             scroll: [0; Tab::ALL.len() + 1],
             sort: Sort::default(),
             map: MapView::default(),
+            by_huge: false,
         }
     }
 
@@ -170,6 +173,7 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
         }
         KeyCode::Char('w') => return Some(Effect::Walk),
         KeyCode::Char('e') => return Some(Effect::Export),
+        KeyCode::Char('t') if app.tab == Tab::Pages && !app.help => app.by_huge = !app.by_huge,
         code if app.tab == Tab::Pages && !app.help => {
             let room = pages::map_area(draw::body(app));
             if let Some(view) = &app.view {

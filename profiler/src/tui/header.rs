@@ -164,7 +164,7 @@ pub(super) fn keys(app: &App) -> Line<'static> {
         _ if app.help => "Esc back  ↑↓ scroll",
         Tab::Overview => "Tab next",
         Tab::Sizes => "s sort  S reverse  ↑↓ scroll",
-        Tab::Pages => "arrows move  +- zoom  0 fit",
+        Tab::Pages => "arrows +- 0 map  t 2 MiB",
         Tab::Arenas | Tab::Activity | Tab::Why => "↑↓ scroll  Tab next",
     };
     Line::styled(

@@ -7,13 +7,17 @@ use ratatui::text::Line;
 use super::wrapped;
 use crate::tui::app::App;
 
-const KEYS: [(&str, &str); 10] = [
+const KEYS: [(&str, &str); 11] = [
     ("1 to 7, Tab, Shift-Tab", "choose a screen"),
     (
         "↑ ↓ PgUp PgDn Home End",
         "scroll; on Pages with ← → move over the map",
     ),
     ("+ - 0", "on Pages: zoom in, out, fit the whole heap"),
+    (
+        "t",
+        "on Pages: count aligned ranges of 2 MiB by their live share, and back to pages",
+    ),
     ("s S", "on Sizes: sort by the next column, reverse"),
     ("p, space", "pause: no more walks; rates and RSS go on"),
     ("w", "walk now, whatever the schedule"),

@@ -1,6 +1,8 @@
 //! Pages by live bytes, and the map of the heap.
 
 use profiler_core::addr::PAGE_SIZE;
+use profiler_core::heap::Allocator;
+use profiler_core::report::{HugeOccupancyRow, OccupancyRow};
 use profiler_core::units::{bytes, count, percent};
 use profiler_core::view::View;
 use ratatui::Frame;
@@ -118,6 +120,15 @@ fn look(theme: Theme, cell: &Cell<'_>) -> (&'static str, Style) {
     (glyph, theme.fullness(full))
 }
 
+/// One line of the histogram: a range of live bytes or shares, how many there are, how full they
+/// are, and how many are in swap.
+struct Bucket {
+    label: String,
+    resident: u64,
+    full: f64,
+    swapped: u64,
+}
+
 fn histogram(app: &App, view: &View, height: u16) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     let theme = app.theme;
@@ -128,41 +139,24 @@ fn histogram(app: &App, view: &View, height: u16) -> Vec<Line<'static>> {
     let heaps = &view.report.heaps;
     let room = usize::from(height).saturating_sub(legend.len()) / heaps.len().max(1);
     for heap in heaps {
-        let rows: Vec<_> = view
-            .report
-            .page_occupancy
-            .iter()
-            .filter(|r| r.allocator == heap.allocator)
-            .collect();
-        let title = format!("{}: pages by live bytes", heap.allocator.name());
+        let (what, buckets) = if app.by_huge {
+            ("2 MiB ranges by live share", by_huge(view, heap.allocator))
+        } else {
+            ("pages by live bytes", by_page(view, heap.allocator, room))
+        };
+        let title = format!("{}: {what}", heap.allocator.name());
         lines.push(Line::styled(title, theme.title()));
-        // Where the height does not hold all, neighbours are joined, the empty ones kept apart.
-        let join = rows
-            .len()
-            .saturating_sub(1)
-            .div_ceil(room.saturating_sub(2).max(1))
-            .max(1);
-        let most = rows.chunks(join).map(pages).max().unwrap_or(0);
-        let groups = rows.iter().take(1).map(std::slice::from_ref);
-        let groups = groups.chain(rows.get(1..).unwrap_or_default().chunks(join));
-        for group in groups {
-            let (Some(first), Some(last)) = (group.first(), group.last()) else {
-                continue;
-            };
-            let range = if first.min_bytes == last.max_bytes {
-                first.min_bytes.to_string()
-            } else {
-                format!("{}-{}", first.min_bytes, last.max_bytes)
-            };
-            let full = f64::from(first.min_bytes + last.max_bytes) / 2.0 / PAGE_SIZE as f64;
-            let swapped: u64 = group.iter().map(|row| row.swapped_pages).sum();
+        let most = buckets.iter().map(|bucket| bucket.resident).max();
+        for bucket in &buckets {
+            let label = format!("{:>9}{:>8} ", bucket.label, count(bucket.resident));
+            let bar = bar(bucket.resident, most.unwrap_or(0), 12);
             let mut spans = vec![
-                Span::raw(format!("{range:>9}{:>8} ", count(pages(group)))),
-                Span::styled(bar(pages(group), most, 12), theme.fullness(full)),
+                Span::raw(label),
+                Span::styled(bar, theme.fullness(bucket.full)),
             ];
-            if swapped > 0 {
+            if bucket.swapped > 0 {
                 spans.push(Span::styled(
-                    format!(" s{}", count(swapped)),
+                    format!(" s{}", count(bucket.swapped)),
                     theme.swapped(),
                 ));
             }
@@ -173,6 +167,47 @@ fn histogram(app: &App, view: &View, height: u16) -> Vec<Line<'static>> {
     lines
 }
 
-fn pages(rows: &[&profiler_core::report::OccupancyRow]) -> u64 {
-    rows.iter().map(|row| row.resident_pages).sum()
+/// Pages by live bytes in at most `room` lines: where the height does not hold all, neighbours are
+/// joined, the empty ones kept apart.
+fn by_page(view: &View, allocator: Allocator, room: usize) -> Vec<Bucket> {
+    let rows = view.report.page_occupancy.iter();
+    let rows: Vec<_> = rows.filter(|row| row.allocator == allocator).collect();
+    let join = rows
+        .len()
+        .saturating_sub(1)
+        .div_ceil(room.saturating_sub(2).max(1))
+        .max(1);
+    let groups = rows.iter().take(1).map(std::slice::from_ref);
+    let groups = groups.chain(rows.get(1..).unwrap_or_default().chunks(join));
+    let bucket = |group: &[&OccupancyRow]| {
+        let (first, last) = (group.first()?, group.last()?);
+        let label = if first.min_bytes == last.max_bytes {
+            first.min_bytes.to_string()
+        } else {
+            format!("{}-{}", first.min_bytes, last.max_bytes)
+        };
+        Some(Bucket {
+            label,
+            resident: group.iter().map(|row| row.resident_pages).sum(),
+            full: f64::from(first.min_bytes + last.max_bytes) / 2.0 / PAGE_SIZE as f64,
+            swapped: group.iter().map(|row| row.swapped_pages).sum(),
+        })
+    };
+    groups.filter_map(bucket).collect()
+}
+
+/// Ranges of 2 MiB by their live share; the tenths that none has are left out.
+fn by_huge(view: &View, allocator: Allocator) -> Vec<Bucket> {
+    let rows = view.report.huge_occupancy.iter();
+    let rows = rows.filter(|row| row.allocator == allocator && row.ranges > 0);
+    let bucket = |row: &HugeOccupancyRow| Bucket {
+        label: match row.max_percent {
+            0 => "0 %".to_owned(),
+            most => format!("{}-{most} %", most - 10),
+        },
+        resident: row.ranges,
+        full: f64::from(row.max_percent.saturating_sub(5)) / 100.0,
+        swapped: 0,
+    };
+    rows.map(bucket).collect()
 }

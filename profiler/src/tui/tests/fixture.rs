@@ -8,8 +8,8 @@ use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::completeness::{Completeness, Confidence, Defect};
 use profiler_core::heap::{Allocator, Arena, CrossCheck};
 use profiler_core::report::{
-    ArenaReport, Finding, FragReport, HeapReport, LedgerClass, LedgerRow, MapExtent, MapPage,
-    Mechanism, Metric, OccupancyRow, PackedClass, Packing, SizeClassRow,
+    ArenaReport, Finding, FragReport, HeapReport, HugeOccupancyRow, LedgerClass, LedgerRow,
+    MapExtent, MapPage, Mechanism, Metric, OccupancyRow, PackedClass, Packing, SizeClassRow,
 };
 use profiler_core::residency::PageState;
 use profiler_core::sample::{Host, KernelCount, Target};
@@ -100,7 +100,7 @@ fn report(map_pages: usize) -> FragReport {
         size_classes: size_classes(),
         page_occupancy: occupancy(),
         occupancy_deciles: Vec::new(),
-        huge_occupancy: Vec::new(),
+        huge_occupancy: huge_occupancy(),
         map: map(map_pages),
         metrics: metrics(),
         packing: Some(Packing {
@@ -259,6 +259,17 @@ fn size_classes() -> Vec<SizeClassRow> {
     });
     let pymalloc = (1..=32u64).map(|i| row(Allocator::Pymalloc, i * 16, 80_000 / i, 900 * (i % 5)));
     glibc.chain(pymalloc).collect()
+}
+
+fn huge_occupancy() -> Vec<HugeOccupancyRow> {
+    let row = |tenth: u32| HugeOccupancyRow {
+        allocator: Allocator::Glibc,
+        max_percent: 10 * tenth,
+        ranges: [4, 31, 40, 22, 19, 12, 9, 8, 6, 5, 0][tenth as usize],
+        resident_bytes: u64::from(tenth) * MIB,
+        huge_bytes: MIB,
+    };
+    (0..=10).map(row).collect()
 }
 
 fn occupancy() -> Vec<OccupancyRow> {

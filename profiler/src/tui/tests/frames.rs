@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crossterm::event::KeyCode;
+
 use super::super::app::{App, Message, Tab, update};
 use super::super::theme::Theme;
 use super::{PAGES, app, fixture, frame, text};
@@ -42,6 +44,16 @@ fn every_screen_at_both_sizes() {
             golden(&name, &text(&frame(&app, width, height)));
         }
     }
+}
+
+#[test]
+fn pages_can_be_counted_by_two_mebibytes() {
+    let mut app = app(80, 24);
+    choose(&mut app, Some(Tab::Pages));
+    update(&mut app, Message::Key(KeyCode::Char('t').into()));
+    golden("pages_2m_80x24", &text(&frame(&app, 80, 24)));
+    update(&mut app, Message::Key(KeyCode::Char('t').into()));
+    golden("pages_80x24", &text(&frame(&app, 80, 24)));
 }
 
 #[test]
