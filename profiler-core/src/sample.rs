@@ -18,6 +18,46 @@ pub struct Host {
     pub memory_bytes: u64,
 }
 
+/// The allocator that serves Python's objects (the domain obj of its C API).
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum PythonMalloc {
+    /// CPython's own, for blocks up to 512 bytes.
+    Pymalloc,
+    /// pymalloc below the debug hooks, which add 24 bytes or more to each block.
+    PymallocDebug,
+    /// The C library's malloc.
+    Malloc,
+    /// malloc below the debug hooks.
+    MallocDebug,
+    /// The mimalloc that CPython has in itself since 3.13.
+    Mimalloc,
+    /// mimalloc below the debug hooks.
+    MimallocDebug,
+    /// It could not be told.
+    #[default]
+    Unknown,
+}
+
+impl PythonMalloc {
+    /// Its name, as `PYTHONMALLOC` has it, or `unknown`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pymalloc => "pymalloc",
+            Self::PymallocDebug => "pymalloc_debug",
+            Self::Malloc => "malloc",
+            Self::MallocDebug => "malloc_debug",
+            Self::Mimalloc => "mimalloc",
+            Self::MimallocDebug => "mimalloc_debug",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether pymalloc's pools are to be expected.
+    pub const fn may_be_pymalloc(self) -> bool {
+        matches!(self, Self::Pymalloc | Self::PymallocDebug | Self::Unknown)
+    }
+}
+
 /// The target.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Target {
@@ -29,6 +69,8 @@ pub struct Target {
     pub cmdline: Vec<String>,
     /// Python's version, e.g. `CPython 3.11.2`; `None` when it is no Python process.
     pub python: Option<String>,
+    /// What serves its objects, as its tables say; `None` when it is no Python process.
+    pub python_malloc: Option<PythonMalloc>,
     /// The C library, e.g. `glibc 2.36`; `None` when it has none (static).
     pub libc: Option<String>,
     /// The allocator that serves its malloc calls, e.g. `glibc 2.36` or `jemalloc`.

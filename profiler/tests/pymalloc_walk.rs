@@ -1,19 +1,16 @@
 //! The pymalloc walker against CPython's own account (`sys._debugmallocstats`): equal, not near.
 
 mod child;
+mod pythons;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use child::{Child, wait_for_state};
-use fragscope::process::Target;
+use child::wait_for_state;
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::memory::ResidentMemory;
-use profiler_core::pymalloc::{self, Context, NotWalked};
+use profiler_core::pymalloc::NotWalked;
 use profiler_core::span::SpanState;
+use pythons::{pythons, walk};
 
 /// A heap of many sizes, of which four in five objects go again.
 const HEAP: &str = "
@@ -46,56 +43,6 @@ account()
 write(1, b'ready\\n')
 wait()
 ";
-
-/// Every Python 3 here: `python3`, and what pyenv has.
-fn pythons() -> Vec<PathBuf> {
-    let mut found = vec![PathBuf::from("python3"), PathBuf::from("/usr/bin/python3")];
-    found.extend(of_pyenv().filter(|path| !is_python_2(path)));
-    found.retain(|path| version(path).is_some());
-    found
-}
-
-fn of_pyenv() -> impl Iterator<Item = PathBuf> {
-    let root = std::env::var_os("PYENV_ROOT").map(PathBuf::from);
-    let versions = root.and_then(|root| std::fs::read_dir(root.join("versions")).ok());
-    let folders = versions.into_iter().flatten().flatten();
-    folders.map(|folder| folder.path().join("bin/python"))
-}
-
-fn is_python_2(path: &Path) -> bool {
-    version(path).is_some_and(|version| version < (3, 0))
-}
-
-fn version(path: &Path) -> Option<(u8, u8)> {
-    let program = "import sys; print('%d %d' % sys.version_info[:2])";
-    let output = Command::new(path).args(["-c", program]).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let (major, minor) = text.trim().split_once(' ')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-fn run(python: &Path, program: &str, errors: Option<&Path>, malloc: Option<&str>) -> Child {
-    let mut command = Command::new(python);
-    command.args(["-S", "-c", program]);
-    if let Some(path) = errors {
-        command.stderr(File::create(path).expect("a file"));
-    }
-    if let Some(malloc) = malloc {
-        command.env("PYTHONMALLOC", malloc);
-    }
-    Child::run(command)
-}
-
-/// Stops the child and walks it.
-fn look(pid: i32) -> Result<HeapSnapshot, NotWalked> {
-    let target = Target::open(pid).expect("the target opens");
-    let _stopped = target.stop().expect("it stops");
-    let mappings = target.mappings().expect("maps");
-    let residency = target.residency(&mappings).expect("pagemap");
-    let memory = ResidentMemory::new(target.memory(), &residency);
-    let python = target.python_version();
-    pymalloc::walk(&memory, &residency, &Context { python })
-}
 
 /// What CPython says of itself: by block size the pools, blocks in use and blocks available; and
 /// the sums by name.
@@ -155,12 +102,15 @@ fn compare(program: &str) {
     let program = format!("{program}{ACCOUNT}");
     let errors = tempfile::NamedTempFile::new().expect("a file");
     for python in pythons() {
-        let mut child = run(&python, &program, Some(errors.path()), None);
+        if python.version < (3, 0) || python.free_threaded {
+            continue;
+        }
+        let mut child = python.run(&program, Some(errors.path()), None);
         assert_eq!(child.said(), "account");
         assert_eq!(child.listen(), "ready");
         wait_for_state(child.pid(), 'S');
         let told = account(&std::fs::read_to_string(errors.path()).expect("text"));
-        let heap = look(child.pid()).expect("a heap");
+        let heap = walk(child.pid()).expect("a heap");
         let what = format!("{python:?} {:#?} {told:#?} {:?}", heap.arenas, heap.defects);
 
         assert_eq!(heap.check(), Vec::<String>::new(), "{what}");
@@ -220,12 +170,15 @@ rows = [str(i) * 88 for i in range(10000, 15003)]
 sys.stdout.write('made\\n'); sys.stdout.flush()
 sys.stdin.readline()
 ";
-    for python in of_pyenv().filter(|path| is_python_2(path)) {
-        let mut child = run(&python, PROGRAM, None, None);
-        let before = look(child.pid()).expect("a heap");
+    for python in pythons() {
+        if python.version > (3, 0) {
+            continue;
+        }
+        let mut child = python.run(PROGRAM, None, None);
+        let before = walk(child.pid()).expect("a heap");
         child.tell("go");
         assert_eq!(child.listen(), "made");
-        let after = look(child.pid()).expect("a heap");
+        let after = walk(child.pid()).expect("a heap");
         assert_eq!(after.check(), Vec::<String>::new());
         assert_eq!(after.confidence, Confidence::High, "{:?}", after.checks);
         // 440 characters, the object's 37 bytes around them, in classes of 8 bytes: 480.
@@ -238,12 +191,12 @@ sys.stdin.readline()
 fn a_python_without_pymalloc_says_why() {
     let program = format!("{HEAP}{ACCOUNT}");
     let errors = tempfile::NamedTempFile::new().expect("a file");
-    let mut child = run(
-        Path::new("python3"),
-        &program,
-        Some(errors.path()),
-        Some("malloc"),
-    );
+    let found = pythons();
+    let python = found
+        .iter()
+        .find(|python| python.version >= (3, 6) && !python.free_threaded);
+    let python = python.expect("python3");
+    let mut child = python.run(&program, Some(errors.path()), Some("malloc"));
     assert_eq!(child.listen(), "ready");
-    assert_eq!(look(child.pid()), Err(NotWalked::NoPools));
+    assert_eq!(walk(child.pid()), Err(NotWalked::NoPools));
 }

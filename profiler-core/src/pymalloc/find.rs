@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::addr::{AddrRange, RemoteAddr};
+use crate::addr::RemoteAddr;
 use crate::memory::{PageCache, TargetMemory};
 use crate::pymalloc::Geometry;
+use crate::pymalloc::data::{self, Words};
 use crate::pymalloc::pool::{HEADER, Pool};
 use crate::residency::{Mapping, MappingKind, ResidencyMap};
 
@@ -145,53 +146,13 @@ fn candidates<M: TargetMemory>(
         let last = after.checked_sub(1).and_then(|i| pools.get(i));
         last.is_some_and(|&(_, high)| addr.get() < high.get() + of.pool)
     };
-    let mut words: Vec<RemoteAddr> = Vec::new();
-    let mut bytes = Vec::new();
-    for range in data_ranges(residency, of_python) {
-        bytes.resize(range.len() as usize, 0);
-        if memory.read(range.start(), &mut bytes).is_err() {
-            continue;
-        }
-        let values = bytes
-            .chunks_exact(8)
-            .filter_map(|word| word.try_into().ok());
-        words.extend(values.map(|word| RemoteAddr::new(u64::from_le_bytes(word))));
-    }
+    let data = data::words(memory, residency, of_python);
+    let all = data.iter().flat_map(Words::iter);
+    let mut words: Vec<_> = all.map(|(_, word, _)| RemoteAddr::new(word)).collect();
     words.sort_unstable();
     words.dedup();
     words.retain(|&base| may_be_array(residency, base) && !in_pools(base));
     words
-}
-
-/// Writable data of files, with the anonymous part behind it (`.bss`): Python's own first, else
-/// everyone else's.
-fn data_ranges(residency: &ResidencyMap, python: bool) -> Vec<AddrRange> {
-    let mut ranges = Vec::new();
-    let mut before: Option<(RemoteAddr, bool)> = None;
-    for mapping in residency.mappings() {
-        let range = mapping.range;
-        let of_python = match &mapping.kind {
-            MappingKind::File(path) => path.contains("python"),
-            // `.bss` follows the file's data directly.
-            MappingKind::Anonymous => {
-                before.is_some_and(|(end, of_python)| end == range.start() && of_python)
-            }
-            _ => false,
-        };
-        let continues = before.is_some_and(|(end, _)| end == range.start());
-        let file = matches!(mapping.kind, MappingKind::File(_));
-        if mapping.write && !mapping.shared && of_python == python && (file || continues) {
-            // Only what is resident can hold a pointer.
-            ranges.extend(
-                residency
-                    .runs_in(range)
-                    .filter(|run| run.state.is_resident())
-                    .map(|run| run.range),
-            );
-        }
-        before = Some((range.end(), of_python)).filter(|_| file || continues);
-    }
-    ranges
 }
 
 fn may_be_array(residency: &ResidencyMap, base: RemoteAddr) -> bool {

@@ -6,8 +6,12 @@
 //! the alignment (16 bytes, 8 before 3.7), up to 512 bytes.
 
 mod arena;
+mod data;
+mod domain;
 mod find;
 mod pool;
+
+pub use domain::objects_allocator;
 
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
@@ -29,10 +33,7 @@ pub enum NotWalked {
     #[error("the target is not a Python process")]
     NotPython,
     /// No pool was found.
-    #[error(
-        "no pymalloc pool is in use: PYTHONMALLOC is set to another allocator, or this is a \
-         free-threaded build (which uses mimalloc)"
-    )]
+    #[error("no pymalloc pool is in use")]
     NoPools,
     /// Pools were found, but not the array of arenas that they point into.
     #[error("pools were found, but no array of arenas that agrees with them")]

@@ -2,6 +2,7 @@
 
 use profiler_core::over_time::johnstone_wilson;
 use profiler_core::report::{FragReport, HeapReport, SizeClassRow};
+use profiler_core::sample::{PythonMalloc, Target};
 use profiler_core::units::{bytes, count, nanoseconds, percent};
 use profiler_core::view::View;
 
@@ -110,7 +111,7 @@ fn target(text: &mut Text, report: &FragReport) {
     }
     text.line(&format!(
         "  {}, C library {}, malloc from {}, {}",
-        target.python.as_deref().unwrap_or("not a Python process"),
+        python(target),
         known(&target.libc),
         known(&target.malloc),
         match target.threads {
@@ -128,6 +129,17 @@ fn target(text: &mut Text, report: &FragReport) {
         bytes(report.kernel.swap_bytes)
     ));
     text.blank();
+}
+
+/// Python's version and what serves its objects.
+fn python(target: &Target) -> String {
+    let python = target.python.as_deref();
+    let python = python.unwrap_or("not a Python process");
+    match target.python_malloc {
+        None => python.to_owned(),
+        Some(PythonMalloc::Unknown) => format!("{python} (its objects from an unknown allocator)"),
+        Some(serves) => format!("{python} (its objects from {})", serves.name()),
+    }
 }
 
 fn ledger(text: &mut Text, report: &FragReport) {

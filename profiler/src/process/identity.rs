@@ -14,6 +14,8 @@ use super::proc_dir::field;
 
 /// The longest part of a command line that is kept, in bytes.
 const MAX_CMDLINE_BYTES: usize = 64 << 10;
+/// The longest value of an environment variable that is shown, in bytes.
+const MAX_SETTING_BYTES: usize = 64;
 /// libc's zero-initialised data after its file mapping is shorter than this (glibc 2.43: 53 KiB).
 const MAX_BSS_BYTES: u64 = 1 << 20;
 
@@ -91,6 +93,8 @@ impl Target {
             python: self
                 .python()
                 .map(|python| format!("CPython {}", python.full_version)),
+            // Its memory tells, when it is walked.
+            python_malloc: None,
             libc: self.libc().map(Libc::to_string),
             malloc: self.identity.malloc(self),
             threads: field(&status, "Threads").unwrap_or(0) as u32,
@@ -105,6 +109,20 @@ impl Target {
     /// Its Python's major and minor version.
     pub fn python_version(&self) -> Option<(u8, u8)> {
         self.python().map(|python| python.version)
+    }
+
+    /// What its environment asks of Python's allocators, e.g. `PYTHONMALLOC=malloc`: a hint, for a
+    /// program may set it for its children only, or have it ignored (`-E`, `-I`).
+    pub fn python_malloc_setting(&self) -> Option<String> {
+        let environment = self.dir.bytes("environ").ok()?;
+        let set = |name: &str| {
+            environment.split(|&byte| byte == 0).find_map(|entry| {
+                let value = entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+                let value = &value[..value.len().min(MAX_SETTING_BYTES)];
+                (!value.is_empty()).then(|| format!("{name}={}", String::from_utf8_lossy(value)))
+            })
+        };
+        set("PYTHONMALLOC").or_else(|| set("PYTHONDEVMODE"))
     }
 
     /// Its C library; `None` when it is linked statically.

@@ -69,8 +69,8 @@ impl Sampler {
 
     fn take_once(&self, mode: StopMode) -> io::Result<Sample> {
         let mut completeness = Completeness::default();
-        let target = self.target.describe();
-        let facts = Facts::of(&self.target);
+        let mut target = self.target.describe();
+        let mut facts = Facts::of(&self.target);
 
         let began = Instant::now();
         let stopped = match mode {
@@ -92,11 +92,12 @@ impl Sampler {
         // The kernel's count is a pass of its own over the page table, so it gets its own thread.
         let (kernel, seen) = thread::scope(|scope| {
             let kernel = scope.spawn(|| self.target.kernel_count());
-            let seen = self.look(&facts, threads, &mut completeness);
+            let seen = self.look(&mut facts, threads, &mut completeness);
             let kernel = kernel.join().unwrap_or_else(|panic| resume_unwind(panic));
             (kernel, seen)
         });
         let (kernel, (residency, heaps)) = (kernel?, seen?);
+        target.python_malloc = facts.python_malloc(&heaps);
 
         completeness.stopped = stopped.is_some();
         drop(stopped);
@@ -122,7 +123,7 @@ impl Sampler {
     /// The state of all pages, then the heaps.
     fn look(
         &self,
-        facts: &Facts,
+        facts: &mut Facts,
         threads: &[Thread],
         completeness: &mut Completeness,
     ) -> io::Result<(ResidencyMap, Vec<HeapSnapshot>)> {
@@ -131,6 +132,7 @@ impl Sampler {
             residency.mark_stack(thread.stack_pointer);
         }
         let memory = ResidentMemory::new(self.target.memory(), &residency);
+        facts.look(&memory, &residency);
         let heaps = walks::heaps(&memory, &residency, facts, threads, completeness);
         Ok((residency, heaps))
     }

@@ -7,7 +7,9 @@ use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::completeness::{Completeness, Confidence, Defect};
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::memory::TargetMemory;
+use profiler_core::pymalloc::NotWalked;
 use profiler_core::residency::ResidencyMap;
+use profiler_core::sample::PythonMalloc;
 use profiler_core::threads::Thread;
 use profiler_core::{glibc, musl, pymalloc};
 
@@ -29,6 +31,10 @@ pub(crate) struct Facts {
     pub(crate) at_random: Option<RemoteAddr>,
     /// Python's major and minor version.
     pub(crate) python: Option<(u8, u8)>,
+    /// What its environment asks of Python's allocators.
+    pub(crate) python_malloc_setting: Option<String>,
+    /// What its memory says of them: [`Facts::look`].
+    pub(crate) python_malloc: Option<PythonMalloc>,
 }
 
 impl Facts {
@@ -42,6 +48,39 @@ impl Facts {
             musl: libc("musl").map(|musl| musl.version.clone()),
             at_random: at_random(&target.auxv().unwrap_or_default()),
             python: target.python_version(),
+            python_malloc_setting: target.python_malloc_setting(),
+            python_malloc: None,
+        }
+    }
+
+    /// Finds in the target's memory what serves Python's objects.
+    pub(crate) fn look<M: TargetMemory>(&mut self, memory: &M, residency: &ResidencyMap) {
+        let look = |python| pymalloc::objects_allocator(memory, residency, python);
+        self.python_malloc = self.python.map(look);
+    }
+
+    /// What serves Python's objects, when the walks are done: pools in use are pymalloc's.
+    pub(crate) fn python_malloc(&self, heaps: &[HeapSnapshot]) -> Option<PythonMalloc> {
+        let walked = heaps
+            .iter()
+            .any(|heap| heap.allocator == Allocator::Pymalloc);
+        match self.python_malloc? {
+            PythonMalloc::Unknown if walked => Some(PythonMalloc::Pymalloc),
+            told => Some(told),
+        }
+    }
+
+    /// Why pymalloc is not walked, where that is not by the target's own choice.
+    fn without_pymalloc(&self, reason: NotWalked) -> String {
+        match (self.python_malloc, &self.python_malloc_setting) {
+            (Some(PythonMalloc::Unknown), None) => {
+                format!("{reason}, and what serves Python's objects could not be told")
+            }
+            (Some(PythonMalloc::Unknown), Some(setting)) => format!(
+                "{reason}, and what serves Python's objects could not be told; its environment \
+                 has {setting}, which is only a hint"
+            ),
+            _ => reason.to_string(),
         }
     }
 }
@@ -100,12 +139,15 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
         }));
     }
     // pymalloc in a C program is not to be expected.
-    let is_python = facts.python.is_some();
-    walks.push(Walk::new(Allocator::Pymalloc, is_python, || {
+    let expected = facts
+        .python_malloc
+        .is_some_and(PythonMalloc::may_be_pymalloc);
+    walks.push(Walk::new(Allocator::Pymalloc, expected, || {
         let context = pymalloc::Context {
             python: facts.python,
         };
-        pymalloc::walk(memory, residency, &context)
+        let walked = pymalloc::walk(memory, residency, &context);
+        walked.map_err(|reason| facts.without_pymalloc(reason))
     }));
     let heaps = run(walks, completeness);
     judge(completeness, &heaps);

@@ -1,5 +1,6 @@
 //! The lines around every screen: the target, what the numbers rest on, the keys.
 
+use profiler_core::sample::PythonMalloc;
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
@@ -34,7 +35,13 @@ fn target(app: &App, view: &View) -> Vec<Span<'static>> {
         pieces.push(Span::styled("PAUSED", app.theme.warn()));
     }
     let or = |name: &Option<String>, other: &str| name.clone().unwrap_or_else(|| other.to_owned());
-    pieces.push(Span::raw(or(&target.python, "not Python")));
+    let mut python = or(&target.python, "not Python");
+    match target.python_malloc {
+        None | Some(PythonMalloc::Pymalloc) => {}
+        // Whoever expects pymalloc must see that it is not what serves.
+        Some(other) => python.push_str(&format!(" on {}", other.name())),
+    }
+    pieces.push(Span::raw(python));
     pieces.push(Span::raw(or(&target.malloc, "malloc unknown")));
     if target.libc != target.malloc {
         pieces.push(Span::raw(or(&target.libc, "libc unknown")));

@@ -8,6 +8,7 @@ use profiler_core::report::{
     self, Finding, HugeOccupancyRow, LedgerRow, Metric, OccupancyDeciles, OccupancyRow,
     SizeClassRow,
 };
+use profiler_core::sample::PythonMalloc;
 use profiler_core::view::{self, View};
 use serde::Serialize;
 
@@ -63,6 +64,7 @@ struct Target<'a> {
     comm: &'a str,
     cmdline: &'a [String],
     python: Option<&'a str>,
+    python_malloc: Option<&'static str>,
     libc: Option<&'a str>,
     malloc: Option<&'a str>,
     threads: u32,
@@ -202,6 +204,7 @@ impl<'a> Snapshot<'a> {
                 comm: &report.target.comm,
                 cmdline: &report.target.cmdline,
                 python: report.target.python.as_deref(),
+                python_malloc: report.target.python_malloc.map(PythonMalloc::name),
                 libc: report.target.libc.as_deref(),
                 malloc: report.target.malloc.as_deref(),
                 threads: report.target.threads,

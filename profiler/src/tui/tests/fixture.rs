@@ -79,6 +79,7 @@ fn report(map_pages: usize) -> FragReport {
             memory_bytes: 32 << 30,
         },
         target: Target {
+            python_malloc: None,
             pid: 1_234_567,
             comm: "celery".into(),
             cmdline: vec!["celery".into(), "worker".into()],

@@ -1,0 +1,84 @@
+//! The writable data of Python and of everyone else, where an allocator's roots lie.
+
+use crate::addr::{AddrRange, RemoteAddr};
+use crate::memory::TargetMemory;
+use crate::residency::{MappingKind, ResidencyMap};
+
+/// Data read at the most, in bytes. Python's own is 1 to 3 MiB.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Words of writable data that lie one after another.
+pub(super) struct Words {
+    start: RemoteAddr,
+    words: Vec<u64>,
+}
+
+impl Words {
+    /// Each word, where it lies, and what follows it.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (RemoteAddr, u64, &[u64])> {
+        let words = &self.words;
+        words.iter().enumerate().filter_map(move |(index, &word)| {
+            let at = self.start.checked_add(index as u64 * 8)?;
+            Some((at, word, &words[index + 1..]))
+        })
+    }
+}
+
+/// The words of writable data of files, with the anonymous part behind it (`.bss`): Python's own,
+/// or everyone else's. Only what is resident is read.
+pub(super) fn words<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    of_python: bool,
+) -> Vec<Words> {
+    let mut bytes = Vec::new();
+    let mut rest = MAX_BYTES;
+    let mut found = Vec::new();
+    for range in ranges(residency, of_python) {
+        let length = range.len().min(rest);
+        rest -= length;
+        bytes.resize(length as usize, 0);
+        if memory.read(range.start(), &mut bytes).is_ok() {
+            let words = bytes
+                .chunks_exact(8)
+                .filter_map(|word| word.try_into().ok());
+            found.push(Words {
+                start: range.start(),
+                words: words.map(u64::from_le_bytes).collect(),
+            });
+        }
+    }
+    found
+}
+
+/// Neighbouring ranges are one, so that no structure is cut at a change of its pages' state.
+fn ranges(residency: &ResidencyMap, python: bool) -> Vec<AddrRange> {
+    let mut ranges: Vec<AddrRange> = Vec::new();
+    let mut before: Option<(RemoteAddr, bool)> = None;
+    for mapping in residency.mappings() {
+        let range = mapping.range;
+        let of_python = match &mapping.kind {
+            MappingKind::File(path) => path.contains("python"),
+            // `.bss` follows the file's data directly.
+            MappingKind::Anonymous => {
+                before.is_some_and(|(end, of_python)| end == range.start() && of_python)
+            }
+            _ => false,
+        };
+        let continues = before.is_some_and(|(end, _)| end == range.start());
+        let file = matches!(mapping.kind, MappingKind::File(_));
+        if mapping.write && !mapping.shared && of_python == python && (file || continues) {
+            // Only what is resident can hold a pointer.
+            let resident = residency
+                .runs_in(range)
+                .filter(|run| run.state.is_resident());
+            for run in resident {
+                let last = ranges.pop_if(|last| last.end() == run.range.start());
+                let start = last.map_or(run.range.start(), |last| last.start());
+                ranges.extend(AddrRange::new(start, run.range.end()));
+            }
+        }
+        before = Some((range.end(), of_python)).filter(|_| file || continues);
+    }
+    ranges
+}
