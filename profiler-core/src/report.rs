@@ -356,7 +356,7 @@ pub struct Packing {
     /// Pages that slabs filled to the brim and page-rounded large extents would take, in bytes.
     pub packed_bytes: u64,
     /// Resident and swapped bytes of the pages where they lie now, with all free and cached memory
-    /// around.
+    /// around; bytes whose use could not be told are left out.
     pub present_bytes: u64,
     /// Live blocks packed.
     pub blocks: u64,

@@ -294,6 +294,13 @@ fn the_bound_counts_what_lies_in_swap() {
     sample.residency = residency;
     let swapped = FragReport::from_sample(&sample).packing.expect("a bound");
     assert_eq!(swapped.present_bytes, 2560 * PAGE_SIZE);
+    // What could not be read there is in neither figure.
+    let mut unread = sample.clone();
+    let mut spans = spans(&[]);
+    spans.push(2560 * PAGE_SIZE, SpanState::Unknown);
+    unread.heaps[0].extents[0].spans = spans;
+    let none = FragReport::from_sample(&unread).packing.expect("a bound");
+    assert_eq!((none.present_bytes, none.packed_bytes), (0, 0));
     assert_eq!(resident, Some(swapped));
 }
 

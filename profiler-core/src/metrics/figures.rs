@@ -3,7 +3,7 @@
 use crate::addr::PAGE_SIZE;
 use crate::heap::Allocator;
 use crate::metrics::huge::HUGE_PAGE;
-use crate::metrics::pages::PageSlice;
+use crate::metrics::pages::{PageSlice, Use};
 use crate::report::{HeapReport, HugeOccupancyRow, LedgerClass, LedgerRow, Metric};
 use crate::sample::Sample;
 
@@ -27,7 +27,8 @@ impl Figures {
         let (pages, bytes) = (slice.pages(), slice.range.len());
         let taken = slice.state.is_resident() || slice.state.is_swapped();
         if taken && slice.owner.allocator != Allocator::Pymalloc {
-            self.malloc_bytes += bytes;
+            // Blocks that could not be read are in no packing, so their bytes are not either.
+            self.malloc_bytes += bytes - pages * slice.tally.of(Use::Unknown);
         }
         if !slice.state.is_resident() {
             return;
@@ -48,7 +49,8 @@ impl Figures {
         }
     }
 
-    /// Resident and swapped bytes of pages that a malloc (not pymalloc) owns.
+    /// Resident and swapped bytes of pages that a malloc (not pymalloc) owns, without those whose
+    /// use could not be told.
     pub(crate) fn malloc_bytes(&self) -> u64 {
         self.malloc_bytes
     }
