@@ -19,6 +19,7 @@ pub mod live;
 pub mod memory;
 mod metrics;
 pub mod musl;
+pub mod object;
 pub mod over_time;
 pub mod pymalloc;
 pub mod report;

@@ -2,9 +2,12 @@
 
 mod child;
 
+use std::process::Command;
+
 use child::{Child, wait_for_state};
 use fragscope::process::{OpenError, StopError, Target, TargetState};
 use profiler_core::addr::RemoteAddr;
+use profiler_core::heap::Allocator;
 use profiler_core::memory::{ReadError, TargetMemory};
 use profiler_core::residency::MappingKind;
 
@@ -44,6 +47,30 @@ fn a_python_is_described() {
     assert_eq!(described.python, Some(format!("CPython {}", child.said())));
     assert_eq!(described.threads, 1);
     assert_eq!(described.cmdline[1], "-S");
+}
+
+#[test]
+fn a_preloaded_allocator_is_told_with_its_version_and_data() {
+    let mut command = Command::new("python3");
+    command
+        .args(["-S", "-c", "print(1, flush=True); input()"])
+        .env("LD_PRELOAD", "libjemalloc.so.2");
+    let child = Child::run(command);
+    let target = Target::open(child.pid()).expect("our own child");
+    let objects = target.allocator_objects();
+    let jemalloc: Vec<_> = objects
+        .iter()
+        .filter(|object| object.allocator == Allocator::Jemalloc)
+        .collect();
+    let [object] = jemalloc.as_slice() else {
+        panic!("one jemalloc: {objects:?}");
+    };
+    assert!(object.path.contains("libjemalloc.so.2"), "{object:?}");
+    let version = object.version.as_deref().expect("it says its version");
+    assert!(version.starts_with("5."), "{version}");
+    // The root of its radix tree alone has 2^18 entries of 8 bytes, all in `.bss`.
+    let bytes: u64 = object.data.iter().map(|range| range.len()).sum();
+    assert!(bytes > 2 << 20, "{object:?}");
 }
 
 #[test]

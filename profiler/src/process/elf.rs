@@ -9,6 +9,7 @@ use std::path::Path;
 
 use object::read::ReadCache;
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SegmentFlags};
+use profiler_core::addr::PAGE_SIZE;
 
 /// More read-only data than this is not searched. An unstripped Python has 4 MiB.
 const MAX_SEARCHED_BYTES: u64 = 64 << 20;
@@ -70,18 +71,39 @@ impl ElfFile {
 
     /// The 32-bit number that an exported symbol in read-only data names.
     pub(super) fn exported_u32(&self, name: &str) -> Option<u32> {
+        self.exported_bytes(name).map(u32::from_le_bytes)
+    }
+
+    /// The bytes that an exported symbol names.
+    pub(super) fn exported_bytes<const N: usize>(&self, name: &str) -> Option<[u8; N]> {
         let (address, _) = self.symbol(name)?;
         let elf = object::File::parse(&self.cache).ok()?;
         let bytes = elf
             .segments()
-            .find_map(|segment| segment.data_range(address, 4).ok()?)?;
-        Some(u32::from_le_bytes(bytes.try_into().ok()?))
+            .find_map(|segment| segment.data_range(address, N as u64).ok()?)?;
+        bytes.try_into().ok()
+    }
+
+    /// Bytes of whole pages that its writable segments have in memory beyond those of the file.
+    pub(super) fn bss_bytes(&self) -> u64 {
+        let Ok(elf) = object::File::parse(&self.cache) else {
+            return 0;
+        };
+        let page_end = |at: u64| at.checked_next_multiple_of(PAGE_SIZE);
+        elf.segments()
+            .filter_map(|segment| {
+                let end_of_file = page_end(segment.address().checked_add(segment.file_range().1)?)?;
+                page_end(segment.address().checked_add(segment.size())?)?.checked_sub(end_of_file)
+            })
+            .max()
+            .unwrap_or(0)
     }
 
     fn symbol(&self, name: &str) -> Option<(u64, u64)> {
         let elf = object::File::parse(&self.cache).ok()?;
         let symbol = elf
             .dynamic_symbols()
+            .chain(elf.symbols())
             .find(|s| s.is_definition() && s.name_bytes() == Ok(name.as_bytes()))?;
         Some((symbol.address(), symbol.size()))
     }

@@ -12,6 +12,7 @@ use profiler_core::residency::{Mapping, MappingKind, ResidencyMap};
 use profiler_core::sample::KernelCount;
 
 mod ahead;
+mod allocators;
 mod elf;
 pub mod host;
 mod identity;
@@ -42,6 +43,7 @@ pub struct Target {
     memory: LiveMemory,
     pages: PageSource,
     identity: identity::Identity,
+    allocators: allocators::Known,
 }
 
 /// Whether the target is still what it was when it was opened.
@@ -87,6 +89,7 @@ impl Target {
             dir: Arc::new(dir),
             pages: PageSource::of_this_kernel(),
             identity: identity::Identity::default(),
+            allocators: allocators::Known::default(),
         })
     }
 

@@ -7,6 +7,7 @@ use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::completeness::{Completeness, Confidence, Defect};
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::memory::TargetMemory;
+use profiler_core::object::AllocatorObject;
 use profiler_core::pymalloc::NotWalked;
 use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::PythonMalloc;
@@ -35,6 +36,8 @@ pub(crate) struct Facts {
     pub(crate) python_malloc_setting: Option<String>,
     /// What its memory says of them: [`Facts::look`].
     pub(crate) python_malloc: Option<PythonMalloc>,
+    /// Allocators other than its C library's and Python's, in whichever object holds them.
+    pub(crate) allocators: Vec<AllocatorObject>,
 }
 
 impl Facts {
@@ -50,6 +53,7 @@ impl Facts {
             python: target.python_version(),
             python_malloc_setting: target.python_malloc_setting(),
             python_malloc: None,
+            allocators: target.allocator_objects(),
         }
     }
 
@@ -149,6 +153,17 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
         let walked = pymalloc::walk(memory, residency, &context);
         walked.map_err(|reason| facts.without_pymalloc(reason))
     }));
+    for object in &facts.allocators {
+        // CPython has a mimalloc in it that most programs never use.
+        let expected = object.allocator != Allocator::Mimalloc;
+        walks.push(Walk::new(object.allocator, expected, || {
+            Err(format!(
+                "{} in {} is not known to this fragscope; residency and probes work all the same",
+                object.version.as_deref().unwrap_or("its unknown version"),
+                object.path
+            ))
+        }));
+    }
     let heaps = run(walks, completeness);
     judge(completeness, &heaps);
     heaps

@@ -1,0 +1,18 @@
+//! Mapped objects that hold an allocator: what walkers of malloc replacements start from.
+
+use crate::addr::AddrRange;
+use crate::heap::Allocator;
+
+/// An allocator inside a program or library that the target maps. An object may hold several (a
+/// static program with libc's malloc and jemalloc); each is one of these.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AllocatorObject {
+    /// Which allocator.
+    pub allocator: Allocator,
+    /// Its version where the object tells it, e.g. `5.3.0`.
+    pub version: Option<String>,
+    /// The object's path as the target sees it.
+    pub path: String,
+    /// The object's writable data, ascending: pages of the file, and the `.bss` after them.
+    pub data: Vec<AddrRange>,
+}
