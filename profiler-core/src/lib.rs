@@ -18,6 +18,7 @@ pub mod heap;
 pub mod live;
 pub mod memory;
 mod metrics;
+pub mod mimalloc;
 pub mod musl;
 pub mod object;
 pub mod over_time;

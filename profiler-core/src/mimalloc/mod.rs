@@ -1,0 +1,194 @@
+//! mimalloc, walked from outside with no symbols: every page of every segment, block by block.
+//!
+//! Segments are recognised by their shape and by a cookie that is one constant for each mimalloc
+//! when the segment's address is taken out; so a program that has one built in (CPython from 3.13)
+//! and one preloaded gets a heap for each. Sources: `include/mimalloc/types.h`, `src/segment.c`,
+//! `src/page.c`, `src/free.c` of mimalloc, and CPython's `Include/internal/mimalloc`.
+
+mod blocks;
+mod instance;
+mod options;
+mod v2;
+
+use crate::addr::RemoteAddr;
+use crate::completeness::{Confidence, Defect};
+use crate::heap::{Allocator, Arena, CrossCheck, ExtentKind, HeapSnapshot};
+use crate::memory::TargetMemory;
+use crate::residency::{Mapping, MappingKind, ResidencyMap};
+use crate::span::SpanState;
+
+use blocks::Walker;
+use instance::Instance;
+
+/// What is known of the target before the walk.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// Files with a mimalloc in them: path, and version such as `2.0.9` where it is known.
+    pub objects: Vec<(String, Option<String>)>,
+    /// Python's major and minor version.
+    pub python: Option<(u8, u8)>,
+}
+
+/// Why nothing was walked. Residency and probes work all the same.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NotWalked {
+    /// No segment was recognised.
+    #[error(
+        "no segment of mimalloc 2.0.9 to 2.4 was found: the target has not allocated with it, or \
+         it is of another release"
+    )]
+    NoSegments,
+}
+
+/// Walks all mimallocs in the target.
+///
+/// `memory` reads only what is resident ([`crate::memory::ResidentMemory`]), and is of the moment
+/// of `residency`.
+///
+/// # Errors
+/// When there is nothing to walk, and why.
+pub fn walk<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    context: &Context,
+) -> Result<Vec<HeapSnapshot>, NotWalked> {
+    let found = Found { residency, context };
+    let heaps = v2::walk(memory, residency, &found);
+    if heaps.is_empty() {
+        return Err(NotWalked::NoSegments);
+    }
+    Ok(heaps)
+}
+
+/// Names heaps.
+struct Found<'a> {
+    residency: &'a ResidencyMap,
+    context: &'a Context,
+}
+
+impl Found<'_> {
+    /// A heap with its version and settings; `layout` names the releases that have its layout.
+    fn heap<M: TargetMemory>(&self, memory: &M, instance: &Instance, layout: &str) -> HeapSnapshot {
+        let named = |(path, version): &&(String, Option<String>)| {
+            *path == instance.path && version.is_some()
+        };
+        let known = self.context.objects.iter().find(named);
+        let file = instance.path.rsplit('/').next().unwrap_or_default();
+        let version = match (
+            known.and_then(|(_, version)| version.as_ref()),
+            self.context.python,
+        ) {
+            (Some(version), _) => version.clone(),
+            (None, Some((major, minor))) if file.contains("python") => {
+                // Both that have it, 3.13 and 3.14, have 2.1.2.
+                let build = layout.split_once(',').map_or("", |(_, build)| build);
+                let comma = if build.is_empty() { "" } else { "," };
+                format!("2.1.2 in CPython {major}.{minor}{comma}{build}")
+            }
+            (None, _) => layout.to_owned(),
+        };
+        let mut heap = HeapSnapshot::new(Allocator::Mimalloc, version);
+        heap.settings = options::read(memory, self.residency, instance);
+        heap
+    }
+}
+
+/// Private anonymous memory, where segments lie.
+fn anonymous(mapping: &Mapping) -> bool {
+    let kind = matches!(
+        mapping.kind,
+        MappingKind::Anonymous | MappingKind::NamedAnonymous(_)
+    );
+    kind && mapping.read && mapping.write && !mapping.shared
+}
+
+/// Defects kept at the most.
+const MAX_DEFECTS: usize = 32;
+
+fn note(heap: &mut HeapSnapshot, addr: Option<u64>, bytes: u64, what: &str) {
+    if heap.defects.len() < MAX_DEFECTS {
+        heap.defects.push(Defect {
+            addr: addr.map(RemoteAddr::new),
+            what: what.into(),
+            bytes,
+        });
+    }
+}
+
+fn check(name: &str, expected: u64, found: u64) -> CrossCheck {
+    CrossCheck {
+        name: name.into(),
+        expected,
+        found,
+    }
+}
+
+/// The index of the arena of this owner.
+fn arena_of(arenas: &mut Vec<Arena>, kind: &'static str, owner: u64) -> u32 {
+    let addr = RemoteAddr::new(owner);
+    let known = arenas.iter().position(|a| a.kind == kind && a.addr == addr);
+    let index = known.unwrap_or_else(|| {
+        arenas.push(Arena {
+            id: arenas.len() as u32,
+            kind,
+            addr,
+            ..Arena::default()
+        });
+        arenas.len() - 1
+    });
+    index as u32
+}
+
+/// Sums up what was laid out: arenas, checks, confidence.
+fn judge<M: TargetMemory>(heap: &mut HeapSnapshot, walker: &Walker<'_, M>, instance: &Instance) {
+    let totals = &walker.totals;
+    let mut retained = vec![(0u64, 0u64); heap.arenas.len()];
+    for extent in &heap.extents {
+        let index = extent.arena as usize;
+        let (Some(arena), Some(retained)) = (heap.arenas.get_mut(index), retained.get_mut(index))
+        else {
+            continue;
+        };
+        arena.system_bytes += extent.range.len();
+        for span in extent.spans.iter(extent.range.start()) {
+            let bytes = span.range.len();
+            match span.state {
+                SpanState::Live if extent.kind == ExtentKind::LargeMapped => {}
+                SpanState::Live => {
+                    arena.live_blocks += 1;
+                    arena.live_bytes += bytes;
+                }
+                SpanState::Free => {
+                    arena.free_blocks += 1;
+                    arena.free_bytes += bytes;
+                }
+                SpanState::Top => arena.top_bytes += bytes,
+                SpanState::Retained => retained.0 += bytes,
+                SpanState::Metadata => retained.1 += bytes,
+                SpanState::Cached | SpanState::Unknown => {}
+            }
+        }
+    }
+    for (arena, (retained, metadata)) in heap.arenas.iter_mut().zip(retained) {
+        arena.figures = vec![("retained_bytes", retained), ("metadata_bytes", metadata)];
+    }
+    if let Some(first) = heap.arenas.first_mut() {
+        first.figures.extend([
+            ("pages", totals.pages),
+            ("thread_freed_blocks", totals.thread_freed),
+        ]);
+    }
+    for &page in &walker.damaged {
+        let what = "a page's blocks in use and free do not add up to all";
+        note(heap, Some(page), 0, what);
+    }
+    heap.unreadable_bytes += totals.unread_bytes;
+    let readable = totals.pages - totals.unread;
+    heap.checks
+        .push(check("pages whose blocks add up", readable, totals.sound));
+    heap.confidence = match heap.checks.iter().all(CrossCheck::holds) {
+        true if instance.path.is_empty() || totals.unread > 0 => Confidence::Medium,
+        true => Confidence::High,
+        false => Confidence::Low,
+    };
+}

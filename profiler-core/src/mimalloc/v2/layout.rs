@@ -1,0 +1,174 @@
+//! Offsets in mimalloc 2.x's segments, pages and heaps, by release and build (`types.h`, LP64).
+
+/// Bytes of a slice (`MI_SEGMENT_SLICE_SIZE`).
+pub(super) const SLICE: u64 = 64 << 10;
+/// Bytes of a normal segment, and the alignment of every segment.
+pub(super) const SEGMENT: u64 = 32 << 20;
+/// Slices of a normal segment, and the most that a segment describes.
+pub(super) const SLICES: u64 = SEGMENT / SLICE;
+/// `xblock_size` of a block so long that only its slices tell how long.
+pub(super) const HUGE_BLOCK: u64 = 2 << 30;
+
+/// `mi_segment_t`: where its fields are.
+#[derive(Debug)]
+pub(super) struct SegmentLayout {
+    pub(super) used: usize,
+    pub(super) cookie: usize,
+    pub(super) segment_slices: usize,
+    pub(super) info_slices: usize,
+    pub(super) kind: usize,
+    pub(super) slice_entries: usize,
+    pub(super) thread_id: usize,
+    /// The array of slices, which are `mi_page_t`.
+    pub(super) slices: usize,
+}
+
+/// Where the first block of a page is.
+#[derive(Copy, Clone, Debug)]
+pub(super) enum Start {
+    /// The page says it, here.
+    Field(usize),
+    /// 384 bytes into its memory for blocks up to 1 KiB.
+    Fixed,
+    /// Three blocks into its memory up to 64 bytes, one up to 512.
+    Blocks,
+}
+
+/// A layout: what it is called, and where everything is.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// The releases that have it.
+    pub(super) name: &'static str,
+    pub(super) segment: &'static SegmentLayout,
+    /// Bytes of `mi_page_t`.
+    pub(super) page: usize,
+    /// `used` and its bytes.
+    pub(super) used: (usize, usize),
+    /// `block_size` or `xblock_size`, and its bytes.
+    pub(super) block_size: (usize, usize),
+    pub(super) local_free: usize,
+    /// The page's keys, where lists are encoded.
+    pub(super) keys: Option<usize>,
+    pub(super) thread_free: usize,
+    pub(super) heap: usize,
+    pub(super) start: Start,
+    /// `thread_delayed_free` of `mi_heap_t`.
+    pub(super) heap_delayed: usize,
+    /// Its keys.
+    pub(super) heap_keys: usize,
+}
+
+/// 2.0.9 to 2.1.7.
+static EARLY: SegmentLayout = SegmentLayout {
+    used: 208,
+    cookie: 216,
+    segment_slices: 224,
+    info_slices: 232,
+    kind: 240,
+    slice_entries: 248,
+    thread_id: 256,
+    slices: 264,
+};
+
+/// From 2.1.8.
+static LATE: SegmentLayout = SegmentLayout {
+    used: 216,
+    cookie: 224,
+    segment_slices: 248,
+    info_slices: 256,
+    kind: 264,
+    slice_entries: 272,
+    thread_id: 280,
+    slices: 288,
+};
+
+const OLD_PAGE: Layout = Layout {
+    name: "2.1.0 to 2.1.2",
+    segment: &EARLY,
+    page: 80,
+    used: (24, 4),
+    block_size: (28, 4),
+    local_free: 32,
+    keys: None,
+    thread_free: 40,
+    heap: 48,
+    start: Start::Blocks,
+    heap_delayed: 2840,
+    heap_keys: 2872,
+};
+
+const OLD_PAGE_SECURE: Layout = Layout {
+    name: "2.1.0 to 2.1.2, secure or debug",
+    page: 96,
+    keys: Some(40),
+    thread_free: 56,
+    heap: 64,
+    heap_delayed: 2848,
+    heap_keys: 2880,
+    ..OLD_PAGE
+};
+
+const NEW_PAGE: Layout = Layout {
+    name: "2.1.4 to 2.1.7",
+    segment: &EARLY,
+    page: 96,
+    used: (32, 2),
+    block_size: (40, 8),
+    local_free: 24,
+    keys: None,
+    thread_free: 56,
+    heap: 64,
+    start: Start::Field(48),
+    heap_delayed: 8,
+    heap_keys: 40,
+};
+
+const NEW_PAGE_SECURE: Layout = Layout {
+    name: "2.1.4 to 2.1.7, secure or debug",
+    page: 112,
+    keys: Some(56),
+    thread_free: 72,
+    heap: 80,
+    ..NEW_PAGE
+};
+
+/// All that are known. CPython 3.13 and 3.14 have 2.1.2, with three more words in each page where
+/// there is no GIL.
+pub(super) static LAYOUTS: [Layout; 10] = [
+    OLD_PAGE,
+    Layout {
+        name: "2.0.9",
+        start: Start::Fixed,
+        ..OLD_PAGE
+    },
+    NEW_PAGE,
+    Layout {
+        name: "2.1.8 to 2.4.1",
+        segment: &LATE,
+        ..NEW_PAGE
+    },
+    Layout {
+        name: "2.1.2, free-threaded",
+        page: 96,
+        ..OLD_PAGE
+    },
+    OLD_PAGE_SECURE,
+    Layout {
+        name: "2.0.9, secure or debug",
+        start: Start::Fixed,
+        heap_delayed: 2840,
+        heap_keys: 2872,
+        ..OLD_PAGE_SECURE
+    },
+    Layout {
+        name: "2.1.2, free-threaded, debug",
+        page: 112,
+        ..OLD_PAGE_SECURE
+    },
+    NEW_PAGE_SECURE,
+    Layout {
+        name: "2.1.8 to 2.4.1, secure or debug",
+        segment: &LATE,
+        ..NEW_PAGE_SECURE
+    },
+];

@@ -1,0 +1,300 @@
+//! mimalloc 2.0.9 to 2.4: segments of 32 MiB.
+
+mod layout;
+mod segment;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::heap::{Extent, ExtentKind, HeapSnapshot};
+use crate::memory::TargetMemory;
+use crate::residency::ResidencyMap;
+use crate::span::{SpanList, SpanState};
+
+use super::blocks::{self, Keys, Walker};
+use super::instance::Instance;
+use super::{Found, anonymous, arena_of, check, judge, note};
+use layout::{LAYOUTS, Layout};
+use segment::{HEADER, Part, Segment, places};
+
+/// Different mimallocs in one process looked for at the most.
+const MAX_HEAPS: usize = 8;
+/// Blocks in all heaps' delayed lists at the most.
+const MAX_DELAYED: usize = 1 << 24;
+
+/// The header of what may be a segment.
+struct Header {
+    addr: u64,
+    bytes: Vec<u8>,
+}
+
+/// Walks every mimalloc of this kind.
+pub(super) fn walk<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    found: &Found<'_>,
+) -> Vec<HeapSnapshot> {
+    let mut headers = headers(memory, residency);
+    let mut heaps = Vec::new();
+    while heaps.len() < MAX_HEAPS
+        && let Some((key, layout)) = best(&headers)
+    {
+        let of_heap = |header: &Header| {
+            let segment = Segment::parse(header.addr, &header.bytes, layout);
+            segment.is_some_and(|segment| segment.key == key)
+        };
+        let (ours, others) = headers.into_iter().partition(of_heap);
+        headers = others;
+        heaps.push(heap(memory, residency, found, (key, layout), &ours));
+    }
+    heaps
+}
+
+/// Reads what may be a header wherever a segment can begin.
+fn headers<M: TargetMemory>(memory: &M, residency: &ResidencyMap) -> Vec<Header> {
+    let mut headers = Vec::new();
+    for mapping in residency.mappings().iter().filter(|m| anonymous(m)) {
+        for run in residency.runs_in(mapping.range) {
+            if !run.state.is_resident() {
+                continue;
+            }
+            for at in places(run.range) {
+                let mut bytes = vec![0; PAGE_SIZE as usize];
+                let first = memory.read(at, &mut bytes);
+                let may_be = |layout| Segment::parse(at.get(), &bytes, layout).is_some();
+                if first.is_err() || !LAYOUTS.iter().any(may_be) {
+                    continue;
+                }
+                let mut whole = vec![0; HEADER];
+                if memory.read(at, &mut whole).is_ok() {
+                    bytes = whole;
+                }
+                headers.push(Header {
+                    addr: at.get(),
+                    bytes,
+                });
+            }
+        }
+    }
+    headers
+}
+
+/// The key and the layout that explain the most pages.
+fn best(headers: &[Header]) -> Option<(u64, &'static Layout)> {
+    // By key and layout: pages that fit less those that do not, and segments.
+    let mut scores: BTreeMap<(u64, usize), (i64, u64)> = BTreeMap::new();
+    for header in headers {
+        for (i, layout) in LAYOUTS.iter().enumerate() {
+            let Some(segment) = Segment::parse(header.addr, &header.bytes, layout) else {
+                continue;
+            };
+            if let Some((fit, unfit)) = segment.score() {
+                let score = scores.entry((segment.key, i)).or_default();
+                score.0 += fit as i64 - unfit as i64;
+                score.1 += 1;
+            }
+        }
+    }
+    let scored = scores.iter().filter(|(_, score)| score.0 >= 0);
+    // Of equals the first layout of the table.
+    let (&(key, i), _) = scored.max_by_key(|&(&(_, i), &score)| (score, std::cmp::Reverse(i)))?;
+    LAYOUTS.get(i).map(|layout| (key, layout))
+}
+
+fn heap<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    found: &Found<'_>,
+    (key, layout): (u64, &'static Layout),
+    headers: &[Header],
+) -> HeapSnapshot {
+    let instance = Instance::find(memory, residency, key);
+    let mut heap = found.heap(memory, &instance, layout.name);
+    let segments: Vec<Segment<'_>> = headers
+        .iter()
+        .filter_map(|header| Segment::parse(header.addr, &header.bytes, layout))
+        .collect();
+    let (delayed, whole) = delayed(memory, layout, &segments);
+    if !whole {
+        note(
+            &mut heap,
+            None,
+            0,
+            "a heap's list of blocks freed by other threads is damaged",
+        );
+    }
+    let mut walker = Walker::new(memory, delayed);
+    let mut arenas = Vec::new();
+    let mut pages = (0, 0);
+    for (segment, range) in placed(&segments, residency, &mut heap) {
+        let mut spans = SpanList::default();
+        let used = lay(segment, range, &mut walker, &mut heap, &mut spans);
+        pages = (pages.0 + segment.used, pages.1 + used);
+        let kind = match segment.thread {
+            _ if segment.is_freed() => "given back",
+            0 => "abandoned",
+            _ => "thread",
+        };
+        heap.extents.push(Extent {
+            range,
+            kind: if segment.huge && !segment.is_freed() {
+                ExtentKind::LargeMapped
+            } else {
+                ExtentKind::Region
+            },
+            arena: arena_of(&mut arenas, kind, segment.thread),
+            spans,
+        });
+    }
+    heap.arenas = arenas;
+    heap.checks
+        .push(check("pages in use in segments", pages.0, pages.1));
+    judge(&mut heap, &walker, &instance);
+    heap
+}
+
+/// The segments with their ranges, ascending. A segment that was given back may have been carved
+/// anew, and what looks like one inside another is that one's data.
+fn placed<'s, 'h>(
+    segments: &'s [Segment<'h>],
+    residency: &ResidencyMap,
+    heap: &mut HeapSnapshot,
+) -> Vec<(&'s Segment<'h>, AddrRange)> {
+    let mut live: Vec<(&Segment<'_>, AddrRange)> = Vec::new();
+    let mut end = RemoteAddr::default();
+    for segment in segments.iter().filter(|segment| !segment.is_freed()) {
+        let Some(range) = segment.range().filter(|range| {
+            let last = range.end().checked_sub(1);
+            last.is_some_and(|last| residency.mapping_at(last).is_some())
+        }) else {
+            note(
+                heap,
+                Some(segment.addr),
+                0,
+                "a segment goes on where nothing is mapped",
+            );
+            continue;
+        };
+        if range.start() < end {
+            note(
+                heap,
+                Some(segment.addr),
+                0,
+                "a segment overlaps the one before",
+            );
+            continue;
+        }
+        end = range.end();
+        live.push((segment, range));
+    }
+    let mut all = live.clone();
+    let mut end = RemoteAddr::default();
+    for segment in segments.iter().filter(|segment| segment.is_freed()) {
+        let start = RemoteAddr::new(segment.addr);
+        let next = live.partition_point(|(_, range)| range.end() <= start);
+        let limit = live.get(next).map(|(_, range)| range.start());
+        let range = segment.range().and_then(|range| {
+            let mapping = residency.mapping_at(start)?;
+            let end = range.end().min(mapping.range.end());
+            AddrRange::new(start, limit.map_or(end, |limit| limit.min(end)))
+        });
+        if let Some(range) = range.filter(|range| range.start() >= end && !range.is_empty()) {
+            end = range.end();
+            all.push((segment, range));
+        }
+    }
+    all.sort_by_key(|(_, range)| *range);
+    all
+}
+
+/// The spans of a segment. Returns its pages in use.
+fn lay<M: TargetMemory>(
+    segment: &Segment<'_>,
+    range: AddrRange,
+    walker: &mut Walker<'_, M>,
+    heap: &mut HeapSnapshot,
+    spans: &mut SpanList,
+) -> u64 {
+    let all = range.len();
+    if segment.is_freed() {
+        spans.push(all, SpanState::Retained);
+        return 0;
+    }
+    spans.push(segment.header_bytes(), SpanState::Metadata);
+    let Some(parts) = segment.parts() else {
+        let rest = all - segment.header_bytes();
+        note(
+            heap,
+            Some(segment.addr),
+            rest,
+            "a segment's slices do not add up, or are swapped out",
+        );
+        spans.push(rest, SpanState::Unknown);
+        return 0;
+    };
+    let mut used = 0;
+    for part in parts {
+        match part {
+            Part::Unused(bytes) => spans.push(bytes, SpanState::Retained),
+            Part::Page(blocks, _) => {
+                used += 1;
+                walker.page(&blocks, spans);
+            }
+            Part::Damaged(bytes) => {
+                used += 1;
+                note(
+                    heap,
+                    Some(segment.addr),
+                    bytes,
+                    "a page that no mimalloc could write",
+                );
+                spans.push(bytes, SpanState::Unknown);
+            }
+        }
+    }
+    used
+}
+
+/// Blocks that other threads freed and that lie in a heap's list, and whether all lists ended.
+fn delayed<M: TargetMemory>(
+    memory: &M,
+    layout: &Layout,
+    segments: &[Segment<'_>],
+) -> (Vec<u64>, bool) {
+    let mut heaps = BTreeSet::new();
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for segment in segments {
+        ranges.extend(segment.range().map(|r| r.start().get()..r.end().get()));
+        for part in segment.parts().unwrap_or_default() {
+            if let Part::Page(_, heap) = part {
+                heaps.insert(heap);
+            }
+        }
+    }
+    heaps.remove(&0);
+    let mut all = Vec::new();
+    let mut whole = true;
+    for heap in heaps {
+        let word = |at: usize| {
+            let addr = RemoteAddr::new(heap).checked_add(at as u64)?;
+            memory.read_value::<u64>(addr).ok()
+        };
+        let keys = layout.keys.and_then(|_| {
+            Some(Keys {
+                keys: [word(layout.heap_keys)?, word(layout.heap_keys + 8)?],
+                null: heap,
+            })
+        });
+        let head = word(layout.heap_delayed).unwrap_or(0);
+        let (blocks, ended) = blocks::list(memory, head, keys, MAX_DELAYED - all.len());
+        let inside = |at: &u64| {
+            let after = ranges.partition_point(|range| range.start <= *at);
+            let range = after.checked_sub(1).and_then(|i| ranges.get(i));
+            range.is_some_and(|range| range.contains(at))
+        };
+        whole &= ended && blocks.iter().all(inside);
+        all.extend(blocks.into_iter().filter(inside));
+    }
+    (all, whole)
+}

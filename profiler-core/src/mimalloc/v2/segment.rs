@@ -1,0 +1,181 @@
+//! Segments: 32 MiB-aligned runs of 64 KiB slices, with a header that describes each slice.
+
+use crate::addr::{AddrRange, RemoteAddr};
+use crate::mimalloc::blocks::{Blocks, Keys};
+
+use super::layout::{HUGE_BLOCK, Layout, SEGMENT, SLICE, SLICES, Start};
+
+/// Bytes of a header at the most. The page behind it is a guard in secure builds.
+pub(super) const HEADER: usize = 60 << 10;
+
+/// A segment under one layout.
+pub(super) struct Segment<'a> {
+    pub(super) addr: u64,
+    pub(super) layout: &'static Layout,
+    /// Its cookie with its address taken out: the same for all segments of one mimalloc.
+    pub(super) key: u64,
+    /// All its slices.
+    pub(super) slices: u64,
+    /// Slices that its header takes.
+    info: u64,
+    /// Slices that its header describes.
+    entries: u64,
+    /// Whether it has one block only.
+    pub(super) huge: bool,
+    /// Pages in use.
+    pub(super) used: u64,
+    /// The owner, 0 when it was abandoned or given back to its arena.
+    pub(super) thread: u64,
+    bytes: &'a [u8],
+}
+
+/// What some slices of a segment are.
+pub(super) enum Part {
+    /// Never used, or free again.
+    Unused(u64),
+    /// A page, with its heap.
+    Page(Blocks, u64),
+    /// A page that no mimalloc could write, of so many bytes.
+    Damaged(u64),
+}
+
+fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
+    let mut word = [0; 8];
+    if let (Some(from), Some(to)) = (bytes.get(at..at + len), word.get_mut(..len)) {
+        to.copy_from_slice(from);
+    }
+    u64::from_le_bytes(word)
+}
+
+impl<'a> Segment<'a> {
+    /// Reads the header of a segment at `addr`, when it is one of this layout. `bytes` may end
+    /// early; then pages are not to be asked for.
+    pub(super) fn parse(addr: u64, bytes: &'a [u8], layout: &'static Layout) -> Option<Self> {
+        let of = layout.segment;
+        let word = |at| number(bytes, at, 8);
+        let segment = Self {
+            addr,
+            layout,
+            key: word(of.cookie) ^ addr,
+            slices: word(of.segment_slices),
+            info: word(of.info_slices),
+            entries: word(of.slice_entries),
+            huge: number(bytes, of.kind, 4) == 1,
+            used: word(of.used),
+            thread: word(of.thread_id),
+            bytes,
+        };
+        let sound = number(bytes, of.kind, 4) <= 1
+            && segment.key != 0
+            && word(of.cookie) != 0
+            && (1..=16).contains(&segment.info)
+            && segment.slices > segment.info
+            && segment.slices <= 1 << 30
+            && (segment.huge || segment.slices == SLICES)
+            && segment.entries == segment.slices.min(SLICES)
+            && segment.used <= segment.entries;
+        sound.then_some(segment)
+    }
+
+    /// Its addresses.
+    pub(super) fn range(&self) -> Option<AddrRange> {
+        AddrRange::with_len(RemoteAddr::new(self.addr), self.slices * SLICE)
+    }
+
+    /// Bytes before the first page.
+    pub(super) fn header_bytes(&self) -> u64 {
+        self.info * SLICE
+    }
+
+    /// Whether it was given back to where it came from, its header being still there.
+    pub(super) fn is_freed(&self) -> bool {
+        self.used == 0 && self.thread == 0
+    }
+
+    /// What follows the header, in order, up to its end; `None` when the slices do not add up.
+    pub(super) fn parts(&self) -> Option<Vec<Part>> {
+        let mut parts = Vec::new();
+        let mut slice = self.info;
+        // Only a huge segment's page goes on behind the last entry.
+        while slice < self.entries {
+            let at = self.layout.segment.slices + slice as usize * self.layout.page;
+            let page = self.bytes.get(at..at + self.layout.page)?;
+            let count = number(page, 0, 4);
+            let end = slice.checked_add(count).filter(|&end| end <= self.slices)?;
+            let is_first = number(page, 4, 4) == 0;
+            if count == 0 || !is_first {
+                return None;
+            }
+            parts.push(self.part(slice, count, at, page));
+            slice = end;
+        }
+        let rest = self.slices.checked_sub(slice)?;
+        if rest > 0 {
+            parts.push(Part::Unused(rest * SLICE));
+        }
+        Some(parts)
+    }
+
+    fn part(&self, slice: u64, count: u64, at: usize, page: &[u8]) -> Part {
+        let layout = self.layout;
+        let field = |(at, len): (usize, usize)| number(page, at, len);
+        let word = |at| number(page, at, 8);
+        let bytes = count * SLICE;
+        let area = self.addr + slice * SLICE;
+        let size = match field(layout.block_size) {
+            0 => return Part::Unused(bytes),
+            HUGE_BLOCK if layout.block_size.1 == 4 => bytes,
+            size => size,
+        };
+        let start = match layout.start {
+            Start::Field(at) => word(at),
+            Start::Fixed if size <= 1024 => area + 384,
+            Start::Blocks if size <= 64 => area + 3 * size,
+            Start::Blocks if size <= 512 => area + size,
+            Start::Fixed | Start::Blocks => area,
+        };
+        let keys = layout.keys.map(|keys| Keys {
+            keys: [word(keys), word(keys + 8)],
+            null: self.addr + at as u64,
+        });
+        let blocks = Blocks {
+            area: area..area + bytes,
+            start,
+            size,
+            capacity: number(page, 10, 2),
+            reserved: number(page, 12, 2),
+            used: field(layout.used),
+            free: [word(16), word(layout.local_free)],
+            // The two lowest bits say how another thread may free.
+            thread_free: word(layout.thread_free) & !3,
+            keys,
+        };
+        let heap = word(layout.heap);
+        if blocks.is_possible() && heap.is_multiple_of(8) && heap < 1 << 47 {
+            Part::Page(blocks, heap)
+        } else {
+            Part::Damaged(bytes)
+        }
+    }
+
+    /// How many pages the layout explains, and how many it does not.
+    pub(super) fn score(&self) -> Option<(u64, u64)> {
+        let parts = self.parts()?;
+        let (mut fit, mut unfit) = (0, 0);
+        for part in &parts {
+            match part {
+                Part::Page(blocks, _) if blocks.lists_fit() => fit += 1,
+                Part::Page(..) | Part::Damaged(_) => unfit += 1,
+                Part::Unused(_) => {}
+            }
+        }
+        Some((fit, unfit))
+    }
+}
+
+/// Addresses in `range` where a segment can begin.
+pub(super) fn places(range: AddrRange) -> impl Iterator<Item = RemoteAddr> {
+    let first = range.start().align_up(SEGMENT);
+    std::iter::successors(first, |at| at.checked_add(SEGMENT))
+        .take_while(move |&at| range.contains(at))
+}
