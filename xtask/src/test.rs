@@ -8,11 +8,12 @@ use anyhow::{Context, Result};
 use crate::{bpf, layers, root, run as run_command};
 
 /// Debian packages that the tests use besides the BPF toolchain: a C compiler for the programs
-/// whose heaps are the oracles (on glibc and on musl), a broker for the Celery worker, tmux for the
-/// screen.
-const PACKAGES: [&str; 6] = [
+/// whose heaps are the oracles, on glibc, musl and mimalloc; a broker for the Celery worker; tmux for
+/// the screen.
+const PACKAGES: [&str; 7] = [
     "gcc",
     "libc6-dev",
+    "libmimalloc2.0",
     "musl-tools",
     "redis-server",
     "tmux",

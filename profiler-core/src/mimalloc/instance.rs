@@ -1,50 +1,10 @@
-//! Which file of the target a mimalloc is in: the one whose writable data holds its secret.
+//! Which object of the target a mimalloc is in: the one whose writable data holds its secret.
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::heap::Allocator;
 use crate::memory::TargetMemory;
-use crate::residency::{MappingKind, ResidencyMap};
-
-/// Bytes of one mapping that are searched at the most.
-const MAX_DATA: u64 = 64 << 20;
-
-/// The file and its writable data.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Instance {
-    /// Its path; empty when it was not found.
-    pub(super) path: String,
-    /// Its writable data, with the zero-initialised part behind it.
-    pub(super) data: Vec<AddrRange>,
-}
-
-/// Files with writable data, in the order of their addresses.
-fn files(residency: &ResidencyMap) -> Vec<Instance> {
-    let mut files: Vec<Instance> = Vec::new();
-    let mut end = None;
-    for mapping in residency.mappings() {
-        let follows = end == Some(mapping.range.start());
-        let private = mapping.write && !mapping.shared;
-        let data = AddrRange::with_len(mapping.range.start(), mapping.range.len().min(MAX_DATA));
-        match (&mapping.kind, files.last_mut()) {
-            (MappingKind::File(path), last) => {
-                end = Some(mapping.range.end());
-                match last {
-                    Some(last) if last.path == *path && private => last.data.extend(data),
-                    _ if private => files.push(Instance {
-                        path: path.clone(),
-                        data: data.into_iter().collect(),
-                    }),
-                    _ => {}
-                }
-            }
-            (MappingKind::Anonymous, Some(last)) if follows && private => {
-                last.data.extend(data);
-                end = None;
-            }
-            _ => end = None,
-        }
-    }
-    files
-}
+use crate::object::AllocatorObject;
+use crate::residency::ResidencyMap;
 
 /// Calls `see` with every word of the resident parts of `data`; ends when it returns true.
 pub(super) fn any_word<M: TargetMemory>(
@@ -75,10 +35,15 @@ pub(super) fn any_word<M: TargetMemory>(
     false
 }
 
-impl Instance {
-    /// The first file whose data holds `secret`.
-    pub(super) fn find<M: TargetMemory>(memory: &M, residency: &ResidencyMap, secret: u64) -> Self {
-        let holds = |file: &Self| any_word(memory, residency, &file.data, |_, word| word == secret);
-        files(residency).into_iter().find(holds).unwrap_or_default()
-    }
+/// The object whose data holds `secret`.
+pub(super) fn of_secret<'a, M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    objects: &'a [AllocatorObject],
+    secret: u64,
+) -> Option<&'a AllocatorObject> {
+    objects
+        .iter()
+        .filter(|object| object.allocator == Allocator::Mimalloc)
+        .find(|object| any_word(memory, residency, &object.data, |_, word| word == secret))
 }

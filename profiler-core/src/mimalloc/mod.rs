@@ -14,17 +14,17 @@ use crate::addr::RemoteAddr;
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, Arena, CrossCheck, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
+use crate::object::AllocatorObject;
 use crate::residency::{Mapping, MappingKind, ResidencyMap};
 use crate::span::SpanState;
 
 use blocks::Walker;
-use instance::Instance;
 
 /// What is known of the target before the walk.
-#[derive(Clone, Debug, Default)]
-pub struct Context {
-    /// Files with a mimalloc in them: path, and version such as `2.0.9` where it is known.
-    pub objects: Vec<(String, Option<String>)>,
+#[derive(Copy, Clone, Debug, Default)]
+pub struct Context<'a> {
+    /// Mapped objects with an allocator in them.
+    pub objects: &'a [AllocatorObject],
     /// Python's major and minor version.
     pub python: Option<(u8, u8)>,
 }
@@ -50,7 +50,7 @@ pub enum NotWalked {
 pub fn walk<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
-    context: &Context,
+    context: &Context<'_>,
 ) -> Result<Vec<HeapSnapshot>, NotWalked> {
     let found = Found { residency, context };
     let heaps = v2::walk(memory, residency, &found);
@@ -63,32 +63,34 @@ pub fn walk<M: TargetMemory>(
 /// Names heaps.
 struct Found<'a> {
     residency: &'a ResidencyMap,
-    context: &'a Context,
+    context: &'a Context<'a>,
 }
 
 impl Found<'_> {
     /// A heap with its version and settings; `layout` names the releases that have its layout.
-    fn heap<M: TargetMemory>(&self, memory: &M, instance: &Instance, layout: &str) -> HeapSnapshot {
-        let named = |(path, version): &&(String, Option<String>)| {
-            *path == instance.path && version.is_some()
+    fn heap<M: TargetMemory>(
+        &self,
+        memory: &M,
+        object: Option<&AllocatorObject>,
+        layout: &str,
+    ) -> HeapSnapshot {
+        let path = object.map_or("", |object| object.path.as_str());
+        let file = path.rsplit('/').next().unwrap_or_default();
+        // Where the object tells its version, the layout adds how it was built.
+        let mut version = match object.and_then(|object| object.version.as_ref()) {
+            Some(version) => match layout.split_once(',') {
+                Some((_, build)) => format!("{version},{build}"),
+                None => version.clone(),
+            },
+            None => layout.to_owned(),
         };
-        let known = self.context.objects.iter().find(named);
-        let file = instance.path.rsplit('/').next().unwrap_or_default();
-        let version = match (
-            known.and_then(|(_, version)| version.as_ref()),
-            self.context.python,
-        ) {
-            (Some(version), _) => version.clone(),
-            (None, Some((major, minor))) if file.contains("python") => {
-                // Both that have it, 3.13 and 3.14, have 2.1.2.
-                let build = layout.split_once(',').map_or("", |(_, build)| build);
-                let comma = if build.is_empty() { "" } else { "," };
-                format!("2.1.2 in CPython {major}.{minor}{comma}{build}")
-            }
-            (None, _) => layout.to_owned(),
-        };
+        if let Some((major, minor)) = self.context.python.filter(|_| file.contains("python")) {
+            version = format!("{version} in CPython {major}.{minor}");
+        }
         let mut heap = HeapSnapshot::new(Allocator::Mimalloc, version);
-        heap.settings = options::read(memory, self.residency, instance);
+        if let Some(object) = object {
+            heap.settings = options::read(memory, self.residency, object);
+        }
         heap
     }
 }
@@ -140,7 +142,7 @@ fn arena_of(arenas: &mut Vec<Arena>, kind: &'static str, owner: u64) -> u32 {
 }
 
 /// Sums up what was laid out: arenas, checks, confidence.
-fn judge<M: TargetMemory>(heap: &mut HeapSnapshot, walker: &Walker<'_, M>, instance: &Instance) {
+fn judge<M: TargetMemory>(heap: &mut HeapSnapshot, walker: &Walker<'_, M>, object_known: bool) {
     let totals = &walker.totals;
     let mut retained = vec![(0u64, 0u64); heap.arenas.len()];
     for extent in &heap.extents {
@@ -187,7 +189,7 @@ fn judge<M: TargetMemory>(heap: &mut HeapSnapshot, walker: &Walker<'_, M>, insta
     heap.checks
         .push(check("pages whose blocks add up", readable, totals.sound));
     heap.confidence = match heap.checks.iter().all(CrossCheck::holds) {
-        true if instance.path.is_empty() || totals.unread > 0 => Confidence::Medium,
+        true if !object_known || totals.unread > 0 => Confidence::Medium,
         true => Confidence::High,
         false => Confidence::Low,
     };

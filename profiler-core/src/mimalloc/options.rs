@@ -2,9 +2,10 @@
 
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
+use crate::object::AllocatorObject;
 use crate::residency::ResidencyMap;
 
-use super::instance::{Instance, any_word};
+use super::instance::any_word;
 
 /// Bytes of `mi_option_desc_t` (`src/options.c`): value, how it was set and its number, name,
 /// legacy name.
@@ -20,12 +21,12 @@ const MAX_NAME: usize = 48;
 pub(super) fn read<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
-    instance: &Instance,
+    object: &AllocatorObject,
 ) -> Vec<(String, String)> {
     let mut options = Vec::new();
     // The word before the name of the first option is its number, 0, and how it was set.
     let mut before = u64::MAX;
-    any_word(memory, residency, &instance.data, |at, word| {
+    any_word(memory, residency, &object.data, |at, word| {
         let set_and_number = std::mem::replace(&mut before, word);
         let may_be = set_and_number <= 2 && word != 0 && name(memory, word) == Some(FIRST.into());
         if let Some(first) = at.checked_sub(16).filter(|_| may_be) {

@@ -12,7 +12,7 @@ use profiler_core::pymalloc::NotWalked;
 use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::PythonMalloc;
 use profiler_core::threads::Thread;
-use profiler_core::{glibc, musl, pymalloc};
+use profiler_core::{glibc, mimalloc, musl, pymalloc};
 
 use crate::process::{Target, reading_ahead};
 
@@ -94,7 +94,7 @@ struct Walk<'a> {
     allocator: Allocator,
     /// Whether the target is known to use it, so that a failure is worth a word.
     expected: bool,
-    run: Box<dyn FnOnce() -> Result<HeapSnapshot, String> + Send + 'a>,
+    run: Box<dyn FnOnce() -> Result<Vec<HeapSnapshot>, String> + Send + 'a>,
 }
 
 impl<'a> Walk<'a> {
@@ -106,7 +106,10 @@ impl<'a> Walk<'a> {
         Self {
             allocator,
             expected,
-            run: Box::new(|| run().map_err(|reason| reason.to_string())),
+            run: Box::new(|| match run() {
+                Ok(heap) => Ok(vec![heap]),
+                Err(reason) => Err(reason.to_string()),
+            }),
         }
     }
 }
@@ -142,6 +145,20 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
             musl::walk(memory, residency, &context)
         }));
     }
+    if let Some(expected) = expects_mimalloc(facts) {
+        walks.push(Walk {
+            allocator: Allocator::Mimalloc,
+            expected,
+            run: Box::new(|| {
+                let context = mimalloc::Context {
+                    objects: &facts.allocators,
+                    python: facts.python,
+                };
+                let walked = mimalloc::walk(memory, residency, &context);
+                walked.map_err(|reason| reason.to_string())
+            }),
+        });
+    }
     // pymalloc in a C program is not to be expected.
     let expected = facts
         .python_malloc
@@ -154,9 +171,10 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
         walked.map_err(|reason| facts.without_pymalloc(reason))
     }));
     for object in &facts.allocators {
-        // CPython has a mimalloc in it that most programs never use.
-        let expected = object.allocator != Allocator::Mimalloc;
-        walks.push(Walk::new(object.allocator, expected, || {
+        if object.allocator == Allocator::Mimalloc {
+            continue;
+        }
+        walks.push(Walk::new(object.allocator, true, || {
             Err(format!(
                 "{} in {} is not known to this fragscope; residency and probes work all the same",
                 object.version.as_deref().unwrap_or("its unknown version"),
@@ -179,7 +197,7 @@ fn run(walks: Vec<Walk<'_>>, completeness: &mut Completeness) -> Vec<HeapSnapsho
             .collect();
         for (allocator, expected, walk) in running {
             match walk.join().unwrap_or_else(|panic| resume_unwind(panic)) {
-                Ok(heap) => heaps.push(heap),
+                Ok(found) => heaps.extend(found),
                 Err(reason) if expected => completeness.defects.push(Defect {
                     addr: None,
                     what: format!("{} was not walked: {reason}", allocator.name()),
@@ -190,6 +208,23 @@ fn run(walks: Vec<Walk<'_>>, completeness: &mut Completeness) -> Vec<HeapSnapsho
         }
     });
     heaps
+}
+
+/// Whether the target uses a mimalloc, where it has one at all: CPython has one in it from 3.13 on
+/// that most programs never use.
+fn expects_mimalloc(facts: &Facts) -> Option<bool> {
+    let of_mimalloc = |object: &&AllocatorObject| object.allocator == Allocator::Mimalloc;
+    let mut mimallocs = facts.allocators.iter().filter(of_mimalloc).peekable();
+    mimallocs.peek()?;
+    let beside_python = mimallocs.any(|object| {
+        let file = object.path.rsplit('/').next().unwrap_or_default();
+        !file.contains("python")
+    });
+    let of_python = matches!(
+        facts.python_malloc,
+        Some(PythonMalloc::Mimalloc | PythonMalloc::MimallocDebug)
+    );
+    Some(beside_python || of_python)
 }
 
 /// `AT_RANDOM` of an auxiliary vector (`include/uapi/linux/auxvec.h`).

@@ -13,7 +13,7 @@ use crate::residency::ResidencyMap;
 use crate::span::{SpanList, SpanState};
 
 use super::blocks::{self, Keys, Walker};
-use super::instance::Instance;
+use super::instance;
 use super::{Found, anonymous, arena_of, check, judge, note};
 use layout::{LAYOUTS, Layout};
 use segment::{HEADER, Part, Segment, places};
@@ -109,8 +109,8 @@ fn heap<M: TargetMemory>(
     (key, layout): (u64, &'static Layout),
     headers: &[Header],
 ) -> HeapSnapshot {
-    let instance = Instance::find(memory, residency, key);
-    let mut heap = found.heap(memory, &instance, layout.name);
+    let object = instance::of_secret(memory, residency, found.context.objects, key);
+    let mut heap = found.heap(memory, object, layout.name);
     let segments: Vec<Segment<'_>> = headers
         .iter()
         .filter_map(|header| Segment::parse(header.addr, &header.bytes, layout))
@@ -150,7 +150,7 @@ fn heap<M: TargetMemory>(
     heap.arenas = arenas;
     heap.checks
         .push(check("pages in use in segments", pages.0, pages.1));
-    judge(&mut heap, &walker, &instance);
+    judge(&mut heap, &walker, object.is_some());
     heap
 }
 
