@@ -6,6 +6,7 @@ use profiler_core::completeness::Confidence;
 use profiler_core::memory::{MemoryImage, ResidentMemory};
 use profiler_core::pymalloc::{Context, NotWalked, walk};
 use profiler_core::residency::ResidencyMap;
+use profiler_core::sample::PythonMalloc;
 use proptest::prelude::*;
 use pymalloc_image::{CONTEXT, Image, POOLS};
 
@@ -32,11 +33,14 @@ fn a_sound_image_is_told_whole() {
 #[test]
 fn what_is_not_pymalloc_is_refused_with_the_reason() {
     let (memory, residency) = Image::new(2).finish();
-    let refused = walk(&memory, &residency, &Context { python: None });
+    let refused = walk(&memory, &residency, &Context::default());
     assert_eq!(refused, Err(NotWalked::NotPython));
-    // 4 KiB pools: nothing here has their shape.
-    let python = Some((3, 9));
-    let refused = walk(&memory, &residency, &Context { python });
+    // 4 KiB pools, of which there are none, and no other size is looked for without pymalloc.
+    let without = Context {
+        python: Some((3, 9)),
+        serves: PythonMalloc::Malloc,
+    };
+    let refused = walk(&memory, &residency, &without);
     assert_eq!(refused, Err(NotWalked::NoPools));
     let (nothing, nowhere) = (MemoryImage::default(), ResidencyMap::default());
     let refused = walk(&nothing, &nowhere, &CONTEXT);
@@ -46,6 +50,27 @@ fn what_is_not_pymalloc_is_refused_with_the_reason() {
     let (memory, residency) = image.finish();
     let refused = walk(&memory, &residency, &CONTEXT);
     assert_eq!(refused, Err(NotWalked::NoArenas));
+}
+
+#[test]
+fn pools_of_another_size_than_the_version_has_are_told_by_their_headers() {
+    let image = Image::new(2);
+    let (memory, residency) = image.finish();
+    let patched = Context {
+        python: Some((3, 9)),
+        serves: PythonMalloc::Pymalloc,
+    };
+    let heap = walk(&memory, &residency, &patched).expect("a heap");
+    assert_eq!(heap.confidence, Confidence::High, "{:?}", heap.checks);
+    assert_eq!(heap.arenas[0].live_blocks, image.live.0);
+    assert!(
+        heap.settings
+            .contains(&("pool_size".into(), "16384".into()))
+    );
+    assert!(
+        heap.settings
+            .contains(&("arena_size".into(), "1048576".into()))
+    );
 }
 
 #[test]

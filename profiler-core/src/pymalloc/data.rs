@@ -51,6 +51,14 @@ pub(super) fn words<M: TargetMemory>(
     found
 }
 
+/// Whether a place is in the writable data of a file, or in its `.bss`.
+pub(super) fn holds(residency: &ResidencyMap, place: RemoteAddr) -> bool {
+    let mut ranges = [true, false]
+        .into_iter()
+        .flat_map(|of_python| ranges(residency, of_python));
+    ranges.any(|range| range.contains(place))
+}
+
 /// Neighbouring ranges are one, so that no structure is cut at a change of its pages' state.
 fn ranges(residency: &ResidencyMap, python: bool) -> Vec<AddrRange> {
     let mut ranges: Vec<AddrRange> = Vec::new();

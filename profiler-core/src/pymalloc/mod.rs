@@ -1,29 +1,39 @@
 //! CPython's small-object allocator, read from outside with no symbols.
 //!
-//! Sources: `Objects/obmalloc.c` of CPython 2.7 and 3.6 to 3.12, `Include/internal/pycore_obmalloc.h`
-//! of 3.12 and 3.13. The structures have one layout in all of them; pools are 4 KiB in arenas of
-//! 256 KiB up to 3.9, and 16 KiB in arenas of 1 MiB from 3.10. Blocks are of 1 to 32 or 64 times
-//! the alignment (16 bytes, 8 before 3.7), up to 512 bytes.
+//! Sources: `Objects/obmalloc.c` of CPython 2.7 and 3.6 to 3.14, `Include/internal/pycore_obmalloc.h`
+//! from 3.12. The structures have one layout in all of them. Pools are 4 KiB in arenas of 256 KiB
+//! up to 3.9, and 16 KiB in arenas of 1 MiB from 3.10; builds differ (without the radix tree of
+//! 3.10, pools stay small and arenas do not), so what the headers of pools say counts, and the
+//! version only says what to try first. Blocks are of 1 to 32 or 64 times the alignment (16 bytes,
+//! 8 before 3.7), up to 512 bytes.
 
 mod arena;
+mod arrays;
 mod data;
 mod domain;
-mod find;
 mod pool;
+mod scan;
 
 pub use domain::objects_allocator;
 
+use arrays::{ArenaObject, Array};
+use scan::{Seen, Where};
+
+use crate::addr::{AddrRange, RemoteAddr};
 use crate::completeness::{Confidence, Defect};
-use crate::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
+use crate::heap::{Allocator, CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
 use crate::residency::ResidencyMap;
-use crate::span::SpanState;
+use crate::sample::PythonMalloc;
 
 /// What is known of the target before the walk.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Context {
     /// Python's major and minor version; `None` when the target is no Python process.
     pub python: Option<(u8, u8)>,
+    /// What serves its objects, see [`objects_allocator`]: where that is another allocator, pools
+    /// are looked for by the version alone.
+    pub serves: PythonMalloc,
 }
 
 /// Why nothing was walked.
@@ -61,6 +71,9 @@ const LARGE_POOLS: Geometry = Geometry {
     arena: 1 << 20,
 };
 
+/// Sizes that arenas have in builds of any kind, in bytes (`ARENA_BITS` 18 to 22).
+const ARENA_SIZES: [u64; 5] = [256 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20];
+
 impl Geometry {
     fn of(python: (u8, u8)) -> Self {
         if python >= (3, 10) {
@@ -69,6 +82,19 @@ impl Geometry {
             SMALL_POOLS
         }
     }
+
+    /// The range of an arena that begins there.
+    fn range(self, address: RemoteAddr) -> Option<AddrRange> {
+        AddrRange::with_len(address, self.arena)
+    }
+}
+
+/// The arenas of all interpreters.
+struct Found {
+    geometry: Geometry,
+    arrays: Vec<Array>,
+    /// What looks like pools and is in no known arena.
+    outside: usize,
 }
 
 /// Walks all arenas of all interpreters in the target.
@@ -83,56 +109,45 @@ pub fn walk<M: TargetMemory>(
     context: &Context,
 ) -> Result<HeapSnapshot, NotWalked> {
     let python = context.python.ok_or(NotWalked::NotPython)?;
-    let geometry = Geometry::of(python);
-    let mut seen = find::pools(memory, residency, geometry);
-    if seen.is_empty() {
-        return Err(NotWalked::NoPools);
+    let found = find(memory, residency, python, context.serves)?;
+    let version = format!("CPython {}.{}", python.0, python.1);
+    let mut heap = HeapSnapshot::new(Allocator::Pymalloc, version);
+    let geometry = found.geometry;
+    for (name, size) in [("pool_size", geometry.pool), ("arena_size", geometry.arena)] {
+        heap.settings.push((name.into(), size.to_string()));
     }
-    let mut heap = HeapSnapshot::new(
-        Allocator::Pymalloc,
-        format!("CPython {}.{}", python.0, python.1),
-    );
-    let mut totals = arena::Totals::default();
-    // One array of arenas for each interpreter that has its own (3.12 on), most have one.
-    let arrays = find::arrays(memory, residency, geometry, &mut seen);
-    if arrays.is_empty() {
-        return Err(NotWalked::NoArenas);
-    }
-    let base = arrays.first().map(|array| array.base);
-    let mut objects: Vec<_> = arrays.iter().flat_map(|array| &array.arenas).collect();
-    objects.sort_by_key(|object| object.address);
+    let arrays = found.arrays.iter().enumerate();
+    let mut objects: Vec<(usize, &ArenaObject)> = arrays
+        .flat_map(|(of, array)| array.arenas.iter().map(move |object| (of, object)))
+        .collect();
+    objects.sort_by_key(|(_, object)| object.address);
     // Arenas never overlap; entries that claim so are damaged, and the first is walked.
-    objects.dedup_by(|next, before| next.address.get() < before.address.get() + geometry.arena);
-    for object in objects {
-        let (range, spans) = arena::walk(memory, geometry, object, &mut totals, &mut heap);
+    objects.dedup_by(|(_, next), (_, before)| {
+        next.address.get() < before.address.get() + geometry.arena
+    });
+    let mut totals = vec![arena::Totals::default(); found.arrays.len()];
+    let mut walker = arena::Walker::new(memory, geometry);
+    for (of, object) in objects {
+        let (range, spans) = walker.walk(object, &mut totals[of], &mut heap);
         heap.extents.push(Extent {
             range,
             kind: ExtentKind::PoolArena,
-            arena: 0,
+            arena: of as u32,
             spans,
         });
     }
-    let outside = seen.len() as u64;
-    if outside > 0 {
+    if found.outside > 0 {
+        let places = found.outside;
         note(
             &mut heap,
-            format!("{outside} places look like pools of no known arena"),
+            format!("{places} places look like pools of no known arena"),
         );
     }
-    heap.arenas
-        .push(figures(&heap, geometry, &totals, base.unwrap_or_default()));
-    heap.checks = vec![
-        check(
-            "pools whose blocks add up",
-            totals.pools_used,
-            totals.pools_sound,
-        ),
-        check(
-            "free pools in arenas",
-            totals.pools_free_by_account,
-            totals.pools_free,
-        ),
-    ];
+    let arrays = found.arrays.iter().zip(&totals).enumerate();
+    heap.arenas = arrays
+        .map(|(id, (array, totals))| totals.report(id as u32, array, geometry))
+        .collect();
+    heap.checks = checks(&found.arrays, &totals);
     heap.confidence = match heap.checks.iter().all(CrossCheck::holds) {
         true if heap.unreadable_bytes == 0 => Confidence::High,
         true => Confidence::Medium,
@@ -141,12 +156,85 @@ pub fn walk<M: TargetMemory>(
     Ok(heap)
 }
 
-fn check(name: &str, expected: u64, found: u64) -> CrossCheck {
-    CrossCheck {
+/// Finds the arenas: first as this version has them, then as the headers of pools say, and at last
+/// in the memory of brk.
+fn find<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    python: (u8, u8),
+    serves: PythonMalloc,
+) -> Result<Found, NotWalked> {
+    let usual = Geometry::of(python);
+    let seen = scan::pools(memory, residency, usual.pool, Where::Mapped);
+    let nothing = match seen.pools.is_empty() {
+        true => NotWalked::NoPools,
+        false => NotWalked::NoArenas,
+    };
+    if let Some(found) = arenas(memory, residency, usual, seen) {
+        return Ok(found);
+    }
+    if !serves.may_be_pymalloc() {
+        return Err(nothing);
+    }
+    for place in [Where::Mapped, Where::Brk] {
+        for pool in scan::pool_sizes(memory, residency, place) {
+            let seen = scan::pools(memory, residency, pool, place);
+            for arena in ARENA_SIZES {
+                let geometry = Geometry { pool, arena };
+                if let Some(found) = arenas(memory, residency, geometry, seen.clone()) {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+    Err(nothing)
+}
+
+fn arenas<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    geometry: Geometry,
+    mut seen: Seen,
+) -> Option<Found> {
+    // One array of arenas for each interpreter that has its own (3.12 on), most have one.
+    let arrays = arrays::arrays(memory, residency, geometry, &mut seen);
+    (!arrays.is_empty()).then_some(Found {
+        geometry,
+        arrays,
+        outside: seen.pools.len(),
+    })
+}
+
+/// The walk against what pymalloc counts itself.
+fn checks(arrays: &[Array], totals: &[arena::Totals]) -> Vec<CrossCheck> {
+    let sum = |figure: fn(&arena::Totals) -> u64| totals.iter().map(figure).sum();
+    let check = |name: &str, expected, found| CrossCheck {
         name: name.into(),
         expected,
         found,
+    };
+    let mut checks = vec![
+        check(
+            "pools whose blocks add up",
+            sum(|of| of.pools_used),
+            sum(|of| of.pools_sound),
+        ),
+        check(
+            "free pools in arenas",
+            sum(|of| of.pools_free_by_account),
+            sum(|of| of.pools_free),
+        ),
+    ];
+    let counts: Option<Vec<_>> = arrays.iter().map(|array| array.account).collect();
+    if let Some(counts) = counts {
+        let arenas = counts.iter().map(|account| account.current).sum();
+        checks.push(check(
+            "narenas_currently_allocated",
+            arenas,
+            sum(|of| of.arenas),
+        ));
     }
+    checks
 }
 
 fn note(heap: &mut HeapSnapshot, what: String) {
@@ -156,46 +244,5 @@ fn note(heap: &mut HeapSnapshot, what: String) {
             what,
             bytes: 0,
         });
-    }
-}
-
-/// pymalloc as a whole, in the terms of `sys._debugmallocstats()`.
-fn figures(
-    heap: &HeapSnapshot,
-    geometry: Geometry,
-    totals: &arena::Totals,
-    addr: crate::addr::RemoteAddr,
-) -> Arena {
-    let arenas = heap.extents.len() as u64;
-    let spans = || {
-        heap.extents
-            .iter()
-            .flat_map(|extent| extent.spans.iter(extent.range.start()))
-    };
-    let top = spans()
-        .filter(|span| span.state == SpanState::Top)
-        .map(|span| span.range.len());
-    Arena {
-        id: 0,
-        kind: "pymalloc",
-        addr,
-        system_bytes: arenas * geometry.arena,
-        live_blocks: totals.live_blocks,
-        live_bytes: totals.live_bytes,
-        free_blocks: totals.free_blocks,
-        free_bytes: totals.free_bytes + totals.pools_carved_free * geometry.pool,
-        cached_blocks: 0,
-        cached_bytes: 0,
-        top_bytes: top.sum(),
-        figures: vec![
-            ("arenas_allocated", arenas),
-            ("pools_used", totals.pools_used),
-            ("pools_free", totals.pools_free),
-            ("free_block_bytes", totals.free_bytes),
-            ("free_pool_bytes", totals.pools_free * geometry.pool),
-            ("pool_header_bytes", totals.pools_used * pool::HEADER),
-            ("quantization_bytes", totals.quantization_bytes),
-            ("arena_alignment_bytes", totals.alignment_bytes),
-        ],
     }
 }

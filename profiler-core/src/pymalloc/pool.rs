@@ -1,12 +1,15 @@
 //! Pool headers and the blocks of a pool.
 
 use crate::addr::RemoteAddr;
-use crate::pymalloc::Geometry;
 
 /// Bytes of a pool's header, blocks begin after it (`POOL_OVERHEAD`).
 pub(super) const HEADER: u64 = 48;
 /// The largest block, in bytes (`SMALL_REQUEST_THRESHOLD`).
 const LARGEST_BLOCK: u64 = 512;
+/// Where a pool's links are in its header.
+const LINKS_AT: u64 = 16;
+/// Bytes of a list's two links in `usedpools`.
+const LINK_PAIR: u64 = 16;
 
 /// A pool's header that makes sense (`struct pool_header`).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -23,6 +26,12 @@ pub(super) struct Pool {
     pub(super) block: u64,
     /// Where the next block would be carved, as an offset.
     pub(super) next_offset: u64,
+    /// Its size class, from 0.
+    class: u64,
+    /// The next and the previous pool of its list, or the list's head.
+    links: [u64; 2],
+    /// Bytes of the pool itself.
+    size: u64,
 }
 
 fn word32(bytes: &[u8], at: usize) -> u64 {
@@ -46,7 +55,7 @@ impl Pool {
     pub(super) fn parse(
         addr: RemoteAddr,
         header: &[u8; HEADER as usize],
-        of: Geometry,
+        size: u64,
     ) -> Option<Self> {
         let count = word32(header, 0);
         let freeblock = word64(header, 8);
@@ -54,7 +63,7 @@ impl Pool {
         let arena = word32(header, 32) as u32;
         let class = word32(header, 36);
         let next_offset = word32(header, 40);
-        let block = of.pool.checked_sub(word32(header, 44))?;
+        let block = size.checked_sub(word32(header, 44))?;
         let aligned = block == (class + 1) * 16 || block == (class + 1) * 8;
         let first_free = match freeblock {
             0 => 0,
@@ -69,12 +78,15 @@ impl Pool {
             arena,
             block,
             next_offset,
+            class,
+            links: [next, prev],
+            size,
         };
         let sound = aligned
             && (8..=LARGEST_BLOCK).contains(&block)
-            && (1..=pool.capacity(of)).contains(&count)
+            && (1..=pool.capacity()).contains(&count)
             && next_offset > HEADER
-            && next_offset <= of.pool
+            && next_offset <= size
             && (next_offset - HEADER).is_multiple_of(block)
             && (first_free == 0 || pool.is_carved_block(first_free))
             // A pool in use is linked, or full and unlinked with stale links; never with null ones.
@@ -84,8 +96,26 @@ impl Pool {
     }
 
     /// How many blocks the pool has room for.
-    pub(super) fn capacity(&self, of: Geometry) -> u64 {
-        (of.pool - HEADER) / self.block
+    pub(super) fn capacity(&self) -> u64 {
+        (self.size - HEADER) / self.block
+    }
+
+    /// Where `usedpools` would begin if a link leads to the head of the list and not to a pool.
+    ///
+    /// A list's head is no pool: its address is that of the pair of links in `usedpools` less the
+    /// bytes of a pool's header before its own links, so that both have the links in one place.
+    pub(super) fn list_heads(&self) -> [Option<RemoteAddr>; 2] {
+        self.links.map(|link| {
+            let before = LINK_PAIR * self.class;
+            let table = link.checked_add(LINKS_AT)?.checked_sub(before)?;
+            let head = link % self.size != 0 && link % 8 == 0;
+            head.then_some(RemoteAddr::new(table))
+        })
+    }
+
+    /// Bytes of `usedpools` in this Python: two links for each class.
+    pub(super) const fn table_bytes(alignment: u64) -> u64 {
+        LARGEST_BLOCK / alignment * LINK_PAIR
     }
 
     fn is_carved_block(&self, offset: u64) -> bool {
@@ -96,8 +126,8 @@ impl Pool {
 
     /// Which blocks are in the program's hands, from the pool's bytes: one bool a block. `None`
     /// when freed, never carved and live blocks do not add up to the capacity.
-    pub(super) fn live(&self, bytes: &[u8], of: Geometry, live: &mut Vec<bool>) -> Option<()> {
-        let capacity = self.capacity(of);
+    pub(super) fn live(&self, bytes: &[u8], live: &mut Vec<bool>) -> Option<()> {
+        let capacity = self.capacity();
         let carved = (self.next_offset - HEADER) / self.block;
         live.clear();
         live.extend((0..capacity).map(|index| index < carved));

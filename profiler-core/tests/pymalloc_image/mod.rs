@@ -5,6 +5,7 @@ use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::MemoryImage;
 use profiler_core::pymalloc::Context;
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
+use profiler_core::sample::PythonMalloc;
 
 const PYTHON: u64 = 0x40_0000;
 const HEAP: u64 = 0x5555_0000_0000;
@@ -101,6 +102,7 @@ impl Image {
 /// What else a walk must know.
 pub(crate) const CONTEXT: Context = Context {
     python: Some((3, 11)),
+    serves: PythonMalloc::Pymalloc,
 };
 
 /// A pool of a class, four in five carved, every third of those freed; its live blocks and bytes.

@@ -166,6 +166,7 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
     walks.push(Walk::new(Allocator::Pymalloc, expected, || {
         let context = pymalloc::Context {
             python: facts.python,
+            serves: facts.python_malloc.unwrap_or_default(),
         };
         let walked = pymalloc::walk(memory, residency, &context);
         walked.map_err(|reason| facts.without_pymalloc(reason))

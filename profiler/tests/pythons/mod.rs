@@ -96,7 +96,8 @@ pub(crate) fn stopped<T>(
 /// Stops the child and walks it.
 pub(crate) fn walk(pid: i32) -> Result<HeapSnapshot, NotWalked> {
     stopped(pid, |memory, residency, python| {
-        pymalloc::walk(memory, residency, &Context { python })
+        let serves = PythonMalloc::Unknown;
+        pymalloc::walk(memory, residency, &Context { python, serves })
     })
 }
 

@@ -1,0 +1,310 @@
+//! The arrays of arenas, one for each interpreter that has its own, by what the pools say of them.
+
+use std::collections::BTreeSet;
+
+use crate::addr::{AddrRange, RemoteAddr};
+use crate::memory::{PageCache, TargetMemory};
+use crate::pymalloc::Geometry;
+use crate::pymalloc::data::{self, Words};
+use crate::pymalloc::pool::Pool;
+use crate::pymalloc::scan::Seen;
+use crate::residency::{MappingKind, ResidencyMap};
+
+/// Bytes of an `arena_object`.
+const OBJECT: u64 = 48;
+/// `INITIAL_ARENA_OBJECTS`: the array has 16 times a power of two entries.
+const FIRST_ARENAS: u64 = 16;
+/// Arenas that an array is trusted to have at the most: 64 GiB in small ones.
+const MAX_ARENAS: u64 = 1 << 18;
+/// Interpreters with their own arenas looked for at the most.
+const MAX_ARRAYS: usize = 256;
+/// Places of states that are tried at the most.
+const MAX_STATES: usize = 4096;
+/// Arenas that an array is asked for first.
+const SAMPLES: usize = 8;
+/// Agreeing arenas that an array must show, unless it has fewer in use.
+const VOTES: usize = 4;
+/// Times that an arena was got, at the most, for its count to be trusted.
+const MAX_TIMES: u64 = 1 << 48;
+
+/// An `arena_object` that is in use.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct ArenaObject {
+    /// Its index in the array.
+    pub(super) index: u32,
+    /// Where the arena begins.
+    pub(super) address: RemoteAddr,
+    /// The next pool never used.
+    pub(super) pool_address: RemoteAddr,
+    /// Free pools, never-used ones included.
+    pub(super) free_pools: u64,
+    /// Pools in all.
+    pub(super) total_pools: u64,
+}
+
+/// pymalloc's own count of arenas.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Account {
+    /// `narenas_currently_allocated`.
+    pub(super) current: u64,
+    /// `ntimes_arena_allocated`.
+    pub(super) times: u64,
+    /// `narenas_highwater`.
+    pub(super) highwater: u64,
+}
+
+/// An array of arenas.
+#[derive(Clone, Debug)]
+pub(super) struct Array {
+    /// Where it is.
+    pub(super) base: RemoteAddr,
+    /// Its arenas in use.
+    pub(super) arenas: Vec<ArenaObject>,
+    /// What its interpreter's state counts, where that was found.
+    pub(super) account: Option<Account>,
+    /// Whether the pointer to it is in a file's data, as the main interpreter's is.
+    main: bool,
+}
+
+/// The arrays of arenas that the pools belong to, the main interpreter's first. What they explain
+/// is taken out of `seen`.
+///
+/// From 3.12 on, an interpreter's lists of pools (`usedpools`) and the pointer to its array lie in
+/// one structure (`struct _obmalloc_state`), so pools lead to it. Before, the pointer lies in the
+/// writable data of Python (`arenas`), so the words there are tried. One is right when the entries
+/// at the indexes that pools name hold those pools' arenas.
+pub(super) fn arrays<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    of: Geometry,
+    seen: &mut Seen,
+) -> Vec<Array> {
+    let mut arrays: Vec<Array> = Vec::new();
+    // Candidates lie close together, and entries of one array even more so.
+    let memory = PageCache::new(memory);
+    let lists = seen.states();
+    let after_lists = |&lists: &RemoteAddr| lists.checked_add(Pool::table_bytes(16));
+    let by_lists = lists.iter().take(MAX_STATES).filter_map(after_lists);
+    try_all(&memory, residency, of, by_lists, seen, &mut arrays);
+    for of_python in [true, false] {
+        if arrays.is_empty() {
+            let words = pointers(&memory, residency, of, of_python, seen);
+            let words = words.into_iter();
+            try_all(&memory, residency, of, words, seen, &mut arrays);
+        }
+    }
+    arrays.sort_by_key(|array| !array.main);
+    arrays
+}
+
+/// Tries each place where a pointer to an array may be.
+fn try_all<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    of: Geometry,
+    places: impl Iterator<Item = RemoteAddr>,
+    seen: &mut Seen,
+    arrays: &mut Vec<Array>,
+) {
+    let mut tried = BTreeSet::new();
+    for place in places {
+        if seen.pools.is_empty() || arrays.len() == MAX_ARRAYS {
+            return;
+        }
+        let Ok(base) = memory.read_value::<u64>(place).map(RemoteAddr::new) else {
+            continue;
+        };
+        // Words beside the pointer may point to the array too: its place tells the right one.
+        let length = length(memory, place);
+        if !may_be_array(residency, base) || !tried.insert((base, length)) {
+            continue;
+        }
+        if let Some(arenas) = try_array(memory, of, base, length, seen) {
+            let mut ranges: Vec<_> = arenas.iter().filter_map(|a| of.range(a.address)).collect();
+            ranges.sort_unstable_by_key(AddrRange::start);
+            seen.forget(&ranges);
+            arrays.push(Array {
+                base,
+                arenas,
+                account: account(memory, of, place),
+                main: data::holds(residency, place),
+            });
+        }
+    }
+}
+
+/// Where the words in writable data are that may point to an array of arenas: to malloc'd memory,
+/// so not into the pools themselves. Those with a length beside them come first.
+fn pointers<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    of: Geometry,
+    of_python: bool,
+    seen: &Seen,
+) -> Vec<RemoteAddr> {
+    let mut pools: Vec<_> = seen.pools.values().copied().collect();
+    pools.sort_unstable();
+    let in_pools = |addr: RemoteAddr| {
+        let after = pools.partition_point(|&(low, _)| low <= addr);
+        let last = after.checked_sub(1).and_then(|i| pools.get(i));
+        last.is_some_and(|&(_, high)| addr.get() < high.get() + of.pool)
+    };
+    let data = data::words(memory, residency, of_python);
+    let all = data.iter().flat_map(Words::iter);
+    let words = all.map(|(at, word, _)| (at, RemoteAddr::new(word)));
+    let likely =
+        words.filter(|&(_, base)| base.is_aligned(8) && base.get() != 0 && !in_pools(base));
+    let mut places: Vec<_> = likely
+        .filter(|&(_, base)| may_be_array(residency, base))
+        .map(|(at, base)| (length(memory, at).is_none(), base, at))
+        .collect();
+    places.sort_unstable();
+    places.into_iter().map(|(_, _, at)| at).collect()
+}
+
+fn may_be_array(residency: &ResidencyMap, base: RemoteAddr) -> bool {
+    base.is_aligned(8)
+        && residency.mapping_at(base).is_some_and(|mapping| {
+            let heap = matches!(
+                mapping.kind,
+                MappingKind::Brk | MappingKind::Anonymous | MappingKind::NamedAnonymous(_)
+            );
+            heap && mapping.write
+        })
+}
+
+/// `maxarenas`, which follows the pointer to the array in the source, or precedes it where the
+/// compiler lays out variables backwards; link-time optimisation may put another between.
+fn length<M: TargetMemory>(memory: &M, place: RemoteAddr) -> Option<u64> {
+    let places = [
+        place.checked_add(8),
+        place.checked_sub(8),
+        place.checked_sub(16),
+    ];
+    let mut lengths = places.into_iter().flatten().filter_map(|at| {
+        let length = u64::from(memory.read_value::<u32>(at).ok()?);
+        let entries = length.is_power_of_two() && (FIRST_ARENAS..=MAX_ARENAS).contains(&length);
+        entries.then_some(length)
+    });
+    lengths.next()
+}
+
+/// pymalloc's counts, which come some words after the pointer to the array in the source, or before
+/// it where the compiler lays out variables backwards; from 3.8 on `nfp2lasta` is between, if not
+/// for link-time optimisation.
+fn account<M: TargetMemory>(memory: &M, of: Geometry, place: RemoteAddr) -> Option<Account> {
+    let fingers = (of.arena / of.pool + 1) * 8;
+    let word = |at: Option<RemoteAddr>| memory.read_value::<u64>(at?).ok();
+    let mut accounts = [32 + fingers, 32, 24].into_iter().flat_map(|distance| {
+        let after = |n: u64| word(place.checked_add(distance + 8 * n));
+        let before = |n: u64| word(place.checked_sub(distance + 8 * n));
+        let counts = [
+            [after(0), after(1), after(2)],
+            [before(0), before(1), before(2)],
+        ];
+        counts
+            .into_iter()
+            .filter_map(|[current, times, highwater]| {
+                let (current, times, highwater) = (current?, times?, highwater?);
+                let sound = (1..=MAX_ARENAS).contains(&current)
+                    && (current..=MAX_ARENAS).contains(&highwater)
+                    && (highwater..=MAX_TIMES).contains(&times);
+                sound.then_some(Account {
+                    current,
+                    times,
+                    highwater,
+                })
+            })
+    });
+    accounts.next()
+}
+
+/// Whether entries at the pools' indexes agree; then all arenas of the array.
+fn try_array<M: TargetMemory>(
+    memory: &M,
+    of: Geometry,
+    base: RemoteAddr,
+    length: Option<u64>,
+    seen: &Seen,
+) -> Option<Vec<ArenaObject>> {
+    let pools = &seen.pools;
+    let agrees = |&(index, _): &(u32, u64), &(low, high): &(RemoteAddr, RemoteAddr)| {
+        let arena = object(memory, of, base, index)?;
+        let range = of.range(arena.address)?;
+        (range.contains(low) && range.contains(high)).then_some(())
+    };
+    // A few first, from all over: most words are not the array. Where forged pools outnumber the
+    // real ones, the array is known by its own shape.
+    let step = pools.len().div_ceil(SAMPLES);
+    let mut few = pools.iter().step_by(step);
+    if !few.any(|(key, ends)| agrees(key, ends).is_some()) && !begins_like_array(memory, of, base) {
+        return None;
+    }
+    let agreeing = pools
+        .iter()
+        .filter(|(key, ends)| agrees(key, ends).is_some());
+    let voters: BTreeSet<u32> = agreeing.map(|(key, _)| key.0).collect();
+    let highest = voters.last().copied()?;
+    let enough = |length: &u64| *length > u64::from(highest);
+    let by_voters = || (u64::from(highest) + 1).next_power_of_two();
+    let length = length.filter(enough).unwrap_or_else(by_voters);
+    let length = length.clamp(FIRST_ARENAS, MAX_ARENAS);
+    let arenas: Vec<_> = (0..length as u32)
+        .filter_map(|index| object(memory, of, base, index))
+        .collect();
+    let in_use = |arena: &&ArenaObject| arena.free_pools < arena.total_pools;
+    let all_agree = arenas
+        .iter()
+        .filter(in_use)
+        .all(|arena| voters.contains(&arena.index));
+    let sure = voters.len() >= VOTES || voters.len() * 2 >= pools.len() || all_agree;
+    sure.then_some(arenas)
+}
+
+/// Whether the first entries, which every array has, are each an arena or unused, and not all of
+/// them unused.
+fn begins_like_array<M: TargetMemory>(memory: &M, of: Geometry, base: RemoteAddr) -> bool {
+    let mut arenas = 0;
+    let fits = (0..FIRST_ARENAS).all(|index| {
+        let sound = object(memory, of, base, index as u32).is_some();
+        arenas += u64::from(sound);
+        let entry = base.checked_add(index * OBJECT);
+        // `address` is 0 when the entry is unused.
+        sound || entry.and_then(|at| memory.read_value::<u64>(at).ok()) == Some(0)
+    });
+    fits && arenas > 0
+}
+
+/// The entry at `index`, when it is an arena in use that makes sense. Arenas from `mmap` begin on a
+/// page; those from malloc anywhere.
+fn object<M: TargetMemory>(
+    memory: &M,
+    of: Geometry,
+    base: RemoteAddr,
+    index: u32,
+) -> Option<ArenaObject> {
+    let at = base.checked_add(u64::from(index) * OBJECT)?;
+    let mut bytes = [0u8; 24];
+    memory.read(at, &mut bytes).ok()?;
+    let word = |i: usize| u64::from_le_bytes(bytes[i..i + 8].try_into().unwrap_or_default());
+    let address = RemoteAddr::new(word(0));
+    let pool_address = RemoteAddr::new(word(8));
+    let (free_pools, total_pools) = (word(16) & 0xffff_ffff, word(16) >> 32);
+    let first = address.align_up(of.pool)?;
+    let end = of.range(address)?.end();
+    let whole = end.align_down(of.pool).offset_from(first)? / of.pool;
+    let sound = address.get() != 0
+        && address.is_aligned(8)
+        && pool_address >= first
+        && pool_address <= end
+        && pool_address.is_aligned(of.pool)
+        && total_pools == whole
+        && free_pools <= total_pools;
+    sound.then_some(ArenaObject {
+        index,
+        address,
+        pool_address,
+        free_pools,
+        total_pools,
+    })
+}

@@ -1,0 +1,150 @@
+//! Finding pools by their shape, all over private memory.
+
+use std::collections::BTreeMap;
+
+use crate::addr::{AddrRange, RemoteAddr};
+use crate::memory::TargetMemory;
+use crate::pymalloc::pool::{HEADER, Pool};
+use crate::residency::{Mapping, MappingKind, ResidencyMap};
+
+/// Headers read at once.
+const BATCH: usize = 4096;
+/// What looks like pools of one arena is kept by stretches of this size, the smallest arena's.
+const STRETCH: u64 = 256 << 10;
+/// Places of allocator states that are kept at the most.
+const MAX_STATES: usize = 1 << 16;
+/// Sizes of pools that are looked for, in bytes.
+const POOL_SIZES: [u64; 5] = [4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10];
+
+/// Where pools may be looked for.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Where {
+    /// Anonymous mappings, where arenas come from unless an embedder decides otherwise.
+    Mapped,
+    /// The brk area: arenas from malloc.
+    Brk,
+}
+
+impl Where {
+    fn has(self, mapping: &Mapping) -> bool {
+        let kind = match &mapping.kind {
+            MappingKind::Anonymous | MappingKind::NamedAnonymous(_) => self == Self::Mapped,
+            MappingKind::Brk => self == Self::Brk,
+            _ => false,
+        };
+        kind && mapping.read && mapping.write && !mapping.shared
+    }
+}
+
+/// What looks like pools in use. Pages of other data may be among them; whoever looks for the
+/// arenas leaves those out.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// The lowest and the highest pool by arena index and stretch of memory: an index that two
+    /// interpreters use is told apart by where the pools are.
+    pub(super) pools: BTreeMap<(u32, u64), (RemoteAddr, RemoteAddr)>,
+    /// Where the pools' lists have their heads (`usedpools`), with the number of pools that say so.
+    states: BTreeMap<RemoteAddr, u32>,
+}
+
+impl Seen {
+    fn add(&mut self, pool: &Pool) {
+        let addr = pool.addr;
+        let key = (pool.arena, addr.get() / STRETCH);
+        let entry = self.pools.entry(key).or_insert((addr, addr));
+        *entry = (entry.0.min(addr), entry.1.max(addr));
+        for state in pool.list_heads().into_iter().flatten() {
+            if self.states.len() < MAX_STATES || self.states.contains_key(&state) {
+                *self.states.entry(state).or_default() += 1;
+            }
+        }
+    }
+
+    /// Forgets the pools that lie in one of these ranges, which ascend and do not overlap.
+    pub(super) fn forget(&mut self, arenas: &[AddrRange]) {
+        let known = |addr: RemoteAddr| {
+            let after = arenas.partition_point(|arena| arena.end() <= addr);
+            arenas.get(after).is_some_and(|arena| arena.contains(addr))
+        };
+        self.pools
+            .retain(|_, (low, high)| !(known(*low) && known(*high)));
+    }
+
+    /// Where the heads of lists lie, those that most pools name first.
+    pub(super) fn states(&self) -> Vec<RemoteAddr> {
+        let mut states: Vec<_> = self.states.iter().collect();
+        states.sort_by_key(|&(_, &votes)| std::cmp::Reverse(votes));
+        states.into_iter().map(|(&state, _)| state).collect()
+    }
+}
+
+/// Looks at every place in resident memory where a pool of this size may begin.
+pub(super) fn pools<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    pool_size: u64,
+    place: Where,
+) -> Seen {
+    let mut seen = Seen::default();
+    headers(memory, residency, pool_size, place, |addr, header| {
+        if let Some(pool) = Pool::parse(addr, header, pool_size) {
+            seen.add(&pool);
+        }
+    });
+    seen
+}
+
+/// The sizes that pools may have by their headers, the one of most pools first.
+pub(super) fn pool_sizes<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    place: Where,
+) -> Vec<u64> {
+    let mut votes = POOL_SIZES.map(|size| (0u64, size));
+    headers(memory, residency, POOL_SIZES[0], place, |addr, header| {
+        for (votes, size) in &mut votes {
+            let fits = addr.is_aligned(*size) && Pool::parse(addr, header, *size).is_some();
+            *votes += u64::from(fits);
+        }
+    });
+    votes.sort_by_key(|&(votes, _)| std::cmp::Reverse(votes));
+    let voted = votes.iter().filter(|&&(votes, _)| votes > 0);
+    voted.map(|&(_, size)| size).collect()
+}
+
+/// Gives what is at every multiple of `step` in resident memory.
+fn headers<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    step: u64,
+    place: Where,
+    mut give: impl FnMut(RemoteAddr, &[u8; HEADER as usize]),
+) {
+    let mut addrs = Vec::with_capacity(BATCH);
+    let mut headers = Vec::with_capacity(BATCH);
+    let mut look = |addrs: &mut Vec<RemoteAddr>| {
+        memory.read_scattered::<{ HEADER as usize }>(addrs, &mut headers);
+        for (addr, header) in addrs.drain(..).zip(&headers) {
+            if let Some(header) = header {
+                give(addr, header);
+            }
+        }
+    };
+    let mappings = residency.mappings().iter();
+    for mapping in mappings.filter(|mapping| place.has(mapping)) {
+        for run in residency.runs_in(mapping.range) {
+            if !run.state.is_resident() {
+                continue;
+            }
+            let mut at = run.range.start().align_up(step);
+            while let Some(addr) = at.filter(|&addr| run.range.contains(addr)) {
+                addrs.push(addr);
+                if addrs.len() == BATCH {
+                    look(&mut addrs);
+                }
+                at = addr.checked_add(step);
+            }
+        }
+    }
+    look(&mut addrs);
+}
