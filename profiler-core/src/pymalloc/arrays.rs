@@ -62,8 +62,8 @@ pub(super) struct Array {
     pub(super) arenas: Vec<ArenaObject>,
     /// What its interpreter's state counts, where that was found.
     pub(super) account: Option<Account>,
-    /// Whether the pointer to it is in a file's data, as the main interpreter's is.
-    main: bool,
+    /// How far behind a file's data the pointer to it is.
+    behind_file: u64,
 }
 
 /// The arrays of arenas that the pools belong to, the main interpreter's first. What they explain
@@ -93,7 +93,9 @@ pub(super) fn arrays<M: TargetMemory>(
             try_all(&memory, residency, of, words, seen, &mut arrays);
         }
     }
-    arrays.sort_by_key(|array| !array.main);
+    // The main interpreter's state is in the data of Python or its `.bss`, the others' in a heap,
+    // which may follow a file's data too.
+    arrays.sort_by_key(|array| array.behind_file);
     arrays
 }
 
@@ -127,7 +129,7 @@ fn try_all<M: TargetMemory>(
                 base,
                 arenas,
                 account: account(memory, of, place),
-                main: data::holds(residency, place),
+                behind_file: data::behind_file(residency, place),
             });
         }
     }

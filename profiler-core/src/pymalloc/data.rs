@@ -51,12 +51,27 @@ pub(super) fn words<M: TargetMemory>(
     found
 }
 
-/// Whether a place is in the writable data of a file, or in its `.bss`.
-pub(super) fn holds(residency: &ResidencyMap, place: RemoteAddr) -> bool {
-    let mut ranges = [true, false]
-        .into_iter()
-        .flat_map(|of_python| ranges(residency, of_python));
-    ranges.any(|range| range.contains(place))
+/// How many bytes behind the data of a file a place is: 0 in the file's part of the data, more in its
+/// `.bss`, [`u64::MAX`] where no file's data is before.
+pub(super) fn behind_file(residency: &ResidencyMap, place: RemoteAddr) -> u64 {
+    let after = residency
+        .mappings()
+        .partition_point(|m| m.range.start() <= place);
+    let mut start = place;
+    for mapping in residency.mappings()[..after].iter().rev() {
+        if mapping.range.end() < start {
+            break;
+        }
+        match mapping.kind {
+            MappingKind::File(_) => {
+                let end = mapping.range.end().min(place);
+                return place.offset_from(end).unwrap_or(u64::MAX);
+            }
+            MappingKind::Anonymous => start = mapping.range.start(),
+            _ => break,
+        }
+    }
+    u64::MAX
 }
 
 /// Neighbouring ranges are one, so that no structure is cut at a change of its pages' state.

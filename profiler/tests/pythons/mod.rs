@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod account;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
