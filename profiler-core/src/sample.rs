@@ -98,6 +98,32 @@ pub struct KernelCount {
     /// Of the resident bytes, those that KSM merged with equal pages (`smaps_rollup` KSM, Linux
     /// 6.8 or later).
     pub ksm_bytes: Option<u64>,
+    /// The target is a core file, of which no kernel can be asked. Then `rss_bytes` are those of the
+    /// pages that it holds, which shares are of, and no RSS; peak and swap are unknown.
+    pub is_core: bool,
+}
+
+impl KernelCount {
+    /// The count that stands in for the kernel's where the target is a core file that holds pages of
+    /// `bytes`.
+    pub fn of_core(bytes: u64) -> Self {
+        Self {
+            rss_bytes: bytes,
+            is_core: true,
+            ..Self::default()
+        }
+    }
+
+    /// What `rss_bytes` is, in a word.
+    pub fn name(&self) -> &'static str {
+        if self.is_core { "the core" } else { "RSS" }
+    }
+
+    /// RSS, swap and peak as far as they are known.
+    pub fn known(&self) -> [Option<u64>; 3] {
+        let figures = [self.rss_bytes, self.swap_bytes, self.peak_rss_bytes];
+        figures.map(|bytes| (!self.is_core).then_some(bytes))
+    }
 }
 
 /// What was seen at one moment. A [`crate::report::FragReport`] is a pure function of it.

@@ -9,9 +9,10 @@ use crate::{bpf, layers, root, run as run_command};
 
 /// Debian packages that the tests use besides the BPF toolchain: a C compiler for the programs
 /// whose heaps are the oracles, on glibc, musl and mimalloc; a broker for the Celery worker; tmux for
-/// the screen.
-const PACKAGES: [&str; 7] = [
+/// the screen; gdb for gcore.
+const PACKAGES: [&str; 8] = [
     "gcc",
+    "gdb",
     "libc6-dev",
     "libmimalloc2.0",
     "musl-tools",

@@ -18,8 +18,9 @@ fn bound(report: &FragReport) -> u64 {
 pub(crate) fn verdict(report: &FragReport) -> String {
     let Some(first) = report.findings.first() else {
         return format!(
-            "Nothing stands out: {} of RSS is fragmentation.",
-            percent(fragmentation(report), report.kernel.rss_bytes)
+            "Nothing stands out: {} of {} is fragmentation.",
+            percent(fragmentation(report), report.kernel.rss_bytes),
+            report.kernel.name()
         );
     };
     let saved = bound(report);
@@ -58,16 +59,18 @@ pub(crate) fn explanation(report: &FragReport) -> String {
             .first()
             .map_or("", |finding| finding.claim.as_str());
         return format!(
-            "{} of {} resident bytes are mapped files; no allocator's structures could be read, so \
+            "{} of {} {} are mapped files; no allocator's structures could be read, so \
              nothing can be said of fragmentation. {claim}",
             percent(resident(report, LedgerClass::File), rss),
-            bytes(rss)
+            bytes(rss),
+            place(report)
         );
     }
     let mut text = format!(
-        "Of {} resident, {} ({}) are live blocks and {} ({}) are heap memory that holds nothing \
+        "Of {} {}, {} ({}) are live blocks and {} ({}) are heap memory that holds nothing \
          live.",
         bytes(rss),
+        place(report),
         bytes(live(report)),
         percent(live(report), rss),
         bytes(fragmentation(report)),
@@ -89,6 +92,15 @@ pub(crate) fn explanation(report: &FragReport) -> String {
     text.push_str("\n\n");
     text.push_str(&about_jemalloc(report));
     text
+}
+
+/// Where the bytes are that shares are of.
+fn place(report: &FragReport) -> &'static str {
+    if report.kernel.is_core {
+        "in the core"
+    } else {
+        "resident"
+    }
 }
 
 fn about_swap(report: &FragReport) -> Option<String> {

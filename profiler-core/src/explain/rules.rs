@@ -243,9 +243,10 @@ fn mostly_live(report: &FragReport) -> Option<Finding> {
     (utilisation >= 0.8 && live * 2 >= rss).then(|| Finding {
         mechanism: Mechanism::MostlyLive,
         claim: format!(
-            "{} ({} of RSS) are blocks that the program holds.",
+            "{} ({} of {}) are blocks that the program holds.",
             bytes(live),
-            percent(live, rss)
+            percent(live, rss),
+            report.kernel.name()
         ),
         bytes: live,
         evidence: vec![
@@ -266,9 +267,10 @@ fn not_the_heap(report: &FragReport) -> Option<Finding> {
     (share < 0.5).then(|| Finding {
         mechanism: Mechanism::NotTheHeap,
         claim: format!(
-            "{} ({} of RSS) are not in a walked heap: files {}, other anonymous memory {}.",
+            "{} ({} of {}) are not in a walked heap: files {}, other anonymous memory {}.",
             bytes(outside),
             percent(outside, rss),
+            report.kernel.name(),
             bytes(resident(report, LedgerClass::File)),
             bytes(resident(report, LedgerClass::OtherAnonymous)),
         ),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::session::options::{AttachOptions, Budget, SnapshotOptions};
+use crate::session::options::{AttachOptions, Budget, SnapshotOptions, Subject};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -50,12 +50,14 @@ Columns of --headless, `-` being unknown:
     #[command(after_long_help = "\
 Examples:
   sudo fragscope snapshot --pid 4711
-  sudo fragscope snapshot --pid 4711 --json | jq '.ledger[] | select(.resident_bytes > 0)'")]
+  sudo fragscope snapshot --pid 4711 --json | jq '.ledger[] | select(.resident_bytes > 0)'
+  fragscope snapshot --core core.4711 --exe ./worker")]
     Snapshot(SnapshotArgs),
     /// Look once and print the verdict in prose
     #[command(after_long_help = "\
 Examples:
-  sudo fragscope explain --pid 4711")]
+  sudo fragscope explain --pid 4711
+  fragscope explain --core core.4711")]
     Explain(LookArgs),
     /// Tell what this host and a target allow, and the exact fix for what they do not
     #[command(after_long_help = "\
@@ -124,8 +126,16 @@ pub(super) struct WatchArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct LookArgs {
-    #[command(flatten)]
-    pid: Pid,
+    /// The process to look at
+    #[arg(short, long, value_name = "PID", required_unless_present = "core",
+        value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Option<i32>,
+    /// Look at this core file instead of a process: the kernel's or gcore's
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "no_stop"])]
+    core: Option<PathBuf>,
+    /// The program that ran, when it is not where it was
+    #[arg(long, value_name = "FILE", requires = "core")]
+    exe: Option<PathBuf>,
     /// Do not stop the target while its heap is walked; what is torn is said
     #[arg(long)]
     no_stop: bool,
@@ -181,9 +191,19 @@ impl WatchArgs {
 
 impl LookArgs {
     pub(super) fn options(&self) -> SnapshotOptions {
+        let subject = match &self.core {
+            Some(file) => Subject::Core {
+                file: file.clone(),
+                exe: self.exe.clone(),
+            },
+            None => Subject::Process {
+                // Required where there is no core.
+                pid: self.pid.unwrap_or_default(),
+                stop: !self.no_stop,
+            },
+        };
         SnapshotOptions {
-            pid: self.pid.pid,
-            stop: !self.no_stop,
+            subject,
             outputs: Vec::new(),
         }
     }

@@ -30,12 +30,13 @@ pub(super) enum Exit {
 impl Exit {
     /// The code for an error that ended a command.
     pub(super) fn of_error(error: &(dyn Error + 'static)) -> Self {
-        let open = match error.downcast_ref::<SessionError>() {
+        let code = match error.downcast_ref::<SessionError>() {
             Some(SessionError::Export(ExportError::UnknownEnding(_))) => return Self::Usage,
-            Some(SessionError::Open(open)) => Some(open),
-            _ => error.downcast_ref::<OpenError>(),
+            Some(SessionError::Open(open)) => Some(open.exit_code()),
+            Some(SessionError::Core(core)) => Some(core.exit_code()),
+            _ => error.downcast_ref().map(OpenError::exit_code),
         };
-        match open.map(OpenError::exit_code) {
+        match code {
             Some(4) => Self::NotPermitted,
             Some(5) => Self::TargetGone,
             _ => Self::Error,

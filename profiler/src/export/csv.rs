@@ -147,13 +147,11 @@ impl Rows {
 
 fn totals(rows: &mut Rows, view: &View) -> Result<(), csv::Error> {
     let (kernel, seen) = (&view.report.kernel, &view.report.completeness);
-    let fields = [
-        ("rss_bytes", kernel.rss_bytes),
-        ("swap_bytes", kernel.swap_bytes),
-        ("peak_rss_bytes", kernel.peak_rss_bytes),
-    ];
-    rows.counts("process", "", "", &fields)?;
+    let [rss, swap, peak] = kernel.known();
     let where_told = [
+        ("rss_bytes", rss),
+        ("swap_bytes", swap),
+        ("peak_rss_bytes", peak),
         ("pss_bytes", kernel.pss_bytes),
         ("lazy_free_bytes", kernel.lazy_free_bytes),
         ("anon_huge_bytes", kernel.anon_huge_bytes),
@@ -161,6 +159,9 @@ fn totals(rows: &mut Rows, view: &View) -> Result<(), csv::Error> {
     ];
     for (field, bytes) in where_told {
         rows.figure("process", "", "", field, bytes.map(|bytes| bytes as f64))?;
+    }
+    if kernel.is_core {
+        rows.counts("process", "", "", &[("core_bytes", kernel.rss_bytes)])?;
     }
     if let Some(fork) = &view.report.fork {
         let fields = [

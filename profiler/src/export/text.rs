@@ -119,6 +119,14 @@ fn target(text: &mut Text, report: &FragReport) {
             threads => format!("{threads} threads"),
         }
     ));
+    if report.kernel.is_core {
+        text.line(&format!(
+            "  from a core file, which holds {}; RSS, its peak and swap are unknown",
+            bytes(report.kernel.rss_bytes)
+        ));
+        text.blank();
+        return;
+    }
     let pss = report.kernel.pss_bytes;
     let pss = pss.map_or_else(String::new, |pss| format!(", its share {}", bytes(pss)));
     text.line(&format!(
@@ -144,9 +152,14 @@ fn python(target: &Target) -> String {
 
 fn ledger(text: &mut Text, report: &FragReport) {
     let rss = report.kernel.rss_bytes;
+    let (resident, share) = if report.kernel.is_core {
+        ("in core", "of core")
+    } else {
+        ("resident", "of RSS")
+    };
     text.title(&format!(
         "{:<20} {:>10} {:>8}  {:<BAR$} {:>10} {:>10}",
-        "WHERE IT IS", "resident", "of RSS", "", "shared", "swapped"
+        "WHERE IT IS", resident, share, "", "shared", "swapped"
     ));
     for row in &report.ledger {
         // All classes but the unknown are left out when they hold nothing.

@@ -55,7 +55,8 @@ fn parse_range(word: &str) -> Option<AddrRange> {
     AddrRange::new(address(start)?, address(end)?)
 }
 
-fn kind(name: &str, shared: bool) -> MappingKind {
+/// What a mapping is, by its name as the kernel prints it.
+pub(super) fn kind(name: &str, shared: bool) -> MappingKind {
     if let Some(special) = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
         return match special.split_once(':') {
             Some(("anon", given)) => MappingKind::NamedAnonymous(given.to_owned()),

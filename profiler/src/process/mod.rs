@@ -13,6 +13,8 @@ use profiler_core::sample::KernelCount;
 
 mod ahead;
 mod allocators;
+pub(crate) mod auxv;
+mod core_file;
 mod elf;
 pub mod host;
 mod identity;
@@ -25,6 +27,7 @@ mod residency;
 mod stop;
 
 pub(crate) use ahead::reading_ahead;
+pub use core_file::{CoreError, CoreFile, CoreMemory};
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
@@ -137,6 +140,7 @@ impl Target {
             lazy_free_bytes: bytes("LazyFree"),
             anon_huge_bytes: bytes("AnonHugePages"),
             ksm_bytes: bytes("KSM"),
+            is_core: false,
         })
     }
 

@@ -17,7 +17,7 @@ use super::pagemap::{
 use super::proc_dir::{ProcDir, field};
 
 /// The end of user addresses on x86-64 with five-level page tables.
-const USER_END: RemoteAddr = RemoteAddr::new(1 << 56);
+pub(super) const USER_END: RemoteAddr = RemoteAddr::new(1 << 56);
 
 /// How pages are looked up.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -6,6 +6,7 @@ pub mod doctor;
 mod front;
 mod history;
 mod live;
+mod of_core;
 pub mod options;
 mod probes;
 mod sampler;
@@ -16,10 +17,11 @@ mod walks;
 
 pub use attach::attach;
 pub use demo::run as demo;
+pub use of_core::sample_of_core;
 pub use snapshot::snapshot;
 
 use crate::export::ExportError;
-use crate::process::OpenError;
+use crate::process::{CoreError, OpenError};
 
 /// How a session ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,6 +40,9 @@ pub enum SessionError {
     /// The target cannot be looked at.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The core file cannot be looked at.
+    #[error(transparent)]
+    Core(#[from] CoreError),
     /// An export could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),

@@ -35,13 +35,30 @@ pub struct AttachOptions {
     pub outputs: Vec<PathBuf>,
 }
 
+/// What is looked at once.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Subject {
+    /// A live process.
+    Process {
+        /// Its number.
+        pid: i32,
+        /// Whether to stop it while its heap is walked.
+        stop: bool,
+    },
+    /// A core file.
+    Core {
+        /// The file.
+        file: PathBuf,
+        /// The program that ran, when it is not where it was.
+        exe: Option<PathBuf>,
+    },
+}
+
 /// What `snapshot` and `explain` do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SnapshotOptions {
     /// The target.
-    pub pid: i32,
-    /// Whether to stop the target while its heap is walked.
-    pub stop: bool,
+    pub subject: Subject,
     /// Files to write, the format by the ending.
     pub outputs: Vec<PathBuf>,
 }

@@ -14,7 +14,8 @@ use profiler_core::sample::PythonMalloc;
 use profiler_core::threads::Thread;
 use profiler_core::{glibc, mimalloc, musl, pymalloc};
 
-use crate::process::{Target, reading_ahead};
+use crate::process::auxv::{AT_RANDOM, auxv_value};
+use crate::process::{CoreFile, Libc, Target, reading_ahead};
 
 /// What walks must know of a target besides its memory and its pages. A live process and a core
 /// file give the same facts.
@@ -87,6 +88,26 @@ impl Facts {
             _ => reason.to_string(),
         }
     }
+
+    /// Those of a core file.
+    pub(crate) fn of_core(core: &CoreFile) -> Self {
+        let libc = |name| core.libc().filter(|libc| libc.name == name);
+        Self {
+            has_glibc: libc("glibc").is_some(),
+            glibc: core.libc().and_then(Libc::glibc_release),
+            libc_data: core.libc_data_ranges(),
+            musl: libc("musl").map(|musl| musl.version.clone()),
+            at_random: at_random(core.auxv()),
+            python: core.python().map(|python| python.version),
+            python_malloc_setting: None,
+            python_malloc: None,
+            allocators: core.allocator_objects(),
+        }
+    }
+}
+
+fn at_random(auxv: &[u8]) -> Option<RemoteAddr> {
+    auxv_value(auxv, AT_RANDOM).map(RemoteAddr::new)
 }
 
 /// One allocator's walk, to be run on a thread of its own.
@@ -226,16 +247,6 @@ fn expects_mimalloc(facts: &Facts) -> Option<bool> {
         Some(PythonMalloc::Mimalloc | PythonMalloc::MimallocDebug)
     );
     Some(beside_python || of_python)
-}
-
-/// `AT_RANDOM` of an auxiliary vector (`include/uapi/linux/auxvec.h`).
-fn at_random(auxv: &[u8]) -> Option<RemoteAddr> {
-    const AT_RANDOM: u64 = 25;
-    let (words, _) = auxv.as_chunks::<8>();
-    let (pairs, _) = words.as_chunks::<2>();
-    let of_random = |[key, _]: &&[[u8; 8]; 2]| u64::from_le_bytes(*key) == AT_RANDOM;
-    let [_, addr] = pairs.iter().find(of_random)?;
-    Some(RemoteAddr::new(u64::from_le_bytes(*addr)))
 }
 
 /// Sums up what the walkers said of themselves.

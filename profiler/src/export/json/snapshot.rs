@@ -23,9 +23,11 @@ pub(super) struct Snapshot<'a> {
     taken_at: String,
     host: Host<'a>,
     target: Target<'a>,
-    rss_bytes: u64,
-    swap_bytes: u64,
-    peak_rss_bytes: u64,
+    rss_bytes: Option<u64>,
+    swap_bytes: Option<u64>,
+    peak_rss_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    core_bytes: Option<u64>,
     pss_bytes: Option<u64>,
     lazy_free_bytes: Option<u64>,
     anon_huge_bytes: Option<u64>,
@@ -190,6 +192,7 @@ struct DefectRow<'a> {
 impl<'a> Snapshot<'a> {
     pub(super) fn of(view: &'a View) -> Self {
         let report = &*view.report;
+        let [rss_bytes, swap_bytes, peak_rss_bytes] = report.kernel.known();
         Self {
             schema: "fragscope.snapshot/1",
             taken_at: rfc3339(report.taken_at_ns),
@@ -209,9 +212,10 @@ impl<'a> Snapshot<'a> {
                 malloc: report.target.malloc.as_deref(),
                 threads: report.target.threads,
             },
-            rss_bytes: report.kernel.rss_bytes,
-            swap_bytes: report.kernel.swap_bytes,
-            peak_rss_bytes: report.kernel.peak_rss_bytes,
+            rss_bytes,
+            swap_bytes,
+            peak_rss_bytes,
+            core_bytes: report.kernel.is_core.then_some(report.kernel.rss_bytes),
             pss_bytes: report.kernel.pss_bytes,
             lazy_free_bytes: report.kernel.lazy_free_bytes,
             anon_huge_bytes: report.kernel.anon_huge_bytes,

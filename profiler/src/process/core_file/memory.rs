@@ -1,0 +1,70 @@
+//! The memory in a core, read from the file piece by piece.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::memory::{ReadError, TargetMemory};
+
+use super::Segment;
+use super::files::Files;
+
+/// More read-only data than this of one mapping is not looked at.
+const MAX_PART_BYTES: u64 = 64 << 20;
+
+/// Memory of a core file, and of the files that were mapped where the core leaves them out.
+#[derive(Copy, Clone, Debug)]
+pub struct CoreMemory<'c> {
+    file: &'c File,
+    segments: &'c [Segment],
+    files: &'c Files,
+}
+
+impl<'c> CoreMemory<'c> {
+    pub(super) fn new(file: &'c File, segments: &'c [Segment], files: &'c Files) -> Self {
+        Self {
+            file,
+            segments,
+            files,
+        }
+    }
+
+    /// The bytes at the start of `range` that the core itself has.
+    pub(super) fn filled(&self, range: AddrRange) -> Option<Vec<u8>> {
+        let (_, _, len) = self.piece(range.start())?;
+        let mut bytes = vec![0; len.min(range.len()).min(MAX_PART_BYTES) as usize];
+        self.read(range.start(), &mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// The file, the offset in it and the bytes there from `addr` on.
+    fn piece(&self, addr: RemoteAddr) -> Option<(&'c File, u64, u64)> {
+        let next = self.segments.partition_point(|s| s.range.end() <= addr);
+        let segment = self.segments.get(next).filter(|s| s.range.contains(addr));
+        let into = segment.map(|s| (s, addr.offset_from(s.range.start()).unwrap_or(0)));
+        match into.filter(|(segment, into)| *into < segment.filled) {
+            Some((segment, into)) => {
+                let offset = segment.offset.checked_add(into)?;
+                Some((self.file, offset, segment.filled - into))
+            }
+            None => self.files.piece(addr),
+        }
+    }
+}
+
+impl TargetMemory for CoreMemory<'_> {
+    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = addr
+                .checked_add(done as u64)
+                .ok_or(ReadError::Unmapped(addr))?;
+            let (file, offset, len) = self.piece(at).ok_or(ReadError::Unmapped(at))?;
+            let len = len.min((buf.len() - done) as u64) as usize;
+            file.read_exact_at(&mut buf[done..done + len], offset)
+                .map_err(|_| ReadError::Unmapped(at))?;
+            done += len;
+        }
+        Ok(())
+    }
+}
