@@ -155,6 +155,26 @@ fn no_signal_is_lost_or_made_up_by_stops_and_killed_stoppers() {
     assert_eq!(child.listen(), sent.to_string());
 }
 
+#[test]
+fn a_stopper_is_not_suspended_while_the_target_stands_still() {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    let child = Child::c("signals");
+    let stopper = Helper::start("helper_holds_the_target", child.pid(), "stopped");
+    let pid = nix::unistd::Pid::from_raw(stopper.pid() as i32);
+    for _ in 0..5 {
+        // As Ctrl-Z does it: put off.
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGTSTP).expect("ours");
+        // With no way to put it off: woken again.
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).expect("ours");
+        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("our child");
+        assert_eq!(stopped, WaitStatus::Stopped(pid, nix::sys::signal::SIGSTOP));
+        let woken = waitpid(pid, Some(WaitPidFlag::WCONTINUED)).expect("our child");
+        assert_eq!(woken, WaitStatus::Continued(pid));
+    }
+    let rest = waitpid(pid, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG));
+    assert_eq!(rest.expect("our child"), WaitStatus::StillAlive);
+}
+
 /// Queued signals are never merged, so that they can be counted.
 fn send_queued(pid: i32) {
     let value = libc::sigval {

@@ -25,6 +25,7 @@ mod pagemap;
 mod proc_dir;
 mod residency;
 mod stop;
+mod suspend;
 
 pub(crate) use ahead::reading_ahead;
 pub use core_file::{CoreError, CoreFile, CoreMemory};

@@ -4,7 +4,8 @@
 //! began it, and the kernel detaches and resumes everything that a thread traced when that thread
 //! ends, however it ends; so the target runs on after a panic, a `kill -9`, or a stop given up
 //! half-way. Stops are looked at without consuming them (`WNOWAIT`), so that a signal that was on
-//! its way to the target is still delivered after any of these.
+//! its way to the target is still delivered after any of these. What suspends fragscope itself is
+//! kept away for as long ([`suspend`]).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,6 +20,7 @@ use profiler_core::addr::RemoteAddr;
 use profiler_core::threads::Thread;
 
 use super::proc_dir::{ProcDir, field};
+use super::suspend;
 
 /// How long the target may take to come to a stop. A running thread needs microseconds.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(1);
@@ -71,6 +73,8 @@ pub struct Stopped {
     since: Instant,
     release: Option<mpsc::Sender<()>>,
     tracer: Option<JoinHandle<()>>,
+    /// Given up after the tracer has ended: fields are dropped after [`Drop::drop`].
+    _hold: suspend::Hold,
 }
 
 impl Stopped {
@@ -109,6 +113,7 @@ pub(super) fn stop(dir: &Arc<ProcDir>, limit: Duration) -> Result<Stopped, StopE
     if dir.pid() == std::process::id() as i32 {
         return Err(StopError::Itself);
     }
+    let hold = suspend::hold();
     let since = Instant::now();
     let (release, released) = mpsc::channel::<()>();
     let (report, reported) = mpsc::channel();
@@ -136,6 +141,7 @@ pub(super) fn stop(dir: &Arc<ProcDir>, limit: Duration) -> Result<Stopped, StopE
         since,
         release: Some(release),
         tracer: Some(tracer),
+        _hold: hold,
     };
     // On an error the guard's drop waits for the tracer's end, so that everything runs on by then.
     outcome.map(|threads| {
