@@ -15,6 +15,7 @@ pub mod fork;
 mod from_sample;
 pub mod glibc;
 pub mod heap;
+pub mod jemalloc;
 pub mod live;
 pub mod memory;
 mod metrics;

@@ -1,0 +1,239 @@
+//! jemalloc 5, walked from outside with no symbols: every extent of every arena, every region of
+//! every slab, what thread caches hold, and what jemalloc says of itself beside it.
+//!
+//! `arenas[]` is found in the data of the object that holds jemalloc, by shape. One slab of an arena
+//! leads to the radix tree of all extents, which lies in the same data. The tree's leaves name every
+//! extent there is; an extent's structure says what it is used for and which regions are free. Only
+//! metadata is read, never the program's blocks.
+
+mod arena;
+mod bytes;
+mod extent;
+mod layout;
+mod rtree;
+mod size_classes;
+mod snapshot;
+mod tcache;
+
+use crate::addr::{AddrRange, RemoteAddr};
+use crate::completeness::{Confidence, Defect};
+use crate::heap::{Allocator, HeapSnapshot};
+use crate::memory::{ReadAhead, ReadError, TargetMemory};
+use crate::object::AllocatorObject;
+use crate::residency::ResidencyMap;
+
+use arena::State;
+use bytes::Bytes;
+use extent::Extent;
+use layout::{BINS, Layout};
+use rtree::Tree;
+use snapshot::Builder;
+
+/// Why a heap was not walked. Residency and probes work all the same.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NotWalked {
+    /// The layout of this release is not known.
+    #[error(
+        "jemalloc {0} is not known to this fragscope, so its heap is not walked; 5.0 to 5.3.1 are. \
+         Residency and probes work all the same"
+    )]
+    UnknownVersion(String),
+    /// No `arenas[]` in the object's data.
+    #[error(
+        "the arenas of jemalloc {0} were not found: it is not used yet, is built unlike the release \
+         (other page size, debug), or its data is swapped out. Residency and probes work all the same"
+    )]
+    NoArenas(String),
+    /// No radix tree in the object's data.
+    #[error(
+        "the tree of extents of jemalloc {0} was not found: it is built unlike the release, or its \
+         data is swapped out. Residency and probes work all the same"
+    )]
+    NoTree(String),
+}
+
+/// Writable data of an object that is looked at: a program may have much of its own.
+const MAX_DATA: u64 = 256 << 20;
+/// Extents read; each holds a page of addresses at least.
+const MAX_EXTENTS: usize = 1 << 26;
+/// Defects kept; a ruined heap has as many as extents.
+const MAX_DEFECTS: usize = 64;
+
+/// Walks the jemalloc in `object`. `memory` reads only what is resident
+/// ([`crate::memory::ResidentMemory`]), and is of the moment of `residency`.
+///
+/// # Errors
+/// When the version is not known, or when the object's data shows no jemalloc in use. Damage inside
+/// the heap is not an error: it becomes [`HeapSnapshot::defects`].
+pub fn walk<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    object: &AllocatorObject,
+) -> Result<HeapSnapshot, NotWalked> {
+    let version = object.version.as_deref();
+    let named = || version.unwrap_or("of unknown version").to_owned();
+    if layout::candidates(version).next().is_none() {
+        return Err(NotWalked::UnknownVersion(named()));
+    }
+    let data = read_data(memory, &object.data);
+    let (layout, states) = layout::candidates(version)
+        .find_map(|layout| {
+            let places = arena::find(memory, residency, &data, layout)?;
+            let states = places.into_iter().map(|p| arena::state(memory, layout, p));
+            Some((layout, states.collect::<Vec<_>>()))
+        })
+        .ok_or_else(|| NotWalked::NoArenas(named()))?;
+    let tree = tree(memory, residency, &data, layout, &states)
+        .ok_or_else(|| NotWalked::NoTree(named()))?;
+    drop(data);
+
+    let mut notes = Notes::default();
+    let extents = extents(memory, residency, layout, &tree, &mut notes);
+    let firsts = states.iter().map(|state| state.tcaches);
+    let cached = tcache::gather(memory, &layout.tcache, firsts.filter(|&first| first != 0));
+    let heap = HeapSnapshot::new(Allocator::Jemalloc, version.unwrap_or_default());
+    Ok(Builder::new(heap, &states, notes).build(extents, cached))
+}
+
+/// The object's data, ranges that touch as one piece, so that what lies across them is found.
+fn read_data<M: TargetMemory>(memory: &M, ranges: &[AddrRange]) -> Vec<Bytes> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable();
+    let mut joined: Vec<AddrRange> = Vec::new();
+    for range in sorted {
+        match joined.last_mut() {
+            Some(last) if last.end() == range.start() => {
+                *last = AddrRange::new(last.start(), range.end()).unwrap_or(*last);
+            }
+            _ => joined.push(range),
+        }
+    }
+    let mut rest = MAX_DATA;
+    joined
+        .into_iter()
+        .map(|range| {
+            let len = range.len().min(rest);
+            rest -= len;
+            Bytes::read(memory, range.start().get(), len)
+        })
+        .collect()
+}
+
+/// Finds the tree by the slabs that bins serve from. One that is just being made may not be in it.
+fn tree<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    data: &[Bytes],
+    layout: &Layout,
+    states: &[State],
+) -> Option<Tree> {
+    let slabs = states.iter().flat_map(|state| &state.slabcur);
+    let known = slabs.filter_map(|&slab| {
+        let bytes = memory.read_value(RemoteAddr::new(slab)).ok()?;
+        let extent = Extent::parse(&layout.bits, &bytes)?;
+        (slab != 0 && extent.class < BINS).then_some((slab, extent.range.start().get()))
+    });
+    known
+        .take(4)
+        .find_map(|(slab, addr)| rtree::find(memory, residency, data, slab, addr))
+}
+
+/// All extents, ascending by address, none overlapping another.
+fn extents<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    layout: &Layout,
+    tree: &Tree,
+    notes: &mut Notes,
+) -> Vec<Extent> {
+    let found = tree.extents(memory, residency, MAX_EXTENTS);
+    if found.unreadable > 0 {
+        notes.lost(
+            None,
+            found.unreadable,
+            "part of the tree of extents is swapped out",
+        );
+    }
+    let limit = RemoteAddr::new(u64::MAX);
+    let mut ahead = ReadAhead::new(memory, limit);
+    let mut extents: Vec<Extent> = Vec::new();
+    for at in found.extents {
+        match ahead.bytes::<{ extent::BYTES }>(RemoteAddr::new(at)) {
+            Ok(bytes) => match Extent::parse(&layout.bits, &bytes) {
+                Some(extent) => extents.push(extent),
+                None => notes.defect(at, 0, "an extent's structure makes no sense"),
+            },
+            Err(error @ ReadError::Swapped(_)) => {
+                notes.lost(
+                    Some(at),
+                    extent::BYTES as u64,
+                    &format!("an extent: {error}"),
+                );
+            }
+            Err(error) => notes.defect(at, 0, format!("an extent could not be read: {error}")),
+        }
+    }
+    let pad = extent::large_pad(&extents);
+    extents.retain_mut(|extent| {
+        let settled = extent.settle(pad);
+        if !settled {
+            let what = "a large extent does not fit its size class";
+            notes.defect(extent.range.start().get(), extent.range.len(), what);
+        }
+        settled
+    });
+    extents.sort_unstable_by_key(|extent| extent.range);
+    let mut end = RemoteAddr::default();
+    extents.retain(|extent| {
+        let fits = extent.range.start() >= end;
+        if fits {
+            end = extent.range.end();
+        } else {
+            let what = "an extent overlaps the one before it";
+            notes.defect(extent.range.start().get(), extent.range.len(), what);
+        }
+        fits
+    });
+    extents
+}
+
+/// What went wrong on the way, bounded in number.
+#[derive(Debug, Default)]
+struct Notes {
+    defects: Vec<Defect>,
+    unreadable_bytes: u64,
+}
+
+impl Notes {
+    /// Something wrong at `addr` that makes `bytes` unknown.
+    fn defect(&mut self, addr: u64, bytes: u64, what: impl Into<String>) {
+        self.push(Some(addr), bytes, what.into());
+    }
+
+    /// Bytes of metadata that could not be read.
+    fn lost(&mut self, addr: Option<u64>, bytes: u64, what: &str) {
+        self.unreadable_bytes = self.unreadable_bytes.saturating_add(bytes);
+        self.push(addr, bytes, what.to_owned());
+    }
+
+    fn push(&mut self, addr: Option<u64>, bytes: u64, what: String) {
+        if self.defects.len() < MAX_DEFECTS {
+            self.defects.push(Defect {
+                addr: addr.map(RemoteAddr::new),
+                what,
+                bytes,
+            });
+        }
+    }
+}
+
+/// How sure the walk is, by its checks.
+fn confidence(heap: &HeapSnapshot, caches_known: bool) -> Confidence {
+    if heap.checks.iter().all(|check| check.holds()) && caches_known && heap.unreadable_bytes == 0 {
+        Confidence::High
+    } else if heap.unreadable_bytes > 0 {
+        Confidence::Medium
+    } else {
+        Confidence::Low
+    }
+}

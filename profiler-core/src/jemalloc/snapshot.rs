@@ -1,0 +1,326 @@
+//! From extents to a heap: spans, totals by arena, and jemalloc's own account beside them.
+
+use std::collections::HashMap;
+
+use super::arena::State;
+use super::extent::{self, Extent, Use};
+use super::layout::BINS;
+use super::tcache::Cached;
+use super::{Notes, confidence};
+use crate::addr::{AddrRange, PAGE_SIZE};
+use crate::heap::{self, Arena, CrossCheck, ExtentKind, HeapSnapshot};
+use crate::span::{SpanList, SpanState};
+
+/// What the walk found in one arena.
+#[derive(Clone, Default)]
+struct Totals {
+    live: (u64, u64),
+    free: (u64, u64),
+    cached: (u64, u64),
+    slabs: u64,
+    slab_bytes: u64,
+    /// Live and cached regions, as `curregs` counts.
+    regions: u64,
+    large: (u64, u64),
+    /// Blocks smaller than a page with an extent of their own: sampled by the heap profiler.
+    promoted: u64,
+    large_pad: u64,
+    active: u64,
+    dirty: u64,
+    muzzy: u64,
+    retained: u64,
+    unknown: u64,
+}
+
+/// Builds the heap.
+pub(super) struct Builder<'a> {
+    heap: HeapSnapshot,
+    states: &'a [State],
+    notes: Notes,
+    /// By arena index, the place in `states` and `totals`.
+    places: HashMap<u32, usize>,
+    totals: Vec<Totals>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(heap: HeapSnapshot, states: &'a [State], notes: Notes) -> Self {
+        Self {
+            heap,
+            states,
+            notes,
+            places: (0..).zip(states).map(|(i, s)| (s.place.ind, i)).collect(),
+            totals: vec![Totals::default(); states.len()],
+        }
+    }
+
+    pub(super) fn build(mut self, extents: Vec<Extent>, cached: Cached) -> HeapSnapshot {
+        let mut blocks = cached.blocks.iter().copied().peekable();
+        let mut used = 0;
+        for extent in &extents {
+            let Some(&place) = self.places.get(&extent.arena) else {
+                let what = format!("an extent of arena {}, which was not found", extent.arena);
+                let addr = extent.range.start().get();
+                self.notes.defect(addr, extent.range.len(), what);
+                continue;
+            };
+            let start = extent.range.start().get();
+            while blocks.next_if(|&block| block < start).is_some() {}
+            used += self.add(place, extent, &mut blocks);
+        }
+        let stray = cached.blocks.len() as u64 - used;
+        self.metadata();
+        self.join();
+        self.judge(&extents, &cached, stray);
+        self.heap
+    }
+
+    /// Adds one extent; gives how many of the cached blocks it holds.
+    fn add(
+        &mut self,
+        place: usize,
+        extent: &Extent,
+        cached: &mut std::iter::Peekable<impl Iterator<Item = u64>>,
+    ) -> u64 {
+        let totals = &mut self.totals[place];
+        let mut spans = SpanList::default();
+        let len = extent.range.len();
+        let start = extent.range.start().get();
+        let mut used = 0;
+        match &extent.used {
+            Use::Slab {
+                region,
+                nfree,
+                free,
+            } => {
+                let regions = len / region;
+                if extent::count_free(free, regions) != *nfree {
+                    let what = "a slab's bitmap and its count of free regions differ";
+                    self.notes.defect(start, len, what);
+                }
+                totals.slabs += 1;
+                totals.slab_bytes += len;
+                for i in 0..regions {
+                    let at = start + i * region;
+                    while cached.next_if(|&block| block < at).is_some() {}
+                    let (state, total) = if extent::is_free(free, i) {
+                        (SpanState::Free, &mut totals.free)
+                    } else if cached.next_if_eq(&at).is_some() {
+                        used += 1;
+                        totals.regions += 1;
+                        (SpanState::Cached, &mut totals.cached)
+                    } else {
+                        totals.regions += 1;
+                        (SpanState::Live, &mut totals.live)
+                    };
+                    *total = (total.0 + 1, total.1 + region);
+                    spans.push(*region, state);
+                }
+                spans.push(len - regions * region, SpanState::Metadata);
+                totals.active += len;
+            }
+            Use::Large { offset, usable } => {
+                let block = start + offset;
+                while cached.next_if(|&b| b < block).is_some() {}
+                let (state, total) = if cached.next_if_eq(&block).is_some() {
+                    used += 1;
+                    (SpanState::Cached, &mut totals.cached)
+                } else {
+                    (SpanState::Live, &mut totals.live)
+                };
+                *total = (total.0 + 1, total.1 + usable);
+                if extent.class < BINS {
+                    totals.promoted += 1;
+                }
+                totals.large = (totals.large.0 + 1, totals.large.1 + usable);
+                totals.large_pad += len - usable;
+                totals.active += len;
+                spans.push(*offset, SpanState::Metadata);
+                spans.push(*usable, state);
+                spans.push(len - offset - usable, SpanState::Metadata);
+            }
+            Use::Dirty | Use::Muzzy => {
+                match extent.used {
+                    Use::Dirty => totals.dirty += len,
+                    _ => totals.muzzy += len,
+                }
+                // What `arena.<i>.purge` gives back.
+                self.heap.trimmable.push(extent.range);
+                spans.push(len, SpanState::Retained);
+            }
+            Use::Retained => {
+                totals.retained += len;
+                spans.push(len, SpanState::Retained);
+            }
+            Use::Moving => {
+                totals.unknown += len;
+                spans.push(len, SpanState::Unknown);
+            }
+        }
+        self.push(place, extent.range, spans);
+        used
+    }
+
+    fn push(&mut self, place: usize, range: AddrRange, spans: SpanList) {
+        self.heap.extents.push(heap::Extent {
+            range,
+            kind: ExtentKind::Region,
+            arena: place as u32,
+            spans,
+        });
+    }
+
+    /// Adds the blocks of the arenas' bases, in which their metadata is.
+    fn metadata(&mut self) {
+        for (place, state) in self.states.iter().enumerate() {
+            for &block in &state.blocks {
+                let mut spans = SpanList::default();
+                spans.push(block.len(), SpanState::Metadata);
+                self.push(place, block, spans);
+            }
+        }
+    }
+
+    /// Sorts the extents, and joins those of one arena that touch: a long run of slabs costs no more
+    /// than its spans.
+    fn join(&mut self) {
+        self.heap.extents.sort_by_key(|extent| extent.range);
+        let mut joined: Vec<heap::Extent> = Vec::new();
+        for extent in std::mem::take(&mut self.heap.extents) {
+            let Some(last) = joined.last_mut() else {
+                joined.push(extent);
+                continue;
+            };
+            if extent.range.start() < last.range.end() {
+                let what = "an extent overlaps metadata";
+                let addr = extent.range.start().get();
+                self.notes.defect(addr, extent.range.len(), what);
+            } else if extent.range.start() == last.range.end() && extent.arena == last.arena {
+                for span in extent.spans.iter(extent.range.start()) {
+                    last.spans.push(span.range.len(), span.state);
+                }
+                last.range =
+                    AddrRange::new(last.range.start(), extent.range.end()).unwrap_or(last.range);
+            } else {
+                joined.push(extent);
+            }
+        }
+        self.heap.extents = joined;
+    }
+
+    /// Writes the totals beside jemalloc's own.
+    fn judge(&mut self, extents: &[Extent], cached: &Cached, stray: u64) {
+        // Built without statistics, jemalloc counts nothing and links no caches.
+        let has_stats = self.states.iter().any(|state| state.base_allocated != 0);
+        let mut note = |what: String| self.notes.push(None, 0, what);
+        if !has_stats {
+            note("this jemalloc is built without statistics: the blocks in thread caches count as live, and little can be checked".into());
+        }
+        if cached.broken > 0 {
+            let broken = cached.broken;
+            note(format!(
+                "{broken} thread caches or bins of them could not be followed: the blocks in them count as live"
+            ));
+        }
+        if stray > 0 {
+            note(format!("{stray} cached blocks are no blocks of any extent"));
+        }
+        if extents.iter().any(|extent| extent.hpa) {
+            note("opt.hpa is in use: free pages inside its huge pages are in no extent and count as unknown".into());
+        }
+        for (state, totals) in self.states.iter().zip(&self.totals) {
+            let ind = state.place.ind;
+            if state.unreadable > 0 {
+                let what = format!("part of arena {ind} is swapped out");
+                self.notes
+                    .lost(Some(state.place.addr), state.unreadable, &what);
+            }
+            if !state.blocks_end {
+                let what = "the list of an arena's metadata blocks is damaged";
+                self.notes.defect(state.place.base, 0, what);
+            }
+            let mut check = |name: &str, expected, found| {
+                self.heap.checks.push(CrossCheck {
+                    name: format!("arena {ind} {name}"),
+                    expected,
+                    found,
+                });
+            };
+            let pages = |pages: u64| pages.saturating_mul(PAGE_SIZE);
+            check("nactive", pages(state.nactive), totals.active);
+            check("dirty", pages(state.npages[0]), totals.dirty);
+            check("muzzy", pages(state.npages[1]), totals.muzzy);
+            check("retained", pages(state.npages[2]), totals.retained);
+            if has_stats {
+                let mapped = totals.active + totals.dirty + totals.muzzy;
+                check("mapped", state.mapped, mapped);
+                check("curregs", state.curregs, totals.regions);
+                check("curslabs", state.curslabs, totals.slabs);
+                check("curlextents", state.large, totals.large.0 - totals.promoted);
+                let base: u64 = state.blocks.iter().map(AddrRange::len).sum();
+                check("base mapped", state.base_mapped, base);
+            }
+            self.heap.arenas.push(arena(state, totals));
+        }
+        self.heap.settings = settings(self.states);
+        self.heap.defects = std::mem::take(&mut self.notes.defects);
+        self.heap.unreadable_bytes = self.notes.unreadable_bytes;
+        let caches_known = has_stats && cached.broken == 0 && stray == 0;
+        self.heap.confidence = confidence(&self.heap, caches_known);
+    }
+}
+
+fn arena(state: &State, totals: &Totals) -> Arena {
+    Arena {
+        id: state.place.ind,
+        kind: if state.place.ind == 0 {
+            "main"
+        } else {
+            "arena"
+        },
+        addr: crate::addr::RemoteAddr::new(state.place.addr),
+        system_bytes: state.mapped.saturating_add(state.base_mapped),
+        live_blocks: totals.live.0,
+        live_bytes: totals.live.1,
+        free_blocks: totals.free.0,
+        free_bytes: totals.free.1,
+        cached_blocks: totals.cached.0,
+        cached_bytes: totals.cached.1,
+        top_bytes: 0,
+        figures: vec![
+            ("active_bytes", totals.active),
+            ("dirty_bytes", totals.dirty),
+            ("muzzy_bytes", totals.muzzy),
+            ("retained_bytes", totals.retained),
+            // As `stats.metadata` counts: what the base gave out, and internal blocks, which are
+            // live blocks too.
+            (
+                "metadata_bytes",
+                state.base_allocated.saturating_add(state.internal),
+            ),
+            ("internal_bytes", state.internal),
+            ("base_mapped_bytes", state.base_mapped),
+            ("slabs", totals.slabs),
+            ("slab_bytes", totals.slab_bytes),
+            ("large_blocks", totals.large.0),
+            ("large_bytes", totals.large.1),
+            ("large_pad_bytes", totals.large_pad),
+            ("unknown_bytes", totals.unknown),
+        ],
+    }
+}
+
+/// The settings that the arenas show in force.
+fn settings(states: &[State]) -> Vec<(String, String)> {
+    let mut settings = vec![("arenas".to_owned(), states.len().to_string())];
+    for (i, name) in ["dirty_decay_ms", "muzzy_decay_ms"].into_iter().enumerate() {
+        let first = states.first().map(|state| state.decay_ms[i]);
+        let same = states.iter().all(|state| Some(state.decay_ms[i]) == first);
+        let value = match first {
+            Some(ms) if same => ms.to_string(),
+            Some(ms) => format!("{ms}, other arenas differ"),
+            None => continue,
+        };
+        settings.push((name.to_owned(), value));
+    }
+    settings
+}
