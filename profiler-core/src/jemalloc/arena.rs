@@ -206,7 +206,9 @@ fn blocks<M: TargetMemory>(memory: &M, first: u64) -> (Vec<AddrRange>, bool) {
     let mut at = first;
     while at != 0 {
         let block = word_at(memory, at)
-            .filter(|size| *size > 0 && size % PAGE_SIZE == 0 && at % PAGE_SIZE == 0)
+            .filter(|size| {
+                *size > 0 && size.is_multiple_of(PAGE_SIZE) && at.is_multiple_of(PAGE_SIZE)
+            })
             .and_then(|size| AddrRange::with_len(RemoteAddr::new(at), size));
         let next = at.checked_add(8).and_then(|next| word_at(memory, next));
         let (Some(block), Some(next)) = (block, next) else {

@@ -12,7 +12,7 @@ use profiler_core::pymalloc::NotWalked;
 use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::PythonMalloc;
 use profiler_core::threads::Thread;
-use profiler_core::{glibc, mimalloc, musl, pymalloc};
+use profiler_core::{glibc, jemalloc, mimalloc, musl, pymalloc};
 
 use crate::process::auxv::{AT_RANDOM, auxv_value};
 use crate::process::{CoreFile, Libc, Target, reading_ahead};
@@ -180,6 +180,13 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
             }),
         });
     }
+    for object in &facts.allocators {
+        if object.allocator == Allocator::Jemalloc {
+            walks.push(Walk::new(Allocator::Jemalloc, true, || {
+                jemalloc::walk(memory, residency, object)
+            }));
+        }
+    }
     // pymalloc in a C program is not to be expected.
     let expected = facts
         .python_malloc
@@ -193,7 +200,7 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
         walked.map_err(|reason| facts.without_pymalloc(reason))
     }));
     for object in &facts.allocators {
-        if object.allocator == Allocator::Mimalloc {
+        if matches!(object.allocator, Allocator::Mimalloc | Allocator::Jemalloc) {
             continue;
         }
         walks.push(Walk::new(object.allocator, true, || {
