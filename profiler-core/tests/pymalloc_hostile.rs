@@ -22,6 +22,9 @@ fn a_sound_image_is_told_whole() {
     assert_eq!((total.live_blocks, total.live_bytes), image.live);
     for figure in [
         ("arenas_allocated", 5),
+        ("arenas_allocated_total", 12),
+        ("arenas_reclaimed", 7),
+        ("arenas_highwater", 7),
         ("pools_used", image.pools_used),
         ("pools_free", 5 * POOLS - image.pools_used),
         ("arena_alignment_bytes", 5 << 14),
@@ -71,6 +74,41 @@ fn pools_of_another_size_than_the_version_has_are_told_by_their_headers() {
         heap.settings
             .contains(&("arena_size".into(), "1048576".into()))
     );
+}
+
+/// In 3.11 and before, the lists of pools and the pointer to the array are variables apart, and
+/// compilers differ in the order of what is beside the pointer.
+#[test]
+fn an_array_that_the_lists_do_not_lead_to_is_found_in_the_data() {
+    for backwards in [false, true] {
+        let mut image = Image::new(3);
+        let data = &mut image.pieces[0].1;
+        let state = data[0x808..0x808 + 0x240].to_vec();
+        data[0x808..0x808 + 0x240].fill(0);
+        let words = state.chunks_exact(8);
+        for (n, word) in words.enumerate() {
+            let at = if backwards {
+                0x1808 - 8 * n
+            } else {
+                0x1808 + 8 * n
+            };
+            data[at..at + 8].copy_from_slice(word);
+        }
+        let (memory, residency) = image.finish();
+        let heap = walk(&memory, &residency, &CONTEXT).expect("a heap");
+        assert_eq!(heap.confidence, Confidence::High, "{:?}", heap.checks);
+        assert_eq!(heap.checks.len(), 3, "{:?}", heap.checks);
+        assert_eq!(heap.arenas[0].live_blocks, image.live.0);
+    }
+}
+
+#[test]
+fn an_arena_that_pymalloc_counts_and_nothing_names_is_missed_and_said_so() {
+    let mut image = Image::new(3);
+    image.pieces[0].1[0x808 + 552] = 4;
+    let (memory, residency) = image.finish();
+    let heap = walk(&memory, &residency, &CONTEXT).expect("a heap");
+    assert_eq!(heap.confidence, Confidence::Low, "{:?}", heap.checks);
 }
 
 #[test]

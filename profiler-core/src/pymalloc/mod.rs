@@ -53,6 +53,9 @@ pub enum NotWalked {
 /// Defects kept at the most.
 const MAX_DEFECTS: usize = 32;
 
+/// pymalloc's own count of its arenas.
+const ARENA_COUNT: &str = "narenas_currently_allocated";
+
 /// Sizes of pools and arenas, in bytes.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 struct Geometry {
@@ -136,18 +139,22 @@ pub fn walk<M: TargetMemory>(
             spans,
         });
     }
-    if found.outside > 0 {
+    let arrays = found.arrays.iter().zip(&totals).enumerate();
+    heap.arenas = arrays
+        .map(|(id, (array, totals))| totals.report(id as u32, array, geometry))
+        .collect();
+    heap.checks = checks(&found.arrays, &totals);
+    // Before 3.12 there is one heap, and where its own count says that all its arenas are known, the
+    // rest is other data that looks like pools by chance.
+    let counted = |check: &CrossCheck| check.name == ARENA_COUNT && check.holds();
+    let complete = python < (3, 12) && heap.checks.iter().any(counted);
+    if found.outside > 0 && !complete {
         let places = found.outside;
         note(
             &mut heap,
             format!("{places} places look like pools of no known arena"),
         );
     }
-    let arrays = found.arrays.iter().zip(&totals).enumerate();
-    heap.arenas = arrays
-        .map(|(id, (array, totals))| totals.report(id as u32, array, geometry))
-        .collect();
-    heap.checks = checks(&found.arrays, &totals);
     heap.confidence = match heap.checks.iter().all(CrossCheck::holds) {
         true if heap.unreadable_bytes == 0 => Confidence::High,
         true => Confidence::Medium,
@@ -228,11 +235,7 @@ fn checks(arrays: &[Array], totals: &[arena::Totals]) -> Vec<CrossCheck> {
     let counts: Option<Vec<_>> = arrays.iter().map(|array| array.account).collect();
     if let Some(counts) = counts {
         let arenas = counts.iter().map(|account| account.current).sum();
-        checks.push(check(
-            "narenas_currently_allocated",
-            arenas,
-            sum(|of| of.arenas),
-        ));
+        checks.push(check(ARENA_COUNT, arenas, sum(|of| of.arenas)));
     }
     checks
 }

@@ -8,6 +8,8 @@ use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, Residen
 use profiler_core::sample::PythonMalloc;
 
 const PYTHON: u64 = 0x40_0000;
+/// Where the lists of pools are in Python's data.
+const STATE: u64 = 0x608;
 const HEAP: u64 = 0x5555_0000_0000;
 const ARENAS: u64 = 0x7f10_0000_1000;
 const ARENA: u64 = 1 << 20;
@@ -57,7 +59,12 @@ impl Image {
             put_pair(&mut array, entry + 16, POOLS - used, POOLS);
         }
         let mut data = vec![0; 0x2000];
-        put(&mut data, 0x808, HEAP + 0x2a0);
+        // The pointer to the array, `maxarenas`, and behind `nfp2lasta` the counts.
+        put(&mut data, STATE + 512, HEAP + 0x2a0);
+        put(&mut data, STATE + 520, array.len() as u64 / 48);
+        for (count, value) in [arenas, arenas + 7, arenas + 2].into_iter().enumerate() {
+            put(&mut data, STATE + 512 + 552 + 8 * count as u64, value);
+        }
         let mut heap = vec![0; 0x2a0];
         heap.extend(array);
         heap.resize(heap.len().next_multiple_of(4096), 0);
@@ -120,8 +127,9 @@ fn make_pool(pool: &mut [u8], addr: u64, arena: u64, class: u64, free: bool) -> 
     }
     put(pool, 0, carved - freed);
     put(pool, 8, first_free);
-    put(pool, 16, HEAP + 0x40);
-    put(pool, 24, HEAP + 0x40);
+    let head = PYTHON + STATE + 16 * class - 16;
+    put(pool, 16, head);
+    put(pool, 24, head);
     put_pair(pool, 32, arena, class);
     put_pair(pool, 40, 48 + carved * block, POOL - block);
     (carved - freed, (carved - freed) * block)
