@@ -69,7 +69,8 @@ impl FragReport {
             explanation: String::new(),
             completeness,
         };
-        if serving(&report) != Some(Allocator::Jemalloc) {
+        let is_jemalloc = serving(&report) == Some(Allocator::Jemalloc);
+        if !is_jemalloc && report.malloc_not_walked().is_none() {
             report.packing = packing::pack(sample, figures.malloc_bytes());
         }
         report.findings = findings(&report);

@@ -353,7 +353,8 @@ pub struct Finding {
 /// would take there, not a prediction.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Packing {
-    /// Pages that slabs filled to the brim and page-rounded large extents would take, in bytes.
+    /// Pages that slabs filled to the brim, and large blocks rounded up to pages, would take, in
+    /// bytes.
     pub packed_bytes: u64,
     /// Resident and swapped bytes of the pages where they lie now, with all free and cached memory
     /// around; bytes whose use could not be told are left out.
@@ -362,7 +363,7 @@ pub struct Packing {
     pub blocks: u64,
     /// Their bytes, without headers.
     pub live_bytes: u64,
-    /// Loss from rounding up to size classes, in bytes.
+    /// Loss from rounding small blocks up to size classes and large ones up to pages, in bytes.
     pub rounding_bytes: u64,
     /// Per jemalloc size class: size, live blocks, pages of full slabs.
     pub classes: Vec<PackedClass>,
@@ -421,6 +422,14 @@ pub struct FragReport {
 }
 
 impl FragReport {
+    /// The allocator that serves malloc, when its heap is not among those that were walked: then
+    /// nothing can be said of fragmentation.
+    pub fn malloc_not_walked(&self) -> Option<&str> {
+        let serving = self.target.malloc.as_deref()?.split(' ').next()?;
+        let walked = self.heaps.iter().any(|h| h.allocator.name() == serving);
+        (!walked).then_some(serving)
+    }
+
     /// The value of a metric by its name.
     pub fn metric(&self, name: &str) -> Option<f64> {
         self.metrics.iter().find(|m| m.name == name)?.value

@@ -8,8 +8,8 @@ pub fn bytes(value: u64) -> String {
     }
     let mut scaled = value as f64 / 1024.0;
     let mut unit = 0;
-    // 1023.95 would print as 1024.0.
-    while scaled >= 1023.95 && unit + 1 < UNITS.len() {
+    // Never more than nine characters, so that columns of ten stay apart.
+    while scaled >= 999.95 && unit + 1 < UNITS.len() {
         scaled /= 1024.0;
         unit += 1;
     }

@@ -27,6 +27,8 @@ pub struct View {
     pub report: Arc<FragReport>,
     /// What the probes saw; `None` without probes.
     pub activity: Option<Arc<Activity>>,
+    /// Whether probes were asked for, so that their absence is worth a word.
+    pub probes_wanted: bool,
     /// Why there are no probes or no walks, and other things the user must know, one a line.
     pub notices: Vec<String>,
     /// The past, oldest first, bounded in length by the session.

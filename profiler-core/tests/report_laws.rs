@@ -267,7 +267,7 @@ fn verdicts_read_as_they_should() {
     let verdict = |sample: &Sample| FragReport::from_sample(sample).verdict;
     assert_eq!(
         verdict(&worker(25_600, &[live(64), free(4032)], 0)),
-        "98.4 MiB: free memory is pinned by live blocks; jemalloc saves 98.4 MiB at most."
+        "98.4 MiB: free memory is pinned by live blocks; jemalloc saves 98.4 MiB at most. 1.4 % is live."
     );
     assert_eq!(
         verdict(&worker(25_600, &[live(4096)], 0)),
@@ -280,6 +280,16 @@ fn verdicts_read_as_they_should() {
     let mut not_walked = worker(256, &[], 0);
     not_walked.heaps.clear();
     assert_eq!(verdict(&not_walked), "No verdict: no heap could be walked.");
+    // glibc is walked, but it is not what serves malloc.
+    let mut another = worker(25_600, &[live(64), free(4032)], 0);
+    another.target.malloc = Some("jemalloc".into());
+    let report = FragReport::from_sample(&another);
+    assert_eq!(
+        report.verdict,
+        "No verdict: malloc is served by jemalloc, whose heap was not walked."
+    );
+    assert_eq!(report.packing, None);
+    assert_eq!(report.findings.len(), 1);
 }
 
 #[test]
@@ -370,4 +380,27 @@ fn spans_cut_by_inner_heaps_are_gone_through_once_and_count_once() {
     };
     assert_eq!(resident(LedgerClass::PymallocLive), 100 * PAGE_SIZE);
     assert_eq!(resident(LedgerClass::Live), 300 * PAGE_SIZE);
+}
+
+#[test]
+fn the_bound_of_large_blocks_is_what_they_touch() {
+    // Twelve mappings of their own, of 16 MiB and the page that the header takes.
+    let size = (16 << 20) + PAGE_SIZE;
+    let mut sample = worker(12 * size / PAGE_SIZE, &[(size, SpanState::Live)], 0);
+    sample.heaps[0].extents = (0..12)
+        .map(|i| {
+            let mut spans = SpanList::default();
+            spans.push(16, SpanState::Metadata);
+            spans.push(size - 16, SpanState::Live);
+            Extent {
+                range: range(BASE + i * size, size),
+                kind: ExtentKind::LargeMapped,
+                arena: 0,
+                spans,
+            }
+        })
+        .collect();
+    let packing = FragReport::from_sample(&sample).packing.expect("a bound");
+    assert_eq!(packing.packed_bytes, 12 * size);
+    assert_eq!(packing.present_bytes, 12 * size);
 }

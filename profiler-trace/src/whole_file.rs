@@ -76,6 +76,14 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
+/// The error without the name of the temporary file, which tells the user nothing.
+fn without_path(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(_) => error,
+        None => error.kind().into(),
+    }
+}
+
 fn begin(path: &Path) -> Result<tempfile::NamedTempFile, WriteError> {
     let folder = folder(path);
     let io = |source| WriteError::Io {
@@ -98,7 +106,7 @@ fn begin(path: &Path) -> Result<tempfile::NamedTempFile, WriteError> {
         .prefix(".fragscope-")
         .permissions(fs::Permissions::from_mode(0o644))
         .tempfile_in(folder)
-        .map_err(io)?;
+        .map_err(|error| io(without_path(error)))?;
     if let Some(before) = before {
         // Set afterwards, because the umask does not bind a mode that was chosen before.
         let permissions = fs::Permissions::from_mode(before.permissions().mode() & 0o777);
@@ -128,6 +136,13 @@ mod tests {
             1,
             "nothing left behind"
         );
+    }
+
+    #[test]
+    fn an_error_names_the_file_that_was_asked_for_and_no_other() {
+        let error = check(Path::new("/proc/out.json")).expect_err("no place for files");
+        assert!(error.to_string().starts_with("cannot write /proc/out.json"));
+        assert!(!error.to_string().contains(".fragscope-"), "{error}");
     }
 
     #[test]

@@ -71,33 +71,34 @@ pub(crate) fn pack(sample: &Sample, present_bytes: u64) -> Option<Packing> {
             }
         }
     }
-    let mut classes: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut classes: BTreeMap<u64, PackedClass> = BTreeMap::new();
     for (bytes, blocks) in sizes.all() {
-        let class = class_of(bytes);
-        *classes.entry(class).or_default() += blocks;
+        let size = class_of(bytes);
+        let class = classes.entry(size).or_insert(PackedClass {
+            size,
+            blocks: 0,
+            bytes: 0,
+        });
+        // The tail of a large extent beyond what the program may use is never touched.
+        let touched = if size <= SMALL_MAX {
+            size
+        } else {
+            bytes.next_multiple_of(PAGE_SIZE)
+        };
+        class.blocks += blocks;
+        class.bytes = class.bytes.saturating_add(blocks.saturating_mul(touched));
         packing.blocks += blocks;
         packing.live_bytes = packing
             .live_bytes
             .saturating_add(blocks.saturating_mul(bytes));
-        let rounding = blocks.saturating_mul(class - bytes);
+        let rounding = blocks.saturating_mul(touched - bytes);
         packing.rounding_bytes = packing.rounding_bytes.saturating_add(rounding);
     }
-    packing.classes = classes
-        .into_iter()
-        .map(|(size, blocks)| {
-            let bytes = if size <= SMALL_MAX {
-                let slab = slab_bytes(size);
-                blocks.div_ceil(slab / size) * slab
-            } else {
-                blocks * size.next_multiple_of(PAGE_SIZE)
-            };
-            PackedClass {
-                size,
-                blocks,
-                bytes,
-            }
-        })
-        .collect();
+    for class in classes.values_mut().filter(|class| class.size <= SMALL_MAX) {
+        let slab = slab_bytes(class.size);
+        class.bytes = class.blocks.div_ceil(slab / class.size) * slab;
+    }
+    packing.classes = classes.into_values().collect();
     packing.packed_bytes = packing.classes.iter().map(|class| class.bytes).sum();
     Some(packing)
 }

@@ -1,7 +1,7 @@
 //! The verdict in a line, and the explanation in words.
 
 use crate::addr::PAGE_SIZE;
-use crate::explain::rules::{serving, worth};
+use crate::explain::rules::{not_walked, serving, worth};
 use crate::heap::Allocator;
 use crate::report::{FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
@@ -34,7 +34,7 @@ pub(crate) fn verdict(report: &FragReport) -> String {
         Mechanism::DynamicMmapThreshold => "large blocks stay in the heap",
         Mechanism::MostlyLive => "the memory is in use",
         Mechanism::NotTheHeap => "the memory is not in the heap",
-        Mechanism::NotSure => return "No verdict: no heap could be walked.".into(),
+        Mechanism::NotSure => return format!("No verdict: {}.", not_walked(report)),
     };
     let helps = if serving(report) == Some(Allocator::Jemalloc) {
         "malloc is jemalloc already".into()
@@ -43,7 +43,15 @@ pub(crate) fn verdict(report: &FragReport) -> String {
     } else {
         "jemalloc would not help".into()
     };
-    format!("{}: {cause}; {helps}.", bytes(first.bytes))
+    let verdict = format!("{}: {cause}; {helps}.", bytes(first.bytes));
+    // The larger share goes unsaid otherwise.
+    match first.mechanism {
+        Mechanism::MostlyLive | Mechanism::NotTheHeap => verdict,
+        _ => format!(
+            "{verdict} {} is live.",
+            percent(live(report), report.kernel.rss_bytes)
+        ),
+    }
 }
 
 fn fragmentation(report: &FragReport) -> u64 {
@@ -53,18 +61,18 @@ fn fragmentation(report: &FragReport) -> u64 {
 /// Why, in a few paragraphs.
 pub(crate) fn explanation(report: &FragReport) -> String {
     let rss = report.kernel.rss_bytes;
-    if report.heaps.is_empty() {
-        let claim = report
-            .findings
-            .first()
-            .map_or("", |finding| finding.claim.as_str());
-        return format!(
-            "{} of {} {} are mapped files; no allocator's structures could be read, so \
-             nothing can be said of fragmentation. {claim}",
-            percent(resident(report, LedgerClass::File), rss),
+    if report.heaps.is_empty() || report.malloc_not_walked().is_some() {
+        let mut text = format!(
+            "Of {} {}, {} are mapped files and {} anonymous memory that no walked allocator \
+             claims. Malloc's structures could not be read, so nothing can be said of \
+             fragmentation, nor of what jemalloc would do.",
             bytes(rss),
-            place(report)
+            place(report),
+            percent(resident(report, LedgerClass::File), rss),
+            percent(resident(report, LedgerClass::OtherAnonymous), rss),
         );
+        findings(&mut text, report);
+        return text;
     }
     let mut text = format!(
         "Of {} {}, {} ({}) are live blocks and {} ({}) are heap memory that holds nothing \
@@ -76,12 +84,7 @@ pub(crate) fn explanation(report: &FragReport) -> String {
         bytes(fragmentation(report)),
         percent(fragmentation(report), rss),
     );
-    for finding in &report.findings {
-        text.push_str("\n\n");
-        text.push_str(&finding.claim);
-        text.push(' ');
-        text.push_str(&finding.remedy);
-    }
+    findings(&mut text, report);
     for more in [about_swap(report), about_fork(report)]
         .into_iter()
         .flatten()
@@ -92,6 +95,15 @@ pub(crate) fn explanation(report: &FragReport) -> String {
     text.push_str("\n\n");
     text.push_str(&about_jemalloc(report));
     text
+}
+
+fn findings(text: &mut String, report: &FragReport) {
+    for finding in &report.findings {
+        text.push_str("\n\n");
+        text.push_str(&finding.claim);
+        text.push(' ');
+        text.push_str(&finding.remedy);
+    }
 }
 
 /// Where the bytes are that shares are of.

@@ -30,8 +30,8 @@ pub(crate) fn untrimmed(serving: Option<Allocator>) -> &'static str {
             "TCMALLOC_RELEASE_RATE=10 returns them sooner, at some cost in page faults."
         }
         _ => {
-            "After each peak call ctypes.CDLL(\"libc.so.6\").malloc_trim(0). jemalloc returns \
-             such pages by itself, some seconds after they become free."
+            "After each peak call ctypes.CDLL(\"libc.so.6\").malloc_trim(0). jemalloc purges such \
+             pages by itself, in an idle process only with MALLOC_CONF=background_thread:true."
         }
     }
 }

@@ -26,11 +26,13 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
         mostly_live,
         not_the_heap,
     ];
+    if report.heaps.is_empty() || report.malloc_not_walked().is_some() {
+        // What Python's own pools show holds all the same.
+        let pools = sparse_pools(report);
+        return [not_sure(report)].into_iter().chain(pools).collect();
+    }
     let mut findings: Vec<_> = rules.iter().filter_map(|rule| rule(report)).collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.bytes));
-    if report.heaps.is_empty() {
-        findings.insert(0, not_sure(report));
-    }
     findings
 }
 
@@ -283,6 +285,14 @@ fn not_the_heap(report: &FragReport) -> Option<Finding> {
     })
 }
 
+/// What was not walked, in a few words.
+pub(crate) fn not_walked(report: &FragReport) -> String {
+    match report.malloc_not_walked() {
+        Some(serving) => format!("malloc is served by {serving}, whose heap was not walked"),
+        None => "no heap could be walked".into(),
+    }
+}
+
 fn not_sure(report: &FragReport) -> Finding {
     let reasons: Vec<_> = report
         .completeness
@@ -292,7 +302,7 @@ fn not_sure(report: &FragReport) -> Finding {
         .collect();
     Finding {
         mechanism: Mechanism::NotSure,
-        claim: format!("No heap was walked. {}", reasons.join(" "))
+        claim: format!("{}. {}", not_walked(report), reasons.join(". "))
             .trim()
             .to_owned(),
         bytes: 0,

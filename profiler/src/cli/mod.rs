@@ -36,14 +36,16 @@ fn run(command: &Command) -> Result<Exit, Failure> {
         Command::Attach(args) => session::attach(&args.options())?.into(),
         Command::Demo(args) => session::demo(&args.options())?.into(),
         Command::Snapshot(args) => {
-            let (view, ending) = session::snapshot(&args.options())?;
-            print::snapshot(&view, args.json)?;
-            ending.into()
+            let look = session::snapshot(&args.options())?;
+            print::snapshot(&look.view, args.json)?;
+            look.saved?;
+            Exit::Done
         }
         Command::Explain(args) => {
-            let (view, ending) = session::snapshot(&args.options())?;
-            print::explanation(&view)?;
-            ending.into()
+            let look = session::snapshot(&args.options())?;
+            print::explanation(&look.view)?;
+            look.saved?;
+            Exit::Done
         }
         Command::Doctor(args) => {
             let checks = session::doctor::run(args.pid);

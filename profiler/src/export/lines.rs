@@ -6,10 +6,11 @@ use profiler_core::view::View;
 use super::names::{events_lost, gaps, latest, time_of_day};
 
 /// Titles and widths of the columns; the last one is as wide as it gets.
-const COLUMNS: [(&str, usize); 12] = [
+const COLUMNS: [(&str, usize); 13] = [
     ("time UTC", 8),
     ("rss", 10),
     ("swap", 10),
+    ("walked", 7),
     ("live", 10),
     ("util", 6),
     ("pinned", 10),
@@ -37,6 +38,11 @@ pub fn line_heading() -> String {
     aligned(COLUMNS.map(|(title, _)| title.to_owned()))
 }
 
+/// How long ago, in whole seconds.
+fn age(ns: u64) -> String {
+    format!("{} s", ns / 1_000_000_000)
+}
+
 /// A view in one line: the kernel's count at the latest look, the heap at the last walk, and what
 /// the probes saw; `-` is unknown. The last column is `ok`, or what is missing.
 pub fn line(view: &View) -> String {
@@ -55,6 +61,7 @@ pub fn line(view: &View) -> String {
         time_of_day(now.time_ns),
         bytes(now.rss_bytes),
         bytes(now.swap_bytes),
+        age(now.time_ns.saturating_sub(report.taken_at_ns)),
         now.live_bytes.map_or_else(unknown, bytes),
         report
             .metric("utilisation")

@@ -68,11 +68,16 @@ pub(super) fn events_lost(view: &View) -> u64 {
     view.report.completeness.events_lost.max(seen)
 }
 
+/// A walk is stale when RSS has moved by more than one part of so many since.
+const STALE_PART: u64 = 10;
+
 /// What keeps a view's figures from being exact and whole, as short words; empty when nothing
 /// does.
 pub(super) fn gaps(view: &View) -> Vec<&'static str> {
     let completeness = &view.report.completeness;
-    let walked = !view.report.heaps.is_empty();
+    let report = &view.report;
+    let walked = !report.heaps.is_empty() && report.malloc_not_walked().is_none();
+    let (now, then) = (latest(view).rss_bytes, report.kernel.rss_bytes);
     let gaps = [
         ("no-heap", !walked),
         ("moving", walked && !completeness.stopped),
@@ -80,9 +85,11 @@ pub(super) fn gaps(view: &View) -> Vec<&'static str> {
             "unsure",
             walked && completeness.layout_confidence < Confidence::Medium,
         ),
+        ("stale", walked && now.abs_diff(then) > then / STALE_PART),
         ("unread", completeness.unreadable_bytes > 0),
         ("defects", !completeness.defects.is_empty()),
         ("lost", events_lost(view) > 0),
+        ("no-probes", view.probes_wanted && view.activity.is_none()),
     ];
     let present = gaps.into_iter().filter(|(_, there)| *there);
     present.map(|(name, _)| name).collect()

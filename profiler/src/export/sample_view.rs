@@ -107,6 +107,7 @@ pub(super) fn passive() -> View {
     View {
         report: Arc::new(FragReport::from_sample(&sample())),
         activity: None,
+        probes_wanted: false,
         notices: Vec::new(),
         history: Arc::default(),
         ended: None,
@@ -193,6 +194,7 @@ pub(super) fn full() -> View {
     View {
         report: Arc::new(report),
         activity: Some(Arc::new(activity)),
+        probes_wanted: true,
         notices: vec!["probes: 2 of 3 work".into()],
         history: Arc::new(vec![point(0, None), point(1, Some(PAGE))]),
         ended: Some("the target exited with 0".into()),

@@ -110,7 +110,10 @@ fn an_interval_is_one_line_with_the_latest_count() {
     );
     assert_eq!(value["time"], "2026-01-02T03:04:06.678Z");
     assert_eq!(value["walked_at"], "2026-01-02T03:04:05.678Z");
-    assert_eq!(value["gaps"], serde_json::json!(["defects", "lost"]));
+    assert_eq!(
+        value["gaps"],
+        serde_json::json!(["stale", "defects", "lost"])
+    );
     assert_eq!(value["ended"], "the target exited with 0");
 }
 
@@ -212,7 +215,7 @@ fn lines_align_with_their_heading() {
             "{line}: the time comes first, in UTC"
         );
     }
-    assert!(line(&full()).ends_with(" defects,lost"));
+    assert!(line(&full()).ends_with(" stale,defects,lost"));
     assert!(line(&passive()).ends_with(" ok"));
 }
 

@@ -37,7 +37,9 @@ impl Budget {
 /// A window spends ahead what this much time earns, in ns. Longer windows see longer lifetimes.
 const CYCLE_NS: f64 = 2e9;
 /// The first one spends less ahead, so that the share is kept after the first second, in ns.
-const FIRST_CYCLE_NS: f64 = 1e9;
+const FIRST_CYCLE_NS: f64 = 0.5e9;
+/// What closing the first window is taken to cost, before one was closed, in ns.
+const FIRST_CLOSING_NS: f64 = 10e6;
 
 /// Keeps the share: time earns, hits spend. A window opens when nothing is owed, and closes when it
 /// has spent as much ahead as a cycle earns; then the probes stay away until that is earned.
@@ -57,7 +59,7 @@ impl Account {
             share,
             opened_at_ns: now_ns,
             forfeited_ns: 0.0,
-            closing_ns: 0.0,
+            closing_ns: FIRST_CLOSING_NS,
         }
     }
 
@@ -144,11 +146,12 @@ mod tests {
     #[test]
     fn what_closing_costs_is_kept_back() {
         let mut account = Account::new(0.05, 0);
-        assert!(!account.must_close(0, 0.04e9));
+        account.closing_cost(0.0);
+        assert!(!account.must_close(0, 0.02e9));
         account.closing_cost(0.01e9);
-        assert!(account.must_close(0, 0.04e9));
+        assert!(account.must_close(0, 0.02e9));
         account.closing_cost(1e9);
-        assert!(!account.must_close(0, 0.02e9), "there is a window");
+        assert!(!account.must_close(0, 0.01e9), "there is a window");
     }
 
     #[test]

@@ -92,6 +92,9 @@ async fn watch(
             wish = front.wish() => match wish {
                 Effect::Quit => break Ok(Ending::Done),
                 Effect::Interrupt => break Ok(Ending::Interrupted("Ctrl-C")),
+                Effect::Walk if session.ended().is_some() => {
+                    front.note("the target is gone: there is nothing left to walk".into());
+                }
                 Effect::Walk => {
                     session.walk_now();
                     session.tick(true);
@@ -119,7 +122,7 @@ async fn watch(
     };
     // Removing the probes takes a moment that nobody should spend before a dead screen.
     front.leave();
-    let view = session.finish();
+    let view = session.finish(walking);
     let ending = match &view.ended {
         Some(how) if matches!(ending, Ok(Ending::Done)) => Ok(Ending::TargetGone(how.clone())),
         _ => ending,

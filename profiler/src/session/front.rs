@@ -1,8 +1,9 @@
 //! The front end of a session: the screen, or a line per interval.
 
 use std::io::{self, Write};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use profiler_core::view::View;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -27,11 +28,7 @@ impl Front {
     /// When there is no terminal to draw on.
     pub(crate) fn open(options: &AttachOptions) -> Result<Self, SessionError> {
         if options.headless || options.json {
-            return Ok(Self::Lines(Lines {
-                json: options.json,
-                printed: 0,
-                notices: Vec::new(),
-            }));
+            return Ok(Self::Lines(Lines::open(options.json)?));
         }
         tui::supported().map_err(SessionError::Screen)?;
         let (updates, to_draw) = mpsc::channel();
@@ -67,7 +64,7 @@ impl Front {
     /// When stdout fails.
     pub(crate) fn show(&mut self, view: View) -> io::Result<()> {
         match self {
-            Self::Lines(lines) => lines.print(&view),
+            Self::Lines(lines) => lines.show(view),
             Self::Screen(screen) => {
                 screen.update(Update::View(Box::new(view)));
                 Ok(())
@@ -106,9 +103,12 @@ impl Front {
     /// When the screen had failed.
     pub(crate) fn close(self) -> Result<(), SessionError> {
         self.leave();
-        if let Self::Screen(screen) = self {
-            let drawn = screen.thread.join();
-            drawn.map_err(|_| SessionError::Screen("the screen panicked".into()))??;
+        match self {
+            Self::Screen(screen) => {
+                let drawn = screen.thread.join();
+                drawn.map_err(|_| SessionError::Screen("the screen panicked".into()))??;
+            }
+            Self::Lines(lines) => lines.close()?,
         }
         Ok(())
     }
@@ -129,18 +129,78 @@ impl Screen {
     }
 }
 
-/// Lines on stdout, one an interval.
+/// Lines on stdout, one an interval, written by a thread of their own: whoever reads them may stop
+/// reading, and that must not keep the session from ending.
 pub(crate) struct Lines {
+    views: SyncSender<View>,
+    written: Receiver<io::Result<()>>,
+    /// Lines left out since the last one because nobody read.
+    left_out: u64,
+}
+
+/// Lines that wait for their reader at the most.
+const WAITING_LINES: usize = 16;
+/// How long the end of a session waits for them.
+const LAST_LINES: Duration = Duration::from_secs(1);
+/// Lines between two headings of the aligned form.
+const LINES_PER_HEADING: u64 = 20;
+
+impl Lines {
+    fn open(json: bool) -> io::Result<Self> {
+        let (views, to_write) = sync_channel(WAITING_LINES);
+        let (outcome, written) = mpsc::channel();
+        let mut writer = Writer {
+            json,
+            printed: 0,
+            notices: Vec::new(),
+        };
+        std::thread::Builder::new()
+            .name("lines".into())
+            .spawn(move || {
+                let mut all = to_write.into_iter();
+                // A session that has ended asks no more.
+                let _ = outcome.send(all.try_for_each(|view| writer.print(&view)));
+            })?;
+        Ok(Self {
+            views,
+            written,
+            left_out: 0,
+        })
+    }
+
+    fn show(&mut self, mut view: View) -> io::Result<()> {
+        if self.left_out > 0 {
+            let notice = format!("{} lines were left out: nobody read", self.left_out);
+            view.notices.push(notice);
+        }
+        match self.views.try_send(view) {
+            Ok(()) => self.left_out = 0,
+            Err(TrySendError::Full(_)) => self.left_out += 1,
+            // The writer has ended, which it does on errors only.
+            Err(TrySendError::Disconnected(_)) => self.written.recv().unwrap_or(Ok(()))?,
+        }
+        Ok(())
+    }
+
+    fn close(self) -> io::Result<()> {
+        drop(self.views);
+        match self.written.recv_timeout(LAST_LINES) {
+            Ok(written) => written,
+            // Nobody reads: what waits is lost, and the session ends all the same.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Writes the lines.
+struct Writer {
     json: bool,
     printed: u64,
     /// Notices of the last view, each said on stderr when it comes up.
     notices: Vec<String>,
 }
 
-/// Lines between two headings of the aligned form.
-const LINES_PER_HEADING: u64 = 20;
-
-impl Lines {
+impl Writer {
     fn print(&mut self, view: &View) -> io::Result<()> {
         let mut out = io::stdout().lock();
         if self.json {

@@ -13,6 +13,9 @@ use super::sampler::{Sampler, StopMode, now_ns};
 use super::schedule::WalkSchedule;
 use crate::process::TargetState;
 
+/// A walk no older than this is as good as a new one.
+const FRESH_NS: u64 = 1_000_000_000;
+
 /// One target being watched.
 pub(crate) struct LiveSession {
     sampler: Sampler,
@@ -127,16 +130,21 @@ impl LiveSession {
         View {
             report: Arc::clone(&self.report),
             activity: self.probes.activity(),
+            probes_wanted: !matches!(self.probes, Probes::Off),
             notices,
             history: self.history.points(),
             ended: self.ended.clone(),
         }
     }
 
-    /// Ends the session: a last look, the last view, and the probes off.
-    pub(crate) fn finish(mut self) -> View {
+    /// Ends the session: the probes off, a last walk, and the last view. The last walk may come
+    /// sooner than the schedule allows, so that what is saved is how the session ended.
+    pub(crate) fn finish(mut self, walk: bool) -> View {
         self.probes.wait();
-        self.tick(false);
+        if walk && now_ns().saturating_sub(self.report.taken_at_ns) > FRESH_NS {
+            self.walk_now();
+        }
+        self.tick(walk);
         self.view()
     }
 }

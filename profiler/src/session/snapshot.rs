@@ -7,14 +7,23 @@ use profiler_core::view::View;
 
 use super::options::{SnapshotOptions, Subject};
 use super::sampler::{Sampler, StopMode};
-use super::{Ending, SessionError, of_core, save};
+use super::{SessionError, of_core, save};
+use crate::export::ExportError;
 
-/// Looks at the target once, without probes, and writes the outputs. The view is for the caller
-/// to print.
+/// What one look came to.
+#[derive(Debug)]
+pub struct Look {
+    /// What was seen, for the caller to print whatever became of the outputs.
+    pub view: View,
+    /// Whether all outputs were written, or the first that was not.
+    pub saved: Result<(), ExportError>,
+}
+
+/// Looks at the target once, without probes, and writes the outputs.
 ///
 /// # Errors
-/// When the target cannot be opened or read, or an output cannot be written.
-pub fn snapshot(options: &SnapshotOptions) -> Result<(View, Ending), SessionError> {
+/// When the target cannot be opened or read, or an output has no place to be.
+pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
     save::check(&options.outputs)?;
     let sample = match &options.subject {
         Subject::Core { file, exe } => of_core::sample_of_core(file, exe.as_deref())?,
@@ -30,10 +39,11 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<(View, Ending), SessionErro
     let view = View {
         report: Arc::new(FragReport::from_sample(&sample)),
         activity: None,
+        probes_wanted: false,
         notices: Vec::new(),
         history: Arc::default(),
         ended: None,
     };
-    save::all(&options.outputs, &view)?;
-    Ok((view, Ending::Done))
+    let saved = save::all(&options.outputs, &view);
+    Ok(Look { view, saved })
 }

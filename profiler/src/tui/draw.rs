@@ -80,14 +80,12 @@ fn scrolled(app: &App, frame: &mut Frame, area: Rect, mut lines: Vec<Line<'stati
     let room = usize::from(area.height);
     let first = usize::from(app.scrolled()).min(lines.len().saturating_sub(room));
     lines.drain(..first);
-    let below = lines.len().saturating_sub(room);
-    lines.truncate(room);
-    frame.render_widget(Paragraph::new(lines), area);
-    if below > 0 {
-        // The last line counts as hidden too where this covers it.
-        let more = format!(" ↓ {below} more ");
-        let width = (more.chars().count() as u16).min(area.width);
-        let corner = Rect::new(area.right() - width, area.bottom() - 1, width, 1);
-        frame.render_widget(Line::styled(more, app.theme.chosen()), corner);
+    if lines.len() > room {
+        // The last row says how much is below, itself included.
+        let shown = room.saturating_sub(1);
+        let more = format!("↓ {} more", lines.len() - shown);
+        lines.truncate(shown);
+        lines.push(Line::styled(more, app.theme.chosen()));
     }
+    frame.render_widget(Paragraph::new(lines), area);
 }

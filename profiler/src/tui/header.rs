@@ -46,7 +46,10 @@ fn target(app: &App, view: &View) -> Vec<Span<'static>> {
     if target.libc != target.malloc {
         pieces.push(Span::raw(or(&target.libc, "libc unknown")));
     }
-    pieces.push(Span::raw(format!("{} threads", target.threads)));
+    pieces.push(Span::raw(match target.threads {
+        1 => "1 thread".to_owned(),
+        threads => format!("{threads} threads"),
+    }));
     pieces
 }
 

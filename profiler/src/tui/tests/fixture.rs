@@ -27,6 +27,7 @@ pub(super) fn view(map_pages: usize) -> View {
     View {
         report: Arc::new(report(map_pages)),
         activity: Some(Arc::new(activity())),
+        probes_wanted: true,
         notices: Vec::new(),
         history: Arc::new(history()),
         ended: None,
@@ -60,6 +61,7 @@ pub(super) fn unknown() -> View {
     View {
         report: Arc::new(report),
         activity: None,
+        probes_wanted: true,
         notices: vec![
             "No probes: this user lacks CAP_BPF. Run it with sudo.".into(),
             "No walk: glibc 2.99 is not known to this version.".into(),
