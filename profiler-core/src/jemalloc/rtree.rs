@@ -80,7 +80,9 @@ pub(super) fn find<M: TargetMemory>(
         let (&first, inner) = keys.split_first()?;
         let root_bytes = 8 << shape.levels[0];
         for piece in data {
-            let end = (piece.bytes.len() as u64).saturating_sub(root_bytes);
+            let Some(end) = (piece.bytes.len() as u64).checked_sub(root_bytes) else {
+                continue;
+            };
             for start in (0..=end).step_by(8) {
                 let child = piece.word(start + 8 * first);
                 if child == 0

@@ -269,6 +269,12 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// A count of bytes as the target tells it, kept to what an address space can hold, so that sums of
+/// damaged ones stay sums.
+fn told(bytes: u64) -> u64 {
+    bytes.min(1 << 47)
+}
+
 fn arena(state: &State, totals: &Totals) -> Arena {
     Arena {
         id: state.place.ind,
@@ -278,7 +284,7 @@ fn arena(state: &State, totals: &Totals) -> Arena {
             "arena"
         },
         addr: crate::addr::RemoteAddr::new(state.place.addr),
-        system_bytes: state.mapped.saturating_add(state.base_mapped),
+        system_bytes: told(state.mapped) + told(state.base_mapped),
         live_blocks: totals.live.0,
         live_bytes: totals.live.1,
         free_blocks: totals.free.0,
@@ -297,8 +303,8 @@ fn arena(state: &State, totals: &Totals) -> Arena {
                 "metadata_bytes",
                 state.base_allocated.saturating_add(state.internal),
             ),
-            ("internal_bytes", state.internal),
-            ("base_mapped_bytes", state.base_mapped),
+            ("internal_bytes", told(state.internal)),
+            ("base_mapped_bytes", told(state.base_mapped)),
             ("slabs", totals.slabs),
             ("slab_bytes", totals.slab_bytes),
             ("large_blocks", totals.large.0),
