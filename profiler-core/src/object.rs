@@ -11,6 +11,9 @@ pub struct AllocatorObject {
     pub allocator: Allocator,
     /// Its version where the object tells it, e.g. `5.3.0`.
     pub version: Option<String>,
+    /// Whether it defines `malloc` by that name, so that it can serve the whole program; a copy with
+    /// a prefix, or inside a library, serves that library only.
+    pub defines_malloc: bool,
     /// The object's path as the target sees it.
     pub path: String,
     /// The object's writable data, ascending: pages of the file, and the `.bss` after them.

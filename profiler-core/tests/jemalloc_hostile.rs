@@ -129,6 +129,7 @@ impl Image {
         AllocatorObject {
             allocator: Allocator::Jemalloc,
             version: version.map(str::to_owned),
+            defines_malloc: true,
             path: "/usr/lib/libjemalloc.so.2".to_owned(),
             data: vec![data.expect("it fits")],
         }

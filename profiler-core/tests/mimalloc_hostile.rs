@@ -107,6 +107,7 @@ impl Image {
             objects: &[AllocatorObject {
                 allocator: Allocator::Mimalloc,
                 version: Some("2.0.9".into()),
+                defines_malloc: true,
                 path: "/lib/libmimalloc.so.2.0".into(),
                 data: vec![range(DATA, 4096)],
             }],

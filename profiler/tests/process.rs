@@ -66,6 +66,7 @@ fn a_preloaded_allocator_is_told_with_its_version_and_data() {
         panic!("one jemalloc: {objects:?}");
     };
     assert!(object.path.contains("libjemalloc.so.2"), "{object:?}");
+    assert!(object.defines_malloc, "{object:?}");
     let version = object.version.as_deref().expect("it says its version");
     assert!(version.starts_with("5."), "{version}");
     // The root of its radix tree alone has 2^18 entries of 8 bytes, all in `.bss`.

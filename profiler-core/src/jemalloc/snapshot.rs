@@ -301,7 +301,7 @@ fn arena(state: &State, totals: &Totals) -> Arena {
             // live blocks too.
             (
                 "metadata_bytes",
-                state.base_allocated.saturating_add(state.internal),
+                told(state.base_allocated) + told(state.internal),
             ),
             ("internal_bytes", told(state.internal)),
             ("base_mapped_bytes", told(state.base_mapped)),

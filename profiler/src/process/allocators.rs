@@ -56,6 +56,7 @@ pub(super) struct Known(Mutex<BTreeMap<String, Found>>);
 #[derive(Clone, Debug, Default)]
 struct Found {
     allocators: Vec<(Allocator, Option<String>)>,
+    defines_malloc: bool,
     /// Bytes of zero-initialised data after the file's own pages.
     bss_bytes: u64,
 }
@@ -86,6 +87,7 @@ impl Known {
                     .map(|(allocator, version)| AllocatorObject {
                         allocator: *allocator,
                         version: version.clone(),
+                        defines_malloc: found.defines_malloc,
                         path: path.clone(),
                         data: data(&mappings, &path, found.bss_bytes),
                     }),
@@ -109,12 +111,12 @@ fn look_into(path: &Path) -> Found {
         })
         .map(|sign| (sign.allocator, (sign.version)(&file)))
         .collect();
+    if allocators.is_empty() {
+        return Found::default();
+    }
     Found {
-        bss_bytes: if allocators.is_empty() {
-            0
-        } else {
-            file.bss_bytes()
-        },
+        defines_malloc: file.exports("malloc"),
+        bss_bytes: file.bss_bytes(),
         allocators,
     }
 }

@@ -148,7 +148,11 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
     threads: &[Thread],
     completeness: &mut Completeness,
 ) -> Vec<HeapSnapshot> {
-    let mut walks = vec![Walk::new(Allocator::Glibc, facts.has_glibc, || {
+    // Where another allocator serves the whole program, glibc's may never be used, and then has no
+    // heap to walk.
+    let replaced = facts.allocators.iter().any(|object| object.defines_malloc);
+    let expected = facts.has_glibc && !replaced;
+    let mut walks = vec![Walk::new(Allocator::Glibc, expected, || {
         let context = glibc::Context {
             version: facts.glibc,
             threads,
