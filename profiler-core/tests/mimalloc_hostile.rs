@@ -147,7 +147,7 @@ fn a_sound_image_is_told_whole() {
 fn memory_without_a_segment_is_refused() {
     let mut image = Image::sound();
     image.put(SEGMENT + 232, 0);
-    assert_eq!(image.walk(), Err(NotWalked::NoSegments));
+    assert_eq!(image.walk(), Err(NotWalked::NothingFound));
 }
 
 /// Values that break walks: ends, near misses, and addresses of the image itself.

@@ -55,7 +55,7 @@ fn compare(mut command: Command, threads: u32, seed: u32) -> HeapSnapshot {
     let mut blocks = Blocks::start(command);
     // What the C library took before; it may have taken nothing.
     let before = match look(blocks.pid()).map(only) {
-        Err(NotWalked::NoSegments) => HeapSnapshot::new(Allocator::Mimalloc, ""),
+        Err(NotWalked::NothingFound) => HeapSnapshot::new(Allocator::Mimalloc, ""),
         Ok(before) => {
             assert_sound(&before);
             before

@@ -2,13 +2,14 @@
 //!
 //! Segments are recognised by their shape and by a cookie that is one constant for each mimalloc
 //! when the segment's address is taken out; so a program that has one built in (CPython from 3.13)
-//! and one preloaded gets a heap for each. Sources: `include/mimalloc/types.h`, `src/segment.c`,
+//! and one preloaded gets a heap for each. In 3.x there are no segments, but a map of all pages. Sources: `include/mimalloc/types.h`, `src/segment.c`,
 //! `src/page.c`, `src/free.c` of mimalloc, and CPython's `Include/internal/mimalloc`.
 
 mod blocks;
 mod instance;
 mod options;
 mod v2;
+mod v3;
 
 use crate::addr::RemoteAddr;
 use crate::completeness::{Confidence, Defect};
@@ -32,12 +33,12 @@ pub struct Context<'a> {
 /// Why nothing was walked. Residency and probes work all the same.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotWalked {
-    /// No segment was recognised.
+    /// No segment and no page map was recognised.
     #[error(
-        "no segment of mimalloc 2.0.9 to 2.4 was found: the target has not allocated with it, or \
-         it is of another release"
+        "no segment of mimalloc 2.0.9 to 2.4 and no page map of 3.0 to 3.4 was found: the target has \
+         not allocated with it, or it is of another release"
     )]
-    NoSegments,
+    NothingFound,
 }
 
 /// Walks all mimallocs in the target.
@@ -53,9 +54,14 @@ pub fn walk<M: TargetMemory>(
     context: &Context<'_>,
 ) -> Result<Vec<HeapSnapshot>, NotWalked> {
     let found = Found { residency, context };
-    let heaps = v2::walk(memory, residency, &found);
+    let mut heaps = v2::walk(memory, residency, &found);
+    let ours = context.objects.iter().filter(|object| {
+        let version = object.version.as_deref().unwrap_or("3");
+        object.allocator == Allocator::Mimalloc && version.starts_with('3')
+    });
+    heaps.extend(ours.filter_map(|object| v3::walk(memory, residency, &found, object)));
     if heaps.is_empty() {
-        return Err(NotWalked::NoSegments);
+        return Err(NotWalked::NothingFound);
     }
     Ok(heaps)
 }

@@ -1,6 +1,7 @@
 /* Allocates and frees by a seeded pattern in several threads, then says every live block as
  * "address:size" in hexadecimal and stands still until its input closes. Before, when its threads
- * run and it has allocated nothing, it says "ready" and waits for a line.
+ * run and it has allocated nothing, it says "ready" and waits for a line. (Each thread has taken and
+ * freed one block by then, so that what the allocator itself keeps for a thread is there.)
  *
  * Blocks are handed from thread to thread, so that some are freed by another thread than took
  * them. Usage: blocks THREADS STEPS SEED
@@ -86,6 +87,7 @@ static void take(struct block *block, uint64_t *state) {
 static void *work(void *number) {
     unsigned self = (unsigned)(uintptr_t)number;
     uint64_t state = shared->seed * 2654435761u + self * 40503u + 1;
+    free(malloc(1));
     pthread_barrier_wait(&shared->round);
     if (!self) {
         char byte = 0;

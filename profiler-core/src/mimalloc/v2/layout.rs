@@ -37,8 +37,10 @@ pub(super) enum Start {
 /// A layout: what it is called, and where everything is.
 #[derive(Debug)]
 pub(super) struct Layout {
-    /// The releases that have it.
+    /// The releases that have it, and the build where it is a special one.
     pub(super) name: &'static str,
+    /// The first and the last of these releases.
+    pub(super) releases: ([u32; 3], [u32; 3]),
     pub(super) segment: &'static SegmentLayout,
     /// Bytes of `mi_page_t`.
     pub(super) page: usize,
@@ -82,8 +84,11 @@ static LATE: SegmentLayout = SegmentLayout {
     slices: 288,
 };
 
+const LATE_RELEASES: ([u32; 3], [u32; 3]) = ([2, 1, 8], [2, 4, u32::MAX]);
+
 const OLD_PAGE: Layout = Layout {
     name: "2.1.0 to 2.1.2",
+    releases: ([2, 1, 0], [2, 1, 3]),
     segment: &EARLY,
     page: 80,
     used: (24, 4),
@@ -110,6 +115,7 @@ const OLD_PAGE_SECURE: Layout = Layout {
 
 const NEW_PAGE: Layout = Layout {
     name: "2.1.4 to 2.1.7",
+    releases: ([2, 1, 4], [2, 1, 7]),
     segment: &EARLY,
     page: 96,
     used: (32, 2),
@@ -138,12 +144,14 @@ pub(super) static LAYOUTS: [Layout; 10] = [
     OLD_PAGE,
     Layout {
         name: "2.0.9",
+        releases: ([2, 0, 8], [2, 0, 9]),
         start: Start::Fixed,
         ..OLD_PAGE
     },
     NEW_PAGE,
     Layout {
         name: "2.1.8 to 2.4.1",
+        releases: LATE_RELEASES,
         segment: &LATE,
         ..NEW_PAGE
     },
@@ -155,6 +163,7 @@ pub(super) static LAYOUTS: [Layout; 10] = [
     OLD_PAGE_SECURE,
     Layout {
         name: "2.0.9, secure or debug",
+        releases: ([2, 0, 8], [2, 0, 9]),
         start: Start::Fixed,
         heap_delayed: 2840,
         heap_keys: 2872,
@@ -168,7 +177,17 @@ pub(super) static LAYOUTS: [Layout; 10] = [
     NEW_PAGE_SECURE,
     Layout {
         name: "2.1.8 to 2.4.1, secure or debug",
+        releases: LATE_RELEASES,
         segment: &LATE,
         ..NEW_PAGE_SECURE
     },
 ];
+
+impl Layout {
+    /// Whether a release, such as `2.1.2`, has this layout.
+    pub(super) fn is_of(&self, version: &str) -> bool {
+        let mut numbers = version.split('.').map(|n| n.parse().unwrap_or(0));
+        let release = std::array::from_fn(|_| numbers.next().unwrap_or(0));
+        (self.releases.0..=self.releases.1).contains(&release)
+    }
+}

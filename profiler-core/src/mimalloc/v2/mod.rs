@@ -3,12 +3,14 @@
 mod layout;
 mod segment;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::heap::{Extent, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
+use crate::object::AllocatorObject;
 use crate::residency::ResidencyMap;
 use crate::span::{SpanList, SpanState};
 
@@ -38,7 +40,7 @@ pub(super) fn walk<M: TargetMemory>(
     let mut headers = headers(memory, residency);
     let mut heaps = Vec::new();
     while heaps.len() < MAX_HEAPS
-        && let Some((key, layout)) = best(&headers)
+        && let Some((key, layout)) = best(&headers, found.context.objects)
     {
         let of_heap = |header: &Header| {
             let segment = Segment::parse(header.addr, &header.bytes, layout);
@@ -80,8 +82,13 @@ fn headers<M: TargetMemory>(memory: &M, residency: &ResidencyMap) -> Vec<Header>
     headers
 }
 
-/// The key and the layout that explain the most pages.
-fn best(headers: &[Header]) -> Option<(u64, &'static Layout)> {
+/// The key and the layout that explain the most pages; of layouts that explain as many, that of a
+/// release which an object says it is of.
+fn best(headers: &[Header], objects: &[AllocatorObject]) -> Option<(u64, &'static Layout)> {
+    let told = |layout: &Layout| {
+        let mut versions = objects.iter().filter_map(|object| object.version.as_ref());
+        versions.any(|version| layout.is_of(version))
+    };
     // By key and layout: pages that fit less those that do not, and segments.
     let mut scores: BTreeMap<(u64, usize), (i64, u64)> = BTreeMap::new();
     for header in headers {
@@ -96,10 +103,14 @@ fn best(headers: &[Header]) -> Option<(u64, &'static Layout)> {
             }
         }
     }
-    let scored = scores.iter().filter(|(_, score)| score.0 >= 0);
-    // Of equals the first layout of the table.
-    let (&(key, i), _) = scored.max_by_key(|&(&(_, i), &score)| (score, std::cmp::Reverse(i)))?;
-    LAYOUTS.get(i).map(|layout| (key, layout))
+    let candidates = scores.into_iter().filter_map(|((key, i), score)| {
+        let layout = LAYOUTS.get(i).filter(|_| score.0 >= 0)?;
+        // Of equals the first layout of the table.
+        Some(((score, told(layout), Reverse(i)), (key, layout)))
+    });
+    candidates
+        .max_by_key(|(score, _)| *score)
+        .map(|(_, best)| best)
 }
 
 fn heap<M: TargetMemory>(

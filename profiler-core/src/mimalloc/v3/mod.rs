@@ -1,0 +1,202 @@
+//! mimalloc 3.x: arenas of 64 KiB slices, and a page map that knows every page.
+
+mod arena;
+mod map;
+mod page;
+
+use std::collections::BTreeMap;
+
+use crate::addr::{AddrRange, RemoteAddr};
+use crate::heap::{Extent, ExtentKind, HeapSnapshot};
+use crate::memory::TargetMemory;
+use crate::object::AllocatorObject;
+use crate::residency::ResidencyMap;
+use crate::span::{SpanList, SpanState};
+
+use super::blocks::Walker;
+use super::{Found, arena_of, check, judge, note};
+use arena::Arena;
+use map::Map;
+use page::{Memory, Page, SLICE};
+
+/// Walks the mimalloc in `object`, when it is one of this kind.
+pub(super) fn walk<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    found: &Found<'_>,
+    object: &AllocatorObject,
+) -> Option<HeapSnapshot> {
+    let map = Map::find(memory, residency, object)?;
+    let (pages, layout, in_map) = map.pages(memory, residency);
+    let mut heap = found.heap(memory, Some(object), layout.name);
+    let mut walker = Walker::new(memory, Vec::new());
+    let mut arenas: BTreeMap<u64, Vec<&Page>> = BTreeMap::new();
+    let mut laid = Vec::new();
+    for page in &pages {
+        match page.memory {
+            Memory::Arena { arena, .. } => arenas.entry(arena).or_default().push(page),
+            Memory::Os { base, .. } => laid.push((base, vec![page])),
+        }
+    }
+    laid.extend(arenas);
+    laid.sort_by_key(|(start, _)| *start);
+    let mut end = RemoteAddr::default();
+    let mut owners = Vec::new();
+    // What the arenas say, where each of them says it.
+    let mut expected = Some(0);
+    for (start, mut pages) in laid {
+        pages.sort_by_key(|page| page.blocks.area.start);
+        let is_arena = matches!(pages.first(), Some(page) if is_in_arena(page));
+        let (range, arena) = if is_arena {
+            let (range, arena, told) = in_use(memory, start, &mut pages);
+            expected = expected.zip(told).map(|(sum, told)| sum + told);
+            (range, arena)
+        } else {
+            expected = expected.map(|sum| sum + pages.len() as u64);
+            (pages.first().and_then(|page| range_of(&page.memory)), None)
+        };
+        let range = range.filter(|range| {
+            let last = range.end().checked_sub(1);
+            range.start() >= end
+                && residency.mapping_at(range.start()).is_some()
+                && last.is_some_and(|last| residency.mapping_at(last).is_some())
+        });
+        let Some(range) = range else {
+            note(
+                &mut heap,
+                Some(start),
+                0,
+                "pages that overlap others or lie where nothing is mapped",
+            );
+            continue;
+        };
+        end = range.end();
+        let mut layer = Layer {
+            memory,
+            residency,
+            walker: &mut walker,
+            spans: SpanList::default(),
+            at: range.start().get(),
+        };
+        if let Some(arena) = &arena {
+            let info = arena.info * SLICE;
+            layer.spans.push(info, SpanState::Metadata);
+            layer.at += info;
+        }
+        for page in &pages {
+            let area = &page.blocks.area;
+            if area.start < layer.at || area.end > range.end().get() {
+                note(
+                    &mut heap,
+                    Some(area.start),
+                    0,
+                    "a page overlaps the one before",
+                );
+                continue;
+            }
+            layer.unused(start, area.start);
+            layer.walker.page(&page.blocks, &mut layer.spans);
+            layer.at = area.end;
+        }
+        layer.unused(start, range.end().get());
+        let single = !is_arena && pages.iter().all(|page| page.blocks.reserved == 1);
+        heap.extents.push(Extent {
+            range,
+            kind: if single {
+                ExtentKind::LargeMapped
+            } else {
+                ExtentKind::Region
+            },
+            arena: match is_arena {
+                true => arena_of(&mut owners, "arena", start),
+                false => arena_of(&mut owners, "outside arenas", 0),
+            },
+            spans: layer.spans,
+        });
+    }
+    heap.arenas = owners;
+    heap.checks.push(check(
+        "pages in use",
+        expected.unwrap_or(in_map),
+        walker.totals.pages,
+    ));
+    judge(&mut heap, &walker, true);
+    Some(heap)
+}
+
+fn is_in_arena(page: &Page) -> bool {
+    matches!(page.memory, Memory::Arena { .. })
+}
+
+fn range_of(memory: &Memory) -> Option<AddrRange> {
+    let range = memory.range()?;
+    AddrRange::new(RemoteAddr::new(range.start), RemoteAddr::new(range.end))
+}
+
+/// Keeps the pages of an arena that are in use. Returns its addresses, by its own word or else up to
+/// its last page, what it says of itself, and how many pages it says are in use. The page map of some releases (3.0.1) keeps pages that were freed; then the arena knows.
+fn in_use<M: TargetMemory>(
+    memory: &M,
+    start: u64,
+    pages: &mut Vec<&Page>,
+) -> (Option<AddrRange>, Option<Arena>, Option<u64>) {
+    let arena = Arena::read(memory, start);
+    let slice = |page: &Page| match page.memory {
+        Memory::Arena { slice, .. } => slice,
+        Memory::Os { .. } => 0,
+    };
+    let known = pages.iter().map(|page| slice(page)).collect();
+    let in_use = arena.as_ref().and_then(|arena| arena.pages(memory, &known));
+    if let Some(in_use) = &in_use {
+        pages.retain(|page| in_use.contains(&slice(page)));
+    }
+    let last = pages.last().map(|page| page.blocks.area.end);
+    let told = arena.as_ref().and_then(Arena::end);
+    let end = told
+        .filter(|end| last.is_some_and(|last| last <= *end))
+        .or(last);
+    let range = end.and_then(|end| AddrRange::new(RemoteAddr::new(start), RemoteAddr::new(end)));
+    (range, arena, in_use.map(|in_use| in_use.len() as u64))
+}
+
+/// Lays an arena out.
+struct Layer<'l, 'm, M> {
+    memory: &'m M,
+    residency: &'l ResidencyMap,
+    walker: &'l mut Walker<'m, M>,
+    spans: SpanList,
+    /// Where the next span begins.
+    at: u64,
+}
+
+impl<M: TargetMemory> Layer<'_, '_, M> {
+    /// What no page has, up to `end`: pages of mimalloc's own data, and slices that are free.
+    fn unused(&mut self, arena: u64, end: u64) {
+        let gap = AddrRange::new(RemoteAddr::new(self.at), RemoteAddr::new(end));
+        let residency = self.residency;
+        for run in gap.into_iter().flat_map(|gap| residency.runs_in(gap)) {
+            let slices = run
+                .range
+                .start()
+                .align_up(SLICE)
+                .into_iter()
+                .flat_map(|first| {
+                    std::iter::successors(Some(first), |at| at.checked_add(SLICE))
+                        .take_while(|&at| run.range.contains(at))
+                });
+            for slice in slices.filter(|_| run.state.is_resident()) {
+                let own = arena::own_bytes(self.memory, arena, slice.get()).filter(|own| {
+                    let own_end = slice.get().saturating_add(*own);
+                    slice.get() >= self.at && own_end <= end
+                });
+                if let Some(own) = own {
+                    self.spans.push(slice.get() - self.at, SpanState::Retained);
+                    self.spans.push(own, SpanState::Metadata);
+                    self.at = slice.get() + own;
+                }
+            }
+        }
+        self.spans.push(end - self.at, SpanState::Retained);
+        self.at = end;
+    }
+}

@@ -1,0 +1,154 @@
+//! `mi_page_t` of mimalloc 3.x (`include/mimalloc/types.h`, LP64), and where its memory is.
+
+use crate::mimalloc::blocks::{Blocks, Keys};
+
+/// Bytes of a slice (`MI_ARENA_SLICE_SIZE`), to which pages are aligned.
+pub(super) const SLICE: u64 = 64 << 10;
+/// Bytes read of a page's description: enough for every layout.
+pub(super) const PAGE: usize = 136;
+/// `MI_MEM_OS`, `MI_MEM_OS_HUGE`, `MI_MEM_OS_REMAP`.
+const FROM_OS: std::ops::RangeInclusive<u32> = 4..=6;
+/// `MI_MEM_ARENA`.
+const FROM_ARENA: u32 = 7;
+
+/// Where the first block is.
+#[derive(Copy, Clone, Debug)]
+enum Start {
+    /// Its address, at 48.
+    Pointer,
+    /// Words from the description, a u32 at 48.
+    Words,
+}
+
+/// Where the fields are that differ.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// The releases that have it.
+    pub(super) name: &'static str,
+    start: Start,
+    /// The page's keys, where lists are encoded.
+    keys: Option<usize>,
+    /// `memid`: where its memory is from.
+    memid: usize,
+}
+
+pub(super) static LAYOUTS: [Layout; 5] = [
+    Layout {
+        name: "3.0 to 3.3",
+        start: Start::Pointer,
+        keys: None,
+        memid: 96,
+    },
+    Layout {
+        name: "3.4",
+        start: Start::Words,
+        keys: None,
+        memid: 88,
+    },
+    Layout {
+        name: "3.0 to 3.1, secure or debug",
+        start: Start::Pointer,
+        keys: Some(64),
+        memid: 112,
+    },
+    Layout {
+        name: "3.2 to 3.3, secure or debug",
+        start: Start::Pointer,
+        keys: Some(56),
+        memid: 112,
+    },
+    Layout {
+        name: "3.4, secure or debug",
+        start: Start::Words,
+        keys: Some(56),
+        memid: 104,
+    },
+];
+
+/// Where memory is from (`mi_memid_t`).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Memory {
+    /// Slices of the arena at this address.
+    Arena { arena: u64, slice: u64, count: u64 },
+    /// A mapping of its own.
+    Os { base: u64, size: u64 },
+}
+
+impl Memory {
+    /// Reads the 24 bytes of a `mi_memid_t`.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let word = |at| number(bytes, at, 8);
+        let memory = match number(bytes, 16, 4) as u32 {
+            FROM_ARENA => Self::Arena {
+                arena: word(0),
+                slice: number(bytes, 8, 4),
+                count: number(bytes, 12, 4),
+            },
+            kind if FROM_OS.contains(&kind) => Self::Os {
+                base: word(0),
+                size: word(8),
+            },
+            _ => return None,
+        };
+        memory.range().map(|_| memory)
+    }
+
+    /// Its addresses.
+    pub(super) fn range(&self) -> Option<std::ops::Range<u64>> {
+        let (start, len) = match *self {
+            Self::Arena {
+                arena,
+                slice,
+                count,
+            } => (arena.checked_add(slice * SLICE)?, count * SLICE),
+            Self::Os { base, size } => (base, size),
+        };
+        let end = start.checked_add(len)?;
+        let sound = len > 0 && start.is_multiple_of(4096) && end.is_multiple_of(4096);
+        sound.then_some(start..end)
+    }
+}
+
+pub(super) fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
+    let mut word = [0; 8];
+    if let (Some(from), Some(to)) = (bytes.get(at..at + len), word.get_mut(..len)) {
+        to.copy_from_slice(from);
+    }
+    u64::from_le_bytes(word)
+}
+
+/// A page in use.
+#[derive(Clone, Debug)]
+pub(super) struct Page {
+    pub(super) blocks: Blocks,
+    pub(super) memory: Memory,
+}
+
+impl Page {
+    /// The page described at `addr`, when it is one that mimalloc can have.
+    pub(super) fn parse(addr: u64, bytes: &[u8; PAGE], layout: &Layout) -> Option<Self> {
+        let word = |at| number(bytes, at, 8);
+        let memory = Memory::parse(bytes.get(layout.memid..)?)?;
+        let start = match layout.start {
+            Start::Pointer => word(48),
+            Start::Words => addr.checked_add(8 * number(bytes, 48, 4))?,
+        };
+        let blocks = Blocks {
+            area: memory.range()?,
+            start,
+            size: word(40),
+            capacity: number(bytes, 18, 2),
+            reserved: number(bytes, 20, 2),
+            used: number(bytes, 16, 2),
+            free: [word(8), word(24)],
+            // The lowest bit says that a thread owns the page.
+            thread_free: word(32) & !1,
+            keys: layout.keys.map(|keys| Keys {
+                keys: [word(keys), word(keys + 8)],
+                null: addr,
+            }),
+        };
+        let sound = blocks.reserved > 0 && blocks.is_possible();
+        sound.then_some(Self { blocks, memory })
+    }
+}
