@@ -4,7 +4,7 @@ use crate::completeness::Confidence;
 use crate::explain::remedies;
 use crate::heap::Allocator;
 use crate::report::{Finding, FragReport, HeapReport, LedgerClass, Mechanism};
-use crate::units::{bytes, percent};
+use crate::units::{bytes, count, percent};
 
 /// A mechanism is worth a finding from this share of RSS on…
 const WORTH_SHARE: f64 = 0.05;
@@ -182,7 +182,16 @@ fn sparse_pools(report: &FragReport) -> Option<Finding> {
     let free = resident(report, LedgerClass::PymallocFree);
     worth(report, free).then(|| Finding {
         mechanism: Mechanism::SparsePools,
-        claim: format!("{} are room in Python's own pools and arenas.", bytes(free)),
+        claim: match pools(report) {
+            Some((used, all)) if used > 0 => format!(
+                "{} are room in Python's own pools and arenas: {} of {} pools are in use, and an \
+                 arena is given back only when none of its pools is.",
+                bytes(free),
+                count(used),
+                count(all)
+            ),
+            _ => format!("{} are room in Python's own pools and arenas.", bytes(free)),
+        },
         bytes: free,
         evidence: vec![
             ("pymalloc_free_bytes".into(), free as f64),
@@ -192,11 +201,23 @@ fn sparse_pools(report: &FragReport) -> Option<Finding> {
             ),
         ],
         remedy: "Preloading an allocator does not change pymalloc. New objects reuse the room; to \
-                 return it, end the process (max-tasks-per-child), or try PYTHONMALLOC=malloc \
+                 return it, end the process (Celery: max-tasks-per-child, gunicorn: max-requests), or try PYTHONMALLOC=malloc \
                  together with another allocator."
             .into(),
         confidence: sure(report),
     })
+}
+
+/// pymalloc's pools: in use, and in all.
+fn pools(report: &FragReport) -> Option<(u64, u64)> {
+    let mut heaps = report.heaps.iter();
+    let heap = heaps.find(|heap| heap.allocator == Allocator::Pymalloc)?;
+    let sum = |wanted: &str| {
+        let figures = heap.arenas.iter().flat_map(|report| &report.arena.figures);
+        let of_name = figures.filter(|(name, _)| *name == wanted);
+        of_name.map(|(_, value)| value).sum::<u64>()
+    };
+    Some((sum("pools_used"), sum("pools_total")))
 }
 
 fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {

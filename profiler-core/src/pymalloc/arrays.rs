@@ -87,10 +87,21 @@ pub(super) fn arrays<M: TargetMemory>(
     let by_lists = lists.iter().take(MAX_STATES).filter_map(after_lists);
     try_all(&memory, residency, of, by_lists, seen, &mut arrays);
     for of_python in [true, false] {
-        if arrays.is_empty() {
-            let words = pointers(&memory, residency, of, of_python, seen);
-            let words = words.into_iter();
-            try_all(&memory, residency, of, words, seen, &mut arrays);
+        let data = match arrays.is_empty() {
+            true => data::words(&memory, residency, of_python),
+            false => break,
+        };
+        let words = || data.iter().flat_map(Words::with_counts);
+        // The right one has the array's length beside it, if compilers did nothing unforeseen.
+        let likely = words().filter(|(.., counts)| counts.iter().copied().any(is_length));
+        for words in [
+            &mut likely.into_iter() as &mut dyn Iterator<Item = _>,
+            &mut words(),
+        ] {
+            if arrays.is_empty() {
+                let places = pointers(residency, of, seen, words).into_iter();
+                try_all(&memory, residency, of, places, seen, &mut arrays);
+            }
         }
     }
     // The main interpreter's state is in the data of Python or its `.bss`, the others' in a heap,
@@ -135,14 +146,13 @@ fn try_all<M: TargetMemory>(
     }
 }
 
-/// Where the words in writable data are that may point to an array of arenas: to malloc'd memory,
-/// so not into the pools themselves. Those with a length beside them come first.
-fn pointers<M: TargetMemory>(
-    memory: &M,
+/// Where the words are that may point to an array of arenas: to malloc'd memory, so not into the
+/// pools themselves.
+fn pointers(
     residency: &ResidencyMap,
     of: Geometry,
-    of_python: bool,
     seen: &Seen,
+    words: &mut dyn Iterator<Item = (RemoteAddr, u64, [u32; 3])>,
 ) -> Vec<RemoteAddr> {
     let mut pools: Vec<_> = seen.pools.values().copied().collect();
     pools.sort_unstable();
@@ -151,17 +161,13 @@ fn pointers<M: TargetMemory>(
         let last = after.checked_sub(1).and_then(|i| pools.get(i));
         last.is_some_and(|&(_, high)| addr.get() < high.get() + of.pool)
     };
-    let data = data::words(memory, residency, of_python);
-    let all = data.iter().flat_map(Words::iter);
-    let words = all.map(|(at, word, _)| (at, RemoteAddr::new(word)));
-    let likely =
-        words.filter(|&(_, base)| base.is_aligned(8) && base.get() != 0 && !in_pools(base));
-    let mut places: Vec<_> = likely
-        .filter(|&(_, base)| may_be_array(residency, base))
-        .map(|(at, base)| (length(memory, at).is_none(), base, at))
+    let pointers = words.filter(|&(_, base, _)| base != 0 && base % 8 == 0);
+    let mut places: Vec<_> = pointers
+        .map(|(at, base, _)| (RemoteAddr::new(base), at))
+        .filter(|&(base, _)| !in_pools(base) && may_be_array(residency, base))
         .collect();
     places.sort_unstable();
-    places.into_iter().map(|(_, _, at)| at).collect()
+    places.into_iter().map(|(_, at)| at).collect()
 }
 
 fn may_be_array(residency: &ResidencyMap, base: RemoteAddr) -> bool {
@@ -184,11 +190,15 @@ fn length<M: TargetMemory>(memory: &M, place: RemoteAddr) -> Option<u64> {
         place.checked_sub(16),
     ];
     let mut lengths = places.into_iter().flatten().filter_map(|at| {
-        let length = u64::from(memory.read_value::<u32>(at).ok()?);
-        let entries = length.is_power_of_two() && (FIRST_ARENAS..=MAX_ARENAS).contains(&length);
-        entries.then_some(length)
+        let length = memory.read_value::<u32>(at).ok()?;
+        is_length(length).then_some(length.into())
     });
     lengths.next()
+}
+
+/// The array grows by doubling.
+fn is_length(count: u32) -> bool {
+    count.is_power_of_two() && (FIRST_ARENAS..=MAX_ARENAS).contains(&count.into())
 }
 
 /// pymalloc's counts, which come some words after the pointer to the array in the source, or before

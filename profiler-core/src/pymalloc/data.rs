@@ -16,11 +16,24 @@ pub(super) struct Words {
 impl Words {
     /// Each word, where it lies, and what follows it.
     pub(super) fn iter(&self) -> impl Iterator<Item = (RemoteAddr, u64, &[u64])> {
-        let words = &self.words;
-        words.iter().enumerate().filter_map(move |(index, &word)| {
-            let at = self.start.checked_add(index as u64 * 8)?;
-            Some((at, word, &words[index + 1..]))
+        let words = self.words.iter().enumerate();
+        words.filter_map(|(index, &word)| Some((self.at(index)?, word, &self.words[index + 1..])))
+    }
+
+    /// Each word, where it lies, and the low half of each word that may be a count beside it: the
+    /// one after it, the one before it and the one before that.
+    pub(super) fn with_counts(&self) -> impl Iterator<Item = (RemoteAddr, u64, [u32; 3])> {
+        let words = self.words.iter().enumerate();
+        let word = |index: Option<usize>| index.and_then(|index| self.words.get(index));
+        let half = move |index| word(index).map_or(0, |&word| word as u32);
+        words.filter_map(move |(index, &word)| {
+            let places = [Some(index + 1), index.checked_sub(1), index.checked_sub(2)];
+            Some((self.at(index)?, word, places.map(half)))
         })
+    }
+
+    fn at(&self, index: usize) -> Option<RemoteAddr> {
+        self.start.checked_add(index as u64 * 8)
     }
 }
 

@@ -141,14 +141,13 @@ fn by_search<M: TargetMemory>(
     }
     let [raw, _, objects] = default;
     let inside = table.at.get()..table.place(3);
+    let hook = table.place(2);
     let (mut of_raw, mut of_objects) = (0, 0);
     for (at, context, next) in data.iter().flat_map(Words::iter) {
-        if inside.contains(&at.get()) {
+        if context != 0 && context != hook || inside.contains(&at.get()) {
             continue;
         }
-        if context == table.place(2)
-            && Entry::parse(&[&[context], next].concat(), residency).is_some()
-        {
+        if context == hook && Entry::parse(&[&[context], next].concat(), residency).is_some() {
             return Some(told(default, true));
         }
         let is = |functions: &Functions| context == 0 && next.starts_with(functions);

@@ -145,8 +145,8 @@ fn python(target: &Target) -> String {
     let python = python.unwrap_or("not a Python process");
     match target.python_malloc {
         None => python.to_owned(),
-        Some(PythonMalloc::Unknown) => format!("{python} (its objects from an unknown allocator)"),
-        Some(serves) => format!("{python} (its objects from {})", serves.name()),
+        Some(PythonMalloc::Unknown) => format!("{python} on an unknown allocator"),
+        Some(serves) => format!("{python} on {}", serves.name()),
     }
 }
 
