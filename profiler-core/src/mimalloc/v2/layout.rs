@@ -138,8 +138,8 @@ const NEW_PAGE_SECURE: Layout = Layout {
     ..NEW_PAGE
 };
 
-/// All that are known. CPython 3.13 and 3.14 have 2.1.2, with three more words in each page where
-/// there is no GIL.
+/// All that are known. CPython 3.13 has 2.1.2, with three more words in each page where there is no
+/// GIL.
 pub(super) static LAYOUTS: [Layout; 10] = [
     OLD_PAGE,
     Layout {
