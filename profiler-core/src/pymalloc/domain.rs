@@ -154,9 +154,10 @@ fn by_search<M: TargetMemory>(
         of_raw += u32::from(is(&raw));
         of_objects += u32::from(is(&objects));
     }
+    // mem and obj are served alike, or raw too; fewer entries, and someone has set one of their own.
     match (raw == objects, of_raw, of_objects) {
-        (false, _, 1..) => Some(told(default, false)),
-        (false, 2.., 0) | (true, 3.., _) => Some(PythonMalloc::Malloc),
+        (false, _, 2..) => Some(told(default, false)),
+        (false, 3.., 0) | (true, 3.., _) => Some(PythonMalloc::Malloc),
         _ => None,
     }
 }
