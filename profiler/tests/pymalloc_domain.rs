@@ -3,6 +3,7 @@
 mod child;
 mod pythons;
 
+use fragscope::process::Target;
 use profiler_core::sample::PythonMalloc::{self, *};
 use pythons::{Python, pythons, serves};
 
@@ -85,5 +86,16 @@ fn python_2_cannot_be_told() {
             let child = python.run(READY, None, None);
             assert_eq!(serves(child.pid()), Unknown, "{python:?}");
         }
+    }
+}
+
+#[test]
+fn what_the_environment_asks_for_is_known_as_a_hint() {
+    let found = pythons();
+    for malloc in [None, Some("malloc")] {
+        let child = found[0].run(READY, None, malloc);
+        let target = Target::open(child.pid()).expect("the target opens");
+        let hint = malloc.map(|malloc| format!("PYTHONMALLOC={malloc}"));
+        assert_eq!(target.python_malloc_setting(), hint);
     }
 }
