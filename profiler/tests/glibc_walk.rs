@@ -3,7 +3,7 @@
 mod child;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -16,6 +16,29 @@ use profiler_core::heap::{Arena, ExtentKind, HeapSnapshot};
 use profiler_core::memory::ResidentMemory;
 use profiler_core::residency::ResidencyMap;
 use profiler_core::span::SpanState;
+
+/// The root of another distribution whose glibc is to be tested instead, such as one that
+/// `dpkg -x libc6_….deb ROOT` made.
+const ROOT: &str = "FRAGSCOPE_TEST_ROOT";
+
+/// A command that runs a program, under the loader and glibc of [`ROOT`] where that is set.
+fn under_root(program: impl AsRef<Path>) -> Command {
+    let Some(root) = std::env::var_os(ROOT) else {
+        return Command::new(program.as_ref());
+    };
+    let folders = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
+    let folder = folders
+        .map(|folder| Path::new(&root).join(folder))
+        .into_iter()
+        .find(|folder| folder.join("libc.so.6").exists())
+        .expect("a libc.so.6 in the root");
+    let mut command = Command::new(folder.join("ld-linux-x86-64.so.2"));
+    command
+        .arg("--library-path")
+        .arg(folder)
+        .arg(program.as_ref());
+    command
+}
 
 /// The program, compiled once.
 fn program() -> &'static PathBuf {
@@ -166,7 +189,7 @@ fn live(heap: &HeapSnapshot) -> BTreeMap<u64, u64> {
 
 /// Runs a kind of heap, compares it with every account, and hands over the child.
 fn compare(kind: &str) -> (Child, i32, HeapSnapshot, ResidencyMap) {
-    let mut command = Command::new(program());
+    let mut command = under_root(program());
     command.arg(kind);
     let mut child = Child::run(command);
     let first = child.said().to_owned();
@@ -266,7 +289,10 @@ fn malloc_trim_gives_back_the_pages_foretold_and_no_other() {
 
 #[test]
 fn a_real_python_with_sixteen_threads() {
-    let child = Child::python(
+    let mut command = under_root("/usr/bin/python3");
+    command.args([
+        "-S",
+        "-c",
         "
 import sys, threading
 kept, ready = [], threading.Barrier(17)
@@ -284,7 +310,8 @@ big = [bytes(1 << 20) for _ in range(20)]
 print('ready', flush=True)
 sys.stdin.readline()
 ",
-    );
+    ]);
+    let child = Child::run(command);
     let (heap, _) = look(child.pid());
     let what = format!(
         "{:#?}\n{:#?}\n{:#?}",
