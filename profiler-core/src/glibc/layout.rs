@@ -76,6 +76,11 @@ pub(super) struct ParLayout {
     pub(super) mmapped_mem: u64,
     /// `sbrk_base`; the four words of the tcache's settings follow where there is a tcache.
     pub(super) sbrk_base: u64,
+    /// What the size in an mmapped chunk's header leaves out of its mapping: 0, and from 2.43 on
+    /// the 16 bytes of the header itself (`mmap_set_chunk`). The lowest bit of its `prev_size` is
+    /// then a flag for huge pages, and `mremap_chunk` adds those 16 bytes to `mmapped_mem` each
+    /// time, so that it counts a little too much.
+    pub(super) mmapped_header: u64,
 }
 
 const PAR_2_17: ParLayout = ParLayout {
@@ -83,6 +88,7 @@ const PAR_2_17: ParLayout = ParLayout {
     n_mmaps: 0x28,
     mmapped_mem: 0x38,
     sbrk_base: 0x50, // after max_total_mem
+    mmapped_header: 0,
 };
 const PAR_2_24: ParLayout = ParLayout {
     sbrk_base: 0x48,
@@ -93,12 +99,14 @@ const PAR_2_35: ParLayout = ParLayout {
     n_mmaps: 0x3c,
     mmapped_mem: 0x50,
     sbrk_base: 0x60,
+    mmapped_header: 0,
 };
 const PAR_2_43: ParLayout = ParLayout {
     thp_pagesize: Some(0x30), // after thp_mode
     n_mmaps: 0x44,
     mmapped_mem: 0x58,
     sbrk_base: 0x68,
+    mmapped_header: 16,
 };
 
 const TCACHE_2_26: TcacheLayout = TcacheLayout {
@@ -218,7 +226,7 @@ pub(super) static LAYOUTS: [Layout; 12] = [
         tcache: Some(TCACHE_2_42),
         ..STATE_2_35
     },
-    // From the development tree before the release (2.42.9000, commit 04e750e75b73).
+    // Read in the development tree (2.42.9000, commit 04e750e75b73), run on the release.
     Layout {
         since: (2, 43),
         fastbins: None,

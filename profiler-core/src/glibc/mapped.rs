@@ -2,8 +2,9 @@
 //!
 //! Such a chunk begins its mapping with `prev_size` 0 and its whole size with the flag
 //! `IS_MMAPPED`; after `memalign` it lies further in, `prev_size` being its distance from the
-//! mapping's start, and the header at the start is stale. The kernel merges neighbouring mappings,
-//! so a chunk may begin at any page.
+//! mapping's start, and the header at the start is stale. From 2.43 on the size leaves out the
+//! chunk's own header, and `prev_size` has a flag for huge pages. The kernel merges neighbouring
+//! mappings, so a chunk may begin at any page.
 
 use super::chunks::{IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE};
 use super::ranges::{Claims, areas, page_heads};
@@ -14,6 +15,9 @@ use crate::residency::ResidencyMap;
 
 /// The largest alignment looked for: larger ones are served, but nobody asks for them.
 const MAX_ALIGNMENT: u64 = 1 << 30;
+
+/// The smallest chunk (`MINSIZE`).
+const MIN_CHUNK: u64 = 32;
 
 /// Beyond so many chunks no pair is looked for: the time for it grows with the square.
 const MAX_PAIRED: usize = 4096;
@@ -39,6 +43,7 @@ pub(super) fn find<M: TargetMemory>(
         memory,
         residency,
         claims,
+        header: par.mmapped_header,
         moved: false,
         found: Vec::new(),
     };
@@ -66,6 +71,8 @@ struct Search<'s, M> {
     memory: &'s M,
     residency: &'s ResidencyMap,
     claims: &'s mut Claims,
+    /// What a chunk's size leaves out of its mapping.
+    header: u64,
     /// Whether `mremap` may have moved aligned chunks.
     moved: bool,
     found: Vec<Mapped>,
@@ -77,7 +84,10 @@ impl<M: TargetMemory> Search<'_, M> {
     }
 
     fn complete(&self, par: &MallocPar) -> bool {
-        self.found.len() as u64 == u64::from(par.n_mmaps) && self.bytes() == par.mmapped_mem
+        // Where the account drifts, a page or more beyond may be a stale header taken for a chunk's.
+        self.found.len() as u64 == u64::from(par.n_mmaps)
+            && par.counts_mapped(self.bytes())
+            && par.mmapped_mem - self.bytes() < PAGE_SIZE
     }
 
     fn every_page(&mut self, areas: &[AddrRange], par: &MallocPar) {
@@ -88,7 +98,7 @@ impl<M: TargetMemory> Search<'_, M> {
             // Only what no arena has is read: most of a large heap is not.
             for gap in self.claims.gaps(*area) {
                 for [page, prev_size, head] in page_heads(self.memory, self.residency, gap) {
-                    if looks_mapped(prev_size, head) && !self.claims.holds(page) {
+                    if self.looks_mapped(prev_size, head) && !self.claims.holds(page) {
                         self.chain(page, area);
                         if self.complete(par) {
                             return;
@@ -114,21 +124,24 @@ impl<M: TargetMemory> Search<'_, M> {
 
     /// The mmapped chunk whose mapping begins at `start`.
     fn chunk_at(&self, start: u64, area: &AddrRange) -> Option<Mapped> {
-        let [prev_size, head] = self.header(start)?;
+        let [prev_size, head] = self.header_at(start)?;
         let room = area.end().get().checked_sub(start)?;
-        if !looks_mapped(prev_size, head) {
+        if !self.looks_mapped(prev_size, head) {
             return None;
         }
-        let bytes = head & !7;
-        // `_int_memalign` moves the header up to the next aligned place with room for a chunk
-        // before it; `mremap_chunk` keeps that distance, though not the alignment beyond a page.
+        let bytes = (head & !7) + self.header;
+        // `_int_memalign` moves the header up to the next aligned place, before 2.43 one with room
+        // for a chunk before it; `mremap_chunk` keeps that distance, though not the alignment
+        // beyond a page.
+        let room_before = if self.header > 0 { 0 } else { MIN_CHUNK };
         let aligned = (5..=MAX_ALIGNMENT.ilog2())
             .map(|bits| 1u64 << bits)
             .take_while(|&alignment| alignment <= room)
             .filter_map(|alignment| {
                 let chunk = start.checked_add(16)?.checked_next_multiple_of(alignment)? - 16;
-                let near = if chunk - start < 32 { alignment } else { 0 };
-                Some(chunk - start + near)
+                let lead = chunk - start;
+                let near = if lead < room_before { alignment } else { 0 };
+                Some(lead + near).filter(|&lead| lead > 0)
             });
         let pages = if self.moved { bytes.min(room) } else { 0 };
         let moved = (PAGE_SIZE..pages)
@@ -146,13 +159,29 @@ impl<M: TargetMemory> Search<'_, M> {
 
     /// The chunk `lead` bytes into the mapping at `start`, when its header says that it is.
     fn aligned_chunk(&self, start: u64, lead: u64, room: u64) -> Option<Mapped> {
-        let [prev_size, head] = self.header(start.checked_add(lead)?)?;
-        let bytes = lead.checked_add(head & !7)?;
-        let sound = prev_size == lead && head & 7 == IS_MMAPPED && bytes.is_multiple_of(PAGE_SIZE);
+        let [prev_size, head] = self.header_at(start.checked_add(lead)?)?;
+        let bytes = lead.checked_add(head & !7)?.checked_add(self.header)?;
+        let sound = self.without_flag(prev_size) == lead
+            && head & 7 == IS_MMAPPED
+            && bytes.is_multiple_of(PAGE_SIZE);
         (sound && (lead + 16..=room).contains(&bytes)).then_some(Mapped { start, bytes, lead })
     }
 
-    fn header(&self, chunk: u64) -> Option<[u64; 2]> {
+    fn looks_mapped(&self, prev_size: u64, head: u64) -> bool {
+        let flags = PREV_INUSE | IS_MMAPPED | NON_MAIN_ARENA;
+        let size = (head & !7).wrapping_add(self.header);
+        self.without_flag(prev_size) == 0
+            && head & flags == IS_MMAPPED
+            && head & !7 != 0
+            && size.is_multiple_of(PAGE_SIZE)
+    }
+
+    /// `prev_size` without the flag for huge pages, where it has one (`MMAP_HP`, from 2.43).
+    fn without_flag(&self, prev_size: u64) -> u64 {
+        prev_size & !u64::from(self.header > 0)
+    }
+
+    fn header_at(&self, chunk: u64) -> Option<[u64; 2]> {
         self.memory.read_value(RemoteAddr::new(chunk)).ok()
     }
 
@@ -185,10 +214,4 @@ impl<M: TargetMemory> Search<'_, M> {
             self.claims.release(found.remove(i).start);
         }
     }
-}
-
-fn looks_mapped(prev_size: u64, head: u64) -> bool {
-    let flags = PREV_INUSE | IS_MMAPPED | NON_MAIN_ARENA;
-    let size = head & !7;
-    prev_size == 0 && head & flags == IS_MMAPPED && size != 0 && size.is_multiple_of(PAGE_SIZE)
 }

@@ -143,6 +143,9 @@ pub(super) struct MallocPar {
     pub(super) mmapped_mem: u64,
     /// The most there ever were.
     pub(super) max_mmapped_mem: u64,
+    /// What an mmapped chunk's size leaves out; not 0 where `mmapped_mem` drifts
+    /// ([`super::layout::ParLayout::mmapped_header`]).
+    pub(super) mmapped_header: u64,
     /// Where the main arena's memory begins; 0 when it has none.
     pub(super) sbrk_base: u64,
     /// `tcache_bins`, `tcache_max_bytes`, `tcache_count`, `tcache_unsorted_limit`.
@@ -169,6 +172,7 @@ impl MallocPar {
             no_dyn_threshold: int_at(bytes, par.n_mmaps + 12),
             mmapped_mem: word_at(bytes, par.mmapped_mem),
             max_mmapped_mem: word_at(bytes, par.mmapped_mem + 8),
+            mmapped_header: par.mmapped_header,
             sbrk_base: word_at(bytes, par.sbrk_base),
             tcache: layout
                 .tcache
@@ -183,10 +187,12 @@ impl MallocPar {
             && self.n_mmaps <= self.max_n_mmaps
             && i32::try_from(self.n_mmaps_max).is_ok()
             && self.no_dyn_threshold <= 1;
+        let exact =
+            self.mmapped_mem.is_multiple_of(4096) && (self.n_mmaps == 0) == (self.mmapped_mem == 0);
         let bytes = self.mmapped_mem <= self.max_mmapped_mem
-            && self.mmapped_mem.is_multiple_of(4096)
+            && self.mmapped_mem.is_multiple_of(16)
+            && (exact || self.mmapped_header > 0)
             && self.max_mmapped_mem < 1 << 47
-            && (self.n_mmaps == 0) == (self.mmapped_mem == 0)
             && (self.max_n_mmaps == 0) == (self.max_mmapped_mem == 0);
         let pages = [self.thp_pagesize, self.hp_pagesize]
             .iter()
@@ -196,6 +202,16 @@ impl MallocPar {
             .is_none_or(|[bins, max, count, _]| bins <= 128 && max < 1 << 32 && count <= 0xffff);
         // arena_test is 8 by default and set to the limit of arenas once that is reached.
         counts && bytes && pages && tcache && self.thresholds[3] < 1 << 32
+    }
+
+    /// Whether so many bytes of mmapped chunks are those that it counts: all of them, or what is
+    /// left when the headers that `mremap` counted twice are taken off.
+    pub(super) fn counts_mapped(&self, bytes: u64) -> bool {
+        let beyond = self.mmapped_mem.checked_sub(bytes);
+        match self.mmapped_header {
+            0 => beyond == Some(0),
+            header => beyond.is_some_and(|beyond| beyond.is_multiple_of(header)),
+        }
     }
 
     /// The alignment and largest size of a thread arena's heap (`heap_max_size` in `arena.c`).

@@ -24,8 +24,8 @@ const SLACK: u64 = 16;
 struct Candidate {
     /// Distance below the thread pointer.
     below: u64,
-    /// Where it points.
-    tcache: u64,
+    /// Where it points; `None` for the dummy of a thread that has not freed anything yet.
+    tcache: Option<u64>,
     /// Whether `thread_arena` is near.
     near_arena: bool,
 }
@@ -47,15 +47,19 @@ pub(super) fn find<M: TargetMemory>(
     let mut slots: BTreeMap<u64, Slot> = BTreeMap::new();
     let mut parsed: BTreeMap<u64, Option<Cache>> = BTreeMap::new();
     for candidate in &candidates {
-        let cache = parsed
-            .entry(candidate.tcache)
-            .or_insert_with(|| parse(memory, &links, tcache, par, candidate.tcache));
         let slot = slots.entry(candidate.below).or_default();
+        let Some(at) = candidate.tcache else {
+            slot.score += 2;
+            continue;
+        };
+        let cache = parsed
+            .entry(at)
+            .or_insert_with(|| parse(memory, &links, tcache, par, at));
         match cache {
             Some(cache) => {
                 slot.score += 1 + cache.chunks.len() as i64;
                 slot.score += if candidate.near_arena { 4 } else { 0 };
-                slot.tcaches.push(candidate.tcache);
+                slot.tcaches.push(at);
             }
             None => slot.score -= 5,
         }
@@ -94,7 +98,8 @@ struct Slot {
 }
 
 /// Every word below the thread pointers that could be the variable: it points to a chunk of the
-/// right size.
+/// right size, or, from 2.42 on and beside `thread_arena`, to the dummy (`__tcache_dummy`, constant
+/// zeros) that stands for a tcache until the thread first frees a chunk.
 fn candidates<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -103,6 +108,7 @@ fn candidates<M: TargetMemory>(
     threads: &[Thread],
 ) -> Vec<Candidate> {
     let mut all = Vec::new();
+    let mut dummies = Vec::new();
     for tp in threads.iter().map(|t| t.thread_pointer) {
         let Some(block) = tls_block(residency, tp) else {
             continue;
@@ -124,16 +130,25 @@ fn candidates<M: TargetMemory>(
         };
         for at in (0..block.len()).step_by(8) {
             let value = words(at);
+            let below = block.len() - at;
             if value >= PAGE_SIZE && value % 16 == 0 && may_be_heap(residency, value) {
-                all.push(Candidate {
-                    below: block.len() - at,
-                    tcache: value,
-                    near_arena: arena_near(at),
+                let near_arena = arena_near(at);
+                all.push((value, below, near_arena));
+            } else if tcache.counts_free_slots
+                && value % 8 == 0
+                && may_be_constant(residency, value)
+                && arena_near(at)
+                && is_zero(memory, value, tcache.chunk_bytes - 16)
+            {
+                dummies.push(Candidate {
+                    below,
+                    tcache: None,
+                    near_arena: true,
                 });
             }
         }
     }
-    let sizes: Vec<_> = all.iter().map(|c| RemoteAddr::new(c.tcache - 8)).collect();
+    let sizes: Vec<_> = all.iter().map(|(at, ..)| RemoteAddr::new(at - 8)).collect();
     let mut heads = Vec::new();
     memory.read_scattered::<8>(&sizes, &mut heads);
     let right = |head: &Option<[u8; 8]>| {
@@ -142,9 +157,25 @@ fn candidates<M: TargetMemory>(
             (tcache.chunk_bytes..=tcache.chunk_bytes + SLACK).contains(&size) && size % 16 == 0
         })
     };
-    let mut kept = heads.iter().map(right);
-    all.retain(|_| kept.next() == Some(true));
-    all
+    let caches = all.into_iter().zip(&heads).filter(|(_, head)| right(head));
+    let caches = caches.map(|((at, below, near_arena), _)| Candidate {
+        below,
+        tcache: Some(at),
+        near_arena,
+    });
+    caches.chain(dummies).collect()
+}
+
+/// Whether a library's constants may lie there.
+fn may_be_constant(residency: &ResidencyMap, addr: u64) -> bool {
+    residency
+        .mapping_at(RemoteAddr::new(addr))
+        .is_some_and(|m| !m.write && matches!(m.kind, MappingKind::File(_)))
+}
+
+fn is_zero<M: TargetMemory>(memory: &M, at: u64, len: u64) -> bool {
+    let mut bytes = vec![1; len as usize];
+    memory.read(RemoteAddr::new(at), &mut bytes).is_ok() && bytes.iter().all(|&byte| byte == 0)
 }
 
 /// The readable memory right below a thread pointer.

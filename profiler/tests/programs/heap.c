@@ -63,13 +63,16 @@ static void report_arenas(void) {
     if (n <= 0) _exit(3);
     xml[n] = 0;
     for (char *heap = strstr(xml, "<heap nr="); heap; heap = strstr(heap + 1, "<heap nr=")) {
-        size_t fast, fast_bytes, rest, rest_bytes, system;
-        char *totals = strstr(heap, "<total type=\"fast\"");
+        size_t fast = 0, fast_bytes = 0, rest, rest_bytes, system;
+        char *totals = strstr(heap, "<total type=");
+        /* 2.43 has no fastbins. */
+        if (sscanf(totals, "<total type=\"fast\" count=\"%zu\" size=\"%zu\"/>", &fast,
+                   &fast_bytes) == 2)
+            totals = strstr(totals + 1, "<total type=");
         if (sscanf(totals,
-                   "<total type=\"fast\" count=\"%zu\" size=\"%zu\"/>\n"
                    "<total type=\"rest\" count=\"%zu\" size=\"%zu\"/>\n"
                    "<system type=\"current\" size=\"%zu\"/>",
-                   &fast, &fast_bytes, &rest, &rest_bytes, &system) != 5)
+                   &rest, &rest_bytes, &system) != 3)
             _exit(4);
         say("%zu %zu %zu %zu %zu;", fast, fast_bytes, rest, rest_bytes, system);
     }
