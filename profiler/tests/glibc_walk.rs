@@ -21,17 +21,20 @@ use profiler_core::span::SpanState;
 /// `dpkg -x libc6_….deb ROOT` made.
 const ROOT: &str = "FRAGSCOPE_TEST_ROOT";
 
+/// The folder of [`ROOT`]'s libraries.
+fn libraries() -> Option<PathBuf> {
+    let root = PathBuf::from(std::env::var_os(ROOT)?);
+    let folders = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
+    let mut folders = folders.into_iter().map(|folder| root.join(folder));
+    let folder = folders.find(|folder| folder.join("libc.so.6").exists());
+    Some(folder.expect("a libc.so.6 in the root"))
+}
+
 /// A command that runs a program, under the loader and glibc of [`ROOT`] where that is set.
 fn under_root(program: impl AsRef<Path>) -> Command {
-    let Some(root) = std::env::var_os(ROOT) else {
+    let Some(folder) = libraries() else {
         return Command::new(program.as_ref());
     };
-    let folders = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
-    let folder = folders
-        .map(|folder| Path::new(&root).join(folder))
-        .into_iter()
-        .find(|folder| folder.join("libc.so.6").exists())
-        .expect("a libc.so.6 in the root");
     let mut command = Command::new(folder.join("ld-linux-x86-64.so.2"));
     command
         .arg("--library-path")
@@ -47,12 +50,22 @@ fn program() -> &'static PathBuf {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("heap");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/heap.c");
-        let built = Command::new("cc")
-            .args(["-O1", "-pthread", "-Wno-unused-result", "-o"])
+        let mut cc = Command::new("cc");
+        cc.args(["-O1", "-pthread", "-Wno-unused-result", "-o"])
             .arg(&path)
-            .arg(source)
-            .status()
-            .expect("cc runs");
+            .arg(source);
+        // Linked against the libraries that it runs with: symbols have versions.
+        if let Some(folder) = libraries() {
+            let own = ["libc.so.6", "libpthread.so.0"].map(|name| folder.join(name));
+            cc.args([
+                "-nodefaultlibs",
+                "-Wl,--allow-shlib-undefined",
+                "-Wl,--no-as-needed",
+            ])
+            .args(own)
+            .arg("-lgcc");
+        }
+        let built = cc.status().expect("cc runs");
         assert!(built.success(), "{source} compiles");
         (dir, path)
     });

@@ -79,8 +79,20 @@ static void report_arenas(void) {
     say("\n");
 }
 
+/* Not there before 2.33. */
+extern struct mallinfo2 mallinfo2(void) __attribute__((weak));
+
+static struct mallinfo2 totals(void) {
+    if (mallinfo2) return mallinfo2();
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+    struct mallinfo m = mallinfo();
+#define FIELD(name) .name = (unsigned)m.name
+    return (struct mallinfo2){FIELD(arena), FIELD(ordblks), FIELD(smblks), FIELD(hblks),
+                              FIELD(hblkhd), FIELD(fsmblks), FIELD(uordblks), FIELD(fordblks)};
+}
+
 static void report(void) {
-    struct mallinfo2 m = mallinfo2();
+    struct mallinfo2 m = totals();
     say("%d %zu %zu %zu %zu %zu %zu %zu %zu\n", getpid(), m.arena, m.ordblks, m.smblks, m.hblks,
         m.hblkhd, m.fsmblks, m.uordblks, m.fordblks);
     report_arenas();
