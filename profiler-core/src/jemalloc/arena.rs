@@ -35,7 +35,7 @@ pub(super) fn find<M: TargetMemory>(
     for piece in data {
         for at in (0..piece.bytes.len() as u64).step_by(8) {
             let addr = piece.word(at);
-            if addr == 0 || addr % 64 != 0 || !is_heap(residency, addr) {
+            if addr == 0 || addr % 64 != 0 || addr >> 56 != 0 || !is_heap(residency, addr) {
                 continue;
             }
             tries += 1;

@@ -87,6 +87,7 @@ pub(super) fn find<M: TargetMemory>(
                 let child = piece.word(start + 8 * first);
                 if child == 0
                     || child % 64 != 0
+                    || child >> 56 != 0
                     || residency.mapping_at(RemoteAddr::new(child)).is_none()
                 {
                     continue;
