@@ -1,6 +1,6 @@
 //! Mapped objects that hold an allocator: what walkers of malloc replacements start from.
 
-use crate::addr::AddrRange;
+use crate::addr::{AddrRange, RemoteAddr};
 use crate::heap::Allocator;
 
 /// An allocator inside a program or library that the target maps. An object may hold several (a
@@ -18,4 +18,32 @@ pub struct AllocatorObject {
     pub path: String,
     /// The object's writable data, ascending: pages of the file, and the `.bss` after them.
     pub data: Vec<AddrRange>,
+    /// Variables that hold the allocator's options, where the object tells them.
+    pub options: Vec<OptionAt>,
+}
+
+/// A variable of an allocator that holds one of its options.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OptionAt {
+    /// The option's name as the allocator writes it.
+    pub name: String,
+    /// Where its value lies.
+    pub addr: RemoteAddr,
+    /// What it is.
+    pub kind: OptionKind,
+}
+
+/// The type of an option's variable.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum OptionKind {
+    /// A byte, 0 or 1.
+    Bool,
+    /// 32 bits.
+    Unsigned32,
+    /// 64 bits.
+    Unsigned64,
+    /// 64 bits with a sign.
+    Signed64,
+    /// 32 bits that number these words.
+    Words(&'static [&'static str]),
 }

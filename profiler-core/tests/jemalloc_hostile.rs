@@ -130,6 +130,7 @@ impl Image {
             allocator: Allocator::Jemalloc,
             version: version.map(str::to_owned),
             defines_malloc: true,
+            options: Vec::new(),
             path: "/usr/lib/libjemalloc.so.2".to_owned(),
             data: vec![data.expect("it fits")],
         }

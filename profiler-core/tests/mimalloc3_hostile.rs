@@ -122,6 +122,7 @@ impl Image {
                 version: Some("3.0.1".into()),
                 path: "/lib/libmimalloc.so.3".into(),
                 defines_malloc: true,
+                options: Vec::new(),
                 data: vec![range(DATA, 4096)],
             }],
             python: None,

@@ -108,6 +108,7 @@ impl Image {
                 allocator: Allocator::Mimalloc,
                 version: Some("2.0.9".into()),
                 defines_malloc: true,
+                options: Vec::new(),
                 path: "/lib/libmimalloc.so.2.0".into(),
                 data: vec![range(DATA, 4096)],
             }],

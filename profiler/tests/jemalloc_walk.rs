@@ -128,9 +128,7 @@ fn look(pid: i32) -> HeapSnapshot {
     let mappings = target.mappings().expect("maps");
     let residency = target.residency(&mappings).expect("pagemap");
     let memory = ResidentMemory::new(target.memory(), &residency);
-    let began = std::time::Instant::now();
     let heap = jemalloc::walk(&memory, &residency, object);
-    eprintln!("{object:?} walked in {:?}", began.elapsed());
     drop(stopped);
     heap.expect("a heap")
 }
@@ -233,13 +231,14 @@ fn compare(source: &Source, conf: &str) -> HeapSnapshot {
         assert_eq!(live.get(block), Some(size), "{block:#x}");
     }
     let others = live.len() - told.live.len();
-    eprintln!(
-        "{} blocks, {others} others, {} cached",
-        told.live.len(),
-        cached.len()
-    );
     assert!(others < 100, "{others}");
     heap
+}
+
+fn setting<'h>(heap: &'h HeapSnapshot, name: &str) -> Option<&'h str> {
+    let mut settings = heap.settings.iter();
+    let found = settings.find(|(n, _)| n == name);
+    found.map(|(_, value)| value.as_str())
 }
 
 fn preloaded(name: &str) -> Source {
@@ -254,20 +253,42 @@ fn a_preloaded_jemalloc() {
 }
 
 #[test]
+fn the_options_in_force() {
+    let conf = "narenas:3,dirty_decay_ms:20000,muzzy_decay_ms:300,tcache_max:4096,thp:never,\
+                metadata_thp:auto,retain:false,oversize_threshold:1048576";
+    let heap = compare(&preloaded("libjemalloc.so.2"), conf);
+    for (name, value) in [
+        ("opt.narenas", "3"),
+        ("opt.dirty_decay_ms", "20000"),
+        ("opt.muzzy_decay_ms", "300"),
+        ("opt.tcache", "true"),
+        ("opt.tcache_max", "4096"),
+        ("opt.thp", "never"),
+        ("opt.metadata_thp", "auto"),
+        ("opt.retain", "false"),
+        ("opt.background_thread", "false"),
+        ("opt.oversize_threshold", "1048576"),
+        ("dirty_decay_ms", "20000"),
+        ("muzzy_decay_ms", "300"),
+    ] {
+        assert_eq!(
+            setting(&heap, name),
+            Some(value),
+            "{name}: {:?}",
+            heap.settings
+        );
+    }
+}
+
+#[test]
 fn muzzy_and_retained_pages() {
     let heap = compare(
         &preloaded("libjemalloc.so.2"),
         "dirty_decay_ms:1,muzzy_decay_ms:-1,narenas:2",
     );
     assert!(sum(&heap, "muzzy_bytes") > 0);
-    let setting = |name: &str| {
-        heap.settings
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
-    };
-    assert_eq!(setting("dirty_decay_ms"), Some("1"));
-    assert_eq!(setting("muzzy_decay_ms"), Some("-1"));
+    assert_eq!(setting(&heap, "dirty_decay_ms"), Some("1"));
+    assert_eq!(setting(&heap, "muzzy_decay_ms"), Some("-1"));
     let heap = compare(
         &preloaded("libjemalloc.so.2"),
         "dirty_decay_ms:0,muzzy_decay_ms:0",
@@ -296,6 +317,9 @@ fn the_jemalloc_that_is_named() {
         "dirty_decay_ms:1,muzzy_decay_ms:-1,narenas:3",
     ] {
         let heap = compare(&source, conf);
-        println!("jemalloc {} with {conf:?}: equal", heap.version);
+        println!(
+            "jemalloc {} with {conf:?}: equal; {:?}",
+            heap.version, heap.settings
+        );
     }
 }

@@ -19,7 +19,7 @@ use crate::addr::{AddrRange, RemoteAddr};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, HeapSnapshot};
 use crate::memory::{ReadAhead, ReadError, TargetMemory};
-use crate::object::AllocatorObject;
+use crate::object::{AllocatorObject, OptionAt, OptionKind};
 use crate::residency::ResidencyMap;
 
 use arena::State;
@@ -91,8 +91,28 @@ pub fn walk<M: TargetMemory>(
     let extents = extents(memory, residency, layout, &tree, &mut notes);
     let firsts = states.iter().map(|state| state.tcaches);
     let cached = tcache::gather(memory, &layout.tcache, firsts.filter(|&first| first != 0));
-    let heap = HeapSnapshot::new(Allocator::Jemalloc, version.unwrap_or_default());
+    let mut heap = HeapSnapshot::new(Allocator::Jemalloc, version.unwrap_or_default());
+    let options = object.options.iter();
+    heap.settings = options.filter_map(|at| option(memory, at)).collect();
     Ok(Builder::new(heap, &states, notes).build(extents, cached))
+}
+
+/// An option's name, as `mallctl` has it, and its value.
+fn option<M: TargetMemory>(memory: &M, option: &OptionAt) -> Option<(String, String)> {
+    let half = || memory.read_value::<u32>(option.addr).ok();
+    let word = || memory.read_value::<u64>(option.addr).ok();
+    let value = match option.kind {
+        OptionKind::Bool => match memory.read_value::<u8>(option.addr).ok()? {
+            0 => "false".to_owned(),
+            1 => "true".to_owned(),
+            _ => return None,
+        },
+        OptionKind::Unsigned32 => half()?.to_string(),
+        OptionKind::Unsigned64 => word()?.to_string(),
+        OptionKind::Signed64 => (word()? as i64).to_string(),
+        OptionKind::Words(words) => (*words.get(half()? as usize)?).to_owned(),
+    };
+    Some((format!("opt.{}", option.name), value))
 }
 
 /// The object's data, ranges that touch as one piece, so that what lies across them is found.

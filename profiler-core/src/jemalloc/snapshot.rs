@@ -261,7 +261,7 @@ impl<'a> Builder<'a> {
             }
             self.heap.arenas.push(arena(state, totals));
         }
-        self.heap.settings = settings(self.states);
+        self.heap.settings.extend(settings(self.states));
         self.heap.defects = std::mem::take(&mut self.notes.defects);
         self.heap.unreadable_bytes = self.notes.unreadable_bytes;
         let caches_known = has_stats && cached.broken == 0 && stray == 0;

@@ -8,14 +8,15 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use memchr::memmem;
-use profiler_core::addr::AddrRange;
+use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::heap::Allocator;
-use profiler_core::object::AllocatorObject;
+use profiler_core::object::{AllocatorObject, OptionAt};
 use profiler_core::residency::{Mapping, MappingKind};
 
 use super::Target;
 use super::elf::ElfFile;
 use super::identity::Image;
+use super::jemalloc_options;
 
 /// What tells one allocator.
 struct Sign {
@@ -57,6 +58,10 @@ pub(super) struct Known(Mutex<BTreeMap<String, Found>>);
 struct Found {
     allocators: Vec<(Allocator, Option<String>)>,
     defines_malloc: bool,
+    /// Options of the jemalloc in it.
+    options: Vec<jemalloc_options::Found>,
+    /// An address of the file's own at the start of its first page.
+    first: u64,
     /// Bytes of zero-initialised data after the file's own pages.
     bss_bytes: u64,
 }
@@ -89,6 +94,11 @@ impl Known {
                         version: version.clone(),
                         defines_malloc: found.defines_malloc,
                         path: path.clone(),
+                        options: if *allocator == Allocator::Jemalloc {
+                            options(&mappings, &path, found)
+                        } else {
+                            Vec::new()
+                        },
                         data: data(&mappings, &path, found.bss_bytes),
                     }),
             );
@@ -116,9 +126,33 @@ fn look_into(path: &Path) -> Found {
     }
     Found {
         defines_malloc: file.exports("malloc"),
+        options: if allocators.iter().any(|(a, _)| *a == Allocator::Jemalloc) {
+            file.jemalloc_options()
+        } else {
+            Vec::new()
+        },
+        first: file.first_addr(),
         bss_bytes: file.bss_bytes(),
         allocators,
     }
+}
+
+/// The options of a jemalloc where the target maps its file.
+fn options(mappings: &[Mapping], path: &str, found: &Found) -> Vec<OptionAt> {
+    let first = mappings
+        .iter()
+        .find(|m| m.offset == 0 && matches!(&m.kind, MappingKind::File(of) if of == path));
+    let Some(bias) = first.map(|m| m.range.start().get().wrapping_sub(found.first)) else {
+        return Vec::new();
+    };
+    let options = found.options.iter();
+    options
+        .map(|(name, addr, kind)| OptionAt {
+            name: (*name).to_owned(),
+            addr: RemoteAddr::new(addr.wrapping_add(bias)),
+            kind: *kind,
+        })
+        .collect()
 }
 
 /// The writable mappings of the object at `path`, and up to `bss_bytes` of anonymous memory right

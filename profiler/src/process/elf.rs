@@ -11,6 +11,8 @@ use object::read::ReadCache;
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SegmentFlags};
 use profiler_core::addr::PAGE_SIZE;
 
+use super::jemalloc_options;
+
 /// More read-only data than this is not searched. An unstripped Python has 4 MiB.
 const MAX_SEARCHED_BYTES: u64 = 64 << 20;
 
@@ -82,6 +84,23 @@ impl ElfFile {
             .segments()
             .find_map(|segment| segment.data_range(address, N as u64).ok()?)?;
         bytes.try_into().ok()
+    }
+
+    /// Variables of the jemalloc in it that hold options, by addresses of the file's own.
+    pub(super) fn jemalloc_options(&self) -> Vec<jemalloc_options::Found> {
+        object::File::parse(&self.cache)
+            .map_or_else(|_| Vec::new(), |elf| jemalloc_options::find(&elf))
+    }
+
+    /// The address of its own at which the first page of the file belongs.
+    pub(super) fn first_addr(&self) -> u64 {
+        let Ok(elf) = object::File::parse(&self.cache) else {
+            return 0;
+        };
+        elf.segments()
+            .map(|segment| segment.address().wrapping_sub(segment.file_range().0))
+            .next()
+            .unwrap_or(0)
     }
 
     /// Bytes of whole pages that its writable segments have in memory beyond those of the file.

@@ -18,6 +18,7 @@ mod core_file;
 mod elf;
 pub mod host;
 mod identity;
+mod jemalloc_options;
 mod maps;
 mod memory;
 mod open;
