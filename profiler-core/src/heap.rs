@@ -114,6 +114,17 @@ impl CrossCheck {
     }
 }
 
+/// A setting that the target's environment asked for, against what is in force.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AskedSetting {
+    /// As it stands in the environment, e.g. `MALLOC_ARENA_MAX=2`.
+    pub asked_for: String,
+    /// Whether it is in effect; `None` when that cannot be told.
+    pub in_force: Option<bool>,
+    /// What is in force instead, and why.
+    pub note: String,
+}
+
 /// One allocator's heap at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeapSnapshot {
@@ -130,6 +141,10 @@ pub struct HeapSnapshot {
     pub trimmable: Vec<AddrRange>,
     /// Settings in force, name and value as the allocator names them (`mmap_threshold`, …).
     pub settings: Vec<(String, String)>,
+    /// The same of this release when nobody changes them, as far as known.
+    pub defaults: Vec<(String, String)>,
+    /// What the environment of the target asked for.
+    pub asked: Vec<AskedSetting>,
     /// The walk against the allocator's own account.
     pub checks: Vec<CrossCheck>,
     /// How sure the layout is.
@@ -150,6 +165,8 @@ impl HeapSnapshot {
             extents: Vec::new(),
             trimmable: Vec::new(),
             settings: Vec::new(),
+            defaults: Vec::new(),
+            asked: Vec::new(),
             checks: Vec::new(),
             confidence: Confidence::None,
             defects: Vec::new(),

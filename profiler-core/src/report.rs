@@ -4,7 +4,7 @@
 use crate::addr::{AddrRange, PAGE_SIZE};
 use crate::completeness::{Completeness, Confidence};
 use crate::fork::ForkSharing;
-use crate::heap::{Allocator, Arena, CrossCheck};
+use crate::heap::{Allocator, Arena, AskedSetting, CrossCheck};
 use crate::residency::PageState;
 use crate::sample::{Host, KernelCount, Target};
 use crate::size_class::SizeClass;
@@ -208,6 +208,53 @@ pub struct MapExtent {
     pub pages: Vec<MapPage>,
 }
 
+/// A setting in force.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Setting {
+    /// As the allocator names it.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// What it is in this release when nobody changes it, where that is known.
+    pub default: Option<String>,
+}
+
+impl Setting {
+    /// Whether it is known to differ from the default.
+    pub fn is_changed(&self) -> bool {
+        self.default
+            .as_ref()
+            .is_some_and(|default| *default != self.value)
+    }
+
+    /// Name and value as people read them, bytes by their unit, with the default when it differs.
+    pub fn shown(&self) -> String {
+        let value = self.in_unit(&self.value);
+        match self.default.as_ref().filter(|_| self.is_changed()) {
+            Some(default) => format!("{}={value} (default {})", self.name, self.in_unit(default)),
+            None => format!("{}={value}", self.name),
+        }
+    }
+
+    fn in_unit(&self, value: &str) -> String {
+        const OF_BYTES: [&str; 7] = [
+            "threshold",
+            "_pad",
+            "_mem",
+            "_bytes",
+            "pagesize",
+            "_size",
+            "THRESHOLD",
+        ];
+        let is_bytes =
+            OF_BYTES.iter().any(|end| self.name.ends_with(end)) && self.name != "no_dyn_threshold";
+        match value.parse() {
+            Ok(bytes) if is_bytes => units::bytes(bytes),
+            _ => value.to_owned(),
+        }
+    }
+}
+
 /// One allocator's heap in figures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeapReport {
@@ -230,7 +277,9 @@ pub struct HeapReport {
     /// Their number.
     pub mapped_large_blocks: u64,
     /// Settings in force.
-    pub settings: Vec<(String, String)>,
+    pub settings: Vec<Setting>,
+    /// What the target's environment asked for.
+    pub asked: Vec<AskedSetting>,
     /// The walk against the allocator's own account.
     pub checks: Vec<CrossCheck>,
     /// How sure the layout is.

@@ -133,6 +133,7 @@ fn look(pid: i32) -> (HeapSnapshot, ResidencyMap) {
             version: target.libc_version(),
             threads: stopped.threads(),
             libc_data: target.libc_data_ranges(),
+            environment: &[],
         },
     );
     drop(stopped);

@@ -114,6 +114,7 @@ fn sample(pid: i32) -> Sample {
         version: target.libc_version(),
         threads: stopped.threads(),
         libc_data: target.libc_data_ranges(),
+        environment: &[],
     };
     let outer = glibc::walk(&memory, &residency, &context).expect("a heap");
     let context = Context {

@@ -58,8 +58,8 @@ fn resident(report: &FragReport, class: LedgerClass) -> u64 {
 
 fn setting(report: &FragReport, name: &str) -> Option<u64> {
     let all = report.heaps.iter().flat_map(|heap| &heap.settings);
-    all.filter(|(key, _)| key == name)
-        .find_map(|(_, value)| value.parse().ok())
+    all.filter(|setting| setting.name == name)
+        .find_map(|setting| setting.value.parse().ok())
 }
 
 fn sure(report: &FragReport) -> Confidence {

@@ -12,6 +12,7 @@ mod layout;
 mod lists;
 mod mapped;
 mod ranges;
+mod settings;
 mod state;
 mod tcache;
 mod trim;
@@ -42,6 +43,8 @@ pub struct Context<'a> {
     pub threads: &'a [Thread],
     /// The writable mappings of libc, its `.bss` included.
     pub libc_data: Vec<AddrRange>,
+    /// The entries of the target's environment that malloc reads, as it started with them.
+    pub environment: &'a [String],
 }
 
 /// Why a heap was not walked. Residency and probes work all the same.
@@ -95,6 +98,8 @@ pub fn walk<M: TargetMemory>(
 
     let mut heap = HeapSnapshot::new(Allocator::Glibc, format!("{major}.{minor}"));
     heap.settings = par.settings();
+    heap.defaults = settings::defaults((major, minor));
+    heap.asked = settings::asked(context.environment, &par, &heap.settings);
     let mut notes = Notes::default();
     let (held, tcaches_known) = held(memory, residency, &main, &par, context, &mut notes);
     let Main { layout, ring } = &main;

@@ -130,7 +130,8 @@ pub(super) struct MallocPar {
     pub(super) thresholds: [u64; 5],
     /// Size that the top is trimmed by, when huge pages are asked for; else 0.
     pub(super) thp_pagesize: u64,
-    hp_pagesize: u64,
+    /// The size of explicit huge pages, when they are asked for; else 0.
+    pub(super) hp_pagesize: u64,
     /// Mmapped chunks, now.
     pub(super) n_mmaps: u32,
     /// The most allowed.

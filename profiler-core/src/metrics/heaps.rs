@@ -3,7 +3,7 @@
 use crate::heap::{ExtentKind, HeapSnapshot};
 use crate::metrics::pages::PageSlice;
 use crate::metrics::pins::Pins;
-use crate::report::{ArenaReport, HeapReport};
+use crate::report::{ArenaReport, HeapReport, Setting};
 use crate::sample::Sample;
 
 /// Resident, swapped and trimmable bytes of one arena's extents.
@@ -48,6 +48,23 @@ impl ArenaResidency {
     }
 }
 
+fn settings(heap: &HeapSnapshot) -> Vec<Setting> {
+    let default = |name: &str| {
+        let mut defaults = heap.defaults.iter();
+        defaults
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.clone())
+    };
+    let settings = heap.settings.iter();
+    settings
+        .map(|(name, value)| Setting {
+            name: name.clone(),
+            value: value.clone(),
+            default: default(name),
+        })
+        .collect()
+}
+
 /// The heaps of a sample in figures.
 pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency, pins: &Pins) -> Vec<HeapReport> {
     let report = |(number, (heap, of_arenas)): (usize, (&HeapSnapshot, &Vec<Residency>))| {
@@ -79,7 +96,8 @@ pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency, pins: &Pins) ->
             cached_bytes: heap.total(|a| a.cached_bytes),
             mapped_large_bytes,
             mapped_large_blocks,
-            settings: heap.settings.clone(),
+            settings: settings(heap),
+            asked: heap.asked.clone(),
             checks: heap.checks.clone(),
             confidence: heap.confidence,
         }

@@ -193,6 +193,7 @@ impl Image {
     /// What else a walk must know.
     pub(crate) fn context(&self) -> Context<'_> {
         Context {
+            environment: &[],
             version: Some((2, 36)),
             threads: &self.threads,
             libc_data: AddrRange::with_len(RemoteAddr::new(LIBC), 0x2000)

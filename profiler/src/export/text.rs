@@ -1,7 +1,7 @@
 //! A view as a report for people, at most [`WIDTH`] columns wide and without colour.
 
 use profiler_core::over_time::johnstone_wilson;
-use profiler_core::report::{FragReport, HeapReport, SizeClassRow};
+use profiler_core::report::{FragReport, HeapReport, Setting, SizeClassRow};
 use profiler_core::sample::{PythonMalloc, Target};
 use profiler_core::units::{bytes, count, nanoseconds, percent};
 use profiler_core::view::View;
@@ -259,6 +259,20 @@ fn heap(text: &mut Text, heap: &HeapReport) {
             "  and {} smaller arenas (all of them with --json)",
             rest + 1
         ));
+    }
+    let changed = heap.settings.iter().filter(|setting| setting.is_changed());
+    let changed: Vec<_> = changed.map(Setting::shown).collect();
+    if !changed.is_empty() {
+        text.paragraph("  ", &format!("settings: {}", changed.join(", ")));
+    }
+    for asked in heap
+        .asked
+        .iter()
+        .filter(|asked| asked.in_force != Some(true))
+    {
+        let word = asked.in_force.map_or("not known to be", |_| "not");
+        let line = format!("{} is {word} in effect: {}", asked.asked_for, asked.note);
+        text.paragraph("  ", &line);
     }
     for check in heap.checks.iter().filter(|check| !check.holds()) {
         text.paragraph(

@@ -14,8 +14,10 @@ use super::proc_dir::field;
 
 /// The longest part of a command line that is kept, in bytes.
 const MAX_CMDLINE_BYTES: usize = 64 << 10;
-/// The longest value of an environment variable that is shown, in bytes.
-const MAX_SETTING_BYTES: usize = 64;
+/// So many entries of the environment of one kind are kept at the most.
+const MAX_SETTINGS: usize = 32;
+/// The longest entry of the environment that is shown whole, in bytes.
+const MAX_SETTING_BYTES: usize = 1024;
 /// libc's zero-initialised data after its file mapping is shorter than this (glibc 2.43: 53 KiB).
 const MAX_BSS_BYTES: u64 = 1 << 20;
 
@@ -114,15 +116,28 @@ impl Target {
     /// What its environment asks of Python's allocators, e.g. `PYTHONMALLOC=malloc`: a hint, for a
     /// program may set it for its children only, or have it ignored (`-E`, `-I`).
     pub fn python_malloc_setting(&self) -> Option<String> {
-        let environment = self.dir.bytes("environ").ok()?;
-        let set = |name: &str| {
-            environment.split(|&byte| byte == 0).find_map(|entry| {
-                let value = entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-                let value = &value[..value.len().min(MAX_SETTING_BYTES)];
-                (!value.is_empty()).then(|| format!("{name}={}", String::from_utf8_lossy(value)))
-            })
-        };
-        set("PYTHONMALLOC").or_else(|| set("PYTHONDEVMODE"))
+        let set = |name| self.environment(name).into_iter().next();
+        set("PYTHONMALLOC=").or_else(|| set("PYTHONDEVMODE="))
+    }
+
+    /// What its environment asks of glibc's malloc: `GLIBC_TUNABLES` and variables that begin with
+    /// `MALLOC_`, as the program was started with them. Nothing else of the environment is kept.
+    pub fn malloc_environment(&self) -> Vec<String> {
+        let mut all = self.environment("MALLOC_");
+        all.extend(self.environment("GLIBC_TUNABLES="));
+        all
+    }
+
+    /// The entries of its environment that begin so and are not empty, cut to a bounded length.
+    fn environment(&self, begin: &str) -> Vec<String> {
+        let environment = self.dir.bytes("environ").unwrap_or_default();
+        let entries = environment.split(|&byte| byte == 0);
+        entries
+            .filter(|entry| entry.starts_with(begin.as_bytes()) && !entry.ends_with(b"="))
+            .take(MAX_SETTINGS)
+            .map(|entry| &entry[..entry.len().min(MAX_SETTING_BYTES)])
+            .map(|entry| String::from_utf8_lossy(entry).into_owned())
+            .collect()
     }
 
     /// Its C library; `None` when it is linked statically.

@@ -27,6 +27,8 @@ pub(crate) struct Facts {
     pub(crate) glibc: Option<(u32, u32)>,
     /// The writable mappings of its C library, `.bss` included.
     pub(crate) libc_data: Vec<AddrRange>,
+    /// What its environment asks of glibc's malloc.
+    pub(crate) malloc_environment: Vec<String>,
     /// The version of its musl, when that is its C library.
     pub(crate) musl: Option<String>,
     /// Where the kernel's random bytes lie (`AT_RANDOM`).
@@ -49,6 +51,7 @@ impl Facts {
             has_glibc: libc("glibc").is_some(),
             glibc: target.libc_version(),
             libc_data: target.libc_data_ranges(),
+            malloc_environment: target.malloc_environment(),
             musl: libc("musl").map(|musl| musl.version.clone()),
             at_random: at_random(&target.auxv().unwrap_or_default()),
             python: target.python_version(),
@@ -96,6 +99,7 @@ impl Facts {
             has_glibc: libc("glibc").is_some(),
             glibc: core.libc().and_then(Libc::glibc_release),
             libc_data: core.libc_data_ranges(),
+            malloc_environment: Vec::new(),
             musl: libc("musl").map(|musl| musl.version.clone()),
             at_random: at_random(core.auxv()),
             python: core.python().map(|python| python.version),
@@ -157,6 +161,7 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
             version: facts.glibc,
             threads,
             libc_data: facts.libc_data.clone(),
+            environment: &facts.malloc_environment,
         };
         reading_ahead(memory, |memory| glibc::walk(memory, residency, &context))
     })];

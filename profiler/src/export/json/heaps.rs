@@ -1,6 +1,6 @@
 //! The heaps of a snapshot.
 
-use profiler_core::heap::CrossCheck;
+use profiler_core::heap::{AskedSetting, CrossCheck};
 use profiler_core::report::{ArenaReport, HeapReport};
 use serde::Serialize;
 
@@ -19,6 +19,8 @@ pub(super) struct Heap<'a> {
     mapped_large_bytes: u64,
     mapped_large_blocks: u64,
     settings: Object<&'a str, Setting<'a>>,
+    defaults: Object<&'a str, Setting<'a>>,
+    asked: Vec<Asked<'a>>,
     checks: Vec<Check<'a>>,
     layout_confidence: &'static str,
 }
@@ -28,6 +30,13 @@ pub(super) struct Heap<'a> {
 enum Setting<'a> {
     Number(u64),
     Text(&'a str),
+}
+
+#[derive(Serialize)]
+struct Asked<'a> {
+    asked_for: &'a str,
+    in_force: Option<bool>,
+    note: &'a str,
 }
 
 #[derive(Serialize)]
@@ -63,7 +72,9 @@ struct Check<'a> {
 impl<'a> Heap<'a> {
     pub(super) fn of(heap: &'a HeapReport) -> Self {
         let setting = |value: &'a str| value.parse().map_or(Setting::Text(value), Setting::Number);
-        let settings = heap.settings.iter();
+        let settings = heap.settings.iter().map(|s| (&*s.name, setting(&s.value)));
+        let changed = heap.settings.iter().filter(|setting| setting.is_changed());
+        let defaults = changed.filter_map(|s| Some((&*s.name, setting(s.default.as_deref()?))));
         Self {
             allocator: heap.allocator.name(),
             version: Some(heap.version.as_str()).filter(|version| !version.is_empty()),
@@ -74,9 +85,21 @@ impl<'a> Heap<'a> {
             cached_bytes: heap.cached_bytes,
             mapped_large_bytes: heap.mapped_large_bytes,
             mapped_large_blocks: heap.mapped_large_blocks,
-            settings: Object(settings.map(|(k, v)| (k.as_str(), setting(v))).collect()),
+            settings: Object(settings.collect()),
+            defaults: Object(defaults.collect()),
+            asked: heap.asked.iter().map(Asked::of).collect(),
             checks: heap.checks.iter().map(Check::of).collect(),
             layout_confidence: confidence(heap.confidence),
+        }
+    }
+}
+
+impl<'a> Asked<'a> {
+    fn of(asked: &'a AskedSetting) -> Self {
+        Self {
+            asked_for: &asked.asked_for,
+            in_force: asked.in_force,
+            note: &asked.note,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Arenas of each heap, settings in force, and the walk against the allocator's own account.
 
+use profiler_core::report::Setting;
 use profiler_core::units::{bytes, count};
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
@@ -63,13 +64,18 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
             lines.push(Line::styled(text, theme.bad()));
         }
         if !heap.settings.is_empty() {
-            let settings: Vec<_> = heap
-                .settings
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect();
+            let settings: Vec<_> = heap.settings.iter().map(Setting::shown).collect();
             let text = format!("settings in force: {}", settings.join("  "));
             lines.extend(wrapped(&text, width, theme.quiet()));
+        }
+        for asked in &heap.asked {
+            let (word, style) = match asked.in_force {
+                Some(true) => ("in effect", theme.quiet()),
+                Some(false) => ("NOT in effect", theme.warn()),
+                None => ("not known to be in effect", theme.quiet()),
+            };
+            let text = format!("{} is {word}: {}", asked.asked_for, asked.note);
+            lines.extend(wrapped(&text, width, style));
         }
         lines.push(Line::default());
     }

@@ -6,10 +6,11 @@ use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::completeness::{Completeness, Confidence, Defect};
-use profiler_core::heap::{Allocator, Arena, CrossCheck};
+use profiler_core::heap::{Allocator, Arena, AskedSetting, CrossCheck};
 use profiler_core::report::{
     ArenaReport, Finding, FragReport, HeapReport, HugeOccupancyRow, LedgerClass, LedgerRow,
-    MapExtent, MapPage, Mechanism, Metric, OccupancyRow, PackedClass, Packing, SizeClassRow,
+    MapExtent, MapPage, Mechanism, Metric, OccupancyRow, PackedClass, Packing, Setting,
+    SizeClassRow,
 };
 use profiler_core::residency::PageState;
 use profiler_core::sample::{Host, KernelCount, Target};
@@ -202,7 +203,11 @@ fn heaps() -> Vec<HeapReport> {
         expected,
         found,
     };
-    let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let setting = |name: &str, value: &str, default: &str| Setting {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        default: Some(default.to_owned()),
+    };
     vec![
         HeapReport {
             allocator: Allocator::Glibc,
@@ -219,10 +224,15 @@ fn heaps() -> Vec<HeapReport> {
             mapped_large_bytes: 24 * MIB,
             mapped_large_blocks: 11,
             settings: vec![
-                setting("mmap_threshold", "33554432"),
-                setting("trim_threshold", "67108864"),
-                setting("arena_max", "0"),
+                setting("mmap_threshold", "33554432", "131072"),
+                setting("trim_threshold", "67108864", "131072"),
+                setting("arena_max", "0", "0"),
             ],
+            asked: vec![AskedSetting {
+                asked_for: "MALLOC_ARENA_MAX=two".into(),
+                in_force: Some(false),
+                note: "the value is no number, so it is ignored".into(),
+            }],
             checks: vec![
                 check("system_mem of arena 0", 398_458_880, 398_458_880),
                 check("mapped chunks", 12, 11),
@@ -240,6 +250,7 @@ fn heaps() -> Vec<HeapReport> {
             mapped_large_bytes: 0,
             mapped_large_blocks: 0,
             settings: Vec::new(),
+            asked: Vec::new(),
             checks: vec![check("arenas", 59, 59)],
             confidence: Confidence::High,
         },
