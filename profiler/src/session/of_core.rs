@@ -44,6 +44,7 @@ pub fn sample_of_core(path: &Path, exe: Option<&Path>) -> Result<Sample, Session
     );
     let mut target = core.describe();
     target.python_malloc = facts.python_malloc(&heaps);
+    target.malloc = facts.malloc().or(target.malloc);
     completeness.walk_ns = began.elapsed().as_nanos() as u64;
     Ok(Sample {
         taken_at_ns: core.taken_at_ns(),

@@ -98,6 +98,7 @@ impl Sampler {
         });
         let (kernel, (residency, heaps)) = (kernel?, seen?);
         target.python_malloc = facts.python_malloc(&heaps);
+        target.malloc = facts.malloc().or(target.malloc);
 
         completeness.stopped = stopped.is_some();
         drop(stopped);

@@ -78,6 +78,19 @@ impl Facts {
         }
     }
 
+    /// What serves malloc, when an object other than the C library defines it: name and version.
+    pub(crate) fn malloc(&self) -> Option<String> {
+        let object = self
+            .allocators
+            .iter()
+            .find(|object| object.defines_malloc)?;
+        let name = object.allocator.name();
+        // `5.3.0-0-g54eaed1d` is release, commits since, commit.
+        let version = object.version.as_deref().unwrap_or_default();
+        let release = version.split('-').next().unwrap_or_default();
+        Some(format!("{name} {release}").trim_end().to_owned())
+    }
+
     /// Why pymalloc is not walked, where that is not by the target's own choice.
     fn without_pymalloc(&self, reason: NotWalked) -> String {
         match (self.python_malloc, &self.python_malloc_setting) {

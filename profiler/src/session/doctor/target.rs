@@ -24,7 +24,10 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
         }
     };
     let described = target.describe();
-    let found = format!("{} ({} threads)", described.comm, described.threads);
+    let found = match described.threads {
+        1 => format!("{} (1 thread)", described.comm),
+        threads => format!("{} ({threads} threads)", described.comm),
+    };
     let seen = match target.traced() {
         None => Check::ok(name, found),
         Some(error) => Check::bad(
@@ -41,18 +44,12 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
 fn allocator(malloc: Option<&str>) -> Check {
     let name = "allocator";
     match malloc {
-        Some(malloc @ ("jemalloc" | "mimalloc" | "tcmalloc")) => Check::bad(
-            name,
-            Grade::Limited,
-            format!("{malloc}: its heap is not walked, residency, pymalloc and probes work"),
-            "start the service without its LD_PRELOAD to see the heap of glibc",
-        ),
         Some(malloc) => Check::ok(name, malloc),
         None => Check::bad(
             name,
             Grade::Limited,
-            "not known: residency only",
-            "link the program dynamically to see its heap",
+            "not known: residency, and the heaps that can be told without a name",
+            "link the program dynamically to see all of it",
         ),
     }
 }
@@ -61,7 +58,7 @@ fn libc(target: &Target) -> Check {
     let name = "C library";
     let Some(libc) = target.libc() else {
         let found = if target.is_static() {
-            "none, the program is linked statically: residency only"
+            "none, the program is linked statically: musl and jemalloc in it are walked, others not"
         } else {
             "none found among its mapped files: residency only"
         };
@@ -87,12 +84,7 @@ fn libc(target: &Target) -> Check {
             format!("{found}: its heap cannot be walked without its version"),
             "report it with the output of: ldd --version",
         ),
-        _ => Check::bad(
-            name,
-            Grade::Limited,
-            format!("{found}: its heap is not walked, residency and probes work"),
-            "run the service on a distribution with glibc to see its heap",
-        ),
+        _ => Check::ok(name, found),
     }
 }
 

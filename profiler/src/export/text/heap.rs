@@ -1,0 +1,198 @@
+//! The heaps in the report for people: arenas, settings, size classes, pages.
+
+use profiler_core::heap::Allocator;
+use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting, SizeClassRow};
+use profiler_core::units::{bytes, count, percent};
+
+use super::{BAR, TOP_ROWS, Text, bar};
+
+/// Size classes shown of each allocator.
+const TOP_CLASSES: usize = 8;
+
+pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
+    text.title(&format!(
+        "HEAP {} {}: {} in {} live blocks, {} free, {} cached",
+        heap.allocator.name(),
+        heap.version,
+        bytes(heap.live_bytes),
+        count(heap.live_blocks),
+        bytes(heap.free_bytes),
+        bytes(heap.cached_bytes)
+    ));
+    if heap.mapped_large_blocks > 0 {
+        text.line(&format!(
+            "  and {} in {} large blocks, each with a mapping of its own",
+            bytes(heap.mapped_large_bytes),
+            count(heap.mapped_large_blocks)
+        ));
+    }
+    text.line(&format!(
+        "  {:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "arena", "system", "resident", "live", "free", "cached", "top", "trimmable"
+    ));
+    let mut arenas: Vec<_> = heap.arenas.iter().collect();
+    arenas.sort_by_key(|arena| std::cmp::Reverse(arena.resident_bytes));
+    for report in arenas.iter().take(TOP_ROWS) {
+        let arena = &report.arena;
+        text.line(&format!(
+            "  {:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            format!("{} {}", arena.id, arena.kind),
+            bytes(arena.system_bytes),
+            bytes(report.resident_bytes),
+            bytes(arena.live_bytes),
+            bytes(arena.free_bytes),
+            bytes(arena.cached_bytes),
+            bytes(arena.top_bytes),
+            bytes(report.trimmable_bytes)
+        ));
+    }
+    if let Some(rest) = arenas.len().checked_sub(TOP_ROWS + 1) {
+        text.line(&format!(
+            "  and {} smaller arenas (all of them with --json)",
+            rest + 1
+        ));
+    }
+    if heap.allocator != Allocator::Pymalloc {
+        let sum = |of: fn(&ArenaReport) -> u64| bytes(heap.arenas.iter().map(of).sum());
+        let giving = match heap.allocator {
+            Allocator::Glibc => "malloc_trim(0)",
+            _ => "a purge",
+        };
+        text.paragraph(
+            "  ",
+            &format!(
+                "{giving} would return {}; it would leave {} free on pages that hold something, {} \
+                 in caches and up to {} of tops",
+                sum(|arena| arena.trimmable_bytes),
+                sum(|arena| arena.pinned_free_bytes),
+                sum(|arena| arena.arena.cached_bytes),
+                sum(|arena| arena.arena.top_bytes),
+            ),
+        );
+    }
+    let changed = heap.settings.iter().filter(|setting| setting.is_changed());
+    let changed: Vec<_> = changed.map(Setting::shown).collect();
+    if !changed.is_empty() {
+        text.paragraph("  ", &format!("settings: {}", changed.join(", ")));
+    }
+    for asked in heap
+        .asked
+        .iter()
+        .filter(|asked| asked.in_force != Some(true))
+    {
+        let word = asked.in_force.map_or("not known to be", |_| "not");
+        let line = format!("{} is {word} in effect: {}", asked.asked_for, asked.note);
+        text.paragraph("  ", &line);
+    }
+    for check in heap.checks.iter().filter(|check| !check.holds()) {
+        text.paragraph(
+            "  ",
+            &format!(
+                "does not agree: {} is {} by the allocator's account, {} by the walk",
+                check.name, check.expected, check.found
+            ),
+        );
+    }
+    text.blank();
+}
+
+pub(super) fn size_classes(text: &mut Text, report: &FragReport, heap: &HeapReport) {
+    let rows = report.size_classes.iter();
+    let mut rows: Vec<&SizeClassRow> = rows.filter(|row| row.allocator == heap.allocator).collect();
+    if rows.is_empty() {
+        return;
+    }
+    let all: u64 = rows.iter().map(|row| row.live_bytes + row.free_bytes).sum();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.live_bytes + row.free_bytes));
+    rows.truncate(TOP_CLASSES);
+    let shown: u64 = rows.iter().map(|row| row.live_bytes + row.free_bytes).sum();
+    rows.sort_by_key(|row| row.class.upper_bytes());
+    text.line(&format!(
+        "  largest size classes of {} ({} of its block bytes)",
+        heap.allocator.name(),
+        percent(shown, all)
+    ));
+    text.line(&format!(
+        "  {:>12} {:>10} {:>10} {:>10} {:>10} {:>11}",
+        "up to", "live", "blocks", "free", "blocks", "live of it"
+    ));
+    for row in rows {
+        let whole = row.live_bytes + row.free_bytes;
+        text.line(&format!(
+            "  {:>12} {:>10} {:>10} {:>10} {:>10} {:>11}",
+            bytes(row.class.upper_bytes()),
+            bytes(row.live_bytes),
+            count(row.live_blocks),
+            bytes(row.free_bytes),
+            count(row.free_blocks),
+            percent(row.live_bytes, whole)
+        ));
+    }
+    text.blank();
+}
+
+pub(super) fn occupancy(text: &mut Text, report: &FragReport, heap: &HeapReport) {
+    let rows: Vec<_> = report
+        .page_occupancy
+        .iter()
+        .filter(|row| row.allocator == heap.allocator)
+        .collect();
+    let resident: u64 = rows.iter().map(|row| row.resident_pages).sum();
+    let swapped: u64 = rows.iter().map(|row| row.swapped_pages).sum();
+    if resident + swapped == 0 {
+        return;
+    }
+    text.line(&format!(
+        "  pages of {} by live bytes on them",
+        heap.allocator.name()
+    ));
+    text.line(&format!(
+        "  {:>12} {:>10} {:>8}  {:<BAR$} {:>10}",
+        "live bytes", "resident", "of them", "", "swapped"
+    ));
+    for row in rows {
+        let range = match (row.min_bytes, row.max_bytes) {
+            (min, max) if min == max => min.to_string(),
+            (min, max) => format!("{min}-{max}"),
+        };
+        text.line(&format!(
+            "  {range:>12} {:>10} {:>8}  {:<BAR$} {:>10}",
+            count(row.resident_pages),
+            percent(row.resident_pages, resident),
+            bar(row.resident_pages, resident),
+            count(row.swapped_pages)
+        ));
+    }
+    let mut deciles = report.occupancy_deciles.iter();
+    if let Some(deciles) = deciles.find(|deciles| deciles.allocator == heap.allocator) {
+        let [tenth, .., nine_tenths] = deciles.live_bytes;
+        text.line(&format!(
+            "  a tenth of the pages hold at most {tenth} live bytes, half {}, nine tenths {nine_tenths}",
+            deciles.live_bytes[4]
+        ));
+    }
+    huge_ranges(text, report, heap);
+    text.blank();
+}
+
+/// How full the aligned ranges of 2 MiB are: what huge pages would hold, or do.
+fn huge_ranges(text: &mut Text, report: &FragReport, heap: &HeapReport) {
+    let rows = || {
+        let rows = report.huge_occupancy.iter();
+        rows.filter(|row| row.allocator == heap.allocator)
+    };
+    let all: u64 = rows().map(|row| row.ranges).sum();
+    let half: u64 = rows()
+        .filter(|row| row.max_percent <= 50)
+        .map(|row| row.ranges)
+        .sum();
+    let huge: u64 = rows().map(|row| row.huge_bytes).sum();
+    if all > 0 {
+        text.line(&format!(
+            "  of {} ranges of 2 MiB, {} are at most half live; {} lie in huge pages",
+            count(all),
+            count(half),
+            bytes(huge)
+        ));
+    }
+}
