@@ -70,9 +70,8 @@ fn heaps(snapshot: &Value, with_pages: bool) -> Value {
         let fields = heap.as_object_mut().expect("an object");
         for arena in fields["arenas"].as_array_mut().expect("arenas") {
             let arena = arena.as_object_mut().expect("an object");
-            arena.retain(|name, _| {
-                with_pages || !name.contains("pin") && !name.contains("resident")
-            });
+            let by_pages = ["pin", "resident", "trimmable", "below_highest"];
+            arena.retain(|name, _| with_pages || !by_pages.iter().any(|part| name.contains(part)));
         }
         told.push(heap);
     }
