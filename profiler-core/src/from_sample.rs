@@ -27,7 +27,7 @@ impl FragReport {
             map.page(slice);
             figures.page(slice);
             huge.page(slice);
-            pins.page(slice);
+            pins.page(slice, trimmable);
             arenas.page(slice, trimmable);
         });
         let pins = pins.finish();

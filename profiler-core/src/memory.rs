@@ -35,6 +35,12 @@ pub trait TargetMemory {
     /// of `buf` is unspecified.
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError>;
 
+    /// As [`Self::read`], of pages that no other process maps and that come from no file. A source
+    /// may have a faster way to those.
+    fn read_unshared(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.read(addr, buf)
+    }
+
     /// Fills several small buffers at once: `out[i]` gets the `N` bytes at `addrs[i]`, or `None`
     /// where they cannot be read. Live processes answer many with one system call.
     fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>)
@@ -81,6 +87,10 @@ impl<M: TargetMemory> TargetMemory for &M {
         (**self).read(addr, buf)
     }
 
+    fn read_unshared(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        (**self).read_unshared(addr, buf)
+    }
+
     fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>) {
         (**self).read_scattered(addrs, out);
     }
@@ -122,7 +132,12 @@ impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
             if run.state.is_swapped() {
                 return Err(ReadError::Swapped(at));
             } else if run.state.is_present() && !run.state.is_zero() {
-                self.inner.read(at, part)?;
+                let state = run.state;
+                if state.is_shared() || state.is_file() || state.is_uncounted() {
+                    self.inner.read(at, part)?;
+                } else {
+                    self.inner.read_unshared(at, part)?;
+                }
             } else {
                 part.fill(0);
             }

@@ -2,11 +2,10 @@
 //! fragmentation problem: solved?", ISMM 1998): memory that the allocators take against memory
 //! that is live, each at another choice of moments. 1.0 is no fragmentation.
 
-use crate::report::Metric;
-use crate::view::Point;
+use crate::report::{FragReport, Metric};
 
-/// What a walk saw, in bytes.
-#[derive(Copy, Clone)]
+/// What a walk saw, in bytes of resident pages.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
 struct Moment {
     time_ns: u64,
     heap: u64,
@@ -19,60 +18,78 @@ impl Moment {
     }
 }
 
-/// The four ratios over the walks in `history` (oldest first); no value when no walk saw live
-/// bytes.
-pub fn johnstone_wilson(history: &[Point]) -> Vec<Metric> {
-    let moments: Vec<_> = history.iter().filter_map(moment).collect();
-    let most_live = moments.iter().max_by_key(|m| m.live);
-    let most_heap = moments.iter().max_by_key(|m| m.heap);
-    let metric = |name, value, help| Metric { name, value, help };
-    vec![
-        metric(
-            "johnstone_wilson_1",
-            average(&moments),
-            "heap ÷ live bytes, averaged over the time of the session",
-        ),
-        metric(
-            "johnstone_wilson_2",
-            most_live.map(Moment::ratio),
-            "heap ÷ live bytes at the moment of the most live bytes",
-        ),
-        metric(
-            "johnstone_wilson_3",
-            most_heap.map(Moment::ratio),
-            "heap ÷ live bytes at the moment of the largest heap",
-        ),
-        metric(
-            "johnstone_wilson_4",
-            most_heap
-                .zip(most_live)
-                .map(|(heap, live)| heap.heap as f64 / live.live as f64),
-            "largest heap ÷ most live bytes, whenever each was: what the session really needed",
-        ),
-    ]
+/// All that the ratios need of a session's walks, however many there were.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct OverTime {
+    last: Option<Moment>,
+    most_live: Moment,
+    most_heap: Moment,
+    /// Ratio times nanoseconds, and nanoseconds.
+    sum: f64,
+    time: f64,
 }
 
-fn moment(point: &Point) -> Option<Moment> {
-    let live = point.live_bytes.filter(|&live| live > 0)?;
-    Some(Moment {
-        time_ns: point.time_ns,
-        heap: point.heap_bytes?,
-        live,
-    })
-}
-
-/// Each moment counts for the time until the next; one alone counts as it is.
-fn average(moments: &[Moment]) -> Option<f64> {
-    let (mut sum, mut time) = (0.0, 0.0);
-    for pair in moments.windows(2) {
-        let lasted = pair[1].time_ns.saturating_sub(pair[0].time_ns) as f64;
-        sum += pair[0].ratio() * lasted;
-        time += lasted;
+impl OverTime {
+    /// Adds a walk; one that saw nothing live adds nothing.
+    pub fn add(&mut self, report: &FragReport) {
+        if let (Some(heap), Some(live)) = (report.heap_resident_bytes(), report.heap_live_bytes()) {
+            self.moment(report.taken_at_ns, heap, live);
+        }
     }
-    if time > 0.0 {
-        Some(sum / time)
-    } else {
-        moments.last().map(Moment::ratio)
+
+    fn moment(&mut self, time_ns: u64, heap: u64, live: u64) {
+        if live == 0 {
+            return;
+        }
+        let moment = Moment {
+            time_ns,
+            heap,
+            live,
+        };
+        if let Some(last) = self.last.replace(moment) {
+            // Each moment counts for the time until the next.
+            let lasted = time_ns.saturating_sub(last.time_ns) as f64;
+            self.sum += last.ratio() * lasted;
+            self.time += lasted;
+        }
+        if live > self.most_live.live {
+            self.most_live = moment;
+        }
+        if heap > self.most_heap.heap {
+            self.most_heap = moment;
+        }
+    }
+
+    /// The four ratios; no value when no walk saw live bytes.
+    pub fn ratios(&self) -> Vec<Metric> {
+        let known = |value: f64| self.last.map(|_| value);
+        let metric = |name, value, help| Metric { name, value, help };
+        let average = match (self.time > 0.0, self.last) {
+            (true, _) => Some(self.sum / self.time),
+            (false, last) => last.map(|moment| moment.ratio()),
+        };
+        vec![
+            metric(
+                "johnstone_wilson_1",
+                average,
+                "heap ÷ live bytes, averaged over the time of the session",
+            ),
+            metric(
+                "johnstone_wilson_2",
+                known(self.most_live.ratio()),
+                "heap ÷ live bytes at the moment of the most live bytes",
+            ),
+            metric(
+                "johnstone_wilson_3",
+                known(self.most_heap.ratio()),
+                "heap ÷ live bytes at the moment of the largest heap",
+            ),
+            metric(
+                "johnstone_wilson_4",
+                known(self.most_heap.heap as f64 / self.most_live.live as f64),
+                "largest heap ÷ most live bytes, whenever each was: what the session really needed",
+            ),
+        ]
     }
 }
 
@@ -80,26 +97,20 @@ fn average(moments: &[Moment]) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn point(time_ns: u64, heap_bytes: u64, live_bytes: u64) -> Point {
-        Point {
-            time_ns,
-            rss_bytes: heap_bytes,
-            swap_bytes: 0,
-            live_bytes: Some(live_bytes),
-            heap_bytes: Some(heap_bytes),
-        }
-    }
-
     #[test]
     fn each_ratio_looks_at_its_own_moments() {
         // Grows with 100 live, peaks at 300, and keeps 400 resident when 100 are live again.
-        let history = [
-            point(0, 100, 100),
-            point(10, 330, 300),
-            point(20, 400, 100),
-            point(40, 200, 100),
-        ];
-        let values: Vec<_> = johnstone_wilson(&history)
+        let mut over_time = OverTime::default();
+        for (time, heap, live) in [
+            (0, 100, 100),
+            (10, 330, 300),
+            (20, 400, 100),
+            (40, 200, 100),
+        ] {
+            over_time.moment(time, heap, live);
+        }
+        let values: Vec<_> = over_time
+            .ratios()
             .iter()
             .map(|metric| metric.value.expect("a value"))
             .collect();
@@ -110,10 +121,10 @@ mod tests {
 
     #[test]
     fn nothing_walked_is_nothing_known() {
-        let mut blind = point(0, 1, 1);
-        blind.live_bytes = None;
-        for history in [vec![], vec![blind]] {
-            assert!(johnstone_wilson(&history).iter().all(|m| m.value.is_none()));
-        }
+        let mut over_time = OverTime::default();
+        over_time.moment(0, 100, 0);
+        assert!(over_time.ratios().iter().all(|m| m.value.is_none()));
+        over_time.moment(5, 100, 50);
+        assert!(over_time.ratios().iter().all(|m| m.value == Some(2.0)));
     }
 }

@@ -402,8 +402,8 @@ pub struct Finding {
 /// would take there, not a prediction.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Packing {
-    /// Pages that slabs filled to the brim, and large blocks rounded up to pages, would take, in
-    /// bytes.
+    /// Pages that slabs filled to the brim would take, and the touched pages of blocks of more than
+    /// a page, in bytes.
     pub packed_bytes: u64,
     /// Resident and swapped bytes of the pages where they lie now, with all free and cached memory
     /// around; bytes whose use could not be told are left out.
@@ -412,7 +412,8 @@ pub struct Packing {
     pub blocks: u64,
     /// Their bytes, without headers.
     pub live_bytes: u64,
-    /// Loss from rounding small blocks up to size classes and large ones up to pages, in bytes.
+    /// Loss from rounding blocks of up to a page up to size classes, in bytes, and of larger ones up
+    /// to pages.
     pub rounding_bytes: u64,
     /// Per jemalloc size class: size, live blocks, pages of full slabs.
     pub classes: Vec<PackedClass>,
@@ -425,7 +426,7 @@ pub struct PackedClass {
     pub size: u64,
     /// Live blocks in it.
     pub blocks: u64,
-    /// Bytes of slabs or extents they fill.
+    /// Bytes of slabs they fill, or of the pages they touch.
     pub bytes: u64,
 }
 
@@ -488,6 +489,12 @@ impl FragReport {
     pub fn heap_resident_bytes(&self) -> Option<u64> {
         let pages: u64 = self.page_occupancy.iter().map(|r| r.resident_pages).sum();
         (!self.heaps.is_empty()).then_some(pages * PAGE_SIZE)
+    }
+
+    /// Live bytes on those pages.
+    pub fn heap_live_bytes(&self) -> Option<u64> {
+        let heap = self.heap_resident_bytes()?;
+        Some((self.metric("utilisation")? * heap as f64).round() as u64)
     }
 
     /// The ledger's row of a class.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::activity::Activity;
+use crate::over_time::OverTime;
 use crate::report::FragReport;
 
 /// One point of the curves over time.
@@ -33,6 +34,8 @@ pub struct View {
     pub notices: Vec<String>,
     /// The past, oldest first, bounded in length by the session.
     pub history: Arc<Vec<Point>>,
+    /// Fragmentation over the walks of the session.
+    pub over_time: OverTime,
     /// Why the session ended (the target exited, the duration is over), when it has.
     pub ended: Option<String>,
 }

@@ -403,4 +403,30 @@ fn the_bound_of_large_blocks_is_what_they_touch() {
     let packing = FragReport::from_sample(&sample).packing.expect("a bound");
     assert_eq!(packing.packed_bytes, 12 * size);
     assert_eq!(packing.present_bytes, 12 * size);
+    // One more that was never touched changes nothing.
+    let mut spans = SpanList::default();
+    spans.push(8 << 30, SpanState::Live);
+    sample.heaps[0].extents.push(Extent {
+        range: range(BASE + (1 << 40), 8 << 30),
+        kind: ExtentKind::LargeMapped,
+        arena: 0,
+        spans,
+    });
+    let with_more = FragReport::from_sample(&sample).packing.expect("a bound");
+    assert_eq!(with_more.packed_bytes, packing.packed_bytes);
+}
+
+#[test]
+fn what_a_trim_returns_is_pinned_by_nothing() {
+    // Fastbin chunks between free ones, all of it returned by a trim.
+    let mut sample = worker(2560, &[(32, SpanState::Cached), (1008, SpanState::Free)], 0);
+    sample.heaps[0].trimmable = vec![range(BASE, 2560 * PAGE_SIZE)];
+    let report = FragReport::from_sample(&sample);
+    let row = |class| report.ledger_row(class).expect("a row").resident_bytes;
+    // What no span reaches at the end of the extent is unknown.
+    let known = sample.heaps[0].extents[0].spans.bytes();
+    assert_eq!(row(LedgerClass::FreeTrimmable), known);
+    assert_eq!(row(LedgerClass::FreePinned) + row(LedgerClass::Cached), 0);
+    let mechanisms: Vec<_> = report.findings.iter().map(|f| f.mechanism.name()).collect();
+    assert_eq!(mechanisms, ["untrimmed"]);
 }

@@ -60,6 +60,7 @@ fn large_view() -> View {
         probes_wanted: false,
         notices: vec!["x".repeat(256 << 10)],
         history: Arc::default(),
+        over_time: Default::default(),
         ended: None,
     }
 }

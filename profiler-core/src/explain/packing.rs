@@ -1,23 +1,22 @@
 //! The live blocks of malloc packed into jemalloc's size classes and slabs: a lower bound.
 //!
 //! Rules of jemalloc 5.3 with its defaults on x86-64 (`include/jemalloc/internal/sc.h`,
-//! `src/sc.c`: quantum 16, four classes a doubling, 4 KiB pages): small classes up to 14 KiB lie in
-//! slabs of the least number of pages that regions fill exactly; larger ones are extents of whole
-//! pages.
+//! `src/sc.c`: quantum 16, four classes a doubling, 4 KiB pages): small classes lie in slabs of the
+//! least number of pages that regions fill exactly; larger blocks are extents of whole pages, of
+//! which only those count that were ever touched.
 
 use std::collections::BTreeMap;
 
-use crate::addr::PAGE_SIZE;
+use crate::addr::{AddrRange, PAGE_SIZE};
 use crate::heap::{Allocator, ExtentKind};
 use crate::metrics::pages::GLIBC_HEADER;
 use crate::report::{PackedClass, Packing};
+use crate::residency::ResidencyMap;
 use crate::sample::Sample;
 use crate::span::SpanState;
 
 const QUANTUM: u64 = 16;
 const SMALLEST: u64 = 8;
-/// The largest small class (`SC_SMALL_MAXCLASS`).
-const SMALL_MAX: u64 = 14 * 1024;
 /// Header of a glibc chunk with a mapping of its own: both words are its own.
 const MAPPED_HEADER: u64 = 16;
 
@@ -55,7 +54,9 @@ pub(crate) fn pack(sample: &Sample, present_bytes: u64) -> Option<Packing> {
         present_bytes,
         ..Packing::default()
     };
-    let mut sizes = Sizes::default();
+    // Blocks of up to a page by their size, because there are millions.
+    let mut small = [0u64; (PAGE_SIZE / GRANULE) as usize + 1];
+    let mut large = Vec::new();
     for heap in mallocs {
         let header = |kind| match (heap.allocator, kind) {
             (Allocator::Glibc, ExtentKind::LargeMapped) => MAPPED_HEADER - GLIBC_HEADER,
@@ -65,80 +66,71 @@ pub(crate) fn pack(sample: &Sample, present_bytes: u64) -> Option<Packing> {
         for extent in &heap.extents {
             let header = header(extent.kind);
             for span in extent.spans.iter(extent.range.start()) {
-                if span.state == SpanState::Live {
-                    sizes.add(span.range.len().saturating_sub(header));
+                if span.state != SpanState::Live {
+                    continue;
+                }
+                let bytes = span.range.len().saturating_sub(header);
+                if span.range.len() > PAGE_SIZE {
+                    large.push((bytes, touched(&sample.residency, span.range)));
+                } else {
+                    small[(bytes / GRANULE) as usize] += 1;
                 }
             }
         }
     }
     let mut classes: BTreeMap<u64, PackedClass> = BTreeMap::new();
-    for (bytes, blocks) in sizes.all() {
-        let size = class_of(bytes);
-        let class = classes.entry(size).or_insert(PackedClass {
-            size,
-            blocks: 0,
-            bytes: 0,
-        });
-        // The tail of a large extent beyond what the program may use is never touched.
-        let touched = if size <= SMALL_MAX {
-            size
-        } else {
-            bytes.next_multiple_of(PAGE_SIZE)
-        };
-        class.blocks += blocks;
-        class.bytes = class.bytes.saturating_add(blocks.saturating_mul(touched));
-        packing.blocks += blocks;
-        packing.live_bytes = packing
-            .live_bytes
-            .saturating_add(blocks.saturating_mul(bytes));
-        let rounding = blocks.saturating_mul(touched - bytes);
-        packing.rounding_bytes = packing.rounding_bytes.saturating_add(rounding);
+    let mut rounding = 0u64;
+    for (bytes, &blocks) in (0..).step_by(GRANULE as usize).zip(&small) {
+        if blocks > 0 {
+            let class = class_entry(&mut classes, bytes, blocks);
+            let slab = slab_bytes(class.size);
+            class.bytes = class.blocks.div_ceil(slab / class.size) * slab;
+            rounding += blocks * (class.size - bytes);
+            packing.blocks += blocks;
+            packing.live_bytes += blocks * bytes;
+        }
     }
-    for class in classes.values_mut().filter(|class| class.size <= SMALL_MAX) {
-        let slab = slab_bytes(class.size);
-        class.bytes = class.blocks.div_ceil(slab / class.size) * slab;
+    // What was never touched takes no page anywhere, nor does the tail of a large extent.
+    for &(bytes, touched) in &large {
+        let pages = touched.min(bytes.next_multiple_of(PAGE_SIZE));
+        let class = class_entry(&mut classes, bytes, 1);
+        class.bytes = class.bytes.saturating_add(pages);
+        rounding = rounding.saturating_add(pages.saturating_sub(bytes));
+        packing.blocks += 1;
+        packing.live_bytes = packing.live_bytes.saturating_add(bytes);
     }
+    packing.rounding_bytes = rounding;
     packing.classes = classes.into_values().collect();
     packing.packed_bytes = packing.classes.iter().map(|class| class.bytes).sum();
     Some(packing)
 }
 
+/// The class of blocks of `bytes`, with so many more blocks in it.
+fn class_entry(
+    classes: &mut BTreeMap<u64, PackedClass>,
+    bytes: u64,
+    blocks: u64,
+) -> &mut PackedClass {
+    let size = class_of(bytes);
+    let class = classes.entry(size).or_insert(PackedClass {
+        size,
+        blocks: 0,
+        bytes: 0,
+    });
+    class.blocks += blocks;
+    class
+}
+
+/// Bytes of the pages of a block that were ever touched: resident, or in swap.
+fn touched(residency: &ResidencyMap, range: AddrRange) -> u64 {
+    let runs = residency.runs_in(range);
+    let taken = runs.filter(|run| run.state.is_resident() || run.state.is_swapped());
+    let bytes: u64 = taken.map(|run| run.range.len()).sum();
+    bytes.next_multiple_of(PAGE_SIZE)
+}
+
 /// Spans are multiples of 8 bytes long.
 const GRANULE: u64 = 8;
-
-/// How many blocks there are of each size: the common small ones in a table, because there are
-/// millions of blocks.
-struct Sizes {
-    small: Vec<u64>,
-    large: BTreeMap<u64, u64>,
-}
-
-impl Default for Sizes {
-    fn default() -> Self {
-        Self {
-            small: vec![0; (SMALL_MAX / GRANULE) as usize + 1],
-            large: BTreeMap::new(),
-        }
-    }
-}
-
-impl Sizes {
-    fn add(&mut self, bytes: u64) {
-        match self.small.get_mut((bytes / GRANULE) as usize) {
-            Some(blocks) => *blocks += 1,
-            None => *self.large.entry(bytes).or_default() += 1,
-        }
-    }
-
-    /// Each size with its blocks, ascending.
-    fn all(&self) -> impl Iterator<Item = (u64, u64)> {
-        let small = (0..)
-            .zip(&self.small)
-            .map(|(i, &blocks)| (i * GRANULE, blocks));
-        let large = self.large.iter().map(|(&bytes, &blocks)| (bytes, blocks));
-        small.filter(|&(_, blocks)| blocks > 0).chain(large)
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -66,8 +66,9 @@ pub(crate) fn caches(serving: Option<Allocator>) -> &'static str {
 pub(crate) fn cached(serving: Option<Allocator>) -> &'static str {
     match serving {
         Some(Allocator::Glibc) | None => {
-            "GLIBC_TUNABLES=glibc.malloc.tcache_count=0 gives them up, at some cost in speed; \
-             fewer threads give up fewer."
+            "GLIBC_TUNABLES=glibc.malloc.tcache_count=0 gives up tcaches and glibc.malloc.mxfast=0 \
+             fastbins, at some cost in speed; with fewer threads there are fewer. malloc_trim(0) \
+             returns what lies in fastbins."
         }
         Some(Allocator::Jemalloc) => {
             "MALLOC_CONF=tcache_max:4096 caches small blocks only (tcache:false none), at some cost \

@@ -67,7 +67,10 @@ fn sure(report: &FragReport) -> Confidence {
 }
 
 fn pinned_pages(report: &FragReport) -> Option<Finding> {
-    let pinned = resident(report, LedgerClass::FreePinned);
+    // What only cached blocks or the top keep on their pages is not pinned for good.
+    let rows = report.size_classes.iter();
+    let of_malloc = rows.filter(|row| row.allocator != Allocator::Pymalloc);
+    let pinned: u64 = of_malloc.map(|row| row.pinned_free_bytes).sum();
     let held = report.metric("held_by_512_bytes_pages").unwrap_or(0.0);
     worth(report, pinned).then(|| Finding {
         mechanism: Mechanism::PinnedPages,
@@ -222,24 +225,18 @@ fn pools(report: &FragReport) -> Option<(u64, u64)> {
 
 fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
     let threshold = setting(report, "mmap_threshold")?;
-    let large = |upper: u64| upper > INITIAL_MMAP_THRESHOLD;
-    let rows = report
-        .size_classes
-        .iter()
-        .filter(|row| row.allocator == Allocator::Glibc);
-    let free: u64 = rows
-        .filter(|row| large(row.class.upper_bytes()))
-        .map(|row| row.free_bytes)
-        .sum();
-    (threshold > INITIAL_MMAP_THRESHOLD && worth(report, free)).then(|| Finding {
+    let grown =
+        threshold > INITIAL_MMAP_THRESHOLD && setting(report, "no_dyn_threshold") == Some(0);
+    let free = report.metric("large_free_bytes")? as u64;
+    (grown && worth(report, free)).then(|| Finding {
         mechanism: Mechanism::DynamicMmapThreshold,
         claim: format!(
-            "The mmap threshold has grown to {}, so large blocks now lie in the heap; {} of it \
-             are free chunks above 128 KiB.",
+            "The mmap threshold has grown to {}, so large blocks now lie in the heap; {} of its \
+             resident memory are free chunks above 128 KiB.",
             bytes(threshold),
             bytes(free)
         ),
-        bytes: free.min(report.kernel.rss_bytes),
+        bytes: free,
         evidence: vec![
             ("mmap_threshold".into(), threshold as f64),
             ("large_free_bytes".into(), free as f64),
@@ -247,7 +244,7 @@ fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
         remedy: "MALLOC_MMAP_THRESHOLD_=131072 keeps it at 128 KiB, so that each large block goes \
                  back to the kernel when it is freed, at the cost of more page faults."
             .into(),
-        // Free chunks are exact, but part of them may not be resident and part is trimmable too.
+        // Free chunks are exact, but a trim may return part of them too.
         confidence: sure(report).min(Confidence::Medium),
     })
 }

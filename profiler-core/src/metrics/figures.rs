@@ -6,6 +6,7 @@ use crate::metrics::huge::HUGE_PAGE;
 use crate::metrics::pages::{PageSlice, Use};
 use crate::report::{HeapReport, HugeOccupancyRow, LedgerClass, LedgerRow, Metric};
 use crate::sample::Sample;
+use crate::span::{Span, SpanState};
 
 /// What is counted over the heap's pages for the figures. Bytes are of resident pages unless said.
 #[derive(Copy, Clone, Debug, Default)]
@@ -54,6 +55,27 @@ impl Figures {
     pub(crate) fn malloc_bytes(&self) -> u64 {
         self.malloc_bytes
     }
+}
+
+/// glibc's mmap threshold before it adapts (`malloc/malloc.c`, `DEFAULT_MMAP_THRESHOLD_MIN`).
+const INITIAL_MMAP_THRESHOLD: u64 = 128 << 10;
+
+/// Resident bytes of free chunks so large that a fixed mmap threshold would have given the blocks
+/// mappings of their own.
+fn large_free(sample: &Sample) -> u64 {
+    let heaps = sample.heaps.iter();
+    let extents = heaps
+        .filter(|heap| heap.allocator == Allocator::Glibc)
+        .flat_map(|heap| &heap.extents);
+    let spans = extents.flat_map(|extent| extent.spans.iter(extent.range.start()));
+    let large = spans
+        .filter(|span| span.state == SpanState::Free && span.range.len() > INITIAL_MMAP_THRESHOLD);
+    let resident = |span: Span| {
+        let runs = sample.residency.runs_in(span.range);
+        let resident = runs.filter(|run| run.state.is_resident());
+        resident.map(|run| run.range.len()).sum::<u64>()
+    };
+    large.map(resident).sum()
 }
 
 /// All metrics, the most telling first. `trimmable` is what a trim would return, in bytes.
@@ -149,6 +171,12 @@ pub(crate) fn metrics(
             "purge_floor_2m_bytes",
             known(occupied_huge),
             "the same when memory can only be returned 2 MiB at a time (huge pages)",
+        ),
+        metric(
+            "large_free_bytes",
+            known(large_free(sample)),
+            "resident in free chunks above 128 KiB, glibc's first mmap threshold: with the threshold \
+             fixed they would have gone back when they were freed",
         ),
         metric(
             "huge_backed_bytes",

@@ -58,7 +58,6 @@ impl<'a> Ledger<'a> {
             (Use::Live, LedgerClass::Live),
             (Use::Header, LedgerClass::AllocatorMetadata),
             (Use::Metadata, LedgerClass::AllocatorMetadata),
-            (Use::Cached, LedgerClass::Cached),
             (Use::Top, LedgerClass::Top),
             (Use::Unknown, LedgerClass::Unknown),
             (Use::PymallocLive, LedgerClass::PymallocLive),
@@ -69,22 +68,22 @@ impl<'a> Ledger<'a> {
             self.add(class, pages * tally.of(what), slice.state);
         }
         let trimmable = self.trimmable_in(slice);
-        let free = tally.of(Use::Free);
-        let retained = tally.of(Use::Retained);
-        if free + retained == PAGE_SIZE {
-            self.add(LedgerClass::FreeTrimmable, trimmable, slice.state);
-            self.add(
-                LedgerClass::FreeStuck,
-                slice.range.len() - trimmable,
-                slice.state,
-            );
-        } else {
-            self.add(
-                LedgerClass::FreePinned,
-                pages * (free + retained),
-                slice.state,
-            );
-        }
+        let free = tally.of(Use::Free) + tally.of(Use::Retained);
+        let cached = tally.of(Use::Cached);
+        // A trim consolidates fastbin chunks, so that pages it returns may hold cached bytes too.
+        let given_back = trimmable / PAGE_SIZE;
+        self.add(
+            LedgerClass::FreeTrimmable,
+            given_back * (free + cached),
+            slice.state,
+        );
+        let kept = pages - given_back;
+        self.add(LedgerClass::Cached, kept * cached, slice.state);
+        let class = match free {
+            PAGE_SIZE => LedgerClass::FreeStuck,
+            _ => LedgerClass::FreePinned,
+        };
+        self.add(class, kept * free, slice.state);
         if slice.state.is_resident() {
             self.trimmable[slice.owner.heap] += trimmable;
             trimmable

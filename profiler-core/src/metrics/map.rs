@@ -16,7 +16,8 @@ pub(crate) struct HeapMap {
 impl HeapMap {
     /// Appends the pages of a slice.
     pub(crate) fn page(&mut self, slice: &PageSlice) {
-        let absent = !slice.state.is_present() && !slice.state.is_swapped();
+        // The zero page takes no memory, however often it is mapped.
+        let absent = !slice.state.is_resident() && !slice.state.is_swapped();
         if absent && slice.pages() > LONGEST_GAP_PAGES {
             return;
         }
@@ -61,7 +62,7 @@ impl HeapMap {
         let holds = |e: &MapExtent| {
             e.pages
                 .iter()
-                .any(|page| page.state.is_present() || page.state.is_swapped())
+                .any(|page| page.state.is_resident() || page.state.is_swapped())
         };
         self.extents.into_iter().filter(holds).collect()
     }

@@ -34,8 +34,9 @@ pub(crate) struct ArenaPins {
 }
 
 impl Pins {
-    /// Counts the pages of a slice.
-    pub(crate) fn page(&mut self, slice: &PageSlice) {
+    /// Counts the pages of a slice, `trimmable` bytes of which a trim would return: nothing pins
+    /// those.
+    pub(crate) fn page(&mut self, slice: &PageSlice, trimmable: u64) {
         if !self.tail.covers(slice) {
             self.close_tail();
             self.tail = Tail::of(slice.owner);
@@ -47,7 +48,8 @@ impl Pins {
         let free = tally.of(Use::Free) + tally.of(Use::Retained) + tally.of(Use::PymallocFree);
         if free > 0 && free < PAGE_SIZE {
             let arena = (slice.owner.heap, slice.owner.arena);
-            self.by_arena.entry(arena).or_default().pinned_free_bytes += slice.pages() * free;
+            let pinned = slice.pages() - trimmable / PAGE_SIZE;
+            self.by_arena.entry(arena).or_default().pinned_free_bytes += pinned * free;
             self.share(slice, free);
         }
         self.tail.page(slice, free);

@@ -32,6 +32,8 @@ impl Exit {
     pub(super) fn of_error(error: &(dyn Error + 'static)) -> Self {
         let code = match error.downcast_ref::<SessionError>() {
             Some(SessionError::Export(ExportError::UnknownEnding(_))) => return Self::Usage,
+            // What `/proc` no longer has was the target.
+            Some(SessionError::Io(io)) if io.kind() == io::ErrorKind::NotFound => Some(5),
             Some(SessionError::Open(open)) => Some(open.exit_code()),
             Some(SessionError::Core(core)) => Some(core.exit_code()),
             _ => error.downcast_ref().map(OpenError::exit_code),

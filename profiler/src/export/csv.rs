@@ -2,7 +2,6 @@
 
 use csv::Writer;
 use profiler_core::activity::Activity;
-use profiler_core::over_time::johnstone_wilson;
 use profiler_core::report::{ArenaReport, HeapReport};
 use profiler_core::view::View;
 
@@ -61,6 +60,14 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
         let range = format!("{}-{}", row.min_bytes, row.max_bytes);
         rows.counts("page_occupancy", row.allocator.name(), &range, &fields)?;
     }
+    for deciles in &view.report.occupancy_deciles {
+        let allocator = deciles.allocator.name();
+        for (tenth, live) in (1..).zip(deciles.live_bytes) {
+            let tenth = format!("{}", 10 * tenth);
+            let fields = [("live_bytes", u64::from(live))];
+            rows.counts("occupancy_deciles", allocator, &tenth, &fields)?;
+        }
+    }
     for row in &view.report.huge_occupancy {
         let fields = [
             ("ranges", row.ranges),
@@ -73,7 +80,7 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
     for metric in &view.report.metrics {
         rows.figure("metrics", "", "", metric.name, metric.value)?;
     }
-    for metric in johnstone_wilson(&view.history) {
+    for metric in view.over_time.ratios() {
         rows.figure("over_time", "", "", metric.name, metric.value)?;
     }
     for finding in &view.report.findings {
@@ -93,6 +100,8 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
         rows.counts("history", "", &time, &fields)?;
         let live = point.live_bytes.map(|bytes| bytes as f64);
         rows.figure("history", "", &time, "live_bytes", live)?;
+        let heap = point.heap_bytes.map(|bytes| bytes as f64);
+        rows.figure("history", "", &time, "heap_bytes", heap)?;
     }
     let bytes = rows.writer.into_inner();
     bytes.map_err(|error| csv::Error::from(error.into_error()))

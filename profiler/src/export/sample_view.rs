@@ -110,6 +110,7 @@ pub(super) fn passive() -> View {
         probes_wanted: false,
         notices: Vec::new(),
         history: Arc::default(),
+        over_time: Default::default(),
         ended: None,
     }
 }
@@ -197,6 +198,7 @@ pub(super) fn full() -> View {
         probes_wanted: true,
         notices: vec!["probes: 2 of 3 work".into()],
         history: Arc::new(vec![point(0, None), point(1, Some(PAGE))]),
+        over_time: Default::default(),
         ended: Some("the target exited with 0".into()),
     }
 }

@@ -95,7 +95,7 @@ impl HitCost {
         let cost = Self {
             emulated: COLD * (entry.ns - bare).max(LEAST),
             stepped: COLD * (stepped.ns - bare).max(LEAST),
-            return_adds: COLD * (both.ns - entry.ns).max(0.0),
+            return_adds: COLD * (both.ns - entry.ns).max(LEAST),
         };
         remove([entry.link, both.link, stepped.link].into_iter());
         Ok(cost)

@@ -195,7 +195,8 @@ impl Target {
     pub fn fork_sharing(&self, residency: &ResidencyMap) -> Option<ForkSharing> {
         let parent = self.dir.stat().ok()?.ppid;
         let (dir, _) = open::open(parent).ok()?;
-        if Program::of(&dir).exe != self.program.exe {
+        // A fork inherits the auxiliary vector, an exec gets a new one: then nothing was shared.
+        if Program::of(&dir) != self.program {
             return None;
         }
         let mappings = maps::parse(&dir.text("maps").ok()?);
@@ -206,6 +207,29 @@ impl Target {
     /// Its memory, by address.
     pub fn memory(&self) -> LiveMemory {
         self.memory.clone()
+    }
+
+    /// Its memory while it is stopped: faster, and only right as long as the stop lasts.
+    pub fn memory_of(&self, _stopped: &Stopped) -> LiveMemory {
+        if self.has_merged_pages() {
+            return self.memory();
+        }
+        self.memory.while_stopped(self.pid())
+    }
+
+    /// Whether KSM may have merged pages of it: unless the kernel says that there are none.
+    fn has_merged_pages(&self) -> bool {
+        // Linux 6.1 and later; an older kernel's KSM is off for all, or not to be trusted.
+        let merged = self.dir.text("ksm_merging_pages").ok();
+        let none = merged.is_some_and(|pages| pages.trim() == "0");
+        let off = || {
+            let run = std::fs::read_to_string("/sys/kernel/mm/ksm/run");
+            match run {
+                Ok(run) => run.trim() == "0",
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            }
+        };
+        !none && !off()
     }
 
     /// Its auxiliary vector, as the kernel filled it in at its start.

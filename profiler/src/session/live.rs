@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use profiler_core::over_time::OverTime;
 use profiler_core::report::FragReport;
 use profiler_core::view::{Point, View};
 
@@ -23,6 +24,7 @@ pub(crate) struct LiveSession {
     schedule: WalkSchedule,
     probes: Probes,
     history: History,
+    over_time: OverTime,
     report: Arc<FragReport>,
     ended: Option<String>,
     trouble: Option<String>,
@@ -46,10 +48,12 @@ impl LiveSession {
             schedule,
             probes,
             history: History::default(),
+            over_time: OverTime::default(),
             report,
             ended: None,
             trouble: None,
         };
+        session.over_time.add(&session.report);
         session.note_point(
             session.report.kernel.rss_bytes,
             session.report.kernel.swap_bytes,
@@ -93,6 +97,7 @@ impl LiveSession {
             // sample: the last good one stays.
             if self.sampler.target().state() == TargetState::Same {
                 self.note_point(report.kernel.rss_bytes, report.kernel.swap_bytes);
+                self.over_time.add(&report);
                 self.report = Arc::new(report);
             }
         } else {
@@ -133,6 +138,7 @@ impl LiveSession {
             probes_wanted: !matches!(self.probes, Probes::Off),
             notices,
             history: self.history.points(),
+            over_time: self.over_time,
             ended: self.ended.clone(),
         }
     }

@@ -42,6 +42,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
         probes_wanted: false,
         notices: Vec::new(),
         history: Arc::default(),
+        over_time: Default::default(),
         ended: None,
     };
     let saved = save::all(&options.outputs, &view);

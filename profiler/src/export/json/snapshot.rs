@@ -3,7 +3,6 @@
 use profiler_core::activity::ProbeState;
 use profiler_core::completeness::Defect;
 use profiler_core::fork::ForkSharing;
-use profiler_core::over_time::johnstone_wilson;
 use profiler_core::report::{
     self, Finding, HugeOccupancyRow, LedgerRow, Metric, OccupancyDeciles, OccupancyRow,
     SizeClassRow,
@@ -234,7 +233,7 @@ impl<'a> Snapshot<'a> {
                 .map(HugeOccupancy::of)
                 .collect(),
             metrics: metrics(&report.metrics),
-            over_time: metrics(&johnstone_wilson(&view.history)),
+            over_time: metrics(&view.over_time.ratios()),
             findings: report.findings.iter().map(FindingRow::of).collect(),
             packing: report.packing.as_ref().map(Packing::of),
             activity: view.activity.as_deref().map(Activity::of),

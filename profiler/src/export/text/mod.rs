@@ -2,7 +2,6 @@
 
 mod heap;
 
-use profiler_core::over_time::johnstone_wilson;
 use profiler_core::report::FragReport;
 use profiler_core::sample::{PythonMalloc, Target};
 use profiler_core::units::{bytes, count, nanoseconds, percent};
@@ -222,7 +221,7 @@ fn metrics(text: &mut Text, view: &View) {
     for metric in &view.report.metrics {
         text.line(&format!("  {:<26} {:>14}", metric.name, metric.shown()));
     }
-    let over_time = johnstone_wilson(&view.history);
+    let over_time = view.over_time.ratios();
     for metric in over_time.iter().filter(|metric| metric.value.is_some()) {
         text.line(&format!("  {:<26} {:>14}", metric.name, metric.shown()));
     }

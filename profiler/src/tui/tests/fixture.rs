@@ -31,6 +31,7 @@ pub(super) fn view(map_pages: usize) -> View {
         probes_wanted: true,
         notices: Vec::new(),
         history: Arc::new(history()),
+        over_time: Default::default(),
         ended: None,
     }
 }
@@ -68,6 +69,7 @@ pub(super) fn unknown() -> View {
             "No walk: glibc 2.99 is not known to this version.".into(),
         ],
         history: Arc::new(Vec::new()),
+        over_time: Default::default(),
         ended: Some("the target exited with status 1".into()),
     }
 }
