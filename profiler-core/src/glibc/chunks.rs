@@ -12,6 +12,8 @@ use crate::memory::{ReadAhead, ReadError, TargetMemory};
 use crate::residency::ResidencyMap;
 use crate::span::{SpanList, SpanState};
 
+/// The smallest chunk (`MINSIZE`), in bytes.
+pub(super) const MIN_CHUNK: u64 = 32;
 pub(super) const PREV_INUSE: u64 = 1;
 pub(super) const IS_MMAPPED: u64 = 2;
 pub(super) const NON_MAIN_ARENA: u64 = 4;

@@ -96,17 +96,19 @@ impl<'m, M: TargetMemory> Links<'m, M> {
     }
 }
 
-/// Adds the chunks of an arena's fastbins to `held`.
+/// Adds the chunks of an arena's fastbins to `held`, which grows to `most` chunks at the most:
+/// forged arenas can all lead to one list.
 pub(super) fn fastbins<M: TargetMemory>(
     links: &Links<'_, M>,
     arena: &ArenaState,
     held: &mut Vec<Held>,
+    most: usize,
     notes: &mut Notes,
 ) {
     for (bin, &head) in arena.fastbins.iter().enumerate() {
         let bytes = 32 + 16 * bin as u64;
         let list = links.follow(head, |link| {
-            let fits = link.size & !7 == bytes;
+            let fits = link.size & !7 == bytes && held.len() < most;
             if fits {
                 held.push(Held {
                     chunk: link.chunk,

@@ -6,7 +6,7 @@
 //! chunk's own header, and `prev_size` has a flag for huge pages. The kernel merges neighbouring
 //! mappings, so a chunk may begin at any page.
 
-use super::chunks::{IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE};
+use super::chunks::{IS_MMAPPED, MIN_CHUNK, NON_MAIN_ARENA, PREV_INUSE};
 use super::ranges::{Claims, areas, page_heads};
 use super::state::MallocPar;
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
@@ -15,9 +15,6 @@ use crate::residency::ResidencyMap;
 
 /// The largest alignment looked for: larger ones are served, but nobody asks for them.
 const MAX_ALIGNMENT: u64 = 1 << 30;
-
-/// The smallest chunk (`MINSIZE`).
-const MIN_CHUNK: u64 = 32;
 
 /// Beyond so many chunks no pair is looked for: the time for it grows with the square.
 const MAX_PAIRED: usize = 4096;

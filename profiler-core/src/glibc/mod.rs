@@ -171,8 +171,10 @@ fn held<M: TargetMemory>(
     let cache = PageCache::new(memory);
     let mut held = Vec::new();
     let links = Links::of_fastbins(&cache, main.layout.mangled_links);
+    // No more chunks than the resident memory has room for.
+    let most = (residency.resident_bytes() / chunks::MIN_CHUNK) as usize;
     for arena in &main.ring {
-        lists::fastbins(&links, arena, &mut held, notes);
+        lists::fastbins(&links, arena, &mut held, most, notes);
     }
     let addrs: HashSet<u64> = main.ring.iter().map(|arena| arena.addr).collect();
     let in_use = par.tcache.is_some_and(|[_, _, count, _]| count != 0);

@@ -1,12 +1,11 @@
 //! What `malloc_trim(0)` would give back, to the page: `mtrim` on every arena and `systrim` on the
 //! main arena's top (`malloc/malloc.c`, the same rules from 2.17 to 2.43).
 
+use super::chunks::MIN_CHUNK;
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 
 /// `sizeof (struct malloc_chunk)`: what `mtrim` leaves alone at a free chunk's start.
 const CHUNK_STRUCT: u64 = 48;
-/// `MINSIZE`.
-const MIN_CHUNK: u64 = 32;
 
 /// Follows a chunk walk and gathers the pages. Neighbouring free and fastbin chunks count as one,
 /// because `mtrim` consolidates first.

@@ -88,6 +88,10 @@ impl LiveSession {
             TargetState::Exited(how) => Some(format!("the target {how}")),
             TargetState::Execed => Some("the target executed another program".into()),
         };
+        if self.ended.is_some() {
+            // The program that a process became is not the one to probe.
+            self.probes.end();
+        }
     }
 
     fn look(&mut self, walking: bool) -> io::Result<()> {

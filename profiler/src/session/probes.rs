@@ -17,6 +17,8 @@ pub(crate) enum Probes {
     Starting(JoinHandle<Result<ProbeSession, String>>),
     /// Attached.
     On(ProbeSession),
+    /// Off again, with what they saw.
+    Over(Arc<Activity>),
     /// Not to be had, and why.
     Unavailable(String),
 }
@@ -57,10 +59,19 @@ impl Probes {
         };
     }
 
+    /// Takes them off the target for good; what they saw is kept.
+    pub(crate) fn end(&mut self) {
+        self.wait();
+        if let Some(activity) = self.activity() {
+            *self = Self::Over(activity);
+        }
+    }
+
     /// What they saw so far.
     pub(crate) fn activity(&self) -> Option<Arc<Activity>> {
         match self {
             Self::On(session) => Some(Arc::new(session.activity())),
+            Self::Over(activity) => Some(Arc::clone(activity)),
             _ => None,
         }
     }
@@ -70,7 +81,7 @@ impl Probes {
         match self {
             Self::Off => Some("probes are off (--no-probes)".into()),
             Self::Starting(_) => Some("probes are being attached".into()),
-            Self::On(_) => None,
+            Self::On(_) | Self::Over(_) => None,
             Self::Unavailable(reason) => Some(format!("no probes, passive only: {reason}")),
         }
     }
