@@ -221,6 +221,138 @@ fn swapped_pages_are_told_and_left_in_swap() {
     assert_eq!(after.swap_bytes, before.swap_bytes);
 }
 
+/// What `fragscope snapshot --json` says of a process.
+fn snapshot(pid: i32, more: &[&str]) -> serde_json::Value {
+    let out = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(["snapshot", "--json", "--pid", &pid.to_string()])
+        .args(more)
+        .output()
+        .expect("fragscope starts");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    serde_json::from_slice(&out.stdout).expect("JSON")
+}
+
+/// Bytes of its memory that are in swap, by the kernel.
+fn in_swap(pid: i32) -> u64 {
+    let target = Target::open(pid).expect("we are root");
+    target.quick_count().expect("alive").swap_bytes
+}
+
+#[test]
+fn a_swapped_heap_stays_in_swap_unless_it_is_asked_for() {
+    let _swap = Swap::on();
+    let mut child = Child::python(
+        r"
+import ctypes, sys
+kept = [[bytes([i % 250 + 1]) * 700 for i in range(200)] for _ in range(20)]
+for row in kept:
+    del row[::2]
+untouched = bytearray(0)
+print('ready', flush=True)
+sys.stdin.readline()
+libc = ctypes.CDLL(None, use_errno=True)
+libc.madvise.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+MADV_PAGEOUT = 21
+for line in open('/proc/self/maps'):
+    if '[heap]' in line:
+        start, end = (int(n, 16) for n in line.split()[0].split('-'))
+        assert libc.madvise(start, end - start, MADV_PAGEOUT) == 0, ctypes.get_errno()
+print('out', flush=True)
+sys.stdin.readline()
+",
+    );
+    let before = snapshot(child.pid(), &[]);
+    child.tell("page out");
+    assert_eq!(child.listen(), "out");
+    // It waits in a read: nothing but fragscope touches its pages from here on.
+    child::wait_for_state(child.pid(), 'S');
+    let swapped = in_swap(child.pid());
+    assert!(swapped > 1 << 20, "the kernel swapped {swapped} bytes out");
+
+    for more in [&[][..], &["--no-stop"]] {
+        let left = snapshot(child.pid(), more);
+        assert_eq!(in_swap(child.pid()), swapped, "{more:?}");
+        assert_eq!(left["swap_bytes"], swapped);
+        assert!(left["completeness"]["unreadable_bytes"].as_u64() > Some(0));
+    }
+    let brought = snapshot(child.pid(), &["--swap-in"]);
+    assert_eq!(
+        brought["swap_bytes"], swapped,
+        "the sample keeps the state before"
+    );
+    assert_eq!(brought["completeness"]["unreadable_bytes"], 0);
+    assert_eq!(brought["completeness"]["layout_confidence"], "high");
+    let live = |of: &serde_json::Value| of["heaps"][0]["live_bytes"].as_u64().expect("a number");
+    assert!(live(&before).abs_diff(live(&brought)) < 64 << 10);
+    assert!(in_swap(child.pid()) < swapped);
+}
+
+/// Eight threads that do nothing but allocate and free.
+const BUSY: &str = r"
+import sys, threading
+def work(n):
+    kept = []
+    while True:
+        kept.append(bytearray(600 + 97 * n % 3000))
+        if len(kept) > 400:
+            del kept[::2]
+for n in range(8):
+    threading.Thread(target=work, args=(n,), daemon=True).start()
+print('busy', flush=True)
+for line in sys.stdin:
+    print('on', flush=True)
+";
+
+#[test]
+fn a_busy_target_is_walked_stopped_and_running() {
+    let mut child = Child::python(BUSY);
+    for _ in 0..3 {
+        let seen = snapshot(child.pid(), &[]);
+        let about = &seen["completeness"];
+        assert_eq!(about["stopped"], true);
+        // All was still: where no lock was held, all adds up.
+        if about["threads_in_allocator"] == 0 {
+            assert_eq!(about["layout_confidence"], "high", "{about}");
+            assert_eq!(about["defects"], serde_json::json!([]));
+        }
+        let seen = snapshot(child.pid(), &["--no-stop"]);
+        let about = &seen["completeness"];
+        assert_eq!(about["stopped"], false);
+        let gaps = about["gaps"].as_array().expect("a list");
+        assert!(gaps.iter().any(|gap| gap == "moving"), "{about}");
+        assert!(
+            !seen["heaps"].as_array().expect("a list").is_empty(),
+            "{about}"
+        );
+    }
+    child.tell("still there?");
+    assert_eq!(child.listen(), "on");
+}
+
+#[test]
+fn a_snapshot_killed_at_any_instant_lets_the_target_run_on() {
+    let mut child = Child::python(BUSY);
+    for later in 0..24u32 {
+        let mut snapshot = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+            .args(["snapshot", "--pid", &child.pid().to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("fragscope starts");
+        // From when it holds the target, a growing number of looks later.
+        let mut looks = 0;
+        while looks < later * later && snapshot.try_wait().expect("ours").is_none() {
+            looks += u32::from(child::state_of(child.pid()) == 't');
+        }
+        let _ = snapshot.kill();
+        snapshot.wait().expect("ours");
+        child.tell("still there?");
+        assert_eq!(child.listen(), "on", "killed after {looks} looks");
+    }
+    assert_ne!(child::state_of(child.pid()), 't');
+}
+
 /// Swap for the time of a test, where the host has none.
 struct Swap(Option<tempfile::TempDir>);
 

@@ -75,6 +75,18 @@ pub fn is_known(version: (u32, u32)) -> bool {
     layout::candidates(version).next().is_some()
 }
 
+/// How many arenas have their lock held: a thread stands inside malloc, and what it is about there is
+/// half done. 0 where no heap is found.
+pub fn locked_arenas<M: TargetMemory>(memory: &M, context: &Context<'_>) -> u32 {
+    let Some(version) = context.version else {
+        return 0;
+    };
+    let data = Data::read(memory, &context.libc_data);
+    let ring = find::main_arena(memory, &data, version).map(|main| main.ring);
+    let locked = ring.iter().flatten().filter(|arena| arena.mutex != 0);
+    locked.count() as u32
+}
+
 /// Walks the heap of the target's glibc. `memory` reads only what is resident
 /// ([`crate::memory::ResidentMemory`]), and is of the moment of `residency`.
 ///

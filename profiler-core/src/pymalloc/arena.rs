@@ -69,10 +69,32 @@ impl Totals {
     }
 }
 
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.arenas += other.arenas;
+        self.live_blocks += other.live_blocks;
+        self.live_bytes += other.live_bytes;
+        self.free_blocks += other.free_blocks;
+        self.free_bytes += other.free_bytes;
+        self.pools_used += other.pools_used;
+        self.pools_sound += other.pools_sound;
+        self.pools_free += other.pools_free;
+        self.pools_carved_free += other.pools_carved_free;
+        self.pools_free_by_account += other.pools_free_by_account;
+        self.quantization_bytes += other.quantization_bytes;
+        self.alignment_bytes += other.alignment_bytes;
+    }
+}
+
+/// Times that a pool is read before it counts as damaged: its owner may be at work in it.
+const POOL_TRIES: u32 = 3;
+
 /// Walks arenas one after another, with buffers that are reused.
 pub(super) struct Walker<M> {
     memory: M,
     of: Geometry,
+    addrs: Vec<RemoteAddr>,
+    headers: Vec<Option<[u8; HEADER as usize]>>,
     bytes: Vec<u8>,
     live: Vec<bool>,
 }
@@ -83,6 +105,8 @@ impl<M: TargetMemory> Walker<M> {
         Self {
             memory,
             of,
+            addrs: Vec::new(),
+            headers: Vec::new(),
             bytes: Vec::new(),
             live: Vec::new(),
         }
@@ -109,21 +133,43 @@ impl<M: TargetMemory> Walker<M> {
         spans.push(before, SpanState::Metadata);
 
         let carved = object.pool_address.get() - first.get();
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.resize(carved as usize, 0);
-        let whole = self.memory.read(first, &mut bytes).is_ok();
-        for offset in (0..carved).step_by(of.pool as usize) {
-            let addr = RemoteAddr::new(first.get() + offset);
-            let pool = &mut bytes[offset as usize..(offset + of.pool) as usize];
-            // Where the arena is not readable as a whole, its pools may be.
-            if !whole && self.memory.read(addr, pool).is_err() {
-                heap.unreadable_bytes += of.pool;
-                spans.push(of.pool, SpanState::Unknown);
-                continue;
+        let (mut addrs, mut headers) = (
+            std::mem::take(&mut self.addrs),
+            std::mem::take(&mut self.headers),
+        );
+        addrs.clear();
+        let offsets = (0..carved).step_by(of.pool as usize);
+        addrs.extend(offsets.map(|offset| RemoteAddr::new(first.get() + offset)));
+        self.memory.read_scattered(&addrs, &mut headers);
+        for (&addr, header) in addrs.iter().zip(&headers) {
+            let read = header.map(|header| self.pool(addr, &header, object.index));
+            match read.unwrap_or(Read::Unreadable) {
+                // A pool with no block in use is free, whatever its header still says.
+                Read::Free => {
+                    totals.pools_free += 1;
+                    totals.pools_carved_free += 1;
+                    spans.push(of.pool, SpanState::Free);
+                }
+                Read::Used(pool) => self.account(pool, totals, &mut spans),
+                Read::Damaged => {
+                    totals.pools_used += 1;
+                    spans.push(of.pool, SpanState::Unknown);
+                    if heap.defects.len() < MAX_DEFECTS {
+                        let what = "the header and the free list of a pool do not add up".into();
+                        heap.defects.push(Defect {
+                            addr: Some(addr),
+                            what,
+                            bytes: of.pool,
+                        });
+                    }
+                }
+                Read::Unreadable => {
+                    heap.unreadable_bytes += of.pool;
+                    spans.push(of.pool, SpanState::Unknown);
+                }
             }
-            self.blocks(addr, pool, object.index, totals, heap, &mut spans);
         }
-        self.bytes = bytes;
+        (self.addrs, self.headers) = (addrs, headers);
         let never_used = (end.get() - object.pool_address.get()) / of.pool;
         totals.pools_free += never_used;
         spans.push(never_used * of.pool, SpanState::Top);
@@ -131,61 +177,65 @@ impl<M: TargetMemory> Walker<M> {
         (range, spans)
     }
 
-    fn blocks(
-        &mut self,
-        addr: RemoteAddr,
-        bytes: &[u8],
-        index: u32,
-        totals: &mut Totals,
-        heap: &mut HeapSnapshot,
-        spans: &mut SpanList,
-    ) {
-        let of = self.of;
-        // A pool with no block in use is free, whatever its header still says.
-        if bytes[..4] == [0; 4] {
-            totals.pools_free += 1;
-            totals.pools_carved_free += 1;
-            spans.push(of.pool, SpanState::Free);
-            return;
-        }
-        totals.pools_used += 1;
-        let header = bytes[..HEADER as usize].try_into().ok();
-        let pool = header.and_then(|header| Pool::parse(addr, header, of.pool));
-        let sound = pool.filter(|pool| pool.arena == index);
-        let mut live = std::mem::take(&mut self.live);
-        match sound.and_then(|pool| pool.live(bytes, &mut live).map(|()| pool)) {
-            None => {
-                spans.push(of.pool, SpanState::Unknown);
-                if heap.defects.len() < MAX_DEFECTS {
-                    let what = "the header and the free list of a pool do not add up".into();
-                    heap.defects.push(Defect {
-                        addr: Some(addr),
-                        what,
-                        bytes: of.pool,
-                    });
+    /// Tells which blocks of the pool at `addr` are live, into `self.live`.
+    fn pool(&mut self, addr: RemoteAddr, header: &[u8; HEADER as usize], index: u32) -> Read {
+        let mut header = *header;
+        for _ in 0..POOL_TRIES {
+            if header[..4] == [0; 4] {
+                return Read::Free;
+            }
+            let pool = Pool::parse(addr, &header, self.of.pool);
+            let pool = pool.filter(|pool| pool.arena == index);
+            self.bytes.clear();
+            // Only a list of freed blocks leads into the pool; without one it need not be read.
+            if pool.is_none_or(|pool| pool.first_free != 0) {
+                self.bytes.resize(self.of.pool as usize, 0);
+                if self.memory.read(addr, &mut self.bytes).is_err() {
+                    return Read::Unreadable;
                 }
             }
-            Some(pool) => {
-                totals.pools_sound += 1;
-                totals.live_blocks += pool.count;
-                totals.live_bytes += pool.count * pool.block;
-                let capacity = pool.capacity();
-                totals.free_blocks += capacity - pool.count;
-                totals.free_bytes += (capacity - pool.count) * pool.block;
-                let rest = of.pool - HEADER - capacity * pool.block;
-                totals.quantization_bytes += rest;
-                spans.push(HEADER, SpanState::Metadata);
-                for &live in &live {
-                    let state = if live {
-                        SpanState::Live
-                    } else {
-                        SpanState::Free
-                    };
-                    spans.push(pool.block, state);
-                }
-                spans.push(rest, SpanState::Metadata);
+            let sound = pool.filter(|pool| pool.live(&self.bytes, &mut self.live).is_some());
+            if let Some(pool) = sound {
+                return Read::Used(pool);
             }
+            if self.bytes.is_empty() {
+                self.bytes.resize(self.of.pool as usize, 0);
+                if self.memory.read(addr, &mut self.bytes).is_err() {
+                    return Read::Unreadable;
+                }
+            }
+            header = *self.bytes.first_chunk().unwrap_or(&header);
         }
-        self.live = live;
+        Read::Damaged
     }
+
+    fn account(&self, pool: Pool, totals: &mut Totals, spans: &mut SpanList) {
+        let capacity = pool.capacity();
+        let rest = self.of.pool - HEADER - capacity * pool.block;
+        totals.pools_used += 1;
+        totals.pools_sound += 1;
+        totals.live_blocks += pool.count;
+        totals.live_bytes += pool.count * pool.block;
+        totals.free_blocks += capacity - pool.count;
+        totals.free_bytes += (capacity - pool.count) * pool.block;
+        totals.quantization_bytes += rest;
+        spans.push(HEADER, SpanState::Metadata);
+        for &live in &self.live {
+            let state = if live {
+                SpanState::Live
+            } else {
+                SpanState::Free
+            };
+            spans.push(pool.block, state);
+        }
+        spans.push(rest, SpanState::Metadata);
+    }
+}
+
+/// What a pool is.
+enum Read {
+    Free,
+    Used(Pool),
+    Damaged,
+    Unreadable,
 }

@@ -16,6 +16,8 @@ mod scan;
 
 pub use domain::objects_allocator;
 
+use std::thread;
+
 use arrays::{ArenaObject, Array};
 use scan::{Seen, Where};
 
@@ -106,7 +108,7 @@ struct Found {
 ///
 /// # Errors
 /// When there is nothing to walk, and why.
-pub fn walk<M: TargetMemory>(
+pub fn walk<M: TargetMemory + Sync>(
     memory: &M,
     residency: &ResidencyMap,
     context: &Context,
@@ -129,15 +131,14 @@ pub fn walk<M: TargetMemory>(
         next.address.get() < before.address.get() + geometry.arena
     });
     let mut totals = vec![arena::Totals::default(); found.arrays.len()];
-    let mut walker = arena::Walker::new(memory, geometry);
-    for (of, object) in objects {
-        let (range, spans) = walker.walk(object, &mut totals[of], &mut heap);
-        heap.extents.push(Extent {
-            range,
-            kind: ExtentKind::PoolArena,
-            arena: of as u32,
-            spans,
-        });
+    for (part, of_part) in walk_arenas(memory, geometry, &objects, totals.len()) {
+        heap.extents.extend(part.extents);
+        heap.unreadable_bytes += part.unreadable_bytes;
+        let room = MAX_DEFECTS.saturating_sub(heap.defects.len());
+        heap.defects.extend(part.defects.into_iter().take(room));
+        for (totals, more) in totals.iter_mut().zip(of_part) {
+            *totals += more;
+        }
     }
     let arrays = found.arrays.iter().zip(&totals).enumerate();
     heap.arenas = arrays
@@ -161,6 +162,54 @@ pub fn walk<M: TargetMemory>(
         false => Confidence::Low,
     };
     Ok(heap)
+}
+
+/// Arenas that are worth a thread of their own.
+const ARENAS_A_THREAD: usize = 16;
+/// Threads at the most.
+const MAX_THREADS: usize = 4;
+
+/// Walks the arenas, with the interpreter of each, on several cores: in parts, the totals of each
+/// interpreter beside it.
+fn walk_arenas<M: TargetMemory + Sync>(
+    memory: &M,
+    geometry: Geometry,
+    objects: &[(usize, &ArenaObject)],
+    interpreters: usize,
+) -> Vec<(HeapSnapshot, Vec<arena::Totals>)> {
+    let walk_part = |part: &[(usize, &ArenaObject)]| {
+        let mut heap = HeapSnapshot::new(Allocator::Pymalloc, "");
+        let mut totals = vec![arena::Totals::default(); interpreters];
+        let mut walker = arena::Walker::new(memory, geometry);
+        for &(of, object) in part {
+            let (range, spans) = walker.walk(object, &mut totals[of], &mut heap);
+            heap.extents.push(Extent {
+                range,
+                kind: ExtentKind::PoolArena,
+                arena: of as u32,
+                spans,
+            });
+        }
+        (heap, totals)
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let each = objects.len().div_ceil(cores.min(MAX_THREADS));
+    let mut parts = objects.chunks(each.max(ARENAS_A_THREAD));
+    let Some(first) = parts.next() else {
+        return Vec::new();
+    };
+    thread::scope(|scope| {
+        let walk_part = &walk_part;
+        let others: Vec<_> = parts
+            .map(|part| scope.spawn(move || walk_part(part)))
+            .collect();
+        let mut walked = vec![walk_part(first)];
+        walked.extend(others.into_iter().map(|other| {
+            let joined = other.join();
+            joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        }));
+        walked
+    })
 }
 
 /// Finds the arenas: first as this version has them, then as the headers of pools say, and at last

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::session::options::{AttachOptions, Budget, SnapshotOptions, Subject};
+use crate::session::options::{AttachOptions, Budget, Manner, SnapshotOptions, Subject};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -35,6 +35,7 @@ Examples:
 
 Columns of --headless, `-` being unknown:
   rss, swap   the kernel's account at that time
+  walked      how long ago the heap was walked, of which the next four columns tell
   live        bytes of blocks that the program held at the last walk, in all heaps
   util        live bytes of each resident heap byte
   pinned      free bytes on pages that live blocks keep resident
@@ -44,7 +45,8 @@ Columns of --headless, `-` being unknown:
   spent       share of one core that the probes took from the target in the last interval
   lost        events that the ring buffer had no room for, since attaching
   seen        `ok`, or why the figures are not whole: no-heap, moving (the target ran on
-              during the walk), unsure (of the layout), unread, defects, lost")]
+              during the walk), unsure (of the layout), stale (RSS moved since the walk), unread,
+              defects, lost, no-probes")]
     Attach(AttachArgs),
     /// Look once, without probes, and print a report
     #[command(after_long_help = "\
@@ -116,12 +118,34 @@ pub(super) struct WatchArgs {
     /// Do not probe malloc and free: passive, no BPF needed
     #[arg(long)]
     no_probes: bool,
-    /// Do not stop the target while its heap is walked; what is torn is said
-    #[arg(long)]
-    no_stop: bool,
+    #[command(flatten)]
+    manner: MannerArgs,
     /// File to write at the end; .json, .csv or .hlog by its ending; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MannerArgs {
+    /// Do not stop the target while its heap is walked; what is torn is said
+    #[arg(long)]
+    no_stop: bool,
+    /// Bring swapped pages back to read what lies there; else they are left in swap, unread
+    #[arg(long)]
+    swap_in: bool,
+    /// Let the target run on when a stop has lasted so long, and read the rest while it runs
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    max_stop: Duration,
+}
+
+impl MannerArgs {
+    fn manner(&self) -> Manner {
+        Manner {
+            stop: !self.no_stop,
+            swap_in: self.swap_in,
+            max_stop: self.max_stop,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -131,14 +155,13 @@ pub(super) struct LookArgs {
         value_parser = clap::value_parser!(i32).range(1..))]
     pid: Option<i32>,
     /// Look at this core file instead of a process: the kernel's or gcore's
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "no_stop"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "no_stop", "swap_in"])]
     core: Option<PathBuf>,
     /// The program that ran, when it is not where it was
     #[arg(long, value_name = "FILE", requires = "core")]
     exe: Option<PathBuf>,
-    /// Do not stop the target while its heap is walked; what is torn is said
-    #[arg(long)]
-    no_stop: bool,
+    #[command(flatten)]
+    manner: MannerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -183,7 +206,7 @@ impl WatchArgs {
             duration: self.duration,
             budget: self.budget,
             probes: !self.no_probes,
-            stop: !self.no_stop,
+            manner: self.manner.manner(),
             outputs: self.outputs.clone(),
         }
     }
@@ -199,7 +222,7 @@ impl LookArgs {
             None => Subject::Process {
                 // Required where there is no core.
                 pid: self.pid.unwrap_or_default(),
-                stop: !self.no_stop,
+                manner: self.manner.manner(),
             },
         };
         SnapshotOptions {
@@ -261,7 +284,7 @@ mod tests {
         assert_eq!(options.pid, 7);
         assert_eq!(options.budget, Budget::Share(0.05));
         assert_eq!(options.interval, Duration::from_secs(1));
-        assert!(options.probes && options.stop && !options.headless);
+        assert!(options.probes && options.manner.stop && !options.headless);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
@@ -26,8 +27,8 @@ use profiler_core::memory::{ReadError, TargetMemory};
 #[derive(Clone, Debug)]
 pub struct LiveMemory {
     mem: Arc<File>,
-    /// The process to read unshared pages of by `process_vm_readv`.
-    stopped: Option<Pid>,
+    /// The process to read unshared pages of by `process_vm_readv`, and whether its stop is over.
+    stopped: Option<(Pid, Arc<AtomicBool>)>,
 }
 
 impl LiveMemory {
@@ -37,10 +38,10 @@ impl LiveMemory {
 
     /// The same of a process that is stopped for as long as this is used, and that KSM has merged no
     /// pages of.
-    pub(super) fn while_stopped(&self, pid: i32) -> Self {
+    pub(super) fn while_stopped(&self, pid: i32, is_over: Arc<AtomicBool>) -> Self {
         Self {
             mem: Arc::clone(&self.mem),
-            stopped: Some(Pid::from_raw(pid)),
+            stopped: Some((Pid::from_raw(pid), is_over)),
         }
     }
 }
@@ -69,14 +70,15 @@ impl TargetMemory for LiveMemory {
     }
 
     fn read_unshared(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
-        let Some(pid) = self.stopped else {
+        let stopped = self.stopped.as_ref();
+        let Some((pid, _)) = stopped.filter(|(_, is_over)| !is_over.load(Ordering::SeqCst)) else {
             return self.read(addr, buf);
         };
         let whole = RemoteIoVec {
             base: addr.get() as usize,
             len: buf.len(),
         };
-        let read = process_vm_readv(pid, &mut [IoSliceMut::new(buf)], &[whole]).unwrap_or(0);
+        let read = process_vm_readv(*pid, &mut [IoSliceMut::new(buf)], &[whole]).unwrap_or(0);
         // What it does not read, the other way reads, or says why not.
         match (addr.checked_add(read as u64), buf.get_mut(read..)) {
             (Some(rest), Some(left)) if !left.is_empty() => self.read(rest, left),

@@ -35,7 +35,7 @@ pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
 pub use open::{Denial, OpenError};
 pub use residency::PageSource;
-pub use stop::{STOP_DEADLINE, StopError, Stopped};
+pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, Stopped};
 
 use proc_dir::{ProcDir, field};
 
@@ -210,11 +210,11 @@ impl Target {
     }
 
     /// Its memory while it is stopped: faster, and only right as long as the stop lasts.
-    pub fn memory_of(&self, _stopped: &Stopped) -> LiveMemory {
+    pub fn memory_of(&self, stopped: &Stopped) -> LiveMemory {
         if self.has_merged_pages() {
             return self.memory();
         }
-        self.memory.while_stopped(self.pid())
+        self.memory.while_stopped(self.pid(), stopped.overdue())
     }
 
     /// Whether KSM may have merged pages of it: unless the kernel says that there are none.
@@ -240,21 +240,29 @@ impl Target {
         self.dir.bytes("auxv")
     }
 
-    /// Stops all its threads until the guard is dropped.
+    /// Stops all its threads until the guard is dropped, for at most [`LONGEST_STOP`].
     ///
     /// # Errors
     /// When another tracer holds it, when a thread does not stop within [`STOP_DEADLINE`], or when
     /// the kernel does not permit it. It runs on in every case.
     pub fn stop(&self) -> Result<Stopped, StopError> {
-        self.stop_within(STOP_DEADLINE)
+        self.stop_for(LONGEST_STOP)
     }
 
-    /// The same with a deadline of the caller's choice.
+    /// The same for at most `longest`: then the target runs on, and the guard says so.
+    ///
+    /// # Errors
+    /// As [`Self::stop`].
+    pub fn stop_for(&self, longest: Duration) -> Result<Stopped, StopError> {
+        stop::stop(&self.dir, STOP_DEADLINE, longest)
+    }
+
+    /// [`Self::stop`] with a deadline of the caller's choice for coming to a stop.
     ///
     /// # Errors
     /// As [`Self::stop`].
     pub fn stop_within(&self, limit: Duration) -> Result<Stopped, StopError> {
-        stop::stop(&self.dir, limit)
+        stop::stop(&self.dir, limit, LONGEST_STOP)
     }
 
     /// Why it cannot be stopped at the moment, when another tracer holds it.

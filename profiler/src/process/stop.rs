@@ -9,6 +9,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -22,8 +24,12 @@ use profiler_core::threads::Thread;
 use super::proc_dir::{ProcDir, field};
 use super::suspend;
 
-/// How long the target may take to come to a stop. A running thread needs microseconds.
-pub const STOP_DEADLINE: Duration = Duration::from_secs(1);
+/// How long the target may take to come to a stop. A running thread needs microseconds; one that the
+/// kernel keeps does not stop however long the others wait for it.
+pub const STOP_DEADLINE: Duration = Duration::from_millis(50);
+
+/// How long a stop lasts at the most, unless the caller says otherwise.
+pub const LONGEST_STOP: Duration = Duration::from_secs(5);
 
 /// Why the target was not stopped. It runs on in every case.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +77,8 @@ pub enum StopError {
 pub struct Stopped {
     threads: Vec<Thread>,
     since: Instant,
+    /// Set when the stop was ended because it lasted too long.
+    overdue: Arc<AtomicBool>,
     release: Option<mpsc::Sender<()>>,
     tracer: Option<JoinHandle<()>>,
     /// Given up after the tracer has ended: fields are dropped after [`Drop::drop`].
@@ -81,6 +89,16 @@ impl Stopped {
     /// Its threads, by id.
     pub fn threads(&self) -> &[Thread] {
         &self.threads
+    }
+
+    /// Whether it runs again because the stop had lasted as long as it may.
+    pub fn is_overdue(&self) -> bool {
+        self.overdue.load(Ordering::SeqCst)
+    }
+
+    /// The flag behind [`Self::is_overdue`].
+    pub(super) fn overdue(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.overdue)
     }
 
     /// When the first thread was asked to stop.
@@ -109,7 +127,12 @@ impl Drop for Stopped {
     }
 }
 
-pub(super) fn stop(dir: &Arc<ProcDir>, limit: Duration) -> Result<Stopped, StopError> {
+/// Stops all threads, which must succeed within `limit`, for at most `longest`.
+pub(super) fn stop(
+    dir: &Arc<ProcDir>,
+    limit: Duration,
+    longest: Duration,
+) -> Result<Stopped, StopError> {
     if dir.pid() == std::process::id() as i32 {
         return Err(StopError::Itself);
     }
@@ -118,6 +141,8 @@ pub(super) fn stop(dir: &Arc<ProcDir>, limit: Duration) -> Result<Stopped, StopE
     let (release, released) = mpsc::channel::<()>();
     let (report, reported) = mpsc::channel();
     let source = Arc::clone(dir);
+    let overdue = Arc::new(AtomicBool::new(false));
+    let late = Arc::clone(&overdue);
     let tracer = thread::Builder::new()
         .name("fragscope-stop".into())
         .spawn(move || {
@@ -130,8 +155,10 @@ pub(super) fn stop(dir: &Arc<ProcDir>, limit: Duration) -> Result<Stopped, StopE
             let outcome = tracer.stop_all();
             let stopped = outcome.is_ok();
             if report.send(outcome).is_ok() && stopped {
-                // Until the guard is dropped.
-                let _ = released.recv();
+                // Until the guard is dropped, or for as long as a stop may last.
+                let left = longest.saturating_sub(since.elapsed());
+                let ended = released.recv_timeout(left);
+                late.store(ended == Err(RecvTimeoutError::Timeout), Ordering::SeqCst);
             }
             tracer.detach_all();
         })?;
@@ -139,6 +166,7 @@ pub(super) fn stop(dir: &Arc<ProcDir>, limit: Duration) -> Result<Stopped, StopE
     let stopped = Stopped {
         threads: Vec::new(),
         since,
+        overdue,
         release: Some(release),
         tracer: Some(tracer),
         _hold: hold,

@@ -11,7 +11,7 @@ use super::front::Front;
 use super::live::LiveSession;
 use super::options::{AttachOptions, Budget};
 use super::probes::Probes;
-use super::sampler::{Sampler, StopMode};
+use super::sampler::Sampler;
 use super::schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
 use super::{Ending, SessionError, save};
 use crate::probe;
@@ -70,13 +70,8 @@ async fn watch(
         Budget::Share(share) => Some(share * STOP_PART_OF_BUDGET),
         Budget::Unlimited => None,
     };
-    let mode = if options.stop {
-        StopMode::Stop
-    } else {
-        StopMode::NoStop
-    };
     let schedule = WalkSchedule::new(options.interval, stop_share, began);
-    let mut session = LiveSession::start(sampler, mode, schedule, probes)?;
+    let mut session = LiveSession::start(sampler, options.manner, schedule, probes)?;
 
     let deadline = options.duration.map(|duration| began + duration);
     let far = began + Duration::from_secs(u64::from(u32::MAX));

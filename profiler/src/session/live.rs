@@ -9,8 +9,9 @@ use profiler_core::report::FragReport;
 use profiler_core::view::{Point, View};
 
 use super::history::History;
+use super::options::Manner;
 use super::probes::Probes;
-use super::sampler::{Sampler, StopMode, now_ns};
+use super::sampler::{Sampler, now_ns};
 use super::schedule::WalkSchedule;
 use crate::process::TargetState;
 
@@ -20,7 +21,7 @@ const FRESH_NS: u64 = 1_000_000_000;
 /// One target being watched.
 pub(crate) struct LiveSession {
     sampler: Sampler,
-    mode: StopMode,
+    manner: Manner,
     schedule: WalkSchedule,
     probes: Probes,
     history: History,
@@ -37,14 +38,14 @@ impl LiveSession {
     /// When the first sample cannot be taken.
     pub(crate) fn start(
         sampler: Sampler,
-        mode: StopMode,
+        manner: Manner,
         mut schedule: WalkSchedule,
         probes: Probes,
     ) -> io::Result<Self> {
-        let report = Arc::new(walk(&sampler, mode, &mut schedule)?);
+        let report = Arc::new(walk(&sampler, manner, &mut schedule)?);
         let mut session = Self {
             sampler,
-            mode,
+            manner,
             schedule,
             probes,
             history: History::default(),
@@ -96,7 +97,7 @@ impl LiveSession {
 
     fn look(&mut self, walking: bool) -> io::Result<()> {
         if walking && self.schedule.due(Instant::now()) {
-            let report = walk(&self.sampler, self.mode, &mut self.schedule)?;
+            let report = walk(&self.sampler, self.manner, &mut self.schedule)?;
             // A target that died or executed another program meanwhile yields an empty or foreign
             // sample: the last good one stays.
             if self.sampler.target().state() == TargetState::Same {
@@ -159,8 +160,8 @@ impl LiveSession {
     }
 }
 
-fn walk(sampler: &Sampler, mode: StopMode, schedule: &mut WalkSchedule) -> io::Result<FragReport> {
-    let sample = sampler.take(mode)?;
+fn walk(sampler: &Sampler, manner: Manner, schedule: &mut WalkSchedule) -> io::Result<FragReport> {
+    let sample = sampler.take(manner)?;
     let stop = Duration::from_nanos(sample.completeness.stop_ns);
     let walk = Duration::from_nanos(sample.completeness.walk_ns);
     schedule.walked(Instant::now(), stop, walk);

@@ -12,6 +12,17 @@ pub enum Budget {
     Unlimited,
 }
 
+/// How a live process is looked at.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Manner {
+    /// All its threads are stopped while its heap is walked; else the walk may see it half changed.
+    pub stop: bool,
+    /// Swapped pages are brought back to be read; else they are left in swap.
+    pub swap_in: bool,
+    /// How long a stop lasts at the most; after it the target runs on while the rest is read.
+    pub max_stop: Duration,
+}
+
 /// What `attach` does.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttachOptions {
@@ -29,8 +40,8 @@ pub struct AttachOptions {
     pub budget: Budget,
     /// Whether to probe malloc and free.
     pub probes: bool,
-    /// Whether to stop the target while its heap is walked.
-    pub stop: bool,
+    /// How the target is looked at.
+    pub manner: Manner,
     /// Files to write at the end, the format by the ending.
     pub outputs: Vec<PathBuf>,
 }
@@ -42,8 +53,8 @@ pub enum Subject {
     Process {
         /// Its number.
         pid: i32,
-        /// Whether to stop it while its heap is walked.
-        stop: bool,
+        /// How it is looked at.
+        manner: Manner,
     },
     /// A core file.
     Core {

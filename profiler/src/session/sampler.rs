@@ -3,29 +3,26 @@
 use std::io;
 use std::panic::resume_unwind;
 use std::thread;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use profiler_core::completeness::{Completeness, Defect};
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::memory::ResidentMemory;
-use profiler_core::residency::ResidencyMap;
-use profiler_core::sample::{Host, Sample};
+use profiler_core::memory::{ResidentMemory, TargetMemory};
+use profiler_core::residency::{Mapping, ResidencyMap};
+use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::threads::Thread;
 
+use super::options::Manner;
 use super::walks::{self, Facts};
-use crate::process::{self, OpenError, Stopped, Target};
+use crate::process::{self, LiveMemory, OpenError, Stopped, Target};
 
-/// How often a stop is tried anew when a thread stood inside malloc with an arena's lock held.
-const STOP_TRIES: u32 = 3;
-
-/// Whether the target stands still while it is walked.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(crate) enum StopMode {
-    /// All threads are stopped by ptrace for the walk.
-    Stop,
-    /// The target runs on; the walk may see it half changed.
-    NoStop,
-}
+/// How often a target is stopped, at the most, until no thread stands inside malloc with an arena's
+/// lock held. Each stop but the last ends once that is known, before anything is walked.
+const STOP_TRIES: u32 = 8;
+/// How long a target runs before it is stopped again: what malloc does under a lock takes less.
+const RUN_BETWEEN_STOPS: Duration = Duration::from_millis(1);
+/// How often a target that runs on is walked until a walk agrees with the allocators' own account.
+const RUNNING_TRIES: u32 = 3;
 
 /// Takes samples of one target.
 pub(crate) struct Sampler {
@@ -55,61 +52,106 @@ impl Sampler {
     ///
     /// # Errors
     /// When `/proc` of the target cannot be read: it is gone, or permission was lost.
-    pub(crate) fn take(&self, mode: StopMode) -> io::Result<Sample> {
-        let mut tries = 1;
-        loop {
-            let sample = self.take_once(mode)?;
-            let in_allocator = sample.completeness.threads_in_allocator;
-            if mode == StopMode::NoStop || in_allocator == 0 || tries == STOP_TRIES {
-                return Ok(sample);
+    pub(crate) fn take(&self, manner: Manner) -> io::Result<Sample> {
+        let tries = if manner.stop {
+            STOP_TRIES
+        } else {
+            RUNNING_TRIES
+        };
+        let mut stopped_ns = 0;
+        let mut best: Option<(u64, Sample)> = None;
+        for tried in 1..=tries {
+            match self.take_once(manner, tried == tries)? {
+                Taken::Busy { stop_ns } => {
+                    stopped_ns += stop_ns;
+                    thread::sleep(RUN_BETWEEN_STOPS);
+                }
+                Taken::Sample(mut sample) => {
+                    sample.completeness.stop_ns += stopped_ns;
+                    if sample.completeness.stopped {
+                        return Ok(*sample);
+                    }
+                    let doubt = doubt(&sample);
+                    if best.as_ref().is_none_or(|(least, _)| doubt < *least) {
+                        best = Some((doubt, *sample));
+                    }
+                    if doubt == 0 {
+                        break;
+                    }
+                }
             }
-            tries += 1;
         }
+        let best = best.map(|(_, sample)| sample);
+        best.ok_or_else(|| io::Error::other("the target was never still enough to be walked"))
     }
 
-    fn take_once(&self, mode: StopMode) -> io::Result<Sample> {
+    fn take_once(&self, manner: Manner, is_last: bool) -> io::Result<Taken> {
         let mut completeness = Completeness::default();
         let mut target = self.target.describe();
         let mut facts = Facts::of(&self.target);
 
         let began = Instant::now();
-        let stopped = match mode {
-            StopMode::NoStop => None,
-            StopMode::Stop => match self.target.stop() {
-                Ok(stopped) => Some(stopped),
-                Err(error) => {
-                    completeness.defects.push(Defect {
-                        addr: None,
-                        what: format!("walked without stopping the target: {error}"),
-                        bytes: 0,
-                    });
-                    None
-                }
-            },
+        let mut held_in_vain = Duration::ZERO;
+        let stopped = match manner.stop.then(|| self.target.stop_for(manner.max_stop)) {
+            None => None,
+            Some(Ok(stopped)) => Some(stopped),
+            Some(Err(error)) => {
+                // Some threads stood still until another did not.
+                held_in_vain = began.elapsed();
+                completeness.defects.push(Defect {
+                    addr: None,
+                    what: format!("walked without stopping the target: {error}"),
+                    bytes: 0,
+                });
+                None
+            }
         };
-        let threads: &[Thread] = stopped.as_ref().map_or(&[], Stopped::threads);
-
-        // The kernel's count is a pass of its own over the page table, so it gets its own thread.
-        let (kernel, seen) = thread::scope(|scope| {
-            let kernel = scope.spawn(|| self.target.kernel_count());
-            let seen = self.look(&mut facts, threads, &mut completeness);
-            let kernel = kernel.join().unwrap_or_else(|panic| resume_unwind(panic));
-            (kernel, seen)
-        });
-        let (kernel, (residency, heaps)) = (kernel?, seen?);
+        completeness.stopped = stopped.is_some();
+        let look = Look {
+            target: &self.target,
+            stopped: stopped.as_ref(),
+            swap_in: manner.swap_in,
+            may_give_up: completeness.stopped && !is_last,
+        };
+        let seen = look.take(&mut facts, &mut completeness);
+        let overdue = stopped.as_ref().is_some_and(Stopped::is_overdue);
+        drop(stopped);
+        let took = began.elapsed();
+        let stop = match (completeness.stopped, overdue) {
+            (true, true) => manner.max_stop,
+            (true, false) => took,
+            (false, _) => held_in_vain,
+        };
+        let (took, stop_ns) = (took.as_nanos() as u64, stop.as_nanos() as u64);
+        if overdue {
+            completeness.stopped = false;
+            completeness.defects.push(Defect {
+                addr: None,
+                what: format!(
+                    "the stop was ended after {:?} (--max-stop), the rest was walked while the \
+                     target ran",
+                    manner.max_stop
+                ),
+                bytes: 0,
+            });
+        }
+        let Some(Seen {
+            kernel,
+            residency,
+            heaps,
+        }) = seen?
+        else {
+            return Ok(Taken::Busy { stop_ns });
+        };
         target.python_malloc = facts.python_malloc(&heaps);
         target.malloc = facts.malloc().or(target.malloc);
-
-        completeness.stopped = stopped.is_some();
-        drop(stopped);
-        let took = began.elapsed().as_nanos() as u64;
         completeness.walk_ns = took;
+        completeness.stop_ns = stop_ns;
         // The stop does not wait for the parent's page tables: the few pages that either writes
         // meanwhile count as copied.
         let fork = self.target.fork_sharing(&residency);
-        completeness.stop_ns = if completeness.stopped { took } else { 0 };
 
-        Ok(Sample {
+        Ok(Taken::Sample(Box::new(Sample {
             taken_at_ns: now_ns(),
             host: self.host.clone(),
             target,
@@ -118,25 +160,127 @@ impl Sampler {
             residency,
             heaps,
             completeness,
+        })))
+    }
+}
+
+/// What came of one try.
+enum Taken {
+    Sample(Box<Sample>),
+    /// A thread stood inside malloc.
+    Busy {
+        stop_ns: u64,
+    },
+}
+
+/// What was seen of the target's memory.
+struct Seen {
+    kernel: KernelCount,
+    residency: ResidencyMap,
+    heaps: Vec<HeapSnapshot>,
+}
+
+/// One look at a target's memory, for as long as it stands still.
+struct Look<'a> {
+    target: &'a Target,
+    stopped: Option<&'a Stopped>,
+    swap_in: bool,
+    /// Whether to leave it when a thread stands inside malloc.
+    may_give_up: bool,
+}
+
+impl Look<'_> {
+    /// The state of all pages, the kernel's count, then the heaps; `None` when a thread stands
+    /// inside malloc and that is reason to leave.
+    fn take(&self, facts: &mut Facts, completeness: &mut Completeness) -> io::Result<Option<Seen>> {
+        let mappings = self.target.mappings()?;
+        thread::scope(|scope| {
+            // The kernel's count is a pass of its own over the page table, so it gets its own
+            // thread; but it counts before anything is brought back.
+            let counted = self.swap_in.then(|| self.target.kernel_count());
+            let counting = counted
+                .is_none()
+                .then(|| scope.spawn(|| self.target.kernel_count()));
+            let mut residency = self.target.residency(&mappings)?;
+            let threads = self.threads();
+            for thread in threads {
+                residency.mark_stack(thread.stack_pointer);
+            }
+            let memory = ResidentMemory::new(self.memory(), &residency);
+            if self.may_give_up && walks::locked_arenas(&memory, facts) > 0 {
+                return Ok(None);
+            }
+            let brought_back = match counted {
+                Some(Ok(_)) => Some(self.bring_back(&residency, &mappings)?),
+                _ => None,
+            };
+            let to_walk = brought_back.as_ref().unwrap_or(&residency);
+            let memory = ResidentMemory::new(self.memory(), to_walk);
+            facts.look(&memory, to_walk);
+            let heaps = walks::heaps(&memory, to_walk, facts, threads, completeness);
+            let kernel = counting.map_or(Ok(KernelCount::default()), |counting| {
+                counting.join().unwrap_or_else(|panic| resume_unwind(panic))
+            });
+            Ok(Some(Seen {
+                kernel: counted.unwrap_or(kernel)?,
+                residency,
+                heaps,
+            }))
         })
     }
 
-    /// The state of all pages, then the heaps.
-    fn look(
-        &self,
-        facts: &mut Facts,
-        threads: &[Thread],
-        completeness: &mut Completeness,
-    ) -> io::Result<(ResidencyMap, Vec<HeapSnapshot>)> {
-        let mut residency = self.target.residency(&self.target.mappings()?)?;
-        for thread in threads {
-            residency.mark_stack(thread.stack_pointer);
-        }
-        let memory = ResidentMemory::new(self.target.memory(), &residency);
-        facts.look(&memory, &residency);
-        let heaps = walks::heaps(&memory, &residency, facts, threads, completeness);
-        Ok((residency, heaps))
+    /// The threads, with their registers when they stand still.
+    fn threads(&self) -> &[Thread] {
+        self.stopped.map_or(&[], Stopped::threads)
     }
+
+    fn memory(&self) -> LiveMemory {
+        match self.stopped {
+            Some(stopped) => self.target.memory_of(stopped),
+            None => self.target.memory(),
+        }
+    }
+
+    /// Reads all swapped pages, which brings them back, and gives the state of the pages then. The
+    /// sample keeps the state before.
+    fn bring_back(
+        &self,
+        residency: &ResidencyMap,
+        mappings: &[Mapping],
+    ) -> io::Result<ResidencyMap> {
+        let memory = self.target.memory();
+        let mut buffer = vec![0; BRING_BACK_BYTES];
+        for run in residency.runs().iter().filter(|r| r.state.is_swapped()) {
+            for at in (0..run.range.len()).step_by(BRING_BACK_BYTES) {
+                let len = (run.range.len() - at).min(BRING_BACK_BYTES as u64) as usize;
+                if let Some(addr) = run.range.start().checked_add(at) {
+                    // A page that cannot be read stays as it was, which is seen next.
+                    let _ = memory.read(addr, &mut buffer[..len]);
+                }
+            }
+        }
+        let mut now = self.target.residency(mappings)?;
+        for thread in self.threads() {
+            now.mark_stack(thread.stack_pointer);
+        }
+        Ok(now)
+    }
+}
+
+/// Bytes brought back at once.
+const BRING_BACK_BYTES: usize = 1 << 20;
+
+/// How far walks are from the allocators' own accounts, and how much they could not follow; 0 is
+/// without doubt.
+fn doubt(sample: &Sample) -> u64 {
+    let of_heap = |heap: &HeapSnapshot| {
+        let checks = heap.checks.iter();
+        let off = checks.map(|check| check.expected.abs_diff(check.found));
+        let lost = heap.defects.iter().map(|defect| defect.bytes.max(1));
+        off.chain(lost).fold(0, u64::saturating_add)
+    };
+    let heaps = sample.heaps.iter().map(of_heap);
+    heaps.fold(0, u64::saturating_add)
 }
 
 /// Nanoseconds since 1970-01-01 UTC.

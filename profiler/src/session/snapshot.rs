@@ -6,7 +6,7 @@ use profiler_core::report::FragReport;
 use profiler_core::view::View;
 
 use super::options::{SnapshotOptions, Subject};
-use super::sampler::{Sampler, StopMode};
+use super::sampler::Sampler;
 use super::{SessionError, of_core, save};
 use crate::export::ExportError;
 
@@ -27,14 +27,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
     save::check(&options.outputs)?;
     let sample = match &options.subject {
         Subject::Core { file, exe } => of_core::sample_of_core(file, exe.as_deref())?,
-        Subject::Process { pid, stop } => {
-            let mode = if *stop {
-                StopMode::Stop
-            } else {
-                StopMode::NoStop
-            };
-            Sampler::open(*pid)?.take(mode)?
-        }
+        Subject::Process { pid, manner } => Sampler::open(*pid)?.take(*manner)?,
     };
     let view = View {
         report: Arc::new(FragReport::from_sample(&sample)),

@@ -127,6 +127,17 @@ fn at_random(auxv: &[u8]) -> Option<RemoteAddr> {
     auxv_value(auxv, AT_RANDOM).map(RemoteAddr::new)
 }
 
+/// How many of glibc's arenas a thread stands inside of.
+pub(crate) fn locked_arenas<M: TargetMemory>(memory: &M, facts: &Facts) -> u32 {
+    let context = glibc::Context {
+        version: facts.glibc,
+        threads: &[],
+        libc_data: facts.libc_data.clone(),
+        environment: &[],
+    };
+    glibc::locked_arenas(memory, &context)
+}
+
 /// One allocator's walk, to be run on a thread of its own.
 struct Walk<'a> {
     allocator: Allocator,
