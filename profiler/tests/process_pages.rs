@@ -246,6 +246,24 @@ fn what_a_fork_left_shared_and_what_writing_copied_is_told_page_by_page() {
             own_bytes: 8 * PAGE_SIZE,
         }
     );
+    // Reading, also the faster way to a stopped target's unshared pages, copies none of them.
+    for pid in [parent.pid(), child as i32] {
+        let target = Target::open(pid).expect("our own child");
+        let stopped = target.stop().expect("it stops");
+        let map = target.residency(&target.mappings().expect("alive"));
+        let map = map.expect("alive");
+        let memory = ResidentMemory::new(target.memory_of(&stopped), &map);
+        let mut all = vec![0; area.len() as usize];
+        memory.read(area.start(), &mut all).expect("readable");
+        assert!(
+            all.iter()
+                .step_by(PAGE_SIZE as usize)
+                .take(96)
+                .all(|&byte| byte == 7)
+        );
+    }
+    let again = fork::sharing(parent.pid(), &pages(parent.pid()), &pages(child as i32));
+    assert_eq!(again, found);
     let worker = Target::open(child as i32).expect("our own child");
     let residency = worker.residency(&worker.mappings().expect("alive"));
     let all = worker
