@@ -123,6 +123,8 @@ impl Runs {
 /// Fewer pages than this between two regions, or in one that needs no look, are read along: a
 /// longer read costs less than another call.
 const READ_ALONG_BYTES: u64 = 512 * PAGE_SIZE;
+/// Mappings without access of so many bytes are taken for reservations.
+const RESERVATION_BYTES: u64 = 1 << 30;
 /// So many parts are gathered at the most before they are looked up.
 const MAX_PARTS: usize = 4096;
 
@@ -261,7 +263,10 @@ impl Parts {
 fn by_pagemap(pagemap: File, mappings: &[Mapping], mut runs: Runs) -> io::Result<ResidencyMap> {
     let mut entries = Pagemap::new(pagemap);
     let zero_frame = zero_frame();
-    for mapping in user_mappings(mappings) {
+    for mapping in user_mappings(mappings)
+        .iter()
+        .filter(|m| !is_reservation(m))
+    {
         let hugetlb = runs.uncounted.contains(&mapping.range);
         entries.for_each_entry(mapping.range, |addr, entry| {
             let state = match pagemap_state(entry, mapping, zero_frame) {
@@ -274,6 +279,14 @@ fn by_pagemap(pagemap: File, mappings: &[Mapping], mut runs: Runs) -> io::Result
         })?;
     }
     Ok(runs.finish())
+}
+
+/// Address space that is set aside and allows no access: sanitizers and wasm engines reserve terabytes,
+/// and asking for each page of it would take seconds. Pages that it holds all the same end up in the
+/// ledger's `unknown`.
+fn is_reservation(mapping: &Mapping) -> bool {
+    let no_access = !mapping.read && !mapping.write && !mapping.execute;
+    no_access && mapping.range.len() >= RESERVATION_BYTES
 }
 
 fn page_at(addr: RemoteAddr) -> AddrRange {
