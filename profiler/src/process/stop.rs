@@ -24,9 +24,12 @@ use profiler_core::threads::Thread;
 use super::proc_dir::{ProcDir, field};
 use super::suspend;
 
-/// How long the target may take to come to a stop. A running thread needs microseconds; one that the
-/// kernel keeps does not stop however long the others wait for it.
-pub const STOP_DEADLINE: Duration = Duration::from_millis(50);
+/// How long the target may take to come to a stop. A running thread needs microseconds, and one that
+/// waits for a processor on a busy host longer.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(1);
+/// How long a thread in an uninterruptible wait is waited for: the others stand still meanwhile, and
+/// it may not come for minutes.
+const KEPT_DEADLINE: Duration = Duration::from_millis(50);
 
 /// How long a stop lasts at the most, unless the caller says otherwise.
 pub const LONGEST_STOP: Duration = Duration::from_secs(5);
@@ -150,6 +153,7 @@ pub(super) fn stop(
                 dir: source,
                 held: BTreeMap::new(),
                 deadline: since + limit,
+                kept_deadline: since + limit.min(KEPT_DEADLINE),
                 limit,
             };
             let outcome = tracer.stop_all();
@@ -207,6 +211,7 @@ struct Tracer {
     dir: Arc<ProcDir>,
     held: BTreeMap<i32, Held>,
     deadline: Instant,
+    kept_deadline: Instant,
     limit: Duration,
 }
 
@@ -282,11 +287,14 @@ impl Tracer {
             let Some(tid) = waiting else {
                 return Ok(());
             };
-            if Instant::now() >= self.deadline {
+            let now = Instant::now();
+            let state = || self.thread_state(tid).unwrap_or('?');
+            let is_kept = now >= self.kept_deadline && state() == 'D';
+            if is_kept || now >= self.deadline {
                 return Err(StopError::TimedOut {
                     tid,
-                    state: self.thread_state(tid).unwrap_or('?'),
-                    limit: self.limit,
+                    state: state(),
+                    limit: if is_kept { KEPT_DEADLINE } else { self.limit },
                 });
             }
             thread::sleep(pause);

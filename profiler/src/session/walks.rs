@@ -238,8 +238,8 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
         }
         walks.push(Walk::new(object.allocator, true, || {
             Err(format!(
-                "{} in {} is not known to this fragscope; residency and probes work all the same",
-                object.version.as_deref().unwrap_or("its unknown version"),
+                "this fragscope has no walk for it ({} in {}); residency and probes work all the same",
+                object.version.as_deref().unwrap_or("of an unknown version"),
                 object.path
             ))
         }));
