@@ -30,6 +30,16 @@ while True:
     junk = [bytes(rng.randint(16, 4000)) for _ in range(300)]
 ";
 
+/// Ten million chunks of 48 bytes (with `PYTHONMALLOC=malloc`), and as many large ones as fill so many
+/// MiB, each held until the end.
+const CHUNKS: &str = r"
+import sys
+count, size = int(sys.argv[1]), int(sys.argv[2])
+kept = [bytes(size) for _ in range(count)]
+print('READY', flush=True)
+sys.stdin.readline()
+";
+
 struct Worker(Child);
 
 impl Drop for Worker {
@@ -39,9 +49,12 @@ impl Drop for Worker {
     }
 }
 
-fn start(megabytes: u32) -> Worker {
+fn start(program: &str, args: &[u64], malloc: &str) -> Worker {
     let mut child = Command::new("python3")
-        .args(["-c", PROGRAM, &megabytes.to_string()])
+        .args(["-c", program])
+        .args(args.iter().map(u64::to_string))
+        .env("PYTHONMALLOC", malloc)
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("python3 starts");
@@ -125,7 +138,7 @@ fn main() {
     const GIB: f64 = (1u64 << 30) as f64;
     const MIB: f64 = (1u64 << 20) as f64;
     for megabytes in [500, 2000] {
-        let worker = start(megabytes);
+        let worker = start(PROGRAM, &[megabytes], "pymalloc");
         let pid = worker.0.id();
         let lines: Vec<f64> = (0..RUNS).map(|_| first_line(pid)).collect();
         let shots: Vec<Snapshot> = (0..RUNS).map(|_| snapshot(pid)).collect();
@@ -163,6 +176,36 @@ fn main() {
         println!(
             "  of 64 MiB and 64 bytes a live block        {:.2}",
             own / allowed
+        );
+    }
+    for (what, count, bytes, malloc) in [
+        ("10 million chunks of 48 bytes", 10_000_000, 8, "malloc"),
+        (
+            "20 thousand chunks of 100 KiB",
+            20_000,
+            100 << 10,
+            "pymalloc",
+        ),
+    ] {
+        let worker = start(CHUNKS, &[count, bytes], malloc);
+        let pid = worker.0.id();
+        let shots: Vec<Snapshot> = (0..RUNS).map(|_| snapshot(pid)).collect();
+        let of = |figure: fn(&Snapshot) -> f64| median(shots.iter().map(figure).collect());
+        println!("{what}");
+        println!(
+            "  residency and walks, ms                    {}",
+            of(|s| s.walk_ms)
+        );
+        println!(
+            "  resident MB a second                       {}",
+            of(|s| s.rss / 1e3 / s.walk_ms)
+        );
+        let ratio = shots[1].walk_ms / shots[0].walk_ms;
+        println!("  the second snapshot, times the first       {ratio:.2}");
+        let own = shots.iter().map(|s| s.own_bytes).fold(0.0, f64::max);
+        println!(
+            "  own peak memory, MiB                       {:.0}",
+            own / MIB
         );
     }
 }
