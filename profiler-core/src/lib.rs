@@ -29,6 +29,7 @@ pub mod residency;
 pub mod sample;
 pub mod size_class;
 pub mod span;
+pub mod tcmalloc;
 pub mod threads;
 pub mod units;
 pub mod view;

@@ -8,13 +8,14 @@ use anyhow::{Context, Result};
 use crate::{bpf, layers, root, run as run_command};
 
 /// Debian packages that the tests use besides the BPF toolchain: a C compiler for the programs
-/// whose heaps are the oracles, on glibc, musl and mimalloc; a broker for the Celery worker; tmux for
+/// whose heaps are the oracles, on glibc, musl, mimalloc and tcmalloc; a broker for the Celery worker; tmux for
 /// the screen; gdb for gcore.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
     "gcc",
     "gdb",
     "libc6-dev",
     "libmimalloc2.0",
+    "libtcmalloc-minimal4",
     "musl-tools",
     "redis-server",
     "tmux",

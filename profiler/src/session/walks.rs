@@ -12,7 +12,7 @@ use profiler_core::pymalloc::NotWalked;
 use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::PythonMalloc;
 use profiler_core::threads::Thread;
-use profiler_core::{glibc, jemalloc, mimalloc, musl, pymalloc};
+use profiler_core::{glibc, jemalloc, mimalloc, musl, pymalloc, tcmalloc};
 
 use crate::process::auxv::{AT_RANDOM, auxv_value};
 use crate::process::{CoreFile, Libc, Target, reading_ahead};
@@ -219,6 +219,11 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
                 jemalloc::walk(memory, residency, object)
             }));
         }
+        if object.allocator == Allocator::Tcmalloc {
+            walks.push(Walk::new(Allocator::Tcmalloc, true, || {
+                tcmalloc::walk(memory, residency, object)
+            }));
+        }
     }
     // pymalloc in a C program is not to be expected.
     let expected = facts
@@ -232,18 +237,6 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
         let walked = pymalloc::walk(memory, residency, &context);
         walked.map_err(|reason| facts.without_pymalloc(reason))
     }));
-    for object in &facts.allocators {
-        if matches!(object.allocator, Allocator::Mimalloc | Allocator::Jemalloc) {
-            continue;
-        }
-        walks.push(Walk::new(object.allocator, true, || {
-            Err(format!(
-                "this fragscope has no walk for it ({} in {}); residency and probes work all the same",
-                object.version.as_deref().unwrap_or("of an unknown version"),
-                object.path
-            ))
-        }));
-    }
     let heaps = run(walks, completeness);
     judge(completeness, &heaps);
     heaps
