@@ -122,8 +122,8 @@ fn about_swap(report: &FragReport) -> Option<String> {
     let unread = match unread {
         0 => String::new(),
         unread => format!(
-            " Up to {} more may be: what lies there was not read, because reading would bring it \
-             back.",
+            " Up to {} more may be: what lies there was not read, because reading brings it back \
+             (--swap-in does).",
             bytes(unread)
         ),
     };
