@@ -1,5 +1,6 @@
-//! The only owner of bytes on disk: whole-or-not-at-all files and HdrHistogram logs.
+//! The only owner of bytes on disk: whole-or-not-at-all files, HdrHistogram logs, and traces.
 #![forbid(unsafe_code)]
 
 pub mod hlog;
+pub mod trace;
 pub mod whole_file;

@@ -1,0 +1,176 @@
+//! Events and their bytes within a block.
+
+use super::varint::{put, put_signed, take, take_signed};
+
+/// One thing that happened, in the order in which it took effect.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Event {
+    /// Nanoseconds since the recording began.
+    pub time_ns: u64,
+    /// The thread, by its number in the trace: numbered from 0 as they first appear, over all
+    /// processes.
+    pub thread: u32,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum EventKind {
+    /// A block was allocated.
+    Alloc {
+        /// Its address.
+        addr: u64,
+        /// Bytes requested.
+        bytes: u64,
+        /// The alignment asked for as a power of two; 0 when none was.
+        align: u8,
+        /// Whether calloc gave it.
+        zeroed: bool,
+    },
+    /// A block was freed, by free or by the old half of a realloc.
+    Free {
+        /// Its address.
+        addr: u64,
+    },
+    /// A realloc failed or moved nothing: its block, told freed before, lives on.
+    Kept {
+        /// Its address.
+        addr: u64,
+    },
+    /// The thread ended.
+    ThreadEnd,
+    /// The thread's process forked; the child's only thread is `child`.
+    Fork {
+        /// The child's first thread.
+        child: u32,
+    },
+    /// The thread's process became another program: its heap is gone.
+    Exec,
+    /// The thread's process ended.
+    Exit,
+    /// So many events of the thread's process were lost here.
+    Lost {
+        /// How many.
+        events: u64,
+    },
+}
+
+const ALLOC: u8 = 0;
+const FREE: u8 = 1;
+const KEPT: u8 = 2;
+const THREAD_END: u8 = 3;
+const FORK: u8 = 4;
+const EXEC: u8 = 5;
+const EXIT: u8 = 6;
+const LOST: u8 = 7;
+const KIND_MASK: u8 = 0x0f;
+/// Flag: another thread than that of the event before.
+const SWITCH: u8 = 0x10;
+/// Flag: an alignment follows.
+const ALIGNED: u8 = 0x20;
+/// Flag: from calloc.
+const ZEROED: u8 = 0x40;
+
+/// What an event's bytes are relative to: the event before in the same block.
+#[derive(Copy, Clone, Debug, Default)]
+pub(super) struct Context {
+    time_ns: u64,
+    thread: u32,
+    addr: u64,
+}
+
+impl Context {
+    /// Appends an event.
+    pub(super) fn put(&mut self, out: &mut Vec<u8>, event: &Event) {
+        let (tag, addr) = match event.kind {
+            EventKind::Alloc {
+                addr,
+                align,
+                zeroed,
+                ..
+            } => {
+                let aligned = if align > 0 { ALIGNED } else { 0 };
+                let zeroed = if zeroed { ZEROED } else { 0 };
+                (ALLOC | aligned | zeroed, Some(addr))
+            }
+            EventKind::Free { addr } => (FREE, Some(addr)),
+            EventKind::Kept { addr } => (KEPT, Some(addr)),
+            EventKind::ThreadEnd => (THREAD_END, None),
+            EventKind::Fork { .. } => (FORK, None),
+            EventKind::Exec => (EXEC, None),
+            EventKind::Exit => (EXIT, None),
+            EventKind::Lost { .. } => (LOST, None),
+        };
+        let switch = event.thread != self.thread;
+        out.push(tag | if switch { SWITCH } else { 0 });
+        if switch {
+            put(out, event.thread.into());
+            self.thread = event.thread;
+        }
+        // Clocks of different processors can disagree by a little, so time may step back.
+        put_signed(out, event.time_ns.wrapping_sub(self.time_ns) as i64);
+        self.time_ns = event.time_ns;
+        if let Some(addr) = addr {
+            put_signed(out, addr.wrapping_sub(self.addr) as i64);
+            self.addr = addr;
+        }
+        match event.kind {
+            EventKind::Alloc { bytes, align, .. } => {
+                put(out, bytes);
+                if align > 0 {
+                    out.push(align);
+                }
+            }
+            EventKind::Fork { child } => put(out, child.into()),
+            EventKind::Lost { events } => put(out, events),
+            _ => {}
+        }
+    }
+
+    /// Takes an event from the front; `None` when there is no whole one.
+    pub(super) fn take(&mut self, input: &mut &[u8]) -> Option<Event> {
+        let (&tag, rest) = input.split_first()?;
+        *input = rest;
+        if tag & SWITCH != 0 {
+            self.thread = u32::try_from(take(input)?).ok()?;
+        }
+        self.time_ns = self.time_ns.wrapping_add(take_signed(input)? as u64);
+        let kind = tag & KIND_MASK;
+        if kind <= KEPT {
+            self.addr = self.addr.wrapping_add(take_signed(input)? as u64);
+        }
+        let addr = self.addr;
+        let kind = match kind {
+            ALLOC => EventKind::Alloc {
+                addr,
+                bytes: take(input)?,
+                align: if tag & ALIGNED == 0 {
+                    0
+                } else {
+                    let (&align, rest) = input.split_first()?;
+                    *input = rest;
+                    align
+                },
+                zeroed: tag & ZEROED != 0,
+            },
+            FREE => EventKind::Free { addr },
+            KEPT => EventKind::Kept { addr },
+            THREAD_END => EventKind::ThreadEnd,
+            FORK => EventKind::Fork {
+                child: u32::try_from(take(input)?).ok()?,
+            },
+            EXEC => EventKind::Exec,
+            EXIT => EventKind::Exit,
+            LOST => EventKind::Lost {
+                events: take(input)?,
+            },
+            _ => return None,
+        };
+        Some(Event {
+            time_ns: self.time_ns,
+            thread: self.thread,
+            kind,
+        })
+    }
+}

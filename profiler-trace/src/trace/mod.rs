@@ -1,0 +1,55 @@
+//! Recorded allocation streams: `docs/trace-format.md` describes the bytes.
+//!
+//! A trace is a header and blocks, each compressed and checked by itself, so that what was written
+//! before a crash is read up to the last whole block.
+
+mod block;
+mod event;
+mod reader;
+mod varint;
+mod writer;
+
+pub use event::{Event, EventKind};
+pub use reader::{Item, ReadError, Reader};
+pub use writer::Writer;
+
+/// The first bytes of a trace: a name and the version of the format.
+const MAGIC: [u8; 8] = *b"FRAGTRC\x01";
+
+/// Everything about the recorded program that is not an event: names and values, such as `python`
+/// and `CPython 3.11.2`. [`Description::get`] knows the names by [`docs/trace-format.md`].
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Description(pub Vec<(String, String)>);
+
+impl Description {
+    /// The value of a name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let mut all = self.0.iter();
+        all.find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// What was measured of the real program at one moment of the stream.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Checkpoint {
+    /// Nanoseconds since the recording began.
+    pub time_ns: u64,
+    /// The process, by its number in the trace: 0 is the first.
+    pub process: u32,
+    /// Figures by name; the unit is in the name, as in the snapshot.
+    pub figures: Vec<(String, u64)>,
+}
+
+/// A block that was live when the recording began.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct SeedBlock {
+    /// Its address as the program sees it.
+    pub addr: u64,
+    /// Usable bytes.
+    pub bytes: u64,
+    /// The allocator's arena that it lies in.
+    pub arena: u32,
+    /// Whether it was in use; else it was free, and is allocated and freed again to shape the heap.
+    pub live: bool,
+}

@@ -1,0 +1,212 @@
+//! Reading a trace, as far as it is whole.
+
+use std::io::{self, Read};
+
+use super::block::{self, Kind};
+use super::event::Context;
+use super::varint::{take, take_signed, take_text};
+use super::{Checkpoint, Description, Event, MAGIC, SeedBlock};
+
+/// Why a file is no trace that can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Not a trace at all.
+    #[error("this is no trace of fragscope: it does not begin as one")]
+    NotATrace,
+    /// Of a later version.
+    #[error("this trace is of format {0}; this fragscope reads format {MINE}", MINE = MAGIC[7])]
+    Version(u8),
+    /// The description is missing or damaged.
+    #[error("the trace ends before its description")]
+    NoDescription,
+    /// Damaged in the midst.
+    #[error("the trace is damaged after {events} events: {what}; what precedes was read")]
+    Damaged {
+        /// Events read before.
+        events: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// The file could not be read.
+    #[error("the trace cannot be read: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// What a trace holds after its description.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Item {
+    /// Blocks that were there before, in address order.
+    Seed(Vec<SeedBlock>),
+    /// An event.
+    Event(Event),
+    /// A checkpoint.
+    Checkpoint(Checkpoint),
+}
+
+/// Reads a trace item by item.
+#[derive(Debug)]
+pub struct Reader<R> {
+    input: R,
+    description: Description,
+    content: Vec<u8>,
+    /// Where the next event begins in `content`.
+    at: usize,
+    context: Context,
+    events: u64,
+    whole: bool,
+    ended: bool,
+}
+
+impl<R: Read> Reader<R> {
+    /// Opens a trace.
+    ///
+    /// # Errors
+    /// When it is none, of a later version, or ends before its description.
+    pub fn new(mut input: R) -> Result<Self, ReadError> {
+        let mut magic = [0; MAGIC.len()];
+        match input.read_exact(&mut magic) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(ReadError::NotATrace);
+            }
+            read => read?,
+        }
+        if magic[..7] != MAGIC[..7] {
+            return Err(ReadError::NotATrace);
+        }
+        if magic[7] != MAGIC[7] {
+            return Err(ReadError::Version(magic[7]));
+        }
+        let mut content = Vec::new();
+        let description = match block::read(&mut input, &mut content)? {
+            Some(Kind::Description) => description(&content[1..]),
+            _ => None,
+        };
+        Ok(Self {
+            input,
+            description: description.ok_or(ReadError::NoDescription)?,
+            content: Vec::new(),
+            at: 0,
+            context: Context::default(),
+            events: 0,
+            whole: false,
+            ended: false,
+        })
+    }
+
+    /// What the trace says of the program.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Whether the end was reached as it was written. A trace whose recording was cut off ends
+    /// without it.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// The next item; `None` at the end.
+    ///
+    /// # Errors
+    /// When the file is damaged or cannot be read. Nothing follows an error.
+    pub fn next_item(&mut self) -> Result<Option<Item>, ReadError> {
+        loop {
+            if self.at < self.content.len() {
+                let mut rest = &self.content[self.at..];
+                let event = self.context.take(&mut rest);
+                self.at = self.content.len() - rest.len();
+                let event = event.ok_or_else(|| self.damaged("an event of no known form"))?;
+                self.events += 1;
+                return Ok(Some(Item::Event(event)));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            match self.next_block()? {
+                Some(item) => return Ok(Some(item)),
+                None if self.ended => return Ok(None),
+                None => {}
+            }
+        }
+    }
+
+    /// Reads a block: what it holds at once, or `None` when it holds events or the end.
+    fn next_block(&mut self) -> Result<Option<Item>, ReadError> {
+        // The first byte is the block's kind.
+        (self.at, self.context) = (1, Context::default());
+        let kind = match block::read(&mut self.input, &mut self.content) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(self.damaged(&error.to_string()));
+            }
+            read => read?,
+        };
+        let item = match kind {
+            Some(Kind::Events) => return Ok(None),
+            Some(Kind::Seed) => seed(&self.content[1..]).map(Item::Seed),
+            Some(Kind::Checkpoint) => checkpoint(&self.content[1..]).map(Item::Checkpoint),
+            // A second description adds nothing to read.
+            Some(Kind::Description) => None,
+            Some(Kind::End) | None => {
+                self.whole = kind.is_some();
+                self.ended = true;
+                self.content.clear();
+                return Ok(None);
+            }
+        };
+        self.content.clear();
+        let item = item.ok_or_else(|| self.damaged("a block whose content has no known form"))?;
+        Ok(Some(item))
+    }
+
+    fn damaged(&mut self, what: &str) -> ReadError {
+        self.ended = true;
+        self.content.clear();
+        ReadError::Damaged {
+            events: self.events,
+            what: what.to_owned(),
+        }
+    }
+}
+
+fn description(mut content: &[u8]) -> Option<Description> {
+    let input = &mut content;
+    let count = take(input)?;
+    let mut all = Vec::new();
+    for _ in 0..count {
+        all.push((take_text(input)?, take_text(input)?));
+    }
+    Some(Description(all))
+}
+
+fn seed(mut content: &[u8]) -> Option<Vec<SeedBlock>> {
+    let input = &mut content;
+    let mut blocks = Vec::new();
+    let mut addr = 0u64;
+    while !input.is_empty() {
+        addr = addr.wrapping_add(take_signed(input)? as u64);
+        let bytes = take(input)?;
+        let arena = take(input)?;
+        blocks.push(SeedBlock {
+            addr,
+            bytes,
+            arena: u32::try_from(arena >> 1).ok()?,
+            live: arena & 1 == 1,
+        });
+    }
+    Some(blocks)
+}
+
+fn checkpoint(mut content: &[u8]) -> Option<Checkpoint> {
+    let input = &mut content;
+    let time_ns = take(input)?;
+    let process = u32::try_from(take(input)?).ok()?;
+    let count = take(input)?;
+    let mut figures = Vec::new();
+    for _ in 0..count {
+        figures.push((take_text(input)?, take(input)?));
+    }
+    Some(Checkpoint {
+        time_ns,
+        process,
+        figures,
+    })
+}

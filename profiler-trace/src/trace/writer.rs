@@ -1,0 +1,140 @@
+//! Writing a trace.
+
+use std::io::{self, Write};
+
+use super::block::{self, Kind, MAX_UNPACKED};
+use super::event::Context;
+use super::varint::{put, put_signed, put_text};
+use super::{Checkpoint, Description, Event, MAGIC, SeedBlock};
+
+/// A block of events is written when it has so many bytes: small enough that a crash loses little.
+const BLOCK_BYTES: usize = 1 << 20;
+/// No event takes more bytes.
+const MAX_EVENT_BYTES: usize = 64;
+
+/// Writes a trace, block by block.
+#[derive(Debug)]
+pub struct Writer<W> {
+    out: W,
+    events: Vec<u8>,
+    context: Context,
+    count: u64,
+    written: u64,
+}
+
+impl<W: Write> Writer<W> {
+    /// Begins a trace.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn new(mut out: W, description: &Description) -> io::Result<Self> {
+        out.write_all(&MAGIC)?;
+        let mut content = Vec::new();
+        put(&mut content, description.0.len() as u64);
+        for (name, value) in &description.0 {
+            put_text(&mut content, name);
+            put_text(&mut content, value);
+        }
+        if content.len() >= MAX_UNPACKED {
+            let what = "the description of the program is longer than a block of a trace";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let block = block::write(&mut out, Kind::Description, &content)?;
+        Ok(Self {
+            out,
+            events: Vec::with_capacity(BLOCK_BYTES + MAX_EVENT_BYTES),
+            context: Context::default(),
+            count: 0,
+            written: MAGIC.len() as u64 + block,
+        })
+    }
+
+    /// Writes the heap that was there before, in address order.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn seed(&mut self, blocks: &[SeedBlock]) -> io::Result<()> {
+        let mut content = Vec::new();
+        let mut addr = 0u64;
+        for (i, block) in blocks.iter().enumerate() {
+            put_signed(&mut content, block.addr.wrapping_sub(addr) as i64);
+            addr = block.addr;
+            put(&mut content, block.bytes);
+            put(
+                &mut content,
+                u64::from(block.arena) << 1 | u64::from(block.live),
+            );
+            if content.len() >= BLOCK_BYTES || i + 1 == blocks.len() {
+                self.written += block::write(&mut self.out, Kind::Seed, &content)?;
+                content.clear();
+                addr = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends an event.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn event(&mut self, event: &Event) -> io::Result<()> {
+        self.context.put(&mut self.events, event);
+        self.count += 1;
+        if self.events.len() >= BLOCK_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint; the events before it are written first.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn checkpoint(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
+        self.flush()?;
+        let mut content = Vec::new();
+        put(&mut content, checkpoint.time_ns);
+        put(&mut content, checkpoint.process.into());
+        put(&mut content, checkpoint.figures.len() as u64);
+        for (name, value) in &checkpoint.figures {
+            put_text(&mut content, name);
+            put(&mut content, *value);
+        }
+        self.written += block::write(&mut self.out, Kind::Checkpoint, &content)?;
+        Ok(())
+    }
+
+    /// Writes the events gathered so far as a block, so that a crash does not lose them.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if !self.events.is_empty() {
+            self.written += block::write(&mut self.out, Kind::Events, &self.events)?;
+            self.events.clear();
+            self.context = Context::default();
+        }
+        self.out.flush()
+    }
+
+    /// Events written so far.
+    pub fn events(&self) -> u64 {
+        self.count
+    }
+
+    /// Bytes written so far.
+    pub fn bytes(&self) -> u64 {
+        self.written
+    }
+
+    /// Ends the trace, and gives the output back.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn finish(mut self) -> io::Result<W> {
+        self.flush()?;
+        block::write(&mut self.out, Kind::End, &[])?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+}

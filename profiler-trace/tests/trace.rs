@@ -1,0 +1,177 @@
+//! Traces come back as they were written, as far as they are whole, and no bytes make the reader
+//! panic or run on.
+
+use profiler_trace::trace::{
+    Checkpoint, Description, Event, EventKind, Item, ReadError, Reader, SeedBlock, Writer,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn event() -> impl Strategy<Value = Event> {
+    let kind = prop_oneof![
+        (any::<u64>(), any::<u64>(), 0..64u8, any::<bool>()).prop_map(
+            |(addr, bytes, align, zeroed)| EventKind::Alloc {
+                addr,
+                bytes,
+                align,
+                zeroed
+            }
+        ),
+        any::<u64>().prop_map(|addr| EventKind::Free { addr }),
+        any::<u64>().prop_map(|addr| EventKind::Kept { addr }),
+        Just(EventKind::ThreadEnd),
+        any::<u32>().prop_map(|child| EventKind::Fork { child }),
+        Just(EventKind::Exec),
+        Just(EventKind::Exit),
+        any::<u64>().prop_map(|events| EventKind::Lost { events }),
+    ];
+    (any::<u64>(), any::<u32>(), kind).prop_map(|(time_ns, thread, kind)| Event {
+        time_ns,
+        thread,
+        kind,
+    })
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    let seed = (any::<u64>(), any::<u64>(), any::<u32>(), any::<bool>());
+    let seed = seed.prop_map(|(addr, bytes, arena, live)| SeedBlock {
+        addr,
+        bytes,
+        arena,
+        live,
+    });
+    let figures = vec(("[a-z_]{1,12}", any::<u64>()), 0..4);
+    let checkpoint = (any::<u64>(), any::<u32>(), figures);
+    prop_oneof![
+        20 => event().prop_map(Item::Event),
+        1 => vec(seed, 1..50).prop_map(Item::Seed),
+        1 => checkpoint.prop_map(|(time_ns, process, figures)| {
+            Item::Checkpoint(Checkpoint { time_ns, process, figures })
+        }),
+    ]
+}
+
+fn description() -> Description {
+    Description(vec![("python".into(), "CPython 3.11.2".into())])
+}
+
+fn written(items: &[Item], finish: bool) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes, &description()).expect("memory");
+    for item in items {
+        match item {
+            Item::Event(event) => writer.event(event),
+            Item::Seed(blocks) => writer.flush().and_then(|()| writer.seed(blocks)),
+            Item::Checkpoint(checkpoint) => writer.checkpoint(checkpoint),
+        }
+        .expect("memory");
+    }
+    if finish {
+        writer.finish().expect("memory");
+    } else {
+        writer.flush().expect("memory");
+    }
+    bytes
+}
+
+/// Everything up to the end or the first damage, and whether it was whole.
+fn read(bytes: &[u8]) -> Result<(Vec<Item>, bool), ReadError> {
+    let mut reader = Reader::new(bytes)?;
+    assert_eq!(reader.description(), &description());
+    let mut items = Vec::new();
+    while let Ok(Some(item)) = reader.next_item() {
+        items.push(item);
+    }
+    assert!(
+        matches!(reader.next_item(), Ok(None)),
+        "nothing follows the end"
+    );
+    Ok((items, reader.is_whole()))
+}
+
+proptest! {
+    #[test]
+    fn a_trace_comes_back(items in vec(item(), 0..60)) {
+        let (back, whole) = read(&written(&items, true)).expect("a trace");
+        prop_assert_eq!(back, items);
+        prop_assert!(whole);
+    }
+
+    #[test]
+    fn a_trace_cut_off_anywhere_gives_what_is_whole(items in vec(item(), 0..60), cut: prop::sample::Index) {
+        let bytes = written(&items, false);
+        let cut = cut.index(bytes.len());
+        if let Ok((back, whole)) = read(&bytes[..cut]) {
+            prop_assert!(!whole);
+            prop_assert_eq!(&back[..], &items[..back.len()]);
+        }
+    }
+
+    #[test]
+    fn damage_never_gives_events_that_were_not_written(
+        items in vec(item(), 1..60), at: prop::sample::Index, flip in 1..=255u8,
+    ) {
+        let mut bytes = written(&items, true);
+        let at = at.index(bytes.len());
+        bytes[at] ^= flip;
+        let mut reader = match Reader::new(bytes.as_slice()) {
+            Ok(reader) => reader,
+            Err(_) => return Ok(()),
+        };
+        let mut back = Vec::new();
+        while let Ok(Some(item)) = reader.next_item() {
+            back.push(item);
+        }
+        prop_assert_eq!(&back[..], &items[..back.len()]);
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic(bytes in vec(any::<u8>(), 0..400)) {
+        let _ = Reader::new(bytes.as_slice());
+        let mut trace = written(&[], false);
+        trace.extend(bytes);
+        let mut reader = Reader::new(trace.as_slice()).expect("its head is whole");
+        while let Ok(Some(_)) = reader.next_item() {}
+    }
+}
+
+#[test]
+fn a_program_of_a_million_events_takes_few_bytes_each() {
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes, &description()).expect("memory");
+    let mut state = 1u64;
+    for i in 0..1_000_000u64 {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let addr = 0x5555_0000_0000 + (state >> 44) * 16;
+        let kind = match i % 2 {
+            0 => EventKind::Alloc {
+                addr,
+                bytes: 16 + (state >> 58) * 8,
+                align: 0,
+                zeroed: false,
+            },
+            _ => EventKind::Free { addr },
+        };
+        let (time_ns, thread) = (i * 730 + (state >> 56), 0);
+        writer
+            .event(&Event {
+                time_ns,
+                thread,
+                kind,
+            })
+            .expect("memory");
+    }
+    assert_eq!(writer.events(), 1_000_000);
+    let told = writer.bytes();
+    writer.finish().expect("memory");
+    assert!(bytes.len() as u64 - told < 2 << 20);
+    assert!(bytes.len() < 8_000_000, "{}", bytes.len());
+    let mut reader = Reader::new(bytes.as_slice()).expect("a trace");
+    let mut count = 0;
+    while reader.next_item().expect("whole").is_some() {
+        count += 1;
+    }
+    assert_eq!((count, reader.is_whole()), (1_000_000, true));
+}
