@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cookie;
+pub mod ring;
 
 pub use cookie::{Arguments, Cookie};
 

@@ -1,0 +1,20 @@
+//! The recorder: preloaded into a program, it tells each call of malloc and its like to the ring of
+//! `fragscope record`, and passes it on to the allocator that the program would have had.
+//!
+//! It allocates nothing, takes no lock, and keeps order exact: a free and the old half of a realloc
+//! count before the call, an allocation after it. When the reader dies, it stops telling and the
+//! program runs on.
+#![no_std]
+
+mod next;
+mod ring;
+mod sys;
+mod thread;
+mod wrap;
+
+#[cfg(feature = "recorder")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: abort never returns and may be called at any moment.
+    unsafe { sys::abort() }
+}

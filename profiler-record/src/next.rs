@@ -1,0 +1,120 @@
+//! The functions that the program would have called without the recorder.
+
+use core::ffi::{CStr, c_int, c_void};
+use core::mem;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+
+use crate::sys;
+
+/// A function that is looked up when it is first called.
+pub(crate) struct Next {
+    name: &'static CStr,
+    found: AtomicPtr<c_void>,
+}
+
+impl Next {
+    const fn named(name: &'static CStr) -> Self {
+        Self {
+            name,
+            found: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// Its address, null when no object after this one has it.
+    fn get(&self) -> *mut c_void {
+        let found = self.found.load(Ordering::Relaxed);
+        if !found.is_null() {
+            return found;
+        }
+        LOOKING.store(true, Ordering::Relaxed);
+        // SAFETY: a constant name with its zero.
+        let found = unsafe { sys::dlsym(sys::RTLD_NEXT, self.name.as_ptr()) };
+        LOOKING.store(false, Ordering::Relaxed);
+        self.found.store(found, Ordering::Relaxed);
+        found
+    }
+}
+
+/// Whether a lookup is under way: dlsym may allocate, before there is anything to allocate from.
+static LOOKING: AtomicBool = AtomicBool::new(false);
+
+/// Whether memory must come from [`early`].
+pub(crate) fn is_looking() -> bool {
+    LOOKING.load(Ordering::Relaxed)
+}
+
+const EARLY_BYTES: usize = 16 << 10;
+
+#[repr(align(16))]
+struct Early(core::cell::UnsafeCell<[u8; EARLY_BYTES]>);
+
+// SAFETY: parts of it are handed out once each, by an atomic counter.
+unsafe impl Sync for Early {}
+
+static EARLY: Early = Early(core::cell::UnsafeCell::new([0; EARLY_BYTES]));
+static EARLY_USED: AtomicUsize = AtomicUsize::new(0);
+
+/// Zeroed memory for what dlsym allocates; never given back. Null when it is used up.
+pub(crate) fn early(bytes: usize) -> *mut c_void {
+    let bytes = bytes.saturating_add(15) & !15;
+    let at = EARLY_USED.fetch_add(bytes, Ordering::Relaxed);
+    if bytes > EARLY_BYTES || at > EARLY_BYTES - bytes {
+        return ptr::null_mut();
+    }
+    // SAFETY: the part lies within the array.
+    unsafe { EARLY.0.get().cast::<u8>().add(at).cast() }
+}
+
+/// Whether memory came from [`early`].
+pub(crate) fn is_early(at: *mut c_void) -> bool {
+    let from = EARLY.0.get().addr();
+    (from..from + EARLY_BYTES).contains(&at.addr())
+}
+
+/// How many bytes of the array lie from an early block on: it is no longer than these.
+pub(crate) fn early_after(at: *mut c_void) -> usize {
+    EARLY.0.get().addr() + EARLY_BYTES - at.addr()
+}
+
+macro_rules! next {
+    ($($static:ident $name:ident($($arg:ident: $type:ty),*) -> $result:ty, $c_name:literal, $missing:expr;)*) => {$(
+        static $static: Next = Next::named($c_name);
+
+        /// The next object's function of this name.
+        ///
+        /// # Safety
+        /// As the C function's.
+        pub(crate) unsafe fn $name($($arg: $type),*) -> $result {
+            let found = $static.get();
+            if found.is_null() {
+                return $missing;
+            }
+            type Function = unsafe extern "C" fn($($type),*) -> $result;
+            // SAFETY: the C library's or the allocator's function of this name has this form.
+            let function: Function = unsafe { mem::transmute(found) };
+            // SAFETY: as the caller promises.
+            unsafe { function($($arg),*) }
+        }
+    )*
+
+        /// Looks all of them up, before there are other threads.
+        pub(crate) fn look_up() {
+            $($static.get();)*
+        }
+    };
+}
+
+const ENOMEM: c_int = 12;
+
+next! {
+    MALLOC malloc(size: usize) -> *mut c_void, c"malloc", ptr::null_mut();
+    CALLOC calloc(count: usize, size: usize) -> *mut c_void, c"calloc", ptr::null_mut();
+    REALLOC realloc(block: *mut c_void, size: usize) -> *mut c_void, c"realloc", ptr::null_mut();
+    FREE free(block: *mut c_void) -> (), c"free", ();
+    MEMALIGN memalign(align: usize, size: usize) -> *mut c_void, c"memalign", ptr::null_mut();
+    ALIGNED_ALLOC aligned_alloc(align: usize, size: usize) -> *mut c_void, c"aligned_alloc", ptr::null_mut();
+    POSIX_MEMALIGN posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> c_int, c"posix_memalign", ENOMEM;
+    VALLOC valloc(size: usize) -> *mut c_void, c"valloc", ptr::null_mut();
+    PVALLOC pvalloc(size: usize) -> *mut c_void, c"pvalloc", ptr::null_mut();
+}

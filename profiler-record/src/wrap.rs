@@ -1,0 +1,183 @@
+//! The functions that programs call: each passes the call on and tells it.
+//!
+//! They have their C names only in the shared object (feature `recorder`), so that nothing that
+//! links this library for its documentation or lints gets them.
+
+use core::ffi::{c_int, c_void};
+use core::ptr;
+
+use profiler_common::ring::kind;
+
+use crate::{next, ring, thread};
+
+/// Runs before the program does.
+unsafe extern "C" fn constructor() {
+    // SAFETY: the loader runs constructors once, before there are other threads.
+    unsafe {
+        next::look_up();
+        ring::open();
+        thread::begin();
+    }
+}
+
+/// Runs when the program exits by itself.
+unsafe extern "C" fn destructor() {
+    ring::tell(kind::EXIT, 0, 0);
+}
+
+#[used]
+#[cfg_attr(feature = "recorder", unsafe(link_section = ".init_array"))]
+static CONSTRUCTOR: unsafe extern "C" fn() = constructor;
+
+#[used]
+#[cfg_attr(feature = "recorder", unsafe(link_section = ".fini_array"))]
+static DESTRUCTOR: unsafe extern "C" fn() = destructor;
+
+fn allocated(what: u64, align: usize, block: *mut c_void, size: usize) {
+    if !block.is_null() {
+        let align = if align.is_power_of_two() {
+            u64::from(align.trailing_zeros()) << 8
+        } else {
+            0
+        };
+        ring::tell(what | align, block.addr() as u64, size as u64);
+    }
+}
+
+/// # Safety
+/// As C's `malloc`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
+    if next::is_looking() {
+        return next::early(size);
+    }
+    // SAFETY: passed on.
+    let block = unsafe { next::malloc(size) };
+    allocated(kind::ALLOC, 1, block, size);
+    block
+}
+
+/// # Safety
+/// As C's `calloc`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
+    if next::is_looking() {
+        return next::early(count.saturating_mul(size));
+    }
+    // SAFETY: passed on.
+    let block = unsafe { next::calloc(count, size) };
+    allocated(kind::CALLOC, 1, block, count.saturating_mul(size));
+    block
+}
+
+/// # Safety
+/// As C's `free`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn free(block: *mut c_void) {
+    if block.is_null() || next::is_early(block) {
+        return;
+    }
+    ring::tell(kind::FREE, block.addr() as u64, 0);
+    // SAFETY: passed on.
+    unsafe { next::free(block) }
+}
+
+/// # Safety
+/// As C's `realloc`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
+    if next::is_early(block) {
+        // SAFETY: a new block, as malloc's.
+        let moved = unsafe { malloc(size) };
+        if !moved.is_null() {
+            let len = size.min(next::early_after(block));
+            // SAFETY: so much of our array follows the block's start, and the new block is as long.
+            unsafe { ptr::copy_nonoverlapping(block.cast::<u8>(), moved.cast(), len) };
+        }
+        return moved;
+    }
+    if !block.is_null() {
+        ring::tell(kind::FREE, block.addr() as u64, 0);
+    }
+    // SAFETY: passed on.
+    let moved = unsafe { next::realloc(block, size) };
+    if moved.is_null() && !block.is_null() && size > 0 {
+        ring::tell(kind::KEPT, block.addr() as u64, 0);
+    }
+    allocated(kind::ALLOC, 1, moved, size);
+    moved
+}
+
+/// # Safety
+/// As C's `reallocarray`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn reallocarray(
+    block: *mut c_void,
+    count: usize,
+    size: usize,
+) -> *mut c_void {
+    match count.checked_mul(size) {
+        // SAFETY: passed on.
+        Some(bytes) => unsafe { realloc(block, bytes) },
+        // More than any allocator has: it fails and sets errno as it would.
+        // SAFETY: passed on.
+        None => unsafe { realloc(block, usize::MAX) },
+    }
+}
+
+/// # Safety
+/// As C's `memalign`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
+    // SAFETY: passed on.
+    let block = unsafe { next::memalign(align, size) };
+    allocated(kind::ALLOC, align, block, size);
+    block
+}
+
+/// # Safety
+/// As C's `aligned_alloc`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
+    // SAFETY: passed on.
+    let block = unsafe { next::aligned_alloc(align, size) };
+    allocated(kind::ALLOC, align, block, size);
+    block
+}
+
+/// # Safety
+/// As C's `posix_memalign`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn posix_memalign(
+    place: *mut *mut c_void,
+    align: usize,
+    size: usize,
+) -> c_int {
+    // SAFETY: passed on.
+    let error = unsafe { next::posix_memalign(place, align, size) };
+    if error == 0 {
+        // SAFETY: it succeeded, so the place holds the block.
+        allocated(kind::ALLOC, align, unsafe { *place }, size);
+    }
+    error
+}
+
+/// # Safety
+/// As C's `valloc`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn valloc(size: usize) -> *mut c_void {
+    // SAFETY: passed on.
+    let block = unsafe { next::valloc(size) };
+    allocated(kind::ALLOC, 4096, block, size);
+    block
+}
+
+/// # Safety
+/// As C's `pvalloc`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn pvalloc(size: usize) -> *mut c_void {
+    // SAFETY: passed on.
+    let block = unsafe { next::pvalloc(size) };
+    allocated(kind::ALLOC, 4096, block, size);
+    block
+}
