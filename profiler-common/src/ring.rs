@@ -62,7 +62,7 @@ pub mod kind {
     pub const ALLOC: u64 = 1;
     /// The same from calloc.
     pub const CALLOC: u64 = 2;
-    /// `addr` was given to free, or to realloc as the old block.
+    /// `addr` was given to free.
     pub const FREE: u64 = 3;
     /// The realloc of `addr` failed: the block lives on.
     pub const KEPT: u64 = 4;
@@ -76,4 +76,8 @@ pub mod kind {
     pub const THREAD_END: u64 = 8;
     /// The program ends.
     pub const EXIT: u64 = 9;
+    /// `addr` was given to realloc: [`REALLOCATED`] or [`KEPT`] of the same thread follows.
+    pub const REALLOC: u64 = 10;
+    /// realloc returned `addr` for `size` bytes.
+    pub const REALLOCATED: u64 = 11;
 }

@@ -10,7 +10,7 @@ mod next;
 mod ring;
 mod sys;
 mod thread;
-mod wrap;
+pub mod wrap;
 
 #[cfg(feature = "recorder")]
 #[panic_handler]

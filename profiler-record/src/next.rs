@@ -111,7 +111,7 @@ next! {
     MALLOC malloc(size: usize) -> *mut c_void, c"malloc", ptr::null_mut();
     CALLOC calloc(count: usize, size: usize) -> *mut c_void, c"calloc", ptr::null_mut();
     REALLOC realloc(block: *mut c_void, size: usize) -> *mut c_void, c"realloc", ptr::null_mut();
-    FREE free(block: *mut c_void) -> (), c"free", ();
+    FREE free(block: *mut c_void) -> (), c"free", Default::default();
     MEMALIGN memalign(align: usize, size: usize) -> *mut c_void, c"memalign", ptr::null_mut();
     ALIGNED_ALLOC aligned_alloc(align: usize, size: usize) -> *mut c_void, c"aligned_alloc", ptr::null_mut();
     POSIX_MEMALIGN posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> c_int, c"posix_memalign", ENOMEM;

@@ -38,9 +38,10 @@ pub(crate) unsafe fn open() {
     if let Some(header) = map(fd, SLOTS_AT) {
         // SAFETY: a page of it was mapped, and its file has that page, or reading it would have
         // been refused by the reader, which made it.
-        let (magic, slots) = unsafe { ((*header).magic, (*header).slots) };
+        let header = unsafe { &*header };
+        let (magic, slots) = (header.magic, header.slots);
         // SAFETY: the mapping made above, of this length.
-        unsafe { sys::munmap(header.cast(), SLOTS_AT) };
+        unsafe { sys::munmap(ptr::from_ref(header).cast_mut().cast(), SLOTS_AT) };
         if magic == RING_MAGIC && slots.is_power_of_two() && slots <= 1 << 28 {
             let len = SLOTS_AT + slots as usize * size_of::<Slot>();
             if let Some(header) = map(fd, len) {
@@ -88,13 +89,11 @@ pub(crate) fn tell(kind: u64, addr: u64, size: u64) {
         return;
     }
     let index = (number & mask) as usize;
+    let at = ptr::from_ref(header).cast::<u8>();
     // SAFETY: the mapping holds all slots, and the index is below their number.
-    let slot = unsafe {
-        &*ptr::from_ref(header)
-            .byte_add(SLOTS_AT)
-            .cast::<Slot>()
-            .add(index)
-    };
+    let slot = unsafe { at.add(SLOTS_AT + index * size_of::<Slot>()) }.cast::<Slot>();
+    // SAFETY: as said; its fields are atomic, and the mapping is aligned to a page.
+    let slot = unsafe { &*slot };
     slot.time_ns.store(now_ns(), Ordering::Relaxed);
     slot.addr.store(addr, Ordering::Relaxed);
     slot.size.store(size, Ordering::Relaxed);

@@ -17,6 +17,7 @@ pub(crate) struct Timespec {
 }
 
 unsafe extern "C" {
+    #[cfg(feature = "recorder")]
     pub(crate) fn abort() -> !;
     pub(crate) fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
     pub(crate) fn getenv(name: *const c_char) -> *const c_char;

@@ -32,7 +32,9 @@ pub(crate) unsafe fn begin() {
         KEY.store(key, Ordering::Relaxed);
     }
     // SAFETY: no arguments.
-    let (process, parent) = unsafe { (sys::getpid(), sys::getppid()) };
+    let process = unsafe { sys::getpid() };
+    // SAFETY: no arguments.
+    let parent = unsafe { sys::getppid() };
     PROCESS.store(process as u32, Ordering::Relaxed);
     // SAFETY: handlers of the right form that live as long as the program.
     unsafe { sys::pthread_atfork(Some(before_fork), None, Some(after_fork)) };

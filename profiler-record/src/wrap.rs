@@ -12,12 +12,11 @@ use crate::{next, ring, thread};
 
 /// Runs before the program does.
 unsafe extern "C" fn constructor() {
-    // SAFETY: the loader runs constructors once, before there are other threads.
-    unsafe {
-        next::look_up();
-        ring::open();
-        thread::begin();
-    }
+    next::look_up();
+    // SAFETY: the loader runs constructors before the program can change its environment.
+    unsafe { ring::open() };
+    // SAFETY: the loader runs constructors once.
+    unsafe { thread::begin() };
 }
 
 /// Runs when the program exits by itself.
@@ -96,15 +95,21 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
         }
         return moved;
     }
+    // To no bytes: glibc frees and gives nothing, others give a small block.
+    let frees = size == 0;
     if !block.is_null() {
-        ring::tell(kind::FREE, block.addr() as u64, 0);
+        let what = if frees { kind::FREE } else { kind::REALLOC };
+        ring::tell(what, block.addr() as u64, 0);
     }
     // SAFETY: passed on.
     let moved = unsafe { next::realloc(block, size) };
-    if moved.is_null() && !block.is_null() && size > 0 {
+    if block.is_null() || frees {
+        allocated(kind::ALLOC, 1, moved, size);
+    } else if !moved.is_null() {
+        allocated(kind::REALLOCATED, 1, moved, size);
+    } else {
         ring::tell(kind::KEPT, block.addr() as u64, 0);
     }
-    allocated(kind::ALLOC, 1, moved, size);
     moved
 }
 

@@ -2,23 +2,25 @@
 //! panic or run on.
 
 use profiler_trace::trace::{
-    Checkpoint, Description, Event, EventKind, Item, ReadError, Reader, SeedBlock, Writer,
+    By, Checkpoint, Description, Event, EventKind, Item, ReadError, Reader, SeedBlock, Writer,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 fn event() -> impl Strategy<Value = Event> {
     let kind = prop_oneof![
-        (any::<u64>(), any::<u64>(), 0..64u8, any::<bool>()).prop_map(
-            |(addr, bytes, align, zeroed)| EventKind::Alloc {
+        (any::<u64>(), any::<u64>(), 0..64u8, 0..3usize).prop_map(|(addr, bytes, align, by)| {
+            EventKind::Alloc {
                 addr,
                 bytes,
                 align,
-                zeroed
+                by: [By::Malloc, By::Calloc, By::Realloc][by],
             }
-        ),
+        }),
         any::<u64>().prop_map(|addr| EventKind::Free { addr }),
         any::<u64>().prop_map(|addr| EventKind::Kept { addr }),
+        any::<u64>().prop_map(|addr| EventKind::Realloc { addr }),
+        any::<(u64, u64)>().prop_map(|(addr, bytes)| EventKind::Touched { addr, bytes }),
         Just(EventKind::ThreadEnd),
         any::<u32>().prop_map(|child| EventKind::Fork { child }),
         Just(EventKind::Exec),
@@ -150,7 +152,7 @@ fn a_program_of_a_million_events_takes_few_bytes_each() {
                 addr,
                 bytes: 16 + (state >> 58) * 8,
                 align: 0,
-                zeroed: false,
+                by: By::Malloc,
             },
             _ => EventKind::Free { addr },
         };

@@ -25,18 +25,31 @@ pub enum EventKind {
         bytes: u64,
         /// The alignment asked for as a power of two; 0 when none was.
         align: u8,
-        /// Whether calloc gave it.
-        zeroed: bool,
+        /// Which call gave it.
+        by: By,
     },
-    /// A block was freed, by free or by the old half of a realloc.
+    /// A block was freed.
     Free {
         /// Its address.
         addr: u64,
     },
-    /// A realloc failed or moved nothing: its block, told freed before, lives on.
+    /// A realloc of a block began: its address is the thread's no more. The thread's next
+    /// allocation [`By::Realloc`], or [`EventKind::Kept`], ends the call.
+    Realloc {
+        /// The block's address.
+        addr: u64,
+    },
+    /// A realloc failed: its block lives on.
     Kept {
         /// Its address.
         addr: u64,
+    },
+    /// A large live block was looked at: so many of its bytes lie on resident pages.
+    Touched {
+        /// Its address.
+        addr: u64,
+        /// Bytes of it on resident or swapped pages.
+        bytes: u64,
     },
     /// The thread ended.
     ThreadEnd,
@@ -56,14 +69,27 @@ pub enum EventKind {
     },
 }
 
+/// Which call allocated a block.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum By {
+    /// malloc, or one of the calls with an alignment.
+    Malloc,
+    /// calloc: the allocator need not touch fresh pages.
+    Calloc,
+    /// The new half of a realloc.
+    Realloc,
+}
+
 const ALLOC: u8 = 0;
 const FREE: u8 = 1;
-const KEPT: u8 = 2;
-const THREAD_END: u8 = 3;
-const FORK: u8 = 4;
-const EXEC: u8 = 5;
-const EXIT: u8 = 6;
-const LOST: u8 = 7;
+const REALLOC: u8 = 2;
+const KEPT: u8 = 3;
+const TOUCHED: u8 = 4;
+const THREAD_END: u8 = 5;
+const FORK: u8 = 6;
+const EXEC: u8 = 7;
+const EXIT: u8 = 8;
+const LOST: u8 = 9;
 const KIND_MASK: u8 = 0x0f;
 /// Flag: another thread than that of the event before.
 const SWITCH: u8 = 0x10;
@@ -71,6 +97,8 @@ const SWITCH: u8 = 0x10;
 const ALIGNED: u8 = 0x20;
 /// Flag: from calloc.
 const ZEROED: u8 = 0x40;
+/// Flag: from realloc.
+const MOVED: u8 = 0x80;
 
 /// What an event's bytes are relative to: the event before in the same block.
 #[derive(Copy, Clone, Debug, Default)]
@@ -85,17 +113,20 @@ impl Context {
     pub(super) fn put(&mut self, out: &mut Vec<u8>, event: &Event) {
         let (tag, addr) = match event.kind {
             EventKind::Alloc {
-                addr,
-                align,
-                zeroed,
-                ..
+                addr, align, by, ..
             } => {
                 let aligned = if align > 0 { ALIGNED } else { 0 };
-                let zeroed = if zeroed { ZEROED } else { 0 };
-                (ALLOC | aligned | zeroed, Some(addr))
+                let by = match by {
+                    By::Malloc => 0,
+                    By::Calloc => ZEROED,
+                    By::Realloc => MOVED,
+                };
+                (ALLOC | aligned | by, Some(addr))
             }
             EventKind::Free { addr } => (FREE, Some(addr)),
+            EventKind::Realloc { addr } => (REALLOC, Some(addr)),
             EventKind::Kept { addr } => (KEPT, Some(addr)),
+            EventKind::Touched { addr, .. } => (TOUCHED, Some(addr)),
             EventKind::ThreadEnd => (THREAD_END, None),
             EventKind::Fork { .. } => (FORK, None),
             EventKind::Exec => (EXEC, None),
@@ -122,6 +153,7 @@ impl Context {
                     out.push(align);
                 }
             }
+            EventKind::Touched { bytes, .. } => put(out, bytes),
             EventKind::Fork { child } => put(out, child.into()),
             EventKind::Lost { events } => put(out, events),
             _ => {}
@@ -137,7 +169,7 @@ impl Context {
         }
         self.time_ns = self.time_ns.wrapping_add(take_signed(input)? as u64);
         let kind = tag & KIND_MASK;
-        if kind <= KEPT {
+        if kind <= TOUCHED {
             self.addr = self.addr.wrapping_add(take_signed(input)? as u64);
         }
         let addr = self.addr;
@@ -152,9 +184,19 @@ impl Context {
                     *input = rest;
                     align
                 },
-                zeroed: tag & ZEROED != 0,
+                by: match tag & (ZEROED | MOVED) {
+                    0 => By::Malloc,
+                    ZEROED => By::Calloc,
+                    MOVED => By::Realloc,
+                    _ => return None,
+                },
             },
             FREE => EventKind::Free { addr },
+            REALLOC => EventKind::Realloc { addr },
+            TOUCHED => EventKind::Touched {
+                addr,
+                bytes: take(input)?,
+            },
             KEPT => EventKind::Kept { addr },
             THREAD_END => EventKind::ThreadEnd,
             FORK => EventKind::Fork {

@@ -9,7 +9,7 @@ mod reader;
 mod varint;
 mod writer;
 
-pub use event::{Event, EventKind};
+pub use event::{By, Event, EventKind};
 pub use reader::{Item, ReadError, Reader};
 pub use writer::Writer;
 
