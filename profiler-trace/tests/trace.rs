@@ -22,9 +22,12 @@ fn event() -> impl Strategy<Value = Event> {
         any::<u64>().prop_map(|addr| EventKind::Realloc { addr }),
         any::<(u64, u64)>().prop_map(|(addr, bytes)| EventKind::Touched { addr, bytes }),
         Just(EventKind::ThreadEnd),
-        any::<u32>().prop_map(|child| EventKind::Fork { child }),
+        any::<(u32, u32)>().prop_map(|(process, child)| EventKind::Fork { process, child }),
         Just(EventKind::Exec),
-        Just(EventKind::Exit),
+        prop_oneof![
+            Just(EventKind::Exit),
+            any::<u32>().prop_map(|process| EventKind::Begin { process }),
+        ],
         any::<u64>().prop_map(|events| EventKind::Lost { events }),
     ];
     (any::<u64>(), any::<u32>(), kind).prop_map(|(time_ns, thread, kind)| Event {

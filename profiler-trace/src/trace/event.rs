@@ -53,9 +53,17 @@ pub enum EventKind {
     },
     /// The thread ended.
     ThreadEnd,
-    /// The thread's process forked; the child's only thread is `child`.
+    /// The first event of a thread that begins in another process than the first: it belongs to
+    /// this one. A process of a new number is a new program, whose heap is empty.
+    Begin {
+        /// The process.
+        process: u32,
+    },
+    /// The thread's process forked.
     Fork {
-        /// The child's first thread.
+        /// The new process, of a new number; its heap is a copy of this one's.
+        process: u32,
+        /// Its only thread.
         child: u32,
     },
     /// The thread's process became another program: its heap is gone.
@@ -90,6 +98,7 @@ const FORK: u8 = 6;
 const EXEC: u8 = 7;
 const EXIT: u8 = 8;
 const LOST: u8 = 9;
+const BEGIN: u8 = 10;
 const KIND_MASK: u8 = 0x0f;
 /// Flag: another thread than that of the event before.
 const SWITCH: u8 = 0x10;
@@ -128,6 +137,7 @@ impl Context {
             EventKind::Kept { addr } => (KEPT, Some(addr)),
             EventKind::Touched { addr, .. } => (TOUCHED, Some(addr)),
             EventKind::ThreadEnd => (THREAD_END, None),
+            EventKind::Begin { .. } => (BEGIN, None),
             EventKind::Fork { .. } => (FORK, None),
             EventKind::Exec => (EXEC, None),
             EventKind::Exit => (EXIT, None),
@@ -154,7 +164,11 @@ impl Context {
                 }
             }
             EventKind::Touched { bytes, .. } => put(out, bytes),
-            EventKind::Fork { child } => put(out, child.into()),
+            EventKind::Begin { process } => put(out, process.into()),
+            EventKind::Fork { process, child } => {
+                put(out, process.into());
+                put(out, child.into());
+            }
             EventKind::Lost { events } => put(out, events),
             _ => {}
         }
@@ -199,7 +213,11 @@ impl Context {
             },
             KEPT => EventKind::Kept { addr },
             THREAD_END => EventKind::ThreadEnd,
+            BEGIN => EventKind::Begin {
+                process: u32::try_from(take(input)?).ok()?,
+            },
             FORK => EventKind::Fork {
+                process: u32::try_from(take(input)?).ok()?,
                 child: u32::try_from(take(input)?).ok()?,
             },
             EXEC => EventKind::Exec,
