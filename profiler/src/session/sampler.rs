@@ -53,27 +53,40 @@ impl Sampler {
     /// # Errors
     /// When `/proc` of the target cannot be read: it is gone, or permission was lost.
     pub(crate) fn take(&self, manner: Manner) -> io::Result<Sample> {
+        self.take_at(manner, || ()).map(|(sample, ())| sample)
+    }
+
+    /// Takes one sample, and calls `mark` while the target still stands as it was walked: what it
+    /// gives tells the moment. A target that runs on is marked after its walk.
+    ///
+    /// # Errors
+    /// As [`Sampler::take`].
+    pub(crate) fn take_at<M>(
+        &self,
+        manner: Manner,
+        mark: impl Fn() -> M,
+    ) -> io::Result<(Sample, M)> {
         let tries = if manner.stop {
             STOP_TRIES
         } else {
             RUNNING_TRIES
         };
         let mut stopped_ns = 0;
-        let mut best: Option<(u64, Sample)> = None;
+        let mut best: Option<(u64, (Sample, M))> = None;
         for tried in 1..=tries {
-            match self.take_once(manner, tried == tries)? {
+            match self.take_once(manner, tried == tries, &mark)? {
                 Taken::Busy { stop_ns } => {
                     stopped_ns += stop_ns;
                     thread::sleep(RUN_BETWEEN_STOPS);
                 }
-                Taken::Sample(mut sample) => {
+                Taken::Sample(mut sample, marked) => {
                     sample.completeness.stop_ns += stopped_ns;
                     if sample.completeness.stopped {
-                        return Ok(*sample);
+                        return Ok((*sample, marked));
                     }
                     let doubt = doubt(&sample);
                     if best.as_ref().is_none_or(|(least, _)| doubt < *least) {
-                        best = Some((doubt, *sample));
+                        best = Some((doubt, (*sample, marked)));
                     }
                     if doubt == 0 {
                         break;
@@ -81,11 +94,16 @@ impl Sampler {
                 }
             }
         }
-        let best = best.map(|(_, sample)| sample);
+        let best = best.map(|(_, taken)| taken);
         best.ok_or_else(|| io::Error::other("the target was never still enough to be walked"))
     }
 
-    fn take_once(&self, manner: Manner, is_last: bool) -> io::Result<Taken> {
+    fn take_once<M>(
+        &self,
+        manner: Manner,
+        is_last: bool,
+        mark: &impl Fn() -> M,
+    ) -> io::Result<Taken<M>> {
         let mut completeness = Completeness::default();
         let mut target = self.target.describe();
         let mut facts = Facts::of(&self.target);
@@ -114,6 +132,7 @@ impl Sampler {
             may_give_up: completeness.stopped && !is_last,
         };
         let seen = look.take(&mut facts, &mut completeness);
+        let marked = mark();
         let overdue = stopped.as_ref().is_some_and(Stopped::is_overdue);
         drop(stopped);
         let took = began.elapsed();
@@ -151,7 +170,7 @@ impl Sampler {
         // meanwhile count as copied.
         let fork = self.target.fork_sharing(&residency);
 
-        Ok(Taken::Sample(Box::new(Sample {
+        let sample = Box::new(Sample {
             taken_at_ns: now_ns(),
             host: self.host.clone(),
             target,
@@ -160,17 +179,17 @@ impl Sampler {
             residency,
             heaps,
             completeness,
-        })))
+        });
+        Ok(Taken::Sample(sample, marked))
     }
 }
 
 /// What came of one try.
-enum Taken {
-    Sample(Box<Sample>),
+enum Taken<M> {
+    /// A sample, and what told its moment.
+    Sample(Box<Sample>, M),
     /// A thread stood inside malloc.
-    Busy {
-        stop_ns: u64,
-    },
+    Busy { stop_ns: u64 },
 }
 
 /// What was seen of the target's memory.

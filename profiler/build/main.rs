@@ -1,0 +1,10 @@
+//! Builds what fragscope carries inside and hands to other processes.
+
+mod payload;
+
+use std::path::Path;
+
+fn main() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    payload::recorder(&workspace);
+}
