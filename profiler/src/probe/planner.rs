@@ -1,11 +1,35 @@
 //! From a target to a plan: which object, which functions, which instructions.
 
 use profiler_core::memory::TargetMemory;
+use profiler_core::residency::MappingKind;
 
 use super::object::{self, Inputs, Server};
-use super::plan::{Function, PlanError, PlannedProbe, ProbePlan};
+use super::plan::{Function, MallocObject, PlanError, PlannedProbe, ProbePlan};
 use super::sites;
 use crate::process::Target;
+
+impl MallocObject {
+    /// The object that serves malloc in a live process; not the one at the path `passed_over`, which
+    /// hands all calls on.
+    ///
+    /// # Errors
+    /// When there is none that can be read.
+    pub fn of(target: &Target, passed_over: Option<&str>) -> Result<Self, PlanError> {
+        let pid = target.pid();
+        let refused = |source| PlanError::Process { pid, source };
+        let mut mappings = target.mappings().map_err(refused)?;
+        mappings.retain(|mapping| {
+            !matches!(&mapping.kind, MappingKind::File(path) if Some(path.as_str()) == passed_over)
+        });
+        let server = object::find(&Inputs {
+            mappings: &mappings,
+            auxv: &target.auxv().map_err(refused)?,
+            memory: &target.memory(),
+            host_path: &|mapped| target.host_path(mapped),
+        })?;
+        Ok(server.object)
+    }
+}
 
 impl ProbePlan {
     /// The plan for a live process.

@@ -93,8 +93,12 @@ pub fn has_sysfs() -> bool {
 
 /// The lockdown mode in force: `none`, `integrity` or `confidentiality`. `None` without the module.
 pub fn lockdown() -> Option<String> {
-    let modes = text("/sys/kernel/security/lockdown");
-    let (_, rest) = modes.split_once('[')?;
+    bracketed(&text("/sys/kernel/security/lockdown"))
+}
+
+/// The choice in force among those that the kernel lists, such as `never [always]`.
+fn bracketed(choices: &str) -> Option<String> {
+    let (_, rest) = choices.split_once('[')?;
     Some(rest.split_once(']')?.0.to_owned())
 }
 
@@ -122,6 +126,12 @@ pub fn hides_processes() -> bool {
                 .filter_map(value)
                 .any(|v| v != "0" && v != "off")
     })
+}
+
+/// When the kernel makes huge pages of its own accord: `always`, `madvise` or `never`. `None` where
+/// it never does.
+pub fn transparent_huge_pages() -> Option<String> {
+    bracketed(&text("/sys/kernel/mm/transparent_hugepage/enabled"))
 }
 
 /// The kernel's major and minor version.

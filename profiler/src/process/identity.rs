@@ -18,6 +18,15 @@ const MAX_CMDLINE_BYTES: usize = 64 << 10;
 const MAX_SETTINGS: usize = 32;
 /// The longest entry of the environment that is shown whole, in bytes.
 const MAX_SETTING_BYTES: usize = 1024;
+/// How variables begin that allocators read, or that load one.
+const ALLOCATOR_VARIABLES: [&str; 6] = [
+    "MALLOC_",
+    "GLIBC_TUNABLES=",
+    "MIMALLOC_",
+    "TCMALLOC_",
+    "PYTHONMALLOC=",
+    "LD_PRELOAD=",
+];
 /// libc's zero-initialised data after its file mapping is shorter than this (glibc 2.43: 53 KiB).
 const MAX_BSS_BYTES: u64 = 1 << 20;
 
@@ -126,6 +135,18 @@ impl Target {
         let mut all = self.environment("MALLOC_");
         all.extend(self.environment("GLIBC_TUNABLES="));
         all
+    }
+
+    /// What its environment asks of any allocator, as it was started: names and values.
+    pub fn allocator_environment(&self) -> Vec<(String, String)> {
+        let all = ALLOCATOR_VARIABLES
+            .iter()
+            .flat_map(|name| self.environment(name));
+        all.filter_map(|entry| {
+            let (name, value) = entry.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        })
+        .collect()
     }
 
     /// The entries of its environment that begin so and are not empty, cut to a bounded length.

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use profiler_core::fork::{self, ForkSharing};
 use profiler_core::residency::{Mapping, MappingKind, ResidencyMap};
 use profiler_core::sample::KernelCount;
@@ -230,6 +232,16 @@ impl Target {
             }
         };
         !none && !off()
+    }
+
+    /// How many processors its main thread may run on, which allocators ask for at their start.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn allowed_cpus(&self) -> io::Result<u32> {
+        let allowed = sched_getaffinity(Pid::from_raw(self.pid()))?;
+        let cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu) == Ok(true));
+        Ok(cpus.count() as u32)
     }
 
     /// Its auxiliary vector, as the kernel filled it in at its start.

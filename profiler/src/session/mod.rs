@@ -9,6 +9,7 @@ mod live;
 mod of_core;
 pub mod options;
 mod probes;
+pub mod record;
 mod sampler;
 mod save;
 mod schedule;

@@ -1,0 +1,3 @@
+//! Recording what a program asks of malloc.
+
+pub mod describe;

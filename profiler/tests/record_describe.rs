@@ -1,0 +1,75 @@
+//! What a trace says of a program: no privilege needed.
+
+mod child;
+
+use std::process::Command;
+
+use child::Child;
+use fragscope::process::Target;
+use fragscope::session::record::describe::{Recorder, describe};
+use jiff::Timestamp;
+use profiler_core::heap::{Allocator, HeapSnapshot};
+
+const WAIT: &str = "import sys; print(sys.version.split()[0], flush=True); input()";
+
+fn child() -> Child {
+    let mut command = Command::new("python3");
+    command
+        .args(["-S", "-c", WAIT])
+        .env("LD_PRELOAD", "libjemalloc.so.2")
+        .env("MALLOC_CONF", "narenas:2")
+        .env("PYTHONMALLOC", "malloc")
+        .env_remove("MALLOC_ARENA_MAX");
+    Child::run(command)
+}
+
+#[test]
+fn a_program_is_told_by_all_names() {
+    let child = child();
+    let target = Target::open(child.pid()).expect("our own child");
+    let mut heap = HeapSnapshot::new(Allocator::Jemalloc, "");
+    heap.settings = vec![("narenas".to_owned(), "2".to_owned())];
+    let mut other = HeapSnapshot::new(Allocator::Glibc, "");
+    other.settings = vec![("arena_max".to_owned(), "1".to_owned())];
+    let description = describe(
+        &target,
+        &[other, heap],
+        Recorder::Probes,
+        Timestamp::UNIX_EPOCH,
+    );
+    let get = |name| description.get(name).unwrap_or("unknown");
+    // A wrapper may have put the whole path before it.
+    assert!(get("command").ends_with(&format!("python3 -S -c {WAIT}")));
+    assert_eq!(get("pid"), child.pid().to_string());
+    assert_eq!(get("python"), format!("CPython {}", child.said()));
+    assert!(get("libc").starts_with("glibc 2."), "{description:?}");
+    assert!(get("malloc").starts_with("jemalloc 5."), "{description:?}");
+    assert!(get("malloc_path").contains("/libjemalloc.so.2"));
+    assert_eq!(get("env.LD_PRELOAD"), "libjemalloc.so.2");
+    assert_eq!(get("env.MALLOC_CONF"), "narenas:2");
+    assert_eq!(get("env.PYTHONMALLOC"), "malloc");
+    assert_eq!(get("setting.narenas"), "2");
+    assert_eq!(description.get("setting.arena_max"), None);
+    assert_eq!(get("recorder"), "probes");
+    assert_eq!(get("started_at"), "1970-01-01T00:00:00Z");
+    let allowed = std::thread::available_parallelism().expect("known");
+    assert_eq!(get("cpus"), allowed.to_string());
+    for name in ["comm", "page_size", "kernel"] {
+        assert_ne!(get(name), "unknown", "{name}");
+    }
+}
+
+#[test]
+fn a_recorder_in_front_of_the_allocator_is_left_out() {
+    let child = child();
+    let target = Target::open(child.pid()).expect("our own child");
+    let preloaded = describe(&target, &[], Recorder::Probes, Timestamp::UNIX_EPOCH);
+    let recorder = Recorder::Preload {
+        listed: "libjemalloc.so.2",
+        mapped: preloaded.get("malloc_path").expect("found"),
+    };
+    let description = describe(&target, &[], recorder, Timestamp::UNIX_EPOCH);
+    assert_eq!(description.get("malloc"), description.get("libc"));
+    assert_eq!(description.get("env.LD_PRELOAD"), None);
+    assert_eq!(description.get("recorder"), Some("preload"));
+}
