@@ -18,7 +18,7 @@ pub mod heap;
 pub mod jemalloc;
 pub mod live;
 pub mod memory;
-mod metrics;
+pub mod metrics;
 pub mod mimalloc;
 pub mod musl;
 pub mod object;

@@ -26,6 +26,7 @@ mod memory;
 mod open;
 mod pagemap;
 mod proc_dir;
+mod record_ring;
 mod residency;
 mod stop;
 mod suspend;
@@ -36,6 +37,7 @@ pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
 pub use open::{Denial, OpenError};
+pub use record_ring::{Next, RecordRing, Told};
 pub use residency::PageSource;
 pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, Stopped};
 

@@ -1,0 +1,201 @@
+//! The file of a recording, and what its progress line tells.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use profiler_core::units;
+use profiler_trace::trace::{Checkpoint, Description, Event, EventKind, SeedBlock, Writer};
+
+/// Time between two progress lines.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// A trace that is being written. What was written stays readable whatever happens next.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    writer: Writer<BufWriter<File>>,
+    path: PathBuf,
+    lost: u64,
+    checkpoints: u64,
+    /// malloc's resident memory at the last checkpoint, over all processes that it saw.
+    resident_bytes: Option<u64>,
+    progress: Progress,
+}
+
+/// A recording failed: the disk is full, most likely.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot write to {}: {why}; its {events} events up to the last whole block can be replayed",
+    path.display()
+)]
+pub struct Cut {
+    path: PathBuf,
+    events: u64,
+    why: io::Error,
+}
+
+impl Recording {
+    /// Begins to write into `file`, which is at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn begin(
+        file: File,
+        path: &Path,
+        description: &Description,
+    ) -> Result<Self, Cut> {
+        let writer = Writer::new(BufWriter::new(file), description).map_err(|why| Cut {
+            path: path.to_owned(),
+            events: 0,
+            why,
+        })?;
+        Ok(Self {
+            writer,
+            path: path.to_owned(),
+            lost: 0,
+            checkpoints: 0,
+            resident_bytes: None,
+            progress: Progress::new(),
+        })
+    }
+
+    /// Writes the heap that was there before.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn seed(&mut self, blocks: &[SeedBlock]) -> Result<(), Cut> {
+        let written = self.writer.seed(blocks);
+        self.check(written)
+    }
+
+    /// Writes an event.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn event(&mut self, event: &Event) -> Result<(), Cut> {
+        if let EventKind::Lost { events } = event.kind {
+            self.lost += events;
+        }
+        let written = self.writer.event(event);
+        self.check(written)
+    }
+
+    /// Writes a checkpoint.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Cut> {
+        self.checkpoints += 1;
+        let figures = checkpoint.figures.iter();
+        self.resident_bytes = figures
+            .filter(|(name, _)| name == "malloc_resident_bytes")
+            .map(|(_, bytes)| *bytes)
+            .next();
+        let written = self.writer.checkpoint(checkpoint);
+        self.check(written)
+    }
+
+    /// Events written.
+    pub(crate) fn events(&self) -> u64 {
+        self.writer.events()
+    }
+
+    /// Events lost.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Prints a progress line on a terminal, about every second.
+    pub(crate) fn progress(&mut self) {
+        let (events, bytes) = (self.writer.events(), self.writer.bytes());
+        self.progress
+            .show(events, bytes, self.lost, self.resident_bytes);
+    }
+
+    /// Ends the trace and tells what it came to.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn finish(mut self) -> Result<(), Cut> {
+        self.progress.clear();
+        let (events, path) = (self.writer.events(), self.path);
+        let (lost, checkpoints) = (self.lost, self.checkpoints);
+        let cut = |why| Cut {
+            path: path.clone(),
+            events,
+            why,
+        };
+        let file = self.writer.finish().map_err(cut)?;
+        let file = file.into_inner().map_err(|error| cut(error.into_error()))?;
+        let bytes = file.metadata().map_err(cut)?.len();
+        let a_piece = match events {
+            0 => String::new(),
+            _ => format!(" ({:.1} bytes an event)", bytes as f64 / events as f64),
+        };
+        // A closed terminal hears nothing.
+        let _ = writeln!(
+            io::stderr(),
+            "wrote {}: {} events, {}{a_piece}, {checkpoints} checkpoints, {lost} lost",
+            path.display(),
+            units::count(events),
+            units::bytes(bytes),
+        );
+        Ok(())
+    }
+
+    fn check(&self, written: io::Result<()>) -> Result<(), Cut> {
+        written.map_err(|why| Cut {
+            path: self.path.clone(),
+            events: self.writer.events(),
+            why,
+        })
+    }
+}
+
+/// A line that is written over itself, on a terminal only.
+#[derive(Debug)]
+struct Progress {
+    wanted: bool,
+    began: Instant,
+    last: Instant,
+    last_events: u64,
+    shown: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            wanted: io::stderr().is_terminal(),
+            began: now,
+            last: now,
+            last_events: 0,
+            shown: false,
+        }
+    }
+
+    fn show(&mut self, events: u64, bytes: u64, lost: u64, resident: Option<u64>) {
+        let since = self.last.elapsed();
+        if !self.wanted || since < PROGRESS {
+            return;
+        }
+        let rate = (events - self.last_events) as f64 / since.as_secs_f64();
+        let resident = resident.map_or("not looked at yet".to_owned(), units::bytes);
+        let line = format!(
+            "{:>4} s  {} events ({}/s)  {}  malloc resident {resident}  lost {lost}",
+            self.began.elapsed().as_secs(),
+            units::count(events),
+            units::count(rate as u64),
+            units::bytes(bytes),
+        );
+        let _ = write!(io::stderr(), "\r\x1b[K{line}");
+        (self.last, self.last_events, self.shown) = (Instant::now(), events, true);
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
