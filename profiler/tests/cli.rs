@@ -24,7 +24,7 @@ fn fails(args: &[&str], code: i32, words: &str) {
     assert_eq!(text(&output.stdout), "", "{args:?}: errors go to stderr");
 }
 
-const COMMANDS: [&str; 5] = ["attach", "snapshot", "explain", "doctor", "demo"];
+const COMMANDS: [&str; 6] = ["attach", "snapshot", "explain", "record", "doctor", "demo"];
 
 #[test]
 fn every_help_fits_100_columns_and_tells_units_and_examples() {

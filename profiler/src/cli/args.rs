@@ -1,11 +1,13 @@
 //! Flags and commands, and how they become options.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::session::options::{AttachOptions, Budget, Manner, SnapshotOptions, Subject};
+use crate::session::record::{RecordOptions, Recorded};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -61,6 +63,16 @@ Examples:
   sudo fragscope explain --pid 4711
   fragscope explain --core core.4711")]
     Explain(LookArgs),
+    /// Record what a program asks of malloc, to play it into other allocators
+    #[command(after_long_help = "\
+Examples:
+  fragscope record -o worker.fragtrace -- python3 worker.py
+  fragscope record -o worker.fragtrace --duration 60s -- celery -A tasks worker
+
+The program is started under a small recorder that is preloaded before its allocator; it goes on
+to its children. Ctrl-C ends the program as usual, and the recording with it; a second one leaves
+the program running. SIGUSR1 takes a checkpoint at once. Every allocation costs about 100 ns.")]
+    Record(RecordArgs),
     /// Tell what this host and a target allow, and the exact fix for what they do not
     #[command(after_long_help = "\
 Examples:
@@ -174,6 +186,32 @@ pub(super) struct SnapshotArgs {
     /// File to write as well; .json, .csv or .hlog by its ending; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RecordArgs {
+    /// File to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// End after this long, e.g. 30s: the command is asked to end (SIGTERM)
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+    #[command(flatten)]
+    manner: MannerArgs,
+    /// The program to start and record, with its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+impl RecordArgs {
+    pub(super) fn options(&self) -> RecordOptions {
+        RecordOptions {
+            subject: Recorded::Command(self.command.clone()),
+            output: self.output.clone(),
+            duration: self.duration,
+            manner: self.manner.manner(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -47,6 +47,7 @@ fn run(command: &Command) -> Result<Exit, Failure> {
             look.saved?;
             Exit::Done
         }
+        Command::Record(args) => session::record::record(&args.options())?.into(),
         Command::Doctor(args) => {
             let checks = session::doctor::run(args.pid);
             print::doctor(&checks, args.json)?;

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,6 +79,9 @@ impl RecordRing {
         let file = File::from(memfd_create(c"fragscope-ring", MFdFlags::MFD_CLOEXEC)?);
         let bytes = SLOTS_AT + SLOTS as usize * size_of::<Slot>();
         file.set_len(bytes as u64)?;
+        // The first two words of the header, which never change.
+        file.write_all_at(&RING_MAGIC.to_ne_bytes(), 0)?;
+        file.write_all_at(&SLOTS.to_ne_bytes(), 8)?;
         let memory = Arc::new(Memory::of(&file, bytes)?);
         let over = Arc::new(AtomicBool::new(false));
         let beating = {
@@ -203,11 +207,6 @@ impl Memory {
                 0,
             )
         }?;
-        let header = at.cast::<Header>();
-        // SAFETY: the mapping is longer than a header and nobody else has it yet.
-        unsafe { (&raw mut (*header.as_ptr()).magic).write(RING_MAGIC) };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*header.as_ptr()).slots).write(SLOTS) };
         Ok(Self { at, bytes })
     }
 

@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use profiler_core::view::View;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::front::Front;
@@ -13,6 +12,7 @@ use super::options::{AttachOptions, Budget};
 use super::probes::Probes;
 use super::sampler::Sampler;
 use super::schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
+use super::signals::Signals;
 use super::{Ending, SessionError, save};
 use crate::probe;
 use crate::tui::Effect;
@@ -123,29 +123,4 @@ async fn watch(
         _ => ending,
     };
     Ok((view, ending))
-}
-
-/// The signals that end a session well.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hangup.recv() => "SIGHUP",
-        }
-    }
 }

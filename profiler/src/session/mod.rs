@@ -13,6 +13,7 @@ pub mod record;
 mod sampler;
 mod save;
 mod schedule;
+mod signals;
 mod snapshot;
 mod walks;
 

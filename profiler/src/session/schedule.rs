@@ -28,6 +28,11 @@ impl WalkSchedule {
         }
     }
 
+    /// From now on walks at most once every `interval`.
+    pub(crate) fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval;
+    }
+
     /// Whether a walk is due.
     pub(crate) fn due(&self, now: Instant) -> bool {
         now >= self.next

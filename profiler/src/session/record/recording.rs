@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use profiler_core::units;
-use profiler_trace::trace::{Checkpoint, Description, Event, EventKind, SeedBlock, Writer};
+use profiler_trace::trace::{Checkpoint, Description, Event, EventKind, Writer};
 
 /// Time between two progress lines.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -40,11 +40,7 @@ impl Recording {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(crate) fn begin(
-        file: File,
-        path: &Path,
-        description: &Description,
-    ) -> Result<Self, Cut> {
+    pub(crate) fn begin(file: File, path: &Path, description: &Description) -> Result<Self, Cut> {
         let writer = Writer::new(BufWriter::new(file), description).map_err(|why| Cut {
             path: path.to_owned(),
             events: 0,
@@ -58,15 +54,6 @@ impl Recording {
             resident_bytes: None,
             progress: Progress::new(),
         })
-    }
-
-    /// Writes the heap that was there before.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub(crate) fn seed(&mut self, blocks: &[SeedBlock]) -> Result<(), Cut> {
-        let written = self.writer.seed(blocks);
-        self.check(written)
     }
 
     /// Writes an event.
@@ -94,16 +81,6 @@ impl Recording {
             .next();
         let written = self.writer.checkpoint(checkpoint);
         self.check(written)
-    }
-
-    /// Events written.
-    pub(crate) fn events(&self) -> u64 {
-        self.writer.events()
-    }
-
-    /// Events lost.
-    pub(crate) fn lost(&self) -> u64 {
-        self.lost
     }
 
     /// Prints a progress line on a terminal, about every second.
