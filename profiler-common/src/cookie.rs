@@ -22,13 +22,14 @@ pub enum Arguments {
 ///
 /// Bits 0 to 15: the site's index in the map `HITS`. Bits 16 to 31: the probe's number, the same
 /// for all sites of one function. Bits 32 to 39: [`Arguments`]. Bit 40: a size word stands before
-/// each block. Bit 41: the entry of this function is probed as well.
+/// each block. Bit 41: the entry of this function is probed as well. Bit 42: it is a leaf.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Cookie(pub u64);
 
 impl Cookie {
     const CHUNK_HEADER: u64 = 1 << 40;
     const ENTRY_PROBED: u64 = 1 << 41;
+    const LEAF: u64 = 1 << 42;
 
     /// The cookie of site number `site` of probe number `probe`.
     pub const fn new(site: u16, probe: u16, arguments: Arguments) -> Self {
@@ -45,14 +46,20 @@ impl Cookie {
         Self(self.0 | if yes { Self::ENTRY_PROBED } else { 0 })
     }
 
+    /// Whether the function calls no other probed one, so that a thread that enters one has left it,
+    /// also when it passed no site of its result.
+    pub const fn with_leaf(self, yes: bool) -> Self {
+        Self(self.0 | if yes { Self::LEAF } else { 0 })
+    }
+
     /// The site's index in the map `HITS`.
     pub const fn site(self) -> u32 {
         self.0 as u32 & 0xffff
     }
 
     /// The probe's number.
-    pub const fn probe(self) -> u64 {
-        self.0 >> 16 & 0xffff
+    pub const fn probe(self) -> u32 {
+        (self.0 >> 16) as u32 & 0xffff
     }
 
     /// Whether the arguments are laid out like this.
@@ -69,6 +76,11 @@ impl Cookie {
     pub const fn entry_probed(self) -> bool {
         self.0 & Self::ENTRY_PROBED != 0
     }
+
+    /// Whether the function calls no other probed one.
+    pub const fn leaf(self) -> bool {
+        self.0 & Self::LEAF != 0
+    }
 }
 
 #[cfg(test)]
@@ -82,5 +94,6 @@ mod tests {
         assert!(cookie.has(Arguments::OldCountSize) && !cookie.has(Arguments::Size));
         assert!(cookie.chunk_header() && !cookie.entry_probed());
         assert!(cookie.with_entry_probed(true).entry_probed());
+        assert!(cookie.with_leaf(true).leaf() && !cookie.leaf());
     }
 }

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod cookie;
+// Not for the BPF programs, whose target has no atomics of 32 bits.
+#[cfg(not(target_arch = "bpf"))]
 pub mod ring;
 
 pub use cookie::{Arguments, Cookie};
@@ -21,13 +23,15 @@ pub struct RawEvent {
     pub time_ns: u64,
     /// The block's address as the program sees it.
     pub addr: u64,
-    /// Bytes of the block: usable with [`RawEvent::USABLE`], else as requested; 0 for a free.
+    /// Bytes of the block: usable with [`RawEvent::USABLE`], else as requested; 0 for a free. For
+    /// [`RawEvent::LOST`] the events that were lost so far.
     pub size: u64,
     /// The thread, as the kernel numbers it in the root PID namespace.
     pub tid: u32,
-    /// One of [`RawEvent::ALLOC`], [`RawEvent::FREE`], [`RawEvent::KEPT`].
+    /// One of [`RawEvent::ALLOC`] and the others.
     pub kind: u16,
-    /// [`RawEvent::USABLE`] or 0.
+    /// [`RawEvent::USABLE`], [`RawEvent::REALLOC`], [`RawEvent::CALLOC`], and in the upper half the
+    /// alignment that was asked for, as a power of two; 0 when none was.
     pub flags: u16,
 }
 
@@ -38,8 +42,28 @@ impl RawEvent {
     pub const FREE: u16 = 2;
     /// `kind`: a realloc failed, so that the block whose free was told at its entry lives on.
     pub const KEPT: u16 = 3;
+    /// `kind`: the thread ended.
+    pub const THREAD_END: u16 = 4;
+    /// `kind`: the process became another program.
+    pub const EXEC: u16 = 5;
+    /// `kind`: the ring had no room for events between the last event and this one.
+    pub const LOST: u16 = 6;
     /// `flags`: `size` is the usable size that the allocator gave, not the requested one.
     pub const USABLE: u16 = 1;
+    /// `flags`: one half of a realloc of a block.
+    pub const REALLOC: u16 = 2;
+    /// `flags`: the block is from calloc.
+    pub const CALLOC: u16 = 4;
+
+    /// The flags with an alignment of 2 to the power of `log2` bytes.
+    pub const fn with_align(flags: u16, log2: u8) -> u16 {
+        flags & 0xff | (log2 as u16) << 8
+    }
+
+    /// The alignment asked for, as a power of two; 0 when none was.
+    pub const fn align(&self) -> u8 {
+        (self.flags >> 8) as u8
+    }
 }
 
 /// What userspace tells the BPF programs, the one element of the map `CONFIG`.
@@ -69,5 +93,9 @@ pub struct Call {
     /// The old block of a realloc, or where `posix_memalign` puts its result.
     pub pointer: u64,
     /// [`Cookie::probe`] of the function.
-    pub probe: u64,
+    pub probe: u32,
+    /// 1 when the function is a [`Cookie::leaf`], else 0.
+    pub leaf: u16,
+    /// The alignment asked for, as a power of two.
+    pub align: u16,
 }

@@ -10,15 +10,15 @@ const REACH: u64 = 64 << 10;
 
 /// Whether the code at `stack_pointer` was called, at any depth, by the function that this thread
 /// is known to be in. A record whose function must have returned is dropped: a thread may leave a
-/// function unseen (`longjmp`), and thread numbers come back.
+/// function unseen (`longjmp`, a leaf that fails), and thread numbers come back.
 #[inline(always)]
 pub fn is_nested(tid: u32, stack_pointer: u64) -> bool {
     let Some(call) = CALLS.get_ptr(tid) else {
         return false;
     };
     // SAFETY: a map's value, valid while the program runs.
-    let entered_at = unsafe { (*call).stack_pointer };
-    if stack_pointer <= entered_at && entered_at - stack_pointer < REACH {
+    let (entered_at, leaf) = unsafe { ((*call).stack_pointer, (*call).leaf) };
+    if leaf == 0 && stack_pointer <= entered_at && entered_at - stack_pointer < REACH {
         return true;
     }
     let _gone_already = CALLS.remove(tid);
@@ -42,7 +42,7 @@ pub fn set_size(tid: u32, size: u64) {
 
 /// The record of this thread's call of `probe`, which is over.
 #[inline(always)]
-pub fn leave(tid: u32, probe: u64) -> Option<Call> {
+pub fn leave(tid: u32, probe: u32) -> Option<Call> {
     let call = CALLS.get_ptr(tid)?;
     // SAFETY: a map's value, valid while the program runs.
     let call = unsafe { *call };

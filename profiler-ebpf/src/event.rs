@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user};
-use profiler_common::{Cookie, RawEvent};
+use profiler_common::{Arguments, Call, Cookie, RawEvent};
 
 use crate::maps;
 
@@ -15,9 +15,37 @@ const WORD: u64 = 8;
 /// Puts one event into the ring, or counts it as lost.
 #[inline(always)]
 pub fn emit(tid: u32, kind: u16, addr: u64, size: u64, flags: u16) {
-    let Some(mut entry) = maps::EVENTS.reserve::<RawEvent>(0) else {
-        maps::add_one(&maps::LOST, 0);
+    tell_losses(tid);
+    if !put(tid, kind, addr, size, flags)
+        && let Some(lost) = maps::LOST.get_ptr_mut(0)
+    {
+        // SAFETY: the map's element.
+        unsafe { maps::add_one(lost) };
+    }
+}
+
+/// Tells at its place in the ring that events were lost before.
+#[inline(always)]
+fn tell_losses(tid: u32) {
+    let (Some(lost), Some(told)) = (maps::LOST.get_ptr(0), maps::LOST.get_ptr_mut(1)) else {
         return;
+    };
+    // SAFETY: the map's element, which other CPUs may write meanwhile.
+    let lost = unsafe { lost.read_volatile() };
+    // SAFETY: as above.
+    let known = unsafe { told.read_volatile() };
+    // Two CPUs may tell the same: it is a sum, so nothing is counted twice.
+    if lost != known && put(tid, RawEvent::LOST, 0, lost, 0) {
+        // SAFETY: as above.
+        unsafe { told.write_volatile(lost) };
+    }
+}
+
+/// Puts one event into the ring; whether there was room.
+#[inline(always)]
+fn put(tid: u32, kind: u16, addr: u64, size: u64, flags: u16) -> bool {
+    let Some(mut entry) = maps::EVENTS.reserve::<RawEvent>(0) else {
+        return false;
     };
     entry.write(RawEvent {
         // SAFETY: the helper takes nothing.
@@ -30,31 +58,47 @@ pub fn emit(tid: u32, kind: u16, addr: u64, size: u64, flags: u16) {
     });
     // Waking the reader on each event would double the target's cost; it polls.
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+    true
 }
 
-/// Tells that `block` was allocated, with its usable size where the allocator shows it, else as
-/// requested.
+/// Tells that `block` was allocated by this call, or by one whose entry is not probed, with its
+/// usable size where the allocator shows it, else as requested.
 #[inline(always)]
-pub fn allocated(tid: u32, cookie: Cookie, block: u64, requested: u64) {
-    tell(tid, RawEvent::ALLOC, cookie, block, requested);
+pub fn allocated(tid: u32, cookie: Cookie, block: u64, call: Option<&Call>) {
+    let by = if cookie.has(Arguments::CountSize) {
+        RawEvent::CALLOC
+    } else if takes_old(cookie) && call.is_some_and(|call| call.pointer != 0) {
+        RawEvent::REALLOC
+    } else {
+        0
+    };
+    let (requested, align) = call.map_or((0, 0), |call| (call.size, call.align as u8));
+    let flags = RawEvent::with_align(by, align);
+    tell(tid, RawEvent::ALLOC, cookie, block, requested, flags);
 }
 
 /// Tells that `block` lives on, although its free was told.
 #[inline(always)]
 pub fn kept(tid: u32, cookie: Cookie, block: u64) {
-    tell(tid, RawEvent::KEPT, cookie, block, 0);
+    tell(tid, RawEvent::KEPT, cookie, block, 0, 0);
+}
+
+/// Whether the function is given a block to resize.
+#[inline(always)]
+pub fn takes_old(cookie: Cookie) -> bool {
+    cookie.has(Arguments::OldSize) || cookie.has(Arguments::OldCountSize)
 }
 
 #[inline(always)]
-fn tell(tid: u32, kind: u16, cookie: Cookie, block: u64, requested: u64) {
+fn tell(tid: u32, kind: u16, cookie: Cookie, block: u64, requested: u64, flags: u16) {
     let usable = if cookie.chunk_header() {
         usable_size(block)
     } else {
         None
     };
     match usable {
-        Some(usable) => emit(tid, kind, block, usable, RawEvent::USABLE),
-        None => emit(tid, kind, block, requested, 0),
+        Some(usable) => emit(tid, kind, block, usable, flags | RawEvent::USABLE),
+        None => emit(tid, kind, block, requested, flags),
     }
 }
 

@@ -15,11 +15,11 @@ mod maps;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_probe_read_user};
-use aya_ebpf::macros::{uprobe, uretprobe};
-use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use aya_ebpf::macros::{raw_tracepoint, uprobe, uretprobe};
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};
 use profiler_common::{Arguments, Call, Cookie, RawEvent};
 
-use crate::event::{allocated, emit};
+use crate::event::{allocated, emit, takes_old};
 
 /// One hit, counted, in an open window, of the process that is profiled.
 struct Hit {
@@ -37,7 +37,10 @@ impl Hit {
         if config.tgid != 0 && config.tgid != (id >> 32) as u32 {
             return None;
         }
-        maps::add_one(&maps::HITS, cookie.site());
+        if let Some(hits) = maps::HITS.get_ptr_mut(cookie.site()) {
+            // SAFETY: the map's element.
+            unsafe { maps::add_one(hits) };
+        }
         (config.open != 0).then_some(Self {
             cookie,
             tid: id as u32,
@@ -80,17 +83,26 @@ fn entered(hit: &Hit, registers: &pt_regs) {
     let size = if cookie.has(Arguments::Size) {
         first
     } else if cookie.has(Arguments::CountSize) {
-        first.wrapping_mul(second)
+        product(first, second)
     } else if cookie.has(Arguments::OldCountSize) && cookie.chunk_header() {
         // Only the old block is sure to be in its register still. A product that overflows fails
         // at once, and any other reaches realloc, which tells.
         u64::MAX
     } else if cookie.has(Arguments::OldCountSize) {
-        second.wrapping_mul(third)
+        product(second, third)
     } else if cookie.has(Arguments::ResultAlignmentSize) {
         third
     } else {
         second
+    };
+    let align = if cookie.chunk_header() {
+        0
+    } else if cookie.has(Arguments::AlignmentSize) {
+        log2(first)
+    } else if cookie.has(Arguments::ResultAlignmentSize) {
+        log2(second)
+    } else {
+        0
     };
     call::enter(
         hit.tid,
@@ -99,16 +111,38 @@ fn entered(hit: &Hit, registers: &pt_regs) {
             size,
             pointer: first,
             probe: cookie.probe(),
+            leaf: cookie.leaf().into(),
+            align,
         },
     );
     if takes_old(cookie) && first != 0 {
-        emit(hit.tid, RawEvent::FREE, first, 0, 0);
+        // A realloc to nothing is a free, unless it returns a block, which is new then.
+        let half = if size == 0 { 0 } else { RawEvent::REALLOC };
+        emit(hit.tid, RawEvent::FREE, first, 0, half);
     }
 }
 
+/// The product of calloc's arguments; one that may overflow, and is too much in any case, is as large
+/// as can be.
 #[inline(always)]
-fn takes_old(cookie: Cookie) -> bool {
-    cookie.has(Arguments::OldSize) || cookie.has(Arguments::OldCountSize)
+fn product(count: u64, size: u64) -> u64 {
+    if log2(count) + log2(size) >= 63 {
+        return u64::MAX;
+    }
+    count.wrapping_mul(size)
+}
+
+/// The place of the highest bit, for powers of two their logarithm.
+#[inline(always)]
+fn log2(mut value: u64) -> u16 {
+    let mut place = 0;
+    for half in [32, 16, 8, 4, 2, 1] {
+        if value >> half != 0 {
+            value >>= half;
+            place += half;
+        }
+    }
+    place as u16
 }
 
 /// A place in a function's body at which `rax` holds its result.
@@ -120,7 +154,7 @@ pub fn on_result(context: ProbeContext) -> u32 {
         if hit.cookie.entry_probed() {
             returned(&hit, registers.rax);
         } else if registers.rax != 0 && !call::is_nested(hit.tid, registers.rsp) {
-            allocated(hit.tid, hit.cookie, registers.rax, 0);
+            allocated(hit.tid, hit.cookie, registers.rax, None);
         }
     }
     0
@@ -135,7 +169,7 @@ pub fn on_return(context: RetProbeContext) -> u32 {
         if hit.cookie.entry_probed() {
             returned(&hit, registers.rax);
         } else if registers.rax != 0 && !call::is_nested(hit.tid, registers.rsp) {
-            allocated(hit.tid, hit.cookie, registers.rax, 0);
+            allocated(hit.tid, hit.cookie, registers.rax, None);
         }
     }
     0
@@ -156,9 +190,35 @@ fn returned(hit: &Hit, result: u64) {
         0
     };
     if block != 0 {
-        allocated(hit.tid, cookie, block, call.size);
+        allocated(hit.tid, cookie, block, Some(&call));
     } else if takes_old(cookie) && call.pointer != 0 && call.size != 0 {
         event::kept(hit.tid, cookie, call.pointer);
+    }
+}
+
+/// A thread ends: after its last call.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn on_thread_end(_: RawTracePointContext) -> i32 {
+    tell_of_thread(RawEvent::THREAD_END);
+    0
+}
+
+/// A process becomes another program.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn on_exec(_: RawTracePointContext) -> i32 {
+    tell_of_thread(RawEvent::EXEC);
+    0
+}
+
+#[inline(always)]
+fn tell_of_thread(kind: u16) {
+    let Some(config) = maps::CONFIG.get(0) else {
+        return;
+    };
+    let id = bpf_get_current_pid_tgid();
+    // Every process of the host comes by here: without a number to tell the target by, none counts.
+    if config.open != 0 && config.tgid != 0 && config.tgid == (id >> 32) as u32 {
+        emit(id as u32, kind, 0, 0, 0);
     }
 }
 

@@ -18,24 +18,25 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 #[map]
 pub static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SITES, 0);
 
-/// Events for which the ring had no room.
+/// Events for which the ring had no room, and how many of them the ring tells of.
 #[map]
-pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub static LOST: Array<u64> = Array::with_max_entries(2, 0);
 
 /// The call that each thread is inside of. A thread that dies there leaves its record behind, so
 /// the oldest give way when the map is full.
 #[map]
 pub static CALLS: LruHashMap<u32, Call> = LruHashMap::with_max_entries(16384, 0);
 
-/// Adds one to this CPU's counter at `index`.
+/// Adds one to a map's element.
+///
+/// # Safety
+/// It is valid and aligned, as a map's is while the program runs.
 #[inline(always)]
-pub fn add_one(counters: &PerCpuArray<u64>, index: u32) {
-    if let Some(counter) = counters.get_ptr_mut(index) {
-        // Atomic, as another thread's hit may come in between on this CPU: programs can be
-        // preempted. `core` has no such operation for this target.
-        // SAFETY: the map's element, valid and aligned while the program runs.
-        unsafe {
-            asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64);
-        }
+pub unsafe fn add_one(counter: *mut u64) {
+    // Atomic, as another thread's hit may come in between, also on this CPU: programs can be
+    // preempted. `core` has no such operation for this target.
+    // SAFETY: the caller vouches for it.
+    unsafe {
+        asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64);
     }
 }

@@ -9,7 +9,7 @@ use std::thread;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
-use aya::programs::{ProgramError, UProbe};
+use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use profiler_common::{Call, Config};
 
@@ -44,6 +44,12 @@ impl Program {
     }
 }
 
+/// Programs that tell of threads, and the kernel's tracepoints that they belong to.
+const THREADS: [(&str, &str); 2] = [
+    ("on_thread_end", "sched_process_exit"),
+    ("on_exec", "sched_process_exec"),
+];
+
 /// Probes that are attached, until this is dropped.
 #[expect(dead_code, reason = "held for its drop")]
 pub(super) enum Link {
@@ -71,7 +77,7 @@ pub(super) struct Loaded {
     multi: Option<Vec<MultiProgram>>,
     config: Array<MapData, [u32; 2]>,
     hits: PerCpuArray<MapData, u64>,
-    lost: PerCpuArray<MapData, u64>,
+    lost: Array<MapData, u64>,
     calls: HashMap<MapData, u32, [u64; 4]>,
     pub(super) events: RingBuf<MapData>,
 }
@@ -151,6 +157,18 @@ impl Loaded {
         program.take_link(link).map(Link::Single)
     }
 
+    /// Has the ring told where threads end and the process becomes another program, from the next
+    /// window on, until this is dropped.
+    pub(super) fn watch_threads(&mut self) -> Result<(), ProgramError> {
+        for (name, tracepoint) in THREADS {
+            let program = self.bpf.program_mut(name);
+            let program: &mut RawTracePoint = program.expect("it is in the object").try_into()?;
+            program.load()?;
+            program.attach(tracepoint)?;
+        }
+        Ok(())
+    }
+
     /// Tells the programs whose events count, and whether a window is open.
     pub(super) fn configure(&mut self, config: Config) -> io::Result<()> {
         let words: [u32; 2] = zerocopy::transmute!(config);
@@ -164,7 +182,7 @@ impl Loaded {
 
     /// Events so far for which the ring had no room.
     pub(super) fn lost(&self) -> io::Result<u64> {
-        sum(&self.lost, 0)
+        self.lost.get(&0, 0).map_err(io::Error::other)
     }
 
     /// Forgets which calls threads were inside of.

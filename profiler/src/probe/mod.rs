@@ -1,5 +1,6 @@
 //! Probing: where to probe, and the probes themselves.
 
+mod armed;
 mod budget;
 mod calibrate;
 mod decode;
@@ -12,6 +13,7 @@ pub mod plan;
 mod planner;
 mod session;
 mod sites;
+mod stream;
 pub mod support;
 mod traps;
 mod worker;
@@ -20,3 +22,4 @@ pub use budget::Budget;
 pub use error::ProbeError;
 pub use object::Inputs;
 pub use session::ProbeSession;
+pub use stream::{EventStream, StreamCost};

@@ -42,6 +42,11 @@ impl Function {
         Self::Free,
     ];
 
+    /// Whether glibc's calls none of the others.
+    pub(super) const fn is_leaf_of_glibc(self) -> bool {
+        matches!(self, Self::Malloc | Self::Calloc)
+    }
+
     /// The symbol's name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -73,6 +78,18 @@ pub struct ProbePlan {
     pub probes: Vec<PlannedProbe>,
     /// Functions that are not probed, and why.
     pub skipped: Vec<(Function, String)>,
+    /// The sizes that the events tell.
+    pub sizes: Sizes,
+}
+
+/// What the size of an allocation is told as.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Sizes {
+    /// As given, where the allocator keeps that before the block ([`MallocObject::chunk_header`]),
+    /// else as requested. The cheapest.
+    Given,
+    /// As requested, with alignments.
+    Requested,
 }
 
 /// Why nothing can be probed. Walks and residency do not need probes.

@@ -1,11 +1,11 @@
 //! From a target to a plan: which object, which functions, which instructions.
 
 use profiler_core::memory::TargetMemory;
-use profiler_core::residency::MappingKind;
+use profiler_core::residency::{Mapping, MappingKind};
 
 use super::object::{self, Inputs, Server};
-use super::plan::{Function, MallocObject, PlanError, PlannedProbe, ProbePlan};
-use super::sites;
+use super::plan::{Function, MallocObject, PlanError, PlannedProbe, ProbePlan, Sizes};
+use super::sites::{self, Manner};
 use crate::process::Target;
 
 impl MallocObject {
@@ -15,18 +15,7 @@ impl MallocObject {
     /// # Errors
     /// When there is none that can be read.
     pub fn of(target: &Target, passed_over: Option<&str>) -> Result<Self, PlanError> {
-        let pid = target.pid();
-        let refused = |source| PlanError::Process { pid, source };
-        let mut mappings = target.mappings().map_err(refused)?;
-        mappings.retain(|mapping| {
-            !matches!(&mapping.kind, MappingKind::File(path) if Some(path.as_str()) == passed_over)
-        });
-        let server = object::find(&Inputs {
-            mappings: &mappings,
-            auxv: &target.auxv().map_err(refused)?,
-            memory: &target.memory(),
-            host_path: &|mapped| target.host_path(mapped),
-        })?;
+        let server = Seen::of(target, passed_over)?.server(target)?;
         Ok(server.object)
     }
 }
@@ -37,14 +26,18 @@ impl ProbePlan {
     /// # Errors
     /// When the object that serves its malloc calls cannot be found or read.
     pub fn for_target(target: &Target) -> Result<Self, PlanError> {
-        let pid = target.pid();
-        let refused = |source| PlanError::Process { pid, source };
-        Self::from_inputs(&Inputs {
-            mappings: &target.mappings().map_err(refused)?,
-            auxv: &target.auxv().map_err(refused)?,
-            memory: &target.memory(),
-            host_path: &|mapped| target.host_path(mapped),
-        })
+        let server = Seen::of(target, None)?.server(target)?;
+        Ok(Self::new(server, Sizes::Given))
+    }
+
+    /// The plan for a live process whose calls are recorded with all that they ask for. It takes
+    /// more traps.
+    ///
+    /// # Errors
+    /// When the object that serves its malloc calls cannot be found or read.
+    pub fn for_recording(target: &Target) -> Result<Self, PlanError> {
+        let server = Seen::of(target, None)?.server(target)?;
+        Ok(Self::new(server, Sizes::Requested))
     }
 
     /// The plan for the process that `inputs` describe.
@@ -52,17 +45,49 @@ impl ProbePlan {
     /// # Errors
     /// When the object that serves its malloc calls cannot be found or read.
     pub fn from_inputs<M: TargetMemory>(inputs: &Inputs<'_, M>) -> Result<Self, PlanError> {
-        let server = object::find(inputs)?;
-        let (probes, skipped) = place(&server);
-        Ok(Self {
+        Ok(Self::new(object::find(inputs)?, Sizes::Given))
+    }
+
+    fn new(server: Server, sizes: Sizes) -> Self {
+        let (probes, skipped) = place(&server, sizes);
+        Self {
             object: server.object,
             probes,
             skipped,
+            sizes,
+        }
+    }
+}
+
+/// What a live process has loaded.
+struct Seen {
+    mappings: Vec<Mapping>,
+    auxv: Vec<u8>,
+}
+
+impl Seen {
+    fn of(target: &Target, passed_over: Option<&str>) -> Result<Self, PlanError> {
+        let pid = target.pid();
+        let refused = |source| PlanError::Process { pid, source };
+        let mut mappings = target.mappings().map_err(refused)?;
+        mappings.retain(|mapping| {
+            !matches!(&mapping.kind, MappingKind::File(path) if Some(path.as_str()) == passed_over)
+        });
+        let auxv = target.auxv().map_err(refused)?;
+        Ok(Self { mappings, auxv })
+    }
+
+    fn server(&self, target: &Target) -> Result<Server, PlanError> {
+        object::find(&Inputs {
+            mappings: &self.mappings,
+            auxv: &self.auxv,
+            memory: &target.memory(),
+            host_path: &|mapped| target.host_path(mapped),
         })
     }
 }
 
-fn place(server: &Server) -> (Vec<PlannedProbe>, Vec<(Function, String)>) {
+fn place(server: &Server, sizes: Sizes) -> (Vec<PlannedProbe>, Vec<(Function, String)>) {
     let mut probes: Vec<(u64, PlannedProbe)> = Vec::new();
     let mut skipped = Vec::new();
     for function in Function::ALL {
@@ -81,7 +106,10 @@ fn place(server: &Server) -> (Vec<PlannedProbe>, Vec<(Function, String)>) {
             &server.code,
             &definition.body,
             function,
-            server.object.chunk_header,
+            Manner {
+                chunk_header: server.object.chunk_header,
+                sizes,
+            },
             &server.symbols,
         ) {
             probes.push((start, probe));

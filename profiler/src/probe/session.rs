@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use profiler_core::activity::{Activity, ProbeCost};
 use profiler_core::live::Tracker;
 
+use super::armed::Armed;
 use super::budget::Budget;
 use super::calibrate::HitCost;
 use super::error::ProbeError;
@@ -99,7 +100,8 @@ impl ProbeSession {
                 ended: None,
             }),
         });
-        let mut worker = Worker::new(pid, loaded, traps.clone(), shared.clone(), budget)?;
+        let armed = Armed::new(number, loaded, traps.clone(), plan.probes.len())?;
+        let mut worker = Worker::new(armed, shared.clone(), budget)?;
         worker.attach()?;
         worker.open_window()?;
         let worker = std::thread::Builder::new()

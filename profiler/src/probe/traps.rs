@@ -8,7 +8,7 @@ use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::activity::{ProbeState, ProbeStatus};
 
 use super::loaded::{Link, Loaded, Program};
-use super::plan::{Function, PlannedProbe, ProbePlan, ResultSite, Site};
+use super::plan::{Function, PlannedProbe, ProbePlan, ResultSite, Site, Sizes};
 
 /// Sites of the map `HITS` that are kept for [`super::calibrate`].
 pub(super) const CALIBRATION_SITES: u32 = 4;
@@ -52,7 +52,7 @@ impl Traps {
     pub(super) fn new(plan: &ProbePlan, pid: NonZeroU32) -> Self {
         let mut placed = Vec::new();
         for (index, probe) in plan.probes.iter().enumerate() {
-            place(index, probe, plan.object.chunk_header, &mut placed);
+            place(index, probe, plan, &mut placed);
         }
         placed.truncate((MAX_SITES - CALIBRATION_SITES) as usize);
         Self {
@@ -91,10 +91,12 @@ impl Traps {
     }
 }
 
-fn place(index: usize, probe: &PlannedProbe, chunk_header: bool, placed: &mut Vec<Placed>) {
+fn place(index: usize, probe: &PlannedProbe, plan: &ProbePlan, placed: &mut Vec<Placed>) {
+    let glibc = plan.object.chunk_header;
     let mut add = |program, trap, site: &Site, entry_probed| {
         let cookie = Cookie::new(placed.len() as u16, index as u16, arguments(probe.function))
-            .with_chunk_header(chunk_header)
+            .with_chunk_header(glibc && plan.sizes == Sizes::Given)
+            .with_leaf(glibc && probe.function.is_leaf_of_glibc())
             .with_entry_probed(entry_probed);
         placed.push(Placed {
             probe: index,

@@ -1,21 +1,16 @@
 //! The thread that arms the probes, takes in events, and keeps the budget.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread::park_timeout;
 use std::time::Duration;
 
-use aya::programs::ProgramError;
-use profiler_common::Config;
-
+use super::armed::Armed;
 use super::budget::{Account, Budget};
 use super::decode::decode;
-use super::error::{ProbeError, attach_failure, attach_reason};
-use super::loaded::{Link, Loaded, remove};
+use super::error::ProbeError;
 use super::session::Shared;
-use super::traps::Traps;
 
 /// Between two looks at the ring. It holds 200 ms of the fastest stream that traps can make.
 const POLL: Duration = Duration::from_millis(3);
@@ -27,49 +22,28 @@ const SLOW_NS: u64 = 100_000_000;
 /// Events taken in under one lock, so that a reader waits for less than a millisecond.
 const BATCH: usize = 8192;
 
-/// The inode of the root PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
-const ROOT_PID_NAMESPACE: &str = "pid:[4026531836]";
-
 pub(super) struct Worker {
-    pid: i32,
     stat: File,
-    loaded: Loaded,
-    traps: Arc<Traps>,
-    /// The busiest last.
-    links: Vec<Link>,
+    armed: Armed,
     shared: Arc<Shared>,
     account: Option<Account>,
-    tgid: u32,
-    /// Lost while calibrating.
-    lost_before: u64,
     slow_at_ns: u64,
     gone: bool,
 }
 
 impl Worker {
     pub(super) fn new(
-        pid: i32,
-        loaded: Loaded,
-        traps: Arc<Traps>,
+        armed: Armed,
         shared: Arc<Shared>,
         budget: Budget,
     ) -> Result<Self, ProbeError> {
+        let pid = armed.pid();
         let stat = File::open(format!("/proc/{pid}/stat")).map_err(|_| ProbeError::Gone(pid))?;
-        // The BPF side sees numbers of the root namespace. Elsewhere the target's is not known,
-        // and the uprobes' own scope must do: that of perf events lets in a vfork child besides.
-        let in_root = std::fs::read_link("/proc/self/ns/pid")
-            .is_ok_and(|link| link.as_os_str() == ROOT_PID_NAMESPACE);
-        let lost_before = loaded.lost().map_err(map_trouble)?;
         Ok(Self {
-            pid,
             stat,
-            lost_before,
-            loaded,
-            traps,
-            links: Vec::new(),
+            armed,
             shared,
             account: budget.share().map(|share| Account::new(share, now_ns())),
-            tgid: if in_root { pid.cast_unsigned() } else { 0 },
             slow_at_ns: 0,
             gone: false,
         })
@@ -77,86 +51,29 @@ impl Worker {
 
     /// Attaches all probes, with no window open yet. One that cannot be attached is left out whole.
     pub(super) fn attach(&mut self) -> Result<(), ProbeError> {
-        self.open(false)?;
-        while !self.attach_all()? {
-            self.close();
-        }
-        if self.links.is_empty() {
-            let failed = self.shared.state().failed.iter().flatten().next().cloned();
-            return Err(ProbeError::Attach(
-                failed.unwrap_or_else(|| "none is planned".into()),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Attaches all probes that have not failed; false when one more has.
-    fn attach_all(&mut self) -> Result<bool, ProbeError> {
-        let traps = self.traps.clone();
-        let mut groups = traps.groups(self.loaded.is_multi());
-        {
-            let state = self.shared.state();
-            for group in &mut groups {
-                group.retain(|index| state.failed[traps.placed[*index].probe].is_none());
-            }
-            // The busiest last: they cost from the moment that they are attached.
-            let hits = state.meter.hits();
-            groups.sort_by_key(|group| group.iter().map(|index| hits[*index]).sum::<u64>());
-        }
-        for group in groups.iter().filter(|group| !group.is_empty()) {
-            match traps.attach(group, &mut self.loaded) {
-                Ok(link) => self.links.push(link),
-                Err(error) => {
-                    if let Some(error) = attach_failure(self.pid, &error) {
-                        return Err(error);
-                    }
-                    self.find_failed(group, &error);
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Notes which probes are why a group cannot be attached: those that fail alone, or all.
-    fn find_failed(&mut self, group: &[usize], error: &ProgramError) {
-        let traps = self.traps.clone();
-        let alone = group.iter().filter_map(|index| {
-            let error = traps.attach(&[*index], &mut self.loaded).err()?;
-            Some((*index, attach_reason(&error)))
-        });
-        let mut failed: Vec<(usize, String)> = alone.collect();
-        if failed.is_empty() {
-            failed.extend(group.iter().map(|index| (*index, attach_reason(error))));
-        }
-        let mut state = self.shared.state();
-        for (index, why) in failed {
-            state.failed[traps.placed[index].probe] = Some(why);
-        }
-    }
-
-    /// Removes the probes, the busiest first.
-    fn close(&mut self) {
-        remove(self.links.drain(..).rev());
+        let hits = self.shared.state().meter.hits().to_vec();
+        let attached = self.armed.attach(&hits);
+        self.shared.state().failed.clone_from(self.armed.failed());
+        attached
     }
 
     /// Opens a window: from now on events come.
     pub(super) fn open_window(&mut self) -> Result<(), ProbeError> {
-        self.loaded.forget_calls();
-        self.count().map_err(map_trouble)?;
+        self.armed.loaded.forget_calls();
+        self.count()?;
         let opened = now_ns();
         {
             let mut state = self.shared.state();
             state.meter.window_opened(opened);
             state.tracker.window_opened(opened);
         }
-        self.open(true)
+        self.armed.open(true)
     }
 
     /// Window after window, the first of which is open, until told to stop or the target is gone.
     pub(super) fn run(mut self) {
         let ended = self.windows();
-        self.close();
+        self.armed.close();
         let ended = match ended {
             Ok(()) if self.gone => Some("the target has exited".to_string()),
             Ok(()) => None,
@@ -189,15 +106,15 @@ impl Worker {
             park_timeout(POLL);
             self.take_events();
         }
-        self.open(false)?;
+        self.armed.open(false)?;
         let closed = now_ns();
         self.take_events();
         self.shared.state().tracker.window_closed(closed);
-        self.count().map_err(map_trouble)?;
+        self.count()?;
         let spent = self.spent_ns();
-        self.close();
+        self.armed.close();
         self.take_events();
-        self.count().map_err(map_trouble)?;
+        self.count()?;
         let closing = self.spent_ns() - spent;
         if let Some(account) = &mut self.account {
             account.closing_cost(closing);
@@ -210,14 +127,6 @@ impl Worker {
         while !self.is_over() && !self.may_open() {
             park_timeout(PAUSE);
         }
-    }
-
-    fn open(&mut self, open: bool) -> Result<(), ProbeError> {
-        let config = Config {
-            tgid: self.tgid,
-            open: open.into(),
-        };
-        self.loaded.configure(config).map_err(map_trouble)
     }
 
     fn is_over(&mut self) -> bool {
@@ -236,7 +145,7 @@ impl Worker {
     }
 
     fn must_close(&mut self) -> Result<bool, ProbeError> {
-        self.count().map_err(map_trouble)?;
+        self.count()?;
         let now = now_ns();
         self.shared.state().meter.window_goes_on(now);
         let spent = self.spent_ns();
@@ -249,12 +158,10 @@ impl Worker {
     }
 
     /// Takes in the BPF side's counters.
-    fn count(&mut self) -> io::Result<()> {
-        let counts = (0..self.traps.placed.len() as u32).map(|site| self.loaded.hits(site));
-        let counts: Vec<u64> = counts.collect::<io::Result<_>>()?;
-        let lost = self.loaded.lost()? - self.lost_before;
+    fn count(&mut self) -> Result<(), ProbeError> {
+        let (hits, lost) = self.armed.counts()?;
         let mut state = self.shared.state();
-        for (index, hits) in counts.into_iter().enumerate() {
+        for (index, hits) in hits.into_iter().enumerate() {
             state.meter.count(index, hits);
         }
         state.lost = lost;
@@ -266,7 +173,7 @@ impl Worker {
         loop {
             let mut state = self.shared.state();
             for _ in 0..BATCH {
-                let Some(record) = self.loaded.events.next() else {
+                let Some(record) = self.armed.loaded.events.next() else {
                     return;
                 };
                 if let Some(event) = decode(&record) {
@@ -274,13 +181,6 @@ impl Worker {
                 }
             }
         }
-    }
-}
-
-fn map_trouble(error: impl Into<io::Error>) -> ProbeError {
-    ProbeError::Host {
-        what: "use a BPF map",
-        source: error.into(),
     }
 }
 

@@ -209,7 +209,10 @@ mod tests {
                             &object.code,
                             &malloc.body,
                             Function::Free,
-                            false,
+                            crate::probe::sites::Manner {
+                                chunk_header: false,
+                                sizes: crate::probe::plan::Sizes::Given,
+                            },
                             &Symbols::default(),
                         );
                     }

@@ -17,7 +17,7 @@ pub(in crate::probe) use code::{Code, Segment};
 pub(in crate::probe) use returns::ENDINGS;
 
 use self::emulation::{Treatment, treatment};
-use super::plan::{Function, PlannedProbe, ResultSite, Site};
+use super::plan::{Function, PlannedProbe, ResultSite, Site, Sizes};
 
 /// A function's own range of addresses, in its file's address space.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -50,18 +50,34 @@ impl Body {
     }
 }
 
+/// How the functions of an object are probed.
+#[derive(Copy, Clone, Debug)]
+pub(in crate::probe) struct Manner {
+    /// See [`crate::probe::plan::MallocObject::chunk_header`].
+    pub chunk_header: bool,
+    /// The sizes that are wanted.
+    pub sizes: Sizes,
+}
+
+impl Manner {
+    /// Whether the block's size is read beside the block.
+    fn reads_header(self) -> bool {
+        self.chunk_header && self.sizes == Sizes::Given
+    }
+}
+
 /// The probe for `function`, whose code is `body`; `None` when its first bytes are no code.
 ///
-/// With `chunk_header` the block's size is read beside the block, so that functions which cannot
-/// call each other need no probe at their entry.
+/// Where sizes are read beside the blocks, functions that cannot call each other need no probe at
+/// their entry.
 pub(in crate::probe) fn plan(
     code: &Code,
     body: &Body,
     function: Function,
-    chunk_header: bool,
+    manner: Manner,
     symbols: &Symbols,
 ) -> Option<PlannedProbe> {
-    let arguments = arguments(function, chunk_header);
+    let arguments = arguments(function, manner.reads_header());
     let probe = |entry, result| PlannedProbe {
         function,
         aliases: Vec::new(),
@@ -75,31 +91,30 @@ pub(in crate::probe) fn plan(
     // One trap serves both: the entry is read where the return probe is set.
     let intact = [arguments, &[Register::RSP]].concat();
     let entry = entry::entry_site(code, body, &intact)?;
-    if !(chunk_header && matches!(function, Function::Malloc | Function::Calloc)) {
+    if !(manner.chunk_header && function.is_leaf_of_glibc()) {
         return Some(probe(Some(entry.clone()), ResultSite::Return(entry)));
     }
     let result = match result::result_sites(code, body, function, symbols) {
         Some(sites) => ResultSite::Jumps(sites),
-        None => ResultSite::Return(entry),
+        None => ResultSite::Return(entry.clone()),
     };
-    Some(probe(None, result))
+    let entry = (!manner.reads_header()).then_some(entry);
+    Some(probe(entry, result))
 }
 
 /// The registers whose values are read at the entry (System V ABI).
-fn arguments(function: Function, chunk_header: bool) -> &'static [Register] {
+fn arguments(function: Function, reads_header: bool) -> &'static [Register] {
     use Function as F;
     use Register::{RDI, RDX, RSI};
-    match (function, chunk_header) {
+    match (function, reads_header) {
         (F::Free | F::Valloc | F::Malloc, _) => &[RDI],
         // glibc's reallocarray multiplies at once, and tells the size to realloc.
         (F::PosixMemalign | F::Reallocarray, true) => &[RDI],
         (F::Calloc | F::Memalign | F::AlignedAlloc, true) => &[],
-        (F::Calloc, false) => &[RDI, RSI],
-        (F::Memalign | F::AlignedAlloc, false) => &[RSI],
+        (F::Calloc | F::Memalign | F::AlignedAlloc, false) => &[RDI, RSI],
         // The size tells a realloc that failed from one to 0 bytes that freed its block.
         (F::Realloc, _) => &[RDI, RSI],
-        (F::Reallocarray, false) => &[RDI, RSI, RDX],
-        (F::PosixMemalign, false) => &[RDI, RDX],
+        (F::Reallocarray | F::PosixMemalign, false) => &[RDI, RSI, RDX],
     }
 }
 
@@ -166,9 +181,11 @@ mod tests {
                     start: address + round % 7,
                     end: address.saturating_add(round),
                 };
-                if let Some(probe) =
-                    plan(&code, &body, function, round % 3 == 0, &Symbols::default())
-                {
+                let manner = Manner {
+                    chunk_header: round % 3 == 0,
+                    sizes: [Sizes::Given, Sizes::Requested][round as usize / 2 % 2],
+                };
+                if let Some(probe) = plan(&code, &body, function, manner, &Symbols::default()) {
                     assert_eq!(probe.function, function);
                 }
             }

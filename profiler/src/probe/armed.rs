@@ -1,0 +1,151 @@
+//! The probes of a plan in one process: set and removed together.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use aya::programs::ProgramError;
+use profiler_common::Config;
+
+use super::error::{ProbeError, attach_failure, attach_reason};
+use super::loaded::{Link, Loaded, remove};
+use super::traps::Traps;
+
+/// The inode of the root PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+const ROOT_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Programs and maps, and the probes of one process by which they are reached.
+pub(super) struct Armed {
+    pub(super) loaded: Loaded,
+    traps: Arc<Traps>,
+    pid: NonZeroU32,
+    /// The busiest last.
+    links: Vec<Link>,
+    /// By probe of the plan: why it cannot be attached.
+    failed: Vec<Option<String>>,
+    tgid: u32,
+    lost_before: u64,
+}
+
+impl Armed {
+    /// For process `pid`; nothing is attached yet.
+    pub(super) fn new(
+        pid: NonZeroU32,
+        loaded: Loaded,
+        traps: Arc<Traps>,
+        probes: usize,
+    ) -> Result<Self, ProbeError> {
+        // The BPF side sees numbers of the root namespace. Elsewhere the target's is not known,
+        // and the uprobes' own scope must do: that of perf events lets in a vfork child besides.
+        let in_root = std::fs::read_link("/proc/self/ns/pid")
+            .is_ok_and(|link| link.as_os_str() == ROOT_PID_NAMESPACE);
+        Ok(Self {
+            lost_before: loaded.lost().map_err(map_trouble)?,
+            loaded,
+            traps,
+            pid,
+            links: Vec::new(),
+            failed: vec![None; probes],
+            tgid: if in_root { pid.get() } else { 0 },
+        })
+    }
+
+    /// The process.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid.get().cast_signed()
+    }
+
+    /// Events for which the ring had no room before there was a probe.
+    pub(super) fn lost_before(&self) -> u64 {
+        self.lost_before
+    }
+
+    /// By probe of the plan: why it cannot be attached.
+    pub(super) fn failed(&self) -> &Vec<Option<String>> {
+        &self.failed
+    }
+
+    /// Attaches all probes, with no window open yet. One that cannot be attached is left out whole.
+    /// `hits` are those so far, by trap.
+    pub(super) fn attach(&mut self, hits: &[u64]) -> Result<(), ProbeError> {
+        self.open(false)?;
+        while !self.attach_all(hits)? {
+            self.close();
+        }
+        if self.links.is_empty() {
+            let failed = self.failed.iter().flatten().next().cloned();
+            return Err(ProbeError::Attach(
+                failed.unwrap_or_else(|| "none is planned".into()),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Attaches all probes that have not failed; false when one more has.
+    fn attach_all(&mut self, hits: &[u64]) -> Result<bool, ProbeError> {
+        let traps = self.traps.clone();
+        let mut groups = traps.groups(self.loaded.is_multi());
+        for group in &mut groups {
+            group.retain(|index| self.failed[traps.placed[*index].probe].is_none());
+        }
+        // The busiest last: they cost from the moment that they are attached.
+        groups.sort_by_key(|group| group.iter().map(|index| hits[*index]).sum::<u64>());
+        for group in groups.iter().filter(|group| !group.is_empty()) {
+            match traps.attach(group, &mut self.loaded) {
+                Ok(link) => self.links.push(link),
+                Err(error) => {
+                    if let Some(error) = attach_failure(self.pid(), &error) {
+                        return Err(error);
+                    }
+                    self.find_failed(group, &error);
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Notes which probes are why a group cannot be attached: those that fail alone, or all.
+    fn find_failed(&mut self, group: &[usize], error: &ProgramError) {
+        let traps = self.traps.clone();
+        let alone = group.iter().filter_map(|index| {
+            let error = traps.attach(&[*index], &mut self.loaded).err()?;
+            Some((*index, attach_reason(&error)))
+        });
+        let mut failed: Vec<(usize, String)> = alone.collect();
+        if failed.is_empty() {
+            failed.extend(group.iter().map(|index| (*index, attach_reason(error))));
+        }
+        for (index, why) in failed {
+            self.failed[traps.placed[index].probe] = Some(why);
+        }
+    }
+
+    /// Removes the probes, the busiest first.
+    pub(super) fn close(&mut self) {
+        remove(self.links.drain(..).rev());
+    }
+
+    /// Opens a window, in which there are events, or closes it.
+    pub(super) fn open(&mut self, open: bool) -> Result<(), ProbeError> {
+        let config = Config {
+            tgid: self.tgid,
+            open: open.into(),
+        };
+        self.loaded.configure(config).map_err(map_trouble)
+    }
+
+    /// Hits so far by trap, and events for which the ring had no room.
+    pub(super) fn counts(&self) -> Result<(Vec<u64>, u64), ProbeError> {
+        let hits = (0..self.traps.placed.len() as u32).map(|site| self.loaded.hits(site));
+        let hits: Result<Vec<u64>, _> = hits.collect();
+        let lost = self.loaded.lost().map_err(map_trouble)?;
+        Ok((hits.map_err(map_trouble)?, lost - self.lost_before))
+    }
+}
+
+fn map_trouble(source: std::io::Error) -> ProbeError {
+    ProbeError::Host {
+        what: "use a BPF map",
+        source,
+    }
+}

@@ -1,0 +1,164 @@
+//! All events of a process, in the order in which they happened.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use profiler_common::RawEvent;
+use zerocopy::FromBytes;
+
+use super::armed::Armed;
+use super::calibrate::HitCost;
+use super::error::ProbeError;
+use super::loaded::Loaded;
+use super::meter::Meter;
+use super::plan::{Function, ProbePlan};
+use super::traps::Traps;
+use super::worker::now_ns;
+
+/// Size of the ring buffer, in bytes: 800 thousand events.
+const RING_BYTES: u32 = 32 << 20;
+
+/// Probes that stay armed, and what they tell. Dropping it removes them and waits until they are
+/// gone; when fragscope is killed, the kernel does.
+///
+/// The kernel reserves room in the ring under a lock, so that the order in the ring is the order in
+/// which the probes were hit, on whichever processors; and each probe is hit between what can be
+/// seen of its call: a free before it takes effect, an allocation after it did. While the target is
+/// stopped no program runs, so that the ring then holds all that happened.
+pub struct EventStream {
+    armed: Armed,
+    meter: Meter,
+    /// Lost events that were told of.
+    told: u64,
+    /// Why threads' ends are not told, if they are not.
+    blind: Option<String>,
+    failed: Vec<(Function, String)>,
+}
+
+/// What the probes took from the target so far.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct StreamCost {
+    /// Hits of any probe.
+    pub hits: u64,
+    /// The target's time that they took, in ns: by what one takes here, as measured.
+    pub spent_ns: f64,
+}
+
+impl EventStream {
+    /// Measures what a hit costs here and attaches the probes of `plan` to process `pid`, of which
+    /// there are events from now on.
+    ///
+    /// # Errors
+    /// When no probe at all can be attached.
+    pub fn attach(pid: i32, plan: &ProbePlan) -> Result<Self, ProbeError> {
+        Self::attach_with_ring(pid, plan, RING_BYTES)
+    }
+
+    /// As [`EventStream::attach`], with a ring buffer of so many bytes: a power of two, at least a
+    /// page.
+    ///
+    /// # Errors
+    /// When no probe at all can be attached.
+    pub fn attach_with_ring(
+        pid: i32,
+        plan: &ProbePlan,
+        ring_bytes: u32,
+    ) -> Result<Self, ProbeError> {
+        let number = u32::try_from(pid).ok().and_then(NonZeroU32::new);
+        let number = number.ok_or(ProbeError::Gone(pid))?;
+        let mut loaded = Loaded::new(ring_bytes)?;
+        let cost = HitCost::measure(&mut loaded)?;
+        let blind = loaded.watch_threads().err().map(|error| error.to_string());
+        let traps = Arc::new(Traps::new(plan, number));
+        let meter = Meter::new(&traps, cost, now_ns());
+        let mut armed = Armed::new(number, loaded, traps, plan.probes.len())?;
+        armed.attach(meter.hits())?;
+        armed.open(true)?;
+        let failed = plan.probes.iter().zip(armed.failed());
+        let failed = failed.filter_map(|(probe, why)| Some((probe.function, why.clone()?)));
+        Ok(Self {
+            failed: failed.collect(),
+            armed,
+            meter,
+            told: 0,
+            blind,
+        })
+    }
+
+    /// Functions whose probe could not be attached, and why: their calls are missing.
+    pub fn failed(&self) -> &[(Function, String)] {
+        &self.failed
+    }
+
+    /// Why the ends of threads are not told, if they are not.
+    pub fn blind(&self) -> Option<&str> {
+        self.blind.as_deref()
+    }
+
+    /// Hands over the events that are in the ring, and says how many. [`RawEvent::LOST`] is among
+    /// them, with the number of events lost there; those that were lost at the end come with the
+    /// next event.
+    pub fn drain(&mut self, mut take: impl FnMut(&RawEvent)) -> u64 {
+        let mut taken = 0;
+        let before = self.armed.lost_before();
+        while let Some(record) = self.armed.loaded.events.next() {
+            let Ok((mut event, _)) = RawEvent::read_from_prefix(&record) else {
+                continue;
+            };
+            if event.kind == RawEvent::LOST {
+                let lost = event.size.saturating_sub(before);
+                let new = lost.saturating_sub(self.told);
+                self.told = self.told.max(lost);
+                if new == 0 {
+                    continue;
+                }
+                event.size = new;
+            }
+            take(&event);
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Events that were lost and not told of yet.
+    ///
+    /// # Errors
+    /// When the kernel's counters cannot be read.
+    pub fn untold_losses(&mut self) -> Result<u64, ProbeError> {
+        let (_, lost) = self.armed.counts()?;
+        let new = lost.saturating_sub(self.told);
+        self.told = self.told.max(lost);
+        Ok(new)
+    }
+
+    /// What the probes took from the target so far.
+    ///
+    /// # Errors
+    /// When the kernel's counters cannot be read.
+    pub fn cost(&mut self) -> Result<StreamCost, ProbeError> {
+        let (hits, _) = self.armed.counts()?;
+        for (index, hits) in hits.iter().enumerate() {
+            self.meter.count(index, *hits);
+        }
+        Ok(StreamCost {
+            hits: hits.iter().sum(),
+            spent_ns: self.meter.spent_ns(),
+        })
+    }
+
+    /// Ends the events; those in the ring can still be taken.
+    ///
+    /// # Errors
+    /// When the kernel does not take it.
+    pub fn close(&mut self) -> Result<(), ProbeError> {
+        self.armed.open(false)?;
+        self.armed.close();
+        Ok(())
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.armed.close();
+    }
+}
