@@ -7,6 +7,8 @@
 mod cookie;
 // Not for the BPF programs, whose target has no atomics of 32 bits.
 #[cfg(not(target_arch = "bpf"))]
+pub mod program;
+#[cfg(not(target_arch = "bpf"))]
 pub mod ring;
 
 pub use cookie::{Arguments, Cookie};

@@ -1,6 +1,7 @@
 //! The only owner of bytes on disk: whole-or-not-at-all files, HdrHistogram logs, and traces.
 #![forbid(unsafe_code)]
 
+pub mod compile;
 pub mod hlog;
 pub mod trace;
 pub mod whole_file;

@@ -7,4 +7,5 @@ use std::path::Path;
 fn main() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     payload::recorder(&workspace);
+    payload::player(&workspace);
 }

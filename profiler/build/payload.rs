@@ -23,6 +23,23 @@ pub(crate) fn recorder(workspace: &Path) {
     println!("cargo::rustc-env=FRAGSCOPE_RECORDER={}", object.display());
 }
 
+/// Compiles the player, and tells where it lies: a shared object with an entry.
+pub(crate) fn player(workspace: &Path) {
+    let common = common(workspace);
+    let program = out_dir().join("player");
+    let mut rustc = rustc("profiler_replay", &workspace.join("profiler-replay"));
+    rustc
+        .args(["--crate-type", "cdylib", "--cfg", "feature=\"player\""])
+        .arg("--extern")
+        .arg(format!("profiler_common={}", common.display()))
+        .args(LOOSE)
+        .arg("-Clink-arg=-Wl,-e,_start")
+        .arg("-o")
+        .arg(&program);
+    run(rustc);
+    println!("cargo::rustc-env=FRAGSCOPE_PLAYER={}", program.display());
+}
+
 /// No version of libc is bound to: a symbol version of the libc here would keep the object from
 /// loading beside an older one. Before glibc 2.34 the dynamic loader's and the threads' functions
 /// had libraries of their own, which later ones keep as empty files.

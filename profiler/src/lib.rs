@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod export;
+pub mod lab;
 pub mod probe;
 pub mod process;
 pub mod session;

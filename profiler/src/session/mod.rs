@@ -10,7 +10,7 @@ mod of_core;
 pub mod options;
 mod probes;
 pub mod record;
-mod sampler;
+pub(crate) mod sampler;
 mod save;
 mod schedule;
 mod signals;

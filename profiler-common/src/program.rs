@@ -1,0 +1,151 @@
+//! Programs for the player: an allocation stream with slots instead of addresses, and the memory
+//! through which fragscope and a player talk.
+//!
+//! A program is a file: a header of a page, then operations. It may grow while it is played. Players
+//! only read it. The control block is a file of its own for each player.
+
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+/// The first word of a program: a name and the version of this layout.
+pub const PROGRAM_MAGIC: u64 = u64::from_le_bytes(*b"FSPLAY\x00\x01");
+
+/// Bytes before the first operation.
+pub const OPS_AT: usize = 4096;
+/// The player maps so many bytes of a program: what lies beyond its end is not touched.
+pub const PROGRAM_BYTES: usize = 1 << 38;
+
+/// Bytes from which a block may stay partly untouched: smaller ones are always written to.
+pub const LARGE_BYTES: u64 = 128 << 10;
+
+/// Threads at the most, over all processes.
+pub const MAX_THREADS: u32 = 1 << 16;
+/// Processes at the most.
+pub const MAX_PROCESSES: u32 = 1 << 12;
+/// Live blocks of a process at the most.
+pub const MAX_SLOTS: u32 = 1 << 28;
+
+/// The head of a program.
+#[derive(Debug)]
+#[repr(C)]
+pub struct ProgramHeader {
+    /// [`PROGRAM_MAGIC`].
+    pub magic: u64,
+    /// Operations that are whole.
+    pub published: AtomicU64,
+    /// Not 0 when no more will follow.
+    pub closed: AtomicU32,
+}
+
+/// One operation.
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Op {
+    /// What [`code`] says.
+    pub value: u64,
+    /// What [`code`] says.
+    pub slot: u32,
+    /// One of [`code`].
+    pub code: u8,
+    /// The alignment as a power of two; 0 when none was asked for.
+    pub align: u8,
+    /// Whether it was calloc.
+    pub zeroed: u8,
+    /// Nothing.
+    pub spare: u8,
+}
+
+/// What operations do.
+pub mod code {
+    /// Allocate `value` bytes into `slot`.
+    pub const ALLOC: u8 = 1;
+    /// Free `slot`.
+    pub const FREE: u8 = 2;
+    /// Reallocate `slot` to `value` bytes.
+    pub const REALLOC: u8 = 3;
+    /// Of the next block `value` bytes are touched; [`super::UNKNOWN`] when that is not known.
+    /// Precedes large blocks only.
+    pub const TOUCH: u8 = 4;
+    /// The time is `value` nanoseconds since the recording began.
+    pub const CLOCK: u8 = 5;
+    /// Go on in thread `slot`.
+    pub const SWITCH: u8 = 6;
+    /// Start thread `slot` in this process.
+    pub const SPAWN: u8 = 7;
+    /// The thread ends; go on in thread `slot` of its process.
+    pub const THREAD_END: u8 = 8;
+    /// Wait until thread `slot` has ended.
+    pub const JOIN: u8 = 9;
+    /// Fork: process `value` is new, its thread is `slot`.
+    pub const FORK: u8 = 10;
+    /// Start process `value` with an empty heap, its thread is `slot`.
+    pub const START: u8 = 11;
+    /// The process ends; go on in thread `slot` of another.
+    pub const EXIT: u8 = 12;
+    /// The process becomes another program with an empty heap; its only thread is `slot`.
+    pub const EXEC: u8 = 14;
+    /// Checkpoint `value`, of the process that plays it.
+    pub const CHECKPOINT: u8 = 13;
+}
+
+/// How much of a block is touched is not known.
+pub const UNKNOWN: u64 = u64::MAX;
+
+/// What fragscope and one player tell each other.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Control {
+    /// Operations played.
+    pub played: AtomicU64,
+    /// The player's time, in ns since the recording began.
+    pub now_ns: AtomicU64,
+    /// `malloc_trim(0)` is called each time so many ns have passed; 0 is never.
+    pub trim_every_ns: u64,
+    /// Not 0 when blocks of which it is not known are left untouched, else they are touched whole.
+    pub least: u32,
+    /// Why the player failed: one of [`failure`].
+    pub failure: AtomicU32,
+    /// Bytes asked for when it failed, or what [`failure`] says.
+    pub detail: AtomicU64,
+    /// Nanoseconds of processor time of the process that plays a checkpoint, since it began.
+    pub cpu_ns: AtomicU64,
+    /// Page faults of it that needed no reading.
+    pub faults: AtomicU64,
+    /// Counts up when a forked or started process is ready.
+    pub ready: AtomicU32,
+    /// The kernel's number of each process, once it plays.
+    pub pids: [AtomicU32; MAX_PROCESSES as usize],
+    /// Not 0 when it is the thread's turn.
+    pub turns: [AtomicU32; MAX_THREADS as usize],
+}
+
+/// Why a player failed.
+pub mod failure {
+    /// The allocator gave no memory; the detail is how much was asked for.
+    pub const NO_MEMORY: u32 = 1;
+    /// A thread or process could not be started.
+    pub const NO_THREAD: u32 = 2;
+    /// A mapping of the player's own failed.
+    pub const NO_MAPPING: u32 = 3;
+    /// An operation of no known kind; the detail is its number.
+    pub const BAD_PROGRAM: u32 = 4;
+}
+
+/// The environment variable with the path of the program.
+pub const PROGRAM_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_PROGRAM";
+/// The environment variable with the path of the control block.
+pub const CONTROL_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_CONTROL";
+/// The environment variable by which a player tells the player that it executes who that is: the
+/// process's number, the thread's, and 1 when it waits for its turn, each as a decimal number.
+pub const IDENTITY_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_AS";
+/// The environment variable with the number of processors that the allocator is told of.
+pub const CPUS_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_CPUS";
+/// What a player writes when a checkpoint is reached; it waits for a byte then.
+pub const AT_CHECKPOINT: u8 = b'C';
+/// What a player writes when the program is played; it waits for a byte then.
+pub const AT_END: u8 = b'E';
+/// What a player writes before it fails.
+pub const AT_FAILURE: u8 = b'F';

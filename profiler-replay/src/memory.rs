@@ -1,0 +1,114 @@
+//! The shared mappings: the program, the control block, slots and stacks.
+
+use core::ffi::{CStr, c_int, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use profiler_common::program::{
+    Control, MAX_SLOTS, OPS_AT, Op, PROGRAM_BYTES, PROGRAM_MAGIC, ProgramHeader,
+};
+
+use crate::sys;
+
+static PROGRAM: AtomicPtr<ProgramHeader> = AtomicPtr::new(ptr::null_mut());
+static CONTROL: AtomicPtr<Control> = AtomicPtr::new(ptr::null_mut());
+static SLOTS: AtomicPtr<*mut c_void> = AtomicPtr::new(ptr::null_mut());
+
+/// Maps the program and the control block, and makes room for slots.
+pub(crate) fn open(program: &CStr, control: &CStr) -> bool {
+    let program = map_file(program, sys::O_RDONLY, sys::PROT_READ, PROGRAM_BYTES);
+    let control = map_file(
+        control,
+        sys::O_RDWR,
+        sys::PROT_READ_WRITE,
+        size_of::<Control>(),
+    );
+    let slots = shared(SLOT_BYTES);
+    let (Some(program), Some(control), Some(slots)) = (program, control, slots) else {
+        return false;
+    };
+    PROGRAM.store(program.cast(), Ordering::Relaxed);
+    CONTROL.store(control.cast(), Ordering::Relaxed);
+    SLOTS.store(slots.cast(), Ordering::Relaxed);
+    header().magic == PROGRAM_MAGIC
+}
+
+const SLOT_BYTES: usize = MAX_SLOTS as usize * size_of::<*mut c_void>();
+
+fn map_file(path: &CStr, flags: c_int, protection: c_int, len: usize) -> Option<*mut c_void> {
+    // SAFETY: a path with its zero.
+    let fd = unsafe { sys::open(path.as_ptr(), flags | sys::O_CLOEXEC) };
+    if fd < 0 {
+        return None;
+    }
+    let mapping = map(len, protection, sys::MAP_SHARED | sys::MAP_NORESERVE, fd);
+    // SAFETY: our own descriptor.
+    unsafe { sys::close(fd) };
+    mapping
+}
+
+fn map(len: usize, protection: c_int, flags: c_int, fd: c_int) -> Option<*mut c_void> {
+    // SAFETY: a new mapping, placed by the kernel.
+    let at = unsafe { sys::mmap(ptr::null_mut(), len, protection, flags, fd, 0) };
+    (at != usize::MAX as *mut c_void).then_some(at)
+}
+
+/// Fresh shared memory, zero until touched.
+pub(crate) fn shared(len: usize) -> Option<*mut c_void> {
+    let flags = sys::MAP_SHARED_ANONYMOUS | sys::MAP_NORESERVE;
+    map(len, sys::PROT_READ_WRITE, flags, -1)
+}
+
+/// Gives shared memory back.
+pub(crate) fn unmap(at: *mut c_void, len: usize) {
+    // SAFETY: made by `shared` with this length, and not used any more.
+    unsafe { sys::munmap(at, len) };
+}
+
+/// The program's head.
+pub(crate) fn header() -> &'static ProgramHeader {
+    // SAFETY: mapped before anything is played, for as long as the process lives.
+    unsafe { &*PROGRAM.load(Ordering::Relaxed) }
+}
+
+/// The control block.
+pub(crate) fn control() -> &'static Control {
+    // SAFETY: mapped before anything is played, for as long as the process lives; what changes in
+    // it are atomics.
+    unsafe { &*CONTROL.load(Ordering::Relaxed) }
+}
+
+/// Whether the control block is there yet: the allocator asks for the time before.
+pub(crate) fn is_open() -> bool {
+    !CONTROL.load(Ordering::Relaxed).is_null()
+}
+
+/// The operation of this number, which has been published.
+pub(crate) fn op(number: u64) -> Op {
+    let at = PROGRAM.load(Ordering::Relaxed).cast::<u8>();
+    // SAFETY: what has been published lies in the file, and the mapping is longer.
+    let at = unsafe { at.add(OPS_AT + number as usize * size_of::<Op>()) };
+    // SAFETY: as above; operations are aligned, and do not change once published.
+    unsafe { at.cast::<Op>().read() }
+}
+
+/// The place of a slot.
+pub(crate) fn slot(number: u32) -> *mut *mut c_void {
+    let at = SLOTS.load(Ordering::Relaxed);
+    // SAFETY: the number is taken modulo how many there are.
+    unsafe { at.add((number % MAX_SLOTS) as usize) }
+}
+
+/// Gives this process slots of its own, with what the first `used` hold.
+pub(crate) fn own_slots(used: u32) -> bool {
+    let from = SLOTS.load(Ordering::Relaxed);
+    let Some(to) = shared(SLOT_BYTES) else {
+        return false;
+    };
+    let to = to.cast::<*mut c_void>();
+    // SAFETY: both are mappings of all slots, and not the same.
+    unsafe { ptr::copy_nonoverlapping(from, to, used.min(MAX_SLOTS) as usize) };
+    SLOTS.store(to, Ordering::Relaxed);
+    unmap(from.cast(), SLOT_BYTES);
+    true
+}

@@ -1,0 +1,198 @@
+//! Playing operations.
+
+use core::ffi::{c_int, c_void};
+use core::mem;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use profiler_common::program::{
+    AT_CHECKPOINT, AT_END, Control, LARGE_BYTES, Op, UNKNOWN, code, failure,
+};
+
+use crate::process::{account, ask, fail};
+use crate::{clock, memory, process, sys, thread};
+
+/// How far the program is, is told each time so many operations have been played.
+const TELL_EVERY: u64 = 1 << 14;
+/// How long a player sleeps when a program that grows has no more for it, in ns.
+const NAP_NS: i64 = 2_000_000;
+const PAGE: usize = 4096;
+
+/// Plays as thread `me`, which has the turn, until the thread ends.
+pub(crate) fn play(me: u32) {
+    let control = memory::control();
+    let mut at = control.played.load(Ordering::Acquire);
+    let mut published = 0;
+    let mut touch = UNKNOWN;
+    loop {
+        if at >= published {
+            published = more(control, at);
+        }
+        let op = memory::op(at);
+        at += 1;
+        if at.is_multiple_of(TELL_EVERY) {
+            control.played.store(at, Ordering::Relaxed);
+        }
+        match op.code {
+            code::ALLOC => {
+                let block = allocate(&op);
+                // SAFETY: the slot's place; only the thread that has the turn looks at it.
+                unsafe { memory::slot(op.slot).write(block) };
+                process::note_slots(op.slot + 1);
+                touch_block(control, block, op.value, mem::replace(&mut touch, UNKNOWN));
+            }
+            code::FREE => {
+                let slot = memory::slot(op.slot);
+                // SAFETY: as above.
+                let block = unsafe { slot.replace(ptr::null_mut()) };
+                // SAFETY: null, or a block that was allocated and not freed since.
+                unsafe { sys::free(block) };
+            }
+            code::REALLOC => {
+                let slot = memory::slot(op.slot);
+                // SAFETY: as above.
+                let block = unsafe { slot.read() };
+                // SAFETY: null, or a block that was allocated and not freed since.
+                let moved = unsafe { sys::realloc(block, op.value as usize) };
+                if moved.is_null() {
+                    fail(failure::NO_MEMORY, op.value);
+                }
+                // SAFETY: as above.
+                unsafe { slot.write(moved) };
+                touch_block(control, moved, op.value, mem::replace(&mut touch, UNKNOWN));
+            }
+            code::TOUCH => touch = op.value,
+            code::CLOCK => pass_time(control, op.value),
+            code::SWITCH if op.slot == me => {}
+            code::SWITCH => {
+                control.played.store(at, Ordering::Release);
+                thread::give_turn(op.slot);
+                thread::wait_for_turn(me);
+                at = control.played.load(Ordering::Acquire);
+            }
+            code::SPAWN => thread::spawn(op.slot),
+            code::JOIN => thread::join(op.slot),
+            code::THREAD_END => {
+                control.played.store(at, Ordering::Release);
+                thread::give_turn(op.slot);
+                return;
+            }
+            code::FORK => {
+                control.played.store(at, Ordering::Release);
+                process::fork(op.value as u32, op.slot);
+            }
+            code::START => process::start(op.value as u32, op.slot),
+            code::EXIT => {
+                control.played.store(at, Ordering::Release);
+                thread::give_turn(op.slot);
+                // SAFETY: nothing of this process is needed any more.
+                unsafe { sys::_exit(0) }
+            }
+            code::EXEC => {
+                control.played.store(at, Ordering::Release);
+                process::exec(op.slot)
+            }
+            code::CHECKPOINT => {
+                control.played.store(at, Ordering::Release);
+                account();
+                ask(AT_CHECKPOINT);
+            }
+            _ => fail(failure::BAD_PROGRAM, at - 1),
+        }
+    }
+}
+
+/// Waits until the program has more than `at` operations; gives how many. Ends when it is over.
+#[cold]
+fn more(control: &Control, at: u64) -> u64 {
+    control.played.store(at, Ordering::Relaxed);
+    let header = memory::header();
+    loop {
+        let closed = header.closed.load(Ordering::Acquire) != 0;
+        let published = header.published.load(Ordering::Acquire);
+        if published > at {
+            return published;
+        }
+        if closed {
+            account();
+            ask(AT_END);
+            // SAFETY: nothing of this process is needed any more.
+            unsafe { sys::_exit(0) }
+        }
+        // It is memory that may only be read, which the kernel waits on as well.
+        sys::wait_for(&header.closed, 0, NAP_NS);
+    }
+}
+
+fn allocate(op: &Op) -> *mut c_void {
+    let size = op.value as usize;
+    let block = if op.zeroed != 0 {
+        // SAFETY: any size may be asked for.
+        unsafe { sys::calloc(1, size) }
+    } else if op.align > 3 && op.align < 40 {
+        let mut block = ptr::null_mut();
+        // SAFETY: a place for the block, and a power of two.
+        let error = unsafe { sys::posix_memalign(&mut block, 1 << op.align, size) };
+        if error == 0 { block } else { ptr::null_mut() }
+    } else {
+        // SAFETY: any size may be asked for.
+        unsafe { sys::malloc(size) }
+    };
+    if block.is_null() {
+        fail(failure::NO_MEMORY, op.value);
+    }
+    block
+}
+
+/// Writes to the pages of a block that the program wrote to.
+fn touch_block(control: &Control, block: *mut c_void, size: u64, known: u64) {
+    let bytes = if size < LARGE_BYTES {
+        size
+    } else if known != UNKNOWN {
+        known.min(size)
+    } else if control.least != 0 {
+        0
+    } else {
+        size
+    } as usize;
+    if bytes == 0 {
+        return;
+    }
+    let first = block.cast::<u8>();
+    // To the start of the next page, and on from page to page.
+    let mut offset = 0;
+    while offset < bytes {
+        // SAFETY: within the block, which is of at least this size.
+        let byte = unsafe { first.add(offset) };
+        // SAFETY: as above.
+        unsafe { byte.write_volatile(1) };
+        offset += PAGE - (first.addr() + offset) % PAGE;
+    }
+}
+
+/// Lets the program's time pass, and trims when that is asked for.
+fn pass_time(control: &Control, to_ns: u64) {
+    let periods = |ns: u64| ns.checked_div(control.trim_every_ns);
+    if periods(to_ns) > periods(control.now_ns.load(Ordering::Relaxed)) {
+        trim();
+    }
+    clock::advance(control, to_ns);
+}
+
+fn trim() {
+    static TRIM: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let mut found = TRIM.load(Ordering::Relaxed);
+    if found.is_null() {
+        // SAFETY: a name with its zero.
+        found = unsafe { sys::dlsym(sys::RTLD_DEFAULT, c"malloc_trim".as_ptr()) };
+        TRIM.store(found, Ordering::Relaxed);
+    }
+    if found.is_null() {
+        return;
+    }
+    type Trim = unsafe extern "C" fn(usize) -> c_int;
+    // SAFETY: the C library's function of this name has this form.
+    let trim: Trim = unsafe { mem::transmute(found) };
+    // SAFETY: it may be called at any moment.
+    unsafe { trim(0) };
+}

@@ -1,0 +1,282 @@
+//! Processes of the program: forks, and fresh ones with an empty heap.
+
+use core::ffi::{CStr, c_char};
+use core::mem::MaybeUninit;
+use core::ptr;
+use core::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+
+use profiler_common::program::{AT_FAILURE, IDENTITY_VARIABLE, MAX_PROCESSES, failure};
+
+use crate::sys::{self, Usage};
+use crate::{memory, play, thread};
+
+/// Ends the player, after it has told why.
+pub(crate) fn fail(why: u32, detail: u64) -> ! {
+    let control = memory::control();
+    control.detail.store(detail, Ordering::Relaxed);
+    control.failure.store(why, Ordering::Release);
+    tell(AT_FAILURE);
+    // SAFETY: nothing of this process is needed any more.
+    unsafe { sys::_exit(1) }
+}
+
+/// Tells fragscope one thing, and waits for its answer.
+pub(crate) fn ask(what: u8) {
+    tell(what);
+    let mut answer = 0u8;
+    // SAFETY: a place for one byte.
+    let read = unsafe { sys::read(0, (&raw mut answer).cast(), 1) };
+    if read != 1 {
+        // fragscope is gone.
+        // SAFETY: nothing of this process is needed any more.
+        unsafe { sys::_exit(2) }
+    }
+}
+
+fn tell(what: u8) {
+    // SAFETY: one byte.
+    unsafe { sys::write(1, (&raw const what).cast(), 1) };
+}
+
+/// Ends when fragscope has ended: nobody reads any more.
+pub(crate) fn end_if_alone() {
+    let mut said = sys::Poll {
+        fd: 1,
+        wanted: 0,
+        found: 0,
+    };
+    // SAFETY: one descriptor to look at, without waiting.
+    if unsafe { sys::poll(&mut said, 1, 0) } != 0 {
+        // SAFETY: nothing of this process is needed any more.
+        unsafe { sys::_exit(2) }
+    }
+}
+
+/// Ends with the process that started this one.
+pub(crate) fn die_with_parent() {
+    // SAFETY: an option with a number.
+    unsafe { sys::prctl(sys::PR_SET_PDEATHSIG, sys::SIGKILL) };
+}
+
+/// Who a process is in the program.
+#[derive(Copy, Clone)]
+pub(crate) struct Identity {
+    /// The process's number.
+    pub(crate) process: u32,
+    /// Its first thread's.
+    pub(crate) thread: u32,
+    /// Whether it waits for its turn, and another for it to do so.
+    pub(crate) is_new: bool,
+}
+
+/// Variables of the environment at the most.
+const ENVIRONMENT: usize = 512;
+/// Bytes of [`IDENTITY_VARIABLE`] with its value: three numbers of ten digits at the most.
+const TEXT: usize = 64;
+
+impl Identity {
+    /// The process that fragscope starts.
+    pub(crate) const FIRST: Self = Self {
+        process: 0,
+        thread: 0,
+        is_new: false,
+    };
+
+    /// As a variable of the environment, with a zero at its end.
+    fn text(self) -> [u8; TEXT] {
+        let mut text = [0; TEXT];
+        let name = IDENTITY_VARIABLE.to_bytes();
+        let mut at = name.len();
+        text[..at].copy_from_slice(name);
+        for (before, number) in [
+            (b'=', self.process),
+            (b' ', self.thread),
+            (b' ', u32::from(self.is_new)),
+        ] {
+            text[at] = before;
+            let mut unit = 1_000_000_000;
+            for digit in &mut text[at + 1..at + 11] {
+                *digit = b'0' + (number / unit % 10) as u8;
+                unit /= 10;
+            }
+            at += 11;
+        }
+        text
+    }
+
+    /// From the value of the variable.
+    pub(crate) fn from_text(text: &[u8]) -> Self {
+        let mut numbers = [0u32; 3];
+        for (number, word) in numbers.iter_mut().zip(text.split(|byte| *byte == b' ')) {
+            for digit in word {
+                let digit = u32::from(digit.wrapping_sub(b'0'));
+                *number = number.wrapping_mul(10).wrapping_add(digit);
+            }
+        }
+        Self {
+            process: numbers[0],
+            thread: numbers[1],
+            is_new: numbers[2] != 0,
+        }
+    }
+}
+
+/// The number of this process in the program.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// This process is so numbered in the program: fragscope looks at it by its pid.
+fn enter(number: u32) {
+    NUMBER.store(number, Ordering::Relaxed);
+    // SAFETY: no arguments.
+    let pid = unsafe { sys::getpid() };
+    memory::control().pids[(number % MAX_PROCESSES) as usize].store(pid as u32, Ordering::Release);
+    let (cpu_ns, faults) = used();
+    BEGAN_CPU.store(cpu_ns as i64, Ordering::Relaxed);
+    BEGAN_FAULTS.store(faults as i64, Ordering::Relaxed);
+}
+
+/// What the process had used when it began to play.
+static BEGAN_CPU: AtomicI64 = AtomicI64::new(0);
+static BEGAN_FAULTS: AtomicI64 = AtomicI64::new(0);
+
+/// Tells what the process has used since it began to play.
+pub(crate) fn account() {
+    let (cpu_ns, faults) = used();
+    let control = memory::control();
+    let since =
+        |now: u64, began: &AtomicI64| now.saturating_sub(began.load(Ordering::Relaxed) as u64);
+    control
+        .cpu_ns
+        .store(since(cpu_ns, &BEGAN_CPU), Ordering::Relaxed);
+    control
+        .faults
+        .store(since(faults, &BEGAN_FAULTS), Ordering::Relaxed);
+}
+
+/// Nanoseconds of processor time and page faults without reading, of this process.
+fn used() -> (u64, u64) {
+    let mut usage = MaybeUninit::<Usage>::zeroed();
+    // SAFETY: a place for the answer.
+    unsafe { sys::getrusage(sys::RUSAGE_SELF, usage.as_mut_ptr()) };
+    // SAFETY: filled, or zeros, which are a value of it too.
+    let usage = unsafe { usage.assume_init() };
+    let ns =
+        |time: &sys::Timeval| time.seconds as u64 * 1_000_000_000 + time.microseconds as u64 * 1000;
+    let cpu_ns = ns(&usage.user) + ns(&usage.system);
+    (cpu_ns, usage.minor_faults as u64)
+}
+
+/// The most slots that this process has used.
+static SLOTS_USED: AtomicU32 = AtomicU32::new(0);
+
+/// Notes that slots below `end` are in use.
+pub(crate) fn note_slots(end: u32) {
+    SLOTS_USED.fetch_max(end, Ordering::Relaxed);
+}
+
+/// Forks: the child is process `number`, and plays as `child` when its turn comes.
+pub(crate) fn fork(number: u32, child: u32) {
+    let ready = &memory::control().ready;
+    let before = ready.load(Ordering::Acquire);
+    // SAFETY: as a program that forks; the child goes on in the same code.
+    match unsafe { sys::fork() } {
+        0 => {
+            if !memory::own_slots(SLOTS_USED.load(Ordering::Relaxed)) {
+                fail(failure::NO_MAPPING, 0);
+            }
+            be(Identity {
+                process: number,
+                thread: child,
+                is_new: true,
+            });
+        }
+        pid if pid < 0 => fail(failure::NO_THREAD, 0),
+        _ => {
+            // The child reads this process's slots.
+            while ready.load(Ordering::Acquire) == before {
+                sys::wait(ready, before);
+            }
+        }
+    }
+}
+
+/// Plays as the first thread of a process, and never returns. One that is new waits for its turn.
+pub(crate) fn be(identity: Identity) -> ! {
+    enter(identity.process);
+    if identity.is_new {
+        let ready = &memory::control().ready;
+        ready.fetch_add(1, Ordering::Release);
+        sys::wake(ready);
+        thread::wait_for_turn(identity.thread);
+    }
+    play::play(identity.thread);
+    // Its main thread has ended; the others go on.
+    loop {
+        thread::wait_for_turn(identity.thread);
+    }
+}
+
+/// Starts process `number` with an empty heap, to play as `child` when its turn comes.
+pub(crate) fn start(number: u32, child: u32) {
+    let ready = &memory::control().ready;
+    let before = ready.load(Ordering::Acquire);
+    // SAFETY: the child does nothing but execute.
+    match unsafe { sys::fork() } {
+        0 => execute(Identity {
+            process: number,
+            thread: child,
+            is_new: true,
+        }),
+        pid if pid < 0 => fail(failure::NO_THREAD, 0),
+        _ => {
+            while ready.load(Ordering::Acquire) == before {
+                sys::wait(ready, before);
+            }
+        }
+    }
+}
+
+/// Begins anew as another program, with the turn.
+pub(crate) fn exec(child: u32) -> ! {
+    execute(Identity {
+        process: NUMBER.load(Ordering::Relaxed),
+        thread: child,
+        is_new: false,
+    })
+}
+
+/// Executes the player itself: whatever its allocator had is gone.
+fn execute(identity: Identity) -> ! {
+    let text = identity.text();
+    let mut environment = [ptr::null::<c_char>(); ENVIRONMENT];
+    let mut count = 0;
+    // SAFETY: libc's variable, which nobody changes.
+    let mut from = unsafe { sys::environ };
+    let name = IDENTITY_VARIABLE.to_bytes();
+    loop {
+        // SAFETY: the list ends with a null.
+        let variable = unsafe { from.read() };
+        if variable.is_null() || count + 2 >= ENVIRONMENT {
+            break;
+        }
+        // SAFETY: a string with its zero.
+        let bytes = unsafe { CStr::from_ptr(variable) }.to_bytes();
+        if !bytes.starts_with(name) {
+            environment[count] = variable;
+            count += 1;
+        }
+        // SAFETY: the list goes on.
+        from = unsafe { from.add(1) };
+    }
+    environment[count] = text.as_ptr().cast();
+    let arguments = [c"player".as_ptr(), ptr::null()];
+    // SAFETY: lists that end with a null, of strings with their zeros.
+    unsafe {
+        sys::execve(
+            c"/proc/self/exe".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+        )
+    };
+    fail(failure::NO_THREAD, 1)
+}

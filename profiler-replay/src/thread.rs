@@ -1,0 +1,94 @@
+//! Threads of the program: each plays its own operations, one at a time over all processes.
+
+use core::ffi::{c_ulong, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use profiler_common::program::{MAX_THREADS, failure};
+
+use crate::play;
+use crate::process::fail;
+use crate::sys;
+use crate::{memory, process};
+
+/// How often a thread that waits looks whether fragscope is still there, in ns.
+const LOOK_NS: i64 = 500_000_000;
+/// Bytes of a thread's stack: allocators need little, and what is not touched costs nothing.
+const STACK_BYTES: usize = 256 << 10;
+
+/// The handle and the stack of each thread of this process, by the thread's number.
+struct Thread {
+    handle: AtomicU64,
+    stack: AtomicU64,
+}
+
+static THREADS: [Thread; MAX_THREADS as usize] = [const {
+    Thread {
+        handle: AtomicU64::new(0),
+        stack: AtomicU64::new(0),
+    }
+}; MAX_THREADS as usize];
+
+fn turn(number: u32) -> &'static AtomicU32 {
+    &memory::control().turns[(number % MAX_THREADS) as usize]
+}
+
+/// Gives the turn to a thread.
+pub(crate) fn give_turn(number: u32) {
+    let turn = turn(number);
+    turn.store(1, Ordering::Release);
+    sys::wake(turn);
+}
+
+/// Waits for the turn.
+pub(crate) fn wait_for_turn(number: u32) {
+    let turn = turn(number);
+    while turn.swap(0, Ordering::Acquire) == 0 {
+        sys::wait_for(turn, 0, LOOK_NS);
+        if turn.load(Ordering::Relaxed) == 0 {
+            process::end_if_alone();
+        }
+    }
+}
+
+/// Starts a thread, which waits for its turn.
+pub(crate) fn spawn(number: u32) {
+    let thread = &THREADS[(number % MAX_THREADS) as usize];
+    let Some(stack) = memory::shared(STACK_BYTES) else {
+        fail(failure::NO_MAPPING, STACK_BYTES as u64);
+    };
+    let mut attributes = sys::Attributes([0; 64]);
+    // SAFETY: a place for the attributes.
+    unsafe { sys::pthread_attr_init(&mut attributes) };
+    // SAFETY: attributes made above, and a mapping of this length.
+    unsafe { sys::pthread_attr_setstack(&mut attributes, stack, STACK_BYTES) };
+    let mut handle: c_ulong = 0;
+    let argument = ptr::without_provenance_mut(number as usize);
+    // SAFETY: all of it lives; the stack until the thread is joined.
+    let error = unsafe { sys::pthread_create(&mut handle, &attributes, begin, argument) };
+    if error != 0 {
+        fail(failure::NO_THREAD, u64::from(error as u32));
+    }
+    thread.handle.store(handle, Ordering::Relaxed);
+    thread.stack.store(stack.addr() as u64, Ordering::Relaxed);
+}
+
+extern "C" fn begin(number: *mut c_void) -> *mut c_void {
+    let number = number.addr() as u32;
+    wait_for_turn(number);
+    play::play(number);
+    ptr::null_mut()
+}
+
+/// Waits until a thread of this process has ended, with all that its allocator does then.
+pub(crate) fn join(number: u32) {
+    let thread = &THREADS[(number % MAX_THREADS) as usize];
+    let handle = thread.handle.swap(0, Ordering::Relaxed);
+    if handle == 0 {
+        return;
+    }
+    // SAFETY: a thread of this process that was not joined before.
+    unsafe { sys::pthread_join(handle, ptr::null_mut()) };
+    let stack = thread.stack.swap(0, Ordering::Relaxed) as usize;
+    memory::unmap(ptr::with_exposed_provenance_mut(stack), STACK_BYTES);
+}

@@ -1,0 +1,548 @@
+//! From a trace to the program that a player plays: slots instead of addresses.
+//!
+//! A program serves every allocator and every setting; it is compiled once. The compiler keeps a
+//! table of the live blocks of each process, and no more.
+
+mod process;
+
+use std::io;
+
+use profiler_common::program::{LARGE_BYTES, MAX_PROCESSES, MAX_THREADS, Op, UNKNOWN, code};
+
+use self::process::Process;
+use crate::trace::{By, Checkpoint, Event, EventKind, Item, SeedBlock};
+
+/// Time is told to the player when it has moved on by so much, in ns.
+const CLOCK_STEP_NS: u64 = 100_000;
+
+/// Where operations go.
+pub trait Sink {
+    /// Appends an operation, and gives its number.
+    ///
+    /// # Errors
+    /// When there is no room.
+    fn push(&mut self, op: Op) -> io::Result<u64>;
+
+    /// Changes the value of an operation that was appended before, if it has not been played.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    fn patch(&mut self, number: u64, op: Op) -> io::Result<()>;
+}
+
+impl Sink for Vec<Op> {
+    fn push(&mut self, op: Op) -> io::Result<u64> {
+        Vec::push(self, op);
+        Ok(self.len() as u64 - 1)
+    }
+
+    fn patch(&mut self, number: u64, op: Op) -> io::Result<()> {
+        if let Some(at) = self.get_mut(number as usize) {
+            *at = op;
+        }
+        Ok(())
+    }
+}
+
+/// What a compiled stream holds, in events of the trace unless said otherwise.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// Events.
+    pub events: u64,
+    /// Blocks of the seed that were live.
+    pub seed_blocks: u64,
+    /// Their bytes.
+    pub seed_bytes: u64,
+    /// Bytes asked for since the recording began.
+    pub allocated_bytes: u64,
+    /// The most bytes that were live at once, as asked for, over all processes.
+    pub peak_live_bytes: u64,
+    /// Of the bytes of large blocks, those of which it is not known whether they were touched.
+    pub uncertain_touch_bytes: u64,
+    /// Events lost.
+    pub lost: u64,
+    /// Frees of blocks that nothing was known of: dropped.
+    pub unknown_frees: u64,
+    /// Blocks freed because their address was given out again.
+    pub implied_frees: u64,
+    /// Threads.
+    pub threads: u32,
+    /// Processes.
+    pub processes: u32,
+    /// Events that were left out because there were too many threads or processes.
+    pub left_out: u64,
+    /// Time between the first and the last event, in ns.
+    pub duration_ns: u64,
+}
+
+/// A checkpoint of the trace, as the player will reach it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stop {
+    /// What was recorded there.
+    pub checkpoint: Checkpoint,
+    /// Bytes live there, as asked for.
+    pub live_bytes: u64,
+    /// Events before it.
+    pub events: u64,
+}
+
+/// Compiles a stream, item by item.
+#[derive(Debug)]
+pub struct Compiler {
+    processes: Vec<Process>,
+    threads: Vec<Option<Thread>>,
+    /// The thread that has the turn.
+    current: u32,
+    clock_ns: u64,
+    /// Free blocks of the seed, to be freed once all of it is allocated.
+    seed_free: Vec<u32>,
+    seeding: bool,
+    live_bytes: u64,
+    summary: Summary,
+    stops: Vec<Stop>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    process: u32,
+    /// The slot whose realloc is under way, and its bytes.
+    realloc: Option<process::Block>,
+    ended: bool,
+}
+
+impl Default for Compiler {
+    fn default() -> Self {
+        let mut compiler = Self {
+            processes: vec![Process::new(0)],
+            threads: Vec::new(),
+            current: 0,
+            clock_ns: 0,
+            seed_free: Vec::new(),
+            seeding: false,
+            live_bytes: 0,
+            summary: Summary::default(),
+            stops: Vec::new(),
+        };
+        compiler.put_thread(0, 0);
+        compiler
+    }
+}
+
+impl Compiler {
+    /// Compiles one item.
+    ///
+    /// # Errors
+    /// Those of the sink.
+    pub fn item(&mut self, item: Item, sink: &mut impl Sink) -> io::Result<()> {
+        match item {
+            Item::Seed(blocks) => blocks.iter().try_for_each(|block| self.seed(block, sink)),
+            Item::Event(event) => {
+                self.end_seed(sink)?;
+                self.event(&event, sink)
+            }
+            Item::Checkpoint(checkpoint) => {
+                self.end_seed(sink)?;
+                self.checkpoint(checkpoint, sink)
+            }
+        }
+    }
+
+    /// What was compiled so far.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            threads: self.threads.iter().flatten().count() as u32,
+            processes: self.processes.len() as u32,
+            uncertain_touch_bytes: self.processes.iter().map(|p| p.uncertain_bytes).sum(),
+            ..self.summary
+        }
+    }
+
+    /// The checkpoints so far, in order: the player reaches the first as number 0.
+    pub fn stops(&self) -> &[Stop] {
+        &self.stops
+    }
+
+    fn seed(&mut self, block: &SeedBlock, sink: &mut impl Sink) -> io::Result<()> {
+        self.seeding = true;
+        // The arena's number stands for the thread that allocates from it.
+        let thread = block.arena;
+        if self.process_of(thread, sink)?.is_none() {
+            return Ok(());
+        }
+        self.switch(thread, sink)?;
+        let process = &mut self.processes[0];
+        let slot = process.take_slot();
+        let touch = process.put_touch(block.bytes, sink)?;
+        sink.push(Op {
+            value: block.bytes,
+            slot,
+            code: code::ALLOC,
+            ..Op::default()
+        })?;
+        if block.live {
+            process.insert(block.addr, slot, block.bytes, touch);
+            self.summary.seed_blocks += 1;
+            self.summary.seed_bytes += block.bytes;
+            self.add_live(block.bytes);
+        } else {
+            self.seed_free.push(slot);
+        }
+        Ok(())
+    }
+
+    /// Frees what was free when the recording began.
+    fn end_seed(&mut self, sink: &mut impl Sink) -> io::Result<()> {
+        if !std::mem::take(&mut self.seeding) {
+            return Ok(());
+        }
+        for slot in std::mem::take(&mut self.seed_free) {
+            sink.push(free(slot))?;
+            self.processes[0].give_slot(slot);
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: &Event, sink: &mut impl Sink) -> io::Result<()> {
+        self.summary.events += 1;
+        self.summary.duration_ns = self.summary.duration_ns.max(event.time_ns);
+        if let EventKind::Lost { events } = event.kind {
+            self.summary.lost += events;
+            return Ok(());
+        }
+        if let EventKind::Begin { process } = event.kind {
+            return self.begin(event.thread, process, sink);
+        }
+        let Some(process) = self.process_of(event.thread, sink)? else {
+            self.summary.left_out += 1;
+            return Ok(());
+        };
+        if event.time_ns > self.clock_ns + CLOCK_STEP_NS {
+            self.clock_ns = event.time_ns;
+            sink.push(op(code::CLOCK, event.time_ns, 0))?;
+        }
+        match event.kind {
+            EventKind::Alloc {
+                addr,
+                bytes,
+                align,
+                by,
+            } => {
+                self.switch(event.thread, sink)?;
+                self.alloc(event.thread, addr, bytes, align, by, sink)
+            }
+            EventKind::Free { addr } => match self.processes[process as usize].remove(addr) {
+                None => {
+                    self.summary.unknown_frees += 1;
+                    Ok(())
+                }
+                Some(block) => {
+                    self.switch(event.thread, sink)?;
+                    self.free(process, &block, sink)
+                }
+            },
+            EventKind::Realloc { addr } => {
+                let block = self.processes[process as usize].remove(addr);
+                self.summary.unknown_frees += u64::from(block.is_none());
+                let before = self.thread(event.thread).and_then(|thread| {
+                    let before = thread.realloc.take();
+                    thread.realloc = block;
+                    before
+                });
+                // A realloc whose end was lost moved its block to nobody knows where.
+                match before {
+                    Some(before) => self.free(process, &before, sink),
+                    None => Ok(()),
+                }
+            }
+            EventKind::Kept { addr } => {
+                let block = self.thread(event.thread).and_then(|t| t.realloc.take());
+                if let Some(block) = block {
+                    self.processes[process as usize].put_back(addr, block);
+                }
+                Ok(())
+            }
+            EventKind::Touched { addr, bytes } => {
+                self.processes[process as usize].touched(addr, bytes, sink)
+            }
+            EventKind::ThreadEnd => self.end_thread(event.thread, process, sink),
+            EventKind::Fork {
+                process: new,
+                child,
+            } => {
+                self.switch(event.thread, sink)?;
+                self.fork(process, new, child, sink)
+            }
+            EventKind::Exec => self.exec(event.thread, process, sink),
+            EventKind::Exit => self.exit(process, sink),
+            EventKind::Begin { .. } | EventKind::Lost { .. } => Ok(()),
+        }
+    }
+
+    fn alloc(
+        &mut self,
+        thread: u32,
+        addr: u64,
+        bytes: u64,
+        align: u8,
+        by: By,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
+        let Some(state) = self.thread(thread) else {
+            return Ok(());
+        };
+        let process = state.process;
+        let moved = match by {
+            By::Realloc => state.realloc.take(),
+            By::Malloc | By::Calloc => None,
+        };
+        // The free of what was there was lost.
+        if let Some(before) = self.processes[process as usize].remove(addr) {
+            self.summary.implied_frees += 1;
+            self.free(process, &before, sink)?;
+        }
+        let table = &mut self.processes[process as usize];
+        let touch = table.put_touch(bytes, sink)?;
+        let (code, slot) = match &moved {
+            Some(block) => (code::REALLOC, block.slot),
+            None => (code::ALLOC, table.take_slot()),
+        };
+        sink.push(Op {
+            value: bytes,
+            slot,
+            code,
+            align,
+            zeroed: u8::from(by == By::Calloc),
+            spare: 0,
+        })?;
+        table.insert(addr, slot, bytes, touch);
+        let before = moved.map_or(0, |block| block.bytes);
+        self.live_bytes = self.live_bytes.saturating_sub(before);
+        self.summary.allocated_bytes = self.summary.allocated_bytes.saturating_add(bytes);
+        self.add_live(bytes);
+        Ok(())
+    }
+
+    fn free(
+        &mut self,
+        process: u32,
+        block: &process::Block,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
+        sink.push(free(block.slot))?;
+        self.processes[process as usize].give_slot(block.slot);
+        self.live_bytes = self.live_bytes.saturating_sub(block.bytes);
+        Ok(())
+    }
+
+    fn add_live(&mut self, bytes: u64) {
+        self.live_bytes = self.live_bytes.saturating_add(bytes);
+        self.summary.peak_live_bytes = self.summary.peak_live_bytes.max(self.live_bytes);
+    }
+
+    fn checkpoint(&mut self, checkpoint: Checkpoint, sink: &mut impl Sink) -> io::Result<()> {
+        let process = checkpoint.process as usize;
+        let Some(state) = self.processes.get(process).filter(|p| p.alive) else {
+            return Ok(());
+        };
+        let main = state.main_thread;
+        if self.clock_ns < checkpoint.time_ns {
+            self.clock_ns = checkpoint.time_ns;
+            sink.push(op(code::CLOCK, checkpoint.time_ns, 0))?;
+        }
+        let live_bytes = self.processes[process].live_bytes();
+        self.switch(main, sink)?;
+        sink.push(op(code::CHECKPOINT, self.stops.len() as u64, 0))?;
+        self.stops.push(Stop {
+            checkpoint,
+            live_bytes,
+            events: self.summary.events,
+        });
+        Ok(())
+    }
+
+    // Threads and processes.
+
+    fn thread(&mut self, number: u32) -> Option<&mut Thread> {
+        self.threads.get_mut(number as usize)?.as_mut()
+    }
+
+    fn put_thread(&mut self, number: u32, process: u32) {
+        let index = number as usize;
+        if self.threads.len() <= index {
+            self.threads.resize_with(index + 1, || None);
+        }
+        self.threads[index] = Some(Thread {
+            process,
+            realloc: None,
+            ended: false,
+        });
+    }
+
+    /// The process of a thread, which is started when it is new; `None` when there is no such
+    /// process any more, or the number is out of bounds.
+    fn process_of(&mut self, number: u32, sink: &mut impl Sink) -> io::Result<Option<u32>> {
+        if number >= MAX_THREADS {
+            return Ok(None);
+        }
+        if let Some(thread) = self.thread(number) {
+            let (process, ended) = (thread.process, thread.ended);
+            let alive = self.processes[process as usize].alive;
+            return Ok((alive && !ended).then_some(process));
+        }
+        self.spawn(number, 0, sink)?;
+        Ok(self.processes[0].alive.then_some(0))
+    }
+
+    /// Starts a thread of a process that runs.
+    fn spawn(&mut self, number: u32, process: u32, sink: &mut impl Sink) -> io::Result<()> {
+        if !self.processes[process as usize].alive {
+            return Ok(());
+        }
+        // Any thread of the process can start it.
+        let here = self.thread(self.current).map(|thread| thread.process);
+        if here != Some(process) {
+            let main = self.processes[process as usize].main_thread;
+            self.switch(main, sink)?;
+        }
+        sink.push(op(code::SPAWN, 0, number))?;
+        self.put_thread(number, process);
+        Ok(())
+    }
+
+    /// A thread begins in a process, which is new when its number is.
+    fn begin(&mut self, number: u32, process: u32, sink: &mut impl Sink) -> io::Result<()> {
+        let known = self
+            .threads
+            .get(number as usize)
+            .is_some_and(Option::is_some);
+        if known || number >= MAX_THREADS || process >= MAX_PROCESSES {
+            self.summary.left_out += u64::from(!known);
+            return Ok(());
+        }
+        if (process as usize) < self.processes.len() {
+            return self.spawn(number, process, sink);
+        }
+        self.put_process(process, Process::new(number));
+        self.put_thread(number, process);
+        sink.push(op(code::START, process.into(), number))?;
+        Ok(())
+    }
+
+    /// Numbers that were left out stand for processes that never ran.
+    fn put_process(&mut self, number: u32, process: Process) {
+        while self.processes.len() < number as usize {
+            let mut never = Process::new(0);
+            never.alive = false;
+            self.processes.push(never);
+        }
+        match self.processes.get_mut(number as usize) {
+            Some(place) => *place = process,
+            None => self.processes.push(process),
+        }
+    }
+
+    /// Goes on in a thread.
+    fn switch(&mut self, number: u32, sink: &mut impl Sink) -> io::Result<()> {
+        if self.current != number {
+            sink.push(op(code::SWITCH, 0, number))?;
+            self.current = number;
+        }
+        Ok(())
+    }
+
+    /// A thread ends; the main thread of its process goes on. Main threads are needed for as long as
+    /// their process lives.
+    fn end_thread(&mut self, number: u32, process: u32, sink: &mut impl Sink) -> io::Result<()> {
+        let main = self.processes[process as usize].main_thread;
+        if number == main {
+            return Ok(());
+        }
+        self.switch(number, sink)?;
+        sink.push(op(code::THREAD_END, 0, main))?;
+        sink.push(op(code::JOIN, 0, number))?;
+        self.current = main;
+        if let Some(thread) = self.thread(number) {
+            thread.ended = true;
+        }
+        Ok(())
+    }
+
+    fn fork(&mut self, process: u32, new: u32, child: u32, sink: &mut impl Sink) -> io::Result<()> {
+        let known = (new as usize) < self.processes.len()
+            || self
+                .threads
+                .get(child as usize)
+                .is_some_and(Option::is_some);
+        if known || new >= MAX_PROCESSES || child >= MAX_THREADS {
+            self.summary.left_out += 1;
+            return Ok(());
+        }
+        let copy = self.processes[process as usize].fork(child);
+        self.add_live(copy.live_bytes());
+        self.put_process(new, copy);
+        self.put_thread(child, new);
+        sink.push(op(code::FORK, new.into(), child))?;
+        Ok(())
+    }
+
+    /// Another program takes the place of a process's: its heap begins anew, and of its threads only
+    /// the one is left.
+    fn exec(&mut self, thread: u32, process: u32, sink: &mut impl Sink) -> io::Result<()> {
+        let state = &mut self.processes[process as usize];
+        let (main, bytes) = (state.main_thread, state.live_bytes());
+        self.live_bytes = self.live_bytes.saturating_sub(bytes);
+        self.switch(main, sink)?;
+        for other in self.threads.iter_mut().flatten() {
+            other.ended |= other.process == process;
+        }
+        self.put_process(process, Process::new(thread));
+        self.put_thread(thread, process);
+        sink.push(op(code::EXEC, 0, thread))?;
+        self.current = thread;
+        Ok(())
+    }
+
+    /// A process ends. The first one stays as it is, to be looked at.
+    fn exit(&mut self, process: u32, sink: &mut impl Sink) -> io::Result<()> {
+        if process == 0 {
+            return Ok(());
+        }
+        let state = &mut self.processes[process as usize];
+        state.alive = false;
+        let (main, bytes) = (state.main_thread, state.live_bytes());
+        state.forget_all();
+        self.live_bytes = self.live_bytes.saturating_sub(bytes);
+        self.switch(main, sink)?;
+        sink.push(op(code::EXIT, 0, 0))?;
+        self.current = 0;
+        Ok(())
+    }
+}
+
+fn op(code: u8, value: u64, slot: u32) -> Op {
+    Op {
+        value,
+        slot,
+        code,
+        ..Op::default()
+    }
+}
+
+fn free(slot: u32) -> Op {
+    op(code::FREE, 0, slot)
+}
+
+/// Whether a block may stay partly untouched.
+fn is_large(bytes: u64) -> bool {
+    bytes >= LARGE_BYTES
+}
+
+/// The operation before a large block of which so much is known to be touched.
+fn touch(known: u64) -> Op {
+    op(code::TOUCH, known, 0)
+}
+
+/// Before anything is known.
+fn touch_unknown() -> Op {
+    touch(UNKNOWN)
+}

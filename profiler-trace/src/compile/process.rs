@@ -1,0 +1,150 @@
+//! The live blocks of one process.
+
+use std::collections::HashMap;
+use std::io;
+
+use profiler_common::program::MAX_SLOTS;
+
+use super::{Sink, is_large, touch, touch_unknown};
+
+/// A live block.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Block {
+    /// Its slot.
+    pub(super) slot: u32,
+    /// Bytes asked for.
+    pub(super) bytes: u64,
+    /// The operation that says how much of it is touched, and how much that is so far.
+    touch: Option<Touch>,
+}
+
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Touch {
+    op: u64,
+    known: Option<u64>,
+}
+
+/// One process.
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    blocks: HashMap<u64, Block>,
+    free_slots: Vec<u32>,
+    next_slot: u32,
+    live_bytes: u64,
+    /// Bytes of large blocks that were never looked at.
+    pub(super) uncertain_bytes: u64,
+    /// The thread that it began with.
+    pub(super) main_thread: u32,
+    /// Whether it runs.
+    pub(super) alive: bool,
+}
+
+impl Process {
+    /// A process with an empty heap.
+    pub(super) fn new(main_thread: u32) -> Self {
+        Self {
+            blocks: HashMap::new(),
+            free_slots: Vec::new(),
+            next_slot: 0,
+            live_bytes: 0,
+            uncertain_bytes: 0,
+            main_thread,
+            alive: true,
+        }
+    }
+
+    /// A copy of it, in which a thread begins.
+    pub(super) fn fork(&self, main_thread: u32) -> Self {
+        let mut copy = self.clone();
+        (copy.main_thread, copy.uncertain_bytes) = (main_thread, 0);
+        // What the parent's operations said holds for both.
+        for block in copy.blocks.values_mut() {
+            block.touch = None;
+        }
+        copy
+    }
+
+    /// Bytes live, as asked for.
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    /// A slot that is not in use. When there are no more the last is used again: its block is
+    /// forgotten.
+    pub(super) fn take_slot(&mut self) -> u32 {
+        self.free_slots.pop().unwrap_or_else(|| {
+            let slot = self.next_slot;
+            self.next_slot = (slot + 1).min(MAX_SLOTS - 1);
+            slot
+        })
+    }
+
+    /// A slot is not in use any more.
+    pub(super) fn give_slot(&mut self, slot: u32) {
+        self.free_slots.push(slot);
+    }
+
+    /// Says before a large block that it is not known how much of it is touched.
+    pub(super) fn put_touch(
+        &mut self,
+        bytes: u64,
+        sink: &mut impl Sink,
+    ) -> io::Result<Option<Touch>> {
+        if !is_large(bytes) {
+            return Ok(None);
+        }
+        let op = sink.push(touch_unknown())?;
+        Ok(Some(Touch { op, known: None }))
+    }
+
+    /// A block is live from now on.
+    pub(super) fn insert(&mut self, addr: u64, slot: u32, bytes: u64, touch: Option<Touch>) {
+        if touch.is_some() {
+            self.uncertain_bytes = self.uncertain_bytes.saturating_add(bytes);
+        }
+        self.put_back(addr, Block { slot, bytes, touch });
+    }
+
+    /// A block is live again.
+    pub(super) fn put_back(&mut self, addr: u64, block: Block) {
+        self.live_bytes = self.live_bytes.saturating_add(block.bytes);
+        self.blocks.insert(addr, block);
+    }
+
+    /// A block is live no more; `None` when none was known there.
+    pub(super) fn remove(&mut self, addr: u64) -> Option<Block> {
+        let block = self.blocks.remove(&addr)?;
+        self.live_bytes = self.live_bytes.saturating_sub(block.bytes);
+        Some(block)
+    }
+
+    /// Nothing is live any more.
+    pub(super) fn forget_all(&mut self) {
+        (self.live_bytes, self.blocks) = (0, HashMap::new());
+    }
+
+    /// A large block was looked at: so much of it was touched.
+    pub(super) fn touched(
+        &mut self,
+        addr: u64,
+        bytes: u64,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
+        let Some(block) = self.blocks.get_mut(&addr) else {
+            return Ok(());
+        };
+        let size = block.bytes;
+        let Some(state) = &mut block.touch else {
+            return Ok(());
+        };
+        let most = bytes.min(size).max(state.known.unwrap_or(0));
+        if state.known.is_none() {
+            self.uncertain_bytes = self.uncertain_bytes.saturating_sub(size);
+        }
+        if state.known != Some(most) {
+            state.known = Some(most);
+            sink.patch(state.op, touch(most))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! The control block of one player, written and read as a file.
+
+use std::fs::File;
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use profiler_common::program::{Control as Layout, failure};
+
+use super::{PlayError, Setup, Touch};
+
+/// The control block.
+#[derive(Debug)]
+pub(super) struct Control(File);
+
+impl Control {
+    /// A control block with what the setup says.
+    pub(super) fn new(setup: &Setup) -> io::Result<Self> {
+        let file = File::from(memfd_create(c"fragscope-control", MFdFlags::MFD_CLOEXEC)?);
+        file.set_len(size_of::<Layout>() as u64)?;
+        let control = Self(file);
+        let trim_every = setup.trim_every.map_or(0, |every| every.as_nanos() as u64);
+        control.put(offset_of!(Layout, trim_every_ns), &trim_every.to_ne_bytes())?;
+        let least = u32::from(setup.touch == Touch::Least);
+        control.put(offset_of!(Layout, least), &least.to_ne_bytes())?;
+        Ok(control)
+    }
+
+    /// The path by which the player opens it.
+    pub(super) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
+    /// Operations played.
+    pub(super) fn played(&self) -> io::Result<u64> {
+        self.word(offset_of!(Layout, played))
+    }
+
+    /// Processor time in ns, and page faults, of the process that told last.
+    pub(super) fn usage(&self) -> io::Result<(u64, u64)> {
+        let cpu_ns = self.word(offset_of!(Layout, cpu_ns))?;
+        Ok((cpu_ns, self.word(offset_of!(Layout, faults))?))
+    }
+
+    /// The kernel's number of a process.
+    pub(super) fn pid(&self, process: u32) -> io::Result<i32> {
+        let at = offset_of!(Layout, pids) + process as usize * size_of::<u32>();
+        self.half_word(at).map(|pid| pid as i32)
+    }
+
+    /// Why the player failed, as it told.
+    pub(super) fn failure(&self) -> io::Result<PlayError> {
+        let detail = self.word(offset_of!(Layout, detail))?;
+        let player = |what: &str| PlayError::Player(what.to_owned());
+        Ok(match self.half_word(offset_of!(Layout, failure))? {
+            failure::NO_MEMORY => PlayError::NoMemory { bytes: detail },
+            failure::NO_THREAD => player("a thread or process of it could not be started"),
+            failure::NO_MAPPING => player("it got no memory for its own tables"),
+            failure::BAD_PROGRAM => {
+                PlayError::Player(format!("it does not know operation {detail}"))
+            }
+            _ => player("it does not say why"),
+        })
+    }
+
+    fn put(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, at as u64)
+    }
+
+    fn word(&self, at: usize) -> io::Result<u64> {
+        let mut bytes = [0; 8];
+        self.0.read_exact_at(&mut bytes, at as u64)?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+
+    fn half_word(&self, at: usize) -> io::Result<u32> {
+        let mut bytes = [0; 4];
+        self.0.read_exact_at(&mut bytes, at as u64)?;
+        Ok(u32::from_ne_bytes(bytes))
+    }
+}
