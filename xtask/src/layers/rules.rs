@@ -194,7 +194,8 @@ pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
                     .any(|m| is_in(&source.module, m));
         if !may_be_unsafe {
             for &line in &source.references.unsafe_lines {
-                let what = "unsafe only under process and probe, in the recorder and the player".to_string();
+                let what = "unsafe only under process and probe, in the recorder and the player"
+                    .to_string();
                 report(line, what);
             }
         }
