@@ -211,7 +211,7 @@ fn what_is_shown_does_not_see_the_target() {
 
 #[test]
 fn unsafe_has_its_place() {
-    let what = "unsafe only under process and probe";
+    let what = "unsafe only under process and probe, in the recorder and the player";
     for text in [
         "fn f() { unsafe { g() } }",
         "unsafe fn f() {}",
