@@ -68,10 +68,14 @@ Examples:
 Examples:
   fragscope record -o worker.fragtrace -- python3 worker.py
   fragscope record -o worker.fragtrace --duration 60s -- celery -A tasks worker
+  sudo fragscope record --pid 4711 --duration 60s -o worker.fragtrace
 
 The program is started under a small recorder that is preloaded before its allocator; it goes on
 to its children. Ctrl-C ends the program as usual, and the recording with it; a second one leaves
-the program running. SIGUSR1 takes a checkpoint at once. Every allocation costs about 100 ns.")]
+the program running. SIGUSR1 takes a checkpoint at once. Every allocation costs about 100 ns.
+
+With --pid a process that runs already is recorded through probes, beginning with its heap as it is.
+They stay armed, and each allocation costs microseconds. Its children are not recorded.")]
     Record(RecordArgs),
     /// Tell what this host and a target allow, and the exact fix for what they do not
     #[command(after_long_help = "\
@@ -193,20 +197,42 @@ pub(super) struct RecordArgs {
     /// File to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// End after this long, e.g. 30s: the command is asked to end (SIGTERM)
+    /// End after this long, e.g. 30s: a command is asked to end (SIGTERM), a process goes on
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
     #[command(flatten)]
     manner: MannerArgs,
+    /// Record this process, which runs already, through probes
+    #[arg(short, long, value_name = "PID", required_unless_present = "command",
+        value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Option<i32>,
+    /// With --pid: end when the probes take more than this share of one core's time
+    #[arg(long, value_name = "SHARE", requires = "pid", default_value = "unlimited",
+        value_parser = budget)]
+    budget: Budget,
     /// The program to start and record, with its arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(
+        last = true,
+        required_unless_present = "pid",
+        conflicts_with = "pid",
+        value_name = "COMMAND"
+    )]
     command: Vec<OsString>,
 }
 
 impl RecordArgs {
     pub(super) fn options(&self) -> RecordOptions {
         RecordOptions {
-            subject: Recorded::Command(self.command.clone()),
+            subject: match self.pid {
+                Some(pid) => Recorded::Process {
+                    pid,
+                    budget: match self.budget {
+                        Budget::Share(share) => Some(share),
+                        Budget::Unlimited => None,
+                    },
+                },
+                None => Recorded::Command(self.command.clone()),
+            },
             output: self.output.clone(),
             duration: self.duration,
             manner: self.manner.manner(),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use crate::export::ExportError;
 use crate::process::OpenError;
 use crate::session::doctor::{Check, Grade};
+use crate::session::record::RecordError;
 use crate::session::{Ending, SessionError};
 
 /// How the command ended.
@@ -36,7 +37,11 @@ impl Exit {
             Some(SessionError::Io(io)) if io.kind() == io::ErrorKind::NotFound => Some(5),
             Some(SessionError::Open(open)) => Some(open.exit_code()),
             Some(SessionError::Core(core)) => Some(core.exit_code()),
-            _ => error.downcast_ref().map(OpenError::exit_code),
+            None => match error.downcast_ref::<RecordError>() {
+                Some(record) => Some(record.exit_code()),
+                None => error.downcast_ref().map(OpenError::exit_code),
+            },
+            Some(_) => None,
         };
         match code {
             Some(4) => Self::NotPermitted,

@@ -95,13 +95,15 @@ impl EventStream {
         self.blind.as_deref()
     }
 
-    /// Hands over the events that are in the ring, and says how many. [`RawEvent::LOST`] is among
+    /// Hands over the events that are in the ring, up to `most`, and says how many. [`RawEvent::LOST`] is among
     /// them, with the number of events lost there; those that were lost at the end come with the
     /// next event.
-    pub fn drain(&mut self, mut take: impl FnMut(&RawEvent)) -> u64 {
+    pub fn drain(&mut self, most: usize, mut take: impl FnMut(&RawEvent)) -> usize {
         let mut taken = 0;
         let before = self.armed.lost_before();
-        while let Some(record) = self.armed.loaded.events.next() {
+        while taken < most
+            && let Some(record) = self.armed.loaded.events.next()
+        {
             let Ok((mut event, _)) = RawEvent::read_from_prefix(&record) else {
                 continue;
             };

@@ -246,6 +246,35 @@ impl Target {
         Ok(cpus.count() as u32)
     }
 
+    /// When it began, in clock ticks since the host did: with its number, it tells it from any other.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn began_ticks(&self) -> io::Result<u64> {
+        Ok(self.dir.stat()?.starttime)
+    }
+
+    /// The processor time that it took so far, in user and kernel mode.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn cpu_time(&self) -> io::Result<Duration> {
+        let stat = self.dir.stat()?;
+        let ticks = stat.utime + stat.stime;
+        // USER_HZ, which is 100 on every architecture that fragscope runs on.
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
+    /// The numbers of its threads, ascending.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn tids(&self) -> io::Result<Vec<i32>> {
+        let mut tids = self.dir.tids()?;
+        tids.sort_unstable();
+        Ok(tids)
+    }
+
     /// Its auxiliary vector, as the kernel filled it in at its start.
     ///
     /// # Errors

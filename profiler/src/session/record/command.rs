@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::describe::{Recorder, describe};
 use super::preloaded::Preloaded;
 use super::recording::Recording;
-use super::{RecordError, RecordOptions, monotonic_ns};
+use super::{RecordError, RecordOptions, create, monotonic_ns};
 use crate::process::{RecordRing, Target};
 use crate::session::Ending;
 use crate::session::signals::Signals;
@@ -143,13 +143,6 @@ fn of_command(command: &[OsString], started_at: jiff::Timestamp) -> Description 
         named("recorder", "preload".to_owned()),
         named("started_at", started_at.to_string()),
     ])
-}
-
-fn create(path: &std::path::Path) -> Result<File, RecordError> {
-    File::create(path).map_err(|why| RecordError::Output {
-        path: path.to_owned(),
-        why,
-    })
 }
 
 fn start(command: &[OsString], object: &Object, ring: &RecordRing) -> Result<Child, RecordError> {

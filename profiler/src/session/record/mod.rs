@@ -3,13 +3,19 @@
 mod checkpoint;
 mod command;
 pub mod describe;
+mod lock;
 mod preloaded;
+mod probed;
 mod recording;
+mod running;
+mod seed;
 mod stream;
+mod touched;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -17,6 +23,9 @@ use nix::time::{ClockId, clock_gettime};
 pub use self::recording::Cut;
 use super::Ending;
 use super::options::Manner;
+use crate::probe::ProbeError;
+use crate::probe::plan::PlanError;
+use crate::process::OpenError;
 
 /// What `record` does.
 #[derive(Clone, Debug)]
@@ -36,6 +45,14 @@ pub struct RecordOptions {
 pub enum Recorded {
     /// A program to start, with its arguments.
     Command(Vec<OsString>),
+    /// A process that runs already.
+    Process {
+        /// Its number.
+        pid: i32,
+        /// What the probes may take of one core's time, as a share; the recording ends when it is
+        /// more. `None`: whatever it takes.
+        budget: Option<f64>,
+    },
 }
 
 /// Why nothing, or not all, was recorded.
@@ -60,9 +77,41 @@ pub enum RecordError {
     /// The file could not be written on.
     #[error(transparent)]
     Cut(#[from] Cut),
+    /// The process cannot be looked at.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Its allocator cannot be probed.
+    #[error("{}", by_command(.0))]
+    Plan(#[from] PlanError),
+    /// The probes cannot be attached.
+    #[error("{}", by_command(.0))]
+    Probe(#[from] ProbeError),
+    /// Another fragscope records it.
+    #[error("process {0} is being recorded by another fragscope already: end that one first")]
+    Taken(i32),
     /// The kernel refuses what recording needs.
     #[error("cannot record: {0}")]
     Io(#[from] io::Error),
+}
+
+/// An error of the probes, whose advice is to go on without them: here that is another way to record.
+fn by_command(error: &dyn std::error::Error) -> String {
+    let way = "record it from its start by `fragscope record -- COMMAND`, which needs no probes";
+    let text = error.to_string();
+    text.replace("use --no-probes", way)
+        .replace("--no-probes goes on without", way)
+}
+
+impl RecordError {
+    /// The exit code: 4 not permitted, 5 the target is gone or not supported, else 1.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Open(open) => open.exit_code(),
+            Self::Probe(ProbeError::NotPermitted { .. }) => 4,
+            Self::Probe(ProbeError::Gone(_)) | Self::Plan(_) => 5,
+            _ => 1,
+        }
+    }
 }
 
 /// Records until the program ends, the duration is over, or a signal ends it.
@@ -72,7 +121,15 @@ pub enum RecordError {
 pub fn record(options: &RecordOptions) -> Result<Ending, RecordError> {
     match &options.subject {
         Recorded::Command(command) => command::record(options, command),
+        Recorded::Process { pid, budget } => running::record(options, *pid, *budget),
     }
+}
+
+fn create(path: &Path) -> Result<File, RecordError> {
+    File::create(path).map_err(|why| RecordError::Output {
+        path: path.to_owned(),
+        why,
+    })
 }
 
 /// The monotonic clock, in ns: the one by which recorders tell the time.

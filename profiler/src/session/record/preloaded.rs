@@ -14,13 +14,13 @@ use crate::session::sampler::Sampler;
 use crate::session::schedule::WalkSchedule;
 
 /// Share of the time for which checkpoints may stop a process.
-const STOP_SHARE: f64 = 0.03;
+pub(super) const STOP_SHARE: f64 = 0.03;
 /// The first checkpoint comes so early; the time between them grows with the recording.
-const FIRST_LOOK: Duration = Duration::from_millis(50);
+pub(super) const FIRST_LOOK: Duration = Duration::from_millis(50);
 /// A recording gets about so many checkpoints each time its length doubles.
-const LOOKS: u32 = 50;
+pub(super) const LOOKS: u32 = 50;
 /// Time between two checkpoints at the most.
-const RAREST: Duration = Duration::from_secs(10);
+pub(super) const RAREST: Duration = Duration::from_secs(10);
 
 /// The stream of one command.
 pub(crate) struct Preloaded {

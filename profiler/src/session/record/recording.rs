@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use profiler_core::units;
-use profiler_trace::trace::{Checkpoint, Description, Event, EventKind, Writer};
+use profiler_trace::trace::{Checkpoint, Description, Event, EventKind, SeedBlock, Writer};
 
 /// Time between two progress lines.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -56,6 +56,15 @@ impl Recording {
         })
     }
 
+    /// Writes the heap that was there before, ahead of all events.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn seed(&mut self, blocks: &[SeedBlock]) -> Result<(), Cut> {
+        let written = self.writer.seed(blocks);
+        self.check(written)
+    }
+
     /// Writes an event.
     ///
     /// # Errors
@@ -81,6 +90,16 @@ impl Recording {
             .next();
         let written = self.writer.checkpoint(checkpoint);
         self.check(written)
+    }
+
+    /// Events written so far.
+    pub(crate) fn events(&self) -> u64 {
+        self.writer.events()
+    }
+
+    /// What else the progress line says from now on.
+    pub(crate) fn remark(&mut self, remark: String) {
+        self.progress.remark = remark;
     }
 
     /// Prints a progress line on a terminal, about every second.
@@ -138,6 +157,7 @@ struct Progress {
     last: Instant,
     last_events: u64,
     shown: bool,
+    remark: String,
 }
 
 impl Progress {
@@ -149,6 +169,7 @@ impl Progress {
             last: now,
             last_events: 0,
             shown: false,
+            remark: String::new(),
         }
     }
 
@@ -160,11 +181,12 @@ impl Progress {
         let rate = (events - self.last_events) as f64 / since.as_secs_f64();
         let resident = resident.map_or("not looked at yet".to_owned(), units::bytes);
         let line = format!(
-            "{:>4} s  {} events ({}/s)  {}  malloc resident {resident}  lost {lost}",
+            "{:>4} s  {} events ({}/s)  {}  malloc resident {resident}  lost {lost}{}",
             self.began.elapsed().as_secs(),
             units::count(events),
             units::count(rate as u64),
             units::bytes(bytes),
+            self.remark,
         );
         let _ = write!(io::stderr(), "\r\x1b[K{line}");
         (self.last, self.last_events, self.shown) = (Instant::now(), events, true);

@@ -1,0 +1,388 @@
+//! `record --pid P`: a process that runs already, through probes on its allocator, seeded with a
+//! walk of its heap.
+
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use profiler_common::RawEvent;
+use profiler_core::heap::HeapSnapshot;
+use profiler_core::sample::Sample;
+use profiler_trace::trace::{Checkpoint, Event, EventKind};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::describe::{Recorder, describe};
+use super::lock::Lock;
+use super::preloaded::{FIRST_LOOK, LOOKS, RAREST, STOP_SHARE};
+use super::probed::Probed;
+use super::recording::{Cut, Recording};
+use super::seed::{self, Before};
+use super::touched::LargeBlocks;
+use super::{RecordError, RecordOptions, checkpoint, create, monotonic_ns};
+use crate::probe::EventStream;
+use crate::probe::plan::ProbePlan;
+use crate::process::TargetState;
+use crate::session::Ending;
+use crate::session::options::Manner;
+use crate::session::sampler::Sampler;
+use crate::session::schedule::WalkSchedule;
+use crate::session::signals::Signals;
+
+/// Between two looks at the ring: it holds 800 ms of the fastest stream that traps can make.
+const NAP: Duration = Duration::from_millis(3);
+/// Events taken before signals and the clock are looked at.
+const BATCH: usize = 1 << 16;
+/// Between two looks at whether the target is still there, and at what the probes cost.
+const SLOW: Duration = Duration::from_millis(200);
+/// A budget is not judged before so much time is over: a burst at the start says little.
+const JUDGED_AFTER: Duration = Duration::from_secs(2);
+
+/// Records the process until it ends, the duration is over, the budget is exceeded or a signal ends
+/// it.
+///
+/// # Errors
+/// When it cannot be looked at or probed, or the file not be written.
+pub(super) fn record(
+    options: &RecordOptions,
+    pid: i32,
+    budget: Option<f64>,
+) -> Result<Ending, RecordError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(options, pid, budget))
+}
+
+async fn run(
+    options: &RecordOptions,
+    pid: i32,
+    budget: Option<f64>,
+) -> Result<Ending, RecordError> {
+    // Before anything is attached, so that a signal never finds the default action.
+    let mut signals = Signals::new()?;
+    let mut asked = signal(SignalKind::user_defined1())?;
+    let sampler = Sampler::open(pid)?;
+    let began_ticks = sampler.target().began_ticks()?;
+    let lock = Lock::take(pid, began_ticks)?;
+    let _lock = lock.ok_or(RecordError::Taken(pid))?;
+    let plan = ProbePlan::for_recording(sampler.target())?;
+    let mut running = Running::begin(sampler, &plan, options)?;
+
+    let deadline = options.duration.map(|duration| running.began + duration);
+    let ending = loop {
+        tokio::select! {
+            biased;
+            name = signals.next() => break Ending::Interrupted(name),
+            _ = asked.recv() => running.look(false)?,
+            () = tokio::time::sleep(NAP) => {}
+        }
+        running.take()?;
+        running.look_if_due()?;
+        if let Some(how) = running.check(budget)? {
+            break how;
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            break Ending::Done;
+        }
+    };
+    running.finish(&ending)?;
+    Ok(ending)
+}
+
+/// A process being recorded.
+struct Running {
+    sampler: Sampler,
+    stream: EventStream,
+    probed: Probed,
+    large: LargeBlocks,
+    recording: Recording,
+    manner: Manner,
+    began: Instant,
+    schedule: WalkSchedule,
+    slow_at: Instant,
+    cpu_before: Duration,
+    /// Whether it became another program.
+    execed: bool,
+}
+
+impl Running {
+    /// Attaches the probes, walks the heap, and begins the trace with it.
+    ///
+    /// The probes come first: what they tell up to the stop for the walk is in the walk, and what
+    /// they tell after it is the recording. So nothing falls between.
+    fn begin(
+        sampler: Sampler,
+        plan: &ProbePlan,
+        options: &RecordOptions,
+    ) -> Result<Self, RecordError> {
+        let file = create(&options.output)?;
+        let mut stream = EventStream::attach(sampler.target().pid(), plan)?;
+        let moment = RefCell::new((&mut stream, Before::default()));
+        let (sample, (began_ns, began, started_at)) = sampler.take_at(options.manner, || {
+            let (stream, before) = &mut *moment.borrow_mut();
+            stream.drain(usize::MAX, |told| before.note(told));
+            let now = monotonic_ns().unwrap_or_default();
+            (now, Instant::now(), jiff::Timestamp::now())
+        })?;
+        let (_, before) = moment.into_inner();
+        // What was lost before the walk is in the walk.
+        stream.untold_losses()?;
+
+        let heap = heap(&sample, plan);
+        let mut blocks = heap.map(seed::blocks).unwrap_or_default();
+        before.settle(&mut blocks);
+        let target = sampler.target();
+        let description = describe(target, &sample.heaps, Recorder::Probes, started_at);
+        let mut recording = Recording::begin(file, &options.output, &description)?;
+        recording.seed(&blocks)?;
+        let mut large = LargeBlocks::default();
+        for block in blocks.iter().filter(|block| block.live) {
+            large.add(block.addr, block.bytes);
+        }
+        let mut probed = Probed::new(began_ns, &blocks);
+        let main = target.pid();
+        let others = target.tids()?.into_iter().filter(|tid| *tid != main);
+        let all = std::iter::once(main).chain(others);
+        probed.number(all.map(i32::cast_unsigned));
+        let cpu_before = target.cpu_time()?;
+        let mut running = Self {
+            sampler,
+            stream,
+            probed,
+            large,
+            recording,
+            manner: options.manner,
+            began,
+            schedule: WalkSchedule::new(FIRST_LOOK, Some(STOP_SHARE), began),
+            slow_at: began + SLOW,
+            cpu_before,
+            execed: false,
+        };
+        running.write_checkpoint(&sample, began_ns, false)?;
+        tell(
+            &running.stream,
+            plan,
+            &sample,
+            self::heap(&sample, plan),
+            &options.output,
+        );
+        Ok(running)
+    }
+
+    /// Writes what was told since.
+    fn take(&mut self) -> Result<(), Cut> {
+        let mut told = Vec::new();
+        while self.stream.drain(BATCH, |event| told.push(*event)) > 0 {
+            self.write(&told)?;
+            told.clear();
+            self.recording.progress();
+        }
+        self.recording.progress();
+        Ok(())
+    }
+
+    fn write(&mut self, told: &[RawEvent]) -> Result<(), Cut> {
+        let mut written = Ok(());
+        for event in told {
+            if self.execed {
+                // The other program's.
+                break;
+            }
+            self.execed = event.kind == RawEvent::EXEC;
+            self.probed.events(event, |event| {
+                self.large.note(&event.kind);
+                if written.is_ok() {
+                    written = self.recording.event(&event);
+                }
+            });
+        }
+        written
+    }
+
+    fn look_if_due(&mut self) -> Result<(), RecordError> {
+        if self.schedule.due(Instant::now()) {
+            self.look(false)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a checkpoint: the target is stopped, all that was told up to there is written, then
+    /// what was seen.
+    fn look(&mut self, is_final: bool) -> Result<(), RecordError> {
+        let began = Instant::now();
+        let moment = RefCell::new((&mut self.stream, Vec::new()));
+        let taken = self.sampler.take_at(self.manner, || {
+            let (stream, told) = &mut *moment.borrow_mut();
+            stream.drain(usize::MAX, |event| told.push(*event));
+            (monotonic_ns().unwrap_or_default(), stream.untold_losses())
+        });
+        let (_, told) = moment.into_inner();
+        self.write(&told)?;
+        // One that is gone meanwhile is found so at the next check.
+        let Ok((sample, (now_ns, lost))) = taken else {
+            return Ok(());
+        };
+        let lost = lost?;
+        if lost > 0 {
+            self.put(now_ns, EventKind::Lost { events: lost })?;
+        }
+        if self.sampler.target().state() == TargetState::Same {
+            self.write_checkpoint(&sample, now_ns, is_final)?;
+        }
+        let interval = (self.began.elapsed() / LOOKS).clamp(FIRST_LOOK, RAREST);
+        self.schedule.set_interval(interval);
+        let stopped = Duration::from_nanos(sample.completeness.stop_ns);
+        let now = Instant::now();
+        self.schedule.walked(now, stopped, now - began);
+        Ok(())
+    }
+
+    fn write_checkpoint(
+        &mut self,
+        sample: &Sample,
+        now_ns: u64,
+        is_final: bool,
+    ) -> Result<(), Cut> {
+        for touched in self.large.touched(&sample.residency) {
+            self.put(now_ns, touched)?;
+        }
+        self.recording.checkpoint(&Checkpoint {
+            time_ns: self.probed.time_ns(now_ns),
+            process: 0,
+            figures: checkpoint::figures(sample, is_final),
+        })
+    }
+
+    /// Writes an event of no thread in particular.
+    fn put(&mut self, now_ns: u64, kind: EventKind) -> Result<(), Cut> {
+        self.recording.event(&Event {
+            time_ns: self.probed.time_ns(now_ns),
+            thread: 0,
+            kind,
+        })
+    }
+
+    /// Whether the recording must end: the target is gone, or costs more than it may.
+    fn check(&mut self, budget: Option<f64>) -> Result<Option<Ending>, RecordError> {
+        if self.execed {
+            let how = "the target executed another program";
+            return Ok(Some(Ending::TargetGone(how.to_owned())));
+        }
+        if Instant::now() < self.slow_at {
+            return Ok(None);
+        }
+        self.slow_at = Instant::now() + SLOW;
+        match self.sampler.target().state() {
+            TargetState::Same => {}
+            TargetState::Execed => {
+                self.execed = true;
+                self.put(monotonic_ns()?, EventKind::Exec)?;
+            }
+            TargetState::Exited(how) => {
+                return Ok(Some(Ending::TargetGone(format!("the target {how}"))));
+            }
+        }
+        let cost = self.stream.cost()?;
+        let age = self.began.elapsed();
+        let share = cost.spent_ns / age.as_nanos().max(1) as f64;
+        self.recording
+            .remark(match self.of_its_time(cost.spent_ns) {
+                Some(part) => format!("  probes take {:.0} % of its processor time", part * 100.0),
+                None => String::new(),
+            });
+        match budget.filter(|budget| share > *budget && age > JUDGED_AFTER) {
+            Some(budget) => {
+                let _ = writeln!(
+                    io::stderr(),
+                    "the probes took {:.1} % of a core, more than the budget of {:.1} %: the \
+                     recording ends here",
+                    share * 100.0,
+                    budget * 100.0
+                );
+                Ok(Some(Ending::Done))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// What part of the target's processor time the probes took.
+    fn of_its_time(&self, spent_ns: f64) -> Option<f64> {
+        let now = self.sampler.target().cpu_time().ok()?;
+        let used = now.saturating_sub(self.cpu_before).as_nanos();
+        (used > 0).then(|| (spent_ns / used as f64).min(1.0))
+    }
+
+    /// Ends the recording with a last checkpoint, if there is still something to look at.
+    fn finish(mut self, ending: &Ending) -> Result<(), RecordError> {
+        match ending {
+            Ending::TargetGone(how) => {
+                self.take()?;
+                if !self.execed {
+                    self.put(monotonic_ns()?, EventKind::Exit)?;
+                }
+                let _ = writeln!(io::stderr(), "{how}: what was recorded is kept");
+            }
+            _ => self.look(true)?,
+        }
+        let cost = self.stream.cost()?;
+        let part = self.of_its_time(cost.spent_ns);
+        self.stream.close()?;
+        let (events, left_out) = (self.recording.events(), self.probed.left_out());
+        self.recording.finish()?;
+        let each = cost.spent_ns / events.max(1) as f64;
+        let of_its_time = part.map_or(String::new(), |part| {
+            format!(", {:.0} % of its processor time meanwhile", part * 100.0)
+        });
+        let _ = writeln!(
+            io::stderr(),
+            "the probes took {each:.0} ns of the target an event{of_its_time}; {left_out} frees of \
+             blocks that were not known were left out"
+        );
+        Ok(())
+    }
+}
+
+/// The heap that serves malloc.
+fn heap<'s>(sample: &'s Sample, plan: &ProbePlan) -> Option<&'s HeapSnapshot> {
+    let serves = plan.object.allocator?;
+    sample.heaps.iter().find(|heap| heap.allocator == serves)
+}
+
+/// Says that the recording began, and what it lacks.
+fn tell(
+    stream: &EventStream,
+    plan: &ProbePlan,
+    sample: &Sample,
+    heap: Option<&HeapSnapshot>,
+    output: &Path,
+) {
+    let say = |what: String| {
+        // A closed terminal hears nothing.
+        let _ = writeln!(io::stderr(), "fragscope: {what}");
+    };
+    let object = &plan.object;
+    for (function, why) in stream.failed() {
+        say(format!("calls of {function} are not recorded: {why}"));
+    }
+    if let Some(why) = stream.blind() {
+        say(format!("ends of threads are not recorded: {why}"));
+    }
+    if heap.is_none() {
+        say(format!(
+            "the heap of {} could not be walked: blocks from before are not in the trace",
+            object.name_and_version
+        ));
+    }
+    if !sample.completeness.stopped {
+        say(
+            "the target was not stopped for the walk: blocks from before may be missing or wrong"
+                .to_owned(),
+        );
+    }
+    say(format!(
+        "recording process {} into {}; its children are not recorded",
+        sample.target.pid,
+        output.display()
+    ));
+}

@@ -1,0 +1,167 @@
+//! The heap as it was when the recording of a running process began.
+
+use std::collections::HashMap;
+
+use profiler_common::RawEvent;
+use profiler_core::heap::{Allocator, ExtentKind, HeapSnapshot};
+use profiler_core::span::{Span, SpanState};
+use profiler_trace::trace::SeedBlock;
+
+/// A glibc chunk's span begins at its size word, 8 bytes before the block; its last word belongs to
+/// the block that follows, unless that one is free (`malloc/malloc.c`, "usable size").
+const GLIBC_HEADER: u64 = 8;
+
+/// The blocks of the heap that serves malloc, in address order. Those that are free are told where
+/// they shape what comes next: in glibc's bins and caches.
+pub(crate) fn blocks(heap: &HeapSnapshot) -> Vec<SeedBlock> {
+    let is_glibc = heap.allocator == Allocator::Glibc;
+    let mut blocks = Vec::new();
+    for extent in &heap.extents {
+        let arena = heap.arenas.get(extent.arena as usize);
+        let arena = arena.map_or(0, |arena| arena.id);
+        let header = match (is_glibc, extent.kind) {
+            (true, ExtentKind::LargeMapped) | (false, _) => 0,
+            (true, _) => GLIBC_HEADER,
+        };
+        let spans = extent.spans.iter(extent.range.start());
+        blocks.extend(spans.filter_map(|span| block(&span, header, arena, is_glibc)));
+    }
+    blocks
+}
+
+fn block(span: &Span, header: u64, arena: u32, with_free: bool) -> Option<SeedBlock> {
+    let live = match span.state {
+        SpanState::Live => true,
+        SpanState::Free | SpanState::Cached if with_free => false,
+        _ => return None,
+    };
+    Some(SeedBlock {
+        addr: span.range.start().get() + header,
+        bytes: span.range.len() - header,
+        arena,
+        live,
+    })
+}
+
+/// What the probes told between the moment they were armed and the one of the walk.
+///
+/// A thread may have stood inside a free at the walk: its free was told before, so the block counts
+/// as freed, although the walk still found it.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    freed: HashMap<u64, bool>,
+}
+
+impl Before {
+    /// Takes in the next event.
+    pub(crate) fn note(&mut self, event: &RawEvent) {
+        match event.kind {
+            RawEvent::FREE => self.freed.insert(event.addr, true),
+            RawEvent::ALLOC | RawEvent::KEPT => self.freed.insert(event.addr, false),
+            _ => None,
+        };
+    }
+
+    /// Sets free what was being freed.
+    pub(crate) fn settle(&self, blocks: &mut [SeedBlock]) {
+        for block in blocks.iter_mut().filter(|block| block.live) {
+            block.live = self.freed.get(&block.addr) != Some(&true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_core::addr::{AddrRange, RemoteAddr};
+    use profiler_core::heap::{Arena, Extent};
+    use profiler_core::span::SpanList;
+
+    use super::*;
+
+    fn extent(kind: ExtentKind, at: u64, spans: &[(u64, SpanState)]) -> Extent {
+        let mut list = SpanList::default();
+        for &(bytes, state) in spans {
+            list.push(bytes, state);
+        }
+        let range = AddrRange::with_len(RemoteAddr::new(at), list.bytes());
+        Extent {
+            range: range.expect("short"),
+            kind,
+            arena: 1,
+            spans: list,
+        }
+    }
+
+    fn heap(allocator: Allocator) -> HeapSnapshot {
+        let mut heap = HeapSnapshot::new(allocator, "");
+        heap.arenas = [0, 7]
+            .map(|id| Arena {
+                id,
+                ..Arena::default()
+            })
+            .into();
+        heap.extents = vec![
+            extent(
+                ExtentKind::Brk,
+                0x1000,
+                &[
+                    (0x18, SpanState::Metadata),
+                    (0x20, SpanState::Live),
+                    (0x30, SpanState::Cached),
+                    (0x40, SpanState::Top),
+                ],
+            ),
+            extent(
+                ExtentKind::LargeMapped,
+                0x8000,
+                &[(0x10, SpanState::Metadata), (0xff0, SpanState::Live)],
+            ),
+        ];
+        heap
+    }
+
+    fn seed(addr: u64, bytes: u64, live: bool) -> SeedBlock {
+        SeedBlock {
+            addr,
+            bytes,
+            arena: 7,
+            live,
+        }
+    }
+
+    #[test]
+    fn glibcs_blocks_begin_after_their_header_and_free_ones_are_told() {
+        assert_eq!(
+            blocks(&heap(Allocator::Glibc)),
+            [
+                seed(0x1020, 0x18, true),
+                seed(0x1040, 0x28, false),
+                seed(0x8010, 0xff0, true),
+            ]
+        );
+        assert_eq!(
+            blocks(&heap(Allocator::Jemalloc)),
+            [seed(0x1018, 0x20, true), seed(0x8010, 0xff0, true)]
+        );
+    }
+
+    #[test]
+    fn what_was_being_freed_is_free() {
+        let event = |kind, addr| RawEvent {
+            time_ns: 0,
+            addr,
+            size: 0,
+            tid: 1,
+            kind,
+            flags: 0,
+        };
+        let mut before = Before::default();
+        before.note(&event(RawEvent::FREE, 0x1020));
+        before.note(&event(RawEvent::FREE, 0x8010));
+        before.note(&event(RawEvent::ALLOC, 0x8010));
+        let mut all = blocks(&heap(Allocator::Glibc));
+        before.settle(&mut all);
+        let live: Vec<u64> = all.iter().filter(|b| b.live).map(|b| b.addr).collect();
+        assert_eq!(live, [0x8010]);
+    }
+}

@@ -1,0 +1,447 @@
+//! `record --pid` on real processes. The heap as it was when the recording began and the events
+//! since must give, block by block, the heap that a walk finds at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use fragscope::process::{StopError, Stopped, Target};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use profiler_core::glibc::{self, Context};
+use profiler_core::heap::ExtentKind;
+use profiler_core::memory::ResidentMemory;
+use profiler_core::span::SpanState;
+use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Item, Reader};
+
+/// `privileged/mutate.c`, running.
+struct Program {
+    child: Child,
+    answers: BufReader<ChildStdout>,
+    folder: tempfile::TempDir,
+}
+
+impl Program {
+    fn start(threads: u32) -> Self {
+        Self::start_with(threads, |_| {})
+    }
+
+    fn start_with(threads: u32, change: impl FnOnce(&mut Command)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("mutate");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged/mutate.c");
+        let compiled = Command::new("cc")
+            .args(["-fno-builtin", "-w", "-O1", "-pthread", "-o"])
+            .arg(&program)
+            .arg(source)
+            .status();
+        assert!(compiled.expect("a C compiler").success());
+        let mut command = Command::new(program);
+        command
+            .arg(threads.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0);
+        change(&mut command);
+        let mut child = command.spawn().expect("the program");
+        let answers = BufReader::new(child.stdout.take().expect("stdout"));
+        let mut program = Self {
+            child,
+            answers,
+            folder,
+        };
+        assert_eq!(program.answer(), "ready");
+        program
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("it answers");
+        line.trim_end().to_owned()
+    }
+
+    fn ask(&mut self, command: &str) -> String {
+        let stdin = self.child.stdin.as_mut().expect("stdin");
+        writeln!(stdin, "{command}").expect("it reads");
+        self.answer()
+    }
+
+    /// The blocks that it holds, by its own account.
+    fn list(&mut self) -> BTreeSet<u64> {
+        let line = self.ask("list");
+        let hex = |word| u64::from_str_radix(word, 16).expect("an address");
+        line.split_whitespace().map(hex).collect()
+    }
+
+    fn trace(&self) -> PathBuf {
+        self.folder.path().join("trace")
+    }
+
+    fn record(&self, options: &[&str]) -> Recorder {
+        Recorder::start(self.pid(), &self.trace(), options)
+    }
+
+    /// Its live blocks by a walk, address to usable bytes, and which of them have their own mapping.
+    fn live(&self) -> BTreeMap<u64, (u64, bool)> {
+        let target = Target::open(self.pid()).expect("it runs");
+        let stopped = stop(&target);
+        let residency = target
+            .residency(&target.mappings().expect("maps"))
+            .expect("pages");
+        let memory = ResidentMemory::new(target.memory(), &residency);
+        let context = Context {
+            version: target.libc_version(),
+            threads: stopped.threads(),
+            libc_data: target.libc_data_ranges(),
+            environment: &[],
+        };
+        let heap = glibc::walk(&memory, &residency, &context).expect("a heap");
+        assert!(heap.checks.iter().all(|check| check.holds()), "{heap:?}");
+        let mut live = BTreeMap::new();
+        for extent in &heap.extents {
+            let mapped = extent.kind == ExtentKind::LargeMapped;
+            let header = if mapped { 0 } else { 8 };
+            for span in extent.spans.iter(extent.range.start()) {
+                if span.state == SpanState::Live {
+                    let addr = span.range.start().get() + header;
+                    live.insert(addr, (span.range.len() - header, mapped));
+                }
+            }
+        }
+        live
+    }
+}
+
+/// Stops it, once the recorder does not.
+fn stop(target: &Target) -> Stopped {
+    loop {
+        match target.stop() {
+            Err(StopError::AlreadyTraced { .. }) => std::thread::yield_now(),
+            stopped => return stopped.expect("it stops"),
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _gone_already = self.child.kill();
+        self.child.wait().expect("it ends");
+    }
+}
+
+/// `fragscope record --pid`, up to where it records.
+struct Recorder {
+    child: Child,
+    said: BufReader<std::process::ChildStderr>,
+    before: String,
+}
+
+impl Recorder {
+    fn start(pid: i32, output: &Path, options: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+            .args(["record", "--pid", &pid.to_string(), "-o"])
+            .arg(output)
+            .args(options)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("fragscope");
+        let mut said = BufReader::new(child.stderr.take().expect("piped"));
+        let mut before = String::new();
+        while !before.contains("recording process") {
+            let read = said.read_line(&mut before).expect("it speaks");
+            assert!(read > 0, "it ended: {before}");
+        }
+        Self {
+            child,
+            said,
+            before,
+        }
+    }
+
+    /// Interrupts it, and waits for its end.
+    fn end(self) -> (i32, String) {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, Signal::SIGINT).expect("it runs");
+        self.wait()
+    }
+
+    fn wait(mut self) -> (i32, String) {
+        let mut text = self.before;
+        while self.said.read_line(&mut text).expect("it speaks") > 0 {}
+        let status = self.child.wait().expect("it ends");
+        (status.code().expect("no signal ends it"), text)
+    }
+}
+
+/// A trace, read whole.
+#[derive(Default)]
+struct Trace {
+    seeded: usize,
+    /// Live at the end: bytes and alignment as a power of two, by address.
+    live: BTreeMap<u64, (u64, u8)>,
+    events: Vec<Event>,
+    checkpoints: Vec<Checkpoint>,
+    lost: u64,
+    /// Frees of blocks that did not live, allocations where one did.
+    wrong: u64,
+    whole: bool,
+}
+
+impl Trace {
+    fn read(path: &Path) -> Self {
+        let file = BufReader::new(File::open(path).expect("a trace"));
+        let mut reader = Reader::new(file).expect("a trace");
+        assert_eq!(reader.description().get("recorder"), Some("probes"));
+        let mut trace = Self::default();
+        while let Some(item) = reader.next_item().expect("sound") {
+            match item {
+                Item::Seed(blocks) => {
+                    let live = blocks.iter().filter(|block| block.live);
+                    trace.live.extend(live.map(|b| (b.addr, (b.bytes, 0))));
+                    trace.seeded = trace.live.len();
+                }
+                Item::Event(event) => trace.take(event),
+                Item::Checkpoint(checkpoint) => trace.checkpoints.push(checkpoint),
+            }
+        }
+        trace.whole = reader.is_whole();
+        trace
+    }
+
+    fn take(&mut self, event: Event) {
+        match event.kind {
+            EventKind::Alloc {
+                addr, bytes, align, ..
+            } => {
+                let before = self.live.insert(addr, (bytes, align));
+                self.wrong += u64::from(before.is_some());
+            }
+            EventKind::Free { addr } | EventKind::Realloc { addr } => {
+                let before = self.live.remove(&addr);
+                self.wrong += u64::from(before.is_none());
+            }
+            EventKind::Kept { addr } => {
+                // What it held is told by nobody: the walk says.
+                self.live.insert(addr, (0, 0));
+            }
+            EventKind::Lost { events } => self.lost += events,
+            _ => {}
+        }
+        self.events.push(event);
+    }
+
+    fn count(&self, wanted: impl Fn(&EventKind) -> bool) -> usize {
+        let kinds = self.events.iter().map(|event| &event.kind);
+        kinds.filter(|kind| wanted(kind)).count()
+    }
+
+    fn last(&self, figure: &str) -> Option<u64> {
+        let figures = &self.checkpoints.last()?.figures;
+        let found = figures.iter().find(|(name, _)| name == figure);
+        found.map(|(_, value)| *value)
+    }
+
+    /// Every block that the walk found lives, and no other, with a size that the allocator gives for
+    /// what was asked.
+    fn must_be(&self, walked: &BTreeMap<u64, (u64, bool)>) {
+        let missing: Vec<_> = walked
+            .keys()
+            .filter(|a| !self.live.contains_key(a))
+            .collect();
+        let extra: Vec<_> = self
+            .live
+            .keys()
+            .filter(|a| !walked.contains_key(a))
+            .collect();
+        assert!(
+            missing.is_empty() && extra.is_empty(),
+            "of {} blocks {missing:x?} are missing, {extra:x?} are no more",
+            walked.len()
+        );
+        for (addr, (asked, align)) in &self.live {
+            let (usable, mapped) = walked[addr];
+            // A chunk is a multiple of 16 with 8 bytes for its size; a remainder below 32 bytes
+            // stays with it. A mapping is of whole pages.
+            let most = if mapped {
+                asked + (8192 << align)
+            } else {
+                asked.max(&24) + 16 + 32
+            };
+            let fits = *asked == 0 || (*asked <= usable && usable < most);
+            assert!(fits, "{addr:x}: {asked} asked, {usable} usable");
+            assert_eq!(addr & ((1 << align) - 1), 0, "{addr:x} for 2^{align}");
+        }
+    }
+}
+
+fn seed_and_events_give_the_heap(threads: u32) {
+    let mut program = Program::start(threads);
+    assert_eq!(program.ask("run 3000"), "ran");
+    let recorder = program.record(&[]);
+    for _ in 0..4 {
+        assert_eq!(program.ask("run 5000"), "ran");
+    }
+    let (code, said) = recorder.end();
+    assert_eq!(code, 130, "{said}");
+    let trace = Trace::read(&program.trace());
+    assert_eq!((trace.lost, trace.wrong), (0, 0), "{said}");
+    assert!(trace.whole && trace.seeded > 100, "{}", trace.seeded);
+    let walked = program.live();
+    let own = program.list();
+    let held: BTreeSet<u64> = trace.live.keys().copied().collect();
+    assert!(own.is_subset(&held), "what it holds lives");
+    trace.must_be(&walked);
+    assert_eq!(trace.last("live_blocks"), Some(walked.len() as u64));
+    assert_eq!(trace.last("final"), Some(1));
+    // One thread ended in each run, and only those.
+    assert_eq!(trace.count(|kind| *kind == EventKind::ThreadEnd), 4);
+    let by =
+        |wanted| trace.count(|kind| matches!(kind, EventKind::Alloc { by, .. } if *by == wanted));
+    let kept = trace.count(|kind| matches!(kind, EventKind::Kept { .. }));
+    let resized = trace.count(|kind| matches!(kind, EventKind::Realloc { .. }));
+    assert!(
+        by(By::Calloc) > 100 && kept > 100,
+        "{} {kept}",
+        by(By::Calloc)
+    );
+    assert_eq!(by(By::Realloc) + kept, resized);
+    let aligned = |kind: &EventKind| matches!(kind, EventKind::Alloc { align, .. } if *align == 6);
+    assert!(trace.count(aligned) > 100);
+}
+
+#[test]
+fn the_seed_and_the_events_of_one_thread_give_the_heap_at_the_end() {
+    seed_and_events_give_the_heap(1);
+}
+
+#[test]
+fn the_seed_and_the_events_of_many_threads_give_the_heap_at_the_end() {
+    seed_and_events_give_the_heap(8);
+}
+
+#[test]
+fn a_process_that_is_busy_when_it_begins_and_when_it_ends_loses_nothing_in_between() {
+    let mut program = Program::start(2);
+    program.ask("run 2000");
+    let stdin = program.child.stdin.as_mut().expect("stdin");
+    writeln!(stdin, "run 700000").expect("it reads");
+    let recorder = program.record(&[]);
+    assert_eq!(program.answer(), "ran");
+    let (code, said) = recorder.end();
+    assert_eq!(code, 130, "{said}");
+    let trace = Trace::read(&program.trace());
+    assert_eq!(trace.lost, 0, "{said}");
+    assert!(trace.events.len() > 10_000, "{said}");
+    trace.must_be(&program.live());
+}
+
+#[test]
+fn a_second_recorder_is_refused_and_a_third_may_follow() {
+    let mut program = Program::start(1);
+    let first = program.record(&[]);
+    let other = program.folder.path().join("other");
+    let second = |output: &Path| -> Output {
+        Command::new(env!("CARGO_BIN_EXE_fragscope"))
+            .args(["record", "--duration", "10ms", "--pid"])
+            .arg(program.pid().to_string())
+            .arg("-o")
+            .arg(output)
+            .output()
+            .expect("fragscope")
+    };
+    let refused = second(&other);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said.contains("is being recorded by another"), "{said}");
+    assert!(!other.exists());
+    assert_eq!(first.end().0, 130);
+    assert_eq!(second(&other).status.code(), Some(0));
+    assert_eq!(program.ask("run 10"), "ran");
+}
+
+#[test]
+fn a_forked_child_leaves_no_trace_and_an_exec_ends_it() {
+    let mut program = Program::start(2);
+    program.ask("run 1000");
+    let recorder = program.record(&[]);
+    assert_eq!(program.ask("fork 5000"), "forked");
+    assert_eq!(program.ask("run 100"), "ran");
+    let walked = program.live();
+    assert_eq!(program.ask("exec"), "execed");
+    let (code, said) = recorder.wait();
+    assert_eq!(code, 5, "{said}");
+    assert!(said.contains("executed another program"), "{said}");
+    let trace = Trace::read(&program.trace());
+    assert!(trace.whole && trace.wrong == 0 && trace.lost == 0);
+    assert_eq!(trace.count(|kind| *kind == EventKind::Exec), 1);
+    trace.must_be(&walked);
+}
+
+#[test]
+fn a_process_that_dies_ends_it_with_all_up_to_there() {
+    let mut program = Program::start(2);
+    let recorder = program.record(&[]);
+    assert_eq!(program.ask("run 1000"), "ran");
+    let walked = program.live();
+    program.child.kill().expect("it runs");
+    program.child.wait().expect("it ends");
+    let (code, said) = recorder.wait();
+    assert_eq!(code, 5, "{said}");
+    let trace = Trace::read(&program.trace());
+    assert!(trace.whole && !trace.checkpoints.is_empty());
+    assert_eq!(trace.count(|kind| *kind == EventKind::Exit), 1);
+    trace.must_be(&walked);
+}
+
+#[test]
+fn a_budget_that_is_exceeded_ends_it_and_keeps_what_there_is() {
+    let mut program = Program::start(2);
+    let stdin = program.child.stdin.as_mut().expect("stdin");
+    writeln!(stdin, "run 100000000").expect("it reads");
+    let recorder = program.record(&["--budget", "1%"]);
+    let (code, said) = recorder.wait();
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("more than the budget of 1.0 %"), "{said}");
+    let trace = Trace::read(&program.trace());
+    assert!(trace.whole && !trace.events.is_empty());
+    assert_eq!(trace.last("final"), Some(1));
+}
+
+#[test]
+fn a_disk_that_is_full_ends_it_with_an_error_and_the_process_runs_on() {
+    let program = Program::start(1);
+    let recorded = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(["record", "--duration", "5s", "-o", "/dev/full", "--pid"])
+        .arg(program.pid().to_string())
+        .output()
+        .expect("fragscope");
+    let said = String::from_utf8_lossy(&recorded.stderr);
+    assert_eq!(recorded.status.code(), Some(1), "{said}");
+    assert!(said.contains("No space left"), "{said}");
+    let mut program = program;
+    assert_eq!(program.ask("run 10"), "ran");
+}
+
+#[test]
+fn jemallocs_blocks_are_seeded_and_freed() {
+    let mut program = Program::start_with(2, |command| {
+        command.env("LD_PRELOAD", "libjemalloc.so.2");
+    });
+    program.ask("run 3000");
+    let recorder = program.record(&[]);
+    program.ask("run 5000");
+    let (code, said) = recorder.end();
+    assert_eq!(code, 130, "{said}");
+    let trace = Trace::read(&program.trace());
+    assert_eq!((trace.lost, trace.wrong), (0, 0), "{said}");
+    assert!(trace.seeded > 100);
+    assert_eq!(trace.last("live_blocks"), Some(trace.live.len() as u64));
+    assert!(said.contains("; 0 frees of blocks"), "{said}");
+}
