@@ -13,7 +13,7 @@ use profiler_core::metrics::malloc_resident;
 use profiler_core::sample::Sample;
 
 use self::child::{Child, Heard};
-pub use self::program::{CompileError, Program};
+pub use self::program::{CompileError, Growing, Program};
 use crate::process::{OpenError, Target};
 use crate::session::options::Manner;
 use crate::session::sampler::Sampler;
@@ -145,6 +145,19 @@ pub fn play(
     setup: &Setup,
     progress: &dyn Fn(u64) -> bool,
 ) -> Result<Played, PlayError> {
+    play_along(program, setup, progress, &|_| {})
+}
+
+/// The same of a program that may grow; `reached` is told of each checkpoint when it is reached.
+///
+/// # Errors
+/// As [`play`].
+pub fn play_along(
+    program: &Program,
+    setup: &Setup,
+    progress: &dyn Fn(u64) -> bool,
+    reached: &dyn Fn(&PlayedCheckpoint),
+) -> Result<Played, PlayError> {
     let began = Instant::now();
     let mut child = Child::start(program, setup)?;
     let mut looks = Looks::default();
@@ -159,7 +172,8 @@ pub fn play(
                 if !progress(now) {
                     return Err(PlayError::Cancelled);
                 }
-                if moved.elapsed() > HANGS_AFTER {
+                // One that has played all there is waits for more.
+                if moved.elapsed() > HANGS_AFTER && now < program.published() {
                     let of = program.published();
                     return Err(PlayError::Hung { played, of });
                 }
@@ -181,6 +195,7 @@ pub fn play(
                     stop.live_bytes,
                 )?;
                 moved = Instant::now();
+                looks.checkpoints.last().into_iter().for_each(reached);
                 child.go_on()?;
             }
             Heard::End => break,

@@ -1,14 +1,17 @@
-//! The program in its file.
+//! The program in its file, which may grow while it is played.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::offset_of;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use profiler_common::program::{OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader};
 use profiler_trace::compile::{Compiler, Sink, Stop, Summary};
-use profiler_trace::trace::{Description, ReadError, Reader};
+use profiler_trace::trace::{Description, Item, ReadError, Reader};
 use zerocopy::IntoBytes;
 
 /// Operations that are written at once.
@@ -28,12 +31,20 @@ pub enum CompileError {
     Write(#[from] io::Error),
 }
 
-/// A trace, compiled.
+/// A trace, compiled. Players may play it while it grows.
 #[derive(Debug)]
 pub struct Program {
-    file: ProgramFile,
-    compiler: Compiler,
+    file: File,
+    published: AtomicU64,
     description: Description,
+    told: RwLock<Told>,
+}
+
+/// What is known of a program so far.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    stops: Vec<Stop>,
+    summary: Summary,
     trouble: Option<String>,
     whole: bool,
 }
@@ -43,13 +54,12 @@ impl Program {
     ///
     /// # Errors
     /// When nothing of it can be read, or there is no room for the program.
-    pub fn compile<R: Read>(mut trace: Reader<R>) -> Result<Self, CompileError> {
-        let mut file = ProgramFile::new()?;
-        let mut compiler = Compiler::default();
+    pub fn compile<R: Read>(mut trace: Reader<R>) -> Result<Arc<Self>, CompileError> {
+        let mut growing = Growing::new(trace.description().clone())?;
         let mut trouble = None;
         loop {
             match trace.next_item() {
-                Ok(Some(item)) => compiler.item(item, &mut file)?,
+                Ok(Some(item)) => growing.item(item)?,
                 Ok(None) => break,
                 // What precedes is played.
                 Err(error) => {
@@ -58,18 +68,16 @@ impl Program {
                 }
             }
         }
-        let summary = compiler.summary();
+        growing.close()?;
+        let program = Arc::clone(growing.program());
+        let summary = program.summary();
         if summary.events == 0 && summary.seed_blocks == 0 {
             return Err(CompileError::Empty);
         }
-        file.close()?;
-        Ok(Self {
-            file,
-            compiler,
-            description: trace.description().clone(),
-            whole: trace.is_whole(),
-            trouble,
-        })
+        if let Ok(mut told) = program.told.write() {
+            (told.trouble, told.whole) = (trouble, trace.is_whole());
+        }
+        Ok(program)
     }
 
     /// What the trace says of the program that was recorded.
@@ -77,108 +85,194 @@ impl Program {
         &self.description
     }
 
-    /// What it holds.
+    /// What it holds, so far.
     pub fn summary(&self) -> Summary {
-        self.compiler.summary()
+        self.told(|told| told.summary.clone())
     }
 
-    /// The checkpoints, in order.
-    pub fn stops(&self) -> &[Stop] {
-        self.compiler.stops()
+    /// The checkpoints so far, in order.
+    pub fn stops(&self) -> Vec<Stop> {
+        self.told(|told| told.stops.clone())
     }
 
     /// A checkpoint by its number.
-    pub fn stop(&self, number: usize) -> Option<&Stop> {
-        self.stops().get(number)
+    pub(super) fn stop(&self, number: usize) -> Option<Stop> {
+        self.told(|told| told.stops.get(number).cloned())
     }
 
     /// Why the trace was not read to its end.
-    pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    pub fn trouble(&self) -> Option<String> {
+        self.told(|told| told.trouble.clone())
     }
 
     /// Whether the recording was ended well, and all of it was read.
     pub fn is_whole(&self) -> bool {
-        self.whole && self.trouble.is_none()
+        self.told(|told| told.whole && told.trouble.is_none())
     }
 
     /// Operations that can be played.
     pub fn published(&self) -> u64 {
-        self.file.published
+        self.published.load(Ordering::Relaxed)
     }
 
     /// The path by which a player opens it.
     pub(super) fn path(&self) -> String {
-        format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            self.file.file.as_raw_fd()
-        )
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    fn told<T>(&self, get: impl FnOnce(&Told) -> T) -> T {
+        // Nothing that holds the lock panics.
+        get(&self
+            .told
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
 
-/// Operations in an unlinked file.
+/// A program that grows.
 #[derive(Debug)]
-struct ProgramFile {
-    file: File,
-    published: u64,
-    buffer: Vec<Op>,
+pub struct Growing {
+    program: Arc<Program>,
+    compiler: Compiler,
+    buffer: Buffer,
 }
 
-impl ProgramFile {
-    fn new() -> io::Result<Self> {
+impl Growing {
+    /// An empty program.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub fn new(description: Description) -> io::Result<Self> {
         let file = tempfile::tempfile()?;
         file.set_len(OPS_AT as u64)?;
-        file.write_all_at(
-            &PROGRAM_MAGIC.to_ne_bytes(),
-            offset_of!(ProgramHeader, magic) as u64,
-        )?;
-        Ok(Self {
-            file,
+        let magic = offset_of!(ProgramHeader, magic) as u64;
+        file.write_all_at(&PROGRAM_MAGIC.to_ne_bytes(), magic)?;
+        let buffer = Buffer {
+            file: file.try_clone()?,
             published: 0,
-            buffer: Vec::with_capacity(BUFFERED),
+            forgotten: 0,
+            ops: Vec::with_capacity(BUFFERED),
+        };
+        Ok(Self {
+            program: Arc::new(Program {
+                file,
+                published: AtomicU64::new(0),
+                description,
+                told: RwLock::default(),
+            }),
+            compiler: Compiler::default(),
+            buffer,
         })
     }
 
-    /// Lets players see what was pushed.
-    fn publish(&mut self) -> io::Result<()> {
-        let at = OPS_AT as u64 + self.published * size_of::<Op>() as u64;
-        self.file.write_all_at(self.buffer.as_bytes(), at)?;
-        self.published += self.buffer.len() as u64;
-        self.buffer.clear();
-        self.file.write_all_at(
-            &self.published.to_ne_bytes(),
-            offset_of!(ProgramHeader, published) as u64,
-        )
+    /// The program, to be played.
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
+    /// Appends an item.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn item(&mut self, item: Item) -> io::Result<()> {
+        let is_checkpoint = matches!(item, Item::Checkpoint(_));
+        self.compiler.item(item, &mut self.buffer)?;
+        if is_checkpoint && let Ok(mut told) = self.program.told.write() {
+            // Known before a player comes there.
+            let known = told.stops.len();
+            told.stops
+                .extend_from_slice(&self.compiler.stops()[known..]);
+        }
+        if self.buffer.ops.len() >= BUFFERED {
+            self.publish()?;
+        }
+        Ok(())
+    }
+
+    /// Lets players see all of it.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn publish(&mut self) -> io::Result<()> {
+        self.buffer.publish()?;
+        let published = self.buffer.published;
+        self.program.published.store(published, Ordering::Relaxed);
+        if let Ok(mut told) = self.program.told.write() {
+            told.summary = self.compiler.summary();
+        }
+        Ok(())
+    }
+
+    /// Gives back the room of what has been played by all: operations before this one.
+    ///
+    /// # Errors
+    /// When the file system cannot.
+    pub fn forget(&mut self, before: u64) -> io::Result<()> {
+        let bytes = (before.min(self.buffer.published) * size_of::<Op>() as u64) & !(BLOCK - 1);
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.buffer.forgotten = before;
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        Ok(fallocate(
+            &self.program.file,
+            flags,
+            OPS_AT as i64,
+            bytes as i64,
+        )?)
     }
 
     /// Nothing more will follow.
-    fn close(&mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn close(&mut self) -> io::Result<()> {
         self.publish()?;
-        let closed = 1u32.to_ne_bytes();
-        self.file
-            .write_all_at(&closed, offset_of!(ProgramHeader, closed) as u64)
+        let closed = offset_of!(ProgramHeader, closed) as u64;
+        self.program.file.write_all_at(&1u32.to_ne_bytes(), closed)
     }
 }
 
-impl Sink for ProgramFile {
+/// Room is given back in whole blocks of the file system.
+const BLOCK: u64 = 4096;
+
+/// Operations on their way into the file.
+#[derive(Debug)]
+struct Buffer {
+    file: File,
+    published: u64,
+    /// Operations whose room was given back.
+    forgotten: u64,
+    ops: Vec<Op>,
+}
+
+impl Buffer {
+    fn publish(&mut self) -> io::Result<()> {
+        let at = OPS_AT as u64 + self.published * size_of::<Op>() as u64;
+        self.file.write_all_at(self.ops.as_bytes(), at)?;
+        self.published += self.ops.len() as u64;
+        self.ops.clear();
+        let published = offset_of!(ProgramHeader, published) as u64;
+        self.file
+            .write_all_at(&self.published.to_ne_bytes(), published)
+    }
+}
+
+impl Sink for Buffer {
     fn push(&mut self, op: Op) -> io::Result<u64> {
-        let number = self.published + self.buffer.len() as u64;
-        self.buffer.push(op);
-        if self.buffer.len() == BUFFERED {
-            self.publish()?;
-        }
-        Ok(number)
+        self.ops.push(op);
+        Ok(self.published + self.ops.len() as u64 - 1)
     }
 
     fn patch(&mut self, number: u64, op: Op) -> io::Result<()> {
         match number.checked_sub(self.published) {
             Some(ahead) => {
-                if let Some(place) = self.buffer.get_mut(ahead as usize) {
+                if let Some(place) = self.ops.get_mut(ahead as usize) {
                     *place = op;
                 }
                 Ok(())
             }
+            None if number < self.forgotten => Ok(()),
             None => {
                 let at = OPS_AT as u64 + number * size_of::<Op>() as u64;
                 self.file.write_all_at(op.as_bytes(), at)
