@@ -8,9 +8,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
+use fragscope::probe::EventStream;
+use fragscope::probe::plan::ProbePlan;
 use fragscope::process::{StopError, Stopped, Target};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use profiler_common::RawEvent;
 use profiler_core::glibc::{self, Context};
 use profiler_core::heap::ExtentKind;
 use profiler_core::memory::ResidentMemory;
@@ -180,10 +183,17 @@ impl Recorder {
     }
 }
 
+/// Blocks of one place are of one arena: a heap of glibc's thread arenas is aligned to 64 MiB.
+fn place(addr: u64) -> u64 {
+    addr >> 26
+}
+
 /// A trace, read whole.
 #[derive(Default)]
 struct Trace {
     seeded: usize,
+    /// Where blocks of the seed lie, by arena.
+    arenas: BTreeMap<u32, BTreeSet<u64>>,
     /// Live at the end: bytes and alignment as a power of two, by address.
     live: BTreeMap<u64, (u64, u8)>,
     events: Vec<Event>,
@@ -206,6 +216,10 @@ impl Trace {
                     let live = blocks.iter().filter(|block| block.live);
                     trace.live.extend(live.map(|b| (b.addr, (b.bytes, 0))));
                     trace.seeded = trace.live.len();
+                    for block in &blocks {
+                        let places = trace.arenas.entry(block.arena).or_default();
+                        places.insert(place(block.addr));
+                    }
                 }
                 Item::Event(event) => trace.take(event),
                 Item::Checkpoint(checkpoint) => trace.checkpoints.push(checkpoint),
@@ -300,8 +314,12 @@ fn seed_and_events_give_the_heap(threads: u32) {
     trace.must_be(&walked);
     assert_eq!(trace.last("live_blocks"), Some(walked.len() as u64));
     assert_eq!(trace.last("final"), Some(1));
-    // One thread ended in each run, and only those.
-    assert_eq!(trace.count(|kind| *kind == EventKind::ThreadEnd), 4);
+    // One thread ended in each run, and before them the ones whose arenas are left.
+    let ends = trace
+        .events
+        .iter()
+        .filter(|e| e.kind == EventKind::ThreadEnd);
+    assert_eq!(ends.filter(|end| end.time_ns > 0).count(), 4);
     let by =
         |wanted| trace.count(|kind| matches!(kind, EventKind::Alloc { by, .. } if *by == wanted));
     let kept = trace.count(|kind| matches!(kind, EventKind::Kept { .. }));
@@ -312,6 +330,30 @@ fn seed_and_events_give_the_heap(threads: u32) {
         by(By::Calloc)
     );
     assert_eq!(by(By::Realloc) + kept, resized);
+    // Thread N allocates from arena N mostly; its cache holds some that others freed to it.
+    assert!(
+        trace.arenas.len() as u32 > threads,
+        "{:?}",
+        trace.arenas.keys()
+    );
+    let mut busy = 0;
+    for (arena, places) in trace.arenas.iter().filter(|(arena, _)| **arena > 0) {
+        let (mut own, mut all) = (0, 0);
+        for event in &trace.events {
+            match event.kind {
+                EventKind::Alloc { addr, bytes, .. }
+                    if bytes < 100_000 && event.thread == *arena =>
+                {
+                    all += 1;
+                    own += u32::from(places.contains(&place(addr)));
+                }
+                _ => {}
+            }
+        }
+        assert!(own * 4 >= all * 3, "arena {arena}: {own} of {all}");
+        busy += u32::from(all > 1000);
+    }
+    assert_eq!(busy, threads);
     let aligned = |kind: &EventKind| matches!(kind, EventKind::Alloc { align, .. } if *align == 6);
     assert!(trace.count(aligned) > 100);
 }
@@ -427,6 +469,50 @@ fn a_disk_that_is_full_ends_it_with_an_error_and_the_process_runs_on() {
     assert!(said.contains("No space left"), "{said}");
     let mut program = program;
     assert_eq!(program.ask("run 10"), "ran");
+}
+
+#[test]
+fn a_disk_that_fills_up_ends_it_and_what_was_written_can_be_read() {
+    let mut program = Program::start(2);
+    let disk = program.folder.path().join("disk");
+    std::fs::create_dir(&disk).expect("a folder");
+    let small = |command: &str, options: &[&str]| {
+        let done = Command::new(command).args(options).arg(&disk).status();
+        assert!(done.expect(command).success(), "{command} {options:?}");
+    };
+    small("mount", &["-t", "tmpfs", "-o", "size=1m", "none"]);
+    let trace = disk.join("trace");
+    let recorder = Recorder::start(program.pid(), &trace, &[]);
+    assert_eq!(program.ask("run 600000"), "ran");
+    let (code, said) = recorder.wait();
+    let read = Trace::read(&trace);
+    small("umount", &[]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("No space left on device"), "{said}");
+    assert!(!read.whole && read.events.len() > 10_000 && read.wrong == 0);
+    assert_eq!(program.ask("run 10"), "ran");
+}
+
+#[test]
+fn events_that_the_ring_has_no_room_for_are_told_where_they_are_missing() {
+    let mut program = Program::start(2);
+    let target = Target::open(program.pid()).expect("it runs");
+    let plan = ProbePlan::for_recording(&target).expect("a plan");
+    let mut stream = EventStream::attach_with_ring(program.pid(), &plan, 1 << 16).expect("probes");
+    let mut told: Vec<RawEvent> = Vec::new();
+    for _ in 0..3 {
+        // The ring has room for 1600 events, and nobody takes any meanwhile.
+        assert_eq!(program.ask("run 3000"), "ran");
+        assert!(stream.drain(usize::MAX, |event| told.push(*event)) > 1000);
+    }
+    let rest = stream.untold_losses().expect("counters");
+    let lost: Vec<usize> = (0..told.len())
+        .filter(|&at| told[at].kind == RawEvent::LOST)
+        .collect();
+    // The losses of a run are told by the first event of the next one.
+    assert_eq!(lost.len(), 2, "{lost:?}");
+    assert!(lost.iter().all(|&at| told[at].size > 1000) && rest > 1000);
+    assert!(lost[0] > 1000 && lost[1] > lost[0] + 1000, "{lost:?}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod ranges;
 mod settings;
 mod state;
 mod tcache;
+mod thread_arena;
 mod trim;
 
 use std::collections::HashSet;
@@ -26,6 +27,8 @@ use crate::memory::{PageCache, ReadError, TargetMemory};
 use crate::residency::ResidencyMap;
 use crate::span::{SpanList, SpanState};
 use crate::threads::Thread;
+
+pub use thread_arena::thread_arenas;
 
 use arena::Arenas;
 use chunks::{ChunkWalker, Totals};

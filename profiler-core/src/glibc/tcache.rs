@@ -179,7 +179,7 @@ fn is_zero<M: TargetMemory>(memory: &M, at: u64, len: u64) -> bool {
 }
 
 /// The readable memory right below a thread pointer.
-fn tls_block(residency: &ResidencyMap, tp: RemoteAddr) -> Option<AddrRange> {
+pub(super) fn tls_block(residency: &ResidencyMap, tp: RemoteAddr) -> Option<AddrRange> {
     let last = tp.checked_sub(8).filter(|_| tp.is_aligned(8))?;
     let mapping = residency.mapping_at(last)?;
     let start = tp.checked_sub(TLS_BYTES)?.max(mapping.range.start());

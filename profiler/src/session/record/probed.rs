@@ -46,10 +46,23 @@ impl Probed {
         }
     }
 
-    /// Gives these threads, by the kernel's number, the next numbers of the trace.
-    pub(crate) fn number(&mut self, tids: impl IntoIterator<Item = u32>) {
+    /// Gives these threads, by the kernel's number, the next numbers of the trace; where there is none,
+    /// the number is that of a thread that ended before, which its event says.
+    pub(crate) fn number(&mut self, tids: &[Option<u32>], mut emit: impl FnMut(Event)) {
         for tid in tids {
-            self.thread(tid);
+            match tid {
+                Some(tid) => {
+                    self.thread(*tid);
+                }
+                None => {
+                    emit(Event {
+                        time_ns: 0,
+                        thread: self.next_thread,
+                        kind: EventKind::ThreadEnd,
+                    });
+                    self.next_thread += 1;
+                }
+            }
         }
     }
 
@@ -280,11 +293,11 @@ mod tests {
     #[test]
     fn threads_are_numbered_as_they_appear_and_end_once() {
         let mut probed = Probed::new(0, &[]);
-        probed.number([80]);
         let mut seen = Vec::new();
+        probed.number(&[Some(80), None], |event| seen.push(event.thread));
         for kind in [ALLOC, RawEvent::THREAD_END, RawEvent::THREAD_END, ALLOC] {
             probed.events(&told(kind, 0, 0x10), |event| seen.push(event.thread));
         }
-        assert_eq!(seen, [1, 1, 2, 2]);
+        assert_eq!(seen, [1, 2, 2, 3]);
     }
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use profiler_common::RawEvent;
-use profiler_core::heap::HeapSnapshot;
+use profiler_core::glibc;
+use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::sample::Sample;
 use profiler_trace::trace::{Checkpoint, Event, EventKind};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,7 +23,7 @@ use super::touched::LargeBlocks;
 use super::{RecordError, RecordOptions, checkpoint, create, monotonic_ns};
 use crate::probe::EventStream;
 use crate::probe::plan::ProbePlan;
-use crate::process::TargetState;
+use crate::process::{Target, TargetState};
 use crate::session::Ending;
 use crate::session::options::Manner;
 use crate::session::sampler::Sampler;
@@ -141,10 +142,12 @@ impl Running {
             large.add(block.addr, block.bytes);
         }
         let mut probed = Probed::new(began_ns, &blocks);
-        let main = target.pid();
-        let others = target.tids()?.into_iter().filter(|tid| *tid != main);
-        let all = std::iter::once(main).chain(others);
-        probed.number(all.map(i32::cast_unsigned));
+        let numbering = numbering(target, &sample, heap, options.manner)?;
+        let mut ended = Vec::new();
+        probed.number(&numbering, |event| ended.push(event));
+        for event in ended {
+            recording.event(&event)?;
+        }
         let cpu_before = target.cpu_time()?;
         let mut running = Self {
             sampler,
@@ -341,6 +344,30 @@ impl Running {
         );
         Ok(())
     }
+}
+
+/// The threads, in the order of the arenas that they allocate from where that can be told.
+fn numbering(
+    target: &Target,
+    sample: &Sample,
+    heap: Option<&HeapSnapshot>,
+    manner: Manner,
+) -> io::Result<Vec<Option<u32>>> {
+    let main = target.pid();
+    let others = target.tids()?.into_iter().filter(|tid| *tid != main);
+    let tids: Vec<u32> = std::iter::once(main)
+        .chain(others)
+        .map(i32::cast_unsigned)
+        .collect();
+    let glibc = heap.filter(|heap| heap.allocator == Allocator::Glibc && manner.stop);
+    // Threads hardly ever change their arena, so that a stop of its own does.
+    let stopped = glibc.and_then(|heap| Some((heap, target.stop_for(manner.max_stop).ok()?)));
+    let Some((heap, stopped)) = stopped else {
+        return Ok(seed::numbering(&[], 0, &tids));
+    };
+    let memory = target.memory();
+    let users = glibc::thread_arenas(&memory, &sample.residency, &heap.arenas, stopped.threads());
+    Ok(seed::numbering(&users, heap.arenas.len() as u32, &tids))
 }
 
 /// The heap that serves malloc.

@@ -70,6 +70,28 @@ impl Before {
     }
 }
 
+/// The order in which threads are numbered, so that thread number N allocates from arena N, as far as
+/// `users` (threads and the arenas that they use) tells. The first of `tids` is the main thread, the
+/// first in any case. `None` stands for an arena that no thread uses: its thread ended.
+pub(crate) fn numbering(users: &[(u32, u32)], arenas: u32, tids: &[u32]) -> Vec<Option<u32>> {
+    let mut order = vec![None; arenas as usize];
+    let mut others = Vec::new();
+    for (i, &tid) in tids.iter().enumerate() {
+        if i == 0 && !order.is_empty() {
+            order[0] = Some(tid);
+            continue;
+        }
+        let arena = users.iter().find(|(user, _)| *user == tid);
+        let place = arena.and_then(|(_, arena)| order.get_mut(*arena as usize));
+        match place.filter(|place| place.is_none()) {
+            Some(place) => *place = Some(tid),
+            None => others.push(Some(tid)),
+        }
+    }
+    order.extend(others);
+    order
+}
+
 #[cfg(test)]
 mod tests {
     use profiler_core::addr::{AddrRange, RemoteAddr};
@@ -143,6 +165,17 @@ mod tests {
             blocks(&heap(Allocator::Jemalloc)),
             [seed(0x1018, 0x20, true), seed(0x8010, 0xff0, true)]
         );
+    }
+
+    #[test]
+    fn threads_are_numbered_by_their_arenas() {
+        let users = [(50, 0), (51, 2), (52, 2), (53, 7)];
+        assert_eq!(
+            numbering(&users, 3, &[50, 51, 52, 53, 54]),
+            [Some(50), None, Some(51), Some(52), Some(53), Some(54)]
+        );
+        assert_eq!(numbering(&[], 1, &[50]), [Some(50)]);
+        assert_eq!(numbering(&[], 0, &[50, 40]), [Some(50), Some(40)]);
     }
 
     #[test]
