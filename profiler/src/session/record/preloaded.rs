@@ -8,6 +8,7 @@ use profiler_trace::trace::{Checkpoint, Event, EventKind};
 use super::checkpoint;
 use super::recording::{Cut, Recording};
 use super::stream::{Running, Stream};
+use super::touched::LargeBlocks;
 use crate::process::{Next, RecordRing, TargetState};
 use crate::session::options::Manner;
 use crate::session::sampler::Sampler;
@@ -31,6 +32,8 @@ pub(crate) struct Preloaded {
     began: Instant,
     schedule: WalkSchedule,
     samplers: HashMap<u32, Option<Sampler>>,
+    /// By the trace's number of the process.
+    large: HashMap<u32, LargeBlocks>,
 }
 
 impl Preloaded {
@@ -50,6 +53,7 @@ impl Preloaded {
             began,
             schedule: WalkSchedule::new(FIRST_LOOK, Some(STOP_SHARE), began),
             samplers: HashMap::new(),
+            large: HashMap::new(),
         }
     }
 
@@ -68,18 +72,40 @@ impl Preloaded {
                 Next::Empty => break,
                 Next::Told(told) => {
                     let (recording, mut written) = (&mut self.recording, Ok(()));
+                    let mut seen = None;
                     self.stream.events(&told, |event| {
                         if written.is_ok() {
                             written = recording.event(&event);
                         }
+                        seen = Some(event.kind);
                     });
                     written?;
+                    if let Some(kind) = seen {
+                        self.note(told.process, &kind);
+                    }
                 }
                 Next::Abandoned => self.lose(1)?,
             }
             taken += 1;
         }
         Ok(taken)
+    }
+
+    /// Follows the large blocks of each process, to look at them.
+    fn note(&mut self, pid: u32, kind: &EventKind) {
+        let Some(process) = self.stream.process(pid) else {
+            return;
+        };
+        match kind {
+            EventKind::Fork { process: child, .. } => {
+                let copy = self.large.get(&process).cloned().unwrap_or_default();
+                self.large.insert(*child, copy);
+            }
+            EventKind::Exit => {
+                self.large.remove(&process);
+            }
+            _ => self.large.entry(process).or_default().note(kind),
+        }
     }
 
     /// Writes everything that was told before now.
@@ -157,6 +183,16 @@ impl Preloaded {
         };
         let time_ns = self.now_ns();
         self.drain_until(moment)?;
+        let large = self.large.get_mut(&running.process);
+        let touched = large.map_or_else(Vec::new, |large| large.touched(&sample.residency));
+        for kind in touched {
+            let thread = running.main_thread;
+            self.recording.event(&Event {
+                time_ns,
+                thread,
+                kind,
+            })?;
+        }
         self.recording.checkpoint(&Checkpoint {
             time_ns,
             process: running.process,

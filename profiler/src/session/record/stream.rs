@@ -44,6 +44,8 @@ pub(crate) struct Running {
     pub(crate) pid: u32,
     /// The trace's number.
     pub(crate) process: u32,
+    /// The number of its main thread in the trace.
+    pub(crate) main_thread: u32,
 }
 
 impl Stream {
@@ -64,6 +66,11 @@ impl Stream {
         monotonic_ns.saturating_sub(self.began_ns)
     }
 
+    /// The trace's number of the process with this number of the kernel's.
+    pub(crate) fn process(&self, pid: u32) -> Option<u32> {
+        self.processes.get(&pid).map(|process| process.number)
+    }
+
     /// The processes that have not ended, as far as they told.
     pub(crate) fn running(&self) -> Vec<Running> {
         let running = self.processes.iter().filter(|(_, process)| !process.over);
@@ -71,6 +78,7 @@ impl Stream {
             .map(|(&pid, process)| Running {
                 pid,
                 process: process.number,
+                main_thread: process.main_thread,
             })
             .collect();
         running.sort_by_key(|running| running.process);
