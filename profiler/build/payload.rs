@@ -74,7 +74,7 @@ fn rustc(name: &str, folder: &Path) -> Command {
     rustc
 }
 
-fn run(mut command: Command) {
+pub(crate) fn run(mut command: Command) {
     let status = command.status();
     assert!(
         status.as_ref().is_ok_and(std::process::ExitStatus::success),
@@ -82,10 +82,10 @@ fn run(mut command: Command) {
     );
 }
 
-fn out_dir() -> PathBuf {
+pub(crate) fn out_dir() -> PathBuf {
     variable("OUT_DIR").into()
 }
 
-fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
 }
