@@ -107,6 +107,11 @@ impl Known {
     }
 }
 
+/// The allocators in the file at `path` and their versions, but for C libraries' and Python's own.
+pub(crate) fn allocators_in(path: &Path) -> Vec<(Allocator, Option<String>)> {
+    look_into(path).allocators
+}
+
 fn look_into(path: &Path) -> Found {
     let Some(file) = ElfFile::open(path) else {
         return Found::default();

@@ -32,6 +32,7 @@ mod stop;
 mod suspend;
 
 pub(crate) use ahead::reading_ahead;
+pub(crate) use allocators::allocators_in;
 pub use core_file::{CoreError, CoreFile, CoreMemory};
 pub use host::host;
 pub use identity::{Libc, Python};
