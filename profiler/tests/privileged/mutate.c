@@ -2,6 +2,8 @@
  *
  * Commands on stdin, one a line, answered by one line on stdout:
  *   run N     each of its threads does N changes, and so does one that ends; answers "ran"
+ *   busy      its threads make changes until the next command; answers "busy"
+ *   idle      answers "idle"
  *   list      answers with the addresses of all blocks that it holds
  *   fork N    a child does N changes, and is waited for; answers "forked"
  *   exec      becomes another program, which answers "execed"
@@ -28,6 +30,7 @@ static void *shared[SLOTS];
 
 static pthread_barrier_t begin, end;
 static unsigned long changes;
+static int busy, halt;
 static int command;
 
 static uint32_t next(struct table *t) {
@@ -94,7 +97,7 @@ static void change(struct table *t) {
 }
 
 static void change_all(struct table *t) {
-    for (unsigned long i = 0; i < changes; i++)
+    for (unsigned long i = 0; i < changes && !__atomic_load_n(&halt, __ATOMIC_ACQUIRE); i++)
         change(t);
 }
 
@@ -182,10 +185,24 @@ int main(int count, char **arguments) {
     }
     answer("ready\n");
     while (read_command()) {
+        if (busy) {
+            __atomic_store_n(&halt, 1, __ATOMIC_RELEASE);
+            pthread_barrier_wait(&end);
+            busy = halt = 0;
+        }
         switch (command) {
         case 'f':
             fork_and_wait();
             answer("forked\n");
+            break;
+        case 'b':
+            busy = 1;
+            changes = -1;
+            pthread_barrier_wait(&begin);
+            answer("busy\n");
+            break;
+        case 'i':
+            answer("idle\n");
             break;
         case 'l':
             list();

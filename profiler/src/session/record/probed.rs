@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use profiler_common::RawEvent;
 use profiler_trace::trace::{By, Event, EventKind, SeedBlock};
 
+/// What times are rounded to: a trap takes longer, and what tells nothing takes room in the file.
+const CLOCK_NS: u64 = 1000;
+
 /// Follows which blocks live, so that the events are consistent: a free is of a block that lives, an
 /// allocation at an address where none does.
 ///
@@ -27,7 +30,16 @@ pub(crate) struct Probed {
 struct Thread {
     number: u32,
     /// The block whose realloc it is in.
-    resizes: Option<u64>,
+    resizes: Option<Freed>,
+}
+
+/// A block that lives no more, or will not when its realloc ends well.
+#[derive(Copy, Clone, Debug)]
+struct Freed {
+    /// Its address in the trace.
+    addr: u64,
+    /// Its bytes, when it is of the seed.
+    seeded: Option<u64>,
 }
 
 impl Probed {
@@ -79,7 +91,8 @@ impl Probed {
     /// Gives the events that one told comes to.
     pub(crate) fn events(&mut self, told: &RawEvent, mut emit: impl FnMut(Event)) {
         // The time is taken after the place in the order, so that it may step back a little.
-        self.last_ns = self.last_ns.max(self.time_ns(told.time_ns));
+        let time_ns = self.time_ns(told.time_ns);
+        self.last_ns = self.last_ns.max(time_ns - time_ns % CLOCK_NS);
         let time_ns = self.last_ns;
         if told.kind == RawEvent::THREAD_END && !self.threads.contains_key(&told.tid) {
             return;
@@ -98,10 +111,10 @@ impl Probed {
             _ => self.set_resizes(told.tid, None),
         };
         let ends = told.kind == RawEvent::KEPT || told.kind == RawEvent::ALLOC && is_half;
-        if let Some(addr) = resizes.filter(|_| !ends && told.kind != RawEvent::LOST) {
+        if let Some(gone) = resizes.filter(|_| !ends && told.kind != RawEvent::LOST) {
             // Its end was lost: the block is gone.
-            emit(EventKind::Kept { addr });
-            emit(EventKind::Free { addr });
+            emit(EventKind::Kept { addr: gone.addr });
+            emit(EventKind::Free { addr: gone.addr });
         }
         match told.kind {
             RawEvent::ALLOC => {
@@ -125,16 +138,17 @@ impl Probed {
                 });
             }
             RawEvent::FREE => match self.free(told.addr) {
-                Some(addr) if is_half => {
-                    self.set_resizes(told.tid, Some(addr));
-                    emit(EventKind::Realloc { addr });
+                Some(freed) if is_half => {
+                    self.set_resizes(told.tid, Some(freed));
+                    emit(EventKind::Realloc { addr: freed.addr });
                 }
-                Some(addr) => emit(EventKind::Free { addr }),
+                Some(freed) => emit(EventKind::Free { addr: freed.addr }),
                 None => self.left_out += 1,
             },
             RawEvent::KEPT => {
-                if let Some(addr) = resizes {
+                if let Some(Freed { addr, seeded }) = resizes {
                     self.live.insert(addr);
+                    self.seed.extend(seeded.map(|bytes| (addr, bytes)));
                     emit(EventKind::Kept { addr });
                 }
             }
@@ -149,22 +163,23 @@ impl Probed {
         }
     }
 
-    /// Notes that a block lives no more; its address in the trace.
-    fn free(&mut self, addr: u64) -> Option<u64> {
+    /// Notes that a block lives no more, if one is known there.
+    fn free(&mut self, addr: u64) -> Option<Freed> {
         if self.live.remove(&addr) {
-            self.seed.remove(&addr);
-            return Some(addr);
+            let seeded = self.seed.remove(&addr);
+            return Some(Freed { addr, seeded });
         }
         // A walk knows where a block lies, and not where in it an aligned one was given out.
         let (&at, &bytes) = self.seed.range(..addr).next_back()?;
         if addr - at >= bytes {
             return None;
         }
-        self.seed.remove(&at);
-        self.live.remove(&at).then_some(at)
+        self.live.remove(&at);
+        let seeded = self.seed.remove(&at);
+        Some(Freed { addr: at, seeded })
     }
 
-    fn set_resizes(&mut self, tid: u32, block: Option<u64>) -> Option<u64> {
+    fn set_resizes(&mut self, tid: u32, block: Option<Freed>) -> Option<Freed> {
         let thread = self.threads.get_mut(&tid)?;
         std::mem::replace(&mut thread.resizes, block)
     }
@@ -229,19 +244,19 @@ mod tests {
     #[test]
     fn a_realloc_is_two_halves_and_one_that_fails_keeps_its_block() {
         let events = play(&[
-            told(FREE, HALF, 0x100),
+            told(FREE, HALF, 0x110),
+            told(RawEvent::KEPT, 0, 0x110),
+            told(FREE, HALF, 0x110),
             told(ALLOC, HALF, 0x300),
-            told(FREE, HALF, 0x300),
-            told(RawEvent::KEPT, 0, 0x300),
             told(FREE, 0, 0x300),
         ]);
         assert_eq!(
             events,
             [
                 K::Realloc { addr: 0x100 },
+                K::Kept { addr: 0x100 },
+                K::Realloc { addr: 0x100 },
                 alloc(0x300, By::Realloc),
-                K::Realloc { addr: 0x300 },
-                K::Kept { addr: 0x300 },
                 K::Free { addr: 0x300 },
             ]
         );
@@ -298,6 +313,6 @@ mod tests {
         for kind in [ALLOC, RawEvent::THREAD_END, RawEvent::THREAD_END, ALLOC] {
             probed.events(&told(kind, 0, 0x10), |event| seen.push(event.thread));
         }
-        assert_eq!(seen, [1, 2, 2, 3]);
+        assert_eq!(seen, [1, 2, 2, 3, 3]);
     }
 }
