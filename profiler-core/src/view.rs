@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::activity::Activity;
 use crate::over_time::OverTime;
 use crate::report::FragReport;
+use crate::units::{bytes, count};
 
 /// One point of the curves over time.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -19,6 +20,79 @@ pub struct Point {
     pub live_bytes: Option<u64>,
     /// Resident bytes of the pages of all walked heaps at the last walk.
     pub heap_bytes: Option<u64>,
+}
+
+/// The worker's stream under another allocator, played while it runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WhatIf {
+    /// The allocators, in the order that the user gave.
+    pub shadows: Vec<Shadow>,
+    /// Bytes allocated since the stream began, for each byte that was live then. Below 1 the shadows
+    /// still hold what was packed into them at the start, without the holes it would have by now.
+    pub turned_over: Option<f64>,
+    /// Events that were lost.
+    pub events_lost: u64,
+}
+
+/// One shadow: a process that has all the blocks that the worker has, from another allocator.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shadow {
+    /// The allocator.
+    pub name: String,
+    /// malloc's resident bytes at the last checkpoint that it reached, swapped ones included.
+    pub resident_bytes: Option<u64>,
+    /// The worker's own at the same checkpoint.
+    pub worker_bytes: Option<u64>,
+    /// Why it has ended, if it has.
+    pub ended: Option<String>,
+}
+
+impl WhatIf {
+    /// The worker's own memory and each shadow's, a phrase each, then how far to trust them.
+    pub fn phrases(&self) -> Vec<String> {
+        let worker = self
+            .shadows
+            .iter()
+            .filter_map(|s| s.worker_bytes)
+            .next_back();
+        let mut all = vec![match worker {
+            Some(own) => format!("malloc now {}", bytes(own)),
+            None => "what if".to_owned(),
+        }];
+        all.extend(self.shadows.iter().map(Shadow::phrase));
+        match self.turned_over {
+            Some(times) if times < 1.0 => {
+                let percent = times * 100.0;
+                all.push(format!("too early: heap turned over {percent:.0} %"));
+            }
+            Some(times) => all.push(format!("heap turned over {times:.0}×")),
+            None => {}
+        }
+        if self.events_lost > 0 {
+            all.push(format!("{} events lost", count(self.events_lost)));
+        }
+        all
+    }
+}
+
+impl Shadow {
+    /// Its memory, and how that compares with the worker's at the same moment.
+    pub fn phrase(&self) -> String {
+        let name = &self.name;
+        let Some(own) = self.resident_bytes else {
+            return match &self.ended {
+                Some(why) => format!("{name} ended: {why}"),
+                None => format!("{name} starting"),
+            };
+        };
+        let compared = self.worker_bytes.filter(|worker| *worker > 0);
+        let compared = compared.map_or(String::new(), |worker| {
+            format!(" ({:+.0} %)", (own as f64 / worker as f64 - 1.0) * 100.0)
+        });
+        let ended = self.ended.as_ref();
+        let ended = ended.map_or(String::new(), |why| format!(", ended: {why}"));
+        format!("{name} {}{compared}{ended}", bytes(own))
+    }
 }
 
 /// Everything that is shown or exported at one moment.
@@ -36,6 +110,8 @@ pub struct View {
     pub history: Arc<Vec<Point>>,
     /// Fragmentation over the walks of the session.
     pub over_time: OverTime,
+    /// The worker under other allocators; `None` when that was not asked for.
+    pub what_if: Option<WhatIf>,
     /// Why the session ended (the target exited, the duration is over), when it has.
     pub ended: Option<String>,
 }

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::session::options::{AttachOptions, Budget, Manner, SnapshotOptions, Subject};
 use crate::session::record::{RecordOptions, Recorded};
+use crate::session::what_if::WhatIfOptions;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -134,6 +135,21 @@ pub(super) struct WatchArgs {
     /// Do not probe malloc and free: passive, no BPF needed
     #[arg(long)]
     no_probes: bool,
+    /// Play what it allocates into other allocators while it runs, e.g. jemalloc,mimalloc,glibc
+    ///
+    /// Each is a process that gives way to all others: glibc, jemalloc, mimalloc, tcmalloc, or the
+    /// path of a shared object. The probes stay armed for it, whatever the budget: every call costs
+    /// the worker a microsecond or two.
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        conflicts_with = "no_probes"
+    )]
+    what_if: Vec<String>,
+    /// End a process of --what-if that has more memory, e.g. 2G
+    #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = size, requires = "what_if")]
+    what_if_memory: u64,
     #[command(flatten)]
     manner: MannerArgs,
     /// File to write at the end; .json, .csv or .hlog by its ending; may be given several times
@@ -270,6 +286,10 @@ impl WatchArgs {
             duration: self.duration,
             budget: self.budget,
             probes: !self.no_probes,
+            what_if: (!self.what_if.is_empty()).then(|| WhatIfOptions {
+                allocators: self.what_if.clone(),
+                memory_limit: self.what_if_memory,
+            }),
             manner: self.manner.manner(),
             outputs: self.outputs.clone(),
         }
@@ -311,6 +331,27 @@ fn interval(text: &str) -> Result<Duration, String> {
         return Err("looking more often than every 100ms would disturb the target".into());
     }
     Ok(interval)
+}
+
+/// Bytes, with a unit of 1024 or none.
+fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text[digits.len()..].trim_end_matches(['i', 'B', 'b']);
+    let shift = match unit {
+        "" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        _ => return Err("give bytes, such as 500M or 2G".into()),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "give bytes, such as 500M or 2G")?;
+    number
+        .checked_shl(shift)
+        .filter(|bytes| bytes >> shift == number && *bytes > 0)
+        .ok_or_else(|| "give bytes, such as 500M or 2G".into())
 }
 
 fn budget(text: &str) -> Result<Budget, String> {

@@ -111,6 +111,7 @@ pub(super) fn passive() -> View {
         notices: Vec::new(),
         history: Arc::default(),
         over_time: Default::default(),
+        what_if: None,
         ended: None,
     }
 }
@@ -199,6 +200,7 @@ pub(super) fn full() -> View {
         notices: vec!["probes: 2 of 3 work".into()],
         history: Arc::new(vec![point(0, None), point(1, Some(PAGE))]),
         over_time: Default::default(),
+        what_if: None,
         ended: Some("the target exited with 0".into()),
     }
 }

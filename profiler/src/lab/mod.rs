@@ -3,3 +3,4 @@
 
 pub mod allocators;
 pub mod play;
+pub(crate) mod shadow;

@@ -13,6 +13,7 @@ use super::probes::Probes;
 use super::sampler::Sampler;
 use super::schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
 use super::signals::Signals;
+use super::what_if::WhatIfSession;
 use super::{Ending, SessionError, save};
 use crate::probe;
 use crate::tui::Effect;
@@ -58,8 +59,17 @@ async fn watch(
     // Before anything is attached, so that a signal never finds the default action.
     let mut signals = Signals::new()?;
     let began = Instant::now();
+    // Probes that record stay armed, and tell the shadows alone.
+    let what_if = match &options.what_if {
+        None => None,
+        Some(wanted) => Some(
+            WhatIfSession::start(options.pid, wanted, options.manner)
+                .map_err(SessionError::WhatIf)?,
+        ),
+    };
     let probes = match (options.probes, options.budget) {
         (false, _) => Probes::Off,
+        (true, _) if what_if.is_some() => Probes::Lent,
         (true, Budget::Unlimited) => Probes::start(options.pid, probe::Budget::Unlimited),
         (true, Budget::Share(share)) => {
             let share = share * (1.0 - STOP_PART_OF_BUDGET);
@@ -71,7 +81,7 @@ async fn watch(
         Budget::Unlimited => None,
     };
     let schedule = WalkSchedule::new(options.interval, stop_share, began);
-    let mut session = LiveSession::start(sampler, options.manner, schedule, probes)?;
+    let mut session = LiveSession::start(sampler, options.manner, schedule, probes, what_if)?;
 
     let deadline = options.duration.map(|duration| began + duration);
     let far = began + Duration::from_secs(u64::from(u32::MAX));

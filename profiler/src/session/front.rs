@@ -210,6 +210,9 @@ impl Writer {
                 writeln!(out, "{}", export::line_heading())?;
             }
             writeln!(out, "{}", export::line(view))?;
+            if let Some(what_if) = &view.what_if {
+                writeln!(out, "         what if: {}", what_if.phrases().join("; "))?;
+            }
         }
         self.printed += 1;
         for notice in &view.notices {

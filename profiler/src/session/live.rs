@@ -13,6 +13,7 @@ use super::options::Manner;
 use super::probes::Probes;
 use super::sampler::{Sampler, now_ns};
 use super::schedule::WalkSchedule;
+use super::what_if::WhatIfSession;
 use crate::process::TargetState;
 
 /// A walk no older than this is as good as a new one.
@@ -24,6 +25,7 @@ pub(crate) struct LiveSession {
     manner: Manner,
     schedule: WalkSchedule,
     probes: Probes,
+    what_if: Option<WhatIfSession>,
     history: History,
     over_time: OverTime,
     report: Arc<FragReport>,
@@ -41,6 +43,7 @@ impl LiveSession {
         manner: Manner,
         mut schedule: WalkSchedule,
         probes: Probes,
+        what_if: Option<WhatIfSession>,
     ) -> io::Result<Self> {
         let report = Arc::new(walk(&sampler, manner, &mut schedule)?);
         let mut session = Self {
@@ -48,6 +51,7 @@ impl LiveSession {
             manner,
             schedule,
             probes,
+            what_if,
             history: History::default(),
             over_time: OverTime::default(),
             report,
@@ -79,6 +83,9 @@ impl LiveSession {
             return;
         }
         self.probes.poll();
+        if let Some(what_if) = &mut self.what_if {
+            what_if.poll();
+        }
         if let Err(error) = self.look(walking) {
             self.trouble = Some(format!("the target could not be read: {error}"));
         } else {
@@ -135,15 +142,17 @@ impl LiveSession {
     pub(crate) fn view(&self) -> View {
         let foreign = self.report.target.python.is_none();
         let foreign = foreign.then(|| "this is not a Python process: malloc is shown".to_owned());
-        let own = [self.probes.notice(), self.trouble.clone(), foreign];
+        let shadows = self.what_if.as_ref().and_then(WhatIfSession::notice);
+        let own = [self.probes.notice(), shadows, self.trouble.clone(), foreign];
         let notices = own.into_iter().flatten().collect();
         View {
             report: Arc::clone(&self.report),
             activity: self.probes.activity(),
-            probes_wanted: !matches!(self.probes, Probes::Off),
+            probes_wanted: !matches!(self.probes, Probes::Off | Probes::Lent),
             notices,
             history: self.history.points(),
             over_time: self.over_time,
+            what_if: self.what_if.as_ref().map(WhatIfSession::get),
             ended: self.ended.clone(),
         }
     }
@@ -152,6 +161,9 @@ impl LiveSession {
     /// sooner than the schedule allows, so that what is saved is how the session ended.
     pub(crate) fn finish(mut self, walk: bool) -> View {
         self.probes.wait();
+        if let Some(what_if) = &mut self.what_if {
+            what_if.end();
+        }
         if walk && now_ns().saturating_sub(self.report.taken_at_ns) > FRESH_NS {
             self.walk_now();
         }

@@ -16,6 +16,7 @@ mod schedule;
 mod signals;
 mod snapshot;
 mod walks;
+pub mod what_if;
 
 pub use attach::attach;
 pub use demo::run as demo;
@@ -51,6 +52,9 @@ pub enum SessionError {
     /// There is no screen to draw on.
     #[error("{0}")]
     Screen(String),
+    /// An allocator to compare with is not to be had.
+    #[error("cannot compare with {0}")]
+    WhatIf(String),
     /// The demo's worker did not start.
     #[error("{0}")]
     Demo(String),

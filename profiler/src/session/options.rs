@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::what_if::WhatIfOptions;
+
 /// What probing and stopping may take from the target.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub enum Budget {
@@ -40,6 +42,8 @@ pub struct AttachOptions {
     pub budget: Budget,
     /// Whether to probe malloc and free.
     pub probes: bool,
+    /// What to compare it with while it runs.
+    pub what_if: Option<WhatIfOptions>,
     /// How the target is looked at.
     pub manner: Manner,
     /// Files to write at the end, the format by the ending.

@@ -13,6 +13,8 @@ use crate::process::Target;
 pub(crate) enum Probes {
     /// Not wanted.
     Off,
+    /// They feed shadows, and tell nothing else.
+    Lent,
     /// Being planned and attached on a thread of their own.
     Starting(JoinHandle<Result<ProbeSession, String>>),
     /// Attached.
@@ -80,6 +82,7 @@ impl Probes {
     pub(crate) fn notice(&self) -> Option<String> {
         match self {
             Self::Off => Some("probes are off (--no-probes)".into()),
+            Self::Lent => Some("the probes feed --what-if: no rates, no lifetimes".into()),
             Self::Starting(_) => Some("probes are being attached".into()),
             Self::On(_) | Self::Over(_) => None,
             Self::Unavailable(reason) => Some(format!("no probes, passive only: {reason}")),

@@ -36,6 +36,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
         notices: Vec::new(),
         history: Arc::default(),
         over_time: Default::default(),
+        what_if: None,
         ended: None,
     };
     let saved = save::all(&options.outputs, &view);

@@ -16,6 +16,11 @@ pub(super) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     // What is least telling of the target, its versions, gives way first.
     lines.truncate(1);
     lines.extend(flow(app, sureness(app, view), width));
+    if let Some(what_if) = &view.what_if {
+        let phrases = what_if.phrases().into_iter();
+        let pieces = phrases.map(|phrase| Span::styled(phrase, app.theme.strong()));
+        lines.extend(flow(app, pieces.collect(), width));
+    }
     lines
 }
 

@@ -8,7 +8,7 @@ use profiler_core::report::{
     SizeClassRow,
 };
 use profiler_core::sample::PythonMalloc;
-use profiler_core::view::{self, View};
+use profiler_core::view::{self, Shadow, View, WhatIf};
 use serde::Serialize;
 
 use super::activity::Activity;
@@ -45,10 +45,42 @@ pub(super) struct Snapshot<'a> {
     findings: Vec<FindingRow<'a>>,
     packing: Option<Packing>,
     activity: Option<Activity<'a>>,
+    what_if: Option<WhatIfRow<'a>>,
     history: Vec<Point>,
     notices: &'a [String],
     ended: Option<&'a str>,
     completeness: Completeness<'a>,
+}
+
+#[derive(Serialize)]
+struct WhatIfRow<'a> {
+    turned_over: Option<f64>,
+    events_lost: u64,
+    shadows: Vec<ShadowRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShadowRow<'a> {
+    name: &'a str,
+    resident_bytes: Option<u64>,
+    worker_bytes: Option<u64>,
+    ended: Option<&'a str>,
+}
+
+impl<'a> WhatIfRow<'a> {
+    fn of(what_if: &'a WhatIf) -> Self {
+        let row = |shadow: &'a Shadow| ShadowRow {
+            name: &shadow.name,
+            resident_bytes: shadow.resident_bytes,
+            worker_bytes: shadow.worker_bytes,
+            ended: shadow.ended.as_deref(),
+        };
+        Self {
+            turned_over: what_if.turned_over,
+            events_lost: what_if.events_lost,
+            shadows: what_if.shadows.iter().map(row).collect(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -237,6 +269,7 @@ impl<'a> Snapshot<'a> {
             findings: report.findings.iter().map(FindingRow::of).collect(),
             packing: report.packing.as_ref().map(Packing::of),
             activity: view.activity.as_deref().map(Activity::of),
+            what_if: view.what_if.as_ref().map(WhatIfRow::of),
             history: view.history.iter().map(Point::of).collect(),
             notices: &view.notices,
             ended: view.ended.as_deref(),

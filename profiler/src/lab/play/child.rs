@@ -72,6 +72,9 @@ impl Child {
             let _ = only.set(core);
             let _ = sched_setaffinity(Pid::from_raw(process.id() as i32), &only);
         }
+        if setup.background {
+            crate::process::give_way(process.id());
+        }
         let memory = File::open(format!("/proc/{}/statm", process.id())).ok();
         Ok(Self {
             process,

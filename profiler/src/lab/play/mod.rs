@@ -38,6 +38,8 @@ pub struct Setup {
     pub core: Option<usize>,
     /// The player is ended when it has more bytes resident.
     pub memory_limit: Option<u64>,
+    /// Whether it gives way to everything else that wants a processor.
+    pub background: bool,
     /// Whether to walk the heap at the end.
     pub walk: bool,
 }

@@ -4,6 +4,7 @@ mod checkpoint;
 mod command;
 pub mod describe;
 mod lock;
+mod output;
 mod preloaded;
 mod probed;
 mod recording;
@@ -20,7 +21,9 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
+pub(crate) use self::output::Output;
 pub use self::recording::Cut;
+pub(crate) use self::running::Running;
 use super::Ending;
 use super::options::Manner;
 use crate::probe::ProbeError;

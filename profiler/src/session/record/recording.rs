@@ -35,6 +35,13 @@ pub struct Cut {
     why: io::Error,
 }
 
+impl Cut {
+    /// What failed at `path` after so many events.
+    pub(crate) fn new(path: PathBuf, events: u64, why: io::Error) -> Self {
+        Self { path, events, why }
+    }
+}
+
 impl Recording {
     /// Begins to write into `file`, which is at `path`.
     ///
@@ -100,6 +107,13 @@ impl Recording {
     /// What else the progress line says from now on.
     pub(crate) fn remark(&mut self, remark: String) {
         self.progress.remark = remark;
+    }
+
+    /// Says something on stderr, which no progress line writes over.
+    pub(crate) fn say(&mut self, what: &str) {
+        self.progress.clear();
+        // A closed terminal hears nothing.
+        let _ = writeln!(io::stderr(), "fragscope: {what}");
     }
 
     /// Prints a progress line on a terminal, about every second.

@@ -2,19 +2,19 @@
 //! walk of its heap.
 
 use std::cell::RefCell;
-use std::io::{self, Write};
-use std::path::Path;
+use std::io;
 use std::time::{Duration, Instant};
 
 use profiler_common::RawEvent;
 use profiler_core::glibc;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::sample::Sample;
-use profiler_trace::trace::{Checkpoint, Event, EventKind};
+use profiler_trace::trace::{Checkpoint, Description, Event, EventKind};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::describe::{Recorder, describe};
 use super::lock::Lock;
+use super::output::Output;
 use super::preloaded::{FIRST_LOOK, LOOKS, RAREST, STOP_SHARE};
 use super::probed::Probed;
 use super::recording::{Cut, Recording};
@@ -68,7 +68,15 @@ async fn run(
     let lock = Lock::take(pid, began_ticks)?;
     let _lock = lock.ok_or(RecordError::Taken(pid))?;
     let plan = ProbePlan::for_recording(sampler.target())?;
-    let mut running = Running::begin(sampler, &plan, options)?;
+    let file = create(&options.output)?;
+    let output = &options.output;
+    let mut running = Running::begin(sampler, &plan, options.manner, |description| {
+        Ok(Recording::begin(file, output, description)?)
+    })?;
+    running.recording.say(&format!(
+        "recording process {pid} into {}; its children are not recorded",
+        output.display()
+    ));
 
     let deadline = options.duration.map(|duration| running.began + duration);
     let ending = loop {
@@ -92,35 +100,39 @@ async fn run(
 }
 
 /// A process being recorded.
-struct Running {
+pub(crate) struct Running<O> {
     sampler: Sampler,
     stream: EventStream,
     probed: Probed,
     large: LargeBlocks,
-    recording: Recording,
+    recording: O,
     manner: Manner,
     began: Instant,
     schedule: WalkSchedule,
+    rarest: Duration,
     slow_at: Instant,
     cpu_before: Duration,
     /// Whether it became another program.
     execed: bool,
 }
 
-impl Running {
+impl<O: Output> Running<O> {
     /// Attaches the probes, walks the heap, and begins the trace with it.
     ///
     /// The probes come first: what they tell up to the stop for the walk is in the walk, and what
     /// they tell after it is the recording. So nothing falls between.
-    fn begin(
+    ///
+    /// # Errors
+    /// When it cannot be walked or probed.
+    pub(crate) fn begin(
         sampler: Sampler,
         plan: &ProbePlan,
-        options: &RecordOptions,
+        manner: Manner,
+        begin: impl FnOnce(&Description) -> Result<O, RecordError>,
     ) -> Result<Self, RecordError> {
-        let file = create(&options.output)?;
         let mut stream = EventStream::attach(sampler.target().pid(), plan)?;
         let moment = RefCell::new((&mut stream, Before::default()));
-        let (sample, (began_ns, began, started_at)) = sampler.take_at(options.manner, || {
+        let (sample, (began_ns, began, started_at)) = sampler.take_at(manner, || {
             let (stream, before) = &mut *moment.borrow_mut();
             stream.drain(usize::MAX, |told| before.note(told));
             let now = monotonic_ns().unwrap_or_default();
@@ -135,14 +147,14 @@ impl Running {
         before.settle(&mut blocks);
         let target = sampler.target();
         let description = describe(target, &sample.heaps, Recorder::Probes, started_at);
-        let mut recording = Recording::begin(file, &options.output, &description)?;
+        let mut recording = begin(&description)?;
         recording.seed(&blocks)?;
         let mut large = LargeBlocks::default();
         for block in blocks.iter().filter(|block| block.live) {
             large.add(block.addr, block.bytes);
         }
         let mut probed = Probed::new(began_ns, &blocks);
-        let numbering = numbering(target, &sample, heap, options.manner)?;
+        let numbering = numbering(target, &sample, heap, manner)?;
         let mut ended = Vec::new();
         probed.number(&numbering, |event| ended.push(event));
         for event in ended {
@@ -155,33 +167,40 @@ impl Running {
             probed,
             large,
             recording,
-            manner: options.manner,
+            manner,
             began,
             schedule: WalkSchedule::new(FIRST_LOOK, Some(STOP_SHARE), began),
+            rarest: RAREST,
             slow_at: began + SLOW,
             cpu_before,
             execed: false,
         };
         running.write_checkpoint(&sample, began_ns, false)?;
-        tell(
-            &running.stream,
-            plan,
-            &sample,
-            self::heap(&sample, plan),
-            &options.output,
-        );
+        for what in lacks(&running.stream, plan, &sample, self::heap(&sample, plan)) {
+            running.recording.say(what);
+        }
         Ok(running)
     }
 
+    /// Takes a checkpoint at least so often, as far as stops stay within their share of the time.
+    pub(crate) fn look_every(&mut self, rarest: Duration) {
+        self.rarest = rarest.max(FIRST_LOOK);
+    }
+
+    /// What takes in the stream.
+    pub(crate) fn output(&self) -> &O {
+        &self.recording
+    }
+
     /// Writes what was told since.
-    fn take(&mut self) -> Result<(), Cut> {
+    pub(crate) fn take(&mut self) -> Result<(), Cut> {
         let mut told = Vec::new();
         while self.stream.drain(BATCH, |event| told.push(*event)) > 0 {
             self.write(&told)?;
             told.clear();
-            self.recording.progress();
+            self.recording.progress()?;
         }
-        self.recording.progress();
+        self.recording.progress()?;
         Ok(())
     }
 
@@ -203,7 +222,7 @@ impl Running {
         written
     }
 
-    fn look_if_due(&mut self) -> Result<(), RecordError> {
+    pub(crate) fn look_if_due(&mut self) -> Result<(), RecordError> {
         if self.schedule.due(Instant::now()) {
             self.look(false)?;
         }
@@ -212,7 +231,7 @@ impl Running {
 
     /// Takes a checkpoint: the target is stopped, all that was told up to there is written, then
     /// what was seen.
-    fn look(&mut self, is_final: bool) -> Result<(), RecordError> {
+    pub(crate) fn look(&mut self, is_final: bool) -> Result<(), RecordError> {
         let began = Instant::now();
         let moment = RefCell::new((&mut self.stream, Vec::new()));
         let taken = self.sampler.take_at(self.manner, || {
@@ -233,7 +252,7 @@ impl Running {
         if self.sampler.target().state() == TargetState::Same {
             self.write_checkpoint(&sample, now_ns, is_final)?;
         }
-        let interval = (self.began.elapsed() / LOOKS).clamp(FIRST_LOOK, RAREST);
+        let interval = (self.began.elapsed() / LOOKS).clamp(FIRST_LOOK, self.rarest);
         self.schedule.set_interval(interval);
         let stopped = Duration::from_nanos(sample.completeness.stop_ns);
         let now = Instant::now();
@@ -267,7 +286,7 @@ impl Running {
     }
 
     /// Whether the recording must end: the target is gone, or costs more than it may.
-    fn check(&mut self, budget: Option<f64>) -> Result<Option<Ending>, RecordError> {
+    pub(crate) fn check(&mut self, budget: Option<f64>) -> Result<Option<Ending>, RecordError> {
         if self.execed {
             let how = "the target executed another program";
             return Ok(Some(Ending::TargetGone(how.to_owned())));
@@ -296,13 +315,12 @@ impl Running {
             });
         match budget.filter(|budget| share > *budget && age > JUDGED_AFTER) {
             Some(budget) => {
-                let _ = writeln!(
-                    io::stderr(),
+                self.recording.say(format!(
                     "the probes took {:.1} % of a core, more than the budget of {:.1} %: the \
                      recording ends here",
                     share * 100.0,
                     budget * 100.0
-                );
+                ));
                 Ok(Some(Ending::Done))
             }
             None => Ok(None),
@@ -317,14 +335,15 @@ impl Running {
     }
 
     /// Ends the recording with a last checkpoint, if there is still something to look at.
-    fn finish(mut self, ending: &Ending) -> Result<(), RecordError> {
+    pub(crate) fn finish(mut self, ending: &Ending) -> Result<(), RecordError> {
         match ending {
             Ending::TargetGone(how) => {
                 self.take()?;
                 if !self.execed {
                     self.put(monotonic_ns()?, EventKind::Exit)?;
                 }
-                let _ = writeln!(io::stderr(), "{how}: what was recorded is kept");
+                self.recording
+                    .say(format!("{how}: what was recorded is kept"));
             }
             _ => self.look(true)?,
         }
@@ -332,17 +351,15 @@ impl Running {
         let part = self.of_its_time(cost.spent_ns);
         self.stream.close()?;
         let (events, left_out) = (self.recording.events(), self.probed.left_out());
-        self.recording.finish()?;
         let each = cost.spent_ns / events.max(1) as f64;
         let of_its_time = part.map_or(String::new(), |part| {
             format!(", {:.0} % of its processor time meanwhile", part * 100.0)
         });
-        let _ = writeln!(
-            io::stderr(),
+        self.recording.say(format!(
             "the probes took {each:.0} ns of the target an event{of_its_time}; {left_out} frees of \
              blocks that were not known were left out"
-        );
-        Ok(())
+        ));
+        Ok(self.recording.finish()?)
     }
 }
 
@@ -376,40 +393,31 @@ fn heap<'s>(sample: &'s Sample, plan: &ProbePlan) -> Option<&'s HeapSnapshot> {
     sample.heaps.iter().find(|heap| heap.allocator == serves)
 }
 
-/// Says that the recording began, and what it lacks.
-fn tell(
+/// What the recording lacks.
+fn lacks(
     stream: &EventStream,
     plan: &ProbePlan,
     sample: &Sample,
     heap: Option<&HeapSnapshot>,
-    output: &Path,
-) {
-    let say = |what: String| {
-        // A closed terminal hears nothing.
-        let _ = writeln!(io::stderr(), "fragscope: {what}");
-    };
-    let object = &plan.object;
-    for (function, why) in stream.failed() {
-        say(format!("calls of {function} are not recorded: {why}"));
-    }
+) -> Vec<String> {
+    let failed = stream.failed().iter();
+    let mut all: Vec<_> = failed
+        .map(|(function, why)| format!("calls of {function} are not recorded: {why}"))
+        .collect();
     if let Some(why) = stream.blind() {
-        say(format!("ends of threads are not recorded: {why}"));
+        all.push(format!("ends of threads are not recorded: {why}"));
     }
     if heap.is_none() {
-        say(format!(
+        all.push(format!(
             "the heap of {} could not be walked: blocks from before are not in the trace",
-            object.name_and_version
+            plan.object.name_and_version
         ));
     }
     if !sample.completeness.stopped {
-        say(
+        all.push(
             "the target was not stopped for the walk: blocks from before may be missing or wrong"
                 .to_owned(),
         );
     }
-    say(format!(
-        "recording process {} into {}; its children are not recorded",
-        sample.target.pid,
-        output.display()
-    ));
+    all
 }

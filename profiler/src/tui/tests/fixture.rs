@@ -32,6 +32,7 @@ pub(super) fn view(map_pages: usize) -> View {
         notices: Vec::new(),
         history: Arc::new(history()),
         over_time: Default::default(),
+        what_if: None,
         ended: None,
     }
 }
@@ -70,6 +71,7 @@ pub(super) fn unknown() -> View {
         ],
         history: Arc::new(Vec::new()),
         over_time: Default::default(),
+        what_if: None,
         ended: Some("the target exited with status 1".into()),
     }
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use crossterm::event::KeyCode;
 
+use profiler_core::view::{Shadow, WhatIf};
+
 use super::super::app::{App, Message, Tab, update};
 use super::super::theme::Theme;
 use super::{PAGES, app, fixture, frame, text};
@@ -54,6 +56,31 @@ fn pages_can_be_counted_by_two_mebibytes() {
     golden("pages_2m_80x24", &text(&frame(&app, 80, 24)));
     update(&mut app, Message::Key(KeyCode::Char('t').into()));
     golden("pages_80x24", &text(&frame(&app, 80, 24)));
+}
+
+#[test]
+fn shadows_stand_beside_the_worker_on_every_screen() {
+    let mut view = fixture::view(PAGES);
+    let shadow = |name: &str, resident_bytes, ended: Option<&str>| Shadow {
+        name: name.into(),
+        resident_bytes,
+        worker_bytes: Some(320 << 20),
+        ended: ended.map(Into::into),
+    };
+    view.what_if = Some(WhatIf {
+        shadows: vec![
+            shadow("jemalloc 5.3.1", Some(208 << 20), None),
+            shadow("mimalloc 3.3.2", None, None),
+            shadow("libbad.so", None, Some("crashed (SIGSEGV)")),
+        ],
+        turned_over: Some(0.4),
+        events_lost: 12,
+    });
+    let mut app = app(80, 24);
+    update(&mut app, Message::View(Box::new(view)));
+    golden("what_if_80x24", &text(&frame(&app, 80, 24)));
+    choose(&mut app, Some(Tab::Why));
+    assert!(text(&frame(&app, 80, 24)).contains("jemalloc 5.3.1 208.0 MiB (-35 %)"));
 }
 
 #[test]

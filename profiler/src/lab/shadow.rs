@@ -1,0 +1,240 @@
+//! Shadows: players that follow a worker while it runs, each with another allocator.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use procfs::{Current, Meminfo};
+use profiler_core::view::{Shadow, WhatIf};
+use profiler_trace::trace::{Description, Item};
+
+use super::play::{Growing, PlayError, PlayedCheckpoint, Program, Setup, play_along};
+
+/// What was taken in is passed on so often.
+const PUBLISH: Duration = Duration::from_millis(20);
+/// A shadow that is so many operations behind cannot keep up: they take 1 GiB of the folder for
+/// temporary files.
+const BEHIND: u64 = 1 << 26;
+/// Shadows end when the host has less of its memory available than this part of it.
+const PRESSED: u64 = 20;
+
+/// What is known of the shadows, for whoever shows it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Board(Arc<Mutex<WhatIf>>);
+
+impl Board {
+    /// A copy of all of it.
+    pub(crate) fn get(&self) -> WhatIf {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, WhatIf> {
+        // Nothing that holds the lock panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, number: usize, change: impl FnOnce(&mut Shadow)) {
+        if let Some(shadow) = self.lock().shadows.get_mut(number) {
+            change(shadow);
+        }
+    }
+}
+
+/// The shadows of one worker.
+#[derive(Debug)]
+pub(crate) struct Shadows {
+    growing: Growing,
+    players: Vec<Player>,
+    board: Board,
+    published: Instant,
+    events: u64,
+}
+
+#[derive(Debug)]
+struct Player {
+    link: Arc<Link>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Between a player's thread and the one that feeds it.
+#[derive(Debug, Default)]
+struct Link {
+    played: AtomicU64,
+    /// Why it is to end.
+    end: Mutex<Option<String>>,
+}
+
+impl Link {
+    fn end(&self, why: &str) {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.get_or_insert_with(|| why.to_owned());
+    }
+
+    fn why(&self) -> Option<String> {
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.clone()
+    }
+}
+
+impl Shadows {
+    /// Starts a shadow for each setup; what they come to is told on the board.
+    ///
+    /// # Errors
+    /// When there is no room for the program or no thread.
+    pub(crate) fn start(
+        description: Description,
+        setups: &[(String, Setup)],
+        board: Board,
+    ) -> io::Result<Self> {
+        let growing = Growing::new(description)?;
+        let shadow = |name: &String| Shadow {
+            name: name.clone(),
+            ..Shadow::default()
+        };
+        board.lock().shadows = setups.iter().map(|(name, _)| shadow(name)).collect();
+        let mut players = Vec::new();
+        for (number, (_, setup)) in setups.iter().enumerate() {
+            let link = Arc::new(Link::default());
+            let (program, setup) = (Arc::clone(growing.program()), setup.clone());
+            let (board, for_thread) = (board.clone(), Arc::clone(&link));
+            let thread = std::thread::Builder::new()
+                .name("shadow".into())
+                .spawn(move || follow(&program, &setup, &for_thread, &board, number))?;
+            players.push(Player {
+                link,
+                thread: Some(thread),
+            });
+        }
+        Ok(Self {
+            growing,
+            players,
+            board,
+            published: Instant::now(),
+            events: 0,
+        })
+    }
+
+    /// Takes in the next item of the worker's stream.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub(crate) fn item(&mut self, item: Item) -> io::Result<()> {
+        self.events += u64::from(matches!(item, Item::Event(_)));
+        self.growing.item(item)
+    }
+
+    /// Events taken in.
+    pub(crate) fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Passes on what was taken in, when it is time, and gives room back.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub(crate) fn pass_on(&mut self) -> io::Result<()> {
+        if self.published.elapsed() < PUBLISH {
+            return Ok(());
+        }
+        self.published = Instant::now();
+        self.growing.publish()?;
+        let program = self.growing.program();
+        let (published, summary) = (program.published(), program.summary());
+        let mut least = published;
+        for player in self.running() {
+            let played = player.link.played.load(Ordering::Relaxed);
+            if published - played.min(published) > BEHIND {
+                player.link.end("could not keep up with the worker");
+            }
+            least = least.min(played);
+        }
+        let mut board = self.board.lock();
+        board.events_lost = summary.lost;
+        board.turned_over = (summary.seed_bytes > 0)
+            .then(|| summary.allocated_bytes as f64 / summary.seed_bytes as f64);
+        drop(board);
+        self.growing.forget(least)
+    }
+
+    /// Whether any shadow is left.
+    pub(crate) fn any(&self) -> bool {
+        self.running().next().is_some()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Player> {
+        let all = self.players.iter();
+        all.filter(|player| player.thread.as_ref().is_some_and(|t| !t.is_finished()))
+    }
+
+    /// Lets them play to the end of what they got, for a moment, then ends them.
+    pub(crate) fn finish(mut self) {
+        // What cannot be written any more is not played.
+        let _ = self.growing.close();
+        let until = Instant::now() + LAST_MOMENT;
+        while self.any() && Instant::now() < until {
+            std::thread::sleep(PUBLISH);
+        }
+    }
+}
+
+/// How long a session waits at its end for its shadows.
+const LAST_MOMENT: Duration = Duration::from_secs(2);
+
+impl Drop for Shadows {
+    fn drop(&mut self) {
+        for player in &mut self.players {
+            player.link.end("the session ended");
+            if let Some(thread) = player.thread.take() {
+                // One that panicked has ended too.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Plays along until the program is over, or the shadow is to end.
+fn follow(program: &Program, setup: &Setup, link: &Link, board: &Board, number: usize) {
+    let progress = |played| {
+        link.played.store(played, Ordering::Relaxed);
+        if is_pressed() {
+            link.end("the host is short of memory");
+        }
+        link.why().is_none()
+    };
+    let reached = |at: &PlayedCheckpoint| {
+        let worker = worker_bytes(program, at);
+        board.set(number, |shadow| {
+            shadow.resident_bytes = Some(at.resident_bytes);
+            shadow.worker_bytes = worker;
+        });
+    };
+    let ended = match play_along(program, setup, &progress, &reached) {
+        Ok(_) => return,
+        Err(PlayError::Cancelled) => link.why().unwrap_or_default(),
+        Err(error) => error.to_string(),
+    };
+    board.set(number, |shadow| shadow.ended = Some(ended));
+}
+
+/// What malloc of the worker itself had at a checkpoint, swapped bytes included.
+fn worker_bytes(program: &Program, at: &PlayedCheckpoint) -> Option<u64> {
+    let stops = program.stops();
+    let stop = stops.iter().rev().find(|stop| {
+        (stop.checkpoint.time_ns, stop.checkpoint.process) == (at.time_ns, at.process)
+    })?;
+    let figure = |name: &str| {
+        let mut all = stop.checkpoint.figures.iter();
+        all.find(|(n, _)| n == name).map(|(_, value)| *value)
+    };
+    Some(figure("malloc_resident_bytes")? + figure("malloc_swapped_bytes").unwrap_or(0))
+}
+
+/// Whether the host is short of memory.
+fn is_pressed() -> bool {
+    Meminfo::current().is_ok_and(|memory| {
+        let available = memory.mem_available.unwrap_or(memory.mem_free);
+        available < memory.mem_total / PRESSED
+    })
+}

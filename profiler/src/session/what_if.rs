@@ -1,0 +1,195 @@
+//! `attach --what-if`: the worker's stream, recorded through probes and played at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use profiler_core::view::WhatIf;
+use profiler_trace::trace::{Checkpoint, Event, Item, SeedBlock};
+
+use super::Ending;
+use super::options::Manner;
+use super::record::{Cut, Output, RecordError, Running};
+use super::sampler::Sampler;
+use crate::lab::allocators::Allocator;
+use crate::lab::play::Setup;
+use crate::lab::shadow::{Board, Shadows};
+use crate::probe::plan::ProbePlan;
+
+/// Between two looks at the ring.
+const NAP: Duration = Duration::from_millis(3);
+/// Between two checkpoints at the most: what the shadows have is known only there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What is to be compared.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WhatIfOptions {
+    /// Allocators by name or path.
+    pub allocators: Vec<String>,
+    /// A shadow ends when it has more bytes resident.
+    pub memory_limit: u64,
+}
+
+/// Shadows of a worker, fed by a thread of their own.
+pub(crate) struct WhatIfSession {
+    board: Board,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<(), String>>>,
+    notice: Option<String>,
+}
+
+impl WhatIfSession {
+    /// Begins to follow the process.
+    ///
+    /// # Errors
+    /// When an allocator is not to be had, in one sentence.
+    pub(crate) fn start(pid: i32, options: &WhatIfOptions, manner: Manner) -> Result<Self, String> {
+        let mut setups = Vec::new();
+        for name in &options.allocators {
+            let allocator = Allocator::find(name).map_err(|why| format!("{name}: {why}"))?;
+            // A path is long, and its end tells it.
+            let title = allocator.title();
+            let short = title.rsplit('/').next().unwrap_or(&title);
+            setups.push((short.to_owned(), setup(&allocator, options.memory_limit)));
+        }
+        let board = Board::default();
+        let over = Arc::new(AtomicBool::new(false));
+        let (for_thread, end) = (board.clone(), Arc::clone(&over));
+        let thread = std::thread::Builder::new()
+            .name("what-if".into())
+            .spawn(move || {
+                follow(pid, &setups, manner, for_thread, &end).map_err(|error| error.to_string())
+            })
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            board,
+            over,
+            thread: Some(thread),
+            notice: None,
+        })
+    }
+
+    /// What there is to show now.
+    pub(crate) fn get(&self) -> WhatIf {
+        self.board.get()
+    }
+
+    /// Why there are no shadows, if that is so.
+    pub(crate) fn notice(&self) -> Option<String> {
+        self.notice.clone()
+    }
+
+    /// Takes notice when it has ended by itself.
+    pub(crate) fn poll(&mut self) {
+        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.wait();
+        }
+    }
+
+    /// Ends it: probes off, shadows gone.
+    pub(crate) fn end(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        self.notice = match thread.join() {
+            Ok(Ok(())) => None,
+            Ok(Err(why)) => Some(format!("no more shadows: {why}")),
+            Err(_) => Some("no more shadows: what fed them panicked".to_owned()),
+        };
+    }
+}
+
+impl Drop for WhatIfSession {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn setup(allocator: &Allocator, memory_limit: u64) -> Setup {
+    Setup {
+        preload: allocator.object.clone(),
+        memory_limit: Some(memory_limit),
+        background: true,
+        ..Setup::default()
+    }
+}
+
+fn follow(
+    pid: i32,
+    setups: &[(String, Setup)],
+    manner: Manner,
+    board: Board,
+    over: &AtomicBool,
+) -> Result<(), RecordError> {
+    let sampler = Sampler::open(pid)?;
+    let plan = ProbePlan::for_recording(sampler.target())?;
+    let mut running = Running::begin(sampler, &plan, manner, |description| {
+        Ok(Feed(Shadows::start(description.clone(), setups, board)?))
+    })?;
+    running.look_every(LOOK_EVERY);
+    let ending = loop {
+        std::thread::sleep(NAP);
+        running.take()?;
+        running.look_if_due()?;
+        if let Some(how) = running.check(None)? {
+            break how;
+        }
+        if over.load(Ordering::Relaxed) || !running.output().0.any() {
+            break Ending::Done;
+        }
+    };
+    running.finish(&ending)
+}
+
+/// Passes the stream on to the shadows.
+struct Feed(Shadows);
+
+impl Feed {
+    fn item(&mut self, item: Item) -> Result<(), Cut> {
+        let events = self.0.events();
+        self.0.item(item).map_err(|why| cut(events, why))
+    }
+}
+
+fn cut(events: u64, why: std::io::Error) -> Cut {
+    Cut::new(std::env::temp_dir(), events, why)
+}
+
+impl Output for Feed {
+    fn seed(&mut self, blocks: &[SeedBlock]) -> Result<(), Cut> {
+        self.item(Item::Seed(blocks.to_vec()))
+    }
+
+    fn event(&mut self, event: &Event) -> Result<(), Cut> {
+        self.item(Item::Event(*event))
+    }
+
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Cut> {
+        self.item(Item::Checkpoint(checkpoint.clone()))
+    }
+
+    fn progress(&mut self) -> Result<(), Cut> {
+        let events = self.0.events();
+        self.0.pass_on().map_err(|why| cut(events, why))
+    }
+
+    /// The board says all there is.
+    fn remark(&mut self, _remark: String) {}
+
+    fn say(&mut self, _what: String) {}
+
+    fn events(&self) -> u64 {
+        self.0.events()
+    }
+
+    fn finish(self) -> Result<(), Cut> {
+        self.0.finish();
+        Ok(())
+    }
+}
