@@ -162,6 +162,26 @@ impl Compiler {
         &self.stops
     }
 
+    /// Makes glibc's `mmap_threshold` what it was, before anything else: it follows the largest block
+    /// with a mapping of its own that was freed (`free` in `malloc/malloc.c`).
+    ///
+    /// # Errors
+    /// Those of the sink.
+    pub fn set_mmap_threshold(&mut self, bytes: u64, sink: &mut impl Sink) -> io::Result<()> {
+        let slot = self.processes[0].take_slot();
+        sink.push(touch(0))?;
+        sink.push(Op {
+            // With its header and rounded to pages, it is a chunk of `bytes`.
+            value: bytes.saturating_sub(32),
+            slot,
+            code: code::ALLOC,
+            ..Op::default()
+        })?;
+        sink.push(free(slot))?;
+        self.processes[0].give_slot(slot);
+        Ok(())
+    }
+
     fn seed(&mut self, block: &SeedBlock, sink: &mut impl Sink) -> io::Result<()> {
         self.seeding = true;
         // The arena's number stands for the thread that allocates from it.

@@ -137,6 +137,15 @@ pub struct Growing {
     buffer: Buffer,
 }
 
+/// What glibc's `mmap_threshold` had grown to when the recording began; `None` where it does not grow
+/// or had not (`DEFAULT_MMAP_THRESHOLD_MIN` and `_MAX`).
+fn grown_mmap_threshold(description: &Description) -> Option<u64> {
+    let is_seeded = description.get("recorder") == Some("probes");
+    let grows = description.get("setting.no_dyn_threshold") == Some("0");
+    let bytes = description.get("setting.mmap_threshold")?.parse().ok()?;
+    (is_seeded && grows && (128 << 10 < bytes && bytes <= 32 << 20)).then_some(bytes)
+}
+
 impl Growing {
     /// An empty program.
     ///
@@ -153,7 +162,8 @@ impl Growing {
             forgotten: 0,
             ops: Vec::with_capacity(BUFFERED),
         };
-        Ok(Self {
+        let threshold = grown_mmap_threshold(&description);
+        let mut growing = Self {
             program: Arc::new(Program {
                 file,
                 published: AtomicU64::new(0),
@@ -162,7 +172,13 @@ impl Growing {
             }),
             compiler: Compiler::default(),
             buffer,
-        })
+        };
+        if let Some(bytes) = threshold {
+            growing
+                .compiler
+                .set_mmap_threshold(bytes, &mut growing.buffer)?;
+        }
+        Ok(growing)
     }
 
     /// The program, to be played.
@@ -278,5 +294,28 @@ impl Sink for Buffer {
                 self.file.write_all_at(op.as_bytes(), at)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_threshold_that_had_grown_is_known_of_a_process_that_ran_already() {
+        let of = |recorder: &str, fixed: &str, bytes: &str| {
+            let all = [
+                ("recorder", recorder),
+                ("setting.no_dyn_threshold", fixed),
+                ("setting.mmap_threshold", bytes),
+            ];
+            let all = all.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            grown_mmap_threshold(&Description(all.into()))
+        };
+        assert_eq!(of("probes", "0", "503808"), Some(503_808));
+        assert_eq!(of("probes", "0", "131072"), None);
+        assert_eq!(of("probes", "1", "503808"), None);
+        assert_eq!(of("preload", "0", "503808"), None);
+        assert_eq!(of("probes", "0", "99999999999"), None);
     }
 }

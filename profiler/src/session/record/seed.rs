@@ -11,6 +11,12 @@ use profiler_trace::trace::SeedBlock;
 /// the block that follows, unless that one is free (`malloc/malloc.c`, "usable size").
 const GLIBC_HEADER: u64 = 8;
 
+/// Free chunks are told in pieces of so many bytes, which merge when they are freed: asked for at once,
+/// a larger one would get a mapping of its own (`DEFAULT_MMAP_THRESHOLD_MIN`).
+const PIECE: u64 = 64 << 10;
+/// No chunk is smaller (`MINSIZE`).
+const LEAST: u64 = 32;
+
 /// The blocks of the heap that serves malloc, in address order. Those that are free are told where
 /// they shape what comes next: in glibc's bins and caches.
 pub(crate) fn blocks(heap: &HeapSnapshot) -> Vec<SeedBlock> {
@@ -24,9 +30,30 @@ pub(crate) fn blocks(heap: &HeapSnapshot) -> Vec<SeedBlock> {
             (true, _) => GLIBC_HEADER,
         };
         let spans = extent.spans.iter(extent.range.start());
-        blocks.extend(spans.filter_map(|span| block(&span, header, arena, is_glibc)));
+        for block in spans.filter_map(|span| block(&span, header, arena, is_glibc)) {
+            if block.live {
+                blocks.push(block);
+            } else {
+                blocks.extend(pieces(block));
+            }
+        }
     }
     blocks
+}
+
+/// A free chunk of glibc's as chunks that fill it.
+fn pieces(whole: SeedBlock) -> impl Iterator<Item = SeedBlock> {
+    let chunk = whole.bytes + GLIBC_HEADER;
+    let count = chunk.saturating_sub(LEAST) / PIECE;
+    (0..=count).map(move |i| {
+        let left = chunk - i * PIECE;
+        let own = if i < count { PIECE } else { left };
+        SeedBlock {
+            addr: whole.addr + i * PIECE,
+            bytes: own - GLIBC_HEADER,
+            ..whole
+        }
+    })
 }
 
 fn block(span: &Span, header: u64, arena: u32, with_free: bool) -> Option<SeedBlock> {
@@ -165,6 +192,24 @@ mod tests {
             blocks(&heap(Allocator::Jemalloc)),
             [seed(0x1018, 0x20, true), seed(0x8010, 0xff0, true)]
         );
+    }
+
+    #[test]
+    fn pieces_of_a_free_chunk_fill_it_and_can_be_chunks() {
+        for chunk in [32, 48, PIECE, PIECE + 16, PIECE + 32, 5 * PIECE + 112] {
+            let all: Vec<_> = pieces(seed(0x1020, chunk - GLIBC_HEADER, false)).collect();
+            let mut at = 0x1020;
+            for piece in &all {
+                assert_eq!(piece.addr, at);
+                let bytes = piece.bytes + GLIBC_HEADER;
+                assert!(
+                    (LEAST..PIECE + LEAST).contains(&bytes),
+                    "{bytes} of {chunk}"
+                );
+                at += bytes;
+            }
+            assert_eq!(at, 0x1020 + chunk);
+        }
     }
 
     #[test]
