@@ -3,6 +3,7 @@
 use crate::addr::PAGE_SIZE;
 use crate::heap::Allocator;
 use crate::metrics::huge::HUGE_PAGE;
+use crate::metrics::malloc_resident;
 use crate::metrics::pages::{PageSlice, Use};
 use crate::report::{HeapReport, HugeOccupancyRow, LedgerClass, LedgerRow, Metric};
 use crate::sample::Sample;
@@ -223,6 +224,12 @@ pub(crate) fn metrics(
                 .then(|| ratio(figures.heap_bytes, sample.kernel.rss_bytes))
                 .flatten(),
             "how much of RSS is heap at all; below 0.5 look at files and libraries first",
+        ),
+        metric(
+            "malloc_resident_bytes",
+            Some(malloc_resident(&sample.residency, &sample.heaps).resident_bytes as f64),
+            "what malloc has resident, by a definition that holds under every allocator: the \
+             figure by which replays are compared",
         ),
         metric(
             "swap_fragmentation_bytes",

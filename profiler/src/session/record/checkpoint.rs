@@ -5,9 +5,19 @@ use profiler_core::metrics::malloc_resident;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 
-/// The figures of a checkpoint, by the names that `docs/trace-format.md` lists. `is_final` marks
-/// the last one of its process.
-pub(crate) fn figures(sample: &Sample, is_final: bool) -> Vec<(String, u64)> {
+/// Why a checkpoint is taken.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Occasion {
+    /// It was time.
+    Due,
+    /// SIGUSR1 asked for it: a moment that can be told from the others.
+    Asked,
+    /// The recording of the process ends.
+    Last,
+}
+
+/// The figures of a checkpoint, by the names that `docs/trace-format.md` lists.
+pub(crate) fn figures(sample: &Sample, occasion: Occasion) -> Vec<(String, u64)> {
     let mut all = Vec::new();
     let mut put = |name: &str, value| all.push((name.to_owned(), value));
     let resident = malloc_resident(&sample.residency, &sample.heaps);
@@ -35,8 +45,10 @@ pub(crate) fn figures(sample: &Sample, is_final: bool) -> Vec<(String, u64)> {
     for row in &FragReport::from_sample(sample).ledger {
         put(&format!("ledger.{}", row.class.name()), row.resident_bytes);
     }
-    if is_final {
-        put("final", 1);
+    match occasion {
+        Occasion::Due => {}
+        Occasion::Asked => put("asked", 1),
+        Occasion::Last => put("final", 1),
     }
     all
 }

@@ -15,6 +15,7 @@ use profiler_common::ring::RING_VARIABLE;
 use profiler_trace::trace::Description;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::checkpoint::Occasion;
 use super::describe::{Recorder, describe};
 use super::preloaded::Preloaded;
 use super::recording::Recording;
@@ -83,7 +84,7 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<Ending, Re
             biased;
             name = signals.next() => {
                 // The terminal sends its signals to the command as well.
-                stream.look(true)?;
+                stream.look(Occasion::Last)?;
                 if ending != Ending::Done {
                     break;
                 }
@@ -92,11 +93,11 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<Ending, Re
                     end(&child);
                 }
             }
-            _ = asked.recv() => stream.look(false)?,
+            _ = asked.recv() => stream.look(Occasion::Asked)?,
             () = tokio::time::sleep(if idle { NAP } else { Duration::ZERO }) => {}
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            stream.look(true)?;
+            stream.look(Occasion::Last)?;
             end(&child);
             break;
         }

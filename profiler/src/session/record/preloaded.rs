@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use profiler_trace::trace::{Checkpoint, Event, EventKind};
 
-use super::checkpoint;
+use super::checkpoint::{self, Occasion};
 use super::recording::{Cut, Recording};
 use super::stream::{Running, Stream};
 use super::touched::LargeBlocks;
@@ -132,19 +132,19 @@ impl Preloaded {
     /// When the file cannot be written.
     pub(crate) fn look_if_due(&mut self) -> Result<(), Cut> {
         if self.schedule.due(Instant::now()) {
-            self.look(false)?;
+            self.look(Occasion::Due)?;
         }
         Ok(())
     }
 
-    /// Takes a checkpoint of each process, now; the last ones when `is_final`.
+    /// Takes a checkpoint of each process, now; for this reason.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn look(&mut self, is_final: bool) -> Result<(), Cut> {
+    pub(crate) fn look(&mut self, occasion: Occasion) -> Result<(), Cut> {
         let (began, mut stopped) = (Instant::now(), Duration::ZERO);
         for running in self.stream.running() {
-            stopped = stopped.max(self.look_at(running, is_final)?);
+            stopped = stopped.max(self.look_at(running, occasion)?);
         }
         let now = Instant::now();
         let interval = (self.began.elapsed() / LOOKS).clamp(FIRST_LOOK, RAREST);
@@ -154,7 +154,7 @@ impl Preloaded {
     }
 
     /// Takes a checkpoint of one process; how long it stood still.
-    fn look_at(&mut self, running: Running, is_final: bool) -> Result<Duration, Cut> {
+    fn look_at(&mut self, running: Running, occasion: Occasion) -> Result<Duration, Cut> {
         let pid = running.pid;
         let known = self.samplers.entry(pid).or_default();
         if let Some(sampler) = known {
@@ -196,7 +196,7 @@ impl Preloaded {
         self.recording.checkpoint(&Checkpoint {
             time_ns,
             process: running.process,
-            figures: checkpoint::figures(&sample, is_final),
+            figures: checkpoint::figures(&sample, occasion),
         })?;
         Ok(Duration::from_nanos(sample.completeness.stop_ns))
     }

@@ -12,6 +12,7 @@ use profiler_core::sample::Sample;
 use profiler_trace::trace::{Checkpoint, Description, Event, EventKind};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::checkpoint::{self, Occasion};
 use super::describe::{Recorder, describe};
 use super::lock::Lock;
 use super::output::Output;
@@ -20,7 +21,7 @@ use super::probed::Probed;
 use super::recording::{Cut, Recording};
 use super::seed::{self, Before};
 use super::touched::LargeBlocks;
-use super::{RecordError, RecordOptions, checkpoint, create, monotonic_ns};
+use super::{RecordError, RecordOptions, create, monotonic_ns};
 use crate::probe::EventStream;
 use crate::probe::plan::ProbePlan;
 use crate::process::{Target, TargetState};
@@ -83,7 +84,7 @@ async fn run(
         tokio::select! {
             biased;
             name = signals.next() => break Ending::Interrupted(name),
-            _ = asked.recv() => running.look(false)?,
+            _ = asked.recv() => running.look(Occasion::Asked)?,
             () = tokio::time::sleep(NAP) => {}
         }
         running.take()?;
@@ -175,7 +176,7 @@ impl<O: Output> Running<O> {
             cpu_before,
             execed: false,
         };
-        running.write_checkpoint(&sample, began_ns, false)?;
+        running.write_checkpoint(&sample, began_ns, Occasion::Due)?;
         for what in lacks(&running.stream, plan, &sample, self::heap(&sample, plan)) {
             running.recording.say(what);
         }
@@ -224,14 +225,14 @@ impl<O: Output> Running<O> {
 
     pub(crate) fn look_if_due(&mut self) -> Result<(), RecordError> {
         if self.schedule.due(Instant::now()) {
-            self.look(false)?;
+            self.look(Occasion::Due)?;
         }
         Ok(())
     }
 
     /// Takes a checkpoint: the target is stopped, all that was told up to there is written, then
     /// what was seen.
-    pub(crate) fn look(&mut self, is_final: bool) -> Result<(), RecordError> {
+    pub(crate) fn look(&mut self, occasion: Occasion) -> Result<(), RecordError> {
         let began = Instant::now();
         let moment = RefCell::new((&mut self.stream, Vec::new()));
         let taken = self.sampler.take_at(self.manner, || {
@@ -250,7 +251,7 @@ impl<O: Output> Running<O> {
             self.put(now_ns, EventKind::Lost { events: lost })?;
         }
         if self.sampler.target().state() == TargetState::Same {
-            self.write_checkpoint(&sample, now_ns, is_final)?;
+            self.write_checkpoint(&sample, now_ns, occasion)?;
         }
         let interval = (self.began.elapsed() / LOOKS).clamp(FIRST_LOOK, self.rarest);
         self.schedule.set_interval(interval);
@@ -264,7 +265,7 @@ impl<O: Output> Running<O> {
         &mut self,
         sample: &Sample,
         now_ns: u64,
-        is_final: bool,
+        occasion: Occasion,
     ) -> Result<(), Cut> {
         for touched in self.large.touched(&sample.residency) {
             self.put(now_ns, touched)?;
@@ -272,7 +273,7 @@ impl<O: Output> Running<O> {
         self.recording.checkpoint(&Checkpoint {
             time_ns: self.probed.time_ns(now_ns),
             process: 0,
-            figures: checkpoint::figures(sample, is_final),
+            figures: checkpoint::figures(sample, occasion),
         })
     }
 
@@ -345,7 +346,7 @@ impl<O: Output> Running<O> {
                 self.recording
                     .say(format!("{how}: what was recorded is kept"));
             }
-            _ => self.look(true)?,
+            _ => self.look(Occasion::Last)?,
         }
         let cost = self.stream.cost()?;
         let part = self.of_its_time(cost.spent_ns);
