@@ -1,8 +1,9 @@
 //! The program's time, which is what the allocator sees instead of the real one.
 //!
-//! Allocators ask by `clock_gettime` and its like through the dynamic loader, which finds these
-//! first. Threads of an allocator's own that sleep until some time (jemalloc's background threads)
-//! are woken when the program's time has come there, and the program waits until they sleep again.
+//! Allocators ask by `clock_gettime` and its like through the dynamic loader, which finds those of
+//! [`crate::instead`] first. Threads of an allocator's own that sleep until some time (jemalloc's
+//! background threads) are woken when the program's time has come there, and the program waits until
+//! they sleep again.
 
 use core::ffi::{c_int, c_void};
 use core::mem;
@@ -16,34 +17,46 @@ use crate::sys;
 
 /// Time is added to this: an hour after the epoch, so that no clock stands at zero.
 const EPOCH_NS: u64 = 3_600_000_000_000;
-/// While an allocator's own threads sleep, time passes in steps so long, in ns.
+/// While an allocator has threads of its own, time passes in steps so long, in ns.
 const STEP_NS: u64 = 50_000_000;
-/// An allocator's own threads that sleep at the same time, at the most.
+/// Threads of an allocator's own, at the most.
 const SLEEPERS: usize = 64;
-/// Looks for woken threads to sleep again before they are left alone.
-const PATIENCE: u32 = 10_000;
+/// How often it is looked whether they sleep again before they are left alone, and how long at once.
+const PATIENCE: u32 = 2_000;
+const LOOK_NS: i64 = 500_000;
+/// A sleeper that waits for no time.
+const NEVER: i64 = i64::MAX;
 
-/// A thread of the allocator's own that sleeps.
+/// A thread of the allocator's own, known since it first slept.
 struct Sleeper {
+    /// Its handle; 0 when there is none yet.
+    thread: AtomicU64,
     condition: AtomicPtr<c_void>,
     mutex: AtomicPtr<c_void>,
     /// When it wants to wake, in the program's time.
     until_ns: AtomicI64,
+    /// Not 0 while it sleeps and nobody has woken it.
+    asleep: AtomicU32,
 }
 
-static ASLEEP: [Sleeper; SLEEPERS] = [const {
+static SLEEPING: [Sleeper; SLEEPERS] = [const {
     Sleeper {
+        thread: AtomicU64::new(0),
         condition: AtomicPtr::new(ptr::null_mut()),
         mutex: AtomicPtr::new(ptr::null_mut()),
-        until_ns: AtomicI64::new(i64::MAX),
+        until_ns: AtomicI64::new(NEVER),
+        asleep: AtomicU32::new(0),
     }
 }; SLEEPERS];
-/// How many of them sleep now.
-static HOW_MANY: AtomicU32 = AtomicU32::new(0);
+/// How many of them are known: those before the first without a handle.
+static KNOWN: AtomicU32 = AtomicU32::new(0);
 /// Counts up when one goes to sleep.
 static SLEPT: AtomicU32 = AtomicU32::new(0);
-/// The earliest time at which one wants to wake.
-static EARLIEST: AtomicU64 = AtomicU64::new(u64::MAX);
+
+fn sleepers() -> &'static [Sleeper] {
+    let known = KNOWN.load(Ordering::Acquire) as usize;
+    &SLEEPING[..known.min(SLEEPERS)]
+}
 
 /// Now, in ns.
 pub(crate) fn now_ns() -> u64 {
@@ -56,10 +69,13 @@ pub(crate) fn now_ns() -> u64 {
 /// Lets the time be `to_ns` of the program.
 pub(crate) fn advance(control: &Control, to_ns: u64) {
     let mut now = control.now_ns.load(Ordering::Relaxed);
-    while HOW_MANY.load(Ordering::Acquire) > 0 && to_ns.saturating_sub(now) > STEP_NS {
-        now += STEP_NS;
-        control.now_ns.store(now, Ordering::Relaxed);
-        wake_sleepers();
+    if !sleepers().is_empty() {
+        while to_ns.saturating_sub(now) > STEP_NS {
+            settle();
+            now += STEP_NS;
+            control.now_ns.store(now, Ordering::Relaxed);
+            wake_sleepers();
+        }
     }
     control.now_ns.store(to_ns.max(now), Ordering::Relaxed);
     wake_sleepers();
@@ -67,97 +83,137 @@ pub(crate) fn advance(control: &Control, to_ns: u64) {
 
 /// Wakes those whose time has come, and waits until they sleep again.
 fn wake_sleepers() {
-    let now = now_ns();
-    if EARLIEST.load(Ordering::Acquire) > now {
-        return;
-    }
-    EARLIEST.store(u64::MAX, Ordering::Relaxed);
-    let (slept, mut woken) = (SLEPT.load(Ordering::Acquire), 0);
-    for sleeper in &ASLEEP {
-        let until = sleeper.until_ns.load(Ordering::Acquire);
-        if until == i64::MAX {
+    let now = now_ns() as i64;
+    let mut woken = false;
+    for sleeper in sleepers() {
+        if sleeper.until_ns.load(Ordering::Acquire) > now
+            || sleeper.asleep.swap(0, Ordering::AcqRel) == 0
+        {
             continue;
         }
-        if until > now as i64 {
-            EARLIEST.fetch_min(until as u64, Ordering::Relaxed);
-            continue;
-        }
+        woken = true;
         let mutex = sleeper.mutex.load(Ordering::Relaxed);
-        let condition = sleeper.condition.load(Ordering::Relaxed);
         // SAFETY: the mutex of a thread that sleeps with it; the player holds no lock of the
         // allocator's.
         unsafe { sys::pthread_mutex_lock(mutex) };
-        // SAFETY: as above; the thread sleeps on it until it is woken.
-        unsafe { sys::pthread_cond_broadcast(condition) };
+        wake_all(sleeper.condition.load(Ordering::Relaxed));
         // SAFETY: locked above.
         unsafe { sys::pthread_mutex_unlock(mutex) };
-        woken += 1;
     }
+    if woken {
+        settle();
+    }
+}
+
+/// Waits until all threads of the allocator's own sleep.
+pub(crate) fn settle() {
     for _ in 0..PATIENCE {
-        if SLEPT.load(Ordering::Acquire).wrapping_sub(slept) >= woken {
-            break;
+        let slept = SLEPT.load(Ordering::Acquire);
+        let mut all = sleepers().iter();
+        if all.all(|sleeper| sleeper.asleep.load(Ordering::Acquire) != 0) {
+            return;
         }
-        // SAFETY: no arguments.
-        unsafe { sys::sched_yield() };
+        sys::wait_for(&SLEPT, slept, LOOK_NS);
+    }
+}
+
+/// Those that sleep on a condition are about to be woken.
+pub(crate) fn note_wake(condition: *mut c_void) {
+    for sleeper in sleepers() {
+        if sleeper.condition.load(Ordering::Acquire) == condition {
+            sleeper.asleep.store(0, Ordering::Release);
+        }
     }
 }
 
 /// What `pthread_cond_timedwait` gives when the time has come (`errno.h`).
-pub(crate) const TIMED_OUT: c_int = 110;
+const TIMED_OUT: c_int = 110;
 
-/// Another thread of the allocator's own goes to sleep, until it is told to wake.
+/// Sleeps until it is woken or the program's time is `until_ns`.
 ///
 /// # Safety
 /// As `pthread_cond_wait`'s.
-pub(crate) unsafe fn sleep_untimed(condition: *mut c_void, mutex: *mut c_void) -> c_int {
-    SLEPT.fetch_add(1, Ordering::AcqRel);
-    // SAFETY: as the caller promises.
-    unsafe { really_wait(condition, mutex) }
-}
-
-/// Sleeps until it is woken, as one of those that time wakes.
-///
-/// # Safety
-/// As `pthread_cond_wait`'s.
-pub(crate) unsafe fn sleep(condition: *mut c_void, mutex: *mut c_void, until: i64) -> c_int {
-    let free = ASLEEP.iter().find(|sleeper| {
-        let (mine, none) = (condition, ptr::null_mut());
-        let place = &sleeper.condition;
-        place
-            .compare_exchange(none, mine, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
-    });
-    let Some(sleeper) = free else {
+pub(crate) unsafe fn sleep(
+    condition: *mut c_void,
+    mutex: *mut c_void,
+    until_ns: Option<i64>,
+) -> c_int {
+    let until = until_ns.unwrap_or(NEVER);
+    if now_ns() as i64 >= until {
         return TIMED_OUT;
-    };
-    sleeper.mutex.store(mutex, Ordering::Relaxed);
-    sleeper.until_ns.store(until, Ordering::Release);
-    EARLIEST.fetch_min(until as u64, Ordering::AcqRel);
-    HOW_MANY.fetch_add(1, Ordering::AcqRel);
-    SLEPT.fetch_add(1, Ordering::AcqRel);
+    }
+    let sleeper = own();
+    if let Some(sleeper) = sleeper {
+        sleeper.condition.store(condition, Ordering::Release);
+        sleeper.mutex.store(mutex, Ordering::Relaxed);
+        sleeper.until_ns.store(until, Ordering::Release);
+        sleeper.asleep.store(1, Ordering::Release);
+        SLEPT.fetch_add(1, Ordering::AcqRel);
+        sys::wake(&SLEPT);
+    }
     // SAFETY: as the caller promises.
     let woken = unsafe { really_wait(condition, mutex) };
-    HOW_MANY.fetch_sub(1, Ordering::AcqRel);
-    sleeper.until_ns.store(i64::MAX, Ordering::Release);
-    sleeper.condition.store(ptr::null_mut(), Ordering::Release);
+    if let Some(sleeper) = sleeper {
+        sleeper.asleep.store(0, Ordering::Release);
+    }
+    if woken == 0 && now_ns() as i64 >= until {
+        return TIMED_OUT;
+    }
     woken
+}
+
+/// The entry of the calling thread; `None` when there are too many.
+fn own() -> Option<&'static Sleeper> {
+    // SAFETY: no arguments.
+    let me = unsafe { sys::pthread_self() };
+    for (number, sleeper) in SLEEPING.iter().enumerate() {
+        let claimed = sleeper
+            .thread
+            .compare_exchange(0, me, Ordering::AcqRel, Ordering::Acquire);
+        if claimed.is_ok() {
+            KNOWN.fetch_max(number as u32 + 1, Ordering::AcqRel);
+            return Some(sleeper);
+        }
+        if claimed == Err(me) {
+            return Some(sleeper);
+        }
+    }
+    None
 }
 
 /// # Safety
 /// As `pthread_cond_wait`'s.
 unsafe fn really_wait(condition: *mut c_void, mutex: *mut c_void) -> c_int {
-    static NEXT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
-    let mut next = NEXT.load(Ordering::Relaxed);
-    if next.is_null() {
-        next = sys::next(c"pthread_cond_wait");
-        NEXT.store(next, Ordering::Relaxed);
-    }
-    if next.is_null() {
+    static WAIT: sys::Next = sys::Next::named(c"pthread_cond_wait");
+    let found = WAIT.get();
+    if found.is_null() {
         return TIMED_OUT;
     }
     type Wait = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
     // SAFETY: libc's function of this name has this form.
-    let wait: Wait = unsafe { mem::transmute(next) };
+    let wait: Wait = unsafe { mem::transmute(found) };
     // SAFETY: as the caller promises.
     unsafe { wait(condition, mutex) }
+}
+
+/// Wakes those that sleep on the condition of a sleeper.
+fn wake_all(condition: *mut c_void) {
+    static WAKE: sys::Next = sys::Next::named(c"pthread_cond_broadcast");
+    let found = WAKE.get();
+    if found.is_null() {
+        return;
+    }
+    type Wake = unsafe extern "C" fn(*mut c_void) -> c_int;
+    // SAFETY: libc's function of this name has this form.
+    let wake: Wake = unsafe { mem::transmute(found) };
+    // SAFETY: a condition that a thread sleeps on.
+    unsafe { wake(condition) };
+}
+
+/// After a fork the allocator's own threads are not there any more.
+pub(crate) fn forget_sleepers() {
+    for sleeper in sleepers() {
+        sleeper.thread.store(0, Ordering::Relaxed);
+    }
+    KNOWN.store(0, Ordering::Release);
 }

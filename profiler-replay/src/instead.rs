@@ -3,12 +3,11 @@
 
 use core::ffi::{c_int, c_long, c_void};
 use core::mem;
-use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use profiler_common::program::CPUS_VARIABLE;
 
-use crate::clock::{self, TIMED_OUT, now_ns};
+use crate::clock::{self, now_ns};
 use crate::sys::{self, Timespec, Timeval};
 
 /// # Safety
@@ -63,16 +62,9 @@ pub unsafe extern "C" fn pthread_cond_timedwait(
 ) -> c_int {
     // SAFETY: the caller's time.
     let until = unsafe { until.read() };
-    let until = until.seconds * 1_000_000_000 + until.nanoseconds;
-    if now_ns() as i64 >= until {
-        return TIMED_OUT;
-    }
+    let until_ns = until.seconds * 1_000_000_000 + until.nanoseconds;
     // SAFETY: as the caller promises.
-    let woken = unsafe { clock::sleep(condition, mutex, until) };
-    if woken == 0 && now_ns() as i64 >= until {
-        return TIMED_OUT;
-    }
-    woken
+    unsafe { clock::sleep(condition, mutex, Some(until_ns)) }
 }
 
 /// # Safety
@@ -80,7 +72,24 @@ pub unsafe extern "C" fn pthread_cond_timedwait(
 #[cfg_attr(feature = "player", unsafe(no_mangle))]
 pub unsafe extern "C" fn pthread_cond_wait(condition: *mut c_void, mutex: *mut c_void) -> c_int {
     // SAFETY: as the caller promises.
-    unsafe { clock::sleep_untimed(condition, mutex) }
+    unsafe { clock::sleep(condition, mutex, None) }
+}
+
+/// # Safety
+/// As the C function's.
+#[cfg_attr(feature = "player", unsafe(no_mangle))]
+pub unsafe extern "C" fn pthread_cond_signal(condition: *mut c_void) -> c_int {
+    clock::note_wake(condition);
+    static SIGNAL: sys::Next = sys::Next::named(c"pthread_cond_signal");
+    let next = SIGNAL.get();
+    if next.is_null() {
+        return 0;
+    }
+    type WakeOne = unsafe extern "C" fn(*mut c_void) -> c_int;
+    // SAFETY: libc's function of this name has this form.
+    let signal: WakeOne = unsafe { mem::transmute(next) };
+    // SAFETY: as the caller promises.
+    unsafe { signal(condition) }
 }
 
 /// The number of processors that the target had, so that the allocator makes as many arenas.
@@ -94,12 +103,8 @@ pub unsafe extern "C" fn sysconf(name: c_int) -> c_long {
     {
         return c_long::from(cpus);
     }
-    static NEXT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
-    let mut next = NEXT.load(Ordering::Relaxed);
-    if next.is_null() {
-        next = sys::next(c"sysconf");
-        NEXT.store(next, Ordering::Relaxed);
-    }
+    static SYSCONF: sys::Next = sys::Next::named(c"sysconf");
+    let next = SYSCONF.get();
     if next.is_null() {
         return -1;
     }

@@ -83,6 +83,7 @@ pub(crate) fn play(me: u32) {
             }
             code::START => process::start(op.value as u32, op.slot),
             code::EXIT => {
+                process::leave();
                 control.played.store(at, Ordering::Release);
                 thread::give_turn(op.slot);
                 // SAFETY: nothing of this process is needed any more.
@@ -94,6 +95,7 @@ pub(crate) fn play(me: u32) {
             }
             code::CHECKPOINT => {
                 control.played.store(at, Ordering::Release);
+                clock::settle();
                 account();
                 ask(AT_CHECKPOINT);
             }
@@ -114,6 +116,7 @@ fn more(control: &Control, at: u64) -> u64 {
             return published;
         }
         if closed {
+            clock::settle();
             account();
             ask(AT_END);
             // SAFETY: nothing of this process is needed any more.

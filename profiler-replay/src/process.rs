@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use profiler_common::program::{AT_FAILURE, IDENTITY_VARIABLE, MAX_PROCESSES, failure};
 
 use crate::sys::{self, Usage};
-use crate::{memory, play, thread};
+use crate::{clock, memory, play, thread};
 
 /// Ends the player, after it has told why.
 pub(crate) fn fail(why: u32, detail: u64) -> ! {
@@ -135,6 +135,12 @@ fn enter(number: u32) {
     BEGAN_FAULTS.store(faults as i64, Ordering::Relaxed);
 }
 
+/// This process is no more: fragscope has nothing to look at.
+pub(crate) fn leave() {
+    let number = NUMBER.load(Ordering::Relaxed);
+    memory::control().pids[(number % MAX_PROCESSES) as usize].store(0, Ordering::Release);
+}
+
 /// What the process had used when it began to play.
 static BEGAN_CPU: AtomicI64 = AtomicI64::new(0);
 static BEGAN_FAULTS: AtomicI64 = AtomicI64::new(0);
@@ -181,6 +187,7 @@ pub(crate) fn fork(number: u32, child: u32) {
     // SAFETY: as a program that forks; the child goes on in the same code.
     match unsafe { sys::fork() } {
         0 => {
+            clock::forget_sleepers();
             if !memory::own_slots(SLOTS_USED.load(Ordering::Relaxed)) {
                 fail(failure::NO_MAPPING, 0);
             }

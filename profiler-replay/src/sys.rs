@@ -1,6 +1,7 @@
 //! What is used of libc and libpthread.
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 pub(crate) const O_RDONLY: c_int = 0;
 pub(crate) const O_RDWR: c_int = 2;
@@ -71,7 +72,6 @@ unsafe extern "C" {
     pub(crate) fn munmap(addr: *mut c_void, len: usize) -> c_int;
     pub(crate) fn syscall(number: c_long, ...) -> c_long;
     pub(crate) fn prctl(option: c_int, ...) -> c_int;
-    pub(crate) fn sched_yield() -> c_int;
     pub(crate) fn getpid() -> c_int;
     pub(crate) fn fork() -> c_int;
     pub(crate) fn poll(all: *mut Poll, count: c_ulong, milliseconds: c_int) -> c_int;
@@ -93,6 +93,7 @@ unsafe extern "C" {
         start: extern "C" fn(*mut c_void) -> *mut c_void,
         argument: *mut c_void,
     ) -> c_int;
+    pub(crate) fn pthread_self() -> c_ulong;
     pub(crate) fn pthread_join(thread: c_ulong, result: *mut *mut c_void) -> c_int;
     pub(crate) fn pthread_attr_init(attributes: *mut Attributes) -> c_int;
     pub(crate) fn pthread_attr_setstack(
@@ -102,17 +103,39 @@ unsafe extern "C" {
     ) -> c_int;
     pub(crate) fn pthread_mutex_lock(mutex: *mut c_void) -> c_int;
     pub(crate) fn pthread_mutex_unlock(mutex: *mut c_void) -> c_int;
-    pub(crate) fn pthread_cond_broadcast(condition: *mut c_void) -> c_int;
 }
 
 /// `pthread_attr_t` of glibc and musl, both at most 56 bytes on 64 bits.
 #[repr(C, align(8))]
 pub(crate) struct Attributes(pub(crate) [u8; 64]);
 
-/// The next object's function of this name; null when there is none.
-pub(crate) fn next(name: &CStr) -> *mut c_void {
-    // SAFETY: a name with its zero.
-    unsafe { dlsym(RTLD_NEXT, name.as_ptr()) }
+/// A function of libc that is looked up when it is first called, in its current version. What is
+/// linked without a version gets the oldest one, which of conditions has another layout
+/// (`nptl/old_pthread_cond_*.c`).
+pub(crate) struct Next {
+    name: &'static CStr,
+    found: AtomicPtr<c_void>,
+}
+
+impl Next {
+    /// The next object's function of this name.
+    pub(crate) const fn named(name: &'static CStr) -> Self {
+        Self {
+            name,
+            found: AtomicPtr::new(core::ptr::null_mut()),
+        }
+    }
+
+    /// Its address; null when there is none.
+    pub(crate) fn get(&self) -> *mut c_void {
+        let mut found = self.found.load(Ordering::Relaxed);
+        if found.is_null() {
+            // SAFETY: a name with its zero.
+            found = unsafe { dlsym(RTLD_NEXT, self.name.as_ptr()) };
+            self.found.store(found, Ordering::Relaxed);
+        }
+        found
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

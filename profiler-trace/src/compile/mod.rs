@@ -270,7 +270,10 @@ impl Compiler {
                 });
                 // A realloc whose end was lost moved its block to nobody knows where.
                 match before {
-                    Some(before) => self.free(process, &before, sink),
+                    Some(before) => {
+                        self.switch(event.thread, sink)?;
+                        self.free(process, &before, sink)
+                    }
                     None => Ok(()),
                 }
             }
@@ -533,8 +536,9 @@ impl Compiler {
         state.forget_all();
         self.live_bytes = self.live_bytes.saturating_sub(bytes);
         self.switch(main, sink)?;
-        sink.push(op(code::EXIT, 0, 0))?;
-        self.current = 0;
+        let first = self.processes[0].main_thread;
+        sink.push(op(code::EXIT, 0, first))?;
+        self.current = first;
         Ok(())
     }
 }

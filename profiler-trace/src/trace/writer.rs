@@ -13,7 +13,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 const MAX_EVENT_BYTES: usize = 64;
 
 /// Writes a trace, block by block.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Writer<W> {
     out: W,
     events: Vec<u8>,

@@ -132,7 +132,10 @@ impl Child {
             let status = self.process.wait()?;
             return Err(self.why_it_ended(status));
         }
-        self.check_loaded()?;
+        // One that failed may be gone before its mappings can be read.
+        if what[0] != AT_FAILURE {
+            self.check_loaded()?;
+        }
         match what[0] {
             AT_CHECKPOINT => Ok(Heard::Checkpoint),
             AT_END => Ok(Heard::End),

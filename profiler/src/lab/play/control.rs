@@ -44,10 +44,11 @@ impl Control {
         Ok((cpu_ns, self.word(offset_of!(Layout, faults))?))
     }
 
-    /// The kernel's number of a process.
-    pub(super) fn pid(&self, process: u32) -> io::Result<i32> {
+    /// The kernel's number of a process; `None` when it does not run.
+    pub(super) fn pid(&self, process: u32) -> io::Result<Option<i32>> {
         let at = offset_of!(Layout, pids) + process as usize * size_of::<u32>();
-        self.half_word(at).map(|pid| pid as i32)
+        let pid = self.half_word(at)? as i32;
+        Ok((pid > 0).then_some(pid))
     }
 
     /// Why the player failed, as it told.

@@ -5,6 +5,7 @@ mod control;
 mod program;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::process::{OpenError, Target};
 use crate::session::options::Manner;
 use crate::session::sampler::Sampler;
 
-/// Time without progress after which a player is taken to hang.
+/// Time without progress after which a player is taken to hang, unless the setup says another.
 const HANGS_AFTER: Duration = Duration::from_secs(20);
 
 /// The allocator and its settings.
@@ -38,6 +39,8 @@ pub struct Setup {
     pub core: Option<usize>,
     /// The player is ended when it has more bytes resident.
     pub memory_limit: Option<u64>,
+    /// Time without progress after which it is taken to hang; `None` is 20 s.
+    pub patience: Option<Duration>,
     /// Whether it gives way to everything else that wants a processor.
     pub background: bool,
     /// Whether to walk the heap at the end.
@@ -161,6 +164,7 @@ pub fn play_along(
     reached: &dyn Fn(&PlayedCheckpoint),
 ) -> Result<Played, PlayError> {
     let began = Instant::now();
+    let patience = setup.patience.unwrap_or(HANGS_AFTER);
     let mut child = Child::start(program, setup)?;
     let mut looks = Looks::default();
     let (mut played, mut moved) = (0, Instant::now());
@@ -175,7 +179,7 @@ pub fn play_along(
                     return Err(PlayError::Cancelled);
                 }
                 // One that has played all there is waits for more.
-                if moved.elapsed() > HANGS_AFTER && now < program.published() {
+                if moved.elapsed() > patience && now < program.published() {
                     let of = program.published();
                     return Err(PlayError::Hung { played, of });
                 }
@@ -251,7 +255,7 @@ impl Looks {
         time_ns: u64,
         live_bytes: u64,
     ) -> Result<(), PlayError> {
-        let resident_bytes = self.resident(child, process)?;
+        let resident_bytes = self.resident(child, process)?.unwrap_or(0);
         self.usage.insert(process, child.control().usage()?);
         self.last.insert(process, resident_bytes);
         self.checkpoints.push(PlayedCheckpoint {
@@ -260,35 +264,41 @@ impl Looks {
             resident_bytes,
             live_bytes,
         });
+        // What has ended takes no memory any more.
+        for (other, bytes) in &mut self.last {
+            if child.control().pid(*other)?.is_none() {
+                *bytes = 0;
+            }
+        }
         self.peak_bytes = self.peak_bytes.max(self.last.values().sum());
         Ok(())
     }
 
-    /// malloc's memory of one process, now.
-    fn resident(&mut self, child: &Child, process: u32) -> Result<u64, PlayError> {
-        let pid = child.control().pid(process)?;
+    /// malloc's memory of one process, now; `None` when it has ended.
+    fn resident(&mut self, child: &Child, process: u32) -> Result<Option<u64>, PlayError> {
+        let Some(pid) = child.control().pid(process)? else {
+            return Ok(None);
+        };
         let target = match self.targets.entry(process) {
-            std::collections::btree_map::Entry::Occupied(known) => {
-                let known = known.into_mut();
-                if known.pid() != pid {
-                    *known = Target::open(pid)?;
+            Entry::Occupied(mut known) => {
+                if known.get().pid() != pid {
+                    known.insert(Target::open(pid)?);
                 }
-                known
+                known.into_mut()
             }
-            std::collections::btree_map::Entry::Vacant(new) => new.insert(Target::open(pid)?),
+            Entry::Vacant(new) => new.insert(Target::open(pid)?),
         };
         let residency = target.residency(&target.mappings()?)?;
         let malloc = malloc_resident(&residency, &[]);
-        Ok(malloc.resident_bytes + malloc.swapped_bytes)
+        Ok(Some(malloc.resident_bytes + malloc.swapped_bytes))
     }
 
     /// malloc's memory of all processes that live, now.
     fn now(&mut self, child: &Child) -> Result<u64, PlayError> {
-        let mut sum = self.resident(child, 0)?;
+        let mut sum = self.resident(child, 0)?.unwrap_or(0);
         let others: Vec<u32> = self.last.keys().copied().filter(|&p| p != 0).collect();
         for process in others {
-            // One that has ended has nothing.
-            sum += self.resident(child, process).unwrap_or(0);
+            sum += self.resident(child, process)?.unwrap_or(0);
         }
         Ok(sum)
     }

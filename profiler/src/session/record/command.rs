@@ -109,6 +109,11 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<Ending, Re
         status = child.try_wait()?;
     }
     stream.drain()?;
+    if stream.heard_nothing() {
+        let what = "the command told of no allocation: it is linked statically, drops LD_PRELOAD, or \
+                    is of another user; record it while it runs by `fragscope record --pid`";
+        let _ = writeln!(io::stderr(), "{what}");
+    }
     stream.finish()?;
     if let Some(status) = status {
         tell(status);

@@ -234,6 +234,11 @@ impl Preloaded {
         self.recording.progress();
     }
 
+    /// Whether anything was told at all.
+    pub(crate) fn heard_nothing(&self) -> bool {
+        self.ring.tail() == 0
+    }
+
     /// Ends the recording: programs that still run go on without it.
     ///
     /// # Errors

@@ -1,0 +1,215 @@
+//! Whatever a trace holds, its program allocates into free slots only, frees and reallocates live
+//! ones only, and lets no thread play that was not started.
+
+use std::collections::{HashMap, HashSet};
+
+use profiler_common::program::{Op, code};
+use profiler_trace::compile::Compiler;
+use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Item, SeedBlock};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn kind() -> impl Strategy<Value = EventKind> {
+    // Few addresses, threads and processes, so that they meet.
+    let addr = || (0..12u64).prop_map(|n| 0x1000 + n * 0x40);
+    prop_oneof![
+        6 => (addr(), prop_oneof![Just(8u64), Just(1 << 20)], 0..3usize).prop_map(
+            |(addr, bytes, by)| EventKind::Alloc {
+                addr,
+                bytes,
+                align: 0,
+                by: [By::Malloc, By::Calloc, By::Realloc][by],
+            }
+        ),
+        5 => addr().prop_map(|addr| EventKind::Free { addr }),
+        2 => addr().prop_map(|addr| EventKind::Realloc { addr }),
+        1 => addr().prop_map(|addr| EventKind::Kept { addr }),
+        1 => (addr(), 0..1u64 << 21).prop_map(|(addr, bytes)| EventKind::Touched { addr, bytes }),
+        1 => Just(EventKind::ThreadEnd),
+        1 => (0..4u32, 0..8u32).prop_map(|(process, child)| EventKind::Fork { process, child }),
+        1 => (0..4u32).prop_map(|process| EventKind::Begin { process }),
+        1 => prop_oneof![
+            Just(EventKind::Exec),
+            Just(EventKind::Exit),
+            Just(EventKind::Lost { events: 3 }),
+        ],
+    ]
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    prop_oneof![
+        20 => (0..8u32, kind()).prop_map(|(thread, kind)| Item::Event(Event {
+            time_ns: 0,
+            thread,
+            kind,
+        })),
+        1 => (0..4u32).prop_map(|process| Item::Checkpoint(Checkpoint {
+            time_ns: 0,
+            process,
+            figures: Vec::new(),
+        })),
+    ]
+}
+
+/// Plays as the player does, and says what no player could do.
+#[derive(Default)]
+struct Checker {
+    slots: HashMap<u32, HashSet<u32>>,
+    /// The process of each thread that was started.
+    threads: HashMap<u32, u32>,
+    current: u32,
+}
+
+impl Checker {
+    fn play(&mut self, op: &Op) {
+        let process = *self
+            .threads
+            .get(&self.current)
+            .expect("a started thread has the turn");
+        let slots = self.slots.entry(process).or_default();
+        match op.code {
+            code::ALLOC => assert!(slots.insert(op.slot), "slot {} is in use", op.slot),
+            code::FREE => assert!(slots.remove(&op.slot), "slot {} is free", op.slot),
+            code::REALLOC => assert!(slots.contains(&op.slot), "slot {} is free", op.slot),
+            code::TOUCH | code::CLOCK | code::CHECKPOINT => {}
+            code::SWITCH => self.current = op.slot,
+            code::SPAWN => {
+                let before = self.threads.insert(op.slot, process);
+                assert_eq!(before, None, "thread {} was started before", op.slot);
+            }
+            code::THREAD_END => {
+                let to = self.threads.get(&op.slot);
+                assert_eq!(to, Some(&process), "a thread of the same process goes on");
+                self.current = op.slot;
+            }
+            code::JOIN => {
+                let joined = self.threads.remove(&op.slot);
+                assert_eq!(
+                    joined,
+                    Some(process),
+                    "a thread of the same process is joined"
+                );
+            }
+            code::FORK => {
+                let copy = slots.clone();
+                self.slots.insert(op.value as u32, copy);
+                self.threads.insert(op.slot, op.value as u32);
+            }
+            code::START => {
+                self.slots.insert(op.value as u32, HashSet::new());
+                self.threads.insert(op.slot, op.value as u32);
+            }
+            code::EXEC => {
+                slots.clear();
+                self.threads.retain(|_, of| *of != process);
+                self.threads.insert(op.slot, process);
+                self.current = op.slot;
+            }
+            code::EXIT => {
+                self.threads.retain(|_, of| *of != process);
+                self.current = op.slot;
+            }
+            other => panic!("no operation {other}"),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn programs_can_be_played(seed in vec((0..12u64, any::<bool>(), 0..3u32), 0..8), items in vec(item(), 0..200)) {
+        let mut compiler = Compiler::default();
+        let mut ops = Vec::new();
+        let seed = seed.iter().map(|&(at, live, arena)| SeedBlock {
+            addr: 0x1000 + at * 0x40,
+            bytes: 8,
+            arena,
+            live,
+        });
+        compiler.item(Item::Seed(seed.collect()), &mut ops).expect("a Vec has room");
+        for item in items {
+            compiler.item(item, &mut ops).expect("a Vec has room");
+        }
+        let mut checker = Checker::default();
+        checker.threads.insert(0, 0);
+        for op in &ops {
+            checker.play(op);
+        }
+    }
+}
+
+#[test]
+fn what_is_learned_of_a_large_block_is_told_before_it() {
+    let mut compiler = Compiler::default();
+    let mut ops = Vec::new();
+    let alloc = EventKind::Alloc {
+        addr: 0x1000,
+        bytes: 1 << 20,
+        align: 0,
+        by: By::Calloc,
+    };
+    for kind in [
+        alloc,
+        EventKind::Touched {
+            addr: 0x1000,
+            bytes: 8192,
+        },
+        EventKind::Touched {
+            addr: 0x1000,
+            bytes: 4096,
+        },
+    ] {
+        let event = Event {
+            time_ns: 0,
+            thread: 0,
+            kind,
+        };
+        compiler
+            .item(Item::Event(event), &mut ops)
+            .expect("a Vec has room");
+    }
+    assert_eq!((ops[0].code, ops[0].value), (code::TOUCH, 8192));
+    assert_eq!(compiler.summary().uncertain_touch_bytes, 0);
+}
+
+#[test]
+fn a_realloc_keeps_its_slot_while_others_take_its_old_address() {
+    let mut compiler = Compiler::default();
+    let mut ops = Vec::new();
+    let alloc = |addr, by| EventKind::Alloc {
+        addr,
+        bytes: 8,
+        align: 0,
+        by,
+    };
+    for (thread, kind) in [
+        (0, alloc(0x1000, By::Malloc)),
+        (0, EventKind::Realloc { addr: 0x1000 }),
+        (1, alloc(0x1000, By::Malloc)),
+        (0, alloc(0x2000, By::Realloc)),
+        (1, EventKind::Free { addr: 0x1000 }),
+        (0, EventKind::Free { addr: 0x2000 }),
+    ] {
+        let event = Event {
+            time_ns: 0,
+            thread,
+            kind,
+        };
+        compiler
+            .item(Item::Event(event), &mut ops)
+            .expect("a Vec has room");
+    }
+    let blocks = [code::ALLOC, code::REALLOC, code::FREE];
+    let played: Vec<_> = ops.iter().filter(|op| blocks.contains(&op.code)).collect();
+    let played: Vec<_> = played.iter().map(|op| (op.code, op.slot)).collect();
+    assert_eq!(
+        played,
+        [
+            (code::ALLOC, 0),
+            (code::ALLOC, 1),
+            (code::REALLOC, 0),
+            (code::FREE, 1),
+            (code::FREE, 0),
+        ]
+    );
+    assert_eq!(compiler.summary().implied_frees, 0);
+}

@@ -1,0 +1,82 @@
+//! Traces of several processes.
+
+use fragscope::lab::play::{PlayedCheckpoint, Setup};
+use profiler_trace::trace::EventKind;
+
+use super::trace::TraceBuilder;
+use super::{MIB, played};
+
+/// Blocks that make 1 MiB, small enough to be touched whole.
+fn mebibytes(trace: &mut TraceBuilder, thread: u32, count: u64) {
+    for _ in 0..count * 16 {
+        trace.alloc(thread, (64 << 10) - 64);
+    }
+}
+
+fn at(checkpoints: &[PlayedCheckpoint]) -> Vec<(u32, u64)> {
+    let rounded = |at: &PlayedCheckpoint| (at.process, (at.resident_bytes + MIB / 2) / MIB);
+    checkpoints.iter().map(rounded).collect()
+}
+
+#[test]
+fn a_forked_child_has_what_its_parent_had_and_frees_its_own_copy() {
+    let mut trace = TraceBuilder::new();
+    mebibytes(&mut trace, 0, 20);
+    let shared = trace.alloc(0, 100);
+    trace.event(
+        0,
+        EventKind::Fork {
+            process: 1,
+            child: 1,
+        },
+    );
+    mebibytes(&mut trace, 1, 10);
+    trace.free(1, shared);
+    trace.free(0, shared);
+    mebibytes(&mut trace, 0, 5);
+    trace.checkpoint(0);
+    trace.checkpoint(1);
+    trace.event(1, EventKind::Exit);
+    trace.checkpoint(0);
+    let played = played(&trace, &Setup::default());
+    assert_eq!(at(&played.checkpoints), [(0, 25), (1, 30), (0, 25)]);
+    assert_eq!((played.rest_bytes + MIB / 2) / MIB, 25);
+}
+
+#[test]
+fn a_spawned_program_and_one_after_exec_begin_with_nothing() {
+    let mut trace = TraceBuilder::new();
+    mebibytes(&mut trace, 0, 20);
+    trace.event(3, EventKind::Begin { process: 1 });
+    mebibytes(&mut trace, 3, 4);
+    trace.checkpoint(1);
+    trace.checkpoint(0);
+    trace.event(0, EventKind::Exec);
+    mebibytes(&mut trace, 0, 2);
+    trace.checkpoint(0);
+    trace.event(3, EventKind::Exec);
+    mebibytes(&mut trace, 3, 6);
+    trace.checkpoint(1);
+    let played = played(&trace, &Setup::default());
+    assert_eq!(at(&played.checkpoints), [(1, 4), (0, 20), (0, 2), (1, 6)]);
+}
+
+#[test]
+fn threads_of_a_child_are_its_own() {
+    let mut trace = TraceBuilder::new();
+    trace.alloc(0, 100);
+    trace.event(
+        0,
+        EventKind::Fork {
+            process: 1,
+            child: 1,
+        },
+    );
+    trace.event(2, EventKind::Begin { process: 1 });
+    mebibytes(&mut trace, 2, 8);
+    trace.thread_end(2);
+    trace.checkpoint(1);
+    trace.checkpoint(0);
+    let played = played(&trace, &Setup::default());
+    assert_eq!(at(&played.checkpoints), [(1, 8), (0, 0)]);
+}
