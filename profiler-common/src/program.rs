@@ -54,8 +54,8 @@ pub struct Op {
     pub align: u8,
     /// Whether it was calloc.
     pub zeroed: u8,
-    /// Nothing.
-    pub spare: u8,
+    /// 1 when it gives the C library's own heap the shape that it had when the recording began.
+    pub shapes: u8,
 }
 
 /// What operations do.
@@ -116,6 +116,9 @@ pub struct Control {
     pub faults: AtomicU64,
     /// Counts up when a forked or started process is ready.
     pub ready: AtomicU32,
+    /// Not 0 when the allocator is not the C library's own: operations that shape its heap are
+    /// passed over.
+    pub other: u32,
     /// The kernel's number of each process, once it plays.
     pub pids: [AtomicU32; MAX_PROCESSES as usize],
     /// Not 0 when it is the thread's turn.

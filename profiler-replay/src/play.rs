@@ -33,6 +33,9 @@ pub(crate) fn play(me: u32) {
         if at.is_multiple_of(TELL_EVERY) {
             control.played.store(at, Ordering::Relaxed);
         }
+        if op.shapes != 0 && control.other != 0 {
+            continue;
+        }
         match op.code {
             code::ALLOC => {
                 let block = allocate(&op);

@@ -94,8 +94,8 @@ pub struct Compiler {
     /// The thread that has the turn.
     current: u32,
     clock_ns: u64,
-    /// Free blocks of the seed, to be freed once all of it is allocated.
-    seed_free: Vec<u32>,
+    /// Free blocks of the seed, to be freed once all of it is allocated: thread and slot.
+    seed_free: Vec<(u32, u32)>,
     seeding: bool,
     live_bytes: u64,
     summary: Summary,
@@ -169,15 +169,16 @@ impl Compiler {
     /// Those of the sink.
     pub fn set_mmap_threshold(&mut self, bytes: u64, sink: &mut impl Sink) -> io::Result<()> {
         let slot = self.processes[0].take_slot();
-        sink.push(touch(0))?;
-        sink.push(Op {
+        let alloc = Op {
             // With its header and rounded to pages, it is a chunk of `bytes`.
             value: bytes.saturating_sub(32),
             slot,
             code: code::ALLOC,
             ..Op::default()
-        })?;
-        sink.push(free(slot))?;
+        };
+        for op in [touch(0), alloc, free(slot)] {
+            sink.push(Op { shapes: 1, ..op })?;
+        }
         self.processes[0].give_slot(slot);
         Ok(())
     }
@@ -192,21 +193,23 @@ impl Compiler {
         self.switch(thread, sink)?;
         let process = &mut self.processes[0];
         let slot = process.take_slot();
-        let touch = process.put_touch(block.bytes, sink)?;
-        sink.push(Op {
+        let alloc = Op {
             value: block.bytes,
             slot,
             code: code::ALLOC,
             ..Op::default()
-        })?;
-        if block.live {
-            process.insert(block.addr, slot, block.bytes, touch);
-            self.summary.seed_blocks += 1;
-            self.summary.seed_bytes += block.bytes;
-            self.add_live(block.bytes);
-        } else {
-            self.seed_free.push(slot);
+        };
+        if !block.live {
+            sink.push(Op { shapes: 1, ..alloc })?;
+            self.seed_free.push((thread, slot));
+            return Ok(());
         }
+        let touch = process.put_touch(block.bytes, sink)?;
+        sink.push(alloc)?;
+        process.insert(block.addr, slot, block.bytes, touch);
+        self.summary.seed_blocks += 1;
+        self.summary.seed_bytes += block.bytes;
+        self.add_live(block.bytes);
         Ok(())
     }
 
@@ -215,8 +218,12 @@ impl Compiler {
         if !std::mem::take(&mut self.seeding) {
             return Ok(());
         }
-        for slot in std::mem::take(&mut self.seed_free) {
-            sink.push(free(slot))?;
+        for (thread, slot) in std::mem::take(&mut self.seed_free) {
+            self.switch(thread, sink)?;
+            sink.push(Op {
+                shapes: 1,
+                ..free(slot)
+            })?;
             self.processes[0].give_slot(slot);
         }
         Ok(())
@@ -335,7 +342,7 @@ impl Compiler {
             code,
             align,
             zeroed: u8::from(by == By::Calloc),
-            spare: 0,
+            shapes: 0,
         })?;
         table.insert(addr, slot, bytes, touch);
         let before = moved.map_or(0, |block| block.bytes);

@@ -25,6 +25,8 @@ impl Control {
         control.put(offset_of!(Layout, trim_every_ns), &trim_every.to_ne_bytes())?;
         let least = u32::from(setup.touch == Touch::Least);
         control.put(offset_of!(Layout, least), &least.to_ne_bytes())?;
+        let other = u32::from(setup.preload.is_some());
+        control.put(offset_of!(Layout, other), &other.to_ne_bytes())?;
         Ok(control)
     }
 
