@@ -104,6 +104,8 @@ pub struct Control {
     pub now_ns: AtomicU64,
     /// `malloc_trim(0)` is called each time so many ns have passed; 0 is never.
     pub trim_every_ns: u64,
+    /// Not 0 when `malloc_trim(0)` is called before each checkpoint is looked at.
+    pub trim_at_checkpoints: u32,
     /// Not 0 when blocks of which it is not known are left untouched, else they are touched whole.
     pub least: u32,
     /// Why the player failed: one of [`failure`].

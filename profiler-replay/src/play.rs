@@ -98,6 +98,9 @@ pub(crate) fn play(me: u32) {
             }
             code::CHECKPOINT => {
                 control.played.store(at, Ordering::Release);
+                if control.trim_at_checkpoints != 0 {
+                    trim();
+                }
                 clock::settle();
                 account();
                 ask(AT_CHECKPOINT);

@@ -24,7 +24,9 @@ fn fails(args: &[&str], code: i32, words: &str) {
     assert_eq!(text(&output.stdout), "", "{args:?}: errors go to stderr");
 }
 
-const COMMANDS: [&str; 6] = ["attach", "snapshot", "explain", "record", "doctor", "demo"];
+const COMMANDS: [&str; 7] = [
+    "attach", "snapshot", "explain", "record", "replay", "doctor", "demo",
+];
 
 #[test]
 fn every_help_fits_100_columns_and_tells_units_and_examples() {

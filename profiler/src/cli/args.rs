@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::lab::candidates::Tunable;
+use crate::lab::replay::ReplayOptions;
 use crate::session::options::{AttachOptions, Budget, Manner, SnapshotOptions, Subject};
 use crate::session::record::{RecordOptions, Recorded};
 use crate::session::what_if::WhatIfOptions;
@@ -78,6 +80,17 @@ the program running. SIGUSR1 takes a checkpoint at once. Every allocation costs 
 With --pid a process that runs already is recorded through probes, beginning with its heap as it is.
 They stay armed, and each allocation costs microseconds. Its children are not recorded.")]
     Record(RecordArgs),
+    /// Play a recording into other allocators and settings, and tell what each would need
+    #[command(after_long_help = "\
+Examples:
+  fragscope replay worker.fragtrace
+  fragscope replay worker.fragtrace --allocator jemalloc --allocator ./libmine.so
+  fragscope replay worker.fragtrace --tunable arena_max=2 --tunable tcache_count=0
+  fragscope replay worker.fragtrace --tunable MALLOC_CONF=narenas:1 --runs 20 --json
+
+What is played first is what the program had: it is compared with what was recorded of it, and
+where it is off by more than 5 %, no verdict is given. docs/lab.md explains every column.")]
+    Replay(ReplayArgs),
     /// Tell what this host and a target allow, and the exact fix for what they do not
     #[command(after_long_help = "\
 Examples:
@@ -252,6 +265,41 @@ impl RecordArgs {
             output: self.output.clone(),
             duration: self.duration,
             manner: self.manner.manner(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReplayArgs {
+    /// The recording
+    #[arg(value_name = "TRACE")]
+    trace: PathBuf,
+    /// An allocator to try instead of the default field: glibc, jemalloc, mimalloc, mimalloc2,
+    /// tcmalloc, or the path of a shared object; may be given several times
+    #[arg(long = "allocator", value_name = "NAME|PATH")]
+    allocators: Vec<String>,
+    /// A setting to try instead of the default field, with the allocator that reads it: a tunable
+    /// of glibc's malloc, or a variable such as MALLOC_CONF; several are tried together
+    #[arg(long = "tunable", value_name = "NAME=VALUE", value_parser = Tunable::parse)]
+    tunables: Vec<Tunable>,
+    /// Runs of each candidate that ends differently from run to run; else 3 to 15, as time allows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: Option<u32>,
+    /// Print JSON (schema fragscope.replay/1) instead of text
+    #[arg(long)]
+    pub(super) json: bool,
+    /// File to write the JSON to as well
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+}
+
+impl ReplayArgs {
+    pub(super) fn options(&self) -> ReplayOptions {
+        ReplayOptions {
+            trace: self.trace.clone(),
+            allocators: self.allocators.clone(),
+            tunables: self.tunables.clone(),
+            runs: self.runs,
         }
     }
 }

@@ -48,6 +48,15 @@ fn run(command: &Command) -> Result<Exit, Failure> {
             Exit::Done
         }
         Command::Record(args) => session::record::record(&args.options())?.into(),
+        Command::Replay(args) => {
+            let report = session::replay::run(&args.options(), args.output.as_ref())?;
+            print::replay(&report, args.json)?;
+            if report.interrupted {
+                Exit::Interrupted
+            } else {
+                Exit::Done
+            }
+        }
         Command::Doctor(args) => {
             let checks = session::doctor::run(args.pid);
             print::doctor(&checks, args.json)?;

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use profiler_core::view::View;
 
 use crate::export;
+use crate::lab::report::Report;
 use crate::session::doctor::{Check, Grade};
 
 /// A snapshot, as text or JSON.
@@ -25,6 +26,23 @@ pub(super) fn explanation(view: &View) -> io::Result<()> {
     out.flush()
 }
 
+/// What a replay came to, as text or JSON.
+pub(super) fn replay(report: &Report, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", export::replay::json(report))?;
+    } else {
+        let colours = has_colours(&out);
+        write!(out, "{}", export::replay::text(report, colours))?;
+    }
+    out.flush()
+}
+
+/// Whether colours are shown and wanted.
+fn has_colours(out: &impl IsTerminal) -> bool {
+    out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// What `doctor` found, aligned, with its fixes; or as JSON.
 pub(super) fn doctor(checks: &[Check], json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -41,7 +59,7 @@ pub(super) fn doctor(checks: &[Check], json: bool) -> io::Result<()> {
         )?;
         return out.flush();
     }
-    let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let colour = has_colours(&out);
     let width = checks
         .iter()
         .map(|check| check.name.len())

@@ -8,6 +8,7 @@ mod hlog;
 mod json;
 mod lines;
 mod names;
+pub mod replay;
 #[cfg(test)]
 mod sample_view;
 mod text;

@@ -1,6 +1,16 @@
 //! The lab: what a recorded program would need under other allocators and settings, measured by
 //! playing its stream into them.
 
+pub mod ablation;
 pub mod allocators;
+pub mod calibrate;
+pub mod candidates;
+pub mod environment;
+pub mod field;
+pub mod figures;
 pub mod play;
 pub(crate) mod shadow;
+pub mod progress;
+pub mod replay;
+pub mod report;
+pub mod verdict;

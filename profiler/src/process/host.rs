@@ -21,6 +21,11 @@ pub fn host() -> Host {
     }
 }
 
+/// Bytes that can be allocated now without swapping, by the kernel's estimate.
+pub fn available_bytes() -> u64 {
+    field(&text("/proc/meminfo"), "MemAvailable").unwrap_or(0) << 10
+}
+
 /// The capabilities that fragscope has a use for (`include/uapi/linux/capability.h`).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(u32)]

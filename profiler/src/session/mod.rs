@@ -10,6 +10,7 @@ mod of_core;
 pub mod options;
 mod probes;
 pub mod record;
+pub mod replay;
 pub(crate) mod sampler;
 mod save;
 mod schedule;

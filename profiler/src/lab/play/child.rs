@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{self, Command, Stdio};
 use std::sync::OnceLock;
 
@@ -56,6 +56,8 @@ impl Child {
             .envs(setup.env.iter().map(|(name, value)| (name, value)))
             .env(name(PROGRAM_VARIABLE), program.path())
             .env(name(CONTROL_VARIABLE), control.path())
+            // The terminal's Ctrl-C is for fragscope.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -23,6 +23,9 @@ impl Control {
         let control = Self(file);
         let trim_every = setup.trim_every.map_or(0, |every| every.as_nanos() as u64);
         control.put(offset_of!(Layout, trim_every_ns), &trim_every.to_ne_bytes())?;
+        let at_checkpoints = u32::from(setup.trim_at_checkpoints);
+        let at = offset_of!(Layout, trim_at_checkpoints);
+        control.put(at, &at_checkpoints.to_ne_bytes())?;
         let least = u32::from(setup.touch == Touch::Least);
         control.put(offset_of!(Layout, least), &least.to_ne_bytes())?;
         let other = u32::from(setup.preload.is_some());

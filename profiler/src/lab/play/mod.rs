@@ -33,6 +33,8 @@ pub struct Setup {
     pub touch: Touch,
     /// `malloc_trim(0)` is called so often in the program's time.
     pub trim_every: Option<Duration>,
+    /// `malloc_trim(0)` is called before each checkpoint is looked at.
+    pub trim_at_checkpoints: bool,
     /// The number of processors that the allocator is told of; `None` is this machine's.
     pub cpus: Option<u32>,
     /// The processor to play on: threads take turns, so one is enough, and turns are quicker there.

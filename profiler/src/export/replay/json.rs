@@ -1,0 +1,234 @@
+//! `fragscope.replay/1`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::lab::calibrate::{Calibration, error};
+use crate::lab::report::{Checkpoint, Report, Row, Share};
+
+/// A report as one indented `fragscope.replay/1` document, its keys in a fixed order.
+pub fn json(report: &Report) -> String {
+    let document = Document {
+        schema: "fragscope.replay/1",
+        trace: trace(report),
+        calibration: calibration(&report.calibration),
+        candidates: report.candidates.iter().map(candidate).collect(),
+        mechanisms: report.mechanisms.iter().map(mechanism).collect(),
+        verdict: &report.verdict,
+        interrupted: report.interrupted,
+    };
+    serde_json::to_string_pretty(&document)
+        .expect("only maps whose keys are no strings cannot be JSON, and all keys here are")
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    trace: Trace<'a>,
+    calibration: Calibrated<'a>,
+    candidates: Vec<Candidate<'a>>,
+    mechanisms: Vec<Mechanism>,
+    verdict: &'a str,
+    interrupted: bool,
+}
+
+#[derive(Serialize)]
+struct Trace<'a> {
+    path: &'a str,
+    format: &'a str,
+    command: Option<&'a str>,
+    pid: Option<u64>,
+    python: Option<&'a str>,
+    libc: Option<&'a str>,
+    malloc: Option<&'a str>,
+    cpus: Option<u64>,
+    started_at: Option<&'a str>,
+    duration_ns: u64,
+    events: u64,
+    events_lost: u64,
+    threads: u32,
+    processes: u32,
+    checkpoints: u64,
+    peak_live_bytes: u64,
+    trouble: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Calibrated<'a> {
+    trusted: bool,
+    recorded_bytes: Option<u64>,
+    replayed_bytes: Option<u64>,
+    error: Option<f64>,
+    recorded_peak_bytes: Option<u64>,
+    replayed_peak_bytes: Option<u64>,
+    peak_error: Option<f64>,
+    median_error: Option<f64>,
+    reasons: &'a [String],
+    checkpoints: Vec<Point>,
+}
+
+#[derive(Serialize)]
+struct Point {
+    time_ns: u64,
+    process: u32,
+    recorded_bytes: Option<u64>,
+    replayed_bytes: u64,
+    error: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Candidate<'a> {
+    name: &'a str,
+    allocator: &'a str,
+    version: Option<&'a str>,
+    now: bool,
+    env: BTreeMap<&'a str, &'a str>,
+    set: BTreeMap<&'a str, &'a str>,
+    unset: &'a [String],
+    step: Option<&'a str>,
+    price: &'a str,
+    peak_bytes: Option<u64>,
+    peak_low_bytes: Option<u64>,
+    peak_high_bytes: Option<u64>,
+    peak_rank: Option<usize>,
+    rest_bytes: Option<u64>,
+    low_bytes: Option<u64>,
+    high_bytes: Option<u64>,
+    rest_rank: Option<usize>,
+    runs: u32,
+    cpu_seconds: Option<f64>,
+    faults: Option<u64>,
+    failure: Option<&'a str>,
+    same_as_now: Option<&'a str>,
+    checkpoints: Vec<Looked>,
+}
+
+#[derive(Serialize)]
+struct Looked {
+    time_ns: u64,
+    process: u32,
+    resident_bytes: u64,
+    low_bytes: u64,
+    high_bytes: u64,
+    recorded_bytes: Option<u64>,
+    live_bytes: u64,
+    asked: bool,
+}
+
+#[derive(Serialize)]
+struct Mechanism {
+    mechanism: &'static str,
+    bytes: i64,
+    peak_bytes: i64,
+}
+
+fn trace(report: &Report) -> Trace<'_> {
+    let trace = &report.trace;
+    Trace {
+        path: &trace.path,
+        format: trace.format.as_deref().unwrap_or("fragtrace"),
+        command: trace.command.as_deref(),
+        pid: trace.pid,
+        python: trace.python.as_deref(),
+        libc: trace.libc.as_deref(),
+        malloc: trace.malloc.as_deref(),
+        cpus: trace.cpus,
+        started_at: trace.started_at.as_deref(),
+        duration_ns: trace.duration_ns,
+        events: trace.events,
+        events_lost: trace.lost,
+        threads: trace.threads,
+        processes: trace.processes,
+        checkpoints: trace.checkpoints,
+        peak_live_bytes: trace.peak_live_bytes,
+        trouble: trace.trouble.as_deref(),
+    }
+}
+
+fn calibration(found: &Calibration) -> Calibrated<'_> {
+    Calibrated {
+        trusted: found.trusted,
+        recorded_bytes: found.rest.map(|both| both.0),
+        replayed_bytes: found.rest.map(|both| both.1),
+        error: found.rest.map(error),
+        recorded_peak_bytes: found.peak.map(|both| both.0),
+        replayed_peak_bytes: found.peak.map(|both| both.1),
+        peak_error: found.peak.map(error),
+        median_error: found.median_error,
+        reasons: &found.reasons,
+        checkpoints: found
+            .points
+            .iter()
+            .map(|point| Point {
+                time_ns: point.time_ns,
+                process: point.process,
+                recorded_bytes: point.recorded_bytes,
+                replayed_bytes: point.replayed_bytes,
+                error: point
+                    .recorded_bytes
+                    .map(|recorded| error((recorded, point.replayed_bytes))),
+            })
+            .collect(),
+    }
+}
+
+fn candidate(row: &Row) -> Candidate<'_> {
+    let measured = row.measured.as_ref();
+    Candidate {
+        name: &row.name,
+        allocator: &row.allocator,
+        version: row.version.as_deref(),
+        now: row.is_now,
+        env: row.env.iter().map(|(n, v)| (&**n, &**v)).collect(),
+        set: row.set.iter().map(|(n, v)| (&**n, &**v)).collect(),
+        unset: &row.unset,
+        step: row.step.as_deref(),
+        price: &row.price,
+        peak_bytes: measured.map(|m| m.peak.bytes),
+        peak_low_bytes: measured.map(|m| m.peak.low_bytes),
+        peak_high_bytes: measured.map(|m| m.peak.high_bytes),
+        peak_rank: row.rank.map(|rank| rank.0),
+        rest_bytes: measured.map(|m| m.rest.bytes),
+        low_bytes: measured.map(|m| m.rest.low_bytes),
+        high_bytes: measured.map(|m| m.rest.high_bytes),
+        rest_rank: row.rank.map(|rank| rank.1),
+        runs: measured.map_or(0, |m| m.runs),
+        cpu_seconds: measured.map(|m| m.cpu_seconds),
+        faults: measured.map(|m| m.faults),
+        failure: row.failure.as_deref(),
+        same_as_now: row.same_as_now.as_deref(),
+        checkpoints: row.checkpoints.iter().map(looked).collect(),
+    }
+}
+
+fn looked(checkpoint: &Checkpoint) -> Looked {
+    let Checkpoint {
+        time_ns,
+        process,
+        resident_bytes,
+        low_bytes,
+        high_bytes,
+        recorded_bytes,
+        live_bytes,
+        asked,
+    } = *checkpoint;
+    Looked {
+        time_ns,
+        process,
+        resident_bytes,
+        low_bytes,
+        high_bytes,
+        recorded_bytes,
+        live_bytes,
+        asked,
+    }
+}
+
+fn mechanism(share: &Share) -> Mechanism {
+    Mechanism {
+        mechanism: share.mechanism,
+        bytes: share.rest_bytes,
+        peak_bytes: share.peak_bytes,
+    }
+}

@@ -1,0 +1,12 @@
+//! What a replay came to, as text for people and as `fragscope.replay/1`.
+
+mod json;
+mod text;
+
+pub use json::json;
+pub use text::text;
+
+#[cfg(test)]
+mod sample_report;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! A report with something in every place, for tests.
+
+use crate::lab::calibrate::{Doubts, Point, calibrate};
+use crate::lab::figures::Figure;
+use crate::lab::report::{Checkpoint, Measured, Report, Row, Share, TraceFacts, rank};
+use crate::lab::verdict::verdict;
+
+const MIB: u64 = 1 << 20;
+
+fn row(name: &str, peak: u64, rest: (u64, u64, u64), cpu_seconds: f64) -> Row {
+    let figure = |(low, bytes, high): (u64, u64, u64)| Figure {
+        bytes: bytes * MIB / 10,
+        low_bytes: low * MIB / 10,
+        high_bytes: high * MIB / 10,
+    };
+    Row {
+        name: name.into(),
+        allocator: name.split(' ').next().unwrap_or_default().into(),
+        measured: Some(Measured {
+            peak: figure((peak, peak, peak)),
+            rest: figure(rest),
+            runs: if rest.0 == rest.2 { 1 } else { 15 },
+            cpu_seconds,
+            faults: 31_234,
+        }),
+        checkpoints: vec![Checkpoint {
+            time_ns: 90_000_000_000,
+            process: 0,
+            resident_bytes: rest.1 * MIB / 10,
+            low_bytes: rest.0 * MIB / 10,
+            high_bytes: rest.2 * MIB / 10,
+            recorded_bytes: Some(915 * MIB / 10),
+            live_bytes: 254 * MIB / 10,
+            asked: true,
+        }],
+        ..Row::default()
+    }
+}
+
+fn with(row: Row, price: &str, variables: &[(&str, &str)]) -> Row {
+    let variables: Vec<(String, String)> = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    Row {
+        price: price.into(),
+        env: variables.clone(),
+        set: variables,
+        ..row
+    }
+}
+
+/// The JSON tasks of a worker, with all kinds of rows.
+pub(super) fn full() -> Report {
+    let now = Row {
+        is_now: true,
+        version: Some("2.36".into()),
+        ..row("now: glibc 2.36", 1023, (921, 921, 921), 4.0)
+    };
+    let trimmed = Row {
+        step: Some("call malloc_trim(0) every 10 s: ctypes.CDLL(None).malloc_trim(0)".into()),
+        ..with(
+            row("malloc_trim each 10 s", 1010, (283, 283, 283), 4.4),
+            "a walk",
+            &[],
+        )
+    };
+    let same = Row {
+        same_as_now: Some("the program has one thread, so one arena".into()),
+        measured: now.measured,
+        ..row("arena_max=1", 0, (0, 0, 0), 0.0)
+    };
+    let failed = Row {
+        measured: None,
+        failure: Some(
+            "not installed here: on Debian, `apt-get install libtcmalloc-minimal4`".into(),
+        ),
+        ..row("tcmalloc", 0, (0, 0, 0), 0.0)
+    };
+    let mut candidates = vec![
+        now,
+        with(
+            row("tcache_count=0", 1012, (657, 657, 657), 4.9),
+            "slower malloc and free",
+            &[("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")],
+        ),
+        trimmed,
+        same,
+        Row {
+            unset: vec!["MALLOC_CONF".into()],
+            ..with(
+                row("jemalloc", 1190, (296, 311, 352), 3.2),
+                "a library to install",
+                &[("LD_PRELOAD", "libjemalloc.so.2")],
+            )
+        },
+        row("mimalloc", 1303, (841, 902, 933), 2.4),
+        failed,
+    ];
+    rank(&mut candidates);
+    let mut report = Report {
+        trace: TraceFacts {
+            path: "worker.fragtrace".into(),
+            command: Some("python3 -m celery worker".into()),
+            pid: Some(4711),
+            python: Some("CPython 3.11.2".into()),
+            libc: Some("glibc 2.36".into()),
+            malloc: Some("glibc 2.36".into()),
+            cpus: Some(2),
+            started_at: Some("2026-01-02T03:04:05Z".into()),
+            format: None,
+            events: 20_100_000,
+            lost: 3,
+            threads: 4,
+            processes: 1,
+            duration_ns: 90_000_000_000,
+            peak_live_bytes: 98 * MIB,
+            checkpoints: 2,
+            trouble: Some("the recording was cut off".into()),
+        },
+        calibration: calibrate(
+            vec![point(50, 1021, 1023), point(90, 915, 921)],
+            &Doubts {
+                events: 20_100_000,
+                other_allocator: Some(("glibc 2.31".into(), "glibc 2.36".into())),
+                ..Doubts::default()
+            },
+        ),
+        candidates,
+        mechanisms: vec![
+            share("dynamic_mmap_threshold", 15, 2),
+            share("thread_caches", 249, 11),
+            share("untrimmed_free_memory", 380, 40),
+            share("unexplained", -15, -94),
+            share("jemalloc_decay", -19, -126),
+        ],
+        verdict: String::new(),
+        interrupted: true,
+    };
+    report.verdict = verdict(&report);
+    report
+}
+
+fn point(seconds: u64, recorded: u64, replayed: u64) -> Point {
+    Point {
+        time_ns: seconds * 1_000_000_000,
+        process: 0,
+        recorded_bytes: Some(recorded * MIB / 10),
+        replayed_bytes: replayed * MIB / 10,
+    }
+}
+
+fn share(mechanism: &'static str, rest: i64, peak: i64) -> Share {
+    Share {
+        mechanism,
+        rest_bytes: rest * MIB as i64 / 10,
+        peak_bytes: peak * MIB as i64 / 10,
+    }
+}

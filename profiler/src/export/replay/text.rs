@@ -1,0 +1,314 @@
+//! A replay's report for people, at most [`WIDTH`] columns wide.
+
+use profiler_core::units::{bytes, count, nanoseconds};
+
+use crate::lab::ablation::in_words;
+use crate::lab::calibrate::error;
+use crate::lab::report::{Measured, Report, Row};
+
+/// Columns at the most.
+const WIDTH: usize = 80;
+/// Columns of a candidate's name.
+const NAME: usize = 21;
+/// Candidates that are named by their peaks.
+const PEAKS: usize = 4;
+/// Candidates whose lines to copy are shown.
+const REMEDIES: usize = 3;
+const MIB: f64 = (1 << 20) as f64;
+
+/// A report as text; with colours of a terminal where they are wanted.
+pub fn text(report: &Report, colours: bool) -> String {
+    let mut text = Text {
+        out: String::new(),
+        colours,
+    };
+    heading(&mut text, report);
+    table(&mut text, report);
+    mechanisms(&mut text, report);
+    text.blank();
+    text.paragraph("", &report.verdict);
+    remedies(&mut text, report);
+    text.out
+}
+
+struct Text {
+    out: String,
+    colours: bool,
+}
+
+/// How a line looks, by its codes for terminals.
+#[derive(Copy, Clone)]
+enum Look {
+    Plain,
+    Bold,
+    Good,
+    Bad,
+    Faint,
+}
+
+impl Text {
+    fn line(&mut self, line: &str) {
+        self.styled(Look::Plain, line);
+    }
+
+    /// One line, cut at the width; what a trace says may hold control characters, which would drive
+    /// the terminal.
+    fn styled(&mut self, look: Look, line: &str) {
+        let clean = line.trim_end().chars();
+        let clean = clean.map(|c| if c.is_control() { '?' } else { c });
+        let mut shown: String = clean.clone().take(WIDTH).collect();
+        if clean.count() > WIDTH {
+            shown.pop();
+            shown.push('…');
+        }
+        let code = match look {
+            Look::Bold => "1",
+            Look::Good => "32",
+            Look::Bad => "31",
+            Look::Faint => "2",
+            Look::Plain => "",
+        };
+        if self.colours && !code.is_empty() {
+            shown = format!("\x1b[{code}m{shown}\x1b[0m");
+        }
+        self.out.push_str(&shown);
+        self.out.push('\n');
+    }
+
+    fn blank(&mut self) {
+        self.out.push('\n');
+    }
+
+    fn paragraph(&mut self, indent: &str, words: &str) {
+        self.wrapped(Look::Plain, indent, words);
+    }
+
+    fn wrapped(&mut self, look: Look, indent: &str, words: &str) {
+        let wrapping = textwrap::Options::new(WIDTH)
+            .initial_indent(indent)
+            .subsequent_indent(indent);
+        for line in textwrap::wrap(words, wrapping) {
+            self.styled(look, &line);
+        }
+    }
+}
+
+fn heading(text: &mut Text, report: &Report) {
+    let trace = &report.trace;
+    let known = [&trace.python, &trace.malloc];
+    let known: Vec<&str> = known.iter().filter_map(|one| one.as_deref()).collect();
+    let command = trace.command.as_deref().unwrap_or("a program unknown");
+    text.styled(Look::Bold, command);
+    let format = trace.format.as_deref();
+    let mut facts =
+        vec![format.map_or_else(|| trace.path.clone(), |f| format!("{} ({f})", trace.path))];
+    facts.extend(known.iter().map(|one| (*one).to_owned()));
+    facts.push(format!(
+        "{} events in {}",
+        count(trace.events),
+        nanoseconds(trace.duration_ns)
+    ));
+    facts.push(many(u64::from(trace.threads), "thread", "threads"));
+    if trace.processes > 1 {
+        facts.push(format!("{} processes", trace.processes));
+    }
+    facts.extend(trace.cpus.map(|cpus| many(cpus, "CPU", "CPUs")));
+    facts.push(format!("{} live at most", bytes(trace.peak_live_bytes)));
+    text.paragraph("  ", &facts.join(", "));
+    if let Some(trouble) = &trace.trouble {
+        text.wrapped(Look::Bad, "  ", &format!("not whole: {trouble}"));
+    }
+    calibration(text, report);
+    if report.interrupted {
+        text.wrapped(Look::Bad, "  ", "interrupted: what was finished is shown");
+    }
+    text.blank();
+}
+
+fn calibration(text: &mut Text, report: &Report) {
+    let found = &report.calibration;
+    let (look, words) = match (found.trusted, found.peak.zip(found.rest)) {
+        (true, Some(_)) => (Look::Good, "calibrated"),
+        (_, Some(_)) => (Look::Bad, "NOT CALIBRATED"),
+        (_, None) => (Look::Bad, "NOT CALIBRATED: nothing to compare with"),
+    };
+    let mut line = words.to_owned();
+    if let Some((peak, rest)) = found.peak.zip(found.rest) {
+        let one = |what: &str, both: (u64, u64)| {
+            format!(
+                "{what} recorded {}, replayed {} ({:+.1} %)",
+                bytes(both.0),
+                bytes(both.1),
+                error(both) * 100.0
+            )
+        };
+        line.push_str(&format!(
+            ": {}; {}; median error {:.1} % over {}",
+            one("rest", rest),
+            one("peak", peak),
+            found.median_error.unwrap_or(0.0) * 100.0,
+            many(found.points.len() as u64, "checkpoint", "checkpoints"),
+        ));
+    }
+    text.wrapped(look, "  ", &line);
+    // Without trust they are in the verdict.
+    if found.trusted {
+        for reason in &found.reasons {
+            text.paragraph("  ", &format!("but {reason}"));
+        }
+    }
+}
+
+fn many(number: u64, one: &str, more: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
+}
+
+fn table(text: &mut Text, report: &Report) {
+    text.styled(
+        Look::Bold,
+        &format!(
+            "{:<NAME$} {:>7} {:>13} {:>7} {:>7} {:>7} {:>4} {:>7}",
+            "MiB of malloc", "at rest", "range", "saves", "at peak", "saves", "cpu", "faults"
+        ),
+    );
+    let now = report.now().and_then(|row| row.measured);
+    let unlike = |row: &&Row| row.same_as_now.is_none() && row.failure.is_none();
+    for row in report.candidates.iter().filter(unlike) {
+        measured(text, row, now.as_ref());
+    }
+    let same: Vec<&str> = report
+        .candidates
+        .iter()
+        .filter(|row| row.same_as_now.is_some() && row.failure.is_none())
+        .map(|row| &*row.name)
+        .collect();
+    if !same.is_empty() {
+        text.wrapped(
+            Look::Faint,
+            "",
+            &format!("same as now: {}", same.join(", ")),
+        );
+    }
+    by_peak(text, report);
+    for row in report.candidates.iter().filter(|row| row.failure.is_some()) {
+        let why = row.failure.as_deref().unwrap_or_default();
+        text.wrapped(Look::Bad, "", &format!("{}: {why}", row.name));
+    }
+}
+
+/// The first by what they need at their peak: rows are in the order of what rests.
+fn by_peak(text: &mut Text, report: &Report) {
+    let unlike = |row: &&Row| row.same_as_now.is_none();
+    let ranked = report.candidates.iter().filter(unlike);
+    let mut ranked: Vec<(usize, &str)> = ranked
+        .filter_map(|row| Some((row.rank?.0, &*row.name)))
+        .collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    let first: Vec<&str> = ranked.iter().take(PEAKS).map(|(_, name)| *name).collect();
+    if first.len() > 1 {
+        text.wrapped(
+            Look::Plain,
+            "",
+            &format!("least at peak: {}", first.join(", ")),
+        );
+    }
+}
+
+fn measured(text: &mut Text, row: &Row, now: Option<&Measured>) {
+    let Some(own) = &row.measured else {
+        return;
+    };
+    let saves = |part: fn(&Measured) -> u64| match now {
+        Some(now) if !row.is_now => {
+            // What shows as nothing has no sign.
+            let mib = (part(now) as f64 - part(own) as f64) / MIB;
+            if mib.abs() < 0.05 {
+                "0.0".to_owned()
+            } else {
+                format!("{mib:+.1}")
+            }
+        }
+        _ => String::new(),
+    };
+    let range = if own.rest.low_bytes == own.rest.high_bytes {
+        String::new()
+    } else {
+        let (low, high) = (own.rest.low_bytes, own.rest.high_bytes);
+        format!("{:.1}-{:.1}", low as f64 / MIB, high as f64 / MIB)
+    };
+    let cpu = match now {
+        Some(now) if now.cpu_seconds > 0.0 => format!("x{:.1}", own.cpu_seconds / now.cpu_seconds),
+        _ => "-".to_owned(),
+    };
+    let mut name: String = row.name.chars().take(NAME).collect();
+    if row.name.chars().count() > NAME {
+        name.pop();
+        name.push('…');
+    }
+    let look = if row.is_now { Look::Bold } else { Look::Plain };
+    text.styled(
+        look,
+        &format!(
+            "{name:<NAME$} {:>7.1} {range:>13} {:>7} {:>7.1} {:>7} {cpu:>4} {:>7}",
+            own.rest.bytes as f64 / MIB,
+            saves(|m| m.rest.bytes),
+            own.peak.bytes as f64 / MIB,
+            saves(|m| m.peak.bytes),
+            count(own.faults),
+        ),
+    );
+}
+
+fn mechanisms(text: &mut Text, report: &Report) {
+    if report.mechanisms.is_empty() {
+        return;
+    }
+    let gap = |part: fn(&crate::lab::report::Share) -> i64| -> i64 {
+        report.mechanisms.iter().map(part).sum()
+    };
+    let (rest, peak) = (gap(|share| share.rest_bytes), gap(|share| share.peak_bytes));
+    text.blank();
+    text.styled(
+        Look::Bold,
+        &format!(
+            "{:>8} {:>8}  {}",
+            "at rest", "at peak", "MiB FROM GLIBC TO JEMALLOC"
+        ),
+    );
+    for share in &report.mechanisms {
+        let words = in_words(share.mechanism);
+        text.line(&format!(
+            "{:>8.1} {:>8.1}  {words}",
+            share.rest_bytes as f64 / MIB,
+            share.peak_bytes as f64 / MIB,
+        ));
+    }
+    text.line(&format!(
+        "{:>8.1} {:>8.1}  in all",
+        rest as f64 / MIB,
+        peak as f64 / MIB
+    ));
+}
+
+fn remedies(text: &mut Text, report: &Report) {
+    if !report.calibration.trusted {
+        return;
+    }
+    for row in report.worthwhile().take(REMEDIES) {
+        text.blank();
+        let price = match &*row.price {
+            "" => String::new(),
+            price => format!(" (its price: {price})"),
+        };
+        text.wrapped(Look::Bold, "", &format!("To have {}{price}:", row.name));
+        for (name, value) in &row.set {
+            text.line(&format!("  {name}={value}"));
+        }
+        for name in &row.unset {
+            text.line(&format!("  unset {name}"));
+        }
+        if let Some(step) = &row.step {
+            text.paragraph("  ", step);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The gap between glibc and jemalloc in parts: each the difference of two replays.
+
+use super::candidates::{Mechanism, mechanism_name};
+use super::report::Share;
+
+/// Peak and rest of one replay, in bytes.
+pub type PeakAndRest = (u64, u64);
+
+/// The parts of the gap from `glibc` to `jemalloc`. Each of `steps` undoes one mechanism more than
+/// the one before; its bytes are what that took away. The last step is jemalloc without decay, which
+/// what is left unexplained leads to. All parts sum to the gap.
+pub fn shares(
+    glibc: PeakAndRest,
+    steps: &[(Mechanism, PeakAndRest)],
+    jemalloc: PeakAndRest,
+) -> Vec<Share> {
+    let mut before = glibc;
+    let last = (Mechanism::Decay, jemalloc);
+    let all = steps.iter().chain([&last]).map(|(mechanism, after)| {
+        let share = Share {
+            mechanism: mechanism_name(*mechanism),
+            peak_bytes: difference(before.0, after.0),
+            rest_bytes: difference(before.1, after.1),
+        };
+        before = *after;
+        share
+    });
+    all.collect()
+}
+
+fn difference(before: u64, after: u64) -> i64 {
+    i64::try_from(i128::from(before) - i128::from(after)).unwrap_or(0)
+}
+
+/// What a mechanism is, in words that go on after its bytes.
+pub fn in_words(mechanism: &str) -> &'static str {
+    match mechanism {
+        "dynamic_mmap_threshold" => "large blocks on the heap, as the mmap threshold grew",
+        "thread_caches" => "chunks cached by threads, and what they pin",
+        "arenas" => "memory that is free in one thread's arena only",
+        "untrimmed_free_memory" => "free pages that glibc does not give back by itself",
+        "jemalloc_decay" => "free pages that jemalloc keeps for a while",
+        _ => "unexplained: headers, size classes, and where blocks lie",
+    }
+}
+
+/// What cures a mechanism under glibc.
+pub fn remedy(mechanism: &str) -> Option<&'static str> {
+    match mechanism {
+        "dynamic_mmap_threshold" => Some("MALLOC_MMAP_THRESHOLD_=131072"),
+        "thread_caches" => Some("GLIBC_TUNABLES=glibc.malloc.tcache_count=0"),
+        "arenas" => Some("MALLOC_ARENA_MAX=1"),
+        "untrimmed_free_memory" => Some("malloc_trim(0) now and then"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_sum_to_the_gap() {
+        let steps = [
+            (Mechanism::DynamicThreshold, (100, 80)),
+            (Mechanism::ThreadCaches, (101, 60)),
+            (Mechanism::Untrimmed, (90, 20)),
+            (Mechanism::Unexplained, (95, 18)),
+        ];
+        let found = shares((100, 90), &steps, (110, 25));
+        let parts: Vec<_> = found
+            .iter()
+            .map(|share| (share.mechanism, share.peak_bytes, share.rest_bytes))
+            .collect();
+        assert_eq!(
+            parts,
+            [
+                ("dynamic_mmap_threshold", 0, 10),
+                ("thread_caches", -1, 20),
+                ("untrimmed_free_memory", 11, 40),
+                ("unexplained", -5, 2),
+                ("jemalloc_decay", -15, -7),
+            ]
+        );
+        let sum: i64 = found.iter().map(|share| share.rest_bytes).sum();
+        assert_eq!(sum, 90 - 25);
+        let sum: i64 = found.iter().map(|share| share.peak_bytes).sum();
+        assert_eq!(sum, 100 - 110);
+    }
+}

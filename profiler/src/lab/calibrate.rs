@@ -1,0 +1,241 @@
+//! Whether the replay can be trusted: played as the program really ran, it is compared with what
+//! was recorded of the program.
+
+use super::figures::{At, median, peak_and_rest};
+
+/// An error above this gives no verdict.
+pub const TRUSTED: f64 = 0.05;
+/// Checkpoints of less than this share of the peak say little of malloc: an interpreter that starts
+/// has other memory, too.
+const TOLD_OF_PEAK: f64 = 0.1;
+/// Losses from here on can be felt.
+const FELT_LOSSES: f64 = 0.000_1;
+
+/// One checkpoint.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct Point {
+    /// Nanoseconds since the recording began.
+    pub time_ns: u64,
+    /// The process, by its number in the trace.
+    pub process: u32,
+    /// malloc's resident and swapped bytes, as recorded; `None` where that was not.
+    pub recorded_bytes: Option<u64>,
+    /// The same as replayed.
+    pub replayed_bytes: u64,
+}
+
+/// What else bears on the trust.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Doubts {
+    /// Events of the trace.
+    pub events: u64,
+    /// Events lost.
+    pub lost: u64,
+    /// Bytes that were live when the recording began.
+    pub seed_bytes: u64,
+    /// Bytes allocated since.
+    pub allocated_bytes: u64,
+    /// How far apart playing large blocks touched and untouched lies, as a share.
+    pub touch_band: f64,
+    /// The allocator recorded and the one played, where they are not known to be the same.
+    pub other_allocator: Option<(String, String)>,
+    /// Why the replay itself failed.
+    pub failure: Option<String>,
+    /// The format that was read, when it is not fragscope's own.
+    pub foreign: Option<String>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Calibration {
+    /// Every checkpoint.
+    pub points: Vec<Point>,
+    /// Peak of what was recorded, and of the replay.
+    pub peak: Option<(u64, u64)>,
+    /// What rested at the end as recorded, and in the replay.
+    pub rest: Option<(u64, u64)>,
+    /// Median of the errors' sizes.
+    pub median_error: Option<f64>,
+    /// Whether a verdict can be given.
+    pub trusted: bool,
+    /// What is known to cause errors; why there is no verdict, when there is none.
+    pub reasons: Vec<String>,
+}
+
+/// The error of a replay, as a share of what was recorded.
+pub fn error((recorded, replayed): (u64, u64)) -> f64 {
+    match recorded {
+        0 => f64::from(u8::from(replayed > 0)),
+        _ => replayed as f64 / recorded as f64 - 1.0,
+    }
+}
+
+/// Compares.
+pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
+    let recorded: Option<Vec<At>> = points
+        .iter()
+        .map(|point| Some((point.process, point.recorded_bytes?)))
+        .collect();
+    let replayed: Vec<At> = points
+        .iter()
+        .map(|p| (p.process, p.replayed_bytes))
+        .collect();
+    let both = recorded
+        .and_then(|recorded| peak_and_rest(&recorded))
+        .zip(peak_and_rest(&replayed));
+    let mut calibration = Calibration {
+        peak: both.map(|(recorded, replayed)| (recorded.0, replayed.0)),
+        rest: both.map(|(recorded, replayed)| (recorded.1, replayed.1)),
+        points,
+        ..Calibration::default()
+    };
+    if let Some(why) = &doubts.failure {
+        let why = format!("playing it as it was recorded failed: the allocator {why}");
+        calibration.reasons.push(why);
+        return calibration;
+    }
+    let (Some(peak), Some(rest)) = (calibration.peak, calibration.rest) else {
+        calibration.reasons.push(match &doubts.foreign {
+            Some(format) => format!(
+                "a recording of {format} holds nothing of the program's resident memory to \
+                 compare with"
+            ),
+            None => "the trace has no checkpoint of the program's resident memory to compare with"
+                .to_owned(),
+        });
+        return calibration;
+    };
+    let told = (peak.0 as f64 * TOLD_OF_PEAK) as u64;
+    let errors: Vec<f64> = calibration
+        .points
+        .iter()
+        .filter_map(|point| Some((point.recorded_bytes?, point.replayed_bytes)))
+        .filter(|(recorded, _)| *recorded >= told)
+        .map(|both| error(both).abs())
+        .collect();
+    calibration.median_error = median(&errors);
+    let worst = [
+        error(peak),
+        error(rest),
+        calibration.median_error.unwrap_or(0.0),
+    ]
+    .into_iter()
+    .map(f64::abs)
+    .fold(0.0, f64::max);
+    calibration.trusted = worst <= TRUSTED;
+    calibration.reasons = reasons(doubts);
+    if !calibration.trusted && calibration.reasons.is_empty() {
+        calibration.reasons.push(
+            "no cause is known; memory that the program maps by itself, or touches less of than \
+             it asked for, would do it"
+                .to_owned(),
+        );
+    }
+    calibration
+}
+
+fn reasons(doubts: &Doubts) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let share = doubts.lost as f64 / (doubts.events + doubts.lost).max(1) as f64;
+    if share > FELT_LOSSES {
+        reasons.push(format!(
+            "{:.2} % of the events were lost while recording",
+            share * 100.0
+        ));
+    }
+    if doubts.allocated_bytes < doubts.seed_bytes {
+        reasons.push(
+            "the heap has not turned over since the recording began: less was allocated than was \
+             there; record for longer"
+                .to_owned(),
+        );
+    }
+    if doubts.touch_band > TRUSTED {
+        reasons.push(format!(
+            "how much of its large blocks the program touched is not known, and makes up to {:.0} % \
+             of difference",
+            doubts.touch_band * 100.0
+        ));
+    }
+    if let Some((recorded, played)) = &doubts.other_allocator {
+        reasons.push(format!(
+            "it was recorded under {recorded} and is played into {played}"
+        ));
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn points(all: &[(u64, u64)]) -> Vec<Point> {
+        let numbered = all.iter().enumerate();
+        numbered
+            .map(|(i, (recorded, replayed))| Point {
+                time_ns: i as u64,
+                process: 0,
+                recorded_bytes: Some(*recorded),
+                replayed_bytes: *replayed,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_close_replay_is_trusted_whatever_the_start_looks_like() {
+        let close = points(&[(1, 3), (1000, 1010), (500, 490), (480, 500)]);
+        let found = calibrate(close, &Doubts::default());
+        assert!(found.trusted && found.reasons.is_empty());
+        assert_eq!(found.peak, Some((1000, 1010)));
+        assert_eq!(found.rest, Some((480, 500)));
+        let median = found.median_error.expect("errors");
+        assert!((median - 0.02).abs() < 1e-9, "{median}");
+    }
+
+    #[test]
+    fn an_error_at_peak_at_rest_or_in_between_takes_the_verdict_away() {
+        for bad in [
+            [(100, 106), (50, 50), (50, 50), (50, 50)].as_slice(),
+            [(100, 100), (50, 50), (50, 50), (50, 53)].as_slice(),
+            [(100, 100), (50, 56), (50, 56), (50, 56), (50, 50)].as_slice(),
+        ] {
+            let found = calibrate(points(bad), &Doubts::default());
+            assert!(!found.trusted, "{bad:?}");
+            assert!(found.reasons[0].contains("no cause is known"));
+        }
+    }
+
+    #[test]
+    fn known_causes_are_named() {
+        let doubts = Doubts {
+            events: 1000,
+            lost: 10,
+            seed_bytes: 100,
+            allocated_bytes: 90,
+            touch_band: 0.3,
+            other_allocator: Some(("jemalloc 3.6.0".into(), "jemalloc 5.3.1".into())),
+            ..Doubts::default()
+        };
+        let found = calibrate(points(&[(100, 150)]), &doubts);
+        let said = found.reasons.join("; ");
+        for words in ["0.99 %", "turned over", "30 %", "jemalloc 3.6.0"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        let fine = calibrate(points(&[(100, 101)]), &doubts);
+        assert!(fine.trusted && fine.reasons.len() == 4, "doubts stay said");
+    }
+
+    #[test]
+    fn without_checkpoints_nothing_is_trusted() {
+        let none = calibrate(Vec::new(), &Doubts::default());
+        assert!(!none.trusted && none.reasons[0].contains("no checkpoint"));
+        let mut foreign = points(&[(0, 10)]);
+        foreign[0].recorded_bytes = None;
+        let doubts = Doubts {
+            foreign: Some("heaptrack".into()),
+            ..Doubts::default()
+        };
+        let none = calibrate(foreign, &doubts);
+        assert!(!none.trusted && none.reasons[0].contains("heaptrack"));
+    }
+}

@@ -1,0 +1,151 @@
+use super::*;
+
+fn described(named: &[(&str, &str)]) -> Description {
+    let all = named.iter();
+    Description(
+        all.map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .collect(),
+    )
+}
+
+fn facts(description: &Description, threads: u32) -> Facts<'_> {
+    Facts {
+        description,
+        threads,
+        duration: Duration::from_secs(60),
+    }
+}
+
+fn named<'c>(field: &'c [Candidate], name: &str) -> &'c Candidate {
+    let found = field.iter().find(|candidate| candidate.name == name);
+    found.unwrap_or_else(|| panic!("{name} is not in the field"))
+}
+
+#[test]
+fn each_setting_is_alone_and_the_trim_is_isolated_from_the_threshold() {
+    let description = described(&[("malloc", "glibc 2.36"), ("thp", "madvise")]);
+    let field = field(&facts(&description, 4));
+    let set = |name: &str| named(&field, name).variables();
+    let one = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+    assert_eq!(
+        set("mmap_threshold=128K"),
+        one("MALLOC_MMAP_THRESHOLD_", "131072")
+    );
+    assert_eq!(
+        set("trim_threshold=128K"),
+        [
+            one("MALLOC_TRIM_THRESHOLD_", "131072"),
+            one("MALLOC_MMAP_THRESHOLD_", "33554432")
+        ]
+        .concat()
+    );
+    assert_eq!(set("arena_max=2"), one("MALLOC_ARENA_MAX", "2"));
+    assert_eq!(
+        set("tcache_count=0"),
+        one("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
+    );
+    assert_eq!(
+        set("hugetlb=1"),
+        one("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    );
+    assert_eq!(set("jemalloc"), one("LD_PRELOAD", "libjemalloc.so.2"));
+    let trimmed = named(&field, "malloc_trim each 6 s");
+    assert_eq!(trimmed.variables(), []);
+    assert_eq!(trimmed.trim, Trim::Every(Duration::from_secs(6)));
+    assert!(trimmed.step.is_some() && trimmed.same_as_now.is_none());
+}
+
+#[test]
+fn what_cannot_differ_is_not_played() {
+    let description = described(&[("malloc", "glibc 2.36"), ("thp", "always")]);
+    let single = field(&facts(&description, 1));
+    for name in ["arena_max=1", "arena_max=2", "hugetlb=1", "hugetlb=0"] {
+        assert!(named(&single, name).same_as_now.is_some(), "{name}");
+    }
+    let threaded = field(&facts(&description, 2));
+    assert!(named(&threaded, "arena_max=1").same_as_now.is_none());
+    let set = described(&[
+        ("env.MALLOC_ARENA_MAX", "2"),
+        ("env.PYTHONMALLOC", "malloc"),
+    ]);
+    let set = field(&facts(&set, 3));
+    assert!(named(&set, "arena_max=2").same_as_now.is_some());
+    assert!(named(&set, "hugetlb=0").same_as_now.is_some());
+    assert!(named(&set, "hugetlb=1").same_as_now.is_none());
+}
+
+#[test]
+fn every_candidate_carries_what_the_program_had() {
+    let description = described(&[
+        ("env.PYTHONMALLOC", "malloc"),
+        ("env.MALLOC_CONF", "narenas:1"),
+        ("env.LD_PRELOAD", "libjemalloc.so.2"),
+    ]);
+    let facts = facts(&description, 1);
+    let now = now(&facts);
+    for candidate in field(&facts) {
+        let python = ("PYTHONMALLOC".to_owned(), "malloc".to_owned());
+        assert!(
+            candidate.variables().contains(&python),
+            "{}",
+            candidate.name
+        );
+    }
+    let (set, unset) = named(&field(&facts), "jemalloc").changes(&now);
+    assert_eq!(set, [("LD_PRELOAD".into(), "libjemalloc.so.2".into())]);
+    assert_eq!(
+        unset,
+        ["MALLOC_CONF"],
+        "it would change jemalloc as it comes"
+    );
+}
+
+#[test]
+fn a_program_under_jemalloc_is_compared_with_plain_glibc_too() {
+    let description = described(&[
+        ("malloc", "jemalloc 5.3.0"),
+        ("malloc_path", "/nowhere/libjemalloc.so.2"),
+        ("env.MALLOC_CONF", "background_thread:true"),
+    ]);
+    let facts = facts(&description, 1);
+    let now = now(&facts);
+    assert_eq!(now.name, "now: jemalloc 5.3.0");
+    let allocator = now.allocator.clone().expect("the embedded one stands in");
+    assert_eq!(allocator.kind, Some(Kind::Jemalloc));
+    assert_eq!(now.env.get("MALLOC_CONF"), Some("background_thread:true"));
+    let field = field(&facts);
+    let (_, unset) = named(&field, "glibc").changes(&now);
+    assert_eq!(unset, ["LD_PRELOAD"]);
+}
+
+#[test]
+fn a_field_of_ones_own_has_settings_where_they_are_read() {
+    let description = described(&[("malloc", "glibc 2.36")]);
+    let facts = facts(&description, 2);
+    let tunable = |name: &str, value: &str| Tunable {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    };
+    let own = own_field(
+        &facts,
+        &["jemalloc".to_owned(), "/nowhere/libfast.so".to_owned()],
+        &[
+            tunable("MALLOC_CONF", "narenas:1"),
+            tunable("glibc.malloc.arena_max", "1"),
+            tunable("tcache_count", "0"),
+            tunable("FAST_LIMIT", "9"),
+        ],
+    );
+    let names: Vec<_> = own.iter().map(|candidate| &*candidate.name).collect();
+    assert_eq!(
+        names,
+        [
+            "jemalloc MALLOC_CONF=narenas:1 FAST_LIMIT=9",
+            "libfast.so FAST_LIMIT=9",
+            "glibc glibc.malloc.arena_max=1 tcache_count=0 FAST_LIMIT=9",
+        ]
+    );
+    assert_eq!(own[0].env.get("MALLOC_CONF"), Some("narenas:1"));
+    assert_eq!(own[2].env.get("MALLOC_ARENA_MAX"), Some("1"));
+    assert!(own[1].allocator.is_err(), "no such file");
+}

@@ -1,0 +1,325 @@
+//! Playing many candidates, several at a time, and those that end differently each time again.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use profiler_core::sample::Sample;
+
+use super::candidates::{Candidate, Trim};
+use super::play::{PlayError, Played, Program, Setup, Touch, play};
+
+/// Runs of what is random, in any case.
+const FEWEST_RUNS: u32 = 3;
+/// Runs of what is random, as long as the field has been playing for less than [`LONG`].
+const RUNS: u32 = 5;
+/// Runs of what is random, as long as the field has been playing for less than [`SHORT`].
+const MOST_RUNS: u32 = 15;
+const SHORT: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(90);
+/// Of the memory that is available now, all players together may take this share.
+const MEMORY_SHARE: f64 = 0.8;
+
+/// How a field is played.
+#[derive(Debug)]
+pub struct Manner<'a> {
+    /// Runs of each random candidate; `None` is as many as there is time for.
+    pub runs: Option<u32>,
+    /// Processors that the program had.
+    pub cpus: Option<u32>,
+    /// Whether playing large blocks untouched can differ from playing them touched.
+    pub touch_is_uncertain: bool,
+    /// The first so many candidates are shown; the rest only explain, and need no range.
+    pub shown: usize,
+    /// Bytes that can be allocated now without pressing the host.
+    pub available_bytes: u64,
+    /// Set when the user wants it to end.
+    pub interrupted: &'a AtomicBool,
+}
+
+/// What was measured in one run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Run {
+    /// malloc's resident bytes at each checkpoint of the trace.
+    pub resident: Vec<u64>,
+    /// Processor time of the player.
+    pub cpu_seconds: f64,
+    /// Its page faults.
+    pub faults: u64,
+}
+
+/// What playing one candidate came to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Runs in which large blocks were touched.
+    pub runs: Vec<Run>,
+    /// Runs in which large blocks of which nothing is known were left untouched.
+    pub untouched: Vec<Run>,
+    /// Why it cannot be told.
+    pub failure: Option<String>,
+    /// The player's first process at its end, of one of the runs.
+    pub sample: Option<Sample>,
+}
+
+/// How far a field is.
+#[derive(Copy, Clone, Debug)]
+pub struct Progress {
+    /// Operations played.
+    pub played: u64,
+    /// Operations to play, as far as it is decided.
+    pub of: u64,
+    /// Candidates of which all necessary runs are done.
+    pub done: usize,
+    /// Candidates.
+    pub candidates: usize,
+}
+
+#[derive(Copy, Clone, Debug)]
+struct Job {
+    candidate: usize,
+    touch: Touch,
+    walk: bool,
+}
+
+struct State {
+    queue: VecDeque<Job>,
+    outcomes: Vec<Outcome>,
+    started: Vec<u32>,
+    finished: Vec<u32>,
+    jobs: u64,
+    longest: Vec<Duration>,
+}
+
+/// Plays all candidates; what each came to, in their order. `progress` is told now and then.
+pub fn run(
+    program: &Program,
+    candidates: &[Candidate],
+    manner: &Manner<'_>,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Vec<Outcome> {
+    let field = Field::new(program, candidates, manner, progress);
+    let players = field.players();
+    thread::scope(|scope| {
+        for core in 0..players {
+            let field = &field;
+            scope.spawn(move || field.work(core, players));
+        }
+    });
+    let state = field.state.into_inner();
+    state.unwrap_or_else(PoisonError::into_inner).outcomes
+}
+
+struct Field<'a> {
+    program: &'a Program,
+    candidates: &'a [Candidate],
+    manner: &'a Manner<'a>,
+    progress: &'a (dyn Fn(Progress) + Sync),
+    state: Mutex<State>,
+    /// Operations played in jobs that have ended, and in each that runs.
+    ended: AtomicU64,
+    running: Vec<AtomicU64>,
+    began: Instant,
+}
+
+impl<'a> Field<'a> {
+    fn new(
+        program: &'a Program,
+        candidates: &'a [Candidate],
+        manner: &'a Manner<'a>,
+        progress: &'a (dyn Fn(Progress) + Sync),
+    ) -> Self {
+        let mut queue = VecDeque::new();
+        let mut outcomes = Vec::new();
+        let mut untouched = Vec::new();
+        for (number, candidate) in candidates.iter().enumerate() {
+            let mut outcome = Outcome::default();
+            match &candidate.allocator {
+                Err(why) => outcome.failure = Some(why.clone()),
+                Ok(_) if candidate.same_as_now.is_some() => {}
+                Ok(_) => {
+                    let job = |touch| Job {
+                        candidate: number,
+                        touch,
+                        walk: number == 0,
+                    };
+                    queue.push_back(job(Touch::Most));
+                    if manner.touch_is_uncertain && number < manner.shown {
+                        untouched.push(job(Touch::Least));
+                    }
+                }
+            }
+            outcomes.push(outcome);
+        }
+        queue.extend(untouched);
+        let jobs = queue.len() as u64;
+        Self {
+            program,
+            candidates,
+            manner,
+            progress,
+            state: Mutex::new(State {
+                queue,
+                started: vec![0; outcomes.len()],
+                finished: vec![0; outcomes.len()],
+                longest: vec![Duration::ZERO; outcomes.len()],
+                outcomes,
+                jobs,
+            }),
+            ended: AtomicU64::new(0),
+            running: (0..cores()).map(|_| AtomicU64::new(0)).collect(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Players at a time: one for each processor, if the memory is enough.
+    fn players(&self) -> usize {
+        let each = self.program.summary().peak_live_bytes.max(1) * 2;
+        let fit = self.limit(1) / each;
+        cores()
+            .min(usize::try_from(fit).unwrap_or(usize::MAX))
+            .max(1)
+    }
+
+    /// What one of so many players may take.
+    fn limit(&self, players: usize) -> u64 {
+        (self.manner.available_bytes as f64 * MEMORY_SHARE) as u64 / players as u64
+    }
+
+    fn work(&self, core: usize, players: usize) {
+        while let Some(job) = self.next() {
+            let candidate = &self.candidates[job.candidate];
+            let began = Instant::now();
+            let setup = self.setup(candidate, &job, core, self.limit(players));
+            let played = play(self.program, &setup, &|operations| {
+                self.running[core].store(operations, Ordering::Relaxed);
+                self.tell();
+                !self.manner.interrupted.load(Ordering::Relaxed)
+            });
+            self.running[core].store(0, Ordering::Relaxed);
+            self.ended
+                .fetch_add(self.program.published(), Ordering::Relaxed);
+            self.put(&job, played, began.elapsed());
+            self.tell();
+        }
+    }
+
+    fn setup(&self, candidate: &Candidate, job: &Job, core: usize, limit: u64) -> Setup {
+        let allocator = candidate.allocator.as_ref().ok();
+        Setup {
+            preload: allocator.and_then(|allocator| allocator.object.clone()),
+            env: candidate.env.variables().to_vec(),
+            touch: job.touch,
+            trim_every: match candidate.trim {
+                Trim::Every(period) => Some(period),
+                Trim::Never | Trim::AtCheckpoints => None,
+            },
+            trim_at_checkpoints: candidate.trim == Trim::AtCheckpoints,
+            cpus: self.manner.cpus,
+            core: Some(core),
+            memory_limit: Some(limit),
+            walk: job.walk,
+        }
+    }
+
+    /// What to play next; `None` when it is enough.
+    fn next(&self) -> Option<Job> {
+        if self.manner.interrupted.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut state = self.state();
+        if let Some(job) = state.queue.pop_front() {
+            if job.touch == Touch::Most {
+                state.started[job.candidate] += 1;
+            }
+            return Some(job);
+        }
+        let again = (0..self.candidates.len())
+            .filter(|&number| {
+                let candidate = &self.candidates[number];
+                candidate.random
+                    && candidate.same_as_now.is_none()
+                    && state.outcomes[number].failure.is_none()
+            })
+            .min_by_key(|&number| state.started[number])?;
+        let done = state.started[again];
+        let until = self.began.elapsed() + state.longest[again];
+        let wanted = match self.manner.runs {
+            Some(runs) => done < runs,
+            None if again >= self.manner.shown => done < FEWEST_RUNS,
+            None => {
+                done < FEWEST_RUNS
+                    || done < RUNS && until < LONG
+                    || done < MOST_RUNS && until < SHORT
+            }
+        };
+        if !wanted {
+            return None;
+        }
+        state.started[again] += 1;
+        state.jobs += 1;
+        Some(Job {
+            candidate: again,
+            touch: Touch::Most,
+            walk: false,
+        })
+    }
+
+    fn put(&self, job: &Job, played: Result<Played, PlayError>, took: Duration) {
+        let mut state = self.state();
+        state.finished[job.candidate] += 1;
+        let longest = &mut state.longest[job.candidate];
+        *longest = took.max(*longest);
+        let outcome = &mut state.outcomes[job.candidate];
+        match played {
+            Err(PlayError::Cancelled) => {}
+            Err(why) => outcome.failure = Some(why.to_string()),
+            Ok(played) => {
+                let run = Run {
+                    resident: played
+                        .checkpoints
+                        .iter()
+                        .map(|c| c.resident_bytes)
+                        .collect(),
+                    cpu_seconds: played.cpu_seconds,
+                    faults: played.faults,
+                };
+                if let Some(sample) = played.end_sample {
+                    outcome.sample = Some(sample);
+                }
+                match job.touch {
+                    Touch::Most => outcome.runs.push(run),
+                    Touch::Least => outcome.untouched.push(run),
+                }
+            }
+        }
+    }
+
+    fn tell(&self) {
+        let operations = self.program.published();
+        let state = self.state();
+        let (of, candidates) = (state.jobs * operations, self.candidates.len());
+        let done = state.finished.iter().zip(&state.outcomes);
+        let done = done.filter(|(runs, outcome)| **runs > 0 || outcome.failure.is_some());
+        let done = done.count();
+        drop(state);
+        let running = self.running.iter().map(|one| one.load(Ordering::Relaxed));
+        let played = self.ended.load(Ordering::Relaxed) + running.sum::<u64>();
+        (self.progress)(Progress {
+            played: played.min(of),
+            of,
+            done,
+            candidates,
+        });
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Processors to play on.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}

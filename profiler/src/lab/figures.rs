@@ -1,0 +1,151 @@
+//! From what was measured at checkpoints to figures: peak, rest, medians and ranges.
+
+use super::field::{Outcome, Run};
+
+/// A figure of which there may be several measurements.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Figure {
+    /// The median of the runs.
+    pub bytes: u64,
+    /// The least of all, with large blocks untouched where that is uncertain.
+    pub low_bytes: u64,
+    /// The most of all.
+    pub high_bytes: u64,
+}
+
+/// A checkpoint: of which process, and how much was resident.
+pub type At = (u32, u64);
+
+/// The most that all processes together had at once, and what they had last. Checkpoints come in
+/// rounds, one of each process that runs; a process counts from its first round to its last.
+pub fn peak_and_rest(checkpoints: &[At]) -> Option<(u64, u64)> {
+    let rounds = rounds(checkpoints);
+    let last = *rounds.last()?;
+    let mut sums = vec![0u64; last + 1];
+    let mut seen: Vec<u32> = Vec::new();
+    for (process, _) in checkpoints {
+        if !seen.contains(process) {
+            seen.push(*process);
+        }
+    }
+    for process in seen {
+        let own = checkpoints.iter().zip(&rounds);
+        let mut own = own
+            .filter(|((of, _), _)| *of == process)
+            .map(|((_, bytes), round)| (*round, *bytes))
+            .peekable();
+        while let Some((round, bytes)) = own.next() {
+            // It is as it was until it is looked at again.
+            let end = own.peek().map_or(round + 1, |(next, _)| *next);
+            for sum in &mut sums[round..end] {
+                *sum = sum.saturating_add(bytes);
+            }
+        }
+    }
+    Some((*sums.iter().max()?, sums[last]))
+}
+
+/// The round of each checkpoint: a new one begins where a process comes again.
+fn rounds(checkpoints: &[At]) -> Vec<usize> {
+    let (mut round, mut met) = (0, Vec::new());
+    let numbers = checkpoints.iter().map(|(process, _)| {
+        if met.contains(process) {
+            round += 1;
+            met.clear();
+        }
+        met.push(*process);
+        round
+    });
+    numbers.collect()
+}
+
+/// The median; of two in the middle the lower.
+pub fn median<T: Copy + PartialOrd>(values: &[T]) -> Option<T> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+    sorted.get(sorted.len().checked_sub(1)? / 2).copied()
+}
+
+/// Peak and rest of an outcome, by the processes of its checkpoints; `None` when it has no run that
+/// came to its end.
+pub fn peak_and_rest_of(outcome: &Outcome, processes: &[u32]) -> Option<(Figure, Figure)> {
+    let of = |runs: &[Run]| -> Vec<(u64, u64)> {
+        let all = runs.iter().filter_map(|run| {
+            let at = processes.iter().copied().zip(run.resident.iter().copied());
+            peak_and_rest(&at.collect::<Vec<_>>())
+        });
+        all.collect()
+    };
+    let (touched, untouched) = (of(&outcome.runs), of(&outcome.untouched));
+    let figure = |part: fn(&(u64, u64)) -> u64| {
+        let own: Vec<u64> = touched.iter().map(part).collect();
+        let all = own.iter().copied().chain(untouched.iter().map(part));
+        let (low, high) = all.fold((u64::MAX, 0), |(low, high), bytes| {
+            (low.min(bytes), high.max(bytes))
+        });
+        Some(Figure {
+            bytes: median(&own)?,
+            low_bytes: low,
+            high_bytes: high,
+        })
+    };
+    Some((figure(|one| one.0)?, figure(|one| one.1)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_rests_where_it_was_seen_last() {
+        assert_eq!(peak_and_rest(&[(0, 5), (0, 9), (0, 7)]), Some((9, 7)));
+        assert_eq!(peak_and_rest(&[]), None);
+    }
+
+    #[test]
+    fn processes_count_from_their_first_checkpoint_to_their_last() {
+        let checkpoints = [
+            (0, 10),
+            (0, 10),
+            (1, 4),
+            (2, 5),
+            (0, 10),
+            (2, 6),
+            (0, 11),
+            (2, 7),
+        ];
+        assert_eq!(peak_and_rest(&checkpoints), Some((19, 18)));
+    }
+
+    #[test]
+    fn a_process_is_as_it_was_until_it_is_looked_at_again() {
+        let checkpoints = [(0, 10), (1, 4), (0, 20), (0, 10), (1, 4)];
+        assert_eq!(peak_and_rest(&checkpoints), Some((24, 14)));
+    }
+
+    #[test]
+    fn a_median_is_one_of_the_values() {
+        assert_eq!(median(&[3, 1, 2]), Some(2));
+        assert_eq!(median(&[4, 1, 2, 3]), Some(2));
+        assert_eq!(median::<u64>(&[]), None);
+    }
+
+    #[test]
+    fn the_range_has_the_untouched_runs_and_the_median_has_not() {
+        let run = |bytes| Run {
+            resident: vec![bytes, bytes / 2],
+            ..Run::default()
+        };
+        let outcome = Outcome {
+            runs: vec![run(100), run(120), run(110)],
+            untouched: vec![run(40)],
+            ..Outcome::default()
+        };
+        let (peak, rest) = peak_and_rest_of(&outcome, &[0, 0]).expect("runs");
+        assert_eq!(
+            (peak.low_bytes, peak.bytes, peak.high_bytes),
+            (40, 110, 120)
+        );
+        assert_eq!((rest.low_bytes, rest.bytes, rest.high_bytes), (20, 55, 60));
+    }
+}

@@ -1,0 +1,255 @@
+//! What a replay came to: plain data, from which text and JSON are made.
+
+use super::calibrate::Calibration;
+use super::figures::Figure;
+
+/// The whole of it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What was played.
+    pub trace: TraceFacts,
+    /// How far it can be trusted.
+    pub calibration: Calibration,
+    /// What the program had, then all others by what they need at rest; those that failed last.
+    pub candidates: Vec<Row>,
+    /// The gap between glibc and jemalloc in parts; empty when one of the two is not known.
+    pub mechanisms: Vec<Share>,
+    /// What to do, in sentences.
+    pub verdict: String,
+    /// Whether the user ended it before all was played.
+    pub interrupted: bool,
+}
+
+/// What a trace says of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TraceFacts {
+    /// Its file.
+    pub path: String,
+    /// The program's command line.
+    pub command: Option<String>,
+    /// Its number.
+    pub pid: Option<u64>,
+    /// Python's name and version.
+    pub python: Option<String>,
+    /// The C library.
+    pub libc: Option<String>,
+    /// The allocator that it had.
+    pub malloc: Option<String>,
+    /// Processors that it could run on.
+    pub cpus: Option<u64>,
+    /// When it was recorded.
+    pub started_at: Option<String>,
+    /// The foreign format that it was read from.
+    pub format: Option<String>,
+    /// Events.
+    pub events: u64,
+    /// Events lost.
+    pub lost: u64,
+    /// Threads.
+    pub threads: u32,
+    /// Processes.
+    pub processes: u32,
+    /// Nanoseconds from the first event to the last.
+    pub duration_ns: u64,
+    /// The most bytes live at once, as asked for.
+    pub peak_live_bytes: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Why it was not read to its end.
+    pub trouble: Option<String>,
+}
+
+/// One candidate.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Row {
+    /// How it is called.
+    pub name: String,
+    /// The allocator's name, and its version where that is known.
+    pub allocator: String,
+    /// See above.
+    pub version: Option<String>,
+    /// Whether it is what the program had.
+    pub is_now: bool,
+    /// All variables that it takes.
+    pub env: Vec<(String, String)>,
+    /// Those of them to set where the program ran.
+    pub set: Vec<(String, String)>,
+    /// Those to unset there.
+    pub unset: Vec<String>,
+    /// What has to be done besides.
+    pub step: Option<String>,
+    /// What it costs, in words.
+    pub price: String,
+    /// What was measured; `None` when it failed.
+    pub measured: Option<Measured>,
+    /// Why it failed.
+    pub failure: Option<String>,
+    /// Why it was not played, being the same as what the program had.
+    pub same_as_now: Option<String>,
+    /// Its place by peak and by rest among those that came to their end, from 1.
+    pub rank: Option<(usize, usize)>,
+    /// What was replayed at each checkpoint of the trace.
+    pub checkpoints: Vec<Checkpoint>,
+}
+
+/// One candidate at one checkpoint.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct Checkpoint {
+    /// Nanoseconds since the recording began.
+    pub time_ns: u64,
+    /// The process, by its number in the trace.
+    pub process: u32,
+    /// malloc's resident bytes, the median of the runs.
+    pub resident_bytes: u64,
+    /// The least of all runs, with large blocks untouched where that is uncertain.
+    pub low_bytes: u64,
+    /// The most of all runs.
+    pub high_bytes: u64,
+    /// What the real program had, under its own allocator.
+    pub recorded_bytes: Option<u64>,
+    /// Bytes live, as asked for.
+    pub live_bytes: u64,
+    /// Whether the user asked for this checkpoint.
+    pub asked: bool,
+}
+
+/// What was measured of a candidate.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// The most at any checkpoint.
+    pub peak: Figure,
+    /// At the last checkpoint.
+    pub rest: Figure,
+    /// Runs.
+    pub runs: u32,
+    /// Processor time of playing, the median of the runs.
+    pub cpu_seconds: f64,
+    /// Page faults of playing, likewise.
+    pub faults: u64,
+}
+
+/// A part of the gap between glibc and jemalloc.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Share {
+    /// Which mechanism.
+    pub mechanism: &'static str,
+    /// Its bytes at rest; below 0 when undoing it costs.
+    pub rest_bytes: i64,
+    /// Its bytes at the peak.
+    pub peak_bytes: i64,
+}
+
+impl Row {
+    /// Which allocator it is, without what tells copies of it apart.
+    pub(super) fn allocator_kind(&self) -> &str {
+        match &*self.allocator {
+            "mimalloc2" => "mimalloc",
+            path if path.contains("jemalloc") => "jemalloc",
+            path if path.contains("mimalloc") => "mimalloc",
+            path if path.contains("tcmalloc") => "tcmalloc",
+            other => other,
+        }
+    }
+}
+
+impl Report {
+    /// What the program had.
+    pub fn now(&self) -> Option<&Row> {
+        self.candidates.iter().find(|row| row.is_now)
+    }
+
+    /// What needs so much less at rest than what the program had that it is worth while.
+    pub fn worthwhile(&self) -> impl Iterator<Item = &Row> {
+        let had = self.now().and_then(|row| row.measured);
+        self.candidates.iter().filter(move |row| {
+            let both = had.zip(row.measured).filter(|_| !row.is_now);
+            both.is_some_and(|(had, with)| had.saves_with(&with))
+        })
+    }
+}
+
+/// A saving of less than this, or than [`WORTH_SHARE`], is none.
+const WORTH_BYTES: u64 = 5 << 20;
+/// See above.
+pub(super) const WORTH_SHARE: f64 = 0.05;
+
+impl Measured {
+    /// The least saving at rest that is worth while.
+    pub(super) fn worth(&self) -> u64 {
+        WORTH_BYTES.max((self.rest.bytes as f64 * WORTH_SHARE) as u64)
+    }
+
+    /// What another would have saved at rest.
+    pub(super) fn saved_with(&self, other: &Self) -> u64 {
+        self.rest.bytes.saturating_sub(other.rest.bytes)
+    }
+
+    /// Whether that is worth while.
+    pub(super) fn saves_with(&self, other: &Self) -> bool {
+        self.saved_with(other) >= self.worth()
+    }
+}
+
+/// Puts what the program had first, then the others by what they need at rest, those that failed
+/// last, and gives everyone its ranks.
+pub fn rank(rows: &mut [Row]) {
+    rows.sort_by_key(|row| {
+        let rest = row.measured.map_or(u64::MAX, |m| m.rest.bytes);
+        (!row.is_now, row.failure.is_some(), rest)
+    });
+    let all: Vec<Measured> = rows.iter().filter_map(|row| row.measured).collect();
+    let place = |own: u64, part: fn(&Measured) -> u64| {
+        all.iter().filter(|other| part(other) < own).count() + 1
+    };
+    for row in rows {
+        row.rank = row.measured.map(|own| {
+            let peak = place(own.peak.bytes, |other| other.peak.bytes);
+            (peak, place(own.rest.bytes, |other| other.rest.bytes))
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_ranked_by_rest_after_what_the_program_had() {
+        let row = |name: &str, both: Option<(u64, u64)>| Row {
+            name: name.into(),
+            is_now: name == "now",
+            failure: both.is_none().then(|| "crashed".into()),
+            measured: both.map(|(peak, rest)| Measured {
+                peak: Figure {
+                    bytes: peak,
+                    ..Figure::default()
+                },
+                rest: Figure {
+                    bytes: rest,
+                    ..Figure::default()
+                },
+                ..Measured::default()
+            }),
+            ..Row::default()
+        };
+        let mut rows = [
+            row("broken", None),
+            row("high", Some((80, 70))),
+            row("low", Some((120, 30))),
+            row("same", Some((100, 30))),
+            row("now", Some((100, 60))),
+        ];
+        rank(&mut rows);
+        let names: Vec<_> = rows.iter().map(|row| (&*row.name, row.rank)).collect();
+        assert_eq!(
+            names,
+            [
+                ("now", Some((2, 3))),
+                ("low", Some((4, 1))),
+                ("same", Some((2, 1))),
+                ("high", Some((1, 4))),
+                ("broken", None),
+            ]
+        );
+    }
+}

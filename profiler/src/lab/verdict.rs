@@ -1,0 +1,261 @@
+//! What to do, in sentences.
+
+use profiler_core::units::bytes;
+
+use super::ablation::{in_words, remedy};
+use super::calibrate::{Calibration, error};
+use super::report::{Measured, Report, Row, WORTH_SHARE};
+
+/// A share of the gap from which a mechanism rules.
+const RULES: f64 = 0.5;
+
+/// The verdict on a report in which all else is there.
+pub fn verdict(report: &Report) -> String {
+    if !report.calibration.trusted {
+        return untrusted(&report.calibration);
+    }
+    let Some((now, had)) = report.now().and_then(|row| Some((row, row.measured?))) else {
+        return "No verdict: what the program had could not be played.".to_owned();
+    };
+    let mut said = Vec::new();
+    let jemalloc = report
+        .candidates
+        .iter()
+        .find(|row| row.name == "jemalloc")
+        .and_then(|row| row.measured);
+    let helps = jemalloc.is_some_and(|with| had.saves_with(&with));
+    if let Some(with) = jemalloc {
+        said.push(of_jemalloc(&had, &with, helps));
+    }
+    said.extend(ruling(report, &had));
+    said.push(best(report, now, &had, jemalloc.as_ref(), helps));
+    said.join(" ")
+}
+
+fn untrusted(calibration: &Calibration) -> String {
+    let reasons = calibration.reasons.join("; ");
+    let Some((peak, rest)) = calibration.peak.zip(calibration.rest) else {
+        return format!("No verdict: {reasons}. The table shows what was replayed, unchecked.");
+    };
+    let off = |both| format!("{:+.1} %", error(both) * 100.0);
+    let median = calibration.median_error.unwrap_or(0.0) * 100.0;
+    format!(
+        "No verdict: played as the program really ran, the replay is off by {} at rest, {} at the \
+         peak and {median:.1} % in the median, and more than 5 % is too much to go by. What is \
+         known: {reasons}. The table shows what was replayed, which may be off as far.",
+        off(rest),
+        off(peak),
+    )
+}
+
+fn of_jemalloc(had: &Measured, with: &Measured, helps: bool) -> String {
+    let mut said = if helps {
+        format!(
+            "jemalloc would help: at rest it would need {}{} where the program has {} now, {} less.",
+            bytes(with.rest.bytes),
+            range(with),
+            bytes(had.rest.bytes),
+            bytes(had.saved_with(with)),
+        )
+    } else {
+        format!(
+            "jemalloc would not help: at rest it would need {}{}, and the program has {} now.",
+            bytes(with.rest.bytes),
+            range(with),
+            bytes(had.rest.bytes),
+        )
+    };
+    if with.rest.high_bytes > had.rest.low_bytes && helps {
+        said.push_str(" Not in each run: the range reaches what the program has now.");
+    }
+    let change = with.peak.bytes as f64 / had.peak.bytes.max(1) as f64 - 1.0;
+    if change.abs() >= WORTH_SHARE {
+        said.push_str(&format!(
+            " Its peak would be {} {}: {}.",
+            bytes(with.peak.bytes.abs_diff(had.peak.bytes)),
+            if change > 0.0 { "higher" } else { "lower" },
+            bytes(with.peak.bytes),
+        ));
+    }
+    said
+}
+
+fn range(measured: &Measured) -> String {
+    let rest = measured.rest;
+    let spread = rest.high_bytes - rest.low_bytes;
+    if spread as f64 <= rest.bytes as f64 * WORTH_SHARE {
+        return String::new();
+    }
+    format!(" ({} to {})", bytes(rest.low_bytes), bytes(rest.high_bytes))
+}
+
+/// Which mechanism makes the gap, where one does.
+fn ruling(report: &Report, had: &Measured) -> Option<String> {
+    let gap: i64 = report.mechanisms.iter().map(|share| share.rest_bytes).sum();
+    let known = report
+        .mechanisms
+        .iter()
+        .filter(|share| remedy(share.mechanism).is_some());
+    let most = known.max_by_key(|share| share.rest_bytes)?;
+    if most.rest_bytes < had.worth() as i64 {
+        return None;
+    }
+    let words = in_words(most.mechanism);
+    let part = bytes(most.rest_bytes.unsigned_abs());
+    Some(if most.rest_bytes as f64 >= gap as f64 * RULES {
+        format!("What rules under glibc: {words}, {part}.")
+    } else {
+        format!("No single thing rules under glibc; the most is {words}, {part}.")
+    })
+}
+
+/// The candidate that needs least, and what it is compared with jemalloc.
+fn best(
+    report: &Report,
+    now: &Row,
+    had: &Measured,
+    jemalloc: Option<&Measured>,
+    helps: bool,
+) -> String {
+    let others = report.candidates.iter().filter(|row| row.name != now.name);
+    let others = others.filter_map(|row| Some((row, row.measured?)));
+    let least = others.min_by_key(|(_, measured)| measured.rest.bytes);
+    let Some((row, least)) = least.filter(|(_, least)| had.saves_with(least)) else {
+        return format!(
+            "Nothing that was tried saves as much as {} at rest: as far as allocators can tell, the \
+             memory is in use.",
+            bytes(had.worth())
+        );
+    };
+    if row.name == "jemalloc" {
+        return "Nothing that was tried needs less at rest.".to_owned();
+    }
+    let and_more = jemalloc
+        .filter(|_| helps)
+        .map(|with| with.rest.bytes.saturating_sub(least.rest.bytes));
+    match and_more {
+        Some(more) if more < had.worth() => format!(
+            "Nothing does much better: {} needs {}.",
+            row.name,
+            bytes(least.rest.bytes)
+        ),
+        _ => format!(
+            "What needs least at rest is {}: {}{}, {} less than now.",
+            row.name,
+            bytes(least.rest.bytes),
+            range(&least),
+            bytes(had.saved_with(&least)),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::figures::Figure;
+    use crate::lab::report::Share;
+
+    const MIB: u64 = 1 << 20;
+
+    fn row(name: &str, peak: u64, rest: u64) -> Row {
+        let figure = |mib: u64| Figure {
+            bytes: mib * MIB,
+            low_bytes: mib * MIB,
+            high_bytes: mib * MIB,
+        };
+        Row {
+            name: name.into(),
+            is_now: name.starts_with("now"),
+            measured: Some(Measured {
+                peak: figure(peak),
+                rest: figure(rest),
+                runs: 1,
+                ..Measured::default()
+            }),
+            ..Row::default()
+        }
+    }
+
+    fn report(candidates: Vec<Row>, mechanisms: &[(&'static str, i64)]) -> Report {
+        Report {
+            calibration: Calibration {
+                trusted: true,
+                ..Calibration::default()
+            },
+            candidates,
+            mechanisms: mechanisms
+                .iter()
+                .map(|(mechanism, mib)| Share {
+                    mechanism,
+                    rest_bytes: mib * MIB as i64,
+                    peak_bytes: 0,
+                })
+                .collect(),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn a_saving_is_named_with_what_makes_it_and_the_higher_peak() {
+        let said = verdict(&report(
+            vec![
+                row("now: glibc 2.36", 100, 90),
+                row("jemalloc", 120, 30),
+                row("mimalloc", 110, 29),
+            ],
+            &[("thread_caches", 40), ("untrimmed_free_memory", 15)],
+        ));
+        assert!(said.contains("jemalloc would help"), "{said}");
+        assert!(said.contains("60.0 MiB less"), "{said}");
+        assert!(said.contains("20.0 MiB higher"), "{said}");
+        assert!(said.contains("rules under glibc: chunks cached"), "{said}");
+        assert!(said.contains("Nothing does much better"), "{said}");
+    }
+
+    #[test]
+    fn where_jemalloc_does_not_help_it_says_so_and_what_would() {
+        let said = verdict(&report(
+            vec![
+                row("now: glibc 2.36", 100, 90),
+                row("mmap_threshold=128K", 100, 40),
+                row("jemalloc", 100, 88),
+            ],
+            &[("dynamic_mmap_threshold", 50), ("unexplained", -48)],
+        ));
+        assert!(said.contains("jemalloc would not help"), "{said}");
+        assert!(said.contains("What needs least at rest is mmap_threshold=128K: 40.0 MiB"));
+        assert!(said.contains("large blocks on the heap"), "{said}");
+    }
+
+    #[test]
+    fn where_nothing_helps_it_says_that_the_memory_is_in_use() {
+        let said = verdict(&report(
+            vec![row("now: glibc 2.36", 100, 90), row("jemalloc", 100, 87)],
+            &[("thread_caches", 2)],
+        ));
+        assert!(said.contains("would not help"), "{said}");
+        assert!(said.contains("Nothing that was tried saves"), "{said}");
+    }
+
+    #[test]
+    fn without_trust_there_is_no_verdict_but_the_reason() {
+        let mut without = report(
+            vec![row("now: glibc 2.36", 100, 90), row("jemalloc", 100, 20)],
+            &[],
+        );
+        without.calibration = Calibration {
+            peak: Some((100, 110)),
+            rest: Some((100, 80)),
+            median_error: Some(0.1),
+            reasons: vec!["3.00 % of the events were lost while recording".into()],
+            ..Calibration::default()
+        };
+        let said = verdict(&without);
+        assert!(said.starts_with("No verdict"), "{said}");
+        assert!(
+            said.contains("-20.0 % at rest") && said.contains("3.00 %"),
+            "{said}"
+        );
+        assert!(!said.contains("help"), "{said}");
+    }
+}

@@ -1,0 +1,72 @@
+//! `replay`: a field of candidates played, with a bar, until it is done or the user ends it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use profiler_trace::whole_file::{self, WriteError};
+
+use super::signals::Signals;
+use crate::export;
+use crate::lab::progress::Bar;
+use crate::lab::replay::{ReplayError, ReplayOptions, replay};
+use crate::lab::report::Report;
+
+/// Why a replay has nothing to show, or could not save it.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayFailure {
+    /// It could not be played.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// The file cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[from] io::Error),
+}
+
+/// Plays, and saves the report as JSON to `output`.
+///
+/// # Errors
+/// When nothing could be played, or the file not be written.
+pub fn run(options: &ReplayOptions, output: Option<&PathBuf>) -> Result<Report, ReplayFailure> {
+    if let Some(path) = output {
+        whole_file::check(path)?;
+    }
+    let interrupted = Arc::new(AtomicBool::new(false));
+    watch_signals(&interrupted)?;
+    let bar = Bar::new();
+    let report = replay(options, &interrupted, &|progress| bar.show(progress));
+    bar.clear();
+    let report = report?;
+    if let Some(path) = output {
+        save(path, &report)?;
+    }
+    Ok(report)
+}
+
+fn save(path: &Path, report: &Report) -> Result<(), WriteError> {
+    let mut text = export::replay::json(report);
+    text.push('\n');
+    whole_file::write(path, text.as_bytes())
+}
+
+/// Notes when the user wants it to end.
+fn watch_signals(interrupted: &Arc<AtomicBool>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut signals = {
+        let _within = runtime.enter();
+        Signals::new()?
+    };
+    let interrupted = Arc::clone(interrupted);
+    thread::spawn(move || {
+        runtime.block_on(signals.next());
+        interrupted.store(true, Ordering::Relaxed);
+    });
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! `fragscope replay` as a user runs it, on traces that the test writes. No privilege.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use profiler_trace::trace::{By, Checkpoint, Description, Event, EventKind, Writer};
+use serde_json::Value;
+
+const LARGE: u64 = 100_000;
+
+/// A program that fills 20 MB with blocks, frees all but each tenth, and is looked at twice: with
+/// what glibc needs for it, give or take `off`.
+fn trace(folder: &Path, off: f64) -> PathBuf {
+    let path = folder.join("program.fragtrace");
+    let named = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let description = Description(vec![
+        named("command", "a program of 200 blocks"),
+        named("malloc", "glibc 2.36"),
+        named("thp", "never"),
+        named("cpus", "2"),
+    ]);
+    let file = File::create(&path).expect("a file");
+    let mut writer = Writer::new(file, &description).expect("begun");
+    let mut time_ns = 0;
+    let mut put = |writer: &mut Writer<File>, kind| {
+        time_ns += 10_000_000;
+        let event = Event {
+            time_ns,
+            thread: 0,
+            kind,
+        };
+        writer.event(&event).expect("written");
+        time_ns
+    };
+    let addr = |i: u64| 0x1000_0000 + i * 0x10_0000;
+    let mut now = 0;
+    for i in 0..200 {
+        let (bytes, align, by) = (LARGE, 0, By::Malloc);
+        now = put(
+            &mut writer,
+            EventKind::Alloc {
+                addr: addr(i),
+                bytes,
+                align,
+                by,
+            },
+        );
+    }
+    let mut look = |writer: &mut Writer<File>, time_ns, bytes: u64| {
+        let checkpoint = Checkpoint {
+            time_ns,
+            process: 0,
+            figures: vec![(
+                "malloc_resident_bytes".to_owned(),
+                (bytes as f64 * off) as u64,
+            )],
+        };
+        writer.checkpoint(&checkpoint).expect("written");
+    };
+    look(&mut writer, now, 200 * LARGE);
+    for i in (0..200).filter(|i| i % 10 != 9) {
+        now = put(&mut writer, EventKind::Free { addr: addr(i) });
+    }
+    // The last block is live: what is free below it stays resident under glibc.
+    look(&mut writer, now, 200 * LARGE);
+    writer.finish().expect("written");
+    path
+}
+
+fn replay(path: &Path, flags: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .arg("replay")
+        .arg(path)
+        .args(flags)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs")
+}
+
+fn document(output: &Output) -> Value {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn candidate<'d>(document: &'d Value, name: &str) -> &'d Value {
+    let all = document["candidates"].as_array().expect("a list");
+    let found = all.iter().find(|one| one["name"] == name);
+    found.unwrap_or_else(|| panic!("no {name} in {all:?}"))
+}
+
+fn bytes(candidate: &Value, key: &str) -> u64 {
+    candidate[key]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{key} of {candidate}"))
+}
+
+#[test]
+fn the_default_field_is_calibrated_ranked_and_explained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = replay(&trace(folder.path(), 1.0), &["--json", "--runs", "3"]);
+    let found = document(&output);
+    assert_eq!(
+        found["calibration"]["trusted"], true,
+        "{}",
+        found["calibration"]
+    );
+    assert_eq!(found["trace"]["events"], 380);
+    let now = candidate(&found, "now: glibc 2.36");
+    assert!(
+        bytes(now, "rest_bytes") > 190 * LARGE,
+        "free chunks stay: {now}"
+    );
+    let trimmed = candidate(&found, "malloc_trim each 1 s");
+    assert!(bytes(trimmed, "rest_bytes") < 120 * LARGE, "{trimmed}");
+    assert_eq!(
+        trimmed["peak_bytes"], now["peak_bytes"],
+        "it trims after the peak"
+    );
+    let decayed = candidate(&found, "jemalloc short decay");
+    assert_eq!(decayed["runs"], 3);
+    assert!(bytes(decayed, "low_bytes") <= bytes(decayed, "rest_bytes"));
+    assert!(bytes(decayed, "rest_bytes") < 100 * LARGE, "{decayed}");
+    assert!(candidate(&found, "arena_max=1")["same_as_now"].is_string());
+    let shares = found["mechanisms"].as_array().expect("a list");
+    let untrimmed = shares
+        .iter()
+        .find(|share| share["mechanism"] == "untrimmed_free_memory")
+        .expect("a part of the gap");
+    assert!(
+        untrimmed["bytes"].as_i64() > Some(100 * LARGE as i64),
+        "{untrimmed}"
+    );
+    let verdict = found["verdict"].as_str().expect("a verdict");
+    assert!(
+        verdict.contains("free pages that glibc does not give back"),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn what_is_off_by_more_than_it_may_be_gets_no_verdict() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = trace(folder.path(), 0.8);
+    let output = replay(&trace, &["--allocator", "mimalloc", "--runs", "1"]);
+    let shown = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        shown.contains("NOT CALIBRATED") && shown.contains("No verdict"),
+        "{shown}"
+    );
+    assert!(shown.contains("mimalloc "), "the table is shown: {shown}");
+}
+
+#[test]
+fn a_field_of_ones_own_is_saved_and_what_fails_leaves_the_rest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let saved = folder.path().join("report.json");
+    let output = replay(
+        &trace(folder.path(), 1.0),
+        &[
+            "--allocator",
+            "/nowhere/libnone.so",
+            "--tunable",
+            "mmap_threshold=65536",
+            "-o",
+            saved.to_str().expect("UTF-8"),
+        ],
+    );
+    let shown = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    assert!(shown.contains("libnone.so: cannot read"), "{shown}");
+    let found: Value = serde_json::from_reader(File::open(saved).expect("saved")).expect("JSON");
+    let mapped = candidate(&found, "glibc mmap_threshold=65536");
+    assert_eq!(mapped["env"]["MALLOC_MMAP_THRESHOLD_"], "65536");
+    assert!(bytes(mapped, "rest_bytes") < 30 * LARGE, "{mapped}");
+    assert_eq!(found["candidates"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn what_can_be_read_of_a_damaged_trace_is_used_and_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = trace(folder.path(), 1.0);
+    let whole = std::fs::read(&path).expect("readable");
+    std::fs::write(&path, &whole[..whole.len() - 40]).expect("written");
+    let found = document(&replay(&path, &["--allocator", "glibc", "--json"]));
+    assert!(found["trace"]["trouble"].is_string(), "{}", found["trace"]);
+    assert!(bytes(candidate(&found, "glibc"), "peak_bytes") > 190 * LARGE);
+}
+
+#[test]
+fn what_is_no_trace_ends_with_an_error_that_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fails = |content: &[u8], words: &str| {
+        let path = folder.path().join("file");
+        std::fs::write(&path, content).expect("written");
+        let output = replay(&path, &[]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(words), "{said}");
+    };
+    fails(b"", "no trace");
+    fails(b"#!/bin/sh\necho no trace at all\n", "no trace");
+    fails(b"FRAGTRC\x09............", "format 9");
+    let mut empty = Vec::new();
+    let writer = Writer::new(&mut empty, &Description::default()).expect("memory");
+    writer.finish().expect("memory");
+    fails(&empty, "nothing to play");
+    let missing = replay(&folder.path().join("none"), &[]);
+    assert_eq!(missing.status.code(), Some(1));
+}
