@@ -47,7 +47,7 @@ fn trace(folder: &Path, off: f64) -> PathBuf {
             },
         );
     }
-    let mut look = |writer: &mut Writer<File>, time_ns, bytes: u64| {
+    let look = |writer: &mut Writer<File>, time_ns, bytes: u64| {
         let checkpoint = Checkpoint {
             time_ns,
             process: 0,
@@ -121,7 +121,6 @@ fn the_default_field_is_calibrated_ranked_and_explained() {
     let decayed = candidate(&found, "jemalloc short decay");
     assert_eq!(decayed["runs"], 3);
     assert!(bytes(decayed, "low_bytes") <= bytes(decayed, "rest_bytes"));
-    assert!(bytes(decayed, "rest_bytes") < 100 * LARGE, "{decayed}");
     assert!(candidate(&found, "arena_max=1")["same_as_now"].is_string());
     let shares = found["mechanisms"].as_array().expect("a list");
     let untrimmed = shares
