@@ -219,8 +219,8 @@ impl<'a> Field<'a> {
             cpus: self.manner.cpus,
             core: Some(core),
             memory_limit: Some(limit),
-            background: false,
             walk: job.walk,
+            ..Setup::default()
         }
     }
 
