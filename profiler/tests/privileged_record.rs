@@ -29,14 +29,14 @@ struct Program {
 
 impl Program {
     fn start(threads: u32) -> Self {
-        Self::start_with(threads, |_| {})
+        Self::start_with("cc", threads, |_| {})
     }
 
-    fn start_with(threads: u32, change: impl FnOnce(&mut Command)) -> Self {
+    fn start_with(compiler: &str, threads: u32, change: impl FnOnce(&mut Command)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let program = folder.path().join("mutate");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged/mutate.c");
-        let compiled = Command::new("cc")
+        let compiled = Command::new(compiler)
             .args(["-fno-builtin", "-w", "-O1", "-pthread", "-o"])
             .arg(&program)
             .arg(source)
@@ -523,10 +523,10 @@ fn events_that_the_ring_has_no_room_for_are_told_where_they_are_missing() {
     assert!(lost[0] > 1000 && lost[1] > lost[0] + 1000, "{lost:?}");
 }
 
-/// Blocks of an allocator that is preloaded: their number by the walk, for where in its block an
-/// aligned one lies is not known.
-fn blocks_are_seeded_and_freed(library: &str) {
-    let mut program = Program::start_with(3, |command| {
+/// Blocks of another allocator: their number by the walk, for where in its block an aligned one lies
+/// is not known.
+fn blocks_are_seeded_and_freed(compiler: &str, library: &str) {
+    let mut program = Program::start_with(compiler, 3, |command| {
         command.env("LD_PRELOAD", library);
     });
     program.ask("run 3000");
@@ -543,10 +543,20 @@ fn blocks_are_seeded_and_freed(library: &str) {
 
 #[test]
 fn jemallocs_blocks_are_seeded_and_freed() {
-    blocks_are_seeded_and_freed("libjemalloc.so.2");
+    blocks_are_seeded_and_freed("cc", "libjemalloc.so.2");
 }
 
 #[test]
 fn mimallocs_blocks_are_seeded_and_freed() {
-    blocks_are_seeded_and_freed("libmimalloc.so.2.0");
+    blocks_are_seeded_and_freed("cc", "libmimalloc.so.2.0");
+}
+
+#[test]
+fn tcmallocs_blocks_are_seeded_and_freed() {
+    blocks_are_seeded_and_freed("cc", "libtcmalloc_minimal.so.4");
+}
+
+#[test]
+fn musls_blocks_are_seeded_and_freed() {
+    blocks_are_seeded_and_freed("musl-gcc", "");
 }
