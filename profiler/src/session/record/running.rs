@@ -35,6 +35,8 @@ use crate::session::signals::Signals;
 const NAP: Duration = Duration::from_millis(3);
 /// Events taken before signals and the clock are looked at.
 const BATCH: usize = 1 << 16;
+/// So many of them, more than the ring holds.
+const BATCHES: usize = 16;
 /// Between two looks at whether the target is still there, and at what the probes cost.
 const SLOW: Duration = Duration::from_millis(200);
 /// A budget is not judged before so much time is over: a burst at the start says little.
@@ -69,10 +71,10 @@ async fn run(
     let lock = Lock::take(pid, began_ticks)?;
     let _lock = lock.ok_or(RecordError::Taken(pid))?;
     let plan = ProbePlan::for_recording(sampler.target())?;
-    let file = create(&options.output)?;
     let output = &options.output;
     let mut running = Running::begin(sampler, &plan, options.manner, |description| {
-        Ok(Recording::begin(file, output, description)?)
+        // What was in the file is not lost for a recording that cannot begin.
+        Ok(Recording::begin(create(output)?, output, description)?)
     })?;
     running.recording.say(&format!(
         "recording process {pid} into {}; its children are not recorded",
@@ -196,12 +198,15 @@ impl<O: Output> Running<O> {
     /// Writes what was told since.
     pub(crate) fn take(&mut self) -> Result<(), Cut> {
         let mut told = Vec::new();
-        while self.stream.drain(BATCH, |event| told.push(*event)) > 0 {
+        for _ in 0..BATCHES {
+            let taken = self.stream.drain(BATCH, |event| told.push(*event));
             self.write(&told)?;
             told.clear();
             self.recording.progress()?;
+            if taken < BATCH {
+                break;
+            }
         }
-        self.recording.progress()?;
         Ok(())
     }
 
