@@ -314,11 +314,13 @@ impl<O: Output> Running<O> {
         let cost = self.stream.cost()?;
         let age = self.began.elapsed();
         let share = cost.spent_ns / age.as_nanos().max(1) as f64;
-        self.recording
-            .remark(match self.of_its_time(cost.spent_ns) {
-                Some(part) => format!("  probes take {:.0} % of its processor time", part * 100.0),
-                None => String::new(),
-            });
+        self.recording.remark(match self.used_ns() {
+            Some(used_ns) => format!(
+                "  probes take {:.0} % of its processor time",
+                (cost.spent_ns / used_ns).min(1.0) * 100.0
+            ),
+            None => String::new(),
+        });
         match budget.filter(|budget| share > *budget && age > JUDGED_AFTER) {
             Some(budget) => {
                 self.recording.say(format!(
@@ -333,11 +335,11 @@ impl<O: Output> Running<O> {
         }
     }
 
-    /// What part of the target's processor time the probes took.
-    fn of_its_time(&self, spent_ns: f64) -> Option<f64> {
+    /// The target's processor time since the recording began, in ns.
+    fn used_ns(&self) -> Option<f64> {
         let now = self.sampler.target().cpu_time().ok()?;
         let used = now.saturating_sub(self.cpu_before).as_nanos();
-        (used > 0).then(|| (spent_ns / used as f64).min(1.0))
+        (used > 0).then_some(used as f64)
     }
 
     /// Ends the recording with a last checkpoint, if there is still something to look at.
@@ -354,12 +356,15 @@ impl<O: Output> Running<O> {
             _ => self.look(Occasion::Last)?,
         }
         let cost = self.stream.cost()?;
-        let part = self.of_its_time(cost.spent_ns);
+        let used_ns = self.used_ns();
         self.stream.close()?;
         let (events, left_out) = (self.recording.events(), self.probed.left_out());
-        let each = cost.spent_ns / events.max(1) as f64;
-        let of_its_time = part.map_or(String::new(), |part| {
-            format!(", {:.0} % of its processor time meanwhile", part * 100.0)
+        // A calibration on a busy machine tells too much: more than all it cannot have been.
+        let spent_ns = used_ns.map_or(cost.spent_ns, |used| cost.spent_ns.min(used));
+        let each = spent_ns / events.max(1) as f64;
+        let of_its_time = used_ns.map_or(String::new(), |used| {
+            let part = spent_ns / used * 100.0;
+            format!(", {part:.0} % of its processor time meanwhile")
         });
         self.recording.say(format!(
             "the probes took {each:.0} ns of the target an event{of_its_time}; {left_out} frees of \
