@@ -112,7 +112,7 @@ fn the_default_field_is_calibrated_ranked_and_explained() {
         bytes(now, "rest_bytes") > 190 * LARGE,
         "free chunks stay: {now}"
     );
-    let trimmed = candidate(&found, "malloc_trim each 1 s");
+    let trimmed = candidate(&found, "malloc_trim each 1s");
     assert!(bytes(trimmed, "rest_bytes") < 120 * LARGE, "{trimmed}");
     assert_eq!(
         trimmed["peak_bytes"], now["peak_bytes"],

@@ -157,6 +157,11 @@ impl Compiler {
         }
     }
 
+    /// Bytes live by now in all processes, as asked for.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
     /// The checkpoints so far, in order: the player reaches the first as number 0.
     pub fn stops(&self) -> &[Stop] {
         &self.stops

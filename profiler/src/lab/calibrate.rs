@@ -72,17 +72,15 @@ pub fn error((recorded, replayed): (u64, u64)) -> f64 {
 
 /// Compares.
 pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
-    let recorded: Option<Vec<At>> = points
+    let compared: Vec<(At, At)> = points
         .iter()
-        .map(|point| Some((point.process, point.recorded_bytes?)))
+        .filter_map(|point| {
+            let at = |bytes| (point.process, bytes);
+            Some((at(point.recorded_bytes?), at(point.replayed_bytes)))
+        })
         .collect();
-    let replayed: Vec<At> = points
-        .iter()
-        .map(|p| (p.process, p.replayed_bytes))
-        .collect();
-    let both = recorded
-        .and_then(|recorded| peak_and_rest(&recorded))
-        .zip(peak_and_rest(&replayed));
+    let (recorded, replayed): (Vec<At>, Vec<At>) = compared.into_iter().unzip();
+    let both = peak_and_rest(&recorded).zip(peak_and_rest(&replayed));
     let mut calibration = Calibration {
         peak: both.map(|(recorded, replayed)| (recorded.0, replayed.0)),
         rest: both.map(|(recorded, replayed)| (recorded.1, replayed.1)),

@@ -250,7 +250,7 @@ fn glibc_field(facts: &Facts<'_>) -> Vec<Candidate> {
     all.push(huge(facts, with("hugetlb=1", &[("hugetlb", "1")]), &env));
     all.push(huge(facts, with("hugetlb=0", &[("hugetlb", "0")]), &env));
     let every = facts.trim_every();
-    let mut trimmed = with(&format!("malloc_trim each {} s", every.as_secs()), &[]);
+    let mut trimmed = with(&format!("malloc_trim each {}s", every.as_secs()), &[]);
     trimmed.trim = Trim::Every(every);
     trimmed.same_as_now = None;
     trimmed.step = Some(format!(

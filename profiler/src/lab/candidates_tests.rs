@@ -49,7 +49,7 @@ fn each_setting_is_alone_and_the_trim_is_isolated_from_the_threshold() {
         one("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     );
     assert_eq!(set("jemalloc"), one("LD_PRELOAD", "libjemalloc.so.2"));
-    let trimmed = named(&field, "malloc_trim each 6 s");
+    let trimmed = named(&field, "malloc_trim each 6s");
     assert_eq!(trimmed.variables(), []);
     assert_eq!(trimmed.trim, Trim::Every(Duration::from_secs(6)));
     assert!(trimmed.step.is_some() && trimmed.same_as_now.is_none());

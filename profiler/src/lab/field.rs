@@ -18,7 +18,7 @@ const RUNS: u32 = 5;
 /// Runs of what is random, as long as the field has been playing for less than [`SHORT`].
 const MOST_RUNS: u32 = 15;
 const SHORT: Duration = Duration::from_secs(30);
-const LONG: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(75);
 /// Of the memory that is available now, all players together may take this share.
 const MEMORY_SHARE: f64 = 0.8;
 
@@ -300,7 +300,9 @@ impl<'a> Field<'a> {
     fn tell(&self) {
         let operations = self.program.published();
         let state = self.state();
-        let (of, candidates) = (state.jobs * operations, self.candidates.len());
+        let to_play = |c: &&Candidate| c.same_as_now.is_none();
+        let candidates = self.candidates.iter().filter(to_play).count();
+        let of = state.jobs * operations;
         let done = state.finished.iter().zip(&state.outcomes);
         let done = done.filter(|(runs, outcome)| **runs > 0 || outcome.failure.is_some());
         let done = done.count();

@@ -8,6 +8,7 @@ pub mod candidates;
 pub mod environment;
 pub mod field;
 pub mod figures;
+pub mod open;
 pub mod play;
 pub mod progress;
 pub mod replay;

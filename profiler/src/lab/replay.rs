@@ -1,19 +1,18 @@
 //! `replay`: a trace played into a field of allocators and settings.
 
-use std::fs::File;
-use std::io::{self, BufReader};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use profiler_trace::compile::{Stop, Summary};
-use profiler_trace::trace::{Description, Reader};
+use profiler_trace::trace::Description;
 
 use super::ablation::{self, PeakAndRest};
 use super::calibrate::{Doubts, Point, calibrate};
 use super::candidates::{self, Candidate, Facts, Mechanism, Tunable};
 use super::field::{self, Manner, Outcome, Progress};
 use super::figures::{median, peak_and_rest_of};
+use super::open::open;
 use super::play::{CompileError, Program};
 use super::report::{self, Checkpoint, Measured, Report, Row, TraceFacts};
 use super::verdict::verdict;
@@ -37,23 +36,12 @@ pub struct ReplayOptions {
 
 /// Why nothing could be replayed.
 #[derive(Debug, thiserror::Error)]
-pub enum ReplayError {
-    /// The file cannot be opened.
-    #[error("cannot open {}: {why}", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        why: io::Error,
-    },
-    /// There is nothing in it to play.
-    #[error("cannot replay {}: {why}", path.display())]
-    Compile {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        why: CompileError,
-    },
+#[error("cannot replay {}: {why}", path.display())]
+pub struct ReplayError {
+    /// The trace.
+    pub path: PathBuf,
+    /// Why.
+    pub why: CompileError,
 }
 
 /// Plays a trace into the field that the options name.
@@ -65,12 +53,11 @@ pub fn replay(
     interrupted: &AtomicBool,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report, ReplayError> {
-    let path = || options.trace.clone();
-    let file = File::open(&options.trace).map_err(|why| ReplayError::Open { path: path(), why })?;
-    let program = Reader::new(BufReader::new(file))
-        .map_err(CompileError::from)
-        .and_then(Program::compile)
-        .map_err(|why| ReplayError::Compile { path: path(), why })?;
+    let opened = open(&options.trace).map_err(|why| ReplayError {
+        path: options.trace.clone(),
+        why,
+    })?;
+    let program = &*opened.program;
     let summary = program.summary();
     let facts = Facts {
         description: program.description(),
@@ -101,9 +88,10 @@ pub fn replay(
         available_bytes: host::available_bytes(),
         interrupted,
     };
-    let outcomes = field::run(&program, &all, &manner, progress);
+    let outcomes = field::run(program, &all, &manner, progress);
     let played = PlayedField {
-        program: &program,
+        program,
+        trouble: opened.trouble.as_deref(),
         summary: &summary,
         stops: program.stops(),
         candidates: &all,
@@ -124,6 +112,7 @@ fn cpus(description: &Description) -> Option<u32> {
 /// A field that was played.
 struct PlayedField<'a> {
     program: &'a Program,
+    trouble: Option<&'a str>,
     summary: &'a Summary,
     stops: Vec<Stop>,
     candidates: &'a [Candidate],
@@ -290,10 +279,13 @@ impl PlayedField<'_> {
             processes: summary.processes,
             duration_ns: summary.duration_ns,
             peak_live_bytes: summary.peak_live_bytes,
-            checkpoints: self.stops.len() as u64,
-            trouble: self.program.trouble().or_else(|| {
-                (!self.program.is_whole()).then(|| "the recording was cut off".to_owned())
-            }),
+            checkpoints: self
+                .stops
+                .iter()
+                .filter(|stop| recorded(stop).is_some())
+                .count() as u64,
+            trouble: self.trouble.map(str::to_owned),
+            last_look_ns: self.stops.last().map_or(0, |stop| stop.checkpoint.time_ns),
         }
     }
 

@@ -53,8 +53,10 @@ pub struct TraceFacts {
     pub duration_ns: u64,
     /// The most bytes live at once, as asked for.
     pub peak_live_bytes: u64,
-    /// Checkpoints.
+    /// Checkpoints with the program's resident memory.
     pub checkpoints: u64,
+    /// When the last look was, which tells what rests, in nanoseconds as above.
+    pub last_look_ns: u64,
     /// Why it was not read to its end.
     pub trouble: Option<String>,
 }

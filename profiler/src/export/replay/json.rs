@@ -50,6 +50,7 @@ struct Trace<'a> {
     threads: u32,
     processes: u32,
     checkpoints: u64,
+    last_look_ns: u64,
     peak_live_bytes: u64,
     trouble: Option<&'a str>,
 }
@@ -141,6 +142,7 @@ fn trace(report: &Report) -> Trace<'_> {
         threads: trace.threads,
         processes: trace.processes,
         checkpoints: trace.checkpoints,
+        last_look_ns: trace.last_look_ns,
         peak_live_bytes: trace.peak_live_bytes,
         trouble: trace.trouble.as_deref(),
     }

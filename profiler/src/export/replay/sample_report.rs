@@ -60,7 +60,7 @@ pub(super) fn full() -> Report {
     let trimmed = Row {
         step: Some("call malloc_trim(0) every 10 s: ctypes.CDLL(None).malloc_trim(0)".into()),
         ..with(
-            row("malloc_trim each 10 s", 1010, (283, 283, 283), 4.4),
+            row("malloc_trim each 10s", 1010, (283, 283, 283), 4.4),
             "a walk",
             &[],
         )
@@ -116,6 +116,7 @@ pub(super) fn full() -> Report {
             duration_ns: 90_000_000_000,
             peak_live_bytes: 98 * MIB,
             checkpoints: 2,
+            last_look_ns: 80_000_000_000,
             trouble: Some("the recording was cut off".into()),
         },
         calibration: calibrate(

@@ -9,11 +9,13 @@ use crate::lab::report::{Measured, Report, Row};
 /// Columns at the most.
 const WIDTH: usize = 80;
 /// Columns of a candidate's name.
-const NAME: usize = 21;
+const NAME: usize = 20;
 /// Candidates that are named by their peaks.
 const PEAKS: usize = 4;
 /// Candidates whose lines to copy are shown.
 const REMEDIES: usize = 3;
+/// The last look is late enough when so much of the recording precedes it.
+const LATE_PERCENT: u64 = 90;
 const MIB: f64 = (1 << 20) as f64;
 
 /// A report as text; with colours of a terminal where they are wanted.
@@ -119,6 +121,11 @@ fn heading(text: &mut Text, report: &Report) {
         text.wrapped(Look::Bad, "  ", &format!("not whole: {trouble}"));
     }
     calibration(text, report);
+    if trace.last_look_ns < trace.duration_ns / 100 * LATE_PERCENT {
+        let when = nanoseconds(trace.last_look_ns);
+        let words = format!("at rest is as of {when}, where the last checkpoint is");
+        text.wrapped(Look::Bold, "  ", &words);
+    }
     if report.interrupted {
         text.wrapped(Look::Bad, "  ", "interrupted: what was finished is shown");
     }
@@ -126,7 +133,7 @@ fn heading(text: &mut Text, report: &Report) {
 }
 
 fn calibration(text: &mut Text, report: &Report) {
-    let found = &report.calibration;
+    let (trace, found) = (&report.trace, &report.calibration);
     let (look, words) = match (found.trusted, found.peak.zip(found.rest)) {
         (true, Some(_)) => (Look::Good, "calibrated"),
         (_, Some(_)) => (Look::Bad, "NOT CALIBRATED"),
@@ -147,7 +154,7 @@ fn calibration(text: &mut Text, report: &Report) {
             one("rest", rest),
             one("peak", peak),
             found.median_error.unwrap_or(0.0) * 100.0,
-            many(found.points.len() as u64, "checkpoint", "checkpoints"),
+            many(trace.checkpoints, "checkpoint", "checkpoints"),
         ));
     }
     text.wrapped(look, "  ", &line);
@@ -167,7 +174,7 @@ fn table(text: &mut Text, report: &Report) {
     text.styled(
         Look::Bold,
         &format!(
-            "{:<NAME$} {:>7} {:>13} {:>7} {:>7} {:>7} {:>4} {:>7}",
+            "{:<NAME$} {:>7} {:>13} {:>7} {:>7} {:>7} {:>5} {:>7}",
             "MiB of malloc", "at rest", "range", "saves", "at peak", "saves", "cpu", "faults"
         ),
     );
@@ -230,11 +237,12 @@ fn measured(text: &mut Text, row: &Row, now: Option<&Measured>) {
         }
         _ => String::new(),
     };
-    let range = if own.rest.low_bytes == own.rest.high_bytes {
+    let [low, high] =
+        [own.rest.low_bytes, own.rest.high_bytes].map(|bytes| format!("{:.1}", bytes as f64 / MIB));
+    let range = if low == high {
         String::new()
     } else {
-        let (low, high) = (own.rest.low_bytes, own.rest.high_bytes);
-        format!("{:.1}-{:.1}", low as f64 / MIB, high as f64 / MIB)
+        format!("{low}-{high}")
     };
     let cpu = match now {
         Some(now) if now.cpu_seconds > 0.0 => format!("x{:.1}", own.cpu_seconds / now.cpu_seconds),
@@ -249,7 +257,7 @@ fn measured(text: &mut Text, row: &Row, now: Option<&Measured>) {
     text.styled(
         look,
         &format!(
-            "{name:<NAME$} {:>7.1} {range:>13} {:>7} {:>7.1} {:>7} {cpu:>4} {:>7}",
+            "{name:<NAME$} {:>7.1} {range:>13} {:>7} {:>7.1} {:>7} {cpu:>5} {:>7}",
             own.rest.bytes as f64 / MIB,
             saves(|m| m.rest.bytes),
             own.peak.bytes as f64 / MIB,

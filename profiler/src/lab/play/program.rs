@@ -205,6 +205,11 @@ impl Growing {
         Ok(())
     }
 
+    /// Bytes live by now in all processes, as asked for.
+    pub fn live_bytes(&self) -> u64 {
+        self.compiler.live_bytes()
+    }
+
     /// Lets players see all of it.
     ///
     /// # Errors
