@@ -1,5 +1,6 @@
 //! `record`: the stream of what a program asks of malloc, into a trace.
 
+mod begin;
 mod checkpoint;
 mod command;
 pub mod describe;

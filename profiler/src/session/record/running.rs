@@ -2,16 +2,14 @@
 //! walk of its heap.
 
 use std::cell::RefCell;
-use std::io;
 use std::time::{Duration, Instant};
 
 use profiler_common::RawEvent;
-use profiler_core::glibc;
-use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::sample::Sample;
 use profiler_trace::trace::{Checkpoint, Description, Event, EventKind};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::begin::{heap, lacks, numbering};
 use super::checkpoint::{self, Occasion};
 use super::describe::{Recorder, describe};
 use super::lock::Lock;
@@ -24,7 +22,7 @@ use super::touched::LargeBlocks;
 use super::{RecordError, RecordOptions, create, monotonic_ns};
 use crate::probe::EventStream;
 use crate::probe::plan::ProbePlan;
-use crate::process::{Target, TargetState};
+use crate::process::TargetState;
 use crate::session::Ending;
 use crate::session::options::Manner;
 use crate::session::sampler::Sampler;
@@ -145,8 +143,8 @@ impl<O: Output> Running<O> {
         // What was lost before the walk is in the walk.
         stream.untold_losses()?;
 
-        let heap = heap(&sample, plan);
-        let mut blocks = heap.map(seed::blocks).unwrap_or_default();
+        let walked = heap(&sample, plan);
+        let mut blocks = walked.map(seed::blocks).unwrap_or_default();
         before.settle(&mut blocks);
         let target = sampler.target();
         let description = describe(target, &sample.heaps, Recorder::Probes, started_at);
@@ -157,9 +155,9 @@ impl<O: Output> Running<O> {
             large.add(block.addr, block.bytes);
         }
         let mut probed = Probed::new(began_ns, &blocks);
-        let numbering = numbering(target, &sample, heap, manner)?;
+        let numbers = numbering(target, &sample, walked, manner)?;
         let mut ended = Vec::new();
-        probed.number(&numbering, |event| ended.push(event));
+        probed.number(&numbers, |event| ended.push(event));
         for event in ended {
             recording.event(&event)?;
         }
@@ -179,7 +177,7 @@ impl<O: Output> Running<O> {
             execed: false,
         };
         running.write_checkpoint(&sample, began_ns, Occasion::Due)?;
-        for what in lacks(&running.stream, plan, &sample, self::heap(&sample, plan)) {
+        for what in lacks(&running.stream, plan, &sample, heap(&sample, plan)) {
             running.recording.say(what);
         }
         Ok(running)
@@ -372,63 +370,4 @@ impl<O: Output> Running<O> {
         ));
         Ok(self.recording.finish()?)
     }
-}
-
-/// The threads, in the order of the arenas that they allocate from where that can be told.
-fn numbering(
-    target: &Target,
-    sample: &Sample,
-    heap: Option<&HeapSnapshot>,
-    manner: Manner,
-) -> io::Result<Vec<Option<u32>>> {
-    let main = target.pid();
-    let others = target.tids()?.into_iter().filter(|tid| *tid != main);
-    let tids: Vec<u32> = std::iter::once(main)
-        .chain(others)
-        .map(i32::cast_unsigned)
-        .collect();
-    let glibc = heap.filter(|heap| heap.allocator == Allocator::Glibc && manner.stop);
-    // Threads hardly ever change their arena, so that a stop of its own does.
-    let stopped = glibc.and_then(|heap| Some((heap, target.stop_for(manner.max_stop).ok()?)));
-    let Some((heap, stopped)) = stopped else {
-        return Ok(seed::numbering(&[], 0, &tids));
-    };
-    let memory = target.memory();
-    let users = glibc::thread_arenas(&memory, &sample.residency, &heap.arenas, stopped.threads());
-    Ok(seed::numbering(&users, heap.arenas.len() as u32, &tids))
-}
-
-/// The heap that serves malloc.
-fn heap<'s>(sample: &'s Sample, plan: &ProbePlan) -> Option<&'s HeapSnapshot> {
-    let serves = plan.object.allocator?;
-    sample.heaps.iter().find(|heap| heap.allocator == serves)
-}
-
-/// What the recording lacks.
-fn lacks(
-    stream: &EventStream,
-    plan: &ProbePlan,
-    sample: &Sample,
-    heap: Option<&HeapSnapshot>,
-) -> Vec<String> {
-    let failed = stream.failed().iter();
-    let mut all: Vec<_> = failed
-        .map(|(function, why)| format!("calls of {function} are not recorded: {why}"))
-        .collect();
-    if let Some(why) = stream.blind() {
-        all.push(format!("ends of threads are not recorded: {why}"));
-    }
-    if heap.is_none() {
-        all.push(format!(
-            "the heap of {} could not be walked: blocks from before are not in the trace",
-            plan.object.name_and_version
-        ));
-    }
-    if !sample.completeness.stopped {
-        all.push(
-            "the target was not stopped for the walk: blocks from before may be missing or wrong"
-                .to_owned(),
-        );
-    }
-    all
 }

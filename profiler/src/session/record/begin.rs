@@ -1,0 +1,73 @@
+//! What a recording of a running process begins with.
+
+use std::io;
+
+use profiler_core::glibc;
+use profiler_core::heap::{Allocator, HeapSnapshot};
+use profiler_core::memory::ResidentMemory;
+use profiler_core::sample::Sample;
+
+use super::seed;
+use crate::probe::EventStream;
+use crate::probe::plan::ProbePlan;
+use crate::process::Target;
+use crate::session::options::Manner;
+
+/// The threads, in the order of the arenas that they allocate from where that can be told.
+pub(super) fn numbering(
+    target: &Target,
+    sample: &Sample,
+    heap: Option<&HeapSnapshot>,
+    manner: Manner,
+) -> io::Result<Vec<Option<u32>>> {
+    let main = target.pid();
+    let others = target.tids()?.into_iter().filter(|tid| *tid != main);
+    let tids: Vec<u32> = std::iter::once(main)
+        .chain(others)
+        .map(i32::cast_unsigned)
+        .collect();
+    let glibc = heap.filter(|heap| heap.allocator == Allocator::Glibc && manner.stop);
+    // Threads hardly ever change their arena, so that a stop of its own does.
+    let stopped = glibc.and_then(|heap| Some((heap, target.stop_for(manner.max_stop).ok()?)));
+    let Some((heap, stopped)) = stopped else {
+        return Ok(seed::numbering(&[], 0, &tids));
+    };
+    let memory = ResidentMemory::new(target.memory(), &sample.residency);
+    let users = glibc::thread_arenas(&memory, &sample.residency, &heap.arenas, stopped.threads());
+    Ok(seed::numbering(&users, heap.arenas.len() as u32, &tids))
+}
+
+/// The heap that serves malloc.
+pub(super) fn heap<'s>(sample: &'s Sample, plan: &ProbePlan) -> Option<&'s HeapSnapshot> {
+    let serves = plan.object.allocator?;
+    sample.heaps.iter().find(|heap| heap.allocator == serves)
+}
+
+/// What the recording lacks.
+pub(super) fn lacks(
+    stream: &EventStream,
+    plan: &ProbePlan,
+    sample: &Sample,
+    heap: Option<&HeapSnapshot>,
+) -> Vec<String> {
+    let failed = stream.failed().iter();
+    let mut all: Vec<_> = failed
+        .map(|(function, why)| format!("calls of {function} are not recorded: {why}"))
+        .collect();
+    if let Some(why) = stream.blind() {
+        all.push(format!("ends of threads are not recorded: {why}"));
+    }
+    if heap.is_none() {
+        all.push(format!(
+            "the heap of {} could not be walked: blocks from before are not in the trace",
+            plan.object.name_and_version
+        ));
+    }
+    if !sample.completeness.stopped {
+        all.push(
+            "the target was not stopped for the walk: blocks from before may be missing or wrong"
+                .to_owned(),
+        );
+    }
+    all
+}
