@@ -3,5 +3,6 @@
 
 pub mod compile;
 pub mod hlog;
+pub mod interchange;
 pub mod trace;
 pub mod whole_file;

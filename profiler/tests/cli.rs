@@ -24,8 +24,8 @@ fn fails(args: &[&str], code: i32, words: &str) {
     assert_eq!(text(&output.stdout), "", "{args:?}: errors go to stderr");
 }
 
-const COMMANDS: [&str; 7] = [
-    "attach", "snapshot", "explain", "record", "replay", "doctor", "demo",
+const COMMANDS: [&str; 8] = [
+    "attach", "snapshot", "explain", "record", "replay", "export", "doctor", "demo",
 ];
 
 #[test]

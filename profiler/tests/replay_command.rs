@@ -199,8 +199,8 @@ fn what_is_no_trace_ends_with_an_error_that_says_so() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(words), "{said}");
     };
-    fails(b"", "no trace");
-    fails(b"#!/bin/sh\necho no trace at all\n", "no trace");
+    fails(b"", "no recording");
+    fails(b"#!/bin/sh\necho no trace at all\n", "no recording");
     fails(b"FRAGTRC\x09............", "format 9");
     let mut empty = Vec::new();
     let writer = Writer::new(&mut empty, &Description::default()).expect("memory");

@@ -6,15 +6,17 @@
 mod block;
 mod event;
 mod reader;
+mod source;
 mod varint;
 mod writer;
 
 pub use event::{By, Event, EventKind};
 pub use reader::{Item, ReadError, Reader};
+pub use source::Source;
 pub use writer::Writer;
 
 /// The first bytes of a trace: a name and the version of the format.
-const MAGIC: [u8; 8] = *b"FRAGTRC\x01";
+pub(crate) const MAGIC: [u8; 8] = *b"FRAGTRC\x01";
 
 /// Everything about the recorded program that is not an event: names and values, such as `python`
 /// and `CPython 3.11.2`. [`Description::get`] knows the names by [`docs/trace-format.md`].

@@ -11,11 +11,17 @@ use super::{Checkpoint, Description, Event, MAGIC, SeedBlock};
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// Not a trace at all.
-    #[error("this is no trace of fragscope: it does not begin as one")]
+    #[error(
+        "this is no recording that is known: neither a trace of fragscope nor one of heaptrack, \
+         memray or logalloc"
+    )]
     NotATrace,
     /// Of a later version.
     #[error("this trace is of format {0}; this fragscope reads format {MINE}", MINE = MAGIC[7])]
     Version(u8),
+    /// A recording of another tool that cannot be read.
+    #[error("{0}")]
+    Foreign(String),
     /// The description is missing or damaged.
     #[error("the trace ends before its description")]
     NoDescription,

@@ -91,6 +91,12 @@ Examples:
 What is played first is what the program had: it is compared with what was recorded of it, and
 where it is off by more than 5 %, no verdict is given. docs/lab.md explains every column.")]
     Replay(ReplayArgs),
+    /// Write a recording in another tool's format
+    #[command(after_long_help = "\
+Examples:
+  fragscope export worker.fragtrace --format logalloc -o worker.txt
+  fragscope export memray-worker.py.4711.bin --format logalloc | head")]
+    Export(ExportArgs),
     /// Tell what this host and a target allow, and the exact fix for what they do not
     #[command(after_long_help = "\
 Examples:
@@ -267,6 +273,26 @@ impl RecordArgs {
             manner: self.manner.manner(),
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// The recording: of fragscope, heaptrack, memray or logalloc
+    #[arg(value_name = "FILE")]
+    pub(super) recording: PathBuf,
+    /// The format to write
+    #[arg(long, value_enum)]
+    pub(super) format: TraceFormat,
+    /// File to write instead of printing
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+}
+
+/// Formats that recordings can be written in.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub(super) enum TraceFormat {
+    /// Firefox's logalloc: a line of text for each call
+    Logalloc,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::export::ExportError;
 use crate::process::OpenError;
+use crate::session::convert::ConvertError;
 use crate::session::doctor::{Check, Grade};
 use crate::session::record::RecordError;
 use crate::session::{Ending, SessionError};
@@ -78,8 +79,8 @@ impl From<Exit> for ExitCode {
 
 /// Whether the reader of our output went away, which ends a command quietly.
 pub(super) fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
-    let io = match error.downcast_ref::<SessionError>() {
-        Some(SessionError::Io(io)) => Some(io),
+    let io = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(SessionError::Io(io)), _) | (_, Some(ConvertError::Print(io))) => Some(io),
         _ => error.downcast_ref::<io::Error>(),
     };
     io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use self::args::{Command, Line};
+use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
 use crate::session;
 
@@ -48,6 +48,11 @@ fn run(command: &Command) -> Result<Exit, Failure> {
             Exit::Done
         }
         Command::Record(args) => session::record::record(&args.options())?.into(),
+        Command::Export(args) => {
+            let TraceFormat::Logalloc = args.format;
+            session::convert::to_logalloc(&args.recording, args.output.as_deref())?;
+            Exit::Done
+        }
         Command::Replay(args) => {
             let report = session::replay::run(&args.options(), args.output.as_ref())?;
             print::replay(&report, args.json)?;

@@ -1,11 +1,11 @@
 //! From a file to a program to play, with more looks than were recorded where these miss much.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use profiler_trace::trace::{Checkpoint, Event, Item, Reader};
+use profiler_trace::interchange;
+use profiler_trace::trace::{Checkpoint, Event, Item, Source};
 
 use super::play::{CompileError, Growing, Program};
 
@@ -27,16 +27,15 @@ pub struct Opened {
     pub trouble: Option<String>,
 }
 
-/// Opens the trace at `path`.
+/// Opens the trace at `path`, or a recording of another tool.
 ///
 /// # Errors
 /// When it cannot be opened, or nothing of it be read.
 pub fn open(path: &Path) -> Result<Opened, CompileError> {
-    let file = File::open(path).map_err(|why| CompileError::Read(why.into()))?;
-    compile(Reader::new(BufReader::new(file))?)
+    compile(interchange::open(path)?)
 }
 
-fn compile<R: Read>(mut trace: Reader<R>) -> Result<Opened, CompileError> {
+fn compile(mut trace: impl Source) -> Result<Opened, CompileError> {
     let mut growing = Growing::new(trace.description().clone())?;
     let mut looks = Looks::default();
     let trouble = loop {
@@ -119,7 +118,7 @@ impl Looks {
 
 #[cfg(test)]
 mod tests {
-    use profiler_trace::trace::{By, Description, EventKind, Writer};
+    use profiler_trace::trace::{By, Description, EventKind, Reader, Writer};
 
     use super::*;
 

@@ -1,6 +1,7 @@
 //! Sessions: the one module that sees both the target and what is shown of it.
 
 mod attach;
+pub mod convert;
 pub mod demo;
 pub mod doctor;
 mod front;

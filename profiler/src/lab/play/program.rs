@@ -1,7 +1,7 @@
 //! The program in its file, which may grow while it is played.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::mem::offset_of;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use std::sync::{Arc, RwLock};
 use nix::fcntl::{FallocateFlags, fallocate};
 use profiler_common::program::{OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader};
 use profiler_trace::compile::{Compiler, Sink, Stop, Summary};
-use profiler_trace::trace::{Description, Item, ReadError, Reader};
+use profiler_trace::trace::{Description, Item, ReadError, Source};
 use zerocopy::IntoBytes;
 
 /// Operations that are written at once.
@@ -54,7 +54,7 @@ impl Program {
     ///
     /// # Errors
     /// When nothing of it can be read, or there is no room for the program.
-    pub fn compile<R: Read>(mut trace: Reader<R>) -> Result<Arc<Self>, CompileError> {
+    pub fn compile(mut trace: impl Source) -> Result<Arc<Self>, CompileError> {
         let mut growing = Growing::new(trace.description().clone())?;
         let mut trouble = None;
         loop {

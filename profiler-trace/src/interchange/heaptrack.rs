@@ -1,0 +1,182 @@
+//! heaptrack's recordings (1.4, file format 3; `src/track/libheaptrack.cpp`,
+//! `src/analyze/accumulatedtracedata.cpp`): lines that begin with a letter, numbers in hex. Raw ones
+//! have addresses; what users keep is interpreted, and has only which kind of allocation was freed,
+//! by size and call stack. No thread is told. Times are in ms, told now and then.
+
+use std::collections::HashMap;
+
+use super::{Input, description, lines};
+use crate::trace::{By, Checkpoint, Description, Event, EventKind, Item, ReadError, Source};
+
+/// The newest format of the file that is known.
+const NEWEST: u64 = 3;
+
+/// Reads heaptrack's lines.
+pub(super) struct Heaptrack {
+    input: Input,
+    line: String,
+    description: Description,
+    /// Bytes of each kind of allocation, of an interpreted recording.
+    kinds: Vec<u64>,
+    /// Blocks that live of each kind, the newest last.
+    live: HashMap<u64, Vec<u64>>,
+    next_addr: u64,
+    time_ms: u64,
+    page_bytes: u64,
+    begun: bool,
+}
+
+impl Heaptrack {
+    /// Reads what precedes the first allocation.
+    pub(super) fn new(mut input: Input) -> Result<Self, ReadError> {
+        let mut line = String::new();
+        lines::next(&mut *input, &mut line)?;
+        let mut words = line.split(' ').skip(1).map(hex);
+        let (tool, format) = (words.next().flatten(), words.next().flatten());
+        let (Some(tool), Some(format)) = (tool, format) else {
+            return Err(ReadError::NotATrace);
+        };
+        if format > NEWEST {
+            return Err(ReadError::Foreign(format!(
+                "this is a heaptrack recording of format {format}; this fragscope reads format \
+                 {NEWEST}"
+            )));
+        }
+        let lacks = ["threads", "alignments", "callocs", "exact_times"];
+        let mut description = description("heaptrack", &lacks);
+        let version = (tool >> 16, tool >> 8 & 0xff, tool & 0xff);
+        let version = format!("{}.{}.{}", version.0, version.1, version.2);
+        description
+            .0
+            .push(("recorder".to_owned(), format!("heaptrack {version}")));
+        let mut new = Self {
+            input,
+            line: String::new(),
+            description,
+            kinds: Vec::new(),
+            live: HashMap::new(),
+            next_addr: 1 << 12,
+            time_ms: 0,
+            page_bytes: 4096,
+            begun: false,
+        };
+        // The command comes first of all.
+        new.head()?;
+        Ok(new)
+    }
+
+    fn head(&mut self) -> Result<(), ReadError> {
+        while lines::next(&mut *self.input, &mut self.line)? {
+            let (letter, rest) = self.line.split_once(' ').unwrap_or((&self.line, ""));
+            match letter {
+                "X" => {
+                    let command = ("command".to_owned(), rest.to_owned());
+                    self.description.0.push(command);
+                }
+                "I" => {
+                    let bytes = rest.split(' ').next().and_then(hex);
+                    self.page_bytes = bytes.unwrap_or(4096);
+                }
+                "x" | "#" => {}
+                _ => {
+                    self.begun = true;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The item that a line comes to.
+    fn item(&mut self, line: &str) -> Option<Item> {
+        let mut words = line.split(' ');
+        let letter = words.next()?;
+        let mut numbers = words.map(hex);
+        let mut number = || numbers.next().flatten();
+        let kind = match letter {
+            "a" => {
+                self.kinds.push(number()?);
+                return None;
+            }
+            "c" => {
+                self.time_ms = self.time_ms.max(number()?);
+                return None;
+            }
+            "R" => {
+                let rss = number()?.saturating_mul(self.page_bytes);
+                return Some(Item::Checkpoint(Checkpoint {
+                    time_ns: self.time_ms.saturating_mul(1_000_000),
+                    process: 0,
+                    figures: vec![("rss_bytes".to_owned(), rss)],
+                }));
+            }
+            "+" => match (number()?, number(), number()) {
+                (bytes, Some(_), Some(addr)) => alloc(addr, bytes),
+                (kind, ..) => {
+                    let bytes = *self.kinds.get(usize::try_from(kind).ok()?)?;
+                    let addr = self.next_addr;
+                    // Never given again, and apart, as blocks are.
+                    self.next_addr = addr.wrapping_add((bytes | 15).wrapping_add(17));
+                    self.live.entry(kind).or_default().push(addr);
+                    alloc(addr, bytes)
+                }
+            },
+            "-" => {
+                let what = number()?;
+                match self.kinds.is_empty() {
+                    true => EventKind::Free { addr: what },
+                    // Which of those alike is not told: the newest, most likely.
+                    false => EventKind::Free {
+                        addr: self.live.get_mut(&what)?.pop()?,
+                    },
+                }
+            }
+            _ => return None,
+        };
+        Some(Item::Event(Event {
+            time_ns: self.time_ms.saturating_mul(1_000_000),
+            thread: 0,
+            kind,
+        }))
+    }
+}
+
+fn alloc(addr: u64, bytes: u64) -> EventKind {
+    EventKind::Alloc {
+        addr,
+        bytes,
+        align: 0,
+        by: By::Malloc,
+    }
+}
+
+fn hex(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok()
+}
+
+impl Source for Heaptrack {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn next_item(&mut self) -> Result<Option<Item>, ReadError> {
+        loop {
+            let mut line = std::mem::take(&mut self.line);
+            let begun = std::mem::take(&mut self.begun);
+            // The line that ended the head is still there.
+            if !begun && !lines::next(&mut *self.input, &mut line)? {
+                return Ok(None);
+            }
+            let item = self.item(&line);
+            self.line = line;
+            if item.is_some() {
+                return Ok(item);
+            }
+        }
+    }
+
+    /// There is no end to be told from a cut.
+    fn is_whole(&self) -> bool {
+        true
+    }
+}

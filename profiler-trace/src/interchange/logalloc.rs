@@ -1,0 +1,268 @@
+//! Firefox's logalloc text (`memory/replace/logalloc/README`): a line for each call, such as
+//! `PID TID malloc(42)=0x7f9ad5`, with `#NUMBER` for addresses once it was munged. It has no times.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Write};
+
+use super::{Input, description, lines};
+use crate::trace::{By, Description, Event, EventKind, Item, ReadError, Source};
+
+/// Time that a call is given, in ns: the format has none.
+const CALL_NS: u64 = 10_000;
+
+/// Whether text begins as logalloc's does.
+pub(super) fn begins(start: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(start);
+    let line = text.lines().next().unwrap_or_default();
+    call(line).is_some()
+}
+
+/// One call.
+struct Call<'a> {
+    process: &'a str,
+    thread: &'a str,
+    name: &'a str,
+    arguments: Vec<u64>,
+    result: Option<u64>,
+}
+
+fn call(line: &str) -> Option<Call<'_>> {
+    let (before, rest) = line.split_once('(')?;
+    let (arguments, after) = rest.split_once(')')?;
+    let words: Vec<&str> = before.split_ascii_whitespace().collect();
+    let (process, thread, name) = match words.as_slice() {
+        [process, thread, name] => (*process, *thread, *name),
+        // Before it told threads.
+        [process, name] => (*process, "0", *name),
+        _ => return None,
+    };
+    if !process.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let arguments = arguments.split(',').filter(|text| !text.trim().is_empty());
+    Some(Call {
+        process,
+        thread,
+        name,
+        arguments: arguments.map(number).collect::<Option<_>>()?,
+        result: match after.trim().strip_prefix('=') {
+            Some(text) => Some(number(text)?),
+            None => None,
+        },
+    })
+}
+
+/// A decimal number, a hexadecimal one with `0x`, the number of a block after `#`, or `(nil)`'s 0.
+fn number(text: &str) -> Option<u64> {
+    let text = text.trim();
+    match (text.strip_prefix("0x"), text.strip_prefix('#')) {
+        (Some(hex), _) => u64::from_str_radix(hex, 16).ok(),
+        (_, Some(block)) => block.parse().ok(),
+        _ => text.parse().ok(),
+    }
+}
+
+/// Reads logalloc's text.
+pub(super) struct Logalloc {
+    input: Input,
+    line: String,
+    description: Description,
+    threads: HashMap<(String, String), u32>,
+    processes: HashMap<String, u32>,
+    waiting: VecDeque<Event>,
+    calls: u64,
+    skipped: u64,
+}
+
+impl Logalloc {
+    pub(super) fn new(input: Input) -> Self {
+        Self {
+            input,
+            line: String::new(),
+            description: description("logalloc", &["times", "thread_ends", "forks"]),
+            threads: HashMap::new(),
+            processes: HashMap::new(),
+            waiting: VecDeque::new(),
+            calls: 0,
+            skipped: 0,
+        }
+    }
+
+    fn take(&mut self, call: &Call<'_>) {
+        let thread = self.thread(call);
+        let (time_ns, result) = (self.calls * CALL_NS, call.result.unwrap_or(0));
+        let argument = |n: usize| call.arguments.get(n).copied().unwrap_or(0);
+        let alloc = |bytes, align: u64, by| EventKind::Alloc {
+            addr: result,
+            bytes,
+            align: match align.is_power_of_two() {
+                true => align.trailing_zeros() as u8,
+                false => 0,
+            },
+            by,
+        };
+        let (first, second) = (argument(0), argument(1));
+        let kinds = match call.name {
+            "malloc" => vec![alloc(first, 0, By::Malloc)],
+            "calloc" => vec![alloc(first.saturating_mul(second), 0, By::Calloc)],
+            "posix_memalign" | "aligned_alloc" | "memalign" => {
+                vec![alloc(second, first, By::Malloc)]
+            }
+            "valloc" => vec![alloc(first, 4096, By::Malloc)],
+            "realloc" if first == 0 => vec![alloc(second, 0, By::Malloc)],
+            "realloc" if result == 0 => vec![],
+            "realloc" => vec![
+                EventKind::Realloc { addr: first },
+                alloc(second, 0, By::Realloc),
+            ],
+            "free" if first != 0 => vec![EventKind::Free { addr: first }],
+            _ => vec![],
+        };
+        // A call that failed gave nothing.
+        let failed = |kind: &EventKind| matches!(kind, EventKind::Alloc { addr: 0, .. });
+        for kind in kinds {
+            if !failed(&kind) {
+                self.waiting.push_back(Event {
+                    time_ns,
+                    thread,
+                    kind,
+                });
+            }
+        }
+        self.calls += 1;
+    }
+
+    fn thread(&mut self, call: &Call<'_>) -> u32 {
+        let key = (call.process.to_owned(), call.thread.to_owned());
+        if let Some(&thread) = self.threads.get(&key) {
+            return thread;
+        }
+        let thread = self.threads.len() as u32;
+        self.threads.insert(key, thread);
+        let next = self.processes.len() as u32;
+        let process = *self
+            .processes
+            .entry(call.process.to_owned())
+            .or_insert(next);
+        if process != 0 {
+            self.waiting.push_back(Event {
+                time_ns: self.calls * CALL_NS,
+                thread,
+                kind: EventKind::Begin { process },
+            });
+        }
+        thread
+    }
+}
+
+impl Source for Logalloc {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn next_item(&mut self) -> Result<Option<Item>, ReadError> {
+        loop {
+            if let Some(event) = self.waiting.pop_front() {
+                return Ok(Some(Item::Event(event)));
+            }
+            let mut line = std::mem::take(&mut self.line);
+            if !lines::next(&mut *self.input, &mut line)? {
+                return Ok(None);
+            }
+            match call(&line) {
+                Some(call) => self.take(&call),
+                None => self.skipped += u64::from(!line.is_empty()),
+            }
+            self.line = line;
+        }
+    }
+
+    /// There is no end to be told from a cut.
+    fn is_whole(&self) -> bool {
+        self.skipped == 0
+    }
+}
+
+/// Writes a stream as logalloc's text, and gives how many calls that were. Processes and threads are
+/// numbered from 1. Seeds become calls of malloc, checkpoints and times are left out.
+///
+/// # Errors
+/// Those of the source and of `out`.
+pub fn write(source: &mut dyn Source, out: &mut dyn Write) -> Result<u64, ReadError> {
+    let mut writer = LogallocWriter {
+        out,
+        threads: HashMap::new(),
+        resized: HashMap::new(),
+        calls: 0,
+    };
+    while let Some(item) = source.next_item()? {
+        match item {
+            Item::Seed(blocks) => {
+                for block in blocks.iter().filter(|block| block.live) {
+                    writer.call(0, &format!("malloc({})={:#x}", block.bytes, block.addr))?;
+                }
+            }
+            Item::Event(event) => writer.event(&event)?,
+            Item::Checkpoint(_) => {}
+        }
+    }
+    Ok(writer.calls)
+}
+
+struct LogallocWriter<'a> {
+    out: &'a mut dyn Write,
+    /// The process of each thread, where it is not the first.
+    threads: HashMap<u32, u32>,
+    /// The block that each thread reallocates.
+    resized: HashMap<u32, u64>,
+    calls: u64,
+}
+
+impl LogallocWriter<'_> {
+    fn call(&mut self, thread: u32, call: &str) -> io::Result<()> {
+        let process = self.threads.get(&thread).copied().unwrap_or(0);
+        self.calls += 1;
+        writeln!(self.out, "{} {} {call}", process + 1, thread + 1)
+    }
+
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        let thread = event.thread;
+        match event.kind {
+            EventKind::Alloc {
+                addr,
+                bytes,
+                align,
+                by,
+            } => {
+                let call = match (by, self.resized.remove(&thread)) {
+                    (By::Realloc, Some(old)) => format!("realloc({old:#x},{bytes})={addr:#x}"),
+                    (By::Calloc, _) => format!("calloc(1,{bytes})={addr:#x}"),
+                    _ if align > 0 => {
+                        let align = 1u64.checked_shl(align.into()).unwrap_or(0);
+                        format!("memalign({align},{bytes})={addr:#x}")
+                    }
+                    _ => format!("malloc({bytes})={addr:#x}"),
+                };
+                self.call(thread, &call)
+            }
+            EventKind::Free { addr } => self.call(thread, &format!("free({addr:#x})")),
+            EventKind::Realloc { addr } => {
+                self.resized.insert(thread, addr);
+                Ok(())
+            }
+            EventKind::Kept { .. } => {
+                self.resized.remove(&thread);
+                Ok(())
+            }
+            EventKind::Begin { process } => {
+                self.threads.insert(thread, process);
+                Ok(())
+            }
+            EventKind::Fork { process, child } => {
+                self.threads.insert(child, process);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Recordings of other tools: heaptrack's, memray's, Firefox's logalloc. `docs/interchange.md` says
+//! what of each is read, and what it lacks.
+
+mod heaptrack;
+mod lines;
+mod logalloc;
+mod memray;
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+
+pub use logalloc::write as write_logalloc;
+
+use crate::trace::{Description, MAGIC, ReadError, Reader, Source};
+
+/// Opens a recording of any known kind, told by its first bytes.
+///
+/// # Errors
+/// When it is of no known kind, or of a version that is not known.
+pub fn open(path: &Path) -> Result<Box<dyn Source>, ReadError> {
+    source(BufReader::new(File::open(path)?), 2)
+}
+
+type Input = Box<dyn BufRead>;
+
+/// The source that `input` is, once what it is packed in, at most `layers` deep, is taken off.
+fn source(input: impl BufRead + 'static, layers: u32) -> Result<Box<dyn Source>, ReadError> {
+    let mut input: Input = Box::new(input);
+    let start = peek(&mut input)?;
+    let unpacked: Option<Box<dyn Read>> = match start.as_slice() {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            return unpack(zstd::Decoder::with_buffer(input)?, layers);
+        }
+        [0x1f, 0x8b, ..] => Some(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
+        [0x04, 0x22, 0x4d, 0x18, ..] => Some(Box::new(lz4_flex::frame::FrameDecoder::new(input))),
+        _ if start.starts_with(&MAGIC[..7]) => return Ok(Box::new(Reader::new(input)?)),
+        _ if start.starts_with(memray::MAGIC) => {
+            return Ok(Box::new(memray::Memray::new(input)?));
+        }
+        _ if start.starts_with(b"v ") => return Ok(Box::new(heaptrack::Heaptrack::new(input)?)),
+        _ if logalloc::begins(&start) => return Ok(Box::new(logalloc::Logalloc::new(input))),
+        _ => return Err(ReadError::NotATrace),
+    };
+    match unpacked {
+        Some(unpacked) => unpack(unpacked, layers),
+        None => Err(ReadError::NotATrace),
+    }
+}
+
+fn unpack(unpacked: impl Read + 'static, layers: u32) -> Result<Box<dyn Source>, ReadError> {
+    if layers == 0 {
+        return Err(ReadError::NotATrace);
+    }
+    source(BufReader::new(unpacked), layers - 1)
+}
+
+/// The first bytes, which stay to be read.
+fn peek(input: &mut Input) -> Result<Vec<u8>, ReadError> {
+    const ENOUGH: usize = 256;
+    let buffered = input.fill_buf().map_err(truncated)?;
+    Ok(buffered[..buffered.len().min(ENOUGH)].to_vec())
+}
+
+/// What is packed and broken at its start is none of ours.
+fn truncated(error: io::Error) -> ReadError {
+    match error.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ReadError::NotATrace,
+        _ => ReadError::Io(error),
+    }
+}
+
+/// A description that names the format, and what it lacks.
+fn description(format: &str, lacks: &[&str]) -> Description {
+    let mut all = vec![("format_of".to_owned(), format.to_owned())];
+    all.extend(
+        lacks
+            .iter()
+            .map(|what| (format!("lacks.{what}"), "yes".to_owned())),
+    );
+    Description(all)
+}

@@ -1,0 +1,287 @@
+//! Recordings of other tools: what is read of them has the numbers that the tools themselves give.
+//!
+//! `heaptrack.zst` (heaptrack 1.4) and `memray.bin` (memray 1.20) are recordings of `program.py`
+//! under Debian 12's Python.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use profiler_trace::interchange::{open, write_logalloc};
+use profiler_trace::trace::{
+    By, Description, Event, EventKind, Item, ReadError, Reader, Source, Writer,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/interchange")
+        .join(name)
+}
+
+fn events(source: &mut dyn Source) -> Vec<Event> {
+    let mut events = Vec::new();
+    while let Some(item) = source.next_item().expect("it is readable") {
+        if let Item::Event(event) = item {
+            events.push(event);
+        }
+    }
+    events
+}
+
+fn allocations(events: &[Event]) -> (usize, u64) {
+    let sizes = events.iter().filter_map(|event| match event.kind {
+        EventKind::Alloc { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    let sizes: Vec<u64> = sizes.collect();
+    (sizes.len(), sizes.iter().sum())
+}
+
+/// Blocks live at the end; every free must be of a live block, but for `unknown` of them.
+fn live(events: &[Event], unknown: usize) -> usize {
+    let (mut live, mut unknown_seen) = (HashSet::new(), 0);
+    for event in events {
+        match event.kind {
+            EventKind::Alloc { addr, .. } => assert!(live.insert(addr), "{event:?}"),
+            EventKind::Free { addr } => unknown_seen += usize::from(!live.remove(&addr)),
+            _ => {}
+        }
+    }
+    assert!(unknown_seen <= unknown, "{unknown_seen}");
+    live.len()
+}
+
+#[test]
+fn heaptracks_recording_has_as_many_calls_as_heaptrack_counts() {
+    let mut source = open(&fixture("heaptrack.zst")).expect("it opens");
+    let about = source.description().clone();
+    assert_eq!(about.get("format_of"), Some("heaptrack"));
+    assert_eq!(about.get("command"), Some("/usr/bin/python3 program.py"));
+    assert_eq!(about.get("lacks.threads"), Some("yes"));
+    let events = events(&mut *source);
+    // `heaptrack_print`: calls to allocation functions.
+    assert_eq!(allocations(&events).0, 1743);
+    live(&events, 0);
+}
+
+#[test]
+fn memrays_capture_has_as_many_allocations_as_memray_counts() {
+    let mut source = open(&fixture("memray.bin")).expect("it opens");
+    let about = source.description().clone();
+    assert_eq!(about.get("format_of"), Some("memray"));
+    let python = about.get("python").expect("it tells");
+    assert!(python.starts_with("CPython 3.11."), "{python}");
+    let events = events(&mut *source);
+    assert!(source.is_whole());
+    // `memray stats`: total allocations and bytes.
+    assert_eq!(allocations(&events), (623, 2_092_301));
+    live(&events, usize::MAX);
+}
+
+#[test]
+fn a_raw_recording_of_heaptracks_has_addresses() {
+    let text =
+        "v 10400 3\nx 8 /bin/cat\nX cat\nI 1000 64\n+ 20 1 7f00\nc a\n+ 30 1 8f00\n- 7f00\nR 2\n";
+    let mut source = open_bytes(text.as_bytes()).expect("it opens");
+    assert_eq!(source.description().get("command"), Some("cat"));
+    let events = events(&mut *source);
+    let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
+    let alloc = |addr, bytes| EventKind::Alloc {
+        addr,
+        bytes,
+        align: 0,
+        by: By::Malloc,
+    };
+    assert_eq!(
+        kinds,
+        [
+            alloc(0x7f00, 0x20),
+            alloc(0x8f00, 0x30),
+            EventKind::Free { addr: 0x7f00 },
+        ]
+    );
+    assert_eq!(events[1].time_ns, 10_000_000);
+}
+
+#[test]
+fn logalloc_is_read_in_all_its_forms() {
+    let text = "10 10 malloc(42)=0x7f90\n10 11 calloc(4,42)=0x7fa0\n10 10 realloc(0x7f90,128)=0x7fb0\n\
+                10 10 memalign(512,4096)=0x8000\n10 10 free(0x7fb0)\n10 10 jemalloc_stats()\n\
+                12 1 malloc(8)=#7\n12 free(#7)\n10 10 malloc(1)=(nil)\n";
+    let mut source = open_bytes(text.as_bytes()).expect("it opens");
+    let events = events(&mut *source);
+    let kinds: Vec<_> = events.iter().map(|e| (e.thread, e.kind)).collect();
+    let alloc = |addr, bytes, align, by| EventKind::Alloc {
+        addr,
+        bytes,
+        align,
+        by,
+    };
+    assert_eq!(
+        kinds,
+        [
+            (0, alloc(0x7f90, 42, 0, By::Malloc)),
+            (1, alloc(0x7fa0, 168, 0, By::Calloc)),
+            (0, EventKind::Realloc { addr: 0x7f90 }),
+            (0, alloc(0x7fb0, 128, 0, By::Realloc)),
+            (0, alloc(0x8000, 4096, 9, By::Malloc)),
+            (0, EventKind::Free { addr: 0x7fb0 }),
+            (2, EventKind::Begin { process: 1 }),
+            (2, alloc(7, 8, 0, By::Malloc)),
+            (3, EventKind::Begin { process: 1 }),
+            (3, EventKind::Free { addr: 7 }),
+        ]
+    );
+}
+
+fn open_bytes(bytes: &[u8]) -> Result<Box<dyn Source>, ReadError> {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), bytes).expect("it is writable");
+    open(file.path())
+}
+
+fn trace(events: &[Event]) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new(), &Description::default()).expect("a Vec has room");
+    for event in events {
+        writer.event(event).expect("a Vec has room");
+    }
+    writer.finish().expect("a Vec has room")
+}
+
+#[test]
+fn a_trace_comes_back_through_logalloc_but_for_its_times() {
+    let kinds = [
+        (
+            0,
+            EventKind::Alloc {
+                addr: 0x10,
+                bytes: 5,
+                align: 0,
+                by: By::Malloc,
+            },
+        ),
+        (
+            0,
+            EventKind::Alloc {
+                addr: 0x20,
+                bytes: 6,
+                align: 0,
+                by: By::Calloc,
+            },
+        ),
+        (
+            1,
+            EventKind::Alloc {
+                addr: 0x40,
+                bytes: 7,
+                align: 6,
+                by: By::Malloc,
+            },
+        ),
+        (0, EventKind::Realloc { addr: 0x10 }),
+        (
+            0,
+            EventKind::Alloc {
+                addr: 0x80,
+                bytes: 9,
+                align: 0,
+                by: By::Realloc,
+            },
+        ),
+        (2, EventKind::Begin { process: 1 }),
+        (
+            2,
+            EventKind::Alloc {
+                addr: 0x10,
+                bytes: 1,
+                align: 0,
+                by: By::Malloc,
+            },
+        ),
+        (1, EventKind::Free { addr: 0x20 }),
+    ];
+    let all = kinds.map(|(thread, kind)| Event {
+        time_ns: 7,
+        thread,
+        kind,
+    });
+    let mut text = Vec::new();
+    let mut reader = Reader::new(std::io::Cursor::new(trace(&all))).expect("a trace");
+    let calls = write_logalloc(&mut reader, &mut text).expect("a Vec has room");
+    assert_eq!(calls, 6);
+    let mut back = open_bytes(&text).expect("it opens");
+    let back: Vec<_> = events(&mut *back)
+        .iter()
+        .map(|e| (e.thread, e.kind))
+        .collect();
+    assert_eq!(back, kinds);
+}
+
+#[test]
+fn what_cannot_be_read_says_why() {
+    let refused = |bytes: &[u8]| match open_bytes(bytes) {
+        Ok(_) => panic!("it was opened"),
+        Err(error) => error.to_string(),
+    };
+    assert!(refused(b"hello\n").contains("no recording that is known"));
+    assert!(refused(b"").contains("no recording that is known"));
+    assert!(refused(b"v 10400 63\n").contains("format 99"));
+    let mut old = b"memray\0".to_vec();
+    old.extend(9i32.to_le_bytes());
+    old.resize(100, 0);
+    assert!(refused(&old).contains("format 9"));
+}
+
+#[test]
+fn a_cut_recording_gives_what_it_has() {
+    let packed = fs::read(fixture("memray.bin")).expect("the fixture");
+    let mut unpacked = Vec::new();
+    lz4_flex::frame::FrameDecoder::new(packed.as_slice())
+        .read_to_end(&mut unpacked)
+        .expect("it unpacks");
+    let packed = fs::read(fixture("heaptrack.zst")).expect("the fixture");
+    let heaptrack = zstd::decode_all(packed.as_slice()).expect("it unpacks");
+    for bytes in [heaptrack, unpacked] {
+        let whole = events(&mut *open_bytes(&bytes).expect("it opens"));
+        let mut cut = open_bytes(&bytes[..bytes.len() / 4 * 3]).expect("it opens");
+        let part = events(&mut *cut);
+        assert!(
+            part.len() < whole.len() && part.len() > 10,
+            "{}",
+            part.len()
+        );
+        assert_eq!(part, whole[..part.len()]);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_reader_panic_or_run_on(
+        start in prop_oneof![
+            Just(&b"v 10400 3\n"[..]),
+            Just(&b"1 1 malloc(4)=0x10\n"[..]),
+            Just(MEMRAY_START),
+            Just(&b"\x28\xb5\x2f\xfd"[..]),
+            Just(&b"\x1f\x8b\x08\0"[..]),
+            Just(&b"\x04\x22\x4d\x18"[..]),
+        ],
+        rest in vec(any::<u8>(), 0..2000),
+    ) {
+        let bytes = [start, &rest].concat();
+        if let Ok(mut source) = open_bytes(&bytes) {
+            let mut items = 0;
+            while let Ok(Some(_)) = source.next_item() {
+                items += 1;
+                prop_assert!(items < 10_000);
+            }
+        }
+    }
+}
+
+/// A header of memray's, up to where its records begin.
+const MEMRAY_START: &[u8] =
+    b"memray\0\x0d\0\0\0\xf0\x0b\x0b\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0x\0\
+      \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
