@@ -88,7 +88,7 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
         ..Calibration::default()
     };
     if let Some(why) = &doubts.failure {
-        let why = format!("playing it as it was recorded failed: the allocator {why}");
+        let why = format!("what the program had cannot be compared: {why}");
         calibration.reasons.push(why);
         return calibration;
     }

@@ -151,7 +151,7 @@ impl PlayedField<'_> {
         let allocator = candidate.allocator.as_ref().ok();
         let measured = self.measured(outcome);
         let not_played = measured.is_none() && candidate.same_as_now.is_none();
-        let not_played = not_played.then(|| "was not played to its end".to_owned());
+        let not_played = not_played.then(|| "not played to its end".to_owned());
         Row {
             name: candidate.name.clone(),
             allocator: allocator.map_or_else(String::new, |allocator| allocator.name.clone()),

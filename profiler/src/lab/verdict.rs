@@ -121,11 +121,14 @@ fn best(
     let others = others.filter_map(|row| Some((row, row.measured?)));
     let least = others.min_by_key(|(_, measured)| measured.rest.bytes);
     let Some((row, least)) = least.filter(|(_, least)| had.saves_with(least)) else {
-        return format!(
-            "Nothing that was tried saves as much as {} at rest: as far as allocators can tell, the \
-             memory is in use.",
-            bytes(had.worth())
-        );
+        let worth = bytes(had.worth());
+        // Only the default field tries enough to say so.
+        let in_use = if report.mechanisms.is_empty() {
+            ""
+        } else {
+            ": as far as allocators can tell, the memory is in use"
+        };
+        return format!("Nothing that was tried saves as much as {worth} at rest{in_use}.");
     };
     if row.name == "jemalloc" {
         return "Nothing that was tried needs less at rest.".to_owned();

@@ -197,9 +197,23 @@ fn table(text: &mut Text, report: &Report) {
         );
     }
     by_peak(text, report);
-    for row in report.candidates.iter().filter(|row| row.failure.is_some()) {
-        let why = row.failure.as_deref().unwrap_or_default();
-        text.wrapped(Look::Bad, "", &format!("{}: {why}", row.name));
+    failures(text, report);
+}
+
+/// Those without figures; those that failed alike together.
+fn failures(text: &mut Text, report: &Report) {
+    let mut alike: Vec<(&str, Vec<&str>)> = Vec::new();
+    for row in &report.candidates {
+        let Some(why) = row.failure.as_deref() else {
+            continue;
+        };
+        match alike.iter_mut().find(|(other, _)| *other == why) {
+            Some((_, names)) => names.push(&row.name),
+            None => alike.push((why, vec![&row.name])),
+        }
+    }
+    for (why, names) in alike {
+        text.wrapped(Look::Bad, "", &format!("{}: {why}", names.join(", ")));
     }
 }
 

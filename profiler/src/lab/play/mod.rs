@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use profiler_core::metrics::malloc_resident;
 use profiler_core::sample::Sample;
+use profiler_core::units::bytes;
 
 use self::child::{Child, Heard};
 pub use self::program::{CompileError, Growing, Program};
@@ -117,13 +118,13 @@ pub enum PlayError {
         of: u64,
     },
     /// It grew beyond what it was allowed.
-    #[error("needed more than {limit_bytes} bytes and was ended")]
+    #[error("needed more than {} and was ended", bytes(*limit_bytes))]
     TooLarge {
         /// What it was allowed.
         limit_bytes: u64,
     },
     /// The allocator gave no memory.
-    #[error("gave no memory for {bytes} bytes")]
+    #[error("gave no memory for a block of {bytes} bytes")]
     NoMemory {
         /// What was asked for.
         bytes: u64,
