@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use profiler_common::program::{Op, code};
+use profiler_common::program::{Op, UNKNOWN, code};
 use profiler_trace::compile::Compiler;
 use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Item, SeedBlock};
 use proptest::collection::vec;
@@ -169,6 +169,38 @@ fn what_is_learned_of_a_large_block_is_told_before_it() {
     }
     assert_eq!((ops[0].code, ops[0].value), (code::TOUCH, 8192));
     assert_eq!(compiler.summary().uncertain_touch_bytes, 0);
+}
+
+#[test]
+fn what_is_cut_off_of_a_large_block_was_not_touched() {
+    let alloc = |bytes, by| EventKind::Alloc {
+        addr: 0x1000,
+        bytes,
+        align: 0,
+        by,
+    };
+    let touched = |sizes: [u64; 2]| {
+        let mut compiler = Compiler::default();
+        let mut ops = Vec::new();
+        for kind in [
+            alloc(sizes[0], By::Malloc),
+            EventKind::Realloc { addr: 0x1000 },
+            alloc(sizes[1], By::Realloc),
+        ] {
+            let event = Event {
+                time_ns: 0,
+                thread: 0,
+                kind,
+            };
+            let item = Item::Event(event);
+            compiler.item(item, &mut ops).expect("a Vec has room");
+        }
+        assert_eq!(ops[0].code, code::TOUCH);
+        (ops[0].value, compiler.summary().uncertain_touch_bytes)
+    };
+    assert_eq!(touched([1 << 18, 3000]), (3000, 0));
+    // One that grows may have been full, or not.
+    assert_eq!(touched([1 << 18, 1 << 19]), (UNKNOWN, 3 << 18));
 }
 
 #[test]

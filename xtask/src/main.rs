@@ -1,5 +1,6 @@
 //! Builds the BPF object, runs the privileged tests and checks the layers.
 
+mod accuracy;
 mod bpf;
 mod layers;
 mod test;
@@ -19,6 +20,11 @@ tasks:
                       versions of the tools are those of its record
   test                install what the tests need, rebuild the BPF object, run every check and test
                       (as root: what CI runs)
+  accuracy [OPTION...]
+                      compare what replays predict with really running the programs, and write the
+                      table of docs/accuracy.md; --only PROGRAM, --allocator NAME, --runs N (3),
+                      --fresh (measure again what was kept), --fragscope BINARY,
+                      --at-most PERCENT (fail when the median error is larger)
   check-layers        fail where a module uses what its layer must not
 ";
 
@@ -29,6 +35,7 @@ fn main() -> ExitCode {
         ["bpf-setup"] => bpf::setup(),
         ["build-ebpf"] => bpf::build(),
         ["build-ebpf", "--check"] => bpf::check(),
+        ["accuracy", options @ ..] => accuracy::run(options),
         ["test"] => test::run(),
         ["check-layers"] => layers::check(&root()),
         _ => {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{bpf, layers, root, run as run_command};
+use crate::{accuracy, bpf, layers, root, run as run_command};
 
 /// Debian packages that the tests use besides the BPF toolchain: a C compiler for the programs
 /// whose heaps are the oracles, on glibc, musl, mimalloc and tcmalloc; a broker for the Celery worker; tmux for
@@ -27,7 +27,7 @@ const PYTHON_PACKAGES: [&str; 4] = ["celery[redis]", "packaging", "pandas", "gun
 /// Runs every check. Installs what is missing first (as root, with apt, cargo and pip).
 pub(crate) fn run() -> Result<()> {
     let root = root();
-    step("packages", install_packages)?;
+    step("packages", || install(&PACKAGES))?;
     let python = step("workers' Python", || install_workers(&root))?;
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("layers", || layers::check(&root))?;
@@ -53,6 +53,19 @@ pub(crate) fn run() -> Result<()> {
     step("doctests", || {
         cargo(&["test", "--workspace", "--doc", "--quiet"])
     })?;
+    step("accuracy of a replay", || {
+        accuracy::run(&[
+            "--fresh",
+            "--only",
+            "blobs",
+            "--allocator",
+            "tcmalloc",
+            "--runs",
+            "1",
+            "--at-most",
+            "2",
+        ])
+    })?;
     step("tests, privileged ones included", || {
         let mut command = Command::new("cargo");
         // One runner for all: nextest runs each test in a process of its own, so that one that
@@ -75,8 +88,9 @@ fn step<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
     run().with_context(|| format!("{name} failed"))
 }
 
-fn install_packages() -> Result<()> {
-    let missing: Vec<_> = PACKAGES.into_iter().filter(|p| !installed(p)).collect();
+/// Installs the Debian packages that are missing (as root).
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let missing: Vec<_> = packages.iter().filter(|p| !installed(p)).collect();
     if missing.is_empty() {
         return Ok(());
     }

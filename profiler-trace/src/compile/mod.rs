@@ -336,6 +336,9 @@ impl Compiler {
             self.free(process, &before, sink)?;
         }
         let table = &mut self.processes[process as usize];
+        if let Some(block) = &moved {
+            table.resized(block, bytes, sink)?;
+        }
         let touch = table.put_touch(bytes, sink)?;
         let (code, slot) = match &moved {
             Some(block) => (code::REALLOC, block.slot),

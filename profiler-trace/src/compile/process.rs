@@ -123,6 +123,23 @@ impl Process {
         (self.live_bytes, self.blocks) = (0, HashMap::new());
     }
 
+    /// A block gets another size. What is cut off of a large one that nobody looked at was never
+    /// filled: programs shrink a buffer to what they put into it.
+    pub(super) fn resized(
+        &mut self,
+        block: &Block,
+        bytes: u64,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
+        match block.touch {
+            Some(Touch { op, known: None }) if bytes < block.bytes => {
+                self.uncertain_bytes = self.uncertain_bytes.saturating_sub(block.bytes);
+                sink.patch(op, touch(bytes))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A large block was looked at: so much of it was touched.
     pub(super) fn touched(
         &mut self,

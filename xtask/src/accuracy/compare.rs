@@ -1,0 +1,190 @@
+//! Predictions beside the truth, and how far off they are.
+
+use super::truth::Run;
+
+/// A saving smaller than this is none: neither sign of it is wrong.
+const SAVING: f64 = 5e6;
+
+/// Figures of several runs at one moment, in bytes.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Spread {
+    pub(super) low: f64,
+    pub(super) median: f64,
+    pub(super) high: f64,
+}
+
+impl Spread {
+    /// Of figures, of which there is one at least.
+    pub(super) fn of(figures: impl IntoIterator<Item = f64>) -> Self {
+        let mut all: Vec<f64> = figures.into_iter().collect();
+        all.sort_by(f64::total_cmp);
+        Self {
+            low: all[0],
+            median: quantile(&all, 0.5),
+            high: all[all.len() - 1],
+        }
+    }
+
+    /// How far the run that is farthest from the median is from it, as a share of it.
+    fn reach(&self) -> f64 {
+        (self.high - self.median).max(self.median - self.low) / self.median
+    }
+}
+
+/// The figure below which this share of the sorted figures lies.
+pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let at = share * (sorted.len() - 1) as f64;
+    let (low, high) = (at.floor() as usize, at.ceil() as usize);
+    sorted[low] + (sorted[high] - sorted[low]) * (at - low as f64)
+}
+
+/// What the rows of the tables come to.
+#[derive(Debug)]
+pub(super) struct Summary {
+    /// Median of the errors, as a share of the truth, whatever their sign.
+    pub(super) median: f64,
+    /// Nine tenths of the errors are below.
+    pub(super) p90: f64,
+    /// The largest.
+    pub(super) most: f64,
+    /// Predictions within the range of the runs, or off by less than a hundredth.
+    pub(super) within: usize,
+    /// How far single runs are from the median of all: what one run tells of another.
+    pub(super) own_p90: f64,
+    /// Figures.
+    pub(super) rows: usize,
+}
+
+impl Summary {
+    /// Of rows, of which there is one at least.
+    pub(super) fn of<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Self {
+        let sorted = |figures: Vec<f64>| {
+            let mut figures = figures;
+            figures.sort_by(f64::total_cmp);
+            figures
+        };
+        let errors = sorted(rows.clone().map(|row| row.error().abs()).collect());
+        let own = sorted(rows.clone().map(|row| row.truth.reach()).collect());
+        let near = |row: &&Row| row.is_in_range() || row.error().abs() < 0.01;
+        Self {
+            median: quantile(&errors, 0.5),
+            p90: quantile(&errors, 0.9),
+            most: quantile(&errors, 1.0),
+            within: rows.clone().filter(near).count(),
+            own_p90: quantile(&own, 0.9),
+            rows: errors.len(),
+        }
+    }
+}
+
+/// One figure of one program under one setting.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub(super) program: &'static str,
+    pub(super) setting: &'static str,
+    /// The name of the moment, or `peak`.
+    pub(super) moment: String,
+    pub(super) truth: Spread,
+    pub(super) predicted: Spread,
+}
+
+impl Row {
+    /// By how much the prediction is too high, as a share of the truth: median against median.
+    pub(super) fn error(&self) -> f64 {
+        self.predicted.median / self.truth.median - 1.0
+    }
+
+    /// Whether the prediction lies in the range of the runs.
+    pub(super) fn is_in_range(&self) -> bool {
+        self.truth.low <= self.predicted.median && self.predicted.median <= self.truth.high
+    }
+
+    /// Whether it really saves so much against `base`, or costs so much, that the sign matters.
+    pub(super) fn saves(&self, base: &Self) -> bool {
+        (base.truth.median - self.truth.median).abs() > SAVING
+    }
+
+    /// Whether the sign of what it saves against `base` matters and is predicted wrongly.
+    pub(super) fn has_wrong_sign(&self, base: &Self) -> bool {
+        let truth = base.truth.median - self.truth.median;
+        let predicted = base.predicted.median - self.predicted.median;
+        self.saves(base) && predicted * truth < 0.0
+    }
+}
+
+/// The rows of one program under one setting: each moment, then the peak over all of them.
+pub(super) fn rows(
+    program: &'static str,
+    setting: &'static str,
+    truth: &[Run],
+    predicted: &[Run],
+) -> Vec<Row> {
+    let at =
+        |runs: &[Run], moment: usize| Spread::of(runs.iter().map(|run| run[moment].bytes as f64));
+    let peak = |runs: &[Run]| {
+        let peaks = runs
+            .iter()
+            .map(|run| run.iter().map(|m| m.bytes).max().unwrap_or(0));
+        Spread::of(peaks.map(|bytes| bytes as f64))
+    };
+    let row = |moment: &str, truth, predicted| Row {
+        program,
+        setting,
+        moment: moment.to_owned(),
+        truth,
+        predicted,
+    };
+    let moments = truth[0].iter().enumerate();
+    let mut rows: Vec<Row> = moments
+        .map(|(n, moment)| row(&moment.name, at(truth, n), at(predicted, n)))
+        .collect();
+    rows.push(row("peak", peak(truth), peak(predicted)));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accuracy::truth::Moment;
+
+    fn run(figures: [u64; 2]) -> Run {
+        let moment = |(name, bytes): (&str, u64)| Moment {
+            name: name.to_owned(),
+            bytes,
+        };
+        ["full", "rest"]
+            .into_iter()
+            .zip(figures)
+            .map(moment)
+            .collect()
+    }
+
+    #[test]
+    fn medians_are_compared_and_the_peak_is_of_each_run() {
+        let truth = [run([100, 10]), run([90, 120]), run([110, 12])];
+        let predicted = [run([105, 12])];
+        let rows = rows("program", "glibc", &truth, &predicted);
+        let errors: Vec<_> = rows
+            .iter()
+            .map(|row| (row.error() * 1000.0).round())
+            .collect();
+        // 105 of 100, 12 of 12, 105 of (100, 120, 110).
+        assert_eq!(errors, [50.0, 0.0, -45.0]);
+        let summary = Summary::of(rows.iter());
+        assert_eq!((summary.rows, summary.within), (3, 3));
+        assert!((summary.median - 0.05).abs() < 0.005, "{summary:?}");
+    }
+
+    #[test]
+    fn only_large_savings_have_a_sign() {
+        let row = |truth: u64, predicted: u64| {
+            let (truth, predicted) = ([run([truth, 1])], [run([predicted, 1])]);
+            rows("program", "", &truth, &predicted).swap_remove(0)
+        };
+        let base = row(50_000_000, 50_000_000);
+        assert!(row(60_000_000, 49_000_000).has_wrong_sign(&base));
+        assert!(!row(60_000_000, 51_000_000).has_wrong_sign(&base));
+        assert!(!row(54_000_000, 49_000_000).has_wrong_sign(&base));
+        assert!(row(44_000_000, 51_000_000).has_wrong_sign(&base));
+    }
+}

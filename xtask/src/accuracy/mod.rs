@@ -1,0 +1,135 @@
+//! `cargo xtask accuracy`: what replays predict, against really running the programs.
+//!
+//! Each program runs under each allocator and is looked at in moments that it marks; then it is
+//! recorded once under glibc, with a checkpoint in the same moments, and the trace is replayed under
+//! each allocator.
+
+mod compare;
+mod moments;
+mod predict;
+mod programs;
+mod settings;
+mod table;
+mod truth;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use self::compare::Summary;
+use self::predict::Recording;
+use self::programs::{PROGRAMS, Program, Tools};
+use self::settings::{SETTINGS, Setting};
+
+/// What is compared.
+struct Options {
+    programs: Vec<&'static Program>,
+    settings: Vec<&'static Setting>,
+    runs: usize,
+    /// The binary to use; `None` is the one of this tree.
+    fragscope: Option<PathBuf>,
+    /// Whether what was measured before is measured again.
+    fresh: bool,
+    /// More than this median error is a failure.
+    at_most: Option<f64>,
+}
+
+impl Options {
+    fn parse(arguments: &[&str]) -> Result<Self> {
+        let mut options = Self {
+            programs: PROGRAMS.iter().collect(),
+            settings: SETTINGS.iter().collect(),
+            runs: 3,
+            fragscope: None,
+            fresh: false,
+            at_most: None,
+        };
+        let mut arguments = arguments.iter();
+        while let Some(&name) = arguments.next() {
+            if name == "--fresh" {
+                options.fresh = true;
+                continue;
+            }
+            let value = *arguments
+                .next()
+                .with_context(|| format!("{name} needs a value"))?;
+            match name {
+                "--only" => options.programs.retain(|program| program.name == value),
+                "--allocator" => options.settings.retain(|setting| setting.name == value),
+                "--runs" => options.runs = value.parse().context("--runs")?,
+                "--fragscope" => options.fragscope = Some(PathBuf::from(value)),
+                "--at-most" => {
+                    let percent: f64 = value.parse().context("--at-most")?;
+                    options.at_most = Some(percent / 100.0);
+                }
+                _ => bail!("no option {name}"),
+            }
+        }
+        if options.programs.is_empty() || options.settings.is_empty() || options.runs == 0 {
+            bail!("nothing to compare: the names are those of docs/accuracy.md");
+        }
+        Ok(options)
+    }
+
+    /// Whether everything is compared, so that the table can be written.
+    fn is_whole(&self) -> bool {
+        self.programs.len() == PROGRAMS.len() && self.settings.len() == SETTINGS.len()
+    }
+}
+
+/// Runs the harness with the arguments after its name.
+pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    let options = Options::parse(arguments)?;
+    let tools = Tools::install(&options.programs)?;
+    let fragscope = match &options.fragscope {
+        Some(path) => path.clone(),
+        None => build()?,
+    };
+    let mut all = Vec::new();
+    for program in &options.programs {
+        if options.fresh {
+            truth::forget(&tools, program)?;
+            predict::forget(&tools, program)?;
+        }
+        let recordings = Recording::all(&tools, &fragscope, program, options.runs)?;
+        for setting in &options.settings {
+            let truth = truth::measure(&tools, &fragscope, program, setting, options.runs)?;
+            let replays = recordings.iter();
+            let replays = replays.map(|recording| recording.replay(&fragscope, setting));
+            let predicted = replays.collect::<Result<Vec<_>>>()?;
+            let rows = compare::rows(program.name, setting.name, &truth, &predicted);
+            rows.iter().for_each(table::print);
+            all.extend(rows);
+        }
+    }
+    table::print_summary(&options.settings, &all);
+    if options.is_whole() {
+        table::write(&options.settings, &options.programs, &all, options.runs)?;
+    }
+    let median = Summary::of(all.iter()).median;
+    match options.at_most {
+        Some(most) if median > most => bail!("the median error is {:.1} %", median * 100.0),
+        _ => Ok(()),
+    }
+}
+
+/// Builds fragscope; gives its binary.
+fn build() -> Result<PathBuf> {
+    crate::run(Command::new("cargo").args(["build", "--quiet", "--package", "fragscope"]))?;
+    Ok(crate::root().join("target/debug/fragscope"))
+}
+
+/// Removes the files in a folder whose names begin so.
+fn remove(folder: &Path, begins: &str) -> Result<()> {
+    let Ok(files) = std::fs::read_dir(folder) else {
+        return Ok(());
+    };
+    for file in files {
+        let file = file?;
+        if file.file_name().to_string_lossy().starts_with(begins) {
+            std::fs::remove_file(file.path())?;
+        }
+    }
+    Ok(())
+}
