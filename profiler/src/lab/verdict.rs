@@ -24,7 +24,9 @@ pub fn verdict(report: &Report) -> String {
         .find(|row| row.name == "jemalloc")
         .and_then(|row| row.measured);
     let helps = jemalloc.is_some_and(|with| had.saves_with(&with));
-    if let Some(with) = jemalloc {
+    if now.allocator_kind() == "jemalloc" {
+        said.extend(has_it_already(report));
+    } else if let Some(with) = jemalloc {
         said.push(of_jemalloc(&had, &with, helps));
     }
     said.extend(ruling(report, &had));
@@ -87,6 +89,16 @@ fn range(measured: &Measured) -> String {
         return String::new();
     }
     format!(" ({} to {})", bytes(rest.low_bytes), bytes(rest.high_bytes))
+}
+
+/// Of a program that has jemalloc: what plain glibc would need instead.
+fn has_it_already(report: &Report) -> Option<String> {
+    let glibc = report.candidates.iter().find(|row| row.name == "glibc")?;
+    let rest = glibc.measured?.rest.bytes;
+    Some(format!(
+        "The program has jemalloc already; under glibc it would need {} at rest.",
+        bytes(rest)
+    ))
 }
 
 /// Which mechanism makes the gap, where one does.
@@ -228,6 +240,17 @@ mod tests {
         assert!(said.contains("jemalloc would not help"), "{said}");
         assert!(said.contains("What needs least at rest is mmap_threshold=128K: 40.0 MiB"));
         assert!(said.contains("large blocks on the heap"), "{said}");
+    }
+
+    #[test]
+    fn a_program_that_has_jemalloc_is_not_told_of_it() {
+        let mut now = row("now: jemalloc 5.3.0", 100, 40);
+        now.allocator = "/usr/lib/libjemalloc.so.2".into();
+        let all = vec![now, row("jemalloc", 100, 40), row("glibc", 90, 80)];
+        let said = verdict(&report(all, &[]));
+        assert!(said.contains("has jemalloc already"), "{said}");
+        assert!(said.contains("80.0 MiB at rest"), "{said}");
+        assert!(!said.contains("would not help"), "{said}");
     }
 
     #[test]
