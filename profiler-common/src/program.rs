@@ -148,6 +148,8 @@ pub const CONTROL_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_CONTROL";
 pub const IDENTITY_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_AS";
 /// The environment variable with the number of processors that the allocator is told of.
 pub const CPUS_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_CPUS";
+/// What the first process of a player writes before it plays; it waits for a byte then.
+pub const AT_START: u8 = b'S';
 /// What a player writes when a checkpoint is reached; it waits for a byte then.
 pub const AT_CHECKPOINT: u8 = b'C';
 /// What a player writes when the program is played; it waits for a byte then.

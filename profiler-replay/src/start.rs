@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 
-use profiler_common::program::{CONTROL_VARIABLE, IDENTITY_VARIABLE, PROGRAM_VARIABLE};
+use profiler_common::program::{AT_START, CONTROL_VARIABLE, IDENTITY_VARIABLE, PROGRAM_VARIABLE};
 
 use crate::process::Identity;
 use crate::{memory, process, sys};
@@ -53,6 +53,7 @@ pub extern "C" fn main() -> ! {
     let identity = unsafe { sys::getenv(IDENTITY_VARIABLE.as_ptr()) };
     if identity.is_null() {
         process::die_with_parent();
+        process::ask(AT_START);
         process::be(Identity::FIRST)
     }
     // SAFETY: getenv gave a string with its zero, which stays.

@@ -48,6 +48,8 @@ pub struct Run {
     pub cpu_seconds: f64,
     /// Its page faults.
     pub faults: u64,
+    /// Its kernel calls for memory, where they could be counted.
+    pub kernel_calls: Option<u64>,
 }
 
 /// What playing one candidate came to.
@@ -219,6 +221,7 @@ impl<'a> Field<'a> {
             cpus: self.manner.cpus,
             core: Some(core),
             memory_limit: Some(limit),
+            count_calls: true,
             walk: job.walk,
             ..Setup::default()
         }
@@ -285,6 +288,7 @@ impl<'a> Field<'a> {
                         .collect(),
                     cpu_seconds: played.cpu_seconds,
                     faults: played.faults,
+                    kernel_calls: played.kernel_calls,
                 };
                 if let Some(sample) = played.end_sample {
                     outcome.sample = Some(sample);

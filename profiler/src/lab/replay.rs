@@ -174,12 +174,15 @@ impl PlayedField<'_> {
         let (peak, rest) = peak_and_rest_of(outcome, &self.processes())?;
         let cpu: Vec<f64> = outcome.runs.iter().map(|run| run.cpu_seconds).collect();
         let faults: Vec<u64> = outcome.runs.iter().map(|run| run.faults).collect();
+        let calls = outcome.runs.iter().filter_map(|run| run.kernel_calls);
+        let calls: Vec<u64> = calls.collect();
         Some(Measured {
             peak,
             rest,
             runs: outcome.runs.len() as u32,
             cpu_seconds: median(&cpu)?,
             faults: median(&faults)?,
+            kernel_calls: median(&calls),
         })
     }
 

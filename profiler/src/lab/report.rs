@@ -128,6 +128,8 @@ pub struct Measured {
     pub cpu_seconds: f64,
     /// Page faults of playing, likewise.
     pub faults: u64,
+    /// Kernel calls for memory of playing, likewise; `None` where they could not be counted.
+    pub kernel_calls: Option<u64>,
 }
 
 /// A part of the gap between glibc and jemalloc.

@@ -22,6 +22,7 @@ fn row(name: &str, peak: u64, rest: (u64, u64, u64), cpu_seconds: f64) -> Row {
             runs: if rest.0 == rest.2 { 1 } else { 15 },
             cpu_seconds,
             faults: 31_234,
+            kernel_calls: Some(1_207),
         }),
         checkpoints: vec![Checkpoint {
             time_ns: 90_000_000_000,

@@ -13,7 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use profiler_common::program::{
-    AT_CHECKPOINT, AT_END, AT_FAILURE, CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE,
+    AT_CHECKPOINT, AT_END, AT_FAILURE, AT_START, CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE,
 };
 
 use super::control::Control;
@@ -40,6 +40,8 @@ pub(super) struct Child {
 pub(super) enum Heard {
     /// Nothing for a while.
     Nothing,
+    /// It waits before the first operation.
+    Start,
     /// It waits at a checkpoint.
     Checkpoint,
     /// It has played everything, and waits.
@@ -139,6 +141,7 @@ impl Child {
             self.check_loaded()?;
         }
         match what[0] {
+            AT_START => Ok(Heard::Start),
             AT_CHECKPOINT => Ok(Heard::Checkpoint),
             AT_END => Ok(Heard::End),
             AT_FAILURE => Err(self.control.failure()?),

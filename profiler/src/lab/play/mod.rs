@@ -1,5 +1,6 @@
 //! Playing a program into one allocator, in a process of its own that is looked at from outside.
 
+mod calls;
 mod child;
 mod control;
 mod program;
@@ -14,6 +15,7 @@ use profiler_core::metrics::malloc_resident;
 use profiler_core::sample::Sample;
 use profiler_core::units::bytes;
 
+use self::calls::Calls;
 use self::child::{Child, Heard};
 pub use self::program::{CompileError, Growing, Program};
 use crate::process::{OpenError, Target};
@@ -46,6 +48,8 @@ pub struct Setup {
     pub patience: Option<Duration>,
     /// Whether it gives way to everything else that wants a processor.
     pub background: bool,
+    /// Whether to count kernel calls: meanwhile those of all processes here take a little longer.
+    pub count_calls: bool,
     /// Whether to walk the heap at the end.
     pub walk: bool,
 }
@@ -75,6 +79,9 @@ pub struct Played {
     pub cpu_seconds: f64,
     /// Page faults that needed no reading.
     pub faults: u64,
+    /// Calls of brk, mmap, munmap, mremap, madvise and mprotect while playing, over all processes;
+    /// `None` when they were not counted, or the kernel does not let us.
+    pub kernel_calls: Option<u64>,
     /// How long playing took.
     pub wall: Duration,
 }
@@ -170,6 +177,7 @@ pub fn play_along(
     let patience = setup.patience.unwrap_or(HANGS_AFTER);
     let mut child = Child::start(program, setup)?;
     let mut looks = Looks::default();
+    let mut calls = None;
     let (mut played, mut moved) = (0, Instant::now());
     loop {
         match child.listen()? {
@@ -192,6 +200,12 @@ pub fn play_along(
                     return Err(PlayError::TooLarge { limit_bytes: limit });
                 }
             }
+            Heard::Start => {
+                if setup.count_calls {
+                    calls = Calls::of(child.pid()).ok();
+                }
+                child.go_on()?;
+            }
             Heard::Checkpoint => {
                 let number = looks.checkpoints.len();
                 let stop = program.stop(number).ok_or_else(|| {
@@ -211,6 +225,7 @@ pub fn play_along(
         }
     }
     looks.usage.insert(u32::MAX, child.control().usage()?);
+    let kernel_calls = calls.and_then(|calls| calls.count().ok());
     let end_sample = match setup.walk {
         false => None,
         true => Some(Sampler::open(child.pid())?.take(LOOK)?),
@@ -228,6 +243,7 @@ pub fn play_along(
         end_sample,
         cpu_seconds: cpu_ns as f64 / 1e9,
         faults,
+        kernel_calls,
         wall: began.elapsed(),
     })
 }
