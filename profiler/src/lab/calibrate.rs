@@ -1,6 +1,8 @@
 //! Whether the replay can be trusted: played as the program really ran, it is compared with what
 //! was recorded of the program.
 
+use profiler_core::units::bytes;
+
 use super::figures::{At, median, peak_and_rest};
 
 /// An error above this gives no verdict.
@@ -8,6 +10,9 @@ pub const TRUSTED: f64 = 0.05;
 /// Checkpoints of less than this share of the peak say little of malloc: an interpreter that starts
 /// has other memory, too.
 const TOLD_OF_PEAK: f64 = 0.1;
+/// When the replay has so many times as much at some look as at any recorded checkpoint, most of what
+/// happened was never compared.
+const UNSEEN: u64 = 2;
 /// Losses from here on can be felt.
 const FELT_LOSSES: f64 = 0.000_1;
 
@@ -120,8 +125,10 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
     .into_iter()
     .map(f64::abs)
     .fold(0.0, f64::max);
-    calibration.trusted = worst <= TRUSTED;
+    let unseen = unseen(&calibration.points);
+    calibration.trusted = worst <= TRUSTED && unseen.is_none();
     calibration.reasons = reasons(doubts);
+    calibration.reasons.extend(unseen);
     if !calibration.trusted && calibration.reasons.is_empty() {
         calibration.reasons.push(
             "no cause is known; memory that the program maps by itself, or touches less of than \
@@ -130,6 +137,25 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
         );
     }
     calibration
+}
+
+/// Why the checkpoints do not tell of the program, when they missed most of it.
+fn unseen(points: &[Point]) -> Option<String> {
+    let most = |recorded: bool| {
+        let all = points
+            .iter()
+            .filter(|p| p.recorded_bytes.is_some() || !recorded);
+        all.map(|point| point.replayed_bytes).max().unwrap_or(0)
+    };
+    let (seen, all) = (most(true), most(false));
+    (all > seen.saturating_mul(UNSEEN)).then(|| {
+        format!(
+            "the checkpoints saw {} at most, and the replay came to {} between or after them; \
+             record for longer",
+            bytes(seen),
+            bytes(all)
+        )
+    })
 }
 
 fn reasons(doubts: &Doubts) -> Vec<String> {
@@ -221,6 +247,16 @@ mod tests {
         }
         let fine = calibrate(points(&[(100, 101)]), &doubts);
         assert!(fine.trusted && fine.reasons.len() == 4, "doubts stay said");
+    }
+
+    #[test]
+    fn a_program_that_grew_after_its_last_checkpoint_is_not_trusted() {
+        let mut all = points(&[(100, 100), (0, 250)]);
+        all[1].recorded_bytes = None;
+        let found = calibrate(all.clone(), &Doubts::default());
+        assert!(!found.trusted && found.reasons[0].contains("100 B at most"));
+        all[1].replayed_bytes = 150;
+        assert!(calibrate(all, &Doubts::default()).trusted);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use profiler_core::units::bytes;
 
 use super::ablation::{in_words, remedy};
-use super::calibrate::{Calibration, error};
+use super::calibrate::{Calibration, TRUSTED, error};
 use super::report::{Measured, Report, Row, WORTH_SHARE};
 
 /// A share of the gap from which a mechanism rules.
@@ -41,6 +41,10 @@ fn untrusted(calibration: &Calibration) -> String {
     };
     let off = |both| format!("{:+.1} %", error(both) * 100.0);
     let median = calibration.median_error.unwrap_or(0.0) * 100.0;
+    let errors = [error(peak), error(rest), median / 100.0];
+    if errors.iter().all(|error| error.abs() <= TRUSTED) {
+        return format!("No verdict: {reasons}. The table shows what was replayed.");
+    }
     format!(
         "No verdict: played as the program really ran, the replay is off by {} at rest, {} at the \
          peak and {median:.1} % in the median, and more than 5 % is too much to go by. What is \
