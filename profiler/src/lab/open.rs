@@ -13,8 +13,6 @@ use super::play::{CompileError, Growing, Program};
 const EVERY_EVENTS: u64 = 1 << 18;
 /// There is a look, too, when so many times as much is live as at any look before.
 const GROWTH: f64 = 1.1;
-/// Live memory is looked at each time so many events have passed.
-const LIVE_EVENTS: u64 = 1 << 10;
 /// Less than this is not worth a look.
 const LEAST_LIVE: u64 = 1 << 20;
 
@@ -82,9 +80,6 @@ impl Looks {
             Item::Seed(_) => {}
         }
         growing.item(item)?;
-        if !self.events.is_multiple_of(LIVE_EVENTS) {
-            return Ok(());
-        }
         let live = growing.live_bytes();
         let has_grown = live >= LEAST_LIVE && live as f64 >= self.most_live as f64 * GROWTH;
         if has_grown || !self.recorded && self.since >= EVERY_EVENTS {

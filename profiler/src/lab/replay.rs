@@ -276,6 +276,7 @@ impl PlayedField<'_> {
             cpus: number("cpus"),
             started_at: text("started_at"),
             format: foreign(description),
+            lacks: lacking(description),
             events: summary.events,
             lost: summary.lost,
             threads: summary.threads,
@@ -326,6 +327,15 @@ impl PlayedField<'_> {
 fn foreign(description: &Description) -> Option<String> {
     let format = description.get("format_of")?;
     (!format.is_empty()).then(|| format.to_owned())
+}
+
+/// What the format that was read does not tell, in words.
+fn lacking(description: &Description) -> Vec<String> {
+    let names = description.0.iter();
+    names
+        .filter_map(|(name, _)| name.strip_prefix("lacks."))
+        .map(|what| what.replace('_', " "))
+        .collect()
 }
 
 fn figure(stop: &Stop, name: &str) -> Option<u64> {

@@ -41,6 +41,8 @@ pub struct TraceFacts {
     pub started_at: Option<String>,
     /// The foreign format that it was read from.
     pub format: Option<String>,
+    /// What that format does not tell.
+    pub lacks: Vec<String>,
     /// Events.
     pub events: u64,
     /// Events lost.

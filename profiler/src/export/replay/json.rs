@@ -37,6 +37,7 @@ struct Document<'a> {
 struct Trace<'a> {
     path: &'a str,
     format: &'a str,
+    lacks: &'a [String],
     command: Option<&'a str>,
     pid: Option<u64>,
     python: Option<&'a str>,
@@ -130,6 +131,7 @@ fn trace(report: &Report) -> Trace<'_> {
     Trace {
         path: &trace.path,
         format: trace.format.as_deref().unwrap_or("fragtrace"),
+        lacks: &trace.lacks,
         command: trace.command.as_deref(),
         pid: trace.pid,
         python: trace.python.as_deref(),

@@ -110,6 +110,7 @@ pub(super) fn full() -> Report {
             cpus: Some(2),
             started_at: Some("2026-01-02T03:04:05Z".into()),
             format: None,
+            lacks: Vec::new(),
             events: 20_100_000,
             lost: 3,
             threads: 4,

@@ -117,6 +117,10 @@ fn heading(text: &mut Text, report: &Report) {
     facts.extend(trace.cpus.map(|cpus| many(cpus, "CPU", "CPUs")));
     facts.push(format!("{} live at most", bytes(trace.peak_live_bytes)));
     text.paragraph("  ", &facts.join(", "));
+    if !trace.lacks.is_empty() {
+        let words = format!("the format does not tell {}", trace.lacks.join(", "));
+        text.wrapped(Look::Bold, "  ", &words);
+    }
     if let Some(trouble) = &trace.trouble {
         text.wrapped(Look::Bad, "  ", &format!("not whole: {trouble}"));
     }
