@@ -16,6 +16,7 @@ use profiler_core::sample::KernelCount;
 mod ahead;
 mod allocators;
 pub(crate) mod auxv;
+mod calls;
 mod core_file;
 mod elf;
 pub mod host;
@@ -34,6 +35,7 @@ mod suspend;
 
 pub(crate) use ahead::reading_ahead;
 pub(crate) use allocators::allocators_in;
+pub(crate) use calls::Calls;
 pub use core_file::{CoreError, CoreFile, CoreMemory};
 pub use host::host;
 pub use identity::{Libc, Python};

@@ -1,6 +1,5 @@
 //! Playing a program into one allocator, in a process of its own that is looked at from outside.
 
-mod calls;
 mod child;
 mod control;
 mod program;
@@ -15,10 +14,9 @@ use profiler_core::metrics::malloc_resident;
 use profiler_core::sample::Sample;
 use profiler_core::units::bytes;
 
-use self::calls::Calls;
 use self::child::{Child, Heard};
 pub use self::program::{CompileError, Growing, Program};
-use crate::process::{OpenError, Target};
+use crate::process::{Calls, OpenError, Target};
 use crate::session::options::Manner;
 use crate::session::sampler::Sampler;
 

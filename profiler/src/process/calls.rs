@@ -45,11 +45,11 @@ const SET_FILTER: libc::c_ulong = 0x4008_2406;
 
 /// Counts the calls of a process and of all that it starts, from its making on.
 #[derive(Debug)]
-pub(super) struct Calls(Vec<File>);
+pub(crate) struct Calls(Vec<File>);
 
 impl Calls {
     /// Begins to count; the process waits meanwhile, else a thread may be missed.
-    pub(super) fn of(pid: i32) -> io::Result<Self> {
+    pub(crate) fn of(pid: i32) -> io::Result<Self> {
         let tracepoint = tracepoint()?;
         let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
         let counters = tasks.map(|task| {
@@ -61,7 +61,7 @@ impl Calls {
     }
 
     /// Calls so far.
-    pub(super) fn count(&self) -> io::Result<u64> {
+    pub(crate) fn count(&self) -> io::Result<u64> {
         let counts = self.0.iter().map(|mut counter| {
             let mut count = [0; 8];
             counter.read_exact(&mut count)?;
