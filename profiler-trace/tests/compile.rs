@@ -172,6 +172,41 @@ fn what_is_learned_of_a_large_block_is_told_before_it() {
 }
 
 #[test]
+fn blocks_that_glibc_cleared_are_touched_like_those_with_fresh_pages() {
+    const SIZE: u64 = 1 << 20;
+    let mut compiler = Compiler::default();
+    let mut ops = Vec::new();
+    let addrs = |first: u64| (0..4).map(move |n| first + n * (SIZE << 1));
+    let alone: Vec<u64> = addrs(0x10_0010).collect();
+    let on_the_heap = 0x5000_0420;
+    let alloc = |addr| EventKind::Alloc {
+        addr,
+        bytes: SIZE,
+        align: 0,
+        by: By::Calloc,
+    };
+    let touched = |addr, bytes| EventKind::Touched { addr, bytes };
+    let allocs = alone.iter().map(|&addr| alloc(addr));
+    let looks = alone.iter().map(|&addr| touched(addr, SIZE / 4));
+    let last = [alloc(on_the_heap), touched(on_the_heap, SIZE)];
+    for kind in allocs.chain(looks).chain(last) {
+        let event = Event {
+            time_ns: 0,
+            thread: 0,
+            kind,
+        };
+        let item = Item::Event(event);
+        compiler.item(item, &mut ops).expect("a Vec has room");
+    }
+    let told: Vec<u64> = ops
+        .iter()
+        .filter(|op| op.code == code::TOUCH)
+        .map(|op| op.value)
+        .collect();
+    assert_eq!(told, [SIZE / 4; 5]);
+}
+
+#[test]
 fn what_is_cut_off_of_a_large_block_was_not_touched() {
     let alloc = |bytes, by| EventKind::Alloc {
         addr: 0x1000,

@@ -211,7 +211,7 @@ impl Compiler {
         }
         let touch = process.put_touch(block.bytes, sink)?;
         sink.push(alloc)?;
-        process.insert(block.addr, slot, block.bytes, touch);
+        process.insert(block.addr, slot, block.bytes, false, touch);
         self.summary.seed_blocks += 1;
         self.summary.seed_bytes += block.bytes;
         self.add_live(block.bytes);
@@ -352,7 +352,7 @@ impl Compiler {
             zeroed: u8::from(by == By::Calloc),
             shapes: 0,
         })?;
-        table.insert(addr, slot, bytes, touch);
+        table.insert(addr, slot, bytes, by == By::Calloc, touch);
         let before = moved.map_or(0, |block| block.bytes);
         self.live_bytes = self.live_bytes.saturating_sub(before);
         self.summary.allocated_bytes = self.summary.allocated_bytes.saturating_add(bytes);

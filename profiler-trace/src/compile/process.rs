@@ -14,6 +14,8 @@ pub(super) struct Block {
     pub(super) slot: u32,
     /// Bytes asked for.
     pub(super) bytes: u64,
+    /// Whether the allocator had to clear it.
+    zeroed: bool,
     /// The operation that says how much of it is touched, and how much that is so far.
     touch: Option<Touch>,
 }
@@ -33,6 +35,8 @@ pub(super) struct Process {
     live_bytes: u64,
     /// Bytes of large blocks that were never looked at.
     pub(super) uncertain_bytes: u64,
+    /// What is touched of large zeroed blocks with mappings of their own, and their bytes.
+    zeroed_alone: (u64, u64),
     /// The thread that it began with.
     pub(super) main_thread: u32,
     /// Whether it runs.
@@ -48,6 +52,7 @@ impl Process {
             next_slot: 0,
             live_bytes: 0,
             uncertain_bytes: 0,
+            zeroed_alone: (0, 0),
             main_thread,
             alive: true,
         }
@@ -98,11 +103,24 @@ impl Process {
     }
 
     /// A block is live from now on.
-    pub(super) fn insert(&mut self, addr: u64, slot: u32, bytes: u64, touch: Option<Touch>) {
+    pub(super) fn insert(
+        &mut self,
+        addr: u64,
+        slot: u32,
+        bytes: u64,
+        zeroed: bool,
+        touch: Option<Touch>,
+    ) {
         if touch.is_some() {
             self.uncertain_bytes = self.uncertain_bytes.saturating_add(bytes);
         }
-        self.put_back(addr, Block { slot, bytes, touch });
+        let block = Block {
+            slot,
+            bytes,
+            zeroed,
+            touch,
+        };
+        self.put_back(addr, block);
     }
 
     /// A block is live again.
@@ -154,7 +172,15 @@ impl Process {
         let Some(state) = &mut block.touch else {
             return Ok(());
         };
-        let most = bytes.min(size).max(state.known.unwrap_or(0));
+        let (before, mut most) = (state.known.unwrap_or(0), bytes.min(size));
+        if block.zeroed && addr % PAGE == MAPPED_CHUNK {
+            let (touched, all) = &mut self.zeroed_alone;
+            *touched += most.saturating_sub(before);
+            *all += if state.known.is_none() { size } else { 0 };
+        } else if block.zeroed && most == size {
+            most = estimate(size, self.zeroed_alone);
+        }
+        most = most.max(before);
         if state.known.is_none() {
             self.uncertain_bytes = self.uncertain_bytes.saturating_sub(size);
         }
@@ -164,4 +190,22 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// Pages are no smaller.
+const PAGE: u64 = 4096;
+/// Where in its first page a block lies that glibc maps by itself (`malloc/malloc.c`,
+/// `sysmalloc_mmap`): behind the header of its chunk.
+const MAPPED_CHUNK: u64 = 16;
+/// So many bytes tell something of others.
+const ENOUGH: u64 = 4 << 20;
+
+/// What the program touches of a zeroed block all of whose pages are there. glibc clears what it
+/// takes from its heap itself, so that the pages tell nothing of the program: what it touches of
+/// those with fresh pages does.
+fn estimate(size: u64, (touched, all): (u64, u64)) -> u64 {
+    if all < ENOUGH {
+        return size;
+    }
+    (u128::from(size) * u128::from(touched) / u128::from(all)) as u64
 }
