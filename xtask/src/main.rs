@@ -25,6 +25,8 @@ tasks:
                       table of docs/accuracy.md; --only PROGRAM, --allocator NAME, --runs N (3),
                       --fresh (measure again what was kept), --fragscope BINARY,
                       --at-most PERCENT (fail when the median error is larger)
+  record-cost         what recording costs two programs, beside memray and heaptrack (on a quiet
+                      machine; builds for release)
   check-layers        fail where a module uses what its layer must not
 ";
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         ["build-ebpf"] => bpf::build(),
         ["build-ebpf", "--check"] => bpf::check(),
         ["accuracy", options @ ..] => accuracy::run(options),
+        ["record-cost"] => accuracy::cost::run(),
         ["test"] => test::run(),
         ["check-layers"] => layers::check(&root()),
         _ => {

@@ -5,6 +5,7 @@
 //! each allocator.
 
 mod compare;
+pub(crate) mod cost;
 mod moments;
 mod predict;
 mod programs;
