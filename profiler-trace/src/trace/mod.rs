@@ -19,7 +19,7 @@ pub use writer::Writer;
 pub(crate) const MAGIC: [u8; 8] = *b"FRAGTRC\x01";
 
 /// Everything about the recorded program that is not an event: names and values, such as `python`
-/// and `CPython 3.11.2`. [`Description::get`] knows the names by [`docs/trace-format.md`].
+/// and `CPython 3.11.2`. `docs/trace-format.md` lists the names.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Description(pub Vec<(String, String)>);
 
