@@ -35,12 +35,16 @@ pub fn malloc_resident(residency: &ResidencyMap, heaps: &[HeapSnapshot]) -> Mall
         }
         for run in residency.runs_in(mapping.range) {
             let first = arenas.partition_point(|arena| arena.end() <= run.range.start());
-            let inside: u64 = arenas[first..]
+            // A hostile heap's arenas may overlap: no byte is taken off twice.
+            let (mut outside, mut at) = (0, run.range.start());
+            for part in arenas[first..]
                 .iter()
-                .map_while(|arena| arena.intersect(&run.range))
-                .map(|part| part.len())
-                .sum();
-            let bytes = run.range.len() - inside;
+                .map_while(|a| a.intersect(&run.range))
+            {
+                outside += part.start().get().saturating_sub(at.get());
+                at = at.max(part.end());
+            }
+            let bytes = outside + run.range.end().get().saturating_sub(at.get());
             if run.state.is_resident() {
                 sum.resident_bytes += bytes;
             } else if run.state.is_swapped() {
