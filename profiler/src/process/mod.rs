@@ -19,6 +19,7 @@ pub(crate) mod auxv;
 mod calls;
 mod core_file;
 mod elf;
+mod guard;
 pub mod host;
 mod identity;
 mod jemalloc_options;
@@ -31,12 +32,13 @@ mod proc_dir;
 mod record_ring;
 mod residency;
 mod stop;
-mod suspend;
 
 pub(crate) use ahead::reading_ahead;
 pub(crate) use allocators::allocators_in;
 pub(crate) use calls::Calls;
 pub use core_file::{CoreError, CoreFile, CoreMemory};
+#[expect(unused_imports, reason = "the probes are next")]
+pub(crate) use guard::Guard;
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
@@ -44,7 +46,7 @@ pub use open::{Denial, OpenError};
 pub(crate) use priority::give_way;
 pub use record_ring::{Next, RecordRing, Told};
 pub use residency::PageSource;
-pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, Stopped};
+pub use stop::{EndedEarly, LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
 
 use proc_dir::{ProcDir, field};
 
@@ -58,6 +60,7 @@ pub struct Target {
     pages: PageSource,
     identity: identity::Identity,
     allocators: allocators::Known,
+    stop_guards: Arc<stop::StopGuards>,
 }
 
 /// Whether the target is still what it was when it was opened.
@@ -104,6 +107,7 @@ impl Target {
             pages: PageSource::of_this_kernel(),
             identity: identity::Identity::default(),
             allocators: allocators::Known::default(),
+            stop_guards: Arc::default(),
         })
     }
 
@@ -223,7 +227,7 @@ impl Target {
         if self.has_merged_pages() {
             return self.memory();
         }
-        self.memory.while_stopped(self.pid(), stopped.overdue())
+        self.memory.while_stopped(self.pid(), stopped.state())
     }
 
     /// Whether KSM may have merged pages of it: unless the kernel says that there are none.
@@ -302,7 +306,7 @@ impl Target {
     /// # Errors
     /// As [`Self::stop`].
     pub fn stop_for(&self, longest: Duration) -> Result<Stopped, StopError> {
-        stop::stop(&self.dir, STOP_DEADLINE, longest)
+        stop::stop(&self.dir, &self.stop_guards, STOP_DEADLINE, longest)
     }
 
     /// [`Self::stop`] with a deadline of the caller's choice for coming to a stop.
@@ -310,7 +314,7 @@ impl Target {
     /// # Errors
     /// As [`Self::stop`].
     pub fn stop_within(&self, limit: Duration) -> Result<Stopped, StopError> {
-        stop::stop(&self.dir, limit, LONGEST_STOP)
+        stop::stop(&self.dir, &self.stop_guards, limit, LONGEST_STOP)
     }
 
     /// Why it cannot be stopped at the moment, when another tracer holds it.
