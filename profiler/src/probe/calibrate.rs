@@ -9,7 +9,8 @@ use std::time::Instant;
 use profiler_common::{Arguments, Config, Cookie, MAX_SITES};
 
 use super::error::{ProbeError, attach_failure, attach_reason};
-use super::loaded::{Link, Loaded, Program, remove};
+use super::links::Link;
+use super::loaded::{Loaded, Program};
 use super::traps::{CALIBRATION_SITES, Trap};
 
 std::arch::global_asm!(
@@ -97,7 +98,9 @@ impl HitCost {
             stepped: COLD * (stepped.ns - bare).max(LEAST),
             return_adds: COLD * (both.ns - entry.ns).max(LEAST),
         };
-        remove([entry.link, both.link, stepped.link].into_iter());
+        loaded
+            .remove(&[entry.link, both.link, stepped.link])
+            .map_err(host("remove probes from fragscope itself"))?;
         Ok(cost)
     }
 }

@@ -5,6 +5,8 @@ mod budget;
 mod calibrate;
 mod decode;
 mod error;
+pub mod leftover;
+mod links;
 mod loaded;
 mod meter;
 mod multi;

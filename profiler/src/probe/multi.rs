@@ -59,6 +59,11 @@ impl Relocated {
 }
 
 impl MultiProgram {
+    /// Its descriptor.
+    pub(super) fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
     /// Whether this kernel makes such links and scopes them by process. Before Linux 6.10, unless
     /// mended since, they were scoped by thread, and no process number was refused as invalid.
     pub(super) fn is_usable(&self) -> bool {
@@ -106,21 +111,33 @@ impl MultiProgram {
     }
 }
 
+/// How often a command is given that a signal interrupts. Each signal is handled in between.
+const MOST_TRIES: u32 = 1000;
+
 fn zeroed() -> bpf_attr {
     // SAFETY: a union of plain numbers, for all of which zero is a value.
     unsafe { std::mem::zeroed() }
 }
 
-/// A command that gives a new descriptor.
+/// A command that gives a new descriptor. The verifier gives up on a program when a signal is
+/// pending (`do_check` in `kernel/bpf/verifier.c`): then it is asked again.
 ///
 /// # Safety
 /// What `attr` points at is as the command expects it.
 unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
-    // SAFETY: `attr` is as long as told, and the caller vouches for what it points at.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command as u32, attr, size_of::<bpf_attr>()) };
-    match i32::try_from(fd) {
-        // SAFETY: the kernel gave this descriptor to nobody else.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
+    for _ in 0..MOST_TRIES {
+        let (attr, size) = (&raw mut *attr, size_of::<bpf_attr>());
+        // SAFETY: `attr` is as long as said, and the caller vouches for what it points at.
+        let fd = unsafe { libc::syscall(libc::SYS_bpf, command as u32, attr, size) };
+        match i32::try_from(fd) {
+            // SAFETY: the kernel gave this descriptor to nobody else.
+            Ok(fd) if fd >= 0 => return Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            _ => {}
+        }
+        let error = io::Error::last_os_error();
+        if !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) {
+            return Err(error);
+        }
     }
+    Err(io::ErrorKind::Interrupted.into())
 }

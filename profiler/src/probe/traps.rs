@@ -1,13 +1,17 @@
 //! The plan as a list of single traps: which program at which instruction with which cookie.
 
+use std::fs;
+use std::io;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
-use aya::programs::ProgramError;
 use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::activity::{ProbeState, ProbeStatus};
 
-use super::loaded::{Link, Loaded, Program};
+use super::leftover::Breakpoint;
+use super::links::Link;
+use super::loaded::{Loaded, Program};
 use super::plan::{Function, PlannedProbe, ProbePlan, ResultSite, Site, Sizes};
 
 /// Sites of the map `HITS` that are kept for [`super::calibrate`].
@@ -74,12 +78,17 @@ impl Traps {
             .into()
     }
 
+    /// Whether this breakpoint is where one of them is set.
+    pub(super) fn has(&self, found: &Breakpoint) -> bool {
+        let id = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+        self.placed
+            .iter()
+            .any(|placed| placed.offset == found.offset)
+            && id(&found.file) == id(&self.path)
+    }
+
     /// Attaches the traps of one group, or some of them.
-    pub(super) fn attach(
-        &self,
-        group: &[usize],
-        loaded: &mut Loaded,
-    ) -> Result<Link, ProgramError> {
+    pub(super) fn attach(&self, group: &[usize], loaded: &mut Loaded) -> io::Result<Link> {
         let placed = |index: &usize| &self.placed[*index];
         let program = placed(&group[0]).program;
         let points: Vec<(u64, u64)> = group

@@ -37,7 +37,6 @@ pub(crate) use ahead::reading_ahead;
 pub(crate) use allocators::allocators_in;
 pub(crate) use calls::Calls;
 pub use core_file::{CoreError, CoreFile, CoreMemory};
-#[expect(unused_imports, reason = "the probes are next")]
 pub(crate) use guard::Guard;
 pub use host::host;
 pub use identity::{Libc, Python};

@@ -1,0 +1,137 @@
+//! Breakpoints in a process's code that nobody may hold any more.
+//!
+//! The kernel leaves one behind when the process that removes a uprobe is killed in the midst of it
+//! (older fragscopes, bpftrace, perf). The target then takes a trap at each pass, for good. Setting a
+//! probe there and removing it again removes the breakpoint too, unless a living tool holds one.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroU32;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use profiler_common::{Arguments, Cookie, MAX_SITES};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::memory::TargetMemory;
+use profiler_core::residency::{Mapping, MappingKind};
+
+use super::error::{ProbeError, attach_failure};
+use super::loaded::{Loaded, Program};
+use crate::process::Target;
+
+/// x86's `int3`, which the kernel writes over the first byte of an instruction.
+const INT3: u8 = 0xcc;
+
+/// More than this many are not one tool's probes, but a program that changes its own code.
+const MOST: usize = 4096;
+
+/// A ring that nothing is written to.
+const RING_BYTES: u32 = 4096;
+
+/// A byte of a process's code that is a breakpoint and is none in the file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Breakpoint {
+    /// The file as the target names it.
+    pub mapped: String,
+    /// A path of ours to the same file.
+    pub file: PathBuf,
+    /// Where in the file, in bytes.
+    pub offset: u64,
+    /// Where in the target.
+    pub addr: RemoteAddr,
+}
+
+/// Finds them, `MOST` at most. Code that was never written to is the file's own page and is not
+/// looked at, so that nothing becomes resident by looking.
+///
+/// # Errors
+/// When the target has exited.
+pub fn find(target: &Target) -> io::Result<Vec<Breakpoint>> {
+    let code: Vec<Mapping> = target.mappings()?.into_iter().filter(is_code).collect();
+    let residency = target.residency(&code)?;
+    let memory = target.memory();
+    let mut found = Vec::new();
+    for run in residency.runs() {
+        if !run.state.is_resident() || run.state.is_file() {
+            continue;
+        }
+        let Some(mapping) = code.iter().find(|m| m.range.contains(run.range.start())) else {
+            continue;
+        };
+        let MappingKind::File(mapped) = &mapping.kind else {
+            continue;
+        };
+        let path = target.host_path(mapped);
+        let Some(file) = regular(&path) else {
+            continue;
+        };
+        for page in pages(run.range) {
+            let offset = mapping.offset + (page.get() - mapping.range.start().get());
+            let (mut now, mut in_file) = ([0; PAGE_SIZE as usize], [0; PAGE_SIZE as usize]);
+            // A page that is gone meanwhile has none.
+            if memory.read(page, &mut now).is_err() {
+                continue;
+            }
+            let read = file.read_at(&mut in_file, offset).unwrap_or(0);
+            let differ = (0..read).filter(|&at| now[at] == INT3 && in_file[at] != INT3);
+            found.extend(differ.map(|at| Breakpoint {
+                mapped: mapped.clone(),
+                file: path.clone(),
+                offset: offset + at as u64,
+                addr: RemoteAddr::new(page.get() + at as u64),
+            }));
+            if found.len() >= MOST {
+                found.truncate(MOST);
+                return Ok(found);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Removes those that nobody holds, and gives those that are still there: a living tool's.
+///
+/// # Errors
+/// When probes are not permitted here, or the target has exited.
+pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, ProbeError> {
+    let pid = target.pid();
+    let number = u32::try_from(pid).ok().and_then(NonZeroU32::new);
+    let number = number.ok_or(ProbeError::Gone(pid))?;
+    let mut loaded = Loaded::new(RING_BYTES)?;
+    // No window is open: the hits are counted, at a place that nothing else uses.
+    let cookie = Cookie::new(MAX_SITES as u16 - 1, u16::MAX, Arguments::Size);
+    let mut links = Vec::new();
+    for breakpoint in found {
+        let point = (breakpoint.offset, cookie.0);
+        match loaded.attach(Program::Free, &breakpoint.file, number, &[point]) {
+            Ok(link) => links.push(link),
+            // One that cannot be set stays, and is reported as such.
+            Err(error) => {
+                if let Some(error) = attach_failure(pid, &error) {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    let host = |what| move |source| ProbeError::Host { what, source };
+    loaded.remove(&links).map_err(host("remove the probes"))?;
+    let left = find(target).map_err(|_| ProbeError::Gone(pid))?;
+    Ok(left.into_iter().filter(|one| found.contains(one)).collect())
+}
+
+fn is_code(mapping: &Mapping) -> bool {
+    mapping.execute && matches!(mapping.kind, MappingKind::File(_))
+}
+
+fn pages(range: AddrRange) -> impl Iterator<Item = RemoteAddr> {
+    let starts = range.start().get()..range.end().get();
+    starts.step_by(PAGE_SIZE as usize).map(RemoteAddr::new)
+}
+
+/// A file that can be read without waiting for anybody.
+fn regular(path: &std::path::Path) -> Option<File> {
+    std::fs::metadata(path)
+        .ok()
+        .filter(std::fs::Metadata::is_file)?;
+    File::open(path).ok()
+}
