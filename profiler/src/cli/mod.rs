@@ -4,26 +4,35 @@ mod args;
 mod exit;
 mod print;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
+use crate::say;
 use crate::session;
 
 /// Parses the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
-    let line = Line::parse();
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        // Help and the version are our own text, and are shown as clap does.
+        Err(shown) if !shown.use_stderr() => shown.exit(),
+        Err(wrong) => {
+            // It repeats what was given, such as the name of a file that somebody else chose.
+            say::line(wrong.render().to_string().trim_end());
+            return Exit::Usage.into();
+        }
+    };
     match run(&line.command) {
         Ok(exit) => exit.into(),
         Err(error) => {
             if exit::is_broken_pipe(&*error) {
                 return Exit::Done.into();
             }
-            // A closed terminal hears nothing; the exit code still tells.
-            let _ = writeln!(std::io::stderr(), "fragscope: {error}");
+            // A closed terminal shows nothing; the exit code is there all the same.
+            say::line(format_args!("fragscope: {error}"));
             Exit::of_error(&*error).into()
         }
     }

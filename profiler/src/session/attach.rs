@@ -1,9 +1,10 @@
 //! `attach`: the loop between the target, the clock, the signals and the front end.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::{Duration, Instant};
 
 use profiler_core::view::View;
+use profiler_trace::whole_file::Place;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::front::Front;
@@ -16,6 +17,7 @@ use super::signals::Signals;
 use super::what_if::WhatIfSession;
 use super::{Ending, SessionError, save};
 use crate::probe;
+use crate::say;
 use crate::tui::Effect;
 
 /// Attaches to the target until the duration is over, the user or a signal ends it, or the target
@@ -26,25 +28,24 @@ use crate::tui::Effect;
 /// probes are off and the target runs in every case.
 pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
     // Outputs, target and screen are checked before anything is attached.
-    save::check(&options.outputs)?;
+    let outputs = save::reserve(&options.outputs)?;
     let sampler = Sampler::open(options.pid)?;
     let mut front = Front::open(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let watched = runtime.block_on(watch(options, sampler, &mut front));
+    let watched = runtime.block_on(watch(options, sampler, &mut front, &outputs));
     // Whatever else failed, the terminal is given back first and what was seen is saved next.
     let closed = front.close();
     let (view, ending) = watched?;
-    save::all(&options.outputs, &view)?;
+    save::all(&outputs, &view)?;
     closed?;
     let ending = ending?;
-    // A closed terminal hears nothing.
-    let _ = match &ending {
-        Ending::Done => Ok(()),
-        Ending::Interrupted(by) => writeln!(io::stderr(), "ended by {by}"),
-        Ending::TargetGone(how) => writeln!(io::stderr(), "{how}: its last sample is kept"),
-    };
+    match &ending {
+        Ending::Done => {}
+        Ending::Interrupted(by) => say::line(format_args!("ended by {by}")),
+        Ending::TargetGone(how) => say::line(format_args!("{how}: its last sample is kept")),
+    }
     Ok(ending)
 }
 
@@ -55,6 +56,7 @@ async fn watch(
     options: &AttachOptions,
     sampler: Sampler,
     front: &mut Front,
+    outputs: &[Place],
 ) -> Result<Watched, SessionError> {
     // Before anything is attached, so that a signal never finds the default action.
     let mut signals = Signals::new()?;
@@ -109,7 +111,7 @@ async fn watch(
                 }
                 Effect::Pause(paused) => walking = !paused,
                 Effect::Export => {
-                    let saved = save::from_screen(&options.outputs, &session.view());
+                    let saved = save::from_screen(outputs, &session.view());
                     front.note(saved.unwrap_or_else(|error| error));
                 }
             },

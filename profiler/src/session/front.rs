@@ -5,12 +5,14 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TrySendError, sync_cha
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use profiler_core::text::visible;
 use profiler_core::view::View;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::SessionError;
 use super::options::AttachOptions;
 use crate::export;
+use crate::say;
 use crate::tui::{self, Effect, Update};
 
 /// Where views go to and wishes come from.
@@ -202,26 +204,29 @@ struct Writer {
 
 impl Writer {
     fn print(&mut self, view: &View) -> io::Result<()> {
-        let mut out = io::stdout().lock();
         if self.json {
+            let mut out = say::data();
             writeln!(out, "{}", export::ndjson(view))?;
+            out.flush()?;
         } else {
+            let mut text = String::new();
             if self.printed.is_multiple_of(LINES_PER_HEADING) {
-                writeln!(out, "{}", export::line_heading())?;
+                text += &format!("{}\n", export::line_heading());
             }
-            writeln!(out, "{}", export::line(view))?;
+            text += &format!("{}\n", export::line(view));
             if let Some(what_if) = &view.what_if {
-                writeln!(out, "         what if: {}", what_if.phrases().join("; "))?;
+                let phrases = what_if.phrases().join("; ");
+                text += &format!("         what if: {}\n", visible(phrases));
             }
+            say::print(&text)?;
         }
         self.printed += 1;
         for notice in &view.notices {
             if !self.notices.contains(notice) {
-                // Nobody may be listening there, which is no reason to end.
-                let _ = writeln!(io::stderr(), "{notice}");
+                say::line(visible(notice));
             }
         }
         self.notices.clone_from(&view.notices);
-        out.flush()
+        Ok(())
     }
 }
