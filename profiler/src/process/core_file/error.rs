@@ -6,12 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use object::elf;
+use profiler_core::text::visible;
 
 /// Why a file cannot be looked at as a core.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreError {
     /// It could not be opened or read.
-    #[error("{path} cannot be read: {error}", path = .path.display())]
+    #[error("{path} cannot be read: {error}", path = visible(.path.display()))]
     Io {
         /// The file.
         path: PathBuf,
@@ -19,7 +20,7 @@ pub enum CoreError {
         error: io::Error,
     },
     /// It is something else.
-    #[error("{path} is no core file but {what}: {remedy}", path = .path.display())]
+    #[error("{path} is no core file but {what}: {remedy}", path = visible(.path.display()))]
     NotACore {
         /// The file.
         path: PathBuf,
@@ -29,7 +30,7 @@ pub enum CoreError {
         remedy: &'static str,
     },
     /// A core of a process that fragscope does not understand.
-    #[error("{path} is a core of a {what} process, and fragscope reads those of 64-bit x86 (x86-64) processes only: there is nothing to do but to read it with a debugger", path = .path.display())]
+    #[error("{path} is a core of a {what} process, and fragscope reads those of 64-bit x86 (x86-64) processes only: there is nothing to do but to read it with a debugger", path = visible(.path.display()))]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -37,7 +38,7 @@ pub enum CoreError {
         what: String,
     },
     /// Its headers or notes are damaged or cut off.
-    #[error("{path} is damaged or cut off within its {what}: take another core, with `ulimit -c unlimited`, room on the disk, and for systemd-coredump ProcessSizeMax= and ExternalSizeMax= above the process's size", path = .path.display())]
+    #[error("{path} is damaged or cut off within its {what}: take another core, with `ulimit -c unlimited`, room on the disk, and for systemd-coredump ProcessSizeMax= and ExternalSizeMax= above the process's size", path = visible(.path.display()))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -45,13 +46,13 @@ pub enum CoreError {
         what: &'static str,
     },
     /// It holds no private memory.
-    #[error("{path} holds no anonymous memory, so no heap: take another core after `echo 0x33 > /proc/PID/coredump_filter`", path = .path.display())]
+    #[error("{path} holds no anonymous memory, so no heap: take another core after `echo 0x33 > /proc/PID/coredump_filter`", path = visible(.path.display()))]
     NoMemory {
         /// The file.
         path: PathBuf,
     },
     /// The program given is another one.
-    #[error("{exe} is not the program of this core, which is {program}: give the very file that ran with --exe, or leave --exe out", exe = .exe.display())]
+    #[error("{exe} is not the program of this core, which is {}: give the very file that ran with --exe, or leave --exe out", visible(program), exe = visible(.exe.display()))]
     OtherProgram {
         /// The file given.
         exe: PathBuf,
