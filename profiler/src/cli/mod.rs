@@ -10,6 +10,7 @@ use clap::Parser;
 
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
+use crate::process;
 use crate::say;
 use crate::session;
 
@@ -25,6 +26,7 @@ pub fn main() -> ExitCode {
             return Exit::Usage.into();
         }
     };
+    process::set_file_limit(line.file_limit);
     match run(&line.command) {
         Ok(exit) => exit.into(),
         Err(error) => {

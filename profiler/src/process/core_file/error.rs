@@ -45,6 +45,14 @@ pub enum CoreError {
         /// Where.
         what: &'static str,
     },
+    /// Its headers or notes are larger than those of any real process.
+    #[error("{path} has more {what} than are read of a core: it is not one of a real process, or is damaged", path = visible(.path.display()))]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// What there is too much of.
+        what: &'static str,
+    },
     /// It holds no private memory.
     #[error("{path} holds no anonymous memory, so no heap: take another core after `echo 0x33 > /proc/PID/coredump_filter`", path = visible(.path.display()))]
     NoMemory {
@@ -62,6 +70,14 @@ pub enum CoreError {
 }
 
 impl CoreError {
+    pub(super) fn not_a_file(path: &Path) -> Self {
+        Self::NotACore {
+            path: path.to_owned(),
+            what: "a directory, a device or a pipe",
+            remedy: NAME_ONE,
+        }
+    }
+
     /// The exit code of a command that ends with this: 5 for processes that are not supported.
     pub fn exit_code(&self) -> u8 {
         if matches!(self, Self::Foreign { .. }) {
@@ -72,8 +88,11 @@ impl CoreError {
     }
 }
 
+const NAME_ONE: &str =
+    "name the file that the kernel, gcore or `coredumpctl dump -o FILE PID` wrote";
+
 /// Whether the file begins like a core of a machine that is understood.
-pub(super) fn check_kind(path: &Path, file: &File, is_file: bool) -> Result<(), CoreError> {
+pub(super) fn check_kind(path: &Path, file: &File) -> Result<(), CoreError> {
     let not_a_core = |what, remedy| {
         Err(CoreError::NotACore {
             path: path.to_owned(),
@@ -81,11 +100,6 @@ pub(super) fn check_kind(path: &Path, file: &File, is_file: bool) -> Result<(), 
             remedy,
         })
     };
-    const NAME_ONE: &str =
-        "name the file that the kernel, gcore or `coredumpctl dump -o FILE PID` wrote";
-    if !is_file {
-        return not_a_core("a directory, a device or a pipe", NAME_ONE);
-    }
     let mut head = [0; 20];
     let read = file.read_at(&mut head, 0).map_err(|error| CoreError::Io {
         path: path.to_owned(),
