@@ -114,8 +114,9 @@ impl<'a> ReadRef<'a> for &'a Source {
         if end > self.len()? {
             return Err(());
         }
-        if self.charged.borrow_mut().insert((offset, size)) {
+        if !self.charged.borrow().contains(&(offset, size)) {
             self.charge(size)?;
+            self.charged.borrow_mut().insert((offset, size));
         }
         (&self.cache).read_bytes_at(offset, size)
     }
