@@ -154,6 +154,9 @@ fn a_pipe_or_a_device_in_the_place_of_a_file_is_not_opened() {
         let name = path.to_string_lossy();
         let (code, _, errors, _) = measured(&["snapshot", "--core", &name]);
         assert_eq!(code, Some(1), "{errors}");
-        assert!(errors.contains("a directory, a device or a pipe"), "{errors}");
+        assert!(
+            errors.contains("a directory, a device or a pipe"),
+            "{errors}"
+        );
     }
 }

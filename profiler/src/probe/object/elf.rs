@@ -9,8 +9,8 @@ use object::elf::{
     EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, PF_X, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL,
     STT_FUNC, STT_GNU_IFUNC,
 };
-use object::read::elf::{FileHeader, ProgramHeader, Sym};
 use object::read::ReadRef;
+use object::read::elf::{FileHeader, ProgramHeader, Sym};
 
 use crate::probe::plan::Function;
 use crate::probe::sites::{Body, Code, Segment};

@@ -268,9 +268,7 @@ fn headers(path: &Path, file: &File, len: u64) -> Result<(Vec<Segment>, Notes), 
     let loads = headers
         .iter()
         .filter(|h| h.p_type(LittleEndian) == elf::PT_LOAD);
-    let mut segments: Vec<_> = loads
-        .filter_map(|header| segment(header, len))
-        .collect();
+    let mut segments: Vec<_> = loads.filter_map(|header| segment(header, len)).collect();
     segments.sort_by_key(|segment| segment.range.start());
     segments.dedup_by(|next, before| next.range.start() < before.range.end());
     // No byte of the file is that of two segments: a small file is not a large memory.

@@ -98,7 +98,8 @@ impl Source {
 
     fn charge(&self, size: u64) -> Result<(), ()> {
         let rest = self.rest.get().checked_sub(size.saturating_add(PIECE));
-        self.is_exceeded.set(self.is_exceeded.get() || rest.is_none());
+        self.is_exceeded
+            .set(self.is_exceeded.get() || rest.is_none());
         self.rest.set(rest.ok_or(())?);
         Ok(())
     }
