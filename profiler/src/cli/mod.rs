@@ -7,6 +7,8 @@ mod print;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ContextValue;
+use profiler_core::text::visible;
 
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
@@ -21,8 +23,7 @@ pub fn main() -> ExitCode {
         // Help and the version are our own text, and are shown as clap does.
         Err(shown) if !shown.use_stderr() => shown.exit(),
         Err(wrong) => {
-            // It repeats what was given, such as the name of a file that somebody else chose.
-            say::line(wrong.render().to_string().trim_end());
+            say::line(usage(wrong));
             return Exit::Usage.into();
         }
     };
@@ -38,6 +39,28 @@ pub fn main() -> ExitCode {
             Exit::of_error(&*error).into()
         }
     }
+}
+
+/// What is wrong with the words of a command line. They are repeated, and some may be names of files
+/// that somebody else chose.
+fn usage(mut wrong: clap::Error) -> String {
+    let given: Vec<_> = wrong
+        .context()
+        .filter_map(|(kind, value)| {
+            let clean = match value {
+                ContextValue::String(word) => ContextValue::String(visible(word).to_string()),
+                ContextValue::Strings(words) => ContextValue::Strings(
+                    words.iter().map(|word| visible(word).to_string()).collect(),
+                ),
+                _ => return None,
+            };
+            Some((kind, clean))
+        })
+        .collect();
+    for (kind, clean) in given {
+        wrong.insert(kind, clean);
+    }
+    wrong.render().to_string().trim_end().to_owned()
 }
 
 type Failure = Box<dyn std::error::Error>;
