@@ -30,6 +30,7 @@ pub mod sample;
 pub mod size_class;
 pub mod span;
 pub mod tcmalloc;
+pub mod text;
 pub mod threads;
 pub mod units;
 pub mod view;

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use profiler_core::text::visible;
 
 /// One histogram of a log.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub fn log(
     let mut serializer = V2DeflateSerializer::new();
     let mut builder = IntervalLogWriterBuilder::new();
     for comment in comments {
-        builder.add_comment(&comment.replace(['\n', '\r'], " "));
+        builder.add_comment(&visible(comment).to_string());
     }
     let mut writer = builder
         .with_start_time(start)

@@ -9,5 +9,6 @@ pub mod export;
 pub mod lab;
 pub mod probe;
 pub mod process;
+mod say;
 pub mod session;
 pub mod tui;

@@ -71,8 +71,8 @@ fn a_full_disk_is_said_and_the_file_there_stays_whole() {
     let disk = Disk::mount();
     let path = disk.0.path().join("out.json");
     fs::write(&path, "before").expect("there is room");
-    export::check(&path).expect("nothing speaks against it yet");
-    let error = export::write(&path, &large_view()).expect_err("no room");
+    let place = export::reserve(&path).expect("nothing speaks against it yet");
+    let error = export::write(&place, &large_view()).expect_err("no room");
     let message = error.to_string();
     assert!(message.contains("free some space"), "{message}");
     assert_eq!(fs::read_to_string(&path).expect("read"), "before");
@@ -84,7 +84,7 @@ fn a_read_only_disk_is_said_before_attaching() {
     let disk = Disk::mount();
     run("mount", &["-o", "remount,ro"], disk.0.path());
     for name in ["out.json", "out.csv", "out.hlog"] {
-        let error = export::check(&disk.0.path().join(name)).expect_err("read-only");
+        let error = export::reserve(&disk.0.path().join(name)).expect_err("read-only");
         let message = error.to_string();
         assert!(
             message.contains("name a place that you may write to"),

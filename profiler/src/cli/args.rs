@@ -27,6 +27,9 @@ Exit codes:
 pub(super) struct Line {
     #[command(subcommand)]
     pub(super) command: Command,
+    /// Read so much of one mapped file at the most, looking for allocators and Python in it
+    #[arg(long, global = true, value_name = "SIZE", default_value = "128M", value_parser = size)]
+    pub(super) file_limit: u64,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,29 +4,63 @@ mod args;
 mod exit;
 mod print;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ContextValue;
+use profiler_core::text::visible;
 
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
+use crate::process;
+use crate::say;
 use crate::session;
 
 /// Parses the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
-    let line = Line::parse();
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        // Help and the version are our own text, and are shown as clap does.
+        Err(shown) if !shown.use_stderr() => shown.exit(),
+        Err(wrong) => {
+            say::line(usage(wrong));
+            return Exit::Usage.into();
+        }
+    };
+    process::set_file_limit(line.file_limit);
     match run(&line.command) {
         Ok(exit) => exit.into(),
         Err(error) => {
             if exit::is_broken_pipe(&*error) {
                 return Exit::Done.into();
             }
-            // A closed terminal hears nothing; the exit code still tells.
-            let _ = writeln!(std::io::stderr(), "fragscope: {error}");
+            // A closed terminal shows nothing; the exit code is there all the same.
+            say::line(format_args!("fragscope: {error}"));
             Exit::of_error(&*error).into()
         }
     }
+}
+
+/// What is wrong with the words of a command line. They are repeated, and some may be names of files
+/// that somebody else chose.
+fn usage(mut wrong: clap::Error) -> String {
+    let given: Vec<_> = wrong
+        .context()
+        .filter_map(|(kind, value)| {
+            let clean = match value {
+                ContextValue::String(word) => ContextValue::String(visible(word).to_string()),
+                ContextValue::Strings(words) => ContextValue::Strings(
+                    words.iter().map(|word| visible(word).to_string()).collect(),
+                ),
+                _ => return None,
+            };
+            Some((kind, clean))
+        })
+        .collect();
+    for (kind, clean) in given {
+        wrong.insert(kind, clean);
+    }
+    wrong.render().to_string().trim_end().to_owned()
 }
 
 type Failure = Box<dyn std::error::Error>;

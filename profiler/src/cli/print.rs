@@ -1,70 +1,64 @@
 //! What commands print on stdout.
 
-use std::io::{self, IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
+use profiler_core::text::visible;
 use profiler_core::view::View;
 
 use crate::export;
 use crate::lab::report::Report;
+use crate::say;
 use crate::session::doctor::{Check, Grade};
 
 /// A snapshot, as text or JSON.
 pub(super) fn snapshot(view: &View, json: bool) -> io::Result<()> {
-    let mut out = io::stdout().lock();
     if json {
-        writeln!(out, "{}", export::json(view))?;
+        data(&export::json(view))
     } else {
-        write!(out, "{}", export::text(view))?;
+        say::print(&export::text(view))
     }
-    out.flush()
 }
 
 /// The verdict in prose.
 pub(super) fn explanation(view: &View) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    write!(out, "{}", export::explanation(view))?;
-    out.flush()
+    say::print(&export::explanation(view))
 }
 
 /// What a replay came to, as text or JSON.
 pub(super) fn replay(report: &Report, json: bool) -> io::Result<()> {
-    let mut out = io::stdout().lock();
     if json {
-        writeln!(out, "{}", export::replay::json(report))?;
+        data(&export::replay::json(report))
     } else {
-        let colours = has_colours(&out);
-        write!(out, "{}", export::replay::text(report, colours))?;
+        say::print_coloured(&export::replay::text(report, say::has_colours()))
     }
-    out.flush()
 }
 
-/// Whether colours are shown and wanted.
-fn has_colours(out: &impl IsTerminal) -> bool {
-    out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+fn data(json: &str) -> io::Result<()> {
+    let mut out = say::data();
+    writeln!(out, "{json}")?;
+    out.flush()
 }
 
 /// What `doctor` found, aligned, with its fixes; or as JSON.
 pub(super) fn doctor(checks: &[Check], json: bool) -> io::Result<()> {
-    let mut out = io::stdout().lock();
     if json {
-        writeln!(
-            out,
-            "{}",
-            export::checks(checks.iter().map(|c| (
-                c.name,
-                grade(c.ok),
-                &*c.found,
-                c.fix.as_deref()
-            )))
-        )?;
-        return out.flush();
+        return data(&export::checks(
+            checks
+                .iter()
+                .map(|c| (c.name, grade(c.ok), &*c.found, c.fix.as_deref())),
+        ));
     }
-    let colour = has_colours(&out);
+    say::print_coloured(&checks_as_text(checks, say::has_colours()))
+}
+
+fn checks_as_text(checks: &[Check], colour: bool) -> String {
     let width = checks
         .iter()
         .map(|check| check.name.len())
         .max()
         .unwrap_or(0);
+    let mut text = String::new();
     for check in checks {
         let mark = match (check.ok, colour) {
             (Grade::Ok, true) => "\x1b[32mok     \x1b[0m",
@@ -74,12 +68,14 @@ pub(super) fn doctor(checks: &[Check], json: bool) -> io::Result<()> {
             (Grade::Limited, false) => "limited",
             (Grade::Missing, false) => "missing",
         };
-        writeln!(out, "{mark}  {:<width$}  {}", check.name, check.found)?;
+        let found = visible(&check.found);
+        // Writing into a string does not fail.
+        let _ = writeln!(text, "{mark}  {:<width$}  {found}", check.name);
         if let Some(fix) = &check.fix {
-            writeln!(out, "         {:<width$}  fix: {fix}", "")?;
+            let _ = writeln!(text, "         {:<width$}  fix: {}", "", visible(fix));
         }
     }
-    out.flush()
+    text
 }
 
 fn grade(grade: Grade) -> &'static str {

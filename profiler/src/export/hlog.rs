@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use profiler_core::heap::Allocator;
+use profiler_core::text::visible;
 use profiler_core::view::View;
 use profiler_trace::hlog::Tagged;
 
@@ -52,7 +53,7 @@ pub(super) fn log(view: &View) -> Result<Vec<u8>, Box<dyn Error>> {
             "fragscope {}: process {} ({})",
             env!("CARGO_PKG_VERSION"),
             target.pid,
-            target.comm
+            visible(&target.comm)
         ),
         "the unit of each tag is in its name; interval maxima have the same unit".to_owned(),
     ];

@@ -15,8 +15,9 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
+use profiler_core::text::visible;
 use profiler_core::view::View;
-use profiler_trace::whole_file::{self, WriteError};
+use profiler_trace::whole_file::{Place, WriteError};
 
 pub use json::{checks, json, ndjson};
 pub use lines::{line, line_heading};
@@ -27,14 +28,15 @@ pub use text::{explanation, text};
 pub enum ExportError {
     /// The ending of the file's name says no known format.
     #[error(
-        "cannot tell the format of {}: name a file that ends in .json, .csv or .hlog", .0.display()
+        "cannot tell the format of {}: name a file that ends in .json, .csv or .hlog",
+        visible(.0.display())
     )]
     UnknownEnding(PathBuf),
     /// The file could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
     /// The data could not be put into the format.
-    #[error("cannot make {}: {why}", path.display())]
+    #[error("cannot make {}: {why}", visible(path.display()))]
     Format {
         /// The file.
         path: PathBuf,
@@ -62,22 +64,23 @@ impl Format {
     }
 }
 
-/// Checks that `path` has a known ending and a place where it can be written. Called before
-/// attaching, so that a long session does not end with nothing to show.
+/// Reserves `path`, which must have a known ending and be a place where a file can be written. Called
+/// before attaching, so that a long session does not end with nothing to show.
 ///
 /// # Errors
 /// Why it cannot be written.
-pub fn check(path: &Path) -> Result<(), ExportError> {
+pub fn reserve(path: &Path) -> Result<Place, ExportError> {
     Format::of(path)?;
-    Ok(whole_file::check(path)?)
+    Ok(Place::reserve(path)?)
 }
 
-/// Writes a view to `path`, in the format that its ending names, whole or not at all.
+/// Writes a view to its place, in the format that the ending of its path names, whole or not at all.
 ///
 /// # Errors
-/// When the ending is not known, or the file cannot be made or written; what was at `path` before
-/// is then as it was.
-pub fn write(path: &Path, view: &View) -> Result<(), ExportError> {
+/// When the ending is not known, or the file cannot be made or written; what was there before is then
+/// as it was.
+pub fn write(place: &Place, view: &View) -> Result<(), ExportError> {
+    let path = place.path();
     let failed = |why| ExportError::Format {
         path: path.to_owned(),
         why,
@@ -91,7 +94,7 @@ pub fn write(path: &Path, view: &View) -> Result<(), ExportError> {
         Format::Csv => csv::table(view).map_err(|error| failed(error.to_string()))?,
         Format::Hlog => hlog::log(view).map_err(|error| failed(error.to_string()))?,
     };
-    Ok(whole_file::write(path, &bytes)?)
+    Ok(place.write(&bytes)?)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use profiler_core::completeness::Confidence;
+use profiler_core::text::visible;
 use profiler_core::view::{Point, View};
 
 /// The name of a confidence.
@@ -14,6 +15,17 @@ pub(super) const fn confidence(confidence: Confidence) -> &'static str {
         Confidence::Medium => "medium",
         Confidence::High => "high",
     }
+}
+
+/// One line of at most `width` columns: what somebody else chose can be long, and may hold what
+/// would drive the terminal.
+pub(super) fn cut(line: &str, width: usize) -> String {
+    let mut clean = visible(line.trim_end()).to_string();
+    if clean.chars().count() > width {
+        clean = clean.chars().take(width - 1).collect();
+        clean.push('…');
+    }
+    clean
 }
 
 /// A moment, or the epoch when it lies beyond the year 9999.

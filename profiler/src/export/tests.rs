@@ -237,8 +237,8 @@ fn each_format_is_written_by_its_ending() {
     let dir = tempfile::tempdir().expect("a folder");
     for (name, begins) in [("a.json", "{"), ("b.CSV", "taken_at,"), ("c.hlog", "#")] {
         let path = dir.path().join(name);
-        check(&path).expect("can be written");
-        write(&path, &full()).expect("written");
+        let place = reserve(&path).expect("can be written");
+        write(&place, &full()).expect("written");
         assert!(fs::read_to_string(&path).expect("read").starts_with(begins));
     }
     assert_eq!(
@@ -253,13 +253,11 @@ fn what_cannot_be_written_is_refused_before_and_leaves_the_file_alone() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("out.xml");
     fs::write(&path, "before").expect("written");
-    for result in [check(&path), write(&path, &full())] {
-        let message = result.expect_err("no such format").to_string();
-        assert!(message.contains(".json, .csv or .hlog"), "{message}");
-    }
+    let message = reserve(&path).expect_err("no such format").to_string();
+    assert!(message.contains(".json, .csv or .hlog"), "{message}");
     assert_eq!(fs::read_to_string(&path).expect("read"), "before");
     // No user may make files there, not even root.
-    let message = check(Path::new("/proc/self/out.json"))
+    let message = reserve(Path::new("/proc/self/out.json"))
         .expect_err("no place for files")
         .to_string();
     assert!(

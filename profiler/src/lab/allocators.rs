@@ -13,6 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use object::read::ReadCache;
 use object::{Object, ObjectKind, ObjectSymbol};
 use profiler_core::heap::Allocator as Kind;
+use profiler_core::text::visible;
 
 use crate::process::allocators_in;
 
@@ -78,8 +79,9 @@ pub struct Allocator {
 pub enum NoAllocator {
     /// Nothing is known by this name.
     #[error(
-        "no allocator is known as {0}: say glibc, jemalloc, mimalloc, mimalloc2, tcmalloc or the \
-         path of a shared object"
+        "no allocator is known as {}: say glibc, jemalloc, mimalloc, mimalloc2, tcmalloc or the \
+         path of a shared object",
+        visible(.0)
     )]
     UnknownName(String),
     /// It is not on this host.
@@ -89,7 +91,7 @@ pub enum NoAllocator {
         package: &'static str,
     },
     /// There is no such file, or it cannot be read.
-    #[error("cannot read {}: {why}", path.display())]
+    #[error("cannot read {}: {why}", visible(path.display()))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -97,7 +99,7 @@ pub enum NoAllocator {
         why: io::Error,
     },
     /// It is no shared object.
-    #[error("{} is no shared object: {why}", .path.display())]
+    #[error("{} is no shared object: {why}", visible(.path.display()))]
     NotShared {
         /// The file.
         path: PathBuf,
@@ -105,7 +107,7 @@ pub enum NoAllocator {
         why: String,
     },
     /// It is for another kind of processor.
-    #[error("{} is for {machine}, which this host is not", .path.display())]
+    #[error("{} is for {machine}, which this host is not", visible(.path.display()))]
     OtherMachine {
         /// The file.
         path: PathBuf,
@@ -113,7 +115,7 @@ pub enum NoAllocator {
         machine: String,
     },
     /// It does not replace malloc.
-    #[error("{} has no {function} in it: preloading it changes nothing", .path.display())]
+    #[error("{} has no {function} in it: preloading it changes nothing", visible(.path.display()))]
     NoMalloc {
         /// The file.
         path: PathBuf,
@@ -154,7 +156,7 @@ impl Allocator {
             let path = path.ok_or(NoAllocator::NotInstalled {
                 package: "libtcmalloc-minimal4",
             })?;
-            let listed = path.display().to_string();
+            let listed = path.to_string_lossy().into_owned();
             return Self::at(name, path, &listed);
         }
         if !name.contains('/') && !name.contains(".so") {
@@ -172,7 +174,7 @@ impl Allocator {
                 path: found.clone(),
                 why,
             })?;
-        let listed = path.display().to_string();
+        let listed = path.to_string_lossy().into_owned();
         Self::at(name, path, &listed)
     }
 
@@ -306,7 +308,7 @@ mod tests {
         let file = tempfile::Builder::new().suffix(".so").tempfile();
         let mut file = file.expect("a file");
         file.write_all(&bytes).expect("written");
-        let path = file.path().display().to_string();
+        let path = file.path().to_string_lossy().into_owned();
         let refused = Allocator::find(&path).expect_err("another processor's");
         assert!(refused.to_string().contains("Riscv64"), "{refused}");
     }

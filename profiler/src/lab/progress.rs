@@ -1,12 +1,12 @@
 //! How far a field is, on stderr.
 
-use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use profiler_core::units::count;
 
 use super::field::Progress;
+use crate::say;
 
 /// Time between two looks of the bar.
 const REFRESH: Duration = Duration::from_millis(200);
@@ -28,7 +28,7 @@ impl Bar {
     pub fn new() -> Self {
         let now = Instant::now();
         Self {
-            is_terminal: io::stderr().is_terminal(),
+            is_terminal: say::is_watched(),
             began: now,
             last: Mutex::new(now),
         }
@@ -42,22 +42,21 @@ impl Bar {
             _ => return,
         }
         let words = words(progress, self.began.elapsed());
-        // A closed terminal sees nothing.
-        let _ = if self.is_terminal {
+        if self.is_terminal {
             let filled = progress.played * BAR / progress.of.max(1);
             let bar: String = (0..BAR)
                 .map(|i| if i < filled { '#' } else { '.' })
                 .collect();
-            write!(io::stderr(), "\r\x1b[K[{bar}] {words}")
+            say::progress(format_args!("[{bar}] {words}"));
         } else {
-            writeln!(io::stderr(), "replaying: {words}")
-        };
+            say::line(format_args!("replaying: {words}"));
+        }
     }
 
     /// Takes the bar away.
     pub fn clear(&self) {
         if self.is_terminal {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+            say::clear_progress();
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use profiler_core::text::visible;
 use profiler_trace::compile::{Stop, Summary};
 use profiler_trace::trace::Description;
 
@@ -36,7 +37,7 @@ pub struct ReplayOptions {
 
 /// Why nothing could be replayed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot replay {}: {why}", path.display())]
+#[error("cannot replay {}: {}", visible(path.display()), visible(why))]
 pub struct ReplayError {
     /// The trace.
     pub path: PathBuf,
@@ -267,7 +268,7 @@ impl PlayedField<'_> {
         let number = |name: &str| description.get(name)?.parse().ok();
         let summary = self.summary;
         TraceFacts {
-            path: options.trace.display().to_string(),
+            path: options.trace.to_string_lossy().into_owned(),
             command: text("command"),
             pid: number("pid"),
             python: text("python"),

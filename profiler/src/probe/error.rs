@@ -42,6 +42,9 @@ pub enum ProbeError {
         "the process that holds the probes was ended by somebody; they are gone from the target"
     )]
     GuardLost,
+    /// The session ended before they were attached.
+    #[error("the session ended before the probes were attached")]
+    Cancelled,
     /// The share is not one.
     #[error("a budget is a share above 0 % and up to 100 %, not {0}; or `unlimited`")]
     Budget(f64),

@@ -4,7 +4,6 @@
 //! (older fragscopes, bpftrace, perf). The target then takes a trap at each pass, for good. Setting a
 //! probe there and removing it again removes the breakpoint too, unless a living tool holds one.
 
-use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::unix::fs::FileExt;
@@ -17,7 +16,7 @@ use profiler_core::residency::{Mapping, MappingKind};
 
 use super::error::{ProbeError, attach_failure};
 use super::loaded::{Loaded, Program};
-use crate::process::Target;
+use crate::process::{Target, open_regular};
 
 /// x86's `int3`, which the kernel writes over the first byte of an instruction.
 const INT3: u8 = 0xcc;
@@ -62,7 +61,7 @@ pub fn find(target: &Target) -> io::Result<Vec<Breakpoint>> {
             continue;
         };
         let path = target.host_path(mapped);
-        let Some(file) = regular(&path) else {
+        let Ok(file) = open_regular(&path) else {
             continue;
         };
         for page in pages(run.range) {
@@ -126,12 +125,4 @@ fn is_code(mapping: &Mapping) -> bool {
 fn pages(range: AddrRange) -> impl Iterator<Item = RemoteAddr> {
     let starts = range.start().get()..range.end().get();
     starts.step_by(PAGE_SIZE as usize).map(RemoteAddr::new)
-}
-
-/// A file that can be read without waiting for anybody.
-fn regular(path: &std::path::Path) -> Option<File> {
-    std::fs::metadata(path)
-        .ok()
-        .filter(std::fs::Metadata::is_file)?;
-    File::open(path).ok()
 }

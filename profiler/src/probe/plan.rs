@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use profiler_core::heap::Allocator;
+use profiler_core::text::visible;
 
 /// One function of the allocator's interface.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
@@ -110,15 +111,20 @@ pub enum PlanError {
     NoMalloc,
     /// A fully static program whose malloc has no symbol.
     #[error(
-        "{path} is statically linked and stripped, so its malloc cannot be found; \
-         use --no-probes, or run a build with symbols"
+        "{} is statically linked and stripped, so its malloc cannot be found; \
+         use --no-probes, or run a build with symbols",
+        visible(path)
     )]
     StaticWithoutSymbols {
         /// The program, as the target sees it.
         path: String,
     },
     /// The file of an object could not be read or understood.
-    #[error("cannot look for malloc in {path}: {why}; use --no-probes")]
+    #[error(
+        "cannot look for malloc in {}: {}; use --no-probes",
+        visible(path),
+        visible(why)
+    )]
     Unreadable {
         /// The file, as the target sees it.
         path: String,

@@ -14,7 +14,7 @@ use profiler_core::object::{AllocatorObject, OptionAt};
 use profiler_core::residency::{Mapping, MappingKind};
 
 use super::Target;
-use super::elf::ElfFile;
+use super::elf::{ElfFile, Reader};
 use super::identity::Image;
 use super::jemalloc_options;
 
@@ -33,7 +33,7 @@ const SIGNS: [Sign; 3] = [
     Sign {
         allocator: Allocator::Jemalloc,
         functions: &["mallctl", "je_mallctl", "_rjem_mallctl"],
-        text: b"<jemalloc>: ",
+        text: jemalloc_options::MARKER,
         version: jemalloc_version,
     },
     Sign {
@@ -84,7 +84,7 @@ impl Known {
         for path in image.files() {
             let found = known
                 .entry(path.clone())
-                .or_insert_with(|| look_into(&image.path_of(&path)));
+                .or_insert_with(|| look_into(image.reader().open(&path, image.path_of(&path))));
             objects.extend(
                 found
                     .allocators
@@ -109,11 +109,12 @@ impl Known {
 
 /// The allocators in the file at `path` and their versions, but for C libraries' and Python's own.
 pub(crate) fn allocators_in(path: &Path) -> Vec<(Allocator, Option<String>)> {
-    look_into(path).allocators
+    let name = path.to_string_lossy();
+    look_into(Reader::default().open(&name, path.to_owned())).allocators
 }
 
-fn look_into(path: &Path) -> Found {
-    let Some(file) = ElfFile::open(path) else {
+fn look_into(file: Option<ElfFile>) -> Found {
+    let Some(file) = file else {
         return Found::default();
     };
     let parts = file.read_only_data();

@@ -9,7 +9,7 @@ use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
 
 use super::Target;
-use super::elf::{ElfFile, strings};
+use super::elf::{ElfFile, Reader, strings};
 use super::proc_dir::field;
 
 /// The longest part of a command line that is kept, in bytes.
@@ -62,6 +62,9 @@ pub(super) trait Image {
 
     /// Whether this mapped file is its program.
     fn is_program(&self, mapped: &str) -> bool;
+
+    /// Reads those files, within limits.
+    fn reader(&self) -> &Reader;
 
     /// Read-only data of a mapped file as far as it is in memory, for when the file itself is not to
     /// be had.
@@ -180,10 +183,18 @@ impl Target {
         libc_data(&mappings, &libc.path)
     }
 
+    /// What was not looked into of its files because there was too much of it, in one sentence.
+    pub fn unread_files(&self) -> Option<String> {
+        self.files.unread()
+    }
+
     /// Whether its program was linked statically: it has no C library of its own to look into.
     pub fn is_static(&self) -> bool {
         self.libc().is_none()
-            && ElfFile::open(&self.dir.path("exe")).is_some_and(|exe| !exe.has_interpreter())
+            && self
+                .files
+                .open("its program", self.dir.path("exe"))
+                .is_some_and(|exe| !exe.has_interpreter())
     }
 
     fn cmdline(&self) -> Vec<String> {
@@ -206,6 +217,10 @@ impl Image for Target {
 
     fn path_of(&self, mapped: &str) -> PathBuf {
         self.host_path(mapped)
+    }
+
+    fn reader(&self) -> &Reader {
+        &self.files
     }
 
     fn is_program(&self, mapped: &str) -> bool {
@@ -274,7 +289,7 @@ fn libc_in(image: &dyn Image, path: String) -> Option<Libc> {
     if !like.iter().any(|start| name.starts_with(start)) {
         return None;
     }
-    let file = ElfFile::open(&image.path_of(&path));
+    let file = image.reader().open(&path, image.path_of(&path));
     let in_memory = match &file {
         Some(_) => Vec::new(),
         None => image.read_only_memory(&path),
@@ -303,7 +318,7 @@ fn python_in(image: &dyn Image, path: &str) -> Option<Python> {
     if named.is_none() && !is_program {
         return None;
     }
-    let file = ElfFile::open(&image.path_of(path))?;
+    let file = image.reader().open(path, image.path_of(path))?;
     // Every CPython exports it, so that extension modules can call it; a launcher that only
     // loads libpython does not. A program with all of Python in it may export nothing.
     if !(file.exports("Py_GetVersion") || is_program && reads_hash_seed(&file)) {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub(crate) use ahead::reading_ahead;
 pub(crate) use allocators::allocators_in;
 pub(crate) use calls::Calls;
 pub use core_file::{CoreError, CoreFile, CoreMemory};
+pub use elf::{FILE_LIMIT, set_file_limit};
+pub(crate) use elf::{Source, open_regular};
 pub(crate) use guard::Guard;
 pub use host::host;
 pub use identity::{Libc, Python};
@@ -60,6 +62,7 @@ pub struct Target {
     identity: identity::Identity,
     allocators: allocators::Known,
     stop_guards: Arc<stop::StopGuards>,
+    files: elf::Reader,
 }
 
 /// Whether the target is still what it was when it was opened.
@@ -107,6 +110,7 @@ impl Target {
             identity: identity::Identity::default(),
             allocators: allocators::Known::default(),
             stop_guards: Arc::default(),
+            files: elf::Reader::default(),
         })
     }
 
@@ -338,8 +342,14 @@ impl Target {
             let (start, end) = (m.range.start().get(), m.range.end().get());
             self.dir.path(&format!("map_files/{start:x}-{end:x}"))
         });
+        // Whether the kernel follows it, without asking the file itself for anything.
+        let is_shown = |path: &PathBuf| {
+            let mut place = fs::OpenOptions::new();
+            place.read(true).custom_flags(libc::O_PATH);
+            place.open(path).is_ok()
+        };
         linked
-            .filter(|path| fs::metadata(path).is_ok())
+            .filter(is_shown)
             .unwrap_or_else(|| self.root().join(mapped.trim_start_matches('/')))
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use procfs::process::Process;
+use profiler_core::text::visible;
 
 use super::host::{Capability, ptrace_scope};
 use super::proc_dir::{PidFd, ProcDir, field, io_error};
@@ -30,7 +31,8 @@ pub enum OpenError {
     },
     /// It is a thread of the kernel's.
     #[error(
-        "process {pid} ({comm}) is a kernel thread and has no memory of its own to look at: name a user process"
+        "process {pid} ({}) is a kernel thread and has no memory of its own to look at: name a user process",
+        visible(comm)
     )]
     KernelThread {
         /// The number given.
@@ -40,7 +42,8 @@ pub enum OpenError {
     },
     /// It has exited and waits for its parent.
     #[error(
-        "process {pid} ({comm}) is a zombie: it has exited and waits for its parent {parent}, its memory is gone"
+        "process {pid} ({}) is a zombie: it has exited and waits for its parent {parent}, its memory is gone",
+        visible(comm)
     )]
     Zombie {
         /// The number given.
@@ -62,7 +65,8 @@ pub enum OpenError {
     },
     /// It is a 32-bit process.
     #[error(
-        "process {pid} is a 32-bit program ({exe}): only 64-bit x86-64 targets are supported; run the service with a 64-bit Python to look at it"
+        "process {pid} is a 32-bit program ({}): only 64-bit x86-64 targets are supported; run the service with a 64-bit Python to look at it",
+        visible(exe)
     )]
     Foreign32Bit {
         /// The number given.

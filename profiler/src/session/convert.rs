@@ -1,18 +1,20 @@
 //! `export`: a recording as another tool's.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use profiler_core::text::visible;
 use profiler_trace::interchange;
 use profiler_trace::trace::ReadError;
-use tempfile::NamedTempFile;
+use profiler_trace::whole_file::{Place, WriteError};
+
+use crate::say;
 
 /// Why nothing was converted. No file was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     /// The recording cannot be read.
-    #[error("cannot read {}: {why}", path.display())]
+    #[error("cannot read {}: {}", visible(path.display()), visible(why))]
     Read {
         /// The file.
         path: PathBuf,
@@ -20,13 +22,8 @@ pub enum ConvertError {
         why: ReadError,
     },
     /// The output cannot be written.
-    #[error("cannot write to {}: {why}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        why: io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// Nobody reads what is printed.
     #[error(transparent)]
     Print(#[from] io::Error),
@@ -42,33 +39,32 @@ pub fn to_logalloc(recording: &Path, output: Option<&Path>) -> Result<(), Conver
         path: recording.to_owned(),
         why,
     };
+    let place = output.map(Place::reserve).transpose()?;
     let mut source = interchange::open(recording).map_err(failed)?;
-    let Some(path) = output else {
-        let mut out = BufWriter::new(io::stdout().lock());
+    let Some(place) = place else {
+        let mut out = BufWriter::new(say::data());
         return match interchange::write_logalloc(&mut *source, &mut out) {
             Ok(_) => Ok(out.flush()?),
             Err(ReadError::Io(error)) => Err(ConvertError::Print(error)),
             Err(error) => Err(failed(error)),
         };
     };
-    let cannot = |why| ConvertError::Write {
+    let path = place.path();
+    let cannot = |why| WriteError::Io {
         path: path.to_owned(),
-        why,
+        source: why,
     };
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    let file = NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(cannot)?;
-    let mut out = BufWriter::new(file);
+    let mut out = BufWriter::new(place.begin()?);
     let calls =
         interchange::write_logalloc(&mut *source, &mut out).map_err(|error| match error {
-            ReadError::Io(why) => cannot(why),
+            ReadError::Io(why) => cannot(why).into(),
             other => failed(other),
         })?;
     let file = out
         .into_inner()
         .map_err(|error| cannot(error.into_error()))?;
-    let written: File = file.persist(path).map_err(|error| cannot(error.error))?;
-    drop(written);
-    // A closed terminal hears nothing.
-    let _ = writeln!(io::stderr(), "wrote {}: {calls} calls", path.display());
+    file.finish()?;
+    let path = visible(path.display());
+    say::line(format_args!("wrote {path}: {calls} calls"));
     Ok(())
 }

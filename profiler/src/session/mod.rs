@@ -19,6 +19,7 @@ mod signals;
 mod snapshot;
 mod walks;
 pub mod what_if;
+mod worker;
 
 pub use attach::attach;
 pub use demo::run as demo;

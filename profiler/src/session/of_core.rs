@@ -85,6 +85,9 @@ fn limits(core: &CoreFile, zero_bytes: u64) -> Vec<Defect> {
         );
         say(what, 0);
     }
+    if let Some(unread) = core.unread_files() {
+        say(unread, 0);
+    }
     let files = core.missing_files();
     if let Some(first) = files.first() {
         let more = files.len().saturating_sub(NAMED_FILES);

@@ -1,12 +1,12 @@
 //! `replay`: a field of candidates played, with a bar, until it is done or the user ends it.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use profiler_trace::whole_file::{self, WriteError};
+use profiler_trace::whole_file::{Place, WriteError};
 
 use super::signals::Signals;
 use crate::export;
@@ -33,25 +33,23 @@ pub enum ReplayFailure {
 /// # Errors
 /// When nothing could be played, or the file not be written.
 pub fn run(options: &ReplayOptions, output: Option<&PathBuf>) -> Result<Report, ReplayFailure> {
-    if let Some(path) = output {
-        whole_file::check(path)?;
-    }
+    let place = output.map(|path| Place::reserve(path)).transpose()?;
     let interrupted = Arc::new(AtomicBool::new(false));
     watch_signals(&interrupted)?;
     let bar = Bar::new();
     let report = replay(options, &interrupted, &|progress| bar.show(progress));
     bar.clear();
     let report = report?;
-    if let Some(path) = output {
-        save(path, &report)?;
+    if let Some(place) = place {
+        save(&place, &report)?;
     }
     Ok(report)
 }
 
-fn save(path: &Path, report: &Report) -> Result<(), WriteError> {
+fn save(place: &Place, report: &Report) -> Result<(), WriteError> {
     let mut text = export::replay::json(report);
     text.push('\n');
-    whole_file::write(path, text.as_bytes())
+    place.write(text.as_bytes())
 }
 
 /// Notes when the user wants it to end.

@@ -156,6 +156,13 @@ impl Sampler {
         else {
             return Ok(Taken::Busy { stop_ns });
         };
+        completeness
+            .defects
+            .extend(self.target.unread_files().map(|what| Defect {
+                addr: None,
+                what,
+                bytes: 0,
+            }));
         target.python_malloc = facts.python_malloc(&heaps);
         target.malloc = facts.malloc().or(target.malloc);
         completeness.walk_ns = took;

@@ -1,18 +1,20 @@
 //! Writing a view into the files that the user named.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use profiler_core::text::visible;
 use profiler_core::view::View;
+use profiler_trace::whole_file::Place;
 
 use crate::export::{self, ExportError};
+use crate::say;
 
-/// Checks, before the target is touched, that each output has a known ending and a place to be.
+/// Reserves, before the target is touched, a place for each output, which must have a known ending.
 ///
 /// # Errors
 /// The first output that cannot be written.
-pub(crate) fn check(outputs: &[PathBuf]) -> Result<(), ExportError> {
-    outputs.iter().try_for_each(|path| export::check(path))
+pub(crate) fn reserve(outputs: &[PathBuf]) -> Result<Vec<Place>, ExportError> {
+    outputs.iter().map(|path| export::reserve(path)).collect()
 }
 
 /// Writes every output, each whole or not at all; one that fails does not keep the others from
@@ -20,14 +22,11 @@ pub(crate) fn check(outputs: &[PathBuf]) -> Result<(), ExportError> {
 ///
 /// # Errors
 /// The first failure, after all were tried.
-pub(crate) fn all(outputs: &[PathBuf], view: &View) -> Result<(), ExportError> {
+pub(crate) fn all(outputs: &[Place], view: &View) -> Result<(), ExportError> {
     let mut first = Ok(());
-    for path in outputs {
-        match export::write(path, view) {
-            // A closed terminal does not keep the other files from being written.
-            Ok(()) => {
-                let _ = writeln!(io::stderr(), "wrote {}", path.display());
-            }
+    for place in outputs {
+        match export::write(place, view) {
+            Ok(()) => say::line(format_args!("wrote {}", visible(place.path().display()))),
             Err(error) => first = first.and(Err(error)),
         }
     }
@@ -39,28 +38,25 @@ pub(crate) fn all(outputs: &[PathBuf], view: &View) -> Result<(), ExportError> {
 ///
 /// # Errors
 /// What could not be written, as one line.
-pub(crate) fn from_screen(outputs: &[PathBuf], view: &View) -> Result<String, String> {
+pub(crate) fn from_screen(outputs: &[Place], view: &View) -> Result<String, String> {
+    if !outputs.is_empty() {
+        return write(outputs, view).map_err(|error| error.to_string());
+    }
     let stem = format!(
         "fragscope-{}-{}",
         view.report.target.pid,
         view.report.taken_at_ns / 1_000_000_000
     );
-    let defaults = || {
-        ["json", "csv", "hlog"]
-            .map(|ending| Path::new(&stem).with_extension(ending))
-            .to_vec()
-    };
-    let paths = if outputs.is_empty() {
-        defaults()
-    } else {
-        outputs.to_vec()
-    };
-    for path in &paths {
-        export::write(path, view).map_err(|error| error.to_string())?;
+    let paths = ["json", "csv", "hlog"].map(|ending| Path::new(&stem).with_extension(ending));
+    let written = reserve(&paths).and_then(|places| write(&places, view));
+    written.map_err(|error| error.to_string())
+}
+
+fn write(places: &[Place], view: &View) -> Result<String, ExportError> {
+    let mut names = Vec::new();
+    for place in places {
+        export::write(place, view)?;
+        names.push(visible(place.path().display()).to_string());
     }
-    let names: Vec<_> = paths
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
     Ok(format!("wrote {}", names.join(", ")))
 }

@@ -24,7 +24,7 @@ pub struct Look {
 /// # Errors
 /// When the target cannot be opened or read, or an output has no place to be.
 pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
-    save::check(&options.outputs)?;
+    let outputs = save::reserve(&options.outputs)?;
     let sample = match &options.subject {
         Subject::Core { file, exe } => of_core::sample_of_core(file, exe.as_deref())?,
         Subject::Process { pid, manner } => Sampler::open(*pid)?.take(*manner)?,
@@ -39,6 +39,6 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
         what_if: None,
         ended: None,
     };
-    let saved = save::all(&options.outputs, &view);
+    let saved = save::all(&outputs, &view);
     Ok(Look { view, saved })
 }

@@ -1,5 +1,6 @@
 //! One frame: header, tabs, the screen, notices, keys. Changes nothing.
 
+use profiler_core::text::is_harmful;
 use profiler_core::view::View;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -32,8 +33,18 @@ pub(super) fn body(app: &App) -> Rect {
     areas(app, Rect::new(0, 0, app.size.0, app.size.1))[2]
 }
 
-/// Draws the app.
+/// Draws the app, and takes out whatever of foreign text would drive the terminal or reorder it.
 pub(super) fn draw(app: &App, frame: &mut Frame) {
+    fill(app, frame);
+    for cell in &mut frame.buffer_mut().content {
+        if cell.symbol().contains(is_harmful) {
+            let clean: String = cell.symbol().chars().filter(|c| !is_harmful(*c)).collect();
+            cell.set_symbol(if clean.is_empty() { "?" } else { &clean });
+        }
+    }
+}
+
+fn fill(app: &App, frame: &mut Frame) {
     let area = frame.area();
     if area.width < LEAST.0 || area.height < LEAST.1 {
         let text = format!(

@@ -33,7 +33,16 @@ pub(super) struct References {
     pub test_modules: Vec<TestModule>,
     /// Whether it begins with `#![forbid(unsafe_code)]`.
     pub forbids_unsafe: bool,
+    /// Macros that print, with their lines.
+    pub prints: Vec<(String, usize)>,
+    /// Lines that show a path as it is: `.display()` that is not given to `visible` at once.
+    pub raw_paths: Vec<usize>,
 }
+
+/// Macros that print.
+const PRINTING: [&str; 5] = ["print", "println", "eprint", "eprintln", "dbg"];
+/// The function that makes foreign text harmless.
+const CLEANS: &str = "visible";
 
 impl References {
     /// Parses the file of `module`, in the crate that paths call `crate_name`.
@@ -116,12 +125,30 @@ impl Visitor<'_> {
         self.found.named.push(Named { path, line });
     }
 
-    /// Paths in tokens that are not parsed: `a::b::c`.
-    fn tokens(&mut self, tokens: TokenStream) {
+    /// Paths in tokens that are not parsed: `a::b::c`. `is_cleaned` when they are what is given to
+    /// `visible`.
+    fn tokens(&mut self, tokens: TokenStream, is_cleaned: bool) {
         let mut path: Vec<String> = Vec::new();
         let mut line = 0;
         let mut colons = 0;
+        let mut last = String::new();
+        let mut after_dot = false;
         for token in tokens {
+            let before = std::mem::take(&mut last);
+            let was_dot = std::mem::take(&mut after_dot);
+            match &token {
+                TokenTree::Ident(ident) => {
+                    last = ident.to_string();
+                    if was_dot && last == "display" && !is_cleaned {
+                        self.found.raw_paths.push(ident.span().start().line);
+                    }
+                }
+                TokenTree::Punct(p) if p.as_char() == '!' => {
+                    self.prints(&before, p.span().start().line);
+                }
+                TokenTree::Punct(p) => after_dot = p.as_char() == '.',
+                _ => {}
+            }
             match token {
                 TokenTree::Ident(ident) => {
                     if ident == "unsafe" {
@@ -142,7 +169,7 @@ impl Visitor<'_> {
                 TokenTree::Group(group) => {
                     self.flush(&mut path, line);
                     colons = 0;
-                    self.tokens(group.stream());
+                    self.tokens(group.stream(), before == CLEANS);
                 }
                 _ => {
                     self.flush(&mut path, line);
@@ -151,6 +178,12 @@ impl Visitor<'_> {
             }
         }
         self.flush(&mut path, line);
+    }
+
+    fn prints(&mut self, name: &str, line: usize) {
+        if PRINTING.contains(&name) {
+            self.found.prints.push((name.to_string(), line));
+        }
     }
 
     fn flush(&mut self, path: &mut Vec<String>, line: usize) {
@@ -211,14 +244,36 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
 
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
         visit::visit_macro(self, call);
-        self.tokens(call.tokens.clone());
+        if let Some(name) = call.path.segments.last() {
+            self.prints(&name.ident.to_string(), name.ident.span().start().line);
+        }
+        self.tokens(call.tokens.clone(), false);
     }
 
     fn visit_attribute(&mut self, attribute: &'ast Attribute) {
         visit::visit_attribute(self, attribute);
         if let Meta::List(list) = &attribute.meta {
-            self.tokens(list.tokens.clone());
+            self.tokens(list.tokens.clone(), false);
         }
+    }
+
+    fn visit_expr_call(&mut self, call: &'ast syn::ExprCall) {
+        let cleans = matches!(&*call.func, Expr::Path(name)
+            if name.path.segments.last().is_some_and(|last| last.ident == CLEANS));
+        let (found, given) = (self.found.raw_paths.len(), call.args.first());
+        visit::visit_expr_call(self, call);
+        let is_path =
+            |given: &Expr| matches!(given, Expr::MethodCall(shown) if shown.method == "display");
+        if cleans && given.is_some_and(is_path) {
+            self.found.raw_paths.truncate(found);
+        }
+    }
+
+    fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
+        if call.method == "display" {
+            self.found.raw_paths.push(call.method.span().start().line);
+        }
+        visit::visit_expr_method_call(self, call);
     }
 
     fn visit_expr_unsafe(&mut self, expr: &'ast syn::ExprUnsafe) {

@@ -32,7 +32,7 @@ enum Scope {
     /// In this module of the crate and below; the crate's root is "".
     In(&'static str),
     /// Everywhere in the crate but there.
-    OutsideOf(&'static str),
+    OutsideOf(&'static [&'static str]),
 }
 
 /// Paths that some modules must not name.
@@ -44,6 +44,9 @@ struct Rule {
 }
 
 const WALKERS: [&str; 5] = ["glibc", "pymalloc", "jemalloc", "mimalloc", "musl"];
+
+/// Why only one module prints.
+const PRINTS: &str = "printed through `say` alone, which cleans it of what drives a terminal";
 
 const RULES: &[Rule] = &[
     Rule {
@@ -99,27 +102,34 @@ const RULES: &[Rule] = &[
     },
     Rule {
         krate: "fragscope",
-        scope: Scope::OutsideOf("probe"),
+        scope: Scope::OutsideOf(&["probe"]),
         forbidden: &["aya", "aya_obj"],
         why: "aya only under probe",
     },
     Rule {
         krate: "fragscope",
-        scope: Scope::OutsideOf("tui"),
+        scope: Scope::OutsideOf(&["tui"]),
         forbidden: &["ratatui", "crossterm"],
         why: "ratatui and crossterm only under tui",
     },
     Rule {
         krate: "fragscope",
-        scope: Scope::OutsideOf("cli"),
+        scope: Scope::OutsideOf(&["cli"]),
         forbidden: &["clap"],
         why: "clap only under cli",
     },
     Rule {
         krate: "fragscope",
-        scope: Scope::OutsideOf("export"),
+        scope: Scope::OutsideOf(&["export"]),
         forbidden: &["serde", "serde_json", "csv"],
         why: "serialising only under export and in profiler-trace",
+    },
+    Rule {
+        krate: "fragscope",
+        // The screen is drawn by a crate that takes control characters out.
+        scope: Scope::OutsideOf(&["say", "tui"]),
+        forbidden: &["std::io::stdout", "std::io::stderr"],
+        why: PRINTS,
     },
     Rule {
         krate: "fragscope",
@@ -185,6 +195,17 @@ pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
                 );
             }
         }
+        if krate == "fragscope" {
+            for (name, line) in &source.references.prints {
+                report(*line, format!("names {name}!: {PRINTS}"));
+            }
+        }
+        if ["fragscope", "profiler_trace"].contains(&krate) {
+            for &line in &source.references.raw_paths {
+                let what = "shows a path as it is: `visible(path.display())` makes it harmless";
+                report(line, what.to_string());
+            }
+        }
         // What runs inside other programs, without the standard library, cannot do without.
         let is_payload = ["profiler_record", "profiler_replay"].contains(&krate);
         let may_be_unsafe = is_payload
@@ -213,7 +234,7 @@ impl Scope {
     fn holds(&self, module: &[String]) -> bool {
         match self {
             Self::In(inside) => is_in(module, inside),
-            Self::OutsideOf(inside) => !is_in(module, inside),
+            Self::OutsideOf(inside) => !inside.iter().any(|inside| is_in(module, inside)),
         }
     }
 }

@@ -252,3 +252,43 @@ fn test_modules_in_files_of_their_own_are_left_out() {
 fn a_file_that_is_no_rust_is_an_error_and_not_passed_over() {
     assert!(References::of("fn f( {", &[], "profiler_core").is_err());
 }
+
+#[test]
+fn all_that_is_printed_and_every_path_that_is_shown_is_cleaned() {
+    for (text, what) in [
+        ("fn f() { eprintln!(\"x\") }", "names eprintln!"),
+        ("fn f() { if true { print!(\"x\") } }", "names print!"),
+        ("fn f() { vec![{ println!() }]; }", "names println!"),
+        (
+            "use std::io; fn f() { let _ = writeln!(io::stderr(), \"x\"); }",
+            "names std::io::stderr",
+        ),
+        ("use std::io::stdout;", "names std::io::stdout"),
+        ("fn f(p: &Path) { p.display(); }", "shows a path as it is"),
+        (
+            "fn f(p: &Path) { format!(\"{}\", p.display()); }",
+            "shows a path as it is",
+        ),
+        (
+            "#[error(\"{}\", .0.display())] struct E(PathBuf);",
+            "shows a path as it is",
+        ),
+        (
+            "fn f(p: &Path) { visible(format!(\"{}\", g(p.display()))); }",
+            "shows a path as it is",
+        ),
+    ] {
+        assert_bad("fragscope", "session/save.rs", text, 1, what);
+    }
+    for good in [
+        "fn f(p: &Path) { visible(p.display()); }",
+        "fn f(p: &Path) { say::line(format_args!(\"{}\", visible(p.display()))); }",
+        "#[error(\"{} {}\", visible(.path.display()), 1)] struct E { path: PathBuf }",
+        "#[cfg(test)] mod tests { fn f() { println!() } }",
+        "use std::io::{self, Write}; fn f(out: impl Write) { writeln!(out, \"x\"); }",
+    ] {
+        assert_good("fragscope", "session/save.rs", good);
+    }
+    assert_good("fragscope", "say.rs", "fn f() { std::io::stderr(); }");
+    assert_good("fragscope", "tui/terminal.rs", "use std::io::stdout;");
+}

@@ -5,6 +5,7 @@ mod heaps;
 mod interval;
 mod snapshot;
 
+use profiler_core::text::is_harmful;
 use profiler_core::view::View;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -48,8 +49,28 @@ pub fn checks<'a>(
     }))
 }
 
-fn text(made: serde_json::Result<String>) -> String {
-    made.expect("only maps whose keys are no strings cannot be JSON, and all keys here are")
+/// JSON that was made, with those characters escaped too that JSON permits and a terminal or a reader
+/// may trip over: DEL, C1, and what reorders or hides text. They stand in strings only, and there
+/// an escape means the same.
+pub(super) fn text(made: serde_json::Result<String>) -> String {
+    let json =
+        made.expect("only maps whose keys are no strings cannot be JSON, and all keys here are");
+    // Newlines of the indentation are no harm, and JSON itself escapes those in strings.
+    let harmful = |c: char| c >= '\x7f' && is_harmful(c);
+    if !json.contains(harmful) {
+        return json;
+    }
+    let mut clean = String::with_capacity(json.len());
+    for c in json.chars() {
+        if !harmful(c) {
+            clean.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            clean.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    clean
 }
 
 /// Pairs as an object, in their order.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::export::json::text;
 use crate::lab::calibrate::{Calibration, error};
 use crate::lab::report::{Checkpoint, Report, Row, Share};
 
@@ -18,8 +19,7 @@ pub fn json(report: &Report) -> String {
         verdict: &report.verdict,
         interrupted: report.interrupted,
     };
-    serde_json::to_string_pretty(&document)
-        .expect("only maps whose keys are no strings cannot be JSON, and all keys here are")
+    text(serde_json::to_string_pretty(&document))
 }
 
 #[derive(Serialize)]

@@ -1,7 +1,9 @@
 //! A replay's report for people, at most [`WIDTH`] columns wide.
 
+use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds};
 
+use crate::export::names::cut;
 use crate::lab::ablation::in_words;
 use crate::lab::calibrate::error;
 use crate::lab::report::{Measured, Report, Row};
@@ -53,16 +55,9 @@ impl Text {
         self.styled(Look::Plain, line);
     }
 
-    /// One line, cut at the width; what a trace says may hold control characters, which would drive
-    /// the terminal.
+    /// One line, cut at the width.
     fn styled(&mut self, look: Look, line: &str) {
-        let clean = line.trim_end().chars();
-        let clean = clean.map(|c| if c.is_control() { '?' } else { c });
-        let mut shown: String = clean.clone().take(WIDTH).collect();
-        if clean.count() > WIDTH {
-            shown.pop();
-            shown.push('…');
-        }
+        let mut shown = cut(line, WIDTH);
         let code = match look {
             Look::Bold => "1",
             Look::Good => "32",
@@ -89,7 +84,7 @@ impl Text {
         let wrapping = textwrap::Options::new(WIDTH)
             .initial_indent(indent)
             .subsequent_indent(indent);
-        for line in textwrap::wrap(words, wrapping) {
+        for line in textwrap::wrap(&visible(words).to_string(), wrapping) {
             self.styled(look, &line);
         }
     }

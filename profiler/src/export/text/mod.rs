@@ -4,10 +4,11 @@ mod heap;
 
 use profiler_core::report::FragReport;
 use profiler_core::sample::{PythonMalloc, Target};
+use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds, percent};
 use profiler_core::view::View;
 
-use super::names::{confidence, events_lost, rfc3339};
+use super::names::{confidence, cut, events_lost, rfc3339};
 
 /// Columns at the most.
 const WIDTH: usize = 100;
@@ -55,17 +56,9 @@ pub fn explanation(view: &View) -> String {
 struct Text(String);
 
 impl Text {
-    /// One line, cut at the width: what a target says of itself can be long, and may hold control
-    /// characters that would drive the terminal.
+    /// One line, cut at the width.
     fn line(&mut self, line: &str) {
-        let clean = line.trim_end().chars();
-        let clean = clean.map(|c| if c.is_control() { '?' } else { c });
-        let mut shown: String = clean.clone().take(WIDTH).collect();
-        if clean.count() > WIDTH {
-            shown.pop();
-            shown.push('…');
-        }
-        self.0.push_str(&shown);
+        self.0.push_str(&cut(line, WIDTH));
         self.0.push('\n');
     }
 
@@ -82,7 +75,8 @@ impl Text {
         let wrapping = textwrap::Options::new(WIDTH)
             .initial_indent(indent)
             .subsequent_indent(indent);
-        for line in textwrap::wrap(words, wrapping) {
+        // A newline in it would be somebody else's.
+        for line in textwrap::wrap(&visible(words).to_string(), wrapping) {
             self.line(&line);
         }
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use profiler_core::metrics::malloc_resident;
 use profiler_core::sample::Sample;
+use profiler_core::text::visible;
 use profiler_core::units::bytes;
 
 use self::child::{Child, Heard};
@@ -104,7 +105,7 @@ pub enum PlayError {
     #[error("the player does not start: {0}")]
     Start(io::Error),
     /// The allocator was not loaded.
-    #[error("{} was not loaded into the player: {why}", path.display())]
+    #[error("{} was not loaded into the player: {}", visible(path.display()), visible(why))]
     NotLoaded {
         /// The allocator.
         path: PathBuf,
@@ -135,7 +136,7 @@ pub enum PlayError {
         bytes: u64,
     },
     /// The player itself failed.
-    #[error("the player failed: {0}")]
+    #[error("the player failed: {}", visible(.0))]
     Player(String),
     /// It could not be looked at.
     #[error("the player cannot be looked at: {0}")]

@@ -1,9 +1,7 @@
 //! What the probes need of an ELF file: which functions it defines, and its machine code.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use object::LittleEndian;
@@ -11,14 +9,17 @@ use object::elf::{
     EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, PF_X, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL,
     STT_FUNC, STT_GNU_IFUNC,
 };
+use object::read::ReadRef;
 use object::read::elf::{FileHeader, ProgramHeader, Sym};
-use object::read::{ReadCache, ReadRef};
 
 use crate::probe::plan::Function;
 use crate::probe::sites::{Body, Code, Segment};
+use crate::process::{Source, open_regular};
 
 /// Files up to here are read as a whole, larger ones in pieces.
 const WHOLE_BYTES: u64 = 16 << 20;
+/// More of a file is not read into memory.
+const MAX_READ_BYTES: u64 = 384 << 20;
 /// No object has more code than this.
 const MAX_CODE_BYTES: u64 = 256 << 20;
 
@@ -60,6 +61,8 @@ pub(super) enum ElfError {
     Io(#[from] std::io::Error),
     #[error("it is not a 64-bit x86 ELF file, or it is damaged")]
     Format,
+    #[error("its tables of symbols or its code are larger than fragscope reads")]
+    TooLarge,
 }
 
 impl From<object::read::Error> for ElfError {
@@ -75,18 +78,15 @@ pub(super) fn read(
     table: Table,
     keep: fn(&str) -> bool,
 ) -> Result<ElfObject, ElfError> {
-    // A pipe in the file's place must not be waited for.
-    let mut file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(ElfError::Format);
-    }
-    if metadata.len() > WHOLE_BYTES {
-        let cache = ReadCache::new(file);
-        return parse(&cache, table, keep);
+    let mut file = open_regular(path)?;
+    if file.metadata()?.len() > WHOLE_BYTES {
+        let source = Source::of(file, MAX_READ_BYTES)?;
+        let object = parse(&source, table, keep);
+        // A table that was read in part would hide the malloc that is in the rest.
+        return match source.is_exceeded() {
+            true => Err(ElfError::TooLarge),
+            false => object,
+        };
     }
     let mut bytes = Vec::new();
     file.by_ref().take(WHOLE_BYTES).read_to_end(&mut bytes)?;
@@ -240,6 +240,6 @@ mod tests {
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
         assert!(made.expect("mkfifo").success());
         let read = read(&pipe, Table::Dynamic, |_| true);
-        assert!(matches!(read, Err(ElfError::Format)), "{read:?}");
+        assert!(matches!(read, Err(ElfError::Io(_))), "{read:?}");
     }
 }

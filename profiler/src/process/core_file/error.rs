@@ -6,12 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use object::elf;
+use profiler_core::text::visible;
 
 /// Why a file cannot be looked at as a core.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreError {
     /// It could not be opened or read.
-    #[error("{path} cannot be read: {error}", path = .path.display())]
+    #[error("{path} cannot be read: {error}", path = visible(.path.display()))]
     Io {
         /// The file.
         path: PathBuf,
@@ -19,7 +20,7 @@ pub enum CoreError {
         error: io::Error,
     },
     /// It is something else.
-    #[error("{path} is no core file but {what}: {remedy}", path = .path.display())]
+    #[error("{path} is no core file but {what}: {remedy}", path = visible(.path.display()))]
     NotACore {
         /// The file.
         path: PathBuf,
@@ -29,7 +30,7 @@ pub enum CoreError {
         remedy: &'static str,
     },
     /// A core of a process that fragscope does not understand.
-    #[error("{path} is a core of a {what} process, and fragscope reads those of 64-bit x86 (x86-64) processes only: there is nothing to do but to read it with a debugger", path = .path.display())]
+    #[error("{path} is a core of a {what} process, and fragscope reads those of 64-bit x86 (x86-64) processes only: there is nothing to do but to read it with a debugger", path = visible(.path.display()))]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -37,21 +38,29 @@ pub enum CoreError {
         what: String,
     },
     /// Its headers or notes are damaged or cut off.
-    #[error("{path} is damaged or cut off within its {what}: take another core, with `ulimit -c unlimited`, room on the disk, and for systemd-coredump ProcessSizeMax= and ExternalSizeMax= above the process's size", path = .path.display())]
+    #[error("{path} is damaged or cut off within its {what}: take another core, with `ulimit -c unlimited`, room on the disk, and for systemd-coredump ProcessSizeMax= and ExternalSizeMax= above the process's size", path = visible(.path.display()))]
     Damaged {
         /// The file.
         path: PathBuf,
         /// Where.
         what: &'static str,
     },
+    /// Its headers or notes are larger than those of any real process.
+    #[error("{path} has more {what} than are read of a core: it is not one of a real process, or is damaged", path = visible(.path.display()))]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// What there is too much of.
+        what: &'static str,
+    },
     /// It holds no private memory.
-    #[error("{path} holds no anonymous memory, so no heap: take another core after `echo 0x33 > /proc/PID/coredump_filter`", path = .path.display())]
+    #[error("{path} holds no anonymous memory, so no heap: take another core after `echo 0x33 > /proc/PID/coredump_filter`", path = visible(.path.display()))]
     NoMemory {
         /// The file.
         path: PathBuf,
     },
     /// The program given is another one.
-    #[error("{exe} is not the program of this core, which is {program}: give the very file that ran with --exe, or leave --exe out", exe = .exe.display())]
+    #[error("{exe} is not the program of this core, which is {}: give the very file that ran with --exe, or leave --exe out", visible(program), exe = visible(.exe.display()))]
     OtherProgram {
         /// The file given.
         exe: PathBuf,
@@ -61,6 +70,14 @@ pub enum CoreError {
 }
 
 impl CoreError {
+    pub(super) fn not_a_file(path: &Path) -> Self {
+        Self::NotACore {
+            path: path.to_owned(),
+            what: "a directory, a device or a pipe",
+            remedy: NAME_ONE,
+        }
+    }
+
     /// The exit code of a command that ends with this: 5 for processes that are not supported.
     pub fn exit_code(&self) -> u8 {
         if matches!(self, Self::Foreign { .. }) {
@@ -71,8 +88,11 @@ impl CoreError {
     }
 }
 
+const NAME_ONE: &str =
+    "name the file that the kernel, gcore or `coredumpctl dump -o FILE PID` wrote";
+
 /// Whether the file begins like a core of a machine that is understood.
-pub(super) fn check_kind(path: &Path, file: &File, is_file: bool) -> Result<(), CoreError> {
+pub(super) fn check_kind(path: &Path, file: &File) -> Result<(), CoreError> {
     let not_a_core = |what, remedy| {
         Err(CoreError::NotACore {
             path: path.to_owned(),
@@ -80,11 +100,6 @@ pub(super) fn check_kind(path: &Path, file: &File, is_file: bool) -> Result<(), 
             remedy,
         })
     };
-    const NAME_ONE: &str =
-        "name the file that the kernel, gcore or `coredumpctl dump -o FILE PID` wrote";
-    if !is_file {
-        return not_a_core("a directory, a device or a pipe", NAME_ONE);
-    }
     let mut head = [0; 20];
     let read = file.read_at(&mut head, 0).map_err(|error| CoreError::Io {
         path: path.to_owned(),

@@ -1,8 +1,8 @@
 //! The files that were mapped, where they are still there and still the same.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use object::elf::ELFMAG;
@@ -10,6 +10,7 @@ use profiler_core::addr::{PAGE_SIZE, RemoteAddr};
 
 use super::notes::{MappedFile, Notes};
 use super::{CoreError, Segment};
+use crate::process::elf::open_regular;
 
 /// Files looked for at the most.
 const MAX_FILES: usize = 4096;
@@ -47,7 +48,7 @@ impl Files {
                 Some(exe) => exe.to_owned(),
                 None => PathBuf::from(mapped.path.trim_end_matches(" (deleted)")),
             };
-            let file = open(&path).filter(|file| match &wanted {
+            let file = open_regular(&path).ok().filter(|file| match &wanted {
                 Some(wanted) => {
                     let mut page = [0; PAGE];
                     file.read_exact_at(&mut page, 0).is_ok() && page == **wanted
@@ -97,17 +98,6 @@ impl Files {
         let offset = mapped.offset.checked_add(into)?;
         Some((self.opened.get(*file)?, offset, mapped.range.len() - into))
     }
-}
-
-fn open(path: &Path) -> Option<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .ok()?;
-    file.metadata()
-        .is_ok_and(|about| about.is_file())
-        .then_some(file)
 }
 
 /// The page at `addr`, when the core has it.

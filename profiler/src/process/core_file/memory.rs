@@ -29,10 +29,10 @@ impl<'c> CoreMemory<'c> {
         }
     }
 
-    /// The bytes at the start of `range` that the core itself has.
-    pub(super) fn filled(&self, range: AddrRange) -> Option<Vec<u8>> {
+    /// The bytes at the start of `range` that the core itself has, at most so many.
+    pub(super) fn filled(&self, range: AddrRange, most: u64) -> Option<Vec<u8>> {
         let (_, _, len) = self.piece(range.start())?;
-        let mut bytes = vec![0; len.min(range.len()).min(MAX_PART_BYTES) as usize];
+        let mut bytes = vec![0; len.min(range.len()).min(MAX_PART_BYTES.min(most)) as usize];
         self.read(range.start(), &mut bytes).ok()?;
         Some(bytes)
     }

@@ -11,16 +11,14 @@ mod memory;
 mod notes;
 mod pages;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use object::LittleEndian;
 use object::elf::{self, FileHeader64, ProgramHeader64};
-use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::object::AllocatorObject;
@@ -29,6 +27,7 @@ use profiler_core::sample;
 use profiler_core::threads::Thread;
 
 use super::allocators;
+use super::elf::{Reader, Source, open_regular};
 use super::identity::{Identity, Libc, Python};
 use super::residency::USER_END;
 use error::check_kind;
@@ -39,10 +38,11 @@ pub use error::CoreError;
 pub use memory::CoreMemory;
 pub(crate) use pages::CorePages;
 
-/// Notes of a thousand threads take some 10 MiB; more than this is not read.
-const MAX_NOTES_BYTES: u64 = 256 << 20;
-/// As many segments as a process can have mappings on hosts with a raised `vm.max_map_count`.
-const MAX_SEGMENTS: usize = 4 << 20;
+/// Headers and notes of more bytes than this are not read. Notes of a thousand threads take some
+/// 10 MiB, headers of a million mappings 56 MiB.
+const MAX_HEADER_BYTES: u64 = 192 << 20;
+/// More bytes than this are not read of the parts of one file whose content the core has.
+const MAX_FILE_PARTS_BYTES: u64 = 128 << 20;
 
 /// A part of the address space as the core has it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -71,6 +71,7 @@ pub struct CoreFile {
     files: Files,
     missing_bytes: u64,
     identity: Identity,
+    reader: Reader,
     allocators: allocators::Known,
 }
 
@@ -84,14 +85,12 @@ impl CoreFile {
             path: path.to_owned(),
             error,
         };
-        // Never wait for the writer of a pipe.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-            .map_err(failed)?;
+        let file = open_regular(path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => CoreError::not_a_file(path),
+            _ => failed(error),
+        })?;
         let about = file.metadata().map_err(failed)?;
-        check_kind(path, &file, about.is_file())?;
+        check_kind(path, &file)?;
         let taken = about.modified().ok();
         let taken = taken.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let (segments, notes) = headers(path, &file, about.len())?;
@@ -114,6 +113,7 @@ impl CoreFile {
             files,
             missing_bytes,
             identity: Identity::default(),
+            reader: Reader::default(),
             allocators: allocators::Known::default(),
         })
     }
@@ -199,6 +199,11 @@ impl CoreFile {
         self.missing_bytes
     }
 
+    /// What was not looked into of the mapped files because there was too much of it.
+    pub fn unread_files(&self) -> Option<String> {
+        self.reader.unread()
+    }
+
     /// Mapped files whose content could not be had: not there, or not the ones that were mapped.
     pub fn missing_files(&self) -> &[String] {
         self.files.missing()
@@ -214,6 +219,10 @@ impl super::identity::Image for CoreFile {
         self.files.path_of(mapped).unwrap_or_default()
     }
 
+    fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
     fn is_program(&self, mapped: &str) -> bool {
         self.notes.program() == Some(mapped)
     }
@@ -223,7 +232,13 @@ impl super::identity::Image for CoreFile {
         let is_wanted = |m: &&Mapping| m.kind == kind && !m.write;
         let memory = self.memory();
         let parts = self.mappings.iter().filter(is_wanted);
-        parts.filter_map(|m| memory.filled(m.range)).collect()
+        let mut rest = MAX_FILE_PARTS_BYTES;
+        let mut read = |m: &Mapping| {
+            let bytes = memory.filled(m.range, rest)?;
+            rest -= bytes.len() as u64;
+            Some(bytes)
+        };
+        parts.filter_map(&mut read).collect()
     }
 }
 
@@ -233,30 +248,42 @@ fn headers(path: &Path, file: &File, len: u64) -> Result<(Vec<Segment>, Notes), 
         path: path.to_owned(),
         what,
     };
-    let cache = ReadCache::new(file);
-    let header = FileHeader64::<LittleEndian>::parse(&cache).map_err(|_| damaged("header"))?;
+    let io = |error| CoreError::Io {
+        path: path.to_owned(),
+        error,
+    };
+    let source = Source::of(file.try_clone().map_err(io)?, MAX_HEADER_BYTES).map_err(io)?;
+    let cache = &source;
+    let damaged = |what| match source.is_exceeded() {
+        true => CoreError::TooLarge {
+            path: path.to_owned(),
+            what,
+        },
+        false => damaged(what),
+    };
+    let header = FileHeader64::<LittleEndian>::parse(cache).map_err(|_| damaged("header"))?;
     let headers = header
-        .program_headers(LittleEndian, &cache)
+        .program_headers(LittleEndian, cache)
         .map_err(|_| damaged("program headers"))?;
     let loads = headers
         .iter()
         .filter(|h| h.p_type(LittleEndian) == elf::PT_LOAD);
-    let mut segments: Vec<_> = loads
-        .take(MAX_SEGMENTS)
-        .filter_map(|header| segment(header, len))
-        .collect();
+    let mut segments: Vec<_> = loads.filter_map(|header| segment(header, len)).collect();
     segments.sort_by_key(|segment| segment.range.start());
     segments.dedup_by(|next, before| next.range.start() < before.range.end());
+    // No byte of the file is that of two segments: a small file is not a large memory.
+    let mut rest = len;
+    for segment in &mut segments {
+        segment.filled = segment.filled.min(rest / PAGE_SIZE * PAGE_SIZE);
+        rest -= segment.filled;
+    }
 
     let mut notes = Notes::default();
-    let mut rest = MAX_NOTES_BYTES;
     for header in headers {
         if header.p_type(LittleEndian) != elf::PT_NOTE {
             continue;
         }
-        let bytes = header.p_filesz(LittleEndian);
-        rest = rest.checked_sub(bytes).ok_or_else(|| damaged("notes"))?;
-        let found = header.notes(LittleEndian, &cache);
+        let found = header.notes(LittleEndian, cache);
         let Ok(Some(mut found)) = found else {
             return Err(damaged("notes"));
         };

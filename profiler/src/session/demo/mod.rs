@@ -5,6 +5,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use super::options::AttachOptions;
 use super::{Ending, SessionError, attach};
+use crate::say;
 
 /// The worker: standard library only, deterministic.
 const WORKER: &str = include_str!("worker.py");
@@ -14,7 +15,7 @@ const WORKER: &str = include_str!("worker.py");
 /// # Errors
 /// When there is no `python3`, the worker does not start, or attaching fails.
 pub fn run(options: &AttachOptions) -> Result<Ending, SessionError> {
-    eprintln!("starting a Python worker that fragments its heap; this takes some seconds");
+    say::line("starting a Python worker that fragments its heap; this takes some seconds");
     let worker = Worker::start()?;
     attach(&AttachOptions {
         pid: worker.pid(),

@@ -21,6 +21,7 @@ use super::preloaded::Preloaded;
 use super::recording::Recording;
 use super::{RecordError, RecordOptions, create, monotonic_ns};
 use crate::process::{RecordRing, Target};
+use crate::say;
 use crate::session::Ending;
 use crate::session::signals::Signals;
 
@@ -103,7 +104,7 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<Ending, Re
         }
         if stream.is_given_up() {
             let what = "the command did not hear of fragscope for 2 s and goes on unrecorded";
-            let _ = writeln!(io::stderr(), "{what}");
+            say::line(what);
             break;
         }
         status = child.try_wait()?;
@@ -112,7 +113,7 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<Ending, Re
     if stream.heard_nothing() {
         let what = "the command told of no allocation: it is linked statically, drops LD_PRELOAD, or \
                     is of another user; record it while it runs by `fragscope record --pid`";
-        let _ = writeln!(io::stderr(), "{what}");
+        say::line(what);
     }
     stream.finish()?;
     if let Some(status) = status {
@@ -184,5 +185,5 @@ fn tell(status: ExitStatus) {
         (_, Some(signal)) => format!("was ended by signal {signal}"),
         _ => return,
     };
-    let _ = writeln!(io::stderr(), "the command {how}");
+    say::line(format_args!("the command {how}"));
 }

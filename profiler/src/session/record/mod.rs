@@ -15,12 +15,13 @@ mod stream;
 mod touched;
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use profiler_core::text::visible;
+use profiler_trace::whole_file::{self, Place, WriteError};
 
 pub(crate) use self::output::Output;
 pub use self::recording::Cut;
@@ -63,7 +64,7 @@ pub enum Recorded {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// The command does not start.
-    #[error("cannot start {program}: {why}")]
+    #[error("cannot start {}: {why}", visible(program))]
     Start {
         /// The program.
         program: String,
@@ -71,13 +72,8 @@ pub enum RecordError {
         why: io::Error,
     },
     /// The file cannot be made.
-    #[error("cannot write to {}: {why}", path.display())]
-    Output {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        why: io::Error,
-    },
+    #[error(transparent)]
+    Output(#[from] WriteError),
     /// The file could not be written on.
     #[error(transparent)]
     Cut(#[from] Cut),
@@ -129,11 +125,10 @@ pub fn record(options: &RecordOptions) -> Result<Ending, RecordError> {
     }
 }
 
-fn create(path: &Path) -> Result<File, RecordError> {
-    File::create(path).map_err(|why| RecordError::Output {
-        path: path.to_owned(),
-        why,
-    })
+/// Makes the file, which appears with the first bytes that are written and grows: what was written
+/// stays readable even when fragscope is killed, and what was there before is kept until then.
+fn create(path: &Path) -> Result<whole_file::Output, RecordError> {
+    Ok(Place::reserve(path)?.begin_growing()?)
 }
 
 /// The monotonic clock, in ns: the one by which recorders tell the time.

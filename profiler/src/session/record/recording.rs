@@ -1,12 +1,15 @@
 //! The file of a recording, and what its progress line tells.
 
-use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use profiler_core::text::visible;
 use profiler_core::units;
 use profiler_trace::trace::{Checkpoint, Description, Event, EventKind, SeedBlock, Writer};
+use profiler_trace::whole_file::{Output, WriteError};
+
+use crate::say;
 
 /// Time between two progress lines.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -14,7 +17,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// A trace that is being written. What was written stays readable whatever happens next.
 #[derive(Debug)]
 pub(crate) struct Recording {
-    writer: Writer<BufWriter<File>>,
+    writer: Writer<BufWriter<Output>>,
     path: PathBuf,
     lost: u64,
     checkpoints: u64,
@@ -27,7 +30,7 @@ pub(crate) struct Recording {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot write to {}: {why}; its {events} events up to the last whole block can be replayed",
-    path.display()
+    visible(path.display())
 )]
 pub struct Cut {
     path: PathBuf,
@@ -47,7 +50,7 @@ impl Recording {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(crate) fn begin(file: File, path: &Path, description: &Description) -> Result<Self, Cut> {
+    pub(crate) fn begin(file: Output, path: &Path, description: &Description) -> Result<Self, Cut> {
         let writer = Writer::new(BufWriter::new(file), description).map_err(|why| Cut {
             path: path.to_owned(),
             events: 0,
@@ -112,8 +115,7 @@ impl Recording {
     /// Says something on stderr, which no progress line writes over.
     pub(crate) fn say(&mut self, what: &str) {
         self.progress.clear();
-        // A closed terminal hears nothing.
-        let _ = writeln!(io::stderr(), "fragscope: {what}");
+        say::line(format_args!("fragscope: {what}"));
     }
 
     /// Prints a progress line on a terminal, about every second.
@@ -138,19 +140,21 @@ impl Recording {
         };
         let file = self.writer.finish().map_err(cut)?;
         let file = file.into_inner().map_err(|error| cut(error.into_error()))?;
-        let bytes = file.metadata().map_err(cut)?.len();
+        let bytes = file.len().map_err(cut)?;
+        file.finish().map_err(|error| match error {
+            WriteError::Io { source, .. } => cut(source),
+            other => cut(io::Error::other(other)),
+        })?;
         let a_piece = match events {
             0 => String::new(),
             _ => format!(" ({:.1} bytes an event)", bytes as f64 / events as f64),
         };
-        // A closed terminal hears nothing.
-        let _ = writeln!(
-            io::stderr(),
+        say::line(format_args!(
             "wrote {}: {} events, {}{a_piece}, {checkpoints} checkpoints, {lost} lost",
-            path.display(),
+            visible(path.display()),
             units::count(events),
             units::bytes(bytes),
-        );
+        ));
         Ok(())
     }
 
@@ -178,7 +182,7 @@ impl Progress {
     fn new() -> Self {
         let now = Instant::now();
         Self {
-            wanted: io::stderr().is_terminal(),
+            wanted: say::is_watched(),
             began: now,
             last: now,
             last_events: 0,
@@ -202,13 +206,13 @@ impl Progress {
             units::bytes(bytes),
             self.remark,
         );
-        let _ = write!(io::stderr(), "\r\x1b[K{line}");
+        say::progress(line);
         (self.last, self.last_events, self.shown) = (Instant::now(), events, true);
     }
 
     fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+            say::clear_progress();
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use profiler_common::RawEvent;
 use profiler_core::sample::Sample;
+use profiler_core::text::visible;
 use profiler_trace::trace::{Checkpoint, Description, Event, EventKind};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -76,7 +77,7 @@ async fn run(
     })?;
     running.recording.say(&format!(
         "recording process {pid} into {}; its children are not recorded",
-        output.display()
+        visible(output.display())
     ));
 
     let deadline = options.duration.map(|duration| running.began + duration);

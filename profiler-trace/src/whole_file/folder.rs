@@ -1,0 +1,148 @@
+//! The folder of an output, opened once, by a path in which nobody else could plant a link.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::unistd::geteuid;
+
+use super::WriteError;
+
+/// Links followed in one path, as in the kernel (`MAXSYMLINKS`).
+const MAX_LINKS: usize = 40;
+
+/// A folder, held open: whatever becomes of its path, files are made in this one.
+#[derive(Debug)]
+pub(super) struct Folder {
+    handle: OwnedFd,
+    about: FileStat,
+}
+
+impl Folder {
+    /// Opens the folder of the file at `path`, step by step. A link is followed only where root and
+    /// the user of this process alone can have put it.
+    pub(super) fn of(path: &Path) -> Result<Self, WriteError> {
+        let named = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let failed = |why: Errno| match why {
+            Errno::ENOENT | Errno::ENOTDIR => WriteError::NoFolder {
+                path: path.to_owned(),
+                folder: named.to_owned(),
+            },
+            _ => WriteError::io(path, why.into()),
+        };
+        let mut steps: VecDeque<OsString> = steps(named);
+        let mut at = Self::begin(named).map_err(failed)?;
+        let mut links = 0;
+        let mut walked = PathBuf::new();
+        while let Some(step) = steps.pop_front() {
+            walked.push(&step);
+            let next = open(at.handle.as_fd(), &step).map_err(failed)?;
+            let about = fstat(&next).map_err(failed)?;
+            match kind(&about) {
+                SFlag::S_IFDIR => {
+                    at = Self {
+                        handle: next,
+                        about,
+                    }
+                }
+                SFlag::S_IFLNK => {
+                    if !at.only_we_can_have_linked(&about) {
+                        return Err(WriteError::Link {
+                            path: path.to_owned(),
+                            link: walked,
+                        });
+                    }
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(failed(Errno::ELOOP));
+                    }
+                    let target = PathBuf::from(readlinkat(&next, "").map_err(failed)?);
+                    if target.is_absolute() {
+                        at = Self::begin(&target).map_err(failed)?;
+                    }
+                    for step in self::steps(&target).into_iter().rev() {
+                        steps.push_front(step);
+                    }
+                }
+                _ => return Err(failed(Errno::ENOTDIR)),
+            }
+        }
+        Ok(at)
+    }
+
+    /// Where a path begins: at the root, or in the working directory.
+    fn begin(path: &Path) -> Result<Self, Errno> {
+        let begin = if path.is_absolute() { "/" } else { "." };
+        let handle = open(AT_FDCWD, OsStr::new(begin))?;
+        let about = fstat(&handle)?;
+        Ok(Self { handle, about })
+    }
+
+    /// Whether a link in this folder was made by root or by us: it says so itself, and nobody else
+    /// can have moved it here.
+    fn only_we_can_have_linked(&self, link: &FileStat) -> bool {
+        let ours = |about: &FileStat| [0, geteuid().as_raw()].contains(&about.st_uid);
+        let others = self.about.st_mode & 0o022 != 0;
+        let sticky = self.about.st_mode & Mode::S_ISVTX.bits() != 0;
+        ours(link) && ours(&self.about) && (!others || sticky)
+    }
+
+    /// Whether anybody may make files here, but only remove those of their own, as in `/tmp`.
+    pub(super) fn is_shared(&self) -> bool {
+        let sticky = self.about.st_mode & Mode::S_ISVTX.bits() != 0;
+        self.about.st_mode & 0o002 != 0 || sticky && self.about.st_mode & 0o020 != 0
+    }
+
+    /// Its owner.
+    pub(super) fn owner(&self) -> u32 {
+        self.about.st_uid
+    }
+
+    /// Device and inode, which tell it from every other one.
+    pub(super) fn id(&self) -> (u64, u64) {
+        (self.about.st_dev, self.about.st_ino)
+    }
+
+    /// Makes names in it last. A folder that cannot be synced is no loss.
+    pub(super) fn sync(&self) {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let opened = openat(&self.handle, ".", flags, Mode::empty()).map_err(io::Error::from);
+        let _ = opened.and_then(|folder| File::from(folder).sync_all());
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+}
+
+/// What a file is, of its mode.
+pub(super) fn kind(about: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT
+}
+
+/// Opens a name for its place alone: nothing is read, no device is asked, no link is followed.
+fn open(folder: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(folder, name, flags, Mode::empty())
+}
+
+fn steps(path: &Path) -> VecDeque<OsString> {
+    let steps = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsStr::from_bytes(b"..").to_owned()),
+        Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
+    });
+    steps.collect()
+}

@@ -1,0 +1,439 @@
+//! Every file that fragscope writes: whole or not at all, or growing but readable at any instant.
+//!
+//! fragscope runs as root and writes into folders of other users. So no link is followed but those
+//! that root or the user of this process made, nothing but a regular file is replaced, and all steps
+//! happen in the folder that was looked at, held open. New files are for their owner alone, because
+//! command lines are in them; a file that is replaced keeps its owner and its mode. The bytes go into
+//! a file without a name where the file system has such (`O_TMPFILE`), so that a kill leaves nothing.
+
+mod folder;
+mod lock;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, linkat, unlinkat};
+use profiler_core::text::visible;
+
+use self::folder::{Folder, kind};
+use self::lock::{Held, Lock};
+
+/// What new files permit: their owner reads and writes.
+const MODE: Mode = Mode::from_bits_truncate(0o600);
+
+/// Why a file could not be written. Nothing was left behind, and what was there before is as it
+/// was.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The folder is missing or not a folder.
+    #[error(
+        "cannot write {}: {} is not a folder; create it or name another place",
+        visible(path.display()), visible(folder.display())
+    )]
+    NoFolder {
+        /// The file.
+        path: PathBuf,
+        /// Its folder.
+        folder: PathBuf,
+    },
+    /// The path names a folder, a device, a pipe or a link.
+    #[error("cannot write {}: it is not a regular file; name another place", visible(.0.display()))]
+    NotAFile(PathBuf),
+    /// A folder in the path is a link that another user may have planted.
+    #[error(
+        "cannot write {}: {} is a link that another user may have put there, and is not followed; name the folder that it leads to",
+        visible(path.display()), visible(link.display())
+    )]
+    Link {
+        /// The file.
+        path: PathBuf,
+        /// The link, as far as the path was walked.
+        link: PathBuf,
+    },
+    /// Another user's file lies there, where anybody can put one.
+    #[error(
+        "cannot write {}: it belongs to user {owner}, in a folder where anybody can put files; remove it or name another place",
+        visible(path.display())
+    )]
+    Planted {
+        /// The file.
+        path: PathBuf,
+        /// The user id of its owner.
+        owner: u32,
+    },
+    /// Its owner cannot be kept.
+    #[error(
+        "cannot write {}: it belongs to user {owner} and group {group}, which would be lost; remove it or name another place",
+        visible(path.display())
+    )]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// The user id of its owner.
+        owner: u32,
+        /// Its group id.
+        group: u32,
+    },
+    /// Another process writes there now.
+    #[error(
+        "cannot write {}: {}; end that one first or name another place",
+        visible(path.display()), writer(*pid)
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The process, where it can be seen from here.
+        pid: Option<i32>,
+    },
+    /// The kernel refused.
+    #[error("cannot write {}: {source}{}", visible(path.display()), hint(source))]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl WriteError {
+    fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+fn writer(pid: Option<i32>) -> String {
+    match pid {
+        Some(pid) if pid as u32 == std::process::id() => "it is named twice".into(),
+        Some(pid) => format!("process {pid} is writing it"),
+        None => "another fragscope is writing it".into(),
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; nothing was left there: free some space or name another place"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; name a place that you may write to"
+        }
+        _ => "",
+    }
+}
+
+/// A place for a file, looked at and reserved: no other fragscope of root's or of the same user
+/// writes there as long as it is held.
+#[derive(Clone, Debug)]
+pub struct Place(Arc<Reserved>);
+
+#[derive(Debug)]
+struct Reserved {
+    path: PathBuf,
+    folder: Folder,
+    name: OsString,
+    /// The name for the moment between a file's last byte and its place.
+    temporary: OsString,
+    _lock: Lock,
+}
+
+impl Place {
+    /// Reserves `path`: its folder is there and takes new files, and what lies there now, if
+    /// anything, is a file that may be replaced.
+    ///
+    /// # Errors
+    /// Why it cannot be written.
+    pub fn reserve(path: &Path) -> Result<Self, WriteError> {
+        let is_folder = path.as_os_str().as_bytes().ends_with(b"/");
+        let name = path.file_name().filter(|_| !is_folder);
+        let name = name.ok_or_else(|| WriteError::NotAFile(path.to_owned()))?;
+        let folder = Folder::of(path)?;
+        let mut hash = DefaultHasher::new();
+        name.hash(&mut hash);
+        let temporary = format!(".fragscope-{:016x}", hash.finish());
+        let (device, inode) = folder.id();
+        let lock = Lock::take(&format!("fragscope-output-{device:x}-{inode:x}{temporary}"));
+        let place = Self(Arc::new(Reserved {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            folder,
+            temporary: temporary.into(),
+            _lock: lock.map_err(|Held(pid)| WriteError::InUse {
+                path: path.to_owned(),
+                pid,
+            })?,
+        }));
+        place.clear()?;
+        // What would fail at the end, after hours perhaps, fails now.
+        let trial = place.begin()?;
+        if let Some(before) = place.look()? {
+            trial.dress_as(&before)?;
+        }
+        Ok(place)
+    }
+
+    /// The path, as it was given.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Writes a whole file there, replacing what was there; it may be called again.
+    ///
+    /// # Errors
+    /// When it cannot be written whole.
+    pub fn write(&self, bytes: &[u8]) -> Result<(), WriteError> {
+        let mut output = self.begin()?;
+        let written = output.write_all(bytes);
+        written.map_err(|error| self.failed(error))?;
+        output.finish()
+    }
+
+    /// Begins a file that appears when it is finished, whole or not at all.
+    ///
+    /// # Errors
+    /// When the folder takes no files.
+    pub fn begin(&self) -> Result<Output, WriteError> {
+        let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        match openat(&self.0.folder, ".", flags, MODE) {
+            Ok(file) => Ok(self.output(file, State::Nameless)),
+            // The file system has no files without a name, or the kernel does not know of them.
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT | Errno::EINVAL) => {
+                self.begin_named()
+            }
+            Err(error) => Err(self.failed(error.into())),
+        }
+    }
+
+    fn begin_named(&self) -> Result<Output, WriteError> {
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+        let flags = flags | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let file = openat(&self.0.folder, self.0.temporary.as_os_str(), flags, MODE);
+        let file = file.map_err(|error| self.failed(error.into()))?;
+        Ok(self.output(file, State::Temporary))
+    }
+
+    fn output(&self, file: OwnedFd, state: State) -> Output {
+        Output {
+            place: self.clone(),
+            file: File::from(file),
+            state,
+            grows: false,
+        }
+    }
+
+    /// Begins a file that appears with its first bytes and grows: what was written stays, whatever
+    /// ends the process. Until then what was there before is as it was.
+    ///
+    /// # Errors
+    /// When the folder takes no files.
+    pub fn begin_growing(&self) -> Result<Output, WriteError> {
+        let mut output = self.begin()?;
+        output.grows = true;
+        Ok(output)
+    }
+
+    /// What lies there now, when it is a file that may be replaced.
+    fn look(&self) -> Result<Option<FileStat>, WriteError> {
+        let (place, path) = (&*self.0, self.path());
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        let about = match fstatat(&place.folder, place.name.as_os_str(), flags) {
+            Err(Errno::ENOENT) => return Ok(None),
+            about => about.map_err(|error| self.failed(error.into()))?,
+        };
+        if kind(&about) != SFlag::S_IFREG {
+            return Err(WriteError::NotAFile(path.to_owned()));
+        }
+        // As the kernel's fs.protected_regular: what was planted there to be filled in by root
+        // would be read by whoever planted it.
+        let owner = about.st_uid;
+        let ours = [geteuid().as_raw(), place.folder.owner()].contains(&owner);
+        if place.folder.is_shared() && !ours {
+            return Err(WriteError::Planted {
+                path: path.to_owned(),
+                owner,
+            });
+        }
+        Ok(Some(about))
+    }
+
+    /// Removes what a process that was killed at the wrong instant left under the temporary name:
+    /// nobody else writes to this path now.
+    fn clear(&self) -> Result<(), WriteError> {
+        let (folder, name) = (&self.0.folder, self.0.temporary.as_os_str());
+        match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(about) if kind(&about) == SFlag::S_IFREG => {
+                let removed = unlinkat(folder, name, UnlinkatFlags::NoRemoveDir);
+                removed.map_err(|error| self.failed(error.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> WriteError {
+        WriteError::io(self.path(), error)
+    }
+}
+
+/// Where the bytes of an output are.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum State {
+    /// In a file without a name.
+    Nameless,
+    /// In one with the temporary name.
+    Temporary,
+    /// At their place.
+    Placed,
+}
+
+/// A file that is being written. Dropped before it is finished it leaves nothing, but for one that
+/// grows: of that, what was written stays.
+#[derive(Debug)]
+pub struct Output {
+    place: Place,
+    file: File,
+    state: State,
+    grows: bool,
+}
+
+impl Output {
+    /// Bytes written so far.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Whether nothing was written so far.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Writes all of it to the disk, and puts it into its place if it is not there yet.
+    ///
+    /// # Errors
+    /// When the disk fails, or something else lies in its place now.
+    pub fn finish(mut self) -> Result<(), WriteError> {
+        let synced = self.file.sync_all();
+        synced.map_err(|error| self.place.failed(error))?;
+        self.put_in_place()?;
+        self.place.0.folder.sync();
+        Ok(())
+    }
+
+    fn put_in_place(&mut self) -> Result<(), WriteError> {
+        if self.state == State::Placed {
+            return Ok(());
+        }
+        let place = self.place.clone();
+        let (folder, name) = (&place.0.folder, place.0.name.as_os_str());
+        let temporary = place.0.temporary.as_os_str();
+        let failed = |error: Errno| place.failed(error.into());
+        match place.look()? {
+            None if self.state == State::Nameless => match self.link(name) {
+                Ok(()) => {}
+                // It was made this very moment: look again, once.
+                Err(Errno::EEXIST) => self.replace(place.look()?.as_ref())?,
+                Err(error) => return Err(failed(error)),
+            },
+            None => renameat(folder, temporary, folder, name).map_err(failed)?,
+            Some(before) => self.replace(Some(&before))?,
+        }
+        self.state = State::Placed;
+        Ok(())
+    }
+
+    /// Takes the place of a file, with its owner and mode. Other names of that file keep what it was.
+    fn replace(&mut self, before: Option<&FileStat>) -> Result<(), WriteError> {
+        let place = self.place.clone();
+        let (folder, temporary) = (&place.0.folder, place.0.temporary.as_os_str());
+        let failed = |error: Errno| place.failed(error.into());
+        if let Some(before) = before {
+            self.dress_as(before)?;
+        }
+        if self.state == State::Nameless {
+            self.link(temporary).map_err(failed)?;
+            self.state = State::Temporary;
+        }
+        renameat(folder, temporary, folder, place.0.name.as_os_str()).map_err(failed)
+    }
+
+    /// Gives the file without a name one.
+    fn link(&self, name: &OsStr) -> Result<(), Errno> {
+        let handle = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let follow = AtFlags::AT_SYMLINK_FOLLOW;
+        linkat(
+            AT_FDCWD,
+            handle.as_str(),
+            &self.place.0.folder,
+            name,
+            follow,
+        )
+    }
+
+    fn dress_as(&self, before: &FileStat) -> Result<(), WriteError> {
+        let io = |error: Errno| self.place.failed(error.into());
+        let own = fstat(&self.file).map_err(io)?;
+        let (owner, group) = (before.st_uid, before.st_gid);
+        if (own.st_uid, own.st_gid) != (owner, group) {
+            let kept = fchown(
+                self.file.as_fd(),
+                Some(Uid::from_raw(owner)),
+                Some(Gid::from_raw(group)),
+            );
+            kept.map_err(|error| match error {
+                Errno::EPERM | Errno::EINVAL => WriteError::Owner {
+                    path: self.place.path().to_owned(),
+                    owner,
+                    group,
+                },
+                error => io(error),
+            })?;
+        }
+        let mode = Mode::from_bits_truncate(before.st_mode & 0o777);
+        fchmod(&self.file, mode).map_err(io)
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        if self.grows && written > 0 && self.state != State::Placed {
+            self.put_in_place().map_err(|error| match error {
+                WriteError::Io { source, .. } => source,
+                other => io::Error::other(other),
+            })?;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.state == State::Temporary {
+            let name = self.place.0.temporary.as_os_str();
+            // What cannot be removed is removed by the next that writes there.
+            let _ = unlinkat(&self.place.0.folder, name, UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use super::*;
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    Place::reserve(path)?.write(bytes)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("there").permissions().mode() & 0o777
+}
+
+fn entries(folder: &Path) -> usize {
+    fs::read_dir(folder).expect("listed").count()
+}
+
+#[test]
+fn a_new_file_is_its_owners_alone_and_a_replaced_one_keeps_its_mode() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.json");
+    write(&path, b"first").expect("written");
+    assert_eq!(mode(&path), 0o600);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).expect("mode");
+    write(&path, b"second").expect("written");
+    assert_eq!(fs::read(&path).expect("read"), b"second");
+    assert_eq!(mode(&path), 0o664);
+    assert_eq!(entries(dir.path()), 1, "nothing left behind");
+}
+
+#[test]
+fn other_names_of_a_replaced_file_keep_what_it_was() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (path, other) = (dir.path().join("out.csv"), dir.path().join("other.csv"));
+    fs::write(&path, "before").expect("written");
+    fs::hard_link(&path, &other).expect("linked");
+    write(&path, b"after").expect("written");
+    assert_eq!(fs::read(&path).expect("read"), b"after");
+    assert_eq!(fs::read(&other).expect("read"), b"before");
+}
+
+#[test]
+fn an_error_names_the_file_that_was_asked_for_and_no_other() {
+    let error = Place::reserve(Path::new("/proc/out.json")).expect_err("no place for files");
+    assert!(error.to_string().starts_with("cannot write /proc/out.json"));
+    assert!(!error.to_string().contains(".fragscope-"), "{error}");
+    let error = Place::reserve(Path::new("/no\n\x1b[2J/out.json")).expect_err("no folder");
+    assert!(!error.to_string().contains(['\n', '\x1b']), "{error}");
+}
+
+#[test]
+fn links_devices_pipes_and_folders_are_not_replaced() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (link, file) = (dir.path().join("link.csv"), dir.path().join("file.csv"));
+    fs::write(&file, b"before").expect("written");
+    symlink(&file, &link).expect("linked");
+    let pipe = dir.path().join("pipe.csv");
+    nix::unistd::mkfifo(&pipe, Mode::S_IRUSR).expect("a pipe");
+    for path in [&*link, &*pipe, dir.path(), Path::new("/dev/null")] {
+        let written = write(path, b"after");
+        assert!(matches!(written, Err(WriteError::NotAFile(_))), "{path:?}");
+    }
+    assert!(matches!(
+        write(&dir.path().join("out/"), b""),
+        Err(WriteError::NotAFile(_))
+    ));
+    assert_eq!(fs::read(&file).expect("read"), b"before");
+    let missing = dir.path().join("no/out.json");
+    assert!(matches!(
+        write(&missing, b""),
+        Err(WriteError::NoFolder { .. })
+    ));
+    let within = file.join("out.json");
+    assert!(matches!(
+        write(&within, b""),
+        Err(WriteError::NoFolder { .. })
+    ));
+}
+
+#[test]
+fn a_link_of_our_own_in_the_path_is_followed_and_one_that_others_could_plant_is_not() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+    fs::create_dir(&real).expect("made");
+    symlink("real", &link).expect("linked");
+    write(&link.join("../link/out.json"), b"through").expect("written");
+    assert_eq!(fs::read(real.join("out.json")).expect("read"), b"through");
+    // Anybody can put a link into such a folder, or move one there.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("mode");
+    let refused = write(&link.join("other.json"), b"");
+    assert!(
+        matches!(refused, Err(WriteError::Link { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(entries(&real), 1);
+}
+
+#[test]
+fn a_link_round_in_circles_is_an_error() {
+    let dir = tempfile::tempdir().expect("a folder");
+    symlink("b", dir.path().join("a")).expect("linked");
+    symlink("a", dir.path().join("b")).expect("linked");
+    let refused = write(&dir.path().join("a/out.json"), b"");
+    assert!(matches!(refused, Err(WriteError::Io { .. })), "{refused:?}");
+}
+
+#[test]
+fn two_writers_of_one_path_are_noticed_whatever_they_call_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.json");
+    let first = Place::reserve(&path).expect("reserved");
+    let again = dir.path().join(".").join("out.json");
+    let second = Place::reserve(&again).expect_err("taken");
+    assert!(matches!(second, WriteError::InUse { pid: Some(_), .. }));
+    Place::reserve(&dir.path().join("other.json")).expect("another file");
+    drop(first);
+    Place::reserve(&path).expect("free again");
+}
+
+#[test]
+fn what_grows_is_there_from_its_first_bytes_and_replaces_nothing_before() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.fragtrace");
+    fs::write(&path, "before").expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("mode");
+    let place = Place::reserve(&path).expect("reserved");
+    drop(place.begin_growing().expect("begun"));
+    let mut output = place.begin_growing().expect("begun");
+    assert_eq!(fs::read(&path).expect("read"), b"before");
+    output.write_all(b"one ").expect("written");
+    assert_eq!(fs::read(&path).expect("read"), b"one ");
+    output.write_all(b"two").expect("written");
+    assert_eq!(output.len().expect("its length"), 7);
+    drop(output);
+    assert_eq!(fs::read(&path).expect("read"), b"one two");
+    assert_eq!(mode(&path), 0o640);
+    assert_eq!(entries(dir.path()), 1);
+}
+
+#[test]
+fn what_is_whole_is_not_there_before_it_is_finished() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.json");
+    let place = Place::reserve(&path).expect("reserved");
+    let mut output = place.begin().expect("begun");
+    output.write_all(b"half").expect("written");
+    assert_eq!(entries(dir.path()), 0);
+    drop(output);
+    assert_eq!(entries(dir.path()), 0);
+    // What was made meanwhile is replaced, as what was there before is.
+    let mut output = place.begin().expect("begun");
+    output.write_all(b"whole").expect("written");
+    fs::write(&path, "meanwhile").expect("written");
+    output.finish().expect("finished");
+    assert_eq!(fs::read(&path).expect("read"), b"whole");
+}
+
+#[test]
+fn what_a_kill_left_under_the_temporary_name_is_cleared() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.json");
+    let temporary = Place::reserve(&path).expect("reserved").0.temporary.clone();
+    fs::write(dir.path().join(&temporary), "left").expect("written");
+    write(&path, b"whole").expect("written");
+    assert_eq!(entries(dir.path()), 1);
+}
+
+#[test]
+fn without_nameless_files_a_temporary_name_does_the_same() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.json");
+    let place = Place::reserve(&path).expect("reserved");
+    for before in [None, Some(0o644)] {
+        if let Some(mode) = before {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mode");
+        }
+        let mut output = place.begin_named().expect("begun");
+        assert_eq!(output.state, State::Temporary);
+        output.write_all(b"whole").expect("written");
+        output.finish().expect("finished");
+        assert_eq!(mode(&path), before.unwrap_or(0o600));
+        drop(place.begin_named().expect("begun"));
+        assert_eq!(entries(dir.path()), 1);
+    }
+}
+
+#[test]
+fn root_keeps_the_owner_and_refuses_what_another_user_planted_in_a_shared_folder() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.json");
+    fs::write(&path, "before").expect("written");
+    std::os::unix::fs::chown(&path, Some(12345), Some(54321)).expect("given away");
+    write(&path, b"after").expect("written");
+    let about = fs::metadata(&path).expect("there");
+    assert_eq!((about.uid(), about.gid()), (12345, 54321));
+    assert_eq!(fs::read(&path).expect("read"), b"after");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).expect("mode");
+    let refused = write(&path, b"again");
+    assert!(matches!(
+        refused,
+        Err(WriteError::Planted { owner: 12345, .. })
+    ));
+    assert_eq!(fs::read(&path).expect("read"), b"after");
+}

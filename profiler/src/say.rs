@@ -1,0 +1,88 @@
+//! All that fragscope prints, but for the screen: text for people, cleaned of what could drive their
+//! terminal, and data for programs.
+//!
+//! `cargo xtask check-layers` refuses `stdout` and `stderr` anywhere else. Foreign text went through
+//! [`visible`](profiler_core::text::visible) when it was put into a message, so that it cannot begin a
+//! line of its own; here everything is cleaned once more.
+
+use std::fmt::{Display, Write as _};
+use std::io::{self, IsTerminal, StdoutLock, Write};
+
+use profiler_core::text::visible_lines;
+
+/// Takes away the line that the cursor is in.
+const CLEAR: &str = "\r\x1b[K";
+
+/// Says something on stderr. Nobody may be listening there, which is no reason to end.
+pub(crate) fn line(message: impl Display) {
+    // In one piece, so that it is not torn by what others write there.
+    let text = format!("{}\n", visible_lines(message));
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Whether somebody watches stderr, for whom progress can be shown.
+pub(crate) fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Shows a line on stderr that the next one is written over.
+pub(crate) fn progress(words: impl Display) {
+    let text = format!("{CLEAR}{}", visible_lines(words));
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Takes the line of [`progress`] away.
+pub(crate) fn clear_progress() {
+    let _ = io::stderr().write_all(CLEAR.as_bytes());
+}
+
+/// Prints text for people on stdout, as it is but for what could drive a terminal.
+///
+/// # Errors
+/// When stdout fails.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    write(&visible_lines(text).to_string())
+}
+
+/// The same for text in which we set colours ourselves: these stay.
+///
+/// # Errors
+/// When stdout fails.
+pub(crate) fn print_coloured(text: &str) -> io::Result<()> {
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        let end = after.find(|c: char| !c.is_ascii_digit() && c != ';');
+        let colour = end.filter(|&end| after[end..].starts_with('m'));
+        // Writing into a string does not fail.
+        let _ = write!(clean, "{}", visible_lines(before));
+        rest = match colour {
+            Some(end) => {
+                let _ = write!(clean, "\x1b[{}m", &after[..end]);
+                &after[end + 1..]
+            }
+            None => {
+                let _ = write!(clean, "{}[", visible_lines('\x1b'));
+                after
+            }
+        };
+    }
+    let _ = write!(clean, "{}", visible_lines(rest));
+    write(&clean)
+}
+
+/// Whether stdout shows colours and they are wanted.
+pub(crate) fn has_colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Stdout for programs: JSON, which escapes for itself, and formats without foreign text.
+pub(crate) fn data() -> StdoutLock<'static> {
+    io::stdout().lock()
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}

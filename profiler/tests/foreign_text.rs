@@ -1,0 +1,201 @@
+//! What a target chooses of itself, what files are called, and what a recording says never drives the
+//! terminal and never begins a line of its own: no privilege needed, more is run as root.
+
+mod child;
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use child::{Child, compiled};
+use profiler_core::text::is_harmful;
+
+/// An escape sequence, a newline that forges a line, a C1 byte, and a character that turns text
+/// around. It is no longer than a comm, of which the kernel keeps 15 bytes.
+const HOSTILE: &str = "\x1b[2J\nFORGED\u{9b}\u{202e}";
+/// How a forged line would begin.
+const FORGED: &str = "FORGED";
+
+fn fragscope(args: &[&std::ffi::OsStr], folder: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs")
+}
+
+/// A process all of which is hostile, that lives in `folder`.
+fn hostile(folder: &Path) -> Child {
+    let program = compiled("foreign");
+    let home = folder.join(HOSTILE);
+    fs::create_dir(&home).expect("made");
+    let (exe, library) = (home.join(HOSTILE), home.join(format!("lib{HOSTILE}.so")));
+    let installed = Command::new("install")
+        .arg("-m755")
+        .arg(program.path().join("foreign"))
+        .arg(&exe)
+        .status();
+    assert!(installed.expect("install").success());
+    // A library that holds an allocator, by its text, so that its path is shown.
+    fs::write(&library, b"\x7fELF<jemalloc>: ").expect("written");
+    let mut command = Command::new(&exe);
+    command
+        .arg(&library)
+        .arg(HOSTILE)
+        .current_dir(&home)
+        .env("MALLOC_ARENA_MAX", HOSTILE)
+        .env("GLIBC_TUNABLES", format!("glibc.malloc.{HOSTILE}=1"))
+        .env("MALLOC_CONF", HOSTILE);
+    let child = Child::run(command);
+    assert_eq!(child.said(), "ready");
+    child
+}
+
+/// Neither drives a terminal nor begins with words of somebody else.
+#[track_caller]
+fn is_harmless(bytes: &[u8], of: &str) {
+    let text = std::str::from_utf8(bytes).unwrap_or_else(|error| panic!("{of}: {error}"));
+    let harmful: Vec<_> = text
+        .chars()
+        .filter(|&c| is_harmful(c) && c != '\n')
+        .collect();
+    assert!(harmful.is_empty(), "{of}: {harmful:?} in {text}");
+    let forged = text
+        .lines()
+        .find(|line| line.trim_start().starts_with(FORGED));
+    assert_eq!(forged, None, "{of}: {text}");
+}
+
+#[track_caller]
+fn check(args: &[&str], folder: &Path) -> Output {
+    let words: Vec<_> = args.iter().map(std::ffi::OsStr::new).collect();
+    let output = fragscope(&words, folder);
+    let of = format!("{args:?} ended with {:?}", output.status.code());
+    is_harmless(&output.stdout, &of);
+    is_harmless(&output.stderr, &of);
+    output
+}
+
+#[test]
+fn a_hostile_process_is_shown_harmlessly_by_every_command() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let child = hostile(folder.path());
+    let pid = child.pid().to_string();
+    let outputs = ["-o", "out.json", "-o", "out.csv", "-o", "out.hlog"];
+    let attach = ["attach", "--pid", &pid, "--duration", "300ms"];
+    let shown = check(&["snapshot", "--pid", &pid], folder.path());
+    assert_eq!(shown.status.code(), Some(0));
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("\\x1b[2J\\nFORGED"), "{shown}");
+    check(&["snapshot", "--pid", &pid, "--json"], folder.path());
+    check(&["explain", "--pid", &pid], folder.path());
+    check(&["doctor", "--pid", &pid], folder.path());
+    check(&["doctor", "--pid", &pid, "--json"], folder.path());
+    for how in [
+        &["--headless"][..],
+        &["--json"],
+        &["--headless", "--no-probes"],
+    ] {
+        let args = [&attach[..], how, &outputs[..]].concat();
+        check(&args, folder.path());
+        for file in ["out.json", "out.csv", "out.hlog"] {
+            let bytes = fs::read(folder.path().join(file)).expect("written");
+            is_harmless(&bytes, file);
+        }
+    }
+    let record = [
+        "record",
+        "--pid",
+        &pid,
+        "--duration",
+        "300ms",
+        "-o",
+        "r.fragtrace",
+    ];
+    check(&record, folder.path());
+    let document = check(&["snapshot", "--pid", &pid, "--json"], folder.path()).stdout;
+    let document: serde_json::Value = serde_json::from_slice(&document).expect("JSON");
+    assert_eq!(
+        document["target"]["cmdline"][2], HOSTILE,
+        "JSON keeps what it was"
+    );
+}
+
+#[test]
+fn a_hostile_command_is_recorded_and_replayed_harmlessly() {
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(hostile(folder.path()));
+    let home = folder.path().join(HOSTILE);
+    let exe = home.join(HOSTILE);
+    let library = home.join(format!("lib{HOSTILE}.so"));
+    let (exe, library) = (exe.to_string_lossy(), library.to_string_lossy());
+    let trace = format!("{HOSTILE}.fragtrace");
+    let record = ["record", "-o", &trace, "--", &exe, &library, HOSTILE];
+    let recorded = check(&record, folder.path());
+    assert_eq!(recorded.status.code(), Some(0));
+    let report = format!("{HOSTILE}.json");
+    let replay = ["replay", &trace, "--allocator", "glibc", "--runs", "1"];
+    check(&replay, folder.path());
+    check(
+        &[&replay[..], &["--json", "-o", &report]].concat(),
+        folder.path(),
+    );
+    is_harmless(
+        &fs::read(folder.path().join(&report)).expect("written"),
+        "it",
+    );
+    let text = format!("{HOSTILE}.txt");
+    let export = ["export", &trace, "--format", "logalloc", "-o", &text];
+    assert_eq!(check(&export, folder.path()).status.code(), Some(0));
+    is_harmless(&fs::read(folder.path().join(&text)).expect("written"), "it");
+}
+
+#[test]
+fn errors_name_hostile_files_and_words_harmlessly() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let there = format!("{HOSTILE}.core");
+    fs::write(path(&there), "nothing that is known").expect("written");
+    fs::create_dir(path(&format!("{HOSTILE}.json"))).expect("made");
+    std::os::unix::fs::symlink("a", path(&format!("{HOSTILE}.csv"))).expect("linked");
+    fs::write(path("not_a_library.so"), "nothing that is known").expect("written");
+    let pid = std::process::id().to_string();
+    let name = |ending: &str| format!("{HOSTILE}{ending}");
+    let (json, csv, xml, missing) = (name(".json"), name(".csv"), name(".xml"), name(".none"));
+    let nowhere = format!("{HOSTILE}/out.json");
+    for args in [
+        &["snapshot", "--core", &there][..],
+        &["snapshot", "--core", &missing],
+        &["snapshot", "--core", &there, "--exe", &missing],
+        &["explain", "--core", "."],
+        &["snapshot", "--pid", &pid, "-o", &json],
+        &["snapshot", "--pid", &pid, "-o", &csv],
+        &["snapshot", "--pid", &pid, "-o", &xml],
+        &["snapshot", "--pid", &pid, "-o", &nowhere],
+        &["attach", "--pid", &pid, "--headless", "-o", &nowhere],
+        &["replay", &there],
+        &["replay", &missing],
+        &["replay", &there, "--allocator", HOSTILE],
+        &["replay", &there, "--tunable", HOSTILE],
+        &["export", &there, "--format", "logalloc"],
+        &["export", &missing, "--format", "logalloc"],
+        &["export", &missing, "--format", HOSTILE],
+        &["record", "-o", &nowhere, "--", "true"],
+        &["record", "-o", "out.fragtrace", "--", &missing],
+        &["attach", "--pid", HOSTILE],
+        &["attach", "--pid", &pid, "--budget", HOSTILE],
+        &[HOSTILE],
+        &["--", HOSTILE],
+    ] {
+        let output = check(args, folder.path());
+        assert_ne!(output.status.code(), Some(0), "{args:?}");
+        assert!(!output.stderr.is_empty(), "{args:?} says why");
+    }
+    // Names need not be UTF-8.
+    let bytes = std::ffi::OsStr::from_bytes(b"\x1b\x9b\xff\n.core");
+    let words = ["snapshot", "--core"].map(std::ffi::OsStr::new);
+    let output = fragscope(&[words[0], words[1], bytes], folder.path());
+    is_harmless(&output.stderr, "a name that is not UTF-8");
+}

@@ -1,0 +1,162 @@
+//! Files that a target maps, made to cost whoever looks into them: no privilege needed.
+
+mod child;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use child::{Child, compiled};
+
+/// Code, symbols and text of this size each are claimed; the file has holes for them.
+const CLAIMED: u64 = 1 << 40;
+/// What fragscope may have needed at most, in KiB.
+const PEAK_KIB: i64 = 256 << 10;
+/// It is done long before; without limits a terabyte is read.
+const LONG: Duration = Duration::from_secs(60);
+
+/// An ELF file of `size` bytes whose tables each are as large as the file is, but for the page at its
+/// beginning.
+fn sparse_elf(path: &Path, size: u64, section_bytes: u64) {
+    let mut bytes = vec![0u8; 4096];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(16, &3u16.to_le_bytes()); // ET_DYN
+    put(18, &62u16.to_le_bytes()); // EM_X86_64
+    put(20, &1u32.to_le_bytes());
+    put(32, &64u64.to_le_bytes()); // program headers
+    put(40, &512u64.to_le_bytes()); // section headers
+    put(52, &64u16.to_le_bytes());
+    put(54, &56u16.to_le_bytes());
+    put(56, &2u16.to_le_bytes());
+    put(58, &64u16.to_le_bytes());
+    put(60, &6u16.to_le_bytes());
+    put(62, &5u16.to_le_bytes());
+    for (i, flags) in [5u32, 4].into_iter().enumerate() {
+        let at = 64 + 56 * i;
+        put(at, &1u32.to_le_bytes()); // PT_LOAD
+        put(at + 4, &flags.to_le_bytes());
+        for field in [32, 40] {
+            put(at + field, &section_bytes.to_le_bytes());
+        }
+    }
+    // Name, kind and link of each section: .dynsym, .dynstr, .symtab, .strtab, .rodata, whose names
+    // are in the last one.
+    let sections = [(11u32, 2u32), (3, 0), (2, 4), (3, 0), (3, 0)];
+    for (i, (kind, link)) in (1..).zip(sections) {
+        let at = 512 + 64 * i;
+        put(at + 4, &kind.to_le_bytes());
+        put(at + 24, &4096u64.to_le_bytes());
+        put(at + 32, &section_bytes.to_le_bytes());
+        put(at + 40, &link.to_le_bytes());
+        put(at + 56, &24u64.to_le_bytes());
+    }
+    let file = File::create(path).expect("made");
+    file.write_all_at(&bytes, 0).expect("written");
+    file.set_len(size).expect("a file with holes");
+}
+
+/// Exit code, output, errors and the peak of the memory (KiB) of fragscope.
+fn measured(args: &[&str]) -> (Option<i32>, String, String, i64) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (out, errors) = (folder.path().join("out"), folder.path().join("errors"));
+    let child = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(File::create(&out).expect("made"))
+        .stderr(File::create(&errors).expect("made"))
+        .spawn()
+        .expect("it runs");
+    let began = Instant::now();
+    // SAFETY: the child is ours and not waited for elsewhere; both are valid to be written.
+    let (status, usage) = unsafe {
+        let mut status = 0;
+        let mut usage = std::mem::zeroed::<libc::rusage>();
+        let pid = child.id() as i32;
+        while libc::wait4(pid, &mut status, libc::WNOHANG, &mut usage) == 0 {
+            if began.elapsed() > LONG {
+                libc::kill(pid, libc::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (status, usage)
+    };
+    let code = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
+    let read = |path: PathBuf| fs::read_to_string(path).expect("text");
+    (code, read(out), read(errors), usage.ru_maxrss)
+}
+
+#[test]
+fn a_sparse_elf_of_a_terabyte_costs_neither_memory_nor_time_and_is_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // One whose tables are larger than any limit, one of which each just is not, and one that
+    // passes for a C library.
+    let huge = folder.path().join("huge.so");
+    sparse_elf(&huge, CLAIMED, CLAIMED - 4096);
+    let large = folder.path().join("large.so");
+    sparse_elf(&large, CLAIMED, 3 << 30);
+    let libc = folder.path().join("libc.so.6");
+    sparse_elf(&libc, CLAIMED, 60 << 20);
+    let program = compiled("map_file");
+    let mut command = Command::new(program.path().join("map_file"));
+    command.args([&huge, &large, &libc]);
+    let child = Child::run(command);
+    assert_eq!(child.said(), "ready");
+    let pid = child.pid().to_string();
+    for args in [
+        &["snapshot", "--pid", &pid][..],
+        &["explain", "--pid", &pid],
+        &["doctor", "--pid", &pid],
+    ] {
+        let (code, out, errors, peak) = measured(args);
+        assert!(matches!(code, Some(0 | 1)), "{args:?} {code:?}: {errors}");
+        assert!(peak < PEAK_KIB, "{args:?} took {peak} KiB");
+        if args[0] == "snapshot" {
+            assert_eq!(code, Some(0), "{errors}");
+            let words = out.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(words.contains("huge.so (more than 128.0 MiB"), "{out}");
+            assert!(words.contains("--file-limit"), "{out}");
+        }
+    }
+}
+
+#[test]
+fn a_core_that_claims_a_terabyte_costs_neither() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (claimed, phnum) in [(CLAIMED - 4096, 2u16), (3 << 30, 2), (0, 0xffff)] {
+        let core = folder.path().join("core");
+        sparse_elf(&core, CLAIMED, claimed);
+        let file = File::options().write(true).open(&core).expect("ours");
+        file.write_all_at(&4u16.to_le_bytes(), 16).expect("ET_CORE");
+        file.write_all_at(&phnum.to_le_bytes(), 56)
+            .expect("written");
+        // PT_NOTE; or so many headers as the first section says.
+        file.write_all_at(&4u32.to_le_bytes(), 64 + 56)
+            .expect("written");
+        file.write_all_at(&u32::MAX.to_le_bytes(), 512 + 44)
+            .expect("written");
+        let name = core.to_string_lossy().into_owned();
+        let (code, _, errors, peak) = measured(&["snapshot", "--core", &name]);
+        assert_eq!(code, Some(1), "{errors}");
+        assert!(peak < PEAK_KIB, "took {peak} KiB: {errors}");
+    }
+}
+
+#[test]
+fn a_pipe_or_a_device_in_the_place_of_a_file_is_not_opened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("core");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo").success());
+    for path in [&*pipe, Path::new("/dev/zero"), folder.path()] {
+        let name = path.to_string_lossy();
+        let (code, _, errors, _) = measured(&["snapshot", "--core", &name]);
+        assert_eq!(code, Some(1), "{errors}");
+        assert!(
+            errors.contains("a directory, a device or a pipe"),
+            "{errors}"
+        );
+    }
+}

@@ -1,0 +1,339 @@
+//! The files that commands write, as a hostile or careless neighbour leaves the place for them: no
+//! privilege needed.
+
+mod child;
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use child::Child;
+
+fn fragscope(args: &[&str]) -> Output {
+    command(args).output().expect("it runs")
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fragscope"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn python() -> Child {
+    Child::python("import sys; print(1, flush=True); sys.stdin.readline()")
+}
+
+/// A recording of a short program.
+fn recording(folder: &Path) -> PathBuf {
+    let trace = folder.join("short.fragtrace");
+    let name = trace.to_string_lossy();
+    let program = "kept = [bytes(i) for i in range(2000)]";
+    let made = fragscope(&["record", "-o", &name, "--", "python3", "-S", "-c", program]);
+    assert_eq!(made.status.code(), Some(0), "{}", said(&made));
+    trace
+}
+
+/// Every command with every kind of file that it writes, to be completed by the name of one.
+fn commands<'a>(pid: &'a str, trace: &'a str) -> Vec<(Vec<&'a str>, &'static str)> {
+    let attach = vec![
+        "attach",
+        "--pid",
+        pid,
+        "--headless",
+        "--no-probes",
+        "--duration",
+        "100ms",
+    ];
+    let snapshot = vec!["snapshot", "--pid", pid];
+    let mut commands = Vec::new();
+    for ending in ["json", "csv", "hlog"] {
+        commands.push((attach.clone(), ending));
+        commands.push((snapshot.clone(), ending));
+    }
+    commands.push((vec!["export", trace, "--format", "logalloc"], "txt"));
+    let replay = vec!["replay", trace, "--allocator", "glibc", "--runs", "1"];
+    commands.push((replay, "json"));
+    commands.push((vec!["record"], "fragtrace"));
+    commands
+}
+
+/// Runs one of [`commands`] with its output at `path`.
+fn run(command: &[&str], path: &Path) -> Output {
+    let name = path.to_string_lossy();
+    let mut args = command.to_vec();
+    args.extend(["-o", &name]);
+    if command[0] == "record" {
+        args.extend(["--", "true"]);
+    }
+    fragscope(&args)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("there").permissions().mode() & 0o777
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let listed = fs::read_dir(folder).expect("listed");
+    let mut names: Vec<_> = listed
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn no_command_follows_a_link_or_replaces_a_device_a_pipe_or_a_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = recording(folder.path());
+    let child = python();
+    let (pid, trace) = (
+        child.pid().to_string(),
+        trace.to_string_lossy().into_owned(),
+    );
+    for (command, ending) in commands(&pid, &trace) {
+        let place = tempfile::tempdir().expect("a folder");
+        let in_place = |name: &str| place.path().join(format!("{name}.{ending}"));
+        let kept = in_place("kept");
+        fs::write(&kept, "before").expect("written");
+        let (link, dangling, pipe, within) = (
+            in_place("link"),
+            in_place("dangling"),
+            in_place("pipe"),
+            in_place("folder"),
+        );
+        symlink(&kept, &link).expect("linked");
+        symlink(in_place("nothing"), &dangling).expect("linked");
+        let made = Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.expect("mkfifo").success());
+        fs::create_dir(&within).expect("made");
+        for path in [&link, &dangling, &pipe, &within] {
+            let output = run(&command, path);
+            let said = said(&output);
+            assert_eq!(
+                output.status.code(),
+                Some(1),
+                "{command:?} {path:?}: {said}"
+            );
+            assert!(said.contains("not a regular file"), "{command:?}: {said}");
+        }
+        assert_eq!(fs::read(&kept).expect("read"), b"before", "{command:?}");
+        assert!(
+            fs::symlink_metadata(&pipe)
+                .expect("there")
+                .file_type()
+                .is_fifo()
+        );
+        assert_eq!(names(place.path()).len(), 5, "{command:?} made nothing");
+    }
+}
+
+#[test]
+fn no_command_follows_a_link_in_the_path_that_others_could_have_put_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = recording(folder.path());
+    let child = python();
+    let (pid, trace) = (
+        child.pid().to_string(),
+        trace.to_string_lossy().into_owned(),
+    );
+    let private = tempfile::tempdir().expect("a folder");
+    let open = tempfile::tempdir().expect("a folder");
+    symlink(private.path(), open.path().join("link")).expect("linked");
+    for (command, ending) in commands(&pid, &trace) {
+        let path = open.path().join(format!("link/out.{ending}"));
+        fs::set_permissions(open.path(), Permissions::from_mode(0o777)).expect("mode");
+        let output = run(&command, &path);
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
+        assert!(said(&output).contains("not followed"), "{}", said(&output));
+        assert_eq!(names(private.path()), [""; 0]);
+        // One that only root and we can have made is as good as a folder.
+        fs::set_permissions(open.path(), Permissions::from_mode(0o755)).expect("mode");
+        let output = run(&command, &path);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{command:?} {}",
+            said(&output)
+        );
+        fs::remove_file(path).expect("written");
+    }
+}
+
+#[test]
+fn every_command_writes_for_the_owner_alone_and_keeps_the_mode_of_what_it_replaces() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = recording(folder.path());
+    assert_eq!(mode(&trace), 0o600);
+    let child = python();
+    let (pid, trace) = (
+        child.pid().to_string(),
+        trace.to_string_lossy().into_owned(),
+    );
+    for (command, ending) in commands(&pid, &trace) {
+        let place = tempfile::tempdir().expect("a folder");
+        let path = place.path().join(format!("out.{ending}"));
+        for wanted in [0o600, 0o664] {
+            let output = run(&command, &path);
+            assert_eq!(
+                output.status.code(),
+                Some(0),
+                "{command:?} {}",
+                said(&output)
+            );
+            assert_eq!(mode(&path), wanted, "{command:?}");
+            fs::set_permissions(&path, Permissions::from_mode(0o664)).expect("mode");
+        }
+        assert_eq!(
+            names(place.path()).len(),
+            1,
+            "{command:?} left nothing else"
+        );
+    }
+}
+
+/// Waits until a process holds the lock of an output: its socket has a name.
+fn wait_for_lock(child: &std::process::Child) {
+    let pid = child.id();
+    let holds = |fd: PathBuf| {
+        let link = fs::read_link(fd).unwrap_or_default();
+        let link = link.to_string_lossy().into_owned();
+        let inode = link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned();
+        let sockets = fs::read_to_string("/proc/net/unix").expect("there");
+        sockets
+            .lines()
+            .any(|line| line.contains("@fragscope-output-") && line.contains(&inode))
+            .then_some(())
+    };
+    loop {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+        if open.flatten().any(|fd| holds(fd.path()).is_some()) {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_second_writer_of_the_same_file_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let child = python();
+    let pid = child.pid().to_string();
+    let path = folder.path().join("out.json");
+    let name = path.to_string_lossy();
+    let attach = [
+        "attach",
+        "--pid",
+        &pid,
+        "--headless",
+        "--no-probes",
+        "-o",
+        &name,
+    ];
+    let mut first = command(&attach)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    wait_for_lock(&first);
+    let second = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
+    assert_eq!(second.status.code(), Some(1));
+    let expected = format!("process {} is writing it", first.id());
+    assert!(said(&second).contains(&expected), "{}", said(&second));
+    assert_eq!(names(folder.path()), [""; 0], "nothing was left by either");
+    first.kill().expect("killed");
+    first.wait().expect("ended");
+    // A kill takes the lock with it.
+    let third = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
+    assert_eq!(third.status.code(), Some(0), "{}", said(&third));
+    let twice = fragscope(&["snapshot", "--pid", &pid, "-o", &name, "-o", &name]);
+    assert!(said(&twice).contains("named twice"), "{}", said(&twice));
+}
+
+#[test]
+fn a_kill_while_a_whole_file_is_written_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = fs::read(recording(folder.path())).expect("read");
+    let place = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo").success());
+    let (input, output) = (pipe.to_string_lossy(), place.path().join("out.txt"));
+    let output = output.to_string_lossy();
+    let mut export = command(&["export", &input, "--format", "logalloc", "-o", &output])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    // It gets most of a recording and waits for the rest.
+    let mut writer = OpenOptions::new()
+        .write(true)
+        .open(&pipe)
+        .expect("it reads");
+    writer
+        .write_all(&trace[..trace.len() - 64])
+        .expect("it reads");
+    let inside = place.path().to_string_lossy().into_owned();
+    let writes = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", export.id())).expect("it runs");
+        open.flatten().any(|fd| {
+            let link = fs::read_link(fd.path()).unwrap_or_default();
+            link.to_string_lossy().starts_with(&inside)
+                && fs::metadata(fd.path()).is_ok_and(|about| about.is_file() && about.len() > 0)
+        })
+    };
+    while !writes() {
+        std::thread::yield_now();
+    }
+    assert_eq!(names(place.path()), [""; 0], "nothing is seen of it yet");
+    export.kill().expect("killed");
+    export.wait().expect("ended");
+    assert_eq!(names(place.path()), [""; 0], "nothing is left of it");
+}
+
+#[test]
+fn a_recording_is_readable_after_a_kill_and_keeps_what_was_there_until_it_has_begun() {
+    let place = tempfile::tempdir().expect("a folder");
+    let path = place.path().join("out.fragtrace");
+    let name = path.to_string_lossy();
+    fs::write(&path, "before").expect("written");
+    // What cannot be started leaves the file as it was.
+    let failed = fragscope(&["record", "-o", &name, "--", "/no/such/program"]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert_eq!(fs::read(&path).expect("read"), b"before");
+
+    let program = "import os\nprint(os.getpid(), flush=True)\nwhile True: kept = bytes(700)";
+    let mut record = command(&["record", "-o", &name, "--", "python3", "-S", "-c", program])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let mut line = String::new();
+    BufReader::new(record.stdout.take().expect("piped"))
+        .read_line(&mut line)
+        .expect("a line");
+    while fs::metadata(&path).expect("there").len() < 1 << 20 {
+        std::thread::yield_now();
+    }
+    record.kill().expect("killed");
+    record.wait().expect("ended");
+    let pid = line.trim().parse().expect("a number");
+    // SAFETY: it takes two integers; the process is a child of the one that was killed.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    assert_eq!(names(place.path()), ["out.fragtrace"]);
+    let text = place.path().join("out.txt");
+    let to = text.to_string_lossy();
+    fragscope(&["export", &name, "--format", "logalloc", "-o", &to]);
+    let calls = BufReader::new(File::open(&text).expect("exported")).lines();
+    assert!(calls.count() > 10_000, "what was written can be read");
+}
