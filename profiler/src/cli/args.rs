@@ -338,6 +338,9 @@ pub(super) struct DoctorArgs {
     /// Look at this process too
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
+    /// Remove breakpoints from its code that a killed profiler left there
+    #[arg(long, requires = "pid")]
+    pub(super) repair: bool,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

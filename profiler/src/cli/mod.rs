@@ -97,7 +97,11 @@ fn run(command: &Command) -> Result<Exit, Failure> {
             }
         }
         Command::Doctor(args) => {
-            let checks = session::doctor::run(args.pid);
+            let mut checks = Vec::new();
+            if let Some(pid) = args.pid.filter(|_| args.repair) {
+                checks.push(session::doctor::repair(pid)?);
+            }
+            checks.extend(session::doctor::run(args.pid));
             print::doctor(&checks, args.json)?;
             Exit::of_checks(&checks)
         }

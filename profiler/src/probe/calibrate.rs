@@ -4,6 +4,7 @@
 use std::io;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use profiler_common::{Arguments, Config, Cookie, MAX_SITES};
@@ -53,6 +54,9 @@ const COLD: f64 = 2.1;
 /// everywhere. Noise on a loaded machine must not make probing look free.
 const LEAST: f64 = 100.0;
 
+/// Held while probes are on the functions above.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// Cost of one hit of each kind, in ns.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub(super) struct HitCost {
@@ -75,6 +79,8 @@ impl HitCost {
 
     /// Measures. The ring is empty and no window is open afterwards.
     pub(super) fn measure(loaded: &mut Loaded) -> Result<Self, ProbeError> {
+        // The functions are this process's: another session of it would count our calls as its own.
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         loaded
             .configure(Config { tgid: 0, open: 1 })
             .map_err(host("write a BPF map"))?;
