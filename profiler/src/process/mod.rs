@@ -48,6 +48,7 @@ pub use record_ring::{Next, RecordRing, Told};
 pub use residency::PageSource;
 pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, Stopped};
 
+pub use proc_dir::Gone;
 use proc_dir::{ProcDir, field};
 
 /// A process that is looked at. It is held by a pidfd and an open `/proc` directory, so that a
@@ -131,6 +132,18 @@ impl Target {
             TargetState::Same
         } else {
             TargetState::Execed
+        }
+    }
+
+    /// Fails when it is not the process and the program any more that was opened.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn check(&self) -> Result<(), Gone> {
+        match self.state() {
+            TargetState::Same => Ok(()),
+            TargetState::Exited(_) => Err(Gone::Exited(self.pid())),
+            TargetState::Execed => Err(Gone::Execed(self.pid())),
         }
     }
 
@@ -351,9 +364,6 @@ impl Target {
     }
 
     fn gone(&self) -> io::Error {
-        io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("process {} has exited", self.pid()),
-        )
+        Gone::Exited(self.pid()).into()
     }
 }
