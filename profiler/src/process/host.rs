@@ -99,17 +99,11 @@ pub fn withheld() -> Option<&'static str> {
              with +ep",
         );
     }
-    if !has_file_capabilities() {
-        return None;
-    }
-    let no_new = field(&text("/proc/self/status"), "NoNewPrivs") == Some(1);
-    Some(if no_new {
-        "its file has capabilities that are not granted because no_new_privs is set (systemd's \
-         NoNewPrivileges=, Kubernetes' allowPrivilegeEscalation: false)"
-    } else {
-        "its file has capabilities, and CAP_SYS_PTRACE is not among those granted: `getcap` shows \
-         them; a file system mounted nosuid grants none"
-    })
+    has_file_capabilities().then_some(
+        "its file has capabilities (see `getcap`), and CAP_SYS_PTRACE is not among those granted: a \
+         file system mounted nosuid grants none, nor does no_new_privs (systemd's \
+         NoNewPrivileges=, Kubernetes' allowPrivilegeEscalation: false)",
+    )
 }
 
 /// Whether our own file has capabilities of its own (`capabilities(7)`, "File capabilities").
