@@ -6,9 +6,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use child::{Child, compiled};
+use nix::sys::resource::{UsageWho, getrusage};
 
 /// Code, symbols and text of this size each are claimed; the file has holes for them.
 const CLAIMED: u64 = 1 << 40;
@@ -62,7 +64,7 @@ fn sparse_elf(path: &Path, size: u64, section_bytes: u64) {
 fn measured(args: &[&str]) -> (Option<i32>, String, String, i64) {
     let folder = tempfile::tempdir().expect("a folder");
     let (out, errors) = (folder.path().join("out"), folder.path().join("errors"));
-    let child = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fragscope"))
         .args(args)
         .stdin(Stdio::null())
         .stdout(File::create(&out).expect("made"))
@@ -70,22 +72,19 @@ fn measured(args: &[&str]) -> (Option<i32>, String, String, i64) {
         .spawn()
         .expect("it runs");
     let began = Instant::now();
-    // SAFETY: the child is ours and not waited for elsewhere; both are valid to be written.
-    let (status, usage) = unsafe {
-        let mut status = 0;
-        let mut usage = std::mem::zeroed::<libc::rusage>();
-        let pid = child.id() as i32;
-        while libc::wait4(pid, &mut status, libc::WNOHANG, &mut usage) == 0 {
-            if began.elapsed() > LONG {
-                libc::kill(pid, libc::SIGKILL);
-            }
-            std::thread::sleep(Duration::from_millis(20));
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("ours") {
+            break status;
         }
-        (status, usage)
+        if began.elapsed() > LONG {
+            child.kill().expect("ours");
+        }
+        thread::sleep(Duration::from_millis(20));
     };
-    let code = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
+    // The largest of all children so far: the compiler is smaller than the limit.
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("it is ours");
     let read = |path: PathBuf| fs::read_to_string(path).expect("text");
-    (code, read(out), read(errors), usage.ru_maxrss)
+    (status.code(), read(out), read(errors), usage.max_rss())
 }
 
 #[test]

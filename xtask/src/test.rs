@@ -9,11 +9,12 @@ use crate::{accuracy, bpf, layers, root, run as run_command};
 
 /// Debian packages that the tests use besides the BPF toolchain: a C compiler for the programs
 /// whose heaps are the oracles, on glibc, musl, mimalloc and tcmalloc; a broker for the Celery worker; tmux for
-/// the screen; gdb for gcore.
-const PACKAGES: [&str; 9] = [
+/// the screen; gdb for gcore; setcap.
+const PACKAGES: [&str; 10] = [
     "gcc",
     "gdb",
     "libc6-dev",
+    "libcap2-bin",
     "libmimalloc2.0",
     "libtcmalloc-minimal4",
     "musl-tools",

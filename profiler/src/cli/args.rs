@@ -17,7 +17,7 @@ Exit codes:
   0    done as asked
   1    an error; the message says what to do
   2    wrong usage
-  4    not permitted; the message names the exact fix
+  4    not permitted; the message names what is lacking and the fix
   5    the target is gone (its last sample was saved) or of a kind that is not supported
   130  interrupted; what was asked for was saved";
 
@@ -28,7 +28,7 @@ pub(super) struct Line {
     #[command(subcommand)]
     pub(super) command: Command,
     /// Read so much of one mapped file at the most, looking for allocators and Python in it
-    #[arg(long, global = true, value_name = "SIZE", default_value = "128M", value_parser = size)]
+    #[arg(long, global = true, display_order = 900, value_name = "SIZE", default_value = "128M", value_parser = size)]
     pub(super) file_limit: u64,
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::export::ExportError;
-use crate::process::OpenError;
+use crate::process::{Gone, OpenError};
 use crate::session::convert::ConvertError;
 use crate::session::doctor::{Check, Grade};
 use crate::session::record::RecordError;
@@ -34,8 +34,8 @@ impl Exit {
     pub(super) fn of_error(error: &(dyn Error + 'static)) -> Self {
         let code = match error.downcast_ref::<SessionError>() {
             Some(SessionError::Export(ExportError::UnknownEnding(_))) => return Self::Usage,
-            // What `/proc` no longer has was the target.
-            Some(SessionError::Io(io)) if io.kind() == io::ErrorKind::NotFound => Some(5),
+            Some(SessionError::Io(io)) => Gone::of(io).map(|_| 5),
+            Some(SessionError::Probe(probe)) => Some(probe.exit_code()),
             Some(SessionError::Open(open)) => Some(open.exit_code()),
             Some(SessionError::Core(core)) => Some(core.exit_code()),
             None => match error.downcast_ref::<RecordError>() {

@@ -25,6 +25,11 @@ pub enum ProbeError {
         "this kernel has no uprobes (CONFIG_UPROBE_EVENTS), or /sys is not mounted; use --no-probes"
     )]
     NoUprobes,
+    /// There is no `/sys`.
+    #[error(
+        "/sys is not mounted, which probes need: sudo mount -t sysfs sysfs /sys; or use --no-probes"
+    )]
+    NoSysfs,
     /// The kernel did not take the BPF programs.
     #[error(
         "the kernel did not take the BPF programs: {0}; `fragscope doctor` tells what is \
@@ -59,6 +64,16 @@ pub enum ProbeError {
 }
 
 impl ProbeError {
+    /// The exit code of a command that cannot do without probes: 4 not permitted, 5 the target is
+    /// gone, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotPermitted { .. } => 4,
+            Self::Gone(_) => 5,
+            _ => 1,
+        }
+    }
+
     /// The error of loading programs or making maps.
     pub(super) fn of_load(error: &(dyn Error + 'static)) -> Self {
         match os_error(error) {

@@ -14,6 +14,7 @@ use profiler_common::{Call, Config};
 use super::error::ProbeError;
 use super::links::{Link, Links, Programs};
 use super::multi::{MultiProgram, Relocated};
+use crate::process::host;
 
 static OBJECT: &[u8] = include_bytes_aligned!("bpf/fragscope.bpf.o");
 
@@ -65,6 +66,10 @@ const _: () = assert!(size_of::<Call>() == 32 && size_of::<Config>() == 8);
 impl Loaded {
     /// Loads the object with a ring of `ring_bytes` (a power of two, at least a page).
     pub(super) fn new(ring_bytes: u32) -> Result<Self, ProbeError> {
+        // The numbers of processors, which the maps have a place for each of, are read there.
+        if !host::has_sysfs() {
+            return Err(ProbeError::NoSysfs);
+        }
         let object = object()?;
         let load = || {
             EbpfLoader::new()

@@ -30,6 +30,10 @@ pub fn available_bytes() -> u64 {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum Capability {
+    /// Reading files of other users, of which `/proc/PID/mem` is one; so does the next.
+    DacOverride = 1,
+    /// Reading files of other users.
+    DacReadSearch = 2,
     /// Reading and stopping processes of other users.
     SysPtrace = 19,
     /// Stands for the two below on kernels before 5.8; shows page frame numbers.
@@ -44,6 +48,8 @@ impl Capability {
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::DacOverride => "CAP_DAC_OVERRIDE",
+            Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::Perfmon => "CAP_PERFMON",
@@ -53,12 +59,64 @@ impl Capability {
 
     /// Whether it is in our effective set.
     pub fn is_held(self) -> bool {
-        text("/proc/self/status")
-            .lines()
-            .find_map(|line| line.strip_prefix("CapEff:"))
-            .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        self.is_in("CapEff")
+    }
+
+    fn is_in(self, set: &str) -> bool {
+        let status = text("/proc/self/status");
+        let mut sets = status.lines().filter_map(|line| line.split_once(':'));
+        sets.find(|(name, _)| *name == set)
+            .and_then(|(_, hex)| u64::from_str_radix(hex.trim(), 16).ok())
             .is_some_and(|set| set >> self as u32 & 1 == 1)
     }
+}
+
+/// Whether files of other users can be read.
+pub fn reads_files_of_others() -> bool {
+    Capability::DacReadSearch.is_held() || Capability::DacOverride.is_held()
+}
+
+/// Those capabilities of use that we have.
+pub fn held() -> Vec<Capability> {
+    let all = [
+        Capability::DacReadSearch,
+        Capability::SysPtrace,
+        Capability::SysAdmin,
+        Capability::Perfmon,
+        Capability::Bpf,
+    ];
+    all.into_iter().filter(|one| one.is_held()).collect()
+}
+
+/// Why capabilities that were given to fragscope's file (`setcap`) are not in effect, if that is so.
+pub fn withheld() -> Option<&'static str> {
+    if Capability::SysPtrace.is_held() {
+        return None;
+    }
+    if Capability::SysPtrace.is_in("CapPrm") {
+        return Some(
+            "its file permits CAP_SYS_PTRACE but does not put it into effect: give it by `setcap` \
+             with +ep",
+        );
+    }
+    has_file_capabilities().then_some(
+        "its file has capabilities (see `getcap`), and CAP_SYS_PTRACE is not among those granted: a \
+         file system mounted nosuid grants none, nor does no_new_privs (systemd's \
+         NoNewPrivileges=, Kubernetes' allowPrivilegeEscalation: false)",
+    )
+}
+
+/// Whether our own file has capabilities of its own (`capabilities(7)`, "File capabilities").
+fn has_file_capabilities() -> bool {
+    let (file, name) = (c"/proc/self/exe", c"security.capability");
+    // SAFETY: both are strings that end with NUL; with a size of 0 nothing is written.
+    let bytes = unsafe { libc::getxattr(file.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
+    bytes > 0
+}
+
+/// Whether `/proc` is there at all.
+pub fn has_proc() -> bool {
+    Path::new("/proc/self/status").exists()
 }
 
 /// Our effective user id.

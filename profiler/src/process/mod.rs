@@ -49,6 +49,7 @@ pub use record_ring::{Next, RecordRing, Told};
 pub use residency::PageSource;
 pub use stop::{EndedEarly, LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
 
+pub use proc_dir::Gone;
 use proc_dir::{ProcDir, field};
 
 /// A process that is looked at. It is held by a pidfd and an open `/proc` directory, so that a
@@ -134,6 +135,18 @@ impl Target {
             TargetState::Same
         } else {
             TargetState::Execed
+        }
+    }
+
+    /// Fails when it is not the process and the program any more that was opened.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn check(&self) -> Result<(), Gone> {
+        match self.state() {
+            TargetState::Same => Ok(()),
+            TargetState::Exited(_) => Err(Gone::Exited(self.pid())),
+            TargetState::Execed => Err(Gone::Execed(self.pid())),
         }
     }
 
@@ -354,9 +367,6 @@ impl Target {
     }
 
     fn gone(&self) -> io::Error {
-        io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("process {} has exited", self.pid()),
-        )
+        Gone::Exited(self.pid()).into()
     }
 }

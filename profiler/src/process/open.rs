@@ -7,7 +7,7 @@ use std::path::Path;
 use procfs::process::Process;
 use profiler_core::text::visible;
 
-use super::host::{Capability, ptrace_scope};
+use super::host::{self, Capability, ptrace_scope};
 use super::proc_dir::{PidFd, ProcDir, field, io_error};
 
 /// `PF_KTHREAD` in `include/linux/sched.h`: field 9 of `/proc/PID/stat`.
@@ -87,20 +87,41 @@ pub enum OpenError {
     },
 }
 
+fn and(withheld: &Option<&'static str>) -> String {
+    withheld.map_or_else(String::new, |why| format!("; {why}"))
+}
+
 /// What stands between fragscope and a process.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Denial {
     /// Another user's process.
-    #[error("it belongs to user {owner}, and fragscope runs as user {user}, not as root")]
+    #[error(
+        "it belongs to user {owner}, and fragscope runs as user {user}, not as root{}",
+        and(withheld)
+    )]
     NotRoot {
         /// The target's user id.
         owner: u64,
         /// Our own effective user id.
         user: u32,
+        /// Why capabilities of our file are not in effect.
+        withheld: Option<&'static str>,
     },
-    /// Root without the capability, as in most containers.
-    #[error("fragscope runs as root but without the capability CAP_SYS_PTRACE")]
-    MissingCapability,
+    /// Root without all capabilities, as in most containers, or a user with some.
+    #[error(
+        "fragscope runs as {} but without {}",
+        if *is_root { "root" } else { "a user with capabilities" },
+        lacking.iter().map(|one| one.name()).collect::<Vec<_>>().join(" and ")
+    )]
+    MissingCapability {
+        /// Whether we run as root.
+        is_root: bool,
+        /// What is lacking.
+        lacking: Vec<Capability>,
+    },
+    /// There is no `/proc`.
+    #[error("/proc is not mounted, in which the kernel shows processes")]
+    NoProc,
     /// Yama.
     #[error("kernel.yama.ptrace_scope is {0}")]
     PtraceScope(u32),
@@ -152,6 +173,7 @@ pub(super) fn open(pid: i32) -> Result<(ProcDir, File), OpenError> {
     });
     let (stat, dir) = match seen {
         Ok(seen) => seen,
+        Err(_) if !host::has_proc() => return Err(denied(pid, Denial::NoProc)),
         Err(_) if pidfd.is_alive() => return Err(denied(pid, Denial::HiddenProc)),
         Err(_) => return Err(OpenError::NoSuchProcess { pid }),
     };
@@ -193,16 +215,28 @@ fn open_memory(dir: &ProcDir) -> Result<File, OpenError> {
     let owner = dir.text("status").ok().and_then(|s| field(&s, "Uid"));
     let user = nix::unistd::geteuid().as_raw();
     let scope = ptrace_scope().unwrap_or(0);
+    let is_root = user == 0;
+    let is_ours = owner == Some(u64::from(user));
+    // `mem` is a file of its owner's alone: whoever may attach may not read it for that reason yet.
+    let unreadable = !is_ours && !host::reads_files_of_others();
+    let missing = |lacking| Denial::MissingCapability { is_root, lacking };
     let cause = if Capability::SysPtrace.is_held() {
         match scope {
             3.. => Denial::PtraceScope(scope),
+            // That `maps` can be opened, which asks for no right to the file, tells the two apart.
+            _ if unreadable && dir.file("maps").is_ok() => missing(vec![Capability::DacReadSearch]),
             _ => Denial::Refused,
         }
-    } else if user == 0 {
-        Denial::MissingCapability
-    } else if owner != Some(u64::from(user)) {
-        let owner = owner.unwrap_or(0);
-        Denial::NotRoot { owner, user }
+    } else if is_root || !is_ours && !host::held().is_empty() {
+        let mut lacking = vec![Capability::SysPtrace];
+        lacking.extend(unreadable.then_some(Capability::DacReadSearch));
+        missing(lacking)
+    } else if !is_ours {
+        Denial::NotRoot {
+            owner: owner.unwrap_or(0),
+            user,
+            withheld: host::withheld(),
+        }
     } else if scope > 0 && dir.file("auxv").is_ok() {
         // Looking is allowed and attaching is not.
         Denial::PtraceScope(scope)
@@ -221,9 +255,23 @@ fn denied(pid: i32, cause: Denial) -> OpenError {
         ),
         Denial::PtraceScope(2) => sudo(pid),
         Denial::PtraceScope(_) => "it cannot be lowered while the system runs: remove kernel.yama.ptrace_scope from /etc/sysctl.d and reboot".into(),
-        Denial::MissingCapability => {
-            "start the container with --cap-add=SYS_PTRACE (Kubernetes: securityContext.capabilities.add: [SYS_PTRACE]), or run fragscope on the host".into()
+        Denial::MissingCapability { is_root: true, ref lacking } => {
+            let names: Vec<_> = lacking.iter().map(|one| &one.name()["CAP_".len()..]).collect();
+            let flags: Vec<_> = names.iter().map(|name| format!("--cap-add={name}")).collect();
+            format!(
+                "start the container with {} (Kubernetes: securityContext.capabilities.add: [{}]), or run fragscope on the host",
+                flags.join(" "),
+                names.join(", ")
+            )
         }
+        Denial::MissingCapability { is_root: false, ref lacking } => {
+            let mut all = host::held();
+            all.extend(lacking);
+            let names: Vec<_> = all.iter().map(|one| one.name().to_lowercase()).collect();
+            let exe = std::env::current_exe().unwrap_or_else(|_| "fragscope".into());
+            format!("sudo setcap {}=ep {}", names.join(","), visible(exe.display()))
+        }
+        Denial::NoProc => "sudo mount -t proc proc /proc".into(),
         Denial::Refused => "run fragscope on the host, outside of any container: sudo dmesg | grep -i denied names the module that refused".into(),
     };
     OpenError::NotPermitted { pid, cause, fix }

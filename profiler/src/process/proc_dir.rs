@@ -15,6 +15,30 @@ use procfs::process::Process;
 /// The longest `/proc` file that is read whole: the maps of 65,530 mappings with the longest paths.
 const MAX_TEXT_BYTES: u64 = 256 << 20;
 
+/// The target ended, or became another program: what was to be read of it is not there any more.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Gone {
+    /// It has exited.
+    #[error("process {0} has exited")]
+    Exited(i32),
+    /// It executes another program than the one that was opened.
+    #[error("process {0} has executed another program")]
+    Execed(i32),
+}
+
+impl Gone {
+    /// What an error of IO says of the target, when it says that it is gone.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl From<Gone> for io::Error {
+    fn from(gone: Gone) -> Self {
+        Self::new(io::ErrorKind::NotFound, gone)
+    }
+}
+
 /// procfs's error as one of IO, its kind kept.
 pub(super) fn io_error(error: ProcError) -> io::Error {
     match error {
@@ -97,32 +121,43 @@ impl ProcDir {
 
     /// The fields of `/proc/PID/stat`.
     pub(super) fn stat(&self) -> io::Result<procfs::process::Stat> {
-        self.dir.stat().map_err(io_error)
+        self.dir.stat().map_err(|error| self.why(io_error(error)))
     }
 
     /// The ids of its threads.
     pub(super) fn tids(&self) -> io::Result<Vec<i32>> {
-        let tasks = self.dir.tasks().map_err(io_error)?;
+        let tasks = self.dir.tasks();
+        let tasks = tasks.map_err(|error| self.why(io_error(error)))?;
         Ok(tasks.filter_map(|task| Some(task.ok()?.tid)).collect())
     }
 
     /// A file in the directory, opened for reading.
     pub(super) fn file(&self, name: &str) -> io::Result<File> {
-        self.dir.open_relative(name).map_err(io_error)
+        let opened = self.dir.open_relative(name);
+        opened.map_err(|error| self.why(io_error(error)))
     }
 
     /// A file's bytes.
     pub(super) fn bytes(&self, name: &str) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.file(name)?
-            .take(MAX_TEXT_BYTES)
-            .read_to_end(&mut bytes)?;
+        let mut file = self.file(name)?.take(MAX_TEXT_BYTES);
+        let read = file.read_to_end(&mut bytes);
+        read.map_err(|error| self.why(error))?;
         Ok(bytes)
     }
 
     /// A file's text. Names that the target chose need not be UTF-8: what is not is replaced.
     pub(super) fn text(&self, name: &str) -> io::Result<String> {
         Ok(String::from_utf8_lossy(&self.bytes(name)?).into_owned())
+    }
+
+    /// The error, or that the process has exited, when that is why.
+    fn why(&self, error: io::Error) -> io::Error {
+        if self.pidfd.is_alive() {
+            error
+        } else {
+            Gone::Exited(self.pid()).into()
+        }
     }
 
     /// A path in the directory. Whoever uses it asks [`PidFd::is_alive`] afterwards.

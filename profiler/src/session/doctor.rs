@@ -112,17 +112,24 @@ fn privilege() -> Check {
         Capability::Perfmon,
         Capability::SysAdmin,
     ];
-    let lacking: Vec<_> = wanted
+    let mut lacking: Vec<_> = wanted
         .into_iter()
         .filter(|capability| !capability.is_held())
         .map(Capability::name)
         .collect();
+    if !host::reads_files_of_others() {
+        lacking.push(Capability::DacReadSearch.name());
+    }
     if lacking.is_empty() {
         return Check::ok(name, format!("user {user} with all capabilities needed"));
     }
     let found = format!("user {user} without {}", lacking.join(", "));
     if user != 0 {
-        let found = format!("{found}: own processes only, and no probes");
+        let found = match (Capability::SysPtrace.is_held(), host::withheld()) {
+            (true, _) => found,
+            (false, None) => format!("{found}: own processes only, and no probes"),
+            (false, Some(why)) => format!("{found}: {why}"),
+        };
         return Check::bad(name, Grade::Limited, found, sudo(None));
     }
     let options: Vec<_> = lacking
@@ -178,6 +185,8 @@ fn btf() -> Check {
     let name = "BTF";
     if host::has_btf() {
         Check::ok(name, "/sys/kernel/btf/vmlinux")
+    } else if !host::has_sysfs() {
+        no_sysfs(name, Grade::Limited)
     } else {
         Check::bad(
             name,
@@ -200,13 +209,17 @@ fn uprobes() -> Check {
             "use a kernel built with CONFIG_UPROBE_EVENTS=y, or use --no-probes",
         )
     } else {
-        Check::bad(
-            name,
-            Grade::Missing,
-            "/sys is not mounted",
-            "sudo mount -t sysfs sysfs /sys",
-        )
+        no_sysfs(name, Grade::Missing)
     }
+}
+
+fn no_sysfs(name: &'static str, grade: Grade) -> Check {
+    Check::bad(
+        name,
+        grade,
+        "/sys is not mounted",
+        "sudo mount -t sysfs sysfs /sys",
+    )
 }
 
 fn perf_events() -> Check {

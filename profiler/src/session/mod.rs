@@ -27,6 +27,7 @@ pub use of_core::sample_of_core;
 pub use snapshot::snapshot;
 
 use crate::export::ExportError;
+use crate::probe::ProbeError;
 use crate::process::{CoreError, OpenError};
 
 /// How a session ended.
@@ -49,6 +50,9 @@ pub enum SessionError {
     /// The core file cannot be looked at.
     #[error(transparent)]
     Core(#[from] CoreError),
+    /// Probes cannot be had, and what was asked for needs them.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
     /// An export could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),

@@ -132,6 +132,8 @@ impl Sampler {
             may_give_up: completeness.stopped && !is_last,
         };
         let seen = look.take(&mut facts, &mut completeness);
+        // One that was killed or executed another program meanwhile was seen in part.
+        self.target.check()?;
         let marked = mark();
         let outcome = stopped.map(Stopped::resume);
         let took = began.elapsed();

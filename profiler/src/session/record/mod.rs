@@ -30,7 +30,7 @@ use super::Ending;
 use super::options::Manner;
 use crate::probe::ProbeError;
 use crate::probe::plan::PlanError;
-use crate::process::OpenError;
+use crate::process::{Gone, OpenError};
 
 /// What `record` does.
 #[derive(Clone, Debug)]
@@ -89,7 +89,7 @@ pub enum RecordError {
     /// Another fragscope records it.
     #[error("process {0} is being recorded by another fragscope already: end that one first")]
     Taken(i32),
-    /// The kernel refuses what recording needs.
+    /// The kernel refuses what recording needs, or the process is gone.
     #[error("cannot record: {0}")]
     Io(#[from] io::Error),
 }
@@ -107,8 +107,9 @@ impl RecordError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Open(open) => open.exit_code(),
-            Self::Probe(ProbeError::NotPermitted { .. }) => 4,
-            Self::Probe(ProbeError::Gone(_)) | Self::Plan(_) => 5,
+            Self::Probe(probe) => probe.exit_code(),
+            Self::Plan(_) => 5,
+            Self::Io(error) if Gone::of(error).is_some() => 5,
             _ => 1,
         }
     }

@@ -1,9 +1,11 @@
 //! Golden frames, and frames of any size.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crossterm::event::KeyCode;
 
+use profiler_core::text::is_harmful;
 use profiler_core::view::{Shadow, WhatIf};
 
 use super::super::app::{App, Message, Tab, update};
@@ -173,5 +175,27 @@ fn a_cell_of_the_map_tells_each_kind_of_page_apart() {
         .collect();
     for glyph in ["·", "s", "○", "░", "▒", "▓", "█"] {
         assert!(map.contains(glyph), "no {glyph} in:\n{found}");
+    }
+}
+
+#[test]
+fn no_text_of_the_target_drives_the_terminal_or_turns_what_is_beside_it() {
+    let hostile = "a\x1b[2J\n\u{9b}\u{202e}\u{200b}b";
+    let mut view = fixture::view(PAGES);
+    let report = Arc::make_mut(&mut view.report);
+    report.target.comm = hostile.into();
+    report.target.libc = Some(hostile.into());
+    report.target.malloc = Some(format!("{hostile}c"));
+    view.notices = vec![hostile.into()];
+    view.ended = Some(hostile.into());
+    let mut app = app(120, 40);
+    update(&mut app, Message::View(Box::new(view)));
+    update(&mut app, Message::Note(hostile.into()));
+    for (name, screen) in screens() {
+        choose(&mut app, screen);
+        let shown = text(&frame(&app, 120, 40));
+        let harmful = shown.chars().find(|&c| is_harmful(c) && c != '\n');
+        assert_eq!(harmful, None, "{name}: {shown}");
+        assert_eq!(shown.lines().count(), 40, "{name}");
     }
 }

@@ -1,0 +1,83 @@
+//! Targets that end or become another program while fragscope begins: no privilege needed.
+
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+/// A process that has begun to run, and that ends or executes another program after so long.
+fn short_lived(how: &str, after: Duration) -> std::process::Child {
+    let program = format!(
+        "import os, sys, time\nprint(1, flush=True)\ntime.sleep({})\n{how}",
+        after.as_secs_f64()
+    );
+    let mut command = Command::new("python3");
+    command.args(["-S", "-c", &program]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3");
+    let mut line = String::new();
+    let mut out = std::io::BufReader::new(child.stdout.take().expect("piped"));
+    std::io::BufRead::read_line(&mut out, &mut line).expect("a line");
+    child
+}
+
+#[test]
+fn a_target_that_goes_at_the_start_ends_every_look_with_5_and_a_sentence() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let commands: [&[&str]; 5] = [
+        &["snapshot"],
+        &["snapshot", "--no-stop"],
+        &["explain"],
+        &["attach", "--headless", "--no-probes"],
+        &["attach", "--json", "--no-probes", "--no-stop"],
+    ];
+    let exec = "os.execv('/bin/sleep', ['sleep', '1'])";
+    let mut gone = 0;
+    for round in 0..10 {
+        for (i, command) in commands.iter().enumerate() {
+            // From before fragscope has begun until after it is done, at other instants each round.
+            let after = Duration::from_micros(round * 4_000 + i as u64 * 300);
+            let how = ["os._exit(0)", exec][round as usize % 2];
+            let mut target = short_lived(how, after);
+            let pid = target.id().to_string();
+            // Who reaps it is we: as a zombie it is told, reaped it is gone.
+            let reaper = (round % 4 < 2).then(|| thread::spawn(move || target.wait()));
+            let output = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+                .args(*command)
+                .args(["--pid", &pid])
+                .current_dir(folder.path())
+                .stdin(Stdio::null())
+                .output()
+                .expect("it runs");
+            let said = String::from_utf8_lossy(&output.stderr);
+            let code = output.status.code();
+            let of = format!("{command:?}, {how} after {after:?} ended with {code:?}: {said}");
+            assert!(matches!(code, Some(0 | 5)), "{of}");
+            for raw in [
+                "entity not found",
+                "os error",
+                "No such process",
+                "panicked",
+            ] {
+                assert!(!said.contains(raw), "{of}");
+            }
+            if code == Some(5) {
+                gone += 1;
+                let words = [
+                    "has exited",
+                    "has executed",
+                    "executed another",
+                    "no process",
+                    "zombie",
+                ];
+                assert!(words.iter().any(|word| said.contains(word)), "{of}");
+            }
+            if let Some(reaper) = reaper {
+                reaper.join().expect("reaped").expect("ours");
+            }
+        }
+    }
+    assert!(gone > 10, "only {gone} went before fragscope had begun");
+}

@@ -1,0 +1,160 @@
+//! What is said where privileges or parts of the system are lacking: needs root, to take them away.
+
+mod child;
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use child::{Child, open_folder};
+
+/// Owner of the target, and a user who looks at it.
+const ALICE: u32 = 12_345;
+const BOB: u32 = 54_321;
+
+/// A process of Alice's.
+fn target() -> Child {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "echo ready; read line"]);
+    command.uid(ALICE).gid(ALICE).current_dir("/");
+    let child = Child::run(command);
+    assert_eq!(child.said(), "ready");
+    child
+}
+
+/// fragscope where everybody may run it.
+fn installed() -> (tempfile::TempDir, PathBuf) {
+    let folder = open_folder();
+    let copy = child::install(env!("CARGO_BIN_EXE_fragscope").as_ref(), &folder);
+    let all = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&copy, all).expect("ours");
+    (folder, copy)
+}
+
+fn run(mut command: Command) -> Output {
+    let output = command.stdin(Stdio::null()).current_dir("/").output();
+    output.expect("it runs")
+}
+
+/// Runs it as root with these capabilities alone.
+fn with(capabilities: &str, args: &[&str]) -> Output {
+    let set = format!("-all{capabilities}");
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", &set, "--inh-caps", &set]);
+    command.arg(env!("CARGO_BIN_EXE_fragscope")).args(args);
+    run(command)
+}
+
+/// Runs a shell's words in a mount namespace of its own; `$FRAGSCOPE` is the command.
+fn elsewhere(words: &str) -> Output {
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", words]);
+    command.env("FRAGSCOPE", env!("CARGO_BIN_EXE_fragscope"));
+    run(command)
+}
+
+#[track_caller]
+fn ends(output: &Output, code: i32, words: &[&str]) {
+    let both = [&*output.stderr, &*output.stdout].concat();
+    let said = String::from_utf8_lossy(&both);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert!(!said.contains("security module"), "{said}");
+}
+
+#[test]
+fn root_without_a_capability_is_told_which_one() {
+    let child = target();
+    let pid = child.pid().to_string();
+    for args in [
+        &["snapshot", "--pid", &pid][..],
+        &["attach", "--headless", "--pid", &pid, "--duration", "100ms"],
+        &[
+            "record",
+            "--pid",
+            &pid,
+            "--duration",
+            "100ms",
+            "-o",
+            "/tmp/none",
+        ],
+    ] {
+        let lacks = ["without CAP_DAC_READ_SEARCH\n", "--cap-add=DAC_READ_SEARCH"];
+        ends(&with(",+sys_ptrace", args), 4, &lacks);
+        ends(&with(",+sys_ptrace,+bpf,+perfmon", args), 4, &lacks);
+        let lacks = ["without CAP_SYS_PTRACE\n", "--cap-add=SYS_PTRACE "];
+        ends(&with(",+dac_read_search", args), 4, &lacks);
+        let lacks = ["without CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"];
+        ends(&with("", args), 4, &lacks);
+    }
+    // What is said to be lacking is what mends it.
+    let args = ["snapshot", "--pid", &pid];
+    ends(&with(",+sys_ptrace,+dac_read_search", &args), 0, &[]);
+    let doctor = with(",+sys_ptrace,+bpf,+perfmon,+sys_admin", &["doctor"]);
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    assert!(said.contains("without CAP_DAC_READ_SEARCH"), "{said}");
+}
+
+#[test]
+fn a_file_with_capabilities_says_which_are_lacking_or_why_they_are_not_granted() {
+    let child = target();
+    let pid = child.pid().to_string();
+    let (folder, copy) = installed();
+    let give = |capabilities: &str| {
+        let given = Command::new("setcap").arg(capabilities).arg(&copy).status();
+        assert!(given.expect("setcap").success());
+    };
+    let as_bob = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &BOB.to_string(), "--regid", &BOB.to_string()]);
+        command.arg("--clear-groups").arg(&copy);
+        command.args(["snapshot", "--pid", &pid]);
+        run(command)
+    };
+    give("cap_sys_ptrace=ep");
+    let mends = "setcap cap_sys_ptrace,cap_dac_read_search=ep";
+    ends(&as_bob(), 4, &["without CAP_DAC_READ_SEARCH", mends]);
+    give("cap_bpf=ep");
+    let lacks = "without CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH";
+    ends(&as_bob(), 4, &["a user with capabilities", lacks]);
+    give("cap_sys_ptrace,cap_dac_read_search=ep");
+    ends(&as_bob(), 0, &[]);
+    give("cap_sys_ptrace,cap_dac_read_search=p");
+    ends(&as_bob(), 4, &["permits CAP_SYS_PTRACE", "+ep"]);
+    give("cap_sys_ptrace,cap_dac_read_search=ep");
+    let output = elsewhere(&format!(
+        "mount --bind {0} {0} && mount -o remount,bind,nosuid {0} && setpriv --reuid {BOB} \
+         --regid {BOB} --clear-groups {0}/copy snapshot --pid {pid}",
+        folder.path().display()
+    ));
+    ends(&output, 4, &["not as root; ", "mounted nosuid"]);
+}
+
+#[test]
+fn a_missing_sys_or_proc_is_named() {
+    let child = target();
+    let pid = child.pid();
+    let no_sys = "umount -l /sys";
+    let output = elsewhere(&format!(
+        "{no_sys}; $FRAGSCOPE record --pid {pid} --duration 100ms -o /tmp/none"
+    ));
+    ends(&output, 1, &["/sys is not mounted", "mount -t sysfs"]);
+    let output = elsewhere(&format!(
+        "{no_sys}; $FRAGSCOPE attach --headless --pid {pid} --duration 5s"
+    ));
+    ends(&output, 0, &["no probes", "/sys is not mounted"]);
+    let output = elsewhere(&format!("{no_sys}; $FRAGSCOPE doctor"));
+    ends(&output, 1, &["BTF          /sys is not mounted"]);
+    let output = elsewhere(&format!("umount -l /proc; $FRAGSCOPE snapshot --pid {pid}"));
+    ends(&output, 4, &["/proc is not mounted", "mount -t proc"]);
+    let (_folder, copy) = installed();
+    let hidden = "mount -t proc -o hidepid=2 proc /proc";
+    let output = elsewhere(&format!(
+        "{hidden}; setpriv --reuid {BOB} --regid {BOB} --clear-groups {} snapshot --pid {pid}",
+        copy.display()
+    ));
+    ends(&output, 4, &["hidepid"]);
+}
