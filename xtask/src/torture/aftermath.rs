@@ -42,8 +42,9 @@ pub(super) fn check(
         no_breakpoints(stage, round, worker)?;
     }
     no_files(stage, round, running);
-    for leak in stage.log.borrow_mut().leaks()? {
-        round.fault(format!("the kernel's log: {leak}"));
+    let leaks = stage.log.borrow_mut().leaks()?;
+    if let Some(first) = leaks.first() {
+        round.fault(format!("the kernel's log has {} lines like: {first}", leaks.len()));
     }
     Ok(())
 }
