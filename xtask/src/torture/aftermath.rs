@@ -44,7 +44,10 @@ pub(super) fn check(
     no_files(stage, round, running);
     let leaks = stage.log.borrow_mut().leaks()?;
     if let Some(first) = leaks.first() {
-        round.fault(format!("the kernel's log has {} lines like: {first}", leaks.len()));
+        round.fault(
+            "uprobes leaked, says the kernel's log",
+            format!("{} lines like: {first}", leaks.len()),
+        );
     }
     Ok(())
 }
@@ -71,14 +74,17 @@ fn no_processes(stage: &Stage, round: &mut Round, running: &Running, how: How) -
     })?;
     if gone.is_none() {
         for process in left {
-            round.fault(format!(
-                "process {} ({}, state {}, parent {}) is left after {LIMIT:?}: {}",
-                process.pid,
-                process.name,
-                process.state,
-                process.parent,
-                processes::command_line(process.pid)
-            ));
+            round.fault(
+                "a process is left",
+                format!(
+                    "{} ({}, state {}, parent {}) after {LIMIT:?}: {}",
+                    process.pid,
+                    process.name,
+                    process.state,
+                    process.parent,
+                    processes::command_line(process.pid)
+                ),
+            );
             // The next round begins without it.
             let pid = nix::unistd::Pid::from_raw(process.pid);
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
@@ -87,9 +93,10 @@ fn no_processes(stage: &Stage, round: &mut Round, running: &Running, how: How) -
     match how {
         How::Killed => round.orphans += orphans.len(),
         How::ByItself if orphans.is_empty() => {}
-        How::ByItself => round.fault(format!(
-            "it did not wait for its children, which stay as zombies where PID 1 does not reap: {orphans:?}"
-        )),
+        How::ByItself => round.fault(
+            "a zombie is left where PID 1 does not reap",
+            format!("{orphans:?}"),
+        ),
     }
     Ok(())
 }
@@ -100,21 +107,30 @@ pub(super) fn runs_on(stage: &Stage, round: &mut Round, worker: &Worker) -> Resu
     let free = stage.wait_for(LIMIT, PAUSE, || {
         held = processes::threads(worker.pid)
             .iter()
-            .map(|thread| (thread.tid, thread.state, processes::tracer(worker.pid, thread.tid)))
+            .map(|thread| {
+                (
+                    thread.tid,
+                    thread.state,
+                    processes::tracer(worker.pid, thread.tid),
+                )
+            })
             .filter(|&(_, state, tracer)| matches!(state, 't' | 'T') || tracer != 0)
             .collect();
         Ok(held.is_empty().then_some(()))
     })?;
     if free.is_none() {
-        round.fault(format!(
-            "after {LIMIT:?} threads of the target are held (thread, state, tracer): {held:?}"
-        ));
+        round.fault(
+            "the target is held",
+            format!("after {LIMIT:?} (thread, state, tracer): {held:?}"),
+        );
     } else if !worker.goes_on(stage)? {
-        round.fault(if worker.is_alive() {
-            "a thread of the target makes no progress"
-        } else {
-            "the target died"
-        });
+        round.fault(
+            "the target does not go on",
+            match worker.is_alive() {
+                true => "a thread of it makes no progress",
+                false => "it died",
+            },
+        );
     }
     Ok(())
 }
@@ -128,11 +144,14 @@ pub(super) fn no_breakpoints(stage: &Stage, round: &mut Round, worker: &mut Work
     })?;
     if clean.is_none() {
         let some: Vec<_> = left.iter().take(PRINTED).map(ToString::to_string).collect();
-        round.fault(format!(
-            "after {LIMIT:?} {} bytes of the target's code are changed: {}",
-            left.len(),
-            some.join(", ")
-        ));
+        round.fault(
+            "breakpoints are left",
+            format!(
+                "after {LIMIT:?} {} bytes of the target's code are changed: {}",
+                left.len(),
+                some.join(", ")
+            ),
+        );
     }
     Ok(())
 }
@@ -143,22 +162,27 @@ fn no_files(stage: &Stage, round: &mut Round, running: &Running) {
     list(&running.folder, &mut found);
     for path in found {
         let name = path.strip_prefix(&running.folder).unwrap_or(&path);
-        if !running.mode.outputs().iter().any(|promised| Path::new(promised) == name) {
-            round.fault(format!("a file is left beside the outputs: {}", name.display()));
+        if !running
+            .mode
+            .outputs()
+            .iter()
+            .any(|promised| Path::new(promised) == name)
+        {
+            round.fault(
+                "a file is left",
+                format!("beside the outputs: {}", name.display()),
+            );
         } else if name.extension().is_some_and(|ending| ending == "json")
             && let Err(error) = whole_json(&path)
         {
-            round.fault(format!("{} is not whole: {error}", name.display()));
+            round.fault(
+                "an output is not whole",
+                format!("{}: {error}", name.display()),
+            );
         }
     }
     for path in stage.left_files() {
-        let own = path.file_name().is_some_and(|name| {
-            // Python's and gcc's own, while they run.
-            name.to_string_lossy().starts_with("cc")
-        });
-        if !own {
-            round.fault(format!("a file is left: {}", path.display()));
-        }
+        round.fault("a file is left", path.display().to_string());
     }
 }
 
@@ -172,11 +196,27 @@ fn whole_json(path: &Path) -> Result<()> {
 pub(super) fn promised_output(stage: &Stage, round: &mut Round, running: &Running) -> Result<()> {
     let path = running.folder.join(running.mode.outputs()[0]);
     if !path.is_file() {
-        round.fault(format!("{} was promised and is not there", running.mode.outputs()[0]));
+        round.fault("an output is missing", running.mode.outputs()[0]);
     } else if matches!(running.mode, Mode::RecordProcess | Mode::RecordCommand) {
         readable_trace(stage, round, &path)?;
     }
     Ok(())
+}
+
+/// fragscope ended because its target is gone: it says so in a sentence, and what it could not do
+/// meanwhile is no bare error of the kernel's.
+pub(super) fn gone_is_said(round: &mut Round, said: &str) {
+    let last = said.lines().last().unwrap_or_default();
+    if last.split_whitespace().count() < 4 {
+        round.fault("the target's end is not said", format!("{last:?}"));
+    }
+    let bare = ["os error", "entity not found"];
+    if let Some(line) = said
+        .lines()
+        .find(|line| bare.iter().any(|bare| line.contains(bare)))
+    {
+        round.fault("the target's end is said in the kernel's words", line);
+    }
 }
 
 /// Whether a trace can be read from its first event to its last.
@@ -187,11 +227,14 @@ pub(super) fn readable_trace(stage: &Stage, round: &mut Round, path: &Path) -> R
         .stdout(std::process::Stdio::null())
         .output()?;
     if !read.status.success() {
-        round.fault(format!(
-            "the trace cannot be read ({}): {}",
-            read.status,
-            String::from_utf8_lossy(&read.stderr).trim()
-        ));
+        round.fault(
+            "a trace cannot be read",
+            format!(
+                "{}: {}",
+                read.status,
+                String::from_utf8_lossy(&read.stderr).trim()
+            ),
+        );
     }
     Ok(())
 }

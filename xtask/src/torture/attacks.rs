@@ -19,14 +19,12 @@ struct Held {
     tests: &'static [&'static str],
 }
 
-const HELD: &[Held] = &[
-    Held {
-        point: "forged and damaged traces",
-        package: "profiler-trace",
-        binary: "trace",
-        tests: &[],
-    },
-];
+const HELD: &[Held] = &[Held {
+    point: "forged and damaged traces",
+    package: "profiler-trace",
+    binary: "trace",
+    tests: &[],
+}];
 
 /// What one binary says of the tests that it ran: by name, whether it passed.
 type Ran = BTreeMap<String, bool>;
@@ -41,8 +39,8 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
             round.what = format!("{}: {} {} {test}", held.point, held.package, held.binary);
             match ran.get(*test) {
                 Some(true) => {}
-                Some(false) => round.fault("the test fails"),
-                None => round.fault("there is no such test"),
+                Some(false) => round.fault("a test fails", *test),
+                None => round.fault("a test is missing", *test),
             }
             if round.has_failed() {
                 round.hear(said.clone());
@@ -52,7 +50,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
         if held.tests.is_empty() {
             let mut round = Round::new(tally.seed);
             round.what = held.point.to_owned();
-            round.fault("no test holds this point");
+            round.fault("no test holds this point", held.point);
             tally.add(round);
         }
         stage.go_on()?;
@@ -102,7 +100,8 @@ mod tests {
 
     #[test]
     fn only_tests_that_ran_and_passed_count() {
-        let printed = "\nrunning 3 tests\ntest a::b ... ok\ntest c ... FAILED\ntest d ... ignored\n";
+        let printed =
+            "\nrunning 3 tests\ntest a::b ... ok\ntest c ... FAILED\ntest d ... ignored\n";
         let results = results(printed);
         assert_eq!(results.get("a::b"), Some(&true));
         assert_eq!(results.get("c"), Some(&false));

@@ -69,7 +69,9 @@ fn one(stage: &Stage, round: &mut Round, tally: &mut Tally) -> Result<()> {
     let mut samples: Vec<serde_json::Value> = Vec::new();
     for line in lines {
         samples.push(serde_json::from_str(&line?)?);
-        let interrupted = stage.interrupted().load(std::sync::atomic::Ordering::SeqCst);
+        let interrupted = stage
+            .interrupted()
+            .load(std::sync::atomic::Ordering::SeqCst);
         if samples.len() >= SAMPLES || began.elapsed() > LIMIT || interrupted {
             break;
         }
@@ -87,23 +89,30 @@ fn one(stage: &Stage, round: &mut Round, tally: &mut Tally) -> Result<()> {
     walks.dedup();
     let stops = walks.len();
     if stops < SAMPLES / 4 {
-        round.fault(format!("only {stops} stops in {} samples", samples.len()));
+        round.fault(
+            "too few stops",
+            format!("{stops} in {} samples", samples.len()),
+        );
     }
     tally.note(format!("of {stops} stops, EINTR was returned by"));
     for line in table.lines() {
         let (name, count) = line.split_once('\t').context("a line of the program")?;
         let count: u64 = count.parse()?;
-        tally.note(format!("  {name:<24} {:.2} a stop ({count})", count as f64 / stops.max(1) as f64));
+        tally.note(format!(
+            "  {name:<24} {:.2} a stop ({count})",
+            count as f64 / stops.max(1) as f64
+        ));
         if count > 0 && RESTARTED.contains(&name) {
-            round.fault(format!("{name} returned EINTR {count} times: the kernel restarts it"));
+            round.fault(
+                "EINTR of a call that the kernel restarts",
+                format!("{name}, {count} times"),
+            );
         }
     }
     Ok(())
 }
 
-/// When the heap of this sample was walked with the target stopped.
+/// When the heap of this sample was walked, in a stop of the target.
 fn walked_at(sample: &serde_json::Value) -> Option<String> {
-    let stopped = sample.pointer("/completeness/stopped")?.as_bool()?;
-    let taken_at = sample.get("taken_at")?;
-    stopped.then(|| taken_at.to_string())
+    Some(sample.get("walked_at")?.as_str()?.to_owned())
 }

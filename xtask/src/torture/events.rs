@@ -106,8 +106,15 @@ fn one(
         piped: false,
     };
     let mut running = Running::start(stage, mode, &setting)?;
-    let instant = round.instant(if mode == Mode::Snapshot { BRIEF } else { WINDOW });
-    round.what = format!("{event:?}, {mode:?}, {:.3} s from its start", instant.as_secs_f64());
+    let instant = round.instant(if mode == Mode::Snapshot {
+        BRIEF
+    } else {
+        WINDOW
+    });
+    round.what = format!(
+        "{event:?}, {mode:?}, {:.3} s from its start",
+        instant.as_secs_f64()
+    );
     stage.let_pass(instant)?;
     let printed = !running.printed().is_empty();
 
@@ -166,16 +173,19 @@ fn target_gone(
         running.signal(Signal::SIGTERM);
     }
     let Some(status) = running.wait(stage, ENDS_WITHIN)? else {
-        round.fault(format!("it does not end within {ENDS_WITHIN:?} of its target's end"));
+        round.fault(
+            "it does not end",
+            format!("within {ENDS_WITHIN:?} of its target's end"),
+        );
         return give_up(stage, round, running);
     };
     let said = running.errors();
     match (running.mode, status.code()) {
-        (_, Some(5)) => gone_is_said(round, &said),
+        (_, Some(5)) => aftermath::gone_is_said(round, &said),
         (Mode::Screen, Some(130)) | (Mode::Snapshot, Some(0)) => {}
         // Ended by the signal that was to end the screen, before it had taken it over.
         (Mode::Screen, None) => return Ok(How::Killed),
-        _ => round.fault(format!("it ends with {status}, not with 5: {}", said.trim())),
+        _ => round.fault("a wrong exit code", format!("{status}, not 5")),
     }
     if printed && running.mode != Mode::Snapshot {
         aftermath::promised_output(stage, round, running)?;
@@ -183,16 +193,12 @@ fn target_gone(
     Ok(how_of(status))
 }
 
-fn gone_is_said(round: &mut Round, said: &str) {
-    let last = said.lines().last().unwrap_or_default();
-    let is_sentence = last.split_whitespace().count() >= 4;
-    if !is_sentence || last.contains("os error") || last.contains("entity not found") {
-        round.fault(format!("what it says of its target's end is no sentence: {last:?}"));
-    }
-}
-
 fn how_of(status: ExitStatus) -> How {
-    if is_death(status) { How::Killed } else { How::ByItself }
+    if is_death(status) {
+        How::Killed
+    } else {
+        How::ByItself
+    }
 }
 
 /// The target is stopped by SIGSTOP: fragscope goes on, and leaves it stopped.
@@ -207,10 +213,16 @@ fn stopped(
     let how = ends_by_interrupt(stage, round, running)?;
     let all_stopped = stage.wait_for(PATIENCE, PAUSE, || {
         let threads = processes::threads(worker.pid);
-        Ok(threads.iter().all(|thread| thread.state == 'T').then_some(()))
+        Ok(threads
+            .iter()
+            .all(|thread| thread.state == 'T')
+            .then_some(()))
     })?;
     if all_stopped.is_none() {
-        round.fault("a target that was stopped by SIGSTOP does not stay so");
+        round.fault(
+            "a stopped target does not stay so",
+            "it was stopped by SIGSTOP",
+        );
     }
     worker.signal(Signal::SIGCONT);
     Ok(how)
@@ -234,13 +246,14 @@ fn forks(
         Ok(text.changes().is_empty().then_some(()))
     })?;
     if clean.is_none() {
-        round.fault(format!(
-            "the target's child keeps changed code: {}",
-            text.changes().len()
-        ));
+        let changed = text.changes().len();
+        round.fault(
+            "breakpoints are left",
+            format!("in the target's child: {changed}"),
+        );
     }
     if processes::process(child.0).is_none_or(|child| child.state == 'Z') {
-        round.fault("the target's child died");
+        round.fault("the target does not go on", "its child died");
     }
     stage.expected.borrow_mut().remove(&child.0);
     Ok(how)
@@ -256,12 +269,7 @@ impl Drop for Child {
 }
 
 /// Another tracer holds the target: fragscope says so, or goes on without stops.
-fn traced(
-    stage: &Stage,
-    round: &mut Round,
-    running: &mut Running,
-    worker: &Worker,
-) -> Result<How> {
+fn traced(stage: &Stage, round: &mut Round, running: &mut Running, worker: &Worker) -> Result<How> {
     let tracer = Tracer::begin(worker.pid)?;
     stage.let_pass(LASTS)?;
     let how = match running.ended() {
@@ -270,7 +278,7 @@ fn traced(
             let said = running.errors();
             let of_tracer = said.contains("traced");
             if !of_tracer && !(running.mode == Mode::Snapshot && status.success()) {
-                round.fault(format!("it ends with {status} and does not name the tracer"));
+                round.fault("another tracer is not named", status.to_string());
             }
             how_of(status)
         }
@@ -333,9 +341,15 @@ fn fragscope_frozen(
     });
     let frozen = Frozen::begin(cgroup)?;
     let kept = longest_stop(stage, worker.pid)?;
-    round.figure("longest stop of the target while fragscope was frozen, s", kept.as_secs_f64());
+    round.figure(
+        "longest stop of the target while fragscope was frozen, s",
+        kept.as_secs_f64(),
+    );
     if kept > LONGEST {
-        round.fault(format!("the target was kept stopped for {kept:.1?} and more"));
+        round.fault(
+            "the target is kept stopped",
+            format!("for {kept:.1?} and more"),
+        );
     }
     drop(frozen);
     ends_by_interrupt(stage, round, running)

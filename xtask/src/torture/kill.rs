@@ -51,12 +51,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
     tally.each(|round| one(stage, round, &trace, &mut worker))
 }
 
-fn one(
-    stage: &Stage,
-    round: &mut Round,
-    trace: &PathBuf,
-    kept: &mut Option<Worker>,
-) -> Result<()> {
+fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Worker>) -> Result<()> {
     let mode = round.turn(&MODES);
     let whom = match round.random.u8(..4) {
         0 if mode != Mode::RecordCommand => Whom::Group,
@@ -103,7 +98,7 @@ fn one(
         }
     }
     if running.wait(stage, PATIENCE)?.is_none() {
-        round.fault("it does not end by SIGKILL");
+        round.fault("it does not end", "by SIGKILL");
     }
     aftermath::check(stage, round, &running, Some(worker), How::Killed)?;
     if let Some(counters) = &running.counters
@@ -125,7 +120,7 @@ fn one(
 fn recorded_settles(stage: &Stage, round: &mut Round, recorded: &mut Worker) -> Result<()> {
     match recorded.settle(stage) {
         Err(error) if !error.is::<Interrupted>() => {
-            round.fault(format!("the recorded command: {error}"));
+            round.fault("the recorded command does not go on", error.to_string());
             Ok(())
         }
         settled => settled,
@@ -166,7 +161,11 @@ fn wait_for_aim(
                 if now < most || running.ended().is_some() {
                     return Ok(Some(()));
                 }
-                steady = if now == most && now > 0 { steady + 1 } else { 0 };
+                steady = if now == most && now > 0 {
+                    steady + 1
+                } else {
+                    0
+                };
                 most = most.max(now);
                 if mode.keeps_probes() && !asked && steady > STEADY {
                     running.signal(Signal::SIGTERM);

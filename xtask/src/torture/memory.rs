@@ -58,7 +58,7 @@ fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) 
     let mut running = Running::start(stage, mode, &setting)?;
     let attached = wait_for_attached(stage, &mut running, &mut worker)?;
     if !attached {
-        round.fault("it does not attach");
+        round.fault("it does not attach", "");
     }
     let instant = round.instant(Duration::from_secs(1));
     stage.let_pass(instant)?;
@@ -67,16 +67,21 @@ fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) 
     worker.command("eat")?;
     let killed = stage.wait_for(PATIENCE, PAUSE, || Ok(worker.ended()))?;
     if killed.is_none() || cgroup.kills()? == 0 {
-        round.fault("the kernel did not kill the target at its limit");
+        round.fault("no kill", "the kernel did not end the target at its limit");
     }
     let how = match running.wait(stage, PATIENCE)? {
         None => {
-            round.fault(format!("it does not end within {PATIENCE:?} of its target's end"));
+            round.fault(
+                "it does not end",
+                format!("within {PATIENCE:?} of its target's end"),
+            );
             give_up(stage, round, &mut running)?
         }
         Some(status) => {
-            if status.code() != Some(5) {
-                round.fault(format!("it ends with {status}, not with 5"));
+            if status.code() == Some(5) {
+                aftermath::gone_is_said(round, &running.errors());
+            } else {
+                round.fault("a wrong exit code", format!("{status}, not 5"));
             }
             aftermath::promised_output(stage, round, &running)?;
             How::ByItself
@@ -89,10 +94,14 @@ fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) 
 
 /// fragscope is killed at its own limit, at its start or while it is attached.
 fn fragscope_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) -> Result<()> {
-    let limit = round.random.u64(FRAGSCOPE.0..FRAGSCOPE.1);
-    round.what = format!("fragscope has {} KiB, {mode:?}", limit >> 10);
     let cgroup = Cgroup::new(Kind::Memory)?;
-    cgroup.limit_memory(limit)?;
+    if round.random.bool() {
+        let limit = round.random.u64(FRAGSCOPE.0..FRAGSCOPE.1);
+        round.what = format!("fragscope has {} KiB, {mode:?}", limit >> 10);
+        cgroup.limit_memory(limit)?;
+    } else {
+        round.what = format!("fragscope has what it needs until it is attached, {mode:?}");
+    }
     let mut worker = Worker::start(stage, SMALL)?;
     let setting = Setting {
         worker: worker.pid,
@@ -103,7 +112,7 @@ fn fragscope_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBu
     let mut running = Running::start(stage, mode, &setting)?;
     if wait_for_attached(stage, &mut running, &mut worker)? {
         // It was enough to attach; now there is no more to be had.
-        let mut limit = limit;
+        let mut limit = cgroup.memory()?;
         stage.wait_for(PATIENCE, PAUSE, || {
             limit = limit.saturating_sub(64 << 10).max(64 << 10);
             // Refused while the kernel finds nothing to take back, and tried again with less.

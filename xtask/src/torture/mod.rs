@@ -19,7 +19,7 @@ mod stage;
 mod text;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
@@ -210,6 +210,9 @@ pub(super) struct Tally {
     done: u64,
     failures: u64,
     seed: u64,
+    /// Failed rounds by what was wrong.
+    faults: BTreeMap<&'static str, u64>,
+    /// Failed and all rounds by kind.
     counts: BTreeMap<String, (u64, u64)>,
     figures: BTreeMap<&'static str, Vec<f64>>,
     lines: Vec<String>,
@@ -223,6 +226,7 @@ impl Tally {
             done: 0,
             failures: 0,
             seed,
+            faults: BTreeMap::new(),
             counts: BTreeMap::new(),
             figures: BTreeMap::new(),
             lines: Vec::new(),
@@ -231,10 +235,7 @@ impl Tally {
     }
 
     /// Does all rounds. An error of `round` is one of the harness, and ends the row.
-    pub(super) fn each(
-        &mut self,
-        mut round: impl FnMut(&mut Round) -> Result<()>,
-    ) -> Result<()> {
+    pub(super) fn each(&mut self, mut round: impl FnMut(&mut Round) -> Result<()>) -> Result<()> {
         for number in 0..self.rounds {
             let mut one = Round::new(self.seed.wrapping_add(number));
             let done = round(&mut one);
@@ -250,6 +251,10 @@ impl Tally {
         self.orphans += round.orphans;
         let failed = !round.faults.is_empty();
         self.failures += u64::from(failed);
+        let faults: BTreeSet<_> = round.faults.iter().map(|(what, _)| *what).collect();
+        for fault in faults {
+            *self.faults.entry(fault).or_default() += 1;
+        }
         for kind in round.kinds {
             let count = self.counts.entry(kind).or_default();
             count.0 += u64::from(failed);
@@ -260,11 +265,19 @@ impl Tally {
         }
         if failed {
             let mut text = format!("FAILED  seed {}: {}\n", round.seed, round.what);
-            for fault in &round.faults {
+            for (what, detail) in &round.faults {
                 // A String takes everything.
-                let _ = writeln!(text, "        {fault}");
+                let _ = writeln!(text, "        {what}: {detail}");
             }
-            for line in round.said.lines().rev().take(6).collect::<Vec<_>>().iter().rev() {
+            for line in round
+                .said
+                .lines()
+                .rev()
+                .take(6)
+                .collect::<Vec<_>>()
+                .iter()
+                .rev()
+            {
                 let _ = writeln!(text, "        stderr: {}", line.escape_debug());
             }
             eprint!("{text}");
@@ -282,8 +295,10 @@ impl Tally {
         let counts = counts.map(|(kind, (failed, all))| format!("{kind} {failed}/{all}"));
         let counts: Vec<_> = counts.collect();
         if !counts.is_empty() {
-            notes.push(format!("failures by kind: {}", counts.join(", ")));
+            notes.push(format!("failed of all: {}", counts.join(", ")));
         }
+        let faults = self.faults.iter();
+        notes.extend(faults.map(|(what, rounds)| format!("{rounds} rounds: {what}")));
         for (name, values) in &self.figures {
             let mut values = values.clone();
             values.sort_by(f64::total_cmp);
@@ -317,7 +332,7 @@ pub(super) struct Round {
     /// What it is counted under.
     kinds: Vec<String>,
     figures: Vec<(&'static str, f64)>,
-    faults: Vec<String>,
+    faults: Vec<(&'static str, String)>,
     /// What fragscope said on stderr.
     said: String,
     orphans: usize,
@@ -358,8 +373,8 @@ impl Round {
     }
 
     /// Something is wrong.
-    pub(super) fn fault(&mut self, fault: impl Into<String>) {
-        self.faults.push(fault.into());
+    pub(super) fn fault(&mut self, what: &'static str, detail: impl Into<String>) {
+        self.faults.push((what, detail.into()));
     }
 
     pub(super) fn has_failed(&self) -> bool {
@@ -369,7 +384,7 @@ impl Round {
     /// Keeps what fragscope said, and looks for what it must never say.
     pub(super) fn hear(&mut self, said: String) {
         if said.contains("panicked at") {
-            self.fault("it panicked");
+            self.fault("a panic", "");
         }
         self.said = said;
     }
@@ -383,7 +398,11 @@ fn small_trace(stage: &Stage) -> Result<PathBuf> {
         .arg(&trace)
         .arg("--")
         .arg(&stage.python)
-        .args(["-S", "-c", "kept = [bytes(700 + i % 900) for i in range(20000)]"])
+        .args([
+            "-S",
+            "-c",
+            "kept = [bytes(700 + i % 900) for i in range(20000)]",
+        ])
         .output()
         .context("fragscope")?;
     ensure!(

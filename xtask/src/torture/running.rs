@@ -88,9 +88,23 @@ impl Mode {
         let trace = trace.to_string_lossy();
         let words: &[&str] = match self {
             Self::Headless => &["attach", "--headless", "--interval", "200ms"],
-            Self::Unlimited => &["attach", "--headless", "--interval", "100ms", "--budget", "unlimited"],
+            Self::Unlimited => &[
+                "attach",
+                "--headless",
+                "--interval",
+                "100ms",
+                "--budget",
+                "unlimited",
+            ],
             Self::Screen => &["attach", "--interval", "200ms"],
-            Self::WhatIf => &["attach", "--headless", "--interval", "200ms", "--what-if", "glibc"],
+            Self::WhatIf => &[
+                "attach",
+                "--headless",
+                "--interval",
+                "200ms",
+                "--what-if",
+                "glibc",
+            ],
             Self::RecordProcess | Self::RecordCommand => &["record"],
             Self::Replay => &["replay", &trace, "--allocator", "glibc", "--runs", "2"],
             Self::Snapshot => &["snapshot", "--json"],

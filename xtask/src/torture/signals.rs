@@ -110,10 +110,13 @@ fn one(
     };
     let mut running = Running::start(stage, mode, &setting)?;
     let instant = round.instant(if mode.is_brief() { BRIEF } else { WINDOW });
-    round.what = format!("{harm:?}, {mode:?}, {:.3} s from its start", instant.as_secs_f64());
+    round.what = format!(
+        "{harm:?}, {mode:?}, {:.3} s from its start",
+        instant.as_secs_f64()
+    );
     stage.let_pass(instant)?;
     if running.ended().is_some() && !mode.is_brief() {
-        round.fault("it ended before anything was done to it");
+        round.fault("it ended by itself", "before anything was done to it");
     }
     let how = match harm {
         Harm::End(signal) => end(stage, round, &mut running, signal)?,
@@ -148,10 +151,16 @@ fn end(stage: &Stage, round: &mut Round, running: &mut Running, signal: Signal) 
         running.signal(signal);
     }
     let Some(status) = running.wait(stage, ENDS_WITHIN)? else {
-        round.fault(format!("it does not end within {ENDS_WITHIN:?} of {signal}"));
+        round.fault(
+            "it does not end",
+            format!("within {ENDS_WITHIN:?} of {signal}"),
+        );
         return give_up(stage, round, running);
     };
-    round.figure("seconds from a signal to the end", sent.elapsed().as_secs_f64());
+    round.figure(
+        "seconds from a signal to the end",
+        sent.elapsed().as_secs_f64(),
+    );
     let by_default = status.signal() == Some(signal as i32);
     if by_default && !caught {
         return Ok(How::Killed);
@@ -169,7 +178,10 @@ fn end(stage: &Stage, round: &mut Round, running: &mut Running, signal: Signal) 
         Some(code) if codes.contains(&code) => {
             aftermath::promised_output(stage, round, running)?;
         }
-        _ => round.fault(format!("it ends with {status}, not with one of {codes:?}")),
+        _ => round.fault(
+            "a wrong exit code",
+            format!("{status}, not one of {codes:?}"),
+        ),
     }
     Ok(How::ByItself)
 }
@@ -177,7 +189,10 @@ fn end(stage: &Stage, round: &mut Round, running: &mut Running, signal: Signal) 
 fn quit(stage: &Stage, round: &mut Round, running: &mut Running) -> Result<How> {
     running.signal(Signal::SIGQUIT);
     if running.wait(stage, ENDS_WITHIN)?.is_none() {
-        round.fault(format!("it does not end within {ENDS_WITHIN:?} of SIGQUIT"));
+        round.fault(
+            "it does not end",
+            format!("within {ENDS_WITHIN:?} of SIGQUIT"),
+        );
         return give_up(stage, round, running);
     }
     Ok(How::Killed)
@@ -190,15 +205,20 @@ fn close_terminal(stage: &Stage, round: &mut Round, running: &mut Running) -> Re
     let Some(status) = running.wait(stage, ENDS_WITHIN)? else {
         let spent = processor_time(running.pid);
         stage.let_pass(Duration::from_secs(1))?;
-        round.fault(format!(
-            "it does not end within {ENDS_WITHIN:?} of its terminal's closing, and takes {} % of a \
-             core",
-            // Ticks are a hundredth of a second.
-            processor_time(running.pid) - spent
-        ));
+        // Ticks are a hundredth of a second.
+        let percent = processor_time(running.pid).saturating_sub(spent);
+        round.fault(
+            "it does not end",
+            format!(
+                "within {ENDS_WITHIN:?} of its terminal's closing, and takes {percent} % of a core"
+            ),
+        );
         return give_up(stage, round, running);
     };
-    round.figure("seconds from a closed terminal to the end", closed.elapsed().as_secs_f64());
+    round.figure(
+        "seconds from a closed terminal to the end",
+        closed.elapsed().as_secs_f64(),
+    );
     Ok(if caught && status.signal().is_none() {
         How::ByItself
     } else {
@@ -209,12 +229,15 @@ fn close_terminal(stage: &Stage, round: &mut Round, running: &mut Running) -> Re
 fn close_pipe(stage: &Stage, round: &mut Round, running: &mut Running) -> Result<How> {
     running.close();
     let Some(status) = running.wait(stage, PATIENCE)? else {
-        round.fault(format!("it does not end within {PATIENCE:?} of its pipe's closing"));
+        round.fault(
+            "it does not end",
+            format!("within {PATIENCE:?} of its pipe's closing"),
+        );
         return give_up(stage, round, running);
     };
     let said = running.errors();
     if status.code() != Some(0) || said.contains("roken pipe") {
-        round.fault(format!("it does not end quietly when its pipe closes: {status}"));
+        round.fault("a closed pipe is no quiet end", status.to_string());
     }
     Ok(How::ByItself)
 }
@@ -233,16 +256,26 @@ fn suspend(
             Ok(seen.then_some(()))
         })?;
         round.what.push_str(", in a stop");
-        round.kind(if seen.is_some() { "in a stop" } else { "no stop seen" });
+        round.kind(if seen.is_some() {
+            "in a stop"
+        } else {
+            "no stop seen"
+        });
     }
     let suspended = running.by_name(stage);
     for &pid in &suspended {
         let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
     }
     let kept = longest_stop(stage, worker.pid)?;
-    round.figure("longest stop of the target while fragscope was suspended, s", kept.as_secs_f64());
+    round.figure(
+        "longest stop of the target while fragscope was suspended, s",
+        kept.as_secs_f64(),
+    );
     if kept > MAX_STOP + MARGIN {
-        round.fault(format!("the target was kept stopped for {kept:.1?} and more"));
+        round.fault(
+            "the target is kept stopped",
+            format!("for {kept:.1?} and more"),
+        );
     }
     for &pid in &suspended {
         let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
@@ -252,7 +285,7 @@ fn suspend(
         Ok((state != Some('T') || running.ended().is_some()).then_some(()))
     })?;
     if goes_on.is_none() {
-        round.fault("it does not go on by SIGCONT");
+        round.fault("it does not go on", "by SIGCONT");
     }
     end(stage, round, running, Signal::SIGTERM)
 }
@@ -266,7 +299,11 @@ pub(super) fn longest_stop(stage: &Stage, pid: i32) -> Result<Duration> {
     stage.wait_for(PATIENCE, PAUSE, || {
         let now = Instant::now();
         let threads = processes::threads(pid);
-        let held: Vec<_> = threads.iter().filter(|t| t.state == 't').map(|t| t.tid).collect();
+        let held: Vec<_> = threads
+            .iter()
+            .filter(|t| t.state == 't')
+            .map(|t| t.tid)
+            .collect();
         since.retain(|tid, _| held.contains(tid));
         for tid in held {
             last_seen = now;
@@ -282,7 +319,7 @@ pub(super) fn longest_stop(stage: &Stage, pid: i32) -> Result<Duration> {
 pub(super) fn give_up(stage: &Stage, round: &mut Round, running: &mut Running) -> Result<How> {
     running.signal(Signal::SIGKILL);
     if running.wait(stage, PATIENCE)?.is_none() {
-        round.fault("it does not end by SIGKILL");
+        round.fault("it does not end", "by SIGKILL");
     }
     Ok(How::Killed)
 }

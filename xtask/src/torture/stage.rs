@@ -182,7 +182,11 @@ impl Stage {
         for folder in &self.scratch {
             list(folder, &mut found);
         }
-        found.retain(|path| !KEPT.iter().any(|kept| path.to_string_lossy().starts_with(kept)));
+        found.retain(|path| {
+            !KEPT
+                .iter()
+                .any(|kept| path.to_string_lossy().starts_with(kept))
+        });
         let before = self.left_before.replace(found.clone());
         found.difference(&before).cloned().collect()
     }
@@ -209,8 +213,14 @@ fn private_scratch(needed: &Path) -> Result<Vec<PathBuf>> {
         // What is needed must stay in sight.
         if folder.is_dir() && !needed.starts_with(folder) {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-            mount(Some("torture"), folder, Some("tmpfs"), flags, Some("mode=1777"))
-                .with_context(|| format!("{}", folder.display()))?;
+            mount(
+                Some("torture"),
+                folder,
+                Some("tmpfs"),
+                flags,
+                Some("mode=1777"),
+            )
+            .with_context(|| format!("{}", folder.display()))?;
             mounted.push(folder.to_owned());
         }
     }

@@ -50,7 +50,10 @@ pub(super) fn make(stage: &Stage) -> Result<Vec<Input>> {
     };
     let python = fs::read(small_trace(stage)?)?;
     let small = stage.fresh("true.fragtrace");
-    fragscope(stage, &["record", "-o", &small.to_string_lossy(), "--", "true"])?;
+    fragscope(
+        stage,
+        &["record", "-o", &small.to_string_lossy(), "--", "true"],
+    )?;
     let probed = of_process(stage)?;
     let small = fs::read(small)?;
     let trace = stage.fresh("for-logalloc.fragtrace");
@@ -70,7 +73,7 @@ pub(super) fn make(stage: &Stage) -> Result<Vec<Input>> {
     let heaptrack = fs::read(samples.join("heaptrack.zst"))?;
     let memray = fs::read(samples.join("memray.bin"))?;
     let (json, hlog) = exported(stage)?;
-    Ok(vec![
+    let inputs = vec![
         recording("small.fragtrace", Packing::Blocks, small),
         recording("python.fragtrace", Packing::Blocks, python),
         recording("process.fragtrace", Packing::Blocks, probed),
@@ -86,7 +89,19 @@ pub(super) fn make(stage: &Stage) -> Result<Vec<Input>> {
             packing: Packing::Plain,
             bytes: core(stage)?,
         },
-    ])
+    ];
+    for input in &inputs {
+        let whole = stage.fresh(input.name);
+        fs::write(&whole, &input.bytes)?;
+        let path = whole.to_string_lossy();
+        // A reader that refuses everything would survive everything.
+        match input.reader {
+            _ if input.name.starts_with("sample") => {}
+            Reader::Recording => fragscope(stage, &["export", &path, "--format", "logalloc"])?,
+            Reader::Core => fragscope(stage, &["snapshot", "--core", &path])?,
+        }
+    }
+    Ok(inputs)
 }
 
 fn fragscope(stage: &Stage, words: &[&str]) -> Result<()> {
@@ -107,7 +122,10 @@ fn of_process(stage: &Stage) -> Result<Vec<u8>> {
     let worker = Worker::start(stage, Size { mib: 1, threads: 1 })?;
     let trace = stage.fresh("process.fragtrace");
     let (pid, path) = (worker.pid.to_string(), trace.to_string_lossy());
-    fragscope(stage, &["record", "--pid", &pid, "--duration", "300ms", "-o", &path])?;
+    fragscope(
+        stage,
+        &["record", "--pid", &pid, "--duration", "300ms", "-o", &path],
+    )?;
     Ok(fs::read(trace)?)
 }
 
@@ -117,7 +135,9 @@ fn exported(stage: &Stage) -> Result<(Vec<u8>, Vec<u8>)> {
     let (json, hlog) = (stage.fresh("sample.json"), stage.fresh("sample.hlog"));
     let pid = worker.pid.to_string();
     let (json_path, hlog_path) = (json.to_string_lossy(), hlog.to_string_lossy());
-    let words = ["snapshot", "--pid", &pid, "-o", &json_path, "-o", &hlog_path];
+    let words = [
+        "snapshot", "--pid", &pid, "-o", &json_path, "-o", &hlog_path,
+    ];
     fragscope(stage, &words)?;
     Ok((fs::read(json)?, fs::read(hlog)?))
 }
@@ -134,7 +154,11 @@ fn core(stage: &Stage) -> Result<Vec<u8>> {
     sleeper.kill()?;
     sleeper.wait()?;
     let made = made.context("gcore, of gdb")?;
-    ensure!(made.status.success(), "gcore: {}", String::from_utf8_lossy(&made.stderr));
+    ensure!(
+        made.status.success(),
+        "gcore: {}",
+        String::from_utf8_lossy(&made.stderr)
+    );
     let mut name = path.into_os_string();
     name.push(format!(".{}", sleeper.id()));
     fs::read(Path::new(&name)).context("gcore's file")

@@ -89,8 +89,8 @@ struct Lane {
 impl Lane {
     fn one(&self, round: &mut Round, inputs: &[Input]) -> Result<()> {
         let input = &inputs[(round.seed % inputs.len() as u64) as usize];
-        let others = &inputs[round.random.usize(..inputs.len())];
-        let bytes = mutate::damaged(&mut round.random, input, &others.bytes)?;
+        let other = &inputs[round.random.usize(..inputs.len())];
+        let bytes = mutate::damaged(&mut round.random, input, &other.bytes)?;
         let file = self.folder.join(input.name);
         fs::write(&file, &bytes)?;
         let replayed = round.random.u64(..REPLAYED) == 0;
@@ -134,16 +134,29 @@ impl Lane {
             thread::sleep(Duration::from_micros(500));
         };
         let took = began.elapsed().as_secs_f64();
-        round.figure(if words[0] == "replay" { "seconds to replay" } else { "seconds to read" }, took);
+        round.figure(
+            if words[0] == "replay" {
+                "seconds to replay"
+            } else {
+                "seconds to read"
+            },
+            took,
+        );
         round.hear(String::from_utf8_lossy(&fs::read(&errors)?).into_owned());
         let killed = self.cgroup.kills()? > kills;
         match status {
-            _ if killed => round.fault(format!("it needs more than {} MiB", MEMORY >> 20)),
-            None => round.fault(format!("it takes more than {TIME:?}")),
+            _ if killed => round.fault(
+                "unbounded memory",
+                format!("more than {} MiB", MEMORY >> 20),
+            ),
+            None => round.fault("unbounded time", format!("more than {TIME:?}")),
             Some(status) if status.signal().is_some() || status.code() == Some(101) => {
-                round.fault(format!("it ends with {status}"));
+                round.fault("a death", status.to_string());
             }
-            Some(_) => {}
+            Some(status) => round.kind(match status.code() {
+                Some(0) => "read",
+                _ => "refused",
+            }),
         }
         if round.has_failed() {
             self.keep(round, &file, input.name)?;
@@ -156,7 +169,8 @@ impl Lane {
         fs::create_dir_all(&self.kept)?;
         let kept = self.kept.join(format!("{}-{name}", round.seed));
         fs::copy(file, &kept)?;
-        round.fault(format!("the file is kept as {}", kept.display()));
+        let place = format!("; the file is kept as {}", kept.display());
+        round.what.push_str(&place);
         Ok(())
     }
 }

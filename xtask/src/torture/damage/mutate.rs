@@ -27,11 +27,7 @@ const MARK: &[u8] = b"FSBK";
 const HEAD: usize = 8;
 
 /// A damaged copy of a file; `other` is another whole file.
-pub(super) fn damaged(
-    random: &mut fastrand::Rng,
-    input: &Input,
-    other: &[u8],
-) -> Result<Vec<u8>> {
+pub(super) fn damaged(random: &mut fastrand::Rng, input: &Input, other: &[u8]) -> Result<Vec<u8>> {
     // Half of the damage is done below the packing, where no checksum finds it.
     if input.packing == Packing::Plain || random.bool() {
         let mut bytes = input.bytes.clone();
