@@ -49,10 +49,18 @@ pub(super) fn make(stage: &Stage) -> Result<Vec<Input>> {
         bytes,
     };
     let python = fs::read(small_trace(stage)?)?;
-    let small = stage.fresh("true.fragtrace");
+    let small = stage.fresh("ls.fragtrace");
     fragscope(
         stage,
-        &["record", "-o", &small.to_string_lossy(), "--", "true"],
+        &[
+            "record",
+            "-o",
+            &small.to_string_lossy(),
+            "--",
+            "ls",
+            "-l",
+            "/",
+        ],
     )?;
     let probed = of_process(stage)?;
     let small = fs::read(small)?;
