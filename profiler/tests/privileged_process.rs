@@ -64,7 +64,13 @@ fn first_word_of(output: impl std::io::Read) -> String {
 fn helper_holds_the_target() {
     let Some(pid) = helpers_target() else { return };
     let target = Target::open(pid).expect("we are root");
-    let _stopped = child::stop(&target);
+    // The tests end it; on a busy host they take longer than a stop usually may.
+    let _stopped = loop {
+        match target.stop_for(child::PATIENCE) {
+            Err(StopError::TimedOut { .. }) => {}
+            stopped => break stopped.expect("it stops"),
+        }
+    };
     println!("{MARK}stopped");
     loop {
         std::thread::park();
