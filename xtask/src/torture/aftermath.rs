@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -198,7 +199,7 @@ pub(super) fn promised_output(stage: &Stage, round: &mut Round, running: &Runnin
     if !path.is_file() {
         round.fault("an output is missing", running.mode.outputs()[0]);
     } else if matches!(running.mode, Mode::RecordProcess | Mode::RecordCommand) {
-        readable_trace(stage, round, &path)?;
+        readable_trace(stage, round, &path, &[0])?;
     }
     Ok(())
 }
@@ -219,21 +220,31 @@ pub(super) fn gone_is_said(round: &mut Round, said: &str) {
     }
 }
 
-/// Whether a trace can be read from its first event to its last.
-pub(super) fn readable_trace(stage: &Stage, round: &mut Round, path: &Path) -> Result<()> {
-    let read = std::process::Command::new(&stage.fragscope)
+/// A recording that was killed is readable up to its last whole block.
+pub(super) fn killed_trace(stage: &Stage, round: &mut Round, running: &Running) -> Result<()> {
+    let path = running.folder.join(running.mode.outputs()[0]);
+    let begun = fs::metadata(&path).is_ok_and(|file| file.len() > 0);
+    if begun && matches!(running.mode, Mode::RecordProcess | Mode::RecordCommand) {
+        readable_trace(stage, round, &path, &[0, NOT_WHOLE])?;
+    }
+    Ok(())
+}
+
+/// The exit code for "done, but what was read was not whole".
+const NOT_WHOLE: i32 = 6;
+
+/// Reads a trace, which ends with one of these codes.
+fn readable_trace(stage: &Stage, round: &mut Round, path: &Path, codes: &[i32]) -> Result<()> {
+    let read = Command::new(&stage.fragscope)
         .args(["export", "--format", "logalloc"])
         .arg(path)
-        .stdout(std::process::Stdio::null())
+        .stdout(Stdio::null())
         .output()?;
-    if !read.status.success() {
+    if !read.status.code().is_some_and(|code| codes.contains(&code)) {
+        let said = String::from_utf8_lossy(&read.stderr);
         round.fault(
             "a trace cannot be read",
-            format!(
-                "{}: {}",
-                read.status,
-                String::from_utf8_lossy(&read.stderr).trim()
-            ),
+            format!("{}: {}", read.status, said.trim()),
         );
     }
     Ok(())

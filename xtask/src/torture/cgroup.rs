@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -115,6 +117,12 @@ impl Drop for Cgroup {
         for pid in self.read("cgroup.procs").unwrap_or_default().lines() {
             let _ = root.as_ref().map(|root| fs::write(root, pid));
         }
-        let _ = fs::remove_dir(&self.path);
+        // What is still ending keeps the group for a moment.
+        for _ in 0..200 {
+            if fs::remove_dir(&self.path).is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }

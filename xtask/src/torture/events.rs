@@ -277,7 +277,8 @@ fn traced(stage: &Stage, round: &mut Round, running: &mut Running, worker: &Work
         Some(status) => {
             let said = running.errors();
             let of_tracer = said.contains("traced");
-            if !of_tracer && !(running.mode == Mode::Snapshot && status.success()) {
+            let done_before = running.mode == Mode::Snapshot && status.success();
+            if !(of_tracer || done_before) {
                 round.fault("another tracer is not named", status.to_string());
             }
             how_of(status)

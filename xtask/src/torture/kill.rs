@@ -101,6 +101,7 @@ fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Work
         round.fault("it does not end", "by SIGKILL");
     }
     aftermath::check(stage, round, &running, Some(worker), How::Killed)?;
+    aftermath::killed_trace(stage, round, &running)?;
     if let Some(counters) = &running.counters
         && let Some(mut recorded) = Worker::recorded(stage, SMALL, counters)?
     {

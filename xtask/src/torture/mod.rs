@@ -74,7 +74,7 @@ const ROWS: [Row; 7] = [
     Row {
         name: "damage",
         what: "damaged traces, cores, samples, other tools' files",
-        quick: 1000,
+        quick: 3000,
         full: 10_000,
         run: damage::run,
     },

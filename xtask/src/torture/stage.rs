@@ -24,11 +24,16 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::kernel_log::KernelLog;
 use super::processes::{self, Process};
 
-/// Where programs leave files; each is made empty for the run, as a file system of its own.
-const SCRATCH: [&str; 3] = ["/tmp", "/dev/shm", "/run"];
-/// What fragscope may leave there, by its documentation: the object that programs load which it
-/// records, and the folder of that.
-const KEPT: [&str; 2] = ["/run/fragscope", "/run/fragscope/"];
+/// Where programs leave files, with who may write there; each is made empty for the run, as a file
+/// system of its own.
+const SCRATCH: [(&str, &str); 3] = [
+    ("/tmp", "mode=1777"),
+    ("/dev/shm", "mode=1777"),
+    ("/run", "mode=0755"),
+];
+/// What fragscope may leave there, by docs/recording.md: an object that recorded programs load for as
+/// long as they live, and an empty file for locks.
+const KEPT: [&str; 2] = ["/run/fragscope", "/run/fragscope/recorded"];
 
 /// Somebody asked for the end (Ctrl-C).
 #[derive(Debug, thiserror::Error)]
@@ -182,11 +187,14 @@ impl Stage {
         for folder in &self.scratch {
             list(folder, &mut found);
         }
-        found.retain(|path| {
-            !KEPT
-                .iter()
-                .any(|kept| path.to_string_lossy().starts_with(kept))
-        });
+        found.retain(|path| !KEPT.iter().any(|kept| path == Path::new(kept)));
+        let object = |path: &PathBuf| {
+            path.starts_with(KEPT[0]) && path.extension().is_some_and(|ending| ending == "so")
+        };
+        // Its name is made of its content: a second one is one too many.
+        if found.iter().filter(|path| object(path)).count() == 1 {
+            found.retain(|path| !object(path));
+        }
         let before = self.left_before.replace(found.clone());
         found.difference(&before).cloned().collect()
     }
@@ -209,18 +217,13 @@ fn private_scratch(needed: &Path) -> Result<Vec<PathBuf>> {
     let all = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, all, None::<&str>)?;
     let mut mounted = Vec::new();
-    for folder in SCRATCH.map(Path::new) {
+    for (folder, mode) in SCRATCH {
+        let folder = Path::new(folder);
         // What is needed must stay in sight.
         if folder.is_dir() && !needed.starts_with(folder) {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-            mount(
-                Some("torture"),
-                folder,
-                Some("tmpfs"),
-                flags,
-                Some("mode=1777"),
-            )
-            .with_context(|| format!("{}", folder.display()))?;
+            mount(Some("torture"), folder, Some("tmpfs"), flags, Some(mode))
+                .with_context(|| format!("{}", folder.display()))?;
             mounted.push(folder.to_owned());
         }
     }
