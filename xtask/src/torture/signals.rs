@@ -21,6 +21,8 @@ const WINDOW: Duration = Duration::from_secs(2);
 const BRIEF: Duration = Duration::from_millis(300);
 /// A signal ends fragscope within this, on a busy host too.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// What has not ended by then does not end.
+const HANGS: Duration = Duration::from_secs(20);
 /// How long what is awaited may take that has no bound of its own.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The default of `--max-stop`.
@@ -150,17 +152,15 @@ fn end(stage: &Stage, round: &mut Round, running: &mut Running, signal: Signal) 
     } else {
         running.signal(signal);
     }
-    let Some(status) = running.wait(stage, ENDS_WITHIN)? else {
-        round.fault(
-            "it does not end",
-            format!("within {ENDS_WITHIN:?} of {signal}"),
-        );
+    let Some(status) = running.wait(stage, HANGS)? else {
+        round.fault("it does not end", format!("within {HANGS:?} of {signal}"));
         return give_up(stage, round, running);
     };
-    round.figure(
-        "seconds from a signal to the end",
-        sent.elapsed().as_secs_f64(),
-    );
+    let took = sent.elapsed();
+    round.figure("seconds from a signal to the end", took.as_secs_f64());
+    if took > ENDS_WITHIN {
+        round.fault("it ends late", format!("{took:.1?} after {signal}"));
+    }
     let by_default = status.signal() == Some(signal as i32);
     if by_default && !caught {
         return Ok(How::Killed);
@@ -188,11 +188,8 @@ fn end(stage: &Stage, round: &mut Round, running: &mut Running, signal: Signal) 
 
 fn quit(stage: &Stage, round: &mut Round, running: &mut Running) -> Result<How> {
     running.signal(Signal::SIGQUIT);
-    if running.wait(stage, ENDS_WITHIN)?.is_none() {
-        round.fault(
-            "it does not end",
-            format!("within {ENDS_WITHIN:?} of SIGQUIT"),
-        );
+    if running.wait(stage, HANGS)?.is_none() {
+        round.fault("it does not end", format!("within {HANGS:?} of SIGQUIT"));
         return give_up(stage, round, running);
     }
     Ok(How::Killed)
@@ -202,23 +199,28 @@ fn close_terminal(stage: &Stage, round: &mut Round, running: &mut Running) -> Re
     let caught = running.catches(Signal::SIGHUP);
     let closed = Instant::now();
     running.close();
-    let Some(status) = running.wait(stage, ENDS_WITHIN)? else {
+    let Some(status) = running.wait(stage, HANGS)? else {
         let spent = processor_time(running.pid);
         stage.let_pass(Duration::from_secs(1))?;
         // Ticks are a hundredth of a second.
         let percent = processor_time(running.pid).saturating_sub(spent);
         round.fault(
             "it does not end",
-            format!(
-                "within {ENDS_WITHIN:?} of its terminal's closing, and takes {percent} % of a core"
-            ),
+            format!("within {HANGS:?} of its terminal's closing, and takes {percent} % of a core"),
         );
         return give_up(stage, round, running);
     };
+    let took = closed.elapsed();
     round.figure(
         "seconds from a closed terminal to the end",
-        closed.elapsed().as_secs_f64(),
+        took.as_secs_f64(),
     );
+    if took > ENDS_WITHIN {
+        round.fault(
+            "it ends late",
+            format!("{took:.1?} after its terminal's closing"),
+        );
+    }
     Ok(if caught && status.signal().is_none() {
         How::ByItself
     } else {

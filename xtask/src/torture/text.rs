@@ -134,3 +134,57 @@ impl Segment {
         }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
+    use nix::sys::ptrace;
+    use nix::sys::signal::Signal;
+    use nix::sys::wait::waitpid;
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[test]
+    fn a_breakpoint_is_seen_when_it_comes_and_when_it_goes() -> Result<()> {
+        // It says something once it is loaded, and waits.
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut byte = [0];
+        child.stdin.as_mut().context("piped")?.write_all(b"x")?;
+        child
+            .stdout
+            .as_mut()
+            .context("piped")?
+            .read_exact(&mut byte)?;
+        let mut text = Text::of(child.id() as i32)?;
+        assert!(!text.segments.is_empty());
+        assert_eq!(text.changes(), []);
+
+        let pid = Pid::from_raw(child.id() as i32);
+        ptrace::attach(pid)?;
+        waitpid(pid, None)?;
+        let segment = &text.segments[0];
+        let (at, path) = (segment.start as ptrace::AddressType, segment.path.clone());
+        let (file, offset) = (segment.file[0], segment.offset);
+        let before = ptrace::read(pid, at)?;
+        ptrace::write(pid, at, before & !0xff | 0xcc)?;
+        let change = Change {
+            path,
+            offset,
+            file,
+            memory: 0xcc,
+        };
+        assert_eq!(text.changes(), [change]);
+        assert_eq!(text.count(), 1);
+        ptrace::write(pid, at, before)?;
+        assert_eq!((text.changes(), text.count()), (Vec::new(), 0));
+        ptrace::detach(pid, Signal::SIGKILL)?;
+        child.wait()?;
+        Ok(())
+    }
+}
