@@ -73,6 +73,8 @@ pub struct Summary {
     pub left_out: u64,
     /// Time between the first and the last event, in ns.
     pub duration_ns: u64,
+    /// Whether a process starts another program, or becomes one.
+    pub executes: bool,
 }
 
 /// A checkpoint of the trace, as the player will reach it.
@@ -462,6 +464,7 @@ impl Compiler {
         }
         self.put_process(process, Process::new(number));
         self.put_thread(number, process);
+        self.summary.executes = true;
         sink.push(op(code::START, process.into(), number))?;
         Ok(())
     }
@@ -535,6 +538,7 @@ impl Compiler {
         }
         self.put_process(process, Process::new(thread));
         self.put_thread(thread, process);
+        self.summary.executes = true;
         sink.push(op(code::EXEC, 0, thread))?;
         self.current = thread;
         Ok(())

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -47,6 +47,7 @@ struct Told {
     summary: Summary,
     trouble: Option<String>,
     whole: bool,
+    closed: bool,
 }
 
 impl Program {
@@ -115,9 +116,15 @@ impl Program {
         self.published.load(Ordering::Relaxed)
     }
 
-    /// The path by which a player opens it.
-    pub(super) fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    /// A descriptor for a player, who may only read: other players play it too.
+    pub(super) fn for_player(&self) -> io::Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        Ok(File::open(path)?.into())
+    }
+
+    /// Whether a process of it starts another program or becomes one, or still may.
+    pub(super) fn may_execute(&self) -> bool {
+        self.told(|told| !told.closed || told.summary.executes)
     }
 
     fn told<T>(&self, get: impl FnOnce(&Told) -> T) -> T {
@@ -249,6 +256,9 @@ impl Growing {
     /// When there is no room.
     pub fn close(&mut self) -> io::Result<()> {
         self.publish()?;
+        if let Ok(mut told) = self.program.told.write() {
+            told.closed = true;
+        }
         let closed = offset_of!(ProgramHeader, closed) as u64;
         self.program.file.write_all_at(&1u32.to_ne_bytes(), closed)
     }
