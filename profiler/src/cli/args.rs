@@ -311,6 +311,10 @@ pub(super) struct ReplayArgs {
     /// Runs of each candidate that ends differently from run to run; else 3 to 15, as time allows
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
+    /// Load the allocator that the recording names, if it is root's or your own and nobody else can
+    /// have changed it; else one of the same name stands in
+    #[arg(long)]
+    allow_recorded_allocator: bool,
     /// Print JSON (schema fragscope.replay/1) instead of text
     #[arg(long)]
     pub(super) json: bool,
@@ -326,6 +330,7 @@ impl ReplayArgs {
             allocators: self.allocators.clone(),
             tunables: self.tunables.clone(),
             runs: self.runs,
+            allow_recorded: self.allow_recorded_allocator,
         }
     }
 }

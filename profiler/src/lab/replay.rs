@@ -14,9 +14,10 @@ use super::field::{self, Manner, Outcome, Progress};
 use super::figures::{median, peak_and_rest_of};
 use super::open::open;
 use super::play::{CompileError, Program};
+use super::recorded;
 use super::report::{self, Checkpoint, Measured, Report, Row, TraceFacts};
 use super::verdict::verdict;
-use crate::process::host;
+use crate::process::{Confinement, host};
 
 /// Of the most that was live, what uncertainty about touched pages can be felt.
 const FELT_TOUCH: f64 = 0.01;
@@ -32,6 +33,9 @@ pub struct ReplayOptions {
     pub tunables: Vec<Tunable>,
     /// Runs of each candidate that is random.
     pub runs: Option<u32>,
+    /// Whether the object that the trace names as the allocator may be loaded, if it is root's or the
+    /// caller's own.
+    pub allow_recorded: bool,
 }
 
 /// Why nothing could be replayed.
@@ -59,13 +63,18 @@ pub fn replay(
     })?;
     let program = &*opened.program;
     let summary = program.summary();
+    let (env, mut not_taken) = recorded::environment(program.description());
     let facts = Facts {
         description: program.description(),
         threads: summary.threads,
         duration: Duration::from_nanos(summary.duration_ns),
+        env,
+        allow_recorded: options.allow_recorded,
     };
     let is_own = !options.allocators.is_empty() || !options.tunables.is_empty();
-    let mut all = vec![candidates::now(&facts)];
+    let (now, not_loaded) = candidates::now(&facts);
+    not_taken.extend(not_loaded);
+    let mut all = vec![now];
     all.extend(if is_own {
         candidates::own_field(&facts, &options.allocators, &options.tunables)
     } else {
@@ -99,6 +108,8 @@ pub fn replay(
         shown,
     };
     let mut report = played.report(options);
+    report.trace.not_taken = not_taken;
+    report.not_confined = Confinement::of_host().lacks().to_vec();
     report.mechanisms = played.mechanisms(&mechanisms, &facts);
     report.interrupted = interrupted.load(std::sync::atomic::Ordering::Relaxed);
     report.verdict = verdict(&report);
@@ -289,6 +300,7 @@ impl PlayedField<'_> {
                 .filter(|stop| recorded(stop).is_some())
                 .count() as u64,
             trouble: self.trouble.map(str::to_owned),
+            not_taken: Vec::new(),
             last_look_ns: self.stops.last().map_or(0, |stop| stop.checkpoint.time_ns),
         }
     }

@@ -35,6 +35,7 @@ mod suspend;
 
 pub(crate) use ahead::reading_ahead;
 pub(crate) use allocators::allocators_in;
+pub(crate) use auxv::has_borrowed_privileges;
 pub(crate) use calls::Calls;
 pub(crate) use confine::{Confinement, Given};
 pub use core_file::{CoreError, CoreFile, CoreMemory};
