@@ -12,6 +12,7 @@ use clap::Parser;
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
 use crate::session;
+use crate::session::convert::Converted;
 
 /// Parses the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
@@ -27,6 +28,16 @@ pub fn main() -> ExitCode {
             Exit::of_error(&*error).into()
         }
     }
+}
+
+/// Says that a file was not read to its end, and why.
+fn not_whole(why: &str) -> Exit {
+    // A closed terminal hears nothing; the exit code still tells.
+    let _ = writeln!(
+        std::io::stderr(),
+        "fragscope: the recording is not whole: {why}"
+    );
+    Exit::NotWhole
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -50,16 +61,19 @@ fn run(command: &Command) -> Result<Exit, Failure> {
         Command::Record(args) => session::record::record(&args.options())?.into(),
         Command::Export(args) => {
             let TraceFormat::Logalloc = args.format;
-            session::convert::to_logalloc(&args.recording, args.output.as_deref())?;
-            Exit::Done
+            match session::convert::to_logalloc(&args.options())? {
+                Converted::Whole => Exit::Done,
+                Converted::Part(why) => not_whole(&why),
+                Converted::Interrupted => Exit::Interrupted,
+            }
         }
         Command::Replay(args) => {
             let report = session::replay::run(&args.options(), args.output.as_ref())?;
             print::replay(&report, args.json)?;
-            if report.interrupted {
-                Exit::Interrupted
-            } else {
-                Exit::Done
+            match &report.trace.trouble {
+                _ if report.interrupted => Exit::Interrupted,
+                Some(why) => not_whole(why),
+                None => Exit::Done,
             }
         }
         Command::Doctor(args) => {

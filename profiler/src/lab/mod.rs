@@ -8,6 +8,7 @@ pub mod candidates;
 pub mod environment;
 pub mod field;
 pub mod figures;
+pub(crate) mod input;
 mod loader;
 pub mod open;
 pub mod play;

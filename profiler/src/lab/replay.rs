@@ -1,10 +1,12 @@
 //! `replay`: a trace played into a field of allocators and settings.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use profiler_trace::compile::{Stop, Summary};
+use profiler_trace::limits::Limits;
 use profiler_trace::trace::Description;
 
 use super::ablation::{self, PeakAndRest};
@@ -33,6 +35,10 @@ pub struct ReplayOptions {
     pub tunables: Vec<Tunable>,
     /// Runs of each candidate that is random.
     pub runs: Option<u32>,
+    /// Bytes that the trace may come to, and that tables may take ([`Limits`]); `None` is the default.
+    pub max_size: Option<u64>,
+    /// See above.
+    pub max_memory: Option<u64>,
     /// Whether the object that the trace names as the allocator may be loaded, if it is root's or the
     /// caller's own.
     pub allow_recorded: bool,
@@ -54,10 +60,12 @@ pub struct ReplayError {
 /// When nothing of the trace can be read. Candidates that fail are part of the report.
 pub fn replay(
     options: &ReplayOptions,
-    interrupted: &AtomicBool,
+    interrupted: &Arc<AtomicBool>,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report, ReplayError> {
-    let opened = open(&options.trace).map_err(|why| ReplayError {
+    let available_bytes = host::available_bytes();
+    let limits = Limits::new(options.max_size, options.max_memory, available_bytes);
+    let opened = open(&options.trace, limits, interrupted).map_err(|why| ReplayError {
         path: options.trace.clone(),
         why,
     })?;
@@ -94,7 +102,7 @@ pub fn replay(
         cpus: cpus(program.description()),
         touch_is_uncertain: touch_share > FELT_TOUCH,
         shown,
-        available_bytes: host::available_bytes(),
+        available_bytes,
         interrupted,
     };
     let outcomes = field::run(program, &all, &manner, progress);
@@ -111,13 +119,15 @@ pub fn replay(
     report.trace.not_taken = not_taken;
     report.not_confined = Confinement::of_host().lacks().to_vec();
     report.mechanisms = played.mechanisms(&mechanisms, &facts);
-    report.interrupted = interrupted.load(std::sync::atomic::Ordering::Relaxed);
+    report.interrupted = interrupted.load(Ordering::Relaxed);
     report.verdict = verdict(&report);
     Ok(report)
 }
 
 fn cpus(description: &Description) -> Option<u32> {
-    description.get("cpus")?.parse().ok()
+    let cpus: u32 = description.get("cpus")?.parse().ok()?;
+    // Linux knows no more (`CONFIG_NR_CPUS`).
+    (1..=8192).contains(&cpus).then_some(cpus)
 }
 
 /// A field that was played.

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod doctor;
 mod front;
 mod history;
+mod interrupt;
 mod live;
 mod of_core;
 pub mod options;

@@ -2,13 +2,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use profiler_trace::whole_file::{self, WriteError};
 
-use super::signals::Signals;
+use super::interrupt;
 use crate::export;
 use crate::lab::progress::Bar;
 use crate::lab::replay::{ReplayError, ReplayOptions, replay};
@@ -36,8 +33,7 @@ pub fn run(options: &ReplayOptions, output: Option<&PathBuf>) -> Result<Report, 
     if let Some(path) = output {
         whole_file::check(path)?;
     }
-    let interrupted = Arc::new(AtomicBool::new(false));
-    watch_signals(&interrupted)?;
+    let interrupted = interrupt::flag()?;
     let bar = Bar::new();
     let report = replay(options, &interrupted, &|progress| bar.show(progress));
     bar.clear();
@@ -52,21 +48,4 @@ fn save(path: &Path, report: &Report) -> Result<(), WriteError> {
     let mut text = export::replay::json(report);
     text.push('\n');
     whole_file::write(path, text.as_bytes())
-}
-
-/// Notes when the user wants it to end.
-fn watch_signals(interrupted: &Arc<AtomicBool>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let mut signals = {
-        let _within = runtime.enter();
-        Signals::new()?
-    };
-    let interrupted = Arc::clone(interrupted);
-    thread::spawn(move || {
-        runtime.block_on(signals.next());
-        interrupted.store(true, Ordering::Relaxed);
-    });
-    Ok(())
 }
