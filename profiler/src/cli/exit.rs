@@ -49,6 +49,7 @@ impl Exit {
             Some(SessionError::Io(io)) if io.kind() == io::ErrorKind::NotFound => Some(5),
             Some(SessionError::Open(open)) => Some(open.exit_code()),
             Some(SessionError::Core(core)) => Some(core.exit_code()),
+            Some(SessionError::Shadows(record)) => Some(record.exit_code()),
             None => match error.downcast_ref::<RecordError>() {
                 Some(record) => Some(record.exit_code()),
                 None => error.downcast_ref().map(OpenError::exit_code),

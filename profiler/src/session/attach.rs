@@ -60,12 +60,20 @@ async fn watch(
     let mut signals = Signals::new()?;
     let began = Instant::now();
     // Probes that record stay armed, and tell the shadows alone.
+    let mut ended_by = None;
     let what_if = match &options.what_if {
         None => None,
-        Some(wanted) => Some(
-            WhatIfSession::start(options.pid, wanted, options.manner)
-                .map_err(SessionError::WhatIf)?,
-        ),
+        Some(wanted) => {
+            let started = WhatIfSession::start(options.pid, wanted, options.manner);
+            let mut what_if = started.map_err(SessionError::WhatIf)?;
+            // Without probes there is nothing to compare, which is an error and no notice.
+            tokio::select! {
+                biased;
+                name = signals.next() => ended_by = Some(name),
+                begun = what_if.begun() => begun.map_err(SessionError::Shadows)?,
+            }
+            Some(what_if)
+        }
     };
     let probes = match (options.probes, options.budget) {
         (false, _) => Probes::Off,
@@ -91,6 +99,9 @@ async fn watch(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut walking = true;
     let ending = loop {
+        if let Some(name) = ended_by {
+            break Ok(Ending::Interrupted(name));
+        }
         tokio::select! {
             biased;
             name = signals.next() => break Ok(Ending::Interrupted(name)),
