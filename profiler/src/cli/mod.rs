@@ -15,6 +15,7 @@ use self::exit::Exit;
 use crate::process;
 use crate::say;
 use crate::session;
+use crate::session::convert::Converted;
 
 /// Parses the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
@@ -63,6 +64,16 @@ fn usage(mut wrong: clap::Error) -> String {
     wrong.render().to_string().trim_end().to_owned()
 }
 
+/// Says that a file was not read to its end, and why.
+fn not_whole(why: &str) -> Exit {
+    // The exit code says it, too.
+    say::line(format_args!(
+        "fragscope: the recording is not whole: {}",
+        visible(why)
+    ));
+    Exit::NotWhole
+}
+
 type Failure = Box<dyn std::error::Error>;
 
 fn run(command: &Command) -> Result<Exit, Failure> {
@@ -84,16 +95,19 @@ fn run(command: &Command) -> Result<Exit, Failure> {
         Command::Record(args) => session::record::record(&args.options())?.into(),
         Command::Export(args) => {
             let TraceFormat::Logalloc = args.format;
-            session::convert::to_logalloc(&args.recording, args.output.as_deref())?;
-            Exit::Done
+            match session::convert::to_logalloc(&args.options())? {
+                Converted::Whole => Exit::Done,
+                Converted::Part(why) => not_whole(&why),
+                Converted::Interrupted => Exit::Interrupted,
+            }
         }
         Command::Replay(args) => {
             let report = session::replay::run(&args.options(), args.output.as_ref())?;
             print::replay(&report, args.json)?;
-            if report.interrupted {
-                Exit::Interrupted
-            } else {
-                Exit::Done
+            match &report.trace.trouble {
+                _ if report.interrupted => Exit::Interrupted,
+                Some(why) => not_whole(why),
+                None => Exit::Done,
             }
         }
         Command::Doctor(args) => {

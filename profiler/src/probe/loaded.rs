@@ -200,7 +200,10 @@ fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> io::Result<u64> {
 }
 
 fn object() -> Result<Cow<'static, [u8]>, ProbeError> {
-    let Some(path) = std::env::var_os(OBJECT_VARIABLE) else {
+    // Who runs a fragscope that has capabilities of its file's has none of his own to load it by.
+    let named =
+        std::env::var_os(OBJECT_VARIABLE).filter(|_| !crate::process::has_borrowed_privileges());
+    let Some(path) = named else {
         return Ok(Cow::Borrowed(OBJECT));
     };
     let read = std::fs::read(&path).map_err(|source| ProbeError::Host {

@@ -156,10 +156,13 @@ fn begin(
     // Probes that record stay armed, and feed the shadows alone.
     let what_if = match &options.what_if {
         None => None,
-        Some(wanted) => Some(
-            WhatIfSession::start(options.pid, wanted, options.manner)
-                .map_err(SessionError::WhatIf)?,
-        ),
+        Some(wanted) => {
+            let started = WhatIfSession::start(options.pid, wanted, options.manner);
+            let mut what_if = started.map_err(SessionError::WhatIf)?;
+            // Without probes there is nothing to compare, which is an error and no notice.
+            what_if.wait_until_begun().map_err(SessionError::Shadows)?;
+            Some(what_if)
+        }
     };
     let start = |budget| Probes::start(options.pid, budget, Arc::clone(ending));
     let probes = match (options.probes, options.budget) {
