@@ -1,9 +1,16 @@
 //! What is used of libc and libpthread.
 
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
+use core::ptr;
 
 pub(crate) const O_RDWR: c_int = 2;
 pub(crate) const O_CLOEXEC: c_int = 0o2_000_000;
+pub(crate) const O_PATH: c_int = 0o10_000_000;
+pub(crate) const AT_EMPTY_PATH: c_int = 0x1000;
+pub(crate) const AT_STATX_DONT_SYNC: c_int = 0x4000;
+pub(crate) const STATX_BASIC_STATS: c_uint = 0x7ff;
+pub(crate) const S_IFMT: u16 = 0o170_000;
+pub(crate) const S_IFREG: u16 = 0o100_000;
 pub(crate) const PROT_READ_WRITE: c_int = 3;
 pub(crate) const MAP_SHARED: c_int = 1;
 pub(crate) const CLOCK_MONOTONIC: c_int = 1;
@@ -14,6 +21,56 @@ pub(crate) const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
 pub(crate) struct Timespec {
     pub(crate) seconds: i64,
     pub(crate) nanoseconds: i64,
+}
+
+/// `struct statx` (`include/uapi/linux/stat.h`): the same on every machine, unlike `struct stat`.
+#[derive(Default)]
+#[repr(C)]
+pub(crate) struct Statx {
+    mask: u32,
+    block_size: u32,
+    attributes: u64,
+    links: u32,
+    pub(crate) user: u32,
+    group: u32,
+    pub(crate) mode: u16,
+    spare: u16,
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    blocks: u64,
+    attributes_mask: u64,
+    times: [u64; 8],
+    /// Of a device file itself.
+    own_device: [u32; 2],
+    device_major: u32,
+    device_minor: u32,
+    rest: [u64; 14],
+}
+
+impl Statx {
+    /// Where the file lies, as `st_dev` has it (`gnu_dev_makedev`).
+    pub(crate) fn device(&self) -> u64 {
+        let (major, minor) = (u64::from(self.device_major), u64::from(self.device_minor));
+        (major & 0xffff_f000) << 32
+            | (major & 0xfff) << 8
+            | (minor & 0xffff_ff00) << 12
+            | minor & 0xff
+    }
+}
+
+/// `statx(2)`, which old C libraries have no function for.
+///
+/// # Safety
+/// `path` is a string with its zero.
+pub(crate) unsafe fn statx(
+    folder: c_int,
+    path: *const c_char,
+    flags: c_int,
+    wanted: c_uint,
+    found: &mut Statx,
+) -> c_long {
+    // SAFETY: as the caller promises, and a place for the answer.
+    unsafe { syscall(SYS_STATX, folder, path, flags, wanted, ptr::from_mut(found)) }
 }
 
 unsafe extern "C" {
@@ -35,6 +92,7 @@ unsafe extern "C" {
     pub(crate) fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int;
     pub(crate) fn nanosleep(wanted: *const Timespec, rest: *mut Timespec) -> c_int;
     pub(crate) fn sched_yield() -> c_int;
+    pub(crate) fn geteuid() -> c_uint;
     pub(crate) fn getpid() -> c_int;
     pub(crate) fn getppid() -> c_int;
     pub(crate) fn syscall(number: c_long, ...) -> c_long;
@@ -56,3 +114,8 @@ unsafe extern "C" {
 pub(crate) const SYS_GETTID: c_long = 186;
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) const SYS_GETTID: c_long = 178;
+/// `statx`.
+#[cfg(target_arch = "x86_64")]
+const SYS_STATX: c_long = 332;
+#[cfg(not(target_arch = "x86_64"))]
+const SYS_STATX: c_long = 291;

@@ -12,12 +12,13 @@ use clap::Parser;
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
 use crate::session;
+use crate::session::record::RecordEnding;
 
 /// Parses the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
     let line = Line::parse();
     match run(&line.command) {
-        Ok(exit) => exit.into(),
+        Ok(code) => code,
         Err(error) => {
             if exit::is_broken_pipe(&*error) {
                 return Exit::Done.into();
@@ -31,8 +32,8 @@ pub fn main() -> ExitCode {
 
 type Failure = Box<dyn std::error::Error>;
 
-fn run(command: &Command) -> Result<Exit, Failure> {
-    Ok(match command {
+fn run(command: &Command) -> Result<ExitCode, Failure> {
+    let exit: Exit = match command {
         Command::Attach(args) => session::attach(&args.options())?.into(),
         Command::Demo(args) => session::demo(&args.options())?.into(),
         Command::Snapshot(args) => {
@@ -47,7 +48,10 @@ fn run(command: &Command) -> Result<Exit, Failure> {
             look.saved?;
             Exit::Done
         }
-        Command::Record(args) => session::record::record(&args.options())?.into(),
+        Command::Record(args) => match session::record::record(&args.options())? {
+            RecordEnding::Command(code) => return Ok(code.into()),
+            RecordEnding::Session(ending) => ending.into(),
+        },
         Command::Export(args) => {
             let TraceFormat::Logalloc = args.format;
             session::convert::to_logalloc(&args.recording, args.output.as_deref())?;
@@ -67,5 +71,6 @@ fn run(command: &Command) -> Result<Exit, Failure> {
             print::doctor(&checks, args.json)?;
             Exit::of_checks(&checks)
         }
-    })
+    };
+    Ok(exit.into())
 }

@@ -26,12 +26,14 @@ mod maps;
 mod memory;
 mod open;
 mod pagemap;
+mod preload;
 mod priority;
 mod proc_dir;
 mod record_ring;
 mod residency;
 mod stop;
 mod suspend;
+mod tree;
 
 pub(crate) use ahead::reading_ahead;
 pub(crate) use allocators::allocators_in;
@@ -41,10 +43,12 @@ pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
 pub use open::{Denial, OpenError};
+pub use preload::not_preloaded;
 pub(crate) use priority::give_way;
-pub use record_ring::{Next, RecordRing, Told};
+pub use record_ring::{Next, RecordRing, RingEvent};
 pub use residency::PageSource;
 pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, Stopped};
+pub use tree::{Member, ProcessTree};
 
 use proc_dir::{ProcDir, field};
 
