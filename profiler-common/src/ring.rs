@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_turn_says_what_was_put_into_it() {
-        for number in [0, 5, SLOTS, 7 * SLOTS + 3, (1 << 60) - 1] {
+        for number in [0, 5, SLOTS, 7 * SLOTS + 3, (1 << 59) - 1] {
             let (free, whole) = (Turn::free(number), Turn::whole(number));
             let claimed = Turn::claimed(number, 4_194_303);
             assert_eq!(free.state(), State::Free);

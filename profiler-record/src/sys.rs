@@ -6,6 +6,7 @@ use core::ptr;
 pub(crate) const O_RDWR: c_int = 2;
 pub(crate) const O_CLOEXEC: c_int = 0o2_000_000;
 pub(crate) const O_PATH: c_int = 0o10_000_000;
+pub(crate) const AT_FDCWD: c_int = -100;
 pub(crate) const AT_EMPTY_PATH: c_int = 0x1000;
 pub(crate) const AT_STATX_DONT_SYNC: c_int = 0x4000;
 pub(crate) const STATX_BASIC_STATS: c_uint = 0x7ff;
@@ -21,6 +22,15 @@ pub(crate) const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
 pub(crate) struct Timespec {
     pub(crate) seconds: i64,
     pub(crate) nanoseconds: i64,
+}
+
+/// `Dl_info` of `dladdr(3)`.
+#[repr(C)]
+pub(crate) struct DlInfo {
+    pub(crate) path: *const c_char,
+    pub(crate) base: *mut c_void,
+    pub(crate) symbol: *const c_char,
+    pub(crate) address: *mut c_void,
 }
 
 /// `struct statx` (`include/uapi/linux/stat.h`): the same on every machine, unlike `struct stat`.
@@ -77,6 +87,7 @@ unsafe extern "C" {
     #[cfg(feature = "recorder")]
     pub(crate) fn abort() -> !;
     pub(crate) fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+    pub(crate) fn dladdr(address: *const c_void, found: *mut DlInfo) -> c_int;
     pub(crate) fn getenv(name: *const c_char) -> *const c_char;
     pub(crate) fn open(path: *const c_char, flags: c_int, ...) -> c_int;
     pub(crate) fn close(fd: c_int) -> c_int;

@@ -195,7 +195,7 @@ mod tests {
     fn a_daemon_stays_in_the_tree_when_its_parent_ends() {
         let tree = ProcessTree::adopt().expect("permitted");
         let shell = Command::new("sh")
-            .args(["-c", "setsid sleep 1000 >/dev/null & echo $!"])
+            .args(["-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!"])
             .stdout(Stdio::piped())
             .output()
             .expect("a shell");
