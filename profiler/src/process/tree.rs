@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -19,6 +20,8 @@ const MOST_GENERATIONS: usize = 1024;
 #[derive(Debug)]
 pub struct ProcessTree {
     own: i32,
+    /// The child that was started to be recorded.
+    command: Option<i32>,
 }
 
 /// A process of the tree: this very one, whoever gets its number later.
@@ -49,7 +52,14 @@ impl ProcessTree {
         prctl::set_child_subreaper(true)?;
         Ok(Self {
             own: std::process::id() as i32,
+            command: None,
         })
+    }
+
+    /// This child is one of the tree, whatever program it is. Other children that run this process's
+    /// own program are its helpers, and are not.
+    pub fn add_command(&mut self, pid: u32) {
+        self.command = i32::try_from(pid).ok();
     }
 
     /// The descendant with this number; `None` when there is none, or when it counts processes by
@@ -74,6 +84,10 @@ impl ProcessTree {
             .all(|(pid, parent, _)| Stat::of(*pid).is_some_and(|stat| stat.parent == *parent));
         let alive = line.iter().all(|(_, _, pidfd)| pidfd.is_alive());
         if !holds || !alive || !is_of_our_namespace(pid) {
+            return None;
+        }
+        let (child, _, _) = line.last()?;
+        if Some(*child) != self.command && is_own_program(*child) {
             return None;
         }
         let (_, _, pidfd) = line.into_iter().next()?;
@@ -139,6 +153,13 @@ impl Stat {
     }
 }
 
+/// Whether the process runs the same program file as this one.
+fn is_own_program(pid: i32) -> bool {
+    let file = |link: &str| fs::metadata(link).ok().map(|file| (file.dev(), file.ino()));
+    let own = file("/proc/self/exe");
+    own.is_some() && file(&format!("/proc/{pid}/exe")) == own
+}
+
 /// Whether the number is the one by which the process counts itself.
 fn is_of_our_namespace(pid: i32) -> bool {
     let status = fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -186,6 +207,16 @@ mod tests {
         assert!(tree.member(1).is_none() && tree.member(0).is_none());
         assert!(tree.member(u32::MAX).is_none());
         assert!(tree.member(std::os::unix::process::parent_id()).is_none());
+        // Nor is this process, nor one that is only a copy of it.
+        assert!(tree.member(std::process::id()).is_none());
+        let mut copy = Command::new("/proc/self/exe");
+        let copy = copy
+            .arg("--list")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        assert!(tree.member(copy.id()).is_none());
+        copy.wait_with_output().expect("it ends");
         child.kill().expect("it runs");
         child.wait().expect("it ends");
         assert!(!member.is_alive() && tree.member(child.id()).is_none());

@@ -34,6 +34,8 @@ const NAP: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(150);
 /// Between two looks at which processes are left.
 const SLOW: Duration = Duration::from_millis(50);
+/// A child that was announced and has not begun is waited for, on a busy host: its fork failed.
+const UNBORN: Duration = Duration::from_secs(2);
 /// Processes that outlive the command by so much are spoken of.
 const OUTLIVED: Duration = Duration::from_secs(1);
 
@@ -72,12 +74,13 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     let directory = RuntimeDir::open()?;
     let object = directory.object(concat!("recorder-", env!("CARGO_PKG_VERSION")), RECORDER)?;
     let object = object.to_string_lossy().into_owned();
-    let tree = ProcessTree::adopt()?;
+    let mut tree = ProcessTree::adopt()?;
     let file = create(&options.output)?;
     let ring = RecordRing::new()?;
     let began_ns = monotonic_ns()?;
     let started_at = jiff::Timestamp::now();
     let mut child = start(command, &object, &ring)?;
+    tree.add_command(child.id());
     let began = Instant::now();
 
     // The ring holds what the program writes meanwhile.
@@ -251,7 +254,7 @@ impl Session {
         let left = self.stream.left_running(self.child.id());
         let Some(first) = left.first() else {
             // One that was forked last may not have written anything yet.
-            return self.stream.expects_children() && now - ended_at < LAST_LOOK;
+            return self.stream.expects_children() && now - ended_at < UNBORN;
         };
         if now - ended_at > OUTLIVED && !std::mem::replace(&mut self.has_said, true) {
             let (count, pid) = (left.len(), first.pid());
