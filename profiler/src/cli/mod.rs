@@ -16,6 +16,7 @@ use crate::process;
 use crate::say;
 use crate::session;
 use crate::session::convert::Converted;
+use crate::session::record::RecordEnding;
 
 /// Parses the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
@@ -30,7 +31,7 @@ pub fn main() -> ExitCode {
     };
     process::set_file_limit(line.file_limit);
     match run(&line.command) {
-        Ok(exit) => exit.into(),
+        Ok(code) => code,
         Err(error) => {
             if exit::is_broken_pipe(&*error) {
                 return Exit::Done.into();
@@ -76,8 +77,8 @@ fn not_whole(why: &str) -> Exit {
 
 type Failure = Box<dyn std::error::Error>;
 
-fn run(command: &Command) -> Result<Exit, Failure> {
-    Ok(match command {
+fn run(command: &Command) -> Result<ExitCode, Failure> {
+    let exit: Exit = match command {
         Command::Attach(args) => session::attach(&args.options())?.into(),
         Command::Demo(args) => session::demo(&args.options())?.into(),
         Command::Snapshot(args) => {
@@ -92,7 +93,10 @@ fn run(command: &Command) -> Result<Exit, Failure> {
             look.saved?;
             Exit::Done
         }
-        Command::Record(args) => session::record::record(&args.options())?.into(),
+        Command::Record(args) => match session::record::record(&args.options())? {
+            RecordEnding::Command(code) => return Ok(code.into()),
+            RecordEnding::Session(ending) => ending.into(),
+        },
         Command::Export(args) => {
             let TraceFormat::Logalloc = args.format;
             match session::convert::to_logalloc(&args.options())? {
@@ -119,5 +123,6 @@ fn run(command: &Command) -> Result<Exit, Failure> {
             print::doctor(&checks, args.json)?;
             Exit::of_checks(&checks)
         }
-    })
+    };
+    Ok(exit.into())
 }

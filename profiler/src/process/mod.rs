@@ -28,10 +28,12 @@ mod maps;
 mod memory;
 mod open;
 mod pagemap;
+mod preload;
 mod proc_dir;
 mod record_ring;
 mod residency;
 mod stop;
+mod tree;
 
 pub(crate) use ahead::reading_ahead;
 pub(crate) use allocators::allocators_in;
@@ -46,9 +48,11 @@ pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
 pub use open::{Denial, OpenError};
-pub use record_ring::{Next, RecordRing, Told};
+pub use preload::not_preloaded;
+pub use record_ring::{Next, RecordRing, RingEvent};
 pub use residency::PageSource;
 pub use stop::{EndedEarly, LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
+pub use tree::{Member, ProcessTree};
 
 pub use proc_dir::Gone;
 use proc_dir::{ProcDir, field};
