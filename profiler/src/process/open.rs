@@ -8,7 +8,7 @@ use procfs::process::Process;
 use profiler_core::text::visible;
 
 use super::host::{self, Capability, ptrace_scope};
-use super::proc_dir::{PidFd, ProcDir, field, io_error};
+use super::proc_dir::{Gone, PidFd, ProcDir, field, io_error};
 
 /// `PF_KTHREAD` in `include/linux/sched.h`: field 9 of `/proc/PID/stat`.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -21,6 +21,9 @@ pub enum OpenError {
         /// The number given.
         pid: i32,
     },
+    /// It went while it was opened.
+    #[error(transparent)]
+    Gone(#[from] Gone),
     /// The number is that of a thread.
     #[error("{tid} is a thread of process {pid}: use --pid {pid}")]
     NotAProcess {
@@ -144,6 +147,7 @@ impl OpenError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoSuchProcess { .. }
+            | Self::Gone(_)
             | Self::KernelThread { .. }
             | Self::Zombie { .. }
             | Self::Foreign32Bit { .. }
@@ -206,8 +210,8 @@ fn open_memory(dir: &ProcDir) -> Result<File, OpenError> {
         Ok(mem) => return Ok(mem),
         Err(error) => error,
     };
-    if !dir.pidfd().is_alive() {
-        return Err(OpenError::NoSuchProcess { pid });
+    if let Some(gone) = Gone::of(&error) {
+        return Err(OpenError::Gone(gone.clone()));
     }
     if error.kind() != io::ErrorKind::PermissionDenied {
         return Err(OpenError::Io { pid, source: error });

@@ -153,10 +153,14 @@ impl ProcDir {
 
     /// The error, or that the process has exited, when that is why.
     fn why(&self, error: io::Error) -> io::Error {
-        if self.pidfd.is_alive() {
-            error
-        } else {
+        // One that is exiting has no memory and no program any more, some time before it is dead.
+        let is_missing = error.kind() == io::ErrorKind::NotFound;
+        let is_exiting = || is_missing && std::fs::read_link(self.path("exe")).is_err();
+        let is_gone = error.raw_os_error() == Some(libc::ESRCH) || is_exiting();
+        if is_gone || !self.pidfd.is_alive() {
             Gone::Exited(self.pid()).into()
+        } else {
+            error
         }
     }
 
