@@ -121,7 +121,7 @@ impl Turn {
 
     /// The lap of an event's number, as far as a turn holds it.
     pub const fn lap_of(number: u64) -> u64 {
-        number / SLOTS & (u64::MAX >> Self::LAP_AT)
+        (number / SLOTS) & (u64::MAX >> Self::LAP_AT)
     }
 
     /// Whether the event of this number is past claiming here: it was claimed, or the slot is
