@@ -202,7 +202,7 @@ fn rules() -> Rules {
     put(libc::SYS_prctl, one_of(0, &OPTIONS));
     put(libc::SYS_fcntl, one_of(1, &COMMANDS));
     // `isatty`.
-    put(libc::SYS_ioctl, vec![is(1, libc::TCGETS as u64)]);
+    put(libc::SYS_ioctl, vec![is(1, libc::TCGETS)]);
     // Limits and processors of its own only; and an abort, which is a signal to itself.
     put(libc::SYS_prlimit64, one_of(0, &[0, own]));
     put(libc::SYS_sched_setaffinity, one_of(0, &[0, own]));

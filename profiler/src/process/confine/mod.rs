@@ -328,12 +328,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_host_confines_players_in_all_ways() {
+    fn what_this_host_lacks_is_said_and_all_else_is_used() {
         let found = Confinement::of_host();
-        assert_eq!(found.lacks(), Vec::<String>::new());
-        assert!(found.files.is_some());
-        assert_eq!(found.calls.len(), 2);
+        let lacks = |word: &str| found.lacks().iter().any(|lack| lack.contains(word));
+        assert_eq!(found.files.is_none(), lacks("Landlock"));
+        assert_eq!(found.calls.is_empty(), lacks("seccomp filters"));
         let is_root = nix::unistd::geteuid().is_root();
-        assert_eq!(found.is_other_user(), is_root);
+        assert_eq!(found.is_other_user(), is_root && !lacks("run as root"));
     }
 }
