@@ -9,6 +9,7 @@ use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_trace::trace::{Checkpoint, Description, Event, EventKind};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::begin::{heap, lacks, numbering};
 use super::checkpoint::{self, Occasion};
@@ -25,6 +26,7 @@ use super::{RecordError, RecordOptions, create, monotonic_ns};
 use crate::probe::EventStream;
 use crate::probe::plan::ProbePlan;
 use crate::process::{Target, TargetState};
+use crate::say;
 use crate::session::Ending;
 use crate::session::options::Manner;
 use crate::session::sampler::Sampler;
@@ -67,7 +69,15 @@ async fn run(
     let mut signals = Signals::new()?;
     let mut asked = signal(SignalKind::user_defined1())?;
     let target = Target::open(pid)?;
-    let begun = begin(options, pid);
+    let begun = tokio::select! {
+        biased;
+        name = signals.next() => {
+            // What was begun on the target is undone when this process ends.
+            say::line(format_args!("{name}: ended before the recording began; nothing was written"));
+            return Ok(Ending::Interrupted(name));
+        }
+        begun = begin_aside(options.clone(), pid) => begun,
+    };
     let (mut running, _lock) = begun.map_err(|error| match target.state() {
         TargetState::Same => error,
         // Whatever failed, this is why.
@@ -102,11 +112,26 @@ async fn run(
     Ok(ending)
 }
 
+/// A recording that has begun, and what keeps others from the same process.
+type Begun = (Running<Recording>, Option<Lock>);
+
+/// [`begin`] on a thread of its own: loading the probes and the walk may take seconds, in which a
+/// signal is answered.
+async fn begin_aside(options: RecordOptions, pid: i32) -> Result<Begun, RecordError> {
+    let (report, begun) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("begin".into())
+        .spawn(move || {
+            // Whoever left does not want it any more.
+            let _ = report.send(begin(&options, pid));
+        })?;
+    begun
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::other("beginning the recording panicked").into()))
+}
+
 /// Attaches the probes and begins the file, unless somebody else records the process.
-fn begin(
-    options: &RecordOptions,
-    pid: i32,
-) -> Result<(Running<Recording>, Option<Lock>), RecordError> {
+fn begin(options: &RecordOptions, pid: i32) -> Result<Begun, RecordError> {
     let sampler = Sampler::open(pid)?;
     let began_ticks = sampler.target().began_ticks()?;
     let lock = match RuntimeDir::open() {
