@@ -7,11 +7,10 @@ use std::sync::Arc;
 use profiler_common::Config;
 
 use super::error::{ProbeError, attach_failure, attach_reason};
-use super::leftover;
+use super::leftover::Sites;
 use super::links::Link;
 use super::loaded::Loaded;
 use super::traps::Traps;
-use crate::process::Target;
 
 /// The inode of the root PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const ROOT_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -21,6 +20,7 @@ pub(super) struct Armed {
     pub(super) loaded: Loaded,
     traps: Arc<Traps>,
     pid: NonZeroU32,
+    sites: Sites,
     /// The busiest last.
     links: Vec<Link>,
     /// By probe of the plan: why it cannot be attached.
@@ -43,6 +43,7 @@ impl Armed {
             .is_ok_and(|link| link.as_os_str() == ROOT_PID_NAMESPACE);
         Ok(Self {
             lost_before: loaded.lost().map_err(map_trouble)?,
+            sites: Sites::of(pid, &traps),
             loaded,
             traps,
             pid,
@@ -130,8 +131,13 @@ impl Armed {
     /// Removes the probes, the busiest first, and waits until they are gone.
     pub(super) fn close(&mut self) -> Result<(), ProbeError> {
         let links: Vec<Link> = self.links.drain(..).rev().collect();
+        if links.is_empty() {
+            return Ok(());
+        }
         let removed = self.loaded.remove(&links);
-        removed.map_err(|error| self.after(remove_failure(error)))
+        removed.map_err(|error| self.after(remove_failure(error)))?;
+        self.sites.wait_until_clear();
+        Ok(())
     }
 
     /// Removes the probes for good. Breakpoints that are still in the target then, because the
@@ -146,11 +152,7 @@ impl Armed {
 
     /// Whether there are breakpoints where the probes were: of nobody, or of another tool's probes.
     fn has_left_breakpoints(&self) -> bool {
-        let Ok(target) = Target::open(self.pid()) else {
-            return false;
-        };
-        let left = leftover::find(&target).unwrap_or_default();
-        left.iter().any(|found| self.traps.has(found))
+        self.sites.are_set()
     }
 
     /// What `error` leaves to be done. Where the guard was ended it may have left breakpoints.
@@ -175,7 +177,9 @@ impl Armed {
             self.links.extend(set);
         }
         let links: Vec<Link> = self.links.drain(..).collect();
-        self.loaded.remove(&links).map_err(remove_failure)
+        self.loaded.remove(&links).map_err(remove_failure)?;
+        self.sites.wait_until_clear();
+        Ok(())
     }
 
     /// Opens a window, in which there are events, or closes it.

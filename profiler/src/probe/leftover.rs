@@ -4,10 +4,13 @@
 //! (older fragscopes, bpftrace, perf). The target then takes a trap at each pass, for good. Setting a
 //! probe there and removing it again removes the breakpoint too, unless a living tool holds one.
 
+use std::fs;
 use std::io;
 use std::num::NonZeroU32;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
@@ -16,7 +19,8 @@ use profiler_core::residency::{Mapping, MappingKind};
 
 use super::error::{ProbeError, attach_failure};
 use super::loaded::{Loaded, Program};
-use crate::process::{Target, open_regular};
+use super::traps::Traps;
+use crate::process::{LiveMemory, Target, open_regular};
 
 /// x86's `int3`, which the kernel writes over the first byte of an instruction.
 const INT3: u8 = 0xcc;
@@ -40,7 +44,7 @@ pub struct Breakpoint {
     pub addr: RemoteAddr,
 }
 
-/// Finds them, `MOST` at most. Code that was never written to is the file's own page and is not
+/// Finds them, `MOST` at most, on pages of code that are otherwise as in the file. Code that was never written to is the file's own page and is not
 /// looked at, so that nothing becomes resident by looking.
 ///
 /// # Errors
@@ -72,8 +76,12 @@ pub fn find(target: &Target) -> io::Result<Vec<Breakpoint>> {
                 continue;
             }
             let read = file.read_at(&mut in_file, offset).unwrap_or(0);
-            let differ = (0..read).filter(|&at| now[at] == INT3 && in_file[at] != INT3);
-            found.extend(differ.map(|at| Breakpoint {
+            let differ = || (0..read).filter(|&at| now[at] != in_file[at]);
+            // A page that was changed in other ways as well was changed by the program.
+            if differ().any(|at| now[at] != INT3) {
+                continue;
+            }
+            found.extend(differ().map(|at| Breakpoint {
                 mapped: mapped.clone(),
                 file: path.clone(),
                 offset: offset + at as u64,
@@ -114,8 +122,67 @@ pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, 
     }
     let host = |what| move |source| ProbeError::Host { what, source };
     loaded.remove(&links).map_err(host("remove the probes"))?;
+    let sites = Sites {
+        memory: Some(target.memory()),
+        addrs: found.iter().map(|one| one.addr).collect(),
+    };
+    sites.wait_until_clear();
     let left = find(target).map_err(|_| ProbeError::Gone(pid))?;
     Ok(left.into_iter().filter(|one| found.contains(one)).collect())
+}
+
+/// How long the kernel takes at most to remove breakpoints; a loaded host takes tenths of a second.
+const REMOVED_WITHIN: Duration = Duration::from_secs(1);
+/// Between two looks at whether they are gone.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Places in a target's code where probes are set, but for those where others had set one before.
+pub(super) struct Sites {
+    /// `None` when the target is gone.
+    memory: Option<LiveMemory>,
+    addrs: Vec<RemoteAddr>,
+}
+
+impl Sites {
+    /// Those of `traps` in the process, before they are set.
+    pub(super) fn of(pid: NonZeroU32, traps: &Traps) -> Self {
+        let target = Target::open(pid.get().cast_signed()).ok();
+        let code = target.as_ref().and_then(|target| target.mappings().ok());
+        let inode = fs::metadata(traps.path()).map_or(0, |file| file.ino());
+        let mut code = code.unwrap_or_default();
+        code.retain(|mapping| is_code(mapping) && mapping.inode == inode);
+        let addrs = traps.offsets().filter_map(|offset| {
+            let holds = |m: &&Mapping| (m.offset..m.offset + m.range.len()).contains(&offset);
+            let mapping = code.iter().find(holds)?;
+            mapping.range.start().checked_add(offset - mapping.offset)
+        });
+        let mut sites = Self {
+            addrs: addrs.collect(),
+            memory: target.map(|target| target.memory()),
+        };
+        let free = |addr: &RemoteAddr| !sites.is_set(*addr);
+        sites.addrs = sites.addrs.iter().copied().filter(free).collect();
+        sites
+    }
+
+    fn is_set(&self, addr: RemoteAddr) -> bool {
+        let mut byte = [0];
+        let memory = self.memory.as_ref();
+        memory.is_some_and(|memory| memory.read(addr, &mut byte).is_ok()) && byte == [INT3]
+    }
+
+    /// Whether there is a breakpoint at any of them.
+    pub(super) fn are_set(&self) -> bool {
+        self.addrs.iter().any(|addr| self.is_set(*addr))
+    }
+
+    /// Waits until there is none, or as long as the kernel can take.
+    pub(super) fn wait_until_clear(&self) {
+        let deadline = Instant::now() + REMOVED_WITHIN;
+        while self.are_set() && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
+    }
 }
 
 fn is_code(mapping: &Mapping) -> bool {

@@ -26,6 +26,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use super::error::{deepest, os_error};
 use super::loaded::Program;
 use super::multi::MultiProgram;
+use super::pins::{Pinned, Pins};
 use crate::process::Guard;
 
 /// What the guard shows as: no name that whoever ends or suspends fragscope by name would meet.
@@ -81,17 +82,26 @@ impl Programs {
 }
 
 /// What the guard holds.
-#[expect(dead_code, reason = "held for its drop")]
 enum Held {
+    /// A link of any number of sites that the kernel removes by itself.
+    Pinned(Pinned),
+    /// One that it removes when the descriptor is closed.
     Multi(OwnedFd),
+    /// A link of one site.
+    #[expect(dead_code, reason = "held for its drop")]
     Single(UProbeLink),
 }
 
-/// Removes probes and waits until they are gone. The kernel waits tens of milliseconds for each
-/// link, so it is made to wait for all at the same time.
-fn remove(links: Vec<Held>) {
+/// Removes probes. The kernel waits tens of milliseconds for each link, so it is made to wait for all
+/// at the same time. Those that are pinned go a moment later.
+fn remove(links: Vec<Held>, pins: Option<&Pins>) {
     thread::scope(|scope| {
         for link in links {
+            if let (Held::Pinned(pinned), Some(pins)) = (&link, pins) {
+                // What stays goes with the file system, when this process ends.
+                let _ = pins.remove(pinned);
+                continue;
+            }
             // Where no thread can be had, the link is dropped with the closure, here.
             let _joined = thread::Builder::new().spawn_scoped(scope, move || drop(link));
         }
@@ -138,7 +148,7 @@ impl Links {
         self.ask(&request, path, &points).map(Link)
     }
 
-    /// Removes probes and waits until they are gone.
+    /// Removes probes, which are gone from the target within tens of milliseconds.
     pub(super) fn remove(&mut self, links: &[Link]) -> io::Result<()> {
         if links.is_empty() {
             return Ok(());
@@ -214,8 +224,10 @@ struct Answer {
 /// The guard's life: it holds links until fragscope is gone.
 fn serve(mut channel: UnixStream, programs: &mut Programs) -> io::Result<()> {
     let mut held: HashMap<u32, Held> = HashMap::new();
-    let served = serve_all(&mut channel, programs, &mut held);
-    remove(held.into_values().collect());
+    // Without the right to make one, links are closed by this process.
+    let mut pins = Pins::new().ok();
+    let served = serve_all(&mut channel, programs, &mut held, &mut pins);
+    remove(held.into_values().collect(), pins.as_ref());
     served
 }
 
@@ -223,6 +235,7 @@ fn serve_all(
     channel: &mut UnixStream,
     programs: &mut Programs,
     held: &mut HashMap<u32, Held>,
+    pins: &mut Option<Pins>,
 ) -> io::Result<()> {
     let mut request = Request::new_zeroed();
     let mut last = 0;
@@ -236,13 +249,13 @@ fn serve_all(
         let mut message = String::new();
         if request.what == REMOVE {
             let all = words.iter().filter_map(|&link| held.remove(&(link as u32)));
-            remove(all.collect());
+            remove(all.collect(), pins.as_ref());
         } else {
             let attached = attach(&request, &path, &words, programs);
             match attached {
                 Ok(link) => {
                     last += 1;
-                    held.insert(last, link);
+                    held.insert(last, pinned(link, pins));
                     answer.link = last;
                 }
                 Err(error) => {
@@ -272,6 +285,13 @@ fn attach(
         NonZeroU32::new(request.pid).ok_or_else(invalid)?,
         &points,
     )
+}
+
+fn pinned(link: Held, pins: &mut Option<Pins>) -> Held {
+    match (link, pins) {
+        (Held::Multi(link), Some(pins)) => pins.pin(link).map_or_else(Held::Multi, Held::Pinned),
+        (link, _) => link,
+    }
 }
 
 fn invalid() -> ProgramError {

@@ -130,7 +130,7 @@ impl Loaded {
         self.links.attach(program, path, pid, points)
     }
 
-    /// Removes probes and waits until they are gone.
+    /// Removes probes, which are gone from the target within tens of milliseconds.
     pub(super) fn remove(&mut self, links: &[Link]) -> io::Result<()> {
         self.links.remove(links)
     }

@@ -11,6 +11,7 @@ mod loaded;
 mod meter;
 mod multi;
 mod object;
+mod pins;
 pub mod plan;
 mod planner;
 mod session;

@@ -1,15 +1,12 @@
 //! The plan as a list of single traps: which program at which instruction with which cookie.
 
-use std::fs;
 use std::io;
 use std::num::NonZeroU32;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::activity::{ProbeState, ProbeStatus};
 
-use super::leftover::Breakpoint;
 use super::links::Link;
 use super::loaded::{Loaded, Program};
 use super::plan::{Function, PlannedProbe, ProbePlan, ResultSite, Site, Sizes};
@@ -78,13 +75,14 @@ impl Traps {
             .into()
     }
 
-    /// Whether this breakpoint is where one of them is set.
-    pub(super) fn has(&self, found: &Breakpoint) -> bool {
-        let id = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
-        self.placed
-            .iter()
-            .any(|placed| placed.offset == found.offset)
-            && id(&found.file) == id(&self.path)
+    /// The file that they are set in.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where in the file.
+    pub(super) fn offsets(&self) -> impl Iterator<Item = u64> {
+        self.placed.iter().map(|placed| placed.offset)
     }
 
     /// Attaches the traps of one group, or some of them.

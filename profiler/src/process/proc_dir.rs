@@ -84,6 +84,18 @@ impl PidFd {
         }
     }
 
+    /// Sends SIGKILL to the process.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        let (fd, none) = (self.0.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+        // SAFETY: takes numbers, and no siginfo.
+        let sent =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, none, 0) };
+        match sent {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// The descriptor, for a process that inherits it.
     pub(super) fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()

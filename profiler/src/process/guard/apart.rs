@@ -14,11 +14,11 @@ const LEFT: [&str; 3] = ["", "freezer", "memory"];
 /// What is refused is done without: a guard that is frozen together with fragscope is better than
 /// none.
 pub(super) fn set_apart(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
-    // SAFETY: system calls on plain numbers and a constant string.
     #[expect(
         clippy::multiple_unsafe_ops_per_block,
         reason = "one list of system calls with one reason"
     )]
+    // SAFETY: system calls on plain numbers and a constant string.
     unsafe {
         libc::setsid();
         libc::prctl(libc::PR_SET_NAME, name.as_ptr());
@@ -38,8 +38,33 @@ pub(super) fn set_apart(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
     let _ = std::env::set_current_dir("/");
 }
 
-/// Closes all descriptors above the standard ones but these.
+/// Closes all descriptors above the standard ones but these. It must not fail: fragscope's own end of
+/// the channel is among them, and while it is open the guard does not see its end.
 fn close_others(keep: &[RawFd]) {
+    if close_ranges(keep) {
+        return;
+    }
+    // Before Linux 5.9, or where a seccomp profile does not know the call.
+    let listed = fs::read_dir("/proc/self/fd");
+    let listed = listed.map(|all| {
+        all.flatten()
+            .filter_map(|one| one.file_name().to_str()?.parse().ok())
+    });
+    let open: Vec<RawFd> = match listed {
+        Ok(listed) => listed.collect(),
+        Err(_) => (0..MOST_DESCRIPTORS).collect(),
+    };
+    for fd in open.into_iter().filter(|fd| *fd > 2 && !keep.contains(fd)) {
+        // SAFETY: closes a descriptor of which this process makes no use.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// How many descriptors fragscope may have open where that cannot be looked up.
+const MOST_DESCRIPTORS: RawFd = 65_536;
+
+/// The same by `close_range(2)`; whether the kernel has it.
+fn close_ranges(keep: &[RawFd]) -> bool {
     let mut keep: Vec<u32> = keep
         .iter()
         .filter_map(|&fd| u32::try_from(fd).ok())
@@ -49,10 +74,14 @@ fn close_others(keep: &[RawFd]) {
     for fd in keep.into_iter().chain([u32::MAX]) {
         if fd > from {
             // SAFETY: closes descriptors of which this process makes no use.
-            unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) };
+            let closed = unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) };
+            if closed != 0 {
+                return false;
+            }
         }
         from = fd.saturating_add(1);
     }
+    true
 }
 
 /// Writes the name over the arguments that fragscope was started with, which a guard would share:

@@ -45,6 +45,8 @@ pub(crate) struct Guard {
     /// `None` only while it is dropped.
     channel: Option<UnixStream>,
     pid: Pid,
+    /// Its number may become another's once it was reaped, by this or by who reaps all children.
+    handle: PidFd,
 }
 
 impl Guard {
@@ -76,6 +78,8 @@ impl Guard {
         if let Ok(ForkResult::Child) = forked {
             // A panic must not go on into code that is not the child's.
             let _ = catch_unwind(AssertUnwindSafe(|| {
+                // While it was open here, its end would never come.
+                drop(channel);
                 let mut keep = vec![others.as_raw_fd()];
                 keep.extend(descriptors);
                 apart::set_apart(name, &keep, nowhere.as_raw_fd());
@@ -92,6 +96,8 @@ impl Guard {
         Ok(Self {
             channel: Some(channel),
             pid: child,
+            // Without a handle the channel is dropped, which ends the guard.
+            handle: PidFd::open(child.as_raw())?,
         })
     }
 
@@ -100,19 +106,24 @@ impl Guard {
         self.channel.as_mut().expect("it is there until the drop")
     }
 
-    /// Its number.
-    pub(crate) fn pid(&self) -> i32 {
-        self.pid.as_raw()
+    /// Whether it has not been ended by somebody.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.handle.is_alive()
+    }
+
+    /// Ends it at once: what it traces runs on.
+    pub(crate) fn kill(&self) {
+        // One that is gone needs not.
+        let _ = self.handle.kill();
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         drop(self.channel.take());
-        let ended =
-            PidFd::open(self.pid.as_raw()).is_ok_and(|guard| guard.ends_within(LAST_MOMENT));
-        if ended {
-            // It is a child of ours that has ended: nothing to wait for, and no zombie is left.
+        if self.handle.ends_within(LAST_MOMENT) {
+            // It has ended: nothing to wait for, and no zombie is left. Whoever reaps all children
+            // may have been quicker.
             let _ = waitpid(self.pid, None);
         }
     }

@@ -24,6 +24,9 @@ use crate::process::proc_dir::{PidFd, ProcDir};
 /// How often the guard looks whether fragscope is suspended while the target is stopped, in ms.
 const LOOK_MS: u16 = 10;
 
+/// How long the guard may take for what takes it microseconds, on a host that is very busy.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A byte that means go on, or done.
 const DONE: u8 = b'.';
 
@@ -76,7 +79,6 @@ struct Held {
 #[derive(Debug)]
 pub(super) struct StopGuard {
     guard: Guard,
-    handle: PidFd,
     progress: Arc<Shared<Progress>>,
 }
 
@@ -92,16 +94,12 @@ impl StopGuard {
             // What fails ends the guard, which fragscope sees.
             let _ = serve(channel, pid, &pidfd, &for_guard, &own_state);
         })?;
-        Ok(Self {
-            handle: PidFd::open(guard.pid())?,
-            guard,
-            progress,
-        })
+        Ok(Self { guard, progress })
     }
 
     /// Whether it has not been ended by somebody.
     pub(super) fn is_alive(&self) -> bool {
-        self.handle.is_alive()
+        self.guard.is_alive()
     }
 
     /// How the stop goes.
@@ -119,10 +117,16 @@ impl StopGuard {
             limit_ns: limit.as_nanos() as u64,
             longest_ns: longest.as_nanos() as u64,
         };
+        // A guard that somebody suspended does not answer; it holds nothing yet, or the kernel ends it.
+        let patience = limit + GRACE + PATIENCE;
         let channel = self.guard.channel();
+        channel.set_read_timeout(Some(patience))?;
         channel.write_all(request.as_bytes()).map_err(lost)?;
         let mut answer = Answer::default();
-        channel.read_exact(answer.as_mut_bytes()).map_err(lost)?;
+        if let Err(error) = channel.read_exact(answer.as_mut_bytes()) {
+            self.guard.kill();
+            return Err(lost(error));
+        }
         match answer.outcome {
             outcome::STOPPED => {}
             outcome::ALREADY_TRACED => return Err(already_traced(answer.value)),
@@ -147,11 +151,14 @@ impl StopGuard {
         Ok(threads.iter().map(thread_of).collect())
     }
 
-    /// Lets the target run on; an error when the guard is gone, and the target runs already.
+    /// Lets the target run on; an error when the guard is gone, and the target runs.
     pub(super) fn release(&mut self) -> io::Result<()> {
         let channel = self.guard.channel();
-        channel.write_all(&[DONE])?;
-        channel.read_exact(&mut [0])
+        channel.set_read_timeout(Some(PATIENCE))?;
+        let released = channel
+            .write_all(&[DONE])
+            .and_then(|()| channel.read_exact(&mut [0]));
+        released.inspect_err(|_| self.guard.kill())
     }
 }
 
@@ -190,15 +197,19 @@ fn serve(
         let mut tracer = Tracer::new(Arc::clone(&dir), limit);
         let stopped = tracer.stop_all();
         deadline.set(longest.saturating_sub(since.elapsed()) + GRACE)?;
-        let threads = match answer(&mut channel, stopped) {
+        let asked_for = match answer(&mut channel, stopped) {
             Ok(true) => hold(&mut channel, since + longest, state_of_fragscope, progress),
             // Threads that are about to stop are let go by the end of this process alone.
             refused => return refused.map(drop),
         };
-        tracer.detach_all();
+        let is_clean = tracer.detach_all();
         deadline.unset()?;
         progress.resumed(since.elapsed());
-        if !threads {
+        if !is_clean {
+            // The end of the channel is an answer, too, and the next stop has another guard.
+            return Ok(());
+        }
+        if !asked_for {
             // It ran on before fragscope asked for it, which it still does.
             channel.read_exact(&mut [0])?;
         }

@@ -125,6 +125,11 @@ impl Progress {
         }
     }
 
+    /// Whether whoever traced let it run on.
+    fn has_resumed(&self) -> bool {
+        self.held_ns.load(Ordering::SeqCst) != 0
+    }
+
     /// The target runs; it stood still for this long.
     fn resumed(&self, held: Duration) {
         self.held_ns.store(held.as_nanos() as u64, Ordering::SeqCst);
@@ -211,6 +216,8 @@ impl Stopped {
         match self.holder.take() {
             Some(Holder::Guard(mut guard)) => match guard.release() {
                 Ok(()) => self.guards.put_back(guard),
+                // It ended with the stop, as it does when a thread died meanwhile.
+                Err(_) if self.state.progress.has_resumed() => {}
                 Err(_) => self.state.progress.end_early(EndedEarly::Lost),
             },
             Some(Holder::Thread(thread)) => thread.release(),

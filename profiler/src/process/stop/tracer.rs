@@ -142,17 +142,23 @@ impl Tracer {
         }
     }
 
-    /// Lets every stopped thread run on, with the signal that it was about to get. Those that never
-    /// came to a stop are let go by the end of this OS thread.
-    pub(super) fn detach_all(&mut self) {
+    /// Lets every stopped thread run on, with the signal that it was about to get; whether that let go
+    /// of all. A thread that never came to a stop, or that died while it was traced, is let go by the
+    /// end of this OS thread alone: until then its parent would wait for it in vain.
+    pub(super) fn detach_all(&mut self) -> bool {
+        let mut all = true;
         for (&tid, held) in &self.held {
-            if let Held::Stopped(signal) = *held {
+            all &= match *held {
                 // SAFETY: PTRACE_DETACH takes a tid and a signal number and touches no memory of
                 // ours. Real-time signals have no name in nix, so this is not its wrapper.
-                unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0, signal as libc::c_ulong) };
-            }
+                Held::Stopped(signal) => unsafe {
+                    libc::ptrace(libc::PTRACE_DETACH, tid, 0, signal as libc::c_ulong) == 0
+                },
+                Held::Asked | Held::Gone => false,
+            };
         }
         self.held.clear();
+        all
     }
 }
 
