@@ -96,10 +96,20 @@ fn what_a_killed_guard_left_is_removed_by_the_session() {
     let session = calls.attach(Budget::Unlimited);
     let guard = child_named("probe-guard");
     nix::sys::signal::kill(guard, nix::sys::signal::Signal::SIGKILL).expect("ours");
-    calls.run(10);
-    drop(session);
+    // It is heard at once, and not when the session ends.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while session.ended().is_none() {
+        assert!(Instant::now() < deadline, "nobody noticed");
+        std::thread::yield_now();
+    }
+    assert!(
+        session
+            .ended()
+            .is_some_and(|why| why.contains("ended by somebody"))
+    );
     calls.wait_for_code(&before);
     calls.run(10);
+    drop(session);
 }
 
 /// The child of this process that shows this name.

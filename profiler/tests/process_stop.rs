@@ -76,6 +76,21 @@ fn a_thread_that_cannot_stop_is_given_up_and_runs_on() {
 }
 
 #[test]
+fn a_target_that_dies_while_it_is_stopped_is_reaped_by_its_parent_as_soon_as_the_stop_ends() {
+    let mut child = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .expect("a child");
+    let target = Target::open(child.id() as i32).expect("our own child");
+    let stopped = child::stop(&target);
+    child.kill().expect("our own child");
+    drop(stopped);
+    // Who still looks at the target does not keep its end from anybody.
+    assert!(!child.wait().expect("our own child").success());
+    drop(target);
+}
+
+#[test]
 fn a_panic_while_stopped_lets_the_target_run_on() {
     let mut child = Child::c("signals");
     let target = Target::open(child.pid()).expect("our own child");

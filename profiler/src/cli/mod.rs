@@ -5,6 +5,7 @@ mod exit;
 mod print;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ContextValue;
@@ -30,7 +31,17 @@ pub fn main() -> ExitCode {
         }
     };
     process::set_file_limit(line.file_limit);
-    match run(&line.command) {
+    let code = run_and_report(&line.command);
+    // A session that a signal ended leaves them to us.
+    process::end_guards(LAST_MOMENT);
+    code
+}
+
+/// How long guards are waited for at the end, which they need milliseconds for.
+const LAST_MOMENT: Duration = Duration::from_millis(150);
+
+fn run_and_report(command: &Command) -> ExitCode {
+    match run(command) {
         Ok(code) => code,
         Err(error) => {
             if exit::is_broken_pipe(&*error) {
@@ -115,11 +126,10 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             }
         }
         Command::Doctor(args) => {
-            let mut checks = Vec::new();
-            if let Some(pid) = args.pid.filter(|_| args.repair) {
-                checks.push(session::doctor::repair(pid)?);
-            }
-            checks.extend(session::doctor::run(args.pid));
+            let checks = match args.pid.filter(|_| args.repair) {
+                Some(pid) => session::doctor::repair(pid)?,
+                None => session::doctor::run(args.pid),
+            };
             print::doctor(&checks, args.json)?;
             Exit::of_checks(&checks)
         }

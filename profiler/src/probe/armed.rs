@@ -140,6 +140,17 @@ impl Armed {
         Ok(())
     }
 
+    /// Looks whether the guard was ended by somebody, and if so removes what it left.
+    ///
+    /// # Errors
+    /// That it was.
+    pub(super) fn check_guard(&mut self) -> Result<(), ProbeError> {
+        match self.loaded.is_held() {
+            true => Ok(()),
+            false => Err(self.after(ProbeError::GuardLost)),
+        }
+    }
+
     /// Removes the probes for good. Breakpoints that are still in the target then, because the
     /// process that held them was ended or the kernel failed, are removed once more.
     pub(super) fn end(&mut self) -> Result<(), ProbeError> {

@@ -64,7 +64,7 @@ pub fn find(target: &Target) -> io::Result<Vec<Breakpoint>> {
         let MappingKind::File(mapped) = &mapping.kind else {
             continue;
         };
-        let path = target.host_path(mapped);
+        let path = target.file_of(Some(mapping), mapped);
         let Ok(file) = open_regular(&path) else {
             continue;
         };
@@ -99,8 +99,13 @@ pub fn find(target: &Target) -> io::Result<Vec<Breakpoint>> {
 /// Removes those that nobody holds, and gives those that are still there: a living tool's.
 ///
 /// # Errors
-/// When probes are not permitted here, or the target has exited.
+/// When probes are not permitted here, the target has exited, or there are so many that they are its
+/// own.
 pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, ProbeError> {
+    if found.len() >= MOST {
+        let what = format!("it has {MOST} or more: a program that changes its own code");
+        return Err(ProbeError::Attach(what));
+    }
     let pid = target.pid();
     let number = u32::try_from(pid).ok().and_then(NonZeroU32::new);
     let number = number.ok_or(ProbeError::Gone(pid))?;

@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
@@ -117,6 +118,11 @@ pub(super) struct Link(u32);
 pub(super) struct Links(Guard);
 
 impl Links {
+    /// Whether the guard has not been ended by somebody.
+    pub(super) fn is_held(&self) -> bool {
+        self.0.is_alive()
+    }
+
     /// Starts the guard, which inherits the programs.
     pub(super) fn start(programs: &mut Programs) -> io::Result<Self> {
         let descriptors = programs.descriptors().map_err(io::Error::other)?;
@@ -163,14 +169,16 @@ impl Links {
     }
 
     fn ask(&mut self, request: &Request, path: &[u8], words: &[u64]) -> io::Result<u32> {
-        let channel = self.0.channel();
         let mut whole = request.as_bytes().to_vec();
         whole.extend(path);
         whole.extend(words.as_bytes());
         let mut answer = Answer::default();
         let mut asked = || {
+            let channel = self.0.channel();
+            channel.set_read_timeout(Some(ANSWERED_WITHIN))?;
             channel.write_all(&whole)?;
-            channel.read_exact(answer.as_mut_bytes())?;
+            read_answer(&mut self.0, answer.as_mut_bytes())?;
+            let channel = self.0.channel();
             let mut message = vec![0; answer.message_bytes as usize];
             channel.read_exact(&mut message)?;
             Ok(String::from_utf8_lossy(&message).into_owned())
@@ -182,6 +190,20 @@ impl Links {
             FAILED_OTHERWISE => Err(io::Error::other(message)),
             number => Err(io::Error::from_raw_os_error(number)),
         }
+    }
+}
+
+/// The kernel takes tenths of a second for a link, and seconds for many of one site each.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Waits for an answer. A guard that somebody suspended is woken: what it holds costs the target.
+fn read_answer(guard: &mut Guard, answer: &mut [u8]) -> io::Result<()> {
+    match guard.channel().read_exact(answer) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            guard.wake();
+            guard.channel().read_exact(answer)
+        }
+        read => read,
     }
 }
 

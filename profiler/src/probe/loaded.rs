@@ -107,6 +107,11 @@ impl Loaded {
         })
     }
 
+    /// Whether the guard has not been ended by somebody.
+    pub(super) fn is_held(&self) -> bool {
+        self.links.is_held()
+    }
+
     /// Starts another guard, after one was ended by somebody.
     pub(super) fn restart_guard(&mut self) -> Result<(), ProbeError> {
         self.links = start_guard(&mut self.programs)?;

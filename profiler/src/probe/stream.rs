@@ -18,8 +18,8 @@ use super::worker::now_ns;
 /// Size of the ring buffer, in bytes: 800 thousand events.
 const RING_BYTES: u32 = 32 << 20;
 
-/// Probes that stay armed, and what they tell. Dropping it removes them and waits until they are
-/// gone; when fragscope is killed, the kernel does.
+/// Probes that stay armed, and what they record. Dropping it removes them and waits until they are
+/// gone; when fragscope is killed, the guard that holds them does.
 ///
 /// The kernel reserves room in the ring under a lock, so that the order in the ring is the order in
 /// which the probes were hit, on whichever processors; and each probe is hit between what can be
@@ -138,6 +138,7 @@ impl EventStream {
     /// # Errors
     /// When the kernel's counters cannot be read.
     pub fn cost(&mut self) -> Result<StreamCost, ProbeError> {
+        self.armed.check_guard()?;
         let (hits, _) = self.armed.counts()?;
         for (index, hits) in hits.iter().enumerate() {
             self.meter.count(index, *hits);

@@ -85,8 +85,8 @@ impl Worker {
     fn windows(&mut self) -> Result<(), ProbeError> {
         loop {
             self.watch_window()?;
-            self.pause();
-            if self.is_over() {
+            self.pause()?;
+            if self.is_over()? {
                 return Ok(());
             }
             match self.attach() {
@@ -102,7 +102,7 @@ impl Worker {
 
     /// Takes in events until the window must close, and removes the probes.
     fn watch_window(&mut self) -> Result<(), ProbeError> {
-        while !self.is_over() && !self.must_close()? {
+        while !self.is_over()? && !self.must_close()? {
             park_timeout(POLL);
             self.take_events();
         }
@@ -123,19 +123,21 @@ impl Worker {
     }
 
     /// Waits until what was spent is earned.
-    fn pause(&mut self) {
-        while !self.is_over() && !self.may_open() {
+    fn pause(&mut self) -> Result<(), ProbeError> {
+        while !self.is_over()? && !self.may_open() {
             park_timeout(PAUSE);
         }
+        Ok(())
     }
 
-    fn is_over(&mut self) -> bool {
+    fn is_over(&mut self) -> Result<bool, ProbeError> {
         let now = now_ns();
         if now >= self.slow_at_ns {
             self.slow_at_ns = now + SLOW_NS;
             self.gone |= !is_alive(&self.stat);
+            self.armed.check_guard()?;
         }
-        self.gone || self.shared.must_stop()
+        Ok(self.gone || self.shared.must_stop())
     }
 
     fn may_open(&mut self) -> bool {

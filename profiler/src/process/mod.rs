@@ -43,7 +43,7 @@ pub(crate) use confine::{Confinement, Given};
 pub use core_file::{CoreError, CoreFile, CoreMemory};
 pub use elf::{FILE_LIMIT, set_file_limit};
 pub(crate) use elf::{Source, open_regular};
-pub(crate) use guard::Guard;
+pub(crate) use guard::{Guard, end_all as end_guards};
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
@@ -338,10 +338,14 @@ impl Target {
         stop::stop(&self.dir, &self.stop_guards, limit, LONGEST_STOP)
     }
 
-    /// Why it cannot be stopped at the moment, when another tracer holds it.
+    /// Why it cannot be stopped at the moment, when another tracer holds a thread of it.
     pub fn traced(&self) -> Option<StopError> {
-        let tracer = field(&self.dir.text("status").ok()?, "TracerPid")?;
-        (tracer != 0).then(|| stop::already_traced(tracer))
+        let tracer_of = |tid: i32| {
+            let status = self.dir.text(&format!("task/{tid}/status")).ok()?;
+            field(&status, "TracerPid").filter(|tracer| *tracer != 0)
+        };
+        let tracer = self.dir.tids().ok()?.into_iter().find_map(tracer_of)?;
+        Some(stop::already_traced(tracer))
     }
 
     /// Its root directory as a path of ours.
@@ -356,6 +360,11 @@ impl Target {
         let mapping = mappings
             .iter()
             .find(|m| matches!(&m.kind, MappingKind::File(path) if path == mapped));
+        self.file_of(mapping, mapped)
+    }
+
+    /// The same of the file behind one mapping: others may map another file by the same path.
+    pub(crate) fn file_of(&self, mapping: Option<&Mapping>, mapped: &str) -> PathBuf {
         let linked = mapping.map(|m| {
             let (start, end) = (m.range.start().get(), m.range.end().get());
             self.dir.path(&format!("map_files/{start:x}-{end:x}"))

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use procfs::ProcError;
 use procfs::process::Process;
 
@@ -84,12 +85,12 @@ impl PidFd {
         }
     }
 
-    /// Sends SIGKILL to the process.
-    pub(super) fn kill(&self) -> io::Result<()> {
+    /// Sends a signal to the process.
+    pub(super) fn send(&self, signal: Signal) -> io::Result<()> {
         let (fd, none) = (self.0.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
         // SAFETY: takes numbers, and no siginfo.
         let sent =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, none, 0) };
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal as i32, none, 0) };
         match sent {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),

@@ -77,12 +77,17 @@ pub fn run(pid: Option<i32>) -> Vec<Check> {
     checks
 }
 
-/// Removes breakpoints that no living tool holds from a target's code, and reports what came of it.
+/// Removes breakpoints that no living tool holds from a target's code, and looks at the host and the
+/// target as [`run`] does.
 ///
 /// # Errors
 /// When the target cannot be opened.
-pub fn repair(pid: i32) -> Result<Check, OpenError> {
-    target::repair(pid)
+pub fn repair(pid: i32) -> Result<Vec<Check>, OpenError> {
+    let repaired = target::repair(pid)?;
+    let mut checks = run(Some(pid));
+    checks.retain(|check| check.name != repaired.name);
+    checks.push(repaired);
+    Ok(checks)
 }
 
 fn sudo(pid: Option<i32>) -> String {

@@ -86,7 +86,10 @@ impl Probes {
             Self::Off => Some("probes are off (--no-probes)".into()),
             Self::Lent => Some("the probes feed --what-if: no rates, no lifetimes".into()),
             Self::Starting(_) => Some("probes are being attached".into()),
-            Self::On(_) | Self::Over(_) => None,
+            Self::On(session) => session
+                .ended()
+                .map(|why| format!("the probes have ended, their figures are of before: {why}")),
+            Self::Over(_) => None,
             Self::Unavailable(reason) => Some(format!("no probes, passive only: {reason}")),
         }
     }

@@ -124,7 +124,8 @@ fn cgroups() -> Vec<String> {
     });
     let root_of = |controller: &str| {
         mounts.lines().find_map(|line| {
-            // `... mount-point options [optional...] - type source super-options` (proc(5))
+            // `id parent device root mount-point options [optional...] - type source super-options`
+            // (proc(5)). What is mounted of a part of the hierarchy leads to that part only.
             let (mount, file_system) = line.split_once(" - ")?;
             let mut described = file_system.split(' ');
             let is_it = match described.next()? {
@@ -132,8 +133,9 @@ fn cgroups() -> Vec<String> {
                 "cgroup" => described.nth(1)?.split(',').any(|one| one == controller),
                 _ => false,
             };
-            let place = mount.split(' ').nth(4)?;
-            is_it.then(|| format!("{place}/cgroup.procs"))
+            let mut fields = mount.split(' ').skip(3);
+            let (root, place) = (fields.next()?, fields.next()?);
+            (is_it && root == "/").then(|| format!("{place}/cgroup.procs"))
         })
     };
     nested.filter_map(root_of).collect()

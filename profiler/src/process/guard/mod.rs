@@ -16,13 +16,15 @@ mod apart;
 
 use std::ffi::CStr;
 use std::io;
+use std::net::Shutdown;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::signal::{SigEvent, SigSet, SigevNotify, SigmaskHow, Signal, pthread_sigmask};
@@ -93,11 +95,17 @@ impl Guard {
             unreachable!("the child has ended above");
         };
         restored?;
+        // Without a handle the channel is dropped, which ends the guard.
+        let handle = PidFd::open(child.as_raw())?;
+        running().push(Running {
+            pid: child,
+            handle: handle.clone(),
+            channel: channel.try_clone()?,
+        });
         Ok(Self {
             channel: Some(channel),
             pid: child,
-            // Without a handle the channel is dropped, which ends the guard.
-            handle: PidFd::open(child.as_raw())?,
+            handle,
         })
     }
 
@@ -111,21 +119,64 @@ impl Guard {
         self.handle.is_alive()
     }
 
+    /// Lets it run on, when somebody suspended it.
+    pub(crate) fn wake(&self) {
+        // One that is gone needs not.
+        let _ = self.handle.send(Signal::SIGCONT);
+    }
+
     /// Ends it at once: what it traces runs on.
     pub(crate) fn kill(&self) {
         // One that is gone needs not.
-        let _ = self.handle.kill();
+        let _ = self.handle.send(Signal::SIGKILL);
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        // Its second handle on the channel goes with it.
+        running().retain(|guard| guard.pid != self.pid);
         drop(self.channel.take());
-        if self.handle.ends_within(LAST_MOMENT) {
-            // It has ended: nothing to wait for, and no zombie is left. Whoever reaps all children
-            // may have been quicker.
-            let _ = waitpid(self.pid, None);
-        }
+        reap(self.pid, &self.handle, LAST_MOMENT);
+    }
+}
+
+/// The guards that run.
+static RUNNING: Mutex<Vec<Running>> = Mutex::new(Vec::new());
+
+#[derive(Debug)]
+struct Running {
+    pid: Pid,
+    handle: PidFd,
+    channel: UnixStream,
+}
+
+fn running() -> MutexGuard<'static, Vec<Running>> {
+    // Nothing that holds the lock panics.
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the guards that run, for a process that is about to exit while threads of it still have some:
+/// they would end by themselves, but leave a zombie each where nobody reaps orphans. Waits for as long
+/// as `limit` for all of them.
+pub(crate) fn end_all(limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let all = std::mem::take(&mut *running());
+    for guard in &all {
+        // One that is gone needs not.
+        let _ = guard.channel.shutdown(Shutdown::Both);
+    }
+    for guard in &all {
+        let left = deadline.saturating_duration_since(Instant::now());
+        reap(guard.pid, &guard.handle, left);
+    }
+}
+
+fn reap(pid: Pid, handle: &PidFd, limit: Duration) {
+    if handle.ends_within(limit) {
+        // It has ended: nothing to wait for, and no zombie is left. Whoever reaps all children may
+        // have been quicker.
+        let _ = waitpid(pid, None);
     }
 }
 

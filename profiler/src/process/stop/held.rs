@@ -21,8 +21,8 @@ use super::{EndedEarly, GRACE, GUARD_NAME, Progress, StopError, already_traced};
 use crate::process::guard::{Deadline, Guard, Shared, is_suspended};
 use crate::process::proc_dir::{PidFd, ProcDir};
 
-/// How often the guard looks whether fragscope is suspended while the target is stopped, in ms.
-const LOOK_MS: u16 = 10;
+/// How often the guard looks whether fragscope is suspended while the target is stopped.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// How long the guard may take for what takes it microseconds, on a host that is very busy.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -189,14 +189,13 @@ fn serve(
     let mut request = Request::new_zeroed();
     // Its end is fragscope's.
     while channel.read_exact(request.as_mut_bytes()).is_ok() {
-        let limit = Duration::from_nanos(request.limit_ns);
         let longest = Duration::from_nanos(request.longest_ns);
+        let limit = Duration::from_nanos(request.limit_ns).min(longest);
         let since = Instant::now();
         progress.begin();
-        deadline.set(limit + longest + GRACE)?;
+        deadline.set(longest + GRACE)?;
         let mut tracer = Tracer::new(Arc::clone(&dir), limit);
         let stopped = tracer.stop_all();
-        deadline.set(longest.saturating_sub(since.elapsed()) + GRACE)?;
         let asked_for = match answer(&mut channel, stopped) {
             Ok(true) => hold(&mut channel, since + longest, state_of_fragscope, progress),
             // Threads that are about to stop are let go by the end of this process alone.
@@ -268,7 +267,7 @@ fn hold(
             progress.end_early(EndedEarly::Overdue);
             return false;
         }
-        let wait = PollTimeout::from(LOOK_MS.min(left.as_millis() as u16 + 1));
+        let wait = PollTimeout::try_from(left.min(LOOK)).unwrap_or(PollTimeout::ZERO);
         let mut asked = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
         match poll(&mut asked, wait) {
             Ok(0) | Err(Errno::EINTR) => {}

@@ -242,7 +242,11 @@ impl StopGuards {
     }
 
     fn put_back(&self, guard: StopGuard) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let other = kept.replace(guard);
+        drop(kept);
+        // Its end is waited for.
+        drop(other);
     }
 }
 

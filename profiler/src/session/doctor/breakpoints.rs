@@ -46,11 +46,11 @@ pub(super) fn repair(target: &Target) -> Check {
             NAME,
             Grade::Limited,
             format!(
-                "{} removed, left: {}",
+                "{} removed; a tool that runs holds the others: {}",
                 found.len() - left.len(),
                 describe(&left)
             ),
-            "end the tool that probes the target, and repair again: sudo bpftool link list",
+            "nothing, as long as that tool runs; it shows among: sudo bpftool link list",
         ),
         Err(error) => failed(&error.to_string()),
     }

@@ -73,7 +73,7 @@ async fn run(
         biased;
         name = signals.next() => {
             // What was begun on the target is undone when this process ends.
-            say::line(format_args!("{name}: ended before the recording began; nothing was written"));
+            say::line(format_args!("{name}: ended before the recording began"));
             return Ok(Ending::Interrupted(name));
         }
         begun = begin_aside(options.clone(), pid) => begun,
