@@ -154,6 +154,53 @@ const HELD: &[Held] = &[
         ],
     },
     Held {
+        point: "the recorder, its ring and its lock, attacked by programs that run",
+        package: "fragscope",
+        binary: "privileged_record_command",
+        tests: &[
+            "the_recorder_is_roots_own_all_the_way_and_stays_there",
+            "a_program_that_starts_when_fragscope_is_gone_starts_silently",
+            "a_ring_that_another_user_holds_out_is_not_written_to",
+            "a_head_that_was_moved_far_is_moved_back_and_nothing_is_lost",
+            "events_that_no_recorder_writes_are_counted_and_the_others_kept",
+            "a_ring_that_is_scribbled_over_ends_the_recording_and_no_program",
+            "a_ring_cannot_be_made_shorter",
+            "a_process_that_does_not_descend_from_the_command_is_never_looked_at",
+            "a_flood_of_forged_processes_costs_little_memory",
+            "writers_that_are_killed_in_a_full_ring_hold_up_nobody",
+            "nobody_else_can_forbid_a_recording",
+        ],
+    },
+    Held {
+        point: "breakpoints, when the profiler or its guard is killed",
+        package: "fragscope",
+        binary: "privileged_leftover",
+        tests: &[
+            "the_target_survives_a_killed_profiler",
+            "no_breakpoint_is_left_by_a_profiler_that_is_killed_while_its_probes_go",
+            "what_a_killed_guard_left_is_removed_by_the_session",
+            "a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays",
+        ],
+    },
+    Held {
+        point: "a target that dies while it is stopped",
+        package: "fragscope",
+        binary: "process_stop",
+        tests: &[
+            "a_target_that_dies_while_it_is_stopped_is_reaped_by_its_parent_as_soon_as_the_stop_ends",
+        ],
+    },
+    Held {
+        point: "privileges that are lacking are named",
+        package: "fragscope",
+        binary: "privileged_access",
+        tests: &[
+            "root_without_a_capability_is_told_which_one",
+            "a_file_with_capabilities_says_which_are_lacking_or_why_they_are_not_granted",
+            "a_missing_sys_or_proc_is_named",
+        ],
+    },
+    Held {
         point: "targets that go at the start",
         package: "fragscope",
         binary: "gone",
