@@ -23,6 +23,9 @@ pub const MAX_THREADS: u32 = 1 << 16;
 pub const MAX_PROCESSES: u32 = 1 << 12;
 /// Live blocks of a process at the most.
 pub const MAX_SLOTS: u32 = 1 << 28;
+/// Bytes of the stack of a player's thread: allocators need little, and what is not touched costs
+/// nothing.
+pub const STACK_BYTES: usize = 256 << 10;
 
 /// The head of a program.
 #[derive(Debug)]

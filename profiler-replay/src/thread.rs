@@ -4,7 +4,7 @@ use core::ffi::{c_ulong, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use profiler_common::program::{MAX_THREADS, failure};
+use profiler_common::program::{MAX_THREADS, STACK_BYTES, failure};
 
 use crate::play;
 use crate::process::fail;
@@ -13,8 +13,6 @@ use crate::{memory, process};
 
 /// How often a thread that waits looks whether fragscope is still there, in ns.
 const LOOK_NS: i64 = 500_000_000;
-/// Bytes of a thread's stack: allocators need little, and what is not touched costs nothing.
-const STACK_BYTES: usize = 256 << 10;
 
 /// The handle and the stack of each thread of this process, by the thread's number.
 struct Thread {

@@ -213,7 +213,7 @@ fn what_is_no_core_is_refused_with_what_to_do() {
 fn sample_of(bytes: &[u8]) -> Result<profiler_core::sample::Sample, SessionError> {
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), bytes).expect("ours");
-    sample_of_core(file.path(), None)
+    Ok(sample_of_core(file.path(), None)?.sample)
 }
 
 #[test]
@@ -235,6 +235,23 @@ fn a_core_that_is_cut_off_says_what_is_missing() {
     let sample = sample_of(cut).expect("its notes are there");
     let said = &sample.completeness.defects;
     assert!(said.iter().any(|d| d.what.contains("cut off")), "{said:?}");
+}
+
+#[test]
+fn a_core_that_is_cut_off_is_printed_and_ends_with_a_code_of_its_own() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("text");
+    let sound = small_core::sound();
+    for (bytes, code) in [(&sound[..], 0), (&sound[..sound.len() - 0x3000], 6)] {
+        fs::write(file.path(), bytes).expect("ours");
+        for command in ["snapshot", "explain"] {
+            let out = fragscope(&[command, "--core", path]);
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert_eq!(out.status.code(), Some(code), "{command}: {said}");
+            assert_eq!(said.contains("not whole"), code != 0, "{command}: {said}");
+            assert!(!out.stdout.is_empty(), "{command} prints what there is");
+        }
+    }
 }
 
 proptest! {

@@ -297,6 +297,120 @@ fn a_signal_ends_the_wait_for_a_pipe() {
 }
 
 #[test]
+fn a_device_that_somebody_linked_to_is_not_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("recording");
+    for device in ["/dev/ptmx", "/dev/zero", "/dev/null"] {
+        std::os::unix::fs::symlink(device, &path).expect("linked");
+        for command in ["replay", "export"] {
+            let flags: &[&str] = match command {
+                "replay" => &[text(&path)],
+                _ => &[text(&path), "--format", "logalloc"],
+            };
+            let output = fragscope(command, flags)
+                .stdin(Stdio::piped())
+                .output()
+                .expect("it runs");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{command} {device}: {said}");
+            assert!(said.contains("neither a regular file nor a pipe"), "{said}");
+        }
+        fs::remove_file(&path).expect("removed");
+    }
+}
+
+#[test]
+fn what_is_given_as_stdin_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = written(folder.path(), &trace(&[], 1000));
+    for is_pipe in [false, true] {
+        let mut export = fragscope("export", &["/dev/stdin", "--format", "logalloc"]);
+        let mut cat = None;
+        if is_pipe {
+            let mut writer = Command::new("cat")
+                .arg(&path)
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("cat runs");
+            export.stdin(writer.stdout.take().expect("a pipe"));
+            cat = Some(writer);
+        } else {
+            export.stdin(File::open(&path).expect("readable"));
+        }
+        let output = export.output().expect("it runs");
+        cat.map(|mut cat| cat.wait().expect("it ends"));
+        let lines = output.stdout.iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!((output.status.code(), lines), (Some(0), 1000));
+    }
+    // A device that is open already does no more harm by being read.
+    let output = fragscope("export", &["/dev/stdin", "--format", "logalloc"]).output();
+    let said = String::from_utf8_lossy(&output.expect("it runs").stderr).into_owned();
+    assert!(said.contains("no recording that is known"), "{said}");
+}
+
+#[test]
+fn an_allocator_that_is_a_pipe_or_claims_more_than_there_is_is_refused_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let recording = written(folder.path(), &trace(&[], 100));
+    let pipe = folder.path().join("libpipe.so");
+    mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
+    // A symbol table of many GB: of zeros, which cost nothing.
+    let sparse = folder.path().join("libsparse.so");
+    fs::write(&sparse, sparse_elf()).expect("written");
+    let file = File::options().write(true).open(&sparse).expect("open");
+    file.set_len(64 << 30).expect("sparse");
+    for (object, why) in [(&pipe, "not a regular file"), (&sparse, "--file-limit")] {
+        let flags = [text(&recording), "--allocator", text(object), "--json"];
+        let mut replay = fragscope("replay", &flags);
+        limit_data(&mut replay, 2 << 30);
+        let output = replay.output().expect("it runs");
+        let said = replayed(&output).to_string();
+        assert!(said.contains(why), "{said}");
+    }
+}
+
+/// A shared object for this host whose table of dynamic symbols is said to have 32 GiB.
+fn sparse_elf() -> Vec<u8> {
+    let machine: u16 = match std::env::consts::ARCH {
+        "x86_64" => 62,
+        _ => 183,
+    };
+    let mut bytes = vec![0; 64 + 3 * 64];
+    bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(16, &3u16.to_le_bytes()); // e_type: ET_DYN
+    put(18, &machine.to_le_bytes());
+    put(20, &1u32.to_le_bytes());
+    put(40, &64u64.to_le_bytes()); // e_shoff
+    put(52, &64u16.to_le_bytes()); // e_ehsize
+    put(58, &64u16.to_le_bytes()); // e_shentsize
+    put(60, &3u16.to_le_bytes()); // e_shnum
+    put(62, &2u16.to_le_bytes()); // e_shstrndx
+    // The second section is SHT_DYNSYM, with the third, SHT_STRTAB, for its names.
+    let (symbols, names) = (64 + 64, 64 + 128);
+    put(symbols + 4, &11u32.to_le_bytes());
+    put(symbols + 24, &4096u64.to_le_bytes());
+    put(symbols + 32, &(32u64 << 30).to_le_bytes());
+    put(symbols + 40, &2u32.to_le_bytes());
+    put(symbols + 56, &24u64.to_le_bytes());
+    put(names + 4, &3u32.to_le_bytes());
+    put(names + 24, &1024u64.to_le_bytes());
+    put(names + 32, &16u64.to_le_bytes());
+    bytes
+}
+
+/// Allows a command so many bytes of memory.
+fn limit_data(command: &mut Command, bytes: u64) {
+    // SAFETY: a kernel call that allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            use nix::sys::resource::{Resource, setrlimit};
+            Ok(setrlimit(Resource::RLIMIT_DATA, bytes, bytes)?)
+        });
+    }
+}
+
+#[test]
 fn a_pipe_is_read_to_its_end_however_slowly_it_is_written() {
     let folder = tempfile::tempdir().expect("a folder");
     let pipe = folder.path().join("pipe");
@@ -339,6 +453,7 @@ fn a_trace_that_is_cut_off_is_said_by_export_and_replay_with_a_code_of_its_own()
         let output = fragscope("export", &flags).output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(said.contains("not whole"), !whole, "{said}");
+        assert_eq!(said.contains("cut off: 1000 events"), !whole, "{said}");
         let lines = fs::read_to_string(&out).expect("written").lines().count();
         (output.status.code(), lines)
     };
@@ -371,13 +486,7 @@ fn a_bomb_stays_below_a_limit_of_memory_and_of_the_disk() {
     let path = written(folder.path(), &bomb);
     let limited = |command: &str, flags: &[&str]| {
         let mut fragscope = fragscope(command, flags);
-        // SAFETY: a kernel call that allocates nothing.
-        unsafe {
-            fragscope.pre_exec(|| {
-                use nix::sys::resource::{Resource, setrlimit};
-                Ok(setrlimit(Resource::RLIMIT_DATA, 1 << 30, 1 << 30)?)
-            });
-        }
+        limit_data(&mut fragscope, 1 << 30);
         fragscope.output().expect("it runs")
     };
     let sizes = ["--max-memory", "256M", "--max-size", "512M"];

@@ -71,6 +71,8 @@ pub struct Summary {
     pub processes: u32,
     /// Events that were left out because there were too many threads or processes.
     pub left_out: u64,
+    /// Slots that the processes need, one after the other and together, at the most.
+    pub slots: u64,
     /// Time between the first and the last event, in ns.
     pub duration_ns: u64,
     /// Whether a process starts another program, or becomes one.
@@ -156,6 +158,10 @@ impl Compiler {
         Summary {
             threads: self.threads.iter().flatten().count() as u32,
             processes: self.processes.len() as u32,
+            slots: {
+                let now: u64 = self.processes.iter().map(Process::slots).sum();
+                now + self.summary.slots
+            },
             uncertain_touch_bytes: {
                 let of_each = self.processes.iter().map(|p| p.uncertain_bytes);
                 of_each.fold(0, u64::saturating_add)
@@ -498,7 +504,10 @@ impl Compiler {
             self.processes.push(never);
         }
         match self.processes.get_mut(number as usize) {
-            Some(place) => *place = process,
+            Some(place) => {
+                self.summary.slots += place.slots();
+                *place = process;
+            }
             None => self.processes.push(process),
         }
     }

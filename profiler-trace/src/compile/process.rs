@@ -76,6 +76,11 @@ impl Process {
         (blocks + slots) as u64
     }
 
+    /// Slots that it ever had.
+    pub(super) fn slots(&self) -> u64 {
+        self.next_slot.into()
+    }
+
     /// Bytes live, as asked for.
     pub(super) fn live_bytes(&self) -> u64 {
         self.live_bytes

@@ -25,11 +25,18 @@ pub fn pass_on(
     source: &mut dyn Source,
     mut take: impl FnMut(Item) -> io::Result<()>,
 ) -> Result<Option<String>, PassError> {
+    let mut events = 0u64;
     loop {
         let item = match source.next_item() {
-            Ok(Some(item)) => item,
+            Ok(Some(item)) => {
+                events += u64::from(matches!(item, Item::Event(_)));
+                item
+            }
             Ok(None) if source.is_whole() => return Ok(None),
-            Ok(None) => return Ok(Some("the recording was cut off".to_owned())),
+            Ok(None) => {
+                let what = format!("the recording was cut off: {events} events of it were read");
+                return Ok(Some(what));
+            }
             Err(ReadError::Stopped(Stopped::Interrupted)) => return Err(PassError::Interrupted),
             Err(error) => return Ok(Some(error.to_string())),
         };

@@ -13,7 +13,7 @@ mod tests;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -31,6 +31,14 @@ use self::lock::{Held, Lock};
 
 /// What new files permit: their owner reads and writes.
 const MODE: Mode = Mode::from_bits_truncate(0o600);
+
+/// Temporary names that are tried.
+const NAMES: u32 = 16;
+
+/// A temporary name.
+fn temporary(number: u64) -> OsString {
+    format!(".fragscope-{number:016x}").into()
+}
 
 /// Why a file could not be written. Nothing was left behind, and what was there before is as it
 /// was.
@@ -87,7 +95,7 @@ pub enum WriteError {
     },
     /// Another process writes there now.
     #[error(
-        "cannot write {}: {}; end that one first or name another place",
+        "cannot write {}: {}",
         visible(path.display()), writer(*pid)
     )]
     InUse {
@@ -117,9 +125,13 @@ impl WriteError {
 
 fn writer(pid: Option<i32>) -> String {
     match pid {
-        Some(pid) if pid as u32 == std::process::id() => "it is named twice".into(),
-        Some(pid) => format!("process {pid} is writing it"),
-        None => "another fragscope is writing it".into(),
+        Some(pid) if pid as u32 == std::process::id() => {
+            "it is named twice; name it once, or another place".into()
+        }
+        Some(pid) => {
+            format!("process {pid} is writing it; end that one first or name another place")
+        }
+        None => "another fragscope is writing it; end that one first or name another place".into(),
     }
 }
 
@@ -131,6 +143,8 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "; name a place that you may write to"
         }
+        // The folder is there: it takes no files, as those of /proc and /sys.
+        io::ErrorKind::NotFound => "; its folder takes no new files: name another place",
         _ => "",
     }
 }
@@ -145,7 +159,7 @@ struct Reserved {
     path: PathBuf,
     folder: Folder,
     name: OsString,
-    /// The name for the moment between a file's last byte and its place.
+    /// The name for the moment between a file's last byte and its place, if nothing is in the way.
     temporary: OsString,
     _lock: Lock,
 }
@@ -163,20 +177,22 @@ impl Place {
         let folder = Folder::of(path)?;
         let mut hash = DefaultHasher::new();
         name.hash(&mut hash);
-        let temporary = format!(".fragscope-{:016x}", hash.finish());
+        let number = hash.finish();
         let (device, inode) = folder.id();
-        let lock = Lock::take(&format!("fragscope-output-{device:x}-{inode:x}{temporary}"));
+        let lock = Lock::take(&format!(
+            "fragscope-output-{device:x}-{inode:x}-{number:016x}"
+        ));
         let place = Self(Arc::new(Reserved {
             path: path.to_owned(),
             name: name.to_owned(),
             folder,
-            temporary: temporary.into(),
+            temporary: temporary(number),
             _lock: lock.map_err(|Held(pid)| WriteError::InUse {
                 path: path.to_owned(),
                 pid,
             })?,
         }));
-        place.clear()?;
+        place.clear();
         // What would fail at the end, after hours perhaps, fails now.
         let trial = place.begin()?;
         if let Some(before) = place.look()? {
@@ -220,9 +236,25 @@ impl Place {
     fn begin_named(&self) -> Result<Output, WriteError> {
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         let flags = flags | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        let file = openat(&self.0.folder, self.0.temporary.as_os_str(), flags, MODE);
-        let file = file.map_err(|error| self.failed(error.into()))?;
-        Ok(self.output(file, State::Temporary))
+        let made = self.at_free_name(|name| openat(&self.0.folder, name, flags, MODE));
+        let (file, name) = made.map_err(|error| self.failed(error.into()))?;
+        Ok(self.output(file, State::Temporary(name)))
+    }
+
+    /// Makes something under the temporary name. Anybody who may put files there can have taken that
+    /// one, which is the same each time; the others cannot be foreseen.
+    fn at_free_name<T>(
+        &self,
+        mut make: impl FnMut(&OsStr) -> Result<T, Errno>,
+    ) -> Result<(T, OsString), Errno> {
+        let mut name = self.0.temporary.clone();
+        for _ in 0..NAMES {
+            match make(&name) {
+                Err(Errno::EEXIST) => name = temporary(RandomState::new().hash_one(())),
+                made => return Ok((made?, name)),
+            }
+        }
+        Err(Errno::EEXIST)
     }
 
     fn output(&self, file: OwnedFd, state: State) -> Output {
@@ -270,15 +302,12 @@ impl Place {
     }
 
     /// Removes what a process that was killed at the wrong instant left under the temporary name:
-    /// nobody else writes to this path now.
-    fn clear(&self) -> Result<(), WriteError> {
+    /// nobody else writes to this path now. What cannot be removed is in nobody's way.
+    fn clear(&self) {
         let (folder, name) = (&self.0.folder, self.0.temporary.as_os_str());
-        match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(about) if kind(&about) == SFlag::S_IFREG => {
-                let removed = unlinkat(folder, name, UnlinkatFlags::NoRemoveDir);
-                removed.map_err(|error| self.failed(error.into()))
-            }
-            _ => Ok(()),
+        let about = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        if about.is_ok_and(|about| kind(&about) == SFlag::S_IFREG) {
+            let _ = unlinkat(folder, name, UnlinkatFlags::NoRemoveDir);
         }
     }
 
@@ -288,12 +317,12 @@ impl Place {
 }
 
 /// Where the bytes of an output are.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 enum State {
     /// In a file without a name.
     Nameless,
-    /// In one with the temporary name.
-    Temporary,
+    /// In one with this temporary name.
+    Temporary(OsString),
     /// At their place.
     Placed,
 }
@@ -343,17 +372,18 @@ impl Output {
         }
         let place = self.place.clone();
         let (folder, name) = (&place.0.folder, place.0.name.as_os_str());
-        let temporary = place.0.temporary.as_os_str();
         let failed = |error: Errno| place.failed(error.into());
-        match place.look()? {
-            None if self.state == State::Nameless => match self.link(name) {
+        match (place.look()?, &self.state) {
+            (None, State::Temporary(temporary)) => {
+                renameat(folder, temporary.as_os_str(), folder, name).map_err(failed)?;
+            }
+            (None, _) => match self.link(name) {
                 Ok(()) => {}
                 // It was made this very moment: look again, once.
                 Err(Errno::EEXIST) => self.replace(place.look()?.as_ref())?,
                 Err(error) => return Err(failed(error)),
             },
-            None => renameat(folder, temporary, folder, name).map_err(failed)?,
-            Some(before) => self.replace(Some(&before))?,
+            (Some(before), _) => self.replace(Some(&before))?,
         }
         self.state = State::Placed;
         Ok(())
@@ -362,16 +392,28 @@ impl Output {
     /// Takes the place of a file, with its owner and mode. Other names of that file keep what it was.
     fn replace(&mut self, before: Option<&FileStat>) -> Result<(), WriteError> {
         let place = self.place.clone();
-        let (folder, temporary) = (&place.0.folder, place.0.temporary.as_os_str());
+        let folder = &place.0.folder;
         let failed = |error: Errno| place.failed(error.into());
         if let Some(before) = before {
             self.dress_as(before)?;
         }
-        if self.state == State::Nameless {
-            self.link(temporary).map_err(failed)?;
-            self.state = State::Temporary;
-        }
-        renameat(folder, temporary, folder, place.0.name.as_os_str()).map_err(failed)
+        let temporary = match &self.state {
+            State::Temporary(name) => name.clone(),
+            _ => {
+                place
+                    .at_free_name(|name| self.link(name))
+                    .map_err(failed)?
+                    .1
+            }
+        };
+        self.state = State::Temporary(temporary.clone());
+        renameat(
+            folder,
+            temporary.as_os_str(),
+            folder,
+            place.0.name.as_os_str(),
+        )
+        .map_err(failed)
     }
 
     /// Gives the file without a name one.
@@ -406,8 +448,17 @@ impl Output {
                 error => io(error),
             })?;
         }
-        let mode = Mode::from_bits_truncate(before.st_mode & 0o777);
-        fchmod(&self.file, mode).map_err(io)
+        fchmod(&self.file, kept_mode(before)).map_err(io)
+    }
+}
+
+/// The mode that a file keeps which is replaced. Whoever owns another user's file chose it, and may
+/// show it to whom he likes; but none but he writes into what we wrote.
+fn kept_mode(before: &FileStat) -> Mode {
+    let permissions = Mode::from_bits_truncate(before.st_mode & 0o777);
+    match before.st_uid == geteuid().as_raw() {
+        true => permissions,
+        false => permissions & !(Mode::S_IWGRP | Mode::S_IWOTH),
     }
 }
 
@@ -430,10 +481,13 @@ impl Write for Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if self.state == State::Temporary {
-            let name = self.place.0.temporary.as_os_str();
+        if let State::Temporary(name) = &self.state {
             // What cannot be removed is removed by the next that writes there.
-            let _ = unlinkat(&self.place.0.folder, name, UnlinkatFlags::NoRemoveDir);
+            let _ = unlinkat(
+                &self.place.0.folder,
+                name.as_os_str(),
+                UnlinkatFlags::NoRemoveDir,
+            );
         }
     }
 }

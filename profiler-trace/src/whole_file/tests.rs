@@ -166,6 +166,107 @@ fn what_a_kill_left_under_the_temporary_name_is_cleared() {
 }
 
 #[test]
+fn what_somebody_planted_under_the_temporary_name_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.json");
+    fs::write(&path, "before").expect("written");
+    let name = Place::reserve(&path).expect("reserved").0.temporary.clone();
+    let planted = dir.path().join(name);
+    for kind in ["link", "pipe", "folder"] {
+        match kind {
+            "link" => symlink("/etc/passwd", &planted).expect("linked"),
+            "pipe" => nix::unistd::mkfifo(&planted, Mode::S_IRUSR).expect("a pipe"),
+            _ => fs::create_dir(&planted).expect("made"),
+        }
+        let place = Place::reserve(&path).expect("reserved");
+        place.write(kind.as_bytes()).expect("written");
+        assert_eq!(fs::read(&path).expect("read"), kind.as_bytes());
+        let mut output = place.begin_named().expect("begun");
+        output.write_all(b"named").expect("written");
+        output.finish().expect("finished");
+        assert_eq!(fs::read(&path).expect("read"), b"named");
+        assert_eq!(entries(dir.path()), 2, "it and what was planted");
+        match kind {
+            "folder" => fs::remove_dir(&planted).expect("removed"),
+            _ => fs::remove_file(&planted).expect("removed"),
+        }
+    }
+    // Also after the place was reserved.
+    let place = Place::reserve(&path).expect("reserved");
+    fs::write(&planted, "").expect("written");
+    place.write(b"last").expect("written");
+    assert_eq!(fs::read(&path).expect("read"), b"last");
+}
+
+#[test]
+fn strangers_who_fill_the_queue_of_the_lock_do_not_take_it_away() {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.json");
+    let first = Place::reserve(&path).expect("reserved");
+    let about = fs::metadata(dir.path()).expect("there");
+    let temporary = first.0.temporary.to_str().expect("text");
+    let number = temporary.strip_prefix(".fragscope").expect("its beginning");
+    let name = format!(
+        "fragscope-output-{:x}-{:x}{number}",
+        about.dev(),
+        about.ino()
+    );
+    let address = UnixAddr::new_abstract(name.as_bytes()).expect("short");
+    // A queue holds 4096 (`SOMAXCONN`) at the most; one process may have fewer files.
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 8192, 8192)
+        .expect("root may");
+    let mut connected = Vec::new();
+    loop {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let one = socket(AddressFamily::Unix, SockType::Stream, flags, None).expect("a socket");
+        match connect(one.as_raw_fd(), &address) {
+            Ok(()) => connected.push(one),
+            Err(error) => break assert_eq!(error, Errno::EAGAIN),
+        }
+        assert!(connected.len() < 8000, "the queue has an end");
+    }
+    let second = Place::reserve(&path).expect_err("taken");
+    let own = std::process::id() as i32;
+    assert!(matches!(second, WriteError::InUse { pid: Some(pid), .. } if pid == own));
+    drop(first);
+    Place::reserve(&path).expect("free again");
+}
+
+#[test]
+fn what_belongs_to_another_user_is_written_by_nobody_but_him_afterwards() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.json");
+    for (owner, before, after) in [
+        (12345, 0o666, 0o644),
+        (12345, 0o640, 0o640),
+        (0, 0o664, 0o664),
+    ] {
+        fs::write(&path, "before").expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(before)).expect("mode");
+        std::os::unix::fs::chown(&path, Some(owner), None).expect("given away");
+        write(&path, b"after").expect("written");
+        assert_eq!(mode(&path), after, "{owner} {before:o}");
+        assert_eq!(fs::metadata(&path).expect("there").uid(), owner);
+    }
+}
+
+#[test]
+fn an_error_says_what_to_do_next() {
+    let error = Place::reserve(Path::new("/proc/out.json")).expect_err("no place for files");
+    assert!(error.to_string().contains("name another place"), "{error}");
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.json");
+    let _first = Place::reserve(&path).expect("reserved");
+    let error = Place::reserve(&path).expect_err("taken").to_string();
+    assert!(error.contains("named twice; name it once"), "{error}");
+    assert!(!error.contains("end that one"), "{error}");
+}
+
+#[test]
 fn without_nameless_files_a_temporary_name_does_the_same() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("out.json");
@@ -175,7 +276,7 @@ fn without_nameless_files_a_temporary_name_does_the_same() {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mode");
         }
         let mut output = place.begin_named().expect("begun");
-        assert_eq!(output.state, State::Temporary);
+        assert!(matches!(output.state, State::Temporary(_)));
         output.write_all(b"whole").expect("written");
         output.finish().expect("finished");
         assert_eq!(mode(&path), before.unwrap_or(0o600));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Parser;
 use clap::error::ContextValue;
 use profiler_core::text::visible;
+use profiler_core::units::bytes;
 
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
@@ -77,13 +78,24 @@ fn usage(mut wrong: clap::Error) -> String {
 }
 
 /// Says that a file was not read to its end, and why.
-fn not_whole(why: &str) -> Exit {
+fn not_whole(what: &str, why: &str) -> Exit {
     // The exit code says it, too.
     say::line(format_args!(
-        "fragscope: the recording is not whole: {}",
+        "fragscope: the {what} is not whole: {}",
         visible(why)
     ));
     Exit::NotWhole
+}
+
+/// How a look at a core file ended of which so much is missing.
+fn whole_core(missing_bytes: u64) -> Exit {
+    match missing_bytes {
+        0 => Exit::Done,
+        missing => not_whole(
+            "core file",
+            &format!("{} are missing at its end", bytes(missing)),
+        ),
+    }
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -96,13 +108,13 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             let look = session::snapshot(&args.options())?;
             print::snapshot(&look.view, args.json)?;
             look.saved?;
-            Exit::Done
+            whole_core(look.missing_bytes)
         }
         Command::Explain(args) => {
             let look = session::snapshot(&args.options())?;
             print::explanation(&look.view)?;
             look.saved?;
-            Exit::Done
+            whole_core(look.missing_bytes)
         }
         Command::Record(args) => match session::record::record(&args.options())? {
             RecordEnding::Command(code) => return Ok(code.into()),
@@ -112,7 +124,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             let TraceFormat::Logalloc = args.format;
             match session::convert::to_logalloc(&args.options())? {
                 Converted::Whole => Exit::Done,
-                Converted::Part(why) => not_whole(&why),
+                Converted::Part(why) => not_whole("recording", &why),
                 Converted::Interrupted => Exit::Interrupted,
             }
         }
@@ -121,7 +133,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             print::replay(&report, args.json)?;
             match &report.trace.trouble {
                 _ if report.interrupted => Exit::Interrupted,
-                Some(why) => not_whole(why),
+                Some(why) => not_whole("recording", why),
                 None => Exit::Done,
             }
         }

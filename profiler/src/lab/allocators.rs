@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use object::read::ReadCache;
 use object::{Object, ObjectKind, ObjectSymbol};
 use profiler_core::heap::Allocator as Kind;
 use profiler_core::text::visible;
+use profiler_core::units::bytes;
 
 use super::loader;
-use crate::process::allocators_in;
+use crate::process::{Source, allocators_in, file_limit};
 
 /// An object inside fragscope.
 struct Embedded {
@@ -119,6 +119,17 @@ pub enum NoAllocator {
         path: PathBuf,
         /// What is missing.
         function: &'static str,
+    },
+    /// Its tables are larger than what is read.
+    #[error(
+        "{} claims tables of more than {}, which is not read: --file-limit raises it",
+        visible(.path.display()), bytes(*limit_bytes)
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// How much is read.
+        limit_bytes: u64,
     },
     /// No room for a file in memory.
     #[error("cannot unpack it: {0}")]
@@ -232,12 +243,18 @@ fn check(path: &Path) -> Result<(), NoAllocator> {
         path: path.to_owned(),
         why: why.to_owned(),
     };
-    let file = File::open(path).map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(not_shared("it is no file"));
-    }
-    let cache = ReadCache::new(file);
-    let elf = object::File::parse(&cache).map_err(|error| not_shared(&error.to_string()))?;
+    let source = Source::open(path, file_limit()).map_err(|why| match why.kind() {
+        io::ErrorKind::InvalidInput => not_shared(&why.to_string()),
+        _ => unreadable(why),
+    })?;
+    let too_large = || NoAllocator::TooLarge {
+        path: path.to_owned(),
+        limit_bytes: file_limit(),
+    };
+    let elf = object::File::parse(&source).map_err(|error| match source.is_exceeded() {
+        true => too_large(),
+        false => not_shared(&error.to_string()),
+    })?;
     let machine = elf.architecture();
     let is_ours = format!("{machine:?}").to_lowercase() == std::env::consts::ARCH;
     if !is_ours {
@@ -252,6 +269,9 @@ fn check(path: &Path) -> Result<(), NoAllocator> {
     for function in ["malloc", "free", "realloc", "calloc"] {
         let mut symbols = elf.dynamic_symbols();
         if !symbols.any(|s| s.is_definition() && s.name_bytes() == Ok(function.as_bytes())) {
+            if source.is_exceeded() {
+                return Err(too_large());
+            }
             return Err(NoAllocator::NoMalloc {
                 path: path.to_owned(),
                 function,

@@ -1,9 +1,9 @@
 //! A recording's file, which may be a pipe: no wait for it outlasts a signal.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +12,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use profiler_trace::limits::Stopped;
 use profiler_trace::trace::ReadError;
+
+use crate::process::open_looked_at;
 
 /// How long to wait before it is looked whether a signal came, in ms.
 const WAIT_MS: u8 = 50;
@@ -26,25 +28,47 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// Opens it; of a pipe without a writer, reading waits for one.
+    /// Opens a regular file or a pipe; of a pipe without a writer, reading waits for one. Anybody may
+    /// have put a link to a device there, and merely opening one can do harm (a watchdog, a tape): of
+    /// all else only what is open as stdin is read.
     ///
     /// # Errors
-    /// When it cannot be opened, or holds no bytes by its kind.
+    /// When it cannot be opened, or is of another kind.
     pub(crate) fn open(path: &Path, interrupted: &Arc<AtomicBool>) -> Result<Self, ReadError> {
-        let mut options = OpenOptions::new();
-        // To open a pipe would wait for its writer; a terminal is not taken over.
-        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        let file = options.read(true).custom_flags(flags).open(path)?;
-        let kind = file.metadata()?.file_type();
-        if kind.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::IsADirectory).into());
-        }
+        let mut is_stdin = false;
+        let opened = open_looked_at(path, |about| {
+            let kind = about.file_type();
+            if kind.is_file() || kind.is_fifo() {
+                return Ok(());
+            }
+            is_stdin = !kind.is_dir() && is_open_as_stdin(about);
+            // Opened already: not once more.
+            Err(match kind.is_dir() {
+                true => io::ErrorKind::IsADirectory.into(),
+                false => io::Error::new(io::ErrorKind::InvalidInput, NO_RECORDING),
+            })
+        });
+        let file = match opened {
+            Err(_) if is_stdin => File::from(io::stdin().as_fd().try_clone_to_owned()?),
+            opened => opened?,
+        };
         Ok(Self {
+            waits: !file.metadata()?.is_file(),
             file,
-            waits: kind.is_fifo() || kind.is_char_device() || kind.is_socket(),
             interrupted: Arc::clone(interrupted),
         })
     }
+}
+
+/// Why a device or a socket is not read.
+const NO_RECORDING: &str = "it is neither a regular file nor a pipe; name a recording, or copy what \
+                            it holds into a file";
+
+/// Whether this is what this process was given to read.
+fn is_open_as_stdin(about: &Metadata) -> bool {
+    let stdin = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+    let given = stdin.and_then(|stdin| stdin.metadata());
+    given.is_ok_and(|given| (given.dev(), given.ino()) == (about.dev(), about.ino()))
 }
 
 impl Read for Input {

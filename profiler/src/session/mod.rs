@@ -24,7 +24,7 @@ mod worker;
 
 pub use attach::attach;
 pub use demo::run as demo;
-pub use of_core::sample_of_core;
+pub use of_core::{OfCore, sample_of_core};
 pub use snapshot::snapshot;
 
 use crate::export::ExportError;

@@ -15,12 +15,28 @@ use crate::process::CoreFile;
 /// Names of files said at the most.
 const NAMED_FILES: usize = 3;
 
+/// What a core file came to.
+#[derive(Debug)]
+pub struct OfCore {
+    /// What it holds.
+    pub sample: Sample,
+    /// Bytes that are missing at its end.
+    pub missing_bytes: u64,
+}
+
 /// Reads the core at `path`, of the program `exe` where it is not in its old place.
 ///
 /// # Errors
 /// What [`CoreFile::open`] refuses, and reading that fails later.
-pub fn sample_of_core(path: &Path, exe: Option<&Path>) -> Result<Sample, SessionError> {
+pub fn sample_of_core(path: &Path, exe: Option<&Path>) -> Result<OfCore, SessionError> {
     let core = CoreFile::open(path, exe)?;
+    Ok(OfCore {
+        sample: sample_of(&core)?,
+        missing_bytes: core.missing_bytes(),
+    })
+}
+
+fn sample_of(core: &CoreFile) -> Result<Sample, SessionError> {
     let began = Instant::now();
     let pages = core.pages()?;
     let mut residency = pages.residency;
@@ -29,11 +45,11 @@ pub fn sample_of_core(path: &Path, exe: Option<&Path>) -> Result<Sample, Session
     }
     let mut completeness = Completeness {
         stopped: true,
-        defects: limits(&core, pages.zero_bytes),
+        defects: limits(core, pages.zero_bytes),
         ..Completeness::default()
     };
     let memory = ResidentMemory::new(core.memory(), &residency);
-    let mut facts = Facts::of_core(&core);
+    let mut facts = Facts::of_core(core);
     facts.look(&memory, &residency);
     let heaps = walks::heaps(
         &memory,

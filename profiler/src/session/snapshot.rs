@@ -15,6 +15,8 @@ use crate::export::ExportError;
 pub struct Look {
     /// What was seen, for the caller to print whatever became of the outputs.
     pub view: View,
+    /// Bytes that are missing at the end of the core file that was read.
+    pub missing_bytes: u64,
     /// Whether all outputs were written, or the first that was not.
     pub saved: Result<(), ExportError>,
 }
@@ -25,9 +27,12 @@ pub struct Look {
 /// When the target cannot be opened or read, or an output has no place to be.
 pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
     let outputs = save::reserve(&options.outputs)?;
-    let sample = match &options.subject {
-        Subject::Core { file, exe } => of_core::sample_of_core(file, exe.as_deref())?,
-        Subject::Process { pid, manner } => Sampler::open(*pid)?.take(*manner)?,
+    let (sample, missing_bytes) = match &options.subject {
+        Subject::Core { file, exe } => {
+            let core = of_core::sample_of_core(file, exe.as_deref())?;
+            (core.sample, core.missing_bytes)
+        }
+        Subject::Process { pid, manner } => (Sampler::open(*pid)?.take(*manner)?, 0),
     };
     let view = View {
         report: Arc::new(FragReport::from_sample(&sample)),
@@ -40,5 +45,9 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
         ended: None,
     };
     let saved = save::all(&outputs, &view);
-    Ok(Look { view, saved })
+    Ok(Look {
+        view,
+        missing_bytes,
+        saved,
+    })
 }

@@ -92,9 +92,25 @@ fn one_that_takes_too_much_is_ended() {
         void *malloc(unsigned long n) { (void)n; char *p = mmap(0, 1 << 20, 3, 34, -1, 0);\n\
           memset(p, 1, 1 << 20); for (volatile int i = 0; i < 300000; i++) {} return p; }\n\
         void free(void *p) { (void)p; }\n";
-    let outcome = outcome_of(greedy);
+    // MAP_PRIVATE and MAP_SHARED, both MAP_ANONYMOUS.
+    for greedy in [greedy.to_owned(), greedy.replace(", 34,", ", 33,")] {
+        let outcome = outcome_of(&greedy);
+        assert!(
+            matches!(&outcome, Err(PlayError::TooLarge { .. })),
+            "{outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn one_that_closes_its_pipe_and_goes_on_is_ended() {
+    let outcome = outcome_of(
+        "#include <unistd.h>\n\
+         void *malloc(unsigned long n) { (void)n; close(1); for (;;) sleep(1); }\n\
+         void free(void *p) { (void)p; }\n",
+    );
     assert!(
-        matches!(&outcome, Err(PlayError::TooLarge { .. })),
+        matches!(&outcome, Err(PlayError::Player(why)) if why.contains("closed its pipe")),
         "{outcome:?}"
     );
 }

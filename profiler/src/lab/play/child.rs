@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{self, Command, Stdio};
 use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -16,7 +18,6 @@ use procfs::{ProcError, ProcResult};
 use profiler_common::program::{
     AT_CHECKPOINT, AT_END, AT_FAILURE, AT_START, CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE,
 };
-use profiler_core::addr::PAGE_SIZE;
 
 use super::control::Control;
 use super::preload::Preload;
@@ -28,6 +29,8 @@ const PLAYER: &[u8] = include_bytes!(env!("FRAGSCOPE_PLAYER"));
 
 /// How long to listen before progress is looked at, in ms.
 const LISTEN_MS: u8 = 50;
+/// How long after its pipe is closed a process has ended: what is left of its end by then is little.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A player that runs. It is ended when this is dropped.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub(super) struct Child {
     control: Control,
     /// The allocator that should have been loaded, until that was seen.
     to_be_loaded: Option<Preload>,
+    /// When its pipe was seen to be closed.
+    closed_since: Option<Instant>,
 }
 
 /// What a player tells.
@@ -92,6 +97,7 @@ impl Child {
             process,
             control,
             to_be_loaded: preload,
+            closed_since: None,
         })
     }
 
@@ -120,7 +126,11 @@ impl Child {
 
     /// Whether all of its processes together have more bytes resident or swapped. Pages that they
     /// share count once.
-    pub(super) fn has_more_than(&self, limit: u64) -> io::Result<bool> {
+    ///
+    /// `shared` is how much its own shared mappings may come to; the kernel does not tell them from
+    /// those that an object has made to hide what it takes.
+    pub(super) fn has_more_than(&self, limit: u64, shared: u64) -> io::Result<bool> {
+        let limit = limit.saturating_add(shared);
         let mut pids = self.control.pids()?;
         // Before it has begun to play it says nothing.
         pids.push(self.pid());
@@ -158,8 +168,7 @@ impl Child {
         let mut what = [0];
         let read = told.read(&mut what)?;
         if read == 0 {
-            let status = self.process.wait()?;
-            return Err(self.why_it_ended(status));
+            return self.closed();
         }
         // One that failed may be gone before its mappings can be read.
         if what[0] != AT_FAILURE {
@@ -172,6 +181,21 @@ impl Child {
             AT_FAILURE => Err(self.control.failure()?),
             other => Err(PlayError::Player(format!("it told {other}"))),
         }
+    }
+
+    /// Its pipe was closed: by its end, or by an object that it loaded, which may go on for ever.
+    fn closed(&mut self) -> Result<Heard, PlayError> {
+        if let Some(status) = self.process.try_wait()? {
+            return Err(self.why_it_ended(status));
+        }
+        let since = *self.closed_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > ENDS_WITHIN {
+            return Err(PlayError::Player(
+                "it closed its pipe to fragscope and went on".to_owned(),
+            ));
+        }
+        thread::sleep(Duration::from_millis(1));
+        Ok(Heard::Nothing)
     }
 
     /// Lets a player that waits go on.
@@ -237,15 +261,17 @@ impl Drop for Child {
         // All of its processes: until the first was waited for, nobody else can have its number.
         // One that has ended cannot be killed, and needs no waiting for its end.
         let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL);
+        // Where kernel calls are not restricted it may have left the group.
+        let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Private resident and swapped bytes: without the program itself and the player's tables.
+/// Resident and swapped bytes that are of no file.
 fn resident_bytes(process: &Process) -> ProcResult<u64> {
-    let memory = process.statm()?;
-    let swapped = process.status()?.vmswap.unwrap_or(0) << 10;
-    Ok(memory.resident.saturating_sub(memory.shared) * PAGE_SIZE + swapped)
+    let status = process.status()?;
+    let all = [status.rssanon, status.rssshmem, status.vmswap];
+    Ok(all.into_iter().flatten().sum::<u64>() << 10)
 }
 
 /// The same with each page divided by how many processes have it.
@@ -258,7 +284,7 @@ fn proportional_bytes(process: &Process) -> ProcResult<u64> {
         .extension
         .map;
     let bytes = |name: &str| map.get(name).copied().unwrap_or(0);
-    Ok(bytes("Pss_Anon") + bytes("SwapPss"))
+    Ok(bytes("Pss_Anon") + bytes("Pss_Shmem") + bytes("SwapPss"))
 }
 
 fn name(variable: &std::ffi::CStr) -> String {

@@ -196,7 +196,7 @@ pub fn play_along(
                 return Err(PlayError::Cancelled);
             }
             if let Some(limit_bytes) = setup.memory_limit
-                && child.has_more_than(limit_bytes)?
+                && child.has_more_than(limit_bytes, program.shared_bytes())?
             {
                 return Err(PlayError::TooLarge { limit_bytes });
             }

@@ -11,9 +11,10 @@ use std::process;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::PlayError;
+use crate::process::open_regular;
 
 /// No allocator is larger.
-const MOST_BYTES: u64 = 1 << 30;
+const MOST_BYTES: u64 = 256 << 20;
 /// Reading and searching by anyone.
 const READ_BY_OTHERS: u32 = 0o004;
 const SEARCHED_BY_OTHERS: u32 = 0o001;
@@ -48,7 +49,7 @@ impl Preload {
                 file: None,
             });
         }
-        let file = File::open(path).map_err(failed)?;
+        let file = open_regular(path).map_err(failed)?;
         let file = if is_ours {
             file
         } else {

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
-use profiler_common::program::{OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader};
+use profiler_common::program::{Control, OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES};
+use profiler_core::addr::PAGE_SIZE;
 use profiler_trace::compile::{Compiler, Sink, Stop, Summary};
 use profiler_trace::limits::{Holder, Meter, Stopped};
 use profiler_trace::trace::{
@@ -123,6 +125,23 @@ impl Program {
     /// Whether a process of it starts another program or becomes one, or still may.
     pub(super) fn may_execute(&self) -> bool {
         self.told(|told| !told.closed || told.summary.executes)
+    }
+
+    /// Bytes of shared mappings that players make to play it, in all of their processes: the program,
+    /// the control block, slots and stacks.
+    pub(super) fn shared_bytes(&self) -> u64 {
+        let all = self.summary();
+        // A file on a disk is none of it.
+        let in_memory = fstatfs(&self.file).is_ok_and(|it| it.filesystem_type() == TMPFS_MAGIC);
+        let operations = match in_memory {
+            true => self.published() * size_of::<Op>() as u64 + OPS_AT as u64,
+            false => 0,
+        };
+        let slots = all.slots * size_of::<usize>() as u64;
+        // The last page of a table is touched as a whole.
+        let stacks = u64::from(all.threads) * STACK_BYTES as u64;
+        let rest = u64::from(all.processes) * 2 * PAGE_SIZE + size_of::<Control>() as u64;
+        operations + slots + stacks + rest
     }
 
     fn told<T>(&self, get: impl FnOnce(&Told) -> T) -> T {

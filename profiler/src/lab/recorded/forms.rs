@@ -83,12 +83,11 @@ const JEMALLOC: [&str; 53] = [
 
 /// Options of mimalloc 1 to 3 (`src/options.c`), after `MIMALLOC_`: none of those that print, and none
 /// that takes huge pages from the host's pool.
-const MIMALLOC: [&str; 43] = [
+const MIMALLOC: [&str; 41] = [
     "ABANDONED_PAGE_PURGE",
     "ABANDONED_PAGE_RESET",
     "ABANDONED_RECLAIM_ON_FREE",
     "ALLOW_DECOMMIT",
-    "ALLOW_LARGE_OS_PAGES",
     "ALLOW_THP",
     "ARENA_EAGER_COMMIT",
     "ARENA_MAX_OBJECT_SIZE",
@@ -103,7 +102,6 @@ const MIMALLOC: [&str; 43] = [
     "EAGER_COMMIT_DELAY",
     "EAGER_REGION_COMMIT",
     "GENERIC_COLLECT",
-    "LARGE_OS_PAGES",
     "LIMIT_OS_ALLOC",
     "MAX_PAGE_CANDIDATES",
     "MAX_SEGMENT_RECLAIM",
@@ -160,7 +158,9 @@ pub(super) fn kept(name: &str, value: &str) -> Kept {
     match name {
         "GLIBC_TUNABLES" => list(value, ':', |one| {
             let setting = one.split_once('=');
-            setting.is_some_and(|(name, value)| is_tunable(name) && is_number(value))
+            setting.is_some_and(|(name, value)| {
+                is_tunable(name) && is_number(value) && !takes_pool(name, value)
+            })
         }),
         "MALLOC_CONF" => list(value, ',', |one| {
             let setting = one.split_once(':');
@@ -187,6 +187,12 @@ fn list(value: &str, separator: char, is_known: impl Fn(&str) -> bool) -> Kept {
         value: known.join(between),
         rest: (!others.is_empty()).then(|| others.join(between)),
     }
+}
+
+/// Whether a setting of glibc's takes huge pages from the host's pool, which others may have been
+/// promised: `hugetlb` other than 0, and 1, which is advice (`malloc/malloc.c`, `ptmalloc_init`).
+fn takes_pool(name: &str, value: &str) -> bool {
+    name == "glibc.malloc.hugetlb" && !["0", "1"].contains(&value)
 }
 
 /// No setting is longer.
@@ -234,6 +240,7 @@ mod tests {
                 "background_thread:true,dirty_decay_ms:-1,narenas:4",
             ),
             ("MALLOC_CONF", "slab_sizes:1-4096:17|100-200:1,dss:primary"),
+            ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
             ("MIMALLOC_PURGE_DELAY", "0"),
             ("MIMALLOC_ARENA_RESERVE", "1GiB"),
             ("TCMALLOC_RELEASE_RATE", "2.5"),
@@ -254,6 +261,11 @@ mod tests {
             ("MALLOC_CONF", "narenas:/x"),
             ("MIMALLOC_VERBOSE", "1"),
             ("MIMALLOC_RESERVE_HUGE_OS_PAGES", "9999"),
+            ("MIMALLOC_ALLOW_LARGE_OS_PAGES", "1"),
+            ("MIMALLOC_LARGE_OS_PAGES", "1"),
+            ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=2"),
+            ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0x2"),
+            ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1073741824"),
             ("MIMALLOC_PURGE_DELAY", "$(id)"),
             ("TCMALLOC_MEMFS_MALLOC_PATH", "x"),
             ("HEAPPROFILE", "x"),

@@ -139,8 +139,11 @@ const COMMANDS: [u64; 5] = [
     libc::F_DUPFD_CLOEXEC as u64,
 ];
 
-/// Flags of `clone` that make namespaces.
-const NAMESPACES: u64 = (libc::CLONE_NEWNS
+/// Flags of `clone` that make namespaces, or children that are not the player's own: fragscope's, whom
+/// nobody would wait for.
+const NOT_OWN: u64 = (libc::CLONE_PARENT
+    | libc::CLONE_PTRACE
+    | libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWIPC
@@ -198,7 +201,7 @@ fn rules() -> Rules {
     #[cfg(target_arch = "x86_64")]
     put(libc::SYS_open, vec![has_none(1, WRITING)]);
     put(libc::SYS_openat, vec![has_none(2, WRITING)]);
-    put(libc::SYS_clone, vec![has_none(0, NAMESPACES)]);
+    put(libc::SYS_clone, vec![has_none(0, NOT_OWN)]);
     put(libc::SYS_prctl, one_of(0, &OPTIONS));
     put(libc::SYS_fcntl, one_of(1, &COMMANDS));
     // `isatty`.

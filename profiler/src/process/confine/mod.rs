@@ -86,17 +86,15 @@ impl Confinement {
             lacks.push(format!("players run as root, without capabilities: {why}"));
             None
         });
+        let version = landlock_version();
+        lacks.extend(lack_of_landlock(version));
         let files = rules().unwrap_or_else(|error| {
-            lacks.push(format!("Landlock's rules cannot be made: {error}"));
+            lacks.push(format!(
+                "Landlock's rules cannot be made ({error}): file permissions and seccomp alone keep \
+                 players from files"
+            ));
             None
         });
-        if files.is_none() {
-            lacks.push(
-                "this kernel has no Landlock (Linux 5.13, CONFIG_SECURITY_LANDLOCK, and `landlock` \
-                 among `lsm=`): file permissions and seccomp alone keep players from files"
-                    .to_owned(),
-            );
-        }
         let calls = if has_seccomp() {
             calls::filters()
         } else {
@@ -295,6 +293,45 @@ fn is_mapped(file: &str, id: u32) -> bool {
     })
 }
 
+/// The version of Landlock's interface that this kernel has; 0 is none.
+fn landlock_version() -> u32 {
+    const VERSION: libc::c_uint = 1;
+    let (no_rules, no_bytes) = (std::ptr::null::<libc::c_void>(), 0usize);
+    // SAFETY: no rules are given with this flag, which asks for the version.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            no_rules,
+            no_bytes,
+            VERSION,
+        )
+    };
+    u32::try_from(version).unwrap_or(0)
+}
+
+/// What Landlock of this version does not forbid of what [`rules`] forbids
+/// (`Documentation/userspace-api/landlock.rst`, "Previous limitations").
+fn lack_of_landlock(version: u32) -> Option<String> {
+    let lacks = match version {
+        0 => {
+            return Some(
+                "this kernel has no Landlock (Linux 5.13, CONFIG_SECURITY_LANDLOCK, and `landlock` \
+                 among `lsm=`): file permissions and seccomp alone keep players from files"
+                    .to_owned(),
+            );
+        }
+        1 | 2 => "truncating files, TCP ports, devices' ioctl, and signals and sockets to outside",
+        3 => "TCP ports, devices' ioctl, and signals and sockets to outside",
+        4 => "devices' ioctl, and signals and sockets to outside",
+        5 => "signals and sockets to outside",
+        _ => return None,
+    };
+    Some(format!(
+        "Landlock of this kernel is version {version} of 6: of {lacks}, seccomp and file \
+         permissions alone keep players"
+    ))
+}
+
 /// Landlock's rules: no file is written, made or removed, none but the loader executed, no port
 /// bound or connected to, no process outside signalled. The player itself is a file in memory, which
 /// Landlock lets pass. `None` on a kernel without it; older ones know fewer of the rules.
@@ -331,9 +368,39 @@ mod tests {
     fn what_this_host_lacks_is_said_and_all_else_is_used() {
         let found = Confinement::of_host();
         let lacks = |word: &str| found.lacks().iter().any(|lack| lack.contains(word));
-        assert_eq!(found.files.is_none(), lacks("Landlock"));
-        assert_eq!(found.calls.is_empty(), lacks("seccomp filters"));
+        // By what the kernel itself says, not by what was made of it.
+        let release = nix::sys::utsname::uname().expect("a kernel");
+        let release = release.release().to_string_lossy().into_owned();
+        let mut numbers = release
+            .split(['.', '-'])
+            .map(|word| word.parse().unwrap_or(0));
+        let release: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if release < (5, 13) {
+            assert!(lacks("no Landlock"), "{:?}", found.lacks());
+        }
+        let has_landlock = landlock_version() > 0;
+        assert_eq!(lacks("no Landlock"), !has_landlock, "{:?}", found.lacks());
+        assert_eq!(found.files.is_some(), has_landlock, "{:?}", found.lacks());
+        assert!(!lacks("rules cannot be made"), "{:?}", found.lacks());
+        let actions = "/proc/sys/kernel/seccomp/actions_avail";
+        let has_filters = fs::read_to_string(actions).is_ok_and(|all| all.contains("errno"));
+        assert_eq!(!found.calls.is_empty(), has_filters, "{:?}", found.lacks());
+        assert_eq!(lacks("no seccomp filters"), !has_filters);
         let is_root = nix::unistd::geteuid().is_root();
         assert_eq!(found.is_other_user(), is_root && !lacks("run as root"));
+    }
+
+    #[test]
+    fn an_older_landlock_is_named_with_what_it_does_not_forbid() {
+        let said = |version| lack_of_landlock(version).unwrap_or_default();
+        assert!(said(0).contains("no Landlock"));
+        for version in 1..6 {
+            assert!(said(version).contains(&format!("version {version} of 6")));
+            assert!(!said(version).contains("no Landlock"));
+            assert_eq!(said(version).contains("truncating"), version < 3);
+            assert_eq!(said(version).contains("TCP"), version < 4);
+        }
+        assert_eq!(lack_of_landlock(6), None);
+        assert_eq!(lack_of_landlock(9), None);
     }
 }

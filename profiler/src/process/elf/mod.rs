@@ -17,8 +17,9 @@ use object::{LittleEndian, ReadRef};
 use profiler_core::addr::PAGE_SIZE;
 
 pub(super) use self::reader::Reader;
+pub(crate) use self::reader::file_limit;
 pub use self::reader::{FILE_LIMIT, set_file_limit};
-pub(crate) use self::source::{Source, open_regular};
+pub(crate) use self::source::{Source, open_looked_at, open_regular};
 use super::jemalloc_options;
 
 /// More read-only data than this is not searched. An unstripped Python has 4 MiB.

@@ -32,6 +32,11 @@ pub fn set_file_limit(bytes: u64) {
     LIMIT.store(bytes, Ordering::Relaxed);
 }
 
+/// How many bytes are read of one file at the most.
+pub(crate) fn file_limit() -> u64 {
+    LIMIT.load(Ordering::Relaxed)
+}
+
 /// Reads the files of one target, and remembers what the limits kept it from.
 #[derive(Debug)]
 pub(in crate::process) struct Reader {
@@ -49,7 +54,7 @@ struct Rest {
 
 impl Default for Reader {
     fn default() -> Self {
-        let limit = LIMIT.load(Ordering::Relaxed);
+        let limit = file_limit();
         Self {
             limit,
             rest: Mutex::new(Rest {

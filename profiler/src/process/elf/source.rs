@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
@@ -23,16 +23,29 @@ const PIECE: u64 = 128;
 /// # Errors
 /// When it cannot be opened or is no regular file.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    open_looked_at(path, |about| match about.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a regular file",
+        )),
+    })
+}
+
+/// Opens what lies at `path` for reading, if `may` gives nothing against it: until then it is not
+/// opened. A pipe is opened without waiting for its writer.
+///
+/// # Errors
+/// When it cannot be opened, or what `may` says.
+pub(crate) fn open_looked_at(
+    path: &Path,
+    may: impl FnOnce(&Metadata) -> io::Result<()>,
+) -> io::Result<File> {
     let place = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_PATH)
         .open(path)?;
-    if !place.metadata()?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a regular file",
-        ));
-    }
+    may(&place.metadata()?)?;
     // The very file that was looked at. Whoever holds a lease on it is not waited for.
     OpenOptions::new()
         .read(true)
