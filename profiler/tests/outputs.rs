@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use child::Child;
 
@@ -31,9 +32,13 @@ fn python() -> Child {
 
 /// A recording of a short program.
 fn recording(folder: &Path) -> PathBuf {
+    recording_of(folder, "kept = [bytes(i) for i in range(2000)]")
+}
+
+/// The recording of a Python program.
+fn recording_of(folder: &Path, program: &str) -> PathBuf {
     let trace = folder.join("short.fragtrace");
     let name = trace.to_string_lossy();
-    let program = "kept = [bytes(i) for i in range(2000)]";
     let made = fragscope(&["record", "-o", &name, "--", "python3", "-S", "-c", program]);
     assert_eq!(made.status.code(), Some(0), "{}", said(&made));
     trace
@@ -264,7 +269,9 @@ fn a_second_writer_of_the_same_file_is_refused_by_name() {
 #[test]
 fn a_kill_while_a_whole_file_is_written_leaves_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let trace = fs::read(recording(folder.path())).expect("read");
+    // More than a block of events, so that a part of it can be written before all is read.
+    let long = "for i in range(500000): kept = bytes(600 + i % 9)";
+    let trace = fs::read(recording_of(folder.path(), long)).expect("read");
     let place = tempfile::tempdir().expect("a folder");
     let pipe = folder.path().join("pipe");
     let made = Command::new("mkfifo").arg(&pipe).status();
@@ -292,7 +299,9 @@ fn a_kill_while_a_whole_file_is_written_leaves_nothing() {
                 && fs::metadata(fd.path()).is_ok_and(|about| about.is_file() && about.len() > 0)
         })
     };
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !writes() {
+        assert!(Instant::now() < deadline, "it writes nothing");
         std::thread::yield_now();
     }
     assert_eq!(names(place.path()), [""; 0], "nothing is seen of it yet");
