@@ -121,6 +121,8 @@ pub struct Control {
     /// Not 0 when the allocator is not the C library's own: operations that shape its heap are
     /// passed over.
     pub other: u32,
+    /// Not 0 when the program starts others or becomes one; else the player gives up executing.
+    pub executes: u32,
     /// The kernel's number of each process, once it plays.
     pub pids: [AtomicU32; MAX_PROCESSES as usize],
     /// Not 0 when it is the thread's turn.
@@ -139,9 +141,10 @@ pub mod failure {
     pub const BAD_PROGRAM: u32 = 4;
 }
 
-/// The environment variable with the path of the program.
+/// The environment variable with the descriptor of the program, open for reading: a decimal number.
 pub const PROGRAM_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_PROGRAM";
-/// The environment variable with the path of the control block.
+/// The environment variable with the descriptor of the control block: a decimal number. Both stay
+/// open, for the players that a player executes.
 pub const CONTROL_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_CONTROL";
 /// The environment variable by which a player tells the player that it executes who that is: the
 /// process's number, the thread's, and 1 when it waits for its turn, each as a decimal number.

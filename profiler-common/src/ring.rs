@@ -1,19 +1,31 @@
 //! The ring through which a preloaded recorder hands its events to `fragscope record`: shared
 //! memory, a header and slots, in one total order over all threads and processes.
 //!
-//! A writer reserves the slot of its event by adding one to [`Header::head`], fills it, and
-//! publishes it by storing its number in [`Slot::turn`]. The reader takes slots in order and moves
-//! [`Header::tail`] on.
+//! Events are numbered; event N lies in slot N modulo [`SLOTS`]. A writer claims the slot of the
+//! next event by one compare-exchange on its [`Slot::turn`], which puts the writer's thread number
+//! there in the same instant: so a slot that is never filled names whom to look for. Then it fills
+//! the slot and marks it whole. The reader takes slots in order and frees each for its next turn.
+//! Slots are claimed in order, so that [`Header::head`] is nothing but a hint where to begin.
+//!
+//! All of it can be written by every process that maps it. Neither side relies on any of it for its
+//! own safety: the reader's place is its own, and what a slot holds is data.
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 /// The first word of the ring: a name and the version of this layout.
-pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x01");
+pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x02");
+
+/// How many slots there are: so many events wait for the reader at the most, while it looks away.
+pub const SLOTS: u64 = 1 << 20;
 
 /// Bytes before the first slot.
 pub const SLOTS_AT: usize = 4096;
 
-/// The environment variable that tells the recorder where the ring is.
+/// Bytes of the whole.
+pub const RING_BYTES: usize = SLOTS_AT + SLOTS as usize * size_of::<Slot>();
+
+/// The environment variable that says where the ring is: `PATH DEVICE INODE`, numbers in decimal.
+/// Whoever opens the path compares what it found there with the two numbers.
 pub const RING_VARIABLE: &str = "FRAGSCOPE_RECORD_RING";
 
 /// The head of the ring.
@@ -22,27 +34,21 @@ pub const RING_VARIABLE: &str = "FRAGSCOPE_RECORD_RING";
 pub struct Header {
     /// [`RING_MAGIC`].
     pub magic: u64,
-    /// How many slots there are: a power of two.
-    pub slots: u64,
     /// Not 0 when nothing more is to be written: the reader has ended.
     pub closed: AtomicU32,
     /// Moves on while the reader lives.
     pub heartbeat: AtomicU32,
     /// Writers on other lines of the cache than the reader.
-    pub apart: [u64; 5],
-    /// The number of the next event to be written.
+    pub apart: [u64; 6],
+    /// The number of the next event to be claimed, or of one shortly before it.
     pub head: AtomicU64,
-    /// Writers on other lines of the cache than the reader.
-    pub apart_too: [u64; 7],
-    /// The number of the next event to be read.
-    pub tail: AtomicU64,
 }
 
 /// One event.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Slot {
-    /// The event's number plus one, once it is whole.
+    /// Whose turn it is: the bits of a [`Turn`].
     pub turn: AtomicU64,
     /// Nanoseconds on the monotonic clock.
     pub time_ns: AtomicU64,
@@ -54,6 +60,81 @@ pub struct Slot {
     pub thread: AtomicU64,
     /// The kind in the lowest byte, above it the alignment as a power of two.
     pub kind: AtomicU64,
+}
+
+/// The state of a slot, in one word: two bits of state, 22 of the thread that claimed it (no number
+/// of the kernel's is longer), and 40 of the lap, which is how often the ring went round before.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Turn(pub u64);
+
+/// What a [`Turn`] says.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum State {
+    /// It may be claimed.
+    Free,
+    /// This thread is filling it.
+    Claimed(u32),
+    /// It is filled.
+    Whole,
+    /// Its writer never filled it. It is not used again: that writer may still come.
+    Abandoned,
+}
+
+impl Turn {
+    /// The slot of an abandoned event, in all laps.
+    pub const ABANDONED: Self = Self(3);
+    const STATE: u64 = 0b11;
+    const THREAD_AT: u32 = 2;
+    const THREAD: u64 = (1 << 22) - 1;
+    const LAP_AT: u32 = 24;
+
+    /// The slot of this event when nobody has claimed it yet.
+    pub const fn free(number: u64) -> Self {
+        Self(Self::lap_of(number) << Self::LAP_AT)
+    }
+
+    /// The same while this thread fills it.
+    pub const fn claimed(number: u64, thread: u32) -> Self {
+        let thread = thread as u64 & Self::THREAD;
+        Self(Self::free(number).0 | thread << Self::THREAD_AT | 1)
+    }
+
+    /// The same when it is filled.
+    pub const fn whole(number: u64) -> Self {
+        Self(Self::free(number).0 | 2)
+    }
+
+    /// What it says.
+    pub const fn state(self) -> State {
+        match self.0 & Self::STATE {
+            0 => State::Free,
+            1 => State::Claimed((self.0 >> Self::THREAD_AT & Self::THREAD) as u32),
+            2 => State::Whole,
+            _ => State::Abandoned,
+        }
+    }
+
+    /// Its lap.
+    pub const fn lap(self) -> u64 {
+        self.0 >> Self::LAP_AT
+    }
+
+    /// The lap of an event's number, as far as a turn holds it.
+    pub const fn lap_of(number: u64) -> u64 {
+        (number / SLOTS) & (u64::MAX >> Self::LAP_AT)
+    }
+
+    /// Whether the event of this number is past claiming here: it was claimed, or the slot is
+    /// not used. When it is not, and the slot is not free for it, an event of the lap before is
+    /// still to be read.
+    pub const fn is_past(self, number: u64) -> bool {
+        let lap = Self::lap_of(number);
+        match self.state() {
+            State::Abandoned => true,
+            State::Free => self.lap() > lap,
+            State::Claimed(_) | State::Whole => self.lap() >= lap,
+        }
+    }
 }
 
 /// Kinds of events in the ring.
@@ -80,4 +161,28 @@ pub mod kind {
     pub const REALLOC: u64 = 10;
     /// realloc returned `addr` for `size` bytes.
     pub const REALLOCATED: u64 = 11;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_says_what_was_put_into_it() {
+        for number in [0, 5, SLOTS, 7 * SLOTS + 3, (1 << 59) - 1] {
+            let (free, whole) = (Turn::free(number), Turn::whole(number));
+            let claimed = Turn::claimed(number, 4_194_303);
+            assert_eq!(free.state(), State::Free);
+            assert_eq!(claimed.state(), State::Claimed(4_194_303));
+            assert_eq!(whole.state(), State::Whole);
+            for turn in [free, claimed, whole] {
+                assert_eq!(turn.lap(), Turn::lap_of(number));
+                assert_eq!(turn.is_past(number), turn != free);
+                assert!(!turn.is_past(number + SLOTS));
+            }
+            assert!(Turn::free(number + SLOTS).is_past(number));
+        }
+        assert!(Turn::ABANDONED.is_past(0) && Turn::ABANDONED.is_past(u64::MAX));
+        assert_eq!(Turn::free(0), Turn(0), "new memory is a ring");
+    }
 }

@@ -8,6 +8,7 @@
 
 mod next;
 mod ring;
+mod root;
 mod sys;
 mod thread;
 pub mod wrap;

@@ -1,6 +1,6 @@
 //! The functions that the program would have called without the recorder.
 
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -116,5 +116,6 @@ next! {
     ALIGNED_ALLOC aligned_alloc(align: usize, size: usize) -> *mut c_void, c"aligned_alloc", ptr::null_mut();
     POSIX_MEMALIGN posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> c_int, c"posix_memalign", ENOMEM;
     VALLOC valloc(size: usize) -> *mut c_void, c"valloc", ptr::null_mut();
+    CHROOT chroot(path: *const c_char) -> c_int, c"chroot", -1;
     PVALLOC pvalloc(size: usize) -> *mut c_void, c"pvalloc", ptr::null_mut();
 }

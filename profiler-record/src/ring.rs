@@ -1,18 +1,16 @@
 //! Writing events into the ring.
 
-use core::ffi::c_void;
+use core::ffi::{CStr, c_char, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
-use profiler_common::ring::{Header, RING_MAGIC, SLOTS_AT, Slot};
+use profiler_common::ring::{Header, RING_BYTES, RING_MAGIC, SLOTS, SLOTS_AT, Slot, Turn};
 
 use crate::sys;
 use crate::thread;
 
-/// The ring, or null while nothing is told.
+/// The ring, or null while nothing is recorded.
 static RING: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
-/// Its slots, less one.
-static MASK: AtomicU64 = AtomicU64::new(0);
 
 /// After so many sleeps of [`NAP_NS`] in which the reader did not move, it is taken for dead.
 const PATIENCE: u32 = 2_000;
@@ -20,56 +18,166 @@ const NAP_NS: i64 = 1_000_000;
 /// So often a writer yields before it sleeps.
 const YIELDS: u32 = 64;
 
-/// Maps the ring that the environment names, if it does.
+/// Maps the ring that the environment names, if it is there and is that ring. When it is not, the
+/// program runs unrecorded and is not bothered: fragscope may be gone, and the path another's.
 ///
 /// # Safety
 /// The environment is not changed at the same moment: called from the object's constructor.
 pub(crate) unsafe fn open() {
     // SAFETY: a constant name with its zero; the constructor runs before other threads do.
-    let path = unsafe { sys::getenv(c"FRAGSCOPE_RECORD_RING".as_ptr()) };
-    if path.is_null() {
+    let named = unsafe { sys::getenv(c"FRAGSCOPE_RECORD_RING".as_ptr()) };
+    if named.is_null() {
         return;
     }
     // SAFETY: getenv gave a string with its zero.
-    let fd = unsafe { sys::open(path, sys::O_RDWR | sys::O_CLOEXEC) };
-    if fd < 0 {
+    let Some(place) = Place::parse(unsafe { CStr::from_ptr(named) }.to_bytes()) else {
+        return;
+    };
+    // A handle that touches nothing: whatever lies at the path now is neither read nor woken up.
+    // SAFETY: a path with its zero.
+    let handle = unsafe { sys::open(place.path(), sys::O_PATH | sys::O_CLOEXEC) };
+    if handle < 0 {
         return;
     }
-    if let Some(header) = map(fd, SLOTS_AT) {
-        // SAFETY: a page of it was mapped, and its file has that page, or reading it would have
-        // been refused by the reader, which made it.
-        let header = unsafe { &*header };
-        let (magic, slots) = (header.magic, header.slots);
-        // SAFETY: the mapping made above, of this length.
-        unsafe { sys::munmap(ptr::from_ref(header).cast_mut().cast(), SLOTS_AT) };
-        if magic == RING_MAGIC && slots.is_power_of_two() && slots <= 1 << 28 {
-            let len = SLOTS_AT + slots as usize * size_of::<Slot>();
-            if let Some(header) = map(fd, len) {
-                MASK.store(slots - 1, Ordering::Relaxed);
-                RING.store(header, Ordering::Release);
-            }
+    if place.is_ring(handle) {
+        let path = OwnFile::of(handle);
+        // SAFETY: a path with its zero.
+        let fd = unsafe { sys::open(path.0.as_ptr().cast(), sys::O_RDWR | sys::O_CLOEXEC) };
+        if fd >= 0 {
+            map(fd);
+            // SAFETY: our own descriptor.
+            unsafe { sys::close(fd) };
         }
     }
     // SAFETY: our own descriptor.
-    unsafe { sys::close(fd) };
+    unsafe { sys::close(handle) };
 }
 
-fn map(fd: i32, len: usize) -> Option<*mut Header> {
+fn map(fd: i32) {
     // SAFETY: a new shared mapping, placed by the kernel.
     let at = unsafe {
         sys::mmap(
             ptr::null_mut(),
-            len,
+            RING_BYTES,
             sys::PROT_READ_WRITE,
             sys::MAP_SHARED,
             fd,
             0,
         )
     };
-    (at != usize::MAX as *mut c_void).then_some(at.cast())
+    if at == usize::MAX as *mut c_void {
+        return;
+    }
+    let header = at.cast::<Header>();
+    // SAFETY: the file is as long as the mapping and cannot be made shorter; both were checked.
+    if unsafe { (*header).magic } == RING_MAGIC {
+        RING.store(header, Ordering::Release);
+    } else {
+        // SAFETY: the mapping made above, of this length.
+        unsafe { sys::munmap(at, RING_BYTES) };
+    }
 }
 
-/// Tells one event. When the ring is full it waits for the reader, so that nothing is lost.
+/// Where the ring is, and what tells it from anything else that may lie there.
+struct Place {
+    path: [u8; 64],
+    device: u64,
+    inode: u64,
+}
+
+impl Place {
+    fn parse(text: &[u8]) -> Option<Self> {
+        let mut words = text.split(|&byte| byte == b' ');
+        let (path, device, inode) = (words.next()?, words.next()?, words.next()?);
+        let mut place = Self {
+            path: [0; 64],
+            device: decimal(device)?,
+            inode: decimal(inode)?,
+        };
+        // With a zero after it.
+        if path.is_empty() || path.len() >= place.path.len() || words.next().is_some() {
+            return None;
+        }
+        for (to, from) in place.path.iter_mut().zip(path) {
+            *to = *from;
+        }
+        Some(place)
+    }
+
+    fn path(&self) -> *const c_char {
+        self.path.as_ptr().cast()
+    }
+
+    /// Whether the handle is on the very file that fragscope made: the kernel gives the numbers of
+    /// its files in memory once, and nobody but root makes a file that belongs to root.
+    fn is_ring(&self, handle: i32) -> bool {
+        let mut found = sys::Statx::default();
+        // What is known without asking whoever serves the file: it may be another's, who lets us
+        // wait.
+        // SAFETY: an empty path for the handle itself, and a place for the answer.
+        let error = unsafe {
+            sys::statx(
+                handle,
+                c"".as_ptr(),
+                sys::AT_EMPTY_PATH | sys::AT_STATX_DONT_SYNC,
+                sys::STATX_BASIC_STATS,
+                &mut found,
+            )
+        };
+        // SAFETY: no arguments.
+        let own = unsafe { sys::geteuid() };
+        error == 0
+            && found.device() == self.device
+            && found.inode == self.inode
+            && (found.user == 0 || found.user == own)
+            && found.mode & sys::S_IFMT == sys::S_IFREG
+            && found.size == RING_BYTES as u64
+    }
+}
+
+fn decimal(digits: &[u8]) -> Option<u64> {
+    let mut number = (!digits.is_empty()).then_some(0u64)?;
+    for digit in digits {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number.checked_mul(10)?.checked_add(u64::from(digit))?;
+    }
+    Some(number)
+}
+
+/// `/proc/self/fd/N`, with its zero.
+struct OwnFile([u8; 32]);
+
+impl OwnFile {
+    /// Nothing here can panic: there is no standard library to do so with.
+    fn of(fd: i32) -> Self {
+        const DIGITS: [u32; 10] = [
+            1_000_000_000,
+            100_000_000,
+            10_000_000,
+            1_000_000,
+            100_000,
+            10_000,
+            1_000,
+            100,
+            10,
+            1,
+        ];
+        let fd = fd.unsigned_abs();
+        let digits = DIGITS.iter().filter(|unit| fd >= **unit || **unit == 1);
+        let digits = digits.map(|unit| b'0' + (fd.checked_div(*unit).unwrap_or(0) % 10) as u8);
+        let mut path = [0; 32];
+        let text = b"/proc/self/fd/".iter().copied().chain(digits);
+        for (to, from) in path.iter_mut().zip(text) {
+            *to = from;
+        }
+        Self(path)
+    }
+}
+
+/// Records one event. When the ring is full it waits for the reader, so that nothing is lost.
 pub(crate) fn tell(kind: u64, addr: u64, size: u64) {
     let header = RING.load(Ordering::Acquire);
     if header.is_null() {
@@ -81,43 +189,84 @@ pub(crate) fn tell(kind: u64, addr: u64, size: u64) {
         return;
     }
     let thread = thread::word();
-    let mask = MASK.load(Ordering::Relaxed);
-    let number = header.head.fetch_add(1, Ordering::Relaxed);
-    if number.wrapping_sub(header.tail.load(Ordering::Acquire)) > mask
-        && !room(header, number, mask)
-    {
+    let Some((number, slot)) = claim(header, (thread >> 32) as u32) else {
         return;
-    }
-    let index = (number & mask) as usize;
-    let at = ptr::from_ref(header).cast::<u8>();
-    // SAFETY: the mapping holds all slots, and the index is below their number.
-    let slot = unsafe { at.add(SLOTS_AT + index * size_of::<Slot>()) }.cast::<Slot>();
-    // SAFETY: as said; its fields are atomic, and the mapping is aligned to a page.
-    let slot = unsafe { &*slot };
+    };
     slot.time_ns.store(now_ns(), Ordering::Relaxed);
     slot.addr.store(addr, Ordering::Relaxed);
     slot.size.store(size, Ordering::Relaxed);
     slot.thread.store(thread, Ordering::Relaxed);
     slot.kind.store(kind, Ordering::Relaxed);
-    slot.turn.store(number + 1, Ordering::Release);
+    slot.turn.store(Turn::whole(number).0, Ordering::Release);
 }
 
-/// Waits until the slot is free; gives false when the reader has ended or died.
-#[cold]
-fn room(header: &Header, number: u64, mask: u64) -> bool {
-    let mut beat = header.heartbeat.load(Ordering::Relaxed);
-    let mut still = 0;
-    for turn in 0u32.. {
-        if number.wrapping_sub(header.tail.load(Ordering::Acquire)) <= mask {
-            return true;
+/// Takes the next event's slot for this thread; nothing when the reader has ended or died.
+fn claim(header: &Header, thread: u32) -> Option<(u64, &Slot)> {
+    let mut wait = Wait::default();
+    loop {
+        let mut number = header.head.load(Ordering::Acquire);
+        // The head is a hint, behind by as many as are being claimed. In a sound ring few steps
+        // are made, and in no ring more than one round.
+        for _ in 0..SLOTS {
+            let slot = slot(header, number);
+            let taken = slot.turn.compare_exchange(
+                Turn::free(number).0,
+                Turn::claimed(number, thread).0,
+                Ordering::Acquire,
+                Ordering::Acquire,
+            );
+            if let Err(found) = taken
+                && !Turn(found).is_past(number)
+            {
+                break;
+            }
+            let next = number.wrapping_add(1);
+            // Somebody else may have moved it.
+            let _ =
+                header
+                    .head
+                    .compare_exchange(number, next, Ordering::Release, Ordering::Relaxed);
+            if taken.is_ok() {
+                return Some((number, slot));
+            }
+            number = next;
         }
+        if !wait.a_moment(header) {
+            return None;
+        }
+    }
+}
+
+fn slot(header: &Header, number: u64) -> &Slot {
+    let index = (number % SLOTS) as usize;
+    let at = ptr::from_ref(header).cast::<u8>();
+    // SAFETY: the mapping holds all slots, and the index is below their number.
+    let slot = unsafe { at.add(SLOTS_AT + index * size_of::<Slot>()) }.cast::<Slot>();
+    // SAFETY: as said; its fields are atomic, and the mapping is aligned to a page.
+    unsafe { &*slot }
+}
+
+/// Waiting for a full ring. Whoever waits has claimed nothing: when it dies, nothing is missing.
+#[derive(Default)]
+struct Wait {
+    turns: u32,
+    beat: u32,
+    still: u32,
+}
+
+impl Wait {
+    /// Waits a little; false when the reader has ended or died.
+    #[cold]
+    fn a_moment(&mut self, header: &Header) -> bool {
         if header.closed.load(Ordering::Relaxed) != 0 {
             return false;
         }
-        if turn < YIELDS {
+        if self.turns < YIELDS {
+            self.turns += 1;
+            self.beat = header.heartbeat.load(Ordering::Relaxed);
             // SAFETY: no arguments.
             unsafe { sys::sched_yield() };
-            continue;
+            return true;
         }
         let nap = sys::Timespec {
             seconds: 0,
@@ -126,18 +275,14 @@ fn room(header: &Header, number: u64, mask: u64) -> bool {
         // SAFETY: a time to sleep, and no place for the rest of it.
         unsafe { sys::nanosleep(&nap, ptr::null_mut()) };
         let now = header.heartbeat.load(Ordering::Relaxed);
-        still = if now == beat { still + 1 } else { 0 };
-        beat = now;
-        if still > PATIENCE {
-            close(&header.closed);
+        self.still = if now == self.beat { self.still + 1 } else { 0 };
+        self.beat = now;
+        if self.still > PATIENCE {
+            header.closed.store(1, Ordering::Relaxed);
             return false;
         }
+        true
     }
-    false
-}
-
-fn close(closed: &AtomicU32) {
-    closed.store(1, Ordering::Relaxed);
 }
 
 fn now_ns() -> u64 {

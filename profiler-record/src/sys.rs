@@ -1,9 +1,17 @@
 //! What is used of libc and libpthread.
 
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
+use core::ptr;
 
 pub(crate) const O_RDWR: c_int = 2;
 pub(crate) const O_CLOEXEC: c_int = 0o2_000_000;
+pub(crate) const O_PATH: c_int = 0o10_000_000;
+pub(crate) const AT_FDCWD: c_int = -100;
+pub(crate) const AT_EMPTY_PATH: c_int = 0x1000;
+pub(crate) const AT_STATX_DONT_SYNC: c_int = 0x4000;
+pub(crate) const STATX_BASIC_STATS: c_uint = 0x7ff;
+pub(crate) const S_IFMT: u16 = 0o170_000;
+pub(crate) const S_IFREG: u16 = 0o100_000;
 pub(crate) const PROT_READ_WRITE: c_int = 3;
 pub(crate) const MAP_SHARED: c_int = 1;
 pub(crate) const CLOCK_MONOTONIC: c_int = 1;
@@ -16,10 +24,70 @@ pub(crate) struct Timespec {
     pub(crate) nanoseconds: i64,
 }
 
+/// `Dl_info` of `dladdr(3)`.
+#[repr(C)]
+pub(crate) struct DlInfo {
+    pub(crate) path: *const c_char,
+    pub(crate) base: *mut c_void,
+    pub(crate) symbol: *const c_char,
+    pub(crate) address: *mut c_void,
+}
+
+/// `struct statx` (`include/uapi/linux/stat.h`): the same on every machine, unlike `struct stat`.
+#[derive(Default)]
+#[repr(C)]
+pub(crate) struct Statx {
+    mask: u32,
+    block_size: u32,
+    attributes: u64,
+    links: u32,
+    pub(crate) user: u32,
+    group: u32,
+    pub(crate) mode: u16,
+    spare: u16,
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    blocks: u64,
+    attributes_mask: u64,
+    times: [u64; 8],
+    /// Of a device file itself.
+    own_device: [u32; 2],
+    device_major: u32,
+    device_minor: u32,
+    rest: [u64; 14],
+}
+
+impl Statx {
+    /// Where the file lies, as `st_dev` has it (`gnu_dev_makedev`).
+    pub(crate) fn device(&self) -> u64 {
+        let (major, minor) = (u64::from(self.device_major), u64::from(self.device_minor));
+        (major & 0xffff_f000) << 32
+            | (major & 0xfff) << 8
+            | (minor & 0xffff_ff00) << 12
+            | minor & 0xff
+    }
+}
+
+/// `statx(2)`, which old C libraries have no function for.
+///
+/// # Safety
+/// `path` is a string with its zero.
+pub(crate) unsafe fn statx(
+    folder: c_int,
+    path: *const c_char,
+    flags: c_int,
+    wanted: c_uint,
+    found: &mut Statx,
+) -> c_long {
+    // SAFETY: as the caller promises, and a place for the answer.
+    unsafe { syscall(SYS_STATX, folder, path, flags, wanted, ptr::from_mut(found)) }
+}
+
 unsafe extern "C" {
     #[cfg(feature = "recorder")]
     pub(crate) fn abort() -> !;
     pub(crate) fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+    pub(crate) fn dladdr(address: *const c_void, found: *mut DlInfo) -> c_int;
     pub(crate) fn getenv(name: *const c_char) -> *const c_char;
     pub(crate) fn open(path: *const c_char, flags: c_int, ...) -> c_int;
     pub(crate) fn close(fd: c_int) -> c_int;
@@ -35,6 +103,7 @@ unsafe extern "C" {
     pub(crate) fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int;
     pub(crate) fn nanosleep(wanted: *const Timespec, rest: *mut Timespec) -> c_int;
     pub(crate) fn sched_yield() -> c_int;
+    pub(crate) fn geteuid() -> c_uint;
     pub(crate) fn getpid() -> c_int;
     pub(crate) fn getppid() -> c_int;
     pub(crate) fn syscall(number: c_long, ...) -> c_long;
@@ -56,3 +125,8 @@ unsafe extern "C" {
 pub(crate) const SYS_GETTID: c_long = 186;
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) const SYS_GETTID: c_long = 178;
+/// `statx`.
+#[cfg(target_arch = "x86_64")]
+const SYS_STATX: c_long = 332;
+#[cfg(not(target_arch = "x86_64"))]
+const SYS_STATX: c_long = 291;

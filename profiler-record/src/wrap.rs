@@ -3,16 +3,17 @@
 //! They have their C names only in the shared object (feature `recorder`), so that nothing that
 //! links this library for its documentation or lints gets them.
 
-use core::ffi::{c_int, c_void};
+use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
 
 use profiler_common::ring::kind;
 
-use crate::{next, ring, thread};
+use crate::{next, ring, root, thread};
 
 /// Runs before the program does.
 unsafe extern "C" fn constructor() {
     next::look_up();
+    root::begin();
     // SAFETY: the loader runs constructors before the program can change its environment.
     unsafe { ring::open() };
     // SAFETY: the loader runs constructors once.
@@ -185,4 +186,17 @@ pub unsafe extern "C" fn pvalloc(size: usize) -> *mut c_void {
     let block = unsafe { next::pvalloc(size) };
     allocated(kind::ALLOC, 4096, block, size);
     block
+}
+
+/// # Safety
+/// As C's `chroot`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn chroot(path: *const c_char) -> c_int {
+    // SAFETY: passed on.
+    let error = unsafe { next::chroot(path) };
+    if error == 0 {
+        // SAFETY: programs that change their root do so before they start threads.
+        unsafe { root::changed() };
+    }
+    error
 }

@@ -1,6 +1,6 @@
 //! The shared mappings: the program, the control block, slots and stacks.
 
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::{c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -15,14 +15,10 @@ static CONTROL: AtomicPtr<Control> = AtomicPtr::new(ptr::null_mut());
 static SLOTS: AtomicPtr<*mut c_void> = AtomicPtr::new(ptr::null_mut());
 
 /// Maps the program and the control block, and makes room for slots.
-pub(crate) fn open(program: &CStr, control: &CStr) -> bool {
-    let program = map_file(program, sys::O_RDONLY, sys::PROT_READ, PROGRAM_BYTES);
-    let control = map_file(
-        control,
-        sys::O_RDWR,
-        sys::PROT_READ_WRITE,
-        size_of::<Control>(),
-    );
+pub(crate) fn open(program: c_int, control: c_int) -> bool {
+    let flags = sys::MAP_SHARED | sys::MAP_NORESERVE;
+    let program = map(PROGRAM_BYTES, sys::PROT_READ, flags, program);
+    let control = map(size_of::<Control>(), sys::PROT_READ_WRITE, flags, control);
     let slots = shared(SLOT_BYTES);
     let (Some(program), Some(control), Some(slots)) = (program, control, slots) else {
         return false;
@@ -34,18 +30,6 @@ pub(crate) fn open(program: &CStr, control: &CStr) -> bool {
 }
 
 const SLOT_BYTES: usize = MAX_SLOTS as usize * size_of::<*mut c_void>();
-
-fn map_file(path: &CStr, flags: c_int, protection: c_int, len: usize) -> Option<*mut c_void> {
-    // SAFETY: a path with its zero.
-    let fd = unsafe { sys::open(path.as_ptr(), flags | sys::O_CLOEXEC) };
-    if fd < 0 {
-        return None;
-    }
-    let mapping = map(len, protection, sys::MAP_SHARED | sys::MAP_NORESERVE, fd);
-    // SAFETY: our own descriptor.
-    unsafe { sys::close(fd) };
-    mapping
-}
 
 fn map(len: usize, protection: c_int, flags: c_int, fd: c_int) -> Option<*mut c_void> {
     // SAFETY: a new mapping, placed by the kernel.

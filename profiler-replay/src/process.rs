@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use profiler_common::program::{AT_FAILURE, IDENTITY_VARIABLE, MAX_PROCESSES, failure};
 
-use crate::sys::{self, Usage};
+use crate::sys::{self, Filter, FilterStep, Usage};
 use crate::{clock, memory, play, thread};
 
 /// Ends the player, after it has told why.
@@ -58,6 +58,54 @@ pub(crate) fn die_with_parent() {
     unsafe { sys::prctl(sys::PR_SET_PDEATHSIG, sys::SIGKILL) };
 }
 
+/// Gives up executing, for good: this process and those that it forks have no need of it. It comes
+/// on top of what fragscope restricts; where the kernel has no filters, that said so.
+pub(crate) fn never_execute() {
+    // `BPF_LD | BPF_W | BPF_ABS`, `BPF_JMP | BPF_JEQ | BPF_K` and `BPF_RET | BPF_K`
+    // (`linux/bpf_common.h`); of `struct seccomp_data` the call's number comes first.
+    let step = |code, if_true, value| FilterStep {
+        code,
+        if_true,
+        if_false: 0,
+        value,
+    };
+    /// `SECCOMP_RET_ERRNO` with `EPERM`, and `SECCOMP_RET_ALLOW`.
+    const REFUSE: u32 = 0x0005_0001;
+    const ALLOW: u32 = 0x7fff_0000;
+    let steps = [
+        step(0x20, 0, 0),
+        step(0x15, 2, sys::SYS_EXECUTE[0]),
+        step(0x15, 1, sys::SYS_EXECUTE[1]),
+        step(0x06, 0, ALLOW),
+        step(0x06, 0, REFUSE),
+    ];
+    let filter = Filter {
+        len: steps.len() as u16,
+        steps: steps.as_ptr(),
+    };
+    // SAFETY: a filter of this many steps, which the kernel copies.
+    unsafe {
+        sys::prctl(
+            sys::PR_SET_SECCOMP,
+            sys::SECCOMP_MODE_FILTER,
+            &raw const filter,
+        )
+    };
+}
+
+/// Decimal numbers with a space between them, such as fragscope and players pass in variables; 0 for
+/// those that are missing.
+pub(crate) fn numbers<const N: usize>(text: &[u8]) -> [u32; N] {
+    let mut numbers = [0u32; N];
+    for (number, word) in numbers.iter_mut().zip(text.split(|byte| *byte == b' ')) {
+        for digit in word {
+            let digit = u32::from(digit.wrapping_sub(b'0'));
+            *number = number.wrapping_mul(10).wrapping_add(digit);
+        }
+    }
+    numbers
+}
+
 /// Who a process is in the program.
 #[derive(Copy, Clone)]
 pub(crate) struct Identity {
@@ -106,17 +154,11 @@ impl Identity {
 
     /// From the value of the variable.
     pub(crate) fn from_text(text: &[u8]) -> Self {
-        let mut numbers = [0u32; 3];
-        for (number, word) in numbers.iter_mut().zip(text.split(|byte| *byte == b' ')) {
-            for digit in word {
-                let digit = u32::from(digit.wrapping_sub(b'0'));
-                *number = number.wrapping_mul(10).wrapping_add(digit);
-            }
-        }
+        let [process, thread, is_new] = numbers(text);
         Self {
-            process: numbers[0],
-            thread: numbers[1],
-            is_new: numbers[2] != 0,
+            process,
+            thread,
+            is_new: is_new != 0,
         }
     }
 }

@@ -33,30 +33,39 @@ core::arch::global_asm!(
 
 /// Plays the program that the environment names.
 pub extern "C" fn main() -> ! {
-    // SAFETY: names with their zeros; nobody changes the environment.
-    let program = unsafe { sys::getenv(PROGRAM_VARIABLE.as_ptr()) };
-    // SAFETY: as above.
-    let control = unsafe { sys::getenv(CONTROL_VARIABLE.as_ptr()) };
-    if program.is_null() || control.is_null() {
+    let (program, control) = (variable(PROGRAM_VARIABLE), variable(CONTROL_VARIABLE));
+    let (Some(program), Some(control)) = (program, control) else {
         // SAFETY: nothing has begun.
         unsafe { sys::_exit(64) }
-    }
-    // SAFETY: getenv gave a string with its zero, which stays.
-    let program = unsafe { CStr::from_ptr(program) };
-    // SAFETY: as above.
-    let control = unsafe { CStr::from_ptr(control) };
-    if !memory::open(program, control) {
+    };
+    let descriptor = |text: &CStr| {
+        let [number] = process::numbers(text.to_bytes());
+        number as i32
+    };
+    if !memory::open(descriptor(program), descriptor(control)) {
         // SAFETY: nothing has begun.
         unsafe { sys::_exit(65) }
     }
-    // SAFETY: as above.
-    let identity = unsafe { sys::getenv(IDENTITY_VARIABLE.as_ptr()) };
-    if identity.is_null() {
-        process::die_with_parent();
-        process::ask(AT_START);
-        process::be(Identity::FIRST)
+    match variable(IDENTITY_VARIABLE) {
+        None => {
+            process::die_with_parent();
+            if memory::control().executes == 0 {
+                process::never_execute();
+            }
+            process::ask(AT_START);
+            process::be(Identity::FIRST)
+        }
+        Some(identity) => process::be(Identity::from_text(identity.to_bytes())),
+    }
+}
+
+/// The value of a variable of the environment.
+fn variable(name: &CStr) -> Option<&'static CStr> {
+    // SAFETY: a name with its zero; nobody changes the environment.
+    let value = unsafe { sys::getenv(name.as_ptr()) };
+    if value.is_null() {
+        return None;
     }
     // SAFETY: getenv gave a string with its zero, which stays.
-    let identity = unsafe { CStr::from_ptr(identity) };
-    process::be(Identity::from_text(identity.to_bytes()))
+    Some(unsafe { CStr::from_ptr(value) })
 }

@@ -3,9 +3,6 @@
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-pub(crate) const O_RDONLY: c_int = 0;
-pub(crate) const O_RDWR: c_int = 2;
-pub(crate) const O_CLOEXEC: c_int = 0o2_000_000;
 pub(crate) const PROT_READ: c_int = 1;
 pub(crate) const PROT_READ_WRITE: c_int = 3;
 pub(crate) const MAP_SHARED: c_int = 0x01;
@@ -16,6 +13,8 @@ pub(crate) const RTLD_DEFAULT: *mut c_void = core::ptr::null_mut();
 pub(crate) const RUSAGE_SELF: c_int = 0;
 pub(crate) const PR_SET_PDEATHSIG: c_int = 1;
 pub(crate) const SIGKILL: c_ulong = 9;
+pub(crate) const PR_SET_SECCOMP: c_int = 22;
+pub(crate) const SECCOMP_MODE_FILTER: c_ulong = 2;
 /// `sysconf` names of the numbers of processors (`bits/confname.h`).
 pub(crate) const SC_NPROCESSORS: [c_int; 2] = [83, 84];
 
@@ -51,14 +50,34 @@ pub(crate) struct Usage {
     pub(crate) rest: [c_long; 16],
 }
 
+/// `struct sock_filter`.
+#[repr(C)]
+pub(crate) struct FilterStep {
+    pub(crate) code: u16,
+    pub(crate) if_true: u8,
+    pub(crate) if_false: u8,
+    pub(crate) value: u32,
+}
+
+/// `struct sock_fprog`.
+#[repr(C)]
+pub(crate) struct Filter {
+    pub(crate) len: u16,
+    pub(crate) steps: *const FilterStep,
+}
+
+/// `execve` and `execveat`.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const SYS_EXECUTE: [u32; 2] = [59, 322];
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) const SYS_EXECUTE: [u32; 2] = [221, 281];
+
 unsafe extern "C" {
     #[cfg(feature = "player")]
     pub(crate) fn abort() -> !;
     pub(crate) fn _exit(code: c_int) -> !;
     pub(crate) fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
     pub(crate) fn getenv(name: *const c_char) -> *const c_char;
-    pub(crate) fn open(path: *const c_char, flags: c_int, ...) -> c_int;
-    pub(crate) fn close(fd: c_int) -> c_int;
     pub(crate) fn read(fd: c_int, bytes: *mut c_void, len: usize) -> isize;
     pub(crate) fn write(fd: c_int, bytes: *const c_void, len: usize) -> isize;
     pub(crate) fn mmap(

@@ -4,5 +4,6 @@
 pub mod compile;
 pub mod hlog;
 pub mod interchange;
+pub mod limits;
 pub mod trace;
 pub mod whole_file;

@@ -122,7 +122,7 @@ fn account(first: &str, child: &mut Child) -> Account {
 /// Stops the target and walks it.
 fn look(pid: i32) -> (HeapSnapshot, ResidencyMap) {
     let target = Target::open(pid).expect("the target opens");
-    let stopped = target.stop().expect("it stops");
+    let stopped = child::stop(&target);
     let mappings = target.mappings().expect("maps");
     let residency = target.residency(&mappings).expect("pagemap");
     let memory = target.memory();

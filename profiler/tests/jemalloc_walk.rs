@@ -124,7 +124,7 @@ fn look(pid: i32) -> HeapSnapshot {
         .iter()
         .find(|object| object.allocator == Allocator::Jemalloc)
         .expect("a jemalloc");
-    let stopped = target.stop().expect("it stops");
+    let stopped = child::stop(&target);
     let mappings = target.mappings().expect("maps");
     let residency = target.residency(&mappings).expect("pagemap");
     let memory = ResidentMemory::new(target.memory(), &residency);

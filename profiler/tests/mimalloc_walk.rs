@@ -17,7 +17,7 @@ const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libmimalloc.so.2.0";
 
 fn look(pid: i32) -> Result<Vec<HeapSnapshot>, NotWalked> {
     let target = Target::open(pid).expect("the target opens");
-    let stopped = target.stop().expect("it stops");
+    let stopped = child::stop(&target);
     let mappings = target.mappings().expect("maps");
     let residency = target.residency(&mappings).expect("pagemap");
     let memory = target.memory();

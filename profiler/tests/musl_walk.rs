@@ -25,7 +25,7 @@ fn at_random(target: &Target) -> Option<RemoteAddr> {
 
 fn look(pid: i32) -> Result<HeapSnapshot, NotWalked> {
     let target = Target::open(pid).expect("the target opens");
-    let stopped = target.stop().expect("it stops");
+    let stopped = child::stop(&target);
     let mappings = target.mappings().expect("maps");
     let residency = target.residency(&mappings).expect("pagemap");
     let memory = target.memory();

@@ -7,8 +7,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use child::{Child, compiled, install, open_folder};
-use fragscope::process::{StopError, Target, host};
+use fragscope::process::{StopError, Target, TargetState, host};
 use fragscope::session::doctor::{self, Grade};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
 
@@ -60,16 +62,31 @@ fn first_word_of(output: impl std::io::Read) -> String {
     words.next().expect("the helper says something")
 }
 
-#[test]
-#[ignore = "a helper of the tests below"]
-fn helper_holds_the_target() {
+fn hold_the_target(longest: Duration) {
     let Some(pid) = helpers_target() else { return };
     let target = Target::open(pid).expect("we are root");
-    let _stopped = target.stop().expect("it stops");
+    let _stopped = loop {
+        match target.stop_for(longest) {
+            Err(StopError::TimedOut { .. }) => {}
+            stopped => break stopped.expect("it stops"),
+        }
+    };
     println!("{MARK}stopped");
     loop {
         std::thread::park();
     }
+}
+
+#[test]
+#[ignore = "a helper of the tests below"]
+fn helper_holds_the_target_for_an_hour() {
+    hold_the_target(Duration::from_secs(3600));
+}
+
+#[test]
+#[ignore = "a helper of the tests below"]
+fn helper_holds_the_target_for_a_second() {
+    hold_the_target(Duration::from_secs(1));
 }
 
 #[test]
@@ -79,7 +96,7 @@ fn helper_stops_the_target_again_and_again() {
     let target = Target::open(pid).expect("we are root");
     println!("{MARK}begins");
     loop {
-        drop(target.stop().expect("it stops"));
+        drop(child::stop(&target));
     }
 }
 
@@ -108,10 +125,14 @@ fn helper_runs_doctor() {
 #[test]
 fn a_target_runs_on_after_its_stopper_is_killed() {
     let mut child = Child::c("signals");
-    let stopper = Helper::start("helper_holds_the_target", child.pid(), "stopped");
+    let stopper = Helper::start(
+        "helper_holds_the_target_for_an_hour",
+        child.pid(),
+        "stopped",
+    );
     let target = Target::open(child.pid()).expect("we are root");
     let error = target.stop().expect_err("one tracer at a time");
-    let expected = u64::from(stopper.pid());
+    let expected = guard_of(&stopper) as u64;
     assert!(
         matches!(error, StopError::AlreadyTraced { tracer, .. } if tracer == expected),
         "{error}"
@@ -127,7 +148,7 @@ fn a_target_runs_on_after_its_stopper_is_killed() {
     drop(stopper);
     child.tell("go on");
     assert_eq!(child.listen(), "0");
-    assert_eq!(target.stop().expect("it is free").threads().len(), 1);
+    assert_eq!(child::stop(&target).threads().len(), 1);
 }
 
 #[test]
@@ -144,7 +165,7 @@ fn no_signal_is_lost_or_made_up_by_stops_and_killed_stoppers() {
     }
     let target = Target::open(pid).expect("we are root");
     for _ in 0..200 {
-        let stopped = target.stop().expect("it stops");
+        let stopped = child::stop(&target);
         for _ in 0..5 {
             send_queued(pid);
             sent += 1;
@@ -156,23 +177,84 @@ fn no_signal_is_lost_or_made_up_by_stops_and_killed_stoppers() {
 }
 
 #[test]
-fn a_stopper_is_not_suspended_while_the_target_stands_still() {
-    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-    let child = Child::c("signals");
-    let stopper = Helper::start("helper_holds_the_target", child.pid(), "stopped");
-    let pid = nix::unistd::Pid::from_raw(stopper.pid() as i32);
-    for _ in 0..5 {
-        // As Ctrl-Z does it: put off.
-        nix::sys::signal::kill(pid, nix::sys::signal::SIGTSTP).expect("ours");
-        // With no way to put it off: woken again.
-        nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).expect("ours");
-        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("our child");
-        assert_eq!(stopped, WaitStatus::Stopped(pid, nix::sys::signal::SIGSTOP));
-        let woken = waitpid(pid, Some(WaitPidFlag::WCONTINUED)).expect("our child");
-        assert_eq!(woken, WaitStatus::Continued(pid));
+fn a_target_runs_on_when_its_stopper_is_suspended_or_killed() {
+    for signal in [Signal::SIGSTOP, Signal::SIGTSTP, Signal::SIGKILL] {
+        let mut child = Child::c("signals");
+        let stopper = Helper::start(
+            "helper_holds_the_target_for_an_hour",
+            child.pid(),
+            "stopped",
+        );
+        child::wait_for_state(child.pid(), 't');
+        nix::sys::signal::kill(Pid::from_raw(stopper.pid() as i32), signal).expect("ours");
+        child.tell("do you run?");
+        assert_eq!(child.listen(), "0", "{signal}");
     }
-    let rest = waitpid(pid, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG));
-    assert_eq!(rest.expect("our child"), WaitStatus::StillAlive);
+}
+
+#[test]
+fn a_target_runs_on_when_its_stopper_and_the_guard_are_both_suspended() {
+    let mut child = Child::c("signals");
+    let stopper = Helper::start(
+        "helper_holds_the_target_for_a_second",
+        child.pid(),
+        "stopped",
+    );
+    let guard = guard_of(&stopper);
+    for pid in [guard, stopper.pid() as i32] {
+        nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("ours");
+    }
+    child.tell("do you run?");
+    assert_eq!(child.listen(), "0");
+    // The kernel ended the guard for it.
+    assert!(std::fs::read_link(format!("/proc/{guard}/exe")).is_err());
+}
+
+#[test]
+fn a_guard_is_found_neither_by_name_nor_by_session_nor_by_group_and_leaves_with_its_stopper() {
+    let child = Child::c("signals");
+    let stopper = Helper::start(
+        "helper_holds_the_target_for_an_hour",
+        child.pid(),
+        "stopped",
+    );
+    let guard = guard_of(&stopper);
+    let of = |pid: i32, file: &str| {
+        std::fs::read_to_string(format!("/proc/{pid}/{file}")).expect("it runs")
+    };
+    assert_eq!(of(guard, "comm"), "stop-guard\n");
+    assert_eq!(of(guard, "cmdline").trim_end_matches('\0'), "stop-guard");
+    let stat = of(guard, "stat");
+    let fields: Vec<&str> = stat
+        .rsplit_once(") ")
+        .expect("a stat")
+        .1
+        .split(' ')
+        .collect();
+    assert_eq!(
+        (fields[2], fields[3]),
+        (&*guard.to_string(), &*guard.to_string())
+    );
+    let handle = Target::open(guard).expect("we are root");
+    drop(stopper);
+    while handle.state() == TargetState::Same {
+        std::thread::yield_now();
+    }
+}
+
+/// The process that holds the target of this helper.
+fn guard_of(helper: &Helper) -> i32 {
+    let pid = helper.pid();
+    let children = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let mut all = children.flat_map(|task| {
+        let path = task.expect("a thread").path().join("children");
+        let children = std::fs::read_to_string(path).unwrap_or_default();
+        let pids = children
+            .split_whitespace()
+            .map(|pid| pid.parse().expect("a number"));
+        pids.collect::<Vec<i32>>()
+    });
+    all.next().expect("it has a guard")
 }
 
 /// Queued signals are never merged, so that they can be counted.
@@ -199,7 +281,7 @@ fn swapped_pages_are_told_and_left_in_swap() {
         .collect();
     let area = AddrRange::with_len(RemoteAddr::new(addrs[4]), 1 << 20).expect("small");
     let target = Target::open(child.pid()).expect("we are root");
-    let stopped = target.stop().expect("it stops");
+    let stopped = child::stop(&target);
     let mappings = target.mappings().expect("alive");
     let map = target.residency(&mappings).expect("alive");
     let before = target.kernel_count().expect("alive");
@@ -490,7 +572,7 @@ fn a_kernel_thread_says_that_it_is_one() {
 }
 
 #[test]
-fn five_hundred_threads_stop_within_the_deadline() {
+fn five_hundred_threads_stop_and_go_on() {
     let mut child = Child::python(
         "
 import sys, threading
@@ -503,9 +585,7 @@ for line in sys.stdin:
 ",
     );
     let target = Target::open(child.pid()).expect("we are root");
-    let stopped = target
-        .stop_within(Duration::from_secs(10))
-        .expect("it stops");
+    let stopped = child::stop(&target);
     assert_eq!(stopped.threads().len(), 501);
     drop(stopped);
     child.tell("go on");

@@ -63,7 +63,7 @@ fn pages_add_up_to_the_kernels_rss() {
     let child = Child::python(AREA);
     let base: u64 = child.said().parse().expect("an address");
     let target = Target::open(child.pid()).expect("our own child");
-    let stopped = target.stop().expect("it stops");
+    let stopped = child::stop(&target);
     let before = own_count(&target);
     let mappings = target.mappings().expect("alive");
     let map = target.residency(&mappings).expect("alive");
@@ -84,7 +84,7 @@ fn pages_add_up_to_the_kernels_rss() {
 fn both_sources_of_pages_agree() {
     let child = Child::python(AREA);
     let target = Target::open(child.pid()).expect("our own child");
-    let stopped = target.stop().expect("it stops");
+    let stopped = child::stop(&target);
     let mappings = target.mappings().expect("alive");
     let by_pagemap = target.residency_from(&mappings, PageSource::Pagemap);
     let by_best = target.residency(&mappings).expect("alive");
@@ -106,7 +106,7 @@ fn every_state_of_a_page_is_told() {
         panic!("{addrs:?}");
     };
     let target = Target::open(child.pid()).expect("our own child");
-    let stopped = target.stop().expect("it stops");
+    let stopped = child::stop(&target);
     let mappings = target.mappings().expect("alive");
     let kernel = target.kernel_count().expect("alive");
     let maps = [
@@ -163,7 +163,7 @@ fn reading_what_is_resident_changes_nothing() {
         .map(|n| n.parse().expect("a number"))
         .collect();
     let target = Target::open(child.pid()).expect("our own child");
-    let stopped = target.stop().expect("it stops");
+    let stopped = child::stop(&target);
     let before = own_count(&target);
     let mappings = target.mappings().expect("alive");
     let map = target.residency(&mappings).expect("alive");
@@ -249,7 +249,7 @@ fn what_a_fork_left_shared_and_what_writing_copied_is_told_page_by_page() {
     // Reading, also the faster way to a stopped target's unshared pages, copies none of them.
     for pid in [parent.pid(), child as i32] {
         let target = Target::open(pid).expect("our own child");
-        let stopped = target.stop().expect("it stops");
+        let stopped = child::stop(&target);
         let map = target.residency(&target.mappings().expect("alive"));
         let map = map.expect("alive");
         let memory = ResidentMemory::new(target.memory_of(&stopped), &map);

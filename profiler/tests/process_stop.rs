@@ -27,7 +27,7 @@ for line in sys.stdin:
 ",
     );
     let target = Target::open(child.pid()).expect("our own child");
-    let stopped = target.stop().expect("it stops");
+    let stopped = child::stop(&target);
     assert_eq!(stopped.threads().len(), 9);
     for thread in stopped.threads() {
         let state = std::fs::read_to_string(format!("/proc/{}/stat", thread.tid)).expect("there");
@@ -48,7 +48,7 @@ fn a_target_in_a_job_control_stop_stays_in_it() {
     wait_for_state(child.pid(), 'T');
     let target = Target::open(child.pid()).expect("our own child");
     for _ in 0..10 {
-        let stopped = target.stop().expect("it stops");
+        let stopped = child::stop(&target);
         assert_eq!(stopped.threads().len(), 1);
         drop(stopped);
         wait_for_state(child.pid(), 'T');
@@ -72,7 +72,7 @@ fn a_thread_that_cannot_stop_is_given_up_and_runs_on() {
     );
     child.tell("end the child half");
     assert_eq!(child.listen(), "over");
-    assert_eq!(target.stop().expect("now it stops").threads().len(), 1);
+    assert_eq!(child::stop(&target).threads().len(), 1);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_panic_while_stopped_lets_the_target_run_on() {
     let mut child = Child::c("signals");
     let target = Target::open(child.pid()).expect("our own child");
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _stopped = target.stop().expect("it stops");
+        let _stopped = child::stop(&target);
         std::panic::resume_unwind(Box::new(()));
     }));
     assert!(panicked.is_err());

@@ -106,7 +106,7 @@ ctypes.pythonapi.PyObject_SetArenaAllocator(
 /// Stops the child and walks its malloc and its pymalloc.
 fn sample(pid: i32) -> Sample {
     let target = Target::open(pid).expect("the target opens");
-    let stopped = target.stop().expect("it stops");
+    let stopped = child::stop(&target);
     let mappings = target.mappings().expect("maps");
     let residency = target.residency(&mappings).expect("pagemap");
     let memory = ResidentMemory::new(target.memory(), &residency);

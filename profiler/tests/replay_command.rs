@@ -183,7 +183,9 @@ fn what_can_be_read_of_a_damaged_trace_is_used_and_said() {
     let path = trace(folder.path(), 1.0);
     let whole = std::fs::read(&path).expect("readable");
     std::fs::write(&path, &whole[..whole.len() - 40]).expect("written");
-    let found = document(&replay(&path, &["--allocator", "glibc", "--json"]));
+    let output = replay(&path, &["--allocator", "glibc", "--json"]);
+    assert_eq!(output.status.code(), Some(6));
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(found["trace"]["trouble"].is_string(), "{}", found["trace"]);
     assert!(bytes(candidate(&found, "glibc"), "peak_bytes") > 190 * LARGE);
 }

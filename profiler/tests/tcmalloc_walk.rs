@@ -19,7 +19,7 @@ const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4";
 
 fn look(pid: i32) -> HeapSnapshot {
     let target = Target::open(pid).expect("the target opens");
-    let stopped = target.stop().expect("it stops");
+    let stopped = child::stop(&target);
     let mappings = target.mappings().expect("maps");
     let residency = target.residency(&mappings).expect("pagemap");
     let memory = target.memory();

@@ -4,6 +4,7 @@ mod accuracy;
 mod bpf;
 mod layers;
 mod test;
+mod torture;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -27,6 +28,9 @@ tasks:
                       --at-most PERCENT (fail when the median error is larger)
   record-cost         what recording costs two programs, beside memray and heaptrack (on a quiet
                       machine; builds for release)
+  torture [OPTION...] kill it, signal it, damage its files and its targets, and look what is left (as
+                      root, on a machine where nothing else sets uprobes); --rounds N or full (some:
+                      minutes), --only ROW, --fragscope BINARY (else a release build), --seed N
   check-layers        fail where a module uses what its layer must not
 ";
 
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         ["accuracy", options @ ..] => accuracy::run(options),
         ["record-cost"] => accuracy::cost::run(),
         ["test"] => test::run(),
+        ["torture", options @ ..] => torture::run(options),
         ["check-layers"] => layers::check(&root()),
         _ => {
             eprint!("{USAGE}");

@@ -73,6 +73,8 @@ pub struct Summary {
     pub left_out: u64,
     /// Time between the first and the last event, in ns.
     pub duration_ns: u64,
+    /// Whether a process starts another program, or becomes one.
+    pub executes: bool,
 }
 
 /// A checkpoint of the trace, as the player will reach it.
@@ -100,6 +102,7 @@ pub struct Compiler {
     live_bytes: u64,
     summary: Summary,
     stops: Vec<Stop>,
+    stop_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -122,6 +125,7 @@ impl Default for Compiler {
             live_bytes: 0,
             summary: Summary::default(),
             stops: Vec::new(),
+            stop_bytes: 0,
         };
         compiler.put_thread(0, 0);
         compiler
@@ -152,7 +156,10 @@ impl Compiler {
         Summary {
             threads: self.threads.iter().flatten().count() as u32,
             processes: self.processes.len() as u32,
-            uncertain_touch_bytes: self.processes.iter().map(|p| p.uncertain_bytes).sum(),
+            uncertain_touch_bytes: {
+                let of_each = self.processes.iter().map(|p| p.uncertain_bytes);
+                of_each.fold(0, u64::saturating_add)
+            },
             ..self.summary
         }
     }
@@ -160,6 +167,16 @@ impl Compiler {
     /// Bytes live by now in all processes, as asked for.
     pub fn live_bytes(&self) -> u64 {
         self.live_bytes
+    }
+
+    /// Bytes of its tables; with those that a fork by this event's thread would add.
+    pub fn table_bytes(&self, forks: Option<u32>) -> u64 {
+        let forked = forks.and_then(|thread| self.threads.get(thread as usize)?.as_ref());
+        let forked = forked.map(|thread| &self.processes[thread.process as usize]);
+        let processes = self.processes.iter().chain(forked);
+        let blocks: u64 = processes.map(Process::table_bytes).sum();
+        let seed = self.seed_free.capacity() * size_of::<(u32, u32)>();
+        blocks + self.stop_bytes + seed as u64
     }
 
     /// The checkpoints so far, in order: the player reaches the first as number 0.
@@ -213,7 +230,7 @@ impl Compiler {
         sink.push(alloc)?;
         process.insert(block.addr, slot, block.bytes, false, touch);
         self.summary.seed_blocks += 1;
-        self.summary.seed_bytes += block.bytes;
+        self.summary.seed_bytes = self.summary.seed_bytes.saturating_add(block.bytes);
         self.add_live(block.bytes);
         Ok(())
     }
@@ -238,7 +255,7 @@ impl Compiler {
         self.summary.events += 1;
         self.summary.duration_ns = self.summary.duration_ns.max(event.time_ns);
         if let EventKind::Lost { events } = event.kind {
-            self.summary.lost += events;
+            self.summary.lost = self.summary.lost.saturating_add(events);
             return Ok(());
         }
         if let EventKind::Begin { process } = event.kind {
@@ -248,7 +265,7 @@ impl Compiler {
             self.summary.left_out += 1;
             return Ok(());
         };
-        if event.time_ns > self.clock_ns + CLOCK_STEP_NS {
+        if event.time_ns > self.clock_ns.saturating_add(CLOCK_STEP_NS) {
             self.clock_ns = event.time_ns;
             sink.push(op(code::CLOCK, event.time_ns, 0))?;
         }
@@ -390,6 +407,12 @@ impl Compiler {
         let live_bytes = self.processes[process].live_bytes();
         self.switch(main, sink)?;
         sink.push(op(code::CHECKPOINT, self.stops.len() as u64, 0))?;
+        let figures = checkpoint.figures.iter();
+        let figures: usize = figures
+            .map(|(name, _)| name.len() + size_of::<(String, u64)>())
+            .sum();
+        // Who plays the program has a copy.
+        self.stop_bytes += 2 * (figures + size_of::<Stop>()) as u64;
         self.stops.push(Stop {
             checkpoint,
             live_bytes,
@@ -462,6 +485,7 @@ impl Compiler {
         }
         self.put_process(process, Process::new(number));
         self.put_thread(number, process);
+        self.summary.executes = true;
         sink.push(op(code::START, process.into(), number))?;
         Ok(())
     }
@@ -535,6 +559,7 @@ impl Compiler {
         }
         self.put_process(process, Process::new(thread));
         self.put_thread(thread, process);
+        self.summary.executes = true;
         sink.push(op(code::EXEC, 0, thread))?;
         self.current = thread;
         Ok(())

@@ -69,6 +69,13 @@ impl Process {
         copy
     }
 
+    /// Bytes of its tables.
+    pub(super) fn table_bytes(&self) -> u64 {
+        let blocks = self.blocks.capacity() * size_of::<(u64, Block)>();
+        let slots = self.free_slots.capacity() * size_of::<u32>();
+        (blocks + slots) as u64
+    }
+
     /// Bytes live, as asked for.
     pub(super) fn live_bytes(&self) -> u64 {
         self.live_bytes
@@ -175,8 +182,8 @@ impl Process {
         let (before, mut most) = (state.known.unwrap_or(0), bytes.min(size));
         if block.zeroed && addr % PAGE == MAPPED_CHUNK {
             let (touched, all) = &mut self.zeroed_alone;
-            *touched += most.saturating_sub(before);
-            *all += if state.known.is_none() { size } else { 0 };
+            *touched = touched.saturating_add(most.saturating_sub(before));
+            *all = all.saturating_add(if state.known.is_none() { size } else { 0 });
         } else if block.zeroed && most == size {
             most = estimate(size, self.zeroed_alone);
         }

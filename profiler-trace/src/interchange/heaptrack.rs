@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 
-use super::{Input, description, lines};
+use super::lines::Lines;
+use super::{Input, description};
+use crate::limits::{Holder, Meter};
 use crate::trace::{By, Checkpoint, Description, Event, EventKind, Item, ReadError, Source};
 
 /// The newest format of the file that is known.
@@ -13,13 +15,15 @@ const NEWEST: u64 = 3;
 
 /// Reads heaptrack's lines.
 pub(super) struct Heaptrack {
-    input: Input,
-    line: String,
+    lines: Lines,
+    meter: Meter,
     description: Description,
     /// Bytes of each kind of allocation, of an interpreted recording.
     kinds: Vec<u64>,
     /// Blocks that live of each kind, the newest last.
     live: HashMap<u64, Vec<u64>>,
+    /// Blocks that there is room for in all of these.
+    room: usize,
     next_addr: u64,
     time_ms: u64,
     page_bytes: u64,
@@ -28,9 +32,10 @@ pub(super) struct Heaptrack {
 
 impl Heaptrack {
     /// Reads what precedes the first allocation.
-    pub(super) fn new(mut input: Input) -> Result<Self, ReadError> {
-        let mut line = String::new();
-        lines::next(&mut *input, &mut line)?;
+    pub(super) fn new(input: Input, meter: &Meter) -> Result<Self, ReadError> {
+        let mut lines = Lines::new(input);
+        lines.advance()?;
+        let line = lines.take();
         let mut words = line.split(' ').skip(1).map(hex);
         let (tool, format) = (words.next().flatten(), words.next().flatten());
         let (Some(tool), Some(format)) = (tool, format) else {
@@ -50,11 +55,12 @@ impl Heaptrack {
             .0
             .push(("recorder".to_owned(), format!("heaptrack {version}")));
         let mut new = Self {
-            input,
-            line: String::new(),
+            lines,
+            meter: meter.clone(),
             description,
             kinds: Vec::new(),
             live: HashMap::new(),
+            room: 0,
             next_addr: 1 << 12,
             time_ms: 0,
             page_bytes: 4096,
@@ -66,10 +72,11 @@ impl Heaptrack {
     }
 
     fn head(&mut self) -> Result<(), ReadError> {
-        while lines::next(&mut *self.input, &mut self.line)? {
-            let (letter, rest) = self.line.split_once(' ').unwrap_or((&self.line, ""));
+        while self.lines.advance()? {
+            let line = self.lines.take();
+            let (letter, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match letter {
-                "X" => {
+                "X" if self.description.get("command").is_none() => {
                     let command = ("command".to_owned(), rest.to_owned());
                     self.description.0.push(command);
                 }
@@ -77,9 +84,10 @@ impl Heaptrack {
                     let bytes = rest.split(' ').next().and_then(hex);
                     self.page_bytes = bytes.unwrap_or(4096);
                 }
-                "x" | "#" => {}
+                "X" | "x" | "#" => {}
                 _ => {
                     self.begun = true;
+                    self.lines.give_back(line);
                     return Ok(());
                 }
             }
@@ -117,7 +125,10 @@ impl Heaptrack {
                     let addr = self.next_addr;
                     // Never given again, and apart, as blocks are.
                     self.next_addr = addr.wrapping_add((bytes | 15).wrapping_add(17));
-                    self.live.entry(kind).or_default().push(addr);
+                    let alike = self.live.entry(kind).or_default();
+                    let before = alike.capacity();
+                    alike.push(addr);
+                    self.room += alike.capacity() - before;
                     alloc(addr, bytes)
                 }
             },
@@ -141,6 +152,15 @@ impl Heaptrack {
     }
 }
 
+impl Heaptrack {
+    /// Bytes of its tables.
+    fn table_bytes(&self) -> u64 {
+        let blocks = (self.kinds.capacity() + self.room) * size_of::<u64>();
+        let lists = self.live.capacity() * size_of::<(u64, Vec<u64>)>();
+        (blocks + lists) as u64
+    }
+}
+
 fn alloc(addr: u64, bytes: u64) -> EventKind {
     EventKind::Alloc {
         addr,
@@ -161,22 +181,23 @@ impl Source for Heaptrack {
 
     fn next_item(&mut self) -> Result<Option<Item>, ReadError> {
         loop {
-            let mut line = std::mem::take(&mut self.line);
             let begun = std::mem::take(&mut self.begun);
             // The line that ended the head is still there.
-            if !begun && !lines::next(&mut *self.input, &mut line)? {
+            if !begun && !self.lines.advance()? {
                 return Ok(None);
             }
+            let line = self.lines.take();
             let item = self.item(&line);
-            self.line = line;
+            self.lines.give_back(line);
+            self.meter.hold(Holder::Reader, self.table_bytes())?;
             if item.is_some() {
                 return Ok(item);
             }
         }
     }
 
-    /// There is no end to be told from a cut.
+    /// A cut at the end of a line cannot be told from an end.
     fn is_whole(&self) -> bool {
-        true
+        !self.lines.is_cut()
     }
 }

@@ -4,8 +4,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
 
-use super::{Input, description, lines};
-use crate::trace::{By, Description, Event, EventKind, Item, ReadError, Source};
+use super::lines::Lines;
+use super::{Input, description};
+use crate::limits::{Holder, Meter};
+use crate::trace::{
+    By, Description, Event, EventKind, Item, PassError, ReadError, Source, pass_on,
+};
 
 /// Time that a call is given, in ns: the format has none.
 const CALL_NS: u64 = 10_000;
@@ -64,21 +68,24 @@ fn number(text: &str) -> Option<u64> {
 
 /// Reads logalloc's text.
 pub(super) struct Logalloc {
-    input: Input,
-    line: String,
+    lines: Lines,
+    meter: Meter,
     description: Description,
     threads: HashMap<(String, String), u32>,
     processes: HashMap<String, u32>,
     waiting: VecDeque<Event>,
+    /// Bytes of the two tables.
+    table_bytes: u64,
     calls: u64,
     skipped: u64,
 }
 
 impl Logalloc {
-    pub(super) fn new(input: Input) -> Self {
+    pub(super) fn new(input: Input, meter: &Meter) -> Self {
         Self {
-            input,
-            line: String::new(),
+            lines: Lines::new(input),
+            meter: meter.clone(),
+            table_bytes: 0,
             description: description("logalloc", &["times", "thread_ends", "forks"]),
             threads: HashMap::new(),
             processes: HashMap::new(),
@@ -90,7 +97,7 @@ impl Logalloc {
 
     fn take(&mut self, call: &Call<'_>) {
         let thread = self.thread(call);
-        let (time_ns, result) = (self.calls * CALL_NS, call.result.unwrap_or(0));
+        let (time_ns, result) = (self.calls.saturating_mul(CALL_NS), call.result.unwrap_or(0));
         let argument = |n: usize| call.arguments.get(n).copied().unwrap_or(0);
         let alloc = |bytes, align: u64, by| EventKind::Alloc {
             addr: result,
@@ -138,6 +145,9 @@ impl Logalloc {
             return thread;
         }
         let thread = self.threads.len() as u32;
+        // Each name twice at the most, and its place.
+        let names = 2 * key.0.len() + key.1.len();
+        self.table_bytes += (names + 3 * size_of::<(String, u32)>()) as u64;
         self.threads.insert(key, thread);
         let next = self.processes.len() as u32;
         let process = *self
@@ -146,7 +156,7 @@ impl Logalloc {
             .or_insert(next);
         if process != 0 {
             self.waiting.push_back(Event {
-                time_ns: self.calls * CALL_NS,
+                time_ns: self.calls.saturating_mul(CALL_NS),
                 thread,
                 kind: EventKind::Begin { process },
             });
@@ -165,48 +175,66 @@ impl Source for Logalloc {
             if let Some(event) = self.waiting.pop_front() {
                 return Ok(Some(Item::Event(event)));
             }
-            let mut line = std::mem::take(&mut self.line);
-            if !lines::next(&mut *self.input, &mut line)? {
+            if !self.lines.advance()? {
                 return Ok(None);
             }
+            let line = self.lines.take();
             match call(&line) {
                 Some(call) => self.take(&call),
                 None => self.skipped += u64::from(!line.is_empty()),
             }
-            self.line = line;
+            self.lines.give_back(line);
+            self.meter.hold(Holder::Reader, self.table_bytes)?;
         }
     }
 
-    /// There is no end to be told from a cut.
+    /// A cut at the end of a line cannot be told from an end.
     fn is_whole(&self) -> bool {
-        self.skipped == 0
+        self.skipped == 0 && !self.lines.is_cut()
     }
 }
 
-/// Writes a stream as logalloc's text, and gives how many calls that were. Processes and threads are
-/// numbered from 1. Seeds become calls of malloc, checkpoints and times are left out.
+/// What writing came to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Written {
+    /// Calls that were written.
+    pub calls: u64,
+    /// Why that is not the whole stream, in words.
+    pub trouble: Option<String>,
+}
+
+/// Writes a stream as logalloc's text, as far as it can be read. Processes and threads are numbered
+/// from 1. Seeds become calls of malloc, checkpoints and times are left out.
 ///
 /// # Errors
-/// Those of the source and of `out`.
-pub fn write(source: &mut dyn Source, out: &mut dyn Write) -> Result<u64, ReadError> {
+/// When a signal came, or those of `out`.
+pub fn write(
+    source: &mut dyn Source,
+    out: &mut dyn Write,
+    meter: &Meter,
+) -> Result<Written, PassError> {
     let mut writer = LogallocWriter {
         out,
+        meter,
         threads: HashMap::new(),
         resized: HashMap::new(),
         calls: 0,
+        bytes: 0,
     };
-    while let Some(item) = source.next_item()? {
-        match item {
-            Item::Seed(blocks) => {
-                for block in blocks.iter().filter(|block| block.live) {
-                    writer.call(0, &format!("malloc({})={:#x}", block.bytes, block.addr))?;
-                }
-            }
-            Item::Event(event) => writer.event(&event)?,
-            Item::Checkpoint(_) => {}
+    let trouble = pass_on(source, |item| match item {
+        Item::Seed(blocks) => {
+            let mut live = blocks.iter().filter(|block| block.live);
+            live.try_for_each(|block| {
+                writer.call(0, &format!("malloc({})={:#x}", block.bytes, block.addr))
+            })
         }
-    }
-    Ok(writer.calls)
+        Item::Event(event) => writer.event(&event),
+        Item::Checkpoint(_) => Ok(()),
+    })?;
+    Ok(Written {
+        calls: writer.calls,
+        trouble,
+    })
 }
 
 struct LogallocWriter<'a> {
@@ -215,14 +243,31 @@ struct LogallocWriter<'a> {
     threads: HashMap<u32, u32>,
     /// The block that each thread reallocates.
     resized: HashMap<u32, u64>,
+    meter: &'a Meter,
     calls: u64,
+    bytes: u64,
 }
 
 impl LogallocWriter<'_> {
     fn call(&mut self, thread: u32, call: &str) -> io::Result<()> {
         let process = self.threads.get(&thread).copied().unwrap_or(0);
+        let line = format!(
+            "{} {} {call}\n",
+            u64::from(process) + 1,
+            u64::from(thread) + 1
+        );
+        self.bytes += line.len() as u64;
+        self.meter.size("what is written", self.bytes)?;
+        self.out.write_all(line.as_bytes())?;
         self.calls += 1;
-        writeln!(self.out, "{} {} {call}", process + 1, thread + 1)
+        Ok(())
+    }
+
+    /// Whether its tables may be as large as they are.
+    fn check(&self) -> io::Result<()> {
+        let entries = self.threads.capacity() + self.resized.capacity();
+        let bytes = entries * size_of::<(u32, u64)>();
+        self.meter.hold(Holder::Compiler, bytes as u64)
     }
 
     fn event(&mut self, event: &Event) -> io::Result<()> {
@@ -248,7 +293,7 @@ impl LogallocWriter<'_> {
             EventKind::Free { addr } => self.call(thread, &format!("free({addr:#x})")),
             EventKind::Realloc { addr } => {
                 self.resized.insert(thread, addr);
-                Ok(())
+                self.check()
             }
             EventKind::Kept { .. } => {
                 self.resized.remove(&thread);
@@ -256,11 +301,11 @@ impl LogallocWriter<'_> {
             }
             EventKind::Begin { process } => {
                 self.threads.insert(thread, process);
-                Ok(())
+                self.check()
             }
             EventKind::Fork { process, child } => {
                 self.threads.insert(child, process);
-                Ok(())
+                self.check()
             }
             _ => Ok(()),
         }

@@ -8,6 +8,7 @@ use std::io::{self, BufRead, Read};
 
 use super::lines::is_cut;
 use super::{Input, description};
+use crate::limits::{Holder, Meter, Stopped};
 use crate::trace::{By, Checkpoint, Description, Event, EventKind, Item, ReadError, Source};
 
 /// How a capture begins.
@@ -44,6 +45,7 @@ mod allocator {
 /// Reads a capture.
 pub(super) struct Memray {
     input: Input,
+    meter: Meter,
     description: Description,
     native: bool,
     threads: HashMap<u64, u32>,
@@ -58,7 +60,7 @@ pub(super) struct Memray {
 
 impl Memray {
     /// Reads the header.
-    pub(super) fn new(mut input: Input) -> Result<Self, ReadError> {
+    pub(super) fn new(mut input: Input, meter: &Meter) -> Result<Self, ReadError> {
         let head = |input: &mut Input| -> io::Result<(i32, [u8; 38])> {
             let mut magic = [0; MAGIC.len()];
             input.read_exact(&mut magic)?;
@@ -68,7 +70,7 @@ impl Memray {
             input.read_exact(&mut rest)?;
             Ok((i32::from_le_bytes(version), rest))
         };
-        let (version, rest) = head(&mut input).map_err(|_| ReadError::NoDescription)?;
+        let (version, rest) = head(&mut input).map_err(no_head)?;
         if version != VERSION {
             return Err(ReadError::Foreign(format!(
                 "this is a memray capture of format {version}; this fragscope reads format \
@@ -86,6 +88,7 @@ impl Memray {
         let python = i32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
         let mut new = Self {
             input,
+            meter: meter.clone(),
             description: description("memray", &["alignments", "thread_ends", "exact_times"]),
             native,
             threads: HashMap::new(),
@@ -97,8 +100,7 @@ impl Memray {
             whole: false,
             over: false,
         };
-        new.rest_of_header(python)
-            .map_err(|_| ReadError::NoDescription)?;
+        new.rest_of_header(python).map_err(no_head)?;
         Ok(new)
     }
 
@@ -154,6 +156,8 @@ impl Memray {
                         let thread = self.word()?;
                         let next = self.threads.len() as u32;
                         self.thread = *self.threads.entry(thread).or_insert(next);
+                        let threads = self.threads.capacity() * size_of::<(u64, u32)>();
+                        self.meter.hold(Holder::Reader, threads as u64)?;
                     }
                     other => self.skip(other)?,
                 }
@@ -297,6 +301,14 @@ impl Memray {
             Some(0) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+}
+
+/// Why there is no capture to read.
+fn no_head(error: io::Error) -> ReadError {
+    match Stopped::of(&error) {
+        Some(_) => error.into(),
+        None => ReadError::NoDescription,
     }
 }
 

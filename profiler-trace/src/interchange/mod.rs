@@ -6,53 +6,80 @@ mod lines;
 mod logalloc;
 mod memray;
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::Path;
 
-pub use logalloc::write as write_logalloc;
+pub use logalloc::{Written, write as write_logalloc};
 
+use crate::limits::{Counted, Layer, Meter};
 use crate::trace::{Description, MAGIC, ReadError, Reader, Source};
 
-/// Opens a recording of any known kind, told by its first bytes.
+/// Reads a recording of any known kind, told by its first bytes, and counts what it comes to.
 ///
 /// # Errors
 /// When it is of no known kind, or of a version that is not known.
-pub fn open(path: &Path) -> Result<Box<dyn Source>, ReadError> {
-    source(BufReader::new(File::open(path)?), 2)
+pub fn read(input: impl Read + 'static, meter: &Meter) -> Result<Box<dyn Source>, ReadError> {
+    source(counted(input, meter, Layer::File), meter, 2)
 }
 
 type Input = Box<dyn BufRead>;
 
+fn counted<R: Read>(inner: R, meter: &Meter, layer: Layer) -> BufReader<Counted<R>> {
+    BufReader::with_capacity(
+        BUFFERED,
+        Counted {
+            inner,
+            meter: meter.clone(),
+            layer,
+        },
+    )
+}
+
+/// Bytes that are read at once.
+const BUFFERED: usize = 64 << 10;
+
 /// The source that `input` is, once what it is packed in, at most `layers` deep, is taken off.
-fn source(input: impl BufRead + 'static, layers: u32) -> Result<Box<dyn Source>, ReadError> {
+fn source(
+    input: impl BufRead + 'static,
+    meter: &Meter,
+    layers: u32,
+) -> Result<Box<dyn Source>, ReadError> {
     let mut input: Input = Box::new(input);
     let start = peek(&mut input)?;
     let unpacked: Option<Box<dyn Read>> = match start.as_slice() {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            return unpack(zstd::Decoder::with_buffer(input)?, layers);
+            return unpack(zstd::Decoder::with_buffer(input)?, meter, layers);
         }
         [0x1f, 0x8b, ..] => Some(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
         [0x04, 0x22, 0x4d, 0x18, ..] => Some(Box::new(lz4_flex::frame::FrameDecoder::new(input))),
-        _ if start.starts_with(&MAGIC[..7]) => return Ok(Box::new(Reader::new(input)?)),
-        _ if start.starts_with(memray::MAGIC) => {
-            return Ok(Box::new(memray::Memray::new(input)?));
+        _ if start.starts_with(&MAGIC[..7]) => {
+            return Ok(Box::new(Reader::within(input, meter.clone())?));
         }
-        _ if start.starts_with(b"v ") => return Ok(Box::new(heaptrack::Heaptrack::new(input)?)),
-        _ if logalloc::begins(&start) => return Ok(Box::new(logalloc::Logalloc::new(input))),
+        _ if start.starts_with(memray::MAGIC) => {
+            return Ok(Box::new(memray::Memray::new(input, meter)?));
+        }
+        _ if start.starts_with(b"v ") => {
+            return Ok(Box::new(heaptrack::Heaptrack::new(input, meter)?));
+        }
+        _ if logalloc::begins(&start) => {
+            return Ok(Box::new(logalloc::Logalloc::new(input, meter)));
+        }
         _ => return Err(ReadError::NotATrace),
     };
     match unpacked {
-        Some(unpacked) => unpack(unpacked, layers),
+        Some(unpacked) => unpack(unpacked, meter, layers),
         None => Err(ReadError::NotATrace),
     }
 }
 
-fn unpack(unpacked: impl Read + 'static, layers: u32) -> Result<Box<dyn Source>, ReadError> {
+fn unpack(
+    unpacked: impl Read + 'static,
+    meter: &Meter,
+    layers: u32,
+) -> Result<Box<dyn Source>, ReadError> {
     if layers == 0 {
         return Err(ReadError::NotATrace);
     }
-    source(BufReader::new(unpacked), layers - 1)
+    source(counted(unpacked, meter, Layer::Unpacked), meter, layers - 1)
 }
 
 /// The first bytes, which stay to be read.
@@ -66,7 +93,7 @@ fn peek(input: &mut Input) -> Result<Vec<u8>, ReadError> {
 fn truncated(error: io::Error) -> ReadError {
     match error.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ReadError::NotATrace,
-        _ => ReadError::Io(error),
+        _ => error.into(),
     }
 }
 

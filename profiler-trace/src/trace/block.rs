@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 
+use crate::limits::Meter;
+
 /// Begins each block.
 const MARK: [u8; 4] = *b"FSBK";
 /// Bytes of a block's header: mark, bytes packed, bytes unpacked.
@@ -58,9 +60,13 @@ pub(super) fn write(out: &mut impl Write, kind: Kind, content: &[u8]) -> io::Res
     Ok((HEADER + packed.len()) as u64)
 }
 
-/// Reads the next block into `content`, whose first byte is then its kind. `Ok(None)` where the file ends, also in the midst of a
-/// block; an error of kind `InvalidData` where it is damaged.
-pub(super) fn read(input: &mut impl Read, content: &mut Vec<u8>) -> io::Result<Option<Kind>> {
+/// Reads the next block into `content`, whose first byte is then its kind. `Ok(None)` where the file
+/// ends, also in the midst of a block; an error of kind `InvalidData` where it is damaged.
+pub(super) fn read(
+    input: &mut impl Read,
+    content: &mut Vec<u8>,
+    meter: &Meter,
+) -> io::Result<Option<Kind>> {
     let mut header = [0; HEADER];
     if fill(input, &mut header)? < HEADER {
         return Ok(None);
@@ -82,6 +88,7 @@ pub(super) fn read(input: &mut impl Read, content: &mut Vec<u8>) -> io::Result<O
     if fill(input, &mut packed)? < packed_len {
         return Ok(None);
     }
+    meter.content(unpacked_len as u64)?;
     content.clear();
     content.reserve(unpacked_len);
     let unpacker = zstd::Decoder::new(packed.as_slice())?;

@@ -12,7 +12,7 @@ mod writer;
 
 pub use event::{By, Event, EventKind};
 pub use reader::{Item, ReadError, Reader};
-pub use source::Source;
+pub use source::{PassError, Source, pass_on};
 pub use writer::Writer;
 
 /// The first bytes of a trace: a name and the version of the format.

@@ -6,6 +6,7 @@ use super::block::{self, Kind};
 use super::event::Context;
 use super::varint::{take, take_signed, take_text};
 use super::{Checkpoint, Description, Event, MAGIC, SeedBlock};
+use crate::limits::{Meter, Stopped};
 
 /// Why a file is no trace that can be read.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +34,21 @@ pub enum ReadError {
         /// What is wrong.
         what: String,
     },
+    /// A limit was met, or a signal came.
+    #[error(transparent)]
+    Stopped(Stopped),
     /// The file could not be read.
     #[error("the trace cannot be read: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        match Stopped::of(&error) {
+            Some(stopped) => Self::Stopped(stopped.clone()),
+            None => Self::Io(error),
+        }
+    }
 }
 
 /// What a trace holds after its description.
@@ -53,6 +66,7 @@ pub enum Item {
 #[derive(Debug)]
 pub struct Reader<R> {
     input: R,
+    meter: Meter,
     description: Description,
     content: Vec<u8>,
     /// Where the next event begins in `content`.
@@ -68,7 +82,15 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// When it is none, of a later version, or ends before its description.
-    pub fn new(mut input: R) -> Result<Self, ReadError> {
+    pub fn new(input: R) -> Result<Self, ReadError> {
+        Self::within(input, Meter::default())
+    }
+
+    /// Opens a trace, and counts what it comes to.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn within(mut input: R, meter: Meter) -> Result<Self, ReadError> {
         let mut magic = [0; MAGIC.len()];
         match input.read_exact(&mut magic) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -83,12 +105,13 @@ impl<R: Read> Reader<R> {
             return Err(ReadError::Version(magic[7]));
         }
         let mut content = Vec::new();
-        let description = match block::read(&mut input, &mut content)? {
+        let description = match block::read(&mut input, &mut content, &meter)? {
             Some(Kind::Description) => description(&content[1..]),
             _ => None,
         };
         Ok(Self {
             input,
+            meter,
             description: description.ok_or(ReadError::NoDescription)?,
             content: Vec::new(),
             at: 0,
@@ -139,7 +162,7 @@ impl<R: Read> Reader<R> {
     fn next_block(&mut self) -> Result<Option<Item>, ReadError> {
         // The first byte is the block's kind.
         (self.at, self.context) = (1, Context::default());
-        let kind = match block::read(&mut self.input, &mut self.content) {
+        let kind = match block::read(&mut self.input, &mut self.content, &self.meter) {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 return Err(self.damaged(&error.to_string()));
             }
@@ -173,9 +196,13 @@ impl<R: Read> Reader<R> {
     }
 }
 
+/// Names of a description, and figures of a checkpoint, at the most: a name of one byte is a text of
+/// many in memory.
+const MOST_NAMES: u64 = 4096;
+
 fn description(mut content: &[u8]) -> Option<Description> {
     let input = &mut content;
-    let count = take(input)?;
+    let count = take(input).filter(|&count| count <= MOST_NAMES)?;
     let mut all = Vec::new();
     for _ in 0..count {
         all.push((take_text(input)?, take_text(input)?));
@@ -205,7 +232,7 @@ fn checkpoint(mut content: &[u8]) -> Option<Checkpoint> {
     let input = &mut content;
     let time_ns = take(input)?;
     let process = u32::try_from(take(input)?).ok()?;
-    let count = take(input)?;
+    let count = take(input).filter(|&count| count <= MOST_NAMES)?;
     let mut figures = Vec::new();
     for _ in 0..count {
         figures.push((take_text(input)?, take(input)?));

@@ -1,8 +1,47 @@
 //! Where a stream comes from: a trace, or a recording of another tool.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use super::{Description, Item, ReadError, Reader};
+use crate::limits::Stopped;
+
+/// Why a stream was not passed on.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// A signal came.
+    #[error("interrupted")]
+    Interrupted,
+    /// What took it failed.
+    #[error(transparent)]
+    Taker(io::Error),
+}
+
+/// Passes a stream on, item by item, as far as it can be read. Gives why that was not to its end, in
+/// words; `None` when it was.
+///
+/// # Errors
+/// When a signal came, or `take` failed for another reason than a limit.
+pub fn pass_on(
+    source: &mut dyn Source,
+    mut take: impl FnMut(Item) -> io::Result<()>,
+) -> Result<Option<String>, PassError> {
+    loop {
+        let item = match source.next_item() {
+            Ok(Some(item)) => item,
+            Ok(None) if source.is_whole() => return Ok(None),
+            Ok(None) => return Ok(Some("the recording was cut off".to_owned())),
+            Err(ReadError::Stopped(Stopped::Interrupted)) => return Err(PassError::Interrupted),
+            Err(error) => return Ok(Some(error.to_string())),
+        };
+        if let Err(error) = take(item) {
+            return match Stopped::of(&error) {
+                Some(Stopped::Interrupted) => Err(PassError::Interrupted),
+                Some(limit) => Ok(Some(limit.to_string())),
+                None => Err(PassError::Taker(error)),
+            };
+        }
+    }
+}
 
 /// Gives a recorded stream, item by item.
 pub trait Source {

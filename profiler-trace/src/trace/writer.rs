@@ -19,6 +19,7 @@ pub struct Writer<W> {
     events: Vec<u8>,
     context: Context,
     count: u64,
+    kept: u64,
     written: u64,
 }
 
@@ -45,6 +46,7 @@ impl<W: Write> Writer<W> {
             events: Vec::with_capacity(BLOCK_BYTES + MAX_EVENT_BYTES),
             context: Context::default(),
             count: 0,
+            kept: 0,
             written: MAGIC.len() as u64 + block,
         })
     }
@@ -114,7 +116,14 @@ impl<W: Write> Writer<W> {
             self.events.clear();
             self.context = Context::default();
         }
-        self.out.flush()
+        self.out.flush()?;
+        self.kept = self.count;
+        Ok(())
+    }
+
+    /// Events that the output has in whole blocks: a reader finds as many, whatever comes next.
+    pub fn kept(&self) -> u64 {
+        self.kept
     }
 
     /// Events written so far.

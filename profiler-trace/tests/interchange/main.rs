@@ -8,12 +8,17 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use profiler_trace::interchange::{open, write_logalloc};
+use profiler_trace::interchange::{self, write_logalloc};
+use profiler_trace::limits::{Limits, Meter};
 use profiler_trace::trace::{
     By, Description, Event, EventKind, Item, ReadError, Reader, Source, Writer,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
+
+fn open(path: &Path) -> Result<Box<dyn Source>, ReadError> {
+    interchange::read(fs::File::open(path)?, &Meter::default())
+}
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -210,8 +215,9 @@ fn a_trace_comes_back_through_logalloc_but_for_its_times() {
     });
     let mut text = Vec::new();
     let mut reader = Reader::new(std::io::Cursor::new(trace(&all))).expect("a trace");
-    let calls = write_logalloc(&mut reader, &mut text).expect("a Vec has room");
-    assert_eq!(calls, 6);
+    let written = write_logalloc(&mut reader, &mut text, &Meter::default());
+    let written = written.expect("a Vec has room");
+    assert_eq!((written.calls, written.trouble), (6, None));
     let mut back = open_bytes(&text).expect("it opens");
     let back: Vec<_> = events(&mut *back)
         .iter()
@@ -245,7 +251,9 @@ fn a_cut_recording_gives_what_it_has() {
     let packed = fs::read(fixture("heaptrack.zst")).expect("the fixture");
     let heaptrack = zstd::decode_all(packed.as_slice()).expect("it unpacks");
     for bytes in [heaptrack, unpacked] {
-        let whole = events(&mut *open_bytes(&bytes).expect("it opens"));
+        let mut source = open_bytes(&bytes).expect("it opens");
+        let whole = events(&mut *source);
+        assert!(source.is_whole());
         let mut cut = open_bytes(&bytes[..bytes.len() / 4 * 3]).expect("it opens");
         let part = events(&mut *cut);
         assert!(
@@ -254,7 +262,70 @@ fn a_cut_recording_gives_what_it_has() {
             part.len()
         );
         assert_eq!(part, whole[..part.len()]);
+        assert!(!cut.is_whole(), "and says that it is cut");
     }
+}
+
+/// How a bomb of each kind ends: events that were read, and why no more.
+fn defused(bytes: &[u8]) -> (u64, String) {
+    let meter = Meter::new(Limits::new(None, None, 8 << 30), Default::default());
+    let source = interchange::read(std::io::Cursor::new(bytes.to_vec()), &meter);
+    let mut source = source.expect("it opens");
+    let mut events = 0;
+    loop {
+        match source.next_item() {
+            Ok(Some(_)) => events += 1,
+            Ok(None) => return (events, String::new()),
+            Err(error) => return (events, error.to_string()),
+        }
+    }
+}
+
+#[test]
+fn a_small_file_that_unpacks_to_gigabytes_is_read_up_to_a_limit() {
+    // 2 GiB of text in 200 KB.
+    let head = b"v 10400 3\nX bomb\n+ 20 1 7f00\n".as_slice();
+    let lines = format!("# {}\n", "-".repeat(1 << 15)).repeat(1 << 8);
+    let mut packer = zstd::Encoder::new(Vec::new(), 1).expect("memory");
+    std::io::copy(&mut &*head, &mut packer).expect("memory");
+    for _ in 0..300 {
+        std::io::copy(&mut lines.as_bytes(), &mut packer).expect("memory");
+    }
+    let bomb = packer.finish().expect("memory");
+    assert!(bomb.len() < 1 << 20, "{}", bomb.len());
+    let (events, why) = defused(&bomb);
+    assert_eq!(events, 1);
+    assert!(
+        why.contains("its content") && why.contains("--max-size"),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_file_that_names_more_blocks_than_fit_is_read_up_to_a_limit() {
+    let head = b"v 10400 3\nX bomb\na 10 1\n".as_slice();
+    let lines = b"+ 0\n".repeat(1 << 20);
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::copy(&mut &*head, &mut packer).expect("memory");
+    for _ in 0..100 {
+        std::io::copy(&mut lines.as_slice(), &mut packer).expect("memory");
+    }
+    let bomb = packer.finish().expect("memory");
+    let meter = Meter::new(
+        Limits::new(None, Some(64 << 20), 8 << 30),
+        Default::default(),
+    );
+    let mut source = interchange::read(std::io::Cursor::new(bomb), &meter).expect("it opens");
+    let mut events = 0u64;
+    let why = loop {
+        match source.next_item() {
+            Ok(Some(_)) => events += 1,
+            Ok(None) => panic!("it was read to its end"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!((4 << 20..=9 << 20).contains(&events), "{events}");
+    assert!(why.contains("--max-memory"), "{why}");
 }
 
 proptest! {

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::lab::candidates::Tunable;
 use crate::lab::replay::ReplayOptions;
+use crate::session::convert::ConvertOptions;
 use crate::session::options::{AttachOptions, Budget, Manner, SnapshotOptions, Subject};
 use crate::session::record::{RecordOptions, Recorded};
 use crate::session::what_if::WhatIfOptions;
@@ -19,6 +20,7 @@ Exit codes:
   2    wrong usage
   4    not permitted; the message names what is lacking and the fix
   5    the target is gone (its last sample was saved) or of a kind that is not supported
+  6    done, but a file that was read was not whole, or longer than a limit; the message says why
   130  interrupted; what was asked for was saved";
 
 /// Shows where the memory of a live Python worker is, why it is fragmented, and what would help.
@@ -282,13 +284,39 @@ impl RecordArgs {
 pub(super) struct ExportArgs {
     /// The recording: of fragscope, heaptrack, memray or logalloc
     #[arg(value_name = "FILE")]
-    pub(super) recording: PathBuf,
+    recording: PathBuf,
     /// The format to write
     #[arg(long, value_enum)]
     pub(super) format: TraceFormat,
     /// File to write instead of printing
     #[arg(short, long, value_name = "FILE")]
-    pub(super) output: Option<PathBuf>,
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+impl ExportArgs {
+    pub(super) fn options(&self) -> ConvertOptions {
+        ConvertOptions {
+            recording: self.recording.clone(),
+            output: self.output.clone(),
+            max_size: self.limits.max_size,
+            max_memory: self.limits.max_memory,
+        }
+    }
+}
+
+/// How much reading a recording may come to.
+#[derive(Debug, Args)]
+struct LimitArgs {
+    /// Read and make no more than this of the recording, e.g. 100G; else 64G, and of a small file no
+    /// more than 512M and 200 times its size
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_size: Option<u64>,
+    /// Memory for what is known of its blocks while it is read, e.g. 16G; else the least of 4G, half of
+    /// what this host can spare, and 512M with 200 times the file's size
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_memory: Option<u64>,
 }
 
 /// Formats that recordings can be written in.
@@ -314,6 +342,12 @@ pub(super) struct ReplayArgs {
     /// Runs of each candidate that ends differently from run to run; else 3 to 15, as time allows
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
+    /// Load the allocator that the recording names, if it is root's or your own and nobody else can
+    /// have changed it; else one of the same name stands in
+    #[arg(long)]
+    allow_recorded_allocator: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Print JSON (schema fragscope.replay/1) instead of text
     #[arg(long)]
     pub(super) json: bool,
@@ -329,6 +363,9 @@ impl ReplayArgs {
             allocators: self.allocators.clone(),
             tunables: self.tunables.clone(),
             runs: self.runs,
+            allow_recorded: self.allow_recorded_allocator,
+            max_size: self.limits.max_size,
+            max_memory: self.limits.max_memory,
         }
     }
 }
@@ -338,6 +375,9 @@ pub(super) struct DoctorArgs {
     /// Look at this process too
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
+    /// Remove breakpoints from its code that a killed profiler left there
+    #[arg(long, requires = "pid")]
+    pub(super) repair: bool,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

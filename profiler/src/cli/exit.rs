@@ -5,10 +5,13 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::export::ExportError;
+use crate::lab::play::CompileError;
+use crate::lab::replay::ReplayError;
 use crate::process::{Gone, OpenError};
 use crate::session::convert::ConvertError;
 use crate::session::doctor::{Check, Grade};
 use crate::session::record::RecordError;
+use crate::session::replay::ReplayFailure;
 use crate::session::{Ending, SessionError};
 
 /// How the command ended.
@@ -25,6 +28,8 @@ pub(super) enum Exit {
     NotPermitted = 4,
     /// The target is gone, or of a kind that is not supported.
     TargetGone = 5,
+    /// Done, but a file that was read was not whole.
+    NotWhole = 6,
     /// Interrupted; what was asked for was saved.
     Interrupted = 130,
 }
@@ -32,12 +37,19 @@ pub(super) enum Exit {
 impl Exit {
     /// The code for an error that ended a command.
     pub(super) fn of_error(error: &(dyn Error + 'static)) -> Self {
+        let replay = error.downcast_ref::<ReplayFailure>();
+        if let Some(ReplayFailure::Replay(ReplayError { why, .. })) = replay
+            && matches!(why, CompileError::Interrupted)
+        {
+            return Self::Interrupted;
+        }
         let code = match error.downcast_ref::<SessionError>() {
             Some(SessionError::Export(ExportError::UnknownEnding(_))) => return Self::Usage,
             Some(SessionError::Io(io)) => Gone::of(io).map(|_| 5),
             Some(SessionError::Probe(probe)) => Some(probe.exit_code()),
             Some(SessionError::Open(open)) => Some(open.exit_code()),
             Some(SessionError::Core(core)) => Some(core.exit_code()),
+            Some(SessionError::Shadows(record)) => Some(record.exit_code()),
             None => match error.downcast_ref::<RecordError>() {
                 Some(record) => Some(record.exit_code()),
                 None => error.downcast_ref().map(OpenError::exit_code),

@@ -15,6 +15,8 @@ use self::exit::Exit;
 use crate::process;
 use crate::say;
 use crate::session;
+use crate::session::convert::Converted;
+use crate::session::record::RecordEnding;
 
 /// Parses the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
@@ -29,7 +31,7 @@ pub fn main() -> ExitCode {
     };
     process::set_file_limit(line.file_limit);
     match run(&line.command) {
-        Ok(exit) => exit.into(),
+        Ok(code) => code,
         Err(error) => {
             if exit::is_broken_pipe(&*error) {
                 return Exit::Done.into();
@@ -63,10 +65,20 @@ fn usage(mut wrong: clap::Error) -> String {
     wrong.render().to_string().trim_end().to_owned()
 }
 
+/// Says that a file was not read to its end, and why.
+fn not_whole(why: &str) -> Exit {
+    // The exit code says it, too.
+    say::line(format_args!(
+        "fragscope: the recording is not whole: {}",
+        visible(why)
+    ));
+    Exit::NotWhole
+}
+
 type Failure = Box<dyn std::error::Error>;
 
-fn run(command: &Command) -> Result<Exit, Failure> {
-    Ok(match command {
+fn run(command: &Command) -> Result<ExitCode, Failure> {
+    let exit: Exit = match command {
         Command::Attach(args) => session::attach(&args.options())?.into(),
         Command::Demo(args) => session::demo(&args.options())?.into(),
         Command::Snapshot(args) => {
@@ -81,25 +93,36 @@ fn run(command: &Command) -> Result<Exit, Failure> {
             look.saved?;
             Exit::Done
         }
-        Command::Record(args) => session::record::record(&args.options())?.into(),
+        Command::Record(args) => match session::record::record(&args.options())? {
+            RecordEnding::Command(code) => return Ok(code.into()),
+            RecordEnding::Session(ending) => ending.into(),
+        },
         Command::Export(args) => {
             let TraceFormat::Logalloc = args.format;
-            session::convert::to_logalloc(&args.recording, args.output.as_deref())?;
-            Exit::Done
+            match session::convert::to_logalloc(&args.options())? {
+                Converted::Whole => Exit::Done,
+                Converted::Part(why) => not_whole(&why),
+                Converted::Interrupted => Exit::Interrupted,
+            }
         }
         Command::Replay(args) => {
             let report = session::replay::run(&args.options(), args.output.as_ref())?;
             print::replay(&report, args.json)?;
-            if report.interrupted {
-                Exit::Interrupted
-            } else {
-                Exit::Done
+            match &report.trace.trouble {
+                _ if report.interrupted => Exit::Interrupted,
+                Some(why) => not_whole(why),
+                None => Exit::Done,
             }
         }
         Command::Doctor(args) => {
-            let checks = session::doctor::run(args.pid);
+            let mut checks = Vec::new();
+            if let Some(pid) = args.pid.filter(|_| args.repair) {
+                checks.push(session::doctor::repair(pid)?);
+            }
+            checks.extend(session::doctor::run(args.pid));
             print::doctor(&checks, args.json)?;
             Exit::of_checks(&checks)
         }
-    })
+    };
+    Ok(exit.into())
 }

@@ -15,6 +15,7 @@ use object::{Object, ObjectKind, ObjectSymbol};
 use profiler_core::heap::Allocator as Kind;
 use profiler_core::text::visible;
 
+use super::loader;
 use crate::process::allocators_in;
 
 /// An object inside fragscope.
@@ -47,15 +48,6 @@ static EMBEDDED: [Embedded; 3] = [
     },
 ];
 
-/// Where distributions keep libraries.
-const FOLDERS: [&str; 6] = [
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib64",
-    "/usr/lib",
-    "/usr/local/lib64",
-    "/usr/local/lib",
-];
 /// The names of tcmalloc's library, the one without a profiler first.
 const TCMALLOC: [&str; 2] = ["libtcmalloc_minimal.so.4", "libtcmalloc.so.4"];
 
@@ -84,6 +76,12 @@ pub enum NoAllocator {
         visible(.0)
     )]
     UnknownName(String),
+    /// The loader finds no library of this name.
+    #[error(
+        "the dynamic loader finds no {0}: give a path with a slash in it, such as ./{0} for one in \
+         this folder"
+    )]
+    NotFound(String),
     /// It is not on this host.
     #[error("not installed here: on Debian, `apt-get install {package}`")]
     NotInstalled {
@@ -139,7 +137,8 @@ impl Allocator {
         }
     }
 
-    /// The allocator of a name, or of a shared object's path.
+    /// The allocator of a name, of a shared object's path, or of a file's name that the dynamic loader
+    /// finds. What has no slash is no path: a file of that name in the current folder may be anyone's.
     ///
     /// # Errors
     /// When it is not known, not here, or cannot serve as malloc.
@@ -152,7 +151,7 @@ impl Allocator {
             return Self::at(name, path, embedded.listed);
         }
         if name == "tcmalloc" {
-            let path = TCMALLOC.iter().find_map(|file| in_folders(file));
+            let path = TCMALLOC.iter().find_map(|file| loader::find(file));
             let path = path.ok_or(NoAllocator::NotInstalled {
                 package: "libtcmalloc-minimal4",
             })?;
@@ -162,20 +161,28 @@ impl Allocator {
         if !name.contains('/') && !name.contains(".so") {
             return Err(NoAllocator::UnknownName(name.to_owned()));
         }
-        let given = PathBuf::from(name);
-        let found = match given.exists() || name.contains('/') {
-            true => given,
-            false => in_folders(name).unwrap_or(given),
-        };
-        // The player is started elsewhere, and the loader looks in its own folders for a bare name.
-        let path = found
-            .canonicalize()
-            .map_err(|why| NoAllocator::Unreadable {
-                path: found.clone(),
-                why,
-            })?;
-        let listed = path.to_string_lossy().into_owned();
-        Self::at(name, path, &listed)
+        if name.contains('/') {
+            return Self::at_path(Path::new(name));
+        }
+        match loader::find(name) {
+            Some(path) => Self::at_path(&path),
+            None => Err(NoAllocator::NotFound(name.to_owned())),
+        }
+    }
+
+    /// The shared object at a path.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn at_path(path: &Path) -> Result<Self, NoAllocator> {
+        // The player is started elsewhere.
+        let real = path.canonicalize();
+        let real = real.map_err(|why| NoAllocator::Unreadable {
+            path: path.to_owned(),
+            why,
+        })?;
+        let listed = real.to_string_lossy().into_owned();
+        Self::at(&path.to_string_lossy(), real, &listed)
     }
 
     fn at(name: &str, path: PathBuf, listed: &str) -> Result<Self, NoAllocator> {
@@ -213,11 +220,6 @@ impl Embedded {
         let fd = self.file.get().map_or(-1, AsRawFd::as_raw_fd);
         Ok(format!("/proc/{}/fd/{fd}", std::process::id()).into())
     }
-}
-
-fn in_folders(file: &str) -> Option<PathBuf> {
-    let mut paths = FOLDERS.iter().map(|folder| Path::new(folder).join(file));
-    paths.find(|path| path.is_file())
 }
 
 /// Whether an object can serve as malloc, by its own symbols: the loader would go on without it.

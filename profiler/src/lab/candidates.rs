@@ -7,6 +7,7 @@ use profiler_trace::trace::Description;
 
 use super::allocators::Allocator;
 use super::environment::Environment;
+use super::recorded::{self, Recorded};
 
 /// Above this block size glibc maps blocks of their own, as long as it is fixed.
 const FIXED_THRESHOLD: &str = "131072";
@@ -76,6 +77,10 @@ pub struct Facts<'a> {
     pub threads: u32,
     /// How long was recorded.
     pub duration: Duration,
+    /// The variables that it had, as far as they are taken ([`recorded::environment`]).
+    pub env: Environment,
+    /// Whether the object that the trace names as the allocator may be loaded.
+    pub allow_recorded: bool,
 }
 
 /// A setting that a user gave.
@@ -85,6 +90,12 @@ pub struct Tunable {
     pub name: String,
     /// Its value.
     pub value: String,
+}
+
+/// Whether this is the whole name of a tunable of glibc's malloc.
+pub(super) fn is_tunable(name: &str) -> bool {
+    let short = name.strip_prefix(TUNABLE);
+    short.is_some_and(|short| GLIBC_TUNABLES.contains(&short))
 }
 
 impl Tunable {
@@ -114,14 +125,22 @@ impl Tunable {
 
 impl Candidate {
     fn new(name: &str, allocator: &str, env: Environment) -> Self {
+        let found = Allocator::find(allocator).map_err(|error| error.to_string());
+        Self {
+            random: allocator != "glibc",
+            ..Self::with(name, found, env)
+        }
+    }
+
+    fn with(name: &str, allocator: Result<Allocator, String>, env: Environment) -> Self {
         Self {
             name: name.to_owned(),
-            allocator: Allocator::find(allocator).map_err(|error| error.to_string()),
+            allocator,
             env,
             trim: Trim::Never,
             step: None,
             price: "",
-            random: allocator != "glibc",
+            random: true,
             same_as_now: None,
         }
     }
@@ -160,11 +179,7 @@ impl Candidate {
 impl Facts<'_> {
     /// The environment that the program had, as far as allocators read it.
     fn env(&self) -> Environment {
-        let all = self.description.0.iter();
-        Environment::of(all.filter_map(|(name, value)| {
-            let name = name.strip_prefix("env.")?;
-            (name != "LD_PRELOAD").then_some((name, &**value))
-        }))
+        self.env.clone()
     }
 
     /// The allocator that the program had, by the name before its version.
@@ -184,21 +199,19 @@ impl Facts<'_> {
     }
 }
 
-/// The allocator and the settings that the program had.
-pub fn now(facts: &Facts<'_>) -> Candidate {
+/// The allocator and the settings that the program had, and why its allocator is not the very object
+/// that the trace names, if that is so.
+pub fn now(facts: &Facts<'_>) -> (Candidate, Option<String>) {
     let env = facts.env();
     let title = facts.description.get("malloc").unwrap_or("glibc");
     let name = format!("now: {title}");
     if facts.is_glibc() {
-        return Candidate::new(&name, "glibc", env);
+        return (Candidate::new(&name, "glibc", env), None);
     }
-    // The very object, if it is still there; else one of the same name.
     let path = facts.description.get("malloc_path").unwrap_or_default();
-    let theirs = Candidate::new(&name, path, env.clone());
-    match theirs.allocator {
-        Ok(_) => theirs,
-        Err(_) => Candidate::new(&name, facts.malloc(), env),
-    }
+    let Recorded { allocator, note } =
+        recorded::allocator(facts.malloc(), path, facts.allow_recorded);
+    (Candidate::with(&name, allocator, env), note)
 }
 
 /// The default field, without [`now`].

@@ -13,6 +13,8 @@ fn facts(description: &Description, threads: u32) -> Facts<'_> {
         description,
         threads,
         duration: Duration::from_secs(60),
+        env: recorded::environment(description).0,
+        allow_recorded: false,
     }
 }
 
@@ -82,7 +84,7 @@ fn every_candidate_carries_what_the_program_had() {
         ("env.LD_PRELOAD", "libjemalloc.so.2"),
     ]);
     let facts = facts(&description, 1);
-    let now = now(&facts);
+    let now = now(&facts).0;
     for candidate in field(&facts) {
         let python = ("PYTHONMALLOC".to_owned(), "malloc".to_owned());
         assert!(
@@ -108,7 +110,7 @@ fn a_program_under_jemalloc_is_compared_with_plain_glibc_too() {
         ("env.MALLOC_CONF", "background_thread:true"),
     ]);
     let facts = facts(&description, 1);
-    let now = now(&facts);
+    let now = now(&facts).0;
     assert_eq!(now.name, "now: jemalloc 5.3.0");
     let allocator = now.allocator.clone().expect("the embedded one stands in");
     assert_eq!(allocator.kind, Some(Kind::Jemalloc));

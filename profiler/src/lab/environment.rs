@@ -20,7 +20,8 @@ const TUNABLES: &str = "GLIBC_TUNABLES";
 const MALLOC: &str = "glibc.malloc.";
 
 impl Environment {
-    /// The variables that a recorded program had.
+    /// These variables.
+    #[cfg(test)]
     pub fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut environment = Self::default();
         for (name, value) in variables {

@@ -3,10 +3,13 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use profiler_trace::interchange;
-use profiler_trace::trace::{Checkpoint, Event, Item, Source};
+use profiler_trace::limits::{Limits, Meter};
+use profiler_trace::trace::{Checkpoint, Event, Item, Source, pass_on};
 
+use super::input::Input;
 use super::play::{CompileError, Growing, Program};
 
 /// Where no checkpoint was recorded, there is a look each time so many events have passed.
@@ -25,32 +28,26 @@ pub struct Opened {
     pub trouble: Option<String>,
 }
 
-/// Opens the trace at `path`, or a recording of another tool.
+/// Opens the trace at `path`, or a recording of another tool, until it is interrupted.
 ///
 /// # Errors
 /// When it cannot be opened, or nothing of it be read.
-pub fn open(path: &Path) -> Result<Opened, CompileError> {
-    compile(interchange::open(path)?)
+pub fn open(
+    path: &Path,
+    limits: Limits,
+    interrupted: &Arc<AtomicBool>,
+) -> Result<Opened, CompileError> {
+    let meter = Meter::new(limits, Arc::clone(interrupted));
+    let input = Input::open(path, interrupted)?;
+    compile(interchange::read(input, &meter)?, meter)
 }
 
-fn compile(mut trace: impl Source) -> Result<Opened, CompileError> {
-    let mut growing = Growing::new(trace.description().clone())?;
+fn compile(mut trace: impl Source, meter: Meter) -> Result<Opened, CompileError> {
+    let mut growing = Growing::new(trace.description().clone(), meter)?;
     let mut looks = Looks::default();
-    let trouble = loop {
-        match trace.next_item() {
-            Ok(Some(item)) => looks.item(item, &mut growing)?,
-            Ok(None) if trace.is_whole() => break None,
-            Ok(None) => break Some("the recording was cut off".to_owned()),
-            Err(error) => break Some(error.to_string()),
-        }
-    };
+    let trouble = pass_on(&mut trace, |item| looks.item(item, &mut growing))?;
     looks.end(&mut growing)?;
-    growing.close()?;
-    let program = Arc::clone(growing.program());
-    let summary = program.summary();
-    if summary.events == 0 && summary.seed_blocks == 0 {
-        return Err(CompileError::Empty);
-    }
+    let program = growing.finish(trouble.clone())?;
     Ok(Opened { program, trouble })
 }
 
@@ -98,11 +95,11 @@ impl Looks {
 
     fn look(&mut self, growing: &mut Growing) -> io::Result<()> {
         self.note(growing);
-        growing.item(Item::Checkpoint(Checkpoint {
+        growing.look(Checkpoint {
             time_ns: self.time_ns,
             process: 0,
             figures: Vec::new(),
-        }))
+        })
     }
 
     fn note(&mut self, growing: &Growing) {
@@ -151,7 +148,8 @@ mod tests {
             put(blocks + i, EventKind::Free { addr: i << 12 });
         }
         writer.finish().expect("memory");
-        compile(Reader::new(bytes.as_slice()).expect("a trace")).expect("a program")
+        let trace = Reader::new(bytes.as_slice()).expect("a trace");
+        compile(trace, Meter::default()).expect("a program")
     }
 
     #[test]

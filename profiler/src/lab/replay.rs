@@ -1,11 +1,13 @@
 //! `replay`: a trace played into a field of allocators and settings.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use profiler_core::text::visible;
 use profiler_trace::compile::{Stop, Summary};
+use profiler_trace::limits::Limits;
 use profiler_trace::trace::Description;
 
 use super::ablation::{self, PeakAndRest};
@@ -15,9 +17,10 @@ use super::field::{self, Manner, Outcome, Progress};
 use super::figures::{median, peak_and_rest_of};
 use super::open::open;
 use super::play::{CompileError, Program};
+use super::recorded;
 use super::report::{self, Checkpoint, Measured, Report, Row, TraceFacts};
 use super::verdict::verdict;
-use crate::process::host;
+use crate::process::{Confinement, host};
 
 /// Of the most that was live, what uncertainty about touched pages can be felt.
 const FELT_TOUCH: f64 = 0.01;
@@ -33,6 +36,13 @@ pub struct ReplayOptions {
     pub tunables: Vec<Tunable>,
     /// Runs of each candidate that is random.
     pub runs: Option<u32>,
+    /// Bytes that the trace may come to, and that tables may take ([`Limits`]); `None` is the default.
+    pub max_size: Option<u64>,
+    /// See above.
+    pub max_memory: Option<u64>,
+    /// Whether the object that the trace names as the allocator may be loaded, if it is root's or the
+    /// caller's own.
+    pub allow_recorded: bool,
 }
 
 /// Why nothing could be replayed.
@@ -51,22 +61,29 @@ pub struct ReplayError {
 /// When nothing of the trace can be read. Candidates that fail are part of the report.
 pub fn replay(
     options: &ReplayOptions,
-    interrupted: &AtomicBool,
+    interrupted: &Arc<AtomicBool>,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report, ReplayError> {
-    let opened = open(&options.trace).map_err(|why| ReplayError {
+    let available_bytes = host::available_bytes();
+    let limits = Limits::new(options.max_size, options.max_memory, available_bytes);
+    let opened = open(&options.trace, limits, interrupted).map_err(|why| ReplayError {
         path: options.trace.clone(),
         why,
     })?;
     let program = &*opened.program;
     let summary = program.summary();
+    let (env, mut not_taken) = recorded::environment(program.description());
     let facts = Facts {
         description: program.description(),
         threads: summary.threads,
         duration: Duration::from_nanos(summary.duration_ns),
+        env,
+        allow_recorded: options.allow_recorded,
     };
     let is_own = !options.allocators.is_empty() || !options.tunables.is_empty();
-    let mut all = vec![candidates::now(&facts)];
+    let (now, not_loaded) = candidates::now(&facts);
+    not_taken.extend(not_loaded);
+    let mut all = vec![now];
     all.extend(if is_own {
         candidates::own_field(&facts, &options.allocators, &options.tunables)
     } else {
@@ -86,7 +103,7 @@ pub fn replay(
         cpus: cpus(program.description()),
         touch_is_uncertain: touch_share > FELT_TOUCH,
         shown,
-        available_bytes: host::available_bytes(),
+        available_bytes,
         interrupted,
     };
     let outcomes = field::run(program, &all, &manner, progress);
@@ -100,14 +117,18 @@ pub fn replay(
         shown,
     };
     let mut report = played.report(options);
+    report.trace.not_taken = not_taken;
+    report.not_confined = Confinement::of_host().lacks().to_vec();
     report.mechanisms = played.mechanisms(&mechanisms, &facts);
-    report.interrupted = interrupted.load(std::sync::atomic::Ordering::Relaxed);
+    report.interrupted = interrupted.load(Ordering::Relaxed);
     report.verdict = verdict(&report);
     Ok(report)
 }
 
 fn cpus(description: &Description) -> Option<u32> {
-    description.get("cpus")?.parse().ok()
+    let cpus: u32 = description.get("cpus")?.parse().ok()?;
+    // Linux knows no more (`CONFIG_NR_CPUS`).
+    (1..=8192).contains(&cpus).then_some(cpus)
 }
 
 /// A field that was played.
@@ -290,6 +311,7 @@ impl PlayedField<'_> {
                 .filter(|stop| recorded(stop).is_some())
                 .count() as u64,
             trouble: self.trouble.map(str::to_owned),
+            not_taken: Vec::new(),
             last_look_ns: self.stops.last().map_or(0, |stop| stop.checkpoint.time_ns),
         }
     }

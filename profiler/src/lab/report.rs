@@ -18,6 +18,8 @@ pub struct Report {
     pub verdict: String,
     /// Whether the user ended it before all was played.
     pub interrupted: bool,
+    /// What this kernel or fragscope's privileges do not allow of confining players, in sentences.
+    pub not_confined: Vec<String>,
 }
 
 /// What a trace says of itself.
@@ -61,6 +63,8 @@ pub struct TraceFacts {
     pub last_look_ns: u64,
     /// Why it was not read to its end.
     pub trouble: Option<String>,
+    /// Variables of it that players did not get, as `NAME=VALUE`, and why its allocator was not loaded.
+    pub not_taken: Vec<String>,
 }
 
 /// One candidate.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use procfs::{Current, Meminfo};
 use profiler_core::view::{Shadow, WhatIf};
+use profiler_trace::limits::Meter;
 use profiler_trace::trace::{Description, Item};
 
 use super::play::{Growing, PlayError, PlayedCheckpoint, Program, Setup, play_along};
@@ -88,7 +89,7 @@ impl Shadows {
         setups: &[(String, Setup)],
         board: Board,
     ) -> io::Result<Self> {
-        let growing = Growing::new(description)?;
+        let growing = Growing::new(description, Meter::default())?;
         let shadow = |name: &String| Shadow {
             name: name.clone(),
             ..Shadow::default()

@@ -1,13 +1,15 @@
 //! The probes of a plan in one process: set and removed together.
 
+use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use aya::programs::ProgramError;
 use profiler_common::Config;
 
 use super::error::{ProbeError, attach_failure, attach_reason};
-use super::loaded::{Link, Loaded, remove};
+use super::leftover::Sites;
+use super::links::Link;
+use super::loaded::Loaded;
 use super::traps::Traps;
 
 /// The inode of the root PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
@@ -18,6 +20,7 @@ pub(super) struct Armed {
     pub(super) loaded: Loaded,
     traps: Arc<Traps>,
     pid: NonZeroU32,
+    sites: Sites,
     /// The busiest last.
     links: Vec<Link>,
     /// By probe of the plan: why it cannot be attached.
@@ -40,6 +43,7 @@ impl Armed {
             .is_ok_and(|link| link.as_os_str() == ROOT_PID_NAMESPACE);
         Ok(Self {
             lost_before: loaded.lost().map_err(map_trouble)?,
+            sites: Sites::of(pid, &traps),
             loaded,
             traps,
             pid,
@@ -69,7 +73,7 @@ impl Armed {
     pub(super) fn attach(&mut self, hits: &[u64]) -> Result<(), ProbeError> {
         self.open(false)?;
         while !self.attach_all(hits)? {
-            self.close();
+            self.close()?;
         }
         if self.links.is_empty() {
             let failed = self.failed.iter().flatten().next().cloned();
@@ -94,9 +98,9 @@ impl Armed {
                 Ok(link) => self.links.push(link),
                 Err(error) => {
                     if let Some(error) = attach_failure(self.pid(), &error) {
-                        return Err(error);
+                        return Err(self.after(error));
                     }
-                    self.find_failed(group, &error);
+                    self.find_failed(group, &error)?;
                     return Ok(false);
                 }
             }
@@ -105,24 +109,77 @@ impl Armed {
     }
 
     /// Notes which probes are why a group cannot be attached: those that fail alone, or all.
-    fn find_failed(&mut self, group: &[usize], error: &ProgramError) {
+    fn find_failed(&mut self, group: &[usize], error: &io::Error) -> Result<(), ProbeError> {
         let traps = self.traps.clone();
-        let alone = group.iter().filter_map(|index| {
-            let error = traps.attach(&[*index], &mut self.loaded).err()?;
-            Some((*index, attach_reason(&error)))
-        });
-        let mut failed: Vec<(usize, String)> = alone.collect();
+        let mut failed = Vec::new();
+        for index in group {
+            match traps.attach(&[*index], &mut self.loaded) {
+                Ok(link) => self.links.push(link),
+                Err(error) => failed.push((*index, attach_reason(&error))),
+            }
+        }
+        self.close()?;
         if failed.is_empty() {
             failed.extend(group.iter().map(|index| (*index, attach_reason(error))));
         }
         for (index, why) in failed {
             self.failed[traps.placed[index].probe] = Some(why);
         }
+        Ok(())
     }
 
-    /// Removes the probes, the busiest first.
-    pub(super) fn close(&mut self) {
-        remove(self.links.drain(..).rev());
+    /// Removes the probes, the busiest first, and waits until they are gone.
+    pub(super) fn close(&mut self) -> Result<(), ProbeError> {
+        let links: Vec<Link> = self.links.drain(..).rev().collect();
+        if links.is_empty() {
+            return Ok(());
+        }
+        let removed = self.loaded.remove(&links);
+        removed.map_err(|error| self.after(remove_failure(error)))?;
+        self.sites.wait_until_clear();
+        Ok(())
+    }
+
+    /// Removes the probes for good. Breakpoints that are still in the target then, because the
+    /// process that held them was ended or the kernel failed, are removed once more.
+    pub(super) fn end(&mut self) -> Result<(), ProbeError> {
+        let closed = self.close();
+        if self.has_left_breakpoints() {
+            self.set_and_remove()?;
+        }
+        closed
+    }
+
+    /// Whether there are breakpoints where the probes were: of nobody, or of another tool's probes.
+    fn has_left_breakpoints(&self) -> bool {
+        self.sites.are_set()
+    }
+
+    /// What `error` leaves to be done. Where the guard was ended it may have left breakpoints.
+    fn after(&mut self, error: ProbeError) -> ProbeError {
+        if !matches!(error, ProbeError::GuardLost) {
+            return error;
+        }
+        self.links.clear();
+        let mended = self
+            .loaded
+            .restart_guard()
+            .and_then(|()| self.set_and_remove());
+        mended.err().unwrap_or(error)
+    }
+
+    /// Sets all probes and removes them again, which removes what was left of others at their sites.
+    fn set_and_remove(&mut self) -> Result<(), ProbeError> {
+        let traps = self.traps.clone();
+        for group in traps.groups(self.loaded.is_multi()) {
+            let set = traps.attach(&group, &mut self.loaded);
+            // One that could not be set before cannot be now.
+            self.links.extend(set);
+        }
+        let links: Vec<Link> = self.links.drain(..).collect();
+        self.loaded.remove(&links).map_err(remove_failure)?;
+        self.sites.wait_until_clear();
+        Ok(())
     }
 
     /// Opens a window, in which there are events, or closes it.
@@ -140,6 +197,16 @@ impl Armed {
         let hits: Result<Vec<u64>, _> = hits.collect();
         let lost = self.loaded.lost().map_err(map_trouble)?;
         Ok((hits.map_err(map_trouble)?, lost - self.lost_before))
+    }
+}
+
+fn remove_failure(source: io::Error) -> ProbeError {
+    match source.kind() {
+        io::ErrorKind::BrokenPipe => ProbeError::GuardLost,
+        _ => ProbeError::Host {
+            what: "remove the probes",
+            source,
+        },
     }
 }
 

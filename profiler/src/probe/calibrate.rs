@@ -4,12 +4,14 @@
 use std::io;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use profiler_common::{Arguments, Config, Cookie, MAX_SITES};
 
 use super::error::{ProbeError, attach_failure, attach_reason};
-use super::loaded::{Link, Loaded, Program, remove};
+use super::links::Link;
+use super::loaded::{Loaded, Program};
 use super::traps::{CALIBRATION_SITES, Trap};
 
 std::arch::global_asm!(
@@ -52,6 +54,9 @@ const COLD: f64 = 2.1;
 /// everywhere. Noise on a loaded machine must not make probing look free.
 const LEAST: f64 = 100.0;
 
+/// Held while probes are on the functions above.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// Cost of one hit of each kind, in ns.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub(super) struct HitCost {
@@ -74,6 +79,8 @@ impl HitCost {
 
     /// Measures. The ring is empty and no window is open afterwards.
     pub(super) fn measure(loaded: &mut Loaded) -> Result<Self, ProbeError> {
+        // The functions are this process's: another session of it would count our calls as its own.
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         loaded
             .configure(Config { tgid: 0, open: 1 })
             .map_err(host("write a BPF map"))?;
@@ -97,7 +104,9 @@ impl HitCost {
             stepped: COLD * (stepped.ns - bare).max(LEAST),
             return_adds: COLD * (both.ns - entry.ns).max(LEAST),
         };
-        remove([entry.link, both.link, stepped.link].into_iter());
+        loaded
+            .remove(&[entry.link, both.link, stepped.link])
+            .map_err(host("remove probes from fragscope itself"))?;
         Ok(cost)
     }
 }

@@ -42,6 +42,14 @@ pub enum ProbeError {
     /// Not one probe could be attached.
     #[error("no probe could be attached: {0}; use --no-probes")]
     Attach(String),
+    /// The guard was killed.
+    #[error(
+        "the process that holds the probes was ended by somebody; they are gone from the target"
+    )]
+    GuardLost,
+    /// The session ended before they were attached.
+    #[error("the session ended before the probes were attached")]
+    Cancelled,
     /// The share is not one.
     #[error("a budget is a share above 0 % and up to 100 %, not {0}; or `unlimited`")]
     Budget(f64),
@@ -79,25 +87,28 @@ impl ProbeError {
 }
 
 /// The error of attaching one site, for people.
-pub(super) fn attach_reason(error: &ProgramError) -> String {
-    match os_error(error) {
+pub(super) fn attach_reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "not permitted by the kernel".to_string(),
         // ENOTSUPP has no number of its own in userspace.
         Some(524 | libc::EINVAL) => "the kernel refuses this instruction".to_string(),
-        _ => deepest(error),
+        _ => error.to_string(),
     }
 }
 
 /// Whether attaching failed for a reason that concerns all probes alike.
-pub(super) fn attach_failure(pid: i32, error: &ProgramError) -> Option<ProbeError> {
+pub(super) fn attach_failure(pid: i32, error: &io::Error) -> Option<ProbeError> {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Some(ProbeError::GuardLost);
+    }
     if !Path::new("/sys/bus/event_source/devices/uprobe/type").exists() {
         return Some(ProbeError::NoUprobes);
     }
-    match os_error(error)? {
+    match error.raw_os_error()? {
         libc::ESRCH => Some(ProbeError::Gone(pid)),
         libc::EPERM | libc::EACCES => Some(ProbeError::NotPermitted {
             what: "attach uprobes",
-            why: deepest(error),
+            why: error.to_string(),
         }),
         _ => None,
     }
@@ -107,7 +118,8 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), |e: &&'a (dyn Error + 'static)| (*e).source())
 }
 
-fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
+/// What the system said, if it is the system's.
+pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
     causes(error)
         .filter_map(|e| e.downcast_ref::<io::Error>())
         .find_map(io::Error::raw_os_error)
@@ -123,7 +135,8 @@ fn is_verifier(error: &(dyn Error + 'static)) -> bool {
         })
 }
 
-fn deepest(error: &(dyn Error + 'static)) -> String {
+/// What is at the bottom of it.
+pub(super) fn deepest(error: &(dyn Error + 'static)) -> String {
     causes(error)
         .last()
         .map_or_else(String::new, |e| e.to_string())

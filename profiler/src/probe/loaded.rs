@@ -3,17 +3,16 @@
 use std::borrow::Cow;
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::thread;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use profiler_common::{Call, Config};
 
 use super::error::ProbeError;
+use super::links::{Link, Links, Programs};
 use super::multi::{MultiProgram, Relocated};
 use crate::process::host;
 
@@ -35,7 +34,7 @@ pub(super) enum Program {
 impl Program {
     pub(super) const ALL: [Self; 4] = [Self::Free, Self::Entry, Self::Result, Self::Return];
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Free => "on_free",
             Self::Entry => "on_entry",
@@ -51,31 +50,10 @@ const THREADS: [(&str, &str); 2] = [
     ("on_exec", "sched_process_exec"),
 ];
 
-/// Probes that are attached, until this is dropped.
-#[expect(dead_code, reason = "held for its drop")]
-pub(super) enum Link {
-    /// Any number of sites.
-    Multi(OwnedFd),
-    /// One site.
-    Single(UProbeLink),
-}
-
-/// Removes probes and waits until they are gone. The kernel waits tens of milliseconds for each
-/// link, so it is made to wait for all at the same time.
-pub(super) fn remove(links: impl Iterator<Item = Link>) {
-    thread::scope(|scope| {
-        for link in links {
-            // Where no thread can be had, the link is dropped with the closure, here.
-            let _joined = thread::Builder::new().spawn_scoped(scope, move || drop(link));
-        }
-    });
-}
-
 /// Programs and maps, loaded and attached to nothing yet.
 pub(super) struct Loaded {
-    bpf: Ebpf,
-    /// In the order of [`Program::ALL`]; without them, each site is attached by itself.
-    multi: Option<Vec<MultiProgram>>,
+    links: Links,
+    programs: Programs,
     config: Array<MapData, [u32; 2]>,
     hits: PerCpuArray<MapData, u64>,
     lost: Array<MapData, u64>,
@@ -117,20 +95,27 @@ impl Loaded {
         let lost = map(&mut bpf, "LOST")?;
         let calls = map(&mut bpf, "CALLS")?;
         let events = map(&mut bpf, "EVENTS")?;
+        let mut programs = Programs { bpf, multi };
         Ok(Self {
+            links: start_guard(&mut programs)?,
+            programs,
             config,
             hits,
             lost,
             calls,
             events,
-            multi,
-            bpf,
         })
+    }
+
+    /// Starts another guard, after one was ended by somebody.
+    pub(super) fn restart_guard(&mut self) -> Result<(), ProbeError> {
+        self.links = start_guard(&mut self.programs)?;
+        Ok(())
     }
 
     /// Whether one link may have several sites.
     pub(super) fn is_multi(&self) -> bool {
-        self.multi.is_some()
+        self.programs.multi.is_some()
     }
 
     /// Attaches one program in process `pid` at `points`: offsets in the file at `path`, with
@@ -141,32 +126,20 @@ impl Loaded {
         path: &Path,
         pid: NonZeroU32,
         points: &[(u64, u64)],
-    ) -> Result<Link, ProgramError> {
-        if let Some(multi) = &self.multi {
-            let link = multi[program as usize].link(path, pid.get(), points)?;
-            return Ok(Link::Multi(link));
-        }
-        let [(offset, cookie)] = *points else {
-            unreachable!("{} sites for one perf event", points.len())
-        };
-        let point = UProbeAttachPoint {
-            location: UProbeAttachLocation::AbsoluteOffset(offset),
-            cookie: Some(cookie),
-        };
-        let program: &mut UProbe = self
-            .bpf
-            .program_mut(program.name())
-            .expect("found when it was loaded")
-            .try_into()?;
-        let link = program.attach(point, path, UProbeScope::OneProcess(pid))?;
-        program.take_link(link).map(Link::Single)
+    ) -> io::Result<Link> {
+        self.links.attach(program, path, pid, points)
+    }
+
+    /// Removes probes, which are gone from the target within tens of milliseconds.
+    pub(super) fn remove(&mut self, links: &[Link]) -> io::Result<()> {
+        self.links.remove(links)
     }
 
     /// Has the ring told where threads end and the process becomes another program, from the next
     /// window on, until this is dropped.
     pub(super) fn watch_threads(&mut self) -> Result<(), ProgramError> {
         for (name, tracepoint) in THREADS {
-            let program = self.bpf.program_mut(name);
+            let program = self.programs.bpf.program_mut(name);
             let program: &mut RawTracePoint = program.expect("it is in the object").try_into()?;
             program.load()?;
             program.attach(tracepoint)?;
@@ -214,13 +187,23 @@ fn load_multi(bpf: &Ebpf, object: &[u8]) -> Option<Vec<MultiProgram>> {
     programs[0].is_usable().then_some(programs)
 }
 
+fn start_guard(programs: &mut Programs) -> Result<Links, ProbeError> {
+    Links::start(programs).map_err(|source| ProbeError::Host {
+        what: "start the process that holds the probes",
+        source,
+    })
+}
+
 fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> io::Result<u64> {
     let values = map.get(&index, 0).map_err(io::Error::other)?;
     Ok(values.iter().sum())
 }
 
 fn object() -> Result<Cow<'static, [u8]>, ProbeError> {
-    let Some(path) = std::env::var_os(OBJECT_VARIABLE) else {
+    // Who runs a fragscope that has capabilities of its file's has none of his own to load it by.
+    let named =
+        std::env::var_os(OBJECT_VARIABLE).filter(|_| !crate::process::has_borrowed_privileges());
+    let Some(path) = named else {
         return Ok(Cow::Borrowed(OBJECT));
     };
     let read = std::fs::read(&path).map_err(|source| ProbeError::Host {

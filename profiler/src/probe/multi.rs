@@ -53,12 +53,17 @@ impl Relocated {
         load.insn_cnt = instructions.len() as u32;
         load.license = self.0.license.as_ptr() as u64;
         // SAFETY: `attr` points at instructions and a licence that outlive the call.
-        let fd = unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }.ok()?;
+        let fd = unsafe { bpf_descriptor(bpf_cmd::BPF_PROG_LOAD, &mut attr) }.ok()?;
         Some(MultiProgram { fd, at_return })
     }
 }
 
 impl MultiProgram {
+    /// Its descriptor.
+    pub(super) fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
     /// Whether this kernel makes such links and scopes them by process. Before Linux 6.10, unless
     /// mended since, they were scoped by thread, and no process number was refused as invalid.
     pub(super) fn is_usable(&self) -> bool {
@@ -102,11 +107,15 @@ impl MultiProgram {
         };
         multi.pid = pid;
         // SAFETY: `attr` points at a path, offsets and cookies that outlive the call.
-        unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }.map_err(failed)
+        unsafe { bpf_descriptor(bpf_cmd::BPF_LINK_CREATE, &mut attr) }.map_err(failed)
     }
 }
 
-fn zeroed() -> bpf_attr {
+/// How often a command is given that a signal interrupts. Each signal is handled in between.
+const MOST_TRIES: u32 = 1000;
+
+/// A command's arguments, of which none is given.
+pub(super) fn zeroed() -> bpf_attr {
     // SAFETY: a union of plain numbers, for all of which zero is a value.
     unsafe { std::mem::zeroed() }
 }
@@ -115,12 +124,31 @@ fn zeroed() -> bpf_attr {
 ///
 /// # Safety
 /// What `attr` points at is as the command expects it.
-unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
-    // SAFETY: `attr` is as long as told, and the caller vouches for what it points at.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command as u32, attr, size_of::<bpf_attr>()) };
-    match i32::try_from(fd) {
-        // SAFETY: the kernel gave this descriptor to nobody else.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
+unsafe fn bpf_descriptor(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    // SAFETY: as the caller promises.
+    let fd = unsafe { bpf(command, attr) }?;
+    // SAFETY: the kernel gave this descriptor to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Gives a command to the kernel. The verifier gives up on a program when a signal is pending
+/// (`do_check` in `kernel/bpf/verifier.c`): then it is asked again.
+///
+/// # Safety
+/// What `attr` points at is as the command expects it.
+pub(super) unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
+    for _ in 0..MOST_TRIES {
+        let (attr, size) = (&raw mut *attr, size_of::<bpf_attr>());
+        // SAFETY: `attr` is as long as said, and the caller vouches for what it points at.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, attr, size) };
+        match i32::try_from(result) {
+            Ok(result) if result >= 0 => return Ok(result),
+            _ => {}
+        }
+        let error = io::Error::last_os_error();
+        if !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) {
+            return Err(error);
+        }
     }
+    Err(io::ErrorKind::Interrupted.into())
 }

@@ -25,7 +25,7 @@ const RING_BYTES: u32 = 16 << 20;
 const MAX_BLOCKS: u64 = 8 << 20;
 
 /// Probes on one process. Dropping it detaches them all and waits until they are gone; when
-/// fragscope is killed, the kernel does.
+/// fragscope is killed, the guard that holds them does.
 pub struct ProbeSession {
     shared: Arc<Shared>,
     plan: ProbePlan,
@@ -64,12 +64,26 @@ impl Shared {
 
 impl ProbeSession {
     /// Measures what a hit costs here, attaches the probes of `plan` to process `pid`, and begins
-    /// to take in events. A probe that cannot be attached is told in [`Activity::probes`].
+    /// to take in events. A probe that cannot be attached is reported in [`Activity::probes`].
     ///
     /// # Errors
     /// When no probe at all can be attached.
     pub fn attach(pid: i32, plan: &ProbePlan, budget: Budget) -> Result<Self, ProbeError> {
         Self::attach_with_ring(pid, plan, budget, RING_BYTES)
+    }
+
+    /// As [`ProbeSession::attach`], which takes from 0.2 s to some seconds on a loaded host, ending
+    /// early when `cancelled` is set meanwhile.
+    ///
+    /// # Errors
+    /// When no probe at all can be attached, and when it was cancelled.
+    pub fn attach_unless(
+        cancelled: &AtomicBool,
+        pid: i32,
+        plan: &ProbePlan,
+        budget: Budget,
+    ) -> Result<Self, ProbeError> {
+        Self::begin(pid, plan, budget, RING_BYTES, cancelled)
     }
 
     /// As [`ProbeSession::attach`], with a ring buffer of so many bytes: a power of two, at least
@@ -83,11 +97,27 @@ impl ProbeSession {
         budget: Budget,
         ring_bytes: u32,
     ) -> Result<Self, ProbeError> {
+        Self::begin(pid, plan, budget, ring_bytes, &AtomicBool::new(false))
+    }
+
+    fn begin(
+        pid: i32,
+        plan: &ProbePlan,
+        budget: Budget,
+        ring_bytes: u32,
+        cancelled: &AtomicBool,
+    ) -> Result<Self, ProbeError> {
+        let go_on = || match cancelled.load(Ordering::Relaxed) {
+            true => Err(ProbeError::Cancelled),
+            false => Ok(()),
+        };
         budget.check()?;
         let number = u32::try_from(pid).ok().and_then(NonZeroU32::new);
         let number = number.ok_or(ProbeError::Gone(pid))?;
         let mut loaded = Loaded::new(ring_bytes)?;
+        go_on()?;
         let cost = HitCost::measure(&mut loaded)?;
+        go_on()?;
         let traps = Arc::new(Traps::new(plan, number));
         let attached_at = now_ns();
         let shared = Arc::new(Shared {

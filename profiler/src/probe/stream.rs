@@ -154,13 +154,13 @@ impl EventStream {
     /// When the kernel does not take it.
     pub fn close(&mut self) -> Result<(), ProbeError> {
         self.armed.open(false)?;
-        self.armed.close();
-        Ok(())
+        self.armed.end()
     }
 }
 
 impl Drop for EventStream {
     fn drop(&mut self) {
-        self.armed.close();
+        // What cannot be removed here, the end of the guard removes.
+        let _ = self.armed.end();
     }
 }

@@ -1,13 +1,14 @@
 //! The plan as a list of single traps: which program at which instruction with which cookie.
 
+use std::io;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use aya::programs::ProgramError;
 use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::activity::{ProbeState, ProbeStatus};
 
-use super::loaded::{Link, Loaded, Program};
+use super::links::Link;
+use super::loaded::{Loaded, Program};
 use super::plan::{Function, PlannedProbe, ProbePlan, ResultSite, Site, Sizes};
 
 /// Sites of the map `HITS` that are kept for [`super::calibrate`].
@@ -74,12 +75,18 @@ impl Traps {
             .into()
     }
 
+    /// The file that they are set in.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where in the file.
+    pub(super) fn offsets(&self) -> impl Iterator<Item = u64> {
+        self.placed.iter().map(|placed| placed.offset)
+    }
+
     /// Attaches the traps of one group, or some of them.
-    pub(super) fn attach(
-        &self,
-        group: &[usize],
-        loaded: &mut Loaded,
-    ) -> Result<Link, ProgramError> {
+    pub(super) fn attach(&self, group: &[usize], loaded: &mut Loaded) -> io::Result<Link> {
         let placed = |index: &usize| &self.placed[*index];
         let program = placed(&group[0]).program;
         let points: Vec<(u64, u64)> = group

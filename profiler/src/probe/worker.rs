@@ -73,7 +73,7 @@ impl Worker {
     /// Window after window, the first of which is open, until told to stop or the target is gone.
     pub(super) fn run(mut self) {
         let ended = self.windows();
-        self.armed.close();
+        let ended = ended.and(self.armed.end());
         let ended = match ended {
             Ok(()) if self.gone => Some("the target has exited".to_string()),
             Ok(()) => None,
@@ -112,7 +112,7 @@ impl Worker {
         self.shared.state().tracker.window_closed(closed);
         self.count()?;
         let spent = self.spent_ns();
-        self.armed.close();
+        self.armed.close()?;
         self.take_events();
         self.count()?;
         let closing = self.spent_ns() - spent;

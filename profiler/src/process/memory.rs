@@ -12,12 +12,13 @@ use std::fs::File;
 use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::{ReadError, TargetMemory};
+
+use super::stop::StopState;
 
 /// Memory of a live process. Reading maps pages that were never touched and brings back swapped
 /// ones: wrap it in a [`profiler_core::memory::ResidentMemory`].
@@ -27,8 +28,8 @@ use profiler_core::memory::{ReadError, TargetMemory};
 #[derive(Clone, Debug)]
 pub struct LiveMemory {
     mem: Arc<File>,
-    /// The process to read unshared pages of by `process_vm_readv`, and whether its stop is over.
-    stopped: Option<(Pid, Arc<AtomicBool>)>,
+    /// The process to read unshared pages of by `process_vm_readv`, and its stop.
+    stopped: Option<(Pid, StopState)>,
 }
 
 impl LiveMemory {
@@ -38,10 +39,10 @@ impl LiveMemory {
 
     /// The same of a process that is stopped for as long as this is used, and that KSM has merged no
     /// pages of.
-    pub(super) fn while_stopped(&self, pid: i32, is_over: Arc<AtomicBool>) -> Self {
+    pub(super) fn while_stopped(&self, pid: i32, stop: StopState) -> Self {
         Self {
             mem: Arc::clone(&self.mem),
-            stopped: Some((Pid::from_raw(pid), is_over)),
+            stopped: Some((Pid::from_raw(pid), stop)),
         }
     }
 }
@@ -71,7 +72,7 @@ impl TargetMemory for LiveMemory {
 
     fn read_unshared(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         let stopped = self.stopped.as_ref();
-        let Some((pid, _)) = stopped.filter(|(_, is_over)| !is_over.load(Ordering::SeqCst)) else {
+        let Some((pid, _)) = stopped.filter(|(_, stop)| !stop.is_over()) else {
             return self.read(addr, buf);
         };
         let whole = RemoteIoVec {

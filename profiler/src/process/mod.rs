@@ -17,8 +17,10 @@ mod ahead;
 mod allocators;
 pub(crate) mod auxv;
 mod calls;
+mod confine;
 mod core_file;
 mod elf;
+mod guard;
 pub mod host;
 mod identity;
 mod jemalloc_options;
@@ -26,27 +28,31 @@ mod maps;
 mod memory;
 mod open;
 mod pagemap;
-mod priority;
+mod preload;
 mod proc_dir;
 mod record_ring;
 mod residency;
 mod stop;
-mod suspend;
+mod tree;
 
 pub(crate) use ahead::reading_ahead;
 pub(crate) use allocators::allocators_in;
+pub(crate) use auxv::has_borrowed_privileges;
 pub(crate) use calls::Calls;
+pub(crate) use confine::{Confinement, Given};
 pub use core_file::{CoreError, CoreFile, CoreMemory};
 pub use elf::{FILE_LIMIT, set_file_limit};
 pub(crate) use elf::{Source, open_regular};
+pub(crate) use guard::Guard;
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
 pub use open::{Denial, OpenError};
-pub(crate) use priority::give_way;
-pub use record_ring::{Next, RecordRing, Told};
+pub use preload::not_preloaded;
+pub use record_ring::{Next, RecordRing, RingEvent};
 pub use residency::PageSource;
-pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, Stopped};
+pub use stop::{EndedEarly, LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
+pub use tree::{Member, ProcessTree};
 
 pub use proc_dir::Gone;
 use proc_dir::{ProcDir, field};
@@ -61,6 +67,7 @@ pub struct Target {
     pages: PageSource,
     identity: identity::Identity,
     allocators: allocators::Known,
+    stop_guards: Arc<stop::StopGuards>,
     files: elf::Reader,
 }
 
@@ -108,6 +115,7 @@ impl Target {
             pages: PageSource::of_this_kernel(),
             identity: identity::Identity::default(),
             allocators: allocators::Known::default(),
+            stop_guards: Arc::default(),
             files: elf::Reader::default(),
         })
     }
@@ -240,7 +248,7 @@ impl Target {
         if self.has_merged_pages() {
             return self.memory();
         }
-        self.memory.while_stopped(self.pid(), stopped.overdue())
+        self.memory.while_stopped(self.pid(), stopped.state())
     }
 
     /// Whether KSM may have merged pages of it: unless the kernel says that there are none.
@@ -319,7 +327,7 @@ impl Target {
     /// # Errors
     /// As [`Self::stop`].
     pub fn stop_for(&self, longest: Duration) -> Result<Stopped, StopError> {
-        stop::stop(&self.dir, STOP_DEADLINE, longest)
+        stop::stop(&self.dir, &self.stop_guards, STOP_DEADLINE, longest)
     }
 
     /// [`Self::stop`] with a deadline of the caller's choice for coming to a stop.
@@ -327,7 +335,7 @@ impl Target {
     /// # Errors
     /// As [`Self::stop`].
     pub fn stop_within(&self, limit: Duration) -> Result<Stopped, StopError> {
-        stop::stop(&self.dir, limit, LONGEST_STOP)
+        stop::stop(&self.dir, &self.stop_guards, limit, LONGEST_STOP)
     }
 
     /// Why it cannot be stopped at the moment, when another tracer holds it.

@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use procfs::ProcError;
 use procfs::process::Process;
 
@@ -64,13 +67,38 @@ impl PidFd {
 
     /// Whether the process has not exited. While it has not, its number belongs to it.
     pub(super) fn is_alive(&self) -> bool {
-        let mut poll = libc::pollfd {
-            fd: self.0.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: `poll` is one valid pollfd, and a timeout of 0 returns at once.
-        unsafe { libc::poll(&mut poll, 1, 0) == 0 }
+        !self.ends_within(Duration::ZERO)
+    }
+
+    /// Waits for the process to exit, for at most this long; whether it has.
+    pub(super) fn ends_within(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut exits = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut exits, left) {
+                Err(Errno::EINTR) => {}
+                polled => return polled != Ok(0),
+            }
+        }
+    }
+
+    /// Sends SIGKILL to the process.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        let (fd, none) = (self.0.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+        // SAFETY: takes numbers, and no siginfo.
+        let sent =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, none, 0) };
+        match sent {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// The descriptor, for a process that inherits it.
+    pub(super) fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 
@@ -84,6 +112,15 @@ pub(super) struct ProcDir {
 impl ProcDir {
     pub(super) fn new(dir: Process, pidfd: PidFd) -> Self {
         Self { dir, pidfd }
+    }
+
+    /// The directory of the process behind `pidfd`, whose number is `pid`, opened anew.
+    pub(super) fn of(pid: i32, pidfd: PidFd) -> io::Result<Self> {
+        let dir = Process::new(pid).map_err(io_error)?;
+        if !pidfd.is_alive() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Self::new(dir, pidfd))
     }
 
     pub(super) fn pid(&self) -> i32 {

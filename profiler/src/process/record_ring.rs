@@ -2,33 +2,36 @@
 //! (`profiler_common::ring` describes the bytes).
 //!
 //! The ring is memory of fragscope's own, shared with the programs that it started under the
-//! recorder. What they write is taken with a grain of salt: a slot is data, never an index.
+//! recorder. All of it is theirs to write: the reader's place in it is kept here, each step is
+//! bounded, and what a slot holds is data, never an index.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use profiler_common::ring::{Header, RING_MAGIC, SLOTS_AT, Slot};
+use profiler_common::ring::{Header, RING_BYTES, RING_MAGIC, SLOTS, SLOTS_AT, Slot, State, Turn};
 
-/// How many events wait for the reader at the most: it looks away for as long as a walk takes.
-const SLOTS: u64 = 1 << 20;
 /// How often writers see that the reader lives.
 const BEAT: Duration = Duration::from_millis(50);
-/// A slot that was reserved and not filled for so long was reserved by a process that died.
-const ABANDONED: Duration = Duration::from_secs(2);
+/// A ring of which more slots than these were abandoned is of no use any more.
+const MOST_ABANDONED: usize = SLOTS as usize / 4;
+/// So far behind the claimed slots the head may be: one for each thread that is about to move it.
+const HEAD_BEHIND: u64 = 4096;
 
-/// One event as the recorder told it.
+/// One event as the recorder wrote it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct Told {
+pub struct RingEvent {
     /// Nanoseconds on the monotonic clock.
     pub time_ns: u64,
     /// The block's address, or what the kind says.
@@ -49,9 +52,16 @@ pub struct Told {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Next {
     /// An event.
-    Told(Told),
-    /// An event of a process that died before it could tell it.
-    Abandoned,
+    Event(RingEvent),
+    /// An event that this thread has begun to write, by the number that it gave.
+    Claimed {
+        /// The thread's number, in its own namespace.
+        thread: u32,
+        /// How long nothing has come.
+        waited: Duration,
+    },
+    /// No event: the slot was abandoned, or says what no recorder writes.
+    Damaged,
     /// Nothing yet.
     Empty,
 }
@@ -64,8 +74,10 @@ pub struct RecordRing {
     /// Keeps the memory's name in `/proc/PID/fd` alive.
     file: File,
     tail: u64,
-    /// Since when the slot at the tail has been reserved and not filled.
+    /// Since when nothing has come although a slot is claimed.
     waiting: Option<Instant>,
+    /// Indexes of slots that are not used again.
+    abandoned: HashSet<u64>,
     over: Arc<AtomicBool>,
     beating: Option<JoinHandle<()>>,
 }
@@ -76,13 +88,14 @@ impl RecordRing {
     /// # Errors
     /// When the kernel refuses the memory or the thread.
     pub fn new() -> io::Result<Self> {
-        let file = File::from(memfd_create(c"fragscope-ring", MFdFlags::MFD_CLOEXEC)?);
-        let bytes = SLOTS_AT + SLOTS as usize * size_of::<Slot>();
-        file.set_len(bytes as u64)?;
-        // The first two words of the header, which never change.
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let file = File::from(memfd_create(c"fragscope-ring", flags)?);
+        file.set_len(RING_BYTES as u64)?;
         file.write_all_at(&RING_MAGIC.to_ne_bytes(), 0)?;
-        file.write_all_at(&SLOTS.to_ne_bytes(), 8)?;
-        let memory = Arc::new(Memory::of(&file, bytes)?);
+        // A program that makes it shorter would end everybody who maps it.
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        let memory = Arc::new(Memory::of(&file, RING_BYTES)?);
         let over = Arc::new(AtomicBool::new(false));
         let beating = {
             let (memory, over) = (Arc::clone(&memory), Arc::clone(&over));
@@ -100,19 +113,32 @@ impl RecordRing {
             file,
             tail: 0,
             waiting: None,
+            abandoned: HashSet::new(),
             over,
             beating: Some(beating),
         })
     }
 
-    /// The path by which a program started from here opens it.
-    pub fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    /// Where it is, for the recorder's environment. The path leads to fragscope's descriptor while it
+    /// lives, and later to whoever got its number: so the file's own numbers come with it.
+    ///
+    /// # Errors
+    /// When the kernel does not say the numbers.
+    pub fn place(&self) -> io::Result<String> {
+        let (pid, fd) = (std::process::id(), self.file.as_raw_fd());
+        let file = self.file.metadata()?;
+        Ok(format!("/proc/{pid}/fd/{fd} {} {}", file.dev(), file.ino()))
     }
 
-    /// The number of the next event to be written: all before it were told before now.
+    /// The number of the next event to be written: all before it were claimed before now.
     pub fn head(&self) -> u64 {
-        self.memory.header().head.load(Ordering::SeqCst)
+        let head = self.memory.header().head.load(Ordering::Acquire);
+        let mut head = head.clamp(self.tail, self.tail + SLOTS);
+        let end = (head + HEAD_BEHIND).min(self.tail + SLOTS);
+        while head < end && self.turn(head).is_past(head) {
+            head += 1;
+        }
+        head
     }
 
     /// The number of the next event to be taken.
@@ -125,47 +151,94 @@ impl RecordRing {
         self.memory.header().closed.load(Ordering::Relaxed) != 0
     }
 
-    /// From now on nothing more is told.
+    /// From now on nothing more is recorded.
     pub fn close(&self) {
         self.memory.header().closed.store(1, Ordering::SeqCst);
     }
 
     /// Takes the next event.
     pub fn take(&mut self) -> Next {
-        let slot = self.memory.slot(self.tail);
-        if slot.turn.load(Ordering::Acquire) == self.tail + 1 {
-            let thread = slot.thread.load(Ordering::Relaxed);
-            let kind = slot.kind.load(Ordering::Relaxed);
-            let told = Told {
-                time_ns: slot.time_ns.load(Ordering::Relaxed),
-                addr: slot.addr.load(Ordering::Relaxed),
-                size: slot.size.load(Ordering::Relaxed),
-                thread: (thread >> 32) as u32,
-                process: thread as u32,
-                kind: kind & 0xff,
-                align: (kind >> 8) as u8,
-            };
+        let index = self.tail % SLOTS;
+        if self.abandoned.contains(&index) {
+            // A writer that came late may have written here once more.
+            self.set(Turn::ABANDONED);
             self.next();
-            return Next::Told(told);
+            return Next::Damaged;
         }
-        if self.head() <= self.tail {
+        let turn = self.turn(self.tail);
+        if turn == Turn::whole(self.tail) {
+            let event = read(self.memory.slot(self.tail));
+            self.set(Turn::free(self.tail + SLOTS));
+            self.next();
+            return Next::Event(event);
+        }
+        if turn == Turn::free(self.tail) {
+            self.mend_head();
+            self.waiting = None;
             return Next::Empty;
         }
-        let since = *self.waiting.get_or_insert_with(Instant::now);
-        if since.elapsed() < ABANDONED {
-            return Next::Empty;
+        match turn.state() {
+            State::Claimed(thread) if turn.lap() == Turn::lap_of(self.tail) => {
+                let since = *self.waiting.get_or_insert_with(Instant::now);
+                let waited = since.elapsed();
+                Next::Claimed { thread, waited }
+            }
+            _ => {
+                self.abandon();
+                Next::Damaged
+            }
         }
-        self.next();
-        Next::Abandoned
+    }
+
+    /// Gives up the next event, whose writer is gone or does not come. Its slot is not used again.
+    pub fn abandon(&mut self) {
+        // A whole one may have become of it meanwhile; it is lost like the others that are given up.
+        self.set(Turn::ABANDONED);
+        self.abandoned.insert(self.tail % SLOTS);
+        self.tail += 1;
+        if self.abandoned.len() > MOST_ABANDONED {
+            self.close();
+        }
+    }
+
+    /// While nothing is claimed at the tail the head is there. One that is not makes writers seek
+    /// in vain.
+    fn mend_head(&self) {
+        let head = &self.memory.header().head;
+        let said = head.load(Ordering::Acquire);
+        if said != self.tail && self.turn(self.tail) == Turn::free(self.tail) {
+            head.store(self.tail, Ordering::Release);
+        }
+    }
+
+    fn turn(&self, number: u64) -> Turn {
+        Turn(self.memory.slot(number).turn.load(Ordering::Acquire))
+    }
+
+    /// Sets the turn of the slot at the tail.
+    fn set(&self, turn: Turn) {
+        let slot = self.memory.slot(self.tail);
+        slot.turn.store(turn.0, Ordering::Release);
     }
 
     fn next(&mut self) {
         self.waiting = None;
         self.tail += 1;
-        self.memory
-            .header()
-            .tail
-            .store(self.tail, Ordering::Release);
+    }
+}
+
+/// What the slot holds now; others may write it at the same moment.
+fn read(slot: &Slot) -> RingEvent {
+    let thread = slot.thread.load(Ordering::Relaxed);
+    let kind = slot.kind.load(Ordering::Relaxed);
+    RingEvent {
+        time_ns: slot.time_ns.load(Ordering::Relaxed),
+        addr: slot.addr.load(Ordering::Relaxed),
+        size: slot.size.load(Ordering::Relaxed),
+        thread: (thread >> 32) as u32,
+        process: thread as u32,
+        kind: kind & 0xff,
+        align: (kind >> 8) as u8,
     }
 }
 
@@ -217,7 +290,7 @@ impl Memory {
     }
 
     fn slot(&self, number: u64) -> &Slot {
-        let index = (number & (SLOTS - 1)) as usize;
+        let index = (number % SLOTS) as usize;
         // SAFETY: the mapping holds all slots behind the header, and the index is below their
         // number.
         let slot = unsafe { self.at.byte_add(SLOTS_AT + index * size_of::<Slot>()) };

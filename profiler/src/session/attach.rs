@@ -1,24 +1,23 @@
-//! `attach`: the loop between the target, the clock, the signals and the front end.
+//! `attach`: the loop between the session, the clock, the signals and the front end.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use profiler_core::view::View;
 use profiler_trace::whole_file::Place;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::front::Front;
-use super::live::LiveSession;
-use super::options::{AttachOptions, Budget};
-use super::probes::Probes;
+use super::options::AttachOptions;
 use super::sampler::Sampler;
-use super::schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
 use super::signals::Signals;
-use super::what_if::WhatIfSession;
+use super::worker::SessionWorker;
 use super::{Ending, SessionError, save};
-use crate::probe;
 use crate::say;
 use crate::tui::Effect;
+
+/// How long a session that a signal ends is waited for: the signal is to be answered within 200 ms.
+const AFTER_SIGNAL: Duration = Duration::from_millis(120);
 
 /// Attaches to the target until the duration is over, the user or a signal ends it, or the target
 /// is gone; then writes the exports.
@@ -30,15 +29,24 @@ pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
     // Outputs, target and screen are checked before anything is attached.
     let outputs = save::reserve(&options.outputs)?;
     let sampler = Sampler::open(options.pid)?;
-    let mut front = Front::open(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let watched = runtime.block_on(watch(options, sampler, &mut front, &outputs));
+    // Before anything is attached or drawn, so that a signal never finds the default action.
+    let signals = {
+        let _entered = runtime.enter();
+        Signals::new()?
+    };
+    let mut front = Front::open(options)?;
+    let watched = runtime.block_on(watch(options, sampler, signals, &mut front, &outputs));
+    let in_haste = matches!(&watched, Ok((_, Ok(Ending::Interrupted(_)))));
     // Whatever else failed, the terminal is given back first and what was seen is saved next.
-    let closed = front.close();
+    let closed = front.close(in_haste);
     let (view, ending) = watched?;
-    save::all(&outputs, &view)?;
+    match view {
+        Some(view) => save::all(&outputs, &view)?,
+        None => say::line("ended before the first look at the target: nothing was saved"),
+    }
     closed?;
     let ending = ending?;
     match &ending {
@@ -49,42 +57,19 @@ pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
     Ok(ending)
 }
 
-/// The last view, and how the session ended or why nothing can be shown any more.
-type Watched = (View, io::Result<Ending>);
+/// The last view, unless it ended before the first, and how the session ended or why nothing can be
+/// shown any more.
+type Watched = (Option<View>, io::Result<Ending>);
 
 async fn watch(
     options: &AttachOptions,
     sampler: Sampler,
+    mut signals: Signals,
     front: &mut Front,
     outputs: &[Place],
 ) -> Result<Watched, SessionError> {
-    // Before anything is attached, so that a signal never finds the default action.
-    let mut signals = Signals::new()?;
     let began = Instant::now();
-    // Probes that record stay armed, and tell the shadows alone.
-    let what_if = match &options.what_if {
-        None => None,
-        Some(wanted) => Some(
-            WhatIfSession::start(options.pid, wanted, options.manner)
-                .map_err(SessionError::WhatIf)?,
-        ),
-    };
-    let probes = match (options.probes, options.budget) {
-        (false, _) => Probes::Off,
-        (true, _) if what_if.is_some() => Probes::Lent,
-        (true, Budget::Unlimited) => Probes::start(options.pid, probe::Budget::Unlimited),
-        (true, Budget::Share(share)) => {
-            let share = share * (1.0 - STOP_PART_OF_BUDGET);
-            Probes::start(options.pid, probe::Budget::Share(share))
-        }
-    };
-    let stop_share = match options.budget {
-        Budget::Share(share) => Some(share * STOP_PART_OF_BUDGET),
-        Budget::Unlimited => None,
-    };
-    let schedule = WalkSchedule::new(options.interval, stop_share, began);
-    let mut session = LiveSession::start(sampler, options.manner, schedule, probes, what_if)?;
-
+    let mut session = SessionWorker::start(options.clone(), sampler)?;
     let deadline = options.duration.map(|duration| began + duration);
     let far = began + Duration::from_secs(u64::from(u32::MAX));
     let over = sleep_until(deadline.unwrap_or(far).into());
@@ -92,6 +77,7 @@ async fn watch(
     let mut ticks = interval(options.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut walking = true;
+    let mut last: Option<View> = None;
     let ending = loop {
         tokio::select! {
             biased;
@@ -99,40 +85,54 @@ async fn watch(
             wish = front.wish() => match wish {
                 Effect::Quit => break Ok(Ending::Done),
                 Effect::Interrupt => break Ok(Ending::Interrupted("Ctrl-C")),
-                Effect::Walk if session.ended().is_some() => {
+                Effect::Walk if last.as_ref().is_some_and(|view| view.ended.is_some()) => {
                     front.note("the target is gone: there is nothing left to walk".into());
                 }
-                Effect::Walk => {
-                    session.walk_now();
-                    session.tick(true);
-                    if let Err(error) = front.show(session.view()) {
-                        break Err(error);
-                    }
-                }
+                Effect::Walk => session.walk_now(),
                 Effect::Pause(paused) => walking = !paused,
                 Effect::Export => {
-                    let saved = save::from_screen(outputs, &session.view());
-                    front.note(saved.unwrap_or_else(|error| error));
+                    let saved = last.as_ref().map(|view| save::from_screen(outputs, view));
+                    let none_yet = || Err("there is nothing to export yet".to_owned());
+                    front.note(saved.unwrap_or_else(none_yet).unwrap_or_else(|error| error));
                 }
             },
             () = &mut over => break Ok(Ending::Done),
-            _ = ticks.tick() => {
-                session.tick(walking);
-                if let Err(error) = front.show(session.view()) {
+            view = session.next() => {
+                let view = view?;
+                let shown = front.show(view.clone());
+                let ended = view.ended.clone();
+                last = Some(view);
+                if let Err(error) = shown {
                     break Err(error);
                 }
-                if let Some(how) = session.ended() && !front.outlives_target() {
-                    break Ok(Ending::TargetGone(how.to_owned()));
+                if let Some(how) = ended && !front.outlives_target() {
+                    break Ok(Ending::TargetGone(how));
                 }
-            }
+            },
+            _ = ticks.tick() => session.tick(walking),
         }
     };
     // Removing the probes takes a moment that nobody should spend before a dead screen.
     front.leave();
-    let view = session.finish(walking);
-    let ending = match &view.ended {
-        Some(how) if matches!(ending, Ok(Ending::Done)) => Ok(Ending::TargetGone(how.clone())),
-        _ => ending,
-    };
-    Ok((view, ending))
+    let mut ending = ending;
+    session.finish(walking);
+    if !matches!(ending, Ok(Ending::Interrupted(_))) {
+        tokio::select! {
+            biased;
+            name = signals.next() => ending = ending.map(|_| Ending::Interrupted(name)),
+            view = session.last() => last = Some(view?),
+        }
+    }
+    if matches!(ending, Ok(Ending::Interrupted(_))) {
+        // What the session is in the midst of is left to itself: its guards end what it did to the
+        // target when this process ends.
+        if let Ok(view) = timeout(AFTER_SIGNAL, session.last()).await {
+            last = Some(view?);
+        }
+    }
+    let gone = last.as_ref().and_then(|view| view.ended.clone());
+    if let (Some(how), Ok(Ending::Done)) = (gone, &ending) {
+        ending = Ok(Ending::TargetGone(how));
+    }
+    Ok((last, ending))
 }

@@ -1,13 +1,22 @@
 //! `export`: a recording as another tool's.
 
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufWriter, StdoutLock, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use nix::errno::Errno;
+use nix::poll::PollFlags;
 use profiler_core::text::visible;
-use profiler_trace::interchange;
-use profiler_trace::trace::ReadError;
+use profiler_trace::interchange::{self, Written};
+use profiler_trace::limits::{Limits, Meter, Stopped};
+use profiler_trace::trace::{PassError, ReadError, Source};
 use profiler_trace::whole_file::{Place, WriteError};
 
+use super::interrupt;
+use crate::lab::input::{Input, wait_for};
+use crate::process::host;
 use crate::say;
 
 /// Why nothing was converted. No file was changed.
@@ -26,45 +35,147 @@ pub enum ConvertError {
     Write(#[from] WriteError),
     /// Nobody reads what is printed.
     #[error(transparent)]
-    Print(#[from] io::Error),
+    Print(io::Error),
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// What is converted, and within which limits.
+#[derive(Clone, Debug)]
+pub struct ConvertOptions {
+    /// The recording.
+    pub recording: PathBuf,
+    /// The file to write; `None` prints.
+    pub output: Option<PathBuf>,
+    /// Bytes that the recording, and what is written, may come to; `None` is the default.
+    pub max_size: Option<u64>,
+    /// Bytes that tables may take; `None` is the default.
+    pub max_memory: Option<u64>,
+}
+
+/// How converting ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Converted {
+    /// All of it was written.
+    Whole,
+    /// What could be read was written, and why that is not all.
+    Part(String),
+    /// A signal came: what was printed by then stays, and no file was changed.
+    Interrupted,
 }
 
 /// Writes a recording of any known kind as logalloc's text, to a file (whole or not at all) or to
 /// stdout.
 ///
 /// # Errors
-/// When it cannot be read or written.
-pub fn to_logalloc(recording: &Path, output: Option<&Path>) -> Result<(), ConvertError> {
+/// When nothing of it can be read, or it cannot be written.
+pub fn to_logalloc(options: &ConvertOptions) -> Result<Converted, ConvertError> {
     let failed = |why| ConvertError::Read {
-        path: recording.to_owned(),
+        path: options.recording.clone(),
         why,
     };
-    let place = output.map(Place::reserve).transpose()?;
-    let mut source = interchange::open(recording).map_err(failed)?;
-    let Some(place) = place else {
-        let mut out = BufWriter::new(say::data());
-        return match interchange::write_logalloc(&mut *source, &mut out) {
-            Ok(_) => Ok(out.flush()?),
-            Err(ReadError::Io(error)) => Err(ConvertError::Print(error)),
-            Err(error) => Err(failed(error)),
-        };
+    let place = options.output.as_deref().map(Place::reserve).transpose()?;
+    let interrupted = interrupt::flag().map_err(ConvertError::Signals)?;
+    let limits = Limits::new(
+        options.max_size,
+        options.max_memory,
+        host::available_bytes(),
+    );
+    let meter = Meter::new(limits, Arc::clone(&interrupted));
+    let input = Input::open(&options.recording, &interrupted).map_err(failed)?;
+    let mut source = match interchange::read(input, &meter) {
+        Err(ReadError::Stopped(Stopped::Interrupted)) => return Ok(Converted::Interrupted),
+        source => source.map_err(failed)?,
     };
-    let path = place.path();
-    let cannot = |why| WriteError::Io {
-        path: path.to_owned(),
-        source: why,
+    let ended = match &place {
+        None => print(&mut *source, &meter, &interrupted).map_err(ConvertError::Print)?,
+        Some(place) => save(&mut *source, &meter, place)?,
+    };
+    let Some(Written { calls, trouble }) = ended else {
+        return Ok(Converted::Interrupted);
+    };
+    if let Some(place) = &place {
+        let path = visible(place.path().display());
+        say::line(format_args!("wrote {path}: {calls} calls"));
+    }
+    Ok(trouble.map_or(Converted::Whole, Converted::Part))
+}
+
+/// Prints it; `None` when a signal came.
+fn print(
+    source: &mut dyn Source,
+    meter: &Meter,
+    interrupted: &AtomicBool,
+) -> io::Result<Option<Written>> {
+    let stdout = Patient {
+        stdout: say::data(),
+        interrupted,
+    };
+    let mut out = BufWriter::with_capacity(PIPE_BYTES, stdout);
+    let written = interchange::write_logalloc(source, &mut out, meter);
+    let written = not_interrupted(written)?;
+    // What is left would wait for its reader, who may never come.
+    match written.is_some() {
+        true => out.flush()?,
+        false => drop(out.into_parts()),
+    }
+    Ok(written)
+}
+
+/// Writes it to a file; `None` when a signal came.
+fn save(
+    source: &mut dyn Source,
+    meter: &Meter,
+    place: &Place,
+) -> Result<Option<Written>, WriteError> {
+    let cannot = |source| WriteError::Io {
+        path: place.path().to_owned(),
+        source,
     };
     let mut out = BufWriter::new(place.begin()?);
-    let calls =
-        interchange::write_logalloc(&mut *source, &mut out).map_err(|error| match error {
-            ReadError::Io(why) => cannot(why).into(),
-            other => failed(other),
-        })?;
+    let written = interchange::write_logalloc(source, &mut out, meter);
+    let Some(written) = not_interrupted(written).map_err(cannot)? else {
+        return Ok(None);
+    };
     let file = out
         .into_inner()
         .map_err(|error| cannot(error.into_error()))?;
     file.finish()?;
-    let path = visible(path.display());
-    say::line(format_args!("wrote {path}: {calls} calls"));
-    Ok(())
+    Ok(Some(written))
+}
+
+fn not_interrupted(written: Result<Written, PassError>) -> io::Result<Option<Written>> {
+    match written {
+        Ok(written) => Ok(Some(written)),
+        Err(PassError::Interrupted) => Ok(None),
+        Err(PassError::Taker(why)) => Err(why),
+    }
+}
+
+/// A pipe that is ready takes so much without waiting (`PIPE_BUF`).
+const PIPE_BYTES: usize = 4096;
+
+/// stdout, of which no wait outlasts a signal.
+struct Patient<'a> {
+    stdout: StdoutLock<'static>,
+    interrupted: &'a AtomicBool,
+}
+
+impl Write for Patient<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let part = &bytes[..bytes.len().min(PIPE_BYTES)];
+        loop {
+            wait_for(self.stdout.as_fd(), PollFlags::POLLOUT, self.interrupted)?;
+            // Past the line buffer of `Stdout`, which would keep a part of it.
+            match nix::unistd::write(&self.stdout, part) {
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                written => return Ok(written?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

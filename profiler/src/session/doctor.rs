@@ -1,10 +1,11 @@
 //! `doctor`: what this host and this target allow, and the exact fix for what they do not.
 
+mod breakpoints;
 mod target;
 
 use crate::probe::support;
-use crate::process::PageSource;
 use crate::process::host::{self, Capability};
+use crate::process::{OpenError, PageSource};
 
 /// How well something that fragscope wants is there.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -74,6 +75,14 @@ pub fn run(pid: Option<i32>) -> Vec<Check> {
         checks.extend(target::checks(pid));
     }
     checks
+}
+
+/// Removes breakpoints that no living tool holds from a target's code, and reports what came of it.
+///
+/// # Errors
+/// When the target cannot be opened.
+pub fn repair(pid: i32) -> Result<Check, OpenError> {
+    target::repair(pid)
 }
 
 fn sudo(pid: Option<i32>) -> String {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use profiler_core::text::visible;
 use profiler_core::view::View;
@@ -99,22 +99,24 @@ impl Front {
         }
     }
 
-    /// Gives the terminal back.
+    /// Gives the terminal back, waiting no longer than a moment `in_haste` for who draws or reads.
     ///
     /// # Errors
     /// When the screen had failed.
-    pub(crate) fn close(self) -> Result<(), SessionError> {
+    pub(crate) fn close(self, in_haste: bool) -> Result<(), SessionError> {
         self.leave();
         match self {
-            Self::Screen(screen) => {
-                let drawn = screen.thread.join();
-                drawn.map_err(|_| SessionError::Screen("the screen panicked".into()))??;
-            }
-            Self::Lines(lines) => lines.close()?,
+            Self::Screen(screen) => screen.close(if in_haste { IN_HASTE } else { LAST_FRAME }),
+            Self::Lines(lines) => Ok(lines.close(if in_haste { IN_HASTE } else { LAST_LINES })?),
         }
-        Ok(())
     }
 }
+
+/// How long the screen's thread is waited for. It looks for what is new each 50 ms, and takes longer
+/// only where the terminal takes nothing in.
+const LAST_FRAME: Duration = Duration::from_secs(1);
+/// How long the end of a session that was interrupted waits for who draws or reads.
+const IN_HASTE: Duration = Duration::from_millis(80);
 
 /// The terminal UI's side of the session.
 pub(crate) struct Screen {
@@ -125,6 +127,20 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
+    fn close(self, patience: Duration) -> Result<(), SessionError> {
+        let deadline = Instant::now() + patience;
+        while !self.thread.is_finished() {
+            if Instant::now() >= deadline {
+                // A terminal that takes nothing in: the process ends all the same.
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let drawn = self.thread.join();
+        drawn.map_err(|_| SessionError::Screen("the screen panicked".into()))??;
+        Ok(())
+    }
+
     fn update(&self, update: Update) {
         // A screen that the user left is closed by the wish that it sent before.
         let _ = self.updates.send(update);
@@ -184,9 +200,9 @@ impl Lines {
         Ok(())
     }
 
-    fn close(self) -> io::Result<()> {
+    fn close(self, patience: Duration) -> io::Result<()> {
         drop(self.views);
-        match self.written.recv_timeout(LAST_LINES) {
+        match self.written.recv_timeout(patience) {
             Ok(written) => written,
             // Nobody reads: what waits is lost, and the session ends all the same.
             Err(_) => Ok(()),

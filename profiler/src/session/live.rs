@@ -71,11 +71,6 @@ impl LiveSession {
         self.schedule.hurry(Instant::now());
     }
 
-    /// Whether the target is gone, and how.
-    pub(crate) fn ended(&self) -> Option<&str> {
-        self.ended.as_deref()
-    }
-
     /// Looks at the target once more; walks when `walking` and a walk is due. A target that is
     /// gone ends the session with its last sample kept.
     pub(crate) fn tick(&mut self, walking: bool) {

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod doctor;
 mod front;
 mod history;
+mod interrupt;
 mod live;
 mod of_core;
 pub mod options;
@@ -19,6 +20,7 @@ mod signals;
 mod snapshot;
 mod walks;
 pub mod what_if;
+mod worker;
 
 pub use attach::attach;
 pub use demo::run as demo;
@@ -61,6 +63,9 @@ pub enum SessionError {
     /// An allocator to compare with is not to be had.
     #[error("cannot compare with {0}")]
     WhatIf(String),
+    /// The worker cannot be followed for `--what-if`.
+    #[error("--what-if plays what probes see: {0}")]
+    Shadows(record::RecordError),
     /// The demo's worker did not start.
     #[error("{0}")]
     Demo(String),

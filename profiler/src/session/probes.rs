@@ -1,6 +1,7 @@
 //! The probes of a session: being attached beside the first walk, on, or not to be had.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use profiler_core::activity::Activity;
@@ -26,12 +27,13 @@ pub(crate) enum Probes {
 }
 
 impl Probes {
-    /// Begins to attach to `pid`.
-    pub(crate) fn start(pid: i32, budget: Budget) -> Self {
+    /// Begins to attach to `pid`, unless `ending` is set before that is done.
+    pub(crate) fn start(pid: i32, budget: Budget, ending: Arc<AtomicBool>) -> Self {
         let attach = move || {
             let target = Target::open(pid).map_err(|error| error.to_string())?;
             let plan = ProbePlan::for_target(&target).map_err(|error| error.to_string())?;
-            ProbeSession::attach(pid, &plan, budget).map_err(|error| error.to_string())
+            ProbeSession::attach_unless(&ending, pid, &plan, budget)
+                .map_err(|error| error.to_string())
         };
         match std::thread::Builder::new()
             .name("attach".into())

@@ -2,13 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use profiler_trace::whole_file::{Place, WriteError};
 
-use super::signals::Signals;
+use super::interrupt;
 use crate::export;
 use crate::lab::progress::Bar;
 use crate::lab::replay::{ReplayError, ReplayOptions, replay};
@@ -34,8 +31,7 @@ pub enum ReplayFailure {
 /// When nothing could be played, or the file not be written.
 pub fn run(options: &ReplayOptions, output: Option<&PathBuf>) -> Result<Report, ReplayFailure> {
     let place = output.map(|path| Place::reserve(path)).transpose()?;
-    let interrupted = Arc::new(AtomicBool::new(false));
-    watch_signals(&interrupted)?;
+    let interrupted = interrupt::flag()?;
     let bar = Bar::new();
     let report = replay(options, &interrupted, &|progress| bar.show(progress));
     bar.clear();
@@ -50,21 +46,4 @@ fn save(place: &Place, report: &Report) -> Result<(), WriteError> {
     let mut text = export::replay::json(report);
     text.push('\n');
     place.write(text.as_bytes())
-}
-
-/// Notes when the user wants it to end.
-fn watch_signals(interrupted: &Arc<AtomicBool>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let mut signals = {
-        let _within = runtime.enter();
-        Signals::new()?
-    };
-    let interrupted = Arc::clone(interrupted);
-    thread::spawn(move || {
-        runtime.block_on(signals.next());
-        interrupted.store(true, Ordering::Relaxed);
-    });
-    Ok(())
 }

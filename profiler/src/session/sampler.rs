@@ -14,7 +14,7 @@ use profiler_core::threads::Thread;
 
 use super::options::Manner;
 use super::walks::{self, Facts};
-use crate::process::{self, LiveMemory, OpenError, Stopped, Target};
+use crate::process::{self, EndedEarly, LiveMemory, OpenError, Stopped, Target};
 
 /// How often a target is stopped, at the most, until no thread stands inside malloc with an arena's
 /// lock held. Each stop but the last ends once that is known, before anything is walked.
@@ -135,23 +135,17 @@ impl Sampler {
         // One that was killed or executed another program meanwhile was seen in part.
         self.target.check()?;
         let marked = mark();
-        let overdue = stopped.as_ref().is_some_and(Stopped::is_overdue);
-        drop(stopped);
+        let outcome = stopped.map(Stopped::resume);
         let took = began.elapsed();
-        let stop = match (completeness.stopped, overdue) {
-            (true, true) => manner.max_stop,
-            (true, false) => took,
-            (false, _) => held_in_vain,
-        };
+        let stop = outcome.map_or(held_in_vain, |outcome| outcome.held);
         let (took, stop_ns) = (took.as_nanos() as u64, stop.as_nanos() as u64);
-        if overdue {
+        if let Some(why) = outcome.and_then(|outcome| outcome.ended_early) {
             completeness.stopped = false;
             completeness.defects.push(Defect {
                 addr: None,
                 what: format!(
-                    "the stop was ended after {:?} (--max-stop), the rest was walked while the \
-                     target ran",
-                    manner.max_stop
+                    "the stop ended {}; the rest was walked while the target ran",
+                    ended_early(why, manner.max_stop)
                 ),
                 bytes: 0,
             });
@@ -190,6 +184,15 @@ impl Sampler {
             completeness,
         });
         Ok(Taken::Sample(sample, marked))
+    }
+}
+
+/// Why a stop ended before its walk did.
+fn ended_early(why: EndedEarly, max_stop: Duration) -> String {
+    match why {
+        EndedEarly::Overdue => format!("after {max_stop:?} (--max-stop)"),
+        EndedEarly::Suspended => "because fragscope was suspended".to_owned(),
+        EndedEarly::Lost => "because the process that held it was ended".to_owned(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ pub struct WhatIfOptions {
 pub(crate) struct WhatIfSession {
     board: Board,
     over: Arc<AtomicBool>,
+    begun: Receiver<Result<(), RecordError>>,
     thread: Option<JoinHandle<Result<(), String>>>,
     notice: Option<String>,
 }
@@ -56,18 +58,39 @@ impl WhatIfSession {
         let board = Board::default();
         let over = Arc::new(AtomicBool::new(false));
         let (for_thread, end) = (board.clone(), Arc::clone(&over));
+        let (tell, begun) = channel();
         let thread = std::thread::Builder::new()
             .name("what-if".into())
             .spawn(move || {
-                follow(pid, &setups, manner, for_thread, &end).map_err(|error| error.to_string())
+                let running = match begin(pid, &setups, manner, for_thread) {
+                    Ok(running) => running,
+                    Err(error) => {
+                        // Who does not wait for it any more has ended.
+                        let _ = tell.send(Err(error));
+                        return Ok(());
+                    }
+                };
+                // As above.
+                let _ = tell.send(Ok(()));
+                follow(running, &end).map_err(|error| error.to_string())
             })
             .map_err(|error| error.to_string())?;
         Ok(Self {
             board,
             over,
+            begun,
             thread: Some(thread),
             notice: None,
         })
+    }
+
+    /// Waits until the worker is followed.
+    ///
+    /// # Errors
+    /// Why it cannot be: what the kernel or the target does not allow.
+    pub(crate) fn wait_until_begun(&mut self) -> Result<(), RecordError> {
+        // One that panicked says so when it is waited for.
+        self.begun.recv().unwrap_or(Ok(()))
     }
 
     /// What there is to show now.
@@ -120,19 +143,22 @@ fn setup(allocator: &Allocator, memory_limit: u64) -> Setup {
     }
 }
 
-fn follow(
+fn begin(
     pid: i32,
     setups: &[(String, Setup)],
     manner: Manner,
     board: Board,
-    over: &AtomicBool,
-) -> Result<(), RecordError> {
+) -> Result<Running<Feed>, RecordError> {
     let sampler = Sampler::open(pid)?;
     let plan = ProbePlan::for_recording(sampler.target())?;
     let mut running = Running::begin(sampler, &plan, manner, |description| {
         Ok(Feed(Shadows::start(description.clone(), setups, board)?))
     })?;
     running.look_every(LOOK_EVERY);
+    Ok(running)
+}
+
+fn follow(mut running: Running<Feed>, over: &AtomicBool) -> Result<(), RecordError> {
     let ending = loop {
         std::thread::sleep(NAP);
         running.take()?;

@@ -54,6 +54,9 @@ pub fn supported() -> Result<(), String> {
 /// How long a key press may wait for its effect.
 const KEY_POLL: Duration = Duration::from_millis(50);
 
+/// How long keys are waited for at a time. With none at all crossterm does not look for any.
+const KEYS_WAIT: Duration = Duration::from_millis(1);
+
 /// Draws until the user quits or the session says so. `effects` hears what the user wants. A
 /// terminal that is closed counts as the user's interrupt.
 ///
@@ -96,7 +99,7 @@ fn drive(updates: &Receiver<Update>, effects: &mut impl FnMut(Effect)) -> io::Re
         if terminal::gone() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        while event::poll(Duration::ZERO)? {
+        while event::poll(KEYS_WAIT)? {
             let message = match event::read()? {
                 Event::Key(key) if key.kind != KeyEventKind::Release => Message::Key(key),
                 Event::Resize(width, height) => Message::Resize(width, height),

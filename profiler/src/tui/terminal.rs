@@ -1,14 +1,18 @@
 //! The real terminal: raw mode and the alternate screen, given back on every way out.
 
+use std::fs::File;
 use std::io::{self, Stdout};
 use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 
 use crossterm::execute;
 use crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::dup2_stdin;
 use ratatui::backend::CrosstermBackend;
 use ratatui::{Frame, Terminal};
 
@@ -27,6 +31,7 @@ impl Screen {
             restore();
             before(panic);
         }));
+        read_without_waiting()?;
         enable_raw_mode()?;
         execute!(io::stdout(), EnterAlternateScreen).inspect_err(|_| restore())?;
         let mut terminal =
@@ -49,7 +54,24 @@ impl Drop for Screen {
     }
 }
 
-/// Whether the terminal was closed. crossterm 0.29 would read from it for ever.
+/// Opens the terminal once more as stdin, so that reading it never waits. crossterm reads until there
+/// is no more, which on a terminal that waits would be until the next key; and the shell's own
+/// stdin, which is the same open file as ours, must go on waiting.
+fn read_without_waiting() -> io::Result<()> {
+    let opened = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlag::O_NONBLOCK.union(OFlag::O_NOCTTY).bits())
+        .open("/proc/self/fd/0");
+    match opened {
+        Ok(terminal) => Ok(dup2_stdin(terminal)?),
+        // A terminal of another user's, left by su or sudo, can be used and not be opened.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the terminal was closed.
 pub(super) fn gone() -> bool {
     closed(io::stdin())
 }

@@ -6,6 +6,12 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fragscope::process::{StopError, Stopped, Target};
+
+/// No measure of anything: what takes longer hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Child {
     inner: std::process::Child,
@@ -117,6 +123,18 @@ impl Drop for Child {
     }
 }
 
+/// Stops all threads of the target, however long that takes: on a busy host a thread waits seconds
+/// for a processor before it can stop, or is in the midst of bringing in a page.
+pub(crate) fn stop(target: &Target) -> Stopped {
+    let began = Instant::now();
+    loop {
+        match target.stop_within(PATIENCE) {
+            Err(StopError::TimedOut { .. }) if began.elapsed() < PATIENCE => {}
+            stopped => return stopped.expect("it stops"),
+        }
+    }
+}
+
 /// The state of a thread, as its `stat` file has it.
 pub(crate) fn state_of(tid: i32) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).expect("there");
@@ -128,7 +146,9 @@ pub(crate) fn state_of(tid: i32) -> char {
 
 /// Waits until a thread is in this state.
 pub(crate) fn wait_for_state(tid: i32, wanted: char) {
+    let began = Instant::now();
     while state_of(tid) != wanted {
+        assert!(began.elapsed() < PATIENCE, "thread {tid} is not {wanted}");
         std::thread::yield_now();
     }
 }

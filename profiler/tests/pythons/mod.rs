@@ -88,7 +88,7 @@ pub(crate) fn stopped<T>(
     ) -> T,
 ) -> T {
     let target = Target::open(pid).expect("the target opens");
-    let _stopped = target.stop().expect("it stops");
+    let _stopped = crate::child::stop(&target);
     let mappings = target.mappings().expect("maps");
     let residency = target.residency(&mappings).expect("pagemap");
     let memory = ResidentMemory::new(target.memory(), &residency);

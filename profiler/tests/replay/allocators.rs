@@ -35,7 +35,8 @@ fn outcome(preload: PathBuf) -> Result<Played, PlayError> {
     }
     let setup = Setup {
         preload: Some(preload),
-        patience: Some(Duration::from_millis(500)),
+        // Longer than a busy host keeps a player from a processor.
+        patience: Some(Duration::from_secs(5)),
         memory_limit: Some(64 << 20),
         ..Setup::default()
     };

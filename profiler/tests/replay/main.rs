@@ -2,6 +2,7 @@
 //! is what the trace says.
 
 mod allocators;
+mod confined;
 mod processes;
 mod trace;
 

@@ -1,6 +1,6 @@
 //! Traces of several processes.
 
-use fragscope::lab::play::{PlayedCheckpoint, Setup};
+use fragscope::lab::play::{PlayError, PlayedCheckpoint, Setup, play};
 use profiler_trace::trace::EventKind;
 
 use super::trace::TraceBuilder;
@@ -79,4 +79,35 @@ fn threads_of_a_child_are_its_own() {
     trace.checkpoint(0);
     let played = played(&trace, &Setup::default());
     assert_eq!(at(&played.checkpoints), [(1, 8), (0, 0)]);
+}
+
+/// A process that forks so many children, each of which then has `own` MiB more, and looks at all of
+/// them for long enough to be found out.
+fn with_children(children: u32, shared: u64, own: u64) -> Result<(), PlayError> {
+    let mut trace = TraceBuilder::new();
+    mebibytes(&mut trace, 0, shared);
+    for child in 1..=children {
+        let process = child;
+        trace.event(0, EventKind::Fork { process, child });
+        mebibytes(&mut trace, child, own);
+    }
+    for _ in 0..500 {
+        (0..=children).for_each(|process| trace.checkpoint(process));
+    }
+    let setup = Setup {
+        memory_limit: Some(64 << 20),
+        ..Setup::default()
+    };
+    play(&trace.program(), &setup, &|_| true).map(drop)
+}
+
+#[test]
+fn the_memory_of_all_processes_is_limited_and_what_they_share_counts_once() {
+    let outcome = with_children(3, 5, 30);
+    assert!(
+        matches!(outcome, Err(PlayError::TooLarge { .. })),
+        "{outcome:?}"
+    );
+    let outcome = with_children(3, 40, 1);
+    assert!(outcome.is_ok(), "{outcome:?}");
 }

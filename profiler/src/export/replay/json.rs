@@ -18,6 +18,7 @@ pub fn json(report: &Report) -> String {
         mechanisms: report.mechanisms.iter().map(mechanism).collect(),
         verdict: &report.verdict,
         interrupted: report.interrupted,
+        not_confined: &report.not_confined,
     };
     text(serde_json::to_string_pretty(&document))
 }
@@ -31,6 +32,7 @@ struct Document<'a> {
     mechanisms: Vec<Mechanism>,
     verdict: &'a str,
     interrupted: bool,
+    not_confined: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -54,6 +56,7 @@ struct Trace<'a> {
     last_look_ns: u64,
     peak_live_bytes: u64,
     trouble: Option<&'a str>,
+    not_taken: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -148,6 +151,7 @@ fn trace(report: &Report) -> Trace<'_> {
         last_look_ns: trace.last_look_ns,
         peak_live_bytes: trace.peak_live_bytes,
         trouble: trace.trouble.as_deref(),
+        not_taken: &trace.not_taken,
     }
 }
 

@@ -120,6 +120,7 @@ pub(super) fn full() -> Report {
             checkpoints: 2,
             last_look_ns: 80_000_000_000,
             trouble: Some("the recording was cut off".into()),
+            not_taken: vec!["LD_AUDIT=/tmp/a.so".into()],
         },
         calibration: calibrate(
             vec![point(50, 1021, 1023), point(90, 915, 921)],
@@ -139,6 +140,7 @@ pub(super) fn full() -> Report {
         ],
         verdict: String::new(),
         interrupted: true,
+        not_confined: vec!["this kernel has no Landlock".into()],
     };
     report.verdict = verdict(&report);
     report

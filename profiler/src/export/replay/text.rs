@@ -119,6 +119,13 @@ fn heading(text: &mut Text, report: &Report) {
     if let Some(trouble) = &trace.trouble {
         text.wrapped(Look::Bad, "  ", &format!("not whole: {trouble}"));
     }
+    for what in &trace.not_taken {
+        let words = format!("not taken from the recording: {what}");
+        text.wrapped(Look::Bold, "  ", &words);
+    }
+    for what in &report.not_confined {
+        text.wrapped(Look::Bold, "  ", &format!("not confined: {what}"));
+    }
     calibration(text, report);
     if trace.last_look_ns < trace.duration_ns / 100 * LATE_PERCENT {
         let when = nanoseconds(trace.last_look_ns);

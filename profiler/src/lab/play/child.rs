@@ -8,16 +8,20 @@ use std::process::{self, Command, Stdio};
 use std::sync::OnceLock;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use procfs::process::Process;
+use procfs::{ProcError, ProcResult};
 use profiler_common::program::{
     AT_CHECKPOINT, AT_END, AT_FAILURE, AT_START, CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE,
 };
+use profiler_core::addr::PAGE_SIZE;
 
 use super::control::Control;
+use super::preload::Preload;
 use super::{PlayError, Program, Setup};
+use crate::process::{Confinement, Given};
 
 /// The player, compiled by the build script.
 const PLAYER: &[u8] = include_bytes!(env!("FRAGSCOPE_PLAYER"));
@@ -31,8 +35,7 @@ pub(super) struct Child {
     process: process::Child,
     control: Control,
     /// The allocator that should have been loaded, until that was seen.
-    to_be_loaded: Option<std::path::PathBuf>,
-    memory: Option<File>,
+    to_be_loaded: Option<Preload>,
 }
 
 /// What a player tells.
@@ -51,14 +54,21 @@ pub(super) enum Heard {
 impl Child {
     /// Starts a player.
     pub(super) fn start(program: &Program, setup: &Setup) -> Result<Self, PlayError> {
-        let control = Control::new(setup)?;
+        let control = Control::new(setup, program.may_execute())?;
+        let confinement = Confinement::of_host();
+        let is_other_user = confinement.is_other_user();
+        let preload = setup.preload.as_deref();
+        let mut preload = preload
+            .map(|path| Preload::new(path, is_other_user))
+            .transpose()?;
+        let (for_program, for_control) = (program.for_player()?, control.for_player()?);
         let mut command = Command::new(player().map_err(PlayError::Start)?);
         command
             .env_clear()
             .envs(setup.env.iter().map(|(name, value)| (name, value)))
-            .env(name(PROGRAM_VARIABLE), program.path())
-            .env(name(CONTROL_VARIABLE), control.path())
-            // The terminal's Ctrl-C is for fragscope.
+            .env(name(PROGRAM_VARIABLE), for_program.as_raw_fd().to_string())
+            .env(name(CONTROL_VARIABLE), for_control.as_raw_fd().to_string())
+            // The terminal's Ctrl-C is for fragscope; and all of its processes end together.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -66,25 +76,22 @@ impl Child {
         if let Some(cpus) = setup.cpus {
             command.env(name(CPUS_VARIABLE), cpus.to_string());
         }
-        if let Some(preload) = &setup.preload {
-            command.env("LD_PRELOAD", preload);
+        let mut kept = vec![for_program, for_control];
+        if let Some(preload) = &mut preload {
+            command.env("LD_PRELOAD", preload.variable());
+            kept.extend(preload.take_file());
         }
+        let given = Given {
+            kept,
+            core: setup.core,
+            background: setup.background,
+        };
+        confinement.apply(&mut command, given);
         let process = command.spawn().map_err(PlayError::Start)?;
-        if let Some(core) = setup.core {
-            let mut only = CpuSet::new();
-            // On a core that is not there it plays anywhere.
-            let _ = only.set(core);
-            let _ = sched_setaffinity(Pid::from_raw(process.id() as i32), &only);
-        }
-        if setup.background {
-            crate::process::give_way(process.id());
-        }
-        let memory = File::open(format!("/proc/{}/statm", process.id())).ok();
         Ok(Self {
             process,
             control,
-            to_be_loaded: setup.preload.clone(),
-            memory,
+            to_be_loaded: preload,
         })
     }
 
@@ -98,18 +105,36 @@ impl Child {
         &self.control
     }
 
-    /// Resident bytes of the first process, by the kernel's quick account.
-    pub(super) fn resident_bytes(&mut self) -> u64 {
-        let Some(memory) = &mut self.memory else {
-            return 0;
+    /// The kernel's number of one of its processes; `None` when that does not run. What the player
+    /// says is not taken for more than it is: one outside of its group is none of its.
+    pub(super) fn pid_of(&self, process: u32) -> io::Result<Option<i32>> {
+        let pid = self.control.pid(process)?;
+        Ok(pid.filter(|&pid| self.has(pid)))
+    }
+
+    /// Whether it has a process of this number.
+    fn has(&self, pid: i32) -> bool {
+        let group = || -> ProcResult<i32> { Ok(Process::new(pid)?.stat()?.pgrp) };
+        group().is_ok_and(|group| group == self.pid())
+    }
+
+    /// Whether all of its processes together have more bytes resident or swapped. Pages that they
+    /// share count once.
+    pub(super) fn has_more_than(&self, limit: u64) -> io::Result<bool> {
+        let mut pids = self.control.pids()?;
+        // Before it has begun to play it says nothing.
+        pids.push(self.pid());
+        pids.sort_unstable();
+        pids.dedup();
+        pids.retain(|&pid| self.has(pid));
+        let sum = |of: fn(&Process) -> ProcResult<u64>| -> u64 {
+            let all = pids
+                .iter()
+                .map(|&pid| Process::new(pid).and_then(|one| of(&one)));
+            // One that has just ended has nothing.
+            all.map(|bytes| bytes.unwrap_or(0)).sum()
         };
-        let mut text = [0; 128];
-        let read = std::os::unix::fs::FileExt::read_at(memory, &mut text, 0).unwrap_or(0);
-        let text = String::from_utf8_lossy(&text[..read]);
-        let mut words = text.split(' ').map(|word| word.parse::<u64>().unwrap_or(0));
-        let resident = words.nth(1).unwrap_or(0);
-        // Without what is shared: the program itself and the player's tables.
-        resident.saturating_sub(words.next().unwrap_or(0)) * profiler_core::addr::PAGE_SIZE
+        Ok(sum(resident_bytes) > limit && (pids.len() == 1 || sum(proportional_bytes) > limit))
     }
 
     /// Listens for a while.
@@ -159,21 +184,14 @@ impl Child {
 
     /// The loader goes on without what it cannot load, and only says so.
     fn check_loaded(&mut self) -> Result<(), PlayError> {
-        let Some(path) = self.to_be_loaded.take() else {
+        let Some(preload) = self.to_be_loaded.take() else {
             return Ok(());
         };
-        let is_mapped = fs::metadata(&path).is_ok_and(|file| {
-            use std::os::unix::fs::MetadataExt;
-            let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid()));
-            let inode = file.ino().to_string();
-            maps.is_ok_and(|maps| {
-                maps.lines()
-                    .any(|line| line.split_ascii_whitespace().nth(4) == Some(&inode))
-            })
-        });
-        if is_mapped {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid()))?;
+        if preload.is_in(&maps) {
             return Ok(());
         }
+        let path = preload.path().to_owned();
         let why = self.last_words();
         Err(PlayError::NotLoaded { path, why })
     }
@@ -216,10 +234,31 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
+        // All of its processes: until the first was waited for, nobody else can have its number.
         // One that has ended cannot be killed, and needs no waiting for its end.
-        let _ = self.process.kill();
+        let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL);
         let _ = self.process.wait();
     }
+}
+
+/// Private resident and swapped bytes: without the program itself and the player's tables.
+fn resident_bytes(process: &Process) -> ProcResult<u64> {
+    let memory = process.statm()?;
+    let swapped = process.status()?.vmswap.unwrap_or(0) << 10;
+    Ok(memory.resident.saturating_sub(memory.shared) * PAGE_SIZE + swapped)
+}
+
+/// The same with each page divided by how many processes have it.
+fn proportional_bytes(process: &Process) -> ProcResult<u64> {
+    let rollup = process.smaps_rollup()?;
+    let all = rollup.memory_map_rollup.0;
+    let map = &all
+        .first()
+        .ok_or(ProcError::Incomplete(None))?
+        .extension
+        .map;
+    let bytes = |name: &str| map.get(name).copied().unwrap_or(0);
+    Ok(bytes("Pss_Anon") + bytes("SwapPss"))
 }
 
 fn name(variable: &std::ffi::CStr) -> String {
@@ -240,5 +279,6 @@ fn player() -> io::Result<String> {
         let _ = FILE.set(read);
     }
     let fd = FILE.get().map_or(-1, AsRawFd::as_raw_fd);
-    Ok(format!("/proc/{}/fd/{fd}", process::id()))
+    // The new process has it until it executes it.
+    Ok(format!("/proc/self/fd/{fd}"))
 }

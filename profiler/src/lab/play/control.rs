@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use profiler_common::program::{Control as Layout, failure};
+use profiler_common::program::{Control as Layout, MAX_PROCESSES, failure};
 
 use super::{PlayError, Setup, Touch};
 
@@ -17,7 +17,7 @@ pub(super) struct Control(File);
 
 impl Control {
     /// A control block with what the setup says.
-    pub(super) fn new(setup: &Setup) -> io::Result<Self> {
+    pub(super) fn new(setup: &Setup, executes: bool) -> io::Result<Self> {
         let file = File::from(memfd_create(c"fragscope-control", MFdFlags::MFD_CLOEXEC)?);
         file.set_len(size_of::<Layout>() as u64)?;
         let control = Self(file);
@@ -30,12 +30,14 @@ impl Control {
         control.put(offset_of!(Layout, least), &least.to_ne_bytes())?;
         let other = u32::from(setup.preload.is_some());
         control.put(offset_of!(Layout, other), &other.to_ne_bytes())?;
+        let executes = u32::from(executes);
+        control.put(offset_of!(Layout, executes), &executes.to_ne_bytes())?;
         Ok(control)
     }
 
-    /// The path by which the player opens it.
-    pub(super) fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    /// A descriptor for the player.
+    pub(super) fn for_player(&self) -> io::Result<OwnedFd> {
+        Ok(self.0.try_clone()?.into())
     }
 
     /// Operations played.
@@ -49,11 +51,21 @@ impl Control {
         Ok((cpu_ns, self.word(offset_of!(Layout, faults))?))
     }
 
-    /// The kernel's number of a process; `None` when it does not run.
+    /// The kernel's number of a process, as the player says; `None` when it does not run.
     pub(super) fn pid(&self, process: u32) -> io::Result<Option<i32>> {
         let at = offset_of!(Layout, pids) + process as usize * size_of::<u32>();
         let pid = self.half_word(at)? as i32;
         Ok((pid > 0).then_some(pid))
+    }
+
+    /// The same of all processes that run.
+    pub(super) fn pids(&self) -> io::Result<Vec<i32>> {
+        let mut bytes = [0; size_of::<u32>() * MAX_PROCESSES as usize];
+        self.0
+            .read_exact_at(&mut bytes, offset_of!(Layout, pids) as u64)?;
+        let (words, _) = bytes.as_chunks::<4>();
+        let pids = words.iter().map(|word| i32::from_ne_bytes(*word));
+        Ok(pids.filter(|&pid| pid > 0).collect())
     }
 
     /// Why the player failed, as it told.

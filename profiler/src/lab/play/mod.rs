@@ -2,6 +2,7 @@
 
 mod child;
 mod control;
+mod preload;
 mod program;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,9 @@ use crate::session::sampler::Sampler;
 
 /// Time without progress after which a player is taken to hang, unless the setup says another.
 const HANGS_AFTER: Duration = Duration::from_secs(20);
+
+/// Signals and memory are looked at so often at least.
+const CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// The allocator and its settings.
 #[derive(Clone, Debug, Default)]
@@ -178,25 +182,31 @@ pub fn play_along(
     let mut looks = Looks::default();
     let mut calls = None;
     let (mut played, mut moved) = (0, Instant::now());
+    let mut checked = Instant::now();
     loop {
-        match child.listen()? {
+        let heard = child.listen()?;
+        // A program of many checkpoints never is silent.
+        if heard == Heard::Nothing || checked.elapsed() > CHECK_EVERY {
+            checked = Instant::now();
+            let now = child.control().played()?;
+            if now != played {
+                (played, moved) = (now, checked);
+            }
+            if !progress(now) {
+                return Err(PlayError::Cancelled);
+            }
+            if let Some(limit_bytes) = setup.memory_limit
+                && child.has_more_than(limit_bytes)?
+            {
+                return Err(PlayError::TooLarge { limit_bytes });
+            }
+        }
+        match heard {
             Heard::Nothing => {
-                let now = child.control().played()?;
-                if now != played {
-                    (played, moved) = (now, Instant::now());
-                }
-                if !progress(now) {
-                    return Err(PlayError::Cancelled);
-                }
                 // One that has played all there is waits for more.
-                if moved.elapsed() > patience && now < program.published() {
+                if moved.elapsed() > patience && played < program.published() {
                     let of = program.published();
                     return Err(PlayError::Hung { played, of });
-                }
-                if let Some(limit) = setup.memory_limit
-                    && child.resident_bytes() > limit
-                {
-                    return Err(PlayError::TooLarge { limit_bytes: limit });
                 }
             }
             Heard::Start => {
@@ -284,7 +294,7 @@ impl Looks {
         });
         // What has ended takes no memory any more.
         for (other, bytes) in &mut self.last {
-            if child.control().pid(*other)?.is_none() {
+            if child.pid_of(*other)?.is_none() {
                 *bytes = 0;
             }
         }
@@ -294,7 +304,7 @@ impl Looks {
 
     /// malloc's memory of one process, now; `None` when it has ended.
     fn resident(&mut self, child: &Child, process: u32) -> Result<Option<u64>, PlayError> {
-        let Some(pid) = child.control().pid(process)? else {
+        let Some(pid) = child.pid_of(process)? else {
             return Ok(None);
         };
         let target = match self.targets.entry(process) {

@@ -3,15 +3,19 @@
 use std::fs::File;
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statvfs::fstatvfs;
 use profiler_common::program::{OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader};
 use profiler_trace::compile::{Compiler, Sink, Stop, Summary};
-use profiler_trace::trace::{Description, Item, ReadError, Source};
+use profiler_trace::limits::{Holder, Meter, Stopped};
+use profiler_trace::trace::{
+    Checkpoint, Description, Event, EventKind, Item, PassError, ReadError, Source, pass_on,
+};
 use zerocopy::IntoBytes;
 
 /// Operations that are written at once.
@@ -22,13 +26,39 @@ const BUFFERED: usize = 1 << 16;
 pub enum CompileError {
     /// The trace cannot be read.
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Read(ReadError),
     /// There is nothing in it to play.
-    #[error("the trace holds no event: there is nothing to play")]
-    Empty,
+    #[error("the trace holds no event: there is nothing to play{}", because(.0))]
+    Empty(Option<String>),
+    /// A signal came while it was read.
+    #[error("interrupted while it was read: nothing was played")]
+    Interrupted,
     /// The program cannot be written.
     #[error("no room for the program in the folder for temporary files: {0}")]
     Write(#[from] io::Error),
+}
+
+fn because(trouble: &Option<String>) -> String {
+    let trouble = trouble.as_ref();
+    trouble.map_or_else(String::new, |trouble| format!(" ({trouble})"))
+}
+
+impl From<ReadError> for CompileError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Stopped(Stopped::Interrupted) => Self::Interrupted,
+            other => Self::Read(other),
+        }
+    }
+}
+
+impl From<PassError> for CompileError {
+    fn from(error: PassError) -> Self {
+        match error {
+            PassError::Interrupted => Self::Interrupted,
+            PassError::Taker(why) => Self::Write(why),
+        }
+    }
 }
 
 /// A trace, compiled. Players may play it while it grows.
@@ -45,8 +75,7 @@ pub struct Program {
 struct Told {
     stops: Vec<Stop>,
     summary: Summary,
-    trouble: Option<String>,
-    whole: bool,
+    closed: bool,
 }
 
 impl Program {
@@ -55,29 +84,9 @@ impl Program {
     /// # Errors
     /// When nothing of it can be read, or there is no room for the program.
     pub fn compile(mut trace: impl Source) -> Result<Arc<Self>, CompileError> {
-        let mut growing = Growing::new(trace.description().clone())?;
-        let mut trouble = None;
-        loop {
-            match trace.next_item() {
-                Ok(Some(item)) => growing.item(item)?,
-                Ok(None) => break,
-                // What precedes is played.
-                Err(error) => {
-                    trouble = Some(error.to_string());
-                    break;
-                }
-            }
-        }
-        growing.close()?;
-        let program = Arc::clone(growing.program());
-        let summary = program.summary();
-        if summary.events == 0 && summary.seed_blocks == 0 {
-            return Err(CompileError::Empty);
-        }
-        if let Ok(mut told) = program.told.write() {
-            (told.trouble, told.whole) = (trouble, trace.is_whole());
-        }
-        Ok(program)
+        let mut growing = Growing::new(trace.description().clone(), Meter::default())?;
+        let trouble = pass_on(&mut trace, |item| growing.item(item))?;
+        growing.finish(trouble)
     }
 
     /// What the trace says of the program that was recorded.
@@ -100,24 +109,20 @@ impl Program {
         self.told(|told| told.stops.get(number).cloned())
     }
 
-    /// Why the trace was not read to its end.
-    pub fn trouble(&self) -> Option<String> {
-        self.told(|told| told.trouble.clone())
-    }
-
-    /// Whether the recording was ended well, and all of it was read.
-    pub fn is_whole(&self) -> bool {
-        self.told(|told| told.whole && told.trouble.is_none())
-    }
-
     /// Operations that can be played.
     pub fn published(&self) -> u64 {
         self.published.load(Ordering::Relaxed)
     }
 
-    /// The path by which a player opens it.
-    pub(super) fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    /// A descriptor for a player, who may only read: other players play it too.
+    pub(super) fn for_player(&self) -> io::Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        Ok(File::open(path)?.into())
+    }
+
+    /// Whether a process of it starts another program or becomes one, or still may.
+    pub(super) fn may_execute(&self) -> bool {
+        self.told(|told| !told.closed || told.summary.executes)
     }
 
     fn told<T>(&self, get: impl FnOnce(&Told) -> T) -> T {
@@ -135,7 +140,12 @@ pub struct Growing {
     program: Arc<Program>,
     compiler: Compiler,
     buffer: Buffer,
+    meter: Meter,
+    since_weighed: u32,
 }
+
+/// Tables are weighed each time so many items have passed.
+const WEIGHED_EVERY: u32 = 4096;
 
 /// What glibc's `mmap_threshold` had grown to when the recording began; `None` where it does not grow
 /// or had not (`DEFAULT_MMAP_THRESHOLD_MIN` and `_MAX`).
@@ -147,12 +157,14 @@ fn grown_mmap_threshold(description: &Description) -> Option<u64> {
 }
 
 impl Growing {
-    /// An empty program.
+    /// An empty program, within the limits of a meter.
     ///
     /// # Errors
     /// When there is no room for it.
-    pub fn new(description: Description) -> io::Result<Self> {
+    pub fn new(description: Description, meter: Meter) -> io::Result<Self> {
         let file = tempfile::tempfile()?;
+        let room = fstatvfs(&file)?;
+        let room = room.blocks_available() * room.fragment_size() / 2;
         file.set_len(OPS_AT as u64)?;
         let magic = offset_of!(ProgramHeader, magic) as u64;
         file.write_all_at(&PROGRAM_MAGIC.to_ne_bytes(), magic)?;
@@ -161,6 +173,8 @@ impl Growing {
             published: 0,
             forgotten: 0,
             ops: Vec::with_capacity(BUFFERED),
+            meter: meter.clone(),
+            room,
         };
         let threshold = grown_mmap_threshold(&description);
         let mut growing = Self {
@@ -172,6 +186,8 @@ impl Growing {
             }),
             compiler: Compiler::default(),
             buffer,
+            meter,
+            since_weighed: 0,
         };
         if let Some(bytes) = threshold {
             growing
@@ -189,8 +205,22 @@ impl Growing {
     /// Appends an item.
     ///
     /// # Errors
-    /// When there is no room.
+    /// When there is no room, or a limit is met; what was appended before can be played.
     pub fn item(&mut self, item: Item) -> io::Result<()> {
+        self.weigh(&item)?;
+        self.buffer.check_room()?;
+        self.put(item)
+    }
+
+    /// Appends a look that was not recorded: few enough to need no limit.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn look(&mut self, at: Checkpoint) -> io::Result<()> {
+        self.put(Item::Checkpoint(at))
+    }
+
+    fn put(&mut self, item: Item) -> io::Result<()> {
         let is_checkpoint = matches!(item, Item::Checkpoint(_));
         self.compiler.item(item, &mut self.buffer)?;
         if is_checkpoint && let Ok(mut told) = self.program.told.write() {
@@ -203,6 +233,40 @@ impl Growing {
             self.publish()?;
         }
         Ok(())
+    }
+
+    /// Whether its tables may be as large as they are, now and then and before they grow at once.
+    fn weigh(&mut self, item: &Item) -> io::Result<()> {
+        let forks = match item {
+            Item::Event(Event {
+                thread,
+                kind: EventKind::Fork { .. },
+                ..
+            }) => Some(*thread),
+            _ => None,
+        };
+        self.since_weighed += 1;
+        let is_event = matches!(item, Item::Event(_));
+        if is_event && forks.is_none() && self.since_weighed < WEIGHED_EVERY {
+            return Ok(());
+        }
+        self.since_weighed = 0;
+        self.meter.check()?;
+        let bytes = self.compiler.table_bytes(forks);
+        self.meter.hold(Holder::Compiler, bytes)
+    }
+
+    /// Nothing more will follow, for the reason given if it is not the end: the program.
+    ///
+    /// # Errors
+    /// When there is nothing in it, or no room for it.
+    pub fn finish(mut self, trouble: Option<String>) -> Result<Arc<Program>, CompileError> {
+        self.close()?;
+        let summary = self.compiler.summary();
+        if summary.events == 0 && summary.seed_blocks == 0 {
+            return Err(CompileError::Empty(trouble));
+        }
+        Ok(self.program)
     }
 
     /// Bytes live by now in all processes, as asked for.
@@ -249,6 +313,9 @@ impl Growing {
     /// When there is no room.
     pub fn close(&mut self) -> io::Result<()> {
         self.publish()?;
+        if let Ok(mut told) = self.program.told.write() {
+            told.closed = true;
+        }
         let closed = offset_of!(ProgramHeader, closed) as u64;
         self.program.file.write_all_at(&1u32.to_ne_bytes(), closed)
     }
@@ -265,9 +332,29 @@ struct Buffer {
     /// Operations whose room was given back.
     forgotten: u64,
     ops: Vec<Op>,
+    meter: Meter,
+    /// Bytes that it may take of the file system.
+    room: u64,
 }
 
 impl Buffer {
+    /// Whether the file may be as long as it is with what waits to be written.
+    fn check_room(&self) -> io::Result<()> {
+        let ops = self.published.saturating_sub(self.forgotten) + self.ops.len() as u64;
+        let bytes = ops * size_of::<Op>() as u64;
+        self.meter.size("the program for players", bytes)?;
+        if bytes > self.room {
+            return Err(Stopped::Limit {
+                what: "the program for players",
+                bytes: self.room,
+                remedy: "that is half of the room in the folder for temporary files: name a larger \
+                         one by TMPDIR",
+            }
+            .into());
+        }
+        Ok(())
+    }
+
     fn publish(&mut self) -> io::Result<()> {
         let at = OPS_AT as u64 + self.published * size_of::<Op>() as u64;
         self.file.write_all_at(self.ops.as_bytes(), at)?;

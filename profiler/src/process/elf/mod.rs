@@ -57,7 +57,7 @@ pub(super) struct ElfFile {
 
 impl ElfFile {
     /// Reads the file at `path` and at most `limit` bytes of it; gives the bytes read as well.
-    fn read(path: &Path, limit: u64) -> Option<(Self, u64)> {
+    pub(super) fn read(path: &Path, limit: u64) -> Option<(Self, u64)> {
         let source = Source::open(path, limit).ok()?;
         let mut file = Headers::of(&source).map_or_else(Self::default, |headers| headers.file());
         file.is_cut |= source.is_exceeded();

@@ -1,6 +1,7 @@
 //! `demo`: a bundled Python worker to look at.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use super::options::AttachOptions;
@@ -33,7 +34,10 @@ struct Worker {
 impl Worker {
     fn start() -> Result<Self, SessionError> {
         let failed = |why: String| SessionError::Demo(why);
-        let mut child = Command::new("python3")
+        let python = python().ok_or_else(|| {
+            failed("there is no python3 on the PATH: install Python 3.6 or later".into())
+        })?;
+        let mut child = Command::new(python)
             .args(["-c", WORKER])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -66,6 +70,14 @@ impl Worker {
         // A pid fits: the kernel's limit is 2^22.
         self.child.id() as i32
     }
+}
+
+/// Python, in a folder of the PATH that is named from the root: whoever looks from a folder of
+/// somebody else's, with `.` on the PATH, does not run what lies there.
+fn python() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let mut all = std::env::split_paths(&path).filter(|folder| folder.is_absolute());
+    all.find_map(|folder| Some(folder.join("python3")).filter(|file| file.is_file()))
 }
 
 impl Drop for Worker {

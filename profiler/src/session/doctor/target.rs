@@ -2,8 +2,13 @@
 
 use profiler_core::glibc::{self, NotWalked};
 
-use super::{Check, Grade};
+use super::{Check, Grade, breakpoints};
 use crate::process::{OpenError, Target};
+
+/// Removes breakpoints that nobody holds from its code.
+pub(super) fn repair(pid: i32) -> Result<Check, OpenError> {
+    Ok(breakpoints::repair(&Target::open(pid)?))
+}
 
 /// What one target allows.
 pub(super) fn checks(pid: i32) -> Vec<Check> {
@@ -38,7 +43,8 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
         ),
     };
     let allocator = allocator(described.malloc.as_deref());
-    vec![seen, libc(&target), allocator, python(&target)]
+    let breakpoints = breakpoints::check(&target);
+    vec![seen, libc(&target), allocator, python(&target), breakpoints]
 }
 
 fn allocator(malloc: Option<&str>) -> Check {

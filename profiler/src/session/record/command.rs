@@ -1,14 +1,10 @@
 //! `record -- COMMAND`: a program started under the preloaded recorder.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_common::ring::RING_VARIABLE;
@@ -18,10 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::checkpoint::Occasion;
 use super::describe::{Recorder, describe};
 use super::preloaded::Preloaded;
-use super::recording::Recording;
-use super::{RecordError, RecordOptions, create, monotonic_ns};
-use crate::process::{RecordRing, Target};
-use crate::say;
+use super::recording::{Cut, Recording};
+use super::runtime_dir::RuntimeDir;
+use super::{RecordEnding, RecordError, RecordOptions, create, monotonic_ns};
+use crate::process::{ProcessTree, RecordRing, Target, not_preloaded};
 use crate::session::Ending;
 use crate::session::signals::Signals;
 
@@ -31,114 +27,270 @@ const RECORDER: &[u8] = include_bytes!(env!("FRAGSCOPE_RECORDER"));
 /// A program says who it is once it has run so long: until then it may still execute another one.
 const SETTLED: Duration = Duration::from_millis(100);
 /// Events taken before signals and the clock are looked at.
-const BATCH: usize = 1 << 16;
+const BATCH: usize = 1 << 14;
 /// How long the reader sleeps when there is nothing to read.
 const NAP: Duration = Duration::from_millis(1);
+/// Processes that are to end are looked at once more, for so long at the most.
+const LAST_LOOK: Duration = Duration::from_millis(150);
+/// Between two looks at which processes are left.
+const SLOW: Duration = Duration::from_millis(50);
+/// A child that was announced and has not begun is waited for, on a busy host: its fork failed.
+const UNBORN: Duration = Duration::from_secs(2);
+/// Processes that outlive the command by so much are spoken of.
+const OUTLIVED: Duration = Duration::from_secs(1);
 
-/// Runs the command under the recorder until it ends, the duration is over or a signal ends it.
+/// Why a recording of a command is over.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Over {
+    /// The command ended so, and all that it started.
+    Command(ExitStatus),
+    /// It was recorded as long as was asked, and asked to end.
+    Duration,
+    /// This signal ended the recording before the command.
+    Signal(&'static str),
+    /// A program closed the ring: it took fragscope for dead, or damaged it.
+    GivenUp,
+}
+
+/// Runs the command under the recorder until it and its children have ended, the duration is over or
+/// a signal ends it.
 ///
 /// # Errors
 /// When the command cannot be started or the file not be written.
-pub(super) fn record(options: &RecordOptions, command: &[OsString]) -> Result<Ending, RecordError> {
+pub(super) fn record(
+    options: &RecordOptions,
+    command: &[OsString],
+) -> Result<RecordEnding, RecordError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(run(options, command))
 }
 
-async fn run(options: &RecordOptions, command: &[OsString]) -> Result<Ending, RecordError> {
-    let mut signals = Signals::new()?;
-    let mut asked = signal(SignalKind::user_defined1())?;
+async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEnding, RecordError> {
+    // Before the command starts, so that a signal never finds the default action.
+    let signals = Signals::new()?;
+    let asked = signal(SignalKind::user_defined1())?;
+    let directory = RuntimeDir::open()?;
+    let object = directory.object(concat!("recorder-", env!("CARGO_PKG_VERSION")), RECORDER)?;
+    let object = object.to_string_lossy().into_owned();
+    let mut tree = ProcessTree::adopt()?;
     let file = create(&options.output)?;
-    let object = Object::new()?;
     let ring = RecordRing::new()?;
     let began_ns = monotonic_ns()?;
     let started_at = jiff::Timestamp::now();
     let mut child = start(command, &object, &ring)?;
+    tree.add_command(child.id());
     let began = Instant::now();
 
-    // The ring holds what the program tells meanwhile.
+    // The ring holds what the program writes meanwhile.
     let mut status = None;
     while status.is_none() && began.elapsed() < SETTLED {
         tokio::time::sleep(NAP).await;
         status = child.try_wait()?;
     }
-    let pid = child.id() as i32;
     let recorder = Recorder::Preload {
-        listed: &object.path,
-        mapped: MAPPED_AS,
+        listed: &object,
+        mapped: &object,
     };
-    let description = match Target::open(pid) {
+    let description = match Target::open(child.id() as i32) {
         Ok(target) => describe(&target, &[], recorder, started_at),
         Err(_) => of_command(command, started_at),
     };
-    let recording = Recording::begin(file, &options.output, &description)?;
-    let mut stream = Preloaded::new(ring, recording, began_ns, options.manner);
+    let recording = Recording::begin(file, &options.output, &description);
+    let recording = recording.map_err(|cut| unrecorded(cut, &mut child))?;
+    let stream = Preloaded::new(ring, tree, recording, began_ns, options.manner);
+    let mut session = Session {
+        stream,
+        child,
+        status,
+        signals,
+        asked,
+        deadline: options.duration.map(|duration| began + duration),
+        slow_at: began,
+        ended_at: None,
+        has_said: false,
+        signalled: None,
+    };
+    let over = session.run().await;
+    let Session {
+        mut stream,
+        mut child,
+        ..
+    } = session;
+    let over = over.map_err(|error| match error {
+        RecordError::Cut(cut) => unrecorded(cut, &mut child),
+        other => other,
+    })?;
+    if stream.heard_nothing() {
+        stream.say(&heard_nothing(command));
+    }
+    match over {
+        Over::Command(status) if !status.success() => {
+            stream.say(&format!("the command {}", how(status)));
+        }
+        _ => {}
+    }
+    let finished = stream.finish();
+    finished.map_err(|cut| unrecorded(cut, &mut child))?;
+    match over {
+        Over::Command(status) => Ok(RecordEnding::Command(exit_code(status))),
+        Over::Duration => Ok(RecordEnding::Session(Ending::Done)),
+        Over::Signal(name) => Ok(RecordEnding::Session(Ending::Interrupted(name))),
+        Over::GivenUp => Err(RecordError::GivenUp),
+    }
+}
 
-    let deadline = options.duration.map(|duration| began + duration);
-    let mut ending = Ending::Done;
-    while status.is_none() {
-        let idle = stream.take(BATCH)? == 0;
-        stream.look_if_due()?;
-        stream.progress();
-        tokio::select! {
-            biased;
-            name = signals.next() => {
-                // The terminal sends its signals to the command as well.
-                stream.look(Occasion::Last)?;
-                if ending != Ending::Done {
-                    break;
+/// A command being recorded.
+struct Session {
+    stream: Preloaded,
+    child: Child,
+    status: Option<ExitStatus>,
+    signals: Signals,
+    asked: tokio::signal::unix::Signal,
+    deadline: Option<Instant>,
+    /// When it is next looked at which processes are left.
+    slow_at: Instant,
+    /// When the command was seen to have ended.
+    ended_at: Option<Instant>,
+    has_said: bool,
+    /// The signal that came first, and until when the command is looked at before it gets it.
+    signalled: Option<(&'static str, Option<Instant>)>,
+}
+
+impl Session {
+    /// No step of it takes longer than one look at a process.
+    async fn run(&mut self) -> Result<Over, RecordError> {
+        loop {
+            let busy = self.stream.step(BATCH)?;
+            tokio::select! {
+                biased;
+                name = self.signals.next() => {
+                    if self.signalled.is_some() || self.status.is_some() {
+                        return Ok(Over::Signal(self.signalled.map_or(name, |(first, _)| first)));
+                    }
+                    self.signal(name);
                 }
-                ending = Ending::Interrupted(name);
-                if name != "SIGINT" {
-                    end(&child);
+                _ = self.asked.recv() => self.stream.look(Occasion::Asked),
+                () = tokio::time::sleep(if busy { Duration::ZERO } else { NAP }) => {}
+            }
+            let now = Instant::now();
+            if let Some((name, Some(until))) = self.signalled
+                && (now >= until || !self.stream.is_looking())
+            {
+                self.end();
+                self.signalled = Some((name, None));
+            }
+            if self.deadline.is_some_and(|deadline| now >= deadline) {
+                self.look_once_more().await?;
+                self.end();
+                return Ok(Over::Duration);
+            }
+            if self.stream.is_given_up() {
+                return Ok(Over::GivenUp);
+            }
+            if self.status.is_none() {
+                self.status = self.child.try_wait()?;
+                if self.status.is_some() {
+                    self.slow_at = now;
                 }
             }
-            _ = asked.recv() => stream.look(Occasion::Asked)?,
-            () = tokio::time::sleep(if idle { NAP } else { Duration::ZERO }) => {}
+            if now < self.slow_at {
+                continue;
+            }
+            self.stream.reap(self.child.id());
+            // What is still in the ring may be of processes that are not known yet.
+            if let Some(status) = self.status.filter(|_| !busy)
+                && !self.is_left(status, now)
+            {
+                return Ok(Over::Command(status));
+            }
+            if self.status.is_none() || !busy {
+                self.slow_at = now + SLOW;
+            }
         }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            stream.look(Occasion::Last)?;
-            end(&child);
-            break;
+    }
+
+    /// The first signal: the recording goes on until the command has ended.
+    fn signal(&mut self, name: &'static str) {
+        self.stream.look(Occasion::Last);
+        // The terminal sends its own to the command as well.
+        let passed_on = name != "SIGINT";
+        let until = passed_on.then(|| Instant::now() + LAST_LOOK);
+        self.signalled = Some((name, until));
+        let gets = if passed_on {
+            ", which gets SIGTERM,"
+        } else {
+            ""
+        };
+        self.stream.say(&format!(
+            "{name}: recording until the command{gets} has ended; a second signal leaves it running"
+        ));
+    }
+
+    /// Asks the command to end, as whoever ends a recording would.
+    fn end(&self) {
+        // Once its end was seen, its number is another's.
+        if self.status.is_none() {
+            // It may be ending by itself.
+            let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         }
-        if stream.is_given_up() {
-            let what = "the command did not hear of fragscope for 2 s and goes on unrecorded";
-            say::line(what);
-            break;
+    }
+
+    async fn look_once_more(&mut self) -> Result<(), Cut> {
+        self.stream.look(Occasion::Last);
+        let until = Instant::now() + LAST_LOOK;
+        while self.stream.is_looking() && Instant::now() < until {
+            if !self.stream.step(BATCH)? {
+                tokio::time::sleep(NAP).await;
+            }
         }
-        status = child.try_wait()?;
+        Ok(())
     }
-    stream.drain()?;
-    if stream.heard_nothing() {
-        let what = "the command told of no allocation: it is linked statically, drops LD_PRELOAD, or \
-                    is of another user; record it while it runs by `fragscope record --pid`";
-        say::line(what);
+
+    /// Whether recorded processes outlive the command, which has ended so.
+    fn is_left(&mut self, status: ExitStatus, now: Instant) -> bool {
+        let ended_at = *self.ended_at.get_or_insert(now);
+        let left = self.stream.left_running(self.child.id());
+        let Some(first) = left.first() else {
+            // One that was forked last may not have written anything yet.
+            return self.stream.expects_children() && now - ended_at < UNBORN;
+        };
+        if now - ended_at > OUTLIVED && !std::mem::replace(&mut self.has_said, true) {
+            let (count, pid) = (left.len(), first.pid());
+            self.stream.say(&format!(
+                "the command {}; of its processes {count} run on ({pid}{}) and are recorded until \
+                 they end: Ctrl-C ends the recording and leaves them running",
+                how(status),
+                if count > 1 { ", ..." } else { "" },
+            ));
+        }
+        true
     }
-    stream.finish()?;
-    if let Some(status) = status {
-        tell(status);
-    }
-    Ok(ending)
 }
 
-/// The recorder's file, in memory, under a name that the command can preload.
-struct Object {
-    _file: File,
-    path: String,
+/// What became of a recording that cannot be written any more.
+fn unrecorded(cut: Cut, child: &mut Child) -> RecordError {
+    match child.try_wait() {
+        Ok(Some(_)) => RecordError::Cut(cut),
+        _ => RecordError::Unrecorded {
+            cut,
+            pid: child.id(),
+        },
+    }
 }
 
-/// How `/proc/PID/maps` names it.
-const MAPPED_AS: &str = "/memfd:fragscope-record";
-
-impl Object {
-    fn new() -> io::Result<Self> {
-        let name = c"fragscope-record";
-        let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
-        file.write_all(RECORDER)?;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        Ok(Self { _file: file, path })
-    }
+fn heard_nothing(command: &[OsString]) -> String {
+    let why = command.first().and_then(|program| not_preloaded(program));
+    let why = why.unwrap_or_else(|| {
+        "the program was not loaded by the dynamic loader with its environment as it was: it, or \
+         what started it, drops LD_PRELOAD, or it became another user before it was executed"
+            .to_owned()
+    });
+    format!(
+        "nothing was recorded: {why}. Record it while it runs: `sudo fragscope record --pid PID -o \
+         FILE`"
+    )
 }
 
 /// What can be said of a command that ended before it could be looked at.
@@ -152,11 +304,11 @@ fn of_command(command: &[OsString], started_at: jiff::Timestamp) -> Description 
     ])
 }
 
-fn start(command: &[OsString], object: &Object, ring: &RecordRing) -> Result<Child, RecordError> {
+fn start(command: &[OsString], object: &str, ring: &RecordRing) -> Result<Child, RecordError> {
     let (program, arguments) = command
         .split_first()
-        .ok_or_else(|| io::Error::other("name a command to record"))?;
-    let mut preload = OsString::from(&object.path);
+        .ok_or_else(|| std::io::Error::other("name a command to record"))?;
+    let mut preload = OsString::from(object);
     if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
         preload.push(":");
         preload.push(others);
@@ -164,7 +316,7 @@ fn start(command: &[OsString], object: &Object, ring: &RecordRing) -> Result<Chi
     Command::new(program)
         .args(arguments)
         .env("LD_PRELOAD", preload)
-        .env(RING_VARIABLE, ring.path())
+        .env(RING_VARIABLE, ring.place()?)
         .spawn()
         .map_err(|why| RecordError::Start {
             program: program.to_string_lossy().into_owned(),
@@ -172,18 +324,19 @@ fn start(command: &[OsString], object: &Object, ring: &RecordRing) -> Result<Chi
         })
 }
 
-/// Asks the command to end, as whoever ends a recording would.
-fn end(child: &Child) {
-    // It may have ended by itself.
-    let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+/// The code with which a shell would end.
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = match (status.code(), status.signal()) {
+        (Some(code), _) => code,
+        (None, signal) => 128 + signal.unwrap_or_default(),
+    };
+    code as u8
 }
 
-fn tell(status: ExitStatus) {
-    let how = match (status.code(), status.signal()) {
-        (Some(0), _) => return,
+fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with exit code {code}"),
         (_, Some(signal)) => format!("was ended by signal {signal}"),
-        _ => return,
-    };
-    say::line(format_args!("the command {how}"));
+        _ => "ended".to_owned(),
+    }
 }

@@ -10,6 +10,7 @@ mod preloaded;
 mod probed;
 mod recording;
 mod running;
+mod runtime_dir;
 mod seed;
 mod stream;
 mod touched;
@@ -26,6 +27,7 @@ use profiler_trace::whole_file::{self, Place, WriteError};
 pub(crate) use self::output::Output;
 pub use self::recording::Cut;
 pub(crate) use self::running::Running;
+pub use self::runtime_dir::NoRuntimeDir;
 use super::Ending;
 use super::options::Manner;
 use crate::probe::ProbeError;
@@ -77,6 +79,27 @@ pub enum RecordError {
     /// The file could not be written on.
     #[error(transparent)]
     Cut(#[from] Cut),
+    /// The file of a command could not be written on.
+    #[error("{cut}; the command (process {pid}) goes on without being recorded")]
+    Unrecorded {
+        /// What failed.
+        cut: Cut,
+        /// The command's process.
+        pid: u32,
+    },
+    /// A recorded program closed the ring.
+    #[error(
+        "a recorded program ended the recording: fragscope stood still for 2 s while the program \
+         waited, or the program damaged the shared ring; what was recorded up to there is in the \
+         file, and the command goes on"
+    )]
+    GivenUp,
+    /// There is no place for the recorder.
+    #[error(transparent)]
+    RuntimeDir(#[from] NoRuntimeDir),
+    /// The process ended, or executed another program, before its recording began.
+    #[error("nothing was recorded: {0} before its recording began")]
+    Gone(String),
     /// The process cannot be looked at.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -108,21 +131,33 @@ impl RecordError {
         match self {
             Self::Open(open) => open.exit_code(),
             Self::Probe(probe) => probe.exit_code(),
-            Self::Plan(_) => 5,
+            Self::Gone(_) | Self::Plan(_) => 5,
             Self::Io(error) if Gone::of(error).is_some() => 5,
             _ => 1,
         }
     }
 }
 
+/// How a recording ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RecordEnding {
+    /// The command ended with this exit code: its own, or 128 and the number of the signal that ended
+    /// it, as shells have it.
+    Command(u8),
+    /// As sessions do.
+    Session(Ending),
+}
+
 /// Records until the program ends, the duration is over, or a signal ends it.
 ///
 /// # Errors
 /// When the program cannot be started, or the file not be written; what was written stays readable.
-pub fn record(options: &RecordOptions) -> Result<Ending, RecordError> {
+pub fn record(options: &RecordOptions) -> Result<RecordEnding, RecordError> {
     match &options.subject {
         Recorded::Command(command) => command::record(options, command),
-        Recorded::Process { pid, budget } => running::record(options, *pid, *budget),
+        Recorded::Process { pid, budget } => {
+            running::record(options, *pid, *budget).map(RecordEnding::Session)
+        }
     }
 }
 

@@ -1,15 +1,20 @@
 //! From the ring of preloaded recorders into the trace, with checkpoints of each process.
+//!
+//! Nothing here waits: each step takes what there is, and looks at one process at the most, so that
+//! whoever calls can answer a signal between two of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use profiler_core::sample::Sample;
 use profiler_trace::trace::{Checkpoint, Event, EventKind};
 
 use super::checkpoint::{self, Occasion};
+use super::monotonic_ns;
 use super::recording::{Cut, Recording};
-use super::stream::{Running, Stream};
-use super::touched::LargeBlocks;
-use crate::process::{Next, RecordRing, TargetState};
+use super::stream::{LeftOut, Running, Stream};
+use super::touched::LargeBlocksOfAll;
+use crate::process::{Member, Next, ProcessTree, RecordRing, TargetState};
 use crate::session::options::Manner;
 use crate::session::sampler::Sampler;
 use crate::session::schedule::WalkSchedule;
@@ -22,24 +27,72 @@ pub(super) const FIRST_LOOK: Duration = Duration::from_millis(50);
 pub(super) const LOOKS: u32 = 50;
 /// Time between two checkpoints at the most.
 pub(super) const RAREST: Duration = Duration::from_secs(10);
+/// So many processes get checkpoints: each takes descriptors, of which fragscope has 1024 mostly.
+const MOST_LOOKED_AT: usize = 128;
+/// So many processes are looked for when the command has ended: of forged ones there may be many.
+const MOST_LEFT: usize = 1024;
+/// Writing an event takes nanoseconds: whether the thread that claimed a slot lives is asked when
+/// it takes so long.
+const SUSPICIOUS: Duration = Duration::from_millis(10);
+/// A thread that lives and does not finish its event for so long is suspended in the midst of it.
+const SUSPENDED: Duration = Duration::from_secs(2);
+/// What is still being written at the end is waited for so long.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// The stream of one command.
 pub(crate) struct Preloaded {
     ring: RecordRing,
+    tree: ProcessTree,
     stream: Stream,
     recording: Recording,
     manner: Manner,
     began: Instant,
     schedule: WalkSchedule,
-    samplers: HashMap<u32, Option<Sampler>>,
-    /// By the trace's number of the process.
-    large: HashMap<u32, LargeBlocks>,
+    /// The processes that are looked at.
+    known: HashMap<u32, Known>,
+    /// Those that are to be looked at, and why.
+    to_look_at: VecDeque<(Running, Occasion)>,
+    /// How long a process stood still in this round of looks, at the most.
+    round: Round,
+    /// What was seen of a process, until the events before that moment are written.
+    seen: Option<Seen>,
+    large: LargeBlocksOfAll,
+    /// Of what was left out, this much is written in the trace.
+    said: LeftOut,
+    is_crowded: bool,
+}
+
+/// A process of the tree, and the means to look at it.
+struct Known {
+    member: Member,
+    sampler: Option<Sampler>,
+}
+
+#[derive(Copy, Clone)]
+struct Round {
+    began: Instant,
+    stopped: Duration,
+}
+
+struct Seen {
+    of: Running,
+    what: What,
+    time_ns: u64,
+    /// Events up to this number were claimed before.
+    moment: u64,
+}
+
+enum What {
+    Sample(Box<Sample>, Occasion),
+    /// It is no more.
+    Gone,
 }
 
 impl Preloaded {
     /// Begins; `began_ns` is the time on the monotonic clock at which the command was started.
     pub(crate) fn new(
         ring: RecordRing,
+        tree: ProcessTree,
         recording: Recording,
         began_ns: u64,
         manner: Manner,
@@ -47,173 +100,247 @@ impl Preloaded {
         let began = Instant::now();
         Self {
             ring,
+            tree,
             stream: Stream::new(began_ns),
             recording,
             manner,
             began,
             schedule: WalkSchedule::new(FIRST_LOOK, Some(STOP_SHARE), began),
-            samplers: HashMap::new(),
-            large: HashMap::new(),
+            known: HashMap::new(),
+            to_look_at: VecDeque::new(),
+            round: Round {
+                began,
+                stopped: Duration::ZERO,
+            },
+            seen: None,
+            large: LargeBlocksOfAll::default(),
+            said: LeftOut::default(),
+            is_crowded: false,
         }
     }
 
-    /// Writes up to `most` events that were told; gives how many there were.
+    /// Writes up to `most` events, and looks at a process when one is due; whether there was
+    /// anything to do.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn take(&mut self, most: usize) -> Result<usize, Cut> {
-        self.take_until(u64::MAX, most)
+    pub(crate) fn step(&mut self, most: usize) -> Result<bool, Cut> {
+        let taken = self.take(most)?;
+        if self.seen.is_none() {
+            if self.to_look_at.is_empty() && self.schedule.due(Instant::now()) {
+                self.look(Occasion::Due);
+            }
+            self.look_at_next();
+        }
+        self.recording.progress();
+        Ok(taken > 0 || self.is_looking())
     }
 
-    fn take_until(&mut self, end: u64, most: usize) -> Result<usize, Cut> {
+    /// Writes up to `most` events; gives how many there were.
+    fn take(&mut self, most: usize) -> Result<usize, Cut> {
+        // Nothing that is taken now was written later.
+        let mut now_ns = 0;
         let mut taken = 0;
-        while taken < most && self.ring.tail() < end {
+        while taken < most {
+            if self
+                .seen
+                .as_ref()
+                .is_some_and(|seen| self.ring.tail() >= seen.moment)
+            {
+                self.write_seen()?;
+            }
             match self.ring.take() {
                 Next::Empty => break,
-                Next::Told(told) => {
+                Next::Event(event) => {
+                    if event.time_ns > now_ns {
+                        now_ns = monotonic_ns().unwrap_or(now_ns);
+                    }
                     let (recording, mut written) = (&mut self.recording, Ok(()));
-                    let mut seen = None;
-                    self.stream.events(&told, |event| {
+                    let mut noted = None;
+                    self.stream.events(&event, now_ns, |event| {
                         if written.is_ok() {
                             written = recording.event(&event);
                         }
-                        seen = Some(event.kind);
+                        noted = Some(event.kind);
                     });
                     written?;
-                    if let Some(kind) = seen {
-                        self.note(told.process, &kind);
+                    let process = self.stream.process(event.process);
+                    if let (Some(process), Some(kind)) = (process, noted) {
+                        self.large.note(process, &kind);
                     }
                 }
-                Next::Abandoned => self.lose(1)?,
+                Next::Damaged => self.lose(1)?,
+                Next::Claimed { thread, waited } => {
+                    if waited < SUSPICIOUS
+                        || waited < SUSPENDED && self.tree.has_thread(thread, waited)
+                    {
+                        break;
+                    }
+                    self.ring.abandon();
+                    self.lose(1)?;
+                }
             }
             taken += 1;
         }
+        self.say_what_was_left_out()?;
         Ok(taken)
     }
 
-    /// Follows the large blocks of each process, to look at them.
-    fn note(&mut self, pid: u32, kind: &EventKind) {
-        let Some(process) = self.stream.process(pid) else {
+    /// From now on each process is looked at, for this reason.
+    pub(crate) fn look(&mut self, occasion: Occasion) {
+        self.to_look_at.clear();
+        for running in self.stream.running() {
+            self.to_look_at.push_back((running, occasion));
+        }
+        self.round = Round {
+            began: Instant::now(),
+            stopped: Duration::ZERO,
+        };
+        self.schedule_next();
+    }
+
+    /// Whether a look is under way.
+    pub(crate) fn is_looking(&self) -> bool {
+        self.seen.is_some() || !self.to_look_at.is_empty()
+    }
+
+    fn look_at_next(&mut self) {
+        let Some((running, occasion)) = self.to_look_at.pop_front() else {
             return;
         };
-        match kind {
-            EventKind::Fork { process: child, .. } => {
-                let copy = self.large.get(&process).cloned().unwrap_or_default();
-                self.large.insert(*child, copy);
-            }
-            EventKind::Exit => {
-                self.large.remove(&process);
-            }
-            _ => self.large.entry(process).or_default().note(kind),
+        self.look_at(running, occasion);
+        if self.to_look_at.is_empty() {
+            self.schedule_next();
         }
     }
 
-    /// Writes everything that was told before now.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub(crate) fn drain(&mut self) -> Result<(), Cut> {
-        self.drain_until(self.ring.head())
-    }
-
-    /// Writes everything before the event of this number, waiting for what is still being told.
-    fn drain_until(&mut self, end: u64) -> Result<(), Cut> {
-        while self.ring.tail() < end {
-            if self.take_until(end, usize::MAX)? == 0 {
-                std::thread::yield_now();
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes checkpoints when they are due.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub(crate) fn look_if_due(&mut self) -> Result<(), Cut> {
-        if self.schedule.due(Instant::now()) {
-            self.look(Occasion::Due)?;
-        }
-        Ok(())
-    }
-
-    /// Takes a checkpoint of each process, now; for this reason.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub(crate) fn look(&mut self, occasion: Occasion) -> Result<(), Cut> {
-        let (began, mut stopped) = (Instant::now(), Duration::ZERO);
-        for running in self.stream.running() {
-            stopped = stopped.max(self.look_at(running, occasion)?);
-        }
-        let now = Instant::now();
+    /// Looks at all again when it is time, by what this round took.
+    fn schedule_next(&mut self) {
         let interval = (self.began.elapsed() / LOOKS).clamp(FIRST_LOOK, RAREST);
         self.schedule.set_interval(interval);
+        let now = Instant::now();
+        let Round { began, stopped } = self.round;
         self.schedule.walked(now, stopped, now - began);
-        Ok(())
     }
 
-    /// Takes a checkpoint of one process; how long it stood still.
-    fn look_at(&mut self, running: Running, occasion: Occasion) -> Result<Duration, Cut> {
+    /// Looks at one process. It says of itself who it is: only one that descends from fragscope is
+    /// touched.
+    fn look_at(&mut self, running: Running, occasion: Occasion) {
         let pid = running.pid;
-        let known = self.samplers.entry(pid).or_default();
-        if let Some(sampler) = known {
-            match sampler.target().state() {
-                TargetState::Same => {}
-                TargetState::Execed => *known = None,
-                TargetState::Exited(_) => {
-                    self.samplers.remove(&pid);
-                    return self.gone(pid);
+        if let Some(known) = self.known.get(&pid)
+            && !known.member.is_alive()
+        {
+            self.known.remove(&pid);
+            self.gone(running);
+            return;
+        }
+        if !self.known.contains_key(&pid) {
+            let Some(member) = self.tree.member(pid) else {
+                if !is_process(pid) {
+                    self.gone(running);
                 }
+                return;
+            };
+            if self.known.len() >= MOST_LOOKED_AT {
+                self.known.retain(|_, known| known.member.is_alive());
             }
-        }
-        if known.is_none() {
-            *known = Sampler::open(pid as i32).ok();
-        }
-        let Some(sampler) = known else {
-            self.samplers.remove(&pid);
-            if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
-                return self.gone(pid);
+            if self.known.len() >= MOST_LOOKED_AT {
+                if !std::mem::replace(&mut self.is_crowded, true) {
+                    self.recording.say(&format!(
+                        "{MOST_LOOKED_AT} processes are looked at for checkpoints, and no more: \
+                         the others are recorded without"
+                    ));
+                }
+                return;
             }
-            return Ok(Duration::ZERO);
+            let sampler = None;
+            self.known.insert(pid, Known { member, sampler });
+        }
+        let Some(known) = self.known.get_mut(&pid) else {
+            return;
         };
-        let Ok((sample, moment)) = sampler.take_at(self.manner, || self.ring.head()) else {
-            // Gone in the midst: its own last words follow, or the next look finds it so.
-            return Ok(Duration::ZERO);
+        match known.sampler.as_ref().map(|one| one.target().state()) {
+            Some(TargetState::Same) => {}
+            // What was known is of another program.
+            _ => known.sampler = Sampler::open(pid as i32).ok(),
+        }
+        // While the member lives its number is its own: so what was opened by number is the member.
+        let Some(sampler) = known.sampler.as_ref().filter(|_| known.member.is_alive()) else {
+            return;
         };
-        let time_ns = self.now_ns();
-        self.drain_until(moment)?;
-        let large = self.large.get_mut(&running.process);
-        let touched = large.map_or_else(Vec::new, |large| large.touched(&sample.residency));
+        // Gone in the midst: its own last words follow, or the next look finds it so.
+        if let Ok((sample, moment)) = sampler.take_at(self.manner, || self.ring.head()) {
+            let stopped = Duration::from_nanos(sample.completeness.stop_ns);
+            self.round.stopped = self.round.stopped.max(stopped);
+            self.seen = Some(Seen {
+                of: running,
+                what: What::Sample(Box::new(sample), occasion),
+                time_ns: self.now_ns(),
+                moment,
+            });
+        }
+    }
+
+    /// Writes what was seen of a process: all events before it are written.
+    fn write_seen(&mut self) -> Result<(), Cut> {
+        let Some(seen) = self.seen.take() else {
+            return Ok(());
+        };
+        let (sample, occasion) = match seen.what {
+            What::Sample(sample, occasion) => (sample, occasion),
+            What::Gone => {
+                let end = self.stream.gone(seen.of.pid, seen.time_ns);
+                return end.map_or(Ok(()), |end| self.recording.event(&end));
+            }
+        };
+        let touched = self.large.touched(seen.of.process, &sample.residency);
         for kind in touched {
-            let thread = running.main_thread;
             self.recording.event(&Event {
-                time_ns,
-                thread,
+                time_ns: seen.time_ns,
+                thread: seen.of.main_thread,
                 kind,
             })?;
         }
         self.recording.checkpoint(&Checkpoint {
-            time_ns,
-            process: running.process,
+            time_ns: seen.time_ns,
+            process: seen.of.process,
             figures: checkpoint::figures(&sample, occasion),
-        })?;
-        Ok(Duration::from_nanos(sample.completeness.stop_ns))
+        })
     }
 
-    /// A process is no more: what it told is written, then its end.
-    fn gone(&mut self, pid: u32) -> Result<Duration, Cut> {
-        self.drain()?;
-        let time_ns = self.now_ns();
-        if let Some(event) = self.stream.gone(pid, time_ns) {
-            self.recording.event(&event)?;
-        }
-        Ok(Duration::ZERO)
+    /// A process is no more: its end comes after what it wrote before.
+    fn gone(&mut self, running: Running) {
+        self.seen = Some(Seen {
+            of: running,
+            what: What::Gone,
+            time_ns: self.now_ns(),
+            moment: self.ring.head(),
+        });
+    }
+
+    /// The recorded processes that live, other than `command`: those that a daemon leaves behind.
+    pub(crate) fn left_running(&self, command: u32) -> Vec<Member> {
+        let others = self.stream.running().into_iter();
+        let others = others.filter(|running| running.pid != command);
+        let members = others
+            .take(MOST_LEFT)
+            .filter_map(|one| self.tree.member(one.pid));
+        members.collect()
+    }
+
+    /// Whether a child was announced that has not written anything.
+    pub(crate) fn expects_children(&self) -> bool {
+        self.stream.announced() > 0
+    }
+
+    /// Takes note of the ends of processes whose parents ended before them, but for `command`.
+    pub(crate) fn reap(&self, command: u32) {
+        self.tree.reap(command);
     }
 
     /// Nanoseconds since the recording began.
     fn now_ns(&self) -> u64 {
-        super::monotonic_ns().map_or(0, |now| self.stream.time_ns(now))
+        monotonic_ns().map_or(0, |now| self.stream.time_ns(now))
     }
 
     fn lose(&mut self, events: u64) -> Result<(), Cut> {
@@ -224,27 +351,72 @@ impl Preloaded {
         })
     }
 
-    /// Whether the program took fragscope for dead and tells no more.
+    fn say_what_was_left_out(&mut self) -> Result<(), Cut> {
+        let (all, said) = (self.stream.left_out(), self.said);
+        if all == said {
+            return Ok(());
+        }
+        self.said = all;
+        if said.damaged == 0 && all.damaged > 0 {
+            self.recording.say(
+                "a recorded process writes what no recorder does: such events are left out and \
+                 count as lost",
+            );
+        }
+        if said.beyond_limit == 0 && all.beyond_limit > 0 {
+            self.recording.say(
+                "the recorded processes have more threads than are followed (262144 in 16384 \
+                 processes): events of the others are left out and count as lost",
+            );
+        }
+        let events = |of: LeftOut| of.damaged + of.beyond_limit;
+        self.lose(events(all) - events(said))
+    }
+
+    /// Whether a program took fragscope for dead and nothing more is recorded.
     pub(crate) fn is_given_up(&self) -> bool {
         self.ring.is_closed()
     }
 
-    /// Shows how far it is.
-    pub(crate) fn progress(&mut self) {
-        self.recording.progress();
+    /// Says something on stderr.
+    pub(crate) fn say(&mut self, what: &str) {
+        self.recording.say(what);
     }
 
-    /// Whether anything was told at all.
+    /// Whether nothing was recorded at all.
     pub(crate) fn heard_nothing(&self) -> bool {
-        self.ring.tail() == 0
+        self.ring.head() == 0
     }
 
-    /// Ends the recording: programs that still run go on without it.
+    /// Ends the recording with all that was written before now: programs that still run go on
+    /// without it.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn finish(self) -> Result<(), Cut> {
+    pub(crate) fn finish(mut self) -> Result<(), Cut> {
         self.ring.close();
+        let (end, deadline) = (self.ring.head(), Instant::now() + LAST_WORDS);
+        while self.ring.tail() < end {
+            let left = (end - self.ring.tail()) as usize;
+            if self.take(left)? == 0 {
+                if Instant::now() >= deadline {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        if self
+            .seen
+            .as_ref()
+            .is_some_and(|seen| self.ring.tail() >= seen.moment)
+        {
+            self.write_seen()?;
+        }
         self.recording.finish()
     }
+}
+
+/// Whether some process has this number.
+fn is_process(pid: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
 }

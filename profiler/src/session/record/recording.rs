@@ -28,18 +28,23 @@ pub(crate) struct Recording {
 
 /// A recording failed: the disk is full, most likely.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot write to {}: {why}; its {events} events up to the last whole block can be replayed",
-    visible(path.display())
-)]
+#[error("cannot write to {}: {why}; {}", visible(path.display()), kept(*events))]
 pub struct Cut {
     path: PathBuf,
+    /// Those that are whole in the file.
     events: u64,
     why: io::Error,
 }
 
+fn kept(events: u64) -> String {
+    match events {
+        0 => "no event can be replayed".to_owned(),
+        _ => format!("{events} events are whole in it and can be replayed"),
+    }
+}
+
 impl Cut {
-    /// What failed at `path` after so many events.
+    /// What failed at `path`, in which so many events are whole.
     pub(crate) fn new(path: PathBuf, events: u64, why: io::Error) -> Self {
         Self { path, events, why }
     }
@@ -131,6 +136,8 @@ impl Recording {
     /// When the file cannot be written.
     pub(crate) fn finish(mut self) -> Result<(), Cut> {
         self.progress.clear();
+        let flushed = self.writer.flush();
+        self.check(flushed)?;
         let (events, path) = (self.writer.events(), self.path);
         let (lost, checkpoints) = (self.lost, self.checkpoints);
         let cut = |why| Cut {
@@ -161,7 +168,7 @@ impl Recording {
     fn check(&self, written: io::Result<()>) -> Result<(), Cut> {
         written.map_err(|why| Cut {
             path: self.path.clone(),
-            events: self.writer.events(),
+            events: self.writer.kept(),
             why,
         })
     }

@@ -9,6 +9,7 @@ use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_trace::trace::{Checkpoint, Description, Event, EventKind};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::begin::{heap, lacks, numbering};
 use super::checkpoint::{self, Occasion};
@@ -18,12 +19,14 @@ use super::output::Output;
 use super::preloaded::{FIRST_LOOK, LOOKS, RAREST, STOP_SHARE};
 use super::probed::Probed;
 use super::recording::{Cut, Recording};
+use super::runtime_dir::RuntimeDir;
 use super::seed::{self, Before};
 use super::touched::LargeBlocks;
 use super::{RecordError, RecordOptions, create, monotonic_ns};
 use crate::probe::EventStream;
 use crate::probe::plan::ProbePlan;
-use crate::process::TargetState;
+use crate::process::{Target, TargetState};
+use crate::say;
 use crate::session::Ending;
 use crate::session::options::Manner;
 use crate::session::sampler::Sampler;
@@ -65,19 +68,27 @@ async fn run(
     // Before anything is attached, so that a signal never finds the default action.
     let mut signals = Signals::new()?;
     let mut asked = signal(SignalKind::user_defined1())?;
-    let sampler = Sampler::open(pid)?;
-    let began_ticks = sampler.target().began_ticks()?;
-    let lock = Lock::take(pid, began_ticks)?;
-    let _lock = lock.ok_or(RecordError::Taken(pid))?;
-    let plan = ProbePlan::for_recording(sampler.target())?;
-    let output = &options.output;
-    let mut running = Running::begin(sampler, &plan, options.manner, |description| {
-        // What was in the file is not lost for a recording that cannot begin.
-        Ok(Recording::begin(create(output)?, output, description)?)
+    let target = Target::open(pid)?;
+    let begun = tokio::select! {
+        biased;
+        name = signals.next() => {
+            // What was begun on the target is undone when this process ends.
+            say::line(format_args!("{name}: ended before the recording began; nothing was written"));
+            return Ok(Ending::Interrupted(name));
+        }
+        begun = begin_aside(options.clone(), pid) => begun,
+    };
+    let (mut running, _lock) = begun.map_err(|error| match target.state() {
+        TargetState::Same => error,
+        // Whatever failed, this is why.
+        TargetState::Exited(how) => RecordError::Gone(how),
+        TargetState::Execed => {
+            RecordError::Gone(format!("process {pid} has executed another program"))
+        }
     })?;
     running.recording.say(&format!(
         "recording process {pid} into {}; its children are not recorded",
-        visible(output.display())
+        visible(options.output.display())
     ));
 
     let deadline = options.duration.map(|duration| running.began + duration);
@@ -99,6 +110,49 @@ async fn run(
     };
     running.finish(&ending)?;
     Ok(ending)
+}
+
+/// A recording that has begun, and what keeps others from the same process.
+type Begun = (Running<Recording>, Option<Lock>);
+
+/// [`begin`] on a thread of its own: loading the probes and the walk may take seconds, in which a
+/// signal is answered.
+async fn begin_aside(options: RecordOptions, pid: i32) -> Result<Begun, RecordError> {
+    let (report, begun) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("begin".into())
+        .spawn(move || {
+            // Whoever left does not want it any more.
+            let _ = report.send(begin(&options, pid));
+        })?;
+    begun
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::other("beginning the recording panicked").into()))
+}
+
+/// Attaches the probes and begins the file, unless somebody else records the process.
+fn begin(options: &RecordOptions, pid: i32) -> Result<Begun, RecordError> {
+    let sampler = Sampler::open(pid)?;
+    let began_ticks = sampler.target().began_ticks()?;
+    let lock = match RuntimeDir::open() {
+        Ok(directory) => {
+            let lock = Lock::take(&directory, pid, began_ticks)?;
+            Ok(lock.ok_or(RecordError::Taken(pid))?)
+        }
+        Err(error) => Err(error),
+    };
+    let plan = ProbePlan::for_recording(sampler.target())?;
+    let output = &options.output;
+    let mut running = Running::begin(sampler, &plan, options.manner, |description| {
+        // What was in the file is not lost for a recording that cannot begin.
+        Ok(Recording::begin(create(output)?, output, description)?)
+    })?;
+    if let Err(why) = &lock {
+        running.recording.say(&format!(
+            "nothing keeps a second fragscope from recording process {pid} as well: {why}"
+        ));
+    }
+    Ok((running, lock.ok()))
 }
 
 /// A process being recorded.

@@ -1,6 +1,6 @@
 //! How much of large live blocks is on pages that were ever touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::residency::ResidencyMap;
@@ -57,6 +57,11 @@ impl LargeBlocks {
         }
     }
 
+    /// How many are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.live.len() + self.resized.len()
+    }
+
     /// What changed since the last look: the bytes of each block that lie on resident or swapped
     /// pages.
     pub(crate) fn touched(&mut self, residency: &ResidencyMap) -> Vec<EventKind> {
@@ -70,6 +75,68 @@ impl LargeBlocks {
             }
         }
         changed
+    }
+}
+
+/// So many large blocks are kept, of all processes together.
+const MOST_KEPT: usize = 1 << 20;
+
+/// The large live blocks of many processes, by the trace's number of each.
+#[derive(Debug, Default)]
+pub(crate) struct LargeBlocksOfAll {
+    by_process: HashMap<u32, LargeBlocks>,
+    /// Blocks of all of them, and one for each process.
+    kept: usize,
+}
+
+impl LargeBlocksOfAll {
+    /// Takes in an event of a process. Blocks beyond the limit are not followed.
+    pub(crate) fn note(&mut self, process: u32, event: &EventKind) {
+        match event {
+            EventKind::Fork { process: child, .. } => {
+                let copy = self.by_process.get(&process);
+                let fits = copy.filter(|blocks| self.kept + blocks.len() < MOST_KEPT);
+                if let Some(copy) = fits.cloned() {
+                    self.kept += copy.len() + 1;
+                    self.remove(*child);
+                    self.by_process.insert(*child, copy);
+                }
+            }
+            EventKind::Exit => self.remove(process),
+            EventKind::Alloc { bytes, .. }
+                if *bytes >= LARGE
+                    && self.kept < MOST_KEPT
+                    && !self.by_process.contains_key(&process) =>
+            {
+                let mut blocks = LargeBlocks::default();
+                blocks.note(event);
+                self.kept += blocks.len() + 1;
+                self.by_process.insert(process, blocks);
+            }
+            EventKind::Alloc { addr, bytes, .. } if *bytes >= LARGE && self.kept >= MOST_KEPT => {
+                // What was there before is no more.
+                self.note(process, &EventKind::Free { addr: *addr });
+            }
+            _ => {
+                if let Some(blocks) = self.by_process.get_mut(&process) {
+                    let before = blocks.len();
+                    blocks.note(event);
+                    self.kept = self.kept - before + blocks.len();
+                }
+            }
+        }
+    }
+
+    /// What changed of a process since the last look, as [`LargeBlocks::touched`].
+    pub(crate) fn touched(&mut self, process: u32, residency: &ResidencyMap) -> Vec<EventKind> {
+        let blocks = self.by_process.get_mut(&process);
+        blocks.map_or_else(Vec::new, |blocks| blocks.touched(residency))
+    }
+
+    fn remove(&mut self, process: u32) {
+        if let Some(blocks) = self.by_process.remove(&process) {
+            self.kept -= blocks.len() + 1;
+        }
     }
 }
 
@@ -153,5 +220,32 @@ mod tests {
         blocks.note(&EventKind::Kept { addr });
         let told = EventKind::Touched { addr, bytes: 0 };
         assert_eq!(blocks.touched(&resident(&[])), [told]);
+    }
+
+    #[test]
+    fn large_blocks_of_all_processes_together_meet_a_limit() {
+        let mut all = LargeBlocksOfAll::default();
+        let fork = |child| EventKind::Fork {
+            process: child,
+            child,
+        };
+        for number in 0..1000 {
+            all.note(0, &alloc(number << 20, LARGE));
+        }
+        for child in 1..=2000 {
+            all.note(0, &fork(child));
+        }
+        let count = |all: &LargeBlocksOfAll| -> usize {
+            all.by_process.values().map(|blocks| blocks.len() + 1).sum()
+        };
+        assert!(all.kept <= MOST_KEPT, "{}", all.kept);
+        for number in 0..MOST_KEPT as u64 {
+            all.note(1, &alloc(number << 20, LARGE));
+        }
+        assert_eq!((all.kept, count(&all)), (MOST_KEPT, MOST_KEPT));
+        for process in 0..=2000 {
+            all.note(process, &EventKind::Exit);
+        }
+        assert_eq!((all.kept, count(&all)), (0, 0));
     }
 }

@@ -1,0 +1,29 @@
+//! Recordings of other tools, made up: every reader comes to an end. The first byte chooses the format,
+//! so that each is reached at once.
+#![no_main]
+
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use profiler_trace::interchange::{read, write_logalloc};
+use profiler_trace::limits::{Limits, Meter};
+
+/// How files of each format begin; memray's up to where its records do.
+const STARTS: [&[u8]; 4] = [
+    b"v 10400 3\nX program\na 10 1\n",
+    b"1 1 malloc(4)=0x10\n",
+    b"memray\0\x0d\0\0\0\xf0\x0b\x0b\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0x\0\
+      \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    b"",
+];
+
+fuzz_target!(|input: &[u8]| {
+    let Some((first, rest)) = input.split_first() else {
+        return;
+    };
+    let bytes = [STARTS[usize::from(first % 4)], rest].concat();
+    let meter = Meter::new(Limits::new(Some(64 << 20), Some(64 << 20), 1 << 30), Arc::default());
+    if let Ok(mut source) = read(std::io::Cursor::new(bytes), &meter) {
+        let _ = write_logalloc(&mut *source, &mut std::io::sink(), &meter);
+    }
+});

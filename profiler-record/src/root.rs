@@ -1,0 +1,92 @@
+//! Programs that change their root directory. There the recorder's path leads nowhere, or to what
+//! somebody else has put there: so it is taken out of what they pass on to the programs that they
+//! execute.
+
+use core::ffi::{CStr, c_char, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sys;
+
+/// Which file the recorder was loaded from.
+static DEVICE: AtomicU64 = AtomicU64::new(0);
+static INODE: AtomicU64 = AtomicU64::new(0);
+
+/// Remembers which file this is. Called from the object's constructor.
+pub(crate) fn begin() {
+    if let Some((device, inode)) = own_path().and_then(file) {
+        DEVICE.store(device, Ordering::Relaxed);
+        INODE.store(inode, Ordering::Relaxed);
+    }
+}
+
+/// The root directory was changed: what is executed from now on is not to load the recorder, unless
+/// its path still leads to it.
+///
+/// # Safety
+/// As C's `getenv`: the environment is not changed at the same moment.
+pub(crate) unsafe fn changed() {
+    let Some(own) = own_path() else {
+        return;
+    };
+    let known = (
+        DEVICE.load(Ordering::Relaxed),
+        INODE.load(Ordering::Relaxed),
+    );
+    if file(own) == Some(known) {
+        return;
+    }
+    // SAFETY: a constant name with its zero.
+    let list = unsafe { sys::getenv(c"LD_PRELOAD".as_ptr()) };
+    if list.is_null() {
+        return;
+    }
+    // SAFETY: getenv gave a string with its zero.
+    let bytes = unsafe { CStr::from_ptr(list) }.to_bytes_with_nul();
+    let Some(rest) = bytes.strip_prefix(own.to_bytes()) else {
+        return;
+    };
+    let rest = match rest {
+        [b':' | b' ', others @ ..] => others,
+        [0] => rest,
+        // The path of another file that begins so.
+        _ => return,
+    };
+    // SAFETY: a shorter string over its own beginning, in memory that fragscope's value lies in: an
+    // environment is writable.
+    unsafe { ptr::copy(rest.as_ptr(), list.cast_mut().cast(), rest.len()) };
+}
+
+/// The path by which the loader found this object.
+fn own_path() -> Option<&'static CStr> {
+    let mut found = sys::DlInfo {
+        path: ptr::null(),
+        base: ptr::null_mut(),
+        symbol: ptr::null(),
+        address: ptr::null_mut(),
+    };
+    let inside = ptr::from_ref(&DEVICE).cast::<c_void>();
+    // SAFETY: an address of this object, and a place for the answer.
+    let known = unsafe { sys::dladdr(inside, &mut found) };
+    if known == 0 || found.path.is_null() {
+        return None;
+    }
+    // SAFETY: the loader keeps the name for as long as the object is loaded.
+    Some(unsafe { CStr::from_ptr::<'static>(found.path) })
+}
+
+fn file(path: &CStr) -> Option<(u64, u64)> {
+    let mut found = sys::Statx::default();
+    let path: *const c_char = path.as_ptr();
+    // SAFETY: a path with its zero, and a place for the answer.
+    let error = unsafe {
+        sys::statx(
+            sys::AT_FDCWD,
+            path,
+            sys::AT_STATX_DONT_SYNC,
+            sys::STATX_BASIC_STATS,
+            &mut found,
+        )
+    };
+    (error == 0).then(|| (found.device(), found.inode))
+}

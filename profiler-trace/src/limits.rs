@@ -1,0 +1,284 @@
+//! How much a recording may come to: in bytes, in memory, and for its own size.
+//!
+//! Files are strangers'. A megabyte can unpack to gigabytes, and a gigabyte of text can name a hundred
+//! million blocks. So all that reads a recording counts in one [`Meter`], and what does not fit ends the
+//! reading with a sentence; what was read until then is used. Time follows: each byte that is allowed
+//! takes some nanoseconds, and a signal ends the reading between two of its parts.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Bytes that the smallest recording may come to.
+const FLOOR: u64 = 512 << 20;
+/// Bytes that each byte of a file may come to beyond that: real ones unpack to 5 to 30 bytes, and
+/// compile to 40.
+const RATIO: u64 = 200;
+/// The most of all recordings, once unpacked, as a program, and as another format.
+const MOST_SIZE: u64 = 64 << 30;
+/// The most memory for tables: of 40 million live blocks.
+const MOST_MEMORY: u64 = 4 << 30;
+
+/// A limit.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Bound {
+    /// So many bytes, as the user said.
+    Given(u64),
+    /// No more than this, and what a file of its size may come to.
+    Grows(u64),
+}
+
+impl Bound {
+    /// Bytes allowed when so many were read of the file.
+    fn allows(self, read: u64) -> u64 {
+        match self {
+            Self::Given(bytes) => bytes,
+            Self::Grows(most) => most.min(FLOOR.saturating_add(read.saturating_mul(RATIO))),
+        }
+    }
+}
+
+/// The limits of reading one recording.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Of its content once unpacked, of the program compiled from it, and of what it is exported to,
+    /// each.
+    pub size: Bound,
+    /// Of the memory for tables: what is known of blocks, threads and checkpoints.
+    pub memory: Bound,
+}
+
+impl Default for Limits {
+    /// Those of a stream that is no file.
+    fn default() -> Self {
+        Self {
+            size: Bound::Given(MOST_SIZE),
+            memory: Bound::Given(MOST_MEMORY),
+        }
+    }
+}
+
+impl Limits {
+    /// Those of a file, with what the user said of each, for a host with so much memory to spare.
+    pub fn new(size: Option<u64>, memory: Option<u64>, available_bytes: u64) -> Self {
+        let most_memory = MOST_MEMORY.min((available_bytes / 2).max(FLOOR / 2));
+        Self {
+            size: size.map_or(Bound::Grows(MOST_SIZE), Bound::Given),
+            memory: memory.map_or(Bound::Grows(most_memory), Bound::Given),
+        }
+    }
+}
+
+/// Why reading stopped, as the source of an [`io::Error`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Stopped {
+    /// A limit was met.
+    Limit {
+        /// What would have been larger.
+        what: &'static str,
+        /// The limit in bytes.
+        bytes: u64,
+        /// What to do, in words.
+        remedy: &'static str,
+    },
+    /// A signal came.
+    Interrupted,
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limit {
+                what,
+                bytes,
+                remedy,
+            } => write!(
+                out,
+                "reading stopped: {what} would have come to more than {}; {remedy}",
+                profiler_core::units::bytes(*bytes)
+            ),
+            Self::Interrupted => out.write_str("interrupted"),
+        }
+    }
+}
+
+impl Error for Stopped {}
+
+impl Stopped {
+    /// The reason in an error, if it is one of these.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl From<Stopped> for io::Error {
+    /// Of a kind that no reader takes for the end of its input, nor tries again.
+    fn from(stopped: Stopped) -> Self {
+        Self::new(io::ErrorKind::QuotaExceeded, stopped)
+    }
+}
+
+/// Who has tables.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Holder {
+    /// The reader of a format.
+    Reader,
+    /// The compiler.
+    Compiler,
+}
+
+/// Counts what reading a recording comes to. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Meter(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    limits: Limits,
+    /// Bytes read of the file.
+    read: AtomicU64,
+    /// Bytes of its content.
+    content: AtomicU64,
+    held: [AtomicU64; 2],
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Meter {
+    /// Counts within limits, until it is interrupted.
+    pub fn new(limits: Limits, interrupted: Arc<AtomicBool>) -> Self {
+        Self(Arc::new(Counts {
+            limits,
+            interrupted,
+            ..Counts::default()
+        }))
+    }
+
+    /// So many more bytes of the file were read.
+    ///
+    /// # Errors
+    /// When that is too much.
+    pub(crate) fn read(&self, bytes: u64) -> io::Result<()> {
+        let before = self.0.read.fetch_add(bytes, Ordering::Relaxed);
+        self.size("the file", before.saturating_add(bytes))
+    }
+
+    /// Its content is so many bytes longer.
+    ///
+    /// # Errors
+    /// When that is too much.
+    pub(crate) fn content(&self, bytes: u64) -> io::Result<()> {
+        self.check()?;
+        let before = self.0.content.fetch_add(bytes, Ordering::Relaxed);
+        self.size("its content", before.saturating_add(bytes))
+    }
+
+    /// What is made of it has so many bytes in all.
+    ///
+    /// # Errors
+    /// When that is too much.
+    pub fn size(&self, what: &'static str, bytes: u64) -> io::Result<()> {
+        let remedy = "--max-size raises that";
+        self.within(self.0.limits.size, what, bytes, remedy)
+    }
+
+    /// Tables take so many bytes now.
+    ///
+    /// # Errors
+    /// When that is too much.
+    pub fn hold(&self, holder: Holder, bytes: u64) -> io::Result<()> {
+        let held = &self.0.held;
+        held[holder as usize].store(bytes, Ordering::Relaxed);
+        let all = held.iter().map(|one| one.load(Ordering::Relaxed));
+        let all = all.fold(0, u64::saturating_add);
+        let (what, remedy) = ("what is known of its blocks", "--max-memory raises that");
+        self.within(self.0.limits.memory, what, all, remedy)
+    }
+
+    /// Whether to go on.
+    ///
+    /// # Errors
+    /// When a signal came.
+    pub fn check(&self) -> io::Result<()> {
+        match self.0.interrupted.load(Ordering::Relaxed) {
+            true => Err(Stopped::Interrupted.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn within(
+        &self,
+        bound: Bound,
+        what: &'static str,
+        found: u64,
+        remedy: &'static str,
+    ) -> io::Result<()> {
+        let bytes = bound.allows(self.0.read.load(Ordering::Relaxed));
+        match found <= bytes {
+            true => Ok(()),
+            false => Err(Stopped::Limit {
+                what,
+                bytes,
+                remedy,
+            }
+            .into()),
+        }
+    }
+}
+
+/// What is counted of a stream of bytes.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Layer {
+    /// The file as it is.
+    File,
+    /// What was packed in it.
+    Unpacked,
+}
+
+/// Counts what is read of a stream.
+pub(crate) struct Counted<R> {
+    pub(crate) inner: R,
+    pub(crate) meter: Meter,
+    pub(crate) layer: Layer,
+}
+
+impl<R: io::Read> io::Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.meter.check()?;
+        let read = self.inner.read(buf)?;
+        match self.layer {
+            Layer::File => self.meter.read(read as u64)?,
+            Layer::Unpacked => self.meter.content(read as u64)?,
+        }
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_file_may_come_to_less_than_a_large_one_and_a_flag_goes_before_both() {
+        let grows = Bound::Grows(MOST_SIZE);
+        assert_eq!(grows.allows(0), FLOOR);
+        assert_eq!(grows.allows(1 << 20), FLOOR + (200 << 20));
+        assert_eq!(grows.allows(1 << 40), MOST_SIZE);
+        assert_eq!(Bound::Given(7).allows(1 << 40), 7);
+    }
+
+    #[test]
+    fn what_is_too_much_says_which_flag_raises_it() {
+        let limits = Limits::new(Some(10), Some(5), 1 << 30);
+        let meter = Meter::new(limits, Arc::default());
+        assert!(meter.content(10).is_ok());
+        let error = meter.content(1).expect_err("too much").to_string();
+        assert!(
+            error.contains("10 B") && error.contains("--max-size"),
+            "{error}"
+        );
+        assert!(meter.hold(Holder::Reader, 3).is_ok());
+        let error = meter.hold(Holder::Compiler, 3).expect_err("too much");
+        assert!(error.to_string().contains("--max-memory"), "{error}");
+    }
+}

@@ -1,0 +1,159 @@
+//! What is taken of a recording's own settings.
+//!
+//! A recording may be anyone's: that of an unprivileged program is made by root with `record --pid`,
+//! and files are passed on. So of its variables only those are given to players that set sizes,
+//! counts, times and thresholds of allocators, by name and by the form of the value: none that the
+//! loader reads, and none by which an allocator opens a file. And no object is loaded because a
+//! recording names it, unless the caller allows that and nobody else can have written it.
+
+mod forms;
+mod owned;
+
+use std::path::{Path, PathBuf};
+
+use profiler_trace::trace::Description;
+
+use self::forms::Kept;
+use super::allocators::Allocator;
+use super::environment::Environment;
+
+/// The flag that allows the recording's own allocator.
+const FLAG: &str = "--allow-recorded-allocator";
+
+/// The variables of a recording that players get, and what was not taken, in words.
+pub fn environment(description: &Description) -> (Environment, Vec<String>) {
+    let mut taken = Environment::default();
+    let mut dropped = Vec::new();
+    for (name, value) in &description.0 {
+        let Some(name) = name.strip_prefix("env.") else {
+            continue;
+        };
+        // What it loaded beside its allocator is not played; the allocator is spoken of below.
+        if name == "LD_PRELOAD" && is_the_allocator(description, value) {
+            continue;
+        }
+        let Kept { value, rest } = forms::kept(name, value);
+        if !value.is_empty() {
+            taken.set(name, &value);
+        }
+        dropped.extend(rest.map(|what| format!("{name}={what}")));
+    }
+    (taken, dropped)
+}
+
+fn is_the_allocator(description: &Description, preloaded: &str) -> bool {
+    let file = |path: &str| path.rsplit('/').next().map(str::to_owned);
+    let path = description.get("malloc_path").unwrap_or_default();
+    !path.is_empty() && file(path) == file(preloaded)
+}
+
+/// The allocator that a recording was made under, and what stands for it.
+#[derive(Debug)]
+pub struct Recorded {
+    /// What is played, or why nothing is.
+    pub allocator: Result<Allocator, String>,
+    /// Why it is not the object that the recording names, if that is so.
+    pub note: Option<String>,
+}
+
+/// The allocator `name` that a recording was made under, whose object it says is `path`.
+pub fn allocator(name: &str, path: &str, allowed: bool) -> Recorded {
+    if path.is_empty() {
+        return Recorded {
+            allocator: stand_in(name),
+            note: None,
+        };
+    }
+    let found = match allowed {
+        false => Err(format!(
+            "an object that only a recording names is not loaded; {FLAG} loads it, if nobody but \
+             root and you can have changed it"
+        )),
+        true => own(Path::new(path)),
+    };
+    match found {
+        Ok(allocator) => Recorded {
+            allocator: Ok(allocator),
+            note: None,
+        },
+        Err(why) => Recorded {
+            allocator: stand_in(name).map_err(|_| why.clone()),
+            note: Some(format!("{path} was not loaded: {why}")),
+        },
+    }
+}
+
+fn own(path: &Path) -> Result<Allocator, String> {
+    let path: PathBuf = owned::only_ours(path)?;
+    Allocator::at_path(&path).map_err(|error| error.to_string())
+}
+
+/// An allocator of the same name that fragscope or the host has. The name is the recording's too, and
+/// never a path.
+fn stand_in(name: &str) -> Result<Allocator, String> {
+    let known = ["jemalloc", "mimalloc", "mimalloc2", "tcmalloc"];
+    match known.contains(&name) {
+        true => Allocator::find(name).map_err(|error| error.to_string()),
+        false => Err(format!("fragscope has no allocator of the name {name}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(all: &[(&str, &str)]) -> Description {
+        let all = all.iter();
+        Description(all.map(|(n, v)| ((*n).into(), (*v).into())).collect())
+    }
+
+    #[test]
+    fn what_the_loader_reads_and_what_opens_files_is_dropped_and_said() {
+        let (taken, dropped) = environment(&described(&[
+            ("malloc", "glibc 2.36"),
+            ("env.LD_AUDIT", "/tmp/a.so"),
+            ("env.LD_PRELOAD", "/tmp/b.so"),
+            ("env.LD_LIBRARY_PATH", "/tmp"),
+            ("env.MALLOC_TRACE", "/etc/passwd"),
+            ("env.HEAPPROFILE", "/etc/passwd"),
+            (
+                "env.GLIBC_TUNABLES",
+                "glibc.malloc.arena_max=2:glibc.rtld.nns=9",
+            ),
+            (
+                "env.MALLOC_CONF",
+                "narenas:2,prof:true,prof_prefix:/etc/cron.d/x",
+            ),
+            ("env.MALLOC_ARENA_MAX", "4"),
+        ]));
+        assert_eq!(
+            taken.variables(),
+            [
+                ("GLIBC_TUNABLES".into(), "glibc.malloc.arena_max=2".into()),
+                ("MALLOC_CONF".into(), "narenas:2".into()),
+                ("MALLOC_ARENA_MAX".into(), "4".into()),
+            ]
+        );
+        assert_eq!(
+            dropped,
+            [
+                "LD_AUDIT=/tmp/a.so",
+                "LD_PRELOAD=/tmp/b.so",
+                "LD_LIBRARY_PATH=/tmp",
+                "MALLOC_TRACE=/etc/passwd",
+                "HEAPPROFILE=/etc/passwd",
+                "GLIBC_TUNABLES=glibc.rtld.nns=9",
+                "MALLOC_CONF=prof:true,prof_prefix:/etc/cron.d/x",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_recordings_object_is_not_loaded_and_another_of_its_name_stands_in() {
+        let found = allocator("jemalloc", "/lib/x86_64-linux-gnu/libc.so.6", false);
+        assert!(found.allocator.expect("embedded").name == "jemalloc");
+        assert!(found.note.expect("said").contains(FLAG));
+        let found = allocator("/tmp/evil.so", "", false);
+        assert!(found.allocator.is_err(), "a name is never a path");
+    }
+}

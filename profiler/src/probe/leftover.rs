@@ -1,0 +1,195 @@
+//! Breakpoints in a process's code that nobody may hold any more.
+//!
+//! The kernel leaves one behind when the process that removes a uprobe is killed in the midst of it
+//! (older fragscopes, bpftrace, perf). The target then takes a trap at each pass, for good. Setting a
+//! probe there and removing it again removes the breakpoint too, unless a living tool holds one.
+
+use std::fs;
+use std::io;
+use std::num::NonZeroU32;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use profiler_common::{Arguments, Cookie, MAX_SITES};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::memory::TargetMemory;
+use profiler_core::residency::{Mapping, MappingKind};
+
+use super::error::{ProbeError, attach_failure};
+use super::loaded::{Loaded, Program};
+use super::traps::Traps;
+use crate::process::{LiveMemory, Target, open_regular};
+
+/// x86's `int3`, which the kernel writes over the first byte of an instruction.
+const INT3: u8 = 0xcc;
+
+/// More than this many are not one tool's probes, but a program that changes its own code.
+const MOST: usize = 4096;
+
+/// A ring that nothing is written to.
+const RING_BYTES: u32 = 4096;
+
+/// A byte of a process's code that is a breakpoint and is none in the file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Breakpoint {
+    /// The file as the target names it.
+    pub mapped: String,
+    /// A path of ours to the same file.
+    pub file: PathBuf,
+    /// Where in the file, in bytes.
+    pub offset: u64,
+    /// Where in the target.
+    pub addr: RemoteAddr,
+}
+
+/// Finds them, `MOST` at most, on pages of code that are otherwise as in the file. Code that was never written to is the file's own page and is not
+/// looked at, so that nothing becomes resident by looking.
+///
+/// # Errors
+/// When the target has exited.
+pub fn find(target: &Target) -> io::Result<Vec<Breakpoint>> {
+    let code: Vec<Mapping> = target.mappings()?.into_iter().filter(is_code).collect();
+    let residency = target.residency(&code)?;
+    let memory = target.memory();
+    let mut found = Vec::new();
+    for run in residency.runs() {
+        if !run.state.is_resident() || run.state.is_file() {
+            continue;
+        }
+        let Some(mapping) = code.iter().find(|m| m.range.contains(run.range.start())) else {
+            continue;
+        };
+        let MappingKind::File(mapped) = &mapping.kind else {
+            continue;
+        };
+        let path = target.host_path(mapped);
+        let Ok(file) = open_regular(&path) else {
+            continue;
+        };
+        for page in pages(run.range) {
+            let offset = mapping.offset + (page.get() - mapping.range.start().get());
+            let (mut now, mut in_file) = ([0; PAGE_SIZE as usize], [0; PAGE_SIZE as usize]);
+            // A page that is gone meanwhile has none.
+            if memory.read(page, &mut now).is_err() {
+                continue;
+            }
+            let read = file.read_at(&mut in_file, offset).unwrap_or(0);
+            let differ = || (0..read).filter(|&at| now[at] != in_file[at]);
+            // A page that was changed in other ways as well was changed by the program.
+            if differ().any(|at| now[at] != INT3) {
+                continue;
+            }
+            found.extend(differ().map(|at| Breakpoint {
+                mapped: mapped.clone(),
+                file: path.clone(),
+                offset: offset + at as u64,
+                addr: RemoteAddr::new(page.get() + at as u64),
+            }));
+            if found.len() >= MOST {
+                found.truncate(MOST);
+                return Ok(found);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Removes those that nobody holds, and gives those that are still there: a living tool's.
+///
+/// # Errors
+/// When probes are not permitted here, or the target has exited.
+pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, ProbeError> {
+    let pid = target.pid();
+    let number = u32::try_from(pid).ok().and_then(NonZeroU32::new);
+    let number = number.ok_or(ProbeError::Gone(pid))?;
+    let mut loaded = Loaded::new(RING_BYTES)?;
+    // No window is open: the hits are counted, at a place that nothing else uses.
+    let cookie = Cookie::new(MAX_SITES as u16 - 1, u16::MAX, Arguments::Size);
+    let mut links = Vec::new();
+    for breakpoint in found {
+        let point = (breakpoint.offset, cookie.0);
+        match loaded.attach(Program::Free, &breakpoint.file, number, &[point]) {
+            Ok(link) => links.push(link),
+            // One that cannot be set stays, and is reported as such.
+            Err(error) => {
+                if let Some(error) = attach_failure(pid, &error) {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    let host = |what| move |source| ProbeError::Host { what, source };
+    loaded.remove(&links).map_err(host("remove the probes"))?;
+    let sites = Sites {
+        memory: Some(target.memory()),
+        addrs: found.iter().map(|one| one.addr).collect(),
+    };
+    sites.wait_until_clear();
+    let left = find(target).map_err(|_| ProbeError::Gone(pid))?;
+    Ok(left.into_iter().filter(|one| found.contains(one)).collect())
+}
+
+/// How long the kernel takes at most to remove breakpoints; a loaded host takes tenths of a second.
+const REMOVED_WITHIN: Duration = Duration::from_secs(1);
+/// Between two looks at whether they are gone.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Places in a target's code where probes are set, but for those where others had set one before.
+pub(super) struct Sites {
+    /// `None` when the target is gone.
+    memory: Option<LiveMemory>,
+    addrs: Vec<RemoteAddr>,
+}
+
+impl Sites {
+    /// Those of `traps` in the process, before they are set.
+    pub(super) fn of(pid: NonZeroU32, traps: &Traps) -> Self {
+        let target = Target::open(pid.get().cast_signed()).ok();
+        let code = target.as_ref().and_then(|target| target.mappings().ok());
+        let inode = fs::metadata(traps.path()).map_or(0, |file| file.ino());
+        let mut code = code.unwrap_or_default();
+        code.retain(|mapping| is_code(mapping) && mapping.inode == inode);
+        let addrs = traps.offsets().filter_map(|offset| {
+            let holds = |m: &&Mapping| (m.offset..m.offset + m.range.len()).contains(&offset);
+            let mapping = code.iter().find(holds)?;
+            mapping.range.start().checked_add(offset - mapping.offset)
+        });
+        let mut sites = Self {
+            addrs: addrs.collect(),
+            memory: target.map(|target| target.memory()),
+        };
+        let free = |addr: &RemoteAddr| !sites.is_set(*addr);
+        sites.addrs = sites.addrs.iter().copied().filter(free).collect();
+        sites
+    }
+
+    fn is_set(&self, addr: RemoteAddr) -> bool {
+        let mut byte = [0];
+        let memory = self.memory.as_ref();
+        memory.is_some_and(|memory| memory.read(addr, &mut byte).is_ok()) && byte == [INT3]
+    }
+
+    /// Whether there is a breakpoint at any of them.
+    pub(super) fn are_set(&self) -> bool {
+        self.addrs.iter().any(|addr| self.is_set(*addr))
+    }
+
+    /// Waits until there is none, or as long as the kernel can take.
+    pub(super) fn wait_until_clear(&self) {
+        let deadline = Instant::now() + REMOVED_WITHIN;
+        while self.are_set() && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+fn is_code(mapping: &Mapping) -> bool {
+    mapping.execute && matches!(mapping.kind, MappingKind::File(_))
+}
+
+fn pages(range: AddrRange) -> impl Iterator<Item = RemoteAddr> {
+    let starts = range.start().get()..range.end().get();
+    starts.step_by(PAGE_SIZE as usize).map(RemoteAddr::new)
+}

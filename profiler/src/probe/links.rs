@@ -1,0 +1,299 @@
+//! Links: probes that are attached, held by a guard.
+//!
+//! A process that has a fatal signal pending can neither set nor remove a uprobe: the kernel gives
+//! up on it half-way, and the breakpoint stays in the target for good (`register_for_each_vma` in
+//! `kernel/events/uprobes.c`; its log then has "failed to unregister, leaking uprobe"). So both are
+//! done by a guard, which does not die with fragscope but after it, once the links are gone.
+//!
+//! The two ends of its channel exchange a [`Request`] with its points and path, and an [`Answer`]
+//! with its words.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, OsStr};
+use std::io::{self, Read, Write};
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+
+use aya::Ebpf;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use aya::programs::{ProgramError, UProbe};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use super::error::{deepest, os_error};
+use super::loaded::Program;
+use super::multi::MultiProgram;
+use super::pins::{Pinned, Pins};
+use crate::process::Guard;
+
+/// What the guard shows as: no name that whoever ends or suspends fragscope by name would meet.
+const GUARD_NAME: &CStr = c"probe-guard";
+
+/// The programs that are loaded.
+pub(super) struct Programs {
+    /// The object that has them.
+    pub(super) bpf: Ebpf,
+    /// Those of links of any number of sites, in the order of [`Program::ALL`]. Without them, each
+    /// site is attached by itself, by a perf event.
+    pub(super) multi: Option<Vec<MultiProgram>>,
+}
+
+impl Programs {
+    /// The descriptors of the programs.
+    fn descriptors(&self) -> Result<Vec<RawFd>, ProgramError> {
+        if let Some(programs) = &self.multi {
+            return Ok(programs.iter().map(MultiProgram::as_raw_fd).collect());
+        }
+        let descriptor = |program: &Program| {
+            let program = self.bpf.program(program.name());
+            let program: &UProbe = program.expect("found when it was loaded").try_into()?;
+            Ok(program.fd()?.as_fd().as_raw_fd())
+        };
+        Program::ALL.iter().map(descriptor).collect()
+    }
+
+    /// Attaches one of them in process `pid` at `points` of the file at `path`.
+    fn attach(
+        &mut self,
+        program: Program,
+        path: &Path,
+        pid: NonZeroU32,
+        points: &[(u64, u64)],
+    ) -> Result<Held, ProgramError> {
+        if let Some(multi) = &self.multi {
+            let link = multi[program as usize].link(path, pid.get(), points)?;
+            return Ok(Held::Multi(link));
+        }
+        let [(offset, cookie)] = *points else {
+            return Err(invalid());
+        };
+        let point = UProbeAttachPoint {
+            location: UProbeAttachLocation::AbsoluteOffset(offset),
+            cookie: Some(cookie),
+        };
+        let program = self.bpf.program_mut(program.name());
+        let program: &mut UProbe = program.expect("found when it was loaded").try_into()?;
+        let link = program.attach(point, path, UProbeScope::OneProcess(pid))?;
+        program.take_link(link).map(Held::Single)
+    }
+}
+
+/// What the guard holds.
+enum Held {
+    /// A link of any number of sites that the kernel removes by itself.
+    Pinned(Pinned),
+    /// One that it removes when the descriptor is closed.
+    Multi(OwnedFd),
+    /// A link of one site.
+    #[expect(dead_code, reason = "held for its drop")]
+    Single(UProbeLink),
+}
+
+/// Removes probes. The kernel waits tens of milliseconds for each link, so it is made to wait for all
+/// at the same time. Those that are pinned go a moment later.
+fn remove(links: Vec<Held>, pins: Option<&Pins>) {
+    thread::scope(|scope| {
+        for link in links {
+            if let (Held::Pinned(pinned), Some(pins)) = (&link, pins) {
+                // What stays goes with the file system, when this process ends.
+                let _ = pins.remove(pinned);
+                continue;
+            }
+            // Where no thread can be had, the link is dropped with the closure, here.
+            let _joined = thread::Builder::new().spawn_scoped(scope, move || drop(link));
+        }
+    });
+}
+
+/// A number for probes that the guard holds. They stay until [`Links::remove`], or until the guard
+/// ends.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Link(u32);
+
+/// fragscope's side of the guard. Dropping it removes all links.
+pub(super) struct Links(Guard);
+
+impl Links {
+    /// Starts the guard, which inherits the programs.
+    pub(super) fn start(programs: &mut Programs) -> io::Result<Self> {
+        let descriptors = programs.descriptors().map_err(io::Error::other)?;
+        let guard = Guard::start(GUARD_NAME, &descriptors, |channel| {
+            // What fails ends the guard, which fragscope sees.
+            let _ = serve(channel, programs);
+        })?;
+        Ok(Self(guard))
+    }
+
+    /// Attaches a program in process `pid` at `points`, offsets in the file at `path` with their
+    /// cookies, or at none of them. Just one where links have one site.
+    pub(super) fn attach(
+        &mut self,
+        program: Program,
+        path: &Path,
+        pid: NonZeroU32,
+        points: &[(u64, u64)],
+    ) -> io::Result<Link> {
+        let path = path.as_os_str().as_bytes();
+        let request = Request {
+            what: ATTACH,
+            program: program as u32,
+            pid: pid.get(),
+            path_bytes: path.len() as u32,
+            words: 2 * points.len() as u64,
+        };
+        let points: Vec<u64> = points.iter().flat_map(|point| [point.0, point.1]).collect();
+        self.ask(&request, path, &points).map(Link)
+    }
+
+    /// Removes probes, which are gone from the target within tens of milliseconds.
+    pub(super) fn remove(&mut self, links: &[Link]) -> io::Result<()> {
+        if links.is_empty() {
+            return Ok(());
+        }
+        let request = Request {
+            what: REMOVE,
+            words: links.len() as u64,
+            ..Request::default()
+        };
+        let links: Vec<u64> = links.iter().map(|link| link.0.into()).collect();
+        self.ask(&request, &[], &links).map(drop)
+    }
+
+    fn ask(&mut self, request: &Request, path: &[u8], words: &[u64]) -> io::Result<u32> {
+        let channel = self.0.channel();
+        let mut whole = request.as_bytes().to_vec();
+        whole.extend(path);
+        whole.extend(words.as_bytes());
+        let mut answer = Answer::default();
+        let mut asked = || {
+            channel.write_all(&whole)?;
+            channel.read_exact(answer.as_mut_bytes())?;
+            let mut message = vec![0; answer.message_bytes as usize];
+            channel.read_exact(&mut message)?;
+            Ok(String::from_utf8_lossy(&message).into_owned())
+        };
+        // The only one who ends the channel is somebody who ended the guard.
+        let message = asked().map_err(|_: io::Error| io::ErrorKind::BrokenPipe)?;
+        match answer.failed {
+            0 => Ok(answer.link),
+            FAILED_OTHERWISE => Err(io::Error::other(message)),
+            number => Err(io::Error::from_raw_os_error(number)),
+        }
+    }
+}
+
+/// [`Request::what`]: set probes.
+const ATTACH: u32 = 1;
+/// [`Request::what`]: remove them.
+const REMOVE: u32 = 2;
+
+/// What the guard is asked for.
+#[derive(Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Request {
+    /// [`ATTACH`] or [`REMOVE`].
+    what: u32,
+    /// The program's index.
+    program: u32,
+    /// The process to probe.
+    pid: u32,
+    /// So many bytes of the file's path follow.
+    path_bytes: u32,
+    /// Then so many words: offsets and cookies in turn, or links.
+    words: u64,
+}
+
+/// [`Answer::failed`]: the message says it.
+const FAILED_OTHERWISE: i32 = -1;
+
+/// What came of it.
+#[derive(Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Answer {
+    /// What the kernel said, or [`FAILED_OTHERWISE`]; 0 when it worked.
+    failed: i32,
+    /// The link.
+    link: u32,
+    /// So many bytes of a message follow.
+    message_bytes: u64,
+}
+
+/// The guard's life: it holds links until fragscope is gone.
+fn serve(mut channel: UnixStream, programs: &mut Programs) -> io::Result<()> {
+    let mut held: HashMap<u32, Held> = HashMap::new();
+    // Without the right to make one, links are closed by this process.
+    let mut pins = Pins::new().ok();
+    let served = serve_all(&mut channel, programs, &mut held, &mut pins);
+    remove(held.into_values().collect(), pins.as_ref());
+    served
+}
+
+fn serve_all(
+    channel: &mut UnixStream,
+    programs: &mut Programs,
+    held: &mut HashMap<u32, Held>,
+    pins: &mut Option<Pins>,
+) -> io::Result<()> {
+    let mut request = Request::new_zeroed();
+    let mut last = 0;
+    // Its end is fragscope's.
+    while channel.read_exact(request.as_mut_bytes()).is_ok() {
+        let mut path = vec![0; request.path_bytes as usize];
+        channel.read_exact(&mut path)?;
+        let mut words = vec![0u64; request.words as usize];
+        channel.read_exact(words.as_mut_slice().as_mut_bytes())?;
+        let mut answer = Answer::default();
+        let mut message = String::new();
+        if request.what == REMOVE {
+            let all = words.iter().filter_map(|&link| held.remove(&(link as u32)));
+            remove(all.collect(), pins.as_ref());
+        } else {
+            let attached = attach(&request, &path, &words, programs);
+            match attached {
+                Ok(link) => {
+                    last += 1;
+                    held.insert(last, pinned(link, pins));
+                    answer.link = last;
+                }
+                Err(error) => {
+                    answer.failed = os_error(&error).unwrap_or(FAILED_OTHERWISE);
+                    message = deepest(&error);
+                }
+            }
+        }
+        answer.message_bytes = message.len() as u64;
+        channel.write_all(answer.as_bytes())?;
+        channel.write_all(message.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn attach(
+    request: &Request,
+    path: &[u8],
+    words: &[u64],
+    programs: &mut Programs,
+) -> Result<Held, ProgramError> {
+    let program = Program::ALL.get(request.program as usize);
+    let points: Vec<_> = words.chunks_exact(2).map(|two| (two[0], two[1])).collect();
+    programs.attach(
+        *program.ok_or_else(invalid)?,
+        Path::new(OsStr::from_bytes(path)),
+        NonZeroU32::new(request.pid).ok_or_else(invalid)?,
+        &points,
+    )
+}
+
+fn pinned(link: Held, pins: &mut Option<Pins>) -> Held {
+    match (link, pins) {
+        (Held::Multi(link), Some(pins)) => pins.pin(link).map_or_else(Held::Multi, Held::Pinned),
+        (link, _) => link,
+    }
+}
+
+fn invalid() -> ProgramError {
+    ProgramError::IOError(io::ErrorKind::InvalidInput.into())
+}

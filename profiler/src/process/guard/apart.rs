@@ -1,0 +1,140 @@
+//! What sets a guard apart from fragscope, so that what hits the one does not hit the other.
+
+use std::ffi::CStr;
+use std::fs;
+use std::os::fd::RawFd;
+
+/// The cgroup hierarchies by which processes are frozen or killed together. The second version has
+/// but one, which has no controllers in `/proc/self/cgroup`.
+const LEFT: [&str; 3] = ["", "freezer", "memory"];
+
+/// Gives this process a session, a name, a command line and, where it may, a cgroup of its own,
+/// and closes all descriptors but those to `keep`; the standard ones lead to `nowhere`.
+///
+/// What is refused is done without: a guard that is frozen together with fragscope is better than
+/// none.
+pub(super) fn set_apart(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
+    #[expect(
+        clippy::multiple_unsafe_ops_per_block,
+        reason = "one list of system calls with one reason"
+    )]
+    // SAFETY: system calls on plain numbers and a constant string.
+    unsafe {
+        libc::setsid();
+        libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+        for standard in 0..3 {
+            libc::dup2(nowhere, standard);
+        }
+    }
+    close_others(keep);
+    rename(name);
+    for place in cgroups() {
+        // Refused without the privilege, or where the hierarchy does not take it.
+        let _ = fs::write(place, "0");
+    }
+    // A host that is short of memory must not end it before fragscope; refused without privilege.
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    // No file system is kept busy by it.
+    let _ = std::env::set_current_dir("/");
+}
+
+/// Closes all descriptors above the standard ones but these. It must not fail: fragscope's own end of
+/// the channel is among them, and while it is open the guard does not see its end.
+fn close_others(keep: &[RawFd]) {
+    if close_ranges(keep) {
+        return;
+    }
+    // Before Linux 5.9, or where a seccomp profile does not know the call.
+    let listed = fs::read_dir("/proc/self/fd");
+    let listed = listed.map(|all| {
+        all.flatten()
+            .filter_map(|one| one.file_name().to_str()?.parse().ok())
+    });
+    let open: Vec<RawFd> = match listed {
+        Ok(listed) => listed.collect(),
+        Err(_) => (0..MOST_DESCRIPTORS).collect(),
+    };
+    for fd in open.into_iter().filter(|fd| *fd > 2 && !keep.contains(fd)) {
+        // SAFETY: closes a descriptor of which this process makes no use.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// How many descriptors fragscope may have open where that cannot be looked up.
+const MOST_DESCRIPTORS: RawFd = 65_536;
+
+/// The same by `close_range(2)`; whether the kernel has it.
+fn close_ranges(keep: &[RawFd]) -> bool {
+    let mut keep: Vec<u32> = keep
+        .iter()
+        .filter_map(|&fd| u32::try_from(fd).ok())
+        .collect();
+    keep.sort_unstable();
+    let mut from = 3;
+    for fd in keep.into_iter().chain([u32::MAX]) {
+        if fd > from {
+            // SAFETY: closes descriptors of which this process makes no use.
+            let closed = unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) };
+            if closed != 0 {
+                return false;
+            }
+        }
+        from = fd.saturating_add(1);
+    }
+    true
+}
+
+/// Writes the name over the arguments that fragscope was started with, which a guard would share:
+/// whoever looks for a command line finds the one that he means.
+fn rename(name: &CStr) {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Fields 48 and 49, `arg_start` and `arg_end` (proc_pid_stat(5)); the state is the third.
+    let Some((_, rest)) = stat.rsplit_once(") ") else {
+        return;
+    };
+    let mut fields = rest
+        .split(' ')
+        .skip(48 - 3)
+        .map_while(|f| f.parse::<usize>().ok());
+    let (Some(start), Some(end)) = (fields.next(), fields.next()) else {
+        return;
+    };
+    let len = end.saturating_sub(start);
+    if start == 0 || len == 0 {
+        return;
+    }
+    let name = name.to_bytes();
+    // SAFETY: the kernel says that the arguments lie here, in writable memory of this process's own;
+    // nothing in a guard reads them.
+    let arguments = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, len) };
+    arguments.fill(0);
+    let len = name.len().min(arguments.len().saturating_sub(1));
+    arguments[..len].copy_from_slice(&name[..len]);
+}
+
+/// The files that take a process out of the cgroups that [`LEFT`] names, into their roots.
+fn cgroups() -> Vec<String> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let nested = own.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':');
+        let controllers = parts.nth(1)?;
+        let controller = controllers.split(',').find(|c| LEFT.contains(c))?;
+        (parts.next()? != "/").then_some(controller)
+    });
+    let root_of = |controller: &str| {
+        mounts.lines().find_map(|line| {
+            // `... mount-point options [optional...] - type source super-options` (proc(5))
+            let (mount, file_system) = line.split_once(" - ")?;
+            let mut described = file_system.split(' ');
+            let is_it = match described.next()? {
+                "cgroup2" => controller.is_empty(),
+                "cgroup" => described.nth(1)?.split(',').any(|one| one == controller),
+                _ => false,
+            };
+            let place = mount.split(' ').nth(4)?;
+            is_it.then(|| format!("{place}/cgroup.procs"))
+        })
+    };
+    nested.filter_map(root_of).collect()
+}

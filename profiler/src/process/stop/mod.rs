@@ -1,0 +1,406 @@
+//! Standing still: all threads of the target stopped by ptrace, for a moment.
+//!
+//! A guard, a process of fragscope's own, does the tracing ([`held`]). So the target runs on after a
+//! panic or a `kill -9` of fragscope, at once when fragscope is suspended, and when a stop has
+//! lasted as long as it may, whether or not fragscope runs then. Where a guard may not trace (Yama
+//! lets a plain user trace nothing but descendants) a thread does, which the kernel ends with
+//! fragscope.
+
+mod held;
+mod tracer;
+
+use std::ffi::CStr;
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use profiler_core::threads::Thread;
+use zerocopy::FromZeros;
+
+use self::held::StopGuard;
+use self::tracer::Tracer;
+use super::guard::Shared;
+use super::proc_dir::{ProcDir, field};
+
+/// How long the target may take to come to a stop. A running thread needs microseconds, and one that
+/// waits for a processor on a busy host longer.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long a stop lasts at most, unless the caller says otherwise.
+pub const LONGEST_STOP: Duration = Duration::from_secs(5);
+
+/// After a stop has lasted as long as it may, the guard has this long to end it; then the kernel
+/// ends the guard, and with it the stop.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// What guards that stop targets show as: no name that whoever ends or suspends fragscope by name
+/// would meet.
+const GUARD_NAME: &CStr = c"stop-guard";
+/// Who that is, for people.
+const OF_ANOTHER_SESSION: &str = " (the stop guard of another fragscope)";
+/// Between two tries to stop a target that another fragscope holds.
+const BETWEEN_TRIES: Duration = Duration::from_millis(5);
+
+/// Why the target was not stopped. It runs on in every case.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// Another tracer holds it.
+    #[error(
+        "the target is already traced by process {tracer}{name}: detach that tracer, or go on with --no-stop"
+    )]
+    AlreadyTraced {
+        /// The tracer's pid.
+        tracer: u64,
+        /// Its name in parentheses, or empty.
+        name: String,
+    },
+    /// The kernel refused.
+    #[error(
+        "the kernel does not permit stopping the target: run as root or with CAP_SYS_PTRACE, or go on with --no-stop"
+    )]
+    NotPermitted,
+    /// A thread did not come to a stop in time.
+    #[error(
+        "thread {tid} of the target (state {state}) did not stop within {limit:?}: it is inside the kernel; try again, or go on with --no-stop"
+    )]
+    TimedOut {
+        /// The thread.
+        tid: i32,
+        /// Its state as `/proc` has it, `D` for an uninterruptible wait.
+        state: char,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// fragscope cannot stop itself.
+    #[error("fragscope cannot stop itself: name another process")]
+    Itself,
+    /// The target has exited.
+    #[error("the target has exited")]
+    Gone,
+    /// Something else failed.
+    #[error("stopping the target failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Why a stop ended before it was to.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum EndedEarly {
+    /// It had lasted as long as it may.
+    Overdue,
+    /// fragscope was suspended, and nobody knew for how long.
+    Suspended,
+    /// The process that held it was ended.
+    Lost,
+}
+
+/// How a stop goes, written by whoever traces.
+#[derive(Debug, FromZeros)]
+struct Progress {
+    /// Why it ended early, as [`EndedEarly`] has it plus 1; 0 while it has not.
+    ended: AtomicU32,
+    /// How long the target stood still in all, in ns, once it runs.
+    held_ns: AtomicU64,
+}
+
+impl Progress {
+    fn begin(&self) {
+        self.ended.store(0, Ordering::SeqCst);
+        self.held_ns.store(0, Ordering::SeqCst);
+    }
+
+    /// The target is about to run on before anybody asked for it.
+    fn end_early(&self, why: EndedEarly) {
+        self.ended.store(why as u32 + 1, Ordering::SeqCst);
+    }
+
+    fn ended_early(&self) -> Option<EndedEarly> {
+        match self.ended.load(Ordering::SeqCst) {
+            0 => None,
+            1 => Some(EndedEarly::Overdue),
+            2 => Some(EndedEarly::Suspended),
+            _ => Some(EndedEarly::Lost),
+        }
+    }
+
+    /// Whether whoever traced let it run on.
+    fn has_resumed(&self) -> bool {
+        self.held_ns.load(Ordering::SeqCst) != 0
+    }
+
+    /// The target runs; it stood still for this long.
+    fn resumed(&self, held: Duration) {
+        self.held_ns.store(held.as_nanos() as u64, Ordering::SeqCst);
+    }
+}
+
+/// Whether a stop is over, for who reads the target's memory meanwhile.
+#[derive(Clone, Debug)]
+pub(super) struct StopState {
+    progress: Arc<Shared<Progress>>,
+    /// By then the kernel has ended it.
+    until: Instant,
+}
+
+impl StopState {
+    /// Whether the target may run.
+    pub(super) fn is_over(&self) -> bool {
+        self.progress.ended_early().is_some() || Instant::now() >= self.until
+    }
+}
+
+/// The target standing still. It resumes when this is dropped.
+#[derive(Debug)]
+pub struct Stopped {
+    threads: Vec<Thread>,
+    since: Instant,
+    state: StopState,
+    /// `None` once it was released.
+    holder: Option<Holder>,
+    /// Where the guard goes back to.
+    guards: Arc<StopGuards>,
+}
+
+/// Who traces.
+#[derive(Debug)]
+enum Holder {
+    Guard(StopGuard),
+    Thread(StopThread),
+}
+
+/// What came of a stop, once the target runs again.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct StopOutcome {
+    /// How long it stood still.
+    pub held: Duration,
+    /// Why it ran on before it was to, if it did.
+    pub ended_early: Option<EndedEarly>,
+}
+
+impl Stopped {
+    /// Its threads, by id.
+    pub fn threads(&self) -> &[Thread] {
+        &self.threads
+    }
+
+    /// Why the target runs again already, if it does.
+    pub fn ended_early(&self) -> Option<EndedEarly> {
+        let early = self.state.progress.ended_early();
+        early.or_else(|| (Instant::now() >= self.state.until).then_some(EndedEarly::Overdue))
+    }
+
+    pub(super) fn state(&self) -> StopState {
+        self.state.clone()
+    }
+
+    /// When the first thread was asked to stop.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Lets the target run on.
+    pub fn resume(mut self) -> StopOutcome {
+        self.release();
+        let ended_early = self.ended_early();
+        let held = match self.state.progress.held_ns.load(Ordering::SeqCst) {
+            // Nobody was left to measure it.
+            0 => self.since.elapsed().min(self.state.until - self.since),
+            ns => Duration::from_nanos(ns),
+        };
+        StopOutcome { held, ended_early }
+    }
+
+    fn release(&mut self) {
+        match self.holder.take() {
+            Some(Holder::Guard(mut guard)) => match guard.release() {
+                Ok(()) => self.guards.put_back(guard),
+                // It ended with the stop, as it does when a thread died meanwhile.
+                Err(_) if self.state.progress.has_resumed() => {}
+                Err(_) => self.state.progress.end_early(EndedEarly::Lost),
+            },
+            Some(Holder::Thread(thread)) => thread.release(),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// The guard that stops a target, kept between stops. A second stop at the same time has its own.
+#[derive(Debug, Default)]
+pub(super) struct StopGuards(Mutex<Option<StopGuard>>);
+
+impl StopGuards {
+    fn take(&self) -> Option<StopGuard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put_back(&self, guard: StopGuard) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+    }
+}
+
+/// Stops all threads, which must succeed within `limit`, for at most `longest`.
+pub(super) fn stop(
+    dir: &Arc<ProcDir>,
+    guards: &Arc<StopGuards>,
+    limit: Duration,
+    longest: Duration,
+) -> Result<Stopped, StopError> {
+    if dir.pid() == std::process::id() as i32 {
+        return Err(StopError::Itself);
+    }
+    let began = Instant::now();
+    loop {
+        match stop_once(dir, guards, limit, longest) {
+            // Another session's stop is short, and that of one that was killed just ends.
+            Err(StopError::AlreadyTraced { name, .. })
+                if name == OF_ANOTHER_SESSION && began.elapsed() < limit =>
+            {
+                thread::sleep(BETWEEN_TRIES);
+            }
+            done => return done,
+        }
+    }
+}
+
+fn stop_once(
+    dir: &Arc<ProcDir>,
+    guards: &Arc<StopGuards>,
+    limit: Duration,
+    longest: Duration,
+) -> Result<Stopped, StopError> {
+    let kept = guards.take().filter(StopGuard::is_alive);
+    let guard = match kept {
+        Some(guard) => Ok(guard),
+        None => StopGuard::start(dir),
+    };
+    let since = Instant::now();
+    let stopped = |threads, progress, holder| Stopped {
+        threads,
+        since,
+        state: StopState {
+            progress,
+            until: since + longest + GRACE,
+        },
+        holder: Some(holder),
+        guards: Arc::clone(guards),
+    };
+    // Where no process may be started, a thread has to do.
+    if let Ok(mut guard) = guard {
+        match guard.stop(limit, longest) {
+            Ok(threads) => {
+                let progress = guard.progress();
+                return Ok(stopped(threads, progress, Holder::Guard(guard)));
+            }
+            // The guard is no ancestor of the target, which Yama may ask for; this process may be.
+            Err(StopError::NotPermitted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let progress = Arc::new(Shared::zeroed()?);
+    let (thread, threads) = StopThread::start(dir, &progress, limit, longest)?;
+    Ok(stopped(threads, progress, Holder::Thread(thread)))
+}
+
+/// A thread of fragscope's own that traces.
+#[derive(Debug)]
+struct StopThread {
+    release: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl StopThread {
+    fn start(
+        dir: &Arc<ProcDir>,
+        progress: &Arc<Shared<Progress>>,
+        limit: Duration,
+        longest: Duration,
+    ) -> Result<(Self, Vec<Thread>), StopError> {
+        let (release, released) = mpsc::channel::<()>();
+        let (report, reported) = mpsc::channel();
+        let (dir, progress) = (Arc::clone(dir), Arc::clone(progress));
+        let thread = thread::Builder::new()
+            .name("fragscope-stop".into())
+            .spawn(move || {
+                let since = Instant::now();
+                let mut tracer = Tracer::new(dir, limit);
+                let outcome = tracer.stop_all();
+                let stopped = outcome.is_ok();
+                if report.send(outcome).is_ok() && stopped {
+                    let left = longest.saturating_sub(since.elapsed());
+                    if released.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                        progress.end_early(EndedEarly::Overdue);
+                    }
+                }
+                tracer.detach_all();
+                progress.resumed(since.elapsed());
+            })?;
+        let thread = Self { release, thread };
+        match reported.recv().unwrap_or(Err(StopError::Gone)) {
+            Ok(threads) => Ok((thread, threads)),
+            Err(error) => {
+                // Everything runs on once the thread has ended.
+                thread.release();
+                Err(error)
+            }
+        }
+    }
+
+    fn release(self) {
+        drop(self.release);
+        // Its end is all that matters: the kernel detaches what a panic left.
+        let _ = self.thread.join();
+    }
+}
+
+/// `TracerPid` is the id of the tracing thread: its process is named.
+pub(super) fn already_traced(thread: u64) -> StopError {
+    let status = std::fs::read(format!("/proc/{thread}/status")).unwrap_or_default();
+    let tracer = field(&String::from_utf8_lossy(&status), "Tgid").unwrap_or(thread);
+    let comm = std::fs::read(format!("/proc/{tracer}/comm")).unwrap_or_default();
+    let comm = String::from_utf8_lossy(&comm);
+    let name = match comm.trim_end() {
+        "" => String::new(),
+        comm if comm.as_bytes() == GUARD_NAME.to_bytes() => OF_ANOTHER_SESSION.to_owned(),
+        comm => format!(" ({comm})"),
+    };
+    StopError::AlreadyTraced { tracer, name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::open;
+    use super::*;
+
+    #[test]
+    fn a_thread_stops_the_target_where_a_guard_may_not() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .expect("a child");
+        let (dir, _) = open::open(child.id() as i32).expect("our own child");
+        let (dir, progress) = (Arc::new(dir), Arc::new(Shared::zeroed().expect("memory")));
+        let second = Duration::from_secs(20);
+        let (thread, threads) =
+            StopThread::start(&dir, &progress, second, second).expect("it stops");
+        assert_eq!(threads.len(), 1);
+        thread.release();
+        assert_eq!(progress.ended_early(), None);
+        let moment = Duration::from_millis(1);
+        let (thread, _) = StopThread::start(&dir, &progress, second, moment).expect("it stops");
+        while progress.held_ns.load(Ordering::SeqCst) == 0 || progress.ended_early().is_none() {
+            thread::yield_now();
+        }
+        thread.release();
+        assert_eq!(progress.ended_early(), Some(EndedEarly::Overdue));
+        child.kill().expect("ours");
+        child.wait().expect("ours");
+    }
+}

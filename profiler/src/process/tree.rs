@@ -1,0 +1,241 @@
+//! The processes that descend from this one.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{SysconfVar, sysconf};
+
+use super::proc_dir::PidFd;
+
+/// So many generations are followed at the most.
+const MOST_GENERATIONS: usize = 1024;
+
+/// All processes that descend from this one. Those whose parents end become children of this one
+/// instead of the host's first process, so that a daemon stays one of them.
+#[derive(Debug)]
+pub struct ProcessTree {
+    own: i32,
+    /// The child that was started to be recorded.
+    command: Option<i32>,
+}
+
+/// A process of the tree: this very one, whoever gets its number later.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pid: u32,
+    pidfd: PidFd,
+}
+
+impl Member {
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether it has not exited. While it has not, its number belongs to it.
+    pub fn is_alive(&self) -> bool {
+        self.pidfd.is_alive()
+    }
+}
+
+impl ProcessTree {
+    /// Begins to adopt descendants, until this process ends.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn adopt() -> io::Result<Self> {
+        prctl::set_child_subreaper(true)?;
+        Ok(Self {
+            own: std::process::id() as i32,
+            command: None,
+        })
+    }
+
+    /// This child is one of the tree, whatever program it is. Other children that run this process's
+    /// own program are its helpers, and are not.
+    pub fn add_command(&mut self, pid: u32) {
+        self.command = i32::try_from(pid).ok();
+    }
+
+    /// The descendant with this number; `None` when there is none, or when it counts processes by
+    /// other numbers than this process does (a PID namespace of its own).
+    pub fn member(&self, pid: u32) -> Option<Member> {
+        let pid = i32::try_from(pid).ok().filter(|pid| *pid > 1)?;
+        let mut line = Vec::new();
+        let mut at = pid;
+        while at != self.own {
+            if at <= 1 || line.len() >= MOST_GENERATIONS {
+                return None;
+            }
+            let pidfd = PidFd::open(at).ok()?;
+            // Read once the process is held: then its parent is the one that has this number.
+            let parent = Stat::of(at)?.parent;
+            line.push((at, parent, pidfd));
+            at = parent;
+        }
+        // Nobody ended meanwhile, so that no number changed hands.
+        let holds = line
+            .iter()
+            .all(|(pid, parent, _)| Stat::of(*pid).is_some_and(|stat| stat.parent == *parent));
+        let alive = line.iter().all(|(_, _, pidfd)| pidfd.is_alive());
+        if !holds || !alive || !is_of_our_namespace(pid) {
+            return None;
+        }
+        let (child, _, _) = line.last()?;
+        if Some(*child) != self.command && is_own_program(*child) {
+            return None;
+        }
+        let (_, _, pidfd) = line.into_iter().next()?;
+        Some(Member {
+            pid: pid as u32,
+            pidfd,
+        })
+    }
+
+    /// Whether a descendant has this thread, and had it already so long ago.
+    pub fn has_thread(&self, tid: u32, ago: std::time::Duration) -> bool {
+        let Ok(tid) = i32::try_from(tid) else {
+            return false;
+        };
+        let Some(stat) = Stat::of(tid).filter(|stat| !matches!(stat.state, 'Z' | 'X')) else {
+            return false;
+        };
+        let then = boot_ticks().map(|now| now - ago.as_secs_f64() * ticks_per_second());
+        let began_later = then.is_some_and(|then| stat.began_ticks as f64 > then);
+        let process = status_number(tid, "Tgid");
+        !began_later && process.is_some_and(|pid| self.member(pid).is_some())
+    }
+
+    /// Takes note of the ends of adopted processes, so that none stays as a zombie. `child` was
+    /// started by this process, and its end is left to whoever started it.
+    pub fn reap(&self, child: u32) {
+        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        // Bounded: more of them are there the next time.
+        for _ in 0..256 {
+            let pid = match waitid(Id::All, ended) {
+                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) => pid,
+                Err(Errno::EINTR) => continue,
+                _ => return,
+            };
+            if pid.as_raw() == child as i32 {
+                return;
+            }
+            // Somebody else may have waited for it meanwhile.
+            let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        }
+    }
+}
+
+/// What `/proc/N/stat` says of a process or a thread.
+struct Stat {
+    state: char,
+    parent: i32,
+    began_ticks: u64,
+}
+
+impl Stat {
+    fn of(number: i32) -> Option<Self> {
+        let text = fs::read(format!("/proc/{number}/stat")).ok()?;
+        let text = String::from_utf8_lossy(&text);
+        // The name in parentheses may hold any character.
+        let mut fields = text.rsplit_once(") ")?.1.split(' ');
+        Some(Self {
+            state: fields.next()?.chars().next()?,
+            parent: fields.next()?.parse().ok()?,
+            // Field 22 of proc(5), the state being the third.
+            began_ticks: fields.nth(17)?.parse().ok()?,
+        })
+    }
+}
+
+/// Whether the process runs the same program file as this one.
+fn is_own_program(pid: i32) -> bool {
+    let file = |link: &str| fs::metadata(link).ok().map(|file| (file.dev(), file.ino()));
+    let own = file("/proc/self/exe");
+    own.is_some() && file(&format!("/proc/{pid}/exe")) == own
+}
+
+/// Whether the number is the one by which the process counts itself.
+fn is_of_our_namespace(pid: i32) -> bool {
+    let status = fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    // A kernel without PID namespaces has no such line.
+    numbers.is_none_or(|numbers| numbers.split_whitespace().count() == 1)
+}
+
+fn status_number(tid: i32, name: &str) -> Option<u32> {
+    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+    let number = super::proc_dir::field(&String::from_utf8_lossy(&status), name)?;
+    u32::try_from(number).ok()
+}
+
+fn ticks_per_second() -> f64 {
+    let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten();
+    ticks.map_or(100.0, |ticks| ticks as f64)
+}
+
+fn boot_ticks() -> Option<f64> {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
+    let seconds = now.tv_sec() as f64 + now.tv_nsec() as f64 / 1e9;
+    Some(seconds * ticks_per_second())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[test]
+    fn only_what_descends_from_this_process_is_of_the_tree() {
+        let tree = ProcessTree::adopt().expect("permitted");
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let member = tree.member(child.id()).expect("our own child");
+        assert!(member.is_alive() && member.pid() == child.id());
+        assert!(tree.has_thread(child.id(), Duration::ZERO));
+        // It was not there an hour ago.
+        assert!(!tree.has_thread(child.id(), Duration::from_secs(3600)));
+        assert!(tree.member(1).is_none() && tree.member(0).is_none());
+        assert!(tree.member(u32::MAX).is_none());
+        assert!(tree.member(std::os::unix::process::parent_id()).is_none());
+        // Nor is this process, nor one that is only a copy of it.
+        assert!(tree.member(std::process::id()).is_none());
+        let mut copy = Command::new("/proc/self/exe");
+        let copy = copy
+            .arg("--list")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        assert!(tree.member(copy.id()).is_none());
+        copy.wait_with_output().expect("it ends");
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+        assert!(!member.is_alive() && tree.member(child.id()).is_none());
+    }
+
+    #[test]
+    fn a_daemon_stays_in_the_tree_when_its_parent_ends() {
+        let tree = ProcessTree::adopt().expect("permitted");
+        let shell = Command::new("sh")
+            .args(["-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!"])
+            .stdout(Stdio::piped())
+            .output()
+            .expect("a shell");
+        let said = String::from_utf8_lossy(&shell.stdout);
+        let daemon: u32 = said.trim().parse().expect("a number");
+        let member = tree.member(daemon).expect("adopted");
+        let pid = Pid::from_raw(daemon as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+        waitpid(pid, None).expect("our own child now");
+        assert!(!member.is_alive());
+    }
+}

@@ -1,0 +1,75 @@
+//! Breakpoints in the target's code: those of a tool that probes it now, and those that the kernel
+//! left behind when such a tool was killed.
+
+use std::collections::BTreeMap;
+
+use profiler_core::text::visible;
+
+use super::{Check, Grade};
+use crate::probe::leftover::{self, Breakpoint};
+use crate::process::Target;
+
+const NAME: &str = "breakpoints";
+
+/// Whether there are any.
+pub(super) fn check(target: &Target) -> Check {
+    let found = match leftover::find(target) {
+        Ok(found) => found,
+        Err(error) => return failed(&error.to_string()),
+    };
+    if found.is_empty() {
+        return Check::ok(NAME, "none in its code");
+    }
+    let found = format!(
+        "{}: of a tool that probes it now, or left by one that was killed, which costs a trap at \
+         each pass",
+        describe(&found)
+    );
+    let fix = format!("sudo fragscope doctor --pid {} --repair", target.pid());
+    Check::bad(NAME, Grade::Limited, found, fix)
+}
+
+/// Removes those that no living tool holds, and reports what came of it.
+pub(super) fn repair(target: &Target) -> Check {
+    if let Some(error) = target.traced() {
+        // A debugger's breakpoints are its own to remove.
+        return failed(&error.to_string());
+    }
+    let found = match leftover::find(target) {
+        Ok(found) if found.is_empty() => return Check::ok(NAME, "none in its code to remove"),
+        Ok(found) => found,
+        Err(error) => return failed(&error.to_string()),
+    };
+    match leftover::repair(target, &found) {
+        Ok(left) if left.is_empty() => Check::ok(NAME, format!("{} removed", found.len())),
+        Ok(left) => Check::bad(
+            NAME,
+            Grade::Limited,
+            format!(
+                "{} removed, left: {}",
+                found.len() - left.len(),
+                describe(&left)
+            ),
+            "end the tool that probes the target, and repair again: sudo bpftool link list",
+        ),
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+fn failed(why: &str) -> Check {
+    let fix = "run as root, while the target runs and no debugger holds it";
+    Check::bad(NAME, Grade::Limited, format!("not looked at: {why}"), fix)
+}
+
+/// How many there are in which file.
+fn describe(found: &[Breakpoint]) -> String {
+    let mut by_file: BTreeMap<&str, usize> = BTreeMap::new();
+    for breakpoint in found {
+        *by_file.entry(&breakpoint.mapped).or_default() += 1;
+    }
+    let counts = by_file.iter();
+    let counts: Vec<String> = counts
+        .map(|(file, count)| format!("{count} in {}", visible(file)))
+        .collect();
+    counts.join(", ")
+}

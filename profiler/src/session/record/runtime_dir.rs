@@ -1,0 +1,283 @@
+//! A directory in which nobody but our own user (and root) can put anything: for the recorder, which
+//! programs load by its path, and for the locks of recordings.
+//!
+//! Programs keep the recorder's path in their environment for as long as they live, and pass it on to
+//! programs that start when fragscope is gone. So the file stays where it is, under a name made of its
+//! content; and its path must be one that never becomes another's: each directory on the way belongs
+//! to root or to our own user, and no one else may write to it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::{geteuid, linkat};
+use profiler_core::text::visible;
+
+/// Those who may not write: all but the owner.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// Why there is no such directory.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no directory for the recorder that only {} can write to: {}; make one of them so, or set XDG_RUNTIME_DIR when you are not root",
+    if *.root { "root" } else { "you and root" },
+    .tried.join("; ")
+)]
+pub struct NoRuntimeDir {
+    root: bool,
+    /// Each place, with what is wrong with it.
+    tried: Vec<String>,
+}
+
+/// The directory.
+#[derive(Clone, Debug)]
+pub(crate) struct RuntimeDir(PathBuf);
+
+impl RuntimeDir {
+    /// Finds it, or makes it: `/run/fragscope` for root.
+    ///
+    /// # Errors
+    /// What is wrong with each place where it may be.
+    pub(crate) fn open() -> Result<Self, NoRuntimeDir> {
+        let root = geteuid().is_root();
+        let mut tried = Vec::new();
+        for place in places(root) {
+            match Self::at(&place) {
+                Ok(dir) => return Ok(dir),
+                Err(why) => tried.push(format!("{}: {why}", visible(place.display()))),
+            }
+        }
+        Err(NoRuntimeDir { root, tried })
+    }
+
+    /// Opens or makes it at this place.
+    fn at(place: &Path) -> io::Result<Self> {
+        let refused = |why: String| Err(io::Error::other(why));
+        let parent = place.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        // With no links on the way, so that each directory can be looked at.
+        let parent = parent.canonicalize()?;
+        let name = place.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let path = parent.join(name);
+        for directory in parent.ancestors() {
+            if let Some(why) = distrust(&fs::metadata(directory)?) {
+                return refused(format!("{} {why}", visible(directory.display())));
+            }
+        }
+        if let Some(sign) = path
+            .as_os_str()
+            .as_bytes()
+            .iter()
+            .find(|b| b" :$".contains(b))
+        {
+            return refused(format!(
+                "LD_PRELOAD takes no path with '{}'",
+                char::from(*sign)
+            ));
+        }
+        match DirBuilder::new().mode(0o755).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let found = fs::symlink_metadata(&path)?;
+        if !found.is_dir() {
+            return refused("it is not a directory".to_owned());
+        }
+        if let Some(why) = distrust(&found) {
+            return refused(format!("it {why}"));
+        }
+        if found.uid() == geteuid().as_raw() && found.mode() & 0o555 != 0o555 {
+            // Programs that become another user go on reading the recorder.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        }
+        if statvfs(&path)?.flags().contains(FsFlags::ST_NOEXEC) {
+            return refused("programs load nothing from there (it is mounted noexec)".to_owned());
+        }
+        Ok(Self(path))
+    }
+
+    /// The path of a shared object with this content, which is put there unless it is there. It stays
+    /// for whoever still loads it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn object(&self, name: &str, content: &[u8]) -> io::Result<PathBuf> {
+        let name = format!("{name}-{:016x}.so", hash(content));
+        let path = self.0.join(name);
+        if is_there(&path, content)? {
+            return Ok(path);
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .mode(0o755)
+            .custom_flags(libc::O_TMPFILE)
+            .open(&self.0)?;
+        file.write_all(content)?;
+        file.set_permissions(fs::Permissions::from_mode(0o755))?;
+        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let link = || {
+            linkat(
+                AT_FDCWD,
+                unnamed.as_str(),
+                AT_FDCWD,
+                &path,
+                AtFlags::AT_SYMLINK_FOLLOW,
+            )
+        };
+        match link() {
+            Ok(()) => return Ok(path),
+            Err(Errno::EEXIST) if is_there(&path, content)? => return Ok(path),
+            Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Damaged: whoever has loaded it keeps what it has.
+        fs::remove_file(&path)?;
+        link()?;
+        Ok(path)
+    }
+
+    /// A file for locks, which is made unless it is there, and stays.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(super) fn lock_file(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(self.0.join(name))
+    }
+}
+
+/// Where it may be, the best first.
+fn places(root: bool) -> Vec<PathBuf> {
+    if root {
+        // Some hosts load nothing from /run. Root's own variables may be another user's (sudo -E).
+        return vec!["/run/fragscope".into(), "/var/lib/fragscope".into()];
+    }
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let under = |base: std::ffi::OsString| PathBuf::from(base).join("fragscope");
+    let home = variable("HOME").map(|home| PathBuf::from(home).join(".cache/fragscope"));
+    let all = [
+        variable("XDG_RUNTIME_DIR").map(under),
+        variable("XDG_CACHE_HOME").map(under),
+        home,
+    ];
+    all.into_iter()
+        .flatten()
+        .filter(|place| place.is_absolute())
+        .collect()
+}
+
+/// Why what lies at a path may become another's; `None` when it may not.
+fn distrust(found: &fs::Metadata) -> Option<String> {
+    let own = geteuid().as_raw();
+    if found.uid() != 0 && found.uid() != own {
+        return Some(format!("belongs to user {}", found.uid()));
+    }
+    (found.mode() & WRITABLE_BY_OTHERS != 0).then(|| {
+        format!(
+            "can be written to by others (mode {:o})",
+            found.mode() & 0o7777
+        )
+    })
+}
+
+/// Whether this file is there with this content, and nobody else can change it.
+fn is_there(path: &Path, content: &[u8]) -> io::Result<bool> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // A link: not ours, and replaced.
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let found = file.metadata()?;
+    let is_ours = found.is_file()
+        && distrust(&found).is_none()
+        && found.mode() & 0o555 == 0o555
+        && found.len() == content.len() as u64;
+    if !is_ours {
+        return Ok(false);
+    }
+    let mut held = Vec::with_capacity(content.len() + 1);
+    file.take(content.len() as u64 + 1).read_to_end(&mut held)?;
+    Ok(held == content)
+}
+
+/// FNV-1a: tells one version from the next. What a file holds is compared whole all the same.
+fn hash(content: &[u8]) -> u64 {
+    content.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory in which only our own user can write, all the way.
+    fn own() -> tempfile::TempDir {
+        let within = RuntimeDir::open().expect("there is one");
+        tempfile::tempdir_in(within.0).expect("a folder")
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused_wherever_it_is_on_the_way() {
+        let base = own();
+        let open = base.path().join("open");
+        fs::create_dir(&open).expect("made");
+        let place = open.join("in").join("fragscope");
+        fs::create_dir(open.join("in")).expect("made");
+        RuntimeDir::at(&place).expect("only ours so far");
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).expect("ours");
+        let refused = RuntimeDir::at(&place).expect_err("anybody can rename what is in it");
+        assert!(
+            refused.to_string().contains("by others (mode 1777)"),
+            "{refused}"
+        );
+        assert!(RuntimeDir::at(Path::new("/tmp/fragscope")).is_err());
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_directory_is_refused() {
+        let base = own();
+        let place = base.path().join("fragscope");
+        std::os::unix::fs::symlink("/tmp", &place).expect("made");
+        assert!(RuntimeDir::at(&place).is_err());
+    }
+
+    #[test]
+    fn the_object_is_put_there_once_and_again_when_it_was_changed() {
+        let base = own();
+        let dir = RuntimeDir::at(&base.path().join("fragscope")).expect("ours");
+        let path = dir.object("recorder", b"content").expect("written");
+        assert_eq!(fs::read(&path).expect("there"), b"content");
+        let inode = || fs::metadata(&path).expect("there").ino();
+        let first = inode();
+        assert_eq!(dir.object("recorder", b"content").expect("there"), path);
+        assert_eq!(inode(), first);
+        fs::write(&path, b"CONTENT").expect("ours");
+        assert_eq!(dir.object("recorder", b"content").expect("again"), path);
+        assert_ne!(inode(), first);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("ours");
+        dir.object("recorder", b"content").expect("again");
+        assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o755);
+        fs::remove_file(&path).expect("ours");
+        std::os::unix::fs::symlink("/etc/passwd", &path).expect("made");
+        dir.object("recorder", b"content").expect("again");
+        assert_eq!(fs::read(&path).expect("there"), b"content");
+    }
+}

@@ -1,0 +1,184 @@
+//! The session on a thread of its own, so that signals and keys are answered while it walks a large
+//! heap or loads the probes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use profiler_core::view::View;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::SessionError;
+use super::live::LiveSession;
+use super::options::{AttachOptions, Budget};
+use super::probes::Probes;
+use super::sampler::Sampler;
+use super::schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
+use super::what_if::WhatIfSession;
+use crate::probe;
+
+/// What the session is asked to do.
+enum Request {
+    /// Look at the target, and walk it when that is due and wanted.
+    Tick { walking: bool },
+    /// Walk it now.
+    Walk,
+    /// Detach, look once more, and end.
+    Finish { walking: bool },
+}
+
+/// What it gives.
+type Seen = Result<View, SessionError>;
+
+/// The session, from outside of its thread.
+pub(crate) struct SessionWorker {
+    requests: Sender<Request>,
+    seen: UnboundedReceiver<Seen>,
+    /// Whether a look was asked for that has not been answered.
+    is_busy: bool,
+    /// Set when the session is to end: what takes long is not begun any more.
+    ending: Arc<AtomicBool>,
+}
+
+impl SessionWorker {
+    /// Starts the session; its first view comes once the target was looked at.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(crate) fn start(options: AttachOptions, sampler: Sampler) -> Result<Self, SessionError> {
+        let (requests, requested) = channel();
+        let (show, seen) = unbounded_channel();
+        let ending = Arc::new(AtomicBool::new(false));
+        let for_thread = Arc::clone(&ending);
+        std::thread::Builder::new()
+            .name("session".into())
+            .spawn(move || {
+                if let Err(error) = run(&options, sampler, &requested, &show, &for_thread) {
+                    // Whoever left does not want to know.
+                    let _ = show.send(Err(error));
+                }
+            })?;
+        Ok(Self {
+            requests,
+            seen,
+            is_busy: true,
+            ending,
+        })
+    }
+
+    /// Asks for a look, unless one is under way.
+    pub(crate) fn tick(&mut self, walking: bool) {
+        if !std::mem::replace(&mut self.is_busy, true) {
+            self.ask(Request::Tick { walking });
+        }
+    }
+
+    /// Asks for a walk.
+    pub(crate) fn walk_now(&mut self) {
+        self.is_busy = true;
+        self.ask(Request::Walk);
+    }
+
+    /// Asks it to end; [`Self::last`] gives its last view then.
+    pub(crate) fn finish(&mut self, walking: bool) {
+        self.ending.store(true, Ordering::Relaxed);
+        self.ask(Request::Finish { walking });
+    }
+
+    fn ask(&self, request: Request) {
+        // A thread that has ended said why.
+        let _ = self.requests.send(request);
+    }
+
+    /// The next view.
+    ///
+    /// # Errors
+    /// Why there will be no more.
+    pub(crate) async fn next(&mut self) -> Seen {
+        let seen = self.seen.recv().await;
+        self.is_busy = false;
+        seen.unwrap_or_else(|| Err(panicked()))
+    }
+
+    /// The last view, once the session has ended as asked.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn last(&mut self) -> Seen {
+        let mut last = None;
+        while let Some(seen) = self.seen.recv().await {
+            last = Some(seen);
+        }
+        last.unwrap_or_else(|| Err(panicked()))
+    }
+}
+
+fn panicked() -> SessionError {
+    SessionError::Io(std::io::Error::other("the session panicked"))
+}
+
+fn run(
+    options: &AttachOptions,
+    sampler: Sampler,
+    requests: &Receiver<Request>,
+    show: &UnboundedSender<Seen>,
+    ending: &Arc<AtomicBool>,
+) -> Result<(), SessionError> {
+    let mut session = begin(options, sampler, ending)?;
+    let show = |view| {
+        // Whoever left does not look.
+        let _ = show.send(Ok(view));
+    };
+    show(session.view());
+    for request in requests {
+        match request {
+            Request::Tick { walking } => session.tick(walking),
+            Request::Walk => {
+                session.walk_now();
+                session.tick(true);
+            }
+            Request::Finish { walking } => {
+                show(session.finish(walking));
+                return Ok(());
+            }
+        }
+        show(session.view());
+    }
+    Ok(())
+}
+
+fn begin(
+    options: &AttachOptions,
+    sampler: Sampler,
+    ending: &Arc<AtomicBool>,
+) -> Result<LiveSession, SessionError> {
+    // Probes that record stay armed, and feed the shadows alone.
+    let what_if = match &options.what_if {
+        None => None,
+        Some(wanted) => {
+            let started = WhatIfSession::start(options.pid, wanted, options.manner);
+            let mut what_if = started.map_err(SessionError::WhatIf)?;
+            // Without probes there is nothing to compare, which is an error and no notice.
+            what_if.wait_until_begun().map_err(SessionError::Shadows)?;
+            Some(what_if)
+        }
+    };
+    let start = |budget| Probes::start(options.pid, budget, Arc::clone(ending));
+    let probes = match (options.probes, options.budget) {
+        (false, _) => Probes::Off,
+        (true, _) if what_if.is_some() => Probes::Lent,
+        (true, Budget::Unlimited) => start(probe::Budget::Unlimited),
+        (true, Budget::Share(share)) => {
+            let share = share * (1.0 - STOP_PART_OF_BUDGET);
+            start(probe::Budget::Share(share))
+        }
+    };
+    let stop_share = match options.budget {
+        Budget::Share(share) => Some(share * STOP_PART_OF_BUDGET),
+        Budget::Unlimited => None,
+    };
+    let schedule = WalkSchedule::new(options.interval, stop_share, Instant::now());
+    let session = LiveSession::start(sampler, options.manner, schedule, probes, what_if)?;
+    Ok(session)
+}

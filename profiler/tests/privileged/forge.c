@@ -1,0 +1,117 @@
+// Writes into the ring of `fragscope record` what no recorder does. The layout is that of
+// profiler_common::ring.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SLOTS (1ull << 20)
+
+struct header {
+  uint64_t magic;
+  _Atomic uint32_t closed, heartbeat;
+  uint64_t apart[6];
+  _Atomic uint64_t head;
+};
+
+struct slot {
+  _Atomic uint64_t turn, time_ns, addr, size, thread, kind;
+};
+
+static struct header *ring;
+static struct slot *slots;
+static char path[256];
+
+static void open_ring(void) {
+  const char *named = getenv("FRAGSCOPE_RECORD_RING");
+  if (!named || sscanf(named, "%255s", path) != 1) exit(10);
+  int fd = open(path, O_RDWR);
+  if (fd < 0) exit(11);
+  size_t bytes = 4096 + SLOTS * sizeof(struct slot);
+  ring = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (ring == MAP_FAILED) exit(12);
+  slots = (struct slot *)((char *)ring + 4096);
+  close(fd);
+}
+
+static uint64_t now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+// One event in its turn, as a recorder would write it, of whatever process and thread.
+static void event(uint32_t process, uint32_t thread, uint64_t kind, uint64_t addr, uint64_t size) {
+  for (;;) {
+    uint64_t number = atomic_load(&ring->head);
+    struct slot *slot = &slots[number % SLOTS];
+    uint64_t lap = number / SLOTS, expected = lap << 24;
+    if (atomic_compare_exchange_strong(&slot->turn, &expected, lap << 24 | getpid() << 2 | 1)) {
+      uint64_t head = number;
+      atomic_compare_exchange_strong(&ring->head, &head, number + 1);
+      slot->time_ns = now();
+      slot->addr = addr;
+      slot->size = size;
+      slot->thread = (uint64_t)thread << 32 | process;
+      slot->kind = kind;
+      atomic_store(&slot->turn, lap << 24 | 2);
+      return;
+    }
+    if (ring->closed) return;
+    usleep(100);
+  }
+}
+
+int main(int argc, char **argv) {
+  if (argc < 2) return 9;
+  open_ring();
+  if (!strcmp(argv[1], "head")) {
+    // Far ahead, and then behind.
+    atomic_fetch_add(&ring->head, 1ull << 40);
+    usleep(20000);
+    atomic_store(&ring->head, 0);
+    usleep(20000);
+    atomic_store(&ring->head, UINT64_MAX - 5);
+  } else if (!strcmp(argv[1], "foreign")) {
+    // A process that is none of ours begins, allocates, and never ends.
+    uint32_t foreign = atoi(argv[2]);
+    event(foreign, foreign, 5, 1, 0);
+    for (int i = 0; i < 1000; i++) event(foreign, foreign, 1, 0x10000000 + i * 64, 32);
+  } else if (!strcmp(argv[1], "flood")) {
+    for (uint32_t i = 1; i < 3000000; i++) event(i, i, i % 2 ? 1 : 6, (uint64_t)i << 20, 1 << 19);
+  } else if (!strcmp(argv[1], "scribble")) {
+    srandom(1);
+    for (uint64_t i = 0; i < SLOTS; i++) {
+      uint64_t *words = (uint64_t *)&slots[i];
+      for (int w = 0; w < 6; w++) words[w] = (uint64_t)random() << 33 ^ random();
+    }
+    ring->head = (uint64_t)random() << 33;
+  } else if (!strcmp(argv[1], "damaged")) {
+    event(getpid(), getpid(), 77, 1, 1);
+    event(getpid(), getpid(), 1 | 200 << 8, 1, 1);
+    event(getpid(), getpid(), 1, UINT64_MAX, 1);
+  } else if (!strcmp(argv[1], "shrink")) {
+    int fd = open(path, O_RDWR);
+    if (ftruncate(fd, 4096) == 0) return 20;
+    printf("%s\n", strerror(errno));
+  } else if (!strcmp(argv[1], "claim")) {
+    // Claimed by a living thread, and never filled.
+    uint64_t number = atomic_load(&ring->head);
+    uint64_t expected = number / SLOTS << 24;
+    atomic_compare_exchange_strong(&slots[number % SLOTS].turn, &expected,
+                                   expected | getpid() << 2 | 1);
+  } else {
+    return 9;
+  }
+  printf("forged\n");
+  fflush(stdout);
+  if (argc > 2 && !strcmp(argv[argc - 1], "stay")) pause();
+  return 0;
+}

@@ -1,0 +1,683 @@
+//! `record -- COMMAND` on programs that end, die, stay, hide, and forge.
+
+mod child;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use child::{install, open_folder};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use profiler_trace::trace::{EventKind, Item, Reader};
+
+const NOBODY: u32 = 65534;
+/// No test waits so long, unless something waits for ever.
+const FOR_EVER: Duration = Duration::from_secs(120);
+
+fn fragscope() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_fragscope"))
+}
+
+/// The command that records into this file.
+fn record(trace: &Path, command: &[&str]) -> Command {
+    let mut record = fragscope();
+    record
+        .args(["record", "-o"])
+        .arg(trace)
+        .arg("--")
+        .args(command);
+    record
+}
+
+fn compiled(folder: &tempfile::TempDir, name: &str, options: &[&str]) -> PathBuf {
+    let program = folder.path().join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/privileged")
+        .join(name);
+    let status = Command::new("cc")
+        .args(["-O1", "-Wall", "-fno-builtin", "-pthread"])
+        .args(options)
+        .arg("-o")
+        .arg(&program)
+        .arg(source.with_extension("c"))
+        .status();
+    assert!(status.expect("a C compiler").success());
+    program
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// Runs it, unless it goes on for ever.
+fn run(command: &mut Command) -> Output {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let (mut out, mut error) = (child.stdout.take(), child.stderr.take());
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(move || {
+            let mut bytes = Vec::new();
+            out.as_mut().map(|out| out.read_to_end(&mut bytes));
+            bytes
+        });
+        let errors = scope.spawn(move || {
+            let mut bytes = Vec::new();
+            error.as_mut().map(|error| error.read_to_end(&mut bytes));
+            bytes
+        });
+        let status = ended(&mut child);
+        Output {
+            status,
+            stdout: reading.join().expect("read"),
+            stderr: errors.join().expect("read"),
+        }
+    })
+}
+
+fn ended(child: &mut Child) -> std::process::ExitStatus {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("our own child") {
+            return status;
+        }
+        if began.elapsed() > FOR_EVER {
+            child.kill().expect("it runs");
+            panic!("it goes on for ever");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < FOR_EVER, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What a trace holds, in numbers.
+#[derive(Debug, Default)]
+struct Held {
+    events: u64,
+    /// Blocks of this size were allocated so often.
+    of_size: u64,
+    lost: u64,
+    /// Processes of which there are checkpoints.
+    looked_at: std::collections::BTreeSet<u32>,
+    whole: bool,
+}
+
+fn held(trace: &Path, size: u64) -> Held {
+    let file = BufReader::new(File::open(trace).expect("a trace"));
+    let mut reader = Reader::new(file).expect("a trace");
+    let mut held = Held::default();
+    while let Some(item) = reader.next_item().expect("sound") {
+        match item {
+            Item::Event(event) => {
+                held.events += 1;
+                match event.kind {
+                    EventKind::Alloc { bytes, .. } if bytes == size => held.of_size += 1,
+                    EventKind::Lost { events } => held.lost += events,
+                    _ => {}
+                }
+            }
+            Item::Checkpoint(checkpoint) => {
+                held.looked_at.insert(checkpoint.process);
+            }
+            Item::Seed(_) => {}
+        }
+    }
+    held.whole = reader.is_whole();
+    held
+}
+
+/// A Python program that allocates so many blocks of this size.
+fn allocate(count: u32, size: u64) -> String {
+    format!(
+        "import ctypes; c = ctypes.CDLL(None); c.malloc.restype = ctypes.c_void_p; \
+         c.free.argtypes = [ctypes.c_void_p]\nfor i in range({count}): c.free(c.malloc({size}))\n"
+    )
+}
+
+#[test]
+fn it_ends_with_the_exit_code_of_its_command() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    for (script, code) in [
+        ("exit 0", 0),
+        ("exit 3", 3),
+        ("kill -9 $$", 137),
+        ("kill -TERM $$", 143),
+    ] {
+        let output = run(&mut record(&trace, &["sh", "-c", script]));
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{script}: {}",
+            said(&output)
+        );
+        assert!(held(&trace, 0).whole);
+    }
+}
+
+#[test]
+fn the_recorder_is_roots_own_all_the_way_and_stays_there() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let output = run(&mut record(
+        &trace,
+        &["sh", "-c", "echo $LD_PRELOAD; cat ${LD_PRELOAD%%:*} >&2"],
+    ));
+    let listed = String::from_utf8_lossy(&output.stdout);
+    let path = PathBuf::from(listed.trim().split(':').next().expect("preloaded"));
+    let object = fs::symlink_metadata(&path).expect("it stays");
+    assert!(object.is_file() && output.stderr.starts_with(b"\x7fELF"));
+    for step in path.ancestors() {
+        let found = fs::symlink_metadata(step).expect("there");
+        assert_eq!(found.uid(), 0, "{}", step.display());
+        assert_eq!(found.mode() & 0o022, 0, "{}", step.display());
+        // Whoever the program becomes can load it.
+        assert_eq!(found.mode() & 0o005, 0o005, "{}", step.display());
+    }
+}
+
+#[test]
+fn a_program_that_starts_when_fragscope_is_gone_starts_silently() {
+    let folder = open_folder();
+    let [go, out, error] = ["go", "out", "error"].map(|name| folder.path().join(name));
+    let late = format!(
+        "trap '' HUP; touch {go}.ready; while [ ! -e {go} ]; do sleep 0.05; done; \
+         /bin/echo late > {out} 2> {error}; setpriv --reuid {NOBODY} --regid {NOBODY} \
+         --clear-groups /bin/echo other >> {out} 2>> {error}; touch {go}.done",
+        go = text(&go),
+        out = text(&out),
+        error = text(&error),
+    );
+    let trace = folder.path().join("trace");
+    let mut recording = record(&trace, &["sh", "-c", &late])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("fragscope");
+    until("the program runs", || go.with_extension("ready").exists());
+    recording.kill().expect("it runs");
+    recording.wait().expect("it ends");
+    fs::write(&go, "").expect("ours");
+    until("the program ends", || go.with_extension("done").exists());
+    assert_eq!(fs::read_to_string(&error).expect("written"), "");
+    assert_eq!(fs::read_to_string(&out).expect("written"), "late\nother\n");
+}
+
+#[test]
+fn what_starts_in_another_root_directory_starts_silently() {
+    let folder = open_folder();
+    let root = folder.path().join("root");
+    fs::create_dir(&root).expect("ours");
+    // The same files, but for the recorder. The mounts go with the namespace.
+    let script = format!(
+        "mount --bind / {root} && mount -t tmpfs none {root}/run && exec {} record -o {} -- \
+         chroot {root} /bin/sh -c 'echo \"<$LD_PRELOAD>\"; /bin/echo inside'",
+        env!("CARGO_BIN_EXE_fragscope"),
+        text(&folder.path().join("trace")),
+        root = text(&root),
+    );
+    let output = run(Command::new("unshare").args(["-m", "sh", "-c", &script]));
+    let said = said(&output);
+    assert_eq!(output.stdout, b"<>\ninside\n", "{said}");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(!said.contains("ld.so"), "{said}");
+    assert!(held(&folder.path().join("trace"), 0).events > 0, "{said}");
+}
+
+/// A file in memory that looks like a ring, held by a process of another user.
+const FALSE_RING: &str = "
+import mmap, os, struct, sys
+os.setgid(65534); os.setuid(65534)
+fd = os.memfd_create('fragscope-ring')
+os.ftruncate(fd, 4096 + (1 << 20) * 48)
+ring = mmap.mmap(fd, 4096)
+ring[:8] = b'FSRING\\0\\2'
+s = os.fstat(fd)
+print(f'/proc/{os.getpid()}/fd/{fd} {s.st_dev} {s.st_ino}', flush=True)
+sys.stdin.read()
+print(struct.unpack_from('<Q', ring, 64)[0])
+";
+
+#[test]
+fn a_ring_that_another_user_holds_out_is_not_written_to() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let output = run(&mut record(&trace, &["sh", "-c", "echo $LD_PRELOAD"]));
+    let preload = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let mut other = Command::new("python3")
+        .args(["-S", "-c", FALSE_RING])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3");
+    let mut answers = BufReader::new(other.stdout.take().expect("piped"));
+    let mut place = String::new();
+    answers.read_line(&mut place).expect("it speaks");
+    let program = Command::new("/bin/true")
+        .env("LD_PRELOAD", preload)
+        .env("FRAGSCOPE_RECORD_RING", place.trim())
+        .output()
+        .expect("true");
+    assert!(
+        program.status.success() && program.stderr.is_empty(),
+        "{program:?}"
+    );
+    drop(other.stdin.take());
+    let mut head = String::new();
+    answers.read_line(&mut head).expect("it speaks");
+    other.wait().expect("it ends");
+    assert_eq!(head.trim(), "0", "events were written");
+}
+
+#[test]
+fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
+    let folder = open_folder();
+    let program = install(Path::new(env!("CARGO_BIN_EXE_fragscope")), &folder);
+    let own = tempfile::tempdir_in("/run").expect("root may");
+    std::os::unix::fs::chown(own.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
+    let as_nobody = |directory: &Path| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .arg(&program)
+            .args(["record", "-o"])
+            .arg(own.path().join("trace"))
+            .args(["--", "sh", "-c", "echo $LD_PRELOAD"])
+            .env("XDG_RUNTIME_DIR", directory)
+            .env_remove("XDG_CACHE_HOME")
+            .env("HOME", "/nonexistent");
+        run(&mut command)
+    };
+    let output = as_nobody(own.path());
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let listed = String::from_utf8_lossy(&output.stdout);
+    assert!(listed.starts_with(text(own.path())), "{listed}");
+    assert!(
+        held(&own.path().join("trace"), 0).events > 0,
+        "{}",
+        said(&output)
+    );
+    // Where anybody can put something, the recorder is not put.
+    fs::set_permissions(own.path(), fs::Permissions::from_mode(0o777)).expect("root may");
+    let output = as_nobody(own.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said(&output).contains("can be written to by others"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn a_daemon_is_recorded_to_its_end_and_that_is_said() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let daemon = format!(
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        \
+         time.sleep(2)\n        exec({:?})\n        os._exit(0)\nos._exit(5)\n",
+        allocate(1000, 123_457)
+    );
+    let output = run(&mut record(&trace, &["python3", "-S", "-c", &daemon]));
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(
+        said.contains("ended with exit code 5; of its processes "),
+        "{said}"
+    );
+    let held = held(&trace, 123_457);
+    assert!(held.whole && held.of_size == 1000, "{held:?}: {said}");
+}
+
+#[test]
+fn programs_into_which_nothing_is_preloaded_run_silently_and_the_reason_is_said() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let source = folder.path().join("hello.c");
+    fs::write(
+        &source,
+        "#include <stdio.h>\nint main(void) { return puts(\"hello\") < 0; }\n",
+    )
+    .expect("ours");
+    let compile = |name: &str, options: &[&str]| {
+        let program = folder.path().join(name);
+        let mut compiler = Command::new("cc");
+        compiler.args(options).arg("-o").arg(&program).arg(&source);
+        assert!(compiler.status().expect("a C compiler").success());
+        program
+    };
+    let fixed = compile("static", &["-static"]);
+    let set = compile("setuid", &[]);
+    std::os::unix::fs::chown(&set, Some(NOBODY), None).expect("root may");
+    fs::set_permissions(&set, fs::Permissions::from_mode(0o4755)).expect("root may");
+    for (program, why) in [(fixed, "linked statically"), (set, "is set-user-ID")] {
+        let output = run(&mut record(&trace, &[text(&program)]));
+        let said = said(&output);
+        assert_eq!(output.stdout, b"hello\n");
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(
+            said.contains("nothing was recorded") && said.contains(why),
+            "{said}"
+        );
+        assert!(!said.contains("ld.so"), "{said}");
+    }
+}
+
+#[test]
+fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_to_be_whole() {
+    let folder = open_folder();
+    let [disk, go] = ["disk", "go"].map(|name| folder.path().join(name));
+    fs::create_dir(&disk).expect("ours");
+    let small = |command: &str, options: &[&str]| {
+        let done = Command::new(command).args(options).arg(&disk).status();
+        assert!(done.expect(command).success(), "{command} {options:?}");
+    };
+    small("mount", &["-t", "tmpfs", "-o", "size=512k", "none"]);
+    let trace = disk.join("trace");
+    // Of all sizes, so that packing does not make little of them.
+    let program = format!(
+        "import ctypes, os, random, time\nc = ctypes.CDLL(None)\n\
+         for i in range(300000): c.malloc(random.randrange(1, 200))\n\
+         while not os.path.exists({go:?}): time.sleep(0.05)\nopen({:?}, 'w')\n",
+        go.with_extension("done"),
+    );
+    // The command keeps what it writes to.
+    let error = folder.path().join("error");
+    let mut recording = record(&trace, &["python3", "-S", "-c", &program])
+        .stderr(File::create(&error).expect("ours"))
+        .spawn()
+        .expect("fragscope");
+    let status = ended(&mut recording);
+    let held = held(&trace, 0);
+    small("umount", &[]);
+    let said = fs::read_to_string(&error).expect("UTF-8");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("goes on without being recorded"), "{said}");
+    let counted = format!(
+        "; {} events are whole in it and can be replayed",
+        held.events
+    );
+    assert!(
+        said.contains(&counted) && held.events > 10_000,
+        "{held:?}: {said}"
+    );
+    assert!(!held.whole);
+    fs::write(&go, "").expect("ours");
+    until("the command goes on", || go.with_extension("done").exists());
+}
+
+/// A recording of a program that forges, and of an honest one after it in the same ring.
+fn forged(how: &[&str]) -> (Output, Held) {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let forge = compiled(&folder, "forge", &[]);
+    let script = format!(
+        "{} {} && python3 -S -c '{}' && echo honest",
+        text(&forge),
+        how.join(" "),
+        allocate(1000, 123_457)
+    );
+    let output = run(&mut record(&trace, &["sh", "-c", &script]));
+    let held = held(&trace, 123_457);
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        out.ends_with("forged\nhonest\n"),
+        "{out}: {}",
+        said(&output)
+    );
+    (output, held)
+}
+
+#[test]
+fn a_head_that_was_moved_far_is_moved_back_and_nothing_is_lost() {
+    let (output, held) = forged(&["head"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!((held.of_size, held.lost), (1000, 0), "{}", said(&output));
+}
+
+#[test]
+fn events_that_no_recorder_writes_are_counted_and_the_others_kept() {
+    let (output, held) = forged(&["damaged"]);
+    assert_eq!((held.of_size, held.lost), (1000, 3), "{}", said(&output));
+    assert!(said(&output).contains("writes what no recorder does"));
+}
+
+#[test]
+fn a_ring_that_is_scribbled_over_ends_the_recording_and_no_program() {
+    let (output, _) = forged(&["scribble"]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("damaged the shared ring"), "{said}");
+}
+
+#[test]
+fn a_ring_cannot_be_made_shorter() {
+    let (output, held) = forged(&["shrink"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(output.stdout.starts_with(b"Operation not permitted"));
+    assert_eq!(held.of_size, 1000);
+}
+
+#[test]
+fn a_slot_that_a_living_thread_never_fills_is_passed_by() {
+    let (output, held) = forged(&["claim"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!((held.of_size, held.lost), (1000, 1));
+}
+
+/// `record` of a program that forges and stays.
+struct Forging {
+    recording: Child,
+    _folder: tempfile::TempDir,
+    trace: PathBuf,
+}
+
+impl Forging {
+    fn start(how: &[&str]) -> Self {
+        let folder = open_folder();
+        let trace = folder.path().join("trace");
+        let forge = compiled(&folder, "forge", &[]);
+        let command = [&[text(&forge)], how, &["stay"]].concat();
+        let mut recording = record(&trace, &command)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("fragscope");
+        let mut out = BufReader::new(recording.stdout.take().expect("piped"));
+        let mut line = String::new();
+        out.read_line(&mut line).expect("it speaks");
+        assert_eq!(line, "forged\n");
+        Self {
+            recording,
+            _folder: folder,
+            trace,
+        }
+    }
+
+    /// Ends it by SIGTERM, which it passes on.
+    fn end(mut self) -> (Held, String) {
+        let pid = Pid::from_raw(self.recording.id().cast_signed());
+        kill(pid, Signal::SIGTERM).expect("it runs");
+        let status = ended(&mut self.recording);
+        let mut said = String::new();
+        let errors = self.recording.stderr.as_mut().expect("piped");
+        errors.read_to_string(&mut said).expect("UTF-8");
+        assert_eq!(status.code(), Some(143), "{said}");
+        (held(&self.trace, 0), said)
+    }
+}
+
+#[test]
+fn a_process_that_does_not_descend_from_the_command_is_never_looked_at() {
+    let mut foreign = Command::new("sleep").arg("1000").spawn().expect("sleep");
+    let forging = Forging::start(&["foreign", &foreign.id().to_string()]);
+    // A look at all processes precedes the end.
+    let (held, said) = forging.end();
+    foreign.kill().expect("it runs");
+    foreign.wait().expect("it ends");
+    assert!(held.events > 1000, "{said}");
+    let processes: Vec<u32> = held.looked_at.into_iter().collect();
+    assert_eq!(processes, [0], "{said}");
+}
+
+#[test]
+fn a_flood_of_forged_processes_costs_little_memory() {
+    let forging = Forging::start(&["flood"]);
+    let status = format!("/proc/{}/status", forging.recording.id());
+    let peak = || -> u64 {
+        let status = fs::read_to_string(&status).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        kib.expect("a number")
+    };
+    let peak_kib = peak();
+    let (held, said) = forging.end();
+    assert!(said.contains("more threads than are followed"), "{said}");
+    assert!(held.lost > 1_000_000, "{held:?}");
+    // The ring alone is 48 MiB.
+    assert!(peak_kib < 250 << 10, "{peak_kib} KiB: {said}");
+}
+
+#[test]
+fn writers_that_are_killed_in_a_full_ring_hold_up_nobody() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let program = compiled(&folder, "killed", &[]);
+    let output = run(&mut record(&trace, &[text(&program), "5"]));
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let longest: u64 = String::from_utf8_lossy(&output.stdout)
+        .trim()
+        .parse()
+        .expect(&said);
+    // It was 30 s; a busy host may keep a program from running for a while.
+    assert!(longest < 5_000, "{longest} ms: {said}");
+    let held = held(&trace, 100);
+    // One for each thread that was killed while it wrote.
+    assert!(held.whole && held.lost <= 5 * 64, "{held:?}");
+}
+
+/// The lines that it says on stderr, up to one that holds this.
+fn wait_for(child: &mut Child, wanted: &str) -> String {
+    let mut lines = BufReader::new(child.stderr.take().expect("piped"));
+    let mut said = String::new();
+    while !said.contains(wanted) {
+        let read = lines.read_line(&mut said).expect("it speaks");
+        assert!(read > 0, "it ended: {said}");
+    }
+    child.stderr = Some(lines.into_inner());
+    said
+}
+
+#[test]
+fn a_first_signal_is_answered_and_a_second_leaves_the_command() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let script = "trap '' INT; echo $$; while :; do :; done";
+    let mut recording = record(&trace, &["sh", "-c", script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("fragscope");
+    let mut pid = String::new();
+    let mut out = BufReader::new(recording.stdout.take().expect("piped"));
+    out.read_line(&mut pid).expect("it speaks");
+    let command = Pid::from_raw(pid.trim().parse().expect("a number"));
+    let fragscope = Pid::from_raw(recording.id().cast_signed());
+    kill(fragscope, Signal::SIGINT).expect("it runs");
+    wait_for(&mut recording, "a second signal leaves it running");
+    kill(fragscope, Signal::SIGINT).expect("it runs");
+    assert_eq!(ended(&mut recording).code(), Some(130));
+    kill(command, Signal::SIGKILL).expect("it was left running");
+    assert!(held(&trace, 0).whole);
+}
+
+#[test]
+fn nobody_else_can_forbid_a_recording() {
+    let mut target = Command::new("python3")
+        .args(["-S", "-c", "print(1, flush=True); input()"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3");
+    let mut line = String::new();
+    let mut out = BufReader::new(target.stdout.take().expect("piped"));
+    out.read_line(&mut line).expect("it speaks");
+    let pid = target.id();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let (_, fields) = stat.rsplit_once(") ").expect("a name");
+    let ticks = fields.split(' ').nth(19).expect("field 22");
+    // What served as the lock: anybody can bind it.
+    let name = format!("fragscope-record-{pid}-{ticks}");
+    let address = <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name);
+    let _bound = UnixListener::bind_addr(&address.expect("short")).expect("free");
+    let folder = open_folder();
+    let mut record = fragscope();
+    record
+        .args([
+            "record",
+            "--duration",
+            "10ms",
+            "--pid",
+            &pid.to_string(),
+            "-o",
+        ])
+        .arg(folder.path().join("trace"));
+    let output = run(&mut record);
+    drop(target.stdin.take());
+    target.wait().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let lock = fs::symlink_metadata("/run/fragscope/recorded").expect("what serves now");
+    assert_eq!((lock.uid(), lock.mode() & 0o777), (0, 0o600));
+}
+
+#[test]
+fn a_process_that_ends_or_executes_while_its_recording_begins_ends_it_with_5_and_a_sentence() {
+    let folder = open_folder();
+    for round in 0..12u32 {
+        let after = f64::from(round) * 0.05;
+        let end = if round % 2 == 0 {
+            "exit 0"
+        } else {
+            "exec sleep 2"
+        };
+        let mut target = Command::new("sh")
+            .args(["-c", &format!("sleep {after}; {end}")])
+            .spawn()
+            .expect("sh");
+        let mut record = fragscope();
+        record
+            .args([
+                "record",
+                "--duration",
+                "60s",
+                "--pid",
+                &target.id().to_string(),
+                "-o",
+            ])
+            .arg(folder.path().join("trace"));
+        let output = run(&mut record);
+        target.wait().expect("it ends");
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(5), "after {after} s: {said}");
+        assert!(!said.contains("entity not found"), "{said}");
+    }
+}

@@ -1,0 +1,246 @@
+//! Attacks that are tests of the product: each point of the threat model has some, named here, and
+//! each must be there and pass.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::stage::Stage;
+use super::{Round, Tally};
+
+/// Tests of one binary that hold one point.
+struct Held {
+    /// The attack, as SECURITY.md has it.
+    point: &'static str,
+    package: &'static str,
+    /// An integration test, or "" for the library's own tests.
+    binary: &'static str,
+    tests: &'static [&'static str],
+}
+
+const HELD: &[Held] = &[
+    Held {
+        point: "the recorder's path, when fragscope is gone",
+        package: "fragscope",
+        binary: "",
+        tests: &[
+            "session::record::runtime_dir::tests::a_directory_that_others_may_write_to_is_refused_wherever_it_is_on_the_way",
+            "session::record::runtime_dir::tests::a_link_in_place_of_the_directory_is_refused",
+            "session::record::runtime_dir::tests::the_object_is_put_there_once_and_again_when_it_was_changed",
+        ],
+    },
+    Held {
+        point: "a recording is forbidden by holding its lock",
+        package: "fragscope",
+        binary: "",
+        tests: &["session::record::lock::tests::a_process_is_taken_once_until_it_is_given_up"],
+    },
+    Held {
+        point: "a ring that the target scribbles on",
+        package: "fragscope",
+        binary: "",
+        tests: &[
+            "session::record::stream::tests::what_no_recorder_writes_is_counted_and_left_out",
+            "session::record::stream::tests::a_flood_of_forged_processes_and_threads_meets_a_limit_and_costs_little",
+            "session::record::touched::tests::large_blocks_of_all_processes_together_meet_a_limit",
+            "process::tree::tests::only_what_descends_from_this_process_is_of_the_tree",
+        ],
+    },
+    Held {
+        point: "what a trace names is run",
+        package: "fragscope",
+        binary: "replay_hostile",
+        tests: &[
+            "a_trace_makes_nobody_load_the_libraries_that_it_names",
+            "the_recorded_allocator_is_loaded_when_it_is_allowed_and_nobody_elses",
+        ],
+    },
+    Held {
+        point: "players reach beyond themselves",
+        package: "fragscope",
+        binary: "replay",
+        tests: &[
+            "confined::a_player_cannot_write_connect_execute_or_reach_other_processes",
+            "confined::one_that_plays_several_programs_executes_nothing_but_itself",
+        ],
+    },
+    Held {
+        point: "names prefer the current directory",
+        package: "fragscope",
+        binary: "replay_hostile",
+        tests: &["a_name_without_a_slash_is_never_a_file_of_the_current_folder"],
+    },
+    Held {
+        point: "outputs follow links and replace devices",
+        package: "fragscope",
+        binary: "outputs",
+        tests: &[
+            "no_command_follows_a_link_or_replaces_a_device_a_pipe_or_a_folder",
+            "no_command_follows_a_link_in_the_path_that_others_could_have_put_there",
+            "every_command_writes_for_the_owner_alone_and_keeps_the_mode_of_what_it_replaces",
+            "a_second_writer_of_the_same_file_is_refused_by_name",
+            "a_kill_while_a_whole_file_is_written_leaves_nothing",
+            "a_recording_is_readable_after_a_kill_and_keeps_what_was_there_until_it_has_begun",
+        ],
+    },
+    Held {
+        point: "outputs of root in others' directories",
+        package: "fragscope",
+        binary: "privileged_outputs",
+        tests: &[
+            "a_report_of_another_user_stays_that_users",
+            "devices_are_neither_replaced_nor_written_to",
+            "a_folder_that_is_swapped_for_a_link_leads_nowhere_else",
+            "what_anybody_planted_in_a_shared_folder_is_not_filled_in",
+            "nobody_else_can_keep_root_from_writing",
+        ],
+    },
+    Held {
+        point: "control characters reach the terminal",
+        package: "fragscope",
+        binary: "foreign_text",
+        tests: &[
+            "a_hostile_process_is_shown_harmlessly_by_every_command",
+            "a_hostile_command_is_recorded_and_replayed_harmlessly",
+            "errors_name_hostile_files_and_words_harmlessly",
+        ],
+    },
+    Held {
+        point: "hostile ELF files and cores",
+        package: "fragscope",
+        binary: "hostile_files",
+        tests: &[
+            "a_sparse_elf_of_a_terabyte_costs_neither_memory_nor_time_and_is_said",
+            "a_core_that_claims_a_terabyte_costs_neither",
+            "a_pipe_or_a_device_in_the_place_of_a_file_is_not_opened",
+        ],
+    },
+    Held {
+        point: "bombs",
+        package: "fragscope",
+        binary: "replay_hostile",
+        tests: &[
+            "a_bomb_stays_below_a_limit_of_memory_and_of_the_disk",
+            "a_trace_that_wants_more_memory_than_there_is_ends_its_players_and_not_the_host",
+            "a_trace_that_is_cut_off_is_said_by_export_and_replay_with_a_code_of_its_own",
+        ],
+    },
+    Held {
+        point: "bombs of other tools' files",
+        package: "profiler-trace",
+        binary: "interchange",
+        tests: &[
+            "a_small_file_that_unpacks_to_gigabytes_is_read_up_to_a_limit",
+            "a_file_that_names_more_blocks_than_fit_is_read_up_to_a_limit",
+        ],
+    },
+    Held {
+        point: "pipes that are deaf to signals",
+        package: "fragscope",
+        binary: "replay_hostile",
+        tests: &[
+            "a_signal_ends_the_wait_for_a_pipe",
+            "a_signal_ends_the_wait_for_a_reader",
+        ],
+    },
+    Held {
+        point: "a suspended fragscope keeps the target",
+        package: "fragscope",
+        binary: "privileged_process",
+        tests: &[
+            "a_target_runs_on_when_its_stopper_and_the_guard_are_both_suspended",
+            "a_guard_is_found_neither_by_name_nor_by_session_nor_by_group_and_leaves_with_its_stopper",
+        ],
+    },
+    Held {
+        point: "targets that go at the start",
+        package: "fragscope",
+        binary: "gone",
+        tests: &["a_target_that_goes_at_the_start_ends_every_look_with_5_and_a_sentence"],
+    },
+];
+
+/// What one binary says of the tests that it ran: by name, whether it passed.
+type Ran = BTreeMap<String, bool>;
+
+/// The row.
+pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
+    tally.rounds = HELD.iter().map(|held| held.tests.len().max(1) as u64).sum();
+    for held in HELD {
+        let (ran, said) = ran(held)?;
+        for test in held.tests {
+            let mut round = Round::new(tally.seed);
+            round.what = format!("{}: {} {} {test}", held.point, held.package, held.binary);
+            match ran.get(*test) {
+                Some(true) => {}
+                Some(false) => round.fault("a test fails", *test),
+                None => round.fault("a test is missing", *test),
+            }
+            if round.has_failed() {
+                round.hear(said.clone());
+            }
+            tally.add(round);
+        }
+        if held.tests.is_empty() {
+            let mut round = Round::new(tally.seed);
+            round.what = held.point.to_owned();
+            round.fault("no test holds this point", held.point);
+            tally.add(round);
+        }
+        stage.go_on()?;
+    }
+    Ok(())
+}
+
+/// Runs the tests; gives also what the run said, for a failure.
+fn ran(held: &Held) -> Result<(Ran, String)> {
+    if held.tests.is_empty() {
+        return Ok((Ran::new(), String::new()));
+    }
+    let mut command = Command::new("cargo");
+    command.current_dir(crate::root());
+    command.args(["test", "--package", held.package]);
+    match held.binary {
+        "" => command.arg("--lib"),
+        binary => command.args(["--test", binary]),
+    };
+    // One after the other: probes and walks measure time.
+    command.args(["--", "--exact", "--test-threads", "1", "--format", "pretty"]);
+    command.args(held.tests);
+    let output = command.output().context("cargo")?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Ok((results(&printed), format!("{printed}\n{errors}")))
+}
+
+/// The results in libtest's output: `test NAME ... ok`, where a test that prints may come between.
+fn results(printed: &str) -> Ran {
+    let mut results = Ran::new();
+    for line in printed.lines() {
+        if let Some((name, result)) = line
+            .strip_prefix("test ")
+            .and_then(|line| line.split_once(" ... "))
+        {
+            // Ignored and unknown words are no success.
+            results.insert(name.to_owned(), result.trim() == "ok");
+        }
+    }
+    results
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tests_that_ran_and_passed_count() {
+        let printed =
+            "\nrunning 3 tests\ntest a::b ... ok\ntest c ... FAILED\ntest d ... ignored\n";
+        let results = results(printed);
+        assert_eq!(results.get("a::b"), Some(&true));
+        assert_eq!(results.get("c"), Some(&false));
+        assert_eq!(results.get("d"), Some(&false));
+        assert_eq!(results.get("e"), None);
+    }
+}

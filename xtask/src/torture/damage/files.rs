@@ -1,0 +1,188 @@
+//! The files that are damaged: small and whole ones of each kind.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::torture::small_trace;
+use crate::torture::stage::Stage;
+use crate::torture::worker::{Size, Worker};
+
+/// Which commands read it.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Reader {
+    /// `export` and `replay`.
+    Recording,
+    /// `snapshot --core`.
+    Core,
+}
+
+/// How the content lies in the file: damage is done to the file, or to the content, which is then
+/// packed again so that no checksum keeps the damage from the reader.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Packing {
+    Plain,
+    Zstd,
+    Lz4,
+    /// Blocks of docs/trace-format.md.
+    Blocks,
+}
+
+/// A whole file.
+pub(super) struct Input {
+    pub(super) name: &'static str,
+    pub(super) reader: Reader,
+    pub(super) packing: Packing,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Makes or reads one of each kind.
+pub(super) fn make(stage: &Stage) -> Result<Vec<Input>> {
+    let samples = crate::root().join("profiler-trace/tests/interchange");
+    let recording = |name, packing, bytes| Input {
+        name,
+        reader: Reader::Recording,
+        packing,
+        bytes,
+    };
+    let python = fs::read(small_trace(stage)?)?;
+    let small = stage.fresh("ls.fragtrace");
+    fragscope(
+        stage,
+        &[
+            "record",
+            "-o",
+            &small.to_string_lossy(),
+            "--",
+            "ls",
+            "-l",
+            "/",
+        ],
+    )?;
+    let probed = of_process(stage)?;
+    let small = fs::read(small)?;
+    let trace = stage.fresh("for-logalloc.fragtrace");
+    fs::write(&trace, &small)?;
+    let logalloc = stage.fresh("logalloc.txt");
+    fragscope(
+        stage,
+        &[
+            "export",
+            &trace.to_string_lossy(),
+            "--format",
+            "logalloc",
+            "-o",
+            &logalloc.to_string_lossy(),
+        ],
+    )?;
+    let heaptrack = fs::read(samples.join("heaptrack.zst"))?;
+    let memray = fs::read(samples.join("memray.bin"))?;
+    let (json, hlog) = exported(stage)?;
+    let inputs = vec![
+        recording("small.fragtrace", Packing::Blocks, small),
+        recording("python.fragtrace", Packing::Blocks, python),
+        recording("process.fragtrace", Packing::Blocks, probed),
+        recording("logalloc.txt", Packing::Plain, fs::read(logalloc)?),
+        recording("heaptrack.zst", Packing::Zstd, heaptrack),
+        recording("memray.bin", Packing::Lz4, memray),
+        // No command reads these: what is given by mistake is refused, and no more.
+        recording("sample.json", Packing::Plain, json),
+        recording("sample.hlog", Packing::Plain, hlog),
+        Input {
+            name: "core",
+            reader: Reader::Core,
+            packing: Packing::Plain,
+            bytes: core(stage)?,
+        },
+    ];
+    for input in &inputs {
+        let whole = stage.fresh(input.name);
+        fs::write(&whole, &input.bytes)?;
+        let path = whole.to_string_lossy();
+        // A reader that refuses everything would survive everything.
+        match input.reader {
+            _ if input.name.starts_with("sample") => {}
+            Reader::Recording => fragscope(stage, &["export", &path, "--format", "logalloc"])?,
+            Reader::Core => fragscope(stage, &["snapshot", "--core", &path])?,
+        }
+    }
+    Ok(inputs)
+}
+
+fn fragscope(stage: &Stage, words: &[&str]) -> Result<()> {
+    let done = Command::new(&stage.fragscope)
+        .args(words)
+        .output()
+        .context("fragscope")?;
+    ensure!(
+        done.status.success(),
+        "fragscope {words:?} failed: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    Ok(())
+}
+
+/// A recording through probes, which begins with a heap as it was.
+fn of_process(stage: &Stage) -> Result<Vec<u8>> {
+    let worker = Worker::start(stage, Size { mib: 1, threads: 1 })?;
+    let trace = stage.fresh("process.fragtrace");
+    let (pid, path) = (worker.pid.to_string(), trace.to_string_lossy());
+    fragscope(
+        stage,
+        &["record", "--pid", &pid, "--duration", "300ms", "-o", &path],
+    )?;
+    Ok(fs::read(trace)?)
+}
+
+/// What `snapshot` writes.
+fn exported(stage: &Stage) -> Result<(Vec<u8>, Vec<u8>)> {
+    let worker = Worker::start(stage, Size { mib: 1, threads: 1 })?;
+    let (json, hlog) = (stage.fresh("sample.json"), stage.fresh("sample.hlog"));
+    let pid = worker.pid.to_string();
+    let (json_path, hlog_path) = (json.to_string_lossy(), hlog.to_string_lossy());
+    let words = [
+        "snapshot", "--pid", &pid, "-o", &json_path, "-o", &hlog_path,
+    ];
+    fragscope(stage, &words)?;
+    Ok((fs::read(json)?, fs::read(hlog)?))
+}
+
+/// A core of a small process, by gcore.
+fn core(stage: &Stage) -> Result<Vec<u8>> {
+    let mut sleeper = Command::new("sleep").arg("600").spawn()?;
+    let path = stage.fresh("core");
+    let made = Command::new("gcore")
+        .arg("-o")
+        .arg(&path)
+        .arg(sleeper.id().to_string())
+        .output();
+    sleeper.kill()?;
+    sleeper.wait()?;
+    let made = made.context("gcore, of gdb")?;
+    ensure!(
+        made.status.success(),
+        "gcore: {}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let mut name = path.into_os_string();
+    name.push(format!(".{}", sleeper.id()));
+    fs::read(Path::new(&name)).context("gcore's file")
+}
+
+impl Packing {
+    /// The content of a whole file of this packing.
+    pub(super) fn unpack(self, file: &[u8]) -> Result<Vec<u8>> {
+        let mut content = Vec::new();
+        match self {
+            Self::Plain | Self::Blocks => content.extend(file),
+            Self::Zstd => content = zstd::decode_all(file)?,
+            Self::Lz4 => {
+                lz4_flex::frame::FrameDecoder::new(file).read_to_end(&mut content)?;
+            }
+        }
+        Ok(content)
+    }
+}

@@ -1,0 +1,374 @@
+//! What happens to the target while fragscope attaches, is attached, or records.
+
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::aftermath::{self, How};
+use super::cgroup::{Cgroup, Kind};
+use super::running::{Mode, Running, Setting};
+use super::signals::{ends_by_interrupt, give_up, is_death, longest_stop};
+use super::stage::Stage;
+use super::worker::{SMALL, Worker};
+use super::{Round, Tally, processes, small_trace};
+
+const WINDOW: Duration = Duration::from_secs(2);
+const BRIEF: Duration = Duration::from_millis(300);
+/// How long fragscope may take to see that its target is gone: loading the BPF programs takes
+/// seconds on a busy host.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(1);
+/// The default of `--max-stop`, and what a busy host adds.
+const LONGEST: Duration = Duration::from_millis(3500);
+/// How long what was done lasts before fragscope is asked to end.
+const LASTS: Duration = Duration::from_millis(1500);
+
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Event {
+    Exits,
+    Execs,
+    Killed,
+    Stopped,
+    Frozen,
+    Forks,
+    Traced,
+    /// The group of fragscope itself is frozen.
+    FragscopeFrozen,
+}
+
+const EVENTS: [Event; 8] = [
+    Event::Exits,
+    Event::Execs,
+    Event::Killed,
+    Event::Stopped,
+    Event::Frozen,
+    Event::Forks,
+    Event::Traced,
+    Event::FragscopeFrozen,
+];
+
+const MODES: [Mode; 6] = [
+    Mode::Headless,
+    Mode::Unlimited,
+    Mode::Screen,
+    Mode::WhatIf,
+    Mode::RecordProcess,
+    Mode::Snapshot,
+];
+
+/// The row.
+pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
+    let trace = small_trace(stage)?;
+    let mut all = Vec::new();
+    for event in EVENTS {
+        all.extend(MODES.map(|mode| (event, mode)));
+    }
+    fastrand::Rng::with_seed(0).shuffle(&mut all);
+    let mut kept = None;
+    tally.each(|round| one(stage, round, &all, &trace, &mut kept))
+}
+
+fn one(
+    stage: &Stage,
+    round: &mut Round,
+    all: &[(Event, Mode)],
+    trace: &PathBuf,
+    kept: &mut Option<Worker>,
+) -> Result<()> {
+    let (event, mode) = round.turn(all);
+    round.kind(format!("{event:?}"));
+    round.kind(format!("{mode:?}"));
+    let mut worker = match kept.take() {
+        Some(worker) => worker,
+        None => Worker::start(stage, SMALL)?,
+    };
+    let of_target = matches!(event, Event::Frozen);
+    let of_fragscope = matches!(event, Event::FragscopeFrozen);
+    let cgroup = match of_target || of_fragscope {
+        true => Some(Cgroup::new(Kind::Freezer)?),
+        false => None,
+    };
+    if let (true, Some(cgroup)) = (of_target, &cgroup) {
+        cgroup.add(worker.pid)?;
+    }
+    let setting = Setting {
+        worker: worker.pid,
+        trace,
+        cgroup: cgroup.as_ref().filter(|_| of_fragscope),
+        piped: false,
+    };
+    let mut running = Running::start(stage, mode, &setting)?;
+    let instant = round.instant(if mode == Mode::Snapshot {
+        BRIEF
+    } else {
+        WINDOW
+    });
+    round.what = format!(
+        "{event:?}, {mode:?}, {:.3} s from its start",
+        instant.as_secs_f64()
+    );
+    stage.let_pass(instant)?;
+    let printed = !running.printed().is_empty();
+
+    let how = match event {
+        Event::Exits => {
+            worker.command("exit")?;
+            target_gone(stage, round, &mut running, printed)?
+        }
+        Event::Killed => {
+            worker.signal(Signal::SIGKILL);
+            target_gone(stage, round, &mut running, printed)?
+        }
+        Event::Execs => {
+            worker.command("exec")?;
+            worker.settle(stage)?;
+            target_gone(stage, round, &mut running, printed)?
+        }
+        Event::Stopped => stopped(stage, round, &mut running, &worker)?,
+        Event::Frozen => {
+            let cgroup = cgroup.as_ref().context("made above")?;
+            let frozen = Frozen::begin(cgroup)?;
+            stage.let_pass(LASTS)?;
+            let how = ends_by_interrupt(stage, round, &mut running)?;
+            drop(frozen);
+            how
+        }
+        Event::Forks => forks(stage, round, &mut running, &mut worker)?,
+        Event::Traced => traced(stage, round, &mut running, &worker)?,
+        Event::FragscopeFrozen => {
+            let cgroup = cgroup.as_ref().context("made above")?;
+            fragscope_frozen(stage, round, &mut running, &worker, cgroup)?
+        }
+    };
+    let gone = matches!(event, Event::Exits | Event::Killed);
+    let survivor = (!gone).then_some(&mut worker);
+    aftermath::check(stage, round, &running, survivor, how)?;
+    round.hear(running.errors());
+    drop(running);
+    if !gone && !round.has_failed() && event != Event::Forks {
+        *kept = Some(worker);
+    }
+    Ok(())
+}
+
+/// The target has exited or is another program: fragscope ends with 5 and a sentence, or went on to
+/// its end before.
+fn target_gone(
+    stage: &Stage,
+    round: &mut Round,
+    running: &mut Running,
+    printed: bool,
+) -> Result<How> {
+    if running.mode == Mode::Screen {
+        // It shows what was seen until the user quits.
+        stage.let_pass(LASTS)?;
+        running.signal(Signal::SIGTERM);
+    }
+    let Some(status) = running.wait(stage, ENDS_WITHIN)? else {
+        round.fault(
+            "it does not end",
+            format!("within {ENDS_WITHIN:?} of its target's end"),
+        );
+        return give_up(stage, round, running);
+    };
+    let said = running.errors();
+    match (running.mode, status.code()) {
+        (_, Some(5)) => aftermath::gone_is_said(round, &said),
+        (Mode::Screen, Some(130)) | (Mode::Snapshot, Some(0)) => {}
+        // Ended by the signal that was to end the screen, before it had taken it over.
+        (Mode::Screen, None) => return Ok(How::Killed),
+        _ => round.fault("a wrong exit code", format!("{status}, not 5")),
+    }
+    if printed && running.mode != Mode::Snapshot {
+        aftermath::promised_output(stage, round, running)?;
+    }
+    Ok(how_of(status))
+}
+
+fn how_of(status: ExitStatus) -> How {
+    if is_death(status) {
+        How::Killed
+    } else {
+        How::ByItself
+    }
+}
+
+/// The target is stopped by SIGSTOP: fragscope goes on, and leaves it stopped.
+fn stopped(
+    stage: &Stage,
+    round: &mut Round,
+    running: &mut Running,
+    worker: &Worker,
+) -> Result<How> {
+    worker.signal(Signal::SIGSTOP);
+    stage.let_pass(LASTS)?;
+    let how = ends_by_interrupt(stage, round, running)?;
+    let all_stopped = stage.wait_for(PATIENCE, PAUSE, || {
+        let threads = processes::threads(worker.pid);
+        Ok(threads
+            .iter()
+            .all(|thread| thread.state == 'T')
+            .then_some(()))
+    })?;
+    if all_stopped.is_none() {
+        round.fault(
+            "a stopped target does not stay so",
+            "it was stopped by SIGSTOP",
+        );
+    }
+    worker.signal(Signal::SIGCONT);
+    Ok(how)
+}
+
+/// The target forks: neither it nor its child keeps a breakpoint.
+fn forks(
+    stage: &Stage,
+    round: &mut Round,
+    running: &mut Running,
+    worker: &mut Worker,
+) -> Result<How> {
+    worker.command("fork")?;
+    let child = worker.forked(stage)?;
+    stage.expected.borrow_mut().insert(child);
+    let child = Child(child);
+    stage.let_pass(LASTS)?;
+    let how = ends_by_interrupt(stage, round, running)?;
+    let mut text = super::text::Text::of(child.0)?;
+    let clean = stage.wait_for(PATIENCE / 12, PAUSE, || {
+        Ok(text.changes().is_empty().then_some(()))
+    })?;
+    if clean.is_none() {
+        let changed = text.changes().len();
+        round.fault(
+            "breakpoints are left",
+            format!("in the target's child: {changed}"),
+        );
+    }
+    if processes::process(child.0).is_none_or(|child| child.state == 'Z') {
+        round.fault("the target does not go on", "its child died");
+    }
+    stage.expected.borrow_mut().remove(&child.0);
+    Ok(how)
+}
+
+/// A grandchild of ours. It ends with this.
+struct Child(i32);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(Pid::from_raw(self.0), Signal::SIGKILL);
+    }
+}
+
+/// Another tracer holds the target: fragscope says so, or goes on without stops.
+fn traced(stage: &Stage, round: &mut Round, running: &mut Running, worker: &Worker) -> Result<How> {
+    let tracer = Tracer::begin(worker.pid)?;
+    stage.let_pass(LASTS)?;
+    let how = match running.ended() {
+        None => ends_by_interrupt(stage, round, running)?,
+        Some(status) => {
+            let said = running.errors();
+            let of_tracer = said.contains("traced");
+            let done_before = running.mode == Mode::Snapshot && status.success();
+            if !(of_tracer || done_before) {
+                round.fault("another tracer is not named", status.to_string());
+            }
+            how_of(status)
+        }
+    };
+    tracer.end();
+    Ok(how)
+}
+
+/// A small tracer: it seizes every thread and does nothing more.
+struct Tracer {
+    end: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Tracer {
+    fn begin(pid: i32) -> Result<Self> {
+        let (end, ended) = mpsc::channel();
+        let (ready, is_ready) = mpsc::channel();
+        // The kernel detaches what a thread traced when that thread ends.
+        let thread = thread::spawn(move || {
+            for thread in processes::threads(pid) {
+                // A walk of fragscope's may hold it at this moment; then fragscope was first.
+                let tid = Pid::from_raw(thread.tid);
+                for _ in 0..100 {
+                    match ptrace::seize(tid, ptrace::Options::empty()) {
+                        Err(nix::errno::Errno::EPERM) => thread::sleep(Duration::from_millis(5)),
+                        _ => break,
+                    }
+                }
+            }
+            // Both ends live as long as the tracer is wanted.
+            let _ = ready.send(());
+            let _ = ended.recv();
+        });
+        is_ready.recv().context("the tracer")?;
+        Ok(Self { end, thread })
+    }
+
+    fn end(self) {
+        drop(self.end);
+        let _ = self.thread.join();
+    }
+}
+
+/// fragscope's group is frozen in a stop, where one is seen: the target is not kept.
+fn fragscope_frozen(
+    stage: &Stage,
+    round: &mut Round,
+    running: &mut Running,
+    worker: &Worker,
+    cgroup: &Cgroup,
+) -> Result<How> {
+    let seen = stage.wait_for(PATIENCE, Duration::from_micros(100), || {
+        let seen = processes::is_held(worker.pid) || running.ended().is_some();
+        Ok(seen.then_some(()))
+    })?;
+    round.kind(match seen {
+        Some(()) => "frozen in a stop",
+        None => "no stop seen",
+    });
+    let frozen = Frozen::begin(cgroup)?;
+    let kept = longest_stop(stage, worker.pid)?;
+    round.figure(
+        "longest stop of the target while fragscope was frozen, s",
+        kept.as_secs_f64(),
+    );
+    if kept > LONGEST {
+        round.fault(
+            "the target is kept stopped",
+            format!("for {kept:.1?} and more"),
+        );
+    }
+    drop(frozen);
+    ends_by_interrupt(stage, round, running)
+}
+
+/// While this lives, a group is frozen.
+struct Frozen<'a>(&'a Cgroup);
+
+impl<'a> Frozen<'a> {
+    fn begin(cgroup: &'a Cgroup) -> Result<Self> {
+        cgroup.freeze(true)?;
+        Ok(Self(cgroup))
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        // The group's own end thaws it again.
+        let _ = self.0.freeze(false);
+    }
+}

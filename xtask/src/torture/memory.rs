@@ -1,0 +1,155 @@
+//! A memory cgroup whose limit is met: the kernel kills the target, or fragscope.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::aftermath::{self, How};
+use super::cgroup::{Cgroup, Kind};
+use super::running::{Mode, Running, Setting};
+use super::signals::give_up;
+use super::stage::Stage;
+use super::worker::{SMALL, Worker};
+use super::{Round, Tally, processes, small_trace};
+use nix::sys::signal::Signal;
+
+const MODES: [Mode; 4] = [
+    Mode::Headless,
+    Mode::Unlimited,
+    Mode::RecordProcess,
+    Mode::WhatIf,
+];
+/// How long attaching may take on a busy host, and seeing that the target is gone.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(2);
+/// What a target may grow by before it is killed.
+const ROOM: u64 = 8 << 20;
+/// fragscope needs more than the least of these from its start, and less than the most.
+const FRAGSCOPE: (u64, u64) = (2 << 20, 40 << 20);
+
+/// The row.
+pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
+    let trace = small_trace(stage)?;
+    tally.each(|round| {
+        let mode = MODES[(round.seed / 2 % MODES.len() as u64) as usize];
+        round.kind(format!("{mode:?}"));
+        if round.seed.is_multiple_of(2) {
+            target_killed(stage, round, mode, &trace)
+        } else {
+            fragscope_killed(stage, round, mode, &trace)
+        }
+    })
+}
+
+/// The target is killed while fragscope is attached: its last sample is saved.
+fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) -> Result<()> {
+    round.what = format!("the target meets its limit, {mode:?}");
+    round.kind("target killed");
+    let cgroup = Cgroup::new(Kind::Memory)?;
+    let mut worker = Worker::start(stage, SMALL)?;
+    cgroup.add(worker.pid)?;
+    let setting = Setting {
+        worker: worker.pid,
+        trace,
+        cgroup: None,
+        piped: false,
+    };
+    let mut running = Running::start(stage, mode, &setting)?;
+    let attached = wait_for_attached(stage, &mut running, &mut worker)?;
+    if !attached {
+        round.fault("it does not attach", "");
+    }
+    let instant = round.instant(Duration::from_secs(1));
+    stage.let_pass(instant)?;
+    // Pages that it had before it was in the group are not counted.
+    cgroup.limit_memory(cgroup.memory()? + ROOM)?;
+    worker.command("eat")?;
+    let killed = stage.wait_for(PATIENCE, PAUSE, || Ok(worker.ended()))?;
+    if killed.is_none() || cgroup.kills()? == 0 {
+        round.fault("no kill", "the kernel did not end the target at its limit");
+    }
+    let how = match running.wait(stage, PATIENCE)? {
+        None => {
+            round.fault(
+                "it does not end",
+                format!("within {PATIENCE:?} of its target's end"),
+            );
+            give_up(stage, round, &mut running)?
+        }
+        Some(status) => {
+            if status.code() == Some(5) {
+                aftermath::gone_is_said(round, &running.errors());
+            } else {
+                round.fault("a wrong exit code", format!("{status}, not 5"));
+            }
+            aftermath::promised_output(stage, round, &running)?;
+            How::ByItself
+        }
+    };
+    aftermath::check(stage, round, &running, None, how)?;
+    round.hear(running.errors());
+    Ok(())
+}
+
+/// fragscope is killed at its own limit, at its start or while it is attached.
+fn fragscope_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) -> Result<()> {
+    let cgroup = Cgroup::new(Kind::Memory)?;
+    if round.random.bool() {
+        let limit = round.random.u64(FRAGSCOPE.0..FRAGSCOPE.1);
+        round.what = format!("fragscope has {} KiB, {mode:?}", limit >> 10);
+        cgroup.limit_memory(limit)?;
+    } else {
+        round.what = format!("fragscope has what it needs until it is attached, {mode:?}");
+    }
+    let mut worker = Worker::start(stage, SMALL)?;
+    let setting = Setting {
+        worker: worker.pid,
+        trace,
+        cgroup: Some(&cgroup),
+        piped: false,
+    };
+    let mut running = Running::start(stage, mode, &setting)?;
+    if wait_for_attached(stage, &mut running, &mut worker)? {
+        // It was enough to attach; now there is no more to be had.
+        let mut limit = cgroup.memory()?;
+        stage.wait_for(PATIENCE, PAUSE, || {
+            limit = limit.saturating_sub(64 << 10).max(64 << 10);
+            // Refused while the kernel finds nothing to take back, and tried again with less.
+            let _ = cgroup.limit_memory(limit);
+            let killed = cgroup.kills()? > 0 || running.ended().is_some();
+            Ok(killed.then_some(()))
+        })?;
+        round.kind("fragscope killed while attached");
+    } else {
+        round.kind("fragscope killed at its start");
+    }
+    if cgroup.kills()? == 0 {
+        round.kind("no kill");
+        running.signal(Signal::SIGKILL);
+    }
+    if running.wait(stage, PATIENCE)?.is_none() {
+        // A child of it was killed instead: a player, or the guard. It goes on without.
+        round.kind("a child killed");
+        give_up(stage, round, &mut running)?;
+    }
+    // What is left of its processes needs memory to end.
+    cgroup.limit_memory(1 << 30)?;
+    aftermath::check(stage, round, &running, Some(&mut worker), How::Killed)?;
+    round.hear(running.errors());
+    Ok(())
+}
+
+/// Waits until breakpoints or a stop show that it is attached; `false` when it ended before.
+fn wait_for_attached(stage: &Stage, running: &mut Running, worker: &mut Worker) -> Result<bool> {
+    let seen = stage.wait_for(PATIENCE, PAUSE, || {
+        if running.ended().is_some() {
+            return Ok(Some(false));
+        }
+        // The first line, or the first output, comes after the first sample.
+        let begun = !running.printed().is_empty() || running.errors().contains("recording process");
+        let seen = begun && (worker.text.count() > 0 || processes::is_held(worker.pid));
+        Ok(seen.then_some(true))
+    })?;
+    Ok(seen.unwrap_or(false))
+}

@@ -1,0 +1,337 @@
+//! fragscope, started in one of its modes.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::cgroup::Cgroup;
+use super::processes;
+use super::stage::{Expected, Stage};
+use super::worker::{self, SMALL};
+
+/// The ways in which fragscope runs.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Mode {
+    /// `attach --headless`, in windows of the default budget.
+    Headless,
+    /// `attach --headless --budget unlimited`: the probes stay.
+    Unlimited,
+    /// `attach` on a terminal.
+    Screen,
+    /// `attach --what-if`: the probes stay, and a player runs.
+    WhatIf,
+    /// `record --pid`.
+    RecordProcess,
+    /// `record -- COMMAND`.
+    RecordCommand,
+    /// `replay`.
+    Replay,
+    /// `snapshot`.
+    Snapshot,
+}
+
+/// All of them.
+pub(super) const MODES: [Mode; 8] = [
+    Mode::Headless,
+    Mode::Unlimited,
+    Mode::Screen,
+    Mode::WhatIf,
+    Mode::RecordProcess,
+    Mode::RecordCommand,
+    Mode::Replay,
+    Mode::Snapshot,
+];
+
+impl Mode {
+    /// Whether it puts breakpoints into the worker.
+    pub(super) fn probes(self) -> bool {
+        !matches!(self, Self::RecordCommand | Self::Replay | Self::Snapshot)
+    }
+
+    /// Whether its breakpoints stay until it ends.
+    pub(super) fn keeps_probes(self) -> bool {
+        self.probes() && self != Self::Headless
+    }
+
+    /// Whether it looks at a worker that runs already.
+    pub(super) fn attaches(self) -> bool {
+        !matches!(self, Self::RecordCommand | Self::Replay)
+    }
+
+    /// Whether it ends by itself.
+    pub(super) fn is_brief(self) -> bool {
+        matches!(self, Self::Snapshot | Self::Replay)
+    }
+
+    /// The files that it may leave.
+    pub(super) fn outputs(self) -> &'static [&'static str] {
+        match self {
+            Self::RecordProcess | Self::RecordCommand => &["out.fragtrace"],
+            _ => &["out.json"],
+        }
+    }
+
+    fn arguments(self, worker: i32, trace: &Path) -> Vec<String> {
+        let pid = worker.to_string();
+        let trace = trace.to_string_lossy();
+        let words: &[&str] = match self {
+            Self::Headless => &["attach", "--headless", "--interval", "200ms"],
+            Self::Unlimited => &[
+                "attach",
+                "--headless",
+                "--interval",
+                "100ms",
+                "--budget",
+                "unlimited",
+            ],
+            Self::Screen => &["attach", "--interval", "200ms"],
+            Self::WhatIf => &[
+                "attach",
+                "--headless",
+                "--interval",
+                "200ms",
+                "--what-if",
+                "glibc",
+            ],
+            Self::RecordProcess | Self::RecordCommand => &["record"],
+            Self::Replay => &["replay", &trace, "--allocator", "glibc", "--runs", "2"],
+            Self::Snapshot => &["snapshot", "--json"],
+        };
+        let mut words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+        words.extend(["-o".into(), self.outputs()[0].into()]);
+        if self.attaches() {
+            words.extend(["--pid".into(), pid]);
+        }
+        words
+    }
+}
+
+/// How a mode is started.
+pub(super) struct Setting<'a> {
+    /// The worker to attach to.
+    pub(super) worker: i32,
+    /// The trace to replay.
+    pub(super) trace: &'a Path,
+    /// A group to be in.
+    pub(super) cgroup: Option<&'a Cgroup>,
+    /// Whether what it prints goes into a pipe, and not into a file.
+    pub(super) piped: bool,
+}
+
+/// fragscope, running. It is killed with this, and its folder removed.
+pub(super) struct Running {
+    pub(super) mode: Mode,
+    pub(super) pid: i32,
+    /// Its working directory: its outputs, and nothing else.
+    pub(super) folder: PathBuf,
+    /// The counters of the worker that it records.
+    pub(super) counters: Option<PathBuf>,
+    child: Child,
+    printed: PathBuf,
+    errors: PathBuf,
+    terminal: Option<Terminal>,
+    pipe: Option<ChildStdout>,
+    expected: Expected,
+}
+
+impl Running {
+    /// Starts it in a session of its own.
+    pub(super) fn start(stage: &Stage, mode: Mode, setting: &Setting<'_>) -> Result<Self> {
+        let folder = stage.fresh_folder("outputs")?;
+        let (printed, errors) = (stage.fresh("stdout"), stage.fresh("stderr"));
+        let mut command = match setting.cgroup {
+            None => Command::new("setsid"),
+            Some(cgroup) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "echo 0 > \"$0\" && exec setsid \"$@\""]);
+                shell.arg(cgroup.entrance());
+                shell
+            }
+        };
+        if mode == Mode::Screen {
+            command.arg("--ctty");
+        }
+        command.arg(&stage.fragscope);
+        command.args(mode.arguments(setting.worker, setting.trace));
+        let counters = (mode == Mode::RecordCommand).then(|| stage.fresh("counters"));
+        if let Some(counters) = &counters {
+            command.arg("--");
+            command.args(worker::command_line(stage, SMALL, counters)?);
+        }
+        command
+            .current_dir(&folder)
+            .env("TERM", "xterm-256color")
+            .env("TMPDIR", "/tmp")
+            .env_remove("XDG_RUNTIME_DIR")
+            .stdin(Stdio::null())
+            .stderr(File::create(&errors)?);
+        let mut terminal = None;
+        if mode == Mode::Screen {
+            let (made, end) = Terminal::open()?;
+            command.stdin(end.try_clone()?).stdout(end);
+            terminal = Some(made);
+        } else if setting.piped {
+            command.stdout(Stdio::piped());
+        } else {
+            command.stdout(File::create(&printed)?);
+        }
+        let mut child = command.spawn().context("setsid, of util-linux")?;
+        // Our copies of the terminal's other end go with the command.
+        drop(command);
+        let pid = child.id() as i32;
+        stage.expected.borrow_mut().insert(pid);
+        Ok(Self {
+            mode,
+            pid,
+            folder,
+            counters,
+            pipe: child.stdout.take(),
+            child,
+            printed,
+            errors,
+            terminal,
+            expected: stage.expected.clone(),
+        })
+    }
+
+    /// Sends it a signal, unless it has ended.
+    pub(super) fn signal(&mut self, signal: Signal) {
+        if self.ended().is_none() {
+            let _ = kill(Pid::from_raw(self.pid), signal);
+        }
+    }
+
+    /// How it ended, when it has.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().ok().flatten();
+        if status.is_some() {
+            self.expected.borrow_mut().remove(&self.pid);
+        }
+        status
+    }
+
+    /// How it ends, when it does within `limit`.
+    pub(super) fn wait(&mut self, stage: &Stage, limit: Duration) -> Result<Option<ExitStatus>> {
+        stage.wait_for(limit, Duration::from_millis(1), || Ok(self.ended()))
+    }
+
+    /// Whether it handles this signal itself by now.
+    pub(super) fn catches(&self, signal: Signal) -> bool {
+        processes::catches(self.pid, signal as i32)
+    }
+
+    /// Its processes that `pkill fragscope` would find.
+    pub(super) fn by_name(&self, stage: &Stage) -> Vec<i32> {
+        let mut found = processes::all();
+        found.retain(|process| {
+            process.name.contains("fragscope")
+                && (process.pid == self.pid || stage.runs_fragscope(process.pid))
+        });
+        found.iter().map(|process| process.pid).collect()
+    }
+
+    /// All processes of its group and of its session.
+    pub(super) fn group_and_session(&self) -> Vec<i32> {
+        let mut found = processes::all();
+        found.retain(|process| process.group == self.pid || process.session == self.pid);
+        found.iter().map(|process| process.pid).collect()
+    }
+
+    /// Closes its terminal, or the pipe that it prints into.
+    pub(super) fn close(&mut self) {
+        self.terminal = None;
+        self.pipe = None;
+    }
+
+    /// What it has printed so far, when that goes into a file.
+    pub(super) fn printed(&self) -> String {
+        let bytes = fs::read(&self.printed).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What it has said on stderr so far.
+    pub(super) fn errors(&self) -> String {
+        let bytes = fs::read(&self.errors).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.expected.borrow_mut().remove(&self.pid);
+        let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_file(&self.printed);
+        let _ = fs::remove_file(&self.errors);
+    }
+}
+
+/// A terminal whose screen nobody looks at: what is drawn is read and dropped. It closes with this.
+struct Terminal {
+    over: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Terminal {
+    /// A terminal, and its end for the program.
+    fn open() -> Result<(Self, File)> {
+        let size = Winsize {
+            ws_row: 40,
+            ws_col: 120,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pair = openpty(&size, None).context("a pseudo-terminal")?;
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let mut screen = File::from(pair.master);
+        // Children of other rounds must not keep it open.
+        nix::fcntl::fcntl(
+            &screen,
+            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+        )?;
+        nix::fcntl::fcntl(
+            &pair.slave,
+            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+        )?;
+        let reader = thread::spawn(move || {
+            let mut drawn = [0; 1 << 16];
+            while !told.load(Ordering::SeqCst) {
+                let mut ready = [PollFd::new(screen.as_fd(), PollFlags::POLLIN)];
+                let readable = poll(&mut ready, PollTimeout::from(5u8));
+                // EIO: nobody has the other end open.
+                if readable == Ok(1) && !matches!(screen.read(&mut drawn), Ok(1..)) {
+                    return;
+                }
+            }
+        });
+        let terminal = Self {
+            over,
+            reader: Some(reader),
+        };
+        Ok((terminal, File::from(pair.slave)))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        // The descriptor closes with the thread.
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The code of a process, beside the files that it is mapped from: what differs is a breakpoint.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use anyhow::{Context, Result};
+
+const PAGE: usize = 4096;
+
+/// The code of one process, as it was when this was made; after an exec it is made anew.
+pub(super) struct Text {
+    memory: File,
+    segments: Vec<Segment>,
+    /// Pages in which something was seen, by segment and number: what a quick look reads.
+    pages: BTreeSet<(usize, usize)>,
+}
+
+/// A mapping of a file that may be executed.
+struct Segment {
+    path: String,
+    start: u64,
+    offset: u64,
+    file: Vec<u8>,
+}
+
+/// A byte of code that is not the file's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Change {
+    path: String,
+    offset: u64,
+    file: u8,
+    memory: u8,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            path,
+            offset,
+            file,
+            memory,
+        } = self;
+        write!(f, "{path}+{offset:#x}: {memory:02x} for {file:02x}")
+    }
+}
+
+impl Text {
+    /// Reads the files that the process executes.
+    pub(super) fn of(pid: i32) -> Result<Self> {
+        let memory = File::open(format!("/proc/{pid}/mem")).context("its memory")?;
+        let maps = fs::read(format!("/proc/{pid}/maps")).context("its mappings")?;
+        let maps = String::from_utf8_lossy(&maps);
+        Ok(Self {
+            memory,
+            segments: maps.lines().filter_map(Segment::of).collect(),
+            pages: BTreeSet::new(),
+        })
+    }
+
+    /// Everything that differs. A process that is gone has no code that could.
+    pub(super) fn changes(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (number, segment) in self.segments.iter().enumerate() {
+            let mut bytes = vec![0; segment.file.len()];
+            let read = self.memory.read_exact_at(&mut bytes, segment.start);
+            if read.is_ok() && bytes != segment.file {
+                let before = changes.len();
+                segment.compare(0, &bytes, &mut changes);
+                let offsets = changes[before..].iter().map(|change| change.offset);
+                let pages = offsets.map(|offset| (offset - segment.offset) as usize / PAGE);
+                self.pages.extend(pages.map(|page| (number, page)));
+            }
+        }
+        changes
+    }
+
+    /// How many bytes differ, looked for only where something was seen before.
+    pub(super) fn count(&mut self) -> usize {
+        if self.pages.is_empty() {
+            return self.changes().len();
+        }
+        let mut changes = Vec::new();
+        for &(number, page) in &self.pages {
+            let segment = &self.segments[number];
+            let at = page * PAGE;
+            let mut bytes = vec![0; PAGE.min(segment.file.len() - at)];
+            let read = self
+                .memory
+                .read_exact_at(&mut bytes, segment.start + at as u64);
+            if read.is_ok() {
+                segment.compare(at, &bytes, &mut changes);
+            }
+        }
+        changes.len()
+    }
+}
+
+impl Segment {
+    /// Of a line of `/proc/PID/maps`.
+    fn of(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let permissions = words.next()?;
+        let offset = u64::from_str_radix(words.next()?, 16).ok()?;
+        let path = words.nth(2).filter(|path| path.starts_with('/'))?;
+        if !permissions.contains('x') {
+            return None;
+        }
+        let start = u64::from_str_radix(start, 16).ok()?;
+        let end = u64::from_str_radix(end, 16).ok()?;
+        let file = File::open(path).ok()?;
+        let there = file.metadata().ok()?.len().saturating_sub(offset);
+        let mut bytes = vec![0; (end - start).min(there) as usize];
+        file.read_exact_at(&mut bytes, offset).ok()?;
+        Some(Self {
+            path: path.to_owned(),
+            start,
+            offset,
+            file: bytes,
+        })
+    }
+
+    /// Adds where `bytes`, which lie `at` so many bytes behind its start, are not the file's.
+    fn compare(&self, at: usize, bytes: &[u8], changes: &mut Vec<Change>) {
+        let pairs = self.file[at..].iter().zip(bytes).enumerate();
+        let different = pairs.filter(|(_, (file, memory))| file != memory);
+        changes.extend(different.map(|(i, (&file, &memory))| Change {
+            path: self.path.clone(),
+            offset: self.offset + (at + i) as u64,
+            file,
+            memory,
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
+    use nix::sys::ptrace;
+    use nix::sys::signal::Signal;
+    use nix::sys::wait::waitpid;
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[test]
+    fn a_breakpoint_is_seen_when_it_comes_and_when_it_goes() -> Result<()> {
+        // It says something once it is loaded, and waits.
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut byte = [0];
+        child.stdin.as_mut().context("piped")?.write_all(b"x")?;
+        child
+            .stdout
+            .as_mut()
+            .context("piped")?
+            .read_exact(&mut byte)?;
+        let mut text = Text::of(child.id() as i32)?;
+        assert!(!text.segments.is_empty());
+        assert_eq!(text.changes(), []);
+
+        let pid = Pid::from_raw(child.id() as i32);
+        ptrace::attach(pid)?;
+        waitpid(pid, None)?;
+        let segment = &text.segments[0];
+        let (at, path) = (segment.start as ptrace::AddressType, segment.path.clone());
+        let (file, offset) = (segment.file[0], segment.offset);
+        let before = ptrace::read(pid, at)?;
+        ptrace::write(pid, at, before & !0xff | 0xcc)?;
+        let change = Change {
+            path,
+            offset,
+            file,
+            memory: 0xcc,
+        };
+        assert_eq!(text.changes(), [change]);
+        assert_eq!(text.count(), 1);
+        ptrace::write(pid, at, before)?;
+        assert_eq!((text.changes(), text.count()), (Vec::new(), 0));
+        ptrace::detach(pid, Signal::SIGKILL)?;
+        child.wait()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! The program that fragscope looks at: busy threads whose progress can be seen from outside.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use super::processes;
+use super::stage::{Expected, Stage};
+use super::text::Text;
+
+const PROGRAM: &str = include_str!("worker.py");
+/// Slots of the program's counters that are no thread's: as in the program.
+const READY: u64 = 100;
+const MAIN: u64 = 101;
+const PID: u64 = 102;
+/// A worker that nobody ends does so itself.
+const SECONDS: &str = "900";
+/// How long a worker may take to start, and to show that it runs: on a busy host, with probes.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// How large a worker is.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Size {
+    pub(super) mib: u32,
+    pub(super) threads: u64,
+}
+
+/// What most rounds attach to.
+pub(super) const USUAL: Size = Size {
+    mib: 40,
+    threads: 3,
+};
+/// Quick to start, for rounds that end it.
+pub(super) const SMALL: Size = Size { mib: 4, threads: 2 };
+
+/// A running worker. It ends with this.
+pub(super) struct Worker {
+    pub(super) pid: i32,
+    pub(super) text: Text,
+    child: Option<Child>,
+    commands: Option<ChildStdin>,
+    counters: PathBuf,
+    threads: u64,
+    expected: Expected,
+}
+
+/// The arguments that run a worker.
+pub(super) fn command_line(stage: &Stage, size: Size, counters: &Path) -> Result<Vec<String>> {
+    let program = counters.with_extension("py");
+    fs::write(&program, PROGRAM)?;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    Ok(vec![
+        text(&stage.python),
+        "-S".into(),
+        text(&program),
+        text(counters),
+        size.mib.to_string(),
+        size.threads.to_string(),
+        SECONDS.into(),
+    ])
+}
+
+impl Worker {
+    /// Starts one, and waits until its threads are at work.
+    pub(super) fn start(stage: &Stage, size: Size) -> Result<Self> {
+        let counters = stage.fresh("counters");
+        let words = command_line(stage, size, &counters)?;
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            // Ctrl-C is for us, and so are the signals that rounds send to groups.
+            .process_group(0)
+            .spawn()
+            .context("a worker")?;
+        let pid = child.id() as i32;
+        stage.expected.borrow_mut().insert(pid);
+        let commands = child.stdin.take();
+        // Its end is seen to from here on.
+        let mut worker = Self {
+            text: Text::of(pid)?,
+            pid,
+            child: Some(child),
+            commands,
+            counters,
+            threads: size.threads,
+            expected: stage.expected.clone(),
+        };
+        worker.settle(stage)?;
+        Ok(worker)
+    }
+
+    /// One that fragscope started with these counters and did not end; `None` when it is not there.
+    pub(super) fn recorded(stage: &Stage, size: Size, counters: &Path) -> Result<Option<Self>> {
+        let Some(pid) = find_recorded(stage, counters) else {
+            return Ok(None);
+        };
+        stage.expected.borrow_mut().insert(pid);
+        let Ok(text) = Text::of(pid) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            pid,
+            text,
+            child: None,
+            commands: None,
+            counters: counters.to_owned(),
+            threads: size.threads,
+            expected: stage.expected.clone(),
+        }))
+    }
+
+    /// Waits until it is at work, and reads its code: anew after an exec.
+    pub(super) fn settle(&mut self, stage: &Stage) -> Result<()> {
+        let ready = stage.wait_for(PATIENCE, PAUSE, || {
+            ensure!(self.is_alive(), "a worker ended at its start");
+            Ok((self.counter(READY) == 1).then_some(()))
+        })?;
+        ready.context("a worker is not ready after a minute")?;
+        self.text = Text::of(self.pid)?;
+        Ok(())
+    }
+
+    fn counter(&self, slot: u64) -> u64 {
+        let mut bytes = [0; 8];
+        let file = File::open(&self.counters);
+        let read = file.and_then(|file| file.read_exact_at(&mut bytes, 8 * slot));
+        read.map_or(0, |()| u64::from_le_bytes(bytes))
+    }
+
+    /// Whether it has not ended.
+    pub(super) fn is_alive(&self) -> bool {
+        processes::process(self.pid).is_some_and(|process| !matches!(process.state, 'Z' | 'X'))
+    }
+
+    /// Whether every thread of it goes on: waits until each has counted.
+    pub(super) fn goes_on(&self, stage: &Stage) -> Result<bool> {
+        let slots: Vec<_> = (0..self.threads).chain([MAIN]).collect();
+        let before: Vec<_> = slots.iter().map(|&slot| self.counter(slot)).collect();
+        let went_on = stage.wait_for(PATIENCE, PAUSE, || {
+            let now = slots.iter().map(|&slot| self.counter(slot));
+            let all = now.zip(&before).all(|(now, before)| now > *before);
+            Ok((all || !self.is_alive()).then_some(()))
+        })?;
+        Ok(went_on.is_some() && self.is_alive())
+    }
+
+    /// Tells it to do something: a line that the program knows.
+    pub(super) fn command(&mut self, line: &str) -> Result<()> {
+        let commands = self.commands.as_mut().context("it takes no commands")?;
+        // One that has ended hears nothing.
+        let _ = writeln!(commands, "{line}");
+        Ok(())
+    }
+
+    /// The number of the child that it forked, once it has.
+    pub(super) fn forked(&self, stage: &Stage) -> Result<i32> {
+        let pid = stage.wait_for(PATIENCE, PAUSE, || {
+            let pid = self.counter(PID + 1);
+            Ok((pid != 0).then_some(pid as i32))
+        })?;
+        pid.context("the worker did not fork")
+    }
+
+    /// Sends it a signal.
+    pub(super) fn signal(&self, signal: Signal) {
+        // One that has ended needs none.
+        let _ = kill(Pid::from_raw(self.pid), signal);
+    }
+
+    /// How it ended, when fragscope did not start it.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().ok()?
+    }
+}
+
+/// The worker with these counters that fragscope started.
+pub(super) fn find_recorded(stage: &Stage, counters: &Path) -> Option<i32> {
+    let counters = counters.to_string_lossy();
+    let runs = |process: &processes::Process| {
+        !stage.runs_fragscope(process.pid)
+            && processes::command_line(process.pid).contains(&*counters)
+    };
+    let expected = stage.expected.borrow();
+    let mut all = processes::all().into_iter();
+    let found = all.find(|process| !expected.contains(&process.pid) && runs(process))?;
+    Some(found.pid)
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+        match &mut self.child {
+            Some(child) => {
+                let _ = child.wait();
+            }
+            // An orphan is ours to wait for; one whose parent lives is its parent's.
+            None => {
+                let _ = waitpid(Pid::from_raw(self.pid), None);
+            }
+        }
+        self.expected.borrow_mut().remove(&self.pid);
+        let _ = fs::remove_file(&self.counters);
+        let _ = fs::remove_file(self.counters.with_extension("py"));
+    }
+}
