@@ -24,6 +24,9 @@ pub const SLOTS_AT: usize = 4096;
 /// Bytes of the whole.
 pub const RING_BYTES: usize = SLOTS_AT + SLOTS as usize * size_of::<Slot>();
 
+/// What a writer puts into [`Header::closed`] that finds no slot, though the reader lives.
+pub const CLOSED_DAMAGED: u32 = 2;
+
 /// The environment variable that says where the ring is: `PATH DEVICE INODE`, numbers in decimal.
 /// Whoever opens the path compares what it found there with the two numbers.
 pub const RING_VARIABLE: &str = "FRAGSCOPE_RECORD_RING";
@@ -34,7 +37,7 @@ pub const RING_VARIABLE: &str = "FRAGSCOPE_RECORD_RING";
 pub struct Header {
     /// [`RING_MAGIC`].
     pub magic: u64,
-    /// Not 0 when nothing more is to be written: the reader has ended.
+    /// Not 0 when nothing more is to be written: the reader has ended, or [`CLOSED_DAMAGED`].
     pub closed: AtomicU32,
     /// Moves on while the reader lives.
     pub heartbeat: AtomicU32,

@@ -2,9 +2,11 @@
 
 use core::ffi::{CStr, c_char, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use profiler_common::ring::{Header, RING_BYTES, RING_MAGIC, SLOTS, SLOTS_AT, Slot, Turn};
+use profiler_common::ring::{
+    CLOSED_DAMAGED, Header, RING_BYTES, RING_MAGIC, SLOTS, SLOTS_AT, Slot, Turn,
+};
 
 use crate::sys;
 use crate::thread;
@@ -15,6 +17,14 @@ static RING: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
 /// After so many sleeps of [`NAP_NS`] in which the reader did not move, it is taken for dead.
 const PATIENCE: u32 = 2_000;
 const NAP_NS: i64 = 1_000_000;
+/// A writer takes so many steps from the head before it looks again where that is.
+const STEPS: u32 = 256;
+/// In a sound ring the head is never behind by more than one, and only a thread that lost its
+/// processor takes [`STEPS`] in vain. One that does so again and again is in a ring that somebody
+/// damages, and after so many times, of all threads together, the program goes on without it.
+const MOST_ASTRAY: u32 = 2_000;
+/// How often threads went astray twice or more in a row.
+static ASTRAY: AtomicU32 = AtomicU32::new(0);
 /// So often a writer yields before it sleeps.
 const YIELDS: u32 = 64;
 
@@ -203,11 +213,11 @@ pub(crate) fn tell(kind: u64, addr: u64, size: u64) {
 /// Takes the next event's slot for this thread; nothing when the reader has ended or died.
 fn claim(header: &Header, thread: u32) -> Option<(u64, &Slot)> {
     let mut wait = Wait::default();
+    let mut astray = false;
     loop {
         let mut number = header.head.load(Ordering::Acquire);
-        // The head is a hint, behind by as many as are being claimed. In a sound ring few steps
-        // are made, and in no ring more than one round.
-        for _ in 0..SLOTS {
+        let mut is_full = false;
+        for _ in 0..STEPS {
             let slot = slot(header, number);
             let taken = slot.turn.compare_exchange(
                 Turn::free(number).0,
@@ -218,6 +228,7 @@ fn claim(header: &Header, thread: u32) -> Option<(u64, &Slot)> {
             if let Err(found) = taken
                 && !Turn(found).is_past(number)
             {
+                is_full = true;
                 break;
             }
             let next = number.wrapping_add(1);
@@ -230,6 +241,12 @@ fn claim(header: &Header, thread: u32) -> Option<(u64, &Slot)> {
                 return Some((number, slot));
             }
             number = next;
+        }
+        if !is_full && !core::mem::replace(&mut astray, true) {
+            continue;
+        }
+        if !is_full && ASTRAY.fetch_add(1, Ordering::Relaxed) >= MOST_ASTRAY {
+            header.closed.store(CLOSED_DAMAGED, Ordering::Relaxed);
         }
         if !wait.a_moment(header) {
             return None;

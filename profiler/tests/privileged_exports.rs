@@ -110,7 +110,7 @@ fn the_files_of_a_session_hold_what_its_lines_said() {
     let folder = tempfile::tempdir().expect("a folder");
     let paths = ["out.json", "out.csv", "out.hlog"].map(|name| folder.path().join(name));
     let pid = worker.pid().to_string();
-    let mut args = vec!["attach", "--pid", &pid, "--json", "--duration", "3s"];
+    let mut args = vec!["attach", "--pid", &pid, "--json", "--duration", "10s"];
     for path in &paths {
         args.extend(["-o", path.to_str().expect("UTF-8")]);
     }

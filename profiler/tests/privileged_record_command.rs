@@ -171,7 +171,28 @@ fn it_ends_with_the_exit_code_of_its_command() {
             said(&output)
         );
         assert!(held(&trace, 0).whole);
+        assert!(!said(&output).contains("not recorded"), "{}", said(&output));
     }
+}
+
+#[test]
+fn what_is_executed_as_another_user_and_not_recorded_is_named_at_the_end() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let shell = ["/bin/sh", "-c", "sleep 1; exit 3"];
+    let drop = ["setpriv", "--reuid=65534", "--clear-groups"];
+    let output = run(&mut record(&trace, &[&drop[..], &shell[..]].concat()));
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("not recorded, though"), "{said}");
+    assert!(said.contains("sh (process "), "{said}");
+    // What stays who it was is recorded.
+    let output = run(&mut record(
+        &trace,
+        &["sh", "-c", "python3 -S -c 'import time; time.sleep(1)'"],
+    ));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains("not recorded"), "{said}");
 }
 
 #[test]
@@ -315,6 +336,28 @@ fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
         "{}",
         said(&output)
     );
+    // His first cache is made; of a home that is not there, he is told what to do.
+    let at_home = |home: &Path| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .arg(&program)
+            .args(["record", "-o"])
+            .arg(own.path().join("trace"))
+            .args(["--", "true"])
+            .env_remove("XDG_RUNTIME_DIR")
+            .env_remove("XDG_CACHE_HOME")
+            .env("HOME", home);
+        run(&mut command)
+    };
+    let output = at_home(own.path());
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let cache = fs::metadata(own.path().join(".cache")).expect("made");
+    assert_eq!((cache.uid(), cache.mode() & 0o777), (NOBODY, 0o700));
+    let output = at_home(Path::new("/nonexistent"));
+    let what = "set XDG_RUNTIME_DIR or XDG_CACHE_HOME to a directory of your own";
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains(what), "{}", said(&output));
     // Where anybody can put something, the recorder is not put.
     fs::set_permissions(own.path(), fs::Permissions::from_mode(0o777)).expect("root may");
     let output = as_nobody(own.path());
@@ -482,6 +525,36 @@ fn a_slot_that_a_living_thread_never_fills_is_passed_by() {
     assert_eq!((held.of_size, held.lost), (1000, 1));
 }
 
+#[test]
+fn claims_in_the_name_of_a_living_thread_hold_up_the_others_for_a_bounded_time_in_all() {
+    let began = Instant::now();
+    let (output, _) = forged(&["claims"]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("held up the others for 10 s in all"),
+        "{said}"
+    );
+    assert!(said.contains("the command goes on"), "{said}");
+    // Each of half a million claims took 2 s.
+    assert!(began.elapsed() < FOR_EVER, "{said}");
+}
+
+#[test]
+fn a_recording_ends_with_its_command_although_the_first_page_was_scribbled_over() {
+    let (output, held) = forged(&["page"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(held.whole, "{}", said(&output));
+}
+
+#[test]
+fn a_head_that_is_moved_back_all_the_time_ends_the_recording_and_no_program() {
+    let (output, _) = forged(&["back"]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("ended before its command"), "{said}");
+}
+
 /// `record` of a program that forges and stays.
 struct Forging {
     recording: Child,
@@ -536,6 +609,28 @@ fn a_process_that_does_not_descend_from_the_command_is_never_looked_at() {
     assert!(held.events > 1000, "{said}");
     let processes: Vec<u32> = held.looked_at.into_iter().collect();
     assert_eq!(processes, [0], "{said}");
+}
+
+#[test]
+fn a_child_that_was_there_before_fragscope_is_never_looked_at() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let forge = compiled(&folder, "forge", &[]);
+    // As scripts do that start a service and end with exec.
+    let script = format!(
+        "sleep 1000 >/dev/null 2>&1 & exec {} record -o {} -- sh -c '{} foreign '$!' && kill '$!",
+        env!("CARGO_BIN_EXE_fragscope"),
+        text(&trace),
+        text(&forge),
+    )
+    .replace("&& kill", "&& sleep 1 && kill");
+    let output = run(Command::new("sh").args(["-c", &script]));
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let held = held(&trace, 32);
+    assert!(held.of_size >= 1000, "{held:?}: {said}");
+    // Processes 0 and 1 are the shell and what forges, 2 the one that was there before.
+    assert!(!held.looked_at.contains(&2), "{held:?}: {said}");
 }
 
 #[test]

@@ -49,10 +49,10 @@ pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
 pub use open::{Denial, OpenError};
 pub use preload::not_preloaded;
-pub use record_ring::{Next, RecordRing, RingEvent};
+pub use record_ring::{Next, RecordRing, RingEvent, SUSPENDED};
 pub use residency::PageSource;
 pub use stop::{EndedEarly, LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
-pub use tree::{Member, ProcessTree};
+pub use tree::{Executed, Member, ProcessTree};
 
 pub use proc_dir::Gone;
 use proc_dir::{ProcDir, field};

@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use profiler_common::ring::{Header, RING_BYTES, RING_MAGIC, SLOTS, SLOTS_AT, Slot, State, Turn};
+use profiler_common::ring::{
+    CLOSED_DAMAGED, Header, RING_BYTES, RING_MAGIC, SLOTS, SLOTS_AT, Slot, State, Turn,
+};
 
 /// How often writers see that the reader lives.
 const BEAT: Duration = Duration::from_millis(50);
@@ -28,6 +30,20 @@ const BEAT: Duration = Duration::from_millis(50);
 const MOST_ABANDONED: usize = SLOTS as usize / 4;
 /// So far behind the claimed slots the head may be: one for each thread that is about to move it.
 const HEAD_BEHIND: u64 = 4096;
+
+/// A thread that lives and does not finish its event for so long is suspended in the midst of it.
+pub const SUSPENDED: Duration = Duration::from_secs(2);
+/// So long a recording waits for claimed slots in all, but for what [`FREE_OF_CHARGE`] allows: what
+/// is full meanwhile holds up malloc of all recorded programs, and any of them can claim in the name
+/// of another.
+const MOST_WAITING: Duration = Duration::from_secs(10);
+/// On a busy host a thread loses its processor in the midst of writing, about once in 100,000
+/// events. So each event that comes earns so much of waiting,
+const EARNED: Duration = Duration::from_micros(20);
+/// of which so much at the most is kept for the next wait.
+const FREE_OF_CHARGE: Duration = Duration::from_millis(100);
+/// In a sound ring the head is where it should be; one that was moved back there so often is not.
+const MOST_MENDED: u32 = 1000;
 
 /// One event as the recorder wrote it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -57,8 +73,10 @@ pub enum Next {
     Claimed {
         /// The thread's number, in its own namespace.
         thread: u32,
-        /// How long nothing has come.
+        /// How long it has been waited for.
         waited: Duration,
+        /// Whether the one before it was given up.
+        follows_abandoned: bool,
     },
     /// No event: the slot was abandoned, or says what no recorder writes.
     Damaged,
@@ -74,8 +92,14 @@ pub struct RecordRing {
     /// Keeps the memory's name in `/proc/PID/fd` alive.
     file: File,
     tail: u64,
-    /// Since when nothing has come although a slot is claimed.
+    /// Since when the slot at the tail is seen to be claimed.
     waiting: Option<Instant>,
+    /// How long claimed slots before it were waited for, but for what was free of charge.
+    waited: Duration,
+    /// Of the next wait so much is free of charge.
+    earned: Duration,
+    has_abandoned: bool,
+    mended: u32,
     /// Indexes of slots that are not used again.
     abandoned: HashSet<u64>,
     over: Arc<AtomicBool>,
@@ -113,6 +137,10 @@ impl RecordRing {
             file,
             tail: 0,
             waiting: None,
+            waited: Duration::ZERO,
+            earned: FREE_OF_CHARGE,
+            has_abandoned: false,
+            mended: 0,
             abandoned: HashSet::new(),
             over,
             beating: Some(beating),
@@ -128,6 +156,14 @@ impl RecordRing {
         let (pid, fd) = (std::process::id(), self.file.as_raw_fd());
         let file = self.file.metadata()?;
         Ok(format!("/proc/{pid}/fd/{fd} {} {}", file.dev(), file.ino()))
+    }
+
+    /// The number of its file, by which it is found among the mappings of a process.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn file_number(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.ino())
     }
 
     /// The number of the next event to be written: all before it were claimed before now.
@@ -151,6 +187,19 @@ impl RecordRing {
         self.memory.header().closed.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether claimed slots were waited for so long that no other will be; then it is closed.
+    pub fn is_out_of_patience(&self) -> bool {
+        self.waited >= MOST_WAITING
+    }
+
+    /// Whether it was damaged so often that nothing is mended any more; then it is closed.
+    pub fn is_beyond_mending(&self) -> bool {
+        let said = self.memory.header().closed.load(Ordering::Relaxed);
+        self.mended >= MOST_MENDED
+            || self.abandoned.len() > MOST_ABANDONED
+            || said == CLOSED_DAMAGED
+    }
+
     /// From now on nothing more is recorded.
     pub fn close(&self) {
         self.memory.header().closed.store(1, Ordering::SeqCst);
@@ -170,18 +219,24 @@ impl RecordRing {
             let event = read(self.memory.slot(self.tail));
             self.set(Turn::free(self.tail + SLOTS));
             self.next();
+            self.has_abandoned = false;
+            self.earned = (self.earned + EARNED).min(FREE_OF_CHARGE);
             return Next::Event(event);
         }
         if turn == Turn::free(self.tail) {
             self.mend_head();
-            self.waiting = None;
+            self.end_wait();
             return Next::Empty;
         }
         match turn.state() {
             State::Claimed(thread) if turn.lap() == Turn::lap_of(self.tail) => {
                 let since = *self.waiting.get_or_insert_with(Instant::now);
                 let waited = since.elapsed();
-                Next::Claimed { thread, waited }
+                Next::Claimed {
+                    thread,
+                    waited,
+                    follows_abandoned: self.has_abandoned,
+                }
             }
             _ => {
                 self.abandon();
@@ -195,7 +250,8 @@ impl RecordRing {
         // A whole one may have become of it meanwhile; it is lost like the others that are given up.
         self.set(Turn::ABANDONED);
         self.abandoned.insert(self.tail % SLOTS);
-        self.tail += 1;
+        self.has_abandoned = true;
+        self.next();
         if self.abandoned.len() > MOST_ABANDONED {
             self.close();
         }
@@ -203,11 +259,16 @@ impl RecordRing {
 
     /// While nothing is claimed at the tail the head is there. One that is not makes writers seek
     /// in vain.
-    fn mend_head(&self) {
+    fn mend_head(&mut self) {
         let head = &self.memory.header().head;
         let said = head.load(Ordering::Acquire);
         if said != self.tail && self.turn(self.tail) == Turn::free(self.tail) {
-            head.store(self.tail, Ordering::Release);
+            // A writer may have come meanwhile, who moved it on from there.
+            let _ = head.compare_exchange(said, self.tail, Ordering::Release, Ordering::Relaxed);
+            self.mended += 1;
+            if self.mended >= MOST_MENDED {
+                self.close();
+            }
         }
     }
 
@@ -222,8 +283,23 @@ impl RecordRing {
     }
 
     fn next(&mut self) {
-        self.waiting = None;
+        self.end_wait();
         self.tail += 1;
+    }
+
+    /// Each slot is waited for from its own beginning; what all took counts together.
+    fn end_wait(&mut self) {
+        let Some(since) = self.waiting.take() else {
+            return;
+        };
+        // No longer than the reader would: it may have been suspended itself.
+        let waited = since.elapsed().min(SUSPENDED);
+        let earned = std::mem::take(&mut self.earned);
+        self.waited += waited.saturating_sub(earned);
+        self.earned = earned.saturating_sub(waited);
+        if self.is_out_of_patience() {
+            self.close();
+        }
     }
 }
 

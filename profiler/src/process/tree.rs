@@ -1,7 +1,7 @@
 //! The processes that descend from this one.
 
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
@@ -20,6 +20,11 @@ const MOST_GENERATIONS: usize = 1024;
 #[derive(Debug)]
 pub struct ProcessTree {
     own: i32,
+    /// Children that this process had before, with the times at which they began: whoever executed
+    /// fragscope left them, and neither they nor what descends from them is of the command.
+    strangers: Vec<(i32, u64)>,
+    /// The file number of the ring that what is recorded maps.
+    ring: u64,
     /// The child that was started to be recorded.
     command: Option<i32>,
 }
@@ -50,16 +55,20 @@ impl ProcessTree {
     /// When the kernel refuses.
     pub fn adopt() -> io::Result<Self> {
         prctl::set_child_subreaper(true)?;
+        let own = std::process::id() as i32;
         Ok(Self {
-            own: std::process::id() as i32,
+            own,
+            strangers: children(own)?,
+            ring: 0,
             command: None,
         })
     }
 
-    /// This child is one of the tree, whatever program it is. Other children that run this process's
-    /// own program are its helpers, and are not.
-    pub fn add_command(&mut self, pid: u32) {
+    /// This child is one of the tree, whatever program it is, and records into the ring with this
+    /// file number. Other children that run this process's own program are its helpers, and are not.
+    pub fn add_command(&mut self, pid: u32, ring: u64) {
         self.command = i32::try_from(pid).ok();
+        self.ring = ring;
     }
 
     /// The descendant with this number; `None` when there is none, or when it counts processes by
@@ -87,7 +96,8 @@ impl ProcessTree {
             return None;
         }
         let (child, _, _) = line.last()?;
-        if Some(*child) != self.command && is_own_program(*child) {
+        if Some(*child) != self.command && (is_own_program(*child) || self.is_strange(*child, pid))
+        {
             return None;
         }
         let (_, _, pidfd) = line.into_iter().next()?;
@@ -95,6 +105,18 @@ impl ProcessTree {
             pid: pid as u32,
             pidfd,
         })
+    }
+
+    /// Whether the child, or the process that descends from it, is none of the command's. What the
+    /// children from before started becomes a child of this process when its parent ends: while
+    /// there were such children, only what maps the ring is of the command.
+    fn is_strange(&self, child: i32, pid: i32) -> bool {
+        let began = |child| Stat::of(child).map(|stat| stat.began_ticks);
+        let is_from_before = |(stranger, then): &(i32, u64)| {
+            *stranger == child && began(child).is_none_or(|now| now == *then)
+        };
+        self.strangers.iter().any(is_from_before)
+            || !self.strangers.is_empty() && maps(pid, self.ring) != Some(true)
     }
 
     /// Whether a descendant has this thread, and had it already so long ago.
@@ -131,11 +153,99 @@ impl ProcessTree {
     }
 }
 
+/// A program that a process executes.
+#[derive(Clone, Debug)]
+pub struct Executed {
+    pid: i32,
+    began_ticks: u64,
+    /// Where its stack began: another place for each program that is executed.
+    stack: u64,
+    name: String,
+}
+
+impl PartialEq for Executed {
+    /// Whether it is the same execution; a name can be changed.
+    fn eq(&self, other: &Self) -> bool {
+        let one = |of: &Self| (of.pid, of.began_ticks, of.stack);
+        one(self) == one(other)
+    }
+}
+
+impl Executed {
+    /// What the process with this number executes; `None` when it has ended.
+    pub fn of(pid: u32) -> Option<Self> {
+        let pid = i32::try_from(pid).ok()?;
+        let stat = Stat::of(pid).filter(|stat| !matches!(stat.state, 'Z' | 'X'))?;
+        Some(Self {
+            pid,
+            began_ticks: stat.began_ticks,
+            stack: stat.stack,
+            name: stat.name,
+        })
+    }
+
+    /// Its name, as the kernel has it: any text.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it maps the ring with this file number; `None` when it is ending.
+    pub fn maps(&self, ring: u64) -> Option<bool> {
+        let maps = maps(self.pid, ring)?;
+        let is_same = Self::of(self.pid as u32).is_some_and(|now| now == *self);
+        is_same.then_some(maps)
+    }
+}
+
+/// Whether the process maps the ring with this file number: no when its memory is another user's, and
+/// `None` when it has none any more.
+fn maps(pid: i32, ring: u64) -> Option<bool> {
+    let file = match fs::File::open(format!("/proc/{pid}/maps")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Some(false),
+        Err(_) => return None,
+    };
+    let mut lines = BufReader::new(file).split(b'\n').peekable();
+    match lines.peek()? {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Some(false),
+        Err(_) => return None,
+        Ok(_) => {}
+    }
+    let ring = ring.to_string();
+    Some(lines.map_while(Result::ok).any(|line| {
+        // The file number is the fifth field (proc(5)); only files in memory have such a name.
+        let line = String::from_utf8_lossy(&line);
+        let mut fields = line.split_ascii_whitespace().skip(4);
+        fields.next() == Some(&ring)
+            && fields
+                .next()
+                .is_some_and(|path| path.starts_with("/memfd:"))
+    }))
+}
+
+/// The children of this process, with the times at which they began.
+fn children(own: i32) -> io::Result<Vec<(i32, u64)>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if let Some(stat) = Stat::of(pid).filter(|stat| stat.parent == own) {
+            all.push((pid, stat.began_ticks));
+        }
+    }
+    Ok(all)
+}
+
 /// What `/proc/N/stat` says of a process or a thread.
 struct Stat {
+    name: String,
     state: char,
     parent: i32,
     began_ticks: u64,
+    /// 0 when we may not know it.
+    stack: u64,
 }
 
 impl Stat {
@@ -143,12 +253,16 @@ impl Stat {
         let text = fs::read(format!("/proc/{number}/stat")).ok()?;
         let text = String::from_utf8_lossy(&text);
         // The name in parentheses may hold any character.
-        let mut fields = text.rsplit_once(") ")?.1.split(' ');
+        let (head, tail) = text.rsplit_once(") ")?;
+        let mut fields = tail.split(' ');
         Some(Self {
+            name: head.split_once(" (")?.1.to_owned(),
             state: fields.next()?.chars().next()?,
             parent: fields.next()?.parse().ok()?,
             // Field 22 of proc(5), the state being the third.
             began_ticks: fields.nth(17)?.parse().ok()?,
+            // Field 28.
+            stack: fields.nth(5)?.parse().ok()?,
         })
     }
 }
@@ -197,8 +311,10 @@ mod tests {
 
     #[test]
     fn only_what_descends_from_this_process_is_of_the_tree() {
-        let tree = ProcessTree::adopt().expect("permitted");
+        let mut tree = ProcessTree::adopt().expect("permitted");
         let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep");
+        // Children of other tests may have been there before.
+        tree.add_command(child.id(), 0);
         let member = tree.member(child.id()).expect("our own child");
         assert!(member.is_alive() && member.pid() == child.id());
         assert!(tree.has_thread(child.id(), Duration::ZERO));
@@ -223,8 +339,31 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_stays_in_the_tree_when_its_parent_ends() {
+    fn children_from_before_and_what_they_leave_behind_are_not_of_the_tree() {
+        let before = Command::new("sh")
+            .args(["-c", "sleep 1000 & echo $!; exec sleep 1000"])
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut before = before.expect("a shell");
+        let mut line = String::new();
+        let out = before.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut line).expect("it speaks");
+        let grandchild: u32 = line.trim().parse().expect("a number");
         let tree = ProcessTree::adopt().expect("permitted");
+        assert!(tree.member(before.id()).is_none());
+        assert!(tree.member(grandchild).is_none());
+        before.kill().expect("it runs");
+        before.wait().expect("it ends");
+        // Now it is a child of this process.
+        assert!(tree.member(grandchild).is_none());
+        let pid = Pid::from_raw(grandchild as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+        waitpid(pid, None).expect("our own child now");
+    }
+
+    #[test]
+    fn a_daemon_stays_in_the_tree_when_its_parent_ends() {
+        let mut tree = ProcessTree::adopt().expect("permitted");
         let shell = Command::new("sh")
             .args(["-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!"])
             .stdout(Stdio::piped())
@@ -232,6 +371,8 @@ mod tests {
             .expect("a shell");
         let said = String::from_utf8_lossy(&shell.stdout);
         let daemon: u32 = said.trim().parse().expect("a number");
+        // As above: it is not taken for what such a child left.
+        tree.add_command(daemon, 0);
         let member = tree.member(daemon).expect("adopted");
         let pid = Pid::from_raw(daemon as i32);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");

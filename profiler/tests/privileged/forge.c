@@ -107,6 +107,28 @@ int main(int argc, char **argv) {
     uint64_t expected = number / SLOTS << 24;
     atomic_compare_exchange_strong(&slots[number % SLOTS].turn, &expected,
                                    expected | getpid() << 2 | 1);
+  } else if (!strcmp(argv[1], "claims")) {
+    // Every other slot of the whole ring claimed by a living thread, the others filled.
+    uint64_t number = atomic_load(&ring->head);
+    for (uint64_t i = 0; i < SLOTS; i++, number++) {
+      uint64_t lap = number / SLOTS << 24;
+      slots[number % SLOTS].turn = i % 2 ? lap | 2 : lap | getpid() << 2 | 1;
+    }
+    atomic_store(&ring->head, number);
+  } else if (!strcmp(argv[1], "page")) {
+    // All words of the first page, again and again, while it is looked at for checkpoints.
+    for (int i = 0; i < 300; i++) {
+      for (_Atomic uint64_t *w = (void *)ring; w < (_Atomic uint64_t *)slots; w++) *w += 1ull << 40;
+      free(malloc(100));
+      usleep(1000);
+    }
+  } else if (!strcmp(argv[1], "back")) {
+    // The head stays at the beginning, whatever is done to it.
+    if (fork() == 0) {
+      alarm(100);
+      while (!ring->closed) atomic_store(&ring->head, 0);
+      _exit(0);
+    }
   } else {
     return 9;
   }

@@ -13,9 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::checkpoint::Occasion;
 use super::describe::{Recorder, describe};
-use super::preloaded::Preloaded;
+use super::preloaded::{GivenUp, Preloaded};
 use super::recording::{Cut, Recording};
 use super::runtime_dir::RuntimeDir;
+use super::unrecorded::Unrecorded;
 use super::{RecordEnding, RecordError, RecordOptions, create, monotonic_ns};
 use crate::process::{ProcessTree, RecordRing, Target, not_preloaded};
 use crate::session::Ending;
@@ -48,8 +49,8 @@ enum Over {
     Duration,
     /// This signal ended the recording before the command.
     Signal(&'static str),
-    /// A program closed the ring: it took fragscope for dead, or damaged it.
-    GivenUp,
+    /// The ring was closed.
+    GivenUp(GivenUp),
 }
 
 /// Runs the command under the recorder until it and its children have ended, the duration is over or
@@ -80,13 +81,15 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     let began_ns = monotonic_ns()?;
     let started_at = jiff::Timestamp::now();
     let mut child = start(command, &object, &ring)?;
-    tree.add_command(child.id());
+    tree.add_command(child.id(), ring.file_number()?);
+    let mut watch = Unrecorded::new(ring.file_number()?);
     let began = Instant::now();
 
     // The ring holds what the program writes meanwhile.
     let mut status = None;
     while status.is_none() && began.elapsed() < SETTLED {
         tokio::time::sleep(NAP).await;
+        watch.look_at(child.id(), &tree);
         status = child.try_wait()?;
     }
     let recorder = Recorder::Preload {
@@ -99,7 +102,7 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     };
     let recording = Recording::begin(file, &options.output, &description);
     let recording = recording.map_err(|cut| unrecorded(cut, &mut child))?;
-    let stream = Preloaded::new(ring, tree, recording, began_ns, options.manner);
+    let stream = Preloaded::new(ring, tree, recording, began_ns, options.manner, watch);
     let mut session = Session {
         stream,
         child,
@@ -137,7 +140,7 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         Over::Command(status) => Ok(RecordEnding::Command(exit_code(status))),
         Over::Duration => Ok(RecordEnding::Session(Ending::Done)),
         Over::Signal(name) => Ok(RecordEnding::Session(Ending::Interrupted(name))),
-        Over::GivenUp => Err(RecordError::GivenUp),
+        Over::GivenUp(why) => Err(RecordError::GivenUp(why)),
     }
 }
 
@@ -186,8 +189,8 @@ impl Session {
                 self.end();
                 return Ok(Over::Duration);
             }
-            if self.stream.is_given_up() {
-                return Ok(Over::GivenUp);
+            if let Some(why) = self.stream.given_up() {
+                return Ok(Over::GivenUp(why));
             }
             if self.status.is_none() {
                 self.status = self.child.try_wait()?;
@@ -198,6 +201,7 @@ impl Session {
             if now < self.slow_at {
                 continue;
             }
+            self.stream.watch();
             self.stream.reap(self.child.id());
             // What is still in the ring may be of processes that are not known yet.
             if let Some(status) = self.status.filter(|_| !busy)
@@ -251,13 +255,15 @@ impl Session {
     /// Whether recorded processes outlive the command, which has ended so.
     fn is_left(&mut self, status: ExitStatus, now: Instant) -> bool {
         let ended_at = *self.ended_at.get_or_insert(now);
-        let left = self.stream.left_running(self.child.id());
-        let Some(first) = left.first() else {
+        let Some(left) = self.stream.left_running(self.child.id()) else {
+            return true;
+        };
+        let Some(pid) = left.first else {
             // One that was forked last may not have written anything yet.
             return self.stream.expects_children() && now - ended_at < UNBORN;
         };
         if now - ended_at > OUTLIVED && !std::mem::replace(&mut self.has_said, true) {
-            let (count, pid) = (left.len(), first.pid());
+            let count = left.count;
             self.stream.say(&format!(
                 "the command {}; of its processes {count} run on ({pid}{}) and are recorded until \
                  they end: Ctrl-C ends the recording and leaves them running",

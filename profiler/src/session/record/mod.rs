@@ -14,6 +14,7 @@ mod runtime_dir;
 mod seed;
 mod stream;
 mod touched;
+mod unrecorded;
 
 use std::ffi::OsString;
 use std::io;
@@ -25,6 +26,7 @@ use profiler_core::text::visible;
 use profiler_trace::whole_file::{self, Place, WriteError};
 
 pub(crate) use self::output::Output;
+pub use self::preloaded::GivenUp;
 pub use self::recording::Cut;
 pub(crate) use self::running::Running;
 pub use self::runtime_dir::NoRuntimeDir;
@@ -87,13 +89,12 @@ pub enum RecordError {
         /// The command's process.
         pid: u32,
     },
-    /// A recorded program closed the ring.
+    /// The ring of a command was closed.
     #[error(
-        "a recorded program ended the recording: fragscope stood still for 2 s while the program \
-         waited, or the program damaged the shared ring; what was recorded up to there is in the \
-         file, and the command goes on"
+        "the recording ended before its command: {0}; what was recorded up to there is in the file, \
+         and the command goes on"
     )]
-    GivenUp,
+    GivenUp(GivenUp),
     /// There is no place for the recorder.
     #[error(transparent)]
     RuntimeDir(#[from] NoRuntimeDir),

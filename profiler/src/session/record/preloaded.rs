@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use profiler_common::ring::kind;
 use profiler_core::sample::Sample;
 use profiler_trace::trace::{Checkpoint, Event, EventKind};
 
@@ -14,7 +15,8 @@ use super::monotonic_ns;
 use super::recording::{Cut, Recording};
 use super::stream::{LeftOut, Running, Stream};
 use super::touched::LargeBlocksOfAll;
-use crate::process::{Member, Next, ProcessTree, RecordRing, TargetState};
+use super::unrecorded::Unrecorded;
+use crate::process::{Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState};
 use crate::session::options::Manner;
 use crate::session::sampler::Sampler;
 use crate::session::schedule::WalkSchedule;
@@ -29,13 +31,16 @@ pub(super) const LOOKS: u32 = 50;
 pub(super) const RAREST: Duration = Duration::from_secs(10);
 /// So many processes get checkpoints: each takes descriptors, of which fragscope has 1024 mostly.
 const MOST_LOOKED_AT: usize = 128;
-/// So many processes are looked for when the command has ended: of forged ones there may be many.
-const MOST_LEFT: usize = 1024;
+/// So many processes are looked for at once when the command has ended: of forged ones there may be
+/// many.
+const MOST_LEFT: usize = 128;
+/// Of so many it is looked at once what they execute.
+const MOST_WATCHED: usize = 32;
 /// Writing an event takes nanoseconds: whether the thread that claimed a slot lives is asked when
 /// it takes so long.
 const SUSPICIOUS: Duration = Duration::from_millis(10);
-/// A thread that lives and does not finish its event for so long is suspended in the midst of it.
-const SUSPENDED: Duration = Duration::from_secs(2);
+/// Where one was given up, others were killed with it, most likely.
+const MORE_SUSPICIOUS: Duration = Duration::from_millis(1);
 /// What is still being written at the end is waited for so long.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -60,6 +65,23 @@ pub(crate) struct Preloaded {
     /// Of what was left out, this much is written in the trace.
     said: LeftOut,
     is_crowded: bool,
+    unrecorded: Unrecorded,
+    /// From this process on it is looked at next what they execute.
+    watch_from: u32,
+    /// From this one on they are looked for when the command has ended.
+    seek_from: u32,
+    /// Those found in the round so far, and in the last whole one.
+    seeking: Left,
+    left: Option<Left>,
+}
+
+/// Processes that outlive the command.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Left {
+    /// How many.
+    pub(crate) count: usize,
+    /// The first of them.
+    pub(crate) first: Option<u32>,
 }
 
 /// A process of the tree, and the means to look at it.
@@ -82,6 +104,23 @@ struct Seen {
     moment: u64,
 }
 
+/// Why a recording ends before its command.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum GivenUp {
+    /// A program closed the ring.
+    #[error("fragscope stood still for 2 s while a program waited, or a program closed the ring")]
+    Closed,
+    /// Programs damage the ring.
+    #[error("the recorded programs damaged the shared ring")]
+    Damaged,
+    /// Programs claim events and do not write them.
+    #[error(
+        "threads that began to write an event and did not finish it (suspended, or a program that \
+         forges) held up the others for 10 s in all"
+    )]
+    Unfinished,
+}
+
 enum What {
     Sample(Box<Sample>, Occasion),
     /// It is no more.
@@ -96,6 +135,7 @@ impl Preloaded {
         recording: Recording,
         began_ns: u64,
         manner: Manner,
+        unrecorded: Unrecorded,
     ) -> Self {
         let began = Instant::now();
         Self {
@@ -116,6 +156,11 @@ impl Preloaded {
             large: LargeBlocksOfAll::default(),
             said: LeftOut::default(),
             is_crowded: false,
+            unrecorded,
+            watch_from: 0,
+            seek_from: 0,
+            seeking: Left::default(),
+            left: None,
         }
     }
 
@@ -150,10 +195,19 @@ impl Preloaded {
                 self.write_seen()?;
             }
             match self.ring.take() {
-                Next::Empty => break,
+                Next::Empty => {
+                    // Nothing is claimed: what was seen comes next, whatever moment the head said.
+                    if self.seen.is_some() {
+                        self.write_seen()?;
+                    }
+                    break;
+                }
                 Next::Event(event) => {
                     if event.time_ns > now_ns {
                         now_ns = monotonic_ns().unwrap_or(now_ns);
+                    }
+                    if event.kind == kind::START {
+                        self.unrecorded.began(event.process, event.time_ns);
                     }
                     let (recording, mut written) = (&mut self.recording, Ok(()));
                     let mut noted = None;
@@ -170,8 +224,17 @@ impl Preloaded {
                     }
                 }
                 Next::Damaged => self.lose(1)?,
-                Next::Claimed { thread, waited } => {
-                    if waited < SUSPICIOUS
+                Next::Claimed {
+                    thread,
+                    waited,
+                    follows_abandoned,
+                } => {
+                    let suspicious = if follows_abandoned {
+                        MORE_SUSPICIOUS
+                    } else {
+                        SUSPICIOUS
+                    };
+                    if waited < suspicious
                         || waited < SUSPENDED && self.tree.has_thread(thread, waited)
                     {
                         break;
@@ -318,14 +381,30 @@ impl Preloaded {
         });
     }
 
-    /// The recorded processes that live, other than `command`: those that a daemon leaves behind.
-    pub(crate) fn left_running(&self, command: u32) -> Vec<Member> {
-        let others = self.stream.running().into_iter();
-        let others = others.filter(|running| running.pid != command);
-        let members = others
-            .take(MOST_LEFT)
-            .filter_map(|one| self.tree.member(one.pid));
-        members.collect()
+    /// Looks at what some of the recorded processes execute: the next ones each time.
+    pub(crate) fn watch(&mut self) {
+        let (some, from) = next_of(&self.stream.running(), self.watch_from, MOST_WATCHED);
+        self.watch_from = from;
+        for running in some {
+            self.unrecorded.look_at(running.pid, &self.tree);
+        }
+    }
+
+    /// The recorded processes that live, other than `command`: those that a daemon leaves behind. Some
+    /// of them are looked for each time; `None` until all were.
+    pub(crate) fn left_running(&mut self, command: u32) -> Option<Left> {
+        let (some, from) = next_of(&self.stream.running(), self.seek_from, MOST_LEFT);
+        self.seek_from = from;
+        for running in some.iter().filter(|running| running.pid != command) {
+            if self.tree.member(running.pid).is_some() {
+                self.seeking.count += 1;
+                self.seeking.first.get_or_insert(running.pid);
+            }
+        }
+        if from == 0 {
+            self.left = Some(std::mem::take(&mut self.seeking));
+        }
+        self.left
     }
 
     /// Whether a child was announced that has not written anything.
@@ -373,9 +452,16 @@ impl Preloaded {
         self.lose(events(all) - events(said))
     }
 
-    /// Whether a program took fragscope for dead and nothing more is recorded.
-    pub(crate) fn is_given_up(&self) -> bool {
-        self.ring.is_closed()
+    /// Why nothing more is recorded, when the ring is closed.
+    pub(crate) fn given_up(&self) -> Option<GivenUp> {
+        let why = if self.ring.is_out_of_patience() {
+            GivenUp::Unfinished
+        } else if self.ring.is_beyond_mending() {
+            GivenUp::Damaged
+        } else {
+            GivenUp::Closed
+        };
+        self.ring.is_closed().then_some(why)
     }
 
     /// Says something on stderr.
@@ -412,8 +498,21 @@ impl Preloaded {
         {
             self.write_seen()?;
         }
+        if self.stream.has_any()
+            && let Some(sentence) = self.unrecorded.sentence()
+        {
+            self.recording.say(&sentence);
+        }
         self.recording.finish()
     }
+}
+
+/// Up to `most` of the processes from this number on, and the number from which to go on; 0 at the
+/// end.
+fn next_of(all: &[Running], from: u32, most: usize) -> (Vec<Running>, u32) {
+    let mut rest = all.iter().filter(|running| running.process >= from);
+    let some = rest.by_ref().take(most).copied().collect();
+    (some, rest.next().map_or(0, |next| next.process))
 }
 
 /// Whether some process has this number.

@@ -38,7 +38,7 @@ pub struct Cut {
 
 fn kept(events: u64) -> String {
     match events {
-        0 => "no event can be replayed".to_owned(),
+        0 => "no event in it can be replayed: remove it".to_owned(),
         _ => format!("{events} events are whole in it and can be replayed"),
     }
 }

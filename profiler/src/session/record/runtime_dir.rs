@@ -25,9 +25,18 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Why there is no such directory.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no directory for the recorder that only {} can write to: {}; make one of them so, or set XDG_RUNTIME_DIR when you are not root",
+    "no directory for the recorder that only {} can write to: {}; {}",
     if *.root { "root" } else { "you and root" },
-    .tried.join("; ")
+    if .tried.is_empty() {
+        "none of XDG_RUNTIME_DIR, XDG_CACHE_HOME and HOME is set".to_owned()
+    } else {
+        .tried.join("; ")
+    },
+    if *.root {
+        "make one of them so"
+    } else {
+        "set XDG_RUNTIME_DIR or XDG_CACHE_HOME to a directory of your own"
+    }
 )]
 pub struct NoRuntimeDir {
     root: bool,
@@ -60,15 +69,12 @@ impl RuntimeDir {
     fn at(place: &Path) -> io::Result<Self> {
         let refused = |why: String| Err(io::Error::other(why));
         let parent = place.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        make_missing(parent)?;
         // With no links on the way, so that each directory can be looked at.
         let parent = parent.canonicalize()?;
         let name = place.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let path = parent.join(name);
-        for directory in parent.ancestors() {
-            if let Some(why) = distrust(&fs::metadata(directory)?) {
-                return refused(format!("{} {why}", visible(directory.display())));
-            }
-        }
+        trust_all(&parent)?;
         if let Some(sign) = path
             .as_os_str()
             .as_bytes()
@@ -155,6 +161,53 @@ impl RuntimeDir {
             .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(self.0.join(name))
     }
+}
+
+/// Makes this directory and those above it that are missing, as private ones, where what is there is
+/// a directory of our own that nobody else can put anything into: a user's first cache.
+fn make_missing(directory: &Path) -> io::Result<()> {
+    let mut missing = Vec::new();
+    let mut there = directory;
+    while let Err(error) = fs::metadata(there) {
+        let above = there.parent().zip(there.file_name());
+        match above.filter(|_| error.kind() == io::ErrorKind::NotFound) {
+            Some((above, name)) => {
+                missing.push(name);
+                there = above;
+            }
+            None => return Err(error),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut path = there.canonicalize()?;
+    trust_all(&path)?;
+    if fs::metadata(&path)?.uid() != geteuid().as_raw() {
+        return Err(io::Error::other(format!(
+            "{} is not there",
+            visible(directory.display())
+        )));
+    }
+    for name in missing.iter().rev() {
+        path.push(name);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// That nobody else can change what lies at this path, which has no links.
+fn trust_all(path: &Path) -> io::Result<()> {
+    for directory in path.ancestors() {
+        if let Some(why) = distrust(&fs::metadata(directory)?) {
+            let name = visible(directory.display());
+            return Err(io::Error::other(format!("{name} {why}")));
+        }
+    }
+    Ok(())
 }
 
 /// Where it may be, the best first.
@@ -249,6 +302,20 @@ mod tests {
             "{refused}"
         );
         assert!(RuntimeDir::at(Path::new("/tmp/fragscope")).is_err());
+    }
+
+    #[test]
+    fn missing_directories_of_ones_own_are_made_for_oneself_alone() {
+        let base = own();
+        let cache = base.path().join("cache");
+        RuntimeDir::at(&cache.join("deep/fragscope")).expect("made");
+        for made in [cache.clone(), cache.join("deep")] {
+            let mode = fs::metadata(made).expect("made").mode();
+            assert_eq!(mode & 0o7777, 0o700);
+        }
+        fs::set_permissions(base.path(), fs::Permissions::from_mode(0o1777)).expect("ours");
+        assert!(RuntimeDir::at(&base.path().join("other/fragscope")).is_err());
+        assert!(!base.path().join("other").exists());
     }
 
     #[test]

@@ -103,6 +103,11 @@ impl Stream {
         self.processes.get(&pid).map(|process| process.number)
     }
 
+    /// Whether any process has written something.
+    pub(crate) fn has_any(&self) -> bool {
+        self.next_process > 0
+    }
+
     /// Events that were left out so far.
     pub(crate) fn left_out(&self) -> LeftOut {
         self.left_out

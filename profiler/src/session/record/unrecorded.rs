@@ -1,0 +1,147 @@
+//! Programs that are executed by recorded processes and write nothing themselves: of another user,
+//! who may not open the ring, linked statically, or without the recorder in their environment.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use profiler_core::text::visible;
+
+use super::monotonic_ns;
+use crate::process::{Executed, ProcessTree};
+
+/// A program that does not map the ring is being loaded, for so long at the most.
+const LOADED: Duration = Duration::from_secs(2);
+/// So many are named.
+const MOST_NAMED: usize = 8;
+
+/// What recorded processes execute.
+#[derive(Debug, Default)]
+pub(super) struct Unrecorded {
+    /// The file number of the ring.
+    ring: u64,
+    known: HashMap<u32, Known>,
+    found: Vec<(u32, String)>,
+    /// Beyond those that are named.
+    others: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    program: Executed,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// It is recorded, was found not to be, or is none of ours.
+    Settled,
+    /// It did not map the ring at this time.
+    Suspected {
+        since: Instant,
+        since_ns: u64,
+        name: String,
+    },
+}
+
+impl Unrecorded {
+    /// Of a recording with the ring of this file number.
+    pub(super) fn new(ring: u64) -> Self {
+        Self {
+            ring,
+            ..Self::default()
+        }
+    }
+
+    /// Looks at what this process executes now.
+    pub(super) fn look_at(&mut self, pid: u32, tree: &ProcessTree) {
+        let Some(program) = Executed::of(pid) else {
+            return;
+        };
+        let before = self.known.get(&pid).filter(|one| one.program == program);
+        if matches!(before, Some(one) if matches!(one.state, State::Settled)) {
+            return;
+        }
+        let Some(maps) = program.maps(self.ring) else {
+            return;
+        };
+        let state = match before.map(|one| &one.state) {
+            _ if maps => State::Settled,
+            Some(State::Suspected { since, name, .. }) => {
+                if since.elapsed() < LOADED {
+                    return;
+                }
+                let name = name.clone();
+                self.find(pid, name);
+                State::Settled
+            }
+            // Whoever says that it is of the recording may say so of any process.
+            _ if tree.member(pid).is_none() => State::Settled,
+            _ => State::Suspected {
+                since: Instant::now(),
+                since_ns: monotonic_ns().unwrap_or(u64::MAX),
+                name: program.name().to_owned(),
+            },
+        };
+        let gone = self.known.insert(pid, Known { program, state });
+        // It became yet another program, or its number is another's now.
+        if let Some(Known {
+            program: before,
+            state: State::Suspected { name, .. },
+        }) = gone
+            && Some(&before) != self.known.get(&pid).map(|one| &one.program)
+        {
+            self.find(pid, name);
+        }
+    }
+
+    /// A program of this process wrote at this time, on the monotonic clock, that it began.
+    pub(super) fn began(&mut self, pid: u32, time_ns: u64) {
+        if let Some(known) = self.known.get_mut(&pid)
+            && let State::Suspected { since_ns, .. } = known.state
+            && time_ns >= since_ns
+        {
+            known.state = State::Settled;
+        }
+    }
+
+    fn find(&mut self, pid: u32, name: String) {
+        if self.found.len() < MOST_NAMED {
+            self.found.push((pid, name));
+        } else {
+            self.others += 1;
+        }
+    }
+
+    /// What is to be said at the end, when all that was written is known.
+    pub(super) fn sentence(&mut self) -> Option<String> {
+        let known = std::mem::take(&mut self.known);
+        for (pid, known) in known {
+            let State::Suspected { name, .. } = known.state else {
+                continue;
+            };
+            // It was loaded meanwhile.
+            let is_same = Executed::of(pid).is_some_and(|now| now == known.program);
+            if !is_same || known.program.maps(self.ring) != Some(true) {
+                self.find(pid, name);
+            }
+        }
+        if self.found.is_empty() {
+            return None;
+        }
+        let named = self.found.iter();
+        let named: Vec<_> = named
+            .map(|(pid, name)| format!("{} (process {pid})", visible(name)))
+            .collect();
+        let others = match self.others {
+            0 => String::new(),
+            others => format!(" and {others} more"),
+        };
+        Some(format!(
+            "not recorded, though recorded processes executed it: {}{others}. A program that runs \
+             as another user, is set-user-ID or linked statically, or starts without LD_PRELOAD \
+             and FRAGSCOPE_RECORD_RING writes nothing. Start `fragscope record` as that user, or \
+             record it while it runs: `sudo fragscope record --pid PID -o FILE`",
+            named.join(", ")
+        ))
+    }
+}
