@@ -432,13 +432,13 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
         let done = Command::new(command).args(options).arg(&disk).status();
         assert!(done.expect(command).success(), "{command} {options:?}");
     };
-    small("mount", &["-t", "tmpfs", "-o", "size=512k", "none"]);
+    small("mount", &["-t", "tmpfs", "-o", "size=1536k", "none"]);
     let trace = disk.join("trace");
     // Of all sizes, so that packing does not make little of them.
     let program = format!(
         "import ctypes, os, random, time\nc = ctypes.CDLL(None)\n\
-         for i in range(300000): c.malloc(random.randrange(1, 200))\n\
-         while not os.path.exists({go:?}): time.sleep(0.05)\nopen({:?}, 'w')\n",
+         for i in range(900000): c.malloc(random.randrange(1, 200))\n\
+         for i in range(6000):\n    if os.path.exists({go:?}): break\n    time.sleep(0.05)\nopen({:?}, 'w')\n",
         go.with_extension("done"),
     );
     // The command keeps what it writes to.

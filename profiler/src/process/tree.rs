@@ -87,17 +87,17 @@ impl ProcessTree {
             line.push((at, parent, pidfd));
             at = parent;
         }
-        // Nobody ended meanwhile, so that no number changed hands.
         let holds = line
             .iter()
             .all(|(pid, parent, _)| Stat::of(*pid).is_some_and(|stat| stat.parent == *parent));
-        let alive = line.iter().all(|(_, _, pidfd)| pidfd.is_alive());
-        if !holds || !alive || !is_of_our_namespace(pid) {
+        let (child, _, _) = line.last()?;
+        let is_command = Some(*child) == self.command;
+        let is_other = is_own_program(*child) || self.is_strange(*child, pid);
+        if !holds || !is_of_our_namespace(pid) || is_other && !is_command {
             return None;
         }
-        let (child, _, _) = line.last()?;
-        if Some(*child) != self.command && (is_own_program(*child) || self.is_strange(*child, pid))
-        {
+        // Nobody ended meanwhile, so that no number changed hands and all that was looked at was there.
+        if !line.iter().all(|(_, _, pidfd)| pidfd.is_alive()) {
             return None;
         }
         let (_, _, pidfd) = line.into_iter().next()?;
