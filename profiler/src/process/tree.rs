@@ -92,7 +92,7 @@ impl ProcessTree {
             .all(|(pid, parent, _)| Stat::of(*pid).is_some_and(|stat| stat.parent == *parent));
         let (child, _, _) = line.last()?;
         let is_command = Some(*child) == self.command;
-        let is_other = is_own_program(*child) || self.is_strange(*child, pid);
+        let is_other = may_be_own_program(*child) || self.is_strange(*child, pid);
         if !holds || !is_of_our_namespace(pid) || is_other && !is_command {
             return None;
         }
@@ -267,11 +267,12 @@ impl Stat {
     }
 }
 
-/// Whether the process runs the same program file as this one.
-fn is_own_program(pid: i32) -> bool {
+/// Whether the process runs the same program file as this one, or one that cannot be seen: it is
+/// exiting, and has no program any more, or is another user's.
+fn may_be_own_program(pid: i32) -> bool {
     let file = |link: &str| fs::metadata(link).ok().map(|file| (file.dev(), file.ino()));
-    let own = file("/proc/self/exe");
-    own.is_some() && file(&format!("/proc/{pid}/exe")) == own
+    let theirs = file(&format!("/proc/{pid}/exe"));
+    theirs.is_none() || theirs == file("/proc/self/exe")
 }
 
 /// Whether the number is the one by which the process counts itself.
