@@ -14,6 +14,7 @@ use profiler_core::units::bytes;
 
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
+use crate::lab;
 use crate::process;
 use crate::say;
 use crate::session;
@@ -34,11 +35,12 @@ pub fn main() -> ExitCode {
     process::set_file_limit(line.file_limit);
     let code = run_and_report(&line.command);
     // A session that a signal ended leaves them to us.
+    lab::play::end_players(LAST_MOMENT);
     process::end_guards(LAST_MOMENT);
     code
 }
 
-/// How long guards are waited for at the end, which they need milliseconds for.
+/// How long players and guards are waited for at the end, which they need milliseconds for.
 const LAST_MOMENT: Duration = Duration::from_millis(150);
 
 fn run_and_report(command: &Command) -> ExitCode {

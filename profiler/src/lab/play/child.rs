@@ -5,13 +5,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{self, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use procfs::process::Process;
 use procfs::{ProcError, ProcResult};
@@ -92,7 +93,14 @@ impl Child {
             background: setup.background,
         };
         confinement.apply(&mut command, given);
+        // Held until it is among them: none is started once they were ended.
+        let mut players = players();
+        if players.are_over {
+            return Err(PlayError::Cancelled);
+        }
         let process = command.spawn().map_err(PlayError::Start)?;
+        players.all.push(Pid::from_raw(process.id() as i32));
+        drop(players);
         Ok(Self {
             process,
             control,
@@ -258,12 +266,52 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
+        // Before it is waited for: then its number may become another's.
+        let own = Pid::from_raw(self.pid());
+        players().all.retain(|player| *player != own);
         // All of its processes: until the first was waited for, nobody else can have its number.
         // One that has ended cannot be killed, and needs no waiting for its end.
-        let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL);
+        let _ = killpg(own, Signal::SIGKILL);
         // Where kernel calls are not restricted it may have left the group.
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// The players that run.
+static PLAYERS: Mutex<Players> = Mutex::new(Players {
+    all: Vec::new(),
+    are_over: false,
+});
+
+struct Players {
+    all: Vec<Pid>,
+    /// Whether the process is about to exit.
+    are_over: bool,
+}
+
+fn players() -> MutexGuard<'static, Players> {
+    // Nothing that holds the lock panics.
+    PLAYERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the players that run, for a process that is about to exit while threads of it still have some:
+/// they die with it, but leave a zombie each where nobody reaps orphans. Waits for as long as `limit`
+/// for all of them.
+pub(crate) fn end_all(limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let mut players = players();
+    players.are_over = true;
+    for player in &players.all {
+        // One that has ended and was not waited for still has its number.
+        let _ = killpg(*player, Signal::SIGKILL);
+    }
+    for player in players.all.drain(..) {
+        while waitpid(player, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

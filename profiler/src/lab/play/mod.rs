@@ -16,6 +16,7 @@ use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
 
+pub(crate) use self::child::end_all as end_players;
 use self::child::{Child, Heard};
 pub use self::program::{CompileError, Growing, Program};
 use crate::process::{Calls, OpenError, Target};

@@ -68,6 +68,11 @@ impl Guard {
             .read(true)
             .write(true)
             .open("/dev/null")?;
+        // Held until it is among them: none is started once they were ended.
+        let mut guards = running();
+        if guards.are_over {
+            return Err(io::Error::other("fragscope is ending"));
+        }
         // No signal reaches the guard, from its first instant: none is meant for it.
         let mut before = SigSet::empty();
         pthread_sigmask(
@@ -97,11 +102,12 @@ impl Guard {
         restored?;
         // Without a handle the channel is dropped, which ends the guard.
         let handle = PidFd::open(child.as_raw())?;
-        running().push(Running {
+        guards.all.push(Running {
             pid: child,
             handle: handle.clone(),
             channel: channel.try_clone()?,
         });
+        drop(guards);
         Ok(Self {
             channel: Some(channel),
             pid: child,
@@ -135,14 +141,24 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         // Its second handle on the channel goes with it.
-        running().retain(|guard| guard.pid != self.pid);
+        running().all.retain(|guard| guard.pid != self.pid);
         drop(self.channel.take());
         reap(self.pid, &self.handle, LAST_MOMENT);
     }
 }
 
 /// The guards that run.
-static RUNNING: Mutex<Vec<Running>> = Mutex::new(Vec::new());
+static GUARDS: Mutex<Guards> = Mutex::new(Guards {
+    all: Vec::new(),
+    are_over: false,
+});
+
+#[derive(Debug)]
+struct Guards {
+    all: Vec<Running>,
+    /// Whether the process is about to exit.
+    are_over: bool,
+}
 
 #[derive(Debug)]
 struct Running {
@@ -151,9 +167,9 @@ struct Running {
     channel: UnixStream,
 }
 
-fn running() -> MutexGuard<'static, Vec<Running>> {
+fn running() -> MutexGuard<'static, Guards> {
     // Nothing that holds the lock panics.
-    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+    GUARDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends the guards that run, for a process that is about to exit while threads of it still have some:
@@ -161,7 +177,11 @@ fn running() -> MutexGuard<'static, Vec<Running>> {
 /// as `limit` for all of them.
 pub(crate) fn end_all(limit: Duration) {
     let deadline = Instant::now() + limit;
-    let all = std::mem::take(&mut *running());
+    let all = {
+        let mut guards = running();
+        guards.are_over = true;
+        std::mem::take(&mut guards.all)
+    };
     for guard in &all {
         // One that is gone needs not.
         let _ = guard.channel.shutdown(Shutdown::Both);
