@@ -167,8 +167,8 @@ fn end(stage: &Stage, round: &mut Round, running: &mut Running, signal: Signal) 
     }
     let mut codes = vec![130];
     if running.mode == Mode::RecordCommand {
-        // The command's own.
-        codes.push(128 + signal as i32);
+        // The command's own, which gets SIGTERM for all but SIGINT.
+        codes.extend([128 + signal as i32, 128 + Signal::SIGTERM as i32]);
     }
     if running.mode.is_brief() {
         // It may have been done.
