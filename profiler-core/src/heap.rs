@@ -149,6 +149,9 @@ pub struct HeapSnapshot {
     pub checks: Vec<CrossCheck>,
     /// How sure the layout is.
     pub confidence: Confidence,
+    /// Threads that were in the midst of an operation on it, as far as its state shows (glibc:
+    /// arenas whose mutex is held; pymalloc: pools in which a block is being taken or freed).
+    pub threads_inside: u32,
     /// What was damaged or unreadable.
     pub defects: Vec<Defect>,
     /// Bytes wanted and not readable.
@@ -169,6 +172,7 @@ impl HeapSnapshot {
             asked: Vec::new(),
             checks: Vec::new(),
             confidence: Confidence::None,
+            threads_inside: 0,
             defects: Vec::new(),
             unreadable_bytes: 0,
         }

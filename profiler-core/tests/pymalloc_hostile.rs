@@ -129,6 +129,71 @@ fn a_free_list_in_a_circle_makes_its_pool_unknown_and_no_other() {
     assert_eq!(heap.arenas[0].live_blocks, sound.live.0 - lost);
 }
 
+/// A pool's count of blocks in use (`ref.count`) in the image's first arena, `nth` of those in use.
+fn change_count(image: &mut Image, nth: usize, by: i32) {
+    let pool = &mut image.pieces[2].1[0x3000 + nth * 0x4000..][..4];
+    let count = i32::from_le_bytes(pool.try_into().expect("four bytes"));
+    pool.copy_from_slice(&(count + by).to_le_bytes());
+}
+
+/// `pymalloc_alloc` counts a block before it takes it from the list, `pymalloc_free` puts it there
+/// before it counts: a thread that is stopped in between leaves one pool so, and nothing is wrong.
+#[test]
+fn a_block_that_is_being_taken_or_freed_is_no_damage() {
+    let sound = Image::new(2);
+    for by in [1, -1] {
+        let mut image = Image::new(2);
+        change_count(&mut image, 0, by);
+        let (memory, residency) = image.finish();
+        let heap = walk(&memory, &residency, &CONTEXT).expect("a heap");
+        assert_eq!(heap.check(), Vec::<String>::new());
+        assert_eq!(heap.defects, []);
+        assert_eq!(heap.confidence, Confidence::High, "{:?}", heap.checks);
+        assert_eq!(heap.threads_inside, 1);
+        assert_eq!(heap.arenas[0].live_blocks, sound.live.0, "as the list says");
+    }
+}
+
+/// `pymalloc_pool_extend` makes a new block the first free one before it counts it as carved.
+#[test]
+fn a_block_that_is_being_carved_is_no_damage() {
+    let sound = Image::new(2);
+    let mut image = Image::new(2);
+    let arena = &mut image.pieces[2].1;
+    let word = |arena: &[u8], at: usize| {
+        u32::from_le_bytes(arena[at..at + 4].try_into().expect("four bytes"))
+    };
+    // The first pool, with all that was carved of it in use.
+    let at = 0x3000;
+    let next_offset = word(arena, at + 40);
+    let count = (next_offset - 48) / ((16 << 10) - word(arena, at + 44));
+    let freed = u64::from(count - word(arena, at));
+    arena[at..at + 4].copy_from_slice(&count.to_le_bytes());
+    let next = 0x7f10_0000_1000 + at as u64 + u64::from(next_offset);
+    arena[at + 8..at + 16].copy_from_slice(&next.to_le_bytes());
+    let (memory, residency) = image.finish();
+    let heap = walk(&memory, &residency, &CONTEXT).expect("a heap");
+    assert_eq!(heap.check(), Vec::<String>::new());
+    assert_eq!(heap.defects, []);
+    assert_eq!(heap.threads_inside, 1);
+    assert_eq!(heap.arenas[0].live_blocks, sound.live.0 + freed);
+}
+
+/// Whoever allocates holds the interpreter's lock: two pools that are off by one are damage.
+#[test]
+fn two_pools_whose_counts_are_off_are_damaged() {
+    let mut image = Image::new(2);
+    change_count(&mut image, 0, 1);
+    change_count(&mut image, 1, 1);
+    let (memory, residency) = image.finish();
+    let heap = walk(&memory, &residency, &CONTEXT).expect("a heap");
+    assert_eq!(heap.check(), Vec::<String>::new());
+    assert_eq!(heap.confidence, Confidence::Low, "{:?}", heap.checks);
+    assert_eq!(heap.threads_inside, 0);
+    assert_eq!(heap.defects.len(), 1, "{:?}", heap.defects);
+    assert!(heap.defects[0].what.starts_with("2 pools "));
+}
+
 /// Values that break walks: ends, small numbers, and addresses of the image itself.
 fn value() -> impl Strategy<Value = u64> {
     let heap = (0u64..0x2000).prop_map(|at| 0x5555_0000_0000 + at);

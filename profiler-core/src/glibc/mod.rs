@@ -145,6 +145,7 @@ pub fn walk<M: TargetMemory>(
             expected: state.system_mem,
             found: totals.walked() + foreign,
         });
+        heap.threads_inside += u32::from(state.mutex != 0);
         heap.arenas.push(arena(id, state, totals, heaps, foreign));
     }
     let mapped = mapped::find(memory, residency, &par, &mut arenas.claims);

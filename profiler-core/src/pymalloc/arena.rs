@@ -5,7 +5,7 @@ use crate::completeness::Defect;
 use crate::heap::{Arena, HeapSnapshot};
 use crate::memory::TargetMemory;
 use crate::pymalloc::arrays::{ArenaObject, Array};
-use crate::pymalloc::pool::{HEADER, Pool};
+use crate::pymalloc::pool::{Count, HEADER, Pool};
 use crate::pymalloc::{Geometry, MAX_DEFECTS};
 use crate::span::{SpanList, SpanState};
 
@@ -21,6 +21,8 @@ pub(super) struct Totals {
     pub(super) pools_used: u64,
     /// Of those, the ones whose blocks add up.
     pub(super) pools_sound: u64,
+    /// Of those in use, the ones in which a block is being taken or freed.
+    pub(super) pools_in_change: u64,
     /// Pools not in use, never-used ones included.
     pub(super) pools_free: u64,
     /// Of those, the ones that were in use before.
@@ -78,6 +80,7 @@ impl std::ops::AddAssign for Totals {
         self.free_bytes += other.free_bytes;
         self.pools_used += other.pools_used;
         self.pools_sound += other.pools_sound;
+        self.pools_in_change += other.pools_in_change;
         self.pools_free += other.pools_free;
         self.pools_carved_free += other.pools_carved_free;
         self.pools_free_by_account += other.pools_free_by_account;
@@ -150,7 +153,7 @@ impl<M: TargetMemory> Walker<M> {
                     totals.pools_carved_free += 1;
                     spans.push(of.pool, SpanState::Free);
                 }
-                Read::Used(pool) => self.account(pool, totals, &mut spans),
+                Read::Used(pool, count) => self.account(pool, count, totals, &mut spans),
                 Read::Damaged => {
                     totals.pools_used += 1;
                     spans.push(of.pool, SpanState::Unknown);
@@ -180,7 +183,7 @@ impl<M: TargetMemory> Walker<M> {
     /// Tells which blocks of the pool at `addr` are live, into `self.live`.
     fn pool(&mut self, addr: RemoteAddr, header: &[u8; HEADER as usize], index: u32) -> Read {
         let mut header = *header;
-        for _ in 0..POOL_TRIES {
+        for attempt in 1..=POOL_TRIES {
             if header[..4] == [0; 4] {
                 return Read::Free;
             }
@@ -194,9 +197,12 @@ impl<M: TargetMemory> Walker<M> {
                     return Read::Unreadable;
                 }
             }
-            let sound = pool.filter(|pool| pool.live(&self.bytes, &mut self.live).is_some());
-            if let Some(pool) = sound {
-                return Read::Used(pool);
+            let counted =
+                pool.and_then(|pool| Some((pool, pool.live(&self.bytes, &mut self.live)?)));
+            match counted {
+                Some((_, Count::InChange)) if attempt < POOL_TRIES => {}
+                Some((pool, count)) => return Read::Used(pool, count),
+                None => {}
             }
             if self.bytes.is_empty() {
                 self.bytes.resize(self.of.pool as usize, 0);
@@ -209,15 +215,19 @@ impl<M: TargetMemory> Walker<M> {
         Read::Damaged
     }
 
-    fn account(&self, pool: Pool, totals: &mut Totals, spans: &mut SpanList) {
+    fn account(&self, pool: Pool, count: Count, totals: &mut Totals, spans: &mut SpanList) {
         let capacity = pool.capacity();
         let rest = self.of.pool - HEADER - capacity * pool.block;
         totals.pools_used += 1;
-        totals.pools_sound += 1;
-        totals.live_blocks += pool.count;
-        totals.live_bytes += pool.count * pool.block;
-        totals.free_blocks += capacity - pool.count;
-        totals.free_bytes += (capacity - pool.count) * pool.block;
+        match count {
+            Count::Agrees => totals.pools_sound += 1,
+            Count::InChange => totals.pools_in_change += 1,
+        }
+        let live = self.live.iter().filter(|&&live| live).count() as u64;
+        totals.live_blocks += live;
+        totals.live_bytes += live * pool.block;
+        totals.free_blocks += capacity - live;
+        totals.free_bytes += (capacity - live) * pool.block;
         totals.quantization_bytes += rest;
         spans.push(HEADER, SpanState::Metadata);
         for &live in &self.live {
@@ -235,7 +245,7 @@ impl<M: TargetMemory> Walker<M> {
 /// What a pool is.
 enum Read {
     Free,
-    Used(Pool),
+    Used(Pool, Count),
     Damaged,
     Unreadable,
 }

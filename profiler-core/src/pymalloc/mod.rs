@@ -140,6 +140,7 @@ pub fn walk<M: TargetMemory + Sync>(
             *totals += more;
         }
     }
+    judge_in_change(&mut totals, &mut heap);
     let arrays = found.arrays.iter().zip(&totals).enumerate();
     heap.arenas = arrays
         .map(|(id, (array, totals))| totals.report(id as u32, array, geometry))
@@ -262,6 +263,28 @@ fn arenas<M: TargetMemory>(
 }
 
 /// The walk against what pymalloc counts itself.
+/// Says what the pools are in which a block seems to be taken or freed.
+///
+/// Whoever allocates holds the interpreter's lock, so a single pool of an interpreter may be so: a
+/// thread was stopped in the midst of taking or freeing that block. Several are damage.
+fn judge_in_change(totals: &mut [arena::Totals], heap: &mut HeapSnapshot) {
+    let mut damaged = 0;
+    for of in totals {
+        match of.pools_in_change {
+            0 => {}
+            1 => {
+                of.pools_sound += 1;
+                heap.threads_inside += 1;
+            }
+            several => damaged += several,
+        }
+    }
+    if damaged > 0 {
+        let what = format!("{damaged} pools look as if a block of each were being taken or freed");
+        note(heap, what);
+    }
+}
+
 fn checks(arrays: &[Array], totals: &[arena::Totals]) -> Vec<CrossCheck> {
     let sum = |figure: fn(&arena::Totals) -> u64| totals.iter().map(figure).sum();
     let check = |name: &str, expected, found| CrossCheck {

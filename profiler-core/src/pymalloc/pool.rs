@@ -88,7 +88,7 @@ impl Pool {
             && next_offset > HEADER
             && next_offset <= size
             && (next_offset - HEADER).is_multiple_of(block)
-            && (first_free == 0 || pool.is_carved_block(first_free))
+            && (first_free == 0 || pool.is_carved_block(first_free) || pool.is_being_carved())
             // A pool in use is linked, or full and unlinked with stale links; never with null ones.
             && next != 0
             && prev != 0;
@@ -118,6 +118,12 @@ impl Pool {
         LARGEST_BLOCK / alignment * LINK_PAIR
     }
 
+    /// Whether a thread was stopped while it carved the next block: `pymalloc_pool_extend` makes it
+    /// the first free one before it counts it among those carved.
+    fn is_being_carved(&self) -> bool {
+        self.first_free == self.next_offset && self.next_offset + self.block <= self.size
+    }
+
     fn is_carved_block(&self, offset: u64) -> bool {
         offset >= HEADER
             && offset < self.next_offset
@@ -125,13 +131,14 @@ impl Pool {
     }
 
     /// Which blocks are in the program's hands, from the pool's bytes: one bool a block. `None`
-    /// when freed, never carved and live blocks do not add up to the capacity.
-    pub(super) fn live(&self, bytes: &[u8], live: &mut Vec<bool>) -> Option<()> {
+    /// when the list of freed blocks leads astray, or the header counts other blocks than it.
+    pub(super) fn live(&self, bytes: &[u8], live: &mut Vec<bool>) -> Option<Count> {
         let capacity = self.capacity();
         let carved = (self.next_offset - HEADER) / self.block;
         live.clear();
         live.extend((0..capacity).map(|index| index < carved));
-        let mut offset = self.first_free;
+        let carving = self.is_being_carved();
+        let mut offset = if carving { 0 } else { self.first_free };
         let mut freed = 0;
         while offset != 0 {
             let index = ((offset - HEADER) / self.block) as usize;
@@ -147,6 +154,25 @@ impl Pool {
                     .filter(|&offset| self.is_carved_block(offset))?,
             };
         }
-        (carved <= capacity && self.count + freed == carved).then_some(())
+        if carved > capacity {
+            return None;
+        }
+        match (self.count + freed).abs_diff(carved) {
+            0 if carving => Some(Count::InChange),
+            0 => Some(Count::Agrees),
+            1 if !carving => Some(Count::InChange),
+            _ => None,
+        }
     }
+}
+
+/// How the header's count of blocks in use compares with the list of freed ones.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Count {
+    /// They make up all blocks carved.
+    Agrees,
+    /// They are as a thread leaves them that is stopped in between: `pymalloc_alloc` and
+    /// `pymalloc_free` change the count (`ref.count`) and the list (`freeblock`) one after the
+    /// other, so that they differ by one block, and carving takes two steps, too.
+    InChange,
 }

@@ -290,14 +290,7 @@ fn judge(completeness: &mut Completeness, heaps: &[HeapSnapshot]) {
         .min()
         .unwrap_or(Confidence::None);
     for heap in heaps {
-        // glibc: arenas whose mutex was held, so that a thread stood inside malloc.
-        let locked = heap.total(|arena| {
-            let mut figures = arena.figures.iter();
-            figures
-                .find(|(name, _)| *name == "locked")
-                .map_or(0, |(_, value)| *value)
-        });
-        completeness.threads_in_allocator += locked as u32;
+        completeness.threads_in_allocator += heap.threads_inside;
         completeness.unreadable_bytes += heap.unreadable_bytes;
         completeness.defects.extend(heap.defects.iter().cloned());
     }
