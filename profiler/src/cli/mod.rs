@@ -35,13 +35,16 @@ pub fn main() -> ExitCode {
     process::set_file_limit(line.file_limit);
     let code = run_and_report(&line.command);
     // A session that a signal ended leaves them to us.
-    lab::play::end_players(LAST_MOMENT);
-    process::end_guards(LAST_MOMENT);
+    lab::play::end_players(FOR_PLAYERS);
+    process::end_guards(FOR_GUARDS);
     code
 }
 
-/// How long players and guards are waited for at the end, which they need milliseconds for.
-const LAST_MOMENT: Duration = Duration::from_millis(150);
+/// How long players are waited for at the end: they were killed, and need milliseconds.
+const FOR_PLAYERS: Duration = Duration::from_millis(150);
+/// How long guards are waited for at the end. Removing probes takes some tens of milliseconds, and
+/// several hundred on a busy host; a guard that outlives fragscope is a zombie where nobody reaps.
+const FOR_GUARDS: Duration = Duration::from_secs(2);
 
 fn run_and_report(command: &Command) -> ExitCode {
     match run(command) {

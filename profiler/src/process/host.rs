@@ -5,6 +5,7 @@ use std::path::Path;
 
 use profiler_core::sample::Host;
 
+use super::cgroup;
 use super::proc_dir::field;
 
 /// The host that fragscope runs on.
@@ -21,9 +22,11 @@ pub fn host() -> Host {
     }
 }
 
-/// Bytes that can be allocated now without swapping, by the kernel's estimate.
+/// Bytes that can be allocated now without swapping, by the kernel's estimate, and within the limits
+/// of our control groups.
 pub fn available_bytes() -> u64 {
-    field(&text("/proc/meminfo"), "MemAvailable").unwrap_or(0) << 10
+    let of_host = field(&text("/proc/meminfo"), "MemAvailable").unwrap_or(0) << 10;
+    cgroup::memory_left().map_or(of_host, |left| left.min(of_host))
 }
 
 /// The capabilities that fragscope has a use for (`include/uapi/linux/capability.h`).

@@ -17,6 +17,7 @@ mod ahead;
 mod allocators;
 pub(crate) mod auxv;
 mod calls;
+mod cgroup;
 mod confine;
 mod core_file;
 mod elf;

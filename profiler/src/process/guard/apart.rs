@@ -3,10 +3,12 @@
 use std::ffi::CStr;
 use std::fs;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 
-/// The cgroup hierarchies by which processes are frozen or killed together. The second version has
-/// but one, which has no controllers in `/proc/self/cgroup`.
-const LEFT: [&str; 3] = ["", "freezer", "memory"];
+use super::super::cgroup::{self, Group, UNIFIED};
+
+/// The cgroup hierarchies by which processes are frozen or killed together.
+const LEFT: [&str; 3] = [UNIFIED, "freezer", "memory"];
 
 /// Gives this process a session, a name, a command line and, where it may, a cgroup of its own,
 /// and closes all descriptors but those to `keep`; the standard ones lead to `nowhere`.
@@ -113,30 +115,11 @@ fn rename(name: &CStr) {
 }
 
 /// The files that take a process out of the cgroups that [`LEFT`] names, into their roots.
-fn cgroups() -> Vec<String> {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let nested = own.lines().filter_map(|line| {
-        let mut parts = line.splitn(3, ':');
-        let controllers = parts.nth(1)?;
-        let controller = controllers.split(',').find(|c| LEFT.contains(c))?;
-        (parts.next()? != "/").then_some(controller)
-    });
-    let root_of = |controller: &str| {
-        mounts.lines().find_map(|line| {
-            // `id parent device root mount-point options [optional...] - type source super-options`
-            // (proc(5)). What is mounted of a part of the hierarchy leads to that part only.
-            let (mount, file_system) = line.split_once(" - ")?;
-            let mut described = file_system.split(' ');
-            let is_it = match described.next()? {
-                "cgroup2" => controller.is_empty(),
-                "cgroup" => described.nth(1)?.split(',').any(|one| one == controller),
-                _ => false,
-            };
-            let mut fields = mount.split(' ').skip(3);
-            let (root, place) = (fields.next()?, fields.next()?);
-            (is_it && root == "/").then(|| format!("{place}/cgroup.procs"))
-        })
-    };
-    nested.filter_map(root_of).collect()
+fn cgroups() -> Vec<PathBuf> {
+    let mut nested = cgroup::own(&LEFT);
+    nested.retain(Group::is_below_root);
+    nested
+        .into_iter()
+        .map(|group| group.mount.join("cgroup.procs"))
+        .collect()
 }

@@ -1,0 +1,187 @@
+//! The control groups that this process is in (cgroups(7)).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The controllers of the second version, which has one hierarchy for all: `/proc/self/cgroup` lists
+/// none.
+pub(super) const UNIFIED: &str = "";
+
+/// A group that this process is in, in the hierarchy of one controller.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Group {
+    /// The one of those asked for.
+    pub(super) controller: &'static str,
+    /// Where the hierarchy is mounted.
+    pub(super) mount: PathBuf,
+    /// What of the hierarchy is mounted there: `/` is all of it.
+    mounted: String,
+    /// The group's path within the hierarchy.
+    path: String,
+}
+
+impl Group {
+    /// Whether the whole hierarchy can be seen, and this group is below its root.
+    pub(super) fn is_below_root(&self) -> bool {
+        self.mounted == "/" && self.path != "/"
+    }
+
+    /// The folders of this group and of those above it, as far as they are mounted: what limits any
+    /// of them limits this process.
+    fn folders(&self) -> Vec<PathBuf> {
+        // A container may see its group's place in the host's hierarchy, of which it has but a part.
+        let below = self.path.strip_prefix(self.mounted.trim_end_matches('/'));
+        let below = Path::new(below.unwrap_or_default().trim_start_matches('/'));
+        below
+            .ancestors()
+            .map(|part| self.mount.join(part))
+            .collect()
+    }
+}
+
+/// The groups that this process is in, in the hierarchies of these controllers.
+pub(super) fn own(controllers: &[&'static str]) -> Vec<Group> {
+    let text = |path| fs::read_to_string(path).unwrap_or_default();
+    groups(
+        controllers,
+        &text("/proc/self/cgroup"),
+        &text("/proc/self/mountinfo"),
+    )
+}
+
+fn groups(controllers: &[&'static str], own: &str, mounts: &str) -> Vec<Group> {
+    let of_line = |line: &str| {
+        // `number:controllers:path` (cgroups(7)).
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (listed, path) = (parts.next()?, parts.next()?);
+        let mut wanted = controllers.iter();
+        let controller = *wanted.find(|one| listed.split(',').any(|of| of == **one))?;
+        let (mounted, mount) = mounts.lines().find_map(|line| mount_of(controller, line))?;
+        Some(Group {
+            controller,
+            mount: mount.into(),
+            mounted: mounted.into(),
+            path: path.into(),
+        })
+    };
+    own.lines().filter_map(of_line).collect()
+}
+
+/// What of the controller's hierarchy is mounted by this line of `mountinfo`, and where.
+fn mount_of<'a>(controller: &str, line: &'a str) -> Option<(&'a str, &'a str)> {
+    // `id parent device root mount-point options [optional...] - type source super-options` (proc(5)).
+    let (mount, file_system) = line.split_once(" - ")?;
+    let mut described = file_system.split(' ');
+    let is_it = match described.next()? {
+        "cgroup2" => controller == UNIFIED,
+        "cgroup" => described.nth(1)?.split(',').any(|one| one == controller),
+        _ => false,
+    };
+    let mut fields = mount.split(' ').skip(3);
+    let place = (fields.next()?, fields.next()?);
+    is_it.then_some(place)
+}
+
+/// Bytes that the groups of this process still let it have; `None` where none has a limit.
+pub(super) fn memory_left() -> Option<u64> {
+    let groups = own(&["memory", UNIFIED]);
+    let folders = groups.iter().flat_map(Group::folders);
+    folders.filter_map(|folder| left_in(&folder)).min()
+}
+
+/// The names of one version's files (`Documentation/admin-guide/cgroup-v1/memory.rst`, `cgroup-v2.rst`).
+struct Files {
+    limit: &'static str,
+    usage: &'static str,
+    /// Pages of files in `memory.stat`, which the kernel takes back before it refuses.
+    cache: [&'static str; 2],
+}
+
+const VERSIONS: [Files; 2] = [
+    Files {
+        limit: "memory.max",
+        usage: "memory.current",
+        cache: ["active_file", "inactive_file"],
+    },
+    Files {
+        limit: "memory.limit_in_bytes",
+        usage: "memory.usage_in_bytes",
+        cache: ["total_active_file", "total_inactive_file"],
+    },
+];
+
+/// Bytes that the group of this folder still lets its processes have; `None` without a limit (`max`).
+fn left_in(folder: &Path) -> Option<u64> {
+    let number = |name| -> Option<u64> {
+        let text = fs::read_to_string(folder.join(name)).ok()?;
+        text.trim().parse().ok()
+    };
+    let of = |files: &Files| {
+        let (limit, usage) = (number(files.limit)?, number(files.usage)?);
+        let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+        let counts = stat.lines().filter_map(|line| line.split_once(' '));
+        let cache = counts.filter(|(name, _)| files.cache.contains(name));
+        let cache: u64 = cache
+            .filter_map(|(_, bytes)| bytes.parse::<u64>().ok())
+            .sum();
+        Some(limit.saturating_sub(usage.saturating_sub(cache)))
+    };
+    VERSIONS.iter().find_map(of)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+        30 24 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs rw\n\
+        31 30 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+        32 30 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+        33 30 0:29 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+    const OWN: &str = "4:memory:/docker/abc/job\n3:cpuset:/\n2:cpu,cpuacct:/a:b\n0::/\n";
+
+    #[test]
+    fn groups_are_found_in_both_versions() {
+        let all = groups(&["memory", "cpu", "freezer", UNIFIED], OWN, MOUNTS);
+        let told: Vec<_> = all
+            .iter()
+            .map(|group| (group.controller, group.is_below_root(), group.folders()))
+            .collect();
+        let folders = |all: &[&str]| all.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let memory = ["/sys/fs/cgroup/memory/job", "/sys/fs/cgroup/memory/"];
+        let cpu = [
+            "/sys/fs/cgroup/cpu,cpuacct/a:b",
+            "/sys/fs/cgroup/cpu,cpuacct/",
+        ];
+        let unified = ["/sys/fs/cgroup/unified/"];
+        assert_eq!(
+            told,
+            [
+                ("memory", false, folders(&memory)),
+                ("cpu", true, folders(&cpu)),
+                (UNIFIED, false, folders(&unified)),
+            ]
+        );
+    }
+
+    #[test]
+    fn pages_of_files_can_be_taken_back_and_no_limit_is_none() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let put =
+            |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("a file");
+        assert_eq!(left_in(folder.path()), None);
+        put("memory.max", "max\n");
+        put("memory.current", "700\n");
+        assert_eq!(left_in(folder.path()), None);
+        put("memory.max", "1000\n");
+        assert_eq!(left_in(folder.path()), Some(300));
+        put(
+            "memory.stat",
+            "anon 500\nactive_file 50\ninactive_file 100\n",
+        );
+        assert_eq!(left_in(folder.path()), Some(450));
+        put("memory.current", "1200\n");
+        put("memory.stat", "anon 1200\n");
+        assert_eq!(left_in(folder.path()), Some(0));
+    }
+}
