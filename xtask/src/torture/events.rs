@@ -237,11 +237,9 @@ fn forks(
 ) -> Result<How> {
     worker.command("fork")?;
     let child = worker.forked(stage)?;
-    stage.expected.borrow_mut().insert(child);
-    let child = Child(child);
     stage.let_pass(LASTS)?;
     let how = ends_by_interrupt(stage, round, running)?;
-    let mut text = super::text::Text::of(child.0)?;
+    let mut text = super::text::Text::of(child)?;
     let clean = stage.wait_for(PATIENCE / 12, PAUSE, || {
         Ok(text.changes().is_empty().then_some(()))
     })?;
@@ -252,20 +250,10 @@ fn forks(
             format!("in the target's child: {changed}"),
         );
     }
-    if processes::process(child.0).is_none_or(|child| child.state == 'Z') {
+    if processes::process(child).is_none_or(|child| child.state == 'Z') {
         round.fault("the target does not go on", "its child died");
     }
-    stage.expected.borrow_mut().remove(&child.0);
     Ok(how)
-}
-
-/// A grandchild of ours. It ends with this.
-struct Child(i32);
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(Pid::from_raw(self.0), Signal::SIGKILL);
-    }
 }
 
 /// Another tracer holds the target: fragscope says so, or goes on without stops.

@@ -51,6 +51,8 @@ pub(super) struct Worker {
     commands: Option<ChildStdin>,
     counters: PathBuf,
     threads: u64,
+    /// Children that it forked. They end with it.
+    forked: Vec<i32>,
     expected: Expected,
 }
 
@@ -94,6 +96,7 @@ impl Worker {
             commands,
             counters,
             threads: size.threads,
+            forked: Vec::new(),
             expected: stage.expected.clone(),
         };
         worker.settle(stage)?;
@@ -116,6 +119,7 @@ impl Worker {
             commands: None,
             counters: counters.to_owned(),
             threads: size.threads,
+            forked: Vec::new(),
             expected: stage.expected.clone(),
         }))
     }
@@ -164,12 +168,15 @@ impl Worker {
     }
 
     /// The number of the child that it forked, once it has.
-    pub(super) fn forked(&self, stage: &Stage) -> Result<i32> {
+    pub(super) fn forked(&mut self, stage: &Stage) -> Result<i32> {
         let pid = stage.wait_for(PATIENCE, PAUSE, || {
             let pid = self.counter(PID + 1);
             Ok((pid != 0).then_some(pid as i32))
         })?;
-        pid.context("the worker did not fork")
+        let pid = pid.context("the worker did not fork")?;
+        self.forked.push(pid);
+        self.expected.borrow_mut().insert(pid);
+        Ok(pid)
     }
 
     /// Sends it a signal.
@@ -210,6 +217,12 @@ impl Drop for Worker {
             }
         }
         self.expected.borrow_mut().remove(&self.pid);
+        for &pid in &self.forked {
+            // Orphans now, and ours to wait for.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            let _ = waitpid(Pid::from_raw(pid), None);
+            self.expected.borrow_mut().remove(&pid);
+        }
         let _ = fs::remove_file(&self.counters);
         let _ = fs::remove_file(self.counters.with_extension("py"));
     }
