@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use fragscope::probe::plan::ProbePlan;
 use fragscope::probe::{Budget, ProbeSession};
-use fragscope::process::Target;
+use profiler_target::Target;
 
 const LENGTH: Duration = Duration::from_secs(10);
 const THREADS: &str = "2";

@@ -9,7 +9,7 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use fragscope::probe::plan::{Function, PlannedProbe, ProbePlan, ResultSite, Site};
 use fragscope::probe::{Budget, ProbeSession};
-use fragscope::process::Target;
+use profiler_target::Target;
 
 const ROUNDS: usize = 5;
 const SECONDS: &str = "1.0";

@@ -1,4 +1,4 @@
-//! The `fragscope` command as a library: probing, `/proc`, sessions, the terminal UI and exports.
+//! The `fragscope` command as a library: probing, sessions, the lab, the terminal UI and exports.
 //!
 //! `aya` is used only under [`probe`], `ratatui` and `crossterm` only under [`tui`], `clap` only
 //! under [`cli`], serialising only under [`export`]. One module, [`session`], sees both the target
@@ -8,7 +8,6 @@ pub mod cli;
 pub mod export;
 pub mod lab;
 pub mod probe;
-pub mod process;
 mod say;
 pub mod session;
 pub mod tui;

@@ -1,5 +1,6 @@
 //! Core files: the same walk as of the process itself, and what is no sound core.
 
+#[path = "../../profiler-target/tests/child/mod.rs"]
 mod child;
 #[allow(dead_code, reason = "only the image's bytes are wanted")]
 #[path = "../../profiler-core/tests/glibc_image/mod.rs"]

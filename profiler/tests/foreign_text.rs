@@ -1,6 +1,7 @@
 //! What a target chooses of itself, what files are called, and what a recording says never drives the
 //! terminal and never begins a line of its own: no privilege needed, more is run as root.
 
+#[path = "../../profiler-target/tests/child/mod.rs"]
 mod child;
 
 use std::fs;

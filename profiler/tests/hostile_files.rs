@@ -1,5 +1,6 @@
 //! Files that a target maps, made to cost whoever looks into them: no privilege needed.
 
+#[path = "../../profiler-target/tests/child/mod.rs"]
 mod child;
 
 use std::fs::{self, File};

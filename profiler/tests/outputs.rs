@@ -1,6 +1,7 @@
 //! The files that commands write, as a hostile or careless neighbour leaves the place for them: no
 //! privilege needed.
 
+#[path = "../../profiler-target/tests/child/mod.rs"]
 mod child;
 
 use std::fs::{self, File, OpenOptions, Permissions};

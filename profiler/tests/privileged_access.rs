@@ -1,5 +1,6 @@
 //! What is said where privileges or parts of the system are lacking: needs root, to take them away.
 
+#[path = "../../profiler-target/tests/child/mod.rs"]
 mod child;
 
 use std::os::unix::fs::PermissionsExt;

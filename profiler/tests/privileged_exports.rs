@@ -1,6 +1,7 @@
 //! Exports of a live session, and onto disks that are full or read-only: needs root, to probe and to
 //! mount them.
 
+#[path = "../../profiler-target/tests/child/mod.rs"]
 mod child;
 
 use std::fs;

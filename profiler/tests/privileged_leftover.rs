@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use calls::Calls;
 use fragscope::probe::plan::ProbePlan;
 use fragscope::probe::{Budget, ProbeSession, leftover};
-use fragscope::process::Target;
 use fragscope::session::doctor::{self, Grade};
+use profiler_target::Target;
 
 const TARGET_VARIABLE: &str = "FRAGSCOPE_TEST_TARGET";
 

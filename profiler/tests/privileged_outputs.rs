@@ -1,5 +1,6 @@
 //! Root writes into folders of other users, who are hostile: needs root.
 
+#[path = "../../profiler-target/tests/child/mod.rs"]
 mod child;
 
 use std::fs::{self, Permissions};

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use calls::Calls;
 use fragscope::probe::plan::ProbePlan;
 use fragscope::probe::{Budget, ProbeError, ProbeSession};
-use fragscope::process::Target;
 use profiler_core::activity::{Activity, ProbeState};
+use profiler_target::Target;
 
 fn hits(activity: &Activity) -> u64 {
     activity.probes.iter().map(|probe| probe.hits).sum()

@@ -1,5 +1,6 @@
 //! Looking at processes of others, and being looked at by others: needs root.
 
+#[path = "../../profiler-target/tests/child/mod.rs"]
 mod child;
 
 use std::io::{BufRead, BufReader};
@@ -7,12 +8,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use child::{Child, compiled, install, open_folder};
-use fragscope::process::{StopError, Target, TargetState, host};
 use fragscope::session::doctor::{self, Grade};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
+use profiler_target::{StopError, Target, TargetState, host};
 
 /// Tells a copy of this program which process it shall look at.
 const TARGET: &str = "FRAGSCOPE_TEST_TARGET";

@@ -10,7 +10,6 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use fragscope::probe::EventStream;
 use fragscope::probe::plan::ProbePlan;
-use fragscope::process::{StopError, Stopped, Target};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_common::RawEvent;
@@ -18,6 +17,7 @@ use profiler_core::glibc::{self, Context};
 use profiler_core::heap::ExtentKind;
 use profiler_core::memory::ResidentMemory;
 use profiler_core::span::SpanState;
+use profiler_target::{StopError, Stopped, Target};
 use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Item, Reader};
 
 /// `privileged/mutate.c`, running.

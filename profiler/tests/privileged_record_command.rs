@@ -1,5 +1,6 @@
 //! `record -- COMMAND` on programs that end, die, stay, hide, and forge.
 
+#[path = "../../profiler-target/tests/child/mod.rs"]
 mod child;
 
 use std::fs::{self, File};

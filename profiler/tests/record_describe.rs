@@ -1,14 +1,15 @@
 //! What a trace says of a program: no privilege needed.
 
+#[path = "../../profiler-target/tests/child/mod.rs"]
 mod child;
 
 use std::process::Command;
 
 use child::Child;
-use fragscope::process::Target;
 use fragscope::session::record::describe::{Recorder, describe};
 use jiff::Timestamp;
 use profiler_core::heap::{Allocator, HeapSnapshot};
+use profiler_target::Target;
 
 const WAIT: &str = "import sys; print(sys.version.split()[0], flush=True); input()";
 

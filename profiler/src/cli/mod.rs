@@ -15,7 +15,6 @@ use profiler_core::units::bytes;
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
 use crate::lab;
-use crate::process;
 use crate::say;
 use crate::session;
 use crate::session::convert::Converted;
@@ -32,11 +31,11 @@ pub fn main() -> ExitCode {
             return Exit::Usage.into();
         }
     };
-    process::set_file_limit(line.file_limit);
+    profiler_target::set_file_limit(line.file_limit);
     let code = run_and_report(&line.command);
     // A session that a signal ended leaves them to us.
     lab::play::end_players(FOR_PLAYERS);
-    process::end_guards(FOR_GUARDS);
+    profiler_target::end_guards(FOR_GUARDS);
     code
 }
 

@@ -16,11 +16,11 @@ use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::memory::TargetMemory;
 use profiler_core::residency::{Mapping, MappingKind};
+use profiler_target::{LiveMemory, Target, open_regular};
 
 use super::error::{ProbeError, attach_failure};
 use super::loaded::{Loaded, Program};
 use super::traps::Traps;
-use crate::process::{LiveMemory, Target, open_regular};
 
 /// x86's `int3`, which the kernel writes over the first byte of an instruction.
 const INT3: u8 = 0xcc;

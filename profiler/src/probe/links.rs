@@ -22,13 +22,13 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
+use profiler_target::Guard;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::error::{deepest, os_error};
 use super::loaded::Program;
 use super::multi::MultiProgram;
 use super::pins::{Pinned, Pins};
-use crate::process::Guard;
 
 /// What the guard shows as: no name that whoever ends or suspends fragscope by name would meet.
 const GUARD_NAME: &CStr = c"probe-guard";

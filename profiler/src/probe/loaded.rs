@@ -10,11 +10,11 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use profiler_common::{Call, Config};
+use profiler_target::host;
 
 use super::error::ProbeError;
 use super::links::{Link, Links, Programs};
 use super::multi::{MultiProgram, Relocated};
-use crate::process::host;
 
 static OBJECT: &[u8] = include_bytes_aligned!("bpf/fragscope.bpf.o");
 
@@ -207,7 +207,7 @@ fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> io::Result<u64> {
 fn object() -> Result<Cow<'static, [u8]>, ProbeError> {
     // Who runs a fragscope that has capabilities of its file's has none of his own to load it by.
     let named =
-        std::env::var_os(OBJECT_VARIABLE).filter(|_| !crate::process::has_borrowed_privileges());
+        std::env::var_os(OBJECT_VARIABLE).filter(|_| !profiler_target::has_borrowed_privileges());
     let Some(path) = named else {
         return Ok(Cow::Borrowed(OBJECT));
     };

@@ -2,11 +2,11 @@
 
 use profiler_core::memory::TargetMemory;
 use profiler_core::residency::{Mapping, MappingKind};
+use profiler_target::Target;
 
 use super::object::{self, Inputs, Server};
 use super::plan::{Function, MallocObject, PlanError, PlannedProbe, ProbePlan, Sizes};
 use super::sites::{self, Manner};
-use crate::process::Target;
 
 impl MallocObject {
     /// The object that serves malloc in a live process; not the one at the path `passed_over`, which

@@ -3,9 +3,10 @@
 mod breakpoints;
 mod target;
 
+use profiler_target::host::{self, Capability};
+use profiler_target::{OpenError, PageSource};
+
 use crate::probe::support;
-use crate::process::host::{self, Capability};
-use crate::process::{OpenError, PageSource};
 
 /// How well something that fragscope wants is there.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

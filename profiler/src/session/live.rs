@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use profiler_core::over_time::OverTime;
 use profiler_core::report::FragReport;
 use profiler_core::view::{Point, View};
+use profiler_target::TargetState;
 
 use super::history::History;
 use super::options::Manner;
@@ -14,7 +15,6 @@ use super::probes::Probes;
 use super::sampler::{Sampler, now_ns};
 use super::schedule::WalkSchedule;
 use super::what_if::WhatIfSession;
-use crate::process::TargetState;
 
 /// A walk no older than this is as good as a new one.
 const FRESH_NS: u64 = 1_000_000_000;

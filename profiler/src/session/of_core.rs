@@ -7,10 +7,10 @@ use profiler_core::completeness::{Completeness, Defect};
 use profiler_core::memory::ResidentMemory;
 use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::units::bytes;
+use profiler_target::CoreFile;
 
 use super::SessionError;
 use super::walks::{self, Facts};
-use crate::process::CoreFile;
 
 /// Names of files said at the most.
 const NAMED_FILES: usize = 3;

@@ -5,10 +5,10 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use profiler_core::activity::Activity;
+use profiler_target::Target;
 
 use crate::probe::plan::ProbePlan;
 use crate::probe::{Budget, ProbeSession};
-use crate::process::Target;
 
 /// The state of a session's probes.
 pub(crate) enum Probes {

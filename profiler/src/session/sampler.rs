@@ -11,10 +11,10 @@ use profiler_core::memory::{ResidentMemory, TargetMemory};
 use profiler_core::residency::{Mapping, ResidencyMap};
 use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::threads::Thread;
+use profiler_target::{EndedEarly, LiveMemory, OpenError, Stopped, Target};
 
 use super::options::Manner;
 use super::walks::{self, Facts};
-use crate::process::{self, EndedEarly, LiveMemory, OpenError, Stopped, Target};
 
 /// How often a target is stopped, at the most, until no thread stands inside malloc with an arena's
 /// lock held. Each stop but the last ends once that is known, before anything is walked.
@@ -38,7 +38,7 @@ impl Sampler {
     pub(crate) fn open(pid: i32) -> Result<Self, OpenError> {
         Ok(Self {
             target: Target::open(pid)?,
-            host: process::host(),
+            host: profiler_target::host(),
         })
     }
 

@@ -13,9 +13,8 @@ use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::PythonMalloc;
 use profiler_core::threads::Thread;
 use profiler_core::{glibc, jemalloc, mimalloc, musl, pymalloc, tcmalloc};
-
-use crate::process::auxv::{AT_RANDOM, auxv_value};
-use crate::process::{CoreFile, Libc, Target, reading_ahead};
+use profiler_target::auxv::{AT_RANDOM, auxv_value};
+use profiler_target::{CoreFile, Libc, Target, reading_ahead};
 
 /// What walks must know of a target besides its memory and its pages. A live process and a core
 /// file give the same facts.

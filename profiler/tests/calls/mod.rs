@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use fragscope::probe::plan::ProbePlan;
 use fragscope::probe::{Budget, ProbeSession};
-use fragscope::process::Target;
+use profiler_target::Target;
 
 fn compile(source: &str, flags: &[&str], output: &Path) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged");

@@ -1,5 +1,6 @@
 //! The invariants, as rules on which module may name which path.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::references::{Named, References};
@@ -43,10 +44,26 @@ struct Rule {
     why: &'static str,
 }
 
-const WALKERS: [&str; 5] = ["glibc", "pymalloc", "jemalloc", "mimalloc", "musl"];
+/// Folders of the core that are no walkers. Every other folder is held to what walkers must keep.
+const NO_WALKERS: [&str; 4] = ["explain", "live", "memory", "metrics"];
+
+/// What calls into C or the kernel, and so may be `unsafe`, by crate and module; "" is a whole crate.
+/// The recorder and the player run inside other programs, without the standard library.
+const UNSAFE: [(&str, &str); 5] = [
+    ("profiler_target", ""),
+    ("fragscope", "probe"),
+    ("fragscope", "lab"),
+    ("profiler_record", ""),
+    ("profiler_replay", ""),
+];
+
+/// Crates that run beside the user, where foreign text could reach a terminal.
+const SHOWS: [&str; 3] = ["fragscope", "profiler_target", "profiler_trace"];
 
 /// Why only one module prints.
 const PRINTS: &str = "printed through `say` alone, which cleans it of what drives a terminal";
+/// Why the libraries do not.
+const RETURNS: &str = "a library returns what there is to say: only the command prints";
 
 const RULES: &[Rule] = &[
     Rule {
@@ -60,45 +77,14 @@ const RULES: &[Rule] = &[
             "std::env",
             "std::time::Instant",
             "std::time::SystemTime",
-            "libc",
-            "nix",
-            "procfs",
-            "tokio",
-            "aya",
-            "aya_obj",
-            "ratatui",
-            "crossterm",
-            "clap",
-            "serde",
-            "serde_json",
-            "csv",
         ],
-        why: "the core is pure: no IO, no clock, no libc, BPF, terminal, arguments or formats",
+        why: "the core is pure: no IO, no clock",
     },
     Rule {
         krate: "profiler_core",
         scope: Scope::In("metrics"),
-        forbidden: &[
-            "crate::glibc",
-            "crate::pymalloc",
-            "crate::jemalloc",
-            "crate::mimalloc",
-            "crate::musl",
-            "crate::explain",
-        ],
-        why: "metrics see samples, never an allocator's layout, and no explanations",
-    },
-    Rule {
-        krate: "profiler_core",
-        scope: Scope::In("explain"),
-        forbidden: &[
-            "crate::glibc",
-            "crate::pymalloc",
-            "crate::jemalloc",
-            "crate::mimalloc",
-            "crate::musl",
-        ],
-        why: "explanations see samples and metrics, never an allocator's layout",
+        forbidden: &["crate::explain"],
+        why: "metrics see no explanations",
     },
     Rule {
         krate: "fragscope",
@@ -128,47 +114,41 @@ const RULES: &[Rule] = &[
         krate: "fragscope",
         // The screen is drawn by a crate that takes control characters out.
         scope: Scope::OutsideOf(&["say", "tui"]),
-        forbidden: &["std::io::stdout", "std::io::stderr"],
+        forbidden: &STANDARD_STREAMS,
         why: PRINTS,
+    },
+    Rule {
+        krate: "profiler_target",
+        scope: Scope::In(""),
+        forbidden: &STANDARD_STREAMS,
+        why: RETURNS,
     },
     Rule {
         krate: "fragscope",
         scope: Scope::In("tui"),
-        forbidden: &["crate::process", "crate::probe", "procfs", "std::process"],
+        forbidden: &LOOKS_AT_TARGETS,
         why: "the terminal UI touches neither /proc nor probes",
     },
     Rule {
         krate: "fragscope",
         scope: Scope::In("export"),
-        forbidden: &["crate::process", "crate::probe", "procfs", "std::process"],
+        forbidden: &LOOKS_AT_TARGETS,
         why: "exports touch neither /proc nor probes",
-    },
-    Rule {
-        krate: "fragscope",
-        scope: Scope::In("process"),
-        forbidden: &[
-            "crate::tui",
-            "crate::export",
-            "crate::session",
-            "crate::cli",
-        ],
-        why: "only session sees both the target and what is shown",
-    },
-    Rule {
-        krate: "fragscope",
-        scope: Scope::In("probe"),
-        forbidden: &[
-            "crate::tui",
-            "crate::export",
-            "crate::session",
-            "crate::cli",
-        ],
-        why: "only session sees both the target and what is shown",
     },
 ];
 
+/// Where text leaves the process.
+const STANDARD_STREAMS: [&str; 2] = ["std::io::stdout", "std::io::stderr"];
+/// What looks at targets.
+const LOOKS_AT_TARGETS: [&str; 4] = ["profiler_target", "crate::probe", "procfs", "std::process"];
+
 /// All violations in the sources of one crate.
 pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
+    let walkers = if krate == "profiler_core" {
+        walkers(sources)
+    } else {
+        BTreeSet::new()
+    };
     let mut found = Vec::new();
     for source in sources {
         let mut report = |line, what| {
@@ -186,37 +166,30 @@ pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
                     report(named.line, format!("names {path}: {}", rule.why));
                 }
             }
-            if krate == "profiler_core"
-                && let Some(other) = other_walker(&source.module, named)
-            {
-                report(
-                    named.line,
-                    format!("names crate::{other}: walkers never import each other"),
-                );
+            if let Some((walker, why)) = reached_walker(&source.module, named, &walkers) {
+                report(named.line, format!("names crate::{walker}: {why}"));
             }
         }
-        if krate == "fragscope" {
+        if SHOWS.contains(&krate) {
+            let why = if krate == "fragscope" {
+                PRINTS
+            } else {
+                RETURNS
+            };
             for (name, line) in &source.references.prints {
-                report(*line, format!("names {name}!: {PRINTS}"));
+                report(*line, format!("names {name}!: {why}"));
             }
-        }
-        if ["fragscope", "profiler_trace"].contains(&krate) {
             for &line in &source.references.raw_paths {
                 let what = "shows a path as it is: `visible(path.display())` makes it harmless";
                 report(line, what.to_string());
             }
         }
-        // What runs inside other programs, without the standard library, cannot do without.
-        let is_payload = ["profiler_record", "profiler_replay"].contains(&krate);
-        let may_be_unsafe = is_payload
-            || krate == "fragscope"
-                && ["process", "probe"]
-                    .iter()
-                    .any(|m| is_in(&source.module, m));
-        if !may_be_unsafe {
+        if !UNSAFE
+            .iter()
+            .any(|(of, module)| *of == krate && is_in(&source.module, module))
+        {
             for &line in &source.references.unsafe_lines {
-                let what = "unsafe only under process and probe, in the recorder and the player"
-                    .to_string();
+                let what = "unsafe only where C or the kernel is called".to_string();
                 report(line, what);
             }
         }
@@ -258,9 +231,31 @@ fn reaches(named: &Named, forbidden: &str) -> bool {
     }
 }
 
-fn other_walker(module: &[String], named: &Named) -> Option<&'static str> {
-    let own = WALKERS.into_iter().find(|w| is_in(module, w))?;
-    WALKERS
-        .into_iter()
-        .find(|other| *other != own && reaches(named, &format!("crate::{other}")))
+/// The walkers of the core, by their folders.
+fn walkers(sources: &[Source]) -> BTreeSet<&str> {
+    let folders = sources.iter().filter_map(|source| {
+        let inside = source.file.split_once("/src/").map(|(_, inside)| inside)?;
+        Some(inside.split_once('/')?.0)
+    });
+    folders
+        .filter(|folder| !NO_WALKERS.contains(folder))
+        .collect()
+}
+
+/// The walker that a module names although it must not, and why it must not.
+fn reached_walker<'a>(
+    module: &[String],
+    named: &Named,
+    walkers: &BTreeSet<&'a str>,
+) -> Option<(&'a str, &'static str)> {
+    let of = module.first()?.as_str();
+    let why = match of {
+        "metrics" => "metrics see samples, never an allocator's layout",
+        "explain" => "explanations see samples and metrics, never an allocator's layout",
+        walker if walkers.contains(walker) => "walkers never import each other",
+        _ => return None,
+    };
+    let mut others = walkers.iter().filter(|walker| **walker != of);
+    let reached = others.find(|walker| reaches(named, &format!("crate::{walker}")))?;
+    Some((reached, why))
 }

@@ -44,8 +44,13 @@ const HELD: &[Held] = &[
             "session::record::stream::tests::what_no_recorder_writes_is_counted_and_left_out",
             "session::record::stream::tests::a_flood_of_forged_processes_and_threads_meets_a_limit_and_costs_little",
             "session::record::touched::tests::large_blocks_of_all_processes_together_meet_a_limit",
-            "process::tree::tests::only_what_descends_from_this_process_is_of_the_tree",
         ],
+    },
+    Held {
+        point: "a ring in which others' processes stand",
+        package: "profiler-target",
+        binary: "",
+        tests: &["tree::tests::only_what_descends_from_this_process_is_of_the_tree"],
     },
     Held {
         point: "what a trace names is run",
@@ -184,7 +189,7 @@ const HELD: &[Held] = &[
     },
     Held {
         point: "a target that dies while it is stopped",
-        package: "fragscope",
+        package: "profiler-target",
         binary: "process_stop",
         tests: &[
             "a_target_that_dies_while_it_is_stopped_is_reaped_by_its_parent_as_soon_as_the_stop_ends",

@@ -11,10 +11,10 @@ use object::elf::{
 };
 use object::read::ReadRef;
 use object::read::elf::{FileHeader, ProgramHeader, Sym};
+use profiler_target::{Source, open_regular};
 
 use crate::probe::plan::Function;
 use crate::probe::sites::{Body, Code, Segment};
-use crate::process::{Source, open_regular};
 
 /// Files up to here are read as a whole, larger ones in pieces.
 const WHOLE_BYTES: u64 = 16 << 20;

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use profiler_core::text::visible;
+use profiler_target::Target;
 
 use super::{Check, Grade};
 use crate::probe::leftover::{self, Breakpoint};
-use crate::process::Target;
 
 const NAME: &str = "breakpoints";
 

@@ -1,9 +1,9 @@
 //! What one target allows: whether it can be opened and stopped, and what of it can be walked.
 
 use profiler_core::glibc::{self, NotWalked};
+use profiler_target::{OpenError, Target};
 
 use super::{Check, Grade, breakpoints};
-use crate::process::{OpenError, Target};
 
 /// Removes breakpoints that nobody holds from its code.
 pub(super) fn repair(pid: i32) -> Result<Check, OpenError> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_common::ring::RING_VARIABLE;
+use profiler_target::{ProcessTree, RecordRing, Target, not_preloaded};
 use profiler_trace::trace::Description;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,7 +19,6 @@ use super::recording::{Cut, Recording};
 use super::runtime_dir::RuntimeDir;
 use super::unrecorded::Unrecorded;
 use super::{RecordEnding, RecordError, RecordOptions, create, monotonic_ns};
-use crate::process::{ProcessTree, RecordRing, Target, not_preloaded};
 use crate::session::Ending;
 use crate::session::signals::Signals;
 

@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::heap::HeapSnapshot;
+use profiler_target::{Target, host};
 use profiler_trace::trace::Description;
 
 use crate::probe::plan::MallocObject;
-use crate::process::{self, Target};
 
 /// Where the events of a recording come from.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -31,7 +31,7 @@ pub fn describe(
     started_at: Timestamp,
 ) -> Description {
     let who = target.describe();
-    let host = process::host();
+    let host = host();
     let (source, listed, mapped) = match recorder {
         Recorder::Preload { listed, mapped } => ("preload", Some(listed), Some(mapped)),
         Recorder::Probes => ("probes", None, None),
@@ -53,7 +53,7 @@ pub fn describe(
     all.put("kernel", host.kernel);
     all.put("recorder", source);
     all.put("started_at", started_at);
-    all.put_known("thp", process::host::transparent_huge_pages());
+    all.put_known("thp", host::transparent_huge_pages());
     for (name, value) in target.allocator_environment() {
         let value = match (name.as_str(), listed) {
             ("LD_PRELOAD", Some(listed)) => without(&value, listed),

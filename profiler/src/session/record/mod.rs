@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use profiler_core::text::visible;
+use profiler_target::{Gone, OpenError};
 use profiler_trace::whole_file::{self, Place, WriteError};
 
 pub(crate) use self::output::Output;
@@ -34,7 +35,6 @@ use super::Ending;
 use super::options::Manner;
 use crate::probe::ProbeError;
 use crate::probe::plan::PlanError;
-use crate::process::{Gone, OpenError};
 
 /// What `record` does.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use profiler_common::ring::kind;
 use profiler_core::sample::Sample;
+use profiler_target::{Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState};
 use profiler_trace::trace::{Checkpoint, Event, EventKind};
 
 use super::checkpoint::{self, Occasion};
@@ -16,7 +17,6 @@ use super::recording::{Cut, Recording};
 use super::stream::{LeftOut, Running, Stream};
 use super::touched::LargeBlocksOfAll;
 use super::unrecorded::Unrecorded;
-use crate::process::{Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState};
 use crate::session::options::Manner;
 use crate::session::sampler::Sampler;
 use crate::session::schedule::WalkSchedule;

@@ -7,9 +7,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use profiler_common::ring::kind;
+use profiler_target::RingEvent;
 use profiler_trace::trace::{By, Event, EventKind};
-
-use crate::process::RingEvent;
 
 /// So many processes are known at once at the most.
 const MOST_PROCESSES: usize = 16 << 10;

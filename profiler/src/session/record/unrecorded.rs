@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use profiler_core::text::visible;
+use profiler_target::{Executed, ProcessTree};
 
 use super::monotonic_ns;
-use crate::process::{Executed, ProcessTree};
 
 /// A program that does not map the ring is being loaded, for so long at the most.
 const LOADED: Duration = Duration::from_secs(2);

@@ -1,0 +1,358 @@
+//! The process of one player.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{self, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use procfs::process::Process;
+use procfs::{ProcError, ProcResult};
+use profiler_common::program::{
+    AT_CHECKPOINT, AT_END, AT_FAILURE, AT_START, CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE,
+};
+
+use super::confine::{Confinement, Given};
+use super::control::Control;
+use super::preload::Preload;
+use super::{PlayError, Program, Setup};
+
+/// The player, compiled by the build script.
+const PLAYER: &[u8] = include_bytes!(env!("FRAGSCOPE_PLAYER"));
+
+/// How long to listen before progress is looked at, in ms.
+const LISTEN_MS: u8 = 50;
+/// How long after its pipe is closed a process has ended: what is left of its end by then is little.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// A player that runs. It is ended when this is dropped.
+#[derive(Debug)]
+pub(super) struct Child {
+    process: process::Child,
+    control: Control,
+    /// The allocator that should have been loaded, until that was seen.
+    to_be_loaded: Option<Preload>,
+    /// When its pipe was seen to be closed.
+    closed_since: Option<Instant>,
+}
+
+/// What a player tells.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Heard {
+    /// Nothing for a while.
+    Nothing,
+    /// It waits before the first operation.
+    Start,
+    /// It waits at a checkpoint.
+    Checkpoint,
+    /// It has played everything, and waits.
+    End,
+}
+
+impl Child {
+    /// Starts a player.
+    pub(super) fn start(program: &Program, setup: &Setup) -> Result<Self, PlayError> {
+        let control = Control::new(setup, program.may_execute())?;
+        let confinement = Confinement::of_host();
+        let is_other_user = confinement.is_other_user();
+        let preload = setup.preload.as_deref();
+        let mut preload = preload
+            .map(|path| Preload::new(path, is_other_user))
+            .transpose()?;
+        let (for_program, for_control) = (program.for_player()?, control.for_player()?);
+        let mut command = Command::new(player().map_err(PlayError::Start)?);
+        command
+            .env_clear()
+            .envs(setup.env.iter().map(|(name, value)| (name, value)))
+            .env(name(PROGRAM_VARIABLE), for_program.as_raw_fd().to_string())
+            .env(name(CONTROL_VARIABLE), for_control.as_raw_fd().to_string())
+            // The terminal's Ctrl-C is for fragscope; and all of its processes end together.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(cpus) = setup.cpus {
+            command.env(name(CPUS_VARIABLE), cpus.to_string());
+        }
+        let mut kept = vec![for_program, for_control];
+        if let Some(preload) = &mut preload {
+            command.env("LD_PRELOAD", preload.variable());
+            kept.extend(preload.take_file());
+        }
+        let given = Given {
+            kept,
+            core: setup.core,
+            background: setup.background,
+        };
+        confinement.apply(&mut command, given);
+        // Held until it is among them: none is started once they were ended.
+        let mut players = players();
+        if players.are_over {
+            return Err(PlayError::Cancelled);
+        }
+        let process = command.spawn().map_err(PlayError::Start)?;
+        players.all.push(Pid::from_raw(process.id() as i32));
+        drop(players);
+        Ok(Self {
+            process,
+            control,
+            to_be_loaded: preload,
+            closed_since: None,
+        })
+    }
+
+    /// Its number.
+    pub(super) fn pid(&self) -> i32 {
+        self.process.id() as i32
+    }
+
+    /// Its control block.
+    pub(super) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// The kernel's number of one of its processes; `None` when that does not run. What the player
+    /// says is not taken for more than it is: one outside of its group is none of its.
+    pub(super) fn pid_of(&self, process: u32) -> io::Result<Option<i32>> {
+        let pid = self.control.pid(process)?;
+        Ok(pid.filter(|&pid| self.has(pid)))
+    }
+
+    /// Whether it has a process of this number.
+    fn has(&self, pid: i32) -> bool {
+        let group = || -> ProcResult<i32> { Ok(Process::new(pid)?.stat()?.pgrp) };
+        group().is_ok_and(|group| group == self.pid())
+    }
+
+    /// Whether all of its processes together have more bytes resident or swapped. Pages that they
+    /// share count once.
+    ///
+    /// `shared` is how much its own shared mappings may come to; the kernel does not tell them from
+    /// those that an object has made to hide what it takes.
+    pub(super) fn has_more_than(&self, limit: u64, shared: u64) -> io::Result<bool> {
+        let limit = limit.saturating_add(shared);
+        let mut pids = self.control.pids()?;
+        // Before it has begun to play it says nothing.
+        pids.push(self.pid());
+        pids.sort_unstable();
+        pids.dedup();
+        pids.retain(|&pid| self.has(pid));
+        let sum = |of: fn(&Process) -> ProcResult<u64>| -> u64 {
+            let all = pids
+                .iter()
+                .map(|&pid| Process::new(pid).and_then(|one| of(&one)));
+            // One that has just ended has nothing.
+            all.map(|bytes| bytes.unwrap_or(0)).sum()
+        };
+        Ok(sum(resident_bytes) > limit && (pids.len() == 1 || sum(proportional_bytes) > limit))
+    }
+
+    /// Listens for a while.
+    pub(super) fn listen(&mut self) -> Result<Heard, PlayError> {
+        let Some(told) = &mut self.process.stdout else {
+            return Err(PlayError::Io(io::ErrorKind::BrokenPipe.into()));
+        };
+        let mut waiting = [PollFd::new(told.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut waiting, PollTimeout::from(LISTEN_MS)) {
+            Ok(0) => {
+                // Other processes of it may keep the pipe open.
+                return match self.process.try_wait()? {
+                    Some(status) => Err(self.why_it_ended(status)),
+                    None => Ok(Heard::Nothing),
+                };
+            }
+            Err(nix::errno::Errno::EINTR) => return Ok(Heard::Nothing),
+            Err(error) => return Err(PlayError::Io(error.into())),
+            Ok(_) => {}
+        }
+        let mut what = [0];
+        let read = told.read(&mut what)?;
+        if read == 0 {
+            return self.closed();
+        }
+        // One that failed may be gone before its mappings can be read.
+        if what[0] != AT_FAILURE {
+            self.check_loaded()?;
+        }
+        match what[0] {
+            AT_START => Ok(Heard::Start),
+            AT_CHECKPOINT => Ok(Heard::Checkpoint),
+            AT_END => Ok(Heard::End),
+            AT_FAILURE => Err(self.control.failure()?),
+            other => Err(PlayError::Player(format!("it told {other}"))),
+        }
+    }
+
+    /// Its pipe was closed: by its end, or by an object that it loaded, which may go on for ever.
+    fn closed(&mut self) -> Result<Heard, PlayError> {
+        if let Some(status) = self.process.try_wait()? {
+            return Err(self.why_it_ended(status));
+        }
+        let since = *self.closed_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > ENDS_WITHIN {
+            return Err(PlayError::Player(
+                "it closed its pipe to fragscope and went on".to_owned(),
+            ));
+        }
+        thread::sleep(Duration::from_millis(1));
+        Ok(Heard::Nothing)
+    }
+
+    /// Lets a player that waits go on.
+    pub(super) fn go_on(&mut self) -> io::Result<()> {
+        match &mut self.process.stdin {
+            Some(answers) => answers.write_all(b"."),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// The loader goes on without what it cannot load, and only says so.
+    fn check_loaded(&mut self) -> Result<(), PlayError> {
+        let Some(preload) = self.to_be_loaded.take() else {
+            return Ok(());
+        };
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid()))?;
+        if preload.is_in(&maps) {
+            return Ok(());
+        }
+        let path = preload.path().to_owned();
+        let why = self.last_words();
+        Err(PlayError::NotLoaded { path, why })
+    }
+
+    fn why_it_ended(&mut self, status: process::ExitStatus) -> PlayError {
+        if let Some(signal) = status.signal() {
+            let name = Signal::try_from(signal).map_or("an unknown signal", Signal::as_str);
+            let said = self.last_words();
+            let said = if said.is_empty() {
+                String::new()
+            } else {
+                format!(": {said}")
+            };
+            return PlayError::Crashed(format!("{name}{said}"));
+        }
+        if let Ok(told) = self.control.failure()
+            && !matches!(told, PlayError::Player(_))
+        {
+            return told;
+        }
+        let said = self.last_words();
+        PlayError::Player(format!("it ended by itself ({status}) {said}"))
+    }
+
+    /// The last line that it wrote on stderr, of those there are.
+    fn last_words(&mut self) -> String {
+        let Some(said) = &mut self.process.stderr else {
+            return String::new();
+        };
+        let mut waiting = [PollFd::new(said.as_fd(), PollFlags::POLLIN)];
+        let mut text = [0; 4096];
+        let read = match poll(&mut waiting, PollTimeout::ZERO) {
+            Ok(1) => said.read(&mut text).unwrap_or(0),
+            _ => 0,
+        };
+        let text = String::from_utf8_lossy(&text[..read]);
+        text.lines().last().unwrap_or_default().to_owned()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Before it is waited for: then its number may become another's.
+        let own = Pid::from_raw(self.pid());
+        players().all.retain(|player| *player != own);
+        // All of its processes: until the first was waited for, nobody else can have its number.
+        // One that has ended cannot be killed, and needs no waiting for its end.
+        let _ = killpg(own, Signal::SIGKILL);
+        // Where kernel calls are not restricted it may have left the group.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The players that run.
+static PLAYERS: Mutex<Players> = Mutex::new(Players {
+    all: Vec::new(),
+    are_over: false,
+});
+
+struct Players {
+    all: Vec<Pid>,
+    /// Whether the process is about to exit.
+    are_over: bool,
+}
+
+fn players() -> MutexGuard<'static, Players> {
+    // Nothing that holds the lock panics.
+    PLAYERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the players that run, for a process that is about to exit while threads of it still have some:
+/// they die with it, but leave a zombie each where nobody reaps orphans. Waits for as long as `limit`
+/// for all of them.
+pub(crate) fn end_all(limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let mut players = players();
+    players.are_over = true;
+    for player in &players.all {
+        // One that has ended and was not waited for still has its number.
+        let _ = killpg(*player, Signal::SIGKILL);
+    }
+    for player in players.all.drain(..) {
+        while waitpid(player, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Resident and swapped bytes that are of no file.
+fn resident_bytes(process: &Process) -> ProcResult<u64> {
+    let status = process.status()?;
+    let all = [status.rssanon, status.rssshmem, status.vmswap];
+    Ok(all.into_iter().flatten().sum::<u64>() << 10)
+}
+
+/// The same with each page divided by how many processes have it.
+fn proportional_bytes(process: &Process) -> ProcResult<u64> {
+    let rollup = process.smaps_rollup()?;
+    let all = rollup.memory_map_rollup.0;
+    let map = &all
+        .first()
+        .ok_or(ProcError::Incomplete(None))?
+        .extension
+        .map;
+    let bytes = |name: &str| map.get(name).copied().unwrap_or(0);
+    Ok(bytes("Pss_Anon") + bytes("Pss_Shmem") + bytes("SwapPss"))
+}
+
+fn name(variable: &std::ffi::CStr) -> String {
+    variable.to_string_lossy().into_owned()
+}
+
+/// The path of the player, in memory. It is opened for reading only: a file that is open for
+/// writing is not executed.
+fn player() -> io::Result<String> {
+    static FILE: OnceLock<File> = OnceLock::new();
+    if FILE.get().is_none() {
+        let flags = MFdFlags::MFD_CLOEXEC;
+        let mut written = File::from(memfd_create(c"fragscope-player", flags)?);
+        written.write_all(PLAYER)?;
+        let read = File::open(format!("/proc/self/fd/{}", written.as_raw_fd()))?;
+        drop(written);
+        // Another thread may have been quicker.
+        let _ = FILE.set(read);
+    }
+    let fd = FILE.get().map_or(-1, AsRawFd::as_raw_fd);
+    // The new process has it until it executes it.
+    Ok(format!("/proc/self/fd/{fd}"))
+}

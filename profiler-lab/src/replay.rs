@@ -1,0 +1,374 @@
+//! `replay`: a trace played into a field of allocators and settings.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use profiler_core::text::visible;
+use profiler_target::host;
+use profiler_trace::compile::{Stop, Summary};
+use profiler_trace::limits::Limits;
+use profiler_trace::trace::Description;
+
+use super::ablation::{self, PeakAndRest};
+use super::calibrate::{Doubts, Point, calibrate};
+use super::candidates::{self, Candidate, Facts, Mechanism, Tunable};
+use super::field::{self, Manner, Outcome, Progress};
+use super::figures::{median, peak_and_rest_of};
+use super::open::open;
+use super::play::confine::Confinement;
+use super::play::{CompileError, Program};
+use super::recorded;
+use super::report::{self, Checkpoint, Measured, Report, Row, TraceFacts};
+use super::verdict::verdict;
+
+/// Of the most that was live, what uncertainty about touched pages can be felt.
+const FELT_TOUCH: f64 = 0.01;
+
+/// What `replay` does.
+#[derive(Clone, Debug)]
+pub struct ReplayOptions {
+    /// The trace.
+    pub trace: PathBuf,
+    /// Allocators to try instead of the default field.
+    pub allocators: Vec<String>,
+    /// Settings to try instead of it.
+    pub tunables: Vec<Tunable>,
+    /// Runs of each candidate that is random.
+    pub runs: Option<u32>,
+    /// Bytes that the trace may come to, and that tables may take ([`Limits`]); `None` is the default.
+    pub max_size: Option<u64>,
+    /// See above.
+    pub max_memory: Option<u64>,
+    /// Whether the object that the trace names as the allocator may be loaded, if it is root's or the
+    /// caller's own.
+    pub allow_recorded: bool,
+}
+
+/// Why nothing could be replayed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot replay {}: {}", visible(path.display()), visible(why))]
+pub struct ReplayError {
+    /// The trace.
+    pub path: PathBuf,
+    /// Why.
+    pub why: CompileError,
+}
+
+/// Plays a trace into the field that the options name.
+///
+/// # Errors
+/// When nothing of the trace can be read. Candidates that fail are part of the report.
+pub fn replay(
+    options: &ReplayOptions,
+    interrupted: &Arc<AtomicBool>,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Report, ReplayError> {
+    let available_bytes = host::available_bytes();
+    let limits = Limits::new(options.max_size, options.max_memory, available_bytes);
+    let opened = open(&options.trace, limits, interrupted).map_err(|why| ReplayError {
+        path: options.trace.clone(),
+        why,
+    })?;
+    let program = &*opened.program;
+    let summary = program.summary();
+    let (env, mut not_taken) = recorded::environment(program.description());
+    let facts = Facts {
+        description: program.description(),
+        threads: summary.threads,
+        duration: Duration::from_nanos(summary.duration_ns),
+        env,
+        allow_recorded: options.allow_recorded,
+    };
+    let is_own = !options.allocators.is_empty() || !options.tunables.is_empty();
+    let (now, not_loaded) = candidates::now(&facts);
+    not_taken.extend(not_loaded);
+    let mut all = vec![now];
+    all.extend(if is_own {
+        candidates::own_field(&facts, &options.allocators, &options.tunables)
+    } else {
+        candidates::field(&facts)
+    });
+    let shown = all.len();
+    let steps = if is_own {
+        Vec::new()
+    } else {
+        candidates::steps(&facts)
+    };
+    let mechanisms: Vec<Mechanism> = steps.iter().map(|(mechanism, _)| *mechanism).collect();
+    all.extend(steps.into_iter().map(|(_, candidate)| candidate));
+    let touch_share = summary.uncertain_touch_bytes as f64 / summary.peak_live_bytes.max(1) as f64;
+    let manner = Manner {
+        runs: options.runs,
+        cpus: cpus(program.description()),
+        touch_is_uncertain: touch_share > FELT_TOUCH,
+        shown,
+        available_bytes,
+        interrupted,
+    };
+    let outcomes = field::run(program, &all, &manner, progress);
+    let played = PlayedField {
+        program,
+        trouble: opened.trouble.as_deref(),
+        summary: &summary,
+        stops: program.stops(),
+        candidates: &all,
+        outcomes: &outcomes,
+        shown,
+    };
+    let mut report = played.report(options);
+    report.trace.not_taken = not_taken;
+    report.not_confined = Confinement::of_host().lacks().to_vec();
+    report.mechanisms = played.mechanisms(&mechanisms, &facts);
+    report.interrupted = interrupted.load(Ordering::Relaxed);
+    report.verdict = verdict(&report);
+    Ok(report)
+}
+
+fn cpus(description: &Description) -> Option<u32> {
+    let cpus: u32 = description.get("cpus")?.parse().ok()?;
+    // Linux knows no more (`CONFIG_NR_CPUS`).
+    (1..=8192).contains(&cpus).then_some(cpus)
+}
+
+/// A field that was played.
+struct PlayedField<'a> {
+    program: &'a Program,
+    trouble: Option<&'a str>,
+    summary: &'a Summary,
+    stops: Vec<Stop>,
+    candidates: &'a [Candidate],
+    outcomes: &'a [Outcome],
+    shown: usize,
+}
+
+impl PlayedField<'_> {
+    fn report(&self, options: &ReplayOptions) -> Report {
+        let mut rows: Vec<Row> = (0..self.shown).map(|number| self.row(number)).collect();
+        // What does not differ from what the program had needs what it needs.
+        let now = rows[0].clone();
+        for row in rows.iter_mut().filter(|row| row.same_as_now.is_some()) {
+            row.measured = now.measured;
+            row.failure.clone_from(&now.failure);
+            row.checkpoints.clone_from(&now.checkpoints);
+        }
+        let calibration = calibrate(self.points(), &self.doubts(&rows[0]));
+        report::rank(&mut rows);
+        Report {
+            trace: self.trace(options),
+            calibration,
+            candidates: rows,
+            ..Report::default()
+        }
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        let stops = self.stops.iter();
+        stops.map(|stop| stop.checkpoint.process).collect()
+    }
+
+    fn row(&self, number: usize) -> Row {
+        let (candidate, outcome) = (&self.candidates[number], &self.outcomes[number]);
+        let (set, unset) = candidate.changes(&self.candidates[0]);
+        let allocator = candidate.allocator.as_ref().ok();
+        let measured = self.measured(outcome);
+        let not_played = measured.is_none() && candidate.same_as_now.is_none();
+        let not_played = not_played.then(|| "not played to its end".to_owned());
+        Row {
+            name: candidate.name.clone(),
+            allocator: allocator.map_or_else(String::new, |allocator| allocator.name.clone()),
+            version: allocator.and_then(|allocator| allocator.version.clone()),
+            is_now: number == 0,
+            env: candidate.variables(),
+            set,
+            unset,
+            step: candidate.step.clone(),
+            price: candidate.price.to_owned(),
+            measured: outcome.failure.is_none().then_some(measured).flatten(),
+            failure: outcome.failure.clone().or(not_played),
+            same_as_now: candidate.same_as_now.clone(),
+            rank: None,
+            checkpoints: self.checkpoints(outcome),
+        }
+    }
+
+    fn measured(&self, outcome: &Outcome) -> Option<Measured> {
+        let (peak, rest) = peak_and_rest_of(outcome, &self.processes())?;
+        let cpu: Vec<f64> = outcome.runs.iter().map(|run| run.cpu_seconds).collect();
+        let faults: Vec<u64> = outcome.runs.iter().map(|run| run.faults).collect();
+        let calls = outcome.runs.iter().filter_map(|run| run.kernel_calls);
+        let calls: Vec<u64> = calls.collect();
+        Some(Measured {
+            peak,
+            rest,
+            runs: outcome.runs.len() as u32,
+            cpu_seconds: median(&cpu)?,
+            faults: median(&faults)?,
+            kernel_calls: median(&calls),
+        })
+    }
+
+    fn checkpoints(&self, outcome: &Outcome) -> Vec<Checkpoint> {
+        let stops = self.stops.iter().enumerate();
+        let all = stops.filter_map(|(number, stop)| {
+            let at = |run: &field::Run| run.resident.get(number).copied();
+            let runs: Vec<u64> = outcome.runs.iter().filter_map(at).collect();
+            let untouched = outcome.untouched.iter().filter_map(at);
+            let (low, high) = runs
+                .iter()
+                .copied()
+                .chain(untouched)
+                .fold((u64::MAX, 0), |(low, high), bytes| {
+                    (low.min(bytes), high.max(bytes))
+                });
+            Some(Checkpoint {
+                time_ns: stop.checkpoint.time_ns,
+                process: stop.checkpoint.process,
+                resident_bytes: median(&runs)?,
+                low_bytes: low,
+                high_bytes: high,
+                recorded_bytes: recorded(stop),
+                live_bytes: stop.live_bytes,
+                asked: figure(stop, "asked") == Some(1),
+            })
+        });
+        all.collect()
+    }
+
+    fn points(&self) -> Vec<Point> {
+        let now = self.checkpoints(&self.outcomes[0]);
+        let points = now.iter().map(|checkpoint| Point {
+            time_ns: checkpoint.time_ns,
+            process: checkpoint.process,
+            recorded_bytes: checkpoint.recorded_bytes,
+            replayed_bytes: checkpoint.resident_bytes,
+        });
+        points.collect()
+    }
+
+    fn doubts(&self, now: &Row) -> Doubts {
+        let description = self.program.description();
+        let band = now.measured.map_or(0.0, |measured| {
+            let part = |figure: super::figures::Figure| {
+                (figure.bytes - figure.low_bytes) as f64 / figure.bytes.max(1) as f64
+            };
+            part(measured.peak).max(part(measured.rest))
+        });
+        Doubts {
+            events: self.summary.events,
+            lost: self.summary.lost,
+            seed_bytes: self.summary.seed_bytes,
+            allocated_bytes: self.summary.allocated_bytes,
+            touch_band: if self.outcomes[0].untouched.is_empty() {
+                0.0
+            } else {
+                band
+            },
+            other_allocator: self.other_allocator(now),
+            failure: now.failure.clone(),
+            foreign: foreign(description),
+        }
+    }
+
+    /// The allocator that was recorded and the one that stood for it, where these are not known to
+    /// be the same.
+    fn other_allocator(&self, now: &Row) -> Option<(String, String)> {
+        let description = self.program.description();
+        let recorded = description.get("malloc")?.to_owned();
+        let sample = self.outcomes[0].sample.as_ref();
+        let played = match now.version.as_deref() {
+            Some(version) => format!("{} {version}", now.allocator_kind()),
+            None => sample?.target.libc.clone()?,
+        };
+        (recorded != played).then_some((recorded, played))
+    }
+
+    fn trace(&self, options: &ReplayOptions) -> TraceFacts {
+        let description = self.program.description();
+        let text = |name: &str| description.get(name).map(str::to_owned);
+        let number = |name: &str| description.get(name)?.parse().ok();
+        let summary = self.summary;
+        TraceFacts {
+            path: options.trace.to_string_lossy().into_owned(),
+            command: text("command"),
+            pid: number("pid"),
+            python: text("python"),
+            libc: text("libc"),
+            malloc: text("malloc"),
+            cpus: number("cpus"),
+            started_at: text("started_at"),
+            format: foreign(description),
+            lacks: lacking(description),
+            events: summary.events,
+            lost: summary.lost,
+            threads: summary.threads,
+            processes: summary.processes,
+            duration_ns: summary.duration_ns,
+            peak_live_bytes: summary.peak_live_bytes,
+            checkpoints: self
+                .stops
+                .iter()
+                .filter(|stop| recorded(stop).is_some())
+                .count() as u64,
+            trouble: self.trouble.map(str::to_owned),
+            not_taken: Vec::new(),
+            last_look_ns: self.stops.last().map_or(0, |stop| stop.checkpoint.time_ns),
+        }
+    }
+
+    /// The gap in parts, when every replay that it takes came to its end.
+    fn mechanisms(&self, mechanisms: &[Mechanism], facts: &Facts<'_>) -> Vec<report::Share> {
+        let of = |number: usize| -> Option<PeakAndRest> {
+            let outcome = self.outcomes.get(number)?;
+            let measured = self
+                .measured(outcome)
+                .filter(|_| outcome.failure.is_none())?;
+            Some((measured.peak.bytes, measured.rest.bytes))
+        };
+        let named = |name: &str| self.candidates.iter().position(|c| c.name == name);
+        let glibc = if facts.is_glibc() {
+            Some(0)
+        } else {
+            named("glibc")
+        };
+        let steps = mechanisms.iter().enumerate();
+        let steps = steps.map(|(i, mechanism)| Some((*mechanism, of(self.shown + i)?)));
+        let (Some(glibc), Some(jemalloc), Some(steps)) = (
+            glibc.and_then(of),
+            named("jemalloc").and_then(of),
+            steps.collect::<Option<Vec<_>>>(),
+        ) else {
+            return Vec::new();
+        };
+        if steps.is_empty() {
+            return Vec::new();
+        }
+        ablation::shares(glibc, &steps, jemalloc)
+    }
+}
+
+fn foreign(description: &Description) -> Option<String> {
+    let format = description.get("format_of")?;
+    (!format.is_empty()).then(|| format.to_owned())
+}
+
+/// What the format that was read does not tell, in words.
+fn lacking(description: &Description) -> Vec<String> {
+    let names = description.0.iter();
+    names
+        .filter_map(|(name, _)| name.strip_prefix("lacks."))
+        .map(|what| what.replace('_', " "))
+        .collect()
+}
+
+fn figure(stop: &Stop, name: &str) -> Option<u64> {
+    let mut all = stop.checkpoint.figures.iter();
+    all.find(|(n, _)| n == name).map(|(_, value)| *value)
+}
+
+/// What was recorded at a checkpoint: swapped bytes are needed too.
+fn recorded(stop: &Stop) -> Option<u64> {
+    let swapped = figure(stop, "malloc_swapped_bytes").unwrap_or(0);
+    Some(figure(stop, "malloc_resident_bytes")?.saturating_add(swapped))
+}

@@ -1,0 +1,325 @@
+//! A process as an ELF core file holds it: the kernel's (`fs/binfmt_elf.c`, `elf_core_dump`) and
+//! those that gdb's `gcore` writes.
+//!
+//! Only headers, notes and what is asked for are read; a core may be larger than memory. What a core
+//! leaves out, because a filter (`/proc/PID/coredump_filter`) says so, is read from the files that
+//! were mapped, where their first page is the one in the core.
+
+mod error;
+mod files;
+mod memory;
+mod notes;
+mod pages;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use object::LittleEndian;
+use object::elf::{self, FileHeader64, ProgramHeader64};
+use object::read::elf::{FileHeader, ProgramHeader};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::object::AllocatorObject;
+use profiler_core::residency::{Mapping, MappingKind};
+use profiler_core::sample;
+use profiler_core::threads::Thread;
+
+use super::allocators;
+use super::elf::{Reader, Source, open_regular};
+use super::identity::{Identity, Libc, Python};
+use super::residency::USER_END;
+use error::check_kind;
+use files::Files;
+use notes::Notes;
+
+pub use error::CoreError;
+pub use memory::CoreMemory;
+pub use pages::CorePages;
+
+/// Headers and notes of more bytes than this are not read. Notes of a thousand threads take some
+/// 10 MiB, headers of a million mappings 56 MiB.
+const MAX_HEADER_BYTES: u64 = 192 << 20;
+/// More bytes than this are not read of the parts of one file whose content the core has.
+const MAX_FILE_PARTS_BYTES: u64 = 128 << 20;
+
+/// A part of the address space as the core has it.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+struct Segment {
+    /// Its addresses, to the page.
+    range: AddrRange,
+    /// Where its bytes begin in the file.
+    offset: u64,
+    /// Bytes that the core was to have of it.
+    planned: u64,
+    /// Bytes that the file has.
+    filled: u64,
+    read: bool,
+    write: bool,
+    execute: bool,
+}
+
+/// A core file, opened.
+#[derive(Debug)]
+pub struct CoreFile {
+    file: Arc<File>,
+    taken_at_ns: u64,
+    segments: Vec<Segment>,
+    mappings: Vec<Mapping>,
+    notes: Notes,
+    files: Files,
+    missing_bytes: u64,
+    identity: Identity,
+    reader: Reader,
+    allocators: allocators::Known,
+}
+
+impl CoreFile {
+    /// Opens the core at `path`. `exe` is the program that ran, for when it is not where it was.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no core, or is one of another kind of machine.
+    pub fn open(path: &Path, exe: Option<&Path>) -> Result<Self, CoreError> {
+        let failed = |error| CoreError::Io {
+            path: path.to_owned(),
+            error,
+        };
+        let file = open_regular(path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => CoreError::not_a_file(path),
+            _ => failed(error),
+        })?;
+        let about = file.metadata().map_err(failed)?;
+        check_kind(path, &file)?;
+        let taken = about.modified().ok();
+        let taken = taken.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let (segments, notes) = headers(path, &file, about.len())?;
+        let missing_bytes = segments.iter().map(|s| s.planned - s.filled).sum();
+        let mappings = pages::mappings(&segments, &notes);
+        let has_memory = segments.iter().any(|s| s.write && s.filled > 0);
+        if !has_memory {
+            return Err(CoreError::NoMemory {
+                path: path.to_owned(),
+            });
+        }
+        let file = Arc::new(file);
+        let files = Files::find(&file, &segments, &notes, exe)?;
+        Ok(Self {
+            file,
+            taken_at_ns: taken.map_or(0, |time| time.as_nanos() as u64),
+            segments,
+            mappings,
+            notes,
+            files,
+            missing_bytes,
+            identity: Identity::default(),
+            reader: Reader::default(),
+            allocators: allocators::Known::default(),
+        })
+    }
+
+    /// When the file was written, in ns since 1970.
+    pub fn taken_at_ns(&self) -> u64 {
+        self.taken_at_ns
+    }
+
+    /// Who it was, in words.
+    pub fn describe(&self) -> sample::Target {
+        let python = self.python();
+        sample::Target {
+            pid: self.notes.pid,
+            comm: self.notes.comm.clone(),
+            cmdline: self.notes.cmdline.clone(),
+            python: python.map(|python| format!("CPython {}", python.full_version)),
+            libc: self.libc().map(Libc::to_string),
+            malloc: self.identity.malloc(self),
+            python_malloc: None,
+            threads: self.notes.threads.len() as u32,
+        }
+    }
+
+    /// The path of its program, as it was mapped.
+    pub fn program(&self) -> Option<&str> {
+        self.notes.program()
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> &[Thread] {
+        &self.notes.threads
+    }
+
+    /// Its mappings, ascending, as far as a core names them.
+    pub fn mappings(&self) -> &[Mapping] {
+        &self.mappings
+    }
+
+    /// Its auxiliary vector.
+    pub fn auxv(&self) -> &[u8] {
+        &self.notes.auxv
+    }
+
+    /// Its C library.
+    pub fn libc(&self) -> Option<&Libc> {
+        self.identity.libc(self)
+    }
+
+    /// Its Python.
+    pub fn python(&self) -> Option<&Python> {
+        self.identity.python(self)
+    }
+
+    /// Every allocator besides its C library's and Python's own that a mapped object holds.
+    pub fn allocator_objects(&self) -> Vec<AllocatorObject> {
+        self.allocators.find(self)
+    }
+
+    /// The writable mappings of its C library, with the zero-initialised data after them.
+    pub fn libc_data_ranges(&self) -> Vec<AddrRange> {
+        let libc = self.libc();
+        libc.map_or_else(Vec::new, |libc| {
+            super::identity::libc_data(&self.mappings, &libc.path)
+        })
+    }
+
+    /// Its memory, by address.
+    pub fn memory(&self) -> CoreMemory<'_> {
+        CoreMemory::new(&self.file, &self.segments, &self.files)
+    }
+
+    /// The state of its pages, as far as a core tells it.
+    ///
+    /// # Errors
+    /// When the file cannot be read any more.
+    pub fn pages(&self) -> io::Result<CorePages> {
+        pages::read(&self.file, &self.segments, &self.mappings)
+    }
+
+    /// Bytes that the core was to have and has not: the file is cut off.
+    pub fn missing_bytes(&self) -> u64 {
+        self.missing_bytes
+    }
+
+    /// What was not looked into of the mapped files because there was too much of it.
+    pub fn unread_files(&self) -> Option<String> {
+        self.reader.unread()
+    }
+
+    /// Mapped files whose content could not be had: not there, or not the ones that were mapped.
+    pub fn missing_files(&self) -> &[String] {
+        self.files.missing()
+    }
+}
+
+impl super::identity::Image for CoreFile {
+    fn image_mappings(&self) -> Vec<Mapping> {
+        self.mappings.clone()
+    }
+
+    fn path_of(&self, mapped: &str) -> PathBuf {
+        self.files.path_of(mapped).unwrap_or_default()
+    }
+
+    fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    fn is_program(&self, mapped: &str) -> bool {
+        self.notes.program() == Some(mapped)
+    }
+
+    fn read_only_memory(&self, mapped: &str) -> Vec<Vec<u8>> {
+        let kind = MappingKind::File(mapped.to_owned());
+        let is_wanted = |m: &&Mapping| m.kind == kind && !m.write;
+        let memory = self.memory();
+        let parts = self.mappings.iter().filter(is_wanted);
+        let mut rest = MAX_FILE_PARTS_BYTES;
+        let mut read = |m: &Mapping| {
+            let bytes = memory.filled(m.range, rest)?;
+            rest -= bytes.len() as u64;
+            Some(bytes)
+        };
+        parts.filter_map(&mut read).collect()
+    }
+}
+
+/// Reads the program headers and the notes.
+fn headers(path: &Path, file: &File, len: u64) -> Result<(Vec<Segment>, Notes), CoreError> {
+    let damaged = |what| CoreError::Damaged {
+        path: path.to_owned(),
+        what,
+    };
+    let io = |error| CoreError::Io {
+        path: path.to_owned(),
+        error,
+    };
+    let source = Source::of(file.try_clone().map_err(io)?, MAX_HEADER_BYTES).map_err(io)?;
+    let cache = &source;
+    let damaged = |what| match source.is_exceeded() {
+        true => CoreError::TooLarge {
+            path: path.to_owned(),
+            what,
+        },
+        false => damaged(what),
+    };
+    let header = FileHeader64::<LittleEndian>::parse(cache).map_err(|_| damaged("header"))?;
+    let headers = header
+        .program_headers(LittleEndian, cache)
+        .map_err(|_| damaged("program headers"))?;
+    let loads = headers
+        .iter()
+        .filter(|h| h.p_type(LittleEndian) == elf::PT_LOAD);
+    let mut segments: Vec<_> = loads.filter_map(|header| segment(header, len)).collect();
+    segments.sort_by_key(|segment| segment.range.start());
+    segments.dedup_by(|next, before| next.range.start() < before.range.end());
+    // No byte of the file is that of two segments: a small file is not a large memory.
+    let mut rest = len;
+    for segment in &mut segments {
+        segment.filled = segment.filled.min(rest / PAGE_SIZE * PAGE_SIZE);
+        rest -= segment.filled;
+    }
+
+    let mut notes = Notes::default();
+    for header in headers {
+        if header.p_type(LittleEndian) != elf::PT_NOTE {
+            continue;
+        }
+        let found = header.notes(LittleEndian, cache);
+        let Ok(Some(mut found)) = found else {
+            return Err(damaged("notes"));
+        };
+        while let Some(note) = found.next().map_err(|_| damaged("notes"))? {
+            notes.take(note.n_type(LittleEndian), note.name(), note.desc());
+        }
+    }
+    if notes.threads.is_empty() {
+        return Err(damaged("notes"));
+    }
+    Ok((segments, notes))
+}
+
+/// A segment in user addresses, cut to pages and to the file.
+fn segment(header: &ProgramHeader64<LittleEndian>, len: u64) -> Option<Segment> {
+    let start = RemoteAddr::new(header.p_vaddr(LittleEndian));
+    let memory = header
+        .p_memsz(LittleEndian)
+        .checked_next_multiple_of(PAGE_SIZE)?;
+    let range = AddrRange::with_len(start, memory).filter(|range| !range.is_empty())?;
+    if !start.is_aligned(PAGE_SIZE) || range.end() > USER_END {
+        return None;
+    }
+    let offset = header.p_offset(LittleEndian);
+    let planned = header.p_filesz(LittleEndian).min(memory);
+    // What is cut off within a page is lost with the page.
+    let there = len.saturating_sub(offset) / PAGE_SIZE * PAGE_SIZE;
+    let flags = header.p_flags(LittleEndian);
+    let has = |flag| (flags & flag).0 != 0;
+    Some(Segment {
+        range,
+        offset,
+        planned,
+        filled: planned.min(there) / PAGE_SIZE * PAGE_SIZE,
+        read: has(elf::PF_R),
+        write: has(elf::PF_W),
+        execute: has(elf::PF_X),
+    })
+}

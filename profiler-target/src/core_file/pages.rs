@@ -1,0 +1,233 @@
+//! Mappings and pages, as far as a core tells them.
+//!
+//! The kernel leaves a hole in the file for pages that were never touched (`dump_user_range` in
+//! `fs/coredump.c`), so that what is no hole was in memory or in swap. gcore, and every copy that
+//! does not keep holes, writes zeros there: then all pages count as present, and how many of them
+//! are zeros is said. What was swapped out is in the core like the rest: a core does not tell.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use profiler_core::addr::{AddrRange, PAGE_SIZE};
+use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
+
+use super::Segment;
+use super::notes::Notes;
+use crate::maps;
+
+/// The program break begins at most this far behind the program (`arch_randomize_brk` in
+/// `arch/x86/kernel/process.c`).
+const BRK_REACH: u64 = 1 << 30;
+/// Bytes looked at at once.
+const BUFFER_BYTES: u64 = 1 << 20;
+const PAGE: usize = PAGE_SIZE as usize;
+const ZEROS: [u8; PAGE] = [0; PAGE];
+
+/// In the address space, and not in the core.
+const LEFT_OUT: PageState = PageState::PRESENT.with(PageState::UNCOUNTED);
+
+/// The state of all pages of a core.
+#[derive(Debug)]
+pub struct CorePages {
+    /// That of the pages that its mappings have.
+    pub residency: ResidencyMap,
+    /// Bytes of pages of zeros, which may never have been touched; 0 where the file has holes
+    /// for those.
+    pub zero_bytes: u64,
+}
+
+/// The mappings that segments and notes show.
+pub(super) fn mappings(segments: &[Segment], notes: &Notes) -> Vec<Mapping> {
+    let mut mappings: Vec<Mapping> = segments
+        .iter()
+        .map(|segment| {
+            let start = segment.range.start();
+            let file = notes.mapped_at(start);
+            let into = file.and_then(|m| Some((m, start.offset_from(m.range.start())?)));
+            let (kind, shared, offset) = match into {
+                Some((m, into)) => kind_of(&m.path, m.offset.saturating_add(into)),
+                None => (MappingKind::Anonymous, false, 0),
+            };
+            Mapping {
+                range: segment.range,
+                kind,
+                read: segment.read,
+                write: segment.write,
+                execute: segment.execute,
+                shared,
+                offset,
+                inode: 0,
+            }
+        })
+        .collect();
+    // gcore writes no segment for what its filter leaves out: text, whose rights are known.
+    for file in &notes.mapped {
+        let next = segments.partition_point(|s| s.range.end() <= file.range.start());
+        let is_free = segments
+            .get(next)
+            .is_none_or(|s| s.range.start() >= file.range.end());
+        if is_free {
+            let (kind, shared, offset) = kind_of(&file.path, file.offset);
+            mappings.push(Mapping {
+                range: file.range,
+                kind,
+                read: true,
+                write: false,
+                execute: true,
+                shared,
+                offset,
+                inode: 0,
+            });
+        }
+    }
+    mappings.sort_by_key(|m| m.range.start());
+    name_brk(&mut mappings, notes);
+    mappings
+}
+
+fn kind_of(path: &str, offset: u64) -> (MappingKind, bool, u64) {
+    let kind = maps::kind(path, true);
+    let shared = matches!(kind, MappingKind::SharedAnonymous(_));
+    (kind, shared, offset)
+}
+
+/// Names the memory of brk, which a core does not: the first writable anonymous memory behind the
+/// program that does not adjoin it as `.bss` does; where nothing else follows (addresses not
+/// randomised), that which adjoins.
+fn name_brk(mappings: &mut [Mapping], notes: &Notes) {
+    let of_program = |m: &&super::notes::MappedFile| Some(&*m.path) == notes.program();
+    let Some(program) = notes.mapped.iter().rfind(of_program) else {
+        return;
+    };
+    let mut end_of_program = program.range.end();
+    let mut adjoining = None;
+    let mut found = None;
+    for (i, mapping) in mappings.iter().enumerate() {
+        let Some(gap) = mapping.range.start().offset_from(end_of_program) else {
+            continue;
+        };
+        if gap > BRK_REACH || mapping.kind != MappingKind::Anonymous {
+            break;
+        }
+        if gap == 0 {
+            adjoining = Some(i);
+            end_of_program = mapping.range.end();
+        } else if mapping.write {
+            found = Some(i);
+            break;
+        }
+    }
+    let Some(first) = found.or(adjoining) else {
+        return;
+    };
+    let mut end = mappings[first].range.start();
+    for mapping in &mut mappings[first..] {
+        let continues = mapping.range.start() == end && mapping.kind == MappingKind::Anonymous;
+        if !continues || !mapping.write {
+            break;
+        }
+        end = mapping.range.end();
+        mapping.kind = MappingKind::Brk;
+    }
+}
+
+/// Looks through all segments for pages that hold something.
+pub(super) fn read(
+    core: &File,
+    segments: &[Segment],
+    mappings: &[Mapping],
+) -> io::Result<CorePages> {
+    let mut residency = ResidencyMap::new(mappings.to_vec());
+    let (mut filled_bytes, mut data_bytes) = (0, 0);
+    for mapping in mappings {
+        let start = mapping.range.start();
+        let at = |bytes| start.checked_add(bytes).unwrap_or(start);
+        let mut push = |start, end, state| {
+            let range = AddrRange::new(start, end).unwrap_or_default();
+            residency.push_run(PageRun { range, state });
+        };
+        let Ok(index) = segments.binary_search_by_key(&start, |s| s.range.start()) else {
+            push(start, mapping.range.end(), LEFT_OUT);
+            continue;
+        };
+        let segment = &segments[index];
+        let state = match mapping.kind {
+            MappingKind::File(_) => PageState::PRESENT.with(PageState::FILE),
+            _ => PageState::PRESENT,
+        };
+        filled_bytes += segment.filled;
+        for data in data_extents(core, segment) {
+            data_bytes += data.end - data.start;
+            push(at(data.start), at(data.end), state);
+        }
+        // What an anonymous mapping has beyond the core's plan was never touched.
+        let is_anonymous = matches!(mapping.kind, MappingKind::Anonymous | MappingKind::Brk);
+        let known = if is_anonymous {
+            segment.planned
+        } else {
+            segment.range.len()
+        };
+        push(at(segment.filled), at(known), LEFT_OUT);
+    }
+    let has_holes = data_bytes < filled_bytes;
+    Ok(CorePages {
+        residency,
+        zero_bytes: if has_holes {
+            0
+        } else {
+            zero_bytes(core, segments)?
+        },
+    })
+}
+
+/// The parts of a segment that are no holes, as offsets into it, to the page.
+fn data_extents(core: &File, segment: &Segment) -> Vec<Range<u64>> {
+    let mut extents: Vec<Range<u64>> = Vec::new();
+    let end = segment.offset.saturating_add(segment.filled);
+    let mut at = segment.offset;
+    while at < end {
+        let Some(data) = seek(core, at, libc::SEEK_DATA).filter(|&data| data < end) else {
+            break;
+        };
+        let hole = seek(core, data, libc::SEEK_HOLE).map_or(end, |hole| hole.min(end));
+        // A file that changes meanwhile does not keep us here.
+        let (first, next) = (data.max(at), hole.max(data + 1));
+        let before = extents.last().map_or(0, |extent| extent.end);
+        let start = ((first - segment.offset) / PAGE_SIZE * PAGE_SIZE).max(before);
+        let stop = (next - segment.offset).next_multiple_of(PAGE_SIZE);
+        extents.push(start..stop.min(segment.filled).max(start));
+        at = next;
+    }
+    extents
+}
+
+/// Bytes of the pages that are all zero.
+fn zero_bytes(core: &File, segments: &[Segment]) -> io::Result<u64> {
+    let mut buffer = vec![0; BUFFER_BYTES as usize];
+    let mut zero = 0;
+    for segment in segments.iter().filter(|s| s.write) {
+        for at in (0..segment.filled).step_by(BUFFER_BYTES as usize) {
+            let len = (segment.filled - at).min(BUFFER_BYTES) as usize;
+            core.read_exact_at(&mut buffer[..len], segment.offset + at)?;
+            let pages = buffer[..len].chunks_exact(PAGE);
+            zero += pages.filter(|page| **page == ZEROS).count() as u64 * PAGE_SIZE;
+        }
+    }
+    Ok(zero)
+}
+
+/// Where data or a hole begins in the file at or after `offset`; `None` when there is none. File
+/// systems that know no holes say that all is data.
+fn seek(file: &File, offset: u64, whence: libc::c_int) -> Option<u64> {
+    let from = libc::off_t::try_from(offset).ok()?;
+    // SAFETY: the descriptor is open; its position, which this moves, is used by nobody.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), from, whence) };
+    match u64::try_from(found) {
+        Ok(found) => Some(found),
+        Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO) => None,
+        Err(_) => (whence == libc::SEEK_DATA).then_some(offset),
+    }
+}

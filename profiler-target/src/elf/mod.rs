@@ -1,0 +1,290 @@
+//! What a mapped ELF file says of itself: exported symbols and strings in its read-only data.
+//!
+//! The files are the target's own and hostile: their headers are parsed by `object`, which checks,
+//! only what is needed is read, and of that no more than a limit.
+
+mod reader;
+mod source;
+
+use std::path::Path;
+
+use object::elf::{
+    FileHeader64, PF_W, PT_INTERP, PT_LOAD, ProgramHeader64, SHN_XINDEX, SHT_DYNSYM, SHT_NOBITS,
+    SHT_SYMTAB, STT_FUNC, STT_NOTYPE, STT_OBJECT, SectionHeader64, Sym64,
+};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
+use object::{LittleEndian, ReadRef};
+use profiler_core::addr::PAGE_SIZE;
+
+pub(super) use self::reader::Reader;
+pub use self::reader::file_limit;
+pub use self::reader::{FILE_LIMIT, set_file_limit};
+pub use self::source::{Source, open_looked_at, open_regular};
+use super::jemalloc_options;
+
+/// More read-only data than this is not searched. An unstripped Python has 4 MiB.
+const MAX_SEARCHED_BYTES: u64 = 64 << 20;
+/// The symbols that anybody asks for.
+const WANTED: [&str; 10] = [
+    "MallocExtension_GetNumericProperty",
+    "Py_GetVersion",
+    "Py_Version",
+    "_rjem_mallctl",
+    "je_mallctl",
+    "malloc",
+    "mallctl",
+    "mi_malloc",
+    "mi_version",
+    "tc_malloc",
+];
+/// Bytes kept of what a symbol names.
+const SYMBOL_BYTES: u64 = 16;
+
+const ENDIAN: LittleEndian = LittleEndian;
+
+/// What is known of an ELF file.
+#[derive(Debug, Default)]
+pub(super) struct ElfFile {
+    read_only: Vec<Vec<u8>>,
+    /// The symbols of [`WANTED`] that it exports, with the first bytes of what they name.
+    symbols: Vec<(&'static str, Vec<u8>)>,
+    options: Vec<jemalloc_options::Found>,
+    first_addr: u64,
+    bss_bytes: u64,
+    has_interpreter: bool,
+    /// Whether there was more than may be read.
+    is_cut: bool,
+}
+
+impl ElfFile {
+    /// Reads the file at `path` and at most `limit` bytes of it; gives the bytes read as well.
+    pub(super) fn read(path: &Path, limit: u64) -> Option<(Self, u64)> {
+        let source = Source::open(path, limit).ok()?;
+        let mut file = Headers::of(&source).map_or_else(Self::default, |headers| headers.file());
+        file.is_cut |= source.is_exceeded();
+        Some((file, source.spent()))
+    }
+
+    /// Its read-only data: `.rodata` where sections are named, else every segment that is not
+    /// writable.
+    pub(super) fn read_only_data(&self) -> Vec<&[u8]> {
+        self.read_only.iter().map(Vec::as_slice).collect()
+    }
+
+    /// Whether it exports a symbol, one of [`WANTED`].
+    pub(super) fn exports(&self, name: &str) -> bool {
+        debug_assert!(WANTED.contains(&name), "{name} is not looked for");
+        self.symbols.iter().any(|(found, _)| *found == name)
+    }
+
+    /// The 32-bit number that an exported symbol in read-only data names.
+    pub(super) fn exported_u32(&self, name: &str) -> Option<u32> {
+        self.exported_bytes(name).map(u32::from_le_bytes)
+    }
+
+    /// The bytes that an exported symbol names.
+    pub(super) fn exported_bytes<const N: usize>(&self, name: &str) -> Option<[u8; N]> {
+        let (_, bytes) = self.symbols.iter().find(|(found, _)| *found == name)?;
+        bytes.first_chunk().copied()
+    }
+
+    /// Variables of the jemalloc in it that hold options, by addresses of the file's own.
+    pub(super) fn jemalloc_options(&self) -> Vec<jemalloc_options::Found> {
+        self.options.clone()
+    }
+
+    /// The address of its own at which the first page of the file belongs.
+    pub(super) fn first_addr(&self) -> u64 {
+        self.first_addr
+    }
+
+    /// Bytes of whole pages that its writable segments have in memory beyond those of the file.
+    pub(super) fn bss_bytes(&self) -> u64 {
+        self.bss_bytes
+    }
+
+    /// Whether it asks for a dynamic loader.
+    pub(super) fn has_interpreter(&self) -> bool {
+        self.has_interpreter
+    }
+}
+
+/// The tables at the head of a file that is being read.
+struct Headers<'s> {
+    source: &'s Source,
+    segments: &'s [ProgramHeader64<LittleEndian>],
+    sections: &'s [SectionHeader64<LittleEndian>],
+    names: &'s [u8],
+}
+
+impl<'s> Headers<'s> {
+    fn of(source: &'s Source) -> Option<Self> {
+        let header = FileHeader64::<LittleEndian>::parse(source).ok()?;
+        if !header.is_little_endian() {
+            return None;
+        }
+        let sections = header.section_headers(ENDIAN, source).unwrap_or_default();
+        let names = header.section_strings_index(ENDIAN, source).ok();
+        let names = names.and_then(|index| sections.get(index.0));
+        Some(Self {
+            source,
+            segments: header.program_headers(ENDIAN, source).ok()?,
+            sections,
+            names: names
+                .and_then(|names| section_bytes(names, source))
+                .unwrap_or_default(),
+        })
+    }
+
+    fn file(&self) -> ElfFile {
+        let loads = || {
+            let all = self.segments.iter();
+            all.filter(|segment| segment.p_type(ENDIAN) == PT_LOAD)
+        };
+        let first = loads().next();
+        let mut file = ElfFile {
+            symbols: self.symbols(),
+            first_addr: first.map_or(0, |segment| {
+                segment
+                    .p_vaddr(ENDIAN)
+                    .wrapping_sub(segment.p_offset(ENDIAN))
+            }),
+            bss_bytes: loads().filter_map(bss_bytes).max().unwrap_or(0),
+            has_interpreter: self.segments.iter().any(|s| s.p_type(ENDIAN) == PT_INTERP),
+            ..ElfFile::default()
+        };
+        (file.read_only, file.is_cut) = self.read_only();
+        let has_jemalloc = ["mallctl", "je_mallctl", "_rjem_mallctl"]
+            .iter()
+            .any(|name| file.exports(name));
+        let marker = memchr::memmem::Finder::new(jemalloc_options::MARKER);
+        let mut parts = file.read_only.iter();
+        if has_jemalloc || parts.any(|part| marker.find(part).is_some()) {
+            file.options = object::File::parse(self.source)
+                .map_or_else(|_| Vec::new(), |elf| jemalloc_options::find(&elf));
+        }
+        file
+    }
+
+    /// Read-only data, and whether there is more of it.
+    fn read_only(&self) -> (Vec<Vec<u8>>, bool) {
+        let named = |section: &&SectionHeader64<_>| self.is_named(section, b".rodata");
+        if let Some(section) = self.sections.iter().find(named)
+            && section.sh_type(ENDIAN) != SHT_NOBITS
+            && section.sh_size(ENDIAN) <= MAX_SEARCHED_BYTES
+            && let Some(data) = self
+                .source
+                .piece(section.sh_offset(ENDIAN), section.sh_size(ENDIAN))
+        {
+            return (vec![data], false);
+        }
+        let mut rest = MAX_SEARCHED_BYTES;
+        let mut is_cut = false;
+        let mut found = Vec::new();
+        for segment in self.segments {
+            let length = segment.p_filesz(ENDIAN);
+            if segment.p_type(ENDIAN) != PT_LOAD || segment.p_flags(ENDIAN).contains(PF_W) {
+                continue;
+            }
+            if length > rest {
+                is_cut = true;
+            } else if let Some(data) = self.source.piece(segment.p_offset(ENDIAN), length) {
+                rest -= length;
+                found.push(data);
+            }
+        }
+        (found, is_cut)
+    }
+
+    /// The exported symbols that are wanted: first by the table that the loader binds by, then by
+    /// that of all symbols.
+    fn symbols(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let mut found: Vec<(&'static str, Vec<u8>)> = Vec::new();
+        for kind in [SHT_DYNSYM, SHT_SYMTAB] {
+            let of_kind = |section: &&SectionHeader64<_>| section.sh_type(ENDIAN) == kind;
+            let table = self.sections.iter().find(of_kind);
+            let Some((symbols, names)) = table.and_then(|table| self.table(table)) else {
+                continue;
+            };
+            for symbol in symbols.iter().filter(|symbol| is_definition(symbol)) {
+                let name = names.get(symbol.st_name(ENDIAN) as usize..);
+                let wanted = name.and_then(|name| {
+                    let begins = |w: &&&str| {
+                        name.strip_prefix(w.as_bytes())
+                            .is_some_and(|rest| rest.first() == Some(&0))
+                    };
+                    WANTED.iter().find(begins).copied()
+                });
+                if let Some(wanted) = wanted
+                    && found.iter().all(|(known, _)| *known != wanted)
+                {
+                    found.push((wanted, self.bytes_at(symbol.st_value(ENDIAN))));
+                }
+            }
+        }
+        found
+    }
+
+    /// A table of symbols and their names.
+    fn table(
+        &self,
+        table: &SectionHeader64<LittleEndian>,
+    ) -> Option<(&'s [Sym64<LittleEndian>], &'s [u8])> {
+        let names = self.sections.get(table.sh_link(ENDIAN) as usize)?;
+        let names = section_bytes(names, self.source)?;
+        Some((table.data_as_array(ENDIAN, self.source).ok()?, names))
+    }
+
+    /// The first bytes of the file at an address of its own.
+    fn bytes_at(&self, addr: u64) -> Vec<u8> {
+        let piece = self.segments.iter().find_map(|segment| {
+            let into = addr.checked_sub(segment.p_vaddr(ENDIAN))?;
+            let there = segment.p_filesz(ENDIAN).checked_sub(into)?;
+            if segment.p_type(ENDIAN) != PT_LOAD || there == 0 {
+                return None;
+            }
+            let offset = segment.p_offset(ENDIAN).checked_add(into)?;
+            self.source.piece(offset, there.min(SYMBOL_BYTES))
+        });
+        piece.unwrap_or_default()
+    }
+
+    fn is_named(&self, section: &SectionHeader64<LittleEndian>, name: &[u8]) -> bool {
+        self.names
+            .get(section.sh_name(ENDIAN) as usize..)
+            .and_then(|at| at.strip_prefix(name))
+            .is_some_and(|rest| rest.first() == Some(&0))
+    }
+}
+
+fn section_bytes<'s>(
+    section: &SectionHeader64<LittleEndian>,
+    source: &'s Source,
+) -> Option<&'s [u8]> {
+    let (offset, size) = section.file_range(ENDIAN)?;
+    source.read_bytes_at(offset, size).ok()
+}
+
+/// Whether a symbol names a function or data of this file.
+fn is_definition(symbol: &Sym64<LittleEndian>) -> bool {
+    let section = symbol.st_shndx(ENDIAN);
+    (!section.is_special() || section == SHN_XINDEX)
+        && [STT_FUNC, STT_OBJECT, STT_NOTYPE].contains(&symbol.st_type())
+}
+
+fn bss_bytes(segment: &ProgramHeader64<LittleEndian>) -> Option<u64> {
+    let page_end = |at: u64| at.checked_next_multiple_of(PAGE_SIZE);
+    let begin = segment.p_vaddr(ENDIAN);
+    let end_of_file = page_end(begin.checked_add(segment.p_filesz(ENDIAN))?)?;
+    page_end(begin.checked_add(segment.p_memsz(ENDIAN))?)?.checked_sub(end_of_file)
+}
+
+/// Every whole NUL-ended string of printable ASCII in `data` for which `wanted` gives something.
+pub(super) fn strings<'d, T>(
+    data: &'d [u8],
+    wanted: impl Fn(&'d str) -> Option<T>,
+) -> impl Iterator<Item = T> {
+    data.split(|&byte| byte == 0)
+        .filter_map(|bytes| std::str::from_utf8(bytes).ok())
+        .filter_map(wanted)
+}

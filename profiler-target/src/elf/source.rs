@@ -1,0 +1,146 @@
+//! The bytes of a file that somebody else chose, read piece by piece, of a bounded number.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use object::read::{ReadCache, ReadRef};
+
+/// What a piece costs besides its bytes.
+const PIECE: u64 = 128;
+
+/// Opens the regular file at `path` for reading.
+///
+/// What lies at a path of the target's may be anything: merely opening a device can do harm (a
+/// watchdog, a tape), and opening a pipe waits for its writer. So it is looked at first by a
+/// descriptor for its place alone.
+///
+/// # Errors
+/// When it cannot be opened or is no regular file.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    open_looked_at(path, |about| match about.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a regular file",
+        )),
+    })
+}
+
+/// Opens what lies at `path` for reading, if `may` gives nothing against it: until then it is not
+/// opened. A pipe is opened without waiting for its writer.
+///
+/// # Errors
+/// When it cannot be opened, or what `may` says.
+pub fn open_looked_at(
+    path: &Path,
+    may: impl FnOnce(&Metadata) -> io::Result<()>,
+) -> io::Result<File> {
+    let place = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(path)?;
+    may(&place.metadata()?)?;
+    // The very file that was looked at. Whoever holds a lease on it is not waited for.
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(format!("/proc/self/fd/{}", place.as_raw_fd()))
+}
+
+/// A file from which no more is read, and kept in memory, than a limit. A file can be larger than
+/// memory and its tables as large as it claims: a sparse file costs its maker nothing.
+pub struct Source {
+    file: File,
+    cache: ReadCache<File>,
+    charged: RefCell<HashSet<(u64, u64)>>,
+    rest: Cell<u64>,
+    limit: u64,
+    is_exceeded: Cell<bool>,
+}
+
+impl Source {
+    /// Opens the regular file at `path`, to read at most `limit` bytes of it.
+    ///
+    /// # Errors
+    /// When it cannot be opened or is no regular file.
+    pub fn open(path: &Path, limit: u64) -> io::Result<Self> {
+        Self::of(open_regular(path)?, limit)
+    }
+
+    /// The same of a file that is open.
+    ///
+    /// # Errors
+    /// When the kernel gives no second handle.
+    pub fn of(file: File, limit: u64) -> io::Result<Self> {
+        Ok(Self {
+            cache: ReadCache::new(file.try_clone()?),
+            file,
+            charged: RefCell::default(),
+            rest: Cell::new(limit),
+            limit,
+            is_exceeded: Cell::new(false),
+        })
+    }
+
+    /// Whether something was not read because of the limit.
+    pub fn is_exceeded(&self) -> bool {
+        self.is_exceeded.get()
+    }
+
+    /// Bytes read so far.
+    pub fn spent(&self) -> u64 {
+        self.limit - self.rest.get()
+    }
+
+    /// A piece of its own, which is not kept here.
+    pub fn piece(&self, offset: u64, size: u64) -> Option<Vec<u8>> {
+        let len = self.file.metadata().ok()?.len();
+        // A file that ends before is not asked for what it has not.
+        offset.checked_add(size).filter(|end| *end <= len)?;
+        self.charge(size).ok()?;
+        let mut bytes = vec![0; usize::try_from(size).ok()?];
+        self.file.read_exact_at(&mut bytes, offset).ok()?;
+        Some(bytes)
+    }
+
+    fn charge(&self, size: u64) -> Result<(), ()> {
+        let rest = self.rest.get().checked_sub(size.saturating_add(PIECE));
+        self.is_exceeded
+            .set(self.is_exceeded.get() || rest.is_none());
+        self.rest.set(rest.ok_or(())?);
+        Ok(())
+    }
+}
+
+impl<'a> ReadRef<'a> for &'a Source {
+    fn len(self) -> Result<u64, ()> {
+        (&self.cache).len()
+    }
+
+    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'a [u8], ()> {
+        let end = offset.checked_add(size).ok_or(())?;
+        if end > self.len()? {
+            return Err(());
+        }
+        if !self.charged.borrow().contains(&(offset, size)) {
+            self.charge(size)?;
+            self.charged.borrow_mut().insert((offset, size));
+        }
+        (&self.cache).read_bytes_at(offset, size)
+    }
+
+    fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
+        if self.is_exceeded() {
+            return Err(());
+        }
+        let found = (&self.cache).read_bytes_at_until(range, delimiter)?;
+        self.charge(found.len() as u64)?;
+        Ok(found)
+    }
+}

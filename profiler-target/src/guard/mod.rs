@@ -1,0 +1,290 @@
+//! Guards: small processes of fragscope's own that hold what must be given back whatever happens to
+//! fragscope.
+//!
+//! A stop of the target must end although fragscope is suspended or frozen, and a breakpoint in the
+//! target must be removed by a process that is not being killed: the kernel gives up half-way
+//! through in one that is (`uprobe_unregister` in `kernel/events/uprobes.c` fails with EINTR when a
+//! fatal signal is pending, and leaves the breakpoint for good). So each of the two is done by a
+//! process that is forked for it, has a name, a session and, where it may, a cgroup of its own, and
+//! ends by itself when fragscope is gone, having given back what it held.
+//!
+//! A guard runs on in a copy of fragscope's memory, with one thread. It may allocate, because
+//! glibc's `fork` leaves its malloc usable in the child; it must not take any other lock that
+//! another thread of fragscope may have held at that moment.
+
+mod apart;
+
+use std::ffi::CStr;
+use std::io;
+use std::net::Shutdown;
+use std::num::NonZeroUsize;
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::signal::{SigEvent, SigSet, SigevNotify, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::time::TimeSpec;
+use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
+use nix::sys::wait::waitpid;
+use nix::time::ClockId;
+use nix::unistd::{ForkResult, Pid, fork};
+use zerocopy::FromZeros;
+
+use super::proc_dir::PidFd;
+
+/// How long the end of a guard is waited for. It takes milliseconds; one that somebody stopped or
+/// froze ends when it runs again.
+const LAST_MOMENT: Duration = Duration::from_secs(5);
+
+/// A guard that runs. Dropping it lets it give back what it holds and end.
+#[derive(Debug)]
+pub struct Guard {
+    /// `None` only while it is dropped.
+    channel: Option<UnixStream>,
+    pid: Pid,
+    /// Its number may become another's once it was reaped, by this or by who reaps all children.
+    handle: PidFd,
+}
+
+impl Guard {
+    /// Starts a guard that shows as `name` (at most 15 bytes), keeps `descriptors` open besides the
+    /// standard ones' places, which lead nowhere, and runs `life` with its end of a channel. It must
+    /// end when reading from the channel gives the end of it.
+    ///
+    /// # Errors
+    /// When the kernel gives no process or no channel.
+    pub fn start(
+        name: &CStr,
+        descriptors: &[RawFd],
+        life: impl FnOnce(UnixStream),
+    ) -> io::Result<Self> {
+        let (channel, others) = UnixStream::pair()?;
+        let nowhere = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")?;
+        // Held until it is among them: none is started once they were ended.
+        let mut guards = running();
+        if guards.are_over {
+            return Err(io::Error::other("fragscope is ending"));
+        }
+        // No signal reaches the guard, from its first instant: none is meant for it.
+        let mut before = SigSet::empty();
+        pthread_sigmask(
+            SigmaskHow::SIG_SETMASK,
+            Some(&SigSet::all()),
+            Some(&mut before),
+        )?;
+        // SAFETY: the child has one thread, and does what the head of this file allows.
+        let forked = unsafe { fork() };
+        if let Ok(ForkResult::Child) = forked {
+            // A panic must not go on into code that is not the child's.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                // While it was open here, its end would never come.
+                drop(channel);
+                let mut keep = vec![others.as_raw_fd()];
+                keep.extend(descriptors);
+                apart::set_apart(name, &keep, nowhere.as_raw_fd());
+                life(others);
+            }));
+            // SAFETY: ends at once, with no handler of fragscope's.
+            unsafe { libc::_exit(0) };
+        }
+        let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+        let ForkResult::Parent { child } = forked? else {
+            unreachable!("the child has ended above");
+        };
+        restored?;
+        // Without a handle the channel is dropped, which ends the guard.
+        let handle = PidFd::open(child.as_raw())?;
+        guards.all.push(Running {
+            pid: child,
+            handle: handle.clone(),
+            channel: channel.try_clone()?,
+        });
+        drop(guards);
+        Ok(Self {
+            channel: Some(channel),
+            pid: child,
+            handle,
+        })
+    }
+
+    /// fragscope's end of the channel.
+    pub fn channel(&mut self) -> &mut UnixStream {
+        self.channel.as_mut().expect("it is there until the drop")
+    }
+
+    /// Whether it has not been ended by somebody.
+    pub fn is_alive(&self) -> bool {
+        self.handle.is_alive()
+    }
+
+    /// Lets it run on, when somebody suspended it.
+    pub fn wake(&self) {
+        // One that is gone needs not.
+        let _ = self.handle.send(Signal::SIGCONT);
+    }
+
+    /// Ends it at once: what it traces runs on.
+    pub fn kill(&self) {
+        // One that is gone needs not.
+        let _ = self.handle.send(Signal::SIGKILL);
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Its second handle on the channel goes with it.
+        running().all.retain(|guard| guard.pid != self.pid);
+        drop(self.channel.take());
+        reap(self.pid, &self.handle, LAST_MOMENT);
+    }
+}
+
+/// The guards that run.
+static GUARDS: Mutex<Guards> = Mutex::new(Guards {
+    all: Vec::new(),
+    are_over: false,
+});
+
+#[derive(Debug)]
+struct Guards {
+    all: Vec<Running>,
+    /// Whether the process is about to exit.
+    are_over: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    pid: Pid,
+    handle: PidFd,
+    channel: UnixStream,
+}
+
+fn running() -> MutexGuard<'static, Guards> {
+    // Nothing that holds the lock panics.
+    GUARDS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the guards that run, for a process that is about to exit while threads of it still have some:
+/// they would end by themselves, but leave a zombie each where nobody reaps orphans. Waits for as long
+/// as `limit` for all of them.
+pub fn end_all(limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let all = {
+        let mut guards = running();
+        guards.are_over = true;
+        std::mem::take(&mut guards.all)
+    };
+    for guard in &all {
+        // One that is gone needs not.
+        let _ = guard.channel.shutdown(Shutdown::Both);
+    }
+    for guard in &all {
+        let left = deadline.saturating_duration_since(Instant::now());
+        reap(guard.pid, &guard.handle, left);
+    }
+}
+
+fn reap(pid: Pid, handle: &PidFd, limit: Duration) {
+    if handle.ends_within(limit) {
+        // It has ended: nothing to wait for, and no zombie is left. Whoever reaps all children may
+        // have been quicker.
+        let _ = waitpid(pid, None);
+    }
+}
+
+/// Whether the process whose `stat` is open as `state` is suspended (`T`, proc(5)).
+pub(super) fn is_suspended(state: RawFd) -> bool {
+    let mut text = [0u8; 128];
+    // SAFETY: a buffer of this length.
+    let read = unsafe { libc::pread(state, text.as_mut_ptr().cast(), text.len(), 0) };
+    let text = &text[..read.max(0) as usize];
+    // The name in parentheses may hold any character, but no more than 15 of them.
+    let at = text.iter().rposition(|&byte| byte == b')');
+    at.and_then(|at| text.get(at + 2)) == Some(&b'T')
+}
+
+/// A timer that ends this process with SIGKILL, kept by the kernel: it needs neither a processor
+/// nor that the process is not suspended.
+pub(super) struct Deadline(Timer);
+
+impl Deadline {
+    /// One that is not set.
+    ///
+    /// # Errors
+    /// When the kernel has no timer left.
+    pub(super) fn new() -> io::Result<Self> {
+        let kill = SigevNotify::SigevSignal {
+            signal: Signal::SIGKILL,
+            si_value: 0,
+        };
+        let timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(kill))?;
+        Ok(Self(timer))
+    }
+
+    /// Sets it to `after` from now.
+    ///
+    /// # Errors
+    /// When the kernel refuses the time.
+    pub(super) fn set(&mut self, after: Duration) -> io::Result<()> {
+        let after = Expiration::OneShot(TimeSpec::from_duration(after));
+        Ok(self.0.set(after, TimerSetTimeFlags::empty())?)
+    }
+
+    /// From now on it is not set.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn unset(&mut self) -> io::Result<()> {
+        // A time of zero is never (timer_settime(2)).
+        self.set(Duration::ZERO)
+    }
+}
+
+/// Words that a guard shares with fragscope.
+#[derive(Debug)]
+pub(super) struct Shared<T>(NonNull<T>);
+
+// SAFETY: it gives out nothing but shared references to its `T`.
+unsafe impl<T: Sync> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Shared<T> {}
+
+impl<T: FromZeros + Sync> Shared<T> {
+    /// Words of zero, shared with processes that are forked later.
+    ///
+    /// # Errors
+    /// When the kernel has no memory.
+    pub(super) fn zeroed() -> io::Result<Self> {
+        let len = NonZeroUsize::new(size_of::<T>()).ok_or(io::ErrorKind::InvalidInput)?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, placed by the kernel.
+        let at = unsafe { mmap_anonymous(None, len, access, MapFlags::MAP_SHARED) }?;
+        Ok(Self(at.cast()))
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the mapping is aligned to a page, was zeroed, which is a value of the type, and
+        // lives as long as self.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made above, of which no reference is left.
+        let unmapped = unsafe { munmap(self.0.cast(), size_of::<T>()) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}

@@ -1,0 +1,237 @@
+//! What the host is and allows, as `/proc` and `/sys` tell it.
+
+use std::fs;
+use std::path::Path;
+
+use profiler_core::sample::Host;
+
+use super::cgroup;
+use super::proc_dir::field;
+
+/// The host that fragscope runs on.
+pub fn host() -> Host {
+    let online = |line: &&str| {
+        line.strip_prefix("cpu")
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    Host {
+        kernel: word("/proc/sys/kernel/osrelease").unwrap_or_default(),
+        arch: std::env::consts::ARCH.to_owned(),
+        cpus: text("/proc/stat").lines().filter(online).count() as u32,
+        memory_bytes: field(&text("/proc/meminfo"), "MemTotal").unwrap_or(0) << 10,
+    }
+}
+
+/// Bytes that can be allocated now without swapping, by the kernel's estimate, and within the limits
+/// of our control groups.
+pub fn available_bytes() -> u64 {
+    let of_host = field(&text("/proc/meminfo"), "MemAvailable").unwrap_or(0) << 10;
+    cgroup::memory_left().map_or(of_host, |left| left.min(of_host))
+}
+
+/// The capabilities that fragscope has a use for (`include/uapi/linux/capability.h`).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Capability {
+    /// Reading files of other users, of which `/proc/PID/mem` is one; so does the next.
+    DacOverride = 1,
+    /// Reading files of other users.
+    DacReadSearch = 2,
+    /// Reading and stopping processes of other users.
+    SysPtrace = 19,
+    /// Stands for the two below on kernels before 5.8; shows page frame numbers.
+    SysAdmin = 21,
+    /// Uprobes and perf events.
+    Perfmon = 38,
+    /// BPF maps and programs.
+    Bpf = 39,
+}
+
+impl Capability {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DacOverride => "CAP_DAC_OVERRIDE",
+            Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::Perfmon => "CAP_PERFMON",
+            Self::Bpf => "CAP_BPF",
+        }
+    }
+
+    /// Whether it is in our effective set.
+    pub fn is_held(self) -> bool {
+        self.is_in("CapEff")
+    }
+
+    fn is_in(self, set: &str) -> bool {
+        let status = text("/proc/self/status");
+        let mut sets = status.lines().filter_map(|line| line.split_once(':'));
+        sets.find(|(name, _)| *name == set)
+            .and_then(|(_, hex)| u64::from_str_radix(hex.trim(), 16).ok())
+            .is_some_and(|set| set >> self as u32 & 1 == 1)
+    }
+}
+
+/// Whether files of other users can be read.
+pub fn reads_files_of_others() -> bool {
+    Capability::DacReadSearch.is_held() || Capability::DacOverride.is_held()
+}
+
+/// Those capabilities of use that we have.
+pub fn held() -> Vec<Capability> {
+    let all = [
+        Capability::DacReadSearch,
+        Capability::SysPtrace,
+        Capability::SysAdmin,
+        Capability::Perfmon,
+        Capability::Bpf,
+    ];
+    all.into_iter().filter(|one| one.is_held()).collect()
+}
+
+/// Why capabilities that were given to fragscope's file (`setcap`) are not in effect, if that is so.
+pub fn withheld() -> Option<&'static str> {
+    if Capability::SysPtrace.is_held() {
+        return None;
+    }
+    if Capability::SysPtrace.is_in("CapPrm") {
+        return Some(
+            "its file permits CAP_SYS_PTRACE but does not put it into effect: give it by `setcap` \
+             with +ep",
+        );
+    }
+    has_file_capabilities().then_some(
+        "its file has capabilities (see `getcap`), and CAP_SYS_PTRACE is not among those granted: a \
+         file system mounted nosuid grants none, nor does no_new_privs (systemd's \
+         NoNewPrivileges=, Kubernetes' allowPrivilegeEscalation: false)",
+    )
+}
+
+/// Whether our own file has capabilities of its own (`capabilities(7)`, "File capabilities").
+fn has_file_capabilities() -> bool {
+    let (file, name) = (c"/proc/self/exe", c"security.capability");
+    // SAFETY: both are strings that end with NUL; with a size of 0 nothing is written.
+    let bytes = unsafe { libc::getxattr(file.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
+    bytes > 0
+}
+
+/// Whether `/proc` is there at all.
+pub fn has_proc() -> bool {
+    Path::new("/proc/self/status").exists()
+}
+
+/// Our effective user id.
+pub fn user() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// `kernel.yama.ptrace_scope`; `None` without Yama.
+pub fn ptrace_scope() -> Option<u32> {
+    number("/proc/sys/kernel/yama/ptrace_scope")
+}
+
+/// `kernel.perf_event_paranoid`, which some distributions raise above 2.
+pub fn perf_event_paranoid() -> Option<i32> {
+    number("/proc/sys/kernel/perf_event_paranoid")
+}
+
+/// `kernel.unprivileged_bpf_disabled`.
+pub fn unprivileged_bpf_disabled() -> Option<u32> {
+    number("/proc/sys/kernel/unprivileged_bpf_disabled")
+}
+
+/// Whether the kernel describes its own types, in `/sys/kernel/btf/vmlinux`.
+pub fn has_btf() -> bool {
+    Path::new("/sys/kernel/btf/vmlinux").exists()
+}
+
+/// Whether the kernel has uprobes, as the perf event source that stands for them.
+pub fn has_uprobes() -> bool {
+    Path::new("/sys/bus/event_source/devices/uprobe/type").exists()
+}
+
+/// Whether `/sys` is mounted at all, which it is not in some containers.
+pub fn has_sysfs() -> bool {
+    Path::new("/sys/bus").exists()
+}
+
+/// The lockdown mode in force: `none`, `integrity` or `confidentiality`. `None` without the module.
+pub fn lockdown() -> Option<String> {
+    bracketed(&text("/sys/kernel/security/lockdown"))
+}
+
+/// The choice in force among those that the kernel lists, such as `never [always]`.
+fn bracketed(choices: &str) -> Option<String> {
+    let (_, rest) = choices.split_once('[')?;
+    Some(rest.split_once(']')?.0.to_owned())
+}
+
+/// Whether we live in the host's first pid namespace (`PROC_PID_INIT_INO` in
+/// `include/linux/proc_ns.h`), from which all processes are seen.
+pub fn sees_all_processes() -> bool {
+    namespace("pid") == Some(0xEFFF_FFFC)
+}
+
+/// Whether we live in the host's first user namespace (`PROC_USER_INIT_INO`), whose root is root.
+pub fn is_real_root_namespace() -> bool {
+    namespace("user") == Some(0xEFFF_FFFD)
+}
+
+/// Whether `/proc` hides processes of other users.
+pub fn hides_processes() -> bool {
+    text("/proc/self/mounts").lines().any(|line| {
+        let mut words = line.split(' ').skip(1);
+        let is_proc = words.next() == Some("/proc") && words.next() == Some("proc");
+        let options = words.next().unwrap_or_default();
+        let value = |o: &str| o.strip_prefix("hidepid=").map(str::to_owned);
+        is_proc
+            && options
+                .split(',')
+                .filter_map(value)
+                .any(|v| v != "0" && v != "off")
+    })
+}
+
+/// When the kernel makes huge pages of its own accord: `always`, `madvise` or `never`. `None` where
+/// it never does.
+pub fn transparent_huge_pages() -> Option<String> {
+    bracketed(&text("/sys/kernel/mm/transparent_hugepage/enabled"))
+}
+
+/// The kernel's major and minor version.
+pub fn kernel_version() -> Option<(u32, u32)> {
+    let release = word("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Whether the kernel has seccomp filters (`CONFIG_SECCOMP_FILTER`).
+pub fn has_seccomp() -> bool {
+    // Printed by kernels that have them (`fs/proc/array.c`).
+    field(&text("/proc/self/status"), "Seccomp_filters").is_some() || {
+        let (mode, none) = (libc::SECCOMP_MODE_FILTER, 0);
+        // SAFETY: no filter: refused as a bad address where there are filters, else as unknown.
+        let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, none) };
+        nix::errno::Errno::result(set) == Err(nix::errno::Errno::EFAULT)
+    }
+}
+
+fn namespace(kind: &str) -> Option<u64> {
+    let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+    let link = link.to_string_lossy();
+    link.split_once('[')?.1.strip_suffix(']')?.parse().ok()
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn word(path: &str) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+fn number<T: std::str::FromStr>(path: &str) -> Option<T> {
+    word(path)?.parse().ok()
+}

@@ -1,0 +1,282 @@
+//! A guard that stops the target, holds it, and lets it run on.
+//!
+//! The two ends of its channel exchange records of fixed size: a [`Request`], an [`Answer`] with as
+//! many [`Held`] threads as it says, then a byte to let the target run, and a byte when it does.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use profiler_core::addr::RemoteAddr;
+use profiler_core::threads::Thread;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use super::tracer::Tracer;
+use super::{EndedEarly, GRACE, GUARD_NAME, Progress, StopError, already_traced};
+use crate::guard::{Deadline, Guard, Shared, is_suspended};
+use crate::proc_dir::{PidFd, ProcDir};
+
+/// How often the guard looks whether fragscope is suspended while the target is stopped.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How long the guard may take for what takes it microseconds, on a host that is very busy.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A byte that means go on, or done.
+const DONE: u8 = b'.';
+
+/// What a guard is asked for.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Request {
+    /// Within so many ns all threads must have stopped.
+    limit_ns: u64,
+    /// After so many ns the target runs on.
+    longest_ns: u64,
+}
+
+/// What came of it.
+#[derive(Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Answer {
+    /// One of [`outcome`].
+    outcome: u32,
+    /// A thread, or what the kernel said.
+    number: i32,
+    /// A thread's state, as a character.
+    state: u64,
+    /// The tracer, or a time in ns.
+    value: u64,
+    /// How many threads follow.
+    threads: u64,
+}
+
+mod outcome {
+    pub(super) const STOPPED: u32 = 1;
+    pub(super) const ALREADY_TRACED: u32 = 2;
+    pub(super) const NOT_PERMITTED: u32 = 3;
+    pub(super) const TIMED_OUT: u32 = 4;
+    pub(super) const GONE: u32 = 5;
+    pub(super) const FAILED: u32 = 6;
+}
+
+/// A thread that stands still.
+#[derive(Copy, Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Held {
+    tid: u64,
+    stack_pointer: u64,
+    program_counter: u64,
+    thread_pointer: u64,
+}
+
+/// A guard for one target.
+#[derive(Debug)]
+pub(super) struct StopGuard {
+    guard: Guard,
+    progress: Arc<Shared<Progress>>,
+}
+
+impl StopGuard {
+    /// Starts one for the process behind `dir`.
+    pub(super) fn start(dir: &Arc<ProcDir>) -> io::Result<Self> {
+        let progress = Arc::new(Shared::zeroed()?);
+        let own_state = File::open("/proc/self/stat")?;
+        let (pid, pidfd) = (dir.pid(), dir.pidfd().clone());
+        let for_guard = Arc::clone(&progress);
+        let keep = [own_state.as_raw_fd(), pidfd.as_raw_fd()];
+        let guard = Guard::start(GUARD_NAME, &keep, |channel| {
+            // What fails ends the guard, which fragscope sees.
+            let _ = serve(channel, pid, &pidfd, &for_guard, &own_state);
+        })?;
+        Ok(Self { guard, progress })
+    }
+
+    /// Whether it has not been ended by somebody.
+    pub(super) fn is_alive(&self) -> bool {
+        self.guard.is_alive()
+    }
+
+    /// How the stop goes.
+    pub(super) fn progress(&self) -> Arc<Shared<Progress>> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Stops the target. After an error the guard ends, and with it what it may hold.
+    pub(super) fn stop(
+        &mut self,
+        limit: Duration,
+        longest: Duration,
+    ) -> Result<Vec<Thread>, StopError> {
+        let request = Request {
+            limit_ns: limit.as_nanos() as u64,
+            longest_ns: longest.as_nanos() as u64,
+        };
+        // A guard that somebody suspended does not answer; it holds nothing yet, or the kernel ends it.
+        let patience = limit + GRACE + PATIENCE;
+        let channel = self.guard.channel();
+        channel.set_read_timeout(Some(patience))?;
+        channel.write_all(request.as_bytes()).map_err(lost)?;
+        let mut answer = Answer::default();
+        if let Err(error) = channel.read_exact(answer.as_mut_bytes()) {
+            self.guard.kill();
+            return Err(lost(error));
+        }
+        match answer.outcome {
+            outcome::STOPPED => {}
+            outcome::ALREADY_TRACED => return Err(already_traced(answer.value)),
+            outcome::NOT_PERMITTED => return Err(StopError::NotPermitted),
+            outcome::GONE => return Err(StopError::Gone),
+            outcome::TIMED_OUT => {
+                return Err(StopError::TimedOut {
+                    tid: answer.number,
+                    state: char::from(answer.state as u8),
+                    limit: Duration::from_nanos(answer.value),
+                });
+            }
+            _ => {
+                let error = io::Error::from_raw_os_error(answer.number);
+                return Err(StopError::Io(error));
+            }
+        }
+        let mut threads = vec![Held::new_zeroed(); answer.threads as usize];
+        channel
+            .read_exact(threads.as_mut_slice().as_mut_bytes())
+            .map_err(lost)?;
+        Ok(threads.iter().map(thread_of).collect())
+    }
+
+    /// Lets the target run on; an error when the guard is gone, and the target runs.
+    pub(super) fn release(&mut self) -> io::Result<()> {
+        let channel = self.guard.channel();
+        channel.set_read_timeout(Some(PATIENCE))?;
+        let released = channel
+            .write_all(&[DONE])
+            .and_then(|()| channel.read_exact(&mut [0]));
+        released.inspect_err(|_| self.guard.kill())
+    }
+}
+
+fn thread_of(held: &Held) -> Thread {
+    Thread {
+        tid: held.tid as u32,
+        stack_pointer: RemoteAddr::new(held.stack_pointer),
+        program_counter: RemoteAddr::new(held.program_counter),
+        thread_pointer: RemoteAddr::new(held.thread_pointer),
+    }
+}
+
+fn lost(_: io::Error) -> StopError {
+    let what = "the process that holds it was ended by somebody, and the target runs; try again";
+    StopError::Io(io::Error::other(what))
+}
+
+/// The guard's life: one stop after the other.
+fn serve(
+    mut channel: UnixStream,
+    pid: i32,
+    pidfd: &PidFd,
+    progress: &Progress,
+    state_of_fragscope: &File,
+) -> io::Result<()> {
+    let mut deadline = Deadline::new()?;
+    let dir = Arc::new(ProcDir::of(pid, pidfd.clone())?);
+    let mut request = Request::new_zeroed();
+    // Its end is fragscope's.
+    while channel.read_exact(request.as_mut_bytes()).is_ok() {
+        let longest = Duration::from_nanos(request.longest_ns);
+        let limit = Duration::from_nanos(request.limit_ns).min(longest);
+        let since = Instant::now();
+        progress.begin();
+        deadline.set(longest + GRACE)?;
+        let mut tracer = Tracer::new(Arc::clone(&dir), limit);
+        let stopped = tracer.stop_all();
+        let asked_for = match answer(&mut channel, stopped) {
+            Ok(true) => hold(&mut channel, since + longest, state_of_fragscope, progress),
+            // Threads that are about to stop are let go by the end of this process alone.
+            refused => return refused.map(drop),
+        };
+        let is_clean = tracer.detach_all();
+        deadline.unset()?;
+        progress.resumed(since.elapsed());
+        if !is_clean {
+            // The end of the channel is an answer, too, and the next stop has another guard.
+            return Ok(());
+        }
+        if !asked_for {
+            // It ran on before fragscope asked for it, which it still does.
+            channel.read_exact(&mut [0])?;
+        }
+        channel.write_all(&[DONE])?;
+    }
+    Ok(())
+}
+
+/// Reports what came of the stop; whether the target stands still.
+fn answer(channel: &mut UnixStream, stopped: Result<Vec<Thread>, StopError>) -> io::Result<bool> {
+    let mut answer = Answer::default();
+    let mut held = Vec::new();
+    match stopped {
+        Ok(threads) => {
+            answer.outcome = outcome::STOPPED;
+            held.extend(threads.iter().map(|thread| Held {
+                tid: thread.tid.into(),
+                stack_pointer: thread.stack_pointer.get(),
+                program_counter: thread.program_counter.get(),
+                thread_pointer: thread.thread_pointer.get(),
+            }));
+        }
+        Err(StopError::AlreadyTraced { tracer, .. }) => {
+            answer.outcome = outcome::ALREADY_TRACED;
+            answer.value = tracer;
+        }
+        Err(StopError::NotPermitted) => answer.outcome = outcome::NOT_PERMITTED,
+        Err(StopError::Gone | StopError::Itself) => answer.outcome = outcome::GONE,
+        Err(StopError::TimedOut { tid, state, limit }) => {
+            answer.outcome = outcome::TIMED_OUT;
+            (answer.number, answer.state) = (tid, state.into());
+            answer.value = limit.as_nanos() as u64;
+        }
+        Err(StopError::Io(error)) => {
+            answer.outcome = outcome::FAILED;
+            answer.number = error.raw_os_error().unwrap_or(libc::EIO);
+        }
+    }
+    answer.threads = held.len() as u64;
+    channel.write_all(answer.as_bytes())?;
+    channel.write_all(held.as_slice().as_bytes())?;
+    Ok(answer.outcome == outcome::STOPPED)
+}
+
+/// Holds the target until fragscope asks for its release, is gone or suspended, or until `deadline`;
+/// whether it was asked for.
+fn hold(
+    channel: &mut UnixStream,
+    deadline: Instant,
+    state_of_fragscope: &File,
+    progress: &Progress,
+) -> bool {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            progress.end_early(EndedEarly::Overdue);
+            return false;
+        }
+        let wait = PollTimeout::try_from(left.min(LOOK)).unwrap_or(PollTimeout::ZERO);
+        let mut asked = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut asked, wait) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            // The end of the channel lets it run, too.
+            _ => return channel.read_exact(&mut [0]).is_ok(),
+        }
+        if is_suspended(state_of_fragscope.as_raw_fd()) {
+            progress.end_early(EndedEarly::Suspended);
+            return false;
+        }
+    }
+}

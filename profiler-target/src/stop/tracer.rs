@@ -1,0 +1,197 @@
+//! ptrace on all threads of a process. It belongs to the OS thread that began it, and the kernel
+//! detaches and resumes everything that this thread traced when it ends, however it ends. Stops are
+//! looked at without consuming them (`WNOWAIT`), so that a signal that was on its way to the target is
+//! still delivered after any of these ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::unistd::Pid;
+use profiler_core::addr::RemoteAddr;
+use profiler_core::threads::Thread;
+
+use super::{StopError, already_traced};
+use crate::proc_dir::{ProcDir, field};
+
+/// How long a thread in an uninterruptible wait is waited for: the others stand still meanwhile, and
+/// it may not come for minutes.
+const KEPT_DEADLINE: Duration = Duration::from_millis(50);
+
+/// A thread that was seized.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Held {
+    /// Asked to stop.
+    Asked,
+    /// Stopped, with the number of the signal that it was about to get, or 0.
+    Stopped(i32),
+    /// Exited meanwhile, or a zombie from the start.
+    Gone,
+}
+
+/// The tracer of one process.
+pub(super) struct Tracer {
+    dir: Arc<ProcDir>,
+    held: BTreeMap<i32, Held>,
+    deadline: Instant,
+    kept_deadline: Instant,
+    limit: Duration,
+}
+
+impl Tracer {
+    /// Of the process behind `dir`, whose threads must have stopped by `limit` from now.
+    pub(super) fn new(dir: Arc<ProcDir>, limit: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            dir,
+            held: BTreeMap::new(),
+            deadline: now + limit,
+            kept_deadline: now + limit.min(KEPT_DEADLINE),
+            limit,
+        }
+    }
+
+    /// Stops all threads, and gives those that stand still with their registers. On an error some
+    /// may stand still, and some be about to.
+    pub(super) fn stop_all(&mut self) -> Result<Vec<Thread>, StopError> {
+        // A running thread may start others, so look again until nothing new is found.
+        while self.seize_new()? {
+            self.wait_for_stops()?;
+        }
+        if !self.dir.pidfd().is_alive() {
+            return Err(StopError::Gone);
+        }
+        let stopped = self
+            .held
+            .iter()
+            .filter(|(_, h)| matches!(h, Held::Stopped(_)));
+        let threads = stopped.filter_map(|(&tid, _)| registers(tid)).collect();
+        Ok(threads)
+    }
+
+    /// Seizes and interrupts the threads not yet known; whether there were any.
+    fn seize_new(&mut self) -> Result<bool, StopError> {
+        let mut found = false;
+        for tid in self.dir.tids().map_err(|_| StopError::Gone)? {
+            if self.held.contains_key(&tid) {
+                continue;
+            }
+            found = true;
+            let thread = Pid::from_raw(tid);
+            let held = match ptrace::seize(thread, ptrace::Options::empty()) {
+                Ok(()) => match ptrace::interrupt(thread) {
+                    Ok(()) => Held::Asked,
+                    Err(_) => Held::Gone,
+                },
+                Err(Errno::ESRCH) => Held::Gone,
+                Err(error) => self.refused(tid, error)?,
+            };
+            self.held.insert(tid, held);
+        }
+        Ok(found)
+    }
+
+    /// A thread that could not be seized: harmless when it is a zombie, else the reason.
+    fn refused(&self, tid: i32, error: Errno) -> Result<Held, StopError> {
+        if matches!(self.thread_state(tid), None | Some('Z' | 'X')) {
+            return Ok(Held::Gone);
+        }
+        let status = self.dir.text(&format!("task/{tid}/status"))?;
+        match field(&status, "TracerPid") {
+            Some(tracer) if tracer != 0 => Err(already_traced(tracer)),
+            _ if error == Errno::EPERM => Err(StopError::NotPermitted),
+            _ => Err(StopError::Io(error.into())),
+        }
+    }
+
+    fn thread_state(&self, tid: i32) -> Option<char> {
+        let stat = self.dir.text(&format!("task/{tid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    }
+
+    fn wait_for_stops(&mut self) -> Result<(), StopError> {
+        let mut pause = Duration::from_micros(10);
+        loop {
+            let mut waiting = None;
+            for (&tid, held) in &mut self.held {
+                if *held == Held::Asked {
+                    *held = look(tid);
+                    if *held == Held::Asked {
+                        waiting = Some(tid);
+                    }
+                }
+            }
+            let Some(tid) = waiting else {
+                return Ok(());
+            };
+            let now = Instant::now();
+            let state = || self.thread_state(tid).unwrap_or('?');
+            let is_kept = now >= self.kept_deadline && state() == 'D';
+            if is_kept || now >= self.deadline {
+                return Err(StopError::TimedOut {
+                    tid,
+                    state: state(),
+                    limit: if is_kept { KEPT_DEADLINE } else { self.limit },
+                });
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(1));
+        }
+    }
+
+    /// Lets every stopped thread run on, with the signal that it was about to get; whether that let go
+    /// of all. A thread that never came to a stop, or that died while it was traced, is let go by the
+    /// end of this OS thread alone: until then its parent would wait for it in vain.
+    pub(super) fn detach_all(&mut self) -> bool {
+        let mut all = true;
+        for (&tid, held) in &self.held {
+            all &= match *held {
+                // SAFETY: PTRACE_DETACH takes a tid and a signal number and touches no memory of
+                // ours. Real-time signals have no name in nix, so this is not its wrapper.
+                Held::Stopped(signal) => unsafe {
+                    libc::ptrace(libc::PTRACE_DETACH, tid, 0, signal as libc::c_ulong) == 0
+                },
+                Held::Asked | Held::Gone => false,
+            };
+        }
+        self.held.clear();
+        all
+    }
+}
+
+/// Whether a thread that was asked to stop has, without consuming the news.
+fn look(tid: i32) -> Held {
+    let options = libc::__WALL | libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: siginfo_t is plain data for which all zeros is valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is a valid siginfo_t that lives across the call.
+    let result = unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, &raw mut info, options) };
+    if result != 0 {
+        return Held::Gone;
+    }
+    // SAFETY: waitid fills the fields of SIGCHLD, or leaves zeros.
+    let status = unsafe { info.si_status() };
+    match info.si_code {
+        libc::CLD_TRAPPED | libc::CLD_STOPPED => {
+            // `signal | PTRACE_EVENT_STOP << 8` for our interrupt and for a group-stop, the bare
+            // signal when one is about to be delivered (ptrace(2), "Signal-delivery-stop").
+            let signal = if status >> 8 == 0 { status & 0x7f } else { 0 };
+            Held::Stopped(signal)
+        }
+        libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED => Held::Gone,
+        _ => Held::Asked,
+    }
+}
+
+fn registers(tid: i32) -> Option<Thread> {
+    let registers = ptrace::getregs(Pid::from_raw(tid)).ok()?;
+    Some(Thread {
+        tid: tid as u32,
+        stack_pointer: RemoteAddr::new(registers.rsp),
+        program_counter: RemoteAddr::new(registers.rip),
+        thread_pointer: RemoteAddr::new(registers.fs_base),
+    })
+}

@@ -1,0 +1,277 @@
+//! The memory and the pages of a process of one's own user: no privilege needed.
+
+mod child;
+
+use child::Child;
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::fork::{self, ForkSharing};
+use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
+use profiler_core::residency::MappingKind;
+use profiler_core::sample::KernelCount;
+use profiler_target::{PageSource, Target, host};
+
+/// Writes a pattern into every second page of an area, and leaves the rest untouched.
+const AREA: &str = "
+import ctypes, mmap, sys
+area = mmap.mmap(-1, 64 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+base = ctypes.addressof(ctypes.c_char.from_buffer(area))
+for page in range(0, 64, 2):
+    area[page * 4096:page * 4096 + 8] = (base + page).to_bytes(8, 'little')
+print(base, flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn memory_is_read_whole_in_part_and_scattered() {
+    let child = Child::python(AREA);
+    let base: u64 = child.said().parse().expect("an address");
+    let target = Target::open(child.pid()).expect("our own child");
+    let memory = target.memory();
+    let word: u64 = memory.read_value(RemoteAddr::new(base)).expect("mapped");
+    assert_eq!(word, base);
+
+    let first = RemoteAddr::new(8);
+    let unmapped = memory.read(first, &mut [0; 8]);
+    assert_eq!(unmapped, Err(ReadError::Unmapped(first)));
+
+    // More places than one call takes, with bad ones in between.
+    let addrs: Vec<_> = (0..3000)
+        .map(|i| match i % 7 {
+            3 => RemoteAddr::new(8),
+            _ => RemoteAddr::new(base + i % 32 * 2 * PAGE_SIZE),
+        })
+        .collect();
+    let mut words = Vec::new();
+    memory.read_scattered::<8>(&addrs, &mut words);
+    assert_eq!(words.len(), addrs.len());
+    for (i, word) in (0..).zip(&words) {
+        let expected = (i % 7 != 3).then_some(base + i % 32 * 2);
+        assert_eq!(word.map(u64::from_le_bytes), expected, "place {i}");
+    }
+}
+
+/// The kernel's count without its proportional part, which moves with other processes.
+fn own_count(target: &Target) -> KernelCount {
+    KernelCount {
+        pss_bytes: None,
+        ..target.kernel_count().expect("alive")
+    }
+}
+
+#[test]
+fn pages_add_up_to_the_kernels_rss() {
+    let child = Child::python(AREA);
+    let base: u64 = child.said().parse().expect("an address");
+    let target = Target::open(child.pid()).expect("our own child");
+    let stopped = child::stop(&target);
+    let before = own_count(&target);
+    let mappings = target.mappings().expect("alive");
+    let map = target.residency(&mappings).expect("alive");
+    let after = own_count(&target);
+    drop(stopped);
+    assert_eq!(map.resident_bytes(), before.rss_bytes);
+    assert_eq!(map.swapped_bytes(), before.swap_bytes);
+    assert_eq!(before, after, "looking changes nothing");
+    for page in 0..64 {
+        let run = map.run_at(RemoteAddr::new(base + page * PAGE_SIZE));
+        let present = run.is_some_and(|run| run.state.is_resident());
+        assert_eq!(present, page % 2 == 0, "page {page}");
+    }
+    assert!(mappings.iter().any(|m| m.kind == MappingKind::Brk));
+}
+
+#[test]
+fn both_sources_of_pages_agree() {
+    let child = Child::python(AREA);
+    let target = Target::open(child.pid()).expect("our own child");
+    let stopped = child::stop(&target);
+    let mappings = target.mappings().expect("alive");
+    let by_pagemap = target.residency_from(&mappings, PageSource::Pagemap);
+    let by_best = target.residency(&mappings).expect("alive");
+    drop(stopped);
+    let by_pagemap = by_pagemap.expect("alive");
+    assert_eq!(by_pagemap.resident_bytes(), by_best.resident_bytes());
+    assert_eq!(by_pagemap.swapped_bytes(), by_best.swapped_bytes());
+}
+
+#[test]
+fn every_state_of_a_page_is_told() {
+    let child = Child::c("pages");
+    let addrs: Vec<u64> = child
+        .said()
+        .split(' ')
+        .map(|n| n.parse().expect("a number"))
+        .collect();
+    let [untouched, vast, zero, huge, _swapped, guarded, shared, _] = addrs[..] else {
+        panic!("{addrs:?}");
+    };
+    let target = Target::open(child.pid()).expect("our own child");
+    let stopped = child::stop(&target);
+    let mappings = target.mappings().expect("alive");
+    let kernel = target.kernel_count().expect("alive");
+    let maps = [
+        target.residency(&mappings).expect("alive"),
+        target
+            .residency_from(&mappings, PageSource::Pagemap)
+            .expect("alive"),
+    ];
+    drop(stopped);
+    let frames_are_shown = host::Capability::SysAdmin.is_held();
+    for (i, map) in maps.iter().enumerate() {
+        let of = |start: u64, len: u64| -> Vec<_> {
+            let range = AddrRange::with_len(RemoteAddr::new(start), len).expect("small");
+            map.runs_in(range).collect()
+        };
+        let mib = 1 << 20;
+        assert_eq!(of(untouched, mib), []);
+        let touched = of(vast, mib << 16);
+        assert_eq!(touched.len(), 1);
+        assert_eq!(touched[0].range.start().get(), vast + (mib << 15));
+        assert!(
+            of(zero, mib)
+                .iter()
+                .all(|run| run.state.is_zero() && !run.state.is_resident())
+        );
+        assert_eq!(
+            of(zero, mib).iter().map(|run| run.range.len()).sum::<u64>(),
+            mib
+        );
+        let guard = of(guarded, mib / 2);
+        assert!(guard.is_empty(), "{guard:?}: guard regions need Linux 6.13");
+        if i == 0 && PageSource::of_this_kernel() == PageSource::Scan {
+            assert!(of(huge, 2 * mib).iter().all(|run| run.state.is_huge()));
+        }
+        // Without frame numbers the old source cannot tell shared pages from the zero page.
+        if i == 0 && PageSource::of_this_kernel() == PageSource::Scan || frames_are_shown {
+            let [own, common] = of(shared, mib)[..] else {
+                panic!("{:?}", of(shared, mib));
+            };
+            assert!(!own.state.is_shared() && own.state.is_resident());
+            assert!(common.state.is_shared() && common.state.is_resident());
+            assert_eq!(common.range.len(), mib / 2);
+            assert_eq!(map.resident_bytes(), kernel.rss_bytes);
+        }
+    }
+}
+
+#[test]
+fn reading_what_is_resident_changes_nothing() {
+    let child = Child::c("pages");
+    let addrs: Vec<u64> = child
+        .said()
+        .split(' ')
+        .map(|n| n.parse().expect("a number"))
+        .collect();
+    let target = Target::open(child.pid()).expect("our own child");
+    let stopped = child::stop(&target);
+    let before = own_count(&target);
+    let mappings = target.mappings().expect("alive");
+    let map = target.residency(&mappings).expect("alive");
+    let memory = ResidentMemory::new(target.memory(), &map);
+    let mut buffer = vec![1; 1 << 20];
+    for &start in &addrs[..3] {
+        memory
+            .read(RemoteAddr::new(start), &mut buffer)
+            .expect("mapped");
+        assert!(buffer.iter().all(|&byte| byte == 0));
+    }
+    let scattered: Vec<_> = addrs[..7]
+        .iter()
+        .map(|&start| RemoteAddr::new(start + 8))
+        .collect();
+    let mut words = Vec::new();
+    memory.read_scattered::<8>(&scattered, &mut words);
+    let present = [0, 0, 0, 0x0101_0101_0101_0101].map(|word: u64| Some(word.to_le_bytes()));
+    assert_eq!(words[..4], present);
+    assert_eq!(words[6], Some([2; 8]));
+    let again = target.residency(&mappings).expect("alive");
+    let after = own_count(&target);
+    drop(stopped);
+    assert_eq!(before, after);
+    // Pages that it shares with its child are shared still.
+    for &start in &addrs[..7] {
+        let area = AddrRange::with_len(RemoteAddr::new(start), 1 << 20).expect("small");
+        assert!(map.runs_in(area).eq(again.runs_in(area)), "{area}");
+    }
+}
+
+/// Forks with 96 pages written; then the child writes 32 of them and the parent 16 others, and the
+/// child 8 that the parent never had.
+const PREFORK: &str = "
+import ctypes, mmap, os, sys
+area = mmap.mmap(-1, 128 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+base = ctypes.addressof(ctypes.c_char.from_buffer(area))
+def write(pages):
+    for page in pages:
+        area[page * 4096] = 7
+write(range(96))
+(wait, ready), (hold, leave) = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(leave)
+    write(range(0, 32))
+    write(range(100, 108))
+    os.write(ready, b'x')
+    os.read(hold, 1)
+    os._exit(0)
+write(range(32, 48))
+os.read(wait, 1)
+print(base, child, flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn what_a_fork_left_shared_and_what_writing_copied_is_told_page_by_page() {
+    let parent = Child::python(PREFORK);
+    let mut words = parent.said().split(' ');
+    let mut number = || words.next().and_then(|word| word.parse().ok());
+    let (base, child): (u64, u64) = (number().expect("a base"), number().expect("a pid"));
+    let area = AddrRange::with_len(RemoteAddr::new(base), 128 * PAGE_SIZE).expect("a range");
+    let pages = |pid: i32| {
+        let target = Target::open(pid).expect("our own child");
+        let mut mappings = target.mappings().expect("alive");
+        mappings.retain(|mapping| mapping.range.encloses(&area));
+        for mapping in &mut mappings {
+            mapping.range = area;
+        }
+        target.residency(&mappings).expect("alive")
+    };
+    let found = fork::sharing(parent.pid(), &pages(parent.pid()), &pages(child as i32));
+    assert_eq!(
+        found,
+        ForkSharing {
+            parent: parent.pid(),
+            shared_bytes: 48 * PAGE_SIZE,
+            copied_bytes: 48 * PAGE_SIZE,
+            own_bytes: 8 * PAGE_SIZE,
+        }
+    );
+    // Reading, also the faster way to a stopped target's unshared pages, copies none of them.
+    for pid in [parent.pid(), child as i32] {
+        let target = Target::open(pid).expect("our own child");
+        let stopped = child::stop(&target);
+        let map = target.residency(&target.mappings().expect("alive"));
+        let map = map.expect("alive");
+        let memory = ResidentMemory::new(target.memory_of(&stopped), &map);
+        let mut all = vec![0; area.len() as usize];
+        memory.read(area.start(), &mut all).expect("readable");
+        assert!(
+            all.iter()
+                .step_by(PAGE_SIZE as usize)
+                .take(96)
+                .all(|&byte| byte == 7)
+        );
+    }
+    let again = fork::sharing(parent.pid(), &pages(parent.pid()), &pages(child as i32));
+    assert_eq!(again, found);
+    let worker = Target::open(child as i32).expect("our own child");
+    let residency = worker.residency(&worker.mappings().expect("alive"));
+    let all = worker
+        .fork_sharing(&residency.expect("alive"))
+        .expect("one program");
+    assert_eq!(all.parent, parent.pid());
+    assert!(all.shared_bytes > 48 * PAGE_SIZE && all.own_bytes >= 8 * PAGE_SIZE);
+    let of_another = Target::open(parent.pid()).expect("our own child");
+    let residency = of_another.residency(&of_another.mappings().expect("alive"));
+    assert_eq!(of_another.fork_sharing(&residency.expect("alive")), None);
+}
