@@ -7,7 +7,6 @@
 pub mod cli;
 pub mod export;
 pub mod lab;
-pub mod probe;
 mod say;
 pub mod session;
 pub mod tui;

@@ -1,6 +1,7 @@
 //! No breakpoint stays in a target, whoever is killed, and one that a kernel left is removed. Needs
 //! root.
 
+#[path = "../../profiler-probe/tests/calls/mod.rs"]
 mod calls;
 
 use std::fs;
@@ -11,9 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use calls::Calls;
-use fragscope::probe::plan::ProbePlan;
-use fragscope::probe::{Budget, ProbeSession, leftover};
 use fragscope::session::doctor::{self, Grade};
+use profiler_probe::plan::ProbePlan;
+use profiler_probe::{Budget, ProbeSession, leftover};
 use profiler_target::Target;
 
 const TARGET_VARIABLE: &str = "FRAGSCOPE_TEST_TARGET";

@@ -8,8 +8,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
-use fragscope::probe::EventStream;
-use fragscope::probe::plan::ProbePlan;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_common::RawEvent;
@@ -17,6 +15,8 @@ use profiler_core::glibc::{self, Context};
 use profiler_core::heap::ExtentKind;
 use profiler_core::memory::ResidentMemory;
 use profiler_core::span::SpanState;
+use profiler_probe::EventStream;
+use profiler_probe::plan::ProbePlan;
 use profiler_target::{StopError, Stopped, Target};
 use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Item, Reader};
 

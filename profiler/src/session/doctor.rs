@@ -3,10 +3,9 @@
 mod breakpoints;
 mod target;
 
+use profiler_probe::support;
 use profiler_target::host::{self, Capability};
 use profiler_target::{OpenError, PageSource};
-
-use crate::probe::support;
 
 /// How well something that fragscope wants is there.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -27,10 +27,10 @@ pub use demo::run as demo;
 pub use of_core::{OfCore, sample_of_core};
 pub use snapshot::snapshot;
 
+use profiler_probe::ProbeError;
 use profiler_target::{CoreError, OpenError};
 
 use crate::export::ExportError;
-use crate::probe::ProbeError;
 
 /// How a session ended.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -5,10 +5,9 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use profiler_core::activity::Activity;
+use profiler_probe::plan::ProbePlan;
+use profiler_probe::{Budget, ProbeSession};
 use profiler_target::Target;
-
-use crate::probe::plan::ProbePlan;
-use crate::probe::{Budget, ProbeSession};
 
 /// The state of a session's probes.
 pub(crate) enum Probes {

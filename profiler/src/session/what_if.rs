@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use profiler_core::view::WhatIf;
+use profiler_probe::plan::ProbePlan;
 use profiler_trace::trace::{Checkpoint, Event, Item, SeedBlock};
 
 use super::Ending;
@@ -16,7 +17,6 @@ use super::sampler::Sampler;
 use crate::lab::allocators::Allocator;
 use crate::lab::play::Setup;
 use crate::lab::shadow::{Board, Shadows};
-use crate::probe::plan::ProbePlan;
 
 /// Between two looks at the ring.
 const NAP: Duration = Duration::from_millis(3);

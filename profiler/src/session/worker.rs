@@ -16,7 +16,6 @@ use super::probes::Probes;
 use super::sampler::Sampler;
 use super::schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
 use super::what_if::WhatIfSession;
-use crate::probe;
 
 /// What the session is asked to do.
 enum Request {
@@ -168,10 +167,10 @@ fn begin(
     let probes = match (options.probes, options.budget) {
         (false, _) => Probes::Off,
         (true, _) if what_if.is_some() => Probes::Lent,
-        (true, Budget::Unlimited) => start(probe::Budget::Unlimited),
+        (true, Budget::Unlimited) => start(profiler_probe::Budget::Unlimited),
         (true, Budget::Share(share)) => {
             let share = share * (1.0 - STOP_PART_OF_BUDGET);
-            start(probe::Budget::Share(share))
+            start(profiler_probe::Budget::Share(share))
         }
     };
     let stop_share = match options.budget {

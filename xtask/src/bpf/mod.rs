@@ -13,7 +13,7 @@ pub(crate) use setup::setup;
 
 use crate::root;
 
-const FOLDER: &str = "profiler/src/probe/bpf";
+const FOLDER: &str = "profiler-probe/src/bpf";
 const OBJECT: &str = "fragscope.bpf.o";
 const RECORD: &str = "fragscope.bpf.toolchain.txt";
 

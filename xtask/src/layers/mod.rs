@@ -14,10 +14,11 @@ use self::references::References;
 use self::rules::{Source, violations};
 
 /// The crates that are checked, by folder and by the name that paths use.
-const CRATES: [(&str, &str); 7] = [
+const CRATES: [(&str, &str); 8] = [
     ("profiler", "fragscope"),
     ("profiler-common", "profiler_common"),
     ("profiler-core", "profiler_core"),
+    ("profiler-probe", "profiler_probe"),
     ("profiler-record", "profiler_record"),
     ("profiler-replay", "profiler_replay"),
     ("profiler-target", "profiler_target"),

@@ -51,14 +51,19 @@ const NO_WALKERS: [&str; 4] = ["explain", "live", "memory", "metrics"];
 /// The recorder and the player run inside other programs, without the standard library.
 const UNSAFE: [(&str, &str); 5] = [
     ("profiler_target", ""),
-    ("fragscope", "probe"),
+    ("profiler_probe", ""),
     ("fragscope", "lab"),
     ("profiler_record", ""),
     ("profiler_replay", ""),
 ];
 
 /// Crates that run beside the user, where foreign text could reach a terminal.
-const SHOWS: [&str; 3] = ["fragscope", "profiler_target", "profiler_trace"];
+const SHOWS: [&str; 4] = [
+    "fragscope",
+    "profiler_probe",
+    "profiler_target",
+    "profiler_trace",
+];
 
 /// Why only one module prints.
 const PRINTS: &str = "printed through `say` alone, which cleans it of what drives a terminal";
@@ -88,12 +93,6 @@ const RULES: &[Rule] = &[
     },
     Rule {
         krate: "fragscope",
-        scope: Scope::OutsideOf(&["probe"]),
-        forbidden: &["aya", "aya_obj"],
-        why: "aya only under probe",
-    },
-    Rule {
-        krate: "fragscope",
         scope: Scope::OutsideOf(&["tui"]),
         forbidden: &["ratatui", "crossterm"],
         why: "ratatui and crossterm only under tui",
@@ -118,6 +117,12 @@ const RULES: &[Rule] = &[
         why: PRINTS,
     },
     Rule {
+        krate: "profiler_probe",
+        scope: Scope::In(""),
+        forbidden: &STANDARD_STREAMS,
+        why: RETURNS,
+    },
+    Rule {
         krate: "profiler_target",
         scope: Scope::In(""),
         forbidden: &STANDARD_STREAMS,
@@ -140,7 +145,12 @@ const RULES: &[Rule] = &[
 /// Where text leaves the process.
 const STANDARD_STREAMS: [&str; 2] = ["std::io::stdout", "std::io::stderr"];
 /// What looks at targets.
-const LOOKS_AT_TARGETS: [&str; 4] = ["profiler_target", "crate::probe", "procfs", "std::process"];
+const LOOKS_AT_TARGETS: [&str; 4] = [
+    "profiler_target",
+    "profiler_probe",
+    "procfs",
+    "std::process",
+];
 
 /// All violations in the sources of one crate.
 pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {

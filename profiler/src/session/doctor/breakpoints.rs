@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use profiler_core::text::visible;
+use profiler_probe::leftover::{self, Breakpoint};
 use profiler_target::Target;
 
 use super::{Check, Grade};
-use crate::probe::leftover::{self, Breakpoint};
 
 const NAME: &str = "breakpoints";
 

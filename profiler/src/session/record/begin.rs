@@ -6,11 +6,11 @@ use profiler_core::glibc;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::memory::ResidentMemory;
 use profiler_core::sample::Sample;
+use profiler_probe::EventStream;
+use profiler_probe::plan::ProbePlan;
 use profiler_target::Target;
 
 use super::seed;
-use crate::probe::EventStream;
-use crate::probe::plan::ProbePlan;
 use crate::session::options::Manner;
 
 /// The threads, in the order of the arenas that they allocate from where that can be told.

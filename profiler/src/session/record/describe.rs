@@ -3,10 +3,9 @@
 use jiff::Timestamp;
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::heap::HeapSnapshot;
+use profiler_probe::plan::MallocObject;
 use profiler_target::{Target, host};
 use profiler_trace::trace::Description;
-
-use crate::probe::plan::MallocObject;
 
 /// Where the events of a recording come from.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -23,6 +23,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use profiler_core::text::visible;
+use profiler_probe::ProbeError;
+use profiler_probe::plan::PlanError;
 use profiler_target::{Gone, OpenError};
 use profiler_trace::whole_file::{self, Place, WriteError};
 
@@ -33,8 +35,6 @@ pub(crate) use self::running::Running;
 pub use self::runtime_dir::NoRuntimeDir;
 use super::Ending;
 use super::options::Manner;
-use crate::probe::ProbeError;
-use crate::probe::plan::PlanError;
 
 /// What `record` does.
 #[derive(Clone, Debug)]

@@ -8,23 +8,25 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fragscope::probe::plan::ProbePlan;
-use fragscope::probe::{Budget, ProbeSession};
+use profiler_probe::plan::ProbePlan;
+use profiler_probe::{Budget, ProbeSession};
 use profiler_target::Target;
 
+/// Where the C programs are, from whichever crate's tests.
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../profiler-probe/tests/calls");
+
 fn compile(source: &str, flags: &[&str], output: &Path) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged");
     let compiled = Command::new("cc")
         .args(["-fno-builtin", "-w", "-o"])
         .arg(output)
         .args(flags)
-        .arg(folder.join(source))
+        .arg(Path::new(FOLDER).join(source))
         .status()
         .expect("a C compiler");
     assert!(compiled.success());
 }
 
-/// The program of `privileged/calls.c`, started and ready.
+/// The program of `calls.c`, started and ready.
 pub(crate) struct Calls {
     pub(crate) child: Child,
     answers: BufReader<ChildStdout>,
@@ -36,7 +38,7 @@ impl Calls {
         Self::start_with(false)
     }
 
-    /// With the allocator of `privileged/bump.c` preloaded.
+    /// With the allocator of `bump.c` preloaded.
     pub(crate) fn start_with_bump() -> Self {
         Self::start_with(true)
     }

@@ -10,7 +10,7 @@ pub(super) struct Identity {
     pub allocator: Option<Allocator>,
     /// E.g. `glibc 2.36`; the file's name when the allocator is not known.
     pub name_and_version: String,
-    /// See [`crate::probe::plan::MallocObject::chunk_header`].
+    /// See [`crate::plan::MallocObject::chunk_header`].
     pub chunk_header: bool,
 }
 
@@ -141,8 +141,8 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::object::elf::Definition;
-    use crate::probe::sites::{Body, Code, Segment};
+    use crate::object::elf::Definition;
+    use crate::sites::{Body, Code, Segment};
 
     fn object(functions: &[&str], contents: &[u8]) -> ElfObject {
         let definition = Definition {

@@ -4,7 +4,7 @@
 use super::emulation::{Treatment, treatment};
 use super::paths::{End, Explorer, Returned};
 use super::{Body, Code, Symbols, site};
-use crate::probe::plan::{Function, Site};
+use crate::plan::{Function, Site};
 
 /// More candidates than this are not weighed.
 const MAX_CANDIDATES: usize = 64;

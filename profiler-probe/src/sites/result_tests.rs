@@ -1,5 +1,5 @@
 use super::*;
-use crate::probe::sites::Segment;
+use crate::sites::Segment;
 
 const BASE: u64 = 0x4000;
 

@@ -13,15 +13,15 @@ use std::collections::HashSet;
 
 use iced_x86::{FlowControl, Instruction, OpKind, Register};
 
-pub(in crate::probe) use code::{Code, Segment};
-pub(in crate::probe) use returns::ENDINGS;
+pub(crate) use code::{Code, Segment};
+pub(crate) use returns::ENDINGS;
 
 use self::emulation::{Treatment, treatment};
 use super::plan::{Function, PlannedProbe, ResultSite, Site, Sizes};
 
 /// A function's own range of addresses, in its file's address space.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(in crate::probe) struct Body {
+pub(crate) struct Body {
     /// Its first instruction.
     pub start: u64,
     /// The address after its last.
@@ -30,7 +30,7 @@ pub(in crate::probe) struct Body {
 
 /// What an object's symbols tell of its other functions.
 #[derive(Clone, Debug, Default)]
-pub(in crate::probe) struct Symbols {
+pub(crate) struct Symbols {
     /// Where those of [`ENDINGS`] begin that the object defines.
     pub endings: Vec<u64>,
     /// Where any function begins that has a symbol: anyone may call it.
@@ -52,8 +52,8 @@ impl Body {
 
 /// How the functions of an object are probed.
 #[derive(Copy, Clone, Debug)]
-pub(in crate::probe) struct Manner {
-    /// See [`crate::probe::plan::MallocObject::chunk_header`].
+pub(crate) struct Manner {
+    /// See [`crate::plan::MallocObject::chunk_header`].
     pub chunk_header: bool,
     /// The sizes that are wanted.
     pub sizes: Sizes,
@@ -70,7 +70,7 @@ impl Manner {
 ///
 /// Where sizes are read beside the blocks, functions that cannot call each other need no probe at
 /// their entry.
-pub(in crate::probe) fn plan(
+pub(crate) fn plan(
     code: &Code,
     body: &Body,
     function: Function,

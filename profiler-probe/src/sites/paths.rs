@@ -11,7 +11,7 @@ use super::Body;
 use super::code::Code;
 use super::returns::Returns;
 use super::state::{State, Unprovable, Value};
-use crate::probe::plan::Function;
+use crate::plan::Function;
 
 /// States, and thereby memory, that one look at a function may take. glibc 2.36's take 2,500.
 const MAX_STATES: usize = 20_000;

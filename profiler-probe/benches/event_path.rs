@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fragscope::probe::plan::ProbePlan;
-use fragscope::probe::{Budget, ProbeSession};
+use profiler_probe::plan::ProbePlan;
+use profiler_probe::{Budget, ProbeSession};
 use profiler_target::Target;
 
 const LENGTH: Duration = Duration::from_secs(10);
@@ -19,7 +19,7 @@ const THREADS: &str = "2";
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let program = folder.path().join("calls");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged/calls.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/calls/calls.c");
     let compiled = Command::new("cc")
         .args(["-O1", "-fno-builtin", "-w", "-pthread", "-o"])
         .args([&program, &source])

@@ -6,9 +6,9 @@ mod calls;
 use std::time::{Duration, Instant};
 
 use calls::Calls;
-use fragscope::probe::plan::ProbePlan;
-use fragscope::probe::{Budget, ProbeError, ProbeSession};
 use profiler_core::activity::{Activity, ProbeState};
+use profiler_probe::plan::ProbePlan;
+use profiler_probe::{Budget, ProbeError, ProbeSession};
 use profiler_target::Target;
 
 fn hits(activity: &Activity) -> u64 {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::probe::sites::code::Segment;
+use crate::sites::code::Segment;
 
 const BASE: u64 = 0x1000;
 

@@ -7,7 +7,7 @@ const LONGEST: usize = 15;
 
 /// One executable segment.
 #[derive(Clone, Debug)]
-pub(in crate::probe) struct Segment {
+pub(crate) struct Segment {
     /// Address in the file's own address space (`p_vaddr`).
     pub address: u64,
     /// Offset in the file, in bytes.
@@ -18,17 +18,17 @@ pub(in crate::probe) struct Segment {
 
 /// All executable segments of one object.
 #[derive(Clone, Debug, Default)]
-pub(in crate::probe) struct Code {
+pub(crate) struct Code {
     segments: Vec<Segment>,
 }
 
 impl Code {
-    pub(in crate::probe) fn new(segments: Vec<Segment>) -> Self {
+    pub(crate) fn new(segments: Vec<Segment>) -> Self {
         Self { segments }
     }
 
     /// The bytes from `address` to the end of its segment.
-    pub(in crate::probe) fn bytes_at(&self, address: u64) -> Option<&[u8]> {
+    pub(crate) fn bytes_at(&self, address: u64) -> Option<&[u8]> {
         self.segments.iter().find_map(|s| {
             let offset = usize::try_from(address.checked_sub(s.address)?).ok()?;
             s.bytes.get(offset..).filter(|rest| !rest.is_empty())

@@ -20,7 +20,7 @@ const STEPS: usize = 3000;
 const STEPS_IN_ALL: usize = 300_000;
 
 /// Functions of libc that end the process (ISO C and POSIX, and glibc's own).
-pub(in crate::probe) const ENDINGS: [&str; 9] = [
+pub(crate) const ENDINGS: [&str; 9] = [
     "abort",
     "exit",
     "_exit",

@@ -5,7 +5,7 @@ use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKin
 use super::code::Code;
 use super::emulation::{Treatment, treatment};
 use super::{Body, site};
-use crate::probe::plan::Site;
+use crate::plan::Site;
 
 /// How many instructions from the entry are looked at.
 const REACH: usize = 48;

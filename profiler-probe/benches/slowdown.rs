@@ -7,8 +7,8 @@ use std::error::Error;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
-use fragscope::probe::plan::{Function, PlannedProbe, ProbePlan, ResultSite, Site};
-use fragscope::probe::{Budget, ProbeSession};
+use profiler_probe::plan::{Function, PlannedProbe, ProbePlan, ResultSite, Site};
+use profiler_probe::{Budget, ProbeSession};
 use profiler_target::Target;
 
 const ROUNDS: usize = 5;

@@ -13,8 +13,8 @@ use object::read::ReadRef;
 use object::read::elf::{FileHeader, ProgramHeader, Sym};
 use profiler_target::{Source, open_regular};
 
-use crate::probe::plan::Function;
-use crate::probe::sites::{Body, Code, Segment};
+use crate::plan::Function;
+use crate::sites::{Body, Code, Segment};
 
 /// Files up to here are read as a whole, larger ones in pieces.
 const WHOLE_BYTES: u64 = 16 << 20;
@@ -34,7 +34,7 @@ pub(super) enum Table {
 
 /// A function that a file defines.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(in crate::probe) struct Definition {
+pub(crate) struct Definition {
     /// Its code; for an indirect function that of its resolver.
     pub body: Body,
     /// Whether the loader calls a resolver to choose the real function (`STT_GNU_IFUNC`).
@@ -169,7 +169,7 @@ fn parse<'data, R: ReadRef<'data>>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::sites::Symbols;
+    use crate::sites::Symbols;
 
     fn libc() -> Vec<u8> {
         let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
@@ -205,13 +205,13 @@ mod tests {
                 if let Ok(object) = parse(&damaged[..end], table, |name| name == "malloc") {
                     let malloc = object.functions.get("malloc");
                     if let Some(malloc) = malloc {
-                        crate::probe::sites::plan(
+                        crate::sites::plan(
                             &object.code,
                             &malloc.body,
                             Function::Free,
-                            crate::probe::sites::Manner {
+                            crate::sites::Manner {
                                 chunk_header: false,
-                                sizes: crate::probe::plan::Sizes::Given,
+                                sizes: crate::plan::Sizes::Given,
                             },
                             &Symbols::default(),
                         );

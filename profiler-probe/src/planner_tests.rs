@@ -10,7 +10,7 @@ use profiler_core::heap::Allocator;
 use profiler_core::memory::MemoryImage;
 
 use super::*;
-use crate::probe::plan::{ResultSite, Site};
+use crate::plan::{ResultSite, Site};
 
 fn plan_with(pid: u32, auxv: &[u8]) -> Result<ProbePlan, PlanError> {
     let target = open(pid);
