@@ -10,7 +10,7 @@ mod small_core;
 
 use std::io::Write;
 
-use fragscope::session::sample_of_core;
+use profiler_sampling::sample_of_core;
 use libfuzzer_sys::fuzz_target;
 use profiler_core::report::FragReport;
 

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use child::Child;
-use fragscope::session::{SessionError, sample_of_core};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::Allocator;
+use profiler_sampling::{CoreSampleError, sample_of_core};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -211,7 +211,7 @@ fn what_is_no_core_is_refused_with_what_to_do() {
     }
 }
 
-fn sample_of(bytes: &[u8]) -> Result<profiler_core::sample::Sample, SessionError> {
+fn sample_of(bytes: &[u8]) -> Result<profiler_core::sample::Sample, CoreSampleError> {
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), bytes).expect("ours");
     Ok(sample_of_core(file.path(), None)?.sample)

@@ -17,14 +17,13 @@ use profiler_core::metrics::malloc_resident;
 use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
+use profiler_sampling::{Manner, Sampler};
 use profiler_target::{OpenError, Target};
 
 pub(crate) use self::child::end_all as end_players;
 use self::child::{Child, Heard};
 use self::kernel_calls::Calls;
 pub use self::program::{CompileError, Growing, Program};
-use crate::session::options::Manner;
-use crate::session::sampler::Sampler;
 
 /// Time without progress after which a player is taken to hang, unless the setup says another.
 const HANGS_AFTER: Duration = Duration::from_secs(20);

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use profiler_sampling::Manner;
 
 use crate::lab::candidates::Tunable;
 use crate::lab::replay::ReplayOptions;
 use crate::session::convert::ConvertOptions;
-use crate::session::options::{AttachOptions, Budget, Manner, SnapshotOptions, Subject};
+use crate::session::options::{AttachOptions, Budget, SnapshotOptions, Subject};
 use crate::session::record::{RecordOptions, Recorded};
 use crate::session::what_if::WhatIfOptions;
 

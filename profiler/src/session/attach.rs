@@ -4,12 +4,12 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use profiler_core::view::View;
+use profiler_sampling::Sampler;
 use profiler_trace::whole_file::Place;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::front::Front;
 use super::options::AttachOptions;
-use super::sampler::Sampler;
 use super::signals::Signals;
 use super::worker::SessionWorker;
 use super::{Ending, SessionError, save};

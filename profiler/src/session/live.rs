@@ -7,13 +7,11 @@ use std::time::{Duration, Instant};
 use profiler_core::over_time::OverTime;
 use profiler_core::report::FragReport;
 use profiler_core::view::{Point, View};
+use profiler_sampling::{Manner, Sampler, WalkSchedule, now_ns};
 use profiler_target::TargetState;
 
 use super::history::History;
-use super::options::Manner;
 use super::probes::Probes;
-use super::sampler::{Sampler, now_ns};
-use super::schedule::WalkSchedule;
 use super::what_if::WhatIfSession;
 
 /// A walk no older than this is as good as a new one.

@@ -8,26 +8,22 @@ mod front;
 mod history;
 mod interrupt;
 mod live;
-mod of_core;
 pub mod options;
 mod probes;
 pub mod record;
 pub mod replay;
-pub(crate) mod sampler;
 mod save;
-mod schedule;
 mod signals;
 mod snapshot;
-mod walks;
 pub mod what_if;
 mod worker;
 
 pub use attach::attach;
 pub use demo::run as demo;
-pub use of_core::{OfCore, sample_of_core};
 pub use snapshot::snapshot;
 
 use profiler_probe::ProbeError;
+use profiler_sampling::CoreSampleError;
 use profiler_target::{CoreError, OpenError};
 
 use crate::export::ExportError;
@@ -73,4 +69,13 @@ pub enum SessionError {
     /// The target or the terminal failed while in use.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+impl From<CoreSampleError> for SessionError {
+    fn from(error: CoreSampleError) -> Self {
+        match error {
+            CoreSampleError::Open(error) => Self::Core(error),
+            CoreSampleError::Read(error) => Self::Io(error),
+        }
+    }
 }

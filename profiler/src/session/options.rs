@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use profiler_sampling::Manner;
+
 use super::what_if::WhatIfOptions;
 
 /// What probing and stopping may take from the target.
@@ -12,17 +14,6 @@ pub enum Budget {
     Share(f64),
     /// No limit: the probes stay armed.
     Unlimited,
-}
-
-/// How a live process is looked at.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct Manner {
-    /// All its threads are stopped while its heap is walked; else the walk may see it half changed.
-    pub stop: bool,
-    /// Swapped pages are brought back to be read; else they are left in swap.
-    pub swap_in: bool,
-    /// How long a stop lasts at the most; after it the target runs on while the rest is read.
-    pub max_stop: Duration,
 }
 
 /// What `attach` does.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use profiler_core::report::FragReport;
 use profiler_core::view::View;
+use profiler_sampling::{Sampler, sample_of_core};
 
 use super::options::{SnapshotOptions, Subject};
-use super::sampler::Sampler;
-use super::{SessionError, of_core, save};
+use super::{SessionError, save};
 use crate::export::ExportError;
 
 /// What one look came to.
@@ -29,7 +29,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
     let outputs = save::reserve(&options.outputs)?;
     let (sample, missing_bytes) = match &options.subject {
         Subject::Core { file, exe } => {
-            let core = of_core::sample_of_core(file, exe.as_deref())?;
+            let core = sample_of_core(file, exe.as_deref())?;
             (core.sample, core.missing_bytes)
         }
         Subject::Process { pid, manner } => (Sampler::open(*pid)?.take(*manner)?, 0),

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use profiler_core::view::WhatIf;
 use profiler_probe::plan::ProbePlan;
+use profiler_sampling::{Manner, Sampler};
 use profiler_trace::trace::{Checkpoint, Event, Item, SeedBlock};
 
 use super::Ending;
-use super::options::Manner;
 use super::record::{Cut, Output, RecordError, Running};
-use super::sampler::Sampler;
 use crate::lab::allocators::Allocator;
 use crate::lab::play::Setup;
 use crate::lab::shadow::{Board, Shadows};

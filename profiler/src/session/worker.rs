@@ -7,14 +7,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use profiler_core::view::View;
+use profiler_sampling::{STOP_PART_OF_BUDGET, Sampler, WalkSchedule};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::SessionError;
 use super::live::LiveSession;
 use super::options::{AttachOptions, Budget};
 use super::probes::Probes;
-use super::sampler::Sampler;
-use super::schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
 use super::what_if::WhatIfSession;
 
 /// What the session is asked to do.

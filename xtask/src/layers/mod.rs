@@ -14,13 +14,14 @@ use self::references::References;
 use self::rules::{Source, violations};
 
 /// The crates that are checked, by folder and by the name that paths use.
-const CRATES: [(&str, &str); 8] = [
+const CRATES: [(&str, &str); 9] = [
     ("profiler", "fragscope"),
     ("profiler-common", "profiler_common"),
     ("profiler-core", "profiler_core"),
     ("profiler-probe", "profiler_probe"),
     ("profiler-record", "profiler_record"),
     ("profiler-replay", "profiler_replay"),
+    ("profiler-sampling", "profiler_sampling"),
     ("profiler-target", "profiler_target"),
     ("profiler-trace", "profiler_trace"),
 ];

@@ -58,9 +58,10 @@ const UNSAFE: [(&str, &str); 5] = [
 ];
 
 /// Crates that run beside the user, where foreign text could reach a terminal.
-const SHOWS: [&str; 4] = [
+const SHOWS: [&str; 5] = [
     "fragscope",
     "profiler_probe",
+    "profiler_sampling",
     "profiler_target",
     "profiler_trace",
 ];
@@ -123,6 +124,12 @@ const RULES: &[Rule] = &[
         why: RETURNS,
     },
     Rule {
+        krate: "profiler_sampling",
+        scope: Scope::In(""),
+        forbidden: &STANDARD_STREAMS,
+        why: RETURNS,
+    },
+    Rule {
         krate: "profiler_target",
         scope: Scope::In(""),
         forbidden: &STANDARD_STREAMS,
@@ -145,7 +152,7 @@ const RULES: &[Rule] = &[
 /// Where text leaves the process.
 const STANDARD_STREAMS: [&str; 2] = ["std::io::stdout", "std::io::stderr"];
 /// What looks at targets.
-const LOOKS_AT_TARGETS: [&str; 4] = [
+const LOOKS_AT_TARGETS: [&str; 5] = [
     "profiler_target",
     "profiler_probe",
     "procfs",

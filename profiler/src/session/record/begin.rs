@@ -8,10 +8,10 @@ use profiler_core::memory::ResidentMemory;
 use profiler_core::sample::Sample;
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
+use profiler_sampling::Manner;
 use profiler_target::Target;
 
 use super::seed;
-use crate::session::options::Manner;
 
 /// The threads, in the order of the arenas that they allocate from where that can be told.
 pub(super) fn numbering(

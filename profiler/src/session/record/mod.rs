@@ -25,6 +25,7 @@ use nix::time::{ClockId, clock_gettime};
 use profiler_core::text::visible;
 use profiler_probe::ProbeError;
 use profiler_probe::plan::PlanError;
+use profiler_sampling::Manner;
 use profiler_target::{Gone, OpenError};
 use profiler_trace::whole_file::{self, Place, WriteError};
 
@@ -34,7 +35,6 @@ pub use self::recording::Cut;
 pub(crate) use self::running::Running;
 pub use self::runtime_dir::NoRuntimeDir;
 use super::Ending;
-use super::options::Manner;
 
 /// What `record` does.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use profiler_common::ring::kind;
 use profiler_core::sample::Sample;
+use profiler_sampling::{Manner, Sampler, WalkSchedule};
 use profiler_target::{Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState};
 use profiler_trace::trace::{Checkpoint, Event, EventKind};
 
@@ -17,9 +18,6 @@ use super::recording::{Cut, Recording};
 use super::stream::{LeftOut, Running, Stream};
 use super::touched::LargeBlocksOfAll;
 use super::unrecorded::Unrecorded;
-use crate::session::options::Manner;
-use crate::session::sampler::Sampler;
-use crate::session::schedule::WalkSchedule;
 
 /// Share of the time for which checkpoints may stop a process.
 pub(super) const STOP_SHARE: f64 = 0.03;

@@ -9,6 +9,7 @@ use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
+use profiler_sampling::{Manner, Sampler, WalkSchedule};
 use profiler_target::{Target, TargetState};
 use profiler_trace::trace::{Checkpoint, Description, Event, EventKind};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,9 +29,6 @@ use super::touched::LargeBlocks;
 use super::{RecordError, RecordOptions, create, monotonic_ns};
 use crate::say;
 use crate::session::Ending;
-use crate::session::options::Manner;
-use crate::session::sampler::Sampler;
-use crate::session::schedule::WalkSchedule;
 use crate::session::signals::Signals;
 
 /// Between two looks at the ring: it holds 800 ms of the fastest stream that traps can make.

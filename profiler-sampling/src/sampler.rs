@@ -13,7 +13,6 @@ use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::threads::Thread;
 use profiler_target::{EndedEarly, LiveMemory, OpenError, Stopped, Target};
 
-use super::options::Manner;
 use super::walks::{self, Facts};
 
 /// How often a target is stopped, at the most, until no thread stands inside malloc with an arena's
@@ -24,8 +23,20 @@ const RUN_BETWEEN_STOPS: Duration = Duration::from_millis(1);
 /// How often a target that runs on is walked until a walk agrees with the allocators' own account.
 const RUNNING_TRIES: u32 = 3;
 
+/// How a live process is looked at.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Manner {
+    /// All its threads are stopped while its heap is walked; else the walk may see it half changed.
+    pub stop: bool,
+    /// Swapped pages are brought back to be read; else they are left in swap.
+    pub swap_in: bool,
+    /// How long a stop lasts at the most; after it the target runs on while the rest is read.
+    pub max_stop: Duration,
+}
+
 /// Takes samples of one target.
-pub(crate) struct Sampler {
+#[derive(Debug)]
+pub struct Sampler {
     target: Target,
     host: Host,
 }
@@ -35,7 +46,7 @@ impl Sampler {
     ///
     /// # Errors
     /// What [`Target::open`] refuses.
-    pub(crate) fn open(pid: i32) -> Result<Self, OpenError> {
+    pub fn open(pid: i32) -> Result<Self, OpenError> {
         Ok(Self {
             target: Target::open(pid)?,
             host: profiler_target::host(),
@@ -43,7 +54,7 @@ impl Sampler {
     }
 
     /// The target.
-    pub(crate) fn target(&self) -> &Target {
+    pub fn target(&self) -> &Target {
         &self.target
     }
 
@@ -52,7 +63,7 @@ impl Sampler {
     ///
     /// # Errors
     /// When `/proc` of the target cannot be read: it is gone, or permission was lost.
-    pub(crate) fn take(&self, manner: Manner) -> io::Result<Sample> {
+    pub fn take(&self, manner: Manner) -> io::Result<Sample> {
         self.take_at(manner, || ()).map(|(sample, ())| sample)
     }
 
@@ -61,11 +72,7 @@ impl Sampler {
     ///
     /// # Errors
     /// As [`Sampler::take`].
-    pub(crate) fn take_at<M>(
-        &self,
-        manner: Manner,
-        mark: impl Fn() -> M,
-    ) -> io::Result<(Sample, M)> {
+    pub fn take_at<M>(&self, manner: Manner, mark: impl Fn() -> M) -> io::Result<(Sample, M)> {
         let tries = if manner.stop {
             STOP_TRIES
         } else {
@@ -315,7 +322,7 @@ fn doubt(sample: &Sample) -> u64 {
 }
 
 /// Nanoseconds since 1970-01-01 UTC.
-pub(crate) fn now_ns() -> u64 {
+pub fn now_ns() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |d| d.as_nanos() as u64)

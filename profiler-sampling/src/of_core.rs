@@ -1,5 +1,6 @@
 //! The sample of a core file: the same walks, of memory that stands still for good.
 
+use std::io;
 use std::path::Path;
 use std::time::Instant;
 
@@ -7,13 +8,23 @@ use profiler_core::completeness::{Completeness, Defect};
 use profiler_core::memory::ResidentMemory;
 use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::units::bytes;
-use profiler_target::CoreFile;
+use profiler_target::{CoreError, CoreFile};
 
-use super::SessionError;
 use super::walks::{self, Facts};
 
 /// Names of files said at the most.
 const NAMED_FILES: usize = 3;
+
+/// Why there is no sample of a core file.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreSampleError {
+    /// It is none that can be looked at.
+    #[error(transparent)]
+    Open(#[from] CoreError),
+    /// It could not be read any more.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+}
 
 /// What a core file came to.
 #[derive(Debug)]
@@ -28,7 +39,7 @@ pub struct OfCore {
 ///
 /// # Errors
 /// What [`CoreFile::open`] refuses, and reading that fails later.
-pub fn sample_of_core(path: &Path, exe: Option<&Path>) -> Result<OfCore, SessionError> {
+pub fn sample_of_core(path: &Path, exe: Option<&Path>) -> Result<OfCore, CoreSampleError> {
     let core = CoreFile::open(path, exe)?;
     Ok(OfCore {
         sample: sample_of(&core)?,
@@ -36,7 +47,7 @@ pub fn sample_of_core(path: &Path, exe: Option<&Path>) -> Result<OfCore, Session
     })
 }
 
-fn sample_of(core: &CoreFile) -> Result<Sample, SessionError> {
+fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
     let began = Instant::now();
     let pages = core.pages()?;
     let mut residency = pages.residency;

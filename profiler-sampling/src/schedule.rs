@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// The part of the budget that may go into stops; the rest is for probes.
-pub(crate) const STOP_PART_OF_BUDGET: f64 = 0.2;
+pub const STOP_PART_OF_BUDGET: f64 = 0.2;
 
 /// Share of wall time that a walk without a stop may run: it costs the target nothing but memory
 /// bandwidth, and the host this much of one core.
@@ -11,7 +11,7 @@ const UNSTOPPED_SHARE: f64 = 0.25;
 
 /// Decides when the next walk is due from what the last ones cost.
 #[derive(Debug)]
-pub(crate) struct WalkSchedule {
+pub struct WalkSchedule {
     interval: Duration,
     stop_share: Option<f64>,
     next: Instant,
@@ -20,7 +20,7 @@ pub(crate) struct WalkSchedule {
 impl WalkSchedule {
     /// Walks at most once every `interval`, and so that stops take at most `stop_share` of the
     /// time (`None`: no limit). The first walk is due at once.
-    pub(crate) fn new(interval: Duration, stop_share: Option<f64>, now: Instant) -> Self {
+    pub fn new(interval: Duration, stop_share: Option<f64>, now: Instant) -> Self {
         Self {
             interval,
             stop_share,
@@ -29,22 +29,22 @@ impl WalkSchedule {
     }
 
     /// From now on walks at most once every `interval`.
-    pub(crate) fn set_interval(&mut self, interval: Duration) {
+    pub fn set_interval(&mut self, interval: Duration) {
         self.interval = interval;
     }
 
     /// Whether a walk is due.
-    pub(crate) fn due(&self, now: Instant) -> bool {
+    pub fn due(&self, now: Instant) -> bool {
         now >= self.next
     }
 
     /// Asks for a walk at the next opportunity.
-    pub(crate) fn hurry(&mut self, now: Instant) {
+    pub fn hurry(&mut self, now: Instant) {
         self.next = now;
     }
 
     /// Notes that a walk that ended `now` held the target for `stop` and took `walk` in all.
-    pub(crate) fn walked(&mut self, now: Instant, stop: Duration, walk: Duration) {
+    pub fn walked(&mut self, now: Instant, stop: Duration, walk: Duration) {
         let pause = |cost: Duration, share: f64| cost.mul_f64((1.0 - share) / share);
         let mut wait = self.interval.max(pause(walk, UNSTOPPED_SHARE));
         if let Some(share) = self.stop_share.filter(|&share| share > 0.0) {

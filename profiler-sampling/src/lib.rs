@@ -1,0 +1,19 @@
+//! From a target to a [`Sample`](profiler_core::sample::Sample): what was seen of its memory at one
+//! moment.
+//!
+//! A [`Sampler`] stops a live process, reads the state of its pages and the kernel's count, runs the
+//! walkers side by side and lets it go on; a thread that stands inside malloc is given time to leave.
+//! [`sample_of_core`] does the same for a core file, which stands still for good. A [`WalkSchedule`]
+//! decides when the next sample may be taken, so that stops cost no more than they are allowed to.
+//! This is the one place that knows all walkers.
+
+#![forbid(unsafe_code)]
+
+mod of_core;
+mod sampler;
+mod schedule;
+mod walks;
+
+pub use of_core::{CoreSampleError, OfCore, sample_of_core};
+pub use sampler::{Manner, Sampler, now_ns};
+pub use schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
