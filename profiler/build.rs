@@ -1,14 +1,6 @@
-//! Builds what fragscope carries inside and hands to other processes.
-
-mod allocators;
-mod payload;
-
-use std::path::Path;
+//! Builds the recorder, which the command carries inside and preloads into programs.
 
 fn main() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    payload::recorder(&workspace);
-    payload::player(&workspace);
-    allocators::jemalloc();
-    allocators::mimalloc();
+    let recorder = profiler_payload::shared_object("profiler-record", "recorder", &[]);
+    println!("cargo::rustc-env=FRAGSCOPE_RECORDER={}", recorder.display());
 }

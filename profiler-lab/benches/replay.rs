@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use fragscope::lab::play::{Program, Setup, play};
+use profiler_lab::play::{Program, Setup, play};
 use profiler_trace::trace::{By, Description, Event, EventKind, Reader, Writer};
 
 /// Blocks that live at a time.

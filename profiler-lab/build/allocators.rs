@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::payload::{out_dir, run, variable};
+use profiler_payload::{out_dir, run, variable};
 
 /// Links jemalloc, and tells where it lies.
 ///

@@ -19,7 +19,7 @@ const WAIT_MS: u8 = 50;
 
 /// An opened recording.
 #[derive(Debug)]
-pub(crate) struct Input {
+pub struct Input {
     file: File,
     /// Whether it can keep its reader waiting.
     waits: bool,
@@ -33,7 +33,7 @@ impl Input {
     ///
     /// # Errors
     /// When it cannot be opened, or is of another kind.
-    pub(crate) fn open(path: &Path, interrupted: &Arc<AtomicBool>) -> Result<Self, ReadError> {
+    pub fn open(path: &Path, interrupted: &Arc<AtomicBool>) -> Result<Self, ReadError> {
         let mut is_stdin = false;
         let opened = open_looked_at(path, |about| {
             let kind = about.file_type();
@@ -90,7 +90,7 @@ impl Read for Input {
 ///
 /// # Errors
 /// [`Stopped::Interrupted`], or what the kernel says.
-pub(crate) fn wait_for(
+pub fn wait_for(
     fd: std::os::fd::BorrowedFd<'_>,
     ready: PollFlags,
     interrupted: &AtomicBool,

@@ -23,11 +23,11 @@ const PRESSED: u64 = 20;
 
 /// What is known of the shadows, for whoever shows it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Board(Arc<Mutex<WhatIf>>);
+pub struct Board(Arc<Mutex<WhatIf>>);
 
 impl Board {
     /// A copy of all of it.
-    pub(crate) fn get(&self) -> WhatIf {
+    pub fn get(&self) -> WhatIf {
         self.lock().clone()
     }
 
@@ -45,7 +45,7 @@ impl Board {
 
 /// The shadows of one worker.
 #[derive(Debug)]
-pub(crate) struct Shadows {
+pub struct Shadows {
     growing: Growing,
     players: Vec<Player>,
     board: Board,
@@ -84,7 +84,7 @@ impl Shadows {
     ///
     /// # Errors
     /// When there is no room for the program or no thread.
-    pub(crate) fn start(
+    pub fn start(
         description: Description,
         setups: &[(String, Setup)],
         board: Board,
@@ -121,13 +121,13 @@ impl Shadows {
     ///
     /// # Errors
     /// When there is no room.
-    pub(crate) fn item(&mut self, item: Item) -> io::Result<()> {
+    pub fn item(&mut self, item: Item) -> io::Result<()> {
         self.events += u64::from(matches!(item, Item::Event(_)));
         self.growing.item(item)
     }
 
     /// Events taken in.
-    pub(crate) fn events(&self) -> u64 {
+    pub fn events(&self) -> u64 {
         self.events
     }
 
@@ -135,7 +135,7 @@ impl Shadows {
     ///
     /// # Errors
     /// When there is no room.
-    pub(crate) fn pass_on(&mut self) -> io::Result<()> {
+    pub fn pass_on(&mut self) -> io::Result<()> {
         if self.published.elapsed() < PUBLISH {
             return Ok(());
         }
@@ -160,7 +160,7 @@ impl Shadows {
     }
 
     /// Whether any shadow is left.
-    pub(crate) fn any(&self) -> bool {
+    pub fn any(&self) -> bool {
         self.running().next().is_some()
     }
 
@@ -170,7 +170,7 @@ impl Shadows {
     }
 
     /// Lets them play to the end of what they got, for a moment, then ends them.
-    pub(crate) fn finish(mut self) {
+    pub fn finish(mut self) {
         // What cannot be written any more is not played.
         let _ = self.growing.close();
         let until = Instant::now() + LAST_MOMENT;

@@ -171,8 +171,8 @@ fn best(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::figures::Figure;
-    use crate::lab::report::Share;
+    use crate::figures::Figure;
+    use crate::report::Share;
 
     const MIB: u64 = 1 << 20;
 

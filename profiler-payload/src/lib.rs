@@ -1,44 +1,14 @@
-//! Crates without the standard library that run inside other programs.
+//! What build scripts share that compile something to be carried inside a program as data.
 //!
-//! Cargo has no way to embed one crate's shared object in another, so rustc is called here, with
-//! the compiler that builds everything else.
+//! The recorder and the player are crates without the standard library that run inside other
+//! programs. Cargo has no way to embed one crate's shared object in another, so rustc is called here,
+//! with the compiler that builds everything else. Whatever fails ends the build with a panic.
+
+#![forbid(unsafe_code)]
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-
-/// Compiles the recorder as a shared object, and tells where it lies.
-pub(crate) fn recorder(workspace: &Path) {
-    let common = common(workspace);
-    let object = out_dir().join("librecord.so");
-    let mut rustc = rustc("profiler_record", &workspace.join("profiler-record"));
-    rustc
-        .args(["--crate-type", "cdylib", "--cfg", "feature=\"recorder\""])
-        .arg("--extern")
-        .arg(format!("profiler_common={}", common.display()))
-        .args(LOOSE)
-        .arg("-o")
-        .arg(&object);
-    run(rustc);
-    println!("cargo::rustc-env=FRAGSCOPE_RECORDER={}", object.display());
-}
-
-/// Compiles the player, and tells where it lies: a shared object with an entry.
-pub(crate) fn player(workspace: &Path) {
-    let common = common(workspace);
-    let program = out_dir().join("player");
-    let mut rustc = rustc("profiler_replay", &workspace.join("profiler-replay"));
-    rustc
-        .args(["--crate-type", "cdylib", "--cfg", "feature=\"player\""])
-        .arg("--extern")
-        .arg(format!("profiler_common={}", common.display()))
-        .args(LOOSE)
-        .arg("-Clink-arg=-Wl,-e,_start")
-        .arg("-o")
-        .arg(&program);
-    run(rustc);
-    println!("cargo::rustc-env=FRAGSCOPE_PLAYER={}", program.display());
-}
+use std::process::{Command, ExitStatus};
 
 /// No version of libc is bound to: a symbol version of the libc here would keep the object from
 /// loading beside an older one. Before glibc 2.34 the dynamic loader's and the threads' functions
@@ -52,40 +22,69 @@ const LOOSE: [&str; 6] = [
     "-Clink-arg=-Wl,-z,undefs",
 ];
 
-/// The records that both sides share, compiled for objects without the standard library.
-fn common(workspace: &Path) -> PathBuf {
-    let library = out_dir().join("libprofiler_common.rlib");
-    let mut rustc = rustc("profiler_common", &workspace.join("profiler-common"));
-    rustc.args(["--crate-type", "rlib", "-o"]).arg(&library);
-    run(rustc);
-    library
+/// Compiles a crate of the workspace, which may use `profiler-common`, as a shared object with one of
+/// its features and more arguments for rustc; gives its path.
+///
+/// # Panics
+/// When it does not compile.
+pub fn shared_object(krate: &str, feature: &str, arguments: &[&str]) -> PathBuf {
+    let common = out_dir().join("libprofiler_common.rlib");
+    let mut compile = rustc("profiler-common");
+    compile.args(["--crate-type", "rlib", "-o"]).arg(&common);
+    run(compile);
+
+    let object = out_dir().join(format!("{krate}.so"));
+    let mut compile = rustc(krate);
+    compile
+        .args(["--crate-type", "cdylib", "--cfg"])
+        .arg(format!("feature=\"{feature}\""))
+        .arg("--extern")
+        .arg(format!("profiler_common={}", common.display()))
+        .args(LOOSE)
+        .args(arguments)
+        .arg("-o")
+        .arg(&object);
+    run(compile);
+    object
 }
 
 /// rustc on the library of a crate, as small and quick code that never unwinds.
-fn rustc(name: &str, folder: &Path) -> Command {
-    println!("cargo::rerun-if-changed={}", folder.join("src").display());
+fn rustc(krate: &str) -> Command {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let source = workspace.join(krate).join("src");
+    println!("cargo::rerun-if-changed={}", source.display());
     let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     rustc
-        .arg(folder.join("src/lib.rs"))
-        .args(["--edition", "2024", "--crate-name", name])
+        .arg(source.join("lib.rs"))
+        .args(["--edition", "2024", "--crate-name"])
+        .arg(krate.replace('-', "_"))
         .args(["--target", &variable("TARGET")])
         .args(["-Copt-level=3", "-Cpanic=abort", "-Ccodegen-units=1"])
         .args(["-Cstrip=debuginfo", "-Cforce-unwind-tables=no"]);
     rustc
 }
 
-pub(crate) fn run(mut command: Command) {
+/// Runs a compiler to its end.
+///
+/// # Panics
+/// When it does not start, or fails.
+pub fn run(mut command: Command) {
     let status = command.status();
     assert!(
-        status.as_ref().is_ok_and(std::process::ExitStatus::success),
+        status.as_ref().is_ok_and(ExitStatus::success),
         "{command:?} failed: {status:?}"
     );
 }
 
-pub(crate) fn out_dir() -> PathBuf {
+/// Where the build script may write.
+pub fn out_dir() -> PathBuf {
     variable("OUT_DIR").into()
 }
 
-pub(crate) fn variable(name: &str) -> String {
+/// A variable that cargo sets for build scripts.
+///
+/// # Panics
+/// When it is not set.
+pub fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
 }

@@ -1,12 +1,14 @@
-//! The `fragscope` command as a library: probing, sessions, the lab, the terminal UI and exports.
+//! The `fragscope` command as a library: sessions, recording, the terminal UI, the exports and the
+//! command line.
 //!
-//! `aya` is used only under [`probe`], `ratatui` and `crossterm` only under [`tui`], `clap` only
-//! under [`cli`], serialising only under [`export`]. One module, [`session`], sees both the target
-//! and what is shown.
+//! `ratatui` and `crossterm` are used only under [`tui`], `clap` only under [`cli`], serialising only
+//! under [`export`]. One module, [`session`], sees both the target and what is shown; all that is
+//! printed goes through one module, which cleans it of what drives a terminal.
+
+#![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod export;
-pub mod lab;
 mod say;
 pub mod session;
 pub mod tui;

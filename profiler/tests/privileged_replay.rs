@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::process::{Command, Stdio};
 
-use fragscope::lab::play::{Program, Setup, play};
+use profiler_lab::play::{Program, Setup, play};
 use profiler_trace::trace::{By, Description, Event, EventKind, Reader, Writer};
 
 /// Kernel calls for so many blocks of 1 MiB, allocated and freed one after the other by each of two

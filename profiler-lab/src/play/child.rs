@@ -298,7 +298,7 @@ fn players() -> MutexGuard<'static, Players> {
 /// Ends the players that run, for a process that is about to exit while threads of it still have some:
 /// they die with it, but leave a zombie each where nobody reaps orphans. Waits for as long as `limit`
 /// for all of them.
-pub(crate) fn end_all(limit: Duration) {
+pub fn end_all(limit: Duration) {
     let deadline = Instant::now() + limit;
     let mut players = players();
     players.are_over = true;

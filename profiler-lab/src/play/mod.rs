@@ -1,7 +1,7 @@
 //! Playing a program into one allocator, in a process of its own that is looked at from outside.
 
 mod child;
-pub(in crate::lab) mod confine;
+pub(crate) mod confine;
 mod control;
 mod kernel_calls;
 mod preload;
@@ -20,7 +20,7 @@ use profiler_core::units::bytes;
 use profiler_sampling::{Manner, Sampler};
 use profiler_target::{OpenError, Target};
 
-pub(crate) use self::child::end_all as end_players;
+pub use self::child::end_all as end_players;
 use self::child::{Child, Heard};
 use self::kernel_calls::Calls;
 pub use self::program::{CompileError, Growing, Program};

@@ -1,6 +1,6 @@
 //! The settings of allocators that are taken from a recording, and the forms of their values.
 
-use crate::lab::candidates::is_tunable;
+use crate::candidates::is_tunable;
 
 /// What is kept of a variable.
 #[derive(Debug, Default, Eq, PartialEq)]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use fragscope::lab::allocators::Allocator;
-use fragscope::lab::play::{PlayError, Played, Setup, play};
+use profiler_lab::allocators::Allocator;
+use profiler_lab::play::{PlayError, Played, Setup, play};
 
 use super::trace::TraceBuilder;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fragscope::lab::play::{PlayError, Setup, play};
+use profiler_lab::play::{PlayError, Setup, play};
 use profiler_trace::trace::EventKind;
 
 use super::trace::TraceBuilder;

@@ -8,8 +8,8 @@ mod trace;
 
 use std::time::Duration;
 
-use fragscope::lab::play::{Played, Setup, play};
 use profiler_core::heap::{Allocator, HeapSnapshot};
+use profiler_lab::play::{Played, Setup, play};
 
 use self::trace::TraceBuilder;
 
@@ -89,7 +89,7 @@ fn large_blocks_are_touched_as_far_as_is_known() {
     trace.alloc(0, 32 * MIB);
     let most = played(&trace, &Setup::default());
     let least = Setup {
-        touch: fragscope::lab::play::Touch::Least,
+        touch: profiler_lab::play::Touch::Least,
         ..Setup::default()
     };
     let least = played(&trace, &least);

@@ -1,6 +1,6 @@
 //! Traces of several processes.
 
-use fragscope::lab::play::{PlayError, PlayedCheckpoint, Setup, play};
+use profiler_lab::play::{PlayError, PlayedCheckpoint, Setup, play};
 use profiler_trace::trace::EventKind;
 
 use super::trace::TraceBuilder;

@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fragscope::lab::play::Program;
+use profiler_lab::play::Program;
 use profiler_trace::trace::{By, Checkpoint, Description, Event, EventKind, Reader, Writer};
 
 /// A block of the trace, by its address.

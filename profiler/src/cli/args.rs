@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use profiler_lab::candidates::Tunable;
+use profiler_lab::replay::ReplayOptions;
 use profiler_sampling::Manner;
 
-use crate::lab::candidates::Tunable;
-use crate::lab::replay::ReplayOptions;
 use crate::session::convert::ConvertOptions;
 use crate::session::options::{AttachOptions, Budget, SnapshotOptions, Subject};
 use crate::session::record::{RecordOptions, Recorded};

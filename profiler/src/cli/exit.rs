@@ -4,11 +4,11 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+use profiler_lab::play::CompileError;
+use profiler_lab::replay::ReplayError;
 use profiler_target::{Gone, OpenError};
 
 use crate::export::ExportError;
-use crate::lab::play::CompileError;
-use crate::lab::replay::ReplayError;
 use crate::session::convert::ConvertError;
 use crate::session::doctor::{Check, Grade};
 use crate::session::record::RecordError;

@@ -14,7 +14,6 @@ use profiler_core::units::bytes;
 
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
-use crate::lab;
 use crate::say;
 use crate::session;
 use crate::session::convert::Converted;
@@ -34,7 +33,7 @@ pub fn main() -> ExitCode {
     profiler_target::set_file_limit(line.file_limit);
     let code = run_and_report(&line.command);
     // A session that a signal ended leaves them to us.
-    lab::play::end_players(FOR_PLAYERS);
+    profiler_lab::play::end_players(FOR_PLAYERS);
     profiler_target::end_guards(FOR_GUARDS);
     code
 }

@@ -5,9 +5,9 @@ use std::io::{self, Write as _};
 
 use profiler_core::text::visible;
 use profiler_core::view::View;
+use profiler_lab::report::Report;
 
 use crate::export;
-use crate::lab::report::Report;
 use crate::say;
 use crate::session::doctor::{Check, Grade};
 

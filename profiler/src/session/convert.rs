@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use profiler_core::text::visible;
+use profiler_lab::input::{Input, wait_for};
 use profiler_target::host;
 use profiler_trace::interchange::{self, Written};
 use profiler_trace::limits::{Limits, Meter, Stopped};
@@ -16,7 +17,6 @@ use profiler_trace::trace::{PassError, ReadError, Source};
 use profiler_trace::whole_file::{Place, WriteError};
 
 use super::interrupt;
-use crate::lab::input::{Input, wait_for};
 use crate::say;
 
 /// Why nothing was converted. No file was changed.

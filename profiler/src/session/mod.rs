@@ -10,6 +10,7 @@ mod interrupt;
 mod live;
 pub mod options;
 mod probes;
+mod progress;
 pub mod record;
 pub mod replay;
 mod save;

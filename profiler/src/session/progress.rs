@@ -1,11 +1,11 @@
-//! How far a field is, on stderr.
+//! How far a replay is, on stderr.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use profiler_core::units::count;
+use profiler_lab::field::Progress;
 
-use super::field::Progress;
 use crate::say;
 
 /// Time between two looks of the bar.
@@ -17,7 +17,7 @@ const BAR: u64 = 24;
 
 /// A bar on a terminal, a line now and then elsewhere.
 #[derive(Debug)]
-pub struct Bar {
+pub(crate) struct Bar {
     is_terminal: bool,
     began: Instant,
     last: Mutex<Instant>,
@@ -25,7 +25,7 @@ pub struct Bar {
 
 impl Bar {
     /// Begins.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Instant::now();
         Self {
             is_terminal: say::is_watched(),
@@ -35,7 +35,7 @@ impl Bar {
     }
 
     /// Shows how far it is, when it is time to.
-    pub fn show(&self, progress: Progress) {
+    pub(crate) fn show(&self, progress: Progress) {
         let every = if self.is_terminal { REFRESH } else { LINE };
         match self.last.try_lock() {
             Ok(mut last) if last.elapsed() >= every => *last = Instant::now(),
@@ -54,16 +54,10 @@ impl Bar {
     }
 
     /// Takes the bar away.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         if self.is_terminal {
             say::clear_progress();
         }
-    }
-}
-
-impl Default for Bar {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -3,13 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
+use profiler_lab::replay::{ReplayError, ReplayOptions, replay};
+use profiler_lab::report::Report;
 use profiler_trace::whole_file::{Place, WriteError};
 
 use super::interrupt;
+use super::progress::Bar;
 use crate::export;
-use crate::lab::progress::Bar;
-use crate::lab::replay::{ReplayError, ReplayOptions, replay};
-use crate::lab::report::Report;
 
 /// Why a replay has nothing to show, or could not save it.
 #[derive(Debug, thiserror::Error)]

@@ -7,15 +7,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use profiler_core::view::WhatIf;
+use profiler_lab::allocators::Allocator;
+use profiler_lab::play::Setup;
+use profiler_lab::shadow::{Board, Shadows};
 use profiler_probe::plan::ProbePlan;
 use profiler_sampling::{Manner, Sampler};
 use profiler_trace::trace::{Checkpoint, Event, Item, SeedBlock};
 
 use super::Ending;
 use super::record::{Cut, Output, RecordError, Running};
-use crate::lab::allocators::Allocator;
-use crate::lab::play::Setup;
-use crate::lab::shadow::{Board, Shadows};
 
 /// Between two looks at the ring.
 const NAP: Duration = Duration::from_millis(3);

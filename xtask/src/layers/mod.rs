@@ -14,10 +14,12 @@ use self::references::References;
 use self::rules::{Source, violations};
 
 /// The crates that are checked, by folder and by the name that paths use.
-const CRATES: [(&str, &str); 9] = [
+const CRATES: [(&str, &str); 11] = [
     ("profiler", "fragscope"),
     ("profiler-common", "profiler_common"),
     ("profiler-core", "profiler_core"),
+    ("profiler-lab", "profiler_lab"),
+    ("profiler-payload", "profiler_payload"),
     ("profiler-probe", "profiler_probe"),
     ("profiler-record", "profiler_record"),
     ("profiler-replay", "profiler_replay"),

@@ -38,7 +38,7 @@ enum Scope {
 
 /// Paths that some modules must not name.
 struct Rule {
-    krate: &'static str,
+    crates: &'static [&'static str],
     scope: Scope,
     forbidden: &'static [&'static str],
     why: &'static str,
@@ -48,32 +48,46 @@ struct Rule {
 const NO_WALKERS: [&str; 4] = ["explain", "live", "memory", "metrics"];
 
 /// What calls into C or the kernel, and so may be `unsafe`, by crate and module; "" is a whole crate.
-/// The recorder and the player run inside other programs, without the standard library.
+/// All other crates forbid it. The recorder and the player run inside other programs, without the
+/// standard library.
 const UNSAFE: [(&str, &str); 5] = [
-    ("profiler_target", ""),
+    ("profiler_lab", "play"),
     ("profiler_probe", ""),
-    ("fragscope", "lab"),
     ("profiler_record", ""),
     ("profiler_replay", ""),
+    ("profiler_target", ""),
 ];
 
-/// Crates that run beside the user, where foreign text could reach a terminal.
-const SHOWS: [&str; 5] = [
-    "fragscope",
+/// Libraries that meet foreign text and run where a terminal is.
+const LIBRARIES: [&str; 5] = [
+    "profiler_lab",
     "profiler_probe",
     "profiler_sampling",
     "profiler_target",
     "profiler_trace",
 ];
 
-/// Why only one module prints.
+/// The command.
+const COMMAND: &str = "fragscope";
+
+/// Why only one module of the command prints.
 const PRINTS: &str = "printed through `say` alone, which cleans it of what drives a terminal";
 /// Why the libraries do not.
 const RETURNS: &str = "a library returns what there is to say: only the command prints";
 
+/// Where text leaves the process.
+const STANDARD_STREAMS: [&str; 2] = ["std::io::stdout", "std::io::stderr"];
+/// What looks at targets.
+const LOOKS_AT_TARGETS: [&str; 4] = [
+    "profiler_probe",
+    "profiler_sampling",
+    "profiler_target",
+    "std::process",
+];
+
 const RULES: &[Rule] = &[
     Rule {
-        krate: "profiler_core",
+        crates: &["profiler_core"],
         scope: Scope::In(""),
         forbidden: &[
             "std::fs",
@@ -87,76 +101,54 @@ const RULES: &[Rule] = &[
         why: "the core is pure: no IO, no clock",
     },
     Rule {
-        krate: "profiler_core",
+        crates: &["profiler_core"],
         scope: Scope::In("metrics"),
         forbidden: &["crate::explain"],
         why: "metrics see no explanations",
     },
     Rule {
-        krate: "fragscope",
+        crates: &[COMMAND],
         scope: Scope::OutsideOf(&["tui"]),
         forbidden: &["ratatui", "crossterm"],
         why: "ratatui and crossterm only under tui",
     },
     Rule {
-        krate: "fragscope",
+        crates: &[COMMAND],
         scope: Scope::OutsideOf(&["cli"]),
         forbidden: &["clap"],
         why: "clap only under cli",
     },
     Rule {
-        krate: "fragscope",
+        crates: &[COMMAND],
         scope: Scope::OutsideOf(&["export"]),
         forbidden: &["serde", "serde_json", "csv"],
         why: "serialising only under export and in profiler-trace",
     },
     Rule {
-        krate: "fragscope",
+        crates: &[COMMAND],
         // The screen is drawn by a crate that takes control characters out.
         scope: Scope::OutsideOf(&["say", "tui"]),
         forbidden: &STANDARD_STREAMS,
         why: PRINTS,
     },
     Rule {
-        krate: "profiler_probe",
+        crates: &LIBRARIES,
         scope: Scope::In(""),
         forbidden: &STANDARD_STREAMS,
         why: RETURNS,
     },
     Rule {
-        krate: "profiler_sampling",
-        scope: Scope::In(""),
-        forbidden: &STANDARD_STREAMS,
-        why: RETURNS,
-    },
-    Rule {
-        krate: "profiler_target",
-        scope: Scope::In(""),
-        forbidden: &STANDARD_STREAMS,
-        why: RETURNS,
-    },
-    Rule {
-        krate: "fragscope",
+        crates: &[COMMAND],
         scope: Scope::In("tui"),
         forbidden: &LOOKS_AT_TARGETS,
         why: "the terminal UI touches neither /proc nor probes",
     },
     Rule {
-        krate: "fragscope",
+        crates: &[COMMAND],
         scope: Scope::In("export"),
         forbidden: &LOOKS_AT_TARGETS,
         why: "exports touch neither /proc nor probes",
     },
-];
-
-/// Where text leaves the process.
-const STANDARD_STREAMS: [&str; 2] = ["std::io::stdout", "std::io::stderr"];
-/// What looks at targets.
-const LOOKS_AT_TARGETS: [&str; 5] = [
-    "profiler_target",
-    "profiler_probe",
-    "procfs",
-    "std::process",
 ];
 
 /// All violations in the sources of one crate.
@@ -166,6 +158,8 @@ pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
     } else {
         BTreeSet::new()
     };
+    let rules = || RULES.iter().filter(|rule| rule.crates.contains(&krate));
+    let may_be_unsafe = || UNSAFE.iter().filter(|(of, _)| *of == krate);
     let mut found = Vec::new();
     for source in sources {
         let mut report = |line, what| {
@@ -176,7 +170,7 @@ pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
             });
         };
         for named in &source.references.named {
-            for rule in RULES.iter().filter(|rule| rule.krate == krate) {
+            for rule in rules() {
                 if rule.scope.holds(&source.module)
                     && let Some(path) = rule.forbidden.iter().find(|path| reaches(named, path))
                 {
@@ -187,12 +181,8 @@ pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
                 report(named.line, format!("names crate::{walker}: {why}"));
             }
         }
-        if SHOWS.contains(&krate) {
-            let why = if krate == "fragscope" {
-                PRINTS
-            } else {
-                RETURNS
-            };
+        if krate == COMMAND || LIBRARIES.contains(&krate) {
+            let why = if krate == COMMAND { PRINTS } else { RETURNS };
             for (name, line) in &source.references.prints {
                 report(*line, format!("names {name}!: {why}"));
             }
@@ -201,20 +191,19 @@ pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
                 report(line, what.to_string());
             }
         }
-        if !UNSAFE
-            .iter()
-            .any(|(of, module)| *of == krate && is_in(&source.module, module))
-        {
+        if !may_be_unsafe().any(|(_, module)| is_in(&source.module, module)) {
             for &line in &source.references.unsafe_lines {
-                let what = "unsafe only where C or the kernel is called".to_string();
-                report(line, what);
+                report(
+                    line,
+                    "unsafe only where C or the kernel is called".to_string(),
+                );
             }
         }
-        if krate == "profiler_core"
+        if may_be_unsafe().next().is_none()
             && source.file.ends_with("src/lib.rs")
             && !source.references.forbids_unsafe
         {
-            report(1, "the core must say #![forbid(unsafe_code)]".to_string());
+            report(1, "the crate must say #![forbid(unsafe_code)]".to_string());
         }
     }
     found

@@ -95,9 +95,12 @@ fn a_weaker_cfg_than_test_does_not_hide() {
 }
 
 #[test]
-fn the_core_forbids_unsafe() {
-    let what = "the core must say #![forbid(unsafe_code)]";
-    assert_bad("profiler_core", "lib.rs", "mod a;", 1, what);
+fn a_crate_without_unsafe_forbids_it() {
+    let what = "the crate must say #![forbid(unsafe_code)]";
+    for krate in ["profiler_core", "profiler_sampling", "fragscope"] {
+        assert_bad(krate, "lib.rs", "mod a;", 1, what);
+    }
+    assert_good("profiler_target", "lib.rs", "mod a;");
     assert_bad("profiler_core", "lib.rs", "#![deny(unsafe_code)]", 1, what);
     assert_good("profiler_core", "lib.rs", "#![forbid(unsafe_code)]");
 }
@@ -235,6 +238,8 @@ fn unsafe_has_its_place() {
         assert_bad("fragscope", "tui/mod.rs", text, 1, what);
         assert_good("profiler_target", "memory.rs", text);
         assert_good("profiler_probe", "links.rs", text);
+        assert_good("profiler_lab", "play/child.rs", text);
+        assert_bad("profiler_lab", "verdict.rs", text, 1, what);
     }
 }
 
@@ -294,7 +299,7 @@ fn all_that_is_printed_and_every_path_that_is_shown_is_cleaned() {
         ),
     ] {
         assert_bad("fragscope", "session/save.rs", text, 1, what);
-        assert_bad("profiler_target", "maps.rs", text, 1, what);
+        assert_bad("profiler_lab", "field.rs", text, 1, what);
     }
     for good in [
         "fn f(p: &Path) { visible(p.display()); }",

@@ -63,7 +63,7 @@ const HELD: &[Held] = &[
     },
     Held {
         point: "players reach beyond themselves",
-        package: "fragscope",
+        package: "profiler-lab",
         binary: "replay",
         tests: &[
             "confined::a_player_cannot_write_connect_execute_or_reach_other_processes",

@@ -51,7 +51,7 @@ const OTHER_USER: [(u32, &str); 4] = [
 
 /// What of this host confines players.
 #[derive(Debug)]
-pub(in crate::lab) struct Confinement {
+pub(crate) struct Confinement {
     /// The user that players become; `None` when they stay who fragscope is.
     user: Option<u32>,
     /// Landlock's rules.
@@ -63,18 +63,18 @@ pub(in crate::lab) struct Confinement {
 
 /// What one player gets besides.
 #[derive(Debug, Default)]
-pub(in crate::lab) struct Given {
+pub(crate) struct Given {
     /// Descriptors that it inherits, by the numbers that they have here.
-    pub(in crate::lab) kept: Vec<OwnedFd>,
+    pub(crate) kept: Vec<OwnedFd>,
     /// The processor that it plays on.
-    pub(in crate::lab) core: Option<usize>,
+    pub(crate) core: Option<usize>,
     /// Whether it gives way to all else that wants a processor.
-    pub(in crate::lab) background: bool,
+    pub(crate) background: bool,
 }
 
 impl Confinement {
     /// What this host offers to this fragscope.
-    pub(in crate::lab) fn of_host() -> &'static Self {
+    pub(crate) fn of_host() -> &'static Self {
         static FOUND: OnceLock<Confinement> = OnceLock::new();
         FOUND.get_or_init(Self::find)
     }
@@ -113,17 +113,17 @@ impl Confinement {
     }
 
     /// What this kernel or this fragscope's privileges do not allow, in sentences without a stop.
-    pub(in crate::lab) fn lacks(&self) -> &[String] {
+    pub(crate) fn lacks(&self) -> &[String] {
         &self.lacks
     }
 
     /// Whether players are of another user than fragscope, who cannot open its files.
-    pub(in crate::lab) fn is_other_user(&self) -> bool {
+    pub(crate) fn is_other_user(&self) -> bool {
         self.user.is_some()
     }
 
     /// Confines the process that `command` will start.
-    pub(in crate::lab) fn apply(&'static self, command: &mut Command, given: Given) {
+    pub(crate) fn apply(&'static self, command: &mut Command, given: Given) {
         let mut core = None;
         if let Some(number) = given.core {
             let mut only = CpuSet::new();

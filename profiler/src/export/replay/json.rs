@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use profiler_lab::calibrate::{Calibration, error};
+use profiler_lab::report::{Checkpoint, Report, Row, Share};
 use serde::Serialize;
 
 use crate::export::json::text;
-use crate::lab::calibrate::{Calibration, error};
-use crate::lab::report::{Checkpoint, Report, Row, Share};
 
 /// A report as one indented `fragscope.replay/1` document, its keys in a fixed order.
 pub fn json(report: &Report) -> String {

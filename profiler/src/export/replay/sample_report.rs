@@ -1,9 +1,9 @@
 //! A report with something in every place, for tests.
 
-use crate::lab::calibrate::{Doubts, Point, calibrate};
-use crate::lab::figures::Figure;
-use crate::lab::report::{Checkpoint, Measured, Report, Row, Share, TraceFacts, rank};
-use crate::lab::verdict::verdict;
+use profiler_lab::calibrate::{Doubts, Point, calibrate};
+use profiler_lab::figures::Figure;
+use profiler_lab::report::{Checkpoint, Measured, Report, Row, Share, TraceFacts, rank};
+use profiler_lab::verdict::verdict;
 
 const MIB: u64 = 1 << 20;
 

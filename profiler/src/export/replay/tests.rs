@@ -1,11 +1,11 @@
 use std::collections::BTreeSet;
 
+use profiler_lab::calibrate::Calibration;
+use profiler_lab::report::Report;
 use serde_json::Value;
 
 use super::sample_report::full;
 use super::*;
-use crate::lab::calibrate::Calibration;
-use crate::lab::report::Report;
 
 fn document(report: &Report) -> Value {
     serde_json::from_str(&json(report)).expect("JSON")

@@ -2,11 +2,11 @@
 
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds};
+use profiler_lab::ablation::in_words;
+use profiler_lab::calibrate::error;
+use profiler_lab::report::{Measured, Report, Row};
 
 use crate::export::names::cut;
-use crate::lab::ablation::in_words;
-use crate::lab::calibrate::error;
-use crate::lab::report::{Measured, Report, Row};
 
 /// Columns at the most.
 const WIDTH: usize = 80;
@@ -291,7 +291,7 @@ fn mechanisms(text: &mut Text, report: &Report) {
     if report.mechanisms.is_empty() {
         return;
     }
-    let gap = |part: fn(&crate::lab::report::Share) -> i64| -> i64 {
+    let gap = |part: fn(&profiler_lab::report::Share) -> i64| -> i64 {
         report.mechanisms.iter().map(part).sum()
     };
     let (rest, peak) = (gap(|share| share.rest_bytes), gap(|share| share.peak_bytes));

@@ -1,0 +1,12 @@
+//! Builds what the lab carries inside: the player, and the allocators that it may be given.
+
+mod allocators;
+
+fn main() {
+    // Its entry makes the shared object a program.
+    let player =
+        profiler_payload::shared_object("profiler-replay", "player", &["-Clink-arg=-Wl,-e,_start"]);
+    println!("cargo::rustc-env=FRAGSCOPE_PLAYER={}", player.display());
+    allocators::jemalloc();
+    allocators::mimalloc();
+}
