@@ -7,6 +7,7 @@
 
 use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal, StdoutLock, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use profiler_core::text::visible_lines;
 
@@ -77,12 +78,37 @@ pub(crate) fn has_colours() -> bool {
 }
 
 /// Stdout for programs: JSON, which escapes for itself, and formats without foreign text.
-pub(crate) fn data() -> StdoutLock<'static> {
-    io::stdout().lock()
+pub(crate) fn data() -> Stdout {
+    Stdout(io::stdout().lock())
+}
+
+/// Stdout, whose errors name it.
+pub(crate) struct Stdout(StdoutLock<'static>);
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(of_stdout)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(of_stdout)
+    }
+}
+
+impl AsFd for Stdout {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// An error of stdout, which it names: of the same kind, as a closed pipe ends a command quietly.
+pub(crate) fn of_stdout(error: io::Error) -> io::Error {
+    let what = format!("cannot write to the standard output: {error}");
+    io::Error::new(error.kind(), what)
 }
 
 fn write(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = data();
     out.write_all(text.as_bytes())?;
     out.flush()
 }

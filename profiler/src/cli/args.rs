@@ -357,6 +357,11 @@ pub(super) struct ReplayArgs {
 }
 
 impl ReplayArgs {
+    /// Whether the candidates were named, and are not the default field.
+    pub(super) fn chooses(&self) -> bool {
+        !(self.allocators.is_empty() && self.tunables.is_empty())
+    }
+
     pub(super) fn options(&self) -> ReplayOptions {
         ReplayOptions {
             trace: self.trace.clone(),

@@ -15,6 +15,7 @@ use profiler_core::units::bytes;
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
 use crate::lab;
+use crate::lab::report::Report;
 use crate::process;
 use crate::say;
 use crate::session;
@@ -92,6 +93,19 @@ fn not_whole(what: &str, why: &str) -> Exit {
     Exit::NotWhole
 }
 
+/// Whether any candidate could not be played; each is named with the reason.
+fn failed_to_play(report: &Report) -> bool {
+    let mut any = false;
+    for row in &report.candidates {
+        if let Some(why) = &row.failure {
+            any = true;
+            let (name, why) = (visible(&row.name), visible(why));
+            say::line(format_args!("fragscope: {name} was not played: {why}"));
+        }
+    }
+    any
+}
+
 /// How a look at a core file ended of which so much is missing.
 fn whole_core(missing_bytes: u64) -> Exit {
     match missing_bytes {
@@ -138,6 +152,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             print::replay(&report, args.json)?;
             match &report.trace.trouble {
                 _ if report.interrupted => Exit::Interrupted,
+                _ if args.chooses() && failed_to_play(&report) => Exit::Error,
                 Some(why) => not_whole("recording", why),
                 None => Exit::Done,
             }
