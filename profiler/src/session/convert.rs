@@ -117,7 +117,12 @@ fn print(
     let written = not_interrupted(written)?;
     // What is left would wait for its reader, who may never come.
     match written.is_some() {
-        true => out.flush()?,
+        true => match out.flush() {
+            Err(error) if matches!(Stopped::of(&error), Some(Stopped::Interrupted)) => {
+                return Ok(None);
+            }
+            flushed => flushed?,
+        },
         false => drop(out.into_parts()),
     }
     Ok(written)

@@ -11,6 +11,10 @@ use crate::process::{Executed, ProcessTree};
 
 /// A program that does not map the ring is being loaded, for so long at the most.
 const LOADED: Duration = Duration::from_secs(2);
+/// Processes of which it is known what they execute, at the most.
+const MOST_KNOWN: usize = 16 << 10;
+/// Those that have ended are looked for at most so often.
+const CLEARED: Duration = Duration::from_secs(1);
 /// So many are named.
 const MOST_NAMED: usize = 8;
 
@@ -20,6 +24,7 @@ pub(super) struct Unrecorded {
     /// The file number of the ring.
     ring: u64,
     known: HashMap<u32, Known>,
+    cleared_at: Option<Instant>,
     found: Vec<(u32, String)>,
     /// Beyond those that are named.
     others: usize,
@@ -57,6 +62,9 @@ impl Unrecorded {
         let Some(program) = Executed::of(pid) else {
             return;
         };
+        if !self.known.contains_key(&pid) && !self.has_room() {
+            return;
+        }
         let before = self.known.get(&pid).filter(|one| one.program == program);
         if matches!(before, Some(one) if matches!(one.state, State::Settled)) {
             return;
@@ -102,6 +110,23 @@ impl Unrecorded {
         {
             known.state = State::Settled;
         }
+    }
+
+    /// Whether another process may be known; those that have ended are forgotten.
+    fn has_room(&mut self) -> bool {
+        if self.known.len() >= MOST_KNOWN
+            && self.cleared_at.is_none_or(|at| at.elapsed() >= CLEARED)
+        {
+            self.cleared_at = Some(Instant::now());
+            for (pid, known) in std::mem::take(&mut self.known) {
+                if Executed::of(pid).is_some_and(|now| now == known.program) {
+                    self.known.insert(pid, known);
+                } else if let State::Suspected { name, .. } = known.state {
+                    self.find(pid, name);
+                }
+            }
+        }
+        self.known.len() < MOST_KNOWN
     }
 
     fn find(&mut self, pid: u32, name: String) {
