@@ -5,12 +5,14 @@ mod exit;
 mod print;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ContextValue;
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
+use signal_hook::consts::SIGXFSZ;
 
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
@@ -34,6 +36,12 @@ pub fn main() -> ExitCode {
         }
     };
     process::set_file_limit(line.file_limit);
+    // A file that grows beyond a limit of the shell's (ulimit -f) is an error like a full disk: without a
+    // handler the signal would end the process without a word. Commands that are started do not
+    // inherit handlers.
+    if let Err(why) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
+        say::line(format_args!("fragscope: cannot handle SIGXFSZ: {why}"));
+    }
     let code = run_and_report(&line.command);
     // A session that a signal ended leaves them to us.
     lab::play::end_players(FOR_PLAYERS);

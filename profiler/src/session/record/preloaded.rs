@@ -16,7 +16,7 @@ use super::recording::{Cut, Recording};
 use super::stream::{LeftOut, Running, Stream};
 use super::touched::LargeBlocksOfAll;
 use super::unrecorded::Unrecorded;
-use crate::process::{Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState};
+use crate::process::{Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState, children_of};
 use crate::session::options::Manner;
 use crate::session::sampler::Sampler;
 use crate::session::schedule::WalkSchedule;
@@ -387,6 +387,9 @@ impl Preloaded {
         self.watch_from = from;
         for running in some {
             self.unrecorded.look_at(running.pid, &self.tree);
+            for child in children_of(running.pid) {
+                self.unrecorded.look_at(child, &self.tree);
+            }
         }
     }
 
