@@ -11,12 +11,13 @@ use profiler_trace::trace::{Checkpoint, Event, Item, SeedBlock};
 
 use super::Ending;
 use super::options::Manner;
-use super::record::{Cut, Output, RecordError, Running};
+use super::record::{Cut, Output, RecordError, Running, unless_gone};
 use super::sampler::Sampler;
 use crate::lab::allocators::Allocator;
 use crate::lab::play::Setup;
 use crate::lab::shadow::{Board, Shadows};
 use crate::probe::plan::ProbePlan;
+use crate::process::Target;
 
 /// Between two looks at the ring.
 const NAP: Duration = Duration::from_millis(3);
@@ -150,10 +151,12 @@ fn begin(
     board: Board,
 ) -> Result<Running<Feed>, RecordError> {
     let sampler = Sampler::open(pid)?;
+    let target = Target::open(pid)?;
     let plan = ProbePlan::for_recording(sampler.target())?;
-    let mut running = Running::begin(sampler, &plan, manner, |description| {
+    let running = Running::begin(sampler, &plan, manner, |description| {
         Ok(Feed(Shadows::start(description.clone(), setups, board)?))
-    })?;
+    });
+    let mut running = running.map_err(|error| unless_gone(&target, error))?;
     running.look_every(LOOK_EVERY);
     Ok(running)
 }
