@@ -39,7 +39,7 @@ pub struct Header {
     pub magic: u64,
     /// Not 0 when nothing more is to be written: the reader has ended, or [`CLOSED_DAMAGED`].
     pub closed: AtomicU32,
-    /// Moves on while the reader lives.
+    /// Moves on while the reader lives and comes for events.
     pub heartbeat: AtomicU32,
     /// Writers on other lines of the cache than the reader.
     pub apart: [u64; 6],

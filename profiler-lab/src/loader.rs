@@ -50,7 +50,9 @@ fn in_cache(bytes: &[u8], name: &str) -> Option<PathBuf> {
         Some(u32::from_le_bytes(bytes.try_into().ok()?))
     };
     let text = |at: u32| cache.get(at as usize..)?.split(|byte| *byte == 0).next();
-    let entries = word(MAGIC.len())? as usize;
+    // It says how many there are; there cannot be more than it has room for.
+    let room = cache.len().saturating_sub(HEAD) / ENTRY;
+    let entries = room.min(word(MAGIC.len())? as usize);
     (0..entries).find_map(|number| {
         let at = HEAD + number * ENTRY;
         let is_it = word(at)? == OURS && text(word(at + 4)?)? == name.as_bytes();

@@ -59,7 +59,7 @@ pub use preload::not_preloaded;
 pub use record_ring::{Next, RecordRing, RingEvent, SUSPENDED};
 pub use residency::PageSource;
 pub use stop::{EndedEarly, LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
-pub use tree::{Executed, Member, ProcessTree};
+pub use tree::{Executed, Member, ProcessTree, children_of};
 
 pub use proc_dir::Gone;
 use proc_dir::{ProcDir, field};

@@ -13,7 +13,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,9 @@ use profiler_common::ring::{
 
 /// How often writers see that the reader lives.
 const BEAT: Duration = Duration::from_millis(50);
+/// How long the reader may do something else than read, a look at a process among it, until it no longer
+/// counts as alive: writers that wait for it then go on without being recorded.
+const LONGEST_ABSENCE: Duration = Duration::from_secs(10);
 /// A ring of which more slots than these were abandoned is of no use any more.
 const MOST_ABANDONED: usize = SLOTS as usize / 4;
 /// So far behind the claimed slots the head may be: one for each thread that is about to move it.
@@ -103,6 +106,8 @@ pub struct RecordRing {
     /// Indexes of slots that are not used again.
     abandoned: HashSet<u64>,
     over: Arc<AtomicBool>,
+    /// How often the reader came for an event.
+    visits: Arc<AtomicU64>,
     beating: Option<JoinHandle<()>>,
 }
 
@@ -121,16 +126,13 @@ impl RecordRing {
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
         let memory = Arc::new(Memory::of(&file, RING_BYTES)?);
         let over = Arc::new(AtomicBool::new(false));
+        let visits = Arc::new(AtomicU64::new(0));
         let beating = {
             let (memory, over) = (Arc::clone(&memory), Arc::clone(&over));
+            let visits = Arc::clone(&visits);
             std::thread::Builder::new()
                 .name("heartbeat".into())
-                .spawn(move || {
-                    while !over.load(Ordering::Relaxed) {
-                        memory.header().heartbeat.fetch_add(1, Ordering::Relaxed);
-                        std::thread::park_timeout(BEAT);
-                    }
-                })?
+                .spawn(move || beat(&memory, &over, &visits))?
         };
         Ok(Self {
             memory,
@@ -143,6 +145,7 @@ impl RecordRing {
             mended: 0,
             abandoned: HashSet::new(),
             over,
+            visits,
             beating: Some(beating),
         })
     }
@@ -207,6 +210,7 @@ impl RecordRing {
 
     /// Takes the next event.
     pub fn take(&mut self) -> Next {
+        self.visits.fetch_add(1, Ordering::Relaxed);
         let index = self.tail % SLOTS;
         if self.abandoned.contains(&index) {
             // A writer that came late may have written here once more.
@@ -315,6 +319,22 @@ fn read(slot: &Slot) -> RingEvent {
         process: thread as u32,
         kind: kind & 0xff,
         align: (kind >> 8) as u8,
+    }
+}
+
+/// Shows writers that the reader lives, until it is `over`, and for as long as it comes for events: a
+/// reader that is held up, say by a file system that hangs, must not hold up a program for ever.
+fn beat(memory: &Memory, over: &AtomicBool, visits: &AtomicU64) {
+    let mut last = (visits.load(Ordering::Relaxed), Instant::now());
+    while !over.load(Ordering::Relaxed) {
+        let now = visits.load(Ordering::Relaxed);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        if last.1.elapsed() < LONGEST_ABSENCE {
+            memory.header().heartbeat.fetch_add(1, Ordering::Relaxed);
+        }
+        std::thread::park_timeout(BEAT);
     }
 }
 

@@ -223,6 +223,24 @@ fn maps(pid: i32, ring: u64) -> Option<bool> {
     }))
 }
 
+/// Children of a process, as its threads have them (`/proc/PID/task/TID/children`, proc(5)): none where
+/// the kernel does not list them. Those of a `vfork` have not written anything of their own.
+pub fn children_of(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let all = lists.flat_map(|list| {
+        let numbers = list.split_whitespace();
+        numbers
+            .filter_map(|pid| pid.parse().ok())
+            .collect::<Vec<_>>()
+    });
+    all.take(MOST_CHILDREN).collect()
+}
+
+/// Children that are looked at of one process.
+const MOST_CHILDREN: usize = 256;
+
 /// The children of this process, with the times at which they began.
 fn children(own: i32) -> io::Result<Vec<(i32, u64)>> {
     let mut all = Vec::new();

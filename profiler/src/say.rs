@@ -5,19 +5,21 @@
 //! [`visible`](profiler_core::text::visible) when it was put into a message, so that it cannot begin a
 //! line of its own; here everything is cleaned once more.
 
+mod stderr;
+
 use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal, StdoutLock, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use profiler_core::text::visible_lines;
 
 /// Takes away the line that the cursor is in.
 const CLEAR: &str = "\r\x1b[K";
 
-/// Says something on stderr. Nobody may be listening there, which is no reason to end.
+/// Says something on stderr. Nobody may be listening there, which is no reason to end or to wait.
 pub(crate) fn line(message: impl Display) {
     // In one piece, so that it is not torn by what others write there.
-    let text = format!("{}\n", visible_lines(message));
-    let _ = io::stderr().write_all(text.as_bytes());
+    stderr::write(format!("{}\n", visible_lines(message)));
 }
 
 /// Whether somebody watches stderr, for whom progress can be shown.
@@ -27,13 +29,12 @@ pub(crate) fn is_watched() -> bool {
 
 /// Shows a line on stderr that the next one is written over.
 pub(crate) fn progress(words: impl Display) {
-    let text = format!("{CLEAR}{}", visible_lines(words));
-    let _ = io::stderr().write_all(text.as_bytes());
+    stderr::write(format!("{CLEAR}{}", visible_lines(words)));
 }
 
 /// Takes the line of [`progress`] away.
 pub(crate) fn clear_progress() {
-    let _ = io::stderr().write_all(CLEAR.as_bytes());
+    stderr::write(CLEAR.to_owned());
 }
 
 /// Prints text for people on stdout, as it is but for what could drive a terminal.
@@ -77,12 +78,37 @@ pub(crate) fn has_colours() -> bool {
 }
 
 /// Stdout for programs: JSON, which escapes for itself, and formats without foreign text.
-pub(crate) fn data() -> StdoutLock<'static> {
-    io::stdout().lock()
+pub(crate) fn data() -> Stdout {
+    Stdout(io::stdout().lock())
+}
+
+/// Stdout, whose errors name it.
+pub(crate) struct Stdout(StdoutLock<'static>);
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(of_stdout)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(of_stdout)
+    }
+}
+
+impl AsFd for Stdout {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// An error of stdout, which it names: of the same kind, as a closed pipe ends a command quietly.
+pub(crate) fn of_stdout(error: io::Error) -> io::Error {
+    let what = format!("cannot write to the standard output: {error}");
+    io::Error::new(error.kind(), what)
 }
 
 fn write(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = data();
     out.write_all(text.as_bytes())?;
     out.flush()
 }

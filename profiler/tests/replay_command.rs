@@ -168,8 +168,13 @@ fn a_field_of_ones_own_is_saved_and_what_fails_leaves_the_rest() {
         ],
     );
     let shown = String::from_utf8(output.stdout).expect("text");
-    assert_eq!(output.status.code(), Some(0), "{shown}");
+    assert_eq!(output.status.code(), Some(1), "{shown}");
     assert!(shown.contains("libnone.so: cannot read"), "{shown}");
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(
+        said.contains("libnone.so was not played: cannot read"),
+        "{said}"
+    );
     let found: Value = serde_json::from_reader(File::open(saved).expect("saved")).expect("JSON");
     let mapped = candidate(&found, "glibc mmap_threshold=65536");
     assert_eq!(mapped["env"]["MALLOC_MMAP_THRESHOLD_"], "65536");

@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod bpf;
+mod dependencies;
 mod layers;
 mod test;
 mod torture;
@@ -31,6 +32,7 @@ tasks:
   torture [OPTION...] kill it, signal it, damage its files and its targets, and look what is left (as
                       root, on a machine where nothing else sets uprobes); --rounds N or full (some:
                       minutes), --only ROW, --fragscope BINARY (else a release build), --seed N
+  check-dependencies  fail where a licence is not allowed, or a crate is there twice without a reason
   check-layers        fail where a module uses what its layer must not
 ";
 
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         ["record-cost"] => accuracy::cost::run(),
         ["test"] => test::run(),
         ["torture", options @ ..] => torture::run(options),
+        ["check-dependencies"] => dependencies::check(),
         ["check-layers"] => layers::check(&root()),
         _ => {
             eprint!("{USAGE}");

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{accuracy, bpf, layers, root, run as run_command};
+use crate::{accuracy, bpf, dependencies, layers, root, run as run_command};
 
 /// Debian packages that the tests use besides the BPF toolchain: a C compiler for the programs
 /// whose heaps are the oracles, on glibc, musl, mimalloc and tcmalloc; a broker for the Celery worker; tmux for
@@ -32,6 +32,7 @@ pub(crate) fn run() -> Result<()> {
     let python = step("workers' Python", || install_workers(&root))?;
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("layers", || layers::check(&root))?;
+    step("dependencies", dependencies::check)?;
     step("BPF toolchain", bpf::setup)?;
     step("BPF object", bpf::check)?;
     step("clippy", || {

@@ -262,7 +262,6 @@ fn arenas<M: TargetMemory>(
     })
 }
 
-/// The walk against what pymalloc counts itself.
 /// Says what the pools are in which a block seems to be taken or freed.
 ///
 /// Whoever allocates holds the interpreter's lock, so a single pool of an interpreter may be so: a
@@ -285,6 +284,7 @@ fn judge_in_change(totals: &mut [arena::Totals], heap: &mut HeapSnapshot) {
     }
 }
 
+/// The walk against what pymalloc counts itself.
 fn checks(arrays: &[Array], totals: &[arena::Totals]) -> Vec<CrossCheck> {
     let sum = |figure: fn(&arena::Totals) -> u64| totals.iter().map(figure).sum();
     let check = |name: &str, expected, found| CrossCheck {

@@ -95,7 +95,7 @@ pub(super) fn read(
     let taken = unpacker
         .take(unpacked_len as u64 + 1)
         .read_to_end(content)
-        .map_err(|error| damaged(&format!("a block does not unpack: {error}")))?;
+        .map_err(|_| damaged("a block that cannot be decompressed"))?;
     if taken != unpacked_len {
         return Err(damaged("a block unpacks to another length than it says"));
     }

@@ -148,7 +148,7 @@ pub(super) struct WatchArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Duration,
     /// End after this long, e.g. 30s; else at Ctrl-C or when the target ends
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
     /// Share of one core's time that probes and stops may take from the target, or `unlimited`
     ///
@@ -191,7 +191,7 @@ pub(super) struct MannerArgs {
     #[arg(long)]
     swap_in: bool,
     /// Let the target run on when a stop has lasted so long, and read the rest while it runs
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     max_stop: Duration,
 }
 
@@ -239,7 +239,7 @@ pub(super) struct RecordArgs {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// End after this long, e.g. 30s: a command is asked to end (SIGTERM), a process goes on
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
     #[command(flatten)]
     manner: MannerArgs,
@@ -358,6 +358,11 @@ pub(super) struct ReplayArgs {
 }
 
 impl ReplayArgs {
+    /// Whether the candidates were named, and are not the default field.
+    pub(super) fn chooses(&self) -> bool {
+        !(self.allocators.is_empty() && self.tunables.is_empty())
+    }
+
     pub(super) fn options(&self) -> ReplayOptions {
         ReplayOptions {
             trace: self.trace.clone(),
@@ -443,8 +448,14 @@ impl SnapshotArgs {
     }
 }
 
+/// A time with a unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "give a time with its unit, such as 500ms, 30s or 5m".into())
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
-    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let interval = duration(text)?;
     if interval < Duration::from_millis(100) {
         return Err("looking more often than every 100ms would disturb the target".into());
     }

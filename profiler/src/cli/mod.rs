@@ -5,12 +5,15 @@ mod exit;
 mod print;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ContextValue;
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
+use profiler_lab::report::Report;
+use signal_hook::consts::SIGXFSZ;
 
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
@@ -31,6 +34,12 @@ pub fn main() -> ExitCode {
         }
     };
     profiler_target::set_file_limit(line.file_limit);
+    // A file that grows beyond a limit of the shell's (ulimit -f) is an error like a full disk: without a
+    // handler the signal would end the process without a word. Commands that are started do not
+    // inherit handlers.
+    if let Err(why) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
+        say::line(format_args!("fragscope: cannot handle SIGXFSZ: {why}"));
+    }
     let code = run_and_report(&line.command);
     // A session that a signal ended leaves them to us.
     profiler_lab::play::end_players(FOR_PLAYERS);
@@ -90,6 +99,19 @@ fn not_whole(what: &str, why: &str) -> Exit {
     Exit::NotWhole
 }
 
+/// Whether any candidate could not be played; each is named with the reason.
+fn failed_to_play(report: &Report) -> bool {
+    let mut any = false;
+    for row in &report.candidates {
+        if let Some(why) = &row.failure {
+            any = true;
+            let (name, why) = (visible(&row.name), visible(why));
+            say::line(format_args!("fragscope: {name} was not played: {why}"));
+        }
+    }
+    any
+}
+
 /// How a look at a core file ended of which so much is missing.
 fn whole_core(missing_bytes: u64) -> Exit {
     match missing_bytes {
@@ -136,6 +158,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             print::replay(&report, args.json)?;
             match &report.trace.trouble {
                 _ if report.interrupted => Exit::Interrupted,
+                _ if args.chooses() && failed_to_play(&report) => Exit::Error,
                 Some(why) => not_whole("recording", why),
                 None => Exit::Done,
             }

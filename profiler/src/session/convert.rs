@@ -1,6 +1,6 @@
 //! `export`: a recording as another tool's.
 
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -117,7 +117,12 @@ fn print(
     let written = not_interrupted(written)?;
     // What is left would wait for its reader, who may never come.
     match written.is_some() {
-        true => out.flush()?,
+        true => match out.flush() {
+            Err(error) if matches!(Stopped::of(&error), Some(Stopped::Interrupted)) => {
+                return Ok(None);
+            }
+            flushed => flushed?,
+        },
         false => drop(out.into_parts()),
     }
     Ok(written)
@@ -158,7 +163,7 @@ const PIPE_BYTES: usize = 4096;
 
 /// stdout, of which no wait outlasts a signal.
 struct Patient<'a> {
-    stdout: StdoutLock<'static>,
+    stdout: say::Stdout,
     interrupted: &'a AtomicBool,
 }
 
@@ -170,7 +175,7 @@ impl Write for Patient<'_> {
             // Past the line buffer of `Stdout`, which would keep a part of it.
             match nix::unistd::write(&self.stdout, part) {
                 Err(Errno::EINTR | Errno::EAGAIN) => {}
-                written => return Ok(written?),
+                written => return written.map_err(|error| say::of_stdout(error.into())),
             }
         }
     }

@@ -31,8 +31,12 @@ impl Probes {
         let attach = move || {
             let target = Target::open(pid).map_err(|error| error.to_string())?;
             let plan = ProbePlan::for_target(&target).map_err(|error| error.to_string())?;
-            ProbeSession::attach_unless(&ending, pid, &plan, budget)
-                .map_err(|error| error.to_string())
+            let attached = ProbeSession::attach_unless(&ending, pid, &plan, budget);
+            // Where the target is gone, the kernel's answers are of no help.
+            attached.map_err(|error| match target.check() {
+                Err(gone) => gone.to_string(),
+                Ok(()) => error.to_string(),
+            })
         };
         match std::thread::Builder::new()
             .name("attach".into())

@@ -12,10 +12,11 @@ use profiler_lab::play::Setup;
 use profiler_lab::shadow::{Board, Shadows};
 use profiler_probe::plan::ProbePlan;
 use profiler_sampling::{Manner, Sampler};
+use profiler_target::Target;
 use profiler_trace::trace::{Checkpoint, Event, Item, SeedBlock};
 
 use super::Ending;
-use super::record::{Cut, Output, RecordError, Running};
+use super::record::{Cut, Output, RecordError, Running, unless_gone};
 
 /// Between two looks at the ring.
 const NAP: Duration = Duration::from_millis(3);
@@ -149,10 +150,12 @@ fn begin(
     board: Board,
 ) -> Result<Running<Feed>, RecordError> {
     let sampler = Sampler::open(pid)?;
+    let target = Target::open(pid)?;
     let plan = ProbePlan::for_recording(sampler.target())?;
-    let mut running = Running::begin(sampler, &plan, manner, |description| {
+    let running = Running::begin(sampler, &plan, manner, |description| {
         Ok(Feed(Shadows::start(description.clone(), setups, board)?))
-    })?;
+    });
+    let mut running = running.map_err(|error| unless_gone(&target, error))?;
     running.look_every(LOOK_EVERY);
     Ok(running)
 }

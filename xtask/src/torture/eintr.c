@@ -16,12 +16,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/file.h>
 #include <sys/msg.h>
+#include <sys/prctl.h>
 #include <sys/select.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/wait.h>
+#include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,6 +58,48 @@ static long wait_sigtimedwait(int fd) {
     sigaddset(&set, SIGRTMIN + 5);
     return sigtimedwait(&set, NULL, &LONG);
 }
+static long wait_sigwaitinfo(int fd) {
+    (void)fd;
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGRTMIN + 6);
+    return sigwaitinfo(&set, NULL);
+}
+static long wait_semop(int id) {
+    struct sembuf take = {0, -1, 0};
+    return semop(id, &take, 1);
+}
+static long wait_io_getevents(int fd) {
+    (void)fd;
+    static aio_context_t context;
+    struct io_event event;
+    if (context == 0 && syscall(SYS_io_setup, 1, &context) != 0) return -1;
+    return syscall(SYS_io_getevents, context, 1, 1, &event, NULL);
+}
+static long wait_clock_nanosleep(int fd) {
+    (void)fd;
+    errno = clock_nanosleep(CLOCK_MONOTONIC, 0, &LONG, NULL);
+    return errno == 0 ? 0 : -1;
+}
+static long wait_waitpid(int pid) { return waitpid(pid, NULL, 0); }
+static int make_child(void) {
+    int pid = fork();
+    if (pid == 0) {
+        /* It ends with its parent's first thread. */
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;) pause();
+    }
+    return pid;
+}
+static sem_t semaphore; /* of 0 */
+static long wait_sem_wait(int fd) { (void)fd; return sem_wait(&semaphore); }
+static int locked_file(void) {
+    char path[] = "/tmp/eintr-XXXXXX";
+    int held = mkstemp(path), waiting = open(path, O_RDWR);
+    unlink(path);
+    return held >= 0 && flock(held, LOCK_EX) == 0 ? waiting : -1;
+}
+static long wait_flock(int fd) { return flock(fd, LOCK_EX); }
 static long wait_semtimedop(int id) {
     struct sembuf take = {0, -1, 0};
     return semtimedop(id, &take, 1, &LONG);
@@ -71,6 +118,28 @@ static long wait_recv(int fd) {
 }
 static int make_socket(void) { return quiet_socket(0); }
 static int make_timed_socket(void) { return quiet_socket(1); }
+static long wait_recvmsg(int fd) {
+    char byte;
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    return recvmsg(fd, &message, 0);
+}
+static long wait_send(int fd) {
+    static const char some[4096];
+    long sent;
+    do sent = send(fd, some, sizeof some, 0); while (sent > 0);
+    return sent;
+}
+static int make_full_socket(int timeout) {
+    int fd = quiet_socket(0);
+    struct timeval limit = {1000, 0};
+    char some[4096] = {0};
+    while (send(fd, some, sizeof some, MSG_DONTWAIT) > 0) {}
+    if (timeout) setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    return fd;
+}
+static int make_untimed_full_socket(void) { return make_full_socket(0); }
+static int make_timed_full_socket(void) { return make_full_socket(1); }
 
 static long wait_accept(int fd) { return accept(fd, NULL, NULL); }
 static int make_listener(void) {
@@ -78,6 +147,12 @@ static int make_listener(void) {
     sa_family_t family = AF_UNIX;
     if (bind(fd, (struct sockaddr *)&family, sizeof family) != 0) return -1;
     return listen(fd, 1) == 0 ? fd : -1;
+}
+static int make_timed_listener(void) {
+    int fd = make_listener();
+    struct timeval limit = {1000, 0};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    return fd;
 }
 
 static long wait_poll(int fd) {
@@ -126,6 +201,18 @@ static struct call {
     {"accept", make_listener, wait_accept, 0},
     {"recv", make_socket, wait_recv, 0},
     {"recv with SO_RCVTIMEO", make_timed_socket, wait_recv, 0},
+    {"recvmsg with SO_RCVTIMEO", make_timed_socket, wait_recvmsg, 0},
+    {"read with SO_RCVTIMEO", make_timed_socket, wait_read, 0},
+    {"accept with SO_RCVTIMEO", make_timed_listener, wait_accept, 0},
+    {"send", make_untimed_full_socket, wait_send, 0},
+    {"send with SO_SNDTIMEO", make_timed_full_socket, wait_send, 0},
+    {"sigwaitinfo", nothing, wait_sigwaitinfo, 0},
+    {"semop", make_semaphore, wait_semop, 0},
+    {"io_getevents", nothing, wait_io_getevents, 0},
+    {"clock_nanosleep", nothing, wait_clock_nanosleep, 0},
+    {"waitpid", make_child, wait_waitpid, 0},
+    {"sem_wait", nothing, wait_sem_wait, 0},
+    {"flock", locked_file, wait_flock, 0},
     {"epoll_wait", make_epoll, wait_epoll, 0},
     {"sigtimedwait", nothing, wait_sigtimedwait, 0},
     {"semtimedop", make_semaphore, wait_semtimedop, 0},

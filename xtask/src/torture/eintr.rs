@@ -14,7 +14,7 @@ use super::{Round, Tally};
 
 const PROGRAM: &str = include_str!("eintr.c");
 /// Calls that the kernel begins again, whatever stops their thread.
-const RESTARTED: [&str; 9] = [
+const RESTARTED: [&str; 14] = [
     "read",
     "futex",
     "futex with a timeout",
@@ -24,6 +24,11 @@ const RESTARTED: [&str; 9] = [
     "accept",
     "recv",
     "msgrcv",
+    "send",
+    "clock_nanosleep",
+    "waitpid",
+    "sem_wait",
+    "flock",
 ];
 /// Walks to wait for.
 const SAMPLES: usize = 40;

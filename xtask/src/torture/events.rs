@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::aftermath::{self, How};
 use super::cgroup::{Cgroup, Kind};
-use super::running::{Mode, Running, Setting};
+use super::running::{Mode, Running, Setting, Streams};
 use super::signals::{ends_by_interrupt, give_up, is_death, longest_stop};
 use super::stage::Stage;
 use super::worker::{SMALL, Worker};
@@ -103,7 +103,7 @@ fn one(
         worker: worker.pid,
         trace,
         cgroup: cgroup.as_ref().filter(|_| of_fragscope),
-        piped: false,
+        streams: Streams::Files,
     };
     let mut running = Running::start(stage, mode, &setting)?;
     let instant = round.instant(if mode == Mode::Snapshot {

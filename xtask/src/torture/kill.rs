@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::aftermath::{self, How};
-use super::running::{MODES, Mode, Running, Setting};
+use super::running::{MODES, Mode, Running, Setting, Streams};
 use super::stage::{Interrupted, Stage};
 use super::worker::{SMALL, USUAL, Worker};
 use super::{Round, Tally, processes, small_trace};
@@ -44,11 +44,28 @@ enum Whom {
     Name,
 }
 
+/// What a round is counted under in which the moment did not come.
+const MISSED: &str = "aim missed";
+/// Of the aimed rounds so many may miss.
+const MOST_MISSED: f64 = 0.1;
+
 /// The row.
 pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
     let trace = small_trace(stage)?;
     let mut worker = None;
-    tally.each(|round| one(stage, round, &trace, &mut worker))
+    tally.each(|round| one(stage, round, &trace, &mut worker))?;
+    let aimed = [Aim::Arming, Aim::Closing, Aim::Stopped];
+    let aimed: u64 = aimed
+        .map(|aim| tally.rounds_of(&format!("{aim:?}")))
+        .iter()
+        .sum();
+    let missed = tally.rounds_of(MISSED);
+    if missed as f64 > aimed as f64 * MOST_MISSED {
+        tally.fault(format!(
+            "{missed} of {aimed} aims were missed: nothing was tried there"
+        ));
+    }
+    Ok(())
 }
 
 fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Worker>) -> Result<()> {
@@ -80,11 +97,11 @@ fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Work
         worker: worker.pid,
         trace,
         cgroup: None,
-        piped: false,
+        streams: Streams::Files,
     };
     let mut running = Running::start(stage, mode, &setting)?;
     if !wait_for_aim(stage, round, &mut running, worker, aim)? {
-        round.kind("aim missed");
+        round.kind(MISSED);
     }
     let victims = match whom {
         Whom::Process => vec![running.pid],

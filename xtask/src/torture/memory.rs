@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::aftermath::{self, How};
 use super::cgroup::{Cgroup, Kind};
-use super::running::{Mode, Running, Setting};
+use super::running::{Mode, Running, Setting, Streams};
 use super::signals::give_up;
 use super::stage::Stage;
 use super::worker::{SMALL, Worker};
@@ -53,7 +53,7 @@ fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) 
         worker: worker.pid,
         trace,
         cgroup: None,
-        piped: false,
+        streams: Streams::Files,
     };
     let mut running = Running::start(stage, mode, &setting)?;
     let attached = wait_for_attached(stage, &mut running, &mut worker)?;
@@ -107,7 +107,7 @@ fn fragscope_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBu
         worker: worker.pid,
         trace,
         cgroup: Some(&cgroup),
-        piped: false,
+        streams: Streams::Files,
     };
     let mut running = Running::start(stage, mode, &setting)?;
     if wait_for_attached(stage, &mut running, &mut worker)? {

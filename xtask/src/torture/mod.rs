@@ -284,6 +284,25 @@ impl Tally {
         }
     }
 
+    /// The rounds are wrong as a whole.
+    pub(super) fn fault(&mut self, what: String) {
+        self.failures += 1;
+        eprintln!("FAILED  {what}");
+        self.lines.push(what);
+    }
+
+    /// The median of a figure, when there is one.
+    pub(super) fn median(&self, name: &str) -> Option<f64> {
+        let mut values = self.figures.get(name)?.clone();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    }
+
+    /// How many rounds were counted under this.
+    pub(super) fn rounds_of(&self, kind: &str) -> u64 {
+        self.counts.get(kind).map_or(0, |(_, all)| *all)
+    }
+
     /// Adds a line to what is printed at the end.
     pub(super) fn note(&mut self, line: String) {
         self.lines.push(line);

@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{FlowArg, tcflow};
 use nix::unistd::Pid;
 
 use super::cgroup::Cgroup;
@@ -126,8 +127,19 @@ pub(super) struct Setting<'a> {
     pub(super) trace: &'a Path,
     /// A group to be in.
     pub(super) cgroup: Option<&'a Cgroup>,
-    /// Whether what it prints goes into a pipe, and not into a file.
-    pub(super) piped: bool,
+    /// Where what it prints goes, when that is not its screen.
+    pub(super) streams: Streams,
+}
+
+/// Where stdout and stderr go.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Streams {
+    /// Both into files.
+    Files,
+    /// Stdout into a pipe that is not read.
+    Pipe,
+    /// All three lead to a terminal that was stopped (Ctrl-S) and takes nothing in.
+    StoppedTerminal,
 }
 
 /// fragscope, running. It is killed with this, and its folder removed.
@@ -143,6 +155,7 @@ pub(super) struct Running {
     errors: PathBuf,
     terminal: Option<Terminal>,
     pipe: Option<ChildStdout>,
+    streams: Streams,
     expected: Expected,
 }
 
@@ -178,14 +191,25 @@ impl Running {
             .stdin(Stdio::null())
             .stderr(File::create(&errors)?);
         let mut terminal = None;
-        if mode == Mode::Screen {
-            let (made, end) = Terminal::open()?;
-            command.stdin(end.try_clone()?).stdout(end);
-            terminal = Some(made);
-        } else if setting.piped {
-            command.stdout(Stdio::piped());
-        } else {
-            command.stdout(File::create(&printed)?);
+        match setting.streams {
+            Streams::StoppedTerminal => {
+                let (made, end) = Terminal::open()?;
+                tcflow(&end, FlowArg::TCOOFF).context("a terminal that stops")?;
+                let end = || end.try_clone();
+                command.stdin(end()?).stdout(end()?).stderr(end()?);
+                terminal = Some(made);
+            }
+            _ if mode == Mode::Screen => {
+                let (made, end) = Terminal::open()?;
+                command.stdin(end.try_clone()?).stdout(end);
+                terminal = Some(made);
+            }
+            Streams::Pipe => {
+                command.stdout(Stdio::piped());
+            }
+            Streams::Files => {
+                command.stdout(File::create(&printed)?);
+            }
         }
         let mut child = command.spawn().context("setsid, of util-linux")?;
         // Our copies of the terminal's other end go with the command.
@@ -202,6 +226,7 @@ impl Running {
             printed,
             errors,
             terminal,
+            streams: setting.streams,
             expected: stage.expected.clone(),
         })
     }
@@ -247,6 +272,11 @@ impl Running {
         let mut found = processes::all();
         found.retain(|process| process.group == self.pid || process.session == self.pid);
         found.iter().map(|process| process.pid).collect()
+    }
+
+    /// Whether what it says on stderr can be read.
+    pub(super) fn is_heard(&self) -> bool {
+        self.streams != Streams::StoppedTerminal
     }
 
     /// Closes its terminal, or the pipe that it prints into.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_common::ring::RING_VARIABLE;
-use profiler_target::{ProcessTree, RecordRing, Target, not_preloaded};
+use profiler_target::{ProcessTree, RecordRing, Target, has_borrowed_privileges, not_preloaded};
 use profiler_trace::trace::Description;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,6 +33,8 @@ const BATCH: usize = 1 << 14;
 const NAP: Duration = Duration::from_millis(1);
 /// Processes that are to end are looked at once more, for so long at the most.
 const LAST_LOOK: Duration = Duration::from_millis(150);
+/// How long a command that was asked to end is waited for, to say what became of it.
+const LAST_MOMENT: Duration = Duration::from_millis(200);
 /// Between two looks at which processes are left.
 const SLOW: Duration = Duration::from_millis(50);
 /// A child that was announced and has not begun is waited for, on a busy host: its fork failed.
@@ -131,6 +133,13 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     match over {
         Over::Command(status) if !status.success() => {
             stream.say(&format!("the command {}", how(status)));
+        }
+        Over::Duration if !ends_soon(&mut child).await => {
+            stream.say(&format!(
+                "the command (process {}) was asked to end by SIGTERM, and goes on without being \
+                 recorded",
+                child.id()
+            ));
         }
         _ => {}
     }
@@ -275,6 +284,20 @@ impl Session {
     }
 }
 
+/// Whether the command ends within a moment.
+async fn ends_soon(child: &mut Child) -> bool {
+    let until = Instant::now() + LAST_MOMENT;
+    loop {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        tokio::time::sleep(NAP).await;
+    }
+}
+
 /// What became of a recording that cannot be written any more.
 fn unrecorded(cut: Cut, child: &mut Child) -> RecordError {
     match child.try_wait() {
@@ -287,6 +310,12 @@ fn unrecorded(cut: Cut, child: &mut Child) -> RecordError {
 }
 
 fn heard_nothing(command: &[OsString]) -> String {
+    if has_borrowed_privileges() {
+        return "nothing was recorded: this fragscope has privileges of its file (capabilities, or a \
+                set-user-ID bit), and the kernel lets no program open what such a process has open. \
+                Record with a copy of it that has none: `cp` does not copy them"
+            .to_owned();
+    }
     let why = command.first().and_then(|program| not_preloaded(program));
     let why = why.unwrap_or_else(|| {
         "the program was not loaded by the dynamic loader with its environment as it was: it, or \

@@ -32,7 +32,7 @@ use profiler_trace::whole_file::{self, Place, WriteError};
 pub(crate) use self::output::Output;
 pub use self::preloaded::GivenUp;
 pub use self::recording::Cut;
-pub(crate) use self::running::Running;
+pub(crate) use self::running::{Running, unless_gone};
 pub use self::runtime_dir::NoRuntimeDir;
 use super::Ending;
 
@@ -100,7 +100,7 @@ pub enum RecordError {
     RuntimeDir(#[from] NoRuntimeDir),
     /// The process ended, or executed another program, before its recording began.
     #[error("nothing was recorded: {0} before its recording began")]
-    Gone(String),
+    Gone(Gone),
     /// The process cannot be looked at.
     #[error(transparent)]
     Open(#[from] OpenError),

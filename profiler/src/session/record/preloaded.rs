@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use profiler_common::ring::kind;
 use profiler_core::sample::Sample;
 use profiler_sampling::{Manner, Sampler, WalkSchedule};
-use profiler_target::{Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState};
+use profiler_target::{Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState, children_of};
 use profiler_trace::trace::{Checkpoint, Event, EventKind};
 
 use super::checkpoint::{self, Occasion};
@@ -385,6 +385,9 @@ impl Preloaded {
         self.watch_from = from;
         for running in some {
             self.unrecorded.look_at(running.pid, &self.tree);
+            for child in children_of(running.pid) {
+                self.unrecorded.look_at(child, &self.tree);
+            }
         }
     }
 

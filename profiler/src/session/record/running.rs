@@ -76,14 +76,7 @@ async fn run(
         }
         begun = begin_aside(options.clone(), pid) => begun,
     };
-    let (mut running, _lock) = begun.map_err(|error| match target.state() {
-        TargetState::Same => error,
-        // Whatever failed, this is why.
-        TargetState::Exited(how) => RecordError::Gone(how),
-        TargetState::Execed => {
-            RecordError::Gone(format!("process {pid} has executed another program"))
-        }
-    })?;
+    let (mut running, _lock) = begun.map_err(|error| unless_gone(&target, error))?;
     running.recording.say(&format!(
         "recording process {pid} into {}; its children are not recorded",
         visible(options.output.display())
@@ -108,6 +101,14 @@ async fn run(
     };
     running.finish(&ending)?;
     Ok(ending)
+}
+
+/// Why recording `target` could not begin: where it is gone, whatever else failed, that is why.
+pub(crate) fn unless_gone(target: &Target, error: RecordError) -> RecordError {
+    match target.check() {
+        Ok(()) => error,
+        Err(gone) => RecordError::Gone(gone),
+    }
 }
 
 /// A recording that has begun, and what keeps others from the same process.

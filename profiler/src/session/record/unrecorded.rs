@@ -11,6 +11,12 @@ use super::monotonic_ns;
 
 /// A program that does not map the ring is being loaded, for so long at the most.
 const LOADED: Duration = Duration::from_secs(2);
+/// Programs that seem not to be recorded, at the most, until all that was written is known.
+const MOST_SUSPECTED: usize = 1024;
+/// Processes of which it is known what they execute, at the most.
+const MOST_KNOWN: usize = 16 << 10;
+/// Those that have ended are looked for at most so often.
+const CLEARED: Duration = Duration::from_secs(1);
 /// So many are named.
 const MOST_NAMED: usize = 8;
 
@@ -20,9 +26,23 @@ pub(super) struct Unrecorded {
     /// The file number of the ring.
     ring: u64,
     known: HashMap<u32, Known>,
+    cleared_at: Option<Instant>,
+    /// Programs that were executed, and seen without the ring until they were gone or it was late.
+    suspected: Vec<Suspected>,
     found: Vec<(u32, String)>,
     /// Beyond those that are named.
     others: usize,
+}
+
+/// A program that may have written after it was seen without the ring: what it wrote is read later.
+#[derive(Debug)]
+struct Suspected {
+    pid: u32,
+    name: String,
+    /// When it was seen first without the ring, and when it was seen last or its successor was seen.
+    /// On the monotonic clock.
+    since_ns: u64,
+    until_ns: u64,
 }
 
 #[derive(Debug)]
@@ -54,42 +74,56 @@ impl Unrecorded {
 
     /// Looks at what this process executes now.
     pub(super) fn look_at(&mut self, pid: u32, tree: &ProcessTree) {
+        // What it writes from now on is written after this.
+        let now_ns = monotonic_ns().unwrap_or(u64::MAX);
         let Some(program) = Executed::of(pid) else {
             return;
         };
-        let before = self.known.get(&pid).filter(|one| one.program == program);
-        if matches!(before, Some(one) if matches!(one.state, State::Settled)) {
+        if !self.known.contains_key(&pid) && !self.has_room() {
             return;
         }
+        let before = self.known.get(&pid).filter(|one| one.program == program);
+        let since = match before.map(|one| &one.state) {
+            Some(State::Settled) => return,
+            Some(State::Suspected { since, .. }) => Some(*since),
+            None => None,
+        };
         let Some(maps) = program.maps(self.ring) else {
             return;
         };
-        let state = match before.map(|one| &one.state) {
-            _ if maps => State::Settled,
-            Some(State::Suspected { since, name, .. }) => {
-                if since.elapsed() < LOADED {
-                    return;
-                }
-                let name = name.clone();
-                self.find(pid, name);
-                State::Settled
-            }
+        let state = match since {
+            Some(since) if !maps && since.elapsed() < LOADED => return,
             // Whoever says that it is of the recording may say so of any process.
-            _ if tree.member(pid).is_none() => State::Settled,
-            _ => State::Suspected {
+            None if !maps && tree.member(pid).is_some() => State::Suspected {
                 since: Instant::now(),
-                since_ns: monotonic_ns().unwrap_or(u64::MAX),
+                since_ns: now_ns,
                 name: program.name().to_owned(),
             },
+            _ => State::Settled,
         };
-        let gone = self.known.insert(pid, Known { program, state });
-        // It became yet another program, or its number is another's now.
-        if let Some(Known {
-            program: before,
-            state: State::Suspected { name, .. },
-        }) = gone
-            && Some(&before) != self.known.get(&pid).map(|one| &one.program)
-        {
+        // It is late for this program; or it became yet another, or its number is another's now.
+        if !maps || since.is_none() {
+            self.suspect(pid);
+        }
+        self.known.insert(pid, Known { program, state });
+    }
+
+    /// The program that is known of this process was without the ring up to now.
+    fn suspect(&mut self, pid: u32) {
+        let Some(known) = self.known.remove(&pid) else {
+            return;
+        };
+        if let State::Suspected { since_ns, name, .. } = known.state {
+            self.suspected.push(Suspected {
+                pid,
+                name,
+                since_ns,
+                until_ns: monotonic_ns().unwrap_or(u64::MAX),
+            });
+        }
+        if self.suspected.len() > MOST_SUSPECTED {
+            // What it wrote was read long ago.
+            let Suspected { pid, name, .. } = self.suspected.remove(0);
             self.find(pid, name);
         }
     }
@@ -102,6 +136,26 @@ impl Unrecorded {
         {
             known.state = State::Settled;
         }
+        self.suspected
+            .retain(|one| one.pid != pid || !(one.since_ns..=one.until_ns).contains(&time_ns));
+    }
+
+    /// Whether another process may be known; those that have ended are forgotten.
+    fn has_room(&mut self) -> bool {
+        if self.known.len() >= MOST_KNOWN
+            && self.cleared_at.is_none_or(|at| at.elapsed() >= CLEARED)
+        {
+            self.cleared_at = Some(Instant::now());
+            let ended = |(pid, known): (&u32, &Known)| {
+                let now = Executed::of(*pid);
+                now.is_none_or(|now| now != known.program).then_some(*pid)
+            };
+            let ended: Vec<_> = self.known.iter().filter_map(ended).collect();
+            for pid in ended {
+                self.suspect(pid);
+            }
+        }
+        self.known.len() < MOST_KNOWN
     }
 
     fn find(&mut self, pid: u32, name: String) {
@@ -114,6 +168,9 @@ impl Unrecorded {
 
     /// What is to be said at the end, when all that was written is known.
     pub(super) fn sentence(&mut self) -> Option<String> {
+        for Suspected { pid, name, .. } in std::mem::take(&mut self.suspected) {
+            self.find(pid, name);
+        }
         let known = std::mem::take(&mut self.known);
         for (pid, known) in known {
             let State::Suspected { name, .. } = known.state else {

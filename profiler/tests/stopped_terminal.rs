@@ -1,0 +1,126 @@
+//! A terminal that was stopped (Ctrl-S) takes nothing in: neither a recorded program nor a signal waits
+//! for it.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{FlowArg, tcflow};
+use nix::unistd::Pid;
+
+/// No test waits so long, unless something waits for ever.
+const FOR_EVER: Duration = Duration::from_secs(60);
+
+/// Python that allocates for ever, and writes each million of its allocations as a line.
+const PROGRAM: &str = "\
+import sys
+for million in range(10_000):
+    for _ in range(100):
+        kept = [bytes(600) for _ in range(10_000)]
+    with open(sys.argv[1], 'w') as out:
+        out.write(str(million + 1))
+";
+
+/// fragscope with all streams on a terminal that was stopped.
+struct Stopped {
+    child: Child,
+    _terminal: OwnedFd,
+}
+
+impl Stopped {
+    fn start(words: &[&str]) -> Self {
+        let terminal = openpty(None, None).expect("a terminal");
+        tcflow(&terminal.slave, FlowArg::TCOOFF).expect("it stops");
+        let end = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
+        let child = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+            .args(words)
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .expect("fragscope starts");
+        Self {
+            child,
+            _terminal: terminal.master,
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it is there");
+    }
+
+    /// The code with which it ends.
+    fn ends(&mut self) -> Option<i32> {
+        eventually("fragscope's end", || self.child.try_wait().expect("ours")).code()
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(began.elapsed() < FOR_EVER, "{what} does not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[test]
+fn a_recorded_program_goes_on_and_a_signal_ends_it_well() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("out.fragtrace");
+    let counted = folder.path().join("count");
+    let command = ["record", "-o", text(&trace), "--", "python3", "-c", PROGRAM];
+    let mut running = Stopped::start(&[&command[..], &[text(&counted)]].concat());
+    // The ring has room for a million events, and each allocation is two; progress would be shown
+    // several times meanwhile.
+    eventually("more allocations than the ring has room for", || {
+        let count: u32 = std::fs::read_to_string(&counted).ok()?.parse().ok()?;
+        (count >= 10).then_some(())
+    });
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.ends(), Some(128 + Signal::SIGTERM as i32));
+    assert!(std::fs::metadata(&trace).expect("a trace").len() > 1 << 20);
+}
+
+#[test]
+fn a_session_ends_by_a_signal_and_saves_what_it_saw() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let saved = folder.path().join("out.json");
+    let mut target = Command::new("sleep").arg("1000").spawn().expect("sleep");
+    let pid = target.id().to_string();
+    let words = ["attach", "--headless", "--no-probes", "--interval", "100ms"];
+    let mut running = Stopped::start(&[&words[..], &["--pid", &pid, "-o", text(&saved)]].concat());
+    let status = format!("/proc/{}/status", running.child.id());
+    // From then on SIGTERM ends it well.
+    eventually("fragscope taking over SIGTERM", || {
+        let status = std::fs::read_to_string(&status).ok()?;
+        let caught = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+        (caught >> (Signal::SIGTERM as i32 - 1) & 1 == 1).then_some(())
+    });
+    // Many lines more than wait for their reader.
+    std::thread::sleep(Duration::from_secs(3));
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.ends(), Some(130));
+    assert!(saved.is_file());
+    target.kill().expect("it is ours");
+    target.wait().expect("it is ours");
+}
