@@ -61,6 +61,7 @@ impl FragReport {
             page_occupancy: occupancy.rows(),
             occupancy_deciles: occupancy.deciles(),
             huge_occupancy,
+            heap_live_bytes: figures.live_bytes(),
             map: map.finish(),
             metrics,
             packing: None,

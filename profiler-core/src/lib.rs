@@ -8,6 +8,7 @@
 pub mod activity;
 pub mod addr;
 pub mod claims;
+pub mod columns;
 pub mod completeness;
 pub mod event;
 mod explain;

@@ -2,7 +2,9 @@
 //! fragmentation problem: solved?", ISMM 1998): memory that the allocators take against memory
 //! that is live, each at another choice of moments. 1.0 is no fragmentation.
 
-use crate::report::{FragReport, Metric};
+use crate::metrics::{Metric, MetricId};
+use crate::report::FragReport;
+use crate::units::Value;
 
 /// What a walk saw, in bytes of resident pages.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
@@ -32,7 +34,7 @@ pub struct OverTime {
 impl OverTime {
     /// Adds a walk; one that saw nothing live adds nothing.
     pub fn add(&mut self, report: &FragReport) {
-        if let (Some(heap), Some(live)) = (report.heap_resident_bytes(), report.heap_live_bytes()) {
+        if let (Some(heap), Some(live)) = (report.heap_resident_bytes(), report.heap_live_bytes) {
             self.moment(report.taken_at_ns, heap, live);
         }
     }
@@ -63,33 +65,24 @@ impl OverTime {
     /// The four ratios; no value when no walk saw live bytes.
     pub fn ratios(&self) -> Vec<Metric> {
         let known = |value: f64| self.last.map(|_| value);
-        let metric = |name, value, help| Metric { name, value, help };
         let average = match (self.time > 0.0, self.last) {
             (true, _) => Some(self.sum / self.time),
             (false, last) => last.map(|moment| moment.ratio()),
         };
-        vec![
-            metric(
-                "johnstone_wilson_1",
-                average,
-                "heap ÷ live bytes, averaged over the time of the session",
-            ),
-            metric(
-                "johnstone_wilson_2",
-                known(self.most_live.ratio()),
-                "heap ÷ live bytes at the moment of the most live bytes",
-            ),
-            metric(
-                "johnstone_wilson_3",
-                known(self.most_heap.ratio()),
-                "heap ÷ live bytes at the moment of the largest heap",
-            ),
-            metric(
-                "johnstone_wilson_4",
+        let ratios = [
+            (MetricId::JohnstoneWilson1, average),
+            (MetricId::JohnstoneWilson2, known(self.most_live.ratio())),
+            (MetricId::JohnstoneWilson3, known(self.most_heap.ratio())),
+            (
+                MetricId::JohnstoneWilson4,
                 known(self.most_heap.heap as f64 / self.most_live.live as f64),
-                "largest heap ÷ most live bytes, whenever each was: what the session really needed",
             ),
-        ]
+        ];
+        let metric = |(id, value): (_, Option<f64>)| Metric {
+            id,
+            value: value.map(Value::Fraction),
+        };
+        ratios.map(metric).into()
     }
 }
 
@@ -112,7 +105,7 @@ mod tests {
         let values: Vec<_> = over_time
             .ratios()
             .iter()
-            .map(|metric| metric.value.expect("a value"))
+            .map(|metric| metric.value.expect("a value").as_f64())
             .collect();
         // 10 at 1.0, 10 at 1.1, 20 at 4.0.
         assert!((values[0] - 101.0 / 40.0).abs() < 1e-12, "{values:?}");
@@ -125,6 +118,11 @@ mod tests {
         over_time.moment(0, 100, 0);
         assert!(over_time.ratios().iter().all(|m| m.value.is_none()));
         over_time.moment(5, 100, 50);
-        assert!(over_time.ratios().iter().all(|m| m.value == Some(2.0)));
+        assert!(
+            over_time
+                .ratios()
+                .iter()
+                .all(|m| m.value == Some(Value::Fraction(2.0)))
+        );
     }
 }

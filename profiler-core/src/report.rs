@@ -3,12 +3,14 @@
 
 use crate::addr::{AddrRange, PAGE_SIZE};
 use crate::completeness::{Completeness, Confidence};
+pub use crate::explain::{Remedy, Step};
 use crate::fork::ForkSharing;
 use crate::heap::{Allocator, Arena, AskedSetting, CrossCheck};
+use crate::metrics::{Metric, MetricId};
 use crate::residency::PageState;
 use crate::sample::{Host, KernelCount, Target};
 use crate::size_class::SizeClass;
-use crate::units;
+use crate::units::{self, Value};
 
 /// A class of the ledger. The classes do not overlap; together they are all of RSS and swap.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
@@ -121,6 +123,18 @@ pub struct LedgerRow {
     pub shared_bytes: u64,
     /// In swap.
     pub swapped_bytes: u64,
+}
+
+impl LedgerRow {
+    /// A class that holds nothing.
+    pub const fn empty(class: LedgerClass) -> Self {
+        Self {
+            class,
+            resident_bytes: 0,
+            shared_bytes: 0,
+            swapped_bytes: 0,
+        }
+    }
 }
 
 /// One allocator's size class.
@@ -307,37 +321,6 @@ pub struct ArenaReport {
     pub top_pinned_bytes: u64,
 }
 
-/// A metric: one figure with a name, a unit and a meaning. `docs/metrics.md` defines each.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Metric {
-    /// Key in JSON; ends in its unit (`_bytes`, `_pages`) unless a ratio.
-    pub name: &'static str,
-    /// Its value; `None` is unknown.
-    pub value: Option<f64>,
-    /// One line: what it means and when to act.
-    pub help: &'static str,
-}
-
-impl Metric {
-    /// Its value as people read it: bytes by their unit, shares in percent, ratios with two
-    /// decimals.
-    pub fn shown(&self) -> String {
-        let ends = |endings: &[&str]| endings.iter().any(|ending| self.name.ends_with(ending));
-        match self.value {
-            None => "unknown".into(),
-            Some(value) if ends(&["_bytes"]) => units::bytes(value as u64),
-            Some(value) if ends(&["_pages"]) => format!("{} pages", units::count(value as u64)),
-            Some(value) if ends(&["utilisation", "_share_of_rss"]) => {
-                format!("{:.1} %", value * 100.0)
-            }
-            Some(value) if ends(&["_ratio"]) || self.name.starts_with("johnstone_wilson") => {
-                format!("{value:.2}")
-            }
-            Some(value) => units::count(value as u64),
-        }
-    }
-}
-
 /// A kind of fragmentation or growth that a finding is about.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
 pub enum Mechanism {
@@ -381,6 +364,15 @@ impl Mechanism {
     }
 }
 
+/// A figure that carries a claim.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct Evidence {
+    /// Its key in JSON.
+    pub key: &'static str,
+    /// `None` is unknown.
+    pub value: Option<Value>,
+}
+
 /// What the report concludes: a claim with what carries it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
@@ -390,10 +382,10 @@ pub struct Finding {
     pub claim: String,
     /// Bytes of RSS at stake.
     pub bytes: u64,
-    /// The figures that carry the claim, by name.
-    pub evidence: Vec<(String, f64)>,
-    /// What to do, exactly (an environment line, a call), or why nothing helps.
-    pub remedy: String,
+    /// The figures that carry the claim.
+    pub evidence: Vec<Evidence>,
+    /// What to do about it.
+    pub remedy: &'static Remedy,
     /// How sure.
     pub confidence: Confidence,
 }
@@ -455,6 +447,8 @@ pub struct FragReport {
     pub occupancy_deciles: Vec<OccupancyDeciles>,
     /// Ranges of 2 MiB by their live share, by allocator, then share.
     pub huge_occupancy: Vec<HugeOccupancyRow>,
+    /// Live bytes on the resident pages that walked heaps claim a byte of; `None` without any.
+    pub heap_live_bytes: Option<u64>,
     /// The map of the heap, by address.
     pub map: Vec<MapExtent>,
     /// Metrics, the most telling first.
@@ -480,21 +474,30 @@ impl FragReport {
         (!walked).then_some(serving)
     }
 
-    /// The value of a metric by its name.
-    pub fn metric(&self, name: &str) -> Option<f64> {
-        self.metrics.iter().find(|m| m.name == name)?.value
+    /// The value of a metric; `None` is unknown.
+    pub fn metric(&self, id: MetricId) -> Option<Value> {
+        self.metrics.iter().find(|m| m.id == id)?.value
+    }
+
+    /// The value of a metric whose unit has whole numbers only.
+    pub fn amount(&self, id: MetricId) -> Option<u64> {
+        debug_assert!(id.unit().is_whole(), "{id:?} is no amount");
+        match self.metric(id)? {
+            Value::Whole(value) => Some(value),
+            Value::Fraction(_) => None,
+        }
+    }
+
+    /// The value of a metric that is a share or a ratio.
+    pub fn ratio(&self, id: MetricId) -> Option<f64> {
+        debug_assert!(!id.unit().is_whole(), "{id:?} is no ratio");
+        self.metric(id).map(Value::as_f64)
     }
 
     /// Resident bytes of the pages that walked heaps claim a byte of; `None` when none was walked.
     pub fn heap_resident_bytes(&self) -> Option<u64> {
         let pages: u64 = self.page_occupancy.iter().map(|r| r.resident_pages).sum();
         (!self.heaps.is_empty()).then_some(pages * PAGE_SIZE)
-    }
-
-    /// Live bytes on those pages.
-    pub fn heap_live_bytes(&self) -> Option<u64> {
-        let heap = self.heap_resident_bytes()?;
-        Some((self.metric("utilisation")? * heap as f64).round() as u64)
     }
 
     /// The ledger's row of a class.

@@ -1,4 +1,149 @@
-//! Numbers as people read them: the one place that decides how bytes, counts and times look.
+//! Numbers as people read them: the one place that decides how bytes, counts and times look, and what
+//! unit a figure has.
+
+use std::fmt::{self, Display};
+
+/// The unit of a figure.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Pages of 4096 bytes.
+    Pages,
+    /// Blocks of an allocator.
+    Blocks,
+    /// Arenas of an allocator.
+    Arenas,
+    /// Aligned ranges of 2 MiB.
+    Ranges,
+    /// Threads.
+    Threads,
+    /// Calls of a function.
+    Calls,
+    /// Events of probes.
+    Events,
+    /// Hits of probes.
+    Hits,
+    /// Defects that a walk found.
+    Defects,
+    /// Nanoseconds.
+    Nanoseconds,
+    /// Milliseconds.
+    Milliseconds,
+    /// So many a second.
+    PerSecond,
+    /// Bytes a second.
+    BytesPerSecond,
+    /// A part of a whole: 0 to 1.
+    Share,
+    /// One amount divided by another, of which neither is a part of the other.
+    Ratio,
+    /// Yes (1) or no (0).
+    Flag,
+}
+
+impl Unit {
+    /// Its name, as `docs/metrics.md` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Pages => "pages",
+            Self::Blocks => "blocks",
+            Self::Arenas => "arenas",
+            Self::Ranges => "ranges",
+            Self::Threads => "threads",
+            Self::Calls => "calls",
+            Self::Events => "events",
+            Self::Hits => "hits",
+            Self::Defects => "defects",
+            Self::Nanoseconds => "ns",
+            Self::Milliseconds => "ms",
+            Self::PerSecond => "1/s",
+            Self::BytesPerSecond => "bytes/s",
+            Self::Share => "share",
+            Self::Ratio => "ratio",
+            Self::Flag => "flag",
+        }
+    }
+
+    /// What a table of figures says of it: its name, and nothing where the figure has no dimension.
+    pub const fn symbol(self) -> &'static str {
+        match self {
+            Self::Share | Self::Ratio | Self::Flag => "",
+            _ => self.name(),
+        }
+    }
+
+    /// Whether figures in it are whole numbers.
+    pub const fn is_whole(self) -> bool {
+        !matches!(
+            self,
+            Self::Milliseconds | Self::PerSecond | Self::BytesPerSecond | Self::Share | Self::Ratio
+        )
+    }
+
+    /// A value in this unit as a cell of a table has it: bytes and times by their size, shares in
+    /// percent, ratios with two decimals.
+    pub fn shown(self, value: Value) -> String {
+        let whole = value.rounded();
+        match self {
+            Self::Bytes => bytes(whole),
+            Self::BytesPerSecond => format!("{}/s", bytes(whole)),
+            Self::Nanoseconds => nanoseconds(whole),
+            Self::Milliseconds => format!("{:.1} ms", value.as_f64()),
+            Self::Share => format!("{:.1} %", value.as_f64() * 100.0),
+            Self::Ratio => format!("{:.2}", value.as_f64()),
+            _ => count(whole),
+        }
+    }
+}
+
+/// The value of a figure. Whole numbers stay whole: they are exact up to the largest.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub enum Value {
+    /// An amount or a number.
+    Whole(u64),
+    /// A share, a ratio, a rate or a time in parts.
+    Fraction(f64),
+}
+
+impl Value {
+    /// The nearest floating-point number.
+    pub fn as_f64(self) -> f64 {
+        match self {
+            Self::Whole(value) => value as f64,
+            Self::Fraction(value) => value,
+        }
+    }
+
+    fn rounded(self) -> u64 {
+        match self {
+            Self::Whole(value) => value,
+            Self::Fraction(value) => value.round() as u64,
+        }
+    }
+}
+
+impl From<u64> for Value {
+    fn from(value: u64) -> Self {
+        Self::Whole(value)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(value: f64) -> Self {
+        Self::Fraction(value)
+    }
+}
+
+impl Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(value) => value.fmt(f),
+            Self::Fraction(value) => value.fmt(f),
+        }
+    }
+}
 
 /// Bytes in binary units with one decimal: `512 B`, `4.0 KiB`, `1.3 GiB`.
 pub fn bytes(value: u64) -> String {

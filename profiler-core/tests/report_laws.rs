@@ -3,10 +3,12 @@
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::heap::{Allocator, Arena, Extent, ExtentKind, HeapSnapshot};
+use profiler_core::metrics::MetricId;
 use profiler_core::report::{FragReport, LedgerClass};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use profiler_core::sample::{KernelCount, Sample};
 use profiler_core::span::{SpanList, SpanState};
+use profiler_core::units::Value;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -174,6 +176,11 @@ proptest! {
         let huge: u64 = report.huge_occupancy.iter().map(|row| row.resident_bytes).sum();
         prop_assert_eq!(huge, resident * PAGE_SIZE);
         prop_assert_eq!(report.heap_resident_bytes(), Some(huge));
+        for (metric, id) in report.metrics.iter().zip(MetricId::ALL) {
+            prop_assert_eq!(metric.id, *id, "in the order of their declaration");
+            let whole = metric.value.map(|value| matches!(value, Value::Whole(_)));
+            prop_assert!(whole.is_none_or(|whole| whole == id.unit().is_whole()), "{:?}", metric);
+        }
         for deciles in &report.occupancy_deciles {
             prop_assert!(deciles.live_bytes.is_sorted(), "{:?}", deciles);
         }
@@ -353,8 +360,8 @@ fn pins_are_laid_at_the_door_of_the_blocks_that_hold_them() {
     );
     // The three blocks below the top have 272 bytes in all.
     assert_eq!(arena.top_pinned_bytes, 10 * PAGE_SIZE);
-    assert_eq!(report.metric("purge_floor_bytes"), Some(2.0 * 4096.0));
-    assert_eq!(report.metric("compaction_floor_bytes"), Some(4096.0));
+    assert_eq!(report.amount(MetricId::PurgeFloorBytes), Some(2 * 4096));
+    assert_eq!(report.amount(MetricId::CompactionFloorBytes), Some(4096));
     let [deciles] = report.occupancy_deciles.as_slice() else {
         panic!("one allocator")
     };

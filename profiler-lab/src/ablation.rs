@@ -1,6 +1,6 @@
 //! The gap between glibc and jemalloc in parts: each the difference of two replays.
 
-use super::candidates::{Mechanism, mechanism_name};
+use super::candidates::Mechanism;
 use super::report::Share;
 
 /// Peak and rest of one replay, in bytes.
@@ -18,7 +18,7 @@ pub fn shares(
     let last = (Mechanism::Decay, jemalloc);
     let all = steps.iter().chain([&last]).map(|(mechanism, after)| {
         let share = Share {
-            mechanism: mechanism_name(*mechanism),
+            mechanism: *mechanism,
             peak_bytes: difference(before.0, after.0),
             rest_bytes: difference(before.1, after.1),
         };
@@ -33,25 +33,25 @@ fn difference(before: u64, after: u64) -> i64 {
 }
 
 /// What a mechanism is, in words that go on after its bytes.
-pub fn in_words(mechanism: &str) -> &'static str {
+pub const fn in_words(mechanism: Mechanism) -> &'static str {
     match mechanism {
-        "dynamic_mmap_threshold" => "large blocks on the heap, as the mmap threshold grew",
-        "thread_caches" => "chunks cached by threads, and what they pin",
-        "arenas" => "memory that is free in one thread's arena only",
-        "untrimmed_free_memory" => "free pages that glibc does not give back by itself",
-        "jemalloc_decay" => "free pages that jemalloc keeps for a while",
-        _ => "unexplained: headers, size classes, and where blocks lie",
+        Mechanism::DynamicThreshold => "large blocks on the heap, as the mmap threshold grew",
+        Mechanism::ThreadCaches => "chunks cached by threads, and what they pin",
+        Mechanism::Arenas => "memory that is free in one thread's arena only",
+        Mechanism::Untrimmed => "free pages that glibc does not give back by itself",
+        Mechanism::Decay => "free pages that jemalloc keeps for a while",
+        Mechanism::Unexplained => "unexplained: headers, size classes, and where blocks lie",
     }
 }
 
 /// What cures a mechanism under glibc.
-pub fn remedy(mechanism: &str) -> Option<&'static str> {
+pub const fn remedy(mechanism: Mechanism) -> Option<&'static str> {
     match mechanism {
-        "dynamic_mmap_threshold" => Some("MALLOC_MMAP_THRESHOLD_=131072"),
-        "thread_caches" => Some("GLIBC_TUNABLES=glibc.malloc.tcache_count=0"),
-        "arenas" => Some("MALLOC_ARENA_MAX=1"),
-        "untrimmed_free_memory" => Some("malloc_trim(0) now and then"),
-        _ => None,
+        Mechanism::DynamicThreshold => Some("MALLOC_MMAP_THRESHOLD_=131072"),
+        Mechanism::ThreadCaches => Some("GLIBC_TUNABLES=glibc.malloc.tcache_count=0"),
+        Mechanism::Arenas => Some("MALLOC_ARENA_MAX=1"),
+        Mechanism::Untrimmed => Some("malloc_trim(0) now and then"),
+        Mechanism::Unexplained | Mechanism::Decay => None,
     }
 }
 
@@ -75,11 +75,11 @@ mod tests {
         assert_eq!(
             parts,
             [
-                ("dynamic_mmap_threshold", 0, 10),
-                ("thread_caches", -1, 20),
-                ("untrimmed_free_memory", 11, 40),
-                ("unexplained", -5, 2),
-                ("jemalloc_decay", -15, -7),
+                (Mechanism::DynamicThreshold, 0, 10),
+                (Mechanism::ThreadCaches, -1, 20),
+                (Mechanism::Untrimmed, 11, 40),
+                (Mechanism::Unexplained, -5, 2),
+                (Mechanism::Decay, -15, -7),
             ]
         );
         let sum: i64 = found.iter().map(|share| share.rest_bytes).sum();

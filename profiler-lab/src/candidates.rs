@@ -394,11 +394,11 @@ fn short(name: &str) -> String {
 pub fn steps(facts: &Facts<'_>) -> Vec<(Mechanism, Candidate)> {
     let mut env = facts.env();
     let mut all = Vec::new();
-    let mut step = |mechanism, settings: &[(&str, &str)], trim| {
+    let mut step = |mechanism: Mechanism, settings: &[(&str, &str)], trim| {
         for (tunable, value) in settings {
             env.set_glibc(tunable, value);
         }
-        let mut candidate = Candidate::new(mechanism_name(mechanism), "glibc", env.clone());
+        let mut candidate = Candidate::new(mechanism.name(), "glibc", env.clone());
         candidate.trim = trim;
         all.push((mechanism, candidate));
     };
@@ -418,7 +418,7 @@ pub fn steps(facts: &Facts<'_>) -> Vec<(Mechanism, Candidate)> {
     step(Mechanism::Untrimmed, &[], Trim::AtCheckpoints);
     let mut undecayed = Environment::default();
     undecayed.set("MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0");
-    let name = mechanism_name(Mechanism::Unexplained);
+    let name = Mechanism::Unexplained.name();
     all.push((
         Mechanism::Unexplained,
         Candidate::new(name, "jemalloc", undecayed),
@@ -444,15 +444,17 @@ pub enum Mechanism {
     Decay,
 }
 
-/// The name of a mechanism.
-pub const fn mechanism_name(mechanism: Mechanism) -> &'static str {
-    match mechanism {
-        Mechanism::DynamicThreshold => "dynamic_mmap_threshold",
-        Mechanism::ThreadCaches => "thread_caches",
-        Mechanism::Arenas => "arenas",
-        Mechanism::Untrimmed => "untrimmed_free_memory",
-        Mechanism::Unexplained => "unexplained",
-        Mechanism::Decay => "jemalloc_decay",
+impl Mechanism {
+    /// The name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DynamicThreshold => "dynamic_mmap_threshold",
+            Self::ThreadCaches => "thread_caches",
+            Self::Arenas => "arenas",
+            Self::Untrimmed => "untrimmed_free_memory",
+            Self::Unexplained => "unexplained",
+            Self::Decay => "jemalloc_decay",
+        }
     }
 }
 

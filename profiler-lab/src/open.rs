@@ -98,7 +98,7 @@ impl Looks {
         growing.look(Checkpoint {
             time_ns: self.time_ns,
             process: 0,
-            figures: Vec::new(),
+            figures: Default::default(),
         })
     }
 

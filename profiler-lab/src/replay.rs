@@ -228,9 +228,9 @@ impl PlayedField<'_> {
                 resident_bytes: median(&runs)?,
                 low_bytes: low,
                 high_bytes: high,
-                recorded_bytes: recorded(stop),
+                recorded_bytes: stop.checkpoint.figures.malloc_bytes(),
                 live_bytes: stop.live_bytes,
-                asked: figure(stop, "asked") == Some(1),
+                asked: stop.checkpoint.figures.asked,
             })
         });
         all.collect()
@@ -309,7 +309,7 @@ impl PlayedField<'_> {
             checkpoints: self
                 .stops
                 .iter()
-                .filter(|stop| recorded(stop).is_some())
+                .filter(|stop| stop.checkpoint.figures.malloc_bytes().is_some())
                 .count() as u64,
             trouble: self.trouble.map(str::to_owned),
             not_taken: Vec::new(),
@@ -360,15 +360,4 @@ fn lacking(description: &Description) -> Vec<String> {
         .filter_map(|(name, _)| name.strip_prefix("lacks."))
         .map(|what| what.replace('_', " "))
         .collect()
-}
-
-fn figure(stop: &Stop, name: &str) -> Option<u64> {
-    let mut all = stop.checkpoint.figures.iter();
-    all.find(|(n, _)| n == name).map(|(_, value)| *value)
-}
-
-/// What was recorded at a checkpoint: swapped bytes are needed too.
-fn recorded(stop: &Stop) -> Option<u64> {
-    let swapped = figure(stop, "malloc_swapped_bytes").unwrap_or(0);
-    Some(figure(stop, "malloc_resident_bytes")?.saturating_add(swapped))
 }

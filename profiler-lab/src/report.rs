@@ -1,6 +1,7 @@
 //! What a replay came to: plain data, from which text and JSON are made.
 
 use super::calibrate::Calibration;
+use super::candidates::Mechanism;
 use super::figures::Figure;
 
 /// The whole of it.
@@ -142,7 +143,7 @@ pub struct Measured {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Share {
     /// Which mechanism.
-    pub mechanism: &'static str,
+    pub mechanism: Mechanism,
     /// Its bytes at rest; below 0 when undoing it costs.
     pub rest_bytes: i64,
     /// Its bytes at the peak.

@@ -225,11 +225,7 @@ fn worker_bytes(program: &Program, at: &PlayedCheckpoint) -> Option<u64> {
     let stop = stops.iter().rev().find(|stop| {
         (stop.checkpoint.time_ns, stop.checkpoint.process) == (at.time_ns, at.process)
     })?;
-    let figure = |name: &str| {
-        let mut all = stop.checkpoint.figures.iter();
-        all.find(|(n, _)| n == name).map(|(_, value)| *value)
-    };
-    Some(figure("malloc_resident_bytes")? + figure("malloc_swapped_bytes").unwrap_or(0))
+    stop.checkpoint.figures.malloc_bytes()
 }
 
 /// Whether the host is short of memory.

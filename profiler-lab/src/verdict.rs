@@ -171,6 +171,7 @@ fn best(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::candidates::Mechanism;
     use crate::figures::Figure;
     use crate::report::Share;
 
@@ -195,7 +196,7 @@ mod tests {
         }
     }
 
-    fn report(candidates: Vec<Row>, mechanisms: &[(&'static str, i64)]) -> Report {
+    fn report(candidates: Vec<Row>, mechanisms: &[(Mechanism, i64)]) -> Report {
         Report {
             calibration: Calibration {
                 trusted: true,
@@ -205,7 +206,7 @@ mod tests {
             mechanisms: mechanisms
                 .iter()
                 .map(|(mechanism, mib)| Share {
-                    mechanism,
+                    mechanism: *mechanism,
                     rest_bytes: mib * MIB as i64,
                     peak_bytes: 0,
                 })
@@ -222,7 +223,7 @@ mod tests {
                 row("jemalloc", 120, 30),
                 row("mimalloc", 110, 29),
             ],
-            &[("thread_caches", 40), ("untrimmed_free_memory", 15)],
+            &[(Mechanism::ThreadCaches, 40), (Mechanism::Untrimmed, 15)],
         ));
         assert!(said.contains("jemalloc would help"), "{said}");
         assert!(said.contains("60.0 MiB less"), "{said}");
@@ -239,7 +240,10 @@ mod tests {
                 row("mmap_threshold=128K", 100, 40),
                 row("jemalloc", 100, 88),
             ],
-            &[("dynamic_mmap_threshold", 50), ("unexplained", -48)],
+            &[
+                (Mechanism::DynamicThreshold, 50),
+                (Mechanism::Unexplained, -48),
+            ],
         ));
         assert!(said.contains("jemalloc would not help"), "{said}");
         assert!(said.contains("What needs least at rest is mmap_threshold=128K: 40.0 MiB"));
@@ -261,7 +265,7 @@ mod tests {
     fn where_nothing_helps_it_says_that_the_memory_is_in_use() {
         let said = verdict(&report(
             vec![row("now: glibc 2.36", 100, 90), row("jemalloc", 100, 87)],
-            &[("thread_caches", 2)],
+            &[(Mechanism::ThreadCaches, 2)],
         ));
         assert!(said.contains("would not help"), "{said}");
         assert!(said.contains("Nothing that was tried saves"), "{said}");

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use profiler_common::program::{Op, UNKNOWN, code};
 use profiler_trace::compile::Compiler;
-use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Item, SeedBlock};
+use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Figures, Item, SeedBlock};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -46,7 +46,7 @@ fn item() -> impl Strategy<Value = Item> {
         1 => (0..4u32).prop_map(|process| Item::Checkpoint(Checkpoint {
             time_ns: 0,
             process,
-            figures: Vec::new(),
+            figures: Figures::default(),
         })),
     ]
 }

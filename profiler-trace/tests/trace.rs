@@ -1,8 +1,10 @@
 //! Traces come back as they were written, as far as they are whole, and no bytes make the reader
 //! panic or run on.
 
+use profiler_core::report::LedgerClass;
 use profiler_trace::trace::{
-    By, Checkpoint, Description, Event, EventKind, Item, ReadError, Reader, SeedBlock, Writer,
+    By, Checkpoint, Description, Event, EventKind, Figures, Item, ReadError, Reader, SeedBlock,
+    Writer,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -45,7 +47,16 @@ fn item() -> impl Strategy<Value = Item> {
         arena,
         live,
     });
-    let figures = vec(("[a-z_]{1,12}", any::<u64>()), 0..4);
+    let other = vec(("x[a-z_]{1,12}", any::<u64>()), 0..4);
+    let known = (any::<Option<u64>>(), any::<Option<bool>>(), any::<bool>());
+    let figures = (known, other).prop_map(|((live_bytes, stopped, asked), other)| Figures {
+        live_bytes,
+        stopped,
+        asked,
+        ledger: vec![(LedgerClass::Top, 7)],
+        other,
+        ..Figures::default()
+    });
     let checkpoint = (any::<u64>(), any::<u32>(), figures);
     prop_oneof![
         20 => event().prop_map(Item::Event),

@@ -18,7 +18,7 @@ use profiler_core::span::SpanState;
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
 use profiler_target::{StopError, Stopped, Target};
-use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Item, Reader};
+use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Figures, Item, Reader};
 
 /// `privileged/mutate.c`, running.
 struct Program {
@@ -258,10 +258,9 @@ impl Trace {
         kinds.filter(|kind| wanted(kind)).count()
     }
 
-    fn last(&self, figure: &str) -> Option<u64> {
-        let figures = &self.checkpoints.last()?.figures;
-        let found = figures.iter().find(|(name, _)| name == figure);
-        found.map(|(_, value)| *value)
+    /// The figures of the last checkpoint.
+    fn last(&self) -> &Figures {
+        &self.checkpoints.last().expect("a checkpoint").figures
     }
 
     /// Every block that the walk found lives, and no other, with a size that the allocator gives for
@@ -314,8 +313,8 @@ fn seed_and_events_give_the_heap(threads: u32) {
     let held: BTreeSet<u64> = trace.live.keys().copied().collect();
     assert!(own.is_subset(&held), "what it holds lives");
     trace.must_be(&walked);
-    assert_eq!(trace.last("live_blocks"), Some(walked.len() as u64));
-    assert_eq!(trace.last("final"), Some(1));
+    assert_eq!(trace.last().live_blocks, Some(walked.len() as u64));
+    assert!(trace.last().is_final);
     // One thread ended in each run, and before them the ones whose arenas are left.
     let ends = trace
         .events
@@ -463,7 +462,7 @@ fn a_budget_that_is_exceeded_ends_it_and_keeps_what_there_is() {
     assert!(said.contains("more than the budget of 1.0 %"), "{said}");
     let trace = Trace::read(&program.trace());
     assert!(trace.whole && !trace.events.is_empty());
-    assert_eq!(trace.last("final"), Some(1));
+    assert!(trace.last().is_final);
 }
 
 #[test]
@@ -539,7 +538,7 @@ fn blocks_are_seeded_and_freed(compiler: &str, library: &str) {
     let trace = Trace::read(&program.trace());
     assert_eq!((trace.lost, trace.wrong), (0, 0), "{said}");
     assert!(trace.seeded > 100);
-    assert_eq!(trace.last("live_blocks"), Some(trace.live.len() as u64));
+    assert_eq!(trace.last().live_blocks, Some(trace.live.len() as u64));
     assert!(said.contains("; 0 frees of blocks"), "{said}");
 }
 

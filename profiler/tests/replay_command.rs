@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use profiler_trace::trace::{By, Checkpoint, Description, Event, EventKind, Writer};
+use profiler_trace::trace::{By, Checkpoint, Description, Event, EventKind, Figures, Writer};
 use serde_json::Value;
 
 const LARGE: u64 = 100_000;
@@ -51,10 +51,10 @@ fn trace(folder: &Path, off: f64) -> PathBuf {
         let checkpoint = Checkpoint {
             time_ns,
             process: 0,
-            figures: vec![(
-                "malloc_resident_bytes".to_owned(),
-                (bytes as f64 * off) as u64,
-            )],
+            figures: Figures {
+                malloc_resident_bytes: Some((bytes as f64 * off) as u64),
+                ..Figures::default()
+            },
         };
         writer.checkpoint(&checkpoint).expect("written");
     };

@@ -5,5 +5,7 @@ mod prose;
 mod remedies;
 mod rules;
 
+pub use remedies::{Remedy, Step};
+
 pub(crate) use prose::{explanation, verdict};
 pub(crate) use rules::{findings, serving};

@@ -3,6 +3,7 @@
 use crate::addr::PAGE_SIZE;
 use crate::explain::rules::{not_walked, serving, worth};
 use crate::heap::Allocator;
+use crate::metrics::MetricId;
 use crate::report::{FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
 
@@ -55,7 +56,7 @@ pub(crate) fn verdict(report: &FragReport) -> String {
 }
 
 fn fragmentation(report: &FragReport) -> u64 {
-    report.metric("fragmentation_bytes").unwrap_or(0.0) as u64
+    report.amount(MetricId::FragmentationBytes).unwrap_or(0)
 }
 
 /// Why, in a few paragraphs.
@@ -102,7 +103,7 @@ fn findings(text: &mut String, report: &FragReport) {
         text.push_str("\n\n");
         text.push_str(&finding.claim);
         text.push(' ');
-        text.push_str(&finding.remedy);
+        text.push_str(finding.remedy.prose);
     }
 }
 
@@ -117,8 +118,8 @@ fn place(report: &FragReport) -> &'static str {
 
 fn about_swap(report: &FragReport) -> Option<String> {
     let swap = report.kernel.swap_bytes;
-    let known = report.metric("swap_fragmentation_bytes")? as u64;
-    let unread = report.metric("swap_unknown_bytes")? as u64;
+    let known = report.amount(MetricId::SwapFragmentationBytes)?;
+    let unread = report.amount(MetricId::SwapUnknownBytes)?;
     let unread = match unread {
         0 => String::new(),
         unread => format!(

@@ -1,54 +1,283 @@
-//! What to do about a mechanism, in the words and settings of the allocator that serves malloc.
+//! What to do about a mechanism, in the words and settings of the allocator that serves malloc: one
+//! row for each remedy.
 //!
 //! Settings are those of glibc's manual ("Memory Allocation Tunables"), jemalloc 5's `MALLOC_CONF`,
 //! mimalloc 2's and 3's environment options, and gperftools' `TCMALLOC_*` variables.
 
+use std::fmt::{self, Display};
+
 use crate::heap::Allocator;
+use crate::report::Mechanism;
+
+/// What to do about a mechanism, or why nothing helps.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Remedy {
+    /// What can be done, each by itself: all of it stands in the prose.
+    pub steps: &'static [Step],
+    /// In sentences.
+    pub prose: &'static str,
+}
+
+/// One thing that can be done, by where it is done.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// A variable of the environment that the program is started with, and its value.
+    Variable(&'static str, &'static str),
+    /// A call that the program makes while it runs.
+    Call(&'static str),
+    /// A change of how the program is written or run.
+    Practice(&'static str),
+}
+
+impl Step {
+    /// Where it is done, as JSON has it.
+    pub const fn place(self) -> &'static str {
+        match self {
+            Self::Variable(..) => "environment",
+            Self::Call(_) => "call",
+            Self::Practice(_) => "practice",
+        }
+    }
+}
+
+impl Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Variable(name, value) => write!(f, "{name}={value}"),
+            Self::Call(what) | Self::Practice(what) => f.write_str(what),
+        }
+    }
+}
+
+const TRIM: Step = Step::Call("malloc_trim(0)");
+const NO_TCACHE: Step = Step::Variable("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
+const JEMALLOC: Step = Step::Variable("LD_PRELOAD", "libjemalloc.so.2");
+const RESTARTS: Step = Step::Practice("restart the worker after so many tasks");
+const FEWER_THREADS: Step = Step::Practice("fewer threads");
+
+/// A remedy with what it is for.
+#[derive(Debug)]
+struct Row {
+    mechanism: Mechanism,
+    /// The allocators that must serve malloc; empty when it does not depend on that.
+    allocators: &'static [Allocator],
+    remedy: Remedy,
+}
+
+/// All remedies. Of those for one mechanism the one that names the serving allocator is taken, else
+/// the one that names none.
+const REMEDIES: &[Row] = &[
+    Row {
+        mechanism: Mechanism::PinnedPages,
+        allocators: &[Allocator::Glibc],
+        remedy: Remedy {
+            steps: &[JEMALLOC, RESTARTS],
+            prose: "No trim and no glibc setting returns them. An allocator that keeps blocks of one \
+                size together pins fewer pages: LD_PRELOAD=libjemalloc.so.2 (see the bound), or \
+                restart the worker after so many tasks.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::PinnedPages,
+        allocators: &[],
+        remedy: Remedy {
+            steps: &[RESTARTS],
+            prose: "Nothing returns them while those blocks live. This allocator keeps blocks of one \
+                size together already; restart the worker after so many tasks, or shorten the \
+                lives of the blocks that stay.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::Untrimmed,
+        allocators: &[Allocator::Glibc],
+        remedy: Remedy {
+            steps: &[
+                Step::Call("ctypes.CDLL(\"libc.so.6\").malloc_trim(0)"),
+                Step::Variable("MALLOC_CONF", "background_thread:true"),
+            ],
+            prose: "After each peak call ctypes.CDLL(\"libc.so.6\").malloc_trim(0). jemalloc purges \
+                such pages by itself, in an idle process only with \
+                MALLOC_CONF=background_thread:true.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::Untrimmed,
+        allocators: &[Allocator::Jemalloc],
+        remedy: Remedy {
+            steps: &[
+                Step::Variable("MALLOC_CONF", "background_thread:true"),
+                Step::Variable("MALLOC_CONF", "dirty_decay_ms:1000,muzzy_decay_ms:0"),
+            ],
+            prose: "They wait for their decay: an idle process purges only with \
+                MALLOC_CONF=background_thread:true; dirty_decay_ms:1000,muzzy_decay_ms:0 makes it \
+                sooner, at some cost in page faults.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::Untrimmed,
+        allocators: &[Allocator::Mimalloc],
+        remedy: Remedy {
+            steps: &[Step::Variable("MIMALLOC_PURGE_DELAY", "0")],
+            prose: "MIMALLOC_PURGE_DELAY=0 returns them at once, at some cost in page faults.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::Untrimmed,
+        allocators: &[Allocator::Tcmalloc],
+        remedy: Remedy {
+            steps: &[Step::Variable("TCMALLOC_RELEASE_RATE", "10")],
+            prose: "TCMALLOC_RELEASE_RATE=10 returns them sooner, at some cost in page faults.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::Untrimmed,
+        allocators: &[],
+        remedy: Remedy {
+            steps: &[RESTARTS],
+            prose: "This allocator has no setting for it: restart the worker after so many tasks.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::PinnedTop,
+        allocators: &[Allocator::Glibc],
+        remedy: Remedy {
+            steps: &[TRIM, NO_TCACHE],
+            prose: "malloc_trim(0) returns them all the same. If the blocks are only cached, \
+                GLIBC_TUNABLES=glibc.malloc.tcache_count=0 lets the top go by itself.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::Caches,
+        allocators: &[Allocator::Glibc],
+        remedy: Remedy {
+            steps: &[
+                NO_TCACHE,
+                Step::Variable("GLIBC_TUNABLES", "glibc.malloc.mxfast=0"),
+                FEWER_THREADS,
+                TRIM,
+            ],
+            prose: "GLIBC_TUNABLES=glibc.malloc.tcache_count=0 gives up tcaches and \
+                glibc.malloc.mxfast=0 fastbins, at some cost in speed; with fewer threads there \
+                are fewer. malloc_trim(0) returns what lies in fastbins.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::Caches,
+        allocators: &[Allocator::Jemalloc],
+        remedy: Remedy {
+            steps: &[
+                Step::Variable("MALLOC_CONF", "tcache_max:4096"),
+                Step::Variable("MALLOC_CONF", "tcache:false"),
+                FEWER_THREADS,
+            ],
+            prose: "MALLOC_CONF=tcache_max:4096 caches small blocks only (tcache:false none), at some \
+                cost in speed; fewer threads cache fewer.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::Caches,
+        allocators: &[Allocator::Tcmalloc],
+        remedy: Remedy {
+            steps: &[FEWER_THREADS],
+            prose: "TCMALLOC_MAX_TOTAL_THREAD_CACHE_BYTES bounds them; fewer threads cache fewer.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::Caches,
+        allocators: &[],
+        remedy: Remedy {
+            steps: &[Step::Practice("Fewer threads")],
+            prose: "Fewer threads cache fewer.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::ArenaSprawl,
+        allocators: &[Allocator::Glibc],
+        remedy: Remedy {
+            steps: &[Step::Variable("MALLOC_ARENA_MAX", "2")],
+            prose: "MALLOC_ARENA_MAX=2 makes threads share arenas. It can also cost memory where their \
+                lifetimes mix, so compare peaks before and after.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::SparsePools,
+        allocators: &[],
+        remedy: Remedy {
+            steps: &[
+                Step::Practice("max-tasks-per-child"),
+                Step::Practice("max-requests"),
+                Step::Variable("PYTHONMALLOC", "malloc"),
+            ],
+            prose: "Preloading an allocator does not change pymalloc. New objects reuse the room; to \
+                return it, end the process (Celery: max-tasks-per-child, gunicorn: max-requests), \
+                or try PYTHONMALLOC=malloc together with another allocator.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::DynamicMmapThreshold,
+        allocators: &[Allocator::Glibc],
+        remedy: Remedy {
+            steps: &[Step::Variable("MALLOC_MMAP_THRESHOLD_", "131072")],
+            prose: "MALLOC_MMAP_THRESHOLD_=131072 keeps it at 128 KiB, so that each large block goes \
+                back to the kernel when it is freed, at the cost of more page faults.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::MostlyLive,
+        allocators: &[],
+        remedy: Remedy {
+            steps: &[],
+            prose: "No allocator changes that: look for what keeps the objects (tracemalloc, memray, \
+                caches without a bound).",
+        },
+    },
+    Row {
+        mechanism: Mechanism::NotTheHeap,
+        allocators: &[],
+        remedy: Remedy {
+            steps: &[],
+            prose: "An allocator changes little: look at the libraries and files that are mapped, and \
+                at memory that libraries map themselves.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::NotSure,
+        allocators: &[],
+        remedy: Remedy {
+            steps: &[],
+            prose: "Residency and probes still tell where RSS is and what is allocated; `fragscope \
+                doctor --pid PID` names what is missing.",
+        },
+    },
+];
+
+/// What there is to say where no row is for the allocator: settings of another one are no remedy.
+const NONE: Remedy = Remedy {
+    steps: &[],
+    prose: "No setting of this allocator is known to change that.",
+};
+
+impl Remedy {
+    /// What to do about a mechanism where `serving` serves malloc, or, where the mechanism is one
+    /// allocator's own, in that allocator.
+    pub fn of(mechanism: Mechanism, serving: Option<Allocator>) -> &'static Self {
+        let fitting = |wanted: fn(&Row, Option<Allocator>) -> bool| {
+            let mut rows = REMEDIES.iter().filter(|row| row.mechanism == mechanism);
+            rows.find(|row| wanted(row, serving)).map(|row| &row.remedy)
+        };
+        fitting(|row, serving| serving.is_some_and(|own| row.allocators.contains(&own)))
+            .or_else(|| fitting(|row, _| row.allocators.is_empty()))
+            .unwrap_or(&NONE)
+    }
+}
 
 /// The call or event that returns whole free pages.
 pub(crate) fn give_back(serving: Option<Allocator>) -> &'static str {
     match serving {
-        Some(Allocator::Jemalloc) => "a purge",
+        Some(Allocator::Glibc) | None => "malloc_trim(0)",
         Some(Allocator::Mimalloc) => "mi_collect(true)",
         Some(Allocator::Tcmalloc) => "MallocExtension_ReleaseFreeMemory()",
-        _ => "malloc_trim(0)",
-    }
-}
-
-/// For whole free pages that were not returned.
-pub(crate) fn untrimmed(serving: Option<Allocator>) -> &'static str {
-    match serving {
-        Some(Allocator::Jemalloc) => {
-            "They wait for their decay: an idle process purges only with \
-             MALLOC_CONF=background_thread:true; dirty_decay_ms:1000,muzzy_decay_ms:0 makes it \
-             sooner, at some cost in page faults."
-        }
-        Some(Allocator::Mimalloc) => {
-            "MIMALLOC_PURGE_DELAY=0 returns them at once, at some cost in page faults."
-        }
-        Some(Allocator::Tcmalloc) => {
-            "TCMALLOC_RELEASE_RATE=10 returns them sooner, at some cost in page faults."
-        }
-        _ => {
-            "After each peak call ctypes.CDLL(\"libc.so.6\").malloc_trim(0). jemalloc purges such \
-             pages by itself, in an idle process only with MALLOC_CONF=background_thread:true."
-        }
-    }
-}
-
-/// For free bytes on pages that live blocks keep.
-pub(crate) fn pinned_pages(serving: Option<Allocator>) -> &'static str {
-    match serving {
-        Some(Allocator::Glibc) | None => {
-            "No trim and no glibc setting returns them. An allocator that keeps blocks of one size \
-             together pins fewer pages: LD_PRELOAD=libjemalloc.so.2 (see the bound), or restart \
-             the worker after so many tasks."
-        }
-        Some(_) => {
-            "Nothing returns them while those blocks live. This allocator keeps blocks of one size \
-             together already; restart the worker after so many tasks, or shorten the lives of the \
-             blocks that stay."
-        }
+        Some(_) => "a purge",
     }
 }
 
@@ -62,21 +291,52 @@ pub(crate) fn caches(serving: Option<Allocator>) -> &'static str {
     }
 }
 
-/// For freed blocks in caches.
-pub(crate) fn cached(serving: Option<Allocator>) -> &'static str {
-    match serving {
-        Some(Allocator::Glibc) | None => {
-            "GLIBC_TUNABLES=glibc.malloc.tcache_count=0 gives up tcaches and glibc.malloc.mxfast=0 \
-             fastbins, at some cost in speed; with fewer threads there are fewer. malloc_trim(0) \
-             returns what lies in fastbins."
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prose_names_all_that_a_remedy_sets() {
+        for Row { remedy, .. } in REMEDIES {
+            for step in remedy.steps {
+                let words = match step {
+                    Step::Variable(name, value) => vec![*name, *value],
+                    Step::Call(what) | Step::Practice(what) => vec![*what],
+                };
+                for word in words {
+                    assert!(remedy.prose.contains(word), "{word} in {remedy:?}");
+                }
+            }
         }
-        Some(Allocator::Jemalloc) => {
-            "MALLOC_CONF=tcache_max:4096 caches small blocks only (tcache:false none), at some cost \
-             in speed; fewer threads cache fewer."
+    }
+
+    #[test]
+    fn a_mechanism_has_one_remedy_for_each_allocator() {
+        for (at, row) in REMEDIES.iter().enumerate() {
+            for other in &REMEDIES[..at] {
+                let same = other.mechanism == row.mechanism;
+                let shared = row
+                    .allocators
+                    .iter()
+                    .any(|own| other.allocators.contains(own));
+                let both_general = row.allocators.is_empty() && other.allocators.is_empty();
+                assert!(!(same && (shared || both_general)), "{row:?}");
+            }
         }
-        Some(Allocator::Tcmalloc) => {
-            "TCMALLOC_MAX_TOTAL_THREAD_CACHE_BYTES bounds them; fewer threads cache fewer."
+    }
+
+    #[test]
+    fn no_allocator_gets_the_settings_of_glibc() {
+        for mechanism in [
+            Mechanism::Untrimmed,
+            Mechanism::PinnedTop,
+            Mechanism::ArenaSprawl,
+        ] {
+            for serving in [Allocator::Musl, Allocator::Mimalloc, Allocator::Tcmalloc] {
+                let prose = Remedy::of(mechanism, Some(serving)).prose;
+                assert!(!prose.contains("malloc_trim"), "{serving:?}: {prose}");
+                assert!(!prose.contains("MALLOC_ARENA"), "{serving:?}: {prose}");
+            }
         }
-        Some(_) => "Fewer threads cache fewer.",
     }
 }

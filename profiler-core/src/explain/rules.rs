@@ -1,10 +1,11 @@
 //! The rules: which mechanism holds how many bytes, and what to do about it.
 
 use crate::completeness::Confidence;
-use crate::explain::remedies;
+use crate::explain::remedies::{self, Remedy};
 use crate::heap::Allocator;
-use crate::report::{Finding, FragReport, HeapReport, LedgerClass, Mechanism};
-use crate::units::{bytes, count, percent};
+use crate::metrics::MetricId;
+use crate::report::{Evidence, Finding, FragReport, HeapReport, LedgerClass, Mechanism};
+use crate::units::{Value, bytes, count, percent};
 
 /// A mechanism is worth a finding from this share of RSS on…
 const WORTH_SHARE: f64 = 0.05;
@@ -62,6 +63,21 @@ fn setting(report: &FragReport, name: &str) -> Option<u64> {
         .find_map(|setting| setting.value.parse().ok())
 }
 
+fn evidence(key: &'static str, value: u64) -> Evidence {
+    Evidence {
+        key,
+        value: Some(Value::Whole(value)),
+    }
+}
+
+/// A metric as it is, as evidence.
+fn of_metric(report: &FragReport, id: MetricId) -> Evidence {
+    Evidence {
+        key: id.key(),
+        value: report.metric(id),
+    }
+}
+
 fn sure(report: &FragReport) -> Confidence {
     report.completeness.layout_confidence
 }
@@ -71,7 +87,6 @@ fn pinned_pages(report: &FragReport) -> Option<Finding> {
     let rows = report.size_classes.iter();
     let of_malloc = rows.filter(|row| row.allocator != Allocator::Pymalloc);
     let pinned: u64 = of_malloc.map(|row| row.pinned_free_bytes).sum();
-    let held = report.metric("held_by_512_bytes_pages").unwrap_or(0.0);
     worth(report, pinned).then(|| Finding {
         mechanism: Mechanism::PinnedPages,
         claim: format!(
@@ -80,16 +95,16 @@ fn pinned_pages(report: &FragReport) -> Option<Finding> {
         ),
         bytes: pinned,
         evidence: vec![
-            ("pinned_free_bytes".into(), pinned as f64),
-            ("held_by_512_bytes_pages".into(), held),
+            evidence(MetricId::PinnedFreeBytes.key(), pinned),
+            of_metric(report, MetricId::HeldBy512BytesPages),
         ],
-        remedy: remedies::pinned_pages(serving(report)).into(),
+        remedy: Remedy::of(Mechanism::PinnedPages, serving(report)),
         confidence: sure(report),
     })
 }
 
 fn untrimmed(report: &FragReport) -> Option<Finding> {
-    let trimmable = report.metric("trim_returnable_bytes")? as u64;
+    let trimmable = report.amount(MetricId::TrimReturnableBytes)?;
     worth(report, trimmable).then(|| Finding {
         mechanism: Mechanism::Untrimmed,
         claim: format!(
@@ -99,19 +114,16 @@ fn untrimmed(report: &FragReport) -> Option<Finding> {
         ),
         bytes: trimmable,
         evidence: vec![
-            ("trim_returnable_bytes".into(), trimmable as f64),
-            (
-                "top_bytes".into(),
-                resident(report, LedgerClass::Top) as f64,
-            ),
+            of_metric(report, MetricId::TrimReturnableBytes),
+            evidence("top_bytes", resident(report, LedgerClass::Top)),
         ],
-        remedy: remedies::untrimmed(serving(report)).into(),
+        remedy: Remedy::of(Mechanism::Untrimmed, serving(report)),
         confidence: sure(report),
     })
 }
 
 fn pinned_top(report: &FragReport) -> Option<Finding> {
-    let pinned = report.metric("top_pinned_bytes")? as u64;
+    let pinned = report.amount(MetricId::TopPinnedBytes)?;
     worth(report, pinned).then(|| Finding {
         mechanism: Mechanism::PinnedTop,
         claim: format!(
@@ -121,17 +133,10 @@ fn pinned_top(report: &FragReport) -> Option<Finding> {
         ),
         bytes: pinned,
         evidence: vec![
-            ("top_pinned_bytes".into(), pinned as f64),
-            (
-                "below_highest_live_bytes".into(),
-                report
-                    .metric("below_highest_live_bytes")
-                    .unwrap_or(f64::NAN),
-            ),
+            of_metric(report, MetricId::TopPinnedBytes),
+            of_metric(report, MetricId::BelowHighestLiveBytes),
         ],
-        remedy: "malloc_trim(0) returns them all the same. If the blocks are only cached, \
-                 GLIBC_TUNABLES=glibc.malloc.tcache_count=0 lets the top go by itself."
-            .into(),
+        remedy: Remedy::of(Mechanism::PinnedTop, Some(Allocator::Glibc)),
         confidence: sure(report),
     })
 }
@@ -146,8 +151,8 @@ fn caches(report: &FragReport) -> Option<Finding> {
             remedies::caches(serving(report))
         ),
         bytes: cached,
-        evidence: vec![("cached_bytes".into(), cached as f64)],
-        remedy: remedies::cached(serving(report)).into(),
+        evidence: vec![of_metric(report, MetricId::CachedBytes)],
+        remedy: Remedy::of(Mechanism::Caches, serving(report)),
         confidence: sure(report),
     })
 }
@@ -170,12 +175,10 @@ fn arena_sprawl(report: &FragReport) -> Option<Finding> {
         ),
         bytes: idle,
         evidence: vec![
-            ("thread_arenas".into(), count as f64),
-            ("idle_bytes".into(), idle as f64),
+            evidence("thread_arenas", count as u64),
+            evidence("idle_bytes", idle),
         ],
-        remedy: "MALLOC_ARENA_MAX=2 makes threads share arenas. It can also cost memory where \
-                 their lifetimes mix, so compare peaks before and after."
-            .into(),
+        remedy: Remedy::of(Mechanism::ArenaSprawl, Some(Allocator::Glibc)),
         // That they are idle is exact; that sharing would help is not.
         confidence: sure(report).min(Confidence::Medium),
     })
@@ -197,16 +200,10 @@ fn sparse_pools(report: &FragReport) -> Option<Finding> {
         },
         bytes: free,
         evidence: vec![
-            ("pymalloc_free_bytes".into(), free as f64),
-            (
-                "pymalloc_utilisation".into(),
-                report.metric("pymalloc_utilisation").unwrap_or(f64::NAN),
-            ),
+            evidence("pymalloc_free_bytes", free),
+            of_metric(report, MetricId::PymallocUtilisation),
         ],
-        remedy: "Preloading an allocator does not change pymalloc. New objects reuse the room; to \
-                 return it, end the process (Celery: max-tasks-per-child, gunicorn: max-requests), or try PYTHONMALLOC=malloc \
-                 together with another allocator."
-            .into(),
+        remedy: Remedy::of(Mechanism::SparsePools, serving(report)),
         confidence: sure(report),
     })
 }
@@ -227,7 +224,7 @@ fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
     let threshold = setting(report, "mmap_threshold")?;
     let grown =
         threshold > INITIAL_MMAP_THRESHOLD && setting(report, "no_dyn_threshold") == Some(0);
-    let free = report.metric("large_free_bytes")? as u64;
+    let free = report.amount(MetricId::LargeFreeBytes)?;
     (grown && worth(report, free)).then(|| Finding {
         mechanism: Mechanism::DynamicMmapThreshold,
         claim: format!(
@@ -238,12 +235,10 @@ fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
         ),
         bytes: free,
         evidence: vec![
-            ("mmap_threshold".into(), threshold as f64),
-            ("large_free_bytes".into(), free as f64),
+            evidence("mmap_threshold", threshold),
+            of_metric(report, MetricId::LargeFreeBytes),
         ],
-        remedy: "MALLOC_MMAP_THRESHOLD_=131072 keeps it at 128 KiB, so that each large block goes \
-                 back to the kernel when it is freed, at the cost of more page faults."
-            .into(),
+        remedy: Remedy::of(Mechanism::DynamicMmapThreshold, Some(Allocator::Glibc)),
         // Free chunks are exact, but a trim may return part of them too.
         confidence: sure(report).min(Confidence::Medium),
     })
@@ -258,7 +253,7 @@ fn mostly_live(report: &FragReport) -> Option<Finding> {
     .map(|class| resident(report, class))
     .iter()
     .sum::<u64>();
-    let utilisation = report.metric("utilisation")?;
+    let utilisation = report.ratio(MetricId::Utilisation)?;
     let rss = report.kernel.rss_bytes;
     (utilisation >= 0.8 && live * 2 >= rss).then(|| Finding {
         mechanism: Mechanism::MostlyLive,
@@ -270,20 +265,18 @@ fn mostly_live(report: &FragReport) -> Option<Finding> {
         ),
         bytes: live,
         evidence: vec![
-            ("live_bytes".into(), live as f64),
-            ("utilisation".into(), utilisation),
+            evidence("live_bytes", live),
+            of_metric(report, MetricId::Utilisation),
         ],
-        remedy: "No allocator changes that: look for what keeps the objects (tracemalloc, memray, \
-                 caches without a bound)."
-            .into(),
+        remedy: Remedy::of(Mechanism::MostlyLive, serving(report)),
         confidence: sure(report),
     })
 }
 
 fn not_the_heap(report: &FragReport) -> Option<Finding> {
-    let share = report.metric("heap_share_of_rss")?;
+    let share = report.ratio(MetricId::HeapShareOfRss)?;
     let rss = report.kernel.rss_bytes;
-    let outside = rss - ((rss as f64 * share) as u64).min(rss);
+    let outside = rss.saturating_sub(report.heap_resident_bytes()?);
     (share < 0.5).then(|| Finding {
         mechanism: Mechanism::NotTheHeap,
         claim: format!(
@@ -295,10 +288,8 @@ fn not_the_heap(report: &FragReport) -> Option<Finding> {
             bytes(resident(report, LedgerClass::OtherAnonymous)),
         ),
         bytes: outside,
-        evidence: vec![("heap_share_of_rss".into(), share)],
-        remedy: "An allocator changes little: look at the libraries and files that are mapped, \
-                 and at memory that libraries map themselves."
-            .into(),
+        evidence: vec![of_metric(report, MetricId::HeapShareOfRss)],
+        remedy: Remedy::of(Mechanism::NotTheHeap, serving(report)),
         confidence: sure(report),
     })
 }
@@ -325,9 +316,7 @@ fn not_sure(report: &FragReport) -> Finding {
             .to_owned(),
         bytes: 0,
         evidence: Vec::new(),
-        remedy: "Residency and probes still tell where RSS is and what is allocated; \
-                 `fragscope doctor --pid PID` names what is missing."
-            .into(),
+        remedy: Remedy::of(Mechanism::NotSure, None),
         confidence: Confidence::None,
     }
 }

@@ -5,9 +5,11 @@ use crate::heap::Allocator;
 use crate::metrics::huge::HUGE_PAGE;
 use crate::metrics::malloc_resident;
 use crate::metrics::pages::{PageSlice, Use};
-use crate::report::{HeapReport, HugeOccupancyRow, LedgerClass, LedgerRow, Metric};
+use crate::metrics::{Metric, MetricId};
+use crate::report::{HeapReport, HugeOccupancyRow, LedgerClass, LedgerRow};
 use crate::sample::Sample;
 use crate::span::{Span, SpanState};
+use crate::units::Value;
 
 /// What is counted over the heap's pages for the figures. Bytes are of resident pages unless said.
 #[derive(Copy, Clone, Debug, Default)]
@@ -51,6 +53,11 @@ impl Figures {
         }
     }
 
+    /// Live bytes on resident heap pages; `None` when no heap has any.
+    pub(crate) fn live_bytes(&self) -> Option<u64> {
+        (self.heap_bytes > 0).then_some(self.live_bytes)
+    }
+
     /// Resident and swapped bytes of pages that a malloc (not pymalloc) owns, without those whose
     /// use could not be told.
     pub(crate) fn malloc_bytes(&self) -> u64 {
@@ -90,9 +97,16 @@ pub(crate) fn metrics(
 ) -> Vec<Metric> {
     let row = |class: LedgerClass| ledger[class as usize];
     let walked = !heaps.is_empty();
-    let known = |value: u64| walked.then_some(value as f64);
+    let known = |value: u64| walked.then_some(value);
     let ratio = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
-    let metric = |name, value, help| Metric { name, value, help };
+    let whole = |id, value: Option<u64>| Metric {
+        id,
+        value: value.map(Value::Whole),
+    };
+    let fraction = |id, value: Option<f64>| Metric {
+        id,
+        value: value.map(Value::Fraction),
+    };
     let fragments = [
         LedgerClass::Cached,
         LedgerClass::FreeTrimmable,
@@ -121,175 +135,97 @@ pub(crate) fn metrics(
     let swap_unknown = row(LedgerClass::Unknown).swapped_bytes;
     let fork = sample.fork;
     vec![
-        metric(
-            "utilisation",
+        fraction(
+            MetricId::Utilisation,
             ratio(figures.live_bytes, figures.heap_bytes),
-            "live bytes of each resident heap byte; below 0.7 something wastes pages",
         ),
-        metric(
-            "fragmentation_bytes",
-            known(resident_fragments),
-            "resident heap bytes that hold nothing live: all that a perfect allocator could save",
-        ),
-        metric(
-            "pinned_free_bytes",
+        whole(MetricId::FragmentationBytes, known(resident_fragments)),
+        whole(
+            MetricId::PinnedFreeBytes,
             known(row(LedgerClass::FreePinned).resident_bytes),
-            "free bytes on pages kept by live blocks; only another allocator or shorter-lived \
-             blocks cure it",
         ),
-        metric(
-            "trim_returnable_bytes",
-            known(trimmable),
-            "what malloc_trim(0) would return now, to the page; if large, trim after each peak",
-        ),
-        metric(
-            "stuck_free_bytes",
+        whole(MetricId::TrimReturnableBytes, known(trimmable)),
+        whole(
+            MetricId::StuckFreeBytes,
             known(row(LedgerClass::FreeStuck).resident_bytes),
-            "whole free pages that no trim returns",
         ),
-        metric(
-            "cached_bytes",
+        whole(
+            MetricId::CachedBytes,
             known(row(LedgerClass::Cached).resident_bytes),
-            "freed blocks kept in tcache and fastbins; small unless there are many threads",
         ),
-        metric(
-            "compaction_floor_bytes",
-            known(floor(PAGE_SIZE)),
-            "the fewest whole pages that hold the same live bytes: no allocator gets below it",
-        ),
-        metric(
-            "compaction_floor_2m_bytes",
-            known(floor(HUGE_PAGE)),
-            "the same in huge pages of 2 MiB",
-        ),
-        metric(
-            "purge_floor_bytes",
-            known(figures.occupied),
-            "resident pages that hold anything live: what is left when every free page is \
-             returned and no block moves",
-        ),
-        metric(
-            "purge_floor_2m_bytes",
-            known(occupied_huge),
-            "the same when memory can only be returned 2 MiB at a time (huge pages)",
-        ),
-        metric(
-            "large_free_bytes",
-            known(large_free(sample)),
-            "resident in free chunks above 128 KiB, glibc's first mmap threshold: with the threshold \
-             fixed they would have gone back when they were freed",
-        ),
-        metric(
-            "huge_backed_bytes",
-            known(backed),
-            "resident heap bytes in huge pages; with much free memory in them, try \
-             transparent_hugepage=madvise",
-        ),
-        metric(
-            "below_highest_live_bytes",
+        whole(MetricId::CompactionFloorBytes, known(floor(PAGE_SIZE))),
+        whole(MetricId::CompactionFloor2mBytes, known(floor(HUGE_PAGE))),
+        whole(MetricId::PurgeFloorBytes, known(figures.occupied)),
+        whole(MetricId::PurgeFloor2mBytes, known(occupied_huge)),
+        whole(MetricId::LargeFreeBytes, known(large_free(sample))),
+        whole(MetricId::HugeBackedBytes, known(backed)),
+        whole(
+            MetricId::BelowHighestLiveBytes,
             known(grows().map(|a| a.below_highest_live_bytes).sum()),
-            "free bytes below the highest live block of brk and thread heaps: an automatic trim \
-             never reaches them",
         ),
-        metric(
-            "top_pinned_bytes",
+        whole(
+            MetricId::TopPinnedBytes,
             known(grows().map(|a| a.top_pinned_bytes).sum()),
-            "free pages that would return by themselves, were it not for a few blocks (4 KiB in \
-             all) above them",
         ),
-        metric(
-            "held_by_64_bytes_pages",
+        whole(
+            MetricId::HeldBy64BytesPages,
             known(figures.held_by_64 / PAGE_SIZE),
-            "resident pages kept by 64 live bytes or fewer; many of them are the cheapest to free",
         ),
-        metric(
-            "held_by_512_bytes_pages",
+        whole(
+            MetricId::HeldBy512BytesPages,
             known(figures.held_by_512 / PAGE_SIZE),
-            "resident pages kept by 512 live bytes or fewer",
         ),
-        metric(
-            "held_by_one_block_pages",
+        whole(
+            MetricId::HeldByOneBlockPages,
             known(figures.held_by_one / PAGE_SIZE),
-            "resident pages kept by one block that fills less than half",
         ),
-        metric(
-            "pymalloc_utilisation",
+        fraction(
+            MetricId::PymallocUtilisation,
             ratio(figures.pymalloc_live_bytes, figures.pymalloc_bytes),
-            "live bytes of each resident byte of Python's small-object arenas; jemalloc does not \
-             change it",
         ),
-        metric(
-            "heap_share_of_rss",
+        fraction(
+            MetricId::HeapShareOfRss,
             walked
                 .then(|| ratio(figures.heap_bytes, sample.kernel.rss_bytes))
                 .flatten(),
-            "how much of RSS is heap at all; below 0.5 look at files and libraries first",
         ),
-        metric(
-            "malloc_resident_bytes",
-            Some(malloc_resident(&sample.residency, &sample.heaps).resident_bytes as f64),
-            "what malloc has resident, by a definition that holds under every allocator: the \
-             figure by which replays are compared",
+        whole(
+            MetricId::MallocResidentBytes,
+            Some(malloc_resident(&sample.residency, &sample.heaps).resident_bytes),
         ),
-        metric(
-            "swap_fragmentation_bytes",
-            known(swap_fragments),
-            "bytes in swap known to hold nothing live: harmless to leave there",
+        whole(MetricId::SwapFragmentationBytes, known(swap_fragments)),
+        whole(MetricId::SwapUnknownBytes, known(swap_unknown)),
+        whole(
+            MetricId::ForkSharedBytes,
+            fork.map(|fork| fork.shared_bytes),
         ),
-        metric(
-            "swap_unknown_bytes",
-            known(swap_unknown),
-            "bytes in swap that were not read, so that any part of them may be fragmentation too",
+        whole(
+            MetricId::ForkCopiedBytes,
+            fork.map(|fork| fork.copied_bytes),
         ),
-        metric(
-            "fork_shared_bytes",
-            fork.map(|fork| fork.shared_bytes as f64),
-            "resident anonymous bytes still shared with the parent since the fork",
-        ),
-        metric(
-            "fork_copied_bytes",
-            fork.map(|fork| fork.copied_bytes as f64),
-            "resident anonymous bytes that both have a copy of their own of: sharing that writes \
-             broke (gc.freeze() before forking keeps more)",
-        ),
-        metric(
-            "mem_fragmentation_ratio",
+        fraction(
+            MetricId::MemFragmentationRatio,
             ratio(sample.kernel.rss_bytes, figures.live_bytes),
-            "Redis's name: RSS ÷ live bytes; above 1.5 look at the ledger",
         ),
-        metric(
-            "allocator_frag_ratio",
+        fraction(
+            MetricId::AllocatorFragRatio,
             ratio(figures.occupied, figures.live_bytes),
-            "Redis's name, jemalloc's active ÷ allocated: pages in use ÷ live bytes; what only \
-             moving blocks cures",
         ),
-        metric(
-            "allocator_rss_ratio",
+        fraction(
+            MetricId::AllocatorRssRatio,
             ratio(figures.heap_bytes, figures.occupied),
-            "Redis's name, jemalloc's resident ÷ active: heap pages ÷ pages in use; what a purge \
-             or trim cures",
         ),
-        metric(
-            "rss_overhead_ratio",
+        fraction(
+            MetricId::RssOverheadRatio,
             ratio(sample.kernel.rss_bytes, figures.heap_bytes),
-            "Redis's name: RSS ÷ heap pages; far above 1, the memory is not the heap's",
         ),
-        metric(
-            "malloc_arenas",
+        whole(
+            MetricId::MallocArenas,
             malloc()
                 .next()
-                .map(|_| malloc().map(|h| h.arenas.len()).sum::<usize>() as f64),
-            "arenas of malloc; far more than busy threads: lower MALLOC_ARENA_MAX",
+                .map(|_| malloc().map(|h| h.arenas.len() as u64).sum()),
         ),
-        metric(
-            "largest_idle_arena_bytes",
-            idle.max().map(|bytes| bytes as f64),
-            "resident and not live in the idlest thread arena",
-        ),
-        metric(
-            "internal_slop_bytes",
-            None,
-            "bytes in live blocks that were not asked for: a walk cannot know what was asked for",
-        ),
+        whole(MetricId::LargestIdleArenaBytes, idle.max()),
+        whole(MetricId::InternalSlopBytes, None),
     ]
 }

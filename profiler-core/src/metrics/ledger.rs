@@ -18,12 +18,7 @@ pub(crate) struct Ledger<'a> {
 impl<'a> Ledger<'a> {
     /// A ledger in which every page is what its mapping says, before heaps claim theirs.
     pub(crate) fn new(sample: &'a Sample) -> Self {
-        let rows = LedgerClass::ALL.map(|class| LedgerRow {
-            class,
-            resident_bytes: 0,
-            shared_bytes: 0,
-            swapped_bytes: 0,
-        });
+        let rows = LedgerClass::ALL.map(LedgerRow::empty);
         let heaps = sample.heaps.len();
         let mut ledger = Self {
             sample,

@@ -6,6 +6,7 @@
 mod figures;
 mod heaps;
 mod huge;
+mod id;
 mod ledger;
 mod malloc_resident;
 mod map;
@@ -17,6 +18,7 @@ mod size_classes;
 pub(crate) use figures::{Figures, metrics};
 pub(crate) use heaps::{ArenaResidency, heaps};
 pub(crate) use huge::HugeRanges;
+pub use id::{Metric, MetricId};
 pub(crate) use ledger::Ledger;
 pub use malloc_resident::{MallocResident, malloc_resident};
 pub(crate) use map::HeapMap;

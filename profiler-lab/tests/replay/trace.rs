@@ -109,7 +109,7 @@ impl TraceBuilder {
         let checkpoint = Checkpoint {
             time_ns: self.now.as_nanos() as u64,
             process,
-            figures: Vec::new(),
+            figures: Default::default(),
         };
         self.writer.checkpoint(&checkpoint).expect("a Vec has room");
     }

@@ -413,10 +413,7 @@ impl Compiler {
         let live_bytes = self.processes[process].live_bytes();
         self.switch(main, sink)?;
         sink.push(op(code::CHECKPOINT, self.stops.len() as u64, 0))?;
-        let figures = checkpoint.figures.iter();
-        let figures: usize = figures
-            .map(|(name, _)| name.len() + size_of::<(String, u64)>())
-            .sum();
+        let figures = checkpoint.figures.heap_bytes();
         // Who plays the program has a copy.
         self.stop_bytes += 2 * (figures + size_of::<Stop>()) as u64;
         self.stops.push(Stop {

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use super::lines::Lines;
 use super::{Input, description};
 use crate::limits::{Holder, Meter};
-use crate::trace::{By, Checkpoint, Description, Event, EventKind, Item, ReadError, Source};
+use crate::trace::{
+    By, Checkpoint, Description, Event, EventKind, Figures, Item, ReadError, Source,
+};
 
 /// The newest format of the file that is known.
 const NEWEST: u64 = 3;
@@ -115,7 +117,10 @@ impl Heaptrack {
                 return Some(Item::Checkpoint(Checkpoint {
                     time_ns: self.time_ms.saturating_mul(1_000_000),
                     process: 0,
-                    figures: vec![("rss_bytes".to_owned(), rss)],
+                    figures: Figures {
+                        rss_bytes: Some(rss),
+                        ..Figures::default()
+                    },
                 }));
             }
             "+" => match (number()?, number(), number()) {

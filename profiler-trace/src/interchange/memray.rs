@@ -9,7 +9,9 @@ use std::io::{self, BufRead, Read};
 use super::lines::is_cut;
 use super::{Input, description};
 use crate::limits::{Holder, Meter, Stopped};
-use crate::trace::{By, Checkpoint, Description, Event, EventKind, Item, ReadError, Source};
+use crate::trace::{
+    By, Checkpoint, Description, Event, EventKind, Figures, Item, ReadError, Source,
+};
 
 /// How a capture begins.
 pub(super) const MAGIC: &[u8] = b"memray\0";
@@ -172,7 +174,10 @@ impl Memray {
         Ok(Item::Checkpoint(Checkpoint {
             time_ns: self.time_ms.saturating_mul(1_000_000),
             process: 0,
-            figures: vec![("rss_bytes".to_owned(), rss)],
+            figures: Figures {
+                rss_bytes: Some(rss),
+                ..Figures::default()
+            },
         }))
     }
 

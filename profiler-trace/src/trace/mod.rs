@@ -5,12 +5,14 @@
 
 mod block;
 mod event;
+mod figures;
 mod reader;
 mod source;
 mod varint;
 mod writer;
 
 pub use event::{By, Event, EventKind};
+pub use figures::Figures;
 pub use reader::{Item, ReadError, Reader};
 pub use source::{PassError, Source, pass_on};
 pub use writer::Writer;
@@ -39,8 +41,8 @@ pub struct Checkpoint {
     pub time_ns: u64,
     /// The process, by its number in the trace: 0 is the first.
     pub process: u32,
-    /// Figures by name; the unit is in the name, as in the snapshot.
-    pub figures: Vec<(String, u64)>,
+    /// What was measured.
+    pub figures: Figures,
 }
 
 /// A block that was live when the recording began.

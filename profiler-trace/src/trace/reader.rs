@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use super::block::{self, Kind};
 use super::event::Context;
 use super::varint::{take, take_signed, take_text};
-use super::{Checkpoint, Description, Event, MAGIC, SeedBlock};
+use super::{Checkpoint, Description, Event, Figures, MAGIC, SeedBlock};
 use crate::limits::{Meter, Stopped};
 
 /// Why a file is no trace that can be read.
@@ -233,9 +233,9 @@ fn checkpoint(mut content: &[u8]) -> Option<Checkpoint> {
     let time_ns = take(input)?;
     let process = u32::try_from(take(input)?).ok()?;
     let count = take(input).filter(|&count| count <= MOST_NAMES)?;
-    let mut figures = Vec::new();
+    let mut figures = Figures::default();
     for _ in 0..count {
-        figures.push((take_text(input)?, take(input)?));
+        figures.put(take_text(input)?, take(input)?);
     }
     Some(Checkpoint {
         time_ns,

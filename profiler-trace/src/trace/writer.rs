@@ -97,10 +97,11 @@ impl<W: Write> Writer<W> {
         let mut content = Vec::new();
         put(&mut content, checkpoint.time_ns);
         put(&mut content, checkpoint.process.into());
-        put(&mut content, checkpoint.figures.len() as u64);
-        for (name, value) in &checkpoint.figures {
-            put_text(&mut content, name);
-            put(&mut content, *value);
+        let figures = checkpoint.figures.named();
+        put(&mut content, figures.len() as u64);
+        for (name, value) in figures {
+            put_text(&mut content, &name);
+            put(&mut content, value);
         }
         self.written += block::write(&mut self.out, Kind::Checkpoint, &content)?;
         Ok(())

@@ -1,41 +1,82 @@
 //! One aligned line an interval, for `attach --headless`.
 
-use profiler_core::units::{bytes, count, nanoseconds};
-use profiler_core::view::View;
+use profiler_core::activity::Activity;
+use profiler_core::metrics::MetricId;
+use profiler_core::units::{Unit, bytes, count, nanoseconds};
+use profiler_core::view::{Point, View};
 
 use super::names::{events_lost, gaps, latest, time_of_day};
 
-/// Titles and widths of the columns; the last one is as wide as it gets.
-const COLUMNS: [(&str, usize); 13] = [
-    ("time UTC", 8),
-    ("rss", 10),
-    ("swap", 10),
-    ("walked", 7),
-    ("live", 10),
-    ("util", 6),
-    ("pinned", 10),
-    ("trim", 10),
-    ("alloc/s", 8),
-    ("p99 life", 9),
-    ("spent", 6),
-    ("lost", 6),
-    ("seen", 0),
+/// What a line is made from: a view, with the kernel's latest count and what keeps its figures from
+/// being whole.
+struct Moment<'a> {
+    view: &'a View,
+    now: Point,
+    gaps: Vec<&'static str>,
+}
+
+/// Title and width of each column, and what stands in it; `None` is unknown. The last one is as wide
+/// as it gets.
+type Column = (&'static str, usize, fn(&Moment<'_>) -> Option<String>);
+
+const COLUMNS: [Column; 13] = [
+    ("time UTC", 8, |of| Some(time_of_day(of.now.time_ns))),
+    ("rss", 10, |of| Some(bytes(of.now.rss_bytes))),
+    ("swap", 10, |of| Some(bytes(of.now.swap_bytes))),
+    ("walked", 7, |of| {
+        Some(age(of
+            .now
+            .time_ns
+            .saturating_sub(of.view.report.taken_at_ns)))
+    }),
+    ("live", 10, |of| of.now.live_bytes.map(bytes)),
+    ("util", 6, |of| of.metric(MetricId::Utilisation)),
+    ("pinned", 10, |of| of.metric(MetricId::PinnedFreeBytes)),
+    ("trim", 10, |of| of.metric(MetricId::TrimReturnableBytes)),
+    ("alloc/s", 8, |of| {
+        Some(Unit::PerSecond.shown(of.activity()?.alloc_rate.into()))
+    }),
+    ("p99 life", 9, |of| {
+        let lifetimes = Some(&of.activity()?.lifetimes).filter(|l| !l.is_empty())?;
+        Some(nanoseconds(lifetimes.value_at_quantile(0.99)))
+    }),
+    ("spent", 6, |of| {
+        Some(Unit::Share.shown(of.activity()?.cost.share.into()))
+    }),
+    ("lost", 6, |of| {
+        of.activity().map(|_| count(events_lost(of.view)))
+    }),
+    ("seen", 0, |of| {
+        Some(if of.gaps.is_empty() {
+            "ok".to_owned()
+        } else {
+            of.gaps.join(",")
+        })
+    }),
 ];
 
-fn aligned(cells: [String; COLUMNS.len()]) -> String {
-    let mut text = String::new();
-    for (cell, (_, width)) in cells.iter().zip(COLUMNS) {
-        if !text.is_empty() {
-            text.push(' ');
-        }
-        text.push_str(&format!("{cell:>width$}"));
+impl Moment<'_> {
+    fn metric(&self, id: MetricId) -> Option<String> {
+        let value = self.view.report.metric(id)?;
+        Some(id.unit().shown(value))
     }
-    text
+
+    fn activity(&self) -> Option<&Activity> {
+        self.view.activity.as_deref()
+    }
+}
+
+fn aligned(cell: impl Fn(&Column) -> String) -> String {
+    let cells = COLUMNS.iter().map(|column| {
+        let width = column.1;
+        format!("{:>width$}", cell(column))
+    });
+    cells.collect::<Vec<_>>().join(" ")
 }
 
 /// The titles of [`line()`]'s columns.
 pub fn line_heading() -> String {
-    aligned(COLUMNS.map(|(title, _)| title.to_owned()))
+    aligned(|(title, ..)| (*title).to_owned())
 }
 
 /// How long ago, in whole seconds.
@@ -46,36 +87,10 @@ fn age(ns: u64) -> String {
 /// A view in one line: the kernel's count at the latest look, the heap at the last walk, and what
 /// the probes saw; `-` is unknown. The last column is `ok`, or what is missing.
 pub fn line(view: &View) -> String {
-    let report = &view.report;
-    let now = latest(view);
-    let unknown = || "-".to_owned();
-    let metric = |name: &str| {
-        report
-            .metric(name)
-            .map_or_else(unknown, |value| bytes(value as u64))
+    let moment = Moment {
+        view,
+        now: latest(view),
+        gaps: gaps(view),
     };
-    let activity = view.activity.as_deref();
-    let lifetimes = activity.map(|a| &a.lifetimes).filter(|l| !l.is_empty());
-    let gaps = gaps(view);
-    aligned([
-        time_of_day(now.time_ns),
-        bytes(now.rss_bytes),
-        bytes(now.swap_bytes),
-        age(now.time_ns.saturating_sub(report.taken_at_ns)),
-        now.live_bytes.map_or_else(unknown, bytes),
-        report
-            .metric("utilisation")
-            .map_or_else(unknown, |share| format!("{:.1} %", share * 100.0)),
-        metric("pinned_free_bytes"),
-        metric("trim_returnable_bytes"),
-        activity.map_or_else(unknown, |a| count(a.alloc_rate.round() as u64)),
-        lifetimes.map_or_else(unknown, |l| nanoseconds(l.value_at_quantile(0.99))),
-        activity.map_or_else(unknown, |a| format!("{:.1} %", a.cost.share * 100.0)),
-        activity.map_or_else(unknown, |_| count(events_lost(view))),
-        if gaps.is_empty() {
-            "ok".to_owned()
-        } else {
-            gaps.join(",")
-        },
-    ])
+    aligned(|(.., cell)| cell(&moment).unwrap_or_else(|| "-".to_owned()))
 }

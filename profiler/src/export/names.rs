@@ -106,33 +106,3 @@ pub(super) fn gaps(view: &View) -> Vec<&'static str> {
     let present = gaps.into_iter().filter(|(_, there)| *there);
     present.map(|(name, _)| name).collect()
 }
-
-/// The unit of a figure, which its name says; empty for a ratio or a yes (1) or no (0).
-pub(super) fn unit_of(name: &str) -> &'static str {
-    const BY_ENDING: [(&str, &str); 6] = [
-        ("_bytes_per_second", "bytes/s"),
-        ("_per_second", "1/s"),
-        ("_bytes", "bytes"),
-        ("_ns", "ns"),
-        ("_ms", "ms"),
-        ("_pages", "pages"),
-    ];
-    match name {
-        "live_blocks"
-        | "free_blocks"
-        | "cached_blocks"
-        | "mapped_large_blocks"
-        | "tracked_blocks" => "blocks",
-        "allocs" | "frees" | "frees_of_older" => "calls",
-        "events_lost" => "events",
-        "probe_hits" => "hits",
-        "probe_ns_per_hit" => "ns",
-        "malloc_arenas" => "arenas",
-        "threads_in_allocator" => "threads",
-        "defects" => "defects",
-        _ => BY_ENDING
-            .iter()
-            .find(|(ending, _)| name.ends_with(ending))
-            .map_or("", |(_, unit)| unit),
-    }
-}

@@ -7,11 +7,13 @@ use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, Pr
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::completeness::{Confidence, Defect};
 use profiler_core::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
-use profiler_core::report::{Finding, FragReport, Mechanism};
+use profiler_core::metrics::MetricId;
+use profiler_core::report::{Evidence, Finding, FragReport, Mechanism, Remedy, Step};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use profiler_core::sample::{KernelCount, Sample, Target};
 use profiler_core::size_class::SizeClass;
 use profiler_core::span::{SpanList, SpanState};
+use profiler_core::units::Value;
 use profiler_core::view::{Point, View};
 
 /// 2026-01-02T03:04:05.678Z.
@@ -189,8 +191,14 @@ pub(super) fn full() -> View {
         mechanism: Mechanism::PinnedPages,
         claim: "64 bytes hold a page.".into(),
         bytes: PAGE - 64,
-        evidence: vec![("held_by_64_bytes_pages".into(), 1.0)],
-        remedy: "Free them.".into(),
+        evidence: vec![Evidence {
+            key: MetricId::HeldBy64BytesPages.key(),
+            value: Some(Value::Whole(1)),
+        }],
+        remedy: &Remedy {
+            steps: &[Step::Call("free(them)")],
+            prose: "Free them.",
+        },
         confidence: Confidence::Medium,
     });
     View {

@@ -4,6 +4,8 @@ use hdrhistogram::Histogram;
 use profiler_core::activity::{self, ClassActivity, ProbeState, ProbeStatus};
 use serde::Serialize;
 
+use super::Record;
+
 #[derive(Serialize)]
 pub(super) struct Activity<'a> {
     elapsed_ns: u64,
@@ -24,7 +26,7 @@ pub(super) struct Activity<'a> {
     tracked_bytes: u64,
     lifetime_ns: Option<Percentiles>,
     size_bytes: Option<Percentiles>,
-    classes: Vec<Class>,
+    classes: Vec<Record<'a, u64, ClassActivity>>,
     probes: Vec<Probe<'a>>,
     cost: Cost,
 }
@@ -38,17 +40,6 @@ pub(super) struct Percentiles {
     p99: u64,
     p999: u64,
     max: u64,
-}
-
-#[derive(Serialize)]
-struct Class {
-    upper_bytes: u64,
-    allocs: u64,
-    alloc_bytes: u64,
-    frees: u64,
-    lifetime_p50_ns: Option<u64>,
-    lifetime_p90_ns: Option<u64>,
-    lifetime_p99_ns: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -95,7 +86,7 @@ impl<'a> Activity<'a> {
             tracked_bytes: activity.tracked_bytes,
             lifetime_ns: Percentiles::of(&activity.lifetimes),
             size_bytes: Percentiles::of(&activity.sizes),
-            classes: activity.classes.iter().map(Class::of).collect(),
+            classes: activity.classes.iter().map(class).collect(),
             probes: activity.probes.iter().map(Probe::of).collect(),
             cost: Cost {
                 hits: activity.cost.hits,
@@ -122,19 +113,11 @@ impl Percentiles {
     }
 }
 
-impl Class {
-    fn of(class: &ClassActivity) -> Self {
-        // A class none of whose blocks was seen to die has no lifetimes, rather than short ones.
-        let known = |ns: u64| (class.frees > 0).then_some(ns);
-        Self {
-            upper_bytes: class.class.upper_bytes(),
-            allocs: class.allocs,
-            alloc_bytes: class.alloc_bytes,
-            frees: class.frees,
-            lifetime_p50_ns: known(class.lifetime_p50_ns),
-            lifetime_p90_ns: known(class.lifetime_p90_ns),
-            lifetime_p99_ns: known(class.lifetime_p99_ns),
-        }
+fn class(class: &ClassActivity) -> Record<'_, u64, ClassActivity> {
+    Record {
+        name: vec![("upper_bytes", class.class.upper_bytes())],
+        columns: &ClassActivity::COLUMNS,
+        row: class,
     }
 }
 

@@ -4,20 +4,16 @@ use profiler_core::heap::{AskedSetting, CrossCheck};
 use profiler_core::report::{ArenaReport, HeapReport};
 use serde::Serialize;
 
-use super::Object;
+use super::{Object, Record};
 use crate::export::names::confidence;
 
 #[derive(Serialize)]
 pub(super) struct Heap<'a> {
     allocator: &'static str,
     version: Option<&'a str>,
-    arenas: Vec<Arena>,
-    live_bytes: u64,
-    live_blocks: u64,
-    free_bytes: u64,
-    cached_bytes: u64,
-    mapped_large_bytes: u64,
-    mapped_large_blocks: u64,
+    arenas: Vec<Arena<'a>>,
+    #[serde(flatten)]
+    totals: Record<'a, (), HeapReport>,
     settings: Object<&'a str, Setting<'a>>,
     defaults: Object<&'a str, Setting<'a>>,
     asked: Vec<Asked<'a>>,
@@ -39,25 +35,14 @@ struct Asked<'a> {
     note: &'a str,
 }
 
+/// An arena: what it is called by, its figures, and further ones by the allocator's own names.
 #[derive(Serialize)]
-struct Arena {
+struct Arena<'a> {
     id: u32,
     kind: &'static str,
     address: String,
-    system_bytes: u64,
-    live_bytes: u64,
-    live_blocks: u64,
-    free_bytes: u64,
-    free_blocks: u64,
-    cached_bytes: u64,
-    cached_blocks: u64,
-    top_bytes: u64,
-    resident_bytes: u64,
-    swapped_bytes: u64,
-    trimmable_bytes: u64,
-    pinned_free_bytes: u64,
-    below_highest_live_bytes: u64,
-    top_pinned_bytes: u64,
+    #[serde(flatten)]
+    totals: Record<'a, (), ArenaReport>,
     figures: Object<&'static str, u64>,
 }
 
@@ -79,12 +64,11 @@ impl<'a> Heap<'a> {
             allocator: heap.allocator.name(),
             version: Some(heap.version.as_str()).filter(|version| !version.is_empty()),
             arenas: heap.arenas.iter().map(Arena::of).collect(),
-            live_bytes: heap.live_bytes,
-            live_blocks: heap.live_blocks,
-            free_bytes: heap.free_bytes,
-            cached_bytes: heap.cached_bytes,
-            mapped_large_bytes: heap.mapped_large_bytes,
-            mapped_large_blocks: heap.mapped_large_blocks,
+            totals: Record {
+                name: Vec::new(),
+                columns: &HeapReport::COLUMNS,
+                row: heap,
+            },
             settings: Object(settings.collect()),
             defaults: Object(defaults.collect()),
             asked: heap.asked.iter().map(Asked::of).collect(),
@@ -104,27 +88,18 @@ impl<'a> Asked<'a> {
     }
 }
 
-impl Arena {
-    fn of(report: &ArenaReport) -> Self {
+impl<'a> Arena<'a> {
+    fn of(report: &'a ArenaReport) -> Self {
         let arena = &report.arena;
         Self {
             id: arena.id,
             kind: arena.kind,
             address: arena.addr.to_string(),
-            system_bytes: arena.system_bytes,
-            live_bytes: arena.live_bytes,
-            live_blocks: arena.live_blocks,
-            free_bytes: arena.free_bytes,
-            free_blocks: arena.free_blocks,
-            cached_bytes: arena.cached_bytes,
-            cached_blocks: arena.cached_blocks,
-            top_bytes: arena.top_bytes,
-            resident_bytes: report.resident_bytes,
-            swapped_bytes: report.swapped_bytes,
-            trimmable_bytes: report.trimmable_bytes,
-            pinned_free_bytes: report.pinned_free_bytes,
-            below_highest_live_bytes: report.below_highest_live_bytes,
-            top_pinned_bytes: report.top_pinned_bytes,
+            totals: Record {
+                name: Vec::new(),
+                columns: &ArenaReport::COLUMNS,
+                row: report,
+            },
             figures: Object(arena.figures.clone()),
         }
     }

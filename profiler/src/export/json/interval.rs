@@ -1,5 +1,6 @@
 //! One look of a session as one short object.
 
+use profiler_core::metrics::MetricId;
 use profiler_core::view::View;
 use serde::Serialize;
 
@@ -41,7 +42,7 @@ impl<'a> Interval<'a> {
     pub(super) fn of(view: &'a View) -> Self {
         let report = &view.report;
         let now = latest(view);
-        let figure = |name| report.metric(name).map(Number::of);
+        let figure = |id| report.metric(id).map(Number::from);
         Self {
             schema: "fragscope.interval/1",
             time: rfc3339(now.time_ns),
@@ -50,10 +51,10 @@ impl<'a> Interval<'a> {
             swap_bytes: now.swap_bytes,
             live_bytes: now.live_bytes,
             walked_at: rfc3339(report.taken_at_ns),
-            utilisation: report.metric("utilisation"),
-            pinned_free_bytes: figure("pinned_free_bytes"),
-            trim_returnable_bytes: figure("trim_returnable_bytes"),
-            fragmentation_bytes: figure("fragmentation_bytes"),
+            utilisation: report.ratio(MetricId::Utilisation),
+            pinned_free_bytes: figure(MetricId::PinnedFreeBytes),
+            trim_returnable_bytes: figure(MetricId::TrimReturnableBytes),
+            fragmentation_bytes: figure(MetricId::FragmentationBytes),
             activity: view.activity.as_ref().map(|activity| Rates {
                 allocs_per_second: activity.alloc_rate,
                 frees_per_second: activity.free_rate,

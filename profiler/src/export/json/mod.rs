@@ -5,7 +5,9 @@ mod heaps;
 mod interval;
 mod snapshot;
 
+use profiler_core::columns::Column;
 use profiler_core::text::is_harmful;
+use profiler_core::units::Value;
 use profiler_core::view::View;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -87,6 +89,28 @@ impl<K: Serialize, V: Serialize> Serialize for Object<K, V> {
     }
 }
 
+/// A row of a table: what it is called by, then its figures by the keys of their columns.
+#[derive(Debug)]
+struct Record<'a, K, Row> {
+    /// Key and value of what it is called by.
+    name: Vec<(&'static str, K)>,
+    columns: &'a [Column<Row>],
+    row: &'a Row,
+}
+
+impl<K: Serialize, Row> Serialize for Record<'_, K, Row> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.name.len() + self.columns.len()))?;
+        for (key, name) in &self.name {
+            map.serialize_entry(key, name)?;
+        }
+        for column in self.columns {
+            map.serialize_entry(column.key, &column.value(self.row))?;
+        }
+        map.end()
+    }
+}
+
 /// A figure: a whole number where it is one, else with its fraction.
 #[derive(Copy, Clone, Debug, Serialize)]
 #[serde(untagged)]
@@ -95,13 +119,18 @@ enum Number {
     Fraction(f64),
 }
 
-impl Number {
-    fn of(value: f64) -> Self {
-        // Above 2^53 an f64 holds no fraction, and its digits are not to be trusted as a count's.
-        if value >= 0.0 && value.fract() == 0.0 && value <= 9_007_199_254_740_992.0 {
-            Self::Whole(value as u64)
-        } else {
-            Self::Fraction(value)
+impl From<Value> for Number {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Whole(value) => Self::Whole(value),
+            // A ratio of exactly 1 is written as 1. Above 2^53 an f64 holds no fraction, and its
+            // digits are not to be trusted as a count's.
+            Value::Fraction(value)
+                if (0.0..=9_007_199_254_740_992.0).contains(&value) && value.fract() == 0.0 =>
+            {
+                Self::Whole(value as u64)
+            }
+            Value::Fraction(value) => Self::Fraction(value),
         }
     }
 }

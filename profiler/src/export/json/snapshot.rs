@@ -3,17 +3,18 @@
 use profiler_core::activity::ProbeState;
 use profiler_core::completeness::Defect;
 use profiler_core::fork::ForkSharing;
+use profiler_core::metrics::Metric;
 use profiler_core::report::{
-    self, Finding, HugeOccupancyRow, LedgerRow, Metric, OccupancyDeciles, OccupancyRow,
-    SizeClassRow,
+    self, Finding, HugeOccupancyRow, LedgerRow, OccupancyDeciles, OccupancyRow, PackedClass,
+    SizeClassRow, Step,
 };
 use profiler_core::sample::PythonMalloc;
-use profiler_core::view::{self, Shadow, View, WhatIf};
+use profiler_core::view::{Point, Shadow, View, WhatIf};
 use serde::Serialize;
 
 use super::activity::Activity;
 use super::heaps::Heap;
-use super::{Number, Object};
+use super::{Number, Object, Record};
 use crate::export::names::{confidence, events_lost, gaps, milliseconds, rfc3339};
 
 #[derive(Serialize)]
@@ -31,22 +32,22 @@ pub(super) struct Snapshot<'a> {
     lazy_free_bytes: Option<u64>,
     anon_huge_bytes: Option<u64>,
     ksm_bytes: Option<u64>,
-    fork: Option<Fork>,
+    fork: Option<Record<'a, i32, ForkSharing>>,
     verdict: &'a str,
     explanation: &'a str,
-    ledger: Vec<Ledger>,
+    ledger: Vec<Record<'a, &'static str, LedgerRow>>,
     heaps: Vec<Heap<'a>>,
-    size_classes: Vec<SizeClass>,
-    page_occupancy: Vec<Occupancy>,
+    size_classes: Vec<Record<'a, Name, SizeClassRow>>,
+    page_occupancy: Vec<Record<'a, Name, OccupancyRow>>,
     occupancy_deciles: Vec<Deciles>,
-    huge_occupancy: Vec<HugeOccupancy>,
+    huge_occupancy: Vec<Record<'a, Name, HugeOccupancyRow>>,
     metrics: Object<&'static str, Option<Number>>,
     over_time: Object<&'static str, Option<Number>>,
     findings: Vec<FindingRow<'a>>,
-    packing: Option<Packing>,
+    packing: Option<Packing<'a>>,
     activity: Option<Activity<'a>>,
     what_if: Option<WhatIfRow<'a>>,
-    history: Vec<Point>,
+    history: Vec<Record<'a, String, Point>>,
     notices: &'a [String],
     ended: Option<&'a str>,
     completeness: Completeness<'a>,
@@ -104,54 +105,9 @@ struct Target<'a> {
 }
 
 #[derive(Serialize)]
-struct Ledger {
-    class: &'static str,
-    resident_bytes: u64,
-    shared_bytes: u64,
-    swapped_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct SizeClass {
-    allocator: &'static str,
-    upper_bytes: u64,
-    live_blocks: u64,
-    live_bytes: u64,
-    free_blocks: u64,
-    free_bytes: u64,
-    pinned_free_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct Occupancy {
-    allocator: &'static str,
-    min_bytes: u32,
-    max_bytes: u32,
-    resident_pages: u64,
-    swapped_pages: u64,
-}
-
-#[derive(Serialize)]
 struct Deciles {
     allocator: &'static str,
     live_bytes: [u16; 9],
-}
-
-#[derive(Serialize)]
-struct HugeOccupancy {
-    allocator: &'static str,
-    max_percent: u32,
-    ranges: u64,
-    resident_bytes: u64,
-    huge_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct Fork {
-    parent_pid: i32,
-    shared_bytes: u64,
-    copied_bytes: u64,
-    own_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -159,13 +115,29 @@ struct FindingRow<'a> {
     mechanism: &'static str,
     claim: &'a str,
     bytes: u64,
-    evidence: Object<&'a str, Number>,
-    remedy: &'a str,
+    evidence: Object<&'static str, Option<Number>>,
+    remedy: &'static str,
+    steps: Vec<RemedyStep>,
     confidence: &'static str,
 }
 
 #[derive(Serialize)]
-struct Packing {
+struct RemedyStep {
+    place: &'static str,
+    what: String,
+}
+
+impl RemedyStep {
+    fn of(step: &Step) -> Self {
+        Self {
+            place: step.place(),
+            what: step.to_string(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Packing<'a> {
     allocator: &'static str,
     kind: &'static str,
     packed_bytes: u64,
@@ -173,23 +145,7 @@ struct Packing {
     live_blocks: u64,
     live_bytes: u64,
     rounding_bytes: u64,
-    classes: Vec<PackedClass>,
-}
-
-#[derive(Serialize)]
-struct PackedClass {
-    size_bytes: u64,
-    live_blocks: u64,
-    packed_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct Point {
-    time: String,
-    rss_bytes: u64,
-    swap_bytes: u64,
-    live_bytes: Option<u64>,
-    heap_bytes: Option<u64>,
+    classes: Vec<Record<'a, u64, PackedClass>>,
 }
 
 #[derive(Serialize)]
@@ -251,26 +207,26 @@ impl<'a> Snapshot<'a> {
             lazy_free_bytes: report.kernel.lazy_free_bytes,
             anon_huge_bytes: report.kernel.anon_huge_bytes,
             ksm_bytes: report.kernel.ksm_bytes,
-            fork: report.fork.map(Fork::of),
+            fork: report.fork.as_ref().map(|fork| Record {
+                name: vec![("parent_pid", fork.parent)],
+                columns: &ForkSharing::COLUMNS,
+                row: fork,
+            }),
             verdict: &report.verdict,
             explanation: &report.explanation,
-            ledger: report.ledger.iter().map(Ledger::of).collect(),
+            ledger: report.ledger.iter().map(ledger).collect(),
             heaps: report.heaps.iter().map(Heap::of).collect(),
-            size_classes: report.size_classes.iter().map(SizeClass::of).collect(),
-            page_occupancy: report.page_occupancy.iter().map(Occupancy::of).collect(),
+            size_classes: report.size_classes.iter().map(size_class).collect(),
+            page_occupancy: report.page_occupancy.iter().map(occupancy).collect(),
             occupancy_deciles: report.occupancy_deciles.iter().map(Deciles::of).collect(),
-            huge_occupancy: report
-                .huge_occupancy
-                .iter()
-                .map(HugeOccupancy::of)
-                .collect(),
+            huge_occupancy: report.huge_occupancy.iter().map(huge_occupancy).collect(),
             metrics: metrics(&report.metrics),
             over_time: metrics(&view.over_time.ratios()),
             findings: report.findings.iter().map(FindingRow::of).collect(),
             packing: report.packing.as_ref().map(Packing::of),
             activity: view.activity.as_deref().map(Activity::of),
             what_if: view.what_if.as_ref().map(WhatIfRow::of),
-            history: view.history.iter().map(Point::of).collect(),
+            history: view.history.iter().map(point).collect(),
             notices: &view.notices,
             ended: view.ended.as_deref(),
             completeness: Completeness::of(view),
@@ -279,55 +235,65 @@ impl<'a> Snapshot<'a> {
 }
 
 fn metrics(metrics: &[Metric]) -> Object<&'static str, Option<Number>> {
-    let row = |metric: &Metric| (metric.name, metric.value.map(Number::of));
+    let row = |metric: &Metric| (metric.id.key(), metric.value.map(Number::from));
     Object(metrics.iter().map(row).collect())
 }
 
-impl Fork {
-    fn of(sharing: ForkSharing) -> Self {
-        Self {
-            parent_pid: sharing.parent,
-            shared_bytes: sharing.shared_bytes,
-            copied_bytes: sharing.copied_bytes,
-            own_bytes: sharing.own_bytes,
-        }
+fn ledger(row: &LedgerRow) -> Record<'_, &'static str, LedgerRow> {
+    Record {
+        name: vec![("class", row.class.name())],
+        columns: &LedgerRow::COLUMNS,
+        row,
     }
 }
 
-impl Ledger {
-    fn of(row: &LedgerRow) -> Self {
-        Self {
-            class: row.class.name(),
-            resident_bytes: row.resident_bytes,
-            shared_bytes: row.shared_bytes,
-            swapped_bytes: row.swapped_bytes,
-        }
+/// What rows of an allocator are called by.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Name {
+    Allocator(&'static str),
+    Number(u64),
+}
+
+fn size_class(row: &SizeClassRow) -> Record<'_, Name, SizeClassRow> {
+    Record {
+        name: vec![
+            ("allocator", Name::Allocator(row.allocator.name())),
+            ("upper_bytes", Name::Number(row.class.upper_bytes())),
+        ],
+        columns: &SizeClassRow::COLUMNS,
+        row,
     }
 }
 
-impl SizeClass {
-    fn of(row: &SizeClassRow) -> Self {
-        Self {
-            allocator: row.allocator.name(),
-            upper_bytes: row.class.upper_bytes(),
-            live_blocks: row.live_blocks,
-            live_bytes: row.live_bytes,
-            free_blocks: row.free_blocks,
-            free_bytes: row.free_bytes,
-            pinned_free_bytes: row.pinned_free_bytes,
-        }
+fn occupancy(row: &OccupancyRow) -> Record<'_, Name, OccupancyRow> {
+    Record {
+        name: vec![
+            ("allocator", Name::Allocator(row.allocator.name())),
+            ("min_bytes", Name::Number(row.min_bytes.into())),
+            ("max_bytes", Name::Number(row.max_bytes.into())),
+        ],
+        columns: &OccupancyRow::COLUMNS,
+        row,
     }
 }
 
-impl Occupancy {
-    fn of(row: &OccupancyRow) -> Self {
-        Self {
-            allocator: row.allocator.name(),
-            min_bytes: row.min_bytes,
-            max_bytes: row.max_bytes,
-            resident_pages: row.resident_pages,
-            swapped_pages: row.swapped_pages,
-        }
+fn huge_occupancy(row: &HugeOccupancyRow) -> Record<'_, Name, HugeOccupancyRow> {
+    Record {
+        name: vec![
+            ("allocator", Name::Allocator(row.allocator.name())),
+            ("max_percent", Name::Number(row.max_percent.into())),
+        ],
+        columns: &HugeOccupancyRow::COLUMNS,
+        row,
+    }
+}
+
+fn point(point: &Point) -> Record<'_, String, Point> {
+    Record {
+        name: vec![("time", rfc3339(point.time_ns))],
+        columns: &Point::COLUMNS,
+        row: point,
     }
 }
 
@@ -336,18 +302,6 @@ impl Deciles {
         Self {
             allocator: deciles.allocator.name(),
             live_bytes: deciles.live_bytes,
-        }
-    }
-}
-
-impl HugeOccupancy {
-    fn of(row: &HugeOccupancyRow) -> Self {
-        Self {
-            allocator: row.allocator.name(),
-            max_percent: row.max_percent,
-            ranges: row.ranges,
-            resident_bytes: row.resident_bytes,
-            huge_bytes: row.huge_bytes,
         }
     }
 }
@@ -361,21 +315,22 @@ impl<'a> FindingRow<'a> {
             bytes: finding.bytes,
             evidence: Object(
                 evidence
-                    .map(|(name, value)| (name.as_str(), Number::of(*value)))
+                    .map(|one| (one.key, one.value.map(Number::from)))
                     .collect(),
             ),
-            remedy: &finding.remedy,
+            remedy: finding.remedy.prose,
+            steps: finding.remedy.steps.iter().map(RemedyStep::of).collect(),
             confidence: confidence(finding.confidence),
         }
     }
 }
 
-impl Packing {
-    fn of(packing: &report::Packing) -> Self {
-        let class = |class: &report::PackedClass| PackedClass {
-            size_bytes: class.size,
-            live_blocks: class.blocks,
-            packed_bytes: class.bytes,
+impl<'a> Packing<'a> {
+    fn of(packing: &'a report::Packing) -> Self {
+        let class = |class: &'a PackedClass| Record {
+            name: vec![("size_bytes", class.size)],
+            columns: &PackedClass::COLUMNS,
+            row: class,
         };
         Self {
             allocator: "jemalloc",
@@ -386,18 +341,6 @@ impl Packing {
             live_bytes: packing.live_bytes,
             rounding_bytes: packing.rounding_bytes,
             classes: packing.classes.iter().map(class).collect(),
-        }
-    }
-}
-
-impl Point {
-    fn of(point: &view::Point) -> Self {
-        Self {
-            time: rfc3339(point.time_ns),
-            rss_bytes: point.rss_bytes,
-            swap_bytes: point.swap_bytes,
-            live_bytes: point.live_bytes,
-            heap_bytes: point.heap_bytes,
         }
     }
 }

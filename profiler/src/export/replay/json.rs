@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use profiler_core::units::Value;
 use profiler_lab::calibrate::{Calibration, error};
 use profiler_lab::report::{Checkpoint, Report, Row, Share};
 use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 
+use super::columns::FILED;
 use crate::export::json::text;
 
 /// A report as one indented `fragscope.replay/1` document, its keys in a fixed order.
@@ -93,21 +96,28 @@ struct Candidate<'a> {
     unset: &'a [String],
     step: Option<&'a str>,
     price: &'a str,
-    peak_bytes: Option<u64>,
-    peak_low_bytes: Option<u64>,
-    peak_high_bytes: Option<u64>,
-    peak_rank: Option<usize>,
-    rest_bytes: Option<u64>,
-    low_bytes: Option<u64>,
-    high_bytes: Option<u64>,
-    rest_rank: Option<usize>,
-    runs: u32,
-    cpu_seconds: Option<f64>,
-    faults: Option<u64>,
-    kernel_calls: Option<u64>,
+    #[serde(flatten)]
+    figures: Figures<'a>,
     failure: Option<&'a str>,
     same_as_now: Option<&'a str>,
     checkpoints: Vec<Looked>,
+}
+
+/// The figures of a candidate by the keys of their columns.
+struct Figures<'a>(&'a Row);
+
+impl Serialize for Figures<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(FILED.len()))?;
+        for column in &FILED {
+            match (column.value)(self.0) {
+                Some(Value::Whole(value)) => map.serialize_entry(column.key, &value)?,
+                Some(Value::Fraction(value)) => map.serialize_entry(column.key, &value)?,
+                None => map.serialize_entry(column.key, &())?,
+            }
+        }
+        map.end()
+    }
 }
 
 #[derive(Serialize)]
@@ -183,7 +193,6 @@ fn calibration(found: &Calibration) -> Calibrated<'_> {
 }
 
 fn candidate(row: &Row) -> Candidate<'_> {
-    let measured = row.measured.as_ref();
     Candidate {
         name: &row.name,
         allocator: &row.allocator,
@@ -194,18 +203,7 @@ fn candidate(row: &Row) -> Candidate<'_> {
         unset: &row.unset,
         step: row.step.as_deref(),
         price: &row.price,
-        peak_bytes: measured.map(|m| m.peak.bytes),
-        peak_low_bytes: measured.map(|m| m.peak.low_bytes),
-        peak_high_bytes: measured.map(|m| m.peak.high_bytes),
-        peak_rank: row.rank.map(|rank| rank.0),
-        rest_bytes: measured.map(|m| m.rest.bytes),
-        low_bytes: measured.map(|m| m.rest.low_bytes),
-        high_bytes: measured.map(|m| m.rest.high_bytes),
-        rest_rank: row.rank.map(|rank| rank.1),
-        runs: measured.map_or(0, |m| m.runs),
-        cpu_seconds: measured.map(|m| m.cpu_seconds),
-        faults: measured.map(|m| m.faults),
-        kernel_calls: measured.and_then(|m| m.kernel_calls),
+        figures: Figures(row),
         failure: row.failure.as_deref(),
         same_as_now: row.same_as_now.as_deref(),
         checkpoints: row.checkpoints.iter().map(looked).collect(),
@@ -237,7 +235,7 @@ fn looked(checkpoint: &Checkpoint) -> Looked {
 
 fn mechanism(share: &Share) -> Mechanism {
     Mechanism {
-        mechanism: share.mechanism,
+        mechanism: share.mechanism.name(),
         bytes: share.rest_bytes,
         peak_bytes: share.peak_bytes,
     }

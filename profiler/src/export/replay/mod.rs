@@ -1,5 +1,6 @@
 //! What a replay came to, as text for people and as `fragscope.replay/1`.
 
+mod columns;
 mod json;
 mod text;
 

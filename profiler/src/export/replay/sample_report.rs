@@ -1,6 +1,7 @@
 //! A report with something in every place, for tests.
 
 use profiler_lab::calibrate::{Doubts, Point, calibrate};
+use profiler_lab::candidates::Mechanism;
 use profiler_lab::figures::Figure;
 use profiler_lab::report::{Checkpoint, Measured, Report, Row, Share, TraceFacts, rank};
 use profiler_lab::verdict::verdict;
@@ -132,11 +133,11 @@ pub(super) fn full() -> Report {
         ),
         candidates,
         mechanisms: vec![
-            share("dynamic_mmap_threshold", 15, 2),
-            share("thread_caches", 249, 11),
-            share("untrimmed_free_memory", 380, 40),
-            share("unexplained", -15, -94),
-            share("jemalloc_decay", -19, -126),
+            share(Mechanism::DynamicThreshold, 15, 2),
+            share(Mechanism::ThreadCaches, 249, 11),
+            share(Mechanism::Untrimmed, 380, 40),
+            share(Mechanism::Unexplained, -15, -94),
+            share(Mechanism::Decay, -19, -126),
         ],
         verdict: String::new(),
         interrupted: true,
@@ -155,7 +156,7 @@ fn point(seconds: u64, recorded: u64, replayed: u64) -> Point {
     }
 }
 
-fn share(mechanism: &'static str, rest: i64, peak: i64) -> Share {
+fn share(mechanism: Mechanism, rest: i64, peak: i64) -> Share {
     Share {
         mechanism,
         rest_bytes: rest * MIB as i64 / 10,

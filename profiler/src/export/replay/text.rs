@@ -6,12 +6,13 @@ use profiler_lab::ablation::in_words;
 use profiler_lab::calibrate::error;
 use profiler_lab::report::{Measured, Report, Row};
 
+use super::columns::{self, Compared};
 use crate::export::names::cut;
 
 /// Columns at the most.
 const WIDTH: usize = 80;
-/// Columns of a candidate's name.
-const NAME: usize = 20;
+/// Columns of a candidate's name: what the figures leave.
+const NAME: usize = WIDTH - columns::WIDTH;
 /// Candidates that are named by their peaks.
 const PEAKS: usize = 4;
 /// Candidates whose lines to copy are shown.
@@ -179,10 +180,7 @@ fn many(number: u64, one: &str, more: &str) -> String {
 fn table(text: &mut Text, report: &Report) {
     text.styled(
         Look::Bold,
-        &format!(
-            "{:<NAME$} {:>7} {:>13} {:>7} {:>7} {:>7} {:>5} {:>7}",
-            "MiB of malloc", "at rest", "range", "saves", "at peak", "saves", "cpu", "faults"
-        ),
+        &format!("{:<NAME$}{}", "MiB of malloc", columns::headings()),
     );
     let now = report.now().and_then(|row| row.measured);
     let unlike = |row: &&Row| row.same_as_now.is_none() && row.failure.is_none();
@@ -245,46 +243,18 @@ fn measured(text: &mut Text, row: &Row, now: Option<&Measured>) {
     let Some(own) = &row.measured else {
         return;
     };
-    let saves = |part: fn(&Measured) -> u64| match now {
-        Some(now) if !row.is_now => {
-            // What shows as nothing has no sign.
-            let mib = (part(now) as f64 - part(own) as f64) / MIB;
-            if mib.abs() < 0.05 {
-                "0.0".to_owned()
-            } else {
-                format!("{mib:+.1}")
-            }
-        }
-        _ => String::new(),
-    };
-    let [low, high] =
-        [own.rest.low_bytes, own.rest.high_bytes].map(|bytes| format!("{:.1}", bytes as f64 / MIB));
-    let range = if low == high {
-        String::new()
-    } else {
-        format!("{low}-{high}")
-    };
-    let cpu = match now {
-        Some(now) if now.cpu_seconds > 0.0 => format!("x{:.1}", own.cpu_seconds / now.cpu_seconds),
-        _ => "-".to_owned(),
-    };
     let mut name: String = row.name.chars().take(NAME).collect();
     if row.name.chars().count() > NAME {
         name.pop();
         name.push('…');
     }
     let look = if row.is_now { Look::Bold } else { Look::Plain };
-    text.styled(
-        look,
-        &format!(
-            "{name:<NAME$} {:>7.1} {range:>13} {:>7} {:>7.1} {:>7} {cpu:>5} {:>7}",
-            own.rest.bytes as f64 / MIB,
-            saves(|m| m.rest.bytes),
-            own.peak.bytes as f64 / MIB,
-            saves(|m| m.peak.bytes),
-            count(own.faults),
-        ),
-    );
+    let compared = Compared {
+        own,
+        now,
+        is_now: row.is_now,
+    };
+    text.styled(look, &format!("{name:<NAME$}{}", columns::cells(&compared)));
 }
 
 fn mechanisms(text: &mut Text, report: &Report) {

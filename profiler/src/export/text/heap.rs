@@ -1,7 +1,10 @@
 //! The heaps in the report for people: arenas, settings, size classes, pages.
 
+use profiler_core::columns::{cells, headings};
 use profiler_core::heap::Allocator;
-use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting, SizeClassRow};
+use profiler_core::report::{
+    ArenaReport, FragReport, HeapReport, OccupancyRow, Setting, SizeClassRow,
+};
 use profiler_core::units::{bytes, count, percent};
 
 use super::{BAR, TOP_ROWS, Text, bar};
@@ -26,25 +29,14 @@ pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
             count(heap.mapped_large_blocks)
         ));
     }
-    text.line(&format!(
-        "  {:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
-        "arena", "system", "resident", "live", "free", "cached", "top", "trimmable"
-    ));
+    let titles = headings(&ArenaReport::SHOWN, " ");
+    text.line(&format!("  {:<12}{titles}", "arena"));
     let mut arenas: Vec<_> = heap.arenas.iter().collect();
     arenas.sort_by_key(|arena| std::cmp::Reverse(arena.resident_bytes));
     for report in arenas.iter().take(TOP_ROWS) {
-        let arena = &report.arena;
-        text.line(&format!(
-            "  {:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
-            format!("{} {}", arena.id, arena.kind),
-            bytes(arena.system_bytes),
-            bytes(report.resident_bytes),
-            bytes(arena.live_bytes),
-            bytes(arena.free_bytes),
-            bytes(arena.cached_bytes),
-            bytes(arena.top_bytes),
-            bytes(report.trimmable_bytes)
-        ));
+        let arena = format!("{} {}", report.arena.id, report.arena.kind);
+        let figures = cells(&ArenaReport::SHOWN, report, " ");
+        text.line(&format!("  {arena:<12}{figures}"));
     }
     if let Some(rest) = arenas.len().checked_sub(TOP_ROWS + 1) {
         text.line(&format!(
@@ -112,21 +104,13 @@ pub(super) fn size_classes(text: &mut Text, report: &FragReport, heap: &HeapRepo
         heap.allocator.name(),
         percent(shown, all)
     ));
-    text.line(&format!(
-        "  {:>12} {:>10} {:>10} {:>10} {:>10} {:>11}",
-        "up to", "live", "blocks", "free", "blocks", "live of it"
-    ));
+    let up_to = SizeClassRow::UP_TO;
+    let titles = headings(&SizeClassRow::SHOWN, " ");
+    text.line(&format!("  {}{titles}  live of it", up_to.heading("")));
     for row in rows {
-        let whole = row.live_bytes + row.free_bytes;
-        text.line(&format!(
-            "  {:>12} {:>10} {:>10} {:>10} {:>10} {:>11}",
-            bytes(row.class.upper_bytes()),
-            bytes(row.live_bytes),
-            count(row.live_blocks),
-            bytes(row.free_bytes),
-            count(row.free_blocks),
-            percent(row.live_bytes, whole)
-        ));
+        let figures = cells(&SizeClassRow::SHOWN, row, " ");
+        let live = percent(row.live_bytes, row.live_bytes + row.free_bytes);
+        text.line(&format!("  {}{figures} {live:>11}", up_to.cell(row)));
     }
     text.blank();
 }
@@ -146,9 +130,14 @@ pub(super) fn occupancy(text: &mut Text, report: &FragReport, heap: &HeapReport)
         "  pages of {} by live bytes on them",
         heap.allocator.name()
     ));
+    let [in_memory, in_swap] = OccupancyRow::COLUMNS;
     text.line(&format!(
-        "  {:>12} {:>10} {:>8}  {:<BAR$} {:>10}",
-        "live bytes", "resident", "of them", "", "swapped"
+        "  {:>12} {} {:>8}  {:<BAR$} {}",
+        "live bytes",
+        in_memory.heading(""),
+        "of them",
+        "",
+        in_swap.heading("")
     ));
     for row in rows {
         let range = match (row.min_bytes, row.max_bytes) {
@@ -156,11 +145,11 @@ pub(super) fn occupancy(text: &mut Text, report: &FragReport, heap: &HeapReport)
             (min, max) => format!("{min}-{max}"),
         };
         text.line(&format!(
-            "  {range:>12} {:>10} {:>8}  {:<BAR$} {:>10}",
-            count(row.resident_pages),
+            "  {range:>12} {} {:>8}  {:<BAR$} {}",
+            in_memory.cell(row),
             percent(row.resident_pages, resident),
             bar(row.resident_pages, resident),
-            count(row.swapped_pages)
+            in_swap.cell(row)
         ));
     }
     let mut deciles = report.occupancy_deciles.iter();

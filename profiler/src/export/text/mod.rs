@@ -2,7 +2,7 @@
 
 mod heap;
 
-use profiler_core::report::FragReport;
+use profiler_core::report::{FragReport, LedgerClass, LedgerRow};
 use profiler_core::sample::{PythonMalloc, Target};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds, percent};
@@ -145,42 +145,40 @@ fn python(target: &Target) -> String {
 
 fn ledger(text: &mut Text, report: &FragReport) {
     let rss = report.kernel.rss_bytes;
-    let (resident, share) = if report.kernel.is_core {
-        ("in core", "of core")
+    let [in_memory, shared, swapped] = LedgerRow::COLUMNS;
+    let (title, share) = if report.kernel.is_core {
+        (format!("{:>10}", "in core"), "of core")
     } else {
-        ("resident", "of RSS")
+        (in_memory.heading(""), "of RSS")
     };
     text.title(&format!(
-        "{:<20} {:>10} {:>8}  {:<BAR$} {:>10} {:>10}",
-        "WHERE IT IS", resident, share, "", "shared", "swapped"
+        "{:<20} {title} {share:>8}  {:<BAR$} {} {}",
+        "WHERE IT IS",
+        "",
+        shared.heading(""),
+        swapped.heading("")
     ));
+    let mut line = |name: &str, bar: &str, row: &LedgerRow| {
+        text.line(&format!(
+            "  {name:<18} {} {:>8}  {bar:<BAR$} {} {}",
+            in_memory.cell(row),
+            percent(row.resident_bytes, rss),
+            shared.cell(row),
+            swapped.cell(row)
+        ));
+    };
+    let mut sum = LedgerRow::empty(LedgerClass::Unknown);
     for row in &report.ledger {
+        sum.resident_bytes += row.resident_bytes;
+        sum.shared_bytes += row.shared_bytes;
+        sum.swapped_bytes += row.swapped_bytes;
         // All classes but the unknown are left out when they hold nothing.
         let empty = row.resident_bytes == 0 && row.swapped_bytes == 0;
-        if empty && row.class.name() != "unknown" {
-            continue;
+        if !empty || row.class == LedgerClass::Unknown {
+            line(row.class.name(), &bar(row.resident_bytes, rss), row);
         }
-        text.line(&format!(
-            "  {:<18} {:>10} {:>8}  {:<BAR$} {:>10} {:>10}",
-            row.class.name(),
-            bytes(row.resident_bytes),
-            percent(row.resident_bytes, rss),
-            bar(row.resident_bytes, rss),
-            bytes(row.shared_bytes),
-            bytes(row.swapped_bytes)
-        ));
     }
-    let sum = |of: fn(&profiler_core::report::LedgerRow) -> u64| report.ledger.iter().map(of).sum();
-    let resident: u64 = sum(|row| row.resident_bytes);
-    text.line(&format!(
-        "  {:<18} {:>10} {:>8}  {:<BAR$} {:>10} {:>10}",
-        "sum",
-        bytes(resident),
-        percent(resident, rss),
-        "",
-        bytes(sum(|row| row.shared_bytes)),
-        bytes(sum(|row| row.swapped_bytes))
-    ));
+    line("sum", "", &sum);
     if let Some(fork) = &report.fork {
         text.paragraph(
             "  ",
@@ -213,11 +211,11 @@ fn ledger(text: &mut Text, report: &FragReport) {
 fn metrics(text: &mut Text, view: &View) {
     text.title("METRICS");
     for metric in &view.report.metrics {
-        text.line(&format!("  {:<26} {:>14}", metric.name, metric.shown()));
+        text.line(&format!("  {:<26} {:>14}", metric.id.key(), metric.shown()));
     }
     let over_time = view.over_time.ratios();
     for metric in over_time.iter().filter(|metric| metric.value.is_some()) {
-        text.line(&format!("  {:<26} {:>14}", metric.name, metric.shown()));
+        text.line(&format!("  {:<26} {:>14}", metric.id.key(), metric.shown()));
     }
     text.blank();
 }
@@ -235,7 +233,7 @@ fn findings(text: &mut Text, report: &FragReport) {
             confidence(finding.confidence)
         ));
         text.paragraph("    ", &finding.claim);
-        text.paragraph("    ", &finding.remedy);
+        text.paragraph("    ", finding.remedy.prose);
     }
     if let Some(packing) = &report.packing {
         text.paragraph(

@@ -1,9 +1,10 @@
 //! What a checkpoint holds: figures of a sample of the recorded process.
 
-use profiler_core::heap::Allocator;
+use profiler_core::heap::{Allocator, Arena};
 use profiler_core::metrics::malloc_resident;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
+use profiler_trace::trace::Figures;
 
 /// Why a checkpoint is taken.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -16,39 +17,38 @@ pub(crate) enum Occasion {
     Last,
 }
 
-/// The figures of a checkpoint, by the names that `docs/trace-format.md` lists.
-pub(crate) fn figures(sample: &Sample, occasion: Occasion) -> Vec<(String, u64)> {
-    let mut all = Vec::new();
-    let mut put = |name: &str, value| all.push((name.to_owned(), value));
+/// The figures of a checkpoint.
+pub(crate) fn figures(sample: &Sample, occasion: Occasion) -> Figures {
     let resident = malloc_resident(&sample.residency, &sample.heaps);
-    put("malloc_resident_bytes", resident.resident_bytes);
-    put("malloc_swapped_bytes", resident.swapped_bytes);
-    put("rss_bytes", sample.kernel.rss_bytes);
-    put("swap_bytes", sample.kernel.swap_bytes);
-    put("stopped", sample.completeness.stopped.into());
-    put("stop_ns", sample.completeness.stop_ns);
     let malloc = sample.heaps.iter();
     let malloc: Vec<_> = malloc
         .filter(|heap| heap.allocator != Allocator::Pymalloc)
         .collect();
-    if !malloc.is_empty() {
-        let sum = |figure: fn(&profiler_core::heap::Arena) -> u64| {
+    let live = (!malloc.is_empty()).then(|| {
+        let sum = |figure: fn(&Arena) -> u64| -> u64 {
             malloc.iter().map(|heap| heap.total(figure)).sum()
         };
         let large = malloc.iter().map(|heap| heap.large_mapped());
         let (blocks, bytes) = large.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        let live_bytes: u64 = sum(|arena| arena.live_bytes);
-        let live_blocks: u64 = sum(|arena| arena.live_blocks);
-        put("live_bytes", live_bytes + bytes);
-        put("live_blocks", live_blocks + blocks);
+        let live_bytes = sum(|arena| arena.live_bytes) + bytes;
+        (live_bytes, sum(|arena| arena.live_blocks) + blocks)
+    });
+    let ledger = FragReport::from_sample(sample).ledger;
+    Figures {
+        malloc_resident_bytes: Some(resident.resident_bytes),
+        malloc_swapped_bytes: Some(resident.swapped_bytes),
+        rss_bytes: Some(sample.kernel.rss_bytes),
+        swap_bytes: Some(sample.kernel.swap_bytes),
+        stopped: Some(sample.completeness.stopped),
+        stop_ns: Some(sample.completeness.stop_ns),
+        live_bytes: live.map(|live| live.0),
+        live_blocks: live.map(|live| live.1),
+        ledger: ledger
+            .iter()
+            .map(|row| (row.class, row.resident_bytes))
+            .collect(),
+        asked: occasion == Occasion::Asked,
+        is_final: occasion == Occasion::Last,
+        other: Vec::new(),
     }
-    for row in &FragReport::from_sample(sample).ledger {
-        put(&format!("ledger.{}", row.class.name()), row.resident_bytes);
-    }
-    match occasion {
-        Occasion::Due => {}
-        Occasion::Asked => put("asked", 1),
-        Occasion::Last => put("final", 1),
-    }
-    all
 }

@@ -98,11 +98,7 @@ impl Recording {
     /// When the file cannot be written.
     pub(crate) fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Cut> {
         self.checkpoints += 1;
-        let figures = checkpoint.figures.iter();
-        self.resident_bytes = figures
-            .filter(|(name, _)| name == "malloc_resident_bytes")
-            .map(|(_, bytes)| *bytes)
-            .next();
+        self.resident_bytes = checkpoint.figures.malloc_resident_bytes;
         let written = self.writer.checkpoint(checkpoint);
         self.check(written)
     }

@@ -1,6 +1,7 @@
 //! What the probes saw: rates, lifetimes, size classes, the probes themselves.
 
-use profiler_core::activity::{Activity, ProbeState};
+use profiler_core::activity::{Activity, ClassActivity, ProbeState};
+use profiler_core::columns::{cells, headings};
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_core::view::View;
 use ratatui::style::Style;
@@ -148,31 +149,13 @@ fn probes(app: &App, activity: &Activity, width: u16) -> Vec<Line<'static>> {
 }
 
 fn classes(app: &App, activity: &Activity) -> Vec<Line<'static>> {
-    let mut lines = vec![Line::styled(
-        format!(
-            "{:>10}{:>10}{:>10}{:>12}{:>11}{:>11}{:>11}",
-            "up to", "allocs", "freed", "bytes", "life p50", "p90", "p99"
-        ),
-        app.theme.title(),
-    )];
-    let life = |ns: u64| {
-        if ns == 0 {
-            "-".to_owned()
-        } else {
-            nanoseconds(ns)
-        }
-    };
+    let up_to = ClassActivity::UP_TO;
+    let titles = headings(&ClassActivity::SHOWN, "");
+    let heading = format!("{}{titles}", up_to.heading(""));
+    let mut lines = vec![Line::styled(heading, app.theme.title())];
     lines.extend(activity.classes.iter().map(|class| {
-        Line::raw(format!(
-            "{:>10}{:>10}{:>10}{:>12}{:>11}{:>11}{:>11}",
-            bytes(class.class.upper_bytes()),
-            count(class.allocs),
-            count(class.frees),
-            bytes(class.alloc_bytes),
-            life(class.lifetime_p50_ns),
-            life(class.lifetime_p90_ns),
-            life(class.lifetime_p99_ns),
-        ))
+        let figures = cells(&ClassActivity::SHOWN, class, "");
+        Line::raw(format!("{}{figures}", up_to.cell(class)))
     }));
     lines
 }

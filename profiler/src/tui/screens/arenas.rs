@@ -1,6 +1,7 @@
 //! Arenas of each heap, settings in force, and the walk against the allocator's own account.
 
-use profiler_core::report::Setting;
+use profiler_core::columns::{cells, headings};
+use profiler_core::report::{ArenaReport, Setting};
 use profiler_core::units::{bytes, count};
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
@@ -29,26 +30,13 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
                 count(heap.mapped_large_blocks)
             )),
         ]));
-        lines.push(Line::styled(
-            format!(
-                "{:<10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
-                "arena", "system", "resident", "live", "free", "cached", "top", "trimmable"
-            ),
-            theme.quiet(),
-        ));
+        let titles = headings(&ArenaReport::SHOWN, "");
+        let heading = format!("{:<10}{titles}", "arena");
+        lines.push(Line::styled(heading, theme.quiet()));
         for of in &heap.arenas {
-            let arena = &of.arena;
-            lines.push(Line::raw(format!(
-                "{:<10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
-                format!("{} {}", arena.kind, arena.id),
-                bytes(arena.system_bytes),
-                bytes(of.resident_bytes),
-                bytes(arena.live_bytes),
-                bytes(arena.free_bytes),
-                bytes(arena.cached_bytes),
-                bytes(arena.top_bytes),
-                bytes(of.trimmable_bytes),
-            )));
+            let arena = format!("{} {}", of.arena.kind, of.arena.id);
+            let figures = cells(&ArenaReport::SHOWN, of, "");
+            lines.push(Line::raw(format!("{arena:<10}{figures}")));
         }
         let (hold, broken): (Vec<_>, Vec<_>) = heap.checks.iter().partition(|c| c.holds());
         lines.push(Line::raw(format!(

@@ -1,5 +1,6 @@
 //! Help: keys, and what each number means.
 
+use profiler_core::metrics::MetricId;
 use profiler_core::report::LedgerClass;
 use profiler_core::view::View;
 use ratatui::text::Line;
@@ -108,8 +109,9 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     }
     lines.push(Line::default());
     lines.push(Line::styled("Metrics", theme.title()));
-    for metric in &view.report.metrics {
-        entry(&mut lines, metric.name, metric.help);
+    for id in MetricId::ALL {
+        let text = format!("{}: {}", id.label(), id.help());
+        entry(&mut lines, id.key(), &text);
     }
     lines.push(Line::default());
     lines.extend(wrapped(

@@ -117,6 +117,7 @@ fn ledger(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
         ),
         app.theme.title(),
     )];
+    let [in_memory, ..] = LedgerRow::COLUMNS;
     for row in &view.report.ledger {
         // Unknown is always shown.
         let shown = row.resident_bytes + row.swapped_bytes > 0 || row.class == LedgerClass::Unknown;
@@ -128,8 +129,8 @@ fn ledger(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
         lines.push(Line::from(vec![
             Span::styled(format!("{:<19}", row.class.name()), style),
             Span::raw(format!(
-                "{:>10}{:>8}  ",
-                bytes(row.resident_bytes),
+                "{}{:>8}  ",
+                in_memory.cell(row),
                 percent(row.resident_bytes, rss)
             )),
             Span::styled(format!("{bar:<cells$}"), style),
@@ -149,7 +150,7 @@ fn metrics(app: &App, view: &View) -> Vec<Line<'static>> {
             .metrics
             .iter()
             .take(METRICS)
-            .map(|metric| Line::raw(format!("  {:<26}{:>12}", metric.name, metric.shown()))),
+            .map(|metric| Line::raw(format!("  {:<26}{:>12}", metric.id.key(), metric.shown()))),
     );
     lines
 }

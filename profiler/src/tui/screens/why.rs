@@ -35,7 +35,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         ]));
         lines.extend(wrapped(&finding.claim, width, theme.strong()));
         lines.extend(wrapped(
-            &finding.remedy,
+            finding.remedy.prose,
             width,
             ratatui::style::Style::new(),
         ));
@@ -50,7 +50,8 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     lines.push(Line::default());
     lines.push(Line::styled("Metrics", theme.title()));
     for metric in &report.metrics {
-        let text = format!("{:<26}{:>11}  {}", metric.name, metric.shown(), metric.help);
+        let (key, help) = (metric.id.key(), metric.id.help());
+        let text = format!("{key:<26}{:>11}  {help}", metric.shown());
         let indent = " ".repeat(39);
         let options = textwrap::Options::new(usize::from(width)).subsequent_indent(&indent);
         let wrapped = textwrap::wrap(&text, options);

@@ -7,14 +7,16 @@ use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, Pr
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::completeness::{Completeness, Confidence, Defect};
 use profiler_core::heap::{Allocator, Arena, AskedSetting, CrossCheck};
+use profiler_core::metrics::{Metric, MetricId};
 use profiler_core::report::{
     ArenaReport, Finding, FragReport, HeapReport, HugeOccupancyRow, LedgerClass, LedgerRow,
-    MapExtent, MapPage, Mechanism, Metric, OccupancyRow, PackedClass, Packing, Setting,
+    MapExtent, MapPage, Mechanism, OccupancyRow, PackedClass, Packing, Remedy, Setting,
     SizeClassRow,
 };
 use profiler_core::residency::PageState;
 use profiler_core::sample::{Host, KernelCount, Target};
 use profiler_core::size_class::SizeClass;
+use profiler_core::units::Value;
 use profiler_core::view::{Point, View};
 
 const KIB: u64 = 1 << 10;
@@ -109,6 +111,7 @@ fn report(map_pages: usize) -> FragReport {
         page_occupancy: occupancy(),
         occupancy_deciles: Vec::new(),
         huge_occupancy: huge_occupancy(),
+        heap_live_bytes: Some(217 * MIB),
         map: map(map_pages),
         metrics: metrics(),
         packing: Some(Packing {
@@ -353,34 +356,38 @@ fn page(index: u64) -> MapPage {
 }
 
 fn metrics() -> Vec<Metric> {
-    let metric = |name, value| Metric {
-        name,
-        value,
-        help: "what it means, and when to act on it",
-    };
-    let mib = |value: u64| Some((value * MIB) as f64);
+    let metric = |id, value| Metric { id, value };
+    let mib = |value: u64| Some(Value::Whole(value * MIB));
     vec![
-        metric("utilisation", Some(0.5123)),
-        metric("fragmentation_bytes", mib(191)),
-        metric("pinned_free_bytes", mib(142)),
-        metric("trim_returnable_bytes", mib(12)),
-        metric("stuck_free_bytes", mib(19)),
-        metric("cached_bytes", mib(6)),
-        metric("compaction_floor_bytes", mib(233)),
-        metric("held_by_64_bytes_pages", Some(2_100.0)),
-        metric("held_by_512_bytes_pages", Some(21_500.0)),
-        metric("pymalloc_utilisation", Some(0.881)),
-        metric("internal_slop_bytes", None),
+        metric(MetricId::Utilisation, Some(Value::Fraction(0.5123))),
+        metric(MetricId::FragmentationBytes, mib(191)),
+        metric(MetricId::PinnedFreeBytes, mib(142)),
+        metric(MetricId::TrimReturnableBytes, mib(12)),
+        metric(MetricId::StuckFreeBytes, mib(19)),
+        metric(MetricId::CachedBytes, mib(6)),
+        metric(MetricId::CompactionFloorBytes, mib(233)),
+        metric(MetricId::HeldBy64BytesPages, Some(Value::Whole(2_100))),
+        metric(MetricId::HeldBy512BytesPages, Some(Value::Whole(21_500))),
+        metric(MetricId::PymallocUtilisation, Some(Value::Fraction(0.881))),
+        metric(MetricId::InternalSlopBytes, None),
     ]
 }
 
 fn findings() -> Vec<Finding> {
-    let finding = |mechanism, mib: u64, claim: &str, remedy: &str, confidence| Finding {
+    const APART: Remedy = Remedy {
+        steps: &[],
+        prose: "LD_PRELOAD=libjemalloc.so.2 keeps sizes apart; measure it before the fleet gets it.",
+    };
+    const TRIM: Remedy = Remedy {
+        steps: &[],
+        prose: "Call malloc_trim(0) after each peak, or set MALLOC_TRIM_THRESHOLD_=131072.",
+    };
+    let finding = |mechanism, mib: u64, claim: &str, remedy, confidence| Finding {
         mechanism,
         claim: claim.into(),
         bytes: mib * MIB,
-        evidence: vec![("pinned_free_bytes".into(), (mib * MIB) as f64)],
-        remedy: remedy.into(),
+        evidence: Vec::new(),
+        remedy,
         confidence,
     };
     vec![
@@ -388,14 +395,14 @@ fn findings() -> Vec<Finding> {
             Mechanism::PinnedPages,
             142,
             "21.5k pages are kept resident by 512 live bytes or fewer each.",
-            "LD_PRELOAD=libjemalloc.so.2 keeps sizes apart; measure it before the fleet gets it.",
+            &APART,
             Confidence::Medium,
         ),
         finding(
             Mechanism::Untrimmed,
             12,
             "Whole free pages lie inside the heap.",
-            "Call malloc_trim(0) after each peak, or set MALLOC_TRIM_THRESHOLD_=131072.",
+            &TRIM,
             Confidence::High,
         ),
     ]
@@ -422,11 +429,11 @@ fn activity() -> Activity {
     let class = |size: u64, allocs: u64| ClassActivity {
         class: SizeClass::of(size),
         allocs,
-        frees: allocs * 9 / 10,
+        frees: if size > 512 { 0 } else { allocs * 9 / 10 },
         alloc_bytes: allocs * size,
-        lifetime_p50_ns: if size > 512 { 0 } else { size * 9_000 },
-        lifetime_p90_ns: if size > 512 { 0 } else { size * 900_000 },
-        lifetime_p99_ns: if size > 512 { 0 } else { size * 9_000_000 },
+        lifetime_p50_ns: size * 9_000,
+        lifetime_p90_ns: size * 900_000,
+        lifetime_p99_ns: size * 9_000_000,
     };
     let probe = |function: &str, site: &str, hits, state| ProbeStatus {
         function: function.into(),
