@@ -43,7 +43,8 @@ impl Folder {
         let mut steps: VecDeque<OsString> = steps(named);
         let mut at = Self::begin(named).map_err(failed)?;
         let mut links = 0;
-        let mut walked = PathBuf::new();
+        // The path of `at`, for an error to name.
+        let mut walked = beginning(named);
         while let Some(step) = steps.pop_front() {
             walked.push(&step);
             let next = open(at.handle.as_fd(), &step).map_err(failed)?;
@@ -67,8 +68,11 @@ impl Folder {
                         return Err(failed(Errno::ELOOP));
                     }
                     let target = PathBuf::from(readlinkat(&next, "").map_err(failed)?);
+                    // Its steps begin at the root, or in the folder that the link is in.
+                    walked.pop();
                     if target.is_absolute() {
                         at = Self::begin(&target).map_err(failed)?;
+                        walked = beginning(&target);
                     }
                     for step in self::steps(&target).into_iter().rev() {
                         steps.push_front(step);
@@ -136,6 +140,11 @@ pub(super) fn kind(about: &FileStat) -> SFlag {
 fn open(folder: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(folder, name, flags, Mode::empty())
+}
+
+/// What is left of a path without its steps.
+fn beginning(path: &Path) -> PathBuf {
+    PathBuf::from(if path.is_absolute() { "/" } else { "" })
 }
 
 fn steps(path: &Path) -> VecDeque<OsString> {

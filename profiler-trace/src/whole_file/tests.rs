@@ -96,6 +96,34 @@ fn a_link_of_our_own_in_the_path_is_followed_and_one_that_others_could_plant_is_
 }
 
 #[test]
+fn a_refused_link_is_named_by_a_path_that_leads_to_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let own = dir.path().canonicalize().expect("there");
+    let (real, open) = (own.join("real"), own.join("open"));
+    fs::create_dir_all(real.join("in")).expect("made");
+    fs::create_dir(&open).expect("made");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("mode");
+    let planted = open.join("planted");
+    symlink(&real, &planted).expect("linked");
+    symlink("../open", real.join("relative")).expect("linked");
+    symlink(&open, real.join("absolute")).expect("linked");
+    for (through, named) in [
+        (planted.clone(), planted.clone()),
+        (real.join("relative/planted"), real.join("../open/planted")),
+        (real.join("absolute/planted/in"), planted.clone()),
+        (
+            real.join("in/../relative/planted"),
+            real.join("in/../../open/planted"),
+        ),
+    ] {
+        match Place::reserve(&through.join("out.json")) {
+            Err(WriteError::Link { link, .. }) => assert_eq!(link, named, "{through:?}"),
+            other => panic!("{through:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_link_round_in_circles_is_an_error() {
     let dir = tempfile::tempdir().expect("a folder");
     symlink("b", dir.path().join("a")).expect("linked");
