@@ -130,21 +130,24 @@ fn a_folder_that_is_swapped_for_a_link_leads_nowhere_else() {
 #[test]
 fn what_anybody_planted_in_a_shared_folder_is_not_filled_in() {
     let folder = tempfile::tempdir().expect("a folder");
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).expect("ours");
     let path = folder.path().join("out.json");
     fs::write(&path, "planted").expect("written");
     fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("ours");
     chown(&path, Some(ALICE), Some(ALICE)).expect("as root");
     let (child, name) = (python(), path.to_string_lossy().into_owned());
     let pid = child.pid().to_string();
-    let output = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        said(&output).contains("belongs to user 12345"),
-        "{}",
-        said(&output)
-    );
-    assert_eq!(fs::read(&path).expect("read"), b"planted");
+    // Shared with all, and with a group.
+    for shared in [0o1777, 0o775] {
+        fs::set_permissions(folder.path(), Permissions::from_mode(shared)).expect("ours");
+        let output = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
+        assert_eq!(output.status.code(), Some(1), "{shared:o}");
+        assert!(
+            said(&output).contains("belongs to user 12345"),
+            "{}",
+            said(&output)
+        );
+        assert_eq!(fs::read(&path).expect("read"), b"planted");
+    }
 }
 
 #[test]

@@ -101,10 +101,9 @@ impl Folder {
         ours(link) && ours(&self.about) && (!others || sticky)
     }
 
-    /// Whether anybody may make files here, but only remove those of their own, as in `/tmp`.
+    /// Whether others than its owner may put files here: all of them, as in `/tmp`, or a group.
     pub(super) fn is_shared(&self) -> bool {
-        let sticky = self.about.st_mode & Mode::S_ISVTX.bits() != 0;
-        self.about.st_mode & 0o002 != 0 || sticky && self.about.st_mode & 0o020 != 0
+        self.about.st_mode & 0o022 != 0
     }
 
     /// Its owner.

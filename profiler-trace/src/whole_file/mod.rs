@@ -69,9 +69,9 @@ pub enum WriteError {
         /// The link, as far as the path was walked.
         link: PathBuf,
     },
-    /// Another user's file lies there, where anybody can put one.
+    /// Another user's file lies there, where others than the folder's owner can put one.
     #[error(
-        "cannot write {}: it belongs to user {owner}, in a folder where anybody can put files; remove it or name another place",
+        "cannot write {}: it belongs to user {owner}, in a folder where others than its owner can put files; remove it or name another place",
         visible(path.display())
     )]
     Planted {
@@ -288,8 +288,8 @@ impl Place {
         if kind(&about) != SFlag::S_IFREG {
             return Err(WriteError::NotAFile(path.to_owned()));
         }
-        // As the kernel's fs.protected_regular: what was planted there to be filled in by root
-        // would be read by whoever planted it.
+        // As the kernel's fs.protected_regular, and for groups too: what was planted there to be
+        // filled in by root would be read by whoever planted it.
         let owner = about.st_uid;
         let ours = [geteuid().as_raw(), place.folder.owner()].contains(&owner);
         if place.folder.is_shared() && !ours {
@@ -448,17 +448,21 @@ impl Output {
                 error => io(error),
             })?;
         }
-        fchmod(&self.file, kept_mode(before)).map_err(io)
+        fchmod(&self.file, kept_mode(before, &self.place.0.folder)).map_err(io)
     }
 }
 
-/// The mode that a file keeps which is replaced. Whoever owns another user's file chose it, and may
-/// show it to whom he likes; but none but he writes into what we wrote.
-fn kept_mode(before: &FileStat) -> Mode {
+/// The mode that a file in this folder keeps when it is replaced. Whoever owns another user's file
+/// chose it. The folder's owner, whose folder was named to write into, may show it to whom he likes,
+/// and so may root; but none but the owner writes into what we wrote. A third one's mode is not asked.
+fn kept_mode(before: &FileStat, folder: &Folder) -> Mode {
     let permissions = Mode::from_bits_truncate(before.st_mode & 0o777);
-    match before.st_uid == geteuid().as_raw() {
-        true => permissions,
-        false => permissions & !(Mode::S_IWGRP | Mode::S_IWOTH),
+    match before.st_uid {
+        owner if owner == geteuid().as_raw() => permissions,
+        owner if owner == 0 || owner == folder.owner() => {
+            permissions & !(Mode::S_IWGRP | Mode::S_IWOTH)
+        }
+        _ => permissions & MODE,
     }
 }
 

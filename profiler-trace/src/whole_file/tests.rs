@@ -268,16 +268,22 @@ fn what_belongs_to_another_user_is_written_by_nobody_but_him_afterwards() {
     }
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("out.json");
-    for (owner, before, after) in [
-        (12345, 0o666, 0o644),
-        (12345, 0o640, 0o640),
-        (0, 0o664, 0o664),
+    // In a folder of another one's, only he sees it: the folder's owner, root and we chose nothing.
+    for (folder, owner, before, after) in [
+        (12345, 12345, 0o666, 0o644),
+        (12345, 12345, 0o640, 0o640),
+        (0, 12345, 0o666, 0o600),
+        (0, 12345, 0o440, 0o400),
+        (12345, 54321, 0o644, 0o600),
+        (12345, 0, 0o664, 0o664),
+        (0, 0, 0o664, 0o664),
     ] {
+        std::os::unix::fs::chown(dir.path(), Some(folder), None).expect("given away");
         fs::write(&path, "before").expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(before)).expect("mode");
         std::os::unix::fs::chown(&path, Some(owner), None).expect("given away");
         write(&path, b"after").expect("written");
-        assert_eq!(mode(&path), after, "{owner} {before:o}");
+        assert_eq!(mode(&path), after, "{folder} {owner} {before:o}");
         assert_eq!(fs::metadata(&path).expect("there").uid(), owner);
     }
 }
@@ -326,11 +332,14 @@ fn root_keeps_the_owner_and_refuses_what_another_user_planted_in_a_shared_folder
     let about = fs::metadata(&path).expect("there");
     assert_eq!((about.uid(), about.gid()), (12345, 54321));
     assert_eq!(fs::read(&path).expect("read"), b"after");
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).expect("mode");
-    let refused = write(&path, b"again");
-    assert!(matches!(
-        refused,
-        Err(WriteError::Planted { owner: 12345, .. })
-    ));
-    assert_eq!(fs::read(&path).expect("read"), b"after");
+    // Whoever may put files there, a group or all, may have put this one.
+    for shared in [0o1777, 0o777, 0o1775, 0o775, 0o2770, 0o720] {
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(shared)).expect("mode");
+        let refused = write(&path, b"again");
+        assert!(
+            matches!(refused, Err(WriteError::Planted { owner: 12345, .. })),
+            "{shared:o}: {refused:?}"
+        );
+        assert_eq!(fs::read(&path).expect("read"), b"after");
+    }
 }
