@@ -363,7 +363,7 @@ fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
     let output = as_nobody(own.path());
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        said(&output).contains("can be written to by others"),
+        said(&output).contains("can be written by other users"),
         "{}",
         said(&output)
     );

@@ -11,9 +11,9 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
-use nix::unistd::geteuid;
 
 use super::WriteError;
+use super::ownership::{is_ours, others_can_write};
 
 /// Links followed in one path, as in the kernel (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
@@ -95,15 +95,13 @@ impl Folder {
     /// Whether a link in this folder was made by root or by us: it says so itself, and nobody else
     /// can have moved it here.
     fn only_we_can_have_linked(&self, link: &FileStat) -> bool {
-        let ours = |about: &FileStat| [0, geteuid().as_raw()].contains(&about.st_uid);
-        let others = self.about.st_mode & 0o022 != 0;
         let sticky = self.about.st_mode & Mode::S_ISVTX.bits() != 0;
-        ours(link) && ours(&self.about) && (!others || sticky)
+        is_ours(link.st_uid) && is_ours(self.about.st_uid) && (!self.is_shared() || sticky)
     }
 
     /// Whether others than its owner may put files here: all of them, as in `/tmp`, or a group.
     pub(super) fn is_shared(&self) -> bool {
-        self.about.st_mode & 0o022 != 0
+        others_can_write(self.about.st_mode)
     }
 
     /// Its owner.

@@ -8,6 +8,7 @@
 
 mod folder;
 mod lock;
+pub mod ownership;
 #[cfg(test)]
 mod tests;
 

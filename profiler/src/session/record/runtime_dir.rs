@@ -18,9 +18,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{geteuid, linkat};
 use profiler_core::text::visible;
-
-/// Those who may not write: all but the owner.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
+use profiler_trace::whole_file::ownership;
 
 /// Why there is no such directory.
 #[derive(Debug, thiserror::Error)]
@@ -71,10 +69,8 @@ impl RuntimeDir {
         let parent = place.parent().ok_or(io::ErrorKind::InvalidInput)?;
         make_missing(parent)?;
         // With no links on the way, so that each directory can be looked at.
-        let parent = parent.canonicalize()?;
         let name = place.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        let path = parent.join(name);
-        trust_all(&parent)?;
+        let path = ownership::only_ours(parent)?.join(name);
         if let Some(sign) = path
             .as_os_str()
             .as_bytes()
@@ -94,8 +90,8 @@ impl RuntimeDir {
         if !found.is_dir() {
             return refused("it is not a directory".to_owned());
         }
-        if let Some(why) = distrust(&found) {
-            return refused(format!("it {why}"));
+        if let Err(how) = ownership::check(found.uid(), found.mode()) {
+            return refused(format!("it {how}"));
         }
         if found.uid() == geteuid().as_raw() && found.mode() & 0o555 != 0o555 {
             // Programs that become another user go on reading the recorder.
@@ -181,8 +177,7 @@ fn make_missing(directory: &Path) -> io::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let mut path = there.canonicalize()?;
-    trust_all(&path)?;
+    let mut path = ownership::only_ours(there)?;
     if fs::metadata(&path)?.uid() != geteuid().as_raw() {
         return Err(io::Error::other(format!(
             "{} is not there",
@@ -194,17 +189,6 @@ fn make_missing(directory: &Path) -> io::Result<()> {
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// That nobody else can change what lies at this path, which has no links.
-fn trust_all(path: &Path) -> io::Result<()> {
-    for directory in path.ancestors() {
-        if let Some(why) = distrust(&fs::metadata(directory)?) {
-            let name = visible(directory.display());
-            return Err(io::Error::other(format!("{name} {why}")));
         }
     }
     Ok(())
@@ -230,20 +214,6 @@ fn places(root: bool) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Why what lies at a path may become another's; `None` when it may not.
-fn distrust(found: &fs::Metadata) -> Option<String> {
-    let own = geteuid().as_raw();
-    if found.uid() != 0 && found.uid() != own {
-        return Some(format!("belongs to user {}", found.uid()));
-    }
-    (found.mode() & WRITABLE_BY_OTHERS != 0).then(|| {
-        format!(
-            "can be written to by others (mode {:o})",
-            found.mode() & 0o7777
-        )
-    })
-}
-
 /// Whether this file is there with this content, and nobody else can change it.
 fn is_there(path: &Path, content: &[u8]) -> io::Result<bool> {
     let opened = OpenOptions::new()
@@ -259,7 +229,7 @@ fn is_there(path: &Path, content: &[u8]) -> io::Result<bool> {
     };
     let found = file.metadata()?;
     let is_ours = found.is_file()
-        && distrust(&found).is_none()
+        && ownership::check(found.uid(), found.mode()).is_ok()
         && found.mode() & 0o555 == 0o555
         && found.len() == content.len() as u64;
     if !is_ours {
@@ -298,7 +268,9 @@ mod tests {
         fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).expect("ours");
         let refused = RuntimeDir::at(&place).expect_err("anybody can rename what is in it");
         assert!(
-            refused.to_string().contains("by others (mode 1777)"),
+            refused
+                .to_string()
+                .contains("can be written by other users (mode 1777)"),
             "{refused}"
         );
         assert!(RuntimeDir::at(Path::new("/tmp/fragscope")).is_err());
