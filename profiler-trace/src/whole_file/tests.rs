@@ -1,10 +1,16 @@
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     Place::reserve(path)?.write(bytes)
+}
+
+/// Begins a file as where the file system has none without a name.
+fn begin_named(place: &Place) -> Result<Output, WriteError> {
+    place.output(Draft::begin_named(&place.0.folder, &place.0.temporary))
 }
 
 fn mode(path: &Path) -> u32 {
@@ -209,7 +215,7 @@ fn what_somebody_planted_under_the_temporary_name_is_in_nobodys_way() {
         let place = Place::reserve(&path).expect("reserved");
         place.write(kind.as_bytes()).expect("written");
         assert_eq!(fs::read(&path).expect("read"), kind.as_bytes());
-        let mut output = place.begin_named().expect("begun");
+        let mut output = begin_named(&place).expect("begun");
         output.write_all(b"named").expect("written");
         output.finish().expect("finished");
         assert_eq!(fs::read(&path).expect("read"), b"named");
@@ -309,12 +315,12 @@ fn without_nameless_files_a_temporary_name_does_the_same() {
         if let Some(mode) = before {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mode");
         }
-        let mut output = place.begin_named().expect("begun");
-        assert!(matches!(output.state, State::Temporary(_)));
+        let mut output = begin_named(&place).expect("begun");
+        assert!(matches!(output.draft.state, State::Temporary(_)));
         output.write_all(b"whole").expect("written");
         output.finish().expect("finished");
         assert_eq!(mode(&path), before.unwrap_or(0o600));
-        drop(place.begin_named().expect("begun"));
+        drop(begin_named(&place).expect("begun"));
         assert_eq!(entries(dir.path()), 1);
     }
 }

@@ -22,12 +22,13 @@ struct Held {
 const HELD: &[Held] = &[
     Held {
         point: "the recorder's path, when fragscope is gone",
-        package: "fragscope",
+        package: "profiler-trace",
         binary: "",
         tests: &[
-            "session::record::runtime_dir::tests::a_directory_that_others_may_write_to_is_refused_wherever_it_is_on_the_way",
-            "session::record::runtime_dir::tests::a_link_in_place_of_the_directory_is_refused",
-            "session::record::runtime_dir::tests::the_object_is_put_there_once_and_again_when_it_was_changed",
+            "whole_file::runtime_dir::tests::a_directory_that_others_may_write_to_is_refused_wherever_it_is_on_the_way",
+            "whole_file::runtime_dir::tests::a_link_in_place_of_the_directory_is_refused",
+            "whole_file::runtime_dir::tests::the_object_is_put_there_once_and_again_when_it_was_changed",
+            "whole_file::runtime_dir::tests::many_that_find_a_damaged_object_at_once_all_get_a_whole_one",
         ],
     },
     Held {

@@ -6,8 +6,7 @@ use std::io;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-
-use super::runtime_dir::RuntimeDir;
+use profiler_trace::whole_file::{NoRuntimeDir, RuntimeDir};
 
 /// The file in which processes are locked. It stays empty.
 const FILE: &str = "recorded";
@@ -27,7 +26,11 @@ impl Lock {
     ///
     /// # Errors
     /// When the file cannot be opened or the kernel locks nothing in it.
-    pub(crate) fn take(dir: &RuntimeDir, pid: i32, began_ticks: u64) -> io::Result<Option<Self>> {
+    pub(crate) fn take(pid: i32, began_ticks: u64) -> Result<Option<Self>, NoRuntimeDir> {
+        RuntimeDir::first("locks", |dir| Self::within(dir, pid, began_ticks))
+    }
+
+    fn within(dir: &RuntimeDir, pid: i32, began_ticks: u64) -> io::Result<Option<Self>> {
         let file = dir.lock_file(FILE)?;
         let byte = (began_ticks << PID_BITS | u64::from(pid.cast_unsigned())) & i64::MAX as u64;
         let lock = libc::flock {
@@ -51,10 +54,9 @@ mod tests {
 
     #[test]
     fn a_process_is_taken_once_until_it_is_given_up() {
-        let dir = RuntimeDir::open().expect("there is one");
         let take = |ticks| {
             let pid = std::process::id() as i32;
-            Lock::take(&dir, pid, ticks).expect("it can be locked")
+            Lock::take(pid, ticks).expect("it can be locked")
         };
         let first = take(1).expect("free");
         assert!(take(1).is_none());

@@ -10,7 +10,6 @@ mod preloaded;
 mod probed;
 mod recording;
 mod running;
-mod runtime_dir;
 mod seed;
 mod stream;
 mod touched;
@@ -23,13 +22,12 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use profiler_core::text::visible;
-use profiler_trace::whole_file::{self, Place, WriteError};
+use profiler_trace::whole_file::{self, NoRuntimeDir, Place, WriteError};
 
 pub(crate) use self::output::Output;
 pub use self::preloaded::GivenUp;
 pub use self::recording::Cut;
 pub(crate) use self::running::Running;
-pub use self::runtime_dir::NoRuntimeDir;
 use super::Ending;
 use super::options::Manner;
 use crate::probe::ProbeError;

@@ -19,7 +19,6 @@ use super::output::Output;
 use super::preloaded::{FIRST_LOOK, LOOKS, RAREST, STOP_SHARE};
 use super::probed::Probed;
 use super::recording::{Cut, Recording};
-use super::runtime_dir::RuntimeDir;
 use super::seed::{self, Before};
 use super::touched::LargeBlocks;
 use super::{RecordError, RecordOptions, create, monotonic_ns};
@@ -134,11 +133,8 @@ async fn begin_aside(options: RecordOptions, pid: i32) -> Result<Begun, RecordEr
 fn begin(options: &RecordOptions, pid: i32) -> Result<Begun, RecordError> {
     let sampler = Sampler::open(pid)?;
     let began_ticks = sampler.target().began_ticks()?;
-    let lock = match RuntimeDir::open() {
-        Ok(directory) => {
-            let lock = Lock::take(&directory, pid, began_ticks)?;
-            Ok(lock.ok_or(RecordError::Taken(pid))?)
-        }
+    let lock = match Lock::take(pid, began_ticks) {
+        Ok(lock) => Ok(lock.ok_or(RecordError::Taken(pid))?),
         Err(error) => Err(error),
     };
     let plan = ProbePlan::for_recording(sampler.target())?;
