@@ -14,7 +14,7 @@ mod runtime_dir;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -29,8 +29,11 @@ use profiler_core::text::visible;
 
 use self::draft::{Draft, MODE, State, temporary};
 use self::folder::{Folder, kind};
-use self::lock::{Held, Lock};
+pub use self::lock::{Lock, LockError};
 pub use self::runtime_dir::{NoRuntimeDir, RuntimeDir};
+
+/// The file in which places are locked.
+const LOCKS: &str = "written";
 
 /// FNV-1a: the same in every version of fragscope, of which several may run.
 fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
@@ -148,8 +151,8 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// A place for a file, looked at and reserved: no other fragscope of root's or of the same user
-/// writes there as long as it is held.
+/// A place for a file, looked at and reserved: no other fragscope of the same user writes there as long
+/// as it is held, but where [no lock](Place::unlocked) can be had.
 #[derive(Clone, Debug)]
 pub struct Place(Arc<Reserved>);
 
@@ -160,7 +163,8 @@ struct Reserved {
     name: OsString,
     /// The name for the moment between a file's last byte and its place, if nothing is in the way.
     temporary: OsString,
-    _lock: Lock,
+    /// Keeps others from the place, or why nothing does.
+    lock: Result<Lock, NoRuntimeDir>,
 }
 
 impl Place {
@@ -174,22 +178,41 @@ impl Place {
         let name = path.file_name().filter(|_| !is_folder);
         let name = name.ok_or_else(|| WriteError::NotAFile(path.to_owned()))?;
         let folder = Folder::of(path)?;
-        let number = hash(name.as_bytes().iter().copied());
         let (device, inode) = folder.id();
-        let lock = Lock::take(&format!(
-            "fragscope-output-{device:x}-{inode:x}-{number:016x}"
-        ));
+        let bytes = [&device.to_le_bytes(), &inode.to_le_bytes(), name.as_bytes()].concat();
+        let lock = match Lock::take(LOCKS, hash(bytes)) {
+            Ok(lock) => Ok(lock),
+            Err(LockError::NoPlace(why)) => Err(why),
+            Err(LockError::Held(pid)) => {
+                return Err(WriteError::InUse {
+                    path: path.to_owned(),
+                    pid,
+                });
+            }
+        };
+        Self::under(lock, path, folder, name)
+    }
+
+    /// The place with this name in a folder, under a lock or without one.
+    fn under(
+        lock: Result<Lock, NoRuntimeDir>,
+        path: &Path,
+        folder: Folder,
+        name: &OsStr,
+    ) -> Result<Self, WriteError> {
+        // Those of other users, who have locks of their own, are called otherwise.
+        let user = geteuid().as_raw().to_le_bytes();
+        let number = hash(name.as_bytes().iter().copied().chain(user));
         let place = Self(Arc::new(Reserved {
             path: path.to_owned(),
             name: name.to_owned(),
             folder: Arc::new(folder),
             temporary: temporary(number),
-            _lock: lock.map_err(|Held(pid)| WriteError::InUse {
-                path: path.to_owned(),
-                pid,
-            })?,
+            lock,
         }));
-        place.clear();
+        if place.unlocked().is_none() {
+            place.clear();
+        }
         // What would fail at the end, after hours perhaps, fails now.
         let trial = place.begin()?;
         if let Some(before) = place.look()? {
@@ -201,6 +224,11 @@ impl Place {
     /// The path, as it was given.
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    /// Why nothing keeps another fragscope from writing there as well, if that is so.
+    pub fn unlocked(&self) -> Option<&NoRuntimeDir> {
+        self.0.lock.as_ref().err()
     }
 
     /// Writes a whole file there, replacing what was there; it may be called again.
@@ -266,8 +294,8 @@ impl Place {
         Ok(Some(about))
     }
 
-    /// Removes what a process that was killed at the wrong instant left under the temporary name:
-    /// nobody else writes to this path now. What cannot be removed is in nobody's way.
+    /// Removes what a process of this user that was killed at the wrong instant left under the temporary
+    /// name: under the lock, no other one writes to this path now. What cannot be removed is in nobody's way.
     fn clear(&self) {
         let (folder, name) = (&*self.0.folder, self.0.temporary.as_os_str());
         let about = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);

@@ -136,7 +136,7 @@ impl RuntimeDir {
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub fn lock_file(&self, name: &str) -> io::Result<File> {
+    pub(super) fn lock_file(&self, name: &str) -> io::Result<File> {
         OpenOptions::new()
             .read(true)
             .write(true)

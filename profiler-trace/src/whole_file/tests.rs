@@ -1,5 +1,4 @@
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
@@ -233,38 +232,33 @@ fn what_somebody_planted_under_the_temporary_name_is_in_nobodys_way() {
 }
 
 #[test]
-fn strangers_who_fill_the_queue_of_the_lock_do_not_take_it_away() {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+fn without_a_lock_a_file_is_written_and_what_another_one_writes_is_left_alone() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("out.json");
-    let first = Place::reserve(&path).expect("reserved");
-    let about = fs::metadata(dir.path()).expect("there");
-    let temporary = first.0.temporary.to_str().expect("text");
-    let number = temporary.strip_prefix(".fragscope").expect("its beginning");
-    let name = format!(
-        "fragscope-output-{:x}-{:x}{number}",
-        about.dev(),
-        about.ino()
+    let unlocked = || {
+        let none = RuntimeDir::first("tests", |_| Err::<(), _>(io::Error::other("none")));
+        let lock = Err(none.expect_err("none serves"));
+        let folder = Folder::of(&path).expect("ours");
+        let place = Place::under(lock, &path, folder, OsStr::new("out.json")).expect("a place");
+        assert!(place.unlocked().is_some());
+        place
+    };
+    // As on a file system that has no files without a name.
+    let mut first = begin_named(&unlocked()).expect("begun");
+    first.write_all(b"first").expect("written");
+    let mut second = begin_named(&unlocked()).expect("begun");
+    second.write_all(b"second").expect("written");
+    first.finish().expect("finished");
+    assert_eq!(fs::read(&path).expect("read"), b"first");
+    second.finish().expect("finished");
+    assert_eq!(fs::read(&path).expect("read"), b"second");
+    assert_eq!(entries(dir.path()), 1);
+    assert!(
+        Place::reserve(&path)
+            .expect("reserved")
+            .unlocked()
+            .is_none()
     );
-    let address = UnixAddr::new_abstract(name.as_bytes()).expect("short");
-    // A queue holds 4096 (`SOMAXCONN`) at the most; one process may have fewer files.
-    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 8192, 8192)
-        .expect("root may");
-    let mut connected = Vec::new();
-    loop {
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let one = socket(AddressFamily::Unix, SockType::Stream, flags, None).expect("a socket");
-        match connect(one.as_raw_fd(), &address) {
-            Ok(()) => connected.push(one),
-            Err(error) => break assert_eq!(error, Errno::EAGAIN),
-        }
-        assert!(connected.len() < 8000, "the queue has an end");
-    }
-    let second = Place::reserve(&path).expect_err("taken");
-    let own = std::process::id() as i32;
-    assert!(matches!(second, WriteError::InUse { pid: Some(pid), .. } if pid == own));
-    drop(first);
-    Place::reserve(&path).expect("free again");
 }
 
 #[test]

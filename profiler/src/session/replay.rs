@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use profiler_trace::whole_file::{Place, WriteError};
 
-use super::interrupt;
+use super::{interrupt, save};
 use crate::export;
 use crate::lab::progress::Bar;
 use crate::lab::replay::{ReplayError, ReplayOptions, replay};
@@ -30,7 +30,7 @@ pub enum ReplayFailure {
 /// # Errors
 /// When nothing could be played, or the file not be written.
 pub fn run(options: &ReplayOptions, output: Option<&PathBuf>) -> Result<Report, ReplayFailure> {
-    let place = output.map(|path| Place::reserve(path)).transpose()?;
+    let place = output.map(|path| save::place(path)).transpose()?;
     let interrupted = interrupt::flag()?;
     let bar = Bar::new();
     let report = replay(options, &interrupted, &|progress| bar.show(progress));

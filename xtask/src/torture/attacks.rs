@@ -94,7 +94,7 @@ const HELD: &[Held] = &[
             "devices_are_neither_replaced_nor_written_to",
             "a_folder_that_is_swapped_for_a_link_leads_nowhere_else",
             "what_anybody_planted_in_a_shared_folder_is_not_filled_in",
-            "nobody_else_can_keep_root_from_writing",
+            "nobody_else_can_keep_root_from_writing_or_from_noticing_a_second_writer",
         ],
     },
     Held {

@@ -22,14 +22,14 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use profiler_core::text::visible;
-use profiler_trace::whole_file::{self, NoRuntimeDir, Place, WriteError};
+use profiler_trace::whole_file::{self, NoRuntimeDir, WriteError};
 
 pub(crate) use self::output::Output;
 pub use self::preloaded::GivenUp;
 pub use self::recording::Cut;
 pub(crate) use self::running::Running;
-use super::Ending;
 use super::options::Manner;
+use super::{Ending, save};
 use crate::probe::ProbeError;
 use crate::probe::plan::PlanError;
 use crate::process::{Gone, OpenError};
@@ -163,7 +163,7 @@ pub fn record(options: &RecordOptions) -> Result<RecordEnding, RecordError> {
 /// Makes the file, which appears with the first bytes that are written and grows: what was written
 /// stays readable even when fragscope is killed, and what was there before is kept until then.
 fn create(path: &Path) -> Result<whole_file::Output, RecordError> {
-    Ok(Place::reserve(path)?.begin_growing()?)
+    Ok(save::place(path)?.begin_growing()?)
 }
 
 /// The monotonic clock, in ns: the one by which recorders tell the time.
