@@ -1,4 +1,5 @@
-//! The only owner of bytes on disk: whole-or-not-at-all files, HdrHistogram logs, and traces.
+//! The only owner of bytes on disk: whole-or-not-at-all files, where they may lie, HdrHistogram logs, and
+//! traces.
 #![forbid(unsafe_code)]
 
 pub mod compile;

@@ -209,24 +209,19 @@ fn every_command_writes_for_the_owner_alone_and_keeps_the_mode_of_what_it_replac
     }
 }
 
-/// Waits until a process holds the lock of an output: its socket has a name.
+/// Waits until a process holds the lock of an output.
 fn wait_for_lock(child: &std::process::Child) {
-    let pid = child.id();
-    let holds = |fd: PathBuf| {
-        let link = fs::read_link(fd).unwrap_or_default();
-        let link = link.to_string_lossy().into_owned();
-        let inode = link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned();
-        let sockets = fs::read_to_string("/proc/net/unix").expect("there");
-        sockets
-            .lines()
-            .any(|line| line.contains("@fragscope-output-") && line.contains(&inode))
-            .then_some(())
-    };
+    let folder = format!("/proc/{}/fdinfo", child.id());
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
-        if open.flatten().any(|fd| holds(fd.path()).is_some()) {
+        let open = fs::read_dir(&folder).expect("it runs");
+        let mut open = open
+            .flatten()
+            .filter_map(|fd| fs::read_to_string(fd.path()).ok());
+        if open.any(|about| about.contains("OFDLCK")) {
             return;
         }
+        assert!(Instant::now() < deadline, "it locks nothing");
         std::thread::yield_now();
     }
 }

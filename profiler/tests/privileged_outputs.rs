@@ -3,13 +3,15 @@
 #[path = "../../profiler-target/tests/child/mod.rs"]
 mod child;
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use child::Child;
+use child::{Child, install, open_folder};
 
 /// The other user.
 const ALICE: u32 = 12_345;
@@ -131,30 +133,46 @@ fn a_folder_that_is_swapped_for_a_link_leads_nowhere_else() {
 #[test]
 fn what_anybody_planted_in_a_shared_folder_is_not_filled_in() {
     let folder = tempfile::tempdir().expect("a folder");
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).expect("ours");
     let path = folder.path().join("out.json");
     fs::write(&path, "planted").expect("written");
     fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("ours");
     chown(&path, Some(ALICE), Some(ALICE)).expect("as root");
     let (child, name) = (python(), path.to_string_lossy().into_owned());
     let pid = child.pid().to_string();
-    let output = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        said(&output).contains("belongs to user 12345"),
-        "{}",
-        said(&output)
-    );
-    assert_eq!(fs::read(&path).expect("read"), b"planted");
+    // Shared with all, and with a group.
+    for shared in [0o1777, 0o775] {
+        fs::set_permissions(folder.path(), Permissions::from_mode(shared)).expect("ours");
+        let output = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
+        assert_eq!(output.status.code(), Some(1), "{shared:o}");
+        assert!(
+            said(&output).contains("belongs to user 12345"),
+            "{}",
+            said(&output)
+        );
+        assert_eq!(fs::read(&path).expect("read"), b"planted");
+    }
 }
 
 #[test]
-fn nobody_else_can_keep_root_from_writing() {
+fn nobody_else_can_keep_root_from_writing_or_from_noticing_a_second_writer() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.json");
     let (child, name) = (python(), path.to_string_lossy().into_owned());
     let pid = child.pid().to_string();
-    // What a fragscope would take as its lock, which its own socket shows, Alice takes first.
+    // What once was the lock, which anybody could work out and hold, is Alice's; what is the lock now
+    // is not.
+    let squat = format!(
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind('\\0{}'); s.listen()\n\
+         try: open('/run/fragscope/written')\nexcept PermissionError: print(1, flush=True)\n\
+         sys.stdin.readline()",
+        once_the_lock(folder.path(), "out.json")
+    );
+    let made = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
+    assert_eq!(made.status.code(), Some(0), "{}", said(&made));
+    let mut command = Command::new("python3");
+    command.args(["-S", "-c", &squat]).uid(ALICE).gid(ALICE);
+    let squatter = Child::run(command);
+    assert_eq!(squatter.said(), "1", "the file of locks is root's");
     let mut first = Command::new(env!("CARGO_BIN_EXE_fragscope"))
         .args([
             "attach",
@@ -173,27 +191,63 @@ fn nobody_else_can_keep_root_from_writing() {
     let mut line = String::new();
     let mut lines = std::io::BufReader::new(first.stdout.take().expect("piped"));
     std::io::BufRead::read_line(&mut lines, &mut line).expect("a line");
-    let lock = lock_in(folder.path());
+    let second = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
+    let expected = format!("process {} is writing it", first.id());
+    assert_eq!(second.status.code(), Some(1), "it is noticed");
+    assert!(said(&second).contains(&expected), "{}", said(&second));
     first.kill().expect("killed");
     first.wait().expect("ended");
-    let squat = format!(
-        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind('\\0{lock}'); s.listen(); \
-         print(1, flush=True); sys.stdin.readline()"
-    );
-    let mut command = Command::new("python3");
-    command.args(["-S", "-c", &squat]).uid(ALICE).gid(ALICE);
-    let squatter = Child::run(command);
-    assert_eq!(squatter.said(), "1", "Alice holds {lock}");
-    let output = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let third = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
+    assert_eq!(third.status.code(), Some(0), "{}", said(&third));
 }
 
-/// The name of the lock of an output in this folder.
-fn lock_in(folder: &Path) -> String {
+/// The name of a socket that was once the lock of an output in this folder.
+fn once_the_lock(folder: &Path, name: &str) -> String {
     let about = fs::metadata(folder).expect("there");
-    let begin = format!("fragscope-output-{:x}-{:x}", about.dev(), about.ino());
-    let sockets = fs::read_to_string("/proc/net/unix").expect("there");
-    let names = sockets.lines().filter_map(|line| line.rsplit_once('@'));
-    let mut names = names.map(|(_, name)| name.to_owned());
-    names.find(|name| name.starts_with(&begin)).expect("a lock")
+    let mut hash = DefaultHasher::new();
+    OsStr::new(name).hash(&mut hash);
+    let (device, inode, number) = (about.dev(), about.ino(), hash.finish());
+    format!("fragscope-output-{device:x}-{inode:x}-{number:016x}")
+}
+
+#[test]
+fn a_user_without_a_directory_for_locks_writes_all_the_same_and_is_warned() {
+    let folder = open_folder();
+    let program = install(Path::new(env!("CARGO_BIN_EXE_fragscope")), &folder);
+    let trace = folder.path().join("trace");
+    let made = fragscope(&["record", "-o", &trace.to_string_lossy(), "--", "true"]);
+    assert_eq!(made.status.code(), Some(0), "{}", said(&made));
+    chown(&trace, Some(ALICE), Some(ALICE)).expect("as root");
+    let own = of_alice(0o755);
+    let text = own.path().join("out.txt");
+    let mut export = Command::new(&program);
+    export
+        .arg("export")
+        .arg(&trace)
+        .args(["--format", "logalloc", "-o"])
+        .arg(&text)
+        .env_remove("XDG_RUNTIME_DIR")
+        .env_remove("XDG_CACHE_HOME")
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::null())
+        .uid(ALICE)
+        .gid(ALICE);
+    let output = export.output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(
+        said(&output).contains("nothing keeps a second fragscope from writing"),
+        "{}",
+        said(&output)
+    );
+    assert_eq!(fs::metadata(&text).expect("written").uid(), ALICE);
+    // With a home in which he alone can write, all the way, nothing is said.
+    let home = tempfile::tempdir_in("/run").expect("root may");
+    chown(home.path(), Some(ALICE), Some(ALICE)).expect("as root");
+    let output = export.env("HOME", home.path()).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(
+        !said(&output).contains("nothing keeps"),
+        "{}",
+        said(&output)
+    );
 }

@@ -217,6 +217,47 @@ fn the_recorder_is_roots_own_all_the_way_and_stays_there() {
     }
 }
 
+/// Records with a `/run` and a `/var/lib` of its own, which `mounts` changes before; `preloaded` into
+/// fragscope. What the command was given to preload, and what is left where the recorder can be.
+fn recorded_with(mounts: &str, preloaded: &str) -> (String, String) {
+    let folder = open_folder();
+    let script = format!(
+        "for own in /run /var/lib; do mount -t tmpfs -o mode=755 none $own; done; mkdir /run/fragscope; {mounts}; \
+         LD_PRELOAD={preloaded} {} record -o {} -- sh -c 'echo $LD_PRELOAD' && \
+         ls -A /run/fragscope /var/lib/fragscope",
+        env!("CARGO_BIN_EXE_fragscope"),
+        text(&folder.path().join("trace"))
+    );
+    let output = run(Command::new("unshare").args(["-m", "sh", "-c", &script]));
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (first, left) = listed.split_once('\n').unwrap_or_default();
+    assert!(first.contains("/recorder-"), "{listed} {}", said(&output));
+    (first.to_owned(), left.to_owned())
+}
+
+#[test]
+fn the_recorder_is_put_also_where_no_file_is_without_a_name_and_else_in_the_next_place() {
+    let folder = open_folder();
+    let nameless = compiled(&folder, "nameless", &["-shared", "-fPIC"]);
+    let (preloaded, left) = recorded_with("true", text(&nameless));
+    assert!(preloaded.starts_with("/run/fragscope/"), "{preloaded}");
+    assert!(!left.contains(".fragscope-"), "{left}");
+    let cases = [
+        "mount -t tmpfs -o mode=755,ro none /run/fragscope",
+        "mount -t tmpfs -o mode=755,noexec none /run/fragscope",
+        // No room for it.
+        "mount -t tmpfs -o mode=755,size=4k none /run/fragscope",
+    ];
+    for mounts in cases {
+        let (preloaded, left) = recorded_with(mounts, "");
+        assert!(
+            preloaded.starts_with("/var/lib/fragscope/"),
+            "{mounts}: {preloaded}"
+        );
+        assert!(!left.contains(".fragscope-"), "{mounts}: {left}");
+    }
+}
+
 #[test]
 fn a_program_that_starts_when_fragscope_is_gone_starts_silently() {
     let folder = open_folder();
@@ -364,7 +405,7 @@ fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
     let output = as_nobody(own.path());
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        said(&output).contains("can be written to by others"),
+        said(&output).contains("can be written by other users"),
         "{}",
         said(&output)
     );

@@ -7,11 +7,11 @@
 //! recording names it, unless the caller allows that and nobody else can have written it.
 
 mod forms;
-mod owned;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use profiler_trace::trace::Description;
+use profiler_trace::whole_file::ownership;
 
 use self::forms::Kept;
 use super::allocators::Allocator;
@@ -84,7 +84,10 @@ pub fn allocator(name: &str, path: &str, allowed: bool) -> Recorded {
 }
 
 fn own(path: &Path) -> Result<Allocator, String> {
-    let path: PathBuf = owned::only_ours(path)?;
+    let path = ownership::only_ours(path).map_err(|why| why.to_string())?;
+    if !path.is_file() {
+        return Err("it is no file".to_owned());
+    }
     Allocator::at_path(&path).map_err(|error| error.to_string())
 }
 
@@ -155,5 +158,11 @@ mod tests {
         assert!(found.note.expect("said").contains(FLAG));
         let found = allocator("/tmp/evil.so", "", false);
         assert!(found.allocator.is_err(), "a name is never a path");
+    }
+
+    #[test]
+    fn only_a_file_is_loaded() {
+        let why = own(Path::new("/etc")).expect_err("a folder");
+        assert_eq!(why, "it is no file");
     }
 }

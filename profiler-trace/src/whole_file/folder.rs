@@ -11,9 +11,9 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
-use nix::unistd::geteuid;
 
 use super::WriteError;
+use super::ownership::{is_ours, others_can_write};
 
 /// Links followed in one path, as in the kernel (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
@@ -43,7 +43,8 @@ impl Folder {
         let mut steps: VecDeque<OsString> = steps(named);
         let mut at = Self::begin(named).map_err(failed)?;
         let mut links = 0;
-        let mut walked = PathBuf::new();
+        // The path of `at`, for an error to name.
+        let mut walked = beginning(named);
         while let Some(step) = steps.pop_front() {
             walked.push(&step);
             let next = open(at.handle.as_fd(), &step).map_err(failed)?;
@@ -67,8 +68,11 @@ impl Folder {
                         return Err(failed(Errno::ELOOP));
                     }
                     let target = PathBuf::from(readlinkat(&next, "").map_err(failed)?);
+                    // Its steps begin at the root, or in the folder that the link is in.
+                    walked.pop();
                     if target.is_absolute() {
                         at = Self::begin(&target).map_err(failed)?;
+                        walked = beginning(&target);
                     }
                     for step in self::steps(&target).into_iter().rev() {
                         steps.push_front(step);
@@ -91,16 +95,13 @@ impl Folder {
     /// Whether a link in this folder was made by root or by us: it says so itself, and nobody else
     /// can have moved it here.
     fn only_we_can_have_linked(&self, link: &FileStat) -> bool {
-        let ours = |about: &FileStat| [0, geteuid().as_raw()].contains(&about.st_uid);
-        let others = self.about.st_mode & 0o022 != 0;
         let sticky = self.about.st_mode & Mode::S_ISVTX.bits() != 0;
-        ours(link) && ours(&self.about) && (!others || sticky)
+        is_ours(link.st_uid) && is_ours(self.about.st_uid) && (!self.is_shared() || sticky)
     }
 
-    /// Whether anybody may make files here, but only remove those of their own, as in `/tmp`.
+    /// Whether others than its owner may put files here: all of them, as in `/tmp`, or a group.
     pub(super) fn is_shared(&self) -> bool {
-        let sticky = self.about.st_mode & Mode::S_ISVTX.bits() != 0;
-        self.about.st_mode & 0o002 != 0 || sticky && self.about.st_mode & 0o020 != 0
+        others_can_write(self.about.st_mode)
     }
 
     /// Its owner.
@@ -136,6 +137,11 @@ pub(super) fn kind(about: &FileStat) -> SFlag {
 fn open(folder: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(folder, name, flags, Mode::empty())
+}
+
+/// What is left of a path without its steps.
+fn beginning(path: &Path) -> PathBuf {
+    PathBuf::from(if path.is_absolute() { "/" } else { "" })
 }
 
 fn steps(path: &Path) -> VecDeque<OsString> {

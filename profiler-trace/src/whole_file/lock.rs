@@ -1,108 +1,129 @@
-//! One writer of a path at a time, with nothing on disk that a kill could leave there.
+//! Locks that nobody but our own user (and root) can hold, and that no kill leaves behind.
 
-use std::ffi::OsString;
-use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket,
-};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use nix::unistd::geteuid;
 
-/// How often a name that nobody listens to yet is asked, a millisecond apart.
-const TRIES: u32 = 10;
+use super::runtime_dir::{NoRuntimeDir, RuntimeDir};
 
-/// Held while a path is written: a listening socket with an abstract name, which the kernel takes
-/// back when the process ends, however it ends.
-///
-/// Anybody can take such a name. So the name counts only when root or the user of this process holds
-/// it, which the kernel says of the listener: nobody else can keep us from writing.
+/// Bytes of a file that can be locked (`OFFSET_MAX`).
+const BYTES: u64 = i64::MAX as u64;
+
+/// Held as long as it lives: a byte of a file in the [runtime directory](RuntimeDir), which only our
+/// own user can open. The kernel gives it up with the process, however that ends, and the file stays
+/// empty.
 #[derive(Debug)]
-pub(super) struct Lock {
-    _listening: Option<OwnedFd>,
-}
+pub struct Lock(#[expect(dead_code, reason = "held for its drop")] File);
 
-/// Another process of root's or of our own writes there; its number, where it can be seen from here.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) struct Held(pub(super) Option<i32>);
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process of the same user holds it, or this one.
+    #[error("{} holds the lock", .0.map_or("another process".into(), |pid| format!("process {pid}")))]
+    Held(
+        /// The process, where it can be seen from here.
+        Option<i32>,
+    ),
+    /// There is no directory for locks.
+    #[error(transparent)]
+    NoPlace(#[from] NoRuntimeDir),
+}
 
 impl Lock {
-    /// Takes the lock with this name.
+    /// Takes the lock with this number, of those in the file of this name.
     ///
     /// # Errors
-    /// When root or our own user holds it. Where sockets cannot be had there is no lock.
-    pub(super) fn take(name: &str) -> Result<Self, Held> {
-        let none = Ok(Self { _listening: None });
-        let (Ok(address), Ok(socket)) = (UnixAddr::new_abstract(name.as_bytes()), unix_socket())
-        else {
-            return none;
+    /// When it is held, or no lock can be had.
+    pub fn take(file: &str, number: u64) -> Result<Self, LockError> {
+        let byte = number & BYTES;
+        let taken = RuntimeDir::first("locks", |dir| Self::within(dir, file, byte))?;
+        taken.map_err(LockError::Held)
+    }
+
+    fn within(dir: &RuntimeDir, file: &str, byte: u64) -> io::Result<Result<Self, Option<i32>>> {
+        let file = dir.lock_file(file)?;
+        let lock = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: byte.cast_signed(),
+            l_len: 1,
+            l_pid: 0,
         };
-        let bound = bind(socket.as_raw_fd(), &address);
-        match bound.and_then(|()| listen(&socket, Backlog::MAXCONN)) {
-            Ok(()) => Ok(Self {
-                _listening: Some(socket),
-            }),
-            Err(Errno::EADDRINUSE) => match holder(&address) {
-                Some((user, pid)) if user == 0 || user == geteuid().as_raw() => {
-                    Err(Held((pid > 0).then_some(pid)))
-                }
-                _ => none,
-            },
-            Err(_) => none,
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)) {
+            Ok(_) => Ok(Ok(Self(file))),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(Err(holder(file.metadata()?.ino(), byte))),
+            Err(error) => Err(error.into()),
         }
     }
 }
 
-/// User and number of the process that listens there.
-fn holder(address: &UnixAddr) -> Option<(u32, i32)> {
-    let socket = unix_socket().ok()?;
-    // Nothing here blocks, for somebody may have filled the queue. Who took the name a moment ago
-    // may not listen yet.
-    let mut tries = 0;
-    while let Err(error) = connect(socket.as_raw_fd(), address) {
-        tries += 1;
-        // Anybody can connect until the queue is full, and make the kernel say nothing of who listens.
-        if error == Errno::EAGAIN {
-            return holder_by_descriptor(address);
-        }
-        if error != Errno::ECONNREFUSED || tries == TRIES {
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let peer = getsockopt(&socket, PeerCredentials).ok()?;
-    Some((peer.uid(), peer.pid()))
-}
-
-/// The same, found among the open files of all processes that may be looked at: for root that is all,
-/// for another user his own, where he is not shut out of them.
-fn holder_by_descriptor(address: &UnixAddr) -> Option<(u32, i32)> {
-    let name = format!("@{}", String::from_utf8_lossy(address.as_abstract()?));
-    let sockets = fs::read_to_string("/proc/net/unix").ok()?;
-    let mut listening = sockets.lines().filter_map(|line| {
-        // `net/unix/af_unix.c`, `unix_seq_show`: the flags of one that listens, its inode, its name.
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        let is_it = words.get(7) == Some(&&*name) && words[3] == "00010000";
-        is_it.then(|| format!("socket:[{}]", words[6]))
-    });
-    let link = OsString::from(listening.next()?);
+/// The process that holds this byte of the file with this inode, of those of our own user that may be
+/// looked at. The kernel names none for a lock of this kind, but shows it with the open file.
+fn holder(inode: u64, byte: u64) -> Option<i32> {
+    let own = geteuid().as_raw();
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let mut holders = processes.filter_map(|process| {
         let pid: i32 = process.file_name().to_str()?.parse().ok()?;
-        let open = fs::read_dir(process.path().join("fd")).ok()?.flatten();
-        let mut open = open.filter_map(|fd| fs::read_link(fd.path()).ok());
-        open.find(|target| *target == link)?;
-        let status = fs::read_to_string(process.path().join("status")).ok()?;
-        let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-        Some((users.split_ascii_whitespace().nth(1)?.parse().ok()?, pid))
+        process.metadata().ok().filter(|found| found.uid() == own)?;
+        let open = fs::read_dir(process.path().join("fdinfo")).ok()?.flatten();
+        let mut open = open.filter_map(|fd| fs::read_to_string(fd.path()).ok());
+        open.any(|about| about.lines().any(|line| shows(line, inode, byte)))
+            .then_some(pid)
     });
     holders.next()
 }
 
-fn unix_socket() -> nix::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    socket(AddressFamily::Unix, SockType::Stream, flags, None)
+/// Whether a line of `fdinfo` is of a lock on this byte of the file with this inode.
+fn shows(line: &str, inode: u64, byte: u64) -> bool {
+    // `fs/locks.c`, `lock_get_status`: `lock: 1: OFDLCK ADVISORY WRITE -1 00:1a:INODE START END`.
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    let ["lock:", _, "OFDLCK", _, _, _, file, start, _] = words[..] else {
+        return false;
+    };
+    let of_file = file.rsplit(':').next().and_then(|word| word.parse().ok());
+    of_file == Some(inode) && start.parse() == Ok(byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_taken_once_until_it_is_given_up_and_its_holder_is_seen() {
+        let take = |number| Lock::take("tests", number);
+        let number = BYTES - u64::from(std::process::id());
+        let first = take(number).expect("free");
+        let held = take(number).expect_err("held");
+        let own = std::process::id().cast_signed();
+        assert!(matches!(held, LockError::Held(Some(pid)) if pid == own));
+        take(number - 1_000_000).expect("another one");
+        drop(first);
+        take(number).expect("free again");
+    }
+
+    #[test]
+    fn nobody_else_can_open_the_file_of_locks() {
+        let file = RuntimeDir::first("tests", |dir| dir.lock_file("tests")).expect("made");
+        let about = file.metadata().expect("there");
+        assert_eq!(about.uid(), geteuid().as_raw());
+        assert_eq!(about.mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn only_a_lock_on_the_byte_shows_it() {
+        let line = "lock:\t1: OFDLCK ADVISORY  WRITE -1 00:1a:77 5 5";
+        assert!(shows(line, 77, 5));
+        assert!(!shows(line, 77, 6) && !shows(line, 7, 5));
+        assert!(!shows(
+            "lock:\t1: POSIX  ADVISORY  WRITE 9 00:1a:77 5 5",
+            77,
+            5
+        ));
+        assert!(!shows("ino:\t77", 77, 5));
+    }
 }

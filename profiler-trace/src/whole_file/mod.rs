@@ -6,38 +6,40 @@
 //! command lines are in them; a file that is replaced keeps its owner and its mode. The bytes go into
 //! a file without a name where the file system has such (`O_TMPFILE`), so that a kill leaves nothing.
 
+mod draft;
 mod folder;
 mod lock;
+pub mod ownership;
+mod runtime_dir;
 #[cfg(test)]
 mod tests;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, linkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, unlinkat};
 use profiler_core::text::visible;
 
+use self::draft::{Draft, MODE, State, temporary};
 use self::folder::{Folder, kind};
-use self::lock::{Held, Lock};
+pub use self::lock::{Lock, LockError};
+pub use self::runtime_dir::{NoRuntimeDir, RuntimeDir};
 
-/// What new files permit: their owner reads and writes.
-const MODE: Mode = Mode::from_bits_truncate(0o600);
+/// The file in which places are locked.
+const LOCKS: &str = "written";
 
-/// Temporary names that are tried.
-const NAMES: u32 = 16;
-
-/// A temporary name.
-fn temporary(number: u64) -> OsString {
-    format!(".fragscope-{number:016x}").into()
+/// FNV-1a: the same in every version of fragscope, of which several may run.
+fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Why a file could not be written. Nothing was left behind, and what was there before is as it
@@ -69,9 +71,9 @@ pub enum WriteError {
         /// The link, as far as the path was walked.
         link: PathBuf,
     },
-    /// Another user's file lies there, where anybody can put one.
+    /// Another user's file lies there, where others than the folder's owner can put one.
     #[error(
-        "cannot write {}: it belongs to user {owner}, in a folder where anybody can put files; remove it or name another place",
+        "cannot write {}: it belongs to user {owner}, in a folder where others than its owner can put files; remove it or name another place",
         visible(path.display())
     )]
     Planted {
@@ -149,19 +151,20 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// A place for a file, looked at and reserved: no other fragscope of root's or of the same user
-/// writes there as long as it is held.
+/// A place for a file, looked at and reserved: no other fragscope of the same user writes there as long
+/// as it is held, but where [no lock](Place::unlocked) can be had.
 #[derive(Clone, Debug)]
 pub struct Place(Arc<Reserved>);
 
 #[derive(Debug)]
 struct Reserved {
     path: PathBuf,
-    folder: Folder,
+    folder: Arc<Folder>,
     name: OsString,
     /// The name for the moment between a file's last byte and its place, if nothing is in the way.
     temporary: OsString,
-    _lock: Lock,
+    /// Keeps others from the place, or why nothing does.
+    lock: Result<Lock, NoRuntimeDir>,
 }
 
 impl Place {
@@ -175,24 +178,41 @@ impl Place {
         let name = path.file_name().filter(|_| !is_folder);
         let name = name.ok_or_else(|| WriteError::NotAFile(path.to_owned()))?;
         let folder = Folder::of(path)?;
-        let mut hash = DefaultHasher::new();
-        name.hash(&mut hash);
-        let number = hash.finish();
         let (device, inode) = folder.id();
-        let lock = Lock::take(&format!(
-            "fragscope-output-{device:x}-{inode:x}-{number:016x}"
-        ));
+        let bytes = [&device.to_le_bytes(), &inode.to_le_bytes(), name.as_bytes()].concat();
+        let lock = match Lock::take(LOCKS, hash(bytes)) {
+            Ok(lock) => Ok(lock),
+            Err(LockError::NoPlace(why)) => Err(why),
+            Err(LockError::Held(pid)) => {
+                return Err(WriteError::InUse {
+                    path: path.to_owned(),
+                    pid,
+                });
+            }
+        };
+        Self::under(lock, path, folder, name)
+    }
+
+    /// The place with this name in a folder, under a lock or without one.
+    fn under(
+        lock: Result<Lock, NoRuntimeDir>,
+        path: &Path,
+        folder: Folder,
+        name: &OsStr,
+    ) -> Result<Self, WriteError> {
+        // Those of other users, who have locks of their own, are called otherwise.
+        let user = geteuid().as_raw().to_le_bytes();
+        let number = hash(name.as_bytes().iter().copied().chain(user));
         let place = Self(Arc::new(Reserved {
             path: path.to_owned(),
             name: name.to_owned(),
-            folder,
+            folder: Arc::new(folder),
             temporary: temporary(number),
-            _lock: lock.map_err(|Held(pid)| WriteError::InUse {
-                path: path.to_owned(),
-                pid,
-            })?,
+            lock,
         }));
-        place.clear();
+        if place.unlocked().is_none() {
+            place.clear();
+        }
         // What would fail at the end, after hours perhaps, fails now.
         let trial = place.begin()?;
         if let Some(before) = place.look()? {
@@ -204,6 +224,11 @@ impl Place {
     /// The path, as it was given.
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    /// Why nothing keeps another fragscope from writing there as well, if that is so.
+    pub fn unlocked(&self) -> Option<&NoRuntimeDir> {
+        self.0.lock.as_ref().err()
     }
 
     /// Writes a whole file there, replacing what was there; it may be called again.
@@ -222,48 +247,16 @@ impl Place {
     /// # Errors
     /// When the folder takes no files.
     pub fn begin(&self) -> Result<Output, WriteError> {
-        let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        match openat(&self.0.folder, ".", flags, MODE) {
-            Ok(file) => Ok(self.output(file, State::Nameless)),
-            // The file system has no files without a name, or the kernel does not know of them.
-            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT | Errno::EINVAL) => {
-                self.begin_named()
-            }
-            Err(error) => Err(self.failed(error.into())),
-        }
+        let draft = Draft::begin(&self.0.folder, &self.0.temporary);
+        self.output(draft)
     }
 
-    fn begin_named(&self) -> Result<Output, WriteError> {
-        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-        let flags = flags | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        let made = self.at_free_name(|name| openat(&self.0.folder, name, flags, MODE));
-        let (file, name) = made.map_err(|error| self.failed(error.into()))?;
-        Ok(self.output(file, State::Temporary(name)))
-    }
-
-    /// Makes something under the temporary name. Anybody who may put files there can have taken that
-    /// one, which is the same each time; the others cannot be foreseen.
-    fn at_free_name<T>(
-        &self,
-        mut make: impl FnMut(&OsStr) -> Result<T, Errno>,
-    ) -> Result<(T, OsString), Errno> {
-        let mut name = self.0.temporary.clone();
-        for _ in 0..NAMES {
-            match make(&name) {
-                Err(Errno::EEXIST) => name = temporary(RandomState::new().hash_one(())),
-                made => return Ok((made?, name)),
-            }
-        }
-        Err(Errno::EEXIST)
-    }
-
-    fn output(&self, file: OwnedFd, state: State) -> Output {
-        Output {
+    fn output(&self, draft: Result<Draft, Errno>) -> Result<Output, WriteError> {
+        Ok(Output {
+            draft: draft.map_err(|error| self.failed(error.into()))?,
             place: self.clone(),
-            file: File::from(file),
-            state,
             grows: false,
-        }
+        })
     }
 
     /// Begins a file that appears with its first bytes and grows: what was written stays, whatever
@@ -281,15 +274,15 @@ impl Place {
     fn look(&self) -> Result<Option<FileStat>, WriteError> {
         let (place, path) = (&*self.0, self.path());
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        let about = match fstatat(&place.folder, place.name.as_os_str(), flags) {
+        let about = match fstatat(&*place.folder, place.name.as_os_str(), flags) {
             Err(Errno::ENOENT) => return Ok(None),
             about => about.map_err(|error| self.failed(error.into()))?,
         };
         if kind(&about) != SFlag::S_IFREG {
             return Err(WriteError::NotAFile(path.to_owned()));
         }
-        // As the kernel's fs.protected_regular: what was planted there to be filled in by root
-        // would be read by whoever planted it.
+        // As the kernel's fs.protected_regular, and for groups too: what was planted there to be
+        // filled in by root would be read by whoever planted it.
         let owner = about.st_uid;
         let ours = [geteuid().as_raw(), place.folder.owner()].contains(&owner);
         if place.folder.is_shared() && !ours {
@@ -301,10 +294,10 @@ impl Place {
         Ok(Some(about))
     }
 
-    /// Removes what a process that was killed at the wrong instant left under the temporary name:
-    /// nobody else writes to this path now. What cannot be removed is in nobody's way.
+    /// Removes what a process of this user that was killed at the wrong instant left under the temporary
+    /// name: under the lock, no other one writes to this path now. What cannot be removed is in nobody's way.
     fn clear(&self) {
-        let (folder, name) = (&self.0.folder, self.0.temporary.as_os_str());
+        let (folder, name) = (&*self.0.folder, self.0.temporary.as_os_str());
         let about = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
         if about.is_ok_and(|about| kind(&about) == SFlag::S_IFREG) {
             let _ = unlinkat(folder, name, UnlinkatFlags::NoRemoveDir);
@@ -316,24 +309,13 @@ impl Place {
     }
 }
 
-/// Where the bytes of an output are.
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum State {
-    /// In a file without a name.
-    Nameless,
-    /// In one with this temporary name.
-    Temporary(OsString),
-    /// At their place.
-    Placed,
-}
-
 /// A file that is being written. Dropped before it is finished it leaves nothing, but for one that
 /// grows: of that, what was written stays.
 #[derive(Debug)]
 pub struct Output {
+    /// Dropped before its place is given up: what it leaves is removed while nobody else writes there.
+    draft: Draft,
     place: Place,
-    file: File,
-    state: State,
     grows: bool,
 }
 
@@ -343,7 +325,7 @@ impl Output {
     /// # Errors
     /// When the kernel does not say.
     pub fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(self.draft.file.metadata()?.len())
     }
 
     /// Whether nothing was written so far.
@@ -359,7 +341,7 @@ impl Output {
     /// # Errors
     /// When the disk fails, or something else lies in its place now.
     pub fn finish(mut self) -> Result<(), WriteError> {
-        let synced = self.file.sync_all();
+        let synced = self.draft.file.sync_all();
         synced.map_err(|error| self.place.failed(error))?;
         self.put_in_place()?;
         self.place.0.folder.sync();
@@ -367,75 +349,38 @@ impl Output {
     }
 
     fn put_in_place(&mut self) -> Result<(), WriteError> {
-        if self.state == State::Placed {
+        if self.draft.state == State::Placed {
             return Ok(());
         }
-        let place = self.place.clone();
-        let (folder, name) = (&place.0.folder, place.0.name.as_os_str());
-        let failed = |error: Errno| place.failed(error.into());
-        match (place.look()?, &self.state) {
-            (None, State::Temporary(temporary)) => {
-                renameat(folder, temporary.as_os_str(), folder, name).map_err(failed)?;
-            }
-            (None, _) => match self.link(name) {
-                Ok(()) => {}
+        let Some(before) = self.place.look()? else {
+            return match self.draft.place(&self.place.0.name) {
                 // It was made this very moment: look again, once.
-                Err(Errno::EEXIST) => self.replace(place.look()?.as_ref())?,
-                Err(error) => return Err(failed(error)),
-            },
-            (Some(before), _) => self.replace(Some(&before))?,
-        }
-        self.state = State::Placed;
-        Ok(())
+                Err(Errno::EEXIST) => {
+                    let before = self.place.look()?;
+                    self.replace(before.as_ref())
+                }
+                placed => placed.map_err(|error| self.place.failed(error.into())),
+            };
+        };
+        self.replace(Some(&before))
     }
 
     /// Takes the place of a file, with its owner and mode. Other names of that file keep what it was.
     fn replace(&mut self, before: Option<&FileStat>) -> Result<(), WriteError> {
-        let place = self.place.clone();
-        let folder = &place.0.folder;
-        let failed = |error: Errno| place.failed(error.into());
         if let Some(before) = before {
             self.dress_as(before)?;
         }
-        let temporary = match &self.state {
-            State::Temporary(name) => name.clone(),
-            _ => {
-                place
-                    .at_free_name(|name| self.link(name))
-                    .map_err(failed)?
-                    .1
-            }
-        };
-        self.state = State::Temporary(temporary.clone());
-        renameat(
-            folder,
-            temporary.as_os_str(),
-            folder,
-            place.0.name.as_os_str(),
-        )
-        .map_err(failed)
-    }
-
-    /// Gives the file without a name one.
-    fn link(&self, name: &OsStr) -> Result<(), Errno> {
-        let handle = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let follow = AtFlags::AT_SYMLINK_FOLLOW;
-        linkat(
-            AT_FDCWD,
-            handle.as_str(),
-            &self.place.0.folder,
-            name,
-            follow,
-        )
+        let replaced = self.draft.replace(&self.place.0.name);
+        replaced.map_err(|error| self.place.failed(error.into()))
     }
 
     fn dress_as(&self, before: &FileStat) -> Result<(), WriteError> {
         let io = |error: Errno| self.place.failed(error.into());
-        let own = fstat(&self.file).map_err(io)?;
+        let own = fstat(&self.draft.file).map_err(io)?;
         let (owner, group) = (before.st_uid, before.st_gid);
         if (own.st_uid, own.st_gid) != (owner, group) {
             let kept = fchown(
-                self.file.as_fd(),
+                self.draft.file.as_fd(),
                 Some(Uid::from_raw(owner)),
                 Some(Gid::from_raw(group)),
             );
@@ -448,24 +393,28 @@ impl Output {
                 error => io(error),
             })?;
         }
-        fchmod(&self.file, kept_mode(before)).map_err(io)
+        fchmod(&self.draft.file, kept_mode(before, &self.place.0.folder)).map_err(io)
     }
 }
 
-/// The mode that a file keeps which is replaced. Whoever owns another user's file chose it, and may
-/// show it to whom he likes; but none but he writes into what we wrote.
-fn kept_mode(before: &FileStat) -> Mode {
+/// The mode that a file in this folder keeps when it is replaced. Whoever owns another user's file
+/// chose it. The folder's owner, whose folder was named to write into, may show it to whom he likes,
+/// and so may root; but none but the owner writes into what we wrote. A third one's mode is not asked.
+fn kept_mode(before: &FileStat, folder: &Folder) -> Mode {
     let permissions = Mode::from_bits_truncate(before.st_mode & 0o777);
-    match before.st_uid == geteuid().as_raw() {
-        true => permissions,
-        false => permissions & !(Mode::S_IWGRP | Mode::S_IWOTH),
+    match before.st_uid {
+        owner if owner == geteuid().as_raw() => permissions,
+        owner if owner == 0 || owner == folder.owner() => {
+            permissions & !(Mode::S_IWGRP | Mode::S_IWOTH)
+        }
+        _ => permissions & MODE,
     }
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        if self.grows && written > 0 && self.state != State::Placed {
+        let written = self.draft.file.write(bytes)?;
+        if self.grows && written > 0 && self.draft.state != State::Placed {
             self.put_in_place().map_err(|error| match error {
                 WriteError::Io { source, .. } => source,
                 other => io::Error::other(other),
@@ -475,19 +424,6 @@ impl Write for Output {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        if let State::Temporary(name) = &self.state {
-            // What cannot be removed is removed by the next that writes there.
-            let _ = unlinkat(
-                &self.place.0.folder,
-                name.as_os_str(),
-                UnlinkatFlags::NoRemoveDir,
-            );
-        }
+        self.draft.file.flush()
     }
 }

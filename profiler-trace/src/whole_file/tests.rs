@@ -7,6 +7,11 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     Place::reserve(path)?.write(bytes)
 }
 
+/// Begins a file as where the file system has none without a name.
+fn begin_named(place: &Place) -> Result<Output, WriteError> {
+    place.output(Draft::begin_named(&place.0.folder, &place.0.temporary))
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("there").permissions().mode() & 0o777
 }
@@ -96,6 +101,34 @@ fn a_link_of_our_own_in_the_path_is_followed_and_one_that_others_could_plant_is_
 }
 
 #[test]
+fn a_refused_link_is_named_by_a_path_that_leads_to_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let own = dir.path().canonicalize().expect("there");
+    let (real, open) = (own.join("real"), own.join("open"));
+    fs::create_dir_all(real.join("in")).expect("made");
+    fs::create_dir(&open).expect("made");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("mode");
+    let planted = open.join("planted");
+    symlink(&real, &planted).expect("linked");
+    symlink("../open", real.join("relative")).expect("linked");
+    symlink(&open, real.join("absolute")).expect("linked");
+    for (through, named) in [
+        (planted.clone(), planted.clone()),
+        (real.join("relative/planted"), real.join("../open/planted")),
+        (real.join("absolute/planted/in"), planted.clone()),
+        (
+            real.join("in/../relative/planted"),
+            real.join("in/../../open/planted"),
+        ),
+    ] {
+        match Place::reserve(&through.join("out.json")) {
+            Err(WriteError::Link { link, .. }) => assert_eq!(link, named, "{through:?}"),
+            other => panic!("{through:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_link_round_in_circles_is_an_error() {
     let dir = tempfile::tempdir().expect("a folder");
     symlink("b", dir.path().join("a")).expect("linked");
@@ -181,7 +214,7 @@ fn what_somebody_planted_under_the_temporary_name_is_in_nobodys_way() {
         let place = Place::reserve(&path).expect("reserved");
         place.write(kind.as_bytes()).expect("written");
         assert_eq!(fs::read(&path).expect("read"), kind.as_bytes());
-        let mut output = place.begin_named().expect("begun");
+        let mut output = begin_named(&place).expect("begun");
         output.write_all(b"named").expect("written");
         output.finish().expect("finished");
         assert_eq!(fs::read(&path).expect("read"), b"named");
@@ -199,38 +232,33 @@ fn what_somebody_planted_under_the_temporary_name_is_in_nobodys_way() {
 }
 
 #[test]
-fn strangers_who_fill_the_queue_of_the_lock_do_not_take_it_away() {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+fn without_a_lock_a_file_is_written_and_what_another_one_writes_is_left_alone() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("out.json");
-    let first = Place::reserve(&path).expect("reserved");
-    let about = fs::metadata(dir.path()).expect("there");
-    let temporary = first.0.temporary.to_str().expect("text");
-    let number = temporary.strip_prefix(".fragscope").expect("its beginning");
-    let name = format!(
-        "fragscope-output-{:x}-{:x}{number}",
-        about.dev(),
-        about.ino()
+    let unlocked = || {
+        let none = RuntimeDir::first("tests", |_| Err::<(), _>(io::Error::other("none")));
+        let lock = Err(none.expect_err("none serves"));
+        let folder = Folder::of(&path).expect("ours");
+        let place = Place::under(lock, &path, folder, OsStr::new("out.json")).expect("a place");
+        assert!(place.unlocked().is_some());
+        place
+    };
+    // As on a file system that has no files without a name.
+    let mut first = begin_named(&unlocked()).expect("begun");
+    first.write_all(b"first").expect("written");
+    let mut second = begin_named(&unlocked()).expect("begun");
+    second.write_all(b"second").expect("written");
+    first.finish().expect("finished");
+    assert_eq!(fs::read(&path).expect("read"), b"first");
+    second.finish().expect("finished");
+    assert_eq!(fs::read(&path).expect("read"), b"second");
+    assert_eq!(entries(dir.path()), 1);
+    assert!(
+        Place::reserve(&path)
+            .expect("reserved")
+            .unlocked()
+            .is_none()
     );
-    let address = UnixAddr::new_abstract(name.as_bytes()).expect("short");
-    // A queue holds 4096 (`SOMAXCONN`) at the most; one process may have fewer files.
-    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 8192, 8192)
-        .expect("root may");
-    let mut connected = Vec::new();
-    loop {
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let one = socket(AddressFamily::Unix, SockType::Stream, flags, None).expect("a socket");
-        match connect(one.as_raw_fd(), &address) {
-            Ok(()) => connected.push(one),
-            Err(error) => break assert_eq!(error, Errno::EAGAIN),
-        }
-        assert!(connected.len() < 8000, "the queue has an end");
-    }
-    let second = Place::reserve(&path).expect_err("taken");
-    let own = std::process::id() as i32;
-    assert!(matches!(second, WriteError::InUse { pid: Some(pid), .. } if pid == own));
-    drop(first);
-    Place::reserve(&path).expect("free again");
 }
 
 #[test]
@@ -240,16 +268,22 @@ fn what_belongs_to_another_user_is_written_by_nobody_but_him_afterwards() {
     }
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("out.json");
-    for (owner, before, after) in [
-        (12345, 0o666, 0o644),
-        (12345, 0o640, 0o640),
-        (0, 0o664, 0o664),
+    // In a folder of another one's, only he sees it: the folder's owner, root and we chose nothing.
+    for (folder, owner, before, after) in [
+        (12345, 12345, 0o666, 0o644),
+        (12345, 12345, 0o640, 0o640),
+        (0, 12345, 0o666, 0o600),
+        (0, 12345, 0o440, 0o400),
+        (12345, 54321, 0o644, 0o600),
+        (12345, 0, 0o664, 0o664),
+        (0, 0, 0o664, 0o664),
     ] {
+        std::os::unix::fs::chown(dir.path(), Some(folder), None).expect("given away");
         fs::write(&path, "before").expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(before)).expect("mode");
         std::os::unix::fs::chown(&path, Some(owner), None).expect("given away");
         write(&path, b"after").expect("written");
-        assert_eq!(mode(&path), after, "{owner} {before:o}");
+        assert_eq!(mode(&path), after, "{folder} {owner} {before:o}");
         assert_eq!(fs::metadata(&path).expect("there").uid(), owner);
     }
 }
@@ -275,12 +309,12 @@ fn without_nameless_files_a_temporary_name_does_the_same() {
         if let Some(mode) = before {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mode");
         }
-        let mut output = place.begin_named().expect("begun");
-        assert!(matches!(output.state, State::Temporary(_)));
+        let mut output = begin_named(&place).expect("begun");
+        assert!(matches!(output.draft.state, State::Temporary(_)));
         output.write_all(b"whole").expect("written");
         output.finish().expect("finished");
         assert_eq!(mode(&path), before.unwrap_or(0o600));
-        drop(place.begin_named().expect("begun"));
+        drop(begin_named(&place).expect("begun"));
         assert_eq!(entries(dir.path()), 1);
     }
 }
@@ -298,11 +332,14 @@ fn root_keeps_the_owner_and_refuses_what_another_user_planted_in_a_shared_folder
     let about = fs::metadata(&path).expect("there");
     assert_eq!((about.uid(), about.gid()), (12345, 54321));
     assert_eq!(fs::read(&path).expect("read"), b"after");
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).expect("mode");
-    let refused = write(&path, b"again");
-    assert!(matches!(
-        refused,
-        Err(WriteError::Planted { owner: 12345, .. })
-    ));
-    assert_eq!(fs::read(&path).expect("read"), b"after");
+    // Whoever may put files there, a group or all, may have put this one.
+    for shared in [0o1777, 0o777, 0o1775, 0o775, 0o2770, 0o720] {
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(shared)).expect("mode");
+        let refused = write(&path, b"again");
+        assert!(
+            matches!(refused, Err(WriteError::Planted { owner: 12345, .. })),
+            "{shared:o}: {refused:?}"
+        );
+        assert_eq!(fs::read(&path).expect("read"), b"after");
+    }
 }

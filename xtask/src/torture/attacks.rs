@@ -22,12 +22,13 @@ struct Held {
 const HELD: &[Held] = &[
     Held {
         point: "the recorder's path, when fragscope is gone",
-        package: "fragscope",
+        package: "profiler-trace",
         binary: "",
         tests: &[
-            "session::record::runtime_dir::tests::a_directory_that_others_may_write_to_is_refused_wherever_it_is_on_the_way",
-            "session::record::runtime_dir::tests::a_link_in_place_of_the_directory_is_refused",
-            "session::record::runtime_dir::tests::the_object_is_put_there_once_and_again_when_it_was_changed",
+            "whole_file::runtime_dir::tests::a_directory_that_others_may_write_to_is_refused_wherever_it_is_on_the_way",
+            "whole_file::runtime_dir::tests::a_link_in_place_of_the_directory_is_refused",
+            "whole_file::runtime_dir::tests::the_object_is_put_there_once_and_again_when_it_was_changed",
+            "whole_file::runtime_dir::tests::many_that_find_a_damaged_object_at_once_all_get_a_whole_one",
         ],
     },
     Held {
@@ -98,7 +99,7 @@ const HELD: &[Held] = &[
             "devices_are_neither_replaced_nor_written_to",
             "a_folder_that_is_swapped_for_a_link_leads_nowhere_else",
             "what_anybody_planted_in_a_shared_folder_is_not_filled_in",
-            "nobody_else_can_keep_root_from_writing",
+            "nobody_else_can_keep_root_from_writing_or_from_noticing_a_second_writer",
         ],
     },
     Held {

@@ -32,8 +32,12 @@ const SCRATCH: [(&str, &str); 3] = [
     ("/run", "mode=0755"),
 ];
 /// What fragscope may leave there, by docs/recording.md: an object that recorded programs load for as
-/// long as they live, and an empty file for locks.
-const KEPT: [&str; 2] = ["/run/fragscope", "/run/fragscope/recorded"];
+/// long as they live, and empty files for locks.
+const KEPT: [&str; 3] = [
+    "/run/fragscope",
+    "/run/fragscope/recorded",
+    "/run/fragscope/written",
+];
 
 /// Somebody asked for the end (Ctrl-C).
 #[derive(Debug, thiserror::Error)]

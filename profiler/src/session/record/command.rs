@@ -10,13 +10,13 @@ use nix::unistd::Pid;
 use profiler_common::ring::RING_VARIABLE;
 use profiler_target::{ProcessTree, RecordRing, Target, has_borrowed_privileges, not_preloaded};
 use profiler_trace::trace::Description;
+use profiler_trace::whole_file::RuntimeDir;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::checkpoint::Occasion;
 use super::describe::{Recorder, describe};
 use super::preloaded::{GivenUp, Preloaded};
 use super::recording::{Cut, Recording};
-use super::runtime_dir::RuntimeDir;
 use super::unrecorded::Unrecorded;
 use super::{RecordEnding, RecordError, RecordOptions, create, monotonic_ns};
 use crate::session::Ending;
@@ -74,8 +74,8 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     // Before the command starts, so that a signal never finds the default action.
     let signals = Signals::new()?;
     let asked = signal(SignalKind::user_defined1())?;
-    let directory = RuntimeDir::open()?;
-    let object = directory.object(concat!("recorder-", env!("CARGO_PKG_VERSION")), RECORDER)?;
+    let name = concat!("recorder-", env!("CARGO_PKG_VERSION"));
+    let object = RuntimeDir::first("the recorder", |dir| dir.object(name, RECORDER))?;
     let object = object.to_string_lossy().into_owned();
     let mut tree = ProcessTree::adopt()?;
     let file = create(&options.output)?;

@@ -10,7 +10,6 @@ mod preloaded;
 mod probed;
 mod recording;
 mod running;
-mod runtime_dir;
 mod seed;
 mod stream;
 mod touched;
@@ -27,14 +26,13 @@ use profiler_probe::ProbeError;
 use profiler_probe::plan::PlanError;
 use profiler_sampling::Manner;
 use profiler_target::{Gone, OpenError};
-use profiler_trace::whole_file::{self, Place, WriteError};
+use profiler_trace::whole_file::{self, NoRuntimeDir, WriteError};
 
 pub(crate) use self::output::Output;
 pub use self::preloaded::GivenUp;
 pub use self::recording::Cut;
 pub(crate) use self::running::{Running, unless_gone};
-pub use self::runtime_dir::NoRuntimeDir;
-use super::Ending;
+use super::{Ending, save};
 
 /// What `record` does.
 #[derive(Clone, Debug)]
@@ -165,7 +163,7 @@ pub fn record(options: &RecordOptions) -> Result<RecordEnding, RecordError> {
 /// Makes the file, which appears with the first bytes that are written and grows: what was written
 /// stays readable even when fragscope is killed, and what was there before is kept until then.
 fn create(path: &Path) -> Result<whole_file::Output, RecordError> {
-    Ok(Place::reserve(path)?.begin_growing()?)
+    Ok(save::place(path)?.begin_growing()?)
 }
 
 /// The monotonic clock, in ns: the one by which recorders tell the time.

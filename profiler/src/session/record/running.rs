@@ -12,18 +12,18 @@ use profiler_probe::plan::ProbePlan;
 use profiler_sampling::{Manner, Sampler, WalkSchedule};
 use profiler_target::{Target, TargetState};
 use profiler_trace::trace::{Checkpoint, Description, Event, EventKind};
+use profiler_trace::whole_file::{Lock, LockError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::begin::{heap, lacks, numbering};
 use super::checkpoint::{self, Occasion};
 use super::describe::{Recorder, describe};
-use super::lock::Lock;
+use super::lock;
 use super::output::Output;
 use super::preloaded::{FIRST_LOOK, LOOKS, RAREST, STOP_SHARE};
 use super::probed::Probed;
 use super::recording::{Cut, Recording};
-use super::runtime_dir::RuntimeDir;
 use super::seed::{self, Before};
 use super::touched::LargeBlocks;
 use super::{RecordError, RecordOptions, create, monotonic_ns};
@@ -133,12 +133,9 @@ async fn begin_aside(options: RecordOptions, pid: i32) -> Result<Begun, RecordEr
 fn begin(options: &RecordOptions, pid: i32) -> Result<Begun, RecordError> {
     let sampler = Sampler::open(pid)?;
     let began_ticks = sampler.target().began_ticks()?;
-    let lock = match RuntimeDir::open() {
-        Ok(directory) => {
-            let lock = Lock::take(&directory, pid, began_ticks)?;
-            Ok(lock.ok_or(RecordError::Taken(pid))?)
-        }
-        Err(error) => Err(error),
+    let lock = match lock::take(pid, began_ticks) {
+        Err(LockError::Held(_)) => return Err(RecordError::Taken(pid)),
+        lock => lock,
     };
     let plan = ProbePlan::for_recording(sampler.target())?;
     let output = &options.output;

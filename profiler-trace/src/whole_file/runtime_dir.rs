@@ -1,31 +1,33 @@
 //! A directory in which nobody but our own user (and root) can put anything: for the recorder, which
-//! programs load by its path, and for the locks of recordings.
+//! programs load by its path, and for locks that nobody else can hold.
 //!
 //! Programs keep the recorder's path in their environment for as long as they live, and pass it on to
 //! programs that start when fragscope is gone. So the file stays where it is, under a name made of its
 //! content; and its path must be one that never becomes another's: each directory on the way belongs
 //! to root or to our own user, and no one else may write to it.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::libc;
 use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::unistd::{geteuid, linkat};
+use nix::unistd::geteuid;
 use profiler_core::text::visible;
 
-/// Those who may not write: all but the owner.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
+use super::draft::{Draft, temporary};
+use super::folder::Folder;
+use super::{hash, ownership};
 
-/// Why there is no such directory.
+/// Why no such directory serves.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no directory for the recorder that only {} can write to: {}; {}",
+    "no directory for {what} that only {} can write to: {}; {}",
     if *.root { "root" } else { "you and root" },
     if .tried.is_empty() {
         "none of XDG_RUNTIME_DIR, XDG_CACHE_HOME and HOME is set".to_owned()
@@ -39,6 +41,8 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
     }
 )]
 pub struct NoRuntimeDir {
+    /// What it was wanted for.
+    what: &'static str,
     root: bool,
     /// Each place, with what is wrong with it.
     tried: Vec<String>,
@@ -46,23 +50,26 @@ pub struct NoRuntimeDir {
 
 /// The directory.
 #[derive(Clone, Debug)]
-pub(crate) struct RuntimeDir(PathBuf);
+pub struct RuntimeDir(PathBuf);
 
 impl RuntimeDir {
-    /// Finds it, or makes it: `/run/fragscope` for root.
+    /// Uses the first that serves, `/run/fragscope` for root, for `what`; it is made unless it is there.
     ///
     /// # Errors
-    /// What is wrong with each place where it may be.
-    pub(crate) fn open() -> Result<Self, NoRuntimeDir> {
+    /// What is wrong with each place where it may be, or why it did not serve there.
+    pub fn first<T>(
+        what: &'static str,
+        mut using: impl FnMut(&Self) -> io::Result<T>,
+    ) -> Result<T, NoRuntimeDir> {
         let root = geteuid().is_root();
         let mut tried = Vec::new();
         for place in places(root) {
-            match Self::at(&place) {
-                Ok(dir) => return Ok(dir),
+            match Self::at(&place).and_then(|dir| using(&dir)) {
+                Ok(used) => return Ok(used),
                 Err(why) => tried.push(format!("{}: {why}", visible(place.display()))),
             }
         }
-        Err(NoRuntimeDir { root, tried })
+        Err(NoRuntimeDir { what, root, tried })
     }
 
     /// Opens or makes it at this place.
@@ -71,21 +78,8 @@ impl RuntimeDir {
         let parent = place.parent().ok_or(io::ErrorKind::InvalidInput)?;
         make_missing(parent)?;
         // With no links on the way, so that each directory can be looked at.
-        let parent = parent.canonicalize()?;
         let name = place.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        let path = parent.join(name);
-        trust_all(&parent)?;
-        if let Some(sign) = path
-            .as_os_str()
-            .as_bytes()
-            .iter()
-            .find(|b| b" :$".contains(b))
-        {
-            return refused(format!(
-                "LD_PRELOAD takes no path with '{}'",
-                char::from(*sign)
-            ));
-        }
+        let path = ownership::only_ours(parent)?.join(name);
         match DirBuilder::new().mode(0o755).create(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -94,56 +88,47 @@ impl RuntimeDir {
         if !found.is_dir() {
             return refused("it is not a directory".to_owned());
         }
-        if let Some(why) = distrust(&found) {
-            return refused(format!("it {why}"));
+        if let Err(how) = ownership::check(found.uid(), found.mode()) {
+            return refused(format!("it {how}"));
         }
         if found.uid() == geteuid().as_raw() && found.mode() & 0o555 != 0o555 {
             // Programs that become another user go on reading the recorder.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         }
-        if statvfs(&path)?.flags().contains(FsFlags::ST_NOEXEC) {
-            return refused("programs load nothing from there (it is mounted noexec)".to_owned());
-        }
         Ok(Self(path))
+    }
+
+    /// That programs load what lies here.
+    fn check_loadable(&self) -> io::Result<()> {
+        let mut signs = self.0.as_os_str().as_bytes().iter();
+        if let Some(sign) = signs.find(|sign| b" :$".contains(sign)) {
+            return Err(io::Error::other(format!(
+                "LD_PRELOAD takes no path with '{}'",
+                char::from(*sign)
+            )));
+        }
+        match statvfs(&self.0)?.flags().contains(FsFlags::ST_NOEXEC) {
+            false => Ok(()),
+            true => Err(io::Error::other(
+                "programs load nothing from there (it is mounted noexec)",
+            )),
+        }
     }
 
     /// The path of a shared object with this content, which is put there unless it is there. It stays
     /// for whoever still loads it.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub(crate) fn object(&self, name: &str, content: &[u8]) -> io::Result<PathBuf> {
-        let name = format!("{name}-{:016x}.so", hash(content));
-        let path = self.0.join(name);
-        if is_there(&path, content)? {
-            return Ok(path);
+    /// When it cannot be written, or not be loaded from here.
+    pub fn object(&self, name: &str, content: &[u8]) -> io::Result<PathBuf> {
+        self.check_loadable()?;
+        let name = format!("{name}-{:016x}.so", hash(content.iter().copied()));
+        let path = self.0.join(&name);
+        if !is_there(&path, content)? {
+            let folder = Arc::new(Folder::of(&path).map_err(io::Error::other)?);
+            let draft = Draft::begin(&folder, &temporary(hash(name.bytes())))?;
+            put(draft, &name, content)?;
         }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .mode(0o755)
-            .custom_flags(libc::O_TMPFILE)
-            .open(&self.0)?;
-        file.write_all(content)?;
-        file.set_permissions(fs::Permissions::from_mode(0o755))?;
-        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let link = || {
-            linkat(
-                AT_FDCWD,
-                unnamed.as_str(),
-                AT_FDCWD,
-                &path,
-                AtFlags::AT_SYMLINK_FOLLOW,
-            )
-        };
-        match link() {
-            Ok(()) => return Ok(path),
-            Err(Errno::EEXIST) if is_there(&path, content)? => return Ok(path),
-            Err(Errno::EEXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        // Damaged: whoever has loaded it keeps what it has.
-        fs::remove_file(&path)?;
-        link()?;
         Ok(path)
     }
 
@@ -161,6 +146,20 @@ impl RuntimeDir {
             .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(self.0.join(name))
     }
+}
+
+/// Writes the object. What has its name already is another fragscope's, with the same content, or
+/// damaged: it is replaced in one step, and whoever has loaded it keeps what he has.
+fn put(mut draft: Draft, name: &str, content: &[u8]) -> io::Result<()> {
+    draft.file.write_all(content)?;
+    draft
+        .file
+        .set_permissions(fs::Permissions::from_mode(0o755))?;
+    match draft.place(OsStr::new(name)) {
+        Err(Errno::EEXIST) => draft.replace(OsStr::new(name))?,
+        placed => placed?,
+    }
+    Ok(())
 }
 
 /// Makes this directory and those above it that are missing, as private ones, where what is there is
@@ -181,8 +180,7 @@ fn make_missing(directory: &Path) -> io::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let mut path = there.canonicalize()?;
-    trust_all(&path)?;
+    let mut path = ownership::only_ours(there)?;
     if fs::metadata(&path)?.uid() != geteuid().as_raw() {
         return Err(io::Error::other(format!(
             "{} is not there",
@@ -194,17 +192,6 @@ fn make_missing(directory: &Path) -> io::Result<()> {
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// That nobody else can change what lies at this path, which has no links.
-fn trust_all(path: &Path) -> io::Result<()> {
-    for directory in path.ancestors() {
-        if let Some(why) = distrust(&fs::metadata(directory)?) {
-            let name = visible(directory.display());
-            return Err(io::Error::other(format!("{name} {why}")));
         }
     }
     Ok(())
@@ -230,20 +217,6 @@ fn places(root: bool) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Why what lies at a path may become another's; `None` when it may not.
-fn distrust(found: &fs::Metadata) -> Option<String> {
-    let own = geteuid().as_raw();
-    if found.uid() != 0 && found.uid() != own {
-        return Some(format!("belongs to user {}", found.uid()));
-    }
-    (found.mode() & WRITABLE_BY_OTHERS != 0).then(|| {
-        format!(
-            "can be written to by others (mode {:o})",
-            found.mode() & 0o7777
-        )
-    })
-}
-
 /// Whether this file is there with this content, and nobody else can change it.
 fn is_there(path: &Path, content: &[u8]) -> io::Result<bool> {
     let opened = OpenOptions::new()
@@ -259,7 +232,7 @@ fn is_there(path: &Path, content: &[u8]) -> io::Result<bool> {
     };
     let found = file.metadata()?;
     let is_ours = found.is_file()
-        && distrust(&found).is_none()
+        && ownership::check(found.uid(), found.mode()).is_ok()
         && found.mode() & 0o555 == 0o555
         && found.len() == content.len() as u64;
     if !is_ours {
@@ -270,21 +243,14 @@ fn is_there(path: &Path, content: &[u8]) -> io::Result<bool> {
     Ok(held == content)
 }
 
-/// FNV-1a: tells one version from the next. What a file holds is compared whole all the same.
-fn hash(content: &[u8]) -> u64 {
-    content.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// A directory in which only our own user can write, all the way.
     fn own() -> tempfile::TempDir {
-        let within = RuntimeDir::open().expect("there is one");
-        tempfile::tempdir_in(within.0).expect("a folder")
+        let made = RuntimeDir::first("tests", |dir| tempfile::tempdir_in(&dir.0));
+        made.expect("there is one")
     }
 
     #[test]
@@ -298,7 +264,9 @@ mod tests {
         fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).expect("ours");
         let refused = RuntimeDir::at(&place).expect_err("anybody can rename what is in it");
         assert!(
-            refused.to_string().contains("by others (mode 1777)"),
+            refused
+                .to_string()
+                .contains("can be written by other users (mode 1777)"),
             "{refused}"
         );
         assert!(RuntimeDir::at(Path::new("/tmp/fragscope")).is_err());
@@ -346,5 +314,66 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", &path).expect("made");
         dir.object("recorder", b"content").expect("again");
         assert_eq!(fs::read(&path).expect("there"), b"content");
+    }
+
+    #[test]
+    fn the_object_is_put_there_also_without_nameless_files_and_over_what_is_damaged() {
+        let base = own();
+        let dir = RuntimeDir::at(&base.path().join("fragscope")).expect("ours");
+        let path = dir.object("recorder", b"content").expect("written");
+        let name = path.file_name().and_then(OsStr::to_str).expect("text");
+        for before in [None, Some("damaged")] {
+            fs::remove_file(&path).expect("ours");
+            if let Some(before) = before {
+                fs::write(&path, before).expect("ours");
+            }
+            let folder = Arc::new(Folder::of(&path).expect("ours"));
+            let draft = Draft::begin_named(&folder, &temporary(0)).expect("begun");
+            put(draft, name, b"content").expect("put");
+            assert_eq!(fs::read(&path).expect("there"), b"content");
+            assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o755);
+            assert_eq!(fs::read_dir(&dir.0).expect("listed").count(), 1);
+        }
+    }
+
+    #[test]
+    fn many_that_find_a_damaged_object_at_once_all_get_a_whole_one() {
+        let base = own();
+        let dir = RuntimeDir::at(&base.path().join("fragscope")).expect("ours");
+        let content = vec![7; 1 << 16];
+        let path = dir.object("recorder", &content).expect("written");
+        for _ in 0..20 {
+            fs::write(&path, "damaged").expect("ours");
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        dir.object("recorder", &content).expect("whole");
+                        assert!(is_there(&path, &content).expect("looked at"));
+                    });
+                }
+            });
+        }
+        assert_eq!(fs::read_dir(&dir.0).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn where_one_does_not_serve_the_next_is_used_and_all_are_named_when_none_does() {
+        let mut asked = Vec::new();
+        let second = RuntimeDir::first("tests", |dir| {
+            asked.push(dir.0.clone());
+            match asked.len() {
+                1 => Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem)),
+                _ => Ok(dir.0.clone()),
+            }
+        });
+        match second {
+            Ok(second) => assert_eq!(asked[1..], [second]),
+            // A user may have one place only.
+            Err(none) => assert!(none.to_string().contains("read-only"), "{none}"),
+        }
+        let none = RuntimeDir::first("tests", |_| Err::<(), _>(io::Error::other("no room")));
+        let none = none.expect_err("none serves").to_string();
+        assert!(none.contains("no directory for tests"), "{none}");
+        assert!(none.contains(": no room"), "{none}");
     }
 }

@@ -1,0 +1,146 @@
+//! A file on its way to its place: without a name where the file system has such files (`O_TMPFILE`), so
+//! that a kill leaves nothing, else under a temporary one.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+
+use super::folder::Folder;
+
+/// What new files permit: their owner reads and writes.
+pub(super) const MODE: Mode = Mode::from_bits_truncate(0o600);
+
+/// Temporary names that are tried.
+const NAMES: u32 = 16;
+
+/// A temporary name.
+pub(super) fn temporary(number: u64) -> OsString {
+    format!(".fragscope-{number:016x}").into()
+}
+
+/// Where the bytes are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum State {
+    /// In a file without a name.
+    Nameless,
+    /// In one with this temporary name.
+    Temporary(OsString),
+    /// At their place.
+    Placed,
+}
+
+/// A file that is being written. Dropped before it is in its place, it leaves nothing.
+#[derive(Debug)]
+pub(super) struct Draft {
+    folder: Arc<Folder>,
+    pub(super) file: File,
+    /// The temporary name that is tried first.
+    temporary: OsString,
+    pub(super) state: State,
+}
+
+impl Draft {
+    /// Begins one in this folder; `temporary` is its name wherever it cannot do without, unless
+    /// something else has it.
+    ///
+    /// # Errors
+    /// When the folder takes no files.
+    pub(super) fn begin(folder: &Arc<Folder>, temporary: &OsStr) -> Result<Self, Errno> {
+        let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        match openat(&**folder, ".", flags, MODE) {
+            Ok(file) => Ok(Self::new(folder, file, temporary, State::Nameless)),
+            // The file system has no files without a name, or the kernel does not know of them.
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT | Errno::EINVAL) => {
+                Self::begin_named(folder, temporary)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same with a temporary name from the start.
+    pub(super) fn begin_named(folder: &Arc<Folder>, temporary: &OsStr) -> Result<Self, Errno> {
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+        let flags = flags | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let (file, name) = at_free_name(temporary, |name| openat(&**folder, name, flags, MODE))?;
+        Ok(Self::new(folder, file, temporary, State::Temporary(name)))
+    }
+
+    fn new(folder: &Arc<Folder>, file: OwnedFd, temporary: &OsStr, state: State) -> Self {
+        Self {
+            folder: Arc::clone(folder),
+            file: File::from(file),
+            temporary: temporary.to_owned(),
+            state,
+        }
+    }
+
+    /// Puts it into its place, where nothing was seen.
+    ///
+    /// # Errors
+    /// `EEXIST` when something lies there now, as far as that can be noticed: a file that has a name
+    /// already takes the place of anything.
+    pub(super) fn place(&mut self, name: &OsStr) -> Result<(), Errno> {
+        match self.state {
+            State::Nameless => self.link(name)?,
+            State::Temporary(_) => return self.replace(name),
+            State::Placed => {}
+        }
+        self.state = State::Placed;
+        Ok(())
+    }
+
+    /// Takes the place of whatever file has this name.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn replace(&mut self, name: &OsStr) -> Result<(), Errno> {
+        if self.state == State::Nameless {
+            let ((), temporary) = at_free_name(&self.temporary, |name| self.link(name))?;
+            self.state = State::Temporary(temporary);
+        }
+        if let State::Temporary(temporary) = &self.state {
+            renameat(&*self.folder, temporary.as_os_str(), &*self.folder, name)?;
+        }
+        self.state = State::Placed;
+        Ok(())
+    }
+
+    /// Gives the file without a name one.
+    fn link(&self, name: &OsStr) -> Result<(), Errno> {
+        let handle = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let follow = AtFlags::AT_SYMLINK_FOLLOW;
+        linkat(AT_FDCWD, handle.as_str(), &*self.folder, name, follow)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let State::Temporary(name) = &self.state {
+            // What cannot be removed is removed by the next that writes there.
+            let _ = unlinkat(&*self.folder, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}
+
+/// Makes something under a temporary name. Anybody who may put files there can have taken `first`,
+/// which is the same each time; the others cannot be foreseen.
+fn at_free_name<T>(
+    first: &OsStr,
+    mut make: impl FnMut(&OsStr) -> Result<T, Errno>,
+) -> Result<(T, OsString), Errno> {
+    let mut name = first.to_owned();
+    for _ in 0..NAMES {
+        match make(&name) {
+            Err(Errno::EEXIST) => name = temporary(RandomState::new().hash_one(())),
+            made => return Ok((made?, name)),
+        }
+    }
+    Err(Errno::EEXIST)
+}
