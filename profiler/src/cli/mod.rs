@@ -37,7 +37,13 @@ pub fn main() -> ExitCode {
     let code = run_and_report(&line.command);
     // A session that a signal ended leaves them to us.
     lab::play::end_players(FOR_PLAYERS);
-    process::end_guards(FOR_GUARDS);
+    for guard in process::end_guards(FOR_GUARDS) {
+        say::line(format_args!(
+            "fragscope: process {guard}, which gives back what was done to the target, does not end: \
+             somebody suspended or froze it, or the kernel is busy with it. Until it goes on, \
+             breakpoints may stay in the target; `fragscope doctor --pid` looks"
+        ));
+    }
     code
 }
 

@@ -44,7 +44,7 @@ pub(crate) use confine::{Confinement, Given};
 pub use core_file::{CoreError, CoreFile, CoreMemory};
 pub use elf::{FILE_LIMIT, set_file_limit};
 pub(crate) use elf::{Source, file_limit, open_looked_at, open_regular};
-pub(crate) use guard::{Guard, end_all as end_guards};
+pub(crate) use guard::{Guard, Needed, end_all as end_guards};
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;

@@ -90,7 +90,8 @@ impl StopGuard {
         let (pid, pidfd) = (dir.pid(), dir.pidfd().clone());
         let for_guard = Arc::clone(&progress);
         let keep = [own_state.as_raw_fd(), pidfd.as_raw_fd()];
-        let guard = Guard::start(GUARD_NAME, &keep, |channel| {
+        // It is never needed: its death lets the target run.
+        let guard = Guard::start(GUARD_NAME, &keep, |channel, _| {
             // What fails ends the guard, which fragscope sees.
             let _ = serve(channel, pid, &pidfd, &for_guard, &own_state);
         })?;
@@ -158,7 +159,9 @@ impl StopGuard {
         let released = channel
             .write_all(&[DONE])
             .and_then(|()| channel.read_exact(&mut [0]));
-        released.inspect_err(|_| self.guard.kill())
+        released.inspect_err(|_| {
+            self.guard.kill();
+        })
     }
 }
 
