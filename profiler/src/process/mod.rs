@@ -116,7 +116,7 @@ impl Target {
             pages: PageSource::of_this_kernel(),
             identity: identity::Identity::default(),
             allocators: allocators::Known::default(),
-            stop_guards: Arc::default(),
+            stop_guards: stop::StopGuards::shared(),
             files: elf::Reader::default(),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -96,11 +96,6 @@ impl PidFd {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
-    }
-
-    /// The descriptor, for a process that inherits it.
-    pub(super) fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
     }
 
     /// Takes note of the end of a child of this process that has ended, so that no zombie stays.

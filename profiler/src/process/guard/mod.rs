@@ -248,6 +248,11 @@ fn running() -> MutexGuard<'static, Guards> {
     GUARDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether fragscope is about to exit, and no guard is started any more.
+pub(super) fn are_over() -> bool {
+    running().are_over
+}
+
 /// Ends the guards that run, for a process that is about to exit while threads of it still have some:
 /// they would end by themselves, but not those that somebody suspended, and leave a zombie each where
 /// nobody reaps orphans. Waits for as long as `limit` for all of them, kills those that may be then,
