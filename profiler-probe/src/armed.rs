@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use profiler_common::Config;
 
-use super::error::{ProbeError, attach_failure, attach_reason};
+use super::error::{ProbeError, attach_failure, attach_reason, remove_failure};
 use super::leftover::Sites;
 use super::links::Link;
 use super::loaded::Loaded;
@@ -166,17 +166,22 @@ impl Armed {
         self.sites.are_set()
     }
 
-    /// What `error` leaves to be done. Where the guard was ended it may have left breakpoints.
+    /// What `error` leaves to be done. Where the guard was ended it may have left breakpoints; one
+    /// that lives still holds them, and no other can remove them.
     fn after(&mut self, error: ProbeError) -> ProbeError {
         if !matches!(error, ProbeError::GuardLost) {
             return error;
         }
         self.links.clear();
-        let mended = self
+        // What counts is whether they are gone.
+        let _ = self
             .loaded
             .restart_guard()
             .and_then(|()| self.set_and_remove());
-        mended.err().unwrap_or(error)
+        match self.sites.are_set() {
+            true => ProbeError::BreakpointsLeft(self.pid()),
+            false => error,
+        }
     }
 
     /// Sets all probes and removes them again, which removes what was left of others at their sites.
@@ -208,16 +213,6 @@ impl Armed {
         let hits: Result<Vec<u64>, _> = hits.collect();
         let lost = self.loaded.lost().map_err(map_trouble)?;
         Ok((hits.map_err(map_trouble)?, lost - self.lost_before))
-    }
-}
-
-fn remove_failure(source: io::Error) -> ProbeError {
-    match source.kind() {
-        io::ErrorKind::BrokenPipe => ProbeError::GuardLost,
-        _ => ProbeError::Host {
-            what: "remove the probes",
-            source,
-        },
     }
 }
 

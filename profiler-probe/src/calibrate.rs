@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use profiler_common::{Arguments, Config, Cookie, MAX_SITES};
 
-use super::error::{ProbeError, attach_failure, attach_reason};
+use super::error::{ProbeError, attach_failure, attach_reason, remove_failure};
 use super::links::Link;
 use super::loaded::{Loaded, Program};
 use super::traps::{CALIBRATION_SITES, Trap};
@@ -106,7 +106,7 @@ impl HitCost {
         };
         loaded
             .remove(&[entry.link, both.link, stepped.link])
-            .map_err(host("remove probes from fragscope itself"))?;
+            .map_err(remove_failure)?;
         Ok(cost)
     }
 }

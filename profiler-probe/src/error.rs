@@ -6,6 +6,8 @@ use std::path::Path;
 
 use aya::programs::ProgramError;
 
+use super::links::{guard_is_silent, guard_was_ended};
+
 /// Why the probes cannot be attached. Walks and residency do not need them.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -47,6 +49,19 @@ pub enum ProbeError {
         "the process that holds the probes was ended by somebody; they are gone from the target"
     )]
     GuardLost,
+    /// The guard was killed, and there are breakpoints all the same.
+    #[error(
+        "the process that holds the probes was ended by somebody, and there are breakpoints at their \
+         places in process {0}: another tool's, or left behind; \
+         `fragscope doctor --pid {0} --repair` removes those that nobody holds"
+    )]
+    BreakpointsLeft(i32),
+    /// The guard lives, and may not be killed.
+    #[error(
+        "the process that holds the probes does not answer: somebody suspended or froze it, or the \
+         kernel is busy with it; the breakpoints stay in the target until it goes on"
+    )]
+    GuardSilent,
     /// The session ended before they were attached.
     #[error("the session ended before the probes were attached")]
     Cancelled,
@@ -96,10 +111,26 @@ pub(super) fn attach_reason(error: &io::Error) -> String {
     }
 }
 
+/// What an error of asking the guard says of itself, if it does.
+fn guard_failure(error: &io::Error) -> Option<ProbeError> {
+    if guard_was_ended(error) {
+        return Some(ProbeError::GuardLost);
+    }
+    guard_is_silent(error).then_some(ProbeError::GuardSilent)
+}
+
+/// The error of removing probes.
+pub(super) fn remove_failure(source: io::Error) -> ProbeError {
+    guard_failure(&source).unwrap_or(ProbeError::Host {
+        what: "remove the probes",
+        source,
+    })
+}
+
 /// Whether attaching failed for a reason that concerns all probes alike.
 pub(super) fn attach_failure(pid: i32, error: &io::Error) -> Option<ProbeError> {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return Some(ProbeError::GuardLost);
+    if let Some(failure) = guard_failure(error) {
+        return Some(failure);
     }
     if !Path::new("/sys/bus/event_source/devices/uprobe/type").exists() {
         return Some(ProbeError::NoUprobes);

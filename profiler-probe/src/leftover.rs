@@ -18,7 +18,7 @@ use profiler_core::memory::TargetMemory;
 use profiler_core::residency::{Mapping, MappingKind};
 use profiler_target::{LiveMemory, Target, open_regular};
 
-use super::error::{ProbeError, attach_failure};
+use super::error::{ProbeError, attach_failure, remove_failure};
 use super::loaded::{Loaded, Program};
 use super::traps::Traps;
 
@@ -125,8 +125,7 @@ pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, 
             }
         }
     }
-    let host = |what| move |source| ProbeError::Host { what, source };
-    loaded.remove(&links).map_err(host("remove the probes"))?;
+    loaded.remove(&links).map_err(remove_failure)?;
     let sites = Sites {
         memory: Some(target.memory()),
         addrs: found.iter().map(|one| one.addr).collect(),

@@ -22,7 +22,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
-use profiler_target::Guard;
+use profiler_target::{Guard, Needed};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::error::{deepest, os_error};
@@ -115,22 +115,30 @@ fn remove(links: Vec<Held>, pins: Option<&Pins>) {
 pub(super) struct Link(u32);
 
 /// fragscope's side of the guard. Dropping it removes all links.
-pub(super) struct Links(Guard);
+pub(super) struct Links {
+    guard: Guard,
+    /// Whether it was asked for something and did not answer: what it said after that would be taken
+    /// for the answer to something else.
+    is_silent: bool,
+}
 
 impl Links {
     /// Whether the guard has not been ended by somebody.
     pub(super) fn is_held(&self) -> bool {
-        self.0.is_alive()
+        self.guard.is_alive()
     }
 
     /// Starts the guard, which inherits the programs.
     pub(super) fn start(programs: &mut Programs) -> io::Result<Self> {
         let descriptors = programs.descriptors().map_err(io::Error::other)?;
-        let guard = Guard::start(GUARD_NAME, &descriptors, |channel| {
+        let guard = Guard::start(GUARD_NAME, &descriptors, |channel, needed| {
             // What fails ends the guard, which fragscope sees.
-            let _ = serve(channel, programs);
+            let _ = serve(channel, programs, needed);
         })?;
-        Ok(Self(guard))
+        Ok(Self {
+            guard,
+            is_silent: false,
+        })
     }
 
     /// Attaches a program in process `pid` at `points`, offsets in the file at `path` with their
@@ -168,37 +176,73 @@ impl Links {
         self.ask(&request, &[], &links).map(drop)
     }
 
+    /// Fails with [`guard_was_ended`] or [`guard_is_silent`] when the guard does not answer. One that
+    /// holds nothing but what is pinned is ended then: the kernel removes its probes.
     fn ask(&mut self, request: &Request, path: &[u8], words: &[u64]) -> io::Result<u32> {
+        if self.is_silent {
+            return Err(self.trouble(Duration::ZERO));
+        }
         let mut whole = request.as_bytes().to_vec();
         whole.extend(path);
         whole.extend(words.as_bytes());
         let mut answer = Answer::default();
-        let mut asked = || {
-            let channel = self.0.channel();
+        let mut asked = || -> io::Result<String> {
+            let channel = self.guard.channel();
             channel.set_read_timeout(Some(ANSWERED_WITHIN))?;
+            channel.set_write_timeout(Some(ANSWERED_WITHIN))?;
             channel.write_all(&whole)?;
-            read_answer(&mut self.0, answer.as_mut_bytes())?;
-            let channel = self.0.channel();
+            read_answer(&mut self.guard, answer.as_mut_bytes())?;
+            let channel = self.guard.channel();
             let mut message = vec![0; answer.message_bytes as usize];
             channel.read_exact(&mut message)?;
             Ok(String::from_utf8_lossy(&message).into_owned())
         };
-        // The only one who ends the channel is somebody who ended the guard.
-        let message = asked().map_err(|_: io::Error| io::ErrorKind::BrokenPipe)?;
+        let message = match asked() {
+            Ok(message) => message,
+            Err(error) => {
+                self.is_silent = true;
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    self.guard.kill();
+                }
+                return Err(self.trouble(ENDS_WITHIN));
+            }
+        };
         match answer.failed {
             0 => Ok(answer.link),
             FAILED_OTHERWISE => Err(io::Error::other(message)),
             number => Err(io::Error::from_raw_os_error(number)),
         }
     }
+
+    /// What has become of a guard that did not answer: its channel ends a moment before it does.
+    fn trouble(&self, limit: Duration) -> io::Error {
+        match self.guard.ends_within(limit) {
+            true => io::ErrorKind::BrokenPipe.into(),
+            false => io::ErrorKind::TimedOut.into(),
+        }
+    }
+}
+
+/// Whether the guard was ended, as the error of asking it says.
+pub(super) fn guard_was_ended(error: &io::Error) -> bool {
+    // The kernel's errors have a number.
+    error.kind() == io::ErrorKind::BrokenPipe && error.raw_os_error().is_none()
+}
+
+/// Whether the guard lives and does not answer, as the error of asking it says.
+pub(super) fn guard_is_silent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
 }
 
 /// The kernel takes tenths of a second for a link, and seconds for many of one site each.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+/// How long the end of a guard takes whose channel has ended: it removes its links before.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Waits for an answer. A guard that somebody suspended is woken: what it holds costs the target.
 fn read_answer(guard: &mut Guard, answer: &mut [u8]) -> io::Result<()> {
     match guard.channel().read_exact(answer) {
+        // It is not in the midst of one: an answer is written whole, at once.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             guard.wake();
             guard.channel().read_exact(answer)
@@ -244,18 +288,20 @@ struct Answer {
 }
 
 /// The guard's life: it holds links until fragscope is gone.
-fn serve(mut channel: UnixStream, programs: &mut Programs) -> io::Result<()> {
+fn serve(mut channel: UnixStream, programs: &mut Programs, needed: &Needed) -> io::Result<()> {
     let mut held: HashMap<u32, Held> = HashMap::new();
     // Without the right to make one, links are closed by this process.
     let mut pins = Pins::new().ok();
-    let served = serve_all(&mut channel, programs, &mut held, &mut pins);
+    let served = serve_all(&mut channel, programs, needed, &mut held, &mut pins);
     remove(held.into_values().collect(), pins.as_ref());
+    needed.set(false);
     served
 }
 
 fn serve_all(
     channel: &mut UnixStream,
     programs: &mut Programs,
+    needed: &Needed,
     held: &mut HashMap<u32, Held>,
     pins: &mut Option<Pins>,
 ) -> io::Result<()> {
@@ -273,6 +319,8 @@ fn serve_all(
             let all = words.iter().filter_map(|&link| held.remove(&(link as u32)));
             remove(all.collect(), pins.as_ref());
         } else {
+            // Until it is pinned, a death in the midst of it would leave breakpoints.
+            needed.set(true);
             let attached = attach(&request, &path, &words, programs);
             match attached {
                 Ok(link) => {
@@ -286,6 +334,7 @@ fn serve_all(
                 }
             }
         }
+        needed.set(held.values().any(|link| !matches!(link, Held::Pinned(_))));
         answer.message_bytes = message.len() as u64;
         channel.write_all(answer.as_bytes())?;
         channel.write_all(message.as_bytes())?;

@@ -1,6 +1,7 @@
 //! What the host is and allows, as `/proc` and `/sys` tell it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use profiler_core::sample::Host;
@@ -28,6 +29,20 @@ pub fn available_bytes() -> u64 {
     let of_host = field(&text("/proc/meminfo"), "MemAvailable").unwrap_or(0) << 10;
     cgroup::memory_left().map_or(of_host, |left| left.min(of_host))
 }
+
+/// Whether fragscope may open next to no other file, by its own limit or the host's.
+pub fn is_short_of_files() -> bool {
+    let open = |_| File::open("/dev/null");
+    let error = (0..FEW_FILES)
+        .map(open)
+        .collect::<io::Result<Vec<File>>>()
+        .err();
+    let number = error.and_then(|error| error.raw_os_error());
+    matches!(number, Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// A look at a process takes as many: what it is held by, its memory, and files read on the way.
+const FEW_FILES: u32 = 8;
 
 /// The capabilities that fragscope has a use for (`include/uapi/linux/capability.h`).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

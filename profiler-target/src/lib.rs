@@ -50,7 +50,7 @@ pub use auxv::has_borrowed_privileges;
 pub use core_file::{CoreError, CoreFile, CoreMemory, CorePages};
 pub use elf::{FILE_LIMIT, set_file_limit};
 pub use elf::{Source, file_limit, open_looked_at, open_regular};
-pub use guard::{Guard, end_all as end_guards};
+pub use guard::{Guard, Needed, end_all as end_guards};
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
@@ -122,7 +122,7 @@ impl Target {
             pages: PageSource::of_this_kernel(),
             identity: identity::Identity::default(),
             allocators: allocators::Known::default(),
-            stop_guards: Arc::default(),
+            stop_guards: stop::StopGuards::shared(),
             files: elf::Reader::default(),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use procfs::ProcError;
 use procfs::process::Process;
 
@@ -97,9 +98,12 @@ impl PidFd {
         }
     }
 
-    /// The descriptor, for a process that inherits it.
-    pub(super) fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+    /// Takes note of the end of a child of this process that has ended, so that no zombie stays.
+    /// Whoever reaps all children may have been quicker; its number is not asked for, which may be
+    /// another's by now.
+    pub(super) fn reap(&self) {
+        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        while waitid(Id::PIDFd(self.0.as_fd()), ended) == Err(Errno::EINTR) {}
     }
 }
 

@@ -2,9 +2,13 @@
 
 mod child;
 
+use std::fs::File;
 use std::time::Duration;
 
 use child::{Child, wait_for_state};
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use profiler_target::{StopError, Target};
 
 #[test]
@@ -101,4 +105,94 @@ fn a_panic_while_stopped_lets_the_target_run_on() {
     assert!(panicked.is_err());
     child.tell("go on");
     assert_eq!(child.listen(), "0");
+}
+
+/// The thread that traces a process, 0 for none.
+fn tracer_of(pid: i32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("ours");
+    let tracer = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.expect("a line").trim().parse().expect("a number")
+}
+
+/// Tells a copy of this program which process it shall look at.
+const TARGET: &str = "FRAGSCOPE_TEST_TARGET";
+
+/// Open files of the helper below, at the most.
+const MOST_FILES: u64 = 64;
+
+/// Not a test of its own: it stops a process with ever more files that it may still open.
+#[test]
+#[ignore = "a helper of the test below"]
+fn helper_stops_the_target_with_few_files() {
+    let Some(pid) = std::env::var(TARGET).ok().and_then(|pid| pid.parse().ok()) else {
+        return;
+    };
+    let target = Target::open(pid).expect("our own child");
+    setrlimit(Resource::RLIMIT_NOFILE, MOST_FILES, MOST_FILES).expect("fewer than before");
+    let mut refused = 0;
+    for left in 0.. {
+        // All that may be opened, but for so many.
+        let mut files: Vec<File> = (0..MOST_FILES)
+            .map_while(|_| File::open("/dev/null").ok())
+            .collect();
+        files.truncate(files.len() - left);
+        let stopped = target.stop_within(child::PATIENCE);
+        drop(files);
+        match stopped {
+            Ok(_stopped) => {
+                let thread = format!("/proc/self/task/{}", tracer_of(pid));
+                assert!(std::fs::metadata(thread).is_err(), "a thread holds it");
+                break;
+            }
+            Err(StopError::NoGuard(error)) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
+                refused += 1;
+            }
+            Err(StopError::TimedOut { .. }) => {}
+            Err(error) => panic!("{left}: {error}"),
+        }
+    }
+    // A channel takes two, and so on.
+    assert!(refused > 2, "{refused}");
+    drop(target);
+    // No guard that was forked in vain stays as a zombie.
+    assert_eq!(
+        waitpid(None, Some(WaitPidFlag::WNOHANG)),
+        Err(Errno::ECHILD)
+    );
+}
+
+#[test]
+fn a_target_is_not_stopped_where_no_guard_can_be_had() {
+    let mut child = Child::c("signals");
+    let helper = std::process::Command::new(std::env::current_exe().expect("ourselves"))
+        .args(["--exact", "helper_stops_the_target_with_few_files"])
+        .args(["--ignored", "--nocapture"])
+        .env(TARGET, child.pid().to_string())
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&helper.stderr);
+    assert!(helper.status.success(), "{said}");
+    child.tell("go on");
+    assert_eq!(child.listen(), "0");
+}
+
+#[test]
+fn targets_share_a_guard() {
+    let children = [Child::c("signals"), Child::c("signals")];
+    let targets = children
+        .each_ref()
+        .map(|child| Target::open(child.pid()).expect("our own child"));
+    let guards = targets.each_ref().map(|target| {
+        let _stopped = child::stop(target);
+        tracer_of(target.pid())
+    });
+    assert_ne!(guards[0], 0);
+    assert_eq!(guards[0], guards[1]);
+    // At the same time each has its own.
+    let _stopped = targets.each_ref().map(child::stop);
+    let guards = targets.each_ref().map(|target| tracer_of(target.pid()));
+    assert_ne!(guards[0], guards[1]);
 }

@@ -9,10 +9,16 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use calls::Calls;
 use fragscope::session::doctor::{self, Grade};
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession, leftover};
 use profiler_target::Target;
@@ -96,7 +102,7 @@ fn what_a_killed_guard_left_is_removed_by_the_session() {
     let before = calls.code();
     let session = calls.attach(Budget::Unlimited);
     let guard = child_named("probe-guard");
-    nix::sys::signal::kill(guard, nix::sys::signal::Signal::SIGKILL).expect("ours");
+    kill(guard, Signal::SIGKILL).expect("ours");
     // It is heard at once, and not when the session ends.
     let deadline = Instant::now() + Duration::from_secs(60);
     while session.ended().is_none() {
@@ -113,9 +119,131 @@ fn what_a_killed_guard_left_is_removed_by_the_session() {
     drop(session);
 }
 
+/// A thread of this process that keeps another from running, whatever wakes it, but not from being
+/// killed.
+struct Kept {
+    let_go: mpsc::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Kept {
+    fn keep(pid: Pid) -> Self {
+        let (let_go, wait) = mpsc::channel::<()>();
+        let (report, kept) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            ptrace::seize(pid, ptrace::Options::empty()).expect("we are root");
+            ptrace::interrupt(pid).expect("we trace it");
+            waitpid(pid, Some(WaitPidFlag::__WALL)).expect("it stops");
+            report.send(()).expect("somebody waits");
+            // Its end lets it go.
+            let _ = wait.recv();
+        });
+        kept.recv().expect("it is kept");
+        Self { let_go, thread }
+    }
+
+    fn let_go(self) {
+        drop(self.let_go);
+        self.thread.join().expect("it kept it");
+    }
+}
+
+/// Waits until there is no such process but as a zombie.
+fn wait_for_end(pid: Pid) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
+        assert!(Instant::now() < deadline, "it does not end");
+        thread::yield_now();
+    }
+}
+
+/// A headless `attach` whose probes are set.
+fn attached(calls: &Calls, before: &[u8]) -> Child {
+    let attached = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(["attach", "--headless", "--budget", "unlimited"])
+        .args(["--pid", &calls.pid().to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("fragscope starts");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while calls.code() == before || child_of(attached.id(), "probe-guard").is_none() {
+        assert!(Instant::now() < deadline, "it attaches nothing");
+        thread::yield_now();
+    }
+    attached
+}
+
+#[test]
+fn a_suspended_guard_leaves_nothing_when_a_signal_ends_the_session() {
+    let mut calls = Calls::start();
+    let before = calls.code();
+    let attached = attached(&calls, &before);
+    let guard = child_of(attached.id(), "probe-guard").expect("it has one");
+    kill(guard, Signal::SIGSTOP).expect("we are root");
+    kill(Pid::from_raw(attached.id().cast_signed()), Signal::SIGTERM).expect("ours");
+    let ended = attached.wait_with_output().expect("it ends");
+    assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+    calls.wait_for_code(&before);
+    wait_for_end(guard);
+    calls.run(10);
+}
+
+#[test]
+fn a_guard_that_nothing_wakes_leaves_nothing_when_a_signal_ends_the_session() {
+    let mut calls = Calls::start();
+    let before = calls.code();
+    let attached = attached(&calls, &before);
+    let guard = child_of(attached.id(), "probe-guard").expect("it has one");
+    let kept = Kept::keep(guard);
+    kill(Pid::from_raw(attached.id().cast_signed()), Signal::SIGTERM).expect("ours");
+    let ended = attached.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    match pins_links() {
+        true => calls.wait_for_code(&before),
+        // It may not be killed, and that is said.
+        false => assert!(said.contains("does not end"), "{said}"),
+    }
+    kept.let_go();
+    calls.wait_for_code(&before);
+    calls.run(10);
+}
+
+#[test]
+fn a_guard_that_does_not_answer_is_ended_where_that_leaves_nothing() {
+    let mut calls = Calls::start();
+    let before = calls.code();
+    let mut session = Some(calls.attach(Budget::Unlimited));
+    let guard = child_named("probe-guard");
+    let kept = Kept::keep(guard);
+    if pins_links() {
+        drop(session.take());
+        assert!(calls.code() == before, "breakpoints are left");
+        wait_for_end(guard);
+    }
+    kept.let_go();
+    drop(session);
+    calls.wait_for_code(&before);
+    calls.run(10);
+}
+
+/// Whether this kernel pins links by descriptor: since Linux 6.5.
+fn pins_links() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release.split('.').map(|number| number.parse::<u32>());
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
+    (next(), next()) >= (6, 5)
+}
+
 /// The child of this process that shows this name.
-fn child_named(name: &str) -> nix::unistd::Pid {
-    let tasks = fs::read_dir("/proc/self/task").expect("our threads");
+fn child_named(name: &str) -> Pid {
+    child_of(std::process::id(), name).expect("it runs")
+}
+
+/// The child of a process that shows this name, of which there is one at most.
+fn child_of(parent: u32, name: &str) -> Option<Pid> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).expect("its threads");
     let children = tasks.flat_map(|task| {
         let path = task.expect("a thread").path().join("children");
         let children = fs::read_to_string(path).unwrap_or_default();
@@ -127,8 +255,9 @@ fn child_named(name: &str) -> nix::unistd::Pid {
         comm.is_ok_and(|comm| comm.trim_end() == name)
     };
     let found: Vec<String> = children.filter(of_name).collect();
-    assert_eq!(found.len(), 1, "{found:?}");
-    nix::unistd::Pid::from_raw(found[0].parse().expect("a number"))
+    assert!(found.len() < 2, "{found:?}");
+    let pid = found.first()?.parse().expect("a number");
+    Some(Pid::from_raw(pid))
 }
 
 #[test]

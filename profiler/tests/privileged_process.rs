@@ -10,6 +10,7 @@ use std::time::Duration;
 use child::{Child, compiled, install, open_folder};
 use fragscope::session::doctor::{self, Grade};
 use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
@@ -243,9 +244,55 @@ fn a_guard_is_found_neither_by_name_nor_by_session_nor_by_group_and_leaves_with_
     }
 }
 
+#[test]
+#[ignore = "a helper of the test below"]
+fn helper_has_the_number_of_its_guard_given_to_another() {
+    let Some(TARGET_IN_ITS_NAMESPACE) = helpers_target() else {
+        return;
+    };
+    let mut child = Command::new("sleep").arg("1000").spawn().expect("a child");
+    let target = Target::open(child.id() as i32).expect("our own child");
+    drop(child::stop(&target));
+    let guard = Pid::from_raw(guard_of_process(std::process::id()));
+    nix::sys::signal::kill(guard, Signal::SIGKILL).expect("our own child");
+    // As whoever reaps all children does.
+    waitpid(guard, None).expect("our own child");
+    let before = (guard.as_raw() - 1).to_string();
+    std::fs::write("/proc/sys/kernel/ns_last_pid", before).expect("we are root here");
+    let mut other = Command::new("sleep").arg("1000").spawn().expect("a child");
+    assert_eq!(
+        other.id() as i32,
+        guard.as_raw(),
+        "nobody else starts processes here"
+    );
+    // It neither waits for the end of the other one, nor ends it.
+    drop(target);
+    assert!(other.try_wait().expect("our own child").is_none());
+    println!("{MARK}done");
+    for child in [&mut child, &mut other] {
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+    }
+}
+
+/// Which it does not open: it has a child of its own.
+const TARGET_IN_ITS_NAMESPACE: i32 = 1;
+
+#[test]
+fn the_number_of_a_guard_that_somebody_reaped_is_not_waited_for() {
+    // Numbers are given in order to nobody else in there.
+    let alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    let helper = "helper_has_the_number_of_its_guard_given_to_another";
+    assert_eq!(said_by(helper, &alone, TARGET_IN_ITS_NAMESPACE), "done");
+}
+
 /// The process that holds the target of this helper.
 fn guard_of(helper: &Helper) -> i32 {
-    let pid = helper.pid();
+    guard_of_process(helper.pid())
+}
+
+/// The first child of a process that is a guard.
+fn guard_of_process(pid: u32) -> i32 {
     let children = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
     let mut all = children.flat_map(|task| {
         let path = task.expect("a thread").path().join("children");
@@ -255,7 +302,11 @@ fn guard_of(helper: &Helper) -> i32 {
             .map(|pid| pid.parse().expect("a number"));
         pids.collect::<Vec<i32>>()
     });
-    all.next().expect("it has a guard")
+    let is_guard = |pid: &i32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name == "stop-guard\n")
+    };
+    all.find(is_guard).expect("it has a guard")
 }
 
 /// Queued signals are never merged, so that they can be counted.

@@ -9,10 +9,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use procfs::process::Process;
 use procfs::{ProcError, ProcResult};
@@ -164,12 +165,12 @@ impl Child {
         match poll(&mut waiting, PollTimeout::from(LISTEN_MS)) {
             Ok(0) => {
                 // Other processes of it may keep the pipe open.
-                return match self.process.try_wait()? {
+                return match self.ended()? {
                     Some(status) => Err(self.why_it_ended(status)),
                     None => Ok(Heard::Nothing),
                 };
             }
-            Err(nix::errno::Errno::EINTR) => return Ok(Heard::Nothing),
+            Err(Errno::EINTR) => return Ok(Heard::Nothing),
             Err(error) => return Err(PlayError::Io(error.into())),
             Ok(_) => {}
         }
@@ -193,7 +194,7 @@ impl Child {
 
     /// Its pipe was closed: by its end, or by an object that it loaded, which may go on for ever.
     fn closed(&mut self) -> Result<Heard, PlayError> {
-        if let Some(status) = self.process.try_wait()? {
+        if let Some(status) = self.ended()? {
             return Err(self.why_it_ended(status));
         }
         let since = *self.closed_since.get_or_insert_with(Instant::now);
@@ -204,6 +205,19 @@ impl Child {
         }
         thread::sleep(Duration::from_millis(1));
         Ok(Heard::Nothing)
+    }
+
+    /// How its first process ended, if it has. It is not waited for before the drop: until then its
+    /// number is its own, by which others may end it.
+    fn ended(&self) -> io::Result<Option<process::ExitStatus>> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let raw = match waitid(Id::Pid(Pid::from_raw(self.pid())), flags) {
+            Ok(WaitStatus::Exited(_, code)) => (code & 0xff) << 8,
+            Ok(WaitStatus::Signaled(_, signal, _)) => signal as i32,
+            Ok(_) | Err(Errno::EINTR) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(process::ExitStatus::from_raw(raw)))
     }
 
     /// Lets a player that waits go on.
@@ -268,7 +282,10 @@ impl Drop for Child {
     fn drop(&mut self) {
         // Before it is waited for: then its number may become another's.
         let own = Pid::from_raw(self.pid());
-        players().all.retain(|player| *player != own);
+        if !players().remove(own) {
+            // It was waited for when all were ended.
+            return;
+        }
         // All of its processes: until the first was waited for, nobody else can have its number.
         // One that has ended cannot be killed, and needs no waiting for its end.
         let _ = killpg(own, Signal::SIGKILL);
@@ -290,6 +307,14 @@ struct Players {
     are_over: bool,
 }
 
+impl Players {
+    /// Whoever takes a player out of the list ends it: nobody else may use its number from then on.
+    fn remove(&mut self, player: Pid) -> bool {
+        let at = self.all.iter().position(|one| *one == player);
+        at.map(|at| self.all.swap_remove(at)).is_some()
+    }
+}
+
 fn players() -> MutexGuard<'static, Players> {
     // Nothing that holds the lock panics.
     PLAYERS.lock().unwrap_or_else(PoisonError::into_inner)
@@ -307,9 +332,11 @@ pub fn end_all(limit: Duration) {
         let _ = killpg(*player, Signal::SIGKILL);
     }
     for player in players.all.drain(..) {
-        while waitpid(player, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
-            && Instant::now() < deadline
-        {
+        let is_alive = || {
+            let waited = waitpid(player, Some(WaitPidFlag::WNOHANG));
+            matches!(waited, Ok(WaitStatus::StillAlive) | Err(Errno::EINTR))
+        };
+        while is_alive() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -11,6 +11,9 @@
 //! A guard runs on in a copy of fragscope's memory, with one thread. It may allocate, because
 //! glibc's `fork` leaves its malloc usable in the child; it must not take any other lock that
 //! another thread of fragscope may have held at that moment.
+//!
+//! One that does not end when it should is woken, in case that somebody suspended it, and then killed,
+//! unless it says that it is [`Needed`].
 
 mod apart;
 
@@ -23,11 +26,13 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-use nix::sys::signal::{SigEvent, SigSet, SigevNotify, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::signal::{SigEvent, SigSet, SigevNotify, SigmaskHow, Signal, kill, pthread_sigmask};
 use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::sys::wait::waitpid;
@@ -37,18 +42,70 @@ use zerocopy::FromZeros;
 
 use super::proc_dir::PidFd;
 
-/// How long the end of a guard is waited for. It takes milliseconds; one that somebody stopped or
-/// froze ends when it runs again.
+/// How long the end of a guard is waited for. It takes milliseconds; one that somebody froze ends
+/// when it runs again.
 const LAST_MOMENT: Duration = Duration::from_secs(5);
+/// How long that of one that was killed.
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whether a guard holds what its death would leave in the target: written by the guard, read by
+/// fragscope before it kills it.
+#[derive(Debug, FromZeros)]
+pub struct Needed(AtomicU32);
+
+impl Needed {
+    /// The guard says whether it is.
+    pub fn set(&self, needed: bool) {
+        self.0.store(needed.into(), Ordering::SeqCst);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::SeqCst) != 0
+    }
+}
+
+/// The process of a guard.
+#[derive(Clone, Debug)]
+struct Process {
+    pid: Pid,
+    /// Its number may become another's once it was reaped, by this or by who reaps all children.
+    handle: PidFd,
+    needed: Arc<Shared<Needed>>,
+}
+
+impl Process {
+    /// Lets it run on, when somebody suspended it.
+    fn wake(&self) {
+        // One that is gone needs not.
+        let _ = self.handle.send(Signal::SIGCONT);
+    }
+
+    /// Ends it at once, unless it is needed; whether it has ended.
+    fn kill(&self) -> bool {
+        if self.needed.get() {
+            return !self.handle.is_alive();
+        }
+        // One that is gone needs not.
+        let _ = self.handle.send(Signal::SIGKILL);
+        self.handle.ends_within(KILLED_WITHIN)
+    }
+
+    /// Has it end, now that it was asked to: whether it has, by itself within `limit` or killed then.
+    fn end(&self, limit: Duration) -> bool {
+        self.wake();
+        let ended = self.handle.ends_within(limit) || self.kill();
+        if ended {
+            self.handle.reap();
+        }
+        ended
+    }
+}
 
 /// A guard that runs. Dropping it lets it give back what it holds and end.
 #[derive(Debug)]
 pub struct Guard {
-    /// `None` only while it is dropped.
-    channel: Option<UnixStream>,
-    pid: Pid,
-    /// Its number may become another's once it was reaped, by this or by who reaps all children.
-    handle: PidFd,
+    channel: UnixStream,
+    process: Process,
 }
 
 impl Guard {
@@ -57,13 +114,15 @@ impl Guard {
     /// end when reading from the channel gives the end of it.
     ///
     /// # Errors
-    /// When the kernel gives no process or no channel.
+    /// When the kernel gives no process, no descriptor or no memory, and when fragscope is ending.
     pub fn start(
         name: &CStr,
         descriptors: &[RawFd],
-        life: impl FnOnce(UnixStream),
+        life: impl FnOnce(UnixStream, &Needed),
     ) -> io::Result<Self> {
         let (channel, others) = UnixStream::pair()?;
+        let second = channel.try_clone()?;
+        let needed = Arc::new(Shared::<Needed>::zeroed()?);
         let nowhere = std::fs::File::options()
             .read(true)
             .write(true)
@@ -85,65 +144,83 @@ impl Guard {
         if let Ok(ForkResult::Child) = forked {
             // A panic must not go on into code that is not the child's.
             let _ = catch_unwind(AssertUnwindSafe(|| {
-                // While it was open here, its end would never come.
-                drop(channel);
+                // While they were open here, their end would never come.
+                drop((channel, second));
                 let mut keep = vec![others.as_raw_fd()];
                 keep.extend(descriptors);
                 apart::set_apart(name, &keep, nowhere.as_raw_fd());
-                life(others);
+                life(others, &needed);
             }));
             // SAFETY: ends at once, with no handler of fragscope's.
             unsafe { libc::_exit(0) };
         }
         let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
-        let ForkResult::Parent { child } = forked? else {
+        let ForkResult::Parent { child: pid } = forked? else {
             unreachable!("the child has ended above");
         };
-        restored?;
-        // Without a handle the channel is dropped, which ends the guard.
-        let handle = PidFd::open(child.as_raw())?;
+        let handle = restored.map_err(io::Error::from);
+        let handle = match handle.and_then(|()| PidFd::open(pid.as_raw())) {
+            Ok(handle) => handle,
+            Err(error) => {
+                discard(pid);
+                return Err(error);
+            }
+        };
+        let process = Process {
+            pid,
+            handle,
+            needed,
+        };
         guards.all.push(Running {
-            pid: child,
-            handle: handle.clone(),
-            channel: channel.try_clone()?,
+            process: process.clone(),
+            channel: second,
         });
         drop(guards);
-        Ok(Self {
-            channel: Some(channel),
-            pid: child,
-            handle,
-        })
+        Ok(Self { channel, process })
     }
 
     /// fragscope's end of the channel.
     pub fn channel(&mut self) -> &mut UnixStream {
-        self.channel.as_mut().expect("it is there until the drop")
+        &mut self.channel
     }
 
     /// Whether it has not been ended by somebody.
     pub fn is_alive(&self) -> bool {
-        self.handle.is_alive()
+        self.process.handle.is_alive()
+    }
+
+    /// Waits for its end, for at most this long; whether it has ended.
+    pub fn ends_within(&self, limit: Duration) -> bool {
+        self.process.handle.ends_within(limit)
     }
 
     /// Lets it run on, when somebody suspended it.
     pub fn wake(&self) {
-        // One that is gone needs not.
-        let _ = self.handle.send(Signal::SIGCONT);
+        self.process.wake();
     }
 
-    /// Ends it at once: what it traces runs on.
-    pub fn kill(&self) {
-        // One that is gone needs not.
-        let _ = self.handle.send(Signal::SIGKILL);
+    /// Ends it at once, unless it is [`Needed`]: what it traces runs on, what it has pinned goes.
+    /// Whether it has ended.
+    pub fn kill(&self) -> bool {
+        self.process.kill()
     }
+}
+
+/// Ends a child that was just forked, holds nothing yet, and cannot be followed.
+fn discard(child: Pid) {
+    // It waits for the first request, so that the number is its own.
+    let _ = kill(child, Signal::SIGKILL);
+    while waitpid(child, None) == Err(Errno::EINTR) {}
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Its second handle on the channel goes with it.
-        running().all.retain(|guard| guard.pid != self.pid);
-        drop(self.channel.take());
-        reap(self.pid, &self.handle, LAST_MOMENT);
+        // One that is gone needs not.
+        let _ = self.channel.shutdown(Shutdown::Both);
+        if self.process.end(LAST_MOMENT) {
+            let is_other = |one: &Running| !Arc::ptr_eq(&one.process.needed, &self.process.needed);
+            running().all.retain(is_other);
+        }
     }
 }
 
@@ -162,8 +239,7 @@ struct Guards {
 
 #[derive(Debug)]
 struct Running {
-    pid: Pid,
-    handle: PidFd,
+    process: Process,
     channel: UnixStream,
 }
 
@@ -172,12 +248,18 @@ fn running() -> MutexGuard<'static, Guards> {
     GUARDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether fragscope is about to exit, and no guard is started any more.
+pub(super) fn are_over() -> bool {
+    running().are_over
+}
+
 /// Ends the guards that run, for a process that is about to exit while threads of it still have some:
-/// they would end by themselves, but leave a zombie each where nobody reaps orphans. Waits for as long
-/// as `limit` for all of them.
-pub fn end_all(limit: Duration) {
+/// they would end by themselves, but not those that somebody suspended, and leave a zombie each where
+/// nobody reaps orphans. Waits for as long as `limit` for all of them, kills those that may be then,
+/// and gives the numbers of those that still run.
+pub fn end_all(limit: Duration) -> Vec<i32> {
     let deadline = Instant::now() + limit;
-    let all = {
+    let mut all = {
         let mut guards = running();
         guards.are_over = true;
         std::mem::take(&mut guards.all)
@@ -185,19 +267,13 @@ pub fn end_all(limit: Duration) {
     for guard in &all {
         // One that is gone needs not.
         let _ = guard.channel.shutdown(Shutdown::Both);
+        guard.process.wake();
     }
-    for guard in &all {
+    all.retain(|guard| {
         let left = deadline.saturating_duration_since(Instant::now());
-        reap(guard.pid, &guard.handle, left);
-    }
-}
-
-fn reap(pid: Pid, handle: &PidFd, limit: Duration) {
-    if handle.ends_within(limit) {
-        // It has ended: nothing to wait for, and no zombie is left. Whoever reaps all children may
-        // have been quicker.
-        let _ = waitpid(pid, None);
-    }
+        !guard.process.end(left)
+    });
+    all.iter().map(|guard| guard.process.pid.as_raw()).collect()
 }
 
 /// Whether the process whose `stat` is open as `state` is suspended (`T`, proc(5)).

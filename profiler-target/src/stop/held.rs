@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use profiler_core::threads::Thread;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::tracer::Tracer;
-use super::{EndedEarly, GRACE, GUARD_NAME, Progress, StopError, already_traced};
+use super::{EndedEarly, GRACE, GUARD_NAME, Progress, StopError, already_traced, gone};
 use crate::guard::{Deadline, Guard, Shared, is_suspended};
 use crate::proc_dir::{PidFd, ProcDir};
 
@@ -34,6 +35,10 @@ const DONE: u8 = b'.';
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Request {
+    /// The process to stop, by its number, which it has as long as it lives.
+    pid: u64,
+    /// When it began, in clock ticks, which tells it from a later one of the same number.
+    began_ticks: u64,
     /// Within so many ns all threads must have stopped.
     limit_ns: u64,
     /// After so many ns the target runs on.
@@ -75,7 +80,7 @@ struct Held {
     thread_pointer: u64,
 }
 
-/// A guard for one target.
+/// A guard that stops one target at a time.
 #[derive(Debug)]
 pub(super) struct StopGuard {
     guard: Guard,
@@ -83,16 +88,15 @@ pub(super) struct StopGuard {
 }
 
 impl StopGuard {
-    /// Starts one for the process behind `dir`.
-    pub(super) fn start(dir: &Arc<ProcDir>) -> io::Result<Self> {
+    /// Starts one.
+    pub(super) fn start() -> io::Result<Self> {
         let progress = Arc::new(Shared::zeroed()?);
         let own_state = File::open("/proc/self/stat")?;
-        let (pid, pidfd) = (dir.pid(), dir.pidfd().clone());
         let for_guard = Arc::clone(&progress);
-        let keep = [own_state.as_raw_fd(), pidfd.as_raw_fd()];
-        let guard = Guard::start(GUARD_NAME, &keep, |channel| {
+        // It is never needed: its death lets the target run.
+        let guard = Guard::start(GUARD_NAME, &[own_state.as_raw_fd()], |channel, _| {
             // What fails ends the guard, which fragscope sees.
-            let _ = serve(channel, pid, &pidfd, &for_guard, &own_state);
+            let _ = serve(channel, &for_guard, &own_state);
         })?;
         Ok(Self { guard, progress })
     }
@@ -107,13 +111,16 @@ impl StopGuard {
         Arc::clone(&self.progress)
     }
 
-    /// Stops the target. After an error the guard ends, and with it what it may hold.
+    /// Stops the process behind `dir`. After an error the guard ends, and with it what it may hold.
     pub(super) fn stop(
         &mut self,
+        dir: &ProcDir,
         limit: Duration,
         longest: Duration,
     ) -> Result<Vec<Thread>, StopError> {
         let request = Request {
+            pid: dir.pid().unsigned_abs().into(),
+            began_ticks: dir.stat().map_err(gone)?.starttime,
             limit_ns: limit.as_nanos() as u64,
             longest_ns: longest.as_nanos() as u64,
         };
@@ -158,7 +165,9 @@ impl StopGuard {
         let released = channel
             .write_all(&[DONE])
             .and_then(|()| channel.read_exact(&mut [0]));
-        released.inspect_err(|_| self.guard.kill())
+        released.inspect_err(|_| {
+            self.guard.kill();
+        })
     }
 }
 
@@ -179,13 +188,12 @@ fn lost(_: io::Error) -> StopError {
 /// The guard's life: one stop after the other.
 fn serve(
     mut channel: UnixStream,
-    pid: i32,
-    pidfd: &PidFd,
     progress: &Progress,
     state_of_fragscope: &File,
 ) -> io::Result<()> {
-    let mut deadline = Deadline::new()?;
-    let dir = Arc::new(ProcDir::of(pid, pidfd.clone())?);
+    // Only the end of this process deletes it, which lets go of all threads: whichever way it gets
+    // there, suspended in between or not, what it still holds then is not held for longer.
+    let mut deadline = ManuallyDrop::new(Deadline::new()?);
     let mut request = Request::new_zeroed();
     // Its end is fragscope's.
     while channel.read_exact(request.as_mut_bytes()).is_ok() {
@@ -194,7 +202,11 @@ fn serve(
         let since = Instant::now();
         progress.begin();
         deadline.set(longest + GRACE)?;
-        let mut tracer = Tracer::new(Arc::clone(&dir), limit);
+        let dir = match named(&request) {
+            Ok(dir) => dir,
+            Err(error) => return answer(&mut channel, Err(error)).map(drop),
+        };
+        let mut tracer = Tracer::new(Arc::new(dir), limit);
         let stopped = tracer.stop_all();
         let asked_for = match answer(&mut channel, stopped) {
             Ok(true) => hold(&mut channel, since + longest, state_of_fragscope, progress),
@@ -202,12 +214,12 @@ fn serve(
             refused => return refused.map(drop),
         };
         let is_clean = tracer.detach_all();
-        deadline.unset()?;
         progress.resumed(since.elapsed());
         if !is_clean {
             // The end of the channel is an answer, too, and the next stop has another guard.
             return Ok(());
         }
+        deadline.unset()?;
         if !asked_for {
             // It ran on before fragscope asked for it, which it still does.
             channel.read_exact(&mut [0])?;
@@ -215,6 +227,18 @@ fn serve(
         channel.write_all(&[DONE])?;
     }
     Ok(())
+}
+
+/// The process to stop.
+fn named(request: &Request) -> Result<ProcDir, StopError> {
+    let pid = i32::try_from(request.pid).map_err(|_| StopError::Gone)?;
+    let pidfd = PidFd::open(pid).map_err(gone)?;
+    let dir = ProcDir::of(pid, pidfd).map_err(gone)?;
+    let began_ticks = dir.stat().map_err(gone)?.starttime;
+    match began_ticks == request.began_ticks {
+        true => Ok(dir),
+        false => Err(StopError::Gone),
+    }
 }
 
 /// Reports what came of the stop; whether the target stands still.
@@ -242,7 +266,7 @@ fn answer(channel: &mut UnixStream, stopped: Result<Vec<Thread>, StopError>) -> 
             (answer.number, answer.state) = (tid, state.into());
             answer.value = limit.as_nanos() as u64;
         }
-        Err(StopError::Io(error)) => {
+        Err(StopError::Io(error) | StopError::NoGuard(error)) => {
             answer.outcome = outcome::FAILED;
             answer.number = error.raw_os_error().unwrap_or(libc::EIO);
         }

@@ -13,7 +13,7 @@ use std::ffi::CStr;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use zerocopy::FromZeros;
 
 use self::held::StopGuard;
 use self::tracer::Tracer;
-use super::guard::Shared;
+use super::guard::{Shared, are_over};
 use super::proc_dir::{ProcDir, field};
 
 /// How long the target may take to come to a stop. A running thread needs microseconds, and one that
@@ -74,6 +74,11 @@ pub enum StopError {
         /// How long it was waited for.
         limit: Duration,
     },
+    /// There is no guard to be had, and without one nobody would end the stop in time.
+    #[error(
+        "no process can be started that would end the stop in time ({0}): close programs or raise the limits on processes and open files, or go on with --no-stop"
+    )]
+    NoGuard(#[source] io::Error),
     /// fragscope cannot stop itself.
     #[error("fragscope cannot stop itself: name another process")]
     Itself,
@@ -83,6 +88,15 @@ pub enum StopError {
     /// Something else failed.
     #[error("stopping the target failed: {0}")]
     Io(#[from] io::Error),
+}
+
+/// Why the target cannot be read: an error of ours is not its end.
+fn gone(error: io::Error) -> StopError {
+    let is_missing = error.kind() == io::ErrorKind::NotFound;
+    match is_missing || error.raw_os_error() == Some(libc::ESRCH) {
+        true => StopError::Gone,
+        false => StopError::Io(error),
+    }
 }
 
 /// Why a stop ended before it was to.
@@ -232,11 +246,22 @@ impl Drop for Stopped {
     }
 }
 
-/// The guard that stops a target, kept between stops. A second stop at the same time has its own.
+/// The guard that stops targets, kept between stops. A second stop at the same time has its own.
 #[derive(Debug, Default)]
 pub(super) struct StopGuards(Mutex<Option<StopGuard>>);
 
 impl StopGuards {
+    /// The one for all targets, for as long as there are some.
+    pub(super) fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<StopGuards>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let new = Arc::default();
+            *shared = Arc::downgrade(&new);
+            new
+        })
+    }
+
     fn take(&self) -> Option<StopGuard> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -281,9 +306,9 @@ fn stop_once(
     longest: Duration,
 ) -> Result<Stopped, StopError> {
     let kept = guards.take().filter(StopGuard::is_alive);
-    let guard = match kept {
-        Some(guard) => Ok(guard),
-        None => StopGuard::start(dir),
+    let mut guard = match kept {
+        Some(guard) => guard,
+        None => StopGuard::start().map_err(StopError::NoGuard)?,
     };
     let since = Instant::now();
     let stopped = |threads, progress, holder| Stopped {
@@ -296,17 +321,14 @@ fn stop_once(
         holder: Some(holder),
         guards: Arc::clone(guards),
     };
-    // Where no process may be started, a thread has to do.
-    if let Ok(mut guard) = guard {
-        match guard.stop(limit, longest) {
-            Ok(threads) => {
-                let progress = guard.progress();
-                return Ok(stopped(threads, progress, Holder::Guard(guard)));
-            }
-            // The guard is no ancestor of the target, which Yama may ask for; this process may be.
-            Err(StopError::NotPermitted) => {}
-            Err(error) => return Err(error),
+    match guard.stop(dir, limit, longest) {
+        Ok(threads) => {
+            let progress = guard.progress();
+            return Ok(stopped(threads, progress, Holder::Guard(guard)));
         }
+        // The guard is no ancestor of the target, which Yama may ask for; this process may be.
+        Err(StopError::NotPermitted) if !are_over() => {}
+        Err(error) => return Err(error),
     }
     let progress = Arc::new(Shared::zeroed()?);
     let (thread, threads) = StopThread::start(dir, &progress, limit, longest)?;

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use profiler_core::addr::RemoteAddr;
 use profiler_core::threads::Thread;
 
-use super::{StopError, already_traced};
+use super::{StopError, already_traced, gone};
 use crate::proc_dir::{ProcDir, field};
 
 /// How long a thread in an uninterruptible wait is waited for: the others stand still meanwhile, and
@@ -75,7 +75,7 @@ impl Tracer {
     /// Seizes and interrupts the threads not yet known; whether there were any.
     fn seize_new(&mut self) -> Result<bool, StopError> {
         let mut found = false;
-        for tid in self.dir.tids().map_err(|_| StopError::Gone)? {
+        for tid in self.dir.tids().map_err(gone)? {
             if self.held.contains_key(&tid) {
                 continue;
             }

@@ -43,7 +43,13 @@ pub fn main() -> ExitCode {
     let code = run_and_report(&line.command);
     // A session that a signal ended leaves them to us.
     profiler_lab::play::end_players(FOR_PLAYERS);
-    profiler_target::end_guards(FOR_GUARDS);
+    for guard in profiler_target::end_guards(FOR_GUARDS) {
+        say::line(format_args!(
+            "fragscope: process {guard}, which gives back what was done to the target, does not end: \
+             somebody suspended or froze it, or the kernel is busy with it. Until it goes on, \
+             breakpoints may stay in the target; `fragscope doctor --pid` looks"
+        ));
+    }
     code
 }
 

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use profiler_common::ring::kind;
 use profiler_core::sample::Sample;
 use profiler_sampling::{Manner, Sampler, WalkSchedule};
-use profiler_target::{Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState, children_of};
+use profiler_target::{
+    Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState, children_of, host,
+};
 use profiler_trace::trace::{Checkpoint, Event, EventKind};
 
 use super::checkpoint::{self, Occasion};
@@ -63,6 +65,8 @@ pub(crate) struct Preloaded {
     /// Of what was left out, this much is written in the trace.
     said: LeftOut,
     is_crowded: bool,
+    /// Whether it was said that there are no descriptors left.
+    is_short_of_files: bool,
     unrecorded: Unrecorded,
     /// From this process on it is looked at next what they execute.
     watch_from: u32,
@@ -154,6 +158,7 @@ impl Preloaded {
             large: LargeBlocksOfAll::default(),
             said: LeftOut::default(),
             is_crowded: false,
+            is_short_of_files: false,
             unrecorded,
             watch_from: 0,
             seek_from: 0,
@@ -297,8 +302,9 @@ impl Preloaded {
         }
         if !self.known.contains_key(&pid) {
             let Some(member) = self.tree.member(pid) else {
-                if !is_process(pid) {
-                    self.gone(running);
+                match is_process(pid) {
+                    true => self.say_if_short_of_files(),
+                    false => self.gone(running),
                 }
                 return;
             };
@@ -327,10 +333,18 @@ impl Preloaded {
         }
         // While the member lives its number is its own: so what was opened by number is the member.
         let Some(sampler) = known.sampler.as_ref().filter(|_| known.member.is_alive()) else {
+            self.say_if_short_of_files();
             return;
         };
         // Gone in the midst: its own last words follow, or the next look finds it so.
-        if let Ok((sample, moment)) = sampler.take_at(self.manner, || self.ring.head()) {
+        let taken = sampler.take_at(self.manner, || self.ring.head());
+        let stopped = taken
+            .as_ref()
+            .is_ok_and(|(sample, _)| sample.completeness.stopped);
+        if self.manner.stop && !stopped {
+            self.say_if_short_of_files();
+        }
+        if let Ok((sample, moment)) = taken {
             let stopped = Duration::from_nanos(sample.completeness.stop_ns);
             self.round.stopped = self.round.stopped.max(stopped);
             self.seen = Some(Seen {
@@ -451,6 +465,17 @@ impl Preloaded {
         }
         let events = |of: LeftOut| of.damaged + of.beyond_limit;
         self.lose(events(all) - events(said))
+    }
+
+    /// Says once why looks fail, when it is because fragscope may open nothing more.
+    fn say_if_short_of_files(&mut self) {
+        if !self.is_short_of_files && host::is_short_of_files() {
+            self.is_short_of_files = true;
+            self.recording.say(
+                "fragscope may hardly open another file (`ulimit -n`): processes are recorded \
+                 without checkpoints, or looked at while they run",
+            );
+        }
     }
 
     /// Why nothing more is recorded, when the ring is closed.
