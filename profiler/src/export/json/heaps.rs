@@ -107,9 +107,10 @@ impl<'a> Asked<'a> {
 impl Arena {
     fn of(report: &ArenaReport) -> Self {
         let arena = &report.arena;
+        let figures = arena.figures.iter();
         Self {
             id: arena.id,
-            kind: arena.kind,
+            kind: arena.kind.name(),
             address: arena.addr.to_string(),
             system_bytes: arena.system_bytes,
             live_bytes: arena.live_bytes,
@@ -125,7 +126,11 @@ impl Arena {
             pinned_free_bytes: report.pinned_free_bytes,
             below_highest_live_bytes: report.below_highest_live_bytes,
             top_pinned_bytes: report.top_pinned_bytes,
-            figures: Object(arena.figures.clone()),
+            figures: Object(
+                figures
+                    .map(|(figure, value)| (figure.name(), *value))
+                    .collect(),
+            ),
         }
     }
 }

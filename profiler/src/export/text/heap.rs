@@ -36,7 +36,7 @@ pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
         let arena = &report.arena;
         text.line(&format!(
             "  {:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
-            format!("{} {}", arena.id, arena.kind),
+            format!("{} {}", arena.id, arena.kind.name()),
             bytes(arena.system_bytes),
             bytes(report.resident_bytes),
             bytes(arena.live_bytes),

@@ -40,7 +40,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
             let arena = &of.arena;
             lines.push(Line::raw(format!(
                 "{:<10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
-                format!("{} {}", arena.kind, arena.id),
+                format!("{} {}", arena.kind.name(), arena.id),
                 bytes(arena.system_bytes),
                 bytes(of.resident_bytes),
                 bytes(arena.live_bytes),
