@@ -1,9 +1,9 @@
 //! One aligned line an interval, for `attach --headless`.
 
-use profiler_core::units::{bytes, count, nanoseconds};
+use profiler_core::units::{bytes, count, nanoseconds, time_of_day};
 use profiler_core::view::View;
 
-use super::names::{events_lost, gaps, latest, time_of_day};
+use super::names::{events_lost, gaps, latest};
 
 /// Titles and widths of the columns; the last one is as wide as it gets.
 const COLUMNS: [(&str, usize); 13] = [
