@@ -1,6 +1,7 @@
 //! A heap as one allocator sees it at one moment.
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::span::{SpanList, SpanState};
 
@@ -22,6 +23,16 @@ pub enum Allocator {
 }
 
 impl Allocator {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Glibc,
+        Self::Pymalloc,
+        Self::Jemalloc,
+        Self::Mimalloc,
+        Self::Tcmalloc,
+        Self::Musl,
+    ];
+
     /// The name in output and files.
     pub const fn name(self) -> &'static str {
         match self {
@@ -71,8 +82,8 @@ pub struct Extent {
 pub struct Arena {
     /// 0 is the main arena.
     pub id: u32,
-    /// `main`, `thread`, `pymalloc`.
-    pub kind: &'static str,
+    /// What it is to its allocator.
+    pub kind: ArenaKind,
     /// Where its state lies.
     pub addr: RemoteAddr,
     /// Bytes got from the kernel, by the allocator's own count (glibc: `system_mem`).
@@ -91,9 +102,18 @@ pub struct Arena {
     pub cached_bytes: u64,
     /// Bytes of the top.
     pub top_bytes: u64,
-    /// Further figures by the allocator's own names (glibc: `tcache_bytes`, `fastbin_bytes`,
-    /// `attached_threads`, …).
-    pub figures: Vec<(&'static str, u64)>,
+    /// Further figures, by the allocator's own names.
+    pub figures: Vec<(ArenaFigure, u64)>,
+}
+
+impl Arena {
+    /// One of its further figures; `None` when it has none of that name.
+    pub fn figure(&self, wanted: ArenaFigure) -> Option<u64> {
+        let mut figures = self.figures.iter();
+        figures
+            .find(|(figure, _)| *figure == wanted)
+            .map(|(_, value)| *value)
+    }
 }
 
 /// A comparison of the walk with the allocator's own account.

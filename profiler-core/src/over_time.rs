@@ -8,10 +8,13 @@ use crate::units::Value;
 
 /// What a walk saw, in bytes of resident pages.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
-struct Moment {
-    time_ns: u64,
-    heap: u64,
-    live: u64,
+pub struct Moment {
+    /// Nanoseconds since 1970-01-01 UTC.
+    pub time_ns: u64,
+    /// Bytes of the heaps' pages.
+    pub heap: u64,
+    /// Live bytes on them.
+    pub live: u64,
 }
 
 impl Moment {
@@ -23,12 +26,16 @@ impl Moment {
 /// All that the ratios need of a session's walks, however many there were.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct OverTime {
-    last: Option<Moment>,
-    most_live: Moment,
-    most_heap: Moment,
-    /// Ratio times nanoseconds, and nanoseconds.
-    sum: f64,
-    time: f64,
+    /// The last walk.
+    pub last: Option<Moment>,
+    /// The one with the most live bytes.
+    pub most_live: Moment,
+    /// The one with the largest heap.
+    pub most_heap: Moment,
+    /// Heap ÷ live bytes, times the nanoseconds that it held, summed.
+    pub sum: f64,
+    /// Those nanoseconds, summed.
+    pub time: f64,
 }
 
 impl OverTime {

@@ -30,6 +30,23 @@ impl PageState {
         Self(self.0 | other.0)
     }
 
+    /// The bits, as [`Self::from_bits`] takes them.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The state of these bits; those that have no meaning are left out.
+    pub const fn from_bits(bits: u8) -> Self {
+        let known = Self::PRESENT.0
+            | Self::SWAPPED.0
+            | Self::ZERO.0
+            | Self::HUGE.0
+            | Self::FILE.0
+            | Self::SHARED.0
+            | Self::UNCOUNTED.0;
+        Self(bits & known)
+    }
+
     const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }

@@ -39,6 +39,17 @@ pub enum PythonMalloc {
 }
 
 impl PythonMalloc {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Pymalloc,
+        Self::PymallocDebug,
+        Self::Malloc,
+        Self::MallocDebug,
+        Self::Mimalloc,
+        Self::MimallocDebug,
+        Self::Unknown,
+    ];
+
     /// Its name, as `PYTHONMALLOC` has it, or `unknown`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -184,6 +184,13 @@ pub fn nanoseconds(value: u64) -> String {
     }
 }
 
+/// Nanoseconds since 1970 as the time of day in UTC: `03:04:05`.
+pub fn time_of_day(time_ns: u64) -> String {
+    let seconds = time_ns / 1_000_000_000;
+    let (minutes, hours) = (seconds / 60 % 60, seconds / 3600 % 24);
+    format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
+}
+
 /// `part` of `whole` in percent with one decimal; `-` when there is no whole.
 pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
@@ -206,6 +213,7 @@ mod tests {
         assert_eq!(count(999_950), "1.0M");
         assert_eq!(nanoseconds(999), "999 ns");
         assert_eq!(nanoseconds(1_500_000), "1.5 ms");
+        assert_eq!(time_of_day(1_767_323_045_678_000_000), "03:04:05");
         assert_eq!(percent(1, 3), "33.3 %");
         assert_eq!(percent(1, 0), "-");
     }

@@ -1,6 +1,7 @@
 //! The walker of mimalloc 3.x on images: one that is sound, and any damage to it.
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::arena::ArenaFigure;
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::memory::{MemoryImage, ResidentMemory};
@@ -154,11 +155,8 @@ fn a_sound_image_is_told_whole() {
     assert_eq!((arena.free_blocks, arena.free_bytes), (6, 6 * BLOCK));
     assert_eq!(arena.top_bytes, (760 + 790) * BLOCK);
     assert_eq!(arena.system_bytes, SLICES * SLICE);
-    let retained = arena
-        .figures
-        .iter()
-        .find(|(name, _)| *name == "retained_bytes");
-    assert_eq!(retained, Some(&("retained_bytes", (SLICES - 4) * SLICE)));
+    let retained = arena.figure(ArenaFigure::RetainedBytes);
+    assert_eq!(retained, Some((SLICES - 4) * SLICE));
 }
 
 #[test]

@@ -134,7 +134,9 @@ fn range(start: u64, len: u64) -> AddrRange {
 
 fn figure(heap: &HeapSnapshot, name: &str) -> u64 {
     let mut figures = heap.arenas[0].figures.iter();
-    figures.find(|(n, _)| *n == name).map_or(0, |(_, v)| *v)
+    figures
+        .find(|(n, _)| n.name() == name)
+        .map_or(0, |(_, v)| *v)
 }
 
 #[test]

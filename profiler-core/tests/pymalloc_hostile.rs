@@ -2,6 +2,7 @@
 
 mod pymalloc_image;
 
+use profiler_core::arena::ArenaFigure;
 use profiler_core::completeness::Confidence;
 use profiler_core::memory::{MemoryImage, ResidentMemory};
 use profiler_core::pymalloc::{Context, NotWalked, walk};
@@ -21,13 +22,13 @@ fn a_sound_image_is_told_whole() {
     let total = &heap.arenas[0];
     assert_eq!((total.live_blocks, total.live_bytes), image.live);
     for figure in [
-        ("arenas_allocated", 5),
-        ("arenas_allocated_total", 12),
-        ("arenas_reclaimed", 7),
-        ("arenas_highwater", 7),
-        ("pools_used", image.pools_used),
-        ("pools_free", 5 * POOLS - image.pools_used),
-        ("arena_alignment_bytes", 5 << 14),
+        (ArenaFigure::ArenasAllocated, 5),
+        (ArenaFigure::ArenasAllocatedTotal, 12),
+        (ArenaFigure::ArenasReclaimed, 7),
+        (ArenaFigure::ArenasHighwater, 7),
+        (ArenaFigure::PoolsUsed, image.pools_used),
+        (ArenaFigure::PoolsFree, 5 * POOLS - image.pools_used),
+        (ArenaFigure::ArenaAlignmentBytes, 5 << 14),
     ] {
         assert!(total.figures.contains(&figure), "{figure:?} {total:?}");
     }

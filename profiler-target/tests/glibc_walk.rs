@@ -141,7 +141,7 @@ fn look(pid: i32) -> (HeapSnapshot, ResidencyMap) {
 }
 
 fn figure(arena: &Arena, name: &str) -> u64 {
-    let found = arena.figures.iter().find(|(n, _)| *n == name);
+    let found = arena.figures.iter().find(|(n, _)| n.name() == name);
     found.map_or(0, |(_, value)| *value)
 }
 

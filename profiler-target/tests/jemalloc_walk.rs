@@ -134,7 +134,7 @@ fn look(pid: i32) -> HeapSnapshot {
 }
 
 fn figure(arena: &Arena, name: &str) -> u64 {
-    let found = arena.figures.iter().find(|(n, _)| *n == name);
+    let found = arena.figures.iter().find(|(n, _)| n.name() == name);
     found.map_or_else(|| panic!("a figure {name}"), |(_, value)| *value)
 }
 

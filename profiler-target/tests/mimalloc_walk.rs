@@ -6,6 +6,7 @@ mod child;
 use std::process::Command;
 
 use blocks::{Blocks, assert_exact, live};
+use profiler_core::arena::ArenaFigure;
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::memory::ResidentMemory;
@@ -84,9 +85,10 @@ fn preloaded(library: &str) -> Vec<HeapSnapshot> {
 fn every_block_of_a_program_with_debians_mimalloc() {
     let heaps = preloaded(LIBRARY);
     assert!(heaps.iter().any(|heap| heap.large_mapped().0 > 0));
-    let thread_freed = heaps.iter().flat_map(|heap| &heap.arenas[0].figures);
-    let thread_freed = thread_freed.filter(|(name, _)| *name == "thread_freed_blocks");
-    assert!(thread_freed.map(|(_, blocks)| blocks).sum::<u64>() > 0);
+    let thread_freed = heaps
+        .iter()
+        .filter_map(|heap| heap.arenas[0].figure(ArenaFigure::ThreadFreedBlocks));
+    assert!(thread_freed.sum::<u64>() > 0);
     for heap in heaps {
         assert_eq!(heap.version, "2.0.9");
         let settings: Vec<_> = heap

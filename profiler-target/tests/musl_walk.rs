@@ -44,7 +44,7 @@ fn look(pid: i32) -> Result<HeapSnapshot, NotWalked> {
 
 fn figure(heap: &HeapSnapshot, name: &str) -> u64 {
     let figures = heap.arenas.iter().flat_map(|arena| &arena.figures);
-    let of_name = figures.filter(|(n, _)| *n == name);
+    let of_name = figures.filter(|(n, _)| n.name() == name);
     of_name.map(|(_, value)| value).sum()
 }
 

@@ -45,7 +45,7 @@ fn assert_sound(heap: &HeapSnapshot) {
 
 fn figure(heap: &HeapSnapshot, name: &str) -> u64 {
     let mut figures = heap.arenas[0].figures.iter();
-    let found = figures.find(|(figure, _)| *figure == name);
+    let found = figures.find(|(figure, _)| figure.name() == name);
     found.unwrap_or_else(|| panic!("no figure {name}")).1
 }
 

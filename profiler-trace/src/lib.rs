@@ -1,10 +1,13 @@
-//! The only owner of bytes on disk: whole-or-not-at-all files, where they may lie, HdrHistogram logs, and
-//! traces.
+//! The only owner of bytes on disk: whole-or-not-at-all files, where they may lie, HdrHistogram logs,
+//! traces, and saved sessions.
 #![forbid(unsafe_code)]
 
+mod block;
 pub mod compile;
 pub mod hlog;
 pub mod interchange;
 pub mod limits;
+pub mod snapshot;
 pub mod trace;
+mod varint;
 pub mod whole_file;

@@ -127,6 +127,8 @@ pub enum Holder {
     Reader,
     /// The compiler.
     Compiler,
+    /// What is known of where things are in a file.
+    Index,
 }
 
 /// Counts what reading a recording comes to. Clones count together.
@@ -140,7 +142,7 @@ struct Counts {
     read: AtomicU64,
     /// Bytes of its content.
     content: AtomicU64,
-    held: [AtomicU64; 2],
+    held: [AtomicU64; 3],
     interrupted: Arc<AtomicBool>,
 }
 

@@ -24,8 +24,8 @@ fn fails(args: &[&str], code: i32, words: &str) {
     assert_eq!(text(&output.stdout), "", "{args:?}: errors go to stderr");
 }
 
-const COMMANDS: [&str; 8] = [
-    "attach", "snapshot", "explain", "record", "replay", "export", "doctor", "demo",
+const COMMANDS: [&str; 9] = [
+    "attach", "snapshot", "explain", "view", "record", "replay", "export", "doctor", "demo",
 ];
 
 #[test]
@@ -82,6 +82,14 @@ fn help_lists_the_commands_there_are_and_the_exit_codes() {
 fn wrong_usage_ends_with_2_and_says_what_is_right() {
     fails(&[], 2, "Commands:");
     fails(&["attach"], 2, "--pid");
+    fails(&["snapshot"], 2, "--core");
+    fails(&["explain"], 2, "FILE");
+    fails(
+        &["explain", "a.fragsnap", "--pid", "1"],
+        2,
+        "cannot be used",
+    );
+    fails(&["explain", "--pid", "1", "--at", "2"], 2, "cannot be used");
     fails(&["profile"], 2, "unrecognized subcommand");
     fails(&["snapshot", "--pid", "one"], 2, "invalid value 'one'");
     fails(
@@ -97,7 +105,7 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
     fails(
         &["snapshot", "--pid", "1", "-o", "out.xml"],
         2,
-        ".json, .csv or .hlog",
+        ".fragsnap, .json, .csv or .hlog",
     );
 }
 

@@ -58,7 +58,7 @@ fn commands<'a>(pid: &'a str, trace: &'a str) -> Vec<(Vec<&'a str>, &'static str
     ];
     let snapshot = vec!["snapshot", "--pid", pid];
     let mut commands = Vec::new();
-    for ending in ["json", "csv", "hlog"] {
+    for ending in ["json", "csv", "hlog", "fragsnap"] {
         commands.push((attach.clone(), ending));
         commands.push((snapshot.clone(), ending));
     }

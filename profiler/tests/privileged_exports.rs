@@ -109,7 +109,8 @@ fn the_files_of_a_session_hold_what_its_lines_said() {
          while True:\n    kept = [bytes(700) for _ in range(1000)]",
     );
     let folder = tempfile::tempdir().expect("a folder");
-    let paths = ["out.json", "out.csv", "out.hlog"].map(|name| folder.path().join(name));
+    let paths = ["out.json", "out.csv", "out.hlog", "out.fragsnap"];
+    let paths = paths.map(|name| folder.path().join(name));
     let pid = worker.pid().to_string();
     let mut args = vec!["attach", "--pid", &pid, "--json", "--duration", "10s"];
     for path in &paths {
@@ -155,6 +156,21 @@ fn the_files_of_a_session_hold_what_its_lines_said() {
     for tag in ["alloc_bytes", "lifetime_ns", "live_block_bytes.glibc"] {
         assert!(log.contains(&format!("Tag={tag},")), "{tag}");
     }
+    for (path, format) in paths.iter().zip(["json", "csv", "hlog"]) {
+        assert!(
+            exported(&paths[3], format) == fs::read(path).expect("read"),
+            "the saved session has other figures in {format}"
+        );
+    }
+}
+
+/// The last walk of a saved session in another format.
+fn exported(session: &Path, format: &str) -> Vec<u8> {
+    let session = session.to_str().expect("UTF-8");
+    let output = fragscope(&["export", session, "--format", format]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    output.stdout
 }
 
 /// A worker that does nothing but wait for its input to close.
@@ -195,9 +211,12 @@ fn a_target_that_ends_leaves_its_last_sample() {
     let worker = idle();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.json");
+    let walks = folder.path().join("out.fragsnap");
     let mut session = Command::new(env!("CARGO_BIN_EXE_fragscope"))
         .args(["attach", "--json", "--pid", &worker.pid().to_string(), "-o"])
         .arg(&path)
+        .arg("-o")
+        .arg(&walks)
         .stdout(Stdio::piped())
         .spawn()
         .expect("it runs");
@@ -213,4 +232,5 @@ fn a_target_that_ends_leaves_its_last_sample() {
     let saved: Value = serde_json::from_str(&text).expect("JSON");
     assert!(saved["rss_bytes"].as_u64() > Some(0), "the last good one");
     assert!(saved["ended"].is_string(), "{}", saved["ended"]);
+    assert!(exported(&walks, "json") == text.as_bytes(), "how it ended");
 }

@@ -1,5 +1,6 @@
 //! The rules: which mechanism holds how many bytes, and what to do about it.
 
+use crate::arena::ArenaFigure;
 use crate::completeness::Confidence;
 use crate::explain::remedies::{self, Remedy};
 use crate::heap::Allocator;
@@ -212,12 +213,13 @@ fn sparse_pools(report: &FragReport) -> Option<Finding> {
 fn pools(report: &FragReport) -> Option<(u64, u64)> {
     let mut heaps = report.heaps.iter();
     let heap = heaps.find(|heap| heap.allocator == Allocator::Pymalloc)?;
-    let sum = |wanted: &str| {
-        let figures = heap.arenas.iter().flat_map(|report| &report.arena.figures);
-        let of_name = figures.filter(|(name, _)| *name == wanted);
-        of_name.map(|(_, value)| value).sum::<u64>()
+    let sum = |wanted| {
+        let arenas = heap.arenas.iter();
+        arenas
+            .filter_map(|report| report.arena.figure(wanted))
+            .sum::<u64>()
     };
-    Some((sum("pools_used"), sum("pools_total")))
+    Some((sum(ArenaFigure::PoolsUsed), sum(ArenaFigure::PoolsTotal)))
 }
 
 fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {

@@ -21,6 +21,7 @@ mod trim;
 use std::collections::HashSet;
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use crate::memory::{PageCache, ReadError, TargetMemory};
@@ -212,28 +213,36 @@ fn held<M: TargetMemory>(
 
 fn arena(id: u32, state: &ArenaState, totals: Totals, heaps: u64, foreign: u64) -> Arena {
     let mut figures = vec![
-        ("tcache_bytes", totals.tcache.1),
-        ("tcache_blocks", totals.tcache.0),
-        ("fastbin_bytes", totals.fastbin.1),
-        ("fastbin_blocks", totals.fastbin.0),
-        ("max_system_bytes", state.max_system_mem),
+        (ArenaFigure::TcacheBytes, totals.tcache.1),
+        (ArenaFigure::TcacheBlocks, totals.tcache.0),
+        (ArenaFigure::FastbinBytes, totals.fastbin.1),
+        (ArenaFigure::FastbinBlocks, totals.fastbin.0),
+        (ArenaFigure::MaxSystemBytes, state.max_system_mem),
         // All that is neither live, cached, free nor top, the tcaches' own chunks included, so that
         // the five sum to `system_bytes`.
-        ("metadata_bytes", totals.metadata),
-        ("tcache_struct_bytes", totals.tcache_structs.1),
-        ("tcache_structs", totals.tcache_structs.0),
-        ("unknown_bytes", totals.unknown),
-        ("locked", u64::from(state.mutex != 0)),
+        (ArenaFigure::MetadataBytes, totals.metadata),
+        (ArenaFigure::TcacheStructBytes, totals.tcache_structs.1),
+        (ArenaFigure::TcacheStructs, totals.tcache_structs.0),
+        (ArenaFigure::UnknownBytes, totals.unknown),
+        (ArenaFigure::Locked, u64::from(state.mutex != 0)),
     ];
-    figures.extend(state.attached_threads.map(|n| ("attached_threads", n)));
+    figures.extend(
+        state
+            .attached_threads
+            .map(|n| (ArenaFigure::AttachedThreads, n)),
+    );
     if id == 0 {
-        figures.push(("foreign_sbrk_bytes", foreign));
+        figures.push((ArenaFigure::ForeignSbrkBytes, foreign));
     } else {
-        figures.push(("heaps", heaps));
+        figures.push((ArenaFigure::Heaps, heaps));
     }
     Arena {
         id,
-        kind: if id == 0 { "main" } else { "thread" },
+        kind: if id == 0 {
+            ArenaKind::Main
+        } else {
+            ArenaKind::Thread
+        },
         addr: RemoteAddr::new(state.addr),
         system_bytes: state.system_mem,
         live_blocks: totals.live.0,

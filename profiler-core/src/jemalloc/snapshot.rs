@@ -8,6 +8,7 @@ use super::layout::BINS;
 use super::tcache::Cached;
 use super::{Notes, confidence};
 use crate::addr::{AddrRange, PAGE_SIZE};
+use crate::arena::{ArenaFigure, ArenaKind};
 use crate::heap::{self, Arena, CrossCheck, ExtentKind, HeapSnapshot};
 use crate::span::{SpanList, SpanState};
 
@@ -279,9 +280,9 @@ fn arena(state: &State, totals: &Totals) -> Arena {
     Arena {
         id: state.place.ind,
         kind: if state.place.ind == 0 {
-            "main"
+            ArenaKind::Main
         } else {
-            "arena"
+            ArenaKind::Arena
         },
         addr: crate::addr::RemoteAddr::new(state.place.addr),
         system_bytes: told(state.mapped) + told(state.base_mapped),
@@ -293,24 +294,24 @@ fn arena(state: &State, totals: &Totals) -> Arena {
         cached_bytes: totals.cached.1,
         top_bytes: 0,
         figures: vec![
-            ("active_bytes", totals.active),
-            ("dirty_bytes", totals.dirty),
-            ("muzzy_bytes", totals.muzzy),
-            ("retained_bytes", totals.retained),
+            (ArenaFigure::ActiveBytes, totals.active),
+            (ArenaFigure::DirtyBytes, totals.dirty),
+            (ArenaFigure::MuzzyBytes, totals.muzzy),
+            (ArenaFigure::RetainedBytes, totals.retained),
             // As `stats.metadata` counts: what the base gave out, and internal blocks, which are
             // live blocks too.
             (
-                "metadata_bytes",
+                ArenaFigure::MetadataBytes,
                 told(state.base_allocated) + told(state.internal),
             ),
-            ("internal_bytes", told(state.internal)),
-            ("base_mapped_bytes", told(state.base_mapped)),
-            ("slabs", totals.slabs),
-            ("slab_bytes", totals.slab_bytes),
-            ("large_blocks", totals.large.0),
-            ("large_bytes", totals.large.1),
-            ("large_pad_bytes", totals.large_pad),
-            ("unknown_bytes", totals.unknown),
+            (ArenaFigure::InternalBytes, told(state.internal)),
+            (ArenaFigure::BaseMappedBytes, told(state.base_mapped)),
+            (ArenaFigure::Slabs, totals.slabs),
+            (ArenaFigure::SlabBytes, totals.slab_bytes),
+            (ArenaFigure::LargeBlocks, totals.large.0),
+            (ArenaFigure::LargeBytes, totals.large.1),
+            (ArenaFigure::LargePadBytes, totals.large_pad),
+            (ArenaFigure::UnknownBytes, totals.unknown),
         ],
     }
 }

@@ -12,6 +12,7 @@ mod v2;
 mod v3;
 
 use crate::addr::RemoteAddr;
+use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, Arena, CrossCheck, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
@@ -132,7 +133,7 @@ fn check(name: &str, expected: u64, found: u64) -> CrossCheck {
 }
 
 /// The index of the arena of this owner.
-fn arena_of(arenas: &mut Vec<Arena>, kind: &'static str, owner: u64) -> u32 {
+fn arena_of(arenas: &mut Vec<Arena>, kind: ArenaKind, owner: u64) -> u32 {
     let addr = RemoteAddr::new(owner);
     let known = arenas.iter().position(|a| a.kind == kind && a.addr == addr);
     let index = known.unwrap_or_else(|| {
@@ -178,12 +179,15 @@ fn judge<M: TargetMemory>(heap: &mut HeapSnapshot, walker: &Walker<'_, M>, objec
         }
     }
     for (arena, (retained, metadata)) in heap.arenas.iter_mut().zip(retained) {
-        arena.figures = vec![("retained_bytes", retained), ("metadata_bytes", metadata)];
+        arena.figures = vec![
+            (ArenaFigure::RetainedBytes, retained),
+            (ArenaFigure::MetadataBytes, metadata),
+        ];
     }
     if let Some(first) = heap.arenas.first_mut() {
         first.figures.extend([
-            ("pages", totals.pages),
-            ("thread_freed_blocks", totals.thread_freed),
+            (ArenaFigure::Pages, totals.pages),
+            (ArenaFigure::ThreadFreedBlocks, totals.thread_freed),
         ]);
     }
     for &page in &walker.damaged {

@@ -10,6 +10,7 @@ mod group;
 mod layout;
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use crate::memory::{PageCache, ReadAhead, TargetMemory};
@@ -350,7 +351,7 @@ fn arena<M>(
     let donated = metas.groups.iter().filter(|group| !group.freeable);
     Arena {
         id: 0,
-        kind: "musl",
+        kind: ArenaKind::Musl,
         addr: context.addr,
         system_bytes: heap.extents.iter().map(|extent| extent.range.len()).sum(),
         live_blocks: live.0,
@@ -361,14 +362,17 @@ fn arena<M>(
         cached_bytes: 0,
         top_bytes: top.1,
         figures: vec![
-            ("requested_bytes", totals.requested),
-            ("mapped_large_requested_bytes", totals.large_requested),
-            ("blocks_of_unknown_request", totals.unknown_requests),
-            ("groups", metas.groups.len() as u64),
-            ("nested_groups", totals.nested),
-            ("donated_groups", donated.count() as u64),
-            ("meta_areas", metas.areas),
-            ("metadata_bytes", sum(SpanState::Metadata).1),
+            (ArenaFigure::RequestedBytes, totals.requested),
+            (
+                ArenaFigure::MappedLargeRequestedBytes,
+                totals.large_requested,
+            ),
+            (ArenaFigure::BlocksOfUnknownRequest, totals.unknown_requests),
+            (ArenaFigure::Groups, metas.groups.len() as u64),
+            (ArenaFigure::NestedGroups, totals.nested),
+            (ArenaFigure::DonatedGroups, donated.count() as u64),
+            (ArenaFigure::MetaAreas, metas.areas),
+            (ArenaFigure::MetadataBytes, sum(SpanState::Metadata).1),
         ],
     }
 }

@@ -1,6 +1,7 @@
 //! Walking one arena: its pools, and the blocks of each.
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::Defect;
 use crate::heap::{Arena, HeapSnapshot};
 use crate::memory::TargetMemory;
@@ -37,26 +38,29 @@ impl Totals {
     /// They, in the terms of `sys._debugmallocstats()`.
     pub(super) fn report(&self, id: u32, array: &Array, of: Geometry) -> Arena {
         let mut figures = vec![
-            ("arenas_allocated", self.arenas),
-            ("pools_total", self.pools_used + self.pools_free),
-            ("pools_used", self.pools_used),
-            ("pools_free", self.pools_free),
-            ("free_block_bytes", self.free_bytes),
-            ("free_pool_bytes", self.pools_free * of.pool),
-            ("pool_header_bytes", self.pools_used * HEADER),
-            ("quantization_bytes", self.quantization_bytes),
-            ("arena_alignment_bytes", self.alignment_bytes),
+            (ArenaFigure::ArenasAllocated, self.arenas),
+            (ArenaFigure::PoolsTotal, self.pools_used + self.pools_free),
+            (ArenaFigure::PoolsUsed, self.pools_used),
+            (ArenaFigure::PoolsFree, self.pools_free),
+            (ArenaFigure::FreeBlockBytes, self.free_bytes),
+            (ArenaFigure::FreePoolBytes, self.pools_free * of.pool),
+            (ArenaFigure::PoolHeaderBytes, self.pools_used * HEADER),
+            (ArenaFigure::QuantizationBytes, self.quantization_bytes),
+            (ArenaFigure::ArenaAlignmentBytes, self.alignment_bytes),
         ];
         if let Some(account) = array.account {
             figures.extend([
-                ("arenas_allocated_total", account.times),
-                ("arenas_reclaimed", account.times - account.current),
-                ("arenas_highwater", account.highwater),
+                (ArenaFigure::ArenasAllocatedTotal, account.times),
+                (
+                    ArenaFigure::ArenasReclaimed,
+                    account.times - account.current,
+                ),
+                (ArenaFigure::ArenasHighwater, account.highwater),
             ]);
         }
         Arena {
             id,
-            kind: "pymalloc",
+            kind: ArenaKind::Pymalloc,
             addr: array.base,
             system_bytes: self.arenas * of.arena,
             live_blocks: self.live_blocks,

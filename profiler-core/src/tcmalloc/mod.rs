@@ -9,6 +9,7 @@ mod layout;
 mod spans;
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use crate::memory::{PageCache, TargetMemory};
@@ -287,7 +288,7 @@ fn checks(statics: &Statics, caches: &Caches, totals: &Totals) -> Vec<CrossCheck
 fn arena(statics: &Statics, caches: &Caches, totals: &Totals, spans: &Spans) -> Arena {
     Arena {
         id: 0,
-        kind: "tcmalloc",
+        kind: ArenaKind::Tcmalloc,
         addr: statics.addr,
         system_bytes: statics.stats.system,
         live_blocks: totals.live.0,
@@ -298,16 +299,16 @@ fn arena(statics: &Statics, caches: &Caches, totals: &Totals, spans: &Spans) -> 
         cached_bytes: totals.transfer.1 + totals.thread.1,
         top_bytes: 0,
         figures: vec![
-            ("pageheap_free_bytes", totals.normal.1),
-            ("pageheap_unmapped_bytes", totals.returned.1),
+            (ArenaFigure::PageheapFreeBytes, totals.normal.1),
+            (ArenaFigure::PageheapUnmappedBytes, totals.returned.1),
             (
-                "central_cache_free_bytes",
+                ArenaFigure::CentralCacheFreeBytes,
                 totals.central.1 + totals.overhead,
             ),
-            ("transfer_cache_free_bytes", totals.transfer.1),
-            ("current_total_thread_cache_bytes", totals.thread.1),
-            ("thread_caches", caches.threads),
-            ("spans", spans.spans.len() as u64),
+            (ArenaFigure::TransferCacheFreeBytes, totals.transfer.1),
+            (ArenaFigure::CurrentTotalThreadCacheBytes, totals.thread.1),
+            (ArenaFigure::ThreadCaches, caches.threads),
+            (ArenaFigure::Spans, spans.spans.len() as u64),
         ],
     }
 }

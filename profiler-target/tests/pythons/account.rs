@@ -91,7 +91,7 @@ pub(crate) fn blocks(heap: &HeapSnapshot, arena: u32) -> BTreeMap<u64, [u64; 2]>
 }
 
 pub(crate) fn figure(arena: &Arena, name: &str) -> u64 {
-    let found = arena.figures.iter().find(|(n, _)| *n == name);
+    let found = arena.figures.iter().find(|(n, _)| n.name() == name);
     found.expect("a figure").1
 }
 

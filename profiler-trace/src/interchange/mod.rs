@@ -11,6 +11,7 @@ use std::io::{self, BufRead, BufReader, Read};
 pub use logalloc::{Written, write as write_logalloc};
 
 use crate::limits::{Counted, Layer, Meter};
+use crate::snapshot;
 use crate::trace::{Description, MAGIC, ReadError, Reader, Source};
 
 /// Reads a recording of any known kind, told by its first bytes, and counts what it comes to.
@@ -54,6 +55,7 @@ fn source(
         _ if start.starts_with(&MAGIC[..7]) => {
             return Ok(Box::new(Reader::within(input, meter.clone())?));
         }
+        _ if start.starts_with(snapshot::NAME) => return Err(ReadError::IsSession),
         _ if start.starts_with(memray::MAGIC) => {
             return Ok(Box::new(memray::Memray::new(input, meter)?));
         }

@@ -1,6 +1,6 @@
 //! Events and their bytes within a block.
 
-use super::varint::{put, put_signed, take, take_signed};
+use crate::varint::{put, put_signed, take, take_signed};
 
 /// One thing that happened, in the order in which it took effect.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -3,12 +3,10 @@
 //! A trace is a header and blocks, each compressed and checked by itself, so that what was written
 //! before a crash is read up to the last whole block.
 
-mod block;
 mod event;
 mod figures;
 mod reader;
 mod source;
-mod varint;
 mod writer;
 
 pub use event::{By, Event, EventKind};
@@ -19,6 +17,36 @@ pub use writer::Writer;
 
 /// The first bytes of a trace: a name and the version of the format.
 pub(crate) const MAGIC: [u8; 8] = *b"FRAGTRC\x01";
+
+/// What a block holds: its first byte.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(u8)]
+enum Kind {
+    /// Names and values of the [`Description`].
+    Description = 1,
+    /// The heap as it was when the recording began.
+    Seed = 2,
+    /// Events.
+    Events = 3,
+    /// A [`Checkpoint`].
+    Checkpoint = 4,
+    /// The end: nothing follows.
+    End = 5,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Self> {
+        [
+            Self::Description,
+            Self::Seed,
+            Self::Events,
+            Self::Checkpoint,
+            Self::End,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
+    }
+}
 
 /// Everything about the recorded program that is not an event: names and values, such as `python`
 /// and `CPython 3.11.2`. `docs/trace-format.md` lists the names.

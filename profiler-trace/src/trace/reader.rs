@@ -2,11 +2,11 @@
 
 use std::io::{self, Read};
 
-use super::block::{self, Kind};
 use super::event::Context;
-use super::varint::{take, take_signed, take_text};
-use super::{Checkpoint, Description, Event, Figures, MAGIC, SeedBlock};
+use super::{Checkpoint, Description, Event, Figures, Kind, MAGIC, SeedBlock};
+use crate::block::{self, Found};
 use crate::limits::{Meter, Stopped};
+use crate::varint::{take, take_signed, take_text};
 
 /// Why a file is no trace that can be read.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,12 @@ pub enum ReadError {
          memray or logalloc"
     )]
     NotATrace,
+    /// A saved session.
+    #[error(
+        "this is a saved session and no recording: `fragscope view` shows it, and it is exported as \
+         json, csv, hlog or text"
+    )]
+    IsSession,
     /// Of a later version.
     #[error("this trace is of format {0}; this fragscope reads format {MINE}", MINE = MAGIC[7])]
     Version(u8),
@@ -105,7 +111,7 @@ impl<R: Read> Reader<R> {
             return Err(ReadError::Version(magic[7]));
         }
         let mut content = Vec::new();
-        let description = match block::read(&mut input, &mut content, &meter)? {
+        let description = match read_block(&mut input, &mut content, &meter)? {
             Some(Kind::Description) => description(&content[1..]),
             _ => None,
         };
@@ -162,7 +168,7 @@ impl<R: Read> Reader<R> {
     fn next_block(&mut self) -> Result<Option<Item>, ReadError> {
         // The first byte is the block's kind.
         (self.at, self.context) = (1, Context::default());
-        let kind = match block::read(&mut self.input, &mut self.content, &self.meter) {
+        let kind = match read_block(&mut self.input, &mut self.content, &self.meter) {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 return Err(self.damaged(&error.to_string()));
             }
@@ -192,6 +198,25 @@ impl<R: Read> Reader<R> {
         ReadError::Damaged {
             events: self.events,
             what: what.to_owned(),
+        }
+    }
+}
+
+/// Reads the next block into `content`, whose first byte is then its kind. `Ok(None)` where the file
+/// ends, also in the midst of a block; an error of kind `InvalidData` where it is damaged.
+fn read_block(
+    input: &mut impl Read,
+    content: &mut Vec<u8>,
+    meter: &Meter,
+) -> io::Result<Option<Kind>> {
+    let damaged = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    match block::read(input, content, meter)? {
+        Found::End => Ok(None),
+        Found::Unreadable(_, why) => Err(damaged(why)),
+        Found::Block(_) => {
+            let kind = content.first().copied().and_then(Kind::of);
+            let kind = kind.ok_or_else(|| damaged("a block of no known kind".into()))?;
+            Ok(Some(kind))
         }
     }
 }

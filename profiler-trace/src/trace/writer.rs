@@ -2,13 +2,15 @@
 
 use std::io::{self, Write};
 
-use super::block::{self, Kind, MAX_UNPACKED};
 use super::event::Context;
-use super::varint::{put, put_signed, put_text};
-use super::{Checkpoint, Description, Event, MAGIC, SeedBlock};
+use super::{Checkpoint, Description, Event, Kind, MAGIC, SeedBlock};
+use crate::block::{self, MAX_UNPACKED};
+use crate::varint::{put, put_signed, put_text};
 
 /// A block of events is written when it has so many bytes: small enough that a crash loses little.
 const BLOCK_BYTES: usize = 1 << 20;
+/// zstd's fastest ordinary level: recording must keep up with the program.
+const LEVEL: i32 = 1;
 /// No event takes more bytes.
 const MAX_EVENT_BYTES: usize = 64;
 
@@ -40,7 +42,7 @@ impl<W: Write> Writer<W> {
             let what = "the description of the program is longer than a block of a trace";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        let block = block::write(&mut out, Kind::Description, &content)?;
+        let block = block::write(&mut out, LEVEL, &[Kind::Description as u8], &content)?;
         Ok(Self {
             out,
             events: Vec::with_capacity(BLOCK_BYTES + MAX_EVENT_BYTES),
@@ -67,7 +69,7 @@ impl<W: Write> Writer<W> {
                 u64::from(block.arena) << 1 | u64::from(block.live),
             );
             if content.len() >= BLOCK_BYTES || i + 1 == blocks.len() {
-                self.written += block::write(&mut self.out, Kind::Seed, &content)?;
+                self.written += block::write(&mut self.out, LEVEL, &[Kind::Seed as u8], &content)?;
                 content.clear();
                 addr = 0;
             }
@@ -103,7 +105,7 @@ impl<W: Write> Writer<W> {
             put_text(&mut content, &name);
             put(&mut content, value);
         }
-        self.written += block::write(&mut self.out, Kind::Checkpoint, &content)?;
+        self.written += block::write(&mut self.out, LEVEL, &[Kind::Checkpoint as u8], &content)?;
         Ok(())
     }
 
@@ -113,7 +115,8 @@ impl<W: Write> Writer<W> {
     /// Those of the output.
     pub fn flush(&mut self) -> io::Result<()> {
         if !self.events.is_empty() {
-            self.written += block::write(&mut self.out, Kind::Events, &self.events)?;
+            self.written +=
+                block::write(&mut self.out, LEVEL, &[Kind::Events as u8], &self.events)?;
             self.events.clear();
             self.context = Context::default();
         }
@@ -143,7 +146,7 @@ impl<W: Write> Writer<W> {
     /// Those of the output.
     pub fn finish(mut self) -> io::Result<W> {
         self.flush()?;
-        block::write(&mut self.out, Kind::End, &[])?;
+        block::write(&mut self.out, LEVEL, &[Kind::End as u8], &[])?;
         self.out.flush()?;
         Ok(self.out)
     }

@@ -1,17 +1,19 @@
 //! Flags and commands, and how they become options.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use profiler_lab::candidates::Tunable;
 use profiler_lab::replay::ReplayOptions;
 use profiler_sampling::Manner;
 
+use crate::export::Format;
 use crate::session::convert::ConvertOptions;
 use crate::session::options::{AttachOptions, Budget, SnapshotOptions, Subject};
 use crate::session::record::{RecordOptions, Recorded};
+use crate::session::saved::{SavedExport, SavedOptions};
 use crate::session::what_if::WhatIfOptions;
 
 const EXIT_CODES: &str = "\
@@ -64,14 +66,25 @@ Columns of --headless, `-` being unknown:
 Examples:
   sudo fragscope snapshot --pid 4711
   sudo fragscope snapshot --pid 4711 --json | jq '.ledger[] | select(.resident_bytes > 0)'
+  sudo fragscope snapshot --pid 4711 -o worker.fragsnap
   fragscope snapshot --core core.4711 --exe ./worker")]
     Snapshot(SnapshotArgs),
-    /// Look once and print the verdict in prose
+    /// Print the verdict in prose: of one look, or of a saved session
     #[command(after_long_help = "\
 Examples:
   sudo fragscope explain --pid 4711
-  fragscope explain --core core.4711")]
-    Explain(LookArgs),
+  fragscope explain --core core.4711
+  fragscope explain worker.fragsnap --at 3")]
+    Explain(ExplainArgs),
+    /// Show a session that was saved with -o FILE.fragsnap, walk by walk
+    #[command(after_long_help = "\
+Examples:
+  sudo fragscope attach --pid 4711 --headless --duration 1m -o worker.fragsnap
+  fragscope view worker.fragsnap
+
+Every screen of `attach`, of the last walk at first. [ and ] step to the walk before and after, { and }
+to the first and the last; so do the arrows, Home and End where they move over nothing else. ? helps.")]
+    View(ViewArgs),
     /// Record what a program asks of malloc, to play it into other allocators
     #[command(after_long_help = "\
 Examples:
@@ -97,11 +110,16 @@ Examples:
 What is played first is what the program had: it is compared with what was recorded of it, and
 where it is off by more than 5 %, no verdict is given. docs/lab.md explains every column.")]
     Replay(ReplayArgs),
-    /// Write a recording in another tool's format
+    /// Write a recording, or a walk of a saved session, in another format
     #[command(after_long_help = "\
 Examples:
+  fragscope export worker.fragsnap --format json | jq .verdict
+  fragscope export worker.fragsnap --format csv --at 3 -o third.csv
   fragscope export worker.fragtrace --format logalloc -o worker.txt
-  fragscope export memray-worker.py.4711.bin --format logalloc | head")]
+  fragscope export memray-worker.py.4711.bin --format logalloc | head
+
+What a file is, its first bytes say, not its name. Recordings are written as logalloc, saved sessions
+as the rest: as the files that `attach` and `snapshot` write of the same moment.")]
     Export(ExportArgs),
     /// Tell what this host and a target allow, and the exact fix for what they do not
     #[command(after_long_help = "\
@@ -177,7 +195,8 @@ pub(super) struct WatchArgs {
     what_if_memory: u64,
     #[command(flatten)]
     manner: MannerArgs,
-    /// File to write at the end; .json, .csv or .hlog by its ending; may be given several times
+    /// File to write at the end, .json, .csv or .hlog by its ending, or .fragsnap, which grows with each
+    /// walk; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
 }
@@ -208,8 +227,7 @@ impl MannerArgs {
 #[derive(Debug, Args)]
 pub(super) struct LookArgs {
     /// The process to look at
-    #[arg(short, long, value_name = "PID", required_unless_present = "core",
-        value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pid: Option<i32>,
     /// Look at this core file instead of a process: the kernel's or gcore's
     #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "no_stop", "swap_in"])]
@@ -222,15 +240,62 @@ pub(super) struct LookArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group(subject(&["pid", "core"])))]
 pub(super) struct SnapshotArgs {
     #[command(flatten)]
     look: LookArgs,
     /// Print JSON (schema fragscope.snapshot/1) instead of text
     #[arg(long)]
     pub(super) json: bool,
-    /// File to write as well; .json, .csv or .hlog by its ending; may be given several times
+    /// File to write as well; .fragsnap, .json, .csv or .hlog by its ending; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
+}
+
+/// What is looked at: exactly one of these.
+fn subject(args: &[&'static str]) -> ArgGroup {
+    ArgGroup::new("subject").args(args).required(true)
+}
+
+#[derive(Debug, Args)]
+#[command(group(subject(&["pid", "core", "saved"])))]
+pub(super) struct ExplainArgs {
+    /// A saved session, of which the last walk is explained
+    #[arg(id = "saved", value_name = "FILE", conflicts_with_all = ["no_stop", "swap_in"])]
+    file: Option<PathBuf>,
+    /// Explain this walk instead of the last, by its number from 1 on
+    #[arg(long, value_name = "N", conflicts_with_all = ["pid", "core"],
+        value_parser = clap::value_parser!(u64).range(1..))]
+    at: Option<u64>,
+    #[command(flatten)]
+    look: LookArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+impl ExplainArgs {
+    /// What is to be looked at: a saved session, or else a process or a core.
+    pub(super) fn options(&self) -> Result<SavedOptions, SnapshotOptions> {
+        match &self.file {
+            Some(file) => Ok(self.limits.saved(file, self.at)),
+            None => Err(self.look.options()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ViewArgs {
+    /// The saved session
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+impl ViewArgs {
+    pub(super) fn options(&self) -> SavedOptions {
+        self.limits.saved(&self.file, None)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -283,12 +348,15 @@ impl RecordArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// The recording: of fragscope, heaptrack, memray or logalloc
+    /// A recording of fragscope, heaptrack, memray or logalloc, or a saved session
     #[arg(value_name = "FILE")]
-    recording: PathBuf,
+    file: PathBuf,
     /// The format to write
     #[arg(long, value_enum)]
-    pub(super) format: TraceFormat,
+    format: ExportFormat,
+    /// Of a saved session, this walk instead of the last, by its number from 1 on
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    at: Option<u64>,
     /// File to write instead of printing
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -296,22 +364,43 @@ pub(super) struct ExportArgs {
     limits: LimitArgs,
 }
 
+/// What is to be exported.
+pub(super) enum Export {
+    /// A recording.
+    Recording(ConvertOptions),
+    /// A walk of a saved session.
+    Session(SavedExport),
+}
+
 impl ExportArgs {
-    pub(super) fn options(&self) -> ConvertOptions {
-        ConvertOptions {
-            recording: self.recording.clone(),
+    pub(super) fn options(&self) -> Export {
+        let format = match self.format {
+            ExportFormat::Logalloc => {
+                return Export::Recording(ConvertOptions {
+                    recording: self.file.clone(),
+                    output: self.output.clone(),
+                    max_size: self.limits.max_size,
+                    max_memory: self.limits.max_memory,
+                });
+            }
+            ExportFormat::Json => Format::Json,
+            ExportFormat::Csv => Format::Csv,
+            ExportFormat::Hlog => Format::Hlog,
+            ExportFormat::Text => Format::Text,
+        };
+        Export::Session(SavedExport {
+            saved: self.limits.saved(&self.file, self.at),
+            format,
             output: self.output.clone(),
-            max_size: self.limits.max_size,
-            max_memory: self.limits.max_memory,
-        }
+        })
     }
 }
 
-/// How much reading a recording may come to.
+/// How much reading a file may come to.
 #[derive(Debug, Args)]
 struct LimitArgs {
-    /// Read and make no more than this of the recording, e.g. 100G; else 64G, and of a small file no
-    /// more than 512M and 200 times its size
+    /// Read and make no more than this of the file, e.g. 100G; else 64G, and of a small file no more
+    /// than 512M and 200 times its size
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_size: Option<u64>,
     /// Memory for what is known of its blocks while it is read, e.g. 16G; else the least of 4G, half of
@@ -320,11 +409,30 @@ struct LimitArgs {
     max_memory: Option<u64>,
 }
 
-/// Formats that recordings can be written in.
+impl LimitArgs {
+    fn saved(&self, file: &Path, at: Option<u64>) -> SavedOptions {
+        SavedOptions {
+            file: file.to_owned(),
+            at,
+            max_size: self.max_size,
+            max_memory: self.max_memory,
+        }
+    }
+}
+
+/// Formats that files can be written in.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, clap::ValueEnum)]
-pub(super) enum TraceFormat {
-    /// Firefox's logalloc: a line of text for each call
+enum ExportFormat {
+    /// Of a recording: Firefox's logalloc, a line of text for each call
     Logalloc,
+    /// Of a saved session: schema fragscope.snapshot/1
+    Json,
+    /// Of a saved session: one figure a row
+    Csv,
+    /// Of a saved session: an HdrHistogram log
+    Hlog,
+    /// Of a saved session: the report for people
+    Text,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ use crate::session::convert::ConvertError;
 use crate::session::doctor::{Check, Grade};
 use crate::session::record::RecordError;
 use crate::session::replay::ReplayFailure;
+use crate::session::saved::SavedError;
 use crate::session::{Ending, SessionError};
 
 /// How the command ended.
@@ -41,6 +42,11 @@ impl Exit {
         let replay = error.downcast_ref::<ReplayFailure>();
         if let Some(ReplayFailure::Replay(ReplayError { why, .. })) = replay
             && matches!(why, CompileError::Interrupted)
+        {
+            return Self::Interrupted;
+        }
+        if let Some(saved) = error.downcast_ref::<SavedError>()
+            && saved.is_interrupted()
         {
             return Self::Interrupted;
         }
@@ -94,7 +100,10 @@ impl From<Exit> for ExitCode {
 pub(super) fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
     let io = match (error.downcast_ref(), error.downcast_ref()) {
         (Some(SessionError::Io(io)), _) | (_, Some(ConvertError::Print(io))) => Some(io),
-        _ => error.downcast_ref::<io::Error>(),
+        _ => match error.downcast_ref() {
+            Some(SavedError::Io(io)) => Some(io),
+            _ => error.downcast_ref::<io::Error>(),
+        },
     };
     io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
 }

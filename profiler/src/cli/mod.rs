@@ -15,10 +15,11 @@ use profiler_core::units::bytes;
 use profiler_lab::report::Report;
 use signal_hook::consts::SIGXFSZ;
 
-use self::args::{Command, Line, TraceFormat};
+use self::args::{Command, Export, Line};
 use self::exit::Exit;
 use crate::say;
 use crate::session;
+use crate::session::Ending;
 use crate::session::convert::Converted;
 use crate::session::record::RecordEnding;
 
@@ -118,6 +119,14 @@ fn failed_to_play(report: &Report) -> bool {
     any
 }
 
+/// How reading a saved session ended, with why not all of it could be read.
+fn whole_session(trouble: Option<String>) -> Exit {
+    match trouble {
+        None => Exit::Done,
+        Some(why) => not_whole("saved session", &why),
+    }
+}
+
 /// How a look at a core file ended of which so much is missing.
 fn whole_core(missing_bytes: u64) -> Exit {
     match missing_bytes {
@@ -141,24 +150,38 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             look.saved?;
             whole_core(look.missing_bytes)
         }
-        Command::Explain(args) => {
-            let look = session::snapshot(&args.options())?;
-            print::explanation(&look.view)?;
-            look.saved?;
-            whole_core(look.missing_bytes)
+        Command::Explain(args) => match args.options() {
+            Ok(saved) => {
+                let saved = session::saved::load(&saved)?;
+                print::explanation(&saved.view)?;
+                whole_session(saved.trouble)
+            }
+            Err(look) => {
+                let look = session::snapshot(&look)?;
+                print::explanation(&look.view)?;
+                look.saved?;
+                whole_core(look.missing_bytes)
+            }
+        },
+        Command::View(args) => {
+            let (ending, trouble) = session::saved::view(&args.options())?;
+            match ending {
+                Ending::Done => whole_session(trouble),
+                interrupted => interrupted.into(),
+            }
         }
         Command::Record(args) => match session::record::record(&args.options())? {
             RecordEnding::Command(code) => return Ok(code.into()),
             RecordEnding::Session(ending) => ending.into(),
         },
-        Command::Export(args) => {
-            let TraceFormat::Logalloc = args.format;
-            match session::convert::to_logalloc(&args.options())? {
+        Command::Export(args) => match args.options() {
+            Export::Session(options) => whole_session(session::saved::export(&options)?),
+            Export::Recording(options) => match session::convert::to_logalloc(&options)? {
                 Converted::Whole => Exit::Done,
                 Converted::Part(why) => not_whole("recording", &why),
                 Converted::Interrupted => Exit::Interrupted,
-            }
-        }
+            },
+        },
         Command::Replay(args) => {
             let report = session::replay::run(&args.options(), args.output.as_ref())?;
             print::replay(&report, args.json)?;

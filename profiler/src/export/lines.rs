@@ -2,10 +2,10 @@
 
 use profiler_core::activity::Activity;
 use profiler_core::metrics::MetricId;
-use profiler_core::units::{Unit, bytes, count, nanoseconds};
+use profiler_core::units::{Unit, bytes, count, nanoseconds, time_of_day};
 use profiler_core::view::{Point, View};
 
-use super::names::{events_lost, gaps, latest, time_of_day};
+use super::names::{events_lost, gaps, latest};
 
 /// What a line is made from: a view, with the kernel's latest count and what keeps its figures from
 /// being whole.

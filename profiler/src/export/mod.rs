@@ -28,7 +28,7 @@ pub use text::{explanation, text};
 pub enum ExportError {
     /// The ending of the file's name says no known format.
     #[error(
-        "cannot tell the format of {}: name a file that ends in .json, .csv or .hlog",
+        "cannot tell the format of {}: name a file that ends in .fragsnap, .json, .csv or .hlog",
         visible(.0.display())
     )]
     UnknownEnding(PathBuf),
@@ -45,11 +45,17 @@ pub enum ExportError {
     },
 }
 
+/// What a view can be written as.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-enum Format {
+pub enum Format {
+    /// `fragscope.snapshot/1`.
     Json,
+    /// A table, one figure a row.
     Csv,
+    /// An HdrHistogram log.
     Hlog,
+    /// The report for people.
+    Text,
 }
 
 impl Format {
@@ -81,20 +87,25 @@ pub fn reserve(path: &Path) -> Result<Place, ExportError> {
 /// as it was.
 pub fn write(place: &Place, view: &View) -> Result<(), ExportError> {
     let path = place.path();
-    let failed = |why| ExportError::Format {
+    let made = bytes(view, Format::of(path)?);
+    let made = made.map_err(|why| ExportError::Format {
         path: path.to_owned(),
         why,
-    };
-    let bytes = match Format::of(path)? {
-        Format::Json => {
-            let mut text = json(view);
-            text.push('\n');
-            text.into_bytes()
-        }
-        Format::Csv => csv::table(view).map_err(|error| failed(error.to_string()))?,
-        Format::Hlog => hlog::log(view).map_err(|error| failed(error.to_string()))?,
-    };
-    Ok(place.write(&bytes)?)
+    })?;
+    Ok(place.write(&made)?)
+}
+
+/// A view in a format, as the bytes of a file.
+///
+/// # Errors
+/// Why it cannot be put into the format, in words.
+pub fn bytes(view: &View, format: Format) -> Result<Vec<u8>, String> {
+    match format {
+        Format::Json => Ok(format!("{}\n", json(view)).into_bytes()),
+        Format::Csv => csv::table(view).map_err(|error| error.to_string()),
+        Format::Hlog => hlog::log(view).map_err(|error| error.to_string()),
+        Format::Text => Ok(text(view).into_bytes()),
+    }
 }
 
 #[cfg(test)]

@@ -40,11 +40,6 @@ pub(super) fn rfc3339(time_ns: u64) -> String {
     format!("{:.3}", timestamp(time_ns))
 }
 
-/// Nanoseconds since 1970 as the time of day in UTC.
-pub(super) fn time_of_day(time_ns: u64) -> String {
-    timestamp(time_ns).strftime("%H:%M:%S").to_string()
-}
-
 /// Nanoseconds as milliseconds.
 pub(super) fn milliseconds(ns: u64) -> f64 {
     ns as f64 / 1e6

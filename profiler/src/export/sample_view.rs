@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
 use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::completeness::{Confidence, Defect};
 use profiler_core::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::metrics::MetricId;
@@ -51,13 +52,13 @@ fn sample() -> Sample {
     spans.push(3 * PAGE - 64, SpanState::Free);
     let mut heap = HeapSnapshot::new(Allocator::Glibc, "2.36");
     heap.arenas.push(Arena {
-        kind: "main",
+        kind: ArenaKind::Main,
         system_bytes: 4 * PAGE,
         live_blocks: 2,
         live_bytes: PAGE + 64,
         free_blocks: 1,
         free_bytes: 3 * PAGE - 64,
-        figures: vec![("tcache_bytes", 0)],
+        figures: vec![(ArenaFigure::TcacheBytes, 0)],
         ..Arena::default()
     });
     heap.extents.push(Extent {

@@ -254,7 +254,10 @@ fn what_cannot_be_written_is_refused_before_and_leaves_the_file_alone() {
     let path = dir.path().join("out.xml");
     fs::write(&path, "before").expect("written");
     let message = reserve(&path).expect_err("no such format").to_string();
-    assert!(message.contains(".json, .csv or .hlog"), "{message}");
+    assert!(
+        message.contains(".fragsnap, .json, .csv or .hlog"),
+        "{message}"
+    );
     assert_eq!(fs::read_to_string(&path).expect("read"), "before");
     // No user may make files there, not even root.
     let message = reserve(Path::new("/proc/self/out.json"))

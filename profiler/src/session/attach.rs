@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 
 use profiler_core::view::View;
 use profiler_sampling::Sampler;
-use profiler_trace::whole_file::Place;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::front::Front;
 use super::options::AttachOptions;
+use super::outputs::Outputs;
+use super::saved::Recorder;
 use super::signals::Signals;
 use super::worker::SessionWorker;
-use super::{Ending, SessionError, save};
+use super::{Ending, SessionError};
+use crate::export::ExportError;
 use crate::say;
 use crate::tui::Effect;
 
@@ -27,7 +29,8 @@ const AFTER_SIGNAL: Duration = Duration::from_millis(120);
 /// probes are off and the target runs in every case.
 pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
     // Outputs, target and screen are checked before anything is attached.
-    let outputs = save::reserve(&options.outputs)?;
+    let outputs = Outputs::reserve(&options.outputs)?;
+    let recorder = outputs.recorder();
     let sampler = Sampler::open(options.pid)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -38,13 +41,19 @@ pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
         Signals::new()?
     };
     let mut front = Front::open(options)?;
-    let watched = runtime.block_on(watch(options, sampler, signals, &mut front, &outputs));
+    let watched = runtime.block_on(watch(
+        options, sampler, signals, &mut front, &outputs, &recorder,
+    ));
     let in_haste = matches!(&watched, Ok((_, Ok(Ending::Interrupted(_)))));
     // Whatever else failed, the terminal is given back first and what was seen is saved next.
     let closed = front.close(in_haste);
     let (view, ending) = watched?;
     match view {
-        Some(view) => save::all(&outputs, &view)?,
+        Some(view) => {
+            let exported = outputs.export(&view);
+            let saved = recorder.end(&view, in_haste).map_err(ExportError::from);
+            exported.and(saved)?;
+        }
         None => say::line("ended before the first look at the target: nothing was saved"),
     }
     closed?;
@@ -66,10 +75,11 @@ async fn watch(
     sampler: Sampler,
     mut signals: Signals,
     front: &mut Front,
-    outputs: &[Place],
+    outputs: &Outputs,
+    recorder: &Recorder,
 ) -> Result<Watched, SessionError> {
     let began = Instant::now();
-    let mut session = SessionWorker::start(options.clone(), sampler)?;
+    let mut session = SessionWorker::start(options.clone(), sampler, recorder.clone())?;
     let deadline = options.duration.map(|duration| began + duration);
     let far = began + Duration::from_secs(u64::from(u32::MAX));
     let over = sleep_until(deadline.unwrap_or(far).into());
@@ -90,8 +100,10 @@ async fn watch(
                 }
                 Effect::Walk => session.walk_now(),
                 Effect::Pause(paused) => walking = !paused,
+                // Only of a saved session are there other walks to show.
+                Effect::Show(_) => {}
                 Effect::Export => {
-                    let saved = last.as_ref().map(|view| save::from_screen(outputs, view));
+                    let saved = last.as_ref().map(|view| outputs.export_now(view));
                     let none_yet = || Err("there is nothing to export yet".to_owned());
                     front.note(saved.unwrap_or_else(none_yet).unwrap_or_else(|error| error));
                 }

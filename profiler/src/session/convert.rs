@@ -16,7 +16,7 @@ use profiler_trace::limits::{Limits, Meter, Stopped};
 use profiler_trace::trace::{PassError, ReadError, Source};
 use profiler_trace::whole_file::{Place, WriteError};
 
-use super::{interrupt, save};
+use super::{interrupt, outputs};
 use crate::say;
 
 /// Why nothing was converted. No file was changed.
@@ -75,7 +75,7 @@ pub fn to_logalloc(options: &ConvertOptions) -> Result<Converted, ConvertError> 
         path: options.recording.clone(),
         why,
     };
-    let place = options.output.as_deref().map(save::place).transpose()?;
+    let place = options.output.as_deref().map(outputs::place).transpose()?;
     let interrupted = interrupt::flag().map_err(ConvertError::Signals)?;
     let limits = Limits::new(
         options.max_size,

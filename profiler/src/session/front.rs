@@ -1,9 +1,8 @@
 //! The front end of a session: the screen, or a line per interval.
 
 use std::io::{self, Write};
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use profiler_core::text::visible;
 use profiler_core::view::View;
@@ -11,6 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::SessionError;
 use super::options::AttachOptions;
+use super::screen::Screen;
 use crate::export;
 use crate::say;
 use crate::tui::{self, Effect, Update};
@@ -20,7 +20,7 @@ pub(crate) enum Front {
     /// Lines on stdout.
     Lines(Lines),
     /// The terminal UI on a thread of its own.
-    Screen(Screen),
+    Screen(Drawn),
 }
 
 impl Front {
@@ -32,21 +32,16 @@ impl Front {
         if options.headless || options.json {
             return Ok(Self::Lines(Lines::open(options.json)?));
         }
-        tui::supported().map_err(SessionError::Screen)?;
-        let (updates, to_draw) = mpsc::channel();
+        tui::supported("use --headless (or --json), or `snapshot` for one report")
+            .map_err(SessionError::Screen)?;
         let (wishes, wished) = unbounded_channel();
-        let thread = std::thread::Builder::new()
-            .name("screen".into())
-            .spawn(move || {
-                tui::run(&to_draw, |effect| {
-                    // A session that is over wants nothing more.
-                    let _ = wishes.send(effect);
-                })
-            })?;
-        Ok(Self::Screen(Screen {
-            updates,
+        let screen = Screen::open(move |effect| {
+            // A session that is over wants nothing more.
+            let _ = wishes.send(effect);
+        })?;
+        Ok(Self::Screen(Drawn {
+            screen,
             wished,
-            thread,
             until_quit: options.duration.is_none(),
         }))
     }
@@ -56,7 +51,7 @@ impl Front {
         match self {
             Self::Lines(_) => std::future::pending().await,
             // A screen that is gone cannot be used any more.
-            Self::Screen(screen) => screen.wished.recv().await.unwrap_or(Effect::Quit),
+            Self::Screen(drawn) => drawn.wished.recv().await.unwrap_or(Effect::Quit),
         }
     }
 
@@ -67,8 +62,8 @@ impl Front {
     pub(crate) fn show(&mut self, view: View) -> io::Result<()> {
         match self {
             Self::Lines(lines) => lines.show(view),
-            Self::Screen(screen) => {
-                screen.update(Update::View(Box::new(view)));
+            Self::Screen(drawn) => {
+                drawn.screen.update(Update::View(Box::new(view)));
                 Ok(())
             }
         }
@@ -76,8 +71,8 @@ impl Front {
 
     /// Tells the user what an export came to.
     pub(crate) fn note(&mut self, note: String) {
-        if let Self::Screen(screen) = self {
-            screen.update(Update::Note(note));
+        if let Self::Screen(drawn) = self {
+            drawn.screen.update(Update::Note(note));
         }
     }
 
@@ -85,7 +80,7 @@ impl Front {
     pub(crate) fn outlives_target(&self) -> bool {
         matches!(
             self,
-            Self::Screen(Screen {
+            Self::Screen(Drawn {
                 until_quit: true,
                 ..
             })
@@ -94,8 +89,8 @@ impl Front {
 
     /// Begins to give the terminal back.
     pub(crate) fn leave(&self) {
-        if let Self::Screen(screen) = self {
-            screen.update(Update::Quit);
+        if let Self::Screen(drawn) = self {
+            drawn.screen.leave();
         }
     }
 
@@ -106,9 +101,14 @@ impl Front {
     pub(crate) fn close(self, in_haste: bool) -> Result<(), SessionError> {
         self.leave();
         match self {
-            Self::Screen(screen) => screen.close(if in_haste { IN_HASTE } else { LAST_FRAME }),
-            Self::Lines(lines) => Ok(lines.close(if in_haste { IN_HASTE } else { LAST_LINES })?),
+            Self::Screen(drawn) => {
+                drawn
+                    .screen
+                    .close(if in_haste { IN_HASTE } else { LAST_FRAME })?;
+            }
+            Self::Lines(lines) => lines.close(if in_haste { IN_HASTE } else { LAST_LINES })?,
         }
+        Ok(())
     }
 }
 
@@ -119,32 +119,10 @@ const LAST_FRAME: Duration = Duration::from_secs(1);
 const IN_HASTE: Duration = Duration::from_millis(80);
 
 /// The terminal UI's side of the session.
-pub(crate) struct Screen {
-    updates: Sender<Update>,
+pub(crate) struct Drawn {
+    screen: Screen,
     wished: UnboundedReceiver<Effect>,
-    thread: JoinHandle<io::Result<()>>,
     until_quit: bool,
-}
-
-impl Screen {
-    fn close(self, patience: Duration) -> Result<(), SessionError> {
-        let deadline = Instant::now() + patience;
-        while !self.thread.is_finished() {
-            if Instant::now() >= deadline {
-                // A terminal that takes nothing in: the process ends all the same.
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let drawn = self.thread.join();
-        drawn.map_err(|_| SessionError::Screen("the screen panicked".into()))??;
-        Ok(())
-    }
-
-    fn update(&self, update: Update) {
-        // A screen that the user left is closed by the wish that it sent before.
-        let _ = self.updates.send(update);
-    }
 }
 
 /// Lines on stdout, one an interval, written by a thread of their own: whoever reads them may stop

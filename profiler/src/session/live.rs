@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use profiler_core::over_time::OverTime;
 use profiler_core::report::FragReport;
+use profiler_core::sample::Sample;
 use profiler_core::view::{Point, View};
 use profiler_sampling::{Manner, Sampler, WalkSchedule, now_ns};
 use profiler_target::TargetState;
 
 use super::history::History;
 use super::probes::Probes;
+use super::saved::Recorder;
 use super::what_if::WhatIfSession;
 
 /// A walk no older than this is as good as a new one.
@@ -24,6 +26,7 @@ pub(crate) struct LiveSession {
     schedule: WalkSchedule,
     probes: Probes,
     what_if: Option<WhatIfSession>,
+    recorder: Recorder,
     history: History,
     over_time: OverTime,
     report: Arc<FragReport>,
@@ -42,25 +45,25 @@ impl LiveSession {
         mut schedule: WalkSchedule,
         probes: Probes,
         what_if: Option<WhatIfSession>,
+        recorder: Recorder,
     ) -> io::Result<Self> {
-        let report = Arc::new(walk(&sampler, manner, &mut schedule)?);
+        let sample = walk(&sampler, manner, &mut schedule)?;
         let mut session = Self {
             sampler,
             manner,
             schedule,
             probes,
             what_if,
+            recorder,
             history: History::default(),
             over_time: OverTime::default(),
-            report,
+            report: Arc::new(FragReport::from_sample(&sample)),
             ended: None,
             trouble: None,
         };
         session.over_time.add(&session.report);
-        session.note_point(
-            session.report.kernel.rss_bytes,
-            session.report.kernel.swap_bytes,
-        );
+        session.note_point(sample.kernel.rss_bytes, sample.kernel.swap_bytes);
+        session.recorder.walk(&sample, &session.view());
         Ok(session)
     }
 
@@ -97,13 +100,15 @@ impl LiveSession {
 
     fn look(&mut self, walking: bool) -> io::Result<()> {
         if walking && self.schedule.due(Instant::now()) {
-            let report = walk(&self.sampler, self.manner, &mut self.schedule)?;
+            let sample = walk(&self.sampler, self.manner, &mut self.schedule)?;
             // A target that died or executed another program meanwhile yields an empty or foreign
             // sample: the last good one stays.
             if self.sampler.target().state() == TargetState::Same {
+                let report = FragReport::from_sample(&sample);
                 self.note_point(report.kernel.rss_bytes, report.kernel.swap_bytes);
                 self.over_time.add(&report);
                 self.report = Arc::new(report);
+                self.recorder.walk(&sample, &self.view());
             }
         } else {
             let count = self.sampler.target().quick_count()?;
@@ -122,13 +127,15 @@ impl LiveSession {
             .map(|h| h.live_bytes + h.mapped_large_bytes)
             .sum();
         let live_bytes = (!heaps.is_empty()).then_some(live);
-        self.history.push(Point {
+        let point = Point {
             time_ns: now_ns(),
             rss_bytes,
             swap_bytes,
             live_bytes,
             heap_bytes: self.report.heap_resident_bytes(),
-        });
+        };
+        self.history.push(point);
+        self.recorder.point(point);
     }
 
     /// What there is to show now.
@@ -136,7 +143,13 @@ impl LiveSession {
         let foreign = self.report.target.python.is_none();
         let foreign = foreign.then(|| "this is not a Python process: malloc is shown".to_owned());
         let shadows = self.what_if.as_ref().and_then(WhatIfSession::notice);
-        let own = [self.probes.notice(), shadows, self.trouble.clone(), foreign];
+        let own = [
+            self.probes.notice(),
+            shadows,
+            self.trouble.clone(),
+            self.recorder.trouble(),
+            foreign,
+        ];
         let notices = own.into_iter().flatten().collect();
         View {
             report: Arc::clone(&self.report),
@@ -165,10 +178,10 @@ impl LiveSession {
     }
 }
 
-fn walk(sampler: &Sampler, manner: Manner, schedule: &mut WalkSchedule) -> io::Result<FragReport> {
+fn walk(sampler: &Sampler, manner: Manner, schedule: &mut WalkSchedule) -> io::Result<Sample> {
     let sample = sampler.take(manner)?;
     let stop = Duration::from_nanos(sample.completeness.stop_ns);
     let walk = Duration::from_nanos(sample.completeness.walk_ns);
     schedule.walked(Instant::now(), stop, walk);
-    Ok(FragReport::from_sample(&sample))
+    Ok(sample)
 }

@@ -8,7 +8,7 @@ use profiler_lab::report::Report;
 use profiler_trace::whole_file::{Place, WriteError};
 
 use super::progress::Bar;
-use super::{interrupt, save};
+use super::{interrupt, outputs};
 use crate::export;
 
 /// Why a replay has nothing to show, or could not save it.
@@ -30,7 +30,7 @@ pub enum ReplayFailure {
 /// # Errors
 /// When nothing could be played, or the file not be written.
 pub fn run(options: &ReplayOptions, output: Option<&PathBuf>) -> Result<Report, ReplayFailure> {
-    let place = output.map(|path| save::place(path)).transpose()?;
+    let place = output.map(|path| outputs::place(path)).transpose()?;
     let interrupted = interrupt::flag()?;
     let bar = Bar::new();
     let report = replay(options, &interrupted, &|progress| bar.show(progress));

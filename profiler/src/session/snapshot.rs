@@ -6,8 +6,9 @@ use profiler_core::report::FragReport;
 use profiler_core::view::View;
 use profiler_sampling::{Sampler, sample_of_core};
 
+use super::SessionError;
 use super::options::{SnapshotOptions, Subject};
-use super::{SessionError, save};
+use super::outputs::Outputs;
 use crate::export::ExportError;
 
 /// What one look came to.
@@ -26,7 +27,7 @@ pub struct Look {
 /// # Errors
 /// When the target cannot be opened or read, or an output has no place to be.
 pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
-    let outputs = save::reserve(&options.outputs)?;
+    let outputs = Outputs::reserve(&options.outputs)?;
     let (sample, missing_bytes) = match &options.subject {
         Subject::Core { file, exe } => {
             let core = sample_of_core(file, exe.as_deref())?;
@@ -44,7 +45,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
         what_if: None,
         ended: None,
     };
-    let saved = save::all(&outputs, &view);
+    let saved = outputs.save_once(&sample, &view);
     Ok(Look {
         view,
         missing_bytes,

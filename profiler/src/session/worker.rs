@@ -14,6 +14,7 @@ use super::SessionError;
 use super::live::LiveSession;
 use super::options::{AttachOptions, Budget};
 use super::probes::Probes;
+use super::saved::Recorder;
 use super::what_if::WhatIfSession;
 
 /// What the session is asked to do.
@@ -44,7 +45,11 @@ impl SessionWorker {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(crate) fn start(options: AttachOptions, sampler: Sampler) -> Result<Self, SessionError> {
+    pub(crate) fn start(
+        options: AttachOptions,
+        sampler: Sampler,
+        recorder: Recorder,
+    ) -> Result<Self, SessionError> {
         let (requests, requested) = channel();
         let (show, seen) = unbounded_channel();
         let ending = Arc::new(AtomicBool::new(false));
@@ -52,7 +57,8 @@ impl SessionWorker {
         std::thread::Builder::new()
             .name("session".into())
             .spawn(move || {
-                if let Err(error) = run(&options, sampler, &requested, &show, &for_thread) {
+                let began = begin(&options, sampler, recorder, &for_thread);
+                if let Err(error) = began.map(|session| run(session, &requested, &show)) {
                     // Whoever left does not want to know.
                     let _ = show.send(Err(error));
                 }
@@ -116,14 +122,7 @@ fn panicked() -> SessionError {
     SessionError::Io(std::io::Error::other("the session panicked"))
 }
 
-fn run(
-    options: &AttachOptions,
-    sampler: Sampler,
-    requests: &Receiver<Request>,
-    show: &UnboundedSender<Seen>,
-    ending: &Arc<AtomicBool>,
-) -> Result<(), SessionError> {
-    let mut session = begin(options, sampler, ending)?;
+fn run(mut session: LiveSession, requests: &Receiver<Request>, show: &UnboundedSender<Seen>) {
     let show = |view| {
         // Whoever left does not look.
         let _ = show.send(Ok(view));
@@ -138,17 +137,17 @@ fn run(
             }
             Request::Finish { walking } => {
                 show(session.finish(walking));
-                return Ok(());
+                return;
             }
         }
         show(session.view());
     }
-    Ok(())
 }
 
 fn begin(
     options: &AttachOptions,
     sampler: Sampler,
+    recorder: Recorder,
     ending: &Arc<AtomicBool>,
 ) -> Result<LiveSession, SessionError> {
     // Probes that record stay armed, and feed the shadows alone.
@@ -177,6 +176,7 @@ fn begin(
         Budget::Unlimited => None,
     };
     let schedule = WalkSchedule::new(options.interval, stop_share, Instant::now());
-    let session = LiveSession::start(sampler, options.manner, schedule, probes, what_if)?;
+    let manner = options.manner;
+    let session = LiveSession::start(sampler, manner, schedule, probes, what_if, recorder)?;
     Ok(session)
 }

@@ -18,6 +18,8 @@ pub(super) enum Message {
     Resize(u16, u16),
     /// Something new to show.
     View(Box<View>),
+    /// A walk of a saved session, and which it is.
+    Walk(Box<View>, Cursor),
     /// One line for the user.
     Note(String),
 }
@@ -35,6 +37,21 @@ pub enum Effect {
     Pause(bool),
     /// Write the exports now.
     Export,
+    /// Show another walk of a saved session, by its [`Cursor::index`].
+    Show(usize),
+}
+
+/// Which walk of a saved session is shown.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Cursor {
+    /// Its place among those that can be shown, from 0 on.
+    pub index: usize,
+    /// How many can be shown.
+    pub count: usize,
+    /// Its number in the session, from 1 on; walks that were lost have one too.
+    pub number: u64,
+    /// The number of the last.
+    pub last: u64,
 }
 
 /// The screens, in the order of their keys.
@@ -87,6 +104,10 @@ pub(super) struct App {
     pub(super) tab: Tab,
     pub(super) help: bool,
     pub(super) paused: bool,
+    /// Which walk is shown, of a saved session.
+    pub(super) saved: Option<Cursor>,
+    /// The walk that was asked for and is not shown yet.
+    wanted: Option<usize>,
     pub(super) note: Option<String>,
     /// First line shown of the screens that scroll, by tab; the last of all is the help's.
     pub(super) scroll: [u16; Tab::ALL.len() + 1],
@@ -109,6 +130,8 @@ impl App {
             tab: Tab::default(),
             help: false,
             paused: false,
+            saved: None,
+            wanted: None,
             note: None,
             scroll: [0; Tab::ALL.len() + 1],
             sort: Sort::default(),
@@ -144,6 +167,11 @@ impl App {
 pub(super) fn update(app: &mut App, message: Message) -> Option<Effect> {
     match message {
         Message::View(view) => app.view = Some(view),
+        Message::Walk(view, cursor) => {
+            app.view = Some(view);
+            app.saved = Some(cursor);
+            app.wanted = app.wanted.filter(|wanted| *wanted != cursor.index);
+        }
         Message::Note(note) => app.note = Some(note),
         Message::Resize(width, height) => app.size = (width, height),
         Message::Key(key) => {
@@ -154,8 +182,40 @@ pub(super) fn update(app: &mut App, message: Message) -> Option<Effect> {
     None
 }
 
+/// The walk of a saved session that a key leads to; `None` when it is no such key. Arrows, Home and
+/// End do where they move over nothing else.
+fn walk_of(app: &App, code: KeyCode) -> Option<usize> {
+    let cursor = app.saved?;
+    let (from, last) = (app.wanted.unwrap_or(cursor.index), cursor.count - 1);
+    let moves = app.help || app.tab == Tab::Pages;
+    Some(match code {
+        KeyCode::Char('[') => from.saturating_sub(1),
+        KeyCode::Char(']') => last.min(from + 1),
+        KeyCode::Char('{') => 0,
+        KeyCode::Char('}') => last,
+        KeyCode::Left if !moves => from.saturating_sub(1),
+        KeyCode::Right if !moves => last.min(from + 1),
+        KeyCode::Home if !moves => 0,
+        KeyCode::End if !moves => last,
+        _ => return None,
+    })
+}
+
+/// Asks for another walk of a saved session, unless it is shown or asked for already.
+fn show(app: &mut App, walk: usize) -> Option<Effect> {
+    let shown = app.saved.map(|cursor| cursor.index);
+    if app.wanted.or(shown) == Some(walk) {
+        return None;
+    }
+    app.wanted = Some(walk);
+    Some(Effect::Show(walk))
+}
+
 fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    if let Some(walk) = walk_of(app, key.code) {
+        return show(app, walk);
+    }
     match key.code {
         KeyCode::Char('c') if control => return Some(Effect::Interrupt),
         KeyCode::Char('q') | KeyCode::F(10) if !app.help => return Some(Effect::Quit),
@@ -167,6 +227,9 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
         }
         KeyCode::Tab => app.choose(app.tab.next(1)),
         KeyCode::BackTab => app.choose(app.tab.next(Tab::ALL.len() - 1)),
+        KeyCode::Char('p' | ' ' | 'w') if app.saved.is_some() => {
+            app.note = Some("this session was saved: nothing is walked any more".into());
+        }
         KeyCode::Char('p' | ' ') => {
             app.paused = !app.paused;
             return Some(Effect::Pause(app.paused));

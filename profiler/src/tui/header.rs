@@ -1,7 +1,7 @@
 //! The lines around every screen: the target, what the numbers rest on, the keys.
 
 use profiler_core::sample::PythonMalloc;
-use profiler_core::units::{bytes, count, nanoseconds};
+use profiler_core::units::{bytes, count, nanoseconds, time_of_day};
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
 
@@ -15,6 +15,15 @@ pub(super) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     let mut lines = flow(app, target(app, view), width);
     // What is least telling of the target, its versions, gives way first.
     lines.truncate(1);
+    if let Some(cursor) = &app.saved {
+        let text = format!(
+            "saved session, walk {} of {}, {} UTC",
+            cursor.number,
+            cursor.last,
+            time_of_day(view.report.taken_at_ns)
+        );
+        lines.insert(0, Line::styled(text, app.theme.warn()));
+    }
     lines.extend(flow(app, sureness(app, view), width));
     if let Some(what_if) = &view.what_if {
         let phrases = what_if.phrases().into_iter();
@@ -182,8 +191,9 @@ pub(super) fn keys(app: &App) -> Line<'static> {
         Tab::Pages => "arrows +- 0 map  t 2 MiB",
         Tab::Arenas | Tab::Activity | Tab::Why => "↑↓ scroll  Tab next",
     };
-    Line::styled(
-        format!("q quit  ? help  p pause  w walk now  e export  {own}"),
-        app.theme.quiet(),
-    )
+    let all = match app.saved {
+        None => format!("q quit  ? help  p pause  w walk now  e export  {own}"),
+        Some(_) => format!("q quit  ? help  [ ] walk  {{ }} first, last  e export  {own}"),
+    };
+    Line::styled(all, app.theme.quiet())
 }

@@ -17,8 +17,8 @@ use std::time::Duration;
 use crossterm::event::{self, Event, KeyEventKind};
 use profiler_core::view::View;
 
-pub use self::app::Effect;
 use self::app::{App, Message};
+pub use self::app::{Cursor, Effect};
 use self::terminal::Screen;
 use self::theme::Theme;
 
@@ -27,19 +27,20 @@ use self::theme::Theme;
 pub enum Update {
     /// Something new to show.
     View(Box<View>),
+    /// A walk of a saved session, and which it is.
+    Walk(Box<View>, Cursor),
     /// One line for the user, such as what an export wrote.
     Note(String),
     /// Leave.
     Quit,
 }
 
-/// Whether a screen can be drawn here; what to use instead when not.
+/// Whether a screen can be drawn here; what to use `instead` when not.
 ///
 /// # Errors
 /// One sentence: why not, and what to do.
-pub fn supported() -> Result<(), String> {
+pub fn supported(instead: &str) -> Result<(), String> {
     use std::io::IsTerminal;
-    let instead = "use --headless (or --json), or `snapshot` for one report";
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(format!(
             "stdin and stdout must be a terminal for the screen: {instead}"
@@ -82,6 +83,11 @@ fn drive(updates: &Receiver<Update>, effects: &mut impl FnMut(Effect)) -> io::Re
         match updates.recv_timeout(if dirty { Duration::ZERO } else { KEY_POLL }) {
             Ok(Update::View(view)) => {
                 app::update(&mut app, Message::View(view));
+                dirty = true;
+                continue;
+            }
+            Ok(Update::Walk(view, cursor)) => {
+                app::update(&mut app, Message::Walk(view, cursor));
                 dirty = true;
                 continue;
             }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::arena::ArenaKind;
 use crate::heap::{Extent, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
 use crate::object::AllocatorObject;
@@ -143,9 +144,9 @@ fn heap<M: TargetMemory>(
         let used = lay(segment, range, &mut walker, &mut heap, &mut spans);
         pages = (pages.0 + segment.used, pages.1 + used);
         let kind = match segment.thread {
-            _ if segment.is_freed() => "given back",
-            0 => "abandoned",
-            _ => "thread",
+            _ if segment.is_freed() => ArenaKind::GivenBack,
+            0 => ArenaKind::Abandoned,
+            _ => ArenaKind::Thread,
         };
         heap.extents.push(Extent {
             range,

@@ -7,6 +7,7 @@ mod page;
 use std::collections::BTreeMap;
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::arena::ArenaKind;
 use crate::heap::{Extent, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
 use crate::object::AllocatorObject;
@@ -108,8 +109,8 @@ pub(super) fn walk<M: TargetMemory>(
                 ExtentKind::Region
             },
             arena: match is_arena {
-                true => arena_of(&mut owners, "arena", start),
-                false => arena_of(&mut owners, "outside arenas", 0),
+                true => arena_of(&mut owners, ArenaKind::Arena, start),
+                false => arena_of(&mut owners, ArenaKind::OutsideArenas, 0),
             },
             spans: layer.spans,
         });

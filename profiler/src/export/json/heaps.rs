@@ -91,16 +91,21 @@ impl<'a> Asked<'a> {
 impl<'a> Arena<'a> {
     fn of(report: &'a ArenaReport) -> Self {
         let arena = &report.arena;
+        let figures = arena.figures.iter();
         Self {
             id: arena.id,
-            kind: arena.kind,
+            kind: arena.kind.name(),
             address: arena.addr.to_string(),
             totals: Record {
                 name: Vec::new(),
                 columns: &ArenaReport::COLUMNS,
                 row: report,
             },
-            figures: Object(arena.figures.clone()),
+            figures: Object(
+                figures
+                    .map(|(figure, value)| (figure.name(), *value))
+                    .collect(),
+            ),
         }
     }
 }

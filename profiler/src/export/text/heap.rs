@@ -34,7 +34,7 @@ pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
     let mut arenas: Vec<_> = heap.arenas.iter().collect();
     arenas.sort_by_key(|arena| std::cmp::Reverse(arena.resident_bytes));
     for report in arenas.iter().take(TOP_ROWS) {
-        let arena = format!("{} {}", report.arena.id, report.arena.kind);
+        let arena = format!("{} {}", report.arena.id, report.arena.kind.name());
         let figures = cells(&ArenaReport::SHOWN, report, " ");
         text.line(&format!("  {arena:<12}{figures}"));
     }

@@ -32,7 +32,7 @@ pub(crate) use self::output::Output;
 pub use self::preloaded::GivenUp;
 pub use self::recording::Cut;
 pub(crate) use self::running::{Running, unless_gone};
-use super::{Ending, save};
+use super::{Ending, outputs};
 
 /// What `record` does.
 #[derive(Clone, Debug)]
@@ -163,7 +163,7 @@ pub fn record(options: &RecordOptions) -> Result<RecordEnding, RecordError> {
 /// Makes the file, which appears with the first bytes that are written and grows: what was written
 /// stays readable even when fragscope is killed, and what was there before is kept until then.
 fn create(path: &Path) -> Result<whole_file::Output, RecordError> {
-    Ok(save::place(path)?.begin_growing()?)
+    Ok(outputs::place(path)?.begin_growing()?)
 }
 
 /// The monotonic clock, in ns: the one by which recorders tell the time.

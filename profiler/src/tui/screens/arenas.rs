@@ -34,7 +34,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         let heading = format!("{:<10}{titles}", "arena");
         lines.push(Line::styled(heading, theme.quiet()));
         for of in &heap.arenas {
-            let arena = format!("{} {}", of.arena.kind, of.arena.id);
+            let arena = format!("{} {}", of.arena.kind.name(), of.arena.id);
             let figures = cells(&ArenaReport::SHOWN, of, "");
             lines.push(Line::raw(format!("{arena:<10}{figures}")));
         }

@@ -8,7 +8,8 @@ use ratatui::text::Line;
 use super::wrapped;
 use crate::tui::app::App;
 
-const KEYS: [(&str, &str); 11] = [
+/// The keys of every session.
+const KEYS: [(&str, &str); 5] = [
     ("1 to 7, Tab, Shift-Tab", "choose a screen"),
     (
         "↑ ↓ PgUp PgDn Home End",
@@ -20,12 +21,33 @@ const KEYS: [(&str, &str); 11] = [
         "on Pages: count aligned ranges of 2 MiB by their live share, and back to pages",
     ),
     ("s S", "on Sizes: sort by the next column, reverse"),
+];
+
+const HELP: (&str, &str) = ("?, h, F1", "this help; Esc leaves it");
+const INTERRUPT: (&str, &str) = ("Ctrl-C", "quit likewise, with exit code 130");
+
+/// Those of a live one.
+const LIVE_KEYS: [(&str, &str); 6] = [
     ("p, space", "pause: no more walks; rates and RSS go on"),
     ("w", "walk now, whatever the schedule"),
     ("e", "export: the -o files, or JSON, CSV and hlog here"),
-    ("?, h, F1", "this help; Esc leaves it"),
+    HELP,
     ("q, F10", "quit; the -o files are written"),
-    ("Ctrl-C", "quit likewise, with exit code 130"),
+    INTERRUPT,
+];
+
+/// Those of a saved one.
+const SAVED_KEYS: [(&str, &str); 7] = [
+    ("[ ]", "the walk before, the walk after"),
+    ("{ }", "the first walk, the last"),
+    (
+        "← → Home End",
+        "the same, but on Pages and here, where they move over what is shown",
+    ),
+    ("e", "export this walk: JSON, CSV and hlog here"),
+    HELP,
+    ("q, F10", "quit"),
+    INTERRUPT,
 ];
 
 const WORDS: [(&str, &str); 9] = [
@@ -89,7 +111,11 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         let wrapped = textwrap::wrap(&text, options);
         lines.extend(wrapped.into_iter().map(|line| Line::raw(line.into_owned())));
     };
-    for (key, text) in KEYS {
+    let own = match app.saved {
+        None => LIVE_KEYS.as_slice(),
+        Some(_) => SAVED_KEYS.as_slice(),
+    };
+    for (key, text) in KEYS.iter().chain(own) {
         entry(&mut lines, key, text);
     }
     for (title, words) in [("Words", WORDS.as_slice())] {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::completeness::{Completeness, Confidence, Defect};
 use profiler_core::heap::{Allocator, Arena, AskedSetting, CrossCheck};
 use profiler_core::metrics::{Metric, MetricId};
@@ -196,7 +197,10 @@ fn heaps() -> Vec<HeapReport> {
             cached_blocks: 900,
             cached_bytes: 1_500 * KIB,
             top_bytes: 133 * KIB,
-            figures: vec![("tcache_bytes", 1_200 * KIB), ("attached_threads", 2)],
+            figures: vec![
+                (ArenaFigure::TcacheBytes, 1_200 * KIB),
+                (ArenaFigure::AttachedThreads, 2),
+            ],
         },
         resident_bytes: resident * MIB,
         swapped_bytes: (system - resident) * MIB,
@@ -220,9 +224,9 @@ fn heaps() -> Vec<HeapReport> {
             allocator: Allocator::Glibc,
             version: "2.36".into(),
             arenas: vec![
-                arena(0, "main", 380, 150, 300),
-                arena(1, "thread", 64, 20, 48),
-                arena(2, "thread", 24, 11, 24),
+                arena(0, ArenaKind::Main, 380, 150, 300),
+                arena(1, ArenaKind::Thread, 64, 20, 48),
+                arena(2, ArenaKind::Thread, 24, 11, 24),
             ],
             live_bytes: 181 * MIB,
             live_blocks: 1_212_700,
@@ -249,7 +253,7 @@ fn heaps() -> Vec<HeapReport> {
         HeapReport {
             allocator: Allocator::Pymalloc,
             version: "3.11".into(),
-            arenas: vec![arena(0, "pymalloc", 64, 52, 59)],
+            arenas: vec![arena(0, ArenaKind::Pymalloc, 64, 52, 59)],
             live_bytes: 52 * MIB,
             live_blocks: 640_000,
             free_bytes: 7 * MIB,

@@ -10,7 +10,7 @@ use profiler_core::view::{Shadow, WhatIf};
 
 use super::super::app::{App, Message, Tab, update};
 use super::super::theme::Theme;
-use super::{PAGES, app, fixture, frame, text};
+use super::{PAGES, app, fixture, frame, saved, text};
 
 /// Compares with the file of this name, or writes it when `UPDATE_GOLDEN` is set.
 fn golden(name: &str, found: &str) {
@@ -83,6 +83,28 @@ fn shadows_stand_beside_the_worker_on_every_screen() {
     golden("what_if_80x24", &text(&frame(&app, 80, 24)));
     choose(&mut app, Some(Tab::Why));
     assert!(text(&frame(&app, 80, 24)).contains("jemalloc 5.3.1 208.0 MiB (-35 %)"));
+}
+
+#[test]
+fn a_saved_session_says_which_walk_it_shows_on_every_screen() {
+    for (width, height) in [(80, 24), (120, 40)] {
+        for (name, screen) in screens() {
+            let mut app = saved(width, height);
+            choose(&mut app, screen);
+            let found = text(&frame(&app, width, height));
+            let first = found.lines().next();
+            assert_eq!(
+                first,
+                Some("saved session, walk 3 of 17, 03:04:05 UTC"),
+                "{name}"
+            );
+            assert!(found.contains("[ ] walk"), "{name}: {found}");
+            if matches!(name, "Overview" | "Pages" | "Help") {
+                let name = format!("saved_{}_{width}x{height}", name.to_lowercase());
+                golden(&name, &found);
+            }
+        }
+    }
 }
 
 #[test]

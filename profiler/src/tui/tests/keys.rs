@@ -3,7 +3,7 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::super::app::{App, Effect, Message, Tab, update};
-use super::{app, frame, text};
+use super::{app, frame, saved, text, walk};
 
 fn press(app: &mut App, code: KeyCode) -> Option<Effect> {
     update(app, Message::Key(KeyEvent::new(code, KeyModifiers::NONE)))
@@ -53,6 +53,55 @@ fn keys_that_choose_a_screen() {
     assert_eq!(app.tab, Tab::Activity);
     press(&mut app, KeyCode::Right);
     assert_eq!(app.tab, Tab::Why);
+}
+
+#[test]
+fn a_saved_session_is_stepped_through() {
+    let mut app = saved(80, 24);
+    let show = |index| Some(Effect::Show(index));
+    for (next, before) in [(']', '['), (']', '[')] {
+        assert_eq!(press(&mut app, KeyCode::Char(next)), show(3));
+        assert_eq!(press(&mut app, KeyCode::Char(before)), show(2));
+    }
+    // What is shown already is not asked for again, and what is asked for is stepped from.
+    update(&mut app, walk(2));
+    assert_eq!(press(&mut app, KeyCode::Right), show(3));
+    assert_eq!(press(&mut app, KeyCode::Right), show(4));
+    assert_eq!(press(&mut app, KeyCode::End), show(16));
+    assert_eq!(press(&mut app, KeyCode::Char(']')), None);
+    update(&mut app, walk(3));
+    assert_eq!(press(&mut app, KeyCode::Left), show(15));
+    assert_eq!(press(&mut app, KeyCode::Home), show(0));
+    assert_eq!(press(&mut app, KeyCode::Char('[')), None);
+    update(&mut app, walk(0));
+    assert!(shown(&app).contains("walk 1 of 17"));
+    assert_eq!(press(&mut app, KeyCode::Char('}')), show(16));
+    assert_eq!(press(&mut app, KeyCode::Char('{')), show(0));
+}
+
+#[test]
+fn arrows_move_over_the_map_of_a_saved_session() {
+    let mut app = saved(80, 24);
+    press(&mut app, KeyCode::Char('3'));
+    for key in [KeyCode::Right, KeyCode::End, KeyCode::Home, KeyCode::Left] {
+        assert_eq!(press(&mut app, key), None, "{key:?}");
+    }
+    assert_eq!(press(&mut app, KeyCode::Char(']')), Some(Effect::Show(3)));
+}
+
+#[test]
+fn a_saved_session_is_neither_walked_nor_paused_and_live_ones_have_no_walks_to_step() {
+    let mut app = saved(80, 24);
+    for key in ['p', ' ', 'w'] {
+        assert_eq!(press(&mut app, KeyCode::Char(key)), None);
+        assert!(shown(&app).contains("nothing is walked any more"));
+        assert!(!app.paused);
+    }
+    assert_eq!(press(&mut app, KeyCode::Char('e')), Some(Effect::Export));
+    let mut live = self::app(80, 24);
+    for key in ['[', ']', '{', '}'] {
+        assert_eq!(press(&mut live, KeyCode::Char(key)), None);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 
-use super::app::{App, Message, update};
+use super::app::{App, Cursor, Message, update};
 use super::draw::draw;
 use super::theme::Theme;
 
@@ -21,6 +21,24 @@ fn app(width: u16, height: u16) -> App {
     update(&mut app, Message::Resize(width, height));
     update(&mut app, Message::View(Box::new(fixture::view(PAGES))));
     app
+}
+
+/// The same of the third of seventeen walks of a saved session.
+fn saved(width: u16, height: u16) -> App {
+    let mut app = app(width, height);
+    update(&mut app, walk(2));
+    app
+}
+
+/// A walk of a saved session, by its index.
+fn walk(index: usize) -> Message {
+    let cursor = Cursor {
+        index,
+        count: 17,
+        number: index as u64 + 1,
+        last: 17,
+    };
+    Message::Walk(Box::new(fixture::view(PAGES)), cursor)
 }
 
 /// What is drawn.

@@ -18,6 +18,8 @@ pub(super) enum Reader {
     Recording,
     /// `snapshot --core`.
     Core,
+    /// `export` and `explain`.
+    Session,
 }
 
 /// How the content lies in the file: damage is done to the file, or to the content, which is then
@@ -27,7 +29,7 @@ pub(super) enum Packing {
     Plain,
     Zstd,
     Lz4,
-    /// Blocks of docs/trace-format.md.
+    /// Blocks of docs/trace-format.md, in traces and in saved sessions.
     Blocks,
 }
 
@@ -80,7 +82,7 @@ pub(super) fn make(stage: &Stage) -> Result<Vec<Input>> {
     )?;
     let heaptrack = fs::read(samples.join("heaptrack.zst"))?;
     let memray = fs::read(samples.join("memray.bin"))?;
-    let (json, hlog) = exported(stage)?;
+    let [json, hlog, session] = exported(stage)?;
     let inputs = vec![
         recording("small.fragtrace", Packing::Blocks, small),
         recording("python.fragtrace", Packing::Blocks, python),
@@ -91,6 +93,12 @@ pub(super) fn make(stage: &Stage) -> Result<Vec<Input>> {
         // No command reads these: what is given by mistake is refused, and no more.
         recording("sample.json", Packing::Plain, json),
         recording("sample.hlog", Packing::Plain, hlog),
+        Input {
+            name: "session.fragsnap",
+            reader: Reader::Session,
+            packing: Packing::Blocks,
+            bytes: session,
+        },
         Input {
             name: "core",
             reader: Reader::Core,
@@ -107,6 +115,7 @@ pub(super) fn make(stage: &Stage) -> Result<Vec<Input>> {
             _ if input.name.starts_with("sample") => {}
             Reader::Recording => fragscope(stage, &["export", &path, "--format", "logalloc"])?,
             Reader::Core => fragscope(stage, &["snapshot", "--core", &path])?,
+            Reader::Session => fragscope(stage, &["explain", &path])?,
         }
     }
     Ok(inputs)
@@ -138,16 +147,16 @@ fn of_process(stage: &Stage) -> Result<Vec<u8>> {
 }
 
 /// What `snapshot` writes.
-fn exported(stage: &Stage) -> Result<(Vec<u8>, Vec<u8>)> {
+fn exported(stage: &Stage) -> Result<[Vec<u8>; 3]> {
     let worker = Worker::start(stage, Size { mib: 1, threads: 1 })?;
-    let (json, hlog) = (stage.fresh("sample.json"), stage.fresh("sample.hlog"));
     let pid = worker.pid.to_string();
-    let (json_path, hlog_path) = (json.to_string_lossy(), hlog.to_string_lossy());
-    let words = [
-        "snapshot", "--pid", &pid, "-o", &json_path, "-o", &hlog_path,
-    ];
+    let files = ["json", "hlog", "fragsnap"].map(|ending| stage.fresh(&format!("sample.{ending}")));
+    let names = files.each_ref().map(|file| file.to_string_lossy());
+    let mut words = vec!["snapshot", "--pid", &pid];
+    words.extend(names.iter().flat_map(|name| ["-o", name]));
     fragscope(stage, &words)?;
-    Ok((fs::read(json)?, fs::read(hlog)?))
+    let [json, hlog, session] = files.map(fs::read);
+    Ok([json?, hlog?, session?])
 }
 
 /// A core of a small process, by gcore.

@@ -1,4 +1,4 @@
-//! Damaged files: recordings of ours and of other tools, cores, what was exported. The command that
+//! Damaged files: recordings of ours and of other tools, cores, saved sessions, what was exported. The command that
 //! reads them ends with an exit code of its own, in bounds of time and memory.
 
 mod files;
@@ -96,6 +96,8 @@ impl Lane {
         let replayed = round.random.u64(..REPLAYED) == 0;
         let words: &[&str] = match input.reader {
             Reader::Core => &["snapshot", "--json", "--core"],
+            Reader::Session if replayed => &["explain"],
+            Reader::Session => &["export", "--format", "json"],
             Reader::Recording if replayed => &["replay", "--allocator", "glibc", "--runs", "1"],
             Reader::Recording => &["export", "--format", "logalloc"],
         };

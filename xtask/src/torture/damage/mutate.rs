@@ -21,7 +21,7 @@ const NUMBERS: [u64; 10] = [
 ];
 /// A block that is moved, doubled or taken away is no longer than this.
 const LONGEST: usize = 1 << 12;
-/// The first bytes of a block of a trace (docs/trace-format.md).
+/// The first bytes of a block of a trace or of a saved session (docs/trace-format.md).
 const MARK: &[u8] = b"FSBK";
 /// Those before the first block.
 const HEAD: usize = 8;

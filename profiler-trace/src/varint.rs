@@ -1,7 +1,7 @@
 //! Whole numbers in as few bytes as they need: LEB128, signed ones zigzag.
 
 /// Appends an unsigned number.
-pub(super) fn put(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -10,12 +10,12 @@ pub(super) fn put(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Appends a signed number.
-pub(super) fn put_signed(out: &mut Vec<u8>, value: i64) {
+pub(crate) fn put_signed(out: &mut Vec<u8>, value: i64) {
     put(out, ((value << 1) ^ (value >> 63)) as u64);
 }
 
 /// Takes an unsigned number from the front; `None` when there is no whole one.
-pub(super) fn take(input: &mut &[u8]) -> Option<u64> {
+pub(crate) fn take(input: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = input.split_first()?;
@@ -33,19 +33,19 @@ pub(super) fn take(input: &mut &[u8]) -> Option<u64> {
 }
 
 /// Takes a signed number.
-pub(super) fn take_signed(input: &mut &[u8]) -> Option<i64> {
+pub(crate) fn take_signed(input: &mut &[u8]) -> Option<i64> {
     let value = take(input)?;
     Some((value >> 1) as i64 ^ -((value & 1) as i64))
 }
 
 /// Appends a length and the bytes.
-pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     put(out, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
 }
 
 /// Takes a text; `None` also when it is no UTF-8.
-pub(super) fn take_text(input: &mut &[u8]) -> Option<String> {
+pub(crate) fn take_text(input: &mut &[u8]) -> Option<String> {
     let len = usize::try_from(take(input)?).ok()?;
     let (text, rest) = input.split_at_checked(len)?;
     *input = rest;

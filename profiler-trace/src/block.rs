@@ -1,0 +1,105 @@
+//! Blocks, of which traces and saved sessions consist: a header, and a zstd frame that carries a
+//! checksum of its content.
+
+use std::io::{self, Read, Write};
+
+use crate::limits::Meter;
+
+/// Begins each block.
+const MARK: [u8; 4] = *b"FSBK";
+/// Bytes of a block's header: mark, bytes packed, bytes unpacked.
+const HEADER: usize = 12;
+/// No block unpacks to more, so that a damaged one cannot fill the memory.
+pub(crate) const MAX_UNPACKED: usize = 4 << 20;
+
+/// Writes a block that holds `head`, then `content`: together at most [`MAX_UNPACKED`] bytes. The head
+/// says what the block is, and is covered by the checksum too. Gives the bytes written.
+pub(crate) fn write(
+    out: &mut impl Write,
+    level: i32,
+    head: &[u8],
+    content: &[u8],
+) -> io::Result<u64> {
+    let unpacked = head.len() + content.len();
+    debug_assert!(unpacked <= MAX_UNPACKED, "a block is bounded");
+    let mut packer = zstd::Encoder::new(Vec::with_capacity(unpacked / 2), level)?;
+    packer.include_checksum(true)?;
+    packer.write_all(head)?;
+    packer.write_all(content)?;
+    let packed = packer.finish()?;
+    let mut header = [0; HEADER];
+    header[..4].copy_from_slice(&MARK);
+    header[4..8].copy_from_slice(&(packed.len() as u32).to_le_bytes());
+    header[8..].copy_from_slice(&(unpacked as u32).to_le_bytes());
+    out.write_all(&header)?;
+    out.write_all(&packed)?;
+    Ok((HEADER + packed.len()) as u64)
+}
+
+/// What was found where a block should begin.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Found {
+    /// A whole block of so many bytes in the file.
+    Block(u64),
+    /// A block of so many bytes in the file that does not unpack, and why. What follows may be whole.
+    Unreadable(u64, String),
+    /// The end of the file, at the end of a block or in the midst of one.
+    End,
+}
+
+/// Reads the next block into `content`. An error of kind `InvalidData` where none begins.
+pub(crate) fn read(
+    input: &mut impl Read,
+    content: &mut Vec<u8>,
+    meter: &Meter,
+) -> io::Result<Found> {
+    let mut header = [0; HEADER];
+    if fill(input, &mut header)? < HEADER {
+        return Ok(Found::End);
+    }
+    let word = |at: usize| {
+        let bytes = [header[at], header[at + 1], header[at + 2], header[at + 3]];
+        u32::from_le_bytes(bytes) as usize
+    };
+    let (packed_len, unpacked_len) = (word(4), word(8));
+    let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    if header[..4] != MARK {
+        return Err(damaged("no block begins where one should"));
+    }
+    // What does not shrink grows by a little only.
+    if unpacked_len > MAX_UNPACKED || packed_len > MAX_UNPACKED + (64 << 10) {
+        return Err(damaged("a block that is too long"));
+    }
+    let mut packed = vec![0; packed_len];
+    if fill(input, &mut packed)? < packed_len {
+        return Ok(Found::End);
+    }
+    meter.content(unpacked_len as u64)?;
+    content.clear();
+    content.reserve(unpacked_len);
+    let bytes = (HEADER + packed_len) as u64;
+    let unpacker = zstd::Decoder::new(packed.as_slice())?;
+    let taken = unpacker.take(unpacked_len as u64 + 1).read_to_end(content);
+    Ok(match taken {
+        Ok(taken) if taken == unpacked_len => Found::Block(bytes),
+        Ok(_) => {
+            let what = "a block unpacks to another length than it says";
+            Found::Unreadable(bytes, what.to_owned())
+        }
+        Err(_) => Found::Unreadable(bytes, "a block cannot be decompressed".to_owned()),
+    })
+}
+
+/// Reads until `buf` is full or the input ends; gives how much was read.
+pub(crate) fn fill(input: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match input.read(&mut buf[done..]) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}

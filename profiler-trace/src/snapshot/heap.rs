@@ -1,0 +1,226 @@
+//! The bytes of a heap: its arenas, and its extents with a span for each block.
+
+use std::io;
+
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::arena::{ArenaFigure, ArenaKind};
+use profiler_core::completeness::{Confidence, Defect};
+use profiler_core::heap::{
+    Allocator, Arena, AskedSetting, CrossCheck, Extent, ExtentKind, HeapSnapshot,
+};
+use profiler_core::span::{SpanList, SpanState};
+
+use super::wire::{Input, Wire, by_name, count, fields, malformed, numbered};
+use crate::varint;
+
+by_name!(Allocator);
+by_name!(ArenaKind);
+
+numbered!(Confidence { 0 => None, 1 => Low, 2 => Medium, 3 => High });
+numbered!(ExtentKind { 0 => Brk, 1 => ThreadHeap, 2 => LargeMapped, 3 => PoolArena, 4 => Region });
+
+fields!(CrossCheck {
+    name,
+    expected,
+    found
+});
+fields!(AskedSetting {
+    asked_for,
+    in_force,
+    note
+});
+fields!(Defect { addr, what, bytes });
+
+fields!(Arena {
+    id,
+    kind,
+    addr,
+    system_bytes,
+    live_blocks,
+    live_bytes,
+    free_blocks,
+    free_bytes,
+    cached_blocks,
+    cached_bytes,
+    top_bytes,
+    figures,
+});
+
+fields!(Extent {
+    range,
+    kind,
+    arena,
+    spans
+});
+
+fields!(HeapSnapshot {
+    allocator,
+    version,
+    arenas,
+    extents,
+    trimmable,
+    settings,
+    defaults,
+    asked,
+    checks,
+    confidence,
+    threads_inside,
+    defects,
+    unreadable_bytes,
+});
+
+/// A figure by its name. In a list, those of a name that is not known are left out.
+impl Wire for (ArenaFigure, u64) {
+    const MOST: u64 = 4096;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put_text(out, self.0.name());
+        varint::put(out, self.1);
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        let (known, value) = figure(input)?;
+        known
+            .map(|figure| (figure, value))
+            .ok_or_else(|| malformed("a figure of no known name"))
+    }
+
+    fn take_list(input: &mut Input<'_, '_>) -> io::Result<Vec<Self>> {
+        let mut list = Vec::new();
+        for _ in 0..count::<Self>(input)? {
+            input.memory.add(size_of::<Self>() as u64)?;
+            let (known, value) = figure(input)?;
+            list.extend(known.map(|figure| (figure, value)));
+        }
+        Ok(list)
+    }
+}
+
+fn figure(input: &mut Input<'_, '_>) -> io::Result<(Option<ArenaFigure>, u64)> {
+    let name = input.text()?;
+    let mut all = ArenaFigure::ALL.iter().copied();
+    let known = all.find(|figure| figure.name() == name);
+    Ok((known, input.number()?))
+}
+
+/// Granules of a span, and below them its state: most blocks take a byte or two.
+const GRANULE: u64 = 8;
+const STATE_BITS: u32 = 3;
+
+/// A report has a cell for each page, and for those of a stretch that is not in memory up to this.
+const MAPPED_PAGES: u64 = 64;
+/// Bytes of such a cell.
+pub(super) const CELL: u64 = 8;
+
+impl Wire for SpanList {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, self.count());
+        for span in self.iter(Default::default()) {
+            let granules = span.range.len() / GRANULE;
+            varint::put(out, granules << STATE_BITS | span.state as u64);
+        }
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        let mut spans = Self::default();
+        let mut bytes = 0u64;
+        for _ in 0..input.number()? {
+            let number = input.number()?;
+            let state = SpanState::ALL
+                .get((number & ((1 << STATE_BITS) - 1)) as usize)
+                .ok_or_else(|| malformed("a span of no known state"))?;
+            let len = (number >> STATE_BITS) * GRANULE;
+            bytes = bytes
+                .checked_add(len)
+                .ok_or_else(|| malformed("spans are longer than all addresses"))?;
+            let cells = (len / PAGE_SIZE).min(MAPPED_PAGES) * CELL;
+            input.memory.add(size_of::<u32>() as u64 + cells)?;
+            spans.push(len, *state);
+        }
+        Ok(spans)
+    }
+}
+
+/// No program has addresses from here on: the largest space is of 57 bits, half of it the kernel's.
+const TOP: RemoteAddr = RemoteAddr::new(1 << 56);
+
+/// Whether the ranges of a heap are as [`HeapSnapshot`] promises.
+pub(super) fn check(heap: &HeapSnapshot) -> io::Result<()> {
+    check_order(heap.extents.iter().map(|extent| &extent.range))?;
+    check_order(heap.trimmable.iter())?;
+    let overfull = |extent: &Extent| extent.spans.bytes() > extent.range.len();
+    if heap.extents.iter().any(overfull) {
+        return Err(malformed("spans are longer than their extent"));
+    }
+    Ok(())
+}
+
+fn check_order<'a>(ranges: impl Iterator<Item = &'a AddrRange>) -> io::Result<()> {
+    let mut end = AddrRange::default().end();
+    for range in ranges {
+        if range.start() < end || range.end() > TOP {
+            return Err(malformed("ranges of a heap overlap, or are of no program"));
+        }
+        end = range.end();
+    }
+    Ok(())
+}
+
+/// Counts that reports sum up.
+#[derive(Debug)]
+pub(super) struct Sums {
+    /// Of what every arena has, and what else is summed, all together.
+    common: u64,
+    /// Of each figure.
+    figures: Vec<u64>,
+}
+
+impl Default for Sums {
+    fn default() -> Self {
+        Self {
+            common: 0,
+            figures: vec![0; ArenaFigure::ALL.len()],
+        }
+    }
+}
+
+impl Sums {
+    /// So much are all counts of a sample together at the most: more than any host's memory.
+    const MOST: u64 = 1 << 60;
+
+    /// Adds some.
+    pub(super) fn add(&mut self, counts: impl IntoIterator<Item = u64>) -> io::Result<()> {
+        let all = counts.into_iter().fold(self.common, u64::saturating_add);
+        self.common = all;
+        sane(all <= Self::MOST)
+    }
+
+    /// Adds an arena's.
+    pub(super) fn add_arena(&mut self, arena: &Arena) -> io::Result<()> {
+        self.add([
+            arena.system_bytes,
+            arena.live_blocks,
+            arena.live_bytes,
+            arena.free_blocks,
+            arena.free_bytes,
+            arena.cached_blocks,
+            arena.cached_bytes,
+            arena.top_bytes,
+        ])?;
+        for (figure, value) in &arena.figures {
+            // They are numbered as they stand in ALL. Some are no counts, and as large as can be.
+            let sum = &mut self.figures[*figure as usize];
+            let more = sum.checked_add(*value);
+            sane(more.is_some())?;
+            *sum = more.unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+fn sane(holds: bool) -> io::Result<()> {
+    match holds {
+        true => Ok(()),
+        false => Err(malformed("it counts more than any memory holds")),
+    }
+}

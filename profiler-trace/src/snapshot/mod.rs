@@ -1,0 +1,39 @@
+//! Saved sessions: `docs/snapshot-format.md` describes the bytes.
+//!
+//! What is saved are samples, and what was observed beside each of them; reports are made anew, by the
+//! function that made them at first. Records are compressed and checked by themselves, so that what
+//! was written before a crash is read up to the last whole one, and a damaged one costs no other.
+
+mod heap;
+mod observation;
+mod reader;
+mod sample;
+mod wire;
+mod writer;
+
+pub use observation::Observation;
+pub use reader::{ReadError, Reader, Record, SavedSample};
+pub use writer::Writer;
+
+/// The first bytes of a saved session.
+pub(crate) const NAME: &[u8; 7] = b"FRAGSNP";
+/// The version of the format. It changes only where what was written before cannot be read any more.
+pub(crate) const VERSION: u8 = 1;
+
+/// What a record is.
+mod kind {
+    /// A sample, by its number.
+    pub(super) const WALK: u8 = 1;
+    /// What was observed beside it.
+    pub(super) const OBSERVATION: u8 = 2;
+    /// The session was ended well: nothing follows.
+    pub(super) const END: u8 = 3;
+}
+
+/// Which part of its record a block holds, as bits.
+mod part {
+    /// The first.
+    pub(super) const FIRST: u8 = 1;
+    /// The last.
+    pub(super) const LAST: u8 = 2;
+}

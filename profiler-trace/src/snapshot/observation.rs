@@ -1,0 +1,227 @@
+//! What stands beside a walk in a view: what the probes saw, the past, how the session ended.
+
+use std::io;
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
+use profiler_core::over_time::{Moment, OverTime};
+use profiler_core::report::FragReport;
+use profiler_core::size_class::SizeClass;
+use profiler_core::view::{Point, Shadow, View, WhatIf};
+
+use super::wire::{Input, Wire, count, fields, malformed};
+use crate::varint;
+
+/// All of a [`View`] but the report, which is made anew from the sample.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// What the probes saw until then; `None` without probes.
+    pub activity: Option<Arc<Activity>>,
+    /// Whether probes were asked for.
+    pub probes_wanted: bool,
+    /// What the user was to know.
+    pub notices: Vec<String>,
+    /// The points of the curves over time that were added since the observation before.
+    pub points: Vec<Point>,
+    /// Fragmentation over the walks until then: kept, because a session of a day would have to be read
+    /// from its beginning for it.
+    pub over_time: OverTime,
+    /// The worker under other allocators.
+    pub what_if: Option<WhatIf>,
+    /// Why the session ended, when the target was gone.
+    pub ended: Option<String>,
+}
+
+impl Observation {
+    /// That of a view, with the points that are new.
+    pub fn of(view: &View, points: Vec<Point>) -> Self {
+        Self {
+            activity: view.activity.clone(),
+            probes_wanted: view.probes_wanted,
+            notices: view.notices.clone(),
+            points,
+            over_time: view.over_time,
+            what_if: view.what_if.clone(),
+            ended: view.ended.clone(),
+        }
+    }
+
+    /// The view of that moment, with a report of the sample and all points until then.
+    pub fn into_view(self, report: Arc<FragReport>, history: Arc<Vec<Point>>) -> View {
+        View {
+            report,
+            activity: self.activity,
+            probes_wanted: self.probes_wanted,
+            notices: self.notices,
+            history,
+            over_time: self.over_time,
+            what_if: self.what_if,
+            ended: self.ended,
+        }
+    }
+}
+
+fields!(Observation {
+    activity,
+    probes_wanted,
+    notices,
+    points,
+    over_time,
+    what_if,
+    ended
+});
+
+fields!(Point {
+    time_ns,
+    rss_bytes,
+    swap_bytes,
+    live_bytes,
+    heap_bytes
+});
+fields!(Moment {
+    time_ns,
+    heap,
+    live
+});
+fields!(OverTime {
+    last,
+    most_live,
+    most_heap,
+    sum,
+    time
+});
+fields!(WhatIf {
+    shadows,
+    turned_over,
+    events_lost
+});
+fields!(Shadow {
+    name,
+    resident_bytes,
+    worker_bytes,
+    ended
+});
+
+fields!(Activity {
+    elapsed_ns,
+    armed_ns,
+    allocs,
+    alloc_bytes,
+    frees,
+    frees_of_older,
+    events_lost,
+    alloc_rate,
+    free_rate,
+    alloc_byte_rate,
+    tracked_blocks,
+    tracked_bytes,
+    lifetimes,
+    sizes,
+    classes,
+    probes,
+    cost,
+});
+
+fields!(ClassActivity {
+    class,
+    allocs,
+    frees,
+    alloc_bytes,
+    lifetime_p50_ns,
+    lifetime_p90_ns,
+    lifetime_p99_ns,
+});
+
+fields!(ProbeStatus {
+    function,
+    object,
+    site,
+    hits,
+    state
+});
+fields!(ProbeCost {
+    hits,
+    ns_per_hit,
+    share,
+    budget
+});
+
+impl Wire for SizeClass {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        let class = Self(u16::take(input)?);
+        match usize::from(class.0) < Self::COUNT {
+            true => Ok(class),
+            false => Err(malformed("a size class that there is not")),
+        }
+    }
+}
+
+impl Wire for ProbeState {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Firing => out.push(0),
+            Self::Silent => out.push(1),
+            Self::Failed(why) => {
+                out.push(2);
+                why.put(out);
+            }
+        }
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        Ok(match input.byte()? {
+            0 => Self::Firing,
+            1 => Self::Silent,
+            2 => Self::Failed(String::take(input)?),
+            _ => {
+                return Err(malformed(
+                    "a probe in a state that this fragscope does not know",
+                ));
+            }
+        })
+    }
+}
+
+/// Significant digits of a histogram at the most, which settle how much memory it takes.
+const MOST_DIGITS: u8 = 3;
+
+/// Digits, bounds, and each value with its count.
+impl Wire for Histogram<u64> {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(self.sigfig());
+        varint::put(out, self.low());
+        varint::put(out, self.high());
+        varint::put(out, self.iter_recorded().count() as u64);
+        let mut before = 0;
+        for step in self.iter_recorded() {
+            varint::put(out, step.value_iterated_to() - before);
+            varint::put(out, step.count_at_value());
+            before = step.value_iterated_to();
+        }
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        let unsound = || malformed("a histogram is not sound");
+        let digits = input.byte()?;
+        let (low, high) = (input.number()?, input.number()?);
+        if digits > MOST_DIGITS {
+            return Err(unsound());
+        }
+        let histogram = Self::new_with_bounds(low, high, digits);
+        let mut histogram = histogram.map_err(|_| unsound())?;
+        let bytes = histogram.distinct_values() as u64 * size_of::<u64>() as u64;
+        input.memory.add(bytes)?;
+        let mut value = 0u64;
+        for _ in 0..count::<u64>(input)? {
+            value = value.checked_add(input.number()?).ok_or_else(unsound)?;
+            let count = input.number()?;
+            histogram.record_n(value, count).map_err(|_| unsound())?;
+        }
+        Ok(histogram)
+    }
+}

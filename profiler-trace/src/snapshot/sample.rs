@@ -1,0 +1,204 @@
+//! The bytes of a sample: whose it is, the kernel's count, mappings and pages, heaps.
+
+use std::io;
+
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::completeness::Completeness;
+use profiler_core::fork::ForkSharing;
+use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
+use profiler_core::sample::{Host, KernelCount, PythonMalloc, Sample, Target};
+
+use super::heap::{CELL, Sums, check};
+use super::wire::{Input, Wire, by_name, count, fields, malformed};
+use crate::varint;
+
+by_name!(PythonMalloc);
+
+fields!(Host {
+    kernel,
+    arch,
+    cpus,
+    memory_bytes
+});
+
+fields!(Target {
+    pid,
+    comm,
+    cmdline,
+    python,
+    python_malloc,
+    libc,
+    malloc,
+    threads,
+});
+
+fields!(KernelCount {
+    rss_bytes,
+    swap_bytes,
+    peak_rss_bytes,
+    pss_bytes,
+    lazy_free_bytes,
+    anon_huge_bytes,
+    ksm_bytes,
+    is_core,
+});
+
+fields!(ForkSharing {
+    parent,
+    shared_bytes,
+    copied_bytes,
+    own_bytes
+});
+
+fields!(Completeness {
+    stopped,
+    stop_ns,
+    walk_ns,
+    threads_in_allocator,
+    events_lost,
+    unreadable_bytes,
+    layout_confidence,
+    defects,
+});
+
+fields!(Mapping {
+    range,
+    kind,
+    read,
+    write,
+    execute,
+    shared,
+    offset,
+    inode
+});
+
+fields!(Sample {
+    taken_at_ns,
+    host,
+    target,
+    kernel,
+    residency,
+    heaps,
+    fork,
+    completeness,
+});
+
+impl Wire for MappingKind {
+    fn put(&self, out: &mut Vec<u8>) {
+        let (number, text) = match self {
+            Self::Brk => (0, None),
+            Self::Stack => (1, None),
+            Self::Anonymous => (2, None),
+            Self::NamedAnonymous(name) => (3, Some(name)),
+            Self::File(path) => (4, Some(path)),
+            Self::SharedAnonymous(name) => (5, Some(name)),
+            Self::Special(name) => (6, Some(name)),
+        };
+        out.push(number);
+        if let Some(text) = text {
+            text.put(out);
+        }
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        Ok(match input.byte()? {
+            0 => Self::Brk,
+            1 => Self::Stack,
+            2 => Self::Anonymous,
+            3 => Self::NamedAnonymous(String::take(input)?),
+            4 => Self::File(String::take(input)?),
+            5 => Self::SharedAnonymous(String::take(input)?),
+            6 => Self::Special(String::take(input)?),
+            _ => {
+                return Err(malformed(
+                    "a mapping of a kind that this fragscope does not know",
+                ));
+            }
+        })
+    }
+}
+
+impl Wire for ResidencyMap {
+    fn put(&self, out: &mut Vec<u8>) {
+        Mapping::put_list(self.mappings(), out);
+        PageRun::put_list(self.runs(), out);
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        let mut map = Self::new(Vec::take(input)?);
+        for run in PageRun::take_list(input)? {
+            map.push_run(run);
+        }
+        Ok(map)
+    }
+}
+
+/// In a list: pages since the end of the run before, pages, state. Runs ascend.
+impl Wire for PageRun {
+    fn put(&self, out: &mut Vec<u8>) {
+        Self::put_list(std::slice::from_ref(self), out);
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        let one = Self::take_list(input)?.pop();
+        one.ok_or_else(|| malformed("a run of pages is missing"))
+    }
+
+    fn put_list(list: &[Self], out: &mut Vec<u8>) {
+        varint::put(out, list.len() as u64);
+        let mut end = 0u64;
+        for run in list {
+            varint::put(out, run.range.start().page().saturating_sub(end));
+            varint::put(out, run.range.len() / PAGE_SIZE);
+            out.push(run.state.bits());
+            end = run.range.end().page();
+        }
+    }
+
+    fn take_list(input: &mut Input<'_, '_>) -> io::Result<Vec<Self>> {
+        let mut list = Vec::new();
+        let mut end = RemoteAddr::default();
+        for _ in 0..count::<Self>(input)? {
+            let (gap, pages) = (input.number()?, input.number()?);
+            let bytes = |pages: u64| pages.checked_mul(PAGE_SIZE);
+            let start = bytes(gap).and_then(|gap| end.checked_add(gap));
+            let range = start
+                .zip(bytes(pages))
+                .and_then(|(start, len)| AddrRange::with_len(start, len))
+                .ok_or_else(|| malformed("a run of pages ends beyond all addresses"))?;
+            // The report of the sample has a cell for each page of a heap.
+            let cells = pages.saturating_mul(CELL);
+            input
+                .memory
+                .add(cells.saturating_add(size_of::<Self>() as u64))?;
+            end = range.end();
+            list.push(Self {
+                range,
+                state: PageState::from_bits(input.byte()?),
+            });
+        }
+        Ok(list)
+    }
+}
+
+/// Heaps of one sample at the most: each object that is mapped can hold an allocator.
+const MOST_HEAPS: usize = 64;
+
+/// Takes a sample that is sound enough to be reported on: its ranges are in order, and its counts can
+/// be summed.
+pub(super) fn take_sound(input: &mut Input<'_, '_>) -> io::Result<Sample> {
+    let sample = Sample::take(input)?;
+    if sample.heaps.len() > MOST_HEAPS {
+        return Err(malformed("more heaps than any process has"));
+    }
+    let mut sums = Sums::default();
+    if let Some(fork) = &sample.fork {
+        sums.add([fork.shared_bytes, fork.copied_bytes, fork.own_bytes])?;
+    }
+    for heap in &sample.heaps {
+        check(heap)?;
+        let mut arenas = heap.arenas.iter();
+        arenas.try_for_each(|arena| sums.add_arena(arena))?;
+    }
+    Ok(sample)
+}

@@ -1,0 +1,212 @@
+//! `view`: the whole screen on a saved session, with a cursor over its walks.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use profiler_core::report::FragReport;
+use profiler_core::view::{Point, View};
+use profiler_trace::limits::{Holder, Limits, Meter, Stopped};
+use profiler_trace::snapshot::{Observation, ReadError, Reader, Record};
+
+use super::{SavedError, SavedOptions};
+use crate::session::history::History;
+use crate::session::outputs::Outputs;
+use crate::session::screen::Screen;
+use crate::session::{Ending, interrupt};
+use crate::tui::{self, Cursor, Effect, Update};
+use profiler_target::open_regular;
+
+/// How long a signal may wait for its effect.
+const SIGNAL_POLL: Duration = Duration::from_millis(50);
+/// How long the screen's last frame is waited for.
+const LAST_FRAME: Duration = Duration::from_secs(1);
+
+/// Shows a saved session until the user leaves it. Gives how that was, and why not all of the file
+/// could be read, in words.
+///
+/// # Errors
+/// When the file has nothing to show, or there is no terminal to show it on.
+pub fn view(options: &SavedOptions) -> Result<(Ending, Option<String>), SavedError> {
+    tui::supported("use `explain FILE` or `export FILE --format text`")
+        .map_err(SavedError::Screen)?;
+    let interrupted = interrupt::flag()?;
+    let failed = |why| SavedError::Read {
+        path: options.file.clone(),
+        why,
+    };
+    let mut session = Session::open(options, &interrupted).map_err(failed)?;
+    if session.walks.is_empty() {
+        return Err(SavedError::NoWalk {
+            path: options.file.clone(),
+            trouble: session.trouble,
+        });
+    }
+    let (wishes, wished) = channel();
+    let screen = Screen::open(move |effect| {
+        // A session that is over wants nothing more.
+        let _ = wishes.send(effect);
+    })?;
+    let ending = browse(&mut session, &screen, &wished, &interrupted);
+    screen.leave();
+    screen.close(LAST_FRAME)?;
+    Ok((ending, session.trouble))
+}
+
+fn browse(
+    session: &mut Session,
+    screen: &Screen,
+    wished: &Receiver<Effect>,
+    interrupted: &AtomicBool,
+) -> Ending {
+    let mut shown = session.show(session.walks.len() - 1, screen);
+    if let Some(why) = &session.trouble {
+        screen.update(Update::Note(format!("not whole: {why}")));
+    }
+    loop {
+        if interrupted.load(Ordering::Relaxed) {
+            return Ending::Interrupted("a signal");
+        }
+        match wished.recv_timeout(SIGNAL_POLL) {
+            Err(RecvTimeoutError::Timeout) => {}
+            // The screen is gone, and says why when it is closed.
+            Err(RecvTimeoutError::Disconnected) | Ok(Effect::Quit) => return Ending::Done,
+            Ok(Effect::Interrupt) => return Ending::Interrupted("Ctrl-C"),
+            Ok(Effect::Show(index)) => shown = session.show(index, screen).or(shown),
+            Ok(Effect::Export) => {
+                if let Some(view) = &shown {
+                    let saved = Outputs::default().export_now(view);
+                    screen.update(Update::Note(saved.unwrap_or_else(|error| error)));
+                }
+            }
+            // A saved session is neither walked nor paused: the screen says so.
+            Ok(Effect::Walk | Effect::Pause(_)) => {}
+        }
+    }
+}
+
+/// Where one walk is.
+struct Walk {
+    number: u64,
+    /// Where its record begins in the file.
+    sample_at: u64,
+    /// Where that of its last observation begins.
+    observation_at: Option<u64>,
+    /// Points of the curves until then.
+    points: usize,
+}
+
+/// A saved session in a file that can be read at any place: what is looked at is read again.
+struct Session {
+    reader: Reader<File>,
+    limits: Limits,
+    interrupted: Arc<AtomicBool>,
+    walks: Vec<Walk>,
+    points: Vec<Point>,
+    trouble: Option<String>,
+}
+
+impl Session {
+    /// Reads the file once, and notes where its walks are.
+    fn open(options: &SavedOptions, interrupted: &Arc<AtomicBool>) -> Result<Self, ReadError> {
+        let limits = options.limits();
+        let meter = Meter::new(limits, Arc::clone(interrupted));
+        let file = open_regular(&options.file)?;
+        let mut session = Self {
+            reader: Reader::new(file, meter.clone())?,
+            limits,
+            interrupted: Arc::clone(interrupted),
+            walks: Vec::new(),
+            points: Vec::new(),
+            trouble: None,
+        };
+        session.trouble = match session.index(&meter) {
+            Ok(()) => session.reader.trouble(),
+            Err(ReadError::Stopped(limit @ Stopped::Limit { .. })) => Some(limit.to_string()),
+            Err(other) => return Err(other),
+        };
+        Ok(session)
+    }
+
+    fn index(&mut self, meter: &Meter) -> Result<(), ReadError> {
+        while let Some(record) = self.reader.next_record()? {
+            let at = self.reader.offset();
+            match record {
+                Record::Walk { number, .. } => self.walks.push(Walk {
+                    number,
+                    sample_at: at,
+                    observation_at: None,
+                    points: self.points.len(),
+                }),
+                Record::Observation { walk, observation } => {
+                    self.points.extend(&observation.points);
+                    if let Some(last) = self.walks.last_mut().filter(|last| last.number == walk) {
+                        last.observation_at = Some(at);
+                        last.points = self.points.len();
+                    }
+                }
+            }
+            let bytes = size_of_val(self.walks.as_slice()) + size_of_val(self.points.as_slice());
+            meter.hold(Holder::Index, bytes as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Shows a walk. Gives what is on screen then; `None` when it cannot be read any more.
+    fn show(&mut self, index: usize, screen: &Screen) -> Option<View> {
+        let last = self.walks.last()?.number;
+        let number = self.walks.get(index)?.number;
+        match self.view(index) {
+            Ok(view) => {
+                let cursor = Cursor {
+                    index,
+                    count: self.walks.len(),
+                    number,
+                    last,
+                };
+                screen.update(Update::Walk(Box::new(view.clone()), cursor));
+                Some(view)
+            }
+            Err(error) => {
+                let note = format!("walk {number} cannot be shown: {error}");
+                screen.update(Update::Note(note));
+                None
+            }
+        }
+    }
+
+    /// The view of a walk, as it was.
+    fn view(&mut self, index: usize) -> Result<View, ReadError> {
+        let walk = &self.walks[index];
+        let (sample_at, observation_at) = (walk.sample_at, walk.observation_at);
+        let mut history = History::default();
+        for point in &self.points[..walk.points] {
+            history.push(*point);
+        }
+        let meter = Meter::new(self.limits, Arc::clone(&self.interrupted));
+        self.reader.go_to(sample_at, meter.clone())?;
+        let sample = match self.reader.next_record()? {
+            Some(Record::Walk { sample, .. }) => sample.sample(&meter)?,
+            _ => return Err(changed()),
+        };
+        let observation = match observation_at {
+            None => Observation::default(),
+            Some(at) => {
+                self.reader.go_to(at, meter)?;
+                match self.reader.next_record()? {
+                    Some(Record::Observation { observation, .. }) => *observation,
+                    _ => return Err(changed()),
+                }
+            }
+        };
+        let report = Arc::new(FragReport::from_sample(&sample));
+        Ok(observation.into_view(report, history.points()))
+    }
+}
+
+fn changed() -> ReadError {
+    ReadError::Io(io::Error::other("the file has changed since it was opened"))
+}

@@ -1,0 +1,118 @@
+//! Saved sessions: written while a target is watched, and read back as the views that they were.
+
+mod browse;
+mod read;
+mod recorder;
+
+use std::io;
+use std::path::PathBuf;
+
+use profiler_core::text::visible;
+use profiler_core::view::View;
+use profiler_trace::limits::{Limits, Stopped};
+use profiler_trace::snapshot::ReadError;
+use profiler_trace::whole_file::WriteError;
+
+pub use browse::view;
+pub use read::{export, load};
+pub(crate) use recorder::{Recorder, write_whole};
+
+use crate::export::Format;
+use profiler_target::host;
+
+/// Which walk of which file, and within which limits.
+#[derive(Clone, Debug)]
+pub struct SavedOptions {
+    /// The saved session.
+    pub file: PathBuf,
+    /// The number of a walk, from 1 on; `None` is the last.
+    pub at: Option<u64>,
+    /// Bytes that the session may come to; `None` is the default.
+    pub max_size: Option<u64>,
+    /// Bytes that what is known of it may take; `None` is the default.
+    pub max_memory: Option<u64>,
+}
+
+impl SavedOptions {
+    fn limits(&self) -> Limits {
+        Limits::new(self.max_size, self.max_memory, host::available_bytes())
+    }
+}
+
+/// What a saved session is exported to.
+#[derive(Clone, Debug)]
+pub struct SavedExport {
+    /// The session and the walk.
+    pub saved: SavedOptions,
+    /// The format to write.
+    pub format: Format,
+    /// The file to write; `None` prints.
+    pub output: Option<PathBuf>,
+}
+
+/// One walk of a saved session, as it was seen.
+#[derive(Debug)]
+pub struct Saved {
+    /// What was shown then.
+    pub view: View,
+    /// Why not all of the file could be read, in words.
+    pub trouble: Option<String>,
+}
+
+/// Why nothing of a saved session can be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {}", visible(path.display()), visible(why))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: ReadError,
+    },
+    /// It has no walk that can be read.
+    #[error(
+        "{} has no walk that can be read{}",
+        visible(path.display()),
+        trouble.as_ref().map_or(String::new(), |why| format!(": {}", visible(why)))
+    )]
+    NoWalk {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, in words.
+        trouble: Option<String>,
+    },
+    /// It has no walk of that number.
+    #[error("{} has no walk {at} that can be read; its last one is {last}", visible(path.display()))]
+    NoSuchWalk {
+        /// The file.
+        path: PathBuf,
+        /// The number that was asked for.
+        at: u64,
+        /// The number of its last walk.
+        last: u64,
+    },
+    /// There is no screen to draw on.
+    #[error("{0}")]
+    Screen(String),
+    /// The output cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The view cannot be put into the format.
+    #[error("cannot export the session: {0}")]
+    Format(String),
+    /// The terminal, what prints, or the wait for signals failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl SavedError {
+    /// Whether a signal ended the reading.
+    pub fn is_interrupted(&self) -> bool {
+        let why = match self {
+            Self::Read { why, .. } => why,
+            _ => return false,
+        };
+        matches!(why, ReadError::Stopped(Stopped::Interrupted))
+    }
+}

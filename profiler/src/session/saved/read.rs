@@ -1,0 +1,144 @@
+//! One walk of a saved session, for those who want no screen.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use profiler_core::report::FragReport;
+use profiler_core::text::visible;
+use profiler_lab::input::Input;
+use profiler_trace::limits::{Meter, Stopped};
+use profiler_trace::snapshot::{Observation, ReadError, Reader, Record, SavedSample};
+
+use super::{Saved, SavedError, SavedExport, SavedOptions};
+use crate::export::{self, Format};
+use crate::say;
+use crate::session::history::History;
+use crate::session::{interrupt, outputs};
+
+/// Reads a session, which may come from a pipe, and gives one of its walks.
+///
+/// # Errors
+/// When there is no such walk, or a signal came.
+pub fn load(options: &SavedOptions) -> Result<Saved, SavedError> {
+    let interrupted = interrupt::flag()?;
+    let failed = |why| SavedError::Read {
+        path: options.file.clone(),
+        why,
+    };
+    let meter = Meter::new(options.limits(), Arc::clone(&interrupted));
+    let input = open(options, &interrupted).map_err(failed)?;
+    let mut reader = Reader::new(input, meter.clone()).map_err(failed)?;
+    let mut found = Found::new(options.at);
+    let stopped = loop {
+        match reader.next_record() {
+            Ok(Some(record)) => found.take(record),
+            Ok(None) => break None,
+            Err(ReadError::Stopped(limit @ Stopped::Limit { .. })) => {
+                break Some(limit.to_string());
+            }
+            Err(why) => return Err(failed(why)),
+        }
+    };
+    let trouble = stopped.or_else(|| reader.trouble());
+    let path = || options.file.clone();
+    let Some((sample, observation)) = found.walk else {
+        return Err(match (options.at, found.last) {
+            (Some(at), Some(last)) => SavedError::NoSuchWalk {
+                path: path(),
+                at,
+                last,
+            },
+            _ => SavedError::NoWalk {
+                path: path(),
+                trouble,
+            },
+        });
+    };
+    let sample = sample.sample(&meter).map_err(failed)?;
+    let report = Arc::new(FragReport::from_sample(&sample));
+    Ok(Saved {
+        view: observation.into_view(report, found.history.points()),
+        trouble,
+    })
+}
+
+fn open(options: &SavedOptions, interrupted: &Arc<AtomicBool>) -> Result<Input, ReadError> {
+    use profiler_trace::trace::ReadError as InputError;
+    Input::open(&options.file, interrupted).map_err(|error| match error {
+        InputError::Stopped(stopped) => ReadError::Stopped(stopped),
+        InputError::Io(error) => ReadError::Io(error),
+        other => ReadError::Malformed(other.to_string()),
+    })
+}
+
+/// The walk that is wanted, as far as it has come.
+struct Found {
+    at: Option<u64>,
+    number: u64,
+    walk: Option<(SavedSample, Observation)>,
+    history: History,
+    /// The number of the last walk.
+    last: Option<u64>,
+}
+
+impl Found {
+    fn new(at: Option<u64>) -> Self {
+        Self {
+            at,
+            number: 0,
+            walk: None,
+            history: History::default(),
+            last: None,
+        }
+    }
+
+    fn take(&mut self, record: Record) {
+        match record {
+            Record::Walk { number, sample } => {
+                self.last = Some(number);
+                if self.at.is_none_or(|at| at == number) {
+                    self.number = number;
+                    self.walk = Some((sample, Observation::default()));
+                }
+            }
+            Record::Observation { walk, observation } => {
+                if self.at.is_some_and(|at| walk > at) {
+                    return;
+                }
+                for point in &observation.points {
+                    self.history.push(*point);
+                }
+                if let Some((_, beside)) = &mut self.walk
+                    && walk == self.number
+                {
+                    *beside = *observation;
+                }
+            }
+        }
+    }
+}
+
+/// Writes one walk of a session in another format, to a file (whole or not at all) or to stdout. Gives
+/// why not all of the session could be read, in words.
+///
+/// # Errors
+/// When there is no such walk, or it cannot be written.
+pub fn export(options: &SavedExport) -> Result<Option<String>, SavedError> {
+    let place = options.output.as_deref().map(outputs::place).transpose()?;
+    let saved = load(&options.saved)?;
+    let bytes = export::bytes(&saved.view, options.format).map_err(SavedError::Format)?;
+    match (&place, options.format) {
+        (Some(place), _) => {
+            place.write(&bytes)?;
+            say::line(format_args!("wrote {}", visible(place.path().display())));
+        }
+        (None, Format::Text) => say::print(&String::from_utf8_lossy(&bytes))?,
+        (None, _) => {
+            let mut out = say::data();
+            out.write_all(&bytes)?;
+            out.flush()?;
+        }
+    }
+    Ok(saved.trouble)
+}

@@ -1,0 +1,188 @@
+//! The files of a session that is being saved: each walk is in them as soon as it was taken.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use profiler_core::sample::Sample;
+use profiler_core::text::visible;
+use profiler_core::view::{Point, View};
+use profiler_trace::snapshot::{Observation, Writer};
+use profiler_trace::whole_file::{Output, Place, WriteError};
+
+use crate::say;
+
+/// Saves a session into any number of files. Clones save the same one.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorder(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    files: Vec<SavedFile>,
+    /// Points that are in no observation yet.
+    points: Vec<Point>,
+    /// When the last walk that was saved was taken.
+    last_walk_ns: Option<u64>,
+    is_over: bool,
+}
+
+#[derive(Debug)]
+struct SavedFile {
+    place: Place,
+    progress: Progress,
+}
+
+#[derive(Debug)]
+enum Progress {
+    /// What lies in its place is as it was before.
+    NotBegun,
+    Growing(Writer<Output>),
+    /// No more is written; what was stays.
+    Failed(WriteError),
+    Done,
+}
+
+impl Recorder {
+    /// Files at these places, which may be none. They appear with the first walk.
+    pub(crate) fn new(places: &[Place]) -> Self {
+        let file = |place: &Place| SavedFile {
+            place: place.clone(),
+            progress: Progress::NotBegun,
+        };
+        Self(Arc::new(Mutex::new(State {
+            files: places.iter().map(file).collect(),
+            points: Vec::new(),
+            last_walk_ns: None,
+            is_over: places.is_empty(),
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new point of the curves over time.
+    pub(crate) fn point(&self, point: Point) {
+        let mut state = self.state();
+        if !state.is_over {
+            state.points.push(point);
+        }
+    }
+
+    /// A walk, and what there was to show then.
+    pub(crate) fn walk(&self, sample: &Sample, view: &View) {
+        let mut state = self.state();
+        if state.is_over {
+            return;
+        }
+        let observation = Observation::of(view, std::mem::take(&mut state.points));
+        state.last_walk_ns = Some(sample.taken_at_ns);
+        for file in &mut state.files {
+            file.write(|writer| {
+                writer.walk(sample)?;
+                writer.observe(&observation)
+            });
+        }
+    }
+
+    /// Why a file is not written any more, if that is so.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let state = self.state();
+        let mut files = state.files.iter();
+        files.find_map(|file| match &file.progress {
+            Progress::Failed(error) => Some(format!("the session is not saved any more: {error}")),
+            _ => None,
+        })
+    }
+
+    /// Ends the session with its last view. `in_haste` nobody waits for the disk, nor for a walk that
+    /// is being written this moment, after which the file then ends.
+    ///
+    /// # Errors
+    /// The first file that was not written to its end.
+    pub(crate) fn end(&self, view: &View, in_haste: bool) -> Result<(), WriteError> {
+        let mut state = match self.0.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if in_haste => return Ok(()),
+            Err(TryLockError::WouldBlock) => self.state(),
+        };
+        state.is_over = true;
+        // A walk that nobody was shown has an observation of its own.
+        let is_of_last_walk = state.last_walk_ns == Some(view.report.taken_at_ns);
+        let points = std::mem::take(&mut state.points);
+        let last = is_of_last_walk.then(|| Observation::of(view, points));
+        let mut first = Ok(());
+        for file in &mut state.files {
+            first = first.and(file.end(last.as_ref(), in_haste));
+        }
+        first
+    }
+}
+
+impl SavedFile {
+    fn write(&mut self, write: impl FnOnce(&mut Writer<Output>) -> io::Result<()>) {
+        if matches!(self.progress, Progress::NotBegun) {
+            self.progress = match self.begin() {
+                Ok(writer) => Progress::Growing(writer),
+                Err(error) => Progress::Failed(error),
+            };
+        }
+        if let Progress::Growing(writer) = &mut self.progress
+            && let Err(source) = write(writer)
+        {
+            self.progress = Progress::Failed(self.failed(source));
+        }
+    }
+
+    fn begin(&self) -> Result<Writer<Output>, WriteError> {
+        let output = self.place.begin_growing()?;
+        Writer::new(output).map_err(|source| self.failed(source))
+    }
+
+    fn end(&mut self, last: Option<&Observation>, in_haste: bool) -> Result<(), WriteError> {
+        if let (Some(last), Progress::Growing(_)) = (last, &self.progress) {
+            self.write(|writer| writer.observe(last));
+        }
+        match std::mem::replace(&mut self.progress, Progress::Done) {
+            Progress::NotBegun | Progress::Done => return Ok(()),
+            Progress::Failed(error) => return Err(error),
+            Progress::Growing(writer) => {
+                let output = writer.finish().map_err(|source| self.failed(source))?;
+                if !in_haste {
+                    output.finish()?;
+                }
+            }
+        }
+        wrote(&self.place);
+        Ok(())
+    }
+
+    fn failed(&self, source: io::Error) -> WriteError {
+        WriteError::Io {
+            path: self.place.path().to_owned(),
+            source,
+        }
+    }
+}
+
+/// Writes a session of one walk to its place, whole or not at all.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn write_whole(place: &Place, sample: &Sample, view: &View) -> Result<(), WriteError> {
+    let cannot = |source| WriteError::Io {
+        path: place.path().to_owned(),
+        source,
+    };
+    let mut writer = Writer::new(place.begin()?).map_err(cannot)?;
+    writer.walk(sample).map_err(cannot)?;
+    let observation = Observation::of(view, view.history.to_vec());
+    writer.observe(&observation).map_err(cannot)?;
+    writer.finish().map_err(cannot)?.finish()?;
+    wrote(place);
+    Ok(())
+}
+
+fn wrote(place: &Place) {
+    say::line(format_args!("wrote {}", visible(place.path().display())));
+}

@@ -1,0 +1,372 @@
+//! Saved sessions of real children and of a core: what is read back is what was seen, byte by byte. No
+//! privilege.
+
+#[path = "../../profiler-target/tests/child/mod.rs"]
+mod child;
+#[allow(dead_code, reason = "only the image's bytes are wanted")]
+#[path = "../../profiler-core/tests/glibc_image/mod.rs"]
+mod glibc_image;
+mod small_core;
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+use child::{Child, PATIENCE};
+use serde_json::Value;
+
+/// glibc's heap and pymalloc's, with holes; it goes on to allocate, so that no two walks are alike.
+const WORKER: &str = r"
+import sys, threading, time
+kept = [bytes(i % 700) for i in range(60000)]
+words = [str(i) * 9 for i in range(60000)]
+del kept[::3], words[::2]
+large = bytearray(3_000_000)
+print('READY', flush=True)
+threading.Thread(target=sys.stdin.read, daemon=True).start()
+while True:
+    kept.append(bytes(len(kept) % 3000))
+    time.sleep(0.001)
+";
+
+fn fragscope(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs it and gives what it printed; it must end with `code`.
+fn printed(args: &[&str], code: i32) -> Vec<u8> {
+    let output = fragscope(args);
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{args:?}: {}",
+        said(&output)
+    );
+    output.stdout
+}
+
+/// A folder with a session in every format.
+struct Kept(tempfile::TempDir);
+
+impl Kept {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn path(&self, ending: &str) -> PathBuf {
+        self.0.path().join(format!("a.{ending}"))
+    }
+
+    fn name(&self, ending: &str) -> String {
+        self.path(ending).to_string_lossy().into_owned()
+    }
+
+    /// Runs a command with an output of each kind.
+    fn write(&self, command: &[&str]) -> Output {
+        let names = ["json", "csv", "hlog", "fragsnap"].map(|ending| self.name(ending));
+        let outputs = names.iter().flat_map(|name| ["-o", name]);
+        fragscope(&command.iter().copied().chain(outputs).collect::<Vec<_>>())
+    }
+
+    /// What is exported of the session is what was written of the last view.
+    fn assert_equal(&self) {
+        let session = self.name("fragsnap");
+        for format in ["json", "csv", "hlog"] {
+            let exported = printed(&["export", &session, "--format", format], 0);
+            let live = fs::read(self.path(format)).expect("written");
+            assert!(exported == live, "{format} differs");
+            let file = self.name("exported");
+            printed(&["export", &session, "--format", format, "-o", &file], 0);
+            assert_eq!(fs::read(&file).expect("written"), live, "{format}");
+        }
+    }
+
+    fn json(&self) -> Value {
+        let bytes = fs::read(self.path("json")).expect("written");
+        serde_json::from_slice(&bytes).expect("JSON")
+    }
+}
+
+fn attach(pid: &str) -> Vec<&str> {
+    vec![
+        "attach",
+        "--pid",
+        pid,
+        "--headless",
+        "--no-probes",
+        "--budget",
+        "unlimited",
+        "--interval",
+        "100ms",
+        "--duration",
+        "1500ms",
+    ]
+}
+
+#[test]
+fn a_session_of_a_python_worker_reads_back_as_it_was_seen() {
+    let child = Child::python(WORKER);
+    assert_eq!(child.said(), "READY");
+    let kept = Kept::new();
+    let pid = child.pid().to_string();
+    let output = kept.write(&attach(&pid));
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("a.fragsnap"), "{}", said(&output));
+    kept.assert_equal();
+    let live = kept.json();
+    let allocators = live["heaps"].as_array().expect("heaps").iter();
+    let allocators: Vec<_> = allocators.map(|heap| heap["allocator"].clone()).collect();
+    assert_eq!(allocators, ["glibc", "pymalloc"]);
+
+    let session = kept.name("fragsnap");
+    let prose = printed(&["explain", &session], 0);
+    let verdict = live["verdict"].as_str().expect("a verdict");
+    assert!(String::from_utf8_lossy(&prose).contains(verdict));
+    let text = printed(&["export", &session, "--format", "text"], 0);
+    assert!(String::from_utf8_lossy(&text).contains(verdict));
+
+    // Each walk is there, one after another.
+    let walk = |number: u64| {
+        let at = number.to_string();
+        let args = ["export", &session, "--format", "json", "--at", &at];
+        serde_json::from_slice::<Value>(&printed(&args, 0)).expect("JSON")
+    };
+    let (first, second) = (walk(1), walk(2));
+    assert!(first["taken_at"].as_str() < second["taken_at"].as_str());
+    assert_eq!(first["history"].as_array().expect("points").len(), 1);
+    let none = fragscope(&["explain", &session, "--at", "1000"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(said(&none).contains("has no walk 1000"), "{}", said(&none));
+}
+
+#[test]
+fn a_session_of_a_worker_with_jemalloc_reads_back_as_it_was_seen() {
+    let mut command = Command::new("python3");
+    command.args(["-S", "-c", WORKER]);
+    command.env("LD_PRELOAD", "libjemalloc.so.2");
+    let child = Child::run(command);
+    let kept = Kept::new();
+    let pid = child.pid().to_string();
+    let output = kept.write(&attach(&pid));
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(kept.json()["heaps"].to_string().contains("\"jemalloc\""));
+    kept.assert_equal();
+}
+
+#[test]
+fn a_snapshot_of_a_process_and_of_a_core_reads_back_as_it_was_seen() {
+    let child = Child::python(WORKER);
+    let kept = Kept::new();
+    let pid = child.pid().to_string();
+    let output = kept.write(&["snapshot", "--pid", &pid]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    kept.assert_equal();
+    let text = printed(&["export", &kept.name("fragsnap"), "--format", "text"], 0);
+    assert_eq!(text, output.stdout);
+
+    let core = kept.path("core");
+    fs::write(&core, small_core::sound()).expect("written");
+    let output = kept.write(&["snapshot", "--core", &kept.name("core")]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    kept.assert_equal();
+    assert!(kept.json()["core_bytes"].is_u64(), "it is of the core");
+}
+
+/// The session of one walk and one of a few.
+fn session(kept: &Kept) -> PathBuf {
+    let child = Child::python(WORKER);
+    let pid = child.pid().to_string();
+    let output = kept.write(&attach(&pid));
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    kept.path("fragsnap")
+}
+
+#[test]
+fn a_session_that_is_cut_off_or_damaged_is_used_as_far_as_it_is_whole() {
+    let kept = Kept::new();
+    let path = session(&kept);
+    let whole = fs::read(&path).expect("read");
+    let name = kept.name("fragsnap");
+
+    fs::write(&path, &whole[..whole.len() - 1]).expect("ours");
+    let output = fragscope(&["explain", &name]);
+    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+    assert!(
+        said(&output).contains("not whole: it was cut off"),
+        "{}",
+        said(&output)
+    );
+    let exported = printed(&["export", &name, "--format", "json"], 6);
+    assert!(
+        exported == fs::read(kept.path("json")).expect("read"),
+        "all but its end is there"
+    );
+
+    // The first walk's block.
+    let mut damaged = whole.clone();
+    damaged[200] ^= 0x55;
+    fs::write(&path, &damaged).expect("ours");
+    let output = fragscope(&["explain", &name]);
+    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+    assert!(
+        said(&output).contains("1 record is damaged"),
+        "{}",
+        said(&output)
+    );
+    let output = fragscope(&["explain", &name, "--at", "1"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    printed(&["explain", &name, "--at", "2"], 6);
+
+    for (bytes, words) in [
+        (&b"FRAGSNP\x02"[..], "by a later fragscope"),
+        (&b"FRAGSNP\x01"[..], "no walk that can be read"),
+        (&b"FRAGTRC\x01"[..], "recording"),
+        (&b"{}"[..], "no saved session"),
+        (&b""[..], "no saved session"),
+    ] {
+        fs::write(&path, bytes).expect("ours");
+        for args in [
+            &["explain", &*name][..],
+            &["export", &name, "--format", "csv"],
+        ] {
+            let output = fragscope(args);
+            assert_eq!(output.status.code(), Some(1), "{args:?} {}", said(&output));
+            assert!(said(&output).contains(words), "{args:?} {}", said(&output));
+        }
+    }
+    fs::write(&path, b"FRAGSNP\x01").expect("ours");
+    let output = fragscope(&["export", &name, "--format", "logalloc"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said(&output).contains("a saved session"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn a_session_can_come_from_a_pipe() {
+    let kept = Kept::new();
+    let path = session(&kept);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fragscope"));
+    let mut child = command
+        .args(["export", "/dev/stdin", "--format", "json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let bytes = fs::read(&path).expect("read");
+    let mut input = child.stdin.take().expect("piped");
+    input.write_all(&bytes).expect("it reads");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.stdout == fs::read(kept.path("json")).expect("read"));
+}
+
+#[test]
+fn a_kill_leaves_a_session_that_is_readable_to_its_last_walk() {
+    let child = Child::python(WORKER);
+    let kept = Kept::new();
+    let pid = child.pid().to_string();
+    let mut args = attach(&pid);
+    let name = kept.name("fragsnap");
+    args.truncate(9);
+    args.extend(["-o", &name]);
+    let mut attach = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(&args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let began = Instant::now();
+    let size = || fs::metadata(kept.path("fragsnap")).map_or(0, |about| about.len());
+    // The second walk has begun to be written when the file is larger than the first made it.
+    let mut first = 0;
+    while size() <= first || first == 0 {
+        first = if first == 0 { size() } else { first };
+        assert!(began.elapsed() < PATIENCE, "it writes nothing");
+        std::thread::yield_now();
+    }
+    attach.kill().expect("killed");
+    attach.wait().expect("ended");
+    let output = fragscope(&["explain", &name]);
+    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+    assert!(said(&output).contains("cut off"), "{}", said(&output));
+}
+
+#[test]
+fn a_session_that_a_signal_ends_is_whole() {
+    let child = Child::python(WORKER);
+    let kept = Kept::new();
+    let pid = child.pid().to_string();
+    let mut args = attach(&pid);
+    args.truncate(5);
+    let name = kept.name("fragsnap");
+    args.extend(["-o", &name]);
+    let attach = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .args(&args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let began = Instant::now();
+    while fs::metadata(kept.path("fragsnap")).map_or(0, |about| about.len()) == 0 {
+        assert!(began.elapsed() < PATIENCE, "it writes nothing");
+        std::thread::yield_now();
+    }
+    // SAFETY: it takes two integers; the process is ours and was not waited for.
+    unsafe { libc::kill(attach.id() as i32, libc::SIGTERM) };
+    let output = attach.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    printed(&["explain", &name], 0);
+}
+
+#[test]
+fn view_wants_a_terminal_and_says_what_needs_none() {
+    let kept = Kept::new();
+    let output = fragscope(&["view", &kept.name("fragsnap")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said(&output).contains("export FILE --format text"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn a_full_disk_ends_the_saving_and_is_said() {
+    // The smallest full disk that needs no privilege: a limit on the size of files.
+    let child = Child::python(WORKER);
+    let kept = Kept::new();
+    let pid = child.pid().to_string();
+    let name = kept.name("fragsnap");
+    let mut args = attach(&pid);
+    args.extend(["-o", &name]);
+    let command = format!(
+        "trap '' XFSZ; ulimit -f 8; exec {} {}",
+        env!("CARGO_BIN_EXE_fragscope"),
+        args.join(" ")
+    );
+    let output = Command::new("bash")
+        .args(["-c", &command])
+        .output()
+        .expect("bash");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(
+        said(&output).contains("not saved any more"),
+        "{}",
+        said(&output)
+    );
+    let kept = fs::metadata(kept.path("fragsnap"));
+    assert!(kept.expect("what was written stays").len() > 0);
+}
