@@ -257,7 +257,7 @@ impl PlayedField<'_> {
         });
         Doubts {
             events: self.summary.events,
-            lost: self.summary.lost,
+            lost: self.summary.lost + self.summary.left_out,
             seed_bytes: self.summary.seed_bytes,
             allocated_bytes: self.summary.allocated_bytes,
             touch_band: if self.outcomes[0].untouched.is_empty() {
@@ -302,6 +302,7 @@ impl PlayedField<'_> {
             lacks: lacking(description),
             events: summary.events,
             lost: summary.lost,
+            left_out: summary.left_out,
             threads: summary.threads,
             processes: summary.processes,
             duration_ns: summary.duration_ns,

@@ -50,6 +50,8 @@ pub struct TraceFacts {
     pub events: u64,
     /// Events lost.
     pub lost: u64,
+    /// Events that were left out: of more threads or processes than can be played.
+    pub left_out: u64,
     /// Threads.
     pub threads: u32,
     /// Processes.

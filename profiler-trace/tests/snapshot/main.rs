@@ -134,13 +134,15 @@ proptest! {
             prop_assert!(at < 8, "a damaged record does not take the others with it");
             return Ok(());
         };
-        prop_assert!(read.trouble.is_some());
+        // A frame of zstd has bits that mean nothing: then all of it is there.
+        let records = read.walks.len() + read.observations.len();
+        prop_assert!(read.trouble.is_some() || records == 2 * walks.len());
         for (number, sample) in &read.walks {
             prop_assert_eq!(sample, &walks[*number as usize - 1].0);
         }
         // All that ends before the damage is there.
         let before = ends.iter().filter(|end| **end <= at).count();
-        prop_assert!(read.walks.len() + read.observations.len() >= before);
+        prop_assert!(records >= before);
     }
 
     #[test]

@@ -106,17 +106,23 @@ fn not_whole(what: &str, why: &str) -> Exit {
     Exit::NotWhole
 }
 
-/// Whether any candidate could not be played; each is named with the reason.
-fn failed_to_play(report: &Report) -> bool {
-    let mut any = false;
-    for row in &report.candidates {
-        if let Some(why) = &row.failure {
-            any = true;
-            let (name, why) = (visible(&row.name), visible(why));
-            say::line(format_args!("fragscope: {name} was not played: {why}"));
-        }
+/// Whether candidates could not be played: any, if they were `chosen`, else all; each is named with the
+/// reason.
+fn failed_to_play(report: &Report, chosen: bool) -> bool {
+    let mut failed = report
+        .candidates
+        .iter()
+        .filter_map(|row| Some((&row.name, row.failure.as_ref()?)));
+    let none_played = report.candidates.iter().all(|row| row.measured.is_none());
+    if !chosen && !none_played {
+        return false;
     }
-    any
+    let first = failed.next();
+    for (name, why) in first.into_iter().chain(failed) {
+        let (name, why) = (visible(name), visible(why));
+        say::line(format_args!("fragscope: {name} was not played: {why}"));
+    }
+    none_played || first.is_some()
 }
 
 /// How reading a saved session ended, with why not all of it could be read.
@@ -187,8 +193,9 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             print::replay(&report, args.json)?;
             match &report.trace.trouble {
                 _ if report.interrupted => Exit::Interrupted,
-                _ if args.chooses() && failed_to_play(&report) => Exit::Error,
+                _ if failed_to_play(&report, args.chooses()) => Exit::Error,
                 Some(why) => not_whole("recording", why),
+                None if report.trace.left_out > 0 => Exit::NotWhole,
                 None => Exit::Done,
             }
         }

@@ -114,6 +114,7 @@ pub(super) fn full() -> Report {
             lacks: Vec::new(),
             events: 20_100_000,
             lost: 3,
+            left_out: 0,
             threads: 4,
             processes: 1,
             duration_ns: 90_000_000_000,

@@ -96,6 +96,17 @@ fn the_text_is_never_wider_than_80_columns_and_never_drives_the_terminal() {
 }
 
 #[test]
+fn what_could_not_be_played_is_said() {
+    let mut report = full();
+    report.trace.left_out = 904;
+    let shown = text(&report, false);
+    let words: Vec<_> = shown.split_whitespace().collect();
+    let said = "not whole: 904 events were left out, of more than 4096 processes or 65.5k threads";
+    assert!(words.join(" ").contains(said), "{shown}");
+    assert_eq!(document(&report)["trace"]["events_left_out"], 904);
+}
+
+#[test]
 fn without_trust_the_table_stays_and_nothing_is_to_be_copied() {
     let mut report = full();
     report.calibration = Calibration::default();

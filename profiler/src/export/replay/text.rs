@@ -1,5 +1,6 @@
 //! A replay's report for people, at most [`WIDTH`] columns wide.
 
+use profiler_common::program::{MAX_PROCESSES, MAX_THREADS};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_lab::ablation::in_words;
@@ -119,6 +120,15 @@ fn heading(text: &mut Text, report: &Report) {
     }
     if let Some(trouble) = &trace.trouble {
         text.wrapped(Look::Bad, "  ", &format!("not whole: {trouble}"));
+    }
+    if trace.left_out > 0 {
+        let left_out = format!(
+            "not whole: {} events were left out, of more than {} processes or {} threads",
+            count(trace.left_out),
+            count(MAX_PROCESSES.into()),
+            count(MAX_THREADS.into())
+        );
+        text.wrapped(Look::Bad, "  ", &left_out);
     }
     for what in &trace.not_taken {
         let words = format!("not taken from the recording: {what}");
