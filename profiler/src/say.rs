@@ -10,6 +10,8 @@ mod stderr;
 use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal, StdoutLock, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use profiler_core::text::visible_lines;
 
@@ -20,6 +22,11 @@ const CLEAR: &str = "\r\x1b[K";
 pub(crate) fn line(message: impl Display) {
     // In one piece, so that it is not torn by what others write there.
     stderr::write(format!("{}\n", visible_lines(message)));
+}
+
+/// Waits until all that was said is written, unless nobody takes it in: for the end of the process.
+pub(crate) fn finish() {
+    stderr::finish();
 }
 
 /// Whether somebody watches stderr, for whom progress can be shown.
@@ -87,12 +94,45 @@ pub(crate) struct Stdout(StdoutLock<'static>);
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _writing = Writing::begin();
         self.0.write(bytes).map_err(of_stdout)
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        let _writing = Writing::begin();
         self.0.flush().map_err(of_stdout)
     }
+}
+
+/// Since when somebody writes to stdout, if anybody does.
+static WRITING_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
+/// What takes longer waits for a reader, who may never come.
+const STUCK: Duration = Duration::from_millis(100);
+
+/// While this lives, stdout is being written to.
+struct Writing;
+
+impl Writing {
+    fn begin() -> Self {
+        *writing_since() = Some(Instant::now());
+        Self
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        *writing_since() = None;
+    }
+}
+
+fn writing_since() -> MutexGuard<'static, Option<Instant>> {
+    // Nothing that holds the lock panics.
+    WRITING_SINCE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether somebody waits for stdout to take something in.
+pub(crate) fn is_stuck() -> bool {
+    writing_since().is_some_and(|since| since.elapsed() > STUCK)
 }
 
 impl AsFd for Stdout {

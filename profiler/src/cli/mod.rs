@@ -51,6 +51,7 @@ pub fn main() -> ExitCode {
              breakpoints may stay in the target; `fragscope doctor --pid` looks"
         ));
     }
+    say::finish();
     code
 }
 

@@ -4,26 +4,42 @@
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Messages that wait for their reader at the most; those that come then are dropped.
 const MOST_WAITING: usize = 64;
-/// How long a message is waited for, so that it comes before what is printed on stdout next. It is
-/// waited for once: as long as the thread is behind, nobody waits.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// What takes longer to write waits for a reader, who may never come.
+const STUCK: Duration = Duration::from_millis(50);
+/// How long the thread may take to come to a message on a busy host.
+const LATE: Duration = Duration::from_secs(1);
 
 /// The way to the thread.
 struct Writer {
     messages: SyncSender<String>,
+    progress: Arc<Progress>,
+}
+
+/// How far the thread is.
+#[derive(Default)]
+struct Progress {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
     /// Messages that were sent and not written yet.
-    behind: Arc<(Mutex<usize>, Condvar)>,
+    behind: usize,
+    /// Since when one is being written.
+    writing_since: Option<Instant>,
 }
 
 static WRITER: OnceLock<Option<Writer>> = OnceLock::new();
 
-/// Writes a message, and waits until that is done, or seems to take long.
+/// Writes a message, and waits until that is done, so that it comes before what is printed on stdout
+/// next. As long as the thread is behind nobody waits.
 pub(super) fn write(message: String) {
     match WRITER.get_or_init(Writer::start) {
         Some(writer) => writer.write(message),
@@ -32,40 +48,67 @@ pub(super) fn write(message: String) {
     }
 }
 
+/// Waits until all is written, or what is being written takes too long.
+pub(super) fn finish() {
+    if let Some(Some(writer)) = WRITER.get() {
+        writer.progress.wait(writer.progress.state());
+    }
+}
+
 impl Writer {
     fn start() -> Option<Self> {
         let (messages, to_write) = sync_channel(MOST_WAITING);
-        let behind = Arc::default();
-        let for_thread = Arc::clone(&behind);
+        let progress = Arc::new(Progress::default());
+        let for_thread = Arc::clone(&progress);
         thread::Builder::new()
             .name("stderr".into())
             .spawn(move || run(&to_write, &for_thread))
             .ok()?;
-        Some(Self { messages, behind })
+        Some(Self { messages, progress })
     }
 
     fn write(&self, message: String) {
-        let (count, done) = &*self.behind;
-        // Nothing that holds the lock panics.
-        let mut behind = count.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_idle = *behind == 0;
+        let mut state = self.progress.state();
+        let was_idle = state.behind == 0;
         if self.messages.try_send(message).is_err() {
             return;
         }
-        *behind += 1;
+        state.behind += 1;
         if was_idle {
-            // Whether it came or not, there is nothing else to do about it.
-            let _ = done.wait_timeout_while(behind, PATIENCE, |behind| *behind > 0);
+            self.progress.wait(state);
         }
     }
 }
 
-fn run(messages: &Receiver<String>, behind: &(Mutex<usize>, Condvar)) {
-    let (count, done) = behind;
+impl Progress {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that holds the lock panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nothing is behind, a write is stuck, or it is late.
+    fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        let until = Instant::now() + LATE;
+        let is_stuck = |state: &State| {
+            let since = state.writing_since;
+            since.is_some_and(|since| since.elapsed() > STUCK)
+        };
+        while state.behind > 0 && !is_stuck(&state) && Instant::now() < until {
+            let waited = self.changed.wait_timeout(state, STUCK / 5);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+fn run(messages: &Receiver<String>, progress: &Progress) {
     for message in messages {
+        progress.state().writing_since = Some(Instant::now());
         // Whoever closed stderr does not want to know.
         let _ = io::stderr().write_all(message.as_bytes());
-        *count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        done.notify_all();
+        let mut state = progress.state();
+        state.writing_since = None;
+        state.behind -= 1;
+        drop(state);
+        progress.changed.notify_all();
     }
 }

@@ -1,11 +1,21 @@
 //! A signal that ends what has no loop of its own: a flag that is looked at.
 
 use std::io;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use signal_hook::consts::SIGTERM;
+use signal_hook::low_level::emulate_default_handler;
 
 use super::signals::Signals;
+use crate::say;
+
+/// Between two looks whether what is printed is stuck.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A flag that is set when the user wants it to end.
 ///
@@ -22,8 +32,16 @@ pub(super) fn flag() -> io::Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&interrupted);
     thread::spawn(move || {
-        runtime.block_on(signals.next());
+        let name = runtime.block_on(signals.next());
         set.store(true, Ordering::Relaxed);
+        // The flag is looked at by all that works; but what it came to may be printed on a terminal
+        // that was stopped, or into a pipe that nobody reads.
+        while !say::is_stuck() {
+            thread::sleep(LOOK);
+        }
+        let signal = Signal::from_str(name).map_or(SIGTERM, |signal| signal as i32);
+        // It ends this process, where it can be ended at all.
+        let _ = emulate_default_handler(signal);
     });
     Ok(interrupted)
 }
