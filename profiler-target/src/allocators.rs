@@ -84,12 +84,6 @@ impl Known {
     }
 }
 
-/// The allocators in the file at `path` and their versions, but for C libraries' and Python's own.
-pub fn allocators_in(path: &Path) -> Vec<(Allocator, Option<String>)> {
-    let file = Reader::default().open(&path.to_string_lossy(), path.to_owned());
-    file.map_or_else(Vec::new, |file| file.allocators().to_vec())
-}
-
 /// The allocator behind the malloc of the file at `path`, which a target maps as `mapped` and takes
 /// its malloc from.
 pub fn malloc_in(path: &Path, mapped: &str) -> AllocatorIdentity {
