@@ -1,50 +1,10 @@
 //! A heap as one allocator sees it at one moment.
 
 use crate::addr::{AddrRange, RemoteAddr};
+pub use crate::allocator::Allocator;
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::span::{SpanList, SpanState};
-
-/// The allocators that fragscope tells apart.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
-pub enum Allocator {
-    /// GNU libc's malloc (ptmalloc).
-    Glibc,
-    /// CPython's object allocator (`Objects/obmalloc.c`).
-    Pymalloc,
-    /// jemalloc.
-    Jemalloc,
-    /// mimalloc.
-    Mimalloc,
-    /// gperftools' tcmalloc.
-    Tcmalloc,
-    /// musl's malloc (oldmalloc or mallocng).
-    Musl,
-}
-
-impl Allocator {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Glibc,
-        Self::Pymalloc,
-        Self::Jemalloc,
-        Self::Mimalloc,
-        Self::Tcmalloc,
-        Self::Musl,
-    ];
-
-    /// The name in output and files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Glibc => "glibc",
-            Self::Pymalloc => "pymalloc",
-            Self::Jemalloc => "jemalloc",
-            Self::Mimalloc => "mimalloc",
-            Self::Tcmalloc => "tcmalloc",
-            Self::Musl => "musl",
-        }
-    }
-}
 
 /// Where an extent's memory came from.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

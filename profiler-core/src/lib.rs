@@ -7,6 +7,7 @@
 
 pub mod activity;
 pub mod addr;
+pub mod allocator;
 pub mod arena;
 pub mod claims;
 pub mod columns;

@@ -1,21 +1,14 @@
 //! Mapped objects that hold an allocator: what walkers of malloc replacements start from.
 
 use crate::addr::{AddrRange, RemoteAddr};
-use crate::heap::Allocator;
+use crate::allocator::AllocatorIdentity;
 
 /// An allocator inside a program or library that the target maps. An object may hold several (a
 /// static program with libc's malloc and jemalloc); each is one of these.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AllocatorObject {
-    /// Which allocator.
-    pub allocator: Allocator,
-    /// Its version where the object tells it, e.g. `5.3.0`.
-    pub version: Option<String>,
-    /// Whether it defines `malloc` by that name, so that it can serve the whole program; a copy with
-    /// a prefix, or inside a library, serves that library only.
-    pub defines_malloc: bool,
-    /// The object's path as the target sees it.
-    pub path: String,
+    /// Which allocator, of which version, in which file.
+    pub identity: AllocatorIdentity,
     /// The object's writable data, ascending: pages of the file, and the `.bss` after them.
     pub data: Vec<AddrRange>,
     /// Variables that hold the allocator's options, where the object tells them.

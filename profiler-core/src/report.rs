@@ -469,9 +469,13 @@ impl FragReport {
     /// The allocator that serves malloc, when its heap is not among those that were walked: then
     /// nothing can be said of fragmentation.
     pub fn malloc_not_walked(&self) -> Option<&str> {
-        let serving = self.target.malloc.as_deref()?.split(' ').next()?;
-        let walked = self.heaps.iter().any(|h| h.allocator.name() == serving);
-        (!walked).then_some(serving)
+        let serving = self.target.malloc.as_deref()?;
+        let kind = Allocator::of_title(serving);
+        let walked = self.heaps.iter().any(|heap| Some(heap.allocator) == kind);
+        (!walked).then(|| match kind {
+            Some(kind) => kind.name(),
+            None => serving,
+        })
     }
 
     /// The value of a metric; `None` is unknown.

@@ -1,6 +1,7 @@
 //! The jemalloc walker on images: one that is sound, and any damage to it.
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::allocator::{AllocatorIdentity, Role};
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::Allocator;
 use profiler_core::jemalloc::{NotWalked, walk};
@@ -127,11 +128,13 @@ impl Image {
     fn object(&self, version: Option<&str>) -> AllocatorObject {
         let data = AddrRange::with_len(RemoteAddr::new(DATA), 0x50000);
         AllocatorObject {
-            allocator: Allocator::Jemalloc,
-            version: version.map(str::to_owned),
-            defines_malloc: true,
+            identity: AllocatorIdentity {
+                kind: Some(Allocator::Jemalloc),
+                version: version.map(str::to_owned),
+                object: "/usr/lib/libjemalloc.so.2".to_owned(),
+                role: Role::ServesMalloc,
+            },
             options: Vec::new(),
-            path: "/usr/lib/libjemalloc.so.2".to_owned(),
             data: vec![data.expect("it fits")],
         }
     }

@@ -1,6 +1,7 @@
 //! The walker of mimalloc 3.x on images: one that is sound, and any damage to it.
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::allocator::{AllocatorIdentity, Role};
 use profiler_core::arena::ArenaFigure;
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::{Allocator, HeapSnapshot};
@@ -119,10 +120,12 @@ impl Image {
         }
         let context = Context {
             objects: &[AllocatorObject {
-                allocator: Allocator::Mimalloc,
-                version: Some("3.0.1".into()),
-                path: "/lib/libmimalloc.so.3".into(),
-                defines_malloc: true,
+                identity: AllocatorIdentity {
+                    kind: Some(Allocator::Mimalloc),
+                    version: Some("3.0.1".into()),
+                    object: "/lib/libmimalloc.so.3".into(),
+                    role: Role::ServesMalloc,
+                },
                 options: Vec::new(),
                 data: vec![range(DATA, 4096)],
             }],

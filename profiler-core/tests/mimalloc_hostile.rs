@@ -1,6 +1,7 @@
 //! The mimalloc walker on images: one that is sound, and any damage to it.
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::allocator::{AllocatorIdentity, Role};
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::memory::{MemoryImage, ResidentMemory};
@@ -105,11 +106,13 @@ impl Image {
         }
         let context = Context {
             objects: &[AllocatorObject {
-                allocator: Allocator::Mimalloc,
-                version: Some("2.0.9".into()),
-                defines_malloc: true,
+                identity: AllocatorIdentity {
+                    kind: Some(Allocator::Mimalloc),
+                    version: Some("2.0.9".into()),
+                    object: "/lib/libmimalloc.so.2.0".into(),
+                    role: Role::ServesMalloc,
+                },
                 options: Vec::new(),
-                path: "/lib/libmimalloc.so.2.0".into(),
                 data: vec![range(DATA, 4096)],
             }],
             python: None,

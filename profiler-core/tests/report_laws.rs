@@ -2,7 +2,8 @@
 //! and no sample makes it panic.
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use profiler_core::heap::{Allocator, Arena, Extent, ExtentKind, HeapSnapshot};
+use profiler_core::allocator::{Allocator, Home, ROWS};
+use profiler_core::heap::{Arena, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::metrics::MetricId;
 use profiler_core::report::{FragReport, LedgerClass};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
@@ -436,4 +437,37 @@ fn what_a_trim_returns_is_pinned_by_nothing() {
     assert_eq!(row(LedgerClass::FreePinned) + row(LedgerClass::Cached), 0);
     let mechanisms: Vec<_> = report.findings.iter().map(|f| f.mechanism.name()).collect();
     assert_eq!(mechanisms, ["untrimmed"]);
+}
+
+#[test]
+fn nothing_is_said_in_glibcs_words_of_another_allocator() {
+    // A page with pinned free bytes, a cached one, and two that are free.
+    let part = [
+        (64, SpanState::Live),
+        (PAGE_SIZE - 64, SpanState::Free),
+        (PAGE_SIZE, SpanState::Cached),
+        (2 * PAGE_SIZE, SpanState::Free),
+    ];
+    let names = [
+        "glibc",
+        "malloc_trim",
+        "GLIBC_TUNABLES",
+        "MALLOC_ARENA",
+        "MALLOC_MMAP",
+        "fastbin",
+    ];
+    for row in ROWS.iter().filter(|row| row.home != Home::Python) {
+        let mut sample = worker(25_600, &part, 0);
+        let heap = &mut sample.heaps[0];
+        heap.allocator = row.kind;
+        heap.trimmable = vec![range(BASE + 4 * PAGE_SIZE, 12_000 * PAGE_SIZE)];
+        if row.kind != Allocator::Glibc {
+            heap.extents[0].kind = ExtentKind::Region;
+        }
+        let report = FragReport::from_sample(&sample);
+        let said = format!("{} {:?}", report.explanation, report.findings);
+        assert!(report.findings.len() >= 3, "{said}");
+        let of_glibc = names.iter().any(|name| said.contains(name));
+        assert_eq!(of_glibc, row.kind == Allocator::Glibc, "{said}");
+    }
 }

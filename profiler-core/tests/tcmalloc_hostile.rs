@@ -1,6 +1,7 @@
 //! The tcmalloc walker on images: one that is sound, and any damage to it.
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::allocator::{AllocatorIdentity, Role};
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::memory::{MemoryImage, ResidentMemory};
@@ -128,12 +129,14 @@ impl Image {
             });
         }
         let object = AllocatorObject {
-            allocator: Allocator::Tcmalloc,
-            version: Some(version.into()),
-            defines_malloc: true,
-            path: "/lib/libtcmalloc_minimal.so.4".into(),
-            data: vec![range(DATA, 0x1000), range(DATA + 0x1000, 0x1a_c000)],
+            identity: AllocatorIdentity {
+                kind: Some(Allocator::Tcmalloc),
+                version: Some(version.into()),
+                object: "/lib/libtcmalloc_minimal.so.4".into(),
+                role: Role::ServesMalloc,
+            },
             options: Vec::new(),
+            data: vec![range(DATA, 0x1000), range(DATA + 0x1000, 0x1a_c000)],
         };
         let memory = ResidentMemory::new(memory, &residency);
         walk(&memory, &residency, &object)

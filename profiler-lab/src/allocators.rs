@@ -11,55 +11,73 @@ use std::sync::OnceLock;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use object::{Object, ObjectKind, ObjectSymbol};
-use profiler_core::heap::Allocator as Kind;
+use profiler_core::allocator::{
+    Allocator as Kind, AllocatorIdentity, Build, ROWS, Role, Source as Origin,
+};
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
-use profiler_target::{Source, allocators_in, file_limit};
+use profiler_target::{Source, file_limit, malloc_in};
 
 use super::loader;
 
-/// An object inside fragscope.
-struct Embedded {
+/// The bytes of a build that fragscope carries.
+struct Carried {
+    /// The build's name.
     name: &'static str,
     bytes: &'static [u8],
     file: OnceLock<File>,
-    /// What a user puts into `LD_PRELOAD` where the allocator is installed.
-    listed: &'static str,
 }
 
-static EMBEDDED: [Embedded; 3] = [
-    Embedded {
+static CARRIED: [Carried; 3] = [
+    Carried {
         name: "jemalloc",
         bytes: include_bytes!(env!("FRAGSCOPE_JEMALLOC")),
         file: OnceLock::new(),
-        listed: "libjemalloc.so.2",
     },
-    Embedded {
+    Carried {
         name: "mimalloc",
         bytes: include_bytes!(env!("FRAGSCOPE_MIMALLOC_V3")),
         file: OnceLock::new(),
-        listed: "libmimalloc.so.3",
     },
-    Embedded {
+    Carried {
         name: "mimalloc2",
         bytes: include_bytes!(env!("FRAGSCOPE_MIMALLOC_V2")),
         file: OnceLock::new(),
-        listed: "libmimalloc.so.2",
     },
 ];
 
-/// The names of tcmalloc's library, the one without a profiler first.
-const TCMALLOC: [&str; 2] = ["libtcmalloc_minimal.so.4", "libtcmalloc.so.4"];
+/// The builds that have names, with the allocators that they are of.
+fn builds() -> impl Iterator<Item = (Kind, &'static Build)> {
+    let rows = ROWS.iter();
+    rows.flat_map(|row| row.builds.iter().map(|build| (row.kind, build)))
+}
+
+/// The build of a name.
+fn build(name: &str) -> Option<&'static Build> {
+    let mut all = builds().map(|(_, build)| build);
+    all.find(|build| build.name == name)
+}
+
+/// Whether `name` is that of a build to preload: never a path.
+pub(super) fn is_preloaded(name: &str) -> bool {
+    build(name).is_some_and(|build| build.source != Origin::CLibrary)
+}
+
+/// Which allocator a user means by a build's name or a library's path, as far as that shows it.
+pub(super) fn kind_named(name: &str) -> Option<Kind> {
+    let named = builds().find(|(_, build)| build.name == name);
+    named
+        .map(|(kind, _)| kind)
+        .or_else(|| Kind::in_file_name(name))
+}
 
 /// An allocator that can serve a player.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Allocator {
     /// Its name as the user says it: `glibc`, `jemalloc`, a path.
     pub name: String,
-    /// Which one it is, as far as its object tells.
-    pub kind: Option<Kind>,
-    /// Its version, where it is known.
-    pub version: Option<String>,
+    /// Which one it is, as far as its object shows it.
+    pub identity: AllocatorIdentity,
     /// The object to preload; `None` is the C library's own malloc.
     pub object: Option<PathBuf>,
     /// What a user puts into `LD_PRELOAD`.
@@ -71,9 +89,9 @@ pub struct Allocator {
 pub enum NoAllocator {
     /// Nothing is known by this name.
     #[error(
-        "no allocator is known as {}: say glibc, jemalloc, mimalloc, mimalloc2, tcmalloc or the \
-         path of a shared object",
-        visible(.0)
+        "no allocator is known as {}: say {} or the path of a shared object",
+        visible(.0),
+        names()
     )]
     UnknownName(String),
     /// The loader finds no library of this name.
@@ -140,9 +158,13 @@ impl Allocator {
     /// The C library's own malloc.
     pub fn glibc() -> Self {
         Self {
-            name: "glibc".to_owned(),
-            kind: Some(Kind::Glibc),
-            version: None,
+            name: Kind::Glibc.name().to_owned(),
+            identity: AllocatorIdentity {
+                kind: Some(Kind::Glibc),
+                version: None,
+                object: String::new(),
+                role: Role::ServesMalloc,
+            },
             object: None,
             listed: None,
         }
@@ -154,20 +176,8 @@ impl Allocator {
     /// # Errors
     /// When it is not known, not here, or cannot serve as malloc.
     pub fn find(name: &str) -> Result<Self, NoAllocator> {
-        if name == "glibc" {
-            return Ok(Self::glibc());
-        }
-        if let Some(embedded) = EMBEDDED.iter().find(|e| e.name == name) {
-            let path = embedded.path().map_err(NoAllocator::Unpack)?;
-            return Self::at(name, path, embedded.listed);
-        }
-        if name == "tcmalloc" {
-            let path = TCMALLOC.iter().find_map(|file| loader::find(file));
-            let path = path.ok_or(NoAllocator::NotInstalled {
-                package: "libtcmalloc-minimal4",
-            })?;
-            let listed = path.to_string_lossy().into_owned();
-            return Self::at(name, path, &listed);
+        if let Some(build) = build(name) {
+            return Self::of_build(build);
         }
         if !name.contains('/') && !name.contains(".so") {
             return Err(NoAllocator::UnknownName(name.to_owned()));
@@ -178,6 +188,26 @@ impl Allocator {
         match loader::find(name) {
             Some(path) => Self::at_path(&path),
             None => Err(NoAllocator::NotFound(name.to_owned())),
+        }
+    }
+
+    fn of_build(build: &Build) -> Result<Self, NoAllocator> {
+        match build.source {
+            Origin::CLibrary => Ok(Self::glibc()),
+            Origin::Carried => {
+                let mut all = CARRIED.iter();
+                let carried = all.find(|carried| carried.name == build.name);
+                let unknown = || NoAllocator::UnknownName(build.name.to_owned());
+                let path = carried.ok_or_else(unknown)?.path();
+                let listed = build.libraries.first().copied().unwrap_or_default();
+                Self::at(build.name, path.map_err(NoAllocator::Unpack)?, listed)
+            }
+            Origin::Package(package) => {
+                let path = build.libraries.iter().find_map(|file| loader::find(file));
+                let path = path.ok_or(NoAllocator::NotInstalled { package })?;
+                let listed = path.to_string_lossy().into_owned();
+                Self::at(build.name, path, &listed)
+            }
         }
     }
 
@@ -198,12 +228,9 @@ impl Allocator {
 
     fn at(name: &str, path: PathBuf, listed: &str) -> Result<Self, NoAllocator> {
         check(&path)?;
-        let held = allocators_in(&path).into_iter().next();
-        let (kind, version) = held.map_or((None, None), |(kind, version)| (Some(kind), version));
         Ok(Self {
             name: name.to_owned(),
-            kind,
-            version,
+            identity: malloc_in(&path, &path.to_string_lossy()),
             object: Some(path),
             listed: Some(listed.to_owned()),
         })
@@ -211,14 +238,20 @@ impl Allocator {
 
     /// Its name with its version.
     pub fn title(&self) -> String {
-        match &self.version {
+        match &self.identity.version {
             Some(version) => format!("{} {version}", self.name),
             None => self.name.clone(),
         }
     }
 }
 
-impl Embedded {
+/// The names of all builds, in a list.
+fn names() -> String {
+    let names: Vec<_> = builds().map(|(_, build)| build.name).collect();
+    names.join(", ")
+}
+
+impl Carried {
     /// The path by which a player loads it.
     fn path(&self) -> io::Result<PathBuf> {
         if self.file.get().is_none() {
@@ -286,17 +319,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_embedded_tells_its_version_and_serves_as_malloc() {
+    fn what_is_carried_shows_its_version_and_serves_as_malloc() {
         for (name, kind, begins) in [
             ("jemalloc", Kind::Jemalloc, "5.3"),
             ("mimalloc", Kind::Mimalloc, "3."),
             ("mimalloc2", Kind::Mimalloc, "2."),
         ] {
             let found = Allocator::find(name).expect(name);
-            assert_eq!(found.kind, Some(kind));
-            let version = found.version.expect("it tells its version");
+            assert!(found.identity.is(kind), "{found:?}");
+            let version = found.identity.version.expect("it shows its version");
             assert!(version.starts_with(begins), "{name} {version}");
         }
+    }
+
+    #[test]
+    fn each_build_is_what_its_row_says() {
+        for (kind, build) in builds() {
+            assert_eq!(kind_named(build.name), Some(kind));
+            match Allocator::find(build.name) {
+                Ok(found) => assert!(found.identity.is(kind), "{found:?}"),
+                Err(why) => assert!(matches!(build.source, Origin::Package(_)), "{why}"),
+            }
+        }
+        let carried = builds().filter(|(_, build)| build.source == Origin::Carried);
+        assert_eq!(carried.count(), CARRIED.len());
     }
 
     #[test]
@@ -314,7 +360,11 @@ mod tests {
     #[test]
     fn what_is_no_library_is_told_as_that() {
         let refused = |name: &str| Allocator::find(name).expect_err(name).to_string();
-        assert!(refused("hoard").contains("no allocator is known as hoard"));
+        assert_eq!(
+            refused("hoard"),
+            "no allocator is known as hoard: say glibc, jemalloc, mimalloc, mimalloc2, tcmalloc or \
+             the path of a shared object"
+        );
         assert!(refused("/nowhere/liballoc.so").contains("cannot read"));
         assert!(refused("/proc/self/exe").contains("is no shared object"));
         assert!(refused("/etc/passwd").contains("is no shared object"));

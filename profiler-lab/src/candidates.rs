@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use profiler_core::heap::Allocator as Kind;
+use profiler_core::allocator::{Allocator as Kind, reader_of};
 use profiler_trace::trace::Description;
 
-use super::allocators::Allocator;
+use super::allocators::{Allocator, kind_named};
 use super::environment::Environment;
 use super::recorded::{self, Recorded};
 
@@ -15,25 +15,6 @@ const FIXED_THRESHOLD: &str = "131072";
 const HIGHEST_THRESHOLD: &str = "33554432";
 /// Trims of a running program are so far apart, if the recording is long enough.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
-
-/// What the names of the tunables of glibc's malloc begin with.
-const TUNABLE: &str = "glibc.malloc.";
-/// The tunables of glibc's malloc (glibc, `elf/dl-tunables.list`).
-const GLIBC_TUNABLES: [&str; 13] = [
-    "mmap_threshold",
-    "trim_threshold",
-    "top_pad",
-    "mmap_max",
-    "arena_max",
-    "arena_test",
-    "tcache_count",
-    "tcache_max",
-    "tcache_unsorted_limit",
-    "mxfast",
-    "hugetlb",
-    "perturb",
-    "check",
-];
 
 /// When `malloc_trim(0)` is called.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -92,12 +73,6 @@ pub struct Tunable {
     pub value: String,
 }
 
-/// Whether this is the whole name of a tunable of glibc's malloc.
-pub(super) fn is_tunable(name: &str) -> bool {
-    let short = name.strip_prefix(TUNABLE);
-    short.is_some_and(|short| GLIBC_TUNABLES.contains(&short))
-}
-
 impl Tunable {
     /// From `NAME=VALUE`.
     ///
@@ -108,12 +83,13 @@ impl Tunable {
             .split_once('=')
             .filter(|(name, value)| !name.is_empty() && !value.is_empty())
             .ok_or("say NAME=VALUE")?;
-        let short = name.strip_prefix(TUNABLE).unwrap_or(name);
-        if !is_variable(name) && !GLIBC_TUNABLES.contains(&short) {
+        let of_glibc = &Kind::Glibc.row().settings;
+        let short = name.strip_prefix(of_glibc.prefix).unwrap_or(name);
+        if !is_variable(name) && !of_glibc.names.contains(&short) {
             return Err(format!(
                 "glibc's malloc has no tunable {short}; it has {}; variables of other allocators \
                  are written in capitals, such as MALLOC_CONF=narenas:1",
-                GLIBC_TUNABLES.join(", ")
+                of_glibc.names.join(", ")
             ));
         }
         Ok(Self {
@@ -121,26 +97,51 @@ impl Tunable {
             value: value.to_owned(),
         })
     }
+
+    /// The allocator that reads it, of those that can be played; `None` where no known one does.
+    fn reader(&self) -> Option<Kind> {
+        if !is_variable(&self.name) {
+            return Some(Kind::Glibc);
+        }
+        reader_of(&self.name).filter(|kind| !kind.row().builds.is_empty())
+    }
+
+    /// Whether an allocator reads it: what no known one reads goes to all.
+    fn is_read_by(&self, allocator: Option<Kind>) -> bool {
+        self.reader().is_none_or(|reader| allocator == Some(reader))
+    }
+
+    fn set(&self, env: &mut Environment) {
+        let Self { name, value } = self;
+        if is_variable(name) {
+            return env.set(name, value);
+        }
+        let prefix = Kind::Glibc.row().settings.prefix;
+        let short = name.strip_prefix(prefix).unwrap_or(name);
+        env.set_setting(Kind::Glibc, short, value);
+    }
 }
 
 impl Candidate {
-    fn new(name: &str, allocator: &str, env: Environment) -> Self {
-        let found = Allocator::find(allocator).map_err(|error| error.to_string());
-        Self {
-            random: allocator != "glibc",
-            ..Self::with(name, found, env)
-        }
+    fn new(name: &str, build: &str, env: Environment) -> Self {
+        let found = Allocator::find(build).map_err(|error| error.to_string());
+        Self::with(name, found, env)
+    }
+
+    fn glibc(name: &str, env: Environment) -> Self {
+        Self::with(name, Ok(Allocator::glibc()), env)
     }
 
     fn with(name: &str, allocator: Result<Allocator, String>, env: Environment) -> Self {
+        let is_glibc = |found: &Allocator| found.identity.is(Kind::Glibc);
         Self {
             name: name.to_owned(),
+            random: !allocator.as_ref().is_ok_and(is_glibc),
             allocator,
             env,
             trim: Trim::Never,
             step: None,
             price: "",
-            random: true,
             same_as_now: None,
         }
     }
@@ -182,15 +183,16 @@ impl Facts<'_> {
         self.env.clone()
     }
 
-    /// The allocator that the program had, by the name before its version.
-    fn malloc(&self) -> &str {
-        let malloc = self.description.get("malloc").unwrap_or("glibc");
-        malloc.split(' ').next().unwrap_or("glibc")
+    /// The allocator that the program had with its version, where that was recorded.
+    fn malloc(&self) -> Option<&str> {
+        let malloc = self.description.get("malloc");
+        malloc.filter(|title| !title.is_empty())
     }
 
-    /// Whether the program had the C library's own malloc.
+    /// Whether the program had glibc's malloc, as is assumed where that was not recorded.
     pub fn is_glibc(&self) -> bool {
-        matches!(self.malloc(), "glibc" | "")
+        let malloc = self.malloc();
+        malloc.is_none_or(|title| Kind::of_title(title) == Some(Kind::Glibc))
     }
 
     fn trim_every(&self) -> Duration {
@@ -200,17 +202,22 @@ impl Facts<'_> {
 }
 
 /// The allocator and the settings that the program had, and why its allocator is not the very object
-/// that the trace names, if that is so.
+/// that the trace names, if that is so, or that it is not known.
 pub fn now(facts: &Facts<'_>) -> (Candidate, Option<String>) {
     let env = facts.env();
-    let title = facts.description.get("malloc").unwrap_or("glibc");
+    let Some(title) = facts.malloc() else {
+        let note = "which allocator its program had is not in it, and glibc is assumed";
+        let candidate = Candidate::glibc("now: glibc (assumed)", env);
+        return (candidate, Some(note.to_owned()));
+    };
     let name = format!("now: {title}");
     if facts.is_glibc() {
-        return (Candidate::new(&name, "glibc", env), None);
+        return (Candidate::glibc(&name, env), None);
     }
     let path = facts.description.get("malloc_path").unwrap_or_default();
+    let without_version = title.split(' ').next().unwrap_or(title);
     let Recorded { allocator, note } =
-        recorded::allocator(facts.malloc(), path, facts.allow_recorded);
+        recorded::allocator(without_version, path, facts.allow_recorded);
     (Candidate::with(&name, allocator, env), note)
 }
 
@@ -226,11 +233,11 @@ fn glibc_field(facts: &Facts<'_>) -> Vec<Candidate> {
     let with = |name: &str, settings: &[(&str, &str)]| {
         let mut changed = env.clone();
         for (tunable, value) in settings {
-            changed.set_glibc(tunable, value);
+            changed.set_setting(Kind::Glibc, tunable, value);
         }
         let is_so = facts.is_glibc() && changed == env;
         let same = is_so.then(|| "the program had it so".to_owned());
-        Candidate::new(name, "glibc", changed).same_if(same)
+        Candidate::glibc(name, changed).same_if(same)
     };
     let one_thread = (facts.is_glibc() && facts.threads <= 1)
         .then(|| "the program has one thread, so one arena".to_owned());
@@ -276,7 +283,10 @@ fn glibc_field(facts: &Facts<'_>) -> Vec<Candidate> {
 
 /// Whether huge pages by glibc's advice can differ from what the program had.
 fn huge(facts: &Facts<'_>, candidate: Candidate, env: &Environment) -> Candidate {
-    let advised = |env: &Environment| env.glibc("hugetlb").is_some_and(|value| value != "0");
+    let advised = |env: &Environment| {
+        let asked = env.setting(Kind::Glibc, "hugetlb");
+        asked.is_some_and(|value| value != "0")
+    };
     let same = match facts.description.get("thp") {
         _ if candidate.same_as_now.is_some() => return candidate,
         Some("madvise") | None if facts.is_glibc() && advised(&candidate.env) == advised(env) => {
@@ -294,40 +304,37 @@ fn huge(facts: &Facts<'_>, candidate: Candidate, env: &Environment) -> Candidate
 
 fn other_field(facts: &Facts<'_>) -> Vec<Candidate> {
     let mut all = Vec::new();
-    let plain = facts.env().without("MALLOC_CONF");
-    let jemalloc = |name: &str, conf: &str| {
-        let mut env = plain.clone();
-        if !conf.is_empty() {
-            env.set("MALLOC_CONF", conf);
+    let without = |kind: Kind| facts.env().without(kind);
+    let with = |name: &str, kind: Kind, settings: &[(&str, &str)]| {
+        let mut env = without(kind);
+        for (setting, value) in settings {
+            env.set_setting(kind, setting, value);
         }
-        Candidate::new(name, "jemalloc", env)
+        Candidate::new(name, kind.name(), env)
     };
-    all.push(jemalloc("jemalloc", "").price("a library to install"));
+    let jemalloc = |name: &str, settings: &[(&str, &str)]| with(name, Kind::Jemalloc, settings);
+    all.push(jemalloc("jemalloc", &[]).price("a library to install"));
     all.push(
-        jemalloc("jemalloc background", "background_thread:true")
+        jemalloc("jemalloc background", &[("background_thread", "true")])
             .price("threads that purge; forked children lose them"),
     );
+    let short_decay = [("dirty_decay_ms", "1000"), ("muzzy_decay_ms", "0")];
     all.push(
-        jemalloc(
-            "jemalloc short decay",
-            "dirty_decay_ms:1000,muzzy_decay_ms:0",
-        )
-        .price("more system calls and page faults"),
+        jemalloc("jemalloc short decay", &short_decay).price("more system calls and page faults"),
     );
     if facts.threads > 1 {
-        all.push(jemalloc("jemalloc narenas:2", "narenas:2").price("threads wait for one another"));
+        let two = [("narenas", "2")];
+        all.push(jemalloc("jemalloc narenas:2", &two).price("threads wait for one another"));
     }
-    let plain = facts.env().without("MIMALLOC_");
-    all.push(Candidate::new("mimalloc", "mimalloc", plain.clone()).price("a library to install"));
-    let mut short = plain.clone();
-    short.set("MIMALLOC_PURGE_DELAY", "0");
+    all.push(with("mimalloc", Kind::Mimalloc, &[]).price("a library to install"));
+    let short_purge = [("PURGE_DELAY", "0")];
     all.push(
-        Candidate::new("mimalloc short purge", "mimalloc", short)
+        with("mimalloc short purge", Kind::Mimalloc, &short_purge)
             .price("more system calls and page faults"),
     );
-    all.push(Candidate::new("mimalloc2", "mimalloc2", plain).price("a library to install"));
-    let plain = facts.env().without("TCMALLOC_");
-    all.push(Candidate::new("tcmalloc", "tcmalloc", plain).price("a library to install"));
+    let mimalloc2 = Candidate::new("mimalloc2", "mimalloc2", without(Kind::Mimalloc));
+    all.push(mimalloc2.price("a library to install"));
+    all.push(with("tcmalloc", Kind::Tcmalloc, &[]).price("a library to install"));
     all
 }
 
@@ -335,53 +342,47 @@ fn other_field(facts: &Facts<'_>) -> Vec<Candidate> {
 /// allocator that was not named bring it in.
 pub fn own_field(facts: &Facts<'_>, allocators: &[String], tunables: &[Tunable]) -> Vec<Candidate> {
     let mut names: Vec<String> = allocators.to_vec();
+    names.dedup();
+    let mut all: Vec<Named> = names.into_iter().map(Named::find).collect();
     for tunable in tunables {
-        let family = family(&tunable.name);
-        if !names.iter().any(|name| is_of(name, family)) {
-            names.push(if family.is_empty() { "glibc" } else { family }.to_owned());
+        if !all.iter().any(|named| tunable.is_read_by(named.kind)) {
+            let reader = tunable.reader().unwrap_or(Kind::Glibc);
+            all.push(Named::find(reader.name().to_owned()));
         }
     }
-    names.dedup();
-    let made = names.iter().map(|name| {
+    let made = all.into_iter().map(|named| {
         let mut env = facts.env();
-        let mut title = vec![short(name)];
-        for tunable in tunables.iter().filter(|t| is_of(name, family(&t.name))) {
-            let Tunable { name, value } = tunable;
-            match name.strip_prefix(TUNABLE).unwrap_or(name) {
-                variable if is_variable(variable) => env.set(variable, value),
-                tunable => env.set_glibc(tunable, value),
-            }
-            title.push(format!("{name}={value}"));
+        let mut title = vec![short(&named.name)];
+        for tunable in tunables.iter().filter(|t| t.is_read_by(named.kind)) {
+            tunable.set(&mut env);
+            title.push(format!("{}={}", tunable.name, tunable.value));
         }
-        Candidate::new(&title.join(" "), name, env)
+        Candidate::with(&title.join(" "), named.found, env)
     });
     made.collect()
 }
 
-/// The allocator that reads a setting.
-fn family(setting: &str) -> &'static str {
-    match setting {
-        "MALLOC_CONF" => "jemalloc",
-        _ if setting.starts_with("MIMALLOC_") => "mimalloc",
-        _ if setting.starts_with("TCMALLOC_") => "tcmalloc",
-        _ if is_variable(setting) && !is_glibcs(setting) => "",
-        _ => "glibc",
-    }
+/// An allocator that a user named.
+struct Named {
+    name: String,
+    found: Result<Allocator, String>,
+    /// Which one it is, or, when it is not to be had, is by its name.
+    kind: Option<Kind>,
 }
 
-fn is_glibcs(variable: &str) -> bool {
-    variable.starts_with("MALLOC_") || variable == "GLIBC_TUNABLES"
+impl Named {
+    fn find(name: String) -> Self {
+        let found = Allocator::find(&name).map_err(|error| error.to_string());
+        let kind = match &found {
+            Ok(allocator) => allocator.identity.kind,
+            Err(_) => kind_named(&name),
+        };
+        Self { name, found, kind }
+    }
 }
 
 fn is_variable(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_uppercase())
-}
-
-/// Whether an allocator of this name or path reads settings of a family; variables of no known
-/// allocator go to all.
-fn is_of(allocator: &str, family: &str) -> bool {
-    let file = allocator.rsplit('/').next().unwrap_or(allocator);
-    file.contains(family)
 }
 
 /// A path by its last part.
@@ -396,9 +397,9 @@ pub fn steps(facts: &Facts<'_>) -> Vec<(Mechanism, Candidate)> {
     let mut all = Vec::new();
     let mut step = |mechanism: Mechanism, settings: &[(&str, &str)], trim| {
         for (tunable, value) in settings {
-            env.set_glibc(tunable, value);
+            env.set_setting(Kind::Glibc, tunable, value);
         }
-        let mut candidate = Candidate::new(mechanism.name(), "glibc", env.clone());
+        let mut candidate = Candidate::glibc(mechanism.name(), env.clone());
         candidate.trim = trim;
         all.push((mechanism, candidate));
     };
@@ -417,11 +418,13 @@ pub fn steps(facts: &Facts<'_>) -> Vec<(Mechanism, Candidate)> {
     }
     step(Mechanism::Untrimmed, &[], Trim::AtCheckpoints);
     let mut undecayed = Environment::default();
-    undecayed.set("MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0");
+    for setting in ["dirty_decay_ms", "muzzy_decay_ms"] {
+        undecayed.set_setting(Kind::Jemalloc, setting, "0");
+    }
     let name = Mechanism::Unexplained.name();
     all.push((
         Mechanism::Unexplained,
-        Candidate::new(name, "jemalloc", undecayed),
+        Candidate::new(name, Kind::Jemalloc.name(), undecayed),
     ));
     all
 }
@@ -460,8 +463,9 @@ impl Mechanism {
 
 /// Whether a candidate's allocator is jemalloc as it comes.
 pub fn is_plain_jemalloc(candidate: &Candidate) -> bool {
-    let kind = candidate.allocator.as_ref().ok().and_then(|a| a.kind);
-    kind == Some(Kind::Jemalloc) && candidate.env.get("MALLOC_CONF").is_none()
+    let is_jemalloc = |found: &Allocator| found.identity.is(Kind::Jemalloc);
+    let bare = candidate.env.without(Kind::Jemalloc) == candidate.env;
+    candidate.allocator.as_ref().is_ok_and(is_jemalloc) && bare
 }
 
 #[cfg(test)]

@@ -113,11 +113,39 @@ fn a_program_under_jemalloc_is_compared_with_plain_glibc_too() {
     let now = now(&facts).0;
     assert_eq!(now.name, "now: jemalloc 5.3.0");
     let allocator = now.allocator.clone().expect("the embedded one stands in");
-    assert_eq!(allocator.kind, Some(Kind::Jemalloc));
+    assert!(allocator.identity.is(Kind::Jemalloc));
     assert_eq!(now.env.get("MALLOC_CONF"), Some("background_thread:true"));
     let field = field(&facts);
     let (_, unset) = named(&field, "glibc").changes(&now);
     assert_eq!(unset, ["LD_PRELOAD"]);
+}
+
+#[test]
+fn an_allocator_that_was_not_recorded_is_not_passed_off_as_glibc() {
+    let (now, note) = now(&facts(&described(&[]), 1));
+    assert_eq!(now.name, "now: glibc (assumed)");
+    assert!(note.expect("it is said").contains("assumed"));
+    let another = described(&[("malloc", "libfast.so")]);
+    let facts = facts(&another, 1);
+    assert!(!facts.is_glibc());
+    let (now, _) = super::now(&facts);
+    assert_eq!(now.name, "now: libfast.so");
+    assert!(now.allocator.is_err(), "nothing stands in for it");
+}
+
+#[test]
+fn each_candidate_has_settings_that_its_allocator_reads() {
+    let description = described(&[("malloc", "glibc 2.36")]);
+    let facts = facts(&description, 4);
+    let steps = steps(&facts).into_iter().map(|(_, candidate)| candidate);
+    for candidate in field(&facts).into_iter().chain(steps) {
+        let Ok(allocator) = &candidate.allocator else {
+            continue;
+        };
+        for (name, _) in candidate.env.variables() {
+            assert_eq!(reader_of(name), allocator.identity.kind, "{candidate:?}");
+        }
+    }
 }
 
 #[test]

@@ -1,23 +1,10 @@
 //! The part of an environment that allocators read.
 
+use profiler_core::allocator::{Allocator, List, reader_of};
+
 /// Variables with their values, in order. `LD_PRELOAD` is not among them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Environment(Vec<(String, String)>);
-
-/// glibc's tunables that have a variable of their own (glibc, `elf/dl-tunables.list`).
-const ALIASES: [(&str, &str); 8] = [
-    ("mmap_threshold", "MALLOC_MMAP_THRESHOLD_"),
-    ("trim_threshold", "MALLOC_TRIM_THRESHOLD_"),
-    ("top_pad", "MALLOC_TOP_PAD_"),
-    ("mmap_max", "MALLOC_MMAP_MAX_"),
-    ("arena_max", "MALLOC_ARENA_MAX"),
-    ("arena_test", "MALLOC_ARENA_TEST"),
-    ("perturb", "MALLOC_PERTURB_"),
-    ("check", "MALLOC_CHECK_"),
-];
-
-const TUNABLES: &str = "GLIBC_TUNABLES";
-const MALLOC: &str = "glibc.malloc.";
 
 impl Environment {
     /// These variables.
@@ -49,54 +36,66 @@ impl Environment {
         }
     }
 
-    /// The same without the variables whose names begin so.
-    pub fn without(&self, begins: &str) -> Self {
+    /// The same without the variables that an allocator reads.
+    pub fn without(&self, allocator: Allocator) -> Self {
         let mut rest = self.clone();
-        rest.0.retain(|(name, _)| !name.starts_with(begins));
+        rest.0
+            .retain(|(name, _)| reader_of(name) != Some(allocator));
         rest
     }
 
-    /// A setting of glibc's malloc by the name of its tunable, `mmap_threshold` say; what
-    /// `GLIBC_TUNABLES` says goes before a variable of its own.
-    pub fn glibc(&self, tunable: &str) -> Option<&str> {
-        let listed = self.tunables().find(|(name, _)| *name == tunable);
+    /// A setting of an allocator by its name without a prefix, `mmap_threshold` say. What a list says
+    /// goes before a variable of its own.
+    pub fn setting(&self, of: Allocator, name: &str) -> Option<&str> {
+        let settings = &of.row().settings;
+        let Some(list) = &settings.list else {
+            return self.get(&format!("{}{name}", settings.prefix));
+        };
+        let mut members = self.members(list, settings.prefix);
+        let listed = members.find(|(member, _)| *member == name);
         listed
             .map(|(_, value)| value)
-            .or_else(|| self.get(alias(tunable)?))
+            .or_else(|| self.get(settings.own_variable(name)?))
     }
 
-    /// Sets a setting of glibc's malloc, where it was set if it was.
-    pub fn set_glibc(&mut self, tunable: &str, value: &str) {
-        let is_listed = self.tunables().any(|(name, _)| name == tunable);
-        match alias(tunable) {
+    /// Changes a setting of an allocator, where it was set if it was.
+    pub fn set_setting(&mut self, of: Allocator, name: &str, value: &str) {
+        let settings = &of.row().settings;
+        let Some(list) = &settings.list else {
+            return self.set(&format!("{}{name}", settings.prefix), value);
+        };
+        let is_listed = {
+            let mut listed = self.members(list, settings.prefix);
+            listed.any(|(member, _)| member == name)
+        };
+        match settings.own_variable(name) {
             Some(variable) if !is_listed => self.set(variable, value),
-            _ => self.set_tunable(tunable, value),
+            _ => self.set_member(list, &format!("{}{name}", settings.prefix), value),
         }
     }
 
-    fn set_tunable(&mut self, tunable: &str, value: &str) {
-        let key = format!("{MALLOC}{tunable}");
-        let list = self.get(TUNABLES).unwrap_or_default();
-        let others = list.split(':').filter(|one| {
-            let name = one.split('=').next().unwrap_or_default();
-            !one.is_empty() && name != key
+    fn set_member(&mut self, list: &List, name: &str, value: &str) {
+        let had = self.get(list.variable).unwrap_or_default();
+        let others = had.split(list.separator).filter(|one| {
+            let own = one.split(list.assignment).next().unwrap_or_default();
+            !one.is_empty() && own != name
         });
-        let mut all: Vec<String> = others.map(str::to_owned).collect();
-        all.push(format!("{key}={value}"));
-        self.set(TUNABLES, &all.join(":"));
+        let new = format!("{name}{}{value}", list.assignment);
+        let all: Vec<&str> = others.chain([&*new]).collect();
+        let all = all.join(list.separator.encode_utf8(&mut [0; 4]));
+        self.set(list.variable, &all);
     }
 
-    fn tunables(&self) -> impl Iterator<Item = (&str, &str)> {
-        let list = self.get(TUNABLES).unwrap_or_default();
-        list.split(':')
-            .filter_map(|one| one.strip_prefix(MALLOC)?.split_once('='))
+    /// The settings of a list whose names have a prefix.
+    fn members<'e>(
+        &'e self,
+        list: &'e List,
+        prefix: &'e str,
+    ) -> impl Iterator<Item = (&'e str, &'e str)> {
+        let all = self.get(list.variable).unwrap_or_default();
+        let with_prefix = all.split(list.separator);
+        with_prefix.filter_map(move |one| one.strip_prefix(prefix)?.split_once(list.assignment))
     }
-}
-
-fn alias(tunable: &str) -> Option<&'static str> {
-    let mut all = ALIASES.iter();
-    all.find(|(name, _)| *name == tunable)
-        .map(|(_, variable)| *variable)
 }
 
 #[cfg(test)]
@@ -112,10 +111,10 @@ mod tests {
                 "glibc.malloc.mmap_threshold=4096:glibc.rtld.nns=3",
             ),
         ]);
-        assert_eq!(env.glibc("arena_max"), Some("8"));
-        env.set_glibc("arena_max", "1");
-        env.set_glibc("mmap_threshold", "131072");
-        env.set_glibc("tcache_count", "0");
+        assert_eq!(env.setting(Allocator::Glibc, "arena_max"), Some("8"));
+        env.set_setting(Allocator::Glibc, "arena_max", "1");
+        env.set_setting(Allocator::Glibc, "mmap_threshold", "131072");
+        env.set_setting(Allocator::Glibc, "tcache_count", "0");
         assert_eq!(env.get("MALLOC_ARENA_MAX"), Some("1"));
         assert_eq!(
             env.get("GLIBC_TUNABLES"),
@@ -125,9 +124,22 @@ mod tests {
     }
 
     #[test]
+    fn settings_of_each_allocator_stand_where_it_reads_them() {
+        let mut env = Environment::default();
+        env.set_setting(Allocator::Jemalloc, "narenas", "1");
+        env.set_setting(Allocator::Jemalloc, "tcache", "false");
+        env.set_setting(Allocator::Jemalloc, "narenas", "2");
+        env.set_setting(Allocator::Mimalloc, "PURGE_DELAY", "0");
+        assert_eq!(env.get("MALLOC_CONF"), Some("tcache:false,narenas:2"));
+        assert_eq!(env.get("MIMALLOC_PURGE_DELAY"), Some("0"));
+        assert_eq!(env.setting(Allocator::Jemalloc, "narenas"), Some("2"));
+        assert_eq!(env.setting(Allocator::Mimalloc, "PURGE_DELAY"), Some("0"));
+    }
+
+    #[test]
     fn an_allocators_own_variables_can_be_left_out() {
         let env = Environment::of([("MIMALLOC_VERBOSE", "1"), ("MALLOC_CONF", "narenas:1")]);
-        let rest = env.without("MIMALLOC_");
+        let rest = env.without(Allocator::Mimalloc);
         assert_eq!(
             rest.variables(),
             [("MALLOC_CONF".into(), "narenas:1".into())]

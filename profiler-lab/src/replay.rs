@@ -178,7 +178,8 @@ impl PlayedField<'_> {
         Row {
             name: candidate.name.clone(),
             allocator: allocator.map_or_else(String::new, |allocator| allocator.name.clone()),
-            version: allocator.and_then(|allocator| allocator.version.clone()),
+            version: allocator.and_then(|allocator| allocator.identity.version.clone()),
+            kind: allocator.and_then(|allocator| allocator.identity.kind),
             is_now: number == 0,
             env: candidate.variables(),
             set,
@@ -265,7 +266,7 @@ impl PlayedField<'_> {
             } else {
                 band
             },
-            other_allocator: self.other_allocator(now),
+            other_allocator: self.other_allocator(),
             failure: now.failure.clone(),
             foreign: foreign(description),
         }
@@ -273,13 +274,14 @@ impl PlayedField<'_> {
 
     /// The allocator that was recorded and the one that stood for it, where these are not known to
     /// be the same.
-    fn other_allocator(&self, now: &Row) -> Option<(String, String)> {
+    fn other_allocator(&self) -> Option<(String, String)> {
         let description = self.program.description();
         let recorded = description.get("malloc")?.to_owned();
-        let sample = self.outcomes[0].sample.as_ref();
-        let played = match now.version.as_deref() {
-            Some(version) => format!("{} {version}", now.allocator_kind()),
-            None => sample?.target.libc.clone()?,
+        let played = self.candidates[0].allocator.as_ref().ok()?;
+        // The C library's own is the one that the player had.
+        let played = match played.object {
+            Some(_) => played.identity.title(),
+            None => self.outcomes[0].sample.as_ref()?.target.libc.clone()?,
         };
         (recorded != played).then_some((recorded, played))
     }

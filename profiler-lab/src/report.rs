@@ -1,5 +1,7 @@
 //! What a replay came to: plain data, from which text and JSON are made.
 
+use profiler_core::allocator::Allocator;
+
 use super::calibrate::Calibration;
 use super::candidates::Mechanism;
 use super::figures::Figure;
@@ -79,6 +81,8 @@ pub struct Row {
     pub allocator: String,
     /// See above.
     pub version: Option<String>,
+    /// Which allocator it is, without what distinguishes builds of it; `None` where that is not known.
+    pub kind: Option<Allocator>,
     /// Whether it is what the program had.
     pub is_now: bool,
     /// All variables that it takes.
@@ -150,19 +154,6 @@ pub struct Share {
     pub rest_bytes: i64,
     /// Its bytes at the peak.
     pub peak_bytes: i64,
-}
-
-impl Row {
-    /// Which allocator it is, without what tells copies of it apart.
-    pub(super) fn allocator_kind(&self) -> &str {
-        match &*self.allocator {
-            "mimalloc2" => "mimalloc",
-            path if path.contains("jemalloc") => "jemalloc",
-            path if path.contains("mimalloc") => "mimalloc",
-            path if path.contains("tcmalloc") => "tcmalloc",
-            other => other,
-        }
-    }
 }
 
 impl Report {

@@ -1,5 +1,6 @@
 //! What to do, in sentences.
 
+use profiler_core::allocator::Allocator;
 use profiler_core::units::bytes;
 
 use super::ablation::{in_words, remedy};
@@ -24,7 +25,7 @@ pub fn verdict(report: &Report) -> String {
         .find(|row| row.name == "jemalloc")
         .and_then(|row| row.measured);
     let helps = jemalloc.is_some_and(|with| had.saves_with(&with));
-    if now.allocator_kind() == "jemalloc" {
+    if now.kind == Some(Allocator::Jemalloc) {
         said.extend(has_it_already(report));
     } else if let Some(with) = jemalloc {
         said.push(of_jemalloc(&had, &with, helps));
@@ -253,7 +254,7 @@ mod tests {
     #[test]
     fn a_program_that_has_jemalloc_is_not_told_of_it() {
         let mut now = row("now: jemalloc 5.3.0", 100, 40);
-        now.allocator = "/usr/lib/libjemalloc.so.2".into();
+        now.kind = Some(Allocator::Jemalloc);
         let all = vec![now, row("jemalloc", 100, 40), row("glibc", 90, 80)];
         let said = verdict(&report(all, &[]));
         assert!(said.contains("has jemalloc already"), "{said}");

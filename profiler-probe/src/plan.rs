@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use profiler_core::heap::Allocator;
+use profiler_core::allocator::AllocatorIdentity;
 use profiler_core::text::visible;
 
 /// One function of the allocator's interface.
@@ -136,17 +136,25 @@ pub enum PlanError {
 /// The object that serves the target's malloc calls.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MallocObject {
-    /// Its path as the target sees it.
-    pub target_path: String,
+    /// Which allocator it is, and its path as the target sees it.
+    pub identity: AllocatorIdentity,
     /// A path by which this process can open the very same file.
     pub host_path: PathBuf,
-    /// Which allocator it is, when recognised.
-    pub allocator: Option<Allocator>,
-    /// Its name with its version where known, e.g. `glibc 2.36` or `jemalloc`.
-    pub name_and_version: String,
-    /// Whether the word before a block holds its chunk's size and three flag bits, as glibc's
-    /// `mchunk_size` does: then usable sizes can be read at the moment of allocation.
-    pub chunk_header: bool,
+}
+
+impl MallocObject {
+    /// Its path as the target sees it.
+    pub fn target_path(&self) -> &str {
+        &self.identity.object
+    }
+
+    /// Whether the word before a block holds its chunk's size ([`Row::chunk_header`]).
+    ///
+    /// [`Row::chunk_header`]: profiler_core::allocator::Row::chunk_header
+    pub fn chunk_header(&self) -> bool {
+        let kind = self.identity.kind;
+        kind.is_some_and(|kind| kind.row().chunk_header)
+    }
 }
 
 /// One function to probe.

@@ -92,7 +92,7 @@ fn place(server: &Server, sizes: Sizes) -> (Vec<PlannedProbe>, Vec<(Function, St
     let mut skipped = Vec::new();
     for function in Function::ALL {
         let Some(definition) = server.named(function.name()) else {
-            let why = format!("{} does not define it", server.object.target_path);
+            let why = format!("{} does not define it", server.object.target_path());
             skipped.push((function, why));
             continue;
         };
@@ -107,7 +107,7 @@ fn place(server: &Server, sizes: Sizes) -> (Vec<PlannedProbe>, Vec<(Function, St
             &definition.body,
             function,
             Manner {
-                chunk_header: server.object.chunk_header,
+                chunk_header: server.object.chunk_header(),
                 sizes,
             },
             &server.symbols,

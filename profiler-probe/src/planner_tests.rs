@@ -76,9 +76,10 @@ fn this_process_is_served_by_its_libc_at_emulated_sites() {
     let plan = plan(std::process::id()).expect("a plan");
     eprintln!(
         "{}: {}",
-        plan.object.target_path, plan.object.name_and_version
+        plan.object.target_path(),
+        plan.object.identity.title()
     );
-    assert!(plan.object.allocator.is_some(), "{:?}", plan.object);
+    assert!(plan.object.identity.kind.is_some(), "{:?}", plan.object);
     let functions: Vec<Function> = plan
         .probes
         .iter()
@@ -92,7 +93,7 @@ fn this_process_is_served_by_its_libc_at_emulated_sites() {
     ] {
         assert!(functions.contains(&function), "{function}");
     }
-    if plan.object.name_and_version == "glibc 2.36" {
+    if plan.object.identity.title() == "glibc 2.36" {
         for probe in &plan.probes[..2] {
             assert!(matches!(&probe.result, ResultSite::Jumps(_)), "{probe:?}");
         }
@@ -107,7 +108,7 @@ fn this_process_is_served_by_its_libc_at_emulated_sites() {
             assert!(
                 site.emulated
                     || probe.function == Function::Reallocarray
-                    || plan.object.allocator != Some(Allocator::Glibc),
+                    || plan.object.identity.kind != Some(Allocator::Glibc),
                 "{} {site}",
                 probe.function
             );
@@ -155,8 +156,8 @@ fn a_preloaded_allocator_wins() {
         }
         let cat = Cat::start(Some(&path));
         let plan = plan(cat.0.id()).expect("a plan");
-        assert_eq!(plan.object.allocator, Some(allocator));
-        assert!(!plan.object.chunk_header);
+        assert_eq!(plan.object.identity.kind, Some(allocator));
+        assert!(!plan.object.chunk_header());
         for probe in &plan.probes {
             assert!(probe.entry.is_some(), "sizes are known only from arguments");
             for site in sites(probe) {
@@ -171,8 +172,7 @@ fn another_process_is_seen_as_it_is() {
     let cat = Cat::start(None);
     let other = plan(cat.0.id()).expect("a plan");
     let own = plan(std::process::id()).expect("a plan");
-    assert_eq!(other.object.target_path, own.object.target_path);
-    assert_eq!(other.object.name_and_version, own.object.name_and_version);
+    assert_eq!(other.object.identity, own.object.identity);
     assert_eq!(other.probes, own.probes);
 }
 

@@ -99,7 +99,7 @@ impl Traps {
 }
 
 fn place(index: usize, probe: &PlannedProbe, plan: &ProbePlan, placed: &mut Vec<Placed>) {
-    let glibc = plan.object.chunk_header;
+    let glibc = plan.object.chunk_header();
     let mut add = |program, trap, site: &Site, entry_probed| {
         let cookie = Cookie::new(placed.len() as u16, index as u16, arguments(probe.function))
             .with_chunk_header(glibc && plan.sizes == Sizes::Given)
@@ -172,7 +172,7 @@ pub(super) fn statuses(
 ) -> Vec<ProbeStatus> {
     let status = |function: String, site: String, hits, state| ProbeStatus {
         function,
-        object: plan.object.target_path.clone(),
+        object: plan.object.target_path().to_owned(),
         site,
         hits,
         state,

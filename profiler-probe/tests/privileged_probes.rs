@@ -41,7 +41,7 @@ fn every_call_of_every_thread_is_counted_once() {
 fn an_allocator_that_no_one_knows_is_counted_by_its_arguments() {
     let mut calls = Calls::start_with_bump();
     let plan = calls.plan();
-    assert!(plan.object.target_path.ends_with("bump.so") && !plan.object.chunk_header);
+    assert!(plan.object.target_path().ends_with("bump.so") && !plan.object.chunk_header());
     let session = calls.attach(Budget::Unlimited);
     let [allocs, frees, _] = calls.run(50);
     let seen = session.detach();

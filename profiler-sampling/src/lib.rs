@@ -9,9 +9,11 @@
 
 #![forbid(unsafe_code)]
 
+mod facts;
 mod of_core;
 mod sampler;
 mod schedule;
+mod walkers;
 mod walks;
 
 pub use of_core::{CoreSampleError, OfCore, sample_of_core};

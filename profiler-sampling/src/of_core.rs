@@ -10,7 +10,9 @@ use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::units::bytes;
 use profiler_target::{CoreError, CoreFile};
 
-use super::walks::{self, Facts};
+use super::facts::Facts;
+use super::walkers::Input;
+use super::walks;
 
 /// Names of files said at the most.
 const NAMED_FILES: usize = 3;
@@ -62,16 +64,15 @@ fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
     let memory = ResidentMemory::new(core.memory(), &residency);
     let mut facts = Facts::of_core(core);
     facts.look(&memory, &residency);
-    let heaps = walks::heaps(
-        &memory,
-        &residency,
-        &facts,
-        core.threads(),
-        &mut completeness,
-    );
+    let input = Input {
+        memory: &memory,
+        residency: &residency,
+        facts: &facts,
+        threads: core.threads(),
+    };
+    let heaps = walks::heaps(&input, &mut completeness);
     let mut target = core.describe();
     target.python_malloc = facts.python_malloc(&heaps);
-    target.malloc = facts.malloc().or(target.malloc);
     completeness.walk_ns = began.elapsed().as_nanos() as u64;
     Ok(Sample {
         taken_at_ns: core.taken_at_ns(),

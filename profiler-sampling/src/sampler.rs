@@ -13,7 +13,9 @@ use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::threads::Thread;
 use profiler_target::{EndedEarly, LiveMemory, OpenError, Stopped, Target};
 
-use super::walks::{self, Facts};
+use super::facts::Facts;
+use super::walkers::{self, Input};
+use super::walks;
 
 /// How often a target is stopped, at the most, until no thread stands inside malloc with an arena's
 /// lock held. Each stop but the last ends once that is known, before anything is walked.
@@ -173,7 +175,6 @@ impl Sampler {
                 bytes: 0,
             }));
         target.python_malloc = facts.python_malloc(&heaps);
-        target.malloc = facts.malloc().or(target.malloc);
         completeness.walk_ns = took;
         completeness.stop_ns = stop_ns;
         // The stop does not wait for the parent's page tables: the few pages that either writes
@@ -245,7 +246,7 @@ impl Look<'_> {
                 residency.mark_stack(thread.stack_pointer);
             }
             let memory = ResidentMemory::new(self.memory(), &residency);
-            if self.may_give_up && walks::locked_arenas(&memory, facts) > 0 {
+            if self.may_give_up && walkers::locked_arenas(&memory, facts) > 0 {
                 return Ok(None);
             }
             let brought_back = match counted {
@@ -255,7 +256,13 @@ impl Look<'_> {
             let to_walk = brought_back.as_ref().unwrap_or(&residency);
             let memory = ResidentMemory::new(self.memory(), to_walk);
             facts.look(&memory, to_walk);
-            let heaps = walks::heaps(&memory, to_walk, facts, threads, completeness);
+            let input = Input {
+                memory: &memory,
+                residency: to_walk,
+                facts,
+                threads,
+            };
+            let heaps = walks::heaps(&input, completeness);
             let kernel = counting.map_or(Ok(KernelCount::default()), |counting| {
                 counting.join().unwrap_or_else(|panic| resume_unwind(panic))
             });

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 
 use profiler_core::addr::AddrRange;
+use profiler_core::allocator::{self, Allocator, Contents};
 use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
 
 use super::Target;
+use super::allocators::Known;
 use super::elf::{ElfFile, Reader, strings};
 use super::proc_dir::field;
 
@@ -18,15 +20,8 @@ const MAX_CMDLINE_BYTES: usize = 64 << 10;
 const MAX_SETTINGS: usize = 32;
 /// The longest entry of the environment that is shown whole, in bytes.
 const MAX_SETTING_BYTES: usize = 1024;
-/// How variables begin that allocators read, or that load one.
-const ALLOCATOR_VARIABLES: [&str; 6] = [
-    "MALLOC_",
-    "GLIBC_TUNABLES=",
-    "MIMALLOC_",
-    "TCMALLOC_",
-    "PYTHONMALLOC=",
-    "LD_PRELOAD=",
-];
+/// The variable of the dynamic loader that loads an allocator.
+const PRELOAD: &str = "LD_PRELOAD=";
 /// libc's zero-initialised data after its file mapping is shorter than this (glibc 2.43: 53 KiB).
 const MAX_BSS_BYTES: u64 = 1 << 20;
 
@@ -35,8 +30,8 @@ const MAX_BSS_BYTES: u64 = 1 << 20;
 pub struct Libc {
     /// Its path as the target sees it.
     pub path: String,
-    /// `glibc` or `musl`.
-    pub name: &'static str,
+    /// Which one, by its allocator.
+    pub kind: Allocator,
     /// Its version as it writes it, e.g. `2.36` or `1.2.3`; empty when it could not be read.
     pub version: String,
 }
@@ -110,7 +105,7 @@ impl Target {
             // Its memory tells, when it is walked.
             python_malloc: None,
             libc: self.libc().map(Libc::to_string),
-            malloc: self.identity.malloc(self),
+            malloc: self.identity.malloc(self, &self.allocators),
             threads: field(&status, "Threads").unwrap_or(0) as u32,
         }
     }
@@ -135,16 +130,14 @@ impl Target {
     /// What its environment asks of glibc's malloc: `GLIBC_TUNABLES` and variables that begin with
     /// `MALLOC_`, as the program was started with them. Nothing else of the environment is kept.
     pub fn malloc_environment(&self) -> Vec<String> {
-        let mut all = self.environment("MALLOC_");
-        all.extend(self.environment("GLIBC_TUNABLES="));
-        all
+        let variables = Allocator::Glibc.row().variables.iter();
+        variables.flat_map(|name| self.environment(name)).collect()
     }
 
     /// What its environment asks of any allocator, as it was started: names and values.
     pub fn allocator_environment(&self) -> Vec<(String, String)> {
-        let all = ALLOCATOR_VARIABLES
-            .iter()
-            .flat_map(|name| self.environment(name));
+        let names = allocator::environment_beginnings().chain([PRELOAD]);
+        let all = names.flat_map(|name| self.environment(name));
         all.filter_map(|entry| {
             let (name, value) = entry.split_once('=')?;
             Some((name.to_owned(), value.to_owned()))
@@ -259,34 +252,29 @@ impl Identity {
         Some(self.libc.get_or_init(|| found))
     }
 
-    /// The allocator that most likely serves its malloc calls, by the libraries that it maps. Which
-    /// one really does is for whoever places probes to decide, by symbol tables.
-    pub(super) fn malloc(&self, image: &dyn Image) -> Option<String> {
+    /// The allocator that most likely serves its malloc calls, with its version. Which one really
+    /// does is for whoever places probes to decide, by the order in which objects were loaded.
+    pub(super) fn malloc(&self, image: &dyn Image, known: &Known) -> Option<String> {
+        if let Some(serving) = known.serving(image) {
+            return Some(serving.title());
+        }
+        // Files that cannot be read still have names.
         let files = image.files();
-        let known = ["jemalloc", "mimalloc", "tcmalloc"];
-        let replaced = files.iter().find_map(|path| {
-            let name = file_name(path);
-            known
-                .iter()
-                .find(|known| name.starts_with(&format!("lib{known}")))
-        });
-        replaced
-            .map(|name| (*name).to_owned())
-            .or_else(|| self.libc(image).map(Libc::to_string))
+        let named = files.iter().find_map(|path| Allocator::in_file_name(path));
+        let named = named.map(|kind| kind.name().to_owned());
+        named.or_else(|| self.libc(image).map(Libc::to_string))
     }
 }
 
 impl Libc {
     /// Its release, major and minor, when it is glibc.
     pub fn glibc_release(&self) -> Option<(u32, u32)> {
-        (self.name == "glibc").then(|| two_numbers(&self.version))?
+        (self.kind == Allocator::Glibc).then(|| two_numbers(&self.version))?
     }
 }
 
 fn libc_in(image: &dyn Image, path: String) -> Option<Libc> {
-    let name = file_name(&path);
-    let like = ["libc.so", "libc-2.", "ld-musl-", "libc.musl-"];
-    if !like.iter().any(|start| name.starts_with(start)) {
+    if !allocator::is_c_library_name(&path) {
         return None;
     }
     let file = image.reader().open(&path, image.path_of(&path));
@@ -294,19 +282,17 @@ fn libc_in(image: &dyn Image, path: String) -> Option<Libc> {
         Some(_) => Vec::new(),
         None => image.read_only_memory(&path),
     };
-    let data = match &file {
-        Some(file) => file.read_only_data(),
-        None => in_memory.iter().map(Vec::as_slice).collect(),
+    let contents = match &file {
+        Some(file) => file.contents(&path),
+        None => Contents {
+            path: &path,
+            read_only: in_memory.iter().map(Vec::as_slice).collect(),
+            ..Contents::default()
+        },
     };
-    let search = |wanted: fn(&str) -> Option<&str>| {
-        data.iter()
-            .find_map(|part| strings(part, wanted).next())
-            .map(str::to_owned)
-    };
-    let musl = name.contains("musl") || search(musl_banner).is_some();
-    let version = search(if musl { three_numbers } else { glibc_banner });
+    let (kind, version) = allocator::c_library(&contents)?;
     Some(Libc {
-        name: if musl { "musl" } else { "glibc" },
+        kind,
         version: version.unwrap_or_default(),
         path,
     })
@@ -364,8 +350,8 @@ fn python_in(image: &dyn Image, path: &str) -> Option<Python> {
 impl std::fmt::Display for Libc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.version.as_str() {
-            "" => write!(f, "{} of unknown version", self.name),
-            version => write!(f, "{} {version}", self.name),
+            "" => write!(f, "{} of unknown version", self.kind),
+            version => write!(f, "{} {version}", self.kind),
         }
     }
 }
@@ -391,29 +377,6 @@ pub(super) fn libc_data(mappings: &[Mapping], path: &str) -> Vec<AddrRange> {
         end_of_data = is_data.then_some(mapping.range.end());
     }
     ranges
-}
-
-/// `GNU C Library (Debian GLIBC 2.36-9) stable release version 2.36.` (`csu/version.c`).
-fn glibc_banner(text: &str) -> Option<&str> {
-    let banner = text.trim_start().strip_prefix("GNU C Library")?;
-    let (_, version) = banner.split_once("release version ")?;
-    let end = version
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(version.len());
-    Some(version[..end].trim_end_matches('.'))
-}
-
-/// `musl libc (x86_64)` (`ldso/dynlink.c`).
-fn musl_banner(text: &str) -> Option<&str> {
-    text.starts_with("musl libc").then_some(text)
-}
-
-/// A whole string such as `1.2.3`, which is how musl keeps its version (`src/internal/version.c`).
-fn three_numbers(text: &str) -> Option<&str> {
-    let mut parts = text.split('.');
-    let number = |part: Option<&str>| part.is_some_and(is_number);
-    (number(parts.next()) && number(parts.next()) && number(parts.next()) && parts.next().is_none())
-        .then_some(text)
 }
 
 fn is_number(text: &str) -> bool {
@@ -501,12 +464,6 @@ mod tests {
         ] {
             assert_eq!(python_string(bad), None, "{bad}");
         }
-        let banner = "GNU C Library (Debian GLIBC 2.36-9+deb12u10) stable release version 2.36.\n";
-        assert_eq!(glibc_banner(banner), Some("2.36"));
-        let development = "GNU C Library (GNU libc) development release version 2.42.9000.\n";
-        assert_eq!(glibc_banner(development), Some("2.42.9000"));
         assert_eq!(two_numbers("2.42.9000"), Some((2, 42)));
-        assert_eq!(three_numbers("1.2.3"), Some("1.2.3"));
-        assert_eq!(three_numbers("1.2"), None);
     }
 }

@@ -10,9 +10,6 @@ use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind, Register};
 use object::{Object, ObjectSegment, SegmentFlags};
 use profiler_core::object::OptionKind;
 
-/// How the messages of every jemalloc begin (`src/malloc_io.c`).
-pub(super) const MARKER: &[u8] = b"<jemalloc>: ";
-
 /// The options that are shown, with their types (`src/jemalloc.c` and others); those that a release
 /// has not are passed over.
 const OPTIONS: [(&str, OptionKind); 17] = [

@@ -45,7 +45,7 @@ mod stop;
 mod tree;
 
 pub use ahead::{Ahead, reading_ahead};
-pub use allocators::allocators_in;
+pub use allocators::malloc_in;
 pub use auxv::has_borrowed_privileges;
 pub use core_file::{CoreError, CoreFile, CoreMemory, CorePages};
 pub use elf::{FILE_LIMIT, set_file_limit};

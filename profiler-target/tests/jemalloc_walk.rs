@@ -122,7 +122,7 @@ fn look(pid: i32) -> HeapSnapshot {
     let objects = target.allocator_objects();
     let object = objects
         .iter()
-        .find(|object| object.allocator == Allocator::Jemalloc)
+        .find(|object| object.identity.is(Allocator::Jemalloc))
         .expect("a jemalloc");
     let stopped = child::stop(&target);
     let mappings = target.mappings().expect("maps");

@@ -60,15 +60,17 @@ fn a_preloaded_allocator_is_told_with_its_version_and_data() {
     let objects = target.allocator_objects();
     let jemalloc: Vec<_> = objects
         .iter()
-        .filter(|object| object.allocator == Allocator::Jemalloc)
+        .filter(|object| object.identity.is(Allocator::Jemalloc))
         .collect();
     let [object] = jemalloc.as_slice() else {
         panic!("one jemalloc: {objects:?}");
     };
-    assert!(object.path.contains("libjemalloc.so.2"), "{object:?}");
-    assert!(object.defines_malloc, "{object:?}");
-    let version = object.version.as_deref().expect("it says its version");
+    let identity = &object.identity;
+    assert!(identity.object.contains("libjemalloc.so.2"), "{identity:?}");
+    assert!(identity.serves_malloc(), "{identity:?}");
+    let version = identity.version.as_deref().expect("it says its version");
     assert!(version.starts_with("5."), "{version}");
+    assert_eq!(target.describe().malloc, Some(identity.title()));
     // The root of its radix tree alone has 2^18 entries of 8 bytes, all in `.bss`.
     let bytes: u64 = object.data.iter().map(|range| range.len()).sum();
     assert!(bytes > 2 << 20, "{object:?}");

@@ -26,7 +26,7 @@ fn look(pid: i32) -> HeapSnapshot {
     let memory = ResidentMemory::new(memory, &residency);
     let objects = target.allocator_objects();
     let mut objects = objects.iter();
-    let object = objects.find(|object| object.allocator == Allocator::Tcmalloc);
+    let object = objects.find(|object| object.identity.is(Allocator::Tcmalloc));
     let heap = tcmalloc::walk(&memory, &residency, object.expect("tcmalloc"));
     drop(stopped);
     heap.expect("a heap")

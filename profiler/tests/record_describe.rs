@@ -3,14 +3,24 @@
 #[path = "../../profiler-target/tests/child/mod.rs"]
 mod child;
 
+use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use child::Child;
 use fragscope::session::record::describe::{Recorder, describe};
 use jiff::Timestamp;
-use profiler_core::heap::{Allocator, HeapSnapshot};
+use profiler_core::allocator::Allocator as Kind;
+use profiler_core::heap::HeapSnapshot;
+use profiler_lab::allocators::Allocator;
+use profiler_sampling::{Manner, Sampler};
 use profiler_target::Target;
 
+const MANNER: Manner = Manner {
+    stop: true,
+    swap_in: true,
+    max_stop: Duration::from_secs(10),
+};
 const WAIT: &str = "import sys; print(sys.version.split()[0], flush=True); input()";
 
 fn child() -> Child {
@@ -28,9 +38,9 @@ fn child() -> Child {
 fn a_program_is_told_by_all_names() {
     let child = child();
     let target = Target::open(child.pid()).expect("our own child");
-    let mut heap = HeapSnapshot::new(Allocator::Jemalloc, "");
+    let mut heap = HeapSnapshot::new(Kind::Jemalloc, "");
     heap.settings = vec![("narenas".to_owned(), "2".to_owned())];
-    let mut other = HeapSnapshot::new(Allocator::Glibc, "");
+    let mut other = HeapSnapshot::new(Kind::Glibc, "");
     other.settings = vec![("arena_max".to_owned(), "1".to_owned())];
     let description = describe(
         &target,
@@ -57,6 +67,37 @@ fn a_program_is_told_by_all_names() {
     assert_eq!(get("cpus"), allowed.to_string());
     for name in ["comm", "page_size", "kernel"] {
         assert_ne!(get(name), "unknown", "{name}");
+    }
+}
+
+/// Walks, probes, recordings and the lab name one version of one library.
+#[test]
+fn the_mimallocs_that_are_carried_have_one_version_everywhere() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, begins) in [("mimalloc", "mimalloc 3."), ("mimalloc2", "mimalloc 2.")] {
+        let carried = Allocator::find(name).expect("carried");
+        let path = folder.path().join(format!("lib{name}.so"));
+        fs::copy(carried.object.expect("an object"), &path).expect("copied");
+        let mut command = Command::new("python3");
+        command
+            .args(["-S", "-c", WAIT])
+            .env("LD_PRELOAD", &path)
+            .env("PYTHONMALLOC", "malloc");
+        let child = Child::run(command);
+        let target = Target::open(child.pid()).expect("our own child");
+        let title = carried.identity.title();
+        assert!(title.starts_with(begins), "{title}");
+        let description = describe(&target, &[], Recorder::Probes, Timestamp::UNIX_EPOCH);
+        assert_eq!(description.get("malloc"), Some(&*title));
+        assert_eq!(target.describe().malloc.as_ref(), Some(&title));
+        let loaded = Allocator::at_path(&path).expect("it serves malloc");
+        assert_eq!(loaded.identity.title(), title);
+        let sampler = Sampler::open(child.pid()).expect("our own child");
+        let sample = sampler.take(MANNER).expect("a sample");
+        let mut heaps = sample.heaps.iter();
+        let heap = heaps.find(|heap| heap.allocator == Kind::Mimalloc);
+        let version = &heap.expect("mimalloc's heap").version;
+        assert_eq!(format!("mimalloc {version}"), title);
     }
 }
 

@@ -172,8 +172,9 @@ fn about_jemalloc(report: &FragReport) -> String {
         format!(
             "{figures}: at most {} less. That is a bound, not a prediction: jemalloc's own \
              metadata, half-full slabs, thread caches and pages not yet purged come on top, and \
-             its peak can be higher than glibc's.",
-            bytes(saved)
+             its peak can be higher than {}.",
+            bytes(saved),
+            serving(report).map_or("now".to_owned(), |kind| format!("{kind}'s"))
         )
     } else {
         format!(

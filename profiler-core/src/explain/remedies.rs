@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Display};
 
-use crate::heap::Allocator;
+use crate::allocator::Allocator;
 use crate::report::Mechanism;
 
 /// What to do about a mechanism, or why nothing helps.
@@ -273,27 +273,18 @@ impl Remedy {
 
 /// The call or event that returns whole free pages.
 pub(crate) fn give_back(serving: Option<Allocator>) -> &'static str {
-    match serving {
-        Some(Allocator::Glibc) | None => "malloc_trim(0)",
-        Some(Allocator::Mimalloc) => "mi_collect(true)",
-        Some(Allocator::Tcmalloc) => "MallocExtension_ReleaseFreeMemory()",
-        Some(_) => "a purge",
-    }
+    serving.map_or("a trim", |kind| kind.row().gives_back)
 }
 
 /// The names of the caches.
 pub(crate) fn caches(serving: Option<Allocator>) -> &'static str {
-    match serving {
-        Some(Allocator::Glibc) | None => "tcache and fastbins",
-        Some(Allocator::Jemalloc) => "thread caches (tcache)",
-        Some(Allocator::Tcmalloc) => "thread, transfer and central caches",
-        Some(_) => "the allocator's caches",
-    }
+    serving.map_or("the allocator's caches", |kind| kind.row().caches)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocator::reader_of;
 
     #[test]
     fn the_prose_names_all_that_a_remedy_sets() {
@@ -326,16 +317,34 @@ mod tests {
     }
 
     #[test]
-    fn no_allocator_gets_the_settings_of_glibc() {
-        for mechanism in [
-            Mechanism::Untrimmed,
-            Mechanism::PinnedTop,
-            Mechanism::ArenaSprawl,
-        ] {
-            for serving in [Allocator::Musl, Allocator::Mimalloc, Allocator::Tcmalloc] {
-                let prose = Remedy::of(mechanism, Some(serving)).prose;
-                assert!(!prose.contains("malloc_trim"), "{serving:?}: {prose}");
-                assert!(!prose.contains("MALLOC_ARENA"), "{serving:?}: {prose}");
+    fn no_allocator_gets_the_settings_of_another_in_its_place() {
+        for row in REMEDIES.iter().filter(|row| !row.allocators.is_empty()) {
+            for serving in [None, Some(Allocator::Glibc), Some(Allocator::Musl)] {
+                let is_its = serving.is_some_and(|own| row.allocators.contains(&own));
+                let remedy = Remedy::of(row.mechanism, serving);
+                assert_eq!(*remedy == row.remedy, is_its, "{serving:?}: {remedy:?}");
+            }
+        }
+        for mechanism in REMEDIES.iter().map(|row| row.mechanism) {
+            for serving in Allocator::ALL.map(Some).into_iter().chain([None]) {
+                let prose = Remedy::of(mechanism, serving).prose;
+                let of_glibc = ["malloc_trim", "MALLOC_ARENA", "GLIBC_TUNABLES", "glibc"];
+                let names_glibc = of_glibc.iter().any(|name| prose.contains(name));
+                let is_glibc = serving == Some(Allocator::Glibc);
+                assert!(is_glibc || !names_glibc, "{serving:?}: {prose}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_set_is_read_by_an_allocator_or_loads_one() {
+        for Row { remedy, .. } in REMEDIES {
+            for step in remedy.steps {
+                if let Step::Variable(name, value) = step {
+                    let reader = reader_of(name);
+                    let loads = *name == "LD_PRELOAD" && Allocator::in_file_name(value).is_some();
+                    assert!(reader.is_some() || loads, "{name} in {remedy:?}");
+                }
             }
         }
     }

@@ -70,7 +70,7 @@ pub fn walk<M: TargetMemory>(
     residency: &ResidencyMap,
     object: &AllocatorObject,
 ) -> Result<HeapSnapshot, NotWalked> {
-    let version = object.version.as_deref();
+    let version = object.identity.version.as_deref();
     let named = || version.unwrap_or("of unknown version").to_owned();
     if layout::candidates(version).next().is_none() {
         return Err(NotWalked::UnknownVersion(named()));

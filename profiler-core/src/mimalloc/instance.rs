@@ -44,6 +44,6 @@ pub(super) fn of_secret<'a, M: TargetMemory>(
 ) -> Option<&'a AllocatorObject> {
     objects
         .iter()
-        .filter(|object| object.allocator == Allocator::Mimalloc)
+        .filter(|object| object.identity.is(Allocator::Mimalloc))
         .find(|object| any_word(memory, residency, &object.data, |_, word| word == secret))
 }

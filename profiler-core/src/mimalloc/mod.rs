@@ -12,6 +12,7 @@ mod v2;
 mod v3;
 
 use crate::addr::RemoteAddr;
+use crate::allocator::AllocatorIdentity;
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, Arena, CrossCheck, ExtentKind, HeapSnapshot};
@@ -57,8 +58,8 @@ pub fn walk<M: TargetMemory>(
     let found = Found { residency, context };
     let mut heaps = v2::walk(memory, residency, &found);
     let ours = context.objects.iter().filter(|object| {
-        let version = object.version.as_deref().unwrap_or("3");
-        object.allocator == Allocator::Mimalloc && version.starts_with('3')
+        let version = object.identity.version.as_deref().unwrap_or("3");
+        object.identity.is(Allocator::Mimalloc) && version.starts_with('3')
     });
     heaps.extend(ours.filter_map(|object| v3::walk(memory, residency, &found, object)));
     if heaps.is_empty() {
@@ -81,17 +82,17 @@ impl Found<'_> {
         object: Option<&AllocatorObject>,
         layout: &str,
     ) -> HeapSnapshot {
-        let path = object.map_or("", |object| object.path.as_str());
-        let file = path.rsplit('/').next().unwrap_or_default();
+        let identity = object.map(|object| &object.identity);
         // Where the object tells its version, the layout adds how it was built.
-        let mut version = match object.and_then(|object| object.version.as_ref()) {
+        let mut version = match identity.and_then(|identity| identity.version.as_ref()) {
             Some(version) => match layout.split_once(',') {
                 Some((_, build)) => format!("{version},{build}"),
                 None => version.clone(),
             },
             None => layout.to_owned(),
         };
-        if let Some((major, minor)) = self.context.python.filter(|_| file.contains("python")) {
+        let in_python = identity.is_some_and(AllocatorIdentity::is_in_python);
+        if let Some((major, minor)) = self.context.python.filter(|_| in_python) {
             version = format!("{version} in CPython {major}.{minor}");
         }
         let mut heap = HeapSnapshot::new(Allocator::Mimalloc, version);

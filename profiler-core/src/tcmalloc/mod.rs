@@ -49,12 +49,16 @@ pub fn walk<M: TargetMemory>(
     residency: &ResidencyMap,
     object: &AllocatorObject,
 ) -> Result<HeapSnapshot, NotWalked> {
-    let version = object.version.as_deref().unwrap_or("of unknown version");
+    let version = object
+        .identity
+        .version
+        .as_deref()
+        .unwrap_or("of unknown version");
     if !KNOWN.contains(&version) {
         return Err(NotWalked::UnknownVersion(version.into()));
     }
     let statics = layout::find(memory, &object.data)
-        .ok_or_else(|| NotWalked::NoPageHeap(object.path.clone()))?;
+        .ok_or_else(|| NotWalked::NoPageHeap(object.identity.object.clone()))?;
     let caches = Caches::read(memory, &statics);
     let spans = Spans::read(memory, residency, &statics);
     let mut layer = Layer {

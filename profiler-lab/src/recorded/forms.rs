@@ -1,6 +1,7 @@
-//! The settings of allocators that are taken from a recording, and the forms of their values.
+//! The settings of allocators that are taken from a recording: those whose names stand in a row of
+//! [`ROWS`] and whose values have the form that it says.
 
-use crate::candidates::is_tunable;
+use profiler_core::allocator::{ROWS, Row, ValueForm};
 
 /// What is kept of a variable.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -10,138 +11,6 @@ pub(super) struct Kept {
     /// The others.
     pub(super) rest: Option<String>,
 }
-
-/// Variables of glibc's malloc (`elf/dl-tunables.list`) with a number.
-const GLIBC: [&str; 8] = [
-    "MALLOC_ARENA_MAX",
-    "MALLOC_ARENA_TEST",
-    "MALLOC_CHECK_",
-    "MALLOC_MMAP_MAX_",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_PERTURB_",
-    "MALLOC_TOP_PAD_",
-    "MALLOC_TRIM_THRESHOLD_",
-];
-
-/// Settings of jemalloc 3 to 5 (`src/jemalloc.c`, `malloc_conf_init_helper`): none of those that
-/// profile, print or dump.
-const JEMALLOC: [&str; 53] = [
-    "abort",
-    "background_thread",
-    "bin_shards",
-    "cache_oblivious",
-    "calloc_madvise_threshold",
-    "decay_time",
-    "dirty_decay_ms",
-    "disable_large_size_classes",
-    "dss",
-    "experimental_hpa_max_purge_nhp",
-    "experimental_hpa_start_huge_if_thp_always",
-    "hpa",
-    "hpa_dirty_mult",
-    "hpa_hugification_threshold_ratio",
-    "hpa_hugify_delay_ms",
-    "hpa_min_purge_interval_ms",
-    "hpa_sec_bytes_after_flush",
-    "hpa_sec_max_alloc",
-    "hpa_sec_max_bytes",
-    "hpa_sec_nshards",
-    "hpa_slab_max_alloc",
-    "junk",
-    "lg_chunk",
-    "lg_dirty_mult",
-    "lg_extent_max_active_fit",
-    "lg_tcache_flush_large_div",
-    "lg_tcache_flush_small_div",
-    "lg_tcache_gc_sweep",
-    "lg_tcache_max",
-    "lg_tcache_nslots_mul",
-    "max_background_threads",
-    "metadata_thp",
-    "muzzy_decay_ms",
-    "narenas",
-    "oversize_threshold",
-    "percpu_arena",
-    "purge",
-    "quarantine",
-    "redzone",
-    "remote_free_max",
-    "remote_free_max_batch",
-    "retain",
-    "slab_sizes",
-    "tcache",
-    "tcache_gc_delay_bytes",
-    "tcache_gc_incr_bytes",
-    "tcache_max",
-    "tcache_nslots_large",
-    "tcache_nslots_small_max",
-    "tcache_nslots_small_min",
-    "thp",
-    "trust_madvise",
-    "zero",
-];
-
-/// Options of mimalloc 1 to 3 (`src/options.c`), after `MIMALLOC_`: none of those that print, and none
-/// that takes huge pages from the host's pool.
-const MIMALLOC: [&str; 41] = [
-    "ABANDONED_PAGE_PURGE",
-    "ABANDONED_PAGE_RESET",
-    "ABANDONED_RECLAIM_ON_FREE",
-    "ALLOW_DECOMMIT",
-    "ALLOW_THP",
-    "ARENA_EAGER_COMMIT",
-    "ARENA_MAX_OBJECT_SIZE",
-    "ARENA_PURGE_MULT",
-    "ARENA_RESERVE",
-    "DECOMMIT_DELAY",
-    "DECOMMIT_EXTEND_DELAY",
-    "DESTROY_ON_EXIT",
-    "DISALLOW_ARENA_ALLOC",
-    "DISALLOW_OS_ALLOC",
-    "EAGER_COMMIT",
-    "EAGER_COMMIT_DELAY",
-    "EAGER_REGION_COMMIT",
-    "GENERIC_COLLECT",
-    "LIMIT_OS_ALLOC",
-    "MAX_PAGE_CANDIDATES",
-    "MAX_SEGMENT_RECLAIM",
-    "MINIMAL_PURGE_SIZE",
-    "OS_TAG",
-    "PAGEMAP_COMMIT",
-    "PAGE_COMMIT_ON_DEMAND",
-    "PAGE_CROSS_THREAD_MAX_RECLAIM",
-    "PAGE_FULL_RETAIN",
-    "PAGE_MAX_CANDIDATES",
-    "PAGE_MAX_RECLAIM",
-    "PAGE_RECLAIM_ON_FREE",
-    "PAGE_RESET",
-    "PURGE_DECOMMITS",
-    "PURGE_DELAY",
-    "PURGE_EXTEND_DELAY",
-    "RESET_DECOMMITS",
-    "RESET_DELAY",
-    "SEGMENT_CACHE",
-    "SEGMENT_RESET",
-    "TARGET_SEGMENTS_PER_THREAD",
-    "USE_NUMA_NODES",
-    "VISIT_ABANDONED",
-];
-
-/// Variables of gperftools' tcmalloc (`docs/tcmalloc.html`): none that opens files or devices.
-const TCMALLOC: [&str; 12] = [
-    "TCMALLOC_AGGRESSIVE_DECOMMIT",
-    "TCMALLOC_DISABLE_MEMORY_RELEASE",
-    "TCMALLOC_HEAP_LIMIT_MB",
-    "TCMALLOC_MAX_PER_CPU_CACHE_SIZE",
-    "TCMALLOC_MAX_TOTAL_THREAD_CACHE_BYTES",
-    "TCMALLOC_MIN_PER_THREAD_CACHE_BYTES",
-    "TCMALLOC_OVERRIDE_PAGESIZE",
-    "TCMALLOC_RELEASE_RATE",
-    "TCMALLOC_SKIP_MMAP",
-    "TCMALLOC_SKIP_SBRK",
-    "TCMALLOC_SPAN_PRE_ALLOC",
-    "TCMALLOC_TRANSFER_NUM_OBJ",
-];
 
 /// What is kept of the variable `name`.
 pub(super) fn kept(name: &str, value: &str) -> Kept {
@@ -155,30 +24,29 @@ pub(super) fn kept(name: &str, value: &str) -> Kept {
             rest: Some(value.to_owned()),
         },
     };
-    match name {
-        "GLIBC_TUNABLES" => list(value, ':', |one| {
-            let setting = one.split_once('=');
-            setting.is_some_and(|(name, value)| {
-                is_tunable(name) && is_number(value) && !takes_pool(name, value)
-            })
-        }),
-        "MALLOC_CONF" => list(value, ',', |one| {
-            let setting = one.split_once(':');
-            setting.is_some_and(|(name, value)| JEMALLOC.contains(&name) && is_plain(value))
-        }),
-        // Which allocator serves Python; a player only shows it.
-        "PYTHONMALLOC" => whole(is_word(value)),
-        _ if GLIBC.contains(&name) => whole(is_number(value)),
-        _ if TCMALLOC.contains(&name) => whole(is_plain(value)),
-        _ => {
-            let option = name.strip_prefix("MIMALLOC_");
-            whole(option.is_some_and(|option| MIMALLOC.contains(&option) && is_plain(value)))
+    for Row { settings, .. } in ROWS {
+        let is_of_form = |value: &str| match settings.form {
+            ValueForm::Number => is_number(value),
+            ValueForm::Plain => is_plain(value),
+            ValueForm::Word => is_word(value),
+        };
+        if let Some(list) = settings.list.as_ref().filter(|list| list.variable == name) {
+            return members(value, list.separator, |one| {
+                let setting = one.split_once(list.assignment);
+                setting.is_some_and(|(name, value)| {
+                    settings.has(name) && is_of_form(value) && !takes_pool(name, value)
+                })
+            });
+        }
+        if settings.is_variable_of_one(name) {
+            return whole(is_of_form(value));
         }
     }
+    whole(false)
 }
 
 /// Keeps the members of a list that are known.
-fn list(value: &str, separator: char, is_known: impl Fn(&str) -> bool) -> Kept {
+fn members(value: &str, separator: char, is_known: impl Fn(&str) -> bool) -> Kept {
     let members = value.split(separator).filter(|one| !one.is_empty());
     let (known, others): (Vec<&str>, Vec<&str>) = members.partition(|one| is_known(one));
     let mut between = [0; 4];

@@ -14,7 +14,7 @@ use profiler_trace::trace::Description;
 use profiler_trace::whole_file::ownership;
 
 use self::forms::Kept;
-use super::allocators::Allocator;
+use super::allocators::{Allocator, is_preloaded};
 use super::environment::Environment;
 
 /// The flag that allows the recording's own allocator.
@@ -94,8 +94,7 @@ fn own(path: &Path) -> Result<Allocator, String> {
 /// An allocator of the same name that fragscope or the host has. The name is the recording's too, and
 /// never a path.
 fn stand_in(name: &str) -> Result<Allocator, String> {
-    let known = ["jemalloc", "mimalloc", "mimalloc2", "tcmalloc"];
-    match known.contains(&name) {
+    match is_preloaded(name) {
         true => Allocator::find(name).map_err(|error| error.to_string()),
         false => Err(format!("fragscope has no allocator of the name {name}")),
     }

@@ -50,8 +50,6 @@ pub(super) struct ElfObject {
     pub starts: HashSet<u64>,
     /// Its executable segments.
     pub code: Code,
-    /// Its read-only data and code as far as kept whole in memory: where version strings are.
-    pub contents: Vec<u8>,
 }
 
 /// Why a file is of no use.
@@ -90,9 +88,7 @@ pub(super) fn read(
     }
     let mut bytes = Vec::new();
     file.by_ref().take(WHOLE_BYTES).read_to_end(&mut bytes)?;
-    let mut object = parse(bytes.as_slice(), table, keep)?;
-    object.contents = bytes;
-    Ok(object)
+    parse(bytes.as_slice(), table, keep)
 }
 
 fn parse<'data, R: ReadRef<'data>>(
@@ -162,7 +158,6 @@ fn parse<'data, R: ReadRef<'data>>(
         functions,
         starts,
         code: Code::new(segments),
-        contents: Vec::new(),
     })
 }
 

@@ -6,13 +6,13 @@
 
 mod elf;
 mod link_map;
-mod recognise;
 
 use std::path::PathBuf;
 
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::TargetMemory;
 use profiler_core::residency::{Mapping, MappingKind};
+use profiler_target::malloc_in;
 
 use self::elf::{Definition, ElfObject, Table};
 use self::link_map::{ChainError, Program};
@@ -113,9 +113,7 @@ fn open<M>(
 }
 
 fn is_of_use(name: &str) -> bool {
-    Function::ALL.iter().any(|f| f.name() == name)
-        || ENDINGS.contains(&name)
-        || recognise::is_sign(name)
+    Function::ALL.iter().any(|f| f.name() == name) || ENDINGS.contains(&name)
 }
 
 fn defines_malloc(functions: &ElfObjectFunctions) -> bool {
@@ -123,14 +121,11 @@ fn defines_malloc(functions: &ElfObjectFunctions) -> bool {
 }
 
 fn server<M>(inputs: &Inputs<'_, M>, mapping: &Mapping, object: ElfObject) -> Server {
-    let identity = recognise::identify(path(mapping), &object);
+    let host_path = (inputs.host_path)(path(mapping));
     Server {
         object: MallocObject {
-            target_path: path(mapping).to_string(),
-            host_path: (inputs.host_path)(path(mapping)),
-            allocator: identity.allocator,
-            name_and_version: identity.name_and_version,
-            chunk_header: identity.chunk_header,
+            identity: malloc_in(&host_path, path(mapping)),
+            host_path,
         },
         code: object.code,
         symbols: Symbols {

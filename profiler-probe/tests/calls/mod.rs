@@ -108,7 +108,7 @@ impl Calls {
 
     /// All code of the object that serves malloc, as it stands in the target's memory.
     pub(crate) fn code(&self) -> Vec<u8> {
-        let object = self.plan().object.target_path;
+        let object = self.plan().object.identity.object;
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid())).expect("maps");
         let memory = File::open(format!("/proc/{}/mem", self.pid())).expect("memory");
         let mut code = Vec::new();

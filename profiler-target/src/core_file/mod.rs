@@ -132,7 +132,7 @@ impl CoreFile {
             cmdline: self.notes.cmdline.clone(),
             python: python.map(|python| format!("CPython {}", python.full_version)),
             libc: self.libc().map(Libc::to_string),
-            malloc: self.identity.malloc(self),
+            malloc: self.identity.malloc(self, &self.allocators),
             python_malloc: None,
             threads: self.notes.threads.len() as u32,
         }

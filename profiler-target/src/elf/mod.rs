@@ -7,6 +7,7 @@ mod reader;
 mod source;
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use object::elf::{
     FileHeader64, PF_W, PT_INTERP, PT_LOAD, ProgramHeader64, SHN_XINDEX, SHT_DYNSYM, SHT_NOBITS,
@@ -15,6 +16,7 @@ use object::elf::{
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::{LittleEndian, ReadRef};
 use profiler_core::addr::PAGE_SIZE;
+use profiler_core::allocator::{self, Allocator, Contents};
 
 pub(super) use self::reader::Reader;
 pub use self::reader::file_limit;
@@ -25,18 +27,10 @@ use super::jemalloc_options;
 /// More read-only data than this is not searched. An unstripped Python has 4 MiB.
 const MAX_SEARCHED_BYTES: u64 = 64 << 20;
 /// The symbols that anybody asks for.
-const WANTED: [&str; 10] = [
-    "MallocExtension_GetNumericProperty",
-    "Py_GetVersion",
-    "Py_Version",
-    "_rjem_mallctl",
-    "je_mallctl",
-    "malloc",
-    "mallctl",
-    "mi_malloc",
-    "mi_version",
-    "tc_malloc",
-];
+static WANTED: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let others = ["malloc", "Py_GetVersion", "Py_Version"];
+    others.into_iter().chain(allocator::functions()).collect()
+});
 /// Bytes kept of what a symbol names.
 const SYMBOL_BYTES: u64 = 16;
 
@@ -48,6 +42,7 @@ pub(super) struct ElfFile {
     read_only: Vec<Vec<u8>>,
     /// The symbols of [`WANTED`] that it exports, with the first bytes of what they name.
     symbols: Vec<(&'static str, Vec<u8>)>,
+    allocators: Vec<(Allocator, Option<String>)>,
     options: Vec<jemalloc_options::Found>,
     first_addr: u64,
     bss_bytes: u64,
@@ -71,6 +66,24 @@ impl ElfFile {
         self.read_only.iter().map(Vec::as_slice).collect()
     }
 
+    /// What identifies allocators in it; `path` is where the target maps it from.
+    pub(super) fn contents<'f>(&'f self, path: &'f str) -> Contents<'f> {
+        Contents {
+            path,
+            functions: &self.symbols,
+            read_only: self.read_only_data(),
+        }
+    }
+
+    /// The allocators in it with their versions, but for C libraries' and Python's own.
+    pub(super) fn allocators(&self) -> &[(Allocator, Option<String>)] {
+        &self.allocators
+    }
+
+    fn holds(&self, allocator: Allocator) -> bool {
+        self.allocators.iter().any(|(kind, _)| *kind == allocator)
+    }
+
     /// Whether it exports a symbol, one of [`WANTED`].
     pub(super) fn exports(&self, name: &str) -> bool {
         debug_assert!(WANTED.contains(&name), "{name} is not looked for");
@@ -79,13 +92,8 @@ impl ElfFile {
 
     /// The 32-bit number that an exported symbol in read-only data names.
     pub(super) fn exported_u32(&self, name: &str) -> Option<u32> {
-        self.exported_bytes(name).map(u32::from_le_bytes)
-    }
-
-    /// The bytes that an exported symbol names.
-    pub(super) fn exported_bytes<const N: usize>(&self, name: &str) -> Option<[u8; N]> {
         let (_, bytes) = self.symbols.iter().find(|(found, _)| *found == name)?;
-        bytes.first_chunk().copied()
+        bytes.first_chunk().copied().map(u32::from_le_bytes)
     }
 
     /// Variables of the jemalloc in it that hold options, by addresses of the file's own.
@@ -154,12 +162,8 @@ impl<'s> Headers<'s> {
             ..ElfFile::default()
         };
         (file.read_only, file.is_cut) = self.read_only();
-        let has_jemalloc = ["mallctl", "je_mallctl", "_rjem_mallctl"]
-            .iter()
-            .any(|name| file.exports(name));
-        let marker = memchr::memmem::Finder::new(jemalloc_options::MARKER);
-        let mut parts = file.read_only.iter();
-        if has_jemalloc || parts.any(|part| marker.find(part).is_some()) {
+        file.allocators = allocator::held_by(&file.contents(""));
+        if file.holds(Allocator::Jemalloc) {
             file.options = object::File::parse(self.source)
                 .map_or_else(|_| Vec::new(), |elf| jemalloc_options::find(&elf));
         }

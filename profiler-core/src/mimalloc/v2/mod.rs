@@ -87,7 +87,9 @@ fn headers<M: TargetMemory>(memory: &M, residency: &ResidencyMap) -> Vec<Header>
 /// release which an object says it is of.
 fn best(headers: &[Header], objects: &[AllocatorObject]) -> Option<(u64, &'static Layout)> {
     let told = |layout: &Layout| {
-        let mut versions = objects.iter().filter_map(|object| object.version.as_ref());
+        let mut versions = objects
+            .iter()
+            .filter_map(|object| object.identity.version.as_ref());
         versions.any(|version| layout.is_of(version))
     };
     // By key and layout: pages that fit less those that do not, and segments.

@@ -46,10 +46,7 @@ pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
     }
     if heap.allocator != Allocator::Pymalloc {
         let sum = |of: fn(&ArenaReport) -> u64| bytes(heap.arenas.iter().map(of).sum());
-        let giving = match heap.allocator {
-            Allocator::Glibc => "malloc_trim(0)",
-            _ => "a purge",
-        };
+        let giving = heap.allocator.row().gives_back;
         text.paragraph(
             "  ",
             &format!(

@@ -1,5 +1,6 @@
 //! What one target allows: whether it can be opened and stopped, and what of it can be walked.
 
+use profiler_core::allocator::Allocator;
 use profiler_core::glibc::{self, NotWalked};
 use profiler_target::{OpenError, Target};
 
@@ -76,15 +77,15 @@ fn libc(target: &Target) -> Check {
         );
     };
     let found = format!("{libc} ({})", libc.path);
-    match (libc.name, target.libc_version()) {
-        ("glibc", Some(version)) if glibc::is_known(version) => Check::ok(name, found),
-        ("glibc", Some((major, minor))) => Check::bad(
+    match (libc.kind, target.libc_version()) {
+        (Allocator::Glibc, Some(version)) if glibc::is_known(version) => Check::ok(name, found),
+        (Allocator::Glibc, Some((major, minor))) => Check::bad(
             name,
             Grade::Limited,
             NotWalked::UnknownVersion(major, minor).to_string(),
             "use a fragscope that knows it; residency and probes work with this one",
         ),
-        ("glibc", None) => Check::bad(
+        (Allocator::Glibc, None) => Check::bad(
             name,
             Grade::Limited,
             format!("{found}: its heap cannot be walked without its version"),

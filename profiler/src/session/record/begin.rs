@@ -39,7 +39,7 @@ pub(super) fn numbering(
 
 /// The heap that serves malloc.
 pub(super) fn heap<'s>(sample: &'s Sample, plan: &ProbePlan) -> Option<&'s HeapSnapshot> {
-    let serves = plan.object.allocator?;
+    let serves = plan.object.identity.kind?;
     sample.heaps.iter().find(|heap| heap.allocator == serves)
 }
 
@@ -60,7 +60,7 @@ pub(super) fn lacks(
     if heap.is_none() {
         all.push(format!(
             "the heap of {} could not be walked: blocks from before are not in the trace",
-            plan.object.name_and_version
+            plan.object.identity.title()
         ));
     }
     if !sample.completeness.stopped {

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use profiler_core::addr::PAGE_SIZE;
+use profiler_core::allocator::AllocatorIdentity;
 use profiler_core::heap::HeapSnapshot;
 use profiler_probe::plan::MallocObject;
 use profiler_target::{Target, host};
@@ -42,11 +43,9 @@ pub fn describe(
     all.put("pid", who.pid);
     all.put_known("python", who.python);
     all.put_known("libc", who.libc.as_ref());
-    all.put_known(
-        "malloc",
-        object.as_ref().map(|object| name(object, &who.libc)),
-    );
-    all.put_known("malloc_path", object.as_ref().map(|o| &o.target_path));
+    let identity = object.as_ref().map(|object| &object.identity);
+    all.put_known("malloc", identity.map(AllocatorIdentity::title));
+    all.put_known("malloc_path", identity.map(|one| &one.object));
     all.put_known("cpus", target.allowed_cpus().ok());
     all.put("page_size", PAGE_SIZE);
     all.put("kernel", host.kernel);
@@ -62,19 +61,12 @@ pub fn describe(
             all.put(&format!("env.{name}"), value);
         }
     }
-    let serves = object.and_then(|object| object.allocator);
+    let serves = identity.and_then(|one| one.kind);
     let heap = heaps.iter().find(|heap| Some(heap.allocator) == serves);
     for (name, value) in heap.iter().flat_map(|heap| &heap.settings) {
         all.put(&format!("setting.{name}"), value);
     }
     Description(all.0)
-}
-
-/// An allocator's name with its version, which only the C library tells of its own.
-fn name(object: &MallocObject, libc: &Option<String>) -> String {
-    let name = &object.name_and_version;
-    let of_libc = |libc: &&String| libc.split(' ').next() == Some(name);
-    libc.as_ref().filter(of_libc).unwrap_or(name).clone()
 }
 
 /// A list of libraries to preload without one of them. The loader parts them at spaces and colons.

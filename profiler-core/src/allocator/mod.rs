@@ -1,0 +1,253 @@
+//! The allocators that fragscope knows, one [`Row`] for each, and how one is identified.
+//!
+//! Whatever needs a name, a sign, a variable or a library of an allocator takes it from its row; the
+//! walker of each is a module of its own ([`crate::glibc`] and its neighbours).
+
+mod recognise;
+mod rows;
+mod settings;
+mod version;
+
+use std::fmt;
+
+pub use self::recognise::{
+    Contents, c_library, functions, held_by, is_c_library_name, serving_malloc,
+};
+pub use self::rows::ROWS;
+pub use self::settings::{List, Settings, ValueForm, environment_beginnings, reader_of};
+
+/// The allocators that fragscope tells apart.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub enum Allocator {
+    /// GNU libc's malloc (ptmalloc).
+    Glibc,
+    /// CPython's object allocator (`Objects/obmalloc.c`).
+    Pymalloc,
+    /// jemalloc.
+    Jemalloc,
+    /// mimalloc.
+    Mimalloc,
+    /// gperftools' tcmalloc.
+    Tcmalloc,
+    /// musl's malloc (oldmalloc or mallocng).
+    Musl,
+}
+
+impl Allocator {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Glibc,
+        Self::Pymalloc,
+        Self::Jemalloc,
+        Self::Mimalloc,
+        Self::Tcmalloc,
+        Self::Musl,
+    ];
+
+    /// The name in output and files.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// The allocator of a name with or without a version after it, such as `glibc 2.36`: the inverse
+    /// of [`AllocatorIdentity::title`].
+    pub fn of_title(title: &str) -> Option<Self> {
+        let name = title.split(' ').next()?;
+        let row = ROWS.iter().find(|row| row.name == name)?;
+        Some(row.kind)
+    }
+
+    /// The allocator of a library by its file's name, such as `libjemalloc.so.2`: a guess for files
+    /// that cannot be read.
+    pub fn in_file_name(path: &str) -> Option<Self> {
+        let library = file_name(path).strip_prefix("lib")?;
+        let mut others = ROWS.iter().filter(|row| row.home == Home::AnyObject);
+        let row = others.find(|row| library.starts_with(row.name))?;
+        Some(row.kind)
+    }
+}
+
+/// Where an allocator lives.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Home {
+    /// In the C library of that name.
+    CLibrary,
+    /// In CPython.
+    Python,
+    /// In any program or library: preloaded, linked, or copied into one.
+    AnyObject,
+}
+
+/// All that is particular to one allocator, but for its walker and its remedies.
+#[derive(Debug)]
+pub struct Row {
+    /// Which one.
+    pub kind: Allocator,
+    /// Its name in output and files.
+    pub name: &'static str,
+    /// Where it lives.
+    pub home: Home,
+    /// What identifies it in a file.
+    pub signs: Signs,
+    /// Reads its version from a file that holds it.
+    pub version: fn(&Contents<'_>) -> Option<String>,
+    /// How the variables of the environment begin that it reads; whole names end in `=`.
+    pub variables: &'static [&'static str],
+    /// Its settings in those variables.
+    pub settings: Settings,
+    /// What of it the lab can load.
+    pub builds: &'static [Build],
+    /// Whether the word before a block holds its chunk's size and three flag bits, as glibc's
+    /// `mchunk_size` does: then usable sizes can be read at the moment of allocation.
+    pub chunk_header: bool,
+    /// The call or event that returns whole free pages.
+    pub gives_back: &'static str,
+    /// What it calls the caches of freed blocks.
+    pub caches: &'static str,
+}
+
+/// What identifies an allocator in a file.
+#[derive(Debug)]
+pub struct Signs {
+    /// Functions that only it defines: all of one group are a sign.
+    pub functions: &'static [&'static [&'static str]],
+    /// Text that only it has in its read-only data, alone or within longer strings; may be empty.
+    pub text: &'static [u8],
+    /// How the names of its files begin; only a C library is identified by them.
+    pub files: &'static [&'static str],
+}
+
+/// A build of an allocator that the lab can play into.
+#[derive(Debug)]
+pub struct Build {
+    /// The name by which a user asks for it.
+    pub name: &'static str,
+    /// The names of its library, as they stand in `LD_PRELOAD`, the best first; none for the C
+    /// library's own.
+    pub libraries: &'static [&'static str],
+    /// Where it comes from.
+    pub source: Source,
+}
+
+/// Where a build comes from.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Source {
+    /// Every program has it.
+    CLibrary,
+    /// fragscope carries it.
+    Carried,
+    /// This package of Debian.
+    Package(&'static str),
+}
+
+/// What an allocator in a target does there.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// It serves the program's malloc calls: its object defines `malloc`. Of several that do, the
+    /// first in load order serves.
+    ServesMalloc,
+    /// It serves only the program or library that holds it.
+    Private,
+    /// Nothing allocates from it: another serves in its place.
+    Unused,
+}
+
+/// One allocator in a target, a core file, or a library that can be preloaded.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AllocatorIdentity {
+    /// Which one; `None` for one that has no row.
+    pub kind: Option<Allocator>,
+    /// Its version where the object shows it, e.g. `5.3.0`.
+    pub version: Option<String>,
+    /// The path of the object that it lives in, as the target sees it.
+    pub object: String,
+    /// What it does.
+    pub role: Role,
+}
+
+impl AllocatorIdentity {
+    /// Its name with its version, e.g. `glibc 2.36`; the file's name when it has no row.
+    pub fn title(&self) -> String {
+        match (self.kind, &self.version) {
+            (Some(kind), Some(version)) => format!("{} {version}", kind.name()),
+            (Some(kind), None) => kind.name().to_owned(),
+            (None, _) => file_name(&self.object).to_owned(),
+        }
+    }
+
+    /// Whether it is this one.
+    pub fn is(&self, kind: Allocator) -> bool {
+        self.kind == Some(kind)
+    }
+
+    /// Whether it lives in Python: the program or a libpython.
+    pub fn is_in_python(&self) -> bool {
+        file_name(&self.object).contains("python")
+    }
+
+    /// Whether it serves the program's malloc calls.
+    pub fn serves_malloc(&self) -> bool {
+        self.role == Role::ServesMalloc
+    }
+}
+
+impl fmt::Display for Allocator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The last part of a path.
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_own_row() {
+        for kind in Allocator::ALL {
+            let row = kind.row();
+            assert_eq!(row.kind, kind);
+            assert!(ROWS.iter().any(|one| std::ptr::eq(*one, row)), "{kind}");
+            assert_eq!(Allocator::of_title(row.name), Some(row.kind));
+            let title = format!("{} 1.2.3", row.name);
+            assert_eq!(Allocator::of_title(&title), Some(row.kind));
+        }
+    }
+
+    #[test]
+    fn a_title_is_the_name_with_the_version_or_the_files_name() {
+        let mut identity = AllocatorIdentity {
+            kind: Some(Allocator::Mimalloc),
+            version: Some("3.3.2".to_owned()),
+            object: "/opt/libfast.so".to_owned(),
+            role: Role::ServesMalloc,
+        };
+        assert_eq!(identity.title(), "mimalloc 3.3.2");
+        identity.version = None;
+        assert_eq!(identity.title(), "mimalloc");
+        identity.kind = None;
+        assert_eq!(identity.title(), "libfast.so");
+        assert_eq!(Allocator::of_title(&identity.title()), None);
+    }
+
+    #[test]
+    fn only_glibc_gives_back_and_caches_in_glibcs_words() {
+        for row in ROWS.iter().filter(|row| row.kind != Allocator::Glibc) {
+            assert_ne!(row.gives_back, Allocator::Glibc.row().gives_back);
+            assert_ne!(row.caches, Allocator::Glibc.row().caches);
+        }
+    }
+
+    #[test]
+    fn each_build_has_a_name_of_its_own() {
+        let mut names: Vec<_> = ROWS.iter().flat_map(|row| row.builds).collect();
+        names.sort_by_key(|build| build.name);
+        for pair in names.windows(2) {
+            assert_ne!(pair[0].name, pair[1].name);
+        }
+    }
+}

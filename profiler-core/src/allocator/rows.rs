@@ -1,0 +1,158 @@
+//! The table: one row for each allocator.
+
+use super::settings::{self, Settings};
+use super::{Allocator, Build, Home, Row, Signs, Source, version};
+
+/// All rows. Where several hold (a library with several allocators inside), the first counts.
+pub static ROWS: [&Row; 6] = [&GLIBC, &JEMALLOC, &MIMALLOC, &TCMALLOC, &MUSL, &PYMALLOC];
+
+impl Allocator {
+    /// Its row.
+    pub fn row(self) -> &'static Row {
+        match self {
+            Self::Glibc => &GLIBC,
+            Self::Pymalloc => &PYMALLOC,
+            Self::Jemalloc => &JEMALLOC,
+            Self::Mimalloc => &MIMALLOC,
+            Self::Tcmalloc => &TCMALLOC,
+            Self::Musl => &MUSL,
+        }
+    }
+}
+
+static GLIBC: Row = Row {
+    kind: Allocator::Glibc,
+    name: "glibc",
+    home: Home::CLibrary,
+    signs: Signs {
+        // A static program has no `gnu_get_libc_version` unless it calls it, but malloc's inner
+        // functions in its symbols.
+        functions: &[&["gnu_get_libc_version"], &["_int_malloc", "__libc_malloc"]],
+        text: b"",
+        files: &["libc.so.6", "libc-2."],
+    },
+    version: version::glibc,
+    variables: &["MALLOC_", "GLIBC_TUNABLES="],
+    settings: settings::GLIBC,
+    builds: &[Build {
+        name: "glibc",
+        libraries: &[],
+        source: Source::CLibrary,
+    }],
+    chunk_header: true,
+    gives_back: "malloc_trim(0)",
+    caches: "tcache and fastbins",
+};
+
+static JEMALLOC: Row = Row {
+    kind: Allocator::Jemalloc,
+    name: "jemalloc",
+    home: Home::AnyObject,
+    signs: Signs {
+        functions: &[&["mallctl"], &["je_mallctl"], &["_rjem_mallctl"]],
+        // How its messages begin (`src/malloc_io.c`).
+        text: b"<jemalloc>: ",
+        files: &[],
+    },
+    version: version::jemalloc,
+    variables: &["MALLOC_CONF="],
+    settings: settings::JEMALLOC,
+    builds: &[Build {
+        name: "jemalloc",
+        libraries: &["libjemalloc.so.2"],
+        source: Source::Carried,
+    }],
+    chunk_header: false,
+    gives_back: "a purge",
+    caches: "thread caches (tcache)",
+};
+
+static MIMALLOC: Row = Row {
+    kind: Allocator::Mimalloc,
+    name: "mimalloc",
+    home: Home::AnyObject,
+    signs: Signs {
+        functions: &[&["mi_malloc"], &["mi_version"]],
+        text: b"mimalloc: warning: ",
+        files: &[],
+    },
+    version: version::mimalloc,
+    variables: &["MIMALLOC_"],
+    settings: settings::MIMALLOC,
+    builds: &[
+        Build {
+            name: "mimalloc",
+            libraries: &["libmimalloc.so.3"],
+            source: Source::Carried,
+        },
+        Build {
+            name: "mimalloc2",
+            libraries: &["libmimalloc.so.2"],
+            source: Source::Carried,
+        },
+    ],
+    chunk_header: false,
+    gives_back: "mi_collect(true)",
+    caches: "the allocator's caches",
+};
+
+static TCMALLOC: Row = Row {
+    kind: Allocator::Tcmalloc,
+    name: "tcmalloc",
+    home: Home::AnyObject,
+    signs: Signs {
+        functions: &[&["tc_malloc"], &["MallocExtension_GetNumericProperty"]],
+        text: version::GPERFTOOLS,
+        files: &[],
+    },
+    version: version::tcmalloc,
+    variables: &["TCMALLOC_"],
+    settings: settings::TCMALLOC,
+    builds: &[Build {
+        name: "tcmalloc",
+        // The one without a profiler first.
+        libraries: &["libtcmalloc_minimal.so.4", "libtcmalloc.so.4"],
+        source: Source::Package("libtcmalloc-minimal4"),
+    }],
+    chunk_header: false,
+    gives_back: "MallocExtension_ReleaseFreeMemory()",
+    caches: "thread, transfer and central caches",
+};
+
+static MUSL: Row = Row {
+    kind: Allocator::Musl,
+    name: "musl",
+    home: Home::CLibrary,
+    signs: Signs {
+        functions: &[],
+        // `musl libc (x86_64)` (`ldso/dynlink.c`).
+        text: b"musl libc (",
+        files: &["ld-musl-", "libc.musl-", "libc.so"],
+    },
+    version: version::musl,
+    variables: &[],
+    settings: Settings::NONE,
+    builds: &[],
+    chunk_header: false,
+    gives_back: "a purge",
+    caches: "the allocator's caches",
+};
+
+static PYMALLOC: Row = Row {
+    kind: Allocator::Pymalloc,
+    name: "pymalloc",
+    home: Home::Python,
+    signs: Signs {
+        functions: &[],
+        text: b"",
+        files: &[],
+    },
+    // It has none of its own: Python's is its.
+    version: |_| None,
+    variables: &["PYTHONMALLOC="],
+    settings: settings::PYMALLOC,
+    builds: &[],
+    chunk_header: false,
+    gives_back: "the end of an arena",
+    caches: "the allocator's caches",
+};

@@ -1,0 +1,227 @@
+//! All walkers, behind one entry: where heaps of an allocator may be, and how each is walked.
+//!
+//! A walk fills in the settings in force as well, and what the environment asked for: where they lie
+//! is known only to who reads the allocator's state.
+
+use profiler_core::allocator::{Allocator, Role};
+use profiler_core::heap::HeapSnapshot;
+use profiler_core::memory::TargetMemory;
+use profiler_core::object::AllocatorObject;
+use profiler_core::pymalloc::NotWalked;
+use profiler_core::residency::ResidencyMap;
+use profiler_core::sample::PythonMalloc;
+use profiler_core::threads::Thread;
+use profiler_core::{glibc, jemalloc, mimalloc, musl, pymalloc, tcmalloc};
+use profiler_target::{Libc, reading_ahead};
+
+use super::facts::Facts;
+
+/// What a walk reads.
+#[derive(Debug)]
+pub(crate) struct Input<'a, M> {
+    /// The target's memory: only what is resident, and of the moment of `residency`.
+    pub(crate) memory: &'a M,
+    /// Its pages.
+    pub(crate) residency: &'a ResidencyMap,
+    /// What is known of it.
+    pub(crate) facts: &'a Facts,
+    /// Its threads; empty when it was not stopped.
+    pub(crate) threads: &'a [Thread],
+}
+
+/// Heaps that there may be, to be walked by one walk.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Place<'f> {
+    /// Whether the target is known to use them, so that a failure is worth a word.
+    pub(crate) expected: bool,
+    /// The object that the allocator is in, where its walker starts from one.
+    object: Option<&'f AllocatorObject>,
+}
+
+/// How the heaps of one allocator are found and walked.
+pub(crate) struct Walker<M> {
+    /// Whose.
+    pub(crate) kind: Allocator,
+    /// Where they may be.
+    pub(crate) find: fn(&Facts) -> Vec<Place<'_>>,
+    /// Walks what is at one of these places, or says why it could not be.
+    pub(crate) walk: fn(&Input<'_, M>, Place<'_>) -> Result<Vec<HeapSnapshot>, String>,
+}
+
+impl<M: TargetMemory + Sync> Walker<M> {
+    /// All of them, outer allocators before those that take their memory from others.
+    pub(crate) const ALL: [Self; 6] = [
+        Self {
+            kind: Allocator::Glibc,
+            find: |facts| {
+                let libc = facts.libc_of(Allocator::Glibc);
+                // Where another allocator serves the whole program, glibc's may never be used, and
+                // then has no heap to walk.
+                libc.map(|_| anywhere(!facts.replaces_malloc()))
+                    .into_iter()
+                    .collect()
+            },
+            walk: |input, _| {
+                let context = glibc_context(input.facts, input.threads);
+                let walked = reading_ahead(input.memory, |memory| {
+                    glibc::walk(memory, input.residency, &context)
+                });
+                one(walked)
+            },
+        },
+        Self {
+            kind: Allocator::Musl,
+            // A static program of musl's shows no C library, but its heap is identified by its
+            // secret.
+            find: |facts| {
+                let is_musl = facts.libc_of(Allocator::Musl).is_some();
+                let is_other = facts.libc.is_some() && !is_musl;
+                (!is_other).then(|| anywhere(is_musl)).into_iter().collect()
+            },
+            walk: |input, _| {
+                let libc = input.facts.libc_of(Allocator::Musl);
+                let context = musl::Context {
+                    at_random: input.facts.at_random,
+                    version: libc.map(|libc| libc.version.clone()).unwrap_or_default(),
+                };
+                one(musl::walk(input.memory, input.residency, &context))
+            },
+        },
+        Self {
+            kind: Allocator::Mimalloc,
+            // One walk finds the heaps of all copies.
+            find: |facts| {
+                let copies = in_objects(facts, Allocator::Mimalloc);
+                let expected = copies.iter().any(|place| place.expected);
+                let any = copies.first().map(|_| anywhere(expected));
+                any.into_iter().collect()
+            },
+            walk: |input, _| {
+                let context = mimalloc::Context {
+                    objects: &input.facts.allocators,
+                    python: input.facts.python,
+                };
+                let walked = mimalloc::walk(input.memory, input.residency, &context);
+                walked.map_err(|reason| reason.to_string())
+            },
+        },
+        Self {
+            kind: Allocator::Jemalloc,
+            find: |facts| in_objects(facts, Allocator::Jemalloc),
+            walk: |input, place| match place.object {
+                Some(object) => one(jemalloc::walk(input.memory, input.residency, object)),
+                None => Ok(Vec::new()),
+            },
+        },
+        Self {
+            kind: Allocator::Tcmalloc,
+            find: |facts| in_objects(facts, Allocator::Tcmalloc),
+            walk: |input, place| match place.object {
+                Some(object) => one(tcmalloc::walk(input.memory, input.residency, object)),
+                None => Ok(Vec::new()),
+            },
+        },
+        Self {
+            kind: Allocator::Pymalloc,
+            // pymalloc in a C program is not to be expected.
+            find: |facts| {
+                let serves = facts.python_malloc;
+                vec![anywhere(serves.is_some_and(PythonMalloc::may_be_pymalloc))]
+            },
+            walk: |input, _| {
+                let context = pymalloc::Context {
+                    python: input.facts.python,
+                    serves: input.facts.python_malloc.unwrap_or_default(),
+                };
+                let walked = pymalloc::walk(input.memory, input.residency, &context);
+                let walked = walked.map_err(|reason| without_pymalloc(input.facts, reason));
+                one(walked)
+            },
+        },
+    ];
+}
+
+/// How many of glibc's arenas a thread stands inside of.
+pub(crate) fn locked_arenas<M: TargetMemory>(memory: &M, facts: &Facts) -> u32 {
+    glibc::locked_arenas(memory, &glibc_context(facts, &[]))
+}
+
+fn glibc_context<'a>(facts: &'a Facts, threads: &'a [Thread]) -> glibc::Context<'a> {
+    glibc::Context {
+        version: facts.libc.as_ref().and_then(Libc::glibc_release),
+        threads,
+        libc_data: facts.libc_data.clone(),
+        environment: &facts.malloc_environment,
+    }
+}
+
+/// A place that is found by the walker itself.
+fn anywhere(expected: bool) -> Place<'static> {
+    Place {
+        expected,
+        object: None,
+    }
+}
+
+/// A place for each object that holds this allocator.
+fn in_objects(facts: &Facts, kind: Allocator) -> Vec<Place<'_>> {
+    let objects = facts.allocators.iter();
+    objects
+        .filter(|object| object.identity.is(kind))
+        .map(|object| Place {
+            expected: object.identity.role != Role::Unused,
+            object: Some(object),
+        })
+        .collect()
+}
+
+fn one<E: ToString>(walked: Result<HeapSnapshot, E>) -> Result<Vec<HeapSnapshot>, String> {
+    match walked {
+        Ok(heap) => Ok(vec![heap]),
+        Err(reason) => Err(reason.to_string()),
+    }
+}
+
+/// Why pymalloc is not walked, where that is not by the target's own choice.
+fn without_pymalloc(facts: &Facts, reason: NotWalked) -> String {
+    match (facts.python_malloc, &facts.python_malloc_setting) {
+        (Some(PythonMalloc::Unknown), None) => {
+            format!("{reason}, and what serves Python's objects could not be told")
+        }
+        (Some(PythonMalloc::Unknown), Some(setting)) => format!(
+            "{reason}, and what serves Python's objects could not be told; its environment \
+             has {setting}, which is only a hint"
+        ),
+        _ => reason.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_core::allocator::ROWS;
+    use profiler_core::memory::MemoryImage;
+
+    use super::*;
+
+    #[test]
+    fn every_allocator_has_one_walker() {
+        for row in ROWS {
+            let walkers = Walker::<MemoryImage>::ALL;
+            let own = walkers.iter().filter(|walker| walker.kind == row.kind);
+            assert_eq!(own.count(), 1, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn a_program_of_which_nothing_is_known_is_expected_to_have_no_heap() {
+        let facts = Facts::default();
+        for walker in Walker::<MemoryImage>::ALL {
+            let places = (walker.find)(&facts);
+            assert!(
+                places.iter().all(|place| !place.expected),
+                "{}",
+                walker.kind
+            );
+        }
+    }
+}
