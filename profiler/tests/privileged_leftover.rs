@@ -99,13 +99,14 @@ fn what_a_killed_guard_left_is_removed_by_the_session() {
     nix::sys::signal::kill(guard, nix::sys::signal::Signal::SIGKILL).expect("ours");
     // It is heard at once, and not when the session ends.
     let deadline = Instant::now() + Duration::from_secs(60);
-    while session.ended().is_none() {
+    while session.activity().ended.is_none() {
         assert!(Instant::now() < deadline, "nobody noticed");
         std::thread::yield_now();
     }
     assert!(
         session
-            .ended()
+            .activity()
+            .ended
             .is_some_and(|why| why.contains("ended by somebody"))
     );
     calls.wait_for_code(&before);

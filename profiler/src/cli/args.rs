@@ -57,7 +57,7 @@ Columns of --headless, `-` being unknown:
   lost        events that the ring buffer had no room for, since attaching
   seen        `ok`, or why the figures are not whole: no-heap, moving (the target ran on
               during the walk), unsure (of the layout), stale (RSS moved since the walk), unread,
-              defects, lost, no-probes")]
+              defects, lost, untracked (blocks), no-probes, probes-ended, shadow-ended")]
     Attach(AttachArgs),
     /// Look once, without probes, and print a report
     #[command(after_long_help = "\

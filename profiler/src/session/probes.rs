@@ -83,16 +83,13 @@ impl Probes {
         }
     }
 
-    /// What the user must know of them.
+    /// What the user must know of them, besides what is in [`Activity::troubles`].
     pub(crate) fn notice(&self) -> Option<String> {
         match self {
             Self::Off => Some("probes are off (--no-probes)".into()),
             Self::Lent => Some("the probes feed --what-if: no rates, no lifetimes".into()),
             Self::Starting(_) => Some("probes are being attached".into()),
-            Self::On(session) => session
-                .ended()
-                .map(|why| format!("the probes have ended, their figures are of before: {why}")),
-            Self::Over(_) => None,
+            Self::On(_) | Self::Over(_) => None,
             Self::Unavailable(reason) => Some(format!("no probes, passive only: {reason}")),
         }
     }
