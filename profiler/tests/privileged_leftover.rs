@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use calls::Calls;
-use fragscope::session::doctor::{self, Grade};
+use fragscope::session::doctor::{self, Fix, Grade};
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession, leftover};
 use profiler_target::Target;
@@ -165,10 +165,7 @@ fn a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays() {
         .expect("it looks");
     assert_eq!(check.ok, Grade::Limited);
     assert!(
-        check
-            .fix
-            .as_ref()
-            .is_some_and(|fix| fix.ends_with("--repair")),
+        matches!(&check.fix, Some(Fix::Step(step)) if step.ends_with("--repair")),
         "{check:?}"
     );
     let repaired = Command::new(env!("CARGO_BIN_EXE_fragscope"))

@@ -210,7 +210,7 @@ pub(super) struct LookArgs {
     /// The process to look at
     #[arg(short, long, value_name = "PID", required_unless_present = "core",
         value_parser = clap::value_parser!(i32).range(1..))]
-    pid: Option<i32>,
+    pub(super) pid: Option<i32>,
     /// Look at this core file instead of a process: the kernel's or gcore's
     #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "no_stop", "swap_in"])]
     core: Option<PathBuf>,
@@ -224,7 +224,7 @@ pub(super) struct LookArgs {
 #[derive(Debug, Args)]
 pub(super) struct SnapshotArgs {
     #[command(flatten)]
-    look: LookArgs,
+    pub(super) look: LookArgs,
     /// Print JSON (schema fragscope.snapshot/1) instead of text
     #[arg(long)]
     pub(super) json: bool,
@@ -237,7 +237,7 @@ pub(super) struct SnapshotArgs {
 pub(super) struct RecordArgs {
     /// File to write
     #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    pub(super) output: PathBuf,
     /// End after this long, e.g. 30s: a command is asked to end (SIGTERM), a process goes on
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
@@ -246,7 +246,7 @@ pub(super) struct RecordArgs {
     /// Record this process, which runs already, through probes
     #[arg(short, long, value_name = "PID", required_unless_present = "command",
         value_parser = clap::value_parser!(i32).range(1..))]
-    pid: Option<i32>,
+    pub(super) pid: Option<i32>,
     /// With --pid: end when the probes take more than this share of one core's time
     #[arg(long, value_name = "SHARE", requires = "pid", default_value = "unlimited",
         value_parser = budget)]

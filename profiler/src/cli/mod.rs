@@ -1,7 +1,9 @@
 //! The command line.
 
+mod advice;
 mod args;
 mod exit;
+mod failure;
 mod print;
 
 use std::process::ExitCode;
@@ -15,12 +17,14 @@ use profiler_core::units::bytes;
 use profiler_lab::report::Report;
 use signal_hook::consts::SIGXFSZ;
 
+use self::advice::Advice;
 use self::args::{Command, Line, TraceFormat};
 use self::exit::Exit;
+use self::failure::{Failure, check_host};
 use crate::say;
-use crate::session;
 use crate::session::convert::Converted;
 use crate::session::record::RecordEnding;
+use crate::session::{self, SessionError};
 
 /// Parses the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
@@ -54,15 +58,18 @@ const FOR_PLAYERS: Duration = Duration::from_millis(150);
 const FOR_GUARDS: Duration = Duration::from_secs(2);
 
 fn run_and_report(command: &Command) -> ExitCode {
-    match run(command) {
+    let advice = Advice::of(command);
+    match check_host().and_then(|()| run(command, &advice)) {
         Ok(code) => code,
-        Err(error) => {
-            if exit::is_broken_pipe(&*error) {
-                return Exit::Done.into();
-            }
+        Err(failure) if failure.is_broken_pipe() => Exit::Done.into(),
+        Err(failure) => {
+            let kind = failure.kind();
             // A closed terminal shows nothing; the exit code is there all the same.
-            say::line(format_args!("fragscope: {error}"));
-            Exit::of_error(&*error).into()
+            say::line(format_args!("fragscope: {failure}"));
+            if let Some(fix) = advice.on(&kind) {
+                say::line(format_args!("fix: {fix}"));
+            }
+            Exit::of_error(&kind).into()
         }
     }
 }
@@ -123,22 +130,20 @@ fn whole_core(missing_bytes: u64) -> Exit {
     }
 }
 
-type Failure = Box<dyn std::error::Error>;
-
-fn run(command: &Command) -> Result<ExitCode, Failure> {
+fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
     let exit: Exit = match command {
         Command::Attach(args) => session::attach(&args.options())?.into(),
         Command::Demo(args) => session::demo(&args.options())?.into(),
         Command::Snapshot(args) => {
             let look = session::snapshot(&args.options())?;
             print::snapshot(&look.view, args.json)?;
-            look.saved?;
+            look.saved.map_err(SessionError::from)?;
             whole_core(look.missing_bytes)
         }
         Command::Explain(args) => {
             let look = session::snapshot(&args.options())?;
             print::explanation(&look.view)?;
-            look.saved?;
+            look.saved.map_err(SessionError::from)?;
             whole_core(look.missing_bytes)
         }
         Command::Record(args) => match session::record::record(&args.options())? {
@@ -168,7 +173,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
                 Some(pid) => session::doctor::repair(pid)?,
                 None => session::doctor::run(args.pid),
             };
-            print::doctor(&checks, args.json)?;
+            print::doctor(&checks, advice, args.json)?;
             Exit::of_checks(&checks)
         }
     };

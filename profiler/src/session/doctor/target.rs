@@ -1,7 +1,7 @@
 //! What one target allows: whether it can be opened and stopped, and what of it can be walked.
 
 use profiler_core::glibc::{self, NotWalked};
-use profiler_target::{OpenError, Target};
+use profiler_target::{ErrorKind, OpenError, Target};
 
 use super::{Check, Grade, breakpoints};
 
@@ -15,17 +15,19 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
     let name = "target";
     let target = match Target::open(pid) {
         Ok(target) => target,
-        Err(OpenError::NotPermitted { cause, fix, .. }) => {
-            return vec![Check::bad(name, Grade::Missing, cause.to_string(), fix)];
-        }
-        Err(OpenError::NotAProcess { tid, pid }) => {
-            let found = format!("{tid} is a thread of process {pid}");
-            let fix = format!("fragscope doctor --pid {pid}");
-            return vec![Check::bad(name, Grade::Missing, found, fix)];
-        }
         Err(error) => {
-            let fix = "name another process, which this lists: pgrep -af python";
-            return vec![Check::bad(name, Grade::Missing, error.to_string(), fix)];
+            let found = match &error {
+                OpenError::NotPermitted { denial, .. } => denial.to_string(),
+                error => error.to_string(),
+            };
+            let check = match error.kind() {
+                ErrorKind::Other => {
+                    let fix = "name another process, which this lists: pgrep -af python";
+                    Check::bad(name, Grade::Missing, found, fix)
+                }
+                kind => Check::kind(name, Grade::Missing, found, kind),
+            };
+            return vec![check];
         }
     };
     let described = target.describe();
