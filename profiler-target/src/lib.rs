@@ -7,7 +7,7 @@
 //! and threads. Nothing here executes code in a target or writes to its memory, and all that is read
 //! of one is hostile: bounded, and checked. What is found out is returned; nothing is printed.
 //!
-//! [`host`] says what this machine and this process's privileges allow. A [`Guard`] is a small process
+//! [`mod@host`] says what this machine and this process's privileges allow. A [`Guard`] is a small process
 //! that gives back what must not stay when fragscope is killed or suspended.
 
 use std::fs;
