@@ -91,6 +91,8 @@ pub struct Activity {
     pub tracked_blocks: u64,
     /// Their bytes.
     pub tracked_bytes: u64,
+    /// Allocations that were counted but not tracked: too many blocks were live at a time.
+    pub untracked_blocks: u64,
     /// Lifetimes of blocks seen from allocation to free, in ns. Lifetimes longer than a window
     /// cannot be in it.
     pub lifetimes: Histogram<u64>,
@@ -102,4 +104,21 @@ pub struct Activity {
     pub probes: Vec<ProbeStatus>,
     /// What it cost.
     pub cost: ProbeCost,
+    /// Why the probes ended before they were taken off, if they did: all figures are of before.
+    pub ended: Option<String>,
+}
+
+impl Activity {
+    /// What keeps the figures from being those of all that the target does, a sentence each. The same
+    /// trouble has the same words at each look.
+    pub fn troubles(&self) -> Vec<String> {
+        let ended = self.ended.as_ref();
+        let ended =
+            ended.map(|why| format!("the probes have ended, their figures are of before: {why}"));
+        let untracked = (self.untracked_blocks > 0).then(|| {
+            "some blocks are not tracked, since too many live at a time: their lifetimes are unknown"
+                .to_owned()
+        });
+        ended.into_iter().chain(untracked).collect()
+    }
 }

@@ -75,6 +75,17 @@ impl WhatIf {
     }
 }
 
+impl WhatIf {
+    /// What has gone wrong with the shadows, a sentence each.
+    pub fn troubles(&self) -> Vec<String> {
+        let ended = |shadow: &Shadow| {
+            let why = shadow.ended.as_ref()?;
+            Some(format!("the shadow {} has ended: {why}", shadow.name))
+        };
+        self.shadows.iter().filter_map(ended).collect()
+    }
+}
+
 impl Shadow {
     /// Its memory, and how that compares with the worker's at the same moment.
     pub fn phrase(&self) -> String {

@@ -53,6 +53,7 @@ pub struct ReplayError {
     /// The trace.
     pub path: PathBuf,
     /// Why.
+    #[source]
     pub why: CompileError,
 }
 

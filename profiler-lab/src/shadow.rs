@@ -186,7 +186,7 @@ const LAST_MOMENT: Duration = Duration::from_secs(2);
 impl Drop for Shadows {
     fn drop(&mut self) {
         for player in &mut self.players {
-            player.link.end("the session ended");
+            player.link.end("the session ended before it had caught up");
             if let Some(thread) = player.thread.take() {
                 // One that panicked has ended too.
                 let _ = thread.join();

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use aya::programs::ProgramError;
+use profiler_target::{Action, Denial, ErrorKind};
 
 use super::links::{guard_is_silent, guard_was_ended};
 
@@ -12,37 +13,27 @@ use super::links::{guard_is_silent, guard_was_ended};
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The kernel refuses for lack of privilege.
-    #[error(
-        "not permitted to {what}: {why}; run as root, or with CAP_BPF, CAP_PERFMON and \
-         CAP_SYS_PTRACE, or use --no-probes"
-    )]
+    #[error("not permitted to {what}: {denial}")]
     NotPermitted {
         /// What was tried.
         what: &'static str,
-        /// What the kernel said.
-        why: String,
+        /// What stands in the way.
+        denial: Denial,
     },
     /// The kernel was built without uprobes, or hides them.
-    #[error(
-        "this kernel has no uprobes (CONFIG_UPROBE_EVENTS), or /sys is not mounted; use --no-probes"
-    )]
+    #[error("this kernel has no uprobes (CONFIG_UPROBE_EVENTS)")]
     NoUprobes,
     /// There is no `/sys`.
-    #[error(
-        "/sys is not mounted, which probes need: sudo mount -t sysfs sysfs /sys; or use --no-probes"
-    )]
+    #[error("/sys is not mounted, which probes need")]
     NoSysfs,
     /// The kernel did not take the BPF programs.
-    #[error(
-        "the kernel did not take the BPF programs: {0}; `fragscope doctor` tells what is \
-         missing, --no-probes goes on without"
-    )]
+    #[error("the kernel did not take the BPF programs: {0}")]
     Load(String),
     /// The target has exited.
-    #[error("process {0} has exited; give the pid of one that runs")]
+    #[error("process {0} has exited")]
     Gone(i32),
     /// Not one probe could be attached.
-    #[error("no probe could be attached: {0}; use --no-probes")]
+    #[error("no probe could be attached: {0}")]
     Attach(String),
     /// The guard was killed.
     #[error(
@@ -69,7 +60,7 @@ pub enum ProbeError {
     #[error("a budget is a share above 0 % and up to 100 %, not {0}; or `unlimited`")]
     Budget(f64),
     /// Something else of this host failed.
-    #[error("cannot {what}: {source}; use --no-probes")]
+    #[error("cannot {what}: {source}")]
     Host {
         /// What was tried.
         what: &'static str,
@@ -79,22 +70,44 @@ pub enum ProbeError {
 }
 
 impl ProbeError {
-    /// The exit code of a command that cannot do without probes: 4 not permitted, 5 the target is
-    /// gone, else 1.
-    pub fn exit_code(&self) -> u8 {
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotPermitted { .. } => 4,
-            Self::Gone(_) => 5,
-            _ => 1,
+            Self::NotPermitted { denial, .. } => ErrorKind::NotPermitted {
+                action: Action::Probe,
+                denial: denial.clone(),
+            },
+            Self::NoSysfs => ErrorKind::NoSysfs,
+            Self::NoUprobes | Self::Load(_) | Self::Attach(_) => ErrorKind::HostNotProbeable,
+            Self::Gone(_) => ErrorKind::TargetGone,
+            Self::Cancelled => ErrorKind::Interrupted,
+            Self::Host { source, .. } => match ErrorKind::of_io(source) {
+                ErrorKind::Other => ErrorKind::HostNotProbeable,
+                kind => kind,
+            },
+            Self::GuardLost | Self::GuardSilent | Self::BreakpointsLeft(_) | Self::Budget(_) => {
+                ErrorKind::Other
+            }
+        }
+    }
+
+    /// That the kernel refuses something for lack of privilege.
+    fn not_permitted(what: &'static str) -> Self {
+        Self::NotPermitted {
+            what,
+            denial: Denial::of_probes(),
         }
     }
 
     /// The error of loading programs or making maps.
     pub(super) fn of_load(error: &(dyn Error + 'static)) -> Self {
         match os_error(error) {
-            Some(libc::EPERM | libc::EACCES) if !is_verifier(error) => Self::NotPermitted {
+            Some(libc::EPERM | libc::EACCES) if !is_verifier(error) => {
+                Self::not_permitted("load BPF programs")
+            }
+            Some(number @ (libc::EMFILE | libc::ENFILE)) => Self::Host {
                 what: "load BPF programs",
-                why: deepest(error),
+                source: io::Error::from_raw_os_error(number),
             },
             _ => Self::Load(chain(error)),
         }
@@ -137,9 +150,10 @@ pub(super) fn attach_failure(pid: i32, error: &io::Error) -> Option<ProbeError> 
     }
     match error.raw_os_error()? {
         libc::ESRCH => Some(ProbeError::Gone(pid)),
-        libc::EPERM | libc::EACCES => Some(ProbeError::NotPermitted {
+        libc::EPERM | libc::EACCES => Some(ProbeError::not_permitted("attach uprobes")),
+        number @ (libc::EMFILE | libc::ENFILE) => Some(ProbeError::Host {
             what: "attach uprobes",
-            why: error.to_string(),
+            source: io::Error::from_raw_os_error(number),
         }),
         _ => None,
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use profiler_core::allocator::AllocatorIdentity;
 use profiler_core::text::visible;
+use profiler_target::ErrorKind;
 
 /// One function of the allocator's interface.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
@@ -97,9 +98,7 @@ pub enum Sizes {
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// Its maps or its auxiliary vector could not be read.
-    #[error(
-        "cannot read what process {pid} has loaded: {source}; run as root or as its user, or use --no-probes"
-    )]
+    #[error("cannot read what process {pid} has loaded: {source}")]
     Process {
         /// The target.
         pid: i32,
@@ -107,12 +106,12 @@ pub enum PlanError {
         source: std::io::Error,
     },
     /// No loaded object defines malloc.
-    #[error("no loaded object of the target defines malloc; use --no-probes")]
+    #[error("no loaded object of the target defines malloc")]
     NoMalloc,
     /// A fully static program whose malloc has no symbol.
     #[error(
-        "{} is statically linked and stripped, so its malloc cannot be found; \
-         use --no-probes, or run a build with symbols",
+        "{} is statically linked and stripped, so its malloc cannot be found: a build with symbols \
+         can be probed",
         visible(path)
     )]
     StaticWithoutSymbols {
@@ -120,17 +119,26 @@ pub enum PlanError {
         path: String,
     },
     /// The file of an object could not be read or understood.
-    #[error(
-        "cannot look for malloc in {}: {}; use --no-probes",
-        visible(path),
-        visible(why)
-    )]
+    #[error("cannot look for malloc in {}: {}", visible(path), visible(why))]
     Unreadable {
         /// The file, as the target sees it.
         path: String,
         /// What is wrong.
         why: String,
     },
+}
+
+impl PlanError {
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Process { source, .. } => match ErrorKind::of_io(source) {
+                ErrorKind::Other => ErrorKind::TargetNotProbeable,
+                kind => kind,
+            },
+            _ => ErrorKind::TargetNotProbeable,
+        }
+    }
 }
 
 /// The object that serves the target's malloc calls.

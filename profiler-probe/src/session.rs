@@ -1,6 +1,7 @@
 //! Probes on one process, from attaching to detaching.
 
 use std::num::NonZeroU32;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -134,9 +135,13 @@ impl ProbeSession {
         let mut worker = Worker::new(armed, shared.clone(), budget)?;
         worker.attach()?;
         worker.open_window()?;
+        let for_thread = Arc::clone(&shared);
         let worker = std::thread::Builder::new()
             .name("probe events".to_string())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                let ended = end_of(|| worker.run());
+                for_thread.state().ended = ended;
+            })
             .map_err(|source| ProbeError::Host {
                 what: "start a thread",
                 source,
@@ -162,12 +167,8 @@ impl ProbeSession {
             budget: self.budget.share(),
         };
         let lost = state.lost;
-        state.tracker.activity(now, lost, probes, cost)
-    }
-
-    /// Why probing ended by itself (the target exited); `None` while it goes on.
-    pub fn ended(&self) -> Option<String> {
-        self.shared.state().ended.clone()
+        let ended = state.ended.clone();
+        state.tracker.activity(now, lost, probes, cost, ended)
     }
 
     /// Removes the probes, waits until they are gone, and gives what was seen in all.
@@ -180,8 +181,8 @@ impl ProbeSession {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(worker) = self.worker.take() {
             worker.thread().unpark();
-            // A worker that panicked has dropped its links on the way.
-            let _panicked = worker.join();
+            // One that panicked has dropped its links on the way, and said so.
+            let _ended = worker.join();
         }
     }
 }
@@ -189,5 +190,25 @@ impl ProbeSession {
 impl Drop for ProbeSession {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Why the work of a session's thread ended by itself, be it by a panic, of which nobody else would
+/// know before the session ends.
+fn end_of(work: impl FnOnce() -> Option<String>) -> Option<String> {
+    // What it leaves half done is dropped with it, but for sums.
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Some("the thread that takes in their events panicked".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_thread_is_why_the_probes_ended() {
+        assert_eq!(end_of(|| None), None);
+        let ended = end_of(|| panic!("on purpose"));
+        assert!(ended.is_some_and(|why| why.contains("panicked")));
     }
 }

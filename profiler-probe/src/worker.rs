@@ -70,16 +70,16 @@ impl Worker {
         self.armed.open(true)
     }
 
-    /// Window after window, the first of which is open, until told to stop or the target is gone.
-    pub(super) fn run(mut self) {
+    /// Window after window, the first of which is open, until told to stop or the target is gone. Gives
+    /// why it ended, unless it was told to.
+    pub(super) fn run(mut self) -> Option<String> {
         let ended = self.windows();
         let ended = ended.and(self.armed.end());
-        let ended = match ended {
+        match ended {
             Ok(()) if self.gone => Some("the target has exited".to_string()),
             Ok(()) => None,
             Err(error) => Some(error.to_string()),
-        };
-        self.shared.state().ended = ended;
+        }
     }
 
     fn windows(&mut self) -> Result<(), ProbeError> {

@@ -196,11 +196,14 @@ fn a_target_that_dies_ends_the_session() {
     calls.child.kill().expect("killed");
     calls.child.wait().expect("ended");
     let deadline = Instant::now() + Duration::from_secs(60);
-    while session.ended().is_none() {
+    while session.activity().ended.is_none() {
         assert!(Instant::now() < deadline);
         std::thread::yield_now();
     }
-    assert_eq!(session.ended().as_deref(), Some("the target has exited"));
+    assert_eq!(
+        session.activity().ended.as_deref(),
+        Some("the target has exited")
+    );
     let plan_of_gone =
         ProbePlan::for_target(&Target::open(std::process::id().cast_signed()).expect("self"));
     let gone = ProbeSession::attach(

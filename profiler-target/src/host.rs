@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use nix::sys::resource::{Resource, getrlimit};
 use profiler_core::sample::Host;
 
 use super::cgroup;
@@ -62,6 +63,9 @@ pub enum Capability {
     Bpf = 39,
 }
 
+/// What probing needs beside the right to look at the target.
+pub const TO_PROBE: &[Capability] = &[Capability::Bpf, Capability::Perfmon];
+
 impl Capability {
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -80,6 +84,16 @@ impl Capability {
         self.is_in("CapEff")
     }
 
+    /// Whether we may do what it allows, be it by another one that includes it.
+    pub fn is_granted(self) -> bool {
+        let wider = match self {
+            Self::DacReadSearch => Some(Self::DacOverride),
+            Self::Perfmon | Self::Bpf => Some(Self::SysAdmin),
+            _ => None,
+        };
+        self.is_held() || wider.is_some_and(Self::is_held)
+    }
+
     fn is_in(self, set: &str) -> bool {
         let status = text("/proc/self/status");
         let mut sets = status.lines().filter_map(|line| line.split_once(':'));
@@ -91,7 +105,13 @@ impl Capability {
 
 /// Whether files of other users can be read.
 pub fn reads_files_of_others() -> bool {
-    Capability::DacReadSearch.is_held() || Capability::DacOverride.is_held()
+    Capability::DacReadSearch.is_granted()
+}
+
+/// Those of the capabilities that we have not, and none that includes them.
+pub fn lacking(needed: &[Capability]) -> Vec<Capability> {
+    let all = needed.iter().copied();
+    all.filter(|one| !one.is_granted()).collect()
 }
 
 /// Those capabilities of use that we have.
@@ -137,6 +157,20 @@ pub fn has_proc() -> bool {
     Path::new("/proc/self/status").exists()
 }
 
+/// How many files we may have open at a time (`RLIMIT_NOFILE`).
+///
+/// # Errors
+/// What the kernel said.
+pub fn most_open_files() -> io::Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
+}
+
+/// How many of so many files we may open beside those that are open.
+pub fn files_left(wanted: usize) -> usize {
+    let opened: Vec<_> = (0..wanted).map_while(|_| File::open("/").ok()).collect();
+    opened.len()
+}
+
 /// Our effective user id.
 pub fn user() -> u32 {
     nix::unistd::geteuid().as_raw()
@@ -150,11 +184,6 @@ pub fn ptrace_scope() -> Option<u32> {
 /// `kernel.perf_event_paranoid`, which some distributions raise above 2.
 pub fn perf_event_paranoid() -> Option<i32> {
     number("/proc/sys/kernel/perf_event_paranoid")
-}
-
-/// `kernel.unprivileged_bpf_disabled`.
-pub fn unprivileged_bpf_disabled() -> Option<u32> {
-    number("/proc/sys/kernel/unprivileged_bpf_disabled")
 }
 
 /// Whether the kernel describes its own types, in `/sys/kernel/btf/vmlinux`.

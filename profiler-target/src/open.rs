@@ -9,14 +9,16 @@ use profiler_core::text::visible;
 
 use super::host::{self, Capability, ptrace_scope};
 use super::proc_dir::{Gone, PidFd, ProcDir, field, io_error};
+use super::{Action, Denial, ErrorKind};
 
 /// `PF_KTHREAD` in `include/linux/sched.h`: field 9 of `/proc/PID/stat`.
 const PF_KTHREAD: u32 = 0x0020_0000;
+
 /// Why a process cannot be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is no such process.
-    #[error("there is no process {pid}: `pgrep -af python` lists candidates")]
+    #[error("there is no process {pid}")]
     NoSuchProcess {
         /// The number given.
         pid: i32,
@@ -25,7 +27,7 @@ pub enum OpenError {
     #[error(transparent)]
     Gone(#[from] Gone),
     /// The number is that of a thread.
-    #[error("{tid} is a thread of process {pid}: use --pid {pid}")]
+    #[error("{tid} is a thread of process {pid}")]
     NotAProcess {
         /// The number given.
         tid: i32,
@@ -34,7 +36,7 @@ pub enum OpenError {
     },
     /// It is a thread of the kernel's.
     #[error(
-        "process {pid} ({}) is a kernel thread and has no memory of its own to look at: name a user process",
+        "process {pid} ({}) is a kernel thread and has no memory of its own to look at",
         visible(comm)
     )]
     KernelThread {
@@ -57,18 +59,19 @@ pub enum OpenError {
         parent: i32,
     },
     /// The kernel does not permit it.
-    #[error("not permitted to look at process {pid}: {cause}\nfix: {fix}")]
+    #[error("not permitted to look at process {pid}: {denial}")]
     NotPermitted {
         /// The number given.
         pid: i32,
         /// What stands in the way.
-        cause: Denial,
-        /// The next command.
-        fix: String,
+        denial: Denial,
     },
+    /// There is no `/proc`.
+    #[error("/proc is not mounted, in which the kernel shows processes")]
+    NoProc,
     /// It is a 32-bit process.
     #[error(
-        "process {pid} is a 32-bit program ({}): only 64-bit x86-64 targets are supported; run the service with a 64-bit Python to look at it",
+        "process {pid} is a 32-bit program ({}): only 64-bit x86-64 targets are supported",
         visible(exe)
     )]
     Foreign32Bit {
@@ -78,7 +81,7 @@ pub enum OpenError {
         exe: String,
     },
     /// The kernel lacks what fragscope cannot do without.
-    #[error("this kernel has no pidfd_open(2), which came with Linux 5.3: use a newer kernel")]
+    #[error("this kernel has no pidfd_open(2), which came with Linux 5.3")]
     OldKernel,
     /// Something else failed.
     #[error("reading /proc of process {pid} failed: {source}")]
@@ -90,70 +93,21 @@ pub enum OpenError {
     },
 }
 
-fn and(withheld: &Option<&'static str>) -> String {
-    withheld.map_or_else(String::new, |why| format!("; {why}"))
-}
-
-/// What stands between fragscope and a process.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Denial {
-    /// Another user's process.
-    #[error(
-        "it belongs to user {owner}, and fragscope runs as user {user}, not as root{}",
-        and(withheld)
-    )]
-    NotRoot {
-        /// The target's user id.
-        owner: u64,
-        /// Our own effective user id.
-        user: u32,
-        /// Why capabilities of our file are not in effect.
-        withheld: Option<&'static str>,
-    },
-    /// Root without all capabilities, as in most containers, or a user with some.
-    #[error(
-        "fragscope runs as {} but without {}",
-        if *is_root { "root" } else { "a user with capabilities" },
-        lacking.iter().map(|one| one.name()).collect::<Vec<_>>().join(" and ")
-    )]
-    MissingCapability {
-        /// Whether we run as root.
-        is_root: bool,
-        /// What is lacking.
-        lacking: Vec<Capability>,
-    },
-    /// There is no `/proc`.
-    #[error("/proc is not mounted, in which the kernel shows processes")]
-    NoProc,
-    /// Yama.
-    #[error("kernel.yama.ptrace_scope is {0}")]
-    PtraceScope(u32),
-    /// `/proc` is mounted with `hidepid`.
-    #[error("/proc is mounted with hidepid, which hides processes of other users")]
-    HiddenProc,
-    /// Our own user's process, which has closed itself off (`prctl(PR_SET_DUMPABLE)`, a set-id
-    /// program, an executable that cannot be read).
-    #[error("it is not dumpable, so that only root may look at it")]
-    NotDumpable,
-    /// All that is known grants it, and still it is refused.
-    #[error(
-        "the kernel refuses it in spite of CAP_SYS_PTRACE: a security module forbids it, or it lives in an outer user namespace"
-    )]
-    Refused,
-}
-
 impl OpenError {
-    /// The exit code of the command that ends with this error.
-    pub fn exit_code(&self) -> u8 {
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchProcess { .. }
-            | Self::Gone(_)
-            | Self::KernelThread { .. }
-            | Self::Zombie { .. }
-            | Self::Foreign32Bit { .. }
-            | Self::OldKernel => 5,
-            Self::NotPermitted { .. } => 4,
-            Self::NotAProcess { .. } | Self::Io { .. } => 1,
+            Self::NoSuchProcess { .. } => ErrorKind::NoSuchProcess,
+            Self::Gone(_) | Self::Zombie { .. } => ErrorKind::TargetGone,
+            Self::NotAProcess { pid, .. } => ErrorKind::IsThread { pid: *pid },
+            Self::KernelThread { .. } | Self::Foreign32Bit { .. } => ErrorKind::UnsupportedTarget,
+            Self::NotPermitted { denial, .. } => ErrorKind::NotPermitted {
+                action: Action::Look,
+                denial: denial.clone(),
+            },
+            Self::NoProc => ErrorKind::NoProc,
+            Self::OldKernel => ErrorKind::UnsupportedKernel,
+            Self::Io { source, .. } => ErrorKind::of_io(source),
         }
     }
 }
@@ -177,7 +131,7 @@ pub(super) fn open(pid: i32) -> Result<(ProcDir, File), OpenError> {
     });
     let (stat, dir) = match seen {
         Ok(seen) => seen,
-        Err(_) if !host::has_proc() => return Err(denied(pid, Denial::NoProc)),
+        Err(_) if !host::has_proc() => return Err(OpenError::NoProc),
         Err(_) if pidfd.is_alive() => return Err(denied(pid, Denial::HiddenProc)),
         Err(_) => return Err(OpenError::NoSuchProcess { pid }),
     };
@@ -223,23 +177,27 @@ fn open_memory(dir: &ProcDir) -> Result<File, OpenError> {
     let is_ours = owner == Some(u64::from(user));
     // `mem` is a file of its owner's alone: whoever may attach may not read it for that reason yet.
     let unreadable = !is_ours && !host::reads_files_of_others();
-    let missing = |lacking| Denial::MissingCapability { is_root, lacking };
-    let cause = if Capability::SysPtrace.is_held() {
+    let denial = if Capability::SysPtrace.is_held() {
         match scope {
             3.. => Denial::PtraceScope(scope),
             // That `maps` can be opened, which asks for no right to the file, tells the two apart.
-            _ if unreadable && dir.file("maps").is_ok() => missing(vec![Capability::DacReadSearch]),
-            _ => Denial::Refused,
+            _ if unreadable && dir.file("maps").is_ok() => {
+                Denial::missing(vec![Capability::DacReadSearch])
+            }
+            _ => Denial::of_look(),
         }
     } else if is_root || !is_ours && !host::held().is_empty() {
         let mut lacking = vec![Capability::SysPtrace];
         lacking.extend(unreadable.then_some(Capability::DacReadSearch));
-        missing(lacking)
+        Denial::missing(lacking)
     } else if !is_ours {
-        Denial::NotRoot {
-            owner: owner.unwrap_or(0),
-            user,
-            withheld: host::withheld(),
+        match host::is_real_root_namespace() {
+            true => Denial::NotRoot {
+                owner: owner.unwrap_or(0),
+                user,
+                withheld: host::withheld(),
+            },
+            false => Denial::UserNamespace,
         }
     } else if scope > 0 && dir.file("auxv").is_ok() {
         // Looking is allowed and attaching is not.
@@ -247,42 +205,11 @@ fn open_memory(dir: &ProcDir) -> Result<File, OpenError> {
     } else {
         Denial::NotDumpable
     };
-    Err(denied(pid, cause))
+    Err(denied(pid, denial))
 }
 
-fn denied(pid: i32, cause: Denial) -> OpenError {
-    let fix = match cause {
-        Denial::NotRoot { .. } | Denial::HiddenProc | Denial::NotDumpable => sudo(pid),
-        Denial::PtraceScope(1) => format!(
-            "{}, or for all of your own processes: sudo sysctl kernel.yama.ptrace_scope=0",
-            sudo(pid)
-        ),
-        Denial::PtraceScope(2) => sudo(pid),
-        Denial::PtraceScope(_) => "it cannot be lowered while the system runs: remove kernel.yama.ptrace_scope from /etc/sysctl.d and reboot".into(),
-        Denial::MissingCapability { is_root: true, ref lacking } => {
-            let names: Vec<_> = lacking.iter().map(|one| &one.name()["CAP_".len()..]).collect();
-            let flags: Vec<_> = names.iter().map(|name| format!("--cap-add={name}")).collect();
-            format!(
-                "start the container with {} (Kubernetes: securityContext.capabilities.add: [{}]), or run fragscope on the host",
-                flags.join(" "),
-                names.join(", ")
-            )
-        }
-        Denial::MissingCapability { is_root: false, ref lacking } => {
-            let mut all = host::held();
-            all.extend(lacking);
-            let names: Vec<_> = all.iter().map(|one| one.name().to_lowercase()).collect();
-            let exe = std::env::current_exe().unwrap_or_else(|_| "fragscope".into());
-            format!("sudo setcap {}=ep {}", names.join(","), visible(exe.display()))
-        }
-        Denial::NoProc => "sudo mount -t proc proc /proc".into(),
-        Denial::Refused => "run fragscope on the host, outside of any container: sudo dmesg | grep -i denied names the module that refused".into(),
-    };
-    OpenError::NotPermitted { pid, cause, fix }
-}
-
-fn sudo(pid: i32) -> String {
-    format!("sudo fragscope attach --pid {pid}")
+fn denied(pid: i32, denial: Denial) -> OpenError {
+    OpenError::NotPermitted { pid, denial }
 }
 
 /// Reads `e_ident` of the executable: magic, then the class, 1 for 32-bit (`elf(5)`).

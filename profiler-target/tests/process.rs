@@ -9,7 +9,7 @@ use profiler_core::addr::RemoteAddr;
 use profiler_core::heap::Allocator;
 use profiler_core::memory::{ReadError, TargetMemory};
 use profiler_core::residency::MappingKind;
-use profiler_target::{OpenError, StopError, Target, TargetState};
+use profiler_target::{ErrorKind, OpenError, StopError, Target, TargetState};
 
 #[test]
 fn an_exit_and_an_exec_are_told() {
@@ -84,7 +84,7 @@ fn what_cannot_be_opened_says_why() {
     };
     let error = Target::open(gone).expect_err("it was waited for");
     assert!(matches!(error, OpenError::NoSuchProcess { .. }), "{error}");
-    assert_eq!(error.exit_code(), 5);
+    assert_eq!(error.kind(), ErrorKind::NoSuchProcess);
     for pid in [0, -1] {
         let error = Target::open(pid).expect_err("no process has it");
         assert!(matches!(error, OpenError::NoSuchProcess { .. }), "{error}");
@@ -100,7 +100,7 @@ fn a_zombie_a_thread_and_ourselves_say_why() {
     wait_for_state(pid, 'Z');
     let error = Target::open(pid).expect_err("it has no memory");
     assert!(matches!(error, OpenError::Zombie { .. }), "{error}");
-    assert_eq!(error.exit_code(), 5);
+    assert_eq!(error.kind(), ErrorKind::TargetGone);
     zombie.wait().expect("it has exited");
 
     let ourselves = std::process::id() as i32;
@@ -144,7 +144,7 @@ fn a_32_bit_program_is_refused() {
     running.wait().expect("our own child");
     let error = opened.expect_err("32-bit");
     assert!(matches!(error, OpenError::Foreign32Bit { .. }), "{error}");
-    assert_eq!(error.exit_code(), 5);
+    assert_eq!(error.kind(), ErrorKind::UnsupportedTarget);
 }
 
 #[test]

@@ -100,6 +100,166 @@ fn root_without_a_capability_is_told_which_one() {
 }
 
 #[test]
+fn what_probes_lack_is_named_exactly_and_with_the_way_without_them() {
+    let child = target();
+    let pid = child.pid().to_string();
+    let record = ["record", "--pid", &pid, "-o", "/tmp/none"];
+    let look = ",+sys_ptrace,+dac_read_search";
+    for (more, lacks, flags) in [
+        (
+            ",+bpf",
+            "root but without CAP_PERFMON\n",
+            "--cap-add=PERFMON (",
+        ),
+        (",+perfmon", "root but without CAP_BPF\n", "--cap-add=BPF ("),
+        (
+            "",
+            "root but without CAP_BPF and CAP_PERFMON\n",
+            "--cap-add=BPF --cap-add=PERFMON (",
+        ),
+    ] {
+        let output = with(&format!("{look}{more}"), &record);
+        let way = "or record it from its start by `fragscope record -o FILE -- COMMAND`";
+        ends(&output, 4, &[lacks, flags, way]);
+        let doctor = with(&format!("{look}{more}"), &["doctor"]);
+        ends(&doctor, 1, &["not permitted to load BPF", lacks, flags]);
+        let said = String::from_utf8_lossy(&doctor.stdout);
+        assert!(!said.contains("seccomp"), "{said}");
+    }
+    // What a look lacks is said first, and the fix has all that the command needs.
+    let output = with(",+bpf", &record);
+    let all = "--cap-add=SYS_PTRACE --cap-add=DAC_READ_SEARCH --cap-add=PERFMON (";
+    ends(&output, 4, &[all]);
+}
+
+#[test]
+fn a_user_namespace_is_named_as_the_reason() {
+    let child = target();
+    let pid = child.pid().to_string();
+    let inside = |args: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["-U", "-r", env!("CARGO_BIN_EXE_fragscope")]);
+        command.args(args);
+        run(command)
+    };
+    for (args, again) in [
+        (&["snapshot", "--pid", &pid][..], "snapshot --pid"),
+        (
+            &["record", "--pid", &pid, "-o", "/tmp/none"],
+            "record --pid",
+        ),
+    ] {
+        let again = format!("sudo fragscope {again} {pid}");
+        ends(
+            &inside(args),
+            4,
+            &["in a user namespace", "--userns=host", &again],
+        );
+    }
+    let doctor = inside(&["doctor"]);
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    for check in ["privilege ", "BPF ", "perf events ", "sight "] {
+        let line = said.lines().find(|line| line.contains(check));
+        let line = line.expect("each is looked at");
+        assert!(line.contains("user namespace"), "{said}");
+    }
+    assert!(!said.contains("seccomp"), "{said}");
+}
+
+#[test]
+fn the_fix_is_the_command_line_that_was_used() {
+    let child = target();
+    let pid = child.pid().to_string();
+    let (_folder, copy) = installed();
+    let as_bob = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &BOB.to_string(), "--regid", &BOB.to_string()]);
+        command.arg("--clear-groups").arg(&copy).args(args);
+        command.args(["--pid", &pid]);
+        run(command)
+    };
+    for (args, code, again) in [
+        (&["snapshot"][..], 4, format!("snapshot --pid {pid}")),
+        (&["explain"], 4, format!("explain --pid {pid}")),
+        (&["attach", "--headless"], 4, format!("attach --pid {pid}")),
+        (
+            &["record", "-o", "x.fragtrace"],
+            4,
+            format!("record --pid {pid} -o x.fragtrace"),
+        ),
+        (&["doctor"], 1, format!("doctor --pid {pid}")),
+        (
+            &["doctor", "--repair"],
+            4,
+            format!("doctor --pid {pid} --repair"),
+        ),
+    ] {
+        ends(
+            &as_bob(args),
+            code,
+            &[&format!("fix: sudo fragscope {again}\n")],
+        );
+    }
+}
+
+/// Every command, ready to be run in a shell where something is lacking. None of them gets far.
+fn every_command(pid: i32, folder: &std::path::Path) -> Vec<String> {
+    let folder = folder.display();
+    vec![
+        "doctor".to_owned(),
+        format!("doctor --pid {pid}"),
+        format!("doctor --pid {pid} --repair"),
+        format!("snapshot --pid {pid} -o {folder}/s.json"),
+        format!("explain --pid {pid}"),
+        format!("attach --headless --duration 1s --pid {pid} -o {folder}/a.json"),
+        "demo --headless --duration 1s".to_owned(),
+        format!("record --pid {pid} -o {folder}/p.fragtrace"),
+        format!("record -o {folder}/c.fragtrace -- /bin/sh -c 'touch {folder}/ran'"),
+        format!("replay {folder}/c.fragtrace"),
+        format!("export {folder}/c.fragtrace --format logalloc -o {folder}/e.txt"),
+    ]
+}
+
+#[test]
+fn without_proc_every_command_says_so_and_runs_nothing() {
+    let child = target();
+    let folder = tempfile::tempdir().expect("a folder");
+    for command in every_command(child.pid(), folder.path()) {
+        let output = elsewhere(&format!("umount -l /proc; $FRAGSCOPE {command}"));
+        ends(
+            &output,
+            4,
+            &["/proc is not mounted", "fix: sudo mount -t proc proc /proc"],
+        );
+        assert_eq!(output.stdout, b"", "{command}");
+    }
+    let left = std::fs::read_dir(folder.path()).expect("a folder").count();
+    assert_eq!(left, 0, "something was run or written");
+}
+
+#[test]
+fn a_limit_of_open_files_that_is_too_low_is_named_before_anything_is_run() {
+    let child = target();
+    let folder = tempfile::tempdir().expect("a folder");
+    for command in every_command(child.pid(), folder.path()) {
+        for limit in [4, 6, 8, 10, 40] {
+            let output = elsewhere(&format!("ulimit -n {limit}; $FRAGSCOPE {command}"));
+            let named = format!("no more than {limit} files may be open at a time (ulimit -n)");
+            ends(&output, 1, &["may open ", &named]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!said.contains("panicked"), "{command}: {said}");
+        }
+    }
+    let left = std::fs::read_dir(folder.path()).expect("a folder").count();
+    assert_eq!(left, 0, "something was run or written");
+    let output = elsewhere(&format!(
+        "ulimit -n 80; $FRAGSCOPE snapshot --pid {}",
+        child.pid()
+    ));
+    ends(&output, 0, &[]);
+}
+
+#[test]
 fn a_file_with_capabilities_says_which_are_lacking_or_why_they_are_not_granted() {
     let child = target();
     let pid = child.pid().to_string();

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use calls::Calls;
-use fragscope::session::doctor::{self, Grade};
+use fragscope::session::doctor::{self, Fix, Grade};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -105,13 +105,14 @@ fn what_a_killed_guard_left_is_removed_by_the_session() {
     kill(guard, Signal::SIGKILL).expect("ours");
     // It is heard at once, and not when the session ends.
     let deadline = Instant::now() + Duration::from_secs(60);
-    while session.ended().is_none() {
+    while session.activity().ended.is_none() {
         assert!(Instant::now() < deadline, "nobody noticed");
         std::thread::yield_now();
     }
     assert!(
         session
-            .ended()
+            .activity()
+            .ended
             .is_some_and(|why| why.contains("ended by somebody"))
     );
     calls.wait_for_code(&before);
@@ -293,10 +294,7 @@ fn a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays() {
         .expect("it looks");
     assert_eq!(check.ok, Grade::Limited);
     assert!(
-        check
-            .fix
-            .as_ref()
-            .is_some_and(|fix| fix.ends_with("--repair")),
+        matches!(&check.fix, Some(Fix::Step(step)) if step.ends_with("--repair")),
         "{check:?}"
     );
     let repaired = Command::new(env!("CARGO_BIN_EXE_fragscope"))

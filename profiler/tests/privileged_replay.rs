@@ -70,6 +70,8 @@ fn what_if_without_the_right_to_probe_ends_with_4_and_the_fix() {
     let output = output.expect("setpriv of util-linux");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{said}");
-    assert!(said.contains("run as root, or with CAP_BPF"), "{said}");
+    let lacking = "root but without CAP_BPF and CAP_PERFMON\n";
+    assert!(said.contains(lacking), "{said}");
+    assert!(said.contains("--cap-add=BPF --cap-add=PERFMON"), "{said}");
     assert!(runs_on);
 }

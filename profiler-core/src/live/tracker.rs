@@ -137,20 +137,18 @@ impl Tracker {
         class.lifetimes.saturating_record(lifetime);
     }
 
-    /// Allocations of blocks that were counted but not tracked, because of the cap. Their frees
-    /// count as frees of older blocks.
-    pub fn untracked_blocks(&self) -> u64 {
-        self.heap.turned_away()
-    }
-
     /// The sum so far, at `now_ns`. Rates are those since the last call of this function, over the
-    /// time armed in between; where there was none, the last known rates stay.
+    /// time armed in between; where there was none, the last known rates stay. `ended` is why the
+    /// probes ended by themselves, if they did.
+    ///
+    /// Frees of blocks that were not tracked, because of the cap, count as frees of older blocks.
     pub fn activity(
         &mut self,
         now_ns: u64,
         events_lost: u64,
         probes: Vec<ProbeStatus>,
         cost: ProbeCost,
+        ended: Option<String>,
     ) -> Activity {
         let armed_ns = self.closed_windows_ns
             + self
@@ -170,11 +168,13 @@ impl Tracker {
             alloc_byte_rate: self.interval.alloc_byte_rate,
             tracked_blocks: self.heap.blocks(),
             tracked_bytes: self.heap.bytes(),
+            untracked_blocks: self.heap.turned_away(),
             lifetimes: self.lifetimes.clone(),
             sizes: self.sizes.clone(),
             classes: self.class_activity(),
             probes,
             cost,
+            ended,
         }
     }
 

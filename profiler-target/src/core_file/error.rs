@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use object::elf;
 use profiler_core::text::visible;
 
+use crate::ErrorKind;
+
 /// Why a file cannot be looked at as a core.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreError {
@@ -78,12 +80,12 @@ impl CoreError {
         }
     }
 
-    /// The exit code of a command that ends with this: 5 for processes that are not supported.
-    pub fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Foreign { .. }) {
-            5
-        } else {
-            1
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Foreign { .. } => ErrorKind::UnsupportedTarget,
+            Self::Io { error, .. } => ErrorKind::of_io(error),
+            _ => ErrorKind::Other,
         }
     }
 }

@@ -116,11 +116,13 @@ fields!(Activity {
     alloc_byte_rate,
     tracked_blocks,
     tracked_bytes,
+    untracked_blocks,
     lifetimes,
     sizes,
     classes,
     probes,
     cost,
+    ended,
 });
 
 fields!(ClassActivity {

@@ -45,7 +45,7 @@ pub enum ReadError {
     Stopped(Stopped),
     /// The file could not be read.
     #[error("the trace cannot be read: {0}")]
-    Io(io::Error),
+    Io(#[source] io::Error),
 }
 
 impl From<io::Error> for ReadError {

@@ -327,32 +327,42 @@ fn activity() -> impl Strategy<Value = Activity> {
     });
     let rates = (vec(0.0..1e9, 5), option::of(0.0..1.0));
     let lists = (vec(class, 0..4), vec(probe, 0..3));
-    (vec(COUNT, 10), rates, histogram(), histogram(), lists).prop_map(
-        |(counts, (rates, budget), lifetimes, sizes, (classes, probes))| Activity {
-            elapsed_ns: counts[0],
-            armed_ns: counts[1],
-            allocs: counts[2],
-            alloc_bytes: counts[3],
-            frees: counts[4],
-            frees_of_older: counts[5],
-            events_lost: counts[6],
-            alloc_rate: rates[0],
-            free_rate: rates[1],
-            alloc_byte_rate: rates[2],
-            tracked_blocks: counts[7],
-            tracked_bytes: counts[8],
-            lifetimes,
-            sizes,
-            classes,
-            probes,
-            cost: ProbeCost {
-                hits: counts[9],
-                ns_per_hit: rates[3],
-                share: rates[4],
-                budget,
-            },
-        },
+    (
+        vec(COUNT, 11),
+        rates,
+        histogram(),
+        histogram(),
+        lists,
+        option::of(text()),
     )
+        .prop_map(
+            |(counts, (rates, budget), lifetimes, sizes, (classes, probes), ended)| Activity {
+                elapsed_ns: counts[0],
+                armed_ns: counts[1],
+                allocs: counts[2],
+                alloc_bytes: counts[3],
+                frees: counts[4],
+                frees_of_older: counts[5],
+                events_lost: counts[6],
+                alloc_rate: rates[0],
+                free_rate: rates[1],
+                alloc_byte_rate: rates[2],
+                tracked_blocks: counts[7],
+                tracked_bytes: counts[8],
+                untracked_blocks: counts[10],
+                ended,
+                lifetimes,
+                sizes,
+                classes,
+                probes,
+                cost: ProbeCost {
+                    hits: counts[9],
+                    ns_per_hit: rates[3],
+                    share: rates[4],
+                    budget,
+                },
+            },
+        )
 }
 
 fn moment() -> impl Strategy<Value = Moment> {

@@ -59,7 +59,7 @@ Columns of --headless, `-` being unknown:
   lost        events that the ring buffer had no room for, since attaching
   seen        `ok`, or why the figures are not whole: no-heap, moving (the target ran on
               during the walk), unsure (of the layout), stale (RSS moved since the walk), unread,
-              defects, lost, no-probes")]
+              defects, lost, untracked (blocks), no-probes, probes-ended, shadow-ended")]
     Attach(AttachArgs),
     /// Look once, without probes, and print a report
     #[command(after_long_help = "\
@@ -228,7 +228,7 @@ impl MannerArgs {
 pub(super) struct LookArgs {
     /// The process to look at
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
-    pid: Option<i32>,
+    pub(super) pid: Option<i32>,
     /// Look at this core file instead of a process: the kernel's or gcore's
     #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "no_stop", "swap_in"])]
     core: Option<PathBuf>,
@@ -243,7 +243,7 @@ pub(super) struct LookArgs {
 #[command(group(subject(&["pid", "core"])))]
 pub(super) struct SnapshotArgs {
     #[command(flatten)]
-    look: LookArgs,
+    pub(super) look: LookArgs,
     /// Print JSON (schema fragscope.snapshot/1) instead of text
     #[arg(long)]
     pub(super) json: bool,
@@ -268,7 +268,7 @@ pub(super) struct ExplainArgs {
         value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,
     #[command(flatten)]
-    look: LookArgs,
+    pub(super) look: LookArgs,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -302,7 +302,7 @@ impl ViewArgs {
 pub(super) struct RecordArgs {
     /// File to write
     #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    pub(super) output: PathBuf,
     /// End after this long, e.g. 30s: a command is asked to end (SIGTERM), a process goes on
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
@@ -311,7 +311,7 @@ pub(super) struct RecordArgs {
     /// Record this process, which runs already, through probes
     #[arg(short, long, value_name = "PID", required_unless_present = "command",
         value_parser = clap::value_parser!(i32).range(1..))]
-    pid: Option<i32>,
+    pub(super) pid: Option<i32>,
     /// With --pid: end when the probes take more than this share of one core's time
     #[arg(long, value_name = "SHARE", requires = "pid", default_value = "unlimited",
         value_parser = budget)]

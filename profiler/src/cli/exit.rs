@@ -1,20 +1,11 @@
 //! Exit codes, the same for every command.
 
-use std::error::Error;
-use std::io;
 use std::process::ExitCode;
 
-use profiler_lab::play::CompileError;
-use profiler_lab::replay::ReplayError;
-use profiler_target::{Gone, OpenError};
+use profiler_target::ErrorKind;
 
-use crate::export::ExportError;
-use crate::session::convert::ConvertError;
+use crate::session::Ending;
 use crate::session::doctor::{Check, Grade};
-use crate::session::record::RecordError;
-use crate::session::replay::ReplayFailure;
-use crate::session::saved::SavedError;
-use crate::session::{Ending, SessionError};
 
 /// How the command ended.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -38,35 +29,22 @@ pub(super) enum Exit {
 
 impl Exit {
     /// The code for an error that ended a command.
-    pub(super) fn of_error(error: &(dyn Error + 'static)) -> Self {
-        let replay = error.downcast_ref::<ReplayFailure>();
-        if let Some(ReplayFailure::Replay(ReplayError { why, .. })) = replay
-            && matches!(why, CompileError::Interrupted)
-        {
-            return Self::Interrupted;
-        }
-        if let Some(saved) = error.downcast_ref::<SavedError>()
-            && saved.is_interrupted()
-        {
-            return Self::Interrupted;
-        }
-        let code = match error.downcast_ref::<SessionError>() {
-            Some(SessionError::Export(ExportError::UnknownEnding(_))) => return Self::Usage,
-            Some(SessionError::Io(io)) => Gone::of(io).map(|_| 5),
-            Some(SessionError::Probe(probe)) => Some(probe.exit_code()),
-            Some(SessionError::Open(open)) => Some(open.exit_code()),
-            Some(SessionError::Core(core)) => Some(core.exit_code()),
-            Some(SessionError::Shadows(record)) => Some(record.exit_code()),
-            None => match error.downcast_ref::<RecordError>() {
-                Some(record) => Some(record.exit_code()),
-                None => error.downcast_ref().map(OpenError::exit_code),
-            },
-            Some(_) => None,
-        };
-        match code {
-            Some(4) => Self::NotPermitted,
-            Some(5) => Self::TargetGone,
-            _ => Self::Error,
+    pub(super) fn of_error(kind: &ErrorKind) -> Self {
+        match kind {
+            ErrorKind::NotPermitted { .. } | ErrorKind::NoProc => Self::NotPermitted,
+            ErrorKind::NoSuchProcess
+            | ErrorKind::TargetGone
+            | ErrorKind::UnsupportedTarget
+            | ErrorKind::UnsupportedKernel
+            | ErrorKind::TargetNotProbeable => Self::TargetGone,
+            ErrorKind::Interrupted => Self::Interrupted,
+            ErrorKind::Usage => Self::Usage,
+            ErrorKind::IsThread { .. }
+            | ErrorKind::NoSysfs
+            | ErrorKind::HostNotProbeable
+            | ErrorKind::Busy
+            | ErrorKind::TooManyFiles
+            | ErrorKind::Other => Self::Error,
         }
     }
 
@@ -94,16 +72,4 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
-}
-
-/// Whether the reader of our output went away, which ends a command quietly.
-pub(super) fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
-    let io = match (error.downcast_ref(), error.downcast_ref()) {
-        (Some(SessionError::Io(io)), _) | (_, Some(ConvertError::Print(io))) => Some(io),
-        _ => match error.downcast_ref() {
-            Some(SavedError::Io(io)) => Some(io),
-            _ => error.downcast_ref::<io::Error>(),
-        },
-    };
-    io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
 }

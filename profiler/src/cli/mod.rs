@@ -1,7 +1,9 @@
 //! The command line.
 
+mod advice;
 mod args;
 mod exit;
+mod failure;
 mod print;
 
 use std::process::ExitCode;
@@ -15,13 +17,14 @@ use profiler_core::units::bytes;
 use profiler_lab::report::Report;
 use signal_hook::consts::SIGXFSZ;
 
+use self::advice::Advice;
 use self::args::{Command, Export, Line};
 use self::exit::Exit;
+use self::failure::{Failure, check_host};
 use crate::say;
-use crate::session;
-use crate::session::Ending;
 use crate::session::convert::Converted;
 use crate::session::record::RecordEnding;
+use crate::session::{self, Ending, SessionError};
 
 /// Parses the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
@@ -62,15 +65,18 @@ const FOR_PLAYERS: Duration = Duration::from_millis(150);
 const FOR_GUARDS: Duration = Duration::from_secs(2);
 
 fn run_and_report(command: &Command) -> ExitCode {
-    match run(command) {
+    let advice = Advice::of(command);
+    match check_host().and_then(|()| run(command, &advice)) {
         Ok(code) => code,
-        Err(error) => {
-            if exit::is_broken_pipe(&*error) {
-                return Exit::Done.into();
-            }
+        Err(failure) if failure.is_broken_pipe() => Exit::Done.into(),
+        Err(failure) => {
+            let kind = failure.kind();
             // A closed terminal shows nothing; the exit code is there all the same.
-            say::line(format_args!("fragscope: {error}"));
-            Exit::of_error(&*error).into()
+            say::line(format_args!("fragscope: {failure}"));
+            if let Some(fix) = advice.on(&kind) {
+                say::line(format_args!("fix: {fix}"));
+            }
+            Exit::of_error(&kind).into()
         }
     }
 }
@@ -145,16 +151,14 @@ fn whole_core(missing_bytes: u64) -> Exit {
     }
 }
 
-type Failure = Box<dyn std::error::Error>;
-
-fn run(command: &Command) -> Result<ExitCode, Failure> {
+fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
     let exit: Exit = match command {
         Command::Attach(args) => session::attach(&args.options())?.into(),
         Command::Demo(args) => session::demo(&args.options())?.into(),
         Command::Snapshot(args) => {
             let look = session::snapshot(&args.options())?;
             print::snapshot(&look.view, args.json)?;
-            look.saved?;
+            look.saved.map_err(SessionError::from)?;
             whole_core(look.missing_bytes)
         }
         Command::Explain(args) => match args.options() {
@@ -166,7 +170,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             Err(look) => {
                 let look = session::snapshot(&look)?;
                 print::explanation(&look.view)?;
-                look.saved?;
+                look.saved.map_err(SessionError::from)?;
                 whole_core(look.missing_bytes)
             }
         },
@@ -205,7 +209,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
                 Some(pid) => session::doctor::repair(pid)?,
                 None => session::doctor::run(args.pid),
             };
-            print::doctor(&checks, args.json)?;
+            print::doctor(&checks, advice, args.json)?;
             Exit::of_checks(&checks)
         }
     };

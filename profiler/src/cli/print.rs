@@ -7,9 +7,10 @@ use profiler_core::text::visible;
 use profiler_core::view::View;
 use profiler_lab::report::Report;
 
+use super::advice::Advice;
 use crate::export;
 use crate::say;
-use crate::session::doctor::{Check, Grade};
+use crate::session::doctor::{Check, Fix, Grade};
 
 /// A snapshot, as text or JSON.
 pub(super) fn snapshot(view: &View, json: bool) -> io::Result<()> {
@@ -41,25 +42,28 @@ fn data(json: &str) -> io::Result<()> {
 }
 
 /// What `doctor` found, aligned, with its fixes; or as JSON.
-pub(super) fn doctor(checks: &[Check], json: bool) -> io::Result<()> {
+pub(super) fn doctor(checks: &[Check], advice: &Advice, json: bool) -> io::Result<()> {
+    let fixes = checks.iter().map(|check| match check.fix.as_ref()? {
+        Fix::Step(step) => Some(step.clone()),
+        Fix::Of(kind) => advice.on(kind),
+    });
+    let fixes: Vec<_> = fixes.collect();
+    let checks: Vec<_> = checks.iter().zip(&fixes).collect();
     if json {
-        return data(&export::checks(
-            checks
-                .iter()
-                .map(|c| (c.name, grade(c.ok), &*c.found, c.fix.as_deref())),
-        ));
+        let checks = checks.iter();
+        return data(&export::checks(checks.map(|(check, fix)| {
+            let fix = fix.as_deref();
+            (check.name, grade(check.ok), &*check.found, fix)
+        })));
     }
-    say::print_coloured(&checks_as_text(checks, say::has_colours()))
+    say::print_coloured(&checks_as_text(&checks, say::has_colours()))
 }
 
-fn checks_as_text(checks: &[Check], colour: bool) -> String {
-    let width = checks
-        .iter()
-        .map(|check| check.name.len())
-        .max()
-        .unwrap_or(0);
+fn checks_as_text(checks: &[(&Check, &Option<String>)], colour: bool) -> String {
+    let widths = checks.iter().map(|(check, _)| check.name.len());
+    let width = widths.max().unwrap_or(0);
     let mut text = String::new();
-    for check in checks {
+    for (check, fix) in checks {
         let mark = match (check.ok, colour) {
             (Grade::Ok, true) => "\x1b[32mok     \x1b[0m",
             (Grade::Limited, true) => "\x1b[33mlimited\x1b[0m",
@@ -71,7 +75,7 @@ fn checks_as_text(checks: &[Check], colour: bool) -> String {
         let found = visible(&check.found);
         // Writing into a string does not fail.
         let _ = writeln!(text, "{mark}  {:<width$}  {found}", check.name);
-        if let Some(fix) = &check.fix {
+        if let Some(fix) = fix {
             let _ = writeln!(text, "         {:<width$}  fix: {}", "", visible(fix));
         }
     }

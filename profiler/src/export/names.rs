@@ -85,6 +85,7 @@ pub(super) fn gaps(view: &View) -> Vec<&'static str> {
     let report = &view.report;
     let walked = !report.heaps.is_empty() && report.malloc_not_walked().is_none();
     let (now, then) = (latest(view).rss_bytes, report.kernel.rss_bytes);
+    let seen = view.activity.as_deref();
     let gaps = [
         ("no-heap", !walked),
         ("moving", walked && !completeness.stopped),
@@ -96,7 +97,18 @@ pub(super) fn gaps(view: &View) -> Vec<&'static str> {
         ("unread", completeness.unreadable_bytes > 0),
         ("defects", !completeness.defects.is_empty()),
         ("lost", events_lost(view) > 0),
-        ("no-probes", view.probes_wanted && view.activity.is_none()),
+        ("untracked", seen.is_some_and(|a| a.untracked_blocks > 0)),
+        ("no-probes", view.probes_wanted && seen.is_none()),
+        (
+            "probes-ended",
+            view.ended.is_none() && seen.is_some_and(|a| a.ended.is_some()),
+        ),
+        (
+            "shadow-ended",
+            view.what_if
+                .as_ref()
+                .is_some_and(|w| !w.troubles().is_empty()),
+        ),
     ];
     let present = gaps.into_iter().filter(|(_, there)| *there);
     present.map(|(name, _)| name).collect()

@@ -164,6 +164,7 @@ pub(super) fn full() -> View {
         alloc_byte_rate: 4096.0,
         tracked_blocks: 6,
         tracked_bytes: 600,
+        untracked_blocks: 0,
         lifetimes: histogram(&[1_000, 2_000, 1_000_000]),
         sizes: histogram(&[16, 64, 64, 100_000]),
         classes: vec![class(16, 2), class(64, 0)],
@@ -178,6 +179,7 @@ pub(super) fn full() -> View {
             share: 0.03,
             budget: Some(0.05),
         },
+        ended: None,
     };
     let point = |seconds: u64, live_bytes| Point {
         time_ns: TAKEN_AT_NS + seconds * 1_000_000_000,

@@ -1,7 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use profiler_core::view::{Shadow, WhatIf};
 use serde_json::Value;
 
 use super::sample_view::{full, passive};
@@ -45,7 +47,7 @@ const PROMISED: &str = "schema taken_at host target.pid target.comm target.cmdli
     findings[].mechanism findings[].claim findings[].bytes findings[].evidence findings[].remedy \
     findings[].confidence completeness.stopped completeness.stop_ms completeness.walk_ms \
     completeness.events_lost completeness.unreadable_bytes completeness.layout_confidence \
-    completeness.defects";
+    completeness.defects activity.untracked_blocks activity.ended what_if";
 
 #[test]
 fn json_has_every_promised_key() {
@@ -299,4 +301,37 @@ fn every_key_column_and_tag_is_documented() {
         let record = record.expect("a row");
         assert!(told(&record[2]), "the table {}", &record[2]);
     }
+}
+
+#[test]
+fn what_has_failed_is_among_the_gaps_of_a_line_and_of_its_json() {
+    let mut view = full();
+    view.ended = None;
+    let before = line(&view);
+    let mut activity = view.activity.as_deref().expect("it is full").clone();
+    activity.ended = Some("the thread panicked".into());
+    activity.untracked_blocks = 3;
+    view.activity = Some(Arc::new(activity));
+    let shadow = Shadow {
+        name: "jemalloc".into(),
+        ended: Some("crashed (SIGKILL)".into()),
+        ..Shadow::default()
+    };
+    view.what_if = Some(WhatIf {
+        shadows: vec![shadow],
+        ..WhatIf::default()
+    });
+    let after = line(&view);
+    let value: Value = serde_json::from_str(&ndjson(&view)).expect("JSON");
+    for gap in ["untracked", "probes-ended", "shadow-ended"] {
+        assert!(!before.contains(gap), "{before}");
+        assert!(after.contains(gap), "{after}");
+        let gaps = value["gaps"].as_array().expect("a list");
+        assert!(gaps.iter().any(|one| one == gap), "{value}");
+    }
+    assert_eq!(value["activity"]["untracked_blocks"], 3);
+    assert_eq!(value["activity"]["ended"], "the thread panicked");
+    let shadow = &value["what_if"]["shadows"][0];
+    assert_eq!(shadow["ended"], "crashed (SIGKILL)");
+    assert_eq!(parsed(&view)["activity"]["untracked_blocks"], 3);
 }

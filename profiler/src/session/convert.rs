@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use profiler_core::text::visible;
 use profiler_lab::input::{Input, wait_for};
-use profiler_target::host;
+use profiler_target::{ErrorKind, host};
 use profiler_trace::interchange::{self, Written};
 use profiler_trace::limits::{Limits, Meter, Stopped};
 use profiler_trace::trace::{PassError, ReadError, Source};
@@ -28,6 +28,7 @@ pub enum ConvertError {
         /// The file.
         path: PathBuf,
         /// Why.
+        #[source]
         why: ReadError,
     },
     /// The output cannot be written.
@@ -38,7 +39,17 @@ pub enum ConvertError {
     Print(io::Error),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals: {0}")]
-    Signals(io::Error),
+    Signals(#[source] io::Error),
+}
+
+impl ConvertError {
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Print(error) => ErrorKind::of_io(error),
+            other => ErrorKind::of_causes(other),
+        }
+    }
 }
 
 /// What is converted, and within which limits.

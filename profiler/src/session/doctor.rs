@@ -5,7 +5,7 @@ mod target;
 
 use profiler_probe::support;
 use profiler_target::host::{self, Capability};
-use profiler_target::{OpenError, PageSource};
+use profiler_target::{Action, Denial, ErrorKind, OpenError, PageSource};
 
 /// How well something that fragscope wants is there.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -27,8 +27,17 @@ pub struct Check {
     pub ok: Grade,
     /// What was found, in a few words.
     pub found: String,
-    /// The command or step that mends it; `None` when nothing is to be mended.
-    pub fix: Option<String>,
+    /// What mends it; `None` when nothing is to be mended.
+    pub fix: Option<Fix>,
+}
+
+/// What mends something.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Fix {
+    /// A command or a step.
+    Step(String),
+    /// What is advised on an error of this kind.
+    Of(ErrorKind),
 }
 
 impl Check {
@@ -51,8 +60,26 @@ impl Check {
             name,
             ok,
             found: found.into(),
-            fix: Some(fix.into()),
+            fix: Some(Fix::Step(fix.into())),
         }
+    }
+
+    /// That something is not there, by the kind of error that this means.
+    fn kind(name: &'static str, ok: Grade, found: impl Into<String>, kind: ErrorKind) -> Self {
+        Self {
+            name,
+            ok,
+            found: found.into(),
+            fix: Some(Fix::Of(kind)),
+        }
+    }
+}
+
+/// That looking is denied.
+fn look_denied(denial: Denial) -> ErrorKind {
+    ErrorKind::NotPermitted {
+        action: Action::Look,
+        denial,
     }
 }
 
@@ -90,11 +117,6 @@ pub fn repair(pid: i32) -> Result<Vec<Check>, OpenError> {
     Ok(checks)
 }
 
-fn sudo(pid: Option<i32>) -> String {
-    let pid = pid.map_or_else(String::new, |pid| format!(" --pid {pid}"));
-    format!("sudo fragscope doctor{pid}")
-}
-
 fn machine() -> Check {
     let name = "machine";
     match std::env::consts::ARCH {
@@ -117,32 +139,30 @@ fn privilege() -> Check {
         Capability::Perfmon,
         Capability::SysAdmin,
     ];
-    let mut lacking: Vec<_> = wanted
-        .into_iter()
-        .filter(|capability| !capability.is_held())
-        .map(Capability::name)
-        .collect();
-    if !host::reads_files_of_others() {
-        lacking.push(Capability::DacReadSearch.name());
+    if !host::is_real_root_namespace() {
+        let found = format!("user {user} of a user namespace: {}", Denial::UserNamespace);
+        return Check::kind(
+            name,
+            Grade::Limited,
+            found,
+            look_denied(Denial::UserNamespace),
+        );
     }
+    let mut lacking: Vec<_> = wanted.into_iter().filter(|one| !one.is_held()).collect();
+    lacking.extend(host::lacking(&[Capability::DacReadSearch]));
     if lacking.is_empty() {
         return Check::ok(name, format!("user {user} with all capabilities needed"));
     }
-    let found = format!("user {user} without {}", lacking.join(", "));
-    if user != 0 {
-        let found = match (Capability::SysPtrace.is_held(), host::withheld()) {
-            (true, _) => found,
-            (false, None) => format!("{found}: own processes only, and no probes"),
-            (false, Some(why)) => format!("{found}: {why}"),
+    let names: Vec<_> = lacking.iter().map(|one| one.name()).collect();
+    let mut found = format!("user {user} without {}", names.join(", "));
+    if user != 0 && !Capability::SysPtrace.is_held() {
+        found += &match host::withheld() {
+            None => ": own processes only, and no probes".to_owned(),
+            Some(why) => format!(": {why}"),
         };
-        return Check::bad(name, Grade::Limited, found, sudo(None));
     }
-    let options: Vec<_> = lacking
-        .iter()
-        .map(|name| name.replace("CAP_", "--cap-add="))
-        .collect();
-    let fix = format!("docker run {} ...", options.join(" "));
-    Check::bad(name, Grade::Limited, found, fix)
+    let kind = look_denied(Denial::missing(lacking));
+    Check::kind(name, Grade::Limited, found, kind)
 }
 
 fn kernel() -> Check {
@@ -167,23 +187,19 @@ fn kernel() -> Check {
 
 fn bpf() -> Check {
     let name = "BPF";
-    let disabled = host::unprivileged_bpf_disabled();
-    let Err(reason) = support::try_bpf() else {
+    let Err(error) = support::try_bpf() else {
         return Check::ok(name, "maps and programs are allowed");
     };
-    let allowed = Capability::Bpf.is_held() || Capability::SysAdmin.is_held();
-    let fix = if allowed {
-        "allow bpf(2) in the container's seccomp profile: docker run --security-opt seccomp=unconfined ..., or run fragscope on the host".into()
-    } else if host::user() == 0 {
-        "docker run --cap-add=BPF --cap-add=PERFMON ...".into()
-    } else {
-        sudo(None)
-    };
-    let found = match disabled {
-        Some(value) if !allowed => format!("{reason} (kernel.unprivileged_bpf_disabled = {value})"),
-        _ => reason,
-    };
-    Check::bad(name, Grade::Missing, found, fix)
+    let (kind, found) = (error.kind(), error.to_string());
+    match kind {
+        ErrorKind::NotPermitted { .. } => Check::kind(name, Grade::Missing, found, kind),
+        _ => Check::bad(
+            name,
+            Grade::Missing,
+            found,
+            "upgrade the kernel to 5.8 or later, or use --no-probes",
+        ),
+    }
 }
 
 fn btf() -> Check {
@@ -219,12 +235,7 @@ fn uprobes() -> Check {
 }
 
 fn no_sysfs(name: &'static str, grade: Grade) -> Check {
-    Check::bad(
-        name,
-        grade,
-        "/sys is not mounted",
-        "sudo mount -t sysfs sysfs /sys",
-    )
+    Check::kind(name, grade, "/sys is not mounted", ErrorKind::NoSysfs)
 }
 
 fn perf_events() -> Check {
@@ -238,20 +249,18 @@ fn perf_events() -> Check {
         );
     };
     let found = format!("kernel.perf_event_paranoid = {paranoid}");
-    if Capability::Perfmon.is_held() || Capability::SysAdmin.is_held() {
-        return Check::ok(name, found);
-    }
     // `perf_uprobe_event_init` in `kernel/events/core.c` asks for the capability at any setting.
-    let fix = match host::user() {
-        0 => "docker run --cap-add=PERFMON ...".into(),
-        _ => sudo(None),
+    let denial = match host::is_real_root_namespace() {
+        true if Capability::Perfmon.is_granted() => return Check::ok(name, found),
+        true => Denial::missing(vec![Capability::Perfmon]),
+        false => Denial::UserNamespace,
     };
-    Check::bad(
-        name,
-        Grade::Missing,
-        format!("{found}, and no CAP_PERFMON"),
-        fix,
-    )
+    let found = format!("{found}, and {denial}");
+    let kind = ErrorKind::NotPermitted {
+        action: Action::Probe,
+        denial,
+    };
+    Check::kind(name, Grade::Missing, found, kind)
 }
 
 fn ptrace() -> Check {
@@ -264,24 +273,15 @@ fn ptrace() -> Check {
             name,
             format!("kernel.yama.ptrace_scope = {scope}, and CAP_SYS_PTRACE"),
         ),
-        Some(scope @ 1) => Check::bad(
-            name,
-            Grade::Limited,
-            format!("kernel.yama.ptrace_scope = {scope}: children of fragscope only"),
-            "sudo sysctl kernel.yama.ptrace_scope=0",
-        ),
-        Some(scope @ 2) => Check::bad(
-            name,
-            Grade::Missing,
-            format!("kernel.yama.ptrace_scope = {scope}: for CAP_SYS_PTRACE only"),
-            sudo(None),
-        ),
-        Some(scope) => Check::bad(
-            name,
-            Grade::Missing,
-            format!("kernel.yama.ptrace_scope = {scope}: nobody may attach or read memory"),
-            "remove kernel.yama.ptrace_scope from /etc/sysctl.conf and /etc/sysctl.d, then: sudo reboot",
-        ),
+        Some(scope) => {
+            let (grade, what) = match scope {
+                1 => (Grade::Limited, "children of fragscope only"),
+                2 => (Grade::Missing, "for CAP_SYS_PTRACE only"),
+                _ => (Grade::Missing, "nobody may attach or read memory"),
+            };
+            let found = format!("kernel.yama.ptrace_scope = {scope}: {what}");
+            Check::kind(name, grade, found, look_denied(Denial::PtraceScope(scope)))
+        }
     }
 }
 
@@ -295,11 +295,11 @@ fn pages() -> Check {
             "pagemap alone: huge pages are not told apart",
             "upgrade the kernel to 6.7 or later for PAGEMAP_SCAN",
         ),
-        (PageSource::Pagemap, false) => Check::bad(
+        (PageSource::Pagemap, false) => Check::kind(
             name,
             Grade::Limited,
             "pagemap alone and without page frame numbers: pages shared with a forked process are taken for zero pages",
-            sudo(None),
+            look_denied(Denial::missing(vec![Capability::SysAdmin])),
         ),
     }
 }
@@ -321,11 +321,12 @@ fn lockdown() -> Check {
 fn container() -> Check {
     let name = "sight";
     if !host::is_real_root_namespace() {
-        return Check::bad(
+        let found = "inside a user namespace: its root is not the host's, probes are refused";
+        return Check::kind(
             name,
             Grade::Limited,
-            "inside a user namespace: its root is not the host's, probes are refused",
-            "run fragscope on the host, or in a container without user namespace remapping: docker run --userns=host ...",
+            found,
+            look_denied(Denial::UserNamespace),
         );
     }
     if !host::sees_all_processes() {

@@ -1,7 +1,9 @@
 //! The front end of a session: the screen, or a line per interval.
 
 use std::io::{self, Write};
-use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{
+    self, Receiver, RecvError, RecvTimeoutError, SyncSender, TrySendError, sync_channel,
+};
 use std::time::Duration;
 
 use profiler_core::text::visible;
@@ -173,7 +175,7 @@ impl Lines {
             Ok(()) => self.left_out = 0,
             Err(TrySendError::Full(_)) => self.left_out += 1,
             // The writer has ended, which it does on errors only.
-            Err(TrySendError::Disconnected(_)) => self.written.recv().unwrap_or(Ok(()))?,
+            Err(TrySendError::Disconnected(_)) => self.written.recv().unwrap_or_else(panicked)?,
         }
         Ok(())
     }
@@ -183,9 +185,15 @@ impl Lines {
         match self.written.recv_timeout(patience) {
             Ok(written) => written,
             // Nobody reads: what waits is lost, and the session ends all the same.
-            Err(_) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => panicked(RecvError),
         }
     }
+}
+
+/// What a writer that gave no outcome came to.
+fn panicked(_: RecvError) -> io::Result<()> {
+    Err(io::Error::other("the thread that prints panicked"))
 }
 
 /// Writes the lines.
@@ -222,5 +230,28 @@ impl Writer {
         }
         self.notices.clone_from(&view.notices);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines whose writer has ended without an outcome.
+    fn without_writer() -> Lines {
+        let (views, _) = sync_channel(WAITING_LINES);
+        let (_, written) = mpsc::channel();
+        Lines {
+            views,
+            written,
+            left_out: 0,
+        }
+    }
+
+    #[test]
+    fn a_writer_that_panicked_ends_the_session_with_an_error() {
+        let closed = without_writer().close(LAST_LINES);
+        let error = closed.expect_err("nothing more is printed");
+        assert!(error.to_string().contains("panicked"), "{error}");
     }
 }

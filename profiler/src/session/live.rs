@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use profiler_core::over_time::OverTime;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
-use profiler_core::view::{Point, View};
+use profiler_core::view::{Point, View, WhatIf};
 use profiler_sampling::{Manner, Sampler, WalkSchedule, now_ns};
 use profiler_target::TargetState;
 
@@ -142,23 +142,30 @@ impl LiveSession {
     pub(crate) fn view(&self) -> View {
         let foreign = self.report.target.python.is_none();
         let foreign = foreign.then(|| "this is not a Python process: malloc is shown".to_owned());
+        let activity = self.probes.activity();
+        let what_if = self.what_if.as_ref().map(WhatIfSession::get);
         let shadows = self.what_if.as_ref().and_then(WhatIfSession::notice);
-        let own = [
-            self.probes.notice(),
-            shadows,
-            self.trouble.clone(),
-            self.recorder.trouble(),
-            foreign,
-        ];
-        let notices = own.into_iter().flatten().collect();
+        // What has failed comes first: a screen has one line for all of them.
+        let trouble = [self.trouble.clone(), self.recorder.trouble()];
+        let mut notices: Vec<String> = trouble.into_iter().flatten().collect();
+        // Probes end with their target, which is said in other words.
+        if self.ended.is_none() {
+            notices.extend(activity.iter().flat_map(|activity| activity.troubles()));
+        }
+        notices.extend(what_if.iter().flat_map(WhatIf::troubles));
+        notices.extend(
+            [shadows, self.probes.notice(), foreign]
+                .into_iter()
+                .flatten(),
+        );
         View {
             report: Arc::clone(&self.report),
-            activity: self.probes.activity(),
+            activity,
             probes_wanted: !matches!(self.probes, Probes::Off | Probes::Lent),
             notices,
             history: self.history.points(),
             over_time: self.over_time,
-            what_if: self.what_if.as_ref().map(WhatIfSession::get),
+            what_if,
             ended: self.ended.clone(),
         }
     }

@@ -25,9 +25,8 @@ pub use attach::attach;
 pub use demo::run as demo;
 pub use snapshot::snapshot;
 
-use profiler_probe::ProbeError;
 use profiler_sampling::CoreSampleError;
-use profiler_target::{CoreError, OpenError};
+use profiler_target::{CoreError, ErrorKind, OpenError};
 
 use crate::export::ExportError;
 
@@ -51,9 +50,6 @@ pub enum SessionError {
     /// The core file cannot be looked at.
     #[error(transparent)]
     Core(#[from] CoreError),
-    /// Probes cannot be had, and what was asked for needs them.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
     /// An export could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -65,13 +61,28 @@ pub enum SessionError {
     WhatIf(String),
     /// The worker cannot be followed for `--what-if`.
     #[error("--what-if plays what probes see: {0}")]
-    Shadows(record::RecordError),
+    Shadows(#[source] record::RecordError),
     /// The demo's worker did not start.
     #[error("{0}")]
     Demo(String),
     /// The target or the terminal failed while in use.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+impl SessionError {
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Open(open) => open.kind(),
+            Self::Core(core) => core.kind(),
+            Self::Shadows(record) => record.kind(),
+            Self::Export(ExportError::UnknownEnding(_)) => ErrorKind::Usage,
+            Self::Export(export) => ErrorKind::of_causes(export),
+            Self::Io(error) => ErrorKind::of_io(error),
+            Self::Screen(_) | Self::WhatIf(_) | Self::Demo(_) => ErrorKind::Other,
+        }
+    }
 }
 
 impl From<CoreSampleError> for SessionError {

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use profiler_core::activity::Activity;
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession};
-use profiler_target::Target;
+use profiler_target::{ErrorKind, Target};
 
 /// The state of a session's probes.
 pub(crate) enum Probes {
@@ -33,9 +33,12 @@ impl Probes {
             let plan = ProbePlan::for_target(&target).map_err(|error| error.to_string())?;
             let attached = ProbeSession::attach_unless(&ending, pid, &plan, budget);
             // Where the target is gone, the kernel's answers are of no help.
-            attached.map_err(|error| match target.check() {
-                Err(gone) => gone.to_string(),
-                Ok(()) => error.to_string(),
+            attached.map_err(|error| match (target.check(), error.kind()) {
+                (Err(gone), _) => gone.to_string(),
+                (Ok(()), ErrorKind::NotPermitted { .. } | ErrorKind::HostNotProbeable) => {
+                    format!("{error} (`fragscope doctor` names the fix)")
+                }
+                (Ok(()), _) => error.to_string(),
             })
         };
         match std::thread::Builder::new()
@@ -83,16 +86,13 @@ impl Probes {
         }
     }
 
-    /// What the user must know of them.
+    /// What the user must know of them, besides what is in [`Activity::troubles`].
     pub(crate) fn notice(&self) -> Option<String> {
         match self {
             Self::Off => Some("probes are off (--no-probes)".into()),
             Self::Lent => Some("the probes feed --what-if: no rates, no lifetimes".into()),
             Self::Starting(_) => Some("probes are being attached".into()),
-            Self::On(session) => session
-                .ended()
-                .map(|why| format!("the probes have ended, their figures are of before: {why}")),
-            Self::Over(_) => None,
+            Self::On(_) | Self::Over(_) => None,
             Self::Unavailable(reason) => Some(format!("no probes, passive only: {reason}")),
         }
     }

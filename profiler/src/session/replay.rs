@@ -3,8 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use profiler_lab::play::CompileError;
 use profiler_lab::replay::{ReplayError, ReplayOptions, replay};
 use profiler_lab::report::Report;
+use profiler_target::ErrorKind;
 use profiler_trace::whole_file::{Place, WriteError};
 
 use super::progress::Bar;
@@ -23,6 +25,19 @@ pub enum ReplayFailure {
     /// Signals cannot be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(#[from] io::Error),
+}
+
+impl ReplayFailure {
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Replay(ReplayError {
+                why: CompileError::Interrupted,
+                ..
+            }) => ErrorKind::Interrupted,
+            other => ErrorKind::of_causes(other),
+        }
+    }
 }
 
 /// Plays, and saves the report as JSON to `output`.

@@ -106,7 +106,15 @@ fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Work
     let victims = match whom {
         Whom::Process => vec![running.pid],
         Whom::Group => running.group_and_session(),
-        Whom::Name => running.by_name(stage),
+        Whom::Name => {
+            // Before it is executed it has another name.
+            let named = running.by_name(stage);
+            if named.is_empty() {
+                vec![running.pid]
+            } else {
+                named
+            }
+        }
     };
     let over = running.ended().is_some();
     for victim in victims {

@@ -31,7 +31,7 @@ fn tracker() -> Tracker {
 }
 
 fn look(tracker: &mut Tracker, now_ns: u64) -> Activity {
-    tracker.activity(now_ns, 0, Vec::new(), ProbeCost::default())
+    tracker.activity(now_ns, 0, Vec::new(), ProbeCost::default(), None)
 }
 
 #[test]
@@ -150,4 +150,25 @@ fn extreme_sizes_and_times_saturate() {
     let a = look(&mut t, u64::MAX);
     assert_eq!(a.alloc_bytes, u64::MAX);
     assert_eq!((a.sizes.len(), a.lifetimes.len()), (2, 1));
+}
+
+#[test]
+fn blocks_beyond_the_cap_are_counted_and_said_in_words_that_stay_the_same() {
+    let mut t = Tracker::new(SECOND, 2);
+    t.window_opened(SECOND);
+    for i in 0..2 {
+        t.push(&alloc(SECOND, 0x1000 + i * 64, 24));
+    }
+    let a = look(&mut t, 2 * SECOND);
+    assert_eq!((a.tracked_blocks, a.untracked_blocks), (2, 0));
+    assert_eq!(a.troubles(), Vec::<String>::new());
+    let mut said = Vec::new();
+    for i in 2..4 {
+        t.push(&alloc(SECOND, 0x1000 + i * 64, 24));
+        let a = look(&mut t, 2 * SECOND);
+        assert_eq!((a.tracked_blocks, a.untracked_blocks), (2, i - 1));
+        assert!(a.troubles()[0].contains("not tracked"), "{a:?}");
+        said.push(a.troubles());
+    }
+    assert_eq!(said[0], said[1]);
 }

@@ -24,11 +24,13 @@ pub(super) struct Activity<'a> {
     alloc_bytes_per_second: f64,
     tracked_blocks: u64,
     tracked_bytes: u64,
+    untracked_blocks: u64,
     lifetime_ns: Option<Percentiles>,
     size_bytes: Option<Percentiles>,
     classes: Vec<Record<'a, u64, ClassActivity>>,
     probes: Vec<Probe<'a>>,
     cost: Cost,
+    ended: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -84,6 +86,7 @@ impl<'a> Activity<'a> {
             alloc_bytes_per_second: activity.alloc_byte_rate,
             tracked_blocks: activity.tracked_blocks,
             tracked_bytes: activity.tracked_bytes,
+            untracked_blocks: activity.untracked_blocks,
             lifetime_ns: Percentiles::of(&activity.lifetimes),
             size_bytes: Percentiles::of(&activity.sizes),
             classes: activity.classes.iter().map(class).collect(),
@@ -94,6 +97,7 @@ impl<'a> Activity<'a> {
                 share: activity.cost.share,
                 budget_share: activity.cost.budget,
             },
+            ended: activity.ended.as_deref(),
         }
     }
 }

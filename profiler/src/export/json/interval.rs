@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Number;
 use super::activity::Percentiles;
+use super::what_if::WhatIfRow;
 use crate::export::names::{events_lost, gaps, latest, rfc3339};
 
 #[derive(Serialize)]
@@ -22,7 +23,8 @@ pub(super) struct Interval<'a> {
     pinned_free_bytes: Option<Number>,
     trim_returnable_bytes: Option<Number>,
     fragmentation_bytes: Option<Number>,
-    activity: Option<Rates>,
+    activity: Option<Rates<'a>>,
+    what_if: Option<WhatIfRow<'a>>,
     events_lost: u64,
     gaps: Vec<&'static str>,
     notices: &'a [String],
@@ -30,12 +32,14 @@ pub(super) struct Interval<'a> {
 }
 
 #[derive(Serialize)]
-struct Rates {
+struct Rates<'a> {
     allocs_per_second: f64,
     frees_per_second: f64,
     alloc_bytes_per_second: f64,
     lifetime_ns: Option<Percentiles>,
     probe_share: f64,
+    untracked_blocks: u64,
+    ended: Option<&'a str>,
 }
 
 impl<'a> Interval<'a> {
@@ -61,7 +65,10 @@ impl<'a> Interval<'a> {
                 alloc_bytes_per_second: activity.alloc_byte_rate,
                 lifetime_ns: Percentiles::of(&activity.lifetimes),
                 probe_share: activity.cost.share,
+                untracked_blocks: activity.untracked_blocks,
+                ended: activity.ended.as_deref(),
             }),
+            what_if: view.what_if.as_ref().map(WhatIfRow::of),
             events_lost: events_lost(view),
             gaps: gaps(view),
             notices: &view.notices,

@@ -4,6 +4,7 @@ mod activity;
 mod heaps;
 mod interval;
 mod snapshot;
+mod what_if;
 
 use profiler_core::columns::Column;
 use profiler_core::text::is_harmful;

@@ -9,11 +9,12 @@ use profiler_core::report::{
     SizeClassRow, Step,
 };
 use profiler_core::sample::PythonMalloc;
-use profiler_core::view::{Point, Shadow, View, WhatIf};
+use profiler_core::view::{Point, View};
 use serde::Serialize;
 
 use super::activity::Activity;
 use super::heaps::Heap;
+use super::what_if::WhatIfRow;
 use super::{Number, Object, Record};
 use crate::export::names::{confidence, events_lost, gaps, milliseconds, rfc3339};
 
@@ -51,37 +52,6 @@ pub(super) struct Snapshot<'a> {
     notices: &'a [String],
     ended: Option<&'a str>,
     completeness: Completeness<'a>,
-}
-
-#[derive(Serialize)]
-struct WhatIfRow<'a> {
-    turned_over: Option<f64>,
-    events_lost: u64,
-    shadows: Vec<ShadowRow<'a>>,
-}
-
-#[derive(Serialize)]
-struct ShadowRow<'a> {
-    name: &'a str,
-    resident_bytes: Option<u64>,
-    worker_bytes: Option<u64>,
-    ended: Option<&'a str>,
-}
-
-impl<'a> WhatIfRow<'a> {
-    fn of(what_if: &'a WhatIf) -> Self {
-        let row = |shadow: &'a Shadow| ShadowRow {
-            name: &shadow.name,
-            resident_bytes: shadow.resident_bytes,
-            worker_bytes: shadow.worker_bytes,
-            ended: shadow.ended.as_deref(),
-        };
-        Self {
-            turned_over: what_if.turned_over,
-            events_lost: what_if.events_lost,
-            shadows: what_if.shadows.iter().map(row).collect(),
-        }
-    }
 }
 
 #[derive(Serialize)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use profiler_core::text::visible;
 use profiler_probe::leftover::{self, Breakpoint};
-use profiler_target::Target;
+use profiler_target::{ErrorKind, Target};
 
 use super::{Check, Grade};
 
@@ -52,13 +52,23 @@ pub(super) fn repair(target: &Target) -> Check {
             ),
             "nothing, as long as that tool runs; it shows among: sudo bpftool link list",
         ),
-        Err(error) => failed(&error.to_string()),
+        Err(error) => {
+            let found = format!("not removed: {error}");
+            match error.kind() {
+                kind @ ErrorKind::NotPermitted { .. } | kind @ ErrorKind::NoSysfs => {
+                    Check::kind(NAME, Grade::Limited, found, kind)
+                }
+                _ => Check::bad(NAME, Grade::Limited, found, RUNS),
+            }
+        }
     }
 }
 
+/// What it takes to look for them.
+const RUNS: &str = "run as root, while the target runs and no debugger holds it";
+
 fn failed(why: &str) -> Check {
-    let fix = "run as root, while the target runs and no debugger holds it";
-    Check::bad(NAME, Grade::Limited, format!("not looked at: {why}"), fix)
+    Check::bad(NAME, Grade::Limited, format!("not looked at: {why}"), RUNS)
 }
 
 /// How many there are in which file.

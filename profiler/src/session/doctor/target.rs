@@ -2,7 +2,7 @@
 
 use profiler_core::allocator::Allocator;
 use profiler_core::glibc::{self, NotWalked};
-use profiler_target::{OpenError, Target};
+use profiler_target::{ErrorKind, OpenError, Target};
 
 use super::{Check, Grade, breakpoints};
 
@@ -16,17 +16,19 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
     let name = "target";
     let target = match Target::open(pid) {
         Ok(target) => target,
-        Err(OpenError::NotPermitted { cause, fix, .. }) => {
-            return vec![Check::bad(name, Grade::Missing, cause.to_string(), fix)];
-        }
-        Err(OpenError::NotAProcess { tid, pid }) => {
-            let found = format!("{tid} is a thread of process {pid}");
-            let fix = format!("fragscope doctor --pid {pid}");
-            return vec![Check::bad(name, Grade::Missing, found, fix)];
-        }
         Err(error) => {
-            let fix = "name another process, which this lists: pgrep -af python";
-            return vec![Check::bad(name, Grade::Missing, error.to_string(), fix)];
+            let found = match &error {
+                OpenError::NotPermitted { denial, .. } => denial.to_string(),
+                error => error.to_string(),
+            };
+            let check = match error.kind() {
+                ErrorKind::Other => {
+                    let fix = "name another process, which this lists: pgrep -af python";
+                    Check::bad(name, Grade::Missing, found, fix)
+                }
+                kind => Check::kind(name, Grade::Missing, found, kind),
+            };
+            return vec![check];
         }
     };
     let described = target.describe();

@@ -25,7 +25,7 @@ use profiler_core::text::visible;
 use profiler_probe::ProbeError;
 use profiler_probe::plan::PlanError;
 use profiler_sampling::Manner;
-use profiler_target::{Gone, OpenError};
+use profiler_target::{ErrorKind, Gone, OpenError};
 use profiler_trace::whole_file::{self, NoRuntimeDir, WriteError};
 
 pub(crate) use self::output::Output;
@@ -71,6 +71,7 @@ pub enum RecordError {
         /// The program.
         program: String,
         /// What the kernel said.
+        #[source]
         why: io::Error,
     },
     /// The file cannot be made.
@@ -83,6 +84,7 @@ pub enum RecordError {
     #[error("{cut}; the command (process {pid}) goes on without being recorded")]
     Unrecorded {
         /// What failed.
+        #[source]
         cut: Cut,
         /// The command's process.
         pid: u32,
@@ -103,36 +105,30 @@ pub enum RecordError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// Its allocator cannot be probed.
-    #[error("{}", by_command(.0))]
+    #[error(transparent)]
     Plan(#[from] PlanError),
     /// The probes cannot be attached.
-    #[error("{}", by_command(.0))]
+    #[error(transparent)]
     Probe(#[from] ProbeError),
     /// Another fragscope records it.
-    #[error("process {0} is being recorded by another fragscope already: end that one first")]
+    #[error("process {0} is being recorded by another fragscope already")]
     Taken(i32),
     /// The kernel refuses what recording needs, or the process is gone.
     #[error("cannot record: {0}")]
     Io(#[from] io::Error),
 }
 
-/// An error of the probes, whose advice is to go on without them: here that is another way to record.
-fn by_command(error: &dyn std::error::Error) -> String {
-    let way = "record it from its start by `fragscope record -- COMMAND`, which needs no probes";
-    let text = error.to_string();
-    text.replace("use --no-probes", way)
-        .replace("--no-probes goes on without", way)
-}
-
 impl RecordError {
-    /// The exit code: 4 not permitted, 5 the target is gone or not supported, else 1.
-    pub(crate) fn exit_code(&self) -> u8 {
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Open(open) => open.exit_code(),
-            Self::Probe(probe) => probe.exit_code(),
-            Self::Gone(_) | Self::Plan(_) => 5,
-            Self::Io(error) if Gone::of(error).is_some() => 5,
-            _ => 1,
+            Self::Open(open) => open.kind(),
+            Self::Plan(plan) => plan.kind(),
+            Self::Probe(probe) => probe.kind(),
+            Self::Gone(_) => ErrorKind::TargetGone,
+            Self::Taken(_) => ErrorKind::Busy,
+            Self::Io(error) => ErrorKind::of_io(error),
+            other => ErrorKind::of_causes(other),
         }
     }
 }

@@ -33,6 +33,7 @@ pub struct Cut {
     path: PathBuf,
     /// Those that are whole in the file.
     events: u64,
+    #[source]
     why: io::Error,
 }
 

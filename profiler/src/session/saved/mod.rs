@@ -18,7 +18,7 @@ pub use read::{export, load};
 pub(crate) use recorder::{Recorder, write_whole};
 
 use crate::export::Format;
-use profiler_target::host;
+use profiler_target::{ErrorKind, host};
 
 /// Which walk of which file, and within which limits.
 #[derive(Clone, Debug)]
@@ -107,12 +107,15 @@ pub enum SavedError {
 }
 
 impl SavedError {
-    /// Whether a signal ended the reading.
-    pub fn is_interrupted(&self) -> bool {
-        let why = match self {
-            Self::Read { why, .. } => why,
-            _ => return false,
-        };
-        matches!(why, ReadError::Stopped(Stopped::Interrupted))
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Read {
+                why: ReadError::Stopped(Stopped::Interrupted),
+                ..
+            } => ErrorKind::Interrupted,
+            Self::Io(error) => ErrorKind::of_io(error),
+            other => ErrorKind::of_causes(other),
+        }
     }
 }

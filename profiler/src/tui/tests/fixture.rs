@@ -459,6 +459,7 @@ fn activity() -> Activity {
         alloc_byte_rate: 20.1 * MIB as f64,
         tracked_blocks: 32_000,
         tracked_bytes: 5 * MIB,
+        untracked_blocks: 0,
         lifetimes,
         sizes,
         classes: [
@@ -502,5 +503,6 @@ fn activity() -> Activity {
             share: 0.047,
             budget: Some(0.05),
         },
+        ended: None,
     }
 }

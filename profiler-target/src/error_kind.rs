@@ -1,0 +1,106 @@
+//! The kinds of errors: what a caller decides by, where the sentence is for people.
+
+use std::error::Error;
+use std::io;
+
+use super::Denial;
+use super::proc_dir::Gone;
+
+/// Of what kind an error is. Sentences of errors say what is wrong; what to do about it, and with which
+/// code a command ends, follows from the kind.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ErrorKind {
+    /// It is not permitted.
+    NotPermitted {
+        /// What was tried.
+        action: Action,
+        /// What stands in the way.
+        denial: Denial,
+    },
+    /// `/proc` is not mounted.
+    NoProc,
+    /// `/sys` is not mounted.
+    NoSysfs,
+    /// There is no process of the number given.
+    NoSuchProcess,
+    /// The number given is that of a thread.
+    IsThread {
+        /// The process that it belongs to.
+        pid: u64,
+    },
+    /// The target ended, or became another program.
+    TargetGone,
+    /// A process or a program of a kind that cannot be looked at.
+    UnsupportedTarget,
+    /// The kernel is too old.
+    UnsupportedKernel,
+    /// Nothing of this target can be probed.
+    TargetNotProbeable,
+    /// This host cannot probe anything.
+    HostNotProbeable,
+    /// Somebody else is doing it.
+    Busy,
+    /// A signal, or the end of the session, came before it was done.
+    Interrupted,
+    /// The command was given what it cannot use.
+    Usage,
+    /// No more files may be opened.
+    TooManyFiles,
+    /// Anything else that the system refused, or that was wrong with a file.
+    Other,
+}
+
+/// What may not be permitted.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Looking at a process: reading its memory, and stopping it.
+    Look,
+    /// Loading BPF programs and probing with them.
+    Probe,
+}
+
+impl ErrorKind {
+    /// The kind of an error of the system's.
+    pub fn of_io(error: &io::Error) -> Self {
+        // `errno(3)`: no more for this process, or for the whole system.
+        match error.raw_os_error() {
+            _ if Gone::of(error).is_some() => Self::TargetGone,
+            Some(libc::EMFILE | libc::ENFILE) => Self::TooManyFiles,
+            _ => Self::Other,
+        }
+    }
+
+    /// The kind by what caused an error, where nothing else is known of it.
+    pub fn of_causes(error: &(dyn Error + 'static)) -> Self {
+        let causes = std::iter::successors(Some(error), |error| (*error).source());
+        causes
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .map(Self::of_io)
+            .find(|kind| *kind != Self::Other)
+            .unwrap_or(Self::Other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("not written")]
+    struct Outer(#[source] io::Error);
+
+    #[test]
+    fn a_limit_of_files_is_found_below_other_errors() {
+        let outer = |number| Outer(io::Error::from_raw_os_error(number));
+        let kind = |number| ErrorKind::of_causes(&outer(number));
+        assert_eq!(kind(libc::EMFILE), ErrorKind::TooManyFiles);
+        assert_eq!(kind(libc::ENFILE), ErrorKind::TooManyFiles);
+        assert_eq!(kind(libc::ENOSPC), ErrorKind::Other);
+    }
+
+    #[test]
+    fn a_target_that_is_gone_is_found_in_an_error_of_io() {
+        let gone = Outer(Gone::Exited(7).into());
+        assert_eq!(ErrorKind::of_causes(&gone), ErrorKind::TargetGone);
+    }
+}

@@ -1,0 +1,292 @@
+//! What to do about an error, by its kind and by the command line that met it.
+
+use std::path::Path;
+
+use profiler_core::text::visible;
+use profiler_target::host::{self, Capability};
+use profiler_target::{Action, Caller, Denial, ErrorKind};
+
+use super::args::Command;
+
+/// The command line, as far as advice repeats it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Advice {
+    /// The subcommand.
+    command: &'static str,
+    /// The process that it names.
+    pid: Option<i32>,
+    /// What else it cannot do without.
+    flags: String,
+    /// Whether it wants probes.
+    probes: bool,
+}
+
+impl Advice {
+    /// For this command line.
+    pub(super) fn of(command: &Command) -> Self {
+        let advice = |command, pid| Self {
+            command,
+            pid,
+            flags: String::new(),
+            probes: false,
+        };
+        match command {
+            Command::Attach(args) => {
+                let options = args.options();
+                Self {
+                    probes: options.probes,
+                    ..advice("attach", Some(options.pid))
+                }
+            }
+            Command::Snapshot(args) => advice("snapshot", args.look.pid),
+            Command::Explain(args) => advice("explain", args.look.pid),
+            Command::View(_) => advice("view", None),
+            Command::Record(args) => Self {
+                flags: format!(" -o {}", word(&args.output)),
+                probes: true,
+                ..advice("record", args.pid)
+            },
+            Command::Replay(_) => advice("replay", None),
+            Command::Export(_) => advice("export", None),
+            Command::Doctor(args) => Self {
+                flags: if args.repair { " --repair" } else { "" }.into(),
+                probes: args.repair,
+                ..advice("doctor", args.pid)
+            },
+            Command::Demo(_) => advice("demo", None),
+        }
+    }
+
+    /// What to do about an error of this kind; `None` when its sentence is all there is to say.
+    pub(super) fn on(&self, kind: &ErrorKind) -> Option<String> {
+        Some(match kind {
+            ErrorKind::NotPermitted { action, denial } => self.permission(*action, denial),
+            ErrorKind::NoProc => "sudo mount -t proc proc /proc".into(),
+            ErrorKind::NoSysfs => self.or_without_probes("sudo mount -t sysfs sysfs /sys"),
+            ErrorKind::NoSuchProcess | ErrorKind::TargetGone => {
+                self.pid?;
+                format!("name a process that runs: {CANDIDATES}")
+            }
+            ErrorKind::IsThread { pid } => {
+                format!("fragscope {} --pid {pid}{}", self.command, self.flags)
+            }
+            ErrorKind::UnsupportedTarget => {
+                self.pid?;
+                format!("name a user process of 64-bit x86 (x86-64): {CANDIDATES}")
+            }
+            ErrorKind::UnsupportedKernel => "upgrade the kernel to 5.8 or later".into(),
+            ErrorKind::TargetNotProbeable => self.without_probes()?.into(),
+            ErrorKind::HostNotProbeable => {
+                self.or_without_probes("`fragscope doctor` names what is missing")
+            }
+            ErrorKind::Busy => "end that one first".into(),
+            ErrorKind::TooManyFiles => match host::most_open_files() {
+                Ok(limit) => format!(
+                    "no more than {limit} files may be open at a time (ulimit -n): raise that, \
+                     e.g. ulimit -n 1024"
+                ),
+                Err(_) => "raise the limit of open files: ulimit -n 1024".into(),
+            },
+            ErrorKind::Interrupted | ErrorKind::Usage | ErrorKind::Other => return None,
+        })
+    }
+
+    fn permission(&self, action: Action, denial: &Denial) -> String {
+        let sudo = self.sudo();
+        let fix = match denial {
+            Denial::NotRoot { .. } | Denial::HiddenProc | Denial::NotDumpable => sudo,
+            Denial::PtraceScope(1) => format!(
+                "{sudo}, or for all of your own processes: sudo sysctl kernel.yama.ptrace_scope=0"
+            ),
+            Denial::PtraceScope(2) => sudo,
+            Denial::PtraceScope(_) => "it cannot be lowered while the system runs: remove \
+                kernel.yama.ptrace_scope from /etc/sysctl.d and reboot"
+                .into(),
+            Denial::UserNamespace => format!(
+                "leave the user namespace (of unshare --user, a rootless container, or docker's \
+                 userns-remap: docker run --userns=host ...); on the host: {sudo}"
+            ),
+            Denial::MissingCapability { caller, lacking } => {
+                let mut lacking = lacking.clone();
+                if self.probes && action == Action::Look {
+                    lacking.extend(host::lacking(host::TO_PROBE));
+                }
+                match caller {
+                    Caller::Root => add_to_container(&lacking),
+                    Caller::WithCapabilities => add_to_file(&lacking),
+                    Caller::User(_) => sudo,
+                }
+            }
+            Denial::Refused { .. } => match action {
+                Action::Look => {
+                    "run fragscope on the host, outside of any container: sudo dmesg | \
+                    grep -i denied names the module that refused"
+                        .into()
+                }
+                Action::Probe => "allow bpf(2) in the container's seccomp profile: docker run \
+                    --security-opt seccomp=unconfined ..., or run fragscope on the host"
+                    .into(),
+            },
+        };
+        match action {
+            Action::Look => fix,
+            Action::Probe => self.or_without_probes(&fix),
+        }
+    }
+
+    /// The same command line as root.
+    fn sudo(&self) -> String {
+        let pid = self
+            .pid
+            .map_or_else(String::new, |pid| format!(" --pid {pid}"));
+        format!("sudo fragscope {}{pid}{}", self.command, self.flags)
+    }
+
+    fn or_without_probes(&self, fix: &str) -> String {
+        match self.without_probes() {
+            Some(way) => format!("{fix}; or {way}"),
+            None => fix.to_owned(),
+        }
+    }
+
+    /// How to go on without probes.
+    fn without_probes(&self) -> Option<&'static str> {
+        match self.command {
+            // Without --what-if it goes on by itself.
+            "attach" | "demo" => Some("leave --what-if out, and use --no-probes"),
+            "record" => Some(
+                "record it from its start by `fragscope record -o FILE -- COMMAND`, which needs no \
+                 probes",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// How to find a target.
+const CANDIDATES: &str = "`pgrep -af python` lists candidates";
+
+/// How root gets capabilities: who lacks them is in a container.
+fn add_to_container(lacking: &[Capability]) -> String {
+    let names: Vec<_> = lacking
+        .iter()
+        .map(|one| &one.name()["CAP_".len()..])
+        .collect();
+    let flags: Vec<_> = names
+        .iter()
+        .map(|name| format!("--cap-add={name}"))
+        .collect();
+    format!(
+        "start the container with {} (Kubernetes: securityContext.capabilities.add: [{}]), or run \
+         fragscope on the host",
+        flags.join(" "),
+        names.join(", ")
+    )
+}
+
+/// How fragscope's file gets capabilities: those that it has, and these.
+fn add_to_file(lacking: &[Capability]) -> String {
+    let mut all = host::held();
+    all.extend(lacking);
+    let names: Vec<_> = all.iter().map(|one| one.name().to_lowercase()).collect();
+    let exe = std::env::current_exe().unwrap_or_else(|_| "fragscope".into());
+    format!(
+        "sudo setcap {}=ep {}",
+        names.join(","),
+        visible(exe.display())
+    )
+}
+
+/// A file as a word of a command line; one that would have to be quoted is named by what it is.
+fn word(file: &Path) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    match file.to_str() {
+        Some(name) if name.chars().all(plain) => name.to_owned(),
+        _ => "FILE".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::Line;
+    use super::*;
+
+    fn advice(words: &[&str]) -> Advice {
+        let line = Line::try_parse_from(["fragscope"].iter().chain(words)).expect("parses");
+        Advice::of(&line.command)
+    }
+
+    fn denied(denial: Denial) -> ErrorKind {
+        ErrorKind::NotPermitted {
+            action: Action::Look,
+            denial,
+        }
+    }
+
+    #[test]
+    fn the_subcommand_that_was_used_is_the_one_to_run_as_root() {
+        let kind = denied(Denial::NotDumpable);
+        for (words, fix) in [
+            (&["attach", "--pid", "7"][..], "attach --pid 7"),
+            (&["snapshot", "--pid", "7", "--json"], "snapshot --pid 7"),
+            (&["explain", "--pid", "7"], "explain --pid 7"),
+            (&["doctor", "--pid", "7"], "doctor --pid 7"),
+            (
+                &["doctor", "--repair", "--pid", "7"],
+                "doctor --pid 7 --repair",
+            ),
+            (
+                &["record", "-o", "a.fragtrace", "--pid", "7"],
+                "record --pid 7 -o a.fragtrace",
+            ),
+            (
+                &["record", "-o", "a b;c", "--pid", "7"],
+                "record --pid 7 -o FILE",
+            ),
+            (&["demo"], "demo"),
+        ] {
+            let expected = format!("sudo fragscope {fix}");
+            assert_eq!(advice(words).on(&kind), Some(expected), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_recording_that_cannot_be_probed_begins_with_the_command() {
+        let record = advice(&["record", "--pid", "7", "-o", "x"]);
+        for kind in [
+            ErrorKind::NoSysfs,
+            ErrorKind::HostNotProbeable,
+            ErrorKind::TargetNotProbeable,
+        ] {
+            let fix = record.on(&kind).expect("there is a way");
+            assert!(fix.contains("record -o FILE -- COMMAND"), "{fix}");
+            assert!(!fix.contains("--no-probes"), "{fix}");
+        }
+    }
+
+    #[test]
+    fn every_lacking_capability_is_in_the_fix() {
+        let lacking = vec![Capability::SysPtrace, Capability::DacReadSearch];
+        let kind = denied(Denial::MissingCapability {
+            caller: Caller::Root,
+            lacking,
+        });
+        let fix = advice(&["snapshot", "--pid", "7"]).on(&kind).expect("one");
+        assert!(
+            fix.contains("--cap-add=SYS_PTRACE --cap-add=DAC_READ_SEARCH ("),
+            "{fix}"
+        );
+    }
+
+    #[test]
+    fn the_limit_of_open_files_is_named() {
+        let fix = advice(&["doctor"]).on(&ErrorKind::TooManyFiles);
+        let limit = host::most_open_files()
+            .expect("the kernel says")
+            .to_string();
+        let fix = fix.expect("one");
+        assert!(fix.contains(&limit) && fix.contains("ulimit -n"), "{fix}");
+    }
+}

@@ -1,0 +1,92 @@
+//! Why a command ended with an error.
+
+use std::io;
+
+use profiler_target::{ErrorKind, OpenError, host};
+
+use crate::session::SessionError;
+use crate::session::convert::ConvertError;
+use crate::session::record::RecordError;
+use crate::session::replay::ReplayFailure;
+use crate::session::saved::SavedError;
+
+/// Files that are needed at a time: as many as a player of `replay` may have; other commands have fewer.
+const FILES: usize = 64;
+
+/// Why a command ended with an error.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// What every command reads is not there.
+    #[error("/proc is not mounted, which fragscope reads: nothing was run")]
+    NoProc,
+    /// The limit of open files is too low to begin.
+    #[error("fragscope opens up to {FILES} files at a time, and may open {left}: nothing was run")]
+    FewFiles {
+        /// Files that may be opened.
+        left: usize,
+    },
+    /// A session.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A recording.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A replay.
+    #[error(transparent)]
+    Replay(#[from] ReplayFailure),
+    /// A recording that was to be written in another format.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// A saved session.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
+    /// A process that was to be repaired.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// What was to be printed.
+    #[error(transparent)]
+    Print(#[from] io::Error),
+}
+
+impl Failure {
+    /// Of what kind it is.
+    pub(super) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoProc => ErrorKind::NoProc,
+            Self::FewFiles { .. } => ErrorKind::TooManyFiles,
+            Self::Session(error) => error.kind(),
+            Self::Record(error) => error.kind(),
+            Self::Replay(error) => error.kind(),
+            Self::Convert(error) => error.kind(),
+            Self::Saved(error) => error.kind(),
+            Self::Open(error) => error.kind(),
+            Self::Print(error) => ErrorKind::of_io(error),
+        }
+    }
+
+    /// Whether the reader of our output went away, which ends a command quietly.
+    pub(super) fn is_broken_pipe(&self) -> bool {
+        match self {
+            Self::Session(SessionError::Io(io))
+            | Self::Convert(ConvertError::Print(io))
+            | Self::Saved(SavedError::Io(io))
+            | Self::Print(io) => io.kind() == io::ErrorKind::BrokenPipe,
+            _ => false,
+        }
+    }
+}
+
+/// Whether there is what every command needs.
+///
+/// # Errors
+/// What is lacking: where one file of many cannot be read or opened, it would be met as something else.
+pub(super) fn check_host() -> Result<(), Failure> {
+    let left = host::files_left(FILES);
+    if left < FILES {
+        return Err(Failure::FewFiles { left });
+    }
+    match host::has_proc() {
+        true => Ok(()),
+        false => Err(Failure::NoProc),
+    }
+}

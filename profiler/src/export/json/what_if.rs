@@ -1,0 +1,35 @@
+//! What shadows came to, as part of a snapshot and of an interval.
+
+use profiler_core::view::{Shadow, WhatIf};
+use serde::Serialize;
+
+#[derive(Serialize)]
+pub(super) struct WhatIfRow<'a> {
+    turned_over: Option<f64>,
+    events_lost: u64,
+    shadows: Vec<ShadowRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShadowRow<'a> {
+    name: &'a str,
+    resident_bytes: Option<u64>,
+    worker_bytes: Option<u64>,
+    ended: Option<&'a str>,
+}
+
+impl<'a> WhatIfRow<'a> {
+    pub(super) fn of(what_if: &'a WhatIf) -> Self {
+        let row = |shadow: &'a Shadow| ShadowRow {
+            name: &shadow.name,
+            resident_bytes: shadow.resident_bytes,
+            worker_bytes: shadow.worker_bytes,
+            ended: shadow.ended.as_deref(),
+        };
+        Self {
+            turned_over: what_if.turned_over,
+            events_lost: what_if.events_lost,
+            shadows: what_if.shadows.iter().map(row).collect(),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Parts of a session that fail while it goes on are heard at once: in JSON, in the lines, on the screen.
+
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// How long something may take on a loaded host.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A worker that allocates and frees all the time.
+fn worker() -> Ended {
+    let program = "print(1, flush=True)\nwhile True:\n  kept = [bytes(i) for i in range(2000)]";
+    let mut command = Command::new("python3");
+    let child = command
+        .args(["-S", "-c", program])
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut child = child.expect("python3");
+    let mut line = String::new();
+    let mut out = BufReader::new(child.stdout.take().expect("piped"));
+    out.read_line(&mut line).expect("a line");
+    Ended(child)
+}
+
+/// A process that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `attach --json`, with its lines.
+struct Attached {
+    fragscope: Ended,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Attached {
+    fn to(worker: &Ended, flags: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fragscope"));
+        command.args(["attach", "--json", "--interval", "200ms"]);
+        command
+            .args(["--pid", &worker.0.id().to_string()])
+            .args(flags);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut fragscope = command.spawn().expect("it runs");
+        let out = fragscope.stdout.take().expect("piped");
+        Self {
+            fragscope: Ended(fragscope),
+            lines: BufReader::new(out).lines(),
+        }
+    }
+
+    /// The first line of which this holds.
+    fn line(&mut self, is_it: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let line = self.lines.next().expect("it goes on").expect("text");
+            let line: Value = serde_json::from_str(&line).expect("JSON");
+            if is_it(&line) {
+                return line;
+            }
+            assert!(Instant::now() < deadline, "the last line: {line}");
+        }
+    }
+
+    /// Its child of this name.
+    fn child(&self, name: &str) -> Pid {
+        let own = self.fragscope.0.id().to_string();
+        let all = std::fs::read_dir("/proc").expect("it is mounted").flatten();
+        let found = all.into_iter().find_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            let (head, rest) = stat.rsplit_once(") ")?;
+            let is_ours = rest.split(' ').nth(1) == Some(&own);
+            // A player is executed by the number of a descriptor, which is its name.
+            let exe = std::fs::read_link(entry.path().join("exe")).ok()?;
+            let is_it = head.ends_with(&format!("({name}")) || exe.to_string_lossy().contains(name);
+            (is_ours && is_it).then_some(Pid::from_raw(pid))
+        });
+        found.expect("it has one")
+    }
+}
+
+fn notices(line: &Value) -> String {
+    line["notices"].to_string()
+}
+
+fn has_gap(line: &Value, gap: &str) -> bool {
+    let gaps = line["gaps"].as_array().expect("a list");
+    gaps.iter().any(|one| one == gap)
+}
+
+#[test]
+fn a_player_that_is_killed_is_heard_while_the_other_goes_on() {
+    let worker = worker();
+    let mut attached = Attached::to(&worker, &["--what-if", "glibc,jemalloc"]);
+    let shadows = |line: &Value| line["what_if"]["shadows"].as_array().cloned();
+    let line = attached.line(|line| {
+        let shadows = shadows(line).unwrap_or_default();
+        shadows.len() == 2 && shadows.iter().all(|one| one["resident_bytes"].is_u64())
+    });
+    assert!(!has_gap(&line, "shadow-ended"), "{line}");
+    kill(attached.child("fragscope-player"), Signal::SIGKILL).expect("ours");
+    let line = attached.line(|line| has_gap(line, "shadow-ended"));
+    let shadows = shadows(&line).expect("two");
+    let ended: Vec<_> = shadows
+        .iter()
+        .filter(|one| !one["ended"].is_null())
+        .collect();
+    assert_eq!(ended.len(), 1, "{line}");
+    assert!(ended[0]["ended"].to_string().contains("SIGKILL"), "{line}");
+    assert!(notices(&line).contains("has ended: "), "{line}");
+}
+
+#[test]
+fn probes_whose_guard_is_killed_are_heard() {
+    let worker = worker();
+    let mut attached = Attached::to(&worker, &["--budget", "unlimited"]);
+    let line = attached.line(|line| line["activity"]["allocs_per_second"].as_f64() > Some(0.0));
+    assert!(line["activity"]["ended"].is_null(), "{line}");
+    kill(attached.child("probe-guard"), Signal::SIGKILL).expect("ours");
+    let line = attached.line(|line| has_gap(line, "probes-ended"));
+    assert!(
+        line["activity"]["ended"].to_string().contains("somebody"),
+        "{line}"
+    );
+    assert!(notices(&line).contains("the probes have ended"), "{line}");
+}
