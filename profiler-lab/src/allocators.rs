@@ -71,7 +71,7 @@ pub struct Allocator {
 pub enum NoAllocator {
     /// Nothing is known by this name.
     #[error(
-        "no allocator is known as {}: say glibc, jemalloc, mimalloc, mimalloc2, tcmalloc or the \
+        "unknown allocator {}: use glibc, jemalloc, mimalloc, mimalloc2, tcmalloc or the \
          path of a shared object",
         visible(.0)
     )]
@@ -97,7 +97,7 @@ pub enum NoAllocator {
         why: io::Error,
     },
     /// It is no shared object.
-    #[error("{} is no shared object: {why}", visible(.path.display()))]
+    #[error("{} is not a shared object: {why}", visible(.path.display()))]
     NotShared {
         /// The file.
         path: PathBuf,
@@ -105,7 +105,7 @@ pub enum NoAllocator {
         why: String,
     },
     /// It is for another kind of processor.
-    #[error("{} is for {machine}, which this host is not", visible(.path.display()))]
+    #[error("{} is for {machine}, not for this host", visible(.path.display()))]
     OtherMachine {
         /// The file.
         path: PathBuf,
@@ -314,11 +314,11 @@ mod tests {
     #[test]
     fn what_is_no_library_is_told_as_that() {
         let refused = |name: &str| Allocator::find(name).expect_err(name).to_string();
-        assert!(refused("hoard").contains("no allocator is known as hoard"));
+        assert!(refused("hoard").contains("unknown allocator hoard"));
         assert!(refused("/nowhere/liballoc.so").contains("cannot read"));
-        assert!(refused("/proc/self/exe").contains("is no shared object"));
-        assert!(refused("/etc/passwd").contains("is no shared object"));
-        assert!(refused("/tmp/").contains("is no shared object"));
+        assert!(refused("/proc/self/exe").contains("is not a shared object"));
+        assert!(refused("/etc/passwd").contains("is not a shared object"));
+        assert!(refused("/tmp/").contains("is not a shared object"));
     }
 
     #[test]

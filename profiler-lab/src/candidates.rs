@@ -107,7 +107,7 @@ impl Tunable {
         let (name, value) = text
             .split_once('=')
             .filter(|(name, value)| !name.is_empty() && !value.is_empty())
-            .ok_or("say NAME=VALUE")?;
+            .ok_or("write NAME=VALUE")?;
         let short = name.strip_prefix(TUNABLE).unwrap_or(name);
         if !is_variable(name) && !GLIBC_TUNABLES.contains(&short) {
             return Err(format!(
@@ -204,7 +204,7 @@ impl Facts<'_> {
 pub fn now(facts: &Facts<'_>) -> (Candidate, Option<String>) {
     let env = facts.env();
     let title = facts.description.get("malloc").unwrap_or("glibc");
-    let name = format!("now: {title}");
+    let name = format!("baseline: {title}");
     if facts.is_glibc() {
         return (Candidate::new(&name, "glibc", env), None);
     }
@@ -256,7 +256,8 @@ fn glibc_field(facts: &Facts<'_>) -> Vec<Candidate> {
     all.push(with("trim_threshold=128K", &trim).price("more system calls as the heap shrinks"));
     for arenas in ["1", "2"] {
         let name = format!("arena_max={arenas}");
-        let candidate = with(&name, &[("arena_max", arenas)]).price("threads wait for one another");
+        let candidate =
+            with(&name, &[("arena_max", arenas)]).price("threads wait for each other's locks");
         all.push(or_one_thread(candidate));
     }
     all.push(with("tcache_count=0", &[("tcache_count", "0")]).price("slower malloc and free"));
@@ -315,7 +316,10 @@ fn other_field(facts: &Facts<'_>) -> Vec<Candidate> {
         .price("more system calls and page faults"),
     );
     if facts.threads > 1 {
-        all.push(jemalloc("jemalloc narenas:2", "narenas:2").price("threads wait for one another"));
+        all.push(
+            jemalloc("jemalloc narenas:2", "narenas:2")
+                .price("threads wait for each other's locks"),
+        );
     }
     let plain = facts.env().without("MIMALLOC_");
     all.push(Candidate::new("mimalloc", "mimalloc", plain.clone()).price("a library to install"));

@@ -111,7 +111,7 @@ fn a_program_under_jemalloc_is_compared_with_plain_glibc_too() {
     ]);
     let facts = facts(&description, 1);
     let now = now(&facts).0;
-    assert_eq!(now.name, "now: jemalloc 5.3.0");
+    assert_eq!(now.name, "baseline: jemalloc 5.3.0");
     let allocator = now.allocator.clone().expect("the embedded one stands in");
     assert_eq!(allocator.kind, Some(Kind::Jemalloc));
     assert_eq!(now.env.get("MALLOC_CONF"), Some("background_thread:true"));

@@ -34,7 +34,7 @@ pub enum ProbeError {
     NoSysfs,
     /// The kernel did not take the BPF programs.
     #[error(
-        "the kernel did not take the BPF programs: {0}; `fragscope doctor` tells what is \
+        "the kernel rejected the BPF programs: {0}; `fragscope doctor` shows what is \
          missing, --no-probes goes on without"
     )]
     Load(String),

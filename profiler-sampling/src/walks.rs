@@ -94,10 +94,10 @@ impl Facts {
     fn without_pymalloc(&self, reason: NotWalked) -> String {
         match (self.python_malloc, &self.python_malloc_setting) {
             (Some(PythonMalloc::Unknown), None) => {
-                format!("{reason}, and what serves Python's objects could not be told")
+                format!("{reason}, and the allocator of Python's objects could not be determined")
             }
             (Some(PythonMalloc::Unknown), Some(setting)) => format!(
-                "{reason}, and what serves Python's objects could not be told; its environment \
+                "{reason}, and the allocator of Python's objects could not be determined; its environment \
                  has {setting}, which is only a hint"
             ),
             _ => reason.to_string(),

@@ -34,7 +34,7 @@ pub enum OpenError {
     },
     /// It is a thread of the kernel's.
     #[error(
-        "process {pid} ({}) is a kernel thread and has no memory of its own to look at: name a user process",
+        "process {pid} ({}) is a kernel thread and has no memory of its own to profile: name a user process",
         visible(comm)
     )]
     KernelThread {
@@ -57,7 +57,7 @@ pub enum OpenError {
         parent: i32,
     },
     /// The kernel does not permit it.
-    #[error("not permitted to look at process {pid}: {cause}\nfix: {fix}")]
+    #[error("not permitted to read process {pid}: {cause}\nfix: {fix}")]
     NotPermitted {
         /// The number given.
         pid: i32,
@@ -68,7 +68,7 @@ pub enum OpenError {
     },
     /// It is a 32-bit process.
     #[error(
-        "process {pid} is a 32-bit program ({}): only 64-bit x86-64 targets are supported; run the service with a 64-bit Python to look at it",
+        "process {pid} is a 32-bit program ({}): only 64-bit x86-64 targets are supported; run the service with a 64-bit Python to profile it",
         visible(exe)
     )]
     Foreign32Bit {
@@ -133,7 +133,7 @@ pub enum Denial {
     HiddenProc,
     /// Our own user's process, which has closed itself off (`prctl(PR_SET_DUMPABLE)`, a set-id
     /// program, an executable that cannot be read).
-    #[error("it is not dumpable, so that only root may look at it")]
+    #[error("it is not dumpable, so that only root may read it")]
     NotDumpable,
     /// All that is known grants it, and still it is refused.
     #[error(

@@ -89,11 +89,11 @@ impl Probes {
             Self::Off => Some("probes are off (--no-probes)".into()),
             Self::Lent => Some("the probes feed --what-if: no rates, no lifetimes".into()),
             Self::Starting(_) => Some("probes are being attached".into()),
-            Self::On(session) => session
-                .ended()
-                .map(|why| format!("the probes have ended, their figures are of before: {why}")),
+            Self::On(session) => session.ended().map(|why| {
+                format!("the probes have ended, and their figures stay as they were: {why}")
+            }),
             Self::Over(_) => None,
-            Self::Unavailable(reason) => Some(format!("no probes, passive only: {reason}")),
+            Self::Unavailable(reason) => Some(format!("no probes, walks only: {reason}")),
         }
     }
 }

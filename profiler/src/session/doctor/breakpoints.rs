@@ -21,8 +21,8 @@ pub(super) fn check(target: &Target) -> Check {
         return Check::ok(NAME, "none in its code");
     }
     let found = format!(
-        "{}: of a tool that probes it now, or left by one that was killed, which costs a trap at \
-         each pass",
+        "{}: set by a tool that probes it now, or left by one that was killed (each costs a trap \
+         whenever it is reached)",
         describe(&found)
     );
     let fix = format!("sudo fragscope doctor --pid {} --repair", target.pid());
@@ -58,7 +58,7 @@ pub(super) fn repair(target: &Target) -> Check {
 
 fn failed(why: &str) -> Check {
     let fix = "run as root, while the target runs and no debugger holds it";
-    Check::bad(NAME, Grade::Limited, format!("not looked at: {why}"), fix)
+    Check::bad(NAME, Grade::Limited, format!("not checked: {why}"), fix)
 }
 
 /// How many there are in which file.
