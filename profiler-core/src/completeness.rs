@@ -16,6 +16,18 @@ pub enum Confidence {
     High,
 }
 
+impl Confidence {
+    /// What is known of a walked heap, in words for screens and reports.
+    pub const fn heap_state(self) -> &'static str {
+        match self {
+            Self::None => "heap not walked",
+            Self::Low => "heap not verified",
+            Self::Medium => "heap partly verified",
+            Self::High => "heap verified",
+        }
+    }
+}
+
 /// Something wrong or unreadable in the target: data, not a log line.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Defect {

@@ -93,7 +93,7 @@ impl LedgerClass {
         match self {
             Self::Live => "blocks that the program holds from malloc",
             Self::InternalSlop => {
-                "bytes in live blocks that were not asked for (not known from a walk)"
+                "usable bytes in live blocks beyond the requested size (a walk cannot know)"
             }
             Self::Cached => "freed blocks that the allocator's caches keep ready",
             Self::FreeTrimmable => "free whole pages that malloc_trim would return",
@@ -102,12 +102,12 @@ impl LedgerClass {
             Self::Top => "the unused end of each arena",
             Self::AllocatorMetadata => "block headers, arena states, pool headers",
             Self::PymallocLive => "small Python objects in use (up to 512 bytes each)",
-            Self::PymallocFree => "room for small Python objects, not in use, not returned",
+            Self::PymallocFree => "free room for small Python objects, not returned to the kernel",
             Self::LargeMapped => "large blocks, each with a mapping of its own",
             Self::Stacks => "thread stacks",
             Self::File => "code, libraries and other mapped files",
             Self::OtherAnonymous => "anonymous memory that no walked allocator claims",
-            Self::Unknown => "what nothing above explains",
+            Self::Unknown => "bytes that belong to none of the classes above",
         }
     }
 }

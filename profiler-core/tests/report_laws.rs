@@ -275,7 +275,7 @@ fn verdicts_read_as_they_should() {
     let verdict = |sample: &Sample| FragReport::from_sample(sample).verdict;
     assert_eq!(
         verdict(&worker(25_600, &[live(64), free(4032)], 0)),
-        "98.4 MiB: free memory is pinned by live blocks; jemalloc saves 98.4 MiB at most. 1.4 % is live."
+        "98.4 MiB: free memory is pinned by live blocks; jemalloc would save at most 98.4 MiB. 1.4 % is live."
     );
     assert_eq!(
         verdict(&worker(25_600, &[live(4096)], 0)),

@@ -89,7 +89,7 @@ pub struct Allocator {
 pub enum NoAllocator {
     /// Nothing is known by this name.
     #[error(
-        "no allocator is known as {}: say {} or the path of a shared object",
+        "unknown allocator {}: use {} or the path of a shared object",
         visible(.0),
         names()
     )]
@@ -115,7 +115,7 @@ pub enum NoAllocator {
         why: io::Error,
     },
     /// It is no shared object.
-    #[error("{} is no shared object: {why}", visible(.path.display()))]
+    #[error("{} is not a shared object: {why}", visible(.path.display()))]
     NotShared {
         /// The file.
         path: PathBuf,
@@ -123,7 +123,7 @@ pub enum NoAllocator {
         why: String,
     },
     /// It is for another kind of processor.
-    #[error("{} is for {machine}, which this host is not", visible(.path.display()))]
+    #[error("{} is for {machine}, not for this host", visible(.path.display()))]
     OtherMachine {
         /// The file.
         path: PathBuf,
@@ -362,13 +362,13 @@ mod tests {
         let refused = |name: &str| Allocator::find(name).expect_err(name).to_string();
         assert_eq!(
             refused("hoard"),
-            "no allocator is known as hoard: say glibc, jemalloc, mimalloc, mimalloc2, tcmalloc or \
+            "unknown allocator hoard: use glibc, jemalloc, mimalloc, mimalloc2, tcmalloc or \
              the path of a shared object"
         );
         assert!(refused("/nowhere/liballoc.so").contains("cannot read"));
-        assert!(refused("/proc/self/exe").contains("is no shared object"));
-        assert!(refused("/etc/passwd").contains("is no shared object"));
-        assert!(refused("/tmp/").contains("is no shared object"));
+        assert!(refused("/proc/self/exe").contains("is not a shared object"));
+        assert!(refused("/etc/passwd").contains("is not a shared object"));
+        assert!(refused("/tmp/").contains("is not a shared object"));
     }
 
     #[test]

@@ -93,15 +93,15 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
         ..Calibration::default()
     };
     if let Some(why) = &doubts.failure {
-        let why = format!("what the program had cannot be compared: {why}");
+        let why = format!("the baseline cannot be compared: {why}");
         calibration.reasons.push(why);
         return calibration;
     }
     let (Some(peak), Some(rest)) = (calibration.peak, calibration.rest) else {
         calibration.reasons.push(match &doubts.foreign {
             Some(format) => format!(
-                "a recording of {format} holds nothing of the program's resident memory to \
-                 compare with"
+                "a recording of {format} does not hold the program's resident memory, so there is \
+                 nothing to compare with"
             ),
             None => "the trace has no checkpoint of the program's resident memory to compare with"
                 .to_owned(),
@@ -131,8 +131,8 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
     calibration.reasons.extend(unseen);
     if !calibration.trusted && calibration.reasons.is_empty() {
         calibration.reasons.push(
-            "no cause is known; memory that the program maps by itself, or touches less of than \
-             it asked for, would do it"
+            "no cause was found; memory that the program maps by itself, or asks for and never \
+             touches, has this effect"
                 .to_owned(),
         );
     }
@@ -150,7 +150,7 @@ fn unseen(points: &[Point]) -> Option<String> {
     let (seen, all) = (most(true), most(false));
     (all > seen.saturating_mul(UNSEEN)).then(|| {
         format!(
-            "the checkpoints saw {} at most, and the replay came to {} between or after them; \
+            "the checkpoints recorded at most {}, and the replay reached {} between or after them; \
              record for longer",
             bytes(seen),
             bytes(all)
@@ -176,14 +176,14 @@ fn reasons(doubts: &Doubts) -> Vec<String> {
     }
     if doubts.touch_band > TRUSTED {
         reasons.push(format!(
-            "how much of its large blocks the program touched is not known, and makes up to {:.0} % \
-             of difference",
+            "how much of its large blocks the program touched is not known, which can change the \
+             result by up to {:.0} %",
             doubts.touch_band * 100.0
         ));
     }
     if let Some((recorded, played)) = &doubts.other_allocator {
         reasons.push(format!(
-            "it was recorded under {recorded} and is played into {played}"
+            "it was recorded under {recorded} and replayed under {played}"
         ));
     }
     reasons
@@ -225,7 +225,7 @@ mod tests {
         ] {
             let found = calibrate(points(bad), &Doubts::default());
             assert!(!found.trusted, "{bad:?}");
-            assert!(found.reasons[0].contains("no cause is known"));
+            assert!(found.reasons[0].contains("no cause was found"));
         }
     }
 
@@ -254,7 +254,7 @@ mod tests {
         let mut all = points(&[(100, 100), (0, 250)]);
         all[1].recorded_bytes = None;
         let found = calibrate(all.clone(), &Doubts::default());
-        assert!(!found.trusted && found.reasons[0].contains("100 B at most"));
+        assert!(!found.trusted && found.reasons[0].contains("at most 100 B"));
         all[1].replayed_bytes = 150;
         assert!(calibrate(all, &Doubts::default()).trusted);
     }

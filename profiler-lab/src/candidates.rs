@@ -82,7 +82,7 @@ impl Tunable {
         let (name, value) = text
             .split_once('=')
             .filter(|(name, value)| !name.is_empty() && !value.is_empty())
-            .ok_or("say NAME=VALUE")?;
+            .ok_or("write NAME=VALUE")?;
         let of_glibc = &Kind::Glibc.row().settings;
         let short = name.strip_prefix(of_glibc.prefix).unwrap_or(name);
         if !is_variable(name) && !of_glibc.names.contains(&short) {
@@ -207,10 +207,10 @@ pub fn now(facts: &Facts<'_>) -> (Candidate, Option<String>) {
     let env = facts.env();
     let Some(title) = facts.malloc() else {
         let note = "which allocator its program had is not in it, and glibc is assumed";
-        let candidate = Candidate::glibc("now: glibc (assumed)", env);
+        let candidate = Candidate::glibc("baseline: glibc (assumed)", env);
         return (candidate, Some(note.to_owned()));
     };
-    let name = format!("now: {title}");
+    let name = format!("baseline: {title}");
     if facts.is_glibc() {
         return (Candidate::glibc(&name, env), None);
     }
@@ -263,7 +263,8 @@ fn glibc_field(facts: &Facts<'_>) -> Vec<Candidate> {
     all.push(with("trim_threshold=128K", &trim).price("more system calls as the heap shrinks"));
     for arenas in ["1", "2"] {
         let name = format!("arena_max={arenas}");
-        let candidate = with(&name, &[("arena_max", arenas)]).price("threads wait for one another");
+        let candidate =
+            with(&name, &[("arena_max", arenas)]).price("threads wait for each other's locks");
         all.push(or_one_thread(candidate));
     }
     all.push(with("tcache_count=0", &[("tcache_count", "0")]).price("slower malloc and free"));
@@ -324,7 +325,7 @@ fn other_field(facts: &Facts<'_>) -> Vec<Candidate> {
     );
     if facts.threads > 1 {
         let two = [("narenas", "2")];
-        all.push(jemalloc("jemalloc narenas:2", &two).price("threads wait for one another"));
+        all.push(jemalloc("jemalloc narenas:2", &two).price("threads wait for each other's locks"));
     }
     all.push(with("mimalloc", Kind::Mimalloc, &[]).price("a library to install"));
     let short_purge = [("PURGE_DELAY", "0")];

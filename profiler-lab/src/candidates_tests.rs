@@ -111,7 +111,7 @@ fn a_program_under_jemalloc_is_compared_with_plain_glibc_too() {
     ]);
     let facts = facts(&description, 1);
     let now = now(&facts).0;
-    assert_eq!(now.name, "now: jemalloc 5.3.0");
+    assert_eq!(now.name, "baseline: jemalloc 5.3.0");
     let allocator = now.allocator.clone().expect("the embedded one stands in");
     assert!(allocator.identity.is(Kind::Jemalloc));
     assert_eq!(now.env.get("MALLOC_CONF"), Some("background_thread:true"));
@@ -123,13 +123,13 @@ fn a_program_under_jemalloc_is_compared_with_plain_glibc_too() {
 #[test]
 fn an_allocator_that_was_not_recorded_is_not_passed_off_as_glibc() {
     let (now, note) = now(&facts(&described(&[]), 1));
-    assert_eq!(now.name, "now: glibc (assumed)");
+    assert_eq!(now.name, "baseline: glibc (assumed)");
     assert!(note.expect("it is said").contains("assumed"));
     let another = described(&[("malloc", "libfast.so")]);
     let facts = facts(&another, 1);
     assert!(!facts.is_glibc());
     let (now, _) = super::now(&facts);
-    assert_eq!(now.name, "now: libfast.so");
+    assert_eq!(now.name, "baseline: libfast.so");
     assert!(now.allocator.is_err(), "nothing stands in for it");
 }
 

@@ -16,7 +16,7 @@ pub fn verdict(report: &Report) -> String {
         return untrusted(&report.calibration);
     }
     let Some((now, had)) = report.now().and_then(|row| Some((row, row.measured?))) else {
-        return "No verdict: what the program had could not be played.".to_owned();
+        return "No verdict: the baseline could not be replayed.".to_owned();
     };
     let mut said = Vec::new();
     let jemalloc = report
@@ -47,9 +47,9 @@ fn untrusted(calibration: &Calibration) -> String {
         return format!("No verdict: {reasons}. The table shows what was replayed.");
     }
     format!(
-        "No verdict: played as the program really ran, the replay is off by {} at rest, {} at the \
-         peak and {median:.1} % in the median, and more than 5 % is too much to go by. What is \
-         known: {reasons}. The table shows what was replayed, which may be off as far.",
+        "No verdict: replayed as the program really ran, the figures differ from the recorded ones \
+         by {} at the end, {} at the peak and {median:.1} % in the median; more than 5 % is too \
+         much to rely on. What is known: {reasons}. The figures in the table may be as far off.",
         off(rest),
         off(peak),
     )
@@ -58,22 +58,22 @@ fn untrusted(calibration: &Calibration) -> String {
 fn of_jemalloc(had: &Measured, with: &Measured, helps: bool) -> String {
     let mut said = if helps {
         format!(
-            "jemalloc would help: at rest it would need {}{} where the program has {} now, {} less.",
+            "jemalloc would help: at the end it would need {}{}, {} less than the {} of the baseline.",
             bytes(with.rest.bytes),
             range(with),
-            bytes(had.rest.bytes),
             bytes(had.saved_with(with)),
+            bytes(had.rest.bytes),
         )
     } else {
         format!(
-            "jemalloc would not help: at rest it would need {}{}, and the program has {} now.",
+            "jemalloc would not help: at the end it would need {}{}, and the baseline needs {}.",
             bytes(with.rest.bytes),
             range(with),
             bytes(had.rest.bytes),
         )
     };
     if with.rest.high_bytes > had.rest.low_bytes && helps {
-        said.push_str(" Not in each run: the range reaches what the program has now.");
+        said.push_str(" Not in every run: the range reaches the baseline.");
     }
     let change = with.peak.bytes as f64 / had.peak.bytes.max(1) as f64 - 1.0;
     if change.abs() >= WORTH_SHARE {
@@ -101,7 +101,7 @@ fn has_it_already(report: &Report) -> Option<String> {
     let glibc = report.candidates.iter().find(|row| row.name == "glibc")?;
     let rest = glibc.measured?.rest.bytes;
     Some(format!(
-        "The program has jemalloc already; under glibc it would need {} at rest.",
+        "The program has jemalloc already; under glibc it would need {} at the end.",
         bytes(rest)
     ))
 }
@@ -120,9 +120,9 @@ fn ruling(report: &Report, had: &Measured) -> Option<String> {
     let words = in_words(most.mechanism);
     let part = bytes(most.rest_bytes.unsigned_abs());
     Some(if most.rest_bytes as f64 >= gap as f64 * RULES {
-        format!("What rules under glibc: {words}, {part}.")
+        format!("Dominant cause under glibc: {words}, {part}.")
     } else {
-        format!("No single thing rules under glibc; the most is {words}, {part}.")
+        format!("No cause dominates under glibc; the largest is: {words}, {part}.")
     })
 }
 
@@ -143,24 +143,24 @@ fn best(
         let in_use = if report.mechanisms.is_empty() {
             ""
         } else {
-            ": as far as allocators can tell, the memory is in use"
+            ": as far as an allocator can change it, the memory is in use"
         };
-        return format!("Nothing that was tried saves as much as {worth} at rest{in_use}.");
+        return format!("Nothing that was tried saves as much as {worth} at the end{in_use}.");
     };
     if row.name == "jemalloc" {
-        return "Nothing that was tried needs less at rest.".to_owned();
+        return "Nothing that was tried needs less at the end.".to_owned();
     }
     let and_more = jemalloc
         .filter(|_| helps)
         .map(|with| with.rest.bytes.saturating_sub(least.rest.bytes));
     match and_more {
         Some(more) if more < had.worth() => format!(
-            "Nothing does much better: {} needs {}.",
+            "Nothing needs much less: the lowest is {} with {}.",
             row.name,
             bytes(least.rest.bytes)
         ),
         _ => format!(
-            "What needs least at rest is {}: {}{}, {} less than now.",
+            "The lowest at the end is {}: {}{}, {} less than the baseline.",
             row.name,
             bytes(least.rest.bytes),
             range(&least),
@@ -186,7 +186,7 @@ mod tests {
         };
         Row {
             name: name.into(),
-            is_now: name.starts_with("now"),
+            is_now: name.starts_with("baseline"),
             measured: Some(Measured {
                 peak: figure(peak),
                 rest: figure(rest),
@@ -220,7 +220,7 @@ mod tests {
     fn a_saving_is_named_with_what_makes_it_and_the_higher_peak() {
         let said = verdict(&report(
             vec![
-                row("now: glibc 2.36", 100, 90),
+                row("baseline: glibc 2.36", 100, 90),
                 row("jemalloc", 120, 30),
                 row("mimalloc", 110, 29),
             ],
@@ -229,15 +229,18 @@ mod tests {
         assert!(said.contains("jemalloc would help"), "{said}");
         assert!(said.contains("60.0 MiB less"), "{said}");
         assert!(said.contains("20.0 MiB higher"), "{said}");
-        assert!(said.contains("rules under glibc: chunks cached"), "{said}");
-        assert!(said.contains("Nothing does much better"), "{said}");
+        assert!(
+            said.contains("Dominant cause under glibc: chunks cached"),
+            "{said}"
+        );
+        assert!(said.contains("Nothing needs much less"), "{said}");
     }
 
     #[test]
     fn where_jemalloc_does_not_help_it_says_so_and_what_would() {
         let said = verdict(&report(
             vec![
-                row("now: glibc 2.36", 100, 90),
+                row("baseline: glibc 2.36", 100, 90),
                 row("mmap_threshold=128K", 100, 40),
                 row("jemalloc", 100, 88),
             ],
@@ -247,25 +250,28 @@ mod tests {
             ],
         ));
         assert!(said.contains("jemalloc would not help"), "{said}");
-        assert!(said.contains("What needs least at rest is mmap_threshold=128K: 40.0 MiB"));
+        assert!(said.contains("The lowest at the end is mmap_threshold=128K: 40.0 MiB"));
         assert!(said.contains("large blocks on the heap"), "{said}");
     }
 
     #[test]
     fn a_program_that_has_jemalloc_is_not_told_of_it() {
-        let mut now = row("now: jemalloc 5.3.0", 100, 40);
+        let mut now = row("baseline: jemalloc 5.3.0", 100, 40);
         now.kind = Some(Allocator::Jemalloc);
         let all = vec![now, row("jemalloc", 100, 40), row("glibc", 90, 80)];
         let said = verdict(&report(all, &[]));
         assert!(said.contains("has jemalloc already"), "{said}");
-        assert!(said.contains("80.0 MiB at rest"), "{said}");
+        assert!(said.contains("80.0 MiB at the end"), "{said}");
         assert!(!said.contains("would not help"), "{said}");
     }
 
     #[test]
     fn where_nothing_helps_it_says_that_the_memory_is_in_use() {
         let said = verdict(&report(
-            vec![row("now: glibc 2.36", 100, 90), row("jemalloc", 100, 87)],
+            vec![
+                row("baseline: glibc 2.36", 100, 90),
+                row("jemalloc", 100, 87),
+            ],
             &[(Mechanism::ThreadCaches, 2)],
         ));
         assert!(said.contains("would not help"), "{said}");
@@ -275,7 +281,10 @@ mod tests {
     #[test]
     fn without_trust_there_is_no_verdict_but_the_reason() {
         let mut without = report(
-            vec![row("now: glibc 2.36", 100, 90), row("jemalloc", 100, 20)],
+            vec![
+                row("baseline: glibc 2.36", 100, 90),
+                row("jemalloc", 100, 20),
+            ],
             &[],
         );
         without.calibration = Calibration {
@@ -288,7 +297,7 @@ mod tests {
         let said = verdict(&without);
         assert!(said.starts_with("No verdict"), "{said}");
         assert!(
-            said.contains("-20.0 % at rest") && said.contains("3.00 %"),
+            said.contains("-20.0 % at the end") && said.contains("3.00 %"),
             "{said}"
         );
         assert!(!said.contains("help"), "{said}");

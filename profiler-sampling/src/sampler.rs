@@ -104,7 +104,9 @@ impl Sampler {
             }
         }
         let best = best.map(|(_, taken)| taken);
-        best.ok_or_else(|| io::Error::other("the target was never still enough to be walked"))
+        best.ok_or_else(|| {
+            io::Error::other("the target could not be walked: its memory changed in every attempt")
+        })
     }
 
     fn take_once<M>(

@@ -186,10 +186,10 @@ fn one<E: ToString>(walked: Result<HeapSnapshot, E>) -> Result<Vec<HeapSnapshot>
 fn without_pymalloc(facts: &Facts, reason: NotWalked) -> String {
     match (facts.python_malloc, &facts.python_malloc_setting) {
         (Some(PythonMalloc::Unknown), None) => {
-            format!("{reason}, and what serves Python's objects could not be told")
+            format!("{reason}, and the allocator of Python's objects could not be determined")
         }
         (Some(PythonMalloc::Unknown), Some(setting)) => format!(
-            "{reason}, and what serves Python's objects could not be told; its environment \
+            "{reason}, and the allocator of Python's objects could not be determined; its environment \
              has {setting}, which is only a hint"
         ),
         _ => reason.to_string(),

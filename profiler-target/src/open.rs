@@ -36,7 +36,7 @@ pub enum OpenError {
     },
     /// It is a thread of the kernel's.
     #[error(
-        "process {pid} ({}) is a kernel thread and has no memory of its own to look at",
+        "process {pid} ({}) is a kernel thread and has no memory of its own to profile",
         visible(comm)
     )]
     KernelThread {
@@ -59,7 +59,7 @@ pub enum OpenError {
         parent: i32,
     },
     /// The kernel does not permit it.
-    #[error("not permitted to look at process {pid}: {denial}")]
+    #[error("not permitted to read process {pid}: {denial}")]
     NotPermitted {
         /// The number given.
         pid: i32,

@@ -83,7 +83,7 @@ pub(crate) fn read(
     Ok(match taken {
         Ok(taken) if taken == unpacked_len => Found::Block(bytes),
         Ok(_) => {
-            let what = "a block unpacks to another length than it says";
+            let what = "a block unpacks to another length than its header has";
             Found::Unreadable(bytes, what.to_owned())
         }
         Err(_) => Found::Unreadable(bytes, "a block cannot be decompressed".to_owned()),

@@ -107,7 +107,7 @@ fn the_default_field_is_calibrated_ranked_and_explained() {
         found["calibration"]
     );
     assert_eq!(found["trace"]["events"], 380);
-    let now = candidate(&found, "now: glibc 2.36");
+    let now = candidate(&found, "baseline: glibc 2.36");
     assert!(
         bytes(now, "rest_bytes") > 190 * LARGE,
         "free chunks stay: {now}"
@@ -206,8 +206,8 @@ fn what_is_no_trace_ends_with_an_error_that_says_so() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(words), "{said}");
     };
-    fails(b"", "no recording");
-    fails(b"#!/bin/sh\necho no trace at all\n", "no recording");
+    fails(b"", "not a recording");
+    fails(b"#!/bin/sh\necho no trace at all\n", "not a recording");
     fails(b"FRAGTRC\x09............", "format 9");
     let mut empty = Vec::new();
     let writer = Writer::new(&mut empty, &Description::default()).expect("memory");

@@ -231,8 +231,8 @@ fn a_session_that_is_cut_off_or_damaged_is_used_as_far_as_it_is_whole() {
         (&b"FRAGSNP\x02"[..], "by a later fragscope"),
         (&b"FRAGSNP\x01"[..], "no walk that can be read"),
         (&b"FRAGTRC\x01"[..], "recording"),
-        (&b"{}"[..], "no saved session"),
-        (&b""[..], "no saved session"),
+        (&b"{}"[..], "not a saved session"),
+        (&b""[..], "not a saved session"),
     ] {
         fs::write(&path, bytes).expect("ours");
         for args in [

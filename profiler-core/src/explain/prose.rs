@@ -19,7 +19,7 @@ fn bound(report: &FragReport) -> u64 {
 pub(crate) fn verdict(report: &FragReport) -> String {
     let Some(first) = report.findings.first() else {
         return format!(
-            "Nothing stands out: {} of {} is fragmentation.",
+            "Nothing stands out: {} of {} are fragmentation.",
             percent(fragmentation(report), report.kernel.rss_bytes),
             report.kernel.name()
         );
@@ -40,7 +40,7 @@ pub(crate) fn verdict(report: &FragReport) -> String {
     let helps = if serving(report) == Some(Allocator::Jemalloc) {
         "malloc is jemalloc already".into()
     } else if worth(report, saved) {
-        format!("jemalloc saves {} at most", bytes(saved))
+        format!("jemalloc would save at most {}", bytes(saved))
     } else {
         "jemalloc would not help".into()
     };

@@ -52,7 +52,7 @@ impl Display for Step {
 const TRIM: Step = Step::Call("malloc_trim(0)");
 const NO_TCACHE: Step = Step::Variable("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
 const JEMALLOC: Step = Step::Variable("LD_PRELOAD", "libjemalloc.so.2");
-const RESTARTS: Step = Step::Practice("restart the worker after so many tasks");
+const RESTARTS: Step = Step::Practice("restart the worker after a number of tasks");
 const FEWER_THREADS: Step = Step::Practice("fewer threads");
 
 /// A remedy with what it is for.
@@ -74,7 +74,7 @@ const REMEDIES: &[Row] = &[
             steps: &[JEMALLOC, RESTARTS],
             prose: "No trim and no glibc setting returns them. An allocator that keeps blocks of one \
                 size together pins fewer pages: LD_PRELOAD=libjemalloc.so.2 (see the bound), or \
-                restart the worker after so many tasks.",
+                restart the worker after a number of tasks.",
         },
     },
     Row {
@@ -83,7 +83,7 @@ const REMEDIES: &[Row] = &[
         remedy: Remedy {
             steps: &[RESTARTS],
             prose: "Nothing returns them while those blocks live. This allocator keeps blocks of one \
-                size together already; restart the worker after so many tasks, or shorten the \
+                size together already; restart the worker after a number of tasks, or shorten the \
                 lives of the blocks that stay.",
         },
     },
@@ -134,7 +134,7 @@ const REMEDIES: &[Row] = &[
         allocators: &[],
         remedy: Remedy {
             steps: &[RESTARTS],
-            prose: "This allocator has no setting for it: restart the worker after so many tasks.",
+            prose: "This allocator has no setting for it: restart the worker after a number of tasks.",
         },
     },
     Row {
@@ -142,7 +142,7 @@ const REMEDIES: &[Row] = &[
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
             steps: &[TRIM, NO_TCACHE],
-            prose: "malloc_trim(0) returns them all the same. If the blocks are only cached, \
+            prose: "malloc_trim(0) still returns them. If the blocks are only cached, \
                 GLIBC_TUNABLES=glibc.malloc.tcache_count=0 lets the top go by itself.",
         },
     },
@@ -245,7 +245,7 @@ const REMEDIES: &[Row] = &[
         allocators: &[],
         remedy: Remedy {
             steps: &[],
-            prose: "Residency and probes still tell where RSS is and what is allocated; `fragscope \
+            prose: "Residency and probes still show where RSS is and what is allocated; `fragscope \
                 doctor --pid PID` names what is missing.",
         },
     },

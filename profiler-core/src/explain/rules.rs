@@ -128,8 +128,8 @@ fn pinned_top(report: &FragReport) -> Option<Finding> {
     worth(report, pinned).then(|| Finding {
         mechanism: Mechanism::PinnedTop,
         claim: format!(
-            "{} of free pages lie below a few blocks at the end of the heap (4 KiB of them at the \
-             most), so free() never trims them by itself.",
+            "{} of free pages lie below a few blocks at the end of the heap (at most 4 KiB of \
+             blocks), so free() never trims them by itself.",
             bytes(pinned)
         ),
         bytes: pinned,

@@ -55,7 +55,7 @@ pub struct Context<'a> {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotWalked {
     /// No version was found in the target's libc.
-    #[error("the release of the target's glibc could not be told, so its heap is not walked")]
+    #[error("the release of the target's glibc could not be determined, so its heap is not walked")]
     NoVersion,
     /// The layout of this release is not known.
     #[error(

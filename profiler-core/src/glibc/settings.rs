@@ -116,7 +116,7 @@ fn judge(
     let Some(wanted) = number(value) else {
         return told(
             Some(false),
-            "the value is no number, so it is ignored".into(),
+            "the value is not a number, so it is ignored".into(),
         );
     };
     if setting == "hugetlb" {

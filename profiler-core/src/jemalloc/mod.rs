@@ -29,25 +29,25 @@ use layout::{BINS, Layout};
 use rtree::Tree;
 use snapshot::Builder;
 
-/// Why a heap was not walked. Residency and probes work all the same.
+/// Why a heap was not walked. Residency and probes still work.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotWalked {
     /// The layout of this release is not known.
     #[error(
         "jemalloc {0} is not known to this fragscope, so its heap is not walked; 5.0 to 5.3.1 are. \
-         Residency and probes work all the same"
+         Residency and probes still work"
     )]
     UnknownVersion(String),
     /// No `arenas[]` in the object's data.
     #[error(
         "the arenas of jemalloc {0} were not found: it is not used yet, is built unlike the release \
-         (other page size, debug), or its data is swapped out. Residency and probes work all the same"
+         (other page size, debug), or its data is swapped out. Residency and probes still work"
     )]
     NoArenas(String),
     /// No radix tree in the object's data.
     #[error(
         "the tree of extents of jemalloc {0} was not found: it is built unlike the release, or its \
-         data is swapped out. Residency and probes work all the same"
+         data is swapped out. Residency and probes still work"
     )]
     NoTree(String),
 }

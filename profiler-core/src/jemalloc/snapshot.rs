@@ -223,7 +223,7 @@ impl<'a> Builder<'a> {
             ));
         }
         if stray > 0 {
-            note(format!("{stray} cached blocks are no blocks of any extent"));
+            note(format!("{stray} cached blocks belong to no extent"));
         }
         if extents.iter().any(|extent| extent.hpa) {
             note("opt.hpa is in use: free pages inside its huge pages are in no extent and count as unknown".into());

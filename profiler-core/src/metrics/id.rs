@@ -39,14 +39,14 @@ macro_rules! metrics {
 
 metrics! {
     Utilisation, "utilisation", Share, "heap utilisation",
-        "live bytes of each resident heap byte; below 0.7 something wastes pages";
+        "live bytes per resident heap byte; below 0.7 something wastes pages";
     FragmentationBytes, "fragmentation_bytes", Bytes, "fragmentation",
         "resident heap bytes that hold nothing live: all that a perfect allocator could save";
     PinnedFreeBytes, "pinned_free_bytes", Bytes, "pinned free memory",
         "free bytes on pages kept by live blocks; only another allocator or shorter-lived \
              blocks cure it";
     TrimReturnableBytes, "trim_returnable_bytes", Bytes, "returned by a trim",
-        "what malloc_trim(0) would return now, to the page; if large, trim after each peak";
+        "whole pages that malloc_trim(0) would return now; if large, trim after each peak";
     StuckFreeBytes, "stuck_free_bytes", Bytes, "stuck free pages",
         "whole free pages that no trim returns";
     CachedBytes, "cached_bytes", Bytes, "cached blocks",
@@ -79,7 +79,7 @@ metrics! {
     HeldByOneBlockPages, "held_by_one_block_pages", Pages, "pages held by one block",
         "resident pages kept by one block that fills less than half";
     PymallocUtilisation, "pymalloc_utilisation", Share, "pymalloc utilisation",
-        "live bytes of each resident byte of Python's small-object arenas; jemalloc does not \
+        "live bytes per resident byte of Python's small-object arenas; jemalloc does not \
              change it";
     HeapShareOfRss, "heap_share_of_rss", Share, "heap's share of RSS",
         "how much of RSS is heap at all; below 0.5 look at files and libraries first";
@@ -93,8 +93,8 @@ metrics! {
     ForkSharedBytes, "fork_shared_bytes", Bytes, "shared since the fork",
         "resident anonymous bytes still shared with the parent since the fork";
     ForkCopiedBytes, "fork_copied_bytes", Bytes, "copied since the fork",
-        "resident anonymous bytes that both have a copy of their own of: sharing that writes \
-             broke (gc.freeze() before forking keeps more)";
+        "resident anonymous bytes of which parent and child have separate copies, because one of \
+             them wrote (gc.freeze() before forking keeps more shared)";
     MemFragmentationRatio, "mem_fragmentation_ratio", Ratio, "memory fragmentation",
         "Redis's name: RSS ÷ live bytes; above 1.5 look at the ledger";
     AllocatorFragRatio, "allocator_frag_ratio", Ratio, "allocator fragmentation",
@@ -108,12 +108,12 @@ metrics! {
     MallocArenas, "malloc_arenas", Arenas, "malloc's arenas",
         "arenas of malloc; far more than busy threads: lower MALLOC_ARENA_MAX";
     LargestIdleArenaBytes, "largest_idle_arena_bytes", Bytes, "largest idle arena",
-        "resident and not live in the idlest thread arena";
+        "resident bytes that are not live in the idlest thread arena";
     InternalSlopBytes, "internal_slop_bytes", Bytes, "internal slop",
-        "bytes in live blocks that were not asked for: a walk cannot know what was asked for";
+        "usable bytes in live blocks beyond the requested size: unknown, a walk does not see requests";
     JohnstoneWilson1, "johnstone_wilson_1", Ratio, "Johnstone and Wilson, mean over time",
         "heap ÷ live bytes, averaged over the time of the session";
-    JohnstoneWilson2, "johnstone_wilson_2", Ratio, "Johnstone and Wilson, at the most live bytes",
+    JohnstoneWilson2, "johnstone_wilson_2", Ratio, "Johnstone and Wilson, at the peak of live bytes",
         "heap ÷ live bytes at the moment of the most live bytes";
     JohnstoneWilson3, "johnstone_wilson_3", Ratio, "Johnstone and Wilson, at the largest heap",
         "heap ÷ live bytes at the moment of the largest heap";

@@ -188,7 +188,7 @@ impl Child {
             AT_CHECKPOINT => Ok(Heard::Checkpoint),
             AT_END => Ok(Heard::End),
             AT_FAILURE => Err(self.control.failure()?),
-            other => Err(PlayError::Player(format!("it told {other}"))),
+            other => Err(PlayError::Player(format!("it sent {other}"))),
         }
     }
 

@@ -109,7 +109,7 @@ pub struct PlayedCheckpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum PlayError {
     /// It could not be started.
-    #[error("the player does not start: {0}")]
+    #[error("the player did not start: {0}")]
     Start(io::Error),
     /// The allocator was not loaded.
     #[error("{} was not loaded into the player: {}", visible(path.display()), visible(why))]
@@ -123,7 +123,7 @@ pub enum PlayError {
     #[error("crashed ({0})")]
     Crashed(String),
     /// It made no progress.
-    #[error("hung after {played} of {of} operations")]
+    #[error("stopped making progress after {played} of {of} operations")]
     Hung {
         /// Operations played.
         played: u64,
@@ -146,13 +146,13 @@ pub enum PlayError {
     #[error("the player failed: {}", visible(.0))]
     Player(String),
     /// It could not be looked at.
-    #[error("the player cannot be looked at: {0}")]
+    #[error("cannot read the memory of the player: {0}")]
     Look(#[from] OpenError),
     /// Talking to it failed.
-    #[error("the player cannot be spoken to: {0}")]
+    #[error("cannot communicate with the player: {0}")]
     Io(#[from] io::Error),
     /// fragscope is to end.
-    #[error("was ended before its time")]
+    #[error("was ended early")]
     Cancelled,
 }
 
@@ -221,7 +221,7 @@ pub fn play_along(
             Heard::Checkpoint => {
                 let number = looks.checkpoints.len();
                 let stop = program.stop(number).ok_or_else(|| {
-                    PlayError::Player(format!("it came to a checkpoint {number} unknown"))
+                    PlayError::Player(format!("it reached an unknown checkpoint, {number}"))
                 })?;
                 looks.look(
                     &child,

@@ -86,7 +86,7 @@ pub fn allocator(name: &str, path: &str, allowed: bool) -> Recorded {
 fn own(path: &Path) -> Result<Allocator, String> {
     let path = ownership::only_ours(path).map_err(|why| why.to_string())?;
     if !path.is_file() {
-        return Err("it is no file".to_owned());
+        return Err("it is not a file".to_owned());
     }
     Allocator::at_path(&path).map_err(|error| error.to_string())
 }
@@ -162,6 +162,6 @@ mod tests {
     #[test]
     fn only_a_file_is_loaded() {
         let why = own(Path::new("/etc")).expect_err("a folder");
-        assert_eq!(why, "it is no file");
+        assert_eq!(why, "it is not a file");
     }
 }

@@ -22,7 +22,7 @@ pub enum CoreError {
         error: io::Error,
     },
     /// It is something else.
-    #[error("{path} is no core file but {what}: {remedy}", path = visible(.path.display()))]
+    #[error("{path} is not a core file but {what}: {remedy}", path = visible(.path.display()))]
     NotACore {
         /// The file.
         path: PathBuf,
@@ -32,7 +32,7 @@ pub enum CoreError {
         remedy: &'static str,
     },
     /// A core of a process that fragscope does not understand.
-    #[error("{path} is a core of a {what} process, and fragscope reads those of 64-bit x86 (x86-64) processes only: there is nothing to do but to read it with a debugger", path = visible(.path.display()))]
+    #[error("{path} is a core of a {what} process, and fragscope reads those of 64-bit x86 (x86-64) processes only: read it with a debugger instead", path = visible(.path.display()))]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -48,7 +48,7 @@ pub enum CoreError {
         what: &'static str,
     },
     /// Its headers or notes are larger than those of any real process.
-    #[error("{path} has more {what} than are read of a core: it is not one of a real process, or is damaged", path = visible(.path.display()))]
+    #[error("{path} has more {what} than fragscope reads: it is not of a real process, or is damaged", path = visible(.path.display()))]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum CoreError {
         path: PathBuf,
     },
     /// The program given is another one.
-    #[error("{exe} is not the program of this core, which is {}: give the very file that ran with --exe, or leave --exe out", visible(program), exe = visible(.exe.display()))]
+    #[error("{exe} is not the program of this core, which is {}: use --exe with the file that really ran, or leave it out", visible(program), exe = visible(.exe.display()))]
     OtherProgram {
         /// The file given.
         exe: PathBuf,

@@ -129,7 +129,7 @@ impl Reader {
             named.push(format!("{more} more"));
         }
         Some(format!(
-            "mapped files were not wholly looked into, so an allocator or a Python in them may not \
+            "mapped files were not read completely, so an allocator or a Python in them may not \
              be recognised: {}; --file-limit reads more of each",
             named.join(", ")
         ))

@@ -16,11 +16,11 @@ use crate::varint;
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// Not a saved session at all.
-    #[error("this is no saved session of fragscope (FILE.fragsnap)")]
+    #[error("this is not a saved session of fragscope (FILE.fragsnap)")]
     NotASession,
     /// A recording.
     #[error(
-        "this is a recording and no saved session: `fragscope replay` plays it, and `fragscope \
+        "this is a recording and not a saved session: `fragscope replay` plays it, and `fragscope \
          export --format logalloc` writes it as text"
     )]
     IsRecording,

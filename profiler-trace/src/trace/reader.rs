@@ -13,13 +13,13 @@ use crate::varint::{take, take_signed, take_text};
 pub enum ReadError {
     /// Not a trace at all.
     #[error(
-        "this is no recording that is known: neither a trace of fragscope nor one of heaptrack, \
-         memray or logalloc"
+        "this is not a recording of a known format; it is neither a trace of fragscope nor one of \
+         heaptrack, memray or logalloc"
     )]
     NotATrace,
     /// A saved session.
     #[error(
-        "this is a saved session and no recording: `fragscope view` shows it, and it is exported as \
+        "this is a saved session and not a recording: `fragscope view` shows it, and it is exported as \
          json, csv, hlog or text"
     )]
     IsSession,

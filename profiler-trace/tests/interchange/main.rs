@@ -232,8 +232,8 @@ fn what_cannot_be_read_says_why() {
         Ok(_) => panic!("it was opened"),
         Err(error) => error.to_string(),
     };
-    assert!(refused(b"hello\n").contains("no recording that is known"));
-    assert!(refused(b"").contains("no recording that is known"));
+    assert!(refused(b"hello\n").contains("not a recording of a known format"));
+    assert!(refused(b"").contains("not a recording of a known format"));
     assert!(refused(b"v 10400 63\n").contains("format 99"));
     let mut old = b"memray\0".to_vec();
     old.extend(9i32.to_le_bytes());

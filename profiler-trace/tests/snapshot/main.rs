@@ -253,7 +253,7 @@ fn later_versions_and_foreign_files_are_refused_by_name() {
         b"{\"schema\": 1}",
         b"\x7fELF...........",
     ] {
-        assert!(why(foreign).contains("no saved session"), "{foreign:?}");
+        assert!(why(foreign).contains("not a saved session"), "{foreign:?}");
     }
 }
 

@@ -32,7 +32,7 @@ Exit codes:
 pub(super) struct Line {
     #[command(subcommand)]
     pub(super) command: Command,
-    /// Read so much of one mapped file at the most, looking for allocators and Python in it
+    /// Read at most this much of each mapped file when looking for allocators and Python
     #[arg(long, global = true, display_order = 900, value_name = "SIZE", default_value = "128M", value_parser = size)]
     pub(super) file_limit: u64,
 }
@@ -48,20 +48,21 @@ Examples:
 
 Columns of --headless, `-` being unknown:
   rss, swap   the kernel's account at that time
-  walked      how long ago the heap was walked, of which the next four columns tell
-  live        bytes of blocks that the program held at the last walk, in all heaps
-  util        live bytes of each resident heap byte
+  walked      how long ago the heap was walked, which gave the next four columns
+  live        bytes of blocks in use at the last walk, in all heaps
+  util        live bytes per resident heap byte
   pinned      free bytes on pages that live blocks keep resident
   trim        what malloc_trim(0) would return
-  alloc/s     allocations a second while the probes were armed
-  p99 life    99th percentile of the lifetimes of blocks seen from allocation to free
-  spent       share of one core that the probes took from the target in the last interval
+  malloc/s    allocations a second, as sampled by the probes
+  p99 life    99th percentile of the lifetimes of blocks that were allocated and freed while sampled
+  cost        share of one core that the probes took from the target in the last interval
   lost        events that the ring buffer had no room for, since attaching
-  seen        `ok`, or why the figures are not whole: no-heap, moving (the target ran on
-              during the walk), unsure (of the layout), stale (RSS moved since the walk), unread,
-              defects, lost, untracked (blocks), no-probes, probes-ended, shadow-ended")]
+  status      `ok`, or why the figures are incomplete: no-heap, moving (the target ran
+              during the walk), unsure (the heap is not verified), stale (RSS moved since the
+              walk), unread, defects, lost, untracked (blocks), no-probes, probes-ended,
+              shadow-ended")]
     Attach(AttachArgs),
-    /// Look once, without probes, and print a report
+    /// Walk the heap once, without probes, and print a report
     #[command(after_long_help = "\
 Examples:
   sudo fragscope snapshot --pid 4711
@@ -69,7 +70,7 @@ Examples:
   sudo fragscope snapshot --pid 4711 -o worker.fragsnap
   fragscope snapshot --core core.4711 --exe ./worker")]
     Snapshot(SnapshotArgs),
-    /// Print the verdict in prose: of one look, or of a saved session
+    /// Print the verdict in prose: of one snapshot, or of a saved session
     #[command(after_long_help = "\
 Examples:
   sudo fragscope explain --pid 4711
@@ -82,24 +83,24 @@ Examples:
   sudo fragscope attach --pid 4711 --headless --duration 1m -o worker.fragsnap
   fragscope view worker.fragsnap
 
-Every screen of `attach`, of the last walk at first. [ and ] step to the walk before and after, { and }
-to the first and the last; so do the arrows, Home and End where they move over nothing else. ? helps.")]
+Every screen of `attach`, of the last walk at first. [ and ] go to the previous and the next walk,
+{ and } to the first and the last; so do the arrows, Home and End, except on Pages. ? shows help.")]
     View(ViewArgs),
-    /// Record what a program asks of malloc, to play it into other allocators
+    /// Record a program's calls of malloc and free, to replay them under other allocators
     #[command(after_long_help = "\
 Examples:
   fragscope record -o worker.fragtrace -- python3 worker.py
   fragscope record -o worker.fragtrace --duration 60s -- celery -A tasks worker
   sudo fragscope record --pid 4711 --duration 60s -o worker.fragtrace
 
-The program is started under a small recorder that is preloaded before its allocator; it goes on
-to its children. Ctrl-C ends the program as usual, and the recording with it; a second one leaves
-the program running. SIGUSR1 takes a checkpoint at once. Every allocation costs about 100 ns.
+The program is started with a small recorder preloaded, which its children inherit. Ctrl-C ends the
+program as usual, and the recording with it; a second one leaves the program running. SIGUSR1 takes
+a checkpoint at once. Every allocation costs about 100 ns.
 
-With --pid a process that runs already is recorded through probes, beginning with its heap as it is.
-They stay armed, and each allocation costs microseconds. Its children are not recorded.")]
+With --pid a running process is recorded through probes, beginning with its heap as it is. The
+probes stay active, and each allocation costs microseconds. Its children are not recorded.")]
     Record(RecordArgs),
-    /// Play a recording into other allocators and settings, and tell what each would need
+    /// Replay a recording under other allocators and settings, and report what each would need
     #[command(after_long_help = "\
 Examples:
   fragscope replay worker.fragtrace
@@ -107,8 +108,8 @@ Examples:
   fragscope replay worker.fragtrace --tunable arena_max=2 --tunable tcache_count=0
   fragscope replay worker.fragtrace --tunable MALLOC_CONF=narenas:1 --runs 20 --json
 
-What is played first is what the program had: it is compared with what was recorded of it, and
-where it is off by more than 5 %, no verdict is given. docs/lab.md explains every column.")]
+The baseline, which is what the program had, is replayed first and compared with what was
+recorded. Where it is off by more than 5 %, no verdict is given. docs/lab.md explains every column.")]
     Replay(ReplayArgs),
     /// Write a recording, or a walk of a saved session, in another format
     #[command(after_long_help = "\
@@ -118,10 +119,10 @@ Examples:
   fragscope export worker.fragtrace --format logalloc -o worker.txt
   fragscope export memray-worker.py.4711.bin --format logalloc | head
 
-What a file is, its first bytes say, not its name. Recordings are written as logalloc, saved sessions
-as the rest: as the files that `attach` and `snapshot` write of the same moment.")]
+The first bytes of FILE decide what it is, not its name. Recordings are written as logalloc, saved
+sessions as any other format, with the content that `attach` and `snapshot` write.")]
     Export(ExportArgs),
-    /// Tell what this host and a target allow, and the exact fix for what they do not
+    /// Check what this host and a target allow, and print the exact fix for what they do not
     #[command(after_long_help = "\
 Examples:
   fragscope doctor
@@ -141,7 +142,7 @@ Needs python3 on the PATH, and root for the probes. The worker ends with fragsco
 
 #[derive(Debug, Args)]
 pub(super) struct Pid {
-    /// The process to look at
+    /// The process to profile
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pid: i32,
 }
@@ -162,7 +163,7 @@ pub(super) struct WatchArgs {
     /// Print one JSON object per interval (implies --headless)
     #[arg(long)]
     json: bool,
-    /// Time between two looks, e.g. 500ms, 1s, 1m; at least 100ms
+    /// Time between two measurements, e.g. 500ms, 1s, 1m; at least 100ms
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Duration,
     /// End after this long, e.g. 30s; else at Ctrl-C or when the target ends
@@ -170,18 +171,18 @@ pub(super) struct WatchArgs {
     duration: Option<Duration>,
     /// Share of one core's time that probes and stops may take from the target, or `unlimited`
     ///
-    /// Probes are armed in short windows so that their traps stay below four fifths of it, and
-    /// walks are spaced so that stops stay below the rest. `unlimited` keeps the probes armed and
+    /// Probes are active in short windows so that their traps stay below four fifths of it, and
+    /// walks are spaced so that stops stay below the rest. `unlimited` keeps the probes active and
     /// walks every interval: nothing is missed, and a busy worker is slowed several times.
     #[arg(long, value_name = "SHARE", default_value = "5%", value_parser = budget)]
     budget: Budget,
     /// Do not probe malloc and free: passive, no BPF needed
     #[arg(long)]
     no_probes: bool,
-    /// Play what it allocates into other allocators while it runs, e.g. jemalloc,mimalloc,glibc
+    /// Replay its allocations under other allocators while it runs, e.g. jemalloc,mimalloc,glibc
     ///
-    /// Each is a process that gives way to all others: glibc, jemalloc, mimalloc, tcmalloc, or the
-    /// path of a shared object. The probes stay armed for it, whatever the budget: every call costs
+    /// Each runs in a process of the lowest priority: glibc, jemalloc, mimalloc, tcmalloc, or the
+    /// path of a shared object. The probes stay active for it, whatever the budget: every call costs
     /// the worker a microsecond or two.
     #[arg(
         long,
@@ -190,7 +191,7 @@ pub(super) struct WatchArgs {
         conflicts_with = "no_probes"
     )]
     what_if: Vec<String>,
-    /// End a process of --what-if that has more memory, e.g. 2G
+    /// End a process of --what-if that uses more memory than this, e.g. 2G
     #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = size, requires = "what_if")]
     what_if_memory: u64,
     #[command(flatten)]
@@ -203,13 +204,13 @@ pub(super) struct WatchArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct MannerArgs {
-    /// Do not stop the target while its heap is walked; what is torn is said
+    /// Do not stop the target while its heap is walked; inconsistencies are reported
     #[arg(long)]
     no_stop: bool,
-    /// Bring swapped pages back to read what lies there; else they are left in swap, unread
+    /// Bring swapped pages back into memory to read them; by default they stay in swap, unread
     #[arg(long)]
     swap_in: bool,
-    /// Let the target run on when a stop has lasted so long, and read the rest while it runs
+    /// Stop the target for at most this long, and read the rest while it runs
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     max_stop: Duration,
 }
@@ -226,13 +227,13 @@ impl MannerArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct LookArgs {
-    /// The process to look at
+    /// The process to profile
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
-    /// Look at this core file instead of a process: the kernel's or gcore's
+    /// Read this core file, of the kernel or of gcore, instead of a process
     #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "no_stop", "swap_in"])]
     core: Option<PathBuf>,
-    /// The program that ran, when it is not where it was
+    /// The program that ran, when its file is no longer at its path
     #[arg(long, value_name = "FILE", requires = "core")]
     exe: Option<PathBuf>,
     #[command(flatten)]
@@ -399,12 +400,12 @@ impl ExportArgs {
 /// How much reading a file may come to.
 #[derive(Debug, Args)]
 struct LimitArgs {
-    /// Read and make no more than this of the file, e.g. 100G; else 64G, and of a small file no more
-    /// than 512M and 200 times its size
+    /// Stop reading when the content of the file comes to more than this, e.g. 100G; by default 64G,
+    /// and for a small file 512M plus 200 times its size
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_size: Option<u64>,
-    /// Memory for what is known of its blocks while it is read, e.g. 16G; else the least of 4G, half of
-    /// what this host can spare, and 512M with 200 times the file's size
+    /// Memory for the tables of its blocks while it is read, e.g. 16G; by default the least of 4G, half
+    /// of what this host can spare, and 512M plus 200 times the file's size
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_memory: Option<u64>,
 }
@@ -423,11 +424,11 @@ impl LimitArgs {
 /// Formats that files can be written in.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, clap::ValueEnum)]
 enum ExportFormat {
-    /// Of a recording: Firefox's logalloc, a line of text for each call
+    /// Of a recording: Firefox's logalloc, one line of text per call
     Logalloc,
     /// Of a saved session: schema fragscope.snapshot/1
     Json,
-    /// Of a saved session: one figure a row
+    /// Of a saved session: one figure per row
     Csv,
     /// Of a saved session: an HdrHistogram log
     Hlog,
@@ -440,19 +441,19 @@ pub(super) struct ReplayArgs {
     /// The recording
     #[arg(value_name = "TRACE")]
     trace: PathBuf,
-    /// An allocator to try instead of the default field: glibc, jemalloc, mimalloc, mimalloc2,
+    /// An allocator to try instead of the default candidates: glibc, jemalloc, mimalloc, mimalloc2,
     /// tcmalloc, or the path of a shared object; may be given several times
     #[arg(long = "allocator", value_name = "NAME|PATH")]
     allocators: Vec<String>,
-    /// A setting to try instead of the default field, with the allocator that reads it: a tunable
+    /// A setting to try instead of the default candidates, with the allocator that reads it: a tunable
     /// of glibc's malloc, or a variable such as MALLOC_CONF; several are tried together
     #[arg(long = "tunable", value_name = "NAME=VALUE", value_parser = Tunable::parse)]
     tunables: Vec<Tunable>,
-    /// Runs of each candidate that ends differently from run to run; else 3 to 15, as time allows
+    /// Runs of each candidate whose result varies; by default 3 to 15, as time allows
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
-    /// Load the allocator that the recording names, if it is root's or your own and nobody else can
-    /// have changed it; else one of the same name stands in
+    /// Load the allocator that the recording names, if it belongs to root or you and nobody else can
+    /// have changed it; by default fragscope's own or this host's of the same name is used
     #[arg(long)]
     allow_recorded_allocator: bool,
     #[command(flatten)]
@@ -486,7 +487,7 @@ impl ReplayArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// Look at this process too
+    /// Check this process too
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
     /// Remove breakpoints from its code that a killed profiler left there
@@ -565,7 +566,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
     if interval < Duration::from_millis(100) {
-        return Err("looking more often than every 100ms would disturb the target".into());
+        return Err("measuring more often than every 100ms would disturb the target".into());
     }
     Ok(interval)
 }

@@ -33,20 +33,20 @@ const COLUMNS: [Column; 13] = [
     ("util", 6, |of| of.metric(MetricId::Utilisation)),
     ("pinned", 10, |of| of.metric(MetricId::PinnedFreeBytes)),
     ("trim", 10, |of| of.metric(MetricId::TrimReturnableBytes)),
-    ("alloc/s", 8, |of| {
+    ("malloc/s", 8, |of| {
         Some(Unit::PerSecond.shown(of.activity()?.alloc_rate.into()))
     }),
     ("p99 life", 9, |of| {
         let lifetimes = Some(&of.activity()?.lifetimes).filter(|l| !l.is_empty())?;
         Some(nanoseconds(lifetimes.value_at_quantile(0.99)))
     }),
-    ("spent", 6, |of| {
+    ("cost", 6, |of| {
         Some(Unit::Share.shown(of.activity()?.cost.share.into()))
     }),
     ("lost", 6, |of| {
         of.activity().map(|_| count(events_lost(of.view)))
     }),
-    ("seen", 0, |of| {
+    ("status", 0, |of| {
         Some(if of.gaps.is_empty() {
             "ok".to_owned()
         } else {

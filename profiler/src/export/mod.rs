@@ -28,7 +28,7 @@ pub use text::{explanation, text};
 pub enum ExportError {
     /// The ending of the file's name says no known format.
     #[error(
-        "cannot tell the format of {}: name a file that ends in .fragsnap, .json, .csv or .hlog",
+        "unknown format of {}: name a file that ends in .fragsnap, .json, .csv or .hlog",
         visible(.0.display())
     )]
     UnknownEnding(PathBuf),

@@ -54,14 +54,14 @@ pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
             let saved = recorder.end(&view, in_haste).map_err(ExportError::from);
             exported.and(saved)?;
         }
-        None => say::line("ended before the first look at the target: nothing was saved"),
+        None => say::line("ended before the first walk of the target: nothing was saved"),
     }
     closed?;
     let ending = ending?;
     match &ending {
         Ending::Done => {}
         Ending::Interrupted(by) => say::line(format_args!("ended by {by}")),
-        Ending::TargetGone(how) => say::line(format_args!("{how}: its last sample is kept")),
+        Ending::TargetGone(how) => say::line(format_args!("{how}: its last walk is kept")),
     }
     Ok(ending)
 }

@@ -292,7 +292,7 @@ fn pages() -> Check {
         (PageSource::Pagemap, true) => Check::bad(
             name,
             Grade::Limited,
-            "pagemap alone: huge pages are not told apart",
+            "pagemap alone: huge pages are not recognised",
             "upgrade the kernel to 6.7 or later for PAGEMAP_SCAN",
         ),
         (PageSource::Pagemap, false) => Check::kind(

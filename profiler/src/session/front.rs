@@ -168,7 +168,10 @@ impl Lines {
 
     fn show(&mut self, mut view: View) -> io::Result<()> {
         if self.left_out > 0 {
-            let notice = format!("{} lines were left out: nobody read", self.left_out);
+            let notice = format!(
+                "{} lines were left out: the output was not read in time",
+                self.left_out
+            );
             view.notices.push(notice);
         }
         match self.views.try_send(view) {

@@ -93,7 +93,7 @@ impl Probes {
             Self::Lent => Some("the probes feed --what-if: no rates, no lifetimes".into()),
             Self::Starting(_) => Some("probes are being attached".into()),
             Self::On(_) | Self::Over(_) => None,
-            Self::Unavailable(reason) => Some(format!("no probes, passive only: {reason}")),
+            Self::Unavailable(reason) => Some(format!("no probes, walks only: {reason}")),
         }
     }
 }

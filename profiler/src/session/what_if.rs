@@ -122,8 +122,10 @@ impl WhatIfSession {
         };
         self.notice = match thread.join() {
             Ok(Ok(())) => None,
-            Ok(Err(why)) => Some(format!("no more shadows: {why}")),
-            Err(_) => Some("no more shadows: what fed them panicked".to_owned()),
+            Ok(Err(why)) => Some(format!("the comparison with other allocators ended: {why}")),
+            Err(_) => Some(
+                "the comparison with other allocators ended: an internal error (panic)".to_owned(),
+            ),
         };
     }
 }

@@ -228,7 +228,7 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
         KeyCode::Tab => app.choose(app.tab.next(1)),
         KeyCode::BackTab => app.choose(app.tab.next(Tab::ALL.len() - 1)),
         KeyCode::Char('p' | ' ' | 'w') if app.saved.is_some() => {
-            app.note = Some("this session was saved: nothing is walked any more".into());
+            app.note = Some("this is a saved session: it cannot be walked again".into());
         }
         KeyCode::Char('p' | ' ') => {
             app.paused = !app.paused;

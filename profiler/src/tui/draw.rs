@@ -62,7 +62,7 @@ fn fill(app: &App, frame: &mut Frame) {
         frame.render_widget(line, notice);
     }
     let Some(view) = view else {
-        frame.render_widget(Paragraph::new("Taking the first sample…"), body);
+        frame.render_widget(Paragraph::new("Walking the heap for the first time…"), body);
         return;
     };
     frame.render_widget(Paragraph::new(header::lines(app, view, area.width)), head);

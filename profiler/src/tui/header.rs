@@ -1,12 +1,12 @@
 //! The lines around every screen: the target, what the numbers rest on, the keys.
 
+use profiler_core::completeness::Confidence;
 use profiler_core::sample::PythonMalloc;
 use profiler_core::units::{bytes, count, nanoseconds, time_of_day};
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
 
 use super::app::{App, Tab};
-use super::screens::confidence;
 
 const BETWEEN: &str = " │ ";
 
@@ -76,20 +76,21 @@ fn sureness(app: &App, view: &View) -> Vec<Span<'static>> {
         .map_or(view.report.taken_at_ns, |point| point.time_ns);
     let age = now.saturating_sub(view.report.taken_at_ns);
     let layout = of.layout_confidence;
+    let done = match layout {
+        Confidence::None => "read",
+        _ => "walked",
+    };
     let mut pieces = vec![
-        Span::raw(format!("sample {:.0} s old", age as f64 / 1e9)),
+        Span::raw(format!("{done} {:.0} s ago", age as f64 / 1e9)),
         if of.stopped {
             Span::raw(format!("stopped {}", nanoseconds(of.stop_ns)))
         } else {
             Span::styled("not stopped", theme.warn())
         },
-        Span::styled(
-            format!("layout {}", confidence(layout)),
-            theme.confidence(layout),
-        ),
+        Span::styled(layout.heap_state(), theme.confidence(layout)),
     ];
     if of.unreadable_bytes > 0 {
-        let text = format!("unreadable {}", bytes(of.unreadable_bytes));
+        let text = format!("{} unreadable", bytes(of.unreadable_bytes));
         pieces.push(Span::styled(text, theme.warn()));
     }
     match of.defects.len() {
@@ -101,19 +102,27 @@ fn sureness(app: &App, view: &View) -> Vec<Span<'static>> {
         pieces.push(Span::styled("no probes", theme.quiet()));
         return pieces;
     };
-    let lost = format!("lost {}", count(activity.events_lost));
-    pieces.push(if activity.events_lost > 0 {
-        Span::styled(lost, theme.warn())
-    } else {
-        Span::raw(lost)
-    });
+    match activity.events_lost {
+        0 => {}
+        1 => pieces.push(Span::styled("1 event lost", theme.warn())),
+        more => {
+            let lost = format!("{} events lost", count(more));
+            pieces.push(Span::styled(lost, theme.warn()));
+        }
+    }
     let allowed = activity.cost.budget.map_or_else(
         || "no limit".to_owned(),
-        |share| format!("of {:.1} %", share * 100.0),
+        |share| format!("max {} %", short(share * 100.0)),
     );
-    let spent = format!("probes {:.1} % {allowed}", activity.cost.share * 100.0);
-    pieces.push(Span::raw(spent));
+    let spent = activity.cost.share * 100.0;
+    pieces.push(Span::raw(format!("probe cost {spent:.1} % ({allowed})")));
     pieces
+}
+
+/// A limit that a user set: a digit after the point only where it is not 0.
+fn short(number: f64) -> String {
+    let shown = format!("{number:.1}");
+    shown.strip_suffix(".0").unwrap_or(&shown).to_owned()
 }
 
 /// Lines of whole pieces.
@@ -158,14 +167,14 @@ pub(super) fn notice(app: &App, view: Option<&View>, width: u16) -> Option<Line<
     }
     let view = view?;
     if let Some(ended) = &view.ended {
-        let text = format!("ENDED: {ended}. This is the last sample.");
+        let text = format!("ENDED: {ended}. This is the last walk.");
         return Some(Line::styled(fit(&text), app.theme.bad()));
     }
     let first = view.notices.first()?;
     let text = match view.notices.len() {
         1 => fit(first),
         all => {
-            let more = format!(" (+{} on ?)", all - 1);
+            let more = format!(" (+{}, see ?)", all - 1);
             let room = usize::from(width).saturating_sub(more.len());
             format!("{}{more}", fitted(first, room))
         }

@@ -186,7 +186,7 @@ fn placed<'s, 'h>(
                 heap,
                 Some(segment.addr),
                 0,
-                "a segment goes on where nothing is mapped",
+                "a segment extends into memory that is not mapped",
             );
             continue;
         };

@@ -60,7 +60,7 @@ impl Column {
 
 const REST: Column =
     Column::filed("rest_bytes", |row| whole(row, |m| m.rest.bytes))
-        .shown("at rest", 7, |of| mib(of.own.rest.bytes));
+        .shown("final", 7, |of| mib(of.own.rest.bytes));
 const REST_LOW: Column = Column::filed("low_bytes", |row| whole(row, |m| m.rest.low_bytes));
 const REST_HIGH: Column = Column::filed("high_bytes", |row| whole(row, |m| m.rest.high_bytes));
 const RANGE: Column = Column::derived("range", 13, |of| {
@@ -75,7 +75,7 @@ const REST_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.rest.
 const REST_RANK: Column = Column::filed("rest_rank", |row| Some((row.rank?.1 as u64).into()));
 const PEAK: Column =
     Column::filed("peak_bytes", |row| whole(row, |m| m.peak.bytes))
-        .shown("at peak", 7, |of| mib(of.own.peak.bytes));
+        .shown("peak", 7, |of| mib(of.own.peak.bytes));
 const PEAK_LOW: Column = Column::filed("peak_low_bytes", |row| whole(row, |m| m.peak.low_bytes));
 const PEAK_HIGH: Column = Column::filed("peak_high_bytes", |row| whole(row, |m| m.peak.high_bytes));
 const PEAK_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.peak.bytes));

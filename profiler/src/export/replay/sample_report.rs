@@ -57,7 +57,7 @@ pub(super) fn full() -> Report {
     let now = Row {
         is_now: true,
         version: Some("2.36".into()),
-        ..row("now: glibc 2.36", 1023, (921, 921, 921), 4.0)
+        ..row("baseline: glibc 2.36", 1023, (921, 921, 921), 4.0)
     };
     let trimmed = Row {
         step: Some("call malloc_trim(0) every 10 s: ctypes.CDLL(None).malloc_trim(0)".into()),

@@ -63,7 +63,7 @@ fn json_has_the_figures_and_null_for_what_failed() {
     assert!(named("tcmalloc")["failure"].is_string());
     assert_eq!(
         named("arena_max=1")["rest_bytes"],
-        named("now: glibc 2.36")["rest_bytes"]
+        named("baseline: glibc 2.36")["rest_bytes"]
     );
     assert!(found["calibration"]["error"].as_f64().expect("a number") > 0.006);
     let gap: i64 = found["mechanisms"]
@@ -101,7 +101,7 @@ fn what_could_not_be_played_is_said() {
     report.trace.left_out = 904;
     let shown = text(&report, false);
     let words: Vec<_> = shown.split_whitespace().collect();
-    let said = "not whole: 904 events were left out, of more than 4096 processes or 65.5k threads";
+    let said = "not whole: 904 events were left out: more than 4096 processes or 65.5k threads";
     assert!(words.join(" ").contains(said), "{shown}");
     assert_eq!(document(&report)["trace"]["events_left_out"], 904);
 }
@@ -113,5 +113,5 @@ fn without_trust_the_table_stays_and_nothing_is_to_be_copied() {
     let shown = text(&report, false);
     assert!(shown.contains("NOT CALIBRATED"), "{shown}");
     assert!(shown.contains("jemalloc  "), "{shown}");
-    assert!(!shown.contains("To have"), "{shown}");
+    assert!(!shown.contains("To use"), "{shown}");
 }

@@ -96,7 +96,7 @@ fn heading(text: &mut Text, report: &Report) {
     let trace = &report.trace;
     let known = [&trace.python, &trace.malloc];
     let known: Vec<&str> = known.iter().filter_map(|one| one.as_deref()).collect();
-    let command = trace.command.as_deref().unwrap_or("a program unknown");
+    let command = trace.command.as_deref().unwrap_or("unknown program");
     text.styled(Look::Bold, command);
     let format = trace.format.as_deref();
     let mut facts =
@@ -112,10 +112,10 @@ fn heading(text: &mut Text, report: &Report) {
         facts.push(format!("{} processes", trace.processes));
     }
     facts.extend(trace.cpus.map(|cpus| many(cpus, "CPU", "CPUs")));
-    facts.push(format!("{} live at most", bytes(trace.peak_live_bytes)));
+    facts.push(format!("at most {} live", bytes(trace.peak_live_bytes)));
     text.paragraph("  ", &facts.join(", "));
     if !trace.lacks.is_empty() {
-        let words = format!("the format does not tell {}", trace.lacks.join(", "));
+        let words = format!("the format does not record {}", trace.lacks.join(", "));
         text.wrapped(Look::Bold, "  ", &words);
     }
     if let Some(trouble) = &trace.trouble {
@@ -123,7 +123,7 @@ fn heading(text: &mut Text, report: &Report) {
     }
     if trace.left_out > 0 {
         let left_out = format!(
-            "not whole: {} events were left out, of more than {} processes or {} threads",
+            "not whole: {} events were left out: more than {} processes or {} threads",
             count(trace.left_out),
             count(MAX_PROCESSES.into()),
             count(MAX_THREADS.into())
@@ -131,20 +131,24 @@ fn heading(text: &mut Text, report: &Report) {
         text.wrapped(Look::Bad, "  ", &left_out);
     }
     for what in &trace.not_taken {
-        let words = format!("not taken from the recording: {what}");
+        let words = format!("in the recording, but not applied: {what}");
         text.wrapped(Look::Bold, "  ", &words);
     }
     for what in &report.not_confined {
-        text.wrapped(Look::Bold, "  ", &format!("not confined: {what}"));
+        text.wrapped(Look::Bold, "  ", &format!("not fully confined: {what}"));
     }
     calibration(text, report);
     if trace.last_look_ns < trace.duration_ns / 100 * LATE_PERCENT {
         let when = nanoseconds(trace.last_look_ns);
-        let words = format!("at rest is as of {when}, where the last checkpoint is");
+        let words = format!("\"final\" is the memory at {when}, the last checkpoint");
         text.wrapped(Look::Bold, "  ", &words);
     }
     if report.interrupted {
-        text.wrapped(Look::Bad, "  ", "interrupted: what was finished is shown");
+        text.wrapped(
+            Look::Bad,
+            "  ",
+            "interrupted: only finished candidates are shown",
+        );
     }
     text.blank();
 }
@@ -168,7 +172,7 @@ fn calibration(text: &mut Text, report: &Report) {
         };
         line.push_str(&format!(
             ": {}; {}; median error {:.1} % over {}",
-            one("rest", rest),
+            one("final", rest),
             one("peak", peak),
             found.median_error.unwrap_or(0.0) * 100.0,
             many(trace.checkpoints, "checkpoint", "checkpoints"),
@@ -207,7 +211,7 @@ fn table(text: &mut Text, report: &Report) {
         text.wrapped(
             Look::Faint,
             "",
-            &format!("same as now: {}", same.join(", ")),
+            &format!("same as baseline: {}", same.join(", ")),
         );
     }
     by_peak(text, report);
@@ -244,7 +248,7 @@ fn by_peak(text: &mut Text, report: &Report) {
         text.wrapped(
             Look::Plain,
             "",
-            &format!("least at peak: {}", first.join(", ")),
+            &format!("lowest peaks: {}", first.join(", ")),
         );
     }
 }
@@ -280,7 +284,7 @@ fn mechanisms(text: &mut Text, report: &Report) {
         Look::Bold,
         &format!(
             "{:>8} {:>8}  {}",
-            "at rest", "at peak", "MiB FROM GLIBC TO JEMALLOC"
+            "final", "peak", "MiB SAVED FROM GLIBC TO JEMALLOC, BY CAUSE"
         ),
     );
     for share in &report.mechanisms {
@@ -292,7 +296,7 @@ fn mechanisms(text: &mut Text, report: &Report) {
         ));
     }
     text.line(&format!(
-        "{:>8.1} {:>8.1}  in all",
+        "{:>8.1} {:>8.1}  total",
         rest as f64 / MIB,
         peak as f64 / MIB
     ));
@@ -306,9 +310,9 @@ fn remedies(text: &mut Text, report: &Report) {
         text.blank();
         let price = match &*row.price {
             "" => String::new(),
-            price => format!(" (its price: {price})"),
+            price => format!(" (cost: {price})"),
         };
-        text.wrapped(Look::Bold, "", &format!("To have {}{price}:", row.name));
+        text.wrapped(Look::Bold, "", &format!("To use {}{price}:", row.name));
         for (name, value) in &row.set {
             text.line(&format!("  {name}={value}"));
         }

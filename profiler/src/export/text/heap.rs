@@ -50,8 +50,8 @@ pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
         text.paragraph(
             "  ",
             &format!(
-                "{giving} would return {}; it would leave {} free on pages that hold something, {} \
-                 in caches and up to {} of tops",
+                "{giving} would return {}; it would leave {} free on pages with live blocks, {} \
+                 in caches and up to {} in arenas' tops",
                 sum(|arena| arena.trimmable_bytes),
                 sum(|arena| arena.pinned_free_bytes),
                 sum(|arena| arena.arena.cached_bytes),
@@ -77,7 +77,7 @@ pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
         text.paragraph(
             "  ",
             &format!(
-                "does not agree: {} is {} by the allocator's account, {} by the walk",
+                "mismatch: {} is {} by the allocator's own counters, {} by the walk",
                 check.name, check.expected, check.found
             ),
         );
@@ -103,7 +103,7 @@ pub(super) fn size_classes(text: &mut Text, report: &FragReport, heap: &HeapRepo
     ));
     let up_to = SizeClassRow::UP_TO;
     let titles = headings(&SizeClassRow::SHOWN, " ");
-    text.line(&format!("  {}{titles}  live of it", up_to.heading("")));
+    text.line(&format!("  {}{titles}  live share", up_to.heading("")));
     for row in rows {
         let figures = cells(&SizeClassRow::SHOWN, row, " ");
         let live = percent(row.live_bytes, row.live_bytes + row.free_bytes);
@@ -132,7 +132,7 @@ pub(super) fn occupancy(text: &mut Text, report: &FragReport, heap: &HeapReport)
         "  {:>12} {} {:>8}  {:<BAR$} {}",
         "live bytes",
         in_memory.heading(""),
-        "of them",
+        "share",
         "",
         in_swap.heading("")
     ));
@@ -175,7 +175,7 @@ fn huge_ranges(text: &mut Text, report: &FragReport, heap: &HeapReport) {
     let huge: u64 = rows().map(|row| row.huge_bytes).sum();
     if all > 0 {
         text.line(&format!(
-            "  of {} ranges of 2 MiB, {} are at most half live; {} lie in huge pages",
+            "  of {} ranges of 2 MiB, {} are at most half live; {} are in huge pages",
             count(all),
             count(half),
             bytes(huge)

@@ -121,7 +121,7 @@ fn target(text: &mut Text, report: &FragReport) {
         return;
     }
     let pss = report.kernel.pss_bytes;
-    let pss = pss.map_or_else(String::new, |pss| format!(", its share {}", bytes(pss)));
+    let pss = pss.map_or_else(String::new, |pss| format!(", PSS {}", bytes(pss)));
     text.line(&format!(
         "  RSS {} (peak {}{}), swap {}",
         bytes(report.kernel.rss_bytes),
@@ -153,7 +153,7 @@ fn ledger(text: &mut Text, report: &FragReport) {
     };
     text.title(&format!(
         "{:<20} {title} {share:>8}  {:<BAR$} {} {}",
-        "WHERE IT IS",
+        "WHERE MEMORY IS",
         "",
         shared.heading(""),
         swapped.heading("")
@@ -183,7 +183,7 @@ fn ledger(text: &mut Text, report: &FragReport) {
         text.paragraph(
             "  ",
             &format!(
-                "of anonymous memory: {} still shared with the parent {}, {} copied since the \
+                "of anonymous memory: {} still shared with parent {}, {} copied since the \
                  fork (or mapped anew by both), {} the parent does not have",
                 bytes(fork.shared_bytes),
                 fork.parent,
@@ -195,7 +195,7 @@ fn ledger(text: &mut Text, report: &FragReport) {
     let kernel = [
         (
             report.kernel.lazy_free_bytes,
-            "marked free (MADV_FREE), the kernel takes them when it needs memory",
+            "marked free (MADV_FREE): the kernel reclaims it when it needs memory",
         ),
         (report.kernel.anon_huge_bytes, "in transparent huge pages"),
         (report.kernel.ksm_bytes, "merged with equal pages by KSM"),
@@ -240,7 +240,7 @@ fn findings(text: &mut Text, report: &FragReport) {
             "  ",
             &format!(
                 "jemalloc: the same {} live blocks, packed into its size classes and full slabs, \
-                 fill {}; here they take {}. A lower bound, not a prediction.",
+                 fill {}; now they take {}. A lower bound, not a prediction.",
                 count(packing.blocks),
                 bytes(packing.packed_bytes),
                 bytes(packing.present_bytes)
@@ -256,7 +256,7 @@ fn activity(text: &mut Text, view: &View) {
     };
     text.title("ACTIVITY");
     text.line(&format!(
-        "  while armed: {} allocations/s ({}/s), {} frees/s",
+        "  while sampled: {} malloc/s ({}/s), {} free/s",
         count(activity.alloc_rate.round() as u64),
         bytes(activity.alloc_byte_rate as u64),
         count(activity.free_rate.round() as u64)
@@ -264,14 +264,14 @@ fn activity(text: &mut Text, view: &View) {
     if !activity.lifetimes.is_empty() {
         let at = |quantile| nanoseconds(activity.lifetimes.value_at_quantile(quantile));
         text.line(&format!(
-            "  lifetimes of blocks seen to die: median {}, 90th percentile {}, 99th {}",
+            "  lifetimes of freed blocks: median {}, 90th percentile {}, 99th {}",
             at(0.5),
             at(0.9),
             at(0.99)
         ));
     }
     text.line(&format!(
-        "  probes armed {} of {}, taking {:.1} % of one core",
+        "  sampled {} of {}; the probes take {:.1} % of one core",
         nanoseconds(activity.armed_ns),
         nanoseconds(activity.elapsed_ns),
         activity.cost.share * 100.0
@@ -281,25 +281,25 @@ fn activity(text: &mut Text, view: &View) {
 
 fn completeness(text: &mut Text, view: &View) {
     let seen = &view.report.completeness;
-    text.title("HOW SURE");
+    text.title("HOW RELIABLE");
     let stop = if seen.stopped {
-        format!("the target stood still for {}", nanoseconds(seen.stop_ns))
+        format!("the target was stopped for {}", nanoseconds(seen.stop_ns))
     } else {
-        "the target ran on: blocks may have changed hands meanwhile".into()
+        "the target was not stopped: blocks may have been allocated or freed meanwhile".into()
     };
     text.line(&format!(
         "  walked in {}; {stop}",
         nanoseconds(seen.walk_ns)
     ));
     text.line(&format!(
-        "  layout confidence {}, {} unreadable, {} events lost",
-        confidence(seen.layout_confidence),
+        "  {}, {} unreadable, {} events lost",
+        seen.layout_confidence.heap_state(),
         bytes(seen.unreadable_bytes),
         count(events_lost(view))
     ));
     if seen.threads_in_allocator > 0 {
         text.line(&format!(
-            "  {} threads stood inside the allocator: its state may be half written",
+            "  {} threads were stopped inside the allocator: its state may be half written",
             seen.threads_in_allocator
         ));
     }

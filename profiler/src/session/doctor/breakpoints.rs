@@ -21,8 +21,8 @@ pub(super) fn check(target: &Target) -> Check {
         return Check::ok(NAME, "none in its code");
     }
     let found = format!(
-        "{}: of a tool that probes it now, or left by one that was killed, which costs a trap at \
-         each pass",
+        "{}: set by a tool that probes it now, or left by one that was killed (each costs a trap \
+         whenever it is reached)",
         describe(&found)
     );
     let fix = format!("sudo fragscope doctor --pid {} --repair", target.pid());
@@ -68,7 +68,7 @@ pub(super) fn repair(target: &Target) -> Check {
 const RUNS: &str = "run as root, while the target runs and no debugger holds it";
 
 fn failed(why: &str) -> Check {
-    Check::bad(NAME, Grade::Limited, format!("not looked at: {why}"), RUNS)
+    Check::bad(NAME, Grade::Limited, format!("not checked: {why}"), RUNS)
 }
 
 /// How many there are in which file.

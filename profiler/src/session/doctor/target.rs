@@ -57,7 +57,7 @@ fn allocator(malloc: Option<&str>) -> Check {
         None => Check::bad(
             name,
             Grade::Limited,
-            "not known: residency, and the heaps that can be told without a name",
+            "not known: residency, and heaps that can be identified without symbols",
             "link the program dynamically to see all of it",
         ),
     }
@@ -104,6 +104,6 @@ fn python(target: &Target) -> Check {
             name,
             format!("CPython {} ({})", python.full_version, python.path),
         ),
-        None => Check::ok(name, "none: works all the same, without a pymalloc walk"),
+        None => Check::ok(name, "none: fragscope works, without a walk of pymalloc"),
     }
 }

@@ -110,15 +110,15 @@ struct Seen {
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum GivenUp {
     /// A program closed the ring.
-    #[error("fragscope stood still for 2 s while a program waited, or a program closed the ring")]
+    #[error("fragscope did not run for 2 s while a program waited, or a program closed the ring")]
     Closed,
     /// Programs damage the ring.
     #[error("the recorded programs damaged the shared ring")]
     Damaged,
     /// Programs claim events and do not write them.
     #[error(
-        "threads that began to write an event and did not finish it (suspended, or a program that \
-         forges) held up the others for 10 s in all"
+        "threads that began to write an event and did not finish it (suspended, or in a program \
+         that damages the ring) held up the others for 10 s in all"
     )]
     Unfinished,
 }
@@ -314,8 +314,8 @@ impl Preloaded {
             if self.known.len() >= MOST_LOOKED_AT {
                 if !std::mem::replace(&mut self.is_crowded, true) {
                     self.recording.say(&format!(
-                        "{MOST_LOOKED_AT} processes are looked at for checkpoints, and no more: \
-                         the others are recorded without"
+                        "checkpoints are taken of {MOST_LOOKED_AT} processes at most: the others are \
+                         recorded without"
                     ));
                 }
                 return;
@@ -453,8 +453,7 @@ impl Preloaded {
         self.said = all;
         if said.damaged == 0 && all.damaged > 0 {
             self.recording.say(
-                "a recorded process writes what no recorder does: such events are left out and \
-                 count as lost",
+                "a recorded process writes invalid events: they are left out and count as lost",
             );
         }
         if said.beyond_limit == 0 && all.beyond_limit > 0 {
@@ -472,8 +471,8 @@ impl Preloaded {
         if !self.is_short_of_files && host::is_short_of_files() {
             self.is_short_of_files = true;
             self.recording.say(
-                "fragscope may hardly open another file (`ulimit -n`): processes are recorded \
-                 without checkpoints, or looked at while they run",
+                "fragscope can open hardly any more files (`ulimit -n`): processes are recorded \
+                 without checkpoints, or with checkpoints that do not stop them",
             );
         }
     }

@@ -151,7 +151,7 @@ impl Recording {
         })?;
         let a_piece = match events {
             0 => String::new(),
-            _ => format!(" ({:.1} bytes an event)", bytes as f64 / events as f64),
+            _ => format!(" ({:.1} bytes per event)", bytes as f64 / events as f64),
         };
         say::line(format_args!(
             "wrote {}: {} events, {}{a_piece}, {checkpoints} checkpoints, {lost} lost",
@@ -201,7 +201,7 @@ impl Progress {
             return;
         }
         let rate = (events - self.last_events) as f64 / since.as_secs_f64();
-        let resident = resident.map_or("not looked at yet".to_owned(), units::bytes);
+        let resident = resident.map_or("not measured yet".to_owned(), units::bytes);
         let line = format!(
             "{:>4} s  {} events ({}/s)  {}  malloc resident {resident}  lost {lost}{}",
             self.began.elapsed().as_secs(),

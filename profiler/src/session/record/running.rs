@@ -416,7 +416,7 @@ impl<O: Output> Running<O> {
             format!(", {part:.0} % of its processor time meanwhile")
         });
         self.recording.say(format!(
-            "the probes took {each:.0} ns of the target an event{of_its_time}; {left_out} frees of \
+            "the probes took {each:.0} ns of the target per event{of_its_time}; {left_out} frees of \
              blocks that were not known were left out"
         ));
         Ok(self.recording.finish()?)

@@ -13,11 +13,14 @@ use crate::tui::app::App;
 /// The screen's lines.
 pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     let Some(activity) = &view.activity else {
-        let mut lines = vec![Line::styled("No allocations are seen.", app.theme.title())];
+        let mut lines = vec![Line::styled(
+            "Allocations are not recorded.",
+            app.theme.title(),
+        )];
         for notice in &view.notices {
             lines.extend(wrapped(notice, width, app.theme.warn()));
         }
-        let hint = "`fragscope doctor` names what probing needs and the fix for what is missing. \
+        let hint = "`fragscope doctor` lists what probes need and how to fix what is missing. \
                     Walks and residency work without probes.";
         lines.extend(wrapped(hint, width, app.theme.quiet()));
         return lines;
@@ -35,7 +38,7 @@ fn rates(app: &App, activity: &Activity) -> Vec<Line<'static>> {
     let lifetimes = &activity.lifetimes;
     let at = |quantile: f64| nanoseconds(lifetimes.value_at_quantile(quantile));
     let lived = if lifetimes.is_empty() {
-        "none seen from allocation to free yet".to_owned()
+        "no block was both allocated and freed yet".to_owned()
     } else {
         format!(
             "p50 {}  p90 {}  p99 {}  longest {}",
@@ -50,14 +53,14 @@ fn rates(app: &App, activity: &Activity) -> Vec<Line<'static>> {
         Line::from(vec![
             title("rates"),
             Span::raw(format!(
-                "{} allocs/s  {} frees/s  {}/s",
+                "{} malloc/s  {} free/s  {}/s",
                 count(activity.alloc_rate as u64),
                 count(activity.free_rate as u64),
                 bytes(activity.alloc_byte_rate as u64)
             )),
         ]),
         Line::from(vec![
-            title("seen"),
+            title("recorded"),
             Span::raw(format!(
                 "{} allocs of {}, {} frees ({} of older blocks)",
                 count(activity.allocs),
@@ -66,19 +69,12 @@ fn rates(app: &App, activity: &Activity) -> Vec<Line<'static>> {
                 count(activity.frees_of_older)
             )),
         ]),
-        Line::from(vec![
-            title("armed"),
-            Span::raw(format!(
-                "{:.1} % of the time: counts stand for {:.1} times as many",
-                armed * 100.0,
-                if armed > 0.0 { 1.0 / armed } else { 0.0 }
-            )),
-        ]),
+        Line::from(vec![title("sampled"), Span::raw(sampled(armed))]),
         Line::from(vec![title("lifetimes"), Span::raw(lived)]),
         Line::from(vec![
             title("cost"),
             Span::raw(format!(
-                "{:.1} % of one core now; {} hits of {}",
+                "{:.1} % of one core now; {} probe hits, {} each",
                 activity.cost.share * 100.0,
                 count(activity.cost.hits),
                 nanoseconds(activity.cost.ns_per_hit as u64)
@@ -97,6 +93,17 @@ fn rates(app: &App, activity: &Activity) -> Vec<Line<'static>> {
             ),
         ]),
     ]
+}
+
+/// The share of the time in which calls were recorded, and what that makes of the counts.
+fn sampled(share: f64) -> String {
+    let text = format!("{:.1} % of the time", share * 100.0);
+    // From here on the factor shows as more than 1.0.
+    if share > 0.0 && share < 0.95 {
+        format!("{text}: for totals, multiply counts by {:.1}", 1.0 / share)
+    } else {
+        text
+    }
 }
 
 /// How many probes work.
@@ -140,7 +147,7 @@ fn probes(app: &App, activity: &Activity, width: u16) -> Vec<Line<'static>> {
     }
     if let Some(probe) = activity.probes.first() {
         let text = format!(
-            "served by {}; silent: attached, no call seen yet",
+            "probed object: {}; silent: attached, no call recorded yet",
             probe.object
         );
         lines.extend(wrapped(&text, width, app.theme.quiet()));

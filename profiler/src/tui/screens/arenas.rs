@@ -6,7 +6,7 @@ use profiler_core::units::{bytes, count};
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
 
-use super::{confidence, wrapped};
+use super::wrapped;
 use crate::tui::app::App;
 
 /// The screen's lines.
@@ -19,9 +19,9 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
                 format!("{} {}", heap.allocator.name(), heap.version),
                 theme.title(),
             ),
-            Span::raw("  layout "),
+            Span::raw("  "),
             Span::styled(
-                confidence(heap.confidence),
+                heap.confidence.heap_state(),
                 theme.confidence(heap.confidence),
             ),
             Span::raw(format!(
@@ -40,20 +40,20 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         }
         let (hold, broken): (Vec<_>, Vec<_>) = heap.checks.iter().partition(|c| c.holds());
         lines.push(Line::raw(format!(
-            "{} of {} checks against the allocator's own account hold",
+            "{} of {} checks against the allocator's own counters hold",
             hold.len(),
             heap.checks.len()
         )));
         for check in broken {
             let text = format!(
-                "  {}: {} by its account, {} by the walk",
+                "  {}: {} by its counters, {} by the walk",
                 check.name, check.expected, check.found
             );
             lines.push(Line::styled(text, theme.bad()));
         }
         if !heap.settings.is_empty() {
             let settings: Vec<_> = heap.settings.iter().map(Setting::shown).collect();
-            let text = format!("settings in force: {}", settings.join("  "));
+            let text = format!("settings in effect: {}", settings.join("  "));
             lines.extend(wrapped(&text, width, theme.quiet()));
         }
         for asked in &heap.asked {

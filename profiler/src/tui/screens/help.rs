@@ -24,13 +24,13 @@ const KEYS: [(&str, &str); 5] = [
 ];
 
 const HELP: (&str, &str) = ("?, h, F1", "this help; Esc leaves it");
-const INTERRUPT: (&str, &str) = ("Ctrl-C", "quit likewise, with exit code 130");
+const INTERRUPT: (&str, &str) = ("Ctrl-C", "quit as q does, but with exit code 130");
 
 /// Those of a live one.
 const LIVE_KEYS: [(&str, &str); 6] = [
-    ("p, space", "pause: no more walks; rates and RSS go on"),
-    ("w", "walk now, whatever the schedule"),
-    ("e", "export: the -o files, or JSON, CSV and hlog here"),
+    ("p, space", "pause or resume walks; rates and RSS continue"),
+    ("w", "walk now, without waiting for the next planned walk"),
+    ("e", "export: the -o files, else JSON, CSV and hlog here"),
     HELP,
     ("q, F10", "quit; the -o files are written"),
     INTERRUPT,
@@ -38,11 +38,11 @@ const LIVE_KEYS: [(&str, &str); 6] = [
 
 /// Those of a saved one.
 const SAVED_KEYS: [(&str, &str); 7] = [
-    ("[ ]", "the walk before, the walk after"),
-    ("{ }", "the first walk, the last"),
+    ("[ ]", "previous walk, next walk"),
+    ("{ }", "first walk, last walk"),
     (
         "← → Home End",
-        "the same, but on Pages and here, where they move over what is shown",
+        "the same; on Pages they move over the map, and in this help they scroll",
     ),
     ("e", "export this walk: JSON, CSV and hlog here"),
     HELP,
@@ -52,43 +52,44 @@ const SAVED_KEYS: [(&str, &str); 7] = [
 
 const WORDS: [(&str, &str); 9] = [
     (
-        "sample",
-        "one walk of the heap with the residency of the same moment; its age is in the header",
+        "walked",
+        "how long ago the heap was walked; the walk and the page residency shown are of that moment",
     ),
     (
         "stopped",
-        "how long all threads of the target stood still for the last sample",
+        "how long all threads of the target were stopped for that walk",
     ),
     (
-        "layout",
-        "how sure it is that the allocator was read right: high when the walk equals the \
-         allocator's own account",
+        "heap verified",
+        "the walk equals the allocator's own counters in every check; partly verified: in part of \
+         them; not verified: a check failed or none was possible",
     ),
     (
         "unreadable",
-        "bytes of the heap that are in swap, or went away while reading",
+        "bytes of the heap that are in swap, or were unmapped while they were read",
     ),
     (
-        "lost",
+        "events lost",
         "allocation events that the ring buffer had no room for",
     ),
     (
-        "probes",
-        "share of one core's time that the traps took over the last interval, and the share \
-         allowed (--budget, less what stops may take)",
+        "probe cost",
+        "share of one core's time that the probes took over the last interval, and the most they \
+         may take (four fifths of --budget; stops have the rest)",
     ),
     (
         "live",
-        "blocks in the program's hands; what it asked for within them is not known to a walk",
+        "blocks that the program allocated and did not free, at their usable size: a walk does not \
+         know the size that was asked for",
     ),
     (
         "lifetimes",
         "from allocation to free, of blocks that were allocated and freed while the probes were \
-         armed; longer ones cannot be seen",
+         active; longer ones are not known",
     ),
     (
         "firing, silent, failed",
-        "a probe that was hit, that no call has hit yet, that is not there",
+        "a probe that was hit, one that was not hit yet, one that could not be attached",
     ),
 ];
 

@@ -142,7 +142,7 @@ fn ledger(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
 
 fn metrics(app: &App, view: &View) -> Vec<Line<'static>> {
     let mut lines = vec![Line::styled(
-        "  metrics (6 explains them)",
+        "  metrics (6 explains each)",
         app.theme.title(),
     )];
     lines.extend(

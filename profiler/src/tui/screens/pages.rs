@@ -39,7 +39,7 @@ pub(in crate::tui) fn map_area(area: Rect) -> Rect {
 /// Draws the screen.
 pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect) {
     if view.report.map.is_empty() {
-        let text = "No heap was walked, so no page's content is known: see Why for the reason.";
+        let text = "No heap was walked, so the content of pages is unknown: Why has the reason.";
         frame.render_widget(Paragraph::new(text), area);
         return;
     }
@@ -53,7 +53,7 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
 fn heading(app: &App, shown: &Shown<'_>) -> Vec<Line<'static>> {
     let size = bytes(shown.pages_a_cell * PAGE_SIZE);
     let end = shown.before + shown.cells.len() as u64;
-    let mut first = format!("map: {size} a cell");
+    let mut first = format!("map: {size} per cell");
     if end - shown.before < shown.total {
         first += &format!(", {}-{end} of {}", shown.before + 1, shown.total);
     }

@@ -91,7 +91,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         ])
     }));
     if lines.len() == 1 {
-        lines.push(Line::raw("No heap was walked: see Why for the reason."));
+        lines.push(Line::raw("No heap was walked: Why has the reason."));
     }
     lines
 }

@@ -119,8 +119,8 @@ fn drawing(theme: Theme, report: &FragReport, packing: &Packing, width: u16) -> 
         lines.push(Line::from(spans));
     }
     let note = format!(
-        "A cell is {}. On the right, the same live blocks packed into jemalloc's size classes and slabs: a lower bound, not a prediction; half-full slabs, caches, \
-         metadata and pages not yet purged come on top.",
+        "Each cell is {}. On the right: the same live blocks packed into jemalloc's size classes and slabs: a lower bound, not a prediction; half-full slabs, caches, \
+         metadata and pages not yet purged add to it.",
         bytes(cell)
     );
     lines.extend(wrapped(&note, width, theme.quiet()));

@@ -128,8 +128,8 @@ fn report(map_pages: usize) -> FragReport {
             }],
         }),
         findings: findings(),
-        verdict: "142.0 MiB: free memory is pinned by live blocks; jemalloc saves 171.0 MiB at \
-                  most."
+        verdict: "142.0 MiB: free memory is pinned by live blocks; jemalloc would save \
+                  at most 171.0 MiB."
             .into(),
         explanation: "Of 512.0 MiB resident, 372.0 MiB are malloc's heap, and 181.0 MiB of those \
                       are live. Most of the rest is free memory on pages that a live block keeps \
@@ -146,7 +146,8 @@ fn report(map_pages: usize) -> FragReport {
             layout_confidence: Confidence::Medium,
             defects: vec![Defect {
                 addr: Some(RemoteAddr::new(0x5555_5577_1230)),
-                what: "the chunk at 0x555555771230 has size 7, which is no multiple of 16".into(),
+                what: "the chunk at 0x555555771230 has size 7, which is not a multiple of 16"
+                    .into(),
                 bytes: 36 * KIB,
             }],
         },

@@ -131,11 +131,11 @@ fn what_the_numbers_rest_on_is_on_every_screen() {
             "96.0 MiB",
             "PAUSED",
             "41.3 ms",
-            "lost 1234",
+            "1234 events lost",
             "36.0 KiB",
-            "medium",
+            "partly verified",
             "4.7 %",
-            "5.0 %",
+            "max 5 %",
         ];
         for wanted in wanted {
             let head: String = found.lines().take(3).collect();

@@ -94,7 +94,7 @@ fn a_saved_session_is_neither_walked_nor_paused_and_live_ones_have_no_walks_to_s
     let mut app = saved(80, 24);
     for key in ['p', ' ', 'w'] {
         assert_eq!(press(&mut app, KeyCode::Char(key)), None);
-        assert!(shown(&app).contains("nothing is walked any more"));
+        assert!(shown(&app).contains("it cannot be walked again"));
         assert!(!app.paused);
     }
     assert_eq!(press(&mut app, KeyCode::Char('e')), Some(Effect::Export));
