@@ -87,13 +87,10 @@ impl Armed {
     /// Attaches all probes that have not failed; false when one more has.
     fn attach_all(&mut self, hits: &[u64]) -> Result<bool, ProbeError> {
         let traps = self.traps.clone();
-        let mut groups = traps.groups(self.loaded.is_multi());
-        for group in &mut groups {
-            group.retain(|index| self.failed[traps.placed[*index].probe].is_none());
-        }
+        let mut groups = self.groups();
         // The busiest last: they cost from the moment that they are attached.
         groups.sort_by_key(|group| group.iter().map(|index| hits[*index]).sum::<u64>());
-        for group in groups.iter().filter(|group| !group.is_empty()) {
+        for group in &groups {
             match traps.attach(group, &mut self.loaded) {
                 Ok(link) => self.links.push(link),
                 Err(error) => {
@@ -106,6 +103,16 @@ impl Armed {
             }
         }
         Ok(true)
+    }
+
+    /// The traps that one link each can hold, without those of probes that have failed. None is empty.
+    fn groups(&self) -> Vec<Vec<usize>> {
+        let mut groups = self.traps.groups(self.loaded.is_multi());
+        for group in &mut groups {
+            group.retain(|index| self.failed[self.traps.placed[*index].probe].is_none());
+        }
+        groups.retain(|group| !group.is_empty());
+        groups
     }
 
     /// Notes which probes are why a group cannot be attached: those that fail alone, or all.
@@ -187,7 +194,7 @@ impl Armed {
     /// Sets all probes and removes them again, which removes what was left of others at their sites.
     fn set_and_remove(&mut self) -> Result<(), ProbeError> {
         let traps = self.traps.clone();
-        for group in traps.groups(self.loaded.is_multi()) {
+        for group in self.groups() {
             let set = traps.attach(&group, &mut self.loaded);
             // One that could not be set before cannot be now.
             self.links.extend(set);

@@ -182,11 +182,11 @@ fn what_is_no_core_is_refused_with_what_to_do() {
         bytes
     };
     let cases = [
-        (write("empty", b""), 1, "no core file"),
+        (write("empty", b""), 1, "not a core file"),
         (
             write("text", b"core dumped, sorry about that"),
             1,
-            "no core file",
+            "not a core file",
         ),
         (
             write("zstd", &[0x28, 0xb5, 0x2f, 0xfd, 0, 0, 0, 0]),

@@ -34,8 +34,9 @@ impl<'m> Memory<'m> {
     /// So many bytes more.
     ///
     /// # Errors
-    /// When that is too much.
+    /// When that is too much, or a signal came.
     pub(super) fn add(&self, bytes: u64) -> io::Result<()> {
+        self.meter.check()?;
         self.held.set(self.held.get().saturating_add(bytes));
         self.meter.hold(Holder::Reader, self.held.get())
     }

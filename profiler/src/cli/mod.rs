@@ -6,6 +6,7 @@ mod exit;
 mod failure;
 mod print;
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,6 +114,15 @@ fn not_whole(what: &str, why: &str) -> Exit {
     Exit::NotWhole
 }
 
+/// What printing came to: a reader that went away is no error, and what else is to be said of the command
+/// is said all the same.
+fn unless_closed(printed: io::Result<()>) -> io::Result<()> {
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
+}
+
 /// Whether candidates could not be played: any, if they were `chosen`, else all; each is named with the
 /// reason.
 fn failed_to_play(report: &Report, chosen: bool) -> bool {
@@ -157,19 +167,19 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
         Command::Demo(args) => session::demo(&args.options())?.into(),
         Command::Snapshot(args) => {
             let look = session::snapshot(&args.options())?;
-            print::snapshot(&look.view, args.json)?;
+            unless_closed(print::snapshot(&look.view, args.json))?;
             look.saved.map_err(SessionError::from)?;
             whole_core(look.missing_bytes)
         }
         Command::Explain(args) => match args.options() {
             Ok(saved) => {
                 let saved = session::saved::load(&saved)?;
-                print::explanation(&saved.view)?;
+                unless_closed(print::explanation(&saved.view))?;
                 whole_session(saved.trouble)
             }
             Err(look) => {
                 let look = session::snapshot(&look)?;
-                print::explanation(&look.view)?;
+                unless_closed(print::explanation(&look.view))?;
                 look.saved.map_err(SessionError::from)?;
                 whole_core(look.missing_bytes)
             }
@@ -195,7 +205,7 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
         },
         Command::Replay(args) => {
             let report = session::replay::run(&args.options(), args.output.as_ref())?;
-            print::replay(&report, args.json)?;
+            unless_closed(print::replay(&report, args.json))?;
             match &report.trace.trouble {
                 _ if report.interrupted => Exit::Interrupted,
                 _ if failed_to_play(&report, args.chooses()) => Exit::Error,

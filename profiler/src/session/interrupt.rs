@@ -31,17 +31,28 @@ pub(super) fn flag() -> io::Result<Arc<AtomicBool>> {
     };
     let interrupted = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&interrupted);
-    thread::spawn(move || {
-        let name = runtime.block_on(signals.next());
+    let wait = async move {
+        let first = signals.next().await;
         set.store(true, Ordering::Relaxed);
         // The flag is looked at by all that works; but what it came to may be printed on a terminal
-        // that was stopped, or into a pipe that nobody reads.
-        while !say::is_stuck() {
-            thread::sleep(LOOK);
-        }
-        let signal = Signal::from_str(name).map_or(SIGTERM, |signal| signal as i32);
+        // that was stopped, or into a pipe that nobody reads. And who asks twice will not wait.
+        let last = tokio::select! {
+            again = signals.next() => again,
+            () = stuck() => first,
+        };
+        let signal = Signal::from_str(last).map_or(SIGTERM, |signal| signal as i32);
         // It ends this process, where it can be ended at all.
         let _ = emulate_default_handler(signal);
-    });
+    };
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || runtime.block_on(wait))?;
     Ok(interrupted)
+}
+
+/// Comes when what is printed is not taken in.
+async fn stuck() {
+    while !say::is_stuck() {
+        tokio::time::sleep(LOOK).await;
+    }
 }
