@@ -10,7 +10,7 @@ mod lines;
 mod names;
 pub mod replay;
 #[cfg(test)]
-mod sample_view;
+pub(crate) mod sample_view;
 mod text;
 
 use std::path::{Path, PathBuf};

@@ -106,7 +106,7 @@ fn sample() -> Sample {
 }
 
 /// The view without probes, history or defects.
-pub(super) fn passive() -> View {
+pub(crate) fn passive() -> View {
     View {
         report: Arc::new(FragReport::from_sample(&sample())),
         activity: None,

@@ -131,7 +131,8 @@ pub(crate) struct Drawn {
 /// reading, and that must not keep the session from ending.
 pub(crate) struct Lines {
     views: SyncSender<View>,
-    written: Receiver<io::Result<()>>,
+    /// Gives how the writer ended; `None` once it has.
+    written: Option<Receiver<io::Result<()>>>,
     /// Lines left out since the last one because nobody read.
     left_out: u64,
 }
@@ -161,7 +162,7 @@ impl Lines {
             })?;
         Ok(Self {
             views,
-            written,
+            written: Some(written),
             left_out: 0,
         })
     }
@@ -178,14 +179,21 @@ impl Lines {
             Ok(()) => self.left_out = 0,
             Err(TrySendError::Full(_)) => self.left_out += 1,
             // The writer has ended, which it does on errors only.
-            Err(TrySendError::Disconnected(_)) => self.written.recv().unwrap_or_else(panicked)?,
+            Err(TrySendError::Disconnected(_)) => {
+                if let Some(written) = self.written.take() {
+                    written.recv().unwrap_or_else(panicked)?;
+                }
+            }
         }
         Ok(())
     }
 
     fn close(self, patience: Duration) -> io::Result<()> {
         drop(self.views);
-        match self.written.recv_timeout(patience) {
+        let Some(written) = self.written else {
+            return Ok(());
+        };
+        match written.recv_timeout(patience) {
             Ok(written) => written,
             // Nobody reads: what waits is lost, and the session ends all the same.
             Err(RecvTimeoutError::Timeout) => Ok(()),
@@ -246,9 +254,28 @@ mod tests {
         let (_, written) = mpsc::channel();
         Lines {
             views,
-            written,
+            written: Some(written),
             left_out: 0,
         }
+    }
+
+    /// A session shows a view, learns that the reader has gone, and ends: that is no other error.
+    #[test]
+    fn how_the_writer_ended_is_said_once() {
+        let (views, _) = sync_channel(WAITING_LINES);
+        let (outcome, written) = mpsc::channel();
+        let closed = io::Error::from(io::ErrorKind::BrokenPipe);
+        outcome.send(Err(closed)).expect("it is listened to");
+        drop(outcome);
+        let mut lines = Lines {
+            views,
+            written: Some(written),
+            left_out: 0,
+        };
+        let view = crate::export::sample_view::passive();
+        let shown = lines.show(view).expect_err("the reader has gone");
+        assert_eq!(shown.kind(), io::ErrorKind::BrokenPipe);
+        lines.close(LAST_LINES).expect("it was said");
     }
 
     #[test]

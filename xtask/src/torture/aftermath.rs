@@ -195,7 +195,7 @@ fn whole_json(path: &Path) -> Result<()> {
 /// Whether it reported that it ended before there was anything to save.
 fn says_there_is_nothing(errors: &str) -> bool {
     let words = [
-        "ended before the first look",
+        "ended before the first walk",
         "ended before the recording began",
         "nothing was played",
     ];

@@ -180,7 +180,8 @@ fn end(stage: &Stage, round: &mut Round, running: &mut Running, signal: Signal) 
         round.fault("it ends late", format!("{took:.1?} after {signal}"));
     }
     let by_default = status.signal() == Some(signal as i32);
-    if by_default && !caught {
+    // With its last words before a terminal that takes nothing in, it is ended by the signal after all.
+    if by_default && (!caught || !running.is_heard()) {
         return Ok(How::Killed);
     }
     let mut codes = vec![130];
