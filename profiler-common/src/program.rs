@@ -57,8 +57,16 @@ pub struct Op {
     pub align: u8,
     /// Whether it was calloc.
     pub zeroed: u8,
-    /// 1 when it gives the C library's own heap the shape that it had when the recording began.
-    pub shapes: u8,
+    /// Which allocators it is for: one of [`only`], or 0 for all.
+    pub only: u8,
+}
+
+/// Which allocators an operation is for, when it is not for all.
+pub mod only {
+    /// The C library's own: it gives its heap a shape.
+    pub const C_LIBRARY: u8 = 1;
+    /// All others.
+    pub const OTHERS: u8 = 2;
 }
 
 /// What operations do.
@@ -69,8 +77,8 @@ pub mod code {
     pub const FREE: u8 = 2;
     /// Reallocate `slot` to `value` bytes.
     pub const REALLOC: u8 = 3;
-    /// Of the next block `value` bytes are touched; [`super::UNKNOWN`] when that is not known.
-    /// Precedes large blocks only.
+    /// Of the next block `value` bytes are touched; [`super::UNKNOWN`] when that is not known, which
+    /// matters for large blocks only.
     pub const TOUCH: u8 = 4;
     /// The time is `value` nanoseconds since the recording began.
     pub const CLOCK: u8 = 5;
@@ -121,8 +129,8 @@ pub struct Control {
     pub faults: AtomicU64,
     /// Counts up when a forked or started process is ready.
     pub ready: AtomicU32,
-    /// Not 0 when the allocator is not the C library's own: operations that shape its heap are
-    /// passed over.
+    /// Not 0 when the allocator is not the C library's own: decides about operations with
+    /// [`Op::only`].
     pub other: u32,
     /// Not 0 when the program starts others or becomes one; else the player gives up executing.
     pub executes: u32,

@@ -22,5 +22,6 @@ pub mod play;
 pub mod recorded;
 pub mod replay;
 pub mod report;
+pub mod seed;
 pub mod shadow;
 pub mod verdict;

@@ -6,7 +6,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use profiler_common::program::{
-    AT_CHECKPOINT, AT_END, Control, LARGE_BYTES, Op, UNKNOWN, code, failure,
+    AT_CHECKPOINT, AT_END, Control, LARGE_BYTES, Op, UNKNOWN, code, failure, only,
 };
 
 use crate::process::{account, ask, fail};
@@ -33,7 +33,9 @@ pub(crate) fn play(me: u32) {
         if at.is_multiple_of(TELL_EVERY) {
             control.played.store(at, Ordering::Relaxed);
         }
-        if op.shapes != 0 && control.other != 0 {
+        if op.only == only::C_LIBRARY && control.other != 0
+            || op.only == only::OTHERS && control.other == 0
+        {
             continue;
         }
         match op.code {
@@ -155,11 +157,9 @@ fn allocate(op: &Op) -> *mut c_void {
 
 /// Writes to the pages of a block that the program wrote to.
 fn touch_block(control: &Control, block: *mut c_void, size: u64, known: u64) {
-    let bytes = if size < LARGE_BYTES {
-        size
-    } else if known != UNKNOWN {
+    let bytes = if known != UNKNOWN {
         known.min(size)
-    } else if control.least != 0 {
+    } else if size >= LARGE_BYTES && control.least != 0 {
         0
     } else {
         size

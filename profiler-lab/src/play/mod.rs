@@ -23,7 +23,7 @@ use profiler_target::{OpenError, Target};
 pub use self::child::end_all as end_players;
 use self::child::{Child, Heard};
 use self::kernel_calls::Calls;
-pub use self::program::{CompileError, Growing, Program};
+pub use self::program::{CompileError, Growing, OperationsSink, Program};
 
 /// Time without progress after which a player is taken to hang, unless the setup says another.
 const HANGS_AFTER: Duration = Duration::from_secs(20);

@@ -11,7 +11,9 @@ use std::sync::{Arc, RwLock};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
-use profiler_common::program::{Control, OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES};
+use profiler_common::program::{
+    Control, OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES, code,
+};
 use profiler_core::addr::PAGE_SIZE;
 use profiler_trace::compile::{Compiler, Sink, Stop, Summary};
 use profiler_trace::limits::{Holder, Meter, Stopped};
@@ -89,6 +91,35 @@ impl Program {
         let mut growing = Growing::new(trace.description().clone(), Meter::default())?;
         let trouble = pass_on(&mut trace, |item| growing.item(item))?;
         growing.finish(trouble)
+    }
+
+    /// A program of operations that are written at once, with one stop at its end. `write` gives what
+    /// they come to.
+    ///
+    /// # Errors
+    /// Those of `write`, or when there is no room for the program.
+    pub fn of_operations(
+        meter: Meter,
+        write: impl FnOnce(&mut OperationsSink) -> io::Result<Summary>,
+    ) -> io::Result<Arc<Self>> {
+        let mut growing = Growing::new(Description::default(), meter)?;
+        let mut summary = write(&mut OperationsSink(&mut growing.buffer))?;
+        (summary.processes, summary.events) = (1, growing.buffer.published);
+        growing.buffer.push(Op {
+            code: code::CHECKPOINT,
+            ..Op::default()
+        })?;
+        growing.close()?;
+        if let Ok(mut told) = growing.program.told.write() {
+            let stop = Stop {
+                checkpoint: Checkpoint::default(),
+                live_bytes: 0,
+                events: summary.events,
+            };
+            told.stops.push(stop);
+            told.summary = summary;
+        }
+        Ok(growing.program)
     }
 
     /// What the trace says of the program that was recorded.
@@ -382,6 +413,25 @@ impl Buffer {
         let published = offset_of!(ProgramHeader, published) as u64;
         self.file
             .write_all_at(&self.published.to_ne_bytes(), published)
+    }
+}
+
+/// Where the operations of [`Program::of_operations`] go.
+#[derive(Debug)]
+pub struct OperationsSink<'a>(&'a mut Buffer);
+
+impl Sink for OperationsSink<'_> {
+    fn push(&mut self, op: Op) -> io::Result<u64> {
+        let number = self.0.push(op)?;
+        if self.0.ops.len() >= BUFFERED {
+            self.0.check_room()?;
+            self.0.publish()?;
+        }
+        Ok(number)
+    }
+
+    fn patch(&mut self, number: u64, op: Op) -> io::Result<()> {
+        self.0.patch(number, op)
     }
 }
 

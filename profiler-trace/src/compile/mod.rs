@@ -7,7 +7,7 @@ mod process;
 
 use std::io;
 
-use profiler_common::program::{LARGE_BYTES, MAX_PROCESSES, MAX_THREADS, Op, UNKNOWN, code};
+use profiler_common::program::{LARGE_BYTES, MAX_PROCESSES, MAX_THREADS, Op, UNKNOWN, code, only};
 
 use self::process::Process;
 use crate::trace::{By, Checkpoint, Event, EventKind, Item, SeedBlock};
@@ -205,7 +205,7 @@ impl Compiler {
             ..Op::default()
         };
         for op in [touch(0), alloc, free(slot)] {
-            sink.push(Op { shapes: 1, ..op })?;
+            sink.push(Op { only: only::C_LIBRARY, ..op })?;
         }
         self.processes[0].give_slot(slot);
         Ok(())
@@ -228,7 +228,7 @@ impl Compiler {
             ..Op::default()
         };
         if !block.live {
-            sink.push(Op { shapes: 1, ..alloc })?;
+            sink.push(Op { only: only::C_LIBRARY, ..alloc })?;
             self.seed_free.push((thread, slot));
             return Ok(());
         }
@@ -249,7 +249,7 @@ impl Compiler {
         for (thread, slot) in std::mem::take(&mut self.seed_free) {
             self.switch(thread, sink)?;
             sink.push(Op {
-                shapes: 1,
+                only: only::C_LIBRARY,
                 ..free(slot)
             })?;
             self.processes[0].give_slot(slot);
@@ -373,7 +373,7 @@ impl Compiler {
             code,
             align,
             zeroed: u8::from(by == By::Calloc),
-            shapes: 0,
+            only: 0,
         })?;
         table.insert(addr, slot, bytes, by == By::Calloc, touch);
         let before = moved.map_or(0, |block| block.bytes);

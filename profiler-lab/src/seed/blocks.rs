@@ -1,0 +1,134 @@
+//! What a walk says of the heap that serves malloc: its blocks and the gaps between them, arena by
+//! arena.
+
+use profiler_core::addr::AddrRange;
+use profiler_core::allocator::Allocator;
+use profiler_core::heap::{Extent, ExtentKind, HeapSnapshot};
+use profiler_core::residency::ResidencyMap;
+use profiler_core::sample::Sample;
+use profiler_core::span::SpanState;
+
+/// A glibc chunk's span begins at its size word, 8 bytes before the block; its last word belongs to
+/// the block that follows, unless that one is free (`malloc/malloc.c`, "usable size").
+pub(super) const GLIBC_HEADER: u64 = 8;
+
+/// The heap that serves malloc in a sample.
+#[derive(Copy, Clone, Debug)]
+pub struct SeedHeap<'a> {
+    pub(super) heap: &'a HeapSnapshot,
+    pub(super) residency: &'a ResidencyMap,
+}
+
+/// A stretch of an extent: a block that is live, or a gap in which nothing is.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Stretch {
+    /// Its addresses, headers included.
+    pub(super) range: AddrRange,
+    /// What it is.
+    pub(super) kind: StretchKind,
+}
+
+/// What a stretch is.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum StretchKind {
+    /// In the program's hands.
+    Live,
+    /// A freed block that a cache keeps: of this very size.
+    Cached,
+    /// Free: what was there before is not known.
+    Free,
+    /// The end of an arena.
+    Top,
+}
+
+impl<'a> SeedHeap<'a> {
+    /// The heap that serves malloc in a sample; `None` when none that does was walked.
+    pub fn of(sample: &'a Sample) -> Option<Self> {
+        let mut heaps = sample.heaps.iter();
+        let heap = heaps.find(|heap| heap.allocator != Allocator::Pymalloc)?;
+        Some(Self {
+            heap,
+            residency: &sample.residency,
+        })
+    }
+
+    /// Which allocator's it is.
+    pub fn allocator(&self) -> Allocator {
+        self.heap.allocator
+    }
+
+    /// A setting in force that is a number.
+    pub fn setting(&self, name: &str) -> Option<u64> {
+        let mut settings = self.heap.settings.iter();
+        let (_, value) = settings.find(|(own, _)| own == name)?;
+        value.parse().ok()
+    }
+
+    /// Arenas that have anything, at least one: each is one thread of the program.
+    pub fn arenas(&self) -> Vec<u32> {
+        let mut arenas: Vec<u32> = self.heap.extents.iter().map(|e| e.arena).collect();
+        arenas.push(0);
+        arenas.sort_unstable();
+        arenas.dedup();
+        arenas
+    }
+
+    /// Extents of one arena by address, but for blocks that have a mapping of their own.
+    pub(super) fn extents(&self, arena: u32) -> impl Iterator<Item = &'a Extent> {
+        let extents = self.heap.extents.iter();
+        extents.filter(move |e| e.arena == arena && e.kind != ExtentKind::LargeMapped)
+    }
+
+    /// Blocks with a mapping of their own: the bytes that were asked for at the most.
+    pub(super) fn large_mapped(&self) -> impl Iterator<Item = (AddrRange, u64)> {
+        let glibc = self.allocator() == Allocator::Glibc;
+        let extents = self.heap.extents.iter();
+        let large = extents.filter(|e| e.kind == ExtentKind::LargeMapped);
+        large.flat_map(move |extent| {
+            let live = extent.spans.iter(extent.range.start());
+            let live = live.filter(|span| span.state == SpanState::Live);
+            // Asked for again, it must not take one page more (`sysmalloc_mmap`).
+            let header = if glibc { 2 * GLIBC_HEADER } else { 0 };
+            live.map(move |span| (span.range, span.range.len().saturating_sub(header)))
+        })
+    }
+
+    /// Blocks and gaps of an extent, by address. Neighbouring free spans are one gap.
+    pub(super) fn stretches(&self, extent: &'a Extent) -> impl Iterator<Item = Stretch> + use<'a> {
+        let spans = extent.spans.iter(extent.range.start());
+        spans.filter_map(|span| {
+            let kind = match span.state {
+                SpanState::Live => StretchKind::Live,
+                SpanState::Cached => StretchKind::Cached,
+                SpanState::Free => StretchKind::Free,
+                SpanState::Top => StretchKind::Top,
+                SpanState::Metadata | SpanState::Retained | SpanState::Unknown => return None,
+            };
+            Some(Stretch {
+                range: span.range,
+                kind,
+            })
+        })
+    }
+
+    /// Bytes of the pages of a range that are resident or in swap.
+    pub(super) fn present(&self, range: AddrRange) -> u64 {
+        present(self.residency, range)
+    }
+}
+
+fn present(residency: &ResidencyMap, range: AddrRange) -> u64 {
+    let runs = residency.runs_in(range);
+    let present = runs.filter(|run| run.state.is_resident() || run.state.is_swapped());
+    present
+        .filter_map(|run| Some(run.range.intersect(&range)?.len()))
+        .sum()
+}
+
+/// What the heap that serves malloc takes: bytes of its extents that are resident or in swap. `None`
+/// when none that does was walked.
+pub fn measured_bytes(sample: &Sample) -> Option<u64> {
+    let heap = SeedHeap::of(sample)?;
+    let extents = heap.heap.extents.iter();
+    Some(extents.map(|extent| heap.present(extent.range)).sum())
+}

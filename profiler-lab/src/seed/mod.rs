@@ -1,0 +1,13 @@
+//! A heap that was walked, as a program: what a player allocates and frees to have such a heap.
+//!
+//! Survivors alone would be packed densely by any allocator. What the real history left between them
+//! is what allocators differ in; so each gap is filled with blocks that may once have been there, and
+//! these are freed again once everything is allocated. `docs/prediction.md` says what was tried.
+
+mod blocks;
+mod fill;
+mod write;
+
+pub use self::blocks::{SeedHeap, measured_bytes};
+pub use self::fill::{Fill, FreeOrder, Overlap};
+pub use self::write::{SeedOptions, Written, write};

@@ -1,0 +1,403 @@
+//! From a heap that was walked to operations.
+
+use std::io;
+
+use fastrand::Rng;
+use profiler_common::program::{Op, code, only};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::allocator::Allocator;
+use profiler_core::heap::Extent;
+use profiler_trace::compile::Sink;
+
+use super::blocks::{GLIBC_HEADER, SeedHeap, Stretch, StretchKind};
+use super::fill::{Fill, FreeOrder, LEAST, Neighbours, Overlap};
+
+/// How a heap becomes a program.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct SeedOptions {
+    /// What gaps are filled with.
+    pub fill: Fill,
+    /// In which order that is freed.
+    pub order: FreeOrder,
+    /// Whether the fill of several arenas is there at once.
+    pub overlap: Overlap,
+    /// From which random numbers begin.
+    pub random: u64,
+}
+
+/// What was written.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Written {
+    /// Threads of the program, the first included.
+    pub threads: u32,
+    /// Slots that it needs.
+    pub slots: u32,
+    /// Bytes that are live at its end, as asked for.
+    pub live_bytes: u64,
+    /// Bytes that were live before the fill was freed.
+    pub peak_bytes: u64,
+}
+
+/// The slot of blocks that are never freed: where the last of them is, nobody asks.
+const KEPT: u32 = 0;
+/// The slot of the blocks by which time passes.
+const PASSING: u32 = 1;
+/// The first slot of the fill.
+const FIRST: u32 = 2;
+/// Threads take turns after so many bytes of blocks: they had their blocks at the same time.
+const TURN_BYTES: u64 = 256 << 10;
+/// As long as this the program goes on after the fill was freed, in steps of a second: jemalloc and
+/// mimalloc have purged by then (`dirty_decay_ms` is 10 s, `muzzy_decay_ms` 0).
+const SETTLES_S: u64 = 25;
+/// So many blocks, too large for jemalloc's thread caches, are allocated and freed in a step: it looks
+/// at its clock once in a thousand (`ARENA_DECAY_NTICKS_PER_UPDATE`).
+const PASSING_BLOCKS: u32 = 1_100;
+/// jemalloc caches blocks of up to 32 KiB (`tcache_max`).
+const PASSING_BYTES: u64 = 40 << 10;
+
+/// Writes the program of a heap, at whose end the heap is as it was.
+///
+/// # Errors
+/// Those of the sink.
+pub fn write(
+    heap: &SeedHeap<'_>,
+    options: &SeedOptions,
+    sink: &mut impl Sink,
+) -> io::Result<Written> {
+    let threshold = heap.setting("mmap_threshold").unwrap_or(PIECE);
+    let threshold = threshold.clamp(PIECE, LARGEST_PIECE);
+    let mut writer = Writer {
+        heap,
+        options,
+        sink,
+        random: Rng::with_seed(options.random),
+        piece: threshold - 8192,
+        has_grown: threshold > PIECE,
+        written: Written {
+            threads: 1,
+            slots: FIRST,
+            ..Written::default()
+        },
+        thread: 0,
+    };
+    writer.write()?;
+    Ok(writer.written)
+}
+
+/// glibc's `DEFAULT_MMAP_THRESHOLD_MIN`: larger blocks have a mapping of their own at first.
+const PIECE: u64 = 128 << 10;
+/// Its `DEFAULT_MMAP_THRESHOLD_MAX`.
+const LARGEST_PIECE: u64 = 32 << 20;
+
+struct Writer<'a, S> {
+    heap: &'a SeedHeap<'a>,
+    options: &'a SeedOptions,
+    sink: &'a mut S,
+    random: Rng,
+    /// The largest block of a fill.
+    piece: u64,
+    /// Whether the threshold has grown: blocks as large as it were freed.
+    has_grown: bool,
+    written: Written,
+    /// The thread that has the turn.
+    thread: u32,
+}
+
+/// One arena on its way: a thread allocates what lies in it.
+struct Arena<'a> {
+    thread: u32,
+    extents: Vec<&'a Extent>,
+    stretches: Box<dyn Iterator<Item = Stretch> + 'a>,
+    neighbours: Neighbours,
+    /// Slots to be freed, of blocks whose size was known, and of others.
+    cached: Vec<u32>,
+    fill: Vec<u32>,
+}
+
+impl<'a, S: Sink> Writer<'a, S> {
+    fn write(&mut self) -> io::Result<()> {
+        self.mapped()?;
+        self.threshold()?;
+        let heap = *self.heap;
+        let mut arenas = Vec::new();
+        for (number, arena) in heap.arenas().into_iter().enumerate() {
+            let thread = number as u32;
+            if thread > 0 {
+                self.push(op(code::SPAWN, 0, thread))?;
+                self.written.threads += 1;
+            }
+            let mut extents: Vec<&Extent> = heap.extents(arena).collect();
+            extents.reverse();
+            arenas.push(Arena {
+                thread,
+                extents,
+                stretches: Box::new(std::iter::empty()),
+                neighbours: Neighbours::default(),
+                cached: Vec::new(),
+                fill: Vec::new(),
+            });
+        }
+        if self.options.overlap == Overlap::OneByOne {
+            for arena in &mut arenas {
+                while self.turn(arena)? {}
+                self.written.peak_bytes = self.written.peak_bytes.max(self.written.live_bytes);
+                self.free(std::slice::from_mut(arena))?;
+            }
+            return self.settle(arenas.len() as u32);
+        }
+        let mut going: Vec<&mut Arena<'_>> = arenas.iter_mut().collect();
+        while !going.is_empty() {
+            let mut left = Vec::new();
+            for arena in going {
+                if self.turn(arena)? {
+                    left.push(arena);
+                }
+            }
+            going = left;
+        }
+        self.written.peak_bytes = self.written.peak_bytes.max(self.written.live_bytes);
+        self.free(&mut arenas)?;
+        self.settle(arenas.len() as u32)
+    }
+
+    /// Blocks that have a mapping of their own, before the threshold rises above them.
+    fn mapped(&mut self) -> io::Result<()> {
+        let heap = *self.heap;
+        for (range, bytes) in heap.large_mapped() {
+            self.live(range, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Makes glibc's `mmap_threshold` what it is: it follows the largest block with a mapping of its
+    /// own that was freed (`free` in `malloc/malloc.c`).
+    fn threshold(&mut self) -> io::Result<()> {
+        let grows = self.heap.setting("no_dyn_threshold") == Some(0);
+        let threshold = self.heap.setting("mmap_threshold").filter(|_| grows);
+        let Some(bytes) = threshold.filter(|bytes| (PIECE + 1..=LARGEST_PIECE).contains(bytes))
+        else {
+            return Ok(());
+        };
+        for op in [
+            op(code::TOUCH, 0, 0),
+            op(code::ALLOC, bytes - 32, PASSING),
+            op(code::FREE, 0, PASSING),
+        ] {
+            self.push(Op {
+                only: only::C_LIBRARY,
+                ..op
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Lets a thread have its turn; whether it has more to do.
+    fn turn(&mut self, arena: &mut Arena<'a>) -> io::Result<bool> {
+        self.switch(arena.thread)?;
+        let mut done = 0;
+        while done < TURN_BYTES {
+            let Some(stretch) = arena.stretches.next() else {
+                let Some(extent) = arena.extents.pop() else {
+                    return Ok(false);
+                };
+                arena.stretches = Box::new(self.heap.stretches(extent));
+                continue;
+            };
+            done += stretch.range.len();
+            match stretch.kind {
+                StretchKind::Live => {
+                    arena.neighbours.note(stretch.range.len());
+                    let bytes = self.asked(stretch.range.len());
+                    self.live(stretch.range, bytes)?;
+                }
+                _ if self.options.fill == Fill::Dense => {}
+                StretchKind::Cached => {
+                    let slot = self.block(self.asked(stretch.range.len()), None)?;
+                    arena.cached.push(slot);
+                }
+                StretchKind::Free if self.heap.allocator() != Allocator::Glibc => {
+                    let slot = self.block(stretch.range.len(), None)?;
+                    arena.fill.push(slot);
+                }
+                StretchKind::Free | StretchKind::Top => self.gap(arena, &stretch)?,
+            }
+        }
+        Ok(true)
+    }
+
+    /// Fills a gap. What of it has no pages is not touched: it was given back, or never used.
+    fn gap(&mut self, arena: &mut Arena<'a>, stretch: &Stretch) -> io::Result<()> {
+        let range = stretch.range;
+        if range.len() < 2 * PAGE_SIZE {
+            return self.fill(arena, range.len());
+        }
+        let mut at = range.start();
+        let residency = self.heap.residency;
+        for run in residency.runs_in(range) {
+            if !run.state.is_resident() && !run.state.is_swapped() {
+                continue;
+            }
+            let Some(present) = run.range.intersect(&range) else {
+                continue;
+            };
+            // A chunk's size word is the second word of 16 bytes.
+            let from = aligned_like(range.start(), present.start()).max(at);
+            let to = aligned_like(range.start(), present.end()).min(range.end());
+            if to.get().saturating_sub(from.get()) < LEAST {
+                continue;
+            }
+            self.absent(arena, from.get() - at.get())?;
+            self.fill(arena, to.get() - from.get())?;
+            at = to;
+        }
+        match stretch.kind {
+            // The end of an arena that was never touched is no block.
+            StretchKind::Top => Ok(()),
+            _ => self.absent(arena, range.end().get() - at.get()),
+        }
+    }
+
+    /// Fills bytes that have pages.
+    fn fill(&mut self, arena: &mut Arena<'a>, bytes: u64) -> io::Result<()> {
+        let mut left = bytes;
+        let was_small = match self.options.fill {
+            Fill::Whole | Fill::Dense => false,
+            _ if self.has_grown && bytes >= self.piece => false,
+            Fill::Neighbours => true,
+            Fill::Exact => arena.neighbours.tile(bytes),
+        };
+        while left >= LEAST {
+            let room = if left > self.piece + LEAST { self.piece } else { left };
+            let size = match was_small {
+                true => arena.neighbours.draw(room, &mut self.random),
+                false => room,
+            };
+            let slot = self.block(self.asked(size), None)?;
+            arena.fill.push(slot);
+            left -= size;
+        }
+        Ok(())
+    }
+
+    /// Fills bytes that have no pages.
+    fn absent(&mut self, arena: &mut Arena<'a>, bytes: u64) -> io::Result<()> {
+        let mut left = bytes;
+        while left >= LEAST {
+            let size = if left > self.piece + LEAST { self.piece } else { left };
+            let slot = self.block(self.asked(size), Some(0))?;
+            arena.fill.push(slot);
+            left -= size;
+        }
+        Ok(())
+    }
+
+    /// What was asked for, of a block of so many bytes with its header.
+    fn asked(&self, bytes: u64) -> u64 {
+        match self.heap.allocator() {
+            // Requests of 16 bytes less have the same chunk. Most sizes are multiples of 8 or 16, and
+            // the largest of them is just above the size classes of others.
+            Allocator::Glibc => bytes.saturating_sub(2 * GLIBC_HEADER),
+            _ => bytes,
+        }
+    }
+
+    fn live(&mut self, range: AddrRange, bytes: u64) -> io::Result<()> {
+        let touched = (range.len() >= PAGE_SIZE).then(|| self.heap.present(range).min(bytes));
+        self.touch(touched.filter(|touched| *touched < bytes))?;
+        self.push(op(code::ALLOC, bytes, KEPT))?;
+        self.written.live_bytes += bytes;
+        Ok(())
+    }
+
+    /// A block that will be freed: its slot.
+    fn block(&mut self, bytes: u64, touched: Option<u64>) -> io::Result<u32> {
+        let slot = self.written.slots;
+        self.written.slots += 1;
+        self.touch(touched)?;
+        self.push(op(code::ALLOC, bytes, slot))?;
+        self.written.peak_bytes += bytes;
+        Ok(slot)
+    }
+
+    fn touch(&mut self, touched: Option<u64>) -> io::Result<()> {
+        match touched {
+            Some(bytes) => self.push(op(code::TOUCH, bytes, 0)),
+            None => Ok(()),
+        }
+    }
+
+    /// Frees the fill: blocks that are in caches first, which then are full.
+    fn free(&mut self, arenas: &mut [Arena<'_>]) -> io::Result<()> {
+        for arena in arenas.iter_mut() {
+            match self.options.order {
+                FreeOrder::Random => self.random.shuffle(&mut arena.fill),
+                FreeOrder::Address => {}
+                FreeOrder::Reverse => arena.fill.reverse(),
+            }
+        }
+        for arena in arenas.iter() {
+            self.switch(arena.thread)?;
+            for slot in &arena.cached {
+                self.push(op(code::FREE, 0, *slot))?;
+            }
+        }
+        for arena in arenas.iter() {
+            self.switch(arena.thread)?;
+            for slot in &arena.fill {
+                self.push(op(code::FREE, 0, *slot))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets time pass as in a program that goes on: allocators look at their clocks when they are
+    /// asked for something.
+    fn settle(&mut self, threads: u32) -> io::Result<()> {
+        for second in 1..=SETTLES_S {
+            self.push(op(code::CLOCK, second * 1_000_000_000, 0))?;
+            for thread in 0..threads {
+                self.switch(thread)?;
+                for _ in 0..PASSING_BLOCKS {
+                    for op in [
+                        op(code::TOUCH, 0, 0),
+                        op(code::ALLOC, PASSING_BYTES, PASSING),
+                        op(code::FREE, 0, PASSING),
+                    ] {
+                        self.push(Op {
+                            only: only::OTHERS,
+                            ..op
+                        })?;
+                    }
+                }
+            }
+        }
+        self.switch(0)
+    }
+
+    fn switch(&mut self, thread: u32) -> io::Result<()> {
+        if self.thread != thread {
+            self.thread = thread;
+            self.push(op(code::SWITCH, 0, thread))?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, op: Op) -> io::Result<()> {
+        self.sink.push(op).map(|_| ())
+    }
+}
+
+fn op(code: u8, value: u64, slot: u32) -> Op {
+    Op {
+        value,
+        slot,
+        code,
+        ..Op::default()
+    }
+}
+
+/// The first address from `addr` on that is a multiple of 16 bytes away from `base`.
+fn aligned_like(base: RemoteAddr, addr: RemoteAddr) -> RemoteAddr {
+    let off = addr.get().wrapping_sub(base.get()) % 16;
+    RemoteAddr::new(addr.get().saturating_add((16 - off) % 16))
+}
