@@ -1,7 +1,7 @@
 //! From a sample to its report: one sweep over the pages, then figures, then explanations.
 
 use crate::completeness::Defect;
-use crate::explain::{explanation, findings, packing, serving, verdict};
+use crate::explain::{packing, serving};
 use crate::heap::Allocator;
 use crate::metrics::{
     ArenaResidency, Figures, HeapMap, HugeRanges, Ledger, Occupancy, Pins, heaps, metrics, pages,
@@ -65,6 +65,7 @@ impl FragReport {
             map: map.finish(),
             metrics,
             packing: None,
+            predictions: None,
             findings: Vec::new(),
             verdict: String::new(),
             explanation: String::new(),
@@ -74,9 +75,7 @@ impl FragReport {
         if !is_jemalloc && report.malloc_not_walked().is_none() {
             report.packing = packing::pack(sample, figures.malloc_bytes());
         }
-        report.findings = findings(&report);
-        report.verdict = verdict(&report);
-        report.explanation = explanation(&report);
+        report.conclude();
         report
     }
 }

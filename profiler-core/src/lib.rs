@@ -26,6 +26,7 @@ pub mod mimalloc;
 pub mod musl;
 pub mod object;
 pub mod over_time;
+pub mod prediction;
 pub mod pymalloc;
 pub mod report;
 pub mod residency;

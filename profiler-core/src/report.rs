@@ -4,9 +4,11 @@
 use crate::addr::{AddrRange, PAGE_SIZE};
 use crate::completeness::{Completeness, Confidence};
 pub use crate::explain::{Remedy, Step};
+use crate::explain::{explanation, findings, verdict};
 use crate::fork::ForkSharing;
 use crate::heap::{Allocator, Arena, AskedSetting, CrossCheck};
 use crate::metrics::{Metric, MetricId};
+use crate::prediction::Predictions;
 use crate::residency::PageState;
 use crate::sample::{Host, KernelCount, Target};
 use crate::size_class::SizeClass;
@@ -347,6 +349,14 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
+    /// Those whose remedies are played.
+    pub const PREDICTED: [Self; 4] = [
+        Self::DynamicMmapThreshold,
+        Self::ArenaSprawl,
+        Self::Caches,
+        Self::PinnedPages,
+    ];
+
     /// The name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
@@ -455,6 +465,8 @@ pub struct FragReport {
     pub metrics: Vec<Metric>,
     /// The bound for jemalloc; `None` when no malloc heap was walked.
     pub packing: Option<Packing>,
+    /// What malloc's heap would need elsewhere; `None` until that was asked for.
+    pub predictions: Option<Predictions>,
     /// What follows, the most bytes first.
     pub findings: Vec<Finding>,
     /// One line: the verdict.
@@ -466,6 +478,21 @@ pub struct FragReport {
 }
 
 impl FragReport {
+    /// The same report with what was predicted of its walk, and the conclusions from that.
+    pub fn with_predictions(&self, predictions: Predictions) -> Self {
+        let mut report = self.clone();
+        report.predictions = Some(predictions);
+        report.conclude();
+        report
+    }
+
+    /// Draws the conclusions from what is known.
+    pub(crate) fn conclude(&mut self) {
+        self.findings = findings(self);
+        self.verdict = verdict(self);
+        self.explanation = explanation(self);
+    }
+
     /// The allocator that serves malloc, when its heap is not among those that were walked: then
     /// nothing can be said of fragmentation.
     pub fn malloc_not_walked(&self) -> Option<&str> {

@@ -38,7 +38,7 @@ fn main() {
     println!();
     for (name, fill, order, overlap) in fills {
         let t = Instant::now();
-        let options = SeedOptions { fill, order, overlap, random: 1 };
+        let options = SeedOptions { fill, order, overlap, random: 1, slack: 8, ..Default::default() };
         let program = Program::of_operations(Meter::default(), |sink| {
             let w = write(&heap, &options, sink)?;
             Ok(Summary { threads: w.threads, slots: w.slots.into(), peak_live_bytes: w.peak_bytes, ..Summary::default() })

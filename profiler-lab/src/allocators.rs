@@ -191,6 +191,26 @@ impl Allocator {
         }
     }
 
+    /// The build of a name, as a line that preloads it on this host would load it: the library that is
+    /// installed here, or else the one that fragscope carries.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn to_preload(name: &str) -> Result<Self, NoAllocator> {
+        let build = build(name).ok_or_else(|| NoAllocator::UnknownName(name.to_owned()))?;
+        let mut installed = build.libraries.iter().filter_map(|file| loader::find(file));
+        match installed.next() {
+            Some(path) => Self::at(build.name, path.clone(), &path.to_string_lossy()),
+            None => Self::of_build(build),
+        }
+    }
+
+    /// Whether it is one of those that fragscope carries, so that this host may have none.
+    pub fn is_carried(&self) -> bool {
+        let own = format!("/proc/{}/fd/", std::process::id());
+        self.object.as_ref().is_some_and(|path| path.starts_with(own))
+    }
+
     fn of_build(build: &Build) -> Result<Self, NoAllocator> {
         match build.source {
             Origin::CLibrary => Ok(Self::glibc()),

@@ -19,6 +19,7 @@ pub mod input;
 mod loader;
 pub mod open;
 pub mod play;
+pub mod predict;
 pub mod recorded;
 pub mod replay;
 pub mod report;

@@ -188,13 +188,18 @@ fn pass_time(control: &Control, to_ns: u64) {
     clock::advance(control, to_ns);
 }
 
+/// Has the allocator give back what is free, where it has a function for it: `malloc_trim` of the C
+/// library, or `mi_collect`, which mimalloc has beside an empty `malloc_trim`.
 fn trim() {
-    static TRIM: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
-    let mut found = TRIM.load(Ordering::Relaxed);
-    if found.is_null() {
-        // SAFETY: a name with its zero.
-        found = unsafe { sys::dlsym(sys::RTLD_DEFAULT, c"malloc_trim".as_ptr()) };
-        TRIM.store(found, Ordering::Relaxed);
+    static COLLECT: sys::Next = sys::Next::named(c"mi_collect");
+    static TRIM: sys::Next = sys::Next::named(c"malloc_trim");
+    let (collect, found) = (COLLECT.get(), TRIM.get());
+    if !collect.is_null() {
+        type Collect = unsafe extern "C" fn(bool);
+        // SAFETY: mimalloc's function of this name has this form.
+        let collect: Collect = unsafe { mem::transmute(collect) };
+        // SAFETY: it may be called at any moment.
+        return unsafe { collect(true) };
     }
     if found.is_null() {
         return;

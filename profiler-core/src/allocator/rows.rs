@@ -87,7 +87,8 @@ static MIMALLOC: Row = Row {
         },
         Build {
             name: "mimalloc2",
-            libraries: &["libmimalloc.so.2"],
+            // Debian names it by its release.
+            libraries: &["libmimalloc.so.2", "libmimalloc.so.2.0"],
             source: Source::Carried,
         },
     ],

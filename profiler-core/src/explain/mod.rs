@@ -2,6 +2,7 @@
 
 pub(crate) mod packing;
 mod prose;
+mod proven;
 mod remedies;
 mod rules;
 

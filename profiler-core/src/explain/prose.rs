@@ -1,19 +1,10 @@
 //! The verdict in a line, and the explanation in words.
 
-use crate::addr::PAGE_SIZE;
-use crate::explain::rules::{not_walked, serving, worth};
-use crate::heap::Allocator;
+use crate::explain::rules::{not_walked, serving};
 use crate::metrics::MetricId;
+use crate::prediction::Effect;
 use crate::report::{FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
-
-/// What another allocator could save at the most by the packing bound, in bytes.
-fn bound(report: &FragReport) -> u64 {
-    report
-        .packing
-        .as_ref()
-        .map_or(0, |p| p.present_bytes.saturating_sub(p.packed_bytes))
-}
 
 /// One line for the top of the screen.
 pub(crate) fn verdict(report: &FragReport) -> String {
@@ -24,7 +15,6 @@ pub(crate) fn verdict(report: &FragReport) -> String {
             report.kernel.name()
         );
     };
-    let saved = bound(report);
     let cause = match first.mechanism {
         Mechanism::PinnedPages => "free memory is pinned by live blocks",
         Mechanism::Untrimmed => "free pages are not returned",
@@ -37,14 +27,8 @@ pub(crate) fn verdict(report: &FragReport) -> String {
         Mechanism::NotTheHeap => "the memory is not in the heap",
         Mechanism::NotSure => return format!("No verdict: {}.", not_walked(report)),
     };
-    let helps = if serving(report) == Some(Allocator::Jemalloc) {
-        "malloc is jemalloc already".into()
-    } else if worth(report, saved) {
-        format!("jemalloc would save at most {}", bytes(saved))
-    } else {
-        "jemalloc would not help".into()
-    };
-    let verdict = format!("{}: {cause}; {helps}.", bytes(first.bytes));
+    let outlook = outlook(report).map_or_else(String::new, |outlook| format!("; {outlook}"));
+    let verdict = format!("{}: {cause}{outlook}.", bytes(first.bytes));
     // The larger share goes unsaid otherwise.
     match first.mechanism {
         Mechanism::MostlyLive | Mechanism::NotTheHeap => verdict,
@@ -94,7 +78,7 @@ pub(crate) fn explanation(report: &FragReport) -> String {
         text.push_str(&more);
     }
     text.push_str("\n\n");
-    text.push_str(&about_jemalloc(report));
+    text.push_str(&about_predictions(report));
     text
 }
 
@@ -152,45 +136,77 @@ fn about_fork(report: &FragReport) -> Option<String> {
     })
 }
 
-fn about_jemalloc(report: &FragReport) -> String {
-    let Some(packing) = &report.packing else {
+/// What was predicted, in half a sentence; `None` where nothing was.
+fn outlook(report: &FragReport) -> Option<String> {
+    let predictions = report.predictions.as_ref()?;
+    if let Some(check) = predictions.self_check.filter(|check| !check.holds()) {
+        return Some(format!(
+            "no prediction (its heap is not reproduced: {:+.0} %)",
+            check.error() * 100.0
+        ));
+    }
+    let now = bytes(predictions.now()?);
+    if let Some((best, needs)) = predictions.best() {
+        return Some(format!("{} would need {}, now {now}", best.title(), needs.band()));
+    }
+    if predictions.pending > 0 {
+        return None;
+    }
+    let (jemalloc, needs, effect) = predictions.jemalloc()?;
+    let title = jemalloc.title();
+    Some(match effect {
+        Effect::Costs => format!("{title} would need more: {}, now {now}", needs.band()),
+        Effect::Unclear => format!("{title} cannot be told apart: {}, now {now}", needs.band()),
+        Effect::Same | Effect::Saves => "no allocator or setting would save memory".to_owned(),
+    })
+}
+
+/// What was predicted, in a paragraph or two.
+fn about_predictions(report: &FragReport) -> String {
+    let Some(predictions) = &report.predictions else {
         return match serving(report) {
-            Some(Allocator::Jemalloc) => "malloc is jemalloc already.".into(),
-            _ => "malloc's heap was not walked, so there is no bound for jemalloc.".into(),
+            None => "malloc's heap was not walked, so nothing is predicted.".to_owned(),
+            Some(_) => "What other allocators and settings would need was not predicted: \
+                        `fragscope explain` and `snapshot --predict` do."
+                .to_owned(),
         };
     };
-    let saved = bound(report);
-    let figures = format!(
-        "The {} live blocks of malloc take {} of pages now. Packed into jemalloc's size classes \
-         and full slabs they would take {} ({} lost to rounding)",
-        packing.blocks,
-        bytes(packing.present_bytes),
-        bytes(packing.packed_bytes),
-        bytes(packing.rounding_bytes),
-    );
-    if worth(report, saved) {
-        format!(
-            "{figures}: at most {} less. That is a bound, not a prediction: jemalloc's own \
-             metadata, half-full slabs, thread caches and pages not yet purged come on top, and \
-             its peak can be higher than {}.",
-            bytes(saved),
-            serving(report).map_or("now".to_owned(), |kind| format!("{kind}'s"))
-        )
-    } else {
-        format!(
-            "{figures}: no gain worth a change ({}). jemalloc would not help this worker{}.",
-            if packing.packed_bytes > packing.present_bytes {
-                "it would take more".to_owned()
-            } else {
-                format!("at most {}", bytes(saved.next_multiple_of(PAGE_SIZE)))
-            },
-            if resident(report, LedgerClass::PymallocFree) > saved {
-                ": most of what is free lies in Python's own pools, which it does not change"
-            } else {
-                ""
-            }
-        )
+    let mut text = String::new();
+    if let Some(check) = predictions.self_check {
+        text = format!(
+            "Played into its own allocator, the heap that was walked takes {}, and really takes {} \
+             ({:+.1} %)",
+            bytes(check.predicted_bytes),
+            bytes(check.measured_bytes),
+            check.error() * 100.0
+        );
+        if !check.holds() {
+            text += ". It is not reproduced within 5 %, so nothing can be concluded from it for others: \
+                     `fragscope record -- COMMAND` from its launch on, and `fragscope replay`, would \
+                     decide it.";
+            return text;
+        }
+        text += ". Played into others, it would need, once they have purged what was freed:";
     }
+    for (prediction, needs, effect) in predictions.effects() {
+        let (title, band) = (prediction.title(), needs.band());
+        text += &format!("\n\n{title}: {band}, {}", effect.words());
+        if let Some(how) = prediction.how().filter(|_| effect == Effect::Saves) {
+            text += &format!(" ({how})");
+        }
+    }
+    let failed = predictions.candidates.iter();
+    let failed = failed.filter_map(|one| Some((&one.candidate, one.failure.as_ref()?)));
+    for (candidate, why) in failed {
+        text += &format!("\n\n{candidate}: not played, {why}");
+    }
+    if let Some(why) = &predictions.trouble {
+        if !text.is_empty() {
+            text += "\n\n";
+        }
+        text += &format!("No more was predicted: {why}.");
+    }
+    text
 }
 
 fn resident(report: &FragReport, class: LedgerClass) -> u64 {

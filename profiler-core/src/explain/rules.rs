@@ -33,7 +33,8 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
         let pools = sparse_pools(report);
         return [not_sure(report)].into_iter().chain(pools).collect();
     }
-    let mut findings: Vec<_> = rules.iter().filter_map(|rule| rule(report)).collect();
+    let findings: Vec<_> = rules.iter().filter_map(|rule| rule(report)).collect();
+    let mut findings = super::proven::proven(report, findings);
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.bytes));
     findings
 }
@@ -58,13 +59,13 @@ fn resident(report: &FragReport, class: LedgerClass) -> u64 {
     report.ledger_row(class).map_or(0, |row| row.resident_bytes)
 }
 
-fn setting(report: &FragReport, name: &str) -> Option<u64> {
+pub(super) fn setting(report: &FragReport, name: &str) -> Option<u64> {
     let all = report.heaps.iter().flat_map(|heap| &heap.settings);
     all.filter(|setting| setting.name == name)
         .find_map(|setting| setting.value.parse().ok())
 }
 
-fn evidence(key: &'static str, value: u64) -> Evidence {
+pub(super) fn evidence(key: &'static str, value: u64) -> Evidence {
     Evidence {
         key,
         value: Some(Value::Whole(value)),
@@ -79,7 +80,7 @@ fn of_metric(report: &FragReport, id: MetricId) -> Evidence {
     }
 }
 
-fn sure(report: &FragReport) -> Confidence {
+pub(super) fn sure(report: &FragReport) -> Confidence {
     report.completeness.layout_confidence
 }
 

@@ -57,11 +57,24 @@ impl<'a> SeedHeap<'a> {
         self.heap.allocator
     }
 
+    /// Bytes of its live blocks, headers included.
+    pub fn live_bytes(&self) -> u64 {
+        self.heap.total(|arena| arena.live_bytes) + self.heap.large_mapped().1
+    }
+
     /// A setting in force that is a number.
     pub fn setting(&self, name: &str) -> Option<u64> {
         let mut settings = self.heap.settings.iter();
         let (_, value) = settings.find(|(own, _)| own == name)?;
         value.parse().ok()
+    }
+
+    /// The same, where it is known to differ from the default.
+    pub fn changed_setting(&self, name: &str) -> Option<u64> {
+        let value = self.setting(name)?;
+        let mut defaults = self.heap.defaults.iter();
+        let (_, default) = defaults.find(|(own, _)| own == name)?;
+        (default.parse() != Ok(value)).then_some(value)
     }
 
     /// Arenas that have anything, at least one: each is one thread of the program.
@@ -109,6 +122,20 @@ impl<'a> SeedHeap<'a> {
                 kind,
             })
         })
+    }
+
+    /// Whether at least half of what it takes are gaps of so many bytes and more.
+    pub(super) fn is_mostly_gaps_of(&self, bytes: u64) -> bool {
+        let extents = self.heap.extents.iter();
+        let extents = extents.filter(|e| e.kind != ExtentKind::LargeMapped);
+        let (mut gaps, mut all) = (0u64, 0u64);
+        for extent in extents {
+            all += self.present(extent.range);
+            let large = self.stretches(extent);
+            let large = large.filter(|s| s.kind != StretchKind::Live && s.range.len() >= bytes);
+            gaps += large.map(|s| self.present(s.range)).sum::<u64>();
+        }
+        gaps * 2 >= all
     }
 
     /// Bytes of the pages of a range that are resident or in swap.

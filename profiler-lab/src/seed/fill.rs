@@ -26,6 +26,19 @@ pub enum Overlap {
     OneByOne,
 }
 
+/// What gaps as large as glibc's grown mmap threshold are taken for: a block of that size was freed
+/// once, which is not to say that it was here.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum LargeGaps {
+    /// Large blocks, where most of the heap is such gaps; else as all gaps.
+    #[default]
+    ByShare,
+    /// Large blocks, and smaller gaps down to the threshold that glibc begins with as well.
+    LargeBlocks,
+    /// As all gaps.
+    AsOthers,
+}
+
 /// In which order the fill is freed.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum FreeOrder {

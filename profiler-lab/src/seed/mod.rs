@@ -9,5 +9,5 @@ mod fill;
 mod write;
 
 pub use self::blocks::{SeedHeap, measured_bytes};
-pub use self::fill::{Fill, FreeOrder, Overlap};
+pub use self::fill::{Fill, FreeOrder, LargeGaps, Overlap};
 pub use self::write::{SeedOptions, Written, write};

@@ -10,19 +10,41 @@ use profiler_core::heap::Extent;
 use profiler_trace::compile::Sink;
 
 use super::blocks::{GLIBC_HEADER, SeedHeap, Stretch, StretchKind};
-use super::fill::{Fill, FreeOrder, LEAST, Neighbours, Overlap};
+use super::fill::{Fill, FreeOrder, LEAST, LargeGaps, Neighbours, Overlap};
 
 /// How a heap becomes a program.
-#[derive(Copy, Clone, Debug, Default)]
+#[derive(Copy, Clone, Debug)]
 pub struct SeedOptions {
     /// What gaps are filled with.
     pub fill: Fill,
     /// In which order that is freed.
     pub order: FreeOrder,
+    /// What large gaps are taken for.
+    pub large: LargeGaps,
+    /// Of a glibc chunk, how many bytes less than the most were asked for, 0 to 15.
+    pub slack: u8,
     /// Whether the fill of several arenas is there at once.
     pub overlap: Overlap,
     /// From which random numbers begin.
     pub random: u64,
+}
+
+impl SeedOptions {
+    /// What [`Default`] gives.
+    pub const DEFAULT: Self = Self {
+        fill: Fill::Neighbours,
+        order: FreeOrder::Random,
+        large: LargeGaps::ByShare,
+        slack: 0,
+        overlap: Overlap::Together,
+        random: 1,
+    };
+}
+
+impl Default for SeedOptions {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 /// What was written.
@@ -72,7 +94,12 @@ pub fn write(
         sink,
         random: Rng::with_seed(options.random),
         piece: threshold - 8192,
-        has_grown: threshold > PIECE,
+        large_from: match options.large {
+            _ if threshold <= PIECE => u64::MAX,
+            LargeGaps::LargeBlocks => PIECE,
+            LargeGaps::ByShare if heap.is_mostly_gaps_of(threshold - 8192) => threshold - 8192,
+            LargeGaps::ByShare | LargeGaps::AsOthers => u64::MAX,
+        },
         written: Written {
             threads: 1,
             slots: FIRST,
@@ -96,8 +123,8 @@ struct Writer<'a, S> {
     random: Rng,
     /// The largest block of a fill.
     piece: u64,
-    /// Whether the threshold has grown: blocks as large as it were freed.
-    has_grown: bool,
+    /// Gaps of so many bytes and more are taken for large blocks.
+    large_from: u64,
     written: Written,
     /// The thread that has the turn.
     thread: u32,
@@ -262,7 +289,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         let mut left = bytes;
         let was_small = match self.options.fill {
             Fill::Whole | Fill::Dense => false,
-            _ if self.has_grown && bytes >= self.piece => false,
+            _ if bytes >= self.large_from => false,
             Fill::Neighbours => true,
             Fill::Exact => arena.neighbours.tile(bytes),
         };
@@ -294,9 +321,8 @@ impl<'a, S: Sink> Writer<'a, S> {
     /// What was asked for, of a block of so many bytes with its header.
     fn asked(&self, bytes: u64) -> u64 {
         match self.heap.allocator() {
-            // Requests of 16 bytes less have the same chunk. Most sizes are multiples of 8 or 16, and
-            // the largest of them is just above the size classes of others.
-            Allocator::Glibc => bytes.saturating_sub(2 * GLIBC_HEADER),
+            // Requests of 15 bytes less have the same chunk.
+            Allocator::Glibc => bytes.saturating_sub(GLIBC_HEADER + u64::from(self.options.slack)),
             _ => bytes,
         }
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
 use profiler_core::over_time::{Moment, OverTime};
-use profiler_core::report::FragReport;
+use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
+use profiler_core::report::{FragReport, Mechanism};
 use profiler_core::size_class::SizeClass;
 use profiler_core::view::{Point, Shadow, View, WhatIf};
 
@@ -31,6 +32,8 @@ pub struct Observation {
     pub what_if: Option<WhatIf>,
     /// Why the session ended, when the target was gone.
     pub ended: Option<String>,
+    /// What was predicted of the walk: kept, because it takes seconds to play.
+    pub predictions: Option<Predictions>,
 }
 
 impl Observation {
@@ -44,11 +47,16 @@ impl Observation {
             over_time: view.over_time,
             what_if: view.what_if.clone(),
             ended: view.ended.clone(),
+            predictions: view.report.predictions.clone(),
         }
     }
 
     /// The view of that moment, with a report of the sample and all points until then.
     pub fn into_view(self, report: Arc<FragReport>, history: Arc<Vec<Point>>) -> View {
+        let report = match self.predictions {
+            Some(predictions) => Arc::new(report.with_predictions(predictions)),
+            None => report,
+        };
         View {
             report,
             activity: self.activity,
@@ -69,7 +77,38 @@ fields!(Observation {
     points,
     over_time,
     what_if,
-    ended
+    ended,
+    predictions
+});
+
+fields!(Predictions {
+    walk_ns,
+    self_check,
+    candidates,
+    pending,
+    trouble
+});
+fields!(SelfCheck {
+    measured_bytes,
+    predicted_bytes
+});
+fields!(Prediction {
+    candidate,
+    allocator,
+    version,
+    path,
+    is_carried,
+    set,
+    step,
+    remedies,
+    needs,
+    runs,
+    failure
+});
+fields!(Needs {
+    bytes,
+    low_bytes,
+    high_bytes
 });
 
 fields!(Point {
@@ -160,6 +199,20 @@ impl Wire for SizeClass {
             true => Ok(class),
             false => Err(malformed("a size class that there is not")),
         }
+    }
+}
+
+/// By its place among those whose remedies are played.
+impl Wire for Mechanism {
+    fn put(&self, out: &mut Vec<u8>) {
+        let place = Self::PREDICTED.iter().position(|one| one == self);
+        out.push(place.map_or(u8::MAX, |place| place as u8));
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        let place = usize::from(input.byte()?);
+        let found = Self::PREDICTED.get(place).copied();
+        found.ok_or_else(|| malformed("a mechanism that this fragscope does not know"))
     }
 }
 

@@ -179,6 +179,11 @@ pub(super) struct WatchArgs {
     /// Do not probe malloc and free: passive, no BPF needed
     #[arg(long)]
     no_probes: bool,
+    /// Do not play its heap into other allocators to predict what they would need
+    ///
+    /// Players are processes of the lowest priority, and need as much memory as the heap takes.
+    #[arg(long)]
+    no_predict: bool,
     /// Replay its allocations under other allocators while it runs, e.g. jemalloc,mimalloc,glibc
     ///
     /// Each runs in a process of the lowest priority: glibc, jemalloc, mimalloc, tcmalloc, or the
@@ -248,6 +253,9 @@ pub(super) struct SnapshotArgs {
     /// Print JSON (schema fragscope.snapshot/1) instead of text
     #[arg(long)]
     pub(super) json: bool,
+    /// Play its heap into other allocators, to predict what they would need
+    #[arg(long)]
+    predict: bool,
     /// File to write as well; .fragsnap, .json, .csv or .hlog by its ending; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
@@ -268,6 +276,9 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "N", conflicts_with_all = ["pid", "core"],
         value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,
+    /// Do not play its heap into other allocators to predict what they would need
+    #[arg(long)]
+    pub(super) no_predict: bool,
     #[command(flatten)]
     pub(super) look: LookArgs,
     #[command(flatten)]
@@ -279,7 +290,10 @@ impl ExplainArgs {
     pub(super) fn options(&self) -> Result<SavedOptions, SnapshotOptions> {
         match &self.file {
             Some(file) => Ok(self.limits.saved(file, self.at)),
-            None => Err(self.look.options()),
+            None => Err(SnapshotOptions {
+                predict: !self.no_predict,
+                ..self.look.options()
+            }),
         }
     }
 }
@@ -518,6 +532,7 @@ impl WatchArgs {
             duration: self.duration,
             budget: self.budget,
             probes: !self.no_probes,
+            predict: !self.no_predict,
             what_if: (!self.what_if.is_empty()).then(|| WhatIfOptions {
                 allocators: self.what_if.clone(),
                 memory_limit: self.what_if_memory,
@@ -543,6 +558,7 @@ impl LookArgs {
         };
         SnapshotOptions {
             subject,
+            predict: false,
             outputs: Vec::new(),
         }
     }
@@ -551,6 +567,7 @@ impl LookArgs {
 impl SnapshotArgs {
     pub(super) fn options(&self) -> SnapshotOptions {
         SnapshotOptions {
+            predict: self.predict,
             outputs: self.outputs.clone(),
             ..self.look.options()
         }

@@ -150,9 +150,10 @@ fn whole_session(trouble: Option<String>) -> Exit {
     }
 }
 
-/// How a look at a core file ended of which so much is missing.
-fn whole_core(missing_bytes: u64) -> Exit {
+/// How a look ended: a core file may lack so much, and a signal may have ended the predictions.
+fn whole_look(missing_bytes: u64, interrupted: bool) -> Exit {
     match missing_bytes {
+        0 if interrupted => Exit::Interrupted,
         0 => Exit::Done,
         missing => not_whole(
             "core file",
@@ -169,11 +170,14 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
             let look = session::snapshot(&args.options())?;
             unless_closed(print::snapshot(&look.view, args.json))?;
             look.saved.map_err(SessionError::from)?;
-            whole_core(look.missing_bytes)
+            whole_look(look.missing_bytes, look.interrupted)
         }
         Command::Explain(args) => match args.options() {
             Ok(saved) => {
-                let saved = session::saved::load(&saved)?;
+                let saved = match args.no_predict {
+                    true => session::saved::load(&saved)?,
+                    false => session::saved::load_predicted(&saved)?,
+                };
                 unless_closed(print::explanation(&saved.view))?;
                 whole_session(saved.trouble)
             }
@@ -181,7 +185,7 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
                 let look = session::snapshot(&look)?;
                 unless_closed(print::explanation(&look.view))?;
                 look.saved.map_err(SessionError::from)?;
-                whole_core(look.missing_bytes)
+                whole_look(look.missing_bytes, look.interrupted)
             }
         },
         Command::View(args) => {

@@ -12,6 +12,7 @@ use profiler_sampling::{Manner, Sampler, WalkSchedule, now_ns};
 use profiler_target::TargetState;
 
 use super::history::History;
+use super::predictor::Predictor;
 use super::probes::Probes;
 use super::saved::Recorder;
 use super::what_if::WhatIfSession;
@@ -26,6 +27,8 @@ pub(crate) struct LiveSession {
     schedule: WalkSchedule,
     probes: Probes,
     what_if: Option<WhatIfSession>,
+    /// `None` where predictions are not wanted.
+    predictor: Option<Predictor>,
     recorder: Recorder,
     history: History,
     over_time: OverTime,
@@ -45,15 +48,20 @@ impl LiveSession {
         mut schedule: WalkSchedule,
         probes: Probes,
         what_if: Option<WhatIfSession>,
+        mut predictor: Option<Predictor>,
         recorder: Recorder,
     ) -> io::Result<Self> {
         let sample = walk(&sampler, manner, &mut schedule)?;
+        if let Some(predictor) = &mut predictor {
+            predictor.offer(&sample);
+        }
         let mut session = Self {
             sampler,
             manner,
             schedule,
             probes,
             what_if,
+            predictor,
             recorder,
             history: History::default(),
             over_time: OverTime::default(),
@@ -79,6 +87,9 @@ impl LiveSession {
             return;
         }
         self.probes.poll();
+        if let Some(predictor) = &self.predictor {
+            self.report = predictor.refresh(&self.report);
+        }
         if let Some(what_if) = &mut self.what_if {
             what_if.poll();
         }
@@ -107,7 +118,13 @@ impl LiveSession {
                 let report = FragReport::from_sample(&sample);
                 self.note_point(report.kernel.rss_bytes, report.kernel.swap_bytes);
                 self.over_time.add(&report);
-                self.report = Arc::new(report);
+                self.report = Arc::new(match &mut self.predictor {
+                    Some(predictor) => {
+                        predictor.offer(&sample);
+                        predictor.apply(report)
+                    }
+                    None => report,
+                });
                 self.recorder.walk(&sample, &self.view());
             }
         } else {

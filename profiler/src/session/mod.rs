@@ -10,6 +10,7 @@ mod interrupt;
 mod live;
 pub mod options;
 mod outputs;
+mod predictor;
 mod probes;
 mod progress;
 pub mod record;

@@ -33,6 +33,8 @@ pub struct AttachOptions {
     pub budget: Budget,
     /// Whether to probe malloc and free.
     pub probes: bool,
+    /// Whether to predict what other allocators and settings would need.
+    pub predict: bool,
     /// What to compare it with while it runs.
     pub what_if: Option<WhatIfOptions>,
     /// How the target is looked at.
@@ -65,6 +67,8 @@ pub enum Subject {
 pub struct SnapshotOptions {
     /// The target.
     pub subject: Subject,
+    /// Whether to predict what other allocators and settings would need.
+    pub predict: bool,
     /// Files to write, the format by the ending.
     pub outputs: Vec<PathBuf>,
 }

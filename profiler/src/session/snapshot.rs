@@ -1,6 +1,7 @@
 //! `snapshot` and `explain`: one passive look.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use profiler_core::report::FragReport;
 use profiler_core::view::View;
@@ -9,6 +10,8 @@ use profiler_sampling::{Sampler, sample_of_core};
 use super::SessionError;
 use super::options::{SnapshotOptions, Subject};
 use super::outputs::Outputs;
+use super::predictor::predict_now;
+use super::interrupt;
 use crate::export::ExportError;
 
 /// What one look came to.
@@ -18,6 +21,8 @@ pub struct Look {
     pub view: View,
     /// Bytes that are missing at the end of the core file that was read.
     pub missing_bytes: u64,
+    /// Whether a signal ended the predictions.
+    pub interrupted: bool,
     /// Whether all outputs were written, or the first that was not.
     pub saved: Result<(), ExportError>,
 }
@@ -35,8 +40,15 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
         }
         Subject::Process { pid, manner } => (Sampler::open(*pid)?.take(*manner)?, 0),
     };
+    let mut report = FragReport::from_sample(&sample);
+    let mut interrupted = false;
+    if options.predict {
+        let flag = interrupt::flag()?;
+        report = report.with_predictions(predict_now(&sample, &flag));
+        interrupted = flag.load(Ordering::Relaxed);
+    }
     let view = View {
-        report: Arc::new(FragReport::from_sample(&sample)),
+        report: Arc::new(report),
         activity: None,
         probes_wanted: false,
         notices: Vec::new(),
@@ -49,6 +61,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
     Ok(Look {
         view,
         missing_bytes,
+        interrupted,
         saved,
     })
 }

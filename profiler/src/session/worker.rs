@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::SessionError;
 use super::live::LiveSession;
 use super::options::{AttachOptions, Budget};
+use super::predictor::Predictor;
 use super::probes::Probes;
 use super::saved::Recorder;
 use super::what_if::WhatIfSession;
@@ -177,6 +178,9 @@ fn begin(
     };
     let schedule = WalkSchedule::new(options.interval, stop_share, Instant::now());
     let manner = options.manner;
-    let session = LiveSession::start(sampler, manner, schedule, probes, what_if, recorder)?;
+    let predictor = options.predict.then(Predictor::default);
+    let session = LiveSession::start(
+        sampler, manner, schedule, probes, what_if, predictor, recorder,
+    )?;
     Ok(session)
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::activity::Activity;
 use super::heaps::Heap;
+use super::prediction::{self, PredictionRow, SelfCheckRow};
 use super::what_if::WhatIfRow;
 use super::{Number, Object, Record};
 use crate::export::names::{confidence, events_lost, gaps, milliseconds, rfc3339};
@@ -46,6 +47,9 @@ pub(super) struct Snapshot<'a> {
     over_time: Object<&'static str, Option<Number>>,
     findings: Vec<FindingRow<'a>>,
     packing: Option<Packing<'a>>,
+    predictions: Option<Vec<PredictionRow<'a>>>,
+    self_check: Option<SelfCheckRow>,
+    not_predicted: Option<&'a str>,
     activity: Option<Activity<'a>>,
     what_if: Option<WhatIfRow<'a>>,
     history: Vec<Record<'a, String, Point>>,
@@ -150,6 +154,7 @@ impl<'a> Snapshot<'a> {
     pub(super) fn of(view: &'a View) -> Self {
         let report = &*view.report;
         let [rss_bytes, swap_bytes, peak_rss_bytes] = report.kernel.known();
+        let predictions = report.predictions.as_ref();
         Self {
             schema: "fragscope.snapshot/1",
             taken_at: rfc3339(report.taken_at_ns),
@@ -194,6 +199,9 @@ impl<'a> Snapshot<'a> {
             over_time: metrics(&view.over_time.ratios()),
             findings: report.findings.iter().map(FindingRow::of).collect(),
             packing: report.packing.as_ref().map(Packing::of),
+            predictions: report.predictions.as_ref().map(prediction::rows),
+            self_check: predictions.and_then(|all| all.self_check.as_ref().map(SelfCheckRow::of)),
+            not_predicted: predictions.and_then(|all| all.trouble.as_deref()),
             activity: view.activity.as_deref().map(Activity::of),
             what_if: view.what_if.as_ref().map(WhatIfRow::of),
             history: view.history.iter().map(point).collect(),

@@ -26,6 +26,7 @@ pub fn text(view: &View) -> String {
     text.blank();
     ledger(&mut text, report);
     findings(&mut text, report);
+    predictions(&mut text, report);
     for heap in &report.heaps {
         heap::heap(&mut text, heap);
         heap::size_classes(&mut text, report, heap);
@@ -246,6 +247,38 @@ fn findings(text: &mut Text, report: &FragReport) {
                 bytes(packing.present_bytes)
             ),
         );
+    }
+    text.blank();
+}
+
+fn predictions(text: &mut Text, report: &FragReport) {
+    let Some(predictions) = &report.predictions else {
+        return;
+    };
+    text.title("PREDICTED");
+    if let Some(check) = &predictions.self_check {
+        text.line(&format!(
+            "  malloc now {}; the walk, played into its own allocator: {} ({:+.1} %)",
+            bytes(check.measured_bytes),
+            bytes(check.predicted_bytes),
+            check.error() * 100.0
+        ));
+    }
+    for (prediction, needs, effect) in predictions.effects() {
+        text.line(&format!(
+            "  {:<28}{:>22}  {}",
+            prediction.title(),
+            needs.band(),
+            effect.words()
+        ));
+    }
+    for prediction in &predictions.candidates {
+        if let Some(why) = &prediction.failure {
+            text.line(&format!("  {:<28}not played: {why}", prediction.title()));
+        }
+    }
+    if let Some(why) = &predictions.trouble {
+        text.paragraph("  ", &format!("No more was predicted: {why}."));
     }
     text.blank();
 }

@@ -14,7 +14,7 @@ use profiler_trace::snapshot::ReadError;
 use profiler_trace::whole_file::WriteError;
 
 pub use browse::view;
-pub use read::{export, load};
+pub use read::{export, load, load_predicted};
 pub(crate) use recorder::{Recorder, write_whole};
 
 use crate::export::Format;

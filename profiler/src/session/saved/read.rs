@@ -14,6 +14,7 @@ use super::{Saved, SavedError, SavedExport, SavedOptions};
 use crate::export::{self, Format};
 use crate::say;
 use crate::session::history::History;
+use crate::session::predictor::predict_now;
 use crate::session::{interrupt, outputs};
 
 /// Reads a session, which may come from a pipe, and gives one of its walks.
@@ -21,6 +22,18 @@ use crate::session::{interrupt, outputs};
 /// # Errors
 /// When there is no such walk, or a signal came.
 pub fn load(options: &SavedOptions) -> Result<Saved, SavedError> {
+    read(options, false)
+}
+
+/// The same with predictions, which are made where the session has none of that walk.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_predicted(options: &SavedOptions) -> Result<Saved, SavedError> {
+    read(options, true)
+}
+
+fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError> {
     let interrupted = interrupt::flag()?;
     let failed = |why| SavedError::Read {
         path: options.file.clone(),
@@ -56,7 +69,11 @@ pub fn load(options: &SavedOptions) -> Result<Saved, SavedError> {
         });
     };
     let sample = sample.sample(&meter).map_err(failed)?;
-    let report = Arc::new(FragReport::from_sample(&sample));
+    let mut report = FragReport::from_sample(&sample);
+    if is_predicted && observation.predictions.is_none() {
+        report = report.with_predictions(predict_now(&sample, &interrupted));
+    }
+    let report = Arc::new(report);
     Ok(Saved {
         view: observation.into_view(report, found.history.points()),
         trouble,

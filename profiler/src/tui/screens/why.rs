@@ -2,6 +2,7 @@
 
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::heap::Allocator;
+use profiler_core::prediction::{Effect, Needs, Predictions};
 use profiler_core::report::{FragReport, Packing};
 use profiler_core::units::bytes;
 use profiler_core::view::View;
@@ -19,6 +20,10 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     let report = &*view.report;
     let theme = app.theme;
     let mut lines = wrapped(&report.verdict, width, theme.strong());
+    if let Some(predictions) = &report.predictions {
+        lines.push(Line::default());
+        lines.extend(predicted(theme, predictions, width));
+    }
     if let Some(packing) = &report.packing {
         lines.push(Line::default());
         lines.extend(drawing(theme, report, packing, width));
@@ -58,6 +63,56 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         lines.extend(wrapped.into_iter().map(|line| Line::raw(line.into_owned())));
     }
     lines
+}
+
+/// What other allocators and settings would need, one a line.
+fn predicted(theme: Theme, predictions: &Predictions, width: u16) -> Vec<Line<'static>> {
+    let Some(check) = &predictions.self_check else {
+        let why = predictions.trouble.as_deref().unwrap_or("under way");
+        return wrapped(&format!("Predictions: {why}"), width, theme.quiet());
+    };
+    let pending = match predictions.pending {
+        0 => String::new(),
+        pending => format!(", {pending} more under way"),
+    };
+    let mut lines = vec![Line::from(vec![
+        Span::styled("Predicted from this walk  ", theme.title()),
+        Span::raw(format!("malloc now {}, ", bytes(check.measured_bytes))),
+        Span::styled(
+            format!("as played {:+.1} %{pending}", check.error() * 100.0),
+            theme.quiet(),
+        ),
+    ])];
+    let most = predictions.effects().map(|(_, needs, _)| needs.high_bytes);
+    let most = most.max().unwrap_or(0).max(check.measured_bytes).max(1);
+    for (prediction, needs, effect) in predictions.effects() {
+        let style = match effect {
+            Effect::Saves => theme.strong(),
+            Effect::Costs | Effect::Same | Effect::Unclear => theme.quiet(),
+        };
+        let columns = usize::from(width).saturating_sub(66).min(40);
+        lines.push(Line::from(vec![
+            Span::styled(format!("  {:<28}{:>22}  ", prediction.title(), needs.band()), style),
+            Span::styled(band(needs, check.measured_bytes, most, columns), style),
+            Span::styled(format!("  {}", effect.words()), style),
+        ]));
+    }
+    lines
+}
+
+/// A band on a scale that ends at `most` bytes, with a mark where malloc is now.
+fn band(needs: Needs, now: u64, most: u64, columns: usize) -> String {
+    let at = |bytes: u64| {
+        let scaled = u128::from(bytes) * columns.saturating_sub(1) as u128 / u128::from(most);
+        scaled as usize
+    };
+    (0..columns)
+        .map(|column| match column {
+            _ if column == at(now) => '│',
+            _ if (at(needs.low_bytes)..=at(needs.high_bytes)).contains(&column) => '▬',
+            _ => '·',
+        })
+        .collect()
 }
 
 /// Two drawings in one scale: malloc's pages now, fullest first, and the pages that the same live

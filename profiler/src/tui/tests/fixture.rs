@@ -115,6 +115,7 @@ fn report(map_pages: usize) -> FragReport {
         heap_live_bytes: Some(217 * MIB),
         map: map(map_pages),
         metrics: metrics(),
+        predictions: None,
         packing: Some(Packing {
             packed_bytes: 201 * MIB,
             present_bytes: 372 * MIB,

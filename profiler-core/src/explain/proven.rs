@@ -1,0 +1,115 @@
+//! Findings with what their remedies were predicted to return: ranked by that, and not kept where a
+//! remedy returns nothing.
+
+use crate::completeness::Confidence;
+use crate::explain::remedies::Remedy;
+use crate::explain::rules::{evidence, serving, setting, sure, worth};
+use crate::prediction::{Effect, Needs, Prediction, Predictions};
+use crate::report::{Finding, FragReport, Mechanism};
+use crate::units::bytes;
+
+/// The findings, as far as predictions bear them out, and those that only predictions show.
+pub(super) fn proven(report: &FragReport, findings: Vec<Finding>) -> Vec<Finding> {
+    let Some((predictions, now)) = known(report) else {
+        return findings;
+    };
+    let found: Vec<Mechanism> = findings.iter().map(|finding| finding.mechanism).collect();
+    let mut all: Vec<Finding> = findings
+        .into_iter()
+        .filter_map(|finding| match predictions.of(finding.mechanism) {
+            Some((remedy, needs, effect)) => borne_out(finding, remedy, needs, effect, now),
+            None => Some(finding),
+        })
+        .collect();
+    let unseen = Mechanism::PREDICTED.into_iter();
+    let unseen = unseen.filter(|mechanism| !found.contains(mechanism));
+    all.extend(unseen.filter_map(|mechanism| only_predicted(report, predictions, mechanism, now)));
+    all
+}
+
+/// The predictions that can be believed, and what malloc's heap takes now.
+pub(super) fn known(report: &FragReport) -> Option<(&Predictions, u64)> {
+    let predictions = report.predictions.as_ref()?;
+    Some((predictions, predictions.now()?))
+}
+
+/// What is left of a finding whose remedy was played.
+fn borne_out(
+    mut finding: Finding,
+    remedy: &Prediction,
+    needs: Needs,
+    effect: Effect,
+    now: u64,
+) -> Option<Finding> {
+    let (title, band) = (remedy.title(), needs.band());
+    let said = match effect {
+        Effect::Saves => {
+            format!("With {title}, malloc would need {band} instead of {}.", bytes(now))
+        }
+        Effect::Unclear => {
+            finding.confidence = finding.confidence.min(Confidence::Low);
+            format!(
+                "Whether {title} would help cannot be predicted from a walk: malloc would need \
+                 {band}, and takes {} now.",
+                bytes(now)
+            )
+        }
+        // That they are pinned is true, whether or not anything would unpin them.
+        Effect::Same | Effect::Costs if finding.mechanism == Mechanism::PinnedPages => {
+            finding.remedy = Remedy::of(Mechanism::PinnedPages, None);
+            format!("{title} would not return them: it would need {band}, now {}.", bytes(now))
+        }
+        Effect::Same | Effect::Costs => return None,
+    };
+    finding.claim = format!("{} {said}", finding.claim);
+    finding.bytes = match effect {
+        Effect::Same | Effect::Costs => 0,
+        Effect::Saves | Effect::Unclear => now.saturating_sub(needs.bytes),
+    };
+    finding.evidence.extend([
+        evidence("predicted_bytes", needs.bytes),
+        evidence("predicted_low_bytes", needs.low_bytes),
+        evidence("predicted_high_bytes", needs.high_bytes),
+    ]);
+    Some(finding)
+}
+
+/// What a remedy would return of which no figure of the walk speaks.
+fn only_predicted(
+    report: &FragReport,
+    predictions: &Predictions,
+    mechanism: Mechanism,
+    now: u64,
+) -> Option<Finding> {
+    let (remedy, needs, effect) = predictions.of(mechanism)?;
+    let saved = now.saturating_sub(needs.bytes);
+    if effect != Effect::Saves || !worth(report, saved) {
+        return None;
+    }
+    let claim = match mechanism {
+        Mechanism::DynamicMmapThreshold => format!(
+            "The mmap threshold has grown to {}: room for blocks above 128 KiB stays in the arenas \
+             after they are freed.",
+            bytes(setting(report, "mmap_threshold")?)
+        ),
+        Mechanism::ArenaSprawl => {
+            "Each thread's arena keeps free memory that others cannot use.".to_owned()
+        }
+        Mechanism::Caches => {
+            "Freed blocks in thread caches keep what lies around them from being returned.".to_owned()
+        }
+        Mechanism::PinnedPages => {
+            "Live blocks lie scattered among free memory, which glibc keeps.".to_owned()
+        }
+        _ => return None,
+    };
+    let finding = Finding {
+        mechanism,
+        claim,
+        bytes: saved,
+        evidence: Vec::new(),
+        remedy: Remedy::of(mechanism, serving(report)),
+        confidence: sure(report).min(Confidence::Medium),
+    };
+    borne_out(finding, remedy, needs, effect, now)
+}

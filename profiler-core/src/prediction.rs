@@ -1,0 +1,298 @@
+//! What malloc's heap would need under other allocators and settings, predicted from one walk.
+//!
+//! The lab plays the heap into real allocators (`docs/prediction.md`); here is what that came to, and
+//! what follows from it.
+
+use crate::allocator::Allocator;
+use crate::report::Mechanism;
+use crate::units::bytes;
+
+/// The replay of the heap as it is may differ from the walk by this share…
+const TRUSTED_SHARE: f64 = 0.05;
+/// …or by so many bytes, as the allocator's own state takes.
+const TRUSTED_BYTES: u64 = 512 << 10;
+/// A difference is worth a word from this share of malloc's heap on…
+const WORTH_SHARE: f64 = 0.03;
+/// …and from so many bytes on.
+const WORTH_BYTES: u64 = 1 << 20;
+
+/// What was predicted of one walk.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Predictions {
+    /// When the walk was taken, in ns since 1970-01-01 UTC.
+    pub walk_ns: u64,
+    /// The heap as it is, played: whether the rest can be believed. `None` until that was played.
+    pub self_check: Option<SelfCheck>,
+    /// One for each candidate, in the order of the lab's field.
+    pub candidates: Vec<Prediction>,
+    /// Candidates that have not been played yet.
+    pub pending: u32,
+    /// Why there are none, or no more.
+    pub trouble: Option<String>,
+}
+
+/// The heap as it is, compared with what playing it into its own allocator needs.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct SelfCheck {
+    /// Resident and swapped bytes of the heap that serves malloc.
+    pub measured_bytes: u64,
+    /// The same as played.
+    pub predicted_bytes: u64,
+}
+
+/// What one candidate would need.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prediction {
+    /// Its name, as `replay` has it: `jemalloc`, `mmap_threshold=128K`.
+    pub candidate: String,
+    /// Its allocator.
+    pub allocator: String,
+    /// That one's version, where it is known.
+    pub version: Option<String>,
+    /// The shared object that was played and that the line preloads; `None` where it is the C
+    /// library's own malloc.
+    pub path: Option<String>,
+    /// Whether fragscope had to bring the object, because this host has none.
+    pub is_carried: bool,
+    /// Variables to set.
+    pub set: Vec<(String, String)>,
+    /// What else is to be done, in words.
+    pub step: Option<String>,
+    /// The mechanism whose remedy it is.
+    pub remedies: Option<Mechanism>,
+    /// What malloc's heap would need; `None` when it could not be played.
+    pub needs: Option<Needs>,
+    /// Times that it was played.
+    pub runs: u32,
+    /// Why it could not be played.
+    pub failure: Option<String>,
+}
+
+/// Resident bytes of malloc's heap, predicted.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Needs {
+    /// The middle.
+    pub bytes: u64,
+    /// The least that is plausible.
+    pub low_bytes: u64,
+    /// The most that is plausible.
+    pub high_bytes: u64,
+}
+
+/// What a candidate would change.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// Less memory, at both ends of the band.
+    Saves,
+    /// More memory, at both ends.
+    Costs,
+    /// As much as now, at both ends.
+    Same,
+    /// The band has both in it.
+    Unclear,
+}
+
+impl Effect {
+    /// The name in output and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Saves => "saves",
+            Self::Costs => "costs",
+            Self::Same => "same",
+            Self::Unclear => "unclear",
+        }
+    }
+
+    /// In words, after how much would be needed.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Saves => "less",
+            Self::Costs => "more",
+            Self::Same => "no difference",
+            Self::Unclear => "cannot be told apart from now",
+        }
+    }
+}
+
+impl SelfCheck {
+    /// How far the replay is off, as a share of what was measured.
+    pub fn error(&self) -> f64 {
+        let (measured, predicted) = (self.measured_bytes as f64, self.predicted_bytes as f64);
+        if self.measured_bytes == 0 {
+            return f64::from(u8::from(self.predicted_bytes > 0));
+        }
+        predicted / measured - 1.0
+    }
+
+    /// Whether what is predicted of others can be believed.
+    pub fn holds(&self) -> bool {
+        self.error().abs() <= TRUSTED_SHARE
+            || self.measured_bytes.abs_diff(self.predicted_bytes) <= TRUSTED_BYTES
+    }
+}
+
+impl Needs {
+    /// What it means for a heap that takes `now` bytes.
+    pub fn effect(&self, now: u64) -> Effect {
+        let least = WORTH_BYTES.max((now as f64 * WORTH_SHARE) as u64);
+        let (below, above) = (now.saturating_sub(least), now.saturating_add(least));
+        if self.high_bytes < below {
+            Effect::Saves
+        } else if self.low_bytes > above {
+            Effect::Costs
+        } else if self.low_bytes >= below && self.high_bytes <= above {
+            Effect::Same
+        } else {
+            Effect::Unclear
+        }
+    }
+
+    /// Both ends in words, such as `24.1 MiB to 28.0 MiB`, or one where they do not differ.
+    pub fn band(&self) -> String {
+        let (low, high) = (bytes(self.low_bytes), bytes(self.high_bytes));
+        if low == high {
+            return low;
+        }
+        match (low.split_once(' '), high.split_once(' ')) {
+            (Some((number, unit)), Some((_, other))) if unit == other => {
+                format!("{number} to {high}")
+            }
+            _ => format!("{low} to {high}"),
+        }
+    }
+}
+
+impl Prediction {
+    /// The candidate with its version.
+    pub fn title(&self) -> String {
+        match &self.version {
+            Some(version) if self.path.is_some() => {
+                match self.candidate.split_once(' ') {
+                    Some((name, settings)) => format!("{name} {version} {settings}"),
+                    None => format!("{} {version}", self.candidate),
+                }
+            }
+            _ => self.candidate.clone(),
+        }
+    }
+
+    /// How it is had: what to set, or to do.
+    pub fn how(&self) -> Option<String> {
+        let mut parts: Vec<String> = self.set.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        parts.extend(self.step.clone());
+        if parts.is_empty() {
+            return None;
+        }
+        let mut how = parts.join(" ");
+        if self.is_carried {
+            how += "; it is not installed here";
+        }
+        Some(how)
+    }
+
+    /// Bytes that it saves by the middle of its band: less than none where it costs some.
+    pub fn saves(&self, now: u64) -> Option<i64> {
+        let needs = self.needs?;
+        Some(now as i64 - needs.bytes as i64)
+    }
+}
+
+impl Predictions {
+    /// None, for a reason.
+    pub fn none(walk_ns: u64, trouble: impl Into<String>) -> Self {
+        Self {
+            walk_ns,
+            trouble: Some(trouble.into()),
+            ..Self::default()
+        }
+    }
+
+    /// What malloc's heap takes now, where the heap as it is could be reproduced.
+    pub fn now(&self) -> Option<u64> {
+        let check = self.self_check.filter(SelfCheck::holds)?;
+        Some(check.measured_bytes)
+    }
+
+    /// Candidates that were played, each with what it needs and what that means.
+    pub fn effects(&self) -> impl Iterator<Item = (&Prediction, Needs, Effect)> {
+        let now = self.now();
+        self.candidates.iter().filter_map(move |prediction| {
+            let needs = prediction.needs?;
+            Some((prediction, needs, needs.effect(now?)))
+        })
+    }
+
+    /// The candidate that is sure to save, and saves most.
+    pub fn best(&self) -> Option<(&Prediction, Needs)> {
+        let saving = self.effects().filter(|(.., effect)| *effect == Effect::Saves);
+        let saving = saving.map(|(prediction, needs, _)| (prediction, needs));
+        saving.min_by_key(|(_, needs)| needs.bytes)
+    }
+
+    /// What the remedy of a mechanism would do: of several, the one that needs least.
+    pub fn of(&self, mechanism: Mechanism) -> Option<(&Prediction, Needs, Effect)> {
+        let all = self.effects();
+        let own = all.filter(|(prediction, ..)| prediction.remedies == Some(mechanism));
+        own.min_by_key(|(_, needs, _)| needs.bytes)
+    }
+
+    /// What jemalloc as it comes would do.
+    pub fn jemalloc(&self) -> Option<(&Prediction, Needs, Effect)> {
+        let name = Allocator::Jemalloc.name();
+        self.effects().find(|(prediction, ..)| prediction.candidate == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn needs(low: u64, middle: u64, high: u64) -> Needs {
+        Needs {
+            bytes: middle * MIB,
+            low_bytes: low * MIB,
+            high_bytes: high * MIB,
+        }
+    }
+
+    #[test]
+    fn an_effect_holds_at_both_ends_of_the_band() {
+        let now = 100 * MIB;
+        assert_eq!(needs(20, 30, 40).effect(now), Effect::Saves);
+        assert_eq!(needs(20, 80, 99).effect(now), Effect::Unclear);
+        assert_eq!(needs(98, 100, 102).effect(now), Effect::Same);
+        assert_eq!(needs(104, 110, 130).effect(now), Effect::Costs);
+        assert_eq!(needs(90, 110, 130).effect(now), Effect::Unclear);
+    }
+
+    #[test]
+    fn a_band_has_its_unit_once() {
+        assert_eq!(needs(24, 26, 28).band(), "24.0 to 28.0 MiB");
+        assert_eq!(needs(24, 24, 24).band(), "24.0 MiB");
+        assert_eq!(needs(24, 24, 2048).band(), "24.0 MiB to 2.0 GiB");
+    }
+
+    #[test]
+    fn nothing_is_concluded_where_the_heap_itself_is_not_reproduced() {
+        let mut predictions = Predictions {
+            self_check: Some(SelfCheck {
+                measured_bytes: 100 * MIB,
+                predicted_bytes: 110 * MIB,
+            }),
+            candidates: vec![Prediction {
+                needs: Some(needs(20, 30, 40)),
+                ..Prediction::default()
+            }],
+            ..Predictions::default()
+        };
+        assert_eq!(predictions.now(), None);
+        assert!(predictions.best().is_none());
+        predictions.self_check = Some(SelfCheck {
+            measured_bytes: 100 * MIB,
+            predicted_bytes: 104 * MIB,
+        });
+        assert!(predictions.best().is_some());
+    }
+}

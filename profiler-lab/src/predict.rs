@@ -1,0 +1,484 @@
+//! Predictions from one walk: the heap, as several programs that it may have come from, played into
+//! the real allocators.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use profiler_core::allocator::Allocator as Kind;
+use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
+use profiler_core::report::Mechanism;
+use profiler_core::sample::Sample;
+use profiler_core::units::bytes;
+use profiler_target::host;
+use profiler_trace::compile::Summary;
+use profiler_trace::limits::{Limits, Meter};
+
+use super::allocators::Allocator;
+use super::environment::Environment;
+use super::play::{PlayError, Program, Setup, play};
+use super::seed::{
+    Fill, LargeGaps, Overlap, SeedHeap, SeedOptions, Written, measured_bytes, write,
+};
+
+/// Of the memory that is available, players may take this share together.
+const MEMORY_SHARE: f64 = 0.5;
+/// What an allocator may need more than the heap takes before its player is ended.
+const MOST_TIMES: u64 = 4;
+/// No heap of more blocks is played: it would take minutes.
+const MOST_OPERATIONS: u64 = 1 << 27;
+/// Of another allocator, the ends of the band lie so much beyond those that were played: what the
+/// program does beside the blocks that a walk shows (`docs/prediction.md`).
+const MARGIN: f64 = 0.05;
+/// The same, at least.
+const MARGIN_BYTES: u64 = 1 << 20;
+
+/// The histories that a heap may have. The first two are its middle; all of them are its band.
+const HISTORIES: [SeedOptions; 4] = [
+    SeedOptions {
+        fill: Fill::Neighbours,
+        large: LargeGaps::ByShare,
+        slack: 8,
+        overlap: Overlap::Together,
+        ..SeedOptions::DEFAULT
+    },
+    SeedOptions {
+        fill: Fill::Exact,
+        large: LargeGaps::ByShare,
+        slack: 0,
+        overlap: Overlap::OneByOne,
+        ..SeedOptions::DEFAULT
+    },
+    SeedOptions {
+        fill: Fill::Exact,
+        large: LargeGaps::LargeBlocks,
+        slack: 8,
+        overlap: Overlap::OneByOne,
+        ..SeedOptions::DEFAULT
+    },
+    SeedOptions {
+        fill: Fill::Neighbours,
+        large: LargeGaps::AsOthers,
+        slack: 0,
+        overlap: Overlap::Together,
+        ..SeedOptions::DEFAULT
+    },
+];
+/// How many of them are the middle.
+const MIDDLE: usize = 2;
+
+/// How far what was played says what the program would need.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum Reach {
+    /// All that decides is in the walk and the histories.
+    Full,
+    /// When it gives back what was freed depends on what the program does next (mimalloc): it was
+    /// played once more with all of it given back, and lies between.
+    Collected,
+    /// It gives nothing back: what it needs was decided at the peak (tcmalloc).
+    Peak,
+    /// What decides is gone from the walk: where freed blocks would have been merged when.
+    Unknown,
+}
+
+/// A candidate.
+struct Candidate {
+    name: String,
+    allocator: Result<Allocator, String>,
+    env: Environment,
+    trim: bool,
+    step: Option<&'static str>,
+    remedies: Option<Mechanism>,
+    reach: Reach,
+}
+
+/// Predicts what the heap that serves malloc in a sample would need elsewhere. `progress` gets what is
+/// known whenever a candidate is done. Players give way to all that wants a processor.
+pub fn predict(
+    sample: &Sample,
+    interrupted: &Arc<AtomicBool>,
+    progress: &(dyn Fn(&Predictions) + Sync),
+) -> Predictions {
+    let none = |why: &str| Predictions::none(sample.taken_at_ns, why);
+    let (Some(heap), Some(measured)) = (SeedHeap::of(sample), measured_bytes(sample)) else {
+        return none("malloc's heap was not walked");
+    };
+    let available = host::available_bytes();
+    let mut programs = Vec::new();
+    for history in &HISTORIES {
+        match program(&heap, history, available, interrupted) {
+            Ok(program) => programs.push(program),
+            Err(error) => return none(&format!("the heap cannot be played: {error}")),
+        }
+    }
+    let operations = programs.iter().map(|program| program.published()).max();
+    if operations.unwrap_or(0) > MOST_OPERATIONS {
+        return none("the heap has too many blocks to be played");
+    }
+    let peaks = programs.iter().map(|p| p.summary().peak_live_bytes);
+    let peak = peaks.max().unwrap_or(0);
+    let room = (available as f64 * MEMORY_SHARE) as u64;
+    let players = cores().min((room / peak.max(1)) as usize);
+    if players == 0 {
+        return none(&format!(
+            "this host has too little memory to play a heap of {}: {} are available",
+            bytes(measured),
+            bytes(available)
+        ));
+    }
+    let field = Field {
+        candidates: candidates(&heap),
+        programs,
+        walk_ns: sample.taken_at_ns,
+        measured,
+        peak: measured + (sample.kernel.peak_rss_bytes).saturating_sub(sample.kernel.rss_bytes),
+        live: heap.live_bytes(),
+        cpus: sample.host.cpus,
+        limit: (room / players as u64).min(peak.saturating_mul(MOST_TIMES).max(256 << 20)),
+        interrupted,
+        progress,
+        state: Mutex::default(),
+    };
+    field.run(players)
+}
+
+fn program(
+    heap: &SeedHeap<'_>,
+    history: &SeedOptions,
+    available: u64,
+    interrupted: &Arc<AtomicBool>,
+) -> io::Result<Arc<Program>> {
+    let meter = Meter::new(Limits::new(None, None, available), Arc::clone(interrupted));
+    Program::of_operations(meter, |sink| {
+        let Written {
+            threads,
+            slots,
+            peak_bytes,
+            ..
+        } = write(heap, history, sink)?;
+        Ok(Summary {
+            threads,
+            slots: slots.into(),
+            peak_live_bytes: peak_bytes,
+            ..Summary::default()
+        })
+    })
+}
+
+/// What is tried: first the heap as it is, then what is asked for most.
+fn candidates(heap: &SeedHeap<'_>) -> Vec<Candidate> {
+    let own = heap.allocator();
+    let env = settings_of(heap);
+    let with = |name: &str, allocator: Result<Allocator, String>, env: &Environment| Candidate {
+        name: name.to_owned(),
+        allocator,
+        env: env.clone(),
+        trim: false,
+        step: None,
+        remedies: None,
+        reach: Reach::Full,
+    };
+    let installed = |build: &str| Allocator::to_preload(build).map_err(|error| error.to_string());
+    let as_it_is = match own {
+        Kind::Glibc => Ok(Allocator::glibc()),
+        other => installed(other.name()),
+    };
+    let empty = Environment::default();
+    let mut all = vec![with("baseline", as_it_is, &env)];
+    for build in ["jemalloc", "mimalloc2", "mimalloc", "tcmalloc"] {
+        let candidate = with(build, installed(build), &empty);
+        if candidate.allocator.as_ref().is_ok_and(|a| a.identity.is(own)) {
+            continue;
+        }
+        all.push(Candidate {
+            remedies: (build == "jemalloc").then_some(Mechanism::PinnedPages),
+            reach: match build {
+                "mimalloc" | "mimalloc2" => Reach::Collected,
+                "tcmalloc" => Reach::Peak,
+                _ => Reach::Full,
+            },
+            ..candidate
+        });
+    }
+    let glibc_env = if own == Kind::Glibc { env } else { empty };
+    let glibc = |name: &str, settings: &[(&str, &str)], remedies| {
+        let mut env = glibc_env.clone();
+        for (setting, value) in settings {
+            env.set_setting(Kind::Glibc, setting, value);
+        }
+        Candidate {
+            remedies,
+            ..with(name, Ok(Allocator::glibc()), &env)
+        }
+    };
+    if own != Kind::Glibc {
+        all.push(glibc("glibc", &[], None));
+        return all;
+    }
+    let fixed = [("mmap_threshold", "131072")];
+    let trimmed = [("trim_threshold", "131072"), ("mmap_threshold", "33554432")];
+    all.extend([
+        glibc(
+            "mmap_threshold=128K",
+            &fixed,
+            Some(Mechanism::DynamicMmapThreshold),
+        ),
+        glibc("trim_threshold=128K", &trimmed, None),
+        Candidate {
+            trim: true,
+            step: Some("call malloc_trim(0) after peaks: ctypes.CDLL(None).malloc_trim(0)"),
+            ..glibc("malloc_trim", &[], None)
+        },
+    ]);
+    if heap.arenas().len() > 1 {
+        let sprawl = Some(Mechanism::ArenaSprawl);
+        all.push(glibc("arena_max=2", &[("arena_max", "2")], sprawl));
+        all.push(glibc("arena_max=1", &[("arena_max", "1")], sprawl));
+    }
+    let no_tcache = [("tcache_count", "0")];
+    all.push(Candidate {
+        reach: Reach::Unknown,
+        ..glibc("tcache_count=0", &no_tcache, Some(Mechanism::Caches))
+    });
+    all
+}
+
+/// glibc's settings in force, as far as they were changed and a variable sets them.
+fn settings_of(heap: &SeedHeap<'_>) -> Environment {
+    let mut env = Environment::default();
+    if heap.allocator() != Kind::Glibc {
+        return env;
+    }
+    let is_fixed = heap.setting("no_dyn_threshold") == Some(1);
+    for (setting, tunable) in [
+        ("arena_max", "arena_max"),
+        ("top_pad", "top_pad"),
+        ("tcache_count", "tcache_count"),
+        ("n_mmaps_max", "mmap_max"),
+        ("mmap_threshold", "mmap_threshold"),
+        ("trim_threshold", "trim_threshold"),
+    ] {
+        let adapts = tunable.ends_with("threshold") && !is_fixed;
+        if let Some(value) = heap.changed_setting(setting).filter(|_| !adapts) {
+            env.set_setting(Kind::Glibc, tunable, &value.to_string());
+        }
+    }
+    env
+}
+
+/// All that is to be played.
+struct Field<'a> {
+    candidates: Vec<Candidate>,
+    programs: Vec<Arc<Program>>,
+    walk_ns: u64,
+    measured: u64,
+    /// What the heap took when the process took most.
+    peak: u64,
+    /// Bytes of live blocks.
+    live: u64,
+    cpus: u32,
+    /// Bytes that a player may take.
+    limit: u64,
+    interrupted: &'a AtomicBool,
+    progress: &'a (dyn Fn(&Predictions) + Sync),
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<(usize, usize)>,
+    outcomes: Vec<Outcome>,
+}
+
+/// What playing one candidate came to.
+#[derive(Clone, Default)]
+struct Outcome {
+    /// Resident bytes at the end, by history.
+    resident: Vec<Option<u64>>,
+    failure: Option<String>,
+}
+
+impl Field<'_> {
+    fn run(&self, players: usize) -> Predictions {
+        let histories = self.programs.len();
+        let all = self.candidates.iter().enumerate();
+        let all = all.flat_map(|(number, candidate)| {
+            let collected = usize::from(candidate.reach == Reach::Collected);
+            (0..histories + collected).map(move |run| (number, run))
+        });
+        *self.state() = State {
+            queue: all.collect(),
+            outcomes: self
+                .candidates
+                .iter()
+                .map(|candidate| Outcome {
+                    resident: vec![
+                        None;
+                        histories + usize::from(candidate.reach == Reach::Collected)
+                    ],
+                    failure: candidate.allocator.as_ref().err().cloned(),
+                })
+                .collect(),
+        };
+        thread::scope(|scope| {
+            for core in 0..players {
+                scope.spawn(move || self.work(core));
+            }
+        });
+        let mut predictions = self.predictions();
+        if self.interrupted.load(Ordering::Relaxed) {
+            predictions.trouble = Some("interrupted".to_owned());
+        }
+        predictions
+    }
+
+    fn work(&self, core: usize) {
+        while let Some((candidate, history)) = self.next() {
+            let played = self.play(candidate, history, core);
+            let mut state = self.state();
+            let outcome = &mut state.outcomes[candidate];
+            match played {
+                Ok(resident) => outcome.resident[history] = Some(resident),
+                Err(PlayError::Cancelled) => return,
+                Err(why) => outcome.failure = Some(why.to_string()),
+            }
+            let is_done = outcome.failure.is_some() || outcome.resident.iter().all(Option::is_some);
+            drop(state);
+            if is_done {
+                (self.progress)(&self.predictions());
+            }
+        }
+    }
+
+    /// What to play next: a candidate and a history.
+    fn next(&self) -> Option<(usize, usize)> {
+        let mut state = self.state();
+        while !self.interrupted.load(Ordering::Relaxed) {
+            let (candidate, history) = state.queue.pop_front()?;
+            if state.outcomes[candidate].failure.is_none() {
+                return Some((candidate, history));
+            }
+        }
+        None
+    }
+
+    fn play(&self, candidate: usize, history: usize, core: usize) -> Result<u64, PlayError> {
+        let candidate = &self.candidates[candidate];
+        let allocator = candidate.allocator.as_ref().ok();
+        let setup = Setup {
+            preload: allocator.and_then(|allocator| allocator.object.clone()),
+            env: candidate.env.variables().to_vec(),
+            trim_at_checkpoints: candidate.trim || history >= self.programs.len(),
+            cpus: (self.cpus > 0).then_some(self.cpus),
+            core: Some(core),
+            memory_limit: Some(self.limit),
+            background: true,
+            ..Setup::default()
+        };
+        let goes_on = |_| !self.interrupted.load(Ordering::Relaxed);
+        // After the histories comes the first of them again, and all is given back.
+        let program = self.programs.get(history).unwrap_or(&self.programs[0]);
+        Ok(play(program, &setup, &goes_on)?.rest_bytes)
+    }
+
+    fn predictions(&self) -> Predictions {
+        let state = self.state();
+        let mut all = self.candidates.iter().zip(&state.outcomes);
+        let baseline = all.next().map(|(_, outcome)| outcome);
+        let predicted = baseline.and_then(|outcome| *outcome.resident.first()?);
+        let mut pending = 0;
+        let candidates = all
+            .filter_map(|(candidate, outcome)| {
+                let needs = self.needs(candidate, outcome);
+                if needs.is_none() && outcome.failure.is_none() {
+                    pending += 1;
+                    return None;
+                }
+                Some(prediction(candidate, outcome, needs))
+            })
+            .collect();
+        Predictions {
+            walk_ns: self.walk_ns,
+            self_check: predicted.map(|predicted_bytes| SelfCheck {
+                measured_bytes: self.measured,
+                predicted_bytes,
+            }),
+            candidates,
+            pending,
+            trouble: baseline.and_then(|outcome| {
+                let why = outcome.failure.as_ref()?;
+                Some(format!("the heap as it is cannot be played: {why}"))
+            }),
+        }
+    }
+
+    fn needs(&self, candidate: &Candidate, outcome: &Outcome) -> Option<Needs> {
+        let all: Vec<u64> = outcome.resident.iter().copied().collect::<Option<_>>()?;
+        if outcome.failure.is_some() {
+            return None;
+        }
+        let is_glibc = candidate.allocator.as_ref().is_ok_and(|a| a.identity.is(Kind::Glibc));
+        let margin = |end: u64| match is_glibc {
+            true => 0,
+            false => MARGIN_BYTES.max((end as f64 * MARGIN) as u64),
+        };
+        let (mut low, mut high) = (*all.iter().min()?, *all.iter().max()?);
+        let mut middle = geometric_mean(&all[..MIDDLE]);
+        match candidate.reach {
+            Reach::Full => {}
+            Reach::Collected => middle = (middle + low) / 2,
+            Reach::Peak => {
+                high = high.max(self.peak);
+                middle = middle.max(self.peak);
+            }
+            Reach::Unknown => {
+                low = low.min(self.live);
+                high = high.max(self.measured);
+            }
+        }
+        Some(Needs {
+            bytes: middle,
+            low_bytes: low.saturating_sub(margin(low)),
+            high_bytes: high.saturating_add(margin(high)),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn prediction(candidate: &Candidate, outcome: &Outcome, needs: Option<Needs>) -> Prediction {
+    let allocator = candidate.allocator.as_ref().ok();
+    let listed = allocator.and_then(|allocator| allocator.listed.clone());
+    let preload = listed.clone().map(|listed| ("LD_PRELOAD".to_owned(), listed));
+    Prediction {
+        candidate: candidate.name.clone(),
+        allocator: allocator.map_or_else(String::new, |a| a.name.clone()),
+        version: allocator.and_then(|allocator| allocator.identity.version.clone()),
+        path: listed,
+        is_carried: allocator.is_some_and(Allocator::is_carried),
+        set: preload
+            .into_iter()
+            .chain(candidate.env.variables().iter().cloned())
+            .collect(),
+        step: candidate.step.map(str::to_owned),
+        remedies: candidate.remedies,
+        needs,
+        runs: outcome.resident.iter().flatten().count() as u32,
+        failure: outcome.failure.clone(),
+    }
+}
+
+/// The mean of what may differ by factors: of 10 and 1000 it is 100.
+fn geometric_mean(all: &[u64]) -> u64 {
+    let sum: f64 = all.iter().map(|bytes| (*bytes.max(&1) as f64).ln()).sum();
+    (sum / all.len() as f64).exp().round() as u64
+}
+
+/// Processors to play on.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}

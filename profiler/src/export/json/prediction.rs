@@ -1,0 +1,78 @@
+//! What was predicted of a walk, as part of a snapshot.
+
+use profiler_core::prediction::{Prediction, Predictions, SelfCheck};
+use serde::Serialize;
+
+use super::Object;
+
+/// How the predictions came about: all are from one walk.
+const BASIS: &str = "walk";
+
+#[derive(Serialize)]
+pub(super) struct PredictionRow<'a> {
+    candidate: &'a str,
+    allocator: &'a str,
+    version: Option<&'a str>,
+    path: Option<&'a str>,
+    carried: bool,
+    env: Object<&'a str, &'a str>,
+    step: Option<&'a str>,
+    rest_bytes: Option<u64>,
+    low_bytes: Option<u64>,
+    high_bytes: Option<u64>,
+    saves_bytes: Option<i64>,
+    effect: Option<&'static str>,
+    basis: &'static str,
+    runs: u32,
+    failure: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+pub(super) struct SelfCheckRow {
+    measured_bytes: u64,
+    predicted_bytes: u64,
+    error: f64,
+    holds: bool,
+}
+
+impl SelfCheckRow {
+    pub(super) fn of(check: &SelfCheck) -> Self {
+        Self {
+            measured_bytes: check.measured_bytes,
+            predicted_bytes: check.predicted_bytes,
+            error: check.error(),
+            holds: check.holds(),
+        }
+    }
+}
+
+/// All candidates; those that were not played have no figures.
+pub(super) fn rows(predictions: &Predictions) -> Vec<PredictionRow<'_>> {
+    let now = predictions.now();
+    let row = |prediction| PredictionRow::of(prediction, now);
+    predictions.candidates.iter().map(row).collect()
+}
+
+impl<'a> PredictionRow<'a> {
+    fn of(prediction: &'a Prediction, now: Option<u64>) -> Self {
+        let needs = prediction.needs;
+        let env = prediction.set.iter();
+        Self {
+            candidate: &prediction.candidate,
+            allocator: &prediction.allocator,
+            version: prediction.version.as_deref(),
+            path: prediction.path.as_deref(),
+            carried: prediction.is_carried,
+            env: Object(env.map(|(name, value)| (&**name, &**value)).collect()),
+            step: prediction.step.as_deref(),
+            rest_bytes: needs.map(|needs| needs.bytes),
+            low_bytes: needs.map(|needs| needs.low_bytes),
+            high_bytes: needs.map(|needs| needs.high_bytes),
+            saves_bytes: now.and_then(|now| prediction.saves(now)),
+            effect: now.and_then(|now| Some(needs?.effect(now).name())),
+            basis: BASIS,
+            runs: prediction.runs,
+            failure: prediction.failure.as_deref(),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Predictions for a session: at once for one walk, or beside a session that goes on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use profiler_core::prediction::Predictions;
+use profiler_core::report::FragReport;
+use profiler_core::sample::Sample;
+use profiler_lab::predict::predict;
+
+use crate::say;
+
+/// A walk is predicted again when malloc's heap has changed by this share since.
+const CHANGED: f64 = 0.1;
+
+/// Predicts one walk, with progress on stderr, until it is done or interrupted.
+pub(crate) fn predict_now(sample: &Sample, interrupted: &Arc<AtomicBool>) -> Predictions {
+    let is_watched = say::is_watched();
+    let show = |so_far: &Predictions| {
+        if is_watched {
+            say::progress(words(so_far));
+        }
+    };
+    if is_watched {
+        say::progress("predicting: playing the heap into its own allocator");
+    }
+    let predictions = predict(sample, interrupted, &show);
+    if is_watched {
+        say::clear_progress();
+    }
+    predictions
+}
+
+fn words(so_far: &Predictions) -> String {
+    let done = so_far.candidates.len();
+    format!("predicting: {done} of {} candidates", done + so_far.pending as usize)
+}
+
+/// Predictions of the walks of a session, made by players that give way to everything.
+#[derive(Default)]
+pub(crate) struct Predictor {
+    latest: Arc<Mutex<Option<Predictions>>>,
+    cancelled: Arc<AtomicBool>,
+    running: Option<JoinHandle<()>>,
+    /// What malloc's heap took at the walk that was predicted.
+    heap_bytes: u64,
+}
+
+impl Predictor {
+    /// Begins to predict a walk, unless one is being predicted or it is much like the one before.
+    pub(crate) fn offer(&mut self, sample: &Sample) {
+        if self.running.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        let heap_bytes = profiler_lab::seed::measured_bytes(sample).unwrap_or(0);
+        let change = heap_bytes.abs_diff(self.heap_bytes) as f64;
+        if self.running.is_some() && change <= CHANGED * self.heap_bytes as f64 {
+            return;
+        }
+        self.heap_bytes = heap_bytes;
+        let (sample, latest) = (sample.clone(), Arc::clone(&self.latest));
+        let cancelled = Arc::clone(&self.cancelled);
+        let spawned = thread::Builder::new().name("predictor".into()).spawn(move || {
+            let put = |predictions: &Predictions| {
+                *lock(&latest) = Some(predictions.clone());
+            };
+            put(&predict(&sample, &cancelled, &put));
+        });
+        match spawned {
+            Ok(thread) => self.running = Some(thread),
+            Err(why) => {
+                let why = format!("no thread could be started: {why}");
+                *lock(&self.latest) = Some(Predictions::none(0, why));
+            }
+        }
+    }
+
+    /// A report with the latest predictions, where there are any.
+    pub(crate) fn apply(&self, report: FragReport) -> FragReport {
+        match &*lock(&self.latest) {
+            Some(predictions) => report.with_predictions(predictions.clone()),
+            None => report,
+        }
+    }
+
+    /// The same report with the latest predictions, if they are newer than those that it has.
+    pub(crate) fn refresh(&self, report: &Arc<FragReport>) -> Arc<FragReport> {
+        let latest = lock(&self.latest);
+        match &*latest {
+            Some(predictions) if report.predictions.as_ref() != Some(predictions) => {
+                Arc::new(report.with_predictions(predictions.clone()))
+            }
+            _ => Arc::clone(report),
+        }
+    }
+}
+
+impl Drop for Predictor {
+    fn drop(&mut self) {
+        // Who exits kills the players; they need not be waited for.
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+fn lock(latest: &Mutex<Option<Predictions>>) -> MutexGuard<'_, Option<Predictions>> {
+    // Nothing that holds the lock panics.
+    latest.lock().unwrap_or_else(PoisonError::into_inner)
+}
