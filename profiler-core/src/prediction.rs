@@ -109,7 +109,7 @@ impl Effect {
             Self::Saves => "less",
             Self::Costs => "more",
             Self::Same => "no difference",
-            Self::Unclear => "cannot be told apart from now",
+            Self::Unclear => "less or more",
         }
     }
 }
@@ -163,15 +163,10 @@ impl Needs {
 }
 
 impl Prediction {
-    /// The candidate with its version.
+    /// What people call it: another allocator by its version.
     pub fn title(&self) -> String {
-        match &self.version {
-            Some(version) if self.path.is_some() => {
-                match self.candidate.split_once(' ') {
-                    Some((name, settings)) => format!("{name} {version} {settings}"),
-                    None => format!("{} {version}", self.candidate),
-                }
-            }
+        match (&self.version, self.path.is_some()) {
+            (Some(version), true) => format!("{} {version}", self.allocator),
             _ => self.candidate.clone(),
         }
     }
@@ -222,9 +217,18 @@ impl Predictions {
         })
     }
 
+    /// The same, those first that need least.
+    pub fn ranked(&self) -> Vec<(&Prediction, Needs, Effect)> {
+        let mut all: Vec<_> = self.effects().collect();
+        all.sort_by_key(|(_, needs, _)| needs.bytes);
+        all
+    }
+
     /// The candidate that is sure to save, and saves most.
     pub fn best(&self) -> Option<(&Prediction, Needs)> {
-        let saving = self.effects().filter(|(.., effect)| *effect == Effect::Saves);
+        let saving = self
+            .effects()
+            .filter(|(.., effect)| *effect == Effect::Saves);
         let saving = saving.map(|(prediction, needs, _)| (prediction, needs));
         saving.min_by_key(|(_, needs)| needs.bytes)
     }
@@ -239,7 +243,8 @@ impl Predictions {
     /// What jemalloc as it comes would do.
     pub fn jemalloc(&self) -> Option<(&Prediction, Needs, Effect)> {
         let name = Allocator::Jemalloc.name();
-        self.effects().find(|(prediction, ..)| prediction.candidate == name)
+        self.effects()
+            .find(|(prediction, ..)| prediction.candidate == name)
     }
 }
 

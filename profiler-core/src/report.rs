@@ -390,14 +390,23 @@ pub struct Finding {
     pub mechanism: Mechanism,
     /// One sentence.
     pub claim: String,
-    /// Bytes of RSS at stake.
-    pub bytes: u64,
+    /// Bytes that it takes and, where a remedy is known, that the remedy returns; `None` where that
+    /// cannot be predicted.
+    pub bytes: Option<u64>,
     /// The figures that carry the claim.
     pub evidence: Vec<Evidence>,
     /// What to do about it.
     pub remedy: &'static Remedy,
     /// How sure.
     pub confidence: Confidence,
+}
+
+impl Finding {
+    /// Its bytes as people read them.
+    pub fn shown_bytes(&self) -> String {
+        self.bytes
+            .map_or_else(|| "unknown".to_owned(), units::bytes)
+    }
 }
 
 /// The live blocks packed into jemalloc's size classes and slabs: a lower bound on what they

@@ -208,7 +208,9 @@ impl Allocator {
     /// Whether it is one of those that fragscope carries, so that this host may have none.
     pub fn is_carried(&self) -> bool {
         let own = format!("/proc/{}/fd/", std::process::id());
-        self.object.as_ref().is_some_and(|path| path.starts_with(own))
+        self.object
+            .as_ref()
+            .is_some_and(|path| path.starts_with(own))
     }
 
     fn of_build(build: &Build) -> Result<Self, NoAllocator> {

@@ -30,10 +30,22 @@ const MOST_TIMES: u64 = 4;
 /// No heap of more blocks is played: it would take minutes.
 const MOST_OPERATIONS: u64 = 1 << 27;
 /// Of another allocator, the ends of the band lie so much beyond those that were played: what the
-/// program does beside the blocks that a walk shows (`docs/prediction.md`).
-const MARGIN: f64 = 0.05;
-/// The same, at least.
-const MARGIN_BYTES: u64 = 1 << 20;
+/// program does beside the blocks that a walk shows, which mostly takes some more
+/// (`docs/prediction.md`).
+const MARGIN: Margin = Margin {
+    below: 0.03,
+    above: 0.10,
+    least: 1 << 20,
+};
+
+struct Margin {
+    /// As a share of the lower end.
+    below: f64,
+    /// As a share of the upper end.
+    above: f64,
+    /// In bytes, at either end.
+    least: u64,
+}
 
 /// The histories that a heap may have. The first two are its middle; all of them are its band.
 const HISTORIES: [SeedOptions; 4] = [
@@ -88,7 +100,8 @@ struct Candidate {
     name: String,
     allocator: Result<Allocator, String>,
     env: Environment,
-    trim: bool,
+    /// What it needs, where that follows from the walk and need not be played.
+    exact: Option<u64>,
     step: Option<&'static str>,
     remedies: Option<Mechanism>,
     reach: Reach,
@@ -129,7 +142,7 @@ pub fn predict(
         ));
     }
     let field = Field {
-        candidates: candidates(&heap),
+        candidates: candidates(&heap, measured),
         programs,
         walk_ns: sample.taken_at_ns,
         measured,
@@ -168,14 +181,14 @@ fn program(
 }
 
 /// What is tried: first the heap as it is, then what is asked for most.
-fn candidates(heap: &SeedHeap<'_>) -> Vec<Candidate> {
+fn candidates(heap: &SeedHeap<'_>, measured: u64) -> Vec<Candidate> {
     let own = heap.allocator();
     let env = settings_of(heap);
     let with = |name: &str, allocator: Result<Allocator, String>, env: &Environment| Candidate {
         name: name.to_owned(),
         allocator,
         env: env.clone(),
-        trim: false,
+        exact: None,
         step: None,
         remedies: None,
         reach: Reach::Full,
@@ -189,7 +202,11 @@ fn candidates(heap: &SeedHeap<'_>) -> Vec<Candidate> {
     let mut all = vec![with("baseline", as_it_is, &env)];
     for build in ["jemalloc", "mimalloc2", "mimalloc", "tcmalloc"] {
         let candidate = with(build, installed(build), &empty);
-        if candidate.allocator.as_ref().is_ok_and(|a| a.identity.is(own)) {
+        if candidate
+            .allocator
+            .as_ref()
+            .is_ok_and(|a| a.identity.is(own))
+        {
             continue;
         }
         all.push(Candidate {
@@ -227,7 +244,7 @@ fn candidates(heap: &SeedHeap<'_>) -> Vec<Candidate> {
         ),
         glibc("trim_threshold=128K", &trimmed, None),
         Candidate {
-            trim: true,
+            exact: Some(measured.saturating_sub(heap.trimmable_bytes())),
             step: Some("call malloc_trim(0) after peaks: ctypes.CDLL(None).malloc_trim(0)"),
             ..glibc("malloc_trim", &[], None)
         },
@@ -304,7 +321,8 @@ impl Field<'_> {
     fn run(&self, players: usize) -> Predictions {
         let histories = self.programs.len();
         let all = self.candidates.iter().enumerate();
-        let all = all.flat_map(|(number, candidate)| {
+        let played = all.filter(|(_, candidate)| candidate.exact.is_none());
+        let all = played.flat_map(|(number, candidate)| {
             let collected = usize::from(candidate.reach == Reach::Collected);
             (0..histories + collected).map(move |run| (number, run))
         });
@@ -370,7 +388,7 @@ impl Field<'_> {
         let setup = Setup {
             preload: allocator.and_then(|allocator| allocator.object.clone()),
             env: candidate.env.variables().to_vec(),
-            trim_at_checkpoints: candidate.trim || history >= self.programs.len(),
+            trim_at_checkpoints: history >= self.programs.len(),
             cpus: (self.cpus > 0).then_some(self.cpus),
             core: Some(core),
             memory_limit: Some(self.limit),
@@ -415,14 +433,25 @@ impl Field<'_> {
     }
 
     fn needs(&self, candidate: &Candidate, outcome: &Outcome) -> Option<Needs> {
+        if let Some(bytes) = candidate.exact {
+            let (low_bytes, high_bytes) = (bytes, bytes);
+            return Some(Needs {
+                bytes,
+                low_bytes,
+                high_bytes,
+            });
+        }
         let all: Vec<u64> = outcome.resident.iter().copied().collect::<Option<_>>()?;
         if outcome.failure.is_some() {
             return None;
         }
-        let is_glibc = candidate.allocator.as_ref().is_ok_and(|a| a.identity.is(Kind::Glibc));
-        let margin = |end: u64| match is_glibc {
+        let is_glibc = candidate
+            .allocator
+            .as_ref()
+            .is_ok_and(|a| a.identity.is(Kind::Glibc));
+        let margin = |end: u64, share: f64| match is_glibc {
             true => 0,
-            false => MARGIN_BYTES.max((end as f64 * MARGIN) as u64),
+            false => MARGIN.least.max((end as f64 * share) as u64),
         };
         let (mut low, mut high) = (*all.iter().min()?, *all.iter().max()?);
         let mut middle = geometric_mean(&all[..MIDDLE]);
@@ -440,8 +469,8 @@ impl Field<'_> {
         }
         Some(Needs {
             bytes: middle,
-            low_bytes: low.saturating_sub(margin(low)),
-            high_bytes: high.saturating_add(margin(high)),
+            low_bytes: low.saturating_sub(margin(low, MARGIN.below)),
+            high_bytes: high.saturating_add(margin(high, MARGIN.above)),
         })
     }
 
@@ -453,10 +482,15 @@ impl Field<'_> {
 fn prediction(candidate: &Candidate, outcome: &Outcome, needs: Option<Needs>) -> Prediction {
     let allocator = candidate.allocator.as_ref().ok();
     let listed = allocator.and_then(|allocator| allocator.listed.clone());
-    let preload = listed.clone().map(|listed| ("LD_PRELOAD".to_owned(), listed));
+    let preload = listed
+        .clone()
+        .map(|listed| ("LD_PRELOAD".to_owned(), listed));
     Prediction {
         candidate: candidate.name.clone(),
-        allocator: allocator.map_or_else(String::new, |a| a.name.clone()),
+        allocator: match allocator.and_then(|allocator| allocator.identity.kind) {
+            Some(kind) => kind.name().to_owned(),
+            None => candidate.name.clone(),
+        },
         version: allocator.and_then(|allocator| allocator.identity.version.clone()),
         path: listed,
         is_carried: allocator.is_some_and(Allocator::is_carried),

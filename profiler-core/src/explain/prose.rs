@@ -1,19 +1,28 @@
 //! The verdict in a line, and the explanation in words.
 
-use crate::explain::rules::{not_walked, serving};
+use crate::explain::rules::{not_walked, serving, worth};
 use crate::metrics::MetricId;
 use crate::prediction::Effect;
 use crate::report::{FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
 
+/// From this share of RSS on, fragmentation is not passed over.
+const UNEXPLAINED_SHARE: f64 = 0.2;
+
 /// One line for the top of the screen.
 pub(crate) fn verdict(report: &FragReport) -> String {
     let Some(first) = report.findings.first() else {
-        return format!(
-            "Nothing stands out: {} of {} are fragmentation.",
-            percent(fragmentation(report), report.kernel.rss_bytes),
-            report.kernel.name()
-        );
+        let (free, rss) = (fragmentation(report), report.kernel.rss_bytes);
+        let name = report.kernel.name();
+        if free as f64 > rss as f64 * UNEXPLAINED_SHARE {
+            return format!(
+                "{} ({} of {name}) are free but resident; the cause is not known.",
+                bytes(free),
+                percent(free, rss)
+            );
+        }
+        let share = percent(free, rss);
+        return format!("Nothing stands out: {share} of {name} are fragmentation.");
     };
     let cause = match first.mechanism {
         Mechanism::PinnedPages => "free memory is pinned by live blocks",
@@ -28,7 +37,10 @@ pub(crate) fn verdict(report: &FragReport) -> String {
         Mechanism::NotSure => return format!("No verdict: {}.", not_walked(report)),
     };
     let outlook = outlook(report).map_or_else(String::new, |outlook| format!("; {outlook}"));
-    let verdict = format!("{}: {cause}{outlook}.", bytes(first.bytes));
+    // What nothing returns, or cannot be predicted, is still there.
+    let at_stake = first.bytes.filter(|bytes| *bytes > 0);
+    let at_stake = at_stake.unwrap_or_else(|| fragmentation(report));
+    let verdict = format!("{}: {cause}{outlook}.", bytes(at_stake));
     // The larger share goes unsaid otherwise.
     match first.mechanism {
         Mechanism::MostlyLive | Mechanism::NotTheHeap => verdict,
@@ -146,8 +158,19 @@ fn outlook(report: &FragReport) -> Option<String> {
         ));
     }
     let now = bytes(predictions.now()?);
-    if let Some((best, needs)) = predictions.best() {
-        return Some(format!("{} would need {}, now {now}", best.title(), needs.band()));
+    let best = predictions.best();
+    let worth_it = best.filter(|(_, needs)| {
+        worth(
+            report,
+            predictions.now().unwrap_or(0).saturating_sub(needs.bytes),
+        )
+    });
+    if let Some((best, needs)) = worth_it {
+        return Some(format!(
+            "{} would need {}, now {now}",
+            best.title(),
+            needs.band()
+        ));
     }
     if predictions.pending > 0 {
         return None;
@@ -156,8 +179,8 @@ fn outlook(report: &FragReport) -> Option<String> {
     let title = jemalloc.title();
     Some(match effect {
         Effect::Costs => format!("{title} would need more: {}, now {now}", needs.band()),
-        Effect::Unclear => format!("{title} cannot be told apart: {}, now {now}", needs.band()),
-        Effect::Same | Effect::Saves => "no allocator or setting would save memory".to_owned(),
+        Effect::Unclear => format!("{title} may help or not: {}, now {now}", needs.band()),
+        Effect::Same | Effect::Saves => "nothing that was played would save much".to_owned(),
     })
 }
 
@@ -188,7 +211,7 @@ fn about_predictions(report: &FragReport) -> String {
         }
         text += ". Played into others, it would need, once they have purged what was freed:";
     }
-    for (prediction, needs, effect) in predictions.effects() {
+    for (prediction, needs, effect) in predictions.ranked() {
         let (title, band) = (prediction.title(), needs.band());
         text += &format!("\n\n{title}: {band}, {}", effect.words());
         if let Some(how) = prediction.how().filter(|_| effect == Effect::Saves) {

@@ -44,7 +44,10 @@ fn borne_out(
     let (title, band) = (remedy.title(), needs.band());
     let said = match effect {
         Effect::Saves => {
-            format!("With {title}, malloc would need {band} instead of {}.", bytes(now))
+            format!(
+                "With {title}, malloc would need {band} instead of {}.",
+                bytes(now)
+            )
         }
         Effect::Unclear => {
             finding.confidence = finding.confidence.min(Confidence::Low);
@@ -57,14 +60,23 @@ fn borne_out(
         // That they are pinned is true, whether or not anything would unpin them.
         Effect::Same | Effect::Costs if finding.mechanism == Mechanism::PinnedPages => {
             finding.remedy = Remedy::of(Mechanism::PinnedPages, None);
-            format!("{title} would not return them: it would need {band}, now {}.", bytes(now))
+            format!(
+                "{title} would not return them: it would need {band}, now {}.",
+                bytes(now)
+            )
         }
         Effect::Same | Effect::Costs => return None,
     };
     finding.claim = format!("{} {said}", finding.claim);
+    let saved = now.saturating_sub(needs.bytes);
     finding.bytes = match effect {
-        Effect::Same | Effect::Costs => 0,
-        Effect::Saves | Effect::Unclear => now.saturating_sub(needs.bytes),
+        // Another allocator saves for other reasons too, which are not this one.
+        Effect::Saves if finding.mechanism == Mechanism::PinnedPages => {
+            finding.bytes.map(|pinned| pinned.min(saved))
+        }
+        Effect::Saves => Some(saved),
+        Effect::Same | Effect::Costs => Some(0),
+        Effect::Unclear => None,
     };
     finding.evidence.extend([
         evidence("predicted_bytes", needs.bytes),
@@ -96,17 +108,15 @@ fn only_predicted(
             "Each thread's arena keeps free memory that others cannot use.".to_owned()
         }
         Mechanism::Caches => {
-            "Freed blocks in thread caches keep what lies around them from being returned.".to_owned()
-        }
-        Mechanism::PinnedPages => {
-            "Live blocks lie scattered among free memory, which glibc keeps.".to_owned()
+            "Freed blocks in thread caches keep what lies around them from being returned."
+                .to_owned()
         }
         _ => return None,
     };
     let finding = Finding {
         mechanism,
         claim,
-        bytes: saved,
+        bytes: Some(saved),
         evidence: Vec::new(),
         remedy: Remedy::of(mechanism, serving(report)),
         confidence: sure(report).min(Confidence::Medium),

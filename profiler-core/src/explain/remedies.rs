@@ -73,7 +73,7 @@ const REMEDIES: &[Row] = &[
         remedy: Remedy {
             steps: &[JEMALLOC, RESTARTS],
             prose: "No trim and no glibc setting returns them. An allocator that keeps blocks of one \
-                size together pins fewer pages: LD_PRELOAD=libjemalloc.so.2 (see the bound), or \
+                size together pins fewer pages: LD_PRELOAD=libjemalloc.so.2, or \
                 restart the worker after a number of tasks.",
         },
     },
@@ -82,8 +82,7 @@ const REMEDIES: &[Row] = &[
         allocators: &[],
         remedy: Remedy {
             steps: &[RESTARTS],
-            prose: "Nothing returns them while those blocks live. This allocator keeps blocks of one \
-                size together already; restart the worker after a number of tasks, or shorten the \
+            prose: "Nothing returns them while those blocks live: restart the worker after a number of tasks, or shorten the \
                 lives of the blocks that stay.",
         },
     },

@@ -95,7 +95,7 @@ fn pinned_pages(report: &FragReport) -> Option<Finding> {
             "{} are free but lie on pages that live blocks keep resident.",
             bytes(pinned)
         ),
-        bytes: pinned,
+        bytes: Some(pinned),
         evidence: vec![
             evidence(MetricId::PinnedFreeBytes.key(), pinned),
             of_metric(report, MetricId::HeldBy512BytesPages),
@@ -114,7 +114,7 @@ fn untrimmed(report: &FragReport) -> Option<Finding> {
             bytes(trimmable),
             remedies::give_back(serving(report))
         ),
-        bytes: trimmable,
+        bytes: Some(trimmable),
         evidence: vec![
             of_metric(report, MetricId::TrimReturnableBytes),
             evidence("top_bytes", resident(report, LedgerClass::Top)),
@@ -133,7 +133,7 @@ fn pinned_top(report: &FragReport) -> Option<Finding> {
              blocks), so free() never trims them by itself.",
             bytes(pinned)
         ),
-        bytes: pinned,
+        bytes: Some(pinned),
         evidence: vec![
             of_metric(report, MetricId::TopPinnedBytes),
             of_metric(report, MetricId::BelowHighestLiveBytes),
@@ -152,7 +152,7 @@ fn caches(report: &FragReport) -> Option<Finding> {
             bytes(cached),
             remedies::caches(serving(report))
         ),
-        bytes: cached,
+        bytes: Some(cached),
         evidence: vec![of_metric(report, MetricId::CachedBytes)],
         remedy: Remedy::of(Mechanism::Caches, serving(report)),
         confidence: sure(report),
@@ -175,7 +175,7 @@ fn arena_sprawl(report: &FragReport) -> Option<Finding> {
             "{count} thread arenas hold {} that are resident and not live.",
             bytes(idle)
         ),
-        bytes: idle,
+        bytes: Some(idle),
         evidence: vec![
             evidence("thread_arenas", count as u64),
             evidence("idle_bytes", idle),
@@ -200,7 +200,7 @@ fn sparse_pools(report: &FragReport) -> Option<Finding> {
             ),
             _ => format!("{} are room in Python's own pools and arenas.", bytes(free)),
         },
-        bytes: free,
+        bytes: Some(free),
         evidence: vec![
             evidence("pymalloc_free_bytes", free),
             of_metric(report, MetricId::PymallocUtilisation),
@@ -236,7 +236,7 @@ fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
             bytes(threshold),
             bytes(free)
         ),
-        bytes: free,
+        bytes: Some(free),
         evidence: vec![
             evidence("mmap_threshold", threshold),
             of_metric(report, MetricId::LargeFreeBytes),
@@ -266,7 +266,7 @@ fn mostly_live(report: &FragReport) -> Option<Finding> {
             percent(live, rss),
             report.kernel.name()
         ),
-        bytes: live,
+        bytes: Some(live),
         evidence: vec![
             evidence("live_bytes", live),
             of_metric(report, MetricId::Utilisation),
@@ -290,7 +290,7 @@ fn not_the_heap(report: &FragReport) -> Option<Finding> {
             bytes(resident(report, LedgerClass::File)),
             bytes(resident(report, LedgerClass::OtherAnonymous)),
         ),
-        bytes: outside,
+        bytes: Some(outside),
         evidence: vec![of_metric(report, MetricId::HeapShareOfRss)],
         remedy: Remedy::of(Mechanism::NotTheHeap, serving(report)),
         confidence: sure(report),
@@ -317,7 +317,7 @@ fn not_sure(report: &FragReport) -> Finding {
         claim: format!("{}. {}", not_walked(report), reasons.join(". "))
             .trim()
             .to_owned(),
-        bytes: 0,
+        bytes: None,
         evidence: Vec::new(),
         remedy: Remedy::of(Mechanism::NotSure, None),
         confidence: Confidence::None,

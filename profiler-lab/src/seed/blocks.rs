@@ -62,6 +62,12 @@ impl<'a> SeedHeap<'a> {
         self.heap.total(|arena| arena.live_bytes) + self.heap.large_mapped().1
     }
 
+    /// Bytes that its own trim would give back.
+    pub fn trimmable_bytes(&self) -> u64 {
+        let ranges = self.heap.trimmable.iter();
+        ranges.map(|range| self.present(*range)).sum()
+    }
+
     /// A setting in force that is a number.
     pub fn setting(&self, name: &str) -> Option<u64> {
         let mut settings = self.heap.settings.iter();
@@ -124,18 +130,19 @@ impl<'a> SeedHeap<'a> {
         })
     }
 
-    /// Whether at least half of what it takes are gaps of so many bytes and more.
-    pub(super) fn is_mostly_gaps_of(&self, bytes: u64) -> bool {
+    /// Which share of what it takes are gaps of `bytes` to `most`.
+    pub(super) fn share_of_gaps(&self, bytes: u64, most: u64) -> f64 {
         let extents = self.heap.extents.iter();
         let extents = extents.filter(|e| e.kind != ExtentKind::LargeMapped);
         let (mut gaps, mut all) = (0u64, 0u64);
         for extent in extents {
             all += self.present(extent.range);
             let large = self.stretches(extent);
-            let large = large.filter(|s| s.kind != StretchKind::Live && s.range.len() >= bytes);
+            let large = large
+                .filter(|s| s.kind != StretchKind::Live && (bytes..=most).contains(&s.range.len()));
             gaps += large.map(|s| self.present(s.range)).sum::<u64>();
         }
-        gaps * 2 >= all
+        gaps as f64 / all.max(1) as f64
     }
 
     /// Bytes of the pages of a range that are resident or in swap.

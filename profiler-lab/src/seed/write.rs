@@ -88,16 +88,20 @@ pub fn write(
 ) -> io::Result<Written> {
     let threshold = heap.setting("mmap_threshold").unwrap_or(PIECE);
     let threshold = threshold.clamp(PIECE, LARGEST_PIECE);
+    let of_threshold = threshold - 8192;
+    let is_mostly = |most, share| heap.share_of_gaps(of_threshold, most) >= share;
     let mut writer = Writer {
         heap,
         options,
         sink,
         random: Rng::with_seed(options.random),
-        piece: threshold - 8192,
+        piece: of_threshold,
         large_from: match options.large {
             _ if threshold <= PIECE => u64::MAX,
             LargeGaps::LargeBlocks => PIECE,
-            LargeGaps::ByShare if heap.is_mostly_gaps_of(threshold - 8192) => threshold - 8192,
+            LargeGaps::ByShare if is_mostly(u64::MAX, MOSTLY) => of_threshold,
+            // Nothing else leaves gaps of just this size.
+            LargeGaps::AsOthers if is_mostly(4 * threshold, ALMOST_ALL) => of_threshold,
             LargeGaps::ByShare | LargeGaps::AsOthers => u64::MAX,
         },
         written: Written {
@@ -111,6 +115,9 @@ pub fn write(
     Ok(writer.written)
 }
 
+/// Shares of a heap.
+const MOSTLY: f64 = 0.5;
+const ALMOST_ALL: f64 = 0.9;
 /// glibc's `DEFAULT_MMAP_THRESHOLD_MIN`: larger blocks have a mapping of their own at first.
 const PIECE: u64 = 128 << 10;
 /// Its `DEFAULT_MMAP_THRESHOLD_MAX`.
@@ -294,7 +301,11 @@ impl<'a, S: Sink> Writer<'a, S> {
             Fill::Exact => arena.neighbours.tile(bytes),
         };
         while left >= LEAST {
-            let room = if left > self.piece + LEAST { self.piece } else { left };
+            let room = if left > self.piece + LEAST {
+                self.piece
+            } else {
+                left
+            };
             let size = match was_small {
                 true => arena.neighbours.draw(room, &mut self.random),
                 false => room,
@@ -310,7 +321,11 @@ impl<'a, S: Sink> Writer<'a, S> {
     fn absent(&mut self, arena: &mut Arena<'a>, bytes: u64) -> io::Result<()> {
         let mut left = bytes;
         while left >= LEAST {
-            let size = if left > self.piece + LEAST { self.piece } else { left };
+            let size = if left > self.piece + LEAST {
+                self.piece
+            } else {
+                left
+            };
             let slot = self.block(self.asked(size), Some(0))?;
             arena.fill.push(slot);
             left -= size;

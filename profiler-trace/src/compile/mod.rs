@@ -205,7 +205,10 @@ impl Compiler {
             ..Op::default()
         };
         for op in [touch(0), alloc, free(slot)] {
-            sink.push(Op { only: only::C_LIBRARY, ..op })?;
+            sink.push(Op {
+                only: only::C_LIBRARY,
+                ..op
+            })?;
         }
         self.processes[0].give_slot(slot);
         Ok(())
@@ -228,7 +231,10 @@ impl Compiler {
             ..Op::default()
         };
         if !block.live {
-            sink.push(Op { only: only::C_LIBRARY, ..alloc })?;
+            sink.push(Op {
+                only: only::C_LIBRARY,
+                ..alloc
+            })?;
             self.seed_free.push((thread, slot));
             return Ok(());
         }

@@ -85,7 +85,7 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
     metrics(&mut rows, "over_time", &view.over_time.ratios())?;
     for finding in &view.report.findings {
         let name = finding.mechanism.name();
-        let field = ("bytes", Unit::Bytes, Some(finding.bytes.into()));
+        let field = ("bytes", Unit::Bytes, finding.bytes.map(Into::into));
         rows.row("findings", "", name, field)?;
     }
     packing_rows(&mut rows, view)?;

@@ -34,7 +34,10 @@ pub(crate) fn predict_now(sample: &Sample, interrupted: &Arc<AtomicBool>) -> Pre
 
 fn words(so_far: &Predictions) -> String {
     let done = so_far.candidates.len();
-    format!("predicting: {done} of {} candidates", done + so_far.pending as usize)
+    format!(
+        "predicting: {done} of {} candidates",
+        done + so_far.pending as usize
+    )
 }
 
 /// Predictions of the walks of a session, made by players that give way to everything.
@@ -50,7 +53,11 @@ pub(crate) struct Predictor {
 impl Predictor {
     /// Begins to predict a walk, unless one is being predicted or it is much like the one before.
     pub(crate) fn offer(&mut self, sample: &Sample) {
-        if self.running.as_ref().is_some_and(|thread| !thread.is_finished()) {
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+        {
             return;
         }
         let heap_bytes = profiler_lab::seed::measured_bytes(sample).unwrap_or(0);
@@ -61,12 +68,14 @@ impl Predictor {
         self.heap_bytes = heap_bytes;
         let (sample, latest) = (sample.clone(), Arc::clone(&self.latest));
         let cancelled = Arc::clone(&self.cancelled);
-        let spawned = thread::Builder::new().name("predictor".into()).spawn(move || {
-            let put = |predictions: &Predictions| {
-                *lock(&latest) = Some(predictions.clone());
-            };
-            put(&predict(&sample, &cancelled, &put));
-        });
+        let spawned = thread::Builder::new()
+            .name("predictor".into())
+            .spawn(move || {
+                let put = |predictions: &Predictions| {
+                    *lock(&latest) = Some(predictions.clone());
+                };
+                put(&predict(&sample, &cancelled, &put));
+            });
         match spawned {
             Ok(thread) => self.running = Some(thread),
             Err(why) => {

@@ -8,10 +8,10 @@ use profiler_core::view::View;
 use profiler_sampling::{Sampler, sample_of_core};
 
 use super::SessionError;
+use super::interrupt;
 use super::options::{SnapshotOptions, Subject};
 use super::outputs::Outputs;
 use super::predictor::predict_now;
-use super::interrupt;
 use crate::export::ExportError;
 
 /// What one look came to.

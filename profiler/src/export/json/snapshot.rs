@@ -88,7 +88,7 @@ struct Deciles {
 struct FindingRow<'a> {
     mechanism: &'static str,
     claim: &'a str,
-    bytes: u64,
+    bytes: Option<u64>,
     evidence: Object<&'static str, Option<Number>>,
     remedy: &'static str,
     steps: Vec<RemedyStep>,

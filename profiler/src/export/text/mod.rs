@@ -230,7 +230,7 @@ fn findings(text: &mut Text, report: &FragReport) {
         text.line(&format!(
             "  {} ({}, confidence {})",
             finding.mechanism.name(),
-            bytes(finding.bytes),
+            finding.shown_bytes(),
             confidence(finding.confidence)
         ));
         text.paragraph("    ", &finding.claim);
@@ -264,7 +264,7 @@ fn predictions(text: &mut Text, report: &FragReport) {
             check.error() * 100.0
         ));
     }
-    for (prediction, needs, effect) in predictions.effects() {
+    for (prediction, needs, effect) in predictions.ranked() {
         text.line(&format!(
             "  {:<28}{:>22}  {}",
             prediction.title(),

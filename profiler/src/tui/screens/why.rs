@@ -32,7 +32,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         lines.push(Line::default());
         lines.push(Line::from(vec![
             Span::styled(format!("{}  ", finding.mechanism.name()), theme.title()),
-            Span::raw(format!("{}  ", bytes(finding.bytes))),
+            Span::raw(format!("{}  ", finding.shown_bytes())),
             Span::styled(
                 format!("{} confidence", confidence(finding.confidence)),
                 theme.confidence(finding.confidence),
@@ -85,14 +85,17 @@ fn predicted(theme: Theme, predictions: &Predictions, width: u16) -> Vec<Line<'s
     ])];
     let most = predictions.effects().map(|(_, needs, _)| needs.high_bytes);
     let most = most.max().unwrap_or(0).max(check.measured_bytes).max(1);
-    for (prediction, needs, effect) in predictions.effects() {
+    for (prediction, needs, effect) in predictions.ranked() {
         let style = match effect {
             Effect::Saves => theme.strong(),
             Effect::Costs | Effect::Same | Effect::Unclear => theme.quiet(),
         };
         let columns = usize::from(width).saturating_sub(66).min(40);
         lines.push(Line::from(vec![
-            Span::styled(format!("  {:<28}{:>22}  ", prediction.title(), needs.band()), style),
+            Span::styled(
+                format!("  {:<28}{:>22}  ", prediction.title(), needs.band()),
+                style,
+            ),
             Span::styled(band(needs, check.measured_bytes, most, columns), style),
             Span::styled(format!("  {}", effect.words()), style),
         ]));
