@@ -193,7 +193,7 @@ pub(super) fn full() -> View {
     report.findings.push(Finding {
         mechanism: Mechanism::PinnedPages,
         claim: "64 bytes hold a page.".into(),
-        bytes: PAGE - 64,
+        bytes: Some(PAGE - 64),
         evidence: vec![Evidence {
             key: MetricId::HeldBy64BytesPages.key(),
             value: Some(Value::Whole(1)),

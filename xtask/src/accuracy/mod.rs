@@ -7,6 +7,7 @@
 mod compare;
 pub(crate) mod cost;
 mod moments;
+mod one_look;
 mod predict;
 mod programs;
 mod settings;
@@ -20,7 +21,7 @@ use anyhow::{Context, Result, bail};
 
 use self::compare::Summary;
 use self::predict::Recording;
-use self::programs::{PROGRAMS, Program, Tools};
+use self::programs::{CASES, PROGRAMS, Program, Tools};
 use self::settings::{SETTINGS, Setting};
 
 /// What is compared.
@@ -34,6 +35,8 @@ struct Options {
     fresh: bool,
     /// More than this median error is a failure.
     at_most: Option<f64>,
+    /// Whether what one walk predicts is compared, rather than replays of recordings.
+    one_look: bool,
 }
 
 impl Options {
@@ -45,32 +48,45 @@ impl Options {
             fragscope: None,
             fresh: false,
             at_most: None,
+            one_look: arguments.contains(&"--one-look"),
         };
+        if options.one_look {
+            options.programs.extend(CASES.iter());
+            options.runs = 2;
+        }
         let mut arguments = arguments.iter();
         while let Some(&name) = arguments.next() {
-            if name == "--fresh" {
-                options.fresh = true;
-                continue;
-            }
-            let value = *arguments
-                .next()
-                .with_context(|| format!("{name} needs a value"))?;
             match name {
-                "--only" => options.programs.retain(|program| program.name == value),
-                "--allocator" => options.settings.retain(|setting| setting.name == value),
-                "--runs" => options.runs = value.parse().context("--runs")?,
-                "--fragscope" => options.fragscope = Some(PathBuf::from(value)),
-                "--at-most" => {
-                    let percent: f64 = value.parse().context("--at-most")?;
-                    options.at_most = Some(percent / 100.0);
+                "--fresh" => options.fresh = true,
+                "--one-look" => {}
+                _ => {
+                    let value = arguments.next();
+                    options.take(
+                        name,
+                        value.with_context(|| format!("{name} needs a value"))?,
+                    )?;
                 }
-                _ => bail!("no option {name}"),
             }
         }
         if options.programs.is_empty() || options.settings.is_empty() || options.runs == 0 {
             bail!("nothing to compare: the names are those of docs/accuracy.md");
         }
         Ok(options)
+    }
+
+    fn take(&mut self, name: &str, value: &str) -> Result<()> {
+        match name {
+            "--only" => self.programs.retain(|program| program.name == value),
+            "--allocator" => self.settings.retain(|setting| setting.name == value),
+            "--runs" => self.runs = value.parse().context("--runs")?,
+            "--fragscope" => self.fragscope = Some(PathBuf::from(value)),
+            "--at-most" => {
+                let percent: f64 = value.parse().context("--at-most")?;
+                self.at_most = Some(percent / 100.0);
+            }
+            _ => bail!("no option {name}"),
+        }
+        Ok(())
     }
 
     /// Whether everything is compared, so that the table can be written.
@@ -87,6 +103,9 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         Some(path) => path.clone(),
         None => build()?,
     };
+    if options.one_look {
+        return one_look::run(&tools, &fragscope, &options);
+    }
     let mut all = Vec::new();
     for program in &options.programs {
         if options.fresh {

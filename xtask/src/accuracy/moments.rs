@@ -19,6 +19,9 @@ const SETTLED: Duration = Duration::from_millis(300);
 /// A program that says nothing for so long hangs.
 const HANGS: Duration = Duration::from_secs(120);
 
+/// The variable that names the moments before which a program goes on until allocators have purged.
+pub(super) const SETTLE: &str = "ACCURACY_SETTLE";
+
 /// Runs `command` as the process to look at, with what `program` needs beside it. `look` is called
 /// at each moment with its name and the process.
 pub(super) fn run(

@@ -61,6 +61,14 @@ pub(super) const PROGRAMS: [Program; 13] = [
     },
 ];
 
+/// Programs of a few seconds whose cause is known: they are looked at once, and not recorded.
+pub(super) const CASES: [Program; 4] = [
+    python("survivors", "each seventh block of one size stays"),
+    python("spike", "one in fifty blocks of mixed sizes stays"),
+    python("pool_buffers", "48 threads with large buffers"),
+    python("parts", "parts of 160 KiB, dropped"),
+];
+
 /// What the programs import, at the versions that were measured.
 const PACKAGES: [&str; 7] = [
     "celery[redis]==5.7.0",

@@ -29,18 +29,48 @@ pub(super) fn measure(
     setting: &Setting,
     runs: usize,
 ) -> Result<Vec<Run>> {
-    let path = kept(tools, program, setting);
-    let mut known: Vec<Run> = match fs::read(&path) {
+    kept_runs(
+        &kept(tools, program, setting),
+        program,
+        setting,
+        runs,
+        || one(tools, fragscope, program, setting, None),
+    )
+}
+
+/// The same of programs that go on before these moments until allocators have purged.
+pub(super) fn settled(
+    tools: &Tools,
+    fragscope: &Path,
+    program: &Program,
+    setting: &Setting,
+    moments: &str,
+    runs: usize,
+) -> Result<Vec<Run>> {
+    let path = kept(tools, program, setting).with_extension("settled.json");
+    kept_runs(&path, program, setting, runs, || {
+        one(tools, fragscope, program, setting, Some(moments))
+    })
+}
+
+fn kept_runs(
+    path: &Path,
+    program: &Program,
+    setting: &Setting,
+    runs: usize,
+    mut run: impl FnMut() -> Result<Run>,
+) -> Result<Vec<Run>> {
+    let mut known: Vec<Run> = match fs::read(path) {
         Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?,
         Err(_) => Vec::new(),
     };
     while known.len() < runs {
         eprintln!("running {} under {}", program.name, setting.name);
-        let run = one(tools, fragscope, program, setting)?;
+        let run = run()?;
         ensure!(!run.is_empty(), "{} marked no moment", program.name);
         known.push(run);
-        fs::create_dir_all(path.parent().unwrap_or(&path))?;
-        fs::write(&path, serde_json::to_vec(&known)?)?;
+        fs::create_dir_all(path.parent().unwrap_or(path))?;
+        fs::write(path, serde_json::to_vec(&known)?)?;
     }
     Ok(known)
 }
@@ -55,7 +85,13 @@ fn kept(tools: &Tools, program: &Program, setting: &Setting) -> PathBuf {
     tools.made.join(name)
 }
 
-fn one(tools: &Tools, fragscope: &Path, program: &Program, setting: &Setting) -> Result<Run> {
+fn one(
+    tools: &Tools,
+    fragscope: &Path,
+    program: &Program,
+    setting: &Setting,
+    settle: Option<&str>,
+) -> Result<Run> {
     let words = tools.command(program)?;
     let (first, rest) = words.split_first().context("an empty command")?;
     let mut command = Command::new(first);
@@ -63,6 +99,9 @@ fn one(tools: &Tools, fragscope: &Path, program: &Program, setting: &Setting) ->
     if let Some(object) = setting.preload() {
         ensure!(object.exists(), "{} is missing", object.display());
         command.env("LD_PRELOAD", object);
+    }
+    if let Some(moments) = settle {
+        command.env(moments::SETTLE, moments);
     }
     let mut run = Run::new();
     moments::run(tools, program, command, |name, pid| {

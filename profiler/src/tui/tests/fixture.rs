@@ -391,7 +391,7 @@ fn findings() -> Vec<Finding> {
     let finding = |mechanism, mib: u64, claim: &str, remedy, confidence| Finding {
         mechanism,
         claim: claim.into(),
-        bytes: mib * MIB,
+        bytes: Some(mib * MIB),
         evidence: Vec::new(),
         remedy,
         confidence,
