@@ -5,7 +5,8 @@ use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::allocator::{Allocator, Home, ROWS};
 use profiler_core::heap::{Arena, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::metrics::MetricId;
-use profiler_core::report::{FragReport, LedgerClass};
+use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
+use profiler_core::report::{FragReport, LedgerClass, Mechanism};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use profiler_core::sample::{KernelCount, Sample};
 use profiler_core::span::{SpanList, SpanState};
@@ -267,6 +268,92 @@ fn worker(pages: u64, part: &[(u64, SpanState)], file_pages: u64) -> Sample {
     )
 }
 
+/// Predictions of a heap that takes 100 MiB.
+fn predicted(candidates: &[(&str, Option<Mechanism>, [u64; 3])]) -> Predictions {
+    let mib = |mib: u64| mib << 20;
+    let candidate =
+        |(name, remedies, [low, middle, high]): &(&str, Option<Mechanism>, [u64; 3])| Prediction {
+            candidate: (*name).to_owned(),
+            allocator: (*name).to_owned(),
+            remedies: *remedies,
+            needs: Some(Needs {
+                bytes: mib(*middle),
+                low_bytes: mib(*low),
+                high_bytes: mib(*high),
+            }),
+            ..Prediction::default()
+        };
+    Predictions {
+        self_check: Some(SelfCheck {
+            measured_bytes: mib(100),
+            predicted_bytes: mib(101),
+        }),
+        candidates: candidates.iter().map(candidate).collect(),
+        ..Predictions::default()
+    }
+}
+
+#[test]
+fn verdicts_with_predictions_promise_what_was_predicted() {
+    let pinned = worker(25_600, &[(64, SpanState::Live), (4032, SpanState::Free)], 0);
+    let report = FragReport::from_sample(&pinned);
+    let with = |candidates: &[_]| report.with_predictions(predicted(candidates));
+    let jemalloc = |needs| ("jemalloc", Some(Mechanism::PinnedPages), needs);
+
+    let saves = with(&[jemalloc([20, 30, 40])]);
+    assert_eq!(
+        saves.verdict,
+        "70.0 MiB: free memory is pinned by live blocks; jemalloc would need 20.0 to 40.0 MiB, now \
+         100.0 MiB. 1.4 % is live."
+    );
+    assert_eq!(saves.findings[0].bytes, Some(70 << 20));
+
+    let costs = with(&[jemalloc([110, 115, 120])]);
+    assert_eq!(
+        costs.verdict,
+        "98.4 MiB: free memory is pinned by live blocks; jemalloc would need more: 110.0 to 120.0 MiB, \
+         now 100.0 MiB. 1.4 % is live."
+    );
+    assert_eq!(costs.findings[0].bytes, Some(0));
+    assert!(!costs.findings[0].remedy.prose.contains("jemalloc"));
+
+    let unclear = with(&[jemalloc([60, 90, 120])]);
+    assert_eq!(unclear.findings[0].bytes, None);
+    assert!(
+        unclear
+            .verdict
+            .contains("jemalloc may help or not: 60.0 to 120.0 MiB")
+    );
+
+    // A remedy that the walk's own figures do not speak of comes first when it returns most.
+    let threshold = (
+        "mmap_threshold=128K",
+        Some(Mechanism::DynamicMmapThreshold),
+        [5, 6, 7],
+    );
+    let mut grown = pinned.clone();
+    grown.heaps[0].settings = vec![("mmap_threshold".into(), "8388608".into())];
+    let report = FragReport::from_sample(&grown);
+    let both = report.with_predictions(predicted(&[jemalloc([20, 30, 40]), threshold]));
+    assert_eq!(both.findings[0].mechanism, Mechanism::DynamicMmapThreshold);
+    assert_eq!(both.findings[0].bytes, Some(94 << 20));
+
+    // What is not reproduced carries no conclusion.
+    let mut off = predicted(&[jemalloc([20, 30, 40])]);
+    off.self_check = Some(SelfCheck {
+        measured_bytes: 100 << 20,
+        predicted_bytes: 120 << 20,
+    });
+    let off = report.with_predictions(off);
+    assert!(
+        off.verdict
+            .contains("no prediction (its heap is not reproduced: +20 %)"),
+        "{}",
+        off.verdict
+    );
+    assert_eq!(off.findings[0].bytes, report.findings[0].bytes);
+}
+
 #[test]
 fn verdicts_read_as_they_should() {
     let live = |len| (len, SpanState::Live);
@@ -275,15 +362,15 @@ fn verdicts_read_as_they_should() {
     let verdict = |sample: &Sample| FragReport::from_sample(sample).verdict;
     assert_eq!(
         verdict(&worker(25_600, &[live(64), free(4032)], 0)),
-        "98.4 MiB: free memory is pinned by live blocks; jemalloc would save at most 98.4 MiB. 1.4 % is live."
+        "98.4 MiB: free memory is pinned by live blocks. 1.4 % is live."
     );
     assert_eq!(
         verdict(&worker(25_600, &[live(4096)], 0)),
-        "99.8 MiB: the memory is in use; jemalloc would not help."
+        "99.8 MiB: the memory is in use."
     );
     assert_eq!(
         verdict(&worker(256, &[live(4096)], 25_600)),
-        "100.0 MiB: the memory is not in the heap; jemalloc would not help."
+        "100.0 MiB: the memory is not in the heap."
     );
     let mut not_walked = worker(256, &[], 0);
     not_walked.heaps.clear();

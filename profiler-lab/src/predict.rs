@@ -38,6 +38,13 @@ const MARGIN: Margin = Margin {
     least: 1 << 20,
 };
 
+/// The same of a setting of the allocator that the program has.
+const OWN_MARGIN: Margin = Margin {
+    below: 0.01,
+    above: 0.01,
+    least: 256 << 10,
+};
+
 struct Margin {
     /// As a share of the lower end.
     below: f64,
@@ -45,6 +52,12 @@ struct Margin {
     above: f64,
     /// In bytes, at either end.
     least: u64,
+}
+
+impl Margin {
+    fn of(&self, end: u64, share: f64) -> u64 {
+        self.least.max((end as f64 * share) as u64)
+    }
 }
 
 /// The histories that a heap may have. The first two are its middle; all of them are its band.
@@ -146,7 +159,8 @@ pub fn predict(
         programs,
         walk_ns: sample.taken_at_ns,
         measured,
-        peak: measured + (sample.kernel.peak_rss_bytes).saturating_sub(sample.kernel.rss_bytes),
+        peak: at_least_one(sample.kernel.peak_rss_bytes, sample.kernel.rss_bytes),
+        threads_per_arena: at_least_one(sample.target.threads.into(), heap.arenas().len() as u64),
         live: heap.live_bytes(),
         cpus: sample.host.cpus,
         limit: (room / players as u64).min(peak.saturating_mul(MOST_TIMES).max(256 << 20)),
@@ -291,8 +305,10 @@ struct Field<'a> {
     programs: Vec<Arc<Program>>,
     walk_ns: u64,
     measured: u64,
-    /// What the heap took when the process took most.
-    peak: u64,
+    /// What the process took at its peak, for what it takes now.
+    peak: f64,
+    /// Threads for each of glibc's arenas: each keeps something of its own in mimalloc.
+    threads_per_arena: f64,
     /// Bytes of live blocks.
     live: u64,
     cpus: u32,
@@ -449,18 +465,21 @@ impl Field<'_> {
             .allocator
             .as_ref()
             .is_ok_and(|a| a.identity.is(Kind::Glibc));
-        let margin = |end: u64, share: f64| match is_glibc {
-            true => 0,
-            false => MARGIN.least.max((end as f64 * share) as u64),
+        let margin = match is_glibc {
+            true => &OWN_MARGIN,
+            false => &MARGIN,
         };
         let (mut low, mut high) = (*all.iter().min()?, *all.iter().max()?);
         let mut middle = geometric_mean(&all[..MIDDLE]);
         match candidate.reach {
             Reach::Full => {}
-            Reach::Collected => middle = (middle + low) / 2,
+            Reach::Collected => {
+                middle = (middle + low) / 2;
+                high = scaled(high, self.threads_per_arena);
+            }
             Reach::Peak => {
-                high = high.max(self.peak);
-                middle = middle.max(self.peak);
+                high = scaled(high, self.peak);
+                middle = scaled(middle, self.peak);
             }
             Reach::Unknown => {
                 low = low.min(self.live);
@@ -469,8 +488,8 @@ impl Field<'_> {
         }
         Some(Needs {
             bytes: middle,
-            low_bytes: low.saturating_sub(margin(low, MARGIN.below)),
-            high_bytes: high.saturating_add(margin(high, MARGIN.above)),
+            low_bytes: low.saturating_sub(margin.of(low, margin.below)),
+            high_bytes: high.saturating_add(margin.of(high, margin.above)),
         })
     }
 
@@ -504,6 +523,15 @@ fn prediction(candidate: &Candidate, outcome: &Outcome, needs: Option<Needs>) ->
         runs: outcome.resident.iter().flatten().count() as u32,
         failure: outcome.failure.clone(),
     }
+}
+
+/// `part` for each `of`, where that is more than one.
+fn at_least_one(part: u64, of: u64) -> f64 {
+    (part as f64 / of.max(1) as f64).max(1.0)
+}
+
+fn scaled(bytes: u64, times: f64) -> u64 {
+    (bytes as f64 * times) as u64
 }
 
 /// The mean of what may differ by factors: of 10 and 1000 it is 100.

@@ -12,6 +12,8 @@ use profiler_core::heap::{
     Allocator, Arena, AskedSetting, CrossCheck, Extent, ExtentKind, HeapSnapshot,
 };
 use profiler_core::over_time::{Moment, OverTime};
+use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
+use profiler_core::report::Mechanism;
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use profiler_core::sample::{Host, KernelCount, PythonMalloc, Sample, Target};
 use profiler_core::size_class::SizeClass;
@@ -395,6 +397,75 @@ fn what_if() -> impl Strategy<Value = WhatIf> {
     )
 }
 
+fn predictions() -> impl Strategy<Value = Predictions> {
+    let needs = (COUNT, COUNT, COUNT).prop_map(|(bytes, low_bytes, high_bytes)| Needs {
+        bytes,
+        low_bytes,
+        high_bytes,
+    });
+    let words = (
+        text(),
+        text(),
+        option::of(text()),
+        option::of(text()),
+        option::of(text()),
+    );
+    let remedies = option::of(select(Mechanism::PREDICTED.to_vec()));
+    let set = vec((text(), text()), 0..3);
+    let one = (
+        words,
+        any::<bool>(),
+        set,
+        remedies,
+        option::of(needs),
+        any::<u32>(),
+    );
+    let one = one.prop_map(
+        |(
+            (candidate, allocator, version, path, failure),
+            is_carried,
+            set,
+            remedies,
+            needs,
+            runs,
+        )| {
+            Prediction {
+                candidate,
+                allocator,
+                version,
+                step: path.clone(),
+                path,
+                is_carried,
+                set,
+                remedies,
+                needs,
+                runs,
+                failure,
+            }
+        },
+    );
+    let check = (COUNT, COUNT).prop_map(|(measured_bytes, predicted_bytes)| SelfCheck {
+        measured_bytes,
+        predicted_bytes,
+    });
+    let all = (
+        any::<u64>(),
+        option::of(check),
+        vec(one, 0..3),
+        any::<u32>(),
+        option::of(text()),
+    );
+    all.prop_map(
+        |(walk_ns, self_check, candidates, pending, trouble)| Predictions {
+            walk_ns,
+            self_check,
+            candidates,
+            pending,
+            trouble,
+        },
+    )
+}
+
 /// An observation with anything in it.
 pub(crate) fn observation() -> impl Strategy<Value = Observation> {
     let point = (
@@ -427,17 +498,18 @@ pub(crate) fn observation() -> impl Strategy<Value = Observation> {
         words,
         vec(point, 0..5),
         over_time,
-        option::of(what_if()),
+        (option::of(what_if()), option::of(predictions())),
     )
         .prop_map(
-            |(activity, (probes_wanted, notices, ended), points, over_time, what_if)| Observation {
+            |(activity, (probes_wanted, notices, ended), points, over_time, beside)| Observation {
                 activity: activity.map(Arc::new),
                 probes_wanted,
                 notices,
                 points,
                 over_time,
-                what_if,
+                what_if: beside.0,
                 ended,
+                predictions: beside.1,
             },
         )
 }
