@@ -474,6 +474,10 @@ impl Field<'_> {
         match candidate.reach {
             Reach::Full => {}
             Reach::Collected => {
+                if self.programs[0].summary().threads > 1 {
+                    // Other threads' heaps are collected by these alone.
+                    low = low.min(self.live);
+                }
                 middle = (middle + low) / 2;
                 high = scaled(high, self.threads_per_arena);
             }
@@ -483,7 +487,7 @@ impl Field<'_> {
             }
             Reach::Unknown => {
                 low = low.min(self.live);
-                high = high.max(self.measured);
+                high = high.max(scaled(self.measured, self.peak));
             }
         }
         Some(Needs {
