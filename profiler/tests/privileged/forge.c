@@ -102,11 +102,15 @@ int main(int argc, char **argv) {
     if (ftruncate(fd, 4096) == 0) return 20;
     printf("%s\n", strerror(errno));
   } else if (!strcmp(argv[1], "claim")) {
-    // Claimed by a living thread, and never filled.
+    // Claimed by a living thread, and never filled; what is behind it is as it should be.
     uint64_t number = atomic_load(&ring->head);
     uint64_t expected = number / SLOTS << 24;
     atomic_compare_exchange_strong(&slots[number % SLOTS].turn, &expected,
                                    expected | getpid() << 2 | 1);
+    for (int i = 0; i < 1000; i++) {
+      void *volatile block = malloc(77777);
+      free(block);
+    }
   } else if (!strcmp(argv[1], "claims")) {
     // Every other slot of the whole ring claimed by a living thread, the others filled.
     uint64_t number = atomic_load(&ring->head);

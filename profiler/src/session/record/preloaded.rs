@@ -75,6 +75,8 @@ pub(crate) struct Preloaded {
     /// Those found in the round so far, and in the last whole one.
     seeking: Left,
     left: Option<Left>,
+    /// Whether events that are claimed and not written are not waited for any more.
+    is_over: bool,
 }
 
 /// Processes that outlive the command.
@@ -112,6 +114,12 @@ pub enum GivenUp {
     /// A program closed the ring.
     #[error("fragscope did not run for 2 s while a program waited, or a program closed the ring")]
     Closed,
+    /// fragscope ran, but took no events.
+    #[error(
+        "fragscope did not come for events for 10 s while a program waited: what it did meanwhile, \
+         writing the file or looking at a process, took so long"
+    )]
+    Absent,
     /// Programs damage the ring.
     #[error("the recorded programs damaged the shared ring")]
     Damaged,
@@ -164,6 +172,7 @@ impl Preloaded {
             seek_from: 0,
             seeking: Left::default(),
             left: None,
+            is_over: false,
         }
     }
 
@@ -237,9 +246,9 @@ impl Preloaded {
                     } else {
                         SUSPICIOUS
                     };
-                    if waited < suspicious
-                        || waited < SUSPENDED && self.tree.has_thread(thread, waited)
-                    {
+                    let may_come = waited < suspicious
+                        || waited < SUSPENDED && self.tree.has_thread(thread, waited);
+                    if may_come && !self.is_over {
                         break;
                     }
                     self.ring.abandon();
@@ -483,6 +492,8 @@ impl Preloaded {
             GivenUp::Unfinished
         } else if self.ring.is_beyond_mending() {
             GivenUp::Damaged
+        } else if self.ring.is_left_alone() {
+            GivenUp::Absent
         } else {
             GivenUp::Closed
         };
@@ -508,9 +519,11 @@ impl Preloaded {
         self.ring.close();
         let (end, deadline) = (self.ring.head(), Instant::now() + LAST_WORDS);
         while self.ring.tail() < end {
+            self.is_over = Instant::now() >= deadline;
             let left = (end - self.ring.tail()) as usize;
             if self.take(left)? == 0 {
-                if Instant::now() >= deadline {
+                // Nothing is claimed, whatever the head says.
+                if self.is_over {
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(1));
