@@ -8,15 +8,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use child::Child;
-use fragscope::session::record::describe::{Recorder, describe};
+use fragscope::session::record::describe::{Origin, describe};
 use jiff::Timestamp;
 use profiler_core::allocator::Allocator as Kind;
 use profiler_core::heap::HeapSnapshot;
 use profiler_lab::allocators::Allocator;
-use profiler_sampling::{Manner, Sampler};
+use profiler_sampling::{Sampler, SamplingOptions};
 use profiler_target::Target;
 
-const MANNER: Manner = Manner {
+const SAMPLING: SamplingOptions = SamplingOptions {
     stop: true,
     swap_in: true,
     max_stop: Duration::from_secs(10),
@@ -45,7 +45,7 @@ fn a_program_is_told_by_all_names() {
     let description = describe(
         &target,
         &[other, heap],
-        Recorder::Probes,
+        Origin::Probes,
         Timestamp::UNIX_EPOCH,
     );
     let get = |name| description.get(name).unwrap_or("unknown");
@@ -87,13 +87,13 @@ fn the_mimallocs_that_are_carried_have_one_version_everywhere() {
         let target = Target::open(child.pid()).expect("our own child");
         let title = carried.identity.title();
         assert!(title.starts_with(begins), "{title}");
-        let description = describe(&target, &[], Recorder::Probes, Timestamp::UNIX_EPOCH);
+        let description = describe(&target, &[], Origin::Probes, Timestamp::UNIX_EPOCH);
         assert_eq!(description.get("malloc"), Some(&*title));
         assert_eq!(target.describe().malloc.as_ref(), Some(&title));
         let loaded = Allocator::at_path(&path).expect("it serves malloc");
         assert_eq!(loaded.identity.title(), title);
         let sampler = Sampler::open(child.pid()).expect("our own child");
-        let sample = sampler.take(MANNER).expect("a sample");
+        let sample = sampler.take(SAMPLING).expect("a sample");
         let mut heaps = sample.heaps.iter();
         let heap = heaps.find(|heap| heap.allocator == Kind::Mimalloc);
         let version = &heap.expect("mimalloc's heap").version;
@@ -105,12 +105,12 @@ fn the_mimallocs_that_are_carried_have_one_version_everywhere() {
 fn a_recorder_in_front_of_the_allocator_is_left_out() {
     let child = child();
     let target = Target::open(child.pid()).expect("our own child");
-    let preloaded = describe(&target, &[], Recorder::Probes, Timestamp::UNIX_EPOCH);
-    let recorder = Recorder::Preload {
+    let preloaded = describe(&target, &[], Origin::Probes, Timestamp::UNIX_EPOCH);
+    let origin = Origin::Preload {
         listed: "libjemalloc.so.2",
         mapped: preloaded.get("malloc_path").expect("found"),
     };
-    let description = describe(&target, &[], recorder, Timestamp::UNIX_EPOCH);
+    let description = describe(&target, &[], origin, Timestamp::UNIX_EPOCH);
     assert_eq!(description.get("malloc"), description.get("libc"));
     assert_eq!(description.get("env.LD_PRELOAD"), None);
     assert_eq!(description.get("recorder"), Some("preload"));

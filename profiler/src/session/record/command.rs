@@ -13,10 +13,10 @@ use profiler_trace::trace::Description;
 use profiler_trace::whole_file::RuntimeDir;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::checkpoint::Occasion;
-use super::describe::{Recorder, describe};
-use super::preloaded::{GivenUp, Preloaded};
-use super::recording::{Cut, Recording};
+use super::checkpoint::CheckpointReason;
+use super::describe::{Origin, describe};
+use super::preloaded::{GivenUp, PreloadedRecording};
+use super::trace_file::{TraceFile, TraceWriteError};
 use super::unrecorded::Unrecorded;
 use super::{RecordEnding, RecordError, RecordOptions, create, monotonic_ns};
 use crate::session::Ending;
@@ -25,14 +25,14 @@ use crate::session::signals::Signals;
 /// The recorder, compiled by the build script.
 const RECORDER: &[u8] = include_bytes!(env!("FRAGSCOPE_RECORDER"));
 
-/// A program says who it is once it has run so long: until then it may still execute another one.
+/// A program is described once it has run so long: until then it may still execute another one.
 const SETTLED: Duration = Duration::from_millis(100);
 /// Events taken before signals and the clock are looked at.
 const BATCH: usize = 1 << 14;
 /// How long the reader sleeps when there is nothing to read.
 const NAP: Duration = Duration::from_millis(1);
-/// Processes that are to end are looked at once more, for so long at the most.
-const LAST_LOOK: Duration = Duration::from_millis(150);
+/// Processes that are to end get a final checkpoint, in so much time at the most.
+const FINAL_CHECKPOINTS: Duration = Duration::from_millis(150);
 /// How long a command that was asked to end is waited for, to say what became of it.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
 /// Between two looks at which processes are left.
@@ -73,7 +73,7 @@ pub(super) fn record(
 async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEnding, RecordError> {
     // Before the command starts, so that a signal never finds the default action.
     let signals = Signals::new()?;
-    let asked = signal(SignalKind::user_defined1())?;
+    let requests = signal(SignalKind::user_defined1())?;
     let name = concat!("recorder-", env!("CARGO_PKG_VERSION"));
     let object = RuntimeDir::first("the recorder", |dir| dir.object(name, RECORDER))?;
     let object = object.to_string_lossy().into_owned();
@@ -94,23 +94,23 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         watch.look_at(child.id(), &tree);
         status = child.try_wait()?;
     }
-    let recorder = Recorder::Preload {
+    let origin = Origin::Preload {
         listed: &object,
         mapped: &object,
     };
     let description = match Target::open(child.id() as i32) {
-        Ok(target) => describe(&target, &[], recorder, started_at),
+        Ok(target) => describe(&target, &[], origin, started_at),
         Err(_) => of_command(command, started_at),
     };
-    let recording = Recording::begin(file, &options.output, &description);
-    let recording = recording.map_err(|cut| unrecorded(cut, &mut child))?;
-    let stream = Preloaded::new(ring, tree, recording, began_ns, options.manner, watch);
+    let file = TraceFile::begin(file, &options.output, &description);
+    let file = file.map_err(|why| unrecorded(why, &mut child))?;
+    let recording = PreloadedRecording::new(ring, tree, file, began_ns, options.sampling, watch);
     let mut session = Session {
-        stream,
+        recording,
         child,
         status,
         signals,
-        asked,
+        requests,
         deadline: options.duration.map(|duration| began + duration),
         slow_at: began,
         ended_at: None,
@@ -119,23 +119,23 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     };
     let over = session.run().await;
     let Session {
-        mut stream,
+        mut recording,
         mut child,
         ..
     } = session;
     let over = over.map_err(|error| match error {
-        RecordError::Cut(cut) => unrecorded(cut, &mut child),
+        RecordError::Write(why) => unrecorded(why, &mut child),
         other => other,
     })?;
-    if stream.heard_nothing() {
-        stream.say(&heard_nothing(command));
+    if recording.is_empty() {
+        recording.say(&nothing_recorded(command));
     }
     match over {
         Over::Command(status) if !status.success() => {
-            stream.say(&format!("the command {}", how(status)));
+            recording.say(&format!("the command {}", how(status)));
         }
         Over::Duration if !ends_soon(&mut child).await => {
-            stream.say(&format!(
+            recording.say(&format!(
                 "the command (process {}) was asked to end by SIGTERM, and goes on without being \
                  recorded",
                 child.id()
@@ -143,8 +143,8 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         }
         _ => {}
     }
-    let finished = stream.finish();
-    finished.map_err(|cut| unrecorded(cut, &mut child))?;
+    let finished = recording.finish();
+    finished.map_err(|why| unrecorded(why, &mut child))?;
     match over {
         Over::Command(status) => Ok(RecordEnding::Command(exit_code(status))),
         Over::Duration => Ok(RecordEnding::Session(Ending::Done)),
@@ -155,11 +155,11 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
 
 /// A command being recorded.
 struct Session {
-    stream: Preloaded,
+    recording: PreloadedRecording,
     child: Child,
     status: Option<ExitStatus>,
     signals: Signals,
-    asked: tokio::signal::unix::Signal,
+    requests: tokio::signal::unix::Signal,
     deadline: Option<Instant>,
     /// When it is next looked at which processes are left.
     slow_at: Instant,
@@ -174,7 +174,7 @@ impl Session {
     /// No step of it takes longer than one look at a process.
     async fn run(&mut self) -> Result<Over, RecordError> {
         loop {
-            let busy = self.stream.step(BATCH)?;
+            let busy = self.recording.step(BATCH)?;
             tokio::select! {
                 biased;
                 name = self.signals.next() => {
@@ -183,22 +183,22 @@ impl Session {
                     }
                     self.signal(name);
                 }
-                _ = self.asked.recv() => self.stream.look(Occasion::Asked),
+                _ = self.requests.recv() => self.recording.start_checkpoints(CheckpointReason::Requested),
                 () = tokio::time::sleep(if busy { Duration::ZERO } else { NAP }) => {}
             }
             let now = Instant::now();
             if let Some((name, Some(until))) = self.signalled
-                && (now >= until || !self.stream.is_looking())
+                && (now >= until || !self.recording.is_taking_checkpoints())
             {
                 self.end();
                 self.signalled = Some((name, None));
             }
             if self.deadline.is_some_and(|deadline| now >= deadline) {
-                self.look_once_more().await?;
+                self.take_final_checkpoints().await?;
                 self.end();
                 return Ok(Over::Duration);
             }
-            if let Some(why) = self.stream.given_up() {
+            if let Some(why) = self.recording.given_up() {
                 return Ok(Over::GivenUp(why));
             }
             if self.status.is_none() {
@@ -210,8 +210,8 @@ impl Session {
             if now < self.slow_at {
                 continue;
             }
-            self.stream.watch();
-            self.stream.reap(self.child.id());
+            self.recording.watch();
+            self.recording.reap(self.child.id());
             // What is still in the ring may be of processes that are not known yet.
             if let Some(status) = self.status.filter(|_| !busy)
                 && !self.is_left(status, now)
@@ -226,17 +226,17 @@ impl Session {
 
     /// The first signal: the recording goes on until the command has ended.
     fn signal(&mut self, name: &'static str) {
-        self.stream.look(Occasion::Last);
+        self.recording.start_checkpoints(CheckpointReason::Final);
         // The terminal sends its own to the command as well.
         let passed_on = name != "SIGINT";
-        let until = passed_on.then(|| Instant::now() + LAST_LOOK);
+        let until = passed_on.then(|| Instant::now() + FINAL_CHECKPOINTS);
         self.signalled = Some((name, until));
         let gets = if passed_on {
             ", which gets SIGTERM,"
         } else {
             ""
         };
-        self.stream.say(&format!(
+        self.recording.say(&format!(
             "{name}: recording until the command{gets} has ended; a second signal leaves it running"
         ));
     }
@@ -250,11 +250,11 @@ impl Session {
         }
     }
 
-    async fn look_once_more(&mut self) -> Result<(), Cut> {
-        self.stream.look(Occasion::Last);
-        let until = Instant::now() + LAST_LOOK;
-        while self.stream.is_looking() && Instant::now() < until {
-            if !self.stream.step(BATCH)? {
+    async fn take_final_checkpoints(&mut self) -> Result<(), TraceWriteError> {
+        self.recording.start_checkpoints(CheckpointReason::Final);
+        let until = Instant::now() + FINAL_CHECKPOINTS;
+        while self.recording.is_taking_checkpoints() && Instant::now() < until {
+            if !self.recording.step(BATCH)? {
                 tokio::time::sleep(NAP).await;
             }
         }
@@ -264,16 +264,16 @@ impl Session {
     /// Whether recorded processes outlive the command, which has ended so.
     fn is_left(&mut self, status: ExitStatus, now: Instant) -> bool {
         let ended_at = *self.ended_at.get_or_insert(now);
-        let Some(left) = self.stream.left_running(self.child.id()) else {
+        let Some(left) = self.recording.left_running(self.child.id()) else {
             return true;
         };
         let Some(pid) = left.first else {
             // One that was forked last may not have written anything yet.
-            return self.stream.expects_children() && now - ended_at < UNBORN;
+            return self.recording.expects_children() && now - ended_at < UNBORN;
         };
         if now - ended_at > OUTLIVED && !std::mem::replace(&mut self.has_said, true) {
             let count = left.count;
-            self.stream.say(&format!(
+            self.recording.say(&format!(
                 "the command {}; of its processes {count} run on ({pid}{}) and are recorded until \
                  they end: Ctrl-C ends the recording and leaves them running",
                 how(status),
@@ -299,17 +299,17 @@ async fn ends_soon(child: &mut Child) -> bool {
 }
 
 /// What became of a recording that cannot be written any more.
-fn unrecorded(cut: Cut, child: &mut Child) -> RecordError {
+fn unrecorded(why: TraceWriteError, child: &mut Child) -> RecordError {
     match child.try_wait() {
-        Ok(Some(_)) => RecordError::Cut(cut),
+        Ok(Some(_)) => RecordError::Write(why),
         _ => RecordError::Unrecorded {
-            cut,
+            why,
             pid: child.id(),
         },
     }
 }
 
-fn heard_nothing(command: &[OsString]) -> String {
+fn nothing_recorded(command: &[OsString]) -> String {
     if has_borrowed_privileges() {
         return "nothing was recorded: this fragscope has privileges of its file (capabilities, or a \
                 set-user-ID bit), and the kernel lets no program open what such a process has open. \

@@ -10,7 +10,7 @@ use profiler_trace::trace::Description;
 
 /// Where the events of a recording come from.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum Recorder<'a> {
+pub enum Origin<'a> {
     /// An object in front of the allocator.
     Preload {
         /// Its path in `LD_PRELOAD`.
@@ -27,14 +27,14 @@ pub enum Recorder<'a> {
 pub fn describe(
     target: &Target,
     heaps: &[HeapSnapshot],
-    recorder: Recorder<'_>,
+    origin: Origin<'_>,
     started_at: Timestamp,
 ) -> Description {
     let who = target.describe();
     let host = host();
-    let (source, listed, mapped) = match recorder {
-        Recorder::Preload { listed, mapped } => ("preload", Some(listed), Some(mapped)),
-        Recorder::Probes => ("probes", None, None),
+    let (source, listed, mapped) = match origin {
+        Origin::Preload { listed, mapped } => ("preload", Some(listed), Some(mapped)),
+        Origin::Probes => ("probes", None, None),
     };
     let object = MallocObject::of(target, mapped).ok();
     let mut all = Names::default();
