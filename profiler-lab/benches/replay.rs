@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use profiler_lab::play::{Program, Setup, play};
-use profiler_trace::trace::{By, Description, Event, EventKind, Reader, Writer};
+use profiler_trace::trace::{By, Event, EventKind, Reader, TraceDescription, Writer};
 
 /// Blocks that live at a time.
 const LIVE: u64 = 4096;
 
 /// Blocks allocated in order and freed in another, `turn` events of a thread before the next thread's.
 fn program(events: u64, threads: u32, turn: u64) -> Arc<Program> {
-    let mut writer = Writer::new(Vec::new(), &Description::default()).expect("a Vec has room");
+    let mut writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("a Vec has room");
     let mut held = [0; LIVE as usize];
     let addr_of = |number: u64| 0x10_0000 + number * 1024;
     for number in 0..events / 2 {

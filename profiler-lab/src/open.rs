@@ -110,13 +110,13 @@ impl Looks {
 
 #[cfg(test)]
 mod tests {
-    use profiler_trace::trace::{By, Description, EventKind, Reader, Writer};
+    use profiler_trace::trace::{By, EventKind, Reader, TraceDescription, Writer};
 
     use super::*;
 
     fn opened(blocks: u64, recorded: Option<u64>) -> Opened {
         let mut bytes = Vec::new();
-        let mut writer = Writer::new(&mut bytes, &Description::default()).expect("memory");
+        let mut writer = Writer::new(&mut bytes, &TraceDescription::default()).expect("memory");
         let mut put = |time_ns, kind| {
             let event = Event {
                 time_ns,

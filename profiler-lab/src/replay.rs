@@ -9,7 +9,7 @@ use profiler_core::text::visible;
 use profiler_target::host;
 use profiler_trace::compile::{Stop, Summary};
 use profiler_trace::limits::Limits;
-use profiler_trace::trace::Description;
+use profiler_trace::trace::TraceDescription;
 
 use super::ablation::{self, PeakAndRest};
 use super::calibrate::{Doubts, Point, calibrate};
@@ -127,10 +127,9 @@ pub fn replay(
     Ok(report)
 }
 
-fn cpus(description: &Description) -> Option<u32> {
-    let cpus: u32 = description.get("cpus")?.parse().ok()?;
+fn cpus(description: &TraceDescription) -> Option<u32> {
     // Linux knows no more (`CONFIG_NR_CPUS`).
-    (1..=8192).contains(&cpus).then_some(cpus)
+    description.cpus.filter(|cpus| (1..=8192).contains(cpus))
 }
 
 /// A field that was played.
@@ -277,7 +276,7 @@ impl PlayedField<'_> {
     /// be the same.
     fn other_allocator(&self) -> Option<(String, String)> {
         let description = self.program.description();
-        let recorded = description.get("malloc")?.to_owned();
+        let recorded = description.malloc.clone()?;
         let played = self.candidates[0].allocator.as_ref().ok()?;
         // The C library's own is the one that the player had.
         let played = match played.object {
@@ -289,18 +288,16 @@ impl PlayedField<'_> {
 
     fn trace(&self, options: &ReplayOptions) -> TraceFacts {
         let description = self.program.description();
-        let text = |name: &str| description.get(name).map(str::to_owned);
-        let number = |name: &str| description.get(name)?.parse().ok();
         let summary = self.summary;
         TraceFacts {
             path: options.trace.to_string_lossy().into_owned(),
-            command: text("command"),
-            pid: number("pid"),
-            python: text("python"),
-            libc: text("libc"),
-            malloc: text("malloc"),
-            cpus: number("cpus"),
-            started_at: text("started_at"),
+            command: description.command.clone(),
+            pid: description.pid,
+            python: description.python.clone(),
+            libc: description.libc.clone(),
+            malloc: description.malloc.clone(),
+            cpus: description.cpus.map(u64::from),
+            started_at: description.started_at.clone(),
             format: foreign(description),
             lacks: lacking(description),
             events: summary.events,
@@ -352,16 +349,13 @@ impl PlayedField<'_> {
     }
 }
 
-fn foreign(description: &Description) -> Option<String> {
-    let format = description.get("format_of")?;
-    (!format.is_empty()).then(|| format.to_owned())
+fn foreign(description: &TraceDescription) -> Option<String> {
+    let format = description.format.clone();
+    format.filter(|format| !format.is_empty())
 }
 
-/// What the format that was read does not tell, in words.
-fn lacking(description: &Description) -> Vec<String> {
-    let names = description.0.iter();
-    names
-        .filter_map(|(name, _)| name.strip_prefix("lacks."))
-        .map(|what| what.replace('_', " "))
-        .collect()
+/// What the format that was read does not hold, in words.
+fn lacking(description: &TraceDescription) -> Vec<String> {
+    let lacks = description.lacks.iter();
+    lacks.map(|what| what.replace('_', " ")).collect()
 }

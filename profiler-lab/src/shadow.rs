@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use procfs::{Current, Meminfo};
 use profiler_core::view::{Shadow, WhatIf};
 use profiler_trace::limits::Meter;
-use profiler_trace::trace::{Description, Item};
+use profiler_trace::trace::{Item, TraceDescription};
 
 use super::play::{Growing, PlayError, PlayedCheckpoint, Program, Setup, play_along};
 
@@ -85,7 +85,7 @@ impl Shadows {
     /// # Errors
     /// When there is no room for the program or no thread.
     pub fn start(
-        description: Description,
+        description: TraceDescription,
         setups: &[(String, Setup)],
         board: Board,
     ) -> io::Result<Self> {

@@ -3,8 +3,8 @@
 
 use profiler_core::report::LedgerClass;
 use profiler_trace::trace::{
-    By, Checkpoint, Description, Event, EventKind, Figures, Item, ReadError, Reader, SeedBlock,
-    Writer,
+    By, Checkpoint, Event, EventKind, Figures, Item, ReadError, Reader, SeedBlock,
+    TraceDescription, Writer,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -67,8 +67,10 @@ fn item() -> impl Strategy<Value = Item> {
     ]
 }
 
-fn description() -> Description {
-    Description(vec![("python".into(), "CPython 3.11.2".into())])
+fn description() -> TraceDescription {
+    [("python", "CPython 3.11.2"), ("of a later version", "kept")]
+        .into_iter()
+        .collect()
 }
 
 fn written(items: &[Item], finish: bool) -> Vec<u8> {

@@ -18,7 +18,7 @@ use profiler_core::span::SpanState;
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
 use profiler_target::{StopError, Stopped, Target};
-use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Figures, Item, Reader};
+use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Figures, Item, Reader, RecordedBy};
 
 /// `privileged/mutate.c`, running.
 struct Program {
@@ -210,7 +210,7 @@ impl Trace {
     fn read(path: &Path) -> Self {
         let file = BufReader::new(File::open(path).expect("a trace"));
         let mut reader = Reader::new(file).expect("a trace");
-        assert_eq!(reader.description().get("recorder"), Some("probes"));
+        assert_eq!(reader.description().recorder, Some(RecordedBy::Probes));
         let mut trace = Self::default();
         while let Some(item) = reader.next_item().expect("sound") {
             match item {

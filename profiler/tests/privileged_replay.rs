@@ -4,12 +4,12 @@ use std::io::Cursor;
 use std::process::{Command, Stdio};
 
 use profiler_lab::play::{Program, Setup, play};
-use profiler_trace::trace::{By, Description, Event, EventKind, Reader, Writer};
+use profiler_trace::trace::{By, Event, EventKind, Reader, TraceDescription, Writer};
 
 /// Kernel calls for so many blocks of 1 MiB, allocated and freed one after the other by each of two
 /// threads.
 fn calls_for(blocks: u64) -> u64 {
-    let mut writer = Writer::new(Vec::new(), &Description::default()).expect("a Vec has room");
+    let mut writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("a Vec has room");
     for number in 0..blocks {
         let addr = 0x1000_0000 + (number << 21);
         for thread in 0..2 {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use profiler_trace::trace::{By, Checkpoint, Description, Event, EventKind, Figures, Writer};
+use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Figures, TraceDescription, Writer};
 use serde_json::Value;
 
 const LARGE: u64 = 100_000;
@@ -13,13 +13,14 @@ const LARGE: u64 = 100_000;
 /// what glibc needs for it, give or take `off`.
 fn trace(folder: &Path, off: f64) -> PathBuf {
     let path = folder.join("program.fragtrace");
-    let named = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let description = Description(vec![
-        named("command", "a program of 200 blocks"),
-        named("malloc", "glibc 2.36"),
-        named("thp", "never"),
-        named("cpus", "2"),
-    ]);
+    let description: TraceDescription = [
+        ("command", "a program of 200 blocks"),
+        ("malloc", "glibc 2.36"),
+        ("thp", "never"),
+        ("cpus", "2"),
+    ]
+    .into_iter()
+    .collect();
     let file = File::create(&path).expect("a file");
     let mut writer = Writer::new(file, &description).expect("begun");
     let mut time_ns = 0;
@@ -210,7 +211,7 @@ fn what_is_no_trace_ends_with_an_error_that_says_so() {
     fails(b"#!/bin/sh\necho no trace at all\n", "not a recording");
     fails(b"FRAGTRC\x09............", "format 9");
     let mut empty = Vec::new();
-    let writer = Writer::new(&mut empty, &Description::default()).expect("memory");
+    let writer = Writer::new(&mut empty, &TraceDescription::default()).expect("memory");
     writer.finish().expect("memory");
     fails(&empty, "nothing to play");
     let missing = replay(&folder.path().join("none"), &[]);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
-use profiler_trace::trace::{By, Description, Event, EventKind, Writer};
+use profiler_trace::trace::{By, Event, EventKind, TraceDescription, Writer};
 use serde_json::Value;
 
 fn fragscope(command: &str, arguments: &[&str]) -> Command {
@@ -44,8 +44,7 @@ fn alloc(number: u64, bytes: u64) -> Event {
 
 /// A trace of so many blocks, with this description.
 fn trace(described: &[(&str, &str)], blocks: u64) -> Vec<u8> {
-    let all = described.iter();
-    let described = Description(all.map(|(n, v)| ((*n).into(), (*v).into())).collect());
+    let described = described.iter().copied().collect();
     let mut writer = Writer::new(Vec::new(), &described).expect("memory");
     for number in 0..blocks {
         writer.event(&alloc(number, 100)).expect("memory");
@@ -508,7 +507,7 @@ fn a_bomb_stays_below_a_limit_of_memory_and_of_the_disk() {
 #[test]
 fn a_trace_that_wants_more_memory_than_there_is_ends_its_players_and_not_the_host() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut writer = Writer::new(Vec::new(), &Description::default()).expect("memory");
+    let mut writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("memory");
     // One that no allocator gives, and in another trace a hundred that are touched whole.
     writer.event(&alloc(0, 1 << 60)).expect("memory");
     let path = written(folder.path(), &writer.finish().expect("memory"));

@@ -16,7 +16,8 @@ use profiler_core::addr::PAGE_SIZE;
 use profiler_trace::compile::{Compiler, Sink, Stop, Summary};
 use profiler_trace::limits::{Holder, Meter, Stopped};
 use profiler_trace::trace::{
-    Checkpoint, Description, Event, EventKind, Item, PassError, ReadError, Source, pass_on,
+    Checkpoint, Event, EventKind, Item, PassError, ReadError, RecordedBy, Source, TraceDescription,
+    pass_on,
 };
 use zerocopy::IntoBytes;
 
@@ -68,7 +69,7 @@ impl From<PassError> for CompileError {
 pub struct Program {
     file: File,
     published: AtomicU64,
-    description: Description,
+    description: TraceDescription,
     told: RwLock<Told>,
 }
 
@@ -92,7 +93,7 @@ impl Program {
     }
 
     /// What the trace says of the program that was recorded.
-    pub fn description(&self) -> &Description {
+    pub fn description(&self) -> &TraceDescription {
         &self.description
     }
 
@@ -168,10 +169,10 @@ const WEIGHED_EVERY: u32 = 4096;
 
 /// What glibc's `mmap_threshold` had grown to when the recording began; `None` where it does not grow
 /// or had not (`DEFAULT_MMAP_THRESHOLD_MIN` and `_MAX`).
-fn grown_mmap_threshold(description: &Description) -> Option<u64> {
-    let is_seeded = description.get("recorder") == Some("probes");
-    let grows = description.get("setting.no_dyn_threshold") == Some("0");
-    let bytes = description.get("setting.mmap_threshold")?.parse().ok()?;
+fn grown_mmap_threshold(description: &TraceDescription) -> Option<u64> {
+    let is_seeded = description.recorder == Some(RecordedBy::Probes);
+    let grows = description.setting("no_dyn_threshold") == Some("0");
+    let bytes = description.setting("mmap_threshold")?.parse().ok()?;
     (is_seeded && grows && (128 << 10 < bytes && bytes <= 32 << 20)).then_some(bytes)
 }
 
@@ -180,7 +181,7 @@ impl Growing {
     ///
     /// # Errors
     /// When there is no room for it.
-    pub fn new(description: Description, meter: Meter) -> io::Result<Self> {
+    pub fn new(description: TraceDescription, meter: Meter) -> io::Result<Self> {
         let file = tempfile::tempfile()?;
         let room = fstatvfs(&file)?;
         let room = room.blocks_available() * room.fragment_size() / 2;
@@ -420,8 +421,7 @@ mod tests {
                 ("setting.no_dyn_threshold", fixed),
                 ("setting.mmap_threshold", bytes),
             ];
-            let all = all.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            grown_mmap_threshold(&Description(all.into()))
+            grown_mmap_threshold(&all.into_iter().collect())
         };
         assert_eq!(of("probes", "0", "503808"), Some(503_808));
         assert_eq!(of("probes", "0", "131072"), None);

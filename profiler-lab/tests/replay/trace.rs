@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use profiler_lab::play::Program;
-use profiler_trace::trace::{By, Checkpoint, Description, Event, EventKind, Reader, Writer};
+use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Reader, TraceDescription, Writer};
 
 /// A block of the trace, by its address.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -20,7 +20,7 @@ pub(crate) struct TraceBuilder {
 
 impl TraceBuilder {
     pub(crate) fn new() -> Self {
-        let description = Description::default();
+        let description = TraceDescription::default();
         Self {
             writer: Writer::new(Vec::new(), &description).expect("a Vec has room"),
             now: Duration::ZERO,

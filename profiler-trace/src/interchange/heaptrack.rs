@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 
+use super::Input;
 use super::lines::Lines;
-use super::{Input, description};
 use crate::limits::{Holder, Meter};
 use crate::trace::{
-    By, Checkpoint, Description, Event, EventKind, Figures, Item, ReadError, Source,
+    By, Checkpoint, Event, EventKind, Figures, Item, ReadError, RecordedBy, Source,
+    TraceDescription,
 };
 
 /// The newest format of the file that is known.
@@ -19,7 +20,7 @@ const NEWEST: u64 = 3;
 pub(super) struct Heaptrack {
     lines: Lines,
     meter: Meter,
-    description: Description,
+    description: TraceDescription,
     /// Bytes of each kind of allocation, of an interpreted recording.
     kinds: Vec<u64>,
     /// Blocks that live of each kind, the newest last.
@@ -50,12 +51,10 @@ impl Heaptrack {
             )));
         }
         let lacks = ["threads", "alignments", "callocs", "exact_times"];
-        let mut description = description("heaptrack", &lacks);
+        let mut description = TraceDescription::foreign("heaptrack", &lacks);
         let version = (tool >> 16, tool >> 8 & 0xff, tool & 0xff);
         let version = format!("{}.{}.{}", version.0, version.1, version.2);
-        description
-            .0
-            .push(("recorder".to_owned(), format!("heaptrack {version}")));
+        description.recorder = Some(RecordedBy::Tool(format!("heaptrack {version}")));
         let mut new = Self {
             lines,
             meter: meter.clone(),
@@ -78,9 +77,8 @@ impl Heaptrack {
             let line = self.lines.take();
             let (letter, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match letter {
-                "X" if self.description.get("command").is_none() => {
-                    let command = ("command".to_owned(), rest.to_owned());
-                    self.description.0.push(command);
+                "X" if self.description.command.is_none() => {
+                    self.description.command = Some(rest.to_owned());
                 }
                 "I" => {
                     let bytes = rest.split(' ').next().and_then(hex);
@@ -180,7 +178,7 @@ fn hex(text: &str) -> Option<u64> {
 }
 
 impl Source for Heaptrack {
-    fn description(&self) -> &Description {
+    fn description(&self) -> &TraceDescription {
         &self.description
     }
 

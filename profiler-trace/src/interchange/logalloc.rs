@@ -4,11 +4,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
 
+use super::Input;
 use super::lines::Lines;
-use super::{Input, description};
 use crate::limits::{Holder, Meter};
 use crate::trace::{
-    By, Description, Event, EventKind, Item, PassError, ReadError, Source, pass_on,
+    By, Event, EventKind, Item, PassError, ReadError, Source, TraceDescription, pass_on,
 };
 
 /// Time that a call is given, in ns: the format has none.
@@ -70,7 +70,7 @@ fn number(text: &str) -> Option<u64> {
 pub(super) struct Logalloc {
     lines: Lines,
     meter: Meter,
-    description: Description,
+    description: TraceDescription,
     threads: HashMap<(String, String), u32>,
     processes: HashMap<String, u32>,
     waiting: VecDeque<Event>,
@@ -86,7 +86,7 @@ impl Logalloc {
             lines: Lines::new(input),
             meter: meter.clone(),
             table_bytes: 0,
-            description: description("logalloc", &["times", "thread_ends", "forks"]),
+            description: TraceDescription::foreign("logalloc", &["times", "thread_ends", "forks"]),
             threads: HashMap::new(),
             processes: HashMap::new(),
             waiting: VecDeque::new(),
@@ -166,7 +166,7 @@ impl Logalloc {
 }
 
 impl Source for Logalloc {
-    fn description(&self) -> &Description {
+    fn description(&self) -> &TraceDescription {
         &self.description
     }
 

@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read};
 
+use super::Input;
 use super::lines::is_cut;
-use super::{Input, description};
 use crate::limits::{Holder, Meter, Stopped};
 use crate::trace::{
-    By, Checkpoint, Description, Event, EventKind, Figures, Item, ReadError, Source,
+    By, Checkpoint, Event, EventKind, Figures, Item, ReadError, RecordedBy, Source,
+    TraceDescription,
 };
 
 /// How a capture begins.
@@ -48,7 +49,7 @@ mod allocator {
 pub(super) struct Memray {
     input: Input,
     meter: Meter,
-    description: Description,
+    description: TraceDescription,
     native: bool,
     threads: HashMap<u64, u32>,
     thread: u32,
@@ -91,7 +92,10 @@ impl Memray {
         let mut new = Self {
             input,
             meter: meter.clone(),
-            description: description("memray", &["alignments", "thread_ends", "exact_times"]),
+            description: TraceDescription::foreign(
+                "memray",
+                &["alignments", "thread_ends", "exact_times"],
+            ),
             native,
             threads: HashMap::new(),
             thread: 0,
@@ -121,12 +125,9 @@ impl Memray {
             python >> 16 & 0xff,
             python >> 8 & 0xff
         );
-        let named = |name: &str, value: String| (name.to_owned(), value);
-        self.description.0.extend([
-            named("command", command),
-            named("python", python),
-            named("recorder", "memray".to_owned()),
-        ]);
+        self.description.command = Some(command);
+        self.description.python = Some(python);
+        self.description.recorder = Some(RecordedBy::Tool("memray".to_owned()));
         Ok(())
     }
 
@@ -318,7 +319,7 @@ fn no_head(error: io::Error) -> ReadError {
 }
 
 impl Source for Memray {
-    fn description(&self) -> &Description {
+    fn description(&self) -> &TraceDescription {
         &self.description
     }
 

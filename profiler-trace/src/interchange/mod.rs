@@ -12,7 +12,7 @@ pub use logalloc::{Written, write as write_logalloc};
 
 use crate::limits::{Counted, Layer, Meter};
 use crate::snapshot;
-use crate::trace::{Description, MAGIC, ReadError, Reader, Source};
+use crate::trace::{MAGIC, ReadError, Reader, Source};
 
 /// Reads a recording of any known kind, told by its first bytes, and counts what it comes to.
 ///
@@ -97,15 +97,4 @@ fn truncated(error: io::Error) -> ReadError {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ReadError::NotATrace,
         _ => error.into(),
     }
-}
-
-/// A description that names the format, and what it lacks.
-fn description(format: &str, lacks: &[&str]) -> Description {
-    let mut all = vec![("format_of".to_owned(), format.to_owned())];
-    all.extend(
-        lacks
-            .iter()
-            .map(|what| (format!("lacks.{what}"), "yes".to_owned())),
-    );
-    Description(all)
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::{Description, Item, ReadError, Reader};
+use super::{Item, ReadError, Reader, TraceDescription};
 use crate::limits::Stopped;
 
 /// Why a stream was not passed on.
@@ -53,7 +53,7 @@ pub fn pass_on(
 /// Gives a recorded stream, item by item.
 pub trait Source {
     /// What is known of the program.
-    fn description(&self) -> &Description;
+    fn description(&self) -> &TraceDescription;
 
     /// The next item; `None` at the end.
     ///
@@ -66,7 +66,7 @@ pub trait Source {
 }
 
 impl<R: Read> Source for Reader<R> {
-    fn description(&self) -> &Description {
+    fn description(&self) -> &TraceDescription {
         Reader::description(self)
     }
 
@@ -80,7 +80,7 @@ impl<R: Read> Source for Reader<R> {
 }
 
 impl<S: Source + ?Sized> Source for Box<S> {
-    fn description(&self) -> &Description {
+    fn description(&self) -> &TraceDescription {
         (**self).description()
     }
 

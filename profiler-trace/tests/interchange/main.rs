@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use profiler_trace::interchange::{self, write_logalloc};
 use profiler_trace::limits::{Limits, Meter};
 use profiler_trace::trace::{
-    By, Description, Event, EventKind, Item, ReadError, Reader, Source, Writer,
+    By, Event, EventKind, Item, ReadError, Reader, Source, TraceDescription, Writer,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -63,9 +63,12 @@ fn live(events: &[Event], unknown: usize) -> usize {
 fn heaptracks_recording_has_as_many_calls_as_heaptrack_counts() {
     let mut source = open(&fixture("heaptrack.zst")).expect("it opens");
     let about = source.description().clone();
-    assert_eq!(about.get("format_of"), Some("heaptrack"));
-    assert_eq!(about.get("command"), Some("/usr/bin/python3 program.py"));
-    assert_eq!(about.get("lacks.threads"), Some("yes"));
+    assert_eq!(about.format.as_deref(), Some("heaptrack"));
+    assert_eq!(
+        about.command.as_deref(),
+        Some("/usr/bin/python3 program.py")
+    );
+    assert_eq!(about.lacks[0], "threads");
     let events = events(&mut *source);
     // `heaptrack_print`: calls to allocation functions.
     assert_eq!(allocations(&events).0, 1743);
@@ -76,8 +79,8 @@ fn heaptracks_recording_has_as_many_calls_as_heaptrack_counts() {
 fn memrays_capture_has_as_many_allocations_as_memray_counts() {
     let mut source = open(&fixture("memray.bin")).expect("it opens");
     let about = source.description().clone();
-    assert_eq!(about.get("format_of"), Some("memray"));
-    let python = about.get("python").expect("it tells");
+    assert_eq!(about.format.as_deref(), Some("memray"));
+    let python = about.python.as_deref().expect("it says so");
     assert!(python.starts_with("CPython 3.11."), "{python}");
     let events = events(&mut *source);
     assert!(source.is_whole());
@@ -91,7 +94,7 @@ fn a_raw_recording_of_heaptracks_has_addresses() {
     let text =
         "v 10400 3\nx 8 /bin/cat\nX cat\nI 1000 64\n+ 20 1 7f00\nc a\n+ 30 1 8f00\n- 7f00\nR 2\n";
     let mut source = open_bytes(text.as_bytes()).expect("it opens");
-    assert_eq!(source.description().get("command"), Some("cat"));
+    assert_eq!(source.description().command.as_deref(), Some("cat"));
     let events = events(&mut *source);
     let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
     let alloc = |addr, bytes| EventKind::Alloc {
@@ -149,7 +152,7 @@ fn open_bytes(bytes: &[u8]) -> Result<Box<dyn Source>, ReadError> {
 }
 
 fn trace(events: &[Event]) -> Vec<u8> {
-    let mut writer = Writer::new(Vec::new(), &Description::default()).expect("a Vec has room");
+    let mut writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("a Vec has room");
     for event in events {
         writer.event(event).expect("a Vec has room");
     }

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_common::ring::RING_VARIABLE;
 use profiler_target::{ProcessTree, RecordRing, Target, has_borrowed_privileges, not_preloaded};
-use profiler_trace::trace::Description;
+use profiler_trace::trace::{RecordedBy, TraceDescription};
 use profiler_trace::whole_file::RuntimeDir;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -329,14 +329,14 @@ fn nothing_recorded(command: &[OsString]) -> String {
 }
 
 /// What can be said of a command that ended before it could be looked at.
-fn of_command(command: &[OsString], started_at: jiff::Timestamp) -> Description {
+fn of_command(command: &[OsString], started_at: jiff::Timestamp) -> TraceDescription {
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
-    let named = |name: &str, value: String| (name.to_owned(), value);
-    Description(vec![
-        named("command", words.join(" ")),
-        named("recorder", "preload".to_owned()),
-        named("started_at", started_at.to_string()),
-    ])
+    TraceDescription {
+        command: Some(words.join(" ")),
+        recorder: Some(RecordedBy::Preload),
+        started_at: Some(started_at.to_string()),
+        ..TraceDescription::default()
+    }
 }
 
 fn start(command: &[OsString], object: &str, ring: &RecordRing) -> Result<Child, RecordError> {

@@ -14,7 +14,7 @@ use profiler_target::{Target, TargetState};
 use profiler_trace::record::{
     Clock, Normaliser, RecordedProcess, Recorder, SourceEvent, SourceKind,
 };
-use profiler_trace::trace::Description;
+use profiler_trace::trace::TraceDescription;
 
 use super::checkpoint::{self, CheckpointReason, FIRST_CHECKPOINT, RAREST, STOP_SHARE};
 use super::describe::{Origin, describe};
@@ -65,7 +65,7 @@ impl<O: Output> ProbedRecording<O> {
         sampler: Sampler,
         plan: &ProbePlan,
         sampling: SamplingOptions,
-        begin: impl FnOnce(&Description) -> Result<O, RecordError>,
+        begin: impl FnOnce(&TraceDescription) -> Result<O, RecordError>,
     ) -> Result<Self, RecordError> {
         let mut stream = EventStream::attach(sampler.target().pid(), plan)?;
         let moment = RefCell::new((&mut stream, FreesBeforeWalk::default()));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use profiler_core::text::visible;
 use profiler_core::units;
 use profiler_trace::record::TraceSink;
-use profiler_trace::trace::{Checkpoint, Description, Event, EventKind, SeedBlock, Writer};
+use profiler_trace::trace::{Checkpoint, Event, EventKind, SeedBlock, TraceDescription, Writer};
 use profiler_trace::whole_file::{self, WriteError};
 
 use super::output::Output;
@@ -61,7 +61,7 @@ impl TraceFile {
     pub(crate) fn begin(
         file: whole_file::Output,
         path: &Path,
-        description: &Description,
+        description: &TraceDescription,
     ) -> Result<Self, TraceWriteError> {
         let writer =
             Writer::new(BufWriter::new(file), description).map_err(|why| TraceWriteError {
