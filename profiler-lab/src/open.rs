@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use profiler_trace::interchange;
 use profiler_trace::limits::{Limits, Meter};
-use profiler_trace::trace::{Checkpoint, Event, Item, Source, pass_on};
+use profiler_trace::trace::{Checkpoint, Event, Item, TraceSource, pass_on};
 
 use super::input::Input;
 use super::play::{CompileError, Growing, Program};
@@ -42,7 +42,7 @@ pub fn open(
     compile(interchange::read(input, &meter)?, meter)
 }
 
-fn compile(mut trace: impl Source, meter: Meter) -> Result<Opened, CompileError> {
+fn compile(mut trace: impl TraceSource, meter: Meter) -> Result<Opened, CompileError> {
     let mut growing = Growing::new(trace.description().clone(), meter)?;
     let mut looks = Looks::default();
     let trouble = pass_on(&mut trace, |item| looks.item(item, &mut growing))?;

@@ -104,7 +104,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<Item>, bool), ReadError> {
         matches!(reader.next_item(), Ok(None)),
         "nothing follows the end"
     );
-    Ok((items, reader.is_whole()))
+    Ok((items, reader.is_complete()))
 }
 
 proptest! {
@@ -191,5 +191,5 @@ fn a_program_of_a_million_events_takes_few_bytes_each() {
     while reader.next_item().expect("whole").is_some() {
         count += 1;
     }
-    assert_eq!((count, reader.is_whole()), (1_000_000, true));
+    assert_eq!((count, reader.is_complete()), (1_000_000, true));
 }

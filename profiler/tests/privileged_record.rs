@@ -227,7 +227,7 @@ impl Trace {
                 Item::Checkpoint(checkpoint) => trace.checkpoints.push(checkpoint),
             }
         }
-        trace.whole = reader.is_whole();
+        trace.whole = reader.is_complete();
         trace
     }
 

@@ -142,7 +142,7 @@ fn held(trace: &Path, size: u64) -> Held {
             Item::Seed(_) => {}
         }
     }
-    held.whole = reader.is_whole();
+    held.whole = reader.is_complete();
     held
 }
 

@@ -16,8 +16,8 @@ use profiler_core::addr::PAGE_SIZE;
 use profiler_trace::compile::{Compiler, Sink, Stop, Summary};
 use profiler_trace::limits::{Holder, Meter, Stopped};
 use profiler_trace::trace::{
-    Checkpoint, Event, EventKind, Item, PassError, ReadError, RecordedBy, Source, TraceDescription,
-    pass_on,
+    Checkpoint, Event, EventKind, Item, PassError, ReadError, RecordedBy, TraceDescription,
+    TraceSource, pass_on,
 };
 use zerocopy::IntoBytes;
 
@@ -86,7 +86,7 @@ impl Program {
     ///
     /// # Errors
     /// When nothing of it can be read, or there is no room for the program.
-    pub fn compile(mut trace: impl Source) -> Result<Arc<Self>, CompileError> {
+    pub fn compile(mut trace: impl TraceSource) -> Result<Arc<Self>, CompileError> {
         let mut growing = Growing::new(trace.description().clone(), Meter::default())?;
         let trouble = pass_on(&mut trace, |item| growing.item(item))?;
         growing.finish(trouble)

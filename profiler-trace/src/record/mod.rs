@@ -10,12 +10,14 @@
 //! samples of the processes show. Nothing here does IO: a [`TraceSink`] does.
 
 mod blocks;
+mod foreign;
 mod large;
 mod normaliser;
 mod numbers;
 mod recorder;
 mod source;
 
+pub(crate) use foreign::{EventSource, Normalised, SourceItem};
 pub use normaliser::{Clock, Normaliser};
 pub use numbers::{MOST_PROCESSES, MOST_THREADS, RecordedProcess};
 pub use recorder::{Recorder, TraceSink};

@@ -74,6 +74,11 @@ impl Normaliser {
         self.clock.time_ns(source_ns)
     }
 
+    /// The same, not before that of the last event: which later ones do not precede.
+    pub(crate) fn advance(&mut self, source_ns: u64) -> u64 {
+        self.clock.next_ns(source_ns)
+    }
+
     /// Events that were left out because there were too many processes or threads
     /// ([`MOST_PROCESSES`](super::MOST_PROCESSES), [`MOST_THREADS`](super::MOST_THREADS)).
     pub fn beyond_limit(&self) -> u64 {

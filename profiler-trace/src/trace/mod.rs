@@ -14,7 +14,7 @@ pub use description::{RecordedBy, TraceDescription};
 pub use event::{By, Event, EventKind};
 pub use figures::Figures;
 pub use reader::{Item, ReadError, Reader};
-pub use source::{PassError, Source, pass_on};
+pub use source::{PassError, TraceSource, pass_on};
 pub use writer::Writer;
 
 /// The first bytes of a trace: a name and the version of the format.

@@ -79,7 +79,7 @@ pub struct Reader<R> {
     at: usize,
     context: Context,
     events: u64,
-    whole: bool,
+    complete: bool,
     ended: bool,
 }
 
@@ -123,7 +123,7 @@ impl<R: Read> Reader<R> {
             at: 0,
             context: Context::default(),
             events: 0,
-            whole: false,
+            complete: false,
             ended: false,
         })
     }
@@ -135,8 +135,8 @@ impl<R: Read> Reader<R> {
 
     /// Whether the end was reached as it was written. A trace whose recording was cut off ends
     /// without it.
-    pub fn is_whole(&self) -> bool {
-        self.whole
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// The next item; `None` at the end.
@@ -181,7 +181,7 @@ impl<R: Read> Reader<R> {
             // A second description adds nothing to read.
             Some(Kind::Description) => None,
             Some(Kind::End) | None => {
-                self.whole = kind.is_some();
+                self.complete = kind.is_some();
                 self.ended = true;
                 self.content.clear();
                 return Ok(None);

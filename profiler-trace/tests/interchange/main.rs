@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use profiler_trace::interchange::{self, write_logalloc};
 use profiler_trace::limits::{Limits, Meter};
 use profiler_trace::trace::{
-    By, Event, EventKind, Item, ReadError, Reader, Source, TraceDescription, Writer,
+    By, Event, EventKind, Item, ReadError, Reader, TraceDescription, TraceSource, Writer,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-fn open(path: &Path) -> Result<Box<dyn Source>, ReadError> {
+fn open(path: &Path) -> Result<Box<dyn TraceSource>, ReadError> {
     interchange::read(fs::File::open(path)?, &Meter::default())
 }
 
@@ -26,7 +26,7 @@ fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn events(source: &mut dyn Source) -> Vec<Event> {
+fn events(source: &mut dyn TraceSource) -> Vec<Event> {
     let mut events = Vec::new();
     while let Some(item) = source.next_item().expect("it is readable") {
         if let Item::Event(event) = item {
@@ -83,7 +83,7 @@ fn memrays_capture_has_as_many_allocations_as_memray_counts() {
     let python = about.python.as_deref().expect("it says so");
     assert!(python.starts_with("CPython 3.11."), "{python}");
     let events = events(&mut *source);
-    assert!(source.is_whole());
+    assert!(source.is_complete());
     // `memray stats`: total allocations and bytes.
     assert_eq!(allocations(&events), (623, 2_092_301));
     live(&events, usize::MAX);
@@ -145,7 +145,7 @@ fn logalloc_is_read_in_all_its_forms() {
     );
 }
 
-fn open_bytes(bytes: &[u8]) -> Result<Box<dyn Source>, ReadError> {
+fn open_bytes(bytes: &[u8]) -> Result<Box<dyn TraceSource>, ReadError> {
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), bytes).expect("it is writable");
     open(file.path())
@@ -256,7 +256,7 @@ fn a_cut_recording_gives_what_it_has() {
     for bytes in [heaptrack, unpacked] {
         let mut source = open_bytes(&bytes).expect("it opens");
         let whole = events(&mut *source);
-        assert!(source.is_whole());
+        assert!(source.is_complete());
         let mut cut = open_bytes(&bytes[..bytes.len() / 4 * 3]).expect("it opens");
         let part = events(&mut *cut);
         assert!(
@@ -265,7 +265,7 @@ fn a_cut_recording_gives_what_it_has() {
             part.len()
         );
         assert_eq!(part, whole[..part.len()]);
-        assert!(!cut.is_whole(), "and says that it is cut");
+        assert!(!cut.is_complete(), "and says that it is cut");
     }
 }
 
