@@ -3,18 +3,18 @@
 
 use profiler_core::units::bytes;
 
-use super::figures::{At, median, peak_and_rest};
+use super::figures::{At, PeakAndFinal, median};
 
 /// An error above this gives no verdict.
 pub const TRUSTED: f64 = 0.05;
 /// Checkpoints of less than this share of the peak say little of malloc: an interpreter that starts
 /// has other memory, too.
-const TOLD_OF_PEAK: f64 = 0.1;
-/// When the replay has so many times as much at some look as at any recorded checkpoint, most of what
+const SHARE_OF_PEAK: f64 = 0.1;
+/// When the replay has so many times as much at some checkpoint as at any recorded one, most of what
 /// happened was never compared.
 const UNSEEN: u64 = 2;
-/// Losses from here on can be felt.
-const FELT_LOSSES: f64 = 0.000_1;
+/// A share of events lost from which the losses are named as a reason.
+const NOTABLE_LOSSES: f64 = 0.000_1;
 
 /// One checkpoint.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -55,10 +55,8 @@ pub struct Doubts {
 pub struct Calibration {
     /// Every checkpoint.
     pub points: Vec<Point>,
-    /// Peak of what was recorded, and of the replay.
-    pub peak: Option<(u64, u64)>,
-    /// What rested at the end as recorded, and in the replay.
-    pub rest: Option<(u64, u64)>,
+    /// Peak and final, as recorded and as replayed; `None` where nothing can be compared.
+    pub compared: Option<PeakAndFinal<(u64, u64)>>,
     /// Median of the errors' sizes.
     pub median_error: Option<f64>,
     /// Whether a verdict can be given.
@@ -85,10 +83,11 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
         })
         .collect();
     let (recorded, replayed): (Vec<At>, Vec<At>) = compared.into_iter().unzip();
-    let both = peak_and_rest(&recorded).zip(peak_and_rest(&replayed));
+    let recorded = PeakAndFinal::of(&recorded);
     let mut calibration = Calibration {
-        peak: both.map(|(recorded, replayed)| (recorded.0, replayed.0)),
-        rest: both.map(|(recorded, replayed)| (recorded.1, replayed.1)),
+        compared: recorded
+            .zip(PeakAndFinal::of(&replayed))
+            .map(|(recorded, replayed)| recorded.zip(replayed)),
         points,
         ..Calibration::default()
     };
@@ -97,7 +96,7 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
         calibration.reasons.push(why);
         return calibration;
     }
-    let (Some(peak), Some(rest)) = (calibration.peak, calibration.rest) else {
+    let Some(compared) = calibration.compared else {
         calibration.reasons.push(match &doubts.foreign {
             Some(format) => format!(
                 "a recording of {format} does not hold the program's resident memory, so there is \
@@ -108,18 +107,18 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
         });
         return calibration;
     };
-    let told = (peak.0 as f64 * TOLD_OF_PEAK) as u64;
+    let least = (compared.peak.0 as f64 * SHARE_OF_PEAK) as u64;
     let errors: Vec<f64> = calibration
         .points
         .iter()
         .filter_map(|point| Some((point.recorded_bytes?, point.replayed_bytes)))
-        .filter(|(recorded, _)| *recorded >= told)
+        .filter(|(recorded, _)| *recorded >= least)
         .map(|both| error(both).abs())
         .collect();
     calibration.median_error = median(&errors);
     let worst = [
-        error(peak),
-        error(rest),
+        error(compared.peak),
+        error(compared.last),
         calibration.median_error.unwrap_or(0.0),
     ]
     .into_iter()
@@ -139,7 +138,7 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
     calibration
 }
 
-/// Why the checkpoints do not tell of the program, when they missed most of it.
+/// Why the checkpoints say little of the program, when they missed most of it.
 fn unseen(points: &[Point]) -> Option<String> {
     let most = |recorded: bool| {
         let all = points
@@ -161,7 +160,7 @@ fn unseen(points: &[Point]) -> Option<String> {
 fn reasons(doubts: &Doubts) -> Vec<String> {
     let mut reasons = Vec::new();
     let share = doubts.lost as f64 / (doubts.events + doubts.lost).max(1) as f64;
-    if share > FELT_LOSSES {
+    if share > NOTABLE_LOSSES {
         reasons.push(format!(
             "{:.2} % of the events were lost while recording",
             share * 100.0
@@ -210,14 +209,15 @@ mod tests {
         let close = points(&[(1, 3), (1000, 1010), (500, 490), (480, 500)]);
         let found = calibrate(close, &Doubts::default());
         assert!(found.trusted && found.reasons.is_empty());
-        assert_eq!(found.peak, Some((1000, 1010)));
-        assert_eq!(found.rest, Some((480, 500)));
+        let compared = found.compared.expect("checkpoints");
+        assert_eq!(compared.peak, (1000, 1010));
+        assert_eq!(compared.last, (480, 500));
         let median = found.median_error.expect("errors");
         assert!((median - 0.02).abs() < 1e-9, "{median}");
     }
 
     #[test]
-    fn an_error_at_peak_at_rest_or_in_between_takes_the_verdict_away() {
+    fn an_error_at_the_peak_at_the_end_or_in_between_takes_the_verdict_away() {
         for bad in [
             [(100, 106), (50, 50), (50, 50), (50, 50)].as_slice(),
             [(100, 100), (50, 50), (50, 50), (50, 53)].as_slice(),

@@ -24,13 +24,13 @@ use profiler_common::program::{
 use super::confine::{Confinement, Given};
 use super::control::Control;
 use super::preload::Preload;
-use super::{PlayError, Program, Setup};
+use super::{PlayError, ReplayProgram, Setup};
 
 /// The player, compiled by the build script.
 const PLAYER: &[u8] = include_bytes!(env!("FRAGSCOPE_PLAYER"));
 
-/// How long to listen before progress is looked at, in ms.
-const LISTEN_MS: u8 = 50;
+/// How long to wait for a message before progress is checked, in ms.
+const WAIT_MS: u8 = 50;
 /// How long after its pipe is closed a process has ended: what is left of its end by then is little.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -45,9 +45,9 @@ pub(super) struct Child {
     closed_since: Option<Instant>,
 }
 
-/// What a player tells.
+/// What a player sent.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) enum Heard {
+pub(super) enum PlayerMessage {
     /// Nothing for a while.
     Nothing,
     /// It waits before the first operation.
@@ -60,7 +60,7 @@ pub(super) enum Heard {
 
 impl Child {
     /// Starts a player.
-    pub(super) fn start(program: &Program, setup: &Setup) -> Result<Self, PlayError> {
+    pub(super) fn start(program: &ReplayProgram, setup: &Setup) -> Result<Self, PlayError> {
         let control = Control::new(setup, program.may_execute())?;
         let confinement = Confinement::of_host();
         let is_other_user = confinement.is_other_user();
@@ -156,26 +156,26 @@ impl Child {
         Ok(sum(resident_bytes) > limit && (pids.len() == 1 || sum(proportional_bytes) > limit))
     }
 
-    /// Listens for a while.
-    pub(super) fn listen(&mut self) -> Result<Heard, PlayError> {
-        let Some(told) = &mut self.process.stdout else {
+    /// Waits for a message for a while.
+    pub(super) fn receive(&mut self) -> Result<PlayerMessage, PlayError> {
+        let Some(messages) = &mut self.process.stdout else {
             return Err(PlayError::Io(io::ErrorKind::BrokenPipe.into()));
         };
-        let mut waiting = [PollFd::new(told.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waiting, PollTimeout::from(LISTEN_MS)) {
+        let mut waiting = [PollFd::new(messages.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut waiting, PollTimeout::from(WAIT_MS)) {
             Ok(0) => {
                 // Other processes of it may keep the pipe open.
                 return match self.ended()? {
                     Some(status) => Err(self.why_it_ended(status)),
-                    None => Ok(Heard::Nothing),
+                    None => Ok(PlayerMessage::Nothing),
                 };
             }
-            Err(Errno::EINTR) => return Ok(Heard::Nothing),
+            Err(Errno::EINTR) => return Ok(PlayerMessage::Nothing),
             Err(error) => return Err(PlayError::Io(error.into())),
             Ok(_) => {}
         }
         let mut what = [0];
-        let read = told.read(&mut what)?;
+        let read = messages.read(&mut what)?;
         if read == 0 {
             return self.closed();
         }
@@ -184,16 +184,16 @@ impl Child {
             self.check_loaded()?;
         }
         match what[0] {
-            AT_START => Ok(Heard::Start),
-            AT_CHECKPOINT => Ok(Heard::Checkpoint),
-            AT_END => Ok(Heard::End),
+            AT_START => Ok(PlayerMessage::Start),
+            AT_CHECKPOINT => Ok(PlayerMessage::Checkpoint),
+            AT_END => Ok(PlayerMessage::End),
             AT_FAILURE => Err(self.control.failure()?),
             other => Err(PlayError::Player(format!("it sent {other}"))),
         }
     }
 
     /// Its pipe was closed: by its end, or by an object that it loaded, which may go on for ever.
-    fn closed(&mut self) -> Result<Heard, PlayError> {
+    fn closed(&mut self) -> Result<PlayerMessage, PlayError> {
         if let Some(status) = self.ended()? {
             return Err(self.why_it_ended(status));
         }
@@ -204,7 +204,7 @@ impl Child {
             ));
         }
         thread::sleep(Duration::from_millis(1));
-        Ok(Heard::Nothing)
+        Ok(PlayerMessage::Nothing)
     }
 
     /// How its first process ended, if it has. It is not waited for before the drop: until then its
@@ -238,14 +238,14 @@ impl Child {
             return Ok(());
         }
         let path = preload.path().to_owned();
-        let why = self.last_words();
+        let why = self.last_line();
         Err(PlayError::NotLoaded { path, why })
     }
 
     fn why_it_ended(&mut self, status: process::ExitStatus) -> PlayError {
         if let Some(signal) = status.signal() {
             let name = Signal::try_from(signal).map_or("an unknown signal", Signal::as_str);
-            let said = self.last_words();
+            let said = self.last_line();
             let said = if said.is_empty() {
                 String::new()
             } else {
@@ -253,17 +253,17 @@ impl Child {
             };
             return PlayError::Crashed(format!("{name}{said}"));
         }
-        if let Ok(told) = self.control.failure()
-            && !matches!(told, PlayError::Player(_))
+        if let Ok(why) = self.control.failure()
+            && !matches!(why, PlayError::Player(_))
         {
-            return told;
+            return why;
         }
-        let said = self.last_words();
+        let said = self.last_line();
         PlayError::Player(format!("it ended by itself ({status}) {said}"))
     }
 
     /// The last line that it wrote on stderr, of those there are.
-    fn last_words(&mut self) -> String {
+    fn last_line(&mut self) -> String {
         let Some(said) = &mut self.process.stderr else {
             return String::new();
         };

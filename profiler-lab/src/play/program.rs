@@ -13,11 +13,10 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
 use profiler_common::program::{Control, OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES};
 use profiler_core::addr::PAGE_SIZE;
-use profiler_trace::compile::{Compiler, Sink, Stop, Summary};
+use profiler_trace::compile::{Compiler, ProgramCheckpoint, Sink, Summary};
 use profiler_trace::limits::{Holder, Meter, Stopped};
 use profiler_trace::trace::{
-    Checkpoint, Event, EventKind, Item, PassError, ReadError, RecordedBy, TraceDescription,
-    TraceSource, pass_on,
+    Event, EventKind, Item, PassError, ReadError, RecordedBy, TraceDescription,
 };
 use zerocopy::IntoBytes;
 
@@ -66,32 +65,22 @@ impl From<PassError> for CompileError {
 
 /// A trace, compiled. Players may play it while it grows.
 #[derive(Debug)]
-pub struct Program {
+pub struct ReplayProgram {
     file: File,
     published: AtomicU64,
     description: TraceDescription,
-    told: RwLock<Told>,
+    state: RwLock<State>,
 }
 
 /// What is known of a program so far.
 #[derive(Clone, Debug, Default)]
-struct Told {
-    stops: Vec<Stop>,
+struct State {
+    checkpoints: Vec<ProgramCheckpoint>,
     summary: Summary,
     closed: bool,
 }
 
-impl Program {
-    /// Compiles what can be read of a trace.
-    ///
-    /// # Errors
-    /// When nothing of it can be read, or there is no room for the program.
-    pub fn compile(mut trace: impl TraceSource) -> Result<Arc<Self>, CompileError> {
-        let mut growing = Growing::new(trace.description().clone(), Meter::default())?;
-        let trouble = pass_on(&mut trace, |item| growing.item(item))?;
-        growing.finish(trouble)
-    }
-
+impl ReplayProgram {
     /// What the trace says of the program that was recorded.
     pub fn description(&self) -> &TraceDescription {
         &self.description
@@ -99,17 +88,17 @@ impl Program {
 
     /// What it holds, so far.
     pub fn summary(&self) -> Summary {
-        self.told(|told| told.summary.clone())
+        self.state(|state| state.summary.clone())
     }
 
     /// The checkpoints so far, in order.
-    pub fn stops(&self) -> Vec<Stop> {
-        self.told(|told| told.stops.clone())
+    pub fn checkpoints(&self) -> Vec<ProgramCheckpoint> {
+        self.state(|state| state.checkpoints.clone())
     }
 
     /// A checkpoint by its number.
-    pub(super) fn stop(&self, number: usize) -> Option<Stop> {
-        self.told(|told| told.stops.get(number).cloned())
+    pub(super) fn checkpoint(&self, number: usize) -> Option<ProgramCheckpoint> {
+        self.state(|state| state.checkpoints.get(number).cloned())
     }
 
     /// Operations that can be played.
@@ -125,7 +114,7 @@ impl Program {
 
     /// Whether a process of it starts another program or becomes one, or still may.
     pub(super) fn may_execute(&self) -> bool {
-        self.told(|told| !told.closed || told.summary.executes)
+        self.state(|state| !state.closed || state.summary.executes)
     }
 
     /// Bytes of shared mappings that players make to play it, in all of their processes: the program,
@@ -145,10 +134,10 @@ impl Program {
         operations + slots + stacks + rest
     }
 
-    fn told<T>(&self, get: impl FnOnce(&Told) -> T) -> T {
+    fn state<T>(&self, get: impl FnOnce(&State) -> T) -> T {
         // Nothing that holds the lock panics.
         get(&self
-            .told
+            .state
             .read()
             .unwrap_or_else(std::sync::PoisonError::into_inner))
     }
@@ -156,8 +145,8 @@ impl Program {
 
 /// A program that grows.
 #[derive(Debug)]
-pub struct Growing {
-    program: Arc<Program>,
+pub struct ProgramBuilder {
+    program: Arc<ReplayProgram>,
     compiler: Compiler,
     buffer: Buffer,
     meter: Meter,
@@ -176,7 +165,7 @@ fn grown_mmap_threshold(description: &TraceDescription) -> Option<u64> {
     (is_seeded && grows && (128 << 10 < bytes && bytes <= 32 << 20)).then_some(bytes)
 }
 
-impl Growing {
+impl ProgramBuilder {
     /// An empty program, within the limits of a meter.
     ///
     /// # Errors
@@ -197,12 +186,12 @@ impl Growing {
             room,
         };
         let threshold = grown_mmap_threshold(&description);
-        let mut growing = Self {
-            program: Arc::new(Program {
+        let mut builder = Self {
+            program: Arc::new(ReplayProgram {
                 file,
                 published: AtomicU64::new(0),
                 description,
-                told: RwLock::default(),
+                state: RwLock::default(),
             }),
             compiler: Compiler::default(),
             buffer,
@@ -210,15 +199,15 @@ impl Growing {
             since_weighed: 0,
         };
         if let Some(bytes) = threshold {
-            growing
+            builder
                 .compiler
-                .set_mmap_threshold(bytes, &mut growing.buffer)?;
+                .set_mmap_threshold(bytes, &mut builder.buffer)?;
         }
-        Ok(growing)
+        Ok(builder)
     }
 
     /// The program, to be played.
-    pub fn program(&self) -> &Arc<Program> {
+    pub fn program(&self) -> &Arc<ReplayProgram> {
         &self.program
     }
 
@@ -229,30 +218,39 @@ impl Growing {
     pub fn item(&mut self, item: Item) -> io::Result<()> {
         self.weigh(&item)?;
         self.buffer.check_room()?;
-        self.put(item)
-    }
-
-    /// Appends a look that was not recorded: few enough to need no limit.
-    ///
-    /// # Errors
-    /// When there is no room.
-    pub fn look(&mut self, at: Checkpoint) -> io::Result<()> {
-        self.put(Item::Checkpoint(at))
-    }
-
-    fn put(&mut self, item: Item) -> io::Result<()> {
         let is_checkpoint = matches!(item, Item::Checkpoint(_));
         self.compiler.item(item, &mut self.buffer)?;
-        if is_checkpoint && let Ok(mut told) = self.program.told.write() {
-            // Known before a player comes there.
-            let known = told.stops.len();
-            told.stops
-                .extend_from_slice(&self.compiler.stops()[known..]);
+        if is_checkpoint {
+            self.share_checkpoints();
         }
+        self.publish_if_full()
+    }
+
+    /// Makes checkpoints known before a player comes there.
+    fn share_checkpoints(&self) {
+        if let Ok(mut state) = self.program.state.write() {
+            let known = state.checkpoints.len();
+            state
+                .checkpoints
+                .extend_from_slice(&self.compiler.checkpoints()[known..]);
+        }
+    }
+
+    fn publish_if_full(&mut self) -> io::Result<()> {
         if self.buffer.ops.len() >= BUFFERED {
             self.publish()?;
         }
         Ok(())
+    }
+
+    /// Appends a checkpoint of the first process that was not recorded: few enough to need no limit.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn add_checkpoint(&mut self, time_ns: u64) -> io::Result<()> {
+        self.compiler.add_checkpoint(time_ns, &mut self.buffer)?;
+        self.share_checkpoints();
+        self.publish_if_full()
     }
 
     /// Whether its tables may be as large as they are, now and then and before they grow at once.
@@ -280,7 +278,7 @@ impl Growing {
     ///
     /// # Errors
     /// When there is nothing in it, or no room for it.
-    pub fn finish(mut self, trouble: Option<String>) -> Result<Arc<Program>, CompileError> {
+    pub fn finish(mut self, trouble: Option<String>) -> Result<Arc<ReplayProgram>, CompileError> {
         self.close()?;
         let summary = self.compiler.summary();
         if summary.events == 0 && summary.seed_blocks == 0 {
@@ -302,8 +300,8 @@ impl Growing {
         self.buffer.publish()?;
         let published = self.buffer.published;
         self.program.published.store(published, Ordering::Relaxed);
-        if let Ok(mut told) = self.program.told.write() {
-            told.summary = self.compiler.summary();
+        if let Ok(mut state) = self.program.state.write() {
+            state.summary = self.compiler.summary();
         }
         Ok(())
     }
@@ -333,8 +331,8 @@ impl Growing {
     /// When there is no room.
     pub fn close(&mut self) -> io::Result<()> {
         self.publish()?;
-        if let Ok(mut told) = self.program.told.write() {
-            told.closed = true;
+        if let Ok(mut state) = self.program.state.write() {
+            state.closed = true;
         }
         let closed = offset_of!(ProgramHeader, closed) as u64;
         self.program.file.write_all_at(&1u32.to_ne_bytes(), closed)

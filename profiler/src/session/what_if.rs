@@ -9,7 +9,7 @@ use std::time::Duration;
 use profiler_core::view::WhatIf;
 use profiler_lab::allocators::Allocator;
 use profiler_lab::play::Setup;
-use profiler_lab::shadow::{Board, Shadows};
+use profiler_lab::shadow::{Shadows, SharedWhatIf};
 use profiler_probe::plan::ProbePlan;
 use profiler_sampling::{Sampler, SamplingOptions};
 use profiler_target::Target;
@@ -35,7 +35,7 @@ pub struct WhatIfOptions {
 
 /// Shadows of a worker, fed by a thread of their own.
 pub(crate) struct WhatIfSession {
-    board: Board,
+    shared: SharedWhatIf,
     over: Arc<AtomicBool>,
     begun: Receiver<Result<(), RecordError>>,
     thread: Option<JoinHandle<Result<(), String>>>,
@@ -60,9 +60,9 @@ impl WhatIfSession {
             let short = title.rsplit('/').next().unwrap_or(&title);
             setups.push((short.to_owned(), setup(&allocator, options.memory_limit)));
         }
-        let board = Board::default();
+        let shared = SharedWhatIf::default();
         let over = Arc::new(AtomicBool::new(false));
-        let (for_thread, end) = (board.clone(), Arc::clone(&over));
+        let (for_thread, end) = (shared.clone(), Arc::clone(&over));
         let (report, begun) = channel();
         let thread = std::thread::Builder::new()
             .name("what-if".into())
@@ -81,7 +81,7 @@ impl WhatIfSession {
             })
             .map_err(|error| error.to_string())?;
         Ok(Self {
-            board,
+            shared,
             over,
             begun,
             thread: Some(thread),
@@ -100,7 +100,7 @@ impl WhatIfSession {
 
     /// What there is to show now.
     pub(crate) fn get(&self) -> WhatIf {
-        self.board.get()
+        self.shared.get()
     }
 
     /// Why there are no shadows, if that is so.
@@ -154,7 +154,7 @@ fn begin(
     pid: i32,
     setups: &[(String, Setup)],
     sampling: SamplingOptions,
-    board: Board,
+    shared: SharedWhatIf,
 ) -> Result<ProbedRecording<ToShadows>, RecordError> {
     let sampler = Sampler::open(pid)?;
     let target = Target::open(pid)?;
@@ -163,7 +163,7 @@ fn begin(
         Ok(ToShadows(Shadows::start(
             description.clone(),
             setups,
-            board,
+            shared,
         )?))
     });
     let mut recording = recording.map_err(|error| unless_gone(&target, error))?;
