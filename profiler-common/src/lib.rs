@@ -59,7 +59,7 @@ impl RawEvent {
     }
 }
 
-/// What userspace tells the BPF programs, the one element of the map `CONFIG`.
+/// What userspace sets for the BPF programs, the one element of the map `CONFIG`.
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 #[repr(C)]

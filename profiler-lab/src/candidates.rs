@@ -24,7 +24,7 @@ pub enum Trim {
     Never,
     /// So often, in the program's time.
     Every(Duration),
-    /// Before each checkpoint is looked at.
+    /// Before each checkpoint is measured.
     AtCheckpoints,
 }
 

@@ -12,7 +12,7 @@ use profiler_trace::limits::Limits;
 use profiler_trace::trace::TraceDescription;
 
 use super::ablation;
-use super::calibrate::{Doubts, Point, calibrate};
+use super::calibrate::{CalibrationFactors, Point, calibrate};
 use super::candidates::{self, Candidate, Facts, Mechanism, Tunable};
 use super::field::{self, Outcome, Progress, ReplayConfig};
 use super::figures::{Figure, PeakAndFinal, median};
@@ -153,7 +153,7 @@ impl PlayedField<'_> {
             row.failure.clone_from(&now.failure);
             row.checkpoints.clone_from(&now.checkpoints);
         }
-        let calibration = calibrate(self.points(), &self.doubts(&rows[0]));
+        let calibration = calibrate(self.points(), &self.factors(&rows[0]));
         report::rank(&mut rows);
         Report {
             trace: self.trace(options),
@@ -247,7 +247,7 @@ impl PlayedField<'_> {
         points.collect()
     }
 
-    fn doubts(&self, now: &Row) -> Doubts {
+    fn factors(&self, now: &Row) -> CalibrationFactors {
         let description = self.program.description();
         let band = now.measured.map_or(0.0, |measured| {
             let part = |figure: Figure| {
@@ -256,7 +256,7 @@ impl PlayedField<'_> {
             let both = measured.memory.map(part);
             both.peak.max(both.last)
         });
-        Doubts {
+        CalibrationFactors {
             events: self.summary.events,
             lost: self.summary.lost + self.summary.left_out,
             seed_bytes: self.summary.seed_bytes,

@@ -46,7 +46,7 @@ pub struct TraceFacts {
     pub started_at: Option<String>,
     /// The foreign format that it was read from.
     pub format: Option<String>,
-    /// What that format does not tell.
+    /// What that format does not hold.
     pub lacks: Vec<String>,
     /// Events.
     pub events: u64,

@@ -89,7 +89,7 @@ fn map(fd: i32) {
     }
 }
 
-/// Where the ring is, and what tells it from anything else that may lie there.
+/// Where the ring is, and what distinguishes it from anything else that may lie there.
 struct Place {
     path: [u8; 64],
     device: u64,

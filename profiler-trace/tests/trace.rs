@@ -182,9 +182,9 @@ fn a_program_of_a_million_events_takes_few_bytes_each() {
             .expect("memory");
     }
     assert_eq!(writer.events(), 1_000_000);
-    let told = writer.bytes();
+    let reported = writer.bytes();
     writer.finish().expect("memory");
-    assert!(bytes.len() as u64 - told < 2 << 20);
+    assert!(bytes.len() as u64 - reported < 2 << 20);
     assert!(bytes.len() < 8_000_000, "{}", bytes.len());
     let mut reader = Reader::new(bytes.as_slice()).expect("a trace");
     let mut count = 0;

@@ -17,9 +17,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use procfs::process::Process;
 use procfs::{ProcError, ProcResult};
-use profiler_common::program::{
-    AT_CHECKPOINT, AT_END, AT_FAILURE, AT_START, CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE,
-};
+use profiler_common::program::{CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE, PlayerMessage};
 
 use super::confine::{Confinement, Given};
 use super::control::Control;
@@ -43,19 +41,6 @@ pub(super) struct Child {
     to_be_loaded: Option<Preload>,
     /// When its pipe was seen to be closed.
     closed_since: Option<Instant>,
-}
-
-/// What a player sent.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) enum PlayerMessage {
-    /// Nothing for a while.
-    Nothing,
-    /// It waits before the first operation.
-    Start,
-    /// It waits at a checkpoint.
-    Checkpoint,
-    /// It has played everything, and waits.
-    End,
 }
 
 impl Child {
@@ -136,7 +121,7 @@ impl Child {
     /// Whether all of its processes together have more bytes resident or swapped. Pages that they
     /// share count once.
     ///
-    /// `shared` is how much its own shared mappings may come to; the kernel does not tell them from
+    /// `shared` is how much its own shared mappings may come to; the kernel does not distinguish them from
     /// those that an object has made to hide what it takes.
     pub(super) fn has_more_than(&self, limit: u64, shared: u64) -> io::Result<bool> {
         let limit = limit.saturating_add(shared);
@@ -156,8 +141,8 @@ impl Child {
         Ok(sum(resident_bytes) > limit && (pids.len() == 1 || sum(proportional_bytes) > limit))
     }
 
-    /// Waits for a message for a while.
-    pub(super) fn receive(&mut self) -> Result<PlayerMessage, PlayError> {
+    /// Waits for a message for a while. A failure of the player is an error.
+    pub(super) fn receive(&mut self) -> Result<Option<PlayerMessage>, PlayError> {
         let Some(messages) = &mut self.process.stdout else {
             return Err(PlayError::Io(io::ErrorKind::BrokenPipe.into()));
         };
@@ -167,33 +152,32 @@ impl Child {
                 // Other processes of it may keep the pipe open.
                 return match self.ended()? {
                     Some(status) => Err(self.why_it_ended(status)),
-                    None => Ok(PlayerMessage::Nothing),
+                    None => Ok(None),
                 };
             }
-            Err(Errno::EINTR) => return Ok(PlayerMessage::Nothing),
+            Err(Errno::EINTR) => return Ok(None),
             Err(error) => return Err(PlayError::Io(error.into())),
             Ok(_) => {}
         }
-        let mut what = [0];
-        let read = messages.read(&mut what)?;
+        let mut byte = [0];
+        let read = messages.read(&mut byte)?;
         if read == 0 {
             return self.closed();
         }
+        let message = PlayerMessage::of(byte[0]);
         // One that failed may be gone before its mappings can be read.
-        if what[0] != AT_FAILURE {
+        if message != Some(PlayerMessage::Failure) {
             self.check_loaded()?;
         }
-        match what[0] {
-            AT_START => Ok(PlayerMessage::Start),
-            AT_CHECKPOINT => Ok(PlayerMessage::Checkpoint),
-            AT_END => Ok(PlayerMessage::End),
-            AT_FAILURE => Err(self.control.failure()?),
-            other => Err(PlayError::Player(format!("it sent {other}"))),
+        match message {
+            None => Err(PlayError::Player(format!("it sent {}", byte[0]))),
+            Some(PlayerMessage::Failure) => Err(self.control.failure()?),
+            sent => Ok(sent),
         }
     }
 
     /// Its pipe was closed: by its end, or by an object that it loaded, which may go on for ever.
-    fn closed(&mut self) -> Result<PlayerMessage, PlayError> {
+    fn closed(&mut self) -> Result<Option<PlayerMessage>, PlayError> {
         if let Some(status) = self.ended()? {
             return Err(self.why_it_ended(status));
         }
@@ -204,7 +188,7 @@ impl Child {
             ));
         }
         thread::sleep(Duration::from_millis(1));
-        Ok(PlayerMessage::Nothing)
+        Ok(None)
     }
 
     /// How its first process ended, if it has. It is not waited for before the drop: until then its

@@ -13,6 +13,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use profiler_common::program::PlayerMessage;
 use profiler_core::metrics::malloc_resident;
 use profiler_core::sample::Sample;
 use profiler_core::text::visible;
@@ -21,8 +22,8 @@ use profiler_sampling::{Sampler, SamplingOptions};
 use profiler_target::{OpenError, Target};
 use profiler_trace::compile::ProgramCheckpoint;
 
+use self::child::Child;
 pub use self::child::end_all as end_players;
-use self::child::{Child, PlayerMessage};
 use self::kernel_calls::Calls;
 pub use self::program::{CompileError, ProgramBuilder, ReplayProgram};
 use super::figures::{At, PeakAndFinal};
@@ -46,7 +47,7 @@ pub struct Setup {
     pub trim_every: Option<Duration>,
     /// `malloc_trim(0)` is called before each checkpoint is measured.
     pub trim_at_checkpoints: bool,
-    /// The number of processors that the allocator is told of; `None` is this machine's.
+    /// The number of processors that the allocator sees; `None` is this machine's.
     pub cpus: Option<u32>,
     /// The processor to play on: threads take turns, so one is enough, and turns are quicker there.
     pub core: Option<usize>,
@@ -199,7 +200,7 @@ pub fn play_along(
     loop {
         let message = child.receive()?;
         // A program of many checkpoints never is silent.
-        if message == PlayerMessage::Nothing || checked.elapsed() > CHECK_EVERY {
+        if message.is_none() || checked.elapsed() > CHECK_EVERY {
             checked = Instant::now();
             let now = child.control().played()?;
             if now != played {
@@ -215,20 +216,20 @@ pub fn play_along(
             }
         }
         match message {
-            PlayerMessage::Nothing => {
+            None => {
                 // One that has played all there is waits for more.
                 if moved.elapsed() > patience && played < program.published() {
                     let of = program.published();
                     return Err(PlayError::Hung { played, of });
                 }
             }
-            PlayerMessage::Start => {
+            Some(PlayerMessage::Start) => {
                 if setup.count_calls {
                     calls = Calls::of(child.pid()).ok();
                 }
                 child.go_on()?;
             }
-            PlayerMessage::Checkpoint => {
+            Some(PlayerMessage::Checkpoint) => {
                 let number = measurements.checkpoints.len();
                 let reached = program.checkpoint(number).ok_or_else(|| {
                     PlayError::Player(format!("it reached an unknown checkpoint, {number}"))
@@ -242,7 +243,9 @@ pub fn play_along(
                     .for_each(on_checkpoint);
                 child.go_on()?;
             }
-            PlayerMessage::End => break,
+            Some(PlayerMessage::End) => break,
+            // That is an error of receiving it.
+            Some(PlayerMessage::Failure) => {}
         }
     }
     measurements

@@ -1,7 +1,7 @@
 //! heaptrack's recordings (1.4, file format 3; `src/track/libheaptrack.cpp`,
 //! `src/analyze/accumulatedtracedata.cpp`): lines that begin with a letter, numbers in hex. Raw ones
 //! have addresses; what users keep is interpreted, and has only which kind of allocation was freed,
-//! by size and call stack. No thread is told. Times are in ms, told now and then.
+//! by size and call stack. It has no threads. Times are in ms, written now and then.
 
 use std::collections::HashMap;
 
@@ -180,7 +180,7 @@ impl EventSource for Heaptrack {
         }
     }
 
-    /// A cut at the end of a line cannot be told from an end.
+    /// A cut at the end of a line looks like an end.
     fn is_complete(&self) -> bool {
         !self.lines.is_cut()
     }

@@ -151,7 +151,7 @@ impl EventSource for Logalloc {
         }
     }
 
-    /// A cut at the end of a line cannot be told from an end.
+    /// A cut at the end of a line looks like an end.
     fn is_complete(&self) -> bool {
         self.skipped == 0 && !self.lines.is_cut()
     }

@@ -203,7 +203,7 @@ impl Memray {
     }
 
     /// An address: one of the last ones by its number, or 15 and the distance from the one before
-    /// that was told so, in units of 8 bytes.
+    /// that was written so, in units of 8 bytes.
     fn address(&mut self, number: u8) -> io::Result<u64> {
         if let Some(addr) = self.recent.get(usize::from(number)) {
             return Ok(*addr);
@@ -215,7 +215,7 @@ impl Memray {
         Ok(addr)
     }
 
-    /// Skips a record that tells of code, not of memory.
+    /// Skips a record of code, not of memory.
     fn skip(&mut self, tag: u8) -> io::Result<()> {
         match tag {
             kind::NATIVE_TRACE_INDEX => {

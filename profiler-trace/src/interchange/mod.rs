@@ -15,7 +15,7 @@ use crate::record::Normalised;
 use crate::snapshot;
 use crate::trace::{MAGIC, ReadError, Reader, TraceSource};
 
-/// Reads a recording of any known kind, told by its first bytes, and counts what it comes to.
+/// Reads a recording of any known kind, which its first bytes say, and counts what it comes to.
 ///
 /// # Errors
 /// When it is of no known kind, or of a version that is not known.

@@ -16,7 +16,7 @@ pub struct Clock {
 
 impl Clock {
     /// Of a recording that began at this time of its source's clock. Times are rounded down to steps of
-    /// `step_ns`: what a source cannot tell apart takes room in the file.
+    /// `step_ns`: more digits than a source's clock is worth take room in the file.
     pub fn new(began_ns: u64, step_ns: u64) -> Self {
         Self {
             began_ns,

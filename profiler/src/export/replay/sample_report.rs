@@ -1,6 +1,6 @@
 //! A report with something in every place, for tests.
 
-use profiler_lab::calibrate::{Doubts, Point, calibrate};
+use profiler_lab::calibrate::{CalibrationFactors, Point, calibrate};
 use profiler_lab::candidates::Mechanism;
 use profiler_lab::figures::{Figure, PeakAndFinal};
 use profiler_lab::report::{Checkpoint, Measured, Report, Row, Share, TraceFacts, rank};
@@ -128,10 +128,10 @@ pub(super) fn full() -> Report {
         },
         calibration: calibrate(
             vec![point(50, 1021, 1023), point(90, 915, 921)],
-            &Doubts {
+            &CalibrationFactors {
                 events: 20_100_000,
                 other_allocator: Some(("glibc 2.31".into(), "glibc 2.36".into())),
-                ..Doubts::default()
+                ..CalibrationFactors::default()
             },
         ),
         candidates,

@@ -35,16 +35,16 @@ const NAP: Duration = Duration::from_millis(1);
 const FINAL_CHECKPOINTS: Duration = Duration::from_millis(150);
 /// How long a command that was asked to end is waited for, to say what became of it.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
-/// Between two looks at which processes are left.
+/// Between two checks of which processes are left.
 const SLOW: Duration = Duration::from_millis(50);
 /// A child that was announced and has not begun is waited for, on a busy host: its fork failed.
 const UNBORN: Duration = Duration::from_secs(2);
-/// Processes that outlive the command by so much are spoken of.
+/// Processes that outlive the command by so much are reported.
 const OUTLIVED: Duration = Duration::from_secs(1);
 
-/// Why a recording of a command is over.
+/// How a recording of a command ended.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-enum Over {
+enum CommandEnding {
     /// The command ended so, and all that it started.
     Command(ExitStatus),
     /// It was recorded as long as was asked, and asked to end.
@@ -114,27 +114,27 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         deadline: options.duration.map(|duration| began + duration),
         slow_at: began,
         ended_at: None,
-        has_said: false,
+        reported: false,
         signalled: None,
     };
-    let over = session.run().await;
+    let ending = session.run().await;
     let Session {
         mut recording,
         mut child,
         ..
     } = session;
-    let over = over.map_err(|error| match error {
+    let ending = ending.map_err(|error| match error {
         RecordError::Write(why) => unrecorded(why, &mut child),
         other => other,
     })?;
     if recording.is_empty() {
         recording.say(&nothing_recorded(command));
     }
-    match over {
-        Over::Command(status) if !status.success() => {
+    match ending {
+        CommandEnding::Command(status) if !status.success() => {
             recording.say(&format!("the command {}", how(status)));
         }
-        Over::Duration if !ends_soon(&mut child).await => {
+        CommandEnding::Duration if !ends_soon(&mut child).await => {
             recording.say(&format!(
                 "the command (process {}) was asked to end by SIGTERM, and goes on without being \
                  recorded",
@@ -145,11 +145,11 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     }
     let finished = recording.finish();
     finished.map_err(|why| unrecorded(why, &mut child))?;
-    match over {
-        Over::Command(status) => Ok(RecordEnding::Command(exit_code(status))),
-        Over::Duration => Ok(RecordEnding::Session(Ending::Done)),
-        Over::Signal(name) => Ok(RecordEnding::Session(Ending::Interrupted(name))),
-        Over::GivenUp(why) => Err(RecordError::GivenUp(why)),
+    match ending {
+        CommandEnding::Command(status) => Ok(RecordEnding::Command(exit_code(status))),
+        CommandEnding::Duration => Ok(RecordEnding::Session(Ending::Done)),
+        CommandEnding::Signal(name) => Ok(RecordEnding::Session(Ending::Interrupted(name))),
+        CommandEnding::GivenUp(why) => Err(RecordError::GivenUp(why)),
     }
 }
 
@@ -161,25 +161,25 @@ struct Session {
     signals: Signals,
     requests: tokio::signal::unix::Signal,
     deadline: Option<Instant>,
-    /// When it is next looked at which processes are left.
+    /// When it is next checked which processes are left.
     slow_at: Instant,
     /// When the command was seen to have ended.
     ended_at: Option<Instant>,
-    has_said: bool,
-    /// The signal that came first, and until when the command is looked at before it gets it.
+    reported: bool,
+    /// The signal that came first, and until when checkpoints are taken before the command gets it.
     signalled: Option<(&'static str, Option<Instant>)>,
 }
 
 impl Session {
-    /// No step of it takes longer than one look at a process.
-    async fn run(&mut self) -> Result<Over, RecordError> {
+    /// No step of it takes longer than one sample of a process.
+    async fn run(&mut self) -> Result<CommandEnding, RecordError> {
         loop {
             let busy = self.recording.step(BATCH)?;
             tokio::select! {
                 biased;
                 name = self.signals.next() => {
                     if self.signalled.is_some() || self.status.is_some() {
-                        return Ok(Over::Signal(self.signalled.map_or(name, |(first, _)| first)));
+                        return Ok(CommandEnding::Signal(self.signalled.map_or(name, |(first, _)| first)));
                     }
                     self.signal(name);
                 }
@@ -196,10 +196,10 @@ impl Session {
             if self.deadline.is_some_and(|deadline| now >= deadline) {
                 self.take_final_checkpoints().await?;
                 self.end();
-                return Ok(Over::Duration);
+                return Ok(CommandEnding::Duration);
             }
             if let Some(why) = self.recording.given_up() {
-                return Ok(Over::GivenUp(why));
+                return Ok(CommandEnding::GivenUp(why));
             }
             if self.status.is_none() {
                 self.status = self.child.try_wait()?;
@@ -216,7 +216,7 @@ impl Session {
             if let Some(status) = self.status.filter(|_| !busy)
                 && !self.is_left(status, now)
             {
-                return Ok(Over::Command(status));
+                return Ok(CommandEnding::Command(status));
             }
             if self.status.is_none() || !busy {
                 self.slow_at = now + SLOW;
@@ -264,15 +264,15 @@ impl Session {
     /// Whether recorded processes outlive the command, which has ended so.
     fn is_left(&mut self, status: ExitStatus, now: Instant) -> bool {
         let ended_at = *self.ended_at.get_or_insert(now);
-        let Some(left) = self.recording.left_running(self.child.id()) else {
+        let Some(survivors) = self.recording.survivors(self.child.id()) else {
             return true;
         };
-        let Some(pid) = left.first else {
+        let Some(pid) = survivors.first else {
             // One that was forked last may not have written anything yet.
             return self.recording.expects_children() && now - ended_at < UNBORN;
         };
-        if now - ended_at > OUTLIVED && !std::mem::replace(&mut self.has_said, true) {
-            let count = left.count;
+        if now - ended_at > OUTLIVED && !std::mem::replace(&mut self.reported, true) {
+            let count = survivors.count;
             self.recording.say(&format!(
                 "the command {}; of its processes {count} run on ({pid}{}) and are recorded until \
                  they end: Ctrl-C ends the recording and leaves them running",

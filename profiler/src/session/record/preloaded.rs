@@ -1,6 +1,6 @@
 //! From the ring of preloaded recorders into the trace, with checkpoints of each process.
 //!
-//! Nothing here waits: each step takes what there is, and looks at one process at the most, so that
+//! Nothing here waits: each step takes what there is, and samples one process at the most, so that
 //! whoever calls can answer a signal between two of them.
 
 use std::collections::{HashMap, VecDeque};
@@ -64,8 +64,8 @@ pub(crate) struct PreloadedRecording {
     /// From this one on they are looked for when the command has ended.
     seek_from: u32,
     /// Those found in the round so far, and in the last whole one.
-    seeking: Left,
-    left: Option<Left>,
+    seeking: Survivors,
+    survivors: Option<Survivors>,
 }
 
 /// Events that are not in the trace.
@@ -79,7 +79,7 @@ struct LeftOut {
 
 /// Processes that outlive the command.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Left {
+pub(crate) struct Survivors {
     /// How many.
     pub(crate) count: usize,
     /// The first of them.
@@ -161,13 +161,13 @@ impl PreloadedRecording {
             unrecorded,
             watch_from: 0,
             seek_from: 0,
-            seeking: Left::default(),
-            left: None,
+            seeking: Survivors::default(),
+            survivors: None,
         }
     }
 
-    /// Writes up to `most` events, and looks at a process when one is due; whether there was
-    /// anything to do.
+    /// Records up to `most` events, and samples a process when one is due; whether there was anything
+    /// to do.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -183,7 +183,7 @@ impl PreloadedRecording {
         Ok(taken > 0 || self.is_taking_checkpoints())
     }
 
-    /// Writes up to `most` events; gives how many there were.
+    /// Records up to `most` events; gives how many there were.
     fn take(&mut self, most: usize) -> Result<usize, TraceWriteError> {
         // Nothing that is taken now was written later.
         let mut now_ns = 0;
@@ -198,7 +198,7 @@ impl PreloadedRecording {
             }
             match self.ring.take() {
                 Next::Empty => {
-                    // Nothing is claimed: what was seen comes next, whatever moment the head said.
+                    // Nothing is claimed: what was observed comes next, whatever moment the head said.
                     if self.observation.is_some() {
                         self.record_observation()?;
                     }
@@ -394,7 +394,7 @@ impl PreloadedRecording {
 
     /// The recorded processes that live, other than `command`: those that a daemon leaves behind. Some
     /// of them are looked for each time; `None` until all were.
-    pub(crate) fn left_running(&mut self, command: u32) -> Option<Left> {
+    pub(crate) fn survivors(&mut self, command: u32) -> Option<Survivors> {
         let (some, from) = next_of(
             &self.recorder.normaliser().running(),
             self.seek_from,
@@ -408,9 +408,9 @@ impl PreloadedRecording {
             }
         }
         if from == 0 {
-            self.left = Some(std::mem::take(&mut self.seeking));
+            self.survivors = Some(std::mem::take(&mut self.seeking));
         }
-        self.left
+        self.survivors
     }
 
     /// Whether a forked child is expected that has not recorded anything.
