@@ -113,44 +113,45 @@ impl AddedCheckpoints {
 
 #[cfg(test)]
 mod tests {
-    use profiler_trace::trace::{By, Checkpoint, EventKind, Reader, TraceDescription, Writer};
+    use profiler_core::residency::ResidencyMap;
+    use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
+    use profiler_trace::trace::{By, Figures, Reader, TraceDescription, Writer};
 
     use super::*;
 
     fn compiled(blocks: u64, recorded: Option<u64>) -> Compiled {
-        let mut bytes = Vec::new();
-        let mut writer = Writer::new(&mut bytes, &TraceDescription::default()).expect("memory");
+        let writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("memory");
+        let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
         let mut put = |time_ns, kind| {
-            let event = Event {
+            let event = SourceEvent {
                 time_ns,
+                process: 0,
                 thread: 0,
                 kind,
             };
-            writer.event(&event).expect("memory");
+            recorder.record(&event).expect("memory");
             if Some(time_ns) == recorded {
-                let checkpoint = Checkpoint {
-                    time_ns,
-                    ..Checkpoint::default()
-                };
-                writer.checkpoint(&checkpoint).expect("memory");
+                let of = recorder.normaliser().process(0).expect("recorded");
+                let nothing = ResidencyMap::new(Vec::new());
+                let figures = Figures::default();
+                let taken = recorder.checkpoint(&of, time_ns, &nothing, figures);
+                taken.expect("memory");
             }
         };
         for i in 0..blocks {
             let (addr, bytes, align, by) = (i << 12, 1000, 0, By::Malloc);
-            put(
-                i,
-                EventKind::Alloc {
-                    addr,
-                    bytes,
-                    align,
-                    by,
-                },
-            );
+            let alloc = SourceKind::Alloc {
+                addr,
+                bytes,
+                align,
+                by,
+            };
+            put(i, alloc);
         }
         for i in 0..blocks {
-            put(blocks + i, EventKind::Free { addr: i << 12 });
+            put(blocks + i, SourceKind::Free { addr: i << 12 });
         }
-        writer.finish().expect("memory");
+        let bytes = recorder.into_sink().finish().expect("memory");
         let trace = Reader::new(bytes.as_slice()).expect("a trace");
         compile(trace, Meter::default()).expect("a program")
     }

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Figures, TraceDescription, Writer};
+use profiler_core::residency::ResidencyMap;
+use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
+use profiler_trace::trace::{By, Figures, TraceDescription, Writer};
 use serde_json::Value;
 
 const LARGE: u64 = 100_000;
@@ -22,50 +24,49 @@ fn trace(folder: &Path, off: f64) -> PathBuf {
     .into_iter()
     .collect();
     let file = File::create(&path).expect("a file");
-    let mut writer = Writer::new(file, &description).expect("begun");
+    let writer = Writer::new(file, &description).expect("begun");
+    let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
     let mut time_ns = 0;
-    let mut put = |writer: &mut Writer<File>, kind| {
+    let mut record = |recorder: &mut Recorder<_>, kind| {
         time_ns += 10_000_000;
-        let event = Event {
+        let event = SourceEvent {
             time_ns,
+            process: 0,
             thread: 0,
             kind,
         };
-        writer.event(&event).expect("written");
+        recorder.record(&event).expect("written");
         time_ns
     };
     let addr = |i: u64| 0x1000_0000 + i * 0x10_0000;
     let mut now = 0;
     for i in 0..200 {
         let (bytes, align, by) = (LARGE, 0, By::Malloc);
-        now = put(
-            &mut writer,
-            EventKind::Alloc {
-                addr: addr(i),
-                bytes,
-                align,
-                by,
-            },
-        );
-    }
-    let look = |writer: &mut Writer<File>, time_ns, bytes: u64| {
-        let checkpoint = Checkpoint {
-            time_ns,
-            process: 0,
-            figures: Figures {
-                malloc_resident_bytes: Some((bytes as f64 * off) as u64),
-                ..Figures::default()
-            },
+        let alloc = SourceKind::Alloc {
+            addr: addr(i),
+            bytes,
+            align,
+            by,
         };
-        writer.checkpoint(&checkpoint).expect("written");
+        now = record(&mut recorder, alloc);
+    }
+    let measure = |recorder: &mut Recorder<Writer<File>>, time_ns, bytes: u64| {
+        let of = recorder.normaliser().process(0).expect("recorded");
+        let figures = Figures {
+            malloc_resident_bytes: Some((bytes as f64 * off) as u64),
+            ..Figures::default()
+        };
+        let nothing = ResidencyMap::new(Vec::new());
+        let written = recorder.checkpoint(&of, time_ns, &nothing, figures);
+        written.expect("written");
     };
-    look(&mut writer, now, 200 * LARGE);
+    measure(&mut recorder, now, 200 * LARGE);
     for i in (0..200).filter(|i| i % 10 != 9) {
-        now = put(&mut writer, EventKind::Free { addr: addr(i) });
+        now = record(&mut recorder, SourceKind::Free { addr: addr(i) });
     }
     // The last block is live: what is free below it stays resident under glibc.
-    look(&mut writer, now, 200 * LARGE);
-    writer.finish().expect("written");
+    measure(&mut recorder, now, 200 * LARGE);
+    recorder.into_sink().finish().expect("written");
     path
 }
 

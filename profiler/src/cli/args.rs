@@ -23,7 +23,7 @@ Exit codes:
   2    wrong usage
   4    not permitted; the message names what is lacking and the fix
   5    the target is gone (its last sample was saved) or of a kind that is not supported
-  6    done, but a file that was read was not whole, or longer than a limit; the message says why
+  6    done, but a file that was read was incomplete, or longer than a limit; the message says why
   130  interrupted; what was asked for was saved";
 
 /// Shows where the memory of a live Python worker is, why it is fragmented, and what would help.

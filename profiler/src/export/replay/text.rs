@@ -119,11 +119,11 @@ fn heading(text: &mut Text, report: &Report) {
         text.wrapped(Look::Bold, "  ", &words);
     }
     if let Some(trouble) = &trace.trouble {
-        text.wrapped(Look::Bad, "  ", &format!("not whole: {trouble}"));
+        text.wrapped(Look::Bad, "  ", &format!("incomplete: {trouble}"));
     }
     if trace.left_out > 0 {
         let left_out = format!(
-            "not whole: {} events were left out: more than {} processes or {} threads",
+            "incomplete: {} events were left out: more than {} processes or {} threads",
             count(trace.left_out),
             count(MAX_PROCESSES.into()),
             count(MAX_THREADS.into())
@@ -235,7 +235,7 @@ fn failures(text: &mut Text, report: &Report) {
     }
 }
 
-/// The first by what they need at their peak: rows are in the order of what rests.
+/// The first by what they need at their peak: rows are in the order of what is final.
 fn by_peak(text: &mut Text, report: &Report) {
     let unlike = |row: &&Row| row.same_as_now.is_none();
     let ranked = report.candidates.iter().filter(unlike);

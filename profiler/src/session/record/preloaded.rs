@@ -86,7 +86,7 @@ pub(crate) struct Survivors {
     pub(crate) first: Option<u32>,
 }
 
-/// A process of the tree, and the means to look at it.
+/// A process of the tree, and the means to sample it.
 struct Known {
     member: Member,
     sampler: Option<Sampler>,
@@ -329,7 +329,7 @@ impl PreloadedRecording {
             self.report_if_short_of_files();
             return;
         };
-        // Gone in the midst: its own last words follow, or the next look finds it so.
+        // Gone in the midst: its own last events follow, or the next round finds it so.
         let taken = sampler.take_at(self.sampling, || self.ring.head());
         let stopped = taken
             .as_ref()

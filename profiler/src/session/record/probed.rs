@@ -272,7 +272,7 @@ impl<O: Output> ProbedRecording<O> {
         (used > 0).then_some(used as f64)
     }
 
-    /// Ends the recording with a last checkpoint, if there is still something to look at.
+    /// Ends the recording with a last checkpoint, if there is still something to sample.
     pub(crate) fn finish(mut self, ending: &Ending) -> Result<(), RecordError> {
         match ending {
             Ending::TargetGone(how) => {

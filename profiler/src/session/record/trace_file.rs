@@ -33,7 +33,7 @@ pub(crate) struct TraceFile {
 #[error("cannot write to {}: {why}; {}", visible(path.display()), kept(*events))]
 pub struct TraceWriteError {
     path: PathBuf,
-    /// Those that are whole in the file.
+    /// Those that are complete in the file.
     events: u64,
     #[source]
     why: io::Error,
@@ -42,7 +42,7 @@ pub struct TraceWriteError {
 fn kept(events: u64) -> String {
     match events {
         0 => "no event in it can be replayed: remove it".to_owned(),
-        _ => format!("{events} events are whole in it and can be replayed"),
+        _ => format!("{events} events are complete in it and can be replayed"),
     }
 }
 
