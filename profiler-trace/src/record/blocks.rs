@@ -52,7 +52,11 @@ impl LiveBlocks {
             // The end of a realloc may not be among them.
             return emit(kind);
         }
-        let resized = self.resized.remove(&thread);
+        // A thread that allocates is hardly ever inside a realloc.
+        let resized = match self.resized.is_empty() {
+            true => None,
+            false => self.resized.remove(&thread),
+        };
         let ends_realloc = matches!(
             kind,
             EventKind::Kept { .. }

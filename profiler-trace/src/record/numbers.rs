@@ -44,6 +44,8 @@ pub(super) struct Numbers {
     announced: usize,
     next_thread: u32,
     next_process: u32,
+    /// The thread that was asked for last: the next event is mostly of the same.
+    recent: Option<(SourceThread, Numbered)>,
 }
 
 #[derive(Clone, Debug)]
@@ -67,16 +69,23 @@ pub(super) enum Known {
 
 impl Numbers {
     /// What is known of a thread.
-    pub(super) fn get(&self, (process, thread): SourceThread) -> Known {
-        match self.processes.get(&process) {
+    pub(super) fn get(&mut self, id: SourceThread) -> Known {
+        if let Some((of, numbered)) = self.recent
+            && of == id
+        {
+            return Known::Thread(numbered);
+        }
+        match self.processes.get(&id.0) {
             None => Known::No,
             Some(process) if process.has_ended => Known::Ended,
-            Some(process) => match process.threads.get(&thread) {
+            Some(process) => match process.threads.get(&id.1) {
                 None => Known::No,
-                Some(&thread) => Known::Thread(Numbered {
-                    process: process.number,
-                    thread,
-                }),
+                Some(&thread) => {
+                    let process = process.number;
+                    let numbered = Numbered { process, thread };
+                    self.recent = Some((id, numbered));
+                    Known::Thread(numbered)
+                }
             },
         }
     }
@@ -146,6 +155,7 @@ impl Numbers {
 
     /// A program began in a process. In one that is known it was by exec: its main thread goes on alone.
     pub(super) fn begin_program(&mut self, id: SourceThread) -> Option<Numbered> {
+        self.recent = None;
         let Some(process) = self.processes.get_mut(&id.0).filter(|p| !p.has_ended) else {
             // Numbered with its first thread.
             self.processes.remove(&id.0);
@@ -193,6 +203,7 @@ impl Numbers {
 
     /// A thread ended.
     pub(super) fn end_thread(&mut self, (process, thread): SourceThread) {
+        self.recent = None;
         if let Some(process) = self.processes.get_mut(&process) {
             self.threads -= usize::from(process.threads.remove(&thread).is_some());
         }
@@ -200,6 +211,7 @@ impl Numbers {
 
     /// A process ended; what it was, unless that is known already.
     pub(super) fn end(&mut self, source: u64) -> Option<RecordedProcess> {
+        self.recent = None;
         let process = self.processes.get_mut(&source).filter(|p| !p.has_ended)?;
         process.has_ended = true;
         self.threads -= std::mem::take(&mut process.threads).len();
@@ -209,6 +221,7 @@ impl Numbers {
 
     /// A process with its first thread, if there is room for it.
     fn insert(&mut self, id: SourceThread, first: Numbered) {
+        self.recent = None;
         if !self.has_room() {
             return;
         }
