@@ -28,9 +28,9 @@ const RING_BYTES: u32 = 32 << 20;
 pub struct EventStream {
     armed: Armed,
     meter: Meter,
-    /// Lost events that were told of.
-    told: u64,
-    /// Why threads' ends are not told, if they are not.
+    /// Lost events that were reported.
+    reported: u64,
+    /// Why threads' ends are not recorded, if they are not.
     blind: Option<String>,
     failed: Vec<(Function, String)>,
 }
@@ -80,7 +80,7 @@ impl EventStream {
             failed: failed.collect(),
             armed,
             meter,
-            told: 0,
+            reported: 0,
             blind,
         })
     }
@@ -90,7 +90,7 @@ impl EventStream {
         &self.failed
     }
 
-    /// Why the ends of threads are not told, if they are not.
+    /// Why the ends of threads are not recorded, if they are not.
     pub fn blind(&self) -> Option<&str> {
         self.blind.as_deref()
     }
@@ -109,8 +109,8 @@ impl EventStream {
             };
             if event.kind() == Some(RecordKind::Lost) {
                 let lost = event.size.saturating_sub(before);
-                let new = lost.saturating_sub(self.told);
-                self.told = self.told.max(lost);
+                let new = lost.saturating_sub(self.reported);
+                self.reported = self.reported.max(lost);
                 if new == 0 {
                     continue;
                 }
@@ -128,8 +128,8 @@ impl EventStream {
     /// When the kernel's counters cannot be read.
     pub fn unreported_losses(&mut self) -> Result<u64, ProbeError> {
         let (_, lost) = self.armed.counts()?;
-        let new = lost.saturating_sub(self.told);
-        self.told = self.told.max(lost);
+        let new = lost.saturating_sub(self.reported);
+        self.reported = self.reported.max(lost);
         Ok(new)
     }
 
