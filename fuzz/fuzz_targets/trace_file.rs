@@ -10,7 +10,7 @@ use profiler_common::program::{Op, code};
 use profiler_trace::compile::Compiler;
 use profiler_trace::interchange;
 use profiler_trace::limits::{Limits, Meter};
-use profiler_trace::trace::{By, Description, Event, EventKind, Writer, pass_on};
+use profiler_trace::trace::{By, TraceDescription, Event, EventKind, Writer, pass_on};
 
 fuzz_target!(|input: &[u8]| {
     let bytes = if input.starts_with(b"FRAGTRC") {
@@ -43,7 +43,7 @@ fuzz_target!(|input: &[u8]| {
 
 /// A sound trace of events that the input chooses.
 fn written(input: &[u8]) -> Vec<u8> {
-    let mut writer = Writer::new(Vec::new(), &Description::default()).expect("memory");
+    let mut writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("memory");
     for four in input.chunks_exact(4) {
         let (addr, number) = (0x1000 + (u64::from(four[1]) << 6), u32::from(four[2]));
         let bytes = 1u64.wrapping_shl(u32::from(four[3]));

@@ -1,4 +1,4 @@
-//! What each attached site tells its BPF program: the BPF cookie.
+//! What each attached site says to its BPF program: the BPF cookie.
 
 /// Where a function's arguments are and what its result means.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cookie;
+mod kind;
 // Not for the BPF programs, whose target has no atomics of 32 bits.
 #[cfg(not(target_arch = "bpf"))]
 pub mod program;
@@ -12,6 +13,7 @@ pub mod program;
 pub mod ring;
 
 pub use cookie::{Arguments, Cookie};
+pub use kind::RecordKind;
 
 #[cfg(feature = "user")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -26,36 +28,20 @@ pub struct RawEvent {
     /// The block's address as the program sees it.
     pub addr: u64,
     /// Bytes of the block: usable with [`RawEvent::USABLE`], else as requested; 0 for a free. For
-    /// [`RawEvent::LOST`] the events that were lost so far.
+    /// [`RecordKind::Lost`] the events that were lost so far, all together.
     pub size: u64,
     /// The thread, as the kernel numbers it in the root PID namespace.
     pub tid: u32,
-    /// One of [`RawEvent::ALLOC`] and the others.
+    /// The number of a [`RecordKind`].
     pub kind: u16,
-    /// [`RawEvent::USABLE`], [`RawEvent::REALLOC`], [`RawEvent::CALLOC`], and in the upper half the
-    /// alignment that was asked for, as a power of two; 0 when none was.
+    /// [`RawEvent::USABLE`], and in the upper half the alignment that was asked for, as a power of
+    /// two; 0 when none was.
     pub flags: u16,
 }
 
 impl RawEvent {
-    /// `kind`: the block was allocated.
-    pub const ALLOC: u16 = 1;
-    /// `kind`: the block was freed; for a realloc, its old block at its entry.
-    pub const FREE: u16 = 2;
-    /// `kind`: a realloc failed, so that the block whose free was told at its entry lives on.
-    pub const KEPT: u16 = 3;
-    /// `kind`: the thread ended.
-    pub const THREAD_END: u16 = 4;
-    /// `kind`: the process became another program.
-    pub const EXEC: u16 = 5;
-    /// `kind`: the ring had no room for events between the last event and this one.
-    pub const LOST: u16 = 6;
     /// `flags`: `size` is the usable size that the allocator gave, not the requested one.
     pub const USABLE: u16 = 1;
-    /// `flags`: one half of a realloc of a block.
-    pub const REALLOC: u16 = 2;
-    /// `flags`: the block is from calloc.
-    pub const CALLOC: u16 = 4;
 
     /// The flags with an alignment of 2 to the power of `log2` bytes.
     pub const fn with_align(flags: u16, log2: u8) -> u16 {
@@ -66,9 +52,14 @@ impl RawEvent {
     pub const fn align(&self) -> u8 {
         (self.flags >> 8) as u8
     }
+
+    /// What happened; `None` for a number that no BPF program writes.
+    pub fn kind(&self) -> Option<RecordKind> {
+        RecordKind::of(self.kind.into())
+    }
 }
 
-/// What userspace tells the BPF programs, the one element of the map `CONFIG`.
+/// What userspace sets for the BPF programs, the one element of the map `CONFIG`.
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 #[repr(C)]

@@ -1,5 +1,5 @@
 //! Programs for the player: an allocation stream with slots instead of addresses, and the memory
-//! through which fragscope and a player talk.
+//! that fragscope and a player share.
 //!
 //! A program is a file: a header of a page, then operations. It may grow while it is played. Players
 //! only read it. The control block is a file of its own for each player.
@@ -105,7 +105,7 @@ pub mod code {
 /// How much of a block is touched is not known.
 pub const UNKNOWN: u64 = u64::MAX;
 
-/// What fragscope and one player tell each other.
+/// What fragscope sets for one player, and what that reports.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Control {
@@ -157,16 +157,31 @@ pub const PROGRAM_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_PROGRAM";
 /// The environment variable with the descriptor of the control block: a decimal number. Both stay
 /// open, for the players that a player executes.
 pub const CONTROL_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_CONTROL";
-/// The environment variable by which a player tells the player that it executes who that is: the
+/// The environment variable by which a player says to the player that it executes who that is: the
 /// process's number, the thread's, and 1 when it waits for its turn, each as a decimal number.
 pub const IDENTITY_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_AS";
-/// The environment variable with the number of processors that the allocator is told of.
+/// The environment variable with the number of processors that the allocator sees.
 pub const CPUS_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_CPUS";
-/// What the first process of a player writes before it plays; it waits for a byte then.
-pub const AT_START: u8 = b'S';
-/// What a player writes when a checkpoint is reached; it waits for a byte then.
-pub const AT_CHECKPOINT: u8 = b'C';
-/// What a player writes when the program is played; it waits for a byte then.
-pub const AT_END: u8 = b'E';
-/// What a player writes before it fails.
-pub const AT_FAILURE: u8 = b'F';
+
+/// What a player sends: one byte. After each but [`Self::Failure`] it waits for a byte.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum PlayerMessage {
+    /// Its first process is about to play.
+    Start = b'S',
+    /// A checkpoint is reached.
+    Checkpoint = b'C',
+    /// The program is played.
+    End = b'E',
+    /// It fails, as [`Control::failure`] says.
+    Failure = b'F',
+}
+
+impl PlayerMessage {
+    /// The message of this byte, if there is one.
+    pub fn of(byte: u8) -> Option<Self> {
+        [Self::Start, Self::Checkpoint, Self::End, Self::Failure]
+            .into_iter()
+            .find(|message| *message as u8 == byte)
+    }
+}

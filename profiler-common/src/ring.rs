@@ -13,7 +13,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 /// The first word of the ring: a name and the version of this layout.
-pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x02");
+pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x03");
 
 /// How many slots there are: so many events wait for the reader at the most, while it looks away.
 pub const SLOTS: u64 = 1 << 20;
@@ -61,7 +61,8 @@ pub struct Slot {
     pub size: AtomicU64,
     /// The thread's number in the upper half, the process's in the lower, in its own namespace.
     pub thread: AtomicU64,
-    /// The kind in the lowest byte, above it the alignment as a power of two.
+    /// The number of a [`RecordKind`](crate::RecordKind) in the lowest byte, above it the alignment as a
+    /// power of two.
     pub kind: AtomicU64,
 }
 
@@ -138,32 +139,6 @@ impl Turn {
             State::Claimed(_) | State::Whole => self.lap() >= lap,
         }
     }
-}
-
-/// Kinds of events in the ring.
-pub mod kind {
-    /// malloc and its like returned `addr` for `size` bytes.
-    pub const ALLOC: u64 = 1;
-    /// The same from calloc.
-    pub const CALLOC: u64 = 2;
-    /// `addr` was given to free.
-    pub const FREE: u64 = 3;
-    /// The realloc of `addr` failed: the block lives on.
-    pub const KEPT: u64 = 4;
-    /// A program began in this process; `addr` is its parent's process number.
-    pub const START: u64 = 5;
-    /// The thread is about to fork.
-    pub const FORKING: u64 = 6;
-    /// The first event of a forked child; `addr` is the parent's thread word.
-    pub const FORKED: u64 = 7;
-    /// The thread ends, unless events of it follow.
-    pub const THREAD_END: u64 = 8;
-    /// The program ends.
-    pub const EXIT: u64 = 9;
-    /// `addr` was given to realloc: [`REALLOCATED`] or [`KEPT`] of the same thread follows.
-    pub const REALLOC: u64 = 10;
-    /// realloc returned `addr` for `size` bytes.
-    pub const REALLOCATED: u64 = 11;
 }
 
 #[cfg(test)]

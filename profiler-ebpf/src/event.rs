@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user};
-use profiler_common::{Arguments, Call, Cookie, RawEvent};
+use profiler_common::{Arguments, Call, Cookie, RawEvent, RecordKind};
 
 use crate::maps;
 
@@ -14,8 +14,8 @@ const WORD: u64 = 8;
 
 /// Puts one event into the ring, or counts it as lost.
 #[inline(always)]
-pub fn emit(tid: u32, kind: u16, addr: u64, size: u64, flags: u16) {
-    tell_losses(tid);
+pub fn emit(tid: u32, kind: RecordKind, addr: u64, size: u64, flags: u16) {
+    emit_losses(tid);
     if !put(tid, kind, addr, size, flags)
         && let Some(lost) = maps::LOST.get_ptr_mut(0)
     {
@@ -24,26 +24,26 @@ pub fn emit(tid: u32, kind: u16, addr: u64, size: u64, flags: u16) {
     }
 }
 
-/// Tells at its place in the ring that events were lost before.
+/// Records at its place in the ring that events were lost before.
 #[inline(always)]
-fn tell_losses(tid: u32) {
-    let (Some(lost), Some(told)) = (maps::LOST.get_ptr(0), maps::LOST.get_ptr_mut(1)) else {
+fn emit_losses(tid: u32) {
+    let (Some(lost), Some(known)) = (maps::LOST.get_ptr(0), maps::LOST.get_ptr_mut(1)) else {
         return;
     };
     // SAFETY: the map's element, which other CPUs may write meanwhile.
     let lost = unsafe { lost.read_volatile() };
     // SAFETY: as above.
-    let known = unsafe { told.read_volatile() };
-    // Two CPUs may tell the same: it is a sum, so nothing is counted twice.
-    if lost != known && put(tid, RawEvent::LOST, 0, lost, 0) {
+    let emitted = unsafe { known.read_volatile() };
+    // Two CPUs may emit the same: it is a sum, so nothing is counted twice.
+    if lost != emitted && put(tid, RecordKind::Lost, 0, lost, 0) {
         // SAFETY: as above.
-        unsafe { told.write_volatile(lost) };
+        unsafe { known.write_volatile(lost) };
     }
 }
 
 /// Puts one event into the ring; whether there was room.
 #[inline(always)]
-fn put(tid: u32, kind: u16, addr: u64, size: u64, flags: u16) -> bool {
+fn put(tid: u32, kind: RecordKind, addr: u64, size: u64, flags: u16) -> bool {
     let Some(mut entry) = maps::EVENTS.reserve::<RawEvent>(0) else {
         return false;
     };
@@ -53,7 +53,7 @@ fn put(tid: u32, kind: u16, addr: u64, size: u64, flags: u16) -> bool {
         addr,
         size,
         tid,
-        kind,
+        kind: kind as u16,
         flags,
     });
     // Waking the reader on each event would double the target's cost; it polls.
@@ -61,26 +61,26 @@ fn put(tid: u32, kind: u16, addr: u64, size: u64, flags: u16) -> bool {
     true
 }
 
-/// Tells that `block` was allocated by this call, or by one whose entry is not probed, with its
+/// Records that `block` was allocated by this call, or by one whose entry is not probed, with its
 /// usable size where the allocator shows it, else as requested.
 #[inline(always)]
 pub fn allocated(tid: u32, cookie: Cookie, block: u64, call: Option<&Call>) {
-    let by = if cookie.has(Arguments::CountSize) {
-        RawEvent::CALLOC
+    let kind = if cookie.has(Arguments::CountSize) {
+        RecordKind::Calloc
     } else if takes_old(cookie) && call.is_some_and(|call| call.pointer != 0) {
-        RawEvent::REALLOC
+        RecordKind::Reallocated
     } else {
-        0
+        RecordKind::Alloc
     };
     let (requested, align) = call.map_or((0, 0), |call| (call.size, call.align as u8));
-    let flags = RawEvent::with_align(by, align);
-    tell(tid, RawEvent::ALLOC, cookie, block, requested, flags);
+    let flags = RawEvent::with_align(0, align);
+    emit_block(tid, kind, cookie, block, requested, flags);
 }
 
-/// Tells that `block` lives on, although its free was told.
+/// Records that `block` lives on, although its realloc was recorded.
 #[inline(always)]
 pub fn kept(tid: u32, cookie: Cookie, block: u64) {
-    tell(tid, RawEvent::KEPT, cookie, block, 0, 0);
+    emit_block(tid, RecordKind::Kept, cookie, block, 0, 0);
 }
 
 /// Whether the function is given a block to resize.
@@ -90,7 +90,7 @@ pub fn takes_old(cookie: Cookie) -> bool {
 }
 
 #[inline(always)]
-fn tell(tid: u32, kind: u16, cookie: Cookie, block: u64, requested: u64, flags: u16) {
+fn emit_block(tid: u32, kind: RecordKind, cookie: Cookie, block: u64, requested: u64, flags: u16) {
     let usable = if cookie.chunk_header() {
         usable_size(block)
     } else {

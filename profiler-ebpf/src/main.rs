@@ -17,7 +17,7 @@ use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_probe_read_user};
 use aya_ebpf::macros::{raw_tracepoint, uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};
-use profiler_common::{Arguments, Call, Cookie, RawEvent};
+use profiler_common::{Arguments, Call, Cookie, RecordKind};
 
 use crate::event::{allocated, emit, takes_old};
 
@@ -55,7 +55,7 @@ pub fn on_free(context: ProbeContext) -> u32 {
         // SAFETY: the registers of the interrupted thread, valid while the program runs.
         let registers = unsafe { &*context.regs };
         if registers.rdi != 0 && !call::is_nested(hit.tid, registers.rsp) {
-            emit(hit.tid, RawEvent::FREE, registers.rdi, 0, 0);
+            emit(hit.tid, RecordKind::Free, registers.rdi, 0, 0);
         }
     }
     0
@@ -117,8 +117,8 @@ fn entered(hit: &Hit, registers: &pt_regs) {
     );
     if takes_old(cookie) && first != 0 {
         // A realloc to nothing is a free, unless it returns a block, which is new then.
-        let half = if size == 0 { 0 } else { RawEvent::REALLOC };
-        emit(hit.tid, RawEvent::FREE, first, 0, half);
+        let kind = if size == 0 { RecordKind::Free } else { RecordKind::Realloc };
+        emit(hit.tid, kind, first, 0, 0);
     }
 }
 
@@ -199,19 +199,19 @@ fn returned(hit: &Hit, result: u64) {
 /// A thread ends: after its last call.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn on_thread_end(_: RawTracePointContext) -> i32 {
-    tell_of_thread(RawEvent::THREAD_END);
+    emit_of_thread(RecordKind::ThreadEnd);
     0
 }
 
 /// A process becomes another program.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn on_exec(_: RawTracePointContext) -> i32 {
-    tell_of_thread(RawEvent::EXEC);
+    emit_of_thread(RecordKind::Start);
     0
 }
 
 #[inline(always)]
-fn tell_of_thread(kind: u16) {
+fn emit_of_thread(kind: RecordKind) {
     let Some(config) = maps::CONFIG.get(0) else {
         return;
     };

@@ -1,26 +1,23 @@
 //! The gap between glibc and jemalloc in parts: each the difference of two replays.
 
 use super::candidates::Mechanism;
+use super::figures::PeakAndFinal;
 use super::report::Share;
-
-/// Peak and rest of one replay, in bytes.
-pub type PeakAndRest = (u64, u64);
 
 /// The parts of the gap from `glibc` to `jemalloc`. Each of `steps` undoes one mechanism more than
 /// the one before; its bytes are what that took away. The last step is jemalloc without decay, which
 /// what is left unexplained leads to. All parts sum to the gap.
 pub fn shares(
-    glibc: PeakAndRest,
-    steps: &[(Mechanism, PeakAndRest)],
-    jemalloc: PeakAndRest,
+    glibc: PeakAndFinal<u64>,
+    steps: &[(Mechanism, PeakAndFinal<u64>)],
+    jemalloc: PeakAndFinal<u64>,
 ) -> Vec<Share> {
     let mut before = glibc;
     let last = (Mechanism::Decay, jemalloc);
     let all = steps.iter().chain([&last]).map(|(mechanism, after)| {
         let share = Share {
             mechanism: *mechanism,
-            peak_bytes: difference(before.0, after.0),
-            rest_bytes: difference(before.1, after.1),
+            bytes: before.zip(*after).map(difference),
         };
         before = *after;
         share
@@ -28,7 +25,7 @@ pub fn shares(
     all.collect()
 }
 
-fn difference(before: u64, after: u64) -> i64 {
+fn difference((before, after): (u64, u64)) -> i64 {
     i64::try_from(i128::from(before) - i128::from(after)).unwrap_or(0)
 }
 
@@ -61,16 +58,17 @@ mod tests {
 
     #[test]
     fn the_parts_sum_to_the_gap() {
+        let both = |peak, last| PeakAndFinal { peak, last };
         let steps = [
-            (Mechanism::DynamicThreshold, (100, 80)),
-            (Mechanism::ThreadCaches, (101, 60)),
-            (Mechanism::Untrimmed, (90, 20)),
-            (Mechanism::Unexplained, (95, 18)),
+            (Mechanism::DynamicThreshold, both(100, 80)),
+            (Mechanism::ThreadCaches, both(101, 60)),
+            (Mechanism::Untrimmed, both(90, 20)),
+            (Mechanism::Unexplained, both(95, 18)),
         ];
-        let found = shares((100, 90), &steps, (110, 25));
+        let found = shares(both(100, 90), &steps, both(110, 25));
         let parts: Vec<_> = found
             .iter()
-            .map(|share| (share.mechanism, share.peak_bytes, share.rest_bytes))
+            .map(|share| (share.mechanism, share.bytes.peak, share.bytes.last))
             .collect();
         assert_eq!(
             parts,
@@ -82,9 +80,9 @@ mod tests {
                 (Mechanism::Decay, -15, -7),
             ]
         );
-        let sum: i64 = found.iter().map(|share| share.rest_bytes).sum();
+        let sum: i64 = found.iter().map(|share| share.bytes.last).sum();
         assert_eq!(sum, 90 - 25);
-        let sum: i64 = found.iter().map(|share| share.peak_bytes).sum();
+        let sum: i64 = found.iter().map(|share| share.bytes.peak).sum();
         assert_eq!(sum, 100 - 110);
     }
 }

@@ -1,7 +1,7 @@
 //! From an allocator's name to the shared object that is preloaded.
 //!
 //! jemalloc and mimalloc are inside fragscope, as files in memory; others are found on this host.
-//! What cannot serve a player is told before it is tried.
+//! What cannot serve a player is reported before it is tried.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -3,18 +3,18 @@
 
 use profiler_core::units::bytes;
 
-use super::figures::{At, median, peak_and_rest};
+use super::figures::{At, PeakAndFinal, median};
 
 /// An error above this gives no verdict.
 pub const TRUSTED: f64 = 0.05;
 /// Checkpoints of less than this share of the peak say little of malloc: an interpreter that starts
 /// has other memory, too.
-const TOLD_OF_PEAK: f64 = 0.1;
-/// When the replay has so many times as much at some look as at any recorded checkpoint, most of what
+const SHARE_OF_PEAK: f64 = 0.1;
+/// When the replay has so many times as much at some checkpoint as at any recorded one, most of what
 /// happened was never compared.
 const UNSEEN: u64 = 2;
-/// Losses from here on can be felt.
-const FELT_LOSSES: f64 = 0.000_1;
+/// A share of events lost from which the losses are named as a reason.
+const NOTABLE_LOSSES: f64 = 0.000_1;
 
 /// One checkpoint.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -31,7 +31,7 @@ pub struct Point {
 
 /// What else bears on the trust.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Doubts {
+pub struct CalibrationFactors {
     /// Events of the trace.
     pub events: u64,
     /// Events lost.
@@ -55,10 +55,8 @@ pub struct Doubts {
 pub struct Calibration {
     /// Every checkpoint.
     pub points: Vec<Point>,
-    /// Peak of what was recorded, and of the replay.
-    pub peak: Option<(u64, u64)>,
-    /// What rested at the end as recorded, and in the replay.
-    pub rest: Option<(u64, u64)>,
+    /// Peak and final, as recorded and as replayed; `None` where nothing can be compared.
+    pub compared: Option<PeakAndFinal<(u64, u64)>>,
     /// Median of the errors' sizes.
     pub median_error: Option<f64>,
     /// Whether a verdict can be given.
@@ -76,7 +74,7 @@ pub fn error((recorded, replayed): (u64, u64)) -> f64 {
 }
 
 /// Compares.
-pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
+pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibration {
     let compared: Vec<(At, At)> = points
         .iter()
         .filter_map(|point| {
@@ -85,20 +83,21 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
         })
         .collect();
     let (recorded, replayed): (Vec<At>, Vec<At>) = compared.into_iter().unzip();
-    let both = peak_and_rest(&recorded).zip(peak_and_rest(&replayed));
+    let recorded = PeakAndFinal::of(&recorded);
     let mut calibration = Calibration {
-        peak: both.map(|(recorded, replayed)| (recorded.0, replayed.0)),
-        rest: both.map(|(recorded, replayed)| (recorded.1, replayed.1)),
+        compared: recorded
+            .zip(PeakAndFinal::of(&replayed))
+            .map(|(recorded, replayed)| recorded.zip(replayed)),
         points,
         ..Calibration::default()
     };
-    if let Some(why) = &doubts.failure {
+    if let Some(why) = &factors.failure {
         let why = format!("the baseline cannot be compared: {why}");
         calibration.reasons.push(why);
         return calibration;
     }
-    let (Some(peak), Some(rest)) = (calibration.peak, calibration.rest) else {
-        calibration.reasons.push(match &doubts.foreign {
+    let Some(compared) = calibration.compared else {
+        calibration.reasons.push(match &factors.foreign {
             Some(format) => format!(
                 "a recording of {format} does not hold the program's resident memory, so there is \
                  nothing to compare with"
@@ -108,18 +107,18 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
         });
         return calibration;
     };
-    let told = (peak.0 as f64 * TOLD_OF_PEAK) as u64;
+    let least = (compared.peak.0 as f64 * SHARE_OF_PEAK) as u64;
     let errors: Vec<f64> = calibration
         .points
         .iter()
         .filter_map(|point| Some((point.recorded_bytes?, point.replayed_bytes)))
-        .filter(|(recorded, _)| *recorded >= told)
+        .filter(|(recorded, _)| *recorded >= least)
         .map(|both| error(both).abs())
         .collect();
     calibration.median_error = median(&errors);
     let worst = [
-        error(peak),
-        error(rest),
+        error(compared.peak),
+        error(compared.last),
         calibration.median_error.unwrap_or(0.0),
     ]
     .into_iter()
@@ -127,7 +126,7 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
     .fold(0.0, f64::max);
     let unseen = unseen(&calibration.points);
     calibration.trusted = worst <= TRUSTED && unseen.is_none();
-    calibration.reasons = reasons(doubts);
+    calibration.reasons = reasons(factors);
     calibration.reasons.extend(unseen);
     if !calibration.trusted && calibration.reasons.is_empty() {
         calibration.reasons.push(
@@ -139,7 +138,7 @@ pub fn calibrate(points: Vec<Point>, doubts: &Doubts) -> Calibration {
     calibration
 }
 
-/// Why the checkpoints do not tell of the program, when they missed most of it.
+/// Why the checkpoints say little of the program, when they missed most of it.
 fn unseen(points: &[Point]) -> Option<String> {
     let most = |recorded: bool| {
         let all = points
@@ -158,30 +157,30 @@ fn unseen(points: &[Point]) -> Option<String> {
     })
 }
 
-fn reasons(doubts: &Doubts) -> Vec<String> {
+fn reasons(factors: &CalibrationFactors) -> Vec<String> {
     let mut reasons = Vec::new();
-    let share = doubts.lost as f64 / (doubts.events + doubts.lost).max(1) as f64;
-    if share > FELT_LOSSES {
+    let share = factors.lost as f64 / (factors.events + factors.lost).max(1) as f64;
+    if share > NOTABLE_LOSSES {
         reasons.push(format!(
             "{:.2} % of the events were lost while recording",
             share * 100.0
         ));
     }
-    if doubts.allocated_bytes < doubts.seed_bytes {
+    if factors.allocated_bytes < factors.seed_bytes {
         reasons.push(
             "the heap has not turned over since the recording began: less was allocated than was \
              there; record for longer"
                 .to_owned(),
         );
     }
-    if doubts.touch_band > TRUSTED {
+    if factors.touch_band > TRUSTED {
         reasons.push(format!(
             "how much of its large blocks the program touched is not known, which can change the \
              result by up to {:.0} %",
-            doubts.touch_band * 100.0
+            factors.touch_band * 100.0
         ));
     }
-    if let Some((recorded, played)) = &doubts.other_allocator {
+    if let Some((recorded, played)) = &factors.other_allocator {
         reasons.push(format!(
             "it was recorded under {recorded} and replayed under {played}"
         ));
@@ -208,22 +207,23 @@ mod tests {
     #[test]
     fn a_close_replay_is_trusted_whatever_the_start_looks_like() {
         let close = points(&[(1, 3), (1000, 1010), (500, 490), (480, 500)]);
-        let found = calibrate(close, &Doubts::default());
+        let found = calibrate(close, &CalibrationFactors::default());
         assert!(found.trusted && found.reasons.is_empty());
-        assert_eq!(found.peak, Some((1000, 1010)));
-        assert_eq!(found.rest, Some((480, 500)));
+        let compared = found.compared.expect("checkpoints");
+        assert_eq!(compared.peak, (1000, 1010));
+        assert_eq!(compared.last, (480, 500));
         let median = found.median_error.expect("errors");
         assert!((median - 0.02).abs() < 1e-9, "{median}");
     }
 
     #[test]
-    fn an_error_at_peak_at_rest_or_in_between_takes_the_verdict_away() {
+    fn an_error_at_the_peak_at_the_end_or_in_between_takes_the_verdict_away() {
         for bad in [
             [(100, 106), (50, 50), (50, 50), (50, 50)].as_slice(),
             [(100, 100), (50, 50), (50, 50), (50, 53)].as_slice(),
             [(100, 100), (50, 56), (50, 56), (50, 56), (50, 50)].as_slice(),
         ] {
-            let found = calibrate(points(bad), &Doubts::default());
+            let found = calibrate(points(bad), &CalibrationFactors::default());
             assert!(!found.trusted, "{bad:?}");
             assert!(found.reasons[0].contains("no cause was found"));
         }
@@ -231,45 +231,48 @@ mod tests {
 
     #[test]
     fn known_causes_are_named() {
-        let doubts = Doubts {
+        let factors = CalibrationFactors {
             events: 1000,
             lost: 10,
             seed_bytes: 100,
             allocated_bytes: 90,
             touch_band: 0.3,
             other_allocator: Some(("jemalloc 3.6.0".into(), "jemalloc 5.3.1".into())),
-            ..Doubts::default()
+            ..CalibrationFactors::default()
         };
-        let found = calibrate(points(&[(100, 150)]), &doubts);
+        let found = calibrate(points(&[(100, 150)]), &factors);
         let said = found.reasons.join("; ");
         for words in ["0.99 %", "turned over", "30 %", "jemalloc 3.6.0"] {
             assert!(said.contains(words), "{words}: {said}");
         }
-        let fine = calibrate(points(&[(100, 101)]), &doubts);
-        assert!(fine.trusted && fine.reasons.len() == 4, "doubts stay said");
+        let fine = calibrate(points(&[(100, 101)]), &factors);
+        assert!(
+            fine.trusted && fine.reasons.len() == 4,
+            "reasons stay named"
+        );
     }
 
     #[test]
     fn a_program_that_grew_after_its_last_checkpoint_is_not_trusted() {
         let mut all = points(&[(100, 100), (0, 250)]);
         all[1].recorded_bytes = None;
-        let found = calibrate(all.clone(), &Doubts::default());
+        let found = calibrate(all.clone(), &CalibrationFactors::default());
         assert!(!found.trusted && found.reasons[0].contains("at most 100 B"));
         all[1].replayed_bytes = 150;
-        assert!(calibrate(all, &Doubts::default()).trusted);
+        assert!(calibrate(all, &CalibrationFactors::default()).trusted);
     }
 
     #[test]
     fn without_checkpoints_nothing_is_trusted() {
-        let none = calibrate(Vec::new(), &Doubts::default());
+        let none = calibrate(Vec::new(), &CalibrationFactors::default());
         assert!(!none.trusted && none.reasons[0].contains("no checkpoint"));
         let mut foreign = points(&[(0, 10)]);
         foreign[0].recorded_bytes = None;
-        let doubts = Doubts {
+        let factors = CalibrationFactors {
             foreign: Some("heaptrack".into()),
-            ..Doubts::default()
+            ..CalibrationFactors::default()
         };
-        let none = calibrate(foreign, &doubts);
+        let none = calibrate(foreign, &factors);
         assert!(!none.trusted && none.reasons[0].contains("heaptrack"));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use profiler_core::allocator::{Allocator as Kind, reader_of};
-use profiler_trace::trace::Description;
+use profiler_trace::trace::TraceDescription;
 
 use super::allocators::{Allocator, kind_named};
 use super::environment::Environment;
@@ -24,7 +24,7 @@ pub enum Trim {
     Never,
     /// So often, in the program's time.
     Every(Duration),
-    /// Before each checkpoint is looked at.
+    /// Before each checkpoint is measured.
     AtCheckpoints,
 }
 
@@ -53,7 +53,7 @@ pub struct Candidate {
 #[derive(Debug)]
 pub struct Facts<'a> {
     /// What the trace says of the program.
-    pub description: &'a Description,
+    pub description: &'a TraceDescription,
     /// Its threads.
     pub threads: u32,
     /// How long was recorded.
@@ -185,7 +185,7 @@ impl Facts<'_> {
 
     /// The allocator that the program had with its version, where that was recorded.
     fn malloc(&self) -> Option<&str> {
-        let malloc = self.description.get("malloc");
+        let malloc = self.description.malloc.as_deref();
         malloc.filter(|title| !title.is_empty())
     }
 
@@ -214,7 +214,7 @@ pub fn now(facts: &Facts<'_>) -> (Candidate, Option<String>) {
     if facts.is_glibc() {
         return (Candidate::glibc(&name, env), None);
     }
-    let path = facts.description.get("malloc_path").unwrap_or_default();
+    let path = facts.description.malloc_path.as_deref().unwrap_or_default();
     let without_version = title.split(' ').next().unwrap_or(title);
     let Recorded { allocator, note } =
         recorded::allocator(without_version, path, facts.allow_recorded);
@@ -288,7 +288,7 @@ fn huge(facts: &Facts<'_>, candidate: Candidate, env: &Environment) -> Candidate
         let asked = env.setting(Kind::Glibc, "hugetlb");
         asked.is_some_and(|value| value != "0")
     };
-    let same = match facts.description.get("thp") {
+    let same = match facts.description.thp.as_deref() {
         _ if candidate.same_as_now.is_some() => return candidate,
         Some("madvise") | None if facts.is_glibc() && advised(&candidate.env) == advised(env) => {
             Some("the program had it so".to_owned())

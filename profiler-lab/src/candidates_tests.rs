@@ -1,14 +1,10 @@
 use super::*;
 
-fn described(named: &[(&str, &str)]) -> Description {
-    let all = named.iter();
-    Description(
-        all.map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
-            .collect(),
-    )
+fn described(named: &[(&str, &str)]) -> TraceDescription {
+    named.iter().copied().collect()
 }
 
-fn facts(description: &Description, threads: u32) -> Facts<'_> {
+fn facts(description: &TraceDescription, threads: u32) -> Facts<'_> {
     Facts {
         description,
         threads,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use profiler_core::sample::Sample;
 
 use super::candidates::{Candidate, Trim};
-use super::play::{PlayError, Played, Program, Setup, Touch, play};
+use super::play::{PlayError, Played, ReplayProgram, Setup, Touch, play};
 
 /// Runs of what is random, in any case.
 const FEWEST_RUNS: u32 = 3;
@@ -22,9 +22,9 @@ const LONG: Duration = Duration::from_secs(75);
 /// Of the memory that is available now, all players together may take this share.
 const MEMORY_SHARE: f64 = 0.8;
 
-/// How a field is played.
+/// How a field of candidates is played.
 #[derive(Debug)]
-pub struct Manner<'a> {
+pub struct ReplayConfig<'a> {
     /// Runs of each random candidate; `None` is as many as there is time for.
     pub runs: Option<u32>,
     /// Processors that the program had.
@@ -59,7 +59,7 @@ pub struct Outcome {
     pub runs: Vec<Run>,
     /// Runs in which large blocks of which nothing is known were left untouched.
     pub untouched: Vec<Run>,
-    /// Why it cannot be told.
+    /// Why it could not be played.
     pub failure: Option<String>,
     /// The player's first process at its end, of one of the runs.
     pub sample: Option<Sample>,
@@ -94,14 +94,14 @@ struct State {
     longest: Vec<Duration>,
 }
 
-/// Plays all candidates; what each came to, in their order. `progress` is told now and then.
+/// Plays all candidates; what each came to, in their order. `progress` gets how far it is now and then.
 pub fn run(
-    program: &Program,
+    program: &ReplayProgram,
     candidates: &[Candidate],
-    manner: &Manner<'_>,
+    config: &ReplayConfig<'_>,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Vec<Outcome> {
-    let field = Field::new(program, candidates, manner, progress);
+    let field = Field::new(program, candidates, config, progress);
     let players = field.players();
     thread::scope(|scope| {
         for core in 0..players {
@@ -114,9 +114,9 @@ pub fn run(
 }
 
 struct Field<'a> {
-    program: &'a Program,
+    program: &'a ReplayProgram,
     candidates: &'a [Candidate],
-    manner: &'a Manner<'a>,
+    config: &'a ReplayConfig<'a>,
     progress: &'a (dyn Fn(Progress) + Sync),
     state: Mutex<State>,
     /// Operations played in jobs that have ended, and in each that runs.
@@ -127,9 +127,9 @@ struct Field<'a> {
 
 impl<'a> Field<'a> {
     fn new(
-        program: &'a Program,
+        program: &'a ReplayProgram,
         candidates: &'a [Candidate],
-        manner: &'a Manner<'a>,
+        config: &'a ReplayConfig<'a>,
         progress: &'a (dyn Fn(Progress) + Sync),
     ) -> Self {
         let mut queue = VecDeque::new();
@@ -147,7 +147,7 @@ impl<'a> Field<'a> {
                         walk: number == 0,
                     };
                     queue.push_back(job(Touch::Most));
-                    if manner.touch_is_uncertain && number < manner.shown {
+                    if config.touch_is_uncertain && number < config.shown {
                         untouched.push(job(Touch::Least));
                     }
                 }
@@ -159,7 +159,7 @@ impl<'a> Field<'a> {
         Self {
             program,
             candidates,
-            manner,
+            config,
             progress,
             state: Mutex::new(State {
                 queue,
@@ -186,7 +186,7 @@ impl<'a> Field<'a> {
 
     /// What one of so many players may take.
     fn limit(&self, players: usize) -> u64 {
-        (self.manner.available_bytes as f64 * MEMORY_SHARE) as u64 / players as u64
+        (self.config.available_bytes as f64 * MEMORY_SHARE) as u64 / players as u64
     }
 
     fn work(&self, core: usize, players: usize) {
@@ -196,14 +196,14 @@ impl<'a> Field<'a> {
             let setup = self.setup(candidate, &job, core, self.limit(players));
             let played = play(self.program, &setup, &|operations| {
                 self.running[core].store(operations, Ordering::Relaxed);
-                self.tell();
-                !self.manner.interrupted.load(Ordering::Relaxed)
+                self.report();
+                !self.config.interrupted.load(Ordering::Relaxed)
             });
             self.running[core].store(0, Ordering::Relaxed);
             self.ended
                 .fetch_add(self.program.published(), Ordering::Relaxed);
             self.put(&job, played, began.elapsed());
-            self.tell();
+            self.report();
         }
     }
 
@@ -218,7 +218,7 @@ impl<'a> Field<'a> {
                 Trim::Never | Trim::AtCheckpoints => None,
             },
             trim_at_checkpoints: candidate.trim == Trim::AtCheckpoints,
-            cpus: self.manner.cpus,
+            cpus: self.config.cpus,
             core: Some(core),
             memory_limit: Some(limit),
             count_calls: true,
@@ -229,7 +229,7 @@ impl<'a> Field<'a> {
 
     /// What to play next; `None` when it is enough.
     fn next(&self) -> Option<Job> {
-        if self.manner.interrupted.load(Ordering::Relaxed) {
+        if self.config.interrupted.load(Ordering::Relaxed) {
             return None;
         }
         let mut state = self.state();
@@ -249,9 +249,9 @@ impl<'a> Field<'a> {
             .min_by_key(|&number| state.started[number])?;
         let done = state.started[again];
         let until = self.began.elapsed() + state.longest[again];
-        let wanted = match self.manner.runs {
+        let wanted = match self.config.runs {
             Some(runs) => done < runs,
-            None if again >= self.manner.shown => done < FEWEST_RUNS,
+            None if again >= self.config.shown => done < FEWEST_RUNS,
             None => {
                 done < FEWEST_RUNS
                     || done < RUNS && until < LONG
@@ -301,7 +301,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    fn tell(&self) {
+    fn report(&self) {
         let operations = self.program.published();
         let state = self.state();
         let to_play = |c: &&Candidate| c.same_as_now.is_none();

@@ -1,4 +1,4 @@
-//! From what was measured at checkpoints to figures: peak, rest, medians and ranges.
+//! From what was measured at checkpoints to figures: peak, final, medians and ranges.
 
 use super::field::{Outcome, Run};
 
@@ -13,36 +13,70 @@ pub struct Figure {
     pub high_bytes: u64,
 }
 
+/// The peak and the final value of something, by the one definition of each, which
+/// [`PeakAndFinal::of`] is and the glossary has in words.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct PeakAndFinal<T> {
+    /// The most at any checkpoint.
+    pub peak: T,
+    /// At the last checkpoint.
+    pub last: T,
+}
+
 /// A checkpoint: of which process, and how much was resident.
 pub type At = (u32, u64);
 
-/// The most that all processes together had at once, and what they had last. Checkpoints come in
-/// rounds, one of each process that runs; a process counts from its first round to its last.
-pub fn peak_and_rest(checkpoints: &[At]) -> Option<(u64, u64)> {
-    let rounds = rounds(checkpoints);
-    let last = *rounds.last()?;
-    let mut sums = vec![0u64; last + 1];
-    let mut seen: Vec<u32> = Vec::new();
-    for (process, _) in checkpoints {
-        if !seen.contains(process) {
-            seen.push(*process);
-        }
-    }
-    for process in seen {
-        let own = checkpoints.iter().zip(&rounds);
-        let mut own = own
-            .filter(|((of, _), _)| *of == process)
-            .map(|((_, bytes), round)| (*round, *bytes))
-            .peekable();
-        while let Some((round, bytes)) = own.next() {
-            // It is as it was until it is looked at again.
-            let end = own.peek().map_or(round + 1, |(next, _)| *next);
-            for sum in &mut sums[round..end] {
-                *sum = sum.saturating_add(bytes);
+impl PeakAndFinal<u64> {
+    /// The most that all processes together had at once, and what they had last; `None` without any
+    /// checkpoint. Checkpoints come in rounds, one of each process that runs; a process counts from its
+    /// first round to its last.
+    pub fn of(checkpoints: &[At]) -> Option<Self> {
+        let rounds = rounds(checkpoints);
+        let last = *rounds.last()?;
+        let mut sums = vec![0u64; last + 1];
+        let mut seen: Vec<u32> = Vec::new();
+        for (process, _) in checkpoints {
+            if !seen.contains(process) {
+                seen.push(*process);
             }
         }
+        for process in seen {
+            let own = checkpoints.iter().zip(&rounds);
+            let mut own = own
+                .filter(|((of, _), _)| *of == process)
+                .map(|((_, bytes), round)| (*round, *bytes))
+                .peekable();
+            while let Some((round, bytes)) = own.next() {
+                // It is as it was until its next checkpoint.
+                let end = own.peek().map_or(round + 1, |(next, _)| *next);
+                for sum in &mut sums[round..end] {
+                    *sum = sum.saturating_add(bytes);
+                }
+            }
+        }
+        Some(Self {
+            peak: *sums.iter().max()?,
+            last: sums[last],
+        })
     }
-    Some((*sums.iter().max()?, sums[last]))
+}
+
+impl<T> PeakAndFinal<T> {
+    /// Both, changed alike.
+    pub fn map<U>(self, change: impl Fn(T) -> U) -> PeakAndFinal<U> {
+        PeakAndFinal {
+            peak: change(self.peak),
+            last: change(self.last),
+        }
+    }
+
+    /// Both beside those of another.
+    pub fn zip<U>(self, other: PeakAndFinal<U>) -> PeakAndFinal<(T, U)> {
+        PeakAndFinal {
+            peak: (self.peak, other.peak),
+            last: (self.last, other.last),
+        }
+    }
 }
 
 /// The round of each checkpoint: a new one begins where a process comes again.
@@ -66,40 +100,49 @@ pub fn median<T: Copy + PartialOrd>(values: &[T]) -> Option<T> {
     sorted.get(sorted.len().checked_sub(1)? / 2).copied()
 }
 
-/// Peak and rest of an outcome, by the processes of its checkpoints; `None` when it has no run that
-/// came to its end.
-pub fn peak_and_rest_of(outcome: &Outcome, processes: &[u32]) -> Option<(Figure, Figure)> {
-    let of = |runs: &[Run]| -> Vec<(u64, u64)> {
-        let all = runs.iter().filter_map(|run| {
-            let at = processes.iter().copied().zip(run.resident.iter().copied());
-            peak_and_rest(&at.collect::<Vec<_>>())
-        });
-        all.collect()
-    };
-    let (touched, untouched) = (of(&outcome.runs), of(&outcome.untouched));
-    let figure = |part: fn(&(u64, u64)) -> u64| {
-        let own: Vec<u64> = touched.iter().map(part).collect();
-        let all = own.iter().copied().chain(untouched.iter().map(part));
-        let (low, high) = all.fold((u64::MAX, 0), |(low, high), bytes| {
-            (low.min(bytes), high.max(bytes))
-        });
-        Some(Figure {
-            bytes: median(&own)?,
-            low_bytes: low,
-            high_bytes: high,
+impl PeakAndFinal<Figure> {
+    /// Of an outcome, by the processes of its checkpoints; `None` when it has no run that came to its
+    /// end.
+    pub fn of_outcome(outcome: &Outcome, processes: &[u32]) -> Option<Self> {
+        let of = |runs: &[Run]| -> Vec<PeakAndFinal<u64>> {
+            let all = runs.iter().filter_map(|run| {
+                let at = processes.iter().copied().zip(run.resident.iter().copied());
+                PeakAndFinal::of(&at.collect::<Vec<_>>())
+            });
+            all.collect()
+        };
+        let (touched, untouched) = (of(&outcome.runs), of(&outcome.untouched));
+        let figure = |part: fn(&PeakAndFinal<u64>) -> u64| {
+            let own: Vec<u64> = touched.iter().map(part).collect();
+            let all = own.iter().copied().chain(untouched.iter().map(part));
+            let (low, high) = all.fold((u64::MAX, 0), |(low, high), bytes| {
+                (low.min(bytes), high.max(bytes))
+            });
+            Some(Figure {
+                bytes: median(&own)?,
+                low_bytes: low,
+                high_bytes: high,
+            })
+        };
+        Some(Self {
+            peak: figure(|one| one.peak)?,
+            last: figure(|one| one.last)?,
         })
-    };
-    Some((figure(|one| one.0)?, figure(|one| one.1)?))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn of(checkpoints: &[At]) -> Option<(u64, u64)> {
+        PeakAndFinal::of(checkpoints).map(|both| (both.peak, both.last))
+    }
+
     #[test]
-    fn one_process_rests_where_it_was_seen_last() {
-        assert_eq!(peak_and_rest(&[(0, 5), (0, 9), (0, 7)]), Some((9, 7)));
-        assert_eq!(peak_and_rest(&[]), None);
+    fn the_last_checkpoint_is_final() {
+        assert_eq!(of(&[(0, 5), (0, 9), (0, 7)]), Some((9, 7)));
+        assert_eq!(of(&[]), None);
     }
 
     #[test]
@@ -114,13 +157,13 @@ mod tests {
             (0, 11),
             (2, 7),
         ];
-        assert_eq!(peak_and_rest(&checkpoints), Some((19, 18)));
+        assert_eq!(of(&checkpoints), Some((19, 18)));
     }
 
     #[test]
-    fn a_process_is_as_it_was_until_it_is_looked_at_again() {
+    fn a_process_is_as_it_was_until_its_next_checkpoint() {
         let checkpoints = [(0, 10), (1, 4), (0, 20), (0, 10), (1, 4)];
-        assert_eq!(peak_and_rest(&checkpoints), Some((24, 14)));
+        assert_eq!(of(&checkpoints), Some((24, 14)));
     }
 
     #[test]
@@ -141,11 +184,12 @@ mod tests {
             untouched: vec![run(40)],
             ..Outcome::default()
         };
-        let (peak, rest) = peak_and_rest_of(&outcome, &[0, 0]).expect("runs");
+        let both = PeakAndFinal::of_outcome(&outcome, &[0, 0]).expect("runs");
+        let (peak, last) = (both.peak, both.last);
         assert_eq!(
             (peak.low_bytes, peak.bytes, peak.high_bytes),
             (40, 110, 120)
         );
-        assert_eq!((rest.low_bytes, rest.bytes, rest.high_bytes), (20, 55, 60));
+        assert_eq!((last.low_bytes, last.bytes, last.high_bytes), (20, 55, 60));
     }
 }

@@ -1,4 +1,5 @@
-//! From a file to a program to play, with more looks than were recorded where these miss much.
+//! From a recording to a program to play, with more checkpoints than were recorded where these miss
+//! much. This is the one way: what is made in tests and benches takes it too.
 
 use std::io;
 use std::path::Path;
@@ -7,28 +8,28 @@ use std::sync::atomic::AtomicBool;
 
 use profiler_trace::interchange;
 use profiler_trace::limits::{Limits, Meter};
-use profiler_trace::trace::{Checkpoint, Event, Item, Source, pass_on};
+use profiler_trace::trace::{Event, Item, TraceSource, pass_on};
 
 use super::input::Input;
-use super::play::{CompileError, Growing, Program};
+use super::play::{CompileError, ProgramBuilder, ReplayProgram};
 
-/// Where no checkpoint was recorded, there is a look each time so many events have passed.
+/// Where no checkpoint was recorded, one is added each time so many events have passed.
 const EVERY_EVENTS: u64 = 1 << 18;
-/// There is a look, too, when so many times as much is live as at any look before.
+/// One is added, too, when so many times as much is live as at any checkpoint before.
 const GROWTH: f64 = 1.1;
-/// Less than this is not worth a look.
+/// Less than this is not worth a checkpoint.
 const LEAST_LIVE: u64 = 1 << 20;
 
-/// A trace, compiled as far as it can be read.
+/// A recording, compiled as far as it can be read.
 #[derive(Debug)]
-pub struct Opened {
+pub struct Compiled {
     /// The program.
-    pub program: Arc<Program>,
+    pub program: Arc<ReplayProgram>,
     /// Why it was not read to its end.
     pub trouble: Option<String>,
 }
 
-/// Opens the trace at `path`, or a recording of another tool, until it is interrupted.
+/// Opens and compiles the trace at `path`, or a recording of another tool, until it is interrupted.
 ///
 /// # Errors
 /// When it cannot be opened, or nothing of it be read.
@@ -36,34 +37,40 @@ pub fn open(
     path: &Path,
     limits: Limits,
     interrupted: &Arc<AtomicBool>,
-) -> Result<Opened, CompileError> {
+) -> Result<Compiled, CompileError> {
     let meter = Meter::new(limits, Arc::clone(interrupted));
     let input = Input::open(path, interrupted)?;
     compile(interchange::read(input, &meter)?, meter)
 }
 
-fn compile(mut trace: impl Source, meter: Meter) -> Result<Opened, CompileError> {
-    let mut growing = Growing::new(trace.description().clone(), meter)?;
-    let mut looks = Looks::default();
-    let trouble = pass_on(&mut trace, |item| looks.item(item, &mut growing))?;
-    looks.end(&mut growing)?;
-    let program = growing.finish(trouble.clone())?;
-    Ok(Opened { program, trouble })
+/// Compiles a recording, within the limits of a meter.
+///
+/// # Errors
+/// When nothing of it can be read, or there is no room for the program.
+pub fn compile(mut trace: impl TraceSource, meter: Meter) -> Result<Compiled, CompileError> {
+    let mut builder = ProgramBuilder::new(trace.description().clone(), meter)?;
+    let mut added = AddedCheckpoints::default();
+    let trouble = pass_on(&mut trace, |item| added.item(item, &mut builder))?;
+    added.end(&mut builder)?;
+    let program = builder.finish(trouble.clone())?;
+    Ok(Compiled { program, trouble })
 }
 
-/// When to look besides.
+/// When to measure besides.
 #[derive(Debug, Default)]
-struct Looks {
+struct AddedCheckpoints {
     events: u64,
+    /// Events since the last checkpoint.
     since: u64,
     time_ns: u64,
-    /// The most that was live at any look.
+    /// The most that was live at any checkpoint.
     most_live: u64,
+    /// Whether the recording has checkpoints of its own.
     recorded: bool,
 }
 
-impl Looks {
-    fn item(&mut self, item: Item, growing: &mut Growing) -> io::Result<()> {
+impl AddedCheckpoints {
+    fn item(&mut self, item: Item, builder: &mut ProgramBuilder) -> io::Result<()> {
         match &item {
             Item::Event(Event { time_ns, .. }) => {
                 self.time_ns = self.time_ns.max(*time_ns);
@@ -72,103 +79,104 @@ impl Looks {
             }
             Item::Checkpoint(_) => {
                 self.recorded = true;
-                self.note(growing);
+                self.note(builder);
             }
             Item::Seed(_) => {}
         }
-        growing.item(item)?;
-        let live = growing.live_bytes();
+        builder.item(item)?;
+        let live = builder.live_bytes();
         let has_grown = live >= LEAST_LIVE && live as f64 >= self.most_live as f64 * GROWTH;
         if has_grown || !self.recorded && self.since >= EVERY_EVENTS {
-            self.look(growing)?;
+            self.add(builder)?;
         }
         Ok(())
     }
 
-    /// Where nothing was recorded the end is what rests.
-    fn end(&mut self, growing: &mut Growing) -> io::Result<()> {
+    /// Where nothing was recorded, the end is what is final.
+    fn end(&mut self, builder: &mut ProgramBuilder) -> io::Result<()> {
         if self.recorded || self.events == 0 {
             return Ok(());
         }
-        self.look(growing)
+        self.add(builder)
     }
 
-    fn look(&mut self, growing: &mut Growing) -> io::Result<()> {
-        self.note(growing);
-        growing.look(Checkpoint {
-            time_ns: self.time_ns,
-            process: 0,
-            figures: Default::default(),
-        })
+    fn add(&mut self, builder: &mut ProgramBuilder) -> io::Result<()> {
+        self.note(builder);
+        builder.add_checkpoint(self.time_ns)
     }
 
-    fn note(&mut self, growing: &Growing) {
-        self.most_live = self.most_live.max(growing.live_bytes());
+    fn note(&mut self, builder: &ProgramBuilder) {
+        self.most_live = self.most_live.max(builder.live_bytes());
         self.since = 0;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use profiler_trace::trace::{By, Description, EventKind, Reader, Writer};
+    use profiler_core::residency::ResidencyMap;
+    use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
+    use profiler_trace::trace::{By, Figures, Reader, TraceDescription, Writer};
 
     use super::*;
 
-    fn opened(blocks: u64, recorded: Option<u64>) -> Opened {
-        let mut bytes = Vec::new();
-        let mut writer = Writer::new(&mut bytes, &Description::default()).expect("memory");
+    fn compiled(blocks: u64, recorded: Option<u64>) -> Compiled {
+        let writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("memory");
+        let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
         let mut put = |time_ns, kind| {
-            let event = Event {
+            let event = SourceEvent {
                 time_ns,
+                process: 0,
                 thread: 0,
                 kind,
             };
-            writer.event(&event).expect("memory");
+            recorder.record(&event).expect("memory");
             if Some(time_ns) == recorded {
-                let checkpoint = Checkpoint {
-                    time_ns,
-                    ..Checkpoint::default()
-                };
-                writer.checkpoint(&checkpoint).expect("memory");
+                let of = recorder.normaliser().process(0).expect("recorded");
+                let nothing = ResidencyMap::new(Vec::new());
+                let figures = Figures::default();
+                let taken = recorder.checkpoint(&of, time_ns, &nothing, figures);
+                taken.expect("memory");
             }
         };
         for i in 0..blocks {
             let (addr, bytes, align, by) = (i << 12, 1000, 0, By::Malloc);
-            put(
-                i,
-                EventKind::Alloc {
-                    addr,
-                    bytes,
-                    align,
-                    by,
-                },
-            );
+            let alloc = SourceKind::Alloc {
+                addr,
+                bytes,
+                align,
+                by,
+            };
+            put(i, alloc);
         }
         for i in 0..blocks {
-            put(blocks + i, EventKind::Free { addr: i << 12 });
+            put(blocks + i, SourceKind::Free { addr: i << 12 });
         }
-        writer.finish().expect("memory");
+        let bytes = recorder.into_sink().finish().expect("memory");
         let trace = Reader::new(bytes.as_slice()).expect("a trace");
         compile(trace, Meter::default()).expect("a program")
     }
 
     #[test]
-    fn a_peak_that_no_checkpoint_saw_is_looked_at() {
-        let opened = opened(20_000, Some(39_999));
-        let stops = opened.program.stops();
-        let most = stops.iter().map(|stop| stop.live_bytes).max();
+    fn a_peak_that_no_checkpoint_saw_is_measured() {
+        let compiled = compiled(20_000, Some(39_999));
+        let checkpoints = compiled.program.checkpoints();
+        let most = checkpoints.iter().map(|at| at.live_bytes).max();
         assert!(most >= Some(18_000_000), "{most:?} of 20 MB");
-        assert!(stops.len() < 40, "{}", stops.len());
-        let last = stops.last().expect("looks");
-        assert_eq!(last.checkpoint.time_ns, 39_999, "what rests is as recorded");
-        assert!(opened.trouble.is_none());
+        assert!(checkpoints.len() < 40, "{}", checkpoints.len());
+        let last = checkpoints.last().expect("some");
+        assert!(last.recorded && !checkpoints[0].recorded);
+        assert_eq!(
+            last.checkpoint.time_ns, 39_999,
+            "the final one is as recorded"
+        );
+        assert!(compiled.trouble.is_none());
     }
 
     #[test]
-    fn a_trace_without_checkpoints_is_looked_at_now_and_then_and_at_its_end() {
-        let stops = opened(300_000, None).program.stops();
-        assert!(stops.len() > 2);
-        let last = stops.last().expect("looks");
+    fn a_trace_without_checkpoints_is_measured_now_and_then_and_at_its_end() {
+        let checkpoints = compiled(300_000, None).program.checkpoints();
+        assert!(checkpoints.len() > 2);
+        let last = checkpoints.last().expect("some");
         assert_eq!((last.checkpoint.time_ns, last.live_bytes), (599_999, 0));
     }
 }

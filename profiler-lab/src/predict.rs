@@ -18,7 +18,7 @@ use profiler_trace::limits::{Limits, Meter};
 
 use super::allocators::Allocator;
 use super::environment::Environment;
-use super::play::{PlayError, Program, Setup, play};
+use super::play::{PlayError, ReplayProgram, Setup, play};
 use super::seed::{
     Fill, LargeGaps, Overlap, SeedHeap, SeedOptions, Written, measured_bytes, write,
 };
@@ -176,9 +176,9 @@ fn program(
     history: &SeedOptions,
     available: u64,
     interrupted: &Arc<AtomicBool>,
-) -> io::Result<Arc<Program>> {
+) -> io::Result<Arc<ReplayProgram>> {
     let meter = Meter::new(Limits::new(None, None, available), Arc::clone(interrupted));
-    Program::of_operations(meter, |sink| {
+    ReplayProgram::of_operations(meter, |sink| {
         let Written {
             threads,
             slots,
@@ -302,7 +302,7 @@ fn settings_of(heap: &SeedHeap<'_>) -> Environment {
 /// All that is to be played.
 struct Field<'a> {
     candidates: Vec<Candidate>,
-    programs: Vec<Arc<Program>>,
+    programs: Vec<Arc<ReplayProgram>>,
     walk_ns: u64,
     measured: u64,
     /// What the process took at its peak, for what it takes now.
@@ -414,7 +414,10 @@ impl Field<'_> {
         let goes_on = |_| !self.interrupted.load(Ordering::Relaxed);
         // After the histories comes the first of them again, and all is given back.
         let program = self.programs.get(history).unwrap_or(&self.programs[0]);
-        Ok(play(program, &setup, &goes_on)?.rest_bytes)
+        let played = play(program, &setup, &goes_on)?;
+        let at_end = played.checkpoints.last();
+        // Each program ends with a checkpoint.
+        Ok(at_end.map_or(0, |checkpoint| checkpoint.resident_bytes))
     }
 
     fn predictions(&self) -> Predictions {

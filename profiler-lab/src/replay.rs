@@ -7,24 +7,24 @@ use std::time::Duration;
 
 use profiler_core::text::visible;
 use profiler_target::host;
-use profiler_trace::compile::{Stop, Summary};
+use profiler_trace::compile::{ProgramCheckpoint, Summary};
 use profiler_trace::limits::Limits;
-use profiler_trace::trace::Description;
+use profiler_trace::trace::TraceDescription;
 
-use super::ablation::{self, PeakAndRest};
-use super::calibrate::{Doubts, Point, calibrate};
+use super::ablation;
+use super::calibrate::{CalibrationFactors, Point, calibrate};
 use super::candidates::{self, Candidate, Facts, Mechanism, Tunable};
-use super::field::{self, Manner, Outcome, Progress};
-use super::figures::{median, peak_and_rest_of};
+use super::field::{self, Outcome, Progress, ReplayConfig};
+use super::figures::{Figure, PeakAndFinal, median};
 use super::open::open;
 use super::play::confine::Confinement;
-use super::play::{CompileError, Program};
+use super::play::{CompileError, ReplayProgram};
 use super::recorded;
 use super::report::{self, Checkpoint, Measured, Report, Row, TraceFacts};
 use super::verdict::verdict;
 
-/// Of the most that was live, what uncertainty about touched pages can be felt.
-const FELT_TOUCH: f64 = 0.01;
+/// A share of the most that was live from which uncertainty about touched pages is played out.
+const NOTABLE_TOUCH: f64 = 0.01;
 
 /// What `replay` does.
 #[derive(Clone, Debug)]
@@ -100,20 +100,20 @@ pub fn replay(
     let mechanisms: Vec<Mechanism> = steps.iter().map(|(mechanism, _)| *mechanism).collect();
     all.extend(steps.into_iter().map(|(_, candidate)| candidate));
     let touch_share = summary.uncertain_touch_bytes as f64 / summary.peak_live_bytes.max(1) as f64;
-    let manner = Manner {
+    let config = ReplayConfig {
         runs: options.runs,
         cpus: cpus(program.description()),
-        touch_is_uncertain: touch_share > FELT_TOUCH,
+        touch_is_uncertain: touch_share > NOTABLE_TOUCH,
         shown,
         available_bytes,
         interrupted,
     };
-    let outcomes = field::run(program, &all, &manner, progress);
+    let outcomes = field::run(program, &all, &config, progress);
     let played = PlayedField {
         program,
         trouble: opened.trouble.as_deref(),
         summary: &summary,
-        stops: program.stops(),
+        checkpoints: program.checkpoints(),
         candidates: &all,
         outcomes: &outcomes,
         shown,
@@ -127,18 +127,17 @@ pub fn replay(
     Ok(report)
 }
 
-fn cpus(description: &Description) -> Option<u32> {
-    let cpus: u32 = description.get("cpus")?.parse().ok()?;
+fn cpus(description: &TraceDescription) -> Option<u32> {
     // Linux knows no more (`CONFIG_NR_CPUS`).
-    (1..=8192).contains(&cpus).then_some(cpus)
+    description.cpus.filter(|cpus| (1..=8192).contains(cpus))
 }
 
 /// A field that was played.
 struct PlayedField<'a> {
-    program: &'a Program,
+    program: &'a ReplayProgram,
     trouble: Option<&'a str>,
     summary: &'a Summary,
-    stops: Vec<Stop>,
+    checkpoints: Vec<ProgramCheckpoint>,
     candidates: &'a [Candidate],
     outcomes: &'a [Outcome],
     shown: usize,
@@ -154,7 +153,7 @@ impl PlayedField<'_> {
             row.failure.clone_from(&now.failure);
             row.checkpoints.clone_from(&now.checkpoints);
         }
-        let calibration = calibrate(self.points(), &self.doubts(&rows[0]));
+        let calibration = calibrate(self.points(), &self.factors(&rows[0]));
         report::rank(&mut rows);
         Report {
             trace: self.trace(options),
@@ -165,8 +164,8 @@ impl PlayedField<'_> {
     }
 
     fn processes(&self) -> Vec<u32> {
-        let stops = self.stops.iter();
-        stops.map(|stop| stop.checkpoint.process).collect()
+        let all = self.checkpoints.iter();
+        all.map(|at| at.checkpoint.process).collect()
     }
 
     fn row(&self, number: usize) -> Row {
@@ -196,14 +195,13 @@ impl PlayedField<'_> {
     }
 
     fn measured(&self, outcome: &Outcome) -> Option<Measured> {
-        let (peak, rest) = peak_and_rest_of(outcome, &self.processes())?;
+        let memory = PeakAndFinal::of_outcome(outcome, &self.processes())?;
         let cpu: Vec<f64> = outcome.runs.iter().map(|run| run.cpu_seconds).collect();
         let faults: Vec<u64> = outcome.runs.iter().map(|run| run.faults).collect();
         let calls = outcome.runs.iter().filter_map(|run| run.kernel_calls);
         let calls: Vec<u64> = calls.collect();
         Some(Measured {
-            peak,
-            rest,
+            memory,
             runs: outcome.runs.len() as u32,
             cpu_seconds: median(&cpu)?,
             faults: median(&faults)?,
@@ -212,8 +210,8 @@ impl PlayedField<'_> {
     }
 
     fn checkpoints(&self, outcome: &Outcome) -> Vec<Checkpoint> {
-        let stops = self.stops.iter().enumerate();
-        let all = stops.filter_map(|(number, stop)| {
+        let all = self.checkpoints.iter().enumerate();
+        let all = all.filter_map(|(number, reached)| {
             let at = |run: &field::Run| run.resident.get(number).copied();
             let runs: Vec<u64> = outcome.runs.iter().filter_map(at).collect();
             let untouched = outcome.untouched.iter().filter_map(at);
@@ -225,14 +223,14 @@ impl PlayedField<'_> {
                     (low.min(bytes), high.max(bytes))
                 });
             Some(Checkpoint {
-                time_ns: stop.checkpoint.time_ns,
-                process: stop.checkpoint.process,
+                time_ns: reached.checkpoint.time_ns,
+                process: reached.checkpoint.process,
                 resident_bytes: median(&runs)?,
                 low_bytes: low,
                 high_bytes: high,
-                recorded_bytes: stop.checkpoint.figures.malloc_bytes(),
-                live_bytes: stop.live_bytes,
-                asked: stop.checkpoint.figures.asked,
+                recorded_bytes: reached.checkpoint.figures.malloc_bytes(),
+                live_bytes: reached.live_bytes,
+                asked: reached.checkpoint.figures.asked,
             })
         });
         all.collect()
@@ -249,15 +247,16 @@ impl PlayedField<'_> {
         points.collect()
     }
 
-    fn doubts(&self, now: &Row) -> Doubts {
+    fn factors(&self, now: &Row) -> CalibrationFactors {
         let description = self.program.description();
         let band = now.measured.map_or(0.0, |measured| {
-            let part = |figure: super::figures::Figure| {
+            let part = |figure: Figure| {
                 (figure.bytes - figure.low_bytes) as f64 / figure.bytes.max(1) as f64
             };
-            part(measured.peak).max(part(measured.rest))
+            let both = measured.memory.map(part);
+            both.peak.max(both.last)
         });
-        Doubts {
+        CalibrationFactors {
             events: self.summary.events,
             lost: self.summary.lost + self.summary.left_out,
             seed_bytes: self.summary.seed_bytes,
@@ -277,7 +276,7 @@ impl PlayedField<'_> {
     /// be the same.
     fn other_allocator(&self) -> Option<(String, String)> {
         let description = self.program.description();
-        let recorded = description.get("malloc")?.to_owned();
+        let recorded = description.malloc.clone()?;
         let played = self.candidates[0].allocator.as_ref().ok()?;
         // The C library's own is the one that the player had.
         let played = match played.object {
@@ -289,18 +288,16 @@ impl PlayedField<'_> {
 
     fn trace(&self, options: &ReplayOptions) -> TraceFacts {
         let description = self.program.description();
-        let text = |name: &str| description.get(name).map(str::to_owned);
-        let number = |name: &str| description.get(name)?.parse().ok();
         let summary = self.summary;
         TraceFacts {
             path: options.trace.to_string_lossy().into_owned(),
-            command: text("command"),
-            pid: number("pid"),
-            python: text("python"),
-            libc: text("libc"),
-            malloc: text("malloc"),
-            cpus: number("cpus"),
-            started_at: text("started_at"),
+            command: description.command.clone(),
+            pid: description.pid,
+            python: description.python.clone(),
+            libc: description.libc.clone(),
+            malloc: description.malloc.clone(),
+            cpus: description.cpus.map(u64::from),
+            started_at: description.started_at.clone(),
             format: foreign(description),
             lacks: lacking(description),
             events: summary.events,
@@ -311,24 +308,27 @@ impl PlayedField<'_> {
             duration_ns: summary.duration_ns,
             peak_live_bytes: summary.peak_live_bytes,
             checkpoints: self
-                .stops
+                .checkpoints
                 .iter()
-                .filter(|stop| stop.checkpoint.figures.malloc_bytes().is_some())
+                .filter(|at| at.checkpoint.figures.malloc_bytes().is_some())
                 .count() as u64,
             trouble: self.trouble.map(str::to_owned),
             not_taken: Vec::new(),
-            last_look_ns: self.stops.last().map_or(0, |stop| stop.checkpoint.time_ns),
+            last_checkpoint_ns: self
+                .checkpoints
+                .last()
+                .map_or(0, |at| at.checkpoint.time_ns),
         }
     }
 
     /// The gap in parts, when every replay that it takes came to its end.
     fn mechanisms(&self, mechanisms: &[Mechanism], facts: &Facts<'_>) -> Vec<report::Share> {
-        let of = |number: usize| -> Option<PeakAndRest> {
+        let of = |number: usize| -> Option<PeakAndFinal<u64>> {
             let outcome = self.outcomes.get(number)?;
             let measured = self
                 .measured(outcome)
                 .filter(|_| outcome.failure.is_none())?;
-            Some((measured.peak.bytes, measured.rest.bytes))
+            Some(measured.memory.map(|figure| figure.bytes))
         };
         let named = |name: &str| self.candidates.iter().position(|c| c.name == name);
         let glibc = if facts.is_glibc() {
@@ -352,16 +352,13 @@ impl PlayedField<'_> {
     }
 }
 
-fn foreign(description: &Description) -> Option<String> {
-    let format = description.get("format_of")?;
-    (!format.is_empty()).then(|| format.to_owned())
+fn foreign(description: &TraceDescription) -> Option<String> {
+    let format = description.format.clone();
+    format.filter(|format| !format.is_empty())
 }
 
-/// What the format that was read does not tell, in words.
-fn lacking(description: &Description) -> Vec<String> {
-    let names = description.0.iter();
-    names
-        .filter_map(|(name, _)| name.strip_prefix("lacks."))
-        .map(|what| what.replace('_', " "))
-        .collect()
+/// What the format that was read does not hold, in words.
+fn lacking(description: &TraceDescription) -> Vec<String> {
+    let lacks = description.lacks.iter();
+    lacks.map(|what| what.replace('_', " ")).collect()
 }

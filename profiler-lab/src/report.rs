@@ -4,7 +4,7 @@ use profiler_core::allocator::Allocator;
 
 use super::calibrate::Calibration;
 use super::candidates::Mechanism;
-use super::figures::Figure;
+use super::figures::{Figure, PeakAndFinal};
 
 /// The whole of it.
 #[derive(Clone, Debug, Default)]
@@ -13,7 +13,7 @@ pub struct Report {
     pub trace: TraceFacts,
     /// How far it can be trusted.
     pub calibration: Calibration,
-    /// What the program had, then all others by what they need at rest; those that failed last.
+    /// What the program had, then all others by what they need at the end; those that failed last.
     pub candidates: Vec<Row>,
     /// The gap between glibc and jemalloc in parts; empty when one of the two is not known.
     pub mechanisms: Vec<Share>,
@@ -46,7 +46,7 @@ pub struct TraceFacts {
     pub started_at: Option<String>,
     /// The foreign format that it was read from.
     pub format: Option<String>,
-    /// What that format does not tell.
+    /// What that format does not hold.
     pub lacks: Vec<String>,
     /// Events.
     pub events: u64,
@@ -64,8 +64,8 @@ pub struct TraceFacts {
     pub peak_live_bytes: u64,
     /// Checkpoints with the program's resident memory.
     pub checkpoints: u64,
-    /// When the last look was, which tells what rests, in nanoseconds as above.
-    pub last_look_ns: u64,
+    /// When the last checkpoint was, which is what is final, in nanoseconds as above.
+    pub last_checkpoint_ns: u64,
     /// Why it was not read to its end.
     pub trouble: Option<String>,
     /// Variables of it that players did not get, as `NAME=VALUE`, and why its allocator was not loaded.
@@ -101,8 +101,8 @@ pub struct Row {
     pub failure: Option<String>,
     /// Why it was not played, being the same as what the program had.
     pub same_as_now: Option<String>,
-    /// Its place by peak and by rest among those that came to their end, from 1.
-    pub rank: Option<(usize, usize)>,
+    /// Its place among those that came to their end, from 1.
+    pub rank: Option<PeakAndFinal<usize>>,
     /// What was replayed at each checkpoint of the trace.
     pub checkpoints: Vec<Checkpoint>,
 }
@@ -131,10 +131,8 @@ pub struct Checkpoint {
 /// What was measured of a candidate.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct Measured {
-    /// The most at any checkpoint.
-    pub peak: Figure,
-    /// At the last checkpoint.
-    pub rest: Figure,
+    /// malloc's memory: resident and swapped bytes.
+    pub memory: PeakAndFinal<Figure>,
     /// Runs.
     pub runs: u32,
     /// Processor time of playing, the median of the runs.
@@ -150,10 +148,8 @@ pub struct Measured {
 pub struct Share {
     /// Which mechanism.
     pub mechanism: Mechanism,
-    /// Its bytes at rest; below 0 when undoing it costs.
-    pub rest_bytes: i64,
-    /// Its bytes at the peak.
-    pub peak_bytes: i64,
+    /// Its bytes; below 0 when undoing it costs.
+    pub bytes: PeakAndFinal<i64>,
 }
 
 impl Report {
@@ -162,7 +158,7 @@ impl Report {
         self.candidates.iter().find(|row| row.is_now)
     }
 
-    /// What needs so much less at rest than what the program had that it is worth while.
+    /// What needs so much less at the end than what the program had that it is worth while.
     pub fn worthwhile(&self) -> impl Iterator<Item = &Row> {
         let had = self.now().and_then(|row| row.measured);
         self.candidates.iter().filter(move |row| {
@@ -178,14 +174,15 @@ const WORTH_BYTES: u64 = 5 << 20;
 pub(super) const WORTH_SHARE: f64 = 0.05;
 
 impl Measured {
-    /// The least saving at rest that is worth while.
+    /// The least saving at the end that is worth while.
     pub(super) fn worth(&self) -> u64 {
-        WORTH_BYTES.max((self.rest.bytes as f64 * WORTH_SHARE) as u64)
+        WORTH_BYTES.max((self.memory.last.bytes as f64 * WORTH_SHARE) as u64)
     }
 
-    /// What another would have saved at rest.
+    /// What another would have saved at the end.
     pub(super) fn saved_with(&self, other: &Self) -> u64 {
-        self.rest.bytes.saturating_sub(other.rest.bytes)
+        let (own, other) = (self.memory.last.bytes, other.memory.last.bytes);
+        own.saturating_sub(other)
     }
 
     /// Whether that is worth while.
@@ -194,21 +191,21 @@ impl Measured {
     }
 }
 
-/// Puts what the program had first, then the others by what they need at rest, those that failed
+/// Puts what the program had first, then the others by what they need at the end, those that failed
 /// last, and gives everyone its ranks.
 pub fn rank(rows: &mut [Row]) {
     rows.sort_by_key(|row| {
-        let rest = row.measured.map_or(u64::MAX, |m| m.rest.bytes);
-        (!row.is_now, row.failure.is_some(), rest)
+        let last = row.measured.map_or(u64::MAX, |m| m.memory.last.bytes);
+        (!row.is_now, row.failure.is_some(), last)
     });
     let all: Vec<Measured> = rows.iter().filter_map(|row| row.measured).collect();
     let place = |own: u64, part: fn(&Measured) -> u64| {
         all.iter().filter(|other| part(other) < own).count() + 1
     };
     for row in rows {
-        row.rank = row.measured.map(|own| {
-            let peak = place(own.peak.bytes, |other| other.peak.bytes);
-            (peak, place(own.rest.bytes, |other| other.rest.bytes))
+        row.rank = row.measured.map(|own| PeakAndFinal {
+            peak: place(own.memory.peak.bytes, |other| other.memory.peak.bytes),
+            last: place(own.memory.last.bytes, |other| other.memory.last.bytes),
         });
     }
 }
@@ -218,20 +215,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_ranked_by_rest_after_what_the_program_had() {
+    fn rows_are_ranked_by_their_end_after_what_the_program_had() {
         let row = |name: &str, both: Option<(u64, u64)>| Row {
             name: name.into(),
             is_now: name == "now",
             failure: both.is_none().then(|| "crashed".into()),
-            measured: both.map(|(peak, rest)| Measured {
-                peak: Figure {
-                    bytes: peak,
+            measured: both.map(|(peak, last)| Measured {
+                memory: PeakAndFinal { peak, last }.map(|bytes| Figure {
+                    bytes,
                     ..Figure::default()
-                },
-                rest: Figure {
-                    bytes: rest,
-                    ..Figure::default()
-                },
+                }),
                 ..Measured::default()
             }),
             ..Row::default()
@@ -244,7 +237,8 @@ mod tests {
             row("now", Some((100, 60))),
         ];
         rank(&mut rows);
-        let names: Vec<_> = rows.iter().map(|row| (&*row.name, row.rank)).collect();
+        let rank = |row: &Row| row.rank.map(|rank| (rank.peak, rank.last));
+        let names: Vec<_> = rows.iter().map(|row| (&*row.name, rank(row))).collect();
         assert_eq!(
             names,
             [

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use procfs::{Current, Meminfo};
 use profiler_core::view::{Shadow, WhatIf};
 use profiler_trace::limits::Meter;
-use profiler_trace::trace::{Description, Item};
+use profiler_trace::trace::{Item, TraceDescription};
 
-use super::play::{Growing, PlayError, PlayedCheckpoint, Program, Setup, play_along};
+use super::play::{PlayError, PlayedCheckpoint, ProgramBuilder, ReplayProgram, Setup, play_along};
 
 /// What was taken in is passed on so often.
 const PUBLISH: Duration = Duration::from_millis(20);
@@ -21,11 +21,11 @@ const BEHIND: u64 = 1 << 26;
 /// Shadows end when the host has less of its memory available than this part of it.
 const PRESSED: u64 = 20;
 
-/// What is known of the shadows, for whoever shows it.
+/// What is known of the shadows, shared with whoever shows it.
 #[derive(Clone, Debug, Default)]
-pub struct Board(Arc<Mutex<WhatIf>>);
+pub struct SharedWhatIf(Arc<Mutex<WhatIf>>);
 
-impl Board {
+impl SharedWhatIf {
     /// A copy of all of it.
     pub fn get(&self) -> WhatIf {
         self.lock().clone()
@@ -46,9 +46,9 @@ impl Board {
 /// The shadows of one worker.
 #[derive(Debug)]
 pub struct Shadows {
-    growing: Growing,
+    builder: ProgramBuilder,
     players: Vec<Player>,
-    board: Board,
+    shared: SharedWhatIf,
     published: Instant,
     events: u64,
 }
@@ -80,38 +80,38 @@ impl Link {
 }
 
 impl Shadows {
-    /// Starts a shadow for each setup; what they come to is told on the board.
+    /// Starts a shadow for each setup; what they come to is shared.
     ///
     /// # Errors
     /// When there is no room for the program or no thread.
     pub fn start(
-        description: Description,
+        description: TraceDescription,
         setups: &[(String, Setup)],
-        board: Board,
+        shared: SharedWhatIf,
     ) -> io::Result<Self> {
-        let growing = Growing::new(description, Meter::default())?;
+        let builder = ProgramBuilder::new(description, Meter::default())?;
         let shadow = |name: &String| Shadow {
             name: name.clone(),
             ..Shadow::default()
         };
-        board.lock().shadows = setups.iter().map(|(name, _)| shadow(name)).collect();
+        shared.lock().shadows = setups.iter().map(|(name, _)| shadow(name)).collect();
         let mut players = Vec::new();
         for (number, (_, setup)) in setups.iter().enumerate() {
             let link = Arc::new(Link::default());
-            let (program, setup) = (Arc::clone(growing.program()), setup.clone());
-            let (board, for_thread) = (board.clone(), Arc::clone(&link));
+            let (program, setup) = (Arc::clone(builder.program()), setup.clone());
+            let (shared, for_thread) = (shared.clone(), Arc::clone(&link));
             let thread = std::thread::Builder::new()
                 .name("shadow".into())
-                .spawn(move || follow(&program, &setup, &for_thread, &board, number))?;
+                .spawn(move || follow(&program, &setup, &for_thread, &shared, number))?;
             players.push(Player {
                 link,
                 thread: Some(thread),
             });
         }
         Ok(Self {
-            growing,
+            builder,
             players,
-            board,
+            shared,
             published: Instant::now(),
             events: 0,
         })
@@ -123,7 +123,7 @@ impl Shadows {
     /// When there is no room.
     pub fn item(&mut self, item: Item) -> io::Result<()> {
         self.events += u64::from(matches!(item, Item::Event(_)));
-        self.growing.item(item)
+        self.builder.item(item)
     }
 
     /// Events taken in.
@@ -140,8 +140,8 @@ impl Shadows {
             return Ok(());
         }
         self.published = Instant::now();
-        self.growing.publish()?;
-        let program = self.growing.program();
+        self.builder.publish()?;
+        let program = self.builder.program();
         let (published, summary) = (program.published(), program.summary());
         let mut least = published;
         for player in self.running() {
@@ -151,12 +151,12 @@ impl Shadows {
             }
             least = least.min(played);
         }
-        let mut board = self.board.lock();
-        board.events_lost = summary.lost;
-        board.turned_over = (summary.seed_bytes > 0)
+        let mut shared = self.shared.lock();
+        shared.events_lost = summary.lost;
+        shared.turned_over = (summary.seed_bytes > 0)
             .then(|| summary.allocated_bytes as f64 / summary.seed_bytes as f64);
-        drop(board);
-        self.growing.forget(least)
+        drop(shared);
+        self.builder.forget(least)
     }
 
     /// Whether any shadow is left.
@@ -172,7 +172,7 @@ impl Shadows {
     /// Lets them play to the end of what they got, for a moment, then ends them.
     pub fn finish(mut self) {
         // What cannot be written any more is not played.
-        let _ = self.growing.close();
+        let _ = self.builder.close();
         let until = Instant::now() + LAST_MOMENT;
         while self.any() && Instant::now() < until {
             std::thread::sleep(PUBLISH);
@@ -196,7 +196,13 @@ impl Drop for Shadows {
 }
 
 /// Plays along until the program is over, or the shadow is to end.
-fn follow(program: &Program, setup: &Setup, link: &Link, board: &Board, number: usize) {
+fn follow(
+    program: &ReplayProgram,
+    setup: &Setup,
+    link: &Link,
+    shared: &SharedWhatIf,
+    number: usize,
+) {
     let progress = |played| {
         link.played.store(played, Ordering::Relaxed);
         if is_pressed() {
@@ -204,28 +210,29 @@ fn follow(program: &Program, setup: &Setup, link: &Link, board: &Board, number: 
         }
         link.why().is_none()
     };
-    let reached = |at: &PlayedCheckpoint| {
+    let on_checkpoint = |at: &PlayedCheckpoint| {
         let worker = worker_bytes(program, at);
-        board.set(number, |shadow| {
+        shared.set(number, |shadow| {
             shadow.resident_bytes = Some(at.resident_bytes);
             shadow.worker_bytes = worker;
         });
     };
-    let ended = match play_along(program, setup, &progress, &reached) {
+    let ended = match play_along(program, setup, &progress, &on_checkpoint) {
         Ok(_) => return,
         Err(PlayError::Cancelled) => link.why().unwrap_or_default(),
         Err(error) => error.to_string(),
     };
-    board.set(number, |shadow| shadow.ended = Some(ended));
+    shared.set(number, |shadow| shadow.ended = Some(ended));
 }
 
 /// What malloc of the worker itself had at a checkpoint, swapped bytes included.
-fn worker_bytes(program: &Program, at: &PlayedCheckpoint) -> Option<u64> {
-    let stops = program.stops();
-    let stop = stops.iter().rev().find(|stop| {
-        (stop.checkpoint.time_ns, stop.checkpoint.process) == (at.time_ns, at.process)
-    })?;
-    stop.checkpoint.figures.malloc_bytes()
+fn worker_bytes(program: &ReplayProgram, at: &PlayedCheckpoint) -> Option<u64> {
+    let all = program.checkpoints();
+    let reached = all
+        .iter()
+        .rev()
+        .find(|one| (one.checkpoint.time_ns, one.checkpoint.process) == (at.time_ns, at.process))?;
+    reached.checkpoint.figures.malloc_bytes()
 }
 
 /// Whether the host is short of memory.

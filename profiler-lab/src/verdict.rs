@@ -7,8 +7,8 @@ use super::ablation::{in_words, remedy};
 use super::calibrate::{Calibration, TRUSTED, error};
 use super::report::{Measured, Report, Row, WORTH_SHARE};
 
-/// A share of the gap from which a mechanism rules.
-const RULES: f64 = 0.5;
+/// A share of the gap from which a mechanism dominates.
+const DOMINATES: f64 = 0.5;
 
 /// The verdict on a report in which all else is there.
 pub fn verdict(report: &Report) -> String {
@@ -30,19 +30,19 @@ pub fn verdict(report: &Report) -> String {
     } else if let Some(with) = jemalloc {
         said.push(of_jemalloc(&had, &with, helps));
     }
-    said.extend(ruling(report, &had));
+    said.extend(dominant(report, &had));
     said.push(best(report, now, &had, jemalloc.as_ref(), helps));
     said.join(" ")
 }
 
 fn untrusted(calibration: &Calibration) -> String {
     let reasons = calibration.reasons.join("; ");
-    let Some((peak, rest)) = calibration.peak.zip(calibration.rest) else {
+    let Some(compared) = calibration.compared else {
         return format!("No verdict: {reasons}. The table shows what was replayed, unchecked.");
     };
     let off = |both| format!("{:+.1} %", error(both) * 100.0);
     let median = calibration.median_error.unwrap_or(0.0) * 100.0;
-    let errors = [error(peak), error(rest), median / 100.0];
+    let errors = [error(compared.peak), error(compared.last), median / 100.0];
     if errors.iter().all(|error| error.abs() <= TRUSTED) {
         return format!("No verdict: {reasons}. The table shows what was replayed.");
     }
@@ -50,8 +50,8 @@ fn untrusted(calibration: &Calibration) -> String {
         "No verdict: replayed as the program really ran, the figures differ from the recorded ones \
          by {} at the end, {} at the peak and {median:.1} % in the median; more than 5 % is too \
          much to rely on. What is known: {reasons}. The figures in the table may be as far off.",
-        off(rest),
-        off(peak),
+        off(compared.last),
+        off(compared.peak),
     )
 }
 
@@ -59,67 +59,67 @@ fn of_jemalloc(had: &Measured, with: &Measured, helps: bool) -> String {
     let mut said = if helps {
         format!(
             "jemalloc would help: at the end it would need {}{}, {} less than the {} of the baseline.",
-            bytes(with.rest.bytes),
+            bytes(with.memory.last.bytes),
             range(with),
             bytes(had.saved_with(with)),
-            bytes(had.rest.bytes),
+            bytes(had.memory.last.bytes),
         )
     } else {
         format!(
             "jemalloc would not help: at the end it would need {}{}, and the baseline needs {}.",
-            bytes(with.rest.bytes),
+            bytes(with.memory.last.bytes),
             range(with),
-            bytes(had.rest.bytes),
+            bytes(had.memory.last.bytes),
         )
     };
-    if with.rest.high_bytes > had.rest.low_bytes && helps {
+    if with.memory.last.high_bytes > had.memory.last.low_bytes && helps {
         said.push_str(" Not in every run: the range reaches the baseline.");
     }
-    let change = with.peak.bytes as f64 / had.peak.bytes.max(1) as f64 - 1.0;
+    let change = with.memory.peak.bytes as f64 / had.memory.peak.bytes.max(1) as f64 - 1.0;
     if change.abs() >= WORTH_SHARE {
         said.push_str(&format!(
             " Its peak would be {} {}: {}.",
-            bytes(with.peak.bytes.abs_diff(had.peak.bytes)),
+            bytes(with.memory.peak.bytes.abs_diff(had.memory.peak.bytes)),
             if change > 0.0 { "higher" } else { "lower" },
-            bytes(with.peak.bytes),
+            bytes(with.memory.peak.bytes),
         ));
     }
     said
 }
 
 fn range(measured: &Measured) -> String {
-    let rest = measured.rest;
-    let spread = rest.high_bytes - rest.low_bytes;
-    if spread as f64 <= rest.bytes as f64 * WORTH_SHARE {
+    let last = measured.memory.last;
+    let spread = last.high_bytes - last.low_bytes;
+    if spread as f64 <= last.bytes as f64 * WORTH_SHARE {
         return String::new();
     }
-    format!(" ({} to {})", bytes(rest.low_bytes), bytes(rest.high_bytes))
+    format!(" ({} to {})", bytes(last.low_bytes), bytes(last.high_bytes))
 }
 
 /// Of a program that has jemalloc: what plain glibc would need instead.
 fn has_it_already(report: &Report) -> Option<String> {
     let glibc = report.candidates.iter().find(|row| row.name == "glibc")?;
-    let rest = glibc.measured?.rest.bytes;
+    let last = glibc.measured?.memory.last.bytes;
     Some(format!(
         "The program has jemalloc already; under glibc it would need {} at the end.",
-        bytes(rest)
+        bytes(last)
     ))
 }
 
 /// Which mechanism makes the gap, where one does.
-fn ruling(report: &Report, had: &Measured) -> Option<String> {
-    let gap: i64 = report.mechanisms.iter().map(|share| share.rest_bytes).sum();
+fn dominant(report: &Report, had: &Measured) -> Option<String> {
+    let gap: i64 = report.mechanisms.iter().map(|share| share.bytes.last).sum();
     let known = report
         .mechanisms
         .iter()
         .filter(|share| remedy(share.mechanism).is_some());
-    let most = known.max_by_key(|share| share.rest_bytes)?;
-    if most.rest_bytes < had.worth() as i64 {
+    let most = known.max_by_key(|share| share.bytes.last)?;
+    if most.bytes.last < had.worth() as i64 {
         return None;
     }
     let words = in_words(most.mechanism);
-    let part = bytes(most.rest_bytes.unsigned_abs());
-    Some(if most.rest_bytes as f64 >= gap as f64 * RULES {
+    let part = bytes(most.bytes.last.unsigned_abs());
+    Some(if most.bytes.last as f64 >= gap as f64 * DOMINATES {
         format!("Dominant cause under glibc: {words}, {part}.")
     } else {
         format!("No cause dominates under glibc; the largest is: {words}, {part}.")
@@ -136,7 +136,7 @@ fn best(
 ) -> String {
     let others = report.candidates.iter().filter(|row| row.name != now.name);
     let others = others.filter_map(|row| Some((row, row.measured?)));
-    let least = others.min_by_key(|(_, measured)| measured.rest.bytes);
+    let least = others.min_by_key(|(_, measured)| measured.memory.last.bytes);
     let Some((row, least)) = least.filter(|(_, least)| had.saves_with(least)) else {
         let worth = bytes(had.worth());
         // Only the default field tries enough to say so.
@@ -150,19 +150,22 @@ fn best(
     if row.name == "jemalloc" {
         return "Nothing that was tried needs less at the end.".to_owned();
     }
-    let and_more = jemalloc
-        .filter(|_| helps)
-        .map(|with| with.rest.bytes.saturating_sub(least.rest.bytes));
+    let and_more = jemalloc.filter(|_| helps).map(|with| {
+        with.memory
+            .last
+            .bytes
+            .saturating_sub(least.memory.last.bytes)
+    });
     match and_more {
         Some(more) if more < had.worth() => format!(
             "Nothing needs much less: the lowest is {} with {}.",
             row.name,
-            bytes(least.rest.bytes)
+            bytes(least.memory.last.bytes)
         ),
         _ => format!(
             "The lowest at the end is {}: {}{}, {} less than the baseline.",
             row.name,
-            bytes(least.rest.bytes),
+            bytes(least.memory.last.bytes),
             range(&least),
             bytes(had.saved_with(&least)),
         ),
@@ -173,12 +176,12 @@ fn best(
 mod tests {
     use super::*;
     use crate::candidates::Mechanism;
-    use crate::figures::Figure;
+    use crate::figures::{Figure, PeakAndFinal};
     use crate::report::Share;
 
     const MIB: u64 = 1 << 20;
 
-    fn row(name: &str, peak: u64, rest: u64) -> Row {
+    fn row(name: &str, peak: u64, last: u64) -> Row {
         let figure = |mib: u64| Figure {
             bytes: mib * MIB,
             low_bytes: mib * MIB,
@@ -188,8 +191,7 @@ mod tests {
             name: name.into(),
             is_now: name.starts_with("baseline"),
             measured: Some(Measured {
-                peak: figure(peak),
-                rest: figure(rest),
+                memory: PeakAndFinal { peak, last }.map(figure),
                 runs: 1,
                 ..Measured::default()
             }),
@@ -208,8 +210,10 @@ mod tests {
                 .iter()
                 .map(|(mechanism, mib)| Share {
                     mechanism: *mechanism,
-                    rest_bytes: mib * MIB as i64,
-                    peak_bytes: 0,
+                    bytes: PeakAndFinal {
+                        peak: 0,
+                        last: mib * MIB as i64,
+                    },
                 })
                 .collect(),
             ..Report::default()
@@ -255,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_has_jemalloc_is_not_told_of_it() {
+    fn a_program_that_has_jemalloc_is_not_advised_to_take_it() {
         let mut now = row("baseline: jemalloc 5.3.0", 100, 40);
         now.kind = Some(Allocator::Jemalloc);
         let all = vec![now, row("jemalloc", 100, 40), row("glibc", 90, 80)];
@@ -288,8 +292,10 @@ mod tests {
             &[],
         );
         without.calibration = Calibration {
-            peak: Some((100, 110)),
-            rest: Some((100, 80)),
+            compared: Some(PeakAndFinal {
+                peak: (100, 110),
+                last: (100, 80),
+            }),
             median_error: Some(0.1),
             reasons: vec!["3.00 % of the events were lost while recording".into()],
             ..Calibration::default()

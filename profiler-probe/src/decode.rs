@@ -1,22 +1,24 @@
 //! From the bytes in the ring to events.
 
-use profiler_common::RawEvent;
+use profiler_common::{RawEvent, RecordKind};
 use profiler_core::addr::RemoteAddr;
 use profiler_core::event::{AllocEvent, AllocEventKind};
 use zerocopy::FromBytes;
 
-/// The event that a record in the ring tells; `None` for a record that is none.
+/// The event that a record in the ring holds; `None` for a record that is none.
 ///
-/// A block that a failed realloc left alive was told as freed at the realloc's entry; it comes back
+/// A block that a failed realloc left alive counted as freed at the realloc's entry; it comes back
 /// as an allocation.
 pub(super) fn decode(record: &[u8]) -> Option<AllocEvent> {
     let (raw, _) = RawEvent::read_from_prefix(record).ok()?;
-    let kind = match raw.kind {
-        RawEvent::FREE => AllocEventKind::Free,
-        RawEvent::ALLOC | RawEvent::KEPT => AllocEventKind::Alloc {
-            bytes: raw.size,
-            usable: raw.flags & RawEvent::USABLE != 0,
-        },
+    let kind = match raw.kind()? {
+        RecordKind::Free | RecordKind::Realloc => AllocEventKind::Free,
+        RecordKind::Alloc | RecordKind::Calloc | RecordKind::Reallocated | RecordKind::Kept => {
+            AllocEventKind::Alloc {
+                bytes: raw.size,
+                usable: raw.flags & RawEvent::USABLE != 0,
+            }
+        }
         _ => return None,
     };
     Some(AllocEvent {
@@ -33,13 +35,13 @@ mod tests {
 
     use super::*;
 
-    fn raw(kind: u16) -> RawEvent {
+    fn raw(kind: RecordKind) -> RawEvent {
         RawEvent {
             time_ns: 5,
             addr: 0x1000,
             size: 24,
             tid: 7,
-            kind,
+            kind: kind as u16,
             flags: RawEvent::USABLE,
         }
     }
@@ -51,9 +53,12 @@ mod tests {
             usable: true,
         };
         for (kind, expected) in [
-            (RawEvent::ALLOC, alloc),
-            (RawEvent::FREE, AllocEventKind::Free),
-            (RawEvent::KEPT, alloc),
+            (RecordKind::Alloc, alloc),
+            (RecordKind::Calloc, alloc),
+            (RecordKind::Free, AllocEventKind::Free),
+            (RecordKind::Realloc, AllocEventKind::Free),
+            (RecordKind::Reallocated, alloc),
+            (RecordKind::Kept, alloc),
         ] {
             let event = decode(raw(kind).as_bytes()).expect("an event");
             assert_eq!((event.time_ns, event.tid, event.kind), (5, 7, expected));
@@ -63,7 +68,12 @@ mod tests {
 
     #[test]
     fn what_is_no_event_is_none() {
-        assert_eq!(decode(raw(9).as_bytes()), None);
-        assert_eq!(decode(&raw(RawEvent::FREE).as_bytes()[..31]), None);
+        assert_eq!(decode(raw(RecordKind::ThreadEnd).as_bytes()), None);
+        let unknown = RawEvent {
+            kind: 99,
+            ..raw(RecordKind::Free)
+        };
+        assert_eq!(decode(unknown.as_bytes()), None);
+        assert_eq!(decode(&raw(RecordKind::Free).as_bytes()[..31]), None);
     }
 }

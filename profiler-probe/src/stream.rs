@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use profiler_common::RawEvent;
+use profiler_common::{RawEvent, RecordKind};
 use zerocopy::FromBytes;
 
 use super::armed::Armed;
@@ -28,9 +28,9 @@ const RING_BYTES: u32 = 32 << 20;
 pub struct EventStream {
     armed: Armed,
     meter: Meter,
-    /// Lost events that were told of.
-    told: u64,
-    /// Why threads' ends are not told, if they are not.
+    /// Lost events that were reported.
+    reported: u64,
+    /// Why threads' ends are not recorded, if they are not.
     blind: Option<String>,
     failed: Vec<(Function, String)>,
 }
@@ -80,7 +80,7 @@ impl EventStream {
             failed: failed.collect(),
             armed,
             meter,
-            told: 0,
+            reported: 0,
             blind,
         })
     }
@@ -90,12 +90,12 @@ impl EventStream {
         &self.failed
     }
 
-    /// Why the ends of threads are not told, if they are not.
+    /// Why the ends of threads are not recorded, if they are not.
     pub fn blind(&self) -> Option<&str> {
         self.blind.as_deref()
     }
 
-    /// Hands over the events that are in the ring, up to `most`, and says how many. [`RawEvent::LOST`] is among
+    /// Hands over the events that are in the ring, up to `most`, and says how many. [`RecordKind::Lost`] is among
     /// them, with the number of events lost there; those that were lost at the end come with the
     /// next event.
     pub fn drain(&mut self, most: usize, mut take: impl FnMut(&RawEvent)) -> usize {
@@ -107,10 +107,10 @@ impl EventStream {
             let Ok((mut event, _)) = RawEvent::read_from_prefix(&record) else {
                 continue;
             };
-            if event.kind == RawEvent::LOST {
+            if event.kind() == Some(RecordKind::Lost) {
                 let lost = event.size.saturating_sub(before);
-                let new = lost.saturating_sub(self.told);
-                self.told = self.told.max(lost);
+                let new = lost.saturating_sub(self.reported);
+                self.reported = self.reported.max(lost);
                 if new == 0 {
                     continue;
                 }
@@ -122,14 +122,14 @@ impl EventStream {
         taken
     }
 
-    /// Events that were lost and not told of yet.
+    /// Events that were lost and not reported yet.
     ///
     /// # Errors
     /// When the kernel's counters cannot be read.
-    pub fn untold_losses(&mut self) -> Result<u64, ProbeError> {
+    pub fn unreported_losses(&mut self) -> Result<u64, ProbeError> {
         let (_, lost) = self.armed.counts()?;
-        let new = lost.saturating_sub(self.told);
-        self.told = self.told.max(lost);
+        let new = lost.saturating_sub(self.reported);
+        self.reported = self.reported.max(lost);
         Ok(new)
     }
 

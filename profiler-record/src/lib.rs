@@ -1,4 +1,4 @@
-//! The recorder: preloaded into a program, it tells each call of malloc and its like to the ring of
+//! The recorder: preloaded into a program, it records each call of malloc and its like in the ring of
 //! `fragscope record`, and passes it on to the allocator that the program would have had.
 //!
 //! It allocates nothing, takes no lock, and keeps order exact: a free and the old half of a realloc

@@ -4,6 +4,7 @@ use core::ffi::{CStr, c_char, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
+use profiler_common::RecordKind;
 use profiler_common::ring::{
     CLOSED_DAMAGED, Header, RING_BYTES, RING_MAGIC, SLOTS, SLOTS_AT, Slot, Turn,
 };
@@ -88,7 +89,7 @@ fn map(fd: i32) {
     }
 }
 
-/// Where the ring is, and what tells it from anything else that may lie there.
+/// Where the ring is, and what distinguishes it from anything else that may lie there.
 struct Place {
     path: [u8; 64],
     device: u64,
@@ -187,8 +188,13 @@ impl OwnFile {
     }
 }
 
-/// Records one event. When the ring is full it waits for the reader, so that nothing is lost.
-pub(crate) fn tell(kind: u64, addr: u64, size: u64) {
+/// Records one event without a size.
+pub(crate) fn record(kind: RecordKind, addr: u64) {
+    record_block(kind, addr, 0, 0);
+}
+
+/// Records one event of a block. When the ring is full it waits for the reader, so that nothing is lost.
+pub(crate) fn record_block(kind: RecordKind, addr: u64, size: u64, align: u8) {
     let header = RING.load(Ordering::Acquire);
     if header.is_null() {
         return;
@@ -206,6 +212,7 @@ pub(crate) fn tell(kind: u64, addr: u64, size: u64) {
     slot.addr.store(addr, Ordering::Relaxed);
     slot.size.store(size, Ordering::Relaxed);
     slot.thread.store(thread, Ordering::Relaxed);
+    let kind = kind as u64 | u64::from(align) << 8;
     slot.kind.store(kind, Ordering::Relaxed);
     slot.turn.store(Turn::whole(number).0, Ordering::Release);
 }

@@ -4,7 +4,7 @@ use core::ffi::{c_uint, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use profiler_common::ring::kind;
+use profiler_common::RecordKind;
 
 use crate::ring;
 use crate::sys;
@@ -20,7 +20,7 @@ static PROCESS: AtomicU32 = AtomicU32::new(0);
 /// The thread that forks, for its child.
 static FORKING: AtomicU64 = AtomicU64::new(0);
 
-/// Sets up and tells that a program began.
+/// Sets up and records that a program began.
 ///
 /// # Safety
 /// Called once, from the object's constructor.
@@ -38,7 +38,7 @@ pub(crate) unsafe fn begin() {
     PROCESS.store(process as u32, Ordering::Relaxed);
     // SAFETY: handlers of the right form that live as long as the program.
     unsafe { sys::pthread_atfork(Some(before_fork), None, Some(after_fork)) };
-    ring::tell(kind::START, parent as u64, 0);
+    ring::record(RecordKind::Start, parent as u64);
 }
 
 /// The thread's number in the upper half, the process's in the lower.
@@ -68,12 +68,12 @@ fn ask() -> u32 {
 }
 
 unsafe extern "C" fn thread_end(_number: *mut c_void) {
-    ring::tell(kind::THREAD_END, 0, 0);
+    ring::record(RecordKind::ThreadEnd, 0);
 }
 
 unsafe extern "C" fn before_fork() {
     FORKING.store(word(), Ordering::Relaxed);
-    ring::tell(kind::FORKING, 0, 0);
+    ring::record(RecordKind::Forking, 0);
 }
 
 unsafe extern "C" fn after_fork() {
@@ -84,5 +84,5 @@ unsafe extern "C" fn after_fork() {
         // SAFETY: the key was made; the number kept is the parent's thread's.
         unsafe { sys::pthread_setspecific(key, ptr::null()) };
     }
-    ring::tell(kind::FORKED, FORKING.load(Ordering::Relaxed), 0);
+    ring::record(RecordKind::Forked, FORKING.load(Ordering::Relaxed));
 }

@@ -1,4 +1,4 @@
-//! The functions that programs call: each passes the call on and tells it.
+//! The functions that programs call: each passes the call on and records it.
 //!
 //! They have their C names only in the shared object (feature `recorder`), so that nothing that
 //! links this library for its documentation or lints gets them.
@@ -6,7 +6,7 @@
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
 
-use profiler_common::ring::kind;
+use profiler_common::RecordKind;
 
 use crate::{next, ring, root, thread};
 
@@ -22,7 +22,7 @@ unsafe extern "C" fn constructor() {
 
 /// Runs when the program exits by itself.
 unsafe extern "C" fn destructor() {
-    ring::tell(kind::EXIT, 0, 0);
+    ring::record(RecordKind::Exit, 0);
 }
 
 #[used]
@@ -33,14 +33,14 @@ static CONSTRUCTOR: unsafe extern "C" fn() = constructor;
 #[cfg_attr(feature = "recorder", unsafe(link_section = ".fini_array"))]
 static DESTRUCTOR: unsafe extern "C" fn() = destructor;
 
-fn allocated(what: u64, align: usize, block: *mut c_void, size: usize) {
+fn allocated(what: RecordKind, align: usize, block: *mut c_void, size: usize) {
     if !block.is_null() {
         let align = if align.is_power_of_two() {
-            u64::from(align.trailing_zeros()) << 8
+            align.trailing_zeros() as u8
         } else {
             0
         };
-        ring::tell(what | align, block.addr() as u64, size as u64);
+        ring::record_block(what, block.addr() as u64, size as u64, align);
     }
 }
 
@@ -53,7 +53,7 @@ pub unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
     }
     // SAFETY: passed on.
     let block = unsafe { next::malloc(size) };
-    allocated(kind::ALLOC, 1, block, size);
+    allocated(RecordKind::Alloc, 1, block, size);
     block
 }
 
@@ -66,7 +66,7 @@ pub unsafe extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
     }
     // SAFETY: passed on.
     let block = unsafe { next::calloc(count, size) };
-    allocated(kind::CALLOC, 1, block, count.saturating_mul(size));
+    allocated(RecordKind::Calloc, 1, block, count.saturating_mul(size));
     block
 }
 
@@ -77,7 +77,7 @@ pub unsafe extern "C" fn free(block: *mut c_void) {
     if block.is_null() || next::is_early(block) {
         return;
     }
-    ring::tell(kind::FREE, block.addr() as u64, 0);
+    ring::record(RecordKind::Free, block.addr() as u64);
     // SAFETY: passed on.
     unsafe { next::free(block) }
 }
@@ -99,17 +99,21 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
     // To no bytes: glibc frees and gives nothing, others give a small block.
     let frees = size == 0;
     if !block.is_null() {
-        let what = if frees { kind::FREE } else { kind::REALLOC };
-        ring::tell(what, block.addr() as u64, 0);
+        let what = if frees {
+            RecordKind::Free
+        } else {
+            RecordKind::Realloc
+        };
+        ring::record(what, block.addr() as u64);
     }
     // SAFETY: passed on.
     let moved = unsafe { next::realloc(block, size) };
     if block.is_null() || frees {
-        allocated(kind::ALLOC, 1, moved, size);
+        allocated(RecordKind::Alloc, 1, moved, size);
     } else if !moved.is_null() {
-        allocated(kind::REALLOCATED, 1, moved, size);
+        allocated(RecordKind::Reallocated, 1, moved, size);
     } else {
-        ring::tell(kind::KEPT, block.addr() as u64, 0);
+        ring::record(RecordKind::Kept, block.addr() as u64);
     }
     moved
 }
@@ -137,7 +141,7 @@ pub unsafe extern "C" fn reallocarray(
 pub unsafe extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
     // SAFETY: passed on.
     let block = unsafe { next::memalign(align, size) };
-    allocated(kind::ALLOC, align, block, size);
+    allocated(RecordKind::Alloc, align, block, size);
     block
 }
 
@@ -147,7 +151,7 @@ pub unsafe extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
 pub unsafe extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
     // SAFETY: passed on.
     let block = unsafe { next::aligned_alloc(align, size) };
-    allocated(kind::ALLOC, align, block, size);
+    allocated(RecordKind::Alloc, align, block, size);
     block
 }
 
@@ -163,7 +167,7 @@ pub unsafe extern "C" fn posix_memalign(
     let error = unsafe { next::posix_memalign(place, align, size) };
     if error == 0 {
         // SAFETY: it succeeded, so the place holds the block.
-        allocated(kind::ALLOC, align, unsafe { *place }, size);
+        allocated(RecordKind::Alloc, align, unsafe { *place }, size);
     }
     error
 }
@@ -174,7 +178,7 @@ pub unsafe extern "C" fn posix_memalign(
 pub unsafe extern "C" fn valloc(size: usize) -> *mut c_void {
     // SAFETY: passed on.
     let block = unsafe { next::valloc(size) };
-    allocated(kind::ALLOC, 4096, block, size);
+    allocated(RecordKind::Alloc, 4096, block, size);
     block
 }
 
@@ -184,7 +188,7 @@ pub unsafe extern "C" fn valloc(size: usize) -> *mut c_void {
 pub unsafe extern "C" fn pvalloc(size: usize) -> *mut c_void {
     // SAFETY: passed on.
     let block = unsafe { next::pvalloc(size) };
-    allocated(kind::ALLOC, 4096, block, size);
+    allocated(RecordKind::Alloc, 4096, block, size);
     block
 }
 

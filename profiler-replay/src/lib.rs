@@ -6,8 +6,8 @@
 #![no_std]
 
 mod clock;
-pub mod instead;
 mod memory;
+pub mod overrides;
 mod play;
 mod process;
 pub mod start;

@@ -6,14 +6,14 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use profiler_common::program::{
-    AT_CHECKPOINT, AT_END, Control, LARGE_BYTES, Op, UNKNOWN, code, failure, only,
+    Control, LARGE_BYTES, Op, PlayerMessage, UNKNOWN, code, failure, only,
 };
 
-use crate::process::{account, ask, fail};
+use crate::process::{account, fail, send_and_wait};
 use crate::{clock, memory, process, sys, thread};
 
-/// How far the program is, is told each time so many operations have been played.
-const TELL_EVERY: u64 = 1 << 14;
+/// How far the program is, is reported each time so many operations have been played.
+const REPORT_EVERY: u64 = 1 << 14;
 /// How long a player sleeps when a program that grows has no more for it, in ns.
 const NAP_NS: i64 = 2_000_000;
 const PAGE: usize = 4096;
@@ -30,7 +30,7 @@ pub(crate) fn play(me: u32) {
         }
         let op = memory::op(at);
         at += 1;
-        if at.is_multiple_of(TELL_EVERY) {
+        if at.is_multiple_of(REPORT_EVERY) {
             control.played.store(at, Ordering::Relaxed);
         }
         if op.only == only::C_LIBRARY && control.other != 0
@@ -105,7 +105,7 @@ pub(crate) fn play(me: u32) {
                 }
                 clock::settle();
                 account();
-                ask(AT_CHECKPOINT);
+                send_and_wait(PlayerMessage::Checkpoint);
             }
             _ => fail(failure::BAD_PROGRAM, at - 1),
         }
@@ -126,7 +126,7 @@ fn more(control: &Control, at: u64) -> u64 {
         if closed {
             clock::settle();
             account();
-            ask(AT_END);
+            send_and_wait(PlayerMessage::End);
             // SAFETY: nothing of this process is needed any more.
             unsafe { sys::_exit(0) }
         }

@@ -5,24 +5,24 @@ use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
-use profiler_common::program::{AT_FAILURE, IDENTITY_VARIABLE, MAX_PROCESSES, failure};
+use profiler_common::program::{IDENTITY_VARIABLE, MAX_PROCESSES, PlayerMessage, failure};
 
 use crate::sys::{self, Filter, FilterStep, Usage};
 use crate::{clock, memory, play, thread};
 
-/// Ends the player, after it has told why.
+/// Ends the player, after it has reported why.
 pub(crate) fn fail(why: u32, detail: u64) -> ! {
     let control = memory::control();
     control.detail.store(detail, Ordering::Relaxed);
     control.failure.store(why, Ordering::Release);
-    tell(AT_FAILURE);
+    send(PlayerMessage::Failure);
     // SAFETY: nothing of this process is needed any more.
     unsafe { sys::_exit(1) }
 }
 
-/// Tells fragscope one thing, and waits for its answer.
-pub(crate) fn ask(what: u8) {
-    tell(what);
+/// Sends fragscope a message, and waits for its answer.
+pub(crate) fn send_and_wait(message: PlayerMessage) {
+    send(message);
     let mut answer = 0u8;
     // SAFETY: a place for one byte.
     let read = unsafe { sys::read(0, (&raw mut answer).cast(), 1) };
@@ -33,9 +33,10 @@ pub(crate) fn ask(what: u8) {
     }
 }
 
-fn tell(what: u8) {
+fn send(message: PlayerMessage) {
+    let byte = message as u8;
     // SAFETY: one byte.
-    unsafe { sys::write(1, (&raw const what).cast(), 1) };
+    unsafe { sys::write(1, (&raw const byte).cast(), 1) };
 }
 
 /// Ends when fragscope has ended: nobody reads any more.
@@ -233,7 +234,7 @@ pub(crate) fn fork(number: u32, child: u32) {
             if !memory::own_slots(SLOTS_USED.load(Ordering::Relaxed)) {
                 fail(failure::NO_MAPPING, 0);
             }
-            be(Identity {
+            run_as(Identity {
                 process: number,
                 thread: child,
                 is_new: true,
@@ -250,7 +251,7 @@ pub(crate) fn fork(number: u32, child: u32) {
 }
 
 /// Plays as the first thread of a process, and never returns. One that is new waits for its turn.
-pub(crate) fn be(identity: Identity) -> ! {
+pub(crate) fn run_as(identity: Identity) -> ! {
     enter(identity.process);
     if identity.is_new {
         let ready = &memory::control().ready;

@@ -2,7 +2,9 @@
 
 use core::ffi::CStr;
 
-use profiler_common::program::{AT_START, CONTROL_VARIABLE, IDENTITY_VARIABLE, PROGRAM_VARIABLE};
+use profiler_common::program::{
+    CONTROL_VARIABLE, IDENTITY_VARIABLE, PROGRAM_VARIABLE, PlayerMessage,
+};
 
 use crate::process::Identity;
 use crate::{memory, process, sys};
@@ -52,10 +54,10 @@ pub extern "C" fn main() -> ! {
             if memory::control().executes == 0 {
                 process::never_execute();
             }
-            process::ask(AT_START);
-            process::be(Identity::FIRST)
+            process::send_and_wait(PlayerMessage::Start);
+            process::run_as(Identity::FIRST)
         }
-        Some(identity) => process::be(Identity::from_text(identity.to_bytes())),
+        Some(identity) => process::run_as(Identity::from_text(identity.to_bytes())),
     }
 }
 

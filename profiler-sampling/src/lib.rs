@@ -17,5 +17,5 @@ mod walkers;
 mod walks;
 
 pub use of_core::{CoreSampleError, OfCore, sample_of_core};
-pub use sampler::{Manner, Sampler, now_ns};
+pub use sampler::{Sampler, SamplingOptions, now_ns};
 pub use schedule::{STOP_PART_OF_BUDGET, WalkSchedule};

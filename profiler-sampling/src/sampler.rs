@@ -25,9 +25,9 @@ const RUN_BETWEEN_STOPS: Duration = Duration::from_millis(1);
 /// How often a target that runs on is walked until a walk agrees with the allocators' own account.
 const RUNNING_TRIES: u32 = 3;
 
-/// How a live process is looked at.
+/// How a live process is sampled.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct Manner {
+pub struct SamplingOptions {
     /// All its threads are stopped while its heap is walked; else the walk may see it half changed.
     pub stop: bool,
     /// Swapped pages are brought back to be read; else they are left in swap.
@@ -65,8 +65,8 @@ impl Sampler {
     ///
     /// # Errors
     /// When `/proc` of the target cannot be read: it is gone, or permission was lost.
-    pub fn take(&self, manner: Manner) -> io::Result<Sample> {
-        self.take_at(manner, || ()).map(|(sample, ())| sample)
+    pub fn take(&self, sampling: SamplingOptions) -> io::Result<Sample> {
+        self.take_at(sampling, || ()).map(|(sample, ())| sample)
     }
 
     /// Takes one sample, and calls `mark` while the target still stands as it was walked: what it
@@ -74,8 +74,12 @@ impl Sampler {
     ///
     /// # Errors
     /// As [`Sampler::take`].
-    pub fn take_at<M>(&self, manner: Manner, mark: impl Fn() -> M) -> io::Result<(Sample, M)> {
-        let tries = if manner.stop {
+    pub fn take_at<M>(
+        &self,
+        sampling: SamplingOptions,
+        mark: impl Fn() -> M,
+    ) -> io::Result<(Sample, M)> {
+        let tries = if sampling.stop {
             STOP_TRIES
         } else {
             RUNNING_TRIES
@@ -83,7 +87,7 @@ impl Sampler {
         let mut stopped_ns = 0;
         let mut best: Option<(u64, (Sample, M))> = None;
         for tried in 1..=tries {
-            match self.take_once(manner, tried == tries, &mark)? {
+            match self.take_once(sampling, tried == tries, &mark)? {
                 Taken::Busy { stop_ns } => {
                     stopped_ns += stop_ns;
                     thread::sleep(RUN_BETWEEN_STOPS);
@@ -111,7 +115,7 @@ impl Sampler {
 
     fn take_once<M>(
         &self,
-        manner: Manner,
+        sampling: SamplingOptions,
         is_last: bool,
         mark: &impl Fn() -> M,
     ) -> io::Result<Taken<M>> {
@@ -121,7 +125,10 @@ impl Sampler {
 
         let began = Instant::now();
         let mut held_in_vain = Duration::ZERO;
-        let stopped = match manner.stop.then(|| self.target.stop_for(manner.max_stop)) {
+        let stopped = match sampling
+            .stop
+            .then(|| self.target.stop_for(sampling.max_stop))
+        {
             None => None,
             Some(Ok(stopped)) => Some(stopped),
             Some(Err(error)) => {
@@ -139,7 +146,7 @@ impl Sampler {
         let look = Look {
             target: &self.target,
             stopped: stopped.as_ref(),
-            swap_in: manner.swap_in,
+            swap_in: sampling.swap_in,
             may_give_up: completeness.stopped && !is_last,
         };
         let seen = look.take(&mut facts, &mut completeness);
@@ -156,7 +163,7 @@ impl Sampler {
                 addr: None,
                 what: format!(
                     "the stop ended {}; the rest was walked while the target ran",
-                    ended_early(why, manner.max_stop)
+                    ended_early(why, sampling.max_stop)
                 ),
                 bytes: 0,
             });

@@ -61,7 +61,7 @@ pub struct RingEvent {
     pub thread: u32,
     /// The process's number.
     pub process: u32,
-    /// One of `profiler_common::ring::kind`.
+    /// The number of a `profiler_common::RecordKind`, when a recorder wrote it.
     pub kind: u64,
     /// The alignment as a power of two.
     pub align: u8,

@@ -7,6 +7,7 @@ pub mod compile;
 pub mod hlog;
 pub mod interchange;
 pub mod limits;
+pub mod record;
 pub mod snapshot;
 pub mod trace;
 mod varint;

@@ -138,7 +138,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_learned_of_a_large_block_is_told_before_it() {
+fn what_is_learned_of_a_large_block_stands_before_it() {
     let mut compiler = Compiler::default();
     let mut ops = Vec::new();
     let alloc = EventKind::Alloc {
@@ -198,12 +198,12 @@ fn blocks_that_glibc_cleared_are_touched_like_those_with_fresh_pages() {
         let item = Item::Event(event);
         compiler.item(item, &mut ops).expect("a Vec has room");
     }
-    let told: Vec<u64> = ops
+    let touched: Vec<u64> = ops
         .iter()
         .filter(|op| op.code == code::TOUCH)
         .map(|op| op.value)
         .collect();
-    assert_eq!(told, [SIZE / 4; 5]);
+    assert_eq!(touched, [SIZE / 4; 5]);
 }
 
 #[test]

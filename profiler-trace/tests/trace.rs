@@ -3,8 +3,8 @@
 
 use profiler_core::report::LedgerClass;
 use profiler_trace::trace::{
-    By, Checkpoint, Description, Event, EventKind, Figures, Item, ReadError, Reader, SeedBlock,
-    Writer,
+    By, Checkpoint, Event, EventKind, Figures, Item, ReadError, Reader, SeedBlock,
+    TraceDescription, Writer,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -67,8 +67,10 @@ fn item() -> impl Strategy<Value = Item> {
     ]
 }
 
-fn description() -> Description {
-    Description(vec![("python".into(), "CPython 3.11.2".into())])
+fn description() -> TraceDescription {
+    [("python", "CPython 3.11.2"), ("of a later version", "kept")]
+        .into_iter()
+        .collect()
 }
 
 fn written(items: &[Item], finish: bool) -> Vec<u8> {
@@ -102,7 +104,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<Item>, bool), ReadError> {
         matches!(reader.next_item(), Ok(None)),
         "nothing follows the end"
     );
-    Ok((items, reader.is_whole()))
+    Ok((items, reader.is_complete()))
 }
 
 proptest! {
@@ -180,14 +182,14 @@ fn a_program_of_a_million_events_takes_few_bytes_each() {
             .expect("memory");
     }
     assert_eq!(writer.events(), 1_000_000);
-    let told = writer.bytes();
+    let reported = writer.bytes();
     writer.finish().expect("memory");
-    assert!(bytes.len() as u64 - told < 2 << 20);
+    assert!(bytes.len() as u64 - reported < 2 << 20);
     assert!(bytes.len() < 8_000_000, "{}", bytes.len());
     let mut reader = Reader::new(bytes.as_slice()).expect("a trace");
     let mut count = 0;
     while reader.next_item().expect("whole").is_some() {
         count += 1;
     }
-    assert_eq!((count, reader.is_whole()), (1_000_000, true));
+    assert_eq!((count, reader.is_complete()), (1_000_000, true));
 }

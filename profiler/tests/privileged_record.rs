@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use profiler_common::RawEvent;
+use profiler_common::{RawEvent, RecordKind};
 use profiler_core::glibc::{self, Context};
 use profiler_core::heap::ExtentKind;
 use profiler_core::memory::ResidentMemory;
@@ -18,7 +18,7 @@ use profiler_core::span::SpanState;
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
 use profiler_target::{StopError, Stopped, Target};
-use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Figures, Item, Reader};
+use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Figures, Item, Reader, RecordedBy};
 
 /// `privileged/mutate.c`, running.
 struct Program {
@@ -210,7 +210,7 @@ impl Trace {
     fn read(path: &Path) -> Self {
         let file = BufReader::new(File::open(path).expect("a trace"));
         let mut reader = Reader::new(file).expect("a trace");
-        assert_eq!(reader.description().get("recorder"), Some("probes"));
+        assert_eq!(reader.description().recorder, Some(RecordedBy::Probes));
         let mut trace = Self::default();
         while let Some(item) = reader.next_item().expect("sound") {
             match item {
@@ -227,7 +227,7 @@ impl Trace {
                 Item::Checkpoint(checkpoint) => trace.checkpoints.push(checkpoint),
             }
         }
-        trace.whole = reader.is_whole();
+        trace.whole = reader.is_complete();
         trace
     }
 
@@ -514,9 +514,9 @@ fn events_that_the_ring_has_no_room_for_are_told_where_they_are_missing() {
         assert_eq!(program.ask("run 3000"), "ran");
         assert!(stream.drain(usize::MAX, |event| told.push(*event)) > 1000);
     }
-    let rest = stream.untold_losses().expect("counters");
+    let rest = stream.unreported_losses().expect("counters");
     let lost: Vec<usize> = (0..told.len())
-        .filter(|&at| told[at].kind == RawEvent::LOST)
+        .filter(|&at| told[at].kind() == Some(RecordKind::Lost))
         .collect();
     // The losses of a run are told by the first event of the next one.
     assert_eq!(lost.len(), 2, "{lost:?}");

@@ -144,7 +144,7 @@ fn held(trace: &Path, size: u64) -> Held {
             Item::Seed(_) => {}
         }
     }
-    held.whole = reader.is_whole();
+    held.whole = reader.is_complete();
     held
 }
 
@@ -498,7 +498,7 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("goes on without being recorded"), "{said}");
     let counted = format!(
-        "; {} events are whole in it and can be replayed",
+        "; {} events are complete in it and can be replayed",
         held.events
     );
     assert!(

@@ -3,42 +3,48 @@
 use std::io::Cursor;
 use std::process::{Command, Stdio};
 
-use profiler_lab::play::{Program, Setup, play};
-use profiler_trace::trace::{By, Description, Event, EventKind, Reader, Writer};
+use profiler_lab::open::compile;
+use profiler_lab::play::{Setup, play};
+use profiler_trace::limits::Meter;
+use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
+use profiler_trace::trace::{By, Reader, TraceDescription, Writer};
 
 /// Kernel calls for so many blocks of 1 MiB, allocated and freed one after the other by each of two
 /// threads.
 fn calls_for(blocks: u64) -> u64 {
-    let mut writer = Writer::new(Vec::new(), &Description::default()).expect("a Vec has room");
+    let writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("a Vec has room");
+    let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
     for number in 0..blocks {
         let addr = 0x1000_0000 + (number << 21);
         for thread in 0..2 {
-            let addr = addr + u64::from(thread) * (1 << 20);
-            let alloc = EventKind::Alloc {
+            let addr = addr + thread * (1 << 20);
+            let alloc = SourceKind::Alloc {
                 addr,
                 bytes: 1 << 20,
                 align: 0,
                 by: By::Malloc,
             };
-            for kind in [alloc, EventKind::Free { addr }] {
-                let event = Event {
+            for kind in [alloc, SourceKind::Free { addr }] {
+                let event = SourceEvent {
                     time_ns: 0,
+                    process: 0,
                     thread,
                     kind,
                 };
-                writer.event(&event).expect("a Vec has room");
+                recorder.record(&event).expect("a Vec has room");
             }
         }
     }
-    let trace = writer.finish().expect("a Vec has room");
-    let program = Program::compile(Reader::new(Cursor::new(trace)).expect("a trace"));
+    let trace = recorder.into_sink().finish().expect("a Vec has room");
+    let reader = Reader::new(Cursor::new(trace)).expect("a trace");
+    let compiled = compile(reader, Meter::default()).expect("it compiles");
     let setup = Setup {
         count_calls: true,
         // Fixed, so that each block is a mapping of its own.
         env: vec![("MALLOC_MMAP_THRESHOLD_".into(), "131072".into())],
         ..Setup::default()
     };
-    let played = play(&program.expect("it compiles"), &setup, &|_| true).expect("it plays");
+    let played = play(&compiled.program, &setup, &|_| true).expect("it plays");
     played.kernel_calls.expect("root may count them")
 }
 

@@ -8,15 +8,16 @@ use std::process::Command;
 use std::time::Duration;
 
 use child::Child;
-use fragscope::session::record::describe::{Recorder, describe};
+use fragscope::session::record::describe::{Origin, describe};
 use jiff::Timestamp;
 use profiler_core::allocator::Allocator as Kind;
 use profiler_core::heap::HeapSnapshot;
 use profiler_lab::allocators::Allocator;
-use profiler_sampling::{Manner, Sampler};
+use profiler_sampling::{Sampler, SamplingOptions};
 use profiler_target::Target;
+use profiler_trace::trace::RecordedBy;
 
-const MANNER: Manner = Manner {
+const SAMPLING: SamplingOptions = SamplingOptions {
     stop: true,
     swap_in: true,
     max_stop: Duration::from_secs(10),
@@ -35,7 +36,7 @@ fn child() -> Child {
 }
 
 #[test]
-fn a_program_is_told_by_all_names() {
+fn everything_is_known_of_a_program() {
     let child = child();
     let target = Target::open(child.pid()).expect("our own child");
     let mut heap = HeapSnapshot::new(Kind::Jemalloc, "");
@@ -45,29 +46,38 @@ fn a_program_is_told_by_all_names() {
     let description = describe(
         &target,
         &[other, heap],
-        Recorder::Probes,
+        Origin::Probes,
         Timestamp::UNIX_EPOCH,
     );
-    let get = |name| description.get(name).unwrap_or("unknown");
+    let text = |known: &Option<String>| known.clone().expect("known");
     // A wrapper may have put the whole path before it.
-    assert!(get("command").ends_with(&format!("python3 -S -c {WAIT}")));
-    assert_eq!(get("pid"), child.pid().to_string());
-    assert_eq!(get("python"), format!("CPython {}", child.said()));
-    assert!(get("libc").starts_with("glibc 2."), "{description:?}");
-    assert!(get("malloc").starts_with("jemalloc 5."), "{description:?}");
-    assert!(get("malloc_path").contains("/libjemalloc.so.2"));
-    assert_eq!(get("env.LD_PRELOAD"), "libjemalloc.so.2");
-    assert_eq!(get("env.MALLOC_CONF"), "narenas:2");
-    assert_eq!(get("env.PYTHONMALLOC"), "malloc");
-    assert_eq!(get("setting.narenas"), "2");
-    assert_eq!(description.get("setting.arena_max"), None);
-    assert_eq!(get("recorder"), "probes");
-    assert_eq!(get("started_at"), "1970-01-01T00:00:00Z");
+    assert!(text(&description.command).ends_with(&format!("python3 -S -c {WAIT}")));
+    assert_eq!(description.pid, Some(child.pid() as u64));
+    assert_eq!(
+        text(&description.python),
+        format!("CPython {}", child.said())
+    );
+    assert!(
+        text(&description.libc).starts_with("glibc 2."),
+        "{description:?}"
+    );
+    assert!(
+        text(&description.malloc).starts_with("jemalloc 5."),
+        "{description:?}"
+    );
+    assert!(text(&description.malloc_path).contains("/libjemalloc.so.2"));
+    assert_eq!(description.variable("LD_PRELOAD"), Some("libjemalloc.so.2"));
+    assert_eq!(description.variable("MALLOC_CONF"), Some("narenas:2"));
+    assert_eq!(description.variable("PYTHONMALLOC"), Some("malloc"));
+    assert_eq!(description.setting("narenas"), Some("2"));
+    assert_eq!(description.setting("arena_max"), None);
+    assert_eq!(description.recorder, Some(RecordedBy::Probes));
+    assert_eq!(text(&description.started_at), "1970-01-01T00:00:00Z");
     let allowed = std::thread::available_parallelism().expect("known");
-    assert_eq!(get("cpus"), allowed.to_string());
-    for name in ["comm", "page_size", "kernel"] {
-        assert_ne!(get(name), "unknown", "{name}");
-    }
+    assert_eq!(description.cpus, u32::try_from(allowed.get()).ok());
+    text(&description.comm);
+    text(&description.kernel);
+    assert_eq!(description.page_size, Some(4096));
 }
 
 /// Walks, probes, recordings and the lab name one version of one library.
@@ -87,13 +97,13 @@ fn the_mimallocs_that_are_carried_have_one_version_everywhere() {
         let target = Target::open(child.pid()).expect("our own child");
         let title = carried.identity.title();
         assert!(title.starts_with(begins), "{title}");
-        let description = describe(&target, &[], Recorder::Probes, Timestamp::UNIX_EPOCH);
-        assert_eq!(description.get("malloc"), Some(&*title));
+        let description = describe(&target, &[], Origin::Probes, Timestamp::UNIX_EPOCH);
+        assert_eq!(description.malloc.as_ref(), Some(&title));
         assert_eq!(target.describe().malloc.as_ref(), Some(&title));
         let loaded = Allocator::at_path(&path).expect("it serves malloc");
         assert_eq!(loaded.identity.title(), title);
         let sampler = Sampler::open(child.pid()).expect("our own child");
-        let sample = sampler.take(MANNER).expect("a sample");
+        let sample = sampler.take(SAMPLING).expect("a sample");
         let mut heaps = sample.heaps.iter();
         let heap = heaps.find(|heap| heap.allocator == Kind::Mimalloc);
         let version = &heap.expect("mimalloc's heap").version;
@@ -105,13 +115,13 @@ fn the_mimallocs_that_are_carried_have_one_version_everywhere() {
 fn a_recorder_in_front_of_the_allocator_is_left_out() {
     let child = child();
     let target = Target::open(child.pid()).expect("our own child");
-    let preloaded = describe(&target, &[], Recorder::Probes, Timestamp::UNIX_EPOCH);
-    let recorder = Recorder::Preload {
+    let preloaded = describe(&target, &[], Origin::Probes, Timestamp::UNIX_EPOCH);
+    let origin = Origin::Preload {
         listed: "libjemalloc.so.2",
-        mapped: preloaded.get("malloc_path").expect("found"),
+        mapped: preloaded.malloc_path.as_deref().expect("found"),
     };
-    let description = describe(&target, &[], recorder, Timestamp::UNIX_EPOCH);
-    assert_eq!(description.get("malloc"), description.get("libc"));
-    assert_eq!(description.get("env.LD_PRELOAD"), None);
-    assert_eq!(description.get("recorder"), Some("preload"));
+    let description = describe(&target, &[], origin, Timestamp::UNIX_EPOCH);
+    assert_eq!(description.malloc, description.libc);
+    assert_eq!(description.variable("LD_PRELOAD"), None);
+    assert_eq!(description.recorder, Some(RecordedBy::Preload));
 }

@@ -7,7 +7,9 @@ use std::process::{Command, Output, Stdio};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use profiler_trace::trace::{By, Checkpoint, Description, Event, EventKind, Figures, Writer};
+use profiler_core::residency::ResidencyMap;
+use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
+use profiler_trace::trace::{By, Event, EventKind, Figures, TraceDescription, Writer};
 use serde_json::Value;
 
 const LARGE: u64 = 100_000;
@@ -16,58 +18,58 @@ const LARGE: u64 = 100_000;
 /// what glibc needs for it, give or take `off`.
 fn trace(folder: &Path, off: f64) -> PathBuf {
     let path = folder.join("program.fragtrace");
-    let named = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let description = Description(vec![
-        named("command", "a program of 200 blocks"),
-        named("malloc", "glibc 2.36"),
-        named("thp", "never"),
-        named("cpus", "2"),
-    ]);
+    let description: TraceDescription = [
+        ("command", "a program of 200 blocks"),
+        ("malloc", "glibc 2.36"),
+        ("thp", "never"),
+        ("cpus", "2"),
+    ]
+    .into_iter()
+    .collect();
     let file = File::create(&path).expect("a file");
-    let mut writer = Writer::new(file, &description).expect("begun");
+    let writer = Writer::new(file, &description).expect("begun");
+    let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
     let mut time_ns = 0;
-    let mut put = |writer: &mut Writer<File>, kind| {
+    let mut record = |recorder: &mut Recorder<_>, kind| {
         time_ns += 10_000_000;
-        let event = Event {
+        let event = SourceEvent {
             time_ns,
+            process: 0,
             thread: 0,
             kind,
         };
-        writer.event(&event).expect("written");
+        recorder.record(&event).expect("written");
         time_ns
     };
     let addr = |i: u64| 0x1000_0000 + i * 0x10_0000;
     let mut now = 0;
     for i in 0..200 {
         let (bytes, align, by) = (LARGE, 0, By::Malloc);
-        now = put(
-            &mut writer,
-            EventKind::Alloc {
-                addr: addr(i),
-                bytes,
-                align,
-                by,
-            },
-        );
-    }
-    let look = |writer: &mut Writer<File>, time_ns, bytes: u64| {
-        let checkpoint = Checkpoint {
-            time_ns,
-            process: 0,
-            figures: Figures {
-                malloc_resident_bytes: Some((bytes as f64 * off) as u64),
-                ..Figures::default()
-            },
+        let alloc = SourceKind::Alloc {
+            addr: addr(i),
+            bytes,
+            align,
+            by,
         };
-        writer.checkpoint(&checkpoint).expect("written");
+        now = record(&mut recorder, alloc);
+    }
+    let measure = |recorder: &mut Recorder<Writer<File>>, time_ns, bytes: u64| {
+        let of = recorder.normaliser().process(0).expect("recorded");
+        let figures = Figures {
+            malloc_resident_bytes: Some((bytes as f64 * off) as u64),
+            ..Figures::default()
+        };
+        let nothing = ResidencyMap::new(Vec::new());
+        let written = recorder.checkpoint(&of, time_ns, &nothing, figures);
+        written.expect("written");
     };
-    look(&mut writer, now, 200 * LARGE);
+    measure(&mut recorder, now, 200 * LARGE);
     for i in (0..200).filter(|i| i % 10 != 9) {
-        now = put(&mut writer, EventKind::Free { addr: addr(i) });
+        now = record(&mut recorder, SourceKind::Free { addr: addr(i) });
     }
     // The last block is live: what is free below it stays resident under glibc.
-    look(&mut writer, now, 200 * LARGE);
-    writer.finish().expect("written");
+    measure(&mut recorder, now, 200 * LARGE);
+    recorder.into_sink().finish().expect("written");
     path
 }
 
@@ -192,7 +194,7 @@ const PROCESSES: u32 = 9;
 fn trace_of_forks(folder: &Path) -> PathBuf {
     let path = folder.join("forks.fragtrace");
     let file = File::create(&path).expect("a file");
-    let mut writer = Writer::new(file, &Description::default()).expect("begun");
+    let mut writer = Writer::new(file, &TraceDescription::default()).expect("begun");
     let mut time_ns = 0;
     let mut put = |thread, kind| {
         time_ns += 1_000_000;
@@ -313,7 +315,7 @@ fn what_is_no_trace_ends_with_an_error_that_says_so() {
     fails(b"#!/bin/sh\necho no trace at all\n", "not a recording");
     fails(b"FRAGTRC\x09............", "format 9");
     let mut empty = Vec::new();
-    let writer = Writer::new(&mut empty, &Description::default()).expect("memory");
+    let writer = Writer::new(&mut empty, &TraceDescription::default()).expect("memory");
     writer.finish().expect("memory");
     fails(&empty, "nothing to play");
     let missing = replay(&folder.path().join("none"), &[]);

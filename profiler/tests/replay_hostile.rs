@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
-use profiler_trace::trace::{By, Description, Event, EventKind, Writer};
+use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
+use profiler_trace::trace::{By, Writer};
 use serde_json::Value;
 
 fn fragscope(command: &str, arguments: &[&str]) -> Command {
@@ -25,32 +26,31 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-fn event(kind: EventKind) -> Event {
-    Event {
-        time_ns: 0,
-        thread: 0,
-        kind,
-    }
-}
-
-fn alloc(number: u64, bytes: u64) -> Event {
-    event(EventKind::Alloc {
-        addr: 0x1000 + (number << 12),
-        bytes,
-        align: 0,
-        by: By::Malloc,
-    })
-}
-
-/// A trace of so many blocks, with this description.
+/// A trace of so many blocks of 100 bytes, with this description.
 fn trace(described: &[(&str, &str)], blocks: u64) -> Vec<u8> {
-    let all = described.iter();
-    let described = Description(all.map(|(n, v)| ((*n).into(), (*v).into())).collect());
-    let mut writer = Writer::new(Vec::new(), &described).expect("memory");
-    for number in 0..blocks {
-        writer.event(&alloc(number, 100)).expect("memory");
+    trace_of(described, (0..blocks).map(|_| 100))
+}
+
+/// A trace of blocks of these sizes.
+fn trace_of(described: &[(&str, &str)], sizes: impl Iterator<Item = u64>) -> Vec<u8> {
+    let described = described.iter().copied().collect();
+    let writer = Writer::new(Vec::new(), &described).expect("memory");
+    let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
+    for (number, bytes) in sizes.enumerate() {
+        let alloc = SourceEvent {
+            time_ns: 0,
+            process: 0,
+            thread: 0,
+            kind: SourceKind::Alloc {
+                addr: 0x1000 + ((number as u64) << 12),
+                bytes,
+                align: 0,
+                by: By::Malloc,
+            },
+        };
+        recorder.record(&alloc).expect("memory");
     }
-    writer.finish().expect("memory")
+    recorder.into_sink().finish().expect("memory")
 }
 
 fn written(folder: &Path, bytes: &[u8]) -> PathBuf {
@@ -452,7 +452,7 @@ fn a_trace_that_is_cut_off_is_said_by_export_and_replay_with_a_code_of_its_own()
         let flags = [text(&path), "--format", "logalloc", "-o", text(&out)];
         let output = fragscope("export", &flags).output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(said.contains("not whole"), !whole, "{said}");
+        assert_eq!(said.contains("incomplete"), !whole, "{said}");
         assert_eq!(said.contains("cut off: 1000 events"), !whole, "{said}");
         let lines = fs::read_to_string(&out).expect("written").lines().count();
         (output.status.code(), lines)
@@ -466,7 +466,7 @@ fn a_trace_that_is_cut_off_is_said_by_export_and_replay_with_a_code_of_its_own()
     assert_eq!(output.status.code(), Some(6));
     assert!(replayed(&output)["trace"]["trouble"].is_string());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("not whole"), "{said}");
+    assert!(said.contains("incomplete"), "{said}");
 }
 
 #[test]
@@ -508,10 +508,8 @@ fn a_bomb_stays_below_a_limit_of_memory_and_of_the_disk() {
 #[test]
 fn a_trace_that_wants_more_memory_than_there_is_ends_its_players_and_not_the_host() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut writer = Writer::new(Vec::new(), &Description::default()).expect("memory");
     // One that no allocator gives, and in another trace a hundred that are touched whole.
-    writer.event(&alloc(0, 1 << 60)).expect("memory");
-    let path = written(folder.path(), &writer.finish().expect("memory"));
+    let path = written(folder.path(), &trace_of(&[], [1 << 60].into_iter()));
     let flags = [text(&path), "--allocator", "glibc", "--json"];
     let output = fragscope("replay", &flags).output().expect("it runs");
     assert!(failure_of_now(&replayed(&output)).contains("gave no memory"));

@@ -18,20 +18,18 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use procfs::process::Process;
 use procfs::{ProcError, ProcResult};
-use profiler_common::program::{
-    AT_CHECKPOINT, AT_END, AT_FAILURE, AT_START, CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE,
-};
+use profiler_common::program::{CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE, PlayerMessage};
 
 use super::confine::{Confinement, Given};
 use super::control::Control;
 use super::preload::Preload;
-use super::{PlayError, Program, Setup};
+use super::{PlayError, ReplayProgram, Setup};
 
 /// The player, compiled by the build script.
 const PLAYER: &[u8] = include_bytes!(env!("FRAGSCOPE_PLAYER"));
 
-/// How long to listen before progress is looked at, in ms.
-const LISTEN_MS: u8 = 50;
+/// How long to wait for a message before progress is checked, in ms.
+const WAIT_MS: u8 = 50;
 /// How long after its pipe is closed a process has ended: what is left of its end by then is little.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 /// How long after the end of its first process the others of a player have ended, which were killed with
@@ -49,22 +47,9 @@ pub(super) struct Child {
     closed_since: Option<Instant>,
 }
 
-/// What a player tells.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) enum Heard {
-    /// Nothing for a while.
-    Nothing,
-    /// It waits before the first operation.
-    Start,
-    /// It waits at a checkpoint.
-    Checkpoint,
-    /// It has played everything, and waits.
-    End,
-}
-
 impl Child {
     /// Starts a player.
-    pub(super) fn start(program: &Program, setup: &Setup) -> Result<Self, PlayError> {
+    pub(super) fn start(program: &ReplayProgram, setup: &Setup) -> Result<Self, PlayError> {
         let control = Control::new(setup, program.may_execute())?;
         let confinement = Confinement::of_host();
         let is_other_user = confinement.is_other_user();
@@ -142,7 +127,7 @@ impl Child {
     /// Whether all of its processes together have more bytes resident or swapped. Pages that they
     /// share count once.
     ///
-    /// `shared` is how much its own shared mappings may come to; the kernel does not tell them from
+    /// `shared` is how much its own shared mappings may come to; the kernel does not distinguish them from
     /// those that an object has made to hide what it takes.
     pub(super) fn has_more_than(&self, limit: u64, shared: u64) -> io::Result<bool> {
         let limit = limit.saturating_add(shared);
@@ -162,45 +147,44 @@ impl Child {
         Ok(sum(resident_bytes) > limit && (pids.len() == 1 || sum(proportional_bytes) > limit))
     }
 
-    /// Listens for a while.
-    pub(super) fn listen(&mut self) -> Result<Heard, PlayError> {
+    /// Waits for a message for a while. A failure of the player is an error.
+    pub(super) fn receive(&mut self) -> Result<Option<PlayerMessage>, PlayError> {
         self.wait_for_adopted();
-        let Some(told) = &mut self.process.stdout else {
+        let Some(messages) = &mut self.process.stdout else {
             return Err(PlayError::Io(io::ErrorKind::BrokenPipe.into()));
         };
-        let mut waiting = [PollFd::new(told.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waiting, PollTimeout::from(LISTEN_MS)) {
+        let mut waiting = [PollFd::new(messages.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut waiting, PollTimeout::from(WAIT_MS)) {
             Ok(0) => {
                 // Other processes of it may keep the pipe open.
                 return match self.ended()? {
                     Some(status) => Err(self.why_it_ended(status)),
-                    None => Ok(Heard::Nothing),
+                    None => Ok(None),
                 };
             }
-            Err(Errno::EINTR) => return Ok(Heard::Nothing),
+            Err(Errno::EINTR) => return Ok(None),
             Err(error) => return Err(PlayError::Io(error.into())),
             Ok(_) => {}
         }
-        let mut what = [0];
-        let read = told.read(&mut what)?;
+        let mut byte = [0];
+        let read = messages.read(&mut byte)?;
         if read == 0 {
             return self.closed();
         }
+        let message = PlayerMessage::of(byte[0]);
         // One that failed may be gone before its mappings can be read.
-        if what[0] != AT_FAILURE {
+        if message != Some(PlayerMessage::Failure) {
             self.check_loaded()?;
         }
-        match what[0] {
-            AT_START => Ok(Heard::Start),
-            AT_CHECKPOINT => Ok(Heard::Checkpoint),
-            AT_END => Ok(Heard::End),
-            AT_FAILURE => Err(self.control.failure()?),
-            other => Err(PlayError::Player(format!("it sent {other}"))),
+        match message {
+            None => Err(PlayError::Player(format!("it sent {}", byte[0]))),
+            Some(PlayerMessage::Failure) => Err(self.control.failure()?),
+            sent => Ok(sent),
         }
     }
 
     /// Its pipe was closed: by its end, or by an object that it loaded, which may go on for ever.
-    fn closed(&mut self) -> Result<Heard, PlayError> {
+    fn closed(&mut self) -> Result<Option<PlayerMessage>, PlayError> {
         if let Some(status) = self.ended()? {
             return Err(self.why_it_ended(status));
         }
@@ -211,7 +195,7 @@ impl Child {
             ));
         }
         thread::sleep(Duration::from_millis(1));
-        Ok(Heard::Nothing)
+        Ok(None)
     }
 
     /// Waits for those of its processes that have ended after their parents: a recording may have
@@ -259,14 +243,14 @@ impl Child {
             return Ok(());
         }
         let path = preload.path().to_owned();
-        let why = self.last_words();
+        let why = self.last_line();
         Err(PlayError::NotLoaded { path, why })
     }
 
     fn why_it_ended(&mut self, status: process::ExitStatus) -> PlayError {
         if let Some(signal) = status.signal() {
             let name = Signal::try_from(signal).map_or("an unknown signal", Signal::as_str);
-            let said = self.last_words();
+            let said = self.last_line();
             let said = if said.is_empty() {
                 String::new()
             } else {
@@ -274,17 +258,17 @@ impl Child {
             };
             return PlayError::Crashed(format!("{name}{said}"));
         }
-        if let Ok(told) = self.control.failure()
-            && !matches!(told, PlayError::Player(_))
+        if let Ok(why) = self.control.failure()
+            && !matches!(why, PlayError::Player(_))
         {
-            return told;
+            return why;
         }
-        let said = self.last_words();
+        let said = self.last_line();
         PlayError::Player(format!("it ended by itself ({status}) {said}"))
     }
 
     /// The last line that it wrote on stderr, of those there are.
-    fn last_words(&mut self) -> String {
+    fn last_line(&mut self) -> String {
         let Some(said) = &mut self.process.stderr else {
             return String::new();
         };

@@ -45,7 +45,7 @@ impl Control {
         self.word(offset_of!(Layout, played))
     }
 
-    /// Processor time in ns, and page faults, of the process that told last.
+    /// Processor time in ns, and page faults, of the process that reported last.
     pub(super) fn usage(&self) -> io::Result<(u64, u64)> {
         let cpu_ns = self.word(offset_of!(Layout, cpu_ns))?;
         Ok((cpu_ns, self.word(offset_of!(Layout, faults))?))
@@ -68,7 +68,7 @@ impl Control {
         Ok(pids.filter(|&pid| pid > 0).collect())
     }
 
-    /// Why the player failed, as it told.
+    /// Why the player failed, as it says.
     pub(super) fn failure(&self) -> io::Result<PlayError> {
         let detail = self.word(offset_of!(Layout, detail))?;
         let player = |what: &str| PlayError::Player(what.to_owned());

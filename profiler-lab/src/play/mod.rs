@@ -1,4 +1,4 @@
-//! Playing a program into one allocator, in a process of its own that is looked at from outside.
+//! Playing a program into one allocator, in a process of its own that is measured from outside.
 
 mod child;
 pub(crate) mod confine;
@@ -13,17 +13,20 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use profiler_common::program::PlayerMessage;
 use profiler_core::metrics::malloc_resident;
 use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
-use profiler_sampling::{Manner, Sampler};
+use profiler_sampling::{Sampler, SamplingOptions};
 use profiler_target::{OpenError, Target};
+use profiler_trace::compile::ProgramCheckpoint;
 
+use self::child::Child;
 pub use self::child::end_all as end_players;
-use self::child::{Child, Heard};
 use self::kernel_calls::Calls;
-pub use self::program::{CompileError, Growing, OperationsSink, Program};
+pub use self::program::{CompileError, OperationsSink, ProgramBuilder, ReplayProgram};
+use super::figures::{At, PeakAndFinal};
 
 /// Time without progress after which a player is taken to hang, unless the setup says another.
 const HANGS_AFTER: Duration = Duration::from_secs(20);
@@ -42,9 +45,9 @@ pub struct Setup {
     pub touch: Touch,
     /// `malloc_trim(0)` is called so often in the program's time.
     pub trim_every: Option<Duration>,
-    /// `malloc_trim(0)` is called before each checkpoint is looked at.
+    /// `malloc_trim(0)` is called before each checkpoint is measured.
     pub trim_at_checkpoints: bool,
-    /// The number of processors that the allocator is told of; `None` is this machine's.
+    /// The number of processors that the allocator sees; `None` is this machine's.
     pub cpus: Option<u32>,
     /// The processor to play on: threads take turns, so one is enough, and turns are quicker there.
     pub core: Option<usize>,
@@ -75,10 +78,6 @@ pub enum Touch {
 pub struct Played {
     /// malloc's memory at each checkpoint of the trace.
     pub checkpoints: Vec<PlayedCheckpoint>,
-    /// Peak of malloc's resident memory over all checkpoints, of all processes together.
-    pub peak_bytes: u64,
-    /// malloc's resident memory at the end, of all processes that live.
-    pub rest_bytes: u64,
     /// The first process as it was at the end.
     pub end_sample: Option<Sample>,
     /// Processor time that playing took, over all processes.
@@ -99,10 +98,21 @@ pub struct PlayedCheckpoint {
     pub time_ns: u64,
     /// The process, by its number in the trace.
     pub process: u32,
+    /// Whether the checkpoint is one of the trace, or was added.
+    pub recorded: bool,
     /// malloc's resident bytes, swapped ones included: what the target would need.
     pub resident_bytes: u64,
     /// Bytes live, as asked for.
     pub live_bytes: u64,
+}
+
+impl Played {
+    /// Peak and final of malloc's memory, of all processes together; `None` without any checkpoint.
+    pub fn peak_and_final(&self) -> Option<PeakAndFinal<u64>> {
+        let all = self.checkpoints.iter();
+        let all: Vec<At> = all.map(|at| (at.process, at.resident_bytes)).collect();
+        PeakAndFinal::of(&all)
+    }
 }
 
 /// Why a player did not come to its end.
@@ -145,7 +155,7 @@ pub enum PlayError {
     /// The player itself failed.
     #[error("the player failed: {}", visible(.0))]
     Player(String),
-    /// It could not be looked at.
+    /// It could not be measured.
     #[error("cannot read the memory of the player: {0}")]
     Look(#[from] OpenError),
     /// Talking to it failed.
@@ -156,40 +166,41 @@ pub enum PlayError {
     Cancelled,
 }
 
-/// Plays a program; `progress` is told how many operations have been played now and then, and ends
+/// Plays a program; `progress` gets how many operations have been played now and then, and ends
 /// the player by giving false.
 ///
 /// # Errors
 /// Whatever keeps it from coming to its end.
 pub fn play(
-    program: &Program,
+    program: &ReplayProgram,
     setup: &Setup,
     progress: &dyn Fn(u64) -> bool,
 ) -> Result<Played, PlayError> {
     play_along(program, setup, progress, &|_| {})
 }
 
-/// The same of a program that may grow; `reached` is told of each checkpoint when it is reached.
+/// The same of a program that may grow; `on_checkpoint` gets each checkpoint when it is
+/// reached.
 ///
 /// # Errors
 /// As [`play`].
 pub fn play_along(
-    program: &Program,
+    program: &ReplayProgram,
     setup: &Setup,
     progress: &dyn Fn(u64) -> bool,
-    reached: &dyn Fn(&PlayedCheckpoint),
+    on_checkpoint: &dyn Fn(&PlayedCheckpoint),
 ) -> Result<Played, PlayError> {
     let began = Instant::now();
     let patience = setup.patience.unwrap_or(HANGS_AFTER);
     let mut child = Child::start(program, setup)?;
-    let mut looks = Looks::default();
+    let mut measurements = Measurements::default();
     let mut calls = None;
     let (mut played, mut moved) = (0, Instant::now());
     let mut checked = Instant::now();
     loop {
-        let heard = child.listen()?;
+        let message = child.receive()?;
         // A program of many checkpoints never is silent.
-        if heard == Heard::Nothing || checked.elapsed() > CHECK_EVERY {
+        if message.is_none() || checked.elapsed() > CHECK_EVERY {
             checked = Instant::now();
             let now = child.control().played()?;
             if now != played {
@@ -204,54 +215,54 @@ pub fn play_along(
                 return Err(PlayError::TooLarge { limit_bytes });
             }
         }
-        match heard {
-            Heard::Nothing => {
+        match message {
+            None => {
                 // One that has played all there is waits for more.
                 if moved.elapsed() > patience && played < program.published() {
                     let of = program.published();
                     return Err(PlayError::Hung { played, of });
                 }
             }
-            Heard::Start => {
+            Some(PlayerMessage::Start) => {
                 if setup.count_calls {
                     calls = Calls::of(child.pid()).ok();
                 }
                 child.go_on()?;
             }
-            Heard::Checkpoint => {
-                let number = looks.checkpoints.len();
-                let stop = program.stop(number).ok_or_else(|| {
+            Some(PlayerMessage::Checkpoint) => {
+                let number = measurements.checkpoints.len();
+                let reached = program.checkpoint(number).ok_or_else(|| {
                     PlayError::Player(format!("it reached an unknown checkpoint, {number}"))
                 })?;
-                looks.look(
-                    &child,
-                    stop.checkpoint.process,
-                    stop.checkpoint.time_ns,
-                    stop.live_bytes,
-                )?;
+                measurements.measure(&child, &reached)?;
                 moved = Instant::now();
-                looks.checkpoints.last().into_iter().for_each(reached);
+                measurements
+                    .checkpoints
+                    .last()
+                    .into_iter()
+                    .for_each(on_checkpoint);
                 child.go_on()?;
             }
-            Heard::End => break,
+            Some(PlayerMessage::End) => break,
+            // That is an error of receiving it.
+            Some(PlayerMessage::Failure) => {}
         }
     }
-    looks.usage.insert(u32::MAX, child.control().usage()?);
+    measurements
+        .usage
+        .insert(u32::MAX, child.control().usage()?);
     let kernel_calls = calls.and_then(|calls| calls.count().ok());
     let end_sample = match setup.walk {
         false => None,
-        true => Some(Sampler::open(child.pid())?.take(LOOK)?),
+        true => Some(Sampler::open(child.pid())?.take(SAMPLING)?),
     };
-    let rest_bytes = looks.now(&child)?;
     child.go_on()?;
     progress(program.published());
     // The last word of a process holds all that it used.
-    let usage = looks.usage.values();
+    let usage = measurements.usage.values();
     let (cpu_ns, faults) = usage.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     Ok(Played {
-        peak_bytes: looks.peak_bytes.max(rest_bytes),
-        rest_bytes,
-        checkpoints: looks.checkpoints,
+        checkpoints: measurements.checkpoints,
         end_sample,
         cpu_seconds: cpu_ns as f64 / 1e9,
         faults,
@@ -261,47 +272,33 @@ pub fn play_along(
 }
 
 /// How a player's heap is walked.
-const LOOK: Manner = Manner {
+const SAMPLING: SamplingOptions = SamplingOptions {
     stop: true,
     swap_in: false,
     max_stop: Duration::from_secs(60),
 };
 
-/// What was seen of a player's processes.
+/// What was measured of a player's processes.
 #[derive(Default)]
-struct Looks {
+struct Measurements {
     targets: BTreeMap<u32, Target>,
-    last: BTreeMap<u32, u64>,
     usage: BTreeMap<u32, (u64, u64)>,
     checkpoints: Vec<PlayedCheckpoint>,
-    peak_bytes: u64,
 }
 
-impl Looks {
-    /// Looks at one process, which waits.
-    fn look(
-        &mut self,
-        child: &Child,
-        process: u32,
-        time_ns: u64,
-        live_bytes: u64,
-    ) -> Result<(), PlayError> {
+impl Measurements {
+    /// Measures a process that waits at a checkpoint.
+    fn measure(&mut self, child: &Child, reached: &ProgramCheckpoint) -> Result<(), PlayError> {
+        let process = reached.checkpoint.process;
         let resident_bytes = self.resident(child, process)?.unwrap_or(0);
         self.usage.insert(process, child.control().usage()?);
-        self.last.insert(process, resident_bytes);
         self.checkpoints.push(PlayedCheckpoint {
-            time_ns,
+            time_ns: reached.checkpoint.time_ns,
             process,
+            recorded: reached.recorded,
             resident_bytes,
-            live_bytes,
+            live_bytes: reached.live_bytes,
         });
-        // What has ended takes no memory any more.
-        for (other, bytes) in &mut self.last {
-            if child.pid_of(*other)?.is_none() {
-                *bytes = 0;
-            }
-        }
-        self.peak_bytes = self.peak_bytes.max(self.last.values().sum());
         Ok(())
     }
 
@@ -322,15 +319,5 @@ impl Looks {
         let residency = target.residency(&target.mappings()?)?;
         let malloc = malloc_resident(&residency, &[]);
         Ok(Some(malloc.resident_bytes + malloc.swapped_bytes))
-    }
-
-    /// malloc's memory of all processes that live, now.
-    fn now(&mut self, child: &Child) -> Result<u64, PlayError> {
-        let mut sum = self.resident(child, 0)?.unwrap_or(0);
-        let others: Vec<u32> = self.last.keys().copied().filter(|&p| p != 0).collect();
-        for process in others {
-            sum += self.resident(child, process)?.unwrap_or(0);
-        }
-        Ok(sum)
     }
 }

@@ -15,10 +15,10 @@ use profiler_common::program::{
     Control, OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES, code,
 };
 use profiler_core::addr::PAGE_SIZE;
-use profiler_trace::compile::{Compiler, Sink, Stop, Summary};
+use profiler_trace::compile::{Compiler, ProgramCheckpoint, Sink, Summary};
 use profiler_trace::limits::{Holder, Meter, Stopped};
 use profiler_trace::trace::{
-    Checkpoint, Description, Event, EventKind, Item, PassError, ReadError, Source, pass_on,
+    Checkpoint, Event, EventKind, Item, PassError, ReadError, RecordedBy, TraceDescription,
 };
 use zerocopy::IntoBytes;
 
@@ -67,34 +67,24 @@ impl From<PassError> for CompileError {
 
 /// A trace, compiled. Players may play it while it grows.
 #[derive(Debug)]
-pub struct Program {
+pub struct ReplayProgram {
     file: File,
     published: AtomicU64,
-    description: Description,
-    told: RwLock<Told>,
+    description: TraceDescription,
+    state: RwLock<State>,
 }
 
 /// What is known of a program so far.
 #[derive(Clone, Debug, Default)]
-struct Told {
-    stops: Vec<Stop>,
+struct State {
+    checkpoints: Vec<ProgramCheckpoint>,
     summary: Summary,
     closed: bool,
 }
 
-impl Program {
-    /// Compiles what can be read of a trace.
-    ///
-    /// # Errors
-    /// When nothing of it can be read, or there is no room for the program.
-    pub fn compile(mut trace: impl Source) -> Result<Arc<Self>, CompileError> {
-        let mut growing = Growing::new(trace.description().clone(), Meter::default())?;
-        let trouble = pass_on(&mut trace, |item| growing.item(item))?;
-        growing.finish(trouble)
-    }
-
-    /// A program of operations that are written at once, with one stop at its end. `write` gives what
-    /// they come to.
+impl ReplayProgram {
+    /// A program of operations that are written at once, with one checkpoint at its end. `write` gives
+    /// what they come to.
     ///
     /// # Errors
     /// Those of `write`, or when there is no room for the program.
@@ -102,44 +92,45 @@ impl Program {
         meter: Meter,
         write: impl FnOnce(&mut OperationsSink) -> io::Result<Summary>,
     ) -> io::Result<Arc<Self>> {
-        let mut growing = Growing::new(Description::default(), meter)?;
-        let mut summary = write(&mut OperationsSink(&mut growing.buffer))?;
-        (summary.processes, summary.events) = (1, growing.buffer.published);
-        growing.buffer.push(Op {
+        let mut builder = ProgramBuilder::new(TraceDescription::default(), meter)?;
+        let mut summary = write(&mut OperationsSink(&mut builder.buffer))?;
+        (summary.processes, summary.events) = (1, builder.buffer.published);
+        builder.buffer.push(Op {
             code: code::CHECKPOINT,
             ..Op::default()
         })?;
-        growing.close()?;
-        if let Ok(mut told) = growing.program.told.write() {
-            let stop = Stop {
+        builder.close()?;
+        if let Ok(mut state) = builder.program.state.write() {
+            let checkpoint = ProgramCheckpoint {
                 checkpoint: Checkpoint::default(),
+                recorded: false,
                 live_bytes: 0,
                 events: summary.events,
             };
-            told.stops.push(stop);
-            told.summary = summary;
+            state.checkpoints.push(checkpoint);
+            state.summary = summary;
         }
-        Ok(growing.program)
+        Ok(builder.program)
     }
 
     /// What the trace says of the program that was recorded.
-    pub fn description(&self) -> &Description {
+    pub fn description(&self) -> &TraceDescription {
         &self.description
     }
 
     /// What it holds, so far.
     pub fn summary(&self) -> Summary {
-        self.told(|told| told.summary.clone())
+        self.state(|state| state.summary.clone())
     }
 
     /// The checkpoints so far, in order.
-    pub fn stops(&self) -> Vec<Stop> {
-        self.told(|told| told.stops.clone())
+    pub fn checkpoints(&self) -> Vec<ProgramCheckpoint> {
+        self.state(|state| state.checkpoints.clone())
     }
 
     /// A checkpoint by its number.
-    pub(super) fn stop(&self, number: usize) -> Option<Stop> {
-        self.told(|told| told.stops.get(number).cloned())
+    pub(super) fn checkpoint(&self, number: usize) -> Option<ProgramCheckpoint> {
+        self.state(|state| state.checkpoints.get(number).cloned())
     }
 
     /// Operations that can be played.
@@ -155,7 +146,7 @@ impl Program {
 
     /// Whether a process of it starts another program or becomes one, or still may.
     pub(super) fn may_execute(&self) -> bool {
-        self.told(|told| !told.closed || told.summary.executes)
+        self.state(|state| !state.closed || state.summary.executes)
     }
 
     /// Bytes of shared mappings that players make to play it, in all of their processes: the program,
@@ -175,10 +166,10 @@ impl Program {
         operations + slots + stacks + rest
     }
 
-    fn told<T>(&self, get: impl FnOnce(&Told) -> T) -> T {
+    fn state<T>(&self, get: impl FnOnce(&State) -> T) -> T {
         // Nothing that holds the lock panics.
         get(&self
-            .told
+            .state
             .read()
             .unwrap_or_else(std::sync::PoisonError::into_inner))
     }
@@ -186,8 +177,8 @@ impl Program {
 
 /// A program that grows.
 #[derive(Debug)]
-pub struct Growing {
-    program: Arc<Program>,
+pub struct ProgramBuilder {
+    program: Arc<ReplayProgram>,
     compiler: Compiler,
     buffer: Buffer,
     meter: Meter,
@@ -199,19 +190,19 @@ const WEIGHED_EVERY: u32 = 4096;
 
 /// What glibc's `mmap_threshold` had grown to when the recording began; `None` where it does not grow
 /// or had not (`DEFAULT_MMAP_THRESHOLD_MIN` and `_MAX`).
-fn grown_mmap_threshold(description: &Description) -> Option<u64> {
-    let is_seeded = description.get("recorder") == Some("probes");
-    let grows = description.get("setting.no_dyn_threshold") == Some("0");
-    let bytes = description.get("setting.mmap_threshold")?.parse().ok()?;
+fn grown_mmap_threshold(description: &TraceDescription) -> Option<u64> {
+    let is_seeded = description.recorder == Some(RecordedBy::Probes);
+    let grows = description.setting("no_dyn_threshold") == Some("0");
+    let bytes = description.setting("mmap_threshold")?.parse().ok()?;
     (is_seeded && grows && (128 << 10 < bytes && bytes <= 32 << 20)).then_some(bytes)
 }
 
-impl Growing {
+impl ProgramBuilder {
     /// An empty program, within the limits of a meter.
     ///
     /// # Errors
     /// When there is no room for it.
-    pub fn new(description: Description, meter: Meter) -> io::Result<Self> {
+    pub fn new(description: TraceDescription, meter: Meter) -> io::Result<Self> {
         let file = tempfile::tempfile()?;
         let room = fstatvfs(&file)?;
         let room = room.blocks_available() * room.fragment_size() / 2;
@@ -227,12 +218,12 @@ impl Growing {
             room,
         };
         let threshold = grown_mmap_threshold(&description);
-        let mut growing = Self {
-            program: Arc::new(Program {
+        let mut builder = Self {
+            program: Arc::new(ReplayProgram {
                 file,
                 published: AtomicU64::new(0),
                 description,
-                told: RwLock::default(),
+                state: RwLock::default(),
             }),
             compiler: Compiler::default(),
             buffer,
@@ -240,15 +231,15 @@ impl Growing {
             since_weighed: 0,
         };
         if let Some(bytes) = threshold {
-            growing
+            builder
                 .compiler
-                .set_mmap_threshold(bytes, &mut growing.buffer)?;
+                .set_mmap_threshold(bytes, &mut builder.buffer)?;
         }
-        Ok(growing)
+        Ok(builder)
     }
 
     /// The program, to be played.
-    pub fn program(&self) -> &Arc<Program> {
+    pub fn program(&self) -> &Arc<ReplayProgram> {
         &self.program
     }
 
@@ -259,30 +250,39 @@ impl Growing {
     pub fn item(&mut self, item: Item) -> io::Result<()> {
         self.weigh(&item)?;
         self.buffer.check_room()?;
-        self.put(item)
-    }
-
-    /// Appends a look that was not recorded: few enough to need no limit.
-    ///
-    /// # Errors
-    /// When there is no room.
-    pub fn look(&mut self, at: Checkpoint) -> io::Result<()> {
-        self.put(Item::Checkpoint(at))
-    }
-
-    fn put(&mut self, item: Item) -> io::Result<()> {
         let is_checkpoint = matches!(item, Item::Checkpoint(_));
         self.compiler.item(item, &mut self.buffer)?;
-        if is_checkpoint && let Ok(mut told) = self.program.told.write() {
-            // Known before a player comes there.
-            let known = told.stops.len();
-            told.stops
-                .extend_from_slice(&self.compiler.stops()[known..]);
+        if is_checkpoint {
+            self.share_checkpoints();
         }
+        self.publish_if_full()
+    }
+
+    /// Makes checkpoints known before a player comes there.
+    fn share_checkpoints(&self) {
+        if let Ok(mut state) = self.program.state.write() {
+            let known = state.checkpoints.len();
+            state
+                .checkpoints
+                .extend_from_slice(&self.compiler.checkpoints()[known..]);
+        }
+    }
+
+    fn publish_if_full(&mut self) -> io::Result<()> {
         if self.buffer.ops.len() >= BUFFERED {
             self.publish()?;
         }
         Ok(())
+    }
+
+    /// Appends a checkpoint of the first process that was not recorded: few enough to need no limit.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn add_checkpoint(&mut self, time_ns: u64) -> io::Result<()> {
+        self.compiler.add_checkpoint(time_ns, &mut self.buffer)?;
+        self.share_checkpoints();
+        self.publish_if_full()
     }
 
     /// Whether its tables may be as large as they are, now and then and before they grow at once.
@@ -310,7 +310,7 @@ impl Growing {
     ///
     /// # Errors
     /// When there is nothing in it, or no room for it.
-    pub fn finish(mut self, trouble: Option<String>) -> Result<Arc<Program>, CompileError> {
+    pub fn finish(mut self, trouble: Option<String>) -> Result<Arc<ReplayProgram>, CompileError> {
         self.close()?;
         let summary = self.compiler.summary();
         if summary.events == 0 && summary.seed_blocks == 0 {
@@ -332,8 +332,8 @@ impl Growing {
         self.buffer.publish()?;
         let published = self.buffer.published;
         self.program.published.store(published, Ordering::Relaxed);
-        if let Ok(mut told) = self.program.told.write() {
-            told.summary = self.compiler.summary();
+        if let Ok(mut state) = self.program.state.write() {
+            state.summary = self.compiler.summary();
         }
         Ok(())
     }
@@ -363,8 +363,8 @@ impl Growing {
     /// When there is no room.
     pub fn close(&mut self) -> io::Result<()> {
         self.publish()?;
-        if let Ok(mut told) = self.program.told.write() {
-            told.closed = true;
+        if let Ok(mut state) = self.program.state.write() {
+            state.closed = true;
         }
         let closed = offset_of!(ProgramHeader, closed) as u64;
         self.program.file.write_all_at(&1u32.to_ne_bytes(), closed)
@@ -416,7 +416,7 @@ impl Buffer {
     }
 }
 
-/// Where the operations of [`Program::of_operations`] go.
+/// Where the operations of [`ReplayProgram::of_operations`] go.
 #[derive(Debug)]
 pub struct OperationsSink<'a>(&'a mut Buffer);
 
@@ -470,8 +470,7 @@ mod tests {
                 ("setting.no_dyn_threshold", fixed),
                 ("setting.mmap_threshold", bytes),
             ];
-            let all = all.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            grown_mmap_threshold(&Description(all.into()))
+            grown_mmap_threshold(&all.into_iter().collect())
         };
         assert_eq!(of("probes", "0", "503808"), Some(503_808));
         assert_eq!(of("probes", "0", "131072"), None);

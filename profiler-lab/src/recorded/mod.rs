@@ -10,7 +10,7 @@ mod forms;
 
 use std::path::Path;
 
-use profiler_trace::trace::Description;
+use profiler_trace::trace::TraceDescription;
 use profiler_trace::whole_file::ownership;
 
 use self::forms::Kept;
@@ -21,13 +21,10 @@ use super::environment::Environment;
 const FLAG: &str = "--allow-recorded-allocator";
 
 /// The variables of a recording that players get, and what was not taken, in words.
-pub fn environment(description: &Description) -> (Environment, Vec<String>) {
+pub fn environment(description: &TraceDescription) -> (Environment, Vec<String>) {
     let mut taken = Environment::default();
     let mut dropped = Vec::new();
-    for (name, value) in &description.0 {
-        let Some(name) = name.strip_prefix("env.") else {
-            continue;
-        };
+    for (name, value) in &description.env {
         // What it loaded beside its allocator is not played; the allocator is spoken of below.
         if name == "LD_PRELOAD" && is_the_allocator(description, value) {
             continue;
@@ -41,9 +38,9 @@ pub fn environment(description: &Description) -> (Environment, Vec<String>) {
     (taken, dropped)
 }
 
-fn is_the_allocator(description: &Description, preloaded: &str) -> bool {
+fn is_the_allocator(description: &TraceDescription, preloaded: &str) -> bool {
     let file = |path: &str| path.rsplit('/').next().map(str::to_owned);
-    let path = description.get("malloc_path").unwrap_or_default();
+    let path = description.malloc_path.as_deref().unwrap_or_default();
     !path.is_empty() && file(path) == file(preloaded)
 }
 
@@ -104,9 +101,8 @@ fn stand_in(name: &str) -> Result<Allocator, String> {
 mod tests {
     use super::*;
 
-    fn described(all: &[(&str, &str)]) -> Description {
-        let all = all.iter();
-        Description(all.map(|(n, v)| ((*n).into(), (*v).into())).collect())
+    fn described(all: &[(&str, &str)]) -> TraceDescription {
+        all.iter().copied().collect()
     }
 
     #[test]

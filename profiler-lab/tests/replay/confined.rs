@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use profiler_lab::play::{PlayError, Setup, play};
-use profiler_trace::trace::EventKind;
 
 use super::trace::TraceBuilder;
 
@@ -37,8 +36,10 @@ fn attacker(folder: &Path) -> PathBuf {
 fn said(starts_another: bool) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let mut trace = TraceBuilder::new();
+    trace.alloc(0, 64);
     if starts_another {
-        trace.event(1, EventKind::Begin { process: 1 });
+        trace.begin(1, 1);
+        trace.start(1);
     }
     for _ in 0..1000 {
         trace.alloc(0, 64);

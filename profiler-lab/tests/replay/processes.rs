@@ -1,13 +1,13 @@
 //! Traces of several processes.
 
 use profiler_lab::play::{PlayError, PlayedCheckpoint, Setup, play};
-use profiler_trace::trace::EventKind;
+use profiler_trace::record::SourceKind;
 
 use super::trace::TraceBuilder;
 use super::{MIB, played};
 
 /// Blocks that make 1 MiB, small enough to be touched whole.
-fn mebibytes(trace: &mut TraceBuilder, thread: u32, count: u64) {
+fn mebibytes(trace: &mut TraceBuilder, thread: u64, count: u64) {
     for _ in 0..count * 16 {
         trace.alloc(thread, (64 << 10) - 64);
     }
@@ -15,7 +15,8 @@ fn mebibytes(trace: &mut TraceBuilder, thread: u32, count: u64) {
 
 fn at(checkpoints: &[PlayedCheckpoint]) -> Vec<(u32, u64)> {
     let rounded = |at: &PlayedCheckpoint| (at.process, (at.resident_bytes + MIB / 2) / MIB);
-    checkpoints.iter().map(rounded).collect()
+    let recorded = checkpoints.iter().filter(|at| at.recorded);
+    recorded.map(rounded).collect()
 }
 
 #[test]
@@ -23,38 +24,33 @@ fn a_forked_child_has_what_its_parent_had_and_frees_its_own_copy() {
     let mut trace = TraceBuilder::new();
     mebibytes(&mut trace, 0, 20);
     let shared = trace.alloc(0, 100);
-    trace.event(
-        0,
-        EventKind::Fork {
-            process: 1,
-            child: 1,
-        },
-    );
+    trace.fork(0, 1, 1);
     mebibytes(&mut trace, 1, 10);
     trace.free(1, shared);
     trace.free(0, shared);
     mebibytes(&mut trace, 0, 5);
     trace.checkpoint(0);
     trace.checkpoint(1);
-    trace.event(1, EventKind::Exit);
+    trace.event(1, SourceKind::Exit);
     trace.checkpoint(0);
     let played = played(&trace, &Setup::default());
     assert_eq!(at(&played.checkpoints), [(0, 25), (1, 30), (0, 25)]);
-    assert_eq!((played.rest_bytes + MIB / 2) / MIB, 25);
+    let last = played.peak_and_final().expect("checkpoints").last;
+    assert_eq!((last + MIB / 2) / MIB, 25);
 }
 
 #[test]
 fn a_spawned_program_and_one_after_exec_begin_with_nothing() {
     let mut trace = TraceBuilder::new();
     mebibytes(&mut trace, 0, 20);
-    trace.event(3, EventKind::Begin { process: 1 });
+    trace.begin(1, 3);
     mebibytes(&mut trace, 3, 4);
     trace.checkpoint(1);
     trace.checkpoint(0);
-    trace.event(0, EventKind::Exec);
+    trace.start(0);
     mebibytes(&mut trace, 0, 2);
     trace.checkpoint(0);
-    trace.event(3, EventKind::Exec);
+    trace.start(3);
     mebibytes(&mut trace, 3, 6);
     trace.checkpoint(1);
     let played = played(&trace, &Setup::default());
@@ -65,14 +61,8 @@ fn a_spawned_program_and_one_after_exec_begin_with_nothing() {
 fn threads_of_a_child_are_its_own() {
     let mut trace = TraceBuilder::new();
     trace.alloc(0, 100);
-    trace.event(
-        0,
-        EventKind::Fork {
-            process: 1,
-            child: 1,
-        },
-    );
-    trace.event(2, EventKind::Begin { process: 1 });
+    trace.fork(0, 1, 1);
+    trace.begin(1, 2);
     mebibytes(&mut trace, 2, 8);
     trace.thread_end(2);
     trace.checkpoint(1);
@@ -83,12 +73,11 @@ fn threads_of_a_child_are_its_own() {
 
 /// A process that forks so many children, each of which then has `own` MiB more, and looks at all of
 /// them for long enough to be found out.
-fn with_children(children: u32, shared: u64, own: u64) -> Result<(), PlayError> {
+fn with_children(children: u64, shared: u64, own: u64) -> Result<(), PlayError> {
     let mut trace = TraceBuilder::new();
     mebibytes(&mut trace, 0, shared);
     for child in 1..=children {
-        let process = child;
-        trace.event(0, EventKind::Fork { process, child });
+        trace.fork(0, child, child);
         mebibytes(&mut trace, child, own);
     }
     for _ in 0..500 {

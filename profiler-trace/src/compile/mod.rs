@@ -12,7 +12,7 @@ use profiler_common::program::{LARGE_BYTES, MAX_PROCESSES, MAX_THREADS, Op, UNKN
 use self::process::Process;
 use crate::trace::{By, Checkpoint, Event, EventKind, Item, SeedBlock};
 
-/// Time is told to the player when it has moved on by so much, in ns.
+/// The player's time is set when it has moved on by so much, in ns.
 const CLOCK_STEP_NS: u64 = 100_000;
 
 /// Where operations go.
@@ -79,11 +79,14 @@ pub struct Summary {
     pub executes: bool,
 }
 
-/// A checkpoint of the trace, as the player will reach it.
+/// A moment at which the player's memory is measured, as the player will reach it: a checkpoint of the
+/// trace, or one that was added to those.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stop {
-    /// What was recorded there.
+pub struct ProgramCheckpoint {
+    /// What was recorded there; no figures, where nothing was.
     pub checkpoint: Checkpoint,
+    /// Whether it is one of the trace.
+    pub recorded: bool,
     /// Bytes live there, as asked for.
     pub live_bytes: u64,
     /// Events before it.
@@ -103,8 +106,8 @@ pub struct Compiler {
     seeding: bool,
     live_bytes: u64,
     summary: Summary,
-    stops: Vec<Stop>,
-    stop_bytes: u64,
+    checkpoints: Vec<ProgramCheckpoint>,
+    checkpoint_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -126,8 +129,8 @@ impl Default for Compiler {
             seeding: false,
             live_bytes: 0,
             summary: Summary::default(),
-            stops: Vec::new(),
-            stop_bytes: 0,
+            checkpoints: Vec::new(),
+            checkpoint_bytes: 0,
         };
         compiler.put_thread(0, 0);
         compiler
@@ -148,7 +151,7 @@ impl Compiler {
             }
             Item::Checkpoint(checkpoint) => {
                 self.end_seed(sink)?;
-                self.checkpoint(checkpoint, sink)
+                self.checkpoint(checkpoint, true, sink)
             }
         }
     }
@@ -182,12 +185,24 @@ impl Compiler {
         let processes = self.processes.iter().chain(forked);
         let blocks: u64 = processes.map(Process::table_bytes).sum();
         let seed = self.seed_free.capacity() * size_of::<(u32, u32)>();
-        blocks + self.stop_bytes + seed as u64
+        blocks + self.checkpoint_bytes + seed as u64
     }
 
     /// The checkpoints so far, in order: the player reaches the first as number 0.
-    pub fn stops(&self) -> &[Stop] {
-        &self.stops
+    pub fn checkpoints(&self) -> &[ProgramCheckpoint] {
+        &self.checkpoints
+    }
+
+    /// Adds a checkpoint of the first process at this time, which was not recorded.
+    ///
+    /// # Errors
+    /// Those of the sink.
+    pub fn add_checkpoint(&mut self, time_ns: u64, sink: &mut impl Sink) -> io::Result<()> {
+        let checkpoint = Checkpoint {
+            time_ns,
+            ..Checkpoint::default()
+        };
+        self.checkpoint(checkpoint, false, sink)
     }
 
     /// Makes glibc's `mmap_threshold` what it was, before anything else: it follows the largest block
@@ -406,7 +421,12 @@ impl Compiler {
         self.summary.peak_live_bytes = self.summary.peak_live_bytes.max(self.live_bytes);
     }
 
-    fn checkpoint(&mut self, checkpoint: Checkpoint, sink: &mut impl Sink) -> io::Result<()> {
+    fn checkpoint(
+        &mut self,
+        checkpoint: Checkpoint,
+        recorded: bool,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
         let process = checkpoint.process as usize;
         let Some(state) = self.processes.get(process).filter(|p| p.alive) else {
             return Ok(());
@@ -418,12 +438,13 @@ impl Compiler {
         }
         let live_bytes = self.processes[process].live_bytes();
         self.switch(main, sink)?;
-        sink.push(op(code::CHECKPOINT, self.stops.len() as u64, 0))?;
+        sink.push(op(code::CHECKPOINT, self.checkpoints.len() as u64, 0))?;
         let figures = checkpoint.figures.heap_bytes();
         // Who plays the program has a copy.
-        self.stop_bytes += 2 * (figures + size_of::<Stop>()) as u64;
-        self.stops.push(Stop {
+        self.checkpoint_bytes += 2 * (figures + size_of::<ProgramCheckpoint>()) as u64;
+        self.checkpoints.push(ProgramCheckpoint {
             checkpoint,
+            recorded,
             live_bytes,
             events: self.summary.events,
         });
@@ -577,7 +598,7 @@ impl Compiler {
         Ok(())
     }
 
-    /// A process ends. The first one stays as it is, to be looked at.
+    /// A process ends. The first one stays as it is, to be measured.
     fn exit(&mut self, process: u32, sink: &mut impl Sink) -> io::Result<()> {
         if process == 0 {
             return Ok(());

@@ -33,7 +33,7 @@ pub(super) struct Process {
     free_slots: Vec<u32>,
     next_slot: u32,
     live_bytes: u64,
-    /// Bytes of large blocks that were never looked at.
+    /// Bytes of large blocks of which it was never recorded how much is touched.
     pub(super) uncertain_bytes: u64,
     /// What is touched of large zeroed blocks with mappings of their own, and their bytes.
     zeroed_alone: (u64, u64),
@@ -209,11 +209,11 @@ const PAGE: u64 = 4096;
 /// Where in its first page a block lies that glibc maps by itself (`malloc/malloc.c`,
 /// `sysmalloc_mmap`): behind the header of its chunk.
 const MAPPED_CHUNK: u64 = 16;
-/// So many bytes tell something of others.
+/// So many bytes say something of others.
 const ENOUGH: u64 = 4 << 20;
 
 /// What the program touches of a zeroed block all of whose pages are there. glibc clears what it
-/// takes from its heap itself, so that the pages tell nothing of the program: what it touches of
+/// takes from its heap itself, so that the pages say nothing of the program: what it touches of
 /// those with fresh pages does.
 fn estimate(size: u64, (touched, all): (u64, u64)) -> u64 {
     if all < ENOUGH {

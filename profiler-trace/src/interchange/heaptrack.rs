@@ -1,16 +1,14 @@
 //! heaptrack's recordings (1.4, file format 3; `src/track/libheaptrack.cpp`,
 //! `src/analyze/accumulatedtracedata.cpp`): lines that begin with a letter, numbers in hex. Raw ones
 //! have addresses; what users keep is interpreted, and has only which kind of allocation was freed,
-//! by size and call stack. No thread is told. Times are in ms, told now and then.
+//! by size and call stack. It has no threads. Times are in ms, written now and then.
 
 use std::collections::HashMap;
 
+use super::Input;
 use super::lines::Lines;
-use super::{Input, description};
-use crate::limits::{Holder, Meter};
-use crate::trace::{
-    By, Checkpoint, Description, Event, EventKind, Figures, Item, ReadError, Source,
-};
+use crate::record::{EventSource, SourceEvent, SourceItem, SourceKind};
+use crate::trace::{By, ReadError, RecordedBy, TraceDescription};
 
 /// The newest format of the file that is known.
 const NEWEST: u64 = 3;
@@ -18,8 +16,7 @@ const NEWEST: u64 = 3;
 /// Reads heaptrack's lines.
 pub(super) struct Heaptrack {
     lines: Lines,
-    meter: Meter,
-    description: Description,
+    description: TraceDescription,
     /// Bytes of each kind of allocation, of an interpreted recording.
     kinds: Vec<u64>,
     /// Blocks that live of each kind, the newest last.
@@ -34,7 +31,7 @@ pub(super) struct Heaptrack {
 
 impl Heaptrack {
     /// Reads what precedes the first allocation.
-    pub(super) fn new(input: Input, meter: &Meter) -> Result<Self, ReadError> {
+    pub(super) fn new(input: Input) -> Result<Self, ReadError> {
         let mut lines = Lines::new(input);
         lines.advance()?;
         let line = lines.take();
@@ -50,15 +47,12 @@ impl Heaptrack {
             )));
         }
         let lacks = ["threads", "alignments", "callocs", "exact_times"];
-        let mut description = description("heaptrack", &lacks);
+        let mut description = TraceDescription::foreign("heaptrack", &lacks);
         let version = (tool >> 16, tool >> 8 & 0xff, tool & 0xff);
         let version = format!("{}.{}.{}", version.0, version.1, version.2);
-        description
-            .0
-            .push(("recorder".to_owned(), format!("heaptrack {version}")));
+        description.recorder = Some(RecordedBy::Tool(format!("heaptrack {version}")));
         let mut new = Self {
             lines,
-            meter: meter.clone(),
             description,
             kinds: Vec::new(),
             live: HashMap::new(),
@@ -78,9 +72,8 @@ impl Heaptrack {
             let line = self.lines.take();
             let (letter, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match letter {
-                "X" if self.description.get("command").is_none() => {
-                    let command = ("command".to_owned(), rest.to_owned());
-                    self.description.0.push(command);
+                "X" if self.description.command.is_none() => {
+                    self.description.command = Some(rest.to_owned());
                 }
                 "I" => {
                     let bytes = rest.split(' ').next().and_then(hex);
@@ -98,7 +91,7 @@ impl Heaptrack {
     }
 
     /// The item that a line comes to.
-    fn item(&mut self, line: &str) -> Option<Item> {
+    fn item(&mut self, line: &str) -> Option<SourceItem> {
         let mut words = line.split(' ');
         let letter = words.next()?;
         let mut numbers = words.map(hex);
@@ -109,19 +102,14 @@ impl Heaptrack {
                 return None;
             }
             "c" => {
-                self.time_ms = self.time_ms.max(number()?);
+                self.time_ms = number()?;
                 return None;
             }
             "R" => {
-                let rss = number()?.saturating_mul(self.page_bytes);
-                return Some(Item::Checkpoint(Checkpoint {
+                return Some(SourceItem::Resident {
                     time_ns: self.time_ms.saturating_mul(1_000_000),
-                    process: 0,
-                    figures: Figures {
-                        rss_bytes: Some(rss),
-                        ..Figures::default()
-                    },
-                }));
+                    rss_bytes: number()?.saturating_mul(self.page_bytes),
+                });
             }
             "+" => match (number()?, number(), number()) {
                 (bytes, Some(_), Some(addr)) => alloc(addr, bytes),
@@ -140,34 +128,26 @@ impl Heaptrack {
             "-" => {
                 let what = number()?;
                 match self.kinds.is_empty() {
-                    true => EventKind::Free { addr: what },
-                    // Which of those alike is not told: the newest, most likely.
-                    false => EventKind::Free {
+                    true => SourceKind::Free { addr: what },
+                    // Which of those alike is not recorded: the newest, most likely.
+                    false => SourceKind::Free {
                         addr: self.live.get_mut(&what)?.pop()?,
                     },
                 }
             }
             _ => return None,
         };
-        Some(Item::Event(Event {
+        Some(SourceItem::Event(SourceEvent {
             time_ns: self.time_ms.saturating_mul(1_000_000),
+            process: 0,
             thread: 0,
             kind,
         }))
     }
 }
 
-impl Heaptrack {
-    /// Bytes of its tables.
-    fn table_bytes(&self) -> u64 {
-        let blocks = (self.kinds.capacity() + self.room) * size_of::<u64>();
-        let lists = self.live.capacity() * size_of::<(u64, Vec<u64>)>();
-        (blocks + lists) as u64
-    }
-}
-
-fn alloc(addr: u64, bytes: u64) -> EventKind {
-    EventKind::Alloc {
+fn alloc(addr: u64, bytes: u64) -> SourceKind {
+    SourceKind::Alloc {
         addr,
         bytes,
         align: 0,
@@ -179,12 +159,12 @@ fn hex(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok()
 }
 
-impl Source for Heaptrack {
-    fn description(&self) -> &Description {
+impl EventSource for Heaptrack {
+    fn description(&self) -> &TraceDescription {
         &self.description
     }
 
-    fn next_item(&mut self) -> Result<Option<Item>, ReadError> {
+    fn next_item(&mut self) -> Result<Option<SourceItem>, ReadError> {
         loop {
             let begun = std::mem::take(&mut self.begun);
             // The line that ended the head is still there.
@@ -194,15 +174,20 @@ impl Source for Heaptrack {
             let line = self.lines.take();
             let item = self.item(&line);
             self.lines.give_back(line);
-            self.meter.hold(Holder::Reader, self.table_bytes())?;
             if item.is_some() {
                 return Ok(item);
             }
         }
     }
 
-    /// A cut at the end of a line cannot be told from an end.
-    fn is_whole(&self) -> bool {
+    /// A cut at the end of a line looks like an end.
+    fn is_complete(&self) -> bool {
         !self.lines.is_cut()
+    }
+
+    fn table_bytes(&self) -> u64 {
+        let blocks = (self.kinds.capacity() + self.room) * size_of::<u64>();
+        let lists = self.live.capacity() * size_of::<(u64, Vec<u64>)>();
+        (blocks + lists) as u64
     }
 }

@@ -4,11 +4,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
 
+use super::Input;
 use super::lines::Lines;
-use super::{Input, description};
 use crate::limits::{Holder, Meter};
+use crate::record::{EventSource, SourceEvent, SourceItem, SourceKind};
 use crate::trace::{
-    By, Description, Event, EventKind, Item, PassError, ReadError, Source, pass_on,
+    By, Event, EventKind, Item, PassError, ReadError, TraceDescription, TraceSource, pass_on,
 };
 
 /// Time that a call is given, in ns: the format has none.
@@ -23,8 +24,8 @@ pub(super) fn begins(start: &[u8]) -> bool {
 
 /// One call.
 struct Call<'a> {
-    process: &'a str,
-    thread: &'a str,
+    process: u64,
+    thread: u64,
     name: &'a str,
     arguments: Vec<u64>,
     result: Option<u64>,
@@ -35,14 +36,11 @@ fn call(line: &str) -> Option<Call<'_>> {
     let (arguments, after) = rest.split_once(')')?;
     let words: Vec<&str> = before.split_ascii_whitespace().collect();
     let (process, thread, name) = match words.as_slice() {
-        [process, thread, name] => (*process, *thread, *name),
-        // Before it told threads.
-        [process, name] => (*process, "0", *name),
+        [process, thread, name] => (process.parse().ok()?, thread.parse().ok()?, *name),
+        // Versions that did not record threads.
+        [process, name] => (process.parse().ok()?, 0, *name),
         _ => return None,
     };
-    if !process.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
     let arguments = arguments.split(',').filter(|text| !text.trim().is_empty());
     Some(Call {
         process,
@@ -69,26 +67,17 @@ fn number(text: &str) -> Option<u64> {
 /// Reads logalloc's text.
 pub(super) struct Logalloc {
     lines: Lines,
-    meter: Meter,
-    description: Description,
-    threads: HashMap<(String, String), u32>,
-    processes: HashMap<String, u32>,
-    waiting: VecDeque<Event>,
-    /// Bytes of the two tables.
-    table_bytes: u64,
+    description: TraceDescription,
+    waiting: VecDeque<SourceEvent>,
     calls: u64,
     skipped: u64,
 }
 
 impl Logalloc {
-    pub(super) fn new(input: Input, meter: &Meter) -> Self {
+    pub(super) fn new(input: Input) -> Self {
         Self {
             lines: Lines::new(input),
-            meter: meter.clone(),
-            table_bytes: 0,
-            description: description("logalloc", &["times", "thread_ends", "forks"]),
-            threads: HashMap::new(),
-            processes: HashMap::new(),
+            description: TraceDescription::foreign("logalloc", &["times", "thread_ends", "forks"]),
             waiting: VecDeque::new(),
             calls: 0,
             skipped: 0,
@@ -96,10 +85,9 @@ impl Logalloc {
     }
 
     fn take(&mut self, call: &Call<'_>) {
-        let thread = self.thread(call);
         let (time_ns, result) = (self.calls.saturating_mul(CALL_NS), call.result.unwrap_or(0));
         let argument = |n: usize| call.arguments.get(n).copied().unwrap_or(0);
-        let alloc = |bytes, align: u64, by| EventKind::Alloc {
+        let alloc = |bytes, align: u64, by| SourceKind::Alloc {
             addr: result,
             bytes,
             align: match align.is_power_of_two() {
@@ -119,61 +107,37 @@ impl Logalloc {
             "realloc" if first == 0 => vec![alloc(second, 0, By::Malloc)],
             "realloc" if result == 0 => vec![],
             "realloc" => vec![
-                EventKind::Realloc { addr: first },
+                SourceKind::Realloc { addr: first },
                 alloc(second, 0, By::Realloc),
             ],
-            "free" if first != 0 => vec![EventKind::Free { addr: first }],
+            "free" if first != 0 => vec![SourceKind::Free { addr: first }],
             _ => vec![],
         };
         // A call that failed gave nothing.
-        let failed = |kind: &EventKind| matches!(kind, EventKind::Alloc { addr: 0, .. });
+        let failed = |kind: &SourceKind| matches!(kind, SourceKind::Alloc { addr: 0, .. });
         for kind in kinds {
             if !failed(&kind) {
-                self.waiting.push_back(Event {
+                self.waiting.push_back(SourceEvent {
                     time_ns,
-                    thread,
+                    process: call.process,
+                    thread: call.thread,
                     kind,
                 });
             }
         }
         self.calls += 1;
     }
-
-    fn thread(&mut self, call: &Call<'_>) -> u32 {
-        let key = (call.process.to_owned(), call.thread.to_owned());
-        if let Some(&thread) = self.threads.get(&key) {
-            return thread;
-        }
-        let thread = self.threads.len() as u32;
-        // Each name twice at the most, and its place.
-        let names = 2 * key.0.len() + key.1.len();
-        self.table_bytes += (names + 3 * size_of::<(String, u32)>()) as u64;
-        self.threads.insert(key, thread);
-        let next = self.processes.len() as u32;
-        let process = *self
-            .processes
-            .entry(call.process.to_owned())
-            .or_insert(next);
-        if process != 0 {
-            self.waiting.push_back(Event {
-                time_ns: self.calls.saturating_mul(CALL_NS),
-                thread,
-                kind: EventKind::Begin { process },
-            });
-        }
-        thread
-    }
 }
 
-impl Source for Logalloc {
-    fn description(&self) -> &Description {
+impl EventSource for Logalloc {
+    fn description(&self) -> &TraceDescription {
         &self.description
     }
 
-    fn next_item(&mut self) -> Result<Option<Item>, ReadError> {
+    fn next_item(&mut self) -> Result<Option<SourceItem>, ReadError> {
         loop {
             if let Some(event) = self.waiting.pop_front() {
-                return Ok(Some(Item::Event(event)));
+                return Ok(Some(SourceItem::Event(event)));
             }
             if !self.lines.advance()? {
                 return Ok(None);
@@ -184,13 +148,16 @@ impl Source for Logalloc {
                 None => self.skipped += u64::from(!line.is_empty()),
             }
             self.lines.give_back(line);
-            self.meter.hold(Holder::Reader, self.table_bytes)?;
         }
     }
 
-    /// A cut at the end of a line cannot be told from an end.
-    fn is_whole(&self) -> bool {
+    /// A cut at the end of a line looks like an end.
+    fn is_complete(&self) -> bool {
         self.skipped == 0 && !self.lines.is_cut()
+    }
+
+    fn table_bytes(&self) -> u64 {
+        0
     }
 }
 
@@ -209,7 +176,7 @@ pub struct Written {
 /// # Errors
 /// When a signal came, or those of `out`.
 pub fn write(
-    source: &mut dyn Source,
+    source: &mut dyn TraceSource,
     out: &mut dyn Write,
     meter: &Meter,
 ) -> Result<Written, PassError> {

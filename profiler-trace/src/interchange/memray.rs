@@ -3,15 +3,13 @@
 //! record only, after a free's; mmap and munmap are not malloc's and are left out, and so are objects
 //! of pymalloc, which `--trace-python-allocators` records too.
 
-use std::collections::HashMap;
 use std::io::{self, BufRead, Read};
 
+use super::Input;
 use super::lines::is_cut;
-use super::{Input, description};
-use crate::limits::{Holder, Meter, Stopped};
-use crate::trace::{
-    By, Checkpoint, Description, Event, EventKind, Figures, Item, ReadError, Source,
-};
+use crate::limits::Stopped;
+use crate::record::{EventSource, SourceEvent, SourceItem, SourceKind};
+use crate::trace::{By, ReadError, RecordedBy, TraceDescription};
 
 /// How a capture begins.
 pub(super) const MAGIC: &[u8] = b"memray\0";
@@ -47,22 +45,21 @@ mod allocator {
 /// Reads a capture.
 pub(super) struct Memray {
     input: Input,
-    meter: Meter,
-    description: Description,
+    description: TraceDescription,
     native: bool,
-    threads: HashMap<u64, u32>,
-    thread: u32,
+    /// The thread that records now, by its own number.
+    thread: u64,
     time_ms: u64,
     last_pointer: i64,
     recent: [u64; 15],
     events: u64,
-    whole: bool,
+    complete: bool,
     over: bool,
 }
 
 impl Memray {
     /// Reads the header.
-    pub(super) fn new(mut input: Input, meter: &Meter) -> Result<Self, ReadError> {
+    pub(super) fn new(mut input: Input) -> Result<Self, ReadError> {
         let head = |input: &mut Input| -> io::Result<(i32, [u8; 38])> {
             let mut magic = [0; MAGIC.len()];
             input.read_exact(&mut magic)?;
@@ -90,16 +87,17 @@ impl Memray {
         let python = i32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
         let mut new = Self {
             input,
-            meter: meter.clone(),
-            description: description("memray", &["alignments", "thread_ends", "exact_times"]),
+            description: TraceDescription::foreign(
+                "memray",
+                &["alignments", "thread_ends", "exact_times"],
+            ),
             native,
-            threads: HashMap::new(),
             thread: 0,
             time_ms: 0,
             last_pointer: 0,
             recent: [0; 15],
             events: 0,
-            whole: false,
+            complete: false,
             over: false,
         };
         new.rest_of_header(python).map_err(no_head)?;
@@ -121,24 +119,22 @@ impl Memray {
             python >> 16 & 0xff,
             python >> 8 & 0xff
         );
-        let named = |name: &str, value: String| (name.to_owned(), value);
-        self.description.0.extend([
-            named("command", command),
-            named("python", python),
-            named("recorder", "memray".to_owned()),
-        ]);
+        self.description.command = Some(command);
+        self.description.python = Some(python);
+        self.description.recorder = Some(RecordedBy::Tool("memray".to_owned()));
         Ok(())
     }
 
     /// The next event or checkpoint; `None` at the end.
-    fn record(&mut self) -> io::Result<Option<Item>> {
+    fn record(&mut self) -> io::Result<Option<SourceItem>> {
         loop {
             let tag = self.byte()?;
             if tag & 0x80 != 0 {
                 if let Some(kind) = self.allocation(tag & 0x7f)? {
                     self.events += 1;
-                    return Ok(Some(Item::Event(Event {
+                    return Ok(Some(SourceItem::Event(SourceEvent {
                         time_ns: self.time_ms.saturating_mul(1_000_000),
+                        process: 0,
                         thread: self.thread,
                         kind,
                     })));
@@ -154,34 +150,24 @@ impl Memray {
                     kind::FILLER => {}
                     kind::TRAILER => return Ok(None),
                     kind::MEMORY => return self.memory().map(Some),
-                    kind::CONTEXT_SWITCH => {
-                        let thread = self.word()?;
-                        let next = self.threads.len() as u32;
-                        self.thread = *self.threads.entry(thread).or_insert(next);
-                        let threads = self.threads.capacity() * size_of::<(u64, u32)>();
-                        self.meter.hold(Holder::Reader, threads as u64)?;
-                    }
+                    kind::CONTEXT_SWITCH => self.thread = self.word()?,
                     other => self.skip(other)?,
                 }
             }
         }
     }
 
-    fn memory(&mut self) -> io::Result<Item> {
-        let rss = self.varint()?;
+    fn memory(&mut self) -> io::Result<SourceItem> {
+        let rss_bytes = self.varint()?;
         // Since the capture began.
-        self.time_ms = self.time_ms.max(self.varint()?);
-        Ok(Item::Checkpoint(Checkpoint {
+        self.time_ms = self.varint()?;
+        Ok(SourceItem::Resident {
             time_ns: self.time_ms.saturating_mul(1_000_000),
-            process: 0,
-            figures: Figures {
-                rss_bytes: Some(rss),
-                ..Figures::default()
-            },
-        }))
+            rss_bytes,
+        })
     }
 
-    fn allocation(&mut self, flags: u8) -> io::Result<Option<EventKind>> {
+    fn allocation(&mut self, flags: u8) -> io::Result<Option<SourceKind>> {
         let addr = self.address(flags >> 3 & 0x0f)?;
         let function = match flags & 7 {
             0 => self.byte()?,
@@ -193,14 +179,14 @@ impl Memray {
         }
         let bytes = if frees { 0 } else { self.varint()? };
         let by = match function {
-            allocator::FREE => return Ok(Some(EventKind::Free { addr })),
+            allocator::FREE => return Ok(Some(SourceKind::Free { addr })),
             allocator::MALLOC | allocator::REALLOC => By::Malloc,
             allocator::CALLOC => By::Calloc,
-            // The aligned ones, whose alignment is not told.
+            // The aligned ones, whose alignment is not recorded.
             9..=allocator::PVALLOC => By::Malloc,
             _ => return Ok(None),
         };
-        Ok(Some(EventKind::Alloc {
+        Ok(Some(SourceKind::Alloc {
             addr,
             bytes,
             align: 0,
@@ -217,7 +203,7 @@ impl Memray {
     }
 
     /// An address: one of the last ones by its number, or 15 and the distance from the one before
-    /// that was told so, in units of 8 bytes.
+    /// that was written so, in units of 8 bytes.
     fn address(&mut self, number: u8) -> io::Result<u64> {
         if let Some(addr) = self.recent.get(usize::from(number)) {
             return Ok(*addr);
@@ -229,7 +215,7 @@ impl Memray {
         Ok(addr)
     }
 
-    /// Skips a record that tells of code, not of memory.
+    /// Skips a record of code, not of memory.
     fn skip(&mut self, tag: u8) -> io::Result<()> {
         match tag {
             kind::NATIVE_TRACE_INDEX => {
@@ -317,12 +303,12 @@ fn no_head(error: io::Error) -> ReadError {
     }
 }
 
-impl Source for Memray {
-    fn description(&self) -> &Description {
+impl EventSource for Memray {
+    fn description(&self) -> &TraceDescription {
         &self.description
     }
 
-    fn next_item(&mut self) -> Result<Option<Item>, ReadError> {
+    fn next_item(&mut self) -> Result<Option<SourceItem>, ReadError> {
         if self.over {
             return Ok(None);
         }
@@ -330,7 +316,7 @@ impl Source for Memray {
         self.over = !matches!(record, Ok(Some(_)));
         match record {
             Ok(None) => {
-                self.whole = true;
+                self.complete = true;
                 Ok(None)
             }
             // A program that was killed leaves its capture without an end.
@@ -343,7 +329,11 @@ impl Source for Memray {
         }
     }
 
-    fn is_whole(&self) -> bool {
-        self.whole
+    fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    fn table_bytes(&self) -> u64 {
+        0
     }
 }

@@ -11,14 +11,15 @@ use std::io::{self, BufRead, BufReader, Read};
 pub use logalloc::{Written, write as write_logalloc};
 
 use crate::limits::{Counted, Layer, Meter};
+use crate::record::Normalised;
 use crate::snapshot;
-use crate::trace::{Description, MAGIC, ReadError, Reader, Source};
+use crate::trace::{MAGIC, ReadError, Reader, TraceSource};
 
-/// Reads a recording of any known kind, told by its first bytes, and counts what it comes to.
+/// Reads a recording of any known kind, which its first bytes say, and counts what it comes to.
 ///
 /// # Errors
 /// When it is of no known kind, or of a version that is not known.
-pub fn read(input: impl Read + 'static, meter: &Meter) -> Result<Box<dyn Source>, ReadError> {
+pub fn read(input: impl Read + 'static, meter: &Meter) -> Result<Box<dyn TraceSource>, ReadError> {
     source(counted(input, meter, Layer::File), meter, 2)
 }
 
@@ -43,7 +44,7 @@ fn source(
     input: impl BufRead + 'static,
     meter: &Meter,
     layers: u32,
-) -> Result<Box<dyn Source>, ReadError> {
+) -> Result<Box<dyn TraceSource>, ReadError> {
     let mut input: Input = Box::new(input);
     let start = peek(&mut input)?;
     let unpacked: Option<Box<dyn Read>> = match start.as_slice() {
@@ -57,13 +58,22 @@ fn source(
         }
         _ if start.starts_with(snapshot::NAME) => return Err(ReadError::IsSession),
         _ if start.starts_with(memray::MAGIC) => {
-            return Ok(Box::new(memray::Memray::new(input, meter)?));
+            return Ok(Box::new(Normalised::new(
+                memray::Memray::new(input)?,
+                meter,
+            )));
         }
         _ if start.starts_with(b"v ") => {
-            return Ok(Box::new(heaptrack::Heaptrack::new(input, meter)?));
+            return Ok(Box::new(Normalised::new(
+                heaptrack::Heaptrack::new(input)?,
+                meter,
+            )));
         }
         _ if logalloc::begins(&start) => {
-            return Ok(Box::new(logalloc::Logalloc::new(input, meter)));
+            return Ok(Box::new(Normalised::new(
+                logalloc::Logalloc::new(input),
+                meter,
+            )));
         }
         _ => return Err(ReadError::NotATrace),
     };
@@ -77,7 +87,7 @@ fn unpack(
     unpacked: impl Read + 'static,
     meter: &Meter,
     layers: u32,
-) -> Result<Box<dyn Source>, ReadError> {
+) -> Result<Box<dyn TraceSource>, ReadError> {
     if layers == 0 {
         return Err(ReadError::NotATrace);
     }
@@ -97,15 +107,4 @@ fn truncated(error: io::Error) -> ReadError {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ReadError::NotATrace,
         _ => error.into(),
     }
-}
-
-/// A description that names the format, and what it lacks.
-fn description(format: &str, lacks: &[&str]) -> Description {
-    let mut all = vec![("format_of".to_owned(), format.to_owned())];
-    all.extend(
-        lacks
-            .iter()
-            .map(|what| (format!("lacks.{what}"), "yes".to_owned())),
-    );
-    Description(all)
 }

@@ -44,7 +44,7 @@ pub enum EventKind {
         /// Its address.
         addr: u64,
     },
-    /// A large live block was looked at: so many of its bytes lie on resident pages.
+    /// A checkpoint of a large live block: so many of its bytes lie on resident pages.
     Touched {
         /// Its address.
         addr: u64,
@@ -149,7 +149,7 @@ impl Context {
             put(out, event.thread.into());
             self.thread = event.thread;
         }
-        // Clocks of different processors can disagree by a little, so time may step back.
+        // In traces of earlier versions time may step back by a little.
         put_signed(out, event.time_ns.wrapping_sub(self.time_ns) as i64);
         self.time_ns = event.time_ns;
         if let Some(addr) = addr {

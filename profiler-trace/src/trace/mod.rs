@@ -3,16 +3,18 @@
 //! A trace is a header and blocks, each compressed and checked by itself, so that what was written
 //! before a crash is read up to the last whole block.
 
+mod description;
 mod event;
 mod figures;
 mod reader;
 mod source;
 mod writer;
 
+pub use description::{RecordedBy, TraceDescription};
 pub use event::{By, Event, EventKind};
 pub use figures::Figures;
 pub use reader::{Item, ReadError, Reader};
-pub use source::{PassError, Source, pass_on};
+pub use source::{PassError, TraceSource, pass_on};
 pub use writer::Writer;
 
 /// The first bytes of a trace: a name and the version of the format.
@@ -22,7 +24,7 @@ pub(crate) const MAGIC: [u8; 8] = *b"FRAGTRC\x01";
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(u8)]
 enum Kind {
-    /// Names and values of the [`Description`].
+    /// Names and values of the [`TraceDescription`].
     Description = 1,
     /// The heap as it was when the recording began.
     Seed = 2,
@@ -45,20 +47,6 @@ impl Kind {
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)
-    }
-}
-
-/// Everything about the recorded program that is not an event: names and values, such as `python`
-/// and `CPython 3.11.2`. `docs/trace-format.md` lists the names.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Description(pub Vec<(String, String)>);
-
-impl Description {
-    /// The value of a name.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        let mut all = self.0.iter();
-        all.find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
     }
 }
 

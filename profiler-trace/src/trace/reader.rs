@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use super::event::Context;
-use super::{Checkpoint, Description, Event, Figures, Kind, MAGIC, SeedBlock};
+use super::{Checkpoint, Event, Figures, Kind, MAGIC, SeedBlock, TraceDescription};
 use crate::block::{self, Found};
 use crate::limits::{Meter, Stopped};
 use crate::varint::{take, take_signed, take_text};
@@ -73,13 +73,13 @@ pub enum Item {
 pub struct Reader<R> {
     input: R,
     meter: Meter,
-    description: Description,
+    description: TraceDescription,
     content: Vec<u8>,
     /// Where the next event begins in `content`.
     at: usize,
     context: Context,
     events: u64,
-    whole: bool,
+    complete: bool,
     ended: bool,
 }
 
@@ -123,20 +123,20 @@ impl<R: Read> Reader<R> {
             at: 0,
             context: Context::default(),
             events: 0,
-            whole: false,
+            complete: false,
             ended: false,
         })
     }
 
     /// What the trace says of the program.
-    pub fn description(&self) -> &Description {
+    pub fn description(&self) -> &TraceDescription {
         &self.description
     }
 
     /// Whether the end was reached as it was written. A trace whose recording was cut off ends
     /// without it.
-    pub fn is_whole(&self) -> bool {
-        self.whole
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// The next item; `None` at the end.
@@ -181,7 +181,7 @@ impl<R: Read> Reader<R> {
             // A second description adds nothing to read.
             Some(Kind::Description) => None,
             Some(Kind::End) | None => {
-                self.whole = kind.is_some();
+                self.complete = kind.is_some();
                 self.ended = true;
                 self.content.clear();
                 return Ok(None);
@@ -225,14 +225,14 @@ fn read_block(
 /// many in memory.
 const MOST_NAMES: u64 = 4096;
 
-fn description(mut content: &[u8]) -> Option<Description> {
+fn description(mut content: &[u8]) -> Option<TraceDescription> {
     let input = &mut content;
     let count = take(input).filter(|&count| count <= MOST_NAMES)?;
-    let mut all = Vec::new();
+    let mut description = TraceDescription::default();
     for _ in 0..count {
-        all.push((take_text(input)?, take_text(input)?));
+        description.put(take_text(input)?, take_text(input)?);
     }
-    Some(Description(all))
+    Some(description)
 }
 
 fn seed(mut content: &[u8]) -> Option<Vec<SeedBlock>> {

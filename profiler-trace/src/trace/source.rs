@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::{Description, Item, ReadError, Reader};
+use super::{Item, ReadError, Reader, TraceDescription};
 use crate::limits::Stopped;
 
 /// Why a stream was not passed on.
@@ -22,7 +22,7 @@ pub enum PassError {
 /// # Errors
 /// When a signal came, or `take` failed for another reason than a limit.
 pub fn pass_on(
-    source: &mut dyn Source,
+    source: &mut dyn TraceSource,
     mut take: impl FnMut(Item) -> io::Result<()>,
 ) -> Result<Option<String>, PassError> {
     let mut events = 0u64;
@@ -32,7 +32,7 @@ pub fn pass_on(
                 events += u64::from(matches!(item, Item::Event(_)));
                 item
             }
-            Ok(None) if source.is_whole() => return Ok(None),
+            Ok(None) if source.is_complete() => return Ok(None),
             Ok(None) => {
                 let what = format!("the recording was cut off: {events} events of it were read");
                 return Ok(Some(what));
@@ -51,9 +51,9 @@ pub fn pass_on(
 }
 
 /// Gives a recorded stream, item by item.
-pub trait Source {
+pub trait TraceSource {
     /// What is known of the program.
-    fn description(&self) -> &Description;
+    fn description(&self) -> &TraceDescription;
 
     /// The next item; `None` at the end.
     ///
@@ -62,11 +62,11 @@ pub trait Source {
     fn next_item(&mut self) -> Result<Option<Item>, ReadError>;
 
     /// Whether the end was reached as it was written.
-    fn is_whole(&self) -> bool;
+    fn is_complete(&self) -> bool;
 }
 
-impl<R: Read> Source for Reader<R> {
-    fn description(&self) -> &Description {
+impl<R: Read> TraceSource for Reader<R> {
+    fn description(&self) -> &TraceDescription {
         Reader::description(self)
     }
 
@@ -74,13 +74,13 @@ impl<R: Read> Source for Reader<R> {
         Reader::next_item(self)
     }
 
-    fn is_whole(&self) -> bool {
-        Reader::is_whole(self)
+    fn is_complete(&self) -> bool {
+        Reader::is_complete(self)
     }
 }
 
-impl<S: Source + ?Sized> Source for Box<S> {
-    fn description(&self) -> &Description {
+impl<S: TraceSource + ?Sized> TraceSource for Box<S> {
+    fn description(&self) -> &TraceDescription {
         (**self).description()
     }
 
@@ -88,7 +88,7 @@ impl<S: Source + ?Sized> Source for Box<S> {
         (**self).next_item()
     }
 
-    fn is_whole(&self) -> bool {
-        (**self).is_whole()
+    fn is_complete(&self) -> bool {
+        (**self).is_complete()
     }
 }

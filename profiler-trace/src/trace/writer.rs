@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::event::Context;
-use super::{Checkpoint, Description, Event, Kind, MAGIC, SeedBlock};
+use super::{Checkpoint, Event, Kind, MAGIC, SeedBlock, TraceDescription};
 use crate::block::{self, MAX_UNPACKED};
 use crate::varint::{put, put_signed, put_text};
 
@@ -30,11 +30,12 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// Those of `out`.
-    pub fn new(mut out: W, description: &Description) -> io::Result<Self> {
+    pub fn new(mut out: W, description: &TraceDescription) -> io::Result<Self> {
         out.write_all(&MAGIC)?;
         let mut content = Vec::new();
-        put(&mut content, description.0.len() as u64);
-        for (name, value) in &description.0 {
+        let named = description.named();
+        put(&mut content, named.len() as u64);
+        for (name, value) in &named {
             put_text(&mut content, name);
             put_text(&mut content, value);
         }

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use profiler_trace::interchange::{self, write_logalloc};
 use profiler_trace::limits::{Limits, Meter};
 use profiler_trace::trace::{
-    By, Description, Event, EventKind, Item, ReadError, Reader, Source, Writer,
+    By, Event, EventKind, Item, ReadError, Reader, TraceDescription, TraceSource, Writer,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-fn open(path: &Path) -> Result<Box<dyn Source>, ReadError> {
+fn open(path: &Path) -> Result<Box<dyn TraceSource>, ReadError> {
     interchange::read(fs::File::open(path)?, &Meter::default())
 }
 
@@ -26,7 +26,7 @@ fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn events(source: &mut dyn Source) -> Vec<Event> {
+fn events(source: &mut dyn TraceSource) -> Vec<Event> {
     let mut events = Vec::new();
     while let Some(item) = source.next_item().expect("it is readable") {
         if let Item::Event(event) = item {
@@ -63,9 +63,12 @@ fn live(events: &[Event], unknown: usize) -> usize {
 fn heaptracks_recording_has_as_many_calls_as_heaptrack_counts() {
     let mut source = open(&fixture("heaptrack.zst")).expect("it opens");
     let about = source.description().clone();
-    assert_eq!(about.get("format_of"), Some("heaptrack"));
-    assert_eq!(about.get("command"), Some("/usr/bin/python3 program.py"));
-    assert_eq!(about.get("lacks.threads"), Some("yes"));
+    assert_eq!(about.format.as_deref(), Some("heaptrack"));
+    assert_eq!(
+        about.command.as_deref(),
+        Some("/usr/bin/python3 program.py")
+    );
+    assert_eq!(about.lacks[0], "threads");
     let events = events(&mut *source);
     // `heaptrack_print`: calls to allocation functions.
     assert_eq!(allocations(&events).0, 1743);
@@ -76,11 +79,11 @@ fn heaptracks_recording_has_as_many_calls_as_heaptrack_counts() {
 fn memrays_capture_has_as_many_allocations_as_memray_counts() {
     let mut source = open(&fixture("memray.bin")).expect("it opens");
     let about = source.description().clone();
-    assert_eq!(about.get("format_of"), Some("memray"));
-    let python = about.get("python").expect("it tells");
+    assert_eq!(about.format.as_deref(), Some("memray"));
+    let python = about.python.as_deref().expect("it says so");
     assert!(python.starts_with("CPython 3.11."), "{python}");
     let events = events(&mut *source);
-    assert!(source.is_whole());
+    assert!(source.is_complete());
     // `memray stats`: total allocations and bytes.
     assert_eq!(allocations(&events), (623, 2_092_301));
     live(&events, usize::MAX);
@@ -91,7 +94,7 @@ fn a_raw_recording_of_heaptracks_has_addresses() {
     let text =
         "v 10400 3\nx 8 /bin/cat\nX cat\nI 1000 64\n+ 20 1 7f00\nc a\n+ 30 1 8f00\n- 7f00\nR 2\n";
     let mut source = open_bytes(text.as_bytes()).expect("it opens");
-    assert_eq!(source.description().get("command"), Some("cat"));
+    assert_eq!(source.description().command.as_deref(), Some("cat"));
     let events = events(&mut *source);
     let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
     let alloc = |addr, bytes| EventKind::Alloc {
@@ -142,14 +145,14 @@ fn logalloc_is_read_in_all_its_forms() {
     );
 }
 
-fn open_bytes(bytes: &[u8]) -> Result<Box<dyn Source>, ReadError> {
+fn open_bytes(bytes: &[u8]) -> Result<Box<dyn TraceSource>, ReadError> {
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), bytes).expect("it is writable");
     open(file.path())
 }
 
 fn trace(events: &[Event]) -> Vec<u8> {
-    let mut writer = Writer::new(Vec::new(), &Description::default()).expect("a Vec has room");
+    let mut writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("a Vec has room");
     for event in events {
         writer.event(event).expect("a Vec has room");
     }
@@ -253,7 +256,7 @@ fn a_cut_recording_gives_what_it_has() {
     for bytes in [heaptrack, unpacked] {
         let mut source = open_bytes(&bytes).expect("it opens");
         let whole = events(&mut *source);
-        assert!(source.is_whole());
+        assert!(source.is_complete());
         let mut cut = open_bytes(&bytes[..bytes.len() / 4 * 3]).expect("it opens");
         let part = events(&mut *cut);
         assert!(
@@ -262,7 +265,7 @@ fn a_cut_recording_gives_what_it_has() {
             part.len()
         );
         assert_eq!(part, whole[..part.len()]);
-        assert!(!cut.is_whole(), "and says that it is cut");
+        assert!(!cut.is_complete(), "and says that it is cut");
     }
 }
 

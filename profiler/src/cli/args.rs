@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use profiler_lab::candidates::Tunable;
 use profiler_lab::replay::ReplayOptions;
-use profiler_sampling::Manner;
+use profiler_sampling::SamplingOptions;
 
 use crate::export::Format;
 use crate::session::convert::ConvertOptions;
@@ -23,7 +23,7 @@ Exit codes:
   2    wrong usage
   4    not permitted; the message names what is lacking and the fix
   5    the target is gone (its last sample was saved) or of a kind that is not supported
-  6    done, but a file that was read was not whole, or longer than a limit; the message says why
+  6    done, but a file that was read was incomplete, or longer than a limit; the message says why
   130  interrupted; what was asked for was saved";
 
 /// Shows where the memory of a live Python worker is, why it is fragmented, and what would help.
@@ -200,7 +200,7 @@ pub(super) struct WatchArgs {
     #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = size, requires = "what_if")]
     what_if_memory: u64,
     #[command(flatten)]
-    manner: MannerArgs,
+    sampling: SamplingArgs,
     /// File to write at the end, .json, .csv or .hlog by its ending, or .fragsnap, which grows with each
     /// walk; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
@@ -208,7 +208,7 @@ pub(super) struct WatchArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct MannerArgs {
+pub(super) struct SamplingArgs {
     /// Do not stop the target while its heap is walked; inconsistencies are reported
     #[arg(long)]
     no_stop: bool,
@@ -220,9 +220,9 @@ pub(super) struct MannerArgs {
     max_stop: Duration,
 }
 
-impl MannerArgs {
-    fn manner(&self) -> Manner {
-        Manner {
+impl SamplingArgs {
+    fn options(&self) -> SamplingOptions {
+        SamplingOptions {
             stop: !self.no_stop,
             swap_in: self.swap_in,
             max_stop: self.max_stop,
@@ -242,7 +242,7 @@ pub(super) struct LookArgs {
     #[arg(long, value_name = "FILE", requires = "core")]
     exe: Option<PathBuf>,
     #[command(flatten)]
-    manner: MannerArgs,
+    sampling: SamplingArgs,
 }
 
 #[derive(Debug, Args)]
@@ -322,7 +322,7 @@ pub(super) struct RecordArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
     #[command(flatten)]
-    manner: MannerArgs,
+    sampling: SamplingArgs,
     /// Record this process, which runs already, through probes
     #[arg(short, long, value_name = "PID", required_unless_present = "command",
         value_parser = clap::value_parser!(i32).range(1..))]
@@ -356,7 +356,7 @@ impl RecordArgs {
             },
             output: self.output.clone(),
             duration: self.duration,
-            manner: self.manner.manner(),
+            sampling: self.sampling.options(),
         }
     }
 }
@@ -537,7 +537,7 @@ impl WatchArgs {
                 allocators: self.what_if.clone(),
                 memory_limit: self.what_if_memory,
             }),
-            manner: self.manner.manner(),
+            sampling: self.sampling.options(),
             outputs: self.outputs.clone(),
         }
     }
@@ -553,7 +553,7 @@ impl LookArgs {
             None => Subject::Process {
                 // Required where there is no core.
                 pid: self.pid.unwrap_or_default(),
-                manner: self.manner.manner(),
+                sampling: self.sampling.options(),
             },
         };
         SnapshotOptions {
@@ -644,7 +644,7 @@ mod tests {
         assert_eq!(options.pid, 7);
         assert_eq!(options.budget, Budget::Share(0.05));
         assert_eq!(options.interval, Duration::from_secs(1));
-        assert!(options.probes && options.manner.stop && !options.headless);
+        assert!(options.probes && options.sampling.stop && !options.headless);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) enum Exit {
     NotPermitted = 4,
     /// The target is gone, or of a kind that is not supported.
     TargetGone = 5,
-    /// Done, but a file that was read was not whole.
+    /// Done, but a file that was read was incomplete.
     NotWhole = 6,
     /// Interrupted; what was asked for was saved.
     Interrupted = 130,

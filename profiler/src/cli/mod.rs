@@ -108,7 +108,7 @@ fn usage(mut wrong: clap::Error) -> String {
 fn not_whole(what: &str, why: &str) -> Exit {
     // The exit code says it, too.
     say::line(format_args!(
-        "fragscope: the {what} is not whole: {}",
+        "fragscope: the {what} is incomplete: {}",
         visible(why)
     ));
     Exit::NotWhole

@@ -13,7 +13,7 @@ use profiler_lab::input::{Input, wait_for};
 use profiler_target::{ErrorKind, host};
 use profiler_trace::interchange::{self, Written};
 use profiler_trace::limits::{Limits, Meter, Stopped};
-use profiler_trace::trace::{PassError, ReadError, Source};
+use profiler_trace::trace::{PassError, ReadError, TraceSource};
 use profiler_trace::whole_file::{Place, WriteError};
 
 use super::{interrupt, outputs};
@@ -115,7 +115,7 @@ pub fn to_logalloc(options: &ConvertOptions) -> Result<Converted, ConvertError> 
 
 /// Prints it; `None` when a signal came.
 fn print(
-    source: &mut dyn Source,
+    source: &mut dyn TraceSource,
     meter: &Meter,
     interrupted: &AtomicBool,
 ) -> io::Result<Option<Written>> {
@@ -141,7 +141,7 @@ fn print(
 
 /// Writes it to a file; `None` when a signal came.
 fn save(
-    source: &mut dyn Source,
+    source: &mut dyn TraceSource,
     meter: &Meter,
     place: &Place,
 ) -> Result<Option<Written>, WriteError> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use profiler_sampling::Manner;
+use profiler_sampling::SamplingOptions;
 
 use super::what_if::WhatIfOptions;
 
@@ -37,8 +37,8 @@ pub struct AttachOptions {
     pub predict: bool,
     /// What to compare it with while it runs.
     pub what_if: Option<WhatIfOptions>,
-    /// How the target is looked at.
-    pub manner: Manner,
+    /// How the target is sampled.
+    pub sampling: SamplingOptions,
     /// Files to write at the end, the format by the ending.
     pub outputs: Vec<PathBuf>,
 }
@@ -50,8 +50,8 @@ pub enum Subject {
     Process {
         /// Its number.
         pid: i32,
-        /// How it is looked at.
-        manner: Manner,
+        /// How it is sampled.
+        sampling: SamplingOptions,
     },
     /// A core file.
     Core {

@@ -9,19 +9,20 @@ use std::time::Duration;
 use profiler_core::view::WhatIf;
 use profiler_lab::allocators::Allocator;
 use profiler_lab::play::Setup;
-use profiler_lab::shadow::{Board, Shadows};
+use profiler_lab::shadow::{Shadows, SharedWhatIf};
 use profiler_probe::plan::ProbePlan;
-use profiler_sampling::{Manner, Sampler};
+use profiler_sampling::{Sampler, SamplingOptions};
 use profiler_target::Target;
+use profiler_trace::record::TraceSink;
 use profiler_trace::trace::{Checkpoint, Event, Item, SeedBlock};
 
 use super::Ending;
-use super::record::{Cut, Output, RecordError, Running, unless_gone};
+use super::record::{Output, ProbedRecording, RecordError, TraceWriteError, unless_gone};
 
-/// Between two looks at the ring.
+/// Between two drains of the ring.
 const NAP: Duration = Duration::from_millis(3);
 /// Between two checkpoints at the most: what the shadows have is known only there.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
 /// What is to be compared.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -34,7 +35,7 @@ pub struct WhatIfOptions {
 
 /// Shadows of a worker, fed by a thread of their own.
 pub(crate) struct WhatIfSession {
-    board: Board,
+    shared: SharedWhatIf,
     over: Arc<AtomicBool>,
     begun: Receiver<Result<(), RecordError>>,
     thread: Option<JoinHandle<Result<(), String>>>,
@@ -46,7 +47,11 @@ impl WhatIfSession {
     ///
     /// # Errors
     /// When an allocator is not to be had, in one sentence.
-    pub(crate) fn start(pid: i32, options: &WhatIfOptions, manner: Manner) -> Result<Self, String> {
+    pub(crate) fn start(
+        pid: i32,
+        options: &WhatIfOptions,
+        sampling: SamplingOptions,
+    ) -> Result<Self, String> {
         let mut setups = Vec::new();
         for name in &options.allocators {
             let allocator = Allocator::find(name).map_err(|why| format!("{name}: {why}"))?;
@@ -55,28 +60,28 @@ impl WhatIfSession {
             let short = title.rsplit('/').next().unwrap_or(&title);
             setups.push((short.to_owned(), setup(&allocator, options.memory_limit)));
         }
-        let board = Board::default();
+        let shared = SharedWhatIf::default();
         let over = Arc::new(AtomicBool::new(false));
-        let (for_thread, end) = (board.clone(), Arc::clone(&over));
-        let (tell, begun) = channel();
+        let (for_thread, end) = (shared.clone(), Arc::clone(&over));
+        let (report, begun) = channel();
         let thread = std::thread::Builder::new()
             .name("what-if".into())
             .spawn(move || {
-                let running = match begin(pid, &setups, manner, for_thread) {
-                    Ok(running) => running,
+                let recording = match begin(pid, &setups, sampling, for_thread) {
+                    Ok(recording) => recording,
                     Err(error) => {
                         // Who does not wait for it any more has ended.
-                        let _ = tell.send(Err(error));
+                        let _ = report.send(Err(error));
                         return Ok(());
                     }
                 };
                 // As above.
-                let _ = tell.send(Ok(()));
-                follow(running, &end).map_err(|error| error.to_string())
+                let _ = report.send(Ok(()));
+                follow(recording, &end).map_err(|error| error.to_string())
             })
             .map_err(|error| error.to_string())?;
         Ok(Self {
-            board,
+            shared,
             over,
             begun,
             thread: Some(thread),
@@ -95,7 +100,7 @@ impl WhatIfSession {
 
     /// What there is to show now.
     pub(crate) fn get(&self) -> WhatIf {
-        self.board.get()
+        self.shared.get()
     }
 
     /// Why there are no shadows, if that is so.
@@ -148,77 +153,86 @@ fn setup(allocator: &Allocator, memory_limit: u64) -> Setup {
 fn begin(
     pid: i32,
     setups: &[(String, Setup)],
-    manner: Manner,
-    board: Board,
-) -> Result<Running<Feed>, RecordError> {
+    sampling: SamplingOptions,
+    shared: SharedWhatIf,
+) -> Result<ProbedRecording<ToShadows>, RecordError> {
     let sampler = Sampler::open(pid)?;
     let target = Target::open(pid)?;
     let plan = ProbePlan::for_recording(sampler.target())?;
-    let running = Running::begin(sampler, &plan, manner, |description| {
-        Ok(Feed(Shadows::start(description.clone(), setups, board)?))
+    let recording = ProbedRecording::begin(sampler, &plan, sampling, |description| {
+        Ok(ToShadows(Shadows::start(
+            description.clone(),
+            setups,
+            shared,
+        )?))
     });
-    let mut running = running.map_err(|error| unless_gone(&target, error))?;
-    running.look_every(LOOK_EVERY);
-    Ok(running)
+    let mut recording = recording.map_err(|error| unless_gone(&target, error))?;
+    recording.checkpoint_at_least_every(CHECKPOINT_EVERY);
+    Ok(recording)
 }
 
-fn follow(mut running: Running<Feed>, over: &AtomicBool) -> Result<(), RecordError> {
+fn follow(mut recording: ProbedRecording<ToShadows>, over: &AtomicBool) -> Result<(), RecordError> {
     let ending = loop {
         std::thread::sleep(NAP);
-        running.take()?;
-        running.look_if_due()?;
-        if let Some(how) = running.check(None)? {
+        recording.record_events()?;
+        recording.checkpoint_if_due()?;
+        if let Some(how) = recording.check(None)? {
             break how;
         }
-        if over.load(Ordering::Relaxed) || !running.output().0.any() {
+        if over.load(Ordering::Relaxed) || !recording.output().0.any() {
             break Ending::Done;
         }
     };
-    running.finish(&ending)
+    recording.finish(&ending)
 }
 
-/// Passes the stream on to the shadows.
-struct Feed(Shadows);
+/// Passes a recording on to the shadows.
+struct ToShadows(Shadows);
 
-impl Feed {
-    fn item(&mut self, item: Item) -> Result<(), Cut> {
+impl ToShadows {
+    fn item(&mut self, item: Item) -> Result<(), TraceWriteError> {
         let events = self.0.events();
-        self.0.item(item).map_err(|why| cut(events, why))
+        self.0.item(item).map_err(|why| no_room(events, why))
     }
 }
 
-fn cut(events: u64, why: std::io::Error) -> Cut {
-    Cut::new(std::env::temp_dir(), events, why)
+/// The program that shadows play is written into the folder for temporary files.
+fn no_room(events: u64, why: std::io::Error) -> TraceWriteError {
+    TraceWriteError::new(std::env::temp_dir(), events, why)
 }
 
-impl Output for Feed {
-    fn seed(&mut self, blocks: &[SeedBlock]) -> Result<(), Cut> {
+impl TraceSink for ToShadows {
+    type Error = TraceWriteError;
+
+    fn seed(&mut self, blocks: &[SeedBlock]) -> Result<(), TraceWriteError> {
         self.item(Item::Seed(blocks.to_vec()))
     }
 
-    fn event(&mut self, event: &Event) -> Result<(), Cut> {
+    fn event(&mut self, event: &Event) -> Result<(), TraceWriteError> {
         self.item(Item::Event(*event))
     }
 
-    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Cut> {
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), TraceWriteError> {
         self.item(Item::Checkpoint(checkpoint.clone()))
     }
+}
 
-    fn progress(&mut self) -> Result<(), Cut> {
+impl Output for ToShadows {
+    fn progress(&mut self) -> Result<(), TraceWriteError> {
         let events = self.0.events();
-        self.0.pass_on().map_err(|why| cut(events, why))
+        self.0.pass_on().map_err(|why| no_room(events, why))
     }
 
-    /// The board says all there is.
+    /// What the shadows have is all there is to say.
     fn remark(&mut self, _remark: String) {}
 
-    fn say(&mut self, _what: String) {}
+    fn say(&mut self, _what: &str) {}
 
     fn events(&self) -> u64 {
         self.0.events()
     }
 
-    fn finish(self) -> Result<(), Cut> {
+    fn finish(self) -> Result<(), TraceWriteError> {
         self.0.finish();
         Ok(())
     }

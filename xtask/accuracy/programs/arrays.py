@@ -50,4 +50,4 @@ for _ in range(6):
     for _ in range(4):
         handle(5)
     pace.wait()
-moment("rest")
+moment("final")

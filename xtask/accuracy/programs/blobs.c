@@ -106,6 +106,6 @@ int main(void)
     moment("again");
     drop(97);
     churn(6, 100, 500);
-    moment("rest");
+    moment("final");
     return 0;
 }

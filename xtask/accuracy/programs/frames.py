@@ -53,4 +53,4 @@ moment("cleared")
 for _ in range(6):
     work(4000, 3)
     pace.wait()
-moment("rest")
+moment("final")

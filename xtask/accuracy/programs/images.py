@@ -50,4 +50,4 @@ kept.clear()
 for _ in range(6):
     handle(2)
     pace.wait()
-moment("rest")
+moment("final")

@@ -59,4 +59,4 @@ cache.clear()
 for _ in range(6):
     tasks(4, 10)
     pace.wait()
-moment("rest")
+moment("final")

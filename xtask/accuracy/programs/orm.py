@@ -76,4 +76,4 @@ for _ in range(8):
     write(15)
     read(60)
     pace.wait()
-moment("rest")
+moment("final")

@@ -61,7 +61,7 @@ async def main():
     moment("again")
     store.clear()
     await crowd(path, 4, 100, 20)
-    moment("rest")
+    moment("final")
     server.close()
 
 

@@ -56,4 +56,4 @@ matrices.clear()
 for _ in range(5):
     grid(3)
     pace.wait()
-moment("rest")
+moment("final")

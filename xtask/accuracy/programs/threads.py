@@ -46,4 +46,4 @@ for thread in threads:
 for each in queues:
     while not each.empty():
         each.get()
-moment("rest")
+moment("final")

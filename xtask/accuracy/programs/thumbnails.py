@@ -59,4 +59,4 @@ for _ in range(5):
     for _ in range(2):
         handle(4)
     pace.wait()
-moment("rest")
+moment("final")

@@ -61,4 +61,4 @@ for _ in range(7):
     for _ in range(4):
         handle(6)
     pace.wait()
-moment("rest")
+moment("final")

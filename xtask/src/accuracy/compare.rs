@@ -2,6 +2,10 @@
 
 use super::truth::Run;
 
+/// The row of the most at any moment.
+pub(super) const PEAK: &str = "peak";
+/// The row of the last moment, whatever the program calls it.
+pub(super) const FINAL: &str = "final";
 /// A saving smaller than this is none: neither sign of it is wrong.
 const SAVING: f64 = 5e6;
 
@@ -49,7 +53,7 @@ pub(super) struct Summary {
     pub(super) most: f64,
     /// Predictions within the range of the runs, or off by less than a hundredth.
     pub(super) within: usize,
-    /// How far single runs are from the median of all: what one run tells of another.
+    /// How far single runs are from the median of all: what one run says of another.
     pub(super) own_p90: f64,
     /// Figures.
     pub(super) rows: usize,
@@ -82,7 +86,7 @@ impl Summary {
 pub(super) struct Row {
     pub(super) program: &'static str,
     pub(super) setting: &'static str,
-    /// The name of the moment, or `peak`.
+    /// The name of the moment, [`FINAL`] or [`PEAK`].
     pub(super) moment: String,
     pub(super) truth: Spread,
     pub(super) predicted: Spread,
@@ -112,7 +116,8 @@ impl Row {
     }
 }
 
-/// The rows of one program under one setting: each moment, then the peak over all of them.
+/// The rows of one program under one setting: each moment, of which the last is final, then the peak over
+/// all of them.
 pub(super) fn rows(
     program: &'static str,
     setting: &'static str,
@@ -136,9 +141,13 @@ pub(super) fn rows(
     };
     let moments = truth[0].iter().enumerate();
     let mut rows: Vec<Row> = moments
-        .map(|(n, moment)| row(&moment.name, at(truth, n), at(predicted, n)))
+        .map(|(n, moment)| {
+            let is_last = n + 1 == truth[0].len();
+            let name = if is_last { FINAL } else { &moment.name };
+            row(name, at(truth, n), at(predicted, n))
+        })
         .collect();
-    rows.push(row("peak", peak(truth), peak(predicted)));
+    rows.push(row(PEAK, peak(truth), peak(predicted)));
     rows
 }
 
@@ -152,7 +161,7 @@ mod tests {
             name: name.to_owned(),
             bytes,
         };
-        ["full", "rest"]
+        ["full", "end"]
             .into_iter()
             .zip(figures)
             .map(moment)
@@ -170,6 +179,8 @@ mod tests {
             .collect();
         // 105 of 100, 12 of 12, 105 of (100, 120, 110).
         assert_eq!(errors, [50.0, 0.0, -45.0]);
+        let names: Vec<_> = rows.iter().map(|row| &*row.moment).collect();
+        assert_eq!(names, ["full", FINAL, PEAK]);
         let summary = Summary::of(rows.iter());
         assert_eq!((summary.rows, summary.within), (3, 3));
         assert!((summary.median - 0.05).abs() < 0.005, "{summary:?}");

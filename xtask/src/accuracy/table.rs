@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::compare::{Row, Spread, Summary};
+use super::compare::{FINAL, PEAK, Row, Spread, Summary};
 use super::programs::Program;
 use super::settings::Setting;
 
@@ -131,8 +131,8 @@ fn tables(
         machine()?
     );
     text += &summary(settings, rows);
-    text += "\nMegabytes (10^6 bytes) at the peak and at rest: the median of the runs, the median of \
-             the predictions, the error.\n\n| program | setting | peak | predicted | | at rest | \
+    text += "\nMegabytes (10^6 bytes), peak and final: the median of the runs, the median of \
+             the predictions, the error.\n\n| program | setting | peak | predicted | | final | \
              predicted | |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n";
     for program in programs {
         for setting in settings {
@@ -148,10 +148,10 @@ fn tables(
                     )
                 })
             };
-            let (peak, rest) = (cells("peak"), cells("rest"));
+            let (peak, last) = (cells(PEAK), cells(FINAL));
             let _ = writeln!(
                 text,
-                "| {} | {} | {peak} | {rest} |",
+                "| {} | {} | {peak} | {last} |",
                 program.kind, setting.name
             );
         }

@@ -177,7 +177,7 @@ fn no_files(stage: &Stage, round: &mut Round, running: &Running) {
             && let Err(error) = whole_json(&path)
         {
             round.fault(
-                "an output is not whole",
+                "an output is incomplete",
                 format!("{}: {error}", name.display()),
             );
         }
@@ -247,7 +247,7 @@ pub(super) fn killed_trace(stage: &Stage, round: &mut Round, running: &Running) 
     Ok(())
 }
 
-/// The exit code for "done, but what was read was not whole".
+/// The exit code for "done, but what was read was incomplete".
 const NOT_WHOLE: i32 = 6;
 
 /// Reads a trace, which ends with one of these codes.

@@ -5,7 +5,7 @@
 //! kernel calls. What the host offers is found out once, beforehand; what it offers and refuses all
 //! the same keeps the player from starting, so that none ever plays unconfined unnoticed.
 
-mod calls;
+mod syscalls;
 
 use std::fs;
 use std::io;
@@ -95,7 +95,7 @@ impl Confinement {
             None
         });
         let calls = if host::has_seccomp() {
-            calls::filters()
+            syscalls::filters()
         } else {
             lacks.push(
                 "this kernel has no seccomp filters (CONFIG_SECCOMP_FILTER): kernel calls of \
@@ -194,7 +194,7 @@ impl Steps {
         // SAFETY: no arguments.
         let own = unsafe { libc::getpid() };
         for filter in &mut self.calls {
-            calls::put_own_number(filter, own as u32);
+            syscalls::put_own_number(filter, own as u32);
             seccompiler::apply_filter(filter).map_err(|error| match error {
                 seccompiler::Error::Prctl(why) | seccompiler::Error::Seccomp(why) => why,
                 _ => io::ErrorKind::InvalidInput.into(),

@@ -58,28 +58,38 @@ impl Column {
     }
 }
 
-const REST: Column =
-    Column::filed("rest_bytes", |row| whole(row, |m| m.rest.bytes))
-        .shown("final", 7, |of| mib(of.own.rest.bytes));
-const REST_LOW: Column = Column::filed("low_bytes", |row| whole(row, |m| m.rest.low_bytes));
-const REST_HIGH: Column = Column::filed("high_bytes", |row| whole(row, |m| m.rest.high_bytes));
+const FINAL: Column = Column::filed("rest_bytes", |row| whole(row, |m| m.memory.last.bytes)).shown(
+    "final",
+    7,
+    |of| mib(of.own.memory.last.bytes),
+);
+const FINAL_LOW: Column = Column::filed("low_bytes", |row| whole(row, |m| m.memory.last.low_bytes));
+const FINAL_HIGH: Column =
+    Column::filed("high_bytes", |row| whole(row, |m| m.memory.last.high_bytes));
 const RANGE: Column = Column::derived("range", 13, |of| {
-    let (low, high) = (mib(of.own.rest.low_bytes), mib(of.own.rest.high_bytes));
+    let (low, high) = (
+        mib(of.own.memory.last.low_bytes),
+        mib(of.own.memory.last.high_bytes),
+    );
     if low == high {
         String::new()
     } else {
         format!("{low}-{high}")
     }
 });
-const REST_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.rest.bytes));
-const REST_RANK: Column = Column::filed("rest_rank", |row| Some((row.rank?.1 as u64).into()));
+const FINAL_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.memory.last.bytes));
+const FINAL_RANK: Column = Column::filed("rest_rank", |row| Some((row.rank?.last as u64).into()));
 const PEAK: Column =
-    Column::filed("peak_bytes", |row| whole(row, |m| m.peak.bytes))
-        .shown("peak", 7, |of| mib(of.own.peak.bytes));
-const PEAK_LOW: Column = Column::filed("peak_low_bytes", |row| whole(row, |m| m.peak.low_bytes));
-const PEAK_HIGH: Column = Column::filed("peak_high_bytes", |row| whole(row, |m| m.peak.high_bytes));
-const PEAK_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.peak.bytes));
-const PEAK_RANK: Column = Column::filed("peak_rank", |row| Some((row.rank?.0 as u64).into()));
+    Column::filed("peak_bytes", |row| whole(row, |m| m.memory.peak.bytes))
+        .shown("peak", 7, |of| mib(of.own.memory.peak.bytes));
+const PEAK_LOW: Column = Column::filed("peak_low_bytes", |row| {
+    whole(row, |m| m.memory.peak.low_bytes)
+});
+const PEAK_HIGH: Column = Column::filed("peak_high_bytes", |row| {
+    whole(row, |m| m.memory.peak.high_bytes)
+});
+const PEAK_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.memory.peak.bytes));
+const PEAK_RANK: Column = Column::filed("peak_rank", |row| Some((row.rank?.peak as u64).into()));
 const RUNS: Column = Column::filed("runs", |row| {
     Some(u64::from(row.measured.map_or(0, |m| m.runs)).into())
 });
@@ -98,7 +108,7 @@ const KERNEL_CALLS: Column = Column::filed("kernel_calls", |row| {
 });
 
 /// What the table in text shows after a candidate's name.
-const SHOWN: [Column; 7] = [REST, RANGE, REST_SAVES, PEAK, PEAK_SAVES, CPU, FAULTS];
+const SHOWN: [Column; 7] = [FINAL, RANGE, FINAL_SAVES, PEAK, PEAK_SAVES, CPU, FAULTS];
 
 /// What JSON holds of a candidate.
 pub(super) const FILED: [Column; 12] = [
@@ -106,10 +116,10 @@ pub(super) const FILED: [Column; 12] = [
     PEAK_LOW,
     PEAK_HIGH,
     PEAK_RANK,
-    REST,
-    REST_LOW,
-    REST_HIGH,
-    REST_RANK,
+    FINAL,
+    FINAL_LOW,
+    FINAL_HIGH,
+    FINAL_RANK,
     RUNS,
     CPU,
     FAULTS,

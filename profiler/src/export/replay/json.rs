@@ -160,7 +160,7 @@ fn trace(report: &Report) -> Trace<'_> {
         threads: trace.threads,
         processes: trace.processes,
         checkpoints: trace.checkpoints,
-        last_look_ns: trace.last_look_ns,
+        last_look_ns: trace.last_checkpoint_ns,
         peak_live_bytes: trace.peak_live_bytes,
         trouble: trace.trouble.as_deref(),
         not_taken: &trace.not_taken,
@@ -170,12 +170,12 @@ fn trace(report: &Report) -> Trace<'_> {
 fn calibration(found: &Calibration) -> Calibrated<'_> {
     Calibrated {
         trusted: found.trusted,
-        recorded_bytes: found.rest.map(|both| both.0),
-        replayed_bytes: found.rest.map(|both| both.1),
-        error: found.rest.map(error),
-        recorded_peak_bytes: found.peak.map(|both| both.0),
-        replayed_peak_bytes: found.peak.map(|both| both.1),
-        peak_error: found.peak.map(error),
+        recorded_bytes: found.compared.map(|both| both.last.0),
+        replayed_bytes: found.compared.map(|both| both.last.1),
+        error: found.compared.map(|both| error(both.last)),
+        recorded_peak_bytes: found.compared.map(|both| both.peak.0),
+        replayed_peak_bytes: found.compared.map(|both| both.peak.1),
+        peak_error: found.compared.map(|both| error(both.peak)),
         median_error: found.median_error,
         reasons: &found.reasons,
         checkpoints: found
@@ -238,7 +238,7 @@ fn looked(checkpoint: &Checkpoint) -> Looked {
 fn mechanism(share: &Share) -> Mechanism {
     Mechanism {
         mechanism: share.mechanism.name(),
-        bytes: share.rest_bytes,
-        peak_bytes: share.peak_bytes,
+        bytes: share.bytes.last,
+        peak_bytes: share.bytes.peak,
     }
 }

@@ -1,14 +1,14 @@
 //! A report with something in every place, for tests.
 
-use profiler_lab::calibrate::{Doubts, Point, calibrate};
+use profiler_lab::calibrate::{CalibrationFactors, Point, calibrate};
 use profiler_lab::candidates::Mechanism;
-use profiler_lab::figures::Figure;
+use profiler_lab::figures::{Figure, PeakAndFinal};
 use profiler_lab::report::{Checkpoint, Measured, Report, Row, Share, TraceFacts, rank};
 use profiler_lab::verdict::verdict;
 
 const MIB: u64 = 1 << 20;
 
-fn row(name: &str, peak: u64, rest: (u64, u64, u64), cpu_seconds: f64) -> Row {
+fn row(name: &str, peak: u64, last: (u64, u64, u64), cpu_seconds: f64) -> Row {
     let figure = |(low, bytes, high): (u64, u64, u64)| Figure {
         bytes: bytes * MIB / 10,
         low_bytes: low * MIB / 10,
@@ -18,9 +18,11 @@ fn row(name: &str, peak: u64, rest: (u64, u64, u64), cpu_seconds: f64) -> Row {
         name: name.into(),
         allocator: name.split(' ').next().unwrap_or_default().into(),
         measured: Some(Measured {
-            peak: figure((peak, peak, peak)),
-            rest: figure(rest),
-            runs: if rest.0 == rest.2 { 1 } else { 15 },
+            memory: PeakAndFinal {
+                peak: figure((peak, peak, peak)),
+                last: figure(last),
+            },
+            runs: if last.0 == last.2 { 1 } else { 15 },
             cpu_seconds,
             faults: 31_234,
             kernel_calls: Some(1_207),
@@ -28,9 +30,9 @@ fn row(name: &str, peak: u64, rest: (u64, u64, u64), cpu_seconds: f64) -> Row {
         checkpoints: vec![Checkpoint {
             time_ns: 90_000_000_000,
             process: 0,
-            resident_bytes: rest.1 * MIB / 10,
-            low_bytes: rest.0 * MIB / 10,
-            high_bytes: rest.2 * MIB / 10,
+            resident_bytes: last.1 * MIB / 10,
+            low_bytes: last.0 * MIB / 10,
+            high_bytes: last.2 * MIB / 10,
             recorded_bytes: Some(915 * MIB / 10),
             live_bytes: 254 * MIB / 10,
             asked: true,
@@ -120,16 +122,16 @@ pub(super) fn full() -> Report {
             duration_ns: 90_000_000_000,
             peak_live_bytes: 98 * MIB,
             checkpoints: 2,
-            last_look_ns: 80_000_000_000,
+            last_checkpoint_ns: 80_000_000_000,
             trouble: Some("the recording was cut off".into()),
             not_taken: vec!["LD_AUDIT=/tmp/a.so".into()],
         },
         calibration: calibrate(
             vec![point(50, 1021, 1023), point(90, 915, 921)],
-            &Doubts {
+            &CalibrationFactors {
                 events: 20_100_000,
                 other_allocator: Some(("glibc 2.31".into(), "glibc 2.36".into())),
-                ..Doubts::default()
+                ..CalibrationFactors::default()
             },
         ),
         candidates,
@@ -157,10 +159,9 @@ fn point(seconds: u64, recorded: u64, replayed: u64) -> Point {
     }
 }
 
-fn share(mechanism: Mechanism, rest: i64, peak: i64) -> Share {
+fn share(mechanism: Mechanism, last: i64, peak: i64) -> Share {
     Share {
         mechanism,
-        rest_bytes: rest * MIB as i64 / 10,
-        peak_bytes: peak * MIB as i64 / 10,
+        bytes: PeakAndFinal { peak, last }.map(|bytes| bytes * MIB as i64 / 10),
     }
 }

@@ -101,7 +101,7 @@ fn what_could_not_be_played_is_said() {
     report.trace.left_out = 904;
     let shown = text(&report, false);
     let words: Vec<_> = shown.split_whitespace().collect();
-    let said = "not whole: 904 events were left out: more than 4096 processes or 65.5k threads";
+    let said = "incomplete: 904 events were left out: more than 4096 processes or 65.5k threads";
     assert!(words.join(" ").contains(said), "{shown}");
     assert_eq!(document(&report)["trace"]["events_left_out"], 904);
 }

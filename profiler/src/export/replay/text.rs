@@ -119,11 +119,11 @@ fn heading(text: &mut Text, report: &Report) {
         text.wrapped(Look::Bold, "  ", &words);
     }
     if let Some(trouble) = &trace.trouble {
-        text.wrapped(Look::Bad, "  ", &format!("not whole: {trouble}"));
+        text.wrapped(Look::Bad, "  ", &format!("incomplete: {trouble}"));
     }
     if trace.left_out > 0 {
         let left_out = format!(
-            "not whole: {} events were left out: more than {} processes or {} threads",
+            "incomplete: {} events were left out: more than {} processes or {} threads",
             count(trace.left_out),
             count(MAX_PROCESSES.into()),
             count(MAX_THREADS.into())
@@ -138,8 +138,8 @@ fn heading(text: &mut Text, report: &Report) {
         text.wrapped(Look::Bold, "  ", &format!("not fully confined: {what}"));
     }
     calibration(text, report);
-    if trace.last_look_ns < trace.duration_ns / 100 * LATE_PERCENT {
-        let when = nanoseconds(trace.last_look_ns);
+    if trace.last_checkpoint_ns < trace.duration_ns / 100 * LATE_PERCENT {
+        let when = nanoseconds(trace.last_checkpoint_ns);
         let words = format!("\"final\" is the memory at {when}, the last checkpoint");
         text.wrapped(Look::Bold, "  ", &words);
     }
@@ -155,13 +155,13 @@ fn heading(text: &mut Text, report: &Report) {
 
 fn calibration(text: &mut Text, report: &Report) {
     let (trace, found) = (&report.trace, &report.calibration);
-    let (look, words) = match (found.trusted, found.peak.zip(found.rest)) {
+    let (look, words) = match (found.trusted, found.compared) {
         (true, Some(_)) => (Look::Good, "calibrated"),
         (_, Some(_)) => (Look::Bad, "NOT CALIBRATED"),
         (_, None) => (Look::Bad, "NOT CALIBRATED: nothing to compare with"),
     };
     let mut line = words.to_owned();
-    if let Some((peak, rest)) = found.peak.zip(found.rest) {
+    if let Some(compared) = found.compared {
         let one = |what: &str, both: (u64, u64)| {
             format!(
                 "{what} recorded {}, replayed {} ({:+.1} %)",
@@ -172,8 +172,8 @@ fn calibration(text: &mut Text, report: &Report) {
         };
         line.push_str(&format!(
             ": {}; {}; median error {:.1} % over {}",
-            one("final", rest),
-            one("peak", peak),
+            one("final", compared.last),
+            one("peak", compared.peak),
             found.median_error.unwrap_or(0.0) * 100.0,
             many(trace.checkpoints, "checkpoint", "checkpoints"),
         ));
@@ -235,12 +235,12 @@ fn failures(text: &mut Text, report: &Report) {
     }
 }
 
-/// The first by what they need at their peak: rows are in the order of what rests.
+/// The first by what they need at their peak: rows are in the order of what is final.
 fn by_peak(text: &mut Text, report: &Report) {
     let unlike = |row: &&Row| row.same_as_now.is_none();
     let ranked = report.candidates.iter().filter(unlike);
     let mut ranked: Vec<(usize, &str)> = ranked
-        .filter_map(|row| Some((row.rank?.0, &*row.name)))
+        .filter_map(|row| Some((row.rank?.peak, &*row.name)))
         .collect();
     ranked.sort_by_key(|(rank, _)| *rank);
     let first: Vec<&str> = ranked.iter().take(PEAKS).map(|(_, name)| *name).collect();
@@ -278,7 +278,7 @@ fn mechanisms(text: &mut Text, report: &Report) {
     let gap = |part: fn(&profiler_lab::report::Share) -> i64| -> i64 {
         report.mechanisms.iter().map(part).sum()
     };
-    let (rest, peak) = (gap(|share| share.rest_bytes), gap(|share| share.peak_bytes));
+    let (last, peak) = (gap(|share| share.bytes.last), gap(|share| share.bytes.peak));
     text.blank();
     text.styled(
         Look::Bold,
@@ -291,13 +291,13 @@ fn mechanisms(text: &mut Text, report: &Report) {
         let words = in_words(share.mechanism);
         text.line(&format!(
             "{:>8.1} {:>8.1}  {words}",
-            share.rest_bytes as f64 / MIB,
-            share.peak_bytes as f64 / MIB,
+            share.bytes.last as f64 / MIB,
+            share.bytes.peak as f64 / MIB,
         ));
     }
     text.line(&format!(
         "{:>8.1} {:>8.1}  total",
-        rest as f64 / MIB,
+        last as f64 / MIB,
         peak as f64 / MIB
     ));
 }

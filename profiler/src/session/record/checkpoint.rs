@@ -1,4 +1,6 @@
-//! What a checkpoint holds: figures of a sample of the recorded process.
+//! When checkpoints are taken, and what each holds: figures of a sample of the recorded process.
+
+use std::time::Duration;
 
 use profiler_core::heap::{Allocator, Arena};
 use profiler_core::metrics::malloc_resident;
@@ -6,19 +8,33 @@ use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_trace::trace::Figures;
 
+/// Share of the time for which checkpoints may stop a process.
+pub(super) const STOP_SHARE: f64 = 0.03;
+/// The first checkpoint comes so early; the time between them grows with the recording.
+pub(super) const FIRST_CHECKPOINT: Duration = Duration::from_millis(50);
+/// A recording gets about so many checkpoints each time its length doubles.
+const EACH_DOUBLING: u32 = 50;
+/// Time between two checkpoints at the most.
+pub(super) const RAREST: Duration = Duration::from_secs(10);
+
+/// The time to the next checkpoint of a recording that is so old.
+pub(super) fn interval(age: Duration, rarest: Duration) -> Duration {
+    (age / EACH_DOUBLING).clamp(FIRST_CHECKPOINT, rarest)
+}
+
 /// Why a checkpoint is taken.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Occasion {
+pub(crate) enum CheckpointReason {
     /// It was time.
     Due,
-    /// SIGUSR1 asked for it: a moment that can be told from the others.
-    Asked,
+    /// The user requested it by SIGUSR1.
+    Requested,
     /// The recording of the process ends.
-    Last,
+    Final,
 }
 
 /// The figures of a checkpoint.
-pub(crate) fn figures(sample: &Sample, occasion: Occasion) -> Figures {
+pub(crate) fn figures(sample: &Sample, reason: CheckpointReason) -> Figures {
     let resident = malloc_resident(&sample.residency, &sample.heaps);
     let malloc = sample.heaps.iter();
     let malloc: Vec<_> = malloc
@@ -47,8 +63,8 @@ pub(crate) fn figures(sample: &Sample, occasion: Occasion) -> Figures {
             .iter()
             .map(|row| (row.class, row.resident_bytes))
             .collect(),
-        asked: occasion == Occasion::Asked,
-        is_final: occasion == Occasion::Last,
+        asked: reason == CheckpointReason::Requested,
+        is_final: reason == CheckpointReason::Final,
         other: Vec::new(),
     }
 }

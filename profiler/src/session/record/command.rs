@@ -9,14 +9,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_common::ring::RING_VARIABLE;
 use profiler_target::{ProcessTree, RecordRing, Target, has_borrowed_privileges, not_preloaded};
-use profiler_trace::trace::Description;
+use profiler_trace::trace::{RecordedBy, TraceDescription};
 use profiler_trace::whole_file::RuntimeDir;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::checkpoint::Occasion;
-use super::describe::{Recorder, describe};
-use super::preloaded::{GivenUp, Preloaded};
-use super::recording::{Cut, Recording};
+use super::checkpoint::CheckpointReason;
+use super::describe::{Origin, describe};
+use super::preloaded::{GivenUp, PreloadedRecording};
+use super::trace_file::{TraceFile, TraceWriteError};
 use super::unrecorded::Unrecorded;
 use super::{RecordEnding, RecordError, RecordOptions, create, monotonic_ns};
 use crate::session::Ending;
@@ -25,26 +25,26 @@ use crate::session::signals::Signals;
 /// The recorder, compiled by the build script.
 const RECORDER: &[u8] = include_bytes!(env!("FRAGSCOPE_RECORDER"));
 
-/// A program says who it is once it has run so long: until then it may still execute another one.
+/// A program is described once it has run so long: until then it may still execute another one.
 const SETTLED: Duration = Duration::from_millis(100);
 /// Events taken before signals and the clock are looked at.
 const BATCH: usize = 1 << 14;
 /// How long the reader sleeps when there is nothing to read.
 const NAP: Duration = Duration::from_millis(1);
-/// Processes that are to end are looked at once more, for so long at the most.
-const LAST_LOOK: Duration = Duration::from_millis(150);
+/// Processes that are to end get a final checkpoint, in so much time at the most.
+const FINAL_CHECKPOINTS: Duration = Duration::from_millis(150);
 /// How long a command that was asked to end is waited for, to say what became of it.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
-/// Between two looks at which processes are left.
+/// Between two checks of which processes are left.
 const SLOW: Duration = Duration::from_millis(50);
 /// A child that was announced and has not begun is waited for, on a busy host: its fork failed.
 const UNBORN: Duration = Duration::from_secs(2);
-/// Processes that outlive the command by so much are spoken of.
+/// Processes that outlive the command by so much are reported.
 const OUTLIVED: Duration = Duration::from_secs(1);
 
-/// Why a recording of a command is over.
+/// How a recording of a command ended.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-enum Over {
+enum CommandEnding {
     /// The command ended so, and all that it started.
     Command(ExitStatus),
     /// It was recorded as long as was asked, and asked to end.
@@ -73,7 +73,7 @@ pub(super) fn record(
 async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEnding, RecordError> {
     // Before the command starts, so that a signal never finds the default action.
     let signals = Signals::new()?;
-    let asked = signal(SignalKind::user_defined1())?;
+    let requests = signal(SignalKind::user_defined1())?;
     let name = concat!("recorder-", env!("CARGO_PKG_VERSION"));
     let object = RuntimeDir::first("the recorder", |dir| dir.object(name, RECORDER))?;
     let object = object.to_string_lossy().into_owned();
@@ -94,48 +94,48 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         watch.look_at(child.id(), &tree);
         status = child.try_wait()?;
     }
-    let recorder = Recorder::Preload {
+    let origin = Origin::Preload {
         listed: &object,
         mapped: &object,
     };
     let description = match Target::open(child.id() as i32) {
-        Ok(target) => describe(&target, &[], recorder, started_at),
+        Ok(target) => describe(&target, &[], origin, started_at),
         Err(_) => of_command(command, started_at),
     };
-    let recording = Recording::begin(file, &options.output, &description);
-    let recording = recording.map_err(|cut| unrecorded(cut, &mut child))?;
-    let stream = Preloaded::new(ring, tree, recording, began_ns, options.manner, watch);
+    let file = TraceFile::begin(file, &options.output, &description);
+    let file = file.map_err(|why| unrecorded(why, &mut child))?;
+    let recording = PreloadedRecording::new(ring, tree, file, began_ns, options.sampling, watch);
     let mut session = Session {
-        stream,
+        recording,
         child,
         status,
         signals,
-        asked,
+        requests,
         deadline: options.duration.map(|duration| began + duration),
         slow_at: began,
         ended_at: None,
-        has_said: false,
+        reported: false,
         signalled: None,
     };
-    let over = session.run().await;
+    let ending = session.run().await;
     let Session {
-        mut stream,
+        mut recording,
         mut child,
         ..
     } = session;
-    let over = over.map_err(|error| match error {
-        RecordError::Cut(cut) => unrecorded(cut, &mut child),
+    let ending = ending.map_err(|error| match error {
+        RecordError::Write(why) => unrecorded(why, &mut child),
         other => other,
     })?;
-    if stream.heard_nothing() {
-        stream.say(&heard_nothing(command));
+    if recording.is_empty() {
+        recording.say(&nothing_recorded(command));
     }
-    match over {
-        Over::Command(status) if !status.success() => {
-            stream.say(&format!("the command {}", how(status)));
+    match ending {
+        CommandEnding::Command(status) if !status.success() => {
+            recording.say(&format!("the command {}", how(status)));
         }
-        Over::Duration if !ends_soon(&mut child).await => {
-            stream.say(&format!(
+        CommandEnding::Duration if !ends_soon(&mut child).await => {
+            recording.say(&format!(
                 "the command (process {}) was asked to end by SIGTERM, and goes on without being \
                  recorded",
                 child.id()
@@ -143,63 +143,63 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         }
         _ => {}
     }
-    let finished = stream.finish();
-    finished.map_err(|cut| unrecorded(cut, &mut child))?;
-    match over {
-        Over::Command(status) => Ok(RecordEnding::Command(exit_code(status))),
-        Over::Duration => Ok(RecordEnding::Session(Ending::Done)),
-        Over::Signal(name) => Ok(RecordEnding::Session(Ending::Interrupted(name))),
-        Over::GivenUp(why) => Err(RecordError::GivenUp(why)),
+    let finished = recording.finish();
+    finished.map_err(|why| unrecorded(why, &mut child))?;
+    match ending {
+        CommandEnding::Command(status) => Ok(RecordEnding::Command(exit_code(status))),
+        CommandEnding::Duration => Ok(RecordEnding::Session(Ending::Done)),
+        CommandEnding::Signal(name) => Ok(RecordEnding::Session(Ending::Interrupted(name))),
+        CommandEnding::GivenUp(why) => Err(RecordError::GivenUp(why)),
     }
 }
 
 /// A command being recorded.
 struct Session {
-    stream: Preloaded,
+    recording: PreloadedRecording,
     child: Child,
     status: Option<ExitStatus>,
     signals: Signals,
-    asked: tokio::signal::unix::Signal,
+    requests: tokio::signal::unix::Signal,
     deadline: Option<Instant>,
-    /// When it is next looked at which processes are left.
+    /// When it is next checked which processes are left.
     slow_at: Instant,
     /// When the command was seen to have ended.
     ended_at: Option<Instant>,
-    has_said: bool,
-    /// The signal that came first, and until when the command is looked at before it gets it.
+    reported: bool,
+    /// The signal that came first, and until when checkpoints are taken before the command gets it.
     signalled: Option<(&'static str, Option<Instant>)>,
 }
 
 impl Session {
-    /// No step of it takes longer than one look at a process.
-    async fn run(&mut self) -> Result<Over, RecordError> {
+    /// No step of it takes longer than one sample of a process.
+    async fn run(&mut self) -> Result<CommandEnding, RecordError> {
         loop {
-            let busy = self.stream.step(BATCH)?;
+            let busy = self.recording.step(BATCH)?;
             tokio::select! {
                 biased;
                 name = self.signals.next() => {
                     if self.signalled.is_some() || self.status.is_some() {
-                        return Ok(Over::Signal(self.signalled.map_or(name, |(first, _)| first)));
+                        return Ok(CommandEnding::Signal(self.signalled.map_or(name, |(first, _)| first)));
                     }
                     self.signal(name);
                 }
-                _ = self.asked.recv() => self.stream.look(Occasion::Asked),
+                _ = self.requests.recv() => self.recording.start_checkpoints(CheckpointReason::Requested),
                 () = tokio::time::sleep(if busy { Duration::ZERO } else { NAP }) => {}
             }
             let now = Instant::now();
             if let Some((name, Some(until))) = self.signalled
-                && (now >= until || !self.stream.is_looking())
+                && (now >= until || !self.recording.is_taking_checkpoints())
             {
                 self.end();
                 self.signalled = Some((name, None));
             }
             if self.deadline.is_some_and(|deadline| now >= deadline) {
-                self.look_once_more().await?;
+                self.take_final_checkpoints().await?;
                 self.end();
-                return Ok(Over::Duration);
+                return Ok(CommandEnding::Duration);
             }
-            if let Some(why) = self.stream.given_up() {
-                return Ok(Over::GivenUp(why));
+            if let Some(why) = self.recording.given_up() {
+                return Ok(CommandEnding::GivenUp(why));
             }
             if self.status.is_none() {
                 self.status = self.child.try_wait()?;
@@ -210,13 +210,13 @@ impl Session {
             if now < self.slow_at {
                 continue;
             }
-            self.stream.watch();
-            self.stream.reap(self.child.id());
+            self.recording.watch();
+            self.recording.reap(self.child.id());
             // What is still in the ring may be of processes that are not known yet.
             if let Some(status) = self.status.filter(|_| !busy)
                 && !self.is_left(status, now)
             {
-                return Ok(Over::Command(status));
+                return Ok(CommandEnding::Command(status));
             }
             if self.status.is_none() || !busy {
                 self.slow_at = now + SLOW;
@@ -226,17 +226,17 @@ impl Session {
 
     /// The first signal: the recording goes on until the command has ended.
     fn signal(&mut self, name: &'static str) {
-        self.stream.look(Occasion::Last);
+        self.recording.start_checkpoints(CheckpointReason::Final);
         // The terminal sends its own to the command as well.
         let passed_on = name != "SIGINT";
-        let until = passed_on.then(|| Instant::now() + LAST_LOOK);
+        let until = passed_on.then(|| Instant::now() + FINAL_CHECKPOINTS);
         self.signalled = Some((name, until));
         let gets = if passed_on {
             ", which gets SIGTERM,"
         } else {
             ""
         };
-        self.stream.say(&format!(
+        self.recording.say(&format!(
             "{name}: recording until the command{gets} has ended; a second signal leaves it running"
         ));
     }
@@ -250,11 +250,11 @@ impl Session {
         }
     }
 
-    async fn look_once_more(&mut self) -> Result<(), Cut> {
-        self.stream.look(Occasion::Last);
-        let until = Instant::now() + LAST_LOOK;
-        while self.stream.is_looking() && Instant::now() < until {
-            if !self.stream.step(BATCH)? {
+    async fn take_final_checkpoints(&mut self) -> Result<(), TraceWriteError> {
+        self.recording.start_checkpoints(CheckpointReason::Final);
+        let until = Instant::now() + FINAL_CHECKPOINTS;
+        while self.recording.is_taking_checkpoints() && Instant::now() < until {
+            if !self.recording.step(BATCH)? {
                 tokio::time::sleep(NAP).await;
             }
         }
@@ -264,16 +264,16 @@ impl Session {
     /// Whether recorded processes outlive the command, which has ended so.
     fn is_left(&mut self, status: ExitStatus, now: Instant) -> bool {
         let ended_at = *self.ended_at.get_or_insert(now);
-        let Some(left) = self.stream.left_running(self.child.id()) else {
+        let Some(survivors) = self.recording.survivors(self.child.id()) else {
             return true;
         };
-        let Some(pid) = left.first else {
+        let Some(pid) = survivors.first else {
             // One that was forked last may not have written anything yet.
-            return self.stream.expects_children() && now - ended_at < UNBORN;
+            return self.recording.expects_children() && now - ended_at < UNBORN;
         };
-        if now - ended_at > OUTLIVED && !std::mem::replace(&mut self.has_said, true) {
-            let count = left.count;
-            self.stream.say(&format!(
+        if now - ended_at > OUTLIVED && !std::mem::replace(&mut self.reported, true) {
+            let count = survivors.count;
+            self.recording.say(&format!(
                 "the command {}; of its processes {count} run on ({pid}{}) and are recorded until \
                  they end: Ctrl-C ends the recording and leaves them running",
                 how(status),
@@ -299,17 +299,17 @@ async fn ends_soon(child: &mut Child) -> bool {
 }
 
 /// What became of a recording that cannot be written any more.
-fn unrecorded(cut: Cut, child: &mut Child) -> RecordError {
+fn unrecorded(why: TraceWriteError, child: &mut Child) -> RecordError {
     match child.try_wait() {
-        Ok(Some(_)) => RecordError::Cut(cut),
+        Ok(Some(_)) => RecordError::Write(why),
         _ => RecordError::Unrecorded {
-            cut,
+            why,
             pid: child.id(),
         },
     }
 }
 
-fn heard_nothing(command: &[OsString]) -> String {
+fn nothing_recorded(command: &[OsString]) -> String {
     if has_borrowed_privileges() {
         return "nothing was recorded: this fragscope has privileges of its file (capabilities, or a \
                 set-user-ID bit), and the kernel lets no program open what such a process has open. \
@@ -329,14 +329,14 @@ fn heard_nothing(command: &[OsString]) -> String {
 }
 
 /// What can be said of a command that ended before it could be looked at.
-fn of_command(command: &[OsString], started_at: jiff::Timestamp) -> Description {
+fn of_command(command: &[OsString], started_at: jiff::Timestamp) -> TraceDescription {
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
-    let named = |name: &str, value: String| (name.to_owned(), value);
-    Description(vec![
-        named("command", words.join(" ")),
-        named("recorder", "preload".to_owned()),
-        named("started_at", started_at.to_string()),
-    ])
+    TraceDescription {
+        command: Some(words.join(" ")),
+        recorder: Some(RecordedBy::Preload),
+        started_at: Some(started_at.to_string()),
+        ..TraceDescription::default()
+    }
 }
 
 fn start(command: &[OsString], object: &str, ring: &RecordRing) -> Result<Child, RecordError> {

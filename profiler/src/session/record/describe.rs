@@ -6,11 +6,11 @@ use profiler_core::allocator::AllocatorIdentity;
 use profiler_core::heap::HeapSnapshot;
 use profiler_probe::plan::MallocObject;
 use profiler_target::{Target, host};
-use profiler_trace::trace::Description;
+use profiler_trace::trace::{RecordedBy, TraceDescription};
 
 /// Where the events of a recording come from.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum Recorder<'a> {
+pub enum Origin<'a> {
     /// An object in front of the allocator.
     Preload {
         /// Its path in `LD_PRELOAD`.
@@ -27,46 +27,50 @@ pub enum Recorder<'a> {
 pub fn describe(
     target: &Target,
     heaps: &[HeapSnapshot],
-    recorder: Recorder<'_>,
+    origin: Origin<'_>,
     started_at: Timestamp,
-) -> Description {
+) -> TraceDescription {
     let who = target.describe();
     let host = host();
-    let (source, listed, mapped) = match recorder {
-        Recorder::Preload { listed, mapped } => ("preload", Some(listed), Some(mapped)),
-        Recorder::Probes => ("probes", None, None),
+    let (recorder, listed, mapped) = match origin {
+        Origin::Preload { listed, mapped } => (RecordedBy::Preload, Some(listed), Some(mapped)),
+        Origin::Probes => (RecordedBy::Probes, None, None),
     };
     let object = MallocObject::of(target, mapped).ok();
-    let mut all = Names::default();
-    all.put("command", who.cmdline.join(" "));
-    all.put("comm", who.comm);
-    all.put("pid", who.pid);
-    all.put_known("python", who.python);
-    all.put_known("libc", who.libc.as_ref());
     let identity = object.as_ref().map(|object| &object.identity);
-    all.put_known("malloc", identity.map(AllocatorIdentity::title));
-    all.put_known("malloc_path", identity.map(|one| &one.object));
-    all.put_known("cpus", target.allowed_cpus().ok());
-    all.put("page_size", PAGE_SIZE);
-    all.put("kernel", host.kernel);
-    all.put("recorder", source);
-    all.put("started_at", started_at);
-    all.put_known("thp", host::transparent_huge_pages());
-    for (name, value) in target.allocator_environment() {
-        let value = match (name.as_str(), listed) {
-            ("LD_PRELOAD", Some(listed)) => without(&value, listed),
-            _ => value,
-        };
-        if !value.is_empty() {
-            all.put(&format!("env.{name}"), value);
-        }
-    }
     let serves = identity.and_then(|one| one.kind);
     let heap = heaps.iter().find(|heap| Some(heap.allocator) == serves);
-    for (name, value) in heap.iter().flat_map(|heap| &heap.settings) {
-        all.put(&format!("setting.{name}"), value);
+    TraceDescription {
+        command: Some(who.cmdline.join(" ")),
+        comm: Some(who.comm),
+        pid: u64::try_from(who.pid).ok(),
+        python: who.python,
+        libc: who.libc,
+        malloc: identity.map(AllocatorIdentity::title),
+        malloc_path: identity.map(|one| one.object.clone()),
+        cpus: target.allowed_cpus().ok(),
+        page_size: Some(PAGE_SIZE),
+        kernel: Some(host.kernel),
+        recorder: Some(recorder),
+        started_at: Some(started_at.to_string()),
+        thp: host::transparent_huge_pages(),
+        env: environment(target, listed),
+        settings: heap.map_or_else(Vec::new, |heap| heap.settings.clone()),
+        ..TraceDescription::default()
     }
-    Description(all.0)
+}
+
+/// The variables that settle the target's allocator; of those that preload, without the recorder.
+fn environment(target: &Target, recorder: Option<&str>) -> Vec<(String, String)> {
+    let all = target.allocator_environment().into_iter();
+    let all = all.map(|(name, value)| match (name.as_str(), recorder) {
+        ("LD_PRELOAD", Some(recorder)) => {
+            let others = without(&value, recorder);
+            (name, others)
+        }
+        _ => (name, value),
+    });
+    all.filter(|(_, value)| !value.is_empty()).collect()
 }
 
 /// A list of libraries to preload without one of them. The loader parts them at spaces and colons.
@@ -74,19 +78,4 @@ fn without(list: &str, path: &str) -> String {
     let others = list.split([' ', ':']).filter(|one| *one != path);
     let others: Vec<&str> = others.filter(|one| !one.is_empty()).collect();
     others.join(":")
-}
-
-#[derive(Default)]
-struct Names(Vec<(String, String)>);
-
-impl Names {
-    fn put(&mut self, name: &str, value: impl ToString) {
-        self.0.push((name.to_owned(), value.to_string()));
-    }
-
-    fn put_known(&mut self, name: &str, value: Option<impl ToString>) {
-        if let Some(value) = value {
-            self.put(name, value);
-        }
-    }
 }

@@ -1,6 +1,5 @@
 //! `record`: the stream of what a program asks of malloc, into a trace.
 
-mod begin;
 mod checkpoint;
 mod command;
 pub mod describe;
@@ -8,11 +7,11 @@ mod lock;
 mod output;
 mod preloaded;
 mod probed;
-mod recording;
-mod running;
+mod process;
 mod seed;
-mod stream;
-mod touched;
+mod source;
+mod start_state;
+mod trace_file;
 mod unrecorded;
 
 use std::ffi::OsString;
@@ -24,14 +23,15 @@ use nix::time::{ClockId, clock_gettime};
 use profiler_core::text::visible;
 use profiler_probe::ProbeError;
 use profiler_probe::plan::PlanError;
-use profiler_sampling::Manner;
+use profiler_sampling::SamplingOptions;
 use profiler_target::{ErrorKind, Gone, OpenError};
 use profiler_trace::whole_file::{self, NoRuntimeDir, WriteError};
 
 pub(crate) use self::output::Output;
 pub use self::preloaded::GivenUp;
-pub use self::recording::Cut;
-pub(crate) use self::running::{Running, unless_gone};
+pub(crate) use self::probed::ProbedRecording;
+pub(crate) use self::process::unless_gone;
+pub use self::trace_file::TraceWriteError;
 use super::{Ending, outputs};
 
 /// What `record` does.
@@ -43,8 +43,8 @@ pub struct RecordOptions {
     pub output: PathBuf,
     /// End after this long; `None` is until the program ends or the user ends it.
     pub duration: Option<Duration>,
-    /// How the program is looked at for checkpoints.
-    pub manner: Manner,
+    /// How the program is sampled for checkpoints.
+    pub sampling: SamplingOptions,
 }
 
 /// Whom a recording is of.
@@ -79,13 +79,13 @@ pub enum RecordError {
     Output(#[from] WriteError),
     /// The file could not be written on.
     #[error(transparent)]
-    Cut(#[from] Cut),
+    Write(#[from] TraceWriteError),
     /// The file of a command could not be written on.
-    #[error("{cut}; the command (process {pid}) goes on without being recorded")]
+    #[error("{why}; the command (process {pid}) goes on without being recorded")]
     Unrecorded {
         /// What failed.
         #[source]
-        cut: Cut,
+        why: TraceWriteError,
         /// The command's process.
         pid: u32,
     },
@@ -151,7 +151,7 @@ pub fn record(options: &RecordOptions) -> Result<RecordEnding, RecordError> {
     match &options.subject {
         Recorded::Command(command) => command::record(options, command),
         Recorded::Process { pid, budget } => {
-            running::record(options, *pid, *budget).map(RecordEnding::Session)
+            process::record(options, *pid, *budget).map(RecordEnding::Session)
         }
     }
 }
@@ -162,7 +162,7 @@ fn create(path: &Path) -> Result<whole_file::Output, RecordError> {
     Ok(outputs::place(path)?.begin_growing()?)
 }
 
-/// The monotonic clock, in ns: the one by which recorders tell the time.
+/// The monotonic clock, in ns: the one by which recorders take the time.
 fn monotonic_ns() -> io::Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)

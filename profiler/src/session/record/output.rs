@@ -1,82 +1,29 @@
-//! Where a recording goes: into a trace, or straight into players.
+//! Where a recording goes: into a file, or straight into players.
 
-use profiler_trace::trace::{Checkpoint, Event, SeedBlock};
+use profiler_trace::record::TraceSink;
 
-use super::recording::{Cut, Recording};
+use super::TraceWriteError;
 
-/// Takes in a stream, item by item, in order.
-pub(crate) trait Output {
-    /// The heap that was there before, ahead of all events.
+/// Takes a recording, and what there is to say while it goes on.
+pub(crate) trait Output: TraceSink<Error = TraceWriteError> {
+    /// Called after each batch of events, and now and then.
     ///
     /// # Errors
-    /// When it cannot be taken in.
-    fn seed(&mut self, blocks: &[SeedBlock]) -> Result<(), Cut>;
+    /// When what was taken cannot be passed on.
+    fn progress(&mut self) -> Result<(), TraceWriteError>;
 
-    /// An event.
-    ///
-    /// # Errors
-    /// When it cannot be taken in.
-    fn event(&mut self, event: &Event) -> Result<(), Cut>;
-
-    /// A checkpoint.
-    ///
-    /// # Errors
-    /// When it cannot be taken in.
-    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Cut>;
-
-    /// Called after each batch, and now and then.
-    ///
-    /// # Errors
-    /// When what was taken in cannot be passed on.
-    fn progress(&mut self) -> Result<(), Cut>;
-
-    /// What else there is to say while it goes on.
+    /// What else a progress line says from now on.
     fn remark(&mut self, remark: String);
 
-    /// Tells the user something, once.
-    fn say(&mut self, what: String);
+    /// Reports something to the user, once.
+    fn say(&mut self, what: &str);
 
-    /// Events taken in.
+    /// Events taken so far.
     fn events(&self) -> u64;
 
     /// Nothing more will come.
     ///
     /// # Errors
-    /// When what was taken in cannot be passed on.
-    fn finish(self) -> Result<(), Cut>;
-}
-
-impl Output for Recording {
-    fn seed(&mut self, blocks: &[SeedBlock]) -> Result<(), Cut> {
-        Recording::seed(self, blocks)
-    }
-
-    fn event(&mut self, event: &Event) -> Result<(), Cut> {
-        Recording::event(self, event)
-    }
-
-    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Cut> {
-        Recording::checkpoint(self, checkpoint)
-    }
-
-    fn progress(&mut self) -> Result<(), Cut> {
-        Recording::progress(self);
-        Ok(())
-    }
-
-    fn remark(&mut self, remark: String) {
-        Recording::remark(self, remark);
-    }
-
-    fn say(&mut self, what: String) {
-        Recording::say(self, &what);
-    }
-
-    fn events(&self) -> u64 {
-        Recording::events(self)
-    }
-
-    fn finish(self) -> Result<(), Cut> {
-        Recording::finish(self)
-    }
+    /// When what was taken cannot be passed on.
+    fn finish(self) -> Result<(), TraceWriteError>;
 }

@@ -1,36 +1,28 @@
 //! From the ring of preloaded recorders into the trace, with checkpoints of each process.
 //!
-//! Nothing here waits: each step takes what there is, and looks at one process at the most, so that
+//! Nothing here waits: each step takes what there is, and samples one process at the most, so that
 //! whoever calls can answer a signal between two of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use profiler_common::ring::kind;
 use profiler_core::sample::Sample;
-use profiler_sampling::{Manner, Sampler, WalkSchedule};
+use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule};
 use profiler_target::{
     Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState, children_of, host,
 };
-use profiler_trace::trace::{Checkpoint, Event, EventKind};
+use profiler_trace::record::{
+    Clock, MOST_PROCESSES, MOST_THREADS, Normaliser, RecordedProcess, Recorder, SourceKind,
+};
 
-use super::checkpoint::{self, Occasion};
-use super::monotonic_ns;
-use super::recording::{Cut, Recording};
-use super::stream::{LeftOut, Running, Stream};
-use super::touched::LargeBlocksOfAll;
+use super::checkpoint::{self, CheckpointReason, FIRST_CHECKPOINT, RAREST, STOP_SHARE};
+use super::output::Output;
+use super::trace_file::TraceFile;
 use super::unrecorded::Unrecorded;
+use super::{TraceWriteError, monotonic_ns, source};
 
-/// Share of the time for which checkpoints may stop a process.
-pub(super) const STOP_SHARE: f64 = 0.03;
-/// The first checkpoint comes so early; the time between them grows with the recording.
-pub(super) const FIRST_LOOK: Duration = Duration::from_millis(50);
-/// A recording gets about so many checkpoints each time its length doubles.
-pub(super) const LOOKS: u32 = 50;
-/// Time between two checkpoints at the most.
-pub(super) const RAREST: Duration = Duration::from_secs(10);
 /// So many processes get checkpoints: each takes descriptors, of which fragscope has 1024 mostly.
-const MOST_LOOKED_AT: usize = 128;
+const MOST_SAMPLED: usize = 128;
 /// So many processes are looked for at once when the command has ended: of forged ones there may be
 /// many.
 const MOST_LEFT: usize = 128;
@@ -45,27 +37,26 @@ const MORE_SUSPICIOUS: Duration = Duration::from_millis(1);
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// The stream of one command.
-pub(crate) struct Preloaded {
+pub(crate) struct PreloadedRecording {
     ring: RecordRing,
     tree: ProcessTree,
-    stream: Stream,
-    recording: Recording,
-    manner: Manner,
+    recorder: Recorder<TraceFile>,
+    sampling: SamplingOptions,
     began: Instant,
     schedule: WalkSchedule,
-    /// The processes that are looked at.
+    /// The processes that are sampled.
     known: HashMap<u32, Known>,
-    /// Those that are to be looked at, and why.
-    to_look_at: VecDeque<(Running, Occasion)>,
-    /// How long a process stood still in this round of looks, at the most.
+    /// Those that are to be sampled, and why.
+    waiting: VecDeque<(RecordedProcess, CheckpointReason)>,
+    /// How long a process stood still in this round of checkpoints, at the most.
     round: Round,
-    /// What was seen of a process, until the events before that moment are written.
-    seen: Option<Seen>,
-    large: LargeBlocksOfAll,
-    /// Of what was left out, this much is written in the trace.
-    said: LeftOut,
+    /// What was observed of a process, until the events before that moment are recorded.
+    observation: Option<Observation>,
+    left_out: LeftOut,
+    /// Of what was left out, this much is recorded as lost.
+    reported: LeftOut,
     is_crowded: bool,
-    /// Whether it was said that there are no descriptors left.
+    /// Whether it was reported that there are no descriptors left.
     is_short_of_files: bool,
     unrecorded: Unrecorded,
     /// From this process on it is looked at next what they execute.
@@ -73,22 +64,31 @@ pub(crate) struct Preloaded {
     /// From this one on they are looked for when the command has ended.
     seek_from: u32,
     /// Those found in the round so far, and in the last whole one.
-    seeking: Left,
-    left: Option<Left>,
+    seeking: Survivors,
+    survivors: Option<Survivors>,
     /// Whether events that are claimed and not written are not waited for any more.
     is_over: bool,
 }
 
+/// Events that are not in the trace.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+struct LeftOut {
+    /// No recorder writes such: a kind, a number, a size or an alignment that does not exist.
+    damaged: u64,
+    /// Of processes or threads beyond those that are known at once.
+    beyond_limit: u64,
+}
+
 /// Processes that outlive the command.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Left {
+pub(crate) struct Survivors {
     /// How many.
     pub(crate) count: usize,
     /// The first of them.
     pub(crate) first: Option<u32>,
 }
 
-/// A process of the tree, and the means to look at it.
+/// A process of the tree, and the means to sample it.
 struct Known {
     member: Member,
     sampler: Option<Sampler>,
@@ -100,9 +100,9 @@ struct Round {
     stopped: Duration,
 }
 
-struct Seen {
-    of: Running,
-    what: What,
+struct Observation {
+    of: RecordedProcess,
+    what: Observed,
     time_ns: u64,
     /// Events up to this number were claimed before.
     moment: u64,
@@ -131,86 +131,85 @@ pub enum GivenUp {
     Unfinished,
 }
 
-enum What {
-    Sample(Box<Sample>, Occasion),
+enum Observed {
+    Sample(Box<Sample>, CheckpointReason),
     /// It is no more.
     Gone,
 }
 
-impl Preloaded {
+impl PreloadedRecording {
     /// Begins; `began_ns` is the time on the monotonic clock at which the command was started.
     pub(crate) fn new(
         ring: RecordRing,
         tree: ProcessTree,
-        recording: Recording,
+        file: TraceFile,
         began_ns: u64,
-        manner: Manner,
+        sampling: SamplingOptions,
         unrecorded: Unrecorded,
     ) -> Self {
         let began = Instant::now();
         Self {
             ring,
             tree,
-            stream: Stream::new(began_ns),
-            recording,
-            manner,
+            recorder: Recorder::new(file, Normaliser::new(Clock::new(began_ns, 1))),
+            sampling,
             began,
-            schedule: WalkSchedule::new(FIRST_LOOK, Some(STOP_SHARE), began),
+            schedule: WalkSchedule::new(FIRST_CHECKPOINT, Some(STOP_SHARE), began),
             known: HashMap::new(),
-            to_look_at: VecDeque::new(),
+            waiting: VecDeque::new(),
             round: Round {
                 began,
                 stopped: Duration::ZERO,
             },
-            seen: None,
-            large: LargeBlocksOfAll::default(),
-            said: LeftOut::default(),
+            observation: None,
+            left_out: LeftOut::default(),
+            reported: LeftOut::default(),
             is_crowded: false,
             is_short_of_files: false,
             unrecorded,
             watch_from: 0,
             seek_from: 0,
-            seeking: Left::default(),
-            left: None,
+            seeking: Survivors::default(),
+            survivors: None,
             is_over: false,
         }
     }
 
-    /// Writes up to `most` events, and looks at a process when one is due; whether there was
-    /// anything to do.
+    /// Records up to `most` events, and samples a process when one is due; whether there was anything
+    /// to do.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn step(&mut self, most: usize) -> Result<bool, Cut> {
+    pub(crate) fn step(&mut self, most: usize) -> Result<bool, TraceWriteError> {
         let taken = self.take(most)?;
-        if self.seen.is_none() {
-            if self.to_look_at.is_empty() && self.schedule.due(Instant::now()) {
-                self.look(Occasion::Due);
+        if self.observation.is_none() {
+            if self.waiting.is_empty() && self.schedule.due(Instant::now()) {
+                self.start_checkpoints(CheckpointReason::Due);
             }
-            self.look_at_next();
+            self.sample_next();
         }
-        self.recording.progress();
-        Ok(taken > 0 || self.is_looking())
+        self.recorder.sink_mut().progress()?;
+        Ok(taken > 0 || self.is_taking_checkpoints())
     }
 
-    /// Writes up to `most` events; gives how many there were.
-    fn take(&mut self, most: usize) -> Result<usize, Cut> {
+    /// Records up to `most` events; gives how many there were.
+    fn take(&mut self, most: usize) -> Result<usize, TraceWriteError> {
         // Nothing that is taken now was written later.
         let mut now_ns = 0;
         let mut taken = 0;
         while taken < most {
             if self
-                .seen
+                .observation
                 .as_ref()
-                .is_some_and(|seen| self.ring.tail() >= seen.moment)
+                .is_some_and(|observation| self.ring.tail() >= observation.moment)
             {
-                self.write_seen()?;
+                self.record_observation()?;
             }
             match self.ring.take() {
                 Next::Empty => {
-                    // Nothing is claimed: what was seen comes next, whatever moment the head said.
-                    if self.seen.is_some() {
-                        self.write_seen()?;
+                    // Nothing is claimed: what was observed comes next, whatever moment the head said.
+                    if self.observation.is_some() {
+                        self.record_observation()?;
                     }
                     break;
                 }
@@ -218,21 +217,14 @@ impl Preloaded {
                     if event.time_ns > now_ns {
                         now_ns = monotonic_ns().unwrap_or(now_ns);
                     }
-                    if event.kind == kind::START {
-                        self.unrecorded.began(event.process, event.time_ns);
-                    }
-                    let (recording, mut written) = (&mut self.recording, Ok(()));
-                    let mut noted = None;
-                    self.stream.events(&event, now_ns, |event| {
-                        if written.is_ok() {
-                            written = recording.event(&event);
+                    match source::of_ring(&event, now_ns) {
+                        None => self.left_out.damaged += 1,
+                        Some(sound) => {
+                            if sound.kind == SourceKind::Start {
+                                self.unrecorded.began(event.process, event.time_ns);
+                            }
+                            self.recorder.record(&sound)?;
                         }
-                        noted = Some(event.kind);
-                    });
-                    written?;
-                    let process = self.stream.process(event.process);
-                    if let (Some(process), Some(kind)) = (process, noted) {
-                        self.large.note(process, &kind);
                     }
                 }
                 Next::Damaged => self.lose(1)?,
@@ -257,16 +249,17 @@ impl Preloaded {
             }
             taken += 1;
         }
-        self.say_what_was_left_out()?;
+        self.report_left_out()?;
         Ok(taken)
     }
 
-    /// From now on each process is looked at, for this reason.
-    pub(crate) fn look(&mut self, occasion: Occasion) {
-        self.to_look_at.clear();
-        for running in self.stream.running() {
-            self.to_look_at.push_back((running, occasion));
-        }
+    /// From now on a checkpoint of each process is taken, for this reason.
+    pub(crate) fn start_checkpoints(&mut self, reason: CheckpointReason) {
+        let running = self.recorder.normaliser().running();
+        self.waiting = running
+            .into_iter()
+            .map(|process| (process, reason))
+            .collect();
         self.round = Round {
             began: Instant::now(),
             stopped: Duration::ZERO,
@@ -274,56 +267,56 @@ impl Preloaded {
         self.schedule_next();
     }
 
-    /// Whether a look is under way.
-    pub(crate) fn is_looking(&self) -> bool {
-        self.seen.is_some() || !self.to_look_at.is_empty()
+    /// Whether checkpoints are under way.
+    pub(crate) fn is_taking_checkpoints(&self) -> bool {
+        self.observation.is_some() || !self.waiting.is_empty()
     }
 
-    fn look_at_next(&mut self) {
-        let Some((running, occasion)) = self.to_look_at.pop_front() else {
+    fn sample_next(&mut self) {
+        let Some((process, reason)) = self.waiting.pop_front() else {
             return;
         };
-        self.look_at(running, occasion);
-        if self.to_look_at.is_empty() {
+        self.sample(process, reason);
+        if self.waiting.is_empty() {
             self.schedule_next();
         }
     }
 
-    /// Looks at all again when it is time, by what this round took.
+    /// The next round of checkpoints comes when it is time, by what this one took.
     fn schedule_next(&mut self) {
-        let interval = (self.began.elapsed() / LOOKS).clamp(FIRST_LOOK, RAREST);
+        let interval = checkpoint::interval(self.began.elapsed(), RAREST);
         self.schedule.set_interval(interval);
         let now = Instant::now();
         let Round { began, stopped } = self.round;
         self.schedule.walked(now, stopped, now - began);
     }
 
-    /// Looks at one process. It says of itself who it is: only one that descends from fragscope is
+    /// Samples one process. It says of itself who it is: only one that descends from fragscope is
     /// touched.
-    fn look_at(&mut self, running: Running, occasion: Occasion) {
-        let pid = running.pid;
+    fn sample(&mut self, process: RecordedProcess, reason: CheckpointReason) {
+        let pid = pid(&process);
         if let Some(known) = self.known.get(&pid)
             && !known.member.is_alive()
         {
             self.known.remove(&pid);
-            self.gone(running);
+            self.gone(process);
             return;
         }
         if !self.known.contains_key(&pid) {
             let Some(member) = self.tree.member(pid) else {
                 match is_process(pid) {
-                    true => self.say_if_short_of_files(),
-                    false => self.gone(running),
+                    true => self.report_if_short_of_files(),
+                    false => self.gone(process),
                 }
                 return;
             };
-            if self.known.len() >= MOST_LOOKED_AT {
+            if self.known.len() >= MOST_SAMPLED {
                 self.known.retain(|_, known| known.member.is_alive());
             }
-            if self.known.len() >= MOST_LOOKED_AT {
+            if self.known.len() >= MOST_SAMPLED {
                 if !std::mem::replace(&mut self.is_crowded, true) {
-                    self.recording.say(&format!(
-                        "checkpoints are taken of {MOST_LOOKED_AT} processes at most: the others are \
+                    self.recorder.sink_mut().say(&format!(
+                        "checkpoints are taken of {MOST_SAMPLED} processes at most: the others are \
                          recorded without"
                     ));
                 }
@@ -342,73 +335,67 @@ impl Preloaded {
         }
         // While the member lives its number is its own: so what was opened by number is the member.
         let Some(sampler) = known.sampler.as_ref().filter(|_| known.member.is_alive()) else {
-            self.say_if_short_of_files();
+            self.report_if_short_of_files();
             return;
         };
-        // Gone in the midst: its own last words follow, or the next look finds it so.
-        let taken = sampler.take_at(self.manner, || self.ring.head());
+        // Gone in the midst: its own last events follow, or the next round finds it so.
+        let taken = sampler.take_at(self.sampling, || self.ring.head());
         let stopped = taken
             .as_ref()
             .is_ok_and(|(sample, _)| sample.completeness.stopped);
-        if self.manner.stop && !stopped {
-            self.say_if_short_of_files();
+        if self.sampling.stop && !stopped {
+            self.report_if_short_of_files();
         }
         if let Ok((sample, moment)) = taken {
             let stopped = Duration::from_nanos(sample.completeness.stop_ns);
             self.round.stopped = self.round.stopped.max(stopped);
-            self.seen = Some(Seen {
-                of: running,
-                what: What::Sample(Box::new(sample), occasion),
-                time_ns: self.now_ns(),
+            self.observation = Some(Observation {
+                of: process,
+                what: Observed::Sample(Box::new(sample), reason),
+                time_ns: now_ns(),
                 moment,
             });
         }
     }
 
-    /// Writes what was seen of a process: all events before it are written.
-    fn write_seen(&mut self) -> Result<(), Cut> {
-        let Some(seen) = self.seen.take() else {
+    /// Records what was observed of a process: all events before it are recorded.
+    fn record_observation(&mut self) -> Result<(), TraceWriteError> {
+        let Some(observation) = self.observation.take() else {
             return Ok(());
         };
-        let (sample, occasion) = match seen.what {
-            What::Sample(sample, occasion) => (sample, occasion),
-            What::Gone => {
-                let end = self.stream.gone(seen.of.pid, seen.time_ns);
-                return end.map_or(Ok(()), |end| self.recording.event(&end));
+        let (of, time_ns) = (observation.of, observation.time_ns);
+        match observation.what {
+            Observed::Gone => self.recorder.gone(of.source, time_ns),
+            Observed::Sample(sample, reason) => {
+                let figures = checkpoint::figures(&sample, reason);
+                self.recorder
+                    .checkpoint(&of, time_ns, &sample.residency, figures)
             }
-        };
-        let touched = self.large.touched(seen.of.process, &sample.residency);
-        for kind in touched {
-            self.recording.event(&Event {
-                time_ns: seen.time_ns,
-                thread: seen.of.main_thread,
-                kind,
-            })?;
         }
-        self.recording.checkpoint(&Checkpoint {
-            time_ns: seen.time_ns,
-            process: seen.of.process,
-            figures: checkpoint::figures(&sample, occasion),
-        })
     }
 
     /// A process is no more: its end comes after what it wrote before.
-    fn gone(&mut self, running: Running) {
-        self.seen = Some(Seen {
-            of: running,
-            what: What::Gone,
-            time_ns: self.now_ns(),
+    fn gone(&mut self, process: RecordedProcess) {
+        self.observation = Some(Observation {
+            of: process,
+            what: Observed::Gone,
+            time_ns: now_ns(),
             moment: self.ring.head(),
         });
     }
 
     /// Looks at what some of the recorded processes execute: the next ones each time.
     pub(crate) fn watch(&mut self) {
-        let (some, from) = next_of(&self.stream.running(), self.watch_from, MOST_WATCHED);
+        let (some, from) = next_of(
+            &self.recorder.normaliser().running(),
+            self.watch_from,
+            MOST_WATCHED,
+        );
         self.watch_from = from;
-        for running in some {
-            self.unrecorded.look_at(running.pid, &self.tree);
-            for child in children_of(running.pid) {
+        for process in some {
+            let pid = pid(&process);
+            self.unrecorded.look_at(pid, &self.tree);
+            for child in children_of(pid) {
                 self.unrecorded.look_at(child, &self.tree);
             }
         }
@@ -416,24 +403,28 @@ impl Preloaded {
 
     /// The recorded processes that live, other than `command`: those that a daemon leaves behind. Some
     /// of them are looked for each time; `None` until all were.
-    pub(crate) fn left_running(&mut self, command: u32) -> Option<Left> {
-        let (some, from) = next_of(&self.stream.running(), self.seek_from, MOST_LEFT);
+    pub(crate) fn survivors(&mut self, command: u32) -> Option<Survivors> {
+        let (some, from) = next_of(
+            &self.recorder.normaliser().running(),
+            self.seek_from,
+            MOST_LEFT,
+        );
         self.seek_from = from;
-        for running in some.iter().filter(|running| running.pid != command) {
-            if self.tree.member(running.pid).is_some() {
+        for pid in some.iter().map(pid).filter(|pid| *pid != command) {
+            if self.tree.member(pid).is_some() {
                 self.seeking.count += 1;
-                self.seeking.first.get_or_insert(running.pid);
+                self.seeking.first.get_or_insert(pid);
             }
         }
         if from == 0 {
-            self.left = Some(std::mem::take(&mut self.seeking));
+            self.survivors = Some(std::mem::take(&mut self.seeking));
         }
-        self.left
+        self.survivors
     }
 
-    /// Whether a child was announced that has not written anything.
+    /// Whether a forked child is expected that has not recorded anything.
     pub(crate) fn expects_children(&self) -> bool {
-        self.stream.announced() > 0
+        self.recorder.normaliser().expected_children() > 0
     }
 
     /// Takes note of the ends of processes whose parents ended before them, but for `command`.
@@ -441,45 +432,37 @@ impl Preloaded {
         self.tree.reap(command);
     }
 
-    /// Nanoseconds since the recording began.
-    fn now_ns(&self) -> u64 {
-        monotonic_ns().map_or(0, |now| self.stream.time_ns(now))
+    fn lose(&mut self, events: u64) -> Result<(), TraceWriteError> {
+        self.recorder.lost(now_ns(), events)
     }
 
-    fn lose(&mut self, events: u64) -> Result<(), Cut> {
-        self.recording.event(&Event {
-            time_ns: self.now_ns(),
-            thread: 0,
-            kind: EventKind::Lost { events },
-        })
-    }
-
-    fn say_what_was_left_out(&mut self) -> Result<(), Cut> {
-        let (all, said) = (self.stream.left_out(), self.said);
-        if all == said {
+    fn report_left_out(&mut self) -> Result<(), TraceWriteError> {
+        self.left_out.beyond_limit = self.recorder.normaliser().beyond_limit();
+        let (all, reported) = (self.left_out, self.reported);
+        if all == reported {
             return Ok(());
         }
-        self.said = all;
-        if said.damaged == 0 && all.damaged > 0 {
-            self.recording.say(
+        self.reported = all;
+        if reported.damaged == 0 && all.damaged > 0 {
+            self.recorder.sink_mut().say(
                 "a recorded process writes invalid events: they are left out and count as lost",
             );
         }
-        if said.beyond_limit == 0 && all.beyond_limit > 0 {
-            self.recording.say(
-                "the recorded processes have more threads than are followed (262144 in 16384 \
-                 processes): events of the others are left out and count as lost",
-            );
+        if reported.beyond_limit == 0 && all.beyond_limit > 0 {
+            self.recorder.sink_mut().say(&format!(
+                "the recorded processes have more threads than are followed ({MOST_THREADS} in \
+                 {MOST_PROCESSES} processes): events of the others are left out and count as lost"
+            ));
         }
         let events = |of: LeftOut| of.damaged + of.beyond_limit;
-        self.lose(events(all) - events(said))
+        self.lose(events(all) - events(reported))
     }
 
-    /// Says once why looks fail, when it is because fragscope may open nothing more.
-    fn say_if_short_of_files(&mut self) {
+    /// Reports once why samples fail, when it is because fragscope may open nothing more.
+    fn report_if_short_of_files(&mut self) {
         if !self.is_short_of_files && host::is_short_of_files() {
             self.is_short_of_files = true;
-            self.recording.say(
+            self.recorder.sink_mut().say(
                 "fragscope can open hardly any more files (`ulimit -n`): processes are recorded \
                  without checkpoints, or with checkpoints that do not stop them",
             );
@@ -502,11 +485,11 @@ impl Preloaded {
 
     /// Says something on stderr.
     pub(crate) fn say(&mut self, what: &str) {
-        self.recording.say(what);
+        self.recorder.sink_mut().say(what);
     }
 
     /// Whether nothing was recorded at all.
-    pub(crate) fn heard_nothing(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.ring.head() == 0
     }
 
@@ -515,7 +498,7 @@ impl Preloaded {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn finish(mut self) -> Result<(), Cut> {
+    pub(crate) fn finish(mut self) -> Result<(), TraceWriteError> {
         self.ring.close();
         let (end, deadline) = (self.ring.head(), Instant::now() + LAST_WORDS);
         while self.ring.tail() < end {
@@ -530,25 +513,25 @@ impl Preloaded {
             }
         }
         if self
-            .seen
+            .observation
             .as_ref()
-            .is_some_and(|seen| self.ring.tail() >= seen.moment)
+            .is_some_and(|observation| self.ring.tail() >= observation.moment)
         {
-            self.write_seen()?;
+            self.record_observation()?;
         }
-        if self.stream.has_any()
+        if self.recorder.normaliser().has_any()
             && let Some(sentence) = self.unrecorded.sentence()
         {
-            self.recording.say(&sentence);
+            self.recorder.sink_mut().say(&sentence);
         }
-        self.recording.finish()
+        self.recorder.into_sink().finish()
     }
 }
 
 /// Up to `most` of the processes from this number on, and the number from which to go on; 0 at the
 /// end.
-fn next_of(all: &[Running], from: u32, most: usize) -> (Vec<Running>, u32) {
-    let mut rest = all.iter().filter(|running| running.process >= from);
+fn next_of(all: &[RecordedProcess], from: u32, most: usize) -> (Vec<RecordedProcess>, u32) {
+    let mut rest = all.iter().filter(|one| one.process >= from);
     let some = rest.by_ref().take(most).copied().collect();
     (some, rest.next().map_or(0, |next| next.process))
 }
@@ -556,4 +539,14 @@ fn next_of(all: &[Running], from: u32, most: usize) -> (Vec<Running>, u32) {
 /// Whether some process has this number.
 fn is_process(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// The kernel's number of a process, as the ring has it.
+fn pid(process: &RecordedProcess) -> u32 {
+    process.source as u32
+}
+
+/// The time on the monotonic clock, which does not fail.
+fn now_ns() -> u64 {
+    monotonic_ns().unwrap_or_default()
 }

@@ -1,318 +1,311 @@
-//! From what the probes tell to the events of a trace.
+//! A process that runs already, recorded through probes on its allocator and seeded with a walk of its
+//! heap.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cell::RefCell;
+use std::io;
+use std::time::{Duration, Instant};
 
 use profiler_common::RawEvent;
-use profiler_trace::trace::{By, Event, EventKind, SeedBlock};
+use profiler_core::sample::Sample;
+use profiler_probe::EventStream;
+use profiler_probe::plan::ProbePlan;
+use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule};
+use profiler_target::{Target, TargetState};
+use profiler_trace::record::{
+    Clock, Normaliser, RecordedProcess, Recorder, SourceEvent, SourceKind,
+};
+use profiler_trace::trace::TraceDescription;
 
-/// What times are rounded to: a trap takes longer, and what tells nothing takes room in the file.
+use super::checkpoint::{self, CheckpointReason, FIRST_CHECKPOINT, RAREST, STOP_SHARE};
+use super::describe::{Origin, describe};
+use super::output::Output;
+use super::seed::{self, FreesBeforeWalk};
+use super::source;
+use super::start_state::{malloc_heap, missing, threads};
+use super::{RecordError, TraceWriteError, monotonic_ns};
+use crate::session::Ending;
+
+/// Events taken before signals and the clock are looked at.
+const BATCH: usize = 1 << 16;
+/// So many of them, more than the ring holds.
+const BATCHES: usize = 16;
+/// What times are rounded to: a trap takes longer.
 const CLOCK_NS: u64 = 1000;
+/// Between two checks of whether the target is still there, and of what the probes cost.
+const SLOW: Duration = Duration::from_millis(200);
+/// A budget is not judged before so much time is over: a burst at the start says little.
+const JUDGED_AFTER: Duration = Duration::from_secs(2);
 
-/// Follows which blocks live, so that the events are consistent: a free is of a block that lives, an
-/// allocation at an address where none does.
-///
-/// glibc frees the blocks of a thread's cache once more when the thread ends; these frees, and those
-/// of blocks whose allocation was lost, are of no block that is known, and are left out.
-#[derive(Debug)]
-pub(crate) struct Probed {
-    /// When the recording began, on the monotonic clock.
-    began_ns: u64,
-    last_ns: u64,
-    threads: HashMap<u32, Thread>,
-    next_thread: u32,
-    live: HashSet<u64>,
-    /// Bytes of the blocks of the seed that still live, by address.
-    seed: BTreeMap<u64, u64>,
-    left_out: u64,
+/// A process that runs already, being recorded.
+pub(crate) struct ProbedRecording<O> {
+    sampler: Sampler,
+    stream: EventStream,
+    recorder: Recorder<O>,
+    /// The process, as the recorder knows it.
+    process: RecordedProcess,
+    sampling: SamplingOptions,
+    began: Instant,
+    schedule: WalkSchedule,
+    rarest: Duration,
+    slow_at: Instant,
+    cpu_before: Duration,
+    /// Whether it became another program.
+    execed: bool,
 }
 
-#[derive(Copy, Clone, Debug)]
-struct Thread {
-    number: u32,
-    /// The block whose realloc it is in.
-    resizes: Option<Freed>,
-}
+impl<O: Output> ProbedRecording<O> {
+    /// Attaches the probes, walks the heap, and begins the trace with it.
+    ///
+    /// The probes come first: what they record up to the stop for the walk is in the walk, and what
+    /// they record after it is the recording. So nothing falls between.
+    ///
+    /// # Errors
+    /// When it cannot be walked or probed.
+    pub(crate) fn begin(
+        sampler: Sampler,
+        plan: &ProbePlan,
+        sampling: SamplingOptions,
+        begin: impl FnOnce(&TraceDescription) -> Result<O, RecordError>,
+    ) -> Result<Self, RecordError> {
+        let mut stream = EventStream::attach(sampler.target().pid(), plan)?;
+        let moment = RefCell::new((&mut stream, FreesBeforeWalk::default()));
+        let (sample, (began_ns, began, started_at)) = sampler.take_at(sampling, || {
+            let (stream, frees) = &mut *moment.borrow_mut();
+            stream.drain(usize::MAX, |event| frees.note(event));
+            let now = monotonic_ns().unwrap_or_default();
+            (now, Instant::now(), jiff::Timestamp::now())
+        })?;
+        let (_, frees) = moment.into_inner();
+        // What was lost before the walk is in the walk.
+        stream.unreported_losses()?;
 
-/// A block that lives no more, or will not when its realloc ends well.
-#[derive(Copy, Clone, Debug)]
-struct Freed {
-    /// Its address in the trace.
-    addr: u64,
-    /// Its bytes, when it is of the seed.
-    seeded: Option<u64>,
-}
-
-impl Probed {
-    /// A stream that began at this time of the monotonic clock with these blocks.
-    pub(crate) fn new(began_ns: u64, seed: &[SeedBlock]) -> Self {
-        let live = seed.iter().filter(|block| block.live);
-        let seed: BTreeMap<u64, u64> = live.map(|block| (block.addr, block.bytes)).collect();
-        Self {
-            began_ns,
-            last_ns: 0,
-            threads: HashMap::new(),
-            next_thread: 0,
-            live: seed.keys().copied().collect(),
-            seed,
-            left_out: 0,
-        }
-    }
-
-    /// Gives these threads, by the kernel's number, the next numbers of the trace; where there is none,
-    /// the number is that of a thread that ended before, which its event says.
-    pub(crate) fn number(&mut self, tids: &[Option<u32>], mut emit: impl FnMut(Event)) {
-        for tid in tids {
-            match tid {
-                Some(tid) => {
-                    self.thread(*tid);
-                }
-                None => {
-                    emit(Event {
-                        time_ns: 0,
-                        thread: self.next_thread,
-                        kind: EventKind::ThreadEnd,
-                    });
-                    self.next_thread += 1;
-                }
-            }
-        }
-    }
-
-    /// Nanoseconds since the recording began.
-    pub(crate) fn time_ns(&self, monotonic_ns: u64) -> u64 {
-        monotonic_ns.saturating_sub(self.began_ns)
-    }
-
-    /// Frees of no block that was known.
-    pub(crate) fn left_out(&self) -> u64 {
-        self.left_out
-    }
-
-    /// Gives the events that one told comes to.
-    pub(crate) fn events(&mut self, told: &RawEvent, mut emit: impl FnMut(Event)) {
-        // The time is taken after the place in the order, so that it may step back a little.
-        let time_ns = self.time_ns(told.time_ns);
-        self.last_ns = self.last_ns.max(time_ns - time_ns % CLOCK_NS);
-        let time_ns = self.last_ns;
-        if told.kind == RawEvent::THREAD_END && !self.threads.contains_key(&told.tid) {
-            return;
-        }
-        let thread = self.thread(told.tid);
-        let mut emit = |kind| {
-            emit(Event {
-                time_ns,
-                thread: thread.number,
-                kind,
-            });
+        let walked = malloc_heap(&sample, plan);
+        let mut blocks = walked.map(seed::blocks).unwrap_or_default();
+        frees.apply(&mut blocks);
+        let target = sampler.target();
+        let description = describe(target, &sample.heaps, Origin::Probes, started_at);
+        let output = begin(&description)?;
+        let normaliser = Normaliser::with_live_blocks(Clock::new(began_ns, CLOCK_NS), &blocks);
+        let pid = source_number(target);
+        let threads = threads(target, &sample, walked, sampling)?;
+        let recorder = Recorder::seeded(output, normaliser, &blocks, pid, &threads)?;
+        let process = recorder.normaliser().process(pid);
+        let process = process.ok_or_else(|| io::Error::other("the process has no thread"))?;
+        let cpu_before = target.cpu_time()?;
+        let mut recording = Self {
+            sampler,
+            stream,
+            recorder,
+            process,
+            sampling,
+            began,
+            schedule: WalkSchedule::new(FIRST_CHECKPOINT, Some(STOP_SHARE), began),
+            rarest: RAREST,
+            slow_at: began + SLOW,
+            cpu_before,
+            execed: false,
         };
-        let is_half = told.flags & RawEvent::REALLOC != 0;
-        let resizes = match told.kind {
-            RawEvent::LOST => thread.resizes,
-            _ => self.set_resizes(told.tid, None),
-        };
-        let ends = told.kind == RawEvent::KEPT || told.kind == RawEvent::ALLOC && is_half;
-        if let Some(gone) = resizes.filter(|_| !ends && told.kind != RawEvent::LOST) {
-            // Its end was lost: the block is gone.
-            emit(EventKind::Kept { addr: gone.addr });
-            emit(EventKind::Free { addr: gone.addr });
+        recording.record_checkpoint(&sample, began_ns, CheckpointReason::Due)?;
+        for what in missing(&recording.stream, plan, &sample, malloc_heap(&sample, plan)) {
+            recording.output_mut().say(&what);
         }
-        match told.kind {
-            RawEvent::ALLOC => {
-                if !self.live.insert(told.addr) {
-                    self.seed.remove(&told.addr);
-                    // Its free was lost, or the walk already saw what a thread was being given.
-                    emit(EventKind::Free { addr: told.addr });
-                }
-                let by = if told.flags & RawEvent::CALLOC != 0 {
-                    By::Calloc
-                } else if is_half && resizes.is_some() {
-                    By::Realloc
-                } else {
-                    By::Malloc
-                };
-                emit(EventKind::Alloc {
-                    addr: told.addr,
-                    bytes: told.size,
-                    align: told.align(),
-                    by,
-                });
-            }
-            RawEvent::FREE => match self.free(told.addr) {
-                Some(freed) if is_half => {
-                    self.set_resizes(told.tid, Some(freed));
-                    emit(EventKind::Realloc { addr: freed.addr });
-                }
-                Some(freed) => emit(EventKind::Free { addr: freed.addr }),
-                None => self.left_out += 1,
-            },
-            RawEvent::KEPT => {
-                if let Some(Freed { addr, seeded }) = resizes {
-                    self.live.insert(addr);
-                    self.seed.extend(seeded.map(|bytes| (addr, bytes)));
-                    emit(EventKind::Kept { addr });
-                }
-            }
-            RawEvent::THREAD_END => {
-                self.threads.remove(&told.tid);
-                emit(EventKind::ThreadEnd);
-            }
-            RawEvent::EXEC => emit(EventKind::Exec),
-            RawEvent::LOST => emit(EventKind::Lost { events: told.size }),
-            // No other is told.
-            _ => {}
-        }
+        Ok(recording)
     }
 
-    /// Notes that a block lives no more, if one is known there.
-    fn free(&mut self, addr: u64) -> Option<Freed> {
-        if self.live.remove(&addr) {
-            let seeded = self.seed.remove(&addr);
-            return Some(Freed { addr, seeded });
-        }
-        // A walk knows where a block lies, and not where in it an aligned one was given out.
-        let (&at, &bytes) = self.seed.range(..addr).next_back()?;
-        if addr - at >= bytes {
-            return None;
-        }
-        self.live.remove(&at);
-        let seeded = self.seed.remove(&at);
-        Some(Freed { addr: at, seeded })
+    /// Takes a checkpoint at least so often, as far as stops stay within their share of the time.
+    pub(crate) fn checkpoint_at_least_every(&mut self, rarest: Duration) {
+        self.rarest = rarest.max(FIRST_CHECKPOINT);
     }
 
-    fn set_resizes(&mut self, tid: u32, block: Option<Freed>) -> Option<Freed> {
-        let thread = self.threads.get_mut(&tid)?;
-        std::mem::replace(&mut thread.resizes, block)
+    /// When it began.
+    pub(super) fn began(&self) -> Instant {
+        self.began
     }
 
-    fn thread(&mut self, tid: u32) -> Thread {
-        let next = &mut self.next_thread;
-        *self.threads.entry(tid).or_insert_with(|| {
-            *next += 1;
-            Thread {
-                number: *next - 1,
-                resizes: None,
-            }
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use EventKind as K;
-
-    use super::*;
-
-    fn told(kind: u16, flags: u16, addr: u64) -> RawEvent {
-        RawEvent {
-            time_ns: 1000,
-            addr,
-            size: 8,
-            tid: 70,
-            kind,
-            flags,
-        }
+    /// Where the recording goes.
+    pub(crate) fn output(&self) -> &O {
+        self.recorder.sink()
     }
 
-    const ALLOC: u16 = RawEvent::ALLOC;
-    const FREE: u16 = RawEvent::FREE;
-    const HALF: u16 = RawEvent::REALLOC;
+    /// Where the recording goes.
+    pub(super) fn output_mut(&mut self) -> &mut O {
+        self.recorder.sink_mut()
+    }
 
-    fn play(all: &[RawEvent]) -> Vec<K> {
-        let seed = [0x100, 0x200].map(|addr| SeedBlock {
-            addr,
-            bytes: 0x40,
-            arena: 0,
-            live: addr == 0x100,
-        });
-        let mut probed = Probed::new(1000, &seed);
+    /// Records what the probes have given since.
+    pub(crate) fn record_events(&mut self) -> Result<(), TraceWriteError> {
         let mut events = Vec::new();
-        for told in all {
-            probed.events(told, |event| events.push(event.kind));
+        for _ in 0..BATCHES {
+            let taken = self.stream.drain(BATCH, |event| events.push(*event));
+            self.record(&events)?;
+            events.clear();
+            self.output_mut().progress()?;
+            if taken < BATCH {
+                break;
+            }
         }
-        events
+        Ok(())
     }
 
-    fn alloc(addr: u64, by: By) -> K {
-        K::Alloc {
-            addr,
-            bytes: 8,
-            align: 0,
-            by,
+    fn record(&mut self, events: &[RawEvent]) -> Result<(), TraceWriteError> {
+        for event in events {
+            if self.execed {
+                // The other program's.
+                break;
+            }
+            let Some(event) = source::of_probe(event, self.process.source) else {
+                continue;
+            };
+            self.execed = event.kind == SourceKind::Start;
+            self.recorder.record(&event)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn checkpoint_if_due(&mut self) -> Result<(), RecordError> {
+        if self.schedule.due(Instant::now()) {
+            self.take_checkpoint(CheckpointReason::Due)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a checkpoint: the target is stopped, all that the probes gave up to there is recorded,
+    /// then the sample.
+    pub(crate) fn take_checkpoint(&mut self, reason: CheckpointReason) -> Result<(), RecordError> {
+        let began = Instant::now();
+        let moment = RefCell::new((&mut self.stream, Vec::new()));
+        let taken = self.sampler.take_at(self.sampling, || {
+            let (stream, events) = &mut *moment.borrow_mut();
+            stream.drain(usize::MAX, |event| events.push(*event));
+            (
+                monotonic_ns().unwrap_or_default(),
+                stream.unreported_losses(),
+            )
+        });
+        let (_, events) = moment.into_inner();
+        self.record(&events)?;
+        // One that is gone meanwhile is found so at the next check.
+        let Ok((sample, (now_ns, lost))) = taken else {
+            return Ok(());
+        };
+        let lost = lost?;
+        if lost > 0 {
+            self.recorder.lost(now_ns, lost)?;
+        }
+        if self.sampler.target().state() == TargetState::Same {
+            self.record_checkpoint(&sample, now_ns, reason)?;
+        }
+        let interval = checkpoint::interval(self.began.elapsed(), self.rarest);
+        self.schedule.set_interval(interval);
+        let stopped = Duration::from_nanos(sample.completeness.stop_ns);
+        let now = Instant::now();
+        self.schedule.walked(now, stopped, now - began);
+        Ok(())
+    }
+
+    fn record_checkpoint(
+        &mut self,
+        sample: &Sample,
+        now_ns: u64,
+        reason: CheckpointReason,
+    ) -> Result<(), TraceWriteError> {
+        let figures = checkpoint::figures(sample, reason);
+        self.recorder
+            .checkpoint(&self.process, now_ns, &sample.residency, figures)
+    }
+
+    /// Whether the recording must end: the target is gone, or costs more than it may.
+    pub(crate) fn check(&mut self, budget: Option<f64>) -> Result<Option<Ending>, RecordError> {
+        if self.execed {
+            let how = "the target executed another program";
+            return Ok(Some(Ending::TargetGone(how.to_owned())));
+        }
+        if Instant::now() < self.slow_at {
+            return Ok(None);
+        }
+        self.slow_at = Instant::now() + SLOW;
+        match self.sampler.target().state() {
+            TargetState::Same => {}
+            TargetState::Execed => {
+                self.execed = true;
+                let pid = self.process.source;
+                self.recorder.record(&SourceEvent {
+                    time_ns: monotonic_ns()?,
+                    process: pid,
+                    thread: pid,
+                    kind: SourceKind::Start,
+                })?;
+            }
+            TargetState::Exited(how) => {
+                return Ok(Some(Ending::TargetGone(format!("the target {how}"))));
+            }
+        }
+        let cost = self.stream.cost()?;
+        let age = self.began.elapsed();
+        let share = cost.spent_ns / age.as_nanos().max(1) as f64;
+        let remark = match self.used_ns() {
+            Some(used_ns) => format!(
+                "  probes take {:.0} % of its processor time",
+                (cost.spent_ns / used_ns).min(1.0) * 100.0
+            ),
+            None => String::new(),
+        };
+        self.output_mut().remark(remark);
+        match budget.filter(|budget| share > *budget && age > JUDGED_AFTER) {
+            Some(budget) => {
+                self.output_mut().say(&format!(
+                    "the probes took {:.1} % of a core, more than the budget of {:.1} %: the \
+                     recording ends here",
+                    share * 100.0,
+                    budget * 100.0
+                ));
+                Ok(Some(Ending::Done))
+            }
+            None => Ok(None),
         }
     }
 
-    #[test]
-    fn a_realloc_is_two_halves_and_one_that_fails_keeps_its_block() {
-        let events = play(&[
-            told(FREE, HALF, 0x110),
-            told(RawEvent::KEPT, 0, 0x110),
-            told(FREE, HALF, 0x110),
-            told(ALLOC, HALF, 0x300),
-            told(FREE, 0, 0x300),
-        ]);
-        assert_eq!(
-            events,
-            [
-                K::Realloc { addr: 0x100 },
-                K::Kept { addr: 0x100 },
-                K::Realloc { addr: 0x100 },
-                alloc(0x300, By::Realloc),
-                K::Free { addr: 0x300 },
-            ]
-        );
+    /// The target's processor time since the recording began, in ns.
+    fn used_ns(&self) -> Option<f64> {
+        let now = self.sampler.target().cpu_time().ok()?;
+        let used = now.saturating_sub(self.cpu_before).as_nanos();
+        (used > 0).then_some(used as f64)
     }
 
-    #[test]
-    fn frees_of_unknown_blocks_are_left_out_and_taken_addresses_freed_first() {
-        let events = play(&[
-            told(FREE, 0, 0x200),
-            told(FREE, 0, 0x110),
-            told(ALLOC, 0, 0x100),
-            told(FREE, 0, 0x110),
-            told(ALLOC, RawEvent::CALLOC, 0x300),
-            told(ALLOC, 0, 0x300),
-        ]);
-        assert_eq!(
-            events,
-            [
-                K::Free { addr: 0x100 },
-                alloc(0x100, By::Malloc),
-                alloc(0x300, By::Calloc),
-                K::Free { addr: 0x300 },
-                alloc(0x300, By::Malloc),
-            ]
-        );
-    }
-
-    #[test]
-    fn a_realloc_whose_end_was_lost_is_a_free() {
-        let events = play(&[
-            told(FREE, HALF, 0x100),
-            told(RawEvent::LOST, 0, 0),
-            told(ALLOC, 0, 0x300),
-            told(ALLOC, HALF, 0x400),
-        ]);
-        assert_eq!(
-            events,
-            [
-                K::Realloc { addr: 0x100 },
-                K::Lost { events: 8 },
-                K::Kept { addr: 0x100 },
-                K::Free { addr: 0x100 },
-                alloc(0x300, By::Malloc),
-                alloc(0x400, By::Malloc),
-            ]
-        );
-    }
-
-    #[test]
-    fn threads_are_numbered_as_they_appear_and_end_once() {
-        let mut probed = Probed::new(0, &[]);
-        let mut seen = Vec::new();
-        probed.number(&[Some(80), None], |event| seen.push(event.thread));
-        for kind in [ALLOC, RawEvent::THREAD_END, RawEvent::THREAD_END, ALLOC] {
-            probed.events(&told(kind, 0, 0x10), |event| seen.push(event.thread));
+    /// Ends the recording with a last checkpoint, if there is still something to sample.
+    pub(crate) fn finish(mut self, ending: &Ending) -> Result<(), RecordError> {
+        match ending {
+            Ending::TargetGone(how) => {
+                self.record_events()?;
+                if !self.execed {
+                    self.recorder.gone(self.process.source, monotonic_ns()?)?;
+                }
+                self.output_mut()
+                    .say(&format!("{how}: what was recorded is kept"));
+            }
+            _ => self.take_checkpoint(CheckpointReason::Final)?,
         }
-        assert_eq!(seen, [1, 2, 2, 3, 3]);
+        let cost = self.stream.cost()?;
+        let used_ns = self.used_ns();
+        self.stream.close()?;
+        let events = self.output().events();
+        let unknown_frees = self.recorder.normaliser().unknown_frees();
+        // A calibration on a busy machine says too much: more than all it cannot have been.
+        let spent_ns = used_ns.map_or(cost.spent_ns, |used| cost.spent_ns.min(used));
+        let each = spent_ns / events.max(1) as f64;
+        let of_its_time = used_ns.map_or(String::new(), |used| {
+            let part = spent_ns / used * 100.0;
+            format!(", {part:.0} % of its processor time meanwhile")
+        });
+        self.output_mut().say(&format!(
+            "the probes took {each:.0} ns of the target per event{of_its_time}; {unknown_frees} frees of \
+             blocks that were not known were left out"
+        ));
+        Ok(self.recorder.into_sink().finish()?)
     }
+}
+
+/// The process's number, as events have it.
+fn source_number(target: &Target) -> u64 {
+    u64::from(target.pid().cast_unsigned())
 }

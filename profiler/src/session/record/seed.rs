@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use profiler_common::RawEvent;
+use profiler_common::{RawEvent, RecordKind};
 use profiler_core::heap::{Allocator, ExtentKind, HeapSnapshot};
 use profiler_core::span::{Span, SpanState};
 use profiler_trace::trace::SeedBlock;
@@ -11,14 +11,14 @@ use profiler_trace::trace::SeedBlock;
 /// the block that follows, unless that one is free (`malloc/malloc.c`, "usable size").
 const GLIBC_HEADER: u64 = 8;
 
-/// Free chunks are told in pieces of so many bytes, which merge when they are freed: asked for at once,
+/// Free chunks are recorded in pieces of so many bytes, which merge when they are freed: asked for at once,
 /// a larger one would get a mapping of its own (`DEFAULT_MMAP_THRESHOLD_MIN`).
 const PIECE: u64 = 64 << 10;
 /// No chunk is smaller (`MINSIZE`).
 const LEAST: u64 = 32;
 
-/// The blocks of the heap that serves malloc, in address order. Those that are free are told where
-/// they shape what comes next: in glibc's bins and caches.
+/// The blocks of the heap that serves malloc, in address order. Those that are free are recorded
+/// where they shape what comes next: in glibc's bins and caches.
 pub(crate) fn blocks(heap: &HeapSnapshot) -> Vec<SeedBlock> {
     let is_glibc = heap.allocator == Allocator::Glibc;
     let mut blocks = Vec::new();
@@ -70,27 +70,30 @@ fn block(span: &Span, header: u64, arena: u32, with_free: bool) -> Option<SeedBl
     })
 }
 
-/// What the probes told between the moment they were armed and the one of the walk.
+/// What the probes recorded between the moment they were armed and the one of the walk.
 ///
-/// A thread may have stood inside a free at the walk: its free was told before, so the block counts
+/// A thread may have stood inside a free at the walk: its free was recorded before, so the block counts
 /// as freed, although the walk still found it.
 #[derive(Debug, Default)]
-pub(crate) struct Before {
+pub(crate) struct FreesBeforeWalk {
     freed: HashMap<u64, bool>,
 }
 
-impl Before {
+impl FreesBeforeWalk {
     /// Takes in the next event.
     pub(crate) fn note(&mut self, event: &RawEvent) {
-        match event.kind {
-            RawEvent::FREE => self.freed.insert(event.addr, true),
-            RawEvent::ALLOC | RawEvent::KEPT => self.freed.insert(event.addr, false),
-            _ => None,
+        let is_freed = match event.kind() {
+            Some(RecordKind::Free | RecordKind::Realloc) => true,
+            Some(
+                RecordKind::Alloc | RecordKind::Calloc | RecordKind::Reallocated | RecordKind::Kept,
+            ) => false,
+            _ => return,
         };
+        self.freed.insert(event.addr, is_freed);
     }
 
-    /// Sets free what was being freed.
-    pub(crate) fn settle(&self, blocks: &mut [SeedBlock]) {
+    /// What was being freed is free.
+    pub(crate) fn apply(&self, blocks: &mut [SeedBlock]) {
         for block in blocks.iter_mut().filter(|block| block.live) {
             block.live = self.freed.get(&block.addr) != Some(&true);
         }
@@ -98,21 +101,21 @@ impl Before {
 }
 
 /// The order in which threads are numbered, so that thread number N allocates from arena N, as far as
-/// `users` (threads and the arenas that they use) tells. The first of `tids` is the main thread, the
+/// `users` (threads and the arenas that they use) says. The first of `tids` is the main thread, the
 /// first in any case. `None` stands for an arena that no thread uses: its thread ended.
-pub(crate) fn numbering(users: &[(u32, u32)], arenas: u32, tids: &[u32]) -> Vec<Option<u32>> {
+pub(crate) fn thread_order(users: &[(u32, u32)], arenas: u32, tids: &[u32]) -> Vec<Option<u64>> {
     let mut order = vec![None; arenas as usize];
     let mut others = Vec::new();
     for (i, &tid) in tids.iter().enumerate() {
         if i == 0 && !order.is_empty() {
-            order[0] = Some(tid);
+            order[0] = Some(tid.into());
             continue;
         }
         let arena = users.iter().find(|(user, _)| *user == tid);
         let place = arena.and_then(|(_, arena)| order.get_mut(*arena as usize));
         match place.filter(|place| place.is_none()) {
-            Some(place) => *place = Some(tid),
-            None => others.push(Some(tid)),
+            Some(place) => *place = Some(tid.into()),
+            None => others.push(Some(tid.into())),
         }
     }
     order.extend(others);
@@ -179,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn glibcs_blocks_begin_after_their_header_and_free_ones_are_told() {
+    fn glibcs_blocks_begin_after_their_header_and_free_ones_are_recorded() {
         assert_eq!(
             blocks(&heap(Allocator::Glibc)),
             [
@@ -216,29 +219,29 @@ mod tests {
     fn threads_are_numbered_by_their_arenas() {
         let users = [(50, 0), (51, 2), (52, 2), (53, 7)];
         assert_eq!(
-            numbering(&users, 3, &[50, 51, 52, 53, 54]),
+            thread_order(&users, 3, &[50, 51, 52, 53, 54]),
             [Some(50), None, Some(51), Some(52), Some(53), Some(54)]
         );
-        assert_eq!(numbering(&[], 1, &[50]), [Some(50)]);
-        assert_eq!(numbering(&[], 0, &[50, 40]), [Some(50), Some(40)]);
+        assert_eq!(thread_order(&[], 1, &[50]), [Some(50)]);
+        assert_eq!(thread_order(&[], 0, &[50, 40]), [Some(50), Some(40)]);
     }
 
     #[test]
     fn what_was_being_freed_is_free() {
-        let event = |kind, addr| RawEvent {
+        let event = |kind: RecordKind, addr| RawEvent {
             time_ns: 0,
             addr,
             size: 0,
             tid: 1,
-            kind,
+            kind: kind as u16,
             flags: 0,
         };
-        let mut before = Before::default();
-        before.note(&event(RawEvent::FREE, 0x1020));
-        before.note(&event(RawEvent::FREE, 0x8010));
-        before.note(&event(RawEvent::ALLOC, 0x8010));
+        let mut before = FreesBeforeWalk::default();
+        before.note(&event(RecordKind::Free, 0x1020));
+        before.note(&event(RecordKind::Free, 0x8010));
+        before.note(&event(RecordKind::Alloc, 0x8010));
         let mut all = blocks(&heap(Allocator::Glibc));
-        before.settle(&mut all);
+        before.apply(&mut all);
         let live: Vec<u64> = all.iter().filter(|b| b.live).map(|b| b.addr).collect();
         assert_eq!(live, [0x8010]);
     }

@@ -64,7 +64,7 @@ fn browse(
 ) -> Ending {
     let mut shown = session.show(session.walks.len() - 1, screen);
     if let Some(why) = &session.trouble {
-        screen.update(Update::Note(format!("not whole: {why}")));
+        screen.update(Update::Note(format!("incomplete: {why}")));
     }
     loop {
         if interrupted.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! The file of a recording, and what its progress line tells.
+//! The file of a recording, and its progress line.
 
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use profiler_core::text::visible;
 use profiler_core::units;
-use profiler_trace::trace::{Checkpoint, Description, Event, EventKind, SeedBlock, Writer};
-use profiler_trace::whole_file::{Output, WriteError};
+use profiler_trace::record::TraceSink;
+use profiler_trace::trace::{Checkpoint, Event, EventKind, SeedBlock, TraceDescription, Writer};
+use profiler_trace::whole_file::{self, WriteError};
 
+use super::output::Output;
 use crate::say;
 
 /// Time between two progress lines.
@@ -16,8 +18,8 @@ const PROGRESS: Duration = Duration::from_secs(1);
 
 /// A trace that is being written. What was written stays readable whatever happens next.
 #[derive(Debug)]
-pub(crate) struct Recording {
-    writer: Writer<BufWriter<Output>>,
+pub(crate) struct TraceFile {
+    writer: Writer<BufWriter<whole_file::Output>>,
     path: PathBuf,
     lost: u64,
     checkpoints: u64,
@@ -26,12 +28,12 @@ pub(crate) struct Recording {
     progress: Progress,
 }
 
-/// A recording failed: the disk is full, most likely.
+/// A trace could not be written on: the disk is full, most likely.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to {}: {why}; {}", visible(path.display()), kept(*events))]
-pub struct Cut {
+pub struct TraceWriteError {
     path: PathBuf,
-    /// Those that are whole in the file.
+    /// Those that are complete in the file.
     events: u64,
     #[source]
     why: io::Error,
@@ -40,28 +42,33 @@ pub struct Cut {
 fn kept(events: u64) -> String {
     match events {
         0 => "no event in it can be replayed: remove it".to_owned(),
-        _ => format!("{events} events are whole in it and can be replayed"),
+        _ => format!("{events} events are complete in it and can be replayed"),
     }
 }
 
-impl Cut {
+impl TraceWriteError {
     /// What failed at `path`, in which so many events are whole.
     pub(crate) fn new(path: PathBuf, events: u64, why: io::Error) -> Self {
         Self { path, events, why }
     }
 }
 
-impl Recording {
+impl TraceFile {
     /// Begins to write into `file`, which is at `path`.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(crate) fn begin(file: Output, path: &Path, description: &Description) -> Result<Self, Cut> {
-        let writer = Writer::new(BufWriter::new(file), description).map_err(|why| Cut {
-            path: path.to_owned(),
-            events: 0,
-            why,
-        })?;
+    pub(crate) fn begin(
+        file: whole_file::Output,
+        path: &Path,
+        description: &TraceDescription,
+    ) -> Result<Self, TraceWriteError> {
+        let writer =
+            Writer::new(BufWriter::new(file), description).map_err(|why| TraceWriteError {
+                path: path.to_owned(),
+                events: 0,
+                why,
+            })?;
         Ok(Self {
             writer,
             path: path.to_owned(),
@@ -72,20 +79,24 @@ impl Recording {
         })
     }
 
-    /// Writes the heap that was there before, ahead of all events.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub(crate) fn seed(&mut self, blocks: &[SeedBlock]) -> Result<(), Cut> {
+    fn check(&self, written: io::Result<()>) -> Result<(), TraceWriteError> {
+        written.map_err(|why| TraceWriteError {
+            path: self.path.clone(),
+            events: self.writer.kept(),
+            why,
+        })
+    }
+}
+
+impl TraceSink for TraceFile {
+    type Error = TraceWriteError;
+
+    fn seed(&mut self, blocks: &[SeedBlock]) -> Result<(), TraceWriteError> {
         let written = self.writer.seed(blocks);
         self.check(written)
     }
 
-    /// Writes an event.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub(crate) fn event(&mut self, event: &Event) -> Result<(), Cut> {
+    fn event(&mut self, event: &Event) -> Result<(), TraceWriteError> {
         if let EventKind::Lost { events } = event.kind {
             self.lost += events;
         }
@@ -93,61 +104,57 @@ impl Recording {
         self.check(written)
     }
 
-    /// Writes a checkpoint.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub(crate) fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Cut> {
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), TraceWriteError> {
         self.checkpoints += 1;
         self.resident_bytes = checkpoint.figures.malloc_resident_bytes;
         let written = self.writer.checkpoint(checkpoint);
         self.check(written)
     }
+}
 
-    /// Events written so far.
-    pub(crate) fn events(&self) -> u64 {
-        self.writer.events()
+impl Output for TraceFile {
+    /// Prints a progress line on a terminal, about every second.
+    fn progress(&mut self) -> Result<(), TraceWriteError> {
+        let (events, bytes) = (self.writer.events(), self.writer.bytes());
+        self.progress
+            .show(events, bytes, self.lost, self.resident_bytes);
+        Ok(())
     }
 
-    /// What else the progress line says from now on.
-    pub(crate) fn remark(&mut self, remark: String) {
+    fn remark(&mut self, remark: String) {
         self.progress.remark = remark;
     }
 
-    /// Says something on stderr, which no progress line writes over.
-    pub(crate) fn say(&mut self, what: &str) {
+    /// On stderr, where no progress line writes over it.
+    fn say(&mut self, what: &str) {
         self.progress.clear();
         say::line(format_args!("fragscope: {what}"));
     }
 
-    /// Prints a progress line on a terminal, about every second.
-    pub(crate) fn progress(&mut self) {
-        let (events, bytes) = (self.writer.events(), self.writer.bytes());
-        self.progress
-            .show(events, bytes, self.lost, self.resident_bytes);
+    fn events(&self) -> u64 {
+        self.writer.events()
     }
 
-    /// Ends the trace and tells what it came to.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub(crate) fn finish(mut self) -> Result<(), Cut> {
+    /// Ends the trace and reports what it came to.
+    fn finish(mut self) -> Result<(), TraceWriteError> {
         self.progress.clear();
         let flushed = self.writer.flush();
         self.check(flushed)?;
         let (events, path) = (self.writer.events(), self.path);
         let (lost, checkpoints) = (self.lost, self.checkpoints);
-        let cut = |why| Cut {
+        let failed = |why| TraceWriteError {
             path: path.clone(),
             events,
             why,
         };
-        let file = self.writer.finish().map_err(cut)?;
-        let file = file.into_inner().map_err(|error| cut(error.into_error()))?;
-        let bytes = file.len().map_err(cut)?;
+        let file = self.writer.finish().map_err(failed)?;
+        let file = file
+            .into_inner()
+            .map_err(|error| failed(error.into_error()))?;
+        let bytes = file.len().map_err(failed)?;
         file.finish().map_err(|error| match error {
-            WriteError::Io { source, .. } => cut(source),
-            other => cut(io::Error::other(other)),
+            WriteError::Io { source, .. } => failed(source),
+            other => failed(io::Error::other(other)),
         })?;
         let a_piece = match events {
             0 => String::new(),
@@ -160,14 +167,6 @@ impl Recording {
             units::bytes(bytes),
         ));
         Ok(())
-    }
-
-    fn check(&self, written: io::Result<()>) -> Result<(), Cut> {
-        written.map_err(|why| Cut {
-            path: self.path.clone(),
-            events: self.writer.kept(),
-            why,
-        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a recording of a running process begins with.
+//! The state in which the recording of a running process begins: its heap and its threads.
 
 use std::io;
 
@@ -8,43 +8,43 @@ use profiler_core::memory::ResidentMemory;
 use profiler_core::sample::Sample;
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
-use profiler_sampling::Manner;
+use profiler_sampling::SamplingOptions;
 use profiler_target::Target;
 
 use super::seed;
 
-/// The threads, in the order of the arenas that they allocate from where that can be told.
-pub(super) fn numbering(
+/// The threads, in the order of the arenas that they allocate from where that is known.
+pub(super) fn threads(
     target: &Target,
     sample: &Sample,
     heap: Option<&HeapSnapshot>,
-    manner: Manner,
-) -> io::Result<Vec<Option<u32>>> {
+    sampling: SamplingOptions,
+) -> io::Result<Vec<Option<u64>>> {
     let main = target.pid();
     let others = target.tids()?.into_iter().filter(|tid| *tid != main);
     let tids: Vec<u32> = std::iter::once(main)
         .chain(others)
         .map(i32::cast_unsigned)
         .collect();
-    let glibc = heap.filter(|heap| heap.allocator == Allocator::Glibc && manner.stop);
+    let glibc = heap.filter(|heap| heap.allocator == Allocator::Glibc && sampling.stop);
     // Threads hardly ever change their arena, so that a stop of its own does.
-    let stopped = glibc.and_then(|heap| Some((heap, target.stop_for(manner.max_stop).ok()?)));
+    let stopped = glibc.and_then(|heap| Some((heap, target.stop_for(sampling.max_stop).ok()?)));
     let Some((heap, stopped)) = stopped else {
-        return Ok(seed::numbering(&[], 0, &tids));
+        return Ok(seed::thread_order(&[], 0, &tids));
     };
     let memory = ResidentMemory::new(target.memory(), &sample.residency);
     let users = glibc::thread_arenas(&memory, &sample.residency, &heap.arenas, stopped.threads());
-    Ok(seed::numbering(&users, heap.arenas.len() as u32, &tids))
+    Ok(seed::thread_order(&users, heap.arenas.len() as u32, &tids))
 }
 
 /// The heap that serves malloc.
-pub(super) fn heap<'s>(sample: &'s Sample, plan: &ProbePlan) -> Option<&'s HeapSnapshot> {
+pub(super) fn malloc_heap<'s>(sample: &'s Sample, plan: &ProbePlan) -> Option<&'s HeapSnapshot> {
     let serves = plan.object.identity.kind?;
     sample.heaps.iter().find(|heap| heap.allocator == serves)
 }
 
-/// What the recording lacks.
-pub(super) fn lacks(
+/// What is missing in the recording, in sentences.
+pub(super) fn missing(
     stream: &EventStream,
     plan: &ProbePlan,
     sample: &Sample,

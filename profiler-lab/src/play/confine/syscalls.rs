@@ -114,7 +114,7 @@ const ALLOWED_HERE: &[c_long] = &[
 const ALLOWED_HERE: &[c_long] = &[];
 
 /// Calls whose arguments lie in memory, where no filter sees them: the C library goes on with older
-/// ones when it is told that there are no such calls.
+/// ones when there are no such calls.
 const UNKNOWN: [c_long; 2] = [libc::SYS_clone3, libc::SYS_openat2];
 
 /// Options of `prctl` that a player and allocators use: names, huge pages, dying with fragscope, and

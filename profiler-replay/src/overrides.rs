@@ -1,5 +1,5 @@
-//! Functions that the allocator asks of libc, and that answer for the program instead of for this
-//! machine at this hour. They have their C names only in the player itself (feature `player`).
+//! Functions that come before libc's for the allocator, and that answer for the program instead of for
+//! this machine at this hour. They have their C names only in the player itself (feature `player`).
 
 use core::ffi::{c_int, c_long, c_void};
 use core::mem;
@@ -142,7 +142,7 @@ pub unsafe extern "C" fn pthread_getaffinity_np(
     unsafe { sched_getaffinity(0, len, mask) }
 }
 
-/// The allocator asks before the control block is mapped too, so the environment tells.
+/// The allocator asks before the control block is mapped too, so the environment says it.
 fn cpus() -> Option<u32> {
     static KNOWN: AtomicU32 = AtomicU32::new(0);
     let known = KNOWN.load(Ordering::Relaxed);

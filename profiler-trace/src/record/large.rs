@@ -2,18 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::trace::{By, EventKind};
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::residency::ResidencyMap;
-use profiler_trace::trace::EventKind;
 
-/// Blocks of so many bytes are looked at: smaller ones are touched by their use, nearly always.
+/// Blocks of so many bytes are followed: smaller ones are touched by their use, nearly always.
 const LARGE: u64 = 128 << 10;
-/// So many are told of at one checkpoint, the largest first.
+/// So many are recorded at one checkpoint, the largest first.
 const MOST: usize = 4096;
 
 /// The large live blocks of one process.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LargeBlocks {
+struct ProcessBlocks {
     live: BTreeMap<u64, Block>,
     /// Those whose realloc is under way.
     resized: BTreeMap<u64, Block>,
@@ -22,13 +22,13 @@ pub(crate) struct LargeBlocks {
 #[derive(Copy, Clone, Debug)]
 struct Block {
     bytes: u64,
-    /// What was last told of it.
+    /// What was last recorded of it.
     touched: Option<u64>,
 }
 
-impl LargeBlocks {
+impl ProcessBlocks {
     /// Takes in an event of the process.
-    pub(crate) fn note(&mut self, event: &EventKind) {
+    fn note(&mut self, event: &EventKind) {
         match *event {
             EventKind::Alloc { addr, bytes, .. } => self.add(addr, bytes),
             EventKind::Free { addr } => {
@@ -48,7 +48,7 @@ impl LargeBlocks {
     }
 
     /// Takes in a block that was there before.
-    pub(crate) fn add(&mut self, addr: u64, bytes: u64) {
+    fn add(&mut self, addr: u64, bytes: u64) {
         self.live.remove(&addr);
         self.resized.remove(&addr);
         if bytes >= LARGE {
@@ -58,13 +58,13 @@ impl LargeBlocks {
     }
 
     /// How many are kept.
-    pub(crate) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.live.len() + self.resized.len()
     }
 
-    /// What changed since the last look: the bytes of each block that lie on resident or swapped
+    /// What changed since the last checkpoint: the bytes of each block that lie on resident or swapped
     /// pages.
-    pub(crate) fn touched(&mut self, residency: &ResidencyMap) -> Vec<EventKind> {
+    fn touched(&mut self, residency: &ResidencyMap) -> Vec<EventKind> {
         let mut all: Vec<_> = self.live.iter_mut().collect();
         all.sort_by_key(|(_, block)| std::cmp::Reverse(block.bytes));
         let mut changed = Vec::new();
@@ -82,16 +82,27 @@ impl LargeBlocks {
 const MOST_KEPT: usize = 1 << 20;
 
 /// The large live blocks of many processes, by the trace's number of each.
-#[derive(Debug, Default)]
-pub(crate) struct LargeBlocksOfAll {
-    by_process: HashMap<u32, LargeBlocks>,
+#[derive(Clone, Debug, Default)]
+pub(super) struct LargeBlocks {
+    by_process: HashMap<u32, ProcessBlocks>,
     /// Blocks of all of them, and one for each process.
     kept: usize,
 }
 
-impl LargeBlocksOfAll {
+impl LargeBlocks {
+    /// Takes in a block of a process that was there before.
+    pub(super) fn add(&mut self, process: u32, addr: u64, bytes: u64) {
+        let alloc = EventKind::Alloc {
+            addr,
+            bytes,
+            align: 0,
+            by: By::Malloc,
+        };
+        self.note(process, &alloc);
+    }
+
     /// Takes in an event of a process. Blocks beyond the limit are not followed.
-    pub(crate) fn note(&mut self, process: u32, event: &EventKind) {
+    pub(super) fn note(&mut self, process: u32, event: &EventKind) {
         match event {
             EventKind::Fork { process: child, .. } => {
                 let copy = self.by_process.get(&process);
@@ -108,7 +119,7 @@ impl LargeBlocksOfAll {
                     && self.kept < MOST_KEPT
                     && !self.by_process.contains_key(&process) =>
             {
-                let mut blocks = LargeBlocks::default();
+                let mut blocks = ProcessBlocks::default();
                 blocks.note(event);
                 self.kept += blocks.len() + 1;
                 self.by_process.insert(process, blocks);
@@ -127,8 +138,8 @@ impl LargeBlocksOfAll {
         }
     }
 
-    /// What changed of a process since the last look, as [`LargeBlocks::touched`].
-    pub(crate) fn touched(&mut self, process: u32, residency: &ResidencyMap) -> Vec<EventKind> {
+    /// What changed of a process since its last checkpoint, as [`ProcessBlocks::touched`].
+    pub(super) fn touched(&mut self, process: u32, residency: &ResidencyMap) -> Vec<EventKind> {
         let blocks = self.by_process.get_mut(&process);
         blocks.map_or_else(Vec::new, |blocks| blocks.touched(residency))
     }
@@ -157,7 +168,6 @@ fn bytes_on_pages(residency: &ResidencyMap, addr: u64, bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState};
-    use profiler_trace::trace::By;
 
     use super::*;
 
@@ -195,8 +205,8 @@ mod tests {
     }
 
     #[test]
-    fn only_large_live_blocks_are_told_and_only_what_changed() {
-        let mut blocks = LargeBlocks::default();
+    fn only_large_live_blocks_are_recorded_and_only_what_changed() {
+        let mut blocks = ProcessBlocks::default();
         for event in [
             alloc(0x10_0010, LARGE),
             alloc(0x20_0010, LARGE),
@@ -212,19 +222,19 @@ mod tests {
         ]);
         let addr = 0x10_0010;
         let bytes = 0x1ff0 + 0x1000 + 0x10;
-        let told = EventKind::Touched { addr, bytes };
-        assert_eq!(blocks.touched(&map), [told]);
+        let expected = EventKind::Touched { addr, bytes };
+        assert_eq!(blocks.touched(&map), [expected]);
         assert_eq!(blocks.touched(&map), []);
         blocks.note(&EventKind::Realloc { addr });
         assert_eq!(blocks.touched(&resident(&[])), []);
         blocks.note(&EventKind::Kept { addr });
-        let told = EventKind::Touched { addr, bytes: 0 };
-        assert_eq!(blocks.touched(&resident(&[])), [told]);
+        let expected = EventKind::Touched { addr, bytes: 0 };
+        assert_eq!(blocks.touched(&resident(&[])), [expected]);
     }
 
     #[test]
     fn large_blocks_of_all_processes_together_meet_a_limit() {
-        let mut all = LargeBlocksOfAll::default();
+        let mut all = LargeBlocks::default();
         let fork = |child| EventKind::Fork {
             process: child,
             child,
@@ -235,7 +245,7 @@ mod tests {
         for child in 1..=2000 {
             all.note(0, &fork(child));
         }
-        let count = |all: &LargeBlocksOfAll| -> usize {
+        let count = |all: &LargeBlocks| -> usize {
             all.by_process.values().map(|blocks| blocks.len() + 1).sum()
         };
         assert!(all.kept <= MOST_KEPT, "{}", all.kept);

@@ -1,0 +1,73 @@
+//! What recorders record: one vocabulary for the BPF programs and for the preloaded recorder.
+
+/// What an event of a recorder says happened. `addr` and `size` are fields of
+/// [`RawEvent`](crate::RawEvent) and of a slot of the preloaded recorder's ring.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(u16)]
+pub enum RecordKind {
+    /// malloc or one of the calls with an alignment returned `addr` for `size` bytes.
+    Alloc = 1,
+    /// The same from calloc.
+    Calloc = 2,
+    /// `addr` was given to free, or to a realloc to no bytes.
+    Free = 3,
+    /// `addr` was given to realloc: [`Self::Reallocated`] or [`Self::Kept`] of the same thread follows.
+    Realloc = 4,
+    /// realloc returned `addr` for `size` bytes.
+    Reallocated = 5,
+    /// The realloc of `addr` failed: the block lives on.
+    Kept = 6,
+    /// The thread ended, unless events of it follow.
+    ThreadEnd = 7,
+    /// A program began in this process: the first one, or another by exec. From the preloaded recorder
+    /// `addr` is the number of the parent process.
+    Start = 8,
+    /// The thread is about to fork.
+    Forking = 9,
+    /// The first event of a forked child; `addr` is the parent's thread in the upper half and its
+    /// process in the lower.
+    Forked = 10,
+    /// The program ended.
+    Exit = 11,
+    /// There was no room for `size` events before this one.
+    Lost = 12,
+}
+
+impl RecordKind {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; 12] = [
+        Self::Alloc,
+        Self::Calloc,
+        Self::Free,
+        Self::Realloc,
+        Self::Reallocated,
+        Self::Kept,
+        Self::ThreadEnd,
+        Self::Start,
+        Self::Forking,
+        Self::Forked,
+        Self::Exit,
+        Self::Lost,
+    ];
+
+    /// The kind of this number, if there is one.
+    pub fn of(number: u64) -> Option<Self> {
+        let index = usize::try_from(number).ok()?.checked_sub(1)?;
+        Self::ALL.get(index).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_number_and_no_other_number_a_kind() {
+        for kind in RecordKind::ALL {
+            assert_eq!(RecordKind::of(kind as u64), Some(kind));
+        }
+        for number in [0, RecordKind::ALL.len() as u64 + 1, u64::MAX] {
+            assert_eq!(RecordKind::of(number), None);
+        }
+    }
+}

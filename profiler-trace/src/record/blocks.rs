@@ -1,0 +1,236 @@
+//! Which blocks of a process live, so that its events are consistent though some were lost.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::trace::{By, EventKind, SeedBlock};
+
+/// Follows which blocks live: a free is of a block that lives, an allocation at an address where none
+/// does.
+///
+/// glibc frees the blocks of a thread's cache once more when the thread ends; these frees, and those
+/// of blocks whose allocation was lost, are of no block that is known, and are left out.
+#[derive(Clone, Debug)]
+pub(super) struct LiveBlocks {
+    live: HashSet<u64>,
+    /// Bytes of the blocks of the seed that still live, by address.
+    seed: BTreeMap<u64, u64>,
+    /// The block that each thread reallocates, by the trace's number of the thread.
+    resized: HashMap<u32, Gone>,
+    unknown_frees: u64,
+}
+
+/// A block that lives no more, or will not when its realloc ends well.
+#[derive(Copy, Clone, Debug)]
+struct Gone {
+    /// Its address in the trace.
+    addr: u64,
+    /// Its bytes, when it is of the seed.
+    seeded: Option<u64>,
+}
+
+impl LiveBlocks {
+    /// Those of the seed that live.
+    pub(super) fn new(seed: &[SeedBlock]) -> Self {
+        let live = seed.iter().filter(|block| block.live);
+        let seed: BTreeMap<u64, u64> = live.map(|block| (block.addr, block.bytes)).collect();
+        Self {
+            live: seed.keys().copied().collect(),
+            seed,
+            resized: HashMap::new(),
+            unknown_frees: 0,
+        }
+    }
+
+    /// Frees of no block that was known.
+    pub(super) fn unknown_frees(&self) -> u64 {
+        self.unknown_frees
+    }
+
+    /// Gives what one event of a thread comes to.
+    pub(super) fn apply(&mut self, thread: u32, kind: EventKind, mut emit: impl FnMut(EventKind)) {
+        if let EventKind::Lost { .. } = kind {
+            // The end of a realloc may not be among them.
+            return emit(kind);
+        }
+        // A thread that allocates is hardly ever inside a realloc.
+        let resized = match self.resized.is_empty() {
+            true => None,
+            false => self.resized.remove(&thread),
+        };
+        let ends_realloc = matches!(
+            kind,
+            EventKind::Kept { .. }
+                | EventKind::Alloc {
+                    by: By::Realloc,
+                    ..
+                }
+        );
+        if let Some(gone) = resized.filter(|_| !ends_realloc) {
+            // Its end was lost: the block is gone.
+            emit(EventKind::Kept { addr: gone.addr });
+            emit(EventKind::Free { addr: gone.addr });
+        }
+        match kind {
+            EventKind::Alloc {
+                addr,
+                bytes,
+                align,
+                by,
+            } => {
+                if !self.live.insert(addr) {
+                    self.seed.remove(&addr);
+                    // Its free was lost, or the walk already saw what a thread was being given.
+                    emit(EventKind::Free { addr });
+                }
+                let by = match by {
+                    By::Realloc if resized.is_none() => By::Malloc,
+                    by => by,
+                };
+                emit(EventKind::Alloc {
+                    addr,
+                    bytes,
+                    align,
+                    by,
+                });
+            }
+            EventKind::Free { addr } => match self.free(addr) {
+                Some(gone) => emit(EventKind::Free { addr: gone.addr }),
+                None => self.unknown_frees += 1,
+            },
+            EventKind::Realloc { addr } => match self.free(addr) {
+                Some(gone) => {
+                    self.resized.insert(thread, gone);
+                    emit(EventKind::Realloc { addr: gone.addr });
+                }
+                None => self.unknown_frees += 1,
+            },
+            EventKind::Kept { .. } => {
+                if let Some(Gone { addr, seeded }) = resized {
+                    self.live.insert(addr);
+                    self.seed.extend(seeded.map(|bytes| (addr, bytes)));
+                    emit(EventKind::Kept { addr });
+                }
+            }
+            EventKind::Exec => {
+                let unknown_frees = self.unknown_frees;
+                *self = Self::new(&[]);
+                self.unknown_frees = unknown_frees;
+                emit(kind);
+            }
+            other => emit(other),
+        }
+    }
+
+    /// A block lives no more, if one is known there.
+    fn free(&mut self, addr: u64) -> Option<Gone> {
+        if self.live.remove(&addr) {
+            let seeded = self.seed.remove(&addr);
+            return Some(Gone { addr, seeded });
+        }
+        // A walk knows where a block lies, and not where in it an aligned one was given out.
+        let (&at, &bytes) = self.seed.range(..addr).next_back()?;
+        if addr - at >= bytes {
+            return None;
+        }
+        self.live.remove(&at);
+        let seeded = self.seed.remove(&at);
+        Some(Gone { addr: at, seeded })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use EventKind as K;
+
+    use super::*;
+
+    /// What events of one thread come to, with a block of 64 bytes at 0x100 from before and a free one
+    /// at 0x200.
+    fn play(all: &[K]) -> Vec<K> {
+        let seed = [0x100, 0x200].map(|addr| SeedBlock {
+            addr,
+            bytes: 0x40,
+            arena: 0,
+            live: addr == 0x100,
+        });
+        let mut blocks = LiveBlocks::new(&seed);
+        let mut events = Vec::new();
+        for kind in all {
+            blocks.apply(0, *kind, |kind| events.push(kind));
+        }
+        events
+    }
+
+    fn alloc(addr: u64, by: By) -> K {
+        K::Alloc {
+            addr,
+            bytes: 8,
+            align: 0,
+            by,
+        }
+    }
+
+    #[test]
+    fn a_realloc_is_two_halves_and_one_that_fails_keeps_its_block() {
+        let events = play(&[
+            K::Realloc { addr: 0x110 },
+            K::Kept { addr: 0x110 },
+            K::Realloc { addr: 0x110 },
+            alloc(0x300, By::Realloc),
+            K::Free { addr: 0x300 },
+        ]);
+        assert_eq!(
+            events,
+            [
+                K::Realloc { addr: 0x100 },
+                K::Kept { addr: 0x100 },
+                K::Realloc { addr: 0x100 },
+                alloc(0x300, By::Realloc),
+                K::Free { addr: 0x300 },
+            ]
+        );
+    }
+
+    #[test]
+    fn frees_of_unknown_blocks_are_left_out_and_taken_addresses_freed_first() {
+        let events = play(&[
+            K::Free { addr: 0x200 },
+            K::Free { addr: 0x110 },
+            alloc(0x100, By::Malloc),
+            K::Free { addr: 0x110 },
+            alloc(0x300, By::Calloc),
+            alloc(0x300, By::Malloc),
+        ]);
+        assert_eq!(
+            events,
+            [
+                K::Free { addr: 0x100 },
+                alloc(0x100, By::Malloc),
+                alloc(0x300, By::Calloc),
+                K::Free { addr: 0x300 },
+                alloc(0x300, By::Malloc),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_realloc_whose_end_was_lost_is_a_free() {
+        let events = play(&[
+            K::Realloc { addr: 0x100 },
+            K::Lost { events: 8 },
+            alloc(0x300, By::Malloc),
+            alloc(0x400, By::Realloc),
+        ]);
+        assert_eq!(
+            events,
+            [
+                K::Realloc { addr: 0x100 },
+                K::Lost { events: 8 },
+                K::Kept { addr: 0x100 },
+                K::Free { addr: 0x100 },
+                alloc(0x300, By::Malloc),
+                alloc(0x400, By::Malloc),
+            ]
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! From what was recorded to a trace: one event type for all sources, one normaliser, one recorder.
+//!
+//! ```text
+//! probes, preloaded recorder -> SourceEvent -> Recorder { Normaliser, LargeBlocks } -> TraceSink
+//! recordings of other tools  -> SourceEvent -> Normaliser -> items, as read from a trace
+//! ```
+//!
+//! A source names processes and threads by its own numbers and knows no more than the call that it saw.
+//! The [`Normaliser`] makes [`Event`](crate::trace::Event)s of that, and the [`Recorder`] adds what
+//! samples of the processes show. Nothing here does IO: a [`TraceSink`] does.
+
+mod blocks;
+mod foreign;
+mod large;
+mod normaliser;
+mod numbers;
+mod recorder;
+mod source;
+
+pub(crate) use foreign::{EventSource, Normalised, SourceItem};
+pub use normaliser::{Clock, Normaliser};
+pub use numbers::{MOST_PROCESSES, MOST_THREADS, RecordedProcess};
+pub use recorder::{Recorder, TraceSink};
+pub use source::{SourceEvent, SourceKind};

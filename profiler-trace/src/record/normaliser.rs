@@ -1,0 +1,408 @@
+//! From what a source recorded to the events of a trace.
+
+use super::blocks::LiveBlocks;
+use super::numbers::{Known, Numbered, Numbers, RecordedProcess};
+use super::source::{SourceEvent, SourceKind};
+use crate::trace::{Event, EventKind, SeedBlock};
+
+/// The trace's time: nanoseconds since the recording began, which never step back. (A source takes the
+/// time after the place in the order, or on another processor, so that its times may do so by a little.)
+#[derive(Copy, Clone, Debug)]
+pub struct Clock {
+    began_ns: u64,
+    step_ns: u64,
+    last_ns: u64,
+}
+
+impl Clock {
+    /// Of a recording that began at this time of its source's clock. Times are rounded down to steps of
+    /// `step_ns`: more digits than a source's clock is worth take room in the file.
+    pub fn new(began_ns: u64, step_ns: u64) -> Self {
+        Self {
+            began_ns,
+            step_ns: step_ns.max(1),
+            last_ns: 0,
+        }
+    }
+
+    /// The trace's time at a time of the source's clock.
+    pub fn time_ns(&self, source_ns: u64) -> u64 {
+        source_ns.saturating_sub(self.began_ns)
+    }
+
+    fn next_ns(&mut self, source_ns: u64) -> u64 {
+        let time_ns = self.time_ns(source_ns);
+        self.last_ns = self.last_ns.max(time_ns - time_ns % self.step_ns);
+        self.last_ns
+    }
+}
+
+/// Gives processes and threads the trace's numbers, follows forks, execs and ends, and keeps the time.
+/// With [`Self::with_live_blocks`] it also sees to it that events are of blocks that live.
+///
+/// It trusts nothing: what is beyond its limits is counted and left out.
+#[derive(Clone, Debug)]
+pub struct Normaliser {
+    clock: Clock,
+    numbers: Numbers,
+    blocks: Option<LiveBlocks>,
+    beyond_limit: u64,
+}
+
+impl Normaliser {
+    /// Of a source of which nothing was there before.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            numbers: Numbers::default(),
+            blocks: None,
+            beyond_limit: 0,
+        }
+    }
+
+    /// Of a source of one process that had these blocks, and which loses events: frees of unknown blocks
+    /// are left out, and the ends of blocks that were lost are made up for.
+    pub fn with_live_blocks(clock: Clock, seed: &[SeedBlock]) -> Self {
+        Self {
+            blocks: Some(LiveBlocks::new(seed)),
+            ..Self::new(clock)
+        }
+    }
+
+    /// The trace's time at a time of the source's clock.
+    pub fn time_ns(&self, source_ns: u64) -> u64 {
+        self.clock.time_ns(source_ns)
+    }
+
+    /// The same, not before that of the last event: which later ones do not precede.
+    pub(crate) fn advance(&mut self, source_ns: u64) -> u64 {
+        self.clock.next_ns(source_ns)
+    }
+
+    /// Events that were left out because there were too many processes or threads
+    /// ([`MOST_PROCESSES`](super::MOST_PROCESSES), [`MOST_THREADS`](super::MOST_THREADS)).
+    pub fn beyond_limit(&self) -> u64 {
+        self.beyond_limit
+    }
+
+    /// Frees that were left out because nothing was known of their blocks.
+    pub fn unknown_frees(&self) -> u64 {
+        self.blocks.as_ref().map_or(0, LiveBlocks::unknown_frees)
+    }
+
+    /// The process with this number of the source's, which may have ended.
+    pub fn process(&self, source: u64) -> Option<RecordedProcess> {
+        self.numbers.process(source)
+    }
+
+    /// The processes that have not ended, as far as they say, by their numbers.
+    pub fn running(&self) -> Vec<RecordedProcess> {
+        self.numbers.running()
+    }
+
+    /// Whether any process has recorded something.
+    pub fn has_any(&self) -> bool {
+        self.numbers.has_any()
+    }
+
+    /// How many forked children are expected that have not recorded anything.
+    pub fn expected_children(&self) -> usize {
+        self.numbers.announced()
+    }
+
+    /// Bytes of the tables of processes and threads, about.
+    pub fn table_bytes(&self) -> u64 {
+        self.numbers.table_bytes()
+    }
+
+    /// Gives these threads of a process the next numbers; where there is none, the number is that of a
+    /// thread that ended before, which its event says.
+    pub fn number_threads(
+        &mut self,
+        process: u64,
+        threads: &[Option<u64>],
+        mut emit: impl FnMut(Event),
+    ) {
+        for thread in threads {
+            match thread {
+                Some(thread) => {
+                    // One beyond the limit is left out when it comes.
+                    let _ = self.numbers.begin_thread((process, *thread));
+                }
+                None => {
+                    let ended = self.numbers.skip_thread();
+                    ended.into_iter().for_each(|thread| {
+                        emit(Event {
+                            time_ns: 0,
+                            thread,
+                            kind: EventKind::ThreadEnd,
+                        });
+                    });
+                }
+            }
+        }
+    }
+
+    /// Gives the events that one of the source comes to, each with the number of its process.
+    pub fn push(&mut self, event: &SourceEvent, mut emit: impl FnMut(u32, Event)) {
+        let time_ns = self.clock.next_ns(event.time_ns);
+        let id = (event.process, event.thread);
+        let mut emit = |of: Numbered, kind| {
+            let thread = of.thread;
+            let event = Event {
+                time_ns,
+                thread,
+                kind,
+            };
+            emit(of.process, event);
+        };
+        match event.kind {
+            SourceKind::Start => {
+                if let Some(main) = self.numbers.begin_program(id) {
+                    apply(&mut self.blocks, main, EventKind::Exec, &mut emit);
+                }
+            }
+            SourceKind::Forked { process, thread } => {
+                self.numbers.begin_forked(id, (process, thread));
+            }
+            _ => {}
+        }
+        let of = match self.numbers.get(id) {
+            Known::Thread(of) => of,
+            Known::Ended => return,
+            // It did nothing before.
+            Known::No if event.kind == SourceKind::ThreadEnd => return,
+            Known::No => {
+                let Some(of) = self.numbers.begin_thread(id) else {
+                    self.beyond_limit += 1;
+                    return;
+                };
+                if of.process != 0 {
+                    let process = of.process;
+                    emit(of, EventKind::Begin { process });
+                }
+                of
+            }
+        };
+        let kind = match event.kind {
+            SourceKind::Alloc {
+                addr,
+                bytes,
+                align,
+                by,
+            } => EventKind::Alloc {
+                addr,
+                bytes,
+                align,
+                by,
+            },
+            SourceKind::Free { addr } => EventKind::Free { addr },
+            SourceKind::Realloc { addr } => EventKind::Realloc { addr },
+            SourceKind::Kept { addr } => EventKind::Kept { addr },
+            SourceKind::Lost { events } => EventKind::Lost { events },
+            SourceKind::ThreadEnd => {
+                self.numbers.end_thread(id);
+                EventKind::ThreadEnd
+            }
+            SourceKind::Exit => {
+                self.numbers.end(id.0);
+                EventKind::Exit
+            }
+            SourceKind::Forking => match self.numbers.announce_fork(id) {
+                Some(Numbered { process, thread }) => EventKind::Fork {
+                    process,
+                    child: thread,
+                },
+                None => {
+                    self.beyond_limit += 1;
+                    return;
+                }
+            },
+            // Said by the numbers above.
+            SourceKind::Start | SourceKind::Forked { .. } => return,
+        };
+        apply(&mut self.blocks, of, kind, &mut emit);
+    }
+
+    /// The process with this number of the source's is gone without having recorded that: gives its end
+    /// at this time of the source's clock, unless it is known.
+    pub fn gone(&mut self, source: u64, source_ns: u64) -> Option<(u32, Event)> {
+        let ended = self.numbers.end(source)?;
+        let event = Event {
+            time_ns: self.clock.time_ns(source_ns),
+            thread: ended.main_thread,
+            kind: EventKind::Exit,
+        };
+        Some((ended.process, event))
+    }
+}
+
+/// Gives an event, of blocks that live if these are followed.
+fn apply(
+    blocks: &mut Option<LiveBlocks>,
+    of: Numbered,
+    kind: EventKind,
+    emit: &mut impl FnMut(Numbered, EventKind),
+) {
+    match blocks {
+        Some(blocks) => blocks.apply(of.thread, kind, |kind| emit(of, kind)),
+        None => emit(of, kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use SourceKind as S;
+
+    use super::*;
+    use crate::trace::By;
+
+    /// The highest number that the kernel gives to a process.
+    const HIGHEST_PID: u64 = 1 << 22;
+    const FREE: S = S::Free { addr: 0x10 };
+
+    fn of(process: u64, thread: u64, kind: S) -> SourceEvent {
+        SourceEvent {
+            time_ns: 1000,
+            process,
+            thread,
+            kind,
+        }
+    }
+
+    fn play(all: &[SourceEvent]) -> Vec<(u32, u32, EventKind)> {
+        let mut normaliser = Normaliser::new(Clock::new(1000, 1));
+        let mut events = Vec::new();
+        for event in all {
+            normaliser.push(event, |process, event| {
+                events.push((process, event.thread, event.kind));
+            });
+        }
+        events
+    }
+
+    #[test]
+    fn a_forked_child_is_a_process_of_its_own_even_when_its_parent_comes_first() {
+        let events = play(&[
+            of(7, 7, S::Start),
+            of(7, 7, S::Forking),
+            of(7, 7, FREE),
+            of(
+                8,
+                8,
+                S::Forked {
+                    process: 7,
+                    thread: 7,
+                },
+            ),
+            of(8, 8, FREE),
+            of(8, 9, FREE),
+        ]);
+        let fork = EventKind::Fork {
+            process: 1,
+            child: 1,
+        };
+        let free = EventKind::Free { addr: 0x10 };
+        assert_eq!(
+            events,
+            [
+                (0, 0, fork),
+                (0, 0, free),
+                (1, 1, free),
+                (1, 2, EventKind::Begin { process: 1 }),
+                (1, 2, free),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_exec_keeps_the_process_and_ends_its_other_threads() {
+        let free = EventKind::Free { addr: 0x10 };
+        let events = play(&[
+            of(7, 7, S::Start),
+            of(7, 9, FREE),
+            of(7, 7, S::Start),
+            of(7, 9, FREE),
+        ]);
+        assert_eq!(
+            events,
+            [(0, 1, free), (0, 0, EventKind::Exec), (0, 2, free)]
+        );
+    }
+
+    #[test]
+    fn a_program_that_was_spawned_is_a_new_process_and_ends_once() {
+        let events = play(&[
+            of(7, 7, S::Start),
+            of(8, 8, S::Start),
+            of(8, 8, S::Exit),
+            of(8, 8, FREE),
+        ]);
+        assert_eq!(
+            events,
+            [
+                (1, 1, EventKind::Begin { process: 1 }),
+                (1, 1, EventKind::Exit)
+            ]
+        );
+        let mut normaliser = Normaliser::new(Clock::new(0, 1));
+        normaliser.push(&of(7, 7, S::Start), |_, _| {});
+        assert!(normaliser.gone(7, 5).is_some());
+        assert!(normaliser.gone(7, 5).is_none());
+        assert!(normaliser.running().is_empty());
+    }
+
+    #[test]
+    fn threads_are_numbered_as_they_appear_and_end_once() {
+        let mut normaliser = Normaliser::with_live_blocks(Clock::new(0, 1), &[]);
+        let mut seen = Vec::new();
+        normaliser.number_threads(7, &[Some(80), None], |event| seen.push(event.thread));
+        let alloc = S::Alloc {
+            addr: 0x10,
+            bytes: 8,
+            align: 0,
+            by: By::Malloc,
+        };
+        for kind in [alloc, S::ThreadEnd, S::ThreadEnd, alloc] {
+            normaliser.push(&of(7, 70, kind), |_, event| seen.push(event.thread));
+        }
+        assert_eq!(seen, [1, 2, 2, 3, 3]);
+    }
+
+    #[test]
+    fn time_is_in_steps_and_never_goes_back() {
+        let mut normaliser = Normaliser::new(Clock::new(1000, 1000));
+        let mut times = Vec::new();
+        for time_ns in [500, 3999, 2999, 4000] {
+            let event = SourceEvent {
+                time_ns,
+                ..of(1, 1, FREE)
+            };
+            normaliser.push(&event, |_, event| times.push(event.time_ns));
+        }
+        assert_eq!(times, [0, 2000, 2000, 3000]);
+        assert_eq!(normaliser.time_ns(3999), 2999);
+    }
+
+    #[test]
+    fn a_flood_of_forged_processes_and_threads_meets_a_limit_and_costs_little() {
+        let mut normaliser = Normaliser::new(Clock::new(0, 1));
+        for pid in 1..=HIGHEST_PID / 4 {
+            for kind in [S::Start, S::Forking, S::ThreadEnd] {
+                normaliser.push(&of(pid, pid, kind), |_, _| {});
+            }
+        }
+        for tid in 1..=HIGHEST_PID / 4 {
+            normaliser.push(&of(1, tid, FREE), |_, _| {});
+        }
+        normaliser.numbers.check();
+        assert_eq!(normaliser.running().len(), super::super::MOST_PROCESSES);
+        assert!(normaliser.beyond_limit() > 1_000_000);
+        // An end makes room.
+        normaliser.push(&of(1, 1, S::Exit), |_, _| {});
+        let mut begun = 0;
+        normaliser.push(&of(HIGHEST_PID, 1, FREE), |_, _| begun += 1);
+        assert_eq!(begun, 2, "it begins and frees");
+        normaliser.numbers.check();
+    }
+}

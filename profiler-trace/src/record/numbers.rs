@@ -1,0 +1,279 @@
+//! The trace's numbers of processes and threads, which are numbered from 0 as they appear.
+//!
+//! A recorded program may claim any number: no table grows beyond its limit.
+
+use std::collections::{HashMap, VecDeque};
+
+/// So many processes are known at once at the most.
+pub const MOST_PROCESSES: usize = 16 << 10;
+/// So many threads, of all processes together; and so many children that were announced and have
+/// not begun.
+pub const MOST_THREADS: usize = 256 << 10;
+
+/// A thread by the source's numbers: its process and itself.
+pub(super) type SourceThread = (u64, u64);
+
+/// A thread by the trace's numbers.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Numbered {
+    pub(super) process: u32,
+    pub(super) thread: u32,
+}
+
+/// A process that has not ended, as far as it is known.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct RecordedProcess {
+    /// The source's number.
+    pub source: u64,
+    /// The trace's number.
+    pub process: u32,
+    /// The trace's number of its main thread.
+    pub main_thread: u32,
+}
+
+/// Numbers processes and threads, and follows forks and execs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Numbers {
+    processes: HashMap<u64, Process>,
+    /// Threads of all processes.
+    threads: usize,
+    /// Whether a process has ended since those that ended were last forgotten.
+    has_ended: bool,
+    /// Children announced by the thread that forks, which have not recorded anything yet.
+    forked: HashMap<SourceThread, VecDeque<Numbered>>,
+    announced: usize,
+    next_thread: u32,
+    next_process: u32,
+    /// The thread that was asked for last: the next event is mostly of the same.
+    recent: Option<(SourceThread, Numbered)>,
+}
+
+#[derive(Clone, Debug)]
+struct Process {
+    number: u32,
+    main_thread: u32,
+    has_ended: bool,
+    /// The trace's numbers of its threads.
+    threads: HashMap<u64, u32>,
+}
+
+/// What is known of a thread.
+pub(super) enum Known {
+    /// Its numbers.
+    Thread(Numbered),
+    /// Its process ended.
+    Ended,
+    /// Nothing.
+    No,
+}
+
+impl Numbers {
+    /// What is known of a thread.
+    pub(super) fn get(&mut self, id: SourceThread) -> Known {
+        if let Some((of, numbered)) = self.recent
+            && of == id
+        {
+            return Known::Thread(numbered);
+        }
+        match self.processes.get(&id.0) {
+            None => Known::No,
+            Some(process) if process.has_ended => Known::Ended,
+            Some(process) => match process.threads.get(&id.1) {
+                None => Known::No,
+                Some(&thread) => {
+                    let process = process.number;
+                    let numbered = Numbered { process, thread };
+                    self.recent = Some((id, numbered));
+                    Known::Thread(numbered)
+                }
+            },
+        }
+    }
+
+    /// The process with this number of the source's.
+    pub(super) fn process(&self, source: u64) -> Option<RecordedProcess> {
+        let process = self.processes.get(&source)?;
+        Some(recorded(source, process))
+    }
+
+    /// The processes that have not ended, by their numbers.
+    pub(super) fn running(&self) -> Vec<RecordedProcess> {
+        let running = self.processes.iter().filter(|(_, one)| !one.has_ended);
+        let mut running: Vec<_> = running
+            .map(|(&source, one)| recorded(source, one))
+            .collect();
+        running.sort_by_key(|one| one.process);
+        running
+    }
+
+    /// Whether any process is known or was.
+    pub(super) fn has_any(&self) -> bool {
+        self.next_process > 0
+    }
+
+    /// How many children were announced that have not recorded anything.
+    pub(super) fn announced(&self) -> usize {
+        self.announced
+    }
+
+    /// Bytes of the tables, about.
+    pub(super) fn table_bytes(&self) -> u64 {
+        let processes = self.processes.capacity() * size_of::<(u64, Process)>();
+        // A table is never less than half full once it is large.
+        let threads = 2 * self.threads * size_of::<(u64, u32)>();
+        (processes + threads) as u64
+    }
+
+    /// Numbers a thread that was not known; `None` when there are too many.
+    pub(super) fn begin_thread(&mut self, id: SourceThread) -> Option<Numbered> {
+        if self.threads >= MOST_THREADS {
+            return None;
+        }
+        let process = match self.processes.get(&id.0) {
+            Some(process) => process.number,
+            None => {
+                self.has_room().then_some(())?;
+                self.number_process()?
+            }
+        };
+        let thread = self.number_thread()?;
+        let numbered = Numbered { process, thread };
+        match self.processes.get_mut(&id.0) {
+            Some(known) => {
+                known.threads.insert(id.1, thread);
+                self.threads += 1;
+            }
+            None => self.insert(id, numbered),
+        }
+        Some(numbered)
+    }
+
+    /// Uses up a number of a thread, as if one had ended; `None` when all are used up.
+    pub(super) fn skip_thread(&mut self) -> Option<u32> {
+        self.number_thread()
+    }
+
+    /// A program began in a process. In one that is known it was by exec: its main thread goes on alone.
+    pub(super) fn begin_program(&mut self, id: SourceThread) -> Option<Numbered> {
+        self.recent = None;
+        let Some(process) = self.processes.get_mut(&id.0).filter(|p| !p.has_ended) else {
+            // Numbered with its first thread.
+            self.processes.remove(&id.0);
+            return None;
+        };
+        let thread = process.main_thread;
+        self.threads -= process.threads.len();
+        process.threads = HashMap::from([(id.1, thread)]);
+        self.threads += 1;
+        Some(Numbered {
+            process: process.number,
+            thread,
+        })
+    }
+
+    /// The thread is about to fork: the child gets its numbers now, before either goes on. `None` when
+    /// there are too many.
+    pub(super) fn announce_fork(&mut self, id: SourceThread) -> Option<Numbered> {
+        if self.announced >= MOST_THREADS {
+            return None;
+        }
+        let child = Numbered {
+            process: self.number_process()?,
+            thread: self.number_thread()?,
+        };
+        self.announced += 1;
+        self.forked.entry(id).or_default().push_back(child);
+        Some(child)
+    }
+
+    /// The first event of a forked child.
+    pub(super) fn begin_forked(&mut self, id: SourceThread, parent: SourceThread) {
+        let Some(announced) = self.forked.get_mut(&parent) else {
+            return;
+        };
+        let Some(child) = announced.pop_front() else {
+            return;
+        };
+        self.announced -= 1;
+        if announced.is_empty() {
+            self.forked.remove(&parent);
+        }
+        self.insert(id, child);
+    }
+
+    /// A thread ended.
+    pub(super) fn end_thread(&mut self, (process, thread): SourceThread) {
+        self.recent = None;
+        if let Some(process) = self.processes.get_mut(&process) {
+            self.threads -= usize::from(process.threads.remove(&thread).is_some());
+        }
+    }
+
+    /// A process ended; what it was, unless that is known already.
+    pub(super) fn end(&mut self, source: u64) -> Option<RecordedProcess> {
+        self.recent = None;
+        let process = self.processes.get_mut(&source).filter(|p| !p.has_ended)?;
+        process.has_ended = true;
+        self.threads -= std::mem::take(&mut process.threads).len();
+        self.has_ended = true;
+        Some(recorded(source, process))
+    }
+
+    /// A process with its first thread, if there is room for it.
+    fn insert(&mut self, id: SourceThread, first: Numbered) {
+        self.recent = None;
+        if !self.has_room() {
+            return;
+        }
+        let process = Process {
+            number: first.process,
+            main_thread: first.thread,
+            has_ended: false,
+            threads: HashMap::from([(id.1, first.thread)]),
+        };
+        self.threads += 1;
+        if let Some(before) = self.processes.insert(id.0, process) {
+            self.threads -= before.threads.len();
+        }
+    }
+
+    /// Whether another process may be known. Those that ended are forgotten when there are too many:
+    /// what they still record counts as another's, which is rare.
+    fn has_room(&mut self) -> bool {
+        if self.processes.len() >= MOST_PROCESSES && std::mem::take(&mut self.has_ended) {
+            self.processes.retain(|_, process| !process.has_ended);
+        }
+        self.processes.len() < MOST_PROCESSES
+    }
+
+    /// `None` when all numbers are used up.
+    fn number_thread(&mut self) -> Option<u32> {
+        let number = self.next_thread;
+        self.next_thread = number.checked_add(1)?;
+        Some(number)
+    }
+
+    /// `None` when all numbers are used up.
+    fn number_process(&mut self) -> Option<u32> {
+        let number = self.next_process;
+        self.next_process = number.checked_add(1)?;
+        Some(number)
+    }
+
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        assert!(self.processes.len() <= MOST_PROCESSES);
+        assert!(self.threads <= MOST_THREADS, "{}", self.threads);
+        assert!(self.announced <= MOST_THREADS);
+        let counted: usize = self.processes.values().map(|p| p.threads.len()).sum();
+        assert_eq!(counted, self.threads);
+    }
+}
+
+fn recorded(source: u64, process: &Process) -> RecordedProcess {
+    RecordedProcess {
+        source,
+        process: process.number,
+        main_thread: process.main_thread,
+    }
+}

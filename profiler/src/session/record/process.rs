@@ -1,0 +1,134 @@
+//! `record --pid P`: a process that runs already, until it ends or the recording does.
+
+use std::time::{Duration, Instant};
+
+use profiler_core::text::visible;
+use profiler_probe::plan::ProbePlan;
+use profiler_sampling::Sampler;
+use profiler_target::Target;
+use profiler_trace::whole_file::{Lock, LockError};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::checkpoint::CheckpointReason;
+use super::lock;
+use super::output::Output;
+use super::probed::ProbedRecording;
+use super::trace_file::TraceFile;
+use super::{RecordError, RecordOptions, create};
+use crate::say;
+use crate::session::Ending;
+use crate::session::signals::Signals;
+
+/// Between two drains of the ring: it holds 800 ms of the fastest stream that traps can make.
+const NAP: Duration = Duration::from_millis(3);
+/// Records the process until it ends, the duration is over, the budget is exceeded or a signal ends
+/// it.
+///
+/// # Errors
+/// When it cannot be looked at or probed, or the file not be written.
+pub(super) fn record(
+    options: &RecordOptions,
+    pid: i32,
+    budget: Option<f64>,
+) -> Result<Ending, RecordError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(options, pid, budget))
+}
+
+async fn run(
+    options: &RecordOptions,
+    pid: i32,
+    budget: Option<f64>,
+) -> Result<Ending, RecordError> {
+    // Before anything is attached, so that a signal never finds the default action.
+    let mut signals = Signals::new()?;
+    let mut requests = signal(SignalKind::user_defined1())?;
+    let target = Target::open(pid)?;
+    let begun = tokio::select! {
+        biased;
+        name = signals.next() => {
+            // What was begun on the target is undone when this process ends.
+            say::line(format_args!("{name}: ended before the recording began"));
+            return Ok(Ending::Interrupted(name));
+        }
+        begun = begin_aside(options.clone(), pid) => begun,
+    };
+    let (mut recording, _lock) = begun.map_err(|error| unless_gone(&target, error))?;
+    recording.output_mut().say(&format!(
+        "recording process {pid} into {}; its children are not recorded",
+        visible(options.output.display())
+    ));
+
+    let deadline = options
+        .duration
+        .map(|duration| recording.began() + duration);
+    let ending = loop {
+        tokio::select! {
+            biased;
+            name = signals.next() => break Ending::Interrupted(name),
+            _ = requests.recv() => recording.take_checkpoint(CheckpointReason::Requested)?,
+            () = tokio::time::sleep(NAP) => {}
+        }
+        recording.record_events()?;
+        recording.checkpoint_if_due()?;
+        if let Some(how) = recording.check(budget)? {
+            break how;
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            break Ending::Done;
+        }
+    };
+    recording.finish(&ending)?;
+    Ok(ending)
+}
+
+/// Why recording `target` could not begin: where it is gone, whatever else failed, that is why.
+pub(crate) fn unless_gone(target: &Target, error: RecordError) -> RecordError {
+    match target.check() {
+        Ok(()) => error,
+        Err(gone) => RecordError::Gone(gone),
+    }
+}
+
+/// A recording that has begun, and what keeps others from the same process.
+type Begun = (ProbedRecording<TraceFile>, Option<Lock>);
+
+/// [`begin`] on a thread of its own: loading the probes and the walk may take seconds, in which a
+/// signal is answered.
+async fn begin_aside(options: RecordOptions, pid: i32) -> Result<Begun, RecordError> {
+    let (report, begun) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("begin".into())
+        .spawn(move || {
+            // Whoever left does not want it any more.
+            let _ = report.send(begin(&options, pid));
+        })?;
+    begun
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::other("beginning the recording panicked").into()))
+}
+
+/// Attaches the probes and begins the file, unless somebody else records the process.
+fn begin(options: &RecordOptions, pid: i32) -> Result<Begun, RecordError> {
+    let sampler = Sampler::open(pid)?;
+    let began_ticks = sampler.target().began_ticks()?;
+    let lock = match lock::take(pid, began_ticks) {
+        Err(LockError::Held(_)) => return Err(RecordError::Taken(pid)),
+        lock => lock,
+    };
+    let plan = ProbePlan::for_recording(sampler.target())?;
+    let output = &options.output;
+    let mut recording = ProbedRecording::begin(sampler, &plan, options.sampling, |description| {
+        // What was in the file is not lost for a recording that cannot begin.
+        Ok(TraceFile::begin(create(output)?, output, description)?)
+    })?;
+    if let Err(why) = &lock {
+        recording.output_mut().say(&format!(
+            "nothing keeps a second fragscope from recording process {pid} as well: {why}"
+        ));
+    }
+    Ok((recording, lock.ok()))
+}
