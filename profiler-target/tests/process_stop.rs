@@ -1,15 +1,13 @@
 //! Stopping a process of one's own user: no privilege needed.
 
-mod child;
-
 use std::fs::File;
 use std::time::Duration;
 
-use child::{Child, wait_for_state};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use profiler_target::{StopError, Target};
+use profiler_testing::child::{self, Child, wait_for_state};
 
 #[test]
 fn a_target_stops_with_all_its_threads_and_runs_on() {
@@ -40,8 +38,8 @@ for line in sys.stdin:
         assert_ne!(thread.thread_pointer.get(), 0);
     }
     drop(stopped);
-    child.tell("go on");
-    assert_eq!(child.listen(), "ran on");
+    child.send("go on");
+    assert_eq!(child.next_line(), "ran on");
 }
 
 #[test]
@@ -58,8 +56,8 @@ fn a_target_in_a_job_control_stop_stays_in_it() {
         wait_for_state(child.pid(), 'T');
     }
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).expect("our own child");
-    child.tell("go on");
-    assert_eq!(child.listen(), "0");
+    child.send("go on");
+    assert_eq!(child.next_line(), "0");
 }
 
 #[test]
@@ -74,8 +72,8 @@ fn a_thread_that_cannot_stop_is_given_up_and_runs_on() {
         matches!(error, StopError::TimedOut { state: 'D', .. }),
         "{error}"
     );
-    child.tell("end the child half");
-    assert_eq!(child.listen(), "over");
+    child.send("end the child half");
+    assert_eq!(child.next_line(), "over");
     assert_eq!(child::stop(&target).threads().len(), 1);
 }
 
@@ -103,8 +101,8 @@ fn a_panic_while_stopped_lets_the_target_run_on() {
         std::panic::resume_unwind(Box::new(()));
     }));
     assert!(panicked.is_err());
-    child.tell("go on");
-    assert_eq!(child.listen(), "0");
+    child.send("go on");
+    assert_eq!(child.next_line(), "0");
 }
 
 /// The thread that traces a process, 0 for none.
@@ -175,8 +173,8 @@ fn a_target_is_not_stopped_where_no_guard_can_be_had() {
         .expect("it starts");
     let said = String::from_utf8_lossy(&helper.stderr);
     assert!(helper.status.success(), "{said}");
-    child.tell("go on");
-    assert_eq!(child.listen(), "0");
+    child.send("go on");
+    assert_eq!(child.next_line(), "0");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! No breakpoint stays in a target, whoever is killed, and one that a kernel left is removed. Needs
 //! root.
 
+mod support;
+
 #[path = "../../profiler-probe/tests/calls/mod.rs"]
 mod calls;
 
@@ -22,6 +24,7 @@ use nix::unistd::Pid;
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession, leftover};
 use profiler_target::Target;
+use support::command;
 
 const TARGET_VARIABLE: &str = "FRAGSCOPE_TEST_TARGET";
 
@@ -160,8 +163,7 @@ fn wait_for_end(pid: Pid) {
 
 /// A headless `attach` whose probes are set.
 fn attached(calls: &Calls, before: &[u8]) -> Child {
-    let attached = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(["attach", "--headless", "--budget", "unlimited"])
+    let attached = command(&["attach", "--headless", "--budget", "unlimited"])
         .args(["--pid", &calls.pid().to_string()])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -297,8 +299,7 @@ fn a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays() {
         matches!(&check.fix, Some(Fix::Step(step)) if step.ends_with("--repair")),
         "{check:?}"
     );
-    let repaired = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(["doctor", "--repair", "--pid", &calls.pid().to_string()])
+    let repaired = command(&["doctor", "--repair", "--pid", &calls.pid().to_string()])
         .output()
         .expect("fragscope starts");
     let said = String::from_utf8_lossy(&repaired.stdout);

@@ -1,13 +1,9 @@
 //! What a trace says of a program: no privilege needed.
 
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
-
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use child::Child;
 use fragscope::session::record::describe::{Recorder, describe};
 use jiff::Timestamp;
 use profiler_core::allocator::Allocator as Kind;
@@ -15,6 +11,7 @@ use profiler_core::heap::HeapSnapshot;
 use profiler_lab::allocators::Allocator;
 use profiler_sampling::{Manner, Sampler};
 use profiler_target::Target;
+use profiler_testing::child::Child;
 
 const MANNER: Manner = Manner {
     stop: true,
@@ -52,7 +49,7 @@ fn a_program_is_told_by_all_names() {
     // A wrapper may have put the whole path before it.
     assert!(get("command").ends_with(&format!("python3 -S -c {WAIT}")));
     assert_eq!(get("pid"), child.pid().to_string());
-    assert_eq!(get("python"), format!("CPython {}", child.said()));
+    assert_eq!(get("python"), format!("CPython {}", child.first_line()));
     assert!(get("libc").starts_with("glibc 2."), "{description:?}");
     assert!(get("malloc").starts_with("jemalloc 5."), "{description:?}");
     assert!(get("malloc_path").contains("/libjemalloc.so.2"));

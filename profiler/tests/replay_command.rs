@@ -1,11 +1,14 @@
 //! `fragscope replay` as a user runs it, on traces that the test writes. No privilege.
 
+mod support;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use profiler_trace::trace::{By, Checkpoint, Description, Event, EventKind, Figures, Writer};
 use serde_json::Value;
+use support::{command, json, text};
 
 const LARGE: u64 = 100_000;
 
@@ -69,19 +72,8 @@ fn trace(folder: &Path, off: f64) -> PathBuf {
 }
 
 fn replay(path: &Path, flags: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .arg("replay")
-        .arg(path)
-        .args(flags)
-        .stdin(Stdio::null())
-        .output()
-        .expect("it runs")
-}
-
-fn document(output: &Output) -> Value {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    serde_json::from_slice(&output.stdout).expect("JSON")
+    let mut replay = command(&["replay", text(path)]);
+    replay.args(flags).output().expect("it runs")
 }
 
 fn candidate<'d>(document: &'d Value, name: &str) -> &'d Value {
@@ -100,7 +92,7 @@ fn bytes(candidate: &Value, key: &str) -> u64 {
 fn the_default_field_is_calibrated_ranked_and_explained() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = replay(&trace(folder.path(), 1.0), &["--json", "--runs", "3"]);
-    let found = document(&output);
+    let found = json(&output);
     assert_eq!(
         found["calibration"]["trusted"], true,
         "{}",

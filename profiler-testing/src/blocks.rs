@@ -1,6 +1,4 @@
-//! `child/blocks.c`, which knows every block it has, and the comparison of a heap with its list.
-
-#![allow(dead_code, reason = "each test file uses its part")]
+//! `programs/blocks.c`, which knows every block it has, and the comparison of a heap with its list.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -8,42 +6,35 @@ use std::process::Command;
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::span::SpanState;
 
-use crate::child::{Child, open_folder};
+use tempfile::TempDir;
+
+use crate::child::{Child, compiled_by};
 
 /// A folder with the program `blocks`, made by this compiler.
-pub(crate) fn compiled(compiler: &str, options: &[&str]) -> tempfile::TempDir {
-    let folder = open_folder();
-    let source = format!("{}/tests/child/blocks.c", env!("CARGO_MANIFEST_DIR"));
-    let status = Command::new(compiler)
-        .args(["-O1", "-Wall", "-Werror", "-pthread", "-fno-builtin", "-o"])
-        .arg(folder.path().join("blocks"))
-        .arg(source)
-        .args(options)
-        .status()
-        .unwrap_or_else(|error| panic!("{compiler}: {error}"));
-    assert!(status.success());
-    folder
+pub fn compiled(compiler: &str, options: &[&str]) -> TempDir {
+    compiled_by(compiler, "blocks", options)
 }
 
 /// The running program.
-pub(crate) struct Blocks(Child);
+pub struct Blocks(Child);
 
 impl Blocks {
     /// Starts it, up to where its threads run and no block is taken.
-    pub(crate) fn start(command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
         let child = Child::run(command);
-        assert_eq!(child.said(), "ready");
+        assert_eq!(child.first_line(), "ready");
         Self(child)
     }
 
-    pub(crate) fn pid(&self) -> i32 {
+    /// Its process number.
+    pub fn pid(&self) -> i32 {
         self.0.pid()
     }
 
     /// Lets it work. Its live blocks, address to size; it stands still from then on.
-    pub(crate) fn run(&mut self) -> BTreeMap<u64, u64> {
-        self.0.tell("go");
-        let line = self.0.listen();
+    pub fn run(&mut self) -> BTreeMap<u64, u64> {
+        self.0.send("go");
+        let line = self.0.next_line();
         let blocks = line.split_whitespace().map(|block| {
             let (addr, size) = block.split_once(':').expect("addr:size");
             let hex = |text| u64::from_str_radix(text, 16).expect("hex");
@@ -56,7 +47,7 @@ impl Blocks {
 }
 
 /// The live spans of a heap, start to end.
-pub(crate) fn live(heap: &HeapSnapshot) -> BTreeMap<u64, u64> {
+pub fn live(heap: &HeapSnapshot) -> BTreeMap<u64, u64> {
     let spans = heap
         .extents
         .iter()
@@ -67,15 +58,11 @@ pub(crate) fn live(heap: &HeapSnapshot) -> BTreeMap<u64, u64> {
         .collect()
 }
 
-/// Each block of `told` lies in one live span of its own, and every other live span is one of
+/// Asserts that each block of `taken` lies in one live span of its own, and every other live span is one of
 /// `others`: what was live before the program took any.
-pub(crate) fn assert_exact(
-    heap: &HeapSnapshot,
-    told: &BTreeMap<u64, u64>,
-    others: &BTreeMap<u64, u64>,
-) {
+pub fn assert_exact(heap: &HeapSnapshot, taken: &BTreeMap<u64, u64>, others: &BTreeMap<u64, u64>) {
     let mut spans = live(heap);
-    for (&block, &size) in told {
+    for (&block, &size) in taken {
         let (&start, &end) = spans
             .range(..=block)
             .next_back()

@@ -1,11 +1,10 @@
 //! A small sound core file of a process with a glibc heap, built by the ELF specification and the
 //! layouts of x86-64 Linux, by nothing of the reader's.
 
-use crate::glibc_image::{Chunk, Image};
+use crate::images::glibc::{Chunk, LIBC as LIBC_DATA, THREADS, with_chunks};
 
 const PAGE: usize = 4096;
-/// Where the image has libc's data; its read-only data lies in the page before.
-const LIBC_DATA: u64 = 0x7f00_0000_0000;
+/// libc's read-only data, in the page before its data.
 const LIBC: u64 = LIBC_DATA - PAGE as u64;
 const LIBC_PATH: &str = "/nowhere/libc.so.6";
 
@@ -70,7 +69,7 @@ fn notes(thread_pointer: u64) -> Vec<u8> {
 }
 
 /// The bytes of the core.
-pub(crate) fn sound() -> Vec<u8> {
+pub fn sound() -> Vec<u8> {
     let mut chunks = vec![];
     for i in 0..12 {
         chunks.push((0x20 + 0x10 * (i % 9), Chunk::Live));
@@ -82,19 +81,18 @@ pub(crate) fn sound() -> Vec<u8> {
         (0x50, Chunk::Tcache),
         (0x3000, Chunk::Live),
     ]);
-    let image = Image::new(&chunks);
+    let image = with_chunks(&chunks);
     let mut read_only = b"\0GNU C Library (test) stable release version 2.36.\n\0".to_vec();
     read_only.resize(PAGE, 0);
     let mut segments = vec![(LIBC, 5, read_only)];
-    let context = image.context();
-    let thread_pointer = context.threads[0].thread_pointer.get();
-    segments.extend(image.pieces.into_iter().map(|(start, mut bytes)| {
+    segments.extend(image.resident().into_iter().map(|(range, bytes)| {
+        let mut bytes = bytes.to_vec();
         bytes.resize(bytes.len().next_multiple_of(PAGE), 0);
-        (start, 6, bytes)
+        (range.start().get(), 6, bytes)
     }));
     segments.sort_by_key(|(start, ..)| *start);
 
-    let notes = notes(thread_pointer);
+    let notes = notes(THREADS[0].thread_pointer.get());
     let headers = 64 + 56 * (segments.len() + 1);
     let mut at = (headers + notes.len()).next_multiple_of(PAGE);
     let mut core = b"\x7fELF\x02\x01\x01".to_vec();
