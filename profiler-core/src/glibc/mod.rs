@@ -265,6 +265,7 @@ fn large(chunk: &mapped::Mapped) -> Option<Extent> {
         range: AddrRange::with_len(RemoteAddr::new(chunk.start), chunk.bytes)?,
         kind: ExtentKind::LargeMapped,
         arena: 0,
+        block_header_bytes: 0,
         spans,
     })
 }

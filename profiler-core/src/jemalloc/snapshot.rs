@@ -166,6 +166,7 @@ impl<'a> Builder<'a> {
             range,
             kind: ExtentKind::Region,
             arena: place as u32,
+            block_header_bytes: 0,
             spans,
         });
     }

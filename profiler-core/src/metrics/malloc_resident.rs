@@ -104,6 +104,7 @@ mod tests {
             range: range(0x204000, 0x8000),
             kind: ExtentKind::PoolArena,
             arena: 0,
+            block_header_bytes: 0,
             spans: SpanList::default(),
         });
         let sum = malloc_resident(&residency, &[heap]);

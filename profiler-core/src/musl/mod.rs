@@ -268,6 +268,7 @@ fn lay<'a, M: TargetMemory>(
             range,
             kind,
             arena: 0,
+            block_header_bytes: 0,
             spans,
         });
     }
@@ -281,6 +282,7 @@ fn area_extent(area: u64) -> Option<Extent> {
         range: AddrRange::with_len(RemoteAddr::new(area), AREA)?,
         kind: ExtentKind::Region,
         arena: 0,
+        block_header_bytes: 0,
         spans,
     })
 }

@@ -188,6 +188,7 @@ fn walk_arenas<M: TargetMemory + Sync>(
                 range,
                 kind: ExtentKind::PoolArena,
                 arena: of as u32,
+                block_header_bytes: 0,
                 spans,
             });
         }

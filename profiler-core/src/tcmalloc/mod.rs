@@ -74,6 +74,7 @@ pub fn walk<M: TargetMemory>(
                 range: span.range,
                 kind: ExtentKind::Region,
                 arena: 0,
+                block_header_bytes: 0,
                 spans: SpanList::default(),
             });
         }

@@ -132,6 +132,7 @@ fn extents() -> impl Strategy<Value = Vec<Extent>> {
                 range,
                 kind,
                 arena,
+                block_header_bytes: 8,
                 spans,
             }
         });

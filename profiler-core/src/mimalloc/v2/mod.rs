@@ -158,6 +158,7 @@ fn heap<M: TargetMemory>(
                 ExtentKind::Region
             },
             arena: arena_of(&mut arenas, kind, segment.thread),
+            block_header_bytes: 0,
             spans,
         });
     }

@@ -112,6 +112,7 @@ pub(super) fn walk<M: TargetMemory>(
                 true => arena_of(&mut owners, ArenaKind::Arena, start),
                 false => arena_of(&mut owners, ArenaKind::OutsideArenas, 0),
             },
+            block_header_bytes: 0,
             spans: layer.spans,
         });
     }
