@@ -12,7 +12,7 @@ use profiler_core::glibc::{self, Context};
 use profiler_core::heap::{ExtentKind, HeapSnapshot};
 use profiler_core::residency::ResidencyMap;
 use profiler_core::span::SpanState;
-use profiler_target::Target;
+use profiler_target::{Libc, Process, Target};
 use profiler_testing::child::{Child, while_stopped};
 use profiler_testing::heap::figure;
 
@@ -123,7 +123,7 @@ fn walk(pid: i32) -> (HeapSnapshot, ResidencyMap) {
     let target = Target::open(pid).expect("the target opens");
     while_stopped(&target, |memory, residency, stopped| {
         let context = Context {
-            version: target.libc_version(),
+            version: target.libc().and_then(Libc::glibc_release),
             threads: stopped.threads(),
             libc_data: target.libc_data_ranges(),
             environment: &[],

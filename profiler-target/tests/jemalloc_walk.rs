@@ -8,7 +8,7 @@ use profiler_core::arena::ArenaFigure;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::jemalloc;
 use profiler_core::span::SpanState;
-use profiler_target::Target;
+use profiler_target::{Process, Target};
 use profiler_testing::child::{Child, while_stopped};
 use profiler_testing::heap::{assert_verified, figure};
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use profiler_core::arena::ArenaFigure;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::mimalloc::{self, Context, NotWalked};
-use profiler_target::Target;
+use profiler_target::{Process, Target};
 use profiler_testing::blocks::{self, Blocks, assert_exact, live};
 use profiler_testing::child::while_stopped;
 use profiler_testing::heap::assert_verified;

@@ -3,30 +3,20 @@
 use std::path::Path;
 use std::process::Command;
 
-use profiler_core::addr::RemoteAddr;
 use profiler_core::arena::ArenaFigure;
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::musl::{self, Context, NotWalked};
-use profiler_target::Target;
+use profiler_target::{Process, Target};
 use profiler_testing::blocks::{self, Blocks, assert_exact, live};
 use profiler_testing::child::while_stopped;
 use profiler_testing::heap::{self, figure};
-
-/// `AT_RANDOM`, by the public reader of the auxiliary vector.
-fn at_random(target: &Target) -> Option<RemoteAddr> {
-    let auxv = target.auxv().expect("its auxv");
-    let (words, _) = auxv.as_chunks::<8>();
-    let words: Vec<u64> = words.iter().map(|w| u64::from_le_bytes(*w)).collect();
-    let pair = words.chunks(2).find(|pair| pair[0] == 25)?;
-    Some(RemoteAddr::new(pair[1]))
-}
 
 fn walk(pid: i32) -> Result<HeapSnapshot, NotWalked> {
     let target = Target::open(pid).expect("the target opens");
     let version = target.libc().map(|libc| libc.version.clone());
     let context = Context {
-        at_random: at_random(&target),
+        at_random: target.at_random(),
         version: version.unwrap_or_default(),
     };
     while_stopped(&target, |memory, residency, _| {

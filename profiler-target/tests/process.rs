@@ -6,7 +6,7 @@ use profiler_core::addr::RemoteAddr;
 use profiler_core::heap::Allocator;
 use profiler_core::memory::{ReadError, TargetMemory};
 use profiler_core::residency::MappingKind;
-use profiler_target::{ErrorKind, OpenError, StopError, Target, TargetState};
+use profiler_target::{ErrorKind, OpenError, Process, StopError, Target, TargetState};
 use profiler_testing::child::{self, Child, wait_for_state};
 
 #[test]

@@ -5,7 +5,7 @@ use profiler_core::fork::{self, ForkSharing};
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
 use profiler_core::residency::MappingKind;
 use profiler_core::sample::KernelCount;
-use profiler_target::{PageSource, Target, host};
+use profiler_target::{PageSource, Process, Target, host};
 use profiler_testing::child::{self, Child};
 
 /// Writes a pattern into every second page of an area, and leaves the rest untouched.

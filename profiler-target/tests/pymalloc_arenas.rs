@@ -10,7 +10,7 @@ use profiler_core::memory::ResidentMemory;
 use profiler_core::pymalloc::{self, Context};
 use profiler_core::report::{FragReport, LedgerClass};
 use profiler_core::sample::{PythonMalloc, Sample};
-use profiler_target::Target;
+use profiler_target::{Libc, Process, Target};
 use profiler_testing::child::{self, wait_for_state};
 use pythons::account::{ACCOUNT, Account, HEAP, assert_equal, parse};
 use pythons::{pythons, walk};
@@ -110,7 +110,7 @@ fn sample(pid: i32) -> Sample {
     let residency = target.residency(&mappings).expect("pagemap");
     let memory = ResidentMemory::new(target.memory(), &residency);
     let context = glibc::Context {
-        version: target.libc_version(),
+        version: target.libc().and_then(Libc::glibc_release),
         threads: stopped.threads(),
         libc_data: target.libc_data_ranges(),
         environment: &[],

@@ -3,7 +3,7 @@
 mod pythons;
 
 use profiler_core::sample::PythonMalloc::{self, *};
-use profiler_target::Target;
+use profiler_target::{Process, Target};
 use pythons::{Python, pythons, serves};
 
 const READY: &str = "

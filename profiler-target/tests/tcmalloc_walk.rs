@@ -6,7 +6,7 @@ use std::process::Command;
 use profiler_core::arena::ArenaFigure;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::tcmalloc;
-use profiler_target::Target;
+use profiler_target::{Process, Target};
 use profiler_testing::blocks::{self, Blocks, assert_exact, live};
 use profiler_testing::child::{Child, while_stopped};
 use profiler_testing::heap::{assert_verified, figure};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use profiler_core::memory::ResidentMemory;
 use profiler_core::residency::ResidencyMap;
-use profiler_target::{LiveMemory, StopError, Stopped, Target};
+use profiler_target::{LiveMemory, Process, StopError, Stopped, Target};
 use tempfile::TempDir;
 
 /// Where the C programs are.

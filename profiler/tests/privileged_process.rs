@@ -12,7 +12,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
-use profiler_target::{ErrorKind, StopError, Target, TargetState, host};
+use profiler_target::{ErrorKind, Process, StopError, Target, TargetState, host};
 use profiler_testing::child::{self, Child, KillOnDrop, compiled, install, open_folder};
 use support::{command, json};
 

@@ -19,7 +19,7 @@ use profiler_core::memory::ResidentMemory;
 use profiler_core::span::SpanState;
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
-use profiler_target::{StopError, Stopped, Target};
+use profiler_target::{Libc, Process, StopError, Stopped, Target};
 use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Figures, Item, Reader};
 use support::command;
 
@@ -103,7 +103,7 @@ impl Program {
             .expect("pages");
         let memory = ResidentMemory::new(target.memory(), &residency);
         let context = Context {
-            version: target.libc_version(),
+            version: target.libc().and_then(Libc::glibc_release),
             threads: stopped.threads(),
             libc_data: target.libc_data_ranges(),
             environment: &[],

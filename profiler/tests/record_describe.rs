@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use profiler_core::allocator::Allocator as Kind;
 use profiler_core::heap::HeapSnapshot;
 use profiler_lab::allocators::Allocator;
-use profiler_sampling::{Manner, Sampler};
-use profiler_target::Target;
+use profiler_sampling::{Sampler, SamplingOptions};
+use profiler_target::{Process, Target};
 use profiler_testing::child::Child;
 
-const MANNER: Manner = Manner {
+const SAMPLING: SamplingOptions = SamplingOptions {
     stop: true,
     swap_in: true,
     max_stop: Duration::from_secs(10),
@@ -90,7 +90,7 @@ fn the_mimallocs_that_are_carried_have_one_version_everywhere() {
         let loaded = Allocator::at_path(&path).expect("it serves malloc");
         assert_eq!(loaded.identity.title(), title);
         let sampler = Sampler::open(child.pid()).expect("our own child");
-        let sample = sampler.take(MANNER).expect("a sample");
+        let sample = sampler.take(SAMPLING).expect("a sample");
         let mut heaps = sample.heaps.iter();
         let heap = heaps.find(|heap| heap.allocator == Kind::Mimalloc);
         let version = &heap.expect("mimalloc's heap").version;

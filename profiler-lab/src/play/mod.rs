@@ -17,8 +17,8 @@ use profiler_core::metrics::malloc_resident;
 use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
-use profiler_sampling::{Manner, Sampler};
-use profiler_target::{OpenError, Target};
+use profiler_sampling::{Sampler, SamplingOptions};
+use profiler_target::{OpenError, Process, Target};
 
 pub use self::child::end_all as end_players;
 use self::child::{Child, Heard};
@@ -261,7 +261,7 @@ pub fn play_along(
 }
 
 /// How a player's heap is walked.
-const LOOK: Manner = Manner {
+const LOOK: SamplingOptions = SamplingOptions {
     stop: true,
     swap_in: false,
     max_stop: Duration::from_secs(60),

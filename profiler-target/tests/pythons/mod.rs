@@ -11,7 +11,7 @@ use std::process::Command;
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::pymalloc::{self, Context, NotWalked};
 use profiler_core::sample::PythonMalloc;
-use profiler_target::Target;
+use profiler_target::{Process, Target};
 use profiler_testing::child::{Child, while_stopped};
 
 /// A Python to run.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use profiler_lab::candidates::Tunable;
 use profiler_lab::replay::ReplayOptions;
-use profiler_sampling::Manner;
+use profiler_sampling::SamplingOptions;
 
 use crate::export::Format;
 use crate::session::convert::ConvertOptions;
@@ -195,7 +195,7 @@ pub(super) struct WatchArgs {
     #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = size, requires = "what_if")]
     what_if_memory: u64,
     #[command(flatten)]
-    manner: MannerArgs,
+    sampling: SamplingArgs,
     /// File to write at the end, .json, .csv or .hlog by its ending, or .fragsnap, which grows with each
     /// walk; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
@@ -203,7 +203,7 @@ pub(super) struct WatchArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct MannerArgs {
+pub(super) struct SamplingArgs {
     /// Do not stop the target while its heap is walked; inconsistencies are reported
     #[arg(long)]
     no_stop: bool,
@@ -215,9 +215,9 @@ pub(super) struct MannerArgs {
     max_stop: Duration,
 }
 
-impl MannerArgs {
-    fn manner(&self) -> Manner {
-        Manner {
+impl SamplingArgs {
+    fn options(&self) -> SamplingOptions {
+        SamplingOptions {
             stop: !self.no_stop,
             swap_in: self.swap_in,
             max_stop: self.max_stop,
@@ -237,7 +237,7 @@ pub(super) struct LookArgs {
     #[arg(long, value_name = "FILE", requires = "core")]
     exe: Option<PathBuf>,
     #[command(flatten)]
-    manner: MannerArgs,
+    sampling: SamplingArgs,
 }
 
 #[derive(Debug, Args)]
@@ -308,7 +308,7 @@ pub(super) struct RecordArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
     #[command(flatten)]
-    manner: MannerArgs,
+    sampling: SamplingArgs,
     /// Record this process, which runs already, through probes
     #[arg(short, long, value_name = "PID", required_unless_present = "command",
         value_parser = clap::value_parser!(i32).range(1..))]
@@ -342,7 +342,7 @@ impl RecordArgs {
             },
             output: self.output.clone(),
             duration: self.duration,
-            manner: self.manner.manner(),
+            manner: self.sampling.options(),
         }
     }
 }
@@ -522,7 +522,7 @@ impl WatchArgs {
                 allocators: self.what_if.clone(),
                 memory_limit: self.what_if_memory,
             }),
-            manner: self.manner.manner(),
+            sampling: self.sampling.options(),
             outputs: self.outputs.clone(),
         }
     }
@@ -538,7 +538,7 @@ impl LookArgs {
             None => Subject::Process {
                 // Required where there is no core.
                 pid: self.pid.unwrap_or_default(),
-                manner: self.manner.manner(),
+                sampling: self.sampling.options(),
             },
         };
         SnapshotOptions {
@@ -627,7 +627,7 @@ mod tests {
         assert_eq!(options.pid, 7);
         assert_eq!(options.budget, Budget::Share(0.05));
         assert_eq!(options.interval, Duration::from_secs(1));
-        assert!(options.probes && options.manner.stop && !options.headless);
+        assert!(options.probes && options.sampling.stop && !options.headless);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use profiler_core::over_time::OverTime;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::{Point, View, WhatIf};
-use profiler_sampling::{Manner, Sampler, WalkSchedule, now_ns};
+use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule, now_ns};
 use profiler_target::TargetState;
 
 use super::history::History;
@@ -22,7 +22,7 @@ const FRESH_NS: u64 = 1_000_000_000;
 /// One target being watched.
 pub(crate) struct LiveSession {
     sampler: Sampler,
-    manner: Manner,
+    sampling: SamplingOptions,
     schedule: WalkSchedule,
     probes: Probes,
     what_if: Option<WhatIfSession>,
@@ -41,16 +41,16 @@ impl LiveSession {
     /// When the first sample cannot be taken.
     pub(crate) fn start(
         sampler: Sampler,
-        manner: Manner,
+        sampling: SamplingOptions,
         mut schedule: WalkSchedule,
         probes: Probes,
         what_if: Option<WhatIfSession>,
         recorder: Recorder,
     ) -> io::Result<Self> {
-        let sample = walk(&sampler, manner, &mut schedule)?;
+        let sample = walk(&sampler, sampling, &mut schedule)?;
         let mut session = Self {
             sampler,
-            manner,
+            sampling,
             schedule,
             probes,
             what_if,
@@ -100,7 +100,7 @@ impl LiveSession {
 
     fn look(&mut self, walking: bool) -> io::Result<()> {
         if walking && self.schedule.due(Instant::now()) {
-            let sample = walk(&self.sampler, self.manner, &mut self.schedule)?;
+            let sample = walk(&self.sampler, self.sampling, &mut self.schedule)?;
             // A target that died or executed another program meanwhile yields an empty or foreign
             // sample: the last good one stays.
             if self.sampler.target().state() == TargetState::Same {
@@ -185,8 +185,12 @@ impl LiveSession {
     }
 }
 
-fn walk(sampler: &Sampler, manner: Manner, schedule: &mut WalkSchedule) -> io::Result<Sample> {
-    let sample = sampler.take(manner)?;
+fn walk(
+    sampler: &Sampler,
+    sampling: SamplingOptions,
+    schedule: &mut WalkSchedule,
+) -> io::Result<Sample> {
+    let sample = sampler.take(sampling)?;
     let stop = Duration::from_nanos(sample.completeness.stop_ns);
     let walk = Duration::from_nanos(sample.completeness.walk_ns);
     schedule.walked(Instant::now(), stop, walk);

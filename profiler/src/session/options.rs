@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use profiler_sampling::Manner;
+use profiler_sampling::SamplingOptions;
 
 use super::what_if::WhatIfOptions;
 
@@ -36,7 +36,7 @@ pub struct AttachOptions {
     /// What to compare it with while it runs.
     pub what_if: Option<WhatIfOptions>,
     /// How the target is looked at.
-    pub manner: Manner,
+    pub sampling: SamplingOptions,
     /// Files to write at the end, the format by the ending.
     pub outputs: Vec<PathBuf>,
 }
@@ -49,7 +49,7 @@ pub enum Subject {
         /// Its number.
         pid: i32,
         /// How it is looked at.
-        manner: Manner,
+        sampling: SamplingOptions,
     },
     /// A core file.
     Core {

@@ -33,7 +33,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
             let core = sample_of_core(file, exe.as_deref())?;
             (core.sample, core.missing_bytes)
         }
-        Subject::Process { pid, manner } => (Sampler::open(*pid)?.take(*manner)?, 0),
+        Subject::Process { pid, sampling } => (Sampler::open(*pid)?.take(*sampling)?, 0),
     };
     let view = View {
         report: Arc::new(FragReport::from_sample(&sample)),

@@ -11,7 +11,7 @@ use profiler_lab::allocators::Allocator;
 use profiler_lab::play::Setup;
 use profiler_lab::shadow::{Board, Shadows};
 use profiler_probe::plan::ProbePlan;
-use profiler_sampling::{Manner, Sampler};
+use profiler_sampling::{Sampler, SamplingOptions};
 use profiler_target::Target;
 use profiler_trace::trace::{Checkpoint, Event, Item, SeedBlock};
 
@@ -46,7 +46,11 @@ impl WhatIfSession {
     ///
     /// # Errors
     /// When an allocator is not to be had, in one sentence.
-    pub(crate) fn start(pid: i32, options: &WhatIfOptions, manner: Manner) -> Result<Self, String> {
+    pub(crate) fn start(
+        pid: i32,
+        options: &WhatIfOptions,
+        sampling: SamplingOptions,
+    ) -> Result<Self, String> {
         let mut setups = Vec::new();
         for name in &options.allocators {
             let allocator = Allocator::find(name).map_err(|why| format!("{name}: {why}"))?;
@@ -62,7 +66,7 @@ impl WhatIfSession {
         let thread = std::thread::Builder::new()
             .name("what-if".into())
             .spawn(move || {
-                let running = match begin(pid, &setups, manner, for_thread) {
+                let running = match begin(pid, &setups, sampling, for_thread) {
                     Ok(running) => running,
                     Err(error) => {
                         // Who does not wait for it any more has ended.
@@ -148,13 +152,13 @@ fn setup(allocator: &Allocator, memory_limit: u64) -> Setup {
 fn begin(
     pid: i32,
     setups: &[(String, Setup)],
-    manner: Manner,
+    sampling: SamplingOptions,
     board: Board,
 ) -> Result<Running<Feed>, RecordError> {
     let sampler = Sampler::open(pid)?;
     let target = Target::open(pid)?;
     let plan = ProbePlan::for_recording(sampler.target())?;
-    let running = Running::begin(sampler, &plan, manner, |description| {
+    let running = Running::begin(sampler, &plan, sampling, |description| {
         Ok(Feed(Shadows::start(description.clone(), setups, board)?))
     });
     let mut running = running.map_err(|error| unless_gone(&target, error))?;

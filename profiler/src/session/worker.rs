@@ -154,7 +154,7 @@ fn begin(
     let what_if = match &options.what_if {
         None => None,
         Some(wanted) => {
-            let started = WhatIfSession::start(options.pid, wanted, options.manner);
+            let started = WhatIfSession::start(options.pid, wanted, options.sampling);
             let mut what_if = started.map_err(SessionError::WhatIf)?;
             // Without probes there is nothing to compare, which is an error and no notice.
             what_if.wait_until_begun().map_err(SessionError::Shadows)?;
@@ -176,7 +176,7 @@ fn begin(
         Budget::Unlimited => None,
     };
     let schedule = WalkSchedule::new(options.interval, stop_share, Instant::now());
-    let manner = options.manner;
-    let session = LiveSession::start(sampler, manner, schedule, probes, what_if, recorder)?;
+    let sampling = options.sampling;
+    let session = LiveSession::start(sampler, sampling, schedule, probes, what_if, recorder)?;
     Ok(session)
 }

@@ -8,7 +8,7 @@ use profiler_core::memory::ResidentMemory;
 use profiler_core::sample::Sample;
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
-use profiler_sampling::Manner;
+use profiler_sampling::SamplingOptions;
 use profiler_target::Target;
 
 use super::seed;
@@ -18,7 +18,7 @@ pub(super) fn numbering(
     target: &Target,
     sample: &Sample,
     heap: Option<&HeapSnapshot>,
-    manner: Manner,
+    manner: SamplingOptions,
 ) -> io::Result<Vec<Option<u32>>> {
     let main = target.pid();
     let others = target.tids()?.into_iter().filter(|tid| *tid != main);

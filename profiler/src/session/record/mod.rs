@@ -24,7 +24,7 @@ use nix::time::{ClockId, clock_gettime};
 use profiler_core::text::visible;
 use profiler_probe::ProbeError;
 use profiler_probe::plan::PlanError;
-use profiler_sampling::Manner;
+use profiler_sampling::SamplingOptions;
 use profiler_target::{ErrorKind, Gone, OpenError};
 use profiler_trace::whole_file::{self, NoRuntimeDir, WriteError};
 
@@ -44,7 +44,7 @@ pub struct RecordOptions {
     /// End after this long; `None` is until the program ends or the user ends it.
     pub duration: Option<Duration>,
     /// How the program is looked at for checkpoints.
-    pub manner: Manner,
+    pub manner: SamplingOptions,
 }
 
 /// Whom a recording is of.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use profiler_common::ring::kind;
 use profiler_core::sample::Sample;
-use profiler_sampling::{Manner, Sampler, WalkSchedule};
+use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule};
 use profiler_target::{
     Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState, children_of, host,
 };
@@ -50,7 +50,7 @@ pub(crate) struct Preloaded {
     tree: ProcessTree,
     stream: Stream,
     recording: Recording,
-    manner: Manner,
+    manner: SamplingOptions,
     began: Instant,
     schedule: WalkSchedule,
     /// The processes that are looked at.
@@ -136,7 +136,7 @@ impl Preloaded {
         tree: ProcessTree,
         recording: Recording,
         began_ns: u64,
-        manner: Manner,
+        manner: SamplingOptions,
         unrecorded: Unrecorded,
     ) -> Self {
         let began = Instant::now();

@@ -9,7 +9,7 @@ use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
-use profiler_sampling::{Manner, Sampler, WalkSchedule};
+use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule};
 use profiler_target::{Target, TargetState};
 use profiler_trace::trace::{Checkpoint, Description, Event, EventKind};
 use profiler_trace::whole_file::{Lock, LockError};
@@ -158,7 +158,7 @@ pub(crate) struct Running<O> {
     probed: Probed,
     large: LargeBlocks,
     recording: O,
-    manner: Manner,
+    manner: SamplingOptions,
     began: Instant,
     schedule: WalkSchedule,
     rarest: Duration,
@@ -179,7 +179,7 @@ impl<O: Output> Running<O> {
     pub(crate) fn begin(
         sampler: Sampler,
         plan: &ProbePlan,
-        manner: Manner,
+        manner: SamplingOptions,
         begin: impl FnOnce(&Description) -> Result<O, RecordError>,
     ) -> Result<Self, RecordError> {
         let mut stream = EventStream::attach(sampler.target().pid(), plan)?;

@@ -8,29 +8,29 @@ use profiler_core::completeness::{Completeness, Defect};
 use profiler_core::memory::ResidentMemory;
 use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::units::bytes;
-use profiler_target::{CoreError, CoreFile};
+use profiler_target::{CoreError, CoreFile, Process};
 
 use super::facts::Facts;
 use super::walkers::Input;
 use super::walks;
 
-/// Names of files said at the most.
+/// At most so many missing files are named.
 const NAMED_FILES: usize = 3;
 
 /// Why there is no sample of a core file.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreSampleError {
-    /// It is none that can be looked at.
+    /// It is not one that can be read.
     #[error(transparent)]
     Open(#[from] CoreError),
-    /// It could not be read any more.
+    /// Reading it failed later.
     #[error(transparent)]
     Read(#[from] io::Error),
 }
 
-/// What a core file came to.
+/// The sample of a core file, and how whole the file is.
 #[derive(Debug)]
-pub struct OfCore {
+pub struct CoreSample {
     /// What it holds.
     pub sample: Sample,
     /// Bytes that are missing at its end.
@@ -41,9 +41,9 @@ pub struct OfCore {
 ///
 /// # Errors
 /// What [`CoreFile::open`] refuses, and reading that fails later.
-pub fn sample_of_core(path: &Path, exe: Option<&Path>) -> Result<OfCore, CoreSampleError> {
+pub fn sample_of_core(path: &Path, exe: Option<&Path>) -> Result<CoreSample, CoreSampleError> {
     let core = CoreFile::open(path, exe)?;
-    Ok(OfCore {
+    Ok(CoreSample {
         sample: sample_of(&core)?,
         missing_bytes: core.missing_bytes(),
     })
@@ -62,8 +62,8 @@ fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
         ..Completeness::default()
     };
     let memory = ResidentMemory::new(core.memory(), &residency);
-    let mut facts = Facts::of_core(core);
-    facts.look(&memory, &residency);
+    let mut facts = Facts::of(core);
+    facts.read_python_tables(&memory, &residency);
     let input = Input {
         memory: &memory,
         residency: &residency,
@@ -86,10 +86,10 @@ fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
     })
 }
 
-/// What this core cannot tell.
+/// What cannot be learned from this core.
 fn limits(core: &CoreFile, zero_bytes: u64) -> Vec<Defect> {
     let mut limits = Vec::new();
-    let mut say = |what, bytes| {
+    let mut add = |what, bytes| {
         limits.push(Defect {
             addr: None,
             what,
@@ -103,7 +103,7 @@ fn limits(core: &CoreFile, zero_bytes: u64) -> Vec<Defect> {
              systemd-coredump's ExternalSizeMax=) or the disk was too small",
             bytes(missing)
         );
-        say(what, missing);
+        add(what, missing);
     }
     if zero_bytes > 0 {
         let what = format!(
@@ -111,10 +111,10 @@ fn limits(core: &CoreFile, zero_bytes: u64) -> Vec<Defect> {
              touched, too: they count as present",
             bytes(zero_bytes)
         );
-        say(what, 0);
+        add(what, 0);
     }
     if let Some(unread) = core.unread_files() {
-        say(unread, 0);
+        add(unread, 0);
     }
     let files = core.missing_files();
     if let Some(first) = files.first() {
@@ -123,7 +123,7 @@ fn limits(core: &CoreFile, zero_bytes: u64) -> Vec<Defect> {
         if more > 0 {
             names = format!("{names} and {more} more");
         }
-        let remedy = if core.describe().libc.is_none() || core.program() == Some(first) {
+        let remedy = if core.libc().is_none() || core.program() == Some(first) {
             ": name the program's own file with --exe, or read the core where the process ran"
         } else {
             ""
@@ -131,7 +131,7 @@ fn limits(core: &CoreFile, zero_bytes: u64) -> Vec<Defect> {
         let what = format!(
             "files that were mapped are not here, or are not those that ran: {names}{remedy}"
         );
-        say(what, 0);
+        add(what, 0);
     }
     limits
 }
