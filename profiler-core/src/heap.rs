@@ -102,7 +102,7 @@ impl CrossCheck {
 pub struct AskedSetting {
     /// As it stands in the environment, e.g. `MALLOC_ARENA_MAX=2`.
     pub asked_for: String,
-    /// Whether it is in effect; `None` when that cannot be told.
+    /// Whether it is in effect; `None` when that cannot be determined.
     pub in_force: Option<bool>,
     /// What is in force instead, and why.
     pub note: String,

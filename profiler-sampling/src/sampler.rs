@@ -17,7 +17,7 @@ use super::facts::Facts;
 use super::walkers::{self, Input};
 use super::walks;
 
-/// How often a target is stopped, at the most, until no thread stands inside malloc with an arena's
+/// How often a target is stopped, at most, until no thread stands inside malloc with an arena's
 /// lock held. Each stop but the last ends once that is known, before anything is walked.
 const STOP_TRIES: u32 = 8;
 /// How long a target runs before it is stopped again: what malloc does under a lock takes less.
@@ -32,7 +32,7 @@ pub struct SamplingOptions {
     pub stop: bool,
     /// Swapped pages are brought back to be read; else they are left in swap.
     pub swap_in: bool,
-    /// How long a stop lasts at the most; after it the target runs on while the rest is read.
+    /// How long a stop lasts at most; after it the target runs on while the rest is read.
     pub max_stop: Duration,
 }
 

@@ -225,7 +225,7 @@ fn compare(kind: &str) -> (Child, i32, HeapSnapshot, ResidencyMap) {
     expected.extend(of_libc);
     let found = live(&heap);
     for (block, size) in &expected {
-        // Of a block with a mapping of its own, 2.43 tells the last word of as not usable.
+        // Of a block with a mapping of its own, 2.43 counts the last word as not usable.
         let large = heap.extents.iter().any(|extent| {
             let start = extent.range.start().get();
             extent.kind == ExtentKind::LargeMapped

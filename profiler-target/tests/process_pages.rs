@@ -139,7 +139,7 @@ fn every_state_of_a_page_is_reported() {
         if i == 0 && PageSource::of_this_kernel() == PageSource::Scan {
             assert!(of(huge, 2 * mib).iter().all(|run| run.state.is_huge()));
         }
-        // Without frame numbers the old source cannot tell shared pages from the zero page.
+        // Without frame numbers the old source cannot distinguish shared pages from the zero page.
         if i == 0 && PageSource::of_this_kernel() == PageSource::Scan || frames_are_shown {
             let [own, common] = of(shared, mib)[..] else {
                 panic!("{:?}", of(shared, mib));

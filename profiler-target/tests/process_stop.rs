@@ -114,10 +114,10 @@ fn tracer_of(pid: i32) -> u32 {
     tracer.expect("a line").trim().parse().expect("a number")
 }
 
-/// Tells a copy of this program which process it shall look at.
+/// The variable that names the process which a copy of this program shall attach to.
 const TARGET: &str = "FRAGSCOPE_TEST_TARGET";
 
-/// Open files of the helper below, at the most.
+/// Open files of the helper below, at most.
 const MOST_FILES: u64 = 64;
 
 /// Not a test of its own: it stops a process with ever more files that it may still open.

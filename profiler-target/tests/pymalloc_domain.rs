@@ -1,4 +1,4 @@
-//! What serves Python's objects, against what each Python was told to use.
+//! What serves Python's objects, against what each Python was set to use.
 
 mod pythons;
 
@@ -77,7 +77,7 @@ fn tracing_by_tracemalloc_hides_nothing() {
     }
 }
 
-/// Before 3.6 there is nothing to choose, and no table to tell it by.
+/// Before 3.6 there is nothing to choose, and no table that says so.
 #[test]
 fn what_serves_python_2_is_unknown() {
     for python in pythons() {

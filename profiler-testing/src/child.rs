@@ -167,13 +167,13 @@ pub fn wait_for_state(tid: i32, wanted: char) {
 /// Stops all threads of a process and gives its memory, through what is resident of it.
 pub fn while_stopped<R>(
     target: &Target,
-    look: impl FnOnce(&ResidentMemory<'_, LiveMemory>, &ResidencyMap, &Stopped) -> R,
+    read: impl FnOnce(&ResidentMemory<'_, LiveMemory>, &ResidencyMap, &Stopped) -> R,
 ) -> R {
     let stopped = stop(target);
     let mappings = target.mappings().expect("maps");
     let residency = target.residency(&mappings).expect("pagemap");
     let memory = ResidentMemory::new(target.memory(), &residency);
-    look(&memory, &residency, &stopped)
+    read(&memory, &residency, &stopped)
 }
 
 /// Waits until `ready` gives something.

@@ -7,7 +7,7 @@ use crate::metrics::MetricId;
 use crate::report::{FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
 
-/// What another allocator could save at the most by the packing bound, in bytes.
+/// What another allocator could save at most by the packing bound, in bytes.
 fn bound(report: &FragReport) -> u64 {
     report
         .packing

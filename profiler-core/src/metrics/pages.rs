@@ -27,7 +27,7 @@ pub(crate) enum Use {
     Metadata,
     /// Kept from the kernel.
     Retained,
-    /// Could not be told.
+    /// Could not be determined.
     Unknown,
     /// Handed out by pymalloc.
     PymallocLive,

@@ -53,7 +53,7 @@ pub enum NotWalked {
     NoContext,
 }
 
-/// Defects kept at the most.
+/// Defects kept at most.
 const MAX_DEFECTS: usize = 32;
 
 /// What slots say besides being live or not.
@@ -301,7 +301,9 @@ fn checks<M: TargetMemory>(
         }
     }
     let of_classes = slots.iter().zip(&context.usage_by_class);
-    let agree = of_classes.filter(|(found, told)| found == told).count();
+    let agree = of_classes
+        .filter(|(found, counted)| found == counted)
+        .count();
     let check = |name: &str, expected, found| CrossCheck {
         name: name.into(),
         expected,

@@ -12,7 +12,7 @@ use super::notes::{MappedFile, Notes};
 use super::{CoreError, Segment};
 use crate::elf::open_regular;
 
-/// Files looked for at the most.
+/// Files looked for at most.
 const MAX_FILES: usize = 4096;
 const PAGE: usize = PAGE_SIZE as usize;
 

@@ -132,7 +132,7 @@ impl CoreFile {
         CoreMemory::new(&self.file, &self.segments, &self.mapped_files)
     }
 
-    /// The state of its pages, as far as a core tells it.
+    /// The state of its pages, as far as a core shows it.
     ///
     /// # Errors
     /// When the file cannot be read any more.

@@ -62,7 +62,7 @@ impl Target {
         Ok(cpus.count() as u32)
     }
 
-    /// When it began, in clock ticks since the host did: with its number, it tells it from any other.
+    /// When it began, in clock ticks since the host did: with its number, that identifies it.
     ///
     /// # Errors
     /// When it has exited.

@@ -15,7 +15,7 @@ use crate::process::{Files, Process};
 
 /// The longest part of a command line that is kept, in bytes.
 const MAX_CMDLINE_BYTES: usize = 64 << 10;
-/// So many entries of the environment of one kind are kept at the most.
+/// So many entries of the environment of one kind are kept at most.
 const MAX_SETTINGS: usize = 32;
 /// The longest entry of the environment that is shown whole, in bytes.
 const MAX_SETTING_BYTES: usize = 1024;
