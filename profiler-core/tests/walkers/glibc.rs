@@ -8,7 +8,11 @@ use profiler_core::memory::ResidentMemory;
 use profiler_core::residency::{PageRun, PageState, ResidencyMap};
 use profiler_testing::heap::assert_verified;
 use profiler_testing::image::HeapImage;
-use profiler_testing::images::glibc::{Chunk, MMAPPED_BYTES, context, sound, with_chunks};
+use profiler_testing::images::glibc::{
+    Chunk, MMAPPED_BYTES, context, sound, specimen, with_chunks,
+};
+
+use crate::damage::assert_survives;
 
 fn walk(image: &HeapImage, context: &Context<'_>) -> Result<HeapSnapshot, NotWalked> {
     image.walk(|memory, residency| profiler_core::glibc::walk(memory, residency, context))
@@ -87,4 +91,9 @@ fn swapped_pages_are_unknown_and_the_walk_goes_on_behind_them() {
     let lost = all.live_blocks - main.live_blocks;
     assert!((4 * 15..=4 * 16 + 3 * 2).contains(&lost), "{lost}");
     assert_eq!(heap.unreadable_bytes, lost * 0x110);
+}
+
+#[test]
+fn damage_never_panics_always_ends_and_keeps_the_laws() {
+    assert_survives(&specimen());
 }

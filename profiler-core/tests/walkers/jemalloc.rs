@@ -7,8 +7,10 @@ use profiler_core::span::SpanState;
 use profiler_testing::heap::assert_verified;
 use profiler_testing::image::HeapImage;
 use profiler_testing::images::jemalloc::{
-    ACTIVE_PAGES, HEAP, META_BYTES, ROOT_ENTRY, library, sound,
+    ACTIVE_PAGES, HEAP, META_BYTES, ROOT_ENTRY, library, sound, specimen,
 };
+
+use crate::damage::assert_survives;
 
 fn walk(image: &HeapImage, version: Option<&str>) -> Result<HeapSnapshot, NotWalked> {
     let library = library(version);
@@ -69,4 +71,9 @@ fn a_count_that_differs_is_reported() {
     assert_eq!(off.len(), 1, "{off:?}");
     assert_eq!(off[0].name, "arena 0 nactive");
     assert_eq!(heap.confidence, Confidence::Low);
+}
+
+#[test]
+fn damage_never_panics_always_ends_and_keeps_the_laws() {
+    assert_survives(&specimen());
 }

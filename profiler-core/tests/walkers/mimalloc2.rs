@@ -2,7 +2,9 @@
 
 use profiler_core::mimalloc::NotWalked;
 use profiler_testing::heap::assert_verified;
-use profiler_testing::images::mimalloc2::{BLOCK, SEGMENT, SLICE, sound, walk};
+use profiler_testing::images::mimalloc2::{BLOCK, SEGMENT, SLICE, sound, specimen, walk};
+
+use crate::damage::assert_survives;
 
 #[test]
 fn a_sound_image_is_walked_whole() {
@@ -24,4 +26,9 @@ fn memory_without_a_segment_is_refused() {
     let mut image = sound();
     image.put(SEGMENT + 232, 0);
     assert_eq!(walk(&image), Err(NotWalked::NothingFound));
+}
+
+#[test]
+fn damage_never_panics_always_ends_and_keeps_the_laws() {
+    assert_survives(&specimen());
 }

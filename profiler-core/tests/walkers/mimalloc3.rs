@@ -3,7 +3,9 @@
 use profiler_core::arena::ArenaFigure;
 use profiler_core::completeness::Confidence;
 use profiler_testing::heap::assert_verified;
-use profiler_testing::images::mimalloc3::{BLOCK, PAGES, SLICE, SLICES, sound, walk};
+use profiler_testing::images::mimalloc3::{BLOCK, PAGES, SLICE, SLICES, sound, specimen, walk};
+
+use crate::damage::assert_survives;
 
 #[test]
 fn a_sound_image_is_walked_whole() {
@@ -28,4 +30,9 @@ fn a_freed_page_that_the_map_still_has_is_left_out() {
     let heaps = walk(&image).expect("a heap");
     assert_eq!(heaps[0].arenas[0].live_blocks, 34);
     assert_eq!(heaps[0].confidence, Confidence::High);
+}
+
+#[test]
+fn damage_never_panics_always_ends_and_keeps_the_laws() {
+    assert_survives(&specimen());
 }

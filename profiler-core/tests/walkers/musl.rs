@@ -8,7 +8,9 @@ use profiler_core::musl::{Context, NotWalked};
 use profiler_core::residency::ResidencyMap;
 use profiler_core::span::SpanState;
 use profiler_testing::heap::{assert_verified, figure};
-use profiler_testing::images::musl::{LARGE, STACK, sound, walk};
+use profiler_testing::images::musl::{LARGE, STACK, sound, specimen, walk};
+
+use crate::damage::assert_survives;
 
 #[test]
 fn a_sound_image_is_walked_whole() {
@@ -60,4 +62,9 @@ fn what_cannot_be_walked_says_why() {
     assert_eq!(walk(None, "1.2.5"), Err(NotWalked::NoSecret));
     let old = Err(NotWalked::OldMalloc("1.1.24".into()));
     assert_eq!(walk(Some(RemoteAddr::new(STACK)), "1.1.24"), old);
+}
+
+#[test]
+fn damage_never_panics_always_ends_and_keeps_the_laws() {
+    assert_survives(&specimen());
 }

@@ -8,8 +8,10 @@ use profiler_core::sample::PythonMalloc;
 use profiler_testing::heap::{assert_sound, assert_verified};
 use profiler_testing::image::HeapImage;
 use profiler_testing::images::pymalloc::{
-    ARENAS_COUNT, ARENAS_POINTER, CONTEXT, FIRST_POOL, HEAP, POOL, POOLS, with_arenas,
+    ARENAS_COUNT, ARENAS_POINTER, CONTEXT, FIRST_POOL, HEAP, POOL, POOLS, specimen, with_arenas,
 };
+
+use crate::damage::assert_survives;
 
 fn walk_with(image: &HeapImage, context: &Context) -> Result<HeapSnapshot, NotWalked> {
     image.walk(|memory, residency| profiler_core::pymalloc::walk(memory, residency, context))
@@ -172,4 +174,9 @@ fn two_pools_whose_counts_are_off_are_damaged() {
     assert_eq!(heap.threads_inside, 0);
     assert_eq!(heap.defects.len(), 1, "{:?}", heap.defects);
     assert!(heap.defects[0].what.starts_with("2 pools "));
+}
+
+#[test]
+fn damage_never_panics_always_ends_and_keeps_the_laws() {
+    assert_survives(&specimen());
 }

@@ -4,7 +4,11 @@ use profiler_core::heap::HeapSnapshot;
 use profiler_core::tcmalloc::NotWalked;
 use profiler_testing::heap::assert_verified;
 use profiler_testing::image::range;
-use profiler_testing::images::tcmalloc::{FREE_LISTS, HEAP, META, PAGE, PATH, sound, walk};
+use profiler_testing::images::tcmalloc::{
+    FREE_LISTS, HEAP, META, PAGE, PATH, sound, specimen, walk,
+};
+
+use crate::damage::assert_survives;
 
 fn assert_whole(heap: &HeapSnapshot) {
     assert_verified(heap);
@@ -49,4 +53,9 @@ fn what_cannot_be_walked_says_why() {
     image.put(FREE_LISTS + 16, 0);
     let missing = NotWalked::NoPageHeap(PATH.into());
     assert_eq!(walk(&image, "2.10"), Err(missing));
+}
+
+#[test]
+fn damage_never_panics_always_ends_and_keeps_the_laws() {
+    assert_survives(&specimen());
 }
