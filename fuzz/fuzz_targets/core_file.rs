@@ -1,28 +1,20 @@
 //! Core files, damaged or made up: no panic, an end, and conservation.
 #![no_main]
 
-#[allow(dead_code, reason = "only the image's bytes are wanted")]
-#[path = "../../profiler-core/tests/glibc_image/mod.rs"]
-mod glibc_image;
-mod patches;
-#[path = "../../profiler/tests/small_core/mod.rs"]
-mod small_core;
-
 use std::io::Write;
 
-use profiler_sampling::sample_of_core;
 use libfuzzer_sys::fuzz_target;
 use profiler_core::report::FragReport;
+use profiler_core::residency::MappingKind;
+use profiler_sampling::sample_of_core;
+use profiler_testing::core_file;
+use profiler_testing::image::{Damage, HeapImage, WeakPoints, Words};
 
 fuzz_target!(|input: &[u8]| {
     let core = if input.starts_with(b"\x7fELF") {
         input.to_vec()
     } else {
-        let mut parts = small_core::sound();
-        // Headers and notes are one piece, memory the other.
-        let mut pieces = [parts.drain(..0x1000).collect::<Vec<u8>>(), parts];
-        patches::apply(input, &mut pieces);
-        pieces.concat()
+        damaged(input)
     };
     let mut file = tempfile::NamedTempFile::new().expect("room in the temporary folder");
     file.write_all(&core).expect("room in the temporary folder");
@@ -34,3 +26,20 @@ fuzz_target!(|input: &[u8]| {
         let _ = FragReport::from_sample(&sample);
     }
 });
+
+/// A sound core with damage to its headers and notes as often as to all of it.
+fn damaged(input: &[u8]) -> Vec<u8> {
+    let sound = core_file::sound();
+    let len = sound.len() as u64;
+    let mut file = HeapImage::default();
+    file.map(0, len, MappingKind::Anonymous);
+    file.bytes_mut(0).copy_from_slice(&sound);
+    let weak = WeakPoints {
+        words: vec![Words::of(0, 0x1000), Words::of(0, len)],
+        values: Vec::new(),
+    };
+    for damage in Damage::all_of(input) {
+        damage.apply(&mut file, &weak);
+    }
+    file.bytes(0).to_vec()
+}

@@ -1,12 +1,9 @@
 //! How many chunks a second the glibc walker walks, on an image of two million chunks.
 
-#[path = "../tests/glibc_image/mod.rs"]
-mod glibc_image;
-
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use glibc_image::{Chunk, Image, MMAPPED_BYTES};
 use profiler_core::completeness::Confidence;
 use profiler_core::glibc::walk;
+use profiler_testing::images::glibc::{Chunk, MMAPPED_BYTES, context, with_chunks};
 
 fn chunks_a_second(criterion: &mut Criterion) {
     const CHUNKS: u64 = 2_000_000;
@@ -18,16 +15,16 @@ fn chunks_a_second(criterion: &mut Criterion) {
             _ => (0x20 + 16 * (i % 7), Chunk::Live),
         })
         .collect();
-    let image = Image::new(&kinds);
-    let (memory, residency) = image.finish();
-    let heap = walk(&memory, &residency, &image.context()).expect("a heap");
+    let image = with_chunks(&kinds);
+    let (memory, residency) = (image.memory(), image.residency());
+    let heap = walk(&memory, &residency, &context()).expect("a heap");
     assert_eq!(heap.large_mapped(), (1, MMAPPED_BYTES));
     assert_eq!(heap.confidence, Confidence::High, "{:?}", heap.checks);
     let mut group = criterion.benchmark_group("glibc_walk");
     group.sample_size(10);
     group.throughput(Throughput::Elements(CHUNKS));
     group.bench_function("chunks", |bench| {
-        bench.iter(|| walk(&memory, &residency, &image.context()).expect("a heap"));
+        bench.iter(|| walk(&memory, &residency, &context()).expect("a heap"));
     });
     group.finish();
 }

@@ -1,21 +1,21 @@
 //! How many bytes of arenas a second the pymalloc walker walks, on an image of 256 MiB.
 
-#[path = "../tests/pymalloc_image/mod.rs"]
-mod pymalloc_image;
-
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use profiler_core::completeness::Confidence;
 use profiler_core::pymalloc::walk;
-use pymalloc_image::{CONTEXT, Image, POOLS};
+use profiler_testing::images::pymalloc::{CONTEXT, POOLS, with_arenas};
 
 fn arenas_a_second(criterion: &mut Criterion) {
     const ARENAS: u64 = 256;
-    let image = Image::new(ARENAS);
-    let (memory, residency) = image.finish();
+    let (image, truth) = with_arenas(ARENAS);
+    let (memory, residency) = (image.memory(), image.residency());
     let heap = walk(&memory, &residency, &CONTEXT).expect("a heap");
     let total = &heap.arenas[0];
-    assert_eq!((total.live_blocks, total.live_bytes), image.live);
-    assert!(image.pools_used < ARENAS * POOLS);
+    assert_eq!(
+        (total.live_blocks, total.live_bytes),
+        (truth.live_blocks, truth.live_bytes)
+    );
+    assert!(truth.pools_used < ARENAS * POOLS);
     assert_eq!(heap.confidence, Confidence::High, "{:?}", heap.checks);
     let mut group = criterion.benchmark_group("pymalloc_walk");
     group.sample_size(10);

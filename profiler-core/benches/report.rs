@@ -48,6 +48,7 @@ fn sample() -> Sample {
         range: range(0, len),
         kind: ExtentKind::Brk,
         arena: 0,
+        block_header_bytes: 8,
         spans,
     }];
     let mut sample = Sample::default();

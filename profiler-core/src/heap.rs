@@ -32,6 +32,9 @@ pub struct Extent {
     pub kind: ExtentKind,
     /// Index into [`HeapSnapshot::arenas`] of the owner.
     pub arena: u32,
+    /// Bytes of header that the span of a block begins with (glibc: a chunk's size word; the word
+    /// before it belongs to the block in front while that is in use).
+    pub block_header_bytes: u64,
     /// What each byte is.
     pub spans: SpanList,
 }
@@ -99,7 +102,7 @@ impl CrossCheck {
 pub struct AskedSetting {
     /// As it stands in the environment, e.g. `MALLOC_ARENA_MAX=2`.
     pub asked_for: String,
-    /// Whether it is in effect; `None` when that cannot be told.
+    /// Whether it is in effect; `None` when that cannot be determined.
     pub in_force: Option<bool>,
     /// What is in force instead, and why.
     pub note: String,

@@ -11,7 +11,7 @@ pub struct AllocatorObject {
     pub identity: AllocatorIdentity,
     /// The object's writable data, ascending: pages of the file, and the `.bss` after them.
     pub data: Vec<AddrRange>,
-    /// Variables that hold the allocator's options, where the object tells them.
+    /// Variables that hold the allocator's options, where the object's file shows them.
     pub options: Vec<OptionAt>,
 }
 

@@ -417,7 +417,7 @@ pub struct Packing {
     /// a page, in bytes.
     pub packed_bytes: u64,
     /// Resident and swapped bytes of the pages where they lie now, with all free and cached memory
-    /// around; bytes whose use could not be told are left out.
+    /// around; bytes whose use could not be determined are left out.
     pub present_bytes: u64,
     /// Live blocks packed.
     pub blocks: u64,

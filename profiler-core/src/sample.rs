@@ -33,7 +33,7 @@ pub enum PythonMalloc {
     Mimalloc,
     /// mimalloc below the debug hooks.
     MimallocDebug,
-    /// It could not be told.
+    /// It could not be determined.
     #[default]
     Unknown,
 }

@@ -18,7 +18,7 @@ pub enum SpanState {
     Metadata = 4,
     /// Kept from the kernel though no bin knows of it (jemalloc: dirty, muzzy, retained).
     Retained = 5,
-    /// Could not be told: unreadable or damaged.
+    /// Could not be determined: unreadable or damaged.
     Unknown = 6,
 }
 

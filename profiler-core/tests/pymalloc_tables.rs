@@ -1,11 +1,10 @@
 //! Which allocator serves Python's objects, on images of the tables that say so, and any damage to
 //! them.
 
-use profiler_core::addr::{AddrRange, RemoteAddr};
-use profiler_core::memory::{MemoryImage, ResidentMemory};
 use profiler_core::pymalloc::objects_allocator;
-use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
+use profiler_core::residency::MappingKind;
 use profiler_core::sample::PythonMalloc::{self, *};
+use profiler_testing::image::HeapImage;
 use proptest::prelude::*;
 
 const TEXT: u64 = 0x40_0000;
@@ -24,17 +23,18 @@ const HOOKS: u64 = TEXT + 0x500;
 const PYTHONS: [(u8, u8); 2] = [(3, 12), (3, 11)];
 
 struct Tables {
-    data: Vec<u8>,
+    image: HeapImage,
     python: (u8, u8),
 }
 
 impl Tables {
-    /// Tables that say so.
+    /// Tables that name this allocator.
     fn new(python: (u8, u8), says: PythonMalloc) -> Self {
-        let mut tables = Self {
-            data: vec![0; 0x2000],
-            python,
-        };
+        let python_file = || MappingKind::File("/usr/bin/python3".into());
+        let mut image = HeapImage::default();
+        image.map_text(TEXT, 0x1000, python_file());
+        image.map(DATA, 0x2000, python_file());
+        let mut tables = Self { image, python };
         let in_force = match says {
             Malloc | MallocDebug => [RAW; 3],
             Mimalloc | MimallocDebug => [RAW, MIMALLOC, MIMALLOC_OBJECTS],
@@ -68,7 +68,7 @@ impl Tables {
     }
 
     fn put(&mut self, at: u64, value: u64) {
-        self.data[at as usize..at as usize + 8].copy_from_slice(&value.to_le_bytes());
+        self.image.put(DATA + at, value);
     }
 
     fn entry(&mut self, at: u64, context: u64, functions: u64) {
@@ -78,38 +78,21 @@ impl Tables {
         }
     }
 
-    fn told(&self) -> PythonMalloc {
-        let mapping = |start: u64, len: u64, execute: bool| Mapping {
-            range: AddrRange::with_len(RemoteAddr::new(start), len).expect("in range"),
-            kind: MappingKind::File("/usr/bin/python3".into()),
-            read: true,
-            write: !execute,
-            execute,
-            shared: false,
-            offset: 0,
-            inode: 0,
-        };
-        let data = mapping(DATA, self.data.len() as u64, false);
-        let range = data.range;
-        let mut residency = ResidencyMap::new(vec![mapping(TEXT, 0x1000, true), data]);
-        let state = PageState::PRESENT;
-        residency.push_run(PageRun { range, state });
-        let mut memory = MemoryImage::default();
-        memory.insert(range.start(), self.data.clone());
-        let memory = ResidentMemory::new(memory, &residency);
-        objects_allocator(&memory, &residency, self.python)
+    fn allocator(&self) -> PythonMalloc {
+        self.image
+            .walk(|memory, residency| objects_allocator(memory, residency, self.python))
     }
 }
 
 #[test]
-fn every_allocator_is_told_in_both_layouts() {
+fn every_allocator_is_recognised_in_both_layouts() {
     for python in PYTHONS {
         let mut all = vec![Pymalloc, PymallocDebug, Malloc, MallocDebug];
         if python == (3, 12) {
             all.extend([Mimalloc, MimallocDebug]);
         }
         for says in all {
-            assert_eq!(Tables::new(python, says).told(), says, "{python:?}");
+            assert_eq!(Tables::new(python, says).allocator(), says, "{python:?}");
         }
     }
 }
@@ -121,7 +104,7 @@ fn hooks_one_on_another_are_followed() {
     let obj = tables.place(2);
     tables.entry(0x1000, DATA + DEBUG + 96, HOOKS);
     tables.entry(obj, DATA + 0x1000, HOOKS);
-    assert_eq!(tables.told(), PymallocDebug);
+    assert_eq!(tables.allocator(), PymallocDebug);
 }
 
 #[test]
@@ -131,21 +114,21 @@ fn what_leads_nowhere_is_unknown() {
     let obj = tables.place(2);
     tables.entry(0x1000, DATA + 0x1000, HOOKS);
     tables.entry(obj, DATA + 0x1000, HOOKS);
-    assert_eq!(tables.told(), Unknown);
+    assert_eq!(tables.allocator(), Unknown);
     // Someone's own context, which is no entry.
     tables.entry(obj, DATA + 0x1800, HOOKS);
-    assert_eq!(tables.told(), Unknown);
+    assert_eq!(tables.allocator(), Unknown);
     // Functions that cannot be executed.
     tables.entry(obj, 0, DATA);
-    assert_eq!(tables.told(), Unknown);
+    assert_eq!(tables.allocator(), Unknown);
     // Someone's own allocator without context, where the entries are apart.
     for says in [Pymalloc, Malloc] {
         let mut tables = Tables::new((3, 11), says);
         let place = tables.place(2);
         tables.entry(place, 0, HOOKS);
-        assert_eq!(tables.told(), Unknown);
-        tables.data.fill(0);
-        assert_eq!(tables.told(), Unknown);
+        assert_eq!(tables.allocator(), Unknown);
+        tables.image.bytes_mut(DATA).fill(0);
+        assert_eq!(tables.allocator(), Unknown);
     }
 }
 
@@ -169,6 +152,6 @@ proptest! {
         for (at, value) in damage {
             tables.put(at, value);
         }
-        tables.told();
+        tables.allocator();
     }
 }

@@ -116,6 +116,7 @@ fn any_heap(allocator: Allocator) -> impl Strategy<Value = HeapSnapshot> {
                     _ => ExtentKind::PoolArena,
                 },
                 arena,
+                block_header_bytes: 8 * u64::from(kind % 4 < 2),
                 spans: spans(&parts),
             });
         let trimmable = trimmable
@@ -222,6 +223,7 @@ proptest! {
             range: range(at, len),
             kind: ExtentKind::Brk,
             arena: u32::MAX,
+            block_header_bytes: 8,
             spans: spans(&parts),
         });
         let mut sample = sample(residency, vec![], 0);
@@ -259,6 +261,7 @@ fn worker(pages: u64, part: &[(u64, SpanState)], file_pages: u64) -> Sample {
         range: range(BASE, pages * PAGE_SIZE),
         kind: ExtentKind::Brk,
         arena: 0,
+        block_header_bytes: 8,
         spans: list,
     };
     sample(
@@ -464,6 +467,7 @@ fn spans_cut_by_inner_heaps_are_gone_through_once_and_count_once() {
         range: range(BASE + 4 * i * PAGE_SIZE, PAGE_SIZE),
         kind: ExtentKind::PoolArena,
         arena: 0,
+        block_header_bytes: 0,
         spans: spans(&[(512, 0)]),
     });
     let inner = heap(Allocator::Pymalloc, inner.collect(), vec![]);
@@ -491,6 +495,7 @@ fn the_bound_of_large_blocks_is_what_they_touch() {
                 range: range(BASE + i * size, size),
                 kind: ExtentKind::LargeMapped,
                 arena: 0,
+                block_header_bytes: 0,
                 spans,
             }
         })
@@ -505,6 +510,7 @@ fn the_bound_of_large_blocks_is_what_they_touch() {
         range: range(BASE + (1 << 40), 8 << 30),
         kind: ExtentKind::LargeMapped,
         arena: 0,
+        block_header_bytes: 0,
         spans,
     });
     let with_more = FragReport::from_sample(&sample).packing.expect("a bound");

@@ -16,7 +16,7 @@ use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::memory::TargetMemory;
 use profiler_core::residency::{Mapping, MappingKind, PageRun};
-use profiler_target::{LiveMemory, Target, open_regular};
+use profiler_target::{LiveMemory, Process, Target, open_regular};
 
 use super::error::{ProbeError, attach_failure, remove_failure};
 use super::loaded::{Loaded, Program};

@@ -2,7 +2,7 @@
 
 use profiler_core::memory::TargetMemory;
 use profiler_core::residency::{Mapping, MappingKind};
-use profiler_target::Target;
+use profiler_target::{Process, Target};
 
 use super::object::{self, Inputs, Server};
 use super::plan::{Function, MallocObject, PlanError, PlannedProbe, ProbePlan, Sizes};

@@ -1,6 +1,7 @@
 //! Plans for real processes of this user, told apart by a handshake: a child echoes a line once
 //! its loader is done.
 
+use profiler_target::Process;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use core::ffi::{c_int, c_void};
 use core::mem;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::Ordering;
 
 use profiler_common::program::{
     Control, LARGE_BYTES, Op, PlayerMessage, UNKNOWN, code, failure, only,

@@ -9,7 +9,6 @@ pub(crate) const MAP_SHARED: c_int = 0x01;
 pub(crate) const MAP_SHARED_ANONYMOUS: c_int = 0x21;
 pub(crate) const MAP_NORESERVE: c_int = 0x4000;
 pub(crate) const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
-pub(crate) const RTLD_DEFAULT: *mut c_void = core::ptr::null_mut();
 pub(crate) const RUSAGE_SELF: c_int = 0;
 pub(crate) const PR_SET_PDEATHSIG: c_int = 1;
 pub(crate) const SIGKILL: c_ulong = 9;

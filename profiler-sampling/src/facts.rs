@@ -8,10 +8,9 @@ use profiler_core::object::AllocatorObject;
 use profiler_core::pymalloc;
 use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::PythonMalloc;
-use profiler_target::auxv::{AT_RANDOM, auxv_value};
-use profiler_target::{CoreFile, Libc, Target};
+use profiler_target::{Libc, Process};
 
-/// What walks must know of a target. A live process and a core file give the same facts.
+/// What walks must know of a target.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     /// Its C library; `None` when it is linked statically.
@@ -26,45 +25,36 @@ pub(crate) struct Facts {
     pub(crate) python: Option<(u8, u8)>,
     /// What its environment asks of Python's allocators.
     pub(crate) python_malloc_setting: Option<String>,
-    /// What its memory says of them: [`Facts::look`].
+    /// What its memory says of them: [`Facts::read_python_tables`].
     pub(crate) python_malloc: Option<PythonMalloc>,
     /// Allocators other than its C library's and Python's, in whichever object holds them.
     pub(crate) allocators: Vec<AllocatorObject>,
 }
 
 impl Facts {
-    /// Those of a live process.
-    pub(crate) fn of(target: &Target) -> Self {
+    /// Those of a process, live or in a core file.
+    pub(crate) fn of(process: &impl Process) -> Self {
         Self {
-            libc: target.libc().cloned(),
-            libc_data: target.libc_data_ranges(),
-            malloc_environment: target.malloc_environment(),
-            at_random: at_random(&target.auxv().unwrap_or_default()),
-            python: target.python_version(),
-            python_malloc_setting: target.python_malloc_setting(),
+            libc: process.libc().cloned(),
+            libc_data: process.libc_data_ranges(),
+            malloc_environment: process.malloc_environment(),
+            at_random: process.at_random(),
+            python: process.python_version(),
+            python_malloc_setting: process.python_malloc_setting(),
             python_malloc: None,
-            allocators: target.allocator_objects(),
-        }
-    }
-
-    /// Those of a core file.
-    pub(crate) fn of_core(core: &CoreFile) -> Self {
-        Self {
-            libc: core.libc().cloned(),
-            libc_data: core.libc_data_ranges(),
-            malloc_environment: Vec::new(),
-            at_random: at_random(core.auxv()),
-            python: core.python().map(|python| python.version),
-            python_malloc_setting: None,
-            python_malloc: None,
-            allocators: core.allocator_objects(),
+            allocators: process.allocator_objects(),
         }
     }
 
     /// Finds in the target's memory what serves Python's objects.
-    pub(crate) fn look<M: TargetMemory>(&mut self, memory: &M, residency: &ResidencyMap) {
-        let look = |python| pymalloc::objects_allocator(memory, residency, python);
-        self.python_malloc = self.python.map(look);
+    pub(crate) fn read_python_tables<M: TargetMemory>(
+        &mut self,
+        memory: &M,
+        residency: &ResidencyMap,
+    ) {
+        self.python_malloc = self
+            .python
+            .map(|python| pymalloc::objects_allocator(memory, residency, python));
         // CPython has a mimalloc in it from 3.13 on that most programs never use.
         let role = match self.python_malloc {
             Some(PythonMalloc::Mimalloc | PythonMalloc::MimallocDebug) => Role::Private,
@@ -87,7 +77,7 @@ impl Facts {
             .any(|heap| heap.allocator == Allocator::Pymalloc);
         match self.python_malloc? {
             PythonMalloc::Unknown if walked => Some(PythonMalloc::Pymalloc),
-            told => Some(told),
+            known => Some(known),
         }
     }
 
@@ -101,8 +91,4 @@ impl Facts {
         let mut identities = self.allocators.iter().map(|object| &object.identity);
         identities.any(AllocatorIdentity::serves_malloc)
     }
-}
-
-fn at_random(auxv: &[u8]) -> Option<RemoteAddr> {
-    auxv_value(auxv, AT_RANDOM).map(RemoteAddr::new)
 }

@@ -1,4 +1,4 @@
-//! From a target to a [`Sample`](profiler_core::sample::Sample): what was seen of its memory at one
+//! From a target to a [`Sample`](profiler_core::sample::Sample): what was observed of its memory at one
 //! moment.
 //!
 //! A [`Sampler`] stops a live process, reads the state of its pages and the kernel's count, runs the
@@ -9,13 +9,13 @@
 
 #![forbid(unsafe_code)]
 
+mod core_sample;
 mod facts;
-mod of_core;
 mod sampler;
 mod schedule;
 mod walkers;
 mod walks;
 
-pub use of_core::{CoreSampleError, OfCore, sample_of_core};
+pub use core_sample::{CoreSample, CoreSampleError, sample_of_core};
 pub use sampler::{Sampler, SamplingOptions, now_ns};
 pub use schedule::{STOP_PART_OF_BUDGET, WalkSchedule};

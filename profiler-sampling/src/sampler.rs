@@ -11,13 +11,13 @@ use profiler_core::memory::{ResidentMemory, TargetMemory};
 use profiler_core::residency::{Mapping, ResidencyMap};
 use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::threads::Thread;
-use profiler_target::{EndedEarly, LiveMemory, OpenError, Stopped, Target};
+use profiler_target::{EndedEarly, LiveMemory, OpenError, Process, Stopped, Target};
 
 use super::facts::Facts;
 use super::walkers::{self, Input};
 use super::walks;
 
-/// How often a target is stopped, at the most, until no thread stands inside malloc with an arena's
+/// How often a target is stopped, at most, until no thread stands inside malloc with an arena's
 /// lock held. Each stop but the last ends once that is known, before anything is walked.
 const STOP_TRIES: u32 = 8;
 /// How long a target runs before it is stopped again: what malloc does under a lock takes less.
@@ -32,7 +32,7 @@ pub struct SamplingOptions {
     pub stop: bool,
     /// Swapped pages are brought back to be read; else they are left in swap.
     pub swap_in: bool,
-    /// How long a stop lasts at the most; after it the target runs on while the rest is read.
+    /// How long a stop lasts at most; after it the target runs on while the rest is read.
     pub max_stop: Duration,
 }
 
@@ -65,21 +65,21 @@ impl Sampler {
     ///
     /// # Errors
     /// When `/proc` of the target cannot be read: it is gone, or permission was lost.
-    pub fn take(&self, sampling: SamplingOptions) -> io::Result<Sample> {
-        self.take_at(sampling, || ()).map(|(sample, ())| sample)
+    pub fn take(&self, options: SamplingOptions) -> io::Result<Sample> {
+        self.take_at(options, || ()).map(|(sample, ())| sample)
     }
 
     /// Takes one sample, and calls `mark` while the target still stands as it was walked: what it
-    /// gives tells the moment. A target that runs on is marked after its walk.
+    /// gives belongs to that moment. A target that runs on is marked after its walk.
     ///
     /// # Errors
     /// As [`Sampler::take`].
     pub fn take_at<M>(
         &self,
-        sampling: SamplingOptions,
+        options: SamplingOptions,
         mark: impl Fn() -> M,
     ) -> io::Result<(Sample, M)> {
-        let tries = if sampling.stop {
+        let tries = if options.stop {
             STOP_TRIES
         } else {
             RUNNING_TRIES
@@ -87,21 +87,21 @@ impl Sampler {
         let mut stopped_ns = 0;
         let mut best: Option<(u64, (Sample, M))> = None;
         for tried in 1..=tries {
-            match self.take_once(sampling, tried == tries, &mark)? {
-                Taken::Busy { stop_ns } => {
+            match self.take_once(options, tried == tries, &mark)? {
+                Attempt::Busy { stop_ns } => {
                     stopped_ns += stop_ns;
                     thread::sleep(RUN_BETWEEN_STOPS);
                 }
-                Taken::Sample(mut sample, marked) => {
+                Attempt::Sample(mut sample, marked) => {
                     sample.completeness.stop_ns += stopped_ns;
                     if sample.completeness.stopped {
                         return Ok((*sample, marked));
                     }
-                    let doubt = doubt(&sample);
-                    if best.as_ref().is_none_or(|(least, _)| doubt < *least) {
-                        best = Some((doubt, (*sample, marked)));
+                    let discrepancy = discrepancy(&sample);
+                    if best.as_ref().is_none_or(|(least, _)| discrepancy < *least) {
+                        best = Some((discrepancy, (*sample, marked)));
                     }
-                    if doubt == 0 {
+                    if discrepancy == 0 {
                         break;
                     }
                 }
@@ -115,20 +115,17 @@ impl Sampler {
 
     fn take_once<M>(
         &self,
-        sampling: SamplingOptions,
+        options: SamplingOptions,
         is_last: bool,
         mark: &impl Fn() -> M,
-    ) -> io::Result<Taken<M>> {
+    ) -> io::Result<Attempt<M>> {
         let mut completeness = Completeness::default();
         let mut target = self.target.describe();
         let mut facts = Facts::of(&self.target);
 
         let began = Instant::now();
         let mut held_in_vain = Duration::ZERO;
-        let stopped = match sampling
-            .stop
-            .then(|| self.target.stop_for(sampling.max_stop))
-        {
+        let stopped = match options.stop.then(|| self.target.stop_for(options.max_stop)) {
             None => None,
             Some(Ok(stopped)) => Some(stopped),
             Some(Err(error)) => {
@@ -143,14 +140,14 @@ impl Sampler {
             }
         };
         completeness.stopped = stopped.is_some();
-        let look = Look {
+        let observer = Observer {
             target: &self.target,
             stopped: stopped.as_ref(),
-            swap_in: sampling.swap_in,
+            swap_in: options.swap_in,
             may_give_up: completeness.stopped && !is_last,
         };
-        let seen = look.take(&mut facts, &mut completeness);
-        // One that was killed or executed another program meanwhile was seen in part.
+        let observation = observer.observe(&mut facts, &mut completeness);
+        // Of one that was killed or executed another program meanwhile a part was observed.
         self.target.check()?;
         let marked = mark();
         let outcome = stopped.map(Stopped::resume);
@@ -163,18 +160,18 @@ impl Sampler {
                 addr: None,
                 what: format!(
                     "the stop ended {}; the rest was walked while the target ran",
-                    ended_early(why, sampling.max_stop)
+                    ended_early(why, options.max_stop)
                 ),
                 bytes: 0,
             });
         }
-        let Some(Seen {
+        let Some(Observation {
             kernel,
             residency,
             heaps,
-        }) = seen?
+        }) = observation?
         else {
-            return Ok(Taken::Busy { stop_ns });
+            return Ok(Attempt::Busy { stop_ns });
         };
         completeness
             .defects
@@ -200,7 +197,7 @@ impl Sampler {
             heaps,
             completeness,
         });
-        Ok(Taken::Sample(sample, marked))
+        Ok(Attempt::Sample(sample, marked))
     }
 }
 
@@ -213,34 +210,38 @@ fn ended_early(why: EndedEarly, max_stop: Duration) -> String {
     }
 }
 
-/// What came of one try.
-enum Taken<M> {
-    /// A sample, and what told its moment.
+/// What one attempt gave.
+enum Attempt<M> {
+    /// A sample, and the mark of its moment.
     Sample(Box<Sample>, M),
     /// A thread stood inside malloc.
     Busy { stop_ns: u64 },
 }
 
-/// What was seen of the target's memory.
-struct Seen {
+/// What was observed of the target's memory.
+struct Observation {
     kernel: KernelCount,
     residency: ResidencyMap,
     heaps: Vec<HeapSnapshot>,
 }
 
-/// One look at a target's memory, for as long as it stands still.
-struct Look<'a> {
+/// Reads a target's memory once, while it stands still.
+struct Observer<'a> {
     target: &'a Target,
     stopped: Option<&'a Stopped>,
     swap_in: bool,
-    /// Whether to leave it when a thread stands inside malloc.
+    /// Whether to give up when a thread stands inside malloc.
     may_give_up: bool,
 }
 
-impl Look<'_> {
+impl Observer<'_> {
     /// The state of all pages, the kernel's count, then the heaps; `None` when a thread stands
-    /// inside malloc and that is reason to leave.
-    fn take(&self, facts: &mut Facts, completeness: &mut Completeness) -> io::Result<Option<Seen>> {
+    /// inside malloc and [`Self::may_give_up`].
+    fn observe(
+        &self,
+        facts: &mut Facts,
+        completeness: &mut Completeness,
+    ) -> io::Result<Option<Observation>> {
         let mappings = self.target.mappings()?;
         thread::scope(|scope| {
             // The kernel's count is a pass of its own over the page table, so it gets its own
@@ -264,7 +265,7 @@ impl Look<'_> {
             };
             let to_walk = brought_back.as_ref().unwrap_or(&residency);
             let memory = ResidentMemory::new(self.memory(), to_walk);
-            facts.look(&memory, to_walk);
+            facts.read_python_tables(&memory, to_walk);
             let input = Input {
                 memory: &memory,
                 residency: to_walk,
@@ -275,7 +276,7 @@ impl Look<'_> {
             let kernel = counting.map_or(Ok(KernelCount::default()), |counting| {
                 counting.join().unwrap_or_else(|panic| resume_unwind(panic))
             });
-            Ok(Some(Seen {
+            Ok(Some(Observation {
                 kernel: counted.unwrap_or(kernel)?,
                 residency,
                 heaps,
@@ -308,7 +309,7 @@ impl Look<'_> {
             for at in (0..run.range.len()).step_by(BRING_BACK_BYTES) {
                 let len = (run.range.len() - at).min(BRING_BACK_BYTES as u64) as usize;
                 if let Some(addr) = run.range.start().checked_add(at) {
-                    // A page that cannot be read stays as it was, which is seen next.
+                    // A page that cannot be read stays as it was, which the next reading shows.
                     let _ = memory.read(addr, &mut buffer[..len]);
                 }
             }
@@ -324,9 +325,9 @@ impl Look<'_> {
 /// Bytes brought back at once.
 const BRING_BACK_BYTES: usize = 1 << 20;
 
-/// How far walks are from the allocators' own accounts, and how much they could not follow; 0 is
-/// without doubt.
-fn doubt(sample: &Sample) -> u64 {
+/// How far walks are from the allocators' own accounts, and how much they could not follow; 0
+/// when every check holds.
+fn discrepancy(sample: &Sample) -> u64 {
     let of_heap = |heap: &HeapSnapshot| {
         let checks = heap.checks.iter();
         let off = checks.map(|check| check.expected.abs_diff(check.found));

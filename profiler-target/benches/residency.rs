@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use profiler_target::{PageSource, Target};
+use profiler_target::{PageSource, Process, Target};
 
 const PROGRAM: &str = "
 import mmap, sys

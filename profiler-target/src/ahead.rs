@@ -12,7 +12,7 @@ use std::thread;
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, TargetMemory, WINDOW_BYTES};
 
-/// Helpers at the most: more would wait for each other at the target's `mmap_lock`.
+/// Helpers at most: more would wait for each other at the target's `mmap_lock`.
 const MAX_HELPERS: usize = 3;
 /// Windows read ahead for each helper.
 const WINDOWS_A_HELPER: usize = 3;

@@ -11,14 +11,13 @@ use profiler_core::allocator::{self, Allocator, AllocatorIdentity, Role};
 use profiler_core::object::{AllocatorObject, OptionAt};
 use profiler_core::residency::{Mapping, MappingKind};
 
-use super::Target;
+use super::Process;
 use super::elf::{ElfFile, Reader};
-use super::identity::Image;
 use super::jemalloc_options;
 
 /// What was found in each file, by its path. A file does not change while it is mapped.
 #[derive(Debug, Default)]
-pub(super) struct Known(Mutex<BTreeMap<String, Found>>);
+pub(super) struct KnownObjects(Mutex<BTreeMap<String, Found>>);
 
 #[derive(Clone, Debug, Default)]
 struct Found {
@@ -32,19 +31,12 @@ struct Found {
     bss_bytes: u64,
 }
 
-impl Target {
-    /// Every allocator besides its C library's and Python's own that a mapped object holds.
-    pub fn allocator_objects(&self) -> Vec<AllocatorObject> {
-        self.allocators.find(self)
-    }
-}
-
-impl Known {
-    /// The allocators in the objects of `image`.
-    pub(super) fn find(&self, image: &dyn Image) -> Vec<AllocatorObject> {
-        let mappings = image.image_mappings();
+impl KnownObjects {
+    /// The allocators in the objects of `process`.
+    pub(super) fn find<P: Process + ?Sized>(&self, process: &P) -> Vec<AllocatorObject> {
+        let mappings = process.mappings().unwrap_or_default();
         let mut objects = Vec::new();
-        self.each(image, |path, found| {
+        self.each(process, |path, found| {
             objects.extend(found.identities(path).map(|identity| AllocatorObject {
                 options: match identity.is(Allocator::Jemalloc) {
                     true => options(&mappings, path, found),
@@ -57,10 +49,10 @@ impl Known {
         objects
     }
 
-    /// The allocator other than its C library's that serves the malloc calls of `image`.
-    pub(super) fn serving(&self, image: &dyn Image) -> Option<AllocatorIdentity> {
+    /// The allocator other than its C library's that serves the malloc calls of `process`.
+    pub(super) fn serving<P: Process + ?Sized>(&self, process: &P) -> Option<AllocatorIdentity> {
         let mut serving = None;
-        self.each(image, |path, found| {
+        self.each(process, |path, found| {
             let mut all = found.identities(path);
             serving = serving
                 .take()
@@ -69,14 +61,14 @@ impl Known {
         serving
     }
 
-    /// Calls `see` with each file of `image` and what is in it.
-    fn each(&self, image: &dyn Image, mut see: impl FnMut(&str, &Found)) {
+    /// Calls `see` with each file of `process` and what is in it.
+    fn each<P: Process + ?Sized>(&self, process: &P, mut see: impl FnMut(&str, &Found)) {
         let Ok(mut known) = self.0.lock() else {
             return;
         };
-        for path in image.files() {
+        for path in process.executed_files() {
             let found = known.entry(path.clone()).or_insert_with(|| {
-                let file = image.reader().open(&path, image.path_of(&path));
+                let file = process.files().reader.open(&path, process.host_path(&path));
                 file.as_ref().map(look_into).unwrap_or_default()
             });
             see(&path, found);

@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn groups_are_found_in_both_versions() {
         let all = groups(&["memory", "cpu", "freezer", UNIFIED], OWN, MOUNTS);
-        let told: Vec<_> = all
+        let found: Vec<_> = all
             .iter()
             .map(|group| (group.controller, group.is_below_root(), group.folders()))
             .collect();
@@ -155,7 +155,7 @@ mod tests {
         ];
         let unified = ["/sys/fs/cgroup/unified/"];
         assert_eq!(
-            told,
+            found,
             [
                 ("memory", false, folders(&memory)),
                 ("cpu", true, folders(&cpu)),

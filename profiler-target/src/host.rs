@@ -1,4 +1,4 @@
-//! What the host is and allows, as `/proc` and `/sys` tell it.
+//! What the host is and allows, as `/proc` and `/sys` show it.
 
 use std::fs::{self, File};
 use std::io;

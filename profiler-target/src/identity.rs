@@ -1,27 +1,15 @@
 //! Who the target is: its names, its Python, its C library and its allocator.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 
 use profiler_core::addr::AddrRange;
 use profiler_core::allocator::{self, Allocator, Contents};
 use profiler_core::residency::{Mapping, MappingKind};
-use profiler_core::sample;
 
-use super::Target;
-use super::allocators::Known;
-use super::elf::{ElfFile, Reader, strings};
-use super::proc_dir::field;
+use super::Process;
+use super::elf::{ElfFile, strings};
 
-/// The longest part of a command line that is kept, in bytes.
-const MAX_CMDLINE_BYTES: usize = 64 << 10;
-/// So many entries of the environment of one kind are kept at the most.
-const MAX_SETTINGS: usize = 32;
-/// The longest entry of the environment that is shown whole, in bytes.
-const MAX_SETTING_BYTES: usize = 1024;
-/// The variable of the dynamic loader that loads an allocator.
-const PRELOAD: &str = "LD_PRELOAD=";
 /// libc's zero-initialised data after its file mapping is shorter than this (glibc 2.43: 53 KiB).
 const MAX_BSS_BYTES: u64 = 1 << 20;
 
@@ -47,40 +35,6 @@ pub struct Python {
     pub full_version: String,
 }
 
-/// What is looked into to tell who a target is: a live process or a core file.
-pub(super) trait Image {
-    /// Its mappings, ascending; none when it is gone.
-    fn image_mappings(&self) -> Vec<Mapping>;
-
-    /// A path of ours to a file that it maps, which may lead nowhere.
-    fn path_of(&self, mapped: &str) -> PathBuf;
-
-    /// Whether this mapped file is its program.
-    fn is_program(&self, mapped: &str) -> bool;
-
-    /// Reads those files, within limits.
-    fn reader(&self) -> &Reader;
-
-    /// Read-only data of a mapped file as far as it is in memory, for when the file itself is not to
-    /// be had.
-    fn read_only_memory(&self, mapped: &str) -> Vec<Vec<u8>> {
-        let _ = mapped;
-        Vec::new()
-    }
-
-    /// The files that it executes code from, each once.
-    fn files(&self) -> BTreeSet<String> {
-        self.image_mappings()
-            .into_iter()
-            .filter(|m| m.execute)
-            .filter_map(|m| match m.kind {
-                MappingKind::File(path) => Some(path),
-                _ => None,
-            })
-            .collect()
-    }
-}
-
 /// What is learned once: it does not change while the program runs.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
@@ -90,150 +44,18 @@ pub(super) struct Identity {
     no_python: Mutex<BTreeSet<String>>,
 }
 
-impl Target {
-    /// Who it is, in words.
-    pub fn describe(&self) -> sample::Target {
-        let status = self.dir.text("status").unwrap_or_default();
-        let comm = self.dir.text("comm").unwrap_or_default();
-        sample::Target {
-            pid: self.pid(),
-            comm: comm.trim_end().to_owned(),
-            cmdline: self.cmdline(),
-            python: self
-                .python()
-                .map(|python| format!("CPython {}", python.full_version)),
-            // Its memory tells, when it is walked.
-            python_malloc: None,
-            libc: self.libc().map(Libc::to_string),
-            malloc: self.identity.malloc(self, &self.allocators),
-            threads: field(&status, "Threads").unwrap_or(0) as u32,
-        }
-    }
-
-    /// Its Python; `None` when it runs none, or none yet.
-    pub fn python(&self) -> Option<&Python> {
-        self.identity.python(self)
-    }
-
-    /// Its Python's major and minor version.
-    pub fn python_version(&self) -> Option<(u8, u8)> {
-        self.python().map(|python| python.version)
-    }
-
-    /// What its environment asks of Python's allocators, e.g. `PYTHONMALLOC=malloc`: a hint, for a
-    /// program may set it for its children only, or have it ignored (`-E`, `-I`).
-    pub fn python_malloc_setting(&self) -> Option<String> {
-        let set = |name| self.environment(name).into_iter().next();
-        set("PYTHONMALLOC=").or_else(|| set("PYTHONDEVMODE="))
-    }
-
-    /// What its environment asks of glibc's malloc: `GLIBC_TUNABLES` and variables that begin with
-    /// `MALLOC_`, as the program was started with them. Nothing else of the environment is kept.
-    pub fn malloc_environment(&self) -> Vec<String> {
-        let variables = Allocator::Glibc.row().variables.iter();
-        variables.flat_map(|name| self.environment(name)).collect()
-    }
-
-    /// What its environment asks of any allocator, as it was started: names and values.
-    pub fn allocator_environment(&self) -> Vec<(String, String)> {
-        let names = allocator::environment_beginnings().chain([PRELOAD]);
-        let all = names.flat_map(|name| self.environment(name));
-        all.filter_map(|entry| {
-            let (name, value) = entry.split_once('=')?;
-            Some((name.to_owned(), value.to_owned()))
-        })
-        .collect()
-    }
-
-    /// The entries of its environment that begin so and are not empty, cut to a bounded length.
-    fn environment(&self, begin: &str) -> Vec<String> {
-        let environment = self.dir.bytes("environ").unwrap_or_default();
-        let entries = environment.split(|&byte| byte == 0);
-        entries
-            .filter(|entry| entry.starts_with(begin.as_bytes()) && !entry.ends_with(b"="))
-            .take(MAX_SETTINGS)
-            .map(|entry| &entry[..entry.len().min(MAX_SETTING_BYTES)])
-            .map(|entry| String::from_utf8_lossy(entry).into_owned())
-            .collect()
-    }
-
-    /// Its C library; `None` when it is linked statically.
-    pub fn libc(&self) -> Option<&Libc> {
-        self.identity.libc(self)
-    }
-
-    /// The version of its glibc, major and minor; `None` for another C library or an unknown one.
-    pub fn libc_version(&self) -> Option<(u32, u32)> {
-        self.libc()?.glibc_release()
-    }
-
-    /// The writable mappings of its C library, with the zero-initialised data after them.
-    pub fn libc_data_ranges(&self) -> Vec<AddrRange> {
-        let mappings = self.mappings().unwrap_or_default();
-        let Some(libc) = self.libc() else {
-            return Vec::new();
-        };
-        libc_data(&mappings, &libc.path)
-    }
-
-    /// What was not looked into of its files because there was too much of it, in one sentence.
-    pub fn unread_files(&self) -> Option<String> {
-        self.files.unread()
-    }
-
-    /// Whether its program was linked statically: it has no C library of its own to look into.
-    pub fn is_static(&self) -> bool {
-        self.libc().is_none()
-            && self
-                .files
-                .open("its program", self.dir.path("exe"))
-                .is_some_and(|exe| !exe.has_interpreter())
-    }
-
-    fn cmdline(&self) -> Vec<String> {
-        let bytes = self.dir.bytes("cmdline").unwrap_or_default();
-        let kept = &bytes[..bytes.len().min(MAX_CMDLINE_BYTES)];
-        let kept = kept.strip_suffix(b"\0").unwrap_or(kept);
-        if kept.is_empty() {
-            return Vec::new();
-        }
-        kept.split(|&byte| byte == 0)
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect()
-    }
-}
-
-impl Image for Target {
-    fn image_mappings(&self) -> Vec<Mapping> {
-        self.mappings().unwrap_or_default()
-    }
-
-    fn path_of(&self, mapped: &str) -> PathBuf {
-        self.host_path(mapped)
-    }
-
-    fn reader(&self) -> &Reader {
-        &self.files
-    }
-
-    fn is_program(&self, mapped: &str) -> bool {
-        std::fs::read_link(self.dir.path("exe"))
-            .is_ok_and(|exe| exe.to_string_lossy().trim_end_matches(" (deleted)") == mapped)
-    }
-}
-
 impl Identity {
-    /// The Python of `image`.
-    pub(super) fn python(&self, image: &dyn Image) -> Option<&Python> {
+    /// The Python of `process`.
+    pub(super) fn python<P: Process + ?Sized>(&self, process: &P) -> Option<&Python> {
         if let Some(known) = self.python.get() {
             return Some(known);
         }
         let mut no_python = self.no_python.lock().ok()?;
-        let found = image.files().into_iter().find_map(|path| {
+        let found = process.executed_files().into_iter().find_map(|path| {
             if no_python.contains(&path) {
                 return None;
             }
-            let found = python_in(image, &path);
+            let found = python_in(process, &path);
             if found.is_none() {
                 no_python.insert(path);
             }
@@ -242,27 +64,27 @@ impl Identity {
         Some(self.python.get_or_init(|| found))
     }
 
-    /// The C library of `image`.
-    pub(super) fn libc(&self, image: &dyn Image) -> Option<&Libc> {
+    /// The C library of `process`.
+    pub(super) fn libc<P: Process + ?Sized>(&self, process: &P) -> Option<&Libc> {
         if let Some(known) = self.libc.get() {
             return Some(known);
         }
-        let files = image.files();
-        let found = files.into_iter().find_map(|path| libc_in(image, path))?;
+        let files = process.executed_files();
+        let found = files.into_iter().find_map(|path| libc_in(process, path))?;
         Some(self.libc.get_or_init(|| found))
     }
 
     /// The allocator that most likely serves its malloc calls, with its version. Which one really
     /// does is for whoever places probes to decide, by the order in which objects were loaded.
-    pub(super) fn malloc(&self, image: &dyn Image, known: &Known) -> Option<String> {
-        if let Some(serving) = known.serving(image) {
+    pub(super) fn malloc<P: Process + ?Sized>(&self, process: &P) -> Option<String> {
+        if let Some(serving) = process.files().objects.serving(process) {
             return Some(serving.title());
         }
         // Files that cannot be read still have names.
-        let files = image.files();
+        let files = process.executed_files();
         let named = files.iter().find_map(|path| Allocator::in_file_name(path));
         let named = named.map(|kind| kind.name().to_owned());
-        named.or_else(|| self.libc(image).map(Libc::to_string))
+        named.or_else(|| self.libc(process).map(Libc::to_string))
     }
 }
 
@@ -273,14 +95,14 @@ impl Libc {
     }
 }
 
-fn libc_in(image: &dyn Image, path: String) -> Option<Libc> {
+fn libc_in<P: Process + ?Sized>(process: &P, path: String) -> Option<Libc> {
     if !allocator::is_c_library_name(&path) {
         return None;
     }
-    let file = image.reader().open(&path, image.path_of(&path));
+    let file = process.files().reader.open(&path, process.host_path(&path));
     let in_memory = match &file {
         Some(_) => Vec::new(),
-        None => image.read_only_memory(&path),
+        None => process.read_only_memory(&path),
     };
     let contents = match &file {
         Some(file) => file.contents(&path),
@@ -298,13 +120,13 @@ fn libc_in(image: &dyn Image, path: String) -> Option<Libc> {
     })
 }
 
-fn python_in(image: &dyn Image, path: &str) -> Option<Python> {
+fn python_in<P: Process + ?Sized>(process: &P, path: &str) -> Option<Python> {
     let named = python_in_name(file_name(path));
-    let is_program = image.is_program(path);
+    let is_program = process.is_program(path);
     if named.is_none() && !is_program {
         return None;
     }
-    let file = image.reader().open(path, image.path_of(path))?;
+    let file = process.files().reader.open(path, process.host_path(path))?;
     // Every CPython exports it, so that extension modules can call it; a launcher that only
     // loads libpython does not. A program with all of Python in it may export nothing.
     if !(file.exports("Py_GetVersion") || is_program && reads_hash_seed(&file)) {

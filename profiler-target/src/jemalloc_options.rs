@@ -1,4 +1,4 @@
-//! Where a jemalloc keeps its options, told by its file, with no symbols.
+//! Where a jemalloc keeps its options, from its file, without symbols.
 //!
 //! The tree of names that `mallctl` serves lies in the file's data, and under `opt` each name has a
 //! function that does nothing but return one variable (`src/ctl.c`, `CTL_RO_NL_GEN`). So the first

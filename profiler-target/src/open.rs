@@ -180,7 +180,7 @@ fn open_memory(dir: &ProcDir) -> Result<File, OpenError> {
     let denial = if Capability::SysPtrace.is_held() {
         match scope {
             3.. => Denial::PtraceScope(scope),
-            // That `maps` can be opened, which asks for no right to the file, tells the two apart.
+            // That `maps` can be opened, which asks for no right to the file, distinguishes the two.
             _ if unreadable && dir.file("maps").is_ok() => {
                 Denial::missing(vec![Capability::DacReadSearch])
             }

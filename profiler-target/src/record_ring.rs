@@ -43,7 +43,7 @@ const MOST_WAITING: Duration = Duration::from_secs(10);
 /// On a busy host a thread loses its processor in the midst of writing, about once in 100,000
 /// events. So each event that comes earns so much of waiting,
 const EARNED: Duration = Duration::from_micros(20);
-/// of which so much at the most is kept for the next wait.
+/// of which so much at most is kept for the next wait.
 const FREE_OF_CHARGE: Duration = Duration::from_millis(100);
 /// In a sound ring the head is where it should be; one that was moved back there so often is not.
 const MOST_MENDED: u32 = 1000;

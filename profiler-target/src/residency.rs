@@ -1,7 +1,7 @@
 //! Which pages of the target are resident, swapped, zero, huge or shared.
 //!
 //! Where the kernel has `PAGEMAP_SCAN` (6.7 and later), it says where there are pages at all, and
-//! only anonymous ones are then looked up in the pagemap for the one thing that it does not tell:
+//! only anonymous ones are then looked up in the pagemap for the one thing that it does not show:
 //! whether another process maps them too. Older kernels have the pagemap alone.
 
 use std::fs::File;
@@ -125,7 +125,7 @@ impl Runs {
 const READ_ALONG_BYTES: u64 = 512 * PAGE_SIZE;
 /// Mappings without access of so many bytes are taken for reservations.
 const RESERVATION_BYTES: u64 = 1 << 30;
-/// So many parts are gathered at the most before they are looked up.
+/// So many parts are gathered at most before they are looked up.
 const MAX_PARTS: usize = 4096;
 
 /// A part of a mapping that the scan found populated.
@@ -166,7 +166,7 @@ fn by_scan(pagemap: File, mappings: &[Mapping], runs: Runs) -> io::Result<Reside
     Ok(parts.runs.finish())
 }
 
-/// What the scan alone tells of a region within one mapping.
+/// What the scan alone shows of a region within one mapping.
 fn part(mapping: &Mapping, range: AddrRange, categories: u64, hugetlb: bool) -> Part {
     let has = |category| categories & category != 0;
     let known = if hugetlb {
@@ -318,7 +318,7 @@ fn private_state(entry: Entry) -> PageState {
 }
 
 /// An entry with nothing else known. Neither exclusive nor of a file, it is the zero page or shared
-/// with a relative: told apart by its frame where the kernel shows it, and taken for the zero page
+/// with a relative: distinguished by its frame where the kernel shows it, and taken for the zero page
 /// where it does not.
 fn pagemap_state(entry: Entry, mapping: &Mapping, zero_frame: Option<u64>) -> PageState {
     let state = private_state(entry);

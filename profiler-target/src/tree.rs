@@ -12,7 +12,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::proc_dir::PidFd;
 
-/// So many generations are followed at the most.
+/// So many generations are followed at most.
 const MOST_GENERATIONS: usize = 1024;
 
 /// All processes that descend from this one. Those whose parents end become children of this one

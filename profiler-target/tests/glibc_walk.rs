@@ -1,21 +1,20 @@
 //! The glibc walker against glibc's own account of a real child's heap: equal, not near.
 
-mod child;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use child::Child;
 use profiler_core::addr::PAGE_SIZE;
+use profiler_core::arena::ArenaFigure;
 use profiler_core::completeness::Confidence;
 use profiler_core::glibc::{self, Context};
-use profiler_core::heap::{Arena, ExtentKind, HeapSnapshot};
-use profiler_core::memory::ResidentMemory;
+use profiler_core::heap::{ExtentKind, HeapSnapshot};
 use profiler_core::residency::ResidencyMap;
 use profiler_core::span::SpanState;
-use profiler_target::Target;
+use profiler_target::{Libc, Process, Target};
+use profiler_testing::child::{Child, while_stopped};
+use profiler_testing::heap::figure;
 
 /// The root of another distribution whose glibc is to be tested instead, such as one that
 /// `dpkg -x libc6_….deb ROOT` made.
@@ -93,10 +92,10 @@ fn numbers(text: &str) -> Vec<u64> {
         .collect()
 }
 
-fn account(first: &str, child: &mut Child) -> Account {
+fn read_account(first: &str, child: &mut Child) -> Account {
     let info = numbers(first);
-    let arenas = child.listen();
-    let live = child.listen();
+    let arenas = child.next_line();
+    let live = child.next_line();
     Account {
         pid: info[0] as i32,
         arena: info[1],
@@ -120,37 +119,22 @@ fn account(first: &str, child: &mut Child) -> Account {
 }
 
 /// Stops the target and walks it.
-fn look(pid: i32) -> (HeapSnapshot, ResidencyMap) {
+fn walk(pid: i32) -> (HeapSnapshot, ResidencyMap) {
     let target = Target::open(pid).expect("the target opens");
-    let stopped = child::stop(&target);
-    let mappings = target.mappings().expect("maps");
-    let residency = target.residency(&mappings).expect("pagemap");
-    let memory = target.memory();
-    let heap = glibc::walk(
-        &ResidentMemory::new(memory, &residency),
-        &residency,
-        &Context {
-            version: target.libc_version(),
+    while_stopped(&target, |memory, residency, stopped| {
+        let context = Context {
+            version: target.libc().and_then(Libc::glibc_release),
             threads: stopped.threads(),
             libc_data: target.libc_data_ranges(),
             environment: &[],
-        },
-    );
-    drop(stopped);
-    (heap.expect("a heap"), residency)
-}
-
-fn figure(arena: &Arena, name: &str) -> u64 {
-    let found = arena.figures.iter().find(|(n, _)| n.name() == name);
-    found.map_or(0, |(_, value)| *value)
-}
-
-fn sum(heap: &HeapSnapshot, name: &str) -> u64 {
-    heap.total(|arena| figure(arena, name))
+        };
+        let heap = glibc::walk(memory, residency, &context);
+        (heap.expect("a heap"), residency.clone())
+    })
 }
 
 /// Everything that glibc says of its totals, arena by arena.
-fn assert_equal(heap: &HeapSnapshot, told: &Account) {
+fn assert_equal(heap: &HeapSnapshot, account: &Account) {
     let what = format!(
         "{:#?}\n{:#?}\n{:#?}",
         heap.arenas, heap.checks, heap.defects
@@ -159,31 +143,43 @@ fn assert_equal(heap: &HeapSnapshot, told: &Account) {
     assert_eq!(heap.defects, [], "{what}");
     assert!(heap.checks.iter().all(|c| c.holds()), "{what}");
     assert_eq!(heap.confidence, Confidence::High, "{what}");
-    assert_eq!(heap.total(|a| a.system_bytes), told.arena, "{what}");
+    assert_eq!(heap.total(|a| a.system_bytes), account.arena, "{what}");
     let (large, bytes) = heap.large_mapped();
     // glibc 2.43 counts the header of 16 bytes once more with each mremap.
     let beyond = if heap.version == "2.43" {
-        told.hblkhd % PAGE_SIZE
+        account.hblkhd % PAGE_SIZE
     } else {
         0
     };
-    assert_eq!((large, bytes), (told.hblks, told.hblkhd - beyond), "{what}");
-    let foreign = sum(heap, "foreign_sbrk_bytes");
-    let free = heap.total(|a| a.free_bytes + a.top_bytes) + sum(heap, "fastbin_bytes");
-    assert_eq!(free, told.fordblks, "{what}");
-    let used = heap.total(|a| a.live_bytes) + sum(heap, "tcache_bytes");
-    let used = used + sum(heap, "metadata_bytes") + foreign;
-    assert_eq!(used, told.uordblks, "{what}");
-    assert_eq!(heap.arenas.len(), told.arenas.len(), "{what}");
+    assert_eq!(
+        (large, bytes),
+        (account.hblks, account.hblkhd - beyond),
+        "{what}"
+    );
+    let foreign = figure(heap, ArenaFigure::ForeignSbrkBytes);
+    let free = heap.total(|a| a.free_bytes + a.top_bytes) + figure(heap, ArenaFigure::FastbinBytes);
+    assert_eq!(free, account.fordblks, "{what}");
+    let used = heap.total(|a| a.live_bytes) + figure(heap, ArenaFigure::TcacheBytes);
+    let used = used + figure(heap, ArenaFigure::MetadataBytes) + foreign;
+    assert_eq!(used, account.uordblks, "{what}");
+    assert_eq!(heap.arenas.len(), account.arenas.len(), "{what}");
     for (arena, [fast, fast_bytes, rest, rest_bytes, system]) in
-        heap.arenas.iter().zip(&told.arenas)
+        heap.arenas.iter().zip(&account.arenas)
     {
-        assert_eq!(figure(arena, "fastbin_blocks"), *fast, "{arena:?}");
-        assert_eq!(figure(arena, "fastbin_bytes"), *fast_bytes, "{arena:?}");
+        assert_eq!(
+            arena.figure(ArenaFigure::FastbinBlocks),
+            Some(*fast),
+            "{arena:?}"
+        );
+        assert_eq!(
+            arena.figure(ArenaFigure::FastbinBytes),
+            Some(*fast_bytes),
+            "{arena:?}"
+        );
         assert_eq!(arena.free_blocks + 1, *rest, "{arena:?}"); // malloc_info counts the top
         // It sums size words with their flag PREV_INUSE, which every chunk in a bin has.
-        let rest_told = rest_bytes - arena.free_blocks;
-        assert_eq!(arena.free_bytes + arena.top_bytes, rest_told, "{arena:?}");
+        let rest = rest_bytes - arena.free_blocks;
+        assert_eq!(arena.free_bytes + arena.top_bytes, rest, "{arena:?}");
         assert_eq!(arena.system_bytes, *system, "{arena:?}");
     }
 }
@@ -213,23 +209,23 @@ fn compare(kind: &str) -> (Child, i32, HeapSnapshot, ResidencyMap) {
     let mut command = under_root(program());
     command.arg(kind);
     let mut child = Child::run(command);
-    let first = child.said().to_owned();
-    let before = account(&first, &mut child);
-    let (heap, _) = look(before.pid);
+    let first = child.first_line().to_owned();
+    let before = read_account(&first, &mut child);
+    let (heap, _) = walk(before.pid);
     assert_equal(&heap, &before);
     let of_libc = live(&heap);
 
-    child.tell("go");
-    let first = child.listen();
-    let told = account(&first, &mut child);
-    assert!(told.live.len() > 300, "{}", told.live.len());
-    let (heap, residency) = look(told.pid);
-    assert_equal(&heap, &told);
-    let mut expected = told.live.clone();
+    child.send("go");
+    let first = child.next_line();
+    let account = read_account(&first, &mut child);
+    assert!(account.live.len() > 300, "{}", account.live.len());
+    let (heap, residency) = walk(account.pid);
+    assert_equal(&heap, &account);
+    let mut expected = account.live.clone();
     expected.extend(of_libc);
     let found = live(&heap);
     for (block, size) in &expected {
-        // Of a block with a mapping of its own, 2.43 tells the last word of as not usable.
+        // Of a block with a mapping of its own, 2.43 counts the last word as not usable.
         let large = heap.extents.iter().any(|extent| {
             let start = extent.range.start().get();
             extent.kind == ExtentKind::LargeMapped
@@ -250,15 +246,15 @@ fn compare(kind: &str) -> (Child, i32, HeapSnapshot, ResidencyMap) {
     for block in found.keys() {
         assert!(expected.contains_key(block), "{block:#x} is not in use");
     }
-    (child, told.pid, heap, residency)
+    (child, account.pid, heap, residency)
 }
 
 #[test]
 fn one_thread() {
     let (_child, _, heap, _) = compare("single");
-    assert!(sum(&heap, "tcache_blocks") > 50);
+    assert!(figure(&heap, ArenaFigure::TcacheBlocks) > 50);
     // 2.43 has no fastbins.
-    assert!(sum(&heap, "fastbin_blocks") > 50 || heap.version == "2.43");
+    assert!(figure(&heap, ArenaFigure::FastbinBlocks) > 50 || heap.version == "2.43");
     assert_eq!(heap.arenas.len(), 1);
 }
 
@@ -266,7 +262,7 @@ fn one_thread() {
 fn eight_threads_with_arenas_of_their_own() {
     let (_child, _, heap, _) = compare("threads");
     assert!(heap.arenas.len() > 2);
-    assert_eq!(sum(&heap, "tcache_structs"), 9);
+    assert_eq!(figure(&heap, ArenaFigure::TcacheStructs), 9);
 }
 
 #[test]
@@ -285,7 +281,7 @@ fn a_main_arena_that_brk_could_not_grow() {
 #[test]
 fn memory_that_a_foreign_sbrk_took_between() {
     let (_child, _, heap, _) = compare("foreign");
-    assert!(sum(&heap, "foreign_sbrk_bytes") >= 10_000);
+    assert!(figure(&heap, ArenaFigure::ForeignSbrkBytes) >= 10_000);
 }
 
 #[test]
@@ -302,26 +298,26 @@ fn resident_pages(residency: &ResidencyMap) -> BTreeSet<u64> {
 }
 
 #[test]
-fn malloc_trim_gives_back_the_pages_foretold_and_no_other() {
+fn malloc_trim_gives_back_the_predicted_pages_and_no_other() {
     for kind in ["single", "threads", "trimmed", "obstacle", "foreign"] {
         let (mut child, pid, heap, before) = compare(kind);
-        child.tell("trim");
-        let first = child.listen();
-        let told = account(&first, &mut child);
-        let (heap_after, after) = look(pid);
-        assert_equal(&heap_after, &told);
+        child.send("trim");
+        let first = child.next_line();
+        let account = read_account(&first, &mut child);
+        let (heap_after, after) = walk(pid);
+        assert_equal(&heap_after, &account);
         let before = resident_pages(&before);
         let gone: BTreeSet<u64> = &before - &resident_pages(&after);
         let trimmable = heap.trimmable.iter();
-        let foretold: BTreeSet<u64> = trimmable
+        let predicted: BTreeSet<u64> = trimmable
             .flat_map(|range| {
                 assert!(range.start().is_aligned(PAGE_SIZE) && range.end().is_aligned(PAGE_SIZE));
                 range.start().page()..range.end().page()
             })
             .filter(|page| before.contains(page))
             .collect();
-        assert!(!foretold.is_empty(), "{kind}");
-        assert_eq!(gone, foretold, "{kind}");
+        assert!(!predicted.is_empty(), "{kind}");
+        assert_eq!(gone, predicted, "{kind}");
     }
 }
 
@@ -350,7 +346,7 @@ sys.stdin.readline()
 ",
     ]);
     let child = Child::run(command);
-    let (heap, _) = look(child.pid());
+    let (heap, _) = walk(child.pid());
     let what = format!(
         "{:#?}\n{:#?}\n{:#?}",
         heap.arenas, heap.checks, heap.defects

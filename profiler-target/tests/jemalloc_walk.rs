@@ -1,18 +1,16 @@
 //! The jemalloc walker against jemalloc's own account of a real child's heap: equal, not near.
 
-mod child;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use child::Child;
-use profiler_core::completeness::Confidence;
-use profiler_core::heap::{Allocator, Arena, HeapSnapshot};
+use profiler_core::arena::ArenaFigure;
+use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::jemalloc;
-use profiler_core::memory::ResidentMemory;
 use profiler_core::span::SpanState;
-use profiler_target::Target;
+use profiler_target::{Process, Target};
+use profiler_testing::child::{Child, while_stopped};
+use profiler_testing::heap::{assert_verified, figure};
 
 /// How a program comes by its jemalloc.
 enum Source {
@@ -81,11 +79,11 @@ fn numbers(text: &str) -> Vec<u64> {
         .collect()
 }
 
-fn account(child: &mut Child) -> Account {
-    let totals = numbers(child.said());
-    let arenas = child.listen();
-    let bins = child.listen();
-    let live = child.listen();
+fn read_account(child: &mut Child) -> Account {
+    let totals = numbers(child.first_line());
+    let arenas = child.next_line();
+    let bins = child.next_line();
+    let live = child.next_line();
     Account {
         pid: totals[0] as i32,
         allocated: totals[1],
@@ -117,29 +115,17 @@ fn account(child: &mut Child) -> Account {
 }
 
 /// Stops the target and walks its jemalloc.
-fn look(pid: i32) -> HeapSnapshot {
+fn walk(pid: i32) -> HeapSnapshot {
     let target = Target::open(pid).expect("the target opens");
     let objects = target.allocator_objects();
     let object = objects
         .iter()
         .find(|object| object.identity.is(Allocator::Jemalloc))
         .expect("a jemalloc");
-    let stopped = child::stop(&target);
-    let mappings = target.mappings().expect("maps");
-    let residency = target.residency(&mappings).expect("pagemap");
-    let memory = ResidentMemory::new(target.memory(), &residency);
-    let heap = jemalloc::walk(&memory, &residency, object);
-    drop(stopped);
+    let heap = while_stopped(&target, |memory, residency, _| {
+        jemalloc::walk(memory, residency, object)
+    });
     heap.expect("a heap")
-}
-
-fn figure(arena: &Arena, name: &str) -> u64 {
-    let found = arena.figures.iter().find(|(n, _)| n.name() == name);
-    found.map_or_else(|| panic!("a figure {name}"), |(_, value)| *value)
-}
-
-fn sum(heap: &HeapSnapshot, name: &str) -> u64 {
-    heap.total(|arena| figure(arena, name))
 }
 
 fn blocks(heap: &HeapSnapshot, state: SpanState) -> BTreeMap<u64, u64> {
@@ -159,40 +145,50 @@ fn compare(source: &Source, conf: &str) -> HeapSnapshot {
     program.command.env("MALLOC_CONF", conf);
     program.command.env("_RJEM_MALLOC_CONF", conf);
     let mut child = Child::run(program.command);
-    let told = account(&mut child);
-    let heap = look(told.pid);
-
-    let off: Vec<_> = heap.checks.iter().filter(|c| !c.holds()).collect();
-    assert!(
-        off.is_empty(),
-        "{off:#?}\n{:#?}\n{:?}",
-        heap.defects,
-        heap.arenas
-    );
-    assert_eq!(heap.check(), Vec::<String>::new());
-    assert_eq!(heap.defects, []);
-    assert_eq!(heap.confidence, Confidence::High);
+    let account = read_account(&mut child);
+    let heap = walk(account.pid);
+    assert_verified(&heap);
 
     let live = heap.total(|a| a.live_bytes);
     let cached = heap.total(|a| a.cached_bytes);
-    assert_eq!(live + cached, told.allocated);
-    assert_eq!(sum(&heap, "active_bytes"), told.active);
-    assert_eq!(sum(&heap, "metadata_bytes"), told.metadata);
-    assert_eq!(sum(&heap, "retained_bytes"), told.retained);
-    assert_eq!(heap.total(|a| a.system_bytes), told.mapped);
+    assert_eq!(live + cached, account.allocated);
+    assert_eq!(figure(&heap, ArenaFigure::ActiveBytes), account.active);
+    assert_eq!(figure(&heap, ArenaFigure::MetadataBytes), account.metadata);
+    assert_eq!(figure(&heap, ArenaFigure::RetainedBytes), account.retained);
+    assert_eq!(heap.total(|a| a.system_bytes), account.mapped);
     assert!(heap.total(|a| a.cached_blocks) > 0);
     let ids: Vec<u32> = heap.arenas.iter().map(|a| a.id).collect();
-    assert_eq!(ids, told.arenas.keys().copied().collect::<Vec<_>>());
-    for (arena, told) in heap.arenas.iter().zip(told.arenas.values()) {
-        let [active, dirty, muzzy, retained, base, internal, caches] = *told;
-        assert_eq!(figure(arena, "active_bytes"), active << 12, "{arena:?}");
-        assert_eq!(figure(arena, "dirty_bytes"), dirty << 12, "{arena:?}");
-        assert_eq!(figure(arena, "muzzy_bytes"), muzzy << 12, "{arena:?}");
-        assert_eq!(figure(arena, "retained_bytes"), retained, "{arena:?}");
-        assert_eq!(figure(arena, "internal_bytes"), internal, "{arena:?}");
+    assert_eq!(ids, account.arenas.keys().copied().collect::<Vec<_>>());
+    for (arena, of_arena) in heap.arenas.iter().zip(account.arenas.values()) {
+        let [active, dirty, muzzy, retained, base, internal, caches] = *of_arena;
         assert_eq!(
-            figure(arena, "metadata_bytes"),
-            base + internal,
+            arena.figure(ArenaFigure::ActiveBytes),
+            Some(active << 12),
+            "{arena:?}"
+        );
+        assert_eq!(
+            arena.figure(ArenaFigure::DirtyBytes),
+            Some(dirty << 12),
+            "{arena:?}"
+        );
+        assert_eq!(
+            arena.figure(ArenaFigure::MuzzyBytes),
+            Some(muzzy << 12),
+            "{arena:?}"
+        );
+        assert_eq!(
+            arena.figure(ArenaFigure::RetainedBytes),
+            Some(retained),
+            "{arena:?}"
+        );
+        assert_eq!(
+            arena.figure(ArenaFigure::InternalBytes),
+            Some(internal),
+            "{arena:?}"
+        );
+        assert_eq!(
+            arena.figure(ArenaFigure::MetadataBytes),
+            Some(base + internal),
             "{arena:?}"
         );
         // To 5.2 it takes other memory for the large bins of caches (`arena_stats_merge` counts
@@ -201,8 +197,8 @@ fn compare(source: &Source, conf: &str) -> HeapSnapshot {
             assert_eq!(arena.cached_bytes, caches, "{arena:?}");
         }
     }
-    let slabs: u64 = told.bins.iter().map(|[_, slabs]| slabs).sum();
-    assert_eq!(sum(&heap, "slabs"), slabs);
+    let slabs: u64 = account.bins.iter().map(|[_, slabs]| slabs).sum();
+    assert_eq!(figure(&heap, ArenaFigure::Slabs), slabs);
 
     // By size class, regions are counted whether live or cached.
     let mut regions: BTreeMap<u64, u64> = BTreeMap::new();
@@ -217,7 +213,7 @@ fn compare(source: &Source, conf: &str) -> HeapSnapshot {
     {
         *regions.entry(*size).or_default() += 1;
     }
-    let of_bins: Vec<u64> = told
+    let of_bins: Vec<u64> = account
         .bins
         .iter()
         .map(|[regions, _]| *regions)
@@ -227,10 +223,10 @@ fn compare(source: &Source, conf: &str) -> HeapSnapshot {
 
     // Every block that the program has is live, and but for a few of libc's and jemalloc's own all
     // that is live is the program's.
-    for (block, size) in &told.live {
+    for (block, size) in &account.live {
         assert_eq!(live.get(block), Some(size), "{block:#x}");
     }
-    let others = live.len() - told.live.len();
+    let others = live.len() - account.live.len();
     assert!(others < 100, "{others}");
     heap
 }
@@ -249,7 +245,7 @@ fn preloaded(name: &str) -> Source {
 fn a_preloaded_jemalloc() {
     let heap = compare(&preloaded("libjemalloc.so.2"), "narenas:4");
     assert!(heap.version.starts_with("5."), "{}", heap.version);
-    assert!(sum(&heap, "dirty_bytes") > 0);
+    assert!(figure(&heap, ArenaFigure::DirtyBytes) > 0);
 }
 
 #[test]
@@ -286,7 +282,7 @@ fn muzzy_and_retained_pages() {
     let options = "dirty_decay_ms:1,muzzy_decay_ms:-1,narenas:2";
     let mut heaps = (0..50).map(|_| compare(&preloaded("libjemalloc.so.2"), options));
     let heap = heaps
-        .find(|heap| sum(heap, "muzzy_bytes") > 0)
+        .find(|heap| figure(heap, ArenaFigure::MuzzyBytes) > 0)
         .expect("muzzy pages");
     assert_eq!(setting(&heap, "dirty_decay_ms"), Some("1"));
     assert_eq!(setting(&heap, "muzzy_decay_ms"), Some("-1"));
@@ -294,8 +290,11 @@ fn muzzy_and_retained_pages() {
         &preloaded("libjemalloc.so.2"),
         "dirty_decay_ms:0,muzzy_decay_ms:0",
     );
-    assert!(sum(&heap, "retained_bytes") > 0);
-    assert_eq!(sum(&heap, "dirty_bytes") + sum(&heap, "muzzy_bytes"), 0);
+    assert!(figure(&heap, ArenaFigure::RetainedBytes) > 0);
+    assert_eq!(
+        figure(&heap, ArenaFigure::DirtyBytes) + figure(&heap, ArenaFigure::MuzzyBytes),
+        0
+    );
 }
 
 /// `FRAGSCOPE_TEST_JEMALLOC_LOADER` may be the dynamic loader of another glibc, with its options.

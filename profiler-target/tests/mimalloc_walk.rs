@@ -1,46 +1,27 @@
 //! The walker of mimalloc against a program that knows all its blocks: equal, not near.
 
-mod blocks;
-mod child;
-
 use std::process::Command;
 
-use blocks::{Blocks, assert_exact, live};
 use profiler_core::arena::ArenaFigure;
-use profiler_core::completeness::Confidence;
 use profiler_core::heap::{Allocator, HeapSnapshot};
-use profiler_core::memory::ResidentMemory;
 use profiler_core::mimalloc::{self, Context, NotWalked};
-use profiler_target::Target;
+use profiler_target::{Process, Target};
+use profiler_testing::blocks::{self, Blocks, assert_exact, live};
+use profiler_testing::child::while_stopped;
+use profiler_testing::heap::assert_verified;
 
 /// Debian's, of the package `libmimalloc2.0`.
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libmimalloc.so.2.0";
 
-fn look(pid: i32) -> Result<Vec<HeapSnapshot>, NotWalked> {
+fn walk(pid: i32) -> Result<Vec<HeapSnapshot>, NotWalked> {
     let target = Target::open(pid).expect("the target opens");
-    let stopped = child::stop(&target);
-    let mappings = target.mappings().expect("maps");
-    let residency = target.residency(&mappings).expect("pagemap");
-    let memory = target.memory();
     let context = Context {
         objects: &target.allocator_objects(),
         python: target.python_version(),
     };
-    let memory = ResidentMemory::new(memory, &residency);
-    let heaps = mimalloc::walk(&memory, &residency, &context);
-    drop(stopped);
-    heaps
-}
-
-fn assert_sound(heap: &HeapSnapshot) {
-    let what = format!(
-        "{:#?}\n{:#?}\n{:#?}",
-        heap.arenas, heap.checks, heap.defects
-    );
-    assert_eq!(heap.check(), Vec::<String>::new(), "{what}");
-    assert_eq!(heap.defects, [], "{what}");
-    assert!(heap.checks.iter().all(|check| check.holds()), "{what}");
-    assert_eq!(heap.confidence, Confidence::High, "{what}");
+    while_stopped(&target, |memory, residency, _| {
+        mimalloc::walk(memory, residency, &context)
+    })
 }
 
 fn only(heaps: Vec<HeapSnapshot>) -> HeapSnapshot {
@@ -55,17 +36,17 @@ fn compare(mut command: Command, threads: u32, seed: u32) -> HeapSnapshot {
     command.args([threads.as_str(), "6000", &seed.to_string()]);
     let mut blocks = Blocks::start(command);
     // What the C library took before; it may have taken nothing.
-    let before = match look(blocks.pid()).map(only) {
+    let before = match walk(blocks.pid()).map(only) {
         Err(NotWalked::NothingFound) => HeapSnapshot::new(Allocator::Mimalloc, ""),
         Ok(before) => {
-            assert_sound(&before);
+            assert_verified(&before);
             before
         }
     };
-    let told = blocks.run();
-    let heap = look(blocks.pid()).map(only).expect("a heap");
-    assert_sound(&heap);
-    assert_exact(&heap, &told, &live(&before));
+    let taken = blocks.run();
+    let heap = walk(blocks.pid()).map(only).expect("a heap");
+    assert_verified(&heap);
+    assert_exact(&heap, &taken, &live(&before));
     heap
 }
 
@@ -121,11 +102,11 @@ sys.stdin.readline()
 ",
     ]);
     let mut blocks = Blocks::start(command);
-    let told = blocks.run();
-    let heap = look(blocks.pid()).map(only).expect("a heap");
-    assert_sound(&heap);
+    let taken = blocks.run();
+    let heap = walk(blocks.pid()).map(only).expect("a heap");
+    assert_verified(&heap);
     let spans = live(&heap);
-    for (&object, &size) in &told {
+    for (&object, &size) in &taken {
         let span = spans.range(..=object).next_back();
         let (_, end) = span.unwrap_or_else(|| panic!("{object:#x} lies in no live span"));
         assert!(object + size <= *end, "{object:#x} of {size} bytes");
@@ -133,7 +114,7 @@ sys.stdin.readline()
     eprintln!(
         "verified on mimalloc {}, {} objects",
         heap.version,
-        told.len()
+        taken.len()
     );
 }
 

@@ -1,81 +1,53 @@
 //! The walker of musl's mallocng against a program that knows all its blocks: equal, not near.
 
-mod blocks;
-mod child;
-
 use std::path::Path;
 use std::process::Command;
 
-use blocks::{Blocks, assert_exact, live};
-use profiler_core::addr::RemoteAddr;
+use profiler_core::arena::ArenaFigure;
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::{Allocator, HeapSnapshot};
-use profiler_core::memory::ResidentMemory;
 use profiler_core::musl::{self, Context, NotWalked};
-use profiler_target::Target;
+use profiler_target::{Process, Target};
+use profiler_testing::blocks::{self, Blocks, assert_exact, live};
+use profiler_testing::child::while_stopped;
+use profiler_testing::heap::{self, figure};
 
-/// `AT_RANDOM`, by the public reader of the auxiliary vector.
-fn at_random(target: &Target) -> Option<RemoteAddr> {
-    let auxv = target.auxv().expect("its auxv");
-    let (words, _) = auxv.as_chunks::<8>();
-    let words: Vec<u64> = words.iter().map(|w| u64::from_le_bytes(*w)).collect();
-    let pair = words.chunks(2).find(|pair| pair[0] == 25)?;
-    Some(RemoteAddr::new(pair[1]))
-}
-
-fn look(pid: i32) -> Result<HeapSnapshot, NotWalked> {
+fn walk(pid: i32) -> Result<HeapSnapshot, NotWalked> {
     let target = Target::open(pid).expect("the target opens");
-    let stopped = child::stop(&target);
-    let mappings = target.mappings().expect("maps");
-    let residency = target.residency(&mappings).expect("pagemap");
-    let memory = target.memory();
     let version = target.libc().map(|libc| libc.version.clone());
-    let heap = musl::walk(
-        &ResidentMemory::new(memory, &residency),
-        &residency,
-        &Context {
-            at_random: at_random(&target),
-            version: version.unwrap_or_default(),
-        },
-    );
-    drop(stopped);
-    heap
-}
-
-fn figure(heap: &HeapSnapshot, name: &str) -> u64 {
-    let figures = heap.arenas.iter().flat_map(|arena| &arena.figures);
-    let of_name = figures.filter(|(n, _)| n.name() == name);
-    of_name.map(|(_, value)| value).sum()
+    let context = Context {
+        at_random: target.at_random(),
+        version: version.unwrap_or_default(),
+    };
+    while_stopped(&target, |memory, residency, _| {
+        musl::walk(memory, residency, &context)
+    })
 }
 
 fn assert_sound(heap: &HeapSnapshot) {
-    let what = format!(
-        "{:#?}\n{:#?}\n{:#?}",
-        heap.arenas, heap.checks, heap.defects
-    );
-    assert_eq!(heap.check(), Vec::<String>::new(), "{what}");
-    assert_eq!(heap.defects, [], "{what}");
-    assert!(heap.checks.iter().all(|check| check.holds()), "{what}");
-    assert_eq!(figure(heap, "blocks_of_unknown_request"), 0, "{what}");
+    heap::assert_sound(heap);
+    assert_eq!(figure(heap, ArenaFigure::BlocksOfUnknownRequest), 0);
 }
 
 /// Runs the program, and compares the heap with its list: blocks, and the bytes asked for.
 fn compare(command: Command) -> (Blocks, HeapSnapshot) {
     let mut blocks = Blocks::start(command);
     // A static program that has allocated nothing has no heap yet.
-    let before = match look(blocks.pid()) {
+    let before = match walk(blocks.pid()) {
         Err(NotWalked::NoContext) => HeapSnapshot::new(Allocator::Musl, ""),
         before => before.expect("a heap"),
     };
     assert_sound(&before);
-    let told = blocks.run();
-    let heap = look(blocks.pid()).expect("a heap");
+    let taken = blocks.run();
+    let heap = walk(blocks.pid()).expect("a heap");
     assert_sound(&heap);
     assert_eq!(heap.confidence, Confidence::High);
-    assert_exact(&heap, &told, &live(&before));
-    let requested =
-        |heap| figure(heap, "requested_bytes") + figure(heap, "mapped_large_requested_bytes");
-    let asked: u64 = told.values().sum();
+    assert_exact(&heap, &taken, &live(&before));
+    let requested = |heap| {
+        figure(heap, ArenaFigure::RequestedBytes)
+            + figure(heap, ArenaFigure::MappedLargeRequestedBytes)
+    };
+    let asked: u64 = taken.values().sum();
     assert_eq!(requested(&heap), requested(&before) + asked);
     (blocks, heap)
 }
@@ -92,7 +64,7 @@ fn every_block_of_a_dynamic_program() {
     let program = folder.path().join("blocks");
     for (threads, seed) in [(1, 1), (4, 2), (9, 3)] {
         let (blocks, heap) = compare(with_arguments(Command::new(&program), threads, seed));
-        assert!(figure(&heap, "nested_groups") > 0);
+        assert!(figure(&heap, ArenaFigure::NestedGroups) > 0);
         assert!(heap.large_mapped().0 > 0);
         let target = Target::open(blocks.pid()).expect("there");
         assert_eq!(heap.version, target.libc().expect("musl").version);

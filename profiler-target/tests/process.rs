@@ -1,18 +1,16 @@
 //! Who a process is, what becomes of it, and why it cannot be looked at: no privilege needed.
 
-mod child;
-
 use std::process::Command;
 
-use child::{Child, wait_for_state};
 use profiler_core::addr::RemoteAddr;
 use profiler_core::heap::Allocator;
 use profiler_core::memory::{ReadError, TargetMemory};
 use profiler_core::residency::MappingKind;
-use profiler_target::{ErrorKind, OpenError, StopError, Target, TargetState};
+use profiler_target::{ErrorKind, OpenError, Process, StopError, Target, TargetState};
+use profiler_testing::child::{self, Child, wait_for_state};
 
 #[test]
-fn an_exit_and_an_exec_are_told() {
+fn an_exit_and_an_exec_are_detected() {
     let child = Child::python("import sys; print(1, flush=True); sys.stdin.readline()");
     let target = Target::open(child.pid()).expect("our own child");
     assert_eq!(target.state(), TargetState::Same);
@@ -32,8 +30,8 @@ fn an_exit_and_an_exec_are_told() {
     );
     let mut child = Child::python(&first);
     let target = Target::open(child.pid()).expect("our own child");
-    child.tell("exec");
-    assert_eq!(child.listen(), "2");
+    child.send("exec");
+    assert_eq!(child.next_line(), "2");
     assert_eq!(target.state(), TargetState::Execed);
 }
 
@@ -44,13 +42,16 @@ fn a_python_is_described() {
     );
     let target = Target::open(child.pid()).expect("our own child");
     let described = target.describe();
-    assert_eq!(described.python, Some(format!("CPython {}", child.said())));
+    assert_eq!(
+        described.python,
+        Some(format!("CPython {}", child.first_line()))
+    );
     assert_eq!(described.threads, 1);
     assert_eq!(described.cmdline[1], "-S");
 }
 
 #[test]
-fn a_preloaded_allocator_is_told_with_its_version_and_data() {
+fn a_preloaded_allocator_is_identified_with_its_version_and_data() {
     let mut command = Command::new("python3");
     command
         .args(["-S", "-c", "print(1, flush=True); input()"])
@@ -176,7 +177,7 @@ os.rmdir(folder)
 sys.stdin.readline()
 ",
     );
-    let base = RemoteAddr::new(child.said().parse().expect("an address"));
+    let base = RemoteAddr::new(child.first_line().parse().expect("an address"));
     let target = Target::open(child.pid()).expect("our own child");
     let mappings = target.mappings().expect("alive");
     let mapping = mappings

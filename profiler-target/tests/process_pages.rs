@@ -1,14 +1,12 @@
 //! The memory and the pages of a process of one's own user: no privilege needed.
 
-mod child;
-
-use child::Child;
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::fork::{self, ForkSharing};
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
 use profiler_core::residency::MappingKind;
 use profiler_core::sample::KernelCount;
-use profiler_target::{PageSource, Target, host};
+use profiler_target::{PageSource, Process, Target, host};
+use profiler_testing::child::{self, Child};
 
 /// Writes a pattern into every second page of an area, and leaves the rest untouched.
 const AREA: &str = "
@@ -24,7 +22,7 @@ sys.stdin.readline()
 #[test]
 fn memory_is_read_whole_in_part_and_scattered() {
     let child = Child::python(AREA);
-    let base: u64 = child.said().parse().expect("an address");
+    let base: u64 = child.first_line().parse().expect("an address");
     let target = Target::open(child.pid()).expect("our own child");
     let memory = target.memory();
     let word: u64 = memory.read_value(RemoteAddr::new(base)).expect("mapped");
@@ -61,7 +59,7 @@ fn own_count(target: &Target) -> KernelCount {
 #[test]
 fn pages_add_up_to_the_kernels_rss() {
     let child = Child::python(AREA);
-    let base: u64 = child.said().parse().expect("an address");
+    let base: u64 = child.first_line().parse().expect("an address");
     let target = Target::open(child.pid()).expect("our own child");
     let stopped = child::stop(&target);
     let before = own_count(&target);
@@ -95,10 +93,10 @@ fn both_sources_of_pages_agree() {
 }
 
 #[test]
-fn every_state_of_a_page_is_told() {
+fn every_state_of_a_page_is_reported() {
     let child = Child::c("pages");
     let addrs: Vec<u64> = child
-        .said()
+        .first_line()
         .split(' ')
         .map(|n| n.parse().expect("a number"))
         .collect();
@@ -141,7 +139,7 @@ fn every_state_of_a_page_is_told() {
         if i == 0 && PageSource::of_this_kernel() == PageSource::Scan {
             assert!(of(huge, 2 * mib).iter().all(|run| run.state.is_huge()));
         }
-        // Without frame numbers the old source cannot tell shared pages from the zero page.
+        // Without frame numbers the old source cannot distinguish shared pages from the zero page.
         if i == 0 && PageSource::of_this_kernel() == PageSource::Scan || frames_are_shown {
             let [own, common] = of(shared, mib)[..] else {
                 panic!("{:?}", of(shared, mib));
@@ -158,7 +156,7 @@ fn every_state_of_a_page_is_told() {
 fn reading_what_is_resident_changes_nothing() {
     let child = Child::c("pages");
     let addrs: Vec<u64> = child
-        .said()
+        .first_line()
         .split(' ')
         .map(|n| n.parse().expect("a number"))
         .collect();
@@ -221,9 +219,9 @@ sys.stdin.readline()
 ";
 
 #[test]
-fn what_a_fork_left_shared_and_what_writing_copied_is_told_page_by_page() {
+fn what_a_fork_left_shared_and_what_writing_copied_is_reported_page_by_page() {
     let parent = Child::python(PREFORK);
-    let mut words = parent.said().split(' ');
+    let mut words = parent.first_line().split(' ');
     let mut number = || words.next().and_then(|word| word.parse().ok());
     let (base, child): (u64, u64) = (number().expect("a base"), number().expect("a pid"));
     let area = AddrRange::with_len(RemoteAddr::new(base), 128 * PAGE_SIZE).expect("a range");

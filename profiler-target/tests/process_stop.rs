@@ -1,11 +1,8 @@
 //! Stopping a process of one's own user: no privilege needed.
 
-mod child;
-
 use std::fs::File;
 use std::time::Duration;
 
-use child::{Child, wait_for_state};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::resource::{Resource, setrlimit};
@@ -13,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use profiler_target::{EndedEarly, StopError, Target};
+use profiler_testing::child::{self, Child, wait_for_state};
 
 #[test]
 fn a_target_stops_with_all_its_threads_and_runs_on() {
@@ -43,8 +41,8 @@ for line in sys.stdin:
         assert_ne!(thread.thread_pointer.get(), 0);
     }
     drop(stopped);
-    child.tell("go on");
-    assert_eq!(child.listen(), "ran on");
+    child.send("go on");
+    assert_eq!(child.next_line(), "ran on");
 }
 
 #[test]
@@ -61,8 +59,8 @@ fn a_target_in_a_job_control_stop_stays_in_it() {
         wait_for_state(child.pid(), 'T');
     }
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).expect("our own child");
-    child.tell("go on");
-    assert_eq!(child.listen(), "0");
+    child.send("go on");
+    assert_eq!(child.next_line(), "0");
 }
 
 #[test]
@@ -77,8 +75,8 @@ fn a_thread_that_cannot_stop_is_given_up_and_runs_on() {
         matches!(error, StopError::TimedOut { state: 'D', .. }),
         "{error}"
     );
-    child.tell("end the child half");
-    assert_eq!(child.listen(), "over");
+    child.send("end the child half");
+    assert_eq!(child.next_line(), "over");
     assert_eq!(child::stop(&target).threads().len(), 1);
 }
 
@@ -106,8 +104,8 @@ fn a_panic_while_stopped_lets_the_target_run_on() {
         std::panic::resume_unwind(Box::new(()));
     }));
     assert!(panicked.is_err());
-    child.tell("go on");
-    assert_eq!(child.listen(), "0");
+    child.send("go on");
+    assert_eq!(child.next_line(), "0");
 }
 
 /// The thread that traces a process, 0 for none.
@@ -119,10 +117,10 @@ fn tracer_of(pid: i32) -> u32 {
     tracer.expect("a line").trim().parse().expect("a number")
 }
 
-/// Tells a copy of this program which process it shall look at.
+/// The variable that names the process which a copy of this program shall attach to.
 const TARGET: &str = "FRAGSCOPE_TEST_TARGET";
 
-/// Open files of the helper below, at the most.
+/// Open files of the helper below, at most.
 const MOST_FILES: u64 = 64;
 
 /// Not a test of its own: it stops a process with ever more files that it may still open.
@@ -178,8 +176,8 @@ fn a_target_is_not_stopped_where_no_guard_can_be_had() {
         .expect("it starts");
     let said = String::from_utf8_lossy(&helper.stderr);
     assert!(helper.status.success(), "{said}");
-    child.tell("go on");
-    assert_eq!(child.listen(), "0");
+    child.send("go on");
+    assert_eq!(child.next_line(), "0");
 }
 
 #[test]

@@ -1,9 +1,7 @@
 //! Arenas that are not the usual ones: of several interpreters in a process, and from malloc.
 
-mod child;
 mod pythons;
 
-use child::wait_for_state;
 use profiler_core::claims::claims;
 use profiler_core::completeness::Confidence;
 use profiler_core::glibc;
@@ -12,11 +10,12 @@ use profiler_core::memory::ResidentMemory;
 use profiler_core::pymalloc::{self, Context};
 use profiler_core::report::{FragReport, LedgerClass};
 use profiler_core::sample::{PythonMalloc, Sample};
-use profiler_target::Target;
-use pythons::account::{ACCOUNT, Account, HEAP, account, assert_equal};
+use profiler_target::{Libc, Process, Target};
+use profiler_testing::child::{self, wait_for_state};
+use pythons::account::{ACCOUNT, Account, HEAP, assert_equal, parse};
 use pythons::{pythons, walk};
 
-/// Three interpreters with arenas of their own, each of which builds a heap, tells its account and
+/// Three interpreters with arenas of their own, each of which builds a heap, prints its account and
 /// waits in a thread of its own; then the main interpreter does the same.
 fn interpreters() -> String {
     let inner = ACCOUNT
@@ -52,14 +51,14 @@ fn arenas_of_every_interpreter_equal_its_account() {
             continue;
         }
         let mut child = python.run(&program, Some(errors.path()), None);
-        assert_eq!(child.said(), "account");
-        assert_eq!(child.listen(), "ready");
+        assert_eq!(child.first_line(), "account");
+        assert_eq!(child.next_line(), "ready");
         wait_for_state(child.pid(), 'S');
         let text = std::fs::read_to_string(errors.path()).expect("text");
-        let mut told: Vec<Account> = text
+        let mut accounts: Vec<Account> = text
             .split("Small block threshold")
             .skip(1)
-            .map(account)
+            .map(parse)
             .collect();
         let heap = walk(child.pid()).expect("a heap");
         let what = format!("{python:?} {:#?} {:?}", heap.arenas, heap.defects);
@@ -71,11 +70,11 @@ fn arenas_of_every_interpreter_equal_its_account() {
             heap.checks
         );
         assert_eq!(heap.defects, [], "{what}");
-        assert_eq!(heap.arenas.len(), told.len(), "{what}");
-        // The main interpreter told last and is shown first, the others in any order.
-        let main = told.pop().expect("the main interpreter's");
+        assert_eq!(heap.arenas.len(), accounts.len(), "{what}");
+        // The main interpreter prints last and is shown first, the others in any order.
+        let main = accounts.pop().expect("the main interpreter's");
         assert_equal(&main, &heap, 0, &what);
-        for theirs in &told {
+        for theirs in &accounts {
             let ours = same_live(theirs, &heap).expect(&what);
             assert_equal(theirs, &heap, ours, &what);
         }
@@ -83,8 +82,8 @@ fn arenas_of_every_interpreter_equal_its_account() {
     }
 }
 
-fn same_live(told: &Account, heap: &HeapSnapshot) -> Option<usize> {
-    let live = told.sums["bytes in allocated blocks"];
+fn same_live(account: &Account, heap: &HeapSnapshot) -> Option<usize> {
+    let live = account.sums["bytes in allocated blocks"];
     heap.arenas
         .iter()
         .position(|arena| arena.live_bytes == live)
@@ -111,7 +110,7 @@ fn sample(pid: i32) -> Sample {
     let residency = target.residency(&mappings).expect("pagemap");
     let memory = ResidentMemory::new(target.memory(), &residency);
     let context = glibc::Context {
-        version: target.libc_version(),
+        version: target.libc().and_then(Libc::glibc_release),
         threads: stopped.threads(),
         libc_data: target.libc_data_ranges(),
         environment: &[],
@@ -139,16 +138,16 @@ fn arenas_from_malloc_equal_the_account_and_are_counted_once() {
             continue;
         }
         let mut child = python.run(&program, Some(errors.path()), None);
-        assert_eq!(child.said(), "account");
-        assert_eq!(child.listen(), "ready");
+        assert_eq!(child.first_line(), "account");
+        assert_eq!(child.next_line(), "ready");
         wait_for_state(child.pid(), 'S');
-        let told = account(&std::fs::read_to_string(errors.path()).expect("text"));
+        let account = parse(&std::fs::read_to_string(errors.path()).expect("text"));
         let sample = sample(child.pid());
         let [outer, inner] = sample.heaps.as_slice() else {
             panic!("two heaps");
         };
         let what = format!("{python:?} {:?} {:?}", outer.defects, inner.defects);
-        assert_equal(&told, inner, 0, &what);
+        assert_equal(&account, inner, 0, &what);
         assert_eq!(inner.check(), Vec::<String>::new(), "{what}");
         assert_eq!(
             inner.confidence,

@@ -1,10 +1,9 @@
-//! What serves Python's objects, against what each Python was told to use.
+//! What serves Python's objects, against what each Python was set to use.
 
-mod child;
 mod pythons;
 
 use profiler_core::sample::PythonMalloc::{self, *};
-use profiler_target::Target;
+use profiler_target::{Process, Target};
 use pythons::{Python, pythons, serves};
 
 const READY: &str = "
@@ -51,7 +50,7 @@ fn settings(python: &Python) -> Vec<(Option<&'static str>, PythonMalloc)> {
 }
 
 #[test]
-fn every_setting_is_told_in_every_python() {
+fn every_setting_is_recognised_in_every_python() {
     for python in pythons() {
         if python.version < (3, 6) {
             continue;
@@ -60,7 +59,7 @@ fn every_setting_is_told_in_every_python() {
             let child = python.run(READY, None, malloc);
             assert_eq!(serves(child.pid()), expected, "{python:?} {malloc:?}");
         }
-        println!("{python:?}: told");
+        println!("{python:?}: recognised");
     }
 }
 
@@ -78,9 +77,9 @@ fn tracing_by_tracemalloc_hides_nothing() {
     }
 }
 
-/// Before 3.6 there is nothing to choose, and no table to tell it by.
+/// Before 3.6 there is nothing to choose, and no table that says so.
 #[test]
-fn python_2_cannot_be_told() {
+fn what_serves_python_2_is_unknown() {
     for python in pythons() {
         if python.version < (3, 6) {
             let child = python.run(READY, None, None);

@@ -1,12 +1,11 @@
 //! The pymalloc walker against CPython's own account (`sys._debugmallocstats`): equal, not near.
 
-mod child;
 mod pythons;
 
-use child::wait_for_state;
 use profiler_core::completeness::Confidence;
 use profiler_core::pymalloc::NotWalked;
-use pythons::account::{ACCOUNT, ACCOUNT_2, HEAP, account, assert_equal, blocks};
+use profiler_testing::child::wait_for_state;
+use pythons::account::{ACCOUNT, ACCOUNT_2, HEAP, assert_equal, blocks, parse};
 use pythons::{pythons, walk};
 
 /// Private pages that all look like pools of 4 or of 16 KiB, with the indexes of real arenas.
@@ -33,17 +32,20 @@ fn compare(heap: &str) {
         };
         let program = format!("{heap}{account_of}");
         let mut child = python.run(&program, Some(errors.path()), None);
-        assert_eq!(child.said(), "account");
-        assert_eq!(child.listen(), "ready");
+        assert_eq!(child.first_line(), "account");
+        assert_eq!(child.next_line(), "ready");
         wait_for_state(child.pid(), 'S');
-        let told = account(&std::fs::read_to_string(errors.path()).expect("text"));
+        let account = parse(&std::fs::read_to_string(errors.path()).expect("text"));
         let heap = walk(child.pid()).expect("a heap");
-        let what = format!("{python:?} {:#?} {told:#?} {:?}", heap.arenas, heap.defects);
+        let what = format!(
+            "{python:?} {:#?} {account:#?} {:?}",
+            heap.arenas, heap.defects
+        );
 
         assert_eq!(heap.check(), Vec::<String>::new(), "{what}");
         assert_eq!(heap.confidence, Confidence::High, "{what}");
         assert_eq!(heap.arenas.len(), 1, "{what}");
-        assert_equal(&told, &heap, 0, &what);
+        assert_equal(&account, &heap, 0, &what);
         assert_eq!(heap.checks.len(), 3, "{what}");
         println!("{python:?}: {} arenas equal", heap.extents.len());
     }
@@ -83,8 +85,8 @@ sys.stdin.readline()
         }
         let mut child = python.run(PROGRAM, None, None);
         let before = walk(child.pid()).expect("a heap");
-        child.tell("go");
-        assert_eq!(child.listen(), "made");
+        child.send("go");
+        assert_eq!(child.next_line(), "made");
         let after = walk(child.pid()).expect("a heap");
         assert_eq!(after.check(), Vec::<String>::new());
         assert_eq!(after.confidence, Confidence::High, "{:?}", after.checks);
@@ -104,6 +106,6 @@ fn a_python_without_pymalloc_says_why() {
         .find(|python| python.version >= (3, 6) && !python.free_threaded);
     let python = python.expect("python3");
     let mut child = python.run(&program, Some(errors.path()), Some("malloc"));
-    assert_eq!(child.listen(), "ready");
+    assert_eq!(child.next_line(), "ready");
     assert_eq!(walk(child.pid()), Err(NotWalked::NoPools));
 }

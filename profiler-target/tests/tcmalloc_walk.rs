@@ -1,52 +1,29 @@
 //! The walker of tcmalloc against a program that knows all its blocks, and against the totals that
-//! tcmalloc tells: equal, not near.
-
-mod blocks;
-mod child;
+//! tcmalloc reports: equal, not near.
 
 use std::process::Command;
 
-use blocks::{Blocks, assert_exact, live};
-use child::Child;
-use profiler_core::completeness::Confidence;
+use profiler_core::arena::ArenaFigure;
 use profiler_core::heap::{Allocator, HeapSnapshot};
-use profiler_core::memory::ResidentMemory;
 use profiler_core::tcmalloc;
-use profiler_target::Target;
+use profiler_target::{Process, Target};
+use profiler_testing::blocks::{self, Blocks, assert_exact, live};
+use profiler_testing::child::{Child, while_stopped};
+use profiler_testing::heap::{assert_verified, figure};
 
 /// Debian's, of the package `libtcmalloc-minimal4`.
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4";
 
-fn look(pid: i32) -> HeapSnapshot {
+fn walk(pid: i32) -> HeapSnapshot {
     let target = Target::open(pid).expect("the target opens");
-    let stopped = child::stop(&target);
-    let mappings = target.mappings().expect("maps");
-    let residency = target.residency(&mappings).expect("pagemap");
-    let memory = target.memory();
-    let memory = ResidentMemory::new(memory, &residency);
     let objects = target.allocator_objects();
     let mut objects = objects.iter();
     let object = objects.find(|object| object.identity.is(Allocator::Tcmalloc));
-    let heap = tcmalloc::walk(&memory, &residency, object.expect("tcmalloc"));
-    drop(stopped);
+    let object = object.expect("tcmalloc");
+    let heap = while_stopped(&target, |memory, residency, _| {
+        tcmalloc::walk(memory, residency, object)
+    });
     heap.expect("a heap")
-}
-
-fn assert_sound(heap: &HeapSnapshot) {
-    let what = format!(
-        "{:#?}\n{:#?}\n{:#?}",
-        heap.arenas, heap.checks, heap.defects
-    );
-    assert_eq!(heap.check(), Vec::<String>::new(), "{what}");
-    assert_eq!(heap.defects, [], "{what}");
-    assert!(heap.checks.iter().all(|check| check.holds()), "{what}");
-    assert_eq!(heap.confidence, Confidence::High, "{what}");
-}
-
-fn figure(heap: &HeapSnapshot, name: &str) -> u64 {
-    let mut figures = heap.arenas[0].figures.iter();
-    let found = figures.find(|(figure, _)| figure.name() == name);
-    found.unwrap_or_else(|| panic!("no figure {name}")).1
 }
 
 #[test]
@@ -59,15 +36,15 @@ fn every_block_of_a_program_with_debians_tcmalloc() {
         command.env("LD_PRELOAD", LIBRARY);
         command.args([threads, "6000", seed]);
         let mut blocks = Blocks::start(command);
-        let before = look(blocks.pid());
-        assert_sound(&before);
-        let told = blocks.run();
-        let heap = look(blocks.pid());
-        assert_sound(&heap);
+        let before = walk(blocks.pid());
+        assert_verified(&before);
+        let taken = blocks.run();
+        let heap = walk(blocks.pid());
+        assert_verified(&heap);
         assert_eq!(heap.version, "2.10");
-        assert_exact(&heap, &told, &live(&before));
+        assert_exact(&heap, &taken, &live(&before));
         assert!(heap.arenas[0].cached_blocks > 0 && !heap.trimmable.is_empty());
-        transfer += figure(&heap, "transfer_cache_free_bytes");
+        transfer += figure(&heap, ArenaFigure::TransferCacheFreeBytes);
     }
     assert!(transfer > 0);
 }
@@ -87,40 +64,40 @@ kept = kept[::3]
 del large[::2]
 tc.MallocExtension_ReleaseFreeMemory()
 del large[:]
-def told():
+def totals():
     for name, value in zip(names, values):
         assert ask(name, ctypes.byref(value))
     return ' '.join(str(value.value) for value in values)
-while told() != told():
+while totals() != totals():
     pass
-line = (told() + '\\n').encode()
+line = (totals() + '\\n').encode()
 os.write(1, line)
 os.read(0, 1)
 ";
 
 #[test]
-fn totals_are_those_that_tcmalloc_tells() {
+fn totals_are_those_that_tcmalloc_reports() {
     let mut command = Command::new("python3");
     command
         .env("LD_PRELOAD", LIBRARY)
         .args(["-S", "-c", TOTALS]);
     let child = Child::run(command);
-    let told: Vec<u64> = child
-        .said()
+    let reported: Vec<u64> = child
+        .first_line()
         .split_whitespace()
         .map(|number| number.parse().expect("a number"))
         .collect();
-    let heap = look(child.pid());
-    assert_sound(&heap);
+    let heap = walk(child.pid());
+    assert_verified(&heap);
     let found = [
         heap.arenas[0].live_bytes,
         heap.extents.iter().map(|extent| extent.range.len()).sum(),
-        figure(&heap, "pageheap_free_bytes"),
-        figure(&heap, "pageheap_unmapped_bytes"),
-        figure(&heap, "central_cache_free_bytes"),
-        figure(&heap, "transfer_cache_free_bytes"),
-        figure(&heap, "current_total_thread_cache_bytes"),
+        figure(&heap, ArenaFigure::PageheapFreeBytes),
+        figure(&heap, ArenaFigure::PageheapUnmappedBytes),
+        figure(&heap, ArenaFigure::CentralCacheFreeBytes),
+        figure(&heap, ArenaFigure::TransferCacheFreeBytes),
+        figure(&heap, ArenaFigure::CurrentTotalThreadCacheBytes),
     ];
-    assert_eq!(told, found);
+    assert_eq!(reported, found);
     assert!(found.iter().all(|bytes| *bytes > 0), "{found:?}");
 }

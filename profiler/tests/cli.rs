@@ -1,14 +1,13 @@
 //! The command as a user runs it: help, usage, and errors with their exit codes. No privilege.
 
-use std::process::{Command, Output, Stdio};
+mod support;
+
+use std::process::{Output, Stdio};
+use support::command;
 
 fn fragscope(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(args)
-        .env_remove("COLUMNS")
-        .stdin(Stdio::null())
-        .output()
-        .expect("it runs")
+    let mut command = command(args);
+    command.env_remove("COLUMNS").output().expect("it runs")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -150,8 +149,7 @@ fn doctor_prints_one_document() {
 
 #[test]
 fn a_reader_that_leaves_ends_it_quietly() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(["doctor"])
+    let mut child = command(&["doctor"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -1,25 +1,24 @@
 //! Core files: the same walk as of the process itself, and what is no sound core.
 
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
-#[allow(dead_code, reason = "only the image's bytes are wanted")]
-#[path = "../../profiler-core/tests/glibc_image/mod.rs"]
-mod glibc_image;
-mod small_core;
+mod support;
 
+#[allow(dead_code, reason = "only the image's bytes are wanted")]
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-use child::Child;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::Allocator;
 use profiler_sampling::{CoreSampleError, sample_of_core};
+use profiler_testing::child::{self, Child};
+use profiler_testing::core_file;
+use profiler_testing::images::glibc::MMAPPED_BYTES;
 use proptest::prelude::*;
 use serde_json::Value;
+use support::{fragscope, json, stderr};
 
 /// Fills all size classes, leaves holes, keeps large blocks, one of them with pages never touched.
 const WORKER: &str = r"
@@ -48,18 +47,8 @@ print('READY', flush=True)
 sys.stdin.read()
 ";
 
-fn fragscope(args: &[&str]) -> Output {
-    let out = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(args)
-        .output();
-    out.expect("fragscope starts")
-}
-
 fn snapshot(args: &[&str]) -> Value {
-    let out = fragscope(&[&["snapshot", "--json"], args].concat());
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{said}");
-    serde_json::from_slice(&out.stdout).expect("JSON")
+    json(&fragscope(&[&["snapshot", "--json"], args].concat()))
 }
 
 /// What a core must tell as the process does: heaps to the byte. Which pages are resident is left
@@ -113,7 +102,7 @@ fn a_core_tells_the_heaps_as_the_process_does() {
         .args(["-S", "-c", WORKER])
         .current_dir(folder.path());
     let child = Child::run(command);
-    assert_eq!(child.said(), "READY");
+    assert_eq!(child.first_line(), "READY");
     let pid = child.pid().to_string();
     let program = fs::read_link(format!("/proc/{pid}/exe")).expect("ours");
     let program = child::install(&program, &folder);
@@ -174,7 +163,7 @@ fn what_is_no_core_is_refused_with_what_to_do() {
         fs::write(&path, bytes).expect("ours");
         path
     };
-    let sound = small_core::sound();
+    let sound = core_file::sound();
     let foreign = |class: u8, machine: u16| {
         let mut bytes = sound.clone();
         bytes[4] = class;
@@ -204,7 +193,7 @@ fn what_is_no_core_is_refused_with_what_to_do() {
     ];
     for (path, code, words) in cases {
         let out = fragscope(&["snapshot", "--core", path.to_str().expect("text")]);
-        let said = String::from_utf8_lossy(&out.stderr);
+        let said = stderr(&out);
         assert_eq!(out.status.code(), Some(code), "{}: {said}", path.display());
         assert!(out.status.signal().is_none());
         assert!(said.contains(words), "{}: {said}", path.display());
@@ -219,19 +208,19 @@ fn sample_of(bytes: &[u8]) -> Result<profiler_core::sample::Sample, CoreSampleEr
 
 #[test]
 fn a_small_core_is_told_whole() {
-    let sample = sample_of(&small_core::sound()).expect("a core");
+    let sample = sample_of(&core_file::sound()).expect("a core");
     let heap = sample.heaps.first().expect("a heap");
     assert_eq!(heap.allocator, Allocator::Glibc);
     assert_eq!(heap.version, "2.36");
     assert_eq!(heap.confidence, Confidence::High, "{:?}", heap.checks);
-    assert_eq!(heap.large_mapped(), (1, glibc_image::MMAPPED_BYTES));
+    assert_eq!(heap.large_mapped(), (1, MMAPPED_BYTES));
     assert_eq!(sample.target.comm, "worker");
     assert_eq!(sample.target.pid, 4711);
 }
 
 #[test]
 fn a_core_that_is_cut_off_says_what_is_missing() {
-    let sound = small_core::sound();
+    let sound = core_file::sound();
     let cut = &sound[..sound.len() - 0x3000];
     let sample = sample_of(cut).expect("its notes are there");
     let said = &sample.completeness.defects;
@@ -242,12 +231,12 @@ fn a_core_that_is_cut_off_says_what_is_missing() {
 fn a_core_that_is_cut_off_is_printed_and_ends_with_a_code_of_its_own() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let path = file.path().to_str().expect("text");
-    let sound = small_core::sound();
+    let sound = core_file::sound();
     for (bytes, code) in [(&sound[..], 0), (&sound[..sound.len() - 0x3000], 6)] {
         fs::write(file.path(), bytes).expect("ours");
         for command in ["snapshot", "explain"] {
             let out = fragscope(&[command, "--core", path]);
-            let said = String::from_utf8_lossy(&out.stderr);
+            let said = stderr(&out);
             assert_eq!(out.status.code(), Some(code), "{command}: {said}");
             assert_eq!(said.contains("incomplete"), code != 0, "{command}: {said}");
             assert!(!out.stdout.is_empty(), "{command} prints what there is");
@@ -265,7 +254,7 @@ proptest! {
         of_headers in any::<bool>(),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        let mut bytes = small_core::sound();
+        let mut bytes = core_file::sound();
         let reach = if of_headers { 0x1000 } else { bytes.len() };
         for (at, value) in flips {
             bytes[at.index(reach)] = value;

@@ -1,16 +1,16 @@
 //! What a target chooses of itself, what files are called, and what a recording says never drives the
 //! terminal and never begins a line of its own: no privilege needed, more is run as root.
 
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
+mod support;
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
-use child::{Child, compiled};
 use profiler_core::text::is_harmful;
+use profiler_testing::child::{Child, compiled};
+use support::command;
 
 /// An escape sequence, a newline that forges a line, a C1 byte, and a character that turns text
 /// around. It is no longer than a comm, of which the kernel keeps 15 bytes.
@@ -19,12 +19,8 @@ const HOSTILE: &str = "\x1b[2J\nFORGED\u{9b}\u{202e}";
 const FORGED: &str = "FORGED";
 
 fn fragscope(args: &[&std::ffi::OsStr], folder: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(args)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .expect("it runs")
+    let mut command = command(args);
+    command.current_dir(folder).output().expect("it runs")
 }
 
 /// A process all of which is hostile, that lives in `folder`.
@@ -50,7 +46,7 @@ fn hostile(folder: &Path) -> Child {
         .env("GLIBC_TUNABLES", format!("glibc.malloc.{HOSTILE}=1"))
         .env("MALLOC_CONF", HOSTILE);
     let child = Child::run(command);
-    assert_eq!(child.said(), "ready");
+    assert_eq!(child.first_line(), "ready");
     child
 }
 

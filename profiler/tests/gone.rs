@@ -1,5 +1,7 @@
 //! Targets that end or become another program while fragscope begins: no privilege needed.
 
+mod support;
+
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -44,11 +46,9 @@ fn a_target_that_goes_at_the_start_ends_every_look_with_5_and_a_sentence() {
             let pid = target.id().to_string();
             // Who reaps it is we: as a zombie it is told, reaped it is gone.
             let reaper = (round % 4 < 2).then(|| thread::spawn(move || target.wait()));
-            let output = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-                .args(*command)
+            let output = support::command(command)
                 .args(["--pid", &pid])
                 .current_dir(folder.path())
-                .stdin(Stdio::null())
                 .output()
                 .expect("it runs");
             let said = String::from_utf8_lossy(&output.stderr);

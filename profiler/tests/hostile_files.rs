@@ -1,17 +1,17 @@
 //! Files that a target maps, made to cost whoever looks into them: no privilege needed.
 
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
+mod support;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use child::{Child, compiled};
 use nix::sys::resource::{UsageWho, getrusage};
+use profiler_testing::child::{Child, compiled};
+use support::command;
 
 /// Code, symbols and text of this size each are claimed; the file has holes for them.
 const CLAIMED: u64 = 1 << 40;
@@ -65,9 +65,7 @@ fn sparse_elf(path: &Path, size: u64, section_bytes: u64) {
 fn measured(args: &[&str]) -> (Option<i32>, String, String, i64) {
     let folder = tempfile::tempdir().expect("a folder");
     let (out, errors) = (folder.path().join("out"), folder.path().join("errors"));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(args)
-        .stdin(Stdio::null())
+    let mut child = command(args)
         .stdout(File::create(&out).expect("made"))
         .stderr(File::create(&errors).expect("made"))
         .spawn()
@@ -103,7 +101,7 @@ fn a_sparse_elf_of_a_terabyte_costs_neither_memory_nor_time_and_is_said() {
     let mut command = Command::new(program.path().join("map_file"));
     command.args([&huge, &large, &libc]);
     let child = Child::run(command);
-    assert_eq!(child.said(), "ready");
+    assert_eq!(child.first_line(), "ready");
     let pid = child.pid().to_string();
     for args in [
         &["snapshot", "--pid", &pid][..],

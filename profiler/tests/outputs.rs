@@ -1,8 +1,7 @@
 //! The files that commands write, as a hostile or careless neighbour leaves the place for them: no
 //! privilege needed.
 
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
+mod support;
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -11,25 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use child::Child;
-
-fn fragscope(args: &[&str]) -> Output {
-    command(args).output().expect("it runs")
-}
-
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fragscope"));
-    command.args(args).stdin(Stdio::null());
-    command
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn python() -> Child {
-    Child::python("import sys; print(1, flush=True); sys.stdin.readline()")
-}
+use support::{command, fragscope, idle_python, stderr};
 
 /// A recording of a short program.
 fn recording(folder: &Path) -> PathBuf {
@@ -41,7 +22,7 @@ fn recording_of(folder: &Path, program: &str) -> PathBuf {
     let trace = folder.join("short.fragtrace");
     let name = trace.to_string_lossy();
     let made = fragscope(&["record", "-o", &name, "--", "python3", "-S", "-c", program]);
-    assert_eq!(made.status.code(), Some(0), "{}", said(&made));
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
     trace
 }
 
@@ -103,7 +84,7 @@ fn names(folder: &Path) -> Vec<String> {
 fn no_command_follows_a_link_or_replaces_a_device_a_pipe_or_a_folder() {
     let folder = tempfile::tempdir().expect("a folder");
     let trace = recording(folder.path());
-    let child = python();
+    let child = idle_python();
     let (pid, trace) = (
         child.pid().to_string(),
         trace.to_string_lossy().into_owned(),
@@ -126,7 +107,7 @@ fn no_command_follows_a_link_or_replaces_a_device_a_pipe_or_a_folder() {
         fs::create_dir(&within).expect("made");
         for path in [&link, &dangling, &pipe, &within] {
             let output = run(&command, path);
-            let said = said(&output);
+            let said = stderr(&output);
             assert_eq!(
                 output.status.code(),
                 Some(1),
@@ -149,7 +130,7 @@ fn no_command_follows_a_link_or_replaces_a_device_a_pipe_or_a_folder() {
 fn no_command_follows_a_link_in_the_path_that_others_could_have_put_there() {
     let folder = tempfile::tempdir().expect("a folder");
     let trace = recording(folder.path());
-    let child = python();
+    let child = idle_python();
     let (pid, trace) = (
         child.pid().to_string(),
         trace.to_string_lossy().into_owned(),
@@ -162,7 +143,11 @@ fn no_command_follows_a_link_in_the_path_that_others_could_have_put_there() {
         fs::set_permissions(open.path(), Permissions::from_mode(0o777)).expect("mode");
         let output = run(&command, &path);
         assert_eq!(output.status.code(), Some(1), "{command:?}");
-        assert!(said(&output).contains("not followed"), "{}", said(&output));
+        assert!(
+            stderr(&output).contains("not followed"),
+            "{}",
+            stderr(&output)
+        );
         assert_eq!(names(private.path()), [""; 0]);
         // One that only root and we can have made is as good as a folder.
         fs::set_permissions(open.path(), Permissions::from_mode(0o755)).expect("mode");
@@ -171,7 +156,7 @@ fn no_command_follows_a_link_in_the_path_that_others_could_have_put_there() {
             output.status.code(),
             Some(0),
             "{command:?} {}",
-            said(&output)
+            stderr(&output)
         );
         fs::remove_file(path).expect("written");
     }
@@ -182,7 +167,7 @@ fn every_command_writes_for_the_owner_alone_and_keeps_the_mode_of_what_it_replac
     let folder = tempfile::tempdir().expect("a folder");
     let trace = recording(folder.path());
     assert_eq!(mode(&trace), 0o600);
-    let child = python();
+    let child = idle_python();
     let (pid, trace) = (
         child.pid().to_string(),
         trace.to_string_lossy().into_owned(),
@@ -196,7 +181,7 @@ fn every_command_writes_for_the_owner_alone_and_keeps_the_mode_of_what_it_replac
                 output.status.code(),
                 Some(0),
                 "{command:?} {}",
-                said(&output)
+                stderr(&output)
             );
             assert_eq!(mode(&path), wanted, "{command:?}");
             fs::set_permissions(&path, Permissions::from_mode(0o664)).expect("mode");
@@ -229,7 +214,7 @@ fn wait_for_lock(child: &std::process::Child) {
 #[test]
 fn a_second_writer_of_the_same_file_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
-    let child = python();
+    let child = idle_python();
     let pid = child.pid().to_string();
     let path = folder.path().join("out.json");
     let name = path.to_string_lossy();
@@ -251,15 +236,15 @@ fn a_second_writer_of_the_same_file_is_refused_by_name() {
     let second = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
     assert_eq!(second.status.code(), Some(1));
     let expected = format!("process {} is writing it", first.id());
-    assert!(said(&second).contains(&expected), "{}", said(&second));
+    assert!(stderr(&second).contains(&expected), "{}", stderr(&second));
     assert_eq!(names(folder.path()), [""; 0], "nothing was left by either");
     first.kill().expect("killed");
     first.wait().expect("ended");
     // A kill takes the lock with it.
     let third = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
-    assert_eq!(third.status.code(), Some(0), "{}", said(&third));
+    assert_eq!(third.status.code(), Some(0), "{}", stderr(&third));
     let twice = fragscope(&["snapshot", "--pid", &pid, "-o", &name, "-o", &name]);
-    assert!(said(&twice).contains("named twice"), "{}", said(&twice));
+    assert!(stderr(&twice).contains("named twice"), "{}", stderr(&twice));
 }
 
 #[test]

@@ -1,14 +1,11 @@
 //! What is said where privileges or parts of the system are lacking: needs root, to take them away.
 
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
-
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use child::{Child, open_folder};
+use profiler_testing::child::{self, Child, open_folder};
 
 /// Owner of the target, and a user who looks at it.
 const ALICE: u32 = 12_345;
@@ -20,7 +17,7 @@ fn target() -> Child {
     command.args(["-c", "echo ready; read line"]);
     command.uid(ALICE).gid(ALICE).current_dir("/");
     let child = Child::run(command);
-    assert_eq!(child.said(), "ready");
+    assert_eq!(child.first_line(), "ready");
     child
 }
 

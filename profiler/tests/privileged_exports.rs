@@ -1,8 +1,7 @@
 //! Exports of a live session, and onto disks that are full or read-only: needs root, to probe and to
 //! mount them.
 
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
+mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -10,12 +9,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use child::Child;
 use fragscope::export;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::View;
+use profiler_testing::child::Child;
 use serde_json::Value;
+use support::{command, fragscope};
 
 /// A small disk of its own, unmounted when dropped.
 struct Disk(tempfile::TempDir);
@@ -92,14 +92,6 @@ fn a_read_only_disk_is_said_before_attaching() {
             "{message}"
         );
     }
-}
-
-/// The command on a live process of ours.
-fn fragscope(args: &[&str]) -> std::process::Output {
-    Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(args)
-        .output()
-        .expect("it runs")
 }
 
 #[test]
@@ -183,8 +175,7 @@ fn a_session_that_is_told_to_end_saves_first() {
     let worker = idle();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.json");
-    let mut session = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(["attach", "--json", "--pid", &worker.pid().to_string(), "-o"])
+    let mut session = command(&["attach", "--json", "--pid", &worker.pid().to_string(), "-o"])
         .arg(&path)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -212,8 +203,7 @@ fn a_target_that_ends_leaves_its_last_sample() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.json");
     let walks = folder.path().join("out.fragsnap");
-    let mut session = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(["attach", "--json", "--pid", &worker.pid().to_string(), "-o"])
+    let mut session = command(&["attach", "--json", "--pid", &worker.pid().to_string(), "-o"])
         .arg(&path)
         .arg("-o")
         .arg(&walks)

@@ -1,59 +1,39 @@
 //! Parts of a session that fail while it goes on are heard at once: in JSON, in the lines, on the screen.
 
+mod support;
+
 use std::io::{BufRead, BufReader, Lines};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{ChildStdout, Stdio};
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use profiler_testing::child::{Child, KillOnDrop, PATIENCE};
 use serde_json::Value;
-
-/// How long something may take on a loaded host.
-const PATIENCE: Duration = Duration::from_secs(60);
+use support::command;
 
 /// A worker that allocates and frees all the time.
-fn worker() -> Ended {
-    let program = "print(1, flush=True)\nwhile True:\n  kept = [bytes(i) for i in range(2000)]";
-    let mut command = Command::new("python3");
-    let child = command
-        .args(["-S", "-c", program])
-        .stdout(Stdio::piped())
-        .spawn();
-    let mut child = child.expect("python3");
-    let mut line = String::new();
-    let mut out = BufReader::new(child.stdout.take().expect("piped"));
-    out.read_line(&mut line).expect("a line");
-    Ended(child)
-}
-
-/// A process that ends with the test.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn worker() -> Child {
+    Child::python("print(1, flush=True)\nwhile True:\n  kept = [bytes(i) for i in range(2000)]")
 }
 
 /// `attach --json`, with its lines.
 struct Attached {
-    fragscope: Ended,
+    fragscope: KillOnDrop,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Attached {
-    fn to(worker: &Ended, flags: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fragscope"));
-        command.args(["attach", "--json", "--interval", "200ms"]);
+    fn to(worker: &Child, flags: &[&str]) -> Self {
+        let mut command = command(&["attach", "--json", "--interval", "200ms"]);
         command
-            .args(["--pid", &worker.0.id().to_string()])
+            .args(["--pid", &worker.pid().to_string()])
             .args(flags);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stdout(Stdio::piped());
         let mut fragscope = command.spawn().expect("it runs");
         let out = fragscope.stdout.take().expect("piped");
         Self {
-            fragscope: Ended(fragscope),
+            fragscope: KillOnDrop(fragscope),
             lines: BufReader::new(out).lines(),
         }
     }
@@ -73,7 +53,7 @@ impl Attached {
 
     /// Its child of this name.
     fn child(&self, name: &str) -> Pid {
-        let own = self.fragscope.0.id().to_string();
+        let own = self.fragscope.id().to_string();
         let all = std::fs::read_dir("/proc").expect("it is mounted").flatten();
         let found = all.into_iter().find_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;

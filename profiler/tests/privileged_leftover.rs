@@ -1,10 +1,10 @@
 //! No breakpoint stays in a target, whoever is killed, and one that a kernel left is removed. Needs
 //! root.
 
+mod support;
+
 #[path = "../../profiler-probe/tests/calls/mod.rs"]
 mod calls;
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use calls::Calls;
-use child::Child;
+
 use fragscope::session::doctor::{self, Fix, Grade};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
@@ -25,6 +25,8 @@ use nix::unistd::Pid;
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession, leftover};
 use profiler_target::Target;
+use profiler_testing::child::Child;
+use support::command;
 
 const TARGET_VARIABLE: &str = "FRAGSCOPE_TEST_TARGET";
 
@@ -181,8 +183,7 @@ fn wait_for_end(pid: Pid) {
 
 /// A headless `attach` whose probes are set.
 fn attached(calls: &Calls, before: &[u8]) -> process::Child {
-    let attached = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(["attach", "--headless", "--budget", "unlimited"])
+    let attached = command(&["attach", "--headless", "--budget", "unlimited"])
         .args(["--pid", &calls.pid().to_string()])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -318,8 +319,7 @@ fn a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays() {
         matches!(&check.fix, Some(Fix::Step(step)) if step.ends_with("--repair")),
         "{check:?}"
     );
-    let repaired = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(["doctor", "--repair", "--pid", &calls.pid().to_string()])
+    let repaired = command(&["doctor", "--repair", "--pid", &calls.pid().to_string()])
         .output()
         .expect("fragscope starts");
     let said = String::from_utf8_lossy(&repaired.stdout);
@@ -350,7 +350,7 @@ sys.stdin.readline()
 #[test]
 fn breakpoints_in_two_files_that_are_mapped_side_by_side_are_found_in_each() {
     let child = Child::python(SIDE_BY_SIDE);
-    let area: u64 = child.said().parse().expect("an address");
+    let area: u64 = child.first_line().parse().expect("an address");
     let memory = fs::OpenOptions::new()
         .write(true)
         .open(format!("/proc/{}/mem", child.pid()))

@@ -1,7 +1,6 @@
 //! Root writes into folders of other users, who are hostile: needs root.
 
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
+mod support;
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -9,28 +8,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use child::{Child, install, open_folder};
+use profiler_testing::child::{Child, install, open_folder};
+use support::{command, fragscope, idle_python, stderr};
 
 /// The other user.
 const ALICE: u32 = 12_345;
-
-fn fragscope(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .expect("it runs")
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn python() -> Child {
-    Child::python("import sys; print(1, flush=True); sys.stdin.readline()")
-}
 
 /// A folder of Alice's.
 fn of_alice(mode: u32) -> tempfile::TempDir {
@@ -47,16 +31,16 @@ fn a_report_of_another_user_stays_that_users() {
     fs::write(&path, "before").expect("written");
     fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("ours");
     chown(&path, Some(ALICE), Some(ALICE)).expect("as root");
-    let (child, name) = (python(), path.to_string_lossy().into_owned());
+    let (child, name) = (idle_python(), path.to_string_lossy().into_owned());
     let pid = child.pid().to_string();
     let output = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let recorded = folder.path().join("out.fragtrace");
     fs::write(&recorded, "before").expect("written");
     chown(&recorded, Some(ALICE), Some(ALICE)).expect("as root");
     let to = recorded.to_string_lossy();
     let output = fragscope(&["record", "-o", &to, "--", "python3", "-c", "pass"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     for (path, mode) in [(&path, 0o640), (&recorded, 0o644)] {
         let about = fs::metadata(path).expect("there");
         assert_eq!((about.uid(), about.gid()), (ALICE, ALICE));
@@ -68,7 +52,7 @@ fn a_report_of_another_user_stays_that_users() {
 #[test]
 fn devices_are_neither_replaced_nor_written_to() {
     let folder = tempfile::tempdir().expect("a folder");
-    let child = python();
+    let child = idle_python();
     let pid = child.pid().to_string();
     for ending in ["json", "csv", "hlog", "fragtrace"] {
         let device = folder.path().join(format!("device.{ending}"));
@@ -80,7 +64,7 @@ fn devices_are_neither_replaced_nor_written_to() {
             _ => fragscope(&["snapshot", "--pid", &pid, "-o", &name]),
         };
         assert_eq!(output.status.code(), Some(1));
-        assert!(said(&output).contains("not a regular file"));
+        assert!(stderr(&output).contains("not a regular file"));
         let about = fs::symlink_metadata(&device).expect("there");
         assert!(about.file_type().is_char_device());
     }
@@ -93,23 +77,21 @@ fn a_folder_that_is_swapped_for_a_link_leads_nowhere_else() {
     fs::create_dir(&folder).expect("made");
     chown(&folder, Some(ALICE), Some(ALICE)).expect("as root");
     let victim = tempfile::tempdir().expect("a folder");
-    let (child, path) = (python(), folder.join("out.json"));
+    let (child, path) = (idle_python(), folder.join("out.json"));
     let (pid, name) = (child.pid().to_string(), path.to_string_lossy());
-    let mut attach = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args([
-            "attach",
-            "--pid",
-            &pid,
-            "--json",
-            "--no-probes",
-            "-o",
-            &name,
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("it runs");
+    let mut attach = command(&[
+        "attach",
+        "--pid",
+        &pid,
+        "--json",
+        "--no-probes",
+        "-o",
+        &name,
+    ])
+    .stdout(Stdio::piped())
+    .stderr(Stdio::null())
+    .spawn()
+    .expect("it runs");
     // Its first line says that it has begun; Alice swaps the folder then.
     let mut line = String::new();
     let lines = attach.stdout.take().expect("piped");
@@ -126,7 +108,11 @@ fn a_folder_that_is_swapped_for_a_link_leads_nowhere_else() {
     // And a link of Alice's is not followed from the start.
     let output = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("not followed"), "{}", said(&output));
+    assert!(
+        stderr(&output).contains("not followed"),
+        "{}",
+        stderr(&output)
+    );
     assert_eq!(fs::read_dir(victim.path()).expect("listed").count(), 0);
 }
 
@@ -137,7 +123,7 @@ fn what_anybody_planted_in_a_shared_folder_is_not_filled_in() {
     fs::write(&path, "planted").expect("written");
     fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("ours");
     chown(&path, Some(ALICE), Some(ALICE)).expect("as root");
-    let (child, name) = (python(), path.to_string_lossy().into_owned());
+    let (child, name) = (idle_python(), path.to_string_lossy().into_owned());
     let pid = child.pid().to_string();
     // Shared with all, and with a group.
     for shared in [0o1777, 0o775] {
@@ -145,9 +131,9 @@ fn what_anybody_planted_in_a_shared_folder_is_not_filled_in() {
         let output = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
         assert_eq!(output.status.code(), Some(1), "{shared:o}");
         assert!(
-            said(&output).contains("belongs to user 12345"),
+            stderr(&output).contains("belongs to user 12345"),
             "{}",
-            said(&output)
+            stderr(&output)
         );
         assert_eq!(fs::read(&path).expect("read"), b"planted");
     }
@@ -157,7 +143,7 @@ fn what_anybody_planted_in_a_shared_folder_is_not_filled_in() {
 fn nobody_else_can_keep_root_from_writing_or_from_noticing_a_second_writer() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.json");
-    let (child, name) = (python(), path.to_string_lossy().into_owned());
+    let (child, name) = (idle_python(), path.to_string_lossy().into_owned());
     let pid = child.pid().to_string();
     // What once was the lock, which anybody could work out and hold, is Alice's; what is the lock now
     // is not.
@@ -168,37 +154,35 @@ fn nobody_else_can_keep_root_from_writing_or_from_noticing_a_second_writer() {
         once_the_lock(folder.path(), "out.json")
     );
     let made = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
-    assert_eq!(made.status.code(), Some(0), "{}", said(&made));
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
     let mut command = Command::new("python3");
     command.args(["-S", "-c", &squat]).uid(ALICE).gid(ALICE);
     let squatter = Child::run(command);
-    assert_eq!(squatter.said(), "1", "the file of locks is root's");
-    let mut first = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args([
-            "attach",
-            "--pid",
-            &pid,
-            "--json",
-            "--no-probes",
-            "-o",
-            &name,
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("it runs");
+    assert_eq!(squatter.first_line(), "1", "the file of locks is root's");
+    let mut first = support::command(&[
+        "attach",
+        "--pid",
+        &pid,
+        "--json",
+        "--no-probes",
+        "-o",
+        &name,
+    ])
+    .stdout(Stdio::piped())
+    .stderr(Stdio::null())
+    .spawn()
+    .expect("it runs");
     let mut line = String::new();
     let mut lines = std::io::BufReader::new(first.stdout.take().expect("piped"));
     std::io::BufRead::read_line(&mut lines, &mut line).expect("a line");
     let second = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
     let expected = format!("process {} is writing it", first.id());
     assert_eq!(second.status.code(), Some(1), "it is noticed");
-    assert!(said(&second).contains(&expected), "{}", said(&second));
+    assert!(stderr(&second).contains(&expected), "{}", stderr(&second));
     first.kill().expect("killed");
     first.wait().expect("ended");
     let third = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
-    assert_eq!(third.status.code(), Some(0), "{}", said(&third));
+    assert_eq!(third.status.code(), Some(0), "{}", stderr(&third));
 }
 
 /// The name of a socket that was once the lock of an output in this folder.
@@ -216,7 +200,7 @@ fn a_user_without_a_directory_for_locks_writes_all_the_same_and_is_warned() {
     let program = install(Path::new(env!("CARGO_BIN_EXE_fragscope")), &folder);
     let trace = folder.path().join("trace");
     let made = fragscope(&["record", "-o", &trace.to_string_lossy(), "--", "true"]);
-    assert_eq!(made.status.code(), Some(0), "{}", said(&made));
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
     chown(&trace, Some(ALICE), Some(ALICE)).expect("as root");
     let own = of_alice(0o755);
     let text = own.path().join("out.txt");
@@ -233,21 +217,21 @@ fn a_user_without_a_directory_for_locks_writes_all_the_same_and_is_warned() {
         .uid(ALICE)
         .gid(ALICE);
     let output = export.output().expect("it runs");
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(
-        said(&output).contains("nothing keeps a second fragscope from writing"),
+        stderr(&output).contains("nothing keeps a second fragscope from writing"),
         "{}",
-        said(&output)
+        stderr(&output)
     );
     assert_eq!(fs::metadata(&text).expect("written").uid(), ALICE);
     // With a home in which he alone can write, all the way, nothing is said.
     let home = tempfile::tempdir_in("/run").expect("root may");
     chown(home.path(), Some(ALICE), Some(ALICE)).expect("as root");
     let output = export.env("HOME", home.path()).output().expect("it runs");
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(
-        !said(&output).contains("nothing keeps"),
+        !stderr(&output).contains("nothing keeps"),
         "{}",
-        said(&output)
+        stderr(&output)
     );
 }

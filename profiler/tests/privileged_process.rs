@@ -1,26 +1,26 @@
 //! Looking at processes of others, and being looked at by others: needs root.
 
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
+mod support;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use child::{Child, compiled, install, open_folder};
 use fragscope::session::doctor::{self, Grade};
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
-use profiler_target::{ErrorKind, StopError, Target, TargetState, host};
+use profiler_target::{ErrorKind, Process, StopError, Target, TargetState, host};
+use profiler_testing::child::{self, Child, KillOnDrop, compiled, install, open_folder};
+use support::{command, json};
 
 /// Tells a copy of this program which process it shall look at.
 const TARGET: &str = "FRAGSCOPE_TEST_TARGET";
 
 /// A copy of this program that runs one of the helpers below, as a process of its own.
-struct Helper(std::process::Child);
+struct Helper(KillOnDrop);
 
 impl Helper {
     /// Runs until it has said `word`.
@@ -30,21 +30,13 @@ impl Helper {
             .env(TARGET, pid.to_string())
             .stdout(Stdio::piped())
             .spawn();
-        let mut helper = Self(inner.expect("it starts"));
+        let mut helper = Self(KillOnDrop(inner.expect("it starts")));
         assert_eq!(first_word_of(helper.0.stdout.take().expect("piped")), word);
         helper
     }
 
     fn pid(&self) -> u32 {
         self.0.id()
-    }
-}
-
-/// Kills it with a signal that it cannot catch.
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -154,8 +146,8 @@ fn a_target_runs_on_after_its_stopper_is_killed() {
     );
 
     drop(stopper);
-    child.tell("go on");
-    assert_eq!(child.listen(), "0");
+    child.send("go on");
+    assert_eq!(child.next_line(), "0");
     assert_eq!(child::stop(&target).threads().len(), 1);
 }
 
@@ -180,8 +172,8 @@ fn no_signal_is_lost_or_made_up_by_stops_and_killed_stoppers() {
         }
         drop(stopped);
     }
-    child.tell("how many?");
-    assert_eq!(child.listen(), sent.to_string());
+    child.send("how many?");
+    assert_eq!(child.next_line(), sent.to_string());
 }
 
 #[test]
@@ -195,8 +187,8 @@ fn a_target_runs_on_when_its_stopper_is_suspended_or_killed() {
         );
         child::wait_for_state(child.pid(), 't');
         nix::sys::signal::kill(Pid::from_raw(stopper.pid() as i32), signal).expect("ours");
-        child.tell("do you run?");
-        assert_eq!(child.listen(), "0", "{signal}");
+        child.send("do you run?");
+        assert_eq!(child.next_line(), "0", "{signal}");
     }
 }
 
@@ -212,8 +204,8 @@ fn a_target_runs_on_when_its_stopper_and_the_guard_are_both_suspended() {
     for pid in [guard, stopper.pid() as i32] {
         nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("ours");
     }
-    child.tell("do you run?");
-    assert_eq!(child.listen(), "0");
+    child.send("do you run?");
+    assert_eq!(child.next_line(), "0");
     // The kernel ended the guard for it.
     assert!(std::fs::read_link(format!("/proc/{guard}/exe")).is_err());
 }
@@ -333,7 +325,7 @@ fn swapped_pages_are_told_and_left_in_swap() {
     let _swap = Swap::on();
     let child = Child::c("pages");
     let addrs: Vec<u64> = child
-        .said()
+        .first_line()
         .split(' ')
         .map(|n| n.parse().expect("a number"))
         .collect();
@@ -363,14 +355,8 @@ fn swapped_pages_are_told_and_left_in_swap() {
 
 /// What `fragscope snapshot --json` says of a process.
 fn snapshot(pid: i32, more: &[&str]) -> serde_json::Value {
-    let out = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(["snapshot", "--json", "--pid", &pid.to_string()])
-        .args(more)
-        .output()
-        .expect("fragscope starts");
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{said}");
-    serde_json::from_slice(&out.stdout).expect("JSON")
+    let mut snapshot = command(&["snapshot", "--json", "--pid", &pid.to_string()]);
+    json(&snapshot.args(more).output().expect("fragscope starts"))
 }
 
 /// Bytes of its memory that are in swap, by the kernel.
@@ -403,8 +389,8 @@ sys.stdin.readline()
 ",
     );
     let before = snapshot(child.pid(), &[]);
-    child.tell("page out");
-    assert_eq!(child.listen(), "out");
+    child.send("page out");
+    assert_eq!(child.next_line(), "out");
     // It waits in a read: nothing but fragscope touches its pages from here on.
     child::wait_for_state(child.pid(), 'S');
     let swapped = in_swap(child.pid());
@@ -466,16 +452,15 @@ fn a_busy_target_is_walked_stopped_and_running() {
             "{about}"
         );
     }
-    child.tell("still there?");
-    assert_eq!(child.listen(), "on");
+    child.send("still there?");
+    assert_eq!(child.next_line(), "on");
 }
 
 #[test]
 fn a_snapshot_killed_at_any_instant_lets_the_target_run_on() {
     let mut child = Child::python(BUSY);
     for later in 0..24u32 {
-        let mut snapshot = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-            .args(["snapshot", "--pid", &child.pid().to_string()])
+        let mut snapshot = command(&["snapshot", "--pid", &child.pid().to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -487,8 +472,8 @@ fn a_snapshot_killed_at_any_instant_lets_the_target_run_on() {
         }
         let _ = snapshot.kill();
         snapshot.wait().expect("ours");
-        child.tell("still there?");
-        assert_eq!(child.listen(), "on", "killed after {looks} looks");
+        child.send("still there?");
+        assert_eq!(child.next_line(), "on", "killed after {looks} looks");
     }
     assert_ne!(child::state_of(child.pid()), 't');
 }
@@ -643,6 +628,6 @@ for line in sys.stdin:
     let stopped = child::stop(&target);
     assert_eq!(stopped.threads().len(), 501);
     drop(stopped);
-    child.tell("go on");
-    assert_eq!(child.listen(), "ran on");
+    child.send("go on");
+    assert_eq!(child.next_line(), "ran on");
 }

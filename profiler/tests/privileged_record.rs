@@ -1,6 +1,8 @@
 //! `record --pid` on real processes. The heap as it was when the recording began and the events
 //! since must give, block by block, the heap that a walk finds at the end.
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -17,8 +19,9 @@ use profiler_core::memory::ResidentMemory;
 use profiler_core::span::SpanState;
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
-use profiler_target::{StopError, Stopped, Target};
+use profiler_target::{Libc, Process, StopError, Stopped, Target};
 use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Figures, Item, Reader, RecordedBy};
+use support::command;
 
 /// `privileged/mutate.c`, running.
 struct Program {
@@ -100,7 +103,7 @@ impl Program {
             .expect("pages");
         let memory = ResidentMemory::new(target.memory(), &residency);
         let context = Context {
-            version: target.libc_version(),
+            version: target.libc().and_then(Libc::glibc_release),
             threads: stopped.threads(),
             libc_data: target.libc_data_ranges(),
             environment: &[],
@@ -150,8 +153,7 @@ struct Recorder {
 
 impl Recorder {
     fn start(pid: i32, output: &Path, options: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-            .args(["record", "--pid", &pid.to_string(), "-o"])
+        let mut child = command(&["record", "--pid", &pid.to_string(), "-o"])
             .arg(output)
             .args(options)
             .stderr(Stdio::piped())
@@ -400,8 +402,7 @@ fn a_second_recorder_is_refused_and_a_third_may_follow() {
     let first = program.record(&[]);
     let other = program.folder.path().join("other");
     let second = |output: &Path| -> Output {
-        Command::new(env!("CARGO_BIN_EXE_fragscope"))
-            .args(["record", "--duration", "10ms", "--pid"])
+        command(&["record", "--duration", "10ms", "--pid"])
             .arg(program.pid().to_string())
             .arg("-o")
             .arg(output)
@@ -468,8 +469,7 @@ fn a_budget_that_is_exceeded_ends_it_and_keeps_what_there_is() {
 #[test]
 fn a_device_is_no_place_for_it_and_the_process_runs_on() {
     let program = Program::start(1);
-    let recorded = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(["record", "--duration", "5s", "-o", "/dev/full", "--pid"])
+    let recorded = command(&["record", "--duration", "5s", "-o", "/dev/full", "--pid"])
         .arg(program.pid().to_string())
         .output()
         .expect("fragscope");

@@ -1,7 +1,6 @@
 //! `record -- COMMAND` on programs that end, die, stay, hide, and forge.
 
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
+mod support;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -11,29 +10,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use child::{install, open_folder};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
+use profiler_testing::child::{eventually, install, open_folder};
 use profiler_trace::trace::{EventKind, Item, Reader};
+use support::{command, stderr, text};
 
 const NOBODY: u32 = 65534;
 /// No test waits so long, unless something waits for ever.
 const FOR_EVER: Duration = Duration::from_secs(120);
 
-fn fragscope() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_fragscope"))
-}
-
 /// The command that records into this file.
 fn record(trace: &Path, command: &[&str]) -> Command {
-    let mut record = fragscope();
-    record
-        .args(["record", "-o"])
-        .arg(trace)
-        .arg("--")
-        .args(command);
+    let mut record = support::command(&["record", "-o"]);
+    record.arg(trace).arg("--").args(command);
     record
 }
 
@@ -51,10 +43,6 @@ fn compiled(folder: &tempfile::TempDir, name: &str, options: &[&str]) -> PathBuf
         .status();
     assert!(status.expect("a C compiler").success());
     program
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
 }
 
 /// Runs it, unless it goes on for ever.
@@ -98,18 +86,6 @@ fn ended(child: &mut Child) -> std::process::ExitStatus {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < FOR_EVER, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// What a trace holds, in numbers.
@@ -171,10 +147,14 @@ fn it_ends_with_the_exit_code_of_its_command() {
             output.status.code(),
             Some(code),
             "{script}: {}",
-            said(&output)
+            stderr(&output)
         );
         assert!(held(&trace, 0).whole);
-        assert!(!said(&output).contains("not recorded"), "{}", said(&output));
+        assert!(
+            !stderr(&output).contains("not recorded"),
+            "{}",
+            stderr(&output)
+        );
     }
 }
 
@@ -185,7 +165,7 @@ fn what_is_executed_as_another_user_and_not_recorded_is_named_at_the_end() {
     let shell = ["/bin/sh", "-c", "sleep 1; exit 3"];
     let drop = ["setpriv", "--reuid=65534", "--clear-groups"];
     let output = run(&mut record(&trace, &[&drop[..], &shell[..]].concat()));
-    let said = said(&output);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("not recorded, though"), "{said}");
     assert!(said.contains("sh (process "), "{said}");
@@ -233,7 +213,7 @@ fn recorded_with(mounts: &str, preloaded: &str) -> (String, String) {
     let output = run(Command::new("unshare").args(["-m", "sh", "-c", &script]));
     let listed = String::from_utf8_lossy(&output.stdout).into_owned();
     let (first, left) = listed.split_once('\n').unwrap_or_default();
-    assert!(first.contains("/recorder-"), "{listed} {}", said(&output));
+    assert!(first.contains("/recorder-"), "{listed} {}", stderr(&output));
     (first.to_owned(), left.to_owned())
 }
 
@@ -277,11 +257,15 @@ fn a_program_that_starts_when_fragscope_is_gone_starts_silently() {
         .stderr(Stdio::null())
         .spawn()
         .expect("fragscope");
-    until("the program runs", || go.with_extension("ready").exists());
+    eventually("the program runs", || {
+        go.with_extension("ready").exists().then_some(())
+    });
     recording.kill().expect("it runs");
     recording.wait().expect("it ends");
     fs::write(&go, "").expect("ours");
-    until("the program ends", || go.with_extension("done").exists());
+    eventually("the program ends", || {
+        go.with_extension("done").exists().then_some(())
+    });
     assert_eq!(fs::read_to_string(&error).expect("written"), "");
     assert_eq!(fs::read_to_string(&out).expect("written"), "late\nother\n");
 }
@@ -300,7 +284,7 @@ fn what_starts_in_another_root_directory_starts_silently() {
         root = text(&root),
     );
     let output = run(Command::new("unshare").args(["-m", "sh", "-c", &script]));
-    let said = said(&output);
+    let said = stderr(&output);
     assert_eq!(output.stdout, b"<>\ninside\n", "{said}");
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(!said.contains("ld.so"), "{said}");
@@ -372,13 +356,13 @@ fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
         run(&mut command)
     };
     let output = as_nobody(own.path());
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let listed = String::from_utf8_lossy(&output.stdout);
     assert!(listed.starts_with(text(own.path())), "{listed}");
     assert!(
         held(&own.path().join("trace"), 0).events > 0,
         "{}",
-        said(&output)
+        stderr(&output)
     );
     // His first cache is made; of a home that is not there, he is told what to do.
     let at_home = |home: &Path| {
@@ -395,21 +379,21 @@ fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
         run(&mut command)
     };
     let output = at_home(own.path());
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let cache = fs::metadata(own.path().join(".cache")).expect("made");
     assert_eq!((cache.uid(), cache.mode() & 0o777), (NOBODY, 0o700));
     let output = at_home(Path::new("/nonexistent"));
     let what = "set XDG_RUNTIME_DIR or XDG_CACHE_HOME to a directory of your own";
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains(what), "{}", said(&output));
+    assert!(stderr(&output).contains(what), "{}", stderr(&output));
     // Where anybody can put something, the recorder is not put.
     fs::set_permissions(own.path(), fs::Permissions::from_mode(0o777)).expect("root may");
     let output = as_nobody(own.path());
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        said(&output).contains("can be written by other users"),
+        stderr(&output).contains("can be written by other users"),
         "{}",
-        said(&output)
+        stderr(&output)
     );
 }
 
@@ -423,7 +407,7 @@ fn a_daemon_is_recorded_to_its_end_and_that_is_said() {
         allocate(1000, 123_457)
     );
     let output = run(&mut record(&trace, &["python3", "-S", "-c", &daemon]));
-    let said = said(&output);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(5), "{said}");
     assert!(
         said.contains("ended with exit code 5; of its processes "),
@@ -456,7 +440,7 @@ fn programs_into_which_nothing_is_preloaded_run_silently_and_the_reason_is_said(
     fs::set_permissions(&set, fs::Permissions::from_mode(0o4755)).expect("root may");
     for (program, why) in [(fixed, "linked statically"), (set, "is set-user-ID")] {
         let output = run(&mut record(&trace, &[text(&program)]));
-        let said = said(&output);
+        let said = stderr(&output);
         assert_eq!(output.stdout, b"hello\n");
         assert_eq!(output.status.code(), Some(0), "{said}");
         assert!(
@@ -507,7 +491,9 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
     );
     assert!(!held.whole);
     fs::write(&go, "").expect("ours");
-    until("the command goes on", || go.with_extension("done").exists());
+    eventually("the command goes on", || {
+        go.with_extension("done").exists().then_some(())
+    });
 }
 
 /// A recording of a program that forges, and of an honest one after it in the same ring.
@@ -527,7 +513,7 @@ fn forged(how: &[&str]) -> (Output, Held) {
     assert!(
         out.ends_with("forged\nhonest\n"),
         "{out}: {}",
-        said(&output)
+        stderr(&output)
     );
     (output, held)
 }
@@ -535,21 +521,21 @@ fn forged(how: &[&str]) -> (Output, Held) {
 #[test]
 fn a_head_that_was_moved_far_is_moved_back_and_nothing_is_lost() {
     let (output, held) = forged(&["head"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert_eq!((held.of_size, held.lost), (1000, 0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!((held.of_size, held.lost), (1000, 0), "{}", stderr(&output));
 }
 
 #[test]
 fn events_that_no_recorder_writes_are_counted_and_the_others_kept() {
     let (output, held) = forged(&["damaged"]);
-    assert_eq!((held.of_size, held.lost), (1000, 3), "{}", said(&output));
-    assert!(said(&output).contains("writes invalid events"));
+    assert_eq!((held.of_size, held.lost), (1000, 3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("writes invalid events"));
 }
 
 #[test]
 fn a_ring_that_is_scribbled_over_ends_the_recording_and_no_program() {
     let (output, _) = forged(&["scribble"]);
-    let said = said(&output);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("damaged the shared ring"), "{said}");
 }
@@ -557,7 +543,7 @@ fn a_ring_that_is_scribbled_over_ends_the_recording_and_no_program() {
 #[test]
 fn a_ring_cannot_be_made_shorter() {
     let (output, held) = forged(&["shrink"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(output.stdout.starts_with(b"Operation not permitted"));
     assert_eq!(held.of_size, 1000);
 }
@@ -565,7 +551,7 @@ fn a_ring_cannot_be_made_shorter() {
 #[test]
 fn a_slot_that_a_living_thread_never_fills_is_passed_by() {
     let (output, held) = forged(&["claim"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!((held.of_size, held.lost), (1000, 1));
 }
 
@@ -573,7 +559,7 @@ fn a_slot_that_a_living_thread_never_fills_is_passed_by() {
 fn claims_in_the_name_of_a_living_thread_hold_up_the_others_for_a_bounded_time_in_all() {
     let began = Instant::now();
     let (output, _) = forged(&["claims"]);
-    let said = said(&output);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
         said.contains("held up the others for 10 s in all"),
@@ -587,14 +573,14 @@ fn claims_in_the_name_of_a_living_thread_hold_up_the_others_for_a_bounded_time_i
 #[test]
 fn a_recording_ends_with_its_command_although_the_first_page_was_scribbled_over() {
     let (output, held) = forged(&["page"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(held.whole, "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(held.whole, "{}", stderr(&output));
 }
 
 #[test]
 fn a_head_that_is_moved_back_all_the_time_ends_the_recording_and_no_program() {
     let (output, _) = forged(&["back"]);
-    let said = said(&output);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("ended before its command"), "{said}");
 }
@@ -669,7 +655,7 @@ fn a_child_that_was_there_before_fragscope_is_never_looked_at() {
     )
     .replace("&& kill", "&& sleep 1 && kill");
     let output = run(Command::new("sh").args(["-c", &script]));
-    let said = said(&output);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     let held = held(&trace, 32);
     assert!(held.of_size >= 1000, "{held:?}: {said}");
@@ -701,7 +687,7 @@ fn writers_that_are_killed_in_a_full_ring_hold_up_nobody() {
     let trace = folder.path().join("trace");
     let program = compiled(&folder, "killed", &[]);
     let output = run(&mut record(&trace, &[text(&program), "5"]));
-    let said = said(&output);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     let longest: u64 = String::from_utf8_lossy(&output.stdout)
         .trim()
@@ -825,21 +811,19 @@ fn nobody_else_can_forbid_a_recording() {
     let address = <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name);
     let _bound = UnixListener::bind_addr(&address.expect("short")).expect("free");
     let folder = open_folder();
-    let mut record = fragscope();
-    record
-        .args([
-            "record",
-            "--duration",
-            "10ms",
-            "--pid",
-            &pid.to_string(),
-            "-o",
-        ])
-        .arg(folder.path().join("trace"));
+    let mut record = command(&[
+        "record",
+        "--duration",
+        "10ms",
+        "--pid",
+        &pid.to_string(),
+        "-o",
+    ]);
+    record.arg(folder.path().join("trace"));
     let output = run(&mut record);
     drop(target.stdin.take());
     target.wait().expect("it ends");
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let lock = fs::symlink_metadata("/run/fragscope/recorded").expect("what serves now");
     assert_eq!((lock.uid(), lock.mode() & 0o777), (0, 0o600));
 }
@@ -858,20 +842,18 @@ fn a_process_that_ends_or_executes_while_its_recording_begins_ends_it_with_5_and
             .args(["-c", &format!("sleep {after}; {end}")])
             .spawn()
             .expect("sh");
-        let mut record = fragscope();
-        record
-            .args([
-                "record",
-                "--duration",
-                "60s",
-                "--pid",
-                &target.id().to_string(),
-                "-o",
-            ])
-            .arg(folder.path().join("trace"));
+        let mut record = command(&[
+            "record",
+            "--duration",
+            "60s",
+            "--pid",
+            &target.id().to_string(),
+            "-o",
+        ]);
+        record.arg(folder.path().join("trace"));
         let output = run(&mut record);
         target.wait().expect("it ends");
-        let said = said(&output);
+        let said = stderr(&output);
         assert_eq!(output.status.code(), Some(5), "after {after} s: {said}");
         assert!(!said.contains("entity not found"), "{said}");
     }

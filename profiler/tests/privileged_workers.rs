@@ -1,12 +1,15 @@
 //! fragscope on workers that nobody here wrote the allocations of: Celery with a Redis broker,
 //! pandas, sixteen threads. `cargo xtask test` names the Python that has them.
 
+mod support;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
+use profiler_testing::child::eventually;
 use serde_json::Value;
+use support::{fragscope, stderr, text};
 
 /// A child that is killed, with its process group, when the test is over.
 struct Worker(Child);
@@ -53,40 +56,22 @@ fn start_script(name: &str, word: &str) -> Worker {
     worker
 }
 
-/// Waits until `ready` gives something; a bound on hanging, not a measure.
-fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(value) = ready() {
-            return value;
-        }
-        assert!(
-            began.elapsed() < Duration::from_secs(60),
-            "{what} did not happen in a minute"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// Attaches for ten seconds, of which a loaded machine may spend some on attaching, and gives the snapshot that was exported.
 fn attach(pid: u32) -> Value {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let out = dir.path().join("out.json");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fragscope"));
-    command
-        .args([
-            "attach",
-            "--headless",
-            "--duration",
-            "10s",
-            "--pid",
-            &pid.to_string(),
-            "-o",
-        ])
-        .arg(&out);
-    let ran = command.output().expect("fragscope starts");
-    let said = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "{}: {said}", ran.status);
+    let pid = pid.to_string();
+    let ran = fragscope(&[
+        "attach",
+        "--headless",
+        "--duration",
+        "10s",
+        "--pid",
+        &pid,
+        "-o",
+        text(&out),
+    ]);
+    assert!(ran.status.success(), "{}: {}", ran.status, stderr(&ran));
     let mut text = String::new();
     std::fs::File::open(&out)
         .expect("an export")

@@ -1,20 +1,17 @@
 //! What a trace says of a program: no privilege needed.
 
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
-
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use child::Child;
 use fragscope::session::record::describe::{Origin, describe};
 use jiff::Timestamp;
 use profiler_core::allocator::Allocator as Kind;
 use profiler_core::heap::HeapSnapshot;
 use profiler_lab::allocators::Allocator;
 use profiler_sampling::{Sampler, SamplingOptions};
-use profiler_target::Target;
+use profiler_target::{Process, Target};
+use profiler_testing::child::Child;
 use profiler_trace::trace::RecordedBy;
 
 const SAMPLING: SamplingOptions = SamplingOptions {
@@ -55,7 +52,7 @@ fn everything_is_known_of_a_program() {
     assert_eq!(description.pid, Some(child.pid() as u64));
     assert_eq!(
         text(&description.python),
-        format!("CPython {}", child.said())
+        format!("CPython {}", child.first_line())
     );
     assert!(
         text(&description.libc).starts_with("glibc 2."),

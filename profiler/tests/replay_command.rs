@@ -1,5 +1,7 @@
 //! `fragscope replay` as a user runs it, on traces that the test writes. No privilege.
 
+mod support;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -11,6 +13,7 @@ use profiler_core::residency::ResidencyMap;
 use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
 use profiler_trace::trace::{By, Event, EventKind, Figures, TraceDescription, Writer};
 use serde_json::Value;
+use support::{command, json, text};
 
 const LARGE: u64 = 100_000;
 
@@ -74,19 +77,8 @@ fn trace(folder: &Path, off: f64) -> PathBuf {
 }
 
 fn replay(path: &Path, flags: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .arg("replay")
-        .arg(path)
-        .args(flags)
-        .stdin(Stdio::null())
-        .output()
-        .expect("it runs")
-}
-
-fn document(output: &Output) -> Value {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    serde_json::from_slice(&output.stdout).expect("JSON")
+    let mut replay = command(&["replay", text(path)]);
+    replay.args(flags).output().expect("it runs")
 }
 
 fn candidate<'d>(document: &'d Value, name: &str) -> &'d Value {
@@ -105,7 +97,7 @@ fn bytes(candidate: &Value, key: &str) -> u64 {
 fn the_default_field_is_calibrated_ranked_and_explained() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = replay(&trace(folder.path(), 1.0), &["--json", "--runs", "3"]);
-    let found = document(&output);
+    let found = json(&output);
     assert_eq!(
         found["calibration"]["trusted"], true,
         "{}",
@@ -247,24 +239,22 @@ fn players_leave_no_zombies_while_others_play_nor_when_one_crashes() {
     prctl::set_child_subreaper(true).expect("Linux has them");
     let folder = tempfile::tempdir().expect("a folder");
     let (source, crashes) = (folder.path().join("a.c"), folder.path().join("crashes.so"));
-    let text = "#include <unistd.h>\n#include <stdlib.h>\nstatic int calls;\n\
+    let program = "#include <unistd.h>\n#include <stdlib.h>\nstatic int calls;\n\
                 void *malloc(size_t size) { if (++calls > 50) abort(); return sbrk((size + 15) & ~15ul); }\n\
                 void *calloc(size_t n, size_t size) { return malloc(n * size); }\n\
                 void *realloc(void *block, size_t size) { return malloc(size); }\n\
                 void free(void *block) {}\n";
-    std::fs::write(&source, text).expect("written");
+    std::fs::write(&source, program).expect("written");
     let compiled = Command::new("cc")
         .args(["-shared", "-fPIC", "-w", "-o"])
         .args([&crashes, &source])
         .status();
     assert!(compiled.expect("a C compiler").success());
-    let mut replay = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .arg("replay")
+    let mut replay = command(&["replay"])
         .arg(trace_of_forks(folder.path()))
         .args(["--runs", "3", "--allocator", "jemalloc", "--allocator"])
         .arg(&crashes)
         .args(["--allocator", "mimalloc"])
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

@@ -1,24 +1,28 @@
 //! `fragscope replay` and `export` of what a stranger made: settings and objects, pipes that nobody
 //! writes to, files that are small and come to much, and those that are cut off.
 
+mod support;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
+use profiler_testing::child::KillOnDrop;
 use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
 use profiler_trace::trace::{By, Writer};
 use serde_json::Value;
+use support::text;
 
 fn fragscope(command: &str, arguments: &[&str]) -> Command {
-    let mut fragscope = Command::new(env!("CARGO_BIN_EXE_fragscope"));
-    fragscope.arg(command).args(arguments).stdin(Stdio::null());
+    let mut fragscope = support::command(&[command]);
+    fragscope.args(arguments);
     fragscope
 }
 
@@ -197,11 +201,11 @@ fn a_name_without_a_slash_is_never_a_file_of_the_current_folder() {
 }
 
 /// A process that ends with the test.
-struct Running(Child);
+struct Running(KillOnDrop);
 
 impl Running {
     fn start(mut command: Command) -> Self {
-        Self(command.spawn().expect("it starts"))
+        Self(KillOnDrop(command.spawn().expect("it starts")))
     }
 
     /// Waits until it has been waiting for a while, by what the kernel says, with `file` open.
@@ -248,14 +252,6 @@ impl Running {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("it is deaf to the signal");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // One that has ended cannot be killed.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

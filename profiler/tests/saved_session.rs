@@ -1,21 +1,19 @@
 //! Saved sessions of real children and of a core: what is read back is what was seen, byte by byte. No
 //! privilege.
 
-#[path = "../../profiler-target/tests/child/mod.rs"]
-mod child;
-#[allow(dead_code, reason = "only the image's bytes are wanted")]
-#[path = "../../profiler-core/tests/glibc_image/mod.rs"]
-mod glibc_image;
-mod small_core;
+mod support;
 
+#[allow(dead_code, reason = "only the image's bytes are wanted")]
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use child::{Child, PATIENCE};
+use profiler_testing::child::{Child, PATIENCE};
+use profiler_testing::core_file;
 use serde_json::Value;
+use support::{command, fragscope, stderr};
 
 /// glibc's heap and pymalloc's, with holes; it goes on to allocate, so that no two walks are alike.
 const WORKER: &str = r"
@@ -31,18 +29,6 @@ while True:
     time.sleep(0.001)
 ";
 
-fn fragscope(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .expect("it runs")
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
 /// Runs it and gives what it printed; it must end with `code`.
 fn printed(args: &[&str], code: i32) -> Vec<u8> {
     let output = fragscope(args);
@@ -50,7 +36,7 @@ fn printed(args: &[&str], code: i32) -> Vec<u8> {
         output.status.code(),
         Some(code),
         "{args:?}: {}",
-        said(&output)
+        stderr(&output)
     );
     output.stdout
 }
@@ -116,12 +102,16 @@ fn attach(pid: &str) -> Vec<&str> {
 #[test]
 fn a_session_of_a_python_worker_reads_back_as_it_was_seen() {
     let child = Child::python(WORKER);
-    assert_eq!(child.said(), "READY");
+    assert_eq!(child.first_line(), "READY");
     let kept = Kept::new();
     let pid = child.pid().to_string();
     let output = kept.write(&attach(&pid));
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(said(&output).contains("a.fragsnap"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("a.fragsnap"),
+        "{}",
+        stderr(&output)
+    );
     kept.assert_equal();
     let live = kept.json();
     let allocators = live["heaps"].as_array().expect("heaps").iter();
@@ -151,7 +141,11 @@ fn a_session_of_a_python_worker_reads_back_as_it_was_seen() {
     assert_eq!(first["history"].as_array().expect("points").len(), 1);
     let none = fragscope(&["explain", &session, "--at", "1000"]);
     assert_eq!(none.status.code(), Some(1));
-    assert!(said(&none).contains("has no walk 1000"), "{}", said(&none));
+    assert!(
+        stderr(&none).contains("has no walk 1000"),
+        "{}",
+        stderr(&none)
+    );
 }
 
 #[test]
@@ -163,7 +157,7 @@ fn a_session_of_a_worker_with_jemalloc_reads_back_as_it_was_seen() {
     let kept = Kept::new();
     let pid = child.pid().to_string();
     let output = kept.write(&attach(&pid));
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(kept.json()["heaps"].to_string().contains("\"jemalloc\""));
     kept.assert_equal();
 }
@@ -174,15 +168,15 @@ fn a_snapshot_of_a_process_and_of_a_core_reads_back_as_it_was_seen() {
     let kept = Kept::new();
     let pid = child.pid().to_string();
     let output = kept.write(&["snapshot", "--pid", &pid]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     kept.assert_equal();
     let text = printed(&["export", &kept.name("fragsnap"), "--format", "text"], 0);
     assert_eq!(text, output.stdout);
 
     let core = kept.path("core");
-    fs::write(&core, small_core::sound()).expect("written");
+    fs::write(&core, core_file::sound()).expect("written");
     let output = kept.write(&["snapshot", "--core", &kept.name("core")]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     kept.assert_equal();
     assert!(kept.json()["core_bytes"].is_u64(), "it is of the core");
 }
@@ -192,7 +186,7 @@ fn session(kept: &Kept) -> PathBuf {
     let child = Child::python(WORKER);
     let pid = child.pid().to_string();
     let output = kept.write(&attach(&pid));
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     kept.path("fragsnap")
 }
 
@@ -205,11 +199,11 @@ fn a_session_that_is_cut_off_or_damaged_is_used_as_far_as_it_is_whole() {
 
     fs::write(&path, &whole[..whole.len() - 1]).expect("ours");
     let output = fragscope(&["explain", &name]);
-    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
     assert!(
         said(&output).contains("incomplete: it was cut off"),
         "{}",
-        said(&output)
+        stderr(&output)
     );
     let exported = printed(&["export", &name, "--format", "json"], 6);
     assert!(
@@ -222,14 +216,14 @@ fn a_session_that_is_cut_off_or_damaged_is_used_as_far_as_it_is_whole() {
     damaged[200] ^= 0x55;
     fs::write(&path, &damaged).expect("ours");
     let output = fragscope(&["explain", &name]);
-    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
     assert!(
-        said(&output).contains("1 record is damaged"),
+        stderr(&output).contains("1 record is damaged"),
         "{}",
-        said(&output)
+        stderr(&output)
     );
     let output = fragscope(&["explain", &name, "--at", "1"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     printed(&["explain", &name, "--at", "2"], 6);
 
     for (bytes, words) in [
@@ -245,17 +239,26 @@ fn a_session_that_is_cut_off_or_damaged_is_used_as_far_as_it_is_whole() {
             &["export", &name, "--format", "csv"],
         ] {
             let output = fragscope(args);
-            assert_eq!(output.status.code(), Some(1), "{args:?} {}", said(&output));
-            assert!(said(&output).contains(words), "{args:?} {}", said(&output));
+            assert_eq!(
+                output.status.code(),
+                Some(1),
+                "{args:?} {}",
+                stderr(&output)
+            );
+            assert!(
+                stderr(&output).contains(words),
+                "{args:?} {}",
+                stderr(&output)
+            );
         }
     }
     fs::write(&path, b"FRAGSNP\x01").expect("ours");
     let output = fragscope(&["export", &name, "--format", "logalloc"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        said(&output).contains("a saved session"),
+        stderr(&output).contains("a saved session"),
         "{}",
-        said(&output)
+        stderr(&output)
     );
 }
 
@@ -263,9 +266,7 @@ fn a_session_that_is_cut_off_or_damaged_is_used_as_far_as_it_is_whole() {
 fn a_session_can_come_from_a_pipe() {
     let kept = Kept::new();
     let path = session(&kept);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fragscope"));
-    let mut child = command
-        .args(["export", "/dev/stdin", "--format", "json"])
+    let mut child = command(&["export", "/dev/stdin", "--format", "json"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -287,8 +288,7 @@ fn a_kill_leaves_a_session_that_is_readable_to_its_last_walk() {
     let name = kept.name("fragsnap");
     args.truncate(9);
     args.extend(["-o", &name]);
-    let mut attach = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(&args)
+    let mut attach = command(&args)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -305,8 +305,8 @@ fn a_kill_leaves_a_session_that_is_readable_to_its_last_walk() {
     attach.kill().expect("killed");
     attach.wait().expect("ended");
     let output = fragscope(&["explain", &name]);
-    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
-    assert!(said(&output).contains("cut off"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
+    assert!(stderr(&output).contains("cut off"), "{}", stderr(&output));
 }
 
 #[test]
@@ -318,8 +318,7 @@ fn a_session_that_a_signal_ends_is_whole() {
     args.truncate(5);
     let name = kept.name("fragsnap");
     args.extend(["-o", &name]);
-    let attach = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-        .args(&args)
+    let attach = command(&args)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -332,7 +331,7 @@ fn a_session_that_a_signal_ends_is_whole() {
     // SAFETY: it takes two integers; the process is ours and was not waited for.
     unsafe { libc::kill(attach.id() as i32, libc::SIGTERM) };
     let output = attach.wait_with_output().expect("it ends");
-    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
     printed(&["explain", &name], 0);
 }
 
@@ -342,9 +341,9 @@ fn view_wants_a_terminal_and_says_what_needs_none() {
     let output = fragscope(&["view", &kept.name("fragsnap")]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        said(&output).contains("export FILE --format text"),
+        stderr(&output).contains("export FILE --format text"),
         "{}",
-        said(&output)
+        stderr(&output)
     );
 }
 
@@ -366,11 +365,11 @@ fn a_full_disk_ends_the_saving_and_is_said() {
         .args(["-c", &command])
         .output()
         .expect("bash");
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(
-        said(&output).contains("not saved any more"),
+        stderr(&output).contains("not saved any more"),
         "{}",
-        said(&output)
+        stderr(&output)
     );
     let kept = fs::metadata(kept.path("fragsnap"));
     assert!(kept.expect("what was written stays").len() > 0);

@@ -1,18 +1,18 @@
 //! A terminal that was stopped (Ctrl-S) takes nothing in: neither a recorded program nor a signal waits
 //! for it.
 
+mod support;
+
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{FlowArg, tcflow};
 use nix::unistd::Pid;
-
-/// No test waits so long, unless something waits for ever.
-const FOR_EVER: Duration = Duration::from_secs(60);
+use profiler_testing::child::{KillOnDrop, eventually};
+use support::{command, text};
 
 /// Python that allocates for ever, and writes each million of its allocations as a line.
 const PROGRAM: &str = "\
@@ -26,7 +26,7 @@ for million in range(10_000):
 
 /// fragscope with all streams on a terminal that was stopped.
 struct Stopped {
-    child: Child,
+    child: KillOnDrop,
     _terminal: OwnedFd,
 }
 
@@ -35,15 +35,14 @@ impl Stopped {
         let terminal = openpty(None, None).expect("a terminal");
         tcflow(&terminal.slave, FlowArg::TCOOFF).expect("it stops");
         let end = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
-        let child = Command::new(env!("CARGO_BIN_EXE_fragscope"))
-            .args(words)
+        let child = command(words)
             .stdin(end())
             .stdout(end())
             .stderr(end())
             .spawn()
             .expect("fragscope starts");
         Self {
-            child,
+            child: KillOnDrop(child),
             _terminal: terminal.master,
         }
     }
@@ -56,28 +55,6 @@ impl Stopped {
     fn ends(&mut self) -> Option<i32> {
         eventually("fragscope's end", || self.child.try_wait().expect("ours")).code()
     }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(value) = ready() {
-            return value;
-        }
-        assert!(began.elapsed() < FOR_EVER, "{what} does not come");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
 }
 
 #[test]

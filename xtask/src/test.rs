@@ -45,6 +45,11 @@ pub(crate) fn run() -> Result<()> {
             "warnings",
         ])
     })?;
+    step("fuzz targets", || {
+        // With the workspace's own builds of what they depend on; fuzzing itself needs cargo-fuzz.
+        let targets = ["check", "--manifest-path", "fuzz/Cargo.toml"];
+        cargo(&[&targets[..], &["--target-dir", "target"]].concat())
+    })?;
     step("docs", || {
         run_command(
             Command::new("cargo")

@@ -16,7 +16,7 @@ pub use self::recognise::{
 pub use self::rows::ROWS;
 pub use self::settings::{List, Settings, ValueForm, environment_beginnings, reader_of};
 
-/// The allocators that fragscope tells apart.
+/// The allocators that fragscope distinguishes.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub enum Allocator {
     /// GNU libc's malloc (ptmalloc).

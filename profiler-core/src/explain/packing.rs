@@ -8,8 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::addr::{AddrRange, PAGE_SIZE};
-use crate::heap::{Allocator, ExtentKind};
-use crate::metrics::pages::GLIBC_HEADER;
+use crate::heap::Allocator;
 use crate::report::{PackedClass, Packing};
 use crate::residency::ResidencyMap;
 use crate::sample::Sample;
@@ -17,8 +16,6 @@ use crate::span::SpanState;
 
 const QUANTUM: u64 = 16;
 const SMALLEST: u64 = 8;
-/// Header of a glibc chunk with a mapping of its own: both words are its own.
-const MAPPED_HEADER: u64 = 16;
 
 /// The size class that jemalloc serves a request of `bytes` from.
 pub(crate) fn class_of(bytes: u64) -> u64 {
@@ -58,18 +55,12 @@ pub(crate) fn pack(sample: &Sample, present_bytes: u64) -> Option<Packing> {
     let mut small = [0u64; (PAGE_SIZE / GRANULE) as usize + 1];
     let mut large = Vec::new();
     for heap in mallocs {
-        let header = |kind| match (heap.allocator, kind) {
-            (Allocator::Glibc, ExtentKind::LargeMapped) => MAPPED_HEADER - GLIBC_HEADER,
-            (Allocator::Glibc, _) => GLIBC_HEADER,
-            _ => 0,
-        };
         for extent in &heap.extents {
-            let header = header(extent.kind);
             for span in extent.spans.iter(extent.range.start()) {
                 if span.state != SpanState::Live {
                     continue;
                 }
-                let bytes = span.range.len().saturating_sub(header);
+                let bytes = span.range.len().saturating_sub(extent.block_header_bytes);
                 if span.range.len() > PAGE_SIZE {
                     large.push((bytes, touched(&sample.residency, span.range)));
                 } else {

@@ -27,6 +27,9 @@ pub(super) struct Arenas<'m, M> {
     pub(super) notes: Notes,
 }
 
+/// Bytes of a chunk in use before what the program has of it (`malloc/malloc.c`, `SIZE_SZ`).
+const BLOCK_HEADER: u64 = 8;
+
 impl<M: TargetMemory> Arenas<'_, M> {
     /// Walks a run and keeps it as an extent of arena number `id`; `None` when another has its
     /// memory already.
@@ -47,6 +50,7 @@ impl<M: TargetMemory> Arenas<'_, M> {
                 ExtentKind::Brk
             },
             arena: id,
+            block_header_bytes: BLOCK_HEADER,
             spans: walked.spans,
         });
         Some((walked.end, walked.how))

@@ -142,7 +142,7 @@ pub(super) fn malloc_par(
         .map(|(_, par)| par)
 }
 
-/// Tells an `mp_` of an unused heap from zeros.
+/// Distinguishes an `mp_` of an unused heap from zeros.
 fn looks_set(par: &MallocPar) -> bool {
     par.n_mmaps_max != 0 && par.thresholds[2] != 0
 }

@@ -96,7 +96,7 @@ impl<'m, M: TargetMemory> Links<'m, M> {
     }
 }
 
-/// Adds the chunks of an arena's fastbins to `held`, which grows to `most` chunks at the most:
+/// Adds the chunks of an arena's fastbins to `held`, which grows to `most` chunks at most:
 /// forged arenas can all lead to one list.
 pub(super) fn fastbins<M: TargetMemory>(
     links: &Links<'_, M>,

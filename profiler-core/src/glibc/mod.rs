@@ -1,5 +1,5 @@
 //! glibc's malloc, walked from outside with no symbols: all arenas, chunk by chunk; chunks in
-//! tcaches and fastbins told from live ones; mmapped chunks; what a trim would give back.
+//! tcaches and fastbins distinguished from live ones; mmapped chunks; what a trim would give back.
 //!
 //! The walk reads libc's writable data to find `main_arena` and `mp_`, gathers the
 //! chunks that caches hold, then goes through each arena's memory once, in address order. What it
@@ -265,6 +265,7 @@ fn large(chunk: &mapped::Mapped) -> Option<Extent> {
         range: AddrRange::with_len(RemoteAddr::new(chunk.start), chunk.bytes)?,
         kind: ExtentKind::LargeMapped,
         arena: 0,
+        block_header_bytes: 0,
         spans,
     })
 }

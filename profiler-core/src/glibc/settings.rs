@@ -102,19 +102,19 @@ fn judge(
     par: &MallocPar,
     settings: &[(String, String)],
 ) -> AskedSetting {
-    let told = |in_force, note: String| AskedSetting {
+    let result = |in_force, note: String| AskedSetting {
         asked_for: asked_for.clone(),
         in_force,
         note,
     };
     let Some(setting) = setting else {
-        return told(Some(false), "glibc has no setting of this name".into());
+        return result(Some(false), "glibc has no setting of this name".into());
     };
     let Some(setting) = setting else {
-        return told(None, "its effect is not read".into());
+        return result(None, "its effect is not read".into());
     };
     let Some(wanted) = number(value) else {
-        return told(
+        return result(
             Some(false),
             "the value is not a number, so it is ignored".into(),
         );
@@ -126,11 +126,11 @@ fn judge(
             _ => 2,
         };
         let note = format!("hugetlb mode {now} is in force");
-        return told(Some((wanted.min(2)) == now), note);
+        return result(Some((wanted.min(2)) == now), note);
     }
     let mut all = settings.iter();
     let Some((_, now)) = all.find(|(name, _)| name == setting) else {
-        return told(Some(false), "this release has no such setting".into());
+        return result(Some(false), "this release has no such setting".into());
     };
     let in_force = match setting {
         // Kept as the largest size that is cached, rounded up in some releases.
@@ -149,7 +149,7 @@ fn judge(
              with file capabilities or set-user-id ignores its environment)"
         )
     };
-    told(Some(in_force), note)
+    result(Some(in_force), note)
 }
 
 /// A number as glibc's tunables take it: decimal, octal with 0, hexadecimal with 0x.

@@ -88,7 +88,7 @@ impl ArenaState {
         self.top == self.initial_top || self.top == 0
     }
 
-    /// What holds of every `malloc_state`, cheap enough to tell one from other data.
+    /// What holds of every `malloc_state`, cheap enough to distinguish one from other data.
     pub(super) fn is_plausible(&self) -> bool {
         (self.top.is_multiple_of(16) || self.is_unused())
             && self.next.is_multiple_of(8)

@@ -93,17 +93,17 @@ fn place<M: TargetMemory>(
         return None;
     }
     if let Some(at) = layout.arena.ind {
-        let told: u32 = memory
+        let own_index: u32 = memory
             .read_value(RemoteAddr::new(addr.checked_add(at)?))
             .ok()?;
-        if told != ind {
+        if own_index != ind {
             return None;
         }
     }
-    let told: u32 = memory.read_value(RemoteAddr::new(base)).ok()?;
+    let own_index: u32 = memory.read_value(RemoteAddr::new(base)).ok()?;
     let blocks = word_at(memory, base.checked_add(layout.base.blocks)?)?;
     let size = word_at(memory, blocks)?;
-    let fits = told == ind
+    let fits = own_index == ind
         && blocks % PAGE_SIZE == 0
         && size % PAGE_SIZE == 0
         && (PAGE_SIZE..1 << 47).contains(&size);

@@ -99,7 +99,7 @@ impl Extent {
 }
 
 /// The page that every large extent has beside its block (`sz_large_pad`): 4096 bytes where
-/// `opt.cache_oblivious` is on, as it is by default, else none. Told by any extent whose block
+/// `opt.cache_oblivious` is on, as it is by default, else none. Shown by any extent whose block
 /// cannot be otherwise.
 pub(super) fn large_pad(extents: &[Extent]) -> u64 {
     let padded = extents.iter().any(|extent| match extent.used {

@@ -294,7 +294,7 @@ static LAYOUTS: [Layout; 6] = [
     },
 ];
 
-/// The layouts that may fit a version: its own, or all when the object does not tell it.
+/// The layouts that may fit a version: its own, or all when the object does not name it.
 pub(super) fn candidates(version: Option<&str>) -> impl Iterator<Item = &'static Layout> {
     LAYOUTS.iter().filter(move |layout| match version {
         Some(version) => layout.versions.iter().any(|v| version.starts_with(v)),

@@ -166,6 +166,7 @@ impl<'a> Builder<'a> {
             range,
             kind: ExtentKind::Region,
             arena: place as u32,
+            block_header_bytes: 0,
             spans,
         });
     }
@@ -270,9 +271,9 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// A count of bytes as the target tells it, kept to what an address space can hold, so that sums of
+/// A count of bytes as the target has it, kept to what an address space can hold, so that sums of
 /// damaged ones stay sums.
-fn told(bytes: u64) -> u64 {
+fn bounded(bytes: u64) -> u64 {
     bytes.min(1 << 47)
 }
 
@@ -285,7 +286,7 @@ fn arena(state: &State, totals: &Totals) -> Arena {
             ArenaKind::Arena
         },
         addr: crate::addr::RemoteAddr::new(state.place.addr),
-        system_bytes: told(state.mapped) + told(state.base_mapped),
+        system_bytes: bounded(state.mapped) + bounded(state.base_mapped),
         live_blocks: totals.live.0,
         live_bytes: totals.live.1,
         free_blocks: totals.free.0,
@@ -302,10 +303,10 @@ fn arena(state: &State, totals: &Totals) -> Arena {
             // live blocks too.
             (
                 ArenaFigure::MetadataBytes,
-                told(state.base_allocated) + told(state.internal),
+                bounded(state.base_allocated) + bounded(state.internal),
             ),
-            (ArenaFigure::InternalBytes, told(state.internal)),
-            (ArenaFigure::BaseMappedBytes, told(state.base_mapped)),
+            (ArenaFigure::InternalBytes, bounded(state.internal)),
+            (ArenaFigure::BaseMappedBytes, bounded(state.base_mapped)),
             (ArenaFigure::Slabs, totals.slabs),
             (ArenaFigure::SlabBytes, totals.slab_bytes),
             (ArenaFigure::LargeBlocks, totals.large.0),

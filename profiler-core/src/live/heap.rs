@@ -56,7 +56,7 @@ impl Entry {
     }
 }
 
-/// Blocks allocated and not yet freed, as far as the events tell. At most 64 bytes of memory a
+/// Blocks allocated and not yet freed, as far as the events show. At most 64 bytes of memory a
 /// block, in all; never more blocks than the cap, and those turned away are counted.
 pub struct LiveHeap {
     shards: Vec<HashTable<Entry>>,

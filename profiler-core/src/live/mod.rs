@@ -1,4 +1,4 @@
-//! The live heap as the events tell it, and what the events add up to.
+//! The live heap as the events describe it, and what the events add up to.
 
 mod heap;
 mod tracker;

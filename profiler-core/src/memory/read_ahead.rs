@@ -3,7 +3,7 @@
 use super::{ReadError, TargetMemory};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 
-/// Bytes that one bulk read asks for at the most: what stays in a core's own cache until it is
+/// Bytes that one bulk read asks for at most: what stays in a core's own cache until it is
 /// looked at.
 pub const WINDOW_BYTES: u64 = 256 << 10;
 

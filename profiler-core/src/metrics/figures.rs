@@ -59,7 +59,7 @@ impl Figures {
     }
 
     /// Resident and swapped bytes of pages that a malloc (not pymalloc) owns, without those whose
-    /// use could not be told.
+    /// use could not be determined.
     pub(crate) fn malloc_bytes(&self) -> u64 {
         self.malloc_bytes
     }

@@ -15,7 +15,7 @@ pub struct MallocResident {
 
 /// All private anonymous memory and `[heap]`, but for stacks and pymalloc's arenas (those of
 /// `heaps`, where they do not lie in malloc's memory anyway). What a program maps by itself, and the
-/// zero-initialised data of objects (0.3 MiB of CPython's), cannot be told from an allocator's memory
+/// zero-initialised data of objects (0.3 MiB of CPython's), cannot be distinguished from an allocator's memory
 /// and is included. Shared memory is not.
 pub fn malloc_resident(residency: &ResidencyMap, heaps: &[HeapSnapshot]) -> MallocResident {
     let extents = heaps.iter().flat_map(|heap| &heap.extents);
@@ -104,6 +104,7 @@ mod tests {
             range: range(0x204000, 0x8000),
             kind: ExtentKind::PoolArena,
             arena: 0,
+            block_header_bytes: 0,
             spans: SpanList::default(),
         });
         let sum = malloc_resident(&residency, &[heap]);

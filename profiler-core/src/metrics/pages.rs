@@ -9,10 +9,6 @@ use crate::sample::Sample;
 use crate::size_class::SizeClass;
 use crate::span::{Span, SpanState, Spans};
 
-/// Bytes that glibc puts before each block (`malloc/malloc.c`, `SIZE_SZ`; the `prev_size` word
-/// before it belongs to the block in front while that is in use).
-pub(crate) const GLIBC_HEADER: u64 = 8;
-
 /// What a byte of a page is used for.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(usize)]
@@ -31,7 +27,7 @@ pub(crate) enum Use {
     Metadata,
     /// Kept from the kernel.
     Retained,
-    /// Could not be told.
+    /// Could not be determined.
     Unknown,
     /// Handed out by pymalloc.
     PymallocLive,
@@ -146,8 +142,8 @@ pub(crate) fn visit(sample: &Sample, emit: impl FnMut(&PageSlice)) {
             let class = (span.state == SpanState::Live).then(|| SizeClass::of(span.range.len()));
             // Only a whole span begins with its header.
             let whole = span.range.start() == range.start();
-            if what == Use::Live && allocator == Allocator::Glibc && whole {
-                sweep.glibc_block(range, class, owner);
+            if what == Use::Live && extent.block_header_bytes > 0 && whole {
+                sweep.block_with_header(range, extent.block_header_bytes, class, owner);
             } else {
                 sweep.add(range, what, class, owner);
             }
@@ -212,11 +208,17 @@ struct Sweep<'a, F> {
 }
 
 impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
-    /// Adds a live glibc chunk, header first. The page that holds the header counts the block once.
-    fn glibc_block(&mut self, range: AddrRange, class: Option<SizeClass>, owner: Owner) {
+    /// Adds a live block, header first. The page that holds the header counts the block once.
+    fn block_with_header(
+        &mut self,
+        range: AddrRange,
+        header_bytes: u64,
+        class: Option<SizeClass>,
+        owner: Owner,
+    ) {
         let page_end = range.start().align_down(PAGE_SIZE).checked_add(PAGE_SIZE);
         let here = page_end.map_or(range.end(), |end| end.min(range.end()));
-        let header = range.start().checked_add(GLIBC_HEADER);
+        let header = range.start().checked_add(header_bytes);
         let header = header.map_or(range.end(), |end| end.min(range.end()));
         let parts = [
             (range.start(), header, Use::Header, class),

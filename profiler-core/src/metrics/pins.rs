@@ -152,7 +152,7 @@ impl Tail {
         }
     }
 
-    /// Whole free pages below the last blocks, which are a page's worth at the most. Free pages
+    /// Whole free pages below the last blocks, which are a page's worth at most. Free pages
     /// above the last block are the top's own.
     fn pinned_below_top(&self) -> u64 {
         let last_block = self.last.iter().rposition(|part| part.in_use > 0);

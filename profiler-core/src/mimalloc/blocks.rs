@@ -111,7 +111,7 @@ pub(super) struct Walker<'a, M> {
     pub(super) damaged: Vec<u64>,
 }
 
-/// Damaged pages named at the most.
+/// Damaged pages named at most.
 const MAX_DAMAGED: usize = 32;
 
 impl<'a, M: TargetMemory> Walker<'a, M> {

@@ -83,7 +83,7 @@ impl Found<'_> {
         layout: &str,
     ) -> HeapSnapshot {
         let identity = object.map(|object| &object.identity);
-        // Where the object tells its version, the layout adds how it was built.
+        // Where the object names its version, the layout adds how it was built.
         let mut version = match identity.and_then(|identity| identity.version.as_ref()) {
             Some(version) => match layout.split_once(',') {
                 Some((_, build)) => format!("{version},{build}"),
@@ -112,7 +112,7 @@ fn anonymous(mapping: &Mapping) -> bool {
     kind && mapping.read && mapping.write && !mapping.shared
 }
 
-/// Defects kept at the most.
+/// Defects kept at most.
 const MAX_DEFECTS: usize = 32;
 
 fn note(heap: &mut HeapSnapshot, addr: Option<u64>, bytes: u64, what: &str) {

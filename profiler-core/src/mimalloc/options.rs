@@ -12,9 +12,9 @@ use super::instance::any_word;
 const ENTRY: u64 = 32;
 /// The first option, in every release.
 const FIRST: &str = "show_errors";
-/// Options that a release has at the most.
+/// Options that a release has at most.
 const MAX_OPTIONS: u64 = 96;
-/// Bytes of a name at the most.
+/// Bytes of a name at most.
 const MAX_NAME: usize = 48;
 
 /// The options of this mimalloc, name and value; empty when they are not found.

@@ -11,7 +11,7 @@ use super::layout::{
     META_AREA_TAIL, METAS_PER_AREA, SIZE_CLASSES, USAGE_BY_CLASS,
 };
 
-/// Bytes of one file's data that are searched at the most.
+/// Bytes of one file's data that are searched at most.
 const MAX_DATA: u64 = 64 << 20;
 /// Bytes read at once; a multiple of the page.
 const WINDOW: u64 = 1 << 20;

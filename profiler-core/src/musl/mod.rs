@@ -53,7 +53,7 @@ pub enum NotWalked {
     NoContext,
 }
 
-/// Defects kept at the most.
+/// Defects kept at most.
 const MAX_DEFECTS: usize = 32;
 
 /// What slots say besides being live or not.
@@ -268,6 +268,7 @@ fn lay<'a, M: TargetMemory>(
             range,
             kind,
             arena: 0,
+            block_header_bytes: 0,
             spans,
         });
     }
@@ -281,6 +282,7 @@ fn area_extent(area: u64) -> Option<Extent> {
         range: AddrRange::with_len(RemoteAddr::new(area), AREA)?,
         kind: ExtentKind::Region,
         arena: 0,
+        block_header_bytes: 0,
         spans,
     })
 }
@@ -299,7 +301,9 @@ fn checks<M: TargetMemory>(
         }
     }
     let of_classes = slots.iter().zip(&context.usage_by_class);
-    let agree = of_classes.filter(|(found, told)| found == told).count();
+    let agree = of_classes
+        .filter(|(found, counted)| found == counted)
+        .count();
     let check = |name: &str, expected, found| CrossCheck {
         name: name.into(),
         expected,

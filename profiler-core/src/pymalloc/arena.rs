@@ -184,7 +184,7 @@ impl<M: TargetMemory> Walker<M> {
         (range, spans)
     }
 
-    /// Tells which blocks of the pool at `addr` are live, into `self.live`.
+    /// Determines which blocks of the pool at `addr` are live, in `self.live`.
     fn pool(&mut self, addr: RemoteAddr, header: &[u8; HEADER as usize], index: u32) -> Read {
         let mut header = *header;
         for attempt in 1..=POOL_TRIES {

@@ -7,24 +7,24 @@ use crate::memory::{PageCache, TargetMemory};
 use crate::pymalloc::Geometry;
 use crate::pymalloc::data::{self, Words};
 use crate::pymalloc::pool::Pool;
-use crate::pymalloc::scan::Seen;
+use crate::pymalloc::scan::FoundPools;
 use crate::residency::{MappingKind, ResidencyMap};
 
 /// Bytes of an `arena_object`.
 const OBJECT: u64 = 48;
 /// `INITIAL_ARENA_OBJECTS`: the array has 16 times a power of two entries.
 const FIRST_ARENAS: u64 = 16;
-/// Arenas that an array is trusted to have at the most: 64 GiB in small ones.
+/// Arenas that an array is trusted to have at most: 64 GiB in small ones.
 const MAX_ARENAS: u64 = 1 << 18;
-/// Interpreters with their own arenas looked for at the most.
+/// Interpreters with their own arenas looked for at most.
 const MAX_ARRAYS: usize = 256;
-/// Places of states that are tried at the most.
+/// Places of states that are tried at most.
 const MAX_STATES: usize = 4096;
 /// Arenas that an array is asked for first.
 const SAMPLES: usize = 8;
 /// Agreeing arenas that an array must show, unless it has fewer in use.
 const VOTES: usize = 4;
-/// Times that an arena was got, at the most, for its count to be trusted.
+/// Times that an arena was got, at most, for its count to be trusted.
 const MAX_TIMES: u64 = 1 << 48;
 
 /// An `arena_object` that is in use.
@@ -67,7 +67,7 @@ pub(super) struct Array {
 }
 
 /// The arrays of arenas that the pools belong to, the main interpreter's first. What they explain
-/// is taken out of `seen`.
+/// is taken out of `candidates`.
 ///
 /// From 3.12 on, an interpreter's lists of pools (`usedpools`) and the pointer to its array lie in
 /// one structure (`struct _obmalloc_state`), so pools lead to it. Before, the pointer lies in the
@@ -77,15 +77,15 @@ pub(super) fn arrays<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
     of: Geometry,
-    seen: &mut Seen,
+    candidates: &mut FoundPools,
 ) -> Vec<Array> {
     let mut arrays: Vec<Array> = Vec::new();
     // Candidates lie close together, and entries of one array even more so.
     let memory = PageCache::new(memory);
-    let lists = seen.states();
+    let lists = candidates.states();
     let after_lists = |&lists: &RemoteAddr| lists.checked_add(Pool::table_bytes(16));
     let by_lists = lists.iter().take(MAX_STATES).filter_map(after_lists);
-    try_all(&memory, residency, of, by_lists, seen, &mut arrays);
+    try_all(&memory, residency, of, by_lists, candidates, &mut arrays);
     for of_python in [true, false] {
         let data = match arrays.is_empty() {
             true => data::words(&memory, residency, of_python),
@@ -99,8 +99,8 @@ pub(super) fn arrays<M: TargetMemory>(
             &mut words(),
         ] {
             if arrays.is_empty() {
-                let places = pointers(residency, of, seen, words).into_iter();
-                try_all(&memory, residency, of, places, seen, &mut arrays);
+                let places = pointers(residency, of, candidates, words).into_iter();
+                try_all(&memory, residency, of, places, candidates, &mut arrays);
             }
         }
     }
@@ -116,26 +116,26 @@ fn try_all<M: TargetMemory>(
     residency: &ResidencyMap,
     of: Geometry,
     places: impl Iterator<Item = RemoteAddr>,
-    seen: &mut Seen,
+    candidates: &mut FoundPools,
     arrays: &mut Vec<Array>,
 ) {
     let mut tried = BTreeSet::new();
     for place in places {
-        if seen.pools.is_empty() || arrays.len() == MAX_ARRAYS {
+        if candidates.pools.is_empty() || arrays.len() == MAX_ARRAYS {
             return;
         }
         let Ok(base) = memory.read_value::<u64>(place).map(RemoteAddr::new) else {
             continue;
         };
-        // Words beside the pointer may point to the array too: its place tells the right one.
+        // Words beside the pointer may point to the array too: its place shows which is right.
         let length = length(memory, place);
         if !may_be_array(residency, base) || !tried.insert((base, length)) {
             continue;
         }
-        if let Some(arenas) = try_array(memory, of, base, length, seen) {
+        if let Some(arenas) = try_array(memory, of, base, length, candidates) {
             let mut ranges: Vec<_> = arenas.iter().filter_map(|a| of.range(a.address)).collect();
             ranges.sort_unstable_by_key(AddrRange::start);
-            seen.forget(&ranges);
+            candidates.forget(&ranges);
             arrays.push(Array {
                 base,
                 arenas,
@@ -151,10 +151,10 @@ fn try_all<M: TargetMemory>(
 fn pointers(
     residency: &ResidencyMap,
     of: Geometry,
-    seen: &Seen,
+    candidates: &FoundPools,
     words: &mut dyn Iterator<Item = (RemoteAddr, u64, [u32; 3])>,
 ) -> Vec<RemoteAddr> {
-    let mut pools: Vec<_> = seen.pools.values().copied().collect();
+    let mut pools: Vec<_> = candidates.pools.values().copied().collect();
     pools.sort_unstable();
     let in_pools = |addr: RemoteAddr| {
         let after = pools.partition_point(|&(low, _)| low <= addr);
@@ -237,9 +237,9 @@ fn try_array<M: TargetMemory>(
     of: Geometry,
     base: RemoteAddr,
     length: Option<u64>,
-    seen: &Seen,
+    candidates: &FoundPools,
 ) -> Option<Vec<ArenaObject>> {
-    let pools = &seen.pools;
+    let pools = &candidates.pools;
     let agrees = |&(index, _): &(u32, u64), &(low, high): &(RemoteAddr, RemoteAddr)| {
         let arena = object(memory, of, base, index)?;
         let range = of.range(arena.address)?;

@@ -4,7 +4,7 @@ use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::TargetMemory;
 use crate::residency::{MappingKind, ResidencyMap};
 
-/// Data read at the most, in bytes. Python's own is 1 to 3 MiB.
+/// Data read at most, in bytes. Python's own is 1 to 3 MiB.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// Words of writable data that lie one after another.

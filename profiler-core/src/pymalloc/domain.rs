@@ -1,4 +1,4 @@
-//! Which allocator serves Python's objects, told by its tables of allocator functions.
+//! Which allocator serves Python's objects, by its tables of allocator functions.
 //!
 //! Each of the domains raw, mem and obj has a `PyMemAllocatorEx`: a context and the functions
 //! malloc, calloc, realloc and free. A table for the debug hooks follows: a letter and a
@@ -97,12 +97,12 @@ pub fn objects_allocator<M: TargetMemory>(
     for of_python in [true, false] {
         let data = data::words(memory, residency, of_python);
         if let Some(table) = DebugTable::find(&data, residency) {
-            let told = if python >= (3, 12) {
+            let serving = if python >= (3, 12) {
                 by_table(memory, residency, &table)
             } else {
                 by_search(memory, residency, &table, &data)
             };
-            return told.unwrap_or(PythonMalloc::Unknown);
+            return serving.unwrap_or(PythonMalloc::Unknown);
         }
     }
     PythonMalloc::Unknown
@@ -124,11 +124,11 @@ fn by_table<M: TargetMemory>(
         *found = below;
         debug |= hooked && domain == 2;
     }
-    Some(told(functions, debug))
+    Some(serving(functions, debug))
 }
 
 /// Up to 3.11 the entries are variables that lie near the table, in an order that is the
-/// compiler's: they are told by what they hold.
+/// compiler's: they are recognised by what they hold.
 fn by_search<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -148,7 +148,7 @@ fn by_search<M: TargetMemory>(
             continue;
         }
         if context == hook && Entry::parse(&[&[context], next].concat(), residency).is_some() {
-            return Some(told(default, true));
+            return Some(serving(default, true));
         }
         let is = |functions: &Functions| context == 0 && next.starts_with(functions);
         of_raw += u32::from(is(&raw));
@@ -156,7 +156,7 @@ fn by_search<M: TargetMemory>(
     }
     // mem and obj are served alike, or raw too; fewer entries, and someone has set one of their own.
     match (raw == objects, of_raw, of_objects) {
-        (false, _, 2..) => Some(told(default, false)),
+        (false, _, 2..) => Some(serving(default, false)),
         (false, 3.., 0) | (true, 3.., _) => Some(PythonMalloc::Malloc),
         _ => None,
     }
@@ -187,7 +187,7 @@ fn innermost<M: TargetMemory>(
     None
 }
 
-fn told([raw, mem, objects]: [Functions; 3], debug: bool) -> PythonMalloc {
+fn serving([raw, mem, objects]: [Functions; 3], debug: bool) -> PythonMalloc {
     match (objects == raw, objects == mem, debug) {
         (true, _, false) => PythonMalloc::Malloc,
         (true, _, true) => PythonMalloc::MallocDebug,

@@ -19,7 +19,7 @@ pub use domain::objects_allocator;
 use std::thread;
 
 use arrays::{ArenaObject, Array};
-use scan::{Seen, Where};
+use scan::{FoundPools, Where};
 
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::completeness::{Confidence, Defect};
@@ -52,7 +52,7 @@ pub enum NotWalked {
     NoArenas,
 }
 
-/// Defects kept at the most.
+/// Defects kept at most.
 const MAX_DEFECTS: usize = 32;
 
 /// pymalloc's own count of its arenas.
@@ -167,7 +167,7 @@ pub fn walk<M: TargetMemory + Sync>(
 
 /// Arenas that are worth a thread of their own.
 const ARENAS_A_THREAD: usize = 16;
-/// Threads at the most.
+/// Threads at most.
 const MAX_THREADS: usize = 4;
 
 /// Walks the arenas, with the interpreter of each, on several cores: in parts, the totals of each
@@ -188,6 +188,7 @@ fn walk_arenas<M: TargetMemory + Sync>(
                 range,
                 kind: ExtentKind::PoolArena,
                 arena: of as u32,
+                block_header_bytes: 0,
                 spans,
             });
         }
@@ -222,12 +223,12 @@ fn find<M: TargetMemory>(
     serves: PythonMalloc,
 ) -> Result<Found, NotWalked> {
     let usual = Geometry::of(python);
-    let seen = scan::pools(memory, residency, usual.pool, Where::Mapped);
-    let nothing = match seen.pools.is_empty() {
+    let candidates = scan::pools(memory, residency, usual.pool, Where::Mapped);
+    let nothing = match candidates.pools.is_empty() {
         true => NotWalked::NoPools,
         false => NotWalked::NoArenas,
     };
-    if let Some(found) = arenas(memory, residency, usual, seen) {
+    if let Some(found) = arenas(memory, residency, usual, candidates) {
         return Ok(found);
     }
     if !serves.may_be_pymalloc() {
@@ -235,10 +236,10 @@ fn find<M: TargetMemory>(
     }
     for place in [Where::Mapped, Where::Brk] {
         for pool in scan::pool_sizes(memory, residency, place) {
-            let seen = scan::pools(memory, residency, pool, place);
+            let candidates = scan::pools(memory, residency, pool, place);
             for arena in ARENA_SIZES {
                 let geometry = Geometry { pool, arena };
-                if let Some(found) = arenas(memory, residency, geometry, seen.clone()) {
+                if let Some(found) = arenas(memory, residency, geometry, candidates.clone()) {
                     return Ok(found);
                 }
             }
@@ -251,14 +252,14 @@ fn arenas<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
     geometry: Geometry,
-    mut seen: Seen,
+    mut candidates: FoundPools,
 ) -> Option<Found> {
     // One array of arenas for each interpreter that has its own (3.12 on), most have one.
-    let arrays = arrays::arrays(memory, residency, geometry, &mut seen);
+    let arrays = arrays::arrays(memory, residency, geometry, &mut candidates);
     (!arrays.is_empty()).then_some(Found {
         geometry,
         arrays,
-        outside: seen.pools.len(),
+        outside: candidates.pools.len(),
     })
 }
 

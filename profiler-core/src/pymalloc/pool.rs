@@ -50,7 +50,7 @@ fn word64(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl Pool {
-    /// Reads the header of a pool in use. `None` where it is none: the geometry is told by
+    /// Reads the header of a pool in use. `None` where it is none: the geometry is recognised by
     /// `maxnextoffset == pool size - block size`.
     pub(super) fn parse(
         addr: RemoteAddr,

@@ -11,7 +11,7 @@ use crate::residency::{Mapping, MappingKind, ResidencyMap};
 const BATCH: usize = 4096;
 /// What looks like pools of one arena is kept by stretches of this size, the smallest arena's.
 const STRETCH: u64 = 256 << 10;
-/// Places of allocator states that are kept at the most.
+/// Places of allocator states that are kept at most.
 const MAX_STATES: usize = 1 << 16;
 /// Sizes of pools that are looked for, in bytes.
 const POOL_SIZES: [u64; 5] = [4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10];
@@ -39,15 +39,15 @@ impl Where {
 /// What looks like pools in use. Pages of other data may be among them; whoever looks for the
 /// arenas leaves those out.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct FoundPools {
     /// The lowest and the highest pool by arena index and stretch of memory: an index that two
-    /// interpreters use is told apart by where the pools are.
+    /// interpreters use is distinguished by where the pools are.
     pub(super) pools: BTreeMap<(u32, u64), (RemoteAddr, RemoteAddr)>,
     /// Where the pools' lists have their heads (`usedpools`), with the number of pools that say so.
     states: BTreeMap<RemoteAddr, u32>,
 }
 
-impl Seen {
+impl FoundPools {
     fn add(&mut self, pool: &Pool) {
         let addr = pool.addr;
         let key = (pool.arena, addr.get() / STRETCH);
@@ -84,14 +84,14 @@ pub(super) fn pools<M: TargetMemory>(
     residency: &ResidencyMap,
     pool_size: u64,
     place: Where,
-) -> Seen {
-    let mut seen = Seen::default();
+) -> FoundPools {
+    let mut candidates = FoundPools::default();
     headers(memory, residency, pool_size, place, |addr, header| {
         if let Some(pool) = Pool::parse(addr, header, pool_size) {
-            seen.add(&pool);
+            candidates.add(&pool);
         }
     });
-    seen
+    candidates
 }
 
 /// The sizes that pools may have by their headers, the one of most pools first.
@@ -122,7 +122,7 @@ fn headers<M: TargetMemory>(
 ) {
     let mut addrs = Vec::with_capacity(BATCH);
     let mut headers = Vec::with_capacity(BATCH);
-    let mut look = |addrs: &mut Vec<RemoteAddr>| {
+    let mut read_batch = |addrs: &mut Vec<RemoteAddr>| {
         memory.read_scattered::<{ HEADER as usize }>(addrs, &mut headers);
         for (addr, header) in addrs.drain(..).zip(&headers) {
             if let Some(header) = header {
@@ -140,11 +140,11 @@ fn headers<M: TargetMemory>(
             while let Some(addr) = at.filter(|&addr| run.range.contains(addr)) {
                 addrs.push(addr);
                 if addrs.len() == BATCH {
-                    look(&mut addrs);
+                    read_batch(&mut addrs);
                 }
                 at = addr.checked_add(step);
             }
         }
     }
-    look(&mut addrs);
+    read_batch(&mut addrs);
 }

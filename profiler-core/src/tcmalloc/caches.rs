@@ -15,9 +15,9 @@ const FREE_LIST: usize = 32;
 const SIZE: usize = FREE_LIST * CLASSES;
 const NEXT: usize = 4144;
 const PREV: usize = 4152;
-/// Tries to read a thread's cache, at the most.
+/// Tries to read a thread's cache, at most.
 const MAX_CACHE_READS: usize = 1 << 14;
-/// Blocks of one list, and of all, at the most.
+/// Blocks of one list, and of all, at most.
 const MAX_LIST: u64 = 1 << 20;
 const MAX_BLOCKS: usize = 1 << 24;
 

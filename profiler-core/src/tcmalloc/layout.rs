@@ -14,11 +14,11 @@ pub(super) const CLASSES: usize = 128;
 pub(super) const LEAF_LENGTH: u64 = 1 << 18;
 /// `sizeof(Span)`.
 pub(super) const SPAN: usize = 48;
-/// Writable data that is searched at the most.
+/// Writable data that is searched at most.
 const MAX_DATA: u64 = 16 << 20;
 /// `kMaxSize`: the largest block that has a size class.
 const MAX_SIZE: u64 = 256 << 10;
-/// Pages that a span of a size class has at the most.
+/// Pages that a span of a size class has at most.
 const MAX_CLASS_PAGES: u64 = 256;
 /// Leaves that the root of the page map points to.
 const ROOT_LENGTH: usize = 1 << 17;

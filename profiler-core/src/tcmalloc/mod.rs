@@ -74,6 +74,7 @@ pub fn walk<M: TargetMemory>(
                 range: span.range,
                 kind: ExtentKind::Region,
                 arena: 0,
+                block_header_bytes: 0,
                 spans: SpanList::default(),
             });
         }
@@ -207,7 +208,7 @@ impl<M: TargetMemory> Layer<'_, M> {
             *state = SpanState::Free;
             free += 1;
             let next = self.memory.read_value::<u64>(RemoteAddr::new(at));
-            // An address of no block ends the list, and is told from its true end.
+            // An address of no block ends the list, and differs from its true end.
             at = next.unwrap_or(u64::MAX);
         }
         self.totals.damaged += u64::from(at != 0 || free + span.refcount != count);

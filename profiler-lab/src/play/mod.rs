@@ -19,7 +19,7 @@ use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
 use profiler_sampling::{Sampler, SamplingOptions};
-use profiler_target::{OpenError, Target};
+use profiler_target::{OpenError, Process, Target};
 use profiler_trace::compile::ProgramCheckpoint;
 
 use self::child::Child;

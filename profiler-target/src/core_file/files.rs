@@ -12,13 +12,13 @@ use super::notes::{MappedFile, Notes};
 use super::{CoreError, Segment};
 use crate::elf::open_regular;
 
-/// Files looked for at the most.
+/// Files looked for at most.
 const MAX_FILES: usize = 4096;
 const PAGE: usize = PAGE_SIZE as usize;
 
 /// The mapped files whose content can be had.
 #[derive(Debug, Default)]
-pub(super) struct Files {
+pub(super) struct MappedFiles {
     opened: Vec<File>,
     paths: BTreeMap<String, PathBuf>,
     /// Mapped parts with the index of their file, ascending.
@@ -26,7 +26,7 @@ pub(super) struct Files {
     missing: Vec<String>,
 }
 
-impl Files {
+impl MappedFiles {
     /// Looks for each file that was mapped. It is taken when it begins with the same page as in the
     /// core; kernel and gcore write the first page of mapped ELF files for this purpose.
     pub(super) fn find(

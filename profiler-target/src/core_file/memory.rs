@@ -7,7 +7,7 @@ use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, TargetMemory};
 
 use super::Segment;
-use super::files::Files;
+use super::files::MappedFiles;
 
 /// More read-only data than this of one mapping is not looked at.
 const MAX_PART_BYTES: u64 = 64 << 20;
@@ -17,11 +17,11 @@ const MAX_PART_BYTES: u64 = 64 << 20;
 pub struct CoreMemory<'c> {
     file: &'c File,
     segments: &'c [Segment],
-    files: &'c Files,
+    files: &'c MappedFiles,
 }
 
 impl<'c> CoreMemory<'c> {
-    pub(super) fn new(file: &'c File, segments: &'c [Segment], files: &'c Files) -> Self {
+    pub(super) fn new(file: &'c File, segments: &'c [Segment], files: &'c MappedFiles) -> Self {
         Self {
             file,
             segments,

@@ -21,17 +21,15 @@ use object::LittleEndian;
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use profiler_core::object::AllocatorObject;
 use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
 use profiler_core::threads::Thread;
 
-use super::allocators;
-use super::elf::{Reader, Source, open_regular};
-use super::identity::{Identity, Libc, Python};
+use super::elf::{Source, open_regular};
+use super::process::{Files, Process};
 use super::residency::USER_END;
 use error::check_kind;
-use files::Files;
+use files::MappedFiles;
 use notes::Notes;
 
 pub use error::CoreError;
@@ -68,11 +66,9 @@ pub struct CoreFile {
     segments: Vec<Segment>,
     mappings: Vec<Mapping>,
     notes: Notes,
-    files: Files,
+    mapped_files: MappedFiles,
     missing_bytes: u64,
-    identity: Identity,
-    reader: Reader,
-    allocators: allocators::Known,
+    files: Files,
 }
 
 impl CoreFile {
@@ -103,39 +99,22 @@ impl CoreFile {
             });
         }
         let file = Arc::new(file);
-        let files = Files::find(&file, &segments, &notes, exe)?;
+        let mapped_files = MappedFiles::find(&file, &segments, &notes, exe)?;
         Ok(Self {
             file,
             taken_at_ns: taken.map_or(0, |time| time.as_nanos() as u64),
             segments,
             mappings,
             notes,
-            files,
+            mapped_files,
             missing_bytes,
-            identity: Identity::default(),
-            reader: Reader::default(),
-            allocators: allocators::Known::default(),
+            files: Files::default(),
         })
     }
 
     /// When the file was written, in ns since 1970.
     pub fn taken_at_ns(&self) -> u64 {
         self.taken_at_ns
-    }
-
-    /// Who it was, in words.
-    pub fn describe(&self) -> sample::Target {
-        let python = self.python();
-        sample::Target {
-            pid: self.notes.pid,
-            comm: self.notes.comm.clone(),
-            cmdline: self.notes.cmdline.clone(),
-            python: python.map(|python| format!("CPython {}", python.full_version)),
-            libc: self.libc().map(Libc::to_string),
-            malloc: self.identity.malloc(self, &self.allocators),
-            python_malloc: None,
-            threads: self.notes.threads.len() as u32,
-        }
     }
 
     /// The path of its program, as it was mapped.
@@ -148,45 +127,12 @@ impl CoreFile {
         &self.notes.threads
     }
 
-    /// Its mappings, ascending, as far as a core names them.
-    pub fn mappings(&self) -> &[Mapping] {
-        &self.mappings
-    }
-
-    /// Its auxiliary vector.
-    pub fn auxv(&self) -> &[u8] {
-        &self.notes.auxv
-    }
-
-    /// Its C library.
-    pub fn libc(&self) -> Option<&Libc> {
-        self.identity.libc(self)
-    }
-
-    /// Its Python.
-    pub fn python(&self) -> Option<&Python> {
-        self.identity.python(self)
-    }
-
-    /// Every allocator besides its C library's and Python's own that a mapped object holds.
-    pub fn allocator_objects(&self) -> Vec<AllocatorObject> {
-        self.allocators.find(self)
-    }
-
-    /// The writable mappings of its C library, with the zero-initialised data after them.
-    pub fn libc_data_ranges(&self) -> Vec<AddrRange> {
-        let libc = self.libc();
-        libc.map_or_else(Vec::new, |libc| {
-            super::identity::libc_data(&self.mappings, &libc.path)
-        })
-    }
-
     /// Its memory, by address.
     pub fn memory(&self) -> CoreMemory<'_> {
-        CoreMemory::new(&self.file, &self.segments, &self.files)
+        CoreMemory::new(&self.file, &self.segments, &self.mapped_files)
     }
 
-    /// The state of its pages, as far as a core tells it.
+    /// The state of its pages, as far as a core shows it.
     ///
     /// # Errors
     /// When the file cannot be read any more.
@@ -199,28 +145,41 @@ impl CoreFile {
         self.missing_bytes
     }
 
-    /// What was not looked into of the mapped files because there was too much of it.
-    pub fn unread_files(&self) -> Option<String> {
-        self.reader.unread()
-    }
-
     /// Mapped files whose content could not be had: not there, or not the ones that were mapped.
     pub fn missing_files(&self) -> &[String] {
-        self.files.missing()
+        self.mapped_files.missing()
     }
 }
 
-impl super::identity::Image for CoreFile {
-    fn image_mappings(&self) -> Vec<Mapping> {
-        self.mappings.clone()
+impl Process for CoreFile {
+    fn mappings(&self) -> io::Result<Vec<Mapping>> {
+        Ok(self.mappings.clone())
     }
 
-    fn path_of(&self, mapped: &str) -> PathBuf {
-        self.files.path_of(mapped).unwrap_or_default()
+    fn auxv(&self) -> io::Result<Vec<u8>> {
+        Ok(self.notes.auxv.clone())
     }
 
-    fn reader(&self) -> &Reader {
-        &self.reader
+    fn names(&self) -> sample::Target {
+        sample::Target {
+            pid: self.notes.pid,
+            comm: self.notes.comm.clone(),
+            cmdline: self.notes.cmdline.clone(),
+            threads: self.notes.threads.len() as u32,
+            ..sample::Target::default()
+        }
+    }
+
+    fn environment(&self, _begin: &str) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn host_path(&self, mapped: &str) -> PathBuf {
+        self.mapped_files.path_of(mapped).unwrap_or_default()
+    }
+
+    fn files(&self) -> &Files {
+        &self.files
     }
 
     fn is_program(&self, mapped: &str) -> bool {

@@ -1,4 +1,4 @@
-//! What the notes of a core tell: threads, names, the auxiliary vector, mapped files.
+//! What the notes of a core hold: threads, names, the auxiliary vector, mapped files.
 //!
 //! Layouts of x86-64: `struct elf_prstatus`, `struct elf_prpsinfo` (`include/linux/elfcore.h`),
 //! `user_regs_struct` (`arch/x86/include/asm/user_64.h`), `NT_FILE` (`fill_files_note` in
@@ -26,7 +26,7 @@ const FS_BASE: usize = 21;
 const INFO_PID: usize = 24;
 const INFO_NAME: (usize, usize) = (40, 16);
 const INFO_ARGUMENTS: (usize, usize) = (56, 80);
-/// Threads kept at the most: the kernel's limit on pids (`PID_MAX_LIMIT`).
+/// Threads kept at most: the kernel's limit on pids (`PID_MAX_LIMIT`).
 const MAX_THREADS: usize = 4 << 20;
 
 /// A part of a file that was mapped.
@@ -39,12 +39,12 @@ pub(super) struct MappedFile {
     pub(super) path: String,
 }
 
-/// What all notes told.
+/// What all notes hold.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     pub(super) pid: i32,
     pub(super) comm: String,
-    /// The first 80 bytes of the command line, as one word: a core does not tell where words end.
+    /// The first 80 bytes of the command line, as one word: a core does not show where words end.
     pub(super) cmdline: Vec<String>,
     pub(super) threads: Vec<Thread>,
     pub(super) auxv: Vec<u8>,

@@ -1,9 +1,9 @@
-//! Mappings and pages, as far as a core tells them.
+//! Mappings and pages, as far as a core shows them.
 //!
 //! The kernel leaves a hole in the file for pages that were never touched (`dump_user_range` in
 //! `fs/coredump.c`), so that what is no hole was in memory or in swap. gcore, and every copy that
 //! does not keep holes, writes zeros there: then all pages count as present, and how many of them
-//! are zeros is said. What was swapped out is in the core like the rest: a core does not tell.
+//! are zeros is said. What was swapped out is in the core like the rest, without a mark.
 
 use std::fs::File;
 use std::io;

@@ -27,12 +27,12 @@ const NAMED: usize = 3;
 
 static LIMIT: AtomicU64 = AtomicU64::new(FILE_LIMIT);
 
-/// Sets how many bytes are read of one mapped file at the most, for the whole process.
+/// Sets how many bytes are read of one mapped file at most, for the whole process.
 pub fn set_file_limit(bytes: u64) {
     LIMIT.store(bytes, Ordering::Relaxed);
 }
 
-/// How many bytes are read of one file at the most.
+/// How many bytes are read of one file at most.
 pub fn file_limit() -> u64 {
     LIMIT.load(Ordering::Relaxed)
 }

@@ -46,7 +46,7 @@ static void send_text(void) {
 }
 
 /* The first letter of the next line of input; the end of input ends the program. */
-static char told(void) {
+static char next_command(void) {
     char first = 0, letter = 0;
     while (letter != '\n') {
         if (read(0, &letter, 1) <= 0) _exit(0);
@@ -193,7 +193,7 @@ int main(int argc, char **argv) {
     for (int i = 1; i <= threads; i++)
         pthread_create(&workers[i].thread, NULL, thread, &workers[i]);
     report();
-    told();
+    next_command();
 
     pthread_barrier_wait(&start);
     if (!strcmp(kind, "mapped")) {
@@ -235,7 +235,7 @@ int main(int argc, char **argv) {
         work(&workers[0]);
     }
     report();
-    while (told() == 't') {
+    while (next_command() == 't') {
         malloc_trim(0);
         report();
     }

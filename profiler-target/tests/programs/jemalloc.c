@@ -127,7 +127,7 @@ static const char *totals[] = {"allocated", "active", "metadata", "mapped", "ret
 static const char *by_arena[] = {"pactive", "pdirty", "pmuzzy", "retained", "base", "internal",
     "tcache_bytes"};
 
-static uint64_t told[5], arenas[ARENAS][8], regions[BINS][2];
+static uint64_t values[5], arenas[ARENAS][8], regions[BINS][2];
 
 /* Asks everything; the first time jemalloc makes memory for the answers. */
 static unsigned ask(void) {
@@ -140,7 +140,7 @@ static unsigned ask(void) {
 	char path[128];
 	for (int i = 0; i < 5; i++) {
 		snprintf(path, sizeof path, "stats.%s", totals[i]);
-		told[i] = get(path);
+		values[i] = get(path);
 	}
 	for (unsigned i = 0; i < count; i++) {
 		snprintf(path, sizeof path, "arena.%u.initialized", i);
@@ -170,7 +170,7 @@ int main(void) {
 	unsigned count = ask();
 	say("%d", getpid());
 	for (int i = 0; i < 5; i++)
-		say(" %lu", told[i]);
+		say(" %lu", values[i]);
 	flush();
 	for (unsigned i = 0; i < count; i++) {
 		if (!arenas[i][0])

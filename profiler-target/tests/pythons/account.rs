@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use profiler_core::heap::{Arena, HeapSnapshot};
+use profiler_core::arena::ArenaFigure;
+use profiler_core::heap::HeapSnapshot;
 use profiler_core::span::SpanState;
 
 /// A heap of many sizes, of which four in five objects go again.
@@ -13,7 +14,7 @@ kept = [[str(i), i * 1.5, {i: [i]}, 'x' * rng.randrange(480)] for i in range(600
 kept = [o for o in kept if rng.randrange(100) < 20]
 ";
 
-/// Tells its account on stderr, says so, and waits for ever; nothing after the account makes or
+/// Prints its account on stderr, says so, and waits for ever; nothing after the account makes or
 /// frees an object.
 pub(crate) const ACCOUNT: &str = "
 import gc, os, sys, threading
@@ -51,27 +52,30 @@ pub(crate) struct Account {
     pub(crate) sums: BTreeMap<String, u64>,
 }
 
-pub(crate) fn account(text: &str) -> Account {
-    let mut told = Account::default();
+pub(crate) fn parse(text: &str) -> Account {
+    let mut account = Account::default();
     for line in text.lines() {
         let words: Vec<_> = line.split_whitespace().collect();
         let numbers: Vec<u64> = words.iter().filter_map(|w| w.parse().ok()).collect();
         if let ([_, size, pools, used, free], 5) = (numbers.as_slice(), words.len()) {
-            told.classes.insert(*size, [*pools, *used, *free]);
+            account.classes.insert(*size, [*pools, *used, *free]);
         } else if let Some((name, value)) = line.split_once('=') {
             let value = value.trim().replace(',', "");
             let name = name.trim().trim_start_matches("# ");
-            // `17 unused pools * 4096 bytes`: the product is what is told.
+            // `17 unused pools * 4096 bytes`: the product is what counts.
             let name = name.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
             let name = name.split_once(" * ").map_or(name, |(name, _)| name);
             // Another line with `=` is the threshold's, a sentence.
             if let Ok(value) = value.parse() {
-                told.sums.insert(name.to_owned(), value);
+                account.sums.insert(name.to_owned(), value);
             }
         }
     }
-    assert!(told.classes.len() > 10 && told.sums.len() > 8, "{text}");
-    told
+    assert!(
+        account.classes.len() > 10 && account.sums.len() > 8,
+        "{text}"
+    );
+    account
 }
 
 /// Blocks in use and free by size, from the spans.
@@ -90,37 +94,35 @@ pub(crate) fn blocks(heap: &HeapSnapshot, arena: u32) -> BTreeMap<u64, [u64; 2]>
     classes
 }
 
-pub(crate) fn figure(arena: &Arena, name: &str) -> u64 {
-    let found = arena.figures.iter().find(|(n, _)| n.name() == name);
-    found.expect("a figure").1
-}
-
 /// Compares each line of an interpreter's account with the walk of its arenas.
-pub(crate) fn assert_equal(told: &Account, heap: &HeapSnapshot, arena: usize, what: &str) {
-    let classes = told.classes.iter();
+pub(crate) fn assert_equal(account: &Account, heap: &HeapSnapshot, arena: usize, what: &str) {
+    let classes = account.classes.iter();
     let expected: BTreeMap<_, _> = classes
         .map(|(&size, &[_, used, free])| (size, [used, free]))
         .collect();
     assert_eq!(blocks(heap, arena as u32), expected, "{what}");
     let arena = &heap.arenas[arena];
-    let pools: u64 = told.classes.values().map(|[pools, ..]| pools).sum();
-    assert_eq!(figure(arena, "pools_used"), pools, "{what}");
+    let pools: u64 = account.classes.values().map(|[pools, ..]| pools).sum();
+    assert_eq!(arena.figure(ArenaFigure::PoolsUsed), Some(pools), "{what}");
     for (ours, theirs) in [
-        ("arenas_allocated", "arenas allocated current"),
-        ("free_block_bytes", "bytes in available blocks"),
-        ("free_pool_bytes", "unused pools"),
-        ("pool_header_bytes", "bytes lost to pool headers"),
-        ("quantization_bytes", "bytes lost to quantization"),
-        ("arena_alignment_bytes", "bytes lost to arena alignment"),
-        ("arenas_allocated_total", "arenas allocated total"),
-        ("arenas_reclaimed", "arenas reclaimed"),
-        ("arenas_highwater", "arenas highwater mark"),
+        (ArenaFigure::ArenasAllocated, "arenas allocated current"),
+        (ArenaFigure::FreeBlockBytes, "bytes in available blocks"),
+        (ArenaFigure::FreePoolBytes, "unused pools"),
+        (ArenaFigure::PoolHeaderBytes, "bytes lost to pool headers"),
+        (ArenaFigure::QuantizationBytes, "bytes lost to quantization"),
+        (
+            ArenaFigure::ArenaAlignmentBytes,
+            "bytes lost to arena alignment",
+        ),
+        (ArenaFigure::ArenasAllocatedTotal, "arenas allocated total"),
+        (ArenaFigure::ArenasReclaimed, "arenas reclaimed"),
+        (ArenaFigure::ArenasHighwater, "arenas highwater mark"),
     ] {
-        let theirs = told.sums.get(theirs);
-        assert_eq!(Some(&figure(arena, ours)), theirs, "{ours} {what}");
+        let theirs = account.sums.get(theirs).copied();
+        assert_eq!(arena.figure(ours), theirs, "{} {what}", ours.name());
     }
-    let live = told.sums.get("bytes in allocated blocks");
+    let live = account.sums.get("bytes in allocated blocks");
     assert_eq!(Some(&arena.live_bytes), live, "{what}");
-    let all = told.sums.get("arenas"); // times their size
+    let all = account.sums.get("arenas"); // times their size
     assert_eq!(Some(&arena.system_bytes), all, "{what}");
 }

@@ -8,13 +8,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::child::Child;
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::memory::ResidentMemory;
 use profiler_core::pymalloc::{self, Context, NotWalked};
-use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::PythonMalloc;
-use profiler_target::Target;
+use profiler_target::{Process, Target};
+use profiler_testing::child::{Child, while_stopped};
 
 /// A Python to run.
 #[derive(Clone, Debug)]
@@ -78,34 +76,23 @@ pub(crate) fn pythons() -> Vec<Python> {
     found
 }
 
-/// Stops the child and gives its memory and pages, and its Python's version.
-pub(crate) fn stopped<T>(
-    pid: i32,
-    look: impl FnOnce(
-        &ResidentMemory<'_, profiler_target::LiveMemory>,
-        &ResidencyMap,
-        Option<(u8, u8)>,
-    ) -> T,
-) -> T {
-    let target = Target::open(pid).expect("the target opens");
-    let _stopped = crate::child::stop(&target);
-    let mappings = target.mappings().expect("maps");
-    let residency = target.residency(&mappings).expect("pagemap");
-    let memory = ResidentMemory::new(target.memory(), &residency);
-    look(&memory, &residency, target.python_version())
-}
-
 /// Stops the child and walks it.
 pub(crate) fn walk(pid: i32) -> Result<HeapSnapshot, NotWalked> {
-    stopped(pid, |memory, residency, python| {
-        let serves = PythonMalloc::Unknown;
-        pymalloc::walk(memory, residency, &Context { python, serves })
+    let target = Target::open(pid).expect("the target opens");
+    let context = Context {
+        python: target.python_version(),
+        serves: PythonMalloc::Unknown,
+    };
+    while_stopped(&target, |memory, residency, _| {
+        pymalloc::walk(memory, residency, &context)
     })
 }
 
-/// Stops the child and tells what serves its objects.
+/// Stops the child and determines what serves its objects.
 pub(crate) fn serves(pid: i32) -> PythonMalloc {
-    stopped(pid, |memory, residency, python| {
-        pymalloc::objects_allocator(memory, residency, python.expect("a Python"))
+    let target = Target::open(pid).expect("the target opens");
+    let python = target.python_version().expect("a Python");
+    while_stopped(&target, |memory, residency, _| {
+        pymalloc::objects_allocator(memory, residency, python)
     })
 }

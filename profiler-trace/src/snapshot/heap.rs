@@ -51,6 +51,8 @@ fields!(Extent {
     kind,
     arena,
     spans
+} later {
+    block_header_bytes
 });
 
 fields!(HeapSnapshot {

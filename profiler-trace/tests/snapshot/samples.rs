@@ -134,6 +134,7 @@ fn extents() -> impl Strategy<Value = Vec<Extent>> {
                 range,
                 kind,
                 arena,
+                block_header_bytes: 8,
                 spans,
             }
         });

@@ -65,6 +65,7 @@ fn sample() -> Sample {
         range: range(HEAP, 4),
         kind: ExtentKind::Brk,
         arena: 0,
+        block_header_bytes: 8,
         spans,
     });
     heap.settings = vec![

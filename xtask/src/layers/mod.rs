@@ -14,7 +14,7 @@ use self::references::References;
 use self::rules::{Source, violations};
 
 /// The crates that are checked, by folder and by the name that paths use.
-const CRATES: [(&str, &str); 11] = [
+const CRATES: [(&str, &str); 12] = [
     ("profiler", "fragscope"),
     ("profiler-common", "profiler_common"),
     ("profiler-core", "profiler_core"),
@@ -25,6 +25,7 @@ const CRATES: [(&str, &str); 11] = [
     ("profiler-replay", "profiler_replay"),
     ("profiler-sampling", "profiler_sampling"),
     ("profiler-target", "profiler_target"),
+    ("profiler-testing", "profiler_testing"),
     ("profiler-trace", "profiler_trace"),
 ];
 

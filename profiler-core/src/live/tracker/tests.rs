@@ -30,7 +30,7 @@ fn tracker() -> Tracker {
     tracker
 }
 
-fn look(tracker: &mut Tracker, now_ns: u64) -> Activity {
+fn activity_at(tracker: &mut Tracker, now_ns: u64) -> Activity {
     tracker.activity(now_ns, 0, Vec::new(), ProbeCost::default(), None)
 }
 
@@ -43,7 +43,7 @@ fn counts_sizes_lifetimes_and_classes() {
     }
     t.push(&alloc(SECOND, 0x9000, 1000));
     t.push(&free(SECOND, 0x77770));
-    let a = look(&mut t, 2 * SECOND);
+    let a = activity_at(&mut t, 2 * SECOND);
     assert_eq!((a.allocs, a.alloc_bytes), (101, 3400));
     assert_eq!((a.frees, a.frees_of_older), (101, 1));
     assert_eq!((a.tracked_blocks, a.tracked_bytes), (1, 1000));
@@ -68,13 +68,13 @@ fn rates_are_of_the_armed_time_since_the_last_look() {
         t.push(&alloc(SECOND, 16 + i * 16, 100));
     }
     t.window_closed(SECOND + SECOND / 10);
-    let a = look(&mut t, 2 * SECOND);
+    let a = activity_at(&mut t, 2 * SECOND);
     assert_eq!((a.elapsed_ns, a.armed_ns), (SECOND, SECOND / 10));
     assert!((a.alloc_rate - 500.0).abs() < 1e-6);
     assert!((a.alloc_byte_rate - 50_000.0).abs() < 1e-3);
     assert!(a.free_rate.abs() < 1e-9);
 
-    let idle = look(&mut t, 3 * SECOND);
+    let idle = activity_at(&mut t, 3 * SECOND);
     assert_eq!(idle.armed_ns, SECOND / 10);
     assert!(
         (idle.alloc_rate - 500.0).abs() < 1e-6,
@@ -83,7 +83,7 @@ fn rates_are_of_the_armed_time_since_the_last_look() {
 
     t.window_opened(4 * SECOND);
     t.push(&free(4 * SECOND, 16));
-    let b = look(&mut t, 4 * SECOND + SECOND / 2);
+    let b = activity_at(&mut t, 4 * SECOND + SECOND / 2);
     assert_eq!(b.armed_ns, SECOND / 10 + SECOND / 2);
     assert!((b.free_rate - 2.0).abs() < 1e-6);
     assert!(b.alloc_rate.abs() < 1e-9);
@@ -95,11 +95,11 @@ fn blocks_do_not_outlive_their_window() {
     t.push(&alloc(SECOND, 0x40, 32));
     t.window_closed(2 * SECOND);
     t.push(&alloc(2 * SECOND, 0x80, 32));
-    assert_eq!(look(&mut t, 2 * SECOND).tracked_blocks, 0);
+    assert_eq!(activity_at(&mut t, 2 * SECOND).tracked_blocks, 0);
     t.window_opened(3 * SECOND);
     t.push(&free(3 * SECOND, 0x40));
     t.push(&free(3 * SECOND, 0x80));
-    let a = look(&mut t, 4 * SECOND);
+    let a = activity_at(&mut t, 4 * SECOND);
     assert_eq!((a.allocs, a.frees, a.frees_of_older), (2, 2, 2));
     assert_eq!(a.lifetimes.len(), 0);
 }
@@ -110,7 +110,7 @@ fn a_window_opened_twice_counts_its_time_once() {
     t.window_opened(2 * SECOND);
     t.window_closed(3 * SECOND);
     t.window_closed(9 * SECOND);
-    assert_eq!(look(&mut t, 10 * SECOND).armed_ns, 2 * SECOND);
+    assert_eq!(activity_at(&mut t, 10 * SECOND).armed_ns, 2 * SECOND);
 }
 
 #[test]
@@ -118,10 +118,10 @@ fn a_pointer_thought_live_is_freed_first_and_has_no_lifetime() {
     let mut t = tracker();
     t.push(&alloc(SECOND, 0x40, 32));
     t.push(&alloc(SECOND + 10, 0x40, 48));
-    let a = look(&mut t, 2 * SECOND);
+    let a = activity_at(&mut t, 2 * SECOND);
     assert_eq!((a.tracked_blocks, a.tracked_bytes, a.frees), (1, 48, 0));
     t.push(&free(SECOND + 30, 0x40));
-    let a = look(&mut t, 3 * SECOND);
+    let a = activity_at(&mut t, 3 * SECOND);
     assert_eq!(
         (a.tracked_blocks, a.lifetimes.len(), a.lifetimes.max()),
         (0, 1, 20)
@@ -135,7 +135,7 @@ fn times_out_of_order_and_null_pointers_are_harmless() {
     t.push(&free(SECOND + 90, 0x40));
     t.push(&alloc(SECOND, 0, 32));
     t.push(&free(SECOND, 0));
-    let a = look(&mut t, SECOND - 1);
+    let a = activity_at(&mut t, SECOND - 1);
     assert_eq!((a.allocs, a.frees, a.frees_of_older), (1, 1, 0));
     assert_eq!((a.lifetimes.len(), a.lifetimes.max()), (1, 0));
     assert_eq!((a.elapsed_ns, a.armed_ns), (0, 0));
@@ -147,7 +147,7 @@ fn extreme_sizes_and_times_saturate() {
     t.push(&alloc(0, 0x40, u64::MAX));
     t.push(&alloc(0, 0x80, u64::MAX));
     t.push(&free(u64::MAX, 0x40));
-    let a = look(&mut t, u64::MAX);
+    let a = activity_at(&mut t, u64::MAX);
     assert_eq!(a.alloc_bytes, u64::MAX);
     assert_eq!((a.sizes.len(), a.lifetimes.len()), (2, 1));
 }
@@ -159,13 +159,13 @@ fn blocks_beyond_the_cap_are_counted_and_said_in_words_that_stay_the_same() {
     for i in 0..2 {
         t.push(&alloc(SECOND, 0x1000 + i * 64, 24));
     }
-    let a = look(&mut t, 2 * SECOND);
+    let a = activity_at(&mut t, 2 * SECOND);
     assert_eq!((a.tracked_blocks, a.untracked_blocks), (2, 0));
     assert_eq!(a.troubles(), Vec::<String>::new());
     let mut said = Vec::new();
     for i in 2..4 {
         t.push(&alloc(SECOND, 0x1000 + i * 64, 24));
-        let a = look(&mut t, 2 * SECOND);
+        let a = activity_at(&mut t, 2 * SECOND);
         assert_eq!((a.tracked_blocks, a.untracked_blocks), (2, i - 1));
         assert!(a.troubles()[0].contains("not tracked"), "{a:?}");
         said.push(a.troubles());

@@ -21,9 +21,9 @@ use super::{Found, anonymous, arena_of, check, judge, note};
 use layout::{LAYOUTS, Layout};
 use segment::{HEADER, Part, Segment, places};
 
-/// Different mimallocs in one process looked for at the most.
+/// Different mimallocs in one process looked for at most.
 const MAX_HEAPS: usize = 8;
-/// Blocks in all heaps' delayed lists at the most.
+/// Blocks in all heaps' delayed lists at most.
 const MAX_DELAYED: usize = 1 << 24;
 
 /// The header of what may be a segment.
@@ -86,7 +86,7 @@ fn headers<M: TargetMemory>(memory: &M, residency: &ResidencyMap) -> Vec<Header>
 /// The key and the layout that explain the most pages; of layouts that explain as many, that of a
 /// release which an object says it is of.
 fn best(headers: &[Header], objects: &[AllocatorObject]) -> Option<(u64, &'static Layout)> {
-    let told = |layout: &Layout| {
+    let fits = |layout: &Layout| {
         let mut versions = objects
             .iter()
             .filter_map(|object| object.identity.version.as_ref());
@@ -109,7 +109,7 @@ fn best(headers: &[Header], objects: &[AllocatorObject]) -> Option<(u64, &'stati
     let candidates = scores.into_iter().filter_map(|((key, i), score)| {
         let layout = LAYOUTS.get(i).filter(|_| score.0 >= 0)?;
         // Of equals the first layout of the table.
-        Some(((score, told(layout), Reverse(i)), (key, layout)))
+        Some(((score, fits(layout), Reverse(i)), (key, layout)))
     });
     candidates
         .max_by_key(|(score, _)| *score)
@@ -158,6 +158,7 @@ fn heap<M: TargetMemory>(
                 ExtentKind::Region
             },
             arena: arena_of(&mut arenas, kind, segment.thread),
+            block_header_bytes: 0,
             spans,
         });
     }

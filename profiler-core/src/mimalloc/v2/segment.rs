@@ -5,7 +5,7 @@ use crate::mimalloc::blocks::{Blocks, Keys};
 
 use super::layout::{HUGE_BLOCK, Layout, SEGMENT, SLICE, SLICES, Start};
 
-/// Bytes of a header at the most. The page behind it is a guard in secure builds.
+/// Bytes of a header at most. The page behind it is a guard in secure builds.
 pub(super) const HEADER: usize = 60 << 10;
 
 /// A segment under one layout.

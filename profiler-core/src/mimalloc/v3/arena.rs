@@ -14,7 +14,7 @@ const MEMID: usize = 24;
 /// Bits of a chunk of a bitmap (`src/bitmap.h`); the chunks are behind their number and their map.
 const CHUNK_BITS: u64 = 512;
 const CHUNKS: u64 = 128;
-/// Slices of an arena at the most: 1 TiB.
+/// Slices of an arena at most: 1 TiB.
 const MAX_SLICES: u64 = 1 << 24;
 
 /// An arena.
@@ -49,7 +49,7 @@ impl Arena {
     }
 
     /// The slices that begin a page: the arena's bitmap `pages`. Its place differs by release, so it
-    /// is told by its bits: of all bitmaps it agrees best with the pages that are `known`.
+    /// is recognised by its bits: of all bitmaps it agrees best with the pages that are `known`.
     pub(super) fn pages<M: TargetMemory>(
         &self,
         memory: &M,

@@ -16,9 +16,9 @@ use super::page::{LAYOUTS, Layout, PAGE, Page, SLICE};
 const PART: u64 = 8192;
 /// Address space that a part is about.
 const SPAN: u64 = PART * SLICE;
-/// Parts looked at, at the most: 2 TiB of address space with private memory in it.
+/// Parts looked at, at most: 2 TiB of address space with private memory in it.
 const MAX_PARTS: usize = 4096;
-/// Entries tried, at the most, until one is a page's.
+/// Entries tried, at most, until one is a page's.
 const MAX_TRIES: usize = 1024;
 
 /// The numbers of the parts that may have pages: of address space with private memory in it.
@@ -113,7 +113,7 @@ impl Map {
         })
     }
 
-    /// The pages in it that can be told, the layout that explains most of them, and how many there
+    /// The pages in it that can be recognised, the layout that explains most of them, and how many there
     /// are in all.
     pub(super) fn pages<M: TargetMemory>(
         &self,

@@ -49,8 +49,8 @@ pub(super) fn walk<M: TargetMemory>(
         pages.sort_by_key(|page| page.blocks.area.start);
         let is_arena = matches!(pages.first(), Some(page) if is_in_arena(page));
         let (range, arena) = if is_arena {
-            let (range, arena, told) = in_use(memory, start, &mut pages);
-            expected = expected.zip(told).map(|(sum, told)| sum + told);
+            let (range, arena, own) = in_use(memory, start, &mut pages);
+            expected = expected.zip(own).map(|(sum, own)| sum + own);
             (range, arena)
         } else {
             expected = expected.map(|sum| sum + pages.len() as u64);
@@ -112,6 +112,7 @@ pub(super) fn walk<M: TargetMemory>(
                 true => arena_of(&mut owners, ArenaKind::Arena, start),
                 false => arena_of(&mut owners, ArenaKind::OutsideArenas, 0),
             },
+            block_header_bytes: 0,
             spans: layer.spans,
         });
     }
@@ -152,8 +153,8 @@ fn in_use<M: TargetMemory>(
         pages.retain(|page| in_use.contains(&slice(page)));
     }
     let last = pages.last().map(|page| page.blocks.area.end);
-    let told = arena.as_ref().and_then(Arena::end);
-    let end = told
+    let own = arena.as_ref().and_then(Arena::end);
+    let end = own
         .filter(|end| last.is_some_and(|last| last <= *end))
         .or(last);
     let range = end.and_then(|end| AddrRange::new(RemoteAddr::new(start), RemoteAddr::new(end)));

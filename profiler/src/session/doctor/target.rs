@@ -2,7 +2,7 @@
 
 use profiler_core::allocator::Allocator;
 use profiler_core::glibc::{self, NotWalked};
-use profiler_target::{ErrorKind, OpenError, Target};
+use profiler_target::{ErrorKind, OpenError, Process, Target};
 
 use super::{Check, Grade, breakpoints};
 
@@ -79,7 +79,7 @@ fn libc(target: &Target) -> Check {
         );
     };
     let found = format!("{libc} ({})", libc.path);
-    match (libc.kind, target.libc_version()) {
+    match (libc.kind, libc.glibc_release()) {
         (Allocator::Glibc, Some(version)) if glibc::is_known(version) => Check::ok(name, found),
         (Allocator::Glibc, Some((major, minor))) => Check::bad(
             name,

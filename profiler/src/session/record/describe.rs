@@ -5,7 +5,7 @@ use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::AllocatorIdentity;
 use profiler_core::heap::HeapSnapshot;
 use profiler_probe::plan::MallocObject;
-use profiler_target::{Target, host};
+use profiler_target::{Process, Target, host};
 use profiler_trace::trace::{RecordedBy, TraceDescription};
 
 /// Where the events of a recording come from.

@@ -3,13 +3,9 @@
 use std::collections::HashMap;
 
 use profiler_common::{RawEvent, RecordKind};
-use profiler_core::heap::{Allocator, ExtentKind, HeapSnapshot};
+use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::span::{Span, SpanState};
 use profiler_trace::trace::SeedBlock;
-
-/// A glibc chunk's span begins at its size word, 8 bytes before the block; its last word belongs to
-/// the block that follows, unless that one is free (`malloc/malloc.c`, "usable size").
-const GLIBC_HEADER: u64 = 8;
 
 /// Free chunks are recorded in pieces of so many bytes, which merge when they are freed: asked for at once,
 /// a larger one would get a mapping of its own (`DEFAULT_MMAP_THRESHOLD_MIN`).
@@ -25,16 +21,13 @@ pub(crate) fn blocks(heap: &HeapSnapshot) -> Vec<SeedBlock> {
     for extent in &heap.extents {
         let arena = heap.arenas.get(extent.arena as usize);
         let arena = arena.map_or(0, |arena| arena.id);
-        let header = match (is_glibc, extent.kind) {
-            (true, ExtentKind::LargeMapped) | (false, _) => 0,
-            (true, _) => GLIBC_HEADER,
-        };
+        let header = extent.block_header_bytes;
         let spans = extent.spans.iter(extent.range.start());
         for block in spans.filter_map(|span| block(&span, header, arena, is_glibc)) {
             if block.live {
                 blocks.push(block);
             } else {
-                blocks.extend(pieces(block));
+                blocks.extend(pieces(block, header));
             }
         }
     }
@@ -42,15 +35,15 @@ pub(crate) fn blocks(heap: &HeapSnapshot) -> Vec<SeedBlock> {
 }
 
 /// A free chunk of glibc's as chunks that fill it.
-fn pieces(whole: SeedBlock) -> impl Iterator<Item = SeedBlock> {
-    let chunk = whole.bytes + GLIBC_HEADER;
+fn pieces(whole: SeedBlock, header: u64) -> impl Iterator<Item = SeedBlock> {
+    let chunk = whole.bytes + header;
     let count = chunk.saturating_sub(LEAST) / PIECE;
     (0..=count).map(move |i| {
         let left = chunk - i * PIECE;
         let own = if i < count { PIECE } else { left };
         SeedBlock {
             addr: whole.addr + i * PIECE,
-            bytes: own - GLIBC_HEADER,
+            bytes: own - header,
             ..whole
         }
     })
@@ -125,10 +118,12 @@ pub(crate) fn thread_order(users: &[(u32, u32)], arenas: u32, tids: &[u32]) -> V
 #[cfg(test)]
 mod tests {
     use profiler_core::addr::{AddrRange, RemoteAddr};
-    use profiler_core::heap::{Arena, Extent};
+    use profiler_core::heap::{Arena, Extent, ExtentKind};
     use profiler_core::span::SpanList;
 
     use super::*;
+
+    const HEADER: u64 = 8;
 
     fn extent(kind: ExtentKind, at: u64, spans: &[(u64, SpanState)]) -> Extent {
         let mut list = SpanList::default();
@@ -140,6 +135,7 @@ mod tests {
             range: range.expect("short"),
             kind,
             arena: 1,
+            block_header_bytes: 0,
             spans: list,
         }
     }
@@ -169,6 +165,9 @@ mod tests {
                 &[(0x10, SpanState::Metadata), (0xff0, SpanState::Live)],
             ),
         ];
+        if allocator == Allocator::Glibc {
+            heap.extents[0].block_header_bytes = HEADER;
+        }
         heap
     }
 
@@ -200,11 +199,11 @@ mod tests {
     #[test]
     fn pieces_of_a_free_chunk_fill_it_and_can_be_chunks() {
         for chunk in [32, 48, PIECE, PIECE + 16, PIECE + 32, 5 * PIECE + 112] {
-            let all: Vec<_> = pieces(seed(0x1020, chunk - GLIBC_HEADER, false)).collect();
+            let all: Vec<_> = pieces(seed(0x1020, chunk - HEADER, false), HEADER).collect();
             let mut at = 0x1020;
             for piece in &all {
                 assert_eq!(piece.addr, at);
-                let bytes = piece.bytes + GLIBC_HEADER;
+                let bytes = piece.bytes + HEADER;
                 assert!(
                     (LEAST..PIECE + LEAST).contains(&bytes),
                     "{bytes} of {chunk}"

@@ -1,0 +1,15 @@
+//! Every walker on a heap that is damaged: no panic, an end, and conservation. The first byte chooses
+//! the walker.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use profiler_testing::image::Damage;
+use profiler_testing::images::SPECIMENS;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((first, damage)) = input.split_first() else {
+        return;
+    };
+    let specimen = SPECIMENS[usize::from(*first) % SPECIMENS.len()]();
+    specimen.assert_survives(Damage::all_of(damage));
+});

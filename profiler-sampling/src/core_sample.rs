@@ -1,0 +1,137 @@
+//! The sample of a core file: the same walks, of memory that stands still for good.
+
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use profiler_core::completeness::{Completeness, Defect};
+use profiler_core::memory::ResidentMemory;
+use profiler_core::sample::{Host, KernelCount, Sample};
+use profiler_core::units::bytes;
+use profiler_target::{CoreError, CoreFile, Process};
+
+use super::facts::Facts;
+use super::walkers::Input;
+use super::walks;
+
+/// At most so many missing files are named.
+const NAMED_FILES: usize = 3;
+
+/// Why there is no sample of a core file.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreSampleError {
+    /// It is not one that can be read.
+    #[error(transparent)]
+    Open(#[from] CoreError),
+    /// Reading it failed later.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+}
+
+/// The sample of a core file, and how whole the file is.
+#[derive(Debug)]
+pub struct CoreSample {
+    /// What it holds.
+    pub sample: Sample,
+    /// Bytes that are missing at its end.
+    pub missing_bytes: u64,
+}
+
+/// Reads the core at `path`, of the program `exe` where it is not in its old place.
+///
+/// # Errors
+/// What [`CoreFile::open`] refuses, and reading that fails later.
+pub fn sample_of_core(path: &Path, exe: Option<&Path>) -> Result<CoreSample, CoreSampleError> {
+    let core = CoreFile::open(path, exe)?;
+    Ok(CoreSample {
+        sample: sample_of(&core)?,
+        missing_bytes: core.missing_bytes(),
+    })
+}
+
+fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
+    let began = Instant::now();
+    let pages = core.pages()?;
+    let mut residency = pages.residency;
+    for thread in core.threads() {
+        residency.mark_stack(thread.stack_pointer);
+    }
+    let mut completeness = Completeness {
+        stopped: true,
+        defects: limits(core, pages.zero_bytes),
+        ..Completeness::default()
+    };
+    let memory = ResidentMemory::new(core.memory(), &residency);
+    let mut facts = Facts::of(core);
+    facts.read_python_tables(&memory, &residency);
+    let input = Input {
+        memory: &memory,
+        residency: &residency,
+        facts: &facts,
+        threads: core.threads(),
+    };
+    let heaps = walks::heaps(&input, &mut completeness);
+    let mut target = core.describe();
+    target.python_malloc = facts.python_malloc(&heaps);
+    completeness.walk_ns = began.elapsed().as_nanos() as u64;
+    Ok(Sample {
+        taken_at_ns: core.taken_at_ns(),
+        host: Host::default(),
+        target,
+        kernel: KernelCount::of_core(residency.resident_bytes()),
+        residency,
+        heaps,
+        completeness,
+        ..Sample::default()
+    })
+}
+
+/// What cannot be learned from this core.
+fn limits(core: &CoreFile, zero_bytes: u64) -> Vec<Defect> {
+    let mut limits = Vec::new();
+    let mut add = |what, bytes| {
+        limits.push(Defect {
+            addr: None,
+            what,
+            bytes,
+        });
+    };
+    let missing = core.missing_bytes();
+    if missing > 0 {
+        let what = format!(
+            "the core is cut off: {} of it are missing, because a limit on its size (`ulimit -c`, \
+             systemd-coredump's ExternalSizeMax=) or the disk was too small",
+            bytes(missing)
+        );
+        add(what, missing);
+    }
+    if zero_bytes > 0 {
+        let what = format!(
+            "{} of the core are pages of zeros, which gcore writes for pages that were never \
+             touched, too: they count as present",
+            bytes(zero_bytes)
+        );
+        add(what, 0);
+    }
+    if let Some(unread) = core.unread_files() {
+        add(unread, 0);
+    }
+    let files = core.missing_files();
+    if let Some(first) = files.first() {
+        let more = files.len().saturating_sub(NAMED_FILES);
+        let mut names = files[..files.len() - more].join(", ");
+        if more > 0 {
+            names = format!("{names} and {more} more");
+        }
+        let remedy = if core.libc().is_none() || core.program() == Some(first) {
+            ": name the program's own file with --exe, or read the core where the process ran"
+        } else {
+            ""
+        };
+        let what = format!(
+            "files that were mapped are not here, or are not those that ran: {names}{remedy}"
+        );
+        add(what, 0);
+    }
+    limits
+}

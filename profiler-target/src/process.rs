@@ -1,0 +1,151 @@
+//! A process, live or in a core file: what both give, each once.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+
+use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::allocator::{self, Allocator};
+use profiler_core::object::AllocatorObject;
+use profiler_core::residency::{Mapping, MappingKind};
+use profiler_core::sample;
+
+use super::allocators::KnownObjects;
+use super::auxv::{AT_RANDOM, auxv_value};
+use super::elf::Reader;
+use super::identity::{self, Identity, Libc, Python};
+
+/// The variable of the dynamic loader that loads an allocator.
+const PRELOAD: &str = "LD_PRELOAD=";
+
+/// A process to look into: a live one ([`Target`](super::Target)) or what a core file holds of one
+/// ([`CoreFile`](super::CoreFile)).
+pub trait Process {
+    /// Its mappings, ascending, as far as they are known.
+    ///
+    /// # Errors
+    /// When it has exited.
+    fn mappings(&self) -> io::Result<Vec<Mapping>>;
+
+    /// Its auxiliary vector, as the kernel filled it in at its start.
+    ///
+    /// # Errors
+    /// When it has exited, or when the kernel does not permit it.
+    fn auxv(&self) -> io::Result<Vec<u8>>;
+
+    /// Its number, its names and how many threads it has; nothing of what its files say.
+    fn names(&self) -> sample::Target;
+
+    /// The entries of its environment that begin so and are not empty, in a bounded number and cut to a
+    /// bounded length. A core holds none that could be trusted to be those of its start.
+    fn environment(&self, begin: &str) -> Vec<String>;
+
+    /// A path of ours to a file that it maps, which may lead nowhere.
+    fn host_path(&self, mapped: &str) -> PathBuf;
+
+    /// Whether this mapped file is its program.
+    fn is_program(&self, mapped: &str) -> bool;
+
+    /// Read-only data of a mapped file as far as it is in memory, for when the file itself is not to
+    /// be had.
+    fn read_only_memory(&self, mapped: &str) -> Vec<Vec<u8>>;
+
+    /// What was read of its files so far.
+    fn files(&self) -> &Files;
+
+    /// Who it is, in words.
+    fn describe(&self) -> sample::Target {
+        let python = self.python();
+        sample::Target {
+            python: python.map(|python| format!("CPython {}", python.full_version)),
+            libc: self.libc().map(Libc::to_string),
+            malloc: self.files().identity.malloc(self),
+            ..self.names()
+        }
+    }
+
+    /// Its C library; `None` when it is linked statically.
+    fn libc(&self) -> Option<&Libc> {
+        self.files().identity.libc(self)
+    }
+
+    /// The writable mappings of its C library, with the zero-initialised data after them.
+    fn libc_data_ranges(&self) -> Vec<AddrRange> {
+        let mappings = self.mappings().unwrap_or_default();
+        let libc = self.libc();
+        libc.map_or_else(Vec::new, |libc| identity::libc_data(&mappings, &libc.path))
+    }
+
+    /// Its Python; `None` when it runs none, or none yet.
+    fn python(&self) -> Option<&Python> {
+        self.files().identity.python(self)
+    }
+
+    /// Its Python's major and minor version.
+    fn python_version(&self) -> Option<(u8, u8)> {
+        self.python().map(|python| python.version)
+    }
+
+    /// Every allocator besides its C library's and Python's own that a mapped object holds.
+    fn allocator_objects(&self) -> Vec<AllocatorObject> {
+        self.files().objects.find(self)
+    }
+
+    /// Where the kernel's random bytes lie (`AT_RANDOM`).
+    fn at_random(&self) -> Option<RemoteAddr> {
+        let auxv = self.auxv().unwrap_or_default();
+        auxv_value(&auxv, AT_RANDOM).map(RemoteAddr::new)
+    }
+
+    /// What its environment asks of Python's allocators, e.g. `PYTHONMALLOC=malloc`: a hint, for a
+    /// program may set it for its children only, or have it ignored (`-E`, `-I`).
+    fn python_malloc_setting(&self) -> Option<String> {
+        let set = |name| self.environment(name).into_iter().next();
+        set("PYTHONMALLOC=").or_else(|| set("PYTHONDEVMODE="))
+    }
+
+    /// What its environment asks of glibc's malloc: `GLIBC_TUNABLES` and variables that begin with
+    /// `MALLOC_`, as the program was started with them.
+    fn malloc_environment(&self) -> Vec<String> {
+        let variables = Allocator::Glibc.row().variables.iter();
+        variables.flat_map(|name| self.environment(name)).collect()
+    }
+
+    /// What its environment asks of any allocator, as it was started: names and values.
+    fn allocator_environment(&self) -> Vec<(String, String)> {
+        let names = allocator::environment_beginnings().chain([PRELOAD]);
+        let all = names.flat_map(|name| self.environment(name));
+        all.filter_map(|entry| {
+            let (name, value) = entry.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        })
+        .collect()
+    }
+
+    /// The files that it executes code from, each once.
+    fn executed_files(&self) -> BTreeSet<String> {
+        self.mappings()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|m| m.execute)
+            .filter_map(|m| match m.kind {
+                MappingKind::File(path) => Some(path),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// What was not looked into of its files because there was too much of it, in one sentence.
+    fn unread_files(&self) -> Option<String> {
+        self.files().reader.unread()
+    }
+}
+
+/// What the mapped files of a process hold, as far as they were read: they do not change while they
+/// are mapped.
+#[derive(Debug, Default)]
+pub struct Files {
+    pub(super) identity: Identity,
+    pub(super) objects: KnownObjects,
+    pub(super) reader: Reader,
+}

@@ -1,0 +1,93 @@
+//! What the kernel counts of a process.
+
+use std::io;
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+use profiler_core::sample::KernelCount;
+
+use super::Target;
+use crate::proc_dir::field;
+
+impl Target {
+    /// The kernel's own count of its memory.
+    ///
+    /// Of a stopped target, [`Self::residency`] adds up to the same bytes, with one exception: swap
+    /// counts swapped pages of shared memory too, of which the page table knows nothing.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn kernel_count(&self) -> io::Result<KernelCount> {
+        let quick = self.quick_count()?;
+        let Ok(rollup) = self.dir.text("smaps_rollup") else {
+            return Ok(quick);
+        };
+        let bytes = |name| field(&rollup, name).map(|kib| kib << 10);
+        Ok(KernelCount {
+            rss_bytes: bytes("Rss").unwrap_or(quick.rss_bytes),
+            swap_bytes: bytes("Swap").unwrap_or(quick.swap_bytes),
+            peak_rss_bytes: quick.peak_rss_bytes,
+            pss_bytes: bytes("Pss"),
+            lazy_free_bytes: bytes("LazyFree"),
+            anon_huge_bytes: bytes("AnonHugePages"),
+            ksm_bytes: bytes("KSM"),
+            is_core: false,
+        })
+    }
+
+    /// The kernel's running counters, which cost nothing to read and may lag by some pages.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn quick_count(&self) -> io::Result<KernelCount> {
+        let status = self.dir.text("status")?;
+        let bytes = |name| field(&status, name).map(|kib| kib << 10);
+        let rss_bytes = bytes("VmRSS").ok_or_else(|| self.gone())?;
+        Ok(KernelCount {
+            rss_bytes,
+            swap_bytes: bytes("VmSwap").unwrap_or(0),
+            peak_rss_bytes: bytes("VmHWM").unwrap_or(rss_bytes),
+            ..KernelCount::default()
+        })
+    }
+
+    /// How many processors its main thread may run on, which allocators ask for at their start.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn allowed_cpus(&self) -> io::Result<u32> {
+        let allowed = sched_getaffinity(Pid::from_raw(self.pid()))?;
+        let cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu) == Ok(true));
+        Ok(cpus.count() as u32)
+    }
+
+    /// When it began, in clock ticks since the host did: with its number, that identifies it.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn began_ticks(&self) -> io::Result<u64> {
+        Ok(self.dir.stat()?.starttime)
+    }
+
+    /// The processor time that it took so far, in user and kernel mode.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn cpu_time(&self) -> io::Result<Duration> {
+        let stat = self.dir.stat()?;
+        let ticks = stat.utime + stat.stime;
+        // USER_HZ, which is 100 on every architecture that fragscope runs on.
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
+    /// The numbers of its threads, ascending.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn tids(&self) -> io::Result<Vec<i32>> {
+        let mut tids = self.dir.tids()?;
+        tids.sort_unstable();
+        Ok(tids)
+    }
+}

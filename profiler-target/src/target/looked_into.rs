@@ -1,0 +1,123 @@
+//! What a process shows of itself: its names, its environment, and the files that it maps.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use profiler_core::residency::{Mapping, MappingKind};
+use profiler_core::sample;
+
+use super::Target;
+use crate::maps;
+use crate::proc_dir::field;
+use crate::process::{Files, Process};
+
+/// The longest part of a command line that is kept, in bytes.
+const MAX_CMDLINE_BYTES: usize = 64 << 10;
+/// So many entries of the environment of one kind are kept at most.
+const MAX_SETTINGS: usize = 32;
+/// The longest entry of the environment that is shown whole, in bytes.
+const MAX_SETTING_BYTES: usize = 1024;
+
+impl Target {
+    /// Its root directory as a path of ours.
+    pub fn root(&self) -> PathBuf {
+        self.dir.path("root")
+    }
+
+    /// The same of the file behind one mapping: others may map another file by the same path.
+    pub fn file_of(&self, mapping: Option<&Mapping>, mapped: &str) -> PathBuf {
+        let linked = mapping.map(|m| {
+            let (start, end) = (m.range.start().get(), m.range.end().get());
+            self.dir.path(&format!("map_files/{start:x}-{end:x}"))
+        });
+        // Whether the kernel follows it, without asking the file itself for anything.
+        let is_shown = |path: &PathBuf| {
+            let mut place = fs::OpenOptions::new();
+            place.read(true).custom_flags(libc::O_PATH);
+            place.open(path).is_ok()
+        };
+        linked
+            .filter(is_shown)
+            .unwrap_or_else(|| self.root().join(mapped.trim_start_matches('/')))
+    }
+
+    /// Whether its program was linked statically: it has no C library of its own to look into.
+    pub fn is_static(&self) -> bool {
+        self.libc().is_none()
+            && self
+                .files
+                .reader
+                .open("its program", self.dir.path("exe"))
+                .is_some_and(|exe| !exe.has_interpreter())
+    }
+
+    fn cmdline(&self) -> Vec<String> {
+        let bytes = self.dir.bytes("cmdline").unwrap_or_default();
+        let kept = &bytes[..bytes.len().min(MAX_CMDLINE_BYTES)];
+        let kept = kept.strip_suffix(b"\0").unwrap_or(kept);
+        if kept.is_empty() {
+            return Vec::new();
+        }
+        kept.split(|&byte| byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect()
+    }
+}
+
+impl Process for Target {
+    fn mappings(&self) -> io::Result<Vec<Mapping>> {
+        Ok(maps::parse(&self.dir.text("maps")?))
+    }
+
+    fn auxv(&self) -> io::Result<Vec<u8>> {
+        self.dir.bytes("auxv")
+    }
+
+    fn names(&self) -> sample::Target {
+        let status = self.dir.text("status").unwrap_or_default();
+        let comm = self.dir.text("comm").unwrap_or_default();
+        sample::Target {
+            pid: self.pid(),
+            comm: comm.trim_end().to_owned(),
+            cmdline: self.cmdline(),
+            threads: field(&status, "Threads").unwrap_or(0) as u32,
+            ..sample::Target::default()
+        }
+    }
+
+    fn environment(&self, begin: &str) -> Vec<String> {
+        let environment = self.dir.bytes("environ").unwrap_or_default();
+        let entries = environment.split(|&byte| byte == 0);
+        entries
+            .filter(|entry| entry.starts_with(begin.as_bytes()) && !entry.ends_with(b"="))
+            .take(MAX_SETTINGS)
+            .map(|entry| &entry[..entry.len().min(MAX_SETTING_BYTES)])
+            .map(|entry| String::from_utf8_lossy(entry).into_owned())
+            .collect()
+    }
+
+    /// The very inode where the kernel shows it (the file may be deleted or replaced since), else the
+    /// path through the target's root.
+    fn host_path(&self, mapped: &str) -> PathBuf {
+        let mappings = self.mappings().unwrap_or_default();
+        let mapping = mappings
+            .iter()
+            .find(|m| matches!(&m.kind, MappingKind::File(path) if path == mapped));
+        self.file_of(mapping, mapped)
+    }
+
+    fn is_program(&self, mapped: &str) -> bool {
+        fs::read_link(self.dir.path("exe"))
+            .is_ok_and(|exe| exe.to_string_lossy().trim_end_matches(" (deleted)") == mapped)
+    }
+
+    fn read_only_memory(&self, _mapped: &str) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
+
+    fn files(&self) -> &Files {
+        &self.files
+    }
+}

@@ -1,0 +1,117 @@
+//! A live process: held, so that a recycled number is never read, and checked to be the same program.
+
+mod counts;
+mod looked_into;
+mod pages;
+mod stopping;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use super::memory::LiveMemory;
+use super::open::{self, OpenError};
+use super::proc_dir::{Gone, ProcDir};
+use super::process::Files;
+use super::residency::PageSource;
+use super::stop::StopGuards;
+
+/// A live process. It is held by a pidfd and an open `/proc` directory, so that a
+/// recycled pid is never read.
+#[derive(Debug)]
+pub struct Target {
+    pub(super) dir: Arc<ProcDir>,
+    program: Program,
+    memory: LiveMemory,
+    pages: PageSource,
+    stop_guards: Arc<StopGuards>,
+    files: Files,
+}
+
+/// Whether the target is still what it was when it was opened.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TargetState {
+    /// It runs the same program.
+    Same,
+    /// It has exited; one sentence.
+    Exited(String),
+    /// It has executed another program (or the same one anew): what was learned of it is void.
+    Execed,
+}
+
+/// What distinguishes one execution from the next under the same pid.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Program {
+    /// Device and inode of the executable.
+    exe: Option<(u64, u64)>,
+    /// The auxiliary vector holds addresses that the kernel draws anew for each execution.
+    auxv: Option<Vec<u8>>,
+}
+
+impl Program {
+    fn of(dir: &ProcDir) -> Self {
+        let exe = fs::metadata(dir.path("exe")).ok();
+        Self {
+            exe: exe.map(|file| (file.dev(), file.ino())),
+            auxv: dir.bytes("auxv").ok(),
+        }
+    }
+}
+
+impl Target {
+    /// Opens the process with this number.
+    ///
+    /// # Errors
+    /// When there is none, when it has no memory to look at, or when the kernel does not permit it.
+    pub fn open(pid: i32) -> Result<Self, OpenError> {
+        let (dir, mem) = open::open(pid)?;
+        Ok(Self {
+            program: Program::of(&dir),
+            memory: LiveMemory::new(Arc::new(mem)),
+            dir: Arc::new(dir),
+            pages: PageSource::of_this_kernel(),
+            stop_guards: StopGuards::shared(),
+            files: Files::default(),
+        })
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.dir.pid()
+    }
+
+    /// Whether it is still there and still the same program.
+    pub fn state(&self) -> TargetState {
+        let exited = || TargetState::Exited(format!("process {} has exited", self.pid()));
+        if !self.dir.pidfd().is_alive() {
+            return exited();
+        }
+        let program = Program::of(&self.dir);
+        if !self.dir.pidfd().is_alive() || program.exe.is_none() {
+            // Without an address space it is exiting, threads of it perhaps still ending.
+            return exited();
+        }
+        if program == self.program {
+            TargetState::Same
+        } else {
+            TargetState::Execed
+        }
+    }
+
+    /// Fails when it is not the process and the program any more that was opened.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn check(&self) -> Result<(), Gone> {
+        match self.state() {
+            TargetState::Same => Ok(()),
+            TargetState::Exited(_) => Err(Gone::Exited(self.pid())),
+            TargetState::Execed => Err(Gone::Execed(self.pid())),
+        }
+    }
+
+    pub(crate) fn gone(&self) -> io::Error {
+        Gone::Exited(self.pid()).into()
+    }
+}

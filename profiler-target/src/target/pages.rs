@@ -1,0 +1,76 @@
+//! The pages of a process, and their content.
+
+use std::io;
+
+use profiler_core::fork::{self, ForkSharing};
+use profiler_core::residency::{Mapping, ResidencyMap};
+
+use super::{Program, Target};
+use crate::memory::LiveMemory;
+use crate::residency::PageSource;
+use crate::stop::Stopped;
+use crate::{maps, open, residency};
+
+impl Target {
+    /// The state of every page of `mappings`.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn residency(&self, mappings: &[Mapping]) -> io::Result<ResidencyMap> {
+        self.residency_from(mappings, self.pages)
+    }
+
+    /// The same by a source of the caller's choice, for tests and comparisons.
+    ///
+    /// # Errors
+    /// When it has exited, or when the kernel has no such source.
+    pub fn residency_from(
+        &self,
+        mappings: &[Mapping],
+        source: PageSource,
+    ) -> io::Result<ResidencyMap> {
+        residency::read(&self.dir, mappings, source)
+    }
+
+    /// What it still shares with its parent, which must run the same program; `residency` is its
+    /// own. `None` when the parent runs another one, or cannot be read.
+    pub fn fork_sharing(&self, residency: &ResidencyMap) -> Option<ForkSharing> {
+        let parent = self.dir.stat().ok()?.ppid;
+        let (dir, _) = open::open(parent).ok()?;
+        // A fork inherits the auxiliary vector, an exec gets a new one: then nothing was shared.
+        if Program::of(&dir) != self.program {
+            return None;
+        }
+        let mappings = maps::parse(&dir.text("maps").ok()?);
+        let of_parent = residency::read(&dir, &mappings, self.pages).ok()?;
+        Some(fork::sharing(parent, &of_parent, residency))
+    }
+
+    /// Its memory, by address.
+    pub fn memory(&self) -> LiveMemory {
+        self.memory.clone()
+    }
+
+    /// Its memory while it is stopped: faster, and only right as long as the stop lasts.
+    pub fn memory_of(&self, stopped: &Stopped) -> LiveMemory {
+        if self.has_merged_pages() {
+            return self.memory();
+        }
+        self.memory.while_stopped(self.pid(), stopped.state())
+    }
+
+    /// Whether KSM may have merged pages of it: unless the kernel says that there are none.
+    fn has_merged_pages(&self) -> bool {
+        // Linux 6.1 and later; an older kernel's KSM is off for all, or not to be trusted.
+        let merged = self.dir.text("ksm_merging_pages").ok();
+        let none = merged.is_some_and(|pages| pages.trim() == "0");
+        let off = || {
+            let run = std::fs::read_to_string("/sys/kernel/mm/ksm/run");
+            match run {
+                Ok(run) => run.trim() == "0",
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            }
+        };
+        !none && !off()
+    }
+}

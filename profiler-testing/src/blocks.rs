@@ -1,0 +1,77 @@
+//! `programs/blocks.c`, which knows every block it has, and the comparison of a heap with its list.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use profiler_core::heap::HeapSnapshot;
+use profiler_core::span::SpanState;
+
+use tempfile::TempDir;
+
+use crate::child::{Child, compiled_by};
+
+/// A folder with the program `blocks`, made by this compiler.
+pub fn compiled(compiler: &str, options: &[&str]) -> TempDir {
+    compiled_by(compiler, "blocks", options)
+}
+
+/// The running program.
+pub struct Blocks(Child);
+
+impl Blocks {
+    /// Starts it, up to where its threads run and no block is taken.
+    pub fn start(command: Command) -> Self {
+        let child = Child::run(command);
+        assert_eq!(child.first_line(), "ready");
+        Self(child)
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> i32 {
+        self.0.pid()
+    }
+
+    /// Lets it work. Its live blocks, address to size; it stands still from then on.
+    pub fn run(&mut self) -> BTreeMap<u64, u64> {
+        self.0.send("go");
+        let line = self.0.next_line();
+        let blocks = line.split_whitespace().map(|block| {
+            let (addr, size) = block.split_once(':').expect("addr:size");
+            let hex = |text| u64::from_str_radix(text, 16).expect("hex");
+            (hex(addr), hex(size))
+        });
+        let blocks: BTreeMap<_, _> = blocks.collect();
+        assert!(blocks.len() > 300, "{}", blocks.len());
+        blocks
+    }
+}
+
+/// The live spans of a heap, start to end.
+pub fn live(heap: &HeapSnapshot) -> BTreeMap<u64, u64> {
+    let spans = heap
+        .extents
+        .iter()
+        .flat_map(|e| e.spans.iter(e.range.start()));
+    spans
+        .filter(|span| span.state == SpanState::Live)
+        .map(|span| (span.range.start().get(), span.range.end().get()))
+        .collect()
+}
+
+/// Asserts that each block of `taken` lies in one live span of its own, and every other live span is one of
+/// `others`: what was live before the program took any.
+pub fn assert_exact(heap: &HeapSnapshot, taken: &BTreeMap<u64, u64>, others: &BTreeMap<u64, u64>) {
+    let mut spans = live(heap);
+    for (&block, &size) in taken {
+        let (&start, &end) = spans
+            .range(..=block)
+            .next_back()
+            .unwrap_or_else(|| panic!("{block:#x} lies in no live span"));
+        assert!(
+            block + size <= end,
+            "{block:#x} of {size} bytes lies in no live span: {start:#x}..{end:#x} is nearest"
+        );
+        spans.remove(&start);
+    }
+    assert_eq!(spans, *others, "live spans that are not the program's");
+}

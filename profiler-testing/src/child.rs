@@ -1,0 +1,215 @@
+//! A child to attach to: it prints a line when it is ready, and ends when its input closes.
+
+use std::io::{BufRead, BufReader, Write};
+use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use profiler_core::memory::ResidentMemory;
+use profiler_core::residency::ResidencyMap;
+use profiler_target::{LiveMemory, Process, StopError, Stopped, Target};
+use tempfile::TempDir;
+
+/// Where the C programs are.
+const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
+
+/// What takes longer than this hangs. It measures nothing.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running program. It is killed when this is dropped.
+pub struct Child {
+    inner: KillOnDrop,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    first_line: String,
+    /// Where its program lies, when it was compiled for it.
+    folder: Option<TempDir>,
+}
+
+/// A folder that everyone may enter, with the C program of this name in `programs/`, compiled.
+pub fn compiled(name: &str) -> TempDir {
+    compiled_by("cc", name, &[])
+}
+
+/// As [`compiled`], by this compiler and with these options beside the usual ones.
+pub fn compiled_by(compiler: &str, name: &str, options: &[&str]) -> TempDir {
+    let folder = open_folder();
+    let source = Path::new(PROGRAMS).join(format!("{name}.c"));
+    compile(compiler, &source, options, &folder.path().join(name));
+    folder
+}
+
+/// Compiles a C program: without warnings, and with its calls of malloc's family left in place.
+pub fn compile(compiler: &str, source: &Path, options: &[&str], program: &Path) {
+    let status = Command::new(compiler)
+        .args(["-O1", "-Wall", "-Werror", "-pthread", "-fno-builtin", "-o"])
+        .arg(program)
+        .arg(source)
+        .args(options)
+        .status()
+        .unwrap_or_else(|error| panic!("{compiler}: {error}"));
+    assert!(status.success(), "{} does not compile", source.display());
+}
+
+/// Copies a program into a folder. Another process writes it: a descriptor of ours could be open in
+/// a child that another test starts at the same moment, and then it is not executed (ETXTBSY).
+pub fn install(program: &Path, folder: &TempDir) -> PathBuf {
+    let copy = folder.path().join("copy");
+    let status = Command::new("install")
+        .arg("-m755")
+        .arg(program)
+        .arg(&copy)
+        .status();
+    assert!(status.expect("install, of coreutils").success());
+    copy
+}
+
+/// A new folder that everyone may enter.
+pub fn open_folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let all = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), all).expect("it is ours");
+    folder
+}
+
+impl Child {
+    /// Runs a Python program that prints one line when it is ready.
+    pub fn python(program: &str) -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-S", "-c", program]);
+        Self::run(command)
+    }
+
+    /// Compiles the C program of this name in `programs/`, and runs it.
+    pub fn c(name: &str) -> Self {
+        let folder = compiled(name);
+        let mut child = Self::run(Command::new(folder.path().join(name)));
+        child.folder = Some(folder);
+        child
+    }
+
+    /// Runs a command that prints one line when it is ready.
+    pub fn run(mut command: Command) -> Self {
+        let mut inner = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the child starts");
+        let input = inner.stdin.take();
+        let output = BufReader::new(inner.stdout.take().expect("piped"));
+        let mut child = Self {
+            inner: KillOnDrop(inner),
+            input,
+            output,
+            first_line: String::new(),
+            folder: None,
+        };
+        child.first_line = child.next_line();
+        child
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> i32 {
+        self.inner.id() as i32
+    }
+
+    /// The line that it printed when it was ready.
+    pub fn first_line(&self) -> &str {
+        &self.first_line
+    }
+
+    /// Waits for its next line.
+    pub fn next_line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("a line");
+        line.trim_end().to_owned()
+    }
+
+    /// Writes a line to its input.
+    pub fn send(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("open");
+        writeln!(input, "{line}").expect("it reads");
+    }
+}
+
+/// Stops all threads of the target, however long that takes: on a busy host a thread waits seconds
+/// for a processor before it can stop, or is in the midst of bringing in a page.
+pub fn stop(target: &Target) -> Stopped {
+    let began = Instant::now();
+    loop {
+        match target.stop_within(PATIENCE) {
+            Err(StopError::TimedOut { .. }) if began.elapsed() < PATIENCE => {}
+            stopped => return stopped.expect("it stops"),
+        }
+    }
+}
+
+/// The state of a thread, as its `stat` file has it.
+pub fn state_of(tid: i32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).expect("there");
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    state.expect("a state")
+}
+
+/// Waits until a thread is in this state.
+pub fn wait_for_state(tid: i32, wanted: char) {
+    let began = Instant::now();
+    while state_of(tid) != wanted {
+        assert!(began.elapsed() < PATIENCE, "thread {tid} is not {wanted}");
+        std::thread::yield_now();
+    }
+}
+
+/// Stops all threads of a process and gives its memory, through what is resident of it.
+pub fn while_stopped<R>(
+    target: &Target,
+    read: impl FnOnce(&ResidentMemory<'_, LiveMemory>, &ResidencyMap, &Stopped) -> R,
+) -> R {
+    let stopped = stop(target);
+    let mappings = target.mappings().expect("maps");
+    let residency = target.residency(&mappings).expect("pagemap");
+    let memory = ResidentMemory::new(target.memory(), &residency);
+    read(&memory, &residency, &stopped)
+}
+
+/// Waits until `ready` gives something.
+pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(began.elapsed() < PATIENCE, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A process that is killed when this is dropped.
+#[derive(Debug)]
+pub struct KillOnDrop(pub std::process::Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        // One that has ended cannot be killed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Deref for KillOnDrop {
+    type Target = std::process::Child;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for KillOnDrop {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}

@@ -1,0 +1,27 @@
+//! What tests assert of a walked heap.
+
+use profiler_core::arena::ArenaFigure;
+use profiler_core::completeness::Confidence;
+use profiler_core::heap::HeapSnapshot;
+
+/// Asserts that a walk found nothing wrong and that every check against the allocator's counters holds.
+pub fn assert_sound(heap: &HeapSnapshot) {
+    let what = format!(
+        "{:#?}\n{:#?}\n{:#?}",
+        heap.arenas, heap.checks, heap.defects
+    );
+    assert_eq!(heap.check(), Vec::<String>::new(), "{what}");
+    assert_eq!(heap.defects, [], "{what}");
+    assert!(heap.checks.iter().all(|check| check.holds()), "{what}");
+}
+
+/// A figure, summed over the arenas that have it.
+pub fn figure(heap: &HeapSnapshot, figure: ArenaFigure) -> u64 {
+    heap.total(|arena| arena.figure(figure).unwrap_or(0))
+}
+
+/// As [`assert_sound`], and nothing that should be checked could not be.
+pub fn assert_verified(heap: &HeapSnapshot) {
+    assert_sound(heap);
+    assert_eq!(heap.confidence, Confidence::High, "{:#?}", heap.checks);
+}

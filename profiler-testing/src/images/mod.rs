@@ -1,0 +1,72 @@
+//! A small sound heap of each allocator, in an image that may be damaged.
+
+pub mod glibc;
+pub mod jemalloc;
+pub mod mimalloc2;
+pub mod mimalloc3;
+pub mod musl;
+pub mod pymalloc;
+pub mod tcmalloc;
+
+use profiler_core::addr::AddrRange;
+use profiler_core::allocator::{Allocator, AllocatorIdentity, Role};
+use profiler_core::heap::HeapSnapshot;
+use profiler_core::object::AllocatorObject;
+
+use crate::image::{Damage, HeapImage, WeakPoints};
+
+/// A sound heap of one allocator, where damage to it goes furthest, and its walk.
+pub struct Specimen {
+    /// The heap.
+    pub image: HeapImage,
+    /// Where it is hurt most.
+    pub weak: WeakPoints,
+    /// The heaps that the walker finds in the image: none when it refuses.
+    pub walk: fn(&HeapImage) -> Vec<HeapSnapshot>,
+}
+
+/// One for each walker, and for each generation of layouts that has code of its own.
+pub const SPECIMENS: [fn() -> Specimen; 7] = [
+    glibc::specimen,
+    jemalloc::specimen,
+    mimalloc2::specimen,
+    mimalloc3::specimen,
+    musl::specimen,
+    pymalloc::specimen,
+    tcmalloc::specimen,
+];
+
+impl Specimen {
+    /// Damages the heap and walks it.
+    ///
+    /// # Panics
+    /// When a heap that the walk gives breaks conservation.
+    pub fn assert_survives(&self, damage: impl IntoIterator<Item = Damage>) {
+        let mut image = self.image.clone();
+        for damage in damage {
+            damage.apply(&mut image, &self.weak);
+        }
+        for heap in (self.walk)(&image) {
+            assert_eq!(heap.check(), Vec::<String>::new());
+        }
+    }
+}
+
+/// The mapped object of an allocator that serves malloc in place of libc's.
+fn object(
+    kind: Allocator,
+    version: Option<&str>,
+    path: &str,
+    data: Vec<AddrRange>,
+) -> AllocatorObject {
+    AllocatorObject {
+        identity: AllocatorIdentity {
+            kind: Some(kind),
+            version: version.map(str::to_owned),
+            object: path.to_owned(),
+            role: Role::ServesMalloc,
+        },
+        options: Vec::new(),
+        data,
+    }
+}

@@ -1,0 +1,19 @@
+//! For tests, benches and fuzz targets alone: what those of several crates share.
+//!
+//! - [`image`]: the builder of made-up memory, and what damages it;
+//! - [`images`]: a small sound heap of each allocator, built on it;
+//! - [`core_file`]: a small sound core file;
+//! - [`child`]: children that say when they are ready, and C programs to run as such;
+//! - [`heap`]: what is asserted of a walked heap;
+//! - [`blocks`]: a program that knows every block it has, and the comparison of a heap with its list.
+//!
+//! It may panic, as tests do.
+
+#![forbid(unsafe_code)]
+
+pub mod blocks;
+pub mod child;
+pub mod core_file;
+pub mod heap;
+pub mod image;
+pub mod images;

@@ -1,0 +1,43 @@
+//! Running the command under test, and reading what it printed.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use profiler_testing::child::Child;
+use serde_json::Value;
+
+/// `fragscope` with these arguments and without input.
+pub(crate) fn command(args: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fragscope"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// Runs `fragscope` to its end.
+pub(crate) fn fragscope(args: &[&str]) -> Output {
+    command(args).output().expect("it runs")
+}
+
+/// What it printed on stderr.
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The document that it printed; it must have succeeded.
+pub(crate) fn json(output: &Output) -> Value {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// A path as an argument.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A Python that does nothing until its input closes.
+pub(crate) fn idle_python() -> Child {
+    Child::python("import sys; print(1, flush=True); sys.stdin.readline()")
+}
