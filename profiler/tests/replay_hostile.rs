@@ -26,10 +26,6 @@ fn fragscope(command: &str, arguments: &[&str]) -> Command {
     fragscope
 }
 
-fn text(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
-
 /// A trace of so many blocks of 100 bytes, with this description.
 fn trace(described: &[(&str, &str)], blocks: u64) -> Vec<u8> {
     trace_of(described, (0..blocks).map(|_| 100))
