@@ -783,7 +783,7 @@ fn a_reader_that_is_held_up_is_given_up_after_10_s_and_that_is_said() {
     assert_eq!(line, "1\n2\n");
     ptrace::detach(reader, None).expect("traced");
     let output = recording.wait_with_output().expect("fragscope");
-    let said = said(&output);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
         said.contains("did not come for events for 10 s while a program waited"),
