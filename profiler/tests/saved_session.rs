@@ -201,7 +201,7 @@ fn a_session_that_is_cut_off_or_damaged_is_used_as_far_as_it_is_whole() {
     let output = fragscope(&["explain", &name]);
     assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
     assert!(
-        said(&output).contains("incomplete: it was cut off"),
+        stderr(&output).contains("incomplete: it was cut off"),
         "{}",
         stderr(&output)
     );
