@@ -245,8 +245,8 @@ fn the_kernel_ends_a_stop_whose_guard_is_suspended() {
     };
     let guard = tracer_of(child.pid()).cast_signed();
     kill(Pid::from_raw(guard), Signal::SIGSTOP).expect("our own child");
-    child.tell("do you run?");
-    assert_eq!(child.listen(), "0");
+    child.send("do you run?");
+    assert_eq!(child.next_line(), "0");
     let held = stopped.since().elapsed();
     let promised = longest + Duration::from_millis(300);
     // The test itself waits for a processor on a busy host.
