@@ -37,8 +37,8 @@ pub struct ProbeCost {
     pub hits: u64,
     /// Measured cost of one hit, in ns.
     pub ns_per_hit: f64,
-    /// Share of wall time that the target spent in traps over the last interval, 0 to 1 (of one
-    /// core).
+    /// Share of wall time that the target spent in traps, 0 to 1 (of one core), over the last span at
+    /// whose end the budget allowed all of it: a window with its pause, or a part of a long window.
     pub share: f64,
     /// The share allowed; `None` is unlimited.
     pub budget: Option<f64>,

@@ -116,13 +116,20 @@ impl Armed {
     }
 
     /// Notes which probes are why a group cannot be attached: those that fail alone, or all.
+    ///
+    /// # Errors
+    /// When none can be attached any more, as when the guard was ended meanwhile.
     fn find_failed(&mut self, group: &[usize], error: &io::Error) -> Result<(), ProbeError> {
         let traps = self.traps.clone();
         let mut failed = Vec::new();
         for index in group {
             match traps.attach(&[*index], &mut self.loaded) {
                 Ok(link) => self.links.push(link),
-                Err(error) => failed.push((*index, attach_reason(&error))),
+                Err(error) => match attach_failure(self.pid(), &error) {
+                    // It is no fault of the site's.
+                    Some(error) => return Err(self.after(error)),
+                    None => failed.push((*index, attach_reason(&error))),
+                },
             }
         }
         self.close()?;
@@ -227,5 +234,73 @@ fn map_trouble(source: std::io::Error) -> ProbeError {
     ProbeError::Host {
         what: "use a BPF map",
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::{Pid, geteuid};
+    use profiler_target::Target;
+
+    use super::*;
+    use crate::plan::ProbePlan;
+
+    /// The guard of this process.
+    fn guard() -> Pid {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("its threads");
+        let children = tasks.flat_map(|task| {
+            let path = task.expect("a thread").path().join("children");
+            let children = std::fs::read_to_string(path).unwrap_or_default();
+            let pids = children.split_whitespace().map(str::to_owned);
+            pids.collect::<Vec<_>>()
+        });
+        let is_guard = |pid: &String| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            name.is_ok_and(|name| name == "probe-guard\n")
+        };
+        let found = children.into_iter().find(is_guard).expect("it runs");
+        Pid::from_raw(found.parse().expect("a number"))
+    }
+
+    #[test]
+    fn a_guard_that_dies_while_a_bad_site_is_sought_is_no_fault_of_a_site() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a child");
+        let (input, output) = (child.stdin.as_mut(), child.stdout.as_mut());
+        input.expect("piped").write_all(b"?").expect("it reads");
+        // It runs once it answers, with its libc.
+        output
+            .expect("piped")
+            .read_exact(&mut [0])
+            .expect("it answers");
+        let target = Target::open(child.id().cast_signed()).expect("our own child");
+        let plan = ProbePlan::for_target(&target).expect("a plan");
+        let pid = NonZeroU32::new(child.id()).expect("a number");
+        let traps = Arc::new(Traps::new(&plan, pid));
+        let loaded = Loaded::new(4096).expect("we are root");
+        let probes = plan.probes.len();
+        let mut armed = Armed::new(pid, loaded, Arc::clone(&traps), probes).expect("armed");
+        armed.attach(&vec![0; traps.placed.len()]).expect("all");
+        armed.close().expect("removed");
+        kill(guard(), Signal::SIGKILL).expect("ours");
+        let all: Vec<usize> = (0..traps.placed.len()).collect();
+        let refused = io::Error::from_raw_os_error(libc::EINVAL);
+        let ended = armed.find_failed(&all, &refused);
+        assert!(matches!(ended, Err(ProbeError::GuardLost)), "{ended:?}");
+        assert_eq!(armed.failed, vec![None; probes]);
+        // Another one has taken its place, and has removed what was left.
+        assert!(armed.loaded.is_held() && !armed.sites.are_set());
+        child.kill().expect("ours");
+        child.wait().expect("ours");
     }
 }

@@ -36,7 +36,8 @@ impl Budget {
 
 /// A window spends ahead what this much time earns, in ns. Longer windows see longer lifetimes.
 const CYCLE_NS: f64 = 2e9;
-/// The first one spends less ahead, so that the share is kept after the first second, in ns.
+/// The first one spends less ahead, and is over by then unless all is earned, in ns: how much the target
+/// calls is not known before, and the share is kept from the first seconds on.
 const FIRST_CYCLE_NS: f64 = 0.5e9;
 /// What closing the first window is taken to cost, before one was closed, in ns.
 const FIRST_CLOSING_NS: f64 = 10e6;
@@ -49,8 +50,8 @@ pub(super) struct Account {
     opened_at_ns: u64,
     /// Earned and never to be spent: a target that was idle does not save up for a long window.
     forfeited_ns: f64,
-    /// What closing a window cost the last time, in ns.
-    closing_ns: f64,
+    /// What closing a window cost the last time, in ns; `None` while the first is open.
+    closing_ns: Option<f64>,
 }
 
 impl Account {
@@ -59,7 +60,7 @@ impl Account {
             share,
             opened_at_ns: now_ns,
             forfeited_ns: 0.0,
-            closing_ns: FIRST_CLOSING_NS,
+            closing_ns: None,
         }
     }
 
@@ -67,24 +68,31 @@ impl Account {
         self.share * now_ns.saturating_sub(self.opened_at_ns) as f64 - self.forfeited_ns
     }
 
-    /// Whether all that was spent so far, in ns, is earned by now.
-    pub(super) fn may_open(&mut self, now_ns: u64, spent_ns: f64) -> bool {
+    /// Whether all that was spent so far, in ns, is earned by now: then a window may open. From one such
+    /// moment to another no more than the share was spent.
+    pub(super) fn is_earned(&mut self, now_ns: u64, spent_ns: f64) -> bool {
         self.forfeit(now_ns, spent_ns);
         self.earned(now_ns) >= spent_ns
     }
 
     /// Whether as much is spent ahead as may be, with what closing will cost.
     pub(super) fn must_close(&mut self, now_ns: u64, spent_ns: f64) -> bool {
-        self.forfeit(now_ns, spent_ns);
+        if self.is_earned(now_ns, spent_ns) {
+            return false;
+        }
         let age = now_ns.saturating_sub(self.opened_at_ns) as f64;
+        if self.closing_ns.is_none() && age >= FIRST_CYCLE_NS {
+            return true;
+        }
         let ahead = self.share * age.clamp(FIRST_CYCLE_NS, CYCLE_NS);
         // However dear closing is, a window must see something: the pause after it grows instead.
-        spent_ns + self.closing_ns.min(ahead / 2.0) - self.earned(now_ns) >= ahead
+        let closing = self.closing_ns.unwrap_or(FIRST_CLOSING_NS).min(ahead / 2.0);
+        spent_ns + closing - self.earned(now_ns) >= ahead
     }
 
     /// Notes what closing a window cost, in ns.
     pub(super) fn closing_cost(&mut self, ns: f64) {
-        self.closing_ns = ns;
+        self.closing_ns = Some(ns);
     }
 
     fn forfeit(&mut self, now_ns: u64, spent_ns: f64) {
@@ -107,7 +115,7 @@ mod tests {
             open = if open {
                 !account.must_close(now, spent)
             } else {
-                account.may_open(now, spent)
+                account.is_earned(now, spent)
             };
             if open {
                 armed += 1;
@@ -134,13 +142,26 @@ mod tests {
     }
 
     #[test]
+    fn a_target_that_calls_a_little_too_much_has_a_short_first_window_and_long_ones_later() {
+        let mut account = Account::new(0.04, 0);
+        let spent = |ms: u64| 0.051 * (ms * MS) as f64;
+        assert!(!account.must_close(499 * MS, spent(499)));
+        assert!(account.must_close(500 * MS, spent(500)));
+        account.closing_cost(0.0);
+        assert!(!account.is_earned(637 * MS, spent(500)));
+        assert!(account.is_earned(638 * MS, spent(500)));
+        assert!(!account.must_close(5638 * MS, spent(5500)));
+        assert!(account.must_close(9638 * MS, spent(9500)));
+    }
+
+    #[test]
     fn an_idle_hour_earns_no_long_window() {
         let mut account = Account::new(0.05, 0);
         let hour = 3600 * 1000 * MS;
         assert!(!account.must_close(hour, 0.0));
         assert!(account.must_close(hour, 0.1e9), "a cycle's earnings");
-        assert!(!account.may_open(hour + 1000 * MS, 0.1e9));
-        assert!(account.may_open(hour + 2000 * MS, 0.1e9));
+        assert!(!account.is_earned(hour + 1000 * MS, 0.1e9));
+        assert!(account.is_earned(hour + 2000 * MS, 0.1e9));
     }
 
     #[test]

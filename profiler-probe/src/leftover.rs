@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::memory::TargetMemory;
-use profiler_core::residency::{Mapping, MappingKind};
+use profiler_core::residency::{Mapping, MappingKind, PageRun};
 use profiler_target::{LiveMemory, Target, open_regular};
 
 use super::error::{ProbeError, attach_failure, remove_failure};
@@ -44,8 +44,8 @@ pub struct Breakpoint {
     pub addr: RemoteAddr,
 }
 
-/// Finds them, `MOST` at most, on pages of code that are otherwise as in the file. Code that was never written to is the file's own page and is not
-/// looked at, so that nothing becomes resident by looking.
+/// Finds them, `MOST` at most, on pages of code that are otherwise as in the file. Code that was never
+/// written to is the file's own page and is not looked at, so that nothing becomes resident by looking.
 ///
 /// # Errors
 /// When the target has exited.
@@ -54,21 +54,21 @@ pub fn find(target: &Target) -> io::Result<Vec<Breakpoint>> {
     let residency = target.residency(&code)?;
     let memory = target.memory();
     let mut found = Vec::new();
-    for run in residency.runs() {
-        if !run.state.is_resident() || run.state.is_file() {
-            continue;
-        }
-        let Some(mapping) = code.iter().find(|m| m.range.contains(run.range.start())) else {
-            continue;
-        };
+    // Of each mapping by itself: one run may go on into the next, which is of another file.
+    for mapping in &code {
         let MappingKind::File(mapped) = &mapping.kind else {
             continue;
         };
+        let written = |run: &PageRun| run.state.is_resident() && !run.state.is_file();
+        let mut written = residency.runs_in(mapping.range).filter(written).peekable();
+        if written.peek().is_none() {
+            continue;
+        }
         let path = target.file_of(Some(mapping), mapped);
         let Ok(file) = open_regular(&path) else {
             continue;
         };
-        for page in pages(run.range) {
+        for page in written.flat_map(|run| pages(run.range)) {
             let offset = mapping.offset + (page.get() - mapping.range.start().get());
             let (mut now, mut in_file) = ([0; PAGE_SIZE as usize], [0; PAGE_SIZE as usize]);
             // A page that is gone meanwhile has none.

@@ -3,9 +3,8 @@
 use super::calibrate::HitCost;
 use super::traps::Traps;
 
-/// A share is told over at least so long, in ns.
+/// The share of a long window is taken over at least so long, in ns.
 const SPAN_NS: u64 = 2_000_000_000;
-const FIRST_SPAN_NS: u64 = 1_000_000_000;
 
 /// Adds up hits and their measured cost, and the share of time that they take.
 #[derive(Debug)]
@@ -67,7 +66,8 @@ impl Meter {
         }
     }
 
-    /// A window is open: a long one is told in spans.
+    /// A window is open, and all that was spent is earned: a long one has several spans. One that
+    /// ended in the midst of what a window spends ahead would lack the pause that belongs to it.
     pub(super) fn window_goes_on(&mut self, now_ns: u64) {
         if now_ns.saturating_sub(self.span.0) >= SPAN_NS {
             self.end_span(now_ns);
@@ -82,12 +82,12 @@ impl Meter {
         self.span = (now_ns, spent);
     }
 
-    /// Share of wall time in the last whole span; before there is one, since attaching (as of one
-    /// second at least).
+    /// Share of wall time in the last whole span; before there is one, since attaching (as of two
+    /// seconds at least).
     pub(super) fn share(&self, now_ns: u64) -> f64 {
         self.last_share.unwrap_or_else(|| {
             let age = now_ns.saturating_sub(self.attached_at_ns);
-            self.spent_ns() / age.max(FIRST_SPAN_NS) as f64
+            self.spent_ns() / age.max(SPAN_NS) as f64
         })
     }
 }

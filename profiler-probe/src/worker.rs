@@ -124,7 +124,7 @@ impl Worker {
 
     /// Waits until what was spent is earned.
     fn pause(&mut self) -> Result<(), ProbeError> {
-        while !self.is_over()? && !self.may_open() {
+        while !self.is_over()? && !self.is_earned(now_ns()) {
             park_timeout(PAUSE);
         }
         Ok(())
@@ -140,16 +140,18 @@ impl Worker {
         Ok(self.gone || self.shared.must_stop())
     }
 
-    fn may_open(&mut self) -> bool {
+    fn is_earned(&mut self, now_ns: u64) -> bool {
         let spent = self.spent_ns();
         let account = self.account.as_mut();
-        account.is_none_or(|account| account.may_open(now_ns(), spent))
+        account.is_none_or(|account| account.is_earned(now_ns, spent))
     }
 
     fn must_close(&mut self) -> Result<bool, ProbeError> {
         self.count()?;
         let now = now_ns();
-        self.shared.state().meter.window_goes_on(now);
+        if self.is_earned(now) {
+            self.shared.state().meter.window_goes_on(now);
+        }
         let spent = self.spent_ns();
         let account = self.account.as_mut();
         Ok(account.is_some_and(|account| account.must_close(now, spent)))

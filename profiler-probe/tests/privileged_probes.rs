@@ -150,6 +150,33 @@ fn the_budget_bounds_what_a_busy_target_pays() {
     assert_eq!(seen.events_lost, 0);
 }
 
+/// Some calls, twenty times a second.
+fn call_at_a_steady_pace(calls: &mut Calls, seconds: u64, mut each: impl FnMut()) {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(seconds) {
+        assert_eq!(calls.ask("spin 500"), "spun");
+        std::thread::sleep(Duration::from_millis(50));
+        each();
+    }
+}
+
+#[test]
+fn no_share_above_the_budget_is_reported_from_the_first_seconds_on() {
+    let mut calls = Calls::start();
+    let session = calls.attach(Budget::Unlimited);
+    call_at_a_steady_pace(&mut calls, 3, || {});
+    // A little less than it would take: a window that spends no more ahead than it may is long.
+    let share = 0.8 * session.detach().cost.share;
+    let session = calls.attach(Budget::Share(share));
+    let mut most = 0.0f64;
+    call_at_a_steady_pace(&mut calls, 6, || {
+        most = most.max(session.activity().cost.share);
+    });
+    eprintln!("share {share:.4}, at most {most:.4}");
+    // A window opens a moment after all is earned.
+    assert!(most > 0.0 && most <= share * 1.1, "{most} of {share}");
+}
+
 #[test]
 fn a_quiet_target_stays_watched_within_the_budget() {
     let mut calls = Calls::start();

@@ -105,10 +105,19 @@ pub struct RecordRing {
     mended: u32,
     /// Indexes of slots that are not used again.
     abandoned: HashSet<u64>,
-    over: Arc<AtomicBool>,
-    /// How often the reader came for an event.
-    visits: Arc<AtomicU64>,
+    attendance: Arc<Attendance>,
     beating: Option<JoinHandle<()>>,
+}
+
+/// What the thread that beats knows of the reader.
+#[derive(Debug, Default)]
+struct Attendance {
+    /// How often it came for an event.
+    visits: AtomicU64,
+    /// Whether it has not come for [`LONGEST_ABSENCE`], or had not when the ring was closed.
+    is_absent: AtomicBool,
+    /// Whether it has ended.
+    over: AtomicBool,
 }
 
 impl RecordRing {
@@ -125,14 +134,12 @@ impl RecordRing {
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
         let memory = Arc::new(Memory::of(&file, RING_BYTES)?);
-        let over = Arc::new(AtomicBool::new(false));
-        let visits = Arc::new(AtomicU64::new(0));
+        let attendance = Arc::<Attendance>::default();
         let beating = {
-            let (memory, over) = (Arc::clone(&memory), Arc::clone(&over));
-            let visits = Arc::clone(&visits);
+            let (memory, attendance) = (Arc::clone(&memory), Arc::clone(&attendance));
             std::thread::Builder::new()
                 .name("heartbeat".into())
-                .spawn(move || beat(&memory, &over, &visits))?
+                .spawn(move || beat(memory.header(), &attendance))?
         };
         Ok(Self {
             memory,
@@ -144,8 +151,7 @@ impl RecordRing {
             has_abandoned: false,
             mended: 0,
             abandoned: HashSet::new(),
-            over,
-            visits,
+            attendance,
             beating: Some(beating),
         })
     }
@@ -203,6 +209,12 @@ impl RecordRing {
             || said == CLOSED_DAMAGED
     }
 
+    /// Whether the reader does not come for events for 10 s, or did not when a writer gave it up and
+    /// closed the ring.
+    pub fn is_left_alone(&self) -> bool {
+        self.attendance.is_absent.load(Ordering::Relaxed)
+    }
+
     /// From now on nothing more is recorded.
     pub fn close(&self) {
         self.memory.header().closed.store(1, Ordering::SeqCst);
@@ -210,7 +222,7 @@ impl RecordRing {
 
     /// Takes the next event.
     pub fn take(&mut self) -> Next {
-        self.visits.fetch_add(1, Ordering::Relaxed);
+        self.attendance.visits.fetch_add(1, Ordering::Relaxed);
         let index = self.tail % SLOTS;
         if self.abandoned.contains(&index) {
             // A writer that came late may have written here once more.
@@ -322,17 +334,22 @@ fn read(slot: &Slot) -> RingEvent {
     }
 }
 
-/// Shows writers that the reader lives, until it is `over`, and for as long as it comes for events: a
+/// Shows writers that the reader lives, until it is over, and for as long as it comes for events: a
 /// reader that is held up, say by a file system that hangs, must not hold up a program for ever.
-fn beat(memory: &Memory, over: &AtomicBool, visits: &AtomicU64) {
-    let mut last = (visits.load(Ordering::Relaxed), Instant::now());
-    while !over.load(Ordering::Relaxed) {
-        let now = visits.load(Ordering::Relaxed);
+fn beat(header: &Header, reader: &Attendance) {
+    let mut last = (reader.visits.load(Ordering::Relaxed), Instant::now());
+    while !reader.over.load(Ordering::Relaxed) {
+        let now = reader.visits.load(Ordering::Relaxed);
         if now != last.0 {
             last = (now, Instant::now());
         }
-        if last.1.elapsed() < LONGEST_ABSENCE {
-            memory.header().heartbeat.fetch_add(1, Ordering::Relaxed);
+        let is_absent = last.1.elapsed() >= LONGEST_ABSENCE;
+        // Why it was closed stays known when the reader comes back.
+        if header.closed.load(Ordering::Relaxed) == 0 {
+            reader.is_absent.store(is_absent, Ordering::Relaxed);
+        }
+        if !is_absent {
+            header.heartbeat.fetch_add(1, Ordering::Relaxed);
         }
         std::thread::park_timeout(BEAT);
     }
@@ -341,7 +358,7 @@ fn beat(memory: &Memory, over: &AtomicBool, visits: &AtomicU64) {
 impl Drop for RecordRing {
     fn drop(&mut self) {
         self.close();
-        self.over.store(true, Ordering::Relaxed);
+        self.attendance.over.store(true, Ordering::Relaxed);
         if let Some(beating) = self.beating.take() {
             beating.thread().unpark();
             // It does nothing that panics.

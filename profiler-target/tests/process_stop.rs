@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use child::{Child, wait_for_state};
 use nix::errno::Errno;
+use nix::sys::ptrace;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use profiler_target::{StopError, Target};
+use nix::unistd::Pid;
+use profiler_target::{EndedEarly, StopError, Target};
 
 #[test]
 fn a_target_stops_with_all_its_threads_and_runs_on() {
@@ -195,4 +198,60 @@ fn targets_share_a_guard() {
     let _stopped = targets.each_ref().map(child::stop);
     let guards = targets.each_ref().map(|target| tracer_of(target.pid()));
     assert_ne!(guards[0], guards[1]);
+}
+
+#[test]
+fn a_guard_that_was_suspended_between_two_stops_is_woken_by_the_next() {
+    let child = Child::c("signals");
+    let target = Target::open(child.pid()).expect("our own child");
+    let stopped = child::stop(&target);
+    let guard = tracer_of(child.pid()).cast_signed();
+    drop(stopped);
+    kill(Pid::from_raw(guard), Signal::SIGSTOP).expect("our own child");
+    wait_for_state(guard, 'T');
+    let stopped = child::stop(&target);
+    assert_eq!(tracer_of(child.pid()).cast_signed(), guard);
+    // Also when the target is to run on.
+    kill(Pid::from_raw(guard), Signal::SIGSTOP).expect("our own child");
+    wait_for_state(guard, 'T');
+    assert_eq!(stopped.resume().ended_early, None);
+}
+
+#[test]
+fn a_guard_that_cannot_be_woken_is_replaced() {
+    let child = Child::c("signals");
+    let target = Target::open(child.pid()).expect("our own child");
+    let stopped = child::stop(&target);
+    let guard = tracer_of(child.pid()).cast_signed();
+    drop(stopped);
+    // Whoever traces it keeps it from running, and it does not hear of SIGCONT.
+    let traced = Pid::from_raw(guard);
+    ptrace::seize(traced, ptrace::Options::empty()).expect("our own child");
+    ptrace::interrupt(traced).expect("traced");
+    wait_for_state(guard, 't');
+    let stopped = target.stop().expect("by another one");
+    assert_ne!(tracer_of(child.pid()).cast_signed(), guard);
+    assert_eq!(stopped.threads().len(), 1);
+}
+
+#[test]
+fn the_kernel_ends_a_stop_whose_guard_is_suspended() {
+    let mut child = Child::c("signals");
+    let target = Target::open(child.pid()).expect("our own child");
+    let longest = Duration::from_secs(1);
+    let stopped = loop {
+        match target.stop_for(longest) {
+            Err(StopError::TimedOut { .. }) => {}
+            stopped => break stopped.expect("it stops"),
+        }
+    };
+    let guard = tracer_of(child.pid()).cast_signed();
+    kill(Pid::from_raw(guard), Signal::SIGSTOP).expect("our own child");
+    child.tell("do you run?");
+    assert_eq!(child.listen(), "0");
+    let held = stopped.since().elapsed();
+    let promised = longest + Duration::from_millis(300);
+    // The test itself waits for a processor on a busy host.
+    assert!(held < promised + Duration::from_millis(500), "{held:?}");
+    assert_eq!(stopped.ended_early(), Some(EndedEarly::Overdue));
 }

@@ -3,17 +3,20 @@
 
 #[path = "../../profiler-probe/tests/calls/mod.rs"]
 mod calls;
+#[path = "../../profiler-target/tests/child/mod.rs"]
+mod child;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use calls::Calls;
+use child::Child;
 use fragscope::session::doctor::{self, Fix, Grade};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
@@ -43,7 +46,7 @@ fn profiler_to_be_killed() {
 }
 
 /// A profiler with its probes attached.
-fn profiler(calls: &Calls) -> Child {
+fn profiler(calls: &Calls) -> process::Child {
     let mut profiler = Command::new(std::env::current_exe().expect("this test"))
         .args([
             "--exact",
@@ -98,10 +101,24 @@ fn no_breakpoint_is_left_by_a_profiler_that_is_killed_while_its_probes_go() {
 
 #[test]
 fn what_a_killed_guard_left_is_removed_by_the_session() {
-    let mut calls = Calls::start();
+    a_killed_guard_leaves_nothing(Calls::start());
+}
+
+#[test]
+fn what_a_killed_guard_left_in_jemalloc_is_removed_by_the_session() {
+    let calls = Calls::start_with_jemalloc();
+    let object = calls.plan().object.identity.object;
+    assert!(object.contains("libjemalloc"), "{object}");
+    a_killed_guard_leaves_nothing(calls);
+}
+
+fn a_killed_guard_leaves_nothing(mut calls: Calls) {
     let before = calls.code();
     let session = calls.attach(Budget::Unlimited);
+    assert_ne!(calls.code(), before, "breakpoints");
     let guard = child_named("probe-guard");
+    // In the midst of calls.
+    calls.tell("spin 1000000");
     kill(guard, Signal::SIGKILL).expect("ours");
     // It is heard at once, and not when the session ends.
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -115,9 +132,13 @@ fn what_a_killed_guard_left_is_removed_by_the_session() {
             .ended
             .is_some_and(|why| why.contains("ended by somebody"))
     );
+    assert_eq!(calls.answer(), "spun");
     calls.wait_for_code(&before);
     calls.run(10);
     drop(session);
+    assert!(calls.code() == before, "breakpoints are left");
+    let target = Target::open(calls.pid()).expect("it runs");
+    assert_eq!(leftover::find(&target).expect("it runs"), []);
 }
 
 /// A thread of this process that keeps another from running, whatever wakes it, but not from being
@@ -159,7 +180,7 @@ fn wait_for_end(pid: Pid) {
 }
 
 /// A headless `attach` whose probes are set.
-fn attached(calls: &Calls, before: &[u8]) -> Child {
+fn attached(calls: &Calls, before: &[u8]) -> process::Child {
     let attached = Command::new(env!("CARGO_BIN_EXE_fragscope"))
         .args(["attach", "--headless", "--budget", "unlimited"])
         .args(["--pid", &calls.pid().to_string()])
@@ -239,7 +260,7 @@ fn pins_links() -> bool {
 
 /// The child of this process that shows this name.
 fn child_named(name: &str) -> Pid {
-    child_of(std::process::id(), name).expect("it runs")
+    child_of(process::id(), name).expect("it runs")
 }
 
 /// The child of a process that shows this name, of which there is one at most.
@@ -306,4 +327,43 @@ fn a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays() {
     assert!(said.contains(&count), "{said}");
     assert!(calls.code() == before);
     calls.run(10);
+}
+
+/// Maps two files of a page side by side, as code.
+const SIDE_BY_SIDE: &str = "
+import ctypes, mmap, os, sys, tempfile
+c = ctypes.CDLL(None)
+c.mmap.restype = ctypes.c_void_p
+c.mmap.argtypes = [ctypes.c_void_p] + [ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+folder = tempfile.TemporaryDirectory()
+area = c.mmap(None, 8192, 0, 0x22, -1, 0)
+for i, name in enumerate(['first', 'second']):
+    with open(os.path.join(folder.name, name), 'wb') as file:
+        file.write(bytes(4096))
+    fd = os.open(file.name, os.O_RDONLY)
+    # Private, at this place.
+    assert c.mmap(area + i * 4096, 4096, 5, 0x12, fd, 0) == area + i * 4096
+print(area, flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn breakpoints_in_two_files_that_are_mapped_side_by_side_are_found_in_each() {
+    let child = Child::python(SIDE_BY_SIDE);
+    let area: u64 = child.said().parse().expect("an address");
+    let memory = fs::OpenOptions::new()
+        .write(true)
+        .open(format!("/proc/{}/mem", child.pid()))
+        .expect("we are root");
+    for at in [area + 1, area + 4096 + 2] {
+        memory.write_all_at(&[0xcc], at).expect("we are root");
+    }
+    let target = Target::open(child.pid()).expect("it runs");
+    let found = leftover::find(&target).expect("it runs");
+    let names = found.iter().map(|one| {
+        let name = one.mapped.rsplit('/').next().expect("a name");
+        (name, one.offset, one.addr.get() - area)
+    });
+    let names: Vec<_> = names.collect();
+    assert_eq!(names, [("first", 1, 1), ("second", 2, 4098)]);
 }

@@ -12,7 +12,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use child::{install, open_folder};
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use profiler_trace::trace::{EventKind, Item, Reader};
 
@@ -312,7 +314,7 @@ os.setgid(65534); os.setuid(65534)
 fd = os.memfd_create('fragscope-ring')
 os.ftruncate(fd, 4096 + (1 << 20) * 48)
 ring = mmap.mmap(fd, 4096)
-ring[:8] = b'FSRING\\0\\2'
+ring[:8] = b'FSRING\\0\\3'
 s = os.fstat(fd)
 print(f'/proc/{os.getpid()}/fd/{fd} {s.st_dev} {s.st_ino}', flush=True)
 sys.stdin.read()
@@ -745,6 +747,62 @@ fn a_first_signal_is_answered_and_a_second_leaves_the_command() {
     assert_eq!(ended(&mut recording).code(), Some(130));
     kill(command, Signal::SIGKILL).expect("it was left running");
     assert!(held(&trace, 0).whole);
+}
+
+#[test]
+fn what_is_behind_an_event_that_is_never_written_is_kept_when_a_second_signal_ends_the_recording() {
+    let Forging {
+        mut recording,
+        trace,
+        _folder,
+    } = Forging::start(&["claim"]);
+    let fragscope = Pid::from_raw(recording.id().cast_signed());
+    let children = format!("/proc/{fragscope}/task/{fragscope}/children");
+    let command = fs::read_to_string(children).expect("it runs");
+    let command = Pid::from_raw(command.trim().parse().expect("its only child"));
+    kill(fragscope, Signal::SIGINT).expect("it runs");
+    wait_for(&mut recording, "a second signal leaves it running");
+    kill(fragscope, Signal::SIGINT).expect("it runs");
+    assert_eq!(ended(&mut recording).code(), Some(130));
+    kill(command, Signal::SIGKILL).expect("it was left running");
+    let held = held(&trace, 77_777);
+    assert_eq!((held.of_size, held.lost, held.whole), (1000, 1, true));
+}
+
+#[test]
+fn a_reader_that_is_held_up_is_given_up_after_10_s_and_that_is_said() {
+    let folder = open_folder();
+    let (trace, go) = (folder.path().join("trace"), folder.path().join("go"));
+    // More events than the ring has room for.
+    let script = format!(
+        "import os, time\nprint(1, flush=True)\nwhile not os.path.exists('{}'): time.sleep(0.01)\n{}print(2, flush=True)",
+        text(&go),
+        allocate(600_000, 64)
+    );
+    let mut recording = record(&trace, &["python3", "-S", "-c", &script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("fragscope");
+    let mut out = BufReader::new(recording.stdout.take().expect("piped"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("it speaks");
+    // The thread that reads the ring alone: those that show that fragscope runs go on.
+    let reader = Pid::from_raw(recording.id().cast_signed());
+    ptrace::seize(reader, ptrace::Options::empty()).expect("our own child");
+    ptrace::interrupt(reader).expect("traced");
+    waitpid(reader, None).expect("it stops");
+    fs::write(&go, "").expect("ours");
+    out.read_line(&mut line).expect("the program goes on");
+    assert_eq!(line, "1\n2\n");
+    ptrace::detach(reader, None).expect("traced");
+    let output = recording.wait_with_output().expect("fragscope");
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("did not come for events for 10 s while a program waited"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -4,6 +4,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use profiler_core::residency::ResidencyMap;
 use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
 use profiler_trace::trace::{By, Figures, TraceDescription, Writer};
@@ -182,6 +185,114 @@ fn a_field_of_ones_own_is_saved_and_what_fails_leaves_the_rest() {
     assert_eq!(mapped["env"]["MALLOC_MMAP_THRESHOLD_"], "65536");
     assert!(bytes(mapped, "rest_bytes") < 30 * LARGE, "{mapped}");
     assert_eq!(found["candidates"].as_array().map(Vec::len), Some(3));
+}
+
+/// How many processes the program below has.
+const PROCESSES: u32 = 9;
+
+/// A program that forks again and again; some of its children end before it does.
+fn trace_of_forks(folder: &Path) -> PathBuf {
+    let path = folder.join("forks.fragtrace");
+    let file = File::create(&path).expect("a file");
+    let writer = Writer::new(file, &TraceDescription::default()).expect("begun");
+    let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
+    let mut time_ns = 0;
+    // Each process has one thread, of its own number.
+    let mut put = |process: u32, kind| {
+        time_ns += 1_000_000;
+        let number = u64::from(process);
+        let event = SourceEvent {
+            time_ns,
+            process: number,
+            thread: number,
+            kind,
+        };
+        recorder.record(&event).expect("written");
+    };
+    let alloc = |i: u64| SourceKind::Alloc {
+        addr: 0x1000_0000 + i * 0x1000,
+        bytes: 1000,
+        align: 0,
+        by: By::Malloc,
+    };
+    let mut blocks = 0..;
+    for process in 0..PROCESSES {
+        if process > 0 {
+            put(0, SourceKind::Forking);
+            let parent = SourceKind::Forked {
+                process: 0,
+                thread: 0,
+            };
+            put(process, parent);
+        }
+        for _ in 0..100 {
+            put(process, alloc(blocks.next().expect("one more")));
+        }
+        if process % 2 == 1 {
+            put(process, SourceKind::Exit);
+        }
+    }
+    recorder.into_sink().finish().expect("written");
+    path
+}
+
+/// The children of a process that have ended and were not waited for.
+fn zombies_of(parent: u32) -> Vec<u32> {
+    let all = std::fs::read_dir("/proc").expect("processes").flatten();
+    let zombies = all.filter_map(|process| {
+        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(process.path().join("stat")).ok()?;
+        let mut words = stat.rsplit_once(") ")?.1.split(' ');
+        let is_zombie = words.next() == Some("Z");
+        (is_zombie && words.next()?.parse() == Ok(parent)).then_some(pid)
+    });
+    zombies.collect()
+}
+
+#[test]
+fn players_leave_no_zombies_while_others_play_nor_when_one_crashes() {
+    // This process takes the place of a PID 1 that waits for nobody.
+    prctl::set_child_subreaper(true).expect("Linux has them");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (source, crashes) = (folder.path().join("a.c"), folder.path().join("crashes.so"));
+    let text = "#include <unistd.h>\n#include <stdlib.h>\nstatic int calls;\n\
+                void *malloc(size_t size) { if (++calls > 50) abort(); return sbrk((size + 15) & ~15ul); }\n\
+                void *calloc(size_t n, size_t size) { return malloc(n * size); }\n\
+                void *realloc(void *block, size_t size) { return malloc(size); }\n\
+                void free(void *block) {}\n";
+    std::fs::write(&source, text).expect("written");
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-w", "-o"])
+        .args([&crashes, &source])
+        .status();
+    assert!(compiled.expect("a C compiler").success());
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_fragscope"))
+        .arg("replay")
+        .arg(trace_of_forks(folder.path()))
+        .args(["--runs", "3", "--allocator", "jemalloc", "--allocator"])
+        .arg(&crashes)
+        .args(["--allocator", "mimalloc"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("fragscope");
+    let players = std::thread::available_parallelism().map_or(1, usize::from);
+    while replay.try_wait().expect("our own child").is_none() {
+        let zombies = zombies_of(replay.id());
+        assert!(zombies.len() <= players * PROCESSES as usize, "{zombies:?}");
+        let ours = zombies_of(std::process::id());
+        assert!(ours.iter().all(|&pid| pid == replay.id()), "{ours:?}");
+    }
+    let output = replay.wait_with_output().expect("fragscope");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("crashes.so was not played: crashed"),
+        "{said}"
+    );
+    let left = waitpid(None, Some(WaitPidFlag::WNOHANG));
+    assert_eq!(left, Err(Errno::ECHILD));
 }
 
 #[test]

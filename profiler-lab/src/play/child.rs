@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
@@ -31,6 +32,9 @@ const PLAYER: &[u8] = include_bytes!(env!("FRAGSCOPE_PLAYER"));
 const WAIT_MS: u8 = 50;
 /// How long after its pipe is closed a process has ended: what is left of its end by then is little.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
+/// How long after the end of its first process the others of a player have ended, which were killed with
+/// it.
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A player that runs. It is ended when this is dropped.
 #[derive(Debug)]
@@ -79,6 +83,8 @@ impl Child {
             background: setup.background,
         };
         confinement.apply(&mut command, given);
+        // Its processes whose parents have ended are ours to wait for: not everywhere PID 1 does so.
+        prctl::set_child_subreaper(true).map_err(|error| PlayError::Start(error.into()))?;
         // Held until it is among them: none is started once they were ended.
         let mut players = players();
         if players.are_over {
@@ -143,6 +149,7 @@ impl Child {
 
     /// Waits for a message for a while. A failure of the player is an error.
     pub(super) fn receive(&mut self) -> Result<Option<PlayerMessage>, PlayError> {
+        self.wait_for_adopted();
         let Some(messages) = &mut self.process.stdout else {
             return Err(PlayError::Io(io::ErrorKind::BrokenPipe.into()));
         };
@@ -189,6 +196,20 @@ impl Child {
         }
         thread::sleep(Duration::from_millis(1));
         Ok(None)
+    }
+
+    /// Waits for those of its processes that have ended after their parents: a recording may have
+    /// thousands of them.
+    fn wait_for_adopted(&self) {
+        let own = Pid::from_raw(self.pid());
+        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while let Ok(status) = waitid(Id::PGid(own), ended)
+            && let Some(pid) = status.pid()
+            && pid != own
+        {
+            // It is ours, and has ended.
+            let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        }
     }
 
     /// How its first process ended, if it has. It is not waited for before the drop: until then its
@@ -275,7 +296,27 @@ impl Drop for Child {
         let _ = killpg(own, Signal::SIGKILL);
         // Where kernel calls are not restricted it may have left the group.
         let _ = self.process.kill();
-        let _ = self.process.wait();
+        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        while waitid(Id::Pid(own), ended) == Err(Errno::EINTR) {}
+        // Until all were waited for the number is theirs, and after that until another one is started.
+        let _players = players();
+        wait_for_all_of(own, Instant::now() + KILLED_WITHIN);
+    }
+}
+
+/// Waits until the processes of a group, which were killed, have ended and are no zombies.
+fn wait_for_all_of(group: Pid, deadline: Instant) {
+    let any = Pid::from_raw(-group.as_raw());
+    loop {
+        match waitpid(any, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(WaitStatus::StillAlive) => return,
+            Ok(_) | Err(Errno::EINTR) => {}
+            // There is none any more.
+            Err(_) => return,
+        }
     }
 }
 
@@ -316,13 +357,7 @@ pub fn end_all(limit: Duration) {
         let _ = killpg(*player, Signal::SIGKILL);
     }
     for player in players.all.drain(..) {
-        let is_alive = || {
-            let waited = waitpid(player, Some(WaitPidFlag::WNOHANG));
-            matches!(waited, Ok(WaitStatus::StillAlive) | Err(Errno::EINTR))
-        };
-        while is_alive() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        wait_for_all_of(player, deadline);
     }
 }
 

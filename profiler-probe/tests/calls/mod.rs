@@ -35,24 +35,31 @@ pub(crate) struct Calls {
 
 impl Calls {
     pub(crate) fn start() -> Self {
-        Self::start_with(false)
+        Self::start_with(|_, _| {})
     }
 
     /// With the allocator of `bump.c` preloaded.
     pub(crate) fn start_with_bump() -> Self {
-        Self::start_with(true)
+        Self::start_with(|command, folder| {
+            let library = folder.join("bump.so");
+            compile("bump.c", &["-O2", "-fPIC", "-shared"], &library);
+            command.env("LD_PRELOAD", library);
+        })
     }
 
-    fn start_with(bump: bool) -> Self {
+    /// With Debian's jemalloc preloaded.
+    pub(crate) fn start_with_jemalloc() -> Self {
+        Self::start_with(|command, _| {
+            command.env("LD_PRELOAD", "libjemalloc.so.2");
+        })
+    }
+
+    fn start_with(change: impl FnOnce(&mut Command, &Path)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let program = folder.path().join("calls");
         compile("calls.c", &["-O1", "-pthread"], &program);
         let mut command = Command::new(program);
-        if bump {
-            let library = folder.path().join("bump.so");
-            compile("bump.c", &["-O2", "-fPIC", "-shared"], &library);
-            command.env("LD_PRELOAD", library);
-        }
+        change(&mut command, folder.path());
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

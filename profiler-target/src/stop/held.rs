@@ -111,7 +111,8 @@ impl StopGuard {
         Arc::clone(&self.progress)
     }
 
-    /// Stops the process behind `dir`. After an error the guard ends, and with it what it may hold.
+    /// Stops the process behind `dir`. After an error the guard ends, and with it what it may hold; the
+    /// error is [`StopError::GuardLost`] when it was ended by somebody, or did not answer.
     pub(super) fn stop(
         &mut self,
         dir: &ProcDir,
@@ -124,7 +125,9 @@ impl StopGuard {
             limit_ns: limit.as_nanos() as u64,
             longest_ns: longest.as_nanos() as u64,
         };
-        // A guard that somebody suspended does not answer; it holds nothing yet, or the kernel ends it.
+        // Between two stops no timer ends a guard that somebody suspended.
+        self.guard.wake();
+        // One that is suspended again holds nothing yet, or the kernel ends it.
         let patience = limit + GRACE + PATIENCE;
         let channel = self.guard.channel();
         channel.set_read_timeout(Some(patience))?;
@@ -160,6 +163,8 @@ impl StopGuard {
 
     /// Lets the target run on; an error when the guard is gone, and the target runs.
     pub(super) fn release(&mut self) -> io::Result<()> {
+        // One that somebody suspended would hold the target until the kernel ends it.
+        self.guard.wake();
         let channel = self.guard.channel();
         channel.set_read_timeout(Some(PATIENCE))?;
         let released = channel
@@ -181,8 +186,7 @@ fn thread_of(held: &Held) -> Thread {
 }
 
 fn lost(_: io::Error) -> StopError {
-    let what = "the process that holds it was ended by somebody, and the target runs; try again";
-    StopError::Io(io::Error::other(what))
+    StopError::GuardLost
 }
 
 /// The guard's life: one stop after the other.
@@ -270,6 +274,8 @@ fn answer(channel: &mut UnixStream, stopped: Result<Vec<Thread>, StopError>) -> 
             answer.outcome = outcome::FAILED;
             answer.number = error.raw_os_error().unwrap_or(libc::EIO);
         }
+        // A guard has none.
+        Err(StopError::GuardLost) => answer.outcome = outcome::FAILED,
     }
     answer.threads = held.len() as u64;
     channel.write_all(answer.as_bytes())?;

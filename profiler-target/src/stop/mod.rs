@@ -11,6 +11,7 @@ mod tracer;
 
 use std::ffi::CStr;
 use std::io;
+use std::mem;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -79,6 +80,9 @@ pub enum StopError {
         "no process can be started that would end the stop in time ({0}): close programs or raise the limits on processes and open files, or go on with --no-stop"
     )]
     NoGuard(#[source] io::Error),
+    /// The guard did not answer, and nor did another one in its place.
+    #[error("the process that holds it was ended by somebody, and the target runs; try again")]
+    GuardLost,
     /// fragscope cannot stop itself.
     #[error("fragscope cannot stop itself: name another process")]
     Itself,
@@ -286,8 +290,11 @@ pub(super) fn stop(
         return Err(StopError::Itself);
     }
     let began = Instant::now();
+    let mut has_lost_one = false;
     loop {
         match stop_once(dir, guards, limit, longest) {
+            // Somebody ended it, or keeps it from running: the next one is another.
+            Err(StopError::GuardLost) if !mem::replace(&mut has_lost_one, true) => {}
             // Another session's stop is short, and that of one that was killed just ends.
             Err(StopError::AlreadyTraced { name, .. })
                 if name == OF_ANOTHER_SESSION && began.elapsed() < limit =>

@@ -1,18 +1,22 @@
 //! A file on its way to its place: without a name where the file system has such files (`O_TMPFILE`), so
 //! that a kill leaves nothing, else under a temporary one.
+//!
+//! It is locked as long as it is written, by a lock on the file itself: whoever finds one that is not has
+//! found what a dead one left, and may [remove](clear) it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
-use super::folder::Folder;
+use super::folder::{Folder, kind};
+use super::lock::lock_whole;
 
 /// What new files permit: their owner reads and writes.
 pub(super) const MODE: Mode = Mode::from_bits_truncate(0o600);
@@ -55,7 +59,12 @@ impl Draft {
     pub(super) fn begin(folder: &Arc<Folder>, temporary: &OsStr) -> Result<Self, Errno> {
         let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         match openat(&**folder, ".", flags, MODE) {
-            Ok(file) => Ok(Self::new(folder, file, temporary, State::Nameless)),
+            Ok(file) => {
+                let file = File::from(file);
+                // Nobody else can have it locked. Without locks nobody removes it, either.
+                let _ = lock_whole(&file);
+                Ok(Self::new(folder, file, temporary, State::Nameless))
+            }
             // The file system has no files without a name, or the kernel does not know of them.
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT | Errno::EINVAL) => {
                 Self::begin_named(folder, temporary)
@@ -68,14 +77,23 @@ impl Draft {
     pub(super) fn begin_named(folder: &Arc<Folder>, temporary: &OsStr) -> Result<Self, Errno> {
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         let flags = flags | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        let (file, name) = at_free_name(temporary, |name| openat(&**folder, name, flags, MODE))?;
+        let make = |name: &OsStr| {
+            let file = File::from(openat(&**folder, name, flags, MODE)?);
+            // In the moment before it was locked another one may have taken it for a dead one's.
+            let is_taken = lock_whole(&file) == Ok(false) || !has_name(folder, &file, name);
+            match is_taken {
+                true => Err(Errno::EEXIST),
+                false => Ok(file),
+            }
+        };
+        let (file, name) = at_free_name(temporary, make)?;
         Ok(Self::new(folder, file, temporary, State::Temporary(name)))
     }
 
-    fn new(folder: &Arc<Folder>, file: OwnedFd, temporary: &OsStr, state: State) -> Self {
+    fn new(folder: &Arc<Folder>, file: File, temporary: &OsStr, state: State) -> Self {
         Self {
             folder: Arc::clone(folder),
-            file: File::from(file),
+            file,
             temporary: temporary.to_owned(),
             state,
         }
@@ -99,13 +117,17 @@ impl Draft {
     /// Takes the place of whatever file has this name.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel refuses; `ESTALE` when somebody removed it, or put something else in its place,
+    /// which is left where it is.
     pub(super) fn replace(&mut self, name: &OsStr) -> Result<(), Errno> {
         if self.state == State::Nameless {
             let ((), temporary) = at_free_name(&self.temporary, |name| self.link(name))?;
             self.state = State::Temporary(temporary);
         }
         if let State::Temporary(temporary) = &self.state {
+            if !has_name(&self.folder, &self.file, temporary) {
+                return Err(Errno::ESTALE);
+            }
             renameat(&*self.folder, temporary.as_os_str(), &*self.folder, name)?;
         }
         self.state = State::Placed;
@@ -122,11 +144,40 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if let State::Temporary(name) = &self.state {
+        if let State::Temporary(name) = &self.state
+            && has_name(&self.folder, &self.file, name)
+        {
             // What cannot be removed is removed by the next that writes there.
             let _ = unlinkat(&*self.folder, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
+}
+
+/// Removes what a process that was killed at the wrong instant left under this temporary name: what is
+/// being written is locked, by whomever and wherever. What cannot be removed is in nobody's way.
+pub(super) fn clear(folder: &Folder, name: &OsStr) {
+    // Nothing but a file is opened: a pipe or a device may belong to somebody who waits for that.
+    if !about(folder, name).is_ok_and(|about| kind(&about) == SFlag::S_IFREG) {
+        return;
+    }
+    let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let Ok(file) = openat(folder, name, flags, Mode::empty()).map(File::from) else {
+        return;
+    };
+    if lock_whole(&file) == Ok(true) && has_name(folder, &file, name) {
+        let _ = unlinkat(folder, name, UnlinkatFlags::NoRemoveDir);
+    }
+}
+
+/// Whether this is the file that has the name.
+fn has_name(folder: &Folder, file: &File, name: &OsStr) -> bool {
+    let id = |about: FileStat| (about.st_dev, about.st_ino);
+    let named = about(folder, name).map(id);
+    named.is_ok() && named == fstat(file).map(id)
+}
+
+fn about(folder: &Folder, name: &OsStr) -> Result<FileStat, Errno> {
+    fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
 /// Makes something under a temporary name. Anybody who may put files there can have taken `first`,

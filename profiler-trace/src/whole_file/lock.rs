@@ -47,18 +47,35 @@ impl Lock {
 
     fn within(dir: &RuntimeDir, file: &str, byte: u64) -> io::Result<Result<Self, Option<i32>>> {
         let file = dir.lock_file(file)?;
-        let lock = libc::flock {
-            l_type: libc::F_WRLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: byte.cast_signed(),
-            l_len: 1,
-            l_pid: 0,
-        };
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)) {
-            Ok(_) => Ok(Ok(Self(file))),
-            Err(Errno::EAGAIN | Errno::EACCES) => Ok(Err(holder(file.metadata()?.ino(), byte))),
-            Err(error) => Err(error.into()),
+        match lock(&file, byte, 1)? {
+            true => Ok(Ok(Self(file))),
+            false => Ok(Err(holder(file.metadata()?.ino(), byte))),
         }
+    }
+}
+
+/// Locks a whole file, which is open for writing, for as long as it is open; false when it is locked
+/// through another opening of it.
+///
+/// # Errors
+/// When its file system knows no locks.
+pub(super) fn lock_whole(file: &File) -> Result<bool, Errno> {
+    // Up to whatever end it will have (fcntl(2)).
+    lock(file, 0, 0)
+}
+
+fn lock(file: &File, start: u64, bytes: i64) -> Result<bool, Errno> {
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: start.cast_signed(),
+        l_len: bytes,
+        l_pid: 0,
+    };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&lock)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

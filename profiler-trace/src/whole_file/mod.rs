@@ -24,7 +24,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, unlinkat};
+use nix::unistd::{Gid, Uid, fchown, geteuid};
 use profiler_core::text::visible;
 
 use self::draft::{Draft, MODE, State, temporary};
@@ -145,6 +145,9 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "; name a place that you may write to"
         }
+        io::ErrorKind::StaleNetworkFileHandle => {
+            "; another process removed or replaced the file while it was written: write it again"
+        }
         // The folder is there: it takes no files, as those of /proc and /sys.
         io::ErrorKind::NotFound => "; its folder takes no new files: name another place",
         _ => "",
@@ -210,9 +213,7 @@ impl Place {
             temporary: temporary(number),
             lock,
         }));
-        if place.unlocked().is_none() {
-            place.clear();
-        }
+        draft::clear(&place.0.folder, &place.0.temporary);
         // What would fail at the end, after hours perhaps, fails now.
         let trial = place.begin()?;
         if let Some(before) = place.look()? {
@@ -292,16 +293,6 @@ impl Place {
             });
         }
         Ok(Some(about))
-    }
-
-    /// Removes what a process of this user that was killed at the wrong instant left under the temporary
-    /// name: under the lock, no other one writes to this path now. What cannot be removed is in nobody's way.
-    fn clear(&self) {
-        let (folder, name) = (&*self.0.folder, self.0.temporary.as_os_str());
-        let about = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-        if about.is_ok_and(|about| kind(&about) == SFlag::S_IFREG) {
-            let _ = unlinkat(folder, name, UnlinkatFlags::NoRemoveDir);
-        }
     }
 
     fn failed(&self, error: io::Error) -> WriteError {

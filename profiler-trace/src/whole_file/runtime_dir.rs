@@ -20,7 +20,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::geteuid;
 use profiler_core::text::visible;
 
-use super::draft::{Draft, temporary};
+use super::draft::{Draft, clear, temporary};
 use super::folder::Folder;
 use super::{hash, ownership};
 
@@ -126,7 +126,9 @@ impl RuntimeDir {
         let path = self.0.join(&name);
         if !is_there(&path, content)? {
             let folder = Arc::new(Folder::of(&path).map_err(io::Error::other)?);
-            let draft = Draft::begin(&folder, &temporary(hash(name.bytes())))?;
+            let temporary = temporary(hash(name.bytes()));
+            clear(&folder, &temporary);
+            let draft = Draft::begin(&folder, &temporary)?;
             put(draft, &name, content)?;
         }
         Ok(path)
@@ -322,7 +324,12 @@ mod tests {
         let dir = RuntimeDir::at(&base.path().join("fragscope")).expect("ours");
         let path = dir.object("recorder", b"content").expect("written");
         let name = path.file_name().and_then(OsStr::to_str).expect("text");
+        let left = dir.0.join(temporary(hash(name.bytes())));
         for before in [None, Some("damaged")] {
+            fs::remove_file(&path).expect("ours");
+            // What a kill left goes as well.
+            fs::write(&left, "left").expect("ours");
+            dir.object("recorder", b"content").expect("written");
             fs::remove_file(&path).expect("ours");
             if let Some(before) = before {
                 fs::write(&path, before).expect("ours");

@@ -231,34 +231,73 @@ fn what_somebody_planted_under_the_temporary_name_is_in_nobodys_way() {
     assert_eq!(fs::read(&path).expect("read"), b"last");
 }
 
+/// The place as a process has it that finds no folder for locks, or another one than we do.
+fn unlocked(path: &Path) -> Place {
+    let none = RuntimeDir::first("tests", |_| Err::<(), _>(io::Error::other("none")));
+    let lock = Err(none.expect_err("none serves"));
+    let (folder, name) = (Folder::of(path).expect("ours"), path.file_name());
+    let place = Place::under(lock, path, folder, name.expect("a name")).expect("a place");
+    assert!(place.unlocked().is_some());
+    place
+}
+
 #[test]
-fn without_a_lock_a_file_is_written_and_what_another_one_writes_is_left_alone() {
+fn what_another_one_writes_under_other_locks_is_left_alone_and_both_are_written() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("out.json");
-    let unlocked = || {
-        let none = RuntimeDir::first("tests", |_| Err::<(), _>(io::Error::other("none")));
-        let lock = Err(none.expect_err("none serves"));
-        let folder = Folder::of(&path).expect("ours");
-        let place = Place::under(lock, &path, folder, OsStr::new("out.json")).expect("a place");
-        assert!(place.unlocked().is_some());
-        place
-    };
     // As on a file system that has no files without a name.
-    let mut first = begin_named(&unlocked()).expect("begun");
+    let mut first = begin_named(&unlocked(&path)).expect("begun");
     first.write_all(b"first").expect("written");
-    let mut second = begin_named(&unlocked()).expect("begun");
+    let locked = Place::reserve(&path).expect("reserved");
+    assert!(locked.unlocked().is_none());
+    let mut second = begin_named(&locked).expect("begun");
     second.write_all(b"second").expect("written");
-    first.finish().expect("finished");
-    assert_eq!(fs::read(&path).expect("read"), b"first");
-    second.finish().expect("finished");
-    assert_eq!(fs::read(&path).expect("read"), b"second");
+    let mut third = begin_named(&unlocked(&path)).expect("begun");
+    third.write_all(b"third").expect("written");
+    assert_eq!(entries(dir.path()), 3);
+    for (output, whole) in [(first, "first"), (second, "second"), (third, "third")] {
+        output.finish().expect("finished");
+        assert_eq!(fs::read_to_string(&path).expect("read"), whole);
+    }
     assert_eq!(entries(dir.path()), 1);
-    assert!(
-        Place::reserve(&path)
-            .expect("reserved")
-            .unlocked()
-            .is_none()
-    );
+}
+
+#[test]
+fn what_a_dead_one_left_is_removed_with_and_without_a_lock() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.json");
+    let left = dir.path().join(&unlocked(&path).0.temporary);
+    for reserve in [unlocked, |path: &Path| {
+        Place::reserve(path).expect("reserved")
+    }] {
+        fs::write(&left, "left").expect("written");
+        drop(reserve(&path));
+        assert!(!left.exists());
+    }
+}
+
+#[test]
+fn a_draft_that_somebody_replaced_is_not_put_into_its_place() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.json");
+    fs::write(&path, "before").expect("written");
+    for replaced in [false, true] {
+        let place = Place::reserve(&path).expect("reserved");
+        let mut output = begin_named(&place).expect("begun");
+        output.write_all(b"ours").expect("written");
+        let draft = dir.path().join(&place.0.temporary);
+        fs::remove_file(&draft).expect("ours");
+        if replaced {
+            fs::write(&draft, "another's").expect("written");
+        }
+        let refused = output.finish().expect_err("it is not there").to_string();
+        assert!(
+            refused.contains("removed or replaced the file"),
+            "{refused}"
+        );
+        assert_eq!(fs::read(&path).expect("read"), b"before");
+        assert_eq!(draft.exists(), replaced, "another's is left alone");
+    }
 }
 
 #[test]

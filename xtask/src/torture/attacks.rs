@@ -185,8 +185,35 @@ const HELD: &[Held] = &[
             "the_target_survives_a_killed_profiler",
             "no_breakpoint_is_left_by_a_profiler_that_is_killed_while_its_probes_go",
             "what_a_killed_guard_left_is_removed_by_the_session",
+            "what_a_killed_guard_left_in_jemalloc_is_removed_by_the_session",
+            "breakpoints_in_two_files_that_are_mapped_side_by_side_are_found_in_each",
             "a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays",
         ],
+    },
+    Held {
+        point: "a guard that is suspended, between stops and in one",
+        package: "profiler-target",
+        binary: "process_stop",
+        tests: &[
+            "a_guard_that_was_suspended_between_two_stops_is_woken_by_the_next",
+            "a_guard_that_cannot_be_woken_is_replaced",
+            "the_kernel_ends_a_stop_whose_guard_is_suspended",
+        ],
+    },
+    Held {
+        point: "outputs of two that lock in different folders",
+        package: "profiler-trace",
+        binary: "",
+        tests: &[
+            "whole_file::tests::what_another_one_writes_under_other_locks_is_left_alone_and_both_are_written",
+            "whole_file::tests::a_draft_that_somebody_replaced_is_not_put_into_its_place",
+        ],
+    },
+    Held {
+        point: "processes of players where nobody waits for orphans",
+        package: "fragscope",
+        binary: "replay_command",
+        tests: &["players_leave_no_zombies_while_others_play_nor_when_one_crashes"],
     },
     Held {
         point: "a target that dies while it is stopped",

@@ -161,6 +161,9 @@ impl Steps {
             done(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) })?;
         }
         offer_to_oom_killer();
+        // Nobody waits for the processes that a player forks, while it plays on.
+        // SAFETY: takes a number, and no handler.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
         if let Some(core) = &self.core {
             // On a core that it may not use it plays anywhere.
             let _ = sched_setaffinity(Pid::from_raw(0), core);

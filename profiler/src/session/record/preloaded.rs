@@ -66,6 +66,8 @@ pub(crate) struct PreloadedRecording {
     /// Those found in the round so far, and in the last whole one.
     seeking: Survivors,
     survivors: Option<Survivors>,
+    /// Whether events that are claimed and not written are not waited for any more.
+    is_over: bool,
 }
 
 /// Events that are not in the trace.
@@ -112,6 +114,12 @@ pub enum GivenUp {
     /// A program closed the ring.
     #[error("fragscope did not run for 2 s while a program waited, or a program closed the ring")]
     Closed,
+    /// fragscope ran, but took no events.
+    #[error(
+        "fragscope did not come for events for 10 s while a program waited: what it did meanwhile, \
+         writing the file or looking at a process, took so long"
+    )]
+    Absent,
     /// Programs damage the ring.
     #[error("the recorded programs damaged the shared ring")]
     Damaged,
@@ -163,6 +171,7 @@ impl PreloadedRecording {
             seek_from: 0,
             seeking: Survivors::default(),
             survivors: None,
+            is_over: false,
         }
     }
 
@@ -229,9 +238,9 @@ impl PreloadedRecording {
                     } else {
                         SUSPICIOUS
                     };
-                    if waited < suspicious
-                        || waited < SUSPENDED && self.tree.has_thread(thread, waited)
-                    {
+                    let may_come = waited < suspicious
+                        || waited < SUSPENDED && self.tree.has_thread(thread, waited);
+                    if may_come && !self.is_over {
                         break;
                     }
                     self.ring.abandon();
@@ -466,6 +475,8 @@ impl PreloadedRecording {
             GivenUp::Unfinished
         } else if self.ring.is_beyond_mending() {
             GivenUp::Damaged
+        } else if self.ring.is_left_alone() {
+            GivenUp::Absent
         } else {
             GivenUp::Closed
         };
@@ -491,9 +502,11 @@ impl PreloadedRecording {
         self.ring.close();
         let (end, deadline) = (self.ring.head(), Instant::now() + LAST_WORDS);
         while self.ring.tail() < end {
+            self.is_over = Instant::now() >= deadline;
             let left = (end - self.ring.tail()) as usize;
             if self.take(left)? == 0 {
-                if Instant::now() >= deadline {
+                // Nothing is claimed, whatever the head says.
+                if self.is_over {
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(1));

@@ -74,8 +74,8 @@ const WORDS: [(&str, &str); 9] = [
     ),
     (
         "probe cost",
-        "share of one core's time that the probes took over the last interval, and the most they \
-         may take (four fifths of --budget; stops have the rest)",
+        "share of one core's time that the probes took over the last windows with the pauses after \
+         them, and the most they may take (four fifths of --budget; stops have the rest)",
     ),
     (
         "live",
