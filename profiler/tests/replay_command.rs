@@ -11,7 +11,7 @@ use nix::sys::prctl;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use profiler_core::residency::ResidencyMap;
 use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
-use profiler_trace::trace::{By, Event, EventKind, Figures, TraceDescription, Writer};
+use profiler_trace::trace::{By, Figures, TraceDescription, Writer};
 use serde_json::Value;
 use support::{command, json, text};
 
@@ -186,18 +186,22 @@ const PROCESSES: u32 = 9;
 fn trace_of_forks(folder: &Path) -> PathBuf {
     let path = folder.join("forks.fragtrace");
     let file = File::create(&path).expect("a file");
-    let mut writer = Writer::new(file, &TraceDescription::default()).expect("begun");
+    let writer = Writer::new(file, &TraceDescription::default()).expect("begun");
+    let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
     let mut time_ns = 0;
-    let mut put = |thread, kind| {
+    // Each process has one thread, of its own number.
+    let mut put = |process: u32, kind| {
         time_ns += 1_000_000;
-        let event = Event {
+        let number = u64::from(process);
+        let event = SourceEvent {
             time_ns,
-            thread,
+            process: number,
+            thread: number,
             kind,
         };
-        writer.event(&event).expect("written");
+        recorder.record(&event).expect("written");
     };
-    let alloc = |i: u64| EventKind::Alloc {
+    let alloc = |i: u64| SourceKind::Alloc {
         addr: 0x1000_0000 + i * 0x1000,
         bytes: 1000,
         align: 0,
@@ -206,17 +210,21 @@ fn trace_of_forks(folder: &Path) -> PathBuf {
     let mut blocks = 0..;
     for process in 0..PROCESSES {
         if process > 0 {
-            let child = process;
-            put(0, EventKind::Fork { process, child });
+            put(0, SourceKind::Forking);
+            let parent = SourceKind::Forked {
+                process: 0,
+                thread: 0,
+            };
+            put(process, parent);
         }
         for _ in 0..100 {
             put(process, alloc(blocks.next().expect("one more")));
         }
         if process % 2 == 1 {
-            put(process, EventKind::Exit);
+            put(process, SourceKind::Exit);
         }
     }
-    writer.finish().expect("written");
+    recorder.into_sink().finish().expect("written");
     path
 }
 

@@ -14,6 +14,9 @@
 
 #define SLOTS (1ull << 20)
 
+// profiler_common::RecordKind
+enum { ALLOC = 1, START = 8, FORKING = 9 };
+
 struct header {
   uint64_t magic;
   _Atomic uint32_t closed, heartbeat;
@@ -82,10 +85,10 @@ int main(int argc, char **argv) {
   } else if (!strcmp(argv[1], "foreign")) {
     // A process that is none of ours begins, allocates, and never ends.
     uint32_t foreign = atoi(argv[2]);
-    event(foreign, foreign, 5, 1, 0);
-    for (int i = 0; i < 1000; i++) event(foreign, foreign, 1, 0x10000000 + i * 64, 32);
+    event(foreign, foreign, START, 1, 0);
+    for (int i = 0; i < 1000; i++) event(foreign, foreign, ALLOC, 0x10000000 + i * 64, 32);
   } else if (!strcmp(argv[1], "flood")) {
-    for (uint32_t i = 1; i < 3000000; i++) event(i, i, i % 2 ? 1 : 6, (uint64_t)i << 20, 1 << 19);
+    for (uint32_t i = 1; i < 3000000; i++) event(i, i, i % 2 ? ALLOC : FORKING, (uint64_t)i << 20, 1 << 19);
   } else if (!strcmp(argv[1], "scribble")) {
     srandom(1);
     for (uint64_t i = 0; i < SLOTS; i++) {
@@ -95,8 +98,8 @@ int main(int argc, char **argv) {
     ring->head = (uint64_t)random() << 33;
   } else if (!strcmp(argv[1], "damaged")) {
     event(getpid(), getpid(), 77, 1, 1);
-    event(getpid(), getpid(), 1 | 200 << 8, 1, 1);
-    event(getpid(), getpid(), 1, UINT64_MAX, 1);
+    event(getpid(), getpid(), ALLOC | 200 << 8, 1, 1);
+    event(getpid(), getpid(), ALLOC, UINT64_MAX, 1);
   } else if (!strcmp(argv[1], "shrink")) {
     int fd = open(path, O_RDWR);
     if (ftruncate(fd, 4096) == 0) return 20;
