@@ -106,7 +106,7 @@ fn what_a_killed_guard_left_is_removed_by_the_session() {
     let session = calls.attach(Budget::Unlimited);
     let guard = child_named("probe-guard");
     kill(guard, Signal::SIGKILL).expect("ours");
-    // It is heard at once, and not when the session ends.
+    // It is reported at once, and not when the session ends.
     let deadline = Instant::now() + Duration::from_secs(60);
     while session.activity().ended.is_none() {
         assert!(Instant::now() < deadline, "nobody noticed");

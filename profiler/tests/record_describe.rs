@@ -32,7 +32,7 @@ fn child() -> Child {
 }
 
 #[test]
-fn a_program_is_told_by_all_names() {
+fn a_program_is_described_by_all_names() {
     let child = child();
     let target = Target::open(child.pid()).expect("our own child");
     let mut heap = HeapSnapshot::new(Kind::Jemalloc, "");
