@@ -3,9 +3,8 @@
 //!
 //! [`Target`] is a live process, held so that a recycled pid is never read, and read through `/proc`,
 //! ptrace and the pagemap; [`CoreFile`] is what an ELF core kept of one. Both are a [`Process`] and give
-//! what walkers want:
-//! memory as [`TargetMemory`](profiler_core::memory::TargetMemory), the state of every page, mappings
-//! and threads. Nothing here executes code in a target or writes to its memory, and all that is read
+//! what walkers want: memory as [`TargetMemory`](profiler_core::memory::TargetMemory), the state of every
+//! page, mappings and threads. Nothing here executes code in a target or writes to its memory, and all that is read
 //! of one is hostile: bounded, and checked. What is found out is returned; nothing is printed.
 //!
 //! [`mod@host`] says what this machine and this process's privileges allow. A [`Guard`] is a small process

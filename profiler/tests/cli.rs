@@ -28,7 +28,7 @@ const COMMANDS: [&str; 9] = [
 ];
 
 #[test]
-fn every_help_fits_100_columns_and_tells_units_and_examples() {
+fn every_help_fits_100_columns_and_has_units_and_examples() {
     for command in COMMANDS {
         let output = fragscope(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0));
@@ -72,8 +72,8 @@ fn help_lists_the_commands_there_are_and_the_exit_codes() {
         .collect();
     assert_eq!(listed, COMMANDS);
     for code in ["0 ", "1 ", "2 ", "4 ", "5 ", "130 "] {
-        let told = |line: &str| line.trim_start().starts_with(code);
-        assert!(help.lines().any(told), "exit code {code}");
+        let names = |line: &str| line.trim_start().starts_with(code);
+        assert!(help.lines().any(names), "exit code {code}");
     }
 }
 
@@ -109,7 +109,7 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
 }
 
 #[test]
-fn outputs_are_looked_at_before_the_target() {
+fn outputs_are_checked_before_the_target() {
     // No such process, and yet it is the path that is complained of.
     let args = ["snapshot", "--pid", "2147483647", "-o", "/nowhere/out.csv"];
     fails(&args, 1, "/nowhere is not a folder");

@@ -51,10 +51,10 @@ fn snapshot(args: &[&str]) -> Value {
     json(&fragscope(&[&["snapshot", "--json"], args].concat()))
 }
 
-/// What a core must tell as the process does: heaps to the byte. Which pages are resident is left
+/// What a core must give as the process does: heaps to the byte. Which pages are resident is left
 /// out: gcore reads pages that were never touched.
 fn heaps(snapshot: &Value, with_pages: bool) -> Value {
-    let mut told = Vec::new();
+    let mut heaps = Vec::new();
     for heap in snapshot["heaps"].as_array().expect("heaps") {
         let mut heap = heap.clone();
         let fields = heap.as_object_mut().expect("an object");
@@ -63,9 +63,9 @@ fn heaps(snapshot: &Value, with_pages: bool) -> Value {
             let by_pages = ["pin", "resident", "trimmable", "below_highest"];
             arena.retain(|name, _| with_pages || !by_pages.iter().any(|part| name.contains(part)));
         }
-        told.push(heap);
+        heaps.push(heap);
     }
-    let mut all = vec![Value::from(told)];
+    let mut all = vec![Value::from(heaps)];
     for table in ["size_classes", "page_occupancy"] {
         if with_pages {
             all.push(snapshot[table].clone());
@@ -95,7 +95,7 @@ fn kernels_core(child: &Child, folder: &Path) -> Option<PathBuf> {
 }
 
 #[test]
-fn a_core_tells_the_heaps_as_the_process_does() {
+fn a_core_gives_the_heaps_that_the_process_has() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new("python3");
     command
@@ -125,7 +125,7 @@ fn a_core_tells_the_heaps_as_the_process_does() {
     let written = folder.path().join(format!("gcore.{pid}"));
     let gcores = snapshot(&["--core", written.to_str().expect("text")]);
     assert_eq!(heaps(&gcores, false), heaps(&live, false));
-    assert_eq!(gcores["rss_bytes"], Value::Null, "a core tells no RSS");
+    assert_eq!(gcores["rss_bytes"], Value::Null, "a core has no RSS");
     assert_eq!(gcores["swap_bytes"], Value::Null);
     assert_eq!(gcores["target"]["threads"], 3);
     assert_eq!(gcores["target"]["python"], live["target"]["python"]);
@@ -207,7 +207,7 @@ fn sample_of(bytes: &[u8]) -> Result<profiler_core::sample::Sample, CoreSampleEr
 }
 
 #[test]
-fn a_small_core_is_told_whole() {
+fn a_small_core_is_read_whole() {
     let sample = sample_of(&core_file::sound()).expect("a core");
     let heap = sample.heaps.first().expect("a heap");
     assert_eq!(heap.allocator, Allocator::Glibc);
@@ -247,7 +247,7 @@ fn a_core_that_is_cut_off_is_printed_and_ends_with_a_code_of_its_own() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// Any damage ends as data or as an error, soon, and conservation holds for what is told.
+    /// Any damage ends as data or as an error, soon, and conservation holds for what is read.
     #[test]
     fn damaged_cores_are_data(
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..24),

@@ -26,7 +26,7 @@ fn short_lived(how: &str, after: Duration) -> std::process::Child {
 }
 
 #[test]
-fn a_target_that_goes_at_the_start_ends_every_look_with_5_and_a_sentence() {
+fn a_target_that_goes_at_the_start_ends_every_command_with_5_and_a_sentence() {
     let folder = tempfile::tempdir().expect("a folder");
     let commands: [&[&str]; 5] = [
         &["snapshot"],
@@ -44,7 +44,7 @@ fn a_target_that_goes_at_the_start_ends_every_look_with_5_and_a_sentence() {
             let how = ["os._exit(0)", exec][round as usize % 2];
             let mut target = short_lived(how, after);
             let pid = target.id().to_string();
-            // Who reaps it is we: as a zombie it is told, reaped it is gone.
+            // We reap it ourselves: until then it is a zombie, then it is gone.
             let reaper = (round % 4 < 2).then(|| thread::spawn(move || target.wait()));
             let output = support::command(command)
                 .args(["--pid", &pid])

@@ -64,7 +64,7 @@ fn ends(output: &Output, code: i32, words: &[&str]) {
 }
 
 #[test]
-fn root_without_a_capability_is_told_which_one() {
+fn root_without_a_capability_learns_which_one_is_lacking() {
     let child = target();
     let pid = child.pid().to_string();
     for args in [

@@ -171,7 +171,7 @@ fn idle() -> Child {
 }
 
 #[test]
-fn a_session_that_is_told_to_end_saves_first() {
+fn a_session_that_a_signal_ends_saves_first() {
     let worker = idle();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.json");

@@ -1,4 +1,4 @@
-//! Parts of a session that fail while it goes on are heard at once: in JSON, in the lines, on the screen.
+//! Parts of a session that fail while it goes on are reported at once: in JSON, in the lines, on the screen.
 
 mod support;
 
@@ -79,7 +79,7 @@ fn has_gap(line: &Value, gap: &str) -> bool {
 }
 
 #[test]
-fn a_player_that_is_killed_is_heard_while_the_other_goes_on() {
+fn a_player_that_is_killed_is_reported_while_the_other_goes_on() {
     let worker = worker();
     let mut attached = Attached::to(&worker, &["--what-if", "glibc,jemalloc"]);
     let shadows = |line: &Value| line["what_if"]["shadows"].as_array().cloned();
@@ -101,7 +101,7 @@ fn a_player_that_is_killed_is_heard_while_the_other_goes_on() {
 }
 
 #[test]
-fn probes_whose_guard_is_killed_are_heard() {
+fn probes_whose_guard_is_killed_are_reported() {
     let worker = worker();
     let mut attached = Attached::to(&worker, &["--budget", "unlimited"]);
     let line = attached.line(|line| line["activity"]["allocs_per_second"].as_f64() > Some(0.0));

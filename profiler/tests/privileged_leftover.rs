@@ -122,7 +122,7 @@ fn a_killed_guard_leaves_nothing(mut calls: Calls) {
     // In the midst of calls.
     calls.tell("spin 1000000");
     kill(guard, Signal::SIGKILL).expect("ours");
-    // It is heard at once, and not when the session ends.
+    // It is reported at once, and not when the session ends.
     let deadline = Instant::now() + Duration::from_secs(60);
     while session.activity().ended.is_none() {
         assert!(Instant::now() < deadline, "nobody noticed");

@@ -16,7 +16,7 @@ use profiler_target::{ErrorKind, Process, StopError, Target, TargetState, host};
 use profiler_testing::child::{self, Child, KillOnDrop, compiled, install, open_folder};
 use support::{command, json};
 
-/// Tells a copy of this program which process it shall look at.
+/// The variable that names the process which a copy of this program shall attach to.
 const TARGET: &str = "FRAGSCOPE_TEST_TARGET";
 
 /// A copy of this program that runs one of the helpers below, as a process of its own.
@@ -321,7 +321,7 @@ fn send_queued(pid: i32) {
 }
 
 #[test]
-fn swapped_pages_are_told_and_left_in_swap() {
+fn swapped_pages_are_reported_and_left_in_swap() {
     let _swap = Swap::on();
     let child = Child::c("pages");
     let addrs: Vec<u64> = child
@@ -548,7 +548,7 @@ fn as_nobody(mut program: Vec<String>) -> Child {
 }
 
 #[test]
-fn each_denial_is_told_apart_with_its_fix() {
+fn each_denial_has_a_sentence_and_a_fix_of_its_own() {
     let ours = Child::c("signals");
     let said = opened_by(&NOBODY, ours.pid());
     assert!(said.starts_with("denied "), "{said}");
@@ -588,7 +588,7 @@ fn each_denial_is_told_apart_with_its_fix() {
 }
 
 #[test]
-fn doctor_tells_root_from_others() {
+fn doctor_distinguishes_root_from_others() {
     let ours = Child::c("signals");
     let as_root = said_by("helper_runs_doctor", &["env"], ours.pid());
     assert_eq!(as_root, "", "root on the host has all that is needed");

@@ -246,7 +246,7 @@ impl Trace {
                 self.wrong += u64::from(before.is_none());
             }
             EventKind::Kept { addr } => {
-                // What it held is told by nobody: the walk says.
+                // What it held is in no event: the walk has it.
                 self.live.insert(addr, (0, 0));
             }
             EventKind::Lost { events } => self.lost += events,
@@ -503,24 +503,24 @@ fn a_disk_that_fills_up_ends_it_and_what_was_written_can_be_read() {
 }
 
 #[test]
-fn events_that_the_ring_has_no_room_for_are_told_where_they_are_missing() {
+fn events_that_the_ring_has_no_room_for_are_reported_where_they_are_missing() {
     let mut program = Program::start(2);
     let target = Target::open(program.pid()).expect("it runs");
     let plan = ProbePlan::for_recording(&target).expect("a plan");
     let mut stream = EventStream::attach_with_ring(program.pid(), &plan, 1 << 16).expect("probes");
-    let mut told: Vec<RawEvent> = Vec::new();
+    let mut events: Vec<RawEvent> = Vec::new();
     for _ in 0..3 {
         // The ring has room for 1600 events, and nobody takes any meanwhile.
         assert_eq!(program.ask("run 3000"), "ran");
-        assert!(stream.drain(usize::MAX, |event| told.push(*event)) > 1000);
+        assert!(stream.drain(usize::MAX, |event| events.push(*event)) > 1000);
     }
     let rest = stream.unreported_losses().expect("counters");
-    let lost: Vec<usize> = (0..told.len())
-        .filter(|&at| told[at].kind() == Some(RecordKind::Lost))
+    let lost: Vec<usize> = (0..events.len())
+        .filter(|&at| events[at].kind() == Some(RecordKind::Lost))
         .collect();
-    // The losses of a run are told by the first event of the next one.
+    // The losses of a run are in the first event of the next one.
     assert_eq!(lost.len(), 2, "{lost:?}");
-    assert!(lost.iter().all(|&at| told[at].size > 1000) && rest > 1000);
+    assert!(lost.iter().all(|&at| events[at].size > 1000) && rest > 1000);
     assert!(lost[0] > 1000 && lost[1] > lost[0] + 1000, "{lost:?}");
 }
 

@@ -364,7 +364,7 @@ fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
         "{}",
         stderr(&output)
     );
-    // His first cache is made; of a home that is not there, he is told what to do.
+    // His first cache is made; without a home the message says what to do.
     let at_home = |home: &Path| {
         let mut command = Command::new("setpriv");
         command
@@ -629,7 +629,7 @@ impl Forging {
 }
 
 #[test]
-fn a_process_that_does_not_descend_from_the_command_is_never_looked_at() {
+fn a_process_that_does_not_descend_from_the_command_is_never_looked_into() {
     let mut foreign = Command::new("sleep").arg("1000").spawn().expect("sleep");
     let forging = Forging::start(&["foreign", &foreign.id().to_string()]);
     // A look at all processes precedes the end.
@@ -642,7 +642,7 @@ fn a_process_that_does_not_descend_from_the_command_is_never_looked_at() {
 }
 
 #[test]
-fn a_child_that_was_there_before_fragscope_is_never_looked_at() {
+fn a_child_that_was_there_before_fragscope_is_never_looked_into() {
     let folder = open_folder();
     let trace = folder.path().join("trace");
     let forge = compiled(&folder, "forge", &[]);

@@ -33,7 +33,7 @@ fn child() -> Child {
 }
 
 #[test]
-fn everything_is_known_of_a_program() {
+fn a_program_is_described_by_all_names() {
     let child = child();
     let target = Target::open(child.pid()).expect("our own child");
     let mut heap = HeapSnapshot::new(Kind::Jemalloc, "");
