@@ -1,0 +1,144 @@
+//! What is predicted from one walk is what a remedy really returns. Reads other processes' memory, as root.
+
+mod support;
+
+use std::process::Command;
+
+use profiler_testing::child::Child;
+use serde_json::Value;
+use support::{fragscope, json, stderr};
+
+/// Blocks of one size, each seventh of which stays: what is free lies between the survivors.
+const SURVIVORS: &str = "
+import ctypes, sys
+blocks = [bytes(700) for _ in range(30_000)]
+blocks = blocks[::7]
+print('ready', flush=True)
+sys.stdin.readline()
+ctypes.CDLL(None).malloc_trim(0)
+print('trimmed', flush=True)
+sys.stdin.readline()
+";
+
+/// Threads that each had a large buffer, in arenas of their own.
+const BUFFERS: &str = "
+import sys, threading
+done, over = threading.Barrier(5), threading.Event()
+def work():
+    for _ in range(2):
+        buffer = bytearray(8 << 20)
+        del buffer
+    done.wait()
+    over.wait()
+for _ in range(4):
+    threading.Thread(target=work, daemon=True).start()
+done.wait()
+print('ready', flush=True)
+sys.stdin.readline()
+";
+
+fn predicted(child: &Child) -> Value {
+    let pid = child.pid().to_string();
+    json(&fragscope(&[
+        "snapshot",
+        "--predict",
+        "--json",
+        "--pid",
+        &pid,
+    ]))
+}
+
+fn candidate<'d>(document: &'d Value, name: &str) -> &'d Value {
+    let all = document["predictions"].as_array().expect("a list");
+    let found = all.iter().find(|one| one["candidate"] == name);
+    found.unwrap_or_else(|| panic!("no {name} in {all:?}"))
+}
+
+fn bytes(of: &Value, key: &str) -> u64 {
+    of[key].as_u64().unwrap_or_else(|| panic!("{key} of {of}"))
+}
+
+#[test]
+fn survivors_pin_as_much_elsewhere_and_a_trim_returns_what_was_predicted() {
+    let mut child = Child::python(SURVIVORS);
+    let found = predicted(&child);
+    let check = &found["self_check"];
+    assert_eq!(check["holds"], true, "{check}");
+    let error = check["error"].as_f64().expect("a share");
+    assert!(error.abs() < 0.02, "the heap is reproduced: {check}");
+    let now = bytes(check, "measured_bytes");
+
+    // A packing of what is live promised four fifths less.
+    let jemalloc = candidate(&found, "jemalloc");
+    assert_ne!(jemalloc["effect"], "saves", "{jemalloc}");
+    assert!(bytes(jemalloc, "rest_bytes") > now / 10 * 9, "{jemalloc}");
+    let verdict = found["verdict"].as_str().expect("words");
+    assert!(!verdict.contains("at most"), "{verdict}");
+
+    let trim = candidate(&found, "malloc_trim");
+    child.send("");
+    assert_eq!(child.next_line(), "trimmed");
+    let trimmed = bytes(&predicted(&child)["self_check"], "measured_bytes");
+    let promised = bytes(trim, "rest_bytes");
+    // Printing a line takes a few blocks.
+    assert!(
+        trimmed.abs_diff(promised) <= 64 << 10,
+        "{trimmed} {promised}"
+    );
+}
+
+#[test]
+fn a_threshold_that_saves_in_the_walk_saves_in_the_program() {
+    let found = predicted(&Child::python(BUFFERS));
+    let threshold = candidate(&found, "mmap_threshold=128K");
+    assert_eq!(threshold["effect"], "saves", "{threshold}");
+    assert_eq!(found["findings"][0]["mechanism"], "dynamic_mmap_threshold");
+    let saved = bytes(&found["findings"][0], "bytes");
+    assert_eq!(saved, bytes(threshold, "saves_bytes"));
+
+    let mut python = Command::new("python3");
+    python.args(["-S", "-c", BUFFERS]);
+    for (name, value) in threshold["env"].as_object().expect("variables") {
+        python.env(name, value.as_str().expect("text"));
+    }
+    let really = predicted(&Child::run(python));
+    let really = bytes(&really["self_check"], "measured_bytes");
+    // Both ends are those of what a walk shows; what an interpreter does besides is not in it.
+    let (low, high) = (
+        bytes(threshold, "low_bytes"),
+        bytes(threshold, "high_bytes"),
+    );
+    assert!(
+        (low / 2..=high + (1 << 20)).contains(&really),
+        "{really} {threshold}"
+    );
+}
+
+#[test]
+fn explain_predicts_unless_it_is_not_wanted() {
+    let child = Child::python(SURVIVORS);
+    let pid = child.pid().to_string();
+    let with = fragscope(&["explain", "--pid", &pid]);
+    let said = String::from_utf8_lossy(&with.stdout).into_owned();
+    assert_eq!(with.status.code(), Some(0), "{}", stderr(&with));
+    assert!(said.contains("mmap_threshold=128K: "), "{said}");
+    let without = fragscope(&["explain", "--no-predict", "--pid", &pid]);
+    let said = String::from_utf8_lossy(&without.stdout).into_owned();
+    assert!(!said.contains("mmap_threshold=128K: "), "{said}");
+    assert!(said.contains("was not predicted"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_played_is_said() {
+    let child = Child::python(SURVIVORS);
+    let pid = child.pid().to_string();
+    let mut limited = Command::new("sh");
+    // No room for the program that players play.
+    let script = r#"ulimit -f 8; trap '' XFSZ; exec "$0" snapshot --predict --json --pid "$1""#;
+    limited.args(["-c", script, env!("CARGO_BIN_EXE_fragscope"), &pid]);
+    let output = limited.output().expect("it runs");
+    let found = json(&output);
+    let why = found["not_predicted"].as_str().expect("a reason");
+    assert!(why.contains("cannot be played"), "{why}");
+    assert_eq!(found["predictions"].as_array().map(Vec::len), Some(0));
+}
