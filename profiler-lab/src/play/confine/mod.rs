@@ -168,11 +168,6 @@ impl Steps {
             // On a core that it may not use it plays anywhere.
             let _ = sched_setaffinity(Pid::from_raw(0), core);
         }
-        if self.background {
-            const LOWEST: libc::c_int = 19;
-            // SAFETY: takes numbers; to give way is always permitted.
-            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) };
-        }
         // Nothing is dumped, and no file grows.
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         setrlimit(Resource::RLIMIT_FSIZE, 0, 0)?;
@@ -190,6 +185,12 @@ impl Steps {
             let restricted =
                 unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules, no_flags) };
             done(restricted as libc::c_int)?;
+        }
+        if self.background {
+            const LOWEST: libc::c_int = 19;
+            // Late: until it executes it has all that fragscope has, locks of files too.
+            // SAFETY: takes numbers; to give way is always permitted.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) };
         }
         // SAFETY: no arguments.
         let own = unsafe { libc::getpid() };
