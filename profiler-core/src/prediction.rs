@@ -68,7 +68,7 @@ pub struct Prediction {
     pub failure: Option<String>,
 }
 
-/// Resident bytes of malloc's heap, predicted.
+/// Resident and swapped bytes of malloc's heap, predicted.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Needs {
     /// The middle.
@@ -178,11 +178,12 @@ impl Prediction {
         if parts.is_empty() {
             return None;
         }
-        let mut how = parts.join(" ");
-        if self.is_carried {
-            how += "; it is not installed here";
-        }
-        Some(how)
+        let how = parts.join(" ");
+        Some(match self.is_carried {
+            // The loader would ignore the line.
+            true => format!("not installed here; once it is: {how}"),
+            false => how,
+        })
     }
 
     /// Bytes that it saves by the middle of its band: less than none where it costs some.

@@ -350,11 +350,12 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// Those whose remedies are played.
-    pub const PREDICTED: [Self; 4] = [
+    pub const PREDICTED: [Self; 5] = [
         Self::DynamicMmapThreshold,
         Self::ArenaSprawl,
         Self::Caches,
         Self::PinnedPages,
+        Self::Untrimmed,
     ];
 
     /// The name in JSON.
@@ -390,9 +391,11 @@ pub struct Finding {
     pub mechanism: Mechanism,
     /// One sentence.
     pub claim: String,
-    /// Bytes that it takes and, where a remedy is known, that the remedy returns; `None` where that
-    /// cannot be predicted.
+    /// Bytes that its remedy returns, where that was predicted, else those that it takes; `None` where
+    /// it cannot be predicted.
     pub bytes: Option<u64>,
+    /// Bytes that it takes, whether or not anything returns them.
+    pub held_bytes: u64,
     /// The figures that carry the claim.
     pub evidence: Vec<Evidence>,
     /// What to do about it.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use profiler_common::program::Op;
 use profiler_core::allocator::Allocator as Kind;
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
 use profiler_core::report::Mechanism;
@@ -14,7 +15,7 @@ use profiler_core::sample::Sample;
 use profiler_core::units::bytes;
 use profiler_target::host;
 use profiler_trace::compile::Summary;
-use profiler_trace::limits::{Limits, Meter};
+use profiler_trace::limits::{Limits, Meter, Stopped};
 
 use super::allocators::Allocator;
 use super::environment::Environment;
@@ -22,13 +23,18 @@ use super::play::{PlayError, ReplayProgram, Setup, play};
 use super::seed::{
     Fill, LargeGaps, Overlap, SeedHeap, SeedOptions, Written, measured_bytes, write,
 };
+use super::shadow::is_pressed;
 
 /// Of the memory that is available, players may take this share together.
 const MEMORY_SHARE: f64 = 0.5;
+/// A player may need so much more than the heap takes before it is started…
+const HEADROOM: f64 = 1.3;
+/// …and so many bytes besides, for itself and its allocator's state.
+const OWN_BYTES: u64 = 64 << 20;
 /// What an allocator may need more than the heap takes before its player is ended.
 const MOST_TIMES: u64 = 4;
-/// No heap of more blocks is played: it would take minutes.
-const MOST_OPERATIONS: u64 = 1 << 27;
+/// No heap of more operations is played: it would take minutes, and its program 512 MiB.
+const MOST_OPERATIONS: u64 = 1 << 25;
 /// Of another allocator, the ends of the band lie so much beyond those that were played: what the
 /// program does beside the blocks that a walk shows, which mostly takes some more
 /// (`docs/prediction.md`).
@@ -97,6 +103,8 @@ const MIDDLE: usize = 2;
 /// How far what was played says what the program would need.
 #[derive(Copy, Clone, Eq, PartialEq)]
 enum Reach {
+    /// It is the heap as it is: any of the histories shows whether that is reproduced.
+    Itself,
     /// All that decides is in the walk and the histories.
     Full,
     /// When it gives back what was freed depends on what the program does next (mimalloc): it was
@@ -106,6 +114,17 @@ enum Reach {
     Peak,
     /// What decides is gone from the walk: where freed blocks would have been merged when.
     Unknown,
+}
+
+impl Reach {
+    /// How often it is played.
+    fn runs(self, histories: usize) -> usize {
+        match self {
+            Self::Itself => 1,
+            Self::Collected => histories + 1,
+            Self::Full | Self::Peak | Self::Unknown => histories,
+        }
+    }
 }
 
 /// A candidate.
@@ -136,17 +155,17 @@ pub fn predict(
     for history in &HISTORIES {
         match program(&heap, history, available, interrupted) {
             Ok(program) => programs.push(program),
+            Err(error) if matches!(Stopped::of(&error), Some(Stopped::Limit { .. })) => {
+                return none("the heap has too many blocks to be played");
+            }
             Err(error) => return none(&format!("the heap cannot be played: {error}")),
         }
-    }
-    let operations = programs.iter().map(|program| program.published()).max();
-    if operations.unwrap_or(0) > MOST_OPERATIONS {
-        return none("the heap has too many blocks to be played");
     }
     let peaks = programs.iter().map(|p| p.summary().peak_live_bytes);
     let peak = peaks.max().unwrap_or(0);
     let room = (available as f64 * MEMORY_SHARE) as u64;
-    let players = cores().min((room / peak.max(1)) as usize);
+    let each = scaled(peak, HEADROOM).saturating_add(OWN_BYTES);
+    let players = cores().min((room / each) as usize);
     if players == 0 {
         return none(&format!(
             "this host has too little memory to play a heap of {}: {} are available",
@@ -159,12 +178,22 @@ pub fn predict(
         programs,
         walk_ns: sample.taken_at_ns,
         measured,
-        peak: at_least_one(sample.kernel.peak_rss_bytes, sample.kernel.rss_bytes),
+        peak: at_least_one(
+            sample.kernel.peak_rss_bytes,
+            sample
+                .kernel
+                .rss_bytes
+                .saturating_add(sample.kernel.swap_bytes),
+        ),
         threads_per_arena: at_least_one(sample.target.threads.into(), heap.arenas().len() as u64),
         live: heap.live_bytes(),
+        unknown: heap.unknown_bytes(),
+        is_glibc: heap.allocator() == Kind::Glibc,
         cpus: sample.host.cpus,
-        limit: (room / players as u64).min(peak.saturating_mul(MOST_TIMES).max(256 << 20)),
+        limit: (room / players as u64)
+            .min(peak.saturating_mul(MOST_TIMES).saturating_add(OWN_BYTES)),
         interrupted,
+        is_pressed: AtomicBool::new(false),
         progress,
         state: Mutex::default(),
     };
@@ -177,7 +206,9 @@ fn program(
     available: u64,
     interrupted: &Arc<AtomicBool>,
 ) -> io::Result<Arc<ReplayProgram>> {
-    let meter = Meter::new(Limits::new(None, None, available), Arc::clone(interrupted));
+    let most = MOST_OPERATIONS * size_of::<Op>() as u64;
+    let limits = Limits::new(Some(most), None, available);
+    let meter = Meter::new(limits, Arc::clone(interrupted));
     ReplayProgram::of_operations(meter, |sink| {
         let Written {
             threads,
@@ -210,10 +241,13 @@ fn candidates(heap: &SeedHeap<'_>, measured: u64) -> Vec<Candidate> {
     let installed = |build: &str| Allocator::to_preload(build).map_err(|error| error.to_string());
     let as_it_is = match own {
         Kind::Glibc => Ok(Allocator::glibc()),
-        other => installed(other.name()),
+        other => as_the_worker_has(heap, installed(other.name())),
     };
     let empty = Environment::default();
-    let mut all = vec![with("baseline", as_it_is, &env)];
+    let mut all = vec![Candidate {
+        reach: Reach::Itself,
+        ..with("baseline", as_it_is, &env)
+    }];
     for build in ["jemalloc", "mimalloc2", "mimalloc", "tcmalloc"] {
         let candidate = with(build, installed(build), &empty);
         if candidate
@@ -260,7 +294,7 @@ fn candidates(heap: &SeedHeap<'_>, measured: u64) -> Vec<Candidate> {
         Candidate {
             exact: Some(measured.saturating_sub(heap.trimmable_bytes())),
             step: Some("call malloc_trim(0) after peaks: ctypes.CDLL(None).malloc_trim(0)"),
-            ..glibc("malloc_trim", &[], None)
+            ..glibc("malloc_trim", &[], Some(Mechanism::Untrimmed))
         },
     ]);
     if heap.arenas().len() > 1 {
@@ -274,6 +308,27 @@ fn candidates(heap: &SeedHeap<'_>, measured: u64) -> Vec<Candidate> {
         ..glibc("tcache_count=0", &no_tcache, Some(Mechanism::Caches))
     });
     all
+}
+
+/// The allocator of a worker that has another than glibc, where that can be had as it is.
+fn as_the_worker_has(
+    heap: &SeedHeap<'_>,
+    found: Result<Allocator, String>,
+) -> Result<Allocator, String> {
+    let found = found?;
+    let here = found.identity.version.as_deref().unwrap_or("unknown");
+    if here != heap.version() {
+        return Err(format!(
+            "the process has version {}, and {here} is what can be played here",
+            heap.version()
+        ));
+    }
+    if heap.has_settings() {
+        return Err(
+            "its settings are those of its environment, which players do not get".to_owned(),
+        );
+    }
+    Ok(found)
 }
 
 /// glibc's settings in force, as far as they were changed and a variable sets them.
@@ -311,10 +366,16 @@ struct Field<'a> {
     threads_per_arena: f64,
     /// Bytes of live blocks.
     live: u64,
+    /// Bytes of which it is not known what they are.
+    unknown: u64,
+    /// Whether glibc serves malloc.
+    is_glibc: bool,
     cpus: u32,
     /// Bytes that a player may take.
     limit: u64,
     interrupted: &'a AtomicBool,
+    /// Whether this host is short of memory.
+    is_pressed: AtomicBool,
     progress: &'a (dyn Fn(&Predictions) + Sync),
     state: Mutex<State>,
 }
@@ -339,8 +400,7 @@ impl Field<'_> {
         let all = self.candidates.iter().enumerate();
         let played = all.filter(|(_, candidate)| candidate.exact.is_none());
         let all = played.flat_map(|(number, candidate)| {
-            let collected = usize::from(candidate.reach == Reach::Collected);
-            (0..histories + collected).map(move |run| (number, run))
+            (0..candidate.reach.runs(histories)).map(move |run| (number, run))
         });
         *self.state() = State {
             queue: all.collect(),
@@ -348,29 +408,38 @@ impl Field<'_> {
                 .candidates
                 .iter()
                 .map(|candidate| Outcome {
-                    resident: vec![
-                        None;
-                        histories + usize::from(candidate.reach == Reach::Collected)
-                    ],
+                    resident: vec![None; candidate.reach.runs(histories)],
                     failure: candidate.allocator.as_ref().err().cloned(),
                 })
                 .collect(),
         };
-        thread::scope(|scope| {
-            for core in 0..players {
-                scope.spawn(move || self.work(core));
-            }
+        let started = thread::scope(|scope| {
+            let start = |_| {
+                let thread = thread::Builder::new().name("prediction".into());
+                thread.spawn_scoped(scope, || self.work()).is_ok()
+            };
+            (0..players)
+                .map(start)
+                .filter(|is_started| *is_started)
+                .count()
         });
         let mut predictions = self.predictions();
         if self.interrupted.load(Ordering::Relaxed) {
             predictions.trouble = Some("interrupted".to_owned());
+        } else if started == 0 {
+            predictions.trouble = Some("no thread could be started".to_owned());
+        } else if self.is_pressed.load(Ordering::Relaxed) {
+            predictions.trouble = Some("this host is short of memory".to_owned());
+        }
+        if predictions.trouble.is_some() {
+            predictions.pending = 0;
         }
         predictions
     }
 
-    fn work(&self, core: usize) {
+    fn work(&self) {
         while let Some((candidate, history)) = self.next() {
-            let played = self.play(candidate, history, core);
+            let played = self.play(candidate, history);
             let mut state = self.state();
             let outcome = &mut state.outcomes[candidate];
             match played {
@@ -379,6 +448,10 @@ impl Field<'_> {
                 Err(why) => outcome.failure = Some(why.to_string()),
             }
             let is_done = outcome.failure.is_some() || outcome.resident.iter().all(Option::is_some);
+            if candidate == 0 && is_done && !self.is_reproduced(&state.outcomes[0]) {
+                // What follows could not be believed.
+                state.queue.clear();
+            }
             drop(state);
             if is_done {
                 (self.progress)(&self.predictions());
@@ -386,10 +459,14 @@ impl Field<'_> {
         }
     }
 
+    fn is_over(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed) || self.is_pressed.load(Ordering::Relaxed)
+    }
+
     /// What to play next: a candidate and a history.
     fn next(&self) -> Option<(usize, usize)> {
         let mut state = self.state();
-        while !self.interrupted.load(Ordering::Relaxed) {
+        while !self.is_over() {
             let (candidate, history) = state.queue.pop_front()?;
             if state.outcomes[candidate].failure.is_none() {
                 return Some((candidate, history));
@@ -398,7 +475,18 @@ impl Field<'_> {
         None
     }
 
-    fn play(&self, candidate: usize, history: usize, core: usize) -> Result<u64, PlayError> {
+    fn is_reproduced(&self, baseline: &Outcome) -> bool {
+        let predicted = baseline.resident.first().copied().flatten();
+        predicted.is_some_and(|predicted_bytes| {
+            let check = SelfCheck {
+                measured_bytes: self.measured,
+                predicted_bytes,
+            };
+            check.holds()
+        })
+    }
+
+    fn play(&self, candidate: usize, history: usize) -> Result<u64, PlayError> {
         let candidate = &self.candidates[candidate];
         let allocator = candidate.allocator.as_ref().ok();
         let setup = Setup {
@@ -406,12 +494,16 @@ impl Field<'_> {
             env: candidate.env.variables().to_vec(),
             trim_at_checkpoints: history >= self.programs.len(),
             cpus: (self.cpus > 0).then_some(self.cpus),
-            core: Some(core),
             memory_limit: Some(self.limit),
             background: true,
             ..Setup::default()
         };
-        let goes_on = |_| !self.interrupted.load(Ordering::Relaxed);
+        let goes_on = |_| {
+            if is_pressed() {
+                self.is_pressed.store(true, Ordering::Relaxed);
+            }
+            !self.is_over()
+        };
         // After the histories comes the first of them again, and all is given back.
         let program = self.programs.get(history).unwrap_or(&self.programs[0]);
         let played = play(program, &setup, &goes_on)?;
@@ -428,7 +520,7 @@ impl Field<'_> {
         let mut pending = 0;
         let candidates = all
             .filter_map(|(candidate, outcome)| {
-                let needs = self.needs(candidate, outcome);
+                let needs = self.needs(candidate, outcome, predicted);
                 if needs.is_none() && outcome.failure.is_none() {
                     pending += 1;
                     return None;
@@ -451,7 +543,12 @@ impl Field<'_> {
         }
     }
 
-    fn needs(&self, candidate: &Candidate, outcome: &Outcome) -> Option<Needs> {
+    fn needs(
+        &self,
+        candidate: &Candidate,
+        outcome: &Outcome,
+        baseline: Option<u64>,
+    ) -> Option<Needs> {
         if let Some(bytes) = candidate.exact {
             let (low_bytes, high_bytes) = (bytes, bytes);
             return Some(Needs {
@@ -460,10 +557,12 @@ impl Field<'_> {
                 high_bytes,
             });
         }
-        let all: Vec<u64> = outcome.resident.iter().copied().collect::<Option<_>>()?;
+        let mut all: Vec<u64> = outcome.resident.iter().copied().collect::<Option<_>>()?;
         if outcome.failure.is_some() {
             return None;
         }
+        let baseline = baseline?;
+        let own_error = self.measured.abs_diff(baseline);
         let is_glibc = candidate
             .allocator
             .as_ref()
@@ -472,10 +571,16 @@ impl Field<'_> {
             true => &OWN_MARGIN,
             false => &MARGIN,
         };
+        if is_glibc && self.is_glibc {
+            // A setting is compared with the same allocator as played: what both are off by cancels.
+            for bytes in &mut all {
+                *bytes = bytes.saturating_add(self.measured).saturating_sub(baseline);
+            }
+        }
         let (mut low, mut high) = (*all.iter().min()?, *all.iter().max()?);
-        let mut middle = geometric_mean(&all[..MIDDLE]);
+        let mut middle = geometric_mean(&all[..MIDDLE.min(all.len())]);
         match candidate.reach {
-            Reach::Full => {}
+            Reach::Itself | Reach::Full => {}
             Reach::Collected => {
                 if self.programs[0].summary().threads > 1 {
                     // Other threads' heaps are collected by these alone.
@@ -495,8 +600,10 @@ impl Field<'_> {
         }
         Some(Needs {
             bytes: middle,
-            low_bytes: low.saturating_sub(margin.of(low, margin.below)),
-            high_bytes: high.saturating_add(margin.of(high, margin.above)),
+            low_bytes: low.saturating_sub(margin.of(low, margin.below).max(own_error)),
+            high_bytes: high
+                .saturating_add(margin.of(high, margin.above).max(own_error))
+                .saturating_add(self.unknown),
         })
     }
 

@@ -236,7 +236,7 @@ fn worker_bytes(program: &ReplayProgram, at: &PlayedCheckpoint) -> Option<u64> {
 }
 
 /// Whether the host is short of memory.
-fn is_pressed() -> bool {
+pub(crate) fn is_pressed() -> bool {
     Meminfo::current().is_ok_and(|memory| {
         let available = memory.mem_available.unwrap_or(memory.mem_free);
         available < memory.mem_total / PRESSED

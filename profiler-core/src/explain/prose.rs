@@ -38,9 +38,11 @@ pub(crate) fn verdict(report: &FragReport) -> String {
     };
     let outlook = outlook(report).map_or_else(String::new, |outlook| format!("; {outlook}"));
     // What nothing returns, or cannot be predicted, is still there.
-    let at_stake = first.bytes.filter(|bytes| *bytes > 0);
-    let at_stake = at_stake.unwrap_or_else(|| fragmentation(report));
-    let verdict = format!("{}: {cause}{outlook}.", bytes(at_stake));
+    let returned = first.bytes.filter(|bytes| *bytes > 0);
+    let verdict = format!(
+        "{}: {cause}{outlook}.",
+        bytes(returned.unwrap_or(first.held_bytes))
+    );
     // The larger share goes unsaid otherwise.
     match first.mechanism {
         Mechanism::MostlyLive | Mechanism::NotTheHeap => verdict,
@@ -175,6 +177,12 @@ fn outlook(report: &FragReport) -> Option<String> {
     if predictions.pending > 0 {
         return None;
     }
+    let unclear = predictions.ranked().into_iter();
+    let mut unclear = unclear.filter(|(.., effect)| *effect == Effect::Unclear);
+    if let Some((prediction, needs, _)) = unclear.find(|(p, ..)| p.remedies.is_some()) {
+        let (title, band) = (prediction.title(), needs.band());
+        return Some(format!("{title} may help or not: {band}, now {now}"));
+    }
     let (jemalloc, needs, effect) = predictions.jemalloc()?;
     let title = jemalloc.title();
     Some(match effect {
@@ -218,6 +226,9 @@ fn about_predictions(report: &FragReport) -> String {
             text += &format!(" ({how})");
         }
     }
+    if predictions.pending > 0 {
+        text += &format!("\n\n{} more are being played.", predictions.pending);
+    }
     let failed = predictions.candidates.iter();
     let failed = failed.filter_map(|one| Some((&one.candidate, one.failure.as_ref()?)));
     for (candidate, why) in failed {
@@ -227,7 +238,9 @@ fn about_predictions(report: &FragReport) -> String {
         if !text.is_empty() {
             text += "\n\n";
         }
-        text += &format!("No more was predicted: {why}.");
+        let nothing = predictions.candidates.is_empty();
+        text += if nothing { "Nothing" } else { "No more" };
+        text += &format!(" was predicted: {why}.");
     }
     text
 }

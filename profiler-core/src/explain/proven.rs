@@ -3,7 +3,7 @@
 
 use crate::completeness::Confidence;
 use crate::explain::remedies::Remedy;
-use crate::explain::rules::{evidence, serving, setting, sure, worth};
+use crate::explain::rules::{evidence, grown_mmap_threshold, serving, sure, worth};
 use crate::prediction::{Effect, Needs, Prediction, Predictions};
 use crate::report::{Finding, FragReport, Mechanism};
 use crate::units::bytes;
@@ -51,6 +51,9 @@ fn borne_out(
         }
         Effect::Unclear => {
             finding.confidence = finding.confidence.min(Confidence::Low);
+            if finding.mechanism == Mechanism::PinnedPages {
+                finding.remedy = Remedy::of(Mechanism::PinnedPages, None);
+            }
             format!(
                 "Whether {title} would help cannot be predicted from a walk: malloc would need \
                  {band}, and takes {} now.",
@@ -102,7 +105,7 @@ fn only_predicted(
         Mechanism::DynamicMmapThreshold => format!(
             "The mmap threshold has grown to {}: room for blocks above 128 KiB stays in the arenas \
              after they are freed.",
-            bytes(setting(report, "mmap_threshold")?)
+            bytes(grown_mmap_threshold(report)?)
         ),
         Mechanism::ArenaSprawl => {
             "Each thread's arena keeps free memory that others cannot use.".to_owned()
@@ -117,6 +120,7 @@ fn only_predicted(
         mechanism,
         claim,
         bytes: Some(saved),
+        held_bytes: saved,
         evidence: Vec::new(),
         remedy: Remedy::of(mechanism, serving(report)),
         confidence: sure(report).min(Confidence::Medium),

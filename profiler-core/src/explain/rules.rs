@@ -35,7 +35,8 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
     }
     let findings: Vec<_> = rules.iter().filter_map(|rule| rule(report)).collect();
     let mut findings = super::proven::proven(report, findings);
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.bytes));
+    // What cannot be predicted is ranked by what it takes.
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.bytes.unwrap_or(finding.held_bytes)));
     findings
 }
 
@@ -59,7 +60,7 @@ fn resident(report: &FragReport, class: LedgerClass) -> u64 {
     report.ledger_row(class).map_or(0, |row| row.resident_bytes)
 }
 
-pub(super) fn setting(report: &FragReport, name: &str) -> Option<u64> {
+fn setting(report: &FragReport, name: &str) -> Option<u64> {
     let all = report.heaps.iter().flat_map(|heap| &heap.settings);
     all.filter(|setting| setting.name == name)
         .find_map(|setting| setting.value.parse().ok())
@@ -96,6 +97,7 @@ fn pinned_pages(report: &FragReport) -> Option<Finding> {
             bytes(pinned)
         ),
         bytes: Some(pinned),
+        held_bytes: pinned,
         evidence: vec![
             evidence(MetricId::PinnedFreeBytes.key(), pinned),
             of_metric(report, MetricId::HeldBy512BytesPages),
@@ -115,6 +117,7 @@ fn untrimmed(report: &FragReport) -> Option<Finding> {
             remedies::give_back(serving(report))
         ),
         bytes: Some(trimmable),
+        held_bytes: trimmable,
         evidence: vec![
             of_metric(report, MetricId::TrimReturnableBytes),
             evidence("top_bytes", resident(report, LedgerClass::Top)),
@@ -134,6 +137,7 @@ fn pinned_top(report: &FragReport) -> Option<Finding> {
             bytes(pinned)
         ),
         bytes: Some(pinned),
+        held_bytes: pinned,
         evidence: vec![
             of_metric(report, MetricId::TopPinnedBytes),
             of_metric(report, MetricId::BelowHighestLiveBytes),
@@ -153,6 +157,7 @@ fn caches(report: &FragReport) -> Option<Finding> {
             remedies::caches(serving(report))
         ),
         bytes: Some(cached),
+        held_bytes: cached,
         evidence: vec![of_metric(report, MetricId::CachedBytes)],
         remedy: Remedy::of(Mechanism::Caches, serving(report)),
         confidence: sure(report),
@@ -176,6 +181,7 @@ fn arena_sprawl(report: &FragReport) -> Option<Finding> {
             bytes(idle)
         ),
         bytes: Some(idle),
+        held_bytes: idle,
         evidence: vec![
             evidence("thread_arenas", count as u64),
             evidence("idle_bytes", idle),
@@ -201,6 +207,7 @@ fn sparse_pools(report: &FragReport) -> Option<Finding> {
             _ => format!("{} are room in Python's own pools and arenas.", bytes(free)),
         },
         bytes: Some(free),
+        held_bytes: free,
         evidence: vec![
             evidence("pymalloc_free_bytes", free),
             of_metric(report, MetricId::PymallocUtilisation),
@@ -223,12 +230,17 @@ fn pools(report: &FragReport) -> Option<(u64, u64)> {
     Some((sum(ArenaFigure::PoolsUsed), sum(ArenaFigure::PoolsTotal)))
 }
 
-fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
+/// What glibc's mmap threshold has grown to by itself, if it has.
+pub(super) fn grown_mmap_threshold(report: &FragReport) -> Option<u64> {
     let threshold = setting(report, "mmap_threshold")?;
-    let grown =
-        threshold > INITIAL_MMAP_THRESHOLD && setting(report, "no_dyn_threshold") == Some(0);
+    let is_own = setting(report, "no_dyn_threshold") == Some(0);
+    (is_own && threshold > INITIAL_MMAP_THRESHOLD).then_some(threshold)
+}
+
+fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
+    let threshold = grown_mmap_threshold(report)?;
     let free = report.amount(MetricId::LargeFreeBytes)?;
-    (grown && worth(report, free)).then(|| Finding {
+    worth(report, free).then(|| Finding {
         mechanism: Mechanism::DynamicMmapThreshold,
         claim: format!(
             "The mmap threshold has grown to {}, so large blocks now lie in the heap; {} of its \
@@ -237,6 +249,7 @@ fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
             bytes(free)
         ),
         bytes: Some(free),
+        held_bytes: free,
         evidence: vec![
             evidence("mmap_threshold", threshold),
             of_metric(report, MetricId::LargeFreeBytes),
@@ -267,6 +280,7 @@ fn mostly_live(report: &FragReport) -> Option<Finding> {
             report.kernel.name()
         ),
         bytes: Some(live),
+        held_bytes: live,
         evidence: vec![
             evidence("live_bytes", live),
             of_metric(report, MetricId::Utilisation),
@@ -291,6 +305,7 @@ fn not_the_heap(report: &FragReport) -> Option<Finding> {
             bytes(resident(report, LedgerClass::OtherAnonymous)),
         ),
         bytes: Some(outside),
+        held_bytes: outside,
         evidence: vec![of_metric(report, MetricId::HeapShareOfRss)],
         remedy: Remedy::of(Mechanism::NotTheHeap, serving(report)),
         confidence: sure(report),
@@ -318,6 +333,7 @@ fn not_sure(report: &FragReport) -> Finding {
             .trim()
             .to_owned(),
         bytes: None,
+        held_bytes: 0,
         evidence: Vec::new(),
         remedy: Remedy::of(Mechanism::NotSure, None),
         confidence: Confidence::None,

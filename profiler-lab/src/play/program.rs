@@ -424,6 +424,7 @@ impl Sink for OperationsSink<'_> {
     fn push(&mut self, op: Op) -> io::Result<u64> {
         let number = self.0.push(op)?;
         if self.0.ops.len() >= BUFFERED {
+            self.0.meter.check()?;
             self.0.check_room()?;
             self.0.publish()?;
         }

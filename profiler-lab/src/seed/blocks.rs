@@ -8,9 +8,8 @@ use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::Sample;
 use profiler_core::span::SpanState;
 
-/// A glibc chunk's span begins at its size word, 8 bytes before the block; its last word belongs to
-/// the block that follows, unless that one is free (`malloc/malloc.c`, "usable size").
-pub(super) const GLIBC_HEADER: u64 = 8;
+/// Bytes of a glibc chunk with a mapping of its own before its block (`malloc/malloc.c`).
+const MAPPED_HEADER: u64 = 16;
 
 /// The heap that serves malloc in a sample.
 #[derive(Copy, Clone, Debug)]
@@ -44,8 +43,22 @@ pub(super) enum StretchKind {
 impl<'a> SeedHeap<'a> {
     /// The heap that serves malloc in a sample; `None` when none that does was walked.
     pub fn of(sample: &'a Sample) -> Option<Self> {
-        let mut heaps = sample.heaps.iter();
-        let heap = heaps.find(|heap| heap.allocator != Allocator::Pymalloc)?;
+        let serving = sample
+            .target
+            .malloc
+            .as_deref()
+            .and_then(Allocator::of_title);
+        let present = |heap: &&HeapSnapshot| -> u64 {
+            let extents = heap.extents.iter();
+            extents.map(|e| present(&sample.residency, e.range)).sum()
+        };
+        let heaps = sample.heaps.iter();
+        // Others are of libraries, or of Python. Of several of its kind the largest serves malloc.
+        let heaps = heaps.filter(|heap| match serving {
+            Some(kind) => heap.allocator == kind,
+            None => heap.allocator != Allocator::Pymalloc,
+        });
+        let heap = heaps.max_by_key(present)?;
         Some(Self {
             heap,
             residency: &sample.residency,
@@ -66,6 +79,28 @@ impl<'a> SeedHeap<'a> {
     pub fn trimmable_bytes(&self) -> u64 {
         let ranges = self.heap.trimmable.iter();
         ranges.map(|range| self.present(*range)).sum()
+    }
+
+    /// Bytes of the header of each block, but for those with a mapping of their own.
+    pub(super) fn header_bytes(&self) -> u64 {
+        let mut extents = self.heap.extents.iter();
+        let own = extents.find(|e| e.kind != ExtentKind::LargeMapped);
+        own.map_or(0, |extent| extent.block_header_bytes)
+    }
+
+    /// Its version, as found in the target.
+    pub fn version(&self) -> &str {
+        &self.heap.version
+    }
+
+    /// Whether the target's environment asked for settings of it.
+    pub fn has_settings(&self) -> bool {
+        !self.heap.asked.is_empty()
+    }
+
+    /// Bytes of which it is not known what they are.
+    pub fn unknown_bytes(&self) -> u64 {
+        self.heap.unreadable_bytes
     }
 
     /// A setting in force that is a number.
@@ -100,14 +135,16 @@ impl<'a> SeedHeap<'a> {
 
     /// Blocks with a mapping of their own: the bytes that were asked for at the most.
     pub(super) fn large_mapped(&self) -> impl Iterator<Item = (AddrRange, u64)> {
-        let glibc = self.allocator() == Allocator::Glibc;
         let extents = self.heap.extents.iter();
         let large = extents.filter(|e| e.kind == ExtentKind::LargeMapped);
-        large.flat_map(move |extent| {
+        large.flat_map(|extent| {
             let live = extent.spans.iter(extent.range.start());
             let live = live.filter(|span| span.state == SpanState::Live);
-            // Asked for again, it must not take one page more (`sysmalloc_mmap`).
-            let header = if glibc { 2 * GLIBC_HEADER } else { 0 };
+            // glibc: asked for again, it must not take one page more (`sysmalloc_mmap`).
+            let header = match self.allocator() {
+                Allocator::Glibc => MAPPED_HEADER,
+                _ => 0,
+            };
             live.map(move |span| (span.range, span.range.len().saturating_sub(header)))
         })
     }

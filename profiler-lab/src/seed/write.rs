@@ -3,13 +3,13 @@
 use std::io;
 
 use fastrand::Rng;
-use profiler_common::program::{Op, code, only};
+use profiler_common::program::{MAX_SLOTS, MAX_THREADS, Op, code, only};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::allocator::Allocator;
 use profiler_core::heap::Extent;
 use profiler_trace::compile::Sink;
 
-use super::blocks::{GLIBC_HEADER, SeedHeap, Stretch, StretchKind};
+use super::blocks::{SeedHeap, Stretch, StretchKind};
 use super::fill::{Fill, FreeOrder, LEAST, LargeGaps, Neighbours, Overlap};
 
 /// How a heap becomes a program.
@@ -56,7 +56,7 @@ pub struct Written {
     pub slots: u32,
     /// Bytes that are live at its end, as asked for.
     pub live_bytes: u64,
-    /// Bytes that were live before the fill was freed.
+    /// The most bytes that were touched at once.
     pub peak_bytes: u64,
 }
 
@@ -74,6 +74,8 @@ const SETTLES_S: u64 = 25;
 /// So many blocks, too large for jemalloc's thread caches, are allocated and freed in a step: it looks
 /// at its clock once in a thousand (`ARENA_DECAY_NTICKS_PER_UPDATE`).
 const PASSING_BLOCKS: u32 = 1_100;
+/// Threads that go on, at the most.
+const SETTLING_THREADS: u32 = 64;
 /// jemalloc caches blocks of up to 32 KiB (`tcache_max`).
 const PASSING_BYTES: u64 = 40 << 10;
 
@@ -95,6 +97,7 @@ pub fn write(
         options,
         sink,
         random: Rng::with_seed(options.random),
+        header: heap.header_bytes(),
         piece: of_threshold,
         large_from: match options.large {
             _ if threshold <= PIECE => u64::MAX,
@@ -109,6 +112,8 @@ pub fn write(
             slots: FIRST,
             ..Written::default()
         },
+        kept_bytes: 0,
+        fill_bytes: 0,
         thread: 0,
     };
     writer.write()?;
@@ -128,11 +133,16 @@ struct Writer<'a, S> {
     options: &'a SeedOptions,
     sink: &'a mut S,
     random: Rng,
+    /// Bytes of a block's header.
+    header: u64,
     /// The largest block of a fill.
     piece: u64,
     /// Gaps of so many bytes and more are taken for large blocks.
     large_from: u64,
     written: Written,
+    /// Touched bytes of what is allocated now: what stays, and the fill.
+    kept_bytes: u64,
+    fill_bytes: u64,
     /// The thread that has the turn.
     thread: u32,
 }
@@ -154,7 +164,11 @@ impl<'a, S: Sink> Writer<'a, S> {
         self.threshold()?;
         let heap = *self.heap;
         let mut arenas = Vec::new();
-        for (number, arena) in heap.arenas().into_iter().enumerate() {
+        let arena_numbers = heap.arenas();
+        if arena_numbers.len() >= MAX_THREADS as usize {
+            return Err(too_many("arenas"));
+        }
+        for (number, arena) in arena_numbers.into_iter().enumerate() {
             let thread = number as u32;
             if thread > 0 {
                 self.push(op(code::SPAWN, 0, thread))?;
@@ -174,7 +188,6 @@ impl<'a, S: Sink> Writer<'a, S> {
         if self.options.overlap == Overlap::OneByOne {
             for arena in &mut arenas {
                 while self.turn(arena)? {}
-                self.written.peak_bytes = self.written.peak_bytes.max(self.written.live_bytes);
                 self.free(std::slice::from_mut(arena))?;
             }
             return self.settle(arenas.len() as u32);
@@ -189,7 +202,6 @@ impl<'a, S: Sink> Writer<'a, S> {
             }
             going = left;
         }
-        self.written.peak_bytes = self.written.peak_bytes.max(self.written.live_bytes);
         self.free(&mut arenas)?;
         self.settle(arenas.len() as u32)
     }
@@ -335,10 +347,11 @@ impl<'a, S: Sink> Writer<'a, S> {
 
     /// What was asked for, of a block of so many bytes with its header.
     fn asked(&self, bytes: u64) -> u64 {
+        let header = self.header;
         match self.heap.allocator() {
             // Requests of 15 bytes less have the same chunk.
-            Allocator::Glibc => bytes.saturating_sub(GLIBC_HEADER + u64::from(self.options.slack)),
-            _ => bytes,
+            Allocator::Glibc => bytes.saturating_sub(header + u64::from(self.options.slack)),
+            _ => bytes.saturating_sub(header),
         }
     }
 
@@ -346,17 +359,28 @@ impl<'a, S: Sink> Writer<'a, S> {
         let touched = (range.len() >= PAGE_SIZE).then(|| self.heap.present(range).min(bytes));
         self.touch(touched.filter(|touched| *touched < bytes))?;
         self.push(op(code::ALLOC, bytes, KEPT))?;
-        self.written.live_bytes += bytes;
+        self.written.live_bytes = self.written.live_bytes.saturating_add(bytes);
+        self.kept_bytes = self.kept_bytes.saturating_add(touched.unwrap_or(bytes));
+        self.note_peak();
         Ok(())
+    }
+
+    fn note_peak(&mut self) {
+        let now = self.kept_bytes.saturating_add(self.fill_bytes);
+        self.written.peak_bytes = self.written.peak_bytes.max(now);
     }
 
     /// A block that will be freed: its slot.
     fn block(&mut self, bytes: u64, touched: Option<u64>) -> io::Result<u32> {
         let slot = self.written.slots;
+        if slot >= MAX_SLOTS {
+            return Err(too_many("free blocks"));
+        }
         self.written.slots += 1;
         self.touch(touched)?;
         self.push(op(code::ALLOC, bytes, slot))?;
-        self.written.peak_bytes += bytes;
+        self.fill_bytes = self.fill_bytes.saturating_add(touched.unwrap_or(bytes));
+        self.note_peak();
         Ok(slot)
     }
 
@@ -388,12 +412,15 @@ impl<'a, S: Sink> Writer<'a, S> {
                 self.push(op(code::FREE, 0, *slot))?;
             }
         }
+        self.fill_bytes = 0;
         Ok(())
     }
 
     /// Lets time pass as in a program that goes on: allocators look at their clocks when they are
     /// asked for something.
     fn settle(&mut self, threads: u32) -> io::Result<()> {
+        // Each of an allocator's own arenas is used by one of these.
+        let threads = threads.min(SETTLING_THREADS);
         for second in 1..=SETTLES_S {
             self.push(op(code::CLOCK, second * 1_000_000_000, 0))?;
             for thread in 0..threads {
@@ -426,6 +453,11 @@ impl<'a, S: Sink> Writer<'a, S> {
     fn push(&mut self, op: Op) -> io::Result<()> {
         self.sink.push(op).map(|_| ())
     }
+}
+
+fn too_many(what: &str) -> io::Error {
+    let why = format!("it has too many {what}");
+    io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
 fn op(code: u8, value: u64, slot: u32) -> Op {

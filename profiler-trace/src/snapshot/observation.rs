@@ -54,8 +54,11 @@ impl Observation {
     /// The view of that moment, with a report of the sample and all points until then.
     pub fn into_view(self, report: Arc<FragReport>, history: Arc<Vec<Point>>) -> View {
         let report = match self.predictions {
-            Some(predictions) => Arc::new(report.with_predictions(predictions)),
-            None => report,
+            // Those that were made of the walk itself, which are newer, stay.
+            Some(predictions) if report.predictions.is_none() => {
+                Arc::new(report.with_predictions(predictions))
+            }
+            _ => report,
         };
         View {
             report,
@@ -77,7 +80,8 @@ fields!(Observation {
     points,
     over_time,
     what_if,
-    ended,
+    ended
+} later {
     predictions
 });
 

@@ -195,6 +195,7 @@ pub(super) fn full() -> View {
         mechanism: Mechanism::PinnedPages,
         claim: "64 bytes hold a page.".into(),
         bytes: Some(PAGE - 64),
+        held_bytes: PAGE - 64,
         evidence: vec![Evidence {
             key: MetricId::HeldBy64BytesPages.key(),
             value: Some(Value::Whole(1)),

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use profiler_core::prediction::Predictions;
 use profiler_core::report::FragReport;
@@ -13,6 +14,8 @@ use crate::say;
 
 /// A walk is predicted again when malloc's heap has changed by this share since.
 const CHANGED: f64 = 0.1;
+/// Between two predictions passes so many times as long as one took.
+const PAUSE: u32 = 10;
 
 /// Predicts one walk, with progress on stderr, until it is done or interrupted.
 pub(crate) fn predict_now(sample: &Sample, interrupted: &Arc<AtomicBool>) -> Predictions {
@@ -46,26 +49,30 @@ pub(crate) struct Predictor {
     latest: Arc<Mutex<Option<Predictions>>>,
     cancelled: Arc<AtomicBool>,
     running: Option<JoinHandle<()>>,
-    /// What malloc's heap took at the walk that was predicted.
-    heap_bytes: u64,
+    /// What malloc's heap took at the walk that was predicted, and at the last one.
+    predicted_bytes: u64,
+    last_bytes: u64,
+    /// When that one began to be played, and when another may at the earliest.
+    began: Option<Instant>,
+    not_before: Option<Instant>,
 }
 
 impl Predictor {
-    /// Begins to predict a walk, unless one is being predicted or it is much like the one before.
+    /// Begins to predict a walk, unless one is being predicted, or was not long ago, or the heap is much
+    /// as it was.
     pub(crate) fn offer(&mut self, sample: &Sample) {
+        self.last_bytes = profiler_lab::seed::measured_bytes(sample).unwrap_or(0);
+        if !self.is_free() || self.began.is_some() && self.is_fresh() {
+            return;
+        }
         if self
-            .running
-            .as_ref()
-            .is_some_and(|thread| !thread.is_finished())
+            .not_before
+            .is_some_and(|earliest| Instant::now() < earliest)
         {
             return;
         }
-        let heap_bytes = profiler_lab::seed::measured_bytes(sample).unwrap_or(0);
-        let change = heap_bytes.abs_diff(self.heap_bytes) as f64;
-        if self.running.is_some() && change <= CHANGED * self.heap_bytes as f64 {
-            return;
-        }
-        self.heap_bytes = heap_bytes;
+        self.predicted_bytes = self.last_bytes;
+        self.began = Some(Instant::now());
         let (sample, latest) = (sample.clone(), Arc::clone(&self.latest));
         let cancelled = Arc::clone(&self.cancelled);
         let spawned = thread::Builder::new()
@@ -85,11 +92,31 @@ impl Predictor {
         }
     }
 
+    /// Whether no walk is being predicted. Takes notice when one was.
+    fn is_free(&mut self) -> bool {
+        let Some(thread) = self.running.take_if(|thread| thread.is_finished()) else {
+            return self.running.is_none();
+        };
+        let took = self.began.map(|began| began.elapsed()).unwrap_or_default();
+        self.not_before = Some(Instant::now() + took * PAUSE);
+        if thread.join().is_err() {
+            let why = "an internal error (panic)";
+            *lock(&self.latest) = Some(Predictions::none(0, why));
+        }
+        true
+    }
+
+    /// Whether the heap is much as it was when it was predicted.
+    fn is_fresh(&self) -> bool {
+        let change = self.last_bytes.abs_diff(self.predicted_bytes) as f64;
+        change <= CHANGED * self.predicted_bytes as f64
+    }
+
     /// A report with the latest predictions, where there are any.
     pub(crate) fn apply(&self, report: FragReport) -> FragReport {
         match &*lock(&self.latest) {
-            Some(predictions) => report.with_predictions(predictions.clone()),
-            None => report,
+            Some(predictions) if self.is_fresh() => report.with_predictions(predictions.clone()),
+            _ => report,
         }
     }
 
@@ -97,7 +124,9 @@ impl Predictor {
     pub(crate) fn refresh(&self, report: &Arc<FragReport>) -> Arc<FragReport> {
         let latest = lock(&self.latest);
         match &*latest {
-            Some(predictions) if report.predictions.as_ref() != Some(predictions) => {
+            Some(predictions)
+                if self.is_fresh() && report.predictions.as_ref() != Some(predictions) =>
+            {
                 Arc::new(report.with_predictions(predictions.clone()))
             }
             _ => Arc::clone(report),

@@ -74,10 +74,9 @@ impl Row {
         self.predicted / self.median() - 1.0
     }
 
-    /// Whether any of the runs lies in the band.
+    /// Whether what it really needs lies in the band.
     fn is_within(&self) -> bool {
-        let within = |truth: &f64| (self.low..=self.high).contains(truth);
-        self.truth.iter().any(within)
+        (self.low..=self.high).contains(&self.median())
     }
 
     /// Whether it was said to save or cost, and really does the contrary by much.
@@ -87,7 +86,8 @@ impl Row {
         is_large
             && match &*self.effect {
                 "saves" => saved < 0.0,
-                "costs" | "same" => saved > 0.0,
+                "costs" => saved > 0.0,
+                "same" => true,
                 _ => false,
             }
     }

@@ -272,13 +272,18 @@ fn predictions(text: &mut Text, report: &FragReport) {
             effect.words()
         ));
     }
+    if predictions.pending > 0 {
+        text.line(&format!("  {} more are being played", predictions.pending));
+    }
     for prediction in &predictions.candidates {
         if let Some(why) = &prediction.failure {
             text.line(&format!("  {:<28}not played: {why}", prediction.title()));
         }
     }
     if let Some(why) = &predictions.trouble {
-        text.paragraph("  ", &format!("No more was predicted: {why}."));
+        let nothing = predictions.candidates.is_empty();
+        let what = if nothing { "Nothing" } else { "No more" };
+        text.paragraph("  ", &format!("{what} was predicted: {why}."));
     }
     text.blank();
 }

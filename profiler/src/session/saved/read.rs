@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use profiler_core::prediction::Predictions;
 use profiler_core::report::FragReport;
 use profiler_core::text::visible;
 use profiler_lab::input::Input;
@@ -70,7 +71,8 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
     };
     let sample = sample.sample(&meter).map_err(failed)?;
     let mut report = FragReport::from_sample(&sample);
-    if is_predicted && observation.predictions.is_none() {
+    let is_complete = |all: &Predictions| all.pending == 0 && all.walk_ns == sample.taken_at_ns;
+    if is_predicted && !observation.predictions.as_ref().is_some_and(is_complete) {
         report = report.with_predictions(predict_now(&sample, &interrupted));
     }
     let report = Arc::new(report);

@@ -392,6 +392,7 @@ fn findings() -> Vec<Finding> {
         mechanism,
         claim: claim.into(),
         bytes: Some(mib * MIB),
+        held_bytes: mib * MIB,
         evidence: Vec::new(),
         remedy,
         confidence,
