@@ -335,7 +335,10 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
         [5, 6, 7],
     );
     let mut grown = pinned.clone();
-    grown.heaps[0].settings = vec![("mmap_threshold".into(), "8388608".into())];
+    grown.heaps[0].settings = vec![
+        ("mmap_threshold".into(), "8388608".into()),
+        ("no_dyn_threshold".into(), "0".into()),
+    ];
     let report = FragReport::from_sample(&grown);
     let both = report.with_predictions(predicted(&[jemalloc([20, 30, 40]), threshold]));
     assert_eq!(both.findings[0].mechanism, Mechanism::DynamicMmapThreshold);

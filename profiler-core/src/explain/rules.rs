@@ -35,8 +35,9 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
     }
     let findings: Vec<_> = rules.iter().filter_map(|rule| rule(report)).collect();
     let mut findings = super::proven::proven(report, findings);
-    // What cannot be predicted is ranked by what it takes.
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.bytes.unwrap_or(finding.held_bytes)));
+    // What cannot be predicted may return all that it takes, or nothing.
+    findings
+        .sort_by_key(|finding| std::cmp::Reverse(finding.bytes.unwrap_or(finding.held_bytes / 2)));
     findings
 }
 
