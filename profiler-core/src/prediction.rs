@@ -3,7 +3,6 @@
 //! The lab plays the heap into real allocators (`docs/prediction.md`); here is what that came to, and
 //! what follows from it.
 
-use crate::allocator::Allocator;
 use crate::report::Mechanism;
 use crate::units::bytes;
 
@@ -166,7 +165,13 @@ impl Prediction {
     /// What people call it: another allocator by its version.
     pub fn title(&self) -> String {
         match (&self.version, self.path.is_some()) {
-            (Some(version), true) => format!("{} {version}", self.allocator),
+            (Some(version), true) => {
+                let settings = self.candidate.split_once(' ');
+                let settings = settings.map_or("", |(_, settings)| settings);
+                format!("{} {version} {settings}", self.allocator)
+                    .trim_end()
+                    .to_owned()
+            }
             _ => self.candidate.clone(),
         }
     }
@@ -241,11 +246,9 @@ impl Predictions {
         own.min_by_key(|(_, needs, _)| needs.bytes)
     }
 
-    /// What jemalloc as it comes would do.
+    /// What jemalloc would do that gives back what was freed.
     pub fn jemalloc(&self) -> Option<(&Prediction, Needs, Effect)> {
-        let name = Allocator::Jemalloc.name();
-        self.effects()
-            .find(|(prediction, ..)| prediction.candidate == name)
+        self.of(Mechanism::PinnedPages)
     }
 }
 

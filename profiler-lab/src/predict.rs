@@ -99,6 +99,16 @@ const HISTORIES: [SeedOptions; 4] = [
 ];
 /// How many of them are the middle.
 const MIDDLE: usize = 2;
+/// Of a heap that takes more, only these are played: it takes too long else.
+const LARGE_HEAP: u64 = 1 << 30;
+/// A heap that takes less is not worth it.
+const LEAST_HEAP: u64 = 4 << 20;
+
+/// The first history, of a program that does nothing any more once the fill was freed.
+const IDLE: SeedOptions = SeedOptions {
+    goes_on: false,
+    ..HISTORIES[0]
+};
 
 /// How far what was played says what the program would need.
 #[derive(Copy, Clone, Eq, PartialEq)]
@@ -110,10 +120,13 @@ enum Reach {
     /// When it gives back what was freed depends on what the program does next (mimalloc): it was
     /// played once more with all of it given back, and lies between.
     Collected,
+    /// It gives back what was freed only when it is called (jemalloc without a background thread): it
+    /// was played once more for a program that is idle, which is the upper end.
+    Idle,
     /// It gives nothing back: what it needs was decided at the peak (tcmalloc).
     Peak,
-    /// What decides is gone from the walk: where freed blocks would have been merged when.
-    Unknown,
+    /// The heap of another allocator does not show what it would have kept: up to what there was.
+    Other,
 }
 
 impl Reach {
@@ -121,8 +134,8 @@ impl Reach {
     fn runs(self, histories: usize) -> usize {
         match self {
             Self::Itself => 1,
-            Self::Collected => histories + 1,
-            Self::Full | Self::Peak | Self::Unknown => histories,
+            Self::Collected | Self::Idle => histories + 1,
+            Self::Full | Self::Peak | Self::Other => histories,
         }
     }
 }
@@ -150,9 +163,19 @@ pub fn predict(
     let (Some(heap), Some(measured)) = (SeedHeap::of(sample), measured_bytes(sample)) else {
         return none("malloc's heap was not walked");
     };
+    if measured < LEAST_HEAP {
+        let measured = bytes(measured);
+        return none(&format!(
+            "malloc's heap takes {measured}, too little for it to matter"
+        ));
+    }
     let available = host::available_bytes();
+    let histories = match measured {
+        LARGE_HEAP.. => MIDDLE,
+        _ => HISTORIES.len(),
+    };
     let mut programs = Vec::new();
-    for history in &HISTORIES {
+    for history in HISTORIES[..histories].iter().chain([&IDLE]) {
         match program(&heap, history, available, interrupted) {
             Ok(program) => programs.push(program),
             Err(error) if matches!(Stopped::of(&error), Some(Stopped::Limit { .. })) => {
@@ -168,12 +191,14 @@ pub fn predict(
     let players = cores().min((room / each) as usize);
     if players == 0 {
         return none(&format!(
-            "this host has too little memory to play a heap of {}: {} are available",
+            "too little memory is available to fragscope to play a heap of {}: {}",
             bytes(measured),
             bytes(available)
         ));
     }
+    let idle = programs.pop();
     let field = Field {
+        idle,
         candidates: candidates(&heap, measured),
         programs,
         walk_ns: sample.taken_at_ns,
@@ -248,8 +273,17 @@ fn candidates(heap: &SeedHeap<'_>, measured: u64) -> Vec<Candidate> {
         reach: Reach::Itself,
         ..with("baseline", as_it_is, &env)
     }];
-    for build in ["jemalloc", "mimalloc2", "mimalloc", "tcmalloc"] {
-        let candidate = with(build, installed(build), &empty);
+    let mut background = Environment::default();
+    background.set_setting(Kind::Jemalloc, "background_thread", "true");
+    let others = [
+        ("jemalloc background", "jemalloc", &background),
+        ("jemalloc", "jemalloc", &empty),
+        ("mimalloc2", "mimalloc2", &empty),
+        ("mimalloc", "mimalloc", &empty),
+        ("tcmalloc", "tcmalloc", &empty),
+    ];
+    for (name, build, env) in others {
+        let candidate = with(name, installed(build), env);
         if candidate
             .allocator
             .as_ref()
@@ -258,8 +292,9 @@ fn candidates(heap: &SeedHeap<'_>, measured: u64) -> Vec<Candidate> {
             continue;
         }
         all.push(Candidate {
-            remedies: (build == "jemalloc").then_some(Mechanism::PinnedPages),
-            reach: match build {
+            remedies: (name == "jemalloc background").then_some(Mechanism::PinnedPages),
+            reach: match name {
+                "jemalloc" => Reach::Idle,
                 "mimalloc" | "mimalloc2" => Reach::Collected,
                 "tcmalloc" => Reach::Peak,
                 _ => Reach::Full,
@@ -279,7 +314,10 @@ fn candidates(heap: &SeedHeap<'_>, measured: u64) -> Vec<Candidate> {
         }
     };
     if own != Kind::Glibc {
-        all.push(glibc("glibc", &[], None));
+        all.push(Candidate {
+            reach: Reach::Other,
+            ..glibc("glibc", &[], None)
+        });
         return all;
     }
     let fixed = [("mmap_threshold", "131072")];
@@ -302,11 +340,6 @@ fn candidates(heap: &SeedHeap<'_>, measured: u64) -> Vec<Candidate> {
         all.push(glibc("arena_max=2", &[("arena_max", "2")], sprawl));
         all.push(glibc("arena_max=1", &[("arena_max", "1")], sprawl));
     }
-    let no_tcache = [("tcache_count", "0")];
-    all.push(Candidate {
-        reach: Reach::Unknown,
-        ..glibc("tcache_count=0", &no_tcache, Some(Mechanism::Caches))
-    });
     all
 }
 
@@ -358,6 +391,8 @@ fn settings_of(heap: &SeedHeap<'_>) -> Environment {
 struct Field<'a> {
     candidates: Vec<Candidate>,
     programs: Vec<Arc<ReplayProgram>>,
+    /// That of [`IDLE`].
+    idle: Option<Arc<ReplayProgram>>,
     walk_ns: u64,
     measured: u64,
     /// What the process took at its peak, for what it takes now.
@@ -489,10 +524,11 @@ impl Field<'_> {
     fn play(&self, candidate: usize, history: usize) -> Result<u64, PlayError> {
         let candidate = &self.candidates[candidate];
         let allocator = candidate.allocator.as_ref().ok();
+        let is_last = history >= self.programs.len();
         let setup = Setup {
             preload: allocator.and_then(|allocator| allocator.object.clone()),
             env: candidate.env.variables().to_vec(),
-            trim_at_checkpoints: history >= self.programs.len(),
+            trim_at_checkpoints: is_last && candidate.reach == Reach::Collected,
             cpus: (self.cpus > 0).then_some(self.cpus),
             memory_limit: Some(self.limit),
             background: true,
@@ -504,8 +540,13 @@ impl Field<'_> {
             }
             !self.is_over()
         };
-        // After the histories comes the first of them again, and all is given back.
-        let program = self.programs.get(history).unwrap_or(&self.programs[0]);
+        // After the histories comes the first of them again: idle at its end, or all given back.
+        let idle = self
+            .idle
+            .as_ref()
+            .filter(|_| candidate.reach == Reach::Idle);
+        let first = idle.unwrap_or(&self.programs[0]);
+        let program = self.programs.get(history).unwrap_or(first);
         let played = play(program, &setup, &goes_on)?;
         let at_end = played.checkpoints.last();
         // Each program ends with a checkpoint.
@@ -593,10 +634,8 @@ impl Field<'_> {
                 high = scaled(high, self.peak);
                 middle = scaled(middle, self.peak);
             }
-            Reach::Unknown => {
-                low = low.min(self.live);
-                high = high.max(scaled(self.measured, self.peak));
-            }
+            Reach::Idle => {}
+            Reach::Other => high = high.max(scaled(self.measured, self.peak)),
         }
         Some(Needs {
             bytes: middle,

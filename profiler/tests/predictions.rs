@@ -69,7 +69,7 @@ fn survivors_pin_as_much_elsewhere_and_a_trim_returns_what_was_predicted() {
     let now = bytes(check, "measured_bytes");
 
     // A packing of what is live promised four fifths less.
-    let jemalloc = candidate(&found, "jemalloc");
+    let jemalloc = candidate(&found, "jemalloc background");
     assert_ne!(jemalloc["effect"], "saves", "{jemalloc}");
     assert!(bytes(jemalloc, "rest_bytes") > now / 10 * 9, "{jemalloc}");
     let verdict = found["verdict"].as_str().expect("words");

@@ -60,6 +60,8 @@ impl Child {
         let (for_program, for_control) = (program.for_player()?, control.for_player()?);
         let mut command = Command::new(player().map_err(PlayError::Start)?);
         command
+            // What `ps` shows of it.
+            .arg0("fragscope-player")
             .env_clear()
             .envs(setup.env.iter().map(|(name, value)| (name, value)))
             .env(name(PROGRAM_VARIABLE), for_program.as_raw_fd().to_string())
@@ -287,21 +289,28 @@ impl Drop for Child {
     fn drop(&mut self) {
         // Before it is waited for: then its number may become another's.
         let own = Pid::from_raw(self.pid());
-        if !players().remove(own) {
+        if !players().begin_to_end(own) {
             // It was waited for when all were ended.
             return;
         }
         // All of its processes: until the first was waited for, nobody else can have its number.
-        // One that has ended cannot be killed, and needs no waiting for its end.
-        let _ = killpg(own, Signal::SIGKILL);
+        kill(own);
         // Where kernel calls are not restricted it may have left the group.
         let _ = self.process.kill();
         let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         while waitid(Id::Pid(own), ended) == Err(Errno::EINTR) {}
-        // Until all were waited for the number is theirs, and after that until another one is started.
-        let _players = players();
         wait_for_all_of(own, Instant::now() + KILLED_WITHIN);
+        players().ending.retain(|one| *one != own);
     }
+}
+
+/// Kills the processes of a player. Those of the lowest priority need a processor to end, which a busy host
+/// gives them late.
+fn kill(group: Pid) {
+    // SAFETY: takes numbers. Only root may; others wait for longer.
+    unsafe { libc::setpriority(libc::PRIO_PGRP, group.as_raw() as libc::id_t, 0) };
+    // One that has ended and was not waited for still has its number.
+    let _ = killpg(group, Signal::SIGKILL);
 }
 
 /// Waits until the processes of a group, which were killed, have ended and are no zombies.
@@ -323,20 +332,25 @@ fn wait_for_all_of(group: Pid, deadline: Instant) {
 /// The players that run.
 static PLAYERS: Mutex<Players> = Mutex::new(Players {
     all: Vec::new(),
+    ending: Vec::new(),
     are_over: false,
 });
 
 struct Players {
     all: Vec<Pid>,
+    /// Those that a thread is ending: until they were waited for their numbers are theirs.
+    ending: Vec<Pid>,
     /// Whether the process is about to exit.
     are_over: bool,
 }
 
 impl Players {
     /// Whoever takes a player out of the list ends it: nobody else may use its number from then on.
-    fn remove(&mut self, player: Pid) -> bool {
+    fn begin_to_end(&mut self, player: Pid) -> bool {
         let at = self.all.iter().position(|one| *one == player);
-        at.map(|at| self.all.swap_remove(at)).is_some()
+        let found = at.map(|at| self.all.swap_remove(at));
+        self.ending.extend(found);
+        found.is_some()
     }
 }
 
@@ -350,14 +364,17 @@ fn players() -> MutexGuard<'static, Players> {
 /// for all of them.
 pub fn end_all(limit: Duration) {
     let deadline = Instant::now() + limit;
-    let mut players = players();
-    players.are_over = true;
-    for player in &players.all {
-        // One that has ended and was not waited for still has its number.
-        let _ = killpg(*player, Signal::SIGKILL);
-    }
-    for player in players.all.drain(..) {
+    let all = {
+        let mut players = players();
+        players.are_over = true;
+        std::mem::take(&mut players.all)
+    };
+    all.iter().for_each(|player| kill(*player));
+    for player in all {
         wait_for_all_of(player, deadline);
+    }
+    while !players().ending.is_empty() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

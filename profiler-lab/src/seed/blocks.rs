@@ -196,10 +196,16 @@ fn present(residency: &ResidencyMap, range: AddrRange) -> u64 {
         .sum()
 }
 
-/// What the heap that serves malloc takes: bytes of its extents that are resident or in swap. `None`
-/// when none that does was walked.
+/// What the heap that serves malloc takes: bytes of its extents that are resident or in swap, but for
+/// those that it keeps from the kernel for a while (jemalloc's dirty and muzzy pages). `None` when none
+/// that does was walked.
 pub fn measured_bytes(sample: &Sample) -> Option<u64> {
     let heap = SeedHeap::of(sample)?;
-    let extents = heap.heap.extents.iter();
-    Some(extents.map(|extent| heap.present(extent.range)).sum())
+    let taken = |extent: &Extent| {
+        let spans = extent.spans.iter(extent.range.start());
+        let retained = spans.filter(|span| span.state == SpanState::Retained);
+        let retained: u64 = retained.map(|span| heap.present(span.range)).sum();
+        heap.present(extent.range).saturating_sub(retained)
+    };
+    Some(heap.heap.extents.iter().map(taken).sum())
 }

@@ -25,6 +25,8 @@ pub struct SeedOptions {
     pub slack: u8,
     /// Whether the fill of several arenas is there at once.
     pub overlap: Overlap,
+    /// Whether the program goes on after the fill was freed, so that allocators purge.
+    pub goes_on: bool,
     /// From which random numbers begin.
     pub random: u64,
 }
@@ -37,6 +39,7 @@ impl SeedOptions {
         large: LargeGaps::ByShare,
         slack: 0,
         overlap: Overlap::Together,
+        goes_on: true,
         random: 1,
     };
 }
@@ -419,6 +422,9 @@ impl<'a, S: Sink> Writer<'a, S> {
     /// Lets time pass as in a program that goes on: allocators look at their clocks when they are
     /// asked for something.
     fn settle(&mut self, threads: u32) -> io::Result<()> {
+        if !self.options.goes_on {
+            return self.switch(0);
+        }
         // Each of an allocator's own arenas is used by one of these.
         let threads = threads.min(SETTLING_THREADS);
         for second in 1..=SETTLES_S {

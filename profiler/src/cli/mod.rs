@@ -59,8 +59,9 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// How long players are waited for at the end: they were killed, and need milliseconds.
-const FOR_PLAYERS: Duration = Duration::from_millis(150);
+/// How long players are waited for at the end: they were killed, and need milliseconds, but for those of
+/// the lowest priority on a busy host; one that outlives fragscope is a zombie where nobody reaps.
+const FOR_PLAYERS: Duration = Duration::from_secs(2);
 /// How long guards are waited for at the end. Removing probes takes some tens of milliseconds, and
 /// several hundred on a busy host; a guard that outlives fragscope is a zombie where nobody reaps.
 const FOR_GUARDS: Duration = Duration::from_secs(2);

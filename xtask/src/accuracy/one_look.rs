@@ -19,6 +19,9 @@ const END: &str = "<!-- end of what it writes -->\n";
 const LARGE_SHARE: f64 = 0.1;
 const LARGE_BYTES: f64 = 8e6;
 
+/// What is no candidate of a walk.
+const NOT_PREDICTED: [&str; 2] = ["glibc", "glibc-no-tcache"];
+
 /// The moments of each program that are looked at: when most has been freed, and at its end.
 fn moments_of(program: &Program) -> &'static str {
     match program.name {
@@ -38,8 +41,8 @@ fn moments_of(program: &Program) -> &'static str {
 fn candidate_of(setting: &Setting) -> &'static str {
     match setting.name {
         "glibc-mmap-threshold" => "mmap_threshold=128K",
-        "glibc-no-tcache" => "tcache_count=0",
-        "jemalloc" => "jemalloc",
+        // Which has purged as one that goes on has.
+        "jemalloc" => "jemalloc background",
         "mimalloc" => "mimalloc2",
         "tcmalloc" => "tcmalloc",
         _ => "baseline",
@@ -102,7 +105,11 @@ pub(super) fn run(tools: &Tools, fragscope: &Path, options: &Options) -> Result<
     for program in &programs {
         let names = moments_of(program);
         let looks = look(tools, fragscope, program, names)?;
-        for setting in options.settings.iter().filter(|s| s.name != "glibc") {
+        for setting in options
+            .settings
+            .iter()
+            .filter(|s| !NOT_PREDICTED.contains(&s.name))
+        {
             let runs = truth::settled(tools, fragscope, program, setting, names, options.runs)?;
             for (moment, seen) in &looks {
                 let at = |run: &truth::Run| {

@@ -90,7 +90,7 @@ fn predicted(theme: Theme, predictions: &Predictions, width: u16) -> Vec<Line<'s
             Effect::Saves => theme.strong(),
             Effect::Costs | Effect::Same | Effect::Unclear => theme.quiet(),
         };
-        let columns = usize::from(width).saturating_sub(66).min(40);
+        let columns = usize::from(width).saturating_sub(72).min(40);
         lines.push(Line::from(vec![
             Span::styled(
                 format!("  {:<28}{:>22}  ", prediction.title(), needs.band()),
