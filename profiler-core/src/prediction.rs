@@ -87,7 +87,9 @@ pub enum Effect {
     Costs,
     /// As much as now, at both ends.
     Same,
-    /// The band has both in it.
+    /// No less at either end, and more at one.
+    NoLess,
+    /// Less at one end at least, and no less at the other.
     Unclear,
 }
 
@@ -98,6 +100,7 @@ impl Effect {
             Self::Saves => "saves",
             Self::Costs => "costs",
             Self::Same => "same",
+            Self::NoLess => "no_less",
             Self::Unclear => "unclear",
         }
     }
@@ -108,6 +111,7 @@ impl Effect {
             Self::Saves => "less",
             Self::Costs => "more",
             Self::Same => "no difference",
+            Self::NoLess => "as much or more",
             Self::Unclear => "less or more",
         }
     }
@@ -141,6 +145,8 @@ impl Needs {
             Effect::Costs
         } else if self.low_bytes >= below && self.high_bytes <= above {
             Effect::Same
+        } else if self.low_bytes >= below {
+            Effect::NoLess
         } else {
             Effect::Unclear
         }
@@ -273,6 +279,7 @@ mod tests {
         assert_eq!(needs(20, 80, 99).effect(now), Effect::Unclear);
         assert_eq!(needs(98, 100, 102).effect(now), Effect::Same);
         assert_eq!(needs(104, 110, 130).effect(now), Effect::Costs);
+        assert_eq!(needs(99, 110, 130).effect(now), Effect::NoLess);
         assert_eq!(needs(90, 110, 130).effect(now), Effect::Unclear);
     }
 

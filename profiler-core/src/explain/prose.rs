@@ -187,6 +187,10 @@ fn outlook(report: &FragReport) -> Option<String> {
     let title = jemalloc.title();
     Some(match effect {
         Effect::Costs => format!("{title} would need more: {}, now {now}", needs.band()),
+        Effect::NoLess => format!(
+            "{title} would need as much or more: {}, now {now}",
+            needs.band()
+        ),
         Effect::Unclear => format!("{title} may help or not: {}, now {now}", needs.band()),
         Effect::Same | Effect::Saves => "nothing that was played would save much".to_owned(),
     })

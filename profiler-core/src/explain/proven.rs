@@ -61,14 +61,16 @@ fn borne_out(
             )
         }
         // That they are pinned is true, whether or not anything would unpin them.
-        Effect::Same | Effect::Costs if finding.mechanism == Mechanism::PinnedPages => {
+        Effect::Same | Effect::NoLess | Effect::Costs
+            if finding.mechanism == Mechanism::PinnedPages =>
+        {
             finding.remedy = Remedy::of(Mechanism::PinnedPages, None);
             format!(
                 "{title} would not return them: it would need {band}, now {}.",
                 bytes(now)
             )
         }
-        Effect::Same | Effect::Costs => return None,
+        Effect::Same | Effect::NoLess | Effect::Costs => return None,
     };
     finding.claim = format!("{} {said}", finding.claim);
     let saved = now.saturating_sub(needs.bytes);
@@ -78,7 +80,7 @@ fn borne_out(
             finding.bytes.map(|pinned| pinned.min(saved))
         }
         Effect::Saves => Some(saved),
-        Effect::Same | Effect::Costs => Some(0),
+        Effect::Same | Effect::NoLess | Effect::Costs => Some(0),
         Effect::Unclear => None,
     };
     finding.evidence.extend([

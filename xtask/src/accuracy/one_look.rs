@@ -89,7 +89,7 @@ impl Row {
         is_large
             && match &*self.effect {
                 "saves" => saved < 0.0,
-                "costs" => saved > 0.0,
+                "costs" | "no_less" => saved > 0.0,
                 "same" => true,
                 _ => false,
             }

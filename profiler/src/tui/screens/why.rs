@@ -88,9 +88,9 @@ fn predicted(theme: Theme, predictions: &Predictions, width: u16) -> Vec<Line<'s
     for (prediction, needs, effect) in predictions.ranked() {
         let style = match effect {
             Effect::Saves => theme.strong(),
-            Effect::Costs | Effect::Same | Effect::Unclear => theme.quiet(),
+            Effect::Costs | Effect::NoLess | Effect::Same | Effect::Unclear => theme.quiet(),
         };
-        let columns = usize::from(width).saturating_sub(72).min(40);
+        let columns = usize::from(width).saturating_sub(74).min(40);
         lines.push(Line::from(vec![
             Span::styled(
                 format!("  {:<28}{:>22}  ", prediction.title(), needs.band()),
