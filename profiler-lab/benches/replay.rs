@@ -47,7 +47,11 @@ fn program(events: u64, threads: u64, turn: u64) -> Arc<ReplayProgram> {
             by: By::Malloc,
         });
     }
-    let trace = recorder.into_sink().finish().expect("a Vec has room");
+    let trace = recorder
+        .finish()
+        .expect("memory")
+        .finish()
+        .expect("a Vec has room");
     let reader = Reader::new(Cursor::new(trace)).expect("a trace");
     let compiled = compile(reader, Meter::default());
     compiled.expect("it compiles").program

@@ -151,7 +151,7 @@ mod tests {
         for i in 0..blocks {
             put(blocks + i, SourceKind::Free { addr: i << 12 });
         }
-        let bytes = recorder.into_sink().finish().expect("memory");
+        let bytes = recorder.finish().expect("memory").finish().expect("memory");
         let trace = Reader::new(bytes.as_slice()).expect("a trace");
         compile(trace, Meter::default()).expect("a program")
     }

@@ -403,7 +403,7 @@ fn a_daemon_is_recorded_to_its_end_and_that_is_said() {
     let trace = folder.path().join("trace");
     let daemon = format!(
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        \
-         time.sleep(2)\n        exec({:?})\n        os._exit(0)\nos._exit(5)\n",
+         time.sleep(6)\n        exec({:?})\n        os._exit(0)\nos._exit(5)\n",
         allocate(1000, 123_457)
     );
     let output = run(&mut record(&trace, &["python3", "-S", "-c", &daemon]));

@@ -35,7 +35,11 @@ fn calls_for(blocks: u64) -> u64 {
             }
         }
     }
-    let trace = recorder.into_sink().finish().expect("a Vec has room");
+    let trace = recorder
+        .finish()
+        .expect("memory")
+        .finish()
+        .expect("a Vec has room");
     let reader = Reader::new(Cursor::new(trace)).expect("a trace");
     let compiled = compile(reader, Meter::default()).expect("it compiles");
     let setup = Setup {

@@ -72,7 +72,11 @@ fn trace(folder: &Path, off: f64) -> PathBuf {
     }
     // The last block is live: what is free below it stays resident under glibc.
     measure(&mut recorder, now, 200 * LARGE);
-    recorder.into_sink().finish().expect("written");
+    recorder
+        .finish()
+        .expect("memory")
+        .finish()
+        .expect("written");
     path
 }
 
@@ -224,7 +228,11 @@ fn trace_of_forks(folder: &Path) -> PathBuf {
             put(process, SourceKind::Exit);
         }
     }
-    recorder.into_sink().finish().expect("written");
+    recorder
+        .finish()
+        .expect("memory")
+        .finish()
+        .expect("written");
     path
 }
 

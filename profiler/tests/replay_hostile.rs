@@ -50,7 +50,7 @@ fn trace_of(described: &[(&str, &str)], sizes: impl Iterator<Item = u64>) -> Vec
         };
         recorder.record(&alloc).expect("memory");
     }
-    recorder.into_sink().finish().expect("memory")
+    recorder.finish().expect("memory").finish().expect("memory")
 }
 
 fn written(folder: &Path, bytes: &[u8]) -> PathBuf {

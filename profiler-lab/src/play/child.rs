@@ -207,10 +207,23 @@ impl Child {
         let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         while let Ok(status) = waitid(Id::PGid(own), ended)
             && let Some(pid) = status.pid()
-            && pid != own
         {
+            if pid == own {
+                // The kernel names the first one that has ended, which stays so: it names no other.
+                return self.wait_for_named();
+            }
             // It is ours, and has ended.
             let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        }
+    }
+
+    /// The same of those that the player names. One that is no child of ours cannot be waited for.
+    fn wait_for_named(&self) {
+        let pids = self.control.pids().unwrap_or_default();
+        for pid in pids {
+            if pid != self.pid() && self.has(pid) {
+                let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+            }
         }
     }
 
@@ -299,7 +312,9 @@ impl Drop for Child {
         let _ = self.process.kill();
         let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         while waitid(Id::Pid(own), ended) == Err(Errno::EINTR) {}
-        wait_for_all_of(own, Instant::now() + KILLED_WITHIN);
+        // Until all were waited for the number is theirs, and after that until another one is started:
+        // none is while the last is waited for. Between two turns whoever ends all players has the lock.
+        wait_for_all_of(own, Instant::now() + KILLED_WITHIN, players);
         players().ending.retain(|one| *one != own);
     }
 }
@@ -313,18 +328,28 @@ fn kill(group: Pid) {
     let _ = killpg(group, Signal::SIGKILL);
 }
 
-/// Waits until the processes of a group, which were killed, have ended and are no zombies.
-fn wait_for_all_of(group: Pid, deadline: Instant) {
+/// Waits until the processes of a group, which were killed, have ended and are no zombies. What `lock`
+/// gives is held while it is looked at them, not while they are waited for.
+fn wait_for_all_of<L>(group: Pid, deadline: Instant, lock: impl Fn() -> L) {
+    loop {
+        let locked = lock();
+        let are_gone = reap(group);
+        drop(locked);
+        if are_gone || Instant::now() >= deadline {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Takes note of the ends of the processes of a group; whether there is none any more.
+fn reap(group: Pid) -> bool {
     let any = Pid::from_raw(-group.as_raw());
     loop {
         match waitpid(any, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) if Instant::now() < deadline => {
-                thread::sleep(Duration::from_millis(1));
-            }
-            Ok(WaitStatus::StillAlive) => return,
+            Ok(WaitStatus::StillAlive) => return false,
             Ok(_) | Err(Errno::EINTR) => {}
-            // There is none any more.
-            Err(_) => return,
+            Err(_) => return true,
         }
     }
 }
@@ -371,7 +396,7 @@ pub fn end_all(limit: Duration) {
     };
     all.iter().for_each(|player| kill(*player));
     for player in all {
-        wait_for_all_of(player, deadline);
+        wait_for_all_of(player, deadline, || ());
     }
     while !players().ending.is_empty() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(1));

@@ -90,7 +90,7 @@ impl Heaptrack {
         Ok(())
     }
 
-    /// The item that a line comes to.
+    /// The event or the count that a line comes to, if any.
     fn item(&mut self, line: &str) -> Option<SourceItem> {
         let mut words = line.split(' ');
         let letter = words.next()?;
@@ -165,19 +165,15 @@ impl EventSource for Heaptrack {
     }
 
     fn next_item(&mut self) -> Result<Option<SourceItem>, ReadError> {
-        loop {
-            let begun = std::mem::take(&mut self.begun);
-            // The line that ended the head is still there.
-            if !begun && !self.lines.advance()? {
-                return Ok(None);
-            }
-            let line = self.lines.take();
-            let item = self.item(&line);
-            self.lines.give_back(line);
-            if item.is_some() {
-                return Ok(item);
-            }
+        let begun = std::mem::take(&mut self.begun);
+        // The line that ended the head is still there.
+        if !begun && !self.lines.advance()? {
+            return Ok(None);
         }
+        let line = self.lines.take();
+        let item = self.item(&line);
+        self.lines.give_back(line);
+        Ok(Some(item.unwrap_or(SourceItem::Nothing)))
     }
 
     /// A cut at the end of a line looks like an end.

@@ -5,16 +5,15 @@ use std::collections::VecDeque;
 use super::normaliser::{Clock, Normaliser};
 use super::source::SourceEvent;
 use crate::limits::{Holder, Meter};
-use crate::trace::{
-    Checkpoint, Event, EventKind, Figures, Item, ReadError, TraceDescription, TraceSource,
-};
+use crate::trace::{Checkpoint, Figures, Item, ReadError, TraceDescription, TraceSource};
 
 /// Reads a recording, item by item, in the order in which these took effect.
 pub(crate) trait EventSource {
     /// What is known of the program.
     fn description(&self) -> &TraceDescription;
 
-    /// The next item; `None` at the end.
+    /// The next item; `None` at the end. What makes its tables larger comes to an item, if only to
+    /// [`SourceItem::Nothing`]: they are measured between two items.
     ///
     /// # Errors
     /// When what follows cannot be read; nothing follows an error.
@@ -39,6 +38,8 @@ pub(crate) enum SourceItem {
         /// Its resident bytes.
         rss_bytes: u64,
     },
+    /// Only what later items refer to.
+    Nothing,
 }
 
 /// A recording whose events are normalised.
@@ -47,8 +48,8 @@ pub(crate) struct Normalised<S> {
     normaliser: Normaliser,
     meter: Meter,
     waiting: VecDeque<Item>,
-    /// Of what was left out, this much was given as lost.
-    reported: u64,
+    /// How it ended, to be given after what waits.
+    end: Option<Result<(), ReadError>>,
 }
 
 impl<S: EventSource> Normalised<S> {
@@ -59,19 +60,36 @@ impl<S: EventSource> Normalised<S> {
             normaliser: Normaliser::new(Clock::new(0, 1)),
             meter: meter.clone(),
             waiting: VecDeque::new(),
-            reported: 0,
+            end: None,
         }
     }
 
-    /// What was left out of a recording with too many threads, at its end.
-    fn left_out(&mut self) -> Option<Item> {
-        let all = self.normaliser.beyond_limit();
-        let events = all - std::mem::replace(&mut self.reported, all);
-        (events > 0).then_some(Item::Event(Event {
-            time_ns: 0,
-            thread: 0,
-            kind: EventKind::Lost { events },
-        }))
+    /// Takes one item of the source; whether there was one.
+    fn step(&mut self) -> Result<bool, ReadError> {
+        let Some(item) = self.source.next_item()? else {
+            return Ok(false);
+        };
+        let waiting = &mut self.waiting;
+        match item {
+            SourceItem::Event(event) => {
+                let take = |_, event| waiting.push_back(Item::Event(event));
+                self.normaliser.push(&event, take);
+            }
+            SourceItem::Resident { time_ns, rss_bytes } => {
+                waiting.push_back(Item::Checkpoint(Checkpoint {
+                    time_ns: self.normaliser.advance(time_ns),
+                    process: 0,
+                    figures: Figures {
+                        rss_bytes: Some(rss_bytes),
+                        ..Figures::default()
+                    },
+                }));
+            }
+            SourceItem::Nothing => {}
+        }
+        let tables = self.source.table_bytes() + self.normaliser.table_bytes();
+        self.meter.hold(Holder::Reader, tables)?;
+        Ok(true)
     }
 }
 
@@ -85,26 +103,18 @@ impl<S: EventSource> TraceSource for Normalised<S> {
             if let Some(item) = self.waiting.pop_front() {
                 return Ok(Some(item));
             }
-            match self.source.next_item()? {
-                None => return Ok(self.left_out()),
-                Some(SourceItem::Event(event)) => {
-                    let waiting = &mut self.waiting;
-                    self.normaliser
-                        .push(&event, |_, event| waiting.push_back(Item::Event(event)));
-                }
-                Some(SourceItem::Resident { time_ns, rss_bytes }) => {
-                    return Ok(Some(Item::Checkpoint(Checkpoint {
-                        time_ns: self.normaliser.advance(time_ns),
-                        process: 0,
-                        figures: Figures {
-                            rss_bytes: Some(rss_bytes),
-                            ..Figures::default()
-                        },
-                    })));
+            if let Some(end) = self.end.take() {
+                return end.map(|()| None);
+            }
+            match self.step() {
+                Ok(true) => {}
+                end => {
+                    // Also of one that is cut off.
+                    let left_out = self.normaliser.left_out();
+                    self.waiting.extend(left_out.map(Item::Event));
+                    self.end = Some(end.map(|_| ()));
                 }
             }
-            let tables = self.source.table_bytes() + self.normaliser.table_bytes();
-            self.meter.hold(Holder::Reader, tables)?;
         }
     }
 

@@ -25,13 +25,8 @@ impl Clock {
         }
     }
 
-    /// The trace's time at a time of the source's clock.
-    pub fn time_ns(&self, source_ns: u64) -> u64 {
-        source_ns.saturating_sub(self.began_ns)
-    }
-
     fn next_ns(&mut self, source_ns: u64) -> u64 {
-        let time_ns = self.time_ns(source_ns);
+        let time_ns = source_ns.saturating_sub(self.began_ns);
         self.last_ns = self.last_ns.max(time_ns - time_ns % self.step_ns);
         self.last_ns
     }
@@ -47,6 +42,8 @@ pub struct Normaliser {
     numbers: Numbers,
     blocks: Option<LiveBlocks>,
     beyond_limit: u64,
+    /// Of these, so many were given as lost.
+    given_as_lost: u64,
 }
 
 impl Normaliser {
@@ -57,6 +54,7 @@ impl Normaliser {
             numbers: Numbers::default(),
             blocks: None,
             beyond_limit: 0,
+            given_as_lost: 0,
         }
     }
 
@@ -69,13 +67,9 @@ impl Normaliser {
         }
     }
 
-    /// The trace's time at a time of the source's clock.
-    pub fn time_ns(&self, source_ns: u64) -> u64 {
-        self.clock.time_ns(source_ns)
-    }
-
-    /// The same, not before that of the last event: which later ones do not precede.
-    pub(crate) fn advance(&mut self, source_ns: u64) -> u64 {
+    /// The trace's time at a time of the source's clock. It is not before that of what was recorded
+    /// last, and nothing later precedes it.
+    pub(super) fn advance(&mut self, source_ns: u64) -> u64 {
         self.clock.next_ns(source_ns)
     }
 
@@ -83,6 +77,23 @@ impl Normaliser {
     /// ([`MOST_PROCESSES`](super::MOST_PROCESSES), [`MOST_THREADS`](super::MOST_THREADS)).
     pub fn beyond_limit(&self) -> u64 {
         self.beyond_limit
+    }
+
+    /// Those that were left out since this was last asked, as lost.
+    pub(super) fn left_out(&mut self) -> Option<Event> {
+        let all = self.beyond_limit;
+        let events = all - std::mem::replace(&mut self.given_as_lost, all);
+        (events > 0).then(|| self.lost(events))
+    }
+
+    /// So many events were lost by now. Whose they were is not known: they are of no thread, for which
+    /// the first one stands.
+    pub(super) fn lost(&self, events: u64) -> Event {
+        Event {
+            time_ns: self.clock.last_ns,
+            thread: 0,
+            kind: EventKind::Lost { events },
+        }
     }
 
     /// Frees that were left out because nothing was known of their blocks.
@@ -145,7 +156,12 @@ impl Normaliser {
 
     /// Gives the events that one of the source comes to, each with the number of its process.
     pub fn push(&mut self, event: &SourceEvent, mut emit: impl FnMut(u32, Event)) {
-        let time_ns = self.clock.next_ns(event.time_ns);
+        let time_ns = self.advance(event.time_ns);
+        if let SourceKind::Lost { events } = event.kind {
+            // Whether the thread is known or not.
+            emit(0, self.lost(events));
+            return;
+        }
         let id = (event.process, event.thread);
         let mut emit = |of: Numbered, kind| {
             let thread = of.thread;
@@ -199,7 +215,6 @@ impl Normaliser {
             SourceKind::Free { addr } => EventKind::Free { addr },
             SourceKind::Realloc { addr } => EventKind::Realloc { addr },
             SourceKind::Kept { addr } => EventKind::Kept { addr },
-            SourceKind::Lost { events } => EventKind::Lost { events },
             SourceKind::ThreadEnd => {
                 self.numbers.end_thread(id);
                 EventKind::ThreadEnd
@@ -218,8 +233,8 @@ impl Normaliser {
                     return;
                 }
             },
-            // Said by the numbers above.
-            SourceKind::Start | SourceKind::Forked { .. } => return,
+            // Taken in above.
+            SourceKind::Start | SourceKind::Forked { .. } | SourceKind::Lost { .. } => return,
         };
         apply(&mut self.blocks, of, kind, &mut emit);
     }
@@ -229,7 +244,7 @@ impl Normaliser {
     pub fn gone(&mut self, source: u64, source_ns: u64) -> Option<(u32, Event)> {
         let ended = self.numbers.end(source)?;
         let event = Event {
-            time_ns: self.clock.time_ns(source_ns),
+            time_ns: self.advance(source_ns),
             thread: ended.main_thread,
             kind: EventKind::Exit,
         };
@@ -381,7 +396,6 @@ mod tests {
             normaliser.push(&event, |_, event| times.push(event.time_ns));
         }
         assert_eq!(times, [0, 2000, 2000, 3000]);
-        assert_eq!(normaliser.time_ns(3999), 2999);
     }
 
     #[test]
@@ -404,5 +418,52 @@ mod tests {
         normaliser.push(&of(HIGHEST_PID, 1, FREE), |_, _| begun += 1);
         assert_eq!(begun, 2, "it begins and frees");
         normaliser.numbers.check();
+    }
+
+    #[test]
+    fn tables_give_back_their_room_when_threads_end_and_children_begin() {
+        let mut normaliser = Normaliser::new(Clock::new(0, 1));
+        let mut push = |process, thread, kind| {
+            normaliser.push(&of(process, thread, kind), |_, _| {});
+        };
+        const THREADS: u64 = 100_000;
+        for pid in 1..=16 {
+            for tid in 1..=THREADS {
+                push(pid, tid, FREE);
+            }
+            for tid in 2..=THREADS {
+                push(pid, tid, S::ThreadEnd);
+            }
+            for _ in 0..THREADS {
+                push(pid, 1, S::Forking);
+            }
+            let (process, thread) = (pid, 1);
+            for _ in 1..THREADS {
+                push(1000, 1000, S::Forked { process, thread });
+            }
+        }
+        assert!(
+            normaliser.table_bytes() < 10_000,
+            "{}",
+            normaliser.table_bytes()
+        );
+        normaliser.numbers.check();
+    }
+
+    #[test]
+    fn forked_children_meet_the_limit_of_threads_too() {
+        let mut normaliser = Normaliser::new(Clock::new(0, 1));
+        for tid in 1..=super::super::MOST_THREADS as u64 {
+            normaliser.push(&of(1, tid, FREE), |_, _| {});
+        }
+        let (process, thread) = (1, 1);
+        for pid in 2..100 {
+            normaliser.push(&of(1, 1, S::Forking), |_, _| {});
+            let forked = S::Forked { process, thread };
+            normaliser.push(&of(pid, pid, forked), |_, _| {});
+        }
+        normaliser.numbers.check();
+        assert_eq!(normaliser.running().len(), 1);
+        assert_eq!(normaliser.beyond_limit(), 98);
     }
 }

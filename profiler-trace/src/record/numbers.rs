@@ -35,8 +35,7 @@ pub struct RecordedProcess {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Numbers {
     processes: HashMap<u64, Process>,
-    /// Threads of all processes.
-    threads: usize,
+    held: Held,
     /// Whether a process has ended since those that ended were last forgotten.
     has_ended: bool,
     /// Children announced by the thread that forks, which have not recorded anything yet.
@@ -46,6 +45,39 @@ pub(super) struct Numbers {
     next_process: u32,
     /// The thread that was asked for last: the next event is mostly of the same.
     recent: Option<(SourceThread, Numbered)>,
+}
+
+/// What the tables of threads of all processes come to.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    threads: usize,
+    /// Threads that there is room for in all of these.
+    room: usize,
+}
+
+impl Held {
+    /// Changes one of the tables. It gives back room that it does not use: a program could make one
+    /// after another as large as it goes.
+    fn change<T>(
+        &mut self,
+        threads: &mut HashMap<u64, u32>,
+        change: impl FnOnce(&mut HashMap<u64, u32>) -> T,
+    ) -> T {
+        self.threads -= threads.len();
+        self.room -= threads.capacity();
+        let changed = change(threads);
+        if threads.len() < threads.capacity() / 4 {
+            threads.shrink_to(2 * threads.len());
+        }
+        self.threads += threads.len();
+        self.room += threads.capacity();
+        changed
+    }
+
+    /// Empties one of the tables, which then takes nothing and may be dropped.
+    fn empty(&mut self, threads: &mut HashMap<u64, u32>) {
+        self.change(threads, |threads| *threads = HashMap::new());
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -119,14 +151,16 @@ impl Numbers {
     /// Bytes of the tables, about.
     pub(super) fn table_bytes(&self) -> u64 {
         let processes = self.processes.capacity() * size_of::<(u64, Process)>();
-        // A table is never less than half full once it is large.
-        let threads = 2 * self.threads * size_of::<(u64, u32)>();
-        (processes + threads) as u64
+        let threads = self.held.room * size_of::<(u64, u32)>();
+        let forking = self.forked.capacity() * size_of::<(SourceThread, VecDeque<Numbered>)>();
+        // No queue has more room than four times what waits in it, but for the smallest.
+        let waiting = 4 * (self.announced + self.forked.len()) * size_of::<Numbered>();
+        (processes + threads + forking + waiting) as u64
     }
 
     /// Numbers a thread that was not known; `None` when there are too many.
     pub(super) fn begin_thread(&mut self, id: SourceThread) -> Option<Numbered> {
-        if self.threads >= MOST_THREADS {
+        if self.held.threads >= MOST_THREADS {
             return None;
         }
         let process = match self.processes.get(&id.0) {
@@ -140,8 +174,8 @@ impl Numbers {
         let numbered = Numbered { process, thread };
         match self.processes.get_mut(&id.0) {
             Some(known) => {
-                known.threads.insert(id.1, thread);
-                self.threads += 1;
+                let insert = |threads: &mut HashMap<_, _>| threads.insert(id.1, thread);
+                self.held.change(&mut known.threads, insert);
             }
             None => self.insert(id, numbered),
         }
@@ -162,9 +196,9 @@ impl Numbers {
             return None;
         };
         let thread = process.main_thread;
-        self.threads -= process.threads.len();
-        process.threads = HashMap::from([(id.1, thread)]);
-        self.threads += 1;
+        self.held.change(&mut process.threads, |threads| {
+            *threads = HashMap::from([(id.1, thread)]);
+        });
         Some(Numbered {
             process: process.number,
             thread,
@@ -197,6 +231,8 @@ impl Numbers {
         self.announced -= 1;
         if announced.is_empty() {
             self.forked.remove(&parent);
+        } else if announced.len() < announced.capacity() / 4 {
+            announced.shrink_to(2 * announced.len());
         }
         self.insert(id, child);
     }
@@ -205,7 +241,8 @@ impl Numbers {
     pub(super) fn end_thread(&mut self, (process, thread): SourceThread) {
         self.recent = None;
         if let Some(process) = self.processes.get_mut(&process) {
-            self.threads -= usize::from(process.threads.remove(&thread).is_some());
+            let remove = |threads: &mut HashMap<_, _>| threads.remove(&thread);
+            self.held.change(&mut process.threads, remove);
         }
     }
 
@@ -214,7 +251,7 @@ impl Numbers {
         self.recent = None;
         let process = self.processes.get_mut(&source).filter(|p| !p.has_ended)?;
         process.has_ended = true;
-        self.threads -= std::mem::take(&mut process.threads).len();
+        self.held.empty(&mut process.threads);
         self.has_ended = true;
         Some(recorded(source, process))
     }
@@ -222,19 +259,21 @@ impl Numbers {
     /// A process with its first thread, if there is room for it.
     fn insert(&mut self, id: SourceThread, first: Numbered) {
         self.recent = None;
-        if !self.has_room() {
+        if let Some(mut before) = self.processes.remove(&id.0) {
+            self.held.empty(&mut before.threads);
+        }
+        if self.held.threads >= MOST_THREADS || !self.has_room() {
             return;
         }
-        let process = Process {
+        let mut process = Process {
             number: first.process,
             main_thread: first.thread,
             has_ended: false,
-            threads: HashMap::from([(id.1, first.thread)]),
+            threads: HashMap::new(),
         };
-        self.threads += 1;
-        if let Some(before) = self.processes.insert(id.0, process) {
-            self.threads -= before.threads.len();
-        }
+        let insert = |threads: &mut HashMap<_, _>| threads.insert(id.1, first.thread);
+        self.held.change(&mut process.threads, insert);
+        self.processes.insert(id.0, process);
     }
 
     /// Whether another process may be known. Those that ended are forgotten when there are too many:
@@ -263,10 +302,19 @@ impl Numbers {
     #[cfg(test)]
     pub(super) fn check(&self) {
         assert!(self.processes.len() <= MOST_PROCESSES);
-        assert!(self.threads <= MOST_THREADS, "{}", self.threads);
+        let held = &self.held;
+        assert!(held.threads <= MOST_THREADS, "{}", held.threads);
         assert!(self.announced <= MOST_THREADS);
-        let counted: usize = self.processes.values().map(|p| p.threads.len()).sum();
-        assert_eq!(counted, self.threads);
+        let tables = || self.processes.values().map(|process| &process.threads);
+        let threads: usize = tables().map(HashMap::len).sum();
+        let room: usize = tables().map(HashMap::capacity).sum();
+        assert_eq!((threads, room), (held.threads, held.room));
+        // The smallest table has room for three.
+        assert!(room <= 8 * threads + 4 * self.processes.len(), "{room}");
+        let waiting: usize = self.forked.values().map(VecDeque::len).sum();
+        let room: usize = self.forked.values().map(VecDeque::capacity).sum();
+        assert_eq!(waiting, self.announced);
+        assert!(room <= 4 * (waiting + self.forked.len()), "{room}");
     }
 }
 

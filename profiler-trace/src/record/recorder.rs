@@ -8,7 +8,7 @@ use super::large::LargeBlocks;
 use super::normaliser::Normaliser;
 use super::numbers::RecordedProcess;
 use super::source::SourceEvent;
-use crate::trace::{Checkpoint, Event, EventKind, Figures, SeedBlock, Writer};
+use crate::trace::{Checkpoint, Event, Figures, SeedBlock, Writer};
 
 /// Takes a stream, item by item, in order: a file, or a program that is played at once.
 pub trait TraceSink {
@@ -101,6 +101,7 @@ impl<S: TraceSink> Recorder<S> {
     /// Those of the sink.
     pub fn record(&mut self, event: &SourceEvent) -> Result<(), S::Error> {
         let (large, sink) = (&mut self.large, &mut self.sink);
+        let left_out = self.normaliser.beyond_limit();
         let mut taken = Ok(());
         self.normaliser.push(event, |process, event| {
             large.note(process, &event.kind);
@@ -108,19 +109,28 @@ impl<S: TraceSink> Recorder<S> {
                 taken = sink.event(&event);
             }
         });
-        taken
+        taken?;
+        // Those that follow each other are reported together.
+        match self.normaliser.beyond_limit() == left_out {
+            true => self.report_left_out(),
+            false => Ok(()),
+        }
     }
 
-    /// Records that so many events were lost up to this time.
+    /// Records that so many events were lost by now.
     ///
     /// # Errors
     /// Those of the sink.
-    pub fn lost(&mut self, source_ns: u64, events: u64) -> Result<(), S::Error> {
-        self.sink.event(&Event {
-            time_ns: self.normaliser.time_ns(source_ns),
-            thread: 0,
-            kind: EventKind::Lost { events },
-        })
+    pub fn lost(&mut self, events: u64) -> Result<(), S::Error> {
+        self.sink.event(&self.normaliser.lost(events))
+    }
+
+    /// Reports what the normaliser left out.
+    fn report_left_out(&mut self) -> Result<(), S::Error> {
+        match self.normaliser.left_out() {
+            Some(lost) => self.sink.event(&lost),
+            None => Ok(()),
+        }
     }
 
     /// Records that the process of this number of the source's ended at this time, if that is not known.
@@ -128,6 +138,7 @@ impl<S: TraceSink> Recorder<S> {
     /// # Errors
     /// Those of the sink.
     pub fn gone(&mut self, source: u64, source_ns: u64) -> Result<(), S::Error> {
+        self.report_left_out()?;
         let Some((process, end)) = self.normaliser.gone(source, source_ns) else {
             return Ok(());
         };
@@ -147,7 +158,8 @@ impl<S: TraceSink> Recorder<S> {
         residency: &ResidencyMap,
         figures: Figures,
     ) -> Result<(), S::Error> {
-        let time_ns = self.normaliser.time_ns(source_ns);
+        self.report_left_out()?;
+        let time_ns = self.normaliser.advance(source_ns);
         for kind in self.large.touched(of.process, residency) {
             self.sink.event(&Event {
                 time_ns,
@@ -177,8 +189,130 @@ impl<S: TraceSink> Recorder<S> {
         &mut self.sink
     }
 
-    /// Where the recording went.
-    pub fn into_sink(self) -> S {
-        self.sink
+    /// Where the recording went, at its end.
+    ///
+    /// # Errors
+    /// Those of the sink, which takes what was left out last.
+    pub fn finish(mut self) -> Result<S, S::Error> {
+        self.report_left_out()?;
+        Ok(self.sink)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::record::{Clock, MOST_THREADS, SourceKind};
+    use crate::trace::{EventKind, Item};
+
+    #[derive(Default)]
+    struct Taken(Vec<Item>);
+
+    impl TraceSink for Taken {
+        type Error = Infallible;
+
+        fn seed(&mut self, blocks: &[SeedBlock]) -> Result<(), Infallible> {
+            self.0.push(Item::Seed(blocks.to_vec()));
+            Ok(())
+        }
+
+        fn event(&mut self, event: &Event) -> Result<(), Infallible> {
+            self.0.push(Item::Event(*event));
+            Ok(())
+        }
+
+        fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Infallible> {
+            self.0.push(Item::Checkpoint(checkpoint.clone()));
+            Ok(())
+        }
+    }
+
+    fn recorder() -> Recorder<Taken> {
+        Recorder::new(Taken::default(), Normaliser::new(Clock::new(1000, 100)))
+    }
+
+    fn of(time_ns: u64, process: u64, thread: u64, kind: SourceKind) -> SourceEvent {
+        SourceEvent {
+            time_ns,
+            process,
+            thread,
+            kind,
+        }
+    }
+
+    const FREE: SourceKind = SourceKind::Free { addr: 0x10 };
+
+    fn lost(taken: &Taken) -> Vec<u64> {
+        let lost = |item: &Item| match item {
+            Item::Event(Event {
+                kind: EventKind::Lost { events },
+                ..
+            }) => Some(*events),
+            _ => None,
+        };
+        taken.0.iter().filter_map(lost).collect()
+    }
+
+    #[test]
+    fn no_time_precedes_the_one_before_it_whatever_is_recorded() {
+        let mut recorder = recorder();
+        let empty = ResidencyMap::new(Vec::new());
+        let mut play = || -> Result<(), Infallible> {
+            recorder.record(&of(5000, 7, 7, FREE))?;
+            let process = recorder.normaliser().process(7).expect("known");
+            recorder.checkpoint(&process, 4000, &empty, Figures::default())?;
+            recorder.checkpoint(&process, 9050, &empty, Figures::default())?;
+            recorder.record(&of(8000, 7, 8, FREE))?;
+            recorder.lost(3)?;
+            recorder.record(&of(10_000, 7, 8, SourceKind::Lost { events: 2 }))?;
+            recorder.gone(7, 2000)?;
+            recorder.record(&of(9000, 9, 9, FREE))
+        };
+        play().expect("it never fails");
+        let times = recorder.sink().0.iter().filter_map(|item| match item {
+            Item::Event(event) => Some(event.time_ns),
+            Item::Checkpoint(checkpoint) => Some(checkpoint.time_ns),
+            Item::Seed(_) => None,
+        });
+        let times: Vec<_> = times.collect();
+        assert_eq!(times.len(), 9, "{times:?}");
+        assert!(times.is_sorted(), "{times:?}");
+        assert_eq!((times[0], times[8]), (4000, 9000));
+    }
+
+    #[test]
+    fn events_beyond_the_limit_of_threads_are_recorded_as_lost() {
+        let mut recorder = recorder();
+        for thread in 0..MOST_THREADS as u64 + 5 {
+            let taken = recorder.record(&of(2000, 7, thread, FREE));
+            taken.expect("it never fails");
+        }
+        let known = recorder.record(&of(2000, 7, 1, FREE));
+        known.expect("it never fails");
+        assert_eq!(lost(recorder.sink()), [5]);
+        let beyond = MOST_THREADS as u64 + 9;
+        let unknown = recorder.record(&of(2000, 7, beyond, FREE));
+        unknown.expect("it never fails");
+        assert_eq!(lost(&recorder.finish().expect("it never fails")), [5, 1]);
+    }
+
+    #[test]
+    fn losses_are_counted_of_threads_that_are_not_known_and_of_processes_that_ended() {
+        let mut recorder = recorder();
+        let loses = |thread, events| of(2000, 7, thread, SourceKind::Lost { events });
+        for event in [
+            loses(1, 11),
+            of(2000, 7, 7, FREE),
+            loses(2, 12),
+            of(2000, 7, 7, SourceKind::Exit),
+            loses(7, 13),
+        ] {
+            recorder.record(&event).expect("it never fails");
+        }
+        let taken = recorder.finish().expect("it never fails");
+        assert_eq!(lost(&taken), [11, 12, 13]);
+        assert_eq!(taken.0.len(), 5, "no thread begins by a loss");
     }
 }

@@ -304,10 +304,10 @@ fn a_small_file_that_unpacks_to_gigabytes_is_read_up_to_a_limit() {
     );
 }
 
-#[test]
-fn a_file_that_names_more_blocks_than_fit_is_read_up_to_a_limit() {
+/// What is read of a heaptrack recording of 100 million such lines, in 64 MiB of memory.
+fn read_of_many(line: &[u8]) -> (u64, String) {
     let head = b"v 10400 3\nX bomb\na 10 1\n".as_slice();
-    let lines = b"+ 0\n".repeat(1 << 20);
+    let lines = line.repeat(1 << 20);
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::copy(&mut &*head, &mut packer).expect("memory");
     for _ in 0..100 {
@@ -327,8 +327,48 @@ fn a_file_that_names_more_blocks_than_fit_is_read_up_to_a_limit() {
             Err(error) => break error.to_string(),
         }
     };
+    (events, why)
+}
+
+#[test]
+fn a_file_that_names_more_blocks_than_fit_is_read_up_to_a_limit() {
+    let (events, why) = read_of_many(b"+ 0\n");
     assert!((4 << 20..=9 << 20).contains(&events), "{events}");
     assert!(why.contains("--max-memory"), "{why}");
+}
+
+#[test]
+fn a_file_that_names_more_kinds_than_fit_is_read_up_to_a_limit() {
+    let (events, why) = read_of_many(b"a 1\n");
+    assert_eq!(events, 0);
+    assert!(why.contains("--max-memory"), "{why}");
+}
+
+#[test]
+fn what_was_left_out_of_a_recording_that_cannot_be_read_on_is_said_first() {
+    let line = |thread: u64| format!("1 {thread} malloc(4)=0x{:x}\n", thread << 4);
+    let many = 1..=profiler_trace::record::MOST_THREADS as u64 + 7;
+    let text: String = many.map(line).collect();
+    // They fit, and what is read with the last of them; the lines that follow do not.
+    let most = text.len() as u64 + (64 << 10);
+    let limits = Limits::new(Some(most), None, 8 << 30);
+    let text = text + &line(1).repeat(1 << 14);
+    let meter = Meter::new(limits, Default::default());
+    let input = std::io::Cursor::new(text.into_bytes());
+    let mut source = interchange::read(input, &meter).expect("it opens");
+    let mut last = None;
+    let why = loop {
+        match source.next_item() {
+            Ok(Some(item)) => last = Some(item),
+            Ok(None) => panic!("it was read to its end"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(why.contains("--max-size"), "{why}");
+    let Some(Item::Event(event)) = last else {
+        panic!("no event");
+    };
+    assert_eq!(event.kind, EventKind::Lost { events: 7 });
 }
 
 proptest! {

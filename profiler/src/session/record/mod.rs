@@ -25,6 +25,7 @@ use profiler_probe::ProbeError;
 use profiler_probe::plan::PlanError;
 use profiler_sampling::SamplingOptions;
 use profiler_target::{ErrorKind, Gone, OpenError};
+use profiler_trace::record::{MOST_PROCESSES, MOST_THREADS};
 use profiler_trace::whole_file::{self, NoRuntimeDir, WriteError};
 
 pub(crate) use self::output::Output;
@@ -160,6 +161,14 @@ pub fn record(options: &RecordOptions) -> Result<RecordEnding, RecordError> {
 /// stays readable even when fragscope is killed, and what was there before is kept until then.
 fn create(path: &Path) -> Result<whole_file::Output, RecordError> {
     Ok(outputs::place(path)?.begin_growing()?)
+}
+
+/// Why events are left out of a recording with too many threads.
+fn beyond_limit() -> String {
+    format!(
+        "the recorded processes have more threads than are followed ({MOST_THREADS} in {MOST_PROCESSES} \
+         processes): events of the others are left out and count as lost"
+    )
 }
 
 /// The monotonic clock, in ns: the one by which recorders take the time.

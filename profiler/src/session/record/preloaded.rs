@@ -11,15 +11,13 @@ use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule};
 use profiler_target::{
     Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState, children_of, host,
 };
-use profiler_trace::record::{
-    Clock, MOST_PROCESSES, MOST_THREADS, Normaliser, RecordedProcess, Recorder, SourceKind,
-};
+use profiler_trace::record::{Clock, Normaliser, RecordedProcess, Recorder, SourceKind};
 
 use super::checkpoint::{self, CheckpointReason, FIRST_CHECKPOINT, RAREST, STOP_SHARE};
 use super::output::Output;
 use super::trace_file::TraceFile;
 use super::unrecorded::Unrecorded;
-use super::{TraceWriteError, monotonic_ns, source};
+use super::{TraceWriteError, beyond_limit, monotonic_ns, source};
 
 /// So many processes get checkpoints: each takes descriptors, of which fragscope has 1024 mostly.
 const MOST_SAMPLED: usize = 128;
@@ -33,6 +31,11 @@ const MOST_WATCHED: usize = 32;
 const SUSPICIOUS: Duration = Duration::from_millis(10);
 /// Where one was given up, others were killed with it, most likely.
 const MORE_SUSPICIOUS: Duration = Duration::from_millis(1);
+/// So long events are taken at once, at the most, before a signal can be answered.
+const TURN: Duration = Duration::from_millis(50);
+/// After so many events it is asked how long that took; of a fork at once, which takes longer than
+/// other events.
+const TURN_CHECKED: usize = 64;
 /// What is still being written at the end is waited for so long.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -52,9 +55,13 @@ pub(crate) struct PreloadedRecording {
     round: Round,
     /// What was observed of a process, until the events before that moment are recorded.
     observation: Option<Observation>,
-    left_out: LeftOut,
-    /// Of what was left out, this much is recorded as lost.
-    reported: LeftOut,
+    /// Invalid events that are not recorded as lost yet. No recorder writes such: a kind, a number, a
+    /// size or an alignment that does not exist.
+    damaged: u64,
+    /// Whether it was reported that there are any.
+    is_damaged: bool,
+    /// Whether it was reported that there are too many threads.
+    is_beyond_limit: bool,
     is_crowded: bool,
     /// Whether it was reported that there are no descriptors left.
     is_short_of_files: bool,
@@ -68,15 +75,6 @@ pub(crate) struct PreloadedRecording {
     survivors: Option<Survivors>,
     /// Whether events that are claimed and not written are not waited for any more.
     is_over: bool,
-}
-
-/// Events that are not in the trace.
-#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
-struct LeftOut {
-    /// No recorder writes such: a kind, a number, a size or an alignment that does not exist.
-    damaged: u64,
-    /// Of processes or threads beyond those that are known at once.
-    beyond_limit: u64,
 }
 
 /// Processes that outlive the command.
@@ -162,8 +160,9 @@ impl PreloadedRecording {
                 stopped: Duration::ZERO,
             },
             observation: None,
-            left_out: LeftOut::default(),
-            reported: LeftOut::default(),
+            damaged: 0,
+            is_damaged: false,
+            is_beyond_limit: false,
             is_crowded: false,
             is_short_of_files: false,
             unrecorded,
@@ -192,12 +191,18 @@ impl PreloadedRecording {
         Ok(taken > 0 || self.is_taking_checkpoints())
     }
 
-    /// Records up to `most` events; gives how many there were.
+    /// Records up to `most` events, for about as long as [`TURN`]; gives how many there were.
     fn take(&mut self, most: usize) -> Result<usize, TraceWriteError> {
         // Nothing that is taken now was written later.
         let mut now_ns = 0;
         let mut taken = 0;
+        let mut is_fork = false;
+        let until = Instant::now() + TURN;
         while taken < most {
+            if (is_fork || taken % TURN_CHECKED == TURN_CHECKED - 1) && Instant::now() >= until {
+                break;
+            }
+            is_fork = false;
             if self
                 .observation
                 .as_ref()
@@ -218,8 +223,9 @@ impl PreloadedRecording {
                         now_ns = monotonic_ns().unwrap_or(now_ns);
                     }
                     match source::of_ring(&event, now_ns) {
-                        None => self.left_out.damaged += 1,
+                        None => self.damaged += 1,
                         Some(sound) => {
+                            is_fork = sound.kind == SourceKind::Forking;
                             if sound.kind == SourceKind::Start {
                                 self.unrecorded.began(event.process, event.time_ns);
                             }
@@ -227,7 +233,7 @@ impl PreloadedRecording {
                         }
                     }
                 }
-                Next::Damaged => self.lose(1)?,
+                Next::Damaged => self.recorder.lost(1)?,
                 Next::Claimed {
                     thread,
                     waited,
@@ -244,7 +250,7 @@ impl PreloadedRecording {
                         break;
                     }
                     self.ring.abandon();
-                    self.lose(1)?;
+                    self.recorder.lost(1)?;
                 }
             }
             taken += 1;
@@ -339,20 +345,20 @@ impl PreloadedRecording {
             return;
         };
         // Gone in the midst: its own last events follow, or the next round finds it so.
-        let taken = sampler.take_at(self.sampling, || self.ring.head());
+        let taken = sampler.take_at(self.sampling, || (self.ring.head(), now_ns()));
         let stopped = taken
             .as_ref()
             .is_ok_and(|(sample, _)| sample.completeness.stopped);
         if self.sampling.stop && !stopped {
             self.report_if_short_of_files();
         }
-        if let Ok((sample, moment)) = taken {
+        if let Ok((sample, (moment, time_ns))) = taken {
             let stopped = Duration::from_nanos(sample.completeness.stop_ns);
             self.round.stopped = self.round.stopped.max(stopped);
             self.observation = Some(Observation {
                 of: process,
                 what: Observed::Sample(Box::new(sample), reason),
-                time_ns: now_ns(),
+                time_ns,
                 moment,
             });
         }
@@ -432,30 +438,21 @@ impl PreloadedRecording {
         self.tree.reap(command);
     }
 
-    fn lose(&mut self, events: u64) -> Result<(), TraceWriteError> {
-        self.recorder.lost(now_ns(), events)
-    }
-
     fn report_left_out(&mut self) -> Result<(), TraceWriteError> {
-        self.left_out.beyond_limit = self.recorder.normaliser().beyond_limit();
-        let (all, reported) = (self.left_out, self.reported);
-        if all == reported {
-            return Ok(());
-        }
-        self.reported = all;
-        if reported.damaged == 0 && all.damaged > 0 {
+        let damaged = std::mem::take(&mut self.damaged);
+        if damaged > 0 && !std::mem::replace(&mut self.is_damaged, true) {
             self.recorder.sink_mut().say(
                 "a recorded process writes invalid events: they are left out and count as lost",
             );
         }
-        if reported.beyond_limit == 0 && all.beyond_limit > 0 {
-            self.recorder.sink_mut().say(&format!(
-                "the recorded processes have more threads than are followed ({MOST_THREADS} in \
-                 {MOST_PROCESSES} processes): events of the others are left out and count as lost"
-            ));
+        if !self.is_beyond_limit && self.recorder.normaliser().beyond_limit() > 0 {
+            self.is_beyond_limit = true;
+            self.recorder.sink_mut().say(&beyond_limit());
         }
-        let events = |of: LeftOut| of.damaged + of.beyond_limit;
-        self.lose(events(all) - events(reported))
+        match damaged {
+            0 => Ok(()),
+            events => self.recorder.lost(events),
+        }
     }
 
     /// Reports once why samples fail, when it is because fragscope may open nothing more.
@@ -524,7 +521,7 @@ impl PreloadedRecording {
         {
             self.recorder.sink_mut().say(&sentence);
         }
-        self.recorder.into_sink().finish()
+        self.recorder.finish()?.finish()
     }
 }
 

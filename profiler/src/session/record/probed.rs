@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use profiler_common::RawEvent;
 use profiler_core::sample::Sample;
-use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
+use profiler_probe::{EventStream, ProbeError};
 use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule};
 use profiler_target::{Target, TargetState};
 use profiler_trace::record::{
@@ -22,7 +22,7 @@ use super::output::Output;
 use super::seed::{self, FreesBeforeWalk};
 use super::source;
 use super::start_state::{malloc_heap, missing, threads};
-use super::{RecordError, TraceWriteError, monotonic_ns};
+use super::{RecordError, TraceWriteError, beyond_limit, monotonic_ns};
 use crate::session::Ending;
 
 /// Events taken before signals and the clock are looked at.
@@ -68,16 +68,16 @@ impl<O: Output> ProbedRecording<O> {
         begin: impl FnOnce(&TraceDescription) -> Result<O, RecordError>,
     ) -> Result<Self, RecordError> {
         let mut stream = EventStream::attach(sampler.target().pid(), plan)?;
-        let moment = RefCell::new((&mut stream, FreesBeforeWalk::default()));
-        let (sample, (began_ns, began, started_at)) = sampler.take_at(sampling, || {
-            let (stream, frees) = &mut *moment.borrow_mut();
-            stream.drain(usize::MAX, |event| frees.note(event));
-            let now = monotonic_ns().unwrap_or_default();
-            (now, Instant::now(), jiff::Timestamp::now())
+        let meanwhile = RefCell::new(Meanwhile::new(&mut stream));
+        let (sample, (moment, began, started_at)) = sampler.take_at(sampling, || {
+            let moment = meanwhile.borrow_mut().mark();
+            (moment, Instant::now(), jiff::Timestamp::now())
         })?;
-        let (_, frees) = moment.into_inner();
-        // What was lost before the walk is in the walk.
-        stream.unreported_losses()?;
+        // What came or was lost before the walk is in the walk.
+        let around = meanwhile.into_inner().around(Some(&moment))?;
+        let mut frees = FreesBeforeWalk::default();
+        around.before.iter().for_each(|event| frees.note(event));
+        let began_ns = moment.time_ns;
 
         let walked = malloc_heap(&sample, plan);
         let mut blocks = walked.map(seed::blocks).unwrap_or_default();
@@ -106,6 +106,8 @@ impl<O: Output> ProbedRecording<O> {
             execed: false,
         };
         recording.record_checkpoint(&sample, began_ns, CheckpointReason::Due)?;
+        recording.record(&around.after)?;
+        recording.lose(around.lost_after)?;
         for what in missing(&recording.stream, plan, &sample, malloc_heap(&sample, plan)) {
             recording.output_mut().say(&what);
         }
@@ -173,34 +175,39 @@ impl<O: Output> ProbedRecording<O> {
     /// then the sample.
     pub(crate) fn take_checkpoint(&mut self, reason: CheckpointReason) -> Result<(), RecordError> {
         let began = Instant::now();
-        let moment = RefCell::new((&mut self.stream, Vec::new()));
-        let taken = self.sampler.take_at(self.sampling, || {
-            let (stream, events) = &mut *moment.borrow_mut();
-            stream.drain(usize::MAX, |event| events.push(*event));
-            (
-                monotonic_ns().unwrap_or_default(),
-                stream.unreported_losses(),
-            )
-        });
-        let (_, events) = moment.into_inner();
-        self.record(&events)?;
+        let meanwhile = RefCell::new(Meanwhile::new(&mut self.stream));
+        let taken = self
+            .sampler
+            .take_at(self.sampling, || meanwhile.borrow_mut().mark());
+        let moment = taken.as_ref().ok().map(|(_, moment)| moment);
+        let around = meanwhile.into_inner().around(moment)?;
+        self.record(&around.before)?;
+        self.lose(around.lost_before)?;
+        if let Ok((sample, moment)) = &taken
+            && self.sampler.target().state() == TargetState::Same
+        {
+            self.record_checkpoint(sample, moment.time_ns, reason)?;
+        }
+        self.record(&around.after)?;
+        self.lose(around.lost_after)?;
         // One that is gone meanwhile is found so at the next check.
-        let Ok((sample, (now_ns, lost))) = taken else {
+        let Ok((sample, _)) = taken else {
             return Ok(());
         };
-        let lost = lost?;
-        if lost > 0 {
-            self.recorder.lost(now_ns, lost)?;
-        }
-        if self.sampler.target().state() == TargetState::Same {
-            self.record_checkpoint(&sample, now_ns, reason)?;
-        }
         let interval = checkpoint::interval(self.began.elapsed(), self.rarest);
         self.schedule.set_interval(interval);
         let stopped = Duration::from_nanos(sample.completeness.stop_ns);
         let now = Instant::now();
         self.schedule.walked(now, stopped, now - began);
         Ok(())
+    }
+
+    /// Records that so many events were lost by now.
+    fn lose(&mut self, events: u64) -> Result<(), TraceWriteError> {
+        match events {
+            0 => Ok(()),
+            _ => self.recorder.lost(events),
+        }
     }
 
     fn record_checkpoint(
@@ -277,6 +284,8 @@ impl<O: Output> ProbedRecording<O> {
         match ending {
             Ending::TargetGone(how) => {
                 self.record_events()?;
+                let lost = self.stream.unreported_losses()?;
+                self.lose(lost)?;
                 if !self.execed {
                     self.recorder.gone(self.process.source, monotonic_ns()?)?;
                 }
@@ -289,6 +298,9 @@ impl<O: Output> ProbedRecording<O> {
         let used_ns = self.used_ns();
         self.stream.close()?;
         let events = self.output().events();
+        if self.recorder.normaliser().beyond_limit() > 0 {
+            self.output_mut().say(&beyond_limit());
+        }
         let unknown_frees = self.recorder.normaliser().unknown_frees();
         // A calibration on a busy machine says too much: more than all it cannot have been.
         let spent_ns = used_ns.map_or(cost.spent_ns, |used| cost.spent_ns.min(used));
@@ -301,7 +313,69 @@ impl<O: Output> ProbedRecording<O> {
             "the probes took {each:.0} ns of the target per event{of_its_time}; {unknown_frees} frees of \
              blocks that were not known were left out"
         ));
-        Ok(self.recorder.into_sink().finish()?)
+        Ok(self.recorder.finish()?.finish()?)
+    }
+}
+
+/// What the probes give while a sample is taken: of its attempts, which may be several, it is known only
+/// at the end which one is kept.
+struct Meanwhile<'a> {
+    stream: &'a mut EventStream,
+    events: Vec<RawEvent>,
+    lost: u64,
+}
+
+/// A moment of an attempt at which the target stands as it was walked.
+struct Moment {
+    time_ns: u64,
+    /// Events that came before it.
+    events: usize,
+    /// Events that were lost before it.
+    lost: u64,
+}
+
+/// What the probes gave before and after a moment.
+struct Around {
+    before: Vec<RawEvent>,
+    lost_before: u64,
+    after: Vec<RawEvent>,
+    lost_after: u64,
+}
+
+impl<'a> Meanwhile<'a> {
+    fn new(stream: &'a mut EventStream) -> Self {
+        let (events, lost) = (Vec::new(), 0);
+        Self {
+            stream,
+            events,
+            lost,
+        }
+    }
+
+    fn mark(&mut self) -> Moment {
+        let Self { stream, events, .. } = self;
+        stream.drain(usize::MAX, |event| events.push(*event));
+        // Where they cannot be counted now they are at the end, or that fails.
+        self.lost += self.stream.unreported_losses().unwrap_or(0);
+        Moment {
+            time_ns: monotonic_ns().unwrap_or_default(),
+            events: self.events.len(),
+            lost: self.lost,
+        }
+    }
+
+    /// What there was around the moment that was kept. Where none was all comes before.
+    fn around(mut self, moment: Option<&Moment>) -> Result<Around, ProbeError> {
+        let lost = self.lost + self.stream.unreported_losses()?;
+        let events = moment.map_or(self.events.len(), |moment| moment.events);
+        let lost_before = moment.map_or(lost, |moment| moment.lost);
+        let after = self.events.split_off(events);
+        Ok(Around {
+            before: self.events,
+            lost_before,
+            after,
+            lost_after: lost - lost_before,
+        })
     }
 }
 
