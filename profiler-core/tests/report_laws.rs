@@ -306,8 +306,8 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
     let saves = with(&[jemalloc([20, 30, 40])]);
     assert_eq!(
         saves.verdict,
-        "70.0 MiB: free memory is pinned by live blocks; jemalloc would need 20.0 to 40.0 MiB, now \
-         100.0 MiB. 1.4 % is live."
+        "70.0 MiB: free memory is pinned by live blocks; with jemalloc malloc would need 20.0 to 40.0 \
+         MiB, now 100.0 MiB. 1.4 % is live."
     );
     assert_eq!(saves.findings[0].bytes, Some(70 << 20));
 

@@ -169,7 +169,7 @@ fn outlook(report: &FragReport) -> Option<String> {
     });
     if let Some((best, needs)) = worth_it {
         return Some(format!(
-            "{} would need {}, now {now}",
+            "with {} malloc would need {}, now {now}",
             best.title(),
             needs.band()
         ));
