@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
 
 /// How long players are waited for at the end: they were killed, and need milliseconds, but for those of
 /// the lowest priority on a busy host; one that outlives fragscope is a zombie where nobody reaps.
-const FOR_PLAYERS: Duration = Duration::from_secs(2);
+const FOR_PLAYERS: Duration = Duration::from_secs(1);
 /// How long guards are waited for at the end. Removing probes takes some tens of milliseconds, and
 /// several hundred on a busy host; a guard that outlives fragscope is a zombie where nobody reaps.
 const FOR_GUARDS: Duration = Duration::from_secs(2);
