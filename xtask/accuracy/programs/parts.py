@@ -11,4 +11,4 @@ for number in range(2_500):
         results.append(bytes(600))
 moment("full")
 parts.clear()
-moment("rest")
+moment("final")

@@ -24,7 +24,7 @@ threads = [threading.Thread(target=work) for _ in range(THREADS)]
 for thread in threads:
     thread.start()
 done.wait()
-moment("rest")
+moment("final")
 over.set()
 for thread in threads:
     thread.join()

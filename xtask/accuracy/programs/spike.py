@@ -9,4 +9,4 @@ blocks = [bytes(chance.randrange(520, 6000)) for _ in range(60_000)]
 moment("full")
 chance.shuffle(blocks)
 blocks = blocks[:1_200]
-moment("rest")
+moment("final")

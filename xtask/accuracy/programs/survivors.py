@@ -5,4 +5,4 @@ from moments import moment
 blocks = [bytes(700) for _ in range(60_000)]
 moment("full")
 blocks = blocks[::7]
-moment("rest")
+moment("final")

@@ -25,15 +25,15 @@ const NOT_PREDICTED: [&str; 2] = ["glibc", "glibc-no-tcache"];
 /// The moments of each program that are looked at: when most has been freed, and at its end.
 fn moments_of(program: &Program) -> &'static str {
     match program.name {
-        "json_tasks" => "expired,rest",
-        "orm" => "deleted,rest",
-        "xml_trees" | "images" | "sockets" => "dropped,rest",
-        "frames" | "thumbnails" | "arrays" => "cleared,rest",
-        "threads" => "few,rest",
-        "sparse" => "grids gone,rest",
-        "grow_shrink" => "shrunk,rest",
-        "survivors" | "spike" | "parts" => "full,rest",
-        _ => "rest",
+        "json_tasks" => "expired,final",
+        "orm" => "deleted,final",
+        "xml_trees" | "images" | "sockets" => "dropped,final",
+        "frames" | "thumbnails" | "arrays" => "cleared,final",
+        "threads" => "few,final",
+        "sparse" => "grids gone,final",
+        "grow_shrink" => "shrunk,final",
+        "survivors" | "spike" | "parts" => "full,final",
+        _ => "final",
     }
 }
 
