@@ -98,12 +98,13 @@ fn judge(snapshot: &Value) {
         "ledger {ledger}, RSS {rss}"
     );
     assert_eq!(snapshot["completeness"]["stopped"], true);
+    let heaps = snapshot["heaps"].as_array().expect("heaps");
+    let checks: Vec<_> = heaps.iter().map(|heap| &heap["checks"]).collect();
     assert_eq!(
         snapshot["completeness"]["layout_confidence"], "high",
-        "{}",
+        "{} {checks:?}",
         snapshot["completeness"]
     );
-    let heaps = snapshot["heaps"].as_array().expect("heaps");
     for allocator in ["glibc", "pymalloc"] {
         let heap = heaps.iter().find(|heap| heap["allocator"] == allocator);
         let heap = heap.unwrap_or_else(|| panic!("no {allocator} in {heaps:?}"));

@@ -30,6 +30,10 @@ pub(super) struct Totals {
     pools_carved_free: u64,
     /// `nfreepools` of the arenas.
     pub(super) pools_free_by_account: u64,
+    /// Arenas with one free pool more than they count: it is being taken or freed.
+    pub(super) arenas_in_change: u64,
+    /// Arenas that were unmapped while their object still names and counts them.
+    pub(super) arenas_given_back: u64,
     quantization_bytes: u64,
     alignment_bytes: u64,
 }
@@ -88,6 +92,8 @@ impl std::ops::AddAssign for Totals {
         self.pools_free += other.pools_free;
         self.pools_carved_free += other.pools_carved_free;
         self.pools_free_by_account += other.pools_free_by_account;
+        self.arenas_in_change += other.arenas_in_change;
+        self.arenas_given_back += other.arenas_given_back;
         self.quantization_bytes += other.quantization_bytes;
         self.alignment_bytes += other.alignment_bytes;
     }
@@ -137,6 +143,7 @@ impl<M: TargetMemory> Walker<M> {
         totals.arenas += 1;
         totals.alignment_bytes += before + after;
         totals.pools_free_by_account += object.free_pools;
+        let free_before = totals.pools_free;
         spans.push(before, SpanState::Metadata);
 
         let carved = object.pool_address.get() - first.get();
@@ -179,6 +186,8 @@ impl<M: TargetMemory> Walker<M> {
         (self.addrs, self.headers) = (addrs, headers);
         let never_used = (end.get() - object.pool_address.get()) / of.pool;
         totals.pools_free += never_used;
+        let free = totals.pools_free - free_before;
+        totals.arenas_in_change += u64::from(free == object.free_pools + 1);
         spans.push(never_used * of.pool, SpanState::Top);
         spans.push(after, SpanState::Metadata);
         (range, spans)

@@ -17,10 +17,12 @@ pub const ARENAS_POINTER: u64 = STATE + 512;
 pub const ARENAS_COUNT: u64 = ARENAS_POINTER + 552;
 /// Where the brk heap begins, and with it the array of arenas.
 pub const HEAP: u64 = 0x5555_0000_0000;
-const ARRAY: u64 = HEAP + 0x2a0;
+/// The array of arena objects (`struct arena_object`, 48 bytes each).
+pub const ARENA_OBJECTS: u64 = HEAP + 0x2a0;
 /// The arenas, one after the other.
-const ARENAS: u64 = 0x7f10_0000_1000;
-const ARENA: u64 = 1 << 20;
+pub const ARENAS: u64 = 0x7f10_0000_1000;
+/// Bytes of an arena.
+pub const ARENA: u64 = 1 << 20;
 /// Bytes of a pool.
 pub const POOL: u64 = 16 << 10;
 /// The first pool.
@@ -48,7 +50,7 @@ pub struct Truth {
 /// `arenas` arenas, of whose pools the last ten were never used and each eighth is free.
 pub fn with_arenas(arenas: u64) -> (HeapImage, Truth) {
     let maxarenas = arenas.next_power_of_two().max(16);
-    let heap_bytes = (ARRAY - HEAP + 48 * maxarenas).next_multiple_of(4096);
+    let heap_bytes = (ARENA_OBJECTS - HEAP + 48 * maxarenas).next_multiple_of(4096);
     let mut image = HeapImage::default();
     image.map(
         PYTHON,
@@ -70,13 +72,13 @@ pub fn with_arenas(arenas: u64) -> (HeapImage, Truth) {
             used += u64::from(live > 0);
         }
         truth.pools_used += used;
-        let entry = ARRAY + index * 48;
+        let entry = ARENA_OBJECTS + index * 48;
         image.put(entry, address);
         image.put(entry + 8, first + (POOLS - 10) * POOL);
         image.put(entry + 16, pair(POOLS - used, POOLS));
     }
     // The pointer to the array, `maxarenas`, and behind `nfp2lasta` the counts.
-    image.put(ARENAS_POINTER, ARRAY);
+    image.put(ARENAS_POINTER, ARENA_OBJECTS);
     image.put(ARENAS_POINTER + 8, maxarenas);
     for (count, value) in (0..).zip([arenas, arenas + 7, arenas + 2]) {
         image.put(ARENAS_COUNT + 8 * count, value);
@@ -121,7 +123,7 @@ pub fn specimen() -> Specimen {
             words: vec![
                 Words::of(ARENAS_POINTER, 0x240),
                 Words::of(PYTHON, 0x2000),
-                Words::of(ARRAY, 8 * 48),
+                Words::of(ARENA_OBJECTS, 8 * 48),
                 Words::of_each(FIRST_POOL, 128, 128, POOL),
                 Words::of(ARENAS, 3 * ARENA),
             ],
