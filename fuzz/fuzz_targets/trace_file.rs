@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     let Ok(mut source) = interchange::read(std::io::Cursor::new(bytes), &meter) else {
         return;
     };
-    let mut compiler = Compiler::default();
+    let mut compiler = Compiler::new(source.description());
     let mut ops: Vec<Op> = Vec::new();
     let _ = pass_on(&mut *source, |item| compiler.item(item, &mut ops));
     let is_one_process = !ops.iter().any(|op| {

@@ -67,6 +67,11 @@ pub mod only {
     pub const C_LIBRARY: u8 = 1;
     /// All others.
     pub const OTHERS: u8 = 2;
+    /// All others, when [`super::Control::fill`] is 0: one of two ways to fill the gaps between blocks
+    /// that were there before.
+    pub const FIRST_FILL: u8 = 3;
+    /// All others, when it is not 0: the other way.
+    pub const SECOND_FILL: u8 = 4;
 }
 
 /// What operations do.
@@ -132,6 +137,8 @@ pub struct Control {
     /// Not 0 when the allocator is not the C library's own: decides about operations with
     /// [`Op::only`].
     pub other: u32,
+    /// Which fill of gaps is played: see [`only::FIRST_FILL`].
+    pub fill: u32,
     /// Not 0 when the program starts others or becomes one; else the player gives up executing.
     pub executes: u32,
     /// The kernel's number of each process, once it plays.

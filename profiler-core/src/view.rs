@@ -27,11 +27,15 @@ pub struct Point {
 pub struct WhatIf {
     /// The allocators, in the order that the user gave.
     pub shadows: Vec<Shadow>,
-    /// Bytes allocated since the stream began, for each byte that was live then. Below 1 the shadows
-    /// still hold what was packed into them at the start, without the holes it would have by now.
+    /// Bytes allocated since the stream began, for each byte that was live then.
     pub turned_over: Option<f64>,
     /// Events that were lost.
     pub events_lost: u64,
+    /// Which share of the bytes that were live when the stream began was freed since. How the rest would
+    /// lie in another allocator is estimated.
+    pub gone_share: Option<f64>,
+    /// Bytes allocated since the stream began.
+    pub allocated_bytes: u64,
 }
 
 /// One shadow: a process that has all the blocks that the worker has, from another allocator.
@@ -45,7 +49,12 @@ pub struct Shadow {
     pub worker_bytes: Option<u64>,
     /// Why it has ended, if it has.
     pub ended: Option<String>,
+    /// Whether it is the allocator that the worker has: how far it is off, all shadows may be.
+    pub is_baseline: bool,
 }
+
+/// A baseline that is off by more than this share is no ground for anything.
+const FAITHFUL: f64 = 0.1;
 
 impl WhatIf {
     /// The worker's own memory and each shadow's, a phrase each, then how far to trust them.
@@ -60,13 +69,20 @@ impl WhatIf {
             None => "what if".to_owned(),
         }];
         all.extend(self.shadows.iter().map(Shadow::phrase));
-        match self.turned_over {
-            Some(times) if times < 1.0 => {
-                let percent = times * 100.0;
-                all.push(format!("too early: heap turned over {percent:.0} %"));
-            }
-            Some(times) => all.push(format!("heap turned over {times:.0}×")),
-            None => {}
+        let baseline = self.shadows.iter().find(|shadow| shadow.is_baseline);
+        let off = baseline.and_then(Shadow::compared);
+        if let Some(off) = off.filter(|off| off.abs() > FAITHFUL) {
+            let percent = off.abs() * 100.0;
+            all.push(format!("no verdict: the baseline is off by {percent:.0} %"));
+        }
+        // What the worker frees again shows only once it has asked for as much as there is.
+        if worker.is_some_and(|own| self.allocated_bytes < own) {
+            let allocated = bytes(self.allocated_bytes);
+            all.push(format!("too early: {allocated} allocated since attaching"));
+        }
+        if let Some(share) = self.gone_share {
+            let percent = share * 100.0;
+            all.push(format!("{percent:.0} % of what was live then is freed"));
         }
         if self.events_lost > 0 {
             all.push(format!("{} events lost", count(self.events_lost)));
@@ -87,6 +103,12 @@ impl WhatIf {
 }
 
 impl Shadow {
+    /// By which share of the worker's memory its own is more.
+    pub fn compared(&self) -> Option<f64> {
+        let worker = self.worker_bytes.filter(|worker| *worker > 0)?;
+        Some(self.resident_bytes? as f64 / worker as f64 - 1.0)
+    }
+
     /// Its memory, and how that compares with the worker's at the same moment.
     pub fn phrase(&self) -> String {
         let name = &self.name;
@@ -96,10 +118,8 @@ impl Shadow {
                 None => format!("{name} starting"),
             };
         };
-        let compared = self.worker_bytes.filter(|worker| *worker > 0);
-        let compared = compared.map_or(String::new(), |worker| {
-            format!(" ({:+.0} %)", (own as f64 / worker as f64 - 1.0) * 100.0)
-        });
+        let compared = self.compared();
+        let compared = compared.map_or(String::new(), |by| format!(" ({:+.0} %)", by * 100.0));
         let ended = self.ended.as_ref();
         let ended = ended.map_or(String::new(), |why| format!(", ended: {why}"));
         format!("{name} {}{compared}{ended}", bytes(own))

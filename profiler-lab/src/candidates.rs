@@ -132,7 +132,7 @@ impl Candidate {
         Self::with(name, Ok(Allocator::glibc()), env)
     }
 
-    fn with(name: &str, allocator: Result<Allocator, String>, env: Environment) -> Self {
+    pub(crate) fn with(name: &str, allocator: Result<Allocator, String>, env: Environment) -> Self {
         let is_glibc = |found: &Allocator| found.identity.is(Kind::Glibc);
         Self {
             name: name.to_owned(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use profiler_core::sample::Sample;
 
 use super::candidates::{Candidate, Trim};
-use super::play::{PlayError, Played, ReplayProgram, Setup, Touch, play};
+use super::play::{GapFill, PlayError, Played, ReplayProgram, Setup, Touch, play};
 
 /// Runs of what is random, in any case.
 const FEWEST_RUNS: u32 = 3;
@@ -31,6 +31,8 @@ pub struct ReplayConfig<'a> {
     pub cpus: Option<u32>,
     /// Whether playing large blocks untouched can differ from playing them touched.
     pub touch_is_uncertain: bool,
+    /// Whether the heap was there before the recording, and what its gaps once held is not known.
+    pub gaps_are_uncertain: bool,
     /// The first so many candidates are shown; the rest only explain, and need no range.
     pub shown: usize,
     /// Bytes that can be allocated now without pressing the host.
@@ -55,10 +57,11 @@ pub struct Run {
 /// What playing one candidate came to.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Runs in which large blocks were touched.
+    /// Runs as the program most likely ran.
     pub runs: Vec<Run>,
-    /// Runs in which large blocks of which nothing is known were left untouched.
-    pub untouched: Vec<Run>,
+    /// Runs as it may have run as well, which only widen the range: large blocks of which nothing is known
+    /// left untouched, or gaps filled in the other way.
+    pub bounds: Vec<Run>,
     /// Why it could not be played.
     pub failure: Option<String>,
     /// The player's first process at its end, of one of the runs.
@@ -81,8 +84,22 @@ pub struct Progress {
 #[derive(Copy, Clone, Debug)]
 struct Job {
     candidate: usize,
-    touch: Touch,
+    assumed: Assumed,
     walk: bool,
+}
+
+/// What is assumed where the recording does not show it.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+struct Assumed {
+    touch: Touch,
+    fill: GapFill,
+}
+
+impl Assumed {
+    /// Whether it is what most likely was.
+    fn is_likely(self) -> bool {
+        self == Self::default()
+    }
 }
 
 struct State {
@@ -134,27 +151,32 @@ impl<'a> Field<'a> {
     ) -> Self {
         let mut queue = VecDeque::new();
         let mut outcomes = Vec::new();
-        let mut untouched = Vec::new();
+        let mut bounds = Vec::new();
         for (number, candidate) in candidates.iter().enumerate() {
             let mut outcome = Outcome::default();
             match &candidate.allocator {
                 Err(why) => outcome.failure = Some(why.clone()),
                 Ok(_) if candidate.same_as_now.is_some() => {}
-                Ok(_) => {
-                    let job = |touch| Job {
+                Ok(allocator) => {
+                    let job = |touch, fill| Job {
                         candidate: number,
-                        touch,
+                        assumed: Assumed { touch, fill },
                         walk: number == 0,
                     };
-                    queue.push_back(job(Touch::Most));
+                    queue.push_back(job(Touch::Most, GapFill::First));
                     if config.touch_is_uncertain && number < config.shown {
-                        untouched.push(job(Touch::Least));
+                        bounds.push(job(Touch::Least, GapFill::First));
+                    }
+                    // The C library's own malloc gets the heap that was there.
+                    let is_other = allocator.object.is_some();
+                    if config.gaps_are_uncertain && is_other && number < config.shown {
+                        bounds.push(job(Touch::Most, GapFill::Second));
                     }
                 }
             }
             outcomes.push(outcome);
         }
-        queue.extend(untouched);
+        queue.extend(bounds);
         let jobs = queue.len() as u64;
         Self {
             program,
@@ -212,7 +234,8 @@ impl<'a> Field<'a> {
         Setup {
             preload: allocator.and_then(|allocator| allocator.object.clone()),
             env: candidate.env.variables().to_vec(),
-            touch: job.touch,
+            touch: job.assumed.touch,
+            fill: job.assumed.fill,
             trim_every: match candidate.trim {
                 Trim::Every(period) => Some(period),
                 Trim::Never | Trim::AtCheckpoints => None,
@@ -234,7 +257,7 @@ impl<'a> Field<'a> {
         }
         let mut state = self.state();
         if let Some(job) = state.queue.pop_front() {
-            if job.touch == Touch::Most {
+            if job.assumed.is_likely() {
                 state.started[job.candidate] += 1;
             }
             return Some(job);
@@ -265,7 +288,7 @@ impl<'a> Field<'a> {
         state.jobs += 1;
         Some(Job {
             candidate: again,
-            touch: Touch::Most,
+            assumed: Assumed::default(),
             walk: false,
         })
     }
@@ -293,9 +316,9 @@ impl<'a> Field<'a> {
                 if let Some(sample) = played.end_sample {
                     outcome.sample = Some(sample);
                 }
-                match job.touch {
-                    Touch::Most => outcome.runs.push(run),
-                    Touch::Least => outcome.untouched.push(run),
+                match job.assumed.is_likely() {
+                    true => outcome.runs.push(run),
+                    false => outcome.bounds.push(run),
                 }
             }
         }

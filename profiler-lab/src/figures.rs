@@ -7,7 +7,7 @@ use super::field::{Outcome, Run};
 pub struct Figure {
     /// The median of the runs.
     pub bytes: u64,
-    /// The least of all, with large blocks untouched where that is uncertain.
+    /// The least of all, with those that only widen the range.
     pub low_bytes: u64,
     /// The most of all.
     pub high_bytes: u64,
@@ -111,10 +111,10 @@ impl PeakAndFinal<Figure> {
             });
             all.collect()
         };
-        let (touched, untouched) = (of(&outcome.runs), of(&outcome.untouched));
+        let (likely, bounds) = (of(&outcome.runs), of(&outcome.bounds));
         let figure = |part: fn(&PeakAndFinal<u64>) -> u64| {
-            let own: Vec<u64> = touched.iter().map(part).collect();
-            let all = own.iter().copied().chain(untouched.iter().map(part));
+            let own: Vec<u64> = likely.iter().map(part).collect();
+            let all = own.iter().copied().chain(bounds.iter().map(part));
             let (low, high) = all.fold((u64::MAX, 0), |(low, high), bytes| {
                 (low.min(bytes), high.max(bytes))
             });
@@ -174,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn the_range_has_the_untouched_runs_and_the_median_has_not() {
+    fn the_range_has_the_bounds_and_the_median_has_not() {
         let run = |bytes| Run {
             resident: vec![bytes, bytes / 2],
             ..Run::default()
         };
         let outcome = Outcome {
             runs: vec![run(100), run(120), run(110)],
-            untouched: vec![run(40)],
+            bounds: vec![run(40)],
             ..Outcome::default()
         };
         let both = PeakAndFinal::of_outcome(&outcome, &[0, 0]).expect("runs");

@@ -104,6 +104,7 @@ pub fn replay(
         runs: options.runs,
         cpus: cpus(program.description()),
         touch_is_uncertain: touch_share > NOTABLE_TOUCH,
+        gaps_are_uncertain: summary.seed_blocks > 0,
         shown,
         available_bytes,
         interrupted,
@@ -214,11 +215,11 @@ impl PlayedField<'_> {
         let all = all.filter_map(|(number, reached)| {
             let at = |run: &field::Run| run.resident.get(number).copied();
             let runs: Vec<u64> = outcome.runs.iter().filter_map(at).collect();
-            let untouched = outcome.untouched.iter().filter_map(at);
+            let bounds = outcome.bounds.iter().filter_map(at);
             let (low, high) = runs
                 .iter()
                 .copied()
-                .chain(untouched)
+                .chain(bounds)
                 .fold((u64::MAX, 0), |(low, high), bytes| {
                     (low.min(bytes), high.max(bytes))
                 });
@@ -260,8 +261,8 @@ impl PlayedField<'_> {
             events: self.summary.events,
             lost: self.summary.lost + self.summary.left_out,
             seed_bytes: self.summary.seed_bytes,
-            allocated_bytes: self.summary.allocated_bytes,
-            touch_band: if self.outcomes[0].untouched.is_empty() {
+            seed_gone_bytes: self.summary.seed_gone_bytes,
+            touch_band: if self.outcomes[0].bounds.is_empty() {
                 0.0
             } else {
                 band

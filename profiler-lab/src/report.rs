@@ -158,16 +158,27 @@ impl Report {
         self.candidates.iter().find(|row| row.is_now)
     }
 
-    /// What needs so much less at the end than what the program had that it is worth while.
+    /// What needs so much less at the end than what the program had that it is worth while, as far as
+    /// that stands: the replay is trusted, or its error is small beside the saving.
     pub fn worthwhile(&self) -> impl Iterator<Item = &Row> {
         let had = self.now().and_then(|row| row.measured);
         self.candidates.iter().filter(move |row| {
             let both = had.zip(row.measured).filter(|_| !row.is_now);
-            both.is_some_and(|(had, with)| had.saves_with(&with))
+            both.is_some_and(|(had, with)| had.saves_with(&with) && self.stands(&had, &with))
         })
+    }
+
+    fn stands(&self, had: &Measured, with: &Measured) -> bool {
+        let (had, with) = (had.memory.last, with.memory.last);
+        // Of each range the end that saves least.
+        let effect = 1.0 - with.high_bytes as f64 / had.low_bytes.max(1) as f64;
+        let outweighs = |worst| effect >= OUTWEIGHS * worst;
+        self.calibration.trusted || self.calibration.worst_error.is_some_and(outweighs)
     }
 }
 
+/// An effect that is so many times the error of the replay is one all the same.
+const OUTWEIGHS: f64 = 4.0;
 /// A saving of less than this, or than [`WORTH_SHARE`], is none.
 const WORTH_BYTES: u64 = 5 << 20;
 /// See above.

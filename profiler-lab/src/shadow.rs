@@ -11,7 +11,11 @@ use profiler_core::view::{Shadow, WhatIf};
 use profiler_trace::limits::Meter;
 use profiler_trace::trace::{Item, TraceDescription};
 
+use super::allocators::Allocator;
+use super::candidates::{self, Candidate, Facts};
+use super::environment::Environment;
 use super::play::{PlayError, PlayedCheckpoint, ProgramBuilder, ReplayProgram, Setup, play_along};
+use super::recorded;
 
 /// What was taken in is passed on so often.
 const PUBLISH: Duration = Duration::from_millis(20);
@@ -80,25 +84,49 @@ impl Link {
 }
 
 impl Shadows {
-    /// Starts a shadow for each setup; what they come to is shared.
+    /// Starts a shadow of the allocator and the settings that the worker has, by which the others are
+    /// judged, and one for each of `allocators`; what they come to is shared.
     ///
     /// # Errors
     /// When there is no room for the program or no thread.
     pub fn start(
         description: TraceDescription,
-        setups: &[(String, Setup)],
+        allocators: &[Allocator],
+        memory_limit: u64,
         shared: SharedWhatIf,
     ) -> io::Result<Self> {
+        let cpus = description.cpus;
+        let baseline = baseline(&description);
+        let others = allocators.iter().map(|allocator| {
+            let name = short_title(allocator);
+            Candidate::with(&name, Ok(allocator.clone()), Environment::default())
+        });
         let builder = ProgramBuilder::new(description, Meter::default())?;
-        let shadow = |name: &String| Shadow {
-            name: name.clone(),
-            ..Shadow::default()
-        };
-        shared.lock().shadows = setups.iter().map(|(name, _)| shadow(name)).collect();
         let mut players = Vec::new();
-        for (number, (_, setup)) in setups.iter().enumerate() {
+        for (number, candidate) in std::iter::once(baseline).chain(others).enumerate() {
+            let mut shadow = Shadow {
+                name: candidate.name.clone(),
+                is_baseline: number == 0,
+                ..Shadow::default()
+            };
+            let setup = match &candidate.allocator {
+                Ok(allocator) => Setup {
+                    preload: allocator.object.clone(),
+                    env: candidate.env.variables().to_vec(),
+                    cpus,
+                    memory_limit: Some(memory_limit),
+                    background: true,
+                    ..Setup::default()
+                },
+                Err(why) => {
+                    shadow.ended = Some(why.clone());
+                    shared.lock().shadows.push(shadow);
+                    continue;
+                }
+            };
+            shared.lock().shadows.push(shadow);
             let link = Arc::new(Link::default());
-            let (program, setup) = (Arc::clone(builder.program()), setup.clone());
+            let program = Arc::clone(builder.program());
             let (shared, for_thread) = (shared.clone(), Arc::clone(&link));
             let thread = std::thread::Builder::new()
                 .name("shadow".into())
@@ -155,6 +183,9 @@ impl Shadows {
         shared.events_lost = summary.lost;
         shared.turned_over = (summary.seed_bytes > 0)
             .then(|| summary.allocated_bytes as f64 / summary.seed_bytes as f64);
+        shared.allocated_bytes = summary.allocated_bytes;
+        shared.gone_share = (summary.seed_bytes > 0)
+            .then(|| summary.seed_gone_bytes as f64 / summary.seed_bytes as f64);
         drop(shared);
         self.builder.forget(least)
     }
@@ -178,6 +209,24 @@ impl Shadows {
             std::thread::sleep(PUBLISH);
         }
     }
+}
+
+/// What the worker has.
+fn baseline(description: &TraceDescription) -> Candidate {
+    let facts = Facts {
+        description,
+        threads: 1,
+        duration: Duration::ZERO,
+        env: recorded::environment(description).0,
+        allow_recorded: false,
+    };
+    candidates::now(&facts).0
+}
+
+/// A path is long, and its end names it.
+fn short_title(allocator: &Allocator) -> String {
+    let title = allocator.title();
+    title.rsplit('/').next().unwrap_or(&title).to_owned()
 }
 
 /// How long a session waits at its end for its shadows.

@@ -5,17 +5,22 @@ use profiler_core::units::bytes;
 
 use super::ablation::{in_words, remedy};
 use super::calibrate::{Calibration, TRUSTED, error};
+use super::figures::PeakAndFinal;
 use super::report::{Measured, Report, Row, WORTH_SHARE};
 
 /// A share of the gap from which a mechanism dominates.
 const DOMINATES: f64 = 0.5;
+/// So much of the memory that is live is all of it.
+const IN_USE: f64 = 0.8;
 
 /// The verdict on a report in which all else is there.
 pub fn verdict(report: &Report) -> String {
+    let now = report.now().and_then(|row| Some((row, row.measured?)));
     if !report.calibration.trusted {
-        return untrusted(&report.calibration);
+        let clear = now.and_then(|(_, had)| in_spite_of_the_error(report, &had));
+        return clear.unwrap_or_else(|| untrusted(&report.calibration));
     }
-    let Some((now, had)) = report.now().and_then(|row| Some((row, row.measured?))) else {
+    let Some((now, had)) = now else {
         return "No verdict: the baseline could not be replayed.".to_owned();
     };
     let mut said = Vec::new();
@@ -33,6 +38,25 @@ pub fn verdict(report: &Report) -> String {
     said.extend(dominant(report, &had));
     said.push(best(report, now, &had, jemalloc.as_ref(), helps));
     said.join(" ")
+}
+
+/// What stands although the replay is off by more than is trusted: an effect far larger than the error.
+fn in_spite_of_the_error(report: &Report, had: &Measured) -> Option<String> {
+    let worst = report.calibration.worst_error?;
+    let (row, with) = report
+        .worthwhile()
+        .filter_map(|row| Some((row, row.measured?)))
+        .min_by_key(|(_, with)| with.memory.last.high_bytes)?;
+    Some(format!(
+        "Replayed as the program really ran, the figures are off by up to {:.1} %, too much for small \
+         differences: {}. With {} it would need {} at the end instead of {}, which is far more of a \
+         change than the error.",
+        worst * 100.0,
+        report.calibration.reasons.join("; "),
+        row.name,
+        bytes(with.memory.last.bytes),
+        bytes(had.memory.last.bytes),
+    ))
 }
 
 fn untrusted(calibration: &Calibration) -> String {
@@ -139,13 +163,8 @@ fn best(
     let least = others.min_by_key(|(_, measured)| measured.memory.last.bytes);
     let Some((row, least)) = least.filter(|(_, least)| had.saves_with(least)) else {
         let worth = bytes(had.worth());
-        // Only the default field tries enough to say so.
-        let in_use = if report.mechanisms.is_empty() {
-            ""
-        } else {
-            ": as far as an allocator can change it, the memory is in use"
-        };
-        return format!("Nothing that was tried saves as much as {worth} at the end{in_use}.");
+        let rest = what_is_left(report, now, had);
+        return format!("Nothing that was tried saves as much as {worth} at the end{rest}.");
     };
     if row.name == "jemalloc" {
         return "Nothing that was tried needs less at the end.".to_owned();
@@ -172,12 +191,28 @@ fn best(
     }
 }
 
+/// What the memory is that nothing saves; only the default field tries enough to say so.
+fn what_is_left(report: &Report, now: &Row, had: &Measured) -> String {
+    let live = now.checkpoints.iter().map(|at| (at.process, at.live_bytes));
+    let live = PeakAndFinal::of(&live.collect::<Vec<_>>()).map(|live| live.last);
+    let had = had.memory.last.bytes;
+    match live {
+        _ if report.mechanisms.is_empty() => String::new(),
+        Some(live) if (live as f64) < had as f64 * IN_USE => format!(
+            ": of {} {} are live, and none of it returns the rest",
+            bytes(had),
+            bytes(live)
+        ),
+        _ => ": as far as an allocator can change it, the memory is in use".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::candidates::Mechanism;
-    use crate::figures::{Figure, PeakAndFinal};
-    use crate::report::Share;
+    use crate::figures::Figure;
+    use crate::report::{Checkpoint, Share};
 
     const MIB: u64 = 1 << 20;
 
@@ -280,6 +315,51 @@ mod tests {
         ));
         assert!(said.contains("would not help"), "{said}");
         assert!(said.contains("Nothing that was tried saves"), "{said}");
+    }
+
+    #[test]
+    fn memory_that_is_mostly_free_is_never_called_in_use() {
+        let mut now = row("baseline: glibc 2.36", 100, 90);
+        now.checkpoints = [80, 20]
+            .map(|mib| Checkpoint {
+                live_bytes: mib * MIB,
+                ..Checkpoint::default()
+            })
+            .into();
+        let said = verdict(&report(
+            vec![now, row("jemalloc", 100, 87)],
+            &[(Mechanism::ThreadCaches, 2)],
+        ));
+        assert!(!said.contains("in use"), "{said}");
+        assert!(said.contains("of 90.0 MiB 20.0 MiB are live"), "{said}");
+    }
+
+    #[test]
+    fn an_effect_far_larger_than_the_error_is_said_with_the_error() {
+        let of = |worst_error, last| {
+            let rows = vec![
+                row("baseline: glibc 2.36", 200, 200),
+                row("jemalloc", 60, last),
+            ];
+            let mut report = report(rows, &[]);
+            report.calibration = Calibration {
+                worst_error,
+                compared: Some(PeakAndFinal {
+                    peak: (200, 218),
+                    last: (200, 210),
+                }),
+                ..Calibration::default()
+            };
+            verdict(&report)
+        };
+        let said = of(Some(0.088), 8);
+        assert!(said.contains("off by up to 8.8 %"), "{said}");
+        assert!(
+            said.contains("8.0 MiB at the end instead of 200.0 MiB"),
+            "{said}"
+        );
+        assert!(of(Some(0.088), 140).starts_with("No verdict"));
+        assert!(of(None, 8).starts_with("No verdict"));
     }
 
     #[test]

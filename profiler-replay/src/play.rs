@@ -33,9 +33,7 @@ pub(crate) fn play(me: u32) {
         if at.is_multiple_of(REPORT_EVERY) {
             control.played.store(at, Ordering::Relaxed);
         }
-        if op.only == only::C_LIBRARY && control.other != 0
-            || op.only == only::OTHERS && control.other == 0
-        {
+        if !is_for(&op, control) {
             continue;
         }
         match op.code {
@@ -153,6 +151,17 @@ fn allocate(op: &Op) -> *mut c_void {
         fail(failure::NO_MEMORY, op.value);
     }
     block
+}
+
+/// Whether this player's allocator is one that an operation is for.
+fn is_for(op: &Op, control: &Control) -> bool {
+    match op.only {
+        only::C_LIBRARY => control.other == 0,
+        only::OTHERS => control.other != 0,
+        only::FIRST_FILL => control.other != 0 && control.fill == 0,
+        only::SECOND_FILL => control.other != 0 && control.fill != 0,
+        _ => true,
+    }
 }
 
 /// Writes to the pages of a block that the program wrote to.

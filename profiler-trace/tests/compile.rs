@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use profiler_common::program::{Op, UNKNOWN, code};
 use profiler_trace::compile::Compiler;
-use profiler_trace::trace::{By, Checkpoint, Event, EventKind, Figures, Item, SeedBlock};
+use profiler_trace::trace::{
+    By, Checkpoint, Event, EventKind, Figures, Item, SeedBlock, TraceDescription,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -117,7 +119,7 @@ impl Checker {
 proptest! {
     #[test]
     fn programs_can_be_played(seed in vec((0..12u64, any::<bool>(), 0..3u32), 0..8), items in vec(item(), 0..200)) {
-        let mut compiler = Compiler::default();
+        let mut compiler = Compiler::new(&TraceDescription::default());
         let mut ops = Vec::new();
         let seed = seed.iter().map(|&(at, live, arena)| SeedBlock {
             addr: 0x1000 + at * 0x40,
@@ -139,7 +141,7 @@ proptest! {
 
 #[test]
 fn what_is_learned_of_a_large_block_stands_before_it() {
-    let mut compiler = Compiler::default();
+    let mut compiler = Compiler::new(&TraceDescription::default());
     let mut ops = Vec::new();
     let alloc = EventKind::Alloc {
         addr: 0x1000,
@@ -174,7 +176,7 @@ fn what_is_learned_of_a_large_block_stands_before_it() {
 #[test]
 fn blocks_that_glibc_cleared_are_touched_like_those_with_fresh_pages() {
     const SIZE: u64 = 1 << 20;
-    let mut compiler = Compiler::default();
+    let mut compiler = Compiler::new(&TraceDescription::default());
     let mut ops = Vec::new();
     let addrs = |first: u64| (0..4).map(move |n| first + n * (SIZE << 1));
     let alone: Vec<u64> = addrs(0x10_0010).collect();
@@ -215,7 +217,7 @@ fn what_is_cut_off_of_a_large_block_was_not_touched() {
         by,
     };
     let touched = |sizes: [u64; 2]| {
-        let mut compiler = Compiler::default();
+        let mut compiler = Compiler::new(&TraceDescription::default());
         let mut ops = Vec::new();
         for kind in [
             alloc(sizes[0], By::Malloc),
@@ -240,7 +242,7 @@ fn what_is_cut_off_of_a_large_block_was_not_touched() {
 
 #[test]
 fn a_realloc_keeps_its_slot_while_others_take_its_old_address() {
-    let mut compiler = Compiler::default();
+    let mut compiler = Compiler::new(&TraceDescription::default());
     let mut ops = Vec::new();
     let alloc = |addr, by| EventKind::Alloc {
         addr,

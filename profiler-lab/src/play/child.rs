@@ -71,9 +71,9 @@ impl Child {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if let Some(cpus) = setup.cpus {
-            command.env(name(CPUS_VARIABLE), cpus.to_string());
-        }
+        // It may have one of them only, and allocators make arenas by their number.
+        let cpus = setup.cpus.unwrap_or_else(available_cpus);
+        command.env(name(CPUS_VARIABLE), cpus.to_string());
         let mut kept = vec![for_program, for_control];
         if let Some(preload) = &mut preload {
             command.env("LD_PRELOAD", preload.variable());
@@ -443,4 +443,8 @@ fn player() -> io::Result<String> {
     let fd = FILE.get().map_or(-1, AsRawFd::as_raw_fd);
     // The new process has it until it executes it.
     Ok(format!("/proc/self/fd/{fd}"))
+}
+/// Processors of this machine that fragscope may use.
+fn available_cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32)
 }

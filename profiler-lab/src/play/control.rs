@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use profiler_common::program::{Control as Layout, MAX_PROCESSES, failure};
 
-use super::{PlayError, Setup, Touch};
+use super::{GapFill, PlayError, Setup, Touch};
 
 /// The control block.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ impl Control {
         control.put(at, &at_checkpoints.to_ne_bytes())?;
         let least = u32::from(setup.touch == Touch::Least);
         control.put(offset_of!(Layout, least), &least.to_ne_bytes())?;
+        let fill = u32::from(setup.fill == GapFill::Second);
+        control.put(offset_of!(Layout, fill), &fill.to_ne_bytes())?;
         let other = u32::from(setup.preload.is_some());
         control.put(offset_of!(Layout, other), &other.to_ne_bytes())?;
         let executes = u32::from(executes);

@@ -43,6 +43,8 @@ pub struct Setup {
     pub env: Vec<(String, String)>,
     /// What is done with large blocks of which it is not known how much of them is touched.
     pub touch: Touch,
+    /// What the gaps between blocks from before the recording are filled with.
+    pub fill: GapFill,
     /// `malloc_trim(0)` is called so often in the program's time.
     pub trim_every: Option<Duration>,
     /// `malloc_trim(0)` is called before each checkpoint is measured.
@@ -71,6 +73,17 @@ pub enum Touch {
     Most,
     /// They are not written to.
     Least,
+}
+
+/// What the gaps between blocks from before the recording are filled with, for allocators that are not
+/// the C library's own (`docs/prediction.md`).
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum GapFill {
+    /// Blocks of the sizes of live ones nearby; large ones where most of the heap is large gaps.
+    #[default]
+    First,
+    /// The same where these fill a gap exactly, else large blocks.
+    Second,
 }
 
 /// What playing came to.

@@ -15,7 +15,7 @@ use profiler_common::program::{
     Control, OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES, code,
 };
 use profiler_core::addr::PAGE_SIZE;
-use profiler_trace::compile::{Compiler, ProgramCheckpoint, Sink, Summary};
+use profiler_trace::compile::{Compiler, MMAP_THRESHOLDS, ProgramCheckpoint, Sink, Summary};
 use profiler_trace::limits::{Holder, Meter, Stopped};
 use profiler_trace::trace::{
     Checkpoint, Event, EventKind, Item, PassError, ReadError, RecordedBy, TraceDescription,
@@ -189,12 +189,13 @@ pub struct ProgramBuilder {
 const WEIGHED_EVERY: u32 = 4096;
 
 /// What glibc's `mmap_threshold` had grown to when the recording began; `None` where it does not grow
-/// or had not (`DEFAULT_MMAP_THRESHOLD_MIN` and `_MAX`).
+/// or had not.
 fn grown_mmap_threshold(description: &TraceDescription) -> Option<u64> {
     let is_seeded = description.recorder == Some(RecordedBy::Probes);
     let grows = description.setting("no_dyn_threshold") == Some("0");
     let bytes = description.setting("mmap_threshold")?.parse().ok()?;
-    (is_seeded && grows && (128 << 10 < bytes && bytes <= 32 << 20)).then_some(bytes)
+    (is_seeded && grows && bytes != *MMAP_THRESHOLDS.start() && MMAP_THRESHOLDS.contains(&bytes))
+        .then_some(bytes)
 }
 
 impl ProgramBuilder {
@@ -218,6 +219,7 @@ impl ProgramBuilder {
             room,
         };
         let threshold = grown_mmap_threshold(&description);
+        let compiler = Compiler::new(&description);
         let mut builder = Self {
             program: Arc::new(ReplayProgram {
                 file,
@@ -225,7 +227,7 @@ impl ProgramBuilder {
                 description,
                 state: RwLock::default(),
             }),
-            compiler: Compiler::default(),
+            compiler,
             buffer,
             meter,
             since_weighed: 0,
@@ -439,7 +441,13 @@ impl Sink for OperationsSink<'_> {
 impl Sink for Buffer {
     fn push(&mut self, op: Op) -> io::Result<u64> {
         self.ops.push(op);
-        Ok(self.published + self.ops.len() as u64 - 1)
+        let number = self.published + self.ops.len() as u64 - 1;
+        // One item can come to many: all blocks that were there before.
+        if self.ops.len() >= 2 * BUFFERED {
+            self.check_room()?;
+            self.publish()?;
+        }
+        Ok(number)
     }
 
     fn patch(&mut self, number: u64, op: Op) -> io::Result<()> {

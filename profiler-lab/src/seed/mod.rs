@@ -5,9 +5,9 @@
 //! these are freed again once everything is allocated. `docs/prediction.md` says what was tried.
 
 mod blocks;
-mod fill;
+mod history;
 mod write;
 
 pub use self::blocks::{SeedHeap, measured_bytes};
-pub use self::fill::{Fill, FreeOrder, LargeGaps, Overlap};
+pub use self::history::{Fill, FreeOrder, LargeGaps, Overlap};
 pub use self::write::{SeedOptions, Written, write};

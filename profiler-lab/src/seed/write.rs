@@ -7,10 +7,10 @@ use profiler_common::program::{MAX_SLOTS, MAX_THREADS, Op, code, only};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::allocator::Allocator;
 use profiler_core::heap::Extent;
-use profiler_trace::compile::Sink;
+use profiler_trace::compile::{LEAST_CHUNK, MMAP_THRESHOLDS, Neighbours, Sink, settle};
 
 use super::blocks::{SeedHeap, Stretch, StretchKind};
-use super::fill::{Fill, FreeOrder, LEAST, LargeGaps, Neighbours, Overlap};
+use super::history::{Fill, FreeOrder, LargeGaps, Overlap};
 
 /// How a heap becomes a program.
 #[derive(Copy, Clone, Debug)]
@@ -71,16 +71,6 @@ const PASSING: u32 = 1;
 const FIRST: u32 = 2;
 /// Threads take turns after so many bytes of blocks: they had their blocks at the same time.
 const TURN_BYTES: u64 = 256 << 10;
-/// As long as this the program goes on after the fill was freed, in steps of a second: jemalloc and
-/// mimalloc have purged by then (`dirty_decay_ms` is 10 s, `muzzy_decay_ms` 0).
-const SETTLES_S: u64 = 25;
-/// So many blocks, too large for jemalloc's thread caches, are allocated and freed in a step: it looks
-/// at its clock once in a thousand (`ARENA_DECAY_NTICKS_PER_UPDATE`).
-const PASSING_BLOCKS: u32 = 1_100;
-/// Threads that go on, at the most.
-const SETTLING_THREADS: u32 = 64;
-/// jemalloc caches blocks of up to 32 KiB (`tcache_max`).
-const PASSING_BYTES: u64 = 40 << 10;
 
 /// Writes the program of a heap, at whose end the heap is as it was.
 ///
@@ -92,7 +82,7 @@ pub fn write(
     sink: &mut impl Sink,
 ) -> io::Result<Written> {
     let threshold = heap.setting("mmap_threshold").unwrap_or(PIECE);
-    let threshold = threshold.clamp(PIECE, LARGEST_PIECE);
+    let threshold = threshold.clamp(PIECE, *MMAP_THRESHOLDS.end());
     let of_threshold = threshold - 8192;
     let is_mostly = |most, share| heap.share_of_gaps(of_threshold, most) >= share;
     let mut writer = Writer {
@@ -126,10 +116,8 @@ pub fn write(
 /// Shares of a heap.
 const MOSTLY: f64 = 0.5;
 const ALMOST_ALL: f64 = 0.9;
-/// glibc's `DEFAULT_MMAP_THRESHOLD_MIN`: larger blocks have a mapping of their own at first.
-const PIECE: u64 = 128 << 10;
-/// Its `DEFAULT_MMAP_THRESHOLD_MAX`.
-const LARGEST_PIECE: u64 = 32 << 20;
+/// Larger blocks have a mapping of their own at first.
+const PIECE: u64 = *MMAP_THRESHOLDS.start();
 
 struct Writer<'a, S> {
     heap: &'a SeedHeap<'a>,
@@ -223,7 +211,8 @@ impl<'a, S: Sink> Writer<'a, S> {
     fn threshold(&mut self) -> io::Result<()> {
         let grows = self.heap.setting("no_dyn_threshold") == Some(0);
         let threshold = self.heap.setting("mmap_threshold").filter(|_| grows);
-        let Some(bytes) = threshold.filter(|bytes| (PIECE + 1..=LARGEST_PIECE).contains(bytes))
+        let Some(bytes) = threshold
+            .filter(|bytes| (MMAP_THRESHOLDS.start() + 1..=*MMAP_THRESHOLDS.end()).contains(bytes))
         else {
             return Ok(());
         };
@@ -292,7 +281,7 @@ impl<'a, S: Sink> Writer<'a, S> {
             // A chunk's size word is the second word of 16 bytes.
             let from = aligned_like(range.start(), present.start()).max(at);
             let to = aligned_like(range.start(), present.end()).min(range.end());
-            if to.get().saturating_sub(from.get()) < LEAST {
+            if to.get().saturating_sub(from.get()) < LEAST_CHUNK {
                 continue;
             }
             self.absent(arena, from.get() - at.get())?;
@@ -315,8 +304,8 @@ impl<'a, S: Sink> Writer<'a, S> {
             Fill::Neighbours => true,
             Fill::Exact => arena.neighbours.tile(bytes),
         };
-        while left >= LEAST {
-            let room = if left > self.piece + LEAST {
+        while left >= LEAST_CHUNK {
+            let room = if left > self.piece + LEAST_CHUNK {
                 self.piece
             } else {
                 left
@@ -335,8 +324,8 @@ impl<'a, S: Sink> Writer<'a, S> {
     /// Fills bytes that have no pages.
     fn absent(&mut self, arena: &mut Arena<'a>, bytes: u64) -> io::Result<()> {
         let mut left = bytes;
-        while left >= LEAST {
-            let size = if left > self.piece + LEAST {
+        while left >= LEAST_CHUNK {
+            let size = if left > self.piece + LEAST_CHUNK {
                 self.piece
             } else {
                 left
@@ -419,31 +408,13 @@ impl<'a, S: Sink> Writer<'a, S> {
         Ok(())
     }
 
-    /// Lets time pass as in a program that goes on: allocators look at their clocks when they are
-    /// asked for something.
+    /// Lets allocators that purge by time do so.
     fn settle(&mut self, threads: u32) -> io::Result<()> {
-        if !self.options.goes_on {
-            return self.switch(0);
-        }
-        // Each of an allocator's own arenas is used by one of these.
-        let threads = threads.min(SETTLING_THREADS);
-        for second in 1..=SETTLES_S {
-            self.push(op(code::CLOCK, second * 1_000_000_000, 0))?;
-            for thread in 0..threads {
-                self.switch(thread)?;
-                for _ in 0..PASSING_BLOCKS {
-                    for op in [
-                        op(code::TOUCH, 0, 0),
-                        op(code::ALLOC, PASSING_BYTES, PASSING),
-                        op(code::FREE, 0, PASSING),
-                    ] {
-                        self.push(Op {
-                            only: only::OTHERS,
-                            ..op
-                        })?;
-                    }
-                }
-            }
+        if self.options.goes_on {
+            // Each of an allocator's own arenas is used by one of these.
+            let threads: Vec<u32> = (0..threads).collect();
+            settle(&threads, PASSING, 0, 0, self.sink)?;
+            self.thread = 0;
         }
         self.switch(0)
     }

@@ -3,14 +3,20 @@
 //! A program serves every allocator and every setting; it is compiled once. The compiler keeps a
 //! table of the live blocks of each process, and no more.
 
+mod fill;
 mod process;
+mod seed;
+mod settle;
 
 use std::io;
 
 use profiler_common::program::{LARGE_BYTES, MAX_PROCESSES, MAX_THREADS, Op, UNKNOWN, code, only};
 
+pub use self::fill::{LEAST_CHUNK, MMAP_THRESHOLDS, Neighbours};
 use self::process::Process;
-use crate::trace::{By, Checkpoint, Event, EventKind, Item, SeedBlock};
+use self::seed::SeedHeap;
+pub use self::settle::settle;
+use crate::trace::{By, Checkpoint, Event, EventKind, Item, SeedBlock, TraceDescription};
 
 /// The player's time is set when it has moved on by so much, in ns.
 const CLOCK_STEP_NS: u64 = 100_000;
@@ -53,6 +59,8 @@ pub struct Summary {
     pub seed_blocks: u64,
     /// Their bytes.
     pub seed_bytes: u64,
+    /// Bytes of those that were freed since.
+    pub seed_gone_bytes: u64,
     /// Bytes asked for since the recording began.
     pub allocated_bytes: u64,
     /// The most bytes that were live at once, as asked for, over all processes.
@@ -101,9 +109,11 @@ pub struct Compiler {
     /// The thread that has the turn.
     current: u32,
     clock_ns: u64,
-    /// Free blocks of the seed, to be freed once all of it is allocated: thread and slot.
-    seed_free: Vec<(u32, u32)>,
-    seeding: bool,
+    /// How long the player's time passed before the recording's began.
+    settled_ns: u64,
+    seed_heap: SeedHeap,
+    /// The seed, until all of it is there.
+    seed: Vec<SeedBlock>,
     live_bytes: u64,
     summary: Summary,
     checkpoints: Vec<ProgramCheckpoint>,
@@ -118,15 +128,17 @@ struct Thread {
     ended: bool,
 }
 
-impl Default for Compiler {
-    fn default() -> Self {
+impl Compiler {
+    /// For the stream that is described so.
+    pub fn new(description: &TraceDescription) -> Self {
         let mut compiler = Self {
             processes: vec![Process::new(0)],
             threads: Vec::new(),
             current: 0,
             clock_ns: 0,
-            seed_free: Vec::new(),
-            seeding: false,
+            settled_ns: 0,
+            seed_heap: SeedHeap::of(description),
+            seed: Vec::new(),
             live_bytes: 0,
             summary: Summary::default(),
             checkpoints: Vec::new(),
@@ -135,16 +147,17 @@ impl Default for Compiler {
         compiler.put_thread(0, 0);
         compiler
     }
-}
 
-impl Compiler {
     /// Compiles one item.
     ///
     /// # Errors
     /// Those of the sink.
     pub fn item(&mut self, item: Item, sink: &mut impl Sink) -> io::Result<()> {
         match item {
-            Item::Seed(blocks) => blocks.iter().try_for_each(|block| self.seed(block, sink)),
+            Item::Seed(blocks) => {
+                self.seed.extend(blocks);
+                Ok(())
+            }
             Item::Event(event) => {
                 self.end_seed(sink)?;
                 self.event(&event, sink)
@@ -184,7 +197,7 @@ impl Compiler {
         let forked = forked.map(|thread| &self.processes[thread.process as usize]);
         let processes = self.processes.iter().chain(forked);
         let blocks: u64 = processes.map(Process::table_bytes).sum();
-        let seed = self.seed_free.capacity() * size_of::<(u32, u32)>();
+        let seed = self.seed.capacity() * size_of::<SeedBlock>();
         blocks + self.checkpoint_bytes + seed as u64
     }
 
@@ -229,55 +242,6 @@ impl Compiler {
         Ok(())
     }
 
-    fn seed(&mut self, block: &SeedBlock, sink: &mut impl Sink) -> io::Result<()> {
-        self.seeding = true;
-        // The arena's number stands for the thread that allocates from it.
-        let thread = block.arena;
-        if self.process_of(thread, sink)?.is_none() {
-            return Ok(());
-        }
-        self.switch(thread, sink)?;
-        let process = &mut self.processes[0];
-        let slot = process.take_slot();
-        let alloc = Op {
-            value: block.bytes,
-            slot,
-            code: code::ALLOC,
-            ..Op::default()
-        };
-        if !block.live {
-            sink.push(Op {
-                only: only::C_LIBRARY,
-                ..alloc
-            })?;
-            self.seed_free.push((thread, slot));
-            return Ok(());
-        }
-        let touch = process.put_touch(block.bytes, sink)?;
-        sink.push(alloc)?;
-        process.insert(block.addr, slot, block.bytes, false, touch);
-        self.summary.seed_blocks += 1;
-        self.summary.seed_bytes = self.summary.seed_bytes.saturating_add(block.bytes);
-        self.add_live(block.bytes);
-        Ok(())
-    }
-
-    /// Frees what was free when the recording began.
-    fn end_seed(&mut self, sink: &mut impl Sink) -> io::Result<()> {
-        if !std::mem::take(&mut self.seeding) {
-            return Ok(());
-        }
-        for (thread, slot) in std::mem::take(&mut self.seed_free) {
-            self.switch(thread, sink)?;
-            sink.push(Op {
-                only: only::C_LIBRARY,
-                ..free(slot)
-            })?;
-            self.processes[0].give_slot(slot);
-        }
-        Ok(())
-    }
-
     fn event(&mut self, event: &Event, sink: &mut impl Sink) -> io::Result<()> {
         self.summary.events += 1;
         self.summary.duration_ns = self.summary.duration_ns.max(event.time_ns);
@@ -293,8 +257,7 @@ impl Compiler {
             return Ok(());
         };
         if event.time_ns > self.clock_ns.saturating_add(CLOCK_STEP_NS) {
-            self.clock_ns = event.time_ns;
-            sink.push(op(code::CLOCK, event.time_ns, 0))?;
+            self.pass_time(event.time_ns, sink)?;
         }
         match event.kind {
             EventKind::Alloc {
@@ -397,6 +360,9 @@ impl Compiler {
             only: 0,
         })?;
         table.insert(addr, slot, bytes, by == By::Calloc, touch);
+        if let Some(block) = &moved {
+            self.note_gone(process, block);
+        }
         let before = moved.map_or(0, |block| block.bytes);
         self.live_bytes = self.live_bytes.saturating_sub(before);
         self.summary.allocated_bytes = self.summary.allocated_bytes.saturating_add(bytes);
@@ -413,7 +379,16 @@ impl Compiler {
         sink.push(free(block.slot))?;
         self.processes[process as usize].give_slot(block.slot);
         self.live_bytes = self.live_bytes.saturating_sub(block.bytes);
+        self.note_gone(process, block);
         Ok(())
+    }
+
+    /// Of what was there before, so much is not there any more.
+    fn note_gone(&mut self, process: u32, block: &process::Block) {
+        if block.seeded && process == 0 {
+            let gone = self.summary.seed_gone_bytes;
+            self.summary.seed_gone_bytes = gone.saturating_add(block.bytes);
+        }
     }
 
     fn add_live(&mut self, bytes: u64) {
@@ -433,8 +408,7 @@ impl Compiler {
         };
         let main = state.main_thread;
         if self.clock_ns < checkpoint.time_ns {
-            self.clock_ns = checkpoint.time_ns;
-            sink.push(op(code::CLOCK, checkpoint.time_ns, 0))?;
+            self.pass_time(checkpoint.time_ns, sink)?;
         }
         let live_bytes = self.processes[process].live_bytes();
         self.switch(main, sink)?;
@@ -449,6 +423,12 @@ impl Compiler {
             events: self.summary.events,
         });
         Ok(())
+    }
+
+    fn pass_time(&mut self, time_ns: u64, sink: &mut impl Sink) -> io::Result<()> {
+        self.clock_ns = time_ns;
+        let played_ns = time_ns.saturating_add(self.settled_ns);
+        sink.push(op(code::CLOCK, played_ns, 0)).map(|_| ())
     }
 
     // Threads and processes.

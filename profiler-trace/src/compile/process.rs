@@ -16,6 +16,8 @@ pub(super) struct Block {
     pub(super) bytes: u64,
     /// Whether the allocator had to clear it.
     zeroed: bool,
+    /// Whether it was there when the recording began.
+    pub(super) seeded: bool,
     /// The operation that says how much of it is touched, and how much that is so far.
     touch: Option<Touch>,
 }
@@ -130,9 +132,18 @@ impl Process {
             slot,
             bytes,
             zeroed,
+            seeded: false,
             touch,
         };
         self.put_back(addr, block);
+    }
+
+    /// A block was there when the recording began.
+    pub(super) fn insert_seeded(&mut self, addr: u64, slot: u32, bytes: u64, touch: Option<Touch>) {
+        self.insert(addr, slot, bytes, false, touch);
+        if let Some(block) = self.blocks.get_mut(&addr) {
+            block.seeded = true;
+        }
     }
 
     /// A block is live again.

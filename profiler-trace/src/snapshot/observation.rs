@@ -138,12 +138,17 @@ fields!(WhatIf {
     shadows,
     turned_over,
     events_lost
+} later {
+    gone_share,
+    allocated_bytes
 });
 fields!(Shadow {
     name,
     resident_bytes,
     worker_bytes,
     ended
+} later {
+    is_baseline
 });
 
 fields!(Activity {

@@ -382,20 +382,35 @@ fn what_if() -> impl Strategy<Value = WhatIf> {
         option::of(COUNT),
         option::of(COUNT),
         option::of(text()),
+        any::<bool>(),
     );
-    let shadow = shadow.prop_map(|(name, resident_bytes, worker_bytes, ended)| Shadow {
-        name,
-        resident_bytes,
-        worker_bytes,
-        ended,
-    });
-    (vec(shadow, 0..3), option::of(0.0..9.0), COUNT).prop_map(
-        |(shadows, turned_over, events_lost)| WhatIf {
-            shadows,
-            turned_over,
-            events_lost,
-        },
+    let shadow =
+        shadow.prop_map(
+            |(name, resident_bytes, worker_bytes, ended, is_baseline)| Shadow {
+                name,
+                resident_bytes,
+                worker_bytes,
+                ended,
+                is_baseline,
+            },
+        );
+    let share = || option::of(0.0..1.0);
+    (
+        vec(shadow, 0..3),
+        option::of(0.0..9.0),
+        COUNT,
+        share(),
+        COUNT,
     )
+        .prop_map(
+            |(shadows, turned_over, events_lost, gone_share, allocated_bytes)| WhatIf {
+                allocated_bytes,
+                shadows,
+                turned_over,
+                events_lost,
+                gone_share,
+            },
+        )
 }
 
 fn predictions() -> impl Strategy<Value = Predictions> {

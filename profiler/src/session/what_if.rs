@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use profiler_core::view::WhatIf;
 use profiler_lab::allocators::Allocator;
-use profiler_lab::play::Setup;
 use profiler_lab::shadow::{Shadows, SharedWhatIf};
 use profiler_probe::plan::ProbePlan;
 use profiler_sampling::{Sampler, SamplingOptions};
@@ -52,14 +51,13 @@ impl WhatIfSession {
         options: &WhatIfOptions,
         sampling: SamplingOptions,
     ) -> Result<Self, String> {
-        let mut setups = Vec::new();
-        for name in &options.allocators {
-            let allocator = Allocator::find(name).map_err(|why| format!("{name}: {why}"))?;
-            // A path is long, and its end tells it.
-            let title = allocator.title();
-            let short = title.rsplit('/').next().unwrap_or(&title);
-            setups.push((short.to_owned(), setup(&allocator, options.memory_limit)));
-        }
+        let find = |name: &String| Allocator::find(name).map_err(|why| format!("{name}: {why}"));
+        let allocators: Vec<Allocator> = options
+            .allocators
+            .iter()
+            .map(find)
+            .collect::<Result<_, _>>()?;
+        let memory_limit = options.memory_limit;
         let shared = SharedWhatIf::default();
         let over = Arc::new(AtomicBool::new(false));
         let (for_thread, end) = (shared.clone(), Arc::clone(&over));
@@ -67,7 +65,7 @@ impl WhatIfSession {
         let thread = std::thread::Builder::new()
             .name("what-if".into())
             .spawn(move || {
-                let recording = match begin(pid, &setups, sampling, for_thread) {
+                let recording = match begin(pid, &allocators, memory_limit, sampling, for_thread) {
                     Ok(recording) => recording,
                     Err(error) => {
                         // Who does not wait for it any more has ended.
@@ -141,18 +139,10 @@ impl Drop for WhatIfSession {
     }
 }
 
-fn setup(allocator: &Allocator, memory_limit: u64) -> Setup {
-    Setup {
-        preload: allocator.object.clone(),
-        memory_limit: Some(memory_limit),
-        background: true,
-        ..Setup::default()
-    }
-}
-
 fn begin(
     pid: i32,
-    setups: &[(String, Setup)],
+    allocators: &[Allocator],
+    memory_limit: u64,
     sampling: SamplingOptions,
     shared: SharedWhatIf,
 ) -> Result<ProbedRecording<ToShadows>, RecordError> {
@@ -162,7 +152,8 @@ fn begin(
     let recording = ProbedRecording::begin(sampler, &plan, sampling, |description| {
         Ok(ToShadows(Shadows::start(
             description.clone(),
-            setups,
+            allocators,
+            memory_limit,
             shared,
         )?))
     });

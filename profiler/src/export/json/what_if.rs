@@ -6,6 +6,8 @@ use serde::Serialize;
 #[derive(Serialize)]
 pub(super) struct WhatIfRow<'a> {
     turned_over: Option<f64>,
+    gone_share: Option<f64>,
+    allocated_bytes: u64,
     events_lost: u64,
     shadows: Vec<ShadowRow<'a>>,
 }
@@ -16,6 +18,7 @@ struct ShadowRow<'a> {
     resident_bytes: Option<u64>,
     worker_bytes: Option<u64>,
     ended: Option<&'a str>,
+    is_baseline: bool,
 }
 
 impl<'a> WhatIfRow<'a> {
@@ -25,9 +28,12 @@ impl<'a> WhatIfRow<'a> {
             resident_bytes: shadow.resident_bytes,
             worker_bytes: shadow.worker_bytes,
             ended: shadow.ended.as_deref(),
+            is_baseline: shadow.is_baseline,
         };
         Self {
             turned_over: what_if.turned_over,
+            gone_share: what_if.gone_share,
+            allocated_bytes: what_if.allocated_bytes,
             events_lost: what_if.events_lost,
             shadows: what_if.shadows.iter().map(row).collect(),
         }

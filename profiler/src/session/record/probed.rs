@@ -80,7 +80,10 @@ impl<O: Output> ProbedRecording<O> {
         let began_ns = moment.time_ns;
 
         let walked = malloc_heap(&sample, plan);
-        let mut blocks = walked.map(seed::blocks).unwrap_or_default();
+        let mut blocks = match walked {
+            Some(heap) => seed::blocks(heap, &sample.residency),
+            None => Vec::new(),
+        };
         frees.apply(&mut blocks);
         let target = sampler.target();
         let description = describe(target, &sample.heaps, Origin::Probes, started_at);

@@ -3,41 +3,70 @@
 use std::collections::HashMap;
 
 use profiler_common::{RawEvent, RecordKind};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::heap::{Allocator, HeapSnapshot};
-use profiler_core::span::{Span, SpanState};
+use profiler_core::residency::{PageRun, ResidencyMap};
+use profiler_core::span::SpanState;
+use profiler_trace::compile::LEAST_CHUNK;
 use profiler_trace::trace::SeedBlock;
 
 /// Free chunks are recorded in pieces of so many bytes, which merge when they are freed: asked for at once,
 /// a larger one would get a mapping of its own (`DEFAULT_MMAP_THRESHOLD_MIN`).
 const PIECE: u64 = 64 << 10;
-/// No chunk is smaller (`MINSIZE`).
-const LEAST: u64 = 32;
 
-/// The blocks of the heap that serves malloc, in address order. Those that are free are recorded
-/// where they shape what comes next: in glibc's bins and caches.
-pub(crate) fn blocks(heap: &HeapSnapshot) -> Vec<SeedBlock> {
+/// The blocks of the heap that serves malloc, in address order; with what is free of them, which shapes
+/// what comes next, as far as it has pages.
+pub(crate) fn blocks(heap: &HeapSnapshot, residency: &ResidencyMap) -> Vec<SeedBlock> {
     let is_glibc = heap.allocator == Allocator::Glibc;
     let mut blocks = Vec::new();
     for extent in &heap.extents {
         let arena = heap.arenas.get(extent.arena as usize);
         let arena = arena.map_or(0, |arena| arena.id);
         let header = extent.block_header_bytes;
-        let spans = extent.spans.iter(extent.range.start());
-        for block in spans.filter_map(|span| block(&span, header, arena, is_glibc)) {
-            if block.live {
-                blocks.push(block);
-            } else {
-                blocks.extend(pieces(block, header));
+        let block = |range: AddrRange, live| SeedBlock {
+            addr: range.start().get() + header,
+            bytes: range.len() - header,
+            arena,
+            live,
+        };
+        for span in extent.spans.iter(extent.range.start()) {
+            match span.state {
+                SpanState::Live => blocks.push(block(span.range, true)),
+                SpanState::Free | SpanState::Cached | SpanState::Top if is_glibc => {
+                    let present = present(span.range, residency);
+                    let pieces = present.flat_map(|range| pieces(block(range, false), header));
+                    blocks.extend(pieces);
+                }
+                SpanState::Free | SpanState::Cached => blocks.push(block(span.range, false)),
+                _ => {}
             }
         }
     }
     blocks
 }
 
+/// The parts of a free chunk that have pages and room for a chunk each, at addresses that one can have.
+fn present(chunk: AddrRange, residency: &ResidencyMap) -> impl Iterator<Item = AddrRange> {
+    let is_short = chunk.len() < 2 * PAGE_SIZE;
+    let runs = residency.runs_in(chunk);
+    let parts = runs.filter_map(move |PageRun { range: part, state }| {
+        let has_pages = state.is_resident() || state.is_swapped();
+        if is_short || !has_pages {
+            return None;
+        }
+        let aligned = |addr: u64| chunk.start().get() + (addr - chunk.start().get()) / 16 * 16;
+        let (start, end) = (part.start().get(), aligned(part.end().get()));
+        let start = aligned(start.saturating_add(15));
+        let part = AddrRange::with_len(RemoteAddr::new(start), end.checked_sub(start)?)?;
+        (part.len() >= LEAST_CHUNK).then_some(part)
+    });
+    is_short.then_some(chunk).into_iter().chain(parts)
+}
+
 /// A free chunk of glibc's as chunks that fill it.
 fn pieces(whole: SeedBlock, header: u64) -> impl Iterator<Item = SeedBlock> {
     let chunk = whole.bytes + header;
-    let count = chunk.saturating_sub(LEAST) / PIECE;
+    let count = chunk.saturating_sub(LEAST_CHUNK) / PIECE;
     (0..=count).map(move |i| {
         let left = chunk - i * PIECE;
         let own = if i < count { PIECE } else { left };
@@ -46,20 +75,6 @@ fn pieces(whole: SeedBlock, header: u64) -> impl Iterator<Item = SeedBlock> {
             bytes: own - header,
             ..whole
         }
-    })
-}
-
-fn block(span: &Span, header: u64, arena: u32, with_free: bool) -> Option<SeedBlock> {
-    let live = match span.state {
-        SpanState::Live => true,
-        SpanState::Free | SpanState::Cached if with_free => false,
-        _ => return None,
-    };
-    Some(SeedBlock {
-        addr: span.range.start().get() + header,
-        bytes: span.range.len() - header,
-        arena,
-        live,
     })
 }
 
@@ -119,6 +134,7 @@ pub(crate) fn thread_order(users: &[(u32, u32)], arenas: u32, tids: &[u32]) -> V
 mod tests {
     use profiler_core::addr::{AddrRange, RemoteAddr};
     use profiler_core::heap::{Arena, Extent, ExtentKind};
+    use profiler_core::residency::PageState;
     use profiler_core::span::SpanList;
 
     use super::*;
@@ -183,17 +199,56 @@ mod tests {
     #[test]
     fn glibcs_blocks_begin_after_their_header_and_free_ones_are_recorded() {
         assert_eq!(
-            blocks(&heap(Allocator::Glibc)),
+            blocks(&heap(Allocator::Glibc), &residency()),
             [
                 seed(0x1020, 0x18, true),
                 seed(0x1040, 0x28, false),
+                seed(0x1070, 0x38, false),
                 seed(0x8010, 0xff0, true),
             ]
         );
         assert_eq!(
-            blocks(&heap(Allocator::Jemalloc)),
-            [seed(0x1018, 0x20, true), seed(0x8010, 0xff0, true)]
+            blocks(&heap(Allocator::Jemalloc), &residency()),
+            [
+                seed(0x1018, 0x20, true),
+                seed(0x1038, 0x30, false),
+                seed(0x8010, 0xff0, true),
+            ]
         );
+    }
+
+    #[test]
+    fn what_has_no_pages_of_a_free_chunk_is_left_out() {
+        let mut heap = heap(Allocator::Glibc);
+        heap.extents = vec![Extent {
+            block_header_bytes: HEADER,
+            ..extent(
+                ExtentKind::Brk,
+                0x1008,
+                &[(0x5ff0, SpanState::Free), (0x20, SpanState::Live)],
+            )
+        }];
+        assert_eq!(
+            blocks(&heap, &residency()),
+            [
+                seed(0x1010, 0xfe8, false),
+                seed(0x4010, 0x2fe8, false),
+                seed(0x7000, 0x18, true),
+            ]
+        );
+    }
+
+    /// Pages at 0x1000 and from 0x4000 on.
+    fn residency() -> ResidencyMap {
+        let run = |start, bytes| PageRun {
+            range: AddrRange::with_len(RemoteAddr::new(start), bytes).expect("short"),
+            state: PageState::PRESENT,
+        };
+        let mut mapping = ResidencyMap::new(Vec::new());
+        [run(0x1000, 0x1000), run(0x4000, 0x8000)]
+            .into_iter()
+            .for_each(|run| mapping.push_run(run));
+        mapping
     }
 
     #[test]
@@ -205,7 +260,7 @@ mod tests {
                 assert_eq!(piece.addr, at);
                 let bytes = piece.bytes + HEADER;
                 assert!(
-                    (LEAST..PIECE + LEAST).contains(&bytes),
+                    (LEAST_CHUNK..PIECE + LEAST_CHUNK).contains(&bytes),
                     "{bytes} of {chunk}"
                 );
                 at += bytes;
@@ -239,7 +294,7 @@ mod tests {
         before.note(&event(RecordKind::Free, 0x1020));
         before.note(&event(RecordKind::Free, 0x8010));
         before.note(&event(RecordKind::Alloc, 0x8010));
-        let mut all = blocks(&heap(Allocator::Glibc));
+        let mut all = blocks(&heap(Allocator::Glibc), &residency());
         before.apply(&mut all);
         let live: Vec<u64> = all.iter().filter(|b| b.live).map(|b| b.addr).collect();
         assert_eq!(live, [0x8010]);

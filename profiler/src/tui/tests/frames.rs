@@ -68,15 +68,19 @@ fn shadows_stand_beside_the_worker_on_every_screen() {
         resident_bytes,
         worker_bytes: Some(320 << 20),
         ended: ended.map(Into::into),
+        is_baseline: name.starts_with("baseline"),
     };
     view.what_if = Some(WhatIf {
         shadows: vec![
+            shadow("baseline: glibc 2.36", Some(400 << 20), None),
             shadow("jemalloc 5.3.1", Some(208 << 20), None),
             shadow("mimalloc 3.3.2", None, None),
             shadow("libbad.so", None, Some("crashed (SIGSEGV)")),
         ],
         turned_over: Some(0.4),
         events_lost: 12,
+        gone_share: Some(0.25),
+        allocated_bytes: 5 << 20,
     });
     let mut app = app(80, 24);
     update(&mut app, Message::View(Box::new(view)));

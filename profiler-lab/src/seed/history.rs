@@ -1,0 +1,50 @@
+//! The history that a heap may have: what its gaps once held, and how that was freed.
+
+/// Which blocks fill a gap.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum Fill {
+    /// None: only what is live is allocated. The least that an allocator could need.
+    Dense,
+    /// Blocks of the sizes of the live ones just before it.
+    #[default]
+    Neighbours,
+    /// The same where these can fill it exactly, else one block.
+    Exact,
+    /// One block, or few.
+    Whole,
+}
+
+/// Whether the fill of several arenas was there at once.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum Overlap {
+    /// All of it.
+    #[default]
+    Together,
+    /// Each arena's is freed before the next has any.
+    OneByOne,
+}
+
+/// What gaps as large as glibc's grown mmap threshold are taken for: a block of that size was freed
+/// once, which is not to say that it was here.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum LargeGaps {
+    /// Large blocks, where most of the heap is such gaps; else as all gaps.
+    #[default]
+    ByShare,
+    /// Large blocks, and smaller gaps down to the threshold that glibc begins with as well.
+    LargeBlocks,
+    /// As all gaps.
+    AsOthers,
+}
+
+/// In which order the fill is freed.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum FreeOrder {
+    /// At random.
+    #[default]
+    Random,
+    /// By address: first allocated, first freed.
+    Address,
+    /// The last allocated first.
+    Reverse,
+}

@@ -1,0 +1,71 @@
+//! What a gap between live blocks may once have held.
+
+use std::ops::RangeInclusive;
+
+use fastrand::Rng;
+
+/// No chunk of glibc's is smaller, in bytes (`MINSIZE` in `malloc/malloc.c`).
+pub const LEAST_CHUNK: u64 = 32;
+
+/// What glibc's mmap threshold can grow from and to, in bytes (`DEFAULT_MMAP_THRESHOLD_MIN` and `_MAX` in
+/// `malloc/malloc.c`).
+pub const MMAP_THRESHOLDS: RangeInclusive<u64> = 128 << 10..=32 << 20;
+/// So many live blocks before a gap show what may have been in it.
+const REMEMBERED: usize = 8;
+
+/// A gap of more units can be filled exactly by any two sizes, as good as always.
+const LARGEST_TILED: usize = 4096;
+
+/// The sizes of the last blocks, headers included.
+#[derive(Clone, Debug, Default)]
+pub struct Neighbours {
+    sizes: [u64; REMEMBERED],
+    seen: usize,
+}
+
+impl Neighbours {
+    /// Takes note of a live block.
+    pub fn note(&mut self, bytes: u64) {
+        self.sizes[self.seen % REMEMBERED] = bytes;
+        self.seen += 1;
+    }
+
+    /// Whether blocks of these sizes can fill a gap exactly.
+    pub fn tile(&self, gap: u64) -> bool {
+        const UNIT: u64 = 16;
+        let mut sizes = self.sizes[..self.seen.min(REMEMBERED)].to_vec();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let units = (gap / UNIT) as usize;
+        if units > LARGEST_TILED {
+            return sizes.len() > 1 || sizes.iter().any(|size| gap.is_multiple_of(*size));
+        }
+        let mut reached = vec![false; units + 1];
+        reached[0] = true;
+        for at in 0..units {
+            if reached[at] {
+                for size in &sizes {
+                    let next = at + (*size / UNIT) as usize;
+                    if next <= units {
+                        reached[next] = true;
+                    }
+                }
+            }
+        }
+        reached[units]
+    }
+
+    /// A size to fill a gap of `room` bytes with, that leaves nothing or enough for another.
+    pub fn draw(&self, room: u64, random: &mut Rng) -> u64 {
+        let known = &self.sizes[..self.seen.min(REMEMBERED)];
+        let fitting = known.iter().filter(|size| **size <= room).count();
+        let Some(chosen) = (fitting > 0).then(|| random.usize(..fitting)) else {
+            return room;
+        };
+        let mut fitting = known.iter().filter(|size| **size <= room);
+        match fitting.nth(chosen) {
+            Some(size) if room - size >= LEAST_CHUNK => *size,
+            _ => room,
+        }
+    }
+}

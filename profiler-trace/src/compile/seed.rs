@@ -1,0 +1,255 @@
+//! The heap that was there when a recording began, as operations.
+//!
+//! For the C library's own malloc the free chunks are allocated and freed again, so that its heap gets
+//! the shape that it had. Any other allocator would pack what is live densely, which its real history
+//! would not have allowed: for those each gap is filled with blocks that it may once have held, in two
+//! ways (`docs/prediction.md`), and then time passes until they have purged.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use fastrand::Rng;
+use profiler_common::program::{Op, code, only};
+use profiler_core::allocator::Allocator;
+
+use super::fill::{LEAST_CHUNK, MMAP_THRESHOLDS, Neighbours};
+use super::settle::{SETTLING_NS, settle};
+use super::{Compiler, Sink, free, is_large, op, touch};
+use crate::trace::{SeedBlock, TraceDescription};
+
+/// Bytes of a glibc chunk before its block (`SIZE_SZ` in `malloc/malloc.c`).
+const HEADER: u64 = 8;
+/// Where in its page the block of an mmapped chunk lies (`sysmalloc_mmap`).
+const MAPPED_AT: u64 = 16;
+const PAGE: u64 = 4096;
+/// What a threshold is larger than the blocks that raised it to there, at the most.
+const THRESHOLD_ROUNDING: u64 = 2 * PAGE;
+
+/// What is known of the heap of the seed.
+#[derive(Clone, Debug)]
+pub(super) struct SeedHeap {
+    /// Whether it is glibc's: its free blocks are chunks that shape it, others' are regions of slabs.
+    is_glibc: bool,
+    /// glibc's mmap threshold, as it had grown.
+    mmap_threshold: u64,
+}
+
+impl SeedHeap {
+    pub(super) fn of(description: &TraceDescription) -> Self {
+        let malloc = description.malloc.as_deref().and_then(Allocator::of_title);
+        let threshold = description.setting("mmap_threshold");
+        let threshold = threshold.and_then(|bytes| bytes.parse().ok());
+        Self {
+            is_glibc: malloc.is_none_or(|malloc| malloc == Allocator::Glibc),
+            mmap_threshold: threshold
+                .unwrap_or(0)
+                .clamp(*MMAP_THRESHOLDS.start(), *MMAP_THRESHOLDS.end()),
+        }
+    }
+}
+
+/// One way to fill gaps.
+struct Fill {
+    only: u8,
+    /// Whether small blocks must fill a gap exactly, else it was a large one.
+    exactly: bool,
+    /// Gaps of so many bytes and more held large blocks.
+    large_from: u64,
+    /// Blocks that it may still take: what else is free is not filled.
+    left: u32,
+}
+
+/// Blocks of a fill at the most.
+const MOST_BLOCKS: u32 = 1 << 24;
+
+/// A block that is to be freed once all is allocated.
+struct Freed {
+    thread: u32,
+    slot: u32,
+    only: u8,
+}
+
+impl Compiler {
+    /// Allocates what was there, and frees what was free.
+    pub(super) fn end_seed(&mut self, sink: &mut impl Sink) -> io::Result<()> {
+        let blocks = std::mem::take(&mut self.seed);
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let mut fills = self.fills(&blocks);
+        let mut random = Rng::with_seed(1);
+        let mut neighbours: BTreeMap<u32, Neighbours> = BTreeMap::new();
+        let (mut shape, mut filled) = (Vec::new(), Vec::new());
+        let mut rest = blocks.as_slice();
+        while let Some(block) = rest.first() {
+            let gap = self.gap(rest);
+            rest = &rest[gap.blocks.max(1)..];
+            // The arena's number stands for the thread that allocates from it.
+            let thread = block.arena;
+            if self.process_of(thread, sink)?.is_none() {
+                continue;
+            }
+            self.switch(thread, sink)?;
+            let neighbours = neighbours.entry(thread).or_default();
+            if block.live {
+                self.seed_live(block, sink)?;
+                if !has_own_mapping(block) {
+                    neighbours.note(block.bytes.saturating_add(HEADER).max(LEAST_CHUNK));
+                }
+                continue;
+            }
+            let of_gap = &blocks[blocks.len() - rest.len() - gap.blocks..][..gap.blocks];
+            let (only, as_it_was) = match self.seed_heap.is_glibc {
+                true => (only::C_LIBRARY, &mut shape),
+                false => (0, &mut filled),
+            };
+            for block in of_gap {
+                as_it_was.push(self.seed_free(thread, block.bytes, only, sink)?);
+            }
+            for fill in &mut fills {
+                let piece = self.seed_heap.mmap_threshold - THRESHOLD_ROUNDING;
+                let small = fill.is_small(gap.bytes, neighbours);
+                let mut left = gap.bytes;
+                while left >= LEAST_CHUNK && fill.left > 0 {
+                    let room = if left > piece + LEAST_CHUNK {
+                        piece
+                    } else {
+                        left
+                    };
+                    let chunk = match small {
+                        true => neighbours.draw(room, &mut random),
+                        false => room,
+                    };
+                    filled.push(self.seed_free(thread, chunk - HEADER, fill.only, sink)?);
+                    left -= chunk;
+                    fill.left -= 1;
+                }
+            }
+        }
+        let threads: Vec<u32> = neighbours.into_keys().collect();
+        // In one order they would be freed as no program frees. Threads take turns once each.
+        random.shuffle(&mut filled);
+        filled.sort_by_key(|freed| freed.thread);
+        for freed in shape.into_iter().chain(filled) {
+            self.switch(freed.thread, sink)?;
+            sink.push(Op {
+                only: freed.only,
+                ..free(freed.slot)
+            })?;
+            self.processes[0].give_slot(freed.slot);
+        }
+        let slot = self.processes[0].take_slot();
+        settle(&threads, slot, self.clock_ns, self.current, sink)?;
+        self.processes[0].give_slot(slot);
+        self.settled_ns = SETTLING_NS;
+        Ok(())
+    }
+
+    /// The two fills of a heap of glibc's; another's free regions are known by their sizes.
+    fn fills(&self, blocks: &[SeedBlock]) -> Vec<Fill> {
+        if !self.seed_heap.is_glibc {
+            return Vec::new();
+        }
+        let threshold = self.seed_heap.mmap_threshold;
+        let large = threshold - THRESHOLD_ROUNDING;
+        let (mut all, mut of_large) = (0u64, 0u64);
+        let mut rest = blocks;
+        while let Some(block) = rest.first() {
+            let gap = self.gap(rest);
+            rest = &rest[gap.blocks.max(1)..];
+            if gap.bytes >= large {
+                of_large = of_large.saturating_add(gap.bytes);
+            }
+            if !has_own_mapping(block) {
+                all = all.saturating_add(gap.bytes.max(block.bytes));
+            }
+        }
+        let has_grown = threshold > *MMAP_THRESHOLDS.start();
+        let from = |condition: bool, bytes| if condition { bytes } else { u64::MAX };
+        vec![
+            Fill {
+                only: only::FIRST_FILL,
+                exactly: false,
+                large_from: from(has_grown && of_large >= all / 2, large),
+                left: MOST_BLOCKS,
+            },
+            Fill {
+                only: only::SECOND_FILL,
+                exactly: true,
+                large_from: from(has_grown, *MMAP_THRESHOLDS.start()),
+                left: MOST_BLOCKS,
+            },
+        ]
+    }
+
+    /// The free blocks that follow one another at the start of `blocks`.
+    fn gap(&self, blocks: &[SeedBlock]) -> Gap {
+        let mut gap = Gap::default();
+        let mut end = None;
+        for block in blocks.iter().take_while(|block| !block.live) {
+            let follows = end.is_none_or(|(arena, end)| (arena, end) == (block.arena, block.addr));
+            if !follows {
+                break;
+            }
+            let chunk = block.bytes.saturating_add(HEADER);
+            end = Some((block.arena, block.addr.saturating_add(chunk)));
+            gap.blocks += 1;
+            gap.bytes = gap.bytes.saturating_add(chunk);
+        }
+        gap
+    }
+
+    fn seed_live(&mut self, block: &SeedBlock, sink: &mut impl Sink) -> io::Result<()> {
+        let process = &mut self.processes[0];
+        let slot = process.take_slot();
+        let touch = process.put_touch(block.bytes, sink)?;
+        sink.push(op(code::ALLOC, block.bytes, slot))?;
+        process.insert_seeded(block.addr, slot, block.bytes, touch);
+        self.summary.seed_blocks += 1;
+        self.summary.seed_bytes = self.summary.seed_bytes.saturating_add(block.bytes);
+        self.add_live(block.bytes);
+        Ok(())
+    }
+
+    /// A block that was free. It has pages: what has none is no block of the seed.
+    fn seed_free(
+        &mut self,
+        thread: u32,
+        bytes: u64,
+        only: u8,
+        sink: &mut impl Sink,
+    ) -> io::Result<Freed> {
+        let slot = self.processes[0].take_slot();
+        if is_large(bytes) {
+            sink.push(Op {
+                only,
+                ..touch(bytes)
+            })?;
+        }
+        sink.push(Op {
+            only,
+            ..op(code::ALLOC, bytes, slot)
+        })?;
+        Ok(Freed { thread, slot, only })
+    }
+}
+
+/// Free blocks that follow one another.
+#[derive(Copy, Clone, Debug, Default)]
+struct Gap {
+    blocks: usize,
+    /// Their bytes, headers included.
+    bytes: u64,
+}
+
+impl Fill {
+    /// Whether a gap held small blocks.
+    fn is_small(&self, gap: u64, neighbours: &Neighbours) -> bool {
+        gap < self.large_from && (!self.exactly || neighbours.tile(gap))
+    }
+}
+
+/// Whether a live block of glibc's seems to be an mmapped chunk: such say nothing of what gaps held.
+fn has_own_mapping(block: &SeedBlock) -> bool {
+    block.live && block.addr % PAGE == MAPPED_AT && block.bytes >= *MMAP_THRESHOLDS.start() - PAGE
+}

@@ -1,0 +1,57 @@
+//! Time that passes in a program that goes on with little to do.
+
+use std::io;
+
+use profiler_common::program::{Op, code, only};
+
+use super::{Sink, op, touch};
+
+/// As long as this the program goes on, in steps of a second: jemalloc and mimalloc have purged by then
+/// (`dirty_decay_ms` is 10 s, `muzzy_decay_ms` 0).
+const STEPS: u64 = 25;
+const STEP_NS: u64 = 1_000_000_000;
+/// How far [`settle`] moves the player's clock, in ns.
+pub(super) const SETTLING_NS: u64 = STEPS * STEP_NS;
+/// So many blocks, too large for jemalloc's thread caches, are allocated and freed in a step: it reads
+/// its clock once in a thousand (`ARENA_DECAY_NTICKS_PER_UPDATE`).
+const BLOCKS: u32 = 1_100;
+/// jemalloc caches blocks of up to 32 KiB (`tcache_max`).
+const BLOCK_BYTES: u64 = 40 << 10;
+/// Threads that go on, at the most.
+const MOST_THREADS: usize = 64;
+
+/// Has `threads` allocate and free in `slot` for [`SETTLING_NS`] after `since_ns`, as a program that goes
+/// on: allocators that purge by time look at their clocks when they are asked for something. Thread
+/// `next` has the turn then.
+///
+/// # Errors
+/// Those of the sink.
+pub fn settle(
+    threads: &[u32],
+    slot: u32,
+    since_ns: u64,
+    next: u32,
+    sink: &mut impl Sink,
+) -> io::Result<()> {
+    let threads = &threads[..threads.len().min(MOST_THREADS)];
+    for step in 1..=STEPS {
+        sink.push(op(code::CLOCK, since_ns + step * STEP_NS, 0))?;
+        for thread in threads {
+            sink.push(op(code::SWITCH, 0, *thread))?;
+            for _ in 0..BLOCKS {
+                let block = [
+                    touch(0),
+                    op(code::ALLOC, BLOCK_BYTES, slot),
+                    op(code::FREE, 0, slot),
+                ];
+                for op in block {
+                    sink.push(Op {
+                        only: only::OTHERS,
+                        ..op
+                    })?;
+                }
+            }
+        }
+    }
+    sink.push(op(code::SWITCH, 0, next)).map(|_| ())
+}
