@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -96,7 +97,7 @@ struct Held {
     of_size: u64,
     lost: u64,
     /// Processes of which there are checkpoints.
-    looked_at: std::collections::BTreeSet<u32>,
+    looked_at: BTreeSet<u32>,
     whole: bool,
 }
 
@@ -298,7 +299,7 @@ os.setgid(65534); os.setuid(65534)
 fd = os.memfd_create('fragscope-ring')
 os.ftruncate(fd, 4096 + (1 << 20) * 48)
 ring = mmap.mmap(fd, 4096)
-ring[:8] = b'FSRING\\0\\3'
+ring[:8] = b'FSRING\\0\\4'
 s = os.fstat(fd)
 print(f'/proc/{os.getpid()}/fd/{fd} {s.st_dev} {s.st_ino}', flush=True)
 sys.stdin.read()
@@ -415,6 +416,32 @@ fn a_daemon_is_recorded_to_its_end_and_that_is_said() {
     );
     let held = held(&trace, 123_457);
     assert!(held.whole && held.of_size == 1000, "{held:?}: {said}");
+}
+
+#[test]
+fn children_of_threads_that_fork_at_once_are_the_ones_that_were_announced() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let script = "import os, threading\ndef fork():\n    for _ in range(50):\n        pid = os.fork()\n        \
+                  if pid == 0: os._exit(0)\n        os.waitpid(pid, 0)\n\
+                  threads = [threading.Thread(target=fork) for _ in range(4)]\n\
+                  [t.start() for t in threads]; [t.join() for t in threads]\n";
+    let output = run(&mut record(&trace, &["python3", "-S", "-c", script]));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mut reader = Reader::new(File::open(&trace).expect("a trace")).expect("a trace");
+    let (mut announced, mut known) = (BTreeSet::new(), BTreeSet::new());
+    while let Some(item) = reader.next_item().expect("sound") {
+        let Item::Event(event) = item else { continue };
+        match event.kind {
+            EventKind::Fork { process, child } => assert!(announced.insert((process, child))),
+            EventKind::Begin { process } => assert_eq!(process, 0, "no child of its own"),
+            _ => drop(known.insert(event.thread)),
+        }
+    }
+    // What `python3` starts before it is Python may fork as well.
+    assert!(announced.len() >= 200, "{}", announced.len());
+    let silent = announced.iter().filter(|(_, child)| !known.contains(child));
+    assert_eq!(silent.count(), 0, "each child frees or allocates something");
 }
 
 #[test]

@@ -225,7 +225,7 @@ impl PreloadedRecording {
                     match source::of_ring(&event, now_ns) {
                         None => self.damaged += 1,
                         Some(sound) => {
-                            is_fork = sound.kind == SourceKind::Forking;
+                            is_fork = matches!(sound.kind, SourceKind::Forking { .. });
                             if sound.kind == SourceKind::Start {
                                 self.unrecorded.began(event.process, event.time_ns);
                             }
@@ -445,7 +445,7 @@ impl PreloadedRecording {
                 "a recorded process writes invalid events: they are left out and count as lost",
             );
         }
-        if !self.is_beyond_limit && self.recorder.normaliser().beyond_limit() > 0 {
+        if !self.is_beyond_limit && self.recorder.normaliser().left_out().beyond_limit > 0 {
             self.is_beyond_limit = true;
             self.recorder.sink_mut().say(&beyond_limit());
         }
@@ -520,6 +520,13 @@ impl PreloadedRecording {
             && let Some(sentence) = self.unrecorded.sentence()
         {
             self.recorder.sink_mut().say(&sentence);
+        }
+        let after_exit = self.recorder.normaliser().left_out().after_exit;
+        if after_exit > 0 {
+            self.recorder.sink_mut().say(&format!(
+                "{after_exit} events of processes that had ended, as they or others wrote, are left \
+                 out and count as lost"
+            ));
         }
         self.recorder.finish()?.finish()
     }

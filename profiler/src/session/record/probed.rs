@@ -51,6 +51,8 @@ pub(crate) struct ProbedRecording<O> {
     cpu_before: Duration,
     /// Whether it became another program.
     execed: bool,
+    /// Events that no BPF program writes; they count as lost.
+    invalid: u64,
 }
 
 impl<O: Output> ProbedRecording<O> {
@@ -104,6 +106,7 @@ impl<O: Output> ProbedRecording<O> {
             slow_at: began + SLOW,
             cpu_before,
             execed: false,
+            invalid: 0,
         };
         recording.record_checkpoint(&sample, began_ns, CheckpointReason::Due)?;
         recording.record(&around.after)?;
@@ -155,7 +158,9 @@ impl<O: Output> ProbedRecording<O> {
                 // The other program's.
                 break;
             }
-            let Some(event) = source::of_probe(event, self.process.source) else {
+            let Some(event) = source::of_probe(event, self.process.source as u32) else {
+                self.invalid += 1;
+                self.recorder.lost(1)?;
                 continue;
             };
             self.execed = event.kind == SourceKind::Start;
@@ -298,10 +303,17 @@ impl<O: Output> ProbedRecording<O> {
         let used_ns = self.used_ns();
         self.stream.close()?;
         let events = self.output().events();
-        if self.recorder.normaliser().beyond_limit() > 0 {
+        let left_out = self.recorder.normaliser().left_out();
+        if left_out.beyond_limit > 0 {
             self.output_mut().say(&beyond_limit());
         }
-        let unknown_frees = self.recorder.normaliser().unknown_frees();
+        if self.invalid > 0 {
+            let invalid = self.invalid;
+            self.output_mut().say(&format!(
+                "the probes gave {invalid} invalid events: they are left out and count as lost"
+            ));
+        }
+        let unknown_frees = left_out.unknown_frees;
         // A calibration on a busy machine says too much: more than all it cannot have been.
         let spent_ns = used_ns.map_or(cost.spent_ns, |used| cost.spent_ns.min(used));
         let each = spent_ns / events.max(1) as f64;
