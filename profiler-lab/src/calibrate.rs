@@ -118,7 +118,7 @@ pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibratio
     calibration.median_error = median(&errors);
     let worst = [
         error(compared.peak),
-        error(compared.last),
+        error(compared.at_end),
         calibration.median_error.unwrap_or(0.0),
     ]
     .into_iter()
@@ -211,7 +211,7 @@ mod tests {
         assert!(found.trusted && found.reasons.is_empty());
         let compared = found.compared.expect("checkpoints");
         assert_eq!(compared.peak, (1000, 1010));
-        assert_eq!(compared.last, (480, 500));
+        assert_eq!(compared.at_end, (480, 500));
         let median = found.median_error.expect("errors");
         assert!((median - 0.02).abs() < 1e-9, "{median}");
     }

@@ -254,7 +254,7 @@ impl PlayedField<'_> {
                 (figure.bytes - figure.low_bytes) as f64 / figure.bytes.max(1) as f64
             };
             let both = measured.memory.map(part);
-            both.peak.max(both.last)
+            both.peak.max(both.at_end)
         });
         CalibrationFactors {
             events: self.summary.events,

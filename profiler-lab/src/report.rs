@@ -176,12 +176,12 @@ pub(super) const WORTH_SHARE: f64 = 0.05;
 impl Measured {
     /// The least saving at the end that is worth while.
     pub(super) fn worth(&self) -> u64 {
-        WORTH_BYTES.max((self.memory.last.bytes as f64 * WORTH_SHARE) as u64)
+        WORTH_BYTES.max((self.memory.at_end.bytes as f64 * WORTH_SHARE) as u64)
     }
 
     /// What another would have saved at the end.
     pub(super) fn saved_with(&self, other: &Self) -> u64 {
-        let (own, other) = (self.memory.last.bytes, other.memory.last.bytes);
+        let (own, other) = (self.memory.at_end.bytes, other.memory.at_end.bytes);
         own.saturating_sub(other)
     }
 
@@ -195,7 +195,7 @@ impl Measured {
 /// last, and gives everyone its ranks.
 pub fn rank(rows: &mut [Row]) {
     rows.sort_by_key(|row| {
-        let last = row.measured.map_or(u64::MAX, |m| m.memory.last.bytes);
+        let last = row.measured.map_or(u64::MAX, |m| m.memory.at_end.bytes);
         (!row.is_now, row.failure.is_some(), last)
     });
     let all: Vec<Measured> = rows.iter().filter_map(|row| row.measured).collect();
@@ -205,7 +205,7 @@ pub fn rank(rows: &mut [Row]) {
     for row in rows {
         row.rank = row.measured.map(|own| PeakAndFinal {
             peak: place(own.memory.peak.bytes, |other| other.memory.peak.bytes),
-            last: place(own.memory.last.bytes, |other| other.memory.last.bytes),
+            at_end: place(own.memory.at_end.bytes, |other| other.memory.at_end.bytes),
         });
     }
 }
@@ -220,8 +220,8 @@ mod tests {
             name: name.into(),
             is_now: name == "now",
             failure: both.is_none().then(|| "crashed".into()),
-            measured: both.map(|(peak, last)| Measured {
-                memory: PeakAndFinal { peak, last }.map(|bytes| Figure {
+            measured: both.map(|(peak, at_end)| Measured {
+                memory: PeakAndFinal { peak, at_end }.map(|bytes| Figure {
                     bytes,
                     ..Figure::default()
                 }),
@@ -237,7 +237,7 @@ mod tests {
             row("now", Some((100, 60))),
         ];
         rank(&mut rows);
-        let rank = |row: &Row| row.rank.map(|rank| (rank.peak, rank.last));
+        let rank = |row: &Row| row.rank.map(|rank| (rank.peak, rank.at_end));
         let names: Vec<_> = rows.iter().map(|row| (&*row.name, rank(row))).collect();
         assert_eq!(
             names,

@@ -22,7 +22,7 @@ fn played(trace: &TraceBuilder, setup: &Setup) -> Played {
 
 /// malloc's memory at the last checkpoint.
 fn last_bytes(played: &Played) -> u64 {
-    played.peak_and_final().expect("checkpoints").last
+    played.peak_and_final().expect("checkpoints").at_end
 }
 
 fn walked() -> Setup {

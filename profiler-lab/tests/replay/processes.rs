@@ -35,7 +35,7 @@ fn a_forked_child_has_what_its_parent_had_and_frees_its_own_copy() {
     trace.checkpoint(0);
     let played = played(&trace, &Setup::default());
     assert_eq!(at(&played.checkpoints), [(0, 25), (1, 30), (0, 25)]);
-    let last = played.peak_and_final().expect("checkpoints").last;
+    let last = played.peak_and_final().expect("checkpoints").at_end;
     assert_eq!((last + MIB / 2) / MIB, 25);
 }
 

@@ -53,7 +53,7 @@ impl LeftOut {
 }
 
 /// Gives processes and threads the trace's numbers, follows forks, execs and ends, and keeps the time.
-/// With [`Self::with_live_blocks`] it also sees to it that events are of blocks that live.
+/// Of a source that loses events ([`Self::for_lossy_source`]) it also follows which blocks live.
 ///
 /// It trusts nothing: what is beyond its limits is counted and left out.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl Normaliser {
 
     /// Of a source of one process that had these blocks, and which loses events: frees of unknown blocks
     /// are left out, and the ends of blocks that were lost are made up for.
-    pub fn with_live_blocks(clock: Clock, seed: &[SeedBlock]) -> Self {
+    pub fn for_lossy_source(clock: Clock, seed: &[SeedBlock]) -> Self {
         Self {
             blocks: Some(LiveBlocks::new(seed)),
             ..Self::new(clock)
@@ -483,7 +483,7 @@ mod tests {
 
     #[test]
     fn threads_are_numbered_as_they_appear_and_end_once() {
-        let mut normaliser = Normaliser::with_live_blocks(Clock::new(0, 1), &[]);
+        let mut normaliser = Normaliser::for_lossy_source(Clock::new(0, 1), &[]);
         let mut seen = Vec::new();
         normaliser.number_threads(7, &[Some(80), None], |event| seen.push(event.thread));
         let alloc = K::Alloc {

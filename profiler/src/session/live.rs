@@ -161,7 +161,6 @@ impl LiveSession {
         let foreign = foreign.then(|| "this is not a Python process: malloc is shown".to_owned());
         let activity = self.probes.activity();
         let what_if = self.what_if.as_ref().map(WhatIfSession::get);
-        let shadows = self.what_if.as_ref().and_then(WhatIfSession::notice);
         // What has failed comes first: a screen has one line for all of them.
         let trouble = [self.trouble.clone(), self.recorder.trouble()];
         let mut notices: Vec<String> = trouble.into_iter().flatten().collect();
@@ -170,11 +169,8 @@ impl LiveSession {
             notices.extend(activity.iter().flat_map(|activity| activity.troubles()));
         }
         notices.extend(what_if.iter().flat_map(WhatIf::troubles));
-        notices.extend(
-            [shadows, self.probes.notice(), foreign]
-                .into_iter()
-                .flatten(),
-        );
+        notices.extend(self.what_if.iter().flat_map(WhatIfSession::notices));
+        notices.extend([self.probes.notice(), foreign].into_iter().flatten());
         View {
             report: Arc::clone(&self.report),
             activity,

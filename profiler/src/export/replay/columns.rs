@@ -58,18 +58,17 @@ impl Column {
     }
 }
 
-const FINAL: Column = Column::filed("rest_bytes", |row| whole(row, |m| m.memory.last.bytes)).shown(
-    "final",
-    7,
-    |of| mib(of.own.memory.last.bytes),
-);
-const FINAL_LOW: Column = Column::filed("low_bytes", |row| whole(row, |m| m.memory.last.low_bytes));
-const FINAL_HIGH: Column =
-    Column::filed("high_bytes", |row| whole(row, |m| m.memory.last.high_bytes));
+const FINAL: Column = Column::filed("rest_bytes", |row| whole(row, |m| m.memory.at_end.bytes))
+    .shown("final", 7, |of| mib(of.own.memory.at_end.bytes));
+const FINAL_LOW: Column =
+    Column::filed("low_bytes", |row| whole(row, |m| m.memory.at_end.low_bytes));
+const FINAL_HIGH: Column = Column::filed("high_bytes", |row| {
+    whole(row, |m| m.memory.at_end.high_bytes)
+});
 const RANGE: Column = Column::derived("range", 13, |of| {
     let (low, high) = (
-        mib(of.own.memory.last.low_bytes),
-        mib(of.own.memory.last.high_bytes),
+        mib(of.own.memory.at_end.low_bytes),
+        mib(of.own.memory.at_end.high_bytes),
     );
     if low == high {
         String::new()
@@ -77,8 +76,8 @@ const RANGE: Column = Column::derived("range", 13, |of| {
         format!("{low}-{high}")
     }
 });
-const FINAL_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.memory.last.bytes));
-const FINAL_RANK: Column = Column::filed("rest_rank", |row| Some((row.rank?.last as u64).into()));
+const FINAL_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.memory.at_end.bytes));
+const FINAL_RANK: Column = Column::filed("rest_rank", |row| Some((row.rank?.at_end as u64).into()));
 const PEAK: Column =
     Column::filed("peak_bytes", |row| whole(row, |m| m.memory.peak.bytes))
         .shown("peak", 7, |of| mib(of.own.memory.peak.bytes));

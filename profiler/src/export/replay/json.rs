@@ -57,7 +57,8 @@ struct Trace<'a> {
     threads: u32,
     processes: u32,
     checkpoints: u64,
-    last_look_ns: u64,
+    #[serde(rename = "last_look_ns")]
+    last_checkpoint_ns: u64,
     peak_live_bytes: u64,
     trouble: Option<&'a str>,
     not_taken: &'a [String],
@@ -160,7 +161,7 @@ fn trace(report: &Report) -> Trace<'_> {
         threads: trace.threads,
         processes: trace.processes,
         checkpoints: trace.checkpoints,
-        last_look_ns: trace.last_checkpoint_ns,
+        last_checkpoint_ns: trace.last_checkpoint_ns,
         peak_live_bytes: trace.peak_live_bytes,
         trouble: trace.trouble.as_deref(),
         not_taken: &trace.not_taken,
@@ -170,9 +171,9 @@ fn trace(report: &Report) -> Trace<'_> {
 fn calibration(found: &Calibration) -> Calibrated<'_> {
     Calibrated {
         trusted: found.trusted,
-        recorded_bytes: found.compared.map(|both| both.last.0),
-        replayed_bytes: found.compared.map(|both| both.last.1),
-        error: found.compared.map(|both| error(both.last)),
+        recorded_bytes: found.compared.map(|both| both.at_end.0),
+        replayed_bytes: found.compared.map(|both| both.at_end.1),
+        error: found.compared.map(|both| error(both.at_end)),
         recorded_peak_bytes: found.compared.map(|both| both.peak.0),
         replayed_peak_bytes: found.compared.map(|both| both.peak.1),
         peak_error: found.compared.map(|both| error(both.peak)),
@@ -238,7 +239,7 @@ fn looked(checkpoint: &Checkpoint) -> Looked {
 fn mechanism(share: &Share) -> Mechanism {
     Mechanism {
         mechanism: share.mechanism.name(),
-        bytes: share.bytes.last,
+        bytes: share.bytes.at_end,
         peak_bytes: share.bytes.peak,
     }
 }

@@ -18,7 +18,7 @@ const NAME: usize = WIDTH - columns::WIDTH;
 const PEAKS: usize = 4;
 /// Candidates whose lines to copy are shown.
 const REMEDIES: usize = 3;
-/// The last look is late enough when so much of the recording precedes it.
+/// The last checkpoint is late enough when so much of the recording precedes it.
 const LATE_PERCENT: u64 = 90;
 const MIB: f64 = (1 << 20) as f64;
 
@@ -172,7 +172,7 @@ fn calibration(text: &mut Text, report: &Report) {
         };
         line.push_str(&format!(
             ": {}; {}; median error {:.1} % over {}",
-            one("final", compared.last),
+            one("final", compared.at_end),
             one("peak", compared.peak),
             found.median_error.unwrap_or(0.0) * 100.0,
             many(trace.checkpoints, "checkpoint", "checkpoints"),
@@ -278,7 +278,10 @@ fn mechanisms(text: &mut Text, report: &Report) {
     let gap = |part: fn(&profiler_lab::report::Share) -> i64| -> i64 {
         report.mechanisms.iter().map(part).sum()
     };
-    let (last, peak) = (gap(|share| share.bytes.last), gap(|share| share.bytes.peak));
+    let (last, peak) = (
+        gap(|share| share.bytes.at_end),
+        gap(|share| share.bytes.peak),
+    );
     text.blank();
     text.styled(
         Look::Bold,
@@ -291,7 +294,7 @@ fn mechanisms(text: &mut Text, report: &Report) {
         let words = in_words(share.mechanism);
         text.line(&format!(
             "{:>8.1} {:>8.1}  {words}",
-            share.bytes.last as f64 / MIB,
+            share.bytes.at_end as f64 / MIB,
             share.bytes.peak as f64 / MIB,
         ));
     }

@@ -87,7 +87,7 @@ impl<O: Output> ProbedRecording<O> {
         let target = sampler.target();
         let description = describe(target, &sample.heaps, Origin::Probes, started_at);
         let output = begin(&description)?;
-        let normaliser = Normaliser::with_live_blocks(Clock::new(began_ns, CLOCK_NS), &blocks);
+        let normaliser = Normaliser::for_lossy_source(Clock::new(began_ns, CLOCK_NS), &blocks);
         let pid = source_number(target);
         let threads = threads(target, &sample, walked, sampling)?;
         let recorder = Recorder::seeded(output, normaliser, &blocks, pid, &threads)?;
@@ -255,14 +255,14 @@ impl<O: Output> ProbedRecording<O> {
         let cost = self.stream.cost()?;
         let age = self.began.elapsed();
         let share = cost.spent_ns / age.as_nanos().max(1) as f64;
-        let remark = match self.used_ns() {
+        let note = match self.used_ns() {
             Some(used_ns) => format!(
                 "  probes take {:.0} % of its processor time",
                 (cost.spent_ns / used_ns).min(1.0) * 100.0
             ),
             None => String::new(),
         };
-        self.output_mut().remark(remark);
+        self.output_mut().set_progress_note(note);
         match budget.filter(|budget| share > *budget && age > JUDGED_AFTER) {
             Some(budget) => {
                 self.output_mut().say(&format!(

@@ -121,8 +121,8 @@ impl Output for TraceFile {
         Ok(())
     }
 
-    fn remark(&mut self, remark: String) {
-        self.progress.remark = remark;
+    fn set_progress_note(&mut self, note: String) {
+        self.progress.note = note;
     }
 
     /// On stderr, where no progress line writes over it.
@@ -178,7 +178,7 @@ struct Progress {
     last: Instant,
     last_events: u64,
     shown: bool,
-    remark: String,
+    note: String,
 }
 
 impl Progress {
@@ -190,7 +190,7 @@ impl Progress {
             last: now,
             last_events: 0,
             shown: false,
-            remark: String::new(),
+            note: String::new(),
         }
     }
 
@@ -207,7 +207,7 @@ impl Progress {
             units::count(events),
             units::count(rate as u64),
             units::bytes(bytes),
-            self.remark,
+            self.note,
         );
         say::progress(line);
         (self.last, self.last_events, self.shown) = (Instant::now(), events, true);
