@@ -128,6 +128,8 @@ impl RecordError {
             Self::Probe(probe) => probe.kind(),
             Self::Gone(_) => ErrorKind::TargetGone,
             Self::Taken(_) => ErrorKind::Busy,
+            Self::Output(error) => outputs::write_error_kind(error),
+            Self::Write(error) | Self::Unrecorded { why: error, .. } => error.kind(),
             Self::Io(error) => ErrorKind::of_io(error),
             other => ErrorKind::of_causes(other),
         }

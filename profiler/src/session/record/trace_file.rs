@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use profiler_core::text::visible;
 use profiler_core::units;
+use profiler_target::ErrorKind;
 use profiler_trace::record::TraceSink;
 use profiler_trace::trace::{Checkpoint, Event, EventKind, SeedBlock, TraceDescription, Writer};
 use profiler_trace::whole_file::{self, WriteError};
 
 use super::output::Output;
 use crate::say;
+use crate::session::outputs::output_kind;
 
 /// Time between two progress lines.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -50,6 +52,11 @@ impl TraceWriteError {
     /// What failed at `path`, in which so many events are whole.
     pub(crate) fn new(path: PathBuf, events: u64, why: io::Error) -> Self {
         Self { path, events, why }
+    }
+
+    /// Of what kind it is.
+    pub(super) fn kind(&self) -> ErrorKind {
+        output_kind(&self.why)
     }
 }
 

@@ -114,6 +114,7 @@ impl SavedError {
                 why: ReadError::Stopped(Stopped::Interrupted),
                 ..
             } => ErrorKind::Interrupted,
+            Self::Write(error) => super::outputs::write_error_kind(error),
             Self::Io(error) => ErrorKind::of_io(error),
             other => ErrorKind::of_causes(other),
         }
