@@ -34,7 +34,7 @@ pub struct RawEvent {
     pub tid: u32,
     /// The number of a [`RecordKind`].
     pub kind: u16,
-    /// [`RawEvent::USABLE`], and in the upper half the alignment that was asked for, as a power of
+    /// [`RawEvent::USABLE`], and in the upper half the alignment that was requested, as a power of
     /// two; 0 when none was.
     pub flags: u16,
 }
@@ -48,7 +48,7 @@ impl RawEvent {
         flags & 0xff | (log2 as u16) << 8
     }
 
-    /// The alignment asked for, as a power of two; 0 when none was.
+    /// The alignment requested, as a power of two; 0 when none was.
     pub const fn align(&self) -> u8 {
         (self.flags >> 8) as u8
     }
@@ -89,6 +89,6 @@ pub struct Call {
     pub probe: u32,
     /// 1 when the function is a [`Cookie::leaf`], else 0.
     pub leaf: u16,
-    /// The alignment asked for, as a power of two.
+    /// The alignment requested, as a power of two.
     pub align: u16,
 }

@@ -53,7 +53,7 @@ pub struct Op {
     pub slot: u32,
     /// One of [`code`].
     pub code: u8,
-    /// The alignment as a power of two; 0 when none was asked for.
+    /// The alignment as a power of two; 0 when none was requested.
     pub align: u8,
     /// Whether it was calloc.
     pub zeroed: u8,
@@ -121,7 +121,7 @@ pub struct Control {
     pub least: u32,
     /// Why the player failed: one of [`failure`].
     pub failure: AtomicU32,
-    /// Bytes asked for when it failed, or what [`failure`] says.
+    /// Bytes requested when it failed, or what [`failure`] says.
     pub detail: AtomicU64,
     /// Nanoseconds of processor time of the process that plays a checkpoint, since it began.
     pub cpu_ns: AtomicU64,
@@ -142,7 +142,7 @@ pub struct Control {
 
 /// Why a player failed.
 pub mod failure {
-    /// The allocator gave no memory; the detail is how much was asked for.
+    /// The allocator gave no memory; the detail is how much was requested.
     pub const NO_MEMORY: u32 = 1;
     /// A thread or process could not be started.
     pub const NO_THREAD: u32 = 2;

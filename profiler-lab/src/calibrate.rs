@@ -6,7 +6,7 @@ use profiler_core::units::bytes;
 use super::figures::{At, PeakAndFinal, median};
 
 /// An error above this gives no verdict.
-pub const TRUSTED: f64 = 0.05;
+pub const MOST_TRUSTED_ERROR: f64 = 0.05;
 /// Checkpoints of less than this share of the peak say little of malloc: an interpreter that starts
 /// has other memory, too.
 const SHARE_OF_PEAK: f64 = 0.1;
@@ -125,7 +125,7 @@ pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibratio
     .map(f64::abs)
     .fold(0.0, f64::max);
     let unseen = unseen(&calibration.points);
-    calibration.trusted = worst <= TRUSTED && unseen.is_none();
+    calibration.trusted = worst <= MOST_TRUSTED_ERROR && unseen.is_none();
     calibration.reasons = reasons(factors);
     calibration.reasons.extend(unseen);
     if !calibration.trusted && calibration.reasons.is_empty() {
@@ -173,7 +173,7 @@ fn reasons(factors: &CalibrationFactors) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if factors.touch_band > TRUSTED {
+    if factors.touch_band > MOST_TRUSTED_ERROR {
         reasons.push(format!(
             "how much of its large blocks the program touched is not known, which can change the \
              result by up to {:.0} %",

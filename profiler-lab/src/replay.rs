@@ -230,7 +230,7 @@ impl PlayedField<'_> {
                 high_bytes: high,
                 recorded_bytes: reached.checkpoint.figures.malloc_bytes(),
                 live_bytes: reached.live_bytes,
-                asked: reached.checkpoint.figures.asked,
+                on_request: reached.checkpoint.figures.on_request,
             })
         });
         all.collect()

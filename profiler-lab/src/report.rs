@@ -60,7 +60,7 @@ pub struct TraceFacts {
     pub processes: u32,
     /// Nanoseconds from the first event to the last.
     pub duration_ns: u64,
-    /// The most bytes live at once, as asked for.
+    /// The most bytes live at once, as requested.
     pub peak_live_bytes: u64,
     /// Checkpoints with the program's resident memory.
     pub checkpoints: u64,
@@ -122,10 +122,10 @@ pub struct Checkpoint {
     pub high_bytes: u64,
     /// What the real program had, under its own allocator.
     pub recorded_bytes: Option<u64>,
-    /// Bytes live, as asked for.
+    /// Bytes live, as requested.
     pub live_bytes: u64,
-    /// Whether the user asked for this checkpoint.
-    pub asked: bool,
+    /// Whether the user requested this checkpoint.
+    pub on_request: bool,
 }
 
 /// What was measured of a candidate.

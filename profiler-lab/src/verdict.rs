@@ -4,11 +4,11 @@ use profiler_core::allocator::Allocator;
 use profiler_core::units::bytes;
 
 use super::ablation::{in_words, remedy};
-use super::calibrate::{Calibration, TRUSTED, error};
+use super::calibrate::{Calibration, MOST_TRUSTED_ERROR, error};
 use super::report::{Measured, Report, Row, WORTH_SHARE};
 
 /// A share of the gap from which a mechanism dominates.
-const DOMINATES: f64 = 0.5;
+const DOMINANT_SHARE: f64 = 0.5;
 
 /// The verdict on a report in which all else is there.
 pub fn verdict(report: &Report) -> String {
@@ -43,7 +43,7 @@ fn untrusted(calibration: &Calibration) -> String {
     let off = |both| format!("{:+.1} %", error(both) * 100.0);
     let median = calibration.median_error.unwrap_or(0.0) * 100.0;
     let errors = [error(compared.peak), error(compared.at_end), median / 100.0];
-    if errors.iter().all(|error| error.abs() <= TRUSTED) {
+    if errors.iter().all(|error| error.abs() <= MOST_TRUSTED_ERROR) {
         return format!("No verdict: {reasons}. The table shows what was replayed.");
     }
     format!(
@@ -123,7 +123,7 @@ fn dominant(report: &Report, had: &Measured) -> Option<String> {
     }
     let words = in_words(most.mechanism);
     let part = bytes(most.bytes.at_end.unsigned_abs());
-    Some(if most.bytes.at_end as f64 >= gap as f64 * DOMINATES {
+    Some(if most.bytes.at_end as f64 >= gap as f64 * DOMINANT_SHARE {
         format!("Dominant cause under glibc: {words}, {part}.")
     } else {
         format!("No cause dominates under glibc; the largest is: {words}, {part}.")

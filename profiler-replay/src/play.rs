@@ -179,7 +179,7 @@ fn touch_block(control: &Control, block: *mut c_void, size: u64, known: u64) {
     }
 }
 
-/// Lets the program's time pass, and trims when that is asked for.
+/// Lets the program's time pass, and trims when that is requested.
 fn pass_time(control: &Control, to_ns: u64) {
     let periods = |ns: u64| ns.checked_div(control.trim_every_ns);
     if periods(to_ns) > periods(control.now_ns.load(Ordering::Relaxed)) {

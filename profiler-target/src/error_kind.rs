@@ -30,7 +30,7 @@ pub enum ErrorKind {
     },
     /// The target ended, or became another program.
     TargetGone,
-    /// A process or a program of a kind that cannot be looked at.
+    /// A process or a program of a kind that cannot be inspected.
     UnsupportedTarget,
     /// The kernel is too old.
     UnsupportedKernel,
@@ -57,8 +57,8 @@ pub enum ErrorKind {
 /// What may not be permitted.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Action {
-    /// Looking at a process: reading its memory, and stopping it.
-    Look,
+    /// Inspecting a process: reading its memory, and stopping it.
+    Inspect,
     /// Loading BPF programs and probing with them.
     Probe,
 }

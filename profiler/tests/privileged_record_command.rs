@@ -21,7 +21,7 @@ use support::{command, stderr, text};
 
 const NOBODY: u32 = 65534;
 /// No test waits so long, unless something waits for ever.
-const FOR_EVER: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The command that records into this file.
 fn record(trace: &Path, command: &[&str]) -> Command {
@@ -81,7 +81,7 @@ fn ended(child: &mut Child) -> std::process::ExitStatus {
         if let Some(status) = child.try_wait().expect("our own child") {
             return status;
         }
-        if began.elapsed() > FOR_EVER {
+        if began.elapsed() > TIMEOUT {
             child.kill().expect("it runs");
             panic!("it goes on for ever");
         }
@@ -97,7 +97,7 @@ struct Held {
     of_size: u64,
     lost: u64,
     /// Processes of which there are checkpoints.
-    looked_at: BTreeSet<u32>,
+    sampled: BTreeSet<u32>,
     whole: bool,
 }
 
@@ -116,7 +116,7 @@ fn held(trace: &Path, size: u64) -> Held {
                 }
             }
             Item::Checkpoint(checkpoint) => {
-                held.looked_at.insert(checkpoint.process);
+                held.sampled.insert(checkpoint.process);
             }
             Item::Seed(_) => {}
         }
@@ -594,7 +594,7 @@ fn claims_in_the_name_of_a_living_thread_hold_up_the_others_for_a_bounded_time_i
     );
     assert!(said.contains("the command goes on"), "{said}");
     // Each of half a million claims took 2 s.
-    assert!(began.elapsed() < FOR_EVER, "{said}");
+    assert!(began.elapsed() < TIMEOUT, "{said}");
 }
 
 #[test]
@@ -656,7 +656,7 @@ impl Forging {
 }
 
 #[test]
-fn a_process_that_does_not_descend_from_the_command_is_never_looked_into() {
+fn a_process_that_does_not_descend_from_the_command_is_never_sampled() {
     let mut foreign = Command::new("sleep").arg("1000").spawn().expect("sleep");
     let forging = Forging::start(&["foreign", &foreign.id().to_string()]);
     // A look at all processes precedes the end.
@@ -664,12 +664,12 @@ fn a_process_that_does_not_descend_from_the_command_is_never_looked_into() {
     foreign.kill().expect("it runs");
     foreign.wait().expect("it ends");
     assert!(held.events > 1000, "{said}");
-    let processes: Vec<u32> = held.looked_at.into_iter().collect();
+    let processes: Vec<u32> = held.sampled.into_iter().collect();
     assert_eq!(processes, [0], "{said}");
 }
 
 #[test]
-fn a_child_that_was_there_before_fragscope_is_never_looked_into() {
+fn a_child_that_was_there_before_fragscope_is_never_sampled() {
     let folder = open_folder();
     let trace = folder.path().join("trace");
     let forge = compiled(&folder, "forge", &[]);
@@ -687,7 +687,7 @@ fn a_child_that_was_there_before_fragscope_is_never_looked_into() {
     let held = held(&trace, 32);
     assert!(held.of_size >= 1000, "{held:?}: {said}");
     // Processes 0 and 1 are the shell and what forges, 2 the one that was there before.
-    assert!(!held.looked_at.contains(&2), "{held:?}: {said}");
+    assert!(!held.sampled.contains(&2), "{held:?}: {said}");
 }
 
 #[test]

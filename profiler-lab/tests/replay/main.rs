@@ -63,7 +63,7 @@ fn what_the_trace_has_live_is_live_in_the_player() {
     let played = played(&trace, &walked());
     let heap = glibc(&played);
     assert_eq!(heap.check(), Vec::<String>::new());
-    // A checkpoint has the trace's own account: bytes asked for.
+    // A checkpoint has the trace's own account: bytes requested.
     assert_eq!(live_blocks(heap), kept, "{:?}", heap.arenas);
 }
 

@@ -10,7 +10,7 @@ use profiler_core::text::visible;
 
 use crate::{CoreProblem, ErrorKind, Packer};
 
-/// Why a file cannot be looked at as a core.
+/// Why a file cannot be inspected as a core.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreError {
     /// It could not be opened or read.

@@ -12,7 +12,7 @@ use super::{Sink, is_large, touch, touch_unknown};
 pub(super) struct Block {
     /// Its slot.
     pub(super) slot: u32,
-    /// Bytes asked for.
+    /// Bytes requested.
     pub(super) bytes: u64,
     /// Whether the allocator had to clear it.
     zeroed: bool,
@@ -81,7 +81,7 @@ impl Process {
         self.next_slot.into()
     }
 
-    /// Bytes live, as asked for.
+    /// Bytes live, as requested.
     pub(super) fn live_bytes(&self) -> u64 {
         self.live_bytes
     }

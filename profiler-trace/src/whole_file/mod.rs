@@ -210,7 +210,7 @@ impl Place {
         draft::clear(&place.0.folder, &place.0.temporary);
         // What would fail at the end, after hours perhaps, fails now.
         let trial = place.begin()?;
-        if let Some(before) = place.look()? {
+        if let Some(before) = place.existing()? {
             trial.dress_as(&before)?;
         }
         Ok(place)
@@ -266,7 +266,7 @@ impl Place {
     }
 
     /// What lies there now, when it is a file that may be replaced.
-    fn look(&self) -> Result<Option<FileStat>, WriteError> {
+    fn existing(&self) -> Result<Option<FileStat>, WriteError> {
         let (place, path) = (&*self.0, self.path());
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
         let about = match fstatat(&*place.folder, place.name.as_os_str(), flags) {
@@ -337,11 +337,11 @@ impl Output {
         if self.draft.state == State::Placed {
             return Ok(());
         }
-        let Some(before) = self.place.look()? else {
+        let Some(before) = self.place.existing()? else {
             return match self.draft.place(&self.place.0.name) {
-                // It was made this very moment: look again, once.
+                // It was made this very moment: existing again, once.
                 Err(Errno::EEXIST) => {
-                    let before = self.place.look()?;
+                    let before = self.place.existing()?;
                     self.replace(before.as_ref())
                 }
                 placed => placed.map_err(|error| self.place.failed(error.into())),

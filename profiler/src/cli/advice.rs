@@ -38,8 +38,8 @@ impl Advice {
                     ..advice("attach", Some(options.pid))
                 }
             }
-            Command::Snapshot(args) => advice("snapshot", args.look.pid),
-            Command::Explain(args) => advice("explain", args.look.pid),
+            Command::Snapshot(args) => advice("snapshot", args.source.pid),
+            Command::Explain(args) => advice("explain", args.source.pid),
             Command::View(_) => advice("view", None),
             Command::Record(args) => Self {
                 flags: format!(" -o {}", word(&args.output)),
@@ -110,7 +110,7 @@ impl Advice {
             ),
             Denial::MissingCapability { caller, lacking } => {
                 let mut lacking = lacking.clone();
-                if self.probes && action == Action::Look {
+                if self.probes && action == Action::Inspect {
                     lacking.extend(host::lacking(host::TO_PROBE));
                 }
                 match caller {
@@ -120,7 +120,7 @@ impl Advice {
                 }
             }
             Denial::Refused { .. } => match action {
-                Action::Look => {
+                Action::Inspect => {
                     "run fragscope on the host, outside of any container: sudo dmesg | \
                     grep -i denied names the module that refused"
                         .into()
@@ -131,7 +131,7 @@ impl Advice {
             },
         };
         match action {
-            Action::Look => fix,
+            Action::Inspect => fix,
             Action::Probe => self.or_without_probes(&fix),
         }
     }
@@ -259,7 +259,7 @@ mod tests {
 
     fn denied(denial: Denial) -> ErrorKind {
         ErrorKind::NotPermitted {
-            action: Action::Look,
+            action: Action::Inspect,
             denial,
         }
     }

@@ -23,7 +23,7 @@ pub(super) enum Exit {
     TargetGone = 5,
     /// Done, but a file that was read was incomplete.
     NotWhole = 6,
-    /// Interrupted; what was asked for was saved.
+    /// Interrupted; what was requested was saved.
     Interrupted = 130,
 }
 

@@ -80,7 +80,7 @@ impl LiveSession {
         self.schedule.hurry(Instant::now());
     }
 
-    /// Looks at the target once more; walks when `walking` and a walk is due. A target that is
+    /// Observes the target once more: walks when `walking` and a walk is due. A target that is
     /// gone ends the session with its last sample kept.
     pub(crate) fn tick(&mut self, walking: bool) {
         if self.ended.is_some() {
@@ -93,7 +93,7 @@ impl LiveSession {
         if let Some(what_if) = &mut self.what_if {
             what_if.poll();
         }
-        if let Err(error) = self.look(walking) {
+        if let Err(error) = self.observe(walking) {
             self.trouble = Some(format!("the target could not be read: {error}"));
         } else {
             self.trouble = None;
@@ -109,7 +109,7 @@ impl LiveSession {
         }
     }
 
-    fn look(&mut self, walking: bool) -> io::Result<()> {
+    fn observe(&mut self, walking: bool) -> io::Result<()> {
         if walking && self.schedule.due(Instant::now()) {
             let sample = walk(&self.sampler, self.sampling, &mut self.schedule)?;
             // A target that died or executed another program meanwhile yields an empty or foreign

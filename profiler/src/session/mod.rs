@@ -45,10 +45,10 @@ pub enum Ending {
 /// Why a session failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The target cannot be looked at.
+    /// The target cannot be inspected.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The core file cannot be looked at.
+    /// The core file cannot be inspected.
     #[error(transparent)]
     Core(#[from] CoreError),
     /// An export could not be written.

@@ -46,7 +46,7 @@ pub(crate) fn output_kind(error: &io::Error) -> ErrorKind {
     })
 }
 
-/// A place for each file that was asked for.
+/// A place for each file that was requested.
 #[derive(Debug, Default)]
 pub(crate) struct Outputs {
     exports: Vec<Place>,

@@ -40,7 +40,7 @@ impl Column {
         }
     }
 
-    const fn shown(
+    const fn with_cell(
         mut self,
         title: &'static str,
         width: usize,
@@ -54,12 +54,12 @@ impl Column {
 
     /// A column of text alone, which follows from others.
     const fn derived(title: &'static str, width: usize, cell: fn(&Compared<'_>) -> String) -> Self {
-        Self::filed("", |_| None).shown(title, width, cell)
+        Self::filed("", |_| None).with_cell(title, width, cell)
     }
 }
 
 const FINAL: Column = Column::filed("rest_bytes", |row| whole(row, |m| m.memory.at_end.bytes))
-    .shown("final", 7, |of| mib(of.own.memory.at_end.bytes));
+    .with_cell("final", 7, |of| mib(of.own.memory.at_end.bytes));
 const FINAL_LOW: Column =
     Column::filed("low_bytes", |row| whole(row, |m| m.memory.at_end.low_bytes));
 const FINAL_HIGH: Column = Column::filed("high_bytes", |row| {
@@ -78,9 +78,8 @@ const RANGE: Column = Column::derived("range", 13, |of| {
 });
 const FINAL_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.memory.at_end.bytes));
 const FINAL_RANK: Column = Column::filed("rest_rank", |row| Some((row.rank?.at_end as u64).into()));
-const PEAK: Column =
-    Column::filed("peak_bytes", |row| whole(row, |m| m.memory.peak.bytes))
-        .shown("peak", 7, |of| mib(of.own.memory.peak.bytes));
+const PEAK: Column = Column::filed("peak_bytes", |row| whole(row, |m| m.memory.peak.bytes))
+    .with_cell("peak", 7, |of| mib(of.own.memory.peak.bytes));
 const PEAK_LOW: Column = Column::filed("peak_low_bytes", |row| {
     whole(row, |m| m.memory.peak.low_bytes)
 });
@@ -93,7 +92,7 @@ const RUNS: Column = Column::filed("runs", |row| {
     Some(u64::from(row.measured.map_or(0, |m| m.runs)).into())
 });
 const CPU: Column = Column::filed("cpu_seconds", |row| Some(row.measured?.cpu_seconds.into()))
-    .shown("cpu", 5, |of| match of.now {
+    .with_cell("cpu", 5, |of| match of.now {
         Some(now) if now.cpu_seconds > 0.0 => {
             format!("x{:.1}", of.own.cpu_seconds / now.cpu_seconds)
         }
@@ -101,7 +100,7 @@ const CPU: Column = Column::filed("cpu_seconds", |row| Some(row.measured?.cpu_se
     });
 const FAULTS: Column =
     Column::filed("faults", |row| whole(row, |m| m.faults))
-        .shown("faults", 7, |of| count(of.own.faults));
+        .with_cell("faults", 7, |of| count(of.own.faults));
 const KERNEL_CALLS: Column = Column::filed("kernel_calls", |row| {
     Some(row.measured?.kernel_calls?.into())
 });

@@ -102,7 +102,7 @@ struct Candidate<'a> {
     figures: Figures<'a>,
     failure: Option<&'a str>,
     same_as_now: Option<&'a str>,
-    checkpoints: Vec<Looked>,
+    checkpoints: Vec<CheckpointRow>,
 }
 
 /// The figures of a candidate by the keys of their columns.
@@ -123,7 +123,7 @@ impl Serialize for Figures<'_> {
 }
 
 #[derive(Serialize)]
-struct Looked {
+struct CheckpointRow {
     time_ns: u64,
     process: u32,
     resident_bytes: u64,
@@ -131,7 +131,8 @@ struct Looked {
     high_bytes: u64,
     recorded_bytes: Option<u64>,
     live_bytes: u64,
-    asked: bool,
+    #[serde(rename = "asked")]
+    on_request: bool,
 }
 
 #[derive(Serialize)]
@@ -209,11 +210,11 @@ fn candidate(row: &Row) -> Candidate<'_> {
         figures: Figures(row),
         failure: row.failure.as_deref(),
         same_as_now: row.same_as_now.as_deref(),
-        checkpoints: row.checkpoints.iter().map(looked).collect(),
+        checkpoints: row.checkpoints.iter().map(checkpoint_row).collect(),
     }
 }
 
-fn looked(checkpoint: &Checkpoint) -> Looked {
+fn checkpoint_row(checkpoint: &Checkpoint) -> CheckpointRow {
     let Checkpoint {
         time_ns,
         process,
@@ -222,9 +223,9 @@ fn looked(checkpoint: &Checkpoint) -> Looked {
         high_bytes,
         recorded_bytes,
         live_bytes,
-        asked,
+        on_request,
     } = *checkpoint;
-    Looked {
+    CheckpointRow {
         time_ns,
         process,
         resident_bytes,
@@ -232,7 +233,7 @@ fn looked(checkpoint: &Checkpoint) -> Looked {
         high_bytes,
         recorded_bytes,
         live_bytes,
-        asked,
+        on_request,
     }
 }
 

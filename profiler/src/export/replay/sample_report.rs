@@ -35,7 +35,7 @@ fn row(name: &str, peak: u64, last: (u64, u64, u64), cpu_seconds: f64) -> Row {
             high_bytes: last.2 * MIB / 10,
             recorded_bytes: Some(915 * MIB / 10),
             live_bytes: 254 * MIB / 10,
-            asked: true,
+            on_request: true,
         }],
         ..Row::default()
     }

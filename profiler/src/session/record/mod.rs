@@ -102,7 +102,7 @@ pub enum RecordError {
     /// The process ended, or executed another program, before its recording began.
     #[error("nothing was recorded: {0} before its recording began")]
     Gone(Gone),
-    /// The process cannot be looked at.
+    /// The process cannot be inspected.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// Its allocator cannot be probed.

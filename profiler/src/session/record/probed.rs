@@ -16,7 +16,7 @@ use profiler_trace::record::{
 };
 use profiler_trace::trace::TraceDescription;
 
-use super::checkpoint::{self, CheckpointReason, FIRST_CHECKPOINT, RAREST, STOP_SHARE};
+use super::checkpoint::{self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, STOP_SHARE};
 use super::describe::{Origin, describe};
 use super::output::Output;
 use super::seed::{self, FreesBeforeWalk};
@@ -25,16 +25,16 @@ use super::start_state::{malloc_heap, missing, threads};
 use super::{RecordError, TraceWriteError, beyond_limit, monotonic_ns};
 use crate::session::Ending;
 
-/// Events taken before signals and the clock are looked at.
-const BATCH: usize = 1 << 16;
+/// Events taken before signals and the clock are checked.
+const EVENTS_PER_DRAIN: usize = 1 << 16;
 /// So many of them, more than the ring holds.
-const BATCHES: usize = 16;
+const DRAINS_PER_STEP: usize = 16;
 /// What times are rounded to: a trap takes longer.
 const CLOCK_NS: u64 = 1000;
 /// Between two checks of whether the target is still there, and of what the probes cost.
-const SLOW: Duration = Duration::from_millis(200);
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// A budget is not judged before so much time is over: a burst at the start says little.
-const JUDGED_AFTER: Duration = Duration::from_secs(2);
+const BUDGET_APPLIES_AFTER: Duration = Duration::from_secs(2);
 
 /// A process that runs already, being recorded.
 pub(crate) struct ProbedRecording<O> {
@@ -46,8 +46,8 @@ pub(crate) struct ProbedRecording<O> {
     sampling: SamplingOptions,
     began: Instant,
     schedule: WalkSchedule,
-    rarest: Duration,
-    slow_at: Instant,
+    longest_interval: Duration,
+    next_check: Instant,
     cpu_before: Duration,
     /// Whether it became another program.
     execed: bool,
@@ -101,9 +101,9 @@ impl<O: Output> ProbedRecording<O> {
             process,
             sampling,
             began,
-            schedule: WalkSchedule::new(FIRST_CHECKPOINT, Some(STOP_SHARE), began),
-            rarest: RAREST,
-            slow_at: began + SLOW,
+            schedule: WalkSchedule::new(FIRST_INTERVAL, Some(STOP_SHARE), began),
+            longest_interval: LONGEST_INTERVAL,
+            next_check: began + CHECK_INTERVAL,
             cpu_before,
             execed: false,
             invalid: 0,
@@ -118,8 +118,8 @@ impl<O: Output> ProbedRecording<O> {
     }
 
     /// Takes a checkpoint at least so often, as far as stops stay within their share of the time.
-    pub(crate) fn checkpoint_at_least_every(&mut self, rarest: Duration) {
-        self.rarest = rarest.max(FIRST_CHECKPOINT);
+    pub(crate) fn checkpoint_at_least_every(&mut self, longest_interval: Duration) {
+        self.longest_interval = longest_interval.max(FIRST_INTERVAL);
     }
 
     /// When it began.
@@ -140,12 +140,14 @@ impl<O: Output> ProbedRecording<O> {
     /// Records what the probes have given since.
     pub(crate) fn record_events(&mut self) -> Result<(), TraceWriteError> {
         let mut events = Vec::new();
-        for _ in 0..BATCHES {
-            let taken = self.stream.drain(BATCH, |event| events.push(*event));
+        for _ in 0..DRAINS_PER_STEP {
+            let taken = self
+                .stream
+                .drain(EVENTS_PER_DRAIN, |event| events.push(*event));
             self.record(&events)?;
             events.clear();
             self.output_mut().progress()?;
-            if taken < BATCH {
+            if taken < EVENTS_PER_DRAIN {
                 break;
             }
         }
@@ -199,7 +201,7 @@ impl<O: Output> ProbedRecording<O> {
         let Ok((sample, _)) = taken else {
             return Ok(());
         };
-        let interval = checkpoint::interval(self.began.elapsed(), self.rarest);
+        let interval = checkpoint::interval(self.began.elapsed(), self.longest_interval);
         self.schedule.set_interval(interval);
         let stopped = Duration::from_nanos(sample.completeness.stop_ns);
         let now = Instant::now();
@@ -232,10 +234,10 @@ impl<O: Output> ProbedRecording<O> {
             let how = "the target executed another program";
             return Ok(Some(Ending::TargetGone(how.to_owned())));
         }
-        if Instant::now() < self.slow_at {
+        if Instant::now() < self.next_check {
             return Ok(None);
         }
-        self.slow_at = Instant::now() + SLOW;
+        self.next_check = Instant::now() + CHECK_INTERVAL;
         match self.sampler.target().state() {
             TargetState::Same => {}
             TargetState::Execed => {
@@ -263,7 +265,7 @@ impl<O: Output> ProbedRecording<O> {
             None => String::new(),
         };
         self.output_mut().set_progress_note(note);
-        match budget.filter(|budget| share > *budget && age > JUDGED_AFTER) {
+        match budget.filter(|budget| share > *budget && age > BUDGET_APPLIES_AFTER) {
             Some(budget) => {
                 self.output_mut().say(&format!(
                     "the probes took {:.1} % of a core, more than the budget of {:.1} %: the \

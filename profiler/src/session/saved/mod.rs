@@ -87,7 +87,7 @@ pub enum SavedError {
     NoSuchWalk {
         /// The file.
         path: PathBuf,
-        /// The number that was asked for.
+        /// The number that was requested.
         at: u64,
         /// The number of its last walk.
         last: u64,
