@@ -22,10 +22,10 @@ pub enum RecordKind {
     /// A program began in this process: the first one, or another by exec. From the preloaded recorder
     /// `addr` is the number of the parent process.
     Start = 8,
-    /// The thread is about to fork.
+    /// The thread is about to fork; `size` says which of its forks this is.
     Forking = 9,
     /// The first event of a forked child; `addr` is the parent's thread in the upper half and its
-    /// process in the lower.
+    /// process in the lower, `size` that of the parent's [`Self::Forking`].
     Forked = 10,
     /// The program ended.
     Exit = 11,

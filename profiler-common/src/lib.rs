@@ -18,6 +18,13 @@ pub use kind::RecordKind;
 #[cfg(feature = "user")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Bytes of a page of x86-64.
+pub const PAGE_BYTES: usize = 4096;
+
+/// Bits of the number of a process or of a thread: the kernel gives none above 2^22 (`PID_MAX_LIMIT` in
+/// `include/linux/threads.h`).
+pub const PID_BITS: u32 = 22;
+
 /// One event in the ring buffer.
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -34,7 +41,7 @@ pub struct RawEvent {
     pub tid: u32,
     /// The number of a [`RecordKind`].
     pub kind: u16,
-    /// [`RawEvent::USABLE`], and in the upper half the alignment that was asked for, as a power of
+    /// [`RawEvent::USABLE`], and in the upper half the alignment that was requested, as a power of
     /// two; 0 when none was.
     pub flags: u16,
 }
@@ -48,7 +55,7 @@ impl RawEvent {
         flags & 0xff | (log2 as u16) << 8
     }
 
-    /// The alignment asked for, as a power of two; 0 when none was.
+    /// The alignment requested, as a power of two; 0 when none was.
     pub const fn align(&self) -> u8 {
         (self.flags >> 8) as u8
     }
@@ -89,6 +96,6 @@ pub struct Call {
     pub probe: u32,
     /// 1 when the function is a [`Cookie::leaf`], else 0.
     pub leaf: u16,
-    /// The alignment asked for, as a power of two.
+    /// The alignment requested, as a power of two.
     pub align: u16,
 }

@@ -6,11 +6,13 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
+use crate::PAGE_BYTES;
+
 /// The first word of a program: a name and the version of this layout.
 pub const PROGRAM_MAGIC: u64 = u64::from_le_bytes(*b"FSPLAY\x00\x01");
 
 /// Bytes before the first operation.
-pub const OPS_AT: usize = 4096;
+pub const OPS_AT: usize = PAGE_BYTES;
 /// The player maps so many bytes of a program: what lies beyond its end is not touched.
 pub const PROGRAM_BYTES: usize = 1 << 38;
 
@@ -53,7 +55,7 @@ pub struct Op {
     pub slot: u32,
     /// One of [`code`].
     pub code: u8,
-    /// The alignment as a power of two; 0 when none was asked for.
+    /// The alignment as a power of two; 0 when none was requested.
     pub align: u8,
     /// Whether it was calloc.
     pub zeroed: u8,
@@ -126,7 +128,7 @@ pub struct Control {
     pub least: u32,
     /// Why the player failed: one of [`failure`].
     pub failure: AtomicU32,
-    /// Bytes asked for when it failed, or what [`failure`] says.
+    /// Bytes requested when it failed, or what [`failure`] says.
     pub detail: AtomicU64,
     /// Nanoseconds of processor time of the process that plays a checkpoint, since it began.
     pub cpu_ns: AtomicU64,
@@ -149,7 +151,7 @@ pub struct Control {
 
 /// Why a player failed.
 pub mod failure {
-    /// The allocator gave no memory; the detail is how much was asked for.
+    /// The allocator gave no memory; the detail is how much was requested.
     pub const NO_MEMORY: u32 = 1;
     /// A thread or process could not be started.
     pub const NO_THREAD: u32 = 2;

@@ -78,7 +78,7 @@ impl<Row> Column<Row> {
     /// Its value in a row as people read it, aligned; `-` is unknown.
     pub fn cell(&self, row: &Row) -> String {
         let value = self.value(row);
-        let value = value.map_or_else(|| "-".into(), |value| self.unit.shown(value.into()));
+        let value = value.map_or_else(|| "-".into(), |value| self.unit.text(value.into()));
         format!("{value:>0$}", self.width)
     }
 }

@@ -97,11 +97,11 @@ impl CrossCheck {
     }
 }
 
-/// A setting that the target's environment asked for, against what is in force.
+/// A setting that the target's environment requests, against what is in force.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct AskedSetting {
+pub struct RequestedSetting {
     /// As it stands in the environment, e.g. `MALLOC_ARENA_MAX=2`.
-    pub asked_for: String,
+    pub request: String,
     /// Whether it is in effect; `None` when that cannot be determined.
     pub in_force: Option<bool>,
     /// What is in force instead, and why.
@@ -126,8 +126,8 @@ pub struct HeapSnapshot {
     pub settings: Vec<(String, String)>,
     /// The same of this release when nobody changes them, as far as known.
     pub defaults: Vec<(String, String)>,
-    /// What the environment of the target asked for.
-    pub asked: Vec<AskedSetting>,
+    /// What the environment of the target requests.
+    pub requested: Vec<RequestedSetting>,
     /// The walk against the allocator's own account.
     pub checks: Vec<CrossCheck>,
     /// How sure the layout is.
@@ -152,7 +152,7 @@ impl HeapSnapshot {
             trimmable: Vec::new(),
             settings: Vec::new(),
             defaults: Vec::new(),
-            asked: Vec::new(),
+            requested: Vec::new(),
             checks: Vec::new(),
             confidence: Confidence::None,
             threads_inside: 0,

@@ -6,7 +6,7 @@ use crate::completeness::{Completeness, Confidence};
 pub use crate::explain::{Remedy, Step};
 use crate::explain::{explanation, findings, verdict};
 use crate::fork::ForkSharing;
-use crate::heap::{Allocator, Arena, AskedSetting, CrossCheck};
+use crate::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
 use crate::metrics::{Metric, MetricId};
 use crate::prediction::Predictions;
 use crate::residency::PageState;
@@ -244,7 +244,7 @@ impl Setting {
     }
 
     /// Name and value as people read them, bytes by their unit, with the default when it differs.
-    pub fn shown(&self) -> String {
+    pub fn text(&self) -> String {
         let value = self.in_unit(&self.value);
         match self.default.as_ref().filter(|_| self.is_changed()) {
             Some(default) => format!("{}={value} (default {})", self.name, self.in_unit(default)),
@@ -295,7 +295,7 @@ pub struct HeapReport {
     /// Settings in force.
     pub settings: Vec<Setting>,
     /// What the target's environment asked for.
-    pub asked: Vec<AskedSetting>,
+    pub requested: Vec<RequestedSetting>,
     /// The walk against the allocator's own account.
     pub checks: Vec<CrossCheck>,
     /// How sure the layout is.
@@ -406,7 +406,7 @@ pub struct Finding {
 
 impl Finding {
     /// Its bytes as people read them.
-    pub fn shown_bytes(&self) -> String {
+    pub fn bytes_text(&self) -> String {
         self.bytes
             .map_or_else(|| "unknown".to_owned(), units::bytes)
     }
@@ -477,7 +477,7 @@ pub struct FragReport {
     pub metrics: Vec<Metric>,
     /// The bound for jemalloc; `None` when no malloc heap was walked.
     pub packing: Option<Packing>,
-    /// What malloc's heap would need elsewhere; `None` until that was asked for.
+    /// What malloc's heap would need elsewhere; `None` until it was requested.
     pub predictions: Option<Predictions>,
     /// What follows, the most bytes first.
     pub findings: Vec<Finding>,

@@ -84,7 +84,7 @@ impl Unit {
 
     /// A value in this unit as a cell of a table has it: bytes and times by their size, shares in
     /// percent, ratios with two decimals.
-    pub fn shown(self, value: Value) -> String {
+    pub fn text(self, value: Value) -> String {
         let whole = value.rounded();
         match self {
             Self::Bytes => bytes(whole),

@@ -133,7 +133,7 @@ pub struct View {
     pub report: Arc<FragReport>,
     /// What the probes saw; `None` without probes.
     pub activity: Option<Arc<Activity>>,
-    /// Whether probes were asked for, so that their absence is worth a word.
+    /// Whether probes were requested, so that their absence is worth a word.
     pub probes_wanted: bool,
     /// Why there are no probes or no walks, and other things the user must know, one a line.
     pub notices: Vec<String>,
@@ -141,7 +141,7 @@ pub struct View {
     pub history: Arc<Vec<Point>>,
     /// Fragmentation over the walks of the session.
     pub over_time: OverTime,
-    /// The worker under other allocators; `None` when that was not asked for.
+    /// The worker under other allocators; `None` when that was not requested.
     pub what_if: Option<WhatIf>,
     /// Why the session ended (the target exited, the duration is over), when it has.
     pub ended: Option<String>,

@@ -11,8 +11,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use profiler_lab::open::compile;
 use profiler_lab::play::{ReplayProgram, Setup, play};
 use profiler_trace::limits::Meter;
-use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
-use profiler_trace::trace::{By, Reader, TraceDescription, Writer};
+use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent};
+use profiler_trace::trace::{By, EventKind, Reader, TraceDescription, Writer};
 
 /// Blocks that live at a time.
 const LIVE: u64 = 4096;
@@ -27,20 +27,20 @@ fn program(events: u64, threads: u64, turn: u64) -> Arc<ReplayProgram> {
         let thread = (number * 2 / turn) % threads;
         // A pseudo-random place, whose block is freed first.
         let place = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize;
-        let mut put = |kind| {
+        let mut put = |kind: EventKind| {
             let event = SourceEvent {
                 time_ns: number * 100,
                 process: 0,
                 thread,
-                kind,
+                kind: kind.into(),
             };
             recorder.record(&event).expect("a Vec has room");
         };
         if held[place] != 0 {
-            put(SourceKind::Free { addr: held[place] });
+            put(EventKind::Free { addr: held[place] });
         }
         held[place] = addr_of(number);
-        put(SourceKind::Alloc {
+        put(EventKind::Alloc {
             addr: held[place],
             bytes: 16 + number % 50 * 8,
             align: 0,

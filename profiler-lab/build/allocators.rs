@@ -9,7 +9,7 @@ use std::process::Command;
 
 use profiler_payload::{out_dir, run, variable};
 
-/// Links jemalloc, and tells where it lies.
+/// Links jemalloc, and gives where it lies.
 ///
 /// Its crate compiles it with the plain names of malloc and of `MALLOC_CONF`.
 pub(crate) fn jemalloc() {
@@ -22,7 +22,7 @@ pub(crate) fn jemalloc() {
     println!("cargo::rustc-env=FRAGSCOPE_JEMALLOC={}", object.display());
 }
 
-/// Compiles mimalloc of the second and of the third major version, and tells where they lie.
+/// Compiles mimalloc of the second and of the third major version, and gives where they lie.
 ///
 /// The options are those of its own `CMakeLists.txt` for the shared library of a release.
 pub(crate) fn mimalloc() {

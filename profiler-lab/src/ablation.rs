@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn the_parts_sum_to_the_gap() {
-        let both = |peak, last| PeakAndFinal { peak, last };
+        let both = |peak, at_end| PeakAndFinal { peak, at_end };
         let steps = [
             (Mechanism::DynamicThreshold, both(100, 80)),
             (Mechanism::ThreadCaches, both(101, 60)),
@@ -68,7 +68,7 @@ mod tests {
         let found = shares(both(100, 90), &steps, both(110, 25));
         let parts: Vec<_> = found
             .iter()
-            .map(|share| (share.mechanism, share.bytes.peak, share.bytes.last))
+            .map(|share| (share.mechanism, share.bytes.peak, share.bytes.at_end))
             .collect();
         assert_eq!(
             parts,
@@ -80,7 +80,7 @@ mod tests {
                 (Mechanism::Decay, -15, -7),
             ]
         );
-        let sum: i64 = found.iter().map(|share| share.bytes.last).sum();
+        let sum: i64 = found.iter().map(|share| share.bytes.at_end).sum();
         assert_eq!(sum, 90 - 25);
         let sum: i64 = found.iter().map(|share| share.bytes.peak).sum();
         assert_eq!(sum, 100 - 110);

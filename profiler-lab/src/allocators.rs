@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_library_is_told_as_that() {
+    fn what_is_no_library_is_reported_as_that() {
         let refused = |name: &str| Allocator::find(name).expect_err(name).to_string();
         assert_eq!(
             refused("hoard"),
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn one_for_another_processor_is_told_as_that() {
+    fn one_for_another_processor_is_reported_as_that() {
         let own = Allocator::find("jemalloc").expect("embedded");
         let mut bytes = std::fs::read(own.object.expect("an object")).expect("readable");
         // e_machine (elf.h): 243 is RISC-V.

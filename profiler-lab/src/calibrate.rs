@@ -6,7 +6,7 @@ use profiler_core::units::bytes;
 use super::figures::{At, PeakAndFinal, median};
 
 /// An error above this gives no verdict.
-pub const TRUSTED: f64 = 0.05;
+pub const MOST_TRUSTED_ERROR: f64 = 0.05;
 /// Checkpoints of less than this share of the peak say little of malloc: an interpreter that starts
 /// has other memory, too.
 const SHARE_OF_PEAK: f64 = 0.1;
@@ -123,7 +123,7 @@ pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibratio
     calibration.median_error = median(&errors);
     let worst = [
         error(compared.peak),
-        error(compared.last),
+        error(compared.at_end),
         calibration.median_error.unwrap_or(0.0),
     ]
     .into_iter()
@@ -133,7 +133,7 @@ pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibratio
     calibration.worst_error = unseen.is_none().then_some(worst);
     calibration.trusted = calibration
         .worst_error
-        .is_some_and(|worst| worst <= TRUSTED);
+        .is_some_and(|worst| worst <= MOST_TRUSTED_ERROR);
     calibration.reasons = reasons(factors);
     calibration.reasons.extend(unseen);
     if !calibration.trusted && calibration.reasons.is_empty() {
@@ -182,7 +182,7 @@ fn reasons(factors: &CalibrationFactors) -> Vec<String> {
             gone * 100.0
         ));
     }
-    if factors.touch_band > TRUSTED {
+    if factors.touch_band > MOST_TRUSTED_ERROR {
         reasons.push(format!(
             "how much of its large blocks the program touched is not known, which can change the \
              result by up to {:.0} %",
@@ -220,7 +220,7 @@ mod tests {
         assert!(found.trusted && found.reasons.is_empty());
         let compared = found.compared.expect("checkpoints");
         assert_eq!(compared.peak, (1000, 1010));
-        assert_eq!(compared.last, (480, 500));
+        assert_eq!(compared.at_end, (480, 500));
         let median = found.median_error.expect("errors");
         assert!((median - 0.02).abs() < 1e-9, "{median}");
     }

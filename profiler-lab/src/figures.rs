@@ -19,8 +19,8 @@ pub struct Figure {
 pub struct PeakAndFinal<T> {
     /// The most at any checkpoint.
     pub peak: T,
-    /// At the last checkpoint.
-    pub last: T,
+    /// At the last checkpoint: "final" on screens, `rest_bytes` in JSON.
+    pub at_end: T,
 }
 
 /// A checkpoint: of which process, and how much was resident.
@@ -56,7 +56,7 @@ impl PeakAndFinal<u64> {
         }
         Some(Self {
             peak: *sums.iter().max()?,
-            last: sums[last],
+            at_end: sums[last],
         })
     }
 }
@@ -66,7 +66,7 @@ impl<T> PeakAndFinal<T> {
     pub fn map<U>(self, change: impl Fn(T) -> U) -> PeakAndFinal<U> {
         PeakAndFinal {
             peak: change(self.peak),
-            last: change(self.last),
+            at_end: change(self.at_end),
         }
     }
 
@@ -74,7 +74,7 @@ impl<T> PeakAndFinal<T> {
     pub fn zip<U>(self, other: PeakAndFinal<U>) -> PeakAndFinal<(T, U)> {
         PeakAndFinal {
             peak: (self.peak, other.peak),
-            last: (self.last, other.last),
+            at_end: (self.at_end, other.at_end),
         }
     }
 }
@@ -126,7 +126,7 @@ impl PeakAndFinal<Figure> {
         };
         Some(Self {
             peak: figure(|one| one.peak)?,
-            last: figure(|one| one.last)?,
+            at_end: figure(|one| one.at_end)?,
         })
     }
 }
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     fn of(checkpoints: &[At]) -> Option<(u64, u64)> {
-        PeakAndFinal::of(checkpoints).map(|both| (both.peak, both.last))
+        PeakAndFinal::of(checkpoints).map(|both| (both.peak, both.at_end))
     }
 
     #[test]
@@ -185,7 +185,7 @@ mod tests {
             ..Outcome::default()
         };
         let both = PeakAndFinal::of_outcome(&outcome, &[0, 0]).expect("runs");
-        let (peak, last) = (both.peak, both.last);
+        let (peak, last) = (both.peak, both.at_end);
         assert_eq!(
             (peak.low_bytes, peak.bytes, peak.high_bytes),
             (40, 110, 120)

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use profiler_target::open_looked_at;
+use profiler_target::open_checked;
 use profiler_trace::limits::Stopped;
 use profiler_trace::trace::ReadError;
 
@@ -35,7 +35,7 @@ impl Input {
     /// When it cannot be opened, or is of another kind.
     pub fn open(path: &Path, interrupted: &Arc<AtomicBool>) -> Result<Self, ReadError> {
         let mut is_stdin = false;
-        let opened = open_looked_at(path, |about| {
+        let opened = open_checked(path, |about| {
             let kind = about.file_type();
             if kind.is_file() || kind.is_fifo() {
                 return Ok(());

@@ -114,20 +114,20 @@ impl AddedCheckpoints {
 #[cfg(test)]
 mod tests {
     use profiler_core::residency::ResidencyMap;
-    use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
-    use profiler_trace::trace::{By, Figures, Reader, TraceDescription, Writer};
+    use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent};
+    use profiler_trace::trace::{By, EventKind, Figures, Reader, TraceDescription, Writer};
 
     use super::*;
 
     fn compiled(blocks: u64, recorded: Option<u64>) -> Compiled {
         let writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("memory");
         let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
-        let mut put = |time_ns, kind| {
+        let mut put = |time_ns, kind: EventKind| {
             let event = SourceEvent {
                 time_ns,
                 process: 0,
                 thread: 0,
-                kind,
+                kind: kind.into(),
             };
             recorder.record(&event).expect("memory");
             if Some(time_ns) == recorded {
@@ -140,7 +140,7 @@ mod tests {
         };
         for i in 0..blocks {
             let (addr, bytes, align, by) = (i << 12, 1000, 0, By::Malloc);
-            let alloc = SourceKind::Alloc {
+            let alloc = EventKind::Alloc {
                 addr,
                 bytes,
                 align,
@@ -149,7 +149,7 @@ mod tests {
             put(i, alloc);
         }
         for i in 0..blocks {
-            put(blocks + i, SourceKind::Free { addr: i << 12 });
+            put(blocks + i, EventKind::Free { addr: i << 12 });
         }
         let bytes = recorder.finish().expect("memory").finish().expect("memory");
         let trace = Reader::new(bytes.as_slice()).expect("a trace");

@@ -231,7 +231,7 @@ impl PlayedField<'_> {
                 high_bytes: high,
                 recorded_bytes: reached.checkpoint.figures.malloc_bytes(),
                 live_bytes: reached.live_bytes,
-                asked: reached.checkpoint.figures.asked,
+                on_request: reached.checkpoint.figures.on_request,
             })
         });
         all.collect()
@@ -255,7 +255,7 @@ impl PlayedField<'_> {
                 (figure.bytes - figure.low_bytes) as f64 / figure.bytes.max(1) as f64
             };
             let both = measured.memory.map(part);
-            both.peak.max(both.last)
+            both.peak.max(both.at_end)
         });
         CalibrationFactors {
             events: self.summary.events,

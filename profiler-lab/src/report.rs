@@ -60,7 +60,7 @@ pub struct TraceFacts {
     pub processes: u32,
     /// Nanoseconds from the first event to the last.
     pub duration_ns: u64,
-    /// The most bytes live at once, as asked for.
+    /// The most bytes live at once, as requested.
     pub peak_live_bytes: u64,
     /// Checkpoints with the program's resident memory.
     pub checkpoints: u64,
@@ -122,10 +122,10 @@ pub struct Checkpoint {
     pub high_bytes: u64,
     /// What the real program had, under its own allocator.
     pub recorded_bytes: Option<u64>,
-    /// Bytes live, as asked for.
+    /// Bytes live, as requested.
     pub live_bytes: u64,
-    /// Whether the user asked for this checkpoint.
-    pub asked: bool,
+    /// Whether the user requested this checkpoint.
+    pub on_request: bool,
 }
 
 /// What was measured of a candidate.
@@ -169,7 +169,7 @@ impl Report {
     }
 
     fn stands(&self, had: &Measured, with: &Measured) -> bool {
-        let (had, with) = (had.memory.last, with.memory.last);
+        let (had, with) = (had.memory.at_end, with.memory.at_end);
         // Of each range the end that saves least.
         let effect = 1.0 - with.high_bytes as f64 / had.low_bytes.max(1) as f64;
         let outweighs = |worst| effect >= OUTWEIGHS * worst;
@@ -187,12 +187,12 @@ pub(super) const WORTH_SHARE: f64 = 0.05;
 impl Measured {
     /// The least saving at the end that is worth while.
     pub(super) fn worth(&self) -> u64 {
-        WORTH_BYTES.max((self.memory.last.bytes as f64 * WORTH_SHARE) as u64)
+        WORTH_BYTES.max((self.memory.at_end.bytes as f64 * WORTH_SHARE) as u64)
     }
 
     /// What another would have saved at the end.
     pub(super) fn saved_with(&self, other: &Self) -> u64 {
-        let (own, other) = (self.memory.last.bytes, other.memory.last.bytes);
+        let (own, other) = (self.memory.at_end.bytes, other.memory.at_end.bytes);
         own.saturating_sub(other)
     }
 
@@ -206,7 +206,7 @@ impl Measured {
 /// last, and gives everyone its ranks.
 pub fn rank(rows: &mut [Row]) {
     rows.sort_by_key(|row| {
-        let last = row.measured.map_or(u64::MAX, |m| m.memory.last.bytes);
+        let last = row.measured.map_or(u64::MAX, |m| m.memory.at_end.bytes);
         (!row.is_now, row.failure.is_some(), last)
     });
     let all: Vec<Measured> = rows.iter().filter_map(|row| row.measured).collect();
@@ -216,7 +216,7 @@ pub fn rank(rows: &mut [Row]) {
     for row in rows {
         row.rank = row.measured.map(|own| PeakAndFinal {
             peak: place(own.memory.peak.bytes, |other| other.memory.peak.bytes),
-            last: place(own.memory.last.bytes, |other| other.memory.last.bytes),
+            at_end: place(own.memory.at_end.bytes, |other| other.memory.at_end.bytes),
         });
     }
 }
@@ -231,8 +231,8 @@ mod tests {
             name: name.into(),
             is_now: name == "now",
             failure: both.is_none().then(|| "crashed".into()),
-            measured: both.map(|(peak, last)| Measured {
-                memory: PeakAndFinal { peak, last }.map(|bytes| Figure {
+            measured: both.map(|(peak, at_end)| Measured {
+                memory: PeakAndFinal { peak, at_end }.map(|bytes| Figure {
                     bytes,
                     ..Figure::default()
                 }),
@@ -248,7 +248,7 @@ mod tests {
             row("now", Some((100, 60))),
         ];
         rank(&mut rows);
-        let rank = |row: &Row| row.rank.map(|rank| (rank.peak, rank.last));
+        let rank = |row: &Row| row.rank.map(|rank| (rank.peak, rank.at_end));
         let names: Vec<_> = rows.iter().map(|row| (&*row.name, rank(row))).collect();
         assert_eq!(
             names,

@@ -18,10 +18,10 @@ use super::play::{PlayError, PlayedCheckpoint, ProgramBuilder, ReplayProgram, Se
 use super::recorded;
 
 /// What was taken in is passed on so often.
-const PUBLISH: Duration = Duration::from_millis(20);
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 /// A shadow that is so many operations behind cannot keep up: they take 1 GiB of the folder for
 /// temporary files.
-const BEHIND: u64 = 1 << 26;
+const MOST_OPS_BEHIND: u64 = 1 << 26;
 /// Shadows end when the host has less of its memory available than this part of it.
 const PRESSED: u64 = 20;
 
@@ -164,7 +164,7 @@ impl Shadows {
     /// # Errors
     /// When there is no room.
     pub fn pass_on(&mut self) -> io::Result<()> {
-        if self.published.elapsed() < PUBLISH {
+        if self.published.elapsed() < PUBLISH_INTERVAL {
             return Ok(());
         }
         self.published = Instant::now();
@@ -174,7 +174,7 @@ impl Shadows {
         let mut least = published;
         for player in self.running() {
             let played = player.link.played.load(Ordering::Relaxed);
-            if published - played.min(published) > BEHIND {
+            if published - played.min(published) > MOST_OPS_BEHIND {
                 player.link.end("could not keep up with the worker");
             }
             least = least.min(played);
@@ -204,9 +204,9 @@ impl Shadows {
     pub fn finish(mut self) {
         // What cannot be written any more is not played.
         let _ = self.builder.close();
-        let until = Instant::now() + LAST_MOMENT;
+        let until = Instant::now() + END_TIMEOUT;
         while self.any() && Instant::now() < until {
-            std::thread::sleep(PUBLISH);
+            std::thread::sleep(PUBLISH_INTERVAL);
         }
     }
 }
@@ -230,7 +230,7 @@ fn short_title(allocator: &Allocator) -> String {
 }
 
 /// How long a session waits at its end for its shadows.
-const LAST_MOMENT: Duration = Duration::from_secs(2);
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Drop for Shadows {
     fn drop(&mut self) {

@@ -4,12 +4,12 @@ use profiler_core::allocator::Allocator;
 use profiler_core::units::bytes;
 
 use super::ablation::{in_words, remedy};
-use super::calibrate::{Calibration, TRUSTED, error};
+use super::calibrate::{Calibration, MOST_TRUSTED_ERROR, error};
 use super::figures::PeakAndFinal;
 use super::report::{Measured, Report, Row, WORTH_SHARE};
 
 /// A share of the gap from which a mechanism dominates.
-const DOMINATES: f64 = 0.5;
+const DOMINANT_SHARE: f64 = 0.5;
 /// So much of the memory that is live is all of it.
 const IN_USE: f64 = 0.8;
 
@@ -46,7 +46,7 @@ fn in_spite_of_the_error(report: &Report, had: &Measured) -> Option<String> {
     let (row, with) = report
         .worthwhile()
         .filter_map(|row| Some((row, row.measured?)))
-        .min_by_key(|(_, with)| with.memory.last.high_bytes)?;
+        .min_by_key(|(_, with)| with.memory.at_end.high_bytes)?;
     Some(format!(
         "Replayed as the program really ran, the figures are off by up to {:.1} %, too much for small \
          differences: {}. With {} it would need {} at the end instead of {}, which is far more of a \
@@ -54,8 +54,8 @@ fn in_spite_of_the_error(report: &Report, had: &Measured) -> Option<String> {
         worst * 100.0,
         report.calibration.reasons.join("; "),
         row.name,
-        bytes(with.memory.last.bytes),
-        bytes(had.memory.last.bytes),
+        bytes(with.memory.at_end.bytes),
+        bytes(had.memory.at_end.bytes),
     ))
 }
 
@@ -66,15 +66,15 @@ fn untrusted(calibration: &Calibration) -> String {
     };
     let off = |both| format!("{:+.1} %", error(both) * 100.0);
     let median = calibration.median_error.unwrap_or(0.0) * 100.0;
-    let errors = [error(compared.peak), error(compared.last), median / 100.0];
-    if errors.iter().all(|error| error.abs() <= TRUSTED) {
+    let errors = [error(compared.peak), error(compared.at_end), median / 100.0];
+    if errors.iter().all(|error| error.abs() <= MOST_TRUSTED_ERROR) {
         return format!("No verdict: {reasons}. The table shows what was replayed.");
     }
     format!(
         "No verdict: replayed as the program really ran, the figures differ from the recorded ones \
          by {} at the end, {} at the peak and {median:.1} % in the median; more than 5 % is too \
          much to rely on. What is known: {reasons}. The figures in the table may be as far off.",
-        off(compared.last),
+        off(compared.at_end),
         off(compared.peak),
     )
 }
@@ -83,20 +83,20 @@ fn of_jemalloc(had: &Measured, with: &Measured, helps: bool) -> String {
     let mut said = if helps {
         format!(
             "jemalloc would help: at the end it would need {}{}, {} less than the {} of the baseline.",
-            bytes(with.memory.last.bytes),
+            bytes(with.memory.at_end.bytes),
             range(with),
             bytes(had.saved_with(with)),
-            bytes(had.memory.last.bytes),
+            bytes(had.memory.at_end.bytes),
         )
     } else {
         format!(
             "jemalloc would not help: at the end it would need {}{}, and the baseline needs {}.",
-            bytes(with.memory.last.bytes),
+            bytes(with.memory.at_end.bytes),
             range(with),
-            bytes(had.memory.last.bytes),
+            bytes(had.memory.at_end.bytes),
         )
     };
-    if with.memory.last.high_bytes > had.memory.last.low_bytes && helps {
+    if with.memory.at_end.high_bytes > had.memory.at_end.low_bytes && helps {
         said.push_str(" Not in every run: the range reaches the baseline.");
     }
     let change = with.memory.peak.bytes as f64 / had.memory.peak.bytes.max(1) as f64 - 1.0;
@@ -112,7 +112,7 @@ fn of_jemalloc(had: &Measured, with: &Measured, helps: bool) -> String {
 }
 
 fn range(measured: &Measured) -> String {
-    let last = measured.memory.last;
+    let last = measured.memory.at_end;
     let spread = last.high_bytes - last.low_bytes;
     if spread as f64 <= last.bytes as f64 * WORTH_SHARE {
         return String::new();
@@ -123,7 +123,7 @@ fn range(measured: &Measured) -> String {
 /// Of a program that has jemalloc: what plain glibc would need instead.
 fn has_it_already(report: &Report) -> Option<String> {
     let glibc = report.candidates.iter().find(|row| row.name == "glibc")?;
-    let last = glibc.measured?.memory.last.bytes;
+    let last = glibc.measured?.memory.at_end.bytes;
     Some(format!(
         "The program has jemalloc already; under glibc it would need {} at the end.",
         bytes(last)
@@ -132,18 +132,22 @@ fn has_it_already(report: &Report) -> Option<String> {
 
 /// Which mechanism makes the gap, where one does.
 fn dominant(report: &Report, had: &Measured) -> Option<String> {
-    let gap: i64 = report.mechanisms.iter().map(|share| share.bytes.last).sum();
+    let gap: i64 = report
+        .mechanisms
+        .iter()
+        .map(|share| share.bytes.at_end)
+        .sum();
     let known = report
         .mechanisms
         .iter()
         .filter(|share| remedy(share.mechanism).is_some());
-    let most = known.max_by_key(|share| share.bytes.last)?;
-    if most.bytes.last < had.worth() as i64 {
+    let most = known.max_by_key(|share| share.bytes.at_end)?;
+    if most.bytes.at_end < had.worth() as i64 {
         return None;
     }
     let words = in_words(most.mechanism);
-    let part = bytes(most.bytes.last.unsigned_abs());
-    Some(if most.bytes.last as f64 >= gap as f64 * DOMINATES {
+    let part = bytes(most.bytes.at_end.unsigned_abs());
+    Some(if most.bytes.at_end as f64 >= gap as f64 * DOMINANT_SHARE {
         format!("Dominant cause under glibc: {words}, {part}.")
     } else {
         format!("No cause dominates under glibc; the largest is: {words}, {part}.")
@@ -160,7 +164,7 @@ fn best(
 ) -> String {
     let others = report.candidates.iter().filter(|row| row.name != now.name);
     let others = others.filter_map(|row| Some((row, row.measured?)));
-    let least = others.min_by_key(|(_, measured)| measured.memory.last.bytes);
+    let least = others.min_by_key(|(_, measured)| measured.memory.at_end.bytes);
     let Some((row, least)) = least.filter(|(_, least)| had.saves_with(least)) else {
         let worth = bytes(had.worth());
         let rest = what_is_left(report, now, had);
@@ -171,20 +175,20 @@ fn best(
     }
     let and_more = jemalloc.filter(|_| helps).map(|with| {
         with.memory
-            .last
+            .at_end
             .bytes
-            .saturating_sub(least.memory.last.bytes)
+            .saturating_sub(least.memory.at_end.bytes)
     });
     match and_more {
         Some(more) if more < had.worth() => format!(
             "Nothing needs much less: the lowest is {} with {}.",
             row.name,
-            bytes(least.memory.last.bytes)
+            bytes(least.memory.at_end.bytes)
         ),
         _ => format!(
             "The lowest at the end is {}: {}{}, {} less than the baseline.",
             row.name,
-            bytes(least.memory.last.bytes),
+            bytes(least.memory.at_end.bytes),
             range(&least),
             bytes(had.saved_with(&least)),
         ),
@@ -194,8 +198,8 @@ fn best(
 /// What the memory is that nothing saves; only the default field tries enough to say so.
 fn what_is_left(report: &Report, now: &Row, had: &Measured) -> String {
     let live = now.checkpoints.iter().map(|at| (at.process, at.live_bytes));
-    let live = PeakAndFinal::of(&live.collect::<Vec<_>>()).map(|live| live.last);
-    let had = had.memory.last.bytes;
+    let live = PeakAndFinal::of(&live.collect::<Vec<_>>()).map(|live| live.at_end);
+    let had = had.memory.at_end.bytes;
     match live {
         _ if report.mechanisms.is_empty() => String::new(),
         Some(live) if (live as f64) < had as f64 * IN_USE => format!(
@@ -226,7 +230,7 @@ mod tests {
             name: name.into(),
             is_now: name.starts_with("baseline"),
             measured: Some(Measured {
-                memory: PeakAndFinal { peak, last }.map(figure),
+                memory: PeakAndFinal { peak, at_end: last }.map(figure),
                 runs: 1,
                 ..Measured::default()
             }),
@@ -247,7 +251,7 @@ mod tests {
                     mechanism: *mechanism,
                     bytes: PeakAndFinal {
                         peak: 0,
-                        last: mib * MIB as i64,
+                        at_end: mib * MIB as i64,
                     },
                 })
                 .collect(),
@@ -346,7 +350,7 @@ mod tests {
                 worst_error,
                 compared: Some(PeakAndFinal {
                     peak: (200, 218),
-                    last: (200, 210),
+                    at_end: (200, 210),
                 }),
                 ..Calibration::default()
             };
@@ -374,7 +378,7 @@ mod tests {
         without.calibration = Calibration {
             compared: Some(PeakAndFinal {
                 peak: (100, 110),
-                last: (100, 80),
+                at_end: (100, 80),
             }),
             median_error: Some(0.1),
             reasons: vec!["3.00 % of the events were lost while recording".into()],

@@ -26,7 +26,7 @@ use super::traps::Traps;
 const INT3: u8 = 0xcc;
 
 /// More than this many are not one tool's probes, but a program that changes its own code.
-const MOST: usize = 4096;
+const MOST_BREAKPOINTS: usize = 4096;
 
 /// A ring that nothing is written to.
 const RING_BYTES: u32 = 4096;
@@ -44,7 +44,7 @@ pub struct Breakpoint {
     pub addr: RemoteAddr,
 }
 
-/// Finds them, `MOST` at most, on pages of code that are otherwise as in the file. Code that was never
+/// Finds them, `MOST_BREAKPOINTS` at most, on pages of code that are otherwise as in the file. Code that was never
 /// written to is the file's own page and is not looked at, so that nothing becomes resident by looking.
 ///
 /// # Errors
@@ -87,8 +87,8 @@ pub fn find(target: &Target) -> io::Result<Vec<Breakpoint>> {
                 offset: offset + at as u64,
                 addr: RemoteAddr::new(page.get() + at as u64),
             }));
-            if found.len() >= MOST {
-                found.truncate(MOST);
+            if found.len() >= MOST_BREAKPOINTS {
+                found.truncate(MOST_BREAKPOINTS);
                 return Ok(found);
             }
         }
@@ -102,8 +102,9 @@ pub fn find(target: &Target) -> io::Result<Vec<Breakpoint>> {
 /// When probes are not permitted here, the target has exited, or there are so many that they are its
 /// own.
 pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, ProbeError> {
-    if found.len() >= MOST {
-        let what = format!("it has {MOST} or more: a program that changes its own code");
+    if found.len() >= MOST_BREAKPOINTS {
+        let what =
+            format!("it has {MOST_BREAKPOINTS} or more: a program that changes its own code");
         return Err(ProbeError::Attach(what));
     }
     let pid = target.pid();

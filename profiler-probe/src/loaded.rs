@@ -44,7 +44,7 @@ impl Program {
     }
 }
 
-/// Programs that tell of threads, and the kernel's tracepoints that they belong to.
+/// Programs that report threads, and the kernel's tracepoints that they belong to.
 const THREADS: [(&str, &str); 2] = [
     ("on_thread_end", "sched_process_exit"),
     ("on_exec", "sched_process_exec"),
@@ -140,7 +140,7 @@ impl Loaded {
         self.links.remove(links)
     }
 
-    /// Has the ring told where threads end and the process becomes another program, from the next
+    /// Has the ring record where threads end and the process becomes another program, from the next
     /// window on, until this is dropped.
     pub(super) fn watch_threads(&mut self) -> Result<(), ProgramError> {
         for (name, tracepoint) in THREADS {

@@ -80,11 +80,11 @@ pub struct ProbePlan {
     pub probes: Vec<PlannedProbe>,
     /// Functions that are not probed, and why.
     pub skipped: Vec<(Function, String)>,
-    /// The sizes that the events tell.
+    /// The sizes that the events have.
     pub sizes: Sizes,
 }
 
-/// What the size of an allocation is told as.
+/// Which size of an allocation is recorded.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Sizes {
     /// As given, where the allocator keeps that before the block ([`MallocObject::chunk_header`]),

@@ -35,7 +35,7 @@ pub struct ProbeSession {
     worker: Option<JoinHandle<()>>,
 }
 
-/// What the worker tells and is told.
+/// What passes between the session and the worker.
 pub(super) struct Shared {
     stop: AtomicBool,
     state: Mutex<State>,

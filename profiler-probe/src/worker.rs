@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// target is still there, in ns.
 const SLOW_NS: u64 = 100_000_000;
 /// Events taken in under one lock, so that a reader waits for less than a millisecond.
-const BATCH: usize = 8192;
+const EVENTS_PER_LOCK: usize = 8192;
 
 pub(super) struct Worker {
     stat: File,
@@ -70,8 +70,8 @@ impl Worker {
         self.armed.open(true)
     }
 
-    /// Window after window, the first of which is open, until told to stop or the target is gone. Gives
-    /// why it ended, unless it was told to.
+    /// Window after window, the first of which is open, until it is to stop or the target is gone. Gives
+    /// why it ended, unless it was to.
     pub(super) fn run(mut self) -> Option<String> {
         let ended = self.windows();
         let ended = ended.and(self.armed.end());
@@ -176,7 +176,7 @@ impl Worker {
     fn take_events(&mut self) {
         loop {
             let mut state = self.shared.state();
-            for _ in 0..BATCH {
+            for _ in 0..EVENTS_PER_LOCK {
                 let Some(record) = self.armed.loaded.events.next() else {
                     return;
                 };

@@ -15,9 +15,9 @@ use crate::thread;
 /// The ring, or null while nothing is recorded.
 static RING: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
 
-/// After so many sleeps of [`NAP_NS`] in which the reader did not move, it is taken for dead.
-const PATIENCE: u32 = 2_000;
-const NAP_NS: i64 = 1_000_000;
+/// After so many sleeps of [`SLEEP_NS`] in which the reader did not move, it is taken for dead.
+const MOST_IDLE_SLEEPS: u32 = 2_000;
+const SLEEP_NS: i64 = 1_000_000;
 /// A writer takes so many steps from the head before it looks again where that is.
 const STEPS: u32 = 256;
 /// In a sound ring the head is never behind by more than one, and only a thread that lost its
@@ -294,14 +294,14 @@ impl Wait {
         }
         let nap = sys::Timespec {
             seconds: 0,
-            nanoseconds: NAP_NS,
+            nanoseconds: SLEEP_NS,
         };
         // SAFETY: a time to sleep, and no place for the rest of it.
         unsafe { sys::nanosleep(&nap, ptr::null_mut()) };
         let now = header.heartbeat.load(Ordering::Relaxed);
         self.still = if now == self.beat { self.still + 1 } else { 0 };
         self.beat = now;
-        if self.still > PATIENCE {
+        if self.still > MOST_IDLE_SLEEPS {
             header.closed.store(1, Ordering::Relaxed);
             return false;
         }

@@ -2,7 +2,7 @@
 
 use core::ffi::{c_uint, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use profiler_common::RecordKind;
 
@@ -13,12 +13,10 @@ use crate::sys;
 const FIRST_ALLOCATED_KEY: c_uint = 32;
 const NO_KEY: u32 = u32::MAX;
 
-/// The key under which each thread keeps its number.
+/// The key under which each thread keeps its [`Own`].
 static KEY: AtomicU32 = AtomicU32::new(NO_KEY);
 /// The process's number, kept because asking for it is a system call.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
-/// The thread that forks, for its child.
-static FORKING: AtomicU64 = AtomicU64::new(0);
 
 /// Sets up and records that a program began.
 ///
@@ -46,20 +44,51 @@ pub(crate) fn word() -> u64 {
     u64::from(number()) << 32 | u64::from(PROCESS.load(Ordering::Relaxed))
 }
 
+/// What a thread keeps under the key: its number in the lower half, how often it forked in the upper.
+#[derive(Copy, Clone)]
+struct Own(u64);
+
+impl Own {
+    /// What this thread keeps: in a child that was just forked, what its parent's thread kept. `None`
+    /// before its first event, or when there is no key.
+    fn get() -> Option<Self> {
+        let key = KEY.load(Ordering::Relaxed);
+        if key == NO_KEY {
+            return None;
+        }
+        // SAFETY: the key was made.
+        let kept = unsafe { sys::pthread_getspecific(key) };
+        (!kept.is_null()).then(|| Self(kept.addr() as u64))
+    }
+
+    /// Keeps this for the thread, or nothing.
+    fn set(own: Option<Self>) {
+        let key = KEY.load(Ordering::Relaxed);
+        if key != NO_KEY {
+            let kept = ptr::without_provenance(own.map_or(0, |own| own.0 as usize));
+            // SAFETY: the key was made, and is one of those for which nothing is allocated.
+            unsafe { sys::pthread_setspecific(key, kept) };
+        }
+    }
+
+    fn number(self) -> u32 {
+        self.0 as u32
+    }
+
+    fn forks(self) -> u64 {
+        self.0 >> 32
+    }
+}
+
 fn number() -> u32 {
-    let key = KEY.load(Ordering::Relaxed);
-    if key == NO_KEY {
-        return ask();
-    }
-    // SAFETY: the key was made.
-    let kept = unsafe { sys::pthread_getspecific(key) };
-    if !kept.is_null() {
-        return kept.addr() as u32;
-    }
-    let number = ask();
-    // SAFETY: the key was made, and is one of those for which nothing is allocated.
-    unsafe { sys::pthread_setspecific(key, ptr::without_provenance(number as usize)) };
-    number
+    Own::get().map_or_else(
+        || {
+            let number = ask();
+            Own::set(Some(Own(number.into())));
+            number
+        },
+        Own::number,
+    )
 }
 
 fn ask() -> u32 {
@@ -72,17 +101,22 @@ unsafe extern "C" fn thread_end(_number: *mut c_void) {
 }
 
 unsafe extern "C" fn before_fork() {
-    FORKING.store(word(), Ordering::Relaxed);
-    ring::record(RecordKind::Forking, 0);
+    let number = number();
+    // Without a key all forks have the same number.
+    let forks = Own::get().map_or(0, |own| own.forks() + 1);
+    Own::set(Some(Own(forks << 32 | u64::from(number))));
+    ring::record_block(RecordKind::Forking, 0, forks, 0);
 }
 
 unsafe extern "C" fn after_fork() {
+    let process = PROCESS.load(Ordering::Relaxed);
+    let forking = Own::get();
+    // Without a key it may have been any thread of the parent: its main thread, most likely.
+    let thread = forking.map_or(process, Own::number);
+    let forks = forking.map_or(0, Own::forks);
     // SAFETY: no arguments.
     PROCESS.store(unsafe { sys::getpid() } as u32, Ordering::Relaxed);
-    let key = KEY.load(Ordering::Relaxed);
-    if key != NO_KEY {
-        // SAFETY: the key was made; the number kept is the parent's thread's.
-        unsafe { sys::pthread_setspecific(key, ptr::null()) };
-    }
-    ring::record(RecordKind::Forked, FORKING.load(Ordering::Relaxed));
+    Own::set(None);
+    let parent = u64::from(thread) << 32 | u64::from(process);
+    ring::record_block(RecordKind::Forked, parent, forks, 0);
 }

@@ -21,9 +21,9 @@ const EPOCH_NS: u64 = 3_600_000_000_000;
 const STEP_NS: u64 = 50_000_000;
 /// Threads of an allocator's own, at the most.
 const SLEEPERS: usize = 64;
-/// How often it is looked whether they sleep again before they are left alone, and how long at once.
-const PATIENCE: u32 = 2_000;
-const LOOK_NS: i64 = 500_000;
+/// How often it is checked whether they sleep again before they are left alone, and how long at once.
+const MOST_CHECKS: u32 = 2_000;
+const CHECK_NS: i64 = 500_000;
 /// A sleeper that waits for no time.
 const NEVER: i64 = i64::MAX;
 
@@ -107,13 +107,13 @@ fn wake_sleepers() {
 
 /// Waits until all threads of the allocator's own sleep.
 pub(crate) fn settle() {
-    for _ in 0..PATIENCE {
+    for _ in 0..MOST_CHECKS {
         let slept = SLEPT.load(Ordering::Acquire);
         let mut all = sleepers().iter();
         if all.all(|sleeper| sleeper.asleep.load(Ordering::Acquire) != 0) {
             return;
         }
-        sys::wait_for(&SLEPT, slept, LOOK_NS);
+        sys::wait_for(&SLEPT, slept, CHECK_NS);
     }
 }
 

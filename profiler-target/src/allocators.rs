@@ -69,7 +69,7 @@ impl KnownObjects {
         for path in process.executed_files() {
             let found = known.entry(path.clone()).or_insert_with(|| {
                 let file = process.files().reader.open(&path, process.host_path(&path));
-                file.as_ref().map(look_into).unwrap_or_default()
+                file.as_ref().map(examine).unwrap_or_default()
             });
             see(&path, found);
         }
@@ -90,7 +90,7 @@ pub fn malloc_in(path: &Path, mapped: &str) -> AllocatorIdentity {
     }
 }
 
-fn look_into(file: &ElfFile) -> Found {
+fn examine(file: &ElfFile) -> Found {
     let allocators = file.allocators().to_vec();
     if allocators.is_empty() {
         return Found::default();

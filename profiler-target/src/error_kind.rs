@@ -30,7 +30,7 @@ pub enum ErrorKind {
     },
     /// The target ended, or became another program.
     TargetGone,
-    /// A process or a program of a kind that cannot be looked at.
+    /// A process or a program of a kind that cannot be inspected.
     UnsupportedTarget,
     /// The kernel is too old.
     UnsupportedKernel,
@@ -46,6 +46,10 @@ pub enum ErrorKind {
     Usage,
     /// No more files may be opened.
     TooManyFiles,
+    /// A file cannot be written at its place.
+    Output(OutputProblem),
+    /// A file that was to be read as a core is none, or not as it is.
+    Core(CoreProblem),
     /// Anything else that the system refused, or that was wrong with a file.
     Other,
 }
@@ -53,10 +57,63 @@ pub enum ErrorKind {
 /// What may not be permitted.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Action {
-    /// Looking at a process: reading its memory, and stopping it.
-    Look,
+    /// Inspecting a process: reading its memory, and stopping it.
+    Inspect,
     /// Loading BPF programs and probing with them.
     Probe,
+}
+
+/// What is wrong with the place of a file that is to be written.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum OutputProblem {
+    /// Its folder is missing.
+    NoFolder,
+    /// It is not one for files.
+    Unfit,
+    /// It is behind a link that another user may have put there.
+    Link,
+    /// Somebody else's file lies there.
+    Foreign,
+    /// Another process writes there.
+    InUse,
+    /// It was given twice.
+    NamedTwice,
+    /// There is no room.
+    NoSpace,
+    /// Whoever runs fragscope may not write there.
+    Denied,
+    /// Somebody else removed or replaced the file meanwhile.
+    Replaced,
+}
+
+/// What is wrong with a file that was to be read as a core.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum CoreProblem {
+    /// It is something else.
+    NotACore,
+    /// It is packed.
+    Packed(Packer),
+    /// It is of a machine that is not understood.
+    Foreign,
+    /// Part of it is missing or damaged.
+    Damaged,
+    /// It has no memory in which a heap could be.
+    NoMemory,
+    /// The program that was named with it is not the one that ran.
+    OtherProgram,
+}
+
+/// A program that packs files.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Packer {
+    /// zstd.
+    Zstd,
+    /// gzip.
+    Gzip,
+    /// xz.
+    Xz,
+    /// lz4.
+    Lz4,
 }
 
 impl ErrorKind {

@@ -14,7 +14,7 @@ use super::{Action, Denial, ErrorKind};
 /// `PF_KTHREAD` in `include/linux/sched.h`: field 9 of `/proc/PID/stat`.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// Why a process cannot be looked at.
+/// Why a process cannot be inspected.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is no such process.
@@ -102,7 +102,7 @@ impl OpenError {
             Self::NotAProcess { pid, .. } => ErrorKind::IsThread { pid: *pid },
             Self::KernelThread { .. } | Self::Foreign32Bit { .. } => ErrorKind::UnsupportedTarget,
             Self::NotPermitted { denial, .. } => ErrorKind::NotPermitted {
-                action: Action::Look,
+                action: Action::Inspect,
                 denial: denial.clone(),
             },
             Self::NoProc => ErrorKind::NoProc,

@@ -25,28 +25,28 @@ use profiler_common::ring::{
 };
 
 /// How often writers see that the reader lives.
-const BEAT: Duration = Duration::from_millis(50);
-/// How long the reader may do something else than read, a look at a process among it, until it no longer
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the reader may do something else than read, sampling a process among it, until it no longer
 /// counts as alive: writers that wait for it then go on without being recorded.
 const LONGEST_ABSENCE: Duration = Duration::from_secs(10);
 /// A ring of which more slots than these were abandoned is of no use any more.
 const MOST_ABANDONED: usize = SLOTS as usize / 4;
 /// So far behind the claimed slots the head may be: one for each thread that is about to move it.
-const HEAD_BEHIND: u64 = 4096;
+const MOST_HEAD_LAG: u64 = 4096;
 
 /// A thread that lives and does not finish its event for so long is suspended in the midst of it.
-pub const SUSPENDED: Duration = Duration::from_secs(2);
-/// So long a recording waits for claimed slots in all, but for what [`FREE_OF_CHARGE`] allows: what
+pub const SUSPENDED_AFTER: Duration = Duration::from_secs(2);
+/// So long a recording waits for claimed slots in all, but for what [`MOST_FREE_WAIT`] allows: what
 /// is full meanwhile holds up malloc of all recorded programs, and any of them can claim in the name
 /// of another.
-const MOST_WAITING: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// On a busy host a thread loses its processor in the midst of writing, about once in 100,000
 /// events. So each event that comes earns so much of waiting,
-const EARNED: Duration = Duration::from_micros(20);
+const FREE_WAIT_PER_EVENT: Duration = Duration::from_micros(20);
 /// of which so much at most is kept for the next wait.
-const FREE_OF_CHARGE: Duration = Duration::from_millis(100);
+const MOST_FREE_WAIT: Duration = Duration::from_millis(100);
 /// In a sound ring the head is where it should be; one that was moved back there so often is not.
-const MOST_MENDED: u32 = 1000;
+const MOST_REPAIRS: u32 = 1000;
 
 /// One event as the recorder wrote it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -100,18 +100,18 @@ pub struct RecordRing {
     /// How long claimed slots before it were waited for, but for what was free of charge.
     waited: Duration,
     /// Of the next wait so much is free of charge.
-    earned: Duration,
+    free_wait: Duration,
     has_abandoned: bool,
-    mended: u32,
+    repairs: u32,
     /// Indexes of slots that are not used again.
     abandoned: HashSet<u64>,
-    attendance: Arc<Attendance>,
-    beating: Option<JoinHandle<()>>,
+    activity: Arc<ReaderActivity>,
+    heartbeat: Option<JoinHandle<()>>,
 }
 
 /// What the thread that beats knows of the reader.
 #[derive(Debug, Default)]
-struct Attendance {
+struct ReaderActivity {
     /// How often it came for an event.
     visits: AtomicU64,
     /// Whether it has not come for [`LONGEST_ABSENCE`], or had not when the ring was closed.
@@ -134,12 +134,12 @@ impl RecordRing {
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
         let memory = Arc::new(Memory::of(&file, RING_BYTES)?);
-        let attendance = Arc::<Attendance>::default();
-        let beating = {
-            let (memory, attendance) = (Arc::clone(&memory), Arc::clone(&attendance));
+        let activity = Arc::<ReaderActivity>::default();
+        let heartbeat = {
+            let (memory, activity) = (Arc::clone(&memory), Arc::clone(&activity));
             std::thread::Builder::new()
                 .name("heartbeat".into())
-                .spawn(move || beat(memory.header(), &attendance))?
+                .spawn(move || send_heartbeats(memory.header(), &activity))?
         };
         Ok(Self {
             memory,
@@ -147,12 +147,12 @@ impl RecordRing {
             tail: 0,
             waiting: None,
             waited: Duration::ZERO,
-            earned: FREE_OF_CHARGE,
+            free_wait: MOST_FREE_WAIT,
             has_abandoned: false,
-            mended: 0,
+            repairs: 0,
             abandoned: HashSet::new(),
-            attendance,
-            beating: Some(beating),
+            activity,
+            heartbeat: Some(heartbeat),
         })
     }
 
@@ -179,7 +179,7 @@ impl RecordRing {
     pub fn head(&self) -> u64 {
         let head = self.memory.header().head.load(Ordering::Acquire);
         let mut head = head.clamp(self.tail, self.tail + SLOTS);
-        let end = (head + HEAD_BEHIND).min(self.tail + SLOTS);
+        let end = (head + MOST_HEAD_LAG).min(self.tail + SLOTS);
         while head < end && self.turn(head).is_past(head) {
             head += 1;
         }
@@ -197,22 +197,22 @@ impl RecordRing {
     }
 
     /// Whether claimed slots were waited for so long that no other will be; then it is closed.
-    pub fn is_out_of_patience(&self) -> bool {
-        self.waited >= MOST_WAITING
+    pub fn has_waited_too_long(&self) -> bool {
+        self.waited >= LONGEST_WAIT
     }
 
-    /// Whether it was damaged so often that nothing is mended any more; then it is closed.
-    pub fn is_beyond_mending(&self) -> bool {
+    /// Whether it was damaged so often that it is not repaired any more; then it is closed.
+    pub fn is_too_damaged(&self) -> bool {
         let said = self.memory.header().closed.load(Ordering::Relaxed);
-        self.mended >= MOST_MENDED
+        self.repairs >= MOST_REPAIRS
             || self.abandoned.len() > MOST_ABANDONED
             || said == CLOSED_DAMAGED
     }
 
     /// Whether the reader does not come for events for 10 s, or did not when a writer gave it up and
     /// closed the ring.
-    pub fn is_left_alone(&self) -> bool {
-        self.attendance.is_absent.load(Ordering::Relaxed)
+    pub fn is_reader_absent(&self) -> bool {
+        self.activity.is_absent.load(Ordering::Relaxed)
     }
 
     /// From now on nothing more is recorded.
@@ -222,7 +222,7 @@ impl RecordRing {
 
     /// Takes the next event.
     pub fn take(&mut self) -> Next {
-        self.attendance.visits.fetch_add(1, Ordering::Relaxed);
+        self.activity.visits.fetch_add(1, Ordering::Relaxed);
         let index = self.tail % SLOTS;
         if self.abandoned.contains(&index) {
             // A writer that came late may have written here once more.
@@ -236,11 +236,11 @@ impl RecordRing {
             self.set(Turn::free(self.tail + SLOTS));
             self.next();
             self.has_abandoned = false;
-            self.earned = (self.earned + EARNED).min(FREE_OF_CHARGE);
+            self.free_wait = (self.free_wait + FREE_WAIT_PER_EVENT).min(MOST_FREE_WAIT);
             return Next::Event(event);
         }
         if turn == Turn::free(self.tail) {
-            self.mend_head();
+            self.repair_head();
             self.end_wait();
             return Next::Empty;
         }
@@ -275,14 +275,14 @@ impl RecordRing {
 
     /// While nothing is claimed at the tail the head is there. One that is not makes writers seek
     /// in vain.
-    fn mend_head(&mut self) {
+    fn repair_head(&mut self) {
         let head = &self.memory.header().head;
         let said = head.load(Ordering::Acquire);
         if said != self.tail && self.turn(self.tail) == Turn::free(self.tail) {
             // A writer may have come meanwhile, who moved it on from there.
             let _ = head.compare_exchange(said, self.tail, Ordering::Release, Ordering::Relaxed);
-            self.mended += 1;
-            if self.mended >= MOST_MENDED {
+            self.repairs += 1;
+            if self.repairs >= MOST_REPAIRS {
                 self.close();
             }
         }
@@ -309,11 +309,11 @@ impl RecordRing {
             return;
         };
         // No longer than the reader would: it may have been suspended itself.
-        let waited = since.elapsed().min(SUSPENDED);
-        let earned = std::mem::take(&mut self.earned);
-        self.waited += waited.saturating_sub(earned);
-        self.earned = earned.saturating_sub(waited);
-        if self.is_out_of_patience() {
+        let waited = since.elapsed().min(SUSPENDED_AFTER);
+        let free_wait = std::mem::take(&mut self.free_wait);
+        self.waited += waited.saturating_sub(free_wait);
+        self.free_wait = free_wait.saturating_sub(waited);
+        if self.has_waited_too_long() {
             self.close();
         }
     }
@@ -336,7 +336,7 @@ fn read(slot: &Slot) -> RingEvent {
 
 /// Shows writers that the reader lives, until it is over, and for as long as it comes for events: a
 /// reader that is held up, say by a file system that hangs, must not hold up a program for ever.
-fn beat(header: &Header, reader: &Attendance) {
+fn send_heartbeats(header: &Header, reader: &ReaderActivity) {
     let mut last = (reader.visits.load(Ordering::Relaxed), Instant::now());
     while !reader.over.load(Ordering::Relaxed) {
         let now = reader.visits.load(Ordering::Relaxed);
@@ -351,18 +351,18 @@ fn beat(header: &Header, reader: &Attendance) {
         if !is_absent {
             header.heartbeat.fetch_add(1, Ordering::Relaxed);
         }
-        std::thread::park_timeout(BEAT);
+        std::thread::park_timeout(HEARTBEAT_INTERVAL);
     }
 }
 
 impl Drop for RecordRing {
     fn drop(&mut self) {
         self.close();
-        self.attendance.over.store(true, Ordering::Relaxed);
-        if let Some(beating) = self.beating.take() {
-            beating.thread().unpark();
+        self.activity.over.store(true, Ordering::Relaxed);
+        if let Some(heartbeat) = self.heartbeat.take() {
+            heartbeat.thread().unpark();
             // It does nothing that panics.
-            let _ = beating.join();
+            let _ = heartbeat.join();
         }
     }
 }

@@ -29,7 +29,7 @@ fn assert_sound(heap: &HeapSnapshot) {
     assert_eq!(figure(heap, ArenaFigure::BlocksOfUnknownRequest), 0);
 }
 
-/// Runs the program, and compares the heap with its list: blocks, and the bytes asked for.
+/// Runs the program, and compares the heap with its list: blocks, and the bytes requested.
 fn compare(command: Command) -> (Blocks, HeapSnapshot) {
     let mut blocks = Blocks::start(command);
     // A static program that has allocated nothing has no heap yet.

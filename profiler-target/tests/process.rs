@@ -1,4 +1,4 @@
-//! Who a process is, what becomes of it, and why it cannot be looked at: no privilege needed.
+//! Who a process is, what becomes of it, and why it cannot be inspected: no privilege needed.
 
 use std::process::Command;
 

@@ -189,9 +189,9 @@ fn blocks_that_glibc_cleared_are_touched_like_those_with_fresh_pages() {
     };
     let touched = |addr, bytes| EventKind::Touched { addr, bytes };
     let allocs = alone.iter().map(|&addr| alloc(addr));
-    let looks = alone.iter().map(|&addr| touched(addr, SIZE / 4));
+    let samples = alone.iter().map(|&addr| touched(addr, SIZE / 4));
     let last = [alloc(on_the_heap), touched(on_the_heap, SIZE)];
-    for kind in allocs.chain(looks).chain(last) {
+    for kind in allocs.chain(samples).chain(last) {
         let event = Event {
             time_ns: 0,
             thread: 0,

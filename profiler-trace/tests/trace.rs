@@ -49,10 +49,10 @@ fn item() -> impl Strategy<Value = Item> {
     });
     let other = vec(("x[a-z_]{1,12}", any::<u64>()), 0..4);
     let known = (any::<Option<u64>>(), any::<Option<bool>>(), any::<bool>());
-    let figures = (known, other).prop_map(|((live_bytes, stopped, asked), other)| Figures {
+    let figures = (known, other).prop_map(|((live_bytes, stopped, on_request), other)| Figures {
         live_bytes,
         stopped,
-        asked,
+        on_request,
         ledger: vec![(LedgerClass::Top, 7)],
         other,
         ..Figures::default()

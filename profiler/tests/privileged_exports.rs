@@ -10,9 +10,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use fragscope::export;
+use fragscope::session::SessionError;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::View;
+use profiler_target::{ErrorKind, OutputProblem};
 use profiler_testing::child::Child;
 use serde_json::Value;
 use support::{command, fragscope};
@@ -74,8 +76,8 @@ fn a_full_disk_is_said_and_the_file_there_stays_whole() {
     fs::write(&path, "before").expect("there is room");
     let place = export::reserve(&path).expect("nothing speaks against it yet");
     let error = export::write(&place, &large_view()).expect_err("no room");
-    let message = error.to_string();
-    assert!(message.contains("free some space"), "{message}");
+    let kind = SessionError::from(error).kind();
+    assert_eq!(kind, ErrorKind::Output(OutputProblem::NoSpace));
     assert_eq!(fs::read_to_string(&path).expect("read"), "before");
     assert_eq!(disk.files(), ["out.json"], "no part of a file is left");
 }
@@ -86,11 +88,8 @@ fn a_read_only_disk_is_said_before_attaching() {
     run("mount", &["-o", "remount,ro"], disk.0.path());
     for name in ["out.json", "out.csv", "out.hlog"] {
         let error = export::reserve(&disk.0.path().join(name)).expect_err("read-only");
-        let message = error.to_string();
-        assert!(
-            message.contains("name a place that you may write to"),
-            "{message}"
-        );
+        let kind = SessionError::from(error).kind();
+        assert_eq!(kind, ErrorKind::Output(OutputProblem::Denied));
     }
 }
 

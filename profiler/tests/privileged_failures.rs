@@ -98,6 +98,9 @@ fn a_player_that_is_killed_is_reported_while_the_other_goes_on() {
     assert_eq!(ended.len(), 1, "{line}");
     assert!(ended[0]["ended"].to_string().contains("SIGKILL"), "{line}");
     assert!(notices(&line).contains("has ended: "), "{line}");
+    // Without any the recording ends, and what it has to report is there.
+    kill(attached.child("fragscope-player"), Signal::SIGKILL).expect("ours");
+    attached.line(|line| notices(line).contains("what if: the probes took "));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use profiler_lab::open::compile;
 use profiler_lab::play::{Setup, play};
 use profiler_trace::limits::Meter;
-use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
-use profiler_trace::trace::{By, Reader, TraceDescription, Writer};
+use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent};
+use profiler_trace::trace::{By, EventKind, Reader, TraceDescription, Writer};
 
 /// Kernel calls for so many blocks of 1 MiB, allocated and freed one after the other by each of two
 /// threads.
@@ -18,18 +18,18 @@ fn calls_for(blocks: u64) -> u64 {
         let addr = 0x1000_0000 + (number << 21);
         for thread in 0..2 {
             let addr = addr + thread * (1 << 20);
-            let alloc = SourceKind::Alloc {
+            let alloc = EventKind::Alloc {
                 addr,
                 bytes: 1 << 20,
                 align: 0,
                 by: By::Malloc,
             };
-            for kind in [alloc, SourceKind::Free { addr }] {
+            for kind in [alloc, EventKind::Free { addr }] {
                 let event = SourceEvent {
                     time_ns: 0,
                     process: 0,
                     thread,
-                    kind,
+                    kind: kind.into(),
                 };
                 recorder.record(&event).expect("a Vec has room");
             }

@@ -11,7 +11,7 @@ use nix::sys::prctl;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use profiler_core::residency::ResidencyMap;
 use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
-use profiler_trace::trace::{By, Figures, TraceDescription, Writer};
+use profiler_trace::trace::{By, EventKind, Figures, TraceDescription, Writer};
 use serde_json::Value;
 use support::{command, json, text};
 
@@ -33,13 +33,13 @@ fn trace(folder: &Path, off: f64) -> PathBuf {
     let writer = Writer::new(file, &description).expect("begun");
     let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
     let mut time_ns = 0;
-    let mut record = |recorder: &mut Recorder<_>, kind| {
+    let mut record = |recorder: &mut Recorder<_>, kind: EventKind| {
         time_ns += 10_000_000;
         let event = SourceEvent {
             time_ns,
             process: 0,
             thread: 0,
-            kind,
+            kind: kind.into(),
         };
         recorder.record(&event).expect("written");
         time_ns
@@ -48,7 +48,7 @@ fn trace(folder: &Path, off: f64) -> PathBuf {
     let mut now = 0;
     for i in 0..200 {
         let (bytes, align, by) = (LARGE, 0, By::Malloc);
-        let alloc = SourceKind::Alloc {
+        let alloc = EventKind::Alloc {
             addr: addr(i),
             bytes,
             align,
@@ -68,7 +68,7 @@ fn trace(folder: &Path, off: f64) -> PathBuf {
     };
     measure(&mut recorder, now, 200 * LARGE);
     for i in (0..200).filter(|i| i % 10 != 9) {
-        now = record(&mut recorder, SourceKind::Free { addr: addr(i) });
+        now = record(&mut recorder, EventKind::Free { addr: addr(i) });
     }
     // The last block is live: what is free below it stays resident under glibc.
     measure(&mut recorder, now, 200 * LARGE);
@@ -205,7 +205,7 @@ fn trace_of_forks(folder: &Path) -> PathBuf {
         };
         recorder.record(&event).expect("written");
     };
-    let alloc = |i: u64| SourceKind::Alloc {
+    let alloc = |i: u64| EventKind::Alloc {
         addr: 0x1000_0000 + i * 0x1000,
         bytes: 1000,
         align: 0,
@@ -214,18 +214,21 @@ fn trace_of_forks(folder: &Path) -> PathBuf {
     let mut blocks = 0..;
     for process in 0..PROCESSES {
         if process > 0 {
-            put(0, SourceKind::Forking);
+            let fork = u64::from(process);
+            put(0, SourceKind::Forking { fork });
             let parent = SourceKind::Forked {
                 process: 0,
                 thread: 0,
+                fork,
             };
             put(process, parent);
         }
         for _ in 0..100 {
-            put(process, alloc(blocks.next().expect("one more")));
+            let alloc = alloc(blocks.next().expect("one more"));
+            put(process, alloc.into());
         }
         if process % 2 == 1 {
-            put(process, SourceKind::Exit);
+            put(process, EventKind::Exit.into());
         }
     }
     recorder

@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use profiler_testing::child::KillOnDrop;
 use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
-use profiler_trace::trace::{By, Writer};
+use profiler_trace::trace::{By, EventKind, Writer};
 use serde_json::Value;
 use support::text;
 
@@ -41,12 +41,12 @@ fn trace_of(described: &[(&str, &str)], sizes: impl Iterator<Item = u64>) -> Vec
             time_ns: 0,
             process: 0,
             thread: 0,
-            kind: SourceKind::Alloc {
+            kind: SourceKind::Event(EventKind::Alloc {
                 addr: 0x1000 + ((number as u64) << 12),
                 bytes,
                 align: 0,
                 by: By::Malloc,
-            },
+            }),
         };
         recorder.record(&alloc).expect("memory");
     }

@@ -115,7 +115,7 @@ pub fn walk<M: TargetMemory>(
     let mut heap = HeapSnapshot::new(Allocator::Glibc, format!("{major}.{minor}"));
     heap.settings = par.settings();
     heap.defaults = settings::defaults((major, minor));
-    heap.asked = settings::asked(context.environment, &par, &heap.settings);
+    heap.requested = settings::requested(context.environment, &par, &heap.settings);
     let mut notes = Notes::default();
     let (held, tcaches_known) = held(memory, residency, &main, &par, context, &mut notes);
     let Main { layout, ring } = &main;

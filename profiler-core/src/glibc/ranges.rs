@@ -7,8 +7,8 @@ use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::memory::TargetMemory;
 use crate::residency::{MappingKind, ResidencyMap};
 
-/// Pages whose first bytes are asked for at once.
-const BATCH: usize = 4096;
+/// Pages whose first bytes are read at once.
+const PAGES_PER_READ: usize = 4096;
 
 /// The runs of private, writable memory that malloc may have got, neighbouring mappings joined:
 /// `[heap]`, and anonymous memory, which the kernel splits and merges as it likes.
@@ -45,12 +45,16 @@ pub(super) fn page_heads<'m, M: TargetMemory>(
         });
     let mut answers = Vec::new();
     std::iter::from_fn(move || {
-        let asked: Vec<_> = pages.by_ref().take(BATCH).map(RemoteAddr::new).collect();
-        if asked.is_empty() {
+        let read: Vec<_> = pages
+            .by_ref()
+            .take(PAGES_PER_READ)
+            .map(RemoteAddr::new)
+            .collect();
+        if read.is_empty() {
             return None;
         }
-        memory.read_scattered::<16>(&asked, &mut answers);
-        let heads = asked.iter().zip(&answers).filter_map(|(page, bytes)| {
+        memory.read_scattered::<16>(&read, &mut answers);
+        let heads = read.iter().zip(&answers).filter_map(|(page, bytes)| {
             let value = u128::from_le_bytes((*bytes)?);
             Some([page.get(), value as u64, (value >> 64) as u64])
         });

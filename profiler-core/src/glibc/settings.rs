@@ -1,10 +1,10 @@
-//! The settings in force against glibc's defaults and against what the environment asked for.
+//! The settings in force against glibc's defaults and against what the environment requests.
 //!
 //! Sources: `elf/dl-tunables.list` (names and the environment variables that they replace) and the
 //! `do_set_*` functions of `malloc/malloc.c`, 2.17 to 2.43.
 
 use super::state::MallocPar;
-use crate::heap::AskedSetting;
+use crate::heap::RequestedSetting;
 
 /// `HEAP_MAX_SIZE / 2`, above which `do_set_mmap_threshold` refuses.
 const MAX_MMAP_THRESHOLD: u64 = 32 << 20;
@@ -62,14 +62,14 @@ pub(super) fn defaults((major, minor): (u32, u32)) -> Vec<(String, String)> {
     defaults.into_iter().map(text).collect()
 }
 
-/// What the environment asked for, each against what is in force. `environment` are entries
+/// What the environment requests, each against what is in force. `environment` are entries
 /// `NAME=VALUE` as the program got them.
-pub(super) fn asked(
+pub(super) fn requested(
     environment: &[String],
     par: &MallocPar,
     settings: &[(String, String)],
-) -> Vec<AskedSetting> {
-    let mut asked = Vec::new();
+) -> Vec<RequestedSetting> {
+    let mut requested = Vec::new();
     for entry in environment {
         let Some((variable, value)) = entry.split_once('=') else {
             continue;
@@ -82,28 +82,28 @@ pub(super) fn asked(
                 if let Some(name) = name.strip_prefix("glibc.malloc.") {
                     let known = NAMES.iter().find(|(_, tunable, _)| *tunable == name);
                     let setting = known.map(|(.., setting)| *setting);
-                    let asked_for = format!("GLIBC_TUNABLES={tunable}");
-                    asked.push(judge(asked_for, setting, value, par, settings));
+                    let request = format!("GLIBC_TUNABLES={tunable}");
+                    requested.push(judge(request, setting, value, par, settings));
                 }
             }
         } else if variable.starts_with("MALLOC_") {
             let known = NAMES.iter().find(|(name, ..)| *name == variable);
             let setting = known.map(|(.., setting)| *setting);
-            asked.push(judge(entry.clone(), setting, value, par, settings));
+            requested.push(judge(entry.clone(), setting, value, par, settings));
         }
     }
-    asked
+    requested
 }
 
 fn judge(
-    asked_for: String,
+    request: String,
     setting: Option<Option<&str>>,
     value: &str,
     par: &MallocPar,
     settings: &[(String, String)],
-) -> AskedSetting {
-    let result = |in_force, note: String| AskedSetting {
-        asked_for: asked_for.clone(),
+) -> RequestedSetting {
+    let result = |in_force, note: String| RequestedSetting {
+        request: request.clone(),
         in_force,
         note,
     };
@@ -168,10 +168,10 @@ mod tests {
 
     fn judged(environment: &[&str], par: &MallocPar) -> Vec<(String, Option<bool>)> {
         let environment: Vec<_> = environment.iter().map(|&entry| entry.to_owned()).collect();
-        let asked = asked(&environment, par, &par.settings());
-        asked
+        let requested = requested(&environment, par, &par.settings());
+        requested
             .into_iter()
-            .map(|asked| (asked.asked_for, asked.in_force))
+            .map(|requested| (requested.request, requested.in_force))
             .collect()
     }
 

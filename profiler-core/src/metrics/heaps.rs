@@ -97,7 +97,7 @@ pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency, pins: &Pins) ->
             mapped_large_bytes,
             mapped_large_blocks,
             settings: settings(heap),
-            asked: heap.asked.clone(),
+            requested: heap.requested.clone(),
             checks: heap.checks.clone(),
             confidence: heap.confidence,
         }

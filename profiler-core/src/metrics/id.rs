@@ -154,11 +154,11 @@ pub struct Metric {
 
 impl Metric {
     /// Its value as people read it.
-    pub fn shown(&self) -> String {
+    pub fn text(&self) -> String {
         match (self.value, self.id.unit()) {
             (None, _) => "unknown".into(),
-            (Some(value), Unit::Pages) => format!("{} pages", Unit::Pages.shown(value)),
-            (Some(value), unit) => unit.shown(value),
+            (Some(value), Unit::Pages) => format!("{} pages", Unit::Pages.text(value)),
+            (Some(value), unit) => unit.text(value),
         }
     }
 }
@@ -215,7 +215,7 @@ mod tests {
                 id,
                 value: Some(value),
             }
-            .shown()
+            .text()
         };
         assert_eq!(shown(MetricId::CachedBytes, Value::Whole(4096)), "4.0 KiB");
         assert_eq!(

@@ -61,7 +61,7 @@ const MAX_DEFECTS: usize = 32;
 struct Totals {
     /// Groups inside slots of others.
     nested: u64,
-    /// Bytes asked for, as far as they could be read.
+    /// Bytes requested, as far as they could be read.
     requested: u64,
     /// The same for allocations with mappings of their own.
     large_requested: u64,

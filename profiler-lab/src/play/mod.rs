@@ -170,7 +170,7 @@ pub enum PlayError {
     Player(String),
     /// It could not be measured.
     #[error("cannot read the memory of the player: {0}")]
-    Look(#[from] OpenError),
+    Unreadable(#[from] OpenError),
     /// Talking to it failed.
     #[error("cannot communicate with the player: {0}")]
     Io(#[from] io::Error),

@@ -95,7 +95,7 @@ impl<'a> SeedHeap<'a> {
 
     /// Whether the target's environment asked for settings of it.
     pub fn has_settings(&self) -> bool {
-        !self.heap.asked.is_empty()
+        !self.heap.requested.is_empty()
     }
 
     /// Bytes of which it is not known what they are.

@@ -60,7 +60,7 @@ fn malloc_that(then: &str) -> String {
 }
 
 #[test]
-fn one_that_crashes_is_told_by_its_signal() {
+fn one_that_crashes_is_reported_by_its_signal() {
     let outcome = outcome_of(&malloc_that("*(volatile int *)8 = 1;"));
     assert!(
         matches!(&outcome, Err(PlayError::Crashed(how)) if how.contains("SIGSEGV")),
@@ -69,7 +69,7 @@ fn one_that_crashes_is_told_by_its_signal() {
 }
 
 #[test]
-fn one_that_hangs_is_told() {
+fn one_that_hangs_is_reported() {
     let outcome = outcome_of(&malloc_that("for (;;) {}"));
     assert!(
         matches!(&outcome, Err(PlayError::Hung { .. })),
@@ -78,7 +78,7 @@ fn one_that_hangs_is_told() {
 }
 
 #[test]
-fn one_that_gives_no_memory_is_told_with_what_was_asked_for() {
+fn one_that_gives_no_memory_is_reported_with_what_was_requested() {
     let outcome = outcome_of(&malloc_that("return NULL;"));
     assert!(
         matches!(&outcome, Err(PlayError::NoMemory { bytes: 12_345 })),
@@ -116,7 +116,7 @@ fn one_that_closes_its_pipe_and_goes_on_is_ended() {
 }
 
 #[test]
-fn what_cannot_be_loaded_is_told() {
+fn what_cannot_be_loaded_is_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("libtext.so");
     fs::write(&path, "no object at all").expect("a writable folder");

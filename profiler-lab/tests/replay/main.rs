@@ -22,7 +22,7 @@ fn played(trace: &TraceBuilder, setup: &Setup) -> Played {
 
 /// malloc's memory at the last checkpoint.
 fn last_bytes(played: &Played) -> u64 {
-    played.peak_and_final().expect("checkpoints").last
+    played.peak_and_final().expect("checkpoints").at_end
 }
 
 fn walked() -> Setup {
@@ -63,7 +63,7 @@ fn what_the_trace_has_live_is_live_in_the_player() {
     let played = played(&trace, &walked());
     let heap = glibc(&played);
     assert_eq!(heap.check(), Vec::<String>::new());
-    // A checkpoint has the trace's own account: bytes asked for.
+    // A checkpoint has the trace's own account: bytes requested.
     assert_eq!(live_blocks(heap), kept, "{:?}", heap.arenas);
 }
 

@@ -1,7 +1,7 @@
 //! Traces of several processes.
 
 use profiler_lab::play::{PlayError, PlayedCheckpoint, Setup, play};
-use profiler_trace::record::SourceKind;
+use profiler_trace::trace::EventKind;
 
 use super::trace::TraceBuilder;
 use super::{MIB, played};
@@ -31,11 +31,11 @@ fn a_forked_child_has_what_its_parent_had_and_frees_its_own_copy() {
     mebibytes(&mut trace, 0, 5);
     trace.checkpoint(0);
     trace.checkpoint(1);
-    trace.event(1, SourceKind::Exit);
+    trace.event(1, EventKind::Exit);
     trace.checkpoint(0);
     let played = played(&trace, &Setup::default());
     assert_eq!(at(&played.checkpoints), [(0, 25), (1, 30), (0, 25)]);
-    let last = played.peak_and_final().expect("checkpoints").last;
+    let last = played.peak_and_final().expect("checkpoints").at_end;
     assert_eq!((last + MIB / 2) / MIB, 25);
 }
 

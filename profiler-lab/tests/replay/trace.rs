@@ -11,7 +11,7 @@ use profiler_lab::open::compile;
 use profiler_lab::play::ReplayProgram;
 use profiler_trace::limits::Meter;
 use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
-use profiler_trace::trace::{By, Figures, Reader, TraceDescription, Writer};
+use profiler_trace::trace::{By, EventKind, Figures, Reader, TraceDescription, Writer};
 
 /// A block of the trace, by its address.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -58,12 +58,12 @@ impl TraceBuilder {
         self.processes.get(&thread).copied().unwrap_or(0)
     }
 
-    pub(crate) fn event(&mut self, thread: u64, kind: SourceKind) {
+    pub(crate) fn event(&mut self, thread: u64, kind: impl Into<SourceKind>) {
         let event = SourceEvent {
             time_ns: self.now_ns(),
             process: self.process_of(thread),
             thread,
-            kind,
+            kind: kind.into(),
         };
         self.recorder.record(&event).expect("a Vec has room");
     }
@@ -79,7 +79,7 @@ impl TraceBuilder {
         let addr = block.0;
         self.event(
             thread,
-            SourceKind::Alloc {
+            EventKind::Alloc {
                 addr,
                 bytes,
                 align,
@@ -98,26 +98,29 @@ impl TraceBuilder {
     }
 
     pub(crate) fn realloc(&mut self, thread: u64, block: Block, bytes: u64) -> Block {
-        self.event(thread, SourceKind::Realloc { addr: block.0 });
+        self.event(thread, EventKind::Realloc { addr: block.0 });
         self.give(thread, bytes, 0, By::Realloc)
     }
 
     pub(crate) fn free(&mut self, thread: u64, block: Block) {
-        self.event(thread, SourceKind::Free { addr: block.0 });
+        self.event(thread, EventKind::Free { addr: block.0 });
     }
 
     pub(crate) fn thread_end(&mut self, thread: u64) {
-        self.event(thread, SourceKind::ThreadEnd);
+        self.event(thread, EventKind::ThreadEnd);
     }
 
     /// A thread forks: the child has one thread.
     pub(crate) fn fork(&mut self, parent: u64, process: u64, thread: u64) {
-        self.event(parent, SourceKind::Forking);
+        // Which fork it is, as good as any number.
+        let fork = process;
+        self.event(parent, SourceKind::Forking { fork });
         let of = self.process_of(parent);
         self.processes.insert(thread, process);
         let kind = SourceKind::Forked {
             process: of,
             thread: parent,
+            fork,
         };
         self.event(thread, kind);
     }

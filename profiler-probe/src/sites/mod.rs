@@ -28,7 +28,7 @@ pub(crate) struct Body {
     pub end: u64,
 }
 
-/// What an object's symbols tell of its other functions.
+/// What an object's symbols show of its other functions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Symbols {
     /// Where those of [`ENDINGS`] begin that the object defines.
@@ -108,11 +108,11 @@ fn arguments(function: Function, reads_header: bool) -> &'static [Register] {
     use Register::{RDI, RDX, RSI};
     match (function, reads_header) {
         (F::Free | F::Valloc | F::Malloc, _) => &[RDI],
-        // glibc's reallocarray multiplies at once, and tells the size to realloc.
+        // glibc's reallocarray multiplies at once, and passes the size to realloc.
         (F::PosixMemalign | F::Reallocarray, true) => &[RDI],
         (F::Calloc | F::Memalign | F::AlignedAlloc, true) => &[],
         (F::Calloc | F::Memalign | F::AlignedAlloc, false) => &[RDI, RSI],
-        // The size tells a realloc that failed from one to 0 bytes that freed its block.
+        // The size distinguishes a realloc that failed from one to 0 bytes that freed its block.
         (F::Realloc, _) => &[RDI, RSI],
         (F::Reallocarray | F::PosixMemalign, false) => &[RDI, RSI, RDX],
     }

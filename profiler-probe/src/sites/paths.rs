@@ -25,7 +25,7 @@ pub(super) enum Returned {
     Result,
     /// Null.
     Null,
-    /// Something else, or it cannot be told.
+    /// Something else, or it cannot be determined.
     Other,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Paths {
     pub reached: HashMap<u64, Instruction>,
 }
 
-/// Why paths cannot be told, or which rule they break.
+/// Why paths cannot be determined, or which rule they break.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Broken {
     /// See [`Unprovable`].

@@ -149,7 +149,7 @@ impl Numbers {
         }
     }
 
-    /// Whether a conditional jump is taken, where the zero flag tells.
+    /// Whether a conditional jump is taken, where the zero flag decides it.
     fn decides(&self, i: &Instruction) -> Option<bool> {
         match i.condition_code() {
             ConditionCode::e => self.zero_flag,

@@ -47,7 +47,7 @@ pub(super) struct State {
     registers: [Value; 16],
     /// By distance from the return address, ascending.
     slots: Vec<(i64, Value)>,
-    /// The value that the zero flag tells about.
+    /// The value that the zero flag describes.
     tested: Option<Value>,
     /// An address in the stack may be known elsewhere.
     escaped: bool,

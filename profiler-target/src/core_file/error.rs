@@ -1,4 +1,4 @@
-//! What can be wrong with a core file, and telling it from other files.
+//! What can be wrong with a core file, and what distinguishes it from other files.
 
 use std::fs::File;
 use std::io;
@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use object::elf;
 use profiler_core::text::visible;
 
-use crate::ErrorKind;
+use crate::{CoreProblem, ErrorKind, Packer};
 
-/// Why a file cannot be looked at as a core.
+/// Why a file cannot be inspected as a core.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreError {
     /// It could not be opened or read.
@@ -22,17 +22,25 @@ pub enum CoreError {
         error: io::Error,
     },
     /// It is something else.
-    #[error("{path} is not a core file but {what}: {remedy}", path = visible(.path.display()))]
+    #[error("{path} is not a core file but {what}", path = visible(.path.display()))]
     NotACore {
         /// The file.
         path: PathBuf,
         /// What it is.
         what: &'static str,
-        /// What to do.
-        remedy: &'static str,
+    },
+    /// It is packed.
+    #[error("{path} is not a core file but compressed by {by}", path = visible(.path.display()))]
+    Packed {
+        /// The file.
+        path: PathBuf,
+        /// The name of what packed it.
+        by: &'static str,
+        /// What packed it.
+        packer: Packer,
     },
     /// A core of a process that fragscope does not understand.
-    #[error("{path} is a core of a {what} process, and fragscope reads those of 64-bit x86 (x86-64) processes only: read it with a debugger instead", path = visible(.path.display()))]
+    #[error("{path} is a core of a {what} process, and fragscope reads those of 64-bit x86 (x86-64) processes only", path = visible(.path.display()))]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -40,7 +48,7 @@ pub enum CoreError {
         what: String,
     },
     /// Its headers or notes are damaged or cut off.
-    #[error("{path} is damaged or cut off within its {what}: take another core, with `ulimit -c unlimited`, room on the disk, and for systemd-coredump ProcessSizeMax= and ExternalSizeMax= above the process's size", path = visible(.path.display()))]
+    #[error("{path} is damaged or cut off within its {what}", path = visible(.path.display()))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -56,13 +64,13 @@ pub enum CoreError {
         what: &'static str,
     },
     /// It holds no private memory.
-    #[error("{path} holds no anonymous memory, so no heap: take another core after `echo 0x33 > /proc/PID/coredump_filter`", path = visible(.path.display()))]
+    #[error("{path} holds no anonymous memory, so no heap", path = visible(.path.display()))]
     NoMemory {
         /// The file.
         path: PathBuf,
     },
     /// The program given is another one.
-    #[error("{exe} is not the program of this core, which is {}: use --exe with the file that really ran, or leave it out", visible(program), exe = visible(.exe.display()))]
+    #[error("{exe} is not the program of this core, which is {}", visible(program), exe = visible(.exe.display()))]
     OtherProgram {
         /// The file given.
         exe: PathBuf,
@@ -76,31 +84,33 @@ impl CoreError {
         Self::NotACore {
             path: path.to_owned(),
             what: "a directory, a device or a pipe",
-            remedy: NAME_ONE,
         }
     }
 
     /// Of what kind it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Foreign { .. } => ErrorKind::UnsupportedTarget,
             Self::Io { error, .. } => ErrorKind::of_io(error),
-            _ => ErrorKind::Other,
+            Self::NotACore { .. } => ErrorKind::Core(CoreProblem::NotACore),
+            Self::Packed { packer, .. } => ErrorKind::Core(CoreProblem::Packed(*packer)),
+            Self::Foreign { .. } => ErrorKind::Core(CoreProblem::Foreign),
+            Self::Damaged { .. } => ErrorKind::Core(CoreProblem::Damaged),
+            Self::NoMemory { .. } => ErrorKind::Core(CoreProblem::NoMemory),
+            Self::OtherProgram { .. } => ErrorKind::Core(CoreProblem::OtherProgram),
+            Self::TooLarge { .. } => ErrorKind::Other,
         }
     }
 }
 
-const NAME_ONE: &str =
-    "name the file that the kernel, gcore or `coredumpctl dump -o FILE PID` wrote";
-
 /// Whether the file begins like a core of a machine that is understood.
 pub(super) fn check_kind(path: &Path, file: &File) -> Result<(), CoreError> {
-    let not_a_core = |what, remedy| {
-        Err(CoreError::NotACore {
-            path: path.to_owned(),
-            what,
-            remedy,
-        })
+    let not_a_core = |what| {
+        let path = path.to_owned();
+        Err(CoreError::NotACore { path, what })
+    };
+    let packed = |by, packer| {
+        let path = path.to_owned();
+        Err(CoreError::Packed { path, by, packer })
     };
     let mut head = [0; 20];
     let read = file.read_at(&mut head, 0).map_err(|error| CoreError::Io {
@@ -108,20 +118,14 @@ pub(super) fn check_kind(path: &Path, file: &File) -> Result<(), CoreError> {
         error,
     })?;
     match head {
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            return not_a_core("compressed by zstd", "unpack it with `zstd -d` first");
-        }
-        [0x1f, 0x8b, ..] => return not_a_core("compressed by gzip", "unpack it with gunzip first"),
-        [0xfd, b'7', b'z', b'X', ..] => {
-            return not_a_core("compressed by xz", "unpack it with unxz first");
-        }
-        [0x04, 0x22, 0x4d, 0x18, ..] => {
-            return not_a_core("compressed by lz4", "unpack it with `lz4 -d` first");
-        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => return packed("zstd", Packer::Zstd),
+        [0x1f, 0x8b, ..] => return packed("gzip", Packer::Gzip),
+        [0xfd, b'7', b'z', b'X', ..] => return packed("xz", Packer::Xz),
+        [0x04, 0x22, 0x4d, 0x18, ..] => return packed("lz4", Packer::Lz4),
         _ => {}
     }
     if head[..4] != elf::ELFMAG {
-        return not_a_core("a file of another format", NAME_ONE);
+        return not_a_core("a file of another format");
     }
     let [.., kind_low, kind_high, machine_low, machine_high] = head;
     if read < head.len() {
@@ -139,7 +143,7 @@ pub(super) fn check_kind(path: &Path, file: &File) -> Result<(), CoreError> {
         }
     };
     if number(kind_low, kind_high) != elf::ET_CORE.0 {
-        return not_a_core("a program or a library", NAME_ONE);
+        return not_a_core("a program or a library");
     }
     let bits = if head[4] == 2 { "64" } else { "32" };
     let foreign = |what| {

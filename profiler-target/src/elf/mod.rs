@@ -21,7 +21,7 @@ use profiler_core::allocator::{self, Allocator, Contents};
 pub(super) use self::reader::Reader;
 pub use self::reader::file_limit;
 pub use self::reader::{FILE_LIMIT, set_file_limit};
-pub use self::source::{Source, open_looked_at, open_regular};
+pub use self::source::{Source, open_checked, open_regular};
 use super::jemalloc_options;
 
 /// More read-only data than this is not searched. An unstripped Python has 4 MiB.

@@ -23,7 +23,7 @@ const PIECE: u64 = 128;
 /// # Errors
 /// When it cannot be opened or is no regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    open_looked_at(path, |about| match about.is_file() {
+    open_checked(path, |about| match about.is_file() {
         true => Ok(()),
         false => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -37,7 +37,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// When it cannot be opened, or what `may` says.
-pub fn open_looked_at(
+pub fn open_checked(
     path: &Path,
     may: impl FnOnce(&Metadata) -> io::Result<()>,
 ) -> io::Result<File> {

@@ -44,7 +44,7 @@ use super::proc_dir::PidFd;
 
 /// How long the end of a guard is waited for. It takes milliseconds; one that somebody froze ends
 /// when it runs again.
-const LAST_MOMENT: Duration = Duration::from_secs(5);
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long that of one that was killed.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -217,7 +217,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         // One that is gone needs not.
         let _ = self.channel.shutdown(Shutdown::Both);
-        if self.process.end(LAST_MOMENT) {
+        if self.process.end(END_TIMEOUT) {
             let is_other = |one: &Running| !Arc::ptr_eq(&one.process.needed, &self.process.needed);
             running().all.retain(is_other);
         }

@@ -49,9 +49,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {
     /// Another tracer holds it.
-    #[error(
-        "the target is already traced by process {tracer}{name}: detach that tracer, or go on with --no-stop"
-    )]
+    #[error("the target is already traced by process {tracer}{name}")]
     AlreadyTraced {
         /// The tracer's pid.
         tracer: u64,
@@ -59,13 +57,11 @@ pub enum StopError {
         name: String,
     },
     /// The kernel refused.
-    #[error(
-        "the kernel does not permit stopping the target: run as root or with CAP_SYS_PTRACE, or go on with --no-stop"
-    )]
+    #[error("the kernel does not permit stopping the target")]
     NotPermitted,
     /// A thread did not come to a stop in time.
     #[error(
-        "thread {tid} of the target (state {state}) did not stop within {limit:?}: it is inside the kernel; try again, or go on with --no-stop"
+        "thread {tid} of the target (state {state}) did not stop within {limit:?}: it is inside the kernel"
     )]
     TimedOut {
         /// The thread.
@@ -76,15 +72,13 @@ pub enum StopError {
         limit: Duration,
     },
     /// There is no guard to be had, and without one nobody would end the stop in time.
-    #[error(
-        "no process can be started that would end the stop in time ({0}): close programs or raise the limits on processes and open files, or go on with --no-stop"
-    )]
+    #[error("no process can be started that would end the stop in time ({0})")]
     NoGuard(#[source] io::Error),
     /// The guard did not answer, and nor did another one in its place.
-    #[error("the process that holds it was ended by somebody, and the target runs; try again")]
+    #[error("the process that holds it was ended by somebody, and the target runs")]
     GuardLost,
     /// fragscope cannot stop itself.
-    #[error("fragscope cannot stop itself: name another process")]
+    #[error("fragscope cannot stop itself")]
     Itself,
     /// The target has exited.
     #[error("the target has exited")]

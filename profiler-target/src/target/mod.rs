@@ -1,7 +1,7 @@
 //! A live process: held, so that a recycled number is never read, and checked to be the same program.
 
 mod counts;
-mod looked_into;
+mod description;
 mod pages;
 mod stopping;
 

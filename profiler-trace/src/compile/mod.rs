@@ -61,9 +61,9 @@ pub struct Summary {
     pub seed_bytes: u64,
     /// Bytes of those that were freed since.
     pub seed_gone_bytes: u64,
-    /// Bytes asked for since the recording began.
+    /// Bytes requested since the recording began.
     pub allocated_bytes: u64,
-    /// The most bytes that were live at once, as asked for, over all processes.
+    /// The most bytes that were live at once, as requested, over all processes.
     pub peak_live_bytes: u64,
     /// Of the bytes of large blocks, those of which it is not known whether they were touched.
     pub uncertain_touch_bytes: u64,
@@ -95,7 +95,7 @@ pub struct ProgramCheckpoint {
     pub checkpoint: Checkpoint,
     /// Whether it is one of the trace.
     pub recorded: bool,
-    /// Bytes live there, as asked for.
+    /// Bytes live there, as requested.
     pub live_bytes: u64,
     /// Events before it.
     pub events: u64,
@@ -186,7 +186,7 @@ impl Compiler {
         }
     }
 
-    /// Bytes live by now in all processes, as asked for.
+    /// Bytes live by now in all processes, as requested.
     pub fn live_bytes(&self) -> u64 {
         self.live_bytes
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 
 use profiler_common::program::MAX_SLOTS;
+use profiler_core::addr::PAGE_SIZE;
 
 use super::{Sink, is_large, touch, touch_unknown};
 
@@ -12,7 +13,7 @@ use super::{Sink, is_large, touch, touch_unknown};
 pub(super) struct Block {
     /// Its slot.
     pub(super) slot: u32,
-    /// Bytes asked for.
+    /// Bytes requested.
     pub(super) bytes: u64,
     /// Whether the allocator had to clear it.
     zeroed: bool,
@@ -83,7 +84,7 @@ impl Process {
         self.next_slot.into()
     }
 
-    /// Bytes live, as asked for.
+    /// Bytes live, as requested.
     pub(super) fn live_bytes(&self) -> u64 {
         self.live_bytes
     }
@@ -196,7 +197,7 @@ impl Process {
             return Ok(());
         };
         let (before, mut most) = (state.known.unwrap_or(0), bytes.min(size));
-        if block.zeroed && addr % PAGE == MAPPED_CHUNK {
+        if block.zeroed && addr % PAGE_SIZE == MAPPED_CHUNK {
             let (touched, all) = &mut self.zeroed_alone;
             *touched = touched.saturating_add(most.saturating_sub(before));
             *all = all.saturating_add(if state.known.is_none() { size } else { 0 });
@@ -215,8 +216,6 @@ impl Process {
     }
 }
 
-/// Pages are no smaller.
-const PAGE: u64 = 4096;
 /// Where in its first page a block lies that glibc maps by itself (`malloc/malloc.c`,
 /// `sysmalloc_mmap`): behind the header of its chunk.
 const MAPPED_CHUNK: u64 = 16;

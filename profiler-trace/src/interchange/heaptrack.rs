@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use super::Input;
 use super::lines::Lines;
-use crate::record::{EventSource, SourceEvent, SourceItem, SourceKind};
-use crate::trace::{By, ReadError, RecordedBy, TraceDescription};
+use crate::record::{EventSource, SourceEvent, SourceItem};
+use crate::trace::{By, EventKind, ReadError, RecordedBy, TraceDescription};
 
 /// The newest format of the file that is known.
 const NEWEST: u64 = 3;
@@ -128,9 +128,9 @@ impl Heaptrack {
             "-" => {
                 let what = number()?;
                 match self.kinds.is_empty() {
-                    true => SourceKind::Free { addr: what },
+                    true => EventKind::Free { addr: what },
                     // Which of those alike is not recorded: the newest, most likely.
-                    false => SourceKind::Free {
+                    false => EventKind::Free {
                         addr: self.live.get_mut(&what)?.pop()?,
                     },
                 }
@@ -141,13 +141,13 @@ impl Heaptrack {
             time_ns: self.time_ms.saturating_mul(1_000_000),
             process: 0,
             thread: 0,
-            kind,
+            kind: kind.into(),
         }))
     }
 }
 
-fn alloc(addr: u64, bytes: u64) -> SourceKind {
-    SourceKind::Alloc {
+fn alloc(addr: u64, bytes: u64) -> EventKind {
+    EventKind::Alloc {
         addr,
         bytes,
         align: 0,

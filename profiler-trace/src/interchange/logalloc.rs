@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use super::Input;
 use super::lines::Lines;
 use crate::limits::{Holder, Meter};
-use crate::record::{EventSource, SourceEvent, SourceItem, SourceKind};
+use crate::record::{EventSource, SourceEvent, SourceItem};
 use crate::trace::{
     By, Event, EventKind, Item, PassError, ReadError, TraceDescription, TraceSource, pass_on,
 };
@@ -87,7 +87,7 @@ impl Logalloc {
     fn take(&mut self, call: &Call<'_>) {
         let (time_ns, result) = (self.calls.saturating_mul(CALL_NS), call.result.unwrap_or(0));
         let argument = |n: usize| call.arguments.get(n).copied().unwrap_or(0);
-        let alloc = |bytes, align: u64, by| SourceKind::Alloc {
+        let alloc = |bytes, align: u64, by| EventKind::Alloc {
             addr: result,
             bytes,
             align: match align.is_power_of_two() {
@@ -107,21 +107,21 @@ impl Logalloc {
             "realloc" if first == 0 => vec![alloc(second, 0, By::Malloc)],
             "realloc" if result == 0 => vec![],
             "realloc" => vec![
-                SourceKind::Realloc { addr: first },
+                EventKind::Realloc { addr: first },
                 alloc(second, 0, By::Realloc),
             ],
-            "free" if first != 0 => vec![SourceKind::Free { addr: first }],
+            "free" if first != 0 => vec![EventKind::Free { addr: first }],
             _ => vec![],
         };
         // A call that failed gave nothing.
-        let failed = |kind: &SourceKind| matches!(kind, SourceKind::Alloc { addr: 0, .. });
+        let failed = |kind: &EventKind| matches!(kind, EventKind::Alloc { addr: 0, .. });
         for kind in kinds {
             if !failed(&kind) {
                 self.waiting.push_back(SourceEvent {
                     time_ns,
                     process: call.process,
                     thread: call.thread,
-                    kind,
+                    kind: kind.into(),
                 });
             }
         }

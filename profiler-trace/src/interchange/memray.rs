@@ -8,8 +8,8 @@ use std::io::{self, BufRead, Read};
 use super::Input;
 use super::lines::is_cut;
 use crate::limits::Stopped;
-use crate::record::{EventSource, SourceEvent, SourceItem, SourceKind};
-use crate::trace::{By, ReadError, RecordedBy, TraceDescription};
+use crate::record::{EventSource, SourceEvent, SourceItem};
+use crate::trace::{By, EventKind, ReadError, RecordedBy, TraceDescription};
 
 /// How a capture begins.
 pub(super) const MAGIC: &[u8] = b"memray\0";
@@ -136,7 +136,7 @@ impl Memray {
                         time_ns: self.time_ms.saturating_mul(1_000_000),
                         process: 0,
                         thread: self.thread,
-                        kind,
+                        kind: kind.into(),
                     })));
                 }
             } else if tag & 0x40 != 0 {
@@ -167,7 +167,7 @@ impl Memray {
         })
     }
 
-    fn allocation(&mut self, flags: u8) -> io::Result<Option<SourceKind>> {
+    fn allocation(&mut self, flags: u8) -> io::Result<Option<EventKind>> {
         let addr = self.address(flags >> 3 & 0x0f)?;
         let function = match flags & 7 {
             0 => self.byte()?,
@@ -179,14 +179,14 @@ impl Memray {
         }
         let bytes = if frees { 0 } else { self.varint()? };
         let by = match function {
-            allocator::FREE => return Ok(Some(SourceKind::Free { addr })),
+            allocator::FREE => return Ok(Some(EventKind::Free { addr })),
             allocator::MALLOC | allocator::REALLOC => By::Malloc,
             allocator::CALLOC => By::Calloc,
             // The aligned ones, whose alignment is not recorded.
             9..=allocator::PVALLOC => By::Malloc,
             _ => return Ok(None),
         };
-        Ok(Some(SourceKind::Alloc {
+        Ok(Some(EventKind::Alloc {
             addr,
             bytes,
             align: 0,

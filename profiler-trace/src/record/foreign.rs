@@ -110,8 +110,8 @@ impl<S: EventSource> TraceSource for Normalised<S> {
                 Ok(true) => {}
                 end => {
                     // Also of one that is cut off.
-                    let left_out = self.normaliser.left_out();
-                    self.waiting.extend(left_out.map(Item::Event));
+                    let losses = self.normaliser.take_pending_losses();
+                    self.waiting.extend(losses.map(Item::Event));
                     self.end = Some(end.map(|_| ()));
                 }
             }

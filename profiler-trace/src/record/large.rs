@@ -1,22 +1,27 @@
-//! How much of large live blocks is on pages that were ever touched.
+//! How much of large live blocks ([`LARGE_BYTES`] and more) is on pages that were ever touched.
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::trace::{By, EventKind};
+use profiler_common::program::LARGE_BYTES;
+
+use crate::trace::{Event, EventKind, SeedBlock};
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::residency::ResidencyMap;
 
-/// Blocks of so many bytes are followed: smaller ones are touched by their use, nearly always.
-const LARGE: u64 = 128 << 10;
 /// So many are recorded at one checkpoint, the largest first.
-const MOST: usize = 4096;
+const MOST_AT_CHECKPOINT: usize = 4096;
+/// So many large blocks are kept, of all processes together.
+const MOST_KEPT: usize = 1 << 20;
+/// So many are copied at a fork, those at the lowest addresses: each takes some 100 ns, for which
+/// nothing else is recorded.
+const MOST_COPIED: usize = 64 << 10;
 
 /// The large live blocks of one process.
 #[derive(Clone, Debug, Default)]
 struct ProcessBlocks {
     live: BTreeMap<u64, Block>,
-    /// Those whose realloc is under way.
-    resized: BTreeMap<u64, Block>,
+    /// Those whose realloc is under way, with their addresses, by the thread that reallocates them.
+    resized: HashMap<u32, (u64, Block)>,
 }
 
 #[derive(Copy, Clone, Debug)]
@@ -28,44 +33,43 @@ struct Block {
 
 impl ProcessBlocks {
     /// Takes in an event of the process.
-    fn note(&mut self, event: &EventKind) {
-        match *event {
+    fn note(&mut self, event: &Event) {
+        // Whatever a thread does next ends its realloc.
+        let resized = match self.resized.is_empty() {
+            true => None,
+            false => self.resized.remove(&event.thread),
+        };
+        match event.kind {
             EventKind::Alloc { addr, bytes, .. } => self.add(addr, bytes),
             EventKind::Free { addr } => {
                 self.live.remove(&addr);
             }
             EventKind::Realloc { addr } => {
                 let block = self.live.remove(&addr);
-                self.resized.extend(block.map(|block| (addr, block)));
+                let resized = block.map(|block| (event.thread, (addr, block)));
+                self.resized.extend(resized);
             }
-            EventKind::Kept { addr } => {
-                let block = self.resized.remove(&addr);
-                self.live.extend(block.map(|block| (addr, block)));
-            }
+            EventKind::Kept { .. } => self.live.extend(resized),
             EventKind::Exec => *self = Self::default(),
             _ => {}
         }
     }
 
-    /// Takes in a block that was there before.
+    /// Takes in a block that lives.
     fn add(&mut self, addr: u64, bytes: u64) {
         self.live.remove(&addr);
-        self.resized.remove(&addr);
-        if bytes >= LARGE {
+        if bytes >= LARGE_BYTES {
             let touched = None;
             self.live.insert(addr, Block { bytes, touched });
         }
     }
 
-    /// Those of a forked child.
+    /// Those of a forked child, in which no other thread ends its realloc.
     fn copy(&self) -> Self {
-        let first = |blocks: &BTreeMap<u64, Block>| {
-            let first = blocks.iter().take(MOST_COPIED);
-            first.map(|(&addr, &block)| (addr, block)).collect()
-        };
+        let first = self.live.iter().take(MOST_COPIED);
         Self {
-            live: first(&self.live),
-            resized: first(&self.resized),
+            live: first.map(|(&addr, &block)| (addr, block)).collect(),
+            resized: HashMap::new(),
         }
     }
 
@@ -80,7 +84,7 @@ impl ProcessBlocks {
         let mut all: Vec<_> = self.live.iter_mut().collect();
         all.sort_by_key(|(_, block)| std::cmp::Reverse(block.bytes));
         let mut changed = Vec::new();
-        for (&addr, block) in all.into_iter().take(MOST) {
+        for (&addr, block) in all.into_iter().take(MOST_AT_CHECKPOINT) {
             let bytes = bytes_on_pages(residency, addr, block.bytes);
             if block.touched.replace(bytes) != Some(bytes) {
                 changed.push(EventKind::Touched { addr, bytes });
@@ -89,12 +93,6 @@ impl ProcessBlocks {
         changed
     }
 }
-
-/// So many large blocks are kept, of all processes together.
-const MOST_KEPT: usize = 1 << 20;
-/// So many are copied at a fork, those at the lowest addresses: each takes some 100 ns, for which
-/// nothing else is recorded.
-const MOST_COPIED: usize = 64 << 10;
 
 /// The large live blocks of many processes, by the trace's number of each.
 #[derive(Clone, Debug, Default)]
@@ -105,43 +103,34 @@ pub(super) struct LargeBlocks {
 }
 
 impl LargeBlocks {
-    /// Takes in a block of a process that was there before.
-    pub(super) fn add(&mut self, process: u32, addr: u64, bytes: u64) {
-        let alloc = EventKind::Alloc {
-            addr,
-            bytes,
-            align: 0,
-            by: By::Malloc,
-        };
-        self.note(process, &alloc);
+    /// Takes in a block of the first process that was there before.
+    pub(super) fn seed(&mut self, block: &SeedBlock) {
+        if block.bytes >= LARGE_BYTES && self.kept < MOST_KEPT {
+            self.add(0, |blocks| blocks.add(block.addr, block.bytes));
+        }
     }
 
     /// Takes in an event of a process. Blocks beyond the limit are not followed.
-    pub(super) fn note(&mut self, process: u32, event: &EventKind) {
-        match event {
+    pub(super) fn note(&mut self, process: u32, event: &Event) {
+        match event.kind {
             EventKind::Fork { process: child, .. } => {
                 let parent = self.by_process.get(&process);
                 let fits = parent.filter(|blocks| self.kept + blocks.len() < MOST_KEPT);
                 if let Some(copy) = fits.map(ProcessBlocks::copy) {
+                    self.remove(child);
                     self.kept += copy.len() + 1;
-                    self.remove(*child);
-                    self.by_process.insert(*child, copy);
+                    self.by_process.insert(child, copy);
                 }
             }
             EventKind::Exit => self.remove(process),
-            EventKind::Alloc { bytes, .. }
-                if *bytes >= LARGE
-                    && self.kept < MOST_KEPT
-                    && !self.by_process.contains_key(&process) =>
-            {
-                let mut blocks = ProcessBlocks::default();
-                blocks.note(event);
-                self.kept += blocks.len() + 1;
-                self.by_process.insert(process, blocks);
-            }
-            EventKind::Alloc { addr, bytes, .. } if *bytes >= LARGE && self.kept >= MOST_KEPT => {
-                // What was there before is no more.
-                self.note(process, &EventKind::Free { addr: *addr });
+            EventKind::Alloc { addr, bytes, .. } if bytes >= LARGE_BYTES => {
+                if self.kept < MOST_KEPT {
+                    self.add(process, |blocks| blocks.note(event));
+                } else {
+                    // What was there before is no more.
+                    let kind = EventKind::Free { addr };
+                    self.note(process, &Event { kind, ..*event });
+                }
             }
             _ => {
                 if let Some(blocks) = self.by_process.get_mut(&process) {
@@ -151,6 +140,17 @@ impl LargeBlocks {
                 }
             }
         }
+    }
+
+    /// Takes in a large block of a process, which may be the first.
+    fn add(&mut self, process: u32, add: impl FnOnce(&mut ProcessBlocks)) {
+        let blocks = self.by_process.entry(process).or_insert_with(|| {
+            self.kept += 1;
+            ProcessBlocks::default()
+        });
+        let before = blocks.len();
+        add(blocks);
+        self.kept = self.kept - before + blocks.len();
     }
 
     /// What changed of a process since its last checkpoint, as [`ProcessBlocks::touched`].
@@ -185,18 +185,33 @@ mod tests {
     use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState};
 
     use super::*;
+    use crate::trace::By;
 
     fn range(start: u64, len: u64) -> AddrRange {
         AddrRange::with_len(RemoteAddr::new(start), len).expect("short")
     }
 
-    fn alloc(addr: u64, bytes: u64) -> EventKind {
-        EventKind::Alloc {
+    fn of(thread: u32, kind: EventKind) -> Event {
+        Event {
+            time_ns: 0,
+            thread,
+            kind,
+        }
+    }
+
+    fn alloc(addr: u64, bytes: u64) -> Event {
+        moved(0, addr, bytes, By::Malloc)
+    }
+
+    fn moved(thread: u32, addr: u64, bytes: u64, by: By) -> Event {
+        let align = 0;
+        let kind = EventKind::Alloc {
             addr,
             bytes,
-            align: 0,
-            by: By::Malloc,
-        }
+            align,
+            by,
+        };
+        of(thread, kind)
     }
 
     fn resident(runs: &[(u64, u64)]) -> ResidencyMap {
@@ -223,10 +238,10 @@ mod tests {
     fn only_large_live_blocks_are_recorded_and_only_what_changed() {
         let mut blocks = ProcessBlocks::default();
         for event in [
-            alloc(0x10_0010, LARGE),
-            alloc(0x20_0010, LARGE),
-            alloc(0x30_0010, LARGE - 1),
-            EventKind::Free { addr: 0x20_0010 },
+            alloc(0x10_0010, LARGE_BYTES),
+            alloc(0x20_0010, LARGE_BYTES),
+            alloc(0x30_0010, LARGE_BYTES - 1),
+            of(0, EventKind::Free { addr: 0x20_0010 }),
         ] {
             blocks.note(&event);
         }
@@ -240,22 +255,41 @@ mod tests {
         let expected = EventKind::Touched { addr, bytes };
         assert_eq!(blocks.touched(&map), [expected]);
         assert_eq!(blocks.touched(&map), []);
-        blocks.note(&EventKind::Realloc { addr });
+        blocks.note(&of(0, EventKind::Realloc { addr }));
         assert_eq!(blocks.touched(&resident(&[])), []);
-        blocks.note(&EventKind::Kept { addr });
+        blocks.note(&of(0, EventKind::Kept { addr }));
         let expected = EventKind::Touched { addr, bytes: 0 };
         assert_eq!(blocks.touched(&resident(&[])), [expected]);
+    }
+
+    #[test]
+    fn a_realloc_holds_one_block_of_its_thread_until_the_thread_goes_on() {
+        let mut all = LargeBlocks::default();
+        for number in 0..1000 {
+            let addr = (number + 1) << 20;
+            all.note(0, &alloc(addr, LARGE_BYTES));
+            all.note(0, &of(0, EventKind::Realloc { addr }));
+            assert_eq!(all.kept, 2);
+            // Another thread does not end it.
+            let free = EventKind::Free { addr: 0x10 };
+            all.note(0, &of(1, free));
+            assert_eq!(all.kept, 2);
+            all.note(0, &moved(0, 0x10, LARGE_BYTES, By::Realloc));
+            assert_eq!(all.kept, 2, "the old block is no more");
+            all.note(0, &of(0, free));
+            assert_eq!(all.kept, 1);
+        }
     }
 
     #[test]
     fn a_fork_copies_no_more_than_takes_a_moment() {
         let mut all = LargeBlocks::default();
         for number in 0..2 * MOST_COPIED as u64 {
-            all.note(0, &alloc(number << 20, LARGE));
+            all.note(0, &alloc(number << 20, LARGE_BYTES));
         }
         for child in 1..4 {
             let process = child;
-            all.note(0, &EventKind::Fork { process, child });
+            all.note(0, &of(0, EventKind::Fork { process, child }));
             assert_eq!(all.by_process[&child].len(), MOST_COPIED);
         }
         assert_eq!(all.kept, 5 * MOST_COPIED + 4);
@@ -264,12 +298,12 @@ mod tests {
     #[test]
     fn large_blocks_of_all_processes_together_meet_a_limit() {
         let mut all = LargeBlocks::default();
-        let fork = |child| EventKind::Fork {
-            process: child,
-            child,
+        let fork = |child| {
+            let process = child;
+            of(0, EventKind::Fork { process, child })
         };
         for number in 0..1000 {
-            all.note(0, &alloc(number << 20, LARGE));
+            all.note(0, &alloc(number << 20, LARGE_BYTES));
         }
         for child in 1..=2000 {
             all.note(0, &fork(child));
@@ -279,11 +313,11 @@ mod tests {
         };
         assert!(all.kept <= MOST_KEPT, "{}", all.kept);
         for number in 0..MOST_KEPT as u64 {
-            all.note(1, &alloc(number << 20, LARGE));
+            all.note(1, &alloc(number << 20, LARGE_BYTES));
         }
         assert_eq!((all.kept, count(&all)), (MOST_KEPT, MOST_KEPT));
         for process in 0..=2000 {
-            all.note(process, &EventKind::Exit);
+            all.note(process, &of(0, EventKind::Exit));
         }
         assert_eq!((all.kept, count(&all)), (0, 0));
     }

@@ -11,6 +11,7 @@
 
 mod blocks;
 mod foreign;
+mod forks;
 mod large;
 mod normaliser;
 mod numbers;
@@ -18,7 +19,7 @@ mod recorder;
 mod source;
 
 pub(crate) use foreign::{EventSource, Normalised, SourceItem};
-pub use normaliser::{Clock, Normaliser};
+pub use normaliser::{Clock, LeftOut, Normaliser};
 pub use numbers::{MOST_PROCESSES, MOST_THREADS, RecordedProcess};
 pub use recorder::{Recorder, TraceSink};
 pub use source::{SourceEvent, SourceKind};

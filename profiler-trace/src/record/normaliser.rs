@@ -1,7 +1,8 @@
 //! From what a source recorded to the events of a trace.
 
 use super::blocks::LiveBlocks;
-use super::numbers::{Known, Numbered, Numbers, RecordedProcess};
+use super::forks::Fork;
+use super::numbers::{Known, Numbered, Numbers, RecordedProcess, SourceThread};
 use super::source::{SourceEvent, SourceKind};
 use crate::trace::{Event, EventKind, SeedBlock};
 
@@ -32,8 +33,27 @@ impl Clock {
     }
 }
 
+/// Events of a source that have no place in the trace, by the reason.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct LeftOut {
+    /// There were too many processes or threads ([`MOST_PROCESSES`](super::MOST_PROCESSES),
+    /// [`MOST_THREADS`](super::MOST_THREADS)). They count as lost.
+    pub beyond_limit: u64,
+    /// Their process had recorded its end before. They count as lost.
+    pub after_exit: u64,
+    /// Frees of blocks of which nothing was known.
+    pub unknown_frees: u64,
+}
+
+impl LeftOut {
+    /// Those that count as lost.
+    fn lost(&self) -> u64 {
+        self.beyond_limit + self.after_exit
+    }
+}
+
 /// Gives processes and threads the trace's numbers, follows forks, execs and ends, and keeps the time.
-/// With [`Self::with_live_blocks`] it also sees to it that events are of blocks that live.
+/// Of a source that loses events ([`Self::for_lossy_source`]) it also follows which blocks live.
 ///
 /// It trusts nothing: what is beyond its limits is counted and left out.
 #[derive(Clone, Debug)]
@@ -41,7 +61,7 @@ pub struct Normaliser {
     clock: Clock,
     numbers: Numbers,
     blocks: Option<LiveBlocks>,
-    beyond_limit: u64,
+    left_out: LeftOut,
     /// Of these, so many were given as lost.
     given_as_lost: u64,
 }
@@ -53,14 +73,14 @@ impl Normaliser {
             clock,
             numbers: Numbers::default(),
             blocks: None,
-            beyond_limit: 0,
+            left_out: LeftOut::default(),
             given_as_lost: 0,
         }
     }
 
     /// Of a source of one process that had these blocks, and which loses events: frees of unknown blocks
     /// are left out, and the ends of blocks that were lost are made up for.
-    pub fn with_live_blocks(clock: Clock, seed: &[SeedBlock]) -> Self {
+    pub fn for_lossy_source(clock: Clock, seed: &[SeedBlock]) -> Self {
         Self {
             blocks: Some(LiveBlocks::new(seed)),
             ..Self::new(clock)
@@ -73,16 +93,23 @@ impl Normaliser {
         self.clock.next_ns(source_ns)
     }
 
-    /// Events that were left out because there were too many processes or threads
-    /// ([`MOST_PROCESSES`](super::MOST_PROCESSES), [`MOST_THREADS`](super::MOST_THREADS)).
-    pub fn beyond_limit(&self) -> u64 {
-        self.beyond_limit
+    /// Events that were left out so far.
+    pub fn left_out(&self) -> LeftOut {
+        LeftOut {
+            unknown_frees: self.blocks.as_ref().map_or(0, LiveBlocks::unknown_frees),
+            ..self.left_out
+        }
     }
 
-    /// Those that were left out since this was last asked, as lost.
-    pub(super) fn left_out(&mut self) -> Option<Event> {
-        let all = self.beyond_limit;
-        let events = all - std::mem::replace(&mut self.given_as_lost, all);
+    /// How many of those that were left out are not given as lost yet.
+    pub(super) fn pending_losses(&self) -> u64 {
+        self.left_out.lost() - self.given_as_lost
+    }
+
+    /// Gives them as lost.
+    pub(super) fn take_pending_losses(&mut self) -> Option<Event> {
+        let events = self.pending_losses();
+        self.given_as_lost += events;
         (events > 0).then(|| self.lost(events))
     }
 
@@ -94,11 +121,6 @@ impl Normaliser {
             thread: 0,
             kind: EventKind::Lost { events },
         }
-    }
-
-    /// Frees that were left out because nothing was known of their blocks.
-    pub fn unknown_frees(&self) -> u64 {
-        self.blocks.as_ref().map_or(0, LiveBlocks::unknown_frees)
     }
 
     /// The process with this number of the source's, which may have ended.
@@ -157,7 +179,7 @@ impl Normaliser {
     /// Gives the events that one of the source comes to, each with the number of its process.
     pub fn push(&mut self, event: &SourceEvent, mut emit: impl FnMut(u32, Event)) {
         let time_ns = self.advance(event.time_ns);
-        if let SourceKind::Lost { events } = event.kind {
+        if let SourceKind::Event(EventKind::Lost { events }) = event.kind {
             // Whether the thread is known or not.
             emit(0, self.lost(events));
             return;
@@ -178,19 +200,30 @@ impl Normaliser {
                     apply(&mut self.blocks, main, EventKind::Exec, &mut emit);
                 }
             }
-            SourceKind::Forked { process, thread } => {
-                self.numbers.begin_forked(id, (process, thread));
+            SourceKind::Forked {
+                process,
+                thread,
+                fork: number,
+            } => {
+                let parent = (process, thread);
+                self.numbers.begin_forked(id, Fork { parent, number });
             }
-            _ => {}
+            SourceKind::Forking { .. } | SourceKind::Event(_) => {}
+        }
+        while let Some(child) = self.numbers.give_up_fork(time_ns) {
+            emit(child, EventKind::Exit);
         }
         let of = match self.numbers.get(id) {
             Known::Thread(of) => of,
-            Known::Ended => return,
+            Known::Ended => {
+                self.left_out.after_exit += 1;
+                return;
+            }
             // It did nothing before.
-            Known::No if event.kind == SourceKind::ThreadEnd => return,
+            Known::No if event.kind == EventKind::ThreadEnd.into() => return,
             Known::No => {
                 let Some(of) = self.numbers.begin_thread(id) else {
-                    self.beyond_limit += 1;
+                    self.left_out.beyond_limit += 1;
                     return;
                 };
                 if of.process != 0 {
@@ -200,43 +233,39 @@ impl Normaliser {
                 of
             }
         };
-        let kind = match event.kind {
-            SourceKind::Alloc {
-                addr,
-                bytes,
-                align,
-                by,
-            } => EventKind::Alloc {
-                addr,
-                bytes,
-                align,
-                by,
-            },
-            SourceKind::Free { addr } => EventKind::Free { addr },
-            SourceKind::Realloc { addr } => EventKind::Realloc { addr },
-            SourceKind::Kept { addr } => EventKind::Kept { addr },
-            SourceKind::ThreadEnd => {
-                self.numbers.end_thread(id);
-                EventKind::ThreadEnd
+        if let Some(kind) = self.conclude(id, event.kind, time_ns) {
+            apply(&mut self.blocks, of, kind, &mut emit);
+        }
+    }
+
+    /// What an event of a known thread is in the trace, if it is there.
+    fn conclude(&mut self, id: SourceThread, kind: SourceKind, time_ns: u64) -> Option<EventKind> {
+        let kind = match kind {
+            SourceKind::Event(kind) => kind,
+            SourceKind::Forking { fork: number } => {
+                let fork = Fork { parent: id, number };
+                let Some(child) = self.numbers.announce_fork(fork, time_ns) else {
+                    self.left_out.beyond_limit += 1;
+                    return None;
+                };
+                return Some(EventKind::Fork {
+                    process: child.process,
+                    child: child.thread,
+                });
             }
-            SourceKind::Exit => {
-                self.numbers.end(id.0);
-                EventKind::Exit
-            }
-            SourceKind::Forking => match self.numbers.announce_fork(id) {
-                Some(Numbered { process, thread }) => EventKind::Fork {
-                    process,
-                    child: thread,
-                },
-                None => {
-                    self.beyond_limit += 1;
-                    return;
-                }
-            },
-            // Taken in above.
-            SourceKind::Start | SourceKind::Forked { .. } | SourceKind::Lost { .. } => return,
+            // Taken in before the thread was known.
+            SourceKind::Start | SourceKind::Forked { .. } => return None,
         };
-        apply(&mut self.blocks, of, kind, &mut emit);
+        match kind {
+            EventKind::ThreadEnd => self.numbers.end_thread(id),
+            EventKind::Exit => {
+                self.numbers.end(id.0);
+            }
+            // Not for a source to say.
+            EventKind::Begin { .. } | EventKind::Fork { .. } | EventKind::Exec => return None,
+            _ => {}
+        }
+        Some(kind)
     }
 
     /// The process with this number of the source's is gone without having recorded that: gives its end
@@ -267,21 +296,35 @@ fn apply(
 
 #[cfg(test)]
 mod tests {
+    use EventKind as K;
     use SourceKind as S;
 
     use super::*;
     use crate::trace::By;
 
     /// The highest number that the kernel gives to a process.
-    const HIGHEST_PID: u64 = 1 << 22;
-    const FREE: S = S::Free { addr: 0x10 };
+    const HIGHEST_PID: u64 = 1 << profiler_common::PID_BITS;
+    const FREE: S = S::Event(K::Free { addr: 0x10 });
 
-    fn of(process: u64, thread: u64, kind: S) -> SourceEvent {
+    fn of(process: u64, thread: u64, kind: impl Into<S>) -> SourceEvent {
         SourceEvent {
             time_ns: 1000,
             process,
             thread,
-            kind,
+            kind: kind.into(),
+        }
+    }
+
+    fn forking(fork: u64) -> S {
+        S::Forking { fork }
+    }
+
+    /// The first event of a child of thread 7 of process 7.
+    fn forked(fork: u64) -> S {
+        S::Forked {
+            process: 7,
+            thread: 7,
+            fork,
         }
     }
 
@@ -300,16 +343,9 @@ mod tests {
     fn a_forked_child_is_a_process_of_its_own_even_when_its_parent_comes_first() {
         let events = play(&[
             of(7, 7, S::Start),
-            of(7, 7, S::Forking),
+            of(7, 7, forking(1)),
             of(7, 7, FREE),
-            of(
-                8,
-                8,
-                S::Forked {
-                    process: 7,
-                    thread: 7,
-                },
-            ),
+            of(8, 8, forked(1)),
             of(8, 8, FREE),
             of(8, 9, FREE),
         ]);
@@ -328,6 +364,84 @@ mod tests {
                 (1, 2, free),
             ]
         );
+    }
+
+    #[test]
+    fn a_child_takes_the_place_of_no_other_whose_fork_failed() {
+        let late = 1000 + 10_000_000_000;
+        let after = |time_ns, event| SourceEvent { time_ns, ..event };
+        let events = play(&[
+            of(7, 7, S::Start),
+            of(7, 7, forking(1)),
+            of(7, 7, forking(2)),
+            of(8, 8, forked(2)),
+            of(8, 8, FREE),
+            after(late - 1, of(7, 7, FREE)),
+            after(late, of(7, 7, FREE)),
+            // What was given up is another program when it comes after all.
+            after(late, of(9, 9, forked(1))),
+        ]);
+        let fork = |child| K::Fork {
+            process: child,
+            child,
+        };
+        let free = K::Free { addr: 0x10 };
+        assert_eq!(
+            events,
+            [
+                (0, 0, fork(1)),
+                (0, 0, fork(2)),
+                (2, 2, free),
+                (0, 0, free),
+                (1, 1, K::Exit),
+                (0, 0, free),
+                (3, 3, K::Begin { process: 3 }),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_has_no_children_of_the_process_before() {
+        let events = play(&[
+            of(7, 7, S::Start),
+            of(7, 7, forking(1)),
+            of(7, 7, K::Exit),
+            of(7, 7, S::Start),
+            of(7, 7, forking(1)),
+            of(8, 8, forked(1)),
+            of(8, 8, FREE),
+        ]);
+        let fork = |process, child| K::Fork { process, child };
+        assert_eq!(
+            events,
+            [
+                (0, 0, fork(1, 1)),
+                (0, 0, K::Exit),
+                (2, 2, K::Begin { process: 2 }),
+                (2, 2, fork(3, 3)),
+                (3, 3, K::Free { addr: 0x10 }),
+            ]
+        );
+    }
+
+    #[test]
+    fn events_of_a_process_after_its_end_are_counted() {
+        let mut normaliser = Normaliser::new(Clock::new(1000, 1));
+        let mut emitted = 0;
+        for event in [
+            of(7, 7, FREE),
+            of(7, 7, K::Exit),
+            of(7, 7, FREE),
+            of(7, 8, FREE),
+            of(7, 7, K::Exit),
+        ] {
+            normaliser.push(&event, |_, _| emitted += 1);
+        }
+        assert_eq!(emitted, 2);
+        assert_eq!(normaliser.left_out().after_exit, 3);
+        let lost = normaliser.take_pending_losses().map(|event| event.kind);
+        assert_eq!(lost, Some(K::Lost { events: 3 }));
+        assert_eq!(normaliser.take_pending_losses(), None);
     }
 
     #[test]
@@ -350,7 +464,7 @@ mod tests {
         let events = play(&[
             of(7, 7, S::Start),
             of(8, 8, S::Start),
-            of(8, 8, S::Exit),
+            of(8, 8, K::Exit),
             of(8, 8, FREE),
         ]);
         assert_eq!(
@@ -369,16 +483,16 @@ mod tests {
 
     #[test]
     fn threads_are_numbered_as_they_appear_and_end_once() {
-        let mut normaliser = Normaliser::with_live_blocks(Clock::new(0, 1), &[]);
+        let mut normaliser = Normaliser::for_lossy_source(Clock::new(0, 1), &[]);
         let mut seen = Vec::new();
         normaliser.number_threads(7, &[Some(80), None], |event| seen.push(event.thread));
-        let alloc = S::Alloc {
+        let alloc = K::Alloc {
             addr: 0x10,
             bytes: 8,
             align: 0,
             by: By::Malloc,
         };
-        for kind in [alloc, S::ThreadEnd, S::ThreadEnd, alloc] {
+        for kind in [alloc, K::ThreadEnd, K::ThreadEnd, alloc] {
             normaliser.push(&of(7, 70, kind), |_, event| seen.push(event.thread));
         }
         assert_eq!(seen, [1, 2, 2, 3, 3]);
@@ -402,7 +516,7 @@ mod tests {
     fn a_flood_of_forged_processes_and_threads_meets_a_limit_and_costs_little() {
         let mut normaliser = Normaliser::new(Clock::new(0, 1));
         for pid in 1..=HIGHEST_PID / 4 {
-            for kind in [S::Start, S::Forking, S::ThreadEnd] {
+            for kind in [S::Start, forking(1), K::ThreadEnd.into()] {
                 normaliser.push(&of(pid, pid, kind), |_, _| {});
             }
         }
@@ -411,9 +525,9 @@ mod tests {
         }
         normaliser.numbers.check();
         assert_eq!(normaliser.running().len(), super::super::MOST_PROCESSES);
-        assert!(normaliser.beyond_limit() > 1_000_000);
+        assert!(normaliser.left_out().beyond_limit > 1_000_000);
         // An end makes room.
-        normaliser.push(&of(1, 1, S::Exit), |_, _| {});
+        normaliser.push(&of(1, 1, K::Exit), |_, _| {});
         let mut begun = 0;
         normaliser.push(&of(HIGHEST_PID, 1, FREE), |_, _| begun += 1);
         assert_eq!(begun, 2, "it begins and frees");
@@ -423,7 +537,7 @@ mod tests {
     #[test]
     fn tables_give_back_their_room_when_threads_end_and_children_begin() {
         let mut normaliser = Normaliser::new(Clock::new(0, 1));
-        let mut push = |process, thread, kind| {
+        let mut push = |process, thread, kind: S| {
             normaliser.push(&of(process, thread, kind), |_, _| {});
         };
         const THREADS: u64 = 100_000;
@@ -432,14 +546,19 @@ mod tests {
                 push(pid, tid, FREE);
             }
             for tid in 2..=THREADS {
-                push(pid, tid, S::ThreadEnd);
+                push(pid, tid, K::ThreadEnd.into());
             }
-            for _ in 0..THREADS {
-                push(pid, 1, S::Forking);
+            for fork in 0..THREADS {
+                push(pid, 1, forking(fork));
             }
             let (process, thread) = (pid, 1);
-            for _ in 1..THREADS {
-                push(1000, 1000, S::Forked { process, thread });
+            for fork in 1..THREADS {
+                let forked = S::Forked {
+                    process,
+                    thread,
+                    fork,
+                };
+                push(1000, 1000, forked);
             }
         }
         assert!(
@@ -458,12 +577,17 @@ mod tests {
         }
         let (process, thread) = (1, 1);
         for pid in 2..100 {
-            normaliser.push(&of(1, 1, S::Forking), |_, _| {});
-            let forked = S::Forked { process, thread };
+            let fork = pid;
+            normaliser.push(&of(1, 1, forking(fork)), |_, _| {});
+            let forked = S::Forked {
+                process,
+                thread,
+                fork,
+            };
             normaliser.push(&of(pid, pid, forked), |_, _| {});
         }
         normaliser.numbers.check();
         assert_eq!(normaliser.running().len(), 1);
-        assert_eq!(normaliser.beyond_limit(), 98);
+        assert_eq!(normaliser.left_out().beyond_limit, 98);
     }
 }

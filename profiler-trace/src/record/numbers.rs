@@ -2,7 +2,9 @@
 //!
 //! A recorded program may claim any number: no table grows beyond its limit.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+
+use super::forks::{AnnouncedForks, Fork};
 
 /// So many processes are known at once at the most.
 pub const MOST_PROCESSES: usize = 16 << 10;
@@ -38,12 +40,10 @@ pub(super) struct Numbers {
     held: Held,
     /// Whether a process has ended since those that ended were last forgotten.
     has_ended: bool,
-    /// Children announced by the thread that forks, which have not recorded anything yet.
-    forked: HashMap<SourceThread, VecDeque<Numbered>>,
-    announced: usize,
+    forks: AnnouncedForks,
     next_thread: u32,
     next_process: u32,
-    /// The thread that was asked for last: the next event is mostly of the same.
+    /// The thread of the last event: the next one is mostly of the same.
     recent: Option<(SourceThread, Numbered)>,
 }
 
@@ -145,17 +145,14 @@ impl Numbers {
 
     /// How many children were announced that have not recorded anything.
     pub(super) fn announced(&self) -> usize {
-        self.announced
+        self.forks.len()
     }
 
     /// Bytes of the tables, about.
     pub(super) fn table_bytes(&self) -> u64 {
         let processes = self.processes.capacity() * size_of::<(u64, Process)>();
         let threads = self.held.room * size_of::<(u64, u32)>();
-        let forking = self.forked.capacity() * size_of::<(SourceThread, VecDeque<Numbered>)>();
-        // No queue has more room than four times what waits in it, but for the smallest.
-        let waiting = 4 * (self.announced + self.forked.len()) * size_of::<Numbered>();
-        (processes + threads + forking + waiting) as u64
+        (processes + threads) as u64 + self.forks.table_bytes()
     }
 
     /// Numbers a thread that was not known; `None` when there are too many.
@@ -205,36 +202,30 @@ impl Numbers {
         })
     }
 
-    /// The thread is about to fork: the child gets its numbers now, before either goes on. `None` when
+    /// A thread is about to fork: the child gets its numbers now, before either goes on. `None` when
     /// there are too many.
-    pub(super) fn announce_fork(&mut self, id: SourceThread) -> Option<Numbered> {
-        if self.announced >= MOST_THREADS {
+    pub(super) fn announce_fork(&mut self, fork: Fork, time_ns: u64) -> Option<Numbered> {
+        if !self.forks.has_room() {
             return None;
         }
         let child = Numbered {
             process: self.number_process()?,
             thread: self.number_thread()?,
         };
-        self.announced += 1;
-        self.forked.entry(id).or_default().push_back(child);
+        self.forks.announce(fork, child, time_ns);
         Some(child)
     }
 
-    /// The first event of a forked child.
-    pub(super) fn begin_forked(&mut self, id: SourceThread, parent: SourceThread) {
-        let Some(announced) = self.forked.get_mut(&parent) else {
-            return;
-        };
-        let Some(child) = announced.pop_front() else {
-            return;
-        };
-        self.announced -= 1;
-        if announced.is_empty() {
-            self.forked.remove(&parent);
-        } else if announced.len() < announced.capacity() / 4 {
-            announced.shrink_to(2 * announced.len());
+    /// The first event of a forked child, which is a new process where it was not announced.
+    pub(super) fn begin_forked(&mut self, id: SourceThread, fork: Fork) {
+        if let Some(child) = self.forks.begin(fork) {
+            self.insert(id, child);
         }
-        self.insert(id, child);
+    }
+
+    /// A child that was announced and that does not exist, as it turns out by this time of the trace.
+    pub(super) fn give_up_fork(&mut self, time_ns: u64) -> Option<Numbered> {
+        self.forks.give_up(time_ns)
     }
 
     /// A thread ended.
@@ -304,17 +295,13 @@ impl Numbers {
         assert!(self.processes.len() <= MOST_PROCESSES);
         let held = &self.held;
         assert!(held.threads <= MOST_THREADS, "{}", held.threads);
-        assert!(self.announced <= MOST_THREADS);
         let tables = || self.processes.values().map(|process| &process.threads);
         let threads: usize = tables().map(HashMap::len).sum();
         let room: usize = tables().map(HashMap::capacity).sum();
         assert_eq!((threads, room), (held.threads, held.room));
         // The smallest table has room for three.
         assert!(room <= 8 * threads + 4 * self.processes.len(), "{room}");
-        let waiting: usize = self.forked.values().map(VecDeque::len).sum();
-        let room: usize = self.forked.values().map(VecDeque::capacity).sum();
-        assert_eq!(waiting, self.announced);
-        assert!(room <= 4 * (waiting + self.forked.len()), "{room}");
+        self.forks.check();
     }
 }
 

@@ -83,7 +83,7 @@ impl<S: TraceSink> Recorder<S> {
         let mut recorder = Self::new(sink, normaliser);
         recorder.sink.seed(seed)?;
         for block in seed.iter().filter(|block| block.live) {
-            recorder.large.add(0, block.addr, block.bytes);
+            recorder.large.seed(block);
         }
         let mut ended = Vec::new();
         recorder
@@ -101,17 +101,17 @@ impl<S: TraceSink> Recorder<S> {
     /// Those of the sink.
     pub fn record(&mut self, event: &SourceEvent) -> Result<(), S::Error> {
         let (large, sink) = (&mut self.large, &mut self.sink);
-        let left_out = self.normaliser.beyond_limit();
+        let pending = self.normaliser.pending_losses();
         let mut taken = Ok(());
         self.normaliser.push(event, |process, event| {
-            large.note(process, &event.kind);
+            large.note(process, &event);
             if taken.is_ok() {
                 taken = sink.event(&event);
             }
         });
         taken?;
         // Those that follow each other are reported together.
-        match self.normaliser.beyond_limit() == left_out {
+        match self.normaliser.pending_losses() == pending {
             true => self.report_left_out(),
             false => Ok(()),
         }
@@ -125,9 +125,9 @@ impl<S: TraceSink> Recorder<S> {
         self.sink.event(&self.normaliser.lost(events))
     }
 
-    /// Reports what the normaliser left out.
+    /// Records what the normaliser left out as lost.
     fn report_left_out(&mut self) -> Result<(), S::Error> {
-        match self.normaliser.left_out() {
+        match self.normaliser.take_pending_losses() {
             Some(lost) => self.sink.event(&lost),
             None => Ok(()),
         }
@@ -142,7 +142,7 @@ impl<S: TraceSink> Recorder<S> {
         let Some((process, end)) = self.normaliser.gone(source, source_ns) else {
             return Ok(());
         };
-        self.large.note(process, &end.kind);
+        self.large.note(process, &end);
         self.sink.event(&end)
     }
 
@@ -233,16 +233,16 @@ mod tests {
         Recorder::new(Taken::default(), Normaliser::new(Clock::new(1000, 100)))
     }
 
-    fn of(time_ns: u64, process: u64, thread: u64, kind: SourceKind) -> SourceEvent {
+    fn of(time_ns: u64, process: u64, thread: u64, kind: impl Into<SourceKind>) -> SourceEvent {
         SourceEvent {
             time_ns,
             process,
             thread,
-            kind,
+            kind: kind.into(),
         }
     }
 
-    const FREE: SourceKind = SourceKind::Free { addr: 0x10 };
+    const FREE: SourceKind = SourceKind::Event(EventKind::Free { addr: 0x10 });
 
     fn lost(taken: &Taken) -> Vec<u64> {
         let lost = |item: &Item| match item {
@@ -266,7 +266,7 @@ mod tests {
             recorder.checkpoint(&process, 9050, &empty, Figures::default())?;
             recorder.record(&of(8000, 7, 8, FREE))?;
             recorder.lost(3)?;
-            recorder.record(&of(10_000, 7, 8, SourceKind::Lost { events: 2 }))?;
+            recorder.record(&of(10_000, 7, 8, EventKind::Lost { events: 2 }))?;
             recorder.gone(7, 2000)?;
             recorder.record(&of(9000, 9, 9, FREE))
         };
@@ -301,12 +301,12 @@ mod tests {
     #[test]
     fn losses_are_counted_of_threads_that_are_not_known_and_of_processes_that_ended() {
         let mut recorder = recorder();
-        let loses = |thread, events| of(2000, 7, thread, SourceKind::Lost { events });
+        let loses = |thread, events| of(2000, 7, thread, EventKind::Lost { events });
         for event in [
             loses(1, 11),
             of(2000, 7, 7, FREE),
             loses(2, 12),
-            of(2000, 7, 7, SourceKind::Exit),
+            of(2000, 7, 7, EventKind::Exit),
             loses(7, 13),
         ] {
             recorder.record(&event).expect("it never fails");

@@ -2,7 +2,7 @@
 
 use profiler_common::RecordKind;
 
-use crate::trace::By;
+use crate::trace::{By, EventKind};
 
 /// One thing that a source recorded, in the order in which it took effect.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -20,79 +20,61 @@ pub struct SourceEvent {
 /// What happened, as far as a source sees it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum SourceKind {
-    /// A block was allocated.
-    Alloc {
-        /// Its address.
-        addr: u64,
-        /// Bytes requested.
-        bytes: u64,
-        /// The alignment asked for as a power of two; 0 when none was.
-        align: u8,
-        /// Which call gave it.
-        by: By,
-    },
-    /// A block was freed.
-    Free {
-        /// Its address.
-        addr: u64,
-    },
-    /// A realloc of a block began.
-    Realloc {
-        /// The block's address.
-        addr: u64,
-    },
-    /// A realloc failed: its block lives on.
-    Kept {
-        /// Its address.
-        addr: u64,
-    },
-    /// The thread ended.
-    ThreadEnd,
+    /// What the trace has as well. [`EventKind::Begin`], [`EventKind::Fork`] and [`EventKind::Exec`]
+    /// are left out here: they are concluded from the others.
+    Event(EventKind),
     /// A program began in the process: the first one, or another by exec.
     Start,
     /// The thread is about to fork.
-    Forking,
+    Forking {
+        /// Which of its forks this is.
+        fork: u64,
+    },
     /// The first event of a forked child.
     Forked {
         /// The process that forked.
         process: u64,
         /// Its thread that did.
         thread: u64,
+        /// Which of that thread's forks it was.
+        fork: u64,
     },
-    /// The program ended.
-    Exit,
-    /// So many events were lost before this one.
-    Lost {
-        /// How many.
-        events: u64,
-    },
+}
+
+impl From<EventKind> for SourceKind {
+    fn from(kind: EventKind) -> Self {
+        Self::Event(kind)
+    }
 }
 
 impl SourceKind {
     /// What an event of fragscope's own recorders says; [`RecordKind`] documents the numbers.
     pub fn of(kind: RecordKind, addr: u64, size: u64, align: u8) -> Self {
-        let alloc = |by| Self::Alloc {
+        let alloc = |by| EventKind::Alloc {
             addr,
             bytes: size,
             align,
             by,
         };
-        match kind {
+        Self::Event(match kind {
             RecordKind::Alloc => alloc(By::Malloc),
             RecordKind::Calloc => alloc(By::Calloc),
             RecordKind::Reallocated => alloc(By::Realloc),
-            RecordKind::Free => Self::Free { addr },
-            RecordKind::Realloc => Self::Realloc { addr },
-            RecordKind::Kept => Self::Kept { addr },
-            RecordKind::ThreadEnd => Self::ThreadEnd,
-            RecordKind::Start => Self::Start,
-            RecordKind::Forking => Self::Forking,
-            RecordKind::Forked => Self::Forked {
-                process: addr & u64::from(u32::MAX),
-                thread: addr >> 32,
-            },
-            RecordKind::Exit => Self::Exit,
-            RecordKind::Lost => Self::Lost { events: size },
-        }
+            RecordKind::Free => EventKind::Free { addr },
+            RecordKind::Realloc => EventKind::Realloc { addr },
+            RecordKind::Kept => EventKind::Kept { addr },
+            RecordKind::ThreadEnd => EventKind::ThreadEnd,
+            RecordKind::Exit => EventKind::Exit,
+            RecordKind::Lost => EventKind::Lost { events: size },
+            RecordKind::Start => return Self::Start,
+            RecordKind::Forking => return Self::Forking { fork: size },
+            RecordKind::Forked => {
+                return Self::Forked {
+                    process: addr & u64::from(u32::MAX),
+                    thread: addr >> 32,
+                    fork: size,
+                };
+            }
+        })
     }
 }

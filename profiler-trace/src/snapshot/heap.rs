@@ -6,7 +6,7 @@ use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::completeness::{Confidence, Defect};
 use profiler_core::heap::{
-    Allocator, Arena, AskedSetting, CrossCheck, Extent, ExtentKind, HeapSnapshot,
+    Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot, RequestedSetting,
 };
 use profiler_core::span::{SpanList, SpanState};
 
@@ -24,8 +24,8 @@ fields!(CrossCheck {
     expected,
     found
 });
-fields!(AskedSetting {
-    asked_for,
+fields!(RequestedSetting {
+    request,
     in_force,
     note
 });
@@ -63,7 +63,7 @@ fields!(HeapSnapshot {
     trimmable,
     settings,
     defaults,
-    asked,
+    requested,
     checks,
     confidence,
     threads_inside,

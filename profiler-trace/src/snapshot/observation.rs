@@ -19,7 +19,7 @@ use crate::varint;
 pub struct Observation {
     /// What the probes saw until then; `None` without probes.
     pub activity: Option<Arc<Activity>>,
-    /// Whether probes were asked for.
+    /// Whether probes were requested.
     pub probes_wanted: bool,
     /// What the user was to know.
     pub notices: Vec<String>,

@@ -23,7 +23,7 @@ pub enum EventKind {
         addr: u64,
         /// Bytes requested.
         bytes: u64,
-        /// The alignment asked for as a power of two; 0 when none was.
+        /// The alignment requested as a power of two; 0 when none was.
         align: u8,
         /// Which call gave it.
         by: By,

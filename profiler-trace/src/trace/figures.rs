@@ -23,8 +23,8 @@ pub struct Figures {
     pub live_blocks: Option<u64>,
     /// Resident bytes by class of the ledger.
     pub ledger: Vec<(LedgerClass, u64)>,
-    /// The user asked for this checkpoint.
-    pub asked: bool,
+    /// The user requested this checkpoint.
+    pub on_request: bool,
     /// The last one of a process that ran on.
     pub is_final: bool,
     /// Figures that are not known here: those of a later version, or of another tool.
@@ -40,7 +40,7 @@ const STOP_NS: &str = "stop_ns";
 const LIVE_BYTES: &str = "live_bytes";
 const LIVE_BLOCKS: &str = "live_blocks";
 const LEDGER: &str = "ledger.";
-const ASKED: &str = "asked";
+const ON_REQUEST: &str = "asked";
 const FINAL: &str = "final";
 
 impl Figures {
@@ -64,7 +64,7 @@ impl Figures {
         ];
         let ledger = self.ledger.iter();
         let ledger = ledger.map(|(class, bytes)| (format!("{LEDGER}{}", class.name()), *bytes));
-        let last = [(ASKED, self.asked), (FINAL, self.is_final)];
+        let last = [(ON_REQUEST, self.on_request), (FINAL, self.is_final)];
         let last = last.into_iter().filter(|(_, is)| *is);
         let known = |(name, value): (&str, Option<u64>)| Some((name.to_owned(), value?));
         first
@@ -87,7 +87,7 @@ impl Figures {
             STOP_NS => self.stop_ns = Some(value),
             LIVE_BYTES => self.live_bytes = Some(value),
             LIVE_BLOCKS => self.live_blocks = Some(value),
-            ASKED => self.asked = value != 0,
+            ON_REQUEST => self.on_request = value != 0,
             FINAL => self.is_final = value != 0,
             _ => match ledger_class(&name) {
                 Some(class) => self.ledger.push((class, value)),
@@ -128,7 +128,7 @@ mod tests {
             live_bytes: Some(6),
             live_blocks: Some(7),
             ledger: LedgerClass::ALL.map(|class| (class, 8)).into(),
-            asked: true,
+            on_request: true,
             is_final: true,
             other: vec![("of a later version".into(), 9)],
         };

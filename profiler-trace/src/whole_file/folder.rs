@@ -109,7 +109,7 @@ impl Folder {
         self.about.st_uid
     }
 
-    /// Device and inode, which tell it from every other one.
+    /// Device and inode, which distinguish it from every other one.
     pub(super) fn id(&self) -> (u64, u64) {
         (self.about.st_dev, self.about.st_ino)
     }

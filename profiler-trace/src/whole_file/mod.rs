@@ -48,7 +48,7 @@ fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
 pub enum WriteError {
     /// The folder is missing or not a folder.
     #[error(
-        "cannot write {}: {} is not a folder; create it or name another place",
+        "cannot write {}: {} is not a folder",
         visible(path.display()), visible(folder.display())
     )]
     NoFolder {
@@ -58,11 +58,11 @@ pub enum WriteError {
         folder: PathBuf,
     },
     /// The path names a folder, a device, a pipe or a link.
-    #[error("cannot write {}: it is not a regular file; name another place", visible(.0.display()))]
+    #[error("cannot write {}: it is not a regular file", visible(.0.display()))]
     NotAFile(PathBuf),
     /// A folder in the path is a link that another user may have planted.
     #[error(
-        "cannot write {}: {} is a link that another user may have put there, and is not followed; name the folder that it leads to",
+        "cannot write {}: {} is a link that another user may have put there, and is not followed",
         visible(path.display()), visible(link.display())
     )]
     Link {
@@ -73,7 +73,7 @@ pub enum WriteError {
     },
     /// Another user's file lies there, where others than the folder's owner can put one.
     #[error(
-        "cannot write {}: it belongs to user {owner}, in a folder where others than its owner can put files; remove it or name another place",
+        "cannot write {}: it belongs to user {owner}, in a folder where others than its owner can put files",
         visible(path.display())
     )]
     Planted {
@@ -84,7 +84,7 @@ pub enum WriteError {
     },
     /// Its owner cannot be kept.
     #[error(
-        "cannot write {}: it belongs to user {owner} and group {group}, which would be lost; remove it or name another place",
+        "cannot write {}: it belongs to user {owner} and group {group}, which would be lost",
         visible(path.display())
     )]
     Owner {
@@ -107,7 +107,7 @@ pub enum WriteError {
         pid: Option<i32>,
     },
     /// The kernel refused.
-    #[error("cannot write {}: {source}{}", visible(path.display()), hint(source))]
+    #[error("cannot write {}: {source}{}", visible(path.display()), meaning(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -127,29 +127,23 @@ impl WriteError {
 
 fn writer(pid: Option<i32>) -> String {
     match pid {
-        Some(pid) if pid as u32 == std::process::id() => {
-            "it is named twice; name it once, or another place".into()
-        }
+        Some(pid) if pid as u32 == std::process::id() => "it is named twice".into(),
         Some(pid) => {
-            format!("process {pid} is writing it; end that one first or name another place")
+            format!("process {pid} is writing it")
         }
-        None => "another fragscope is writing it; end that one first or name another place".into(),
+        None => "another fragscope is writing it".into(),
     }
 }
 
-fn hint(error: &io::Error) -> &'static str {
+/// What an error of the kernel's means for a file that is put into its place whole.
+fn meaning(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; nothing was left there: free some space or name another place"
-        }
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "; name a place that you may write to"
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; nothing was left there",
         io::ErrorKind::StaleNetworkFileHandle => {
-            "; another process removed or replaced the file while it was written: write it again"
+            "; another process removed or replaced the file while it was written"
         }
         // The folder is there: it takes no files, as those of /proc and /sys.
-        io::ErrorKind::NotFound => "; its folder takes no new files: name another place",
+        io::ErrorKind::NotFound => "; its folder takes no new files",
         _ => "",
     }
 }
@@ -216,7 +210,7 @@ impl Place {
         draft::clear(&place.0.folder, &place.0.temporary);
         // What would fail at the end, after hours perhaps, fails now.
         let trial = place.begin()?;
-        if let Some(before) = place.look()? {
+        if let Some(before) = place.existing()? {
             trial.dress_as(&before)?;
         }
         Ok(place)
@@ -272,7 +266,7 @@ impl Place {
     }
 
     /// What lies there now, when it is a file that may be replaced.
-    fn look(&self) -> Result<Option<FileStat>, WriteError> {
+    fn existing(&self) -> Result<Option<FileStat>, WriteError> {
         let (place, path) = (&*self.0, self.path());
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
         let about = match fstatat(&*place.folder, place.name.as_os_str(), flags) {
@@ -343,11 +337,11 @@ impl Output {
         if self.draft.state == State::Placed {
             return Ok(());
         }
-        let Some(before) = self.place.look()? else {
+        let Some(before) = self.place.existing()? else {
             return match self.draft.place(&self.place.0.name) {
-                // It was made this very moment: look again, once.
+                // It was made this very moment: existing again, once.
                 Err(Errno::EEXIST) => {
-                    let before = self.place.look()?;
+                    let before = self.place.existing()?;
                     self.replace(before.as_ref())
                 }
                 placed => placed.map_err(|error| self.place.failed(error.into())),

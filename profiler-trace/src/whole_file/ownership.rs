@@ -37,7 +37,7 @@ pub enum NotOurs {
         /// How.
         how: Foreign,
     },
-    /// It cannot be looked at.
+    /// It cannot be inspected.
     #[error(transparent)]
     Io(#[from] io::Error),
 }

@@ -9,7 +9,7 @@ use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::completeness::{Completeness, Confidence, Defect};
 use profiler_core::fork::ForkSharing;
 use profiler_core::heap::{
-    Allocator, Arena, AskedSetting, CrossCheck, Extent, ExtentKind, HeapSnapshot,
+    Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot, RequestedSetting,
 };
 use profiler_core::over_time::{Moment, OverTime};
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
@@ -164,14 +164,14 @@ fn defects() -> impl Strategy<Value = Vec<Defect>> {
 fn heap() -> impl Strategy<Value = HeapSnapshot> {
     let trimmable = vec((0..90u64, 1..9u64), 0..6);
     let pairs = || vec((text(), text()), 0..3);
-    let asked = vec((text(), option::of(any::<bool>()), text()), 0..2);
+    let requested = vec((text(), option::of(any::<bool>()), text()), 0..2);
     let checks = vec((text(), COUNT, COUNT), 0..2);
     let lists = (vec(arena(), 0..4), extents(), trimmable, defects());
-    let words = (text(), pairs(), pairs(), asked, checks);
+    let words = (text(), pairs(), pairs(), requested, checks);
     let rest = (confidence(), any::<u32>(), COUNT);
     (select(Allocator::ALL.as_slice()), lists, words, rest).prop_map(
         |(allocator, (arenas, extents, trimmable, defects), words, rest)| {
-            let (version, settings, defaults, asked, checks) = words;
+            let (version, settings, defaults, requested, checks) = words;
             let (confidence, threads_inside, unreadable_bytes) = rest;
             let mut at = BASE;
             let trimmable = trimmable.into_iter().map(|(gap, pages)| {
@@ -185,10 +185,10 @@ fn heap() -> impl Strategy<Value = HeapSnapshot> {
                 trimmable: trimmable.collect(),
                 settings,
                 defaults,
-                asked: asked
+                requested: requested
                     .into_iter()
-                    .map(|(asked_for, in_force, note)| AskedSetting {
-                        asked_for,
+                    .map(|(request, in_force, note)| RequestedSetting {
+                        request,
                         in_force,
                         note,
                     })

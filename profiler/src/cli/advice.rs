@@ -4,7 +4,7 @@ use std::path::Path;
 
 use profiler_core::text::visible;
 use profiler_target::host::{self, Capability};
-use profiler_target::{Action, Caller, Denial, ErrorKind};
+use profiler_target::{Action, Caller, CoreProblem, Denial, ErrorKind, OutputProblem, Packer};
 
 use super::args::Command;
 
@@ -38,8 +38,8 @@ impl Advice {
                     ..advice("attach", Some(options.pid))
                 }
             }
-            Command::Snapshot(args) => advice("snapshot", args.look.pid),
-            Command::Explain(args) => advice("explain", args.look.pid),
+            Command::Snapshot(args) => advice("snapshot", args.source.pid),
+            Command::Explain(args) => advice("explain", args.source.pid),
             Command::View(_) => advice("view", None),
             Command::Record(args) => Self {
                 flags: format!(" -o {}", word(&args.output)),
@@ -87,6 +87,8 @@ impl Advice {
                 ),
                 Err(_) => "raise the limit of open files: ulimit -n 1024".into(),
             },
+            ErrorKind::Output(problem) => on_output(*problem).into(),
+            ErrorKind::Core(problem) => on_core(*problem).into(),
             ErrorKind::Interrupted | ErrorKind::Usage | ErrorKind::Other => return None,
         })
     }
@@ -108,7 +110,7 @@ impl Advice {
             ),
             Denial::MissingCapability { caller, lacking } => {
                 let mut lacking = lacking.clone();
-                if self.probes && action == Action::Look {
+                if self.probes && action == Action::Inspect {
                     lacking.extend(host::lacking(host::TO_PROBE));
                 }
                 match caller {
@@ -118,7 +120,7 @@ impl Advice {
                 }
             }
             Denial::Refused { .. } => match action {
-                Action::Look => {
+                Action::Inspect => {
                     "run fragscope on the host, outside of any container: sudo dmesg | \
                     grep -i denied names the module that refused"
                         .into()
@@ -129,7 +131,7 @@ impl Advice {
             },
         };
         match action {
-            Action::Look => fix,
+            Action::Inspect => fix,
             Action::Probe => self.or_without_probes(&fix),
         }
     }
@@ -160,6 +162,43 @@ impl Advice {
             ),
             _ => None,
         }
+    }
+}
+
+/// How to get a file written.
+fn on_output(problem: OutputProblem) -> &'static str {
+    match problem {
+        OutputProblem::NoFolder => "create the folder, or name another place",
+        OutputProblem::Unfit => "name another place",
+        OutputProblem::Link => "name the folder that the link leads to",
+        OutputProblem::Foreign => "remove what lies there, or name another place",
+        OutputProblem::InUse => "end the other one first, or name another place",
+        OutputProblem::NamedTwice => "name it once, or another place",
+        OutputProblem::NoSpace => "free some space, or name another place",
+        OutputProblem::Denied => "name a place that you may write to",
+        OutputProblem::Replaced => "write it again",
+    }
+}
+
+/// How to get a core file read.
+fn on_core(problem: CoreProblem) -> &'static str {
+    match problem {
+        CoreProblem::NotACore => {
+            "name the file that the kernel, gcore or `coredumpctl dump -o FILE PID` wrote"
+        }
+        CoreProblem::Packed(packer) => match packer {
+            Packer::Zstd => "unpack it with `zstd -d` first",
+            Packer::Gzip => "unpack it with gunzip first",
+            Packer::Xz => "unpack it with unxz first",
+            Packer::Lz4 => "unpack it with `lz4 -d` first",
+        },
+        CoreProblem::Foreign => "read it with a debugger instead",
+        CoreProblem::Damaged => {
+            "take another core, with `ulimit -c unlimited`, room on the disk, and for \
+             systemd-coredump ProcessSizeMax= and ExternalSizeMax= above the process's size"
+        }
+        CoreProblem::NoMemory => "take another core after `echo 0x33 > /proc/PID/coredump_filter`",
+        CoreProblem::OtherProgram => "use --exe with the file that really ran, or leave it out",
     }
 }
 
@@ -220,7 +259,7 @@ mod tests {
 
     fn denied(denial: Denial) -> ErrorKind {
         ErrorKind::NotPermitted {
-            action: Action::Look,
+            action: Action::Inspect,
             denial,
         }
     }

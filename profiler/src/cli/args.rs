@@ -24,7 +24,7 @@ Exit codes:
   4    not permitted; the message names what is lacking and the fix
   5    the target is gone (its last sample was saved) or of a kind that is not supported
   6    done, but a file that was read was incomplete, or longer than a limit; the message says why
-  130  interrupted; what was asked for was saved";
+  130  interrupted; what was requested was saved";
 
 /// Shows where the memory of a live Python worker is, why it is fragmented, and what would help.
 #[derive(Debug, Parser)]
@@ -231,7 +231,7 @@ impl SamplingArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct LookArgs {
+pub(super) struct SnapshotSourceArgs {
     /// The process to profile
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
@@ -249,7 +249,7 @@ pub(super) struct LookArgs {
 #[command(group(subject(&["pid", "core"])))]
 pub(super) struct SnapshotArgs {
     #[command(flatten)]
-    pub(super) look: LookArgs,
+    pub(super) source: SnapshotSourceArgs,
     /// Print JSON (schema fragscope.snapshot/1) instead of text
     #[arg(long)]
     pub(super) json: bool,
@@ -261,7 +261,7 @@ pub(super) struct SnapshotArgs {
     outputs: Vec<PathBuf>,
 }
 
-/// What is looked at: exactly one of these.
+/// What is inspected: exactly one of these.
 fn subject(args: &[&'static str]) -> ArgGroup {
     ArgGroup::new("subject").args(args).required(true)
 }
@@ -280,7 +280,7 @@ pub(super) struct ExplainArgs {
     #[arg(long)]
     pub(super) no_predict: bool,
     #[command(flatten)]
-    pub(super) look: LookArgs,
+    pub(super) source: SnapshotSourceArgs,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -292,7 +292,7 @@ impl ExplainArgs {
             Some(file) => Ok(self.limits.saved(file, self.at)),
             None => Err(SnapshotOptions {
                 predict: !self.no_predict,
-                ..self.look.options()
+                ..self.source.options()
             }),
         }
     }
@@ -543,7 +543,7 @@ impl WatchArgs {
     }
 }
 
-impl LookArgs {
+impl SnapshotSourceArgs {
     pub(super) fn options(&self) -> SnapshotOptions {
         let subject = match &self.core {
             Some(file) => Subject::Core {
@@ -569,7 +569,7 @@ impl SnapshotArgs {
         SnapshotOptions {
             predict: self.predict,
             outputs: self.outputs.clone(),
-            ..self.look.options()
+            ..self.source.options()
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use profiler_target::ErrorKind;
+use profiler_target::{CoreProblem, ErrorKind};
 
 use crate::session::Ending;
 use crate::session::doctor::{Check, Grade};
@@ -23,7 +23,7 @@ pub(super) enum Exit {
     TargetGone = 5,
     /// Done, but a file that was read was incomplete.
     NotWhole = 6,
-    /// Interrupted; what was asked for was saved.
+    /// Interrupted; what was requested was saved.
     Interrupted = 130,
 }
 
@@ -36,7 +36,8 @@ impl Exit {
             | ErrorKind::TargetGone
             | ErrorKind::UnsupportedTarget
             | ErrorKind::UnsupportedKernel
-            | ErrorKind::TargetNotProbeable => Self::TargetGone,
+            | ErrorKind::TargetNotProbeable
+            | ErrorKind::Core(CoreProblem::Foreign) => Self::TargetGone,
             ErrorKind::Interrupted => Self::Interrupted,
             ErrorKind::Usage => Self::Usage,
             ErrorKind::IsThread { .. }
@@ -44,6 +45,8 @@ impl Exit {
             | ErrorKind::HostNotProbeable
             | ErrorKind::Busy
             | ErrorKind::TooManyFiles
+            | ErrorKind::Output(_)
+            | ErrorKind::Core(_)
             | ErrorKind::Other => Self::Error,
         }
     }

@@ -52,7 +52,7 @@ pub fn main() -> ExitCode {
         say::line(format_args!(
             "fragscope: process {guard}, which gives back what was done to the target, does not end: \
              somebody suspended or froze it, or the kernel is busy with it. Until it goes on, \
-             breakpoints may stay in the target; `fragscope doctor --pid` looks"
+             breakpoints may stay in the target; `fragscope doctor --pid` checks"
         ));
     }
     say::finish();
@@ -151,8 +151,8 @@ fn whole_session(trouble: Option<String>) -> Exit {
     }
 }
 
-/// How a look ended: a core file may lack so much, and a signal may have ended the predictions.
-fn whole_look(missing_bytes: u64, interrupted: bool) -> Exit {
+/// How a snapshot ended: a core file may lack so much, and a signal may have ended the predictions.
+fn whole_snapshot(missing_bytes: u64, interrupted: bool) -> Exit {
     match missing_bytes {
         0 if interrupted => Exit::Interrupted,
         0 => Exit::Done,
@@ -168,10 +168,10 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
         Command::Attach(args) => session::attach(&args.options())?.into(),
         Command::Demo(args) => session::demo(&args.options())?.into(),
         Command::Snapshot(args) => {
-            let look = session::snapshot(&args.options())?;
-            unless_closed(print::snapshot(&look.view, args.json))?;
-            look.saved.map_err(SessionError::from)?;
-            whole_look(look.missing_bytes, look.interrupted)
+            let taken = session::snapshot(&args.options())?;
+            unless_closed(print::snapshot(&taken.view, args.json))?;
+            taken.saved.map_err(SessionError::from)?;
+            whole_snapshot(taken.missing_bytes, taken.interrupted)
         }
         Command::Explain(args) => match args.options() {
             Ok(saved) => {
@@ -182,11 +182,11 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
                 unless_closed(print::explanation(&saved.view))?;
                 whole_session(saved.trouble)
             }
-            Err(look) => {
-                let look = session::snapshot(&look)?;
-                unless_closed(print::explanation(&look.view))?;
-                look.saved.map_err(SessionError::from)?;
-                whole_look(look.missing_bytes, look.interrupted)
+            Err(source) => {
+                let taken = session::snapshot(&source)?;
+                unless_closed(print::explanation(&taken.view))?;
+                taken.saved.map_err(SessionError::from)?;
+                whole_snapshot(taken.missing_bytes, taken.interrupted)
             }
         },
         Command::View(args) => {

@@ -34,14 +34,14 @@ const COLUMNS: [Column; 13] = [
     ("pinned", 10, |of| of.metric(MetricId::PinnedFreeBytes)),
     ("trim", 10, |of| of.metric(MetricId::TrimReturnableBytes)),
     ("malloc/s", 8, |of| {
-        Some(Unit::PerSecond.shown(of.activity()?.alloc_rate.into()))
+        Some(Unit::PerSecond.text(of.activity()?.alloc_rate.into()))
     }),
     ("p99 life", 9, |of| {
         let lifetimes = Some(&of.activity()?.lifetimes).filter(|l| !l.is_empty())?;
         Some(nanoseconds(lifetimes.value_at_quantile(0.99)))
     }),
     ("cost", 6, |of| {
-        Some(Unit::Share.shown(of.activity()?.cost.share.into()))
+        Some(Unit::Share.text(of.activity()?.cost.share.into()))
     }),
     ("lost", 6, |of| {
         of.activity().map(|_| count(events_lost(of.view)))
@@ -58,7 +58,7 @@ const COLUMNS: [Column; 13] = [
 impl Moment<'_> {
     fn metric(&self, id: MetricId) -> Option<String> {
         let value = self.view.report.metric(id)?;
-        Some(id.unit().shown(value))
+        Some(id.unit().text(value))
     }
 
     fn activity(&self) -> Option<&Activity> {

@@ -274,7 +274,7 @@ fn what_cannot_be_written_is_refused_before_and_leaves_the_file_alone() {
 #[test]
 fn every_key_column_and_tag_is_documented() {
     let documented = include_str!("../../../docs/exports.md");
-    let told = |word: &str| documented.contains(&format!("`{word}`"));
+    let is_documented = |word: &str| documented.contains(&format!("`{word}`"));
     let mut found = BTreeSet::new();
     keys(&parsed(&full()), "", &mut found);
     let line = serde_json::from_str(&ndjson(&full())).expect("JSON");
@@ -293,13 +293,13 @@ fn every_key_column_and_tag_is_documented() {
         }
         let key = path.rsplit('.').next().expect("a key");
         let forms = [key.to_owned(), format!("{key}[]"), format!("{key}{{}}")];
-        assert!(forms.iter().any(|form| told(form)), "{path}");
+        assert!(forms.iter().any(|form| is_documented(form)), "{path}");
     }
     let table = super::csv::table(&full()).expect("a table");
     let mut reader = ::csv::Reader::from_reader(table.as_slice());
     for record in reader.records() {
         let record = record.expect("a row");
-        assert!(told(&record[2]), "the table {}", &record[2]);
+        assert!(is_documented(&record[2]), "the table {}", &record[2]);
     }
 }
 

@@ -13,7 +13,7 @@ const MOST_WAITING: usize = 64;
 /// What takes longer to write waits for a reader, who may never come.
 const STUCK: Duration = Duration::from_millis(50);
 /// How long the thread may take to come to a message on a busy host.
-const LATE: Duration = Duration::from_secs(1);
+const WRITER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The way to the thread.
 struct Writer {
@@ -88,7 +88,7 @@ impl Progress {
 
     /// Waits until nothing is behind, a write is stuck, or it is late.
     fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>) {
-        let until = Instant::now() + LATE;
+        let until = Instant::now() + WRITER_TIMEOUT;
         let is_stuck = |state: &State| {
             let since = state.writing_since;
             since.is_some_and(|since| since.elapsed() > STUCK)

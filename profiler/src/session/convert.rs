@@ -47,6 +47,7 @@ impl ConvertError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Print(error) => ErrorKind::of_io(error),
+            Self::Write(error) => outputs::write_error_kind(error),
             other => ErrorKind::of_causes(other),
         }
     }

@@ -76,9 +76,9 @@ impl Check {
 }
 
 /// That looking is denied.
-fn look_denied(denial: Denial) -> ErrorKind {
+fn inspection_denied(denial: Denial) -> ErrorKind {
     ErrorKind::NotPermitted {
-        action: Action::Look,
+        action: Action::Inspect,
         denial,
     }
 }
@@ -145,7 +145,7 @@ fn privilege() -> Check {
             name,
             Grade::Limited,
             found,
-            look_denied(Denial::UserNamespace),
+            inspection_denied(Denial::UserNamespace),
         );
     }
     let mut lacking: Vec<_> = wanted.into_iter().filter(|one| !one.is_held()).collect();
@@ -161,7 +161,7 @@ fn privilege() -> Check {
             Some(why) => format!(": {why}"),
         };
     }
-    let kind = look_denied(Denial::missing(lacking));
+    let kind = inspection_denied(Denial::missing(lacking));
     Check::kind(name, Grade::Limited, found, kind)
 }
 
@@ -280,7 +280,12 @@ fn ptrace() -> Check {
                 _ => (Grade::Missing, "nobody may attach or read memory"),
             };
             let found = format!("kernel.yama.ptrace_scope = {scope}: {what}");
-            Check::kind(name, grade, found, look_denied(Denial::PtraceScope(scope)))
+            Check::kind(
+                name,
+                grade,
+                found,
+                inspection_denied(Denial::PtraceScope(scope)),
+            )
         }
     }
 }
@@ -299,7 +304,7 @@ fn pages() -> Check {
             name,
             Grade::Limited,
             "pagemap alone and without page frame numbers: pages shared with a forked process are taken for zero pages",
-            look_denied(Denial::missing(vec![Capability::SysAdmin])),
+            inspection_denied(Denial::missing(vec![Capability::SysAdmin])),
         ),
     }
 }
@@ -326,7 +331,7 @@ fn container() -> Check {
             name,
             Grade::Limited,
             found,
-            look_denied(Denial::UserNamespace),
+            inspection_denied(Denial::UserNamespace),
         );
     }
     if !host::sees_all_processes() {

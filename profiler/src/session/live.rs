@@ -80,7 +80,7 @@ impl LiveSession {
         self.schedule.hurry(Instant::now());
     }
 
-    /// Looks at the target once more; walks when `walking` and a walk is due. A target that is
+    /// Observes the target once more: walks when `walking` and a walk is due. A target that is
     /// gone ends the session with its last sample kept.
     pub(crate) fn tick(&mut self, walking: bool) {
         if self.ended.is_some() {
@@ -93,7 +93,7 @@ impl LiveSession {
         if let Some(what_if) = &mut self.what_if {
             what_if.poll();
         }
-        if let Err(error) = self.look(walking) {
+        if let Err(error) = self.observe(walking) {
             self.trouble = Some(format!("the target could not be read: {error}"));
         } else {
             self.trouble = None;
@@ -109,7 +109,7 @@ impl LiveSession {
         }
     }
 
-    fn look(&mut self, walking: bool) -> io::Result<()> {
+    fn observe(&mut self, walking: bool) -> io::Result<()> {
         if walking && self.schedule.due(Instant::now()) {
             let sample = walk(&self.sampler, self.sampling, &mut self.schedule)?;
             // A target that died or executed another program meanwhile yields an empty or foreign
@@ -161,7 +161,6 @@ impl LiveSession {
         let foreign = foreign.then(|| "this is not a Python process: malloc is shown".to_owned());
         let activity = self.probes.activity();
         let what_if = self.what_if.as_ref().map(WhatIfSession::get);
-        let shadows = self.what_if.as_ref().and_then(WhatIfSession::notice);
         // What has failed comes first: a screen has one line for all of them.
         let trouble = [self.trouble.clone(), self.recorder.trouble()];
         let mut notices: Vec<String> = trouble.into_iter().flatten().collect();
@@ -170,11 +169,8 @@ impl LiveSession {
             notices.extend(activity.iter().flat_map(|activity| activity.troubles()));
         }
         notices.extend(what_if.iter().flat_map(WhatIf::troubles));
-        notices.extend(
-            [shadows, self.probes.notice(), foreign]
-                .into_iter()
-                .flatten(),
-        );
+        notices.extend(self.what_if.iter().flat_map(WhatIfSession::notices));
+        notices.extend([self.probes.notice(), foreign].into_iter().flatten());
         View {
             report: Arc::clone(&self.report),
             activity,

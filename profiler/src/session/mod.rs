@@ -45,10 +45,10 @@ pub enum Ending {
 /// Why a session failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The target cannot be looked at.
+    /// The target cannot be inspected.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The core file cannot be looked at.
+    /// The core file cannot be inspected.
     #[error(transparent)]
     Core(#[from] CoreError),
     /// An export could not be written.
@@ -79,6 +79,7 @@ impl SessionError {
             Self::Core(core) => core.kind(),
             Self::Shadows(record) => record.kind(),
             Self::Export(ExportError::UnknownEnding(_)) => ErrorKind::Usage,
+            Self::Export(ExportError::Write(error)) => outputs::write_error_kind(error),
             Self::Export(export) => ErrorKind::of_causes(export),
             Self::Io(error) => ErrorKind::of_io(error),
             Self::Screen(_) | Self::WhatIf(_) | Self::Demo(_) => ErrorKind::Other,

@@ -43,7 +43,7 @@ pub struct AttachOptions {
     pub outputs: Vec<PathBuf>,
 }
 
-/// What is looked at once.
+/// What is inspected once.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Subject {
     /// A live process.

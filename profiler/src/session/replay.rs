@@ -35,6 +35,7 @@ impl ReplayFailure {
                 why: CompileError::Interrupted,
                 ..
             }) => ErrorKind::Interrupted,
+            Self::Write(error) => outputs::write_error_kind(error),
             other => ErrorKind::of_causes(other),
         }
     }

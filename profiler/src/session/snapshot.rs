@@ -14,10 +14,10 @@ use super::outputs::Outputs;
 use super::predictor::predict_now;
 use crate::export::ExportError;
 
-/// What one look came to.
+/// What taking one snapshot came to.
 #[derive(Debug)]
-pub struct Look {
-    /// What was seen, for the caller to print whatever became of the outputs.
+pub struct SnapshotOutcome {
+    /// What was read, for the caller to print whatever became of the outputs.
     pub view: View,
     /// Bytes that are missing at the end of the core file that was read.
     pub missing_bytes: u64,
@@ -27,11 +27,11 @@ pub struct Look {
     pub saved: Result<(), ExportError>,
 }
 
-/// Looks at the target once, without probes, and writes the outputs.
+/// Walks the target once, without probes, and writes the outputs.
 ///
 /// # Errors
 /// When the target cannot be opened or read, or an output has no place to be.
-pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
+pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionError> {
     let outputs = Outputs::reserve(&options.outputs)?;
     let (sample, missing_bytes) = match &options.subject {
         Subject::Core { file, exe } => {
@@ -58,7 +58,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<Look, SessionError> {
         ended: None,
     };
     let saved = outputs.save_once(&sample, &view);
-    Ok(Look {
+    Ok(SnapshotOutcome {
         view,
         missing_bytes,
         interrupted,

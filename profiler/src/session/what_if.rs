@@ -1,8 +1,8 @@
 //! `attach --what-if`: the worker's stream, recorded through probes and played at once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ use super::Ending;
 use super::record::{Output, ProbedRecording, RecordError, TraceWriteError, unless_gone};
 
 /// Between two drains of the ring.
-const NAP: Duration = Duration::from_millis(3);
-/// Between two checkpoints at the most: what the shadows have is known only there.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+const DRAIN_INTERVAL: Duration = Duration::from_millis(3);
+/// Between two checkpoints, at most: what the shadows have is known only there.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is to be compared.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -35,10 +35,30 @@ pub struct WhatIfOptions {
 /// Shadows of a worker, fed by a thread of their own.
 pub(crate) struct WhatIfSession {
     shared: SharedWhatIf,
+    remarks: Remarks,
     over: Arc<AtomicBool>,
     begun: Receiver<Result<(), RecordError>>,
     thread: Option<JoinHandle<Result<(), String>>>,
-    notice: Option<String>,
+    /// Why it ended, if not because it was to.
+    failure: Option<String>,
+}
+
+/// What was reported of the recording that the shadows play.
+#[derive(Clone, Debug, Default)]
+struct Remarks(Arc<Mutex<Vec<String>>>);
+
+impl Remarks {
+    fn push(&self, remark: &str) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(format!("what if: {remark}"));
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
 }
 
 impl WhatIfSession {
@@ -58,9 +78,9 @@ impl WhatIfSession {
             .map(find)
             .collect::<Result<_, _>>()?;
         let memory_limit = options.memory_limit;
-        let shared = SharedWhatIf::default();
+        let (shared, remarks) = (SharedWhatIf::default(), Remarks::default());
         let over = Arc::new(AtomicBool::new(false));
-        let (for_thread, end) = (shared.clone(), Arc::clone(&over));
+        let (for_thread, end) = ((shared.clone(), remarks.clone()), Arc::clone(&over));
         let (report, begun) = channel();
         let thread = std::thread::Builder::new()
             .name("what-if".into())
@@ -80,10 +100,11 @@ impl WhatIfSession {
             .map_err(|error| error.to_string())?;
         Ok(Self {
             shared,
+            remarks,
             over,
             begun,
             thread: Some(thread),
-            notice: None,
+            failure: None,
         })
     }
 
@@ -101,9 +122,10 @@ impl WhatIfSession {
         self.shared.get()
     }
 
-    /// Why there are no shadows, if that is so.
-    pub(crate) fn notice(&self) -> Option<String> {
-        self.notice.clone()
+    /// Why there are no shadows, if that is so, and what was reported of the recording that they play.
+    pub(crate) fn notices(&self) -> Vec<String> {
+        let failure = self.failure.iter().cloned();
+        failure.chain(self.remarks.all()).collect()
     }
 
     /// Takes notice when it has ended by itself.
@@ -123,7 +145,7 @@ impl WhatIfSession {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        self.notice = match thread.join() {
+        self.failure = match thread.join() {
             Ok(Ok(())) => None,
             Ok(Err(why)) => Some(format!("the comparison with other allocators ended: {why}")),
             Err(_) => Some(
@@ -144,33 +166,29 @@ fn begin(
     allocators: &[Allocator],
     memory_limit: u64,
     sampling: SamplingOptions,
-    shared: SharedWhatIf,
+    (shared, remarks): (SharedWhatIf, Remarks),
 ) -> Result<ProbedRecording<ToShadows>, RecordError> {
     let sampler = Sampler::open(pid)?;
     let target = Target::open(pid)?;
     let plan = ProbePlan::for_recording(sampler.target())?;
     let recording = ProbedRecording::begin(sampler, &plan, sampling, |description| {
-        Ok(ToShadows(Shadows::start(
-            description.clone(),
-            allocators,
-            memory_limit,
-            shared,
-        )?))
+        let shadows = Shadows::start(description.clone(), allocators, memory_limit, shared)?;
+        Ok(ToShadows { shadows, remarks })
     });
     let mut recording = recording.map_err(|error| unless_gone(&target, error))?;
-    recording.checkpoint_at_least_every(CHECKPOINT_EVERY);
+    recording.checkpoint_at_least_every(CHECKPOINT_INTERVAL);
     Ok(recording)
 }
 
 fn follow(mut recording: ProbedRecording<ToShadows>, over: &AtomicBool) -> Result<(), RecordError> {
     let ending = loop {
-        std::thread::sleep(NAP);
+        std::thread::sleep(DRAIN_INTERVAL);
         recording.record_events()?;
         recording.checkpoint_if_due()?;
         if let Some(how) = recording.check(None)? {
             break how;
         }
-        if over.load(Ordering::Relaxed) || !recording.output().0.any() {
+        if over.load(Ordering::Relaxed) || !recording.output().shadows.any() {
             break Ending::Done;
         }
     };
@@ -178,12 +196,15 @@ fn follow(mut recording: ProbedRecording<ToShadows>, over: &AtomicBool) -> Resul
 }
 
 /// Passes a recording on to the shadows.
-struct ToShadows(Shadows);
+struct ToShadows {
+    shadows: Shadows,
+    remarks: Remarks,
+}
 
 impl ToShadows {
     fn item(&mut self, item: Item) -> Result<(), TraceWriteError> {
-        let events = self.0.events();
-        self.0.item(item).map_err(|why| no_room(events, why))
+        let events = self.shadows.events();
+        self.shadows.item(item).map_err(|why| no_room(events, why))
     }
 }
 
@@ -210,21 +231,23 @@ impl TraceSink for ToShadows {
 
 impl Output for ToShadows {
     fn progress(&mut self) -> Result<(), TraceWriteError> {
-        let events = self.0.events();
-        self.0.pass_on().map_err(|why| no_room(events, why))
+        let events = self.shadows.events();
+        self.shadows.pass_on().map_err(|why| no_room(events, why))
     }
 
-    /// What the shadows have is all there is to say.
-    fn remark(&mut self, _remark: String) {}
+    /// There is no progress line.
+    fn set_progress_note(&mut self, _note: String) {}
 
-    fn say(&mut self, _what: &str) {}
+    fn say(&mut self, what: &str) {
+        self.remarks.push(what);
+    }
 
     fn events(&self) -> u64 {
-        self.0.events()
+        self.shadows.events()
     }
 
     fn finish(self) -> Result<(), TraceWriteError> {
-        self.0.finish();
+        self.shadows.finish();
         Ok(())
     }
 }

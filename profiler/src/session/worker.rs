@@ -35,7 +35,7 @@ type Seen = Result<View, SessionError>;
 pub(crate) struct SessionWorker {
     requests: Sender<Request>,
     seen: UnboundedReceiver<Seen>,
-    /// Whether a look was asked for that has not been answered.
+    /// Whether a look was requested that has not been answered.
     is_busy: bool,
     /// Set when the session is to end: what takes long is not begun any more.
     ending: Arc<AtomicBool>,

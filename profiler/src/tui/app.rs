@@ -106,7 +106,7 @@ pub(super) struct App {
     pub(super) paused: bool,
     /// Which walk is shown, of a saved session.
     pub(super) saved: Option<Cursor>,
-    /// The walk that was asked for and is not shown yet.
+    /// The walk that was requested and is not shown yet.
     wanted: Option<usize>,
     pub(super) note: Option<String>,
     /// First line shown of the screens that scroll, by tab; the last of all is the help's.

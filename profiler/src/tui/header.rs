@@ -13,7 +13,7 @@ const BETWEEN: &str = " │ ";
 /// Who is looked at, then what the numbers rest on, in as many lines as that takes.
 pub(super) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     let mut lines = flow(app, target(app, view), width);
-    // What is least telling of the target, its versions, gives way first.
+    // What says least of the target, its versions, gives way first.
     lines.truncate(1);
     if let Some(cursor) = &app.saved {
         let text = format!(

@@ -85,7 +85,12 @@ impl MapView {
     }
 
     /// The cells to draw in `columns` × `rows`.
-    pub(super) fn shown<'a>(&self, map: &'a [MapExtent], columns: u16, rows: u16) -> Shown<'a> {
+    pub(super) fn visible_part<'a>(
+        &self,
+        map: &'a [MapExtent],
+        columns: u16,
+        rows: u16,
+    ) -> Shown<'a> {
         let (columns, rows) = (u64::from(columns.max(1)), u64::from(rows.max(1)));
         let zoom = self.zoom.unwrap_or_else(|| fitting(map, columns * rows));
         let pages_a_cell = 1u64 << zoom;

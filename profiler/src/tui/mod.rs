@@ -22,7 +22,7 @@ pub use self::app::{Cursor, Effect};
 use self::terminal::Screen;
 use self::theme::Theme;
 
-/// What the session tells the screen.
+/// What the session sends to the screen.
 #[derive(Debug)]
 pub enum Update {
     /// Something new to show.

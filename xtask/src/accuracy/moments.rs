@@ -15,7 +15,7 @@ use super::programs::{Program, Start, Tools};
 /// purge by time have the same time in every run.
 const WAIT: Duration = Duration::from_millis(1200);
 /// What other threads, or a worker that has just answered, still do is done after so long.
-const SETTLED: Duration = Duration::from_millis(300);
+const SETTLING_TIME: Duration = Duration::from_millis(300);
 /// A program that says nothing for so long hangs.
 const HANGS: Duration = Duration::from_secs(120);
 
@@ -72,10 +72,10 @@ pub(super) fn run(
     let pid = compared.0.id();
     let mut silent = Instant::now();
     loop {
-        match pipes.asked.recv_timeout(Duration::from_millis(20)) {
+        match pipes.moments.recv_timeout(Duration::from_millis(20)) {
             Ok(name) => {
                 let began = Instant::now();
-                std::thread::sleep(SETTLED);
+                std::thread::sleep(SETTLING_TIME);
                 look(&name, pid).with_context(|| format!("at the moment {name}"))?;
                 std::thread::sleep(WAIT.saturating_sub(began.elapsed()));
                 (&pipes.answers).write_all(b"\n")?;
@@ -124,7 +124,7 @@ struct Pipes {
     folder: tempfile::TempDir,
     ask: PathBuf,
     answer: PathBuf,
-    asked: Receiver<String>,
+    moments: Receiver<String>,
     answers: File,
     asks: File,
 }
@@ -137,11 +137,11 @@ impl Pipes {
         // Opened both ways, so that neither opening nor writing waits for the program.
         let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
         let (asks, answers) = (open(&ask)?, open(&answer)?);
-        let (tell, asked) = channel();
+        let (sender, moments) = channel();
         let lines = BufReader::new(asks.try_clone()?);
         std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
-                if line.is_empty() || tell.send(line).is_err() {
+                if line.is_empty() || sender.send(line).is_err() {
                     break;
                 }
             }
@@ -150,7 +150,7 @@ impl Pipes {
             folder,
             ask,
             answer,
-            asked,
+            moments,
             answers,
             asks,
         })

@@ -326,7 +326,7 @@ impl Terminal {
         };
         let pair = openpty(&size, None).context("a pseudo-terminal")?;
         let over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&over);
+        let is_over = Arc::clone(&over);
         let mut screen = File::from(pair.master);
         // Children of other rounds must not keep it open.
         nix::fcntl::fcntl(
@@ -339,7 +339,7 @@ impl Terminal {
         )?;
         let reader = thread::spawn(move || {
             let mut drawn = [0; 1 << 16];
-            while !told.load(Ordering::SeqCst) {
+            while !is_over.load(Ordering::SeqCst) {
                 let mut ready = [PollFd::new(screen.as_fd(), PollFlags::POLLIN)];
                 let readable = poll(&mut ready, PollTimeout::from(5u8));
                 // EIO: nobody has the other end open.

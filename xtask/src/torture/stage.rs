@@ -50,7 +50,7 @@ pub(super) type Expected = Rc<RefCell<BTreeSet<i32>>>;
 /// The stage. Its folder is removed with it.
 pub(super) struct Stage {
     folder: tempfile::TempDir,
-    /// The command: a copy, so that its processes are told from others of the same name.
+    /// The command: a copy, so that its processes are distinguished from others of the same name.
     pub(super) fragscope: PathBuf,
     identity: (u64, u64),
     /// The interpreter of the workers, and no script that starts it.

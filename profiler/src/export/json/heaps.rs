@@ -1,6 +1,6 @@
 //! The heaps of a snapshot.
 
-use profiler_core::heap::{AskedSetting, CrossCheck};
+use profiler_core::heap::{CrossCheck, RequestedSetting};
 use profiler_core::report::{ArenaReport, HeapReport};
 use serde::Serialize;
 
@@ -71,7 +71,7 @@ impl<'a> Heap<'a> {
             },
             settings: Object(settings.collect()),
             defaults: Object(defaults.collect()),
-            asked: heap.asked.iter().map(Asked::of).collect(),
+            asked: heap.requested.iter().map(Asked::of).collect(),
             checks: heap.checks.iter().map(Check::of).collect(),
             layout_confidence: confidence(heap.confidence),
         }
@@ -79,9 +79,9 @@ impl<'a> Heap<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn of(asked: &'a AskedSetting) -> Self {
+    fn of(asked: &'a RequestedSetting) -> Self {
         Self {
-            asked_for: &asked.asked_for,
+            asked_for: &asked.request,
             in_force: asked.in_force,
             note: &asked.note,
         }

@@ -5,7 +5,8 @@ use profiler_core::units::{Value, count};
 
 use profiler_lab::report::{Measured, Row};
 
-const MIB: f64 = (1 << 20) as f64;
+/// Bytes of a MiB.
+pub(super) const MIB: f64 = (1 << 20) as f64;
 
 /// What was measured of a candidate, beside the same of what the program had.
 pub(super) struct Compared<'a> {
@@ -40,7 +41,7 @@ impl Column {
         }
     }
 
-    const fn shown(
+    const fn with_cell(
         mut self,
         title: &'static str,
         width: usize,
@@ -54,22 +55,21 @@ impl Column {
 
     /// A column of text alone, which follows from others.
     const fn derived(title: &'static str, width: usize, cell: fn(&Compared<'_>) -> String) -> Self {
-        Self::filed("", |_| None).shown(title, width, cell)
+        Self::filed("", |_| None).with_cell(title, width, cell)
     }
 }
 
-const FINAL: Column = Column::filed("rest_bytes", |row| whole(row, |m| m.memory.last.bytes)).shown(
-    "final",
-    7,
-    |of| mib(of.own.memory.last.bytes),
-);
-const FINAL_LOW: Column = Column::filed("low_bytes", |row| whole(row, |m| m.memory.last.low_bytes));
-const FINAL_HIGH: Column =
-    Column::filed("high_bytes", |row| whole(row, |m| m.memory.last.high_bytes));
+const FINAL: Column = Column::filed("rest_bytes", |row| whole(row, |m| m.memory.at_end.bytes))
+    .with_cell("final", 7, |of| mib(of.own.memory.at_end.bytes));
+const FINAL_LOW: Column =
+    Column::filed("low_bytes", |row| whole(row, |m| m.memory.at_end.low_bytes));
+const FINAL_HIGH: Column = Column::filed("high_bytes", |row| {
+    whole(row, |m| m.memory.at_end.high_bytes)
+});
 const RANGE: Column = Column::derived("range", 13, |of| {
     let (low, high) = (
-        mib(of.own.memory.last.low_bytes),
-        mib(of.own.memory.last.high_bytes),
+        mib(of.own.memory.at_end.low_bytes),
+        mib(of.own.memory.at_end.high_bytes),
     );
     if low == high {
         String::new()
@@ -77,11 +77,10 @@ const RANGE: Column = Column::derived("range", 13, |of| {
         format!("{low}-{high}")
     }
 });
-const FINAL_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.memory.last.bytes));
-const FINAL_RANK: Column = Column::filed("rest_rank", |row| Some((row.rank?.last as u64).into()));
-const PEAK: Column =
-    Column::filed("peak_bytes", |row| whole(row, |m| m.memory.peak.bytes))
-        .shown("peak", 7, |of| mib(of.own.memory.peak.bytes));
+const FINAL_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.memory.at_end.bytes));
+const FINAL_RANK: Column = Column::filed("rest_rank", |row| Some((row.rank?.at_end as u64).into()));
+const PEAK: Column = Column::filed("peak_bytes", |row| whole(row, |m| m.memory.peak.bytes))
+    .with_cell("peak", 7, |of| mib(of.own.memory.peak.bytes));
 const PEAK_LOW: Column = Column::filed("peak_low_bytes", |row| {
     whole(row, |m| m.memory.peak.low_bytes)
 });
@@ -94,7 +93,7 @@ const RUNS: Column = Column::filed("runs", |row| {
     Some(u64::from(row.measured.map_or(0, |m| m.runs)).into())
 });
 const CPU: Column = Column::filed("cpu_seconds", |row| Some(row.measured?.cpu_seconds.into()))
-    .shown("cpu", 5, |of| match of.now {
+    .with_cell("cpu", 5, |of| match of.now {
         Some(now) if now.cpu_seconds > 0.0 => {
             format!("x{:.1}", of.own.cpu_seconds / now.cpu_seconds)
         }
@@ -102,7 +101,7 @@ const CPU: Column = Column::filed("cpu_seconds", |row| Some(row.measured?.cpu_se
     });
 const FAULTS: Column =
     Column::filed("faults", |row| whole(row, |m| m.faults))
-        .shown("faults", 7, |of| count(of.own.faults));
+        .with_cell("faults", 7, |of| count(of.own.faults));
 const KERNEL_CALLS: Column = Column::filed("kernel_calls", |row| {
     Some(row.measured?.kernel_calls?.into())
 });

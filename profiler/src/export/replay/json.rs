@@ -57,7 +57,8 @@ struct Trace<'a> {
     threads: u32,
     processes: u32,
     checkpoints: u64,
-    last_look_ns: u64,
+    #[serde(rename = "last_look_ns")]
+    last_checkpoint_ns: u64,
     peak_live_bytes: u64,
     trouble: Option<&'a str>,
     not_taken: &'a [String],
@@ -101,7 +102,7 @@ struct Candidate<'a> {
     figures: Figures<'a>,
     failure: Option<&'a str>,
     same_as_now: Option<&'a str>,
-    checkpoints: Vec<Looked>,
+    checkpoints: Vec<CheckpointRow>,
 }
 
 /// The figures of a candidate by the keys of their columns.
@@ -122,7 +123,7 @@ impl Serialize for Figures<'_> {
 }
 
 #[derive(Serialize)]
-struct Looked {
+struct CheckpointRow {
     time_ns: u64,
     process: u32,
     resident_bytes: u64,
@@ -130,7 +131,8 @@ struct Looked {
     high_bytes: u64,
     recorded_bytes: Option<u64>,
     live_bytes: u64,
-    asked: bool,
+    #[serde(rename = "asked")]
+    on_request: bool,
 }
 
 #[derive(Serialize)]
@@ -160,7 +162,7 @@ fn trace(report: &Report) -> Trace<'_> {
         threads: trace.threads,
         processes: trace.processes,
         checkpoints: trace.checkpoints,
-        last_look_ns: trace.last_checkpoint_ns,
+        last_checkpoint_ns: trace.last_checkpoint_ns,
         peak_live_bytes: trace.peak_live_bytes,
         trouble: trace.trouble.as_deref(),
         not_taken: &trace.not_taken,
@@ -170,9 +172,9 @@ fn trace(report: &Report) -> Trace<'_> {
 fn calibration(found: &Calibration) -> Calibrated<'_> {
     Calibrated {
         trusted: found.trusted,
-        recorded_bytes: found.compared.map(|both| both.last.0),
-        replayed_bytes: found.compared.map(|both| both.last.1),
-        error: found.compared.map(|both| error(both.last)),
+        recorded_bytes: found.compared.map(|both| both.at_end.0),
+        replayed_bytes: found.compared.map(|both| both.at_end.1),
+        error: found.compared.map(|both| error(both.at_end)),
         recorded_peak_bytes: found.compared.map(|both| both.peak.0),
         replayed_peak_bytes: found.compared.map(|both| both.peak.1),
         peak_error: found.compared.map(|both| error(both.peak)),
@@ -208,11 +210,11 @@ fn candidate(row: &Row) -> Candidate<'_> {
         figures: Figures(row),
         failure: row.failure.as_deref(),
         same_as_now: row.same_as_now.as_deref(),
-        checkpoints: row.checkpoints.iter().map(looked).collect(),
+        checkpoints: row.checkpoints.iter().map(checkpoint_row).collect(),
     }
 }
 
-fn looked(checkpoint: &Checkpoint) -> Looked {
+fn checkpoint_row(checkpoint: &Checkpoint) -> CheckpointRow {
     let Checkpoint {
         time_ns,
         process,
@@ -221,9 +223,9 @@ fn looked(checkpoint: &Checkpoint) -> Looked {
         high_bytes,
         recorded_bytes,
         live_bytes,
-        asked,
+        on_request,
     } = *checkpoint;
-    Looked {
+    CheckpointRow {
         time_ns,
         process,
         resident_bytes,
@@ -231,14 +233,14 @@ fn looked(checkpoint: &Checkpoint) -> Looked {
         high_bytes,
         recorded_bytes,
         live_bytes,
-        asked,
+        on_request,
     }
 }
 
 fn mechanism(share: &Share) -> Mechanism {
     Mechanism {
         mechanism: share.mechanism.name(),
-        bytes: share.bytes.last,
+        bytes: share.bytes.at_end,
         peak_bytes: share.bytes.peak,
     }
 }

@@ -20,7 +20,7 @@ fn row(name: &str, peak: u64, last: (u64, u64, u64), cpu_seconds: f64) -> Row {
         measured: Some(Measured {
             memory: PeakAndFinal {
                 peak: figure((peak, peak, peak)),
-                last: figure(last),
+                at_end: figure(last),
             },
             runs: if last.0 == last.2 { 1 } else { 15 },
             cpu_seconds,
@@ -35,7 +35,7 @@ fn row(name: &str, peak: u64, last: (u64, u64, u64), cpu_seconds: f64) -> Row {
             high_bytes: last.2 * MIB / 10,
             recorded_bytes: Some(915 * MIB / 10),
             live_bytes: 254 * MIB / 10,
-            asked: true,
+            on_request: true,
         }],
         ..Row::default()
     }
@@ -162,6 +162,6 @@ fn point(seconds: u64, recorded: u64, replayed: u64) -> Point {
 fn share(mechanism: Mechanism, last: i64, peak: i64) -> Share {
     Share {
         mechanism,
-        bytes: PeakAndFinal { peak, last }.map(|bytes| bytes * MIB as i64 / 10),
+        bytes: PeakAndFinal { peak, at_end: last }.map(|bytes| bytes * MIB as i64 / 10),
     }
 }

@@ -7,7 +7,7 @@ use profiler_lab::ablation::in_words;
 use profiler_lab::calibrate::error;
 use profiler_lab::report::{Measured, Report, Row};
 
-use super::columns::{self, Compared};
+use super::columns::{self, Compared, MIB};
 use crate::export::names::cut;
 
 /// Columns at the most.
@@ -18,9 +18,8 @@ const NAME: usize = WIDTH - columns::WIDTH;
 const PEAKS: usize = 4;
 /// Candidates whose lines to copy are shown.
 const REMEDIES: usize = 3;
-/// The last look is late enough when so much of the recording precedes it.
+/// The last checkpoint is late enough when so much of the recording precedes it.
 const LATE_PERCENT: u64 = 90;
-const MIB: f64 = (1 << 20) as f64;
 
 /// A report as text; with colours of a terminal where they are wanted.
 pub fn text(report: &Report, colours: bool) -> String {
@@ -44,7 +43,7 @@ struct Text {
 
 /// How a line looks, by its codes for terminals.
 #[derive(Copy, Clone)]
-enum Look {
+enum TextStyle {
     Plain,
     Bold,
     Good,
@@ -54,18 +53,18 @@ enum Look {
 
 impl Text {
     fn line(&mut self, line: &str) {
-        self.styled(Look::Plain, line);
+        self.styled(TextStyle::Plain, line);
     }
 
     /// One line, cut at the width.
-    fn styled(&mut self, look: Look, line: &str) {
+    fn styled(&mut self, style: TextStyle, line: &str) {
         let mut shown = cut(line, WIDTH);
-        let code = match look {
-            Look::Bold => "1",
-            Look::Good => "32",
-            Look::Bad => "31",
-            Look::Faint => "2",
-            Look::Plain => "",
+        let code = match style {
+            TextStyle::Bold => "1",
+            TextStyle::Good => "32",
+            TextStyle::Bad => "31",
+            TextStyle::Faint => "2",
+            TextStyle::Plain => "",
         };
         if self.colours && !code.is_empty() {
             shown = format!("\x1b[{code}m{shown}\x1b[0m");
@@ -79,15 +78,15 @@ impl Text {
     }
 
     fn paragraph(&mut self, indent: &str, words: &str) {
-        self.wrapped(Look::Plain, indent, words);
+        self.wrapped(TextStyle::Plain, indent, words);
     }
 
-    fn wrapped(&mut self, look: Look, indent: &str, words: &str) {
+    fn wrapped(&mut self, style: TextStyle, indent: &str, words: &str) {
         let wrapping = textwrap::Options::new(WIDTH)
             .initial_indent(indent)
             .subsequent_indent(indent);
         for line in textwrap::wrap(&visible(words).to_string(), wrapping) {
-            self.styled(look, &line);
+            self.styled(style, &line);
         }
     }
 }
@@ -97,7 +96,7 @@ fn heading(text: &mut Text, report: &Report) {
     let known = [&trace.python, &trace.malloc];
     let known: Vec<&str> = known.iter().filter_map(|one| one.as_deref()).collect();
     let command = trace.command.as_deref().unwrap_or("unknown program");
-    text.styled(Look::Bold, command);
+    text.styled(TextStyle::Bold, command);
     let format = trace.format.as_deref();
     let mut facts =
         vec![format.map_or_else(|| trace.path.clone(), |f| format!("{} ({f})", trace.path))];
@@ -116,10 +115,10 @@ fn heading(text: &mut Text, report: &Report) {
     text.paragraph("  ", &facts.join(", "));
     if !trace.lacks.is_empty() {
         let words = format!("the format does not record {}", trace.lacks.join(", "));
-        text.wrapped(Look::Bold, "  ", &words);
+        text.wrapped(TextStyle::Bold, "  ", &words);
     }
     if let Some(trouble) = &trace.trouble {
-        text.wrapped(Look::Bad, "  ", &format!("incomplete: {trouble}"));
+        text.wrapped(TextStyle::Bad, "  ", &format!("incomplete: {trouble}"));
     }
     if trace.left_out > 0 {
         let left_out = format!(
@@ -128,24 +127,28 @@ fn heading(text: &mut Text, report: &Report) {
             count(MAX_PROCESSES.into()),
             count(MAX_THREADS.into())
         );
-        text.wrapped(Look::Bad, "  ", &left_out);
+        text.wrapped(TextStyle::Bad, "  ", &left_out);
     }
     for what in &trace.not_taken {
         let words = format!("in the recording, but not applied: {what}");
-        text.wrapped(Look::Bold, "  ", &words);
+        text.wrapped(TextStyle::Bold, "  ", &words);
     }
     for what in &report.not_confined {
-        text.wrapped(Look::Bold, "  ", &format!("not fully confined: {what}"));
+        text.wrapped(
+            TextStyle::Bold,
+            "  ",
+            &format!("not fully confined: {what}"),
+        );
     }
     calibration(text, report);
     if trace.last_checkpoint_ns < trace.duration_ns / 100 * LATE_PERCENT {
         let when = nanoseconds(trace.last_checkpoint_ns);
         let words = format!("\"final\" is the memory at {when}, the last checkpoint");
-        text.wrapped(Look::Bold, "  ", &words);
+        text.wrapped(TextStyle::Bold, "  ", &words);
     }
     if report.interrupted {
         text.wrapped(
-            Look::Bad,
+            TextStyle::Bad,
             "  ",
             "interrupted: only finished candidates are shown",
         );
@@ -155,10 +158,10 @@ fn heading(text: &mut Text, report: &Report) {
 
 fn calibration(text: &mut Text, report: &Report) {
     let (trace, found) = (&report.trace, &report.calibration);
-    let (look, words) = match (found.trusted, found.compared) {
-        (true, Some(_)) => (Look::Good, "calibrated"),
-        (_, Some(_)) => (Look::Bad, "NOT CALIBRATED"),
-        (_, None) => (Look::Bad, "NOT CALIBRATED: nothing to compare with"),
+    let (style, words) = match (found.trusted, found.compared) {
+        (true, Some(_)) => (TextStyle::Good, "calibrated"),
+        (_, Some(_)) => (TextStyle::Bad, "NOT CALIBRATED"),
+        (_, None) => (TextStyle::Bad, "NOT CALIBRATED: nothing to compare with"),
     };
     let mut line = words.to_owned();
     if let Some(compared) = found.compared {
@@ -172,13 +175,13 @@ fn calibration(text: &mut Text, report: &Report) {
         };
         line.push_str(&format!(
             ": {}; {}; median error {:.1} % over {}",
-            one("final", compared.last),
+            one("final", compared.at_end),
             one("peak", compared.peak),
             found.median_error.unwrap_or(0.0) * 100.0,
             many(trace.checkpoints, "checkpoint", "checkpoints"),
         ));
     }
-    text.wrapped(look, "  ", &line);
+    text.wrapped(style, "  ", &line);
     // Without trust they are in the verdict.
     if found.trusted {
         for reason in &found.reasons {
@@ -193,7 +196,7 @@ fn many(number: u64, one: &str, more: &str) -> String {
 
 fn table(text: &mut Text, report: &Report) {
     text.styled(
-        Look::Bold,
+        TextStyle::Bold,
         &format!("{:<NAME$}{}", "MiB of malloc", columns::headings()),
     );
     let now = report.now().and_then(|row| row.measured);
@@ -209,7 +212,7 @@ fn table(text: &mut Text, report: &Report) {
         .collect();
     if !same.is_empty() {
         text.wrapped(
-            Look::Faint,
+            TextStyle::Faint,
             "",
             &format!("same as baseline: {}", same.join(", ")),
         );
@@ -231,7 +234,7 @@ fn failures(text: &mut Text, report: &Report) {
         }
     }
     for (why, names) in alike {
-        text.wrapped(Look::Bad, "", &format!("{}: {why}", names.join(", ")));
+        text.wrapped(TextStyle::Bad, "", &format!("{}: {why}", names.join(", ")));
     }
 }
 
@@ -246,7 +249,7 @@ fn by_peak(text: &mut Text, report: &Report) {
     let first: Vec<&str> = ranked.iter().take(PEAKS).map(|(_, name)| *name).collect();
     if first.len() > 1 {
         text.wrapped(
-            Look::Plain,
+            TextStyle::Plain,
             "",
             &format!("lowest peaks: {}", first.join(", ")),
         );
@@ -262,13 +265,20 @@ fn measured(text: &mut Text, row: &Row, now: Option<&Measured>) {
         name.pop();
         name.push('…');
     }
-    let look = if row.is_now { Look::Bold } else { Look::Plain };
+    let style = if row.is_now {
+        TextStyle::Bold
+    } else {
+        TextStyle::Plain
+    };
     let compared = Compared {
         own,
         now,
         is_now: row.is_now,
     };
-    text.styled(look, &format!("{name:<NAME$}{}", columns::cells(&compared)));
+    text.styled(
+        style,
+        &format!("{name:<NAME$}{}", columns::cells(&compared)),
+    );
 }
 
 fn mechanisms(text: &mut Text, report: &Report) {
@@ -278,10 +288,13 @@ fn mechanisms(text: &mut Text, report: &Report) {
     let gap = |part: fn(&profiler_lab::report::Share) -> i64| -> i64 {
         report.mechanisms.iter().map(part).sum()
     };
-    let (last, peak) = (gap(|share| share.bytes.last), gap(|share| share.bytes.peak));
+    let (last, peak) = (
+        gap(|share| share.bytes.at_end),
+        gap(|share| share.bytes.peak),
+    );
     text.blank();
     text.styled(
-        Look::Bold,
+        TextStyle::Bold,
         &format!(
             "{:>8} {:>8}  {}",
             "final", "peak", "MiB SAVED FROM GLIBC TO JEMALLOC, BY CAUSE"
@@ -291,7 +304,7 @@ fn mechanisms(text: &mut Text, report: &Report) {
         let words = in_words(share.mechanism);
         text.line(&format!(
             "{:>8.1} {:>8.1}  {words}",
-            share.bytes.last as f64 / MIB,
+            share.bytes.at_end as f64 / MIB,
             share.bytes.peak as f64 / MIB,
         ));
     }
@@ -309,7 +322,7 @@ fn remedies(text: &mut Text, report: &Report) {
             "" => String::new(),
             price => format!(" (cost: {price})"),
         };
-        text.wrapped(Look::Bold, "", &format!("To use {}{price}:", row.name));
+        text.wrapped(TextStyle::Bold, "", &format!("To use {}{price}:", row.name));
         for (name, value) in &row.set {
             text.line(&format!("  {name}={value}"));
         }

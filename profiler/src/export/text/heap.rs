@@ -60,17 +60,20 @@ pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
         );
     }
     let changed = heap.settings.iter().filter(|setting| setting.is_changed());
-    let changed: Vec<_> = changed.map(Setting::shown).collect();
+    let changed: Vec<_> = changed.map(Setting::text).collect();
     if !changed.is_empty() {
         text.paragraph("  ", &format!("settings: {}", changed.join(", ")));
     }
-    for asked in heap
-        .asked
+    for requested in heap
+        .requested
         .iter()
-        .filter(|asked| asked.in_force != Some(true))
+        .filter(|requested| requested.in_force != Some(true))
     {
-        let word = asked.in_force.map_or("not known to be", |_| "not");
-        let line = format!("{} is {word} in effect: {}", asked.asked_for, asked.note);
+        let word = requested.in_force.map_or("not known to be", |_| "not");
+        let line = format!(
+            "{} is {word} in effect: {}",
+            requested.request, requested.note
+        );
         text.paragraph("  ", &line);
     }
     for check in heap.checks.iter().filter(|check| !check.holds()) {

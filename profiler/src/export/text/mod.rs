@@ -212,11 +212,11 @@ fn ledger(text: &mut Text, report: &FragReport) {
 fn metrics(text: &mut Text, view: &View) {
     text.title("METRICS");
     for metric in &view.report.metrics {
-        text.line(&format!("  {:<26} {:>14}", metric.id.key(), metric.shown()));
+        text.line(&format!("  {:<26} {:>14}", metric.id.key(), metric.text()));
     }
     let over_time = view.over_time.ratios();
     for metric in over_time.iter().filter(|metric| metric.value.is_some()) {
-        text.line(&format!("  {:<26} {:>14}", metric.id.key(), metric.shown()));
+        text.line(&format!("  {:<26} {:>14}", metric.id.key(), metric.text()));
     }
     text.blank();
 }
@@ -230,7 +230,7 @@ fn findings(text: &mut Text, report: &FragReport) {
         text.line(&format!(
             "  {} ({}, confidence {})",
             finding.mechanism.name(),
-            finding.shown_bytes(),
+            finding.bytes_text(),
             confidence(finding.confidence)
         ));
         text.paragraph("    ", &finding.claim);

@@ -11,15 +11,15 @@ use profiler_trace::trace::Figures;
 /// Share of the time for which checkpoints may stop a process.
 pub(super) const STOP_SHARE: f64 = 0.03;
 /// The first checkpoint comes so early; the time between them grows with the recording.
-pub(super) const FIRST_CHECKPOINT: Duration = Duration::from_millis(50);
+pub(super) const FIRST_INTERVAL: Duration = Duration::from_millis(50);
 /// A recording gets about so many checkpoints each time its length doubles.
-const EACH_DOUBLING: u32 = 50;
+const CHECKPOINTS_PER_DOUBLING: u32 = 50;
 /// Time between two checkpoints at the most.
-pub(super) const RAREST: Duration = Duration::from_secs(10);
+pub(super) const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The time to the next checkpoint of a recording that is so old.
-pub(super) fn interval(age: Duration, rarest: Duration) -> Duration {
-    (age / EACH_DOUBLING).clamp(FIRST_CHECKPOINT, rarest)
+pub(super) fn interval(age: Duration, longest_interval: Duration) -> Duration {
+    (age / CHECKPOINTS_PER_DOUBLING).clamp(FIRST_INTERVAL, longest_interval)
 }
 
 /// Why a checkpoint is taken.
@@ -63,7 +63,7 @@ pub(crate) fn figures(sample: &Sample, reason: CheckpointReason) -> Figures {
             .iter()
             .map(|row| (row.class, row.resident_bytes))
             .collect(),
-        asked: reason == CheckpointReason::Requested,
+        on_request: reason == CheckpointReason::Requested,
         is_final: reason == CheckpointReason::Final,
         other: Vec::new(),
     }

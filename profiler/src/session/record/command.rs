@@ -26,21 +26,21 @@ use crate::session::signals::Signals;
 const RECORDER: &[u8] = include_bytes!(env!("FRAGSCOPE_RECORDER"));
 
 /// A program is described once it has run so long: until then it may still execute another one.
-const SETTLED: Duration = Duration::from_millis(100);
-/// Events taken before signals and the clock are looked at.
-const BATCH: usize = 1 << 14;
+const DESCRIBED_AFTER: Duration = Duration::from_millis(100);
+/// Events taken before signals and the clock are checked.
+const EVENTS_PER_STEP: usize = 1 << 14;
 /// How long the reader sleeps when there is nothing to read.
-const NAP: Duration = Duration::from_millis(1);
+const IDLE_SLEEP: Duration = Duration::from_millis(1);
 /// Processes that are to end get a final checkpoint, in so much time at the most.
-const FINAL_CHECKPOINTS: Duration = Duration::from_millis(150);
+const FINAL_CHECKPOINTS_TIMEOUT: Duration = Duration::from_millis(150);
 /// How long a command that was asked to end is waited for, to say what became of it.
-const LAST_MOMENT: Duration = Duration::from_millis(200);
+const END_TIMEOUT: Duration = Duration::from_millis(200);
 /// Between two checks of which processes are left.
-const SLOW: Duration = Duration::from_millis(50);
+const PROCESS_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// A child that was announced and has not begun is waited for, on a busy host: its fork failed.
-const UNBORN: Duration = Duration::from_secs(2);
+const CHILD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Processes that outlive the command by so much are reported.
-const OUTLIVED: Duration = Duration::from_secs(1);
+const SURVIVORS_REPORTED_AFTER: Duration = Duration::from_secs(1);
 
 /// How a recording of a command ended.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -89,9 +89,9 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
 
     // The ring holds what the program writes meanwhile.
     let mut status = None;
-    while status.is_none() && began.elapsed() < SETTLED {
-        tokio::time::sleep(NAP).await;
-        watch.look_at(child.id(), &tree);
+    while status.is_none() && began.elapsed() < DESCRIBED_AFTER {
+        tokio::time::sleep(IDLE_SLEEP).await;
+        watch.check(child.id(), &tree);
         status = child.try_wait()?;
     }
     let origin = Origin::Preload {
@@ -112,7 +112,7 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         signals,
         requests,
         deadline: options.duration.map(|duration| began + duration),
-        slow_at: began,
+        processes_checked_at: began,
         ended_at: None,
         reported: false,
         signalled: None,
@@ -162,7 +162,7 @@ struct Session {
     requests: tokio::signal::unix::Signal,
     deadline: Option<Instant>,
     /// When it is next checked which processes are left.
-    slow_at: Instant,
+    processes_checked_at: Instant,
     /// When the command was seen to have ended.
     ended_at: Option<Instant>,
     reported: bool,
@@ -174,7 +174,7 @@ impl Session {
     /// No step of it takes longer than one sample of a process.
     async fn run(&mut self) -> Result<CommandEnding, RecordError> {
         loop {
-            let busy = self.recording.step(BATCH)?;
+            let busy = self.recording.step(EVENTS_PER_STEP)?;
             tokio::select! {
                 biased;
                 name = self.signals.next() => {
@@ -184,7 +184,7 @@ impl Session {
                     self.signal(name);
                 }
                 _ = self.requests.recv() => self.recording.start_checkpoints(CheckpointReason::Requested),
-                () = tokio::time::sleep(if busy { Duration::ZERO } else { NAP }) => {}
+                () = tokio::time::sleep(if busy { Duration::ZERO } else { IDLE_SLEEP }) => {}
             }
             let now = Instant::now();
             if let Some((name, Some(until))) = self.signalled
@@ -204,10 +204,10 @@ impl Session {
             if self.status.is_none() {
                 self.status = self.child.try_wait()?;
                 if self.status.is_some() {
-                    self.slow_at = now;
+                    self.processes_checked_at = now;
                 }
             }
-            if now < self.slow_at {
+            if now < self.processes_checked_at {
                 continue;
             }
             self.recording.watch();
@@ -219,7 +219,7 @@ impl Session {
                 return Ok(CommandEnding::Command(status));
             }
             if self.status.is_none() || !busy {
-                self.slow_at = now + SLOW;
+                self.processes_checked_at = now + PROCESS_CHECK_INTERVAL;
             }
         }
     }
@@ -229,7 +229,7 @@ impl Session {
         self.recording.start_checkpoints(CheckpointReason::Final);
         // The terminal sends its own to the command as well.
         let passed_on = name != "SIGINT";
-        let until = passed_on.then(|| Instant::now() + FINAL_CHECKPOINTS);
+        let until = passed_on.then(|| Instant::now() + FINAL_CHECKPOINTS_TIMEOUT);
         self.signalled = Some((name, until));
         let gets = if passed_on {
             ", which gets SIGTERM,"
@@ -252,10 +252,10 @@ impl Session {
 
     async fn take_final_checkpoints(&mut self) -> Result<(), TraceWriteError> {
         self.recording.start_checkpoints(CheckpointReason::Final);
-        let until = Instant::now() + FINAL_CHECKPOINTS;
+        let until = Instant::now() + FINAL_CHECKPOINTS_TIMEOUT;
         while self.recording.is_taking_checkpoints() && Instant::now() < until {
-            if !self.recording.step(BATCH)? {
-                tokio::time::sleep(NAP).await;
+            if !self.recording.step(EVENTS_PER_STEP)? {
+                tokio::time::sleep(IDLE_SLEEP).await;
             }
         }
         Ok(())
@@ -269,9 +269,10 @@ impl Session {
         };
         let Some(pid) = survivors.first else {
             // One that was forked last may not have written anything yet.
-            return self.recording.expects_children() && now - ended_at < UNBORN;
+            return self.recording.expects_children() && now - ended_at < CHILD_TIMEOUT;
         };
-        if now - ended_at > OUTLIVED && !std::mem::replace(&mut self.reported, true) {
+        if now - ended_at > SURVIVORS_REPORTED_AFTER && !std::mem::replace(&mut self.reported, true)
+        {
             let count = survivors.count;
             self.recording.say(&format!(
                 "the command {}; of its processes {count} run on ({pid}{}) and are recorded until \
@@ -286,7 +287,7 @@ impl Session {
 
 /// Whether the command ends within a moment.
 async fn ends_soon(child: &mut Child) -> bool {
-    let until = Instant::now() + LAST_MOMENT;
+    let until = Instant::now() + END_TIMEOUT;
     loop {
         if !matches!(child.try_wait(), Ok(None)) {
             return true;
@@ -294,7 +295,7 @@ async fn ends_soon(child: &mut Child) -> bool {
         if Instant::now() >= until {
             return false;
         }
-        tokio::time::sleep(NAP).await;
+        tokio::time::sleep(IDLE_SLEEP).await;
     }
 }
 
@@ -328,7 +329,7 @@ fn nothing_recorded(command: &[OsString]) -> String {
     )
 }
 
-/// What can be said of a command that ended before it could be looked at.
+/// What can be said of a command that ended before it could be inspected.
 fn of_command(command: &[OsString], started_at: jiff::Timestamp) -> TraceDescription {
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     TraceDescription {

@@ -102,7 +102,7 @@ pub enum RecordError {
     /// The process ended, or executed another program, before its recording began.
     #[error("nothing was recorded: {0} before its recording began")]
     Gone(Gone),
-    /// The process cannot be looked at.
+    /// The process cannot be inspected.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// Its allocator cannot be probed.
@@ -128,6 +128,8 @@ impl RecordError {
             Self::Probe(probe) => probe.kind(),
             Self::Gone(_) => ErrorKind::TargetGone,
             Self::Taken(_) => ErrorKind::Busy,
+            Self::Output(error) => outputs::write_error_kind(error),
+            Self::Write(error) | Self::Unrecorded { why: error, .. } => error.kind(),
             Self::Io(error) => ErrorKind::of_io(error),
             other => ErrorKind::of_causes(other),
         }

@@ -13,7 +13,7 @@ pub(crate) trait Output: TraceSink<Error = TraceWriteError> {
     fn progress(&mut self) -> Result<(), TraceWriteError>;
 
     /// What else a progress line says from now on.
-    fn remark(&mut self, remark: String);
+    fn set_progress_note(&mut self, note: String);
 
     /// Reports something to the user, once.
     fn say(&mut self, what: &str);

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use profiler_core::sample::Sample;
 use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule};
 use profiler_target::{
-    Member, Next, ProcessTree, RecordRing, SUSPENDED, TargetState, children_of, host,
+    Member, Next, ProcessTree, RecordRing, SUSPENDED_AFTER, TargetState, children_of, host,
 };
 use profiler_trace::record::{Clock, Normaliser, RecordedProcess, Recorder, SourceKind};
 
-use super::checkpoint::{self, CheckpointReason, FIRST_CHECKPOINT, RAREST, STOP_SHARE};
+use super::checkpoint::{self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, STOP_SHARE};
 use super::output::Output;
 use super::trace_file::TraceFile;
 use super::unrecorded::Unrecorded;
@@ -23,21 +23,21 @@ use super::{TraceWriteError, beyond_limit, monotonic_ns, source};
 const MOST_SAMPLED: usize = 128;
 /// So many processes are looked for at once when the command has ended: of forged ones there may be
 /// many.
-const MOST_LEFT: usize = 128;
-/// Of so many it is looked at once what they execute.
+const MOST_SURVIVORS_CHECKED: usize = 128;
+/// Of so many at once it is checked what they execute.
 const MOST_WATCHED: usize = 32;
 /// Writing an event takes nanoseconds: whether the thread that claimed a slot lives is asked when
 /// it takes so long.
-const SUSPICIOUS: Duration = Duration::from_millis(10);
+const CLAIM_TIMEOUT: Duration = Duration::from_millis(10);
 /// Where one was given up, others were killed with it, most likely.
-const MORE_SUSPICIOUS: Duration = Duration::from_millis(1);
+const CLAIM_TIMEOUT_AFTER_ABANDONED: Duration = Duration::from_millis(1);
 /// So long events are taken at once, at the most, before a signal can be answered.
-const TURN: Duration = Duration::from_millis(50);
+const LONGEST_STEP: Duration = Duration::from_millis(50);
 /// After so many events it is asked how long that took; of a fork at once, which takes longer than
 /// other events.
-const TURN_CHECKED: usize = 64;
+const EVENTS_PER_CLOCK_CHECK: usize = 64;
 /// What is still being written at the end is waited for so long.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const END_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The stream of one command.
 pub(crate) struct PreloadedRecording {
@@ -66,7 +66,7 @@ pub(crate) struct PreloadedRecording {
     /// Whether it was reported that there are no descriptors left.
     is_short_of_files: bool,
     unrecorded: Unrecorded,
-    /// From this process on it is looked at next what they execute.
+    /// From this process on it is checked next what they execute.
     watch_from: u32,
     /// From this one on they are looked for when the command has ended.
     seek_from: u32,
@@ -115,7 +115,7 @@ pub enum GivenUp {
     /// fragscope ran, but took no events.
     #[error(
         "fragscope did not come for events for 10 s while a program waited: what it did meanwhile, \
-         writing the file or looking at a process, took so long"
+         writing the file or sampling a process, took so long"
     )]
     Absent,
     /// Programs damage the ring.
@@ -152,7 +152,7 @@ impl PreloadedRecording {
             recorder: Recorder::new(file, Normaliser::new(Clock::new(began_ns, 1))),
             sampling,
             began,
-            schedule: WalkSchedule::new(FIRST_CHECKPOINT, Some(STOP_SHARE), began),
+            schedule: WalkSchedule::new(FIRST_INTERVAL, Some(STOP_SHARE), began),
             known: HashMap::new(),
             waiting: VecDeque::new(),
             round: Round {
@@ -191,15 +191,17 @@ impl PreloadedRecording {
         Ok(taken > 0 || self.is_taking_checkpoints())
     }
 
-    /// Records up to `most` events, for about as long as [`TURN`]; gives how many there were.
+    /// Records up to `most` events, for about as long as [`LONGEST_STEP`]; gives how many there were.
     fn take(&mut self, most: usize) -> Result<usize, TraceWriteError> {
         // Nothing that is taken now was written later.
         let mut now_ns = 0;
         let mut taken = 0;
         let mut is_fork = false;
-        let until = Instant::now() + TURN;
+        let until = Instant::now() + LONGEST_STEP;
         while taken < most {
-            if (is_fork || taken % TURN_CHECKED == TURN_CHECKED - 1) && Instant::now() >= until {
+            if (is_fork || taken % EVENTS_PER_CLOCK_CHECK == EVENTS_PER_CLOCK_CHECK - 1)
+                && Instant::now() >= until
+            {
                 break;
             }
             is_fork = false;
@@ -225,7 +227,7 @@ impl PreloadedRecording {
                     match source::of_ring(&event, now_ns) {
                         None => self.damaged += 1,
                         Some(sound) => {
-                            is_fork = sound.kind == SourceKind::Forking;
+                            is_fork = matches!(sound.kind, SourceKind::Forking { .. });
                             if sound.kind == SourceKind::Start {
                                 self.unrecorded.began(event.process, event.time_ns);
                             }
@@ -239,13 +241,13 @@ impl PreloadedRecording {
                     waited,
                     follows_abandoned,
                 } => {
-                    let suspicious = if follows_abandoned {
-                        MORE_SUSPICIOUS
+                    let timeout = if follows_abandoned {
+                        CLAIM_TIMEOUT_AFTER_ABANDONED
                     } else {
-                        SUSPICIOUS
+                        CLAIM_TIMEOUT
                     };
-                    let may_come = waited < suspicious
-                        || waited < SUSPENDED && self.tree.has_thread(thread, waited);
+                    let may_come = waited < timeout
+                        || waited < SUSPENDED_AFTER && self.tree.has_thread(thread, waited);
                     if may_come && !self.is_over {
                         break;
                     }
@@ -290,7 +292,7 @@ impl PreloadedRecording {
 
     /// The next round of checkpoints comes when it is time, by what this one took.
     fn schedule_next(&mut self) {
-        let interval = checkpoint::interval(self.began.elapsed(), RAREST);
+        let interval = checkpoint::interval(self.began.elapsed(), LONGEST_INTERVAL);
         self.schedule.set_interval(interval);
         let now = Instant::now();
         let Round { began, stopped } = self.round;
@@ -390,7 +392,7 @@ impl PreloadedRecording {
         });
     }
 
-    /// Looks at what some of the recorded processes execute: the next ones each time.
+    /// Checks what some of the recorded processes execute: the next ones each time.
     pub(crate) fn watch(&mut self) {
         let (some, from) = next_of(
             &self.recorder.normaliser().running(),
@@ -400,9 +402,9 @@ impl PreloadedRecording {
         self.watch_from = from;
         for process in some {
             let pid = pid(&process);
-            self.unrecorded.look_at(pid, &self.tree);
+            self.unrecorded.check(pid, &self.tree);
             for child in children_of(pid) {
-                self.unrecorded.look_at(child, &self.tree);
+                self.unrecorded.check(child, &self.tree);
             }
         }
     }
@@ -413,7 +415,7 @@ impl PreloadedRecording {
         let (some, from) = next_of(
             &self.recorder.normaliser().running(),
             self.seek_from,
-            MOST_LEFT,
+            MOST_SURVIVORS_CHECKED,
         );
         self.seek_from = from;
         for pid in some.iter().map(pid).filter(|pid| *pid != command) {
@@ -445,7 +447,7 @@ impl PreloadedRecording {
                 "a recorded process writes invalid events: they are left out and count as lost",
             );
         }
-        if !self.is_beyond_limit && self.recorder.normaliser().beyond_limit() > 0 {
+        if !self.is_beyond_limit && self.recorder.normaliser().left_out().beyond_limit > 0 {
             self.is_beyond_limit = true;
             self.recorder.sink_mut().say(&beyond_limit());
         }
@@ -468,11 +470,11 @@ impl PreloadedRecording {
 
     /// Why nothing more is recorded, when the ring is closed.
     pub(crate) fn given_up(&self) -> Option<GivenUp> {
-        let why = if self.ring.is_out_of_patience() {
+        let why = if self.ring.has_waited_too_long() {
             GivenUp::Unfinished
-        } else if self.ring.is_beyond_mending() {
+        } else if self.ring.is_too_damaged() {
             GivenUp::Damaged
-        } else if self.ring.is_left_alone() {
+        } else if self.ring.is_reader_absent() {
             GivenUp::Absent
         } else {
             GivenUp::Closed
@@ -497,7 +499,7 @@ impl PreloadedRecording {
     /// When the file cannot be written.
     pub(crate) fn finish(mut self) -> Result<(), TraceWriteError> {
         self.ring.close();
-        let (end, deadline) = (self.ring.head(), Instant::now() + LAST_WORDS);
+        let (end, deadline) = (self.ring.head(), Instant::now() + END_TIMEOUT);
         while self.ring.tail() < end {
             self.is_over = Instant::now() >= deadline;
             let left = (end - self.ring.tail()) as usize;
@@ -520,6 +522,13 @@ impl PreloadedRecording {
             && let Some(sentence) = self.unrecorded.sentence()
         {
             self.recorder.sink_mut().say(&sentence);
+        }
+        let after_exit = self.recorder.normaliser().left_out().after_exit;
+        if after_exit > 0 {
+            self.recorder.sink_mut().say(&format!(
+                "{after_exit} events of processes that had ended, as they or others wrote, are left \
+                 out and count as lost"
+            ));
         }
         self.recorder.finish()?.finish()
     }

@@ -16,7 +16,7 @@ use profiler_trace::record::{
 };
 use profiler_trace::trace::TraceDescription;
 
-use super::checkpoint::{self, CheckpointReason, FIRST_CHECKPOINT, RAREST, STOP_SHARE};
+use super::checkpoint::{self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, STOP_SHARE};
 use super::describe::{Origin, describe};
 use super::output::Output;
 use super::seed::{self, FreesBeforeWalk};
@@ -25,16 +25,16 @@ use super::start_state::{malloc_heap, missing, threads};
 use super::{RecordError, TraceWriteError, beyond_limit, monotonic_ns};
 use crate::session::Ending;
 
-/// Events taken before signals and the clock are looked at.
-const BATCH: usize = 1 << 16;
+/// Events taken before signals and the clock are checked.
+const EVENTS_PER_DRAIN: usize = 1 << 16;
 /// So many of them, more than the ring holds.
-const BATCHES: usize = 16;
+const DRAINS_PER_STEP: usize = 16;
 /// What times are rounded to: a trap takes longer.
 const CLOCK_NS: u64 = 1000;
 /// Between two checks of whether the target is still there, and of what the probes cost.
-const SLOW: Duration = Duration::from_millis(200);
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// A budget is not judged before so much time is over: a burst at the start says little.
-const JUDGED_AFTER: Duration = Duration::from_secs(2);
+const BUDGET_APPLIES_AFTER: Duration = Duration::from_secs(2);
 
 /// A process that runs already, being recorded.
 pub(crate) struct ProbedRecording<O> {
@@ -46,11 +46,13 @@ pub(crate) struct ProbedRecording<O> {
     sampling: SamplingOptions,
     began: Instant,
     schedule: WalkSchedule,
-    rarest: Duration,
-    slow_at: Instant,
+    longest_interval: Duration,
+    next_check: Instant,
     cpu_before: Duration,
     /// Whether it became another program.
     execed: bool,
+    /// Events that no BPF program writes; they count as lost.
+    invalid: u64,
 }
 
 impl<O: Output> ProbedRecording<O> {
@@ -88,7 +90,7 @@ impl<O: Output> ProbedRecording<O> {
         let target = sampler.target();
         let description = describe(target, &sample.heaps, Origin::Probes, started_at);
         let output = begin(&description)?;
-        let normaliser = Normaliser::with_live_blocks(Clock::new(began_ns, CLOCK_NS), &blocks);
+        let normaliser = Normaliser::for_lossy_source(Clock::new(began_ns, CLOCK_NS), &blocks);
         let pid = source_number(target);
         let threads = threads(target, &sample, walked, sampling)?;
         let recorder = Recorder::seeded(output, normaliser, &blocks, pid, &threads)?;
@@ -102,11 +104,12 @@ impl<O: Output> ProbedRecording<O> {
             process,
             sampling,
             began,
-            schedule: WalkSchedule::new(FIRST_CHECKPOINT, Some(STOP_SHARE), began),
-            rarest: RAREST,
-            slow_at: began + SLOW,
+            schedule: WalkSchedule::new(FIRST_INTERVAL, Some(STOP_SHARE), began),
+            longest_interval: LONGEST_INTERVAL,
+            next_check: began + CHECK_INTERVAL,
             cpu_before,
             execed: false,
+            invalid: 0,
         };
         recording.record_checkpoint(&sample, began_ns, CheckpointReason::Due)?;
         recording.record(&around.after)?;
@@ -118,8 +121,8 @@ impl<O: Output> ProbedRecording<O> {
     }
 
     /// Takes a checkpoint at least so often, as far as stops stay within their share of the time.
-    pub(crate) fn checkpoint_at_least_every(&mut self, rarest: Duration) {
-        self.rarest = rarest.max(FIRST_CHECKPOINT);
+    pub(crate) fn checkpoint_at_least_every(&mut self, longest_interval: Duration) {
+        self.longest_interval = longest_interval.max(FIRST_INTERVAL);
     }
 
     /// When it began.
@@ -140,12 +143,14 @@ impl<O: Output> ProbedRecording<O> {
     /// Records what the probes have given since.
     pub(crate) fn record_events(&mut self) -> Result<(), TraceWriteError> {
         let mut events = Vec::new();
-        for _ in 0..BATCHES {
-            let taken = self.stream.drain(BATCH, |event| events.push(*event));
+        for _ in 0..DRAINS_PER_STEP {
+            let taken = self
+                .stream
+                .drain(EVENTS_PER_DRAIN, |event| events.push(*event));
             self.record(&events)?;
             events.clear();
             self.output_mut().progress()?;
-            if taken < BATCH {
+            if taken < EVENTS_PER_DRAIN {
                 break;
             }
         }
@@ -158,7 +163,9 @@ impl<O: Output> ProbedRecording<O> {
                 // The other program's.
                 break;
             }
-            let Some(event) = source::of_probe(event, self.process.source) else {
+            let Some(event) = source::of_probe(event, self.process.source as u32) else {
+                self.invalid += 1;
+                self.recorder.lost(1)?;
                 continue;
             };
             self.execed = event.kind == SourceKind::Start;
@@ -197,7 +204,7 @@ impl<O: Output> ProbedRecording<O> {
         let Ok((sample, _)) = taken else {
             return Ok(());
         };
-        let interval = checkpoint::interval(self.began.elapsed(), self.rarest);
+        let interval = checkpoint::interval(self.began.elapsed(), self.longest_interval);
         self.schedule.set_interval(interval);
         let stopped = Duration::from_nanos(sample.completeness.stop_ns);
         let now = Instant::now();
@@ -230,10 +237,10 @@ impl<O: Output> ProbedRecording<O> {
             let how = "the target executed another program";
             return Ok(Some(Ending::TargetGone(how.to_owned())));
         }
-        if Instant::now() < self.slow_at {
+        if Instant::now() < self.next_check {
             return Ok(None);
         }
-        self.slow_at = Instant::now() + SLOW;
+        self.next_check = Instant::now() + CHECK_INTERVAL;
         match self.sampler.target().state() {
             TargetState::Same => {}
             TargetState::Execed => {
@@ -253,15 +260,15 @@ impl<O: Output> ProbedRecording<O> {
         let cost = self.stream.cost()?;
         let age = self.began.elapsed();
         let share = cost.spent_ns / age.as_nanos().max(1) as f64;
-        let remark = match self.used_ns() {
+        let note = match self.used_ns() {
             Some(used_ns) => format!(
                 "  probes take {:.0} % of its processor time",
                 (cost.spent_ns / used_ns).min(1.0) * 100.0
             ),
             None => String::new(),
         };
-        self.output_mut().remark(remark);
-        match budget.filter(|budget| share > *budget && age > JUDGED_AFTER) {
+        self.output_mut().set_progress_note(note);
+        match budget.filter(|budget| share > *budget && age > BUDGET_APPLIES_AFTER) {
             Some(budget) => {
                 self.output_mut().say(&format!(
                     "the probes took {:.1} % of a core, more than the budget of {:.1} %: the \
@@ -301,10 +308,17 @@ impl<O: Output> ProbedRecording<O> {
         let used_ns = self.used_ns();
         self.stream.close()?;
         let events = self.output().events();
-        if self.recorder.normaliser().beyond_limit() > 0 {
+        let left_out = self.recorder.normaliser().left_out();
+        if left_out.beyond_limit > 0 {
             self.output_mut().say(&beyond_limit());
         }
-        let unknown_frees = self.recorder.normaliser().unknown_frees();
+        if self.invalid > 0 {
+            let invalid = self.invalid;
+            self.output_mut().say(&format!(
+                "the probes gave {invalid} invalid events: they are left out and count as lost"
+            ));
+        }
+        let unknown_frees = left_out.unknown_frees;
         // A calibration on a busy machine says too much: more than all it cannot have been.
         let spent_ns = used_ns.map_or(cost.spent_ns, |used| cost.spent_ns.min(used));
         let each = spent_ns / events.max(1) as f64;

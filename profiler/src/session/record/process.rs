@@ -21,12 +21,12 @@ use crate::session::Ending;
 use crate::session::signals::Signals;
 
 /// Between two drains of the ring: it holds 800 ms of the fastest stream that traps can make.
-const NAP: Duration = Duration::from_millis(3);
+const DRAIN_INTERVAL: Duration = Duration::from_millis(3);
 /// Records the process until it ends, the duration is over, the budget is exceeded or a signal ends
 /// it.
 ///
 /// # Errors
-/// When it cannot be looked at or probed, or the file not be written.
+/// When it cannot be inspected or probed, or the file not be written.
 pub(super) fn record(
     options: &RecordOptions,
     pid: i32,
@@ -70,7 +70,7 @@ async fn run(
             biased;
             name = signals.next() => break Ending::Interrupted(name),
             _ = requests.recv() => recording.take_checkpoint(CheckpointReason::Requested)?,
-            () = tokio::time::sleep(NAP) => {}
+            () = tokio::time::sleep(DRAIN_INTERVAL) => {}
         }
         recording.record_events()?;
         recording.checkpoint_if_due()?;

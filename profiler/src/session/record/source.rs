@@ -1,45 +1,92 @@
 //! fragscope's own sources of events: the probes, and the preloaded recorder.
 
-use profiler_common::{RawEvent, RecordKind};
+use profiler_common::{PID_BITS, RawEvent, RecordKind};
 use profiler_target::RingEvent;
 use profiler_trace::record::{SourceEvent, SourceKind};
 
-/// The kernel gives no higher number to a thread (`PID_MAX_LIMIT`).
-const HIGHEST_PID: u32 = 1 << 22;
-/// No allocator gives more (`PTRDIFF_MAX`).
-const MOST_BYTES: u64 = i64::MAX as u64;
+/// No allocator gives a larger block (`PTRDIFF_MAX`).
+const MOST_BLOCK_BYTES: u64 = i64::MAX as u64;
+
+/// What a source says that it recorded.
+#[derive(Copy, Clone)]
+struct Claim {
+    process: u32,
+    thread: u32,
+    kind: RecordKind,
+    addr: u64,
+    size: u64,
+    align: u8,
+}
+
+impl Claim {
+    /// Whether a recorder can have written it, in a program of which all can be true.
+    fn is_sound(&self) -> bool {
+        let is_number = |number| (1..=1 << PID_BITS).contains(&number);
+        is_number(self.process)
+            && is_number(self.thread)
+            && u32::from(self.align) < u64::BITS
+            && self.size <= MOST_BLOCK_BYTES
+            && self.addr.checked_add(self.size).is_some()
+    }
+
+    /// The event, if it is sound.
+    fn event(self, time_ns: u64) -> Option<SourceEvent> {
+        self.is_sound().then(|| SourceEvent {
+            time_ns,
+            process: self.process.into(),
+            thread: self.thread.into(),
+            kind: SourceKind::of(self.kind, self.addr, self.size, self.align),
+        })
+    }
+}
 
 /// An event of the probes on this process; `None` for one that no BPF program writes.
-pub(super) fn of_probe(event: &RawEvent, process: u64) -> Option<SourceEvent> {
-    Some(SourceEvent {
-        time_ns: event.time_ns,
+pub(super) fn of_probe(event: &RawEvent, process: u32) -> Option<SourceEvent> {
+    let kind = event.kind().filter(|kind| {
+        use RecordKind::{Exit, Forked, Forking};
+        !matches!(kind, Forking | Forked | Exit)
+    })?;
+    let claim = Claim {
         process,
-        thread: event.tid.into(),
-        kind: SourceKind::of(event.kind()?, event.addr, event.size, event.align()),
-    })
+        thread: event.tid,
+        kind,
+        addr: event.addr,
+        size: event.size,
+        align: event.align(),
+    };
+    claim.event(event.time_ns)
 }
 
 /// An event of a preloaded recorder, which was taken at `now_ns` on the monotonic clock: none is of
 /// later. `None` for one that no recorder writes; a recorded program may write anything.
 pub(super) fn of_ring(event: &RingEvent, now_ns: u64) -> Option<SourceEvent> {
     let kind = RecordKind::of(event.kind).filter(|kind| *kind != RecordKind::Lost)?;
-    let is_number = |number| (1..=HIGHEST_PID).contains(&number);
-    let is_sound = is_number(event.process)
-        && is_number(event.thread)
-        && event.align < 64
-        && event.size <= MOST_BYTES
-        && event.addr.checked_add(event.size).is_some();
-    is_sound.then(|| SourceEvent {
-        time_ns: event.time_ns.min(now_ns),
-        process: event.process.into(),
-        thread: event.thread.into(),
-        kind: SourceKind::of(kind, event.addr, event.size, event.align),
-    })
+    let claim = Claim {
+        process: event.process,
+        thread: event.thread,
+        kind,
+        addr: event.addr,
+        size: event.size,
+        align: event.align,
+    };
+    claim.event(event.time_ns.min(now_ns))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The same from the probes.
+    fn probed(event: &RingEvent) -> RawEvent {
+        RawEvent {
+            time_ns: event.time_ns,
+            addr: event.addr,
+            size: event.size,
+            tid: event.thread,
+            kind: event.kind as u16,
+            flags: RawEvent::with_align(RawEvent::USABLE, event.align),
+        }
+    }
 
     #[test]
     fn what_no_recorder_writes_is_no_event() {
@@ -77,6 +124,15 @@ mod tests {
         ];
         for event in &bad {
             assert_eq!(of_ring(event, 2000), None, "{event:?}");
+            let raw = probed(event);
+            let is_loss = raw.kind() == Some(RecordKind::Lost);
+            assert_eq!(of_probe(&raw, event.process).is_some(), is_loss, "{raw:?}");
+        }
+        for kind in [RecordKind::Forking, RecordKind::Forked, RecordKind::Exit] {
+            let kind = kind as u64;
+            let event = RingEvent { kind, ..good };
+            assert!(of_ring(&event, 2000).is_some());
+            assert_eq!(of_probe(&probed(&event), 7), None, "no BPF program does");
         }
         assert_eq!(of_ring(&good, 2000).expect("sound").time_ns, 1000);
         // A time that is still to come is now.
@@ -89,14 +145,6 @@ mod tests {
 
     #[test]
     fn both_sources_give_the_same_event_of_the_same_call() {
-        let raw = RawEvent {
-            time_ns: 5,
-            addr: 0x1000,
-            size: 24,
-            tid: 7,
-            kind: RecordKind::Reallocated as u16,
-            flags: RawEvent::with_align(RawEvent::USABLE, 4),
-        };
         let ring = RingEvent {
             time_ns: 5,
             addr: 0x1000,
@@ -106,7 +154,7 @@ mod tests {
             kind: RecordKind::Reallocated as u64,
             align: 4,
         };
-        assert_eq!(of_probe(&raw, 6), of_ring(&ring, 10));
-        assert_eq!(of_probe(&RawEvent { kind: 0, ..raw }, 6), None);
+        assert!(of_ring(&ring, 10).is_some());
+        assert_eq!(of_probe(&probed(&ring), 6), of_ring(&ring, 10));
     }
 }

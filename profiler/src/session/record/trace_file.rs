@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use profiler_core::text::visible;
 use profiler_core::units;
+use profiler_target::ErrorKind;
 use profiler_trace::record::TraceSink;
 use profiler_trace::trace::{Checkpoint, Event, EventKind, SeedBlock, TraceDescription, Writer};
 use profiler_trace::whole_file::{self, WriteError};
 
 use super::output::Output;
 use crate::say;
+use crate::session::outputs::output_kind;
 
 /// Time between two progress lines.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -50,6 +52,11 @@ impl TraceWriteError {
     /// What failed at `path`, in which so many events are whole.
     pub(crate) fn new(path: PathBuf, events: u64, why: io::Error) -> Self {
         Self { path, events, why }
+    }
+
+    /// Of what kind it is.
+    pub(super) fn kind(&self) -> ErrorKind {
+        output_kind(&self.why)
     }
 }
 
@@ -121,8 +128,8 @@ impl Output for TraceFile {
         Ok(())
     }
 
-    fn remark(&mut self, remark: String) {
-        self.progress.remark = remark;
+    fn set_progress_note(&mut self, note: String) {
+        self.progress.note = note;
     }
 
     /// On stderr, where no progress line writes over it.
@@ -178,7 +185,7 @@ struct Progress {
     last: Instant,
     last_events: u64,
     shown: bool,
-    remark: String,
+    note: String,
 }
 
 impl Progress {
@@ -190,7 +197,7 @@ impl Progress {
             last: now,
             last_events: 0,
             shown: false,
-            remark: String::new(),
+            note: String::new(),
         }
     }
 
@@ -207,7 +214,7 @@ impl Progress {
             units::count(events),
             units::count(rate as u64),
             units::bytes(bytes),
-            self.remark,
+            self.note,
         );
         say::progress(line);
         (self.last, self.last_events, self.shown) = (Instant::now(), events, true);

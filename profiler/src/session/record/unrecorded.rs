@@ -10,13 +10,13 @@ use profiler_target::{Executed, ProcessTree};
 use super::monotonic_ns;
 
 /// A program that does not map the ring is being loaded, for so long at the most.
-const LOADED: Duration = Duration::from_secs(2);
+const LONGEST_LOADING: Duration = Duration::from_secs(2);
 /// Programs that seem not to be recorded, at the most, until all that was written is known.
 const MOST_SUSPECTED: usize = 1024;
 /// Processes of which it is known what they execute, at the most.
 const MOST_KNOWN: usize = 16 << 10;
 /// Those that have ended are looked for at most so often.
-const CLEARED: Duration = Duration::from_secs(1);
+const CLEAR_INTERVAL: Duration = Duration::from_secs(1);
 /// So many are named.
 const MOST_NAMED: usize = 8;
 
@@ -72,8 +72,8 @@ impl Unrecorded {
         }
     }
 
-    /// Looks at what this process executes now.
-    pub(super) fn look_at(&mut self, pid: u32, tree: &ProcessTree) {
+    /// Checks what this process executes now.
+    pub(super) fn check(&mut self, pid: u32, tree: &ProcessTree) {
         // What it writes from now on is written after this.
         let now_ns = monotonic_ns().unwrap_or(u64::MAX);
         let Some(program) = Executed::of(pid) else {
@@ -92,7 +92,7 @@ impl Unrecorded {
             return;
         };
         let state = match since {
-            Some(since) if !maps && since.elapsed() < LOADED => return,
+            Some(since) if !maps && since.elapsed() < LONGEST_LOADING => return,
             // Whoever says that it is of the recording may say so of any process.
             None if !maps && tree.member(pid).is_some() => State::Suspected {
                 since: Instant::now(),
@@ -143,7 +143,9 @@ impl Unrecorded {
     /// Whether another process may be known; those that have ended are forgotten.
     fn has_room(&mut self) -> bool {
         if self.known.len() >= MOST_KNOWN
-            && self.cleared_at.is_none_or(|at| at.elapsed() >= CLEARED)
+            && self
+                .cleared_at
+                .is_none_or(|at| at.elapsed() >= CLEAR_INTERVAL)
         {
             self.cleared_at = Some(Instant::now());
             let ended = |(pid, known): (&u32, &Known)| {

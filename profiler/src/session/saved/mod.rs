@@ -87,7 +87,7 @@ pub enum SavedError {
     NoSuchWalk {
         /// The file.
         path: PathBuf,
-        /// The number that was asked for.
+        /// The number that was requested.
         at: u64,
         /// The number of its last walk.
         last: u64,
@@ -114,6 +114,7 @@ impl SavedError {
                 why: ReadError::Stopped(Stopped::Interrupted),
                 ..
             } => ErrorKind::Interrupted,
+            Self::Write(error) => super::outputs::write_error_kind(error),
             Self::Io(error) => ErrorKind::of_io(error),
             other => ErrorKind::of_causes(other),
         }

@@ -52,17 +52,17 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
             lines.push(Line::styled(text, theme.bad()));
         }
         if !heap.settings.is_empty() {
-            let settings: Vec<_> = heap.settings.iter().map(Setting::shown).collect();
+            let settings: Vec<_> = heap.settings.iter().map(Setting::text).collect();
             let text = format!("settings in effect: {}", settings.join("  "));
             lines.extend(wrapped(&text, width, theme.quiet()));
         }
-        for asked in &heap.asked {
-            let (word, style) = match asked.in_force {
+        for requested in &heap.requested {
+            let (word, style) = match requested.in_force {
                 Some(true) => ("in effect", theme.quiet()),
                 Some(false) => ("NOT in effect", theme.warn()),
                 None => ("not known to be in effect", theme.quiet()),
             };
-            let text = format!("{} is {word}: {}", asked.asked_for, asked.note);
+            let text = format!("{} is {word}: {}", requested.request, requested.note);
             lines.extend(wrapped(&text, width, style));
         }
         lines.push(Line::default());

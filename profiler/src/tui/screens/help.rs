@@ -80,7 +80,7 @@ const WORDS: [(&str, &str); 9] = [
     (
         "live",
         "blocks that the program allocated and did not free, at their usable size: a walk does not \
-         know the size that was asked for",
+         know the size that was requested",
     ),
     (
         "lifetimes",

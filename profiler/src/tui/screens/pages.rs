@@ -44,7 +44,9 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
         return;
     }
     let [left, head, map] = areas(area);
-    let shown = app.map.shown(&view.report.map, map.width, map.height);
+    let shown = app
+        .map
+        .visible_part(&view.report.map, map.width, map.height);
     frame.render_widget(Paragraph::new(heading(app, &shown)), head);
     frame.render_widget(Paragraph::new(cells(app.theme, &shown, map.width)), map);
     frame.render_widget(Paragraph::new(histogram(app, view, left.height)), left);
@@ -86,7 +88,7 @@ fn cells(theme: Theme, shown: &Shown<'_>, width: u16) -> Vec<Line<'static>> {
     let rows = shown.cells.chunks(width).enumerate();
     rows.map(|(row, cells)| {
         let spans = cells.iter().enumerate().map(|(column, cell)| {
-            let (glyph, style) = look(theme, cell);
+            let (glyph, style) = appearance(theme, cell);
             let here = row * width + column == shown.cursor;
             let style = if here {
                 style.add_modifier(Modifier::REVERSED)
@@ -101,7 +103,7 @@ fn cells(theme: Theme, shown: &Shown<'_>, width: u16) -> Vec<Line<'static>> {
 }
 
 /// A glyph that tells fullness without colour, and its colour.
-fn look(theme: Theme, cell: &Cell<'_>) -> (&'static str, Style) {
+fn appearance(theme: Theme, cell: &Cell<'_>) -> (&'static str, Style) {
     let (resident, swapped, live) = cell.sums();
     if resident + swapped == 0 {
         return ("·", theme.quiet());

@@ -32,7 +32,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         lines.push(Line::default());
         lines.push(Line::from(vec![
             Span::styled(format!("{}  ", finding.mechanism.name()), theme.title()),
-            Span::raw(format!("{}  ", finding.shown_bytes())),
+            Span::raw(format!("{}  ", finding.bytes_text())),
             Span::styled(
                 format!("{} confidence", confidence(finding.confidence)),
                 theme.confidence(finding.confidence),
@@ -56,7 +56,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     lines.push(Line::styled("Metrics", theme.title()));
     for metric in &report.metrics {
         let (key, help) = (metric.id.key(), metric.id.help());
-        let text = format!("{key:<26}{:>11}  {help}", metric.shown());
+        let text = format!("{key:<26}{:>11}  {help}", metric.text());
         let indent = " ".repeat(39);
         let options = textwrap::Options::new(usize::from(width)).subsequent_indent(&indent);
         let wrapped = textwrap::wrap(&text, options);

@@ -7,7 +7,7 @@ use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, Pr
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::completeness::{Completeness, Confidence, Defect};
-use profiler_core::heap::{Allocator, Arena, AskedSetting, CrossCheck};
+use profiler_core::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
 use profiler_core::metrics::{Metric, MetricId};
 use profiler_core::report::{
     ArenaReport, Finding, FragReport, HeapReport, HugeOccupancyRow, LedgerClass, LedgerRow,
@@ -241,8 +241,8 @@ fn heaps() -> Vec<HeapReport> {
                 setting("trim_threshold", "67108864", "131072"),
                 setting("arena_max", "0", "0"),
             ],
-            asked: vec![AskedSetting {
-                asked_for: "MALLOC_ARENA_MAX=two".into(),
+            requested: vec![RequestedSetting {
+                request: "MALLOC_ARENA_MAX=two".into(),
                 in_force: Some(false),
                 note: "the value is no number, so it is ignored".into(),
             }],
@@ -263,7 +263,7 @@ fn heaps() -> Vec<HeapReport> {
             mapped_large_bytes: 0,
             mapped_large_blocks: 0,
             settings: Vec::new(),
-            asked: Vec::new(),
+            requested: Vec::new(),
             checks: vec![check("arenas", 59, 59)],
             confidence: Confidence::High,
         },
