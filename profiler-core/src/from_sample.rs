@@ -23,15 +23,20 @@ impl FragReport {
         let mut arenas = ArenaResidency::new(sample);
         pages::visit(sample, |slice| {
             let trimmable = ledger.page(slice);
-            occupancy.page(slice);
             map.page(slice);
+            if slice.owner.is_private {
+                return arenas.page(slice, trimmable);
+            }
+            occupancy.page(slice);
             figures.page(slice);
             huge.page(slice);
             pins.page(slice, trimmable);
             arenas.page(slice, trimmable);
         });
         let pins = pins.finish();
-        let trimmable = ledger.trimmable.iter().sum();
+        let malloc = sample.heaps.iter().zip(&ledger.trimmable);
+        let malloc = malloc.filter(|(heap, _)| heap.library.is_none());
+        let trimmable = malloc.map(|(_, bytes)| bytes).sum();
         let (ledger, complaint) = ledger.finish();
         let mut completeness = sample.completeness.clone();
         completeness.defects.extend(complaint.map(|what| Defect {

@@ -139,6 +139,9 @@ pub struct HeapSnapshot {
     pub defects: Vec<Defect>,
     /// Bytes wanted and not readable.
     pub unreadable_bytes: u64,
+    /// The path of the library, as the target sees it, that has this allocator for itself alone; `None`
+    /// for one that serves malloc or Python.
+    pub library: Option<String>,
 }
 
 impl HeapSnapshot {
@@ -158,7 +161,13 @@ impl HeapSnapshot {
             threads_inside: 0,
             defects: Vec::new(),
             unreadable_bytes: 0,
+            library: None,
         }
+    }
+
+    /// Whether it serves malloc calls, so that other allocators and settings of malloc concern it.
+    pub fn serves_malloc(&self) -> bool {
+        self.allocator != Allocator::Pymalloc && self.library.is_none()
     }
 
     /// The sum of one figure over all arenas.

@@ -12,6 +12,7 @@ use crate::prediction::Predictions;
 use crate::residency::PageState;
 use crate::sample::{Host, KernelCount, Target};
 use crate::size_class::SizeClass;
+use crate::text::visible;
 use crate::units::{self, Value};
 
 /// A class of the ledger. The classes do not overlap; together they are all of RSS and swap.
@@ -39,6 +40,8 @@ pub enum LedgerClass {
     PymallocFree,
     /// Blocks with a mapping of their own.
     LargeMapped,
+    /// Heaps that a library has for itself, live and free.
+    PrivateHeap,
     /// Thread stacks.
     Stacks,
     /// Files: code, libraries, page cache mapped.
@@ -51,7 +54,7 @@ pub enum LedgerClass {
 
 impl LedgerClass {
     /// All classes in the order they are shown.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Live,
         Self::InternalSlop,
         Self::Cached,
@@ -63,6 +66,7 @@ impl LedgerClass {
         Self::PymallocLive,
         Self::PymallocFree,
         Self::LargeMapped,
+        Self::PrivateHeap,
         Self::Stacks,
         Self::File,
         Self::OtherAnonymous,
@@ -83,6 +87,7 @@ impl LedgerClass {
             Self::PymallocLive => "pymalloc_live",
             Self::PymallocFree => "pymalloc_free",
             Self::LargeMapped => "large_mapped",
+            Self::PrivateHeap => "private_heap",
             Self::Stacks => "stacks",
             Self::File => "file",
             Self::OtherAnonymous => "other_anonymous",
@@ -106,6 +111,7 @@ impl LedgerClass {
             Self::PymallocLive => "small Python objects in use (up to 512 bytes each)",
             Self::PymallocFree => "free room for small Python objects, not returned to the kernel",
             Self::LargeMapped => "large blocks, each with a mapping of its own",
+            Self::PrivateHeap => "heaps that a library has for itself, live and free",
             Self::Stacks => "thread stacks",
             Self::File => "code, libraries and other mapped files",
             Self::OtherAnonymous => "anonymous memory that no walked allocator claims",
@@ -278,6 +284,8 @@ pub struct HeapReport {
     pub allocator: Allocator,
     /// Its version; empty when not known.
     pub version: String,
+    /// The path of the library that has it for itself; `None` for one that serves malloc or Python.
+    pub library: Option<String>,
     /// Its arenas.
     pub arenas: Vec<ArenaReport>,
     /// Live bytes without the large mapped blocks.
@@ -300,6 +308,31 @@ pub struct HeapReport {
     pub checks: Vec<CrossCheck>,
     /// How sure the layout is.
     pub confidence: Confidence,
+}
+
+impl HeapReport {
+    /// The allocator with its version, and the library that it is inside of, e.g. `mimalloc 3.4.1 in
+    /// libarrow.so.2400`.
+    pub fn title(&self) -> String {
+        let mut title = self.allocator.name().to_owned();
+        if !self.version.is_empty() {
+            title.push_str(&format!(" {}", self.version));
+        }
+        if let Some(library) = self.library_name() {
+            title.push_str(&format!(" in {}", visible(library)));
+        }
+        title
+    }
+
+    /// The file's name of its library.
+    pub fn library_name(&self) -> Option<&str> {
+        self.library.as_deref()?.rsplit('/').next()
+    }
+
+    /// Whether it serves malloc calls.
+    pub fn serves_malloc(&self) -> bool {
+        self.allocator != Allocator::Pymalloc && self.library.is_none()
+    }
 }
 
 /// One arena with its residency.
@@ -340,6 +373,8 @@ pub enum Mechanism {
     SparsePools,
     /// The mmap threshold has grown, so large blocks lie in the heap.
     DynamicMmapThreshold,
+    /// Free memory in the heap that a library has for itself.
+    PrivateHeap,
     /// Most of the resident memory is live: no allocator changes that.
     MostlyLive,
     /// Most of the resident memory is not malloc's at all.
@@ -368,6 +403,7 @@ impl Mechanism {
             Self::ArenaSprawl => "arena_sprawl",
             Self::SparsePools => "sparse_pools",
             Self::DynamicMmapThreshold => "dynamic_mmap_threshold",
+            Self::PrivateHeap => "private_heap",
             Self::MostlyLive => "mostly_live",
             Self::NotTheHeap => "not_the_heap",
             Self::NotSure => "not_sure",
@@ -457,7 +493,7 @@ pub struct FragReport {
     pub kernel: KernelCount,
     /// What it still shares with the process that it was forked from, where that is known.
     pub fork: Option<ForkSharing>,
-    /// Resident and swapped bytes by class, in the order of [`LedgerClass::ALL`], all 15 rows.
+    /// Resident and swapped bytes by class, in the order of [`LedgerClass::ALL`], all 16 rows.
     pub ledger: Vec<LedgerRow>,
     /// Each walked heap.
     pub heaps: Vec<HeapReport>,
@@ -510,7 +546,8 @@ impl FragReport {
     pub fn malloc_not_walked(&self) -> Option<&str> {
         let serving = self.target.malloc.as_deref()?;
         let kind = Allocator::of_title(serving);
-        let walked = self.heaps.iter().any(|heap| Some(heap.allocator) == kind);
+        let mut heaps = self.heaps.iter();
+        let walked = heaps.any(|heap| heap.serves_malloc() && Some(heap.allocator) == kind);
         (!walked).then(|| match kind {
             Some(kind) => kind.name(),
             None => serving,

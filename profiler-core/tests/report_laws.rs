@@ -535,6 +535,72 @@ fn what_a_trim_returns_is_pinned_by_nothing() {
     assert_eq!(mechanisms, ["untrimmed"]);
 }
 
+/// malloc's figures, bounds and remedies leave out what a library allocates for itself.
+#[test]
+fn the_heap_of_a_library_is_a_class_of_its_own() {
+    let part = [(64, SpanState::Live), (PAGE_SIZE - 64, SpanState::Free)];
+    let alone = worker(2560, &part, 2560);
+    let mut sample = alone.clone();
+    let mut private = heap(
+        Allocator::Mimalloc,
+        vec![Extent {
+            range: range(BASE + 2561 * PAGE_SIZE, 2560 * PAGE_SIZE),
+            kind: ExtentKind::Region,
+            arena: 0,
+            block_header_bytes: 0,
+            spans: [
+                (PAGE_SIZE, SpanState::Live),
+                (2559 * PAGE_SIZE, SpanState::Retained),
+            ]
+            .into_iter()
+            .fold(SpanList::default(), |mut spans, (bytes, state)| {
+                spans.push(bytes, state);
+                spans
+            }),
+        }],
+        vec![range(BASE + 2562 * PAGE_SIZE, 2559 * PAGE_SIZE)],
+    );
+    private.library = Some("/usr/lib/libarrow.so.2400".into());
+    private.arenas[0].live_bytes = PAGE_SIZE;
+    sample.heaps.push(private);
+    let (without, with) = (
+        FragReport::from_sample(&alone),
+        FragReport::from_sample(&sample),
+    );
+    let row = |report: &FragReport, class| report.ledger_row(class).expect("a row").resident_bytes;
+    assert_eq!(row(&with, LedgerClass::PrivateHeap), 2560 * PAGE_SIZE);
+    for class in [
+        LedgerClass::Live,
+        LedgerClass::FreePinned,
+        LedgerClass::FreeTrimmable,
+    ] {
+        assert_eq!(row(&with, class), row(&without, class), "{class:?}");
+    }
+    for id in [
+        MetricId::Utilisation,
+        MetricId::TrimReturnableBytes,
+        MetricId::PinnedFreeBytes,
+    ] {
+        assert_eq!(with.metric(id), without.metric(id), "{id:?}");
+    }
+    assert_eq!(with.packing, without.packing);
+    let mut findings = with.findings.iter();
+    let finding = findings
+        .find(|finding| finding.mechanism == Mechanism::PrivateHeap)
+        .expect("a finding");
+    assert_eq!(finding.bytes, Some(2559 * PAGE_SIZE));
+    assert!(
+        finding
+            .claim
+            .starts_with("mimalloc 1 in libarrow.so.2400 has"),
+        "{finding:?}"
+    );
+    assert!(
+        finding.remedy.prose.contains("release_unused()"),
+        "{finding:?}"
+    );
+}
+
 #[test]
 fn nothing_is_said_in_glibcs_words_of_another_allocator() {
     // A page with pinned free bytes, a cached one, and two that are free.

@@ -3,7 +3,7 @@
 //! A walk fills in the settings in force as well, and what the environment asked for: where they lie
 //! is known only to who reads the allocator's state.
 
-use profiler_core::allocator::{Allocator, Role};
+use profiler_core::allocator::{Allocator, AllocatorIdentity, Role};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::TargetMemory;
 use profiler_core::object::AllocatorObject;
@@ -109,7 +109,10 @@ impl<M: TargetMemory + Sync> Walker<M> {
             kind: Allocator::Jemalloc,
             find: |facts| in_objects(facts, Allocator::Jemalloc),
             walk: |input, place| match place.object {
-                Some(object) => one(jemalloc::walk(input.memory, input.residency, object)),
+                Some(object) => of_object(
+                    object,
+                    jemalloc::walk(input.memory, input.residency, object),
+                ),
                 None => Ok(Vec::new()),
             },
         },
@@ -117,7 +120,10 @@ impl<M: TargetMemory + Sync> Walker<M> {
             kind: Allocator::Tcmalloc,
             find: |facts| in_objects(facts, Allocator::Tcmalloc),
             walk: |input, place| match place.object {
-                Some(object) => one(tcmalloc::walk(input.memory, input.residency, object)),
+                Some(object) => of_object(
+                    object,
+                    tcmalloc::walk(input.memory, input.residency, object),
+                ),
                 None => Ok(Vec::new()),
             },
         },
@@ -169,10 +175,29 @@ fn in_objects(facts: &Facts, kind: Allocator) -> Vec<Place<'_>> {
     objects
         .filter(|object| object.identity.is(kind))
         .map(|object| Place {
-            expected: object.identity.role != Role::Unused,
+            expected: is_expected(&object.identity),
             object: Some(object),
         })
         .collect()
+}
+
+/// Whether the target is known to allocate from it. A library that has an allocator for itself may have a
+/// switch for it, or never be called; where it does use it and it cannot be walked, its memory is among
+/// what no walked allocator claims.
+fn is_expected(identity: &AllocatorIdentity) -> bool {
+    identity.serves_malloc() || identity.role == Role::Private && identity.is_in_python()
+}
+
+/// The heap of an object, with the library's name where that has it for itself.
+fn of_object<E: ToString>(
+    object: &AllocatorObject,
+    walked: Result<HeapSnapshot, E>,
+) -> Result<Vec<HeapSnapshot>, String> {
+    let mut heaps = one(walked)?;
+    for heap in &mut heaps {
+        heap.library = object.identity.private_library();
+    }
+    Ok(heaps)
 }
 
 fn one<E: ToString>(walked: Result<HeapSnapshot, E>) -> Result<Vec<HeapSnapshot>, String> {

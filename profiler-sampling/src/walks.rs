@@ -43,8 +43,9 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
 
 /// Sums up what the walkers said of themselves.
 fn judge(completeness: &mut Completeness, heaps: &[HeapSnapshot]) {
-    completeness.layout_confidence = heaps
-        .iter()
+    // A library's own heap says nothing of how sure malloc's is.
+    let shared = heaps.iter().filter(|heap| heap.library.is_none());
+    completeness.layout_confidence = shared
         .map(|heap| heap.confidence)
         .min()
         .unwrap_or(Confidence::None);

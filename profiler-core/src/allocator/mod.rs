@@ -185,6 +185,12 @@ impl AllocatorIdentity {
         file_name(&self.object).contains("python")
     }
 
+    /// The library that has it for itself; `None` where it serves malloc, or Python.
+    pub fn private_library(&self) -> Option<String> {
+        let is_private = self.role == Role::Private && !self.is_in_python();
+        is_private.then(|| self.object.clone())
+    }
+
     /// Whether it serves the program's malloc calls.
     pub fn serves_malloc(&self) -> bool {
         self.role == Role::ServesMalloc

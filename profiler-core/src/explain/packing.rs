@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 
 use crate::addr::{AddrRange, PAGE_SIZE};
-use crate::heap::Allocator;
 use crate::report::{PackedClass, Packing};
 use crate::residency::ResidencyMap;
 use crate::sample::Sample;
@@ -42,7 +41,7 @@ pub(crate) fn pack(sample: &Sample, present_bytes: u64) -> Option<Packing> {
     let mallocs: Vec<_> = sample
         .heaps
         .iter()
-        .filter(|heap| heap.allocator != Allocator::Pymalloc)
+        .filter(|heap| heap.serves_malloc())
         .collect();
     if mallocs.is_empty() {
         return None;

@@ -32,6 +32,7 @@ pub(crate) fn verdict(report: &FragReport) -> String {
         Mechanism::ArenaSprawl => "thread arenas sit on free memory",
         Mechanism::SparsePools => "Python's own pools are sparse",
         Mechanism::DynamicMmapThreshold => "large blocks stay in the heap",
+        Mechanism::PrivateHeap => "a library keeps free memory in a heap of its own",
         Mechanism::MostlyLive => "the memory is in use",
         Mechanism::NotTheHeap => "the memory is not in the heap",
         Mechanism::NotSure => return format!("No verdict: {}.", not_walked(report)),
@@ -83,6 +84,14 @@ pub(crate) fn explanation(report: &FragReport) -> String {
         bytes(fragmentation(report)),
         percent(fragmentation(report), rss),
     );
+    let private = resident(report, LedgerClass::PrivateHeap);
+    if private > 0 {
+        text.push_str(&format!(
+            " {} ({}) are in heaps that libraries have for themselves.",
+            bytes(private),
+            percent(private, rss)
+        ));
+    }
     findings(&mut text, report);
     for more in [about_swap(report), about_fork(report)]
         .into_iter()

@@ -49,6 +49,7 @@ impl Display for Step {
     }
 }
 
+const RELEASE: Step = Step::Call("pyarrow.default_memory_pool().release_unused()");
 const TRIM: Step = Step::Call("malloc_trim(0)");
 const NO_TCACHE: Step = Step::Variable("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
 const JEMALLOC: Step = Step::Variable("LD_PRELOAD", "libjemalloc.so.2");
@@ -63,6 +64,67 @@ struct Row {
     allocators: &'static [Allocator],
     remedy: Remedy,
 }
+
+/// What to do about the heap that a library has for itself.
+#[derive(Debug)]
+struct LibraryRow {
+    /// How the name of its file begins; empty for any.
+    library: &'static str,
+    allocator: Option<Allocator>,
+    remedy: Remedy,
+}
+
+/// The first that fits is taken.
+const OF_LIBRARIES: &[LibraryRow] = &[
+    LibraryRow {
+        library: "libarrow",
+        allocator: None,
+        remedy: Remedy {
+            steps: &[
+                RELEASE,
+                Step::Variable("ARROW_DEFAULT_MEMORY_POOL", "system"),
+            ],
+            prose: "After each peak call pyarrow.default_memory_pool().release_unused(), or start with \
+                ARROW_DEFAULT_MEMORY_POOL=system, so that Arrow allocates from malloc.",
+        },
+    },
+    LibraryRow {
+        library: "_polars",
+        allocator: Some(Allocator::Jemalloc),
+        remedy: POLARS,
+    },
+    LibraryRow {
+        library: "polars",
+        allocator: Some(Allocator::Jemalloc),
+        remedy: POLARS,
+    },
+    LibraryRow {
+        library: "",
+        allocator: Some(Allocator::Mimalloc),
+        remedy: Remedy {
+            steps: &[Step::Variable("MIMALLOC_PURGE_DELAY", "0")],
+            prose: "MIMALLOC_PURGE_DELAY=0 returns free memory at once, at some cost in page faults.",
+        },
+    },
+    LibraryRow {
+        library: "",
+        allocator: None,
+        remedy: Remedy {
+            steps: &[RESTARTS],
+            prose: "Only the library's own settings change it: see its manual, or restart the worker after \
+                a number of tasks.",
+        },
+    },
+];
+
+const POLARS: Remedy = Remedy {
+    steps: &[Step::Variable(
+        "_RJEM_MALLOC_CONF",
+        "background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0",
+    )],
+    prose: "_RJEM_MALLOC_CONF=background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0 has it purge \
+        sooner, at some cost in page faults.",
+};
 
 /// All remedies. Of those for one mechanism the one that names the serving allocator is taken, else
 /// the one that names none.
@@ -267,6 +329,15 @@ impl Remedy {
         fitting(|row, serving| serving.is_some_and(|own| row.allocators.contains(&own)))
             .or_else(|| fitting(|row, _| row.allocators.is_empty()))
             .unwrap_or(&NONE)
+    }
+
+    /// What to do about the heap of a library, by its file's name.
+    pub(crate) fn of_library(library: &str, allocator: Allocator) -> &'static Self {
+        let mut rows = OF_LIBRARIES.iter();
+        let row = rows.find(|row| {
+            library.starts_with(row.library) && row.allocator.is_none_or(|own| own == allocator)
+        });
+        row.map_or(&NONE, |row| &row.remedy)
     }
 }
 

@@ -5,7 +5,9 @@ use crate::completeness::Confidence;
 use crate::explain::remedies::{self, Remedy};
 use crate::heap::Allocator;
 use crate::metrics::MetricId;
-use crate::report::{Evidence, Finding, FragReport, HeapReport, LedgerClass, Mechanism};
+use crate::report::{
+    ArenaReport, Evidence, Finding, FragReport, HeapReport, LedgerClass, Mechanism,
+};
 use crate::units::{Value, bytes, count, percent};
 
 /// A mechanism is worth a finding from this share of RSS on…
@@ -25,6 +27,7 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
         arena_sprawl,
         sparse_pools,
         dynamic_mmap_threshold,
+        private_heap,
         mostly_live,
         not_the_heap,
     ];
@@ -49,7 +52,7 @@ pub(crate) fn worth(report: &FragReport, saved: u64) -> bool {
 /// The allocator that serves most of malloc's memory; `None` when none was walked.
 pub(crate) fn serving(report: &FragReport) -> Option<Allocator> {
     let mallocs = report.heaps.iter();
-    let mallocs = mallocs.filter(|heap| heap.allocator != Allocator::Pymalloc);
+    let mallocs = mallocs.filter(|heap| heap.serves_malloc());
     let taken = |heap: &&HeapReport| {
         let arenas: u64 = heap.arenas.iter().map(|a| a.resident_bytes).sum();
         arenas.saturating_add(heap.mapped_large_bytes)
@@ -105,6 +108,43 @@ fn pinned_pages(report: &FragReport) -> Option<Finding> {
         ],
         remedy: Remedy::of(Mechanism::PinnedPages, serving(report)),
         confidence: sure(report),
+    })
+}
+
+/// The heap of a library that keeps the most free memory. What its own purge returns is known where the
+/// walker knows it (mimalloc 3).
+fn private_heap(report: &FragReport) -> Option<Finding> {
+    let heaps = report.heaps.iter().filter(|heap| heap.library.is_some());
+    let sums = heaps.map(|heap| {
+        let sum = |of: fn(&ArenaReport) -> u64| heap.arenas.iter().map(of).sum::<u64>();
+        let resident = sum(|arena| arena.resident_bytes);
+        let free = resident.saturating_sub(heap.live_bytes);
+        (free, resident, sum(|arena| arena.trimmable_bytes), heap)
+    });
+    let (free, resident, purged, heap) = sums.max_by_key(|(free, ..)| *free)?;
+    let purge = heap.allocator.row().gives_back;
+    let returned = match purged {
+        0 => String::new(),
+        _ => format!("; {purge} would return {}", bytes(purged)),
+    };
+    worth(report, free).then(|| Finding {
+        mechanism: Mechanism::PrivateHeap,
+        claim: format!(
+            "{} has {} resident, of which {} are live{returned}. malloc and what is preloaded for it have \
+             no part in that.",
+            heap.title(),
+            bytes(resident),
+            bytes(heap.live_bytes.min(resident)),
+        ),
+        bytes: (purged > 0).then_some(purged),
+        held_bytes: free,
+        evidence: vec![
+            evidence("resident_bytes", resident),
+            evidence("live_bytes", heap.live_bytes),
+            evidence("trimmable_bytes", purged),
+        ],
+        remedy: Remedy::of_library(heap.library_name().unwrap_or_default(), heap.allocator),
+        confidence: heap.confidence,
     })
 }
 
@@ -292,10 +332,10 @@ fn mostly_live(report: &FragReport) -> Option<Finding> {
 }
 
 fn not_the_heap(report: &FragReport) -> Option<Finding> {
-    let share = report.ratio(MetricId::HeapShareOfRss)?;
     let rss = report.kernel.rss_bytes;
-    let outside = rss.saturating_sub(report.heap_resident_bytes()?);
-    (share < 0.5).then(|| Finding {
+    let heaps = report.heap_resident_bytes()? + resident(report, LedgerClass::PrivateHeap);
+    let outside = rss.saturating_sub(heaps);
+    (outside > rss / 2).then(|| Finding {
         mechanism: Mechanism::NotTheHeap,
         claim: format!(
             "{} ({} of {}) are not in a walked heap: files {}, other anonymous memory {}.",

@@ -126,7 +126,7 @@ pub(crate) fn metrics(
         .flat_map(|h| &h.arenas)
         .filter(|a| a.arena.id != 0);
     let idle = thread_arenas.map(|a| a.resident_bytes.saturating_sub(a.arena.live_bytes));
-    let malloc = || heaps.iter().filter(|h| h.allocator != Allocator::Pymalloc);
+    let malloc = || heaps.iter().filter(|heap| heap.serves_malloc());
     let floor = |page: u64| figures.live_bytes.div_ceil(page) * page;
     let occupied_huge = huge.iter().filter(|row| row.max_percent > 0);
     let occupied_huge: u64 = occupied_huge.map(|row| row.resident_bytes).sum();

@@ -72,6 +72,7 @@ pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency, pins: &Pins) ->
         HeapReport {
             allocator: heap.allocator,
             version: heap.version.clone(),
+            library: heap.library.clone(),
             arenas: heap
                 .arenas
                 .iter()

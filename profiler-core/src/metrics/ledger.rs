@@ -49,6 +49,11 @@ impl<'a> Ledger<'a> {
         let tally = &slice.tally;
         self.take(class, slice.range.len(), slice.state);
         self.add(class, pages * (PAGE_SIZE - tally.claimed()), slice.state);
+        if slice.owner.is_private {
+            let bytes = pages * tally.claimed();
+            self.add(LedgerClass::PrivateHeap, bytes, slice.state);
+            return self.given_back(slice);
+        }
         let plain = [
             (Use::Live, LedgerClass::Live),
             (Use::Header, LedgerClass::AllocatorMetadata),
@@ -79,12 +84,21 @@ impl<'a> Ledger<'a> {
             _ => LedgerClass::FreePinned,
         };
         self.add(class, kept * free, slice.state);
-        if slice.state.is_resident() {
-            self.trimmable[slice.owner.heap] += trimmable;
-            trimmable
-        } else {
-            0
+        self.note_trimmable(slice, trimmable)
+    }
+
+    /// Bytes of the slice in memory that the heap's trim would return, added up.
+    fn given_back(&mut self, slice: &PageSlice) -> u64 {
+        let trimmable = self.trimmable_in(slice);
+        self.note_trimmable(slice, trimmable)
+    }
+
+    fn note_trimmable(&mut self, slice: &PageSlice, trimmable: u64) -> u64 {
+        if !slice.state.is_resident() {
+            return 0;
         }
+        self.trimmable[slice.owner.heap] += trimmable;
+        trimmable
     }
 
     /// Bytes of the slice that the heap's trim would return.

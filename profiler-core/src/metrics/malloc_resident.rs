@@ -13,16 +13,17 @@ pub struct MallocResident {
     pub swapped_bytes: u64,
 }
 
-/// All private anonymous memory and `[heap]`, but for stacks and pymalloc's arenas (those of
-/// `heaps`, where they do not lie in malloc's memory anyway). What a program maps by itself, and the
+/// All private anonymous memory and `[heap]`, but for stacks, pymalloc's arenas (those of
+/// `heaps`, where they do not lie in malloc's memory anyway) and heaps that a library has for itself. What a program maps by itself, and the
 /// zero-initialised data of objects (0.3 MiB of CPython's), cannot be distinguished from an allocator's memory
 /// and is included. Shared memory is not.
 pub fn malloc_resident(residency: &ResidencyMap, heaps: &[HeapSnapshot]) -> MallocResident {
-    let extents = heaps.iter().flat_map(|heap| &heap.extents);
-    let mut arenas: Vec<_> = extents
-        .filter(|extent| extent.kind == ExtentKind::PoolArena)
-        .map(|extent| extent.range)
-        .collect();
+    let extents = heaps.iter().flat_map(|heap| {
+        let is_private = heap.library.is_some();
+        let extents = heap.extents.iter();
+        extents.filter(move |extent| is_private || extent.kind == ExtentKind::PoolArena)
+    });
+    let mut arenas: Vec<_> = extents.map(|extent| extent.range).collect();
     arenas.sort_unstable_by_key(|range| range.start());
     let mut sum = MallocResident::default();
     for mapping in residency.mappings() {

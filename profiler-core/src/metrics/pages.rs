@@ -80,6 +80,8 @@ pub(crate) struct Owner {
     pub(crate) arena: u32,
     pub(crate) kind: ExtentKind,
     pub(crate) allocator: Allocator,
+    /// Whether a library has the heap for itself.
+    pub(crate) is_private: bool,
     /// The extent's addresses.
     pub(crate) extent: AddrRange,
 }
@@ -125,6 +127,7 @@ pub(crate) fn visit(sample: &Sample, emit: impl FnMut(&PageSlice)) {
             arena: extent.arena,
             kind: extent.kind,
             allocator,
+            is_private: heap.library.is_some(),
             extent: extent.range,
         };
         let cursor = match &mut cursors[claim.heap] {

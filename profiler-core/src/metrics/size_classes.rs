@@ -13,7 +13,7 @@ use crate::span::SpanState;
 /// counts them (glibc: chunk sizes).
 pub(crate) fn size_classes(sample: &Sample, pins: &Pins) -> Vec<SizeClassRow> {
     let mut rows: BTreeMap<Allocator, Vec<SizeClassRow>> = BTreeMap::new();
-    for heap in &sample.heaps {
+    for heap in sample.heaps.iter().filter(|heap| heap.library.is_none()) {
         let allocator = heap.allocator;
         let rows = rows.entry(allocator).or_insert_with(|| empty(allocator));
         for extent in &heap.extents {

@@ -97,6 +97,7 @@ impl Found<'_> {
         }
         let mut heap = HeapSnapshot::new(Allocator::Mimalloc, version);
         if let Some(object) = object {
+            heap.library = object.identity.private_library();
             heap.settings = options::read(memory, self.residency, object);
         }
         heap

@@ -21,6 +21,9 @@ fn a_sound_image_is_walked_whole() {
     assert_eq!(arena.system_bytes, SLICES * SLICE);
     let retained = arena.figure(ArenaFigure::RetainedBytes);
     assert_eq!(retained, Some((SLICES - 4) * SLICE));
+    // What `mi_collect(true)` purges: the slices that no page has.
+    let purged: u64 = heap.trimmable.iter().map(|range| range.len()).sum();
+    assert_eq!(purged, (SLICES - 4) * SLICE);
 }
 
 #[test]

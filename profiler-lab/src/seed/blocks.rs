@@ -54,9 +54,8 @@ impl<'a> SeedHeap<'a> {
         };
         let heaps = sample.heaps.iter();
         // Others are of libraries, or of Python. Of several of its kind the largest serves malloc.
-        let heaps = heaps.filter(|heap| match serving {
-            Some(kind) => heap.allocator == kind,
-            None => heap.allocator != Allocator::Pymalloc,
+        let heaps = heaps.filter(|heap| {
+            heap.serves_malloc() && serving.is_none_or(|kind| heap.allocator == kind)
         });
         let heap = heaps.max_by_key(present)?;
         Some(Self {

@@ -69,6 +69,8 @@ fields!(HeapSnapshot {
     threads_inside,
     defects,
     unreadable_bytes,
+} later {
+    library
 });
 
 /// A figure by its name. In a list, those of a name that is not known are left out.

@@ -83,7 +83,9 @@ impl Theme {
                 Color::Red
             }
             LedgerClass::File | LedgerClass::Stacks | LedgerClass::OtherAnonymous => Color::Blue,
-            LedgerClass::InternalSlop | LedgerClass::AllocatorMetadata => Color::Cyan,
+            LedgerClass::InternalSlop
+            | LedgerClass::AllocatorMetadata
+            | LedgerClass::PrivateHeap => Color::Cyan,
             LedgerClass::Unknown => Color::Magenta,
         })
     }

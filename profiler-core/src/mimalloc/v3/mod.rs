@@ -117,6 +117,7 @@ pub(super) fn walk<M: TargetMemory>(
         });
     }
     heap.arenas = owners;
+    heap.trimmable = purged(&heap);
     heap.checks.push(check(
         "pages in use",
         expected.unwrap_or(in_map),
@@ -124,6 +125,28 @@ pub(super) fn walk<M: TargetMemory>(
     ));
     judge(&mut heap, &walker, true);
     Some(heap)
+}
+
+/// What `mi_collect(true)` would return of the arenas: their free slices (`mi_arenas_try_purge` in
+/// `src/arena.c`), unless purging is switched off. Pages of other threads without a live block stay.
+fn purged(heap: &HeapSnapshot) -> Vec<AddrRange> {
+    let mut settings = heap.settings.iter();
+    let delay = settings.find(|(name, _)| name == "purge_delay");
+    if delay.is_some_and(|(_, value)| value.starts_with('-')) {
+        return Vec::new();
+    }
+    let arenas = heap.extents.iter();
+    let arenas = arenas.filter(|extent| {
+        let owner = heap.arenas.get(extent.arena as usize);
+        owner.is_some_and(|owner| owner.kind == ArenaKind::Arena)
+    });
+    let spans = arenas.flat_map(|extent| extent.spans.iter(extent.range.start()));
+    let free = spans.filter(|span| span.state == SpanState::Retained);
+    let whole_slices = free.filter_map(|span| {
+        let start = span.range.start().align_up(SLICE)?;
+        AddrRange::new(start, span.range.end().align_down(SLICE))
+    });
+    whole_slices.filter(|slices| !slices.is_empty()).collect()
 }
 
 fn is_in_arena(page: &Page) -> bool {

@@ -11,6 +11,7 @@ use crate::export::names::confidence;
 pub(super) struct Heap<'a> {
     allocator: &'static str,
     version: Option<&'a str>,
+    library: Option<&'a str>,
     arenas: Vec<Arena<'a>>,
     #[serde(flatten)]
     totals: Record<'a, (), HeapReport>,
@@ -63,6 +64,7 @@ impl<'a> Heap<'a> {
         Self {
             allocator: heap.allocator.name(),
             version: Some(heap.version.as_str()).filter(|version| !version.is_empty()),
+            library: heap.library.as_deref(),
             arenas: heap.arenas.iter().map(Arena::of).collect(),
             totals: Record {
                 name: Vec::new(),

@@ -14,9 +14,8 @@ const TOP_CLASSES: usize = 8;
 
 pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
     text.title(&format!(
-        "HEAP {} {}: {} in {} live blocks, {} free, {} cached",
-        heap.allocator.name(),
-        heap.version,
+        "HEAP {}: {} in {} live blocks, {} free, {} cached",
+        heap.title(),
         bytes(heap.live_bytes),
         count(heap.live_blocks),
         bytes(heap.free_bytes),

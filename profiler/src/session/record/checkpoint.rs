@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use profiler_core::heap::{Allocator, Arena};
+use profiler_core::heap::Arena;
 use profiler_core::metrics::malloc_resident;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
@@ -37,9 +37,7 @@ pub(crate) enum CheckpointReason {
 pub(crate) fn figures(sample: &Sample, reason: CheckpointReason) -> Figures {
     let resident = malloc_resident(&sample.residency, &sample.heaps);
     let malloc = sample.heaps.iter();
-    let malloc: Vec<_> = malloc
-        .filter(|heap| heap.allocator != Allocator::Pymalloc)
-        .collect();
+    let malloc: Vec<_> = malloc.filter(|heap| heap.serves_malloc()).collect();
     let live = (!malloc.is_empty()).then(|| {
         let sum = |figure: fn(&Arena) -> u64| -> u64 {
             malloc.iter().map(|heap| heap.total(figure)).sum()

@@ -15,10 +15,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     let mut lines = Vec::new();
     for heap in &view.report.heaps {
         lines.push(Line::from(vec![
-            Span::styled(
-                format!("{} {}", heap.allocator.name(), heap.version),
-                theme.title(),
-            ),
+            Span::styled(heap.title(), theme.title()),
             Span::raw("  "),
             Span::styled(
                 heap.confidence.heap_state(),

@@ -168,6 +168,7 @@ fn ledger() -> Vec<LedgerRow> {
         LedgerClass::PymallocLive => (52, 9, 0),
         LedgerClass::PymallocFree => (7, 1, 0),
         LedgerClass::LargeMapped => (24, 0, 0),
+        LedgerClass::PrivateHeap => (0, 0, 0),
         LedgerClass::Stacks => (1, 0, 0),
         LedgerClass::File => (50, 31, 0),
         LedgerClass::OtherAnonymous => (6, 0, 0),
@@ -225,6 +226,7 @@ fn heaps() -> Vec<HeapReport> {
         HeapReport {
             allocator: Allocator::Glibc,
             version: "2.36".into(),
+            library: None,
             arenas: vec![
                 arena(0, ArenaKind::Main, 380, 150, 300),
                 arena(1, ArenaKind::Thread, 64, 20, 48),
@@ -255,6 +257,7 @@ fn heaps() -> Vec<HeapReport> {
         HeapReport {
             allocator: Allocator::Pymalloc,
             version: "3.11".into(),
+            library: None,
             arenas: vec![arena(0, ArenaKind::Pymalloc, 64, 52, 59)],
             live_bytes: 52 * MIB,
             live_blocks: 640_000,
