@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, getpgid};
 use profiler_core::memory::ResidentMemory;
 use profiler_core::residency::ResidencyMap;
 use profiler_target::{LiveMemory, Process, StopError, Stopped, Target};
@@ -85,9 +87,7 @@ impl Child {
     /// Compiles the C program of this name in `programs/`, and runs it.
     pub fn c(name: &str) -> Self {
         let folder = compiled(name);
-        let mut child = Self::run(Command::new(folder.path().join(name)));
-        child.folder = Some(folder);
-        child
+        Self::run(Command::new(folder.path().join(name))).keep(folder)
     }
 
     /// Runs a command that prints one line when it is ready.
@@ -125,6 +125,28 @@ impl Child {
         let mut line = String::new();
         self.output.read_line(&mut line).expect("a line");
         line.trim_end().to_owned()
+    }
+
+    /// Writes a line to its input, and waits for its next line.
+    pub fn ask(&mut self, line: &str) -> String {
+        self.send(line);
+        self.next_line()
+    }
+
+    /// Kills it, and waits for its end.
+    pub fn kill(&mut self) {
+        self.inner.end();
+    }
+
+    /// Where its program lies, when it was compiled for it.
+    pub fn folder(&self) -> &Path {
+        self.folder.as_ref().expect("compiled for it").path()
+    }
+
+    /// Keeps the folder of its program until it ends.
+    pub fn keep(mut self, folder: TempDir) -> Self {
+        self.folder = Some(folder);
+        self
     }
 
     /// Writes a line to its input.
@@ -188,15 +210,25 @@ pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A process that is killed when this is dropped.
+/// A process that is killed when this is dropped, with its process group if it leads one.
 #[derive(Debug)]
 pub struct KillOnDrop(pub std::process::Child);
 
+impl KillOnDrop {
+    fn end(&mut self) {
+        // What has ended cannot be killed.
+        let _ = self.0.kill();
+        let pid = Pid::from_raw(self.0.id().cast_signed());
+        if getpgid(Some(pid)) == Ok(pid) {
+            let _ = killpg(pid, Signal::SIGKILL);
+        }
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        // One that has ended cannot be killed.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.end();
     }
 }
 

@@ -73,7 +73,7 @@ fn the_target_survives_a_killed_profiler() {
     let before = calls.code();
     let mut profiler = profiler(&calls);
     assert_ne!(calls.code(), before, "breakpoints");
-    calls.tell("spin 1000000");
+    calls.send("spin 1000000");
     profiler.kill().expect("killed");
     assert_eq!(profiler.wait().expect("ended").signal(), Some(9));
     assert_eq!(calls.answer(), "spun");
@@ -120,7 +120,7 @@ fn a_killed_guard_leaves_nothing(mut calls: Calls) {
     assert_ne!(calls.code(), before, "breakpoints");
     let guard = child_named("probe-guard");
     // In the midst of calls.
-    calls.tell("spin 1000000");
+    calls.send("spin 1000000");
     kill(guard, Signal::SIGKILL).expect("ours");
     // It is reported at once, and not when the session ends.
     let deadline = Instant::now() + Duration::from_secs(60);

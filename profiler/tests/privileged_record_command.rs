@@ -1,15 +1,14 @@
-//! `record -- COMMAND` on programs that end, die, stay, hide, and forge.
+//! `record -- COMMAND` on programs that end, die, stay and hide.
 
 mod support;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
@@ -17,121 +16,10 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use profiler_testing::child::{eventually, install, open_folder};
 use profiler_trace::trace::{EventKind, Item, Reader};
-use support::{command, stderr, text};
+use support::record::{Recording, allocate, compiled, ended, held, record, run};
+use support::{command, idle_python, stderr, text};
 
 const NOBODY: u32 = 65534;
-/// No test waits so long, unless something waits for ever.
-const TIMEOUT: Duration = Duration::from_secs(120);
-
-/// The command that records into this file.
-fn record(trace: &Path, command: &[&str]) -> Command {
-    let mut record = support::command(&["record", "-o"]);
-    record.arg(trace).arg("--").args(command);
-    record
-}
-
-fn compiled(folder: &tempfile::TempDir, name: &str, options: &[&str]) -> PathBuf {
-    let program = folder.path().join(name);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/privileged")
-        .join(name);
-    let status = Command::new("cc")
-        .args(["-O1", "-Wall", "-fno-builtin", "-pthread"])
-        .args(options)
-        .arg("-o")
-        .arg(&program)
-        .arg(source.with_extension("c"))
-        .status();
-    assert!(status.expect("a C compiler").success());
-    program
-}
-
-/// Runs it, unless it goes on for ever.
-fn run(command: &mut Command) -> Output {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let (mut out, mut error) = (child.stdout.take(), child.stderr.take());
-    std::thread::scope(|scope| {
-        let reading = scope.spawn(move || {
-            let mut bytes = Vec::new();
-            out.as_mut().map(|out| out.read_to_end(&mut bytes));
-            bytes
-        });
-        let errors = scope.spawn(move || {
-            let mut bytes = Vec::new();
-            error.as_mut().map(|error| error.read_to_end(&mut bytes));
-            bytes
-        });
-        let status = ended(&mut child);
-        Output {
-            status,
-            stdout: reading.join().expect("read"),
-            stderr: errors.join().expect("read"),
-        }
-    })
-}
-
-fn ended(child: &mut Child) -> std::process::ExitStatus {
-    let began = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().expect("our own child") {
-            return status;
-        }
-        if began.elapsed() > TIMEOUT {
-            child.kill().expect("it runs");
-            panic!("it goes on for ever");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// What a trace holds, in numbers.
-#[derive(Debug, Default)]
-struct Held {
-    events: u64,
-    /// Blocks of this size were allocated so often.
-    of_size: u64,
-    lost: u64,
-    /// Processes of which there are checkpoints.
-    sampled: BTreeSet<u32>,
-    whole: bool,
-}
-
-fn held(trace: &Path, size: u64) -> Held {
-    let file = BufReader::new(File::open(trace).expect("a trace"));
-    let mut reader = Reader::new(file).expect("a trace");
-    let mut held = Held::default();
-    while let Some(item) = reader.next_item().expect("sound") {
-        match item {
-            Item::Event(event) => {
-                held.events += 1;
-                match event.kind {
-                    EventKind::Alloc { bytes, .. } if bytes == size => held.of_size += 1,
-                    EventKind::Lost { events } => held.lost += events,
-                    _ => {}
-                }
-            }
-            Item::Checkpoint(checkpoint) => {
-                held.sampled.insert(checkpoint.process);
-            }
-            Item::Seed(_) => {}
-        }
-    }
-    held.whole = reader.is_complete();
-    held
-}
-
-/// A Python program that allocates so many blocks of this size.
-fn allocate(count: u32, size: u64) -> String {
-    format!(
-        "import ctypes; c = ctypes.CDLL(None); c.malloc.restype = ctypes.c_void_p; \
-         c.free.argtypes = [ctypes.c_void_p]\nfor i in range({count}): c.free(c.malloc({size}))\n"
-    )
-}
 
 #[test]
 fn it_ends_with_the_exit_code_of_its_command() {
@@ -523,263 +411,19 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
     });
 }
 
-/// A recording of a program that forges, and of an honest one after it in the same ring.
-fn forged(how: &[&str]) -> (Output, Held) {
-    let folder = open_folder();
-    let trace = folder.path().join("trace");
-    let forge = compiled(&folder, "forge", &[]);
-    let script = format!(
-        "{} {} && python3 -S -c '{}' && echo honest",
-        text(&forge),
-        how.join(" "),
-        allocate(1000, 123_457)
-    );
-    let output = run(&mut record(&trace, &["sh", "-c", &script]));
-    let held = held(&trace, 123_457);
-    let out = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        out.ends_with("forged\nhonest\n"),
-        "{out}: {}",
-        stderr(&output)
-    );
-    (output, held)
-}
-
-#[test]
-fn a_head_that_was_moved_far_is_moved_back_and_nothing_is_lost() {
-    let (output, held) = forged(&["head"]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!((held.of_size, held.lost), (1000, 0), "{}", stderr(&output));
-}
-
-#[test]
-fn events_that_no_recorder_writes_are_counted_and_the_others_kept() {
-    let (output, held) = forged(&["damaged"]);
-    assert_eq!((held.of_size, held.lost), (1000, 3), "{}", stderr(&output));
-    assert!(stderr(&output).contains("writes invalid events"));
-}
-
-#[test]
-fn a_ring_that_is_scribbled_over_ends_the_recording_and_no_program() {
-    let (output, _) = forged(&["scribble"]);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("damaged the shared ring"), "{said}");
-}
-
-#[test]
-fn a_ring_cannot_be_made_shorter() {
-    let (output, held) = forged(&["shrink"]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(output.stdout.starts_with(b"Operation not permitted"));
-    assert_eq!(held.of_size, 1000);
-}
-
-#[test]
-fn a_slot_that_a_living_thread_never_fills_is_passed_by() {
-    let (output, held) = forged(&["claim"]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!((held.of_size, held.lost), (1000, 1));
-}
-
-#[test]
-fn claims_in_the_name_of_a_living_thread_hold_up_the_others_for_a_bounded_time_in_all() {
-    let began = Instant::now();
-    let (output, _) = forged(&["claims"]);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(
-        said.contains("held up the others for 10 s in all"),
-        "{said}"
-    );
-    assert!(said.contains("the command goes on"), "{said}");
-    // Each of half a million claims took 2 s.
-    assert!(began.elapsed() < TIMEOUT, "{said}");
-}
-
-#[test]
-fn a_recording_ends_with_its_command_although_the_first_page_was_scribbled_over() {
-    let (output, held) = forged(&["page"]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(held.whole, "{}", stderr(&output));
-}
-
-#[test]
-fn a_head_that_is_moved_back_all_the_time_ends_the_recording_and_no_program() {
-    let (output, _) = forged(&["back"]);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("ended before its command"), "{said}");
-}
-
-/// `record` of a program that forges and stays.
-struct Forging {
-    recording: Child,
-    _folder: tempfile::TempDir,
-    trace: PathBuf,
-}
-
-impl Forging {
-    fn start(how: &[&str]) -> Self {
-        let folder = open_folder();
-        let trace = folder.path().join("trace");
-        let forge = compiled(&folder, "forge", &[]);
-        let command = [&[text(&forge)], how, &["stay"]].concat();
-        let mut recording = record(&trace, &command)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("fragscope");
-        let mut out = BufReader::new(recording.stdout.take().expect("piped"));
-        let mut line = String::new();
-        out.read_line(&mut line).expect("it speaks");
-        assert_eq!(line, "forged\n");
-        Self {
-            recording,
-            _folder: folder,
-            trace,
-        }
-    }
-
-    /// Ends it by SIGTERM, which it passes on.
-    fn end(mut self) -> (Held, String) {
-        let pid = Pid::from_raw(self.recording.id().cast_signed());
-        kill(pid, Signal::SIGTERM).expect("it runs");
-        let status = ended(&mut self.recording);
-        let mut said = String::new();
-        let errors = self.recording.stderr.as_mut().expect("piped");
-        errors.read_to_string(&mut said).expect("UTF-8");
-        assert_eq!(status.code(), Some(143), "{said}");
-        (held(&self.trace, 0), said)
-    }
-}
-
-#[test]
-fn a_process_that_does_not_descend_from_the_command_is_never_sampled() {
-    let mut foreign = Command::new("sleep").arg("1000").spawn().expect("sleep");
-    let forging = Forging::start(&["foreign", &foreign.id().to_string()]);
-    // A look at all processes precedes the end.
-    let (held, said) = forging.end();
-    foreign.kill().expect("it runs");
-    foreign.wait().expect("it ends");
-    assert!(held.events > 1000, "{said}");
-    let processes: Vec<u32> = held.sampled.into_iter().collect();
-    assert_eq!(processes, [0], "{said}");
-}
-
-#[test]
-fn a_child_that_was_there_before_fragscope_is_never_sampled() {
-    let folder = open_folder();
-    let trace = folder.path().join("trace");
-    let forge = compiled(&folder, "forge", &[]);
-    // As scripts do that start a service and end with exec.
-    let script = format!(
-        "sleep 1000 >/dev/null 2>&1 & exec {} record -o {} -- sh -c '{} foreign '$!' && kill '$!",
-        env!("CARGO_BIN_EXE_fragscope"),
-        text(&trace),
-        text(&forge),
-    )
-    .replace("&& kill", "&& sleep 1 && kill");
-    let output = run(Command::new("sh").args(["-c", &script]));
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    let held = held(&trace, 32);
-    assert!(held.of_size >= 1000, "{held:?}: {said}");
-    // Processes 0 and 1 are the shell and what forges, 2 the one that was there before.
-    assert!(!held.sampled.contains(&2), "{held:?}: {said}");
-}
-
-#[test]
-fn a_flood_of_forged_processes_costs_little_memory() {
-    let forging = Forging::start(&["flood"]);
-    let status = format!("/proc/{}/status", forging.recording.id());
-    let peak = || -> u64 {
-        let status = fs::read_to_string(&status).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        kib.expect("a number")
-    };
-    let peak_kib = peak();
-    let (held, said) = forging.end();
-    assert!(said.contains("more threads than are followed"), "{said}");
-    assert!(held.lost > 1_000_000, "{held:?}");
-    // The ring alone is 48 MiB.
-    assert!(peak_kib < 250 << 10, "{peak_kib} KiB: {said}");
-}
-
-#[test]
-fn writers_that_are_killed_in_a_full_ring_hold_up_nobody() {
-    let folder = open_folder();
-    let trace = folder.path().join("trace");
-    let program = compiled(&folder, "killed", &[]);
-    let output = run(&mut record(&trace, &[text(&program), "5"]));
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    let longest: u64 = String::from_utf8_lossy(&output.stdout)
-        .trim()
-        .parse()
-        .expect(&said);
-    // It was 30 s; a busy host may keep a program from running for a while.
-    assert!(longest < 5_000, "{longest} ms: {said}");
-    let held = held(&trace, 100);
-    // One for each thread that was killed while it wrote.
-    assert!(held.whole && held.lost <= 5 * 64, "{held:?}");
-}
-
-/// The lines that it says on stderr, up to one that holds this.
-fn wait_for(child: &mut Child, wanted: &str) -> String {
-    let mut lines = BufReader::new(child.stderr.take().expect("piped"));
-    let mut said = String::new();
-    while !said.contains(wanted) {
-        let read = lines.read_line(&mut said).expect("it speaks");
-        assert!(read > 0, "it ended: {said}");
-    }
-    child.stderr = Some(lines.into_inner());
-    said
-}
-
 #[test]
 fn a_first_signal_is_answered_and_a_second_leaves_the_command() {
     let folder = open_folder();
     let trace = folder.path().join("trace");
     let script = "trap '' INT; echo $$; while :; do :; done";
-    let mut recording = record(&trace, &["sh", "-c", script])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("fragscope");
-    let mut pid = String::new();
-    let mut out = BufReader::new(recording.stdout.take().expect("piped"));
-    out.read_line(&mut pid).expect("it speaks");
-    let command = Pid::from_raw(pid.trim().parse().expect("a number"));
-    let fragscope = Pid::from_raw(recording.id().cast_signed());
-    kill(fragscope, Signal::SIGINT).expect("it runs");
-    wait_for(&mut recording, "a second signal leaves it running");
-    kill(fragscope, Signal::SIGINT).expect("it runs");
-    assert_eq!(ended(&mut recording).code(), Some(130));
-    kill(command, Signal::SIGKILL).expect("it was left running");
+    let mut recording = Recording::start(&mut record(&trace, &["sh", "-c", script]));
+    let command = recording.command_line().parse().expect("a number");
+    recording.signal(Signal::SIGINT);
+    recording.wait_for("a second signal leaves it running");
+    recording.signal(Signal::SIGINT);
+    assert_eq!(recording.status().code(), Some(130));
+    kill(Pid::from_raw(command), Signal::SIGKILL).expect("it was left running");
     assert!(held(&trace, 0).whole);
-}
-
-#[test]
-fn what_is_behind_an_event_that_is_never_written_is_kept_when_a_second_signal_ends_the_recording() {
-    let Forging {
-        mut recording,
-        trace,
-        _folder,
-    } = Forging::start(&["claim"]);
-    let fragscope = Pid::from_raw(recording.id().cast_signed());
-    let children = format!("/proc/{fragscope}/task/{fragscope}/children");
-    let command = fs::read_to_string(children).expect("it runs");
-    let command = Pid::from_raw(command.trim().parse().expect("its only child"));
-    kill(fragscope, Signal::SIGINT).expect("it runs");
-    wait_for(&mut recording, "a second signal leaves it running");
-    kill(fragscope, Signal::SIGINT).expect("it runs");
-    assert_eq!(ended(&mut recording).code(), Some(130));
-    kill(command, Signal::SIGKILL).expect("it was left running");
-    let held = held(&trace, 77_777);
-    assert_eq!((held.of_size, held.lost, held.whole), (1000, 1, true));
 }
 
 #[test]
@@ -792,26 +436,19 @@ fn a_reader_that_is_held_up_is_given_up_after_10_s_and_that_is_said() {
         text(&go),
         allocate(600_000, 64)
     );
-    let mut recording = record(&trace, &["python3", "-S", "-c", &script])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("fragscope");
-    let mut out = BufReader::new(recording.stdout.take().expect("piped"));
-    let mut line = String::new();
-    out.read_line(&mut line).expect("it speaks");
+    let command = ["python3", "-S", "-c", &script];
+    let mut recording = Recording::start(&mut record(&trace, &command));
+    assert_eq!(recording.command_line(), "1");
     // The thread that reads the ring alone: those that show that fragscope runs go on.
-    let reader = Pid::from_raw(recording.id().cast_signed());
+    let reader = recording.pid();
     ptrace::seize(reader, ptrace::Options::empty()).expect("our own child");
     ptrace::interrupt(reader).expect("traced");
     waitpid(reader, None).expect("it stops");
     fs::write(&go, "").expect("ours");
-    out.read_line(&mut line).expect("the program goes on");
-    assert_eq!(line, "1\n2\n");
+    assert_eq!(recording.command_line(), "2", "the program goes on");
     ptrace::detach(reader, None).expect("traced");
-    let output = recording.wait_with_output().expect("fragscope");
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let (code, said) = recording.end();
+    assert_eq!(code, 1, "{said}");
     assert!(
         said.contains("did not come for events for 10 s while a program waited"),
         "{said}"
@@ -820,16 +457,8 @@ fn a_reader_that_is_held_up_is_given_up_after_10_s_and_that_is_said() {
 
 #[test]
 fn nobody_else_can_forbid_a_recording() {
-    let mut target = Command::new("python3")
-        .args(["-S", "-c", "print(1, flush=True); input()"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3");
-    let mut line = String::new();
-    let mut out = BufReader::new(target.stdout.take().expect("piped"));
-    out.read_line(&mut line).expect("it speaks");
-    let pid = target.id();
+    let target = idle_python();
+    let pid = target.pid();
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
     let (_, fields) = stat.rsplit_once(") ").expect("a name");
     let ticks = fields.split(' ').nth(19).expect("field 22");
@@ -848,8 +477,6 @@ fn nobody_else_can_forbid_a_recording() {
     ]);
     record.arg(folder.path().join("trace"));
     let output = run(&mut record);
-    drop(target.stdin.take());
-    target.wait().expect("it ends");
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let lock = fs::symlink_metadata("/run/fragscope/recorded").expect("what serves now");
     assert_eq!((lock.uid(), lock.mode() & 0o777), (0, 0o600));

@@ -5,31 +5,17 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use profiler_testing::child::eventually;
+use profiler_testing::child::{KillOnDrop, eventually};
 use serde_json::Value;
 use support::{fragscope, stderr, text};
 
-/// A child that is killed, with its process group, when the test is over.
-struct Worker(Child);
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let group = nix::unistd::Pid::from_raw(self.0.id() as i32);
-        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
-        let _ = self.0.wait();
-    }
-}
-
-fn spawn(command: &mut Command) -> Worker {
+/// Starts it in a process group of its own, which is killed when the test is over.
+fn spawn(command: &mut Command) -> KillOnDrop {
     use std::os::unix::process::CommandExt;
-    Worker(
-        command
-            .process_group(0)
-            .spawn()
-            .unwrap_or_else(|e| panic!("{command:?}: {e}")),
-    )
+    let child = command.process_group(0).spawn();
+    KillOnDrop(child.unwrap_or_else(|error| panic!("{command:?}: {error}")))
 }
 
 fn workers_dir() -> PathBuf {
@@ -44,13 +30,13 @@ fn python() -> String {
 }
 
 /// Starts one of the worker scripts and waits until it says `word`.
-fn start_script(name: &str, word: &str) -> Worker {
+fn start_script(name: &str, word: &str) -> KillOnDrop {
     let mut worker = spawn(
         Command::new(python())
             .arg(workers_dir().join(name))
             .stdout(Stdio::piped()),
     );
-    let lines = BufReader::new(worker.0.stdout.take().expect("a piped stdout")).lines();
+    let lines = BufReader::new(worker.stdout.take().expect("a piped stdout")).lines();
     let said = lines.map_while(Result::ok).any(|line| line.trim() == word);
     assert!(said, "{name} never said {word}");
     worker
@@ -131,9 +117,9 @@ fn judge(snapshot: &Value) {
 #[test]
 fn a_pandas_program_adds_up() {
     let mut worker = start_script("pandas_batches.py", "WARM");
-    judge(&attach(worker.0.id()));
+    judge(&attach(worker.id()));
     assert!(
-        worker.0.try_wait().expect("a child").is_none(),
+        worker.try_wait().expect("a child").is_none(),
         "the worker is still there"
     );
 }
@@ -141,7 +127,7 @@ fn a_pandas_program_adds_up() {
 #[test]
 fn a_program_with_sixteen_threads_adds_up() {
     let mut worker = start_script("sixteen_threads.py", "READY");
-    let snapshot = attach(worker.0.id());
+    let snapshot = attach(worker.id());
     judge(&snapshot);
     let heaps = snapshot["heaps"].as_array().expect("heaps");
     let glibc = heaps
@@ -153,7 +139,7 @@ fn a_program_with_sixteen_threads_adds_up() {
         "thread arenas are seen"
     );
     assert!(
-        worker.0.try_wait().expect("a child").is_none(),
+        worker.try_wait().expect("a child").is_none(),
         "the worker is still there"
     );
 }
@@ -213,7 +199,7 @@ fn a_celery_prefork_worker_adds_up() {
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdout(Stdio::null()),
     );
-    let master_pid = master.0.id();
+    let master_pid = master.id();
     // The prefork child that has worked for a second of CPU time: tasks are running.
     let child = eventually("a Celery child at work", || {
         let children = format!("/proc/{master_pid}/task/{master_pid}/children");

@@ -2,36 +2,24 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession};
 use profiler_target::Target;
+use profiler_testing::child::{self, Child, eventually, open_folder};
 
 /// Where the C programs are, from whichever crate's tests.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../profiler-probe/tests/calls");
 
-fn compile(source: &str, flags: &[&str], output: &Path) {
-    let compiled = Command::new("cc")
-        .args(["-fno-builtin", "-w", "-o"])
-        .arg(output)
-        .args(flags)
-        .arg(Path::new(FOLDER).join(source))
-        .status()
-        .expect("a C compiler");
-    assert!(compiled.success());
+fn compile(source: &str, options: &[&str], output: &Path) {
+    child::compile("cc", &Path::new(FOLDER).join(source), options, output);
 }
 
 /// The program of `calls.c`, started and ready.
-pub(crate) struct Calls {
-    pub(crate) child: Child,
-    answers: BufReader<ChildStdout>,
-    _folder: tempfile::TempDir,
-}
+pub(crate) struct Calls(Child);
 
 impl Calls {
     pub(crate) fn start() -> Self {
@@ -55,44 +43,35 @@ impl Calls {
     }
 
     fn start_with(change: impl FnOnce(&mut Command, &Path)) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = open_folder();
         let program = folder.path().join("calls");
-        compile("calls.c", &["-O1", "-pthread"], &program);
+        // It asks for more than there is, on purpose.
+        compile("calls.c", &["-Wno-alloc-size-larger-than"], &program);
         let mut command = Command::new(program);
         change(&mut command, folder.path());
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program");
-        let answers = BufReader::new(child.stdout.take().expect("stdout"));
-        let mut calls = Self {
-            child,
-            answers,
-            _folder: folder,
-        };
-        assert_eq!(calls.answer(), "ready");
-        calls
+        let calls = Child::run(command).keep(folder);
+        assert_eq!(calls.first_line(), "ready");
+        Self(calls)
     }
 
     pub(crate) fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+        self.0.pid()
     }
 
-    pub(crate) fn tell(&mut self, command: &str) {
-        let stdin = self.child.stdin.as_mut().expect("stdin");
-        writeln!(stdin, "{command}").expect("it reads");
+    pub(crate) fn send(&mut self, command: &str) {
+        self.0.send(command);
     }
 
     pub(crate) fn answer(&mut self) -> String {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).expect("it answers");
-        line.trim_end().to_string()
+        self.0.next_line()
     }
 
     pub(crate) fn ask(&mut self, command: &str) -> String {
-        self.tell(command);
-        self.answer()
+        self.0.ask(command)
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.0.kill();
     }
 
     /// Runs rounds of all calls; gives the allocations, frees and usable bytes by its own account.
@@ -141,17 +120,8 @@ impl Calls {
 impl Calls {
     /// Waits until its code is this again.
     pub(crate) fn wait_for_code(&self, code: &[u8]) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while self.code() != code {
-            assert!(Instant::now() < deadline, "breakpoints are left");
-            std::thread::yield_now();
-        }
-    }
-}
-
-impl Drop for Calls {
-    fn drop(&mut self) {
-        let _gone_already = self.child.kill();
-        self.child.wait().expect("it ends");
+        eventually("the end of all breakpoints", || {
+            (self.code() == code).then_some(())
+        });
     }
 }
