@@ -18,6 +18,13 @@ pub use kind::RecordKind;
 #[cfg(feature = "user")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Bytes of a page of x86-64.
+pub const PAGE_BYTES: usize = 4096;
+
+/// Bits of the number of a process or of a thread: the kernel gives none above 2^22 (`PID_MAX_LIMIT` in
+/// `include/linux/threads.h`).
+pub const PID_BITS: u32 = 22;
+
 /// One event in the ring buffer.
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -6,11 +6,13 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
+use crate::PAGE_BYTES;
+
 /// The first word of a program: a name and the version of this layout.
 pub const PROGRAM_MAGIC: u64 = u64::from_le_bytes(*b"FSPLAY\x00\x01");
 
 /// Bytes before the first operation.
-pub const OPS_AT: usize = 4096;
+pub const OPS_AT: usize = PAGE_BYTES;
 /// The player maps so many bytes of a program: what lies beyond its end is not touched.
 pub const PROGRAM_BYTES: usize = 1 << 38;
 

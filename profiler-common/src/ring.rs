@@ -12,6 +12,8 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
+use crate::{PAGE_BYTES, PID_BITS};
+
 /// The first word of the ring: a name and the version of this layout.
 pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x04");
 
@@ -19,7 +21,7 @@ pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x04");
 pub const SLOTS: u64 = 1 << 20;
 
 /// Bytes before the first slot.
-pub const SLOTS_AT: usize = 4096;
+pub const SLOTS_AT: usize = PAGE_BYTES;
 
 /// Bytes of the whole.
 pub const RING_BYTES: usize = SLOTS_AT + SLOTS as usize * size_of::<Slot>();
@@ -89,8 +91,8 @@ impl Turn {
     pub const ABANDONED: Self = Self(3);
     const STATE: u64 = 0b11;
     const THREAD_AT: u32 = 2;
-    const THREAD: u64 = (1 << 22) - 1;
-    const LAP_AT: u32 = 24;
+    const THREAD: u64 = (1 << PID_BITS) - 1;
+    const LAP_AT: u32 = Self::THREAD_AT + PID_BITS;
 
     /// The slot of this event when nobody has claimed it yet.
     pub const fn free(number: u64) -> Self {

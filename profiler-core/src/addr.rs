@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Bytes in a base page. fragscope supports kernels with 4 KiB pages (x86-64).
-pub const PAGE_SIZE: u64 = 4096;
+pub const PAGE_SIZE: u64 = profiler_common::PAGE_BYTES as u64;
 
 /// A virtual address in the target process.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Default)]

@@ -6,7 +6,7 @@
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
 
-use profiler_common::RecordKind;
+use profiler_common::{PAGE_BYTES, RecordKind};
 
 use crate::{next, ring, root, thread};
 
@@ -178,7 +178,7 @@ pub unsafe extern "C" fn posix_memalign(
 pub unsafe extern "C" fn valloc(size: usize) -> *mut c_void {
     // SAFETY: passed on.
     let block = unsafe { next::valloc(size) };
-    allocated(RecordKind::Alloc, 4096, block, size);
+    allocated(RecordKind::Alloc, PAGE_BYTES, block, size);
     block
 }
 
@@ -188,7 +188,7 @@ pub unsafe extern "C" fn valloc(size: usize) -> *mut c_void {
 pub unsafe extern "C" fn pvalloc(size: usize) -> *mut c_void {
     // SAFETY: passed on.
     let block = unsafe { next::pvalloc(size) };
-    allocated(RecordKind::Alloc, 4096, block, size);
+    allocated(RecordKind::Alloc, PAGE_BYTES, block, size);
     block
 }
 

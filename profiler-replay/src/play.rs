@@ -5,6 +5,7 @@ use core::mem;
 use core::ptr;
 use core::sync::atomic::Ordering;
 
+use profiler_common::PAGE_BYTES;
 use profiler_common::program::{
     Control, LARGE_BYTES, Op, PlayerMessage, UNKNOWN, code, failure, only,
 };
@@ -15,8 +16,7 @@ use crate::{clock, memory, process, sys, thread};
 /// How far the program is, is reported each time so many operations have been played.
 const REPORT_EVERY: u64 = 1 << 14;
 /// How long a player sleeps when a program that grows has no more for it, in ns.
-const NAP_NS: i64 = 2_000_000;
-const PAGE: usize = 4096;
+const SLEEP_NS: i64 = 2_000_000;
 
 /// Plays as thread `me`, which has the turn, until the thread ends.
 pub(crate) fn play(me: u32) {
@@ -131,7 +131,7 @@ fn more(control: &Control, at: u64) -> u64 {
             unsafe { sys::_exit(0) }
         }
         // It is memory that may only be read, which the kernel waits on as well.
-        sys::wait_for(&header.closed, 0, NAP_NS);
+        sys::wait_for(&header.closed, 0, SLEEP_NS);
     }
 }
 
@@ -175,7 +175,7 @@ fn touch_block(control: &Control, block: *mut c_void, size: u64, known: u64) {
         let byte = unsafe { first.add(offset) };
         // SAFETY: as above.
         unsafe { byte.write_volatile(1) };
-        offset += PAGE - (first.addr() + offset) % PAGE;
+        offset += PAGE_BYTES - (first.addr() + offset) % PAGE_BYTES;
     }
 }
 

@@ -5,14 +5,14 @@ use std::hash::BuildHasher;
 use hashbrown::hash_table::Entry as Slot;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use profiler_common::PID_BITS;
+
 use crate::addr::RemoteAddr;
 
 /// Shards grow one at a time, so that growing never holds two copies of all blocks.
 const SHARDS: usize = 64;
-/// `PID_MAX_LIMIT` is 2^22 (Linux `include/linux/threads.h`).
-const TID_BITS: u32 = 22;
 const TID_LOW_BITS: u32 = 17;
-const TID_HIGH_BITS: u32 = TID_BITS - TID_LOW_BITS;
+const TID_HIGH_BITS: u32 = PID_BITS - TID_LOW_BITS;
 const MAX_BYTES: u64 = u64::MAX >> TID_LOW_BITS;
 const MAX_TIME: u64 = u64::MAX >> TID_HIGH_BITS;
 
@@ -36,7 +36,7 @@ struct Entry {
 
 impl Entry {
     fn new(addr: u64, block: LiveBlock) -> Self {
-        let tid = u64::from(block.tid) & ((1 << TID_BITS) - 1);
+        let tid = u64::from(block.tid) & ((1 << PID_BITS) - 1);
         Self {
             addr,
             time_and_tid: block.time_ns.min(MAX_TIME) << TID_HIGH_BITS | tid >> TID_LOW_BITS,
@@ -177,7 +177,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn packing_keeps_every_field(addr: u64, bytes in 0..=MAX_BYTES, time_ns in 0..=MAX_TIME, tid in 0u32..1 << TID_BITS) {
+        fn packing_keeps_every_field(addr: u64, bytes in 0..=MAX_BYTES, time_ns in 0..=MAX_TIME, tid in 0u32..1 << PID_BITS) {
             let block = LiveBlock { bytes, time_ns, tid };
             prop_assert_eq!(Entry::new(addr, block).block(), block);
         }
@@ -204,7 +204,7 @@ mod tests {
         let huge = LiveBlock {
             bytes: u64::MAX,
             time_ns: u64::MAX,
-            tid: (1 << TID_BITS) - 1,
+            tid: (1 << PID_BITS) - 1,
         };
         let kept = Entry::new(16, huge).block();
         assert_eq!((kept.bytes, kept.time_ns), (MAX_BYTES, MAX_TIME));

@@ -5,6 +5,7 @@
 //! `fs/binfmt_elf.c`).
 
 use object::elf::NoteType;
+use profiler_common::PID_BITS;
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::threads::Thread;
 
@@ -26,8 +27,8 @@ const FS_BASE: usize = 21;
 const INFO_PID: usize = 24;
 const INFO_NAME: (usize, usize) = (40, 16);
 const INFO_ARGUMENTS: (usize, usize) = (56, 80);
-/// Threads kept at most: the kernel's limit on pids (`PID_MAX_LIMIT`).
-const MAX_THREADS: usize = 4 << 20;
+/// Threads kept at most: as many as there are numbers.
+const MAX_THREADS: usize = 1 << PID_BITS;
 
 /// A part of a file that was mapped.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 
 use profiler_common::program::MAX_SLOTS;
+use profiler_core::addr::PAGE_SIZE;
 
 use super::{Sink, is_large, touch, touch_unknown};
 
@@ -185,7 +186,7 @@ impl Process {
             return Ok(());
         };
         let (before, mut most) = (state.known.unwrap_or(0), bytes.min(size));
-        if block.zeroed && addr % PAGE == MAPPED_CHUNK {
+        if block.zeroed && addr % PAGE_SIZE == MAPPED_CHUNK {
             let (touched, all) = &mut self.zeroed_alone;
             *touched = touched.saturating_add(most.saturating_sub(before));
             *all = all.saturating_add(if state.known.is_none() { size } else { 0 });
@@ -204,8 +205,6 @@ impl Process {
     }
 }
 
-/// Pages are no smaller.
-const PAGE: u64 = 4096;
 /// Where in its first page a block lies that glibc maps by itself (`malloc/malloc.c`,
 /// `sysmalloc_mmap`): behind the header of its chunk.
 const MAPPED_CHUNK: u64 = 16;

@@ -1,13 +1,13 @@
-//! How much of large live blocks is on pages that were ever touched.
+//! How much of large live blocks ([`LARGE_BYTES`] and more) is on pages that were ever touched.
 
 use std::collections::{BTreeMap, HashMap};
+
+use profiler_common::program::LARGE_BYTES;
 
 use crate::trace::{Event, EventKind, SeedBlock};
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::residency::ResidencyMap;
 
-/// Blocks of so many bytes are followed: smaller ones are touched by their use, nearly always.
-const LARGE_BYTES: u64 = 128 << 10;
 /// So many are recorded at one checkpoint, the largest first.
 const MOST_AT_CHECKPOINT: usize = 4096;
 /// So many large blocks are kept, of all processes together.

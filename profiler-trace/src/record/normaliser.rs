@@ -303,7 +303,7 @@ mod tests {
     use crate::trace::By;
 
     /// The highest number that the kernel gives to a process.
-    const HIGHEST_PID: u64 = 1 << 22;
+    const HIGHEST_PID: u64 = 1 << profiler_common::PID_BITS;
     const FREE: S = S::Event(K::Free { addr: 0x10 });
 
     fn of(process: u64, thread: u64, kind: impl Into<S>) -> SourceEvent {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
-use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::completeness::{Confidence, Defect};
 use profiler_core::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
@@ -21,10 +21,9 @@ use profiler_core::view::{Point, View};
 pub(super) const TAKEN_AT_NS: u64 = 1_767_323_045_678_000_000;
 
 const HEAP: u64 = 0x5555_0000_0000;
-const PAGE: u64 = 4096;
 
 fn range(start: u64, pages: u64) -> AddrRange {
-    AddrRange::with_len(RemoteAddr::new(start), pages * PAGE).expect("in range")
+    AddrRange::with_len(RemoteAddr::new(start), pages * PAGE_SIZE).expect("in range")
 }
 
 /// Four heap pages: one full, one that 64 bytes hold, one free in memory, one free in swap.
@@ -42,22 +41,22 @@ fn sample() -> Sample {
     let mut residency = ResidencyMap::new(vec![mapping]);
     for (page, pages, state) in [(0, 3, PageState::PRESENT), (3, 1, PageState::SWAPPED)] {
         residency.push_run(PageRun {
-            range: range(HEAP + page * PAGE, pages),
+            range: range(HEAP + page * PAGE_SIZE, pages),
             state,
         });
     }
     let mut spans = SpanList::default();
-    spans.push(PAGE, SpanState::Live);
+    spans.push(PAGE_SIZE, SpanState::Live);
     spans.push(64, SpanState::Live);
-    spans.push(3 * PAGE - 64, SpanState::Free);
+    spans.push(3 * PAGE_SIZE - 64, SpanState::Free);
     let mut heap = HeapSnapshot::new(Allocator::Glibc, "2.36");
     heap.arenas.push(Arena {
         kind: ArenaKind::Main,
-        system_bytes: 4 * PAGE,
+        system_bytes: 4 * PAGE_SIZE,
         live_blocks: 2,
-        live_bytes: PAGE + 64,
+        live_bytes: PAGE_SIZE + 64,
         free_blocks: 1,
-        free_bytes: 3 * PAGE - 64,
+        free_bytes: 3 * PAGE_SIZE - 64,
         figures: vec![(ArenaFigure::TcacheBytes, 0)],
         ..Arena::default()
     });
@@ -74,8 +73,8 @@ fn sample() -> Sample {
     ];
     heap.checks.push(CrossCheck {
         name: "system_mem".into(),
-        expected: 4 * PAGE,
-        found: 4 * PAGE,
+        expected: 4 * PAGE_SIZE,
+        found: 4 * PAGE_SIZE,
     });
     heap.confidence = Confidence::High;
     assert_eq!(heap.check(), Vec::<String>::new());
@@ -90,9 +89,9 @@ fn sample() -> Sample {
             ..Target::default()
         },
         kernel: KernelCount {
-            rss_bytes: 3 * PAGE,
-            swap_bytes: PAGE,
-            peak_rss_bytes: 9 * PAGE,
+            rss_bytes: 3 * PAGE_SIZE,
+            swap_bytes: PAGE_SIZE,
+            peak_rss_bytes: 9 * PAGE_SIZE,
             ..KernelCount::default()
         },
         residency,
@@ -184,7 +183,7 @@ pub(super) fn full() -> View {
     };
     let point = |seconds: u64, live_bytes| Point {
         time_ns: TAKEN_AT_NS + seconds * 1_000_000_000,
-        rss_bytes: 5 * PAGE,
+        rss_bytes: 5 * PAGE_SIZE,
         swap_bytes: 0,
         live_bytes,
         heap_bytes: live_bytes.map(|live| 2 * live),
@@ -194,8 +193,8 @@ pub(super) fn full() -> View {
     report.findings.push(Finding {
         mechanism: Mechanism::PinnedPages,
         claim: "64 bytes hold a page.".into(),
-        bytes: Some(PAGE - 64),
-        held_bytes: PAGE - 64,
+        bytes: Some(PAGE_SIZE - 64),
+        held_bytes: PAGE_SIZE - 64,
         evidence: vec![Evidence {
             key: MetricId::HeldBy64BytesPages.key(),
             value: Some(Value::Whole(1)),
@@ -211,7 +210,7 @@ pub(super) fn full() -> View {
         activity: Some(Arc::new(activity)),
         probes_wanted: true,
         notices: vec!["probes: 2 of 3 work".into()],
-        history: Arc::new(vec![point(0, None), point(1, Some(PAGE))]),
+        history: Arc::new(vec![point(0, None), point(1, Some(PAGE_SIZE))]),
         over_time: Default::default(),
         what_if: None,
         ended: Some("the target exited with 0".into()),

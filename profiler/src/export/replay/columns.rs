@@ -5,7 +5,8 @@ use profiler_core::units::{Value, count};
 
 use profiler_lab::report::{Measured, Row};
 
-const MIB: f64 = (1 << 20) as f64;
+/// Bytes of a MiB.
+pub(super) const MIB: f64 = (1 << 20) as f64;
 
 /// What was measured of a candidate, beside the same of what the program had.
 pub(super) struct Compared<'a> {

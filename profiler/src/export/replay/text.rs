@@ -7,7 +7,7 @@ use profiler_lab::ablation::in_words;
 use profiler_lab::calibrate::error;
 use profiler_lab::report::{Measured, Report, Row};
 
-use super::columns::{self, Compared};
+use super::columns::{self, Compared, MIB};
 use crate::export::names::cut;
 
 /// Columns at the most.
@@ -20,7 +20,6 @@ const PEAKS: usize = 4;
 const REMEDIES: usize = 3;
 /// The last checkpoint is late enough when so much of the recording precedes it.
 const LATE_PERCENT: u64 = 90;
-const MIB: f64 = (1 << 20) as f64;
 
 /// A report as text; with colours of a terminal where they are wanted.
 pub fn text(report: &Report, colours: bool) -> String {

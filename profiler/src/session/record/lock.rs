@@ -1,12 +1,11 @@
 //! One recording of a process at a time: two would count each other's traps, and each would slow the
 //! process down.
 
+use profiler_common::PID_BITS;
 use profiler_trace::whole_file::{Lock, LockError};
 
 /// The file in which processes are locked.
 const LOCKS: &str = "recorded";
-/// Bits of a process's number (`PID_MAX_LIMIT`).
-const PID_BITS: u32 = 22;
 
 /// Takes the lock of the process with this number, which began at this time (in clock ticks since the
 /// host did).

@@ -1,11 +1,9 @@
 //! fragscope's own sources of events: the probes, and the preloaded recorder.
 
-use profiler_common::{RawEvent, RecordKind};
+use profiler_common::{PID_BITS, RawEvent, RecordKind};
 use profiler_target::RingEvent;
 use profiler_trace::record::{SourceEvent, SourceKind};
 
-/// The kernel gives no higher number to a thread (`PID_MAX_LIMIT`).
-const HIGHEST_PID: u32 = 1 << 22;
 /// No allocator gives a larger block (`PTRDIFF_MAX`).
 const MOST_BLOCK_BYTES: u64 = i64::MAX as u64;
 
@@ -23,7 +21,7 @@ struct Claim {
 impl Claim {
     /// Whether a recorder can have written it, in a program of which all can be true.
     fn is_sound(&self) -> bool {
-        let is_number = |number| (1..=HIGHEST_PID).contains(&number);
+        let is_number = |number| (1..=1 << PID_BITS).contains(&number);
         is_number(self.process)
             && is_number(self.thread)
             && u32::from(self.align) < u64::BITS
