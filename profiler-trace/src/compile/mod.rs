@@ -300,32 +300,16 @@ impl Compiler {
                 self.switch(event.thread, sink)?;
                 self.alloc(event.thread, addr, bytes, align, by, sink)
             }
-            EventKind::Free { addr } => match self.processes[process as usize].remove(addr) {
-                None => {
-                    self.summary.unknown_frees += 1;
-                    Ok(())
-                }
-                Some(block) => {
-                    self.switch(event.thread, sink)?;
-                    self.free(process, &block, sink)
-                }
-            },
+            EventKind::Free { addr } => {
+                let block = self.take_block(process, addr);
+                self.free_if_any(event.thread, process, block, sink)
+            }
             EventKind::Realloc { addr } => {
-                let block = self.processes[process as usize].remove(addr);
-                self.summary.unknown_frees += u64::from(block.is_none());
-                let before = self.thread(event.thread).and_then(|thread| {
-                    let before = thread.realloc.take();
-                    thread.realloc = block;
-                    before
-                });
+                let block = self.take_block(process, addr);
+                let thread = self.thread(event.thread);
+                let before = thread.and_then(|t| std::mem::replace(&mut t.realloc, block));
                 // A realloc whose end was lost moved its block to nobody knows where.
-                match before {
-                    Some(before) => {
-                        self.switch(event.thread, sink)?;
-                        self.free(process, &before, sink)
-                    }
-                    None => Ok(()),
-                }
+                self.free_if_any(event.thread, process, before, sink)
             }
             EventKind::Kept { addr } => {
                 let block = self.thread(event.thread).and_then(|t| t.realloc.take());
@@ -396,6 +380,28 @@ impl Compiler {
         self.summary.allocated_bytes = self.summary.allocated_bytes.saturating_add(bytes);
         self.add_live(bytes);
         Ok(())
+    }
+
+    /// The live block there, which is freed or reallocated; one that is not known is counted.
+    fn take_block(&mut self, process: u32, addr: u64) -> Option<process::Block> {
+        let block = self.processes[process as usize].remove(addr);
+        self.summary.unknown_frees += u64::from(block.is_none());
+        block
+    }
+
+    /// A thread frees a block, if there is one.
+    fn free_if_any(
+        &mut self,
+        thread: u32,
+        process: u32,
+        block: Option<process::Block>,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
+        let Some(block) = block else {
+            return Ok(());
+        };
+        self.switch(thread, sink)?;
+        self.free(process, &block, sink)
     }
 
     fn free(
