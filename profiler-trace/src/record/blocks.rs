@@ -82,15 +82,12 @@ impl LiveBlocks {
                     // Its free was lost, or the walk already saw what a thread was being given.
                     emit(EventKind::Free { addr });
                 }
-                let by = match by {
-                    By::Realloc if resized.is_none() => By::Malloc,
-                    by => by,
-                };
+                let is_new = by == By::Realloc && resized.is_none();
                 emit(EventKind::Alloc {
                     addr,
                     bytes,
                     align,
-                    by,
+                    by: if is_new { By::Malloc } else { by },
                 });
             }
             EventKind::Free { addr } => match self.free(addr) {

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::normaliser::{Clock, Normaliser};
+use super::clock::Clock;
+use super::normaliser::Normaliser;
 use super::source::SourceEvent;
 use crate::limits::{Holder, Meter};
 use crate::trace::{Checkpoint, Figures, Item, ReadError, TraceDescription, TraceSource};

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use profiler_common::program::LARGE_BYTES;
-
-use crate::trace::{Event, EventKind, SeedBlock};
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::residency::ResidencyMap;
+
+use crate::trace::{Event, EventKind, SeedBlock};
 
 /// So many are recorded at one checkpoint, the largest first.
 const MOST_AT_CHECKPOINT: usize = 4096;

@@ -10,6 +10,7 @@
 //! samples of the processes show. Nothing here does IO: a [`TraceSink`] does.
 
 mod blocks;
+mod clock;
 mod foreign;
 mod forks;
 mod large;
@@ -18,8 +19,9 @@ mod numbers;
 mod recorder;
 mod source;
 
+pub use clock::Clock;
 pub(crate) use foreign::{EventSource, Normalised, SourceItem};
-pub use normaliser::{Clock, LeftOut, Normaliser};
+pub use normaliser::{LeftOut, Normaliser};
 pub use numbers::{MOST_PROCESSES, MOST_THREADS, RecordedProcess};
 pub use recorder::{Recorder, TraceSink};
 pub use source::{SourceEvent, SourceKind};

@@ -117,39 +117,10 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         reported: false,
         signalled: None,
     };
-    let ending = session.run().await;
-    let Session {
-        mut recording,
-        mut child,
-        ..
-    } = session;
-    let ending = ending.map_err(|error| match error {
-        RecordError::Write(why) => unrecorded(why, &mut child),
-        other => other,
-    })?;
-    if recording.is_empty() {
-        recording.say(&nothing_recorded(command));
-    }
-    match ending {
-        CommandEnding::Command(status) if !status.success() => {
-            recording.say(&format!("the command {}", how(status)));
-        }
-        CommandEnding::Duration if !ends_soon(&mut child).await => {
-            recording.say(&format!(
-                "the command (process {}) was asked to end by SIGTERM, and goes on without being \
-                 recorded",
-                child.id()
-            ));
-        }
-        _ => {}
-    }
-    let finished = recording.finish();
-    finished.map_err(|why| unrecorded(why, &mut child))?;
-    match ending {
-        CommandEnding::Command(status) => Ok(RecordEnding::Command(exit_code(status))),
-        CommandEnding::Duration => Ok(RecordEnding::Session(Ending::Done)),
-        CommandEnding::Signal(name) => Ok(RecordEnding::Session(Ending::Interrupted(name))),
-        CommandEnding::GivenUp(why) => Err(RecordError::GivenUp(why)),
+    match session.run().await {
+        Ok(ending) => session.conclude(ending, command).await,
+        Err(RecordError::Write(why)) => Err(unrecorded(why, &mut session.child)),
+        Err(other) => Err(other),
     }
 }
 
@@ -221,6 +192,38 @@ impl Session {
             if self.status.is_none() || !busy {
                 self.processes_checked_at = now + PROCESS_CHECK_INTERVAL;
             }
+        }
+    }
+
+    /// Ends the recording, and reports what became of its command.
+    async fn conclude(
+        self,
+        ending: CommandEnding,
+        command: &[OsString],
+    ) -> Result<RecordEnding, RecordError> {
+        let (mut recording, mut child) = (self.recording, self.child);
+        if recording.is_empty() {
+            recording.say(&nothing_recorded(command));
+        }
+        match ending {
+            CommandEnding::Command(status) if !status.success() => {
+                recording.say(&format!("the command {}", how(status)));
+            }
+            CommandEnding::Duration if !ends_soon(&mut child).await => {
+                recording.say(&format!(
+                    "the command (process {}) got SIGTERM, and goes on without being recorded",
+                    child.id()
+                ));
+            }
+            _ => {}
+        }
+        let finished = recording.finish();
+        finished.map_err(|why| unrecorded(why, &mut child))?;
+        match ending {
+            CommandEnding::Command(status) => Ok(RecordEnding::Command(exit_code(status))),
+            CommandEnding::Duration => Ok(RecordEnding::Session(Ending::Done)),
+            CommandEnding::Signal(name) => Ok(RecordEnding::Session(Ending::Interrupted(name))),
+            CommandEnding::GivenUp(why) => Err(RecordError::GivenUp(why)),
         }
     }
 

@@ -3,24 +3,21 @@
 //! Nothing here waits: each step takes what there is, and samples one process at the most, so that
 //! whoever calls can answer a signal between two of them.
 
-use std::collections::{HashMap, VecDeque};
+mod checkpoints;
+
 use std::time::{Duration, Instant};
 
-use profiler_core::sample::Sample;
-use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule};
-use profiler_target::{
-    Member, Next, ProcessTree, RecordRing, SUSPENDED_AFTER, TargetState, children_of, host,
-};
+use profiler_sampling::SamplingOptions;
+use profiler_target::{Next, ProcessTree, RecordRing, RingEvent, SUSPENDED_AFTER, children_of};
 use profiler_trace::record::{Clock, Normaliser, RecordedProcess, Recorder, SourceKind};
 
-use super::checkpoint::{self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, STOP_SHARE};
+use self::checkpoints::Checkpoints;
+use super::checkpoint::CheckpointReason;
 use super::output::Output;
 use super::trace_file::TraceFile;
 use super::unrecorded::Unrecorded;
 use super::{TraceWriteError, beyond_limit, monotonic_ns, source};
 
-/// So many processes get checkpoints: each takes descriptors, of which fragscope has 1024 mostly.
-const MOST_SAMPLED: usize = 128;
 /// So many processes are looked for at once when the command has ended: of forged ones there may be
 /// many.
 const MOST_SURVIVORS_CHECKED: usize = 128;
@@ -44,17 +41,7 @@ pub(crate) struct PreloadedRecording {
     ring: RecordRing,
     tree: ProcessTree,
     recorder: Recorder<TraceFile>,
-    sampling: SamplingOptions,
-    began: Instant,
-    schedule: WalkSchedule,
-    /// The processes that are sampled.
-    known: HashMap<u32, Known>,
-    /// Those that are to be sampled, and why.
-    waiting: VecDeque<(RecordedProcess, CheckpointReason)>,
-    /// How long a process stood still in this round of checkpoints, at the most.
-    round: Round,
-    /// What was observed of a process, until the events before that moment are recorded.
-    observation: Option<Observation>,
+    checkpoints: Checkpoints,
     /// Invalid events that are not recorded as lost yet. No recorder writes such: a kind, a number, a
     /// size or an alignment that does not exist.
     damaged: u64,
@@ -62,9 +49,6 @@ pub(crate) struct PreloadedRecording {
     is_damaged: bool,
     /// Whether it was reported that there are too many threads.
     is_beyond_limit: bool,
-    is_crowded: bool,
-    /// Whether it was reported that there are no descriptors left.
-    is_short_of_files: bool,
     unrecorded: Unrecorded,
     /// From this process on it is checked next what they execute.
     watch_from: u32,
@@ -84,26 +68,6 @@ pub(crate) struct Survivors {
     pub(crate) count: usize,
     /// The first of them.
     pub(crate) first: Option<u32>,
-}
-
-/// A process of the tree, and the means to sample it.
-struct Known {
-    member: Member,
-    sampler: Option<Sampler>,
-}
-
-#[derive(Copy, Clone)]
-struct Round {
-    began: Instant,
-    stopped: Duration,
-}
-
-struct Observation {
-    of: RecordedProcess,
-    what: Observed,
-    time_ns: u64,
-    /// Events up to this number were claimed before.
-    moment: u64,
 }
 
 /// Why a recording ends before its command.
@@ -129,12 +93,6 @@ pub enum GivenUp {
     Unfinished,
 }
 
-enum Observed {
-    Sample(Box<Sample>, CheckpointReason),
-    /// It is no more.
-    Gone,
-}
-
 impl PreloadedRecording {
     /// Begins; `began_ns` is the time on the monotonic clock at which the command was started.
     pub(crate) fn new(
@@ -145,26 +103,14 @@ impl PreloadedRecording {
         sampling: SamplingOptions,
         unrecorded: Unrecorded,
     ) -> Self {
-        let began = Instant::now();
         Self {
             ring,
             tree,
             recorder: Recorder::new(file, Normaliser::new(Clock::new(began_ns, 1))),
-            sampling,
-            began,
-            schedule: WalkSchedule::new(FIRST_INTERVAL, Some(STOP_SHARE), began),
-            known: HashMap::new(),
-            waiting: VecDeque::new(),
-            round: Round {
-                began,
-                stopped: Duration::ZERO,
-            },
-            observation: None,
+            checkpoints: Checkpoints::new(sampling, Instant::now()),
             damaged: 0,
             is_damaged: false,
             is_beyond_limit: false,
-            is_crowded: false,
-            is_short_of_files: false,
             unrecorded,
             watch_from: 0,
             seek_from: 0,
@@ -181,13 +127,12 @@ impl PreloadedRecording {
     /// When the file cannot be written.
     pub(crate) fn step(&mut self, most: usize) -> Result<bool, TraceWriteError> {
         let taken = self.take(most)?;
-        if self.observation.is_none() {
-            if self.waiting.is_empty() && self.schedule.due(Instant::now()) {
-                self.start_checkpoints(CheckpointReason::Due);
-            }
-            self.sample_next();
+        if self.checkpoints.are_due() {
+            self.start_checkpoints(CheckpointReason::Due);
         }
-        self.recorder.sink_mut().progress()?;
+        let (checkpoints, sink) = (&mut self.checkpoints, self.recorder.sink_mut());
+        checkpoints.sample_next(&self.ring, &self.tree, &mut |what| sink.say(what));
+        sink.progress()?;
         Ok(taken > 0 || self.is_taking_checkpoints())
     }
 
@@ -205,18 +150,13 @@ impl PreloadedRecording {
                 break;
             }
             is_fork = false;
-            if self
-                .observation
-                .as_ref()
-                .is_some_and(|observation| self.ring.tail() >= observation.moment)
-            {
-                self.record_observation()?;
+            if let Some(observation) = self.checkpoints.observed_before(self.ring.tail()) {
+                observation.record(&mut self.recorder)?;
             }
             match self.ring.take() {
                 Next::Empty => {
-                    // Nothing is claimed: what was observed comes next, whatever moment the head said.
-                    if self.observation.is_some() {
-                        self.record_observation()?;
+                    if let Some(observation) = self.checkpoints.observed() {
+                        observation.record(&mut self.recorder)?;
                     }
                     break;
                 }
@@ -224,16 +164,7 @@ impl PreloadedRecording {
                     if event.time_ns > now_ns {
                         now_ns = monotonic_ns().unwrap_or(now_ns);
                     }
-                    match source::of_ring(&event, now_ns) {
-                        None => self.damaged += 1,
-                        Some(sound) => {
-                            is_fork = matches!(sound.kind, SourceKind::Forking { .. });
-                            if sound.kind == SourceKind::Start {
-                                self.unrecorded.began(event.process, event.time_ns);
-                            }
-                            self.recorder.record(&sound)?;
-                        }
-                    }
+                    is_fork = self.record(&event, now_ns)?;
                 }
                 Next::Damaged => self.recorder.lost(1)?,
                 Next::Claimed {
@@ -241,14 +172,7 @@ impl PreloadedRecording {
                     waited,
                     follows_abandoned,
                 } => {
-                    let timeout = if follows_abandoned {
-                        CLAIM_TIMEOUT_AFTER_ABANDONED
-                    } else {
-                        CLAIM_TIMEOUT
-                    };
-                    let may_come = waited < timeout
-                        || waited < SUSPENDED_AFTER && self.tree.has_thread(thread, waited);
-                    if may_come && !self.is_over {
+                    if self.may_come(thread, waited, follows_abandoned) {
                         break;
                     }
                     self.ring.abandon();
@@ -261,135 +185,38 @@ impl PreloadedRecording {
         Ok(taken)
     }
 
+    /// Records an event that was taken at this time; whether it is a fork.
+    fn record(&mut self, event: &RingEvent, now_ns: u64) -> Result<bool, TraceWriteError> {
+        let Some(sound) = source::of_ring(event, now_ns) else {
+            self.damaged += 1;
+            return Ok(false);
+        };
+        if sound.kind == SourceKind::Start {
+            self.unrecorded.began(event.process, event.time_ns);
+        }
+        self.recorder.record(&sound)?;
+        Ok(matches!(sound.kind, SourceKind::Forking { .. }))
+    }
+
+    /// Whether the event that this thread claimed so long ago may still be written.
+    fn may_come(&self, thread: u32, waited: Duration, follows_abandoned: bool) -> bool {
+        let timeout = match follows_abandoned {
+            true => CLAIM_TIMEOUT_AFTER_ABANDONED,
+            false => CLAIM_TIMEOUT,
+        };
+        let is_alive = || self.tree.has_thread(thread, waited);
+        !self.is_over && (waited < timeout || waited < SUSPENDED_AFTER && is_alive())
+    }
+
     /// From now on a checkpoint of each process is taken, for this reason.
     pub(crate) fn start_checkpoints(&mut self, reason: CheckpointReason) {
         let running = self.recorder.normaliser().running();
-        self.waiting = running
-            .into_iter()
-            .map(|process| (process, reason))
-            .collect();
-        self.round = Round {
-            began: Instant::now(),
-            stopped: Duration::ZERO,
-        };
-        self.schedule_next();
+        self.checkpoints.start(running, reason);
     }
 
     /// Whether checkpoints are under way.
     pub(crate) fn is_taking_checkpoints(&self) -> bool {
-        self.observation.is_some() || !self.waiting.is_empty()
-    }
-
-    fn sample_next(&mut self) {
-        let Some((process, reason)) = self.waiting.pop_front() else {
-            return;
-        };
-        self.sample(process, reason);
-        if self.waiting.is_empty() {
-            self.schedule_next();
-        }
-    }
-
-    /// The next round of checkpoints comes when it is time, by what this one took.
-    fn schedule_next(&mut self) {
-        let interval = checkpoint::interval(self.began.elapsed(), LONGEST_INTERVAL);
-        self.schedule.set_interval(interval);
-        let now = Instant::now();
-        let Round { began, stopped } = self.round;
-        self.schedule.walked(now, stopped, now - began);
-    }
-
-    /// Samples one process. It says of itself who it is: only one that descends from fragscope is
-    /// touched.
-    fn sample(&mut self, process: RecordedProcess, reason: CheckpointReason) {
-        let pid = pid(&process);
-        if let Some(known) = self.known.get(&pid)
-            && !known.member.is_alive()
-        {
-            self.known.remove(&pid);
-            self.gone(process);
-            return;
-        }
-        if !self.known.contains_key(&pid) {
-            let Some(member) = self.tree.member(pid) else {
-                match is_process(pid) {
-                    true => self.report_if_short_of_files(),
-                    false => self.gone(process),
-                }
-                return;
-            };
-            if self.known.len() >= MOST_SAMPLED {
-                self.known.retain(|_, known| known.member.is_alive());
-            }
-            if self.known.len() >= MOST_SAMPLED {
-                if !std::mem::replace(&mut self.is_crowded, true) {
-                    self.recorder.sink_mut().say(&format!(
-                        "checkpoints are taken of {MOST_SAMPLED} processes at most: the others are \
-                         recorded without"
-                    ));
-                }
-                return;
-            }
-            let sampler = None;
-            self.known.insert(pid, Known { member, sampler });
-        }
-        let Some(known) = self.known.get_mut(&pid) else {
-            return;
-        };
-        match known.sampler.as_ref().map(|one| one.target().state()) {
-            Some(TargetState::Same) => {}
-            // What was known is of another program.
-            _ => known.sampler = Sampler::open(pid as i32).ok(),
-        }
-        // While the member lives its number is its own: so what was opened by number is the member.
-        let Some(sampler) = known.sampler.as_ref().filter(|_| known.member.is_alive()) else {
-            self.report_if_short_of_files();
-            return;
-        };
-        // Gone in the midst: its own last events follow, or the next round finds it so.
-        let taken = sampler.take_at(self.sampling, || (self.ring.head(), now_ns()));
-        let stopped = taken
-            .as_ref()
-            .is_ok_and(|(sample, _)| sample.completeness.stopped);
-        if self.sampling.stop && !stopped {
-            self.report_if_short_of_files();
-        }
-        if let Ok((sample, (moment, time_ns))) = taken {
-            let stopped = Duration::from_nanos(sample.completeness.stop_ns);
-            self.round.stopped = self.round.stopped.max(stopped);
-            self.observation = Some(Observation {
-                of: process,
-                what: Observed::Sample(Box::new(sample), reason),
-                time_ns,
-                moment,
-            });
-        }
-    }
-
-    /// Records what was observed of a process: all events before it are recorded.
-    fn record_observation(&mut self) -> Result<(), TraceWriteError> {
-        let Some(observation) = self.observation.take() else {
-            return Ok(());
-        };
-        let (of, time_ns) = (observation.of, observation.time_ns);
-        match observation.what {
-            Observed::Gone => self.recorder.gone(of.source, time_ns),
-            Observed::Sample(sample, reason) => {
-                let figures = checkpoint::figures(&sample, reason);
-                self.recorder
-                    .checkpoint(&of, time_ns, &sample.residency, figures)
-            }
-        }
-    }
-
-    /// A process is no more: its end comes after what it wrote before.
-    fn gone(&mut self, process: RecordedProcess) {
-        self.observation = Some(Observation {
-            of: process,
-            what: Observed::Gone,
-            time_ns: now_ns(),
-            moment: self.ring.head(),
-        });
+        self.checkpoints.are_under_way()
     }
 
     /// Checks what some of the recorded processes execute: the next ones each time.
@@ -457,17 +284,6 @@ impl PreloadedRecording {
         }
     }
 
-    /// Reports once why samples fail, when it is because fragscope may open nothing more.
-    fn report_if_short_of_files(&mut self) {
-        if !self.is_short_of_files && host::is_short_of_files() {
-            self.is_short_of_files = true;
-            self.recorder.sink_mut().say(
-                "fragscope can open hardly any more files (`ulimit -n`): processes are recorded \
-                 without checkpoints, or with checkpoints that do not stop them",
-            );
-        }
-    }
-
     /// Why nothing more is recorded, when the ring is closed.
     pub(crate) fn given_up(&self) -> Option<GivenUp> {
         let why = if self.ring.has_waited_too_long() {
@@ -511,12 +327,8 @@ impl PreloadedRecording {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        if self
-            .observation
-            .as_ref()
-            .is_some_and(|observation| self.ring.tail() >= observation.moment)
-        {
-            self.record_observation()?;
+        if let Some(observation) = self.checkpoints.observed_before(self.ring.tail()) {
+            observation.record(&mut self.recorder)?;
         }
         if self.recorder.normaliser().has_any()
             && let Some(sentence) = self.unrecorded.sentence()
@@ -540,11 +352,6 @@ fn next_of(all: &[RecordedProcess], from: u32, most: usize) -> (Vec<RecordedProc
     let mut rest = all.iter().filter(|one| one.process >= from);
     let some = rest.by_ref().take(most).copied().collect();
     (some, rest.next().map_or(0, |next| next.process))
-}
-
-/// Whether some process has this number.
-fn is_process(pid: u32) -> bool {
-    std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// The kernel's number of a process, as the ring has it.

@@ -1,0 +1,212 @@
+//! Threads and processes of a compiled stream: when they begin, fork, execute and end, and who has the
+//! turn.
+
+use std::io;
+
+use profiler_common::program::{MAX_PROCESSES, MAX_THREADS, code};
+
+use super::process::{Block, Process};
+use super::{Compiler, Sink, op};
+
+/// A thread of the stream.
+#[derive(Debug)]
+pub(super) struct Thread {
+    pub(super) process: u32,
+    /// The slot whose realloc is under way, and its bytes.
+    pub(super) realloc: Option<Block>,
+    pub(super) ended: bool,
+}
+
+impl Compiler {
+    pub(super) fn thread(&mut self, number: u32) -> Option<&mut Thread> {
+        self.threads.get_mut(number as usize)?.as_mut()
+    }
+
+    pub(super) fn put_thread(&mut self, number: u32, process: u32) {
+        let index = number as usize;
+        if self.threads.len() <= index {
+            self.threads.resize_with(index + 1, || None);
+        }
+        self.threads[index] = Some(Thread {
+            process,
+            realloc: None,
+            ended: false,
+        });
+    }
+
+    /// The process of a thread, which is started when it is new; `None` when there is no such
+    /// process any more, or the number is out of bounds.
+    pub(super) fn process_of(
+        &mut self,
+        number: u32,
+        sink: &mut impl Sink,
+    ) -> io::Result<Option<u32>> {
+        if number >= MAX_THREADS {
+            return Ok(None);
+        }
+        if let Some(thread) = self.thread(number) {
+            let (process, ended) = (thread.process, thread.ended);
+            let alive = self.processes[process as usize].alive;
+            return Ok((alive && !ended).then_some(process));
+        }
+        self.spawn(number, 0, sink)?;
+        Ok(self.processes[0].alive.then_some(0))
+    }
+
+    /// Starts a thread of a process that runs.
+    pub(super) fn spawn(
+        &mut self,
+        number: u32,
+        process: u32,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
+        if !self.processes[process as usize].alive {
+            return Ok(());
+        }
+        // Any thread of the process can start it.
+        let here = self.thread(self.current).map(|thread| thread.process);
+        if here != Some(process) {
+            let main = self.processes[process as usize].main_thread;
+            self.switch(main, sink)?;
+        }
+        sink.push(op(code::SPAWN, 0, number))?;
+        self.put_thread(number, process);
+        Ok(())
+    }
+
+    /// A thread begins in a process, which is new when its number is.
+    pub(super) fn begin(
+        &mut self,
+        number: u32,
+        process: u32,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
+        let known = self
+            .threads
+            .get(number as usize)
+            .is_some_and(Option::is_some);
+        if known || number >= MAX_THREADS || process >= MAX_PROCESSES {
+            self.summary.left_out += u64::from(!known);
+            return Ok(());
+        }
+        if (process as usize) < self.processes.len() {
+            return self.spawn(number, process, sink);
+        }
+        self.put_process(process, Process::new(number));
+        self.put_thread(number, process);
+        self.summary.executes = true;
+        sink.push(op(code::START, process.into(), number))?;
+        Ok(())
+    }
+
+    /// Numbers that were left out stand for processes that never ran.
+    pub(super) fn put_process(&mut self, number: u32, process: Process) {
+        while self.processes.len() < number as usize {
+            let mut never = Process::new(0);
+            never.alive = false;
+            self.processes.push(never);
+        }
+        match self.processes.get_mut(number as usize) {
+            Some(place) => {
+                self.summary.slots += place.slots();
+                *place = process;
+            }
+            None => self.processes.push(process),
+        }
+    }
+
+    /// Goes on in a thread.
+    pub(super) fn switch(&mut self, number: u32, sink: &mut impl Sink) -> io::Result<()> {
+        if self.current != number {
+            sink.push(op(code::SWITCH, 0, number))?;
+            self.current = number;
+        }
+        Ok(())
+    }
+
+    /// A thread ends; the main thread of its process goes on. Main threads are needed for as long as
+    /// their process lives.
+    pub(super) fn end_thread(
+        &mut self,
+        number: u32,
+        process: u32,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
+        let main = self.processes[process as usize].main_thread;
+        if number == main {
+            return Ok(());
+        }
+        self.switch(number, sink)?;
+        sink.push(op(code::THREAD_END, 0, main))?;
+        sink.push(op(code::JOIN, 0, number))?;
+        self.current = main;
+        if let Some(thread) = self.thread(number) {
+            thread.ended = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn fork(
+        &mut self,
+        process: u32,
+        new: u32,
+        child: u32,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
+        let known = (new as usize) < self.processes.len()
+            || self
+                .threads
+                .get(child as usize)
+                .is_some_and(Option::is_some);
+        if known || new >= MAX_PROCESSES || child >= MAX_THREADS {
+            self.summary.left_out += 1;
+            return Ok(());
+        }
+        let copy = self.processes[process as usize].fork(child);
+        self.add_live(copy.live_bytes());
+        self.put_process(new, copy);
+        self.put_thread(child, new);
+        sink.push(op(code::FORK, new.into(), child))?;
+        Ok(())
+    }
+
+    /// Another program takes the place of a process's: its heap begins anew, and of its threads only
+    /// the one is left.
+    pub(super) fn exec(
+        &mut self,
+        thread: u32,
+        process: u32,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
+        let state = &mut self.processes[process as usize];
+        let (main, bytes) = (state.main_thread, state.live_bytes());
+        self.live_bytes = self.live_bytes.saturating_sub(bytes);
+        self.switch(main, sink)?;
+        for other in self.threads.iter_mut().flatten() {
+            other.ended |= other.process == process;
+        }
+        self.put_process(process, Process::new(thread));
+        self.put_thread(thread, process);
+        self.summary.executes = true;
+        sink.push(op(code::EXEC, 0, thread))?;
+        self.current = thread;
+        Ok(())
+    }
+
+    /// A process ends. The first one stays as it is, to be measured.
+    pub(super) fn exit(&mut self, process: u32, sink: &mut impl Sink) -> io::Result<()> {
+        if process == 0 {
+            return Ok(());
+        }
+        let state = &mut self.processes[process as usize];
+        state.alive = false;
+        let (main, bytes) = (state.main_thread, state.live_bytes());
+        state.forget_all();
+        self.live_bytes = self.live_bytes.saturating_sub(bytes);
+        self.switch(main, sink)?;
+        let first = self.processes[0].main_thread;
+        sink.push(op(code::EXIT, 0, first))?;
+        self.current = first;
+        Ok(())
+    }
+}

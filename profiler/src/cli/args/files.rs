@@ -1,0 +1,165 @@
+//! Commands that read a file: what they are given.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use profiler_lab::candidates::Tunable;
+use profiler_lab::replay::ReplayOptions;
+
+use super::values::size;
+use crate::export::Format;
+use crate::session::convert::ConvertOptions;
+use crate::session::saved::{SavedExport, SavedOptions};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ViewArgs {
+    /// The saved session
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+impl ViewArgs {
+    pub(in crate::cli) fn options(&self) -> SavedOptions {
+        self.limits.saved(&self.file, None)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ExportArgs {
+    /// A recording of fragscope, heaptrack, memray or logalloc, or a saved session
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The format to write
+    #[arg(long, value_enum)]
+    format: ExportFormat,
+    /// Of a saved session, this walk instead of the last, by its number from 1 on
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    at: Option<u64>,
+    /// File to write instead of printing
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// What is to be exported.
+pub(in crate::cli) enum Export {
+    /// A recording.
+    Recording(ConvertOptions),
+    /// A walk of a saved session.
+    Session(SavedExport),
+}
+
+impl ExportArgs {
+    pub(in crate::cli) fn options(&self) -> Export {
+        let format = match self.format {
+            ExportFormat::Logalloc => {
+                return Export::Recording(ConvertOptions {
+                    recording: self.file.clone(),
+                    output: self.output.clone(),
+                    max_size: self.limits.max_size,
+                    max_memory: self.limits.max_memory,
+                });
+            }
+            ExportFormat::Json => Format::Json,
+            ExportFormat::Csv => Format::Csv,
+            ExportFormat::Hlog => Format::Hlog,
+            ExportFormat::Text => Format::Text,
+        };
+        Export::Session(SavedExport {
+            saved: self.limits.saved(&self.file, self.at),
+            format,
+            output: self.output.clone(),
+        })
+    }
+}
+
+/// How much reading a file may come to.
+#[derive(Debug, Args)]
+pub(super) struct LimitArgs {
+    /// Stop reading when the content of the file comes to more than this, e.g. 100G; by default 64G,
+    /// and for a small file 512M plus 200 times its size
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_size: Option<u64>,
+    /// Memory for the tables of its blocks while it is read, e.g. 16G; by default the least of 4G, half
+    /// of what this host can spare, and 512M plus 200 times the file's size
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_memory: Option<u64>,
+}
+
+impl LimitArgs {
+    pub(super) fn saved(&self, file: &Path, at: Option<u64>) -> SavedOptions {
+        SavedOptions {
+            file: file.to_owned(),
+            at,
+            max_size: self.max_size,
+            max_memory: self.max_memory,
+        }
+    }
+}
+
+/// Formats that files can be written in.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum ExportFormat {
+    /// Of a recording: Firefox's logalloc, one line of text per call
+    Logalloc,
+    /// Of a saved session: schema fragscope.snapshot/1
+    Json,
+    /// Of a saved session: one figure per row
+    Csv,
+    /// Of a saved session: an HdrHistogram log
+    Hlog,
+    /// Of a saved session: the report for people
+    Text,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ReplayArgs {
+    /// The recording
+    #[arg(value_name = "TRACE")]
+    trace: PathBuf,
+    /// An allocator to try instead of the default candidates: glibc, jemalloc, mimalloc, mimalloc2,
+    /// tcmalloc, or the path of a shared object; may be given several times
+    #[arg(long = "allocator", value_name = "NAME|PATH")]
+    allocators: Vec<String>,
+    /// A setting to try instead of the default candidates, with the allocator that reads it: a tunable
+    /// of glibc's malloc, or a variable such as MALLOC_CONF; several are tried together
+    #[arg(long = "tunable", value_name = "NAME=VALUE", value_parser = Tunable::parse)]
+    tunables: Vec<Tunable>,
+    /// Runs of each candidate whose result varies; by default 3 to 15, as time allows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: Option<u32>,
+    /// Load the allocator that the recording names, if it belongs to root or you and nobody else can
+    /// have changed it; by default fragscope's own or this host's of the same name is used
+    #[arg(long)]
+    allow_recorded_allocator: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Print JSON (schema fragscope.replay/1) instead of text
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+    /// File to write the JSON to as well
+    #[arg(short, long, value_name = "FILE")]
+    pub(in crate::cli) output: Option<PathBuf>,
+}
+
+impl ReplayArgs {
+    /// Whether the candidates were named, and are not the default field.
+    pub(in crate::cli) fn chooses(&self) -> bool {
+        !(self.allocators.is_empty() && self.tunables.is_empty())
+    }
+
+    pub(in crate::cli) fn options(&self) -> ReplayOptions {
+        ReplayOptions {
+            trace: self.trace.clone(),
+            allocators: self.allocators.clone(),
+            tunables: self.tunables.clone(),
+            runs: self.runs,
+            allow_recorded: self.allow_recorded_allocator,
+            max_size: self.limits.max_size,
+            max_memory: self.limits.max_memory,
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! How the values of flags are read.
+
+use std::time::Duration;
+
+use crate::session::options::Budget;
+
+/// A time with a unit.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "give a time with its unit, such as 500ms, 30s or 5m".into())
+}
+
+/// A time between two measurements.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if interval < Duration::from_millis(100) {
+        return Err("measuring more often than every 100ms would disturb the target".into());
+    }
+    Ok(interval)
+}
+
+/// Bytes, with a unit of 1024 or none.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text[digits.len()..].trim_end_matches(['i', 'B', 'b']);
+    let shift = match unit {
+        "" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        _ => return Err("give bytes, such as 500M or 2G".into()),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "give bytes, such as 500M or 2G")?;
+    number
+        .checked_shl(shift)
+        .filter(|bytes| bytes >> shift == number && *bytes > 0)
+        .ok_or_else(|| "give bytes, such as 500M or 2G".into())
+}
+
+/// A share of a core, or none.
+pub(super) fn budget(text: &str) -> Result<Budget, String> {
+    if text == "unlimited" {
+        return Ok(Budget::Unlimited);
+    }
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(Budget::Share(percent / 100.0)),
+        _ => Err("give a percentage above 0 and up to 100, such as 5%, or `unlimited`".into()),
+    }
+}
