@@ -53,6 +53,6 @@ pub use proc_dir::Gone;
 pub use process::{Files, Process};
 pub use record_ring::{Next, RecordRing, RingEvent, SUSPENDED};
 pub use residency::PageSource;
-pub use stop::{EndedEarly, LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
+pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
 pub use target::{Target, TargetState};
 pub use tree::{Executed, Member, ProcessTree, children_of};

@@ -457,6 +457,22 @@ fn a_busy_target_is_walked_stopped_and_running() {
 }
 
 #[test]
+fn a_stop_that_is_too_short_for_the_walk_is_said_to_have_ended_early() {
+    let child = Child::python(BUSY);
+    let seen = snapshot(child.pid(), &["--max-stop", "1ms"]);
+    let about = &seen["completeness"];
+    assert_eq!(about["stopped"], false, "{about}");
+    assert_eq!(about["released"]["why"], "max-stop", "{about}");
+    let after = about["released"]["after_ms"].as_f64().expect("a number");
+    assert!((1.0..1000.0).contains(&after), "{about}");
+    // One stop in vain is not followed by seven more of the same.
+    assert!(
+        about["stop_ms"].as_f64().expect("a number") < 8.0 * after,
+        "{about}"
+    );
+}
+
+#[test]
 fn a_snapshot_killed_at_any_instant_lets_the_target_run_on() {
     let mut child = Child::python(BUSY);
     for later in 0..24u32 {

@@ -99,6 +99,15 @@ impl Process {
         }
         ended
     }
+
+    /// Whether one that was killed before has ended by now.
+    fn reap_killed(&self) -> bool {
+        let ended = !self.handle.is_alive();
+        if ended {
+            self.handle.reap();
+        }
+        ended
+    }
 }
 
 /// A guard that runs. Dropping it lets it give back what it holds and end.
@@ -106,6 +115,7 @@ impl Process {
 pub struct Guard {
     channel: UnixStream,
     process: Process,
+    was_killed: bool,
 }
 
 impl Guard {
@@ -176,7 +186,11 @@ impl Guard {
             channel: second,
         });
         drop(guards);
-        Ok(Self { channel, process })
+        Ok(Self {
+            channel,
+            process,
+            was_killed: false,
+        })
     }
 
     /// fragscope's end of the channel.
@@ -200,8 +214,10 @@ impl Guard {
     }
 
     /// Ends it at once, unless it is [`Needed`]: what it traces runs on, what it has pinned goes.
-    /// Whether it has ended.
-    pub fn kill(&self) -> bool {
+    /// Whether it has ended; if not, as somebody froze it, it ends when it runs again, and nobody waits for
+    /// it once more.
+    pub fn kill(&mut self) -> bool {
+        self.was_killed = !self.process.needed.get();
         self.process.kill()
     }
 }
@@ -217,7 +233,11 @@ impl Drop for Guard {
     fn drop(&mut self) {
         // One that is gone needs not.
         let _ = self.channel.shutdown(Shutdown::Both);
-        if self.process.end(LAST_MOMENT) {
+        let ended = match self.was_killed {
+            true => self.process.reap_killed(),
+            false => self.process.end(LAST_MOMENT),
+        };
+        if ended {
             let is_other = |one: &Running| !Arc::ptr_eq(&one.process.needed, &self.process.needed);
             running().all.retain(is_other);
         }

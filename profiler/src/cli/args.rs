@@ -58,8 +58,8 @@ Columns of --headless, `-` being unknown:
   cost        share of one core that the probes took from the target in the last interval
   lost        events that the ring buffer had no room for, since attaching
   status      `ok`, or why the figures are incomplete: no-heap, moving (the target ran
-              during the walk), unsure (the heap is not verified), stale (RSS moved since the
-              walk), unread, defects, lost, untracked (blocks), no-probes, probes-ended,
+              during the walk), released (it ran on before the walk was done), unsure (the heap
+              is not verified), stale (RSS moved since the walk), unread, defects, lost, untracked (blocks), no-probes, probes-ended,
               shadow-ended")]
     Attach(AttachArgs),
     /// Walk the heap once, without probes, and print a report

@@ -348,7 +348,7 @@ impl PreloadedRecording {
         let taken = sampler.take_at(self.sampling, || (self.ring.head(), now_ns()));
         let stopped = taken
             .as_ref()
-            .is_ok_and(|(sample, _)| sample.completeness.stopped);
+            .is_ok_and(|(sample, _)| sample.completeness.stand_still.is_throughout());
         if self.sampling.stop && !stopped {
             self.report_if_short_of_files();
         }
