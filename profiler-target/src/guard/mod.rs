@@ -297,7 +297,7 @@ pub fn end_all(limit: Duration) -> Vec<i32> {
 }
 
 /// Whether the process whose `stat` is open as `state` is suspended (`T`, proc(5)).
-pub(super) fn is_suspended(state: RawFd) -> bool {
+pub fn is_suspended(state: RawFd) -> bool {
     let mut text = [0u8; 128];
     // SAFETY: a buffer of this length.
     let read = unsafe { libc::pread(state, text.as_mut_ptr().cast(), text.len(), 0) };

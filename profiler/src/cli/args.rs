@@ -143,7 +143,8 @@ Needs python3 on the PATH, and root for the probes. The worker ends with fragsco
 #[derive(Debug, Args)]
 pub(super) struct Pid {
     /// The process to profile
-    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(short, long, value_name = "PID", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(1..))]
     pid: i32,
 }
 
@@ -233,7 +234,8 @@ impl SamplingArgs {
 #[derive(Debug, Args)]
 pub(super) struct LookArgs {
     /// The process to profile
-    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(short, long, value_name = "PID", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
     /// Read this core file, of the kernel or of gcore, instead of a process
     #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "no_stop", "swap_in"])]
@@ -325,7 +327,7 @@ pub(super) struct RecordArgs {
     sampling: SamplingArgs,
     /// Record this process, which runs already, through probes
     #[arg(short, long, value_name = "PID", required_unless_present = "command",
-        value_parser = clap::value_parser!(i32).range(1..))]
+        allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
     /// With --pid: end when the probes take more than this share of one core's time
     #[arg(long, value_name = "SHARE", requires = "pid", default_value = "unlimited",
@@ -502,7 +504,8 @@ impl ReplayArgs {
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Check this process too
-    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(short, long, value_name = "PID", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
     /// Remove breakpoints from its code that a killed profiler left there
     #[arg(long, requires = "pid")]
