@@ -59,8 +59,8 @@ Columns of --headless, `-` being unknown:
   lost        events that the ring buffer had no room for, since attaching
   status      `ok`, or why the figures are incomplete: no-heap, moving (the target ran
               during the walk), released (it ran on before the walk was done), unsure (the heap
-              is not verified), stale (RSS moved since the walk), unread, defects, lost, untracked (blocks), no-probes, probes-ended,
-              shadow-ended")]
+              is not verified), stale (RSS moved since the walk), unread, defects, lost, untracked
+              (blocks), no-probes, probes-ended, shadow-ended")]
     Attach(AttachArgs),
     /// Walk the heap once, without probes, and print a report
     #[command(after_long_help = "\
