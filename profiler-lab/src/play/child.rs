@@ -86,7 +86,6 @@ impl Child {
         let given = Given {
             kept,
             core: setup.core,
-            background: setup.background,
         };
         confinement.apply(&mut command, given);
         // Held until it is among them: none is started once they were ended.
@@ -100,6 +99,10 @@ impl Child {
         let own = Pid::from_raw(process.id() as i32);
         players.all.push(own);
         drop(players);
+        if setup.background {
+            // Not before it executes: until then the lock is held, and on a busy host that would take long.
+            set_priority(own, LOWEST);
+        }
         let child = Self {
             process,
             guard,
@@ -338,11 +341,21 @@ impl Drop for Child {
     }
 }
 
+/// The priority of what gives way to all else that wants a processor, and of all else.
+const LOWEST: libc::c_int = 19;
+const NORMAL: libc::c_int = 0;
+
+/// Sets the priority of all threads of a player's processes, where that is permitted.
+fn set_priority(group: Pid, priority: libc::c_int) {
+    // SAFETY: takes numbers.
+    unsafe { libc::setpriority(libc::PRIO_PGRP, group.as_raw() as libc::id_t, priority) };
+}
+
 /// Kills the processes of a player. Those of the lowest priority need a processor to end, which a busy host
 /// gives them late.
 fn kill(group: Pid) {
-    // SAFETY: takes numbers. Only root may; others wait for longer.
-    unsafe { libc::setpriority(libc::PRIO_PGRP, group.as_raw() as libc::id_t, 0) };
+    // Only root may; others wait for longer.
+    set_priority(group, NORMAL);
     // One that has ended and was not waited for still has its number.
     let _ = killpg(group, Signal::SIGKILL);
 }
@@ -439,7 +452,6 @@ fn players() -> MutexGuard<'static, Players> {
 /// they die with it, but leave a zombie each where nobody reaps orphans. Waits for as long as `limit`
 /// for all of them.
 pub fn end_all(limit: Duration) {
-    let deadline = Instant::now() + limit;
     let all = {
         let mut players = players();
         players.are_over = true;
@@ -447,6 +459,8 @@ pub fn end_all(limit: Duration) {
         players.ending.extend(&all);
         all
     };
+    // From now on: one that was just being started is among them, and needs its time, too.
+    let deadline = Instant::now() + limit;
     all.iter().for_each(|player| kill(*player));
     for player in all {
         wait_for_all_of(player, deadline, || ());
