@@ -159,6 +159,8 @@ pub mod failure {
     pub const NO_MAPPING: u32 = 3;
     /// An operation of no known kind; the detail is its number.
     pub const BAD_PROGRAM: u32 = 4;
+    /// A process ended before it could play; the detail is its number in the program.
+    pub const CHILD_ENDED: u32 = 5;
 }
 
 /// The environment variable with the descriptor of the program, open for reading: a decimal number.

@@ -39,12 +39,82 @@ pub struct Defect {
     pub bytes: u64,
 }
 
+/// Why the target ran on before it was to.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum EndedEarly {
+    /// The stop had lasted as long as it may (`--max-stop`).
+    Overdue,
+    /// fragscope was suspended, and nobody knew for how long.
+    Suspended,
+    /// The process that held the target was ended.
+    Lost,
+}
+
+impl EndedEarly {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Overdue, Self::Suspended, Self::Lost];
+
+    /// What files call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Overdue => "max-stop",
+            Self::Suspended => "suspended",
+            Self::Lost => "guard-lost",
+        }
+    }
+
+    /// Why, for the end of a sentence.
+    pub const fn because(self) -> &'static str {
+        match self {
+            Self::Overdue => "as it may be stopped no longer (--max-stop)",
+            Self::Suspended => "because fragscope was suspended",
+            Self::Lost => "because the process that held it was ended",
+        }
+    }
+}
+
+/// Whether the target stood still for a walk.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum StandStill {
+    /// It ran: it was not to be stopped, or could not be.
+    #[default]
+    Never,
+    /// All of its threads stood still until the walk was done.
+    Throughout,
+    /// They stood still, and were let go before the walk was done.
+    Released(Released),
+}
+
+/// How a stop ended before its walk did.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Released {
+    /// Why.
+    pub why: EndedEarly,
+    /// How long the target had stood still by then, in ns.
+    pub after_ns: u64,
+}
+
+impl StandStill {
+    /// Whether all that was walked is of one moment.
+    pub fn is_throughout(self) -> bool {
+        self == Self::Throughout
+    }
+
+    /// How the stop ended early, if it did.
+    pub const fn released(self) -> Option<Released> {
+        match self {
+            Self::Released(released) => Some(released),
+            Self::Never | Self::Throughout => None,
+        }
+    }
+}
+
 /// What a sample's numbers rest on. Shown wherever they are shown.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Completeness {
     /// Whether all threads of the target stood still during the walk.
-    pub stopped: bool,
-    /// How long they stood still, in ns; 0 when they did not.
+    pub stand_still: StandStill,
+    /// How long they stood still in all tries of a stop together, in ns; 0 when they did not.
     pub stop_ns: u64,
     /// How long residency and walk took together, in ns.
     pub walk_ns: u64,

@@ -1,6 +1,6 @@
 //! Processes of the program: forks, and fresh ones with an empty heap.
 
-use core::ffi::{CStr, c_char};
+use core::ffi::{CStr, c_char, c_int};
 use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicI64, AtomicU32, Ordering};
@@ -225,8 +225,7 @@ pub(crate) fn note_slots(end: u32) {
 
 /// Forks: the child is process `number`, and plays as `child` when its turn comes.
 pub(crate) fn fork(number: u32, child: u32) {
-    let ready = &memory::control().ready;
-    let before = ready.load(Ordering::Acquire);
+    let before = memory::control().ready.load(Ordering::Acquire);
     // SAFETY: as a program that forks; the child goes on in the same code.
     match unsafe { sys::fork() } {
         0 => {
@@ -241,11 +240,28 @@ pub(crate) fn fork(number: u32, child: u32) {
             });
         }
         pid if pid < 0 => fail(failure::NO_THREAD, 0),
-        _ => {
-            // The child reads this process's slots.
-            while ready.load(Ordering::Acquire) == before {
-                sys::wait(ready, before);
+        // The child reads this process's slots.
+        child => wait_until_ready(child, before, number),
+    }
+}
+
+/// How often a process that waits for one that it started looks whether that still runs, in ns.
+const LOOK_NS: i64 = 50_000_000;
+
+/// Waits until process `number`, which was just started, is ready: others count up from `before` then.
+fn wait_until_ready(child: c_int, before: u32, number: u32) {
+    let ready = &memory::control().ready;
+    while ready.load(Ordering::Acquire) == before {
+        sys::wait_for(ready, before, LOOK_NS);
+        // SAFETY: a child, and no place for how it ended.
+        let ended = unsafe { sys::waitpid(child, ptr::null_mut(), sys::WNOHANG) } != 0;
+        if ended && ready.load(Ordering::Acquire) == before {
+            // One that failed said why.
+            if memory::control().failure.load(Ordering::Acquire) == 0 {
+                fail(failure::CHILD_ENDED, u64::from(number));
             }
+            // SAFETY: nothing of this process is needed any more.
+            unsafe { sys::_exit(1) }
         }
     }
 }
@@ -268,8 +284,7 @@ pub(crate) fn run_as(identity: Identity) -> ! {
 
 /// Starts process `number` with an empty heap, to play as `child` when its turn comes.
 pub(crate) fn start(number: u32, child: u32) {
-    let ready = &memory::control().ready;
-    let before = ready.load(Ordering::Acquire);
+    let before = memory::control().ready.load(Ordering::Acquire);
     // SAFETY: the child does nothing but execute.
     match unsafe { sys::fork() } {
         0 => execute(Identity {
@@ -278,11 +293,7 @@ pub(crate) fn start(number: u32, child: u32) {
             is_new: true,
         }),
         pid if pid < 0 => fail(failure::NO_THREAD, 0),
-        _ => {
-            while ready.load(Ordering::Acquire) == before {
-                sys::wait(ready, before);
-            }
-        }
+        child => wait_until_ready(child, before, number),
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) const MAP_NORESERVE: c_int = 0x4000;
 pub(crate) const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
 pub(crate) const RUSAGE_SELF: c_int = 0;
 pub(crate) const PR_SET_PDEATHSIG: c_int = 1;
+pub(crate) const WNOHANG: c_int = 1;
 pub(crate) const SIGKILL: c_ulong = 9;
 pub(crate) const PR_SET_SECCOMP: c_int = 22;
 pub(crate) const SECCOMP_MODE_FILTER: c_ulong = 2;
@@ -92,6 +93,7 @@ unsafe extern "C" {
     pub(crate) fn prctl(option: c_int, ...) -> c_int;
     pub(crate) fn getpid() -> c_int;
     pub(crate) fn fork() -> c_int;
+    pub(crate) fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
     pub(crate) fn poll(all: *mut Poll, count: c_ulong, milliseconds: c_int) -> c_int;
     pub(crate) fn execve(
         path: *const c_char,
@@ -163,21 +165,7 @@ const SYS_FUTEX: c_long = 98;
 const FUTEX_WAIT: c_int = 0;
 const FUTEX_WAKE: c_int = 1;
 
-/// Sleeps while `word` is `expected`, or for no reason.
-pub(crate) fn wait(word: &core::sync::atomic::AtomicU32, expected: u32) {
-    // SAFETY: the word lives, and no time limit is given.
-    unsafe {
-        syscall(
-            SYS_FUTEX,
-            word.as_ptr(),
-            FUTEX_WAIT,
-            expected as c_uint,
-            core::ptr::null::<Timespec>(),
-        )
-    };
-}
-
-/// The same for so many ns at the most.
+/// Sleeps while `word` is `expected`, for so many ns at the most, or for no reason.
 pub(crate) fn wait_for(word: &core::sync::atomic::AtomicU32, expected: u32, nanoseconds: i64) {
     let most = Timespec {
         seconds: 0,

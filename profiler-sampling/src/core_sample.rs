@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-use profiler_core::completeness::{Completeness, Defect};
+use profiler_core::completeness::{Completeness, Defect, StandStill};
 use profiler_core::memory::ResidentMemory;
 use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::units::bytes;
@@ -57,7 +57,7 @@ fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
         residency.mark_stack(thread.stack_pointer);
     }
     let mut completeness = Completeness {
-        stopped: true,
+        stand_still: StandStill::Throughout,
         defects: limits(core, pages.zero_bytes),
         ..Completeness::default()
     };

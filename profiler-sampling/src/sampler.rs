@@ -5,13 +5,14 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use profiler_core::completeness::{Completeness, Defect};
+use profiler_core::completeness::{Completeness, Defect, EndedEarly, Released, StandStill};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::{ResidentMemory, TargetMemory};
 use profiler_core::residency::{Mapping, ResidencyMap};
 use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::threads::Thread;
-use profiler_target::{EndedEarly, LiveMemory, OpenError, Process, Stopped, Target};
+use profiler_core::units::nanoseconds;
+use profiler_target::{LiveMemory, OpenError, Process, Stopped, Target};
 
 use super::facts::Facts;
 use super::walkers::{self, Input};
@@ -92,25 +93,35 @@ impl Sampler {
                     stopped_ns += stop_ns;
                     thread::sleep(RUN_BETWEEN_STOPS);
                 }
-                Attempt::Sample(mut sample, marked) => {
-                    sample.completeness.stop_ns += stopped_ns;
-                    if sample.completeness.stopped {
-                        return Ok((*sample, marked));
-                    }
-                    let discrepancy = discrepancy(&sample);
+                Attempt::Sample(sample, marked) => {
+                    stopped_ns += sample.completeness.stop_ns;
+                    let stand_still = sample.completeness.stand_still;
+                    let discrepancy = match stand_still {
+                        StandStill::Throughout => 0,
+                        _ => discrepancy(&sample),
+                    };
                     if best.as_ref().is_none_or(|(least, _)| discrepancy < *least) {
                         best = Some((discrepancy, (*sample, marked)));
                     }
-                    if discrepancy == 0 {
+                    // Another stop would be as long, and end as early.
+                    let was_longest = matches!(
+                        stand_still.released(),
+                        Some(Released {
+                            why: EndedEarly::Overdue,
+                            ..
+                        })
+                    );
+                    if discrepancy == 0 || was_longest {
                         break;
                     }
                 }
             }
         }
-        let best = best.map(|(_, taken)| taken);
-        best.ok_or_else(|| {
+        let (_, (mut sample, marked)) = best.ok_or_else(|| {
             io::Error::other("the target could not be walked: its memory changed in every attempt")
-        })
+        })?;
+        sample.completeness.stop_ns = stopped_ns;
+        Ok((sample, marked))
     }
 
     fn take_once<M>(
@@ -139,12 +150,14 @@ impl Sampler {
                 None
             }
         };
-        completeness.stopped = stopped.is_some();
+        if stopped.is_some() {
+            completeness.stand_still = StandStill::Throughout;
+        }
         let observer = Observer {
             target: &self.target,
             stopped: stopped.as_ref(),
             swap_in: options.swap_in,
-            may_give_up: completeness.stopped && !is_last,
+            may_give_up: stopped.is_some() && !is_last,
         };
         let observation = observer.observe(&mut facts, &mut completeness);
         // Of one that was killed or executed another program meanwhile a part was observed.
@@ -155,12 +168,16 @@ impl Sampler {
         let stop = outcome.map_or(held_in_vain, |outcome| outcome.held);
         let (took, stop_ns) = (took.as_nanos() as u64, stop.as_nanos() as u64);
         if let Some(why) = outcome.and_then(|outcome| outcome.ended_early) {
-            completeness.stopped = false;
+            completeness.stand_still = StandStill::Released(Released {
+                why,
+                after_ns: stop_ns,
+            });
             completeness.defects.push(Defect {
                 addr: None,
                 what: format!(
-                    "the stop ended {}; the rest was walked while the target ran",
-                    ended_early(why, options.max_stop)
+                    "the target ran on after {}, {}; the rest was walked while it ran",
+                    nanoseconds(stop_ns),
+                    why.because()
                 ),
                 bytes: 0,
             });
@@ -198,15 +215,6 @@ impl Sampler {
             completeness,
         });
         Ok(Attempt::Sample(sample, marked))
-    }
-}
-
-/// Why a stop ended before its walk did.
-fn ended_early(why: EndedEarly, max_stop: Duration) -> String {
-    match why {
-        EndedEarly::Overdue => format!("after {max_stop:?} (--max-stop)"),
-        EndedEarly::Suspended => "because fragscope was suspended".to_owned(),
-        EndedEarly::Lost => "because the process that held it was ended".to_owned(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What stands between fragscope and what it may not do.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::host::{self, Capability, TO_PROBE};
@@ -53,7 +54,7 @@ pub enum Denial {
         /// What should have been enough.
         in_spite_of: &'static [Capability],
         /// What may be behind it.
-        forbids: &'static str,
+        forbids: Cow<'static, str>,
     },
 }
 
@@ -100,7 +101,7 @@ impl Denial {
         match lacking.is_empty() {
             true => Self::Refused {
                 in_spite_of: TO_PROBE,
-                forbids: "seccomp profile, a security module or the kernel's lockdown",
+                forbids: "seccomp profile, a security module or the kernel's lockdown".into(),
             },
             false => Self::missing(lacking),
         }
@@ -111,7 +112,10 @@ impl Denial {
         match host::is_real_root_namespace() {
             true => Self::Refused {
                 in_spite_of: &[Capability::SysPtrace],
-                forbids: "security module",
+                forbids: host::security_modules().map_or_else(
+                    || "security module".into(),
+                    |all| format!("security module of this kernel ({})", all.join(", ")).into(),
+                ),
             },
             false => Self::UserNamespace,
         }
@@ -142,6 +146,18 @@ fn names(capabilities: &[Capability]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_module_that_may_have_refused_is_named_where_it_is_known() {
+        let said = Denial::of_look().to_string();
+        let known = host::security_modules().unwrap_or_default();
+        for name in ["capability", "yama"] {
+            assert!(!known.iter().any(|one| one == name), "{known:?}");
+        }
+        if host::is_real_root_namespace() {
+            assert!(known.iter().all(|name| said.contains(name)), "{said}");
+        }
+    }
 
     #[test]
     fn what_is_lacking_is_listed_as_in_a_sentence() {

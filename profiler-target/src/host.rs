@@ -181,6 +181,58 @@ pub fn ptrace_scope() -> Option<u32> {
     number("/proc/sys/kernel/yama/ptrace_scope")
 }
 
+/// The security modules of this kernel that may forbid one process to look at another, by their names;
+/// `None` where they cannot be known.
+pub fn security_modules() -> Option<Vec<String>> {
+    // By those rules that every kernel has Denial finds out what is lacking, and Yama by its setting.
+    let others = |name: &str| !matches!(name, "" | "capability" | "yama");
+    let listed = word("/sys/kernel/security/lsm").unwrap_or_default();
+    let mut all: Vec<String> = listed.split(',').map(str::to_owned).collect();
+    if listed.is_empty() {
+        all = loaded_modules().into_iter().map(str::to_owned).collect();
+    }
+    all.retain(|name| others(name));
+    (!all.is_empty()).then_some(all)
+}
+
+/// The same by `lsm_list_modules(2)`, since Linux 6.8: for where no securityfs is mounted.
+fn loaded_modules() -> Vec<&'static str> {
+    /// `include/uapi/linux/lsm.h`: the first is 100.
+    const NAMES: [&str; 14] = [
+        "capability",
+        "selinux",
+        "smack",
+        "tomoyo",
+        "apparmor",
+        "yama",
+        "loadpin",
+        "safesetid",
+        "lockdown",
+        "bpf",
+        "landlock",
+        "ima",
+        "evm",
+        "ipe",
+    ];
+    let mut numbers = [0u64; 32];
+    let mut bytes = size_of_val(&numbers) as u32;
+    // SAFETY: a place for as many bytes, and no flag.
+    let count = unsafe {
+        libc::syscall(
+            SYS_LSM_LIST_MODULES,
+            numbers.as_mut_ptr(),
+            &raw mut bytes,
+            0,
+        )
+    };
+    let count = usize::try_from(count).unwrap_or(0).min(numbers.len());
+    let name = |number: &u64| NAMES.get(usize::try_from(number.checked_sub(100)?).ok()?);
+    numbers[..count].iter().filter_map(name).copied().collect()
+}
+
+/// The same number on all architectures (`include/uapi/asm-generic/unistd.h`).
+const SYS_LSM_LIST_MODULES: libc::c_long = 461;
+
 /// `kernel.perf_event_paranoid`, which some distributions raise above 2.
 pub fn perf_event_paranoid() -> Option<i32> {
     number("/proc/sys/kernel/perf_event_paranoid")

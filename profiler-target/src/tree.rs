@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::proc_dir::PidFd;
 
@@ -136,20 +136,31 @@ impl ProcessTree {
     /// Takes note of the ends of adopted processes, so that none stays as a zombie. `child` was
     /// started by this process, and its end is left to whoever started it.
     pub fn reap(&self, child: u32) {
-        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        // Bounded: more of them are there the next time.
-        for _ in 0..256 {
-            let pid = match waitid(Id::All, ended) {
-                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) => pid,
-                Err(Errno::EINTR) => continue,
-                _ => return,
-            };
-            if pid.as_raw() == child as i32 {
-                return;
-            }
-            // Somebody else may have waited for it meanwhile.
-            let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        reap_adopted(|pid| pid == child as i32);
+    }
+}
+
+/// Takes note of the ends of children that this process did not start but adopted, whichever group they
+/// are in, so that none stays as a zombie. `is_own` says which ones somebody here waits for.
+pub fn reap_adopted(is_own: impl Fn(i32) -> bool) {
+    let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    // Bounded: more of them are there the next time.
+    for _ in 0..MOST_CHILDREN {
+        let pid = match waitid(Id::All, ended) {
+            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) => pid,
+            Err(Errno::EINTR) => continue,
+            _ => return,
+        };
+        if is_own(pid.as_raw()) {
+            // The kernel names this one as long as nobody waits for it, and none behind it.
+            let all = children_of(std::process::id()).into_iter();
+            let adopted = all.map(|pid| pid as i32).filter(|pid| !is_own(*pid));
+            return adopted.for_each(|pid| {
+                let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+            });
         }
+        // Somebody else may have waited for it meanwhile.
+        let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
     }
 }
 
@@ -323,8 +334,6 @@ fn boot_ticks() -> Option<f64> {
 mod tests {
     use std::process::{Command, Stdio};
     use std::time::Duration;
-
-    use nix::unistd::Pid;
 
     use super::*;
 

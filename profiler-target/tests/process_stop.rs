@@ -1,15 +1,17 @@
 //! Stopping a process of one's own user: no privilege needed.
 
 use std::fs::File;
-use std::time::Duration;
+use std::os::unix::process::CommandExt;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use profiler_target::{EndedEarly, StopError, Target};
+use profiler_core::completeness::EndedEarly;
+use profiler_target::{StopError, Target};
 use profiler_testing::child::{self, Child, wait_for_state};
 
 #[test]
@@ -252,4 +254,81 @@ fn the_kernel_ends_a_stop_whose_guard_is_suspended() {
     // The test itself waits for a processor on a busy host.
     assert!(held < promised + Duration::from_millis(500), "{held:?}");
     assert_eq!(stopped.ended_early(), Some(EndedEarly::Overdue));
+}
+
+/// Not a test of its own: it stops a process while none of its guards ever runs.
+#[test]
+#[ignore = "a helper of the test below"]
+fn helper_stops_the_target_without_a_guard_that_runs() {
+    let Some(pid) = std::env::var(TARGET).ok().and_then(|pid| pid.parse().ok()) else {
+        return;
+    };
+    let target = Target::open(pid).expect("our own child");
+    let began = Instant::now();
+    let stopped = target.stop_within(Duration::from_secs(1));
+    let took = began.elapsed();
+    assert!(matches!(stopped, Err(StopError::GuardLost)), "{stopped:?}");
+    // A second, the 0.3 s in which the kernel ends a stop, and 2 s for a busy host; the rest is the test's.
+    assert!(took < Duration::from_millis(4300), "{took:?}");
+}
+
+#[test]
+fn a_stop_whose_guards_never_run_is_given_up_within_one_patience() {
+    let target = Child::c("signals");
+    let mut helper = std::process::Command::new(std::env::current_exe().expect("ourselves"));
+    helper
+        .args([
+            "--exact",
+            "helper_stops_the_target_without_a_guard_that_runs",
+        ])
+        .args(["--ignored", "--nocapture"])
+        .env(TARGET, target.pid().to_string());
+    // SAFETY: one system call.
+    unsafe { helper.pre_exec(|| Ok(ptrace::traceme()?)) };
+    let helper = Pid::from_raw(helper.spawn().expect("it starts").id() as i32);
+    assert_eq!(
+        waitpid(helper, None),
+        Ok(WaitStatus::Stopped(helper, Signal::SIGTRAP))
+    );
+    let also = ptrace::Options::PTRACE_O_TRACEFORK
+        | ptrace::Options::PTRACE_O_TRACECLONE
+        | ptrace::Options::PTRACE_O_EXITKILL;
+    ptrace::setoptions(helper, also).expect("traced");
+    ptrace::cont(helper, None).expect("traced");
+    // Other tests of this program have children, too.
+    let own = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+    // Processes that it forks are guards, which stay where they begin.
+    let mut guards = Vec::new();
+    let code = loop {
+        let (pid, signal) = match waitpid(None, Some(own)).expect("it runs") {
+            WaitStatus::Exited(pid, code) if pid == helper => break code,
+            WaitStatus::PtraceEvent(pid, _, event)
+                if event == ptrace::Event::PTRACE_EVENT_FORK as i32 =>
+            {
+                let guard = ptrace::getevent(pid).expect("traced");
+                let guard = Pid::from_raw(guard as i32);
+                // A SIGCONT would make it forget a stop that it has not come to.
+                if !guards.contains(&guard) {
+                    waitpid(guard, Some(own)).expect("it stops");
+                    guards.push(guard);
+                }
+                (pid, None)
+            }
+            WaitStatus::PtraceEvent(pid, ..) => (pid, None),
+            WaitStatus::Stopped(pid, signal) => {
+                let is_thread = std::fs::metadata(format!("/proc/{helper}/task/{pid}")).is_ok();
+                if !is_thread {
+                    guards.push(pid);
+                    continue;
+                }
+                (
+                    pid,
+                    Some(signal).filter(|signal| *signal != Signal::SIGSTOP),
+                )
+            }
+            _ => continue,
+        };
+        ptrace::cont(pid, signal).expect("traced");
+    };
+    assert_eq!((code, guards.len()), (0, 2));
 }

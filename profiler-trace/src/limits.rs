@@ -5,6 +5,7 @@
 //! reading with a sentence; what was read until then is used. Time follows: each byte that is allowed
 //! takes some nanoseconds, and a signal ends the reading between two of its parts.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -81,7 +82,7 @@ pub enum Stopped {
         /// The limit in bytes.
         bytes: u64,
         /// What to do, in words.
-        remedy: &'static str,
+        remedy: Cow<'static, str>,
     },
     /// A signal came.
     Interrupted,
@@ -221,7 +222,7 @@ impl Meter {
             false => Err(Stopped::Limit {
                 what,
                 bytes,
-                remedy,
+                remedy: remedy.into(),
             }
             .into()),
         }

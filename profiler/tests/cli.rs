@@ -91,6 +91,15 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
     fails(&["explain", "--pid", "1", "--at", "2"], 2, "cannot be used");
     fails(&["profile"], 2, "unrecognized subcommand");
     fails(&["snapshot", "--pid", "one"], 2, "invalid value 'one'");
+    for command in ["attach", "snapshot", "explain", "record", "doctor"] {
+        let words = [command, "--pid", "-5", "-o", "x.fragtrace"];
+        let words = &words[..if command == "record" { 5 } else { 3 }];
+        fails(
+            words,
+            2,
+            "invalid value '-5' for '--pid <PID>': -5 is not in 1..",
+        );
+    }
     fails(
         &["attach", "--pid", "1", "--budget", "0%"],
         2,

@@ -457,6 +457,31 @@ fn a_busy_target_is_walked_stopped_and_running() {
 }
 
 #[test]
+fn a_stop_that_is_too_short_for_the_walk_is_said_to_have_ended_early() {
+    let child = Child::python(
+        "
+import sys
+kept = [bytes(n % 900) for n in range(400000)]
+print('ready', flush=True)
+sys.stdin.readline()
+",
+    );
+    // On a busy host it may not have come to a stop by then.
+    let about = (0..100).find_map(|_| {
+        let seen = snapshot(child.pid(), &["--max-stop", "5ms"]);
+        let about = seen["completeness"].clone();
+        (!about["released"].is_null()).then_some(about)
+    });
+    let about = about.expect("one of them came to a stop");
+    assert_eq!(about["stopped"], false, "{about}");
+    assert_eq!(about["released"]["why"], "max-stop", "{about}");
+    let after = about["released"]["after_ms"].as_f64().expect("a number");
+    assert!(after >= 5.0, "{about}");
+    let gaps = about["gaps"].as_array().expect("a list");
+    assert!(gaps.iter().any(|gap| gap == "released"), "{about}");
+}
+
+#[test]
 fn a_snapshot_killed_at_any_instant_lets_the_target_run_on() {
     let mut child = Child::python(BUSY);
     for later in 0..24u32 {

@@ -3,12 +3,16 @@
 mod support;
 
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use profiler_core::residency::ResidencyMap;
 use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
 use profiler_trace::trace::{By, EventKind, Figures, TraceDescription, Writer};
@@ -239,17 +243,106 @@ fn trace_of_forks(folder: &Path) -> PathBuf {
     path
 }
 
-/// The children of a process that have ended and were not waited for.
-fn zombies_of(parent: u32) -> Vec<u32> {
+/// What `/proc/PID/stat` says of all processes: number, name, state, parent.
+fn processes() -> Vec<(u32, String, char, u32)> {
     let all = std::fs::read_dir("/proc").expect("processes").flatten();
-    let zombies = all.filter_map(|process| {
+    let known = all.filter_map(|process| {
         let pid: u32 = process.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read_to_string(process.path().join("stat")).ok()?;
-        let mut words = stat.rsplit_once(") ")?.1.split(' ');
-        let is_zombie = words.next() == Some("Z");
-        (is_zombie && words.next()?.parse() == Ok(parent)).then_some(pid)
+        let (head, tail) = stat.rsplit_once(") ")?;
+        let mut words = tail.split(' ');
+        let state = words.next()?.chars().next()?;
+        let name = head.split_once(" (")?.1.to_owned();
+        Some((pid, name, state, words.next()?.parse().ok()?))
     });
-    zombies.collect()
+    known.collect()
+}
+
+/// The children of a process that have ended and were not waited for.
+fn zombies_of(parent: u32) -> Vec<u32> {
+    let all = processes().into_iter();
+    let zombies = all.filter(|(_, _, state, of)| (*state, *of) == ('Z', parent));
+    zombies.map(|(pid, ..)| pid).collect()
+}
+
+/// The player of this fragscope, and its state.
+fn player_of(fragscope: u32) -> Option<(u32, char)> {
+    let is_player = |pid: u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"fragscope-player")
+    };
+    let mut all = processes().into_iter();
+    let found = all.find(|(pid, _, _, parent)| *parent == fragscope && is_player(*pid))?;
+    Some((found.0, found.2))
+}
+
+#[test]
+fn players_are_suspended_while_fragscope_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut replay = command(&["replay", text(&trace(folder.path(), 1.0))])
+        .args(["--runs", "30", "--allocator", "jemalloc"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("fragscope");
+    let fragscope = Pid::from_raw(replay.id() as i32);
+    let player = loop {
+        let ended = replay.try_wait().expect("ours");
+        assert_eq!(ended, None, "no player was suspended");
+        let Some((player, _)) = player_of(replay.id()) else {
+            continue;
+        };
+        kill(fragscope, Signal::SIGSTOP).expect("ours");
+        // One that has just begun waits for fragscope, and one may have come to its end.
+        let is_suspended = |_| {
+            std::thread::sleep(Duration::from_millis(10));
+            player_of(replay.id()) == Some((player, 'T'))
+        };
+        if (0..100).any(is_suspended) {
+            break player;
+        }
+        kill(fragscope, Signal::SIGCONT).expect("ours");
+    };
+    let state = || player_of(replay.id()).filter(|(pid, state)| (*pid, *state) == (player, 'T'));
+    assert!(state().is_some());
+    kill(fragscope, Signal::SIGCONT).expect("ours");
+    support::wait_until("its player runs on", || state().is_none());
+    assert_eq!(replay.wait().expect("ours").code(), Some(0));
+}
+
+#[test]
+fn whoever_is_adopted_is_waited_for_whichever_group_it_is_in() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut replay = Command::new("sh");
+    let replay = replay
+        .arg("-c")
+        // Children of whoever executes fragscope, whose own children outlive them.
+        .arg("(while :; do (sleep 0.02 &); sleep 0.02; done) & exec \"$@\"")
+        .arg("sh")
+        .args([env!("CARGO_BIN_EXE_fragscope"), "replay"])
+        .arg(trace_of_forks(folder.path()))
+        .args([
+            "--runs",
+            "9",
+            "--allocator",
+            "jemalloc",
+            "--allocator",
+            "mimalloc",
+        ])
+        .process_group(0)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut replay = replay.spawn().expect("a shell");
+    let mut most = 0;
+    while replay.try_wait().expect("our own child").is_none() {
+        let all = processes().into_iter();
+        let is_adopted = |name: &str, parent| name == "sleep" && parent == replay.id();
+        let left = all.filter(|(_, name, state, of)| is_adopted(name, *of) && *state == 'Z');
+        most = most.max(left.count());
+    }
+    killpg(Pid::from_raw(replay.id() as i32), Signal::SIGKILL).expect("the loop runs");
+    // They end each 20 ms, and are looked at each 50 ms where a processor is free.
+    assert!(most < 20, "{most}");
 }
 
 #[test]
@@ -329,4 +422,17 @@ fn what_is_no_trace_ends_with_an_error_that_says_so() {
     fails(&empty, "nothing to play");
     let missing = replay(&folder.path().join("none"), &[]);
     assert_eq!(missing.status.code(), Some(1));
+}
+
+#[test]
+fn a_folder_for_temporary_files_that_takes_nothing_is_named_with_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = trace(folder.path(), 1.0);
+    let nowhere = folder.path().join("nowhere");
+    let mut replay = command(&["replay", text(&path)]);
+    let output = replay.env("TMPDIR", &nowhere).output().expect("it runs");
+    let said = support::stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(text(&nowhere)), "{said}");
+    assert!(said.contains("name another folder by TMPDIR"), "{said}");
 }

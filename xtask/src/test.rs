@@ -8,15 +8,18 @@ use anyhow::{Context, Result};
 use crate::{accuracy, bpf, dependencies, layers, root, run as run_command};
 
 /// Debian packages that the tests use besides the BPF toolchain: a C compiler for the programs
-/// whose heaps are the oracles, on glibc, musl, mimalloc and tcmalloc; a broker for the Celery worker; tmux for
+/// whose heaps are the oracles, on glibc, musl, mimalloc and tcmalloc; make for the jemalloc that is inside
+/// fragscope, a C++ compiler for the library that fuzzes; a broker for the Celery worker; tmux for
 /// the screen; gdb for gcore; setcap.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 12] = [
+    "g++",
     "gcc",
     "gdb",
     "libc6-dev",
     "libcap2-bin",
     "libmimalloc2.0",
     "libtcmalloc-minimal4",
+    "make",
     "musl-tools",
     "redis-server",
     "tmux",

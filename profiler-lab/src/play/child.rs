@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{self, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,11 @@ use nix::unistd::Pid;
 use procfs::process::Process;
 use procfs::{ProcError, ProcResult};
 use profiler_common::program::{CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE, PlayerMessage};
+use profiler_target::{children_of, reap_adopted};
 
 use super::confine::{Confinement, Given};
 use super::control::Control;
+use super::guard::PlayGuard;
 use super::preload::Preload;
 use super::{PlayError, ReplayProgram, Setup};
 
@@ -40,6 +42,8 @@ const KILLED_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Child {
     process: process::Child,
+    /// Who suspends it with fragscope.
+    guard: Arc<PlayGuard>,
     control: Control,
     /// The allocator that should have been loaded, until that was seen.
     to_be_loaded: Option<Preload>,
@@ -82,25 +86,33 @@ impl Child {
         let given = Given {
             kept,
             core: setup.core,
-            background: setup.background,
         };
         confinement.apply(&mut command, given);
-        // Its processes whose parents have ended are ours to wait for: not everywhere PID 1 does so.
-        prctl::set_child_subreaper(true).map_err(|error| PlayError::Start(error.into()))?;
         // Held until it is among them: none is started once they were ended.
         let mut players = players();
         if players.are_over {
             return Err(PlayError::Cancelled);
         }
+        players.adopt().map_err(PlayError::Start)?;
+        let guard = PlayGuard::shared().map_err(PlayError::Start)?;
         let process = command.spawn().map_err(PlayError::Start)?;
-        players.all.push(Pid::from_raw(process.id() as i32));
+        let own = Pid::from_raw(process.id() as i32);
+        players.all.push(own);
         drop(players);
-        Ok(Self {
+        if setup.background {
+            // Not before it executes: until then the lock is held, and on a busy host that would take long.
+            set_priority(own, LOWEST);
+        }
+        let child = Self {
             process,
+            guard,
             control,
             to_be_loaded: preload,
             closed_since: None,
-        })
+        };
+        // It waits for an answer before it plays.
+        child.guard.watch(own).map_err(PlayError::Start)?;
+        Ok(child)
     }
 
     /// Its number.
@@ -120,10 +132,10 @@ impl Child {
         Ok(pid.filter(|&pid| self.has(pid)))
     }
 
-    /// Whether it has a process of this number.
+    /// Whether it has a process of this number that has not ended.
     fn has(&self, pid: i32) -> bool {
-        let group = || -> ProcResult<i32> { Ok(Process::new(pid)?.stat()?.pgrp) };
-        group().is_ok_and(|group| group == self.pid())
+        let stat = || Process::new(pid)?.stat();
+        stat().is_ok_and(|stat| stat.pgrp == self.pid() && !matches!(stat.state, 'Z' | 'X'))
     }
 
     /// Whether all of its processes together have more bytes resident or swapped. Pages that they
@@ -133,7 +145,12 @@ impl Child {
     /// those that an object has made to hide what it takes.
     pub(super) fn has_more_than(&self, limit: u64, shared: u64) -> io::Result<bool> {
         let limit = limit.saturating_add(shared);
-        let mut pids = self.control.pids()?;
+        let mut pids: Vec<i32> = self
+            .control
+            .pids()?
+            .into_iter()
+            .map(|(_, pid)| pid)
+            .collect();
         // Before it has begun to play it says nothing.
         pids.push(self.pid());
         pids.sort_unstable();
@@ -151,7 +168,7 @@ impl Child {
 
     /// Waits for a message for a while. A failure of the player is an error.
     pub(super) fn receive(&mut self) -> Result<Option<PlayerMessage>, PlayError> {
-        self.wait_for_adopted();
+        players().reap_adopted();
         let Some(messages) = &mut self.process.stdout else {
             return Err(PlayError::Io(io::ErrorKind::BrokenPipe.into()));
         };
@@ -159,8 +176,15 @@ impl Child {
         match poll(&mut waiting, PollTimeout::from(WAIT_MS)) {
             Ok(0) => {
                 // Other processes of it may keep the pipe open.
-                return match self.ended()? {
-                    Some(status) => Err(self.why_it_ended(status)),
+                if let Some(status) = self.ended()? {
+                    return Err(self.why_it_ended(status));
+                }
+                // One that failed said so before it ended.
+                let lost = self.lost()?.filter(|_| !self.has_sent());
+                return match lost {
+                    Some(process) => {
+                        Err(self.crashed(&format!("process {process} of the recording")))
+                    }
                     None => Ok(None),
                 };
             }
@@ -185,6 +209,15 @@ impl Child {
         }
     }
 
+    /// Whether a message of it waits to be received.
+    fn has_sent(&self) -> bool {
+        let Some(messages) = &self.process.stdout else {
+            return false;
+        };
+        let mut waiting = [PollFd::new(messages.as_fd(), PollFlags::POLLIN)];
+        poll(&mut waiting, PollTimeout::ZERO) == Ok(1)
+    }
+
     /// Its pipe was closed: by its end, or by an object that it loaded, which may go on for ever.
     fn closed(&mut self) -> Result<Option<PlayerMessage>, PlayError> {
         if let Some(status) = self.ended()? {
@@ -200,31 +233,16 @@ impl Child {
         Ok(None)
     }
 
-    /// Waits for those of its processes that have ended after their parents: a recording may have
-    /// thousands of them.
-    fn wait_for_adopted(&self) {
-        let own = Pid::from_raw(self.pid());
-        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        while let Ok(status) = waitid(Id::PGid(own), ended)
-            && let Some(pid) = status.pid()
-        {
-            if pid == own {
-                // The kernel names the first one that has ended, which stays so: it names no other.
-                return self.wait_for_named();
-            }
-            // It is ours, and has ended.
-            let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
-        }
-    }
-
-    /// The same of those that the player names. One that is no child of ours cannot be waited for.
-    fn wait_for_named(&self) {
-        let pids = self.control.pids().unwrap_or_default();
-        for pid in pids {
-            if pid != self.pid() && self.has(pid) {
-                let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+    /// A process of the program, by its number there, that has ended before its part was played: the
+    /// others would wait for it in vain.
+    fn lost(&self) -> io::Result<Option<u32>> {
+        for (process, pid) in self.control.pids()? {
+            // What leaves says so before it ends.
+            if !self.has(pid) && self.control.pid(process)? == Some(pid) {
+                return Ok(Some(process));
             }
         }
+        Ok(None)
     }
 
     /// How its first process ended, if it has. It is not waited for before the drop: until then its
@@ -265,13 +283,7 @@ impl Child {
     fn why_it_ended(&mut self, status: process::ExitStatus) -> PlayError {
         if let Some(signal) = status.signal() {
             let name = Signal::try_from(signal).map_or("an unknown signal", Signal::as_str);
-            let said = self.last_line();
-            let said = if said.is_empty() {
-                String::new()
-            } else {
-                format!(": {said}")
-            };
-            return PlayError::Crashed(format!("{name}{said}"));
+            return self.crashed(name);
         }
         if let Ok(why) = self.control.failure()
             && !matches!(why, PlayError::Player(_))
@@ -280,6 +292,15 @@ impl Child {
         }
         let said = self.last_line();
         PlayError::Player(format!("it ended by itself ({status}) {said}"))
+    }
+
+    /// It crashed, by what is said of that and what it wrote last.
+    fn crashed(&mut self, how: &str) -> PlayError {
+        let said = self.last_line();
+        PlayError::Crashed(match said.is_empty() {
+            true => how.to_owned(),
+            false => format!("{how}: {said}"),
+        })
     }
 
     /// The last line that it wrote on stderr, of those there are.
@@ -306,6 +327,7 @@ impl Drop for Child {
             // It was waited for when all were ended.
             return;
         }
+        self.guard.forget(own);
         // All of its processes: until the first was waited for, nobody else can have its number.
         kill(own);
         // Where kernel calls are not restricted it may have left the group.
@@ -315,15 +337,25 @@ impl Drop for Child {
         // Until all were waited for the number is theirs, and after that until another one is started:
         // none is while the last is waited for. Between two turns whoever ends all players has the lock.
         wait_for_all_of(own, Instant::now() + KILLED_WITHIN, players);
-        players().ending.retain(|one| *one != own);
+        players().has_ended(own);
     }
+}
+
+/// The priority of what gives way to all else that wants a processor, and of all else.
+const LOWEST: libc::c_int = 19;
+const NORMAL: libc::c_int = 0;
+
+/// Sets the priority of all threads of a player's processes, where that is permitted.
+fn set_priority(group: Pid, priority: libc::c_int) {
+    // SAFETY: takes numbers.
+    unsafe { libc::setpriority(libc::PRIO_PGRP, group.as_raw() as libc::id_t, priority) };
 }
 
 /// Kills the processes of a player. Those of the lowest priority need a processor to end, which a busy host
 /// gives them late.
 fn kill(group: Pid) {
-    // SAFETY: takes numbers. Only root may; others wait for longer.
-    unsafe { libc::setpriority(libc::PRIO_PGRP, group.as_raw() as libc::id_t, 0) };
+    // Only root may; others wait for longer.
+    set_priority(group, NORMAL);
     // One that has ended and was not waited for still has its number.
     let _ = killpg(group, Signal::SIGKILL);
 }
@@ -358,6 +390,7 @@ fn reap(group: Pid) -> bool {
 static PLAYERS: Mutex<Players> = Mutex::new(Players {
     all: Vec::new(),
     ending: Vec::new(),
+    others: None,
     are_over: false,
 });
 
@@ -365,11 +398,42 @@ struct Players {
     all: Vec<Pid>,
     /// Those that a thread is ending: until they were waited for their numbers are theirs.
     ending: Vec<Pid>,
+    /// While players run and what they leave behind is adopted: the children that this process had
+    /// before, which others wait for.
+    others: Option<Vec<u32>>,
     /// Whether the process is about to exit.
     are_over: bool,
 }
 
 impl Players {
+    /// Their processes whose parents have ended are ours to wait for: not everywhere PID 1 does so.
+    fn adopt(&mut self) -> io::Result<()> {
+        if self.others.is_none() {
+            prctl::set_child_subreaper(true)?;
+            self.others = Some(children_of(process::id()));
+        }
+        Ok(())
+    }
+
+    /// Takes note of the ends of those that were adopted. Whoever starts a player has the lock.
+    fn reap_adopted(&self) {
+        let Some(others) = &self.others else { return };
+        reap_adopted(|pid| {
+            let player = Pid::from_raw(pid);
+            let is_player = self.all.contains(&player) || self.ending.contains(&player);
+            is_player || others.contains(&pid.unsigned_abs())
+        });
+    }
+
+    /// A player was ended and waited for.
+    fn has_ended(&mut self, player: Pid) {
+        self.ending.retain(|one| *one != player);
+        if self.all.is_empty() && self.ending.is_empty() && self.others.take().is_some() {
+            // What is adopted from now on nobody would wait for.
+            let _ = prctl::set_child_subreaper(false);
+        }
+    }
+
     /// Whoever takes a player out of the list ends it: nobody else may use its number from then on.
     fn begin_to_end(&mut self, player: Pid) -> bool {
         let at = self.all.iter().position(|one| *one == player);
@@ -388,15 +452,19 @@ fn players() -> MutexGuard<'static, Players> {
 /// they die with it, but leave a zombie each where nobody reaps orphans. Waits for as long as `limit`
 /// for all of them.
 pub fn end_all(limit: Duration) {
-    let deadline = Instant::now() + limit;
     let all = {
         let mut players = players();
         players.are_over = true;
-        std::mem::take(&mut players.all)
+        let all = std::mem::take(&mut players.all);
+        players.ending.extend(&all);
+        all
     };
+    // From now on: one that was just being started is among them, and needs its time, too.
+    let deadline = Instant::now() + limit;
     all.iter().for_each(|player| kill(*player));
     for player in all {
         wait_for_all_of(player, deadline, || ());
+        players().has_ended(player);
     }
     while !players().ending.is_empty() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(1));

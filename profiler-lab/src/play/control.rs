@@ -60,14 +60,14 @@ impl Control {
         Ok((pid > 0).then_some(pid))
     }
 
-    /// The same of all processes that run.
-    pub(super) fn pids(&self) -> io::Result<Vec<i32>> {
+    /// The same of all processes that run, each with its number in the program.
+    pub(super) fn pids(&self) -> io::Result<Vec<(u32, i32)>> {
         let mut bytes = [0; size_of::<u32>() * MAX_PROCESSES as usize];
         self.0
             .read_exact_at(&mut bytes, offset_of!(Layout, pids) as u64)?;
         let (words, _) = bytes.as_chunks::<4>();
         let pids = words.iter().map(|word| i32::from_ne_bytes(*word));
-        Ok(pids.filter(|&pid| pid > 0).collect())
+        Ok((0..).zip(pids).filter(|&(_, pid)| pid > 0).collect())
     }
 
     /// Why the player failed, as it says.
@@ -78,6 +78,9 @@ impl Control {
             failure::NO_MEMORY => PlayError::NoMemory { bytes: detail },
             failure::NO_THREAD => player("a thread or process of it could not be started"),
             failure::NO_MAPPING => player("it got no memory for its own tables"),
+            failure::CHILD_ENDED => {
+                PlayError::Crashed(format!("process {detail} of the recording, as it began"))
+            }
             failure::BAD_PROGRAM => {
                 PlayError::Player(format!("it does not know operation {detail}"))
             }

@@ -3,6 +3,7 @@
 mod child;
 pub(crate) mod confine;
 mod control;
+mod guard;
 mod kernel_calls;
 mod preload;
 mod program;
@@ -179,6 +180,35 @@ pub enum PlayError {
     Cancelled,
 }
 
+/// How long a player has made no progress, as far as fragscope itself ran: while that is suspended, so is
+/// its player.
+struct Idle {
+    looked: Instant,
+    time: Duration,
+}
+
+impl Idle {
+    /// The most that passes between two looks of a fragscope that runs.
+    const MOST: Duration = Duration::from_secs(1);
+
+    fn since(now: Instant) -> Self {
+        Self {
+            looked: now,
+            time: Duration::ZERO,
+        }
+    }
+
+    fn look(&mut self, now: Instant) {
+        self.time += now.duration_since(self.looked).min(Self::MOST);
+        self.looked = now;
+    }
+
+    /// It made progress.
+    fn end(&mut self) {
+        self.time = Duration::ZERO;
+    }
+}
+
 /// Plays a program; `progress` gets how many operations have been played now and then, and ends
 /// the player by giving false.
 ///
@@ -208,7 +238,8 @@ pub fn play_along(
     let mut child = Child::start(program, setup)?;
     let mut measurements = Measurements::default();
     let mut calls = None;
-    let (mut played, mut moved) = (0, Instant::now());
+    let mut played = 0;
+    let mut idle = Idle::since(Instant::now());
     let mut checked = Instant::now();
     loop {
         let message = child.receive()?;
@@ -216,8 +247,10 @@ pub fn play_along(
         if message.is_none() || checked.elapsed() > CHECK_EVERY {
             checked = Instant::now();
             let now = child.control().played()?;
+            idle.look(checked);
             if now != played {
-                (played, moved) = (now, checked);
+                played = now;
+                idle.end();
             }
             if !progress(now) {
                 return Err(PlayError::Cancelled);
@@ -231,7 +264,7 @@ pub fn play_along(
         match message {
             None => {
                 // One that has played all there is waits for more.
-                if moved.elapsed() > patience && played < program.published() {
+                if idle.time > patience && played < program.published() {
                     let of = program.published();
                     return Err(PlayError::Hung { played, of });
                 }
@@ -248,7 +281,7 @@ pub fn play_along(
                     PlayError::Player(format!("it reached an unknown checkpoint, {number}"))
                 })?;
                 measurements.measure(&child, &reached)?;
-                moved = Instant::now();
+                idle.end();
                 measurements
                     .checkpoints
                     .last()
@@ -332,5 +365,23 @@ impl Measurements {
         let residency = target.residency(&target.mappings()?)?;
         let malloc = malloc_resident(&residency, &[]);
         Ok(Some(malloc.resident_bytes + malloc.swapped_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_which_fragscope_was_suspended_is_no_hang() {
+        let began = Instant::now();
+        let mut idle = Idle::since(began);
+        let at = |ms| began + Duration::from_millis(ms);
+        idle.look(at(50));
+        idle.look(at(3_600_000));
+        assert_eq!(idle.time, Duration::from_millis(1050));
+        idle.end();
+        idle.look(at(3_600_050));
+        assert_eq!(idle.time, Duration::from_millis(50));
     }
 }

@@ -15,6 +15,7 @@ use profiler_common::program::{
     Control, OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES, code,
 };
 use profiler_core::addr::PAGE_SIZE;
+use profiler_core::text::visible;
 use profiler_trace::compile::{Compiler, MMAP_THRESHOLDS, ProgramCheckpoint, Sink, Summary};
 use profiler_trace::limits::{Holder, Meter, Stopped};
 use profiler_trace::trace::{
@@ -38,8 +39,16 @@ pub enum CompileError {
     #[error("interrupted while it was read: nothing was played")]
     Interrupted,
     /// The program cannot be written.
-    #[error("no room for the program in the folder for temporary files: {0}")]
-    Write(#[from] io::Error),
+    #[error(
+        "cannot write what players are to play into {}, the folder for temporary files: {why}; make \
+         room there, or name another folder by TMPDIR",
+        visible(std::env::temp_dir().display())
+    )]
+    Write {
+        /// What failed.
+        #[from]
+        why: io::Error,
+    },
 }
 
 fn because(trouble: &Option<String>) -> String {
@@ -60,7 +69,7 @@ impl From<PassError> for CompileError {
     fn from(error: PassError) -> Self {
         match error {
             PassError::Interrupted => Self::Interrupted,
-            PassError::Taker(why) => Self::Write(why),
+            PassError::Taker(why) => Self::Write { why },
         }
     }
 }
@@ -399,8 +408,12 @@ impl Buffer {
             return Err(Stopped::Limit {
                 what: "the program for players",
                 bytes: self.room,
-                remedy: "that is half of the room in the folder for temporary files: name a larger \
-                         one by TMPDIR",
+                remedy: format!(
+                    "that is half of the room in {}: make room there, or name another folder for \
+                     temporary files by TMPDIR",
+                    visible(std::env::temp_dir().display())
+                )
+                .into(),
             }
             .into());
         }

@@ -17,7 +17,7 @@ pub(crate) fn named(name: &str) -> PathBuf {
 }
 
 /// Compiles a shared object in `folder`.
-fn compile(folder: &Path, source: &str) -> PathBuf {
+pub(crate) fn compile(folder: &Path, source: &str) -> PathBuf {
     let (from, to) = (folder.join("bad.c"), folder.join("libbad.so"));
     fs::write(&from, source).expect("a writable folder");
     let status = Command::new("cc")

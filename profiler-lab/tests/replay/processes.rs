@@ -1,8 +1,11 @@
 //! Traces of several processes.
 
+use std::time::{Duration, Instant};
+
 use profiler_lab::play::{PlayError, PlayedCheckpoint, Setup, play};
 use profiler_trace::trace::EventKind;
 
+use super::allocators::compile;
 use super::trace::TraceBuilder;
 use super::{MIB, played};
 
@@ -99,4 +102,52 @@ fn the_memory_of_all_processes_is_limited_and_what_they_share_counts_once() {
     );
     let outcome = with_children(3, 40, 1);
     assert!(outcome.is_ok(), "{outcome:?}");
+}
+
+/// What comes of a program that forks, with an allocator whose forked processes crash, and how long it
+/// takes.
+fn with_crashing_children(source: &str) -> (Result<(), PlayError>, Duration) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut trace = TraceBuilder::new();
+    trace.alloc(0, 100);
+    trace.fork(0, 1, 1);
+    trace.alloc(1, 100);
+    trace.alloc(0, 100);
+    let setup = Setup {
+        preload: Some(compile(folder.path(), source)),
+        ..Setup::default()
+    };
+    let program = trace.program();
+    let began = Instant::now();
+    let outcome = play(&program, &setup, &|_| true).map(drop);
+    (outcome, began.elapsed())
+}
+
+/// As much as a busy host needs, and less than a player that hangs is waited for.
+const AT_ONCE: Duration = Duration::from_secs(8);
+
+#[test]
+fn a_forked_process_that_crashes_is_noticed_at_once() {
+    let source = "#include <stdlib.h>\n#include <unistd.h>\n#include <stdio.h>\n\
+        static char memory[1 << 24]; static size_t used; static int first;\n\
+        void *malloc(size_t n) {\n\
+            if (!first) first = getpid();\n\
+            if (getpid() != first) { static char said[] = \"not here\\n\"; write(2, said, 9); __builtin_trap(); }\n\
+            size_t at = used; used += (n + 15) & ~15ul; return memory + at; }\n\
+        void free(void *p) { (void)p; }\n";
+    let (outcome, took) = with_crashing_children(source);
+    let said = outcome.expect_err("it crashes").to_string();
+    assert_eq!(said, "crashed (process 1 of the recording: not here)");
+    assert!(took < AT_ONCE, "{took:?}");
+}
+
+#[test]
+fn a_forked_process_that_crashes_before_it_plays_is_noticed_at_once() {
+    let source = "#include <pthread.h>\n\
+        static void crash(void) { __builtin_trap(); }\n\
+        __attribute__((constructor)) static void begin(void) { pthread_atfork(0, 0, crash); }\n";
+    let (outcome, took) = with_crashing_children(source);
+    let said = outcome.expect_err("it crashes").to_string();
+    assert_eq!(said, "crashed (process 1 of the recording, as it began)");
+    assert!(took < AT_ONCE, "{took:?}");
 }

@@ -99,6 +99,15 @@ impl Process {
         }
         ended
     }
+
+    /// Whether one that was killed before has ended by now.
+    fn reap_killed(&self) -> bool {
+        let ended = !self.handle.is_alive();
+        if ended {
+            self.handle.reap();
+        }
+        ended
+    }
 }
 
 /// A guard that runs. Dropping it lets it give back what it holds and end.
@@ -106,6 +115,7 @@ impl Process {
 pub struct Guard {
     channel: UnixStream,
     process: Process,
+    was_killed: bool,
 }
 
 impl Guard {
@@ -176,7 +186,11 @@ impl Guard {
             channel: second,
         });
         drop(guards);
-        Ok(Self { channel, process })
+        Ok(Self {
+            channel,
+            process,
+            was_killed: false,
+        })
     }
 
     /// fragscope's end of the channel.
@@ -200,8 +214,10 @@ impl Guard {
     }
 
     /// Ends it at once, unless it is [`Needed`]: what it traces runs on, what it has pinned goes.
-    /// Whether it has ended.
-    pub fn kill(&self) -> bool {
+    /// Whether it has ended; if not, as somebody froze it, it ends when it runs again, and nobody waits for
+    /// it once more.
+    pub fn kill(&mut self) -> bool {
+        self.was_killed = !self.process.needed.get();
         self.process.kill()
     }
 }
@@ -217,7 +233,11 @@ impl Drop for Guard {
     fn drop(&mut self) {
         // One that is gone needs not.
         let _ = self.channel.shutdown(Shutdown::Both);
-        if self.process.end(END_TIMEOUT) {
+        let ended = match self.was_killed {
+            true => self.process.reap_killed(),
+            false => self.process.end(END_TIMEOUT),
+        };
+        if ended {
             let is_other = |one: &Running| !Arc::ptr_eq(&one.process.needed, &self.process.needed);
             running().all.retain(is_other);
         }
@@ -277,7 +297,7 @@ pub fn end_all(limit: Duration) -> Vec<i32> {
 }
 
 /// Whether the process whose `stat` is open as `state` is suspended (`T`, proc(5)).
-pub(super) fn is_suspended(state: RawFd) -> bool {
+pub fn is_suspended(state: RawFd) -> bool {
     let mut text = [0u8; 128];
     // SAFETY: a buffer of this length.
     let read = unsafe { libc::pread(state, text.as_mut_ptr().cast(), text.len(), 0) };

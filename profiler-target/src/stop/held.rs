@@ -14,19 +14,17 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use profiler_core::addr::RemoteAddr;
+use profiler_core::completeness::EndedEarly;
 use profiler_core::threads::Thread;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::tracer::Tracer;
-use super::{EndedEarly, GRACE, GUARD_NAME, Progress, StopError, already_traced, gone};
+use super::{GRACE, GUARD_NAME, PATIENCE, Progress, StopError, already_traced, gone};
 use crate::guard::{Deadline, Guard, Shared, is_suspended};
 use crate::proc_dir::{PidFd, ProcDir};
 
 /// How often the guard looks whether fragscope is suspended while the target is stopped.
 const LOOK: Duration = Duration::from_millis(10);
-
-/// How long the guard may take for what takes it microseconds, on a host that is very busy.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A byte that means go on, or done.
 const DONE: u8 = b'.';
@@ -112,12 +110,13 @@ impl StopGuard {
     }
 
     /// Stops the process behind `dir`. After an error the guard ends, and with it what it may hold; the
-    /// error is [`StopError::GuardLost`] when it was ended by somebody, or did not answer.
+    /// error is [`StopError::GuardLost`] when it was ended by somebody, or did not answer within `patience`.
     pub(super) fn stop(
         &mut self,
         dir: &ProcDir,
         limit: Duration,
         longest: Duration,
+        patience: Duration,
     ) -> Result<Vec<Thread>, StopError> {
         let request = Request {
             pid: dir.pid().unsigned_abs().into(),
@@ -128,7 +127,6 @@ impl StopGuard {
         // Between two stops no timer ends a guard that somebody suspended.
         self.guard.wake();
         // One that is suspended again holds nothing yet, or the kernel ends it.
-        let patience = limit + GRACE + PATIENCE;
         let channel = self.guard.channel();
         channel.set_read_timeout(Some(patience))?;
         channel.write_all(request.as_bytes()).map_err(lost)?;

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use profiler_core::completeness::EndedEarly;
 use profiler_core::threads::Thread;
 use zerocopy::FromZeros;
 
@@ -36,6 +37,13 @@ pub const LONGEST_STOP: Duration = Duration::from_secs(5);
 /// After a stop has lasted as long as it may, the guard has this long to end it; then the kernel
 /// ends the guard, and with it the stop.
 const GRACE: Duration = Duration::from_millis(300);
+
+/// How long the guard may take for what takes it microseconds, on a host that is very busy. All tries of
+/// one stop share it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What of it a second guard has, when the first was lost.
+const SECOND_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What guards that stop targets show as: no name that whoever ends or suspends fragscope by name
 /// would meet.
@@ -95,17 +103,6 @@ fn gone(error: io::Error) -> StopError {
         true => StopError::Gone,
         false => StopError::Io(error),
     }
-}
-
-/// Why a stop ended before it was to.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum EndedEarly {
-    /// It had lasted as long as it may.
-    Overdue,
-    /// fragscope was suspended, and nobody knew for how long.
-    Suspended,
-    /// The process that held it was ended.
-    Lost,
 }
 
 /// How a stop goes, written by whoever traces.
@@ -273,7 +270,8 @@ impl StopGuards {
     }
 }
 
-/// Stops all threads, which must succeed within `limit`, for at most `longest`.
+/// Stops all threads, which must succeed within `limit`, for at most `longest`. It takes no longer than
+/// `limit`, [`GRACE`] and [`PATIENCE`] together, whatever becomes of guards.
 pub(super) fn stop(
     dir: &Arc<ProcDir>,
     guards: &Arc<StopGuards>,
@@ -284,9 +282,15 @@ pub(super) fn stop(
         return Err(StopError::Itself);
     }
     let began = Instant::now();
+    let all = limit + GRACE + PATIENCE;
     let mut has_lost_one = false;
     loop {
-        match stop_once(dir, guards, limit, longest) {
+        let kept_back = match has_lost_one {
+            true => Duration::ZERO,
+            false => SECOND_PATIENCE,
+        };
+        let patience = all.saturating_sub(began.elapsed() + kept_back);
+        match stop_once(dir, guards, limit, longest, patience) {
             // Somebody ended it, or keeps it from running: the next one is another.
             Err(StopError::GuardLost) if !mem::replace(&mut has_lost_one, true) => {}
             // Another session's stop is short, and that of one that was killed just ends.
@@ -305,7 +309,13 @@ fn stop_once(
     guards: &Arc<StopGuards>,
     limit: Duration,
     longest: Duration,
+    patience: Duration,
 ) -> Result<Stopped, StopError> {
+    // The answer takes a moment, too.
+    let limit = limit.min(patience.saturating_sub(GRACE));
+    if limit.is_zero() {
+        return Err(StopError::GuardLost);
+    }
     let kept = guards.take().filter(StopGuard::is_alive);
     let mut guard = match kept {
         Some(guard) => guard,
@@ -322,7 +332,7 @@ fn stop_once(
         holder: Some(holder),
         guards: Arc::clone(guards),
     };
-    match guard.stop(dir, limit, longest) {
+    match guard.stop(dir, limit, longest, patience) {
         Ok(threads) => {
             let progress = guard.progress();
             return Ok(stopped(threads, progress, Holder::Guard(guard)));

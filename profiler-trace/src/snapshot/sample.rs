@@ -3,13 +3,13 @@
 use std::io;
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use profiler_core::completeness::Completeness;
+use profiler_core::completeness::{Completeness, Confidence, EndedEarly, Released, StandStill};
 use profiler_core::fork::ForkSharing;
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use profiler_core::sample::{Host, KernelCount, PythonMalloc, Sample, Target};
 
 use super::heap::{CELL, Sums, check};
-use super::wire::{Input, Wire, by_name, count, fields, malformed};
+use super::wire::{Input, Wire, by_name, count, fields, malformed, put_framed};
 use crate::varint;
 
 by_name!(PythonMalloc);
@@ -50,16 +50,65 @@ fields!(ForkSharing {
     own_bytes
 });
 
-fields!(Completeness {
-    stopped,
-    stop_ns,
-    walk_ns,
-    threads_in_allocator,
-    events_lost,
-    unreadable_bytes,
-    layout_confidence,
-    defects,
-});
+by_name!(EndedEarly);
+
+fields!(Released { why, after_ns });
+
+/// Whether the target stood still is a yes or no in its place, and how a stop ended early was added at
+/// the end: one value here, which no macro takes apart.
+impl Wire for Completeness {
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self {
+            stand_still,
+            stop_ns,
+            walk_ns,
+            threads_in_allocator,
+            events_lost,
+            unreadable_bytes,
+            layout_confidence,
+            defects,
+        } = self;
+        put_framed(out, |out| {
+            stand_still.is_throughout().put(out);
+            stop_ns.put(out);
+            walk_ns.put(out);
+            threads_in_allocator.put(out);
+            events_lost.put(out);
+            unreadable_bytes.put(out);
+            layout_confidence.put(out);
+            defects.put(out);
+            stand_still.released().put(out);
+        });
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        let mut own = input.framed()?;
+        let stopped = bool::take(&mut own)?;
+        let rest = Self {
+            stand_still: StandStill::Never,
+            stop_ns: u64::take(&mut own)?,
+            walk_ns: u64::take(&mut own)?,
+            threads_in_allocator: u32::take(&mut own)?,
+            events_lost: u64::take(&mut own)?,
+            unreadable_bytes: u64::take(&mut own)?,
+            layout_confidence: Confidence::take(&mut own)?,
+            defects: Vec::take(&mut own)?,
+        };
+        let released = match own.rest.is_empty() {
+            true => None,
+            false => Wire::take(&mut own)?,
+        };
+        let stand_still = match (stopped, released) {
+            (_, Some(released)) => StandStill::Released(released),
+            (true, None) => StandStill::Throughout,
+            (false, None) => StandStill::Never,
+        };
+        Ok(Self {
+            stand_still,
+            ..rest
+        })
+    }
+}
 
 fields!(Mapping {
     range,
@@ -201,4 +250,33 @@ pub(super) fn take_sound(input: &mut Input<'_, '_>) -> io::Result<Sample> {
         arenas.try_for_each(|arena| sums.add_arena(arena))?;
     }
     Ok(sample)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Meter;
+    use crate::snapshot::wire::Memory;
+
+    #[test]
+    fn a_stop_of_an_earlier_version_is_read_as_all_or_nothing() {
+        let (meter, mut bytes) = (Meter::default(), Vec::new());
+        let taken = |bytes: &[u8]| {
+            let memory = Memory::new(&meter, 0);
+            Completeness::take(&mut Input::new(bytes, &memory)).expect("read")
+        };
+        let throughout = Completeness {
+            stand_still: StandStill::Throughout,
+            stop_ns: 7,
+            ..Completeness::default()
+        };
+        throughout.put(&mut bytes);
+        assert_eq!(taken(&bytes), throughout);
+        // It ended with the defects.
+        bytes.pop();
+        bytes[0] -= 1;
+        assert_eq!(taken(&bytes), throughout);
+        bytes[1] = 0;
+        assert_eq!(taken(&bytes).stand_still, StandStill::Never);
+    }
 }

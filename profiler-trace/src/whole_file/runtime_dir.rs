@@ -64,9 +64,9 @@ impl RuntimeDir {
         let root = geteuid().is_root();
         let mut tried = Vec::new();
         for place in places(root) {
-            match Self::at(&place).and_then(|dir| using(&dir)) {
+            match Self::at(&place.path).and_then(|dir| using(&dir)) {
                 Ok(used) => return Ok(used),
-                Err(why) => tried.push(format!("{}: {why}", visible(place.display()))),
+                Err(why) => tried.push(place.why_not(&why)),
             }
         }
         Err(NoRuntimeDir { what, root, tried })
@@ -199,24 +199,58 @@ fn make_missing(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Where the directory may be.
+struct Candidate {
+    path: PathBuf,
+    /// The variable that says so, and what it names.
+    by: Option<(&'static str, PathBuf)>,
+}
+
+impl Candidate {
+    /// Why it does not serve. `setpriv`, `su` and cron may leave the variables of another user's, and some
+    /// users have no home.
+    fn why_not(&self, error: &io::Error) -> String {
+        let own = geteuid().as_raw();
+        let Some((name, base)) = &self.by else {
+            return format!("{}: {error}", visible(self.path.display()));
+        };
+        let shown = format!("{name} is {}", visible(base.display()));
+        match fs::metadata(base).map(|found| found.uid()) {
+            Ok(owner) if owner != own => {
+                format!("{shown}, which belongs to user {owner}, and fragscope runs as user {own}")
+            }
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                format!("{shown}, which is not there")
+            }
+            _ => format!("{shown}, and {}: {error}", visible(self.path.display())),
+        }
+    }
+}
+
 /// Where it may be, the best first.
-fn places(root: bool) -> Vec<PathBuf> {
+fn places(root: bool) -> Vec<Candidate> {
     if root {
         // Some hosts load nothing from /run. Root's own variables may be another user's (sudo -E).
-        return vec!["/run/fragscope".into(), "/var/lib/fragscope".into()];
+        return ["/run/fragscope", "/var/lib/fragscope"]
+            .map(|path| Candidate {
+                path: path.into(),
+                by: None,
+            })
+            .into();
     }
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let under = |base: std::ffi::OsString| PathBuf::from(base).join("fragscope");
-    let home = variable("HOME").map(|home| PathBuf::from(home).join(".cache/fragscope"));
     let all = [
-        variable("XDG_RUNTIME_DIR").map(under),
-        variable("XDG_CACHE_HOME").map(under),
-        home,
+        ("XDG_RUNTIME_DIR", "fragscope"),
+        ("XDG_CACHE_HOME", "fragscope"),
+        ("HOME", ".cache/fragscope"),
     ];
-    all.into_iter()
-        .flatten()
-        .filter(|place| place.is_absolute())
-        .collect()
+    let all = all.into_iter().filter_map(|(name, within)| {
+        let base = PathBuf::from(std::env::var_os(name)?);
+        base.is_absolute().then(|| Candidate {
+            path: base.join(within),
+            by: Some((name, base)),
+        })
+    });
+    all.collect()
 }
 
 /// Whether this file is there with this content, and nobody else can change it.
@@ -286,6 +320,29 @@ mod tests {
         fs::set_permissions(base.path(), fs::Permissions::from_mode(0o1777)).expect("ours");
         assert!(RuntimeDir::at(&base.path().join("other/fragscope")).is_err());
         assert!(!base.path().join("other").exists());
+    }
+
+    #[test]
+    fn a_home_that_is_not_there_or_anothers_is_called_that() {
+        let said = |base: &Path| {
+            let home = Candidate {
+                path: base.join(".cache/fragscope"),
+                by: Some(("HOME", base.to_owned())),
+            };
+            home.why_not(&io::ErrorKind::PermissionDenied.into())
+        };
+        let nowhere = "HOME is /nowhere, which is not there";
+        assert_eq!(said(Path::new("/nowhere")), nowhere);
+        let base = own();
+        assert!(said(base.path()).ends_with(": permission denied"));
+        // Whoever is not root finds that / is another's.
+        let (mut theirs, mut owner) = (Path::new("/"), 0);
+        if geteuid().is_root() {
+            (theirs, owner) = (base.path(), 7);
+            std::os::unix::fs::chown(theirs, Some(owner), None).expect("we are root");
+        }
+        let expected = format!("which belongs to user {owner}, and");
+        assert!(said(theirs).contains(&expected), "{}", said(theirs));
     }
 
     #[test]

@@ -6,7 +6,9 @@ use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::arena::{ArenaFigure, ArenaKind};
-use profiler_core::completeness::{Completeness, Confidence, Defect};
+use profiler_core::completeness::{
+    Completeness, Confidence, Defect, EndedEarly, Released, StandStill,
+};
 use profiler_core::fork::ForkSharing;
 use profiler_core::heap::{
     Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot, RequestedSetting,
@@ -239,8 +241,15 @@ fn target() -> impl Strategy<Value = Target> {
 pub(crate) fn sample() -> impl Strategy<Value = Sample> {
     let kernel = (vec(COUNT, 3), vec(option::of(COUNT), 4), any::<bool>());
     let fork = option::of((any::<i32>(), COUNT, COUNT, COUNT));
+    let released = (select(EndedEarly::ALL.to_vec()), COUNT)
+        .prop_map(|(why, after_ns)| StandStill::Released(Released { why, after_ns }));
+    let stand_still = prop_oneof![
+        Just(StandStill::Never),
+        Just(StandStill::Throughout),
+        released,
+    ];
     let completeness = (
-        any::<bool>(),
+        stand_still,
         vec(COUNT, 4),
         any::<u32>(),
         confidence(),
@@ -250,7 +259,7 @@ pub(crate) fn sample() -> impl Strategy<Value = Sample> {
     let about = (any::<u64>(), host, target(), kernel, fork, completeness);
     (about, residency(), vec(heap(), 0..3)).prop_map(|(about, residency, heaps)| {
         let (taken_at_ns, host, target, (counts, known, is_core), fork, completeness) = about;
-        let (stopped, times, threads_in_allocator, layout_confidence, defects) = completeness;
+        let (stand_still, times, threads_in_allocator, layout_confidence, defects) = completeness;
         Sample {
             taken_at_ns,
             host: Host {
@@ -281,7 +290,7 @@ pub(crate) fn sample() -> impl Strategy<Value = Sample> {
                 },
             ),
             completeness: Completeness {
-                stopped,
+                stand_still,
                 stop_ns: times[0],
                 walk_ns: times[1],
                 threads_in_allocator,

@@ -121,8 +121,8 @@ impl Advice {
             }
             Denial::Refused { .. } => match action {
                 Action::Inspect => {
-                    "run fragscope on the host, outside of any container: sudo dmesg | \
-                    grep -i denied names the module that refused"
+                    "name another process, as a module may protect single ones, or run fragscope on \
+                    the host, outside of any container; sudo dmesg | grep -i denied may say more"
                         .into()
                 }
                 Action::Probe => "allow bpf(2) in the container's seccomp profile: docker run \

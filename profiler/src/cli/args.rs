@@ -60,9 +60,9 @@ Columns of --headless, `-` being unknown:
   cost        share of one core that the probes took from the target in the last interval
   lost        events that the ring buffer had no room for, since attaching
   status      `ok`, or why the figures are incomplete: no-heap, moving (the target ran
-              during the walk), unsure (the heap is not verified), stale (RSS moved since the
-              walk), unread, defects, lost, untracked (blocks), no-probes, probes-ended,
-              shadow-ended")]
+              during the walk), released (it ran on before the walk was done), unsure (the heap
+              is not verified), stale (RSS moved since the walk), unread, defects, lost, untracked
+              (blocks), no-probes, probes-ended, shadow-ended")]
     Attach(AttachArgs),
     /// Walk the heap once, without probes, and print a report
     #[command(after_long_help = "\
@@ -145,7 +145,8 @@ Needs python3 on the PATH, and root for the probes. The worker ends with fragsco
 #[derive(Debug, Args)]
 pub(super) struct Pid {
     /// The process to profile
-    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(short, long, value_name = "PID", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(1..))]
     pid: i32,
 }
 
@@ -235,7 +236,8 @@ impl SamplingArgs {
 #[derive(Debug, Args)]
 pub(super) struct SnapshotSourceArgs {
     /// The process to profile
-    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(short, long, value_name = "PID", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
     /// Read this core file, of the kernel or of gcore, instead of a process
     #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "no_stop", "swap_in"])]
@@ -312,7 +314,7 @@ pub(super) struct RecordArgs {
     sampling: SamplingArgs,
     /// Record this process, which runs already, through probes
     #[arg(short, long, value_name = "PID", required_unless_present = "command",
-        value_parser = clap::value_parser!(i32).range(1..))]
+        allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
     /// With --pid: end when the probes take more than this share of one core's time
     #[arg(long, value_name = "SHARE", requires = "pid", default_value = "unlimited",
@@ -351,7 +353,8 @@ impl RecordArgs {
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Check this process too
-    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(short, long, value_name = "PID", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
     /// Remove breakpoints from its code that a killed profiler left there
     #[arg(long, requires = "pid")]

@@ -191,7 +191,11 @@ fn totals(rows: &mut Rows, view: &View) -> Result<(), csv::Error> {
     let time = |ns| Some(Value::Fraction(milliseconds(ns)));
     let threads = u64::from(seen.threads_in_allocator);
     let fields = [
-        ("stopped", Unit::Flag, whole(seen.stopped.into())),
+        (
+            "stopped",
+            Unit::Flag,
+            whole(seen.stand_still.is_throughout().into()),
+        ),
         ("events_lost", Unit::Events, whole(events_lost(view))),
         (
             "unreadable_bytes",

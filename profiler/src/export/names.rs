@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use profiler_core::completeness::Confidence;
+use profiler_core::completeness::{Confidence, StandStill};
 use profiler_core::text::visible;
 use profiler_core::view::{Point, View};
 
@@ -82,13 +82,15 @@ const STALE_PART: u64 = 10;
 /// does.
 pub(super) fn gaps(view: &View) -> Vec<&'static str> {
     let completeness = &view.report.completeness;
+    let stand_still = completeness.stand_still;
     let report = &view.report;
     let walked = !report.heaps.is_empty() && report.malloc_not_walked().is_none();
     let (now, then) = (latest(view).rss_bytes, report.kernel.rss_bytes);
     let seen = view.activity.as_deref();
     let gaps = [
         ("no-heap", !walked),
-        ("moving", walked && !completeness.stopped),
+        ("moving", walked && stand_still == StandStill::Never),
+        ("released", walked && stand_still.released().is_some()),
         (
             "unsure",
             walked && completeness.layout_confidence < Confidence::Medium,

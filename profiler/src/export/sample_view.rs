@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::arena::{ArenaFigure, ArenaKind};
-use profiler_core::completeness::{Confidence, Defect};
+use profiler_core::completeness::{Confidence, Defect, StandStill};
 use profiler_core::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::metrics::MetricId;
 use profiler_core::report::{Evidence, Finding, FragReport, Mechanism, Remedy, Step};
@@ -98,7 +98,7 @@ fn sample() -> Sample {
         heaps: vec![heap],
         ..Sample::default()
     };
-    sample.completeness.stopped = true;
+    sample.completeness.stand_still = StandStill::Throughout;
     sample.completeness.stop_ns = 1_500_000;
     sample.completeness.walk_ns = 2_000_000;
     sample.completeness.layout_confidence = Confidence::High;

@@ -3,6 +3,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use profiler_core::completeness::{EndedEarly, Released, StandStill};
 use profiler_core::view::{Shadow, WhatIf};
 use serde_json::Value;
 
@@ -334,4 +335,44 @@ fn what_has_failed_is_among_the_gaps_of_a_line_and_of_its_json() {
     let shadow = &value["what_if"]["shadows"][0];
     assert_eq!(shadow["ended"], "crashed (SIGKILL)");
     assert_eq!(parsed(&view)["activity"]["untracked_blocks"], 3);
+}
+
+#[test]
+fn a_stop_that_ended_early_is_neither_a_stop_nor_none() {
+    let said = |stand_still| {
+        let mut view = full();
+        let mut report = (*view.report).clone();
+        report.completeness.stand_still = stand_still;
+        view.report = Arc::new(report);
+        let one_line = text(&view).split_whitespace().collect::<Vec<_>>().join(" ");
+        (one_line, parsed(&view)["completeness"].clone())
+    };
+    let has = |about: &Value, gap: &str| {
+        let gaps = about["gaps"].as_array().expect("a list");
+        gaps.iter().any(|one| one == gap)
+    };
+    let (all, about) = said(StandStill::Released(Released {
+        why: EndedEarly::Overdue,
+        after_ns: 2_000_000_000,
+    }));
+    assert!(
+        all.contains("was stopped, and ran on after 2.0 s, as"),
+        "{all}"
+    );
+    assert!(all.contains("(--max-stop)"), "{all}");
+    assert!(!all.contains("was not stopped"), "{all}");
+    assert_eq!(about["stopped"], false);
+    assert_eq!(about["released"]["why"], "max-stop");
+    assert_eq!(about["released"]["after_ms"], 2000.0);
+    assert!(has(&about, "released") && !has(&about, "moving"), "{about}");
+    let (all, about) = said(StandStill::Never);
+    assert!(all.contains("was not stopped"), "{all}");
+    assert_eq!(about["released"], Value::Null);
+    assert!(has(&about, "moving") && !has(&about, "released"), "{about}");
+    let (_, about) = said(StandStill::Throughout);
+    assert_eq!(about["stopped"], true);
+    assert!(
+        !has(&about, "moving") && !has(&about, "released"),
+        "{about}"
+    );
 }

@@ -1,6 +1,6 @@
 //! The lines around every screen: the target, what the numbers rest on, the keys.
 
-use profiler_core::completeness::Confidence;
+use profiler_core::completeness::{Confidence, Released, StandStill};
 use profiler_core::sample::PythonMalloc;
 use profiler_core::units::{bytes, count, nanoseconds, time_of_day};
 use profiler_core::view::View;
@@ -82,10 +82,13 @@ fn sureness(app: &App, view: &View) -> Vec<Span<'static>> {
     };
     let mut pieces = vec![
         Span::raw(format!("{done} {:.0} s ago", age as f64 / 1e9)),
-        if of.stopped {
-            Span::raw(format!("stopped {}", nanoseconds(of.stop_ns)))
-        } else {
-            Span::styled("not stopped", theme.warn())
+        match of.stand_still {
+            StandStill::Throughout => Span::raw(format!("stopped {}", nanoseconds(of.stop_ns))),
+            StandStill::Released(Released { after_ns, .. }) => {
+                let text = format!("released after {}", nanoseconds(after_ns));
+                Span::styled(text, theme.warn())
+            }
+            StandStill::Never => Span::styled("not stopped", theme.warn()),
         },
         Span::styled(layout.heap_state(), theme.confidence(layout)),
     ];

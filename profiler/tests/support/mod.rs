@@ -7,8 +7,9 @@ pub(crate) mod record;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use profiler_testing::child::Child;
+use profiler_testing::child::{Child, PATIENCE};
 use serde_json::Value;
 
 /// `fragscope` with these arguments and without input.
@@ -42,4 +43,13 @@ pub(crate) fn text(path: &Path) -> &str {
 /// A Python that does nothing until its input closes.
 pub(crate) fn idle_python() -> Child {
     Child::python("import sys; print(1, flush=True); sys.stdin.readline()")
+}
+
+/// Waits for a state, which comes at once but on a busy host.
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }

@@ -41,10 +41,15 @@ const HELD: &[Held] = &[
         point: "a ring that the target scribbles on",
         package: "fragscope",
         binary: "",
+        tests: &["session::record::source::tests::what_no_recorder_writes_is_no_event"],
+    },
+    Held {
+        point: "processes and blocks that are made up",
+        package: "profiler-trace",
+        binary: "",
         tests: &[
-            "session::record::stream::tests::what_no_recorder_writes_is_counted_and_left_out",
-            "session::record::stream::tests::a_flood_of_forged_processes_and_threads_meets_a_limit_and_costs_little",
-            "session::record::touched::tests::large_blocks_of_all_processes_together_meet_a_limit",
+            "record::normaliser::tests::a_flood_of_forged_processes_and_threads_meets_a_limit_and_costs_little",
+            "record::large::tests::large_blocks_of_all_processes_together_meet_a_limit",
         ],
     },
     Held {
@@ -171,7 +176,7 @@ const HELD: &[Held] = &[
             "events_that_no_recorder_writes_are_counted_and_the_others_kept",
             "a_ring_that_is_scribbled_over_ends_the_recording_and_no_program",
             "a_ring_cannot_be_made_shorter",
-            "a_process_that_does_not_descend_from_the_command_is_never_looked_at",
+            "a_process_that_does_not_descend_from_the_command_is_never_looked_into",
             "a_flood_of_forged_processes_costs_little_memory",
             "writers_that_are_killed_in_a_full_ring_hold_up_nobody",
             "nobody_else_can_forbid_a_recording",
@@ -198,6 +203,7 @@ const HELD: &[Held] = &[
             "a_guard_that_was_suspended_between_two_stops_is_woken_by_the_next",
             "a_guard_that_cannot_be_woken_is_replaced",
             "the_kernel_ends_a_stop_whose_guard_is_suspended",
+            "a_stop_whose_guards_never_run_is_given_up_within_one_patience",
         ],
     },
     Held {
@@ -213,7 +219,25 @@ const HELD: &[Held] = &[
         point: "processes of players where nobody waits for orphans",
         package: "fragscope",
         binary: "replay_command",
-        tests: &["players_leave_no_zombies_while_others_play_nor_when_one_crashes"],
+        tests: &[
+            "players_leave_no_zombies_while_others_play_nor_when_one_crashes",
+            "whoever_is_adopted_is_waited_for_whichever_group_it_is_in",
+        ],
+    },
+    Held {
+        point: "players that grow while nobody watches",
+        package: "fragscope",
+        binary: "replay_command",
+        tests: &["players_are_suspended_while_fragscope_is"],
+    },
+    Held {
+        point: "processes of players that crash",
+        package: "profiler-lab",
+        binary: "replay",
+        tests: &[
+            "processes::a_forked_process_that_crashes_is_noticed_at_once",
+            "processes::a_forked_process_that_crashes_before_it_plays_is_noticed_at_once",
+        ],
     },
     Held {
         point: "a target that dies while it is stopped",
@@ -228,7 +252,7 @@ const HELD: &[Held] = &[
         package: "fragscope",
         binary: "privileged_access",
         tests: &[
-            "root_without_a_capability_is_told_which_one",
+            "root_without_a_capability_learns_which_one_is_lacking",
             "a_file_with_capabilities_says_which_are_lacking_or_why_they_are_not_granted",
             "a_missing_sys_or_proc_is_named",
         ],
@@ -237,7 +261,7 @@ const HELD: &[Held] = &[
         point: "targets that go at the start",
         package: "fragscope",
         binary: "gone",
-        tests: &["a_target_that_goes_at_the_start_ends_every_look_with_5_and_a_sentence"],
+        tests: &["a_target_that_goes_at_the_start_ends_every_command_with_5_and_a_sentence"],
     },
 ];
 
@@ -311,7 +335,43 @@ fn results(printed: &str) -> Ran {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    /// Whether a folder has a file of Rust in which this function is.
+    fn has(folder: &Path, function: &str) -> bool {
+        let all = std::fs::read_dir(folder).expect("a folder").flatten();
+        let mut paths = all.map(|entry| entry.path());
+        paths.any(|path| match path.extension() {
+            None if path.is_dir() => has(&path, function),
+            Some(ending) if ending == "rs" => {
+                let text = std::fs::read_to_string(&path).expect("UTF-8");
+                text.contains(&format!("fn {function}()"))
+            }
+            _ => false,
+        })
+    }
+
+    #[test]
+    fn every_test_that_is_named_is_there() {
+        for held in HELD {
+            let package = match held.package {
+                "fragscope" => "profiler",
+                other => other,
+            };
+            let of_binary = if held.binary.is_empty() {
+                "src"
+            } else {
+                "tests"
+            };
+            let folder = crate::root().join(package).join(of_binary);
+            for test in held.tests {
+                let function = test.rsplit("::").next().expect("a name");
+                assert!(has(&folder, function), "{}: {test}", held.package);
+            }
+        }
+    }
 
     #[test]
     fn only_tests_that_ran_and_passed_count() {

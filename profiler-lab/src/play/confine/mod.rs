@@ -68,8 +68,6 @@ pub(crate) struct Given {
     pub(crate) kept: Vec<OwnedFd>,
     /// The processor that it plays on.
     pub(crate) core: Option<usize>,
-    /// Whether it gives way to all else that wants a processor.
-    pub(crate) background: bool,
 }
 
 impl Confinement {
@@ -135,7 +133,6 @@ impl Confinement {
             confinement: self,
             kept: given.kept,
             core,
-            background: given.background,
             threads: THREADS * cores as u64,
             calls: self.calls.clone(),
         };
@@ -149,7 +146,6 @@ struct Steps {
     confinement: &'static Confinement,
     kept: Vec<OwnedFd>,
     core: Option<CpuSet>,
-    background: bool,
     threads: u64,
     calls: Vec<BpfProgram>,
 }
@@ -185,12 +181,6 @@ impl Steps {
             let restricted =
                 unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules, no_flags) };
             done(restricted as libc::c_int)?;
-        }
-        if self.background {
-            const LOWEST: libc::c_int = 19;
-            // Late: until it executes it has all that fragscope has, locks of files too.
-            // SAFETY: takes numbers; to give way is always permitted.
-            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) };
         }
         // SAFETY: no arguments.
         let own = unsafe { libc::getpid() };

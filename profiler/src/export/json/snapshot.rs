@@ -127,6 +127,7 @@ struct Packing<'a> {
 #[derive(Serialize)]
 struct Completeness<'a> {
     stopped: bool,
+    released: Option<ReleasedRow>,
     stop_ms: f64,
     walk_ms: f64,
     threads_in_allocator: u32,
@@ -136,6 +137,12 @@ struct Completeness<'a> {
     probes: Option<Probes>,
     gaps: Vec<&'static str>,
     defects: Vec<DefectRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReleasedRow {
+    why: &'static str,
+    after_ms: f64,
 }
 
 #[derive(Serialize)]
@@ -336,7 +343,11 @@ impl<'a> Completeness<'a> {
             bytes: defect.bytes,
         };
         Self {
-            stopped: seen.stopped,
+            stopped: seen.stand_still.is_throughout(),
+            released: seen.stand_still.released().map(|released| ReleasedRow {
+                why: released.why.name(),
+                after_ms: milliseconds(released.after_ns),
+            }),
             stop_ms: milliseconds(seen.stop_ns),
             walk_ms: milliseconds(seen.walk_ns),
             threads_in_allocator: seen.threads_in_allocator,

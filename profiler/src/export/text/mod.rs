@@ -2,6 +2,7 @@
 
 mod heap;
 
+use profiler_core::completeness::{Released, StandStill};
 use profiler_core::report::{FragReport, LedgerClass, LedgerRow};
 use profiler_core::sample::{PythonMalloc, Target};
 use profiler_core::text::visible;
@@ -320,15 +321,24 @@ fn activity(text: &mut Text, view: &View) {
 fn completeness(text: &mut Text, view: &View) {
     let seen = &view.report.completeness;
     text.title("HOW RELIABLE");
-    let stop = if seen.stopped {
-        format!("the target was stopped for {}", nanoseconds(seen.stop_ns))
-    } else {
-        "the target was not stopped: blocks may have been allocated or freed meanwhile".into()
+    let stop = match seen.stand_still {
+        StandStill::Throughout => {
+            format!("the target was stopped for {}", nanoseconds(seen.stop_ns))
+        }
+        StandStill::Released(Released { why, after_ns }) => format!(
+            "the target was stopped, and ran on after {}, {}: blocks may have been allocated or \
+             freed since",
+            nanoseconds(after_ns),
+            why.because()
+        ),
+        StandStill::Never => {
+            "the target was not stopped: blocks may have been allocated or freed meanwhile".into()
+        }
     };
-    text.line(&format!(
-        "  walked in {}; {stop}",
-        nanoseconds(seen.walk_ns)
-    ));
+    text.paragraph(
+        "  ",
+        &format!("walked in {}; {stop}", nanoseconds(seen.walk_ns)),
+    );
     text.line(&format!(
         "  {}, {} unreadable, {} events lost",
         seen.layout_confidence.heap_state(),

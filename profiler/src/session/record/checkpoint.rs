@@ -53,7 +53,7 @@ pub(crate) fn figures(sample: &Sample, reason: CheckpointReason) -> Figures {
         malloc_swapped_bytes: Some(resident.swapped_bytes),
         rss_bytes: Some(sample.kernel.rss_bytes),
         swap_bytes: Some(sample.kernel.swap_bytes),
-        stopped: Some(sample.completeness.stopped),
+        stopped: Some(sample.completeness.stand_still.is_throughout()),
         stop_ns: Some(sample.completeness.stop_ns),
         live_bytes: live.map(|live| live.0),
         live_blocks: live.map(|live| live.1),

@@ -2,10 +2,12 @@
 
 use std::io;
 
+use profiler_core::completeness::{Released, StandStill};
 use profiler_core::glibc;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::memory::ResidentMemory;
 use profiler_core::sample::Sample;
+use profiler_core::units::nanoseconds;
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
 use profiler_sampling::SamplingOptions;
@@ -63,11 +65,17 @@ pub(super) fn missing(
             plan.object.identity.title()
         ));
     }
-    if !sample.completeness.stopped {
-        all.push(
-            "the target was not stopped for the walk: blocks from before may be missing or wrong"
-                .to_owned(),
-        );
-    }
+    let how = match sample.completeness.stand_still {
+        StandStill::Throughout => return all,
+        StandStill::Never => "was not stopped for the walk".to_owned(),
+        StandStill::Released(Released { why, after_ns }) => format!(
+            "ran on after {} of the walk, {}",
+            nanoseconds(after_ns),
+            why.because()
+        ),
+    };
+    all.push(format!(
+        "the target {how}: blocks from before may be missing or wrong"
+    ));
     all
 }

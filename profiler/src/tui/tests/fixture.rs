@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::arena::{ArenaFigure, ArenaKind};
-use profiler_core::completeness::{Completeness, Confidence, Defect};
+use profiler_core::completeness::{Completeness, Confidence, Defect, StandStill};
 use profiler_core::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
 use profiler_core::metrics::{Metric, MetricId};
 use profiler_core::report::{
@@ -138,7 +138,7 @@ fn report(map_pages: usize) -> FragReport {
                       Python's own pools are 88.1 % full."
             .into(),
         completeness: Completeness {
-            stopped: true,
+            stand_still: StandStill::Throughout,
             stop_ns: 41_300_000,
             walk_ns: 187_000_000,
             threads_in_allocator: 1,

@@ -202,7 +202,7 @@ impl Checkpoints {
         let taken = sampler.take_at(self.sampling, || (ring.head(), now_ns()));
         let stopped = taken
             .as_ref()
-            .is_ok_and(|(sample, _)| sample.completeness.stopped);
+            .is_ok_and(|(sample, _)| sample.completeness.stand_still.is_throughout());
         if self.sampling.stop && !stopped {
             self.report_if_short_of_files(report);
         }

@@ -1,0 +1,129 @@
+//! The guard that suspends players while fragscope is suspended: nobody watches their memory then.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use profiler_target::{Guard, is_suspended};
+
+/// What it shows as.
+const GUARD_NAME: &CStr = c"play-guard";
+
+/// How often it looks whether fragscope is suspended: as often as fragscope looks at the players.
+const LOOK: Duration = super::CHECK_EVERY;
+
+/// The guard of all players that run.
+#[derive(Debug)]
+pub(super) struct PlayGuard(Mutex<Guard>);
+
+/// What it is asked for, in four bytes: a player's group to watch, or with the sign changed to watch no
+/// longer.
+type Request = i32;
+
+impl PlayGuard {
+    /// The one there is, or a new one.
+    ///
+    /// # Errors
+    /// When none can be started.
+    pub(super) fn shared() -> io::Result<Arc<Self>> {
+        static SHARED: Mutex<Weak<PlayGuard>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = shared.upgrade().filter(|guard| guard.get().is_alive()) {
+            return Ok(running);
+        }
+        let own_state = File::open("/proc/self/stat")?;
+        // It is never needed: without it players run on.
+        let guard = Guard::start(GUARD_NAME, &[own_state.as_raw_fd()], |channel, _| {
+            serve(channel, &own_state);
+        })?;
+        let new = Arc::new(Self(Mutex::new(guard)));
+        *shared = Arc::downgrade(&new);
+        Ok(new)
+    }
+
+    /// From now on it watches this group.
+    ///
+    /// # Errors
+    /// When it was ended.
+    pub(super) fn watch(&self, player: Pid) -> io::Result<()> {
+        self.ask(player.as_raw())
+    }
+
+    /// It no longer does, before the number may become another's.
+    pub(super) fn forget(&self, player: Pid) {
+        // One that was ended does not.
+        let _ = self.ask(-player.as_raw());
+    }
+
+    fn ask(&self, request: Request) -> io::Result<()> {
+        self.get().channel().write_all(&request.to_ne_bytes())
+    }
+
+    fn get(&self) -> std::sync::MutexGuard<'_, Guard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The guard's life.
+fn serve(mut channel: UnixStream, state_of_fragscope: &File) {
+    let mut players = Vec::new();
+    let mut are_suspended = false;
+    let send = |players: &[Pid], signal| {
+        for player in players {
+            // One that has ended and was not waited for still has its number.
+            let _ = killpg(*player, signal);
+        }
+    };
+    while take_requests(&mut channel, &mut players, LOOK) {
+        let is_suspended = is_suspended(state_of_fragscope.as_raw_fd());
+        // While it is suspended it waits for nobody, so that all numbers are still theirs.
+        if !take_requests(&mut channel, &mut players, Duration::ZERO) {
+            break;
+        }
+        match (is_suspended, are_suspended) {
+            // Also those that were started between two looks.
+            (true, _) => send(&players, Signal::SIGSTOP),
+            (false, true) => send(&players, Signal::SIGCONT),
+            (false, false) => {}
+        }
+        are_suspended = is_suspended;
+    }
+    // fragscope is gone: they run on, see so, and end.
+    if are_suspended {
+        send(&players, Signal::SIGCONT);
+    }
+}
+
+/// Does what fragscope asks for, after waiting for it for a while; no at the end of the channel.
+fn take_requests(channel: &mut UnixStream, players: &mut Vec<Pid>, mut wait: Duration) -> bool {
+    loop {
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
+        match poll(
+            &mut [PollFd::new(channel.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        ) {
+            Ok(0) => return true,
+            Err(Errno::EINTR) => continue,
+            _ => {}
+        }
+        let mut request = Request::default().to_ne_bytes();
+        if channel.read_exact(&mut request).is_err() {
+            return false;
+        }
+        let request = Request::from_ne_bytes(request);
+        let player = Pid::from_raw(request.saturating_abs());
+        players.retain(|one| *one != player);
+        if request > 0 {
+            players.push(player);
+        }
+        wait = Duration::ZERO;
+    }
+}
