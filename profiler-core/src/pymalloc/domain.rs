@@ -11,7 +11,7 @@
 
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
-use crate::pymalloc::data::{self, Words};
+use crate::data::{self, Words};
 use crate::residency::ResidencyMap;
 use crate::sample::PythonMalloc;
 

@@ -345,7 +345,7 @@ impl PreloadedRecording {
             return;
         };
         // Gone in the midst: its own last events follow, or the next round finds it so.
-        let taken = sampler.take_at(self.sampling, || (self.ring.head(), now_ns()));
+        let taken = sampler.take_at(self.sampling, |_| (self.ring.head(), now_ns()));
         let stopped = taken
             .as_ref()
             .is_ok_and(|(sample, _)| sample.completeness.stopped);
