@@ -47,6 +47,24 @@ fn main() -> Result<(), Box<dyn Error>> {
         count(census.unreached.blocks),
         count(census.changed)
     );
+    if let Ok(p) = std::env::var("TYPES") {
+        let t: Vec<String> = census
+            .types
+            .iter()
+            .map(|r| {
+                format!(
+                    "[{:?},{},{},{},{},{}]",
+                    r.name,
+                    r.objects.blocks,
+                    r.objects.bytes,
+                    r.storage.blocks,
+                    r.storage.bytes,
+                    r.tracked
+                )
+            })
+            .collect();
+        std::fs::write(p, format!("[{}]", t.join(",")))?;
+    }
     for row in census.types.iter().take(25) {
         println!(
             "{:>10} {:>10} {:>10} {}",

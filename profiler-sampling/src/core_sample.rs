@@ -50,7 +50,14 @@ impl CoreSample {
         let memory = ResidentMemory::new(self.core.memory(), &sample.residency);
         let python = self.core.python_version();
         let serves = sample.target.python_malloc;
-        census(&memory, &sample.residency, &sample.heaps, python, serves, true)
+        census(
+            &memory,
+            &sample.residency,
+            &sample.heaps,
+            python,
+            serves,
+            true,
+        )
     }
 }
 

@@ -1,6 +1,8 @@
 //! The census of Python's objects: after a walk while the target runs on, in the stop of the walk, or of
 //! a core file.
 
+use std::time::Instant;
+
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::{ResidentMemory, TargetMemory};
 use profiler_core::objects::{self, Census, Context, NoCensus};
@@ -29,7 +31,14 @@ impl Moment<'_> {
         let python = self.target.python_version();
         let memory = ResidentMemory::new(&self.memory, self.residency);
         let serves = self.python_malloc;
-        census(&memory, self.residency, self.heaps, python, serves, self.stopped)
+        census(
+            &memory,
+            self.residency,
+            self.heaps,
+            python,
+            serves,
+            self.stopped,
+        )
     }
 }
 
@@ -63,5 +72,8 @@ pub(crate) fn census<M: TargetMemory + Sync>(
         serves: serves.unwrap_or_default(),
         stopped,
     };
-    objects::census(memory, residency, heaps, context)
+    let began = Instant::now();
+    let mut census = objects::census(memory, residency, heaps, context)?;
+    census.took_ns = began.elapsed().as_nanos() as u64;
+    Ok(census)
 }

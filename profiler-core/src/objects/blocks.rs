@@ -62,8 +62,14 @@ impl BlockIndex {
             let blocks = open
                 .entry(key)
                 .or_insert_with(|| extent.live_blocks().peekable());
-            if index.owners.last().is_none_or(|last| last.1 != heap.allocator) {
-                index.owners.push((index.starts.len() as u32, heap.allocator));
+            if index
+                .owners
+                .last()
+                .is_none_or(|last| last.1 != heap.allocator)
+            {
+                index
+                    .owners
+                    .push((index.starts.len() as u32, heap.allocator));
             }
             while let Some(block) = blocks.next_if(|b| b.start() < claim.range.end()) {
                 if claim.range.encloses(&block) {
@@ -179,7 +185,11 @@ impl BlockIndex {
             *self.pages.get(page + 1)? as usize,
         );
         let granule = (offset / GRANULE) as u32;
-        let after = low + self.starts.get(low..high)?.partition_point(|&s| s <= granule);
+        let after = low
+            + self
+                .starts
+                .get(low..high)?
+                .partition_point(|&s| s <= granule);
         // One that begins on an earlier page may reach here.
         let block = after.checked_sub(1).filter(|&b| b >= run.first as usize)?;
         let into = offset - u64::from(self.starts[block]) * GRANULE;
@@ -225,7 +235,10 @@ mod tests {
         let far: &[_] = &[(0x18, Live), (0xff8, Free), (0x8, Live)];
         let inner: &[_] = &[(0x10, Live), (0x10, Live), (0x20, Free), (0x1000, Live)];
         let heaps = [
-            heap(Allocator::Glibc, &[(0x10_000, 8, outer), (0x7000_0000, 0, far)]),
+            heap(
+                Allocator::Glibc,
+                &[(0x10_000, 8, outer), (0x7000_0000, 0, far)],
+            ),
             heap(Allocator::Pymalloc, &[(0x20_000, 0, inner)]),
         ];
         let index = BlockIndex::of(&heaps);

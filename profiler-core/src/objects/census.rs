@@ -124,6 +124,8 @@ pub struct Census {
     pub unreached: Amount,
     /// References that were followed.
     pub references: u64,
+    /// How long reading took, in ns.
+    pub took_ns: u64,
     /// What bounds left out, a sentence each.
     pub gaps: Vec<String>,
 }

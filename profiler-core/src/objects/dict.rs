@@ -26,7 +26,9 @@ pub(super) struct Table {
 impl Table {
     /// The open table of 2.7 with this mask.
     pub(super) fn open(mask: u64) -> Option<Self> {
-        let count = mask.checked_add(1).filter(|count| count.is_power_of_two())?;
+        let count = mask
+            .checked_add(1)
+            .filter(|count| count.is_power_of_two())?;
         Some(Self {
             entries: 0,
             size: 24,

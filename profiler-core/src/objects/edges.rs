@@ -11,11 +11,9 @@ use std::thread;
 use super::dict::{DictParts, TABLE_HEAD, Table, references};
 use super::graph::Graph;
 use super::kinds::{Content, Kind, PackedKind};
-use super::layout::{
-    DictTable, PreHeader, SIZE, TUPLE_ITEMS, TYPE_WEAK_LIST, WEAK_CALLBACK,
-};
+use super::layout::{DictTable, PreHeader, SIZE, TUPLE_ITEMS, TYPE_WEAK_LIST, WEAK_CALLBACK};
 use super::names::Names;
-use super::scan::{Scanned, Source, parts};
+use super::scan::{MAX_VALUES_HEAD, Scanned, Source, parts};
 use super::types::{Flags, Role, Type};
 use super::words::{Window, word, words};
 use crate::addr::{AddrRange, RemoteAddr};
@@ -25,8 +23,6 @@ use crate::memory::TargetMemory;
 const PIECE: u64 = 48 << 12;
 /// Bytes of native blocks that are looked at: what has references to Python's objects is smaller.
 const MAX_NATIVE: u64 = 1 << 20;
-/// Bytes before the values of instances in their block, at the most.
-const MAX_VALUES_HEAD: u64 = 64;
 /// Where a small table is in a set or in a dictionary of 2.7, and how many words it has.
 const SET_SMALL_TABLE: (u64, u64) = (64, 16);
 const SET_SMALL_TABLE_2: (u64, u64) = (56, 16);
@@ -176,9 +172,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         match self.scanned.kinds[block as usize].get() {
             Kind::Spare | Kind::Unreadable => Some(()),
             Kind::Native => reader.words(0, len.min(MAX_NATIVE), |addr| self.refer(addr)),
-            Kind::Object { of, head } => {
-                self.object(block, &self.types[of as usize], head, reader)
-            }
+            Kind::Object { of, head } => self.object(block, &self.types[of as usize], head, reader),
             Kind::Storage { content, .. } => {
                 let limits = &self.scanned.limits;
                 let limit = limits.binary_search_by_key(&block, |(block, _)| *block);
@@ -187,6 +181,13 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 match content {
                     Content::Bytes => Some(()),
                     Content::Words => reader.words(0, len, |addr| self.refer(addr)),
+                    Content::Values => {
+                        let head = reader.bytes(0, len.min(MAX_VALUES_HEAD))?;
+                        let mut ends = (8..=head.len()).step_by(8);
+                        let ends = ends.find(|&end| usize::from(head[end - 1]) == end);
+                        let head = ends.unwrap_or(0) as u64;
+                        reader.words(head, len - head, |addr| self.refer(addr))
+                    }
                     Content::Reached => {
                         reader.words(0, len.min(MAX_NATIVE), |addr| self.refer(addr))
                     }
@@ -268,8 +269,11 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             return Some(());
         }
         let layout = self.resolve.source.layout;
-        let len = reader.range.len() - head;
-        let fixed = facts.basic_size.min(len);
+        let whole = reader.range.len() - head;
+        let fixed = facts.basic_size.min(whole);
+        // Behind the fields of a type whose objects are all of one size is nothing but what was there
+        // before.
+        let len = if facts.one_size { fixed } else { whole };
         let first = reader.bytes(head, fixed.min(PIECE))?;
         if word(first, 8) != Some(of.addr) {
             self.found.changed += 1;
@@ -293,10 +297,15 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 PreHeader::None => {}
             }
         }
-        let at = At { head, weak_list: facts.weak_list };
+        let at = At {
+            head,
+            weak_list: facts.weak_list,
+        };
         match facts.role {
             Role::Leaf | Role::Str => Some(()),
-            Role::List | Role::ByteArray | Role::Array | Role::Code => self.fields(reader, at, FIELDS..fixed, &[]),
+            Role::List | Role::ByteArray | Role::Array | Role::Code => {
+                self.fields(reader, at, FIELDS..fixed, &[])
+            }
             Role::Tuple if !facts.flags.has(Flags::HEAP) => {
                 let items = size.saturating_mul(8).saturating_add(TUPLE_ITEMS);
                 self.fields(reader, at, TUPLE_ITEMS..items.min(len), &[])
@@ -397,11 +406,15 @@ impl<M: TargetMemory> Reader<'_, '_, M> {
         mut give: impl FnMut(u64),
     ) -> Option<()> {
         let mut nth = 0;
-        self.words(from, len.min(self.range.len().saturating_sub(from)), |word| {
-            if taken.contains(&(nth % stride)) {
-                give(word);
-            }
-            nth += 1;
-        })
+        self.words(
+            from,
+            len.min(self.range.len().saturating_sub(from)),
+            |word| {
+                if taken.contains(&(nth % stride)) {
+                    give(word);
+                }
+                nth += 1;
+            },
+        )
     }
 }

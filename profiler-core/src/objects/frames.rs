@@ -158,7 +158,11 @@ impl<M: TargetMemory> Finder<'_, M> {
                 continue;
             };
             let mut bytes = vec![0; range.len().saturating_sub(head) as usize];
-            if self.memory().read(RemoteAddr::new(frame.object), &mut bytes).is_err() {
+            if self
+                .memory()
+                .read(RemoteAddr::new(frame.object), &mut bytes)
+                .is_err()
+            {
                 continue;
             }
             // The fixed part ends with the first variable.
@@ -166,7 +170,10 @@ impl<M: TargetMemory> Finder<'_, M> {
             let (Some(code), Some(globals)) = (word(&bytes, code), word(&bytes, globals)) else {
                 continue;
             };
-            if let Some(locals) = bytes.get(locals as usize..).filter(|_| self.is(code, Role::Code)) {
+            if let Some(locals) = bytes
+                .get(locals as usize..)
+                .filter(|_| self.is(code, Role::Code))
+            {
                 let locals: Vec<u64> = words(locals).collect();
                 self.take(code, globals, &locals, &mut running);
             }
@@ -181,7 +188,11 @@ impl<M: TargetMemory> Finder<'_, M> {
         for (data, used) in self.used_parts() {
             let mut bytes = vec![0; used.min(rest) as usize];
             rest -= bytes.len() as u64;
-            if self.memory().read(RemoteAddr::new(data), &mut bytes).is_err() {
+            if self
+                .memory()
+                .read(RemoteAddr::new(data), &mut bytes)
+                .is_err()
+            {
                 continue;
             }
             let all: Vec<u64> = words(&bytes).collect();
@@ -233,9 +244,8 @@ impl<M: TargetMemory> Finder<'_, M> {
 
     fn is_chunk(&self, chunk: u64, limit: u64) -> bool {
         let size = limit.checked_sub(chunk);
-        let has_size = size.is_some_and(|size| {
-            (PAGE_SIZE..1 << 32).contains(&size) && size % PAGE_SIZE == 0
-        });
+        let has_size =
+            size.is_some_and(|size| (PAGE_SIZE..1 << 32).contains(&size) && size % PAGE_SIZE == 0);
         has_size && read_word(self.memory(), chunk.wrapping_add(8)) == size
     }
 

@@ -114,10 +114,14 @@ impl Dominators {
 
     /// What each number keeps in memory: its own weight and that of all it dominates.
     pub(super) fn retained(&self, weight: impl Fn(u32) -> u64) -> Vec<u64> {
-        let mut retained: Vec<u64> = self.node.iter().map(|&node| match node {
-            NONE => 0,
-            node => weight(node),
-        }).collect();
+        let mut retained: Vec<u64> = self
+            .node
+            .iter()
+            .map(|&node| match node {
+                NONE => 0,
+                node => weight(node),
+            })
+            .collect();
         for number in (1..self.node.len()).rev() {
             let above = self.dominator[number] as usize;
             retained[above] = retained[above].saturating_add(retained[number]);

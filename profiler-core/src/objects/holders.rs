@@ -100,8 +100,8 @@ impl<M: TargetMemory> Holders<'_, M> {
     fn named(&self, retained: &[u64], counts: &[u64]) -> Vec<Candidate> {
         let tree = self.tree;
         let blocks = self.kinds.len() as u32;
-        let of_names = (1..tree.node.len() as u32)
-            .filter(|number| tree.node[*number as usize] >= blocks);
+        let of_names =
+            (1..tree.node.len() as u32).filter(|number| tree.node[*number as usize] >= blocks);
         let mut numbers: Vec<u32> = of_names.collect();
         largest(&mut numbers, retained);
         let mut outer = HashSet::new();
@@ -124,9 +124,8 @@ impl<M: TargetMemory> Holders<'_, M> {
         let candidates = numbers.into_iter().map(|number| {
             let value = self.names.of_node(tree.node[number as usize]);
             let value = value.and_then(|(_, value)| tree.number.get(value as usize).copied());
-            let below = value.filter(|&value| {
-                value != NONE && tree.dominator[value as usize] == number
-            });
+            let below =
+                value.filter(|&value| value != NONE && tree.dominator[value as usize] == number);
             Candidate {
                 bytes: retained[number as usize],
                 blocks: counts[number as usize],
@@ -142,9 +141,7 @@ impl<M: TargetMemory> Holders<'_, M> {
     fn shared(&self, retained: &[u64], counts: &[u64]) -> Vec<Candidate> {
         let tree = self.tree;
         let blocks = self.kinds.len() as u32;
-        let is_space = |number: u32| {
-            number == 0 || self.names.is_space(tree.node[number as usize])
-        };
+        let is_space = |number: u32| number == 0 || self.names.is_space(tree.node[number as usize]);
         let right_below = (1..tree.first_phase_end()).filter(|&number| {
             let node = tree.node[number as usize];
             node < blocks && !is_space(number) && is_space(tree.dominator[number as usize])
@@ -260,17 +257,16 @@ impl<M: TargetMemory> Holders<'_, M> {
             (Some(function.closure), "closure"),
         ];
         let is = |offset: u64| read_word(self.source.memory, at.wrapping_add(offset)) == Some(addr);
-        let mut fields = fields.iter().filter(|_| before.facts.role == Role::Function);
+        let mut fields = fields
+            .iter()
+            .filter(|_| before.facts.role == Role::Function);
         fields.find_map(|(offset, what)| offset.is_some_and(is).then_some(*what))
     }
 
     /// Of each of these numbers, the type of most of what it immediately dominates.
-    fn item_types(
-        &self,
-        ends: impl Iterator<Item = u32>,
-        retained: &[u64],
-    ) -> HashMap<u32, u32> {
-        let mut sums: HashMap<u32, HashMap<u32, u64>> = ends.map(|end| (end, HashMap::new())).collect();
+    fn item_types(&self, ends: impl Iterator<Item = u32>, retained: &[u64]) -> HashMap<u32, u32> {
+        let mut sums: HashMap<u32, HashMap<u32, u64>> =
+            ends.map(|end| (end, HashMap::new())).collect();
         for number in 1..self.tree.node.len() as u32 {
             if let Some(sums) = sums.get_mut(&self.tree.dominator[number as usize])
                 && let Some(Kind::Object { of, .. }) = self.kind(number)
@@ -320,7 +316,8 @@ impl<M: TargetMemory> Holders<'_, M> {
         let node = self.tree.node[number as usize];
         let name = self.names.of_node(node);
         name.map_or_else(String::new, |(name, _)| {
-            self.names.text(self.source.memory, self.source.layout, name)
+            self.names
+                .text(self.source.memory, self.source.layout, name)
         })
     }
 }

@@ -38,6 +38,8 @@ pub(super) enum Content {
     OpenTable,
     /// Entries of two words: a key and a hash (sets; the other way round in 2.7).
     SetTable,
+    /// Values of an instance of 3.11 or 3.12, behind a head whose last byte is its length.
+    Values,
     /// It was reached from an object over one of its words: each of its own may be a reference.
     Reached,
 }
@@ -84,6 +86,7 @@ impl PackedKind {
                     2 => Content::DictKeys,
                     3 => Content::OpenTable,
                     4 => Content::SetTable,
+                    5 => Content::Values,
                     _ => Content::Reached,
                 },
             },
@@ -109,6 +112,7 @@ mod tests {
             Content::DictKeys,
             Content::OpenTable,
             Content::SetTable,
+            Content::Values,
             Content::Reached,
         ];
         let storage = contents.map(|content| Kind::Storage { of: 77, content });

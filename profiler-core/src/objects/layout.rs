@@ -267,6 +267,11 @@ impl Layout {
         gc + if pre { 16 } else { 0 }
     }
 
+    /// Whether an object of a type with these flags has its values behind it.
+    pub(super) fn has_values_behind(&self, flags: Flags) -> bool {
+        self.pre_header == PreHeader::WeakListAndDict && flags.has(Flags::INLINE_VALUES)
+    }
+
     /// All offsets in a block at which an object may begin.
     pub(super) fn heads(&self) -> &'static [u64] {
         match self.pre_header {

@@ -43,7 +43,7 @@ use crate::sample::PythonMalloc;
 use crate::size_class::SizeClass;
 
 pub use self::census::{
-    Amount, AllocatorShare, Census, Holder, LayoutBasis, NativeRow, NoCensus, PathStep, TypeRow,
+    AllocatorShare, Amount, Census, Holder, LayoutBasis, NativeRow, NoCensus, PathStep, TypeRow,
 };
 pub use self::names::Root;
 
@@ -72,8 +72,7 @@ pub fn census<M: TargetMemory + Sync>(
     context: Context,
 ) -> Result<Census, NoCensus> {
     let version = context.python.ok_or(NoCensus::NotPython)?;
-    let layout =
-        Layout::of(version).ok_or(NoCensus::UnknownVersion(version.0, version.1))?;
+    let layout = Layout::of(version).ok_or(NoCensus::UnknownVersion(version.0, version.1))?;
     let index = BlockIndex::of(heaps);
     if index.len() == 0 {
         return Err(NoCensus::NoBlocks);
@@ -257,6 +256,7 @@ fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Census {
         held_by_names: Amount::default(),
         unreached: Amount::default(),
         references: 0,
+        took_ns: 0,
         gaps: Vec::new(),
     };
     let mut native: HashMap<(Allocator, SizeClass), Amount> = HashMap::new();
@@ -292,9 +292,13 @@ fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Census {
             native,
         })
         .collect();
-    census
-        .native
-        .sort_by_key(|row| (std::cmp::Reverse(row.native.bytes), row.allocator, row.class));
+    census.native.sort_by_key(|row| {
+        (
+            std::cmp::Reverse(row.native.bytes),
+            row.allocator,
+            row.class,
+        )
+    });
     census.shares = shares
         .into_iter()
         .map(|(allocator, (live, named))| AllocatorShare {

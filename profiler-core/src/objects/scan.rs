@@ -10,8 +10,8 @@ use super::blocks::BlockIndex;
 use super::dict::DictParts;
 use super::kinds::{Content, Kind, PackedKind};
 use super::layout::{
-    ARRAY_ITEMS, DESCR_KIND, DictTable, LIST_ITEMS, Layout, NDARRAY_DATA, NDARRAY_DESCR,
-    PreHeader, SET_MASK, SET_TABLE, SIZE, StrLayout,
+    ARRAY_ITEMS, DESCR_KIND, DictTable, LIST_ITEMS, Layout, NDARRAY_DATA, NDARRAY_DESCR, PreHeader,
+    SET_MASK, SET_TABLE, SIZE, StrLayout,
 };
 use super::types::{Flags, Role, TypeFacts, TypeTable};
 use super::words::{Window, word};
@@ -20,6 +20,11 @@ use crate::memory::TargetMemory;
 
 /// Bytes of a block that are looked at: the head of an object and its first fields.
 const LOOKED_AT: u64 = 160;
+/// In 2.7 numbers are made in blocks of malloc's, of a link and then as many of them as there is room for in
+/// 1000 bytes (`PyIntBlock` and `PyFloatBlock`, `Objects/intobject.c` and `floatobject.c`).
+const NUMBER_BLOCK: u64 = 992;
+/// The link, and the bytes of a number.
+const NUMBERS: (u64, u64) = (8, 24);
 /// Reference counts above are none: addresses are larger, and immortal objects' counts smaller
 /// (`_Py_IMMORTAL_REFCNT`, `UINT_MAX` at the most).
 const MAX_REFCOUNT: u64 = 1 << 40;
@@ -165,7 +170,10 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         let last = blocks.end.checked_sub(1);
         let end = last.map_or(RemoteAddr::default(), |last| index.range(last).end());
         for ((block, range), kind) in index.ranges(blocks).zip(kinds) {
-            let len = range.len().min(LOOKED_AT);
+            let len = range.len().min(match self.may_have_numbers(range) {
+                true => NUMBER_BLOCK,
+                false => LOOKED_AT,
+            });
             let Some(looked_at) = AddrRange::with_len(range.start(), len) else {
                 continue;
             };
@@ -205,7 +213,31 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
                 return Kind::Object { of: facts.id, head };
             }
         }
-        Kind::Native
+        let numbers = self.may_have_numbers(range).then(|| self.numbers(bytes));
+        match numbers.flatten() {
+            Some(of) => Kind::Storage {
+                of,
+                content: Content::Bytes,
+            },
+            None => Kind::Native,
+        }
+    }
+
+    /// Whether a block has the size of those that 2.7 has its numbers in; malloc may give 16 bytes more.
+    fn may_have_numbers(&self, range: AddrRange) -> bool {
+        let sizes = NUMBER_BLOCK..=NUMBER_BLOCK + 24;
+        self.source.layout.dict == DictTable::Open && sizes.contains(&range.len())
+    }
+
+    /// The type of the numbers in a block of 2.7's, of those that are in use.
+    fn numbers(&mut self, bytes: &[u8]) -> Option<u32> {
+        let (first, each) = NUMBERS;
+        let mut places = (first..bytes.len() as u64).step_by(each as usize);
+        places.find_map(|at| {
+            let of = self.type_at(word(bytes, at + 8)?)?;
+            let is_number = of.role == Role::Leaf && of.basic_size == each;
+            is_number.then_some(of.id)
+        })
     }
 
     #[inline]
@@ -232,8 +264,12 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         let object = range.start().get() + head;
         if facts.flags.has(Flags::HAVE_GC) {
             let gc = head.saturating_sub(layout.gc_head) as usize;
-            let gc_head: [u64; 4] = std::array::from_fn(|at| word(bytes, (gc + at * 8) as u64).unwrap_or(0));
-            if layout.is_tracked(&gc_head) {
+            let gc_head: [u64; 4] =
+                std::array::from_fn(|at| word(bytes, (gc + at * 8) as u64).unwrap_or(0));
+            // The collector moves immortal objects to a generation that it shows to nobody.
+            let count = word(bytes, head).unwrap_or(0);
+            let shown = layout.version < (3, 12) || count as i32 >= 0;
+            if shown && layout.is_tracked(&gc_head) {
                 let id = facts.id as usize;
                 if self.part.tracked.len() <= id {
                     self.part.tracked.resize(id + 1, 0);
@@ -292,7 +328,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
                 }
                 PreHeader::None | PreHeader::WeakListAndDict => None,
             };
-            self.claim_within(facts.id, values.unwrap_or(0), Content::Words);
+            self.claim_values(facts.id, values.unwrap_or(0));
         }
     }
 
@@ -312,7 +348,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
             }
             DictTable::Sized | DictTable::Logarithmic => {
                 self.claim(of, parts.table, Content::DictKeys, u32::MAX);
-                self.claim_within(of, parts.values, Content::Words);
+                self.claim_values(of, parts.values);
             }
         }
     }
@@ -366,10 +402,14 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         }
     }
 
-    /// Claims the block that holds this address, with a short head before it.
-    fn claim_within(&mut self, of: u32, addr: u64, content: Content) {
+    /// Claims the block of the values of an instance, which may have a head before them.
+    fn claim_values(&mut self, of: u32, addr: u64) {
+        let content = match self.source.layout.pre_header {
+            PreHeader::ValuesAndDict | PreHeader::WeakListAndTagged => Content::Values,
+            PreHeader::None | PreHeader::WeakListAndDict => Content::Words,
+        };
         let own = self.source.index.at(addr);
-        if let Some((block, _)) = own.filter(|(_, into)| *into < MAX_VALUES_HEAD) {
+        if let Some((block, _)) = own.filter(|(_, into)| *into <= MAX_VALUES_HEAD) {
             self.part.claims.push(Claim {
                 block,
                 of,
@@ -380,9 +420,9 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
     }
 }
 
-/// Bytes before the values of instances: their number and order (`new_values`,
-/// `Objects/dictobject.c`), and the debug hooks'.
-const MAX_VALUES_HEAD: u64 = 64;
+/// Bytes before the values of instances in their block, at the most: their order and number
+/// (`new_values`, `Objects/dictobject.c` of 3.11 and 3.12), and the debug hooks'.
+pub(super) const MAX_VALUES_HEAD: u64 = 64;
 
 /// `sizeof(PyDictObject)` in 2.7, the small table included.
 const OPEN_DICT_BYTES: u64 = 248;

@@ -106,6 +106,8 @@ pub(super) struct TypeFacts {
     pub(super) head: u64,
     /// `tp_basicsize`.
     pub(super) basic_size: u64,
+    /// Whether its objects have fields alone: no items, and no values behind them.
+    pub(super) one_size: bool,
     /// `tp_weaklistoffset`; 0 without.
     pub(super) weak_list: u64,
 }
@@ -201,9 +203,8 @@ impl<M: TargetMemory> TypeTable<M> {
         let field = |offset| word(&bytes, offset);
         let (of, basic_size, item_size) = (field(8)?, field(32)?, field(40)?);
         let flags = Flags(field(168)?);
-        let sound = flags.has(Flags::READY)
-            && (16..=1 << 24).contains(&basic_size)
-            && item_size <= 1 << 20;
+        let sound =
+            flags.has(Flags::READY) && (16..=1 << 24).contains(&basic_size) && item_size <= 1 << 20;
         if !sound || self.types.len() >= MAX_TYPES {
             return None;
         }
@@ -233,6 +234,7 @@ impl<M: TargetMemory> TypeTable<M> {
             flags,
             head: self.layout.head(flags),
             basic_size,
+            one_size: item_size == 0 && !self.layout.has_values_behind(flags),
             weak_list: field(208).filter(|&at| at < basic_size).unwrap_or(0),
         };
         self.types.push(Type {

@@ -10,8 +10,8 @@
 //! with mem alone is pymalloc, and mimalloc has functions of its own for each.
 
 use crate::addr::RemoteAddr;
-use crate::memory::TargetMemory;
 use crate::data::{self, Words};
+use crate::memory::TargetMemory;
 use crate::residency::ResidencyMap;
 use crate::sample::PythonMalloc;
 
