@@ -50,7 +50,7 @@ impl Table {
                     0x1_0000..=0xffff_ffff => 4,
                     _ => 8,
                 };
-                (size.is_power_of_two() && count <= size && size < 1 << 40).then_some(Self {
+                (size.is_power_of_two() && count <= size && size < 1 << 40).then(|| Self {
                     entries: 40 + size * width,
                     size: 24,
                     key: 8,
@@ -64,7 +64,7 @@ impl Table {
                 let count = word(head, 24)?;
                 let sound = size < 40 && indices < 44 && kind <= 2 && count <= 1 << size;
                 let (size, key) = if kind == 0 { (24, 8) } else { (16, 0) };
-                sound.then_some(Self {
+                sound.then(|| Self {
                     entries: 32 + (1 << indices),
                     size,
                     key,
@@ -156,10 +156,15 @@ fn values_at(layout: &Layout, values: u64, number: u64) -> Option<u64> {
     values.checked_add(head + number * 8)
 }
 
-/// The references of whole entries: keys and values, without hashes.
-pub(super) fn references(table: &Table, entries: &[u8]) -> impl Iterator<Item = u64> {
-    let key = table.key;
+/// The references of whole entries, without hashes: keys and values, or keys alone.
+pub(super) fn references(
+    table: &Table,
+    entries: &[u8],
+    keys_alone: bool,
+) -> impl Iterator<Item = u64> {
+    let key = table.key as usize;
+    let end = key + if keys_alone { 8 } else { 16 };
     entries
         .chunks_exact(table.size as usize)
-        .flat_map(move |entry| words(&entry[key as usize..]))
+        .flat_map(move |entry| words(&entry[key..end]))
 }

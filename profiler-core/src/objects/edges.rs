@@ -191,14 +191,15 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                     Content::Reached => {
                         reader.words(0, len.min(MAX_NATIVE), |addr| self.refer(addr))
                     }
-                    Content::OpenTable if self.names.space(block).is_none() => {
-                        reader.strided(0, len, 3, 1..3, |addr| self.refer(addr))
+                    Content::OpenTable => {
+                        let taken = self.taken_of_entry(block);
+                        reader.strided(0, len, 3, taken, |addr| self.refer(addr))
                     }
                     Content::SetTable => {
                         let key = self.set_key();
                         reader.strided(0, len, 2, key..key + 1, |addr| self.refer(addr))
                     }
-                    Content::DictKeys | Content::OpenTable => self.dict_table(block, reader),
+                    Content::DictKeys => self.dict_table(block, reader),
                 }
             }
         }
@@ -209,12 +210,21 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         usize::from(self.resolve.source.layout.dict == DictTable::Open)
     }
 
-    /// A dictionary's table. That of a module or a class refers to its names, and these to the values.
-    fn dict_table(&mut self, block: u32, reader: &mut Reader<'_, '_, M>) -> Option<()> {
-        if let Some(space) = self.names.space(block) {
-            self.targets.extend(self.names.nodes_of(space));
-            return Some(());
+    /// Which words of a dictionary's entry of three are references: the key, and the value where that is
+    /// not referred to by a name. Names are taken as references at once.
+    fn taken_of_entry(&mut self, block: u32) -> Range<usize> {
+        match self.names.space(block) {
+            Some(space) => {
+                self.targets.extend(self.names.nodes_of(space));
+                1..2
+            }
+            None => 1..3,
         }
+    }
+
+    /// The table of a dictionary from 3.6 on.
+    fn dict_table(&mut self, block: u32, reader: &mut Reader<'_, '_, M>) -> Option<()> {
+        let keys_alone = self.taken_of_entry(block).len() == 1;
         let layout = self.resolve.source.layout;
         let leads = self.resolve.source.leads;
         let table = leads.iter().find_map(|&lead| {
@@ -231,7 +241,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         let all = table.count * table.size;
         for from in (0..all).step_by(PIECE as usize) {
             let piece = reader.bytes(lead + table.entries + from, PIECE.min(all - from))?;
-            for addr in references(&table, piece) {
+            for addr in references(&table, piece, keys_alone) {
                 self.targets.extend(self.resolve.target(addr));
             }
         }
@@ -315,11 +325,8 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 let behind = table + words * 8;
                 self.fields(reader, at, FIELDS..table, &[])?;
                 self.fields(reader, at, behind..len, &[])?;
-                if let Some(space) = self.names.space(block) {
-                    self.targets.extend(self.names.nodes_of(space));
-                    return Some(());
-                }
-                reader.strided(head + table, words * 8, 3, 1..3, |addr| self.refer(addr))
+                let taken = self.taken_of_entry(block);
+                reader.strided(head + table, words * 8, 3, taken, |addr| self.refer(addr))
             }
             Role::Dict => {
                 self.fields(reader, at, FIELDS..len, &[])?;

@@ -203,7 +203,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
                 let Some(facts) = self.type_at(of) else {
                     continue;
                 };
-                if facts.head != offset || head + facts.basic_size > range.len() {
+                if facts.head != offset || head + facts.least_size > range.len() {
                     continue;
                 }
                 if count == 0 {

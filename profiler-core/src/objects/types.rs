@@ -3,7 +3,7 @@
 use hashbrown::HashMap;
 
 use super::dict;
-use super::layout::{Layout, TYPE_DICT};
+use super::layout::{Layout, StrLayout, TYPE_DICT};
 use super::text::{c_name, str_name};
 use super::words::word;
 use crate::addr::RemoteAddr;
@@ -106,6 +106,8 @@ pub(super) struct TypeFacts {
     pub(super) head: u64,
     /// `tp_basicsize`.
     pub(super) basic_size: u64,
+    /// Bytes that each object has at least: strings most often lack the end of `PyUnicodeObject`.
+    pub(super) least_size: u64,
     /// Whether its objects have fields alone: no items, and no values behind them.
     pub(super) one_size: bool,
     /// `tp_weaklistoffset`; 0 without.
@@ -234,6 +236,10 @@ impl<M: TargetMemory> TypeTable<M> {
             flags,
             head: self.layout.head(flags),
             basic_size,
+            least_size: match (role, self.layout.str) {
+                (Role::Str, StrLayout::Compact { ascii, .. }) => ascii,
+                _ => basic_size,
+            },
             one_size: item_size == 0 && !self.layout.has_values_behind(flags),
             weak_list: field(208).filter(|&at| at < basic_size).unwrap_or(0),
         };

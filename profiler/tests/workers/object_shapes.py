@@ -1,13 +1,12 @@
 """Known structures under known names, then what Python itself says of its objects.
 
-Works on Python 2.7 and 3. Prints a line of JSON, and stays until its input closes. Nothing is made
+Works on Python 2.7 and 3. Prints a line of JSON, and stays for ever. Nothing is made
 or freed between the account and that line but what the account itself takes and gives back.
 """
 import collections
 import functools
 import gc
 import json
-import os
 import sys
 import threading
 import weakref
@@ -18,8 +17,6 @@ except ImportError:
     numpy = None
 
 N = 20000
-# `_PyInlineValuesSize` of a class with room for 30 attributes.
-INLINE = 8 + 30 * 8 + 32
 
 
 class Slotted(object):
@@ -66,6 +63,7 @@ PLAIN = [Plain(i) for i in range(N)]
 MANY = [Many(i) for i in range(500)]
 TUPLES = [(float(i), i + 3000000) for i in range(N)]
 CHILDREN = [Child(a=float(i)) for i in range(1000)]
+TEXTS = ["text %d" % i for i in range(N)]
 BUFFER = bytearray(3000000)
 Holder.CACHE["rows"] = unique(N)
 if numpy is not None:
@@ -117,12 +115,15 @@ def run(account):
     rows = unique(N)
     watched = Watched()
     WEAK["watched"] = watched
-    wait = os.read
+    lock = threading.Lock()
+    lock.acquire()
+    wait = lock.acquire
     # The first time types are made ready that the account uses.
     account()
-    sys.stdout.write(account() + "\n")
+    line = account() + "\n"
+    sys.stdout.write(line)
     sys.stdout.flush()
-    wait(0, 1)
+    wait()
     del watched, rows
 
 
@@ -140,15 +141,13 @@ def account():
     getsizeof = sys.getsizeof
     counts, sizes = {}, {}
     head = 32 if sys.version_info < (3, 8) else 16
-    # Values behind the object, which 3.13 leaves out: how many, and their order.
-    behind = {}
-    if sys.version_info >= (3, 13):
-        behind = {Plain: INLINE, Many: INLINE}
+    # From 3.13 on getsizeof leaves out the values behind an instance.
+    whole = (Slotted, Plain, Many) if sys.version_info < (3, 13) else (Slotted,)
     for one in objects:
         of = type(one)
         counts[of] = counts.get(of, 0) + 1
-        if of in (Slotted, Plain, Many, tuple):
-            sizes[of] = sizes.get(of, 0) + block(getsizeof(one) + behind.get(of, 0))
+        if of in whole:
+            sizes[of] = sizes.get(of, 0) + block(getsizeof(one))
         elif of in (list, set):
             own = of.__basicsize__ + head
             sizes[of] = sizes.get(of, 0) + block(own)
