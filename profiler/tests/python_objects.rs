@@ -85,45 +85,31 @@ fn assert_equals_the_account(objects: &Value, account: &Value, what: &str) {
         let size = size.as_u64().expect("bytes");
         let ours = number(of_type(objects, name), "storage_bytes");
         let most = size + size / 10;
-        assert!((size..=most).contains(&ours), "{name}: {ours} of {size}, {what}");
+        assert!(
+            (size..=most).contains(&ours),
+            "{name}: {ours} of {size}, {what}"
+        );
     }
 }
 
-/// What each name holds is what it was made with: `each` bytes an item, and a table.
-fn assert_holds(objects: &Value, name: &str, items: u64, each: u64, table: u64, what: &str) {
-    let holder = holder(objects, name);
-    let retained = number(holder, "retained_bytes");
-    let expected = items * each + table;
-    let most = expected + expected / 4 + 4096;
-    assert!(
-        (expected..=most).contains(&retained),
-        "{name} holds {retained}, by construction {expected}: {holder:#}, {what}"
-    );
-}
-
-fn assert_known_structures(objects: &Value, version: (u8, u8), what: &str) {
-    // 2.7 has its numbers in blocks of many, which belong to nobody.
-    let number_bytes = if version < (3, 0) { 0 } else { 32 };
-    let (float, int) = (number_bytes, number_bytes);
-    let gc: u64 = if version < (3, 8) { 32 } else { 16 };
-    let list = N * 8;
-    let list_of_floats = |name| assert_holds(objects, name, N, float, list, what);
-    for name in [
-        "__main__.Holder.CACHE",
-        "__main__.QUEUE",
-        "__main__.run(): rows",
-        "__main__.run(): watched",
-        "__main__.CLOSURE",
-        "__main__.remember",
-        "__main__.SHARED",
-        "(threading.local of a thread)",
-    ] {
-        list_of_floats(name);
+/// Each name holds what it was made with, and its own small parts besides.
+fn assert_known_structures(objects: &Value, account: &Value, what: &str) {
+    let known = account["retained"].as_object().expect("names");
+    assert!(known.len() >= 12, "{known:?}");
+    for (name, expected) in known {
+        let holder = holder(objects, name);
+        let expected = expected.as_u64().expect("bytes");
+        let retained = number(holder, "retained_bytes");
+        // What links and tables take of an `lru_cache` is not known to Python.
+        let most = match name.as_str() {
+            "__main__.cached" => expected * 3,
+            _ => expected + expected / 20 + 8192,
+        };
+        assert!(
+            (expected..=most).contains(&retained),
+            "{name} holds {retained}, by construction {expected}: {holder:#}, {what}"
+        );
     }
-    let slotted = (16 + 16 + gc).next_multiple_of(16);
-    let entry = if version < (3, 0) { 24 } else { 24 * 2 / 3 };
-    assert_holds(objects, "__main__.SESSIONS", N, slotted + float + int, N * entry, what);
-    assert_holds(objects, "__main__.NUMBERS", N, float, N * 16, what);
     assert_eq!(holder(objects, "__main__.SESSIONS")["length"], N, "{what}");
     assert_eq!(
         holder(objects, "__main__.SESSIONS")["item_type"],
@@ -150,17 +136,22 @@ fn every_python_has_the_objects_that_it_counts_and_holds_what_it_was_made_with()
         assert_eq!(objects["layout"], "exact", "{what}");
         assert_eq!(objects["changed_objects"], 0, "{what}");
         assert_equals_the_account(&objects, &account, &what);
-        assert_known_structures(&objects, python.version, &what);
+        assert_known_structures(&objects, &account, &what);
         let texts = number(of_type(&objects, "str"), "objects");
         assert!(texts >= N, "{texts} strings, {what}");
         let allocators = objects["allocators"].as_array().expect("allocators");
         let pymalloc = allocators.iter().find(|row| row["allocator"] == "pymalloc");
         let pymalloc = pymalloc.expect("pymalloc");
-        let (named, live) = (number(pymalloc, "named_bytes"), number(pymalloc, "live_bytes"));
+        let (named, live) = (
+            number(pymalloc, "named_bytes"),
+            number(pymalloc, "live_bytes"),
+        );
         assert!(named * 100 >= live * 95, "{named} of {live}, {what}");
         println!(
             "{what}: {} types equal, {:.1} % of pymalloc named, {} ms",
-            account["counts"].as_object().map_or(0, |counts| counts.len()),
+            account["counts"]
+                .as_object()
+                .map_or(0, |counts| counts.len()),
             named as f64 / live as f64 * 100.0,
             objects["read_ms"]
         );
@@ -174,7 +165,7 @@ fn of_a_program_that_stands_still_it_is_the_same_read_while_it_may_run() {
     let objects = objects(child.pid(), &["--objects"]);
     assert_eq!(objects["exact"], false);
     assert_equals_the_account(&objects, &account, "read after the walk");
-    assert_known_structures(&objects, python.version, "read after the walk");
+    assert_known_structures(&objects, &account, "read after the walk");
 }
 
 #[test]
@@ -184,15 +175,25 @@ fn a_core_file_has_the_objects_of_the_process() {
     let folder = tempfile::tempdir().expect("a folder");
     let prefix = folder.path().join("core");
     let pid = child.pid().to_string();
-    let made = Command::new("gcore").arg("-o").arg(&prefix).arg(&pid).output();
+    let made = Command::new("gcore")
+        .arg("-o")
+        .arg(&prefix)
+        .arg(&pid)
+        .output();
     let made = made.expect("gcore, of gdb: cargo xtask test installs it");
     assert!(made.status.success(), "{}", support::stderr(&made));
     let core = format!("{}.{pid}", support::text(&prefix));
-    let snapshot = json(&fragscope(&["snapshot", "--json", "--objects", "--core", &core]));
+    let snapshot = json(&fragscope(&[
+        "snapshot",
+        "--json",
+        "--objects",
+        "--core",
+        &core,
+    ]));
     let objects = &snapshot["objects"];
     assert_eq!(objects["exact"], true);
     assert_equals_the_account(objects, &account, "a core");
-    assert_known_structures(objects, python.version, "a core");
+    assert_known_structures(objects, &account, "a core");
 }
 
 #[test]
@@ -213,9 +214,15 @@ sys.stdin.readline()
         let shown = fragscope(&[&["snapshot", "--objects", "--pid", &pid], form].concat());
         let text = String::from_utf8(shown.stdout).expect("UTF-8");
         // Its command line has them.
-        let (_, after) = text.split_once("OBJECTS").or(text.split_once("\"objects\"")).expect("objects");
+        let (_, after) = text
+            .split_once("OBJECTS")
+            .or(text.split_once("\"objects\""))
+            .expect("objects");
         assert!(after.contains("__main__.VAULT"), "{after}");
-        assert!(!after.contains("hunter2") && !after.contains("password"), "{after}");
+        assert!(
+            !after.contains("hunter2") && !after.contains("password"),
+            "{after}"
+        );
     }
 }
 
@@ -223,7 +230,13 @@ sys.stdin.readline()
 fn what_is_no_python_says_so() {
     let child = Child::c("pages");
     let pid = child.pid().to_string();
-    let snapshot = json(&fragscope(&["snapshot", "--json", "--objects", "--pid", &pid]));
+    let snapshot = json(&fragscope(&[
+        "snapshot",
+        "--json",
+        "--objects",
+        "--pid",
+        &pid,
+    ]));
     assert_eq!(snapshot["objects"], Value::Null);
     let notices = snapshot["notices"].to_string();
     assert!(notices.contains("not a Python process"), "{notices}");

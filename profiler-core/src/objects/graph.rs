@@ -26,6 +26,15 @@ impl Graph {
         }
     }
 
+    /// A graph of this form; `starts` has one entry more than there are nodes.
+    pub(super) fn of(starts: Vec<u32>, targets: Vec<u32>, left_out: u64) -> Self {
+        Self {
+            starts,
+            targets,
+            left_out,
+        }
+    }
+
     /// Adds the next node with these targets.
     pub(super) fn push(&mut self, targets: &[u32]) {
         let room = (NONE as usize).saturating_sub(self.targets.len());
@@ -91,7 +100,7 @@ impl Dominators {
             search.run(roots);
         }
         let predecessors = search.predecessors();
-        let dominator = dominators(&search.parent, &predecessors);
+        let dominator = dominators(search.parent, &predecessors);
         Self {
             node: search.node,
             number: search.number,
@@ -112,16 +121,9 @@ impl Dominators {
         self.predecessors.targets(number)
     }
 
-    /// What each number keeps in memory: its own weight and that of all it dominates.
-    pub(super) fn retained(&self, weight: impl Fn(u32) -> u64) -> Vec<u64> {
-        let mut retained: Vec<u64> = self
-            .node
-            .iter()
-            .map(|&node| match node {
-                NONE => 0,
-                node => weight(node),
-            })
-            .collect();
+    /// What each number keeps in memory, of what each has itself: that, and that of all it dominates.
+    pub(super) fn retained(&self, own: Vec<u64>) -> Vec<u64> {
+        let mut retained = own;
         for number in (1..self.node.len()).rev() {
             let above = self.dominator[number] as usize;
             retained[above] = retained[above].saturating_add(retained[number]);
@@ -249,39 +251,40 @@ impl<'g> Search<'g> {
 }
 
 /// Immediate dominators by number, from the parents in the search and who refers to whom.
-fn dominators(parent: &[u32], predecessors: &Graph) -> Vec<u32> {
+fn dominators(parent: Vec<u32>, predecessors: &Graph) -> Vec<u32> {
     let count = parent.len();
     let mut semi: Vec<u32> = (0..count as u32).collect();
-    let mut dominator = vec![0u32; count];
     let mut forest = Forest {
-        ancestor: vec![NONE; count],
+        ancestor: parent,
         label: semi.clone(),
         path: Vec::new(),
     };
-    // Lists of the numbers whose semidominator each is.
+    // Lists of the numbers whose semidominator each is. A number is in one list until its dominator is
+    // known, so that the next in the list is kept in the dominator's place.
     let mut bucket = vec![NONE; count];
-    let mut next = vec![NONE; count];
+    let mut dominator = vec![0u32; count];
     for number in (1..count as u32).rev() {
         let at = number as usize;
+        // Numbers above this one are linked to their parents.
         for &from in predecessors.targets(number) {
-            let least = forest.evaluate(from, &semi);
+            let least = forest.evaluate(from, number, &semi);
             semi[at] = semi[at].min(semi[least as usize]);
         }
         let list = &mut bucket[semi[at] as usize];
-        next[at] = *list;
+        dominator[at] = *list;
         *list = number;
-        let above = parent[at];
-        forest.ancestor[at] = above;
+        let above = forest.ancestor[at];
         let mut listed = std::mem::replace(&mut bucket[above as usize], NONE);
         while listed != NONE {
-            let least = forest.evaluate(listed, &semi);
+            // This one is linked now, too.
+            let least = forest.evaluate(listed, number - 1, &semi);
             let of = listed as usize;
+            listed = dominator[of];
             dominator[of] = if semi[least as usize] < semi[of] {
                 least
             } else {
                 above
             };
-            listed = next[of];
         }
     }
     for at in 1..count {
@@ -292,8 +295,9 @@ fn dominators(parent: &[u32], predecessors: &Graph) -> Vec<u32> {
     dominator
 }
 
-/// The forest of the search so far.
+/// The forest of the search so far: numbers above a limit are linked to what they were reached from.
 struct Forest {
+    /// The parent in the search, or one above it once the way there was compressed.
     ancestor: Vec<u32>,
     /// The number of the least semidominator on the way up to where it was compressed.
     label: Vec<u32>,
@@ -301,15 +305,16 @@ struct Forest {
 }
 
 impl Forest {
-    /// The number with the least semidominator on the way from `number` to its tree's root.
-    fn evaluate(&mut self, number: u32, semi: &[u32]) -> u32 {
-        if self.ancestor[number as usize] == NONE {
+    /// The number with the least semidominator on the way from `number` to its tree's root, where
+    /// numbers above `limit` are linked.
+    fn evaluate(&mut self, number: u32, limit: u32, semi: &[u32]) -> u32 {
+        if number <= limit {
             return self.label[number as usize];
         }
         let mut at = number;
         loop {
             let above = self.ancestor[at as usize];
-            if self.ancestor[above as usize] == NONE {
+            if above <= limit {
                 break;
             }
             self.path.push(at);
@@ -365,7 +370,13 @@ mod tests {
             tree.node[tree.dominator[number as usize] as usize]
         };
         assert_eq!([0, 1, 2, 3, 4, 5].map(above), [NONE, 0, 0, 0, 3, NONE]);
-        let retained = tree.retained(|node| 1 << node);
+        let own = |weight: fn(u32) -> u64| {
+            tree.node.iter().map(move |&node| match node {
+                NONE => 0,
+                node => weight(node),
+            })
+        };
+        let retained = tree.retained(own(|node| 1 << node).collect());
         assert_eq!(retained[tree.number[3] as usize], 0b01_1000);
         assert_eq!(retained[tree.number[0] as usize], 0b01_1111);
         assert_eq!(retained[0], 0b11_1111);
@@ -376,7 +387,7 @@ mod tests {
     fn a_later_phase_takes_nothing_from_an_earlier_one() {
         let graph = graph(4, &[(0, 1), (2, 1), (2, 3)]);
         let tree = Dominators::of(&graph, &[vec![0], vec![2, 1]]);
-        let retained = tree.retained(|_| 1);
+        let retained = tree.retained(vec![1; tree.node.len()]);
         assert_eq!(retained[tree.number[0] as usize], 2);
         assert_eq!(retained[tree.number[2] as usize], 2);
         assert_eq!(tree.predecessors(tree.number[1]), [tree.number[0]]);
@@ -390,8 +401,8 @@ mod tests {
             graph.push(&[(node + 1) % LEN, node.saturating_sub(1), LEN - 1]);
         }
         let tree = Dominators::of(&graph, &[vec![0]]);
-        let retained = tree.retained(|_| 1);
-        assert_eq!(retained[0], u64::from(LEN));
+        let retained = tree.retained(vec![1; tree.node.len()]);
+        assert_eq!(retained[0], u64::from(LEN) + 1);
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use hashbrown::{HashMap, HashSet};
 
 use super::census::{Census, Holder, PathStep};
+use super::fold::Folded;
 use super::graph::{Dominators, NONE};
 use super::kinds::{Kind, PackedKind};
 use super::layout::{DictTable, SET_USED, SIZE};
@@ -31,6 +32,7 @@ pub(super) struct Holders<'a, M> {
     pub(super) kinds: &'a [PackedKind],
     pub(super) types: &'a [Type],
     pub(super) names: &'a Names,
+    pub(super) folded: &'a Folded,
     pub(super) tree: &'a Dominators,
 }
 
@@ -49,20 +51,26 @@ impl<M: TargetMemory> Holders<'_, M> {
     pub(super) fn report(&self, census: &mut Census) {
         let tree = self.tree;
         let blocks = self.kinds.len() as u32;
-        let retained = tree.retained(|node| match node < blocks {
-            true => self.source.index.bytes(node),
-            false => 0,
-        });
-        let counts = tree.retained(|node| u64::from(node < blocks));
-        let heaviest = tree.heaviest(&retained);
+        // Bytes and numbers of what is folded into each.
+        let mut own = vec![(0u64, 0u64); tree.node.len()];
         for block in 0..blocks {
             let bytes = self.source.index.bytes(block);
-            match tree.number[block as usize] {
-                NONE => census.unreached.add(bytes),
-                number if number < tree.first_phase_end() => census.held_by_names.add(bytes),
-                _ => {}
+            let number = tree.number[self.folded.within(block).0 as usize];
+            if number == NONE {
+                census.unreached.add(bytes);
+                continue;
+            }
+            let (sum, count) = &mut own[number as usize];
+            *sum += bytes;
+            *count += 1;
+            if number < tree.first_phase_end() {
+                census.held_by_names.add(bytes);
             }
         }
+        let retained = tree.retained(own.iter().map(|(bytes, _)| *bytes).collect());
+        let counts = tree.retained(own.iter().map(|(_, count)| *count).collect());
+        drop(own);
+        let heaviest = tree.heaviest(&retained);
         let mut all = self.named(&retained, &counts);
         all.extend(self.shared(&retained, &counts));
         all.retain(|candidate| candidate.bytes > 0);
@@ -263,15 +271,29 @@ impl<M: TargetMemory> Holders<'_, M> {
         fields.find_map(|(offset, what)| offset.is_some_and(is).then_some(*what))
     }
 
-    /// Of each of these numbers, the type of most of what it immediately dominates.
+    /// Of each of these numbers, the type of most of what is right below it, by bytes.
     fn item_types(&self, ends: impl Iterator<Item = u32>, retained: &[u64]) -> HashMap<u32, u32> {
         let mut sums: HashMap<u32, HashMap<u32, u64>> =
             ends.map(|end| (end, HashMap::new())).collect();
-        for number in 1..self.tree.node.len() as u32 {
-            if let Some(sums) = sums.get_mut(&self.tree.dominator[number as usize])
-                && let Some(Kind::Object { of, .. }) = self.kind(number)
+        let mut add = |number: u32, item: Kind, bytes: u64| {
+            if let Some(sums) = sums.get_mut(&number)
+                && let Kind::Object { of, .. } = item
             {
-                *sums.entry(of).or_default() += retained[number as usize];
+                *sums.entry(of).or_default() += bytes;
+            }
+        };
+        for number in 1..self.tree.node.len() as u32 {
+            if let Some(kind) = self.kind(number) {
+                let above = self.tree.dominator[number as usize];
+                add(above, kind, retained[number as usize]);
+            }
+        }
+        for block in 0..self.kinds.len() as u32 {
+            let (into, below) = self.folded.within(block);
+            if into != block {
+                let number = self.tree.number[into as usize];
+                let kind = self.kinds[below as usize].get();
+                add(number, kind, self.source.index.bytes(block));
             }
         }
         let most = |of: &HashMap<u32, u64>| {

@@ -10,6 +10,7 @@ mod blocks;
 mod census;
 mod dict;
 mod edges;
+mod fold;
 mod frames;
 mod graph;
 mod holders;
@@ -27,6 +28,7 @@ use hashbrown::HashMap;
 
 use self::blocks::BlockIndex;
 use self::edges::{References, Resolve, references_of};
+use self::fold::Folded;
 use self::graph::{Dominators, Graph};
 use self::holders::Holders;
 use self::kinds::{Content, Kind, PackedKind};
@@ -96,8 +98,19 @@ pub fn census<M: TargetMemory + Sync>(
     let References { mut graph, .. } = references;
     let roots = add_names(&mut graph, &names);
     own_reached(&mut scanned.kinds, &graph, &index);
-    let tree = Dominators::of(&graph, &roots);
     let edges = graph.edges() as u64;
+    // What a name or a module refers to stays what it is, so that it can be shown.
+    let blocks = index.len() as u32;
+    let weight = |node: u32| match node < blocks {
+        true => index.bytes(node),
+        false => 0,
+    };
+    let may = |node: u32, into: u32| {
+        node < blocks && into < blocks && !names.is_space(node) && !names.is_space(into)
+    };
+    let folded = Folded::of(&graph, weight, may);
+    graph = folded.graph(&graph);
+    let tree = Dominators::of(&graph, &roots);
     let mut gaps = Vec::new();
     for (left_out, what) in [
         (index.left_out(), "blocks beyond the largest number"),
@@ -114,6 +127,7 @@ pub fn census<M: TargetMemory + Sync>(
         kinds: &scanned.kinds,
         types: &known,
         names: &names,
+        folded: &folded,
         tree: &tree,
     };
     holders.report(&mut census);

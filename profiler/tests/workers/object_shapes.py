@@ -111,6 +111,39 @@ class Watched(object):
         self.rows = unique(N)
 
 
+def retained(**of_run):
+    """What each name alone keeps in memory, by construction."""
+    # 2.7 has its numbers in blocks of many, which belong to nobody.
+    new = sys.version_info >= (3,)
+    number = block(sys.getsizeof(1.5)) if new else 0
+
+    def whole(items, *containers):
+        return items + sum(block(sys.getsizeof(one)) for one in containers)
+
+    rows = number * N
+    result = {
+        "__main__.Holder.CACHE": whole(rows, Holder.CACHE, Holder.CACHE["rows"]),
+        "__main__.SHARED": whole(rows, SHARED),
+        "__main__.ALSO_SHARED": whole(rows, SHARED),
+        "__main__.QUEUE": whole(rows, QUEUE),
+        "__main__.NUMBERS": whole(rows, NUMBERS),
+        "__main__.BUFFER": whole(0, BUFFER),
+        "__main__.CLOSURE": whole(rows, CLOSURE()),
+        "__main__.SESSIONS": whole(rows * 2, SESSIONS) + N * whole(0, SESSIONS[1000000]),
+        "(threading.local of a thread)": whole(rows, LOCAL.rows),
+        "__main__.run(): rows": whole(rows, of_run["rows"]),
+        "__main__.run(): watched": whole(rows, of_run["watched"].rows),
+        "__main__.remember": whole(rows, *(remember.__defaults__ or ())),
+    }
+    if new:
+        result["__main__.ORDERED"] = whole(rows * 2, ORDERED)
+        result["__main__.cached"] = whole(rows * 2)
+    if numpy is not None:
+        result["__main__.ARRAY"] = ARRAY.nbytes
+        result["__main__.OBJECTS"] = OBJECTS.nbytes + rows
+    return result
+
+
 def run(account):
     rows = unique(N)
     watched = Watched()
@@ -120,7 +153,7 @@ def run(account):
     wait = lock.acquire
     # The first time types are made ready that the account uses.
     account()
-    line = account() + "\n"
+    line = account(retained(rows=rows, watched=watched)) + "\n"
     sys.stdout.write(line)
     sys.stdout.flush()
     wait()
@@ -133,7 +166,7 @@ def name_of(of):
     return "%s.%s" % (of.__module__, of.__name__)
 
 
-def account():
+def account(retained=None):
     """Counts by type over what the collector tracks, and bytes of blocks where getsizeof has them all."""
     gc.collect()
     gc.disable()
@@ -161,7 +194,7 @@ def account():
         "storage": dict(
             (name_of(of[0]), n) for of, n in sizes.items() if not isinstance(of, type)
         ),
-        "numpy": numpy is not None,
+        "retained": retained,
     }
     return json.dumps(result)
 
