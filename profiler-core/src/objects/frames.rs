@@ -89,6 +89,7 @@ pub(super) fn running<M: TargetMemory>(
             globals,
             locals,
         } => finder.chunks(code, globals, locals),
+        FrameLayout::Unknown => Running::default(),
     }
 }
 

@@ -79,6 +79,8 @@ pub(super) enum FrameLayout {
         /// `localsplus`.
         locals: u64,
     },
+    /// Not known.
+    Unknown,
 }
 
 /// Where a code object keeps the names of its variables.
@@ -232,6 +234,7 @@ impl Layout {
                 },
             },
             frame: match version {
+                _ if !known => FrameLayout::Unknown,
                 _ if since(12) => FrameLayout::Stack {
                     code: 0,
                     globals: 24,
