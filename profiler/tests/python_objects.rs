@@ -5,7 +5,7 @@ mod support;
 
 use std::process::Command;
 
-use profiler_testing::child::{Child, wait_for_state};
+use profiler_testing::child::{Child, eventually, wait_for_state};
 use profiler_testing::pythons::{Python, pythons};
 use serde_json::Value;
 use support::{fragscope, json};
@@ -70,9 +70,11 @@ fn holder<'o>(objects: &'o Value, name: &str) -> &'o Value {
 /// Each type of which the collector tracks objects has as many as it says, and bytes where
 /// `sys.getsizeof` gives all of an object's.
 fn assert_equals_the_account(objects: &Value, account: &Value, what: &str) {
+    let new = objects["python"] != "2.7";
     let counts = account["counts"].as_object().expect("counts");
     assert!(counts.len() > 30, "{what}");
-    for (name, count) in counts {
+    // The account runs in a frame of its own.
+    for (name, count) in counts.iter().filter(|(name, _)| *name != "frame") {
         let ours = number(of_type(objects, name), "tracked");
         assert_eq!(ours, count.as_u64().expect("a count"), "{name}, {what}");
     }
@@ -80,8 +82,10 @@ fn assert_equals_the_account(objects: &Value, account: &Value, what: &str) {
         let ours = number(of_type(objects, name), "bytes");
         assert_eq!(ours, size.as_u64().expect("bytes"), "{name}, {what}");
     }
-    // malloc may give more than was asked for, and blocks with a mapping of their own whole pages.
-    for (name, size) in account["storage"].as_object().expect("sizes") {
+    // malloc may give more than was asked for, and blocks with a mapping of their own whole pages. Lists of
+    // 2.7's `range` come and go with the account.
+    let storage = account["storage"].as_object().expect("sizes");
+    for (name, size) in storage.iter().filter(|(name, _)| new || *name != "list") {
         let size = size.as_u64().expect("bytes");
         let ours = number(of_type(objects, name), "storage_bytes");
         let most = size + size / 10;
@@ -131,8 +135,11 @@ fn every_python_has_the_objects_that_it_counts_and_holds_what_it_was_made_with()
     for python in readable() {
         let what = format!("{python:?}");
         let (child, account) = shapes(&python);
-        let objects = objects(child.pid(), &["--stop-for-objects"]);
-        assert_eq!(objects["exact"], true, "{what}");
+        let objects = eventually("a stop", || {
+            // On a busy host a thread may not stop in time, and the target is read while it runs.
+            let objects = objects(child.pid(), &["--stop-for-objects"]);
+            (objects["exact"] == true).then_some(objects)
+        });
         assert_eq!(objects["layout"], "exact", "{what}");
         assert_eq!(objects["changed_objects"], 0, "{what}");
         assert_equals_the_account(&objects, &account, &what);

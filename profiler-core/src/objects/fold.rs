@@ -1,7 +1,7 @@
 //! Small things that one other thing alone refers to are folded into it, before the dominator tree is
 //! made: most of a heap is such, and what a node that is left dominates stays the same.
 
-use super::graph::{Graph, NONE};
+use super::graph::{Bits, Graph, NONE};
 
 /// What is heavier than this stays a node of its own, in bytes: the ways down to it are shown.
 const MAX_FOLDED: u64 = 16 << 10;
@@ -15,21 +15,27 @@ const SEVERAL: u32 = NONE - 1;
 pub(super) struct Folded {
     /// The only one that refers to each node, [`SEVERAL`] or [`NONE`].
     only: Vec<u32>,
-    /// A bit for each node.
-    folded: Vec<u64>,
+    folded: Bits,
 }
 
 impl Folded {
-    /// Folds what is light and may be folded into the only one that refers to it.
+    /// Folds what is light and may be folded into the only one that refers to it, of those that are
+    /// reached from `roots` where it is itself.
     pub(super) fn of(
         graph: &Graph,
+        roots: &[u32],
         weight: impl Fn(u32) -> u64,
         may: impl Fn(u32, u32) -> bool,
     ) -> Self {
         let nodes = graph.nodes();
         let mut only = vec![NONE; nodes];
+        let reached = graph.reached(roots);
         for from in 0..nodes as u32 {
+            let is_reached = reached.has(from);
             for &to in graph.targets(from) {
+                if !is_reached && reached.has(to) {
+                    continue;
+                }
                 let only = &mut only[to as usize];
                 if *only == NONE {
                     *only = from;
@@ -44,7 +50,7 @@ impl Folded {
             pending[from as usize] += 1;
         }
         let mut sums: Vec<u32> = (0..nodes as u32).map(|node| units(weight(node))).collect();
-        let mut folded = vec![0u64; nodes.div_ceil(64)];
+        let mut folded = Bits::new(nodes);
         let mut ready: Vec<u32> = Vec::new();
         for first in 0..nodes as u32 {
             if pending[first as usize] > 0 {
@@ -58,10 +64,11 @@ impl Folded {
                 }
                 let sum = sums[node as usize];
                 if u64::from(sum) * UNIT <= MAX_FOLDED && may(node, into) {
-                    folded[node as usize / 64] |= 1 << (node % 64);
-                    let above = &mut sums[into as usize];
-                    *above = above.saturating_add(sum);
+                    folded.set(node);
                 }
+                // What is above something heavy is on the way down to it, and stays, too.
+                let above = &mut sums[into as usize];
+                *above = above.saturating_add(sum);
                 let pending = &mut pending[into as usize];
                 *pending -= 1;
                 // One further on has its turn in the loop.
@@ -76,7 +83,7 @@ impl Folded {
     /// Whether a node is folded into another.
     #[inline]
     pub(super) fn is_folded(&self, node: u32) -> bool {
-        self.folded[node as usize / 64] >> (node % 64) & 1 != 0
+        self.folded.has(node)
     }
 
     /// The node that this one is folded into at last, itself if it is not; and the one on the way that
@@ -164,7 +171,7 @@ mod tests {
                 tree.retained(own.collect())
             };
             let expected = sums(&whole, &weight);
-            let folded = Folded::of(&graph, weight, |node, _| !roots.contains(&node));
+            let folded = Folded::of(&graph, &roots, weight, |node, _| !roots.contains(&node));
             let left = Dominators::of(&folded.graph(&graph), &phases);
             let own = |left: u32| -> u64 {
                 let all = (0..16).filter(|&node| folded.within(node).0 == left);

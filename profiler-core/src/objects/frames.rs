@@ -10,7 +10,7 @@ use super::dict::entries;
 use super::edges::Resolve;
 use super::kinds::Kind;
 use super::layout::{FrameLayout, Layout, TUPLE_ITEMS};
-use super::names::module_name;
+use super::names::{NAME_ENTRIES, module_name};
 use super::scan::Noted;
 use super::text::str_name;
 use super::types::{Role, Type};
@@ -31,8 +31,6 @@ const MAX_VARIABLES: u64 = 1 << 12;
 const STATE_BYTES: std::ops::Range<u64> = 128..1 << 20;
 /// `_PyStackChunk`: the one before, its size, how many words of it are used, then these.
 const CHUNK_HEAD: u64 = 24;
-/// Entries of a module that are looked at for its name.
-const NAME_ENTRIES: u64 = 64;
 
 /// A variable of a running function.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -54,7 +52,7 @@ impl Variable {
         let nth = TUPLE_ITEMS + u64::from(self.nth) * 8;
         let names = field(layout.code.names).and_then(|names| names.checked_add(nth));
         let name = text(names.and_then(|at| read_word(memory, at)));
-        let module = entries(memory, layout, self.globals, NAME_ENTRIES);
+        let module = entries(memory, layout, self.globals, NAME_ENTRIES as u64);
         let module = module.and_then(|entries| module_name(memory, layout, &entries));
         let or = |name: Option<String>| name.unwrap_or_else(|| "?".to_owned());
         format!("{}.{}(): {}", or(module), or(function), or(name))

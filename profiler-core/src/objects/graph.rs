@@ -6,6 +6,29 @@
 /// No node.
 pub(super) const NONE: u32 = u32::MAX;
 
+/// A bit for each node.
+#[derive(Clone, Debug)]
+pub(super) struct Bits(Vec<u64>);
+
+impl Bits {
+    pub(super) fn new(nodes: usize) -> Self {
+        Self(vec![0; nodes.div_ceil(64)])
+    }
+
+    #[inline]
+    pub(super) fn has(&self, node: u32) -> bool {
+        self.0[node as usize / 64] >> (node % 64) & 1 != 0
+    }
+
+    /// Sets a bit, and says whether it was set before.
+    #[inline]
+    pub(super) fn set(&mut self, node: u32) -> bool {
+        let had = self.has(node);
+        self.0[node as usize / 64] |= 1 << (node % 64);
+        had
+    }
+}
+
 /// References, node by node.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Graph {
@@ -42,6 +65,25 @@ impl Graph {
         self.left_out += (targets.len() - taken) as u64;
         self.targets.extend_from_slice(&targets[..taken]);
         self.starts.push(self.targets.len() as u32);
+    }
+
+    /// What is reached from these roots.
+    pub(super) fn reached(&self, roots: &[u32]) -> Bits {
+        let mut reached = Bits::new(self.nodes());
+        let mut stack: Vec<u32> = Vec::new();
+        for &root in roots {
+            if !reached.set(root) {
+                stack.push(root);
+            }
+            while let Some(node) = stack.pop() {
+                for &to in self.targets(node) {
+                    if !reached.set(to) {
+                        stack.push(to);
+                    }
+                }
+            }
+        }
+        reached
     }
 
     /// Adds the nodes of another graph, which has numbers of this one as targets.

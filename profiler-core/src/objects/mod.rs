@@ -108,7 +108,7 @@ pub fn census<M: TargetMemory + Sync>(
     let may = |node: u32, into: u32| {
         node < blocks && into < blocks && !names.is_space(node) && !names.is_space(into)
     };
-    let folded = Folded::of(&graph, weight, may);
+    let folded = Folded::of(&graph, &roots[0], weight, may);
     graph = folded.graph(&graph);
     let tree = Dominators::of(&graph, &roots);
     let mut gaps = Vec::new();

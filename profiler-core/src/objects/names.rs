@@ -22,6 +22,8 @@ use crate::memory::TargetMemory;
 
 /// Names at the most; a large program has a few hundred thousand.
 const MAX_NAMES: usize = 1 << 22;
+/// Entries of a module that are looked at for its name.
+pub(super) const NAME_ENTRIES: usize = 1 << 12;
 /// Entries of one module or class, at the most.
 const MAX_ENTRIES: u64 = 1 << 18;
 
@@ -252,8 +254,8 @@ pub(super) fn module_name<M: TargetMemory>(
     layout: &Layout,
     entries: &[(u64, u64)],
 ) -> Option<String> {
-    // It is among the first that a module gets.
-    let mut first = entries.iter().take(64);
+    // It is among the first that a module gets, but in 2.7 tables are in no order.
+    let mut first = entries.iter().take(NAME_ENTRIES);
     let (_, value) = first.find(|(key, _)| {
         let key = str_name(memory, layout, *key);
         key.is_some_and(|key| key == "__name__")

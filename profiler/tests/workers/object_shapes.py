@@ -15,6 +15,9 @@ try:
     import numpy
 except ImportError:
     numpy = None
+    if hasattr(sys, "exc_clear"):
+        # Python 2 keeps the traceback, and with it this frame.
+        sys.exc_clear()
 
 N = 20000
 
@@ -130,7 +133,7 @@ def retained(**of_run):
         "__main__.BUFFER": whole(0, BUFFER),
         "__main__.CLOSURE": whole(rows, CLOSURE()),
         "__main__.SESSIONS": whole(rows * 2, SESSIONS) + N * whole(0, SESSIONS[1000000]),
-        "(threading.local of a thread)": whole(rows, LOCAL.rows),
+        "__main__.LOCAL": whole(rows, LOCAL.rows),
         "__main__.run(): rows": whole(rows, of_run["rows"]),
         "__main__.run(): watched": whole(rows, of_run["watched"].rows),
         "__main__.remember": whole(rows, *(remember.__defaults__ or ())),
