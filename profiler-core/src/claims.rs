@@ -1,24 +1,24 @@
 //! Where heaps meet: every byte belongs to the innermost allocator that claims it.
 
 use crate::addr::AddrRange;
-use crate::sample::Sample;
+use crate::heap::HeapSnapshot;
 
 /// A range that one extent of one heap owns after inner heaps took theirs.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Claim {
     /// Its addresses.
     pub range: AddrRange,
-    /// Index into [`Sample::heaps`].
+    /// Index into the heaps.
     pub heap: usize,
     /// Index into that heap's extents.
     pub extent: usize,
 }
 
-/// All claims, ascending and not overlapping. Inner heaps stand after outer ones in a sample, so
+/// All claims, ascending and not overlapping. Inner heaps stand after outer ones, so
 /// later heaps win over earlier ones; within a heap the first extent wins.
-pub fn claims(sample: &Sample) -> Vec<Claim> {
+pub fn claims(heaps: &[HeapSnapshot]) -> Vec<Claim> {
     let mut taken: Vec<Claim> = Vec::new();
-    for (heap, snapshot) in sample.heaps.iter().enumerate().rev() {
+    for (heap, snapshot) in heaps.iter().enumerate().rev() {
         let mut extents: Vec<_> = snapshot
             .extents
             .iter()

@@ -3,6 +3,7 @@
 
 use crate::activity::ClassActivity;
 use crate::fork::ForkSharing;
+use crate::objects::{AllocatorShare, Holder, NativeRow, TypeRow};
 use crate::report::{
     ArenaReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyRow, PackedClass, Packing,
     SizeClassRow,
@@ -226,6 +227,70 @@ impl HugeOccupancyRow {
         Column::of("resident_bytes", Unit::Bytes, |row| row.resident_bytes),
         Column::of("huge_bytes", Unit::Bytes, |row| row.huge_bytes),
     ];
+}
+
+impl TypeRow {
+    /// Figures of a type, in the order of files.
+    pub const COLUMNS: [Column<Self>; 5] = {
+        let [objects, bytes, storage] = Self::SHOWN;
+        [
+            objects,
+            bytes,
+            storage,
+            Column::of("storage_blocks", Unit::Blocks, |row| row.storage.blocks),
+            Column::of("tracked", Unit::Objects, |row| row.tracked),
+        ]
+    };
+
+    /// Those that people see.
+    pub const SHOWN: [Column<Self>; 3] = [
+        Column::<Self>::of("objects", Unit::Objects, |row| row.objects.blocks)
+            .titled("objects", 10),
+        Column::<Self>::of("bytes", Unit::Bytes, |row| row.objects.bytes).titled("bytes", 10),
+        Column::<Self>::of("storage_bytes", Unit::Bytes, |row| row.storage.bytes)
+            .titled("storage", 10),
+    ];
+}
+
+impl NativeRow {
+    /// What a row is called by: its largest size. In files it stands apart from the figures.
+    pub const UP_TO: Column<Self> =
+        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes())
+            .titled("up to", 10);
+
+    /// Figures of a size class of native blocks.
+    pub const COLUMNS: [Column<Self>; 2] = [
+        Column::<Self>::of("blocks", Unit::Blocks, |row| row.native.blocks).titled("blocks", 10),
+        Column::<Self>::of("bytes", Unit::Bytes, |row| row.native.bytes).titled("bytes", 10),
+    ];
+}
+
+impl AllocatorShare {
+    /// How much of an allocator's live blocks is named.
+    pub const COLUMNS: [Column<Self>; 4] = [
+        Column::of("live_bytes", Unit::Bytes, |share| share.live.bytes),
+        Column::of("live_blocks", Unit::Blocks, |share| share.live.blocks),
+        Column::of("named_bytes", Unit::Bytes, |share| share.named.bytes),
+        Column::of("named_blocks", Unit::Blocks, |share| share.named.blocks),
+    ];
+}
+
+impl Holder {
+    /// Figures of a holder, in the order of files.
+    pub const COLUMNS: [Column<Self>; 3] = [
+        Column::maybe("length", Unit::Objects, |holder| holder.length),
+        Self::RETAINED,
+        Column::of("retained_blocks", Unit::Blocks, |holder| {
+            holder.retained_blocks
+        }),
+    ];
+
+    /// The one that people see.
+    pub const RETAINED: Column<Self> =
+        Column::<Self>::of("retained_bytes", Unit::Bytes, |holder| {
+            holder.retained_bytes
+        })
+        .titled("retained", 10);
 }
 
 impl ForkSharing {

@@ -71,6 +71,7 @@ impl FragReport {
             metrics,
             packing: None,
             predictions: None,
+            objects: None,
             findings: Vec::new(),
             verdict: String::new(),
             explanation: String::new(),

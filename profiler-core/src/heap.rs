@@ -39,6 +39,18 @@ pub struct Extent {
     pub spans: SpanList,
 }
 
+impl Extent {
+    /// What the program has of each live block, without the block's header, ascending.
+    pub fn live_blocks(&self) -> impl Iterator<Item = AddrRange> + '_ {
+        let live = self.spans.iter(self.range.start());
+        let live = live.filter(|span| span.state == SpanState::Live);
+        live.filter_map(|span| {
+            let start = span.range.start().checked_add(self.block_header_bytes)?;
+            AddrRange::new(start, span.range.end())
+        })
+    }
+}
+
 /// An arena's own totals. All `*_bytes` are in bytes as the allocator counts blocks, that is with
 /// their header where it has one.
 #[derive(Clone, Debug, Default, PartialEq)]

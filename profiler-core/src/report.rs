@@ -8,6 +8,7 @@ use crate::explain::{explanation, findings, verdict};
 use crate::fork::ForkSharing;
 use crate::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
 use crate::metrics::{Metric, MetricId};
+use crate::objects::Census;
 use crate::prediction::Predictions;
 use crate::residency::PageState;
 use crate::sample::{Host, KernelCount, Target};
@@ -515,6 +516,8 @@ pub struct FragReport {
     pub packing: Option<Packing>,
     /// What malloc's heap would need elsewhere; `None` until it was requested.
     pub predictions: Option<Predictions>,
+    /// What the live blocks are and who holds them; `None` until that was asked for.
+    pub objects: Option<Census>,
     /// What follows, the most bytes first.
     pub findings: Vec<Finding>,
     /// One line: the verdict.
@@ -532,6 +535,12 @@ impl FragReport {
         report.predictions = Some(predictions);
         report.conclude();
         report
+    }
+
+    /// The same report with the census of its walk's objects.
+    pub fn with_objects(mut self, census: Census) -> Self {
+        self.objects = Some(census);
+        self
     }
 
     /// Draws the conclusions from what is known.

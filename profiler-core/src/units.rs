@@ -12,6 +12,8 @@ pub enum Unit {
     Pages,
     /// Blocks of an allocator.
     Blocks,
+    /// Objects of Python, or items of one.
+    Objects,
     /// Arenas of an allocator.
     Arenas,
     /// Aligned ranges of 2 MiB.
@@ -49,6 +51,7 @@ impl Unit {
             Self::Bytes => "bytes",
             Self::Pages => "pages",
             Self::Blocks => "blocks",
+            Self::Objects => "objects",
             Self::Arenas => "arenas",
             Self::Ranges => "ranges",
             Self::Threads => "threads",

@@ -6,11 +6,13 @@ use std::time::Instant;
 
 use profiler_core::completeness::{Completeness, Defect, StandStill};
 use profiler_core::memory::ResidentMemory;
+use profiler_core::objects::{Census, NoCensus};
 use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::units::bytes;
 use profiler_target::{CoreError, CoreFile, Process};
 
 use super::facts::Facts;
+use super::objects::census;
 use super::walkers::Input;
 use super::walks;
 
@@ -35,6 +37,28 @@ pub struct CoreSample {
     pub sample: Sample,
     /// Bytes that are missing at its end.
     pub missing_bytes: u64,
+    core: CoreFile,
+}
+
+impl CoreSample {
+    /// Takes the census of the objects in it.
+    ///
+    /// # Errors
+    /// When there is nothing to look at.
+    pub fn census(&self) -> Result<Census, NoCensus> {
+        let sample = &self.sample;
+        let memory = ResidentMemory::new(self.core.memory(), &sample.residency);
+        let python = self.core.python_version();
+        let serves = sample.target.python_malloc;
+        census(
+            &memory,
+            &sample.residency,
+            &sample.heaps,
+            python,
+            serves,
+            true,
+        )
+    }
 }
 
 /// Reads the core at `path`, of the program `exe` where it is not in its old place.
@@ -46,6 +70,7 @@ pub fn sample_of_core(path: &Path, exe: Option<&Path>) -> Result<CoreSample, Cor
     Ok(CoreSample {
         sample: sample_of(&core)?,
         missing_bytes: core.missing_bytes(),
+        core,
     })
 }
 

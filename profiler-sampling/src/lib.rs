@@ -11,11 +11,13 @@
 
 mod core_sample;
 mod facts;
+mod objects;
 mod sampler;
 mod schedule;
 mod walkers;
 mod walks;
 
 pub use core_sample::{CoreSample, CoreSampleError, sample_of_core};
+pub use objects::Moment;
 pub use sampler::{Sampler, SamplingOptions, now_ns};
 pub use schedule::{STOP_PART_OF_BUDGET, WalkSchedule};

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use profiler_core::completeness::{Completeness, Defect, EndedEarly, Released, StandStill};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::{ResidentMemory, TargetMemory};
+use profiler_core::objects::{Census, NoCensus};
 use profiler_core::residency::{Mapping, ResidencyMap};
 use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::threads::Thread;
@@ -15,6 +16,7 @@ use profiler_core::units::nanoseconds;
 use profiler_target::{LiveMemory, OpenError, Process, Stopped, Target};
 
 use super::facts::Facts;
+use super::objects::{Moment, census_since};
 use super::walkers::{self, Input};
 use super::walks;
 
@@ -67,7 +69,15 @@ impl Sampler {
     /// # Errors
     /// When `/proc` of the target cannot be read: it is gone, or permission was lost.
     pub fn take(&self, options: SamplingOptions) -> io::Result<Sample> {
-        self.take_at(options, || ()).map(|(sample, ())| sample)
+        self.take_at(options, |_| ()).map(|(sample, ())| sample)
+    }
+
+    /// Takes the census of the objects in the blocks that a sample has, while the target runs on.
+    ///
+    /// # Errors
+    /// When there is nothing to look at.
+    pub fn census(&self, sample: &Sample) -> Result<Census, NoCensus> {
+        census_since(&self.target, sample)
     }
 
     /// Takes one sample, and calls `mark` while the target still stands as it was walked: what it
@@ -78,7 +88,7 @@ impl Sampler {
     pub fn take_at<M>(
         &self,
         options: SamplingOptions,
-        mark: impl Fn() -> M,
+        mark: impl Fn(&Moment<'_>) -> M,
     ) -> io::Result<(Sample, M)> {
         let tries = if options.stop {
             STOP_TRIES
@@ -128,7 +138,7 @@ impl Sampler {
         &self,
         options: SamplingOptions,
         is_last: bool,
-        mark: &impl Fn() -> M,
+        mark: &impl Fn(&Moment<'_>) -> M,
     ) -> io::Result<Attempt<M>> {
         let mut completeness = Completeness::default();
         let mut target = self.target.describe();
@@ -162,7 +172,17 @@ impl Sampler {
         let observation = observer.observe(&mut facts, &mut completeness);
         // Of one that was killed or executed another program meanwhile a part was observed.
         self.target.check()?;
-        let marked = mark();
+        let marked = match &observation {
+            Ok(Some(observation)) => Some(mark(&Moment {
+                target: &self.target,
+                memory: observer.memory(),
+                residency: observation.to_read(),
+                heaps: &observation.heaps,
+                python_malloc: facts.python_malloc(&observation.heaps),
+                stopped: stopped.is_some(),
+            })),
+            _ => None,
+        };
         let outcome = stopped.map(Stopped::resume);
         let took = began.elapsed();
         let stop = outcome.map_or(held_in_vain, |outcome| outcome.held);
@@ -182,11 +202,15 @@ impl Sampler {
                 bytes: 0,
             });
         }
-        let Some(Observation {
-            kernel,
-            residency,
-            heaps,
-        }) = observation?
+        let (
+            Some(Observation {
+                kernel,
+                residency,
+                heaps,
+                ..
+            }),
+            Some(marked),
+        ) = (observation?, marked)
         else {
             return Ok(Attempt::Busy { stop_ns });
         };
@@ -230,7 +254,16 @@ enum Attempt<M> {
 struct Observation {
     kernel: KernelCount,
     residency: ResidencyMap,
+    /// The pages after swapped ones were brought back.
+    brought_back: Option<ResidencyMap>,
     heaps: Vec<HeapSnapshot>,
+}
+
+impl Observation {
+    /// The pages as they are to be read.
+    fn to_read(&self) -> &ResidencyMap {
+        self.brought_back.as_ref().unwrap_or(&self.residency)
+    }
 }
 
 /// Reads a target's memory once, while it stands still.
@@ -287,6 +320,7 @@ impl Observer<'_> {
             Ok(Some(Observation {
                 kernel: counted.unwrap_or(kernel)?,
                 residency,
+                brought_back,
                 heaps,
             }))
         })

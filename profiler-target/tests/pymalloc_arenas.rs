@@ -166,7 +166,7 @@ fn arenas_from_malloc_equal_the_account_and_are_counted_once() {
         assert!(in_malloc >= 8 << 20, "{in_malloc} {what}");
 
         // Every byte of malloc's heap belongs to one allocator, that of an arena to pymalloc.
-        let claims = claims(&sample);
+        let claims = claims(&sample.heaps);
         let claimed = |heap| {
             let in_brk = claims.iter().filter(move |claim| claim.heap == heap);
             let inside = in_brk.filter(|claim| brk.iter().any(|e| e.range.encloses(&claim.range)));

@@ -4,6 +4,7 @@
 //! - [`images`]: a small sound heap of each allocator, built on it;
 //! - [`core_file`]: a small sound core file;
 //! - [`child`]: children that say when they are ready, and C programs to run as such;
+//! - [`pythons`]: every Python that is there;
 //! - [`heap`]: what is asserted of a walked heap;
 //! - [`blocks`]: a program that knows every block it has, and the comparison of a heap with its list.
 //!
@@ -17,3 +18,4 @@ pub mod core_file;
 pub mod heap;
 pub mod image;
 pub mod images;
+pub mod pythons;

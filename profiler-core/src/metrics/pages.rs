@@ -118,7 +118,7 @@ pub(crate) fn visit(sample: &Sample, emit: impl FnMut(&PageSlice)) {
         emit,
     };
     let mut cursors: Vec<Option<Cursor>> = sample.heaps.iter().map(|_| None).collect();
-    for claim in claims(sample) {
+    for claim in claims(&sample.heaps) {
         let heap = &sample.heaps[claim.heap];
         let extent = &heap.extents[claim.extent];
         let allocator = heap.allocator;

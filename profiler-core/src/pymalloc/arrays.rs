@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::data::{self, Words};
 use crate::memory::{PageCache, TargetMemory};
 use crate::pymalloc::Geometry;
-use crate::pymalloc::data::{self, Words};
 use crate::pymalloc::pool::Pool;
 use crate::pymalloc::scan::FoundPools;
 use crate::residency::{MappingKind, ResidencyMap};

@@ -10,8 +10,8 @@
 //! with mem alone is pymalloc, and mimalloc has functions of its own for each.
 
 use crate::addr::RemoteAddr;
+use crate::data::{self, Words};
 use crate::memory::TargetMemory;
-use crate::pymalloc::data::{self, Words};
 use crate::residency::ResidencyMap;
 use crate::sample::PythonMalloc;
 

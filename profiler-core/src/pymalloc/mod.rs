@@ -9,7 +9,6 @@
 
 mod arena;
 mod arrays;
-mod data;
 mod domain;
 mod pool;
 mod scan;

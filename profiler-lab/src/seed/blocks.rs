@@ -137,14 +137,13 @@ impl<'a> SeedHeap<'a> {
         let extents = self.heap.extents.iter();
         let large = extents.filter(|e| e.kind == ExtentKind::LargeMapped);
         large.flat_map(|extent| {
-            let live = extent.spans.iter(extent.range.start());
-            let live = live.filter(|span| span.state == SpanState::Live);
             // glibc: asked for again, it must not take one page more (`sysmalloc_mmap`).
             let header = match self.allocator() {
                 Allocator::Glibc => MAPPED_HEADER,
                 _ => 0,
             };
-            live.map(move |span| (span.range, span.range.len().saturating_sub(header)))
+            let live = extent.live_blocks();
+            live.map(move |block| (block, block.len().saturating_sub(header)))
         })
     }
 

@@ -5,6 +5,7 @@ pub mod jemalloc;
 pub mod mimalloc2;
 pub mod mimalloc3;
 pub mod musl;
+pub mod objects;
 pub mod pymalloc;
 pub mod tcmalloc;
 

@@ -13,7 +13,7 @@ use profiler_sampling::SamplingOptions;
 use self::files::LimitArgs;
 pub(super) use self::files::{Export, ExportArgs, ReplayArgs, ViewArgs};
 use self::values::{budget, duration, interval, size};
-use crate::session::options::{AttachOptions, Budget, SnapshotOptions, Subject};
+use crate::session::options::{AttachOptions, Budget, ReadObjects, SnapshotOptions, Subject};
 use crate::session::record::{RecordOptions, Recorded};
 use crate::session::saved::SavedOptions;
 use crate::session::what_if::WhatIfOptions;
@@ -260,6 +260,14 @@ pub(super) struct SnapshotArgs {
     /// Play its heap into other allocators, to predict what they would need
     #[arg(long)]
     predict: bool,
+    /// Say what Python's objects are, by type, and which names hold them: types, names and lengths are
+    /// read, values never
+    #[arg(long)]
+    objects: bool,
+    /// As --objects, exact: all is read while the target is stopped, for about a second for each
+    /// 300 MiB of objects and no longer than --max-stop
+    #[arg(long, conflicts_with_all = ["core", "no_stop"])]
+    stop_for_objects: bool,
     /// File to write as well; .fragsnap, .json, .csv or .hlog by its ending; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
@@ -411,6 +419,7 @@ impl SnapshotSourceArgs {
         SnapshotOptions {
             subject,
             predict: false,
+            objects: None,
             outputs: Vec::new(),
         }
     }
@@ -420,6 +429,11 @@ impl SnapshotArgs {
     pub(super) fn options(&self) -> SnapshotOptions {
         SnapshotOptions {
             predict: self.predict,
+            objects: match (self.objects, self.stop_for_objects) {
+                (_, true) => Some(ReadObjects::InStop),
+                (true, false) => Some(ReadObjects::AfterWalk),
+                (false, false) => None,
+            },
             outputs: self.outputs.clone(),
             ..self.source.options()
         }

@@ -5,10 +5,12 @@ use profiler_core::activity::{Activity, ClassActivity};
 use profiler_core::columns::Column;
 use profiler_core::fork::ForkSharing;
 use profiler_core::metrics::Metric;
+use profiler_core::objects::{AllocatorShare, Census, Holder, NativeRow, TypeRow};
 use profiler_core::report::{
     ArenaReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyRow, PackedClass, Packing,
     SizeClassRow,
 };
+use profiler_core::text::visible;
 use profiler_core::units::{Unit, Value};
 use profiler_core::view::{Point, View};
 
@@ -89,6 +91,9 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
         rows.row("findings", "", name, field)?;
     }
     packing_rows(&mut rows, view)?;
+    if let Some(census) = &view.report.objects {
+        object_rows(&mut rows, census)?;
+    }
     if let Some(activity) = &view.activity {
         activity_rows(&mut rows, activity)?;
     }
@@ -98,6 +103,33 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
     }
     let bytes = rows.writer.into_inner();
     bytes.map_err(|error| csv::Error::from(error.into_error()))
+}
+
+/// Types, native blocks and holders.
+fn object_rows(rows: &mut Rows, census: &Census) -> Result<(), csv::Error> {
+    for share in &census.shares {
+        let allocator = share.allocator.name();
+        rows.columns("objects", allocator, "", &AllocatorShare::COLUMNS, share)?;
+    }
+    for row in &census.types {
+        let name = visible(&row.name).to_string();
+        rows.columns("types", "", &name, &TypeRow::COLUMNS, row)?;
+    }
+    for row in &census.native {
+        let upper = row.class.upper_bytes().to_string();
+        let allocator = row.allocator.name();
+        rows.columns("native", allocator, &upper, &NativeRow::COLUMNS, row)?;
+    }
+    for holder in &census.holders {
+        let others = holder.shared_with.iter();
+        let names: Vec<&str> = std::iter::once(&holder.name)
+            .chain(others)
+            .map(String::as_str)
+            .collect();
+        let names = visible(names.join(" & ")).to_string();
+        rows.columns("holders", "", &names, &Holder::COLUMNS, holder)?;
+    }
+    Ok(())
 }
 
 struct Rows {

@@ -62,6 +62,15 @@ pub enum Subject {
     },
 }
 
+/// When the objects of a process are read.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum ReadObjects {
+    /// After the walk, while the process runs on.
+    AfterWalk,
+    /// In the stop of the walk, which lasts the longer for it.
+    InStop,
+}
+
 /// What `snapshot` and `explain` do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SnapshotOptions {
@@ -69,6 +78,8 @@ pub struct SnapshotOptions {
     pub subject: Subject,
     /// Whether to predict what other allocators and settings would need.
     pub predict: bool,
+    /// Whether and when its objects are read.
+    pub objects: Option<ReadObjects>,
     /// Files to write, the format by the ending.
     pub outputs: Vec<PathBuf>,
 }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use profiler_core::objects::{Census, NoCensus};
 use profiler_core::report::FragReport;
+use profiler_core::sample::Sample;
 use profiler_core::view::View;
 use profiler_sampling::{Sampler, sample_of_core};
 
 use super::SessionError;
 use super::interrupt;
-use super::options::{SnapshotOptions, Subject};
+use super::options::{ReadObjects, SnapshotOptions, Subject};
 use super::outputs::Outputs;
 use super::predictor::predict_now;
 use crate::export::ExportError;
@@ -27,20 +29,70 @@ pub struct SnapshotOutcome {
     pub saved: Result<(), ExportError>,
 }
 
+/// What was seen of the subject.
+struct Seen {
+    sample: Sample,
+    missing_bytes: u64,
+    /// Of its objects, if they were asked for.
+    census: Option<Result<Census, NoCensus>>,
+}
+
+/// Walks the subject, and reads its objects as they were asked for.
+fn observe(options: &SnapshotOptions) -> Result<Seen, SessionError> {
+    match &options.subject {
+        Subject::Core { file, exe } => {
+            let core = sample_of_core(file, exe.as_deref())?;
+            Ok(Seen {
+                census: options.objects.map(|_| core.census()),
+                missing_bytes: core.missing_bytes,
+                sample: core.sample,
+            })
+        }
+        Subject::Process { pid, sampling } => {
+            let sampler = Sampler::open(*pid)?;
+            let (sample, mut census) = match options.objects {
+                Some(ReadObjects::InStop) => {
+                    let (sample, census) = sampler.take_at(*sampling, |moment| moment.census())?;
+                    (sample, Some(census))
+                }
+                Some(ReadObjects::AfterWalk) => {
+                    let sample = sampler.take(*sampling)?;
+                    let census = sampler.census(&sample);
+                    (sample, Some(census))
+                }
+                None => (sampler.take(*sampling)?, None),
+            };
+            // The stop may have ended before all was read.
+            if let Some(Ok(census)) = &mut census {
+                census.exact &= sample.completeness.stand_still.is_throughout();
+            }
+            Ok(Seen {
+                sample,
+                missing_bytes: 0,
+                census,
+            })
+        }
+    }
+}
+
 /// Walks the target once, without probes, and writes the outputs.
 ///
 /// # Errors
 /// When the target cannot be opened or read, or an output has no place to be.
 pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionError> {
     let outputs = Outputs::reserve(&options.outputs)?;
-    let (sample, missing_bytes) = match &options.subject {
-        Subject::Core { file, exe } => {
-            let core = sample_of_core(file, exe.as_deref())?;
-            (core.sample, core.missing_bytes)
-        }
-        Subject::Process { pid, sampling } => (Sampler::open(*pid)?.take(*sampling)?, 0),
-    };
+    let Seen {
+        sample,
+        missing_bytes,
+        census,
+    } = observe(options)?;
     let mut report = FragReport::from_sample(&sample);
+    let mut notices = Vec::new();
+    match census {
+        Some(Ok(census)) => report = report.with_objects(census),
+        Some(Err(why)) => notices.push(format!("objects were not read: {why}")),
+        None => {}
+    }
     let mut interrupted = false;
     if options.predict {
         let flag = interrupt::flag()?;
@@ -51,7 +103,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         report: Arc::new(report),
         activity: None,
         probes_wanted: false,
-        notices: Vec::new(),
+        notices,
         history: Arc::default(),
         over_time: Default::default(),
         what_if: None,

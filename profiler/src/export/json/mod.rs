@@ -3,6 +3,7 @@
 mod activity;
 mod heaps;
 mod interval;
+mod objects;
 mod prediction;
 mod snapshot;
 mod what_if;

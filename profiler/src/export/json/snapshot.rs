@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::activity::Activity;
 use super::heaps::Heap;
+use super::objects::Objects;
 use super::prediction::{self, PredictionRow, SelfCheckRow};
 use super::what_if::WhatIfRow;
 use super::{Number, Object, Record};
@@ -52,6 +53,7 @@ pub(super) struct Snapshot<'a> {
     not_predicted: Option<&'a str>,
     predicted_at: Option<String>,
     predictions_pending: Option<u32>,
+    objects: Option<Objects<'a>>,
     activity: Option<Activity<'a>>,
     what_if: Option<WhatIfRow<'a>>,
     history: Vec<Record<'a, String, Point>>,
@@ -213,6 +215,7 @@ impl<'a> Snapshot<'a> {
             not_predicted: predictions.and_then(|all| all.trouble.as_deref()),
             predicted_at: predictions.map(|all| rfc3339(all.walk_ns)),
             predictions_pending: predictions.map(|all| all.pending),
+            objects: report.objects.as_ref().map(Objects::of),
             activity: view.activity.as_deref().map(Activity::of),
             what_if: view.what_if.as_ref().map(WhatIfRow::of),
             history: view.history.iter().map(point).collect(),
@@ -239,7 +242,7 @@ fn ledger(row: &LedgerRow) -> Record<'_, &'static str, LedgerRow> {
 /// What rows of an allocator are called by.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Name {
+pub(super) enum Name {
     Allocator(&'static str),
     Number(u64),
 }

@@ -1,6 +1,7 @@
 //! A view as a report for people, at most [`WIDTH`] columns wide and without colour.
 
 mod heap;
+mod objects;
 
 use profiler_core::completeness::{Released, StandStill};
 use profiler_core::report::{FragReport, LedgerClass, LedgerRow};
@@ -28,6 +29,9 @@ pub fn text(view: &View) -> String {
     ledger(&mut text, report);
     findings(&mut text, report);
     predictions(&mut text, report);
+    if let Some(census) = &report.objects {
+        objects::objects(&mut text, census);
+    }
     for heap in &report.heaps {
         heap::heap(&mut text, heap);
         heap::size_classes(&mut text, report, heap);

@@ -71,7 +71,7 @@ impl<O: Output> ProbedRecording<O> {
     ) -> Result<Self, RecordError> {
         let mut stream = EventStream::attach(sampler.target().pid(), plan)?;
         let meanwhile = RefCell::new(Meanwhile::new(&mut stream));
-        let (sample, (moment, began, started_at)) = sampler.take_at(sampling, || {
+        let (sample, (moment, began, started_at)) = sampler.take_at(sampling, |_| {
             let moment = meanwhile.borrow_mut().mark();
             (moment, Instant::now(), jiff::Timestamp::now())
         })?;
@@ -188,7 +188,7 @@ impl<O: Output> ProbedRecording<O> {
         let meanwhile = RefCell::new(Meanwhile::new(&mut self.stream));
         let taken = self
             .sampler
-            .take_at(self.sampling, || meanwhile.borrow_mut().mark());
+            .take_at(self.sampling, |_| meanwhile.borrow_mut().mark());
         let moment = taken.as_ref().ok().map(|(_, moment)| moment);
         let around = meanwhile.into_inner().around(moment)?;
         self.record(&around.before)?;

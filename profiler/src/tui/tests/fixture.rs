@@ -116,6 +116,7 @@ fn report(map_pages: usize) -> FragReport {
         map: map(map_pages),
         metrics: metrics(),
         predictions: None,
+        objects: None,
         packing: Some(Packing {
             packed_bytes: 201 * MIB,
             present_bytes: 372 * MIB,

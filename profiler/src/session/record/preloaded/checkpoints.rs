@@ -199,7 +199,7 @@ impl Checkpoints {
             return None;
         };
         // Gone meanwhile: its own last events follow, or the next round finds it so.
-        let taken = sampler.take_at(self.sampling, || (ring.head(), now_ns()));
+        let taken = sampler.take_at(self.sampling, |_| (ring.head(), now_ns()));
         let stopped = taken
             .as_ref()
             .is_ok_and(|(sample, _)| sample.completeness.stand_still.is_throughout());

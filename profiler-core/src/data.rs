@@ -8,21 +8,26 @@ use crate::residency::{MappingKind, ResidencyMap};
 const MAX_BYTES: u64 = 256 << 20;
 
 /// Words of writable data that lie one after another.
-pub(super) struct Words {
+pub(crate) struct Words {
     start: RemoteAddr,
     words: Vec<u64>,
 }
 
 impl Words {
+    /// All of them.
+    pub(crate) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// Each word, where it lies, and what follows it.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (RemoteAddr, u64, &[u64])> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RemoteAddr, u64, &[u64])> {
         let words = self.words.iter().enumerate();
         words.filter_map(|(index, &word)| Some((self.at(index)?, word, &self.words[index + 1..])))
     }
 
     /// Each word, where it lies, and the low half of each word that may be a count beside it: the
     /// one after it, the one before it and the one before that.
-    pub(super) fn with_counts(&self) -> impl Iterator<Item = (RemoteAddr, u64, [u32; 3])> {
+    pub(crate) fn with_counts(&self) -> impl Iterator<Item = (RemoteAddr, u64, [u32; 3])> {
         let words = self.words.iter().enumerate();
         let word = |index: Option<usize>| index.and_then(|index| self.words.get(index));
         let half = move |index| word(index).map_or(0, |&word| word as u32);
@@ -39,7 +44,7 @@ impl Words {
 
 /// The words of writable data of files, with the anonymous part behind it (`.bss`): Python's own,
 /// or everyone else's. Only what is resident is read.
-pub(super) fn words<M: TargetMemory>(
+pub(crate) fn words<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
     of_python: bool,
@@ -66,7 +71,7 @@ pub(super) fn words<M: TargetMemory>(
 
 /// How many bytes behind the data of a file a place is: 0 in the file's part of the data, more in its
 /// `.bss`, [`u64::MAX`] where no file's data is before.
-pub(super) fn behind_file(residency: &ResidencyMap, place: RemoteAddr) -> u64 {
+pub(crate) fn behind_file(residency: &ResidencyMap, place: RemoteAddr) -> u64 {
     let after = residency
         .mappings()
         .partition_point(|m| m.range.start() <= place);

@@ -1,0 +1,278 @@
+//! An index of the live blocks of all walked heaps: which block an address lies in.
+
+use std::collections::HashMap;
+use std::iter::Peekable;
+use std::ops::Range;
+
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::allocator::Allocator;
+use crate::claims::claims;
+use crate::heap::HeapSnapshot;
+
+/// Starts and lengths are kept in units of this; all allocators align to it.
+const GRANULE: u64 = 8;
+/// Neighbouring extents whose gap is no larger share a run, so that there are few runs to search.
+const MAX_GAP: u64 = 4 << 20;
+/// Addresses of a run lie within this many bytes of its start: what an offset of 32 bits reaches.
+const MAX_RUN: u64 = GRANULE << 32;
+/// Blocks at the most: numbers of 32 bits, of which the last stand for names and roots.
+const MAX_BLOCKS: usize = u32::MAX as usize - (1 << 24);
+
+/// Neighbouring pages that hold blocks.
+#[derive(Debug)]
+struct Run {
+    /// The start of the first page.
+    start: u64,
+    /// The end of the last block.
+    end: u64,
+    /// The first block.
+    first: u32,
+    /// The index into [`BlockIndex::pages`] of the first page.
+    page: usize,
+}
+
+/// All live blocks, ascending by address and numbered from 0, in 8 bytes each.
+#[derive(Debug, Default)]
+pub(super) struct BlockIndex {
+    runs: Vec<Run>,
+    /// The number of the first block that begins in this page of a run or after it; one more entry
+    /// at a run's end.
+    pages: Vec<u32>,
+    /// Where each block begins, in granules from its run's start.
+    starts: Vec<u32>,
+    /// How long each is, in granules; longer than 32 GiB counts as that.
+    lens: Vec<u32>,
+    /// Whose blocks follow from this number on.
+    owners: Vec<(u32, Allocator)>,
+    /// Blocks that there was no number for.
+    left_out: u64,
+}
+
+impl BlockIndex {
+    /// The blocks of these heaps, inner ones after outer ones. A block that an inner allocator carves
+    /// up is none itself.
+    pub(super) fn of(heaps: &[HeapSnapshot]) -> Self {
+        let mut index = Self::default();
+        // An extent that inner heaps cut up has several claims, with theirs between.
+        let mut open: HashMap<_, Peekable<_>> = HashMap::new();
+        for claim in claims(heaps) {
+            let heap = &heaps[claim.heap];
+            let extent = &heap.extents[claim.extent];
+            let key = (claim.heap, claim.extent);
+            let blocks = open
+                .entry(key)
+                .or_insert_with(|| extent.live_blocks().peekable());
+            if index
+                .owners
+                .last()
+                .is_none_or(|last| last.1 != heap.allocator)
+            {
+                index
+                    .owners
+                    .push((index.starts.len() as u32, heap.allocator));
+            }
+            while let Some(block) = blocks.next_if(|b| b.start() < claim.range.end()) {
+                if claim.range.encloses(&block) {
+                    index.push(block);
+                }
+            }
+            if claim.range.end() >= extent.range.end() {
+                open.remove(&key);
+            }
+        }
+        if let Some(run) = index.runs.last() {
+            let pages = run.end.div_ceil(PAGE_SIZE) - run.start / PAGE_SIZE;
+            let (page, blocks) = (run.page, index.starts.len() as u32);
+            index.pages.resize(page + pages as usize + 1, blocks);
+        }
+        index
+    }
+
+    fn push(&mut self, block: AddrRange) {
+        let (start, end) = (block.start().get(), block.end().get());
+        let number = self.starts.len() as u32;
+        if self.starts.len() >= MAX_BLOCKS || start % GRANULE != 0 || block.is_empty() {
+            self.left_out += 1;
+            return;
+        }
+        let continues = self.runs.last().is_some_and(|run| {
+            start >= run.end && start - run.end <= MAX_GAP && end - run.start <= MAX_RUN
+        });
+        if !continues {
+            if let Some(run) = self.runs.last() {
+                if start < run.end {
+                    self.left_out += 1;
+                    return;
+                }
+                let pages = run.end.div_ceil(PAGE_SIZE) - run.start / PAGE_SIZE;
+                self.pages.resize(run.page + pages as usize + 1, number);
+            }
+            let start = start - start % PAGE_SIZE;
+            self.runs.push(Run {
+                start,
+                end: start,
+                first: number,
+                page: self.pages.len(),
+            });
+        }
+        let Some(run) = self.runs.last_mut() else {
+            return;
+        };
+        let page = run.page + ((start - run.start) / PAGE_SIZE) as usize;
+        if self.pages.len() <= page {
+            self.pages.resize(page + 1, number);
+        }
+        run.end = end;
+        self.starts.push(((start - run.start) / GRANULE) as u32);
+        let granules = block.len() / GRANULE;
+        self.lens.push(granules.min(u32::MAX.into()) as u32);
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Blocks of the heaps that are not in it, because there are too many or they overlap.
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// The bytes of a block.
+    pub(super) fn bytes(&self, block: u32) -> u64 {
+        u64::from(self.lens[block as usize]) * GRANULE
+    }
+
+    /// The addresses of a block.
+    pub(super) fn range(&self, block: u32) -> AddrRange {
+        let after = self.runs.partition_point(|run| run.first <= block);
+        let start = match after.checked_sub(1) {
+            Some(run) => self.runs[run].start + u64::from(self.starts[block as usize]) * GRANULE,
+            None => 0,
+        };
+        AddrRange::with_len(RemoteAddr::new(start), self.bytes(block)).unwrap_or_default()
+    }
+
+    /// Blocks with their addresses, ascending.
+    pub(super) fn ranges(&self, blocks: Range<u32>) -> impl Iterator<Item = (u32, AddrRange)> + '_ {
+        let mut run = self.runs.partition_point(|run| run.first <= blocks.start);
+        blocks.map(move |block| {
+            while self.runs.get(run).is_some_and(|next| next.first <= block) {
+                run += 1;
+            }
+            let start = self.runs[run - 1].start + u64::from(self.starts[block as usize]) * GRANULE;
+            let range = AddrRange::with_len(RemoteAddr::new(start), self.bytes(block));
+            (block, range.unwrap_or_default())
+        })
+    }
+
+    /// Whose block it is.
+    pub(super) fn allocator(&self, block: u32) -> Allocator {
+        let after = self.owners.partition_point(|(first, _)| *first <= block);
+        let owner = after.checked_sub(1).map(|at| self.owners[at].1);
+        owner.unwrap_or(Allocator::Glibc)
+    }
+
+    /// The block that holds this address.
+    #[inline]
+    pub(super) fn at(&self, addr: u64) -> Option<(u32, u64)> {
+        let run = self.runs.partition_point(|run| run.end <= addr);
+        let run = self.runs.get(run)?;
+        let offset = addr.checked_sub(run.start)?;
+        let page = run.page + (offset / PAGE_SIZE) as usize;
+        let (low, high) = (
+            *self.pages.get(page)? as usize,
+            *self.pages.get(page + 1)? as usize,
+        );
+        let granule = (offset / GRANULE) as u32;
+        let after = low
+            + self
+                .starts
+                .get(low..high)?
+                .partition_point(|&s| s <= granule);
+        // One that begins on an earlier page may reach here.
+        let block = after.checked_sub(1).filter(|&b| b >= run.first as usize)?;
+        let into = offset - u64::from(self.starts[block]) * GRANULE;
+        (into < u64::from(self.lens[block]) * GRANULE).then_some((block as u32, into))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::{Extent, ExtentKind};
+    use crate::span::{SpanList, SpanState};
+
+    /// An extent's start, the bytes of its blocks' headers, and its spans.
+    type Laid<'a> = (u64, u64, &'a [(u64, SpanState)]);
+
+    fn heap(allocator: Allocator, extents: &[Laid<'_>]) -> HeapSnapshot {
+        let mut heap = HeapSnapshot::new(allocator, "");
+        for &(start, header, parts) in extents {
+            let mut spans = SpanList::default();
+            for &(len, state) in parts {
+                spans.push(len, state);
+            }
+            heap.extents.push(Extent {
+                range: AddrRange::with_len(RemoteAddr::new(start), spans.bytes()).expect("low"),
+                kind: ExtentKind::Region,
+                arena: 0,
+                block_header_bytes: header,
+                spans,
+            });
+        }
+        heap
+    }
+
+    #[test]
+    fn each_address_is_in_the_block_that_holds_it_and_in_no_other() {
+        use SpanState::{Free, Live};
+        let outer: &[_] = &[
+            (0x20, Live),
+            (0x20, Free),
+            (0x30_000, Live),
+            (0x40, Live),
+            (0x9000, Live),
+            (0x10, Live),
+        ];
+        let far: &[_] = &[(0x18, Live), (0xff8, Free), (0x8, Live)];
+        let inner: &[_] = &[(0x10, Live), (0x10, Live), (0x20, Free), (0x1000, Live)];
+        let heaps = [
+            heap(
+                Allocator::Glibc,
+                &[(0x10_000, 8, outer), (0x7000_0000, 0, far)],
+            ),
+            heap(Allocator::Pymalloc, &[(0x20_000, 0, inner)]),
+        ];
+        let index = BlockIndex::of(&heaps);
+        let expected = [
+            (0x10_008, 0x18, Allocator::Glibc),
+            (0x20_000, 0x10, Allocator::Pymalloc),
+            (0x20_010, 0x10, Allocator::Pymalloc),
+            (0x20_040, 0x1000, Allocator::Pymalloc),
+            (0x40_048, 0x38, Allocator::Glibc),
+            (0x40_088, 0x8ff8, Allocator::Glibc),
+            (0x49_088, 0x8, Allocator::Glibc),
+            (0x7000_0000, 0x18, Allocator::Glibc),
+            (0x7000_1010, 0x8, Allocator::Glibc),
+        ];
+        assert_eq!(index.len(), expected.len());
+        let all: Vec<_> = index.ranges(0..index.len() as u32).collect();
+        for (number, (start, len, allocator)) in expected.into_iter().enumerate() {
+            let number = number as u32;
+            let range = index.range(number);
+            assert_eq!((range.start().get(), range.len()), (start, len));
+            assert_eq!(all[number as usize], (number, range));
+            assert_eq!(index.allocator(number), allocator);
+            for into in [0, len / 2, len - 1] {
+                assert_eq!(index.at(start + into), Some((number, into)), "{start:#x}");
+            }
+            let outside = index.at(start + len);
+            assert!(outside.is_none_or(|(block, into)| block == number + 1 && into == 0));
+            assert_ne!(index.at(start - 1).map(|(block, _)| block), Some(number));
+        }
+        for none in [0, 0x10_040, 0x30_000, 0x6000_0000, u64::MAX] {
+            assert_eq!(index.at(none), None, "{none:#x}");
+        }
+    }
+}

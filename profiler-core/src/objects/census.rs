@@ -1,0 +1,165 @@
+//! What the live blocks of a process are and who holds them, as a value: rows by names, which another
+//! census of the same process can be compared with.
+
+use crate::allocator::Allocator;
+use crate::size_class::SizeClass;
+
+pub use super::layout::LayoutBasis;
+
+/// A number of blocks and their bytes.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Amount {
+    /// How many.
+    pub blocks: u64,
+    /// Their bytes, as the allocator counts them, without its headers.
+    pub bytes: u64,
+}
+
+impl Amount {
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.blocks += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+}
+
+/// All objects of one type.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TypeRow {
+    /// The type with its module, `app.models.Order`; without one where it is built in. Foreign text.
+    pub name: String,
+    /// Objects in memory, and the bytes of their blocks.
+    pub objects: Amount,
+    /// Blocks that they have besides: items, tables, values, buffers.
+    pub storage: Amount,
+    /// Objects that the garbage collector tracks: those that `gc.get_objects()` gives.
+    pub tracked: u64,
+}
+
+/// Native blocks of one size class.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct NativeRow {
+    /// Whose.
+    pub allocator: Allocator,
+    /// Of which sizes.
+    pub class: SizeClass,
+    /// The blocks that no object of Python's owns.
+    pub native: Amount,
+}
+
+/// How much of an allocator's live blocks is named.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct AllocatorShare {
+    /// Whose.
+    pub allocator: Allocator,
+    /// All its live blocks.
+    pub live: Amount,
+    /// Of those, objects and their storage, and what Python keeps of freed ones.
+    pub named: Amount,
+}
+
+/// One step on the way from a name to what is held.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PathStep {
+    /// What the step before has it as, where that is no plain item: `default arguments`, `closure`.
+    pub via: Option<&'static str>,
+    /// The type.
+    pub type_name: String,
+    /// How many items it has, for containers.
+    pub length: Option<u64>,
+    /// How many objects of the type follow one another in this way, as in a linked list.
+    pub times: u64,
+}
+
+/// A name, or several that share what they hold, and what would go if they went.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Holder {
+    /// The name: `app.tasks.SESSIONS`, `app.tasks.run(): rows`. Foreign text.
+    pub name: String,
+    /// Other names that hold the same; what is shared is retained by none of them alone.
+    pub shared_with: Vec<String>,
+    /// Whether it is a name in the program, rather than a place where references were found.
+    pub is_name: bool,
+    /// Type of what it refers to; of the largest where several names share several objects.
+    pub type_name: Option<String>,
+    /// Items of it, for containers.
+    pub length: Option<u64>,
+    /// Bytes that would be freed with it.
+    pub retained_bytes: u64,
+    /// Blocks that would be freed with it.
+    pub retained_blocks: u64,
+    /// From what it refers to down to the container in which the bytes spread out.
+    pub path: Vec<PathStep>,
+    /// The type of most of what is there.
+    pub item_type: Option<String>,
+}
+
+/// What the live blocks are, and who holds them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Census {
+    /// Python's major and minor version.
+    pub python: (u8, u8),
+    /// Whose layout was used.
+    pub layout: LayoutBasis,
+    /// Whether the target stood still.
+    pub exact: bool,
+    /// All live blocks.
+    pub live: Amount,
+    /// Types, the most bytes first.
+    pub types: Vec<TypeRow>,
+    /// Blocks that no object owns, the most bytes first.
+    pub native: Vec<NativeRow>,
+    /// Freed objects that Python keeps for reuse.
+    pub spare: Amount,
+    /// Blocks that could not be read.
+    pub unreadable: Amount,
+    /// By allocator.
+    pub shares: Vec<AllocatorShare>,
+    /// Objects that were others, or gone, when they were read a second time.
+    pub changed: u64,
+    /// Who holds what, the most bytes first.
+    pub holders: Vec<Holder>,
+    /// All that names in the program hold.
+    pub held_by_names: Amount,
+    /// What no root was found for.
+    pub unreached: Amount,
+    /// References that were followed.
+    pub references: u64,
+    /// How long reading took, in ns.
+    pub took_ns: u64,
+    /// What bounds left out, a sentence each.
+    pub gaps: Vec<String>,
+}
+
+impl Census {
+    /// Bytes of objects and their storage.
+    pub fn typed_bytes(&self) -> u64 {
+        let rows = self.types.iter();
+        rows.map(|row| row.objects.bytes.saturating_add(row.storage.bytes))
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of all other live blocks.
+    pub fn untyped_bytes(&self) -> u64 {
+        self.live.bytes.saturating_sub(self.typed_bytes())
+    }
+}
+
+/// Why there is no census.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NoCensus {
+    /// No Python runs in the target.
+    #[error("the target is not a Python process")]
+    NotPython,
+    /// Objects of this version are not known.
+    #[error("objects of CPython {0}.{1} are not known: of 2.7 and of 3.6 and later they are")]
+    UnknownVersion(u8, u8),
+    /// The type of all types was not found.
+    #[error(
+        "the type of all types was not found: a free-threaded build, one with Py_TRACE_REFS, or \
+         another Python than CPython"
+    )]
+    NoTypes,
+    /// No heap was walked.
+    #[error("no heap was walked, so there are no blocks to look at")]
+    NoBlocks,
+}

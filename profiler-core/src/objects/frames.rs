@@ -1,0 +1,286 @@
+//! Running functions and their variables.
+//!
+//! Up to 3.10 a frame is an object, and one that runs is on its thread's stack. From 3.11 on frames lie
+//! in chunks of each thread's data stack, which the thread's state points to by three words in a row:
+//! `datastack_chunk`, `datastack_top` and `datastack_limit` (`Include/cpython/pystate.h`).
+
+use hashbrown::HashSet;
+
+use super::dict::entries;
+use super::edges::Resolve;
+use super::kinds::Kind;
+use super::layout::{FrameLayout, Layout, TUPLE_ITEMS};
+use super::names::{NAME_ENTRIES, module_name};
+use super::scan::Noted;
+use super::text::str_name;
+use super::types::{Role, Type};
+use super::words::{Window, read_word, word, words};
+use crate::addr::{PAGE_SIZE, RemoteAddr};
+use crate::data;
+use crate::memory::TargetMemory;
+use crate::residency::{MappingKind, ResidencyMap};
+
+/// Bytes of stacks and chunks that are read at the most, each.
+const MAX_BYTES: u64 = 64 << 20;
+/// Threads and chunks at the most.
+const MAX_CHUNKS: usize = 1 << 14;
+/// Frames at the most, and variables of one.
+const MAX_FRAMES: usize = 1 << 16;
+const MAX_VARIABLES: u64 = 1 << 12;
+/// Native blocks of these sizes may be the state of a thread or of an interpreter.
+const STATE_BYTES: std::ops::Range<u64> = 128..1 << 20;
+/// `_PyStackChunk`: the one before, its size, how many words of it are used, then these.
+const CHUNK_HEAD: u64 = 24;
+
+/// A variable of a running function.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Variable {
+    /// The function's code object.
+    code: u64,
+    /// The dictionary of its globals.
+    globals: u64,
+    /// Which of its variables.
+    nth: u32,
+}
+
+impl Variable {
+    /// As people write it: `app.tasks.run(): orders`.
+    pub(super) fn text<M: TargetMemory>(&self, memory: &M, layout: &Layout) -> String {
+        let text = |addr: Option<u64>| addr.and_then(|addr| str_name(memory, layout, addr));
+        let field = |offset| read_word(memory, self.code.checked_add(offset)?);
+        let function = text(field(layout.code.name));
+        let nth = TUPLE_ITEMS + u64::from(self.nth) * 8;
+        let names = field(layout.code.names).and_then(|names| names.checked_add(nth));
+        let name = text(names.and_then(|at| read_word(memory, at)));
+        let module = entries(memory, layout, self.globals, NAME_ENTRIES as u64);
+        let module = module.and_then(|entries| module_name(memory, layout, &entries));
+        let or = |name: Option<String>| name.unwrap_or_else(|| "?".to_owned());
+        format!("{}.{}(): {}", or(module), or(function), or(name))
+    }
+}
+
+/// What running functions hold.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    /// Their variables, with the block of each value.
+    pub(super) variables: Vec<(Variable, u32)>,
+    /// All blocks that words of their frames refer to.
+    pub(super) words: Vec<u32>,
+}
+
+/// Finds running functions.
+pub(super) fn running<M: TargetMemory>(
+    resolve: &Resolve<'_, M>,
+    residency: &ResidencyMap,
+    noted: &[Noted],
+    types: &[Type],
+) -> Running {
+    let finder = Finder {
+        resolve,
+        residency,
+        types,
+    };
+    match resolve.source.layout.frame {
+        FrameLayout::Object { code, globals } => finder.objects(noted, code, globals),
+        FrameLayout::Stack {
+            code,
+            globals,
+            locals,
+        } => finder.chunks(code, globals, locals),
+        FrameLayout::Unknown => Running::default(),
+    }
+}
+
+/// The words of all threads' stacks, as far as they are resident.
+pub(super) fn stack_words<M: TargetMemory>(memory: &M, residency: &ResidencyMap) -> Vec<u64> {
+    let mut all = Vec::new();
+    let mut rest = MAX_BYTES;
+    let mappings = residency.mappings().iter();
+    for mapping in mappings.filter(|mapping| mapping.kind == MappingKind::Stack) {
+        let runs = residency.runs_in(mapping.range);
+        for run in runs.filter(|run| run.state.is_resident()) {
+            let mut bytes = vec![0; run.range.len().min(rest) as usize];
+            rest -= bytes.len() as u64;
+            if memory.read(run.range.start(), &mut bytes).is_ok() {
+                all.extend(words(&bytes).filter(|word| *word > PAGE_SIZE));
+            }
+        }
+    }
+    all
+}
+
+struct Finder<'a, M> {
+    resolve: &'a Resolve<'a, M>,
+    residency: &'a ResidencyMap,
+    types: &'a [Type],
+}
+
+impl<M: TargetMemory> Finder<'_, M> {
+    fn memory(&self) -> &M {
+        self.resolve.source.memory
+    }
+
+    /// Whether an object of this role is at this address.
+    fn is(&self, addr: u64, role: Role) -> bool {
+        let object = self.resolve.object(addr);
+        object.is_some_and(|(_, of)| self.types[of as usize].facts.role == role)
+    }
+
+    /// Takes the variables of a frame, whose words from the first variable on are `locals`.
+    fn take(&self, code: u64, globals: u64, locals: &[u64], running: &mut Running) {
+        let resolve = self.resolve;
+        let count = code.checked_add(resolve.source.layout.code.locals);
+        let count = count.map(RemoteAddr::new);
+        let count: Option<u32> = count.and_then(|at| self.memory().read_value(at).ok());
+        let count = u64::from(count.unwrap_or(0)).min(MAX_VARIABLES) as usize;
+        for (value, nth) in locals.iter().take(count).zip(0..) {
+            if let Some(value) = resolve.target(*value) {
+                let variable = Variable { code, globals, nth };
+                running.variables.push((variable, value));
+            }
+        }
+    }
+
+    /// Frames that are objects, those on a thread's stack.
+    fn objects(&self, noted: &[Noted], code: u64, globals: u64) -> Running {
+        let stacks = stack_words(self.memory(), self.residency);
+        let stacks: HashSet<u64> = stacks.into_iter().collect();
+        let mut running = Running::default();
+        let frames = noted.iter().filter(|noted| noted.role == Role::Frame);
+        for frame in frames.take(MAX_FRAMES) {
+            if !stacks.contains(&frame.object) {
+                continue;
+            }
+            running.words.push(frame.block);
+            let range = self.resolve.source.index.range(frame.block);
+            let Kind::Object { of, head } = self.resolve.kinds[frame.block as usize].get() else {
+                continue;
+            };
+            let mut bytes = vec![0; range.len().saturating_sub(head) as usize];
+            if self
+                .memory()
+                .read(RemoteAddr::new(frame.object), &mut bytes)
+                .is_err()
+            {
+                continue;
+            }
+            // The fixed part ends with the first variable.
+            let locals = self.types[of as usize].facts.basic_size.saturating_sub(8);
+            let (Some(code), Some(globals)) = (word(&bytes, code), word(&bytes, globals)) else {
+                continue;
+            };
+            if let Some(locals) = bytes
+                .get(locals as usize..)
+                .filter(|_| self.is(code, Role::Code))
+            {
+                let locals: Vec<u64> = words(locals).collect();
+                self.take(code, globals, &locals, &mut running);
+            }
+        }
+        running
+    }
+
+    /// Frames in chunks of data stacks.
+    fn chunks(&self, code: u64, globals: u64, locals: u64) -> Running {
+        let mut running = Running::default();
+        let mut rest = MAX_BYTES;
+        for (data, used) in self.used_parts() {
+            let mut bytes = vec![0; used.min(rest) as usize];
+            rest -= bytes.len() as u64;
+            if self
+                .memory()
+                .read(RemoteAddr::new(data), &mut bytes)
+                .is_err()
+            {
+                continue;
+            }
+            let all: Vec<u64> = words(&bytes).collect();
+            running
+                .words
+                .extend(all.iter().filter_map(|word| self.resolve.target(*word)));
+            for at in 0..all.len() {
+                let field = |offset: u64| all.get(at + offset as usize / 8).copied();
+                let (Some(code), Some(globals)) = (field(code), field(globals)) else {
+                    continue;
+                };
+                if self.is(code, Role::Code) && self.is(globals, Role::Dict) {
+                    let from = (at + locals as usize / 8).min(all.len());
+                    self.take(code, globals, &all[from..], &mut running);
+                }
+            }
+        }
+        running
+    }
+
+    /// The used part of each chunk: where it begins and how many bytes it has.
+    fn used_parts(&self) -> Vec<(u64, u64)> {
+        let mut found: Vec<(u64, u64)> = Vec::new();
+        let mut seen = HashSet::new();
+        self.each_state(|[chunk, top, limit]| {
+            if found.len() >= MAX_CHUNKS || !self.is_chunk(chunk, limit) || !seen.insert(chunk) {
+                return;
+            }
+            let data = chunk + CHUNK_HEAD;
+            found.push((data, top.saturating_sub(data)));
+            // Chunks before it say themselves how much of them is used.
+            let mut before = read_word(self.memory(), chunk);
+            while let Some(chunk) = before.filter(|&chunk| chunk != 0 && found.len() < MAX_CHUNKS) {
+                let size = read_word(self.memory(), chunk.wrapping_add(8)).unwrap_or(0);
+                let Some(limit) = chunk.checked_add(size) else {
+                    break;
+                };
+                if !self.is_chunk(chunk, limit) || !seen.insert(chunk) {
+                    break;
+                }
+                let used = read_word(self.memory(), chunk + 16).unwrap_or(0);
+                let used = used.saturating_mul(8).min(size - CHUNK_HEAD);
+                found.push((chunk + CHUNK_HEAD, used));
+                before = read_word(self.memory(), chunk);
+            }
+        });
+        found
+    }
+
+    fn is_chunk(&self, chunk: u64, limit: u64) -> bool {
+        let size = limit.checked_sub(chunk);
+        let has_size =
+            size.is_some_and(|size| (PAGE_SIZE..1 << 32).contains(&size) && size % PAGE_SIZE == 0);
+        has_size && read_word(self.memory(), chunk.wrapping_add(8)) == size
+    }
+
+    /// Gives every three words in a row that may be a chunk, the top in it, and its limit.
+    fn each_state(&self, mut give: impl FnMut([u64; 3])) {
+        let mut look = |words: &[u64]| {
+            for three in words.windows(3) {
+                let &[chunk, top, limit] = three else {
+                    continue;
+                };
+                let looks_right = chunk != 0
+                    && chunk % PAGE_SIZE == 0
+                    && (chunk..=limit).contains(&top)
+                    && limit % PAGE_SIZE == 0
+                    && limit > chunk;
+                if looks_right {
+                    give([chunk, top, limit]);
+                }
+            }
+        };
+        for data in data::words(self.memory(), self.residency, true) {
+            look(data.words());
+        }
+        let source = self.resolve.source;
+        let blocks = source.index.len() as u32;
+        let last = blocks.checked_sub(1).map(|last| source.index.range(last));
+        let end = last.map_or(RemoteAddr::default(), |last| last.end());
+        let mut window = Window::new(source.memory);
+        for (block, range) in source.index.ranges(0..blocks) {
+            let native = self.resolve.kinds[block as usize].is_native();
+            if native
+                && STATE_BYTES.contains(&range.len())
+                && let Ok(bytes) = window.bytes(range, end)
+            {
+                look(&words(bytes).collect::<Vec<_>>());
+            }
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Who holds what: the dominator tree in the words of the program.
+
+use hashbrown::{HashMap, HashSet};
+
+use super::census::{Census, Holder, PathStep};
+use super::fold::Folded;
+use super::graph::{Dominators, NONE};
+use super::kinds::{Kind, PackedKind};
+use super::layout::{DictTable, SET_USED, SIZE};
+use super::names::{Name, Names};
+use super::scan::Source;
+use super::types::{Role, Type};
+use super::words::read_word;
+use crate::memory::TargetMemory;
+
+/// Holders that are reported.
+const REPORTED: usize = 100;
+/// Candidates of each kind that are looked at for them.
+const CANDIDATES: usize = 8 * REPORTED;
+/// Names that are given of those who share something.
+const MAX_SHARERS: usize = 8;
+/// Nodes that are gone through in search of them, of each thing shared.
+const MAX_SEARCHED: usize = 20_000;
+/// Nodes that a way down, or up to the next name, is followed over.
+const MAX_STEPS: usize = 1 << 20;
+/// Steps of a path that are reported.
+const MAX_PATH: usize = 12;
+
+/// What holders are made from.
+pub(super) struct Holders<'a, M> {
+    pub(super) source: &'a Source<'a, M>,
+    pub(super) kinds: &'a [PackedKind],
+    pub(super) types: &'a [Type],
+    pub(super) names: &'a Names,
+    pub(super) folded: &'a Folded,
+    pub(super) tree: &'a Dominators,
+}
+
+/// A candidate: what is retained, below which number, and under which names.
+struct Candidate {
+    bytes: u64,
+    blocks: u64,
+    /// The number of what is held: that of a name's value, or of what several share.
+    number: u32,
+    /// Numbers of names.
+    names: Vec<u32>,
+}
+
+impl<M: TargetMemory> Holders<'_, M> {
+    /// Fills in what is held by whom.
+    pub(super) fn report(&self, census: &mut Census) {
+        let tree = self.tree;
+        let blocks = self.kinds.len() as u32;
+        // Bytes and numbers of what is folded into each.
+        let mut own = vec![(0u64, 0u64); tree.node.len()];
+        for block in 0..blocks {
+            let bytes = self.source.index.bytes(block);
+            let number = tree.number[self.folded.within(block).0 as usize];
+            if number == NONE {
+                census.unreached.add(bytes);
+                continue;
+            }
+            let (sum, count) = &mut own[number as usize];
+            *sum += bytes;
+            *count += 1;
+            if number < tree.first_phase_end() {
+                census.held_by_names.add(bytes);
+            }
+        }
+        let retained = tree.retained(own.iter().map(|(bytes, _)| *bytes).collect());
+        let counts = tree.retained(own.iter().map(|(_, count)| *count).collect());
+        drop(own);
+        let heaviest = tree.heaviest(&retained);
+        let mut all = self.named(&retained, &counts);
+        all.extend(self.shared(&retained, &counts));
+        all.retain(|candidate| candidate.bytes > 0);
+        all.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.number.cmp(&b.number)));
+        all.truncate(REPORTED);
+        let ends: Vec<(Vec<u32>, u32)> = all
+            .iter()
+            .map(|candidate| self.way_down(candidate.number, &retained, &heaviest))
+            .collect();
+        let items = self.item_types(ends.iter().map(|(_, end)| *end), &retained);
+        for (candidate, (way, end)) in all.iter().zip(&ends) {
+            let mut names = candidate.names.iter().map(|name| self.name_text(*name));
+            let path = self.path(way);
+            let first = way.iter().find_map(|number| self.object(*number));
+            let item = items.get(end).copied();
+            census.holders.push(Holder {
+                name: names.next().unwrap_or_default(),
+                shared_with: names.collect(),
+                is_name: candidate.names.iter().all(|name| {
+                    let name = self.names.of_node(tree.node[*name as usize]);
+                    !matches!(name, Some((Name::Root(_), _)))
+                }),
+                type_name: first.map(|(of, _)| of.name.clone()),
+                length: first.and_then(|(of, addr)| self.length(of, addr)),
+                retained_bytes: candidate.bytes,
+                retained_blocks: candidate.blocks,
+                path,
+                item_type: item.map(|of| self.types[of as usize].name.clone()),
+            });
+        }
+    }
+
+    /// What each name alone retains. Where another name below it has nearly all of it, that one is
+    /// reported.
+    fn named(&self, retained: &[u64], counts: &[u64]) -> Vec<Candidate> {
+        let tree = self.tree;
+        let blocks = self.kinds.len() as u32;
+        let of_names =
+            (1..tree.node.len() as u32).filter(|number| tree.node[*number as usize] >= blocks);
+        let mut numbers: Vec<u32> = of_names.collect();
+        largest(&mut numbers, retained);
+        let mut outer = HashSet::new();
+        for &number in &numbers {
+            let mut at = tree.dominator[number as usize];
+            for _ in 0..MAX_STEPS {
+                if at == 0 {
+                    break;
+                }
+                if tree.node[at as usize] >= blocks {
+                    if retained[number as usize] >= retained[at as usize] / 10 * 9 {
+                        outer.insert(at);
+                    }
+                    break;
+                }
+                at = tree.dominator[at as usize];
+            }
+        }
+        numbers.retain(|number| !outer.contains(number));
+        let candidates = numbers.into_iter().map(|number| {
+            let value = self.names.of_node(tree.node[number as usize]);
+            let value = value.and_then(|(_, value)| tree.number.get(value as usize).copied());
+            let below =
+                value.filter(|&value| value != NONE && tree.dominator[value as usize] == number);
+            Candidate {
+                bytes: retained[number as usize],
+                blocks: counts[number as usize],
+                number: below.unwrap_or(number),
+                names: vec![number],
+            }
+        });
+        candidates.collect()
+    }
+
+    /// What several names share: all that is right below modules and classes without being one, or a
+    /// name. Things that the same names share are one candidate.
+    fn shared(&self, retained: &[u64], counts: &[u64]) -> Vec<Candidate> {
+        let tree = self.tree;
+        let blocks = self.kinds.len() as u32;
+        let is_space = |number: u32| number == 0 || self.names.is_space(tree.node[number as usize]);
+        let right_below = (1..tree.first_phase_end()).filter(|&number| {
+            let node = tree.node[number as usize];
+            node < blocks && !is_space(number) && is_space(tree.dominator[number as usize])
+        });
+        let mut numbers: Vec<u32> = right_below.collect();
+        largest(&mut numbers, retained);
+        let mut by_names: HashMap<Vec<u32>, usize> = HashMap::new();
+        let mut all: Vec<Candidate> = Vec::new();
+        for number in numbers {
+            let names = self.sharers(number);
+            if names.len() < 2 {
+                continue;
+            }
+            let (bytes, blocks) = (retained[number as usize], counts[number as usize]);
+            if let Some(&at) = by_names.get(&names) {
+                let same = &mut all[at];
+                same.bytes = same.bytes.saturating_add(bytes);
+                same.blocks += blocks;
+                continue;
+            }
+            by_names.insert(names.clone(), all.len());
+            all.push(Candidate {
+                bytes,
+                blocks,
+                number,
+                names,
+            });
+        }
+        all
+    }
+
+    /// Numbers of the names from which something is reached without another name between.
+    fn sharers(&self, number: u32) -> Vec<u32> {
+        let blocks = self.kinds.len() as u32;
+        let mut seen: HashSet<u32> = HashSet::new();
+        seen.insert(number);
+        let mut queue = std::collections::VecDeque::from([number]);
+        let mut names = Vec::new();
+        while let Some(at) = queue.pop_front() {
+            for &from in self.tree.predecessors(at) {
+                if from == 0 || seen.len() >= MAX_SEARCHED || !seen.insert(from) {
+                    continue;
+                }
+                let node = self.tree.node[from as usize];
+                if node >= blocks {
+                    names.push(from);
+                    if names.len() >= MAX_SHARERS {
+                        names.sort_unstable();
+                        return names;
+                    }
+                } else if !self.names.is_space(node) {
+                    queue.push_back(from);
+                }
+            }
+        }
+        names.sort_unstable();
+        names
+    }
+
+    /// The numbers from one down to where what is retained spreads out, and the last of them.
+    fn way_down(&self, number: u32, retained: &[u64], heaviest: &[u32]) -> (Vec<u32>, u32) {
+        let mut way = vec![number];
+        let mut at = number;
+        while way.len() < MAX_STEPS {
+            let next = heaviest[at as usize];
+            if next == NONE || retained[next as usize] < retained[at as usize] / 2 {
+                break;
+            }
+            at = next;
+            way.push(at);
+        }
+        (way, at)
+    }
+
+    /// The objects on a way, like ones in a row together.
+    fn path(&self, way: &[u32]) -> Vec<PathStep> {
+        let mut path: Vec<PathStep> = Vec::new();
+        let mut before: Option<(&Type, u64)> = None;
+        for number in way {
+            let Some((of, addr)) = self.object(*number) else {
+                continue;
+            };
+            let length = self.length(of, addr);
+            let via = before.and_then(|(before, at)| self.via(before, at, addr));
+            before = Some((of, addr));
+            if let Some(last) = path.last_mut()
+                && last.type_name == of.name
+                && via.is_none()
+            {
+                last.times += 1;
+                last.length = length;
+                continue;
+            }
+            if path.len() == MAX_PATH {
+                break;
+            }
+            path.push(PathStep {
+                via,
+                type_name: of.name.clone(),
+                length,
+                times: 1,
+            });
+        }
+        path
+    }
+
+    /// What an object is to a function.
+    fn via(&self, before: &Type, at: u64, addr: u64) -> Option<&'static str> {
+        let function = &self.source.layout.function;
+        let fields = [
+            (Some(function.defaults), "default arguments"),
+            (function.keyword_defaults, "default arguments"),
+            (Some(function.closure), "closure"),
+        ];
+        let is = |offset: u64| read_word(self.source.memory, at.wrapping_add(offset)) == Some(addr);
+        let mut fields = fields
+            .iter()
+            .filter(|_| before.facts.role == Role::Function);
+        fields.find_map(|(offset, what)| offset.is_some_and(is).then_some(*what))
+    }
+
+    /// Of each of these numbers, the type of most of what is right below it, by bytes.
+    fn item_types(&self, ends: impl Iterator<Item = u32>, retained: &[u64]) -> HashMap<u32, u32> {
+        let mut sums: HashMap<u32, HashMap<u32, u64>> =
+            ends.map(|end| (end, HashMap::new())).collect();
+        let mut add = |number: u32, item: Kind, bytes: u64| {
+            if let Some(sums) = sums.get_mut(&number)
+                && let Kind::Object { of, .. } = item
+            {
+                *sums.entry(of).or_default() += bytes;
+            }
+        };
+        for number in 1..self.tree.node.len() as u32 {
+            if let Some(kind) = self.kind(number) {
+                let above = self.tree.dominator[number as usize];
+                add(above, kind, retained[number as usize]);
+            }
+        }
+        for block in 0..self.kinds.len() as u32 {
+            let (into, below) = self.folded.within(block);
+            if into != block {
+                let number = self.tree.number[into as usize];
+                let kind = self.kinds[below as usize].get();
+                add(number, kind, self.source.index.bytes(block));
+            }
+        }
+        let most = |of: &HashMap<u32, u64>| {
+            let most = of.iter().max_by_key(|(of, bytes)| (**bytes, **of));
+            most.map(|(of, _)| *of)
+        };
+        let all = sums.iter().filter_map(|(end, of)| Some((*end, most(of)?)));
+        all.collect()
+    }
+
+    fn kind(&self, number: u32) -> Option<Kind> {
+        let node = self.tree.node[number as usize];
+        self.kinds.get(node as usize).map(|kind| kind.get())
+    }
+
+    /// The type and the address of the object that a number is.
+    fn object(&self, number: u32) -> Option<(&Type, u64)> {
+        let node = self.tree.node[number as usize];
+        match self.kind(number)? {
+            Kind::Object { of, head } => {
+                let start = self.source.index.range(node).start().get();
+                Some((&self.types[of as usize], start + head))
+            }
+            _ => None,
+        }
+    }
+
+    /// How many items a container has.
+    fn length(&self, of: &Type, addr: u64) -> Option<u64> {
+        let layout = self.source.layout;
+        let offset = match of.facts.role {
+            Role::List | Role::Tuple | Role::ByteArray | Role::Array => SIZE,
+            Role::Deque if layout.dict != DictTable::Open => SIZE,
+            Role::Dict => layout.dict_used(),
+            Role::Set => SET_USED,
+            _ => return None,
+        };
+        read_word(self.source.memory, addr.checked_add(offset)?)
+    }
+
+    fn name_text(&self, number: u32) -> String {
+        let node = self.tree.node[number as usize];
+        let name = self.names.of_node(node);
+        name.map_or_else(String::new, |(name, _)| {
+            self.names
+                .text(self.source.memory, self.source.layout, name)
+        })
+    }
+}
+
+/// Keeps those that retain most, in descending order.
+fn largest(numbers: &mut Vec<u32>, retained: &[u64]) {
+    let key = |number: &u32| (std::cmp::Reverse(retained[*number as usize]), *number);
+    if numbers.len() > CANDIDATES {
+        numbers.select_nth_unstable_by_key(CANDIDATES, key);
+        numbers.truncate(CANDIDATES);
+    }
+    numbers.sort_unstable_by_key(key);
+}

@@ -1,0 +1,313 @@
+//! Where CPython keeps what: one row for each layout, by version.
+//!
+//! Offsets are in bytes from the object (`ob_refcnt`), of builds for x86-64 with the GIL and without
+//! `Py_TRACE_REFS`. Each was taken from the headers of a release of that version (`Include/object.h`,
+//! `dictobject.h`, `cpython/code.h`, `funcobject.h`, `internal/pycore_dict.h`, `pycore_frame.h`) by
+//! `offsetof`; those of structures that stand in a `.c` file are named where they are used.
+
+use super::types::Flags;
+
+/// How sure a layout is.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum LayoutBasis {
+    /// Of the target's own version.
+    Exact,
+    /// Of the newest version that is known, for a target that is newer: types that contradict it are
+    /// not named.
+    Newest,
+}
+
+impl LayoutBasis {
+    /// Its name in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Newest => "newest_known",
+        }
+    }
+}
+
+/// What lies before the `PyGC_Head` of an instance of a Python class.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum PreHeader {
+    /// Nothing.
+    None,
+    /// 3.11: the values at -32, the dictionary at -24.
+    ValuesAndDict,
+    /// 3.12: a weak list at -32; at -24 the dictionary, or the values with a bit set.
+    WeakListAndTagged,
+    /// From 3.13 on: a weak list at -32, the dictionary at -24; values behind the object itself.
+    WeakListAndDict,
+}
+
+/// How a dictionary's table begins.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum DictTable {
+    /// 2.7: an open table of hash, key and value, in the dictionary itself while it is small.
+    Open,
+    /// 3.6 to 3.10: a word of size at 8.
+    Sized,
+    /// From 3.11 on: logarithms of sizes at 8 and 9, the kind of entries at 10.
+    Logarithmic,
+}
+
+/// Where a function keeps what it holds.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct FunctionLayout {
+    pub(super) defaults: u64,
+    /// Since 3.0.
+    pub(super) keyword_defaults: Option<u64>,
+    pub(super) closure: u64,
+}
+
+/// Where a frame's code and variables are.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum FrameLayout {
+    /// Up to 3.10 an object: `f_code`, and variables in the last words of its fixed part.
+    Object {
+        /// `f_code`.
+        code: u64,
+        /// `f_globals`.
+        globals: u64,
+    },
+    /// From 3.11 on a structure in a chunk of the thread's data stack.
+    Stack {
+        /// `f_code` or `f_executable`.
+        code: u64,
+        /// `f_globals`.
+        globals: u64,
+        /// `localsplus`.
+        locals: u64,
+    },
+    /// Not known.
+    Unknown,
+}
+
+/// Where a code object keeps the names of its variables.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct CodeLayout {
+    /// The number of variables, 4 bytes.
+    pub(super) locals: u64,
+    /// The tuple of their names.
+    pub(super) names: u64,
+    /// The function's name.
+    pub(super) name: u64,
+}
+
+/// Where strings keep their characters.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum StrLayout {
+    /// 2.7: bytes at 36; `unicode` has a second buffer at 24.
+    Bytes,
+    /// From 3.3 on: sizes of `PyASCIIObject` and `PyCompactUnicodeObject`, behind which they are.
+    Compact {
+        /// `sizeof(PyASCIIObject)`.
+        ascii: u64,
+        /// `sizeof(PyCompactUnicodeObject)`.
+        wide: u64,
+    },
+}
+
+/// All offsets of one version.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Layout {
+    /// Major and minor.
+    pub(super) version: (u8, u8),
+    pub(super) basis: LayoutBasis,
+    /// `sizeof(PyGC_Head)`.
+    pub(super) gc_head: u64,
+    pub(super) pre_header: PreHeader,
+    pub(super) dict: DictTable,
+    pub(super) str: StrLayout,
+    pub(super) function: FunctionLayout,
+    pub(super) code: CodeLayout,
+    pub(super) frame: FrameLayout,
+}
+
+/// `PyListObject.ob_item` in all versions.
+pub(super) const LIST_ITEMS: u64 = 24;
+/// `PyVarObject.ob_size` in all versions, and the length of strings from 3.3 on.
+pub(super) const SIZE: u64 = 16;
+/// `PyTupleObject.ob_item` in all versions.
+pub(super) const TUPLE_ITEMS: u64 = 24;
+/// `PyModuleObject.md_dict` in all versions (`Objects/moduleobject.c`).
+pub(super) const MODULE_DICT: u64 = 16;
+/// `PyWeakReference.wr_callback` in all versions.
+pub(super) const WEAK_CALLBACK: u64 = 24;
+/// `PyTypeObject.tp_weaklist` and `tp_dict` in all versions.
+pub(super) const TYPE_WEAK_LIST: u64 = 368;
+pub(super) const TYPE_DICT: u64 = 264;
+/// `PySetObject.used`, `mask` and `table` in all versions.
+pub(super) const SET_USED: u64 = 24;
+pub(super) const SET_MASK: u64 = 32;
+pub(super) const SET_TABLE: u64 = 40;
+/// numpy's `PyArrayObject.data` and `descr`, `PyArray_Descr.kind` (`numpy/ndarraytypes.h`, 1.x and 2.x).
+pub(super) const NDARRAY_DATA: u64 = 16;
+pub(super) const NDARRAY_DESCR: u64 = 56;
+pub(super) const DESCR_KIND: u64 = 24;
+/// `arrayobject.ob_item` (`Modules/arraymodule.c`) in all versions.
+pub(super) const ARRAY_ITEMS: u64 = 24;
+
+impl Layout {
+    /// The layout of a version; `None` for versions before 2.7 and from 3.0 to 3.5.
+    pub(super) fn of(version: (u8, u8)) -> Option<Self> {
+        let known = version == (2, 7) || ((3, 6)..=(3, 13)).contains(&version);
+        if !known && version <= (3, 13) {
+            return None;
+        }
+        let three = version >= (3, 0);
+        let since = |minor| version >= (3, minor);
+        let basis = match known {
+            true => LayoutBasis::Exact,
+            false => LayoutBasis::Newest,
+        };
+        Some(Self {
+            version,
+            basis,
+            gc_head: if since(8) { 16 } else { 32 },
+            pre_header: match version {
+                _ if since(13) => PreHeader::WeakListAndDict,
+                _ if since(12) => PreHeader::WeakListAndTagged,
+                _ if since(11) => PreHeader::ValuesAndDict,
+                _ => PreHeader::None,
+            },
+            dict: match version {
+                _ if since(11) => DictTable::Logarithmic,
+                _ if three => DictTable::Sized,
+                _ => DictTable::Open,
+            },
+            str: match version {
+                _ if since(12) => StrLayout::Compact {
+                    ascii: 40,
+                    wide: 56,
+                },
+                _ if three => StrLayout::Compact {
+                    ascii: 48,
+                    wide: 72,
+                },
+                _ => StrLayout::Bytes,
+            },
+            function: if since(10) {
+                FunctionLayout {
+                    defaults: 56,
+                    keyword_defaults: Some(64),
+                    closure: 72,
+                }
+            } else if three {
+                FunctionLayout {
+                    defaults: 32,
+                    keyword_defaults: Some(40),
+                    closure: 48,
+                }
+            } else {
+                FunctionLayout {
+                    defaults: 32,
+                    keyword_defaults: None,
+                    closure: 40,
+                }
+            },
+            code: match version {
+                _ if since(12) => CodeLayout {
+                    locals: 72,
+                    names: 96,
+                    name: 120,
+                },
+                _ if since(11) => CodeLayout {
+                    locals: 76,
+                    names: 96,
+                    name: 120,
+                },
+                _ if since(8) => CodeLayout {
+                    locals: 28,
+                    names: 72,
+                    name: 112,
+                },
+                _ if three => CodeLayout {
+                    locals: 24,
+                    names: 64,
+                    name: 104,
+                },
+                _ => CodeLayout {
+                    locals: 20,
+                    names: 56,
+                    name: 88,
+                },
+            },
+            frame: match version {
+                _ if !known => FrameLayout::Unknown,
+                _ if since(12) => FrameLayout::Stack {
+                    code: 0,
+                    globals: 24,
+                    locals: 72,
+                },
+                _ if since(11) => FrameLayout::Stack {
+                    code: 32,
+                    globals: 8,
+                    locals: 72,
+                },
+                _ => FrameLayout::Object {
+                    code: 32,
+                    globals: 48,
+                },
+            },
+        })
+    }
+
+    /// Bytes before an instance of a type with these flags, in its block.
+    pub(super) fn head(&self, flags: Flags) -> u64 {
+        let gc = if flags.has(Flags::HAVE_GC) {
+            self.gc_head
+        } else {
+            0
+        };
+        let pre = match self.pre_header {
+            PreHeader::None => false,
+            PreHeader::ValuesAndDict => flags.has(Flags::MANAGED_DICT),
+            PreHeader::WeakListAndTagged | PreHeader::WeakListAndDict => {
+                flags.has(Flags::MANAGED_DICT) || flags.has(Flags::MANAGED_WEAKREF)
+            }
+        };
+        gc + if pre { 16 } else { 0 }
+    }
+
+    /// Whether an object of a type with these flags has its values behind it.
+    pub(super) fn has_values_behind(&self, flags: Flags) -> bool {
+        self.pre_header == PreHeader::WeakListAndDict && flags.has(Flags::INLINE_VALUES)
+    }
+
+    /// All offsets in a block at which an object may begin.
+    pub(super) fn heads(&self) -> &'static [u64] {
+        match self.pre_header {
+            PreHeader::None if self.gc_head == 32 => &[0, 32],
+            PreHeader::None => &[0, 16],
+            _ => &[0, 16, 32],
+        }
+    }
+
+    /// Whether the words of a `PyGC_Head` say that the collector tracks the object.
+    pub(super) fn is_tracked(&self, gc_head: &[u64]) -> bool {
+        match (self.version, gc_head) {
+            // `_gc_next` is null while it does not (`Include/internal/pycore_gc.h`).
+            (version, [next, ..]) if version >= (3, 8) => *next != 0,
+            // `gc_refs` is -2 then, from 3.4 on above a bit (`Modules/gcmodule.c`).
+            (version, [_, _, refs, ..]) => {
+                let shift = u32::from(version >= (3, 4));
+                *refs as i64 >> shift != -2
+            }
+            _ => false,
+        }
+    }
+
+    /// `PyByteArrayObject.ob_bytes`.
+    pub(super) fn bytearray_bytes(&self) -> u64 {
+        if self.version >= (3, 0) { 32 } else { 40 }
+    }
+
+    /// `ma_used` of a dictionary.
+    pub(super) fn dict_used(&self) -> u64 {
+        match self.dict {
+            DictTable::Open => 24,
+            _ => 16,
+        }
+    }
+}

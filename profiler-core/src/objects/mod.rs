@@ -1,0 +1,359 @@
+//! Python's objects: what each live block is, and which name in the program holds it.
+//!
+//! The walked heaps say where the live blocks are. A first pass over them finds the objects by their
+//! types, and the storage that they have besides; then the names of modules, classes and running
+//! functions are found; a second pass reads the references, and the dominator tree of their graph says
+//! what each name alone keeps in memory. Nothing that an object contains is shown: types, names and
+//! lengths alone.
+
+mod blocks;
+mod census;
+mod dict;
+mod edges;
+mod fold;
+mod frames;
+mod graph;
+mod holders;
+mod kinds;
+mod layout;
+mod names;
+mod scan;
+mod text;
+mod types;
+mod words;
+
+use std::sync::{Mutex, PoisonError};
+
+use hashbrown::HashMap;
+
+use self::blocks::BlockIndex;
+use self::edges::{References, Resolve, references_of};
+use self::fold::Folded;
+use self::graph::{Dominators, Graph};
+use self::holders::Holders;
+use self::kinds::{Content, Kind, PackedKind};
+use self::layout::Layout;
+use self::names::{Name, Names};
+use self::scan::{DEBUG_HEAD, Scanned, Source, scan};
+use self::types::{Role, Type, TypeTable};
+use crate::allocator::Allocator;
+use crate::data;
+use crate::heap::HeapSnapshot;
+use crate::memory::TargetMemory;
+use crate::residency::ResidencyMap;
+use crate::sample::PythonMalloc;
+use crate::size_class::SizeClass;
+
+pub use self::census::{
+    AllocatorShare, Amount, Census, Holder, LayoutBasis, NativeRow, NoCensus, PathStep, TypeRow,
+};
+pub use self::names::Root;
+
+/// What is known of the target before.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct Context {
+    /// Python's major and minor version; `None` when the target is no Python process.
+    pub python: Option<(u8, u8)>,
+    /// What serves its objects.
+    pub serves: PythonMalloc,
+    /// Whether the target stands still.
+    pub stopped: bool,
+}
+
+/// Takes a census of the live blocks of these heaps, inner ones after outer ones.
+///
+/// `memory` must refuse what is not resident (see [`crate::memory::ResidentMemory`]). It may be of a
+/// later moment than the heaps and `residency`; what has changed since is counted.
+///
+/// # Errors
+/// When there is nothing to look at, and why.
+pub fn census<M: TargetMemory + Sync>(
+    memory: &M,
+    residency: &ResidencyMap,
+    heaps: &[HeapSnapshot],
+    context: Context,
+) -> Result<Census, NoCensus> {
+    let version = context.python.ok_or(NoCensus::NotPython)?;
+    let layout = Layout::of(version).ok_or(NoCensus::UnknownVersion(version.0, version.1))?;
+    let index = BlockIndex::of(heaps);
+    if index.len() == 0 {
+        return Err(NoCensus::NoBlocks);
+    }
+    let types = TypeTable::find(memory, residency, &layout).ok_or(NoCensus::NoTypes)?;
+    let types = Mutex::new(types);
+    let source = Source {
+        memory,
+        layout: &layout,
+        index: &index,
+        leads: match context.serves {
+            PythonMalloc::PymallocDebug
+            | PythonMalloc::MallocDebug
+            | PythonMalloc::MimallocDebug => &[DEBUG_HEAD, 0],
+            _ => &[0],
+        },
+    };
+    let mut scanned = scan(&source, &types);
+    let known = all_types(&types);
+    let (names, references) = references(&source, residency, &scanned, &types, &known);
+    let References { mut graph, .. } = references;
+    let roots = add_names(&mut graph, &names);
+    own_reached(&mut scanned.kinds, &graph, &index);
+    let edges = graph.edges() as u64;
+    // What a name or a module refers to stays what it is, so that it can be shown.
+    let blocks = index.len() as u32;
+    let weight = |node: u32| match node < blocks {
+        true => index.bytes(node),
+        false => 0,
+    };
+    let may = |node: u32, into: u32| {
+        node < blocks && into < blocks && !names.is_space(node) && !names.is_space(into)
+    };
+    let folded = Folded::of(&graph, &roots[0], weight, may);
+    graph = folded.graph(&graph);
+    let tree = Dominators::of(&graph, &roots);
+    let mut gaps = Vec::new();
+    for (left_out, what) in [
+        (index.left_out(), "blocks beyond the largest number"),
+        (graph.left_out(), "references beyond the largest number"),
+    ] {
+        if left_out > 0 {
+            gaps.push(format!("{left_out} {what} were left out"));
+        }
+    }
+    drop(graph);
+    let mut census = count(&index, &scanned, &known);
+    let holders = Holders {
+        source: &source,
+        kinds: &scanned.kinds,
+        types: &known,
+        names: &names,
+        folded: &folded,
+        tree: &tree,
+    };
+    holders.report(&mut census);
+    census.python = version;
+    census.layout = layout.basis;
+    census.exact = context.stopped;
+    census.changed = references.changed;
+    census.references = edges;
+    census.gaps = gaps;
+    Ok(census)
+}
+
+fn all_types<M>(types: &Mutex<TypeTable<M>>) -> Vec<Type> {
+    let types = types.lock().unwrap_or_else(PoisonError::into_inner);
+    types.types.clone()
+}
+
+/// The names, and the references between blocks.
+fn references<M: TargetMemory + Sync>(
+    source: &Source<'_, M>,
+    residency: &ResidencyMap,
+    scanned: &Scanned,
+    types: &Mutex<TypeTable<&M>>,
+    known: &[Type],
+) -> (Names, References) {
+    let resolve = Resolve {
+        source,
+        kinds: &scanned.kinds,
+    };
+    let is_dict = |of: u32| {
+        let of = known.get(of as usize);
+        of.is_some_and(|of| of.facts.role == Role::Dict)
+    };
+    let mut names = Names::find(&resolve, &scanned.noted, types, is_dict);
+    let running = frames::running(&resolve, residency, &scanned.noted, known);
+    for (variable, value) in running.variables {
+        names.add(Name::Variable(variable), value);
+    }
+    for noted in scanned.noted.iter().filter(|n| n.role == Role::LocalDummy) {
+        names.add(Name::ThreadLocal, noted.block);
+    }
+    names.add_roots(|root| {
+        let resolved = |words: &mut dyn Iterator<Item = u64>| {
+            let mut blocks: Vec<u32> = words.filter_map(|word| resolve.target(word)).collect();
+            blocks.sort_unstable();
+            blocks.dedup();
+            blocks
+        };
+        let data = |of_python| {
+            let data = data::words(source.memory, residency, of_python);
+            resolved(&mut data.iter().flat_map(|part| part.words().iter().copied()))
+        };
+        match root {
+            Root::Frames => running.words.clone(),
+            Root::Interpreter => data(true),
+            Root::Libraries => data(false),
+            Root::Stacks => {
+                let stacks = frames::stack_words(source.memory, residency);
+                resolved(&mut stacks.into_iter())
+            }
+        }
+    });
+    let references = references_of(&resolve, scanned, known, &names);
+    (names, references)
+}
+
+/// Adds a node for each name, and gives the roots of each phase: first all that has a name in the
+/// program, then one place after the other where references without a name were found.
+fn add_names(graph: &mut Graph, names: &Names) -> Vec<Vec<u32>> {
+    let mut named = names.owners().to_vec();
+    let mut phases = Vec::new();
+    for (name, target) in names.all() {
+        let node = graph.nodes() as u32;
+        match name {
+            Name::Root(root) => {
+                graph.push(names.of_root(*root));
+                phases.push(vec![node]);
+            }
+            Name::Variable(_) | Name::ThreadLocal => {
+                graph.push(&[*target]);
+                named.push(node);
+            }
+            Name::Entry { .. } => graph.push(&[*target]),
+        }
+    }
+    phases.insert(0, named);
+    phases
+}
+
+/// Bytes of a native block behind which others are looked for that belong to the same object.
+const MAX_PASSED: u64 = 64 << 10;
+
+/// Native blocks that are reached from an object, over others too, are its storage.
+fn own_reached(kinds: &mut [PackedKind], graph: &Graph, index: &BlockIndex) {
+    let mut stack = Vec::new();
+    for block in 0..kinds.len() as u32 {
+        let (Kind::Object { of, .. } | Kind::Storage { of, .. }) = kinds[block as usize].get()
+        else {
+            continue;
+        };
+        stack.push(block);
+        while let Some(from) = stack.pop() {
+            for &to in graph.targets(from) {
+                let native = kinds.get(to as usize).is_some_and(|kind| kind.is_native());
+                if native {
+                    let content = Content::Reached;
+                    kinds[to as usize] = PackedKind::of(Kind::Storage { of, content });
+                    if index.bytes(to) <= MAX_PASSED {
+                        stack.push(to);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds up the blocks.
+fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Census {
+    let mut rows: Vec<TypeRow> = types
+        .iter()
+        .zip(scanned.tracked.iter().copied().chain(std::iter::repeat(0)))
+        .map(|(of, tracked)| TypeRow {
+            name: of.name.clone(),
+            tracked,
+            ..TypeRow::default()
+        })
+        .collect();
+    let mut census = Census {
+        python: (0, 0),
+        layout: LayoutBasis::Exact,
+        exact: false,
+        live: Amount::default(),
+        types: Vec::new(),
+        native: Vec::new(),
+        spare: Amount::default(),
+        unreadable: Amount::default(),
+        shares: Vec::new(),
+        changed: 0,
+        holders: Vec::new(),
+        held_by_names: Amount::default(),
+        unreached: Amount::default(),
+        references: 0,
+        took_ns: 0,
+        gaps: Vec::new(),
+    };
+    let mut native: HashMap<(Allocator, SizeClass), Amount> = HashMap::new();
+    let mut shares: HashMap<Allocator, (Amount, Amount)> = HashMap::new();
+    for block in 0..index.len() as u32 {
+        let bytes = index.bytes(block);
+        let allocator = index.allocator(block);
+        census.live.add(bytes);
+        let (live, named) = shares.entry(allocator).or_default();
+        live.add(bytes);
+        match scanned.kinds[block as usize].get() {
+            Kind::Object { of, .. } => rows[of as usize].objects.add(bytes),
+            Kind::Storage { of, .. } => rows[of as usize].storage.add(bytes),
+            Kind::Spare => census.spare.add(bytes),
+            Kind::Unreadable => {
+                census.unreadable.add(bytes);
+                continue;
+            }
+            Kind::Native => {
+                let class = SizeClass::of(bytes);
+                native.entry((allocator, class)).or_default().add(bytes);
+                continue;
+            }
+        }
+        named.add(bytes);
+    }
+    census.types = by_name(rows);
+    census.native = native
+        .into_iter()
+        .map(|((allocator, class), native)| NativeRow {
+            allocator,
+            class,
+            native,
+        })
+        .collect();
+    census.native.sort_by_key(|row| {
+        (
+            std::cmp::Reverse(row.native.bytes),
+            row.allocator,
+            row.class,
+        )
+    });
+    census.shares = shares
+        .into_iter()
+        .map(|(allocator, (live, named))| AllocatorShare {
+            allocator,
+            live,
+            named,
+        })
+        .collect();
+    census.shares.sort_by_key(|share| share.allocator);
+    census
+}
+
+/// Types of one name are one row: classes that were made anew, as by a reload.
+fn by_name(rows: Vec<TypeRow>) -> Vec<TypeRow> {
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut all: Vec<TypeRow> = Vec::new();
+    for row in rows {
+        if row.objects.blocks == 0 && row.storage.blocks == 0 {
+            continue;
+        }
+        match places.get(&row.name) {
+            Some(&at) => {
+                let same = &mut all[at];
+                for (sum, more) in [
+                    (&mut same.objects, row.objects),
+                    (&mut same.storage, row.storage),
+                ] {
+                    sum.blocks += more.blocks;
+                    sum.bytes = sum.bytes.saturating_add(more.bytes);
+                }
+                same.tracked += row.tracked;
+            }
+            None => {
+                places.insert(row.name.clone(), all.len());
+                all.push(row);
+            }
+        }
+    }
+    all.sort_by(|a, b| {
+        let bytes = |row: &TypeRow| row.objects.bytes.saturating_add(row.storage.bytes);
+        bytes(b).cmp(&bytes(a)).then_with(|| a.name.cmp(&b.name))
+    });
+    all
+}

@@ -1,0 +1,264 @@
+//! Names that hold objects: entries of modules' and classes' dictionaries, variables of running
+//! functions, and what threads keep for themselves.
+//!
+//! Each name is a node of its own between the dictionary and the value, so that what only this name
+//! keeps is dominated by it.
+
+use std::sync::{Mutex, PoisonError};
+
+use hashbrown::{HashMap, HashSet};
+
+use super::dict::{DictParts, entries};
+use super::edges::Resolve;
+use super::frames::Variable;
+use super::graph::NONE;
+use super::layout::{DictTable, Layout, MODULE_DICT};
+use super::scan::Noted;
+use super::text::str_name;
+use super::types::{Role, TypeTable};
+use super::words::read_word;
+use crate::addr::RemoteAddr;
+use crate::memory::TargetMemory;
+
+/// Names at the most; a large program has a few hundred thousand.
+const MAX_NAMES: usize = 1 << 22;
+/// Entries of a module that are looked at for its name.
+pub(super) const NAME_ENTRIES: usize = 1 << 12;
+/// Entries of one module or class, at the most.
+const MAX_ENTRIES: u64 = 1 << 18;
+
+/// What a name is.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Name {
+    /// A module's global or a class's attribute: the space, and the address of the key.
+    Entry { space: u32, key: u64 },
+    /// A variable of a running function.
+    Variable(Variable),
+    /// The `threading.local` data of a thread.
+    ThreadLocal,
+    /// What no name of the program holds, by where it was found.
+    Root(Root),
+}
+
+/// Where references come from that have no name in the program.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Root {
+    /// The evaluation stacks of running functions.
+    Frames,
+    /// Python's own data: the interpreter's state, built-in types, interned strings.
+    Interpreter,
+    /// Data of other libraries and extension modules.
+    Libraries,
+    /// Threads' stacks.
+    Stacks,
+}
+
+impl Root {
+    /// All of them, in the order in which they are asked who holds what is left.
+    pub(super) const ALL: [Self; 4] = [
+        Self::Frames,
+        Self::Interpreter,
+        Self::Libraries,
+        Self::Stacks,
+    ];
+
+    /// Its name in output and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Frames => "(running frames)",
+            Self::Interpreter => "(interpreter)",
+            Self::Libraries => "(data of libraries)",
+            Self::Stacks => "(thread stacks)",
+        }
+    }
+}
+
+/// A module or a class: a dictionary whose entries are names.
+#[derive(Clone, Debug)]
+struct Space {
+    name: String,
+    /// Its first name, and the one after its last.
+    names: (u32, u32),
+}
+
+/// All names, and what they refer to.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    spaces: Vec<Space>,
+    /// The space whose names this block's table has.
+    tables: HashMap<u32, u32>,
+    /// Modules and classes, their dictionaries and tables.
+    blocks: HashSet<u32>,
+    /// Modules and classes alone.
+    owners: Vec<u32>,
+    /// What is referred to from each place without names.
+    roots: Vec<(Root, Vec<u32>)>,
+    /// Each name with the block of its value; [`NONE`] for [`Name::Root`].
+    names: Vec<(Name, u32)>,
+    /// The node of the first name: nodes before are blocks.
+    first_node: u32,
+}
+
+impl Names {
+    /// Names of all modules and classes that were noted.
+    pub(super) fn find<M: TargetMemory + Sync>(
+        resolve: &Resolve<'_, M>,
+        noted: &[Noted],
+        types: &Mutex<TypeTable<&M>>,
+        is_dict: impl Fn(u32) -> bool,
+    ) -> Self {
+        let source = resolve.source;
+        let mut names = Self {
+            first_node: source.index.len() as u32,
+            ..Self::default()
+        };
+        for noted in noted {
+            let dict_and_name = match noted.role {
+                Role::Module => {
+                    let dict = read_word(source.memory, noted.object.wrapping_add(MODULE_DICT));
+                    dict.map(|dict| (dict, None))
+                }
+                Role::Type => {
+                    let mut types = types.lock().unwrap_or_else(PoisonError::into_inner);
+                    let of = types.at(noted.object);
+                    of.map(|of| &types.types[of.id as usize])
+                        .map(|of| (of.dict, Some(of.name.clone())))
+                }
+                _ => None,
+            };
+            let Some((dict, name)) = dict_and_name else {
+                continue;
+            };
+            let Some((dict_block, of)) = resolve.object(dict) else {
+                continue;
+            };
+            if is_dict(of) {
+                names.blocks.insert(noted.block);
+                names.owners.push(noted.block);
+                names.add_space(resolve, dict, dict_block, name);
+            }
+        }
+        names
+    }
+
+    fn add_space<M: TargetMemory>(
+        &mut self,
+        resolve: &Resolve<'_, M>,
+        dict: u64,
+        dict_block: u32,
+        name: Option<String>,
+    ) {
+        let source = resolve.source;
+        let (memory, layout) = (source.memory, source.layout);
+        let mut object = [0; 56];
+        let read = memory.read(RemoteAddr::new(dict), &mut object);
+        let parts = read.ok().and_then(|()| DictParts::of(layout, &object));
+        let table = parts.and_then(|parts| source.index.at(parts.table));
+        let Some((table, _)) = table else {
+            return;
+        };
+        let own = self.tables.contains_key(&table);
+        let Some(entries) = entries(memory, layout, dict, MAX_ENTRIES).filter(|_| !own) else {
+            return;
+        };
+        debug_assert!(layout.dict == DictTable::Open || table != dict_block);
+        let name = name.or_else(|| module_name(memory, layout, &entries));
+        let space = self.spaces.len() as u32;
+        let first = self.names.len() as u32;
+        for (key, value) in entries {
+            let value = resolve.target(value);
+            if let Some(value) = value.filter(|_| self.names.len() < MAX_NAMES) {
+                self.names.push((Name::Entry { space, key }, value));
+            }
+        }
+        self.spaces.push(Space {
+            name: name.unwrap_or_else(|| "?".to_owned()),
+            names: (first, self.names.len() as u32),
+        });
+        self.tables.insert(table, space);
+        self.blocks.extend([dict_block, table]);
+    }
+
+    /// Adds a name that is in no space.
+    pub(super) fn add(&mut self, name: Name, target: u32) {
+        if self.names.len() < MAX_NAMES {
+            self.names.push((name, target));
+        }
+    }
+
+    /// Adds the places where references without a name are found, with the blocks of each.
+    pub(super) fn add_roots(&mut self, mut blocks: impl FnMut(Root) -> Vec<u32>) {
+        for root in Root::ALL {
+            self.names.push((Name::Root(root), NONE));
+            self.roots.push((root, blocks(root)));
+        }
+    }
+
+    /// The blocks that are referred to from a place without names.
+    pub(super) fn of_root(&self, root: Root) -> &[u32] {
+        let of = self.roots.iter().find(|(own, _)| *own == root);
+        of.map_or(&[], |(_, blocks)| blocks)
+    }
+
+    /// The space whose names a block's table has.
+    pub(super) fn space(&self, block: u32) -> Option<u32> {
+        self.tables.get(&block).copied()
+    }
+
+    /// The nodes of a space's names.
+    pub(super) fn nodes_of(&self, space: u32) -> impl Iterator<Item = u32> + use<> {
+        let (first, end) = self.spaces[space as usize].names;
+        let node = self.first_node;
+        (first..end).map(move |name| node + name)
+    }
+
+    /// Modules and classes: where all that has a name is reached from.
+    pub(super) fn owners(&self) -> &[u32] {
+        &self.owners
+    }
+
+    /// Whether a block is a module, a class, or the dictionary of one.
+    pub(super) fn is_space(&self, block: u32) -> bool {
+        self.blocks.contains(&block)
+    }
+
+    /// All names with the blocks of their values.
+    pub(super) fn all(&self) -> &[(Name, u32)] {
+        &self.names
+    }
+
+    /// The name that a node is, with the block of its value.
+    pub(super) fn of_node(&self, node: u32) -> Option<(Name, u32)> {
+        let at = node.checked_sub(self.first_node)?;
+        self.names.get(at as usize).copied()
+    }
+
+    /// A name as people write it.
+    pub(super) fn text<M: TargetMemory>(&self, memory: &M, layout: &Layout, name: Name) -> String {
+        match name {
+            Name::Entry { space, key } => {
+                let key = str_name(memory, layout, key);
+                let key = key.as_deref().unwrap_or("?");
+                format!("{}.{key}", self.spaces[space as usize].name)
+            }
+            Name::Variable(variable) => variable.text(memory, layout),
+            Name::ThreadLocal => "(threading.local of a thread)".to_owned(),
+            Name::Root(root) => root.name().to_owned(),
+        }
+    }
+}
+
+/// What a module's dictionary calls it.
+pub(super) fn module_name<M: TargetMemory>(
+    memory: &M,
+    layout: &Layout,
+    entries: &[(u64, u64)],
+) -> Option<String> {
+    // It is among the first that a module gets, but in 2.7 tables are in no order.
+    let mut first = entries.iter().take(NAME_ENTRIES);
+    let (_, value) = first.find(|(key, _)| {
+        let key = str_name(memory, layout, *key);
+        key.is_some_and(|key| key == "__name__")
+    })?;
+    str_name(memory, layout, *value)
+}

@@ -1,0 +1,428 @@
+//! The first pass over all live blocks: which hold objects, and what storage those have.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use hashbrown::HashMap;
+
+use super::blocks::BlockIndex;
+use super::dict::DictParts;
+use super::kinds::{Content, Kind, PackedKind};
+use super::layout::{
+    ARRAY_ITEMS, DESCR_KIND, DictTable, LIST_ITEMS, Layout, NDARRAY_DATA, NDARRAY_DESCR, PreHeader,
+    SET_MASK, SET_TABLE, SIZE, StrLayout,
+};
+use super::types::{Flags, Role, TypeFacts, TypeTable};
+use super::words::{Window, word};
+use crate::addr::{AddrRange, RemoteAddr};
+use crate::memory::TargetMemory;
+
+/// Bytes of a block that are looked at: the head of an object and its first fields.
+const LOOKED_AT: u64 = 160;
+/// In 2.7 numbers are made in blocks of malloc's, of a link and then as many of them as there is room for in
+/// 1000 bytes (`PyIntBlock` and `PyFloatBlock`, `Objects/intobject.c` and `floatobject.c`).
+const NUMBER_BLOCK: u64 = 992;
+/// The link, and the bytes of a number.
+const NUMBERS: (u64, u64) = (8, 24);
+/// Reference counts above are none: addresses are larger, and immortal objects' counts smaller
+/// (`_Py_IMMORTAL_REFCNT`, `UINT_MAX` at the most).
+const MAX_REFCOUNT: u64 = 1 << 40;
+/// Types that a thread keeps at hand, and addresses of which it knows that none is there.
+const KEPT_TYPES: usize = 1 << 15;
+/// Bytes that the hooks of `PYTHONMALLOC=debug` put before each block (`Objects/obmalloc.c`).
+pub(super) const DEBUG_HEAD: u64 = 16;
+
+/// An object that is looked into later on.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Noted {
+    pub(super) block: u32,
+    pub(super) role: Role,
+    /// Its address.
+    pub(super) object: u64,
+}
+
+/// Storage of an object, as the object's own fields say.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+struct Claim {
+    block: u32,
+    of: u32,
+    content: Content,
+    /// Words that hold references; the block's end is the limit where there are fewer.
+    words: u32,
+}
+
+/// What the first pass found.
+#[derive(Debug, Default)]
+pub(super) struct Scanned {
+    /// What each block is.
+    pub(super) kinds: Vec<PackedKind>,
+    /// Blocks of which only so many words are references, ascending.
+    pub(super) limits: Vec<(u32, u32)>,
+    /// Modules, frames and the like, ascending by block.
+    pub(super) noted: Vec<Noted>,
+    /// Of each type the objects that the garbage collector tracks.
+    pub(super) tracked: Vec<u64>,
+}
+
+/// What all threads of a pass share.
+pub(super) struct Source<'a, M> {
+    pub(super) memory: &'a M,
+    pub(super) layout: &'a Layout,
+    pub(super) index: &'a BlockIndex,
+    /// Bytes that may lie before what was asked for in a block: none, or those of the debug hooks.
+    pub(super) leads: &'a [u64],
+}
+
+/// Threads at most.
+const MAX_THREADS: usize = 4;
+/// Blocks that are worth a thread of their own.
+const BLOCKS_A_THREAD: usize = 1 << 16;
+
+/// Numbers of blocks in parts of about equal numbers, one for each thread.
+pub(super) fn parts(blocks: usize) -> Vec<Range<u32>> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let each = blocks.div_ceil(cores.min(MAX_THREADS)).max(BLOCKS_A_THREAD);
+    let starts = (0..blocks).step_by(each);
+    starts
+        .map(|start| start as u32..(start + each).min(blocks) as u32)
+        .collect()
+}
+
+/// Looks at the beginning of every block.
+pub(super) fn scan<M: TargetMemory + Sync>(
+    source: &Source<'_, M>,
+    types: &Mutex<TypeTable<&M>>,
+) -> Scanned {
+    let mut kinds = vec![PackedKind::default(); source.index.len()];
+    let mut rest = kinds.as_mut_slice();
+    let found: Vec<Part> = thread::scope(|scope| {
+        let mut running = Vec::new();
+        for range in parts(source.index.len()) {
+            let (part, behind) = rest.split_at_mut(range.len());
+            rest = behind;
+            running.push(scope.spawn(move || Scan::new(source, types).run(range, part)));
+        }
+        let joined = running.into_iter().map(|thread| thread.join());
+        joined
+            .map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let mut scanned = Scanned {
+        kinds,
+        ..Scanned::default()
+    };
+    for part in found {
+        scanned.noted.extend(part.noted);
+        let tracked = part.tracked.len().max(scanned.tracked.len());
+        scanned.tracked.resize(tracked, 0);
+        for (all, more) in scanned.tracked.iter_mut().zip(&part.tracked) {
+            *all += more;
+        }
+        for claim in part.claims {
+            let kind = &mut scanned.kinds[claim.block as usize];
+            // What holds an object is no storage; the first owner has it.
+            if kind.is_native() {
+                let (of, content) = (claim.of, claim.content);
+                *kind = PackedKind::of(Kind::Storage { of, content });
+                if claim.words < u32::MAX {
+                    scanned.limits.push((claim.block, claim.words));
+                }
+            }
+        }
+    }
+    scanned.limits.sort_unstable_by_key(|(block, _)| *block);
+    scanned
+}
+
+/// What one thread found.
+#[derive(Default)]
+struct Part {
+    claims: Vec<Claim>,
+    noted: Vec<Noted>,
+    tracked: Vec<u64>,
+}
+
+/// One thread's pass.
+struct Scan<'a, 'm, M> {
+    source: &'a Source<'a, M>,
+    types: &'a Mutex<TypeTable<&'m M>>,
+    known: HashMap<u64, Option<TypeFacts>>,
+    /// Of the numpy types last met, whether their elements are objects.
+    object_descr: HashMap<u64, bool>,
+    part: Part,
+}
+
+impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
+    fn new(source: &'a Source<'a, M>, types: &'a Mutex<TypeTable<&'m M>>) -> Self {
+        Self {
+            source,
+            types,
+            known: HashMap::new(),
+            object_descr: HashMap::new(),
+            part: Part::default(),
+        }
+    }
+
+    fn run(mut self, blocks: Range<u32>, kinds: &mut [PackedKind]) -> Part {
+        let index = self.source.index;
+        let mut window = Window::new(self.source.memory);
+        let last = blocks.end.checked_sub(1);
+        let end = last.map_or(RemoteAddr::default(), |last| index.range(last).end());
+        for ((block, range), kind) in index.ranges(blocks).zip(kinds) {
+            let len = range.len().min(match self.may_have_numbers(range) {
+                true => NUMBER_BLOCK,
+                false => LOOKED_AT,
+            });
+            let Some(looked_at) = AddrRange::with_len(range.start(), len) else {
+                continue;
+            };
+            *kind = PackedKind::of(match window.bytes(looked_at, end) {
+                Ok(bytes) => self.classify(block, range, bytes),
+                Err(_) => Kind::Unreadable,
+            });
+        }
+        self.part
+    }
+
+    fn classify(&mut self, block: u32, range: AddrRange, bytes: &[u8]) -> Kind {
+        for &lead in self.source.leads {
+            for &offset in self.source.layout.heads() {
+                let head = lead + offset;
+                let (Some(count), Some(of)) = (word(bytes, head), word(bytes, head + 8)) else {
+                    continue;
+                };
+                // From 3.14 on flags lie above the count.
+                let count = match self.source.layout.version {
+                    version if version >= (3, 14) => count & u64::from(u32::MAX),
+                    _ => count,
+                };
+                if count >= MAX_REFCOUNT {
+                    continue;
+                }
+                let Some(facts) = self.type_at(of) else {
+                    continue;
+                };
+                if facts.head != offset || head + facts.least_size > range.len() {
+                    continue;
+                }
+                if count == 0 {
+                    return Kind::Spare;
+                }
+                self.take(block, range, bytes, head, &facts);
+                return Kind::Object { of: facts.id, head };
+            }
+        }
+        let numbers = self.may_have_numbers(range).then(|| self.numbers(bytes));
+        match numbers.flatten() {
+            Some(of) => Kind::Storage {
+                of,
+                content: Content::Bytes,
+            },
+            None => Kind::Native,
+        }
+    }
+
+    /// Whether a block has the size of those that 2.7 has its numbers in; malloc may give 16 bytes more.
+    fn may_have_numbers(&self, range: AddrRange) -> bool {
+        let sizes = NUMBER_BLOCK..=NUMBER_BLOCK + 24;
+        self.source.layout.dict == DictTable::Open && sizes.contains(&range.len())
+    }
+
+    /// The type of the numbers in a block of 2.7's, of those that are in use.
+    fn numbers(&mut self, bytes: &[u8]) -> Option<u32> {
+        let (first, each) = NUMBERS;
+        let mut places = (first..bytes.len() as u64).step_by(each as usize);
+        places.find_map(|at| {
+            let of = self.type_at(word(bytes, at + 8)?)?;
+            let is_number = of.role == Role::Leaf && of.basic_size == each;
+            is_number.then_some(of.id)
+        })
+    }
+
+    #[inline]
+    fn type_at(&mut self, addr: u64) -> Option<TypeFacts> {
+        // Most words behind a small one are no addresses.
+        if !addr.is_multiple_of(8) || !(1 << 16..1 << 47).contains(&addr) {
+            return None;
+        }
+        if let Some(known) = self.known.get(&addr) {
+            return *known;
+        }
+        if self.known.len() >= KEPT_TYPES {
+            self.known.clear();
+        }
+        let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = types.at(addr);
+        self.known.insert(addr, found);
+        found
+    }
+
+    /// Takes an object into account: what it has besides, and whether it is looked into later.
+    fn take(&mut self, block: u32, range: AddrRange, bytes: &[u8], head: u64, facts: &TypeFacts) {
+        let layout = self.source.layout;
+        let object = range.start().get() + head;
+        if facts.flags.has(Flags::HAVE_GC) {
+            let gc = head.saturating_sub(layout.gc_head) as usize;
+            let gc_head: [u64; 4] =
+                std::array::from_fn(|at| word(bytes, (gc + at * 8) as u64).unwrap_or(0));
+            // The collector moves immortal objects to a generation that it shows to nobody.
+            let count = word(bytes, head).unwrap_or(0);
+            let shown = layout.version < (3, 12) || count as i32 >= 0;
+            if shown && layout.is_tracked(&gc_head) {
+                let id = facts.id as usize;
+                if self.part.tracked.len() <= id {
+                    self.part.tracked.resize(id + 1, 0);
+                }
+                self.part.tracked[id] += 1;
+            }
+        }
+        if matches!(
+            facts.role,
+            Role::Module | Role::Frame | Role::LocalDummy | Role::Type
+        ) {
+            self.part.noted.push(Noted {
+                block,
+                role: facts.role,
+                object,
+            });
+        }
+        let fields = &bytes[head as usize..];
+        let field = |offset| word(fields, offset).unwrap_or(0);
+        match facts.role {
+            Role::List => {
+                let words = field(SIZE).min(u32::MAX.into()) as u32;
+                self.claim(facts.id, field(LIST_ITEMS), Content::Words, words);
+            }
+            Role::Dict => self.claim_dict(facts.id, object, fields),
+            Role::Set => {
+                let table = field(SET_TABLE);
+                let entries = field(SET_MASK).saturating_add(1);
+                // A small table is in the set itself.
+                if !(object..range.end().get()).contains(&table) {
+                    let words = entries.saturating_mul(2).min(u32::MAX.into()) as u32;
+                    self.claim(facts.id, table, Content::SetTable, words);
+                }
+            }
+            Role::ByteArray => {
+                let buffer = field(layout.bytearray_bytes());
+                self.claim(facts.id, buffer, Content::Bytes, 0);
+            }
+            Role::Array => self.claim(facts.id, field(ARRAY_ITEMS), Content::Bytes, 0),
+            Role::NdArray => {
+                let content = match self.has_objects(field(NDARRAY_DESCR)) {
+                    true => (Content::Words, u32::MAX),
+                    false => (Content::Bytes, 0),
+                };
+                self.claim(facts.id, field(NDARRAY_DATA), content.0, content.1);
+            }
+            Role::Str => self.claim_buffers(facts.id, fields),
+            _ => {}
+        }
+        if facts.flags.has(Flags::MANAGED_DICT) && head >= 32 {
+            let values = match layout.pre_header {
+                PreHeader::ValuesAndDict => word(bytes, head - 32),
+                PreHeader::WeakListAndTagged => {
+                    let tagged = word(bytes, head - 24).filter(|word| word & 1 != 0);
+                    tagged.and_then(|word| word.checked_add(1))
+                }
+                PreHeader::None | PreHeader::WeakListAndDict => None,
+            };
+            self.claim_values(facts.id, values.unwrap_or(0));
+        }
+    }
+
+    fn claim_dict(&mut self, of: u32, object: u64, fields: &[u8]) {
+        let layout = self.source.layout;
+        let Some(parts) = DictParts::of(layout, fields) else {
+            return;
+        };
+        match layout.dict {
+            DictTable::Open => {
+                let own = object..object + OPEN_DICT_BYTES;
+                if !own.contains(&parts.table) {
+                    let words = parts.mask.saturating_add(1).saturating_mul(3);
+                    let words = words.min(u32::MAX.into()) as u32;
+                    self.claim(of, parts.table, Content::OpenTable, words);
+                }
+            }
+            DictTable::Sized | DictTable::Logarithmic => {
+                self.claim(of, parts.table, Content::DictKeys, u32::MAX);
+                self.claim_values(of, parts.values);
+            }
+        }
+    }
+
+    /// The buffers of a string that are not behind it: legacy data, and UTF-8.
+    fn claim_buffers(&mut self, of: u32, fields: &[u8]) {
+        let places = match self.source.layout.str {
+            StrLayout::Bytes => vec![24],
+            StrLayout::Compact { ascii, wide } => {
+                let state = word(fields, 32).unwrap_or(0);
+                let (compact, is_ascii) = (state >> 5 & 1, state >> 6 & 1);
+                match (compact, is_ascii) {
+                    (1, 1) => return,
+                    (1, 0) => vec![ascii + 8],
+                    _ => vec![ascii + 8, wide],
+                }
+            }
+        };
+        for place in places {
+            let buffer = word(fields, place).unwrap_or(0);
+            self.claim(of, buffer, Content::Bytes, 0);
+        }
+    }
+
+    /// Whether a numpy type's elements are objects.
+    fn has_objects(&mut self, descr: u64) -> bool {
+        if let Some(known) = self.object_descr.get(&descr) {
+            return *known;
+        }
+        let kind = descr.checked_add(DESCR_KIND).map(RemoteAddr::new);
+        let kind = kind.and_then(|at| self.source.memory.read_value::<u8>(at).ok());
+        let is_object = kind == Some(b'O');
+        if self.object_descr.len() < KEPT_TYPES {
+            self.object_descr.insert(descr, is_object);
+        }
+        is_object
+    }
+
+    /// Claims the block that begins at this address.
+    fn claim(&mut self, of: u32, addr: u64, content: Content, words: u32) {
+        let Some((block, into)) = self.source.index.at(addr) else {
+            return;
+        };
+        if self.source.leads.contains(&into) {
+            self.part.claims.push(Claim {
+                block,
+                of,
+                content,
+                words,
+            });
+        }
+    }
+
+    /// Claims the block of the values of an instance, which may have a head before them.
+    fn claim_values(&mut self, of: u32, addr: u64) {
+        let content = match self.source.layout.pre_header {
+            PreHeader::ValuesAndDict | PreHeader::WeakListAndTagged => Content::Values,
+            PreHeader::None | PreHeader::WeakListAndDict => Content::Words,
+        };
+        let own = self.source.index.at(addr);
+        if let Some((block, _)) = own.filter(|(_, into)| *into <= MAX_VALUES_HEAD) {
+            self.part.claims.push(Claim {
+                block,
+                of,
+                content,
+                words: u32::MAX,
+            });
+        }
+    }
+}
+
+/// Bytes before the values of instances in their block, at the most: their order and number
+/// (`new_values`, `Objects/dictobject.c` of 3.11 and 3.12), and the debug hooks'.
+pub(super) const MAX_VALUES_HEAD: u64 = 64;
+
+/// `sizeof(PyDictObject)` in 2.7, the small table included.
+const OPEN_DICT_BYTES: u64 = 248;

@@ -1,0 +1,97 @@
+//! Counts the Python objects of a process by type, and says which names hold most of them: read from
+//! outside, with nothing executed in it.
+//!
+//! ```text
+//! cargo run --release -p profiler-sampling --example census_process -- PID
+//! ```
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use profiler_core::units::{bytes, count};
+use profiler_sampling::{Sampler, SamplingOptions};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let pid = std::env::args()
+        .nth(1)
+        .ok_or("which process? give its number")?;
+    let sampler = Sampler::open(pid.parse()?)?;
+    let sample = sampler.take(SamplingOptions {
+        stop: true,
+        swap_in: false,
+        max_stop: Duration::from_secs(2),
+    })?;
+    let began = Instant::now();
+    let census = sampler.census(&sample)?;
+    println!(
+        "{} in {} blocks, {} references, {:.1?}; {} named",
+        bytes(census.live.bytes),
+        count(census.live.blocks),
+        count(census.references),
+        began.elapsed(),
+        bytes(census.typed_bytes())
+    );
+    for share in &census.shares {
+        println!(
+            "{}: {} of {} named",
+            share.allocator,
+            bytes(share.named.bytes),
+            bytes(share.live.bytes)
+        );
+    }
+    println!(
+        "spare {}, unreadable {}, unreached {} in {}, changed {}",
+        bytes(census.spare.bytes),
+        bytes(census.unreadable.bytes),
+        bytes(census.unreached.bytes),
+        count(census.unreached.blocks),
+        count(census.changed)
+    );
+    if let Ok(p) = std::env::var("TYPES") {
+        let t: Vec<String> = census
+            .types
+            .iter()
+            .map(|r| {
+                format!(
+                    "[{:?},{},{},{},{},{}]",
+                    r.name,
+                    r.objects.blocks,
+                    r.objects.bytes,
+                    r.storage.blocks,
+                    r.storage.bytes,
+                    r.tracked
+                )
+            })
+            .collect();
+        std::fs::write(p, format!("[{}]", t.join(",")))?;
+    }
+    for row in census.types.iter().take(25) {
+        println!(
+            "{:>10} {:>10} {:>10} {}",
+            count(row.objects.blocks),
+            bytes(row.objects.bytes),
+            bytes(row.storage.bytes),
+            row.name
+        );
+    }
+    for row in census.native.iter().take(5) {
+        println!("native {} {:?} {:?}", row.allocator, row.class, row.native);
+    }
+    for holder in census.holders.iter().take(25) {
+        println!(
+            "{:>10} {} {:?} {}",
+            bytes(holder.retained_bytes),
+            holder.name,
+            holder.shared_with,
+            holder.type_name.as_deref().unwrap_or("-")
+        );
+        for step in &holder.path {
+            println!(
+                "           {:?} {} {:?} x{}",
+                step.via, step.type_name, step.length, step.times
+            );
+        }
+        println!("           items {:?}", holder.item_type);
+    }
+    Ok(())
+}

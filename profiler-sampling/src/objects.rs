@@ -1,0 +1,79 @@
+//! The census of Python's objects: after a walk while the target runs on, in the stop of the walk, or of
+//! a core file.
+
+use std::time::Instant;
+
+use profiler_core::heap::HeapSnapshot;
+use profiler_core::memory::{ResidentMemory, TargetMemory};
+use profiler_core::objects::{self, Census, Context, NoCensus};
+use profiler_core::residency::{MappingKind, ResidencyMap};
+use profiler_core::sample::{PythonMalloc, Sample};
+use profiler_target::{LiveMemory, Process, Target};
+
+/// A target as it was just walked, while it still stands if it was stopped.
+#[derive(Debug)]
+pub struct Moment<'a> {
+    pub(crate) target: &'a Target,
+    pub(crate) memory: LiveMemory,
+    /// Its pages, as they are to be read.
+    pub(crate) residency: &'a ResidencyMap,
+    pub(crate) heaps: &'a [HeapSnapshot],
+    pub(crate) python_malloc: Option<PythonMalloc>,
+    pub(crate) stopped: bool,
+}
+
+impl Moment<'_> {
+    /// Takes the census of its objects.
+    ///
+    /// # Errors
+    /// When there is nothing to look at.
+    pub fn census(&self) -> Result<Census, NoCensus> {
+        let python = self.target.python_version();
+        let memory = ResidentMemory::new(&self.memory, self.residency);
+        let serves = self.python_malloc;
+        census(
+            &memory,
+            self.residency,
+            self.heaps,
+            python,
+            serves,
+            self.stopped,
+        )
+    }
+}
+
+/// The census of a target that was walked before and has run on since: blocks are those of the walk, and
+/// their content is that of now.
+pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, NoCensus> {
+    let mappings = target.mappings().unwrap_or_default();
+    // Pages may have been given back or swapped out meanwhile.
+    let mut residency = target.residency(&mappings).unwrap_or_default();
+    let walked = sample.residency.mappings().iter();
+    for stack in walked.filter(|mapping| mapping.kind == MappingKind::Stack) {
+        residency.mark_stack(stack.range.start());
+    }
+    let memory = ResidentMemory::new(target.memory(), &residency);
+    let python = target.python_version();
+    let serves = sample.target.python_malloc;
+    census(&memory, &residency, &sample.heaps, python, serves, false)
+}
+
+/// The census of memory of a known moment.
+pub(crate) fn census<M: TargetMemory + Sync>(
+    memory: &M,
+    residency: &ResidencyMap,
+    heaps: &[HeapSnapshot],
+    python: Option<(u8, u8)>,
+    serves: Option<PythonMalloc>,
+    stopped: bool,
+) -> Result<Census, NoCensus> {
+    let context = Context {
+        python,
+        serves: serves.unwrap_or_default(),
+        stopped,
+    };
+    let began = Instant::now();
+    let mut census = objects::census(memory, residency, heaps, context)?;
+    census.took_ns = began.elapsed().as_nanos() as u64;
+    Ok(census)
+}

@@ -1,0 +1,250 @@
+//! Python's objects, from outside, against what each Python says of its own and what a program with known
+//! structures holds by construction. Reads other processes' memory, as root.
+
+mod support;
+
+use std::process::Command;
+
+use profiler_testing::child::{Child, eventually, wait_for_state};
+use profiler_testing::pythons::{Python, pythons};
+use serde_json::Value;
+use support::{fragscope, json};
+
+/// Structures under known names, then an account of all objects.
+const SHAPES: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/workers/object_shapes.py"
+);
+/// Items of each structure.
+const N: u64 = 20_000;
+
+/// A child that stands still with its account given.
+fn shapes(python: &Python) -> (Child, Value) {
+    let mut command = Command::new(&python.path);
+    command.arg(SHAPES);
+    let child = Child::run(command);
+    let account = serde_json::from_str(child.first_line()).expect("an account");
+    wait_for_state(child.pid(), 'S');
+    (child, account)
+}
+
+fn objects(pid: i32, how: &[&str]) -> Value {
+    let pid = pid.to_string();
+    let args = [&["snapshot", "--json", "--pid", &pid], how].concat();
+    let snapshot = json(&fragscope(&args));
+    assert!(snapshot["objects"].is_object(), "{}", snapshot["notices"]);
+    snapshot["objects"].clone()
+}
+
+/// Pythons whose objects can be read.
+fn readable() -> Vec<Python> {
+    let all = pythons().into_iter();
+    let readable: Vec<_> = all
+        .filter(|python| !python.free_threaded && !python.debug)
+        .collect();
+    assert!(!readable.is_empty(), "no Python that can be read");
+    readable
+}
+
+fn of_type<'o>(objects: &'o Value, name: &str) -> &'o Value {
+    let types = objects["types"].as_array().expect("types");
+    types
+        .iter()
+        .find(|row| row["type"] == name)
+        .unwrap_or(&Value::Null)
+}
+
+fn number(of: &Value, key: &str) -> u64 {
+    of[key].as_u64().unwrap_or(0)
+}
+
+fn holder<'o>(objects: &'o Value, name: &str) -> &'o Value {
+    let holders = objects["holders"].as_array().expect("holders");
+    let found = holders.iter().find(|holder| {
+        let shared = holder["shared_with"].as_array().expect("names");
+        holder["name"] == name || shared.iter().any(|other| other == name)
+    });
+    found.unwrap_or_else(|| panic!("{name} holds nothing: {holders:#?}"))
+}
+
+/// Each type of which the collector tracks objects has as many as it says, and bytes where
+/// `sys.getsizeof` gives all of an object's.
+fn assert_equals_the_account(objects: &Value, account: &Value, what: &str) {
+    let new = objects["python"] != "2.7";
+    let counts = account["counts"].as_object().expect("counts");
+    assert!(counts.len() > 30, "{what}");
+    // The account runs in a frame of its own.
+    for (name, count) in counts.iter().filter(|(name, _)| *name != "frame") {
+        let ours = number(of_type(objects, name), "tracked");
+        assert_eq!(ours, count.as_u64().expect("a count"), "{name}, {what}");
+    }
+    for (name, size) in account["sizes"].as_object().expect("sizes") {
+        let ours = number(of_type(objects, name), "bytes");
+        assert_eq!(ours, size.as_u64().expect("bytes"), "{name}, {what}");
+    }
+    // malloc may give more than was asked for, and blocks with a mapping of their own whole pages. Lists of
+    // 2.7's `range` come and go with the account.
+    let storage = account["storage"].as_object().expect("sizes");
+    for (name, size) in storage.iter().filter(|(name, _)| new || *name != "list") {
+        let size = size.as_u64().expect("bytes");
+        let ours = number(of_type(objects, name), "storage_bytes");
+        let most = size + size / 10;
+        assert!(
+            (size..=most).contains(&ours),
+            "{name}: {ours} of {size}, {what}"
+        );
+    }
+}
+
+/// Each name holds what it was made with, and its own small parts besides.
+fn assert_known_structures(objects: &Value, account: &Value, what: &str) {
+    let known = account["retained"].as_object().expect("names");
+    assert!(known.len() >= 12, "{known:?}");
+    for (name, expected) in known {
+        let holder = holder(objects, name);
+        let expected = expected.as_u64().expect("bytes");
+        let retained = number(holder, "retained_bytes");
+        // What links and tables take of an `lru_cache` is not known to Python.
+        let most = match name.as_str() {
+            "__main__.cached" => expected * 3,
+            _ => expected + expected / 20 + 8192,
+        };
+        assert!(
+            (expected..=most).contains(&retained),
+            "{name} holds {retained}, by construction {expected}: {holder:#}, {what}"
+        );
+    }
+    assert_eq!(holder(objects, "__main__.SESSIONS")["length"], N, "{what}");
+    assert_eq!(
+        holder(objects, "__main__.SESSIONS")["item_type"],
+        "__main__.Slotted",
+        "{what}"
+    );
+    let path = |name: &str| holder(objects, name)["path"].clone();
+    assert_eq!(path("__main__.remember")[1]["via"], "default arguments");
+    assert_eq!(path("__main__.CLOSURE")[1]["via"], "closure", "{what}");
+    let shared = holder(objects, "__main__.ALSO_SHARED");
+    assert_eq!(shared["shared_with"].as_array().map(Vec::len), Some(1));
+    // A weak reference holds nothing.
+    let weak = holder(objects, "__main__.run(): watched");
+    assert_eq!(weak["shared_with"], Value::Array(Vec::new()), "{what}");
+}
+
+#[test]
+fn every_python_has_the_objects_that_it_counts_and_holds_what_it_was_made_with() {
+    for python in readable() {
+        let what = format!("{python:?}");
+        let (child, account) = shapes(&python);
+        let objects = eventually("a stop", || {
+            // On a busy host a thread may not stop in time, and the target is read while it runs.
+            let objects = objects(child.pid(), &["--stop-for-objects"]);
+            (objects["exact"] == true).then_some(objects)
+        });
+        assert_eq!(objects["layout"], "exact", "{what}");
+        assert_eq!(objects["changed_objects"], 0, "{what}");
+        assert_equals_the_account(&objects, &account, &what);
+        assert_known_structures(&objects, &account, &what);
+        let texts = number(of_type(&objects, "str"), "objects");
+        assert!(texts >= N, "{texts} strings, {what}");
+        let allocators = objects["allocators"].as_array().expect("allocators");
+        let pymalloc = allocators.iter().find(|row| row["allocator"] == "pymalloc");
+        let pymalloc = pymalloc.expect("pymalloc");
+        let (named, live) = (
+            number(pymalloc, "named_bytes"),
+            number(pymalloc, "live_bytes"),
+        );
+        assert!(named * 100 >= live * 95, "{named} of {live}, {what}");
+        println!(
+            "{what}: {} types equal, {:.1} % of pymalloc named, {} ms",
+            account["counts"]
+                .as_object()
+                .map_or(0, |counts| counts.len()),
+            named as f64 / live as f64 * 100.0,
+            objects["read_ms"]
+        );
+    }
+}
+
+#[test]
+fn of_a_program_that_stands_still_it_is_the_same_read_while_it_may_run() {
+    let python = readable().swap_remove(0);
+    let (child, account) = shapes(&python);
+    let objects = objects(child.pid(), &["--objects"]);
+    assert_eq!(objects["exact"], false);
+    assert_equals_the_account(&objects, &account, "read after the walk");
+    assert_known_structures(&objects, &account, "read after the walk");
+}
+
+#[test]
+fn a_core_file_has_the_objects_of_the_process() {
+    let python = readable().swap_remove(0);
+    let (child, account) = shapes(&python);
+    let folder = tempfile::tempdir().expect("a folder");
+    let prefix = folder.path().join("core");
+    let pid = child.pid().to_string();
+    let made = Command::new("gcore")
+        .arg("-o")
+        .arg(&prefix)
+        .arg(&pid)
+        .output();
+    let made = made.expect("gcore, of gdb: cargo xtask test installs it");
+    assert!(made.status.success(), "{}", support::stderr(&made));
+    let core = format!("{}.{pid}", support::text(&prefix));
+    let snapshot = json(&fragscope(&[
+        "snapshot",
+        "--json",
+        "--objects",
+        "--core",
+        &core,
+    ]));
+    let objects = &snapshot["objects"];
+    assert_eq!(objects["exact"], true);
+    assert_equals_the_account(objects, &account, "a core");
+    assert_known_structures(objects, &account, "a core");
+}
+
+#[test]
+fn nothing_that_an_object_contains_is_shown() {
+    let child = Child::python(
+        "
+import sys
+class Vault(object):
+    pass
+VAULT = Vault()
+VAULT.content = {'password-%d' % i: 'hunter2-%d' % i for i in range(20000)}
+print('ready', flush=True)
+sys.stdin.readline()
+",
+    );
+    let pid = child.pid().to_string();
+    for form in [&["--json"][..], &[]] {
+        let shown = fragscope(&[&["snapshot", "--objects", "--pid", &pid], form].concat());
+        let text = String::from_utf8(shown.stdout).expect("UTF-8");
+        // Its command line has them.
+        let (_, after) = text
+            .split_once("OBJECTS")
+            .or(text.split_once("\"objects\""))
+            .expect("objects");
+        assert!(after.contains("__main__.VAULT"), "{after}");
+        assert!(
+            !after.contains("hunter2") && !after.contains("password"),
+            "{after}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_python_says_so() {
+    let child = Child::c("pages");
+    let pid = child.pid().to_string();
+    let snapshot = json(&fragscope(&[
+        "snapshot",
+        "--json",
+        "--objects",
+        "--pid",
+        &pid,
+    ]));
+    assert_eq!(snapshot["objects"], Value::Null);
+    let notices = snapshot["notices"].to_string();
+    assert!(notices.contains("not a Python process"), "{notices}");
+}
