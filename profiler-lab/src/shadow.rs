@@ -97,7 +97,14 @@ impl Shadows {
     ) -> io::Result<Self> {
         let cpus = description.cpus;
         let baseline = baseline(&description);
-        let others = allocators.iter().map(|allocator| {
+        // The worker's own is there already.
+        let is_own = |allocator: &Allocator| {
+            let own = baseline.allocator.as_ref();
+            own.is_ok_and(|own| own.object == allocator.object)
+                && baseline.env.variables().is_empty()
+        };
+        let others: Vec<&Allocator> = allocators.iter().filter(|one| !is_own(one)).collect();
+        let others = others.into_iter().map(|allocator| {
             let name = short_title(allocator);
             Candidate::with(&name, Ok(allocator.clone()), Environment::default())
         });

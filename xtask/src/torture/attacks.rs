@@ -176,7 +176,7 @@ const HELD: &[Held] = &[
             "events_that_no_recorder_writes_are_counted_and_the_others_kept",
             "a_ring_that_is_scribbled_over_ends_the_recording_and_no_program",
             "a_ring_cannot_be_made_shorter",
-            "a_process_that_does_not_descend_from_the_command_is_never_looked_into",
+            "a_process_that_does_not_descend_from_the_command_is_never_sampled",
             "a_flood_of_forged_processes_costs_little_memory",
             "writers_that_are_killed_in_a_full_ring_hold_up_nobody",
             "nobody_else_can_forbid_a_recording",
