@@ -44,7 +44,7 @@ impl<M> Resolve<'_, M> {
     /// The same, where a head of so many bytes may be before the address in a block without an object.
     #[inline]
     fn within(&self, addr: u64, most: u64) -> Option<u32> {
-        if addr % 8 != 0 {
+        if !addr.is_multiple_of(8) {
             return None;
         }
         let (block, into) = self.source.index.at(addr)?;

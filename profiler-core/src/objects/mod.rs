@@ -146,11 +146,11 @@ fn all_types<M>(types: &Mutex<TypeTable<M>>) -> Vec<Type> {
 }
 
 /// The names, and the references between blocks.
-fn references<'m, M: TargetMemory + Sync>(
+fn references<M: TargetMemory + Sync>(
     source: &Source<'_, M>,
     residency: &ResidencyMap,
     scanned: &Scanned,
-    types: &Mutex<TypeTable<&'m M>>,
+    types: &Mutex<TypeTable<&M>>,
     known: &[Type],
 ) -> (Names, References) {
     let resolve = Resolve {

@@ -243,7 +243,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
     #[inline]
     fn type_at(&mut self, addr: u64) -> Option<TypeFacts> {
         // Most words behind a small one are no addresses.
-        if addr % 8 != 0 || !(1 << 16..1 << 47).contains(&addr) {
+        if !addr.is_multiple_of(8) || !(1 << 16..1 << 47).contains(&addr) {
             return None;
         }
         if let Some(known) = self.known.get(&addr) {

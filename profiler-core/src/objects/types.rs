@@ -182,7 +182,7 @@ impl<M: TargetMemory> TypeTable<M> {
         if let Some(known) = self.by_addr.get(&addr) {
             return known.map(|id| self.types[id as usize].facts);
         }
-        if addr % 8 != 0 || depth >= MAX_DEPTH {
+        if !addr.is_multiple_of(8) || depth >= MAX_DEPTH {
             return None;
         }
         let found = self.recognise(addr, depth);
