@@ -4,7 +4,8 @@ mod pythons;
 
 use profiler_core::sample::PythonMalloc::{self, *};
 use profiler_target::{Process, Target};
-use pythons::{Python, pythons, serves};
+use profiler_testing::pythons::{Python, pythons};
+use pythons::serves;
 
 const READY: &str = "
 import sys

@@ -455,7 +455,7 @@ mod tests {
             roots in proptest::collection::vec(0u32..12, 1..4),
         ) {
             let graph = graph(12, &edges);
-            let tree = Dominators::of(&graph, &[roots.clone()]);
+            let tree = Dominators::of(&graph, std::slice::from_ref(&roots));
             let all = reached(&graph, &roots, NONE);
             for node in 0..12u32 {
                 let number = tree.number[node as usize];
