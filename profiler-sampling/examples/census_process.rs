@@ -47,24 +47,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         count(census.unreached.blocks),
         count(census.changed)
     );
-    if let Ok(p) = std::env::var("TYPES") {
-        let t: Vec<String> = census
-            .types
-            .iter()
-            .map(|r| {
-                format!(
-                    "[{:?},{},{},{},{},{}]",
-                    r.name,
-                    r.objects.blocks,
-                    r.objects.bytes,
-                    r.storage.blocks,
-                    r.storage.bytes,
-                    r.tracked
-                )
-            })
-            .collect();
-        std::fs::write(p, format!("[{}]", t.join(",")))?;
-    }
     for row in census.types.iter().take(25) {
         println!(
             "{:>10} {:>10} {:>10} {}",
@@ -74,24 +56,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             row.name
         );
     }
-    for row in census.native.iter().take(5) {
-        println!("native {} {:?} {:?}", row.allocator, row.class, row.native);
-    }
     for holder in census.holders.iter().take(25) {
         println!(
-            "{:>10} {} {:?} {}",
+            "{:>10} {} {}",
             bytes(holder.retained_bytes),
             holder.name,
-            holder.shared_with,
             holder.type_name.as_deref().unwrap_or("-")
         );
-        for step in &holder.path {
-            println!(
-                "           {:?} {} {:?} x{}",
-                step.via, step.type_name, step.length, step.times
-            );
-        }
-        println!("           items {:?}", holder.item_type);
     }
     Ok(())
 }

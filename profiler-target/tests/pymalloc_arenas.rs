@@ -12,8 +12,9 @@ use profiler_core::report::{FragReport, LedgerClass};
 use profiler_core::sample::{PythonMalloc, Sample};
 use profiler_target::{Libc, Process, Target};
 use profiler_testing::child::{self, wait_for_state};
+use profiler_testing::pythons::pythons;
 use pythons::account::{ACCOUNT, Account, HEAP, assert_equal, parse};
-use pythons::{pythons, walk};
+use pythons::walk;
 
 /// Three interpreters with arenas of their own, each of which builds a heap, prints its account and
 /// waits in a thread of its own; then the main interpreter does the same.

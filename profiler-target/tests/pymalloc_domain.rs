@@ -4,8 +4,8 @@ mod pythons;
 
 use profiler_core::sample::PythonMalloc::{self, *};
 use profiler_target::{Process, Target};
-use profiler_testing::pythons::Python;
-use pythons::{pythons, serves};
+use profiler_testing::pythons::{Python, pythons};
+use pythons::serves;
 
 const READY: &str = "
 import sys

@@ -5,8 +5,9 @@ mod pythons;
 use profiler_core::completeness::Confidence;
 use profiler_core::pymalloc::NotWalked;
 use profiler_testing::child::wait_for_state;
+use profiler_testing::pythons::pythons;
 use pythons::account::{ACCOUNT, ACCOUNT_2, HEAP, assert_equal, blocks, parse};
-use pythons::{pythons, walk};
+use pythons::walk;
 
 /// Private pages that all look like pools of 4 or of 16 KiB, with the indexes of real arenas.
 const FORGED: &str = "

@@ -203,10 +203,10 @@ mod tests {
     use crate::heap::{Extent, ExtentKind};
     use crate::span::{SpanList, SpanState};
 
-    /// An extent's start, the bytes of its blocks' headers, and its spans.
-    type Laid<'a> = (u64, u64, &'a [(u64, SpanState)]);
+    /// Where an extent begins, the bytes of its blocks' headers, and its spans.
+    type Parts<'a> = (u64, u64, &'a [(u64, SpanState)]);
 
-    fn heap(allocator: Allocator, extents: &[Laid<'_>]) -> HeapSnapshot {
+    fn heap(allocator: Allocator, extents: &[Parts<'_>]) -> HeapSnapshot {
         let mut heap = HeapSnapshot::new(allocator, "");
         for &(start, header, parts) in extents {
             let mut spans = SpanList::default();

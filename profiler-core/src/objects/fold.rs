@@ -29,7 +29,7 @@ impl Folded {
     ) -> Self {
         let nodes = graph.nodes();
         let mut only = vec![NONE; nodes];
-        let reached = graph.reached(roots);
+        let reached = graph.reached(roots, |_| true);
         for from in 0..nodes as u32 {
             let is_reached = reached.has(from);
             for &to in graph.targets(from) {

@@ -67,8 +67,27 @@ impl Graph {
         self.starts.push(self.targets.len() as u32);
     }
 
-    /// What is reached from these roots.
-    pub(super) fn reached(&self, roots: &[u32]) -> Bits {
+    /// Leaves out the edges that are not to be kept.
+    pub(super) fn retain(&mut self, keep: impl Fn(u32, u32) -> bool) {
+        let mut kept = 0;
+        let mut from = 0;
+        for node in 0..self.nodes() {
+            let end = self.starts[node + 1] as usize;
+            for at in from..end {
+                let to = self.targets[at];
+                if keep(node as u32, to) {
+                    self.targets[kept] = to;
+                    kept += 1;
+                }
+            }
+            from = end;
+            self.starts[node + 1] = kept as u32;
+        }
+        self.targets.truncate(kept);
+    }
+
+    /// What is reached from these roots, over nodes that are to be `passed`.
+    pub(super) fn reached(&self, roots: &[u32], passed: impl Fn(u32) -> bool) -> Bits {
         let mut reached = Bits::new(self.nodes());
         let mut stack: Vec<u32> = Vec::new();
         for &root in roots {
@@ -76,6 +95,9 @@ impl Graph {
                 stack.push(root);
             }
             while let Some(node) = stack.pop() {
+                if !passed(node) {
+                    continue;
+                }
                 for &to in self.targets(node) {
                     if !reached.set(to) {
                         stack.push(to);
@@ -423,6 +445,21 @@ mod tests {
         assert_eq!(retained[tree.number[0] as usize], 0b01_1111);
         assert_eq!(retained[0], 0b11_1111);
         assert_eq!(tree.first_phase_end(), tree.number[5]);
+    }
+
+    #[test]
+    fn edges_that_are_left_out_are_gone() {
+        let mut graph = graph(4, &[(0, 1), (0, 2), (1, 3), (2, 3), (3, 0)]);
+        let reached = graph.reached(&[0], |node| node != 2);
+        assert_eq!([0, 1, 2, 3].map(|node| reached.has(node)), [true; 4]);
+        graph.retain(|from, to| from != 2 && to != 1);
+        let left: Vec<&[u32]> = (0..4).map(|node| graph.targets(node)).collect();
+        assert_eq!(left, [&[2][..], &[3], &[], &[0]]);
+        let reached = graph.reached(&[0], |_| true);
+        assert_eq!(
+            [1, 2, 3].map(|node| reached.has(node)),
+            [false, true, false]
+        );
     }
 
     #[test]

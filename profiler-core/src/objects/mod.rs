@@ -99,6 +99,7 @@ pub fn census<M: TargetMemory + Sync>(
     let roots = add_names(&mut graph, &names);
     own_reached(&mut scanned.kinds, &graph, &index);
     let edges = graph.edges() as u64;
+    drop_doubtful(&mut graph, &roots[0], &scanned.kinds, &known);
     // What a name or a module refers to stays what it is, so that it can be shown.
     let blocks = index.len() as u32;
     let weight = |node: u32| match node < blocks {
@@ -242,6 +243,22 @@ fn own_reached(kinds: &mut [PackedKind], graph: &Graph, index: &BlockIndex) {
             }
         }
     }
+}
+
+/// Leaves out words of native blocks that refer to what names hold without them: such a block may never
+/// have been written to, and hold what was there before. Blocks of a `deque` and of an `OrderedDict`
+/// are as good as objects.
+fn drop_doubtful(graph: &mut Graph, roots: &[u32], kinds: &[PackedKind], types: &[Type]) {
+    let doubtful = |node: u32| match kinds.get(node as usize).map(|kind| kind.get()) {
+        Some(Kind::Native) => true,
+        Some(Kind::Storage {
+            of,
+            content: Content::Reached,
+        }) => !matches!(types[of as usize].facts.role, Role::Deque | Role::Dict),
+        _ => false,
+    };
+    let sure = graph.reached(roots, |node| !doubtful(node));
+    graph.retain(|from, to| !doubtful(from) || !sure.has(to));
 }
 
 /// Adds up the blocks.

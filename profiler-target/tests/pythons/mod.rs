@@ -9,7 +9,6 @@ use profiler_core::pymalloc::{self, Context, NotWalked};
 use profiler_core::sample::PythonMalloc;
 use profiler_target::{Process, Target};
 use profiler_testing::child::while_stopped;
-pub(crate) use profiler_testing::pythons::pythons;
 
 /// Stops the child and walks it.
 pub(crate) fn walk(pid: i32) -> Result<HeapSnapshot, NotWalked> {

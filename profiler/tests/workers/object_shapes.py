@@ -191,8 +191,12 @@ def account(retained=None):
                 key = (of, "storage")
                 sizes[key] = sizes.get(key, 0) + block(getsizeof(one) - own)
     del one, of, objects
+    # Several types may have one name.
+    by_name = {}
+    for of, n in counts.items():
+        by_name[name_of(of)] = by_name.get(name_of(of), 0) + n
     result = {
-        "counts": dict((name_of(of), n) for of, n in counts.items()),
+        "counts": by_name,
         "sizes": dict((name_of(of), n) for of, n in sizes.items() if isinstance(of, type)),
         "storage": dict(
             (name_of(of[0]), n) for of, n in sizes.items() if not isinstance(of, type)
