@@ -176,11 +176,13 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             Kind::Storage { content, .. } => {
                 let limits = &self.scanned.limits;
                 let limit = limits.binary_search_by_key(&block, |(block, _)| *block);
-                let words = limit.map_or(u64::MAX, |at| limits[at].1.into());
-                let len = len.min(words.saturating_mul(8));
+                let words = limit.map_or(0..u32::MAX, |at| limits[at].1.clone());
+                let end = len.min(u64::from(words.end) * 8);
+                let from = end.min(u64::from(words.start) * 8);
+                let len = end - from;
                 match content {
                     Content::Bytes => Some(()),
-                    Content::Words => reader.words(0, len, |addr| self.refer(addr)),
+                    Content::Words => reader.words(from, len, |addr| self.refer(addr)),
                     Content::Values => {
                         let head = reader.bytes(0, len.min(MAX_VALUES_HEAD))?;
                         let mut ends = (8..=head.len()).step_by(8);
@@ -193,11 +195,11 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                     }
                     Content::OpenTable => {
                         let taken = self.taken_of_entry(block);
-                        reader.strided(0, len, 3, taken, |addr| self.refer(addr))
+                        reader.strided(from, len, 3, taken, |addr| self.refer(addr))
                     }
                     Content::SetTable => {
                         let key = self.set_key();
-                        reader.strided(0, len, 2, key..key + 1, |addr| self.refer(addr))
+                        reader.strided(from, len, 2, key..key + 1, |addr| self.refer(addr))
                     }
                     Content::DictKeys => self.dict_table(block, reader),
                 }
@@ -313,7 +315,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         };
         match facts.role {
             Role::Leaf | Role::Str => Some(()),
-            Role::List | Role::ByteArray | Role::Array | Role::Code => {
+            Role::List | Role::Deque | Role::ByteArray | Role::Array | Role::Code => {
                 self.fields(reader, at, FIELDS..fixed, &[])
             }
             Role::Tuple if !facts.flags.has(Flags::HEAP) => {
@@ -351,8 +353,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 self.fields(reader, at, WEAK_CALLBACK..len, &WEAK)
             }
             Role::Type => self.fields(reader, at, FIELDS..len, &[TYPE_WEAK_LIST]),
-            Role::Deque
-            | Role::NdArray
+            Role::NdArray
             | Role::Module
             | Role::Function
             | Role::Frame

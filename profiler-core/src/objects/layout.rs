@@ -108,6 +108,20 @@ pub(super) enum StrLayout {
     },
 }
 
+/// Where a deque has its items (`Modules/_collectionsmodule.c`).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct DequeLayout {
+    /// `leftblock`, which `rightblock`, `leftindex` and `rightindex` follow.
+    pub(super) left_block: u64,
+    /// In words of a block: the first item, and the link to the block on the right.
+    pub(super) items: u64,
+    pub(super) right_link: u64,
+    /// Items of a block (`BLOCKLEN`).
+    pub(super) block_items: u64,
+    /// Words of a block, with both links.
+    pub(super) block_words: u64,
+}
+
 /// All offsets of one version.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Layout {
@@ -295,6 +309,26 @@ impl Layout {
                 *refs as i64 >> shift != -2
             }
             _ => false,
+        }
+    }
+
+    /// Where deques have their items.
+    pub(super) fn deque(&self) -> DequeLayout {
+        match self.dict {
+            DictTable::Open => DequeLayout {
+                left_block: 16,
+                items: 2,
+                right_link: 1,
+                block_items: 62,
+                block_words: 64,
+            },
+            DictTable::Sized | DictTable::Logarithmic => DequeLayout {
+                left_block: 24,
+                items: 1,
+                right_link: 65,
+                block_items: 64,
+                block_words: 66,
+            },
         }
     }
 

@@ -246,15 +246,15 @@ fn own_reached(kinds: &mut [PackedKind], graph: &Graph, index: &BlockIndex) {
 }
 
 /// Leaves out words of native blocks that refer to what names hold without them: such a block may never
-/// have been written to, and hold what was there before. Blocks of a `deque` and of an `OrderedDict`
-/// are as good as objects.
+/// have been written to, and hold what was there before. Nodes of an `OrderedDict` are as good as
+/// objects.
 fn drop_doubtful(graph: &mut Graph, roots: &[u32], kinds: &[PackedKind], types: &[Type]) {
     let doubtful = |node: u32| match kinds.get(node as usize).map(|kind| kind.get()) {
         Some(Kind::Native) => true,
         Some(Kind::Storage {
             of,
             content: Content::Reached,
-        }) => !matches!(types[of as usize].facts.role, Role::Deque | Role::Dict),
+        }) => types[of as usize].facts.role != Role::Dict,
         _ => false,
     };
     let sure = graph.reached(roots, |node| !doubtful(node));

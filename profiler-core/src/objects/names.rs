@@ -12,7 +12,7 @@ use super::dict::{DictParts, entries};
 use super::edges::Resolve;
 use super::frames::Variable;
 use super::graph::NONE;
-use super::layout::{DictTable, Layout, MODULE_DICT};
+use super::layout::{Layout, MODULE_DICT};
 use super::scan::Noted;
 use super::text::str_name;
 use super::types::{Role, TypeTable};
@@ -161,7 +161,6 @@ impl Names {
         let Some(entries) = entries(memory, layout, dict, MAX_ENTRIES).filter(|_| !own) else {
             return;
         };
-        debug_assert!(layout.dict == DictTable::Open || table != dict_block);
         let name = name.or_else(|| module_name(memory, layout, &entries));
         let space = self.spaces.len() as u32;
         let first = self.names.len() as u32;

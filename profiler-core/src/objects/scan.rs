@@ -14,7 +14,7 @@ use super::layout::{
     SET_MASK, SET_TABLE, SIZE, StrLayout,
 };
 use super::types::{Flags, Role, TypeFacts, TypeTable};
-use super::words::{Window, word};
+use super::words::{Window, read_word, word};
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::TargetMemory;
 
@@ -43,22 +43,28 @@ pub(super) struct Noted {
 }
 
 /// Storage of an object, as the object's own fields say.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 struct Claim {
     block: u32,
     of: u32,
     content: Content,
     /// Words that hold references; the block's end is the limit where there are fewer.
-    words: u32,
+    words: Words,
 }
+
+/// A part of a block in words, up to the block's end at the most.
+pub(super) type Words = Range<u32>;
+
+/// All words of a block.
+const ALL: Words = 0..u32::MAX;
 
 /// What the first pass found.
 #[derive(Debug, Default)]
 pub(super) struct Scanned {
     /// What each block is.
     pub(super) kinds: Vec<PackedKind>,
-    /// Blocks of which only so many words are references, ascending.
-    pub(super) limits: Vec<(u32, u32)>,
+    /// Blocks of which only these words are references, ascending.
+    pub(super) limits: Vec<(u32, Words)>,
     /// Modules, frames and the like, ascending by block.
     pub(super) noted: Vec<Noted>,
     /// Of each type the objects that the garbage collector tracks.
@@ -125,7 +131,7 @@ pub(super) fn scan<M: TargetMemory + Sync>(
             if kind.is_native() {
                 let (of, content) = (claim.of, claim.content);
                 *kind = PackedKind::of(Kind::Storage { of, content });
-                if claim.words < u32::MAX {
+                if claim.words != ALL {
                     scanned.limits.push((claim.block, claim.words));
                 }
             }
@@ -292,7 +298,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         match facts.role {
             Role::List => {
                 let words = field(SIZE).min(u32::MAX.into()) as u32;
-                self.claim(facts.id, field(LIST_ITEMS), Content::Words, words);
+                self.claim(facts.id, field(LIST_ITEMS), Content::Words, 0..words);
             }
             Role::Dict => self.claim_dict(facts.id, object, fields),
             Role::Set => {
@@ -301,18 +307,19 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
                 // A small table is in the set itself.
                 if !(object..range.end().get()).contains(&table) {
                     let words = entries.saturating_mul(2).min(u32::MAX.into()) as u32;
-                    self.claim(facts.id, table, Content::SetTable, words);
+                    self.claim(facts.id, table, Content::SetTable, 0..words);
                 }
             }
+            Role::Deque => self.claim_deque(facts.id, fields),
             Role::ByteArray => {
                 let buffer = field(layout.bytearray_bytes());
-                self.claim(facts.id, buffer, Content::Bytes, 0);
+                self.claim(facts.id, buffer, Content::Bytes, ALL);
             }
-            Role::Array => self.claim(facts.id, field(ARRAY_ITEMS), Content::Bytes, 0),
+            Role::Array => self.claim(facts.id, field(ARRAY_ITEMS), Content::Bytes, ALL),
             Role::NdArray => {
                 let content = match self.has_objects(field(NDARRAY_DESCR)) {
-                    true => (Content::Words, u32::MAX),
-                    false => (Content::Bytes, 0),
+                    true => (Content::Words, ALL),
+                    false => (Content::Bytes, ALL),
                 };
                 self.claim(facts.id, field(NDARRAY_DATA), content.0, content.1);
             }
@@ -343,13 +350,42 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
                 if !own.contains(&parts.table) {
                     let words = parts.mask.saturating_add(1).saturating_mul(3);
                     let words = words.min(u32::MAX.into()) as u32;
-                    self.claim(of, parts.table, Content::OpenTable, words);
+                    self.claim(of, parts.table, Content::OpenTable, 0..words);
                 }
             }
             DictTable::Sized | DictTable::Logarithmic => {
-                self.claim(of, parts.table, Content::DictKeys, u32::MAX);
+                self.claim(of, parts.table, Content::DictKeys, ALL);
                 self.claim_values(of, parts.values);
             }
+        }
+    }
+
+    /// The blocks of a deque: the first from its first item on, the last up to its last, all between. Others
+    /// that it keeps for later hold what was there before.
+    fn claim_deque(&mut self, of: u32, fields: &[u8]) {
+        let deque = self.source.layout.deque();
+        let field = |nth: u64| word(fields, deque.left_block + nth * 8);
+        let (Some(left), Some(right), Some(first), Some(last)) =
+            (field(0), field(1), field(2), field(3))
+        else {
+            return;
+        };
+        let place = |item: u64| (deque.items + item.min(deque.block_items)) as u32;
+        let mut at = left;
+        for _ in 0..MAX_DEQUE_BLOCKS {
+            let from = if at == left { place(first) } else { 0 };
+            // The allocator may give a block more words than it has.
+            let end = match at == right {
+                true => place(last) + 1,
+                false => deque.block_words as u32,
+            };
+            self.claim(of, at, Content::Words, from..end.max(from));
+            let link = at.checked_add(deque.right_link * 8);
+            let next = link.and_then(|link| read_word(self.source.memory, link));
+            let Some(next) = next.filter(|&next| at != right && next != 0) else {
+                break;
+            };
+            at = next;
         }
     }
 
@@ -369,7 +405,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         };
         for place in places {
             let buffer = word(fields, place).unwrap_or(0);
-            self.claim(of, buffer, Content::Bytes, 0);
+            self.claim(of, buffer, Content::Bytes, ALL);
         }
     }
 
@@ -388,11 +424,16 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
     }
 
     /// Claims the block that begins at this address.
-    fn claim(&mut self, of: u32, addr: u64, content: Content, words: u32) {
+    fn claim(&mut self, of: u32, addr: u64, content: Content, words: Words) {
         let Some((block, into)) = self.source.index.at(addr) else {
             return;
         };
         if self.source.leads.contains(&into) {
+            let lead = (into / 8) as u32;
+            let words = match words {
+                ALL => ALL,
+                words => words.start.saturating_add(lead)..words.end.saturating_add(lead),
+            };
             self.part.claims.push(Claim {
                 block,
                 of,
@@ -414,7 +455,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
                 block,
                 of,
                 content,
-                words: u32::MAX,
+                words: ALL,
             });
         }
     }
@@ -424,5 +465,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
 /// (`new_values`, `Objects/dictobject.c` of 3.11 and 3.12), and the debug hooks'.
 pub(super) const MAX_VALUES_HEAD: u64 = 64;
 
+/// Blocks of a deque at the most.
+const MAX_DEQUE_BLOCKS: usize = 1 << 20;
 /// `sizeof(PyDictObject)` in 2.7, the small table included.
 const OPEN_DICT_BYTES: u64 = 248;
