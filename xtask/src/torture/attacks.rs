@@ -41,10 +41,17 @@ const HELD: &[Held] = &[
         point: "a ring that the target scribbles on",
         package: "fragscope",
         binary: "",
+        tests: &["session::record::source::tests::what_no_recorder_writes_is_no_event"],
+    },
+    Held {
+        point: "forged processes, threads, forks and blocks",
+        package: "profiler-trace",
+        binary: "",
         tests: &[
-            "session::record::stream::tests::what_no_recorder_writes_is_counted_and_left_out",
-            "session::record::stream::tests::a_flood_of_forged_processes_and_threads_meets_a_limit_and_costs_little",
-            "session::record::touched::tests::large_blocks_of_all_processes_together_meet_a_limit",
+            "record::normaliser::tests::a_flood_of_forged_processes_and_threads_meets_a_limit_and_costs_little",
+            "record::normaliser::tests::a_child_takes_the_place_of_no_other_whose_fork_failed",
+            "record::normaliser::tests::events_of_a_process_after_its_end_are_counted",
+            "record::large::tests::large_blocks_of_all_processes_together_meet_a_limit",
         ],
     },
     Held {
@@ -160,21 +167,28 @@ const HELD: &[Held] = &[
         ],
     },
     Held {
-        point: "the recorder, its ring and its lock, attacked by programs that run",
+        point: "the recorder and its lock, attacked by programs that run",
         package: "fragscope",
         binary: "privileged_record_command",
         tests: &[
             "the_recorder_is_roots_own_all_the_way_and_stays_there",
             "a_program_that_starts_when_fragscope_is_gone_starts_silently",
             "a_ring_that_another_user_holds_out_is_not_written_to",
+            "nobody_else_can_forbid_a_recording",
+        ],
+    },
+    Held {
+        point: "the ring, attacked by programs that run",
+        package: "fragscope",
+        binary: "privileged_record_ring",
+        tests: &[
             "a_head_that_was_moved_far_is_moved_back_and_nothing_is_lost",
             "events_that_no_recorder_writes_are_counted_and_the_others_kept",
             "a_ring_that_is_scribbled_over_ends_the_recording_and_no_program",
             "a_ring_cannot_be_made_shorter",
-            "a_process_that_does_not_descend_from_the_command_is_never_looked_at",
+            "a_process_that_does_not_descend_from_the_command_is_never_sampled",
             "a_flood_of_forged_processes_costs_little_memory",
             "writers_that_are_killed_in_a_full_ring_hold_up_nobody",
-            "nobody_else_can_forbid_a_recording",
         ],
     },
     Held {
@@ -228,7 +242,7 @@ const HELD: &[Held] = &[
         package: "fragscope",
         binary: "privileged_access",
         tests: &[
-            "root_without_a_capability_is_told_which_one",
+            "root_without_a_capability_learns_which_one_is_lacking",
             "a_file_with_capabilities_says_which_are_lacking_or_why_they_are_not_granted",
             "a_missing_sys_or_proc_is_named",
         ],
@@ -237,7 +251,7 @@ const HELD: &[Held] = &[
         point: "targets that go at the start",
         package: "fragscope",
         binary: "gone",
-        tests: &["a_target_that_goes_at_the_start_ends_every_look_with_5_and_a_sentence"],
+        tests: &["a_target_that_goes_at_the_start_ends_every_command_with_5_and_a_sentence"],
     },
 ];
 
@@ -311,7 +325,49 @@ fn results(printed: &str) -> Ran {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
     use super::*;
+
+    fn sources(folder: &Path, all: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).expect("a folder").flatten() {
+            match entry.path() {
+                path if path.is_dir() => sources(&path, all),
+                path => all.push(path),
+            }
+        }
+    }
+
+    #[test]
+    fn every_test_that_is_named_is_in_its_binary() {
+        for held in HELD {
+            let folder = match held.package {
+                "fragscope" => "profiler",
+                package => package,
+            };
+            let (part, binary) = match held.binary {
+                "" => ("src", None),
+                binary => ("tests", Some(binary)),
+            };
+            let folder = crate::root().join(folder).join(part);
+            let mut files = Vec::new();
+            sources(&folder, &mut files);
+            // `tests/NAME.rs`, or what is in `tests/NAME`.
+            files.retain(|file| {
+                let own = file
+                    .strip_prefix(&folder)
+                    .expect("in it")
+                    .with_extension("");
+                binary.is_none_or(|binary| own.starts_with(binary))
+            });
+            let text: String = files.iter().flat_map(fs::read_to_string).collect();
+            for test in held.tests {
+                let name = test.rsplit("::").next().expect("a name");
+                assert!(text.contains(&format!("fn {name}(")), "{test}");
+            }
+        }
+    }
 
     #[test]
     fn only_tests_that_ran_and_passed_count() {
