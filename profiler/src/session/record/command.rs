@@ -37,7 +37,8 @@ const FINAL_CHECKPOINTS_TIMEOUT: Duration = Duration::from_millis(150);
 const END_TIMEOUT: Duration = Duration::from_millis(200);
 /// Between two checks of which processes are left.
 const PROCESS_CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// A child that was announced and has not begun is waited for, on a busy host: its fork failed.
+/// How long a process that may be left is waited for: a child that was announced and has not begun (its
+/// fork failed), and one of which it is not known where it comes from.
 const CHILD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Processes that outlive the command by so much are reported.
 const SURVIVORS_REPORTED_AFTER: Duration = Duration::from_secs(1);
@@ -186,6 +187,8 @@ impl Session {
             // What is still in the ring may be of processes that are not known yet.
             if let Some(status) = self.status.filter(|_| !busy)
                 && !self.is_left(status, now)
+                // What they wrote before they ended, forks among it, is read by now.
+                && !self.recording.step(EVENTS_PER_STEP)?
             {
                 return Ok(CommandEnding::Command(status));
             }
@@ -271,8 +274,9 @@ impl Session {
             return true;
         };
         let Some(pid) = survivors.first else {
-            // One that was forked last may not have written anything yet.
-            return self.recording.expects_children() && now - ended_at < CHILD_TIMEOUT;
+            // One that was forked last may not have written anything yet, or its parent is just ending.
+            let may_be_left = survivors.has_unknown || self.recording.expects_children();
+            return may_be_left && now - ended_at < CHILD_TIMEOUT;
         };
         if now - ended_at > SURVIVORS_REPORTED_AFTER && !std::mem::replace(&mut self.reported, true)
         {

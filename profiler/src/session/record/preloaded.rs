@@ -68,6 +68,9 @@ pub(crate) struct Survivors {
     pub(crate) count: usize,
     /// The first of them.
     pub(crate) first: Option<u32>,
+    /// Whether there are processes of recorded numbers of which it is not known that they descend from
+    /// the command: that cannot be determined in the moment in which a parent ends.
+    pub(crate) has_unknown: bool,
 }
 
 /// Why a recording ends before its command.
@@ -249,6 +252,8 @@ impl PreloadedRecording {
             if self.tree.member(pid).is_some() {
                 self.seeking.count += 1;
                 self.seeking.first.get_or_insert(pid);
+            } else if is_process(pid) {
+                self.seeking.has_unknown = true;
             }
         }
         if from == 0 {
@@ -352,6 +357,11 @@ fn next_of(all: &[RecordedProcess], from: u32, most: usize) -> (Vec<RecordedProc
     let mut rest = all.iter().filter(|one| one.process >= from);
     let some = rest.by_ref().take(most).copied().collect();
     (some, rest.next().map_or(0, |next| next.process))
+}
+
+/// Whether some process has this number.
+fn is_process(pid: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// The kernel's number of a process, as the ring has it.

@@ -8,7 +8,7 @@ use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule};
 use profiler_target::{Member, ProcessTree, RecordRing, TargetState, host};
 use profiler_trace::record::{RecordedProcess, Recorder, TraceSink};
 
-use super::{now_ns, pid};
+use super::{is_process, now_ns, pid};
 use crate::session::record::checkpoint::{
     self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, STOP_SHARE,
 };
@@ -252,9 +252,4 @@ fn gone(process: RecordedProcess, ring: &RecordRing) -> Observation {
         time_ns: now_ns(),
         moment: ring.head(),
     }
-}
-
-/// Whether some process has this number.
-fn is_process(pid: u32) -> bool {
-    std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
