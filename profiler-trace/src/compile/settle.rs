@@ -20,7 +20,7 @@ const BLOCK_BYTES: u64 = 40 << 10;
 /// Threads that go on, at the most.
 const MOST_THREADS: usize = 64;
 
-/// Has `threads` allocate and free in `slot` for [`SETTLING_NS`] after `since_ns`, as a program that goes
+/// Has `threads` allocate and free in `slot` for 25 s after `since_ns`, as a program that goes
 /// on: allocators that purge by time look at their clocks when they are asked for something. Thread
 /// `next` has the turn then.
 ///
