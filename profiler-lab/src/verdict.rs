@@ -203,7 +203,7 @@ fn what_is_left(report: &Report, now: &Row, had: &Measured) -> String {
     match live {
         _ if report.mechanisms.is_empty() => String::new(),
         Some(live) if (live as f64) < had as f64 * IN_USE => format!(
-            ": of {} {} are live, and none of it returns the rest",
+            ": of {} {} are live, and nothing tried returns the rest",
             bytes(had),
             bytes(live)
         ),

@@ -110,19 +110,7 @@ fn a_core_gives_the_heaps_that_the_process_has() {
     assert_eq!(live["completeness"]["layout_confidence"], "high");
     assert_eq!(live["completeness"]["stopped"], true);
 
-    let prefix = folder.path().join("gcore");
-    let made = Command::new("gcore")
-        .arg("-o")
-        .arg(&prefix)
-        .arg(&pid)
-        .output();
-    let made = made.expect("gcore, of gdb: cargo xtask test installs it");
-    assert!(
-        made.status.success(),
-        "{}",
-        String::from_utf8_lossy(&made.stderr)
-    );
-    let written = folder.path().join(format!("gcore.{pid}"));
+    let written = support::core_of(&pid, folder.path());
     let gcores = snapshot(&["--core", written.to_str().expect("text")]);
     assert_eq!(heaps(&gcores, false), heaps(&live, false));
     assert_eq!(gcores["rss_bytes"], Value::Null, "a core has no RSS");

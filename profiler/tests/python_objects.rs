@@ -180,22 +180,13 @@ fn a_core_file_has_the_objects_of_the_process() {
     let python = readable().swap_remove(0);
     let (child, account) = shapes(&python);
     let folder = tempfile::tempdir().expect("a folder");
-    let prefix = folder.path().join("core");
-    let pid = child.pid().to_string();
-    let made = Command::new("gcore")
-        .arg("-o")
-        .arg(&prefix)
-        .arg(&pid)
-        .output();
-    let made = made.expect("gcore, of gdb: cargo xtask test installs it");
-    assert!(made.status.success(), "{}", support::stderr(&made));
-    let core = format!("{}.{pid}", support::text(&prefix));
+    let core = support::core_of(&child.pid().to_string(), folder.path());
     let snapshot = json(&fragscope(&[
         "snapshot",
         "--json",
         "--objects",
         "--core",
-        &core,
+        support::text(&core),
     ]));
     let objects = &snapshot["objects"];
     assert_eq!(objects["exact"], true);

@@ -63,6 +63,9 @@ pub(crate) fn run() -> Result<()> {
     step("doctests", || {
         cargo(&["test", "--workspace", "--doc", "--quiet"])
     })?;
+    step("the program that `cargo run` names", || {
+        cargo(&["run", "--quiet", "--", "--version"])
+    })?;
     step("accuracy of a replay", || {
         accuracy::run(&[
             "--fresh",

@@ -288,8 +288,8 @@ const REMEDIES: &[Row] = &[
         allocators: &[],
         remedy: Remedy {
             steps: &[],
-            prose: "No allocator changes that: look for what keeps the objects (tracemalloc, memray, \
-                caches without a bound).",
+            prose: "No allocator changes that. Of a Python program `fragscope snapshot --objects` says which \
+                types these are, and which names hold them.",
         },
     },
     Row {

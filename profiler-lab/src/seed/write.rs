@@ -7,7 +7,7 @@ use profiler_common::program::{MAX_SLOTS, MAX_THREADS, Op, code, only};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::allocator::Allocator;
 use profiler_core::heap::Extent;
-use profiler_trace::compile::{LEAST_CHUNK, MMAP_THRESHOLDS, Neighbours, Sink, settle};
+use profiler_trace::compile::{LEAST_CHUNK, MMAP_THRESHOLDS, Neighbours, Sink, room, settle};
 
 use super::blocks::{SeedHeap, Stretch, StretchKind};
 use super::history::{Fill, FreeOrder, LargeGaps, Overlap};
@@ -305,11 +305,7 @@ impl<'a, S: Sink> Writer<'a, S> {
             Fill::Exact => arena.neighbours.tile(bytes),
         };
         while left >= LEAST_CHUNK {
-            let room = if left > self.piece + LEAST_CHUNK {
-                self.piece
-            } else {
-                left
-            };
+            let room = room(left, self.piece);
             let size = match was_small {
                 true => arena.neighbours.draw(room, &mut self.random),
                 false => room,
@@ -325,11 +321,7 @@ impl<'a, S: Sink> Writer<'a, S> {
     fn absent(&mut self, arena: &mut Arena<'a>, bytes: u64) -> io::Result<()> {
         let mut left = bytes;
         while left >= LEAST_CHUNK {
-            let size = if left > self.piece + LEAST_CHUNK {
-                self.piece
-            } else {
-                left
-            };
+            let size = room(left, self.piece);
             let slot = self.block(self.asked(size), Some(0))?;
             arena.fill.push(slot);
             left -= size;

@@ -10,6 +10,16 @@ pub const LEAST_CHUNK: u64 = 32;
 /// What glibc's mmap threshold can grow from and to, in bytes (`DEFAULT_MMAP_THRESHOLD_MIN` and `_MAX` in
 /// `malloc/malloc.c`).
 pub const MMAP_THRESHOLDS: RangeInclusive<u64> = 128 << 10..=32 << 20;
+/// Bytes that the next chunk of a gap may take, of which so many are left: no more than the largest that a
+/// fill has, and the end of the gap with it where that is too short to be a chunk.
+pub fn room(left: u64, largest: u64) -> u64 {
+    if left > largest + LEAST_CHUNK {
+        largest
+    } else {
+        left
+    }
+}
+
 /// So many live blocks before a gap show what may have been in it.
 const REMEMBERED: usize = 8;
 

@@ -10,9 +10,10 @@ use std::io;
 
 use fastrand::Rng;
 use profiler_common::program::{Op, code, only};
+use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::Allocator;
 
-use super::fill::{LEAST_CHUNK, MMAP_THRESHOLDS, Neighbours};
+use super::fill::{LEAST_CHUNK, MMAP_THRESHOLDS, Neighbours, room};
 use super::settle::{SETTLING_NS, settle};
 use super::{Compiler, Sink, free, is_large, op, touch};
 use crate::trace::{SeedBlock, TraceDescription};
@@ -21,9 +22,8 @@ use crate::trace::{SeedBlock, TraceDescription};
 const HEADER: u64 = 8;
 /// Where in its page the block of an mmapped chunk lies (`sysmalloc_mmap`).
 const MAPPED_AT: u64 = 16;
-const PAGE: u64 = 4096;
 /// What a threshold is larger than the blocks that raised it to there, at the most.
-const THRESHOLD_ROUNDING: u64 = 2 * PAGE;
+const THRESHOLD_ROUNDING: u64 = 2 * PAGE_SIZE;
 
 /// What is known of the heap of the seed.
 #[derive(Clone, Debug)]
@@ -111,11 +111,7 @@ impl Compiler {
                 let small = fill.is_small(gap.bytes, neighbours);
                 let mut left = gap.bytes;
                 while left >= LEAST_CHUNK && fill.left > 0 {
-                    let room = if left > piece + LEAST_CHUNK {
-                        piece
-                    } else {
-                        left
-                    };
+                    let room = room(left, piece);
                     let chunk = match small {
                         true => neighbours.draw(room, &mut random),
                         false => room,
@@ -251,5 +247,7 @@ impl Fill {
 
 /// Whether a live block of glibc's seems to be an mmapped chunk: such say nothing of what gaps held.
 fn has_own_mapping(block: &SeedBlock) -> bool {
-    block.live && block.addr % PAGE == MAPPED_AT && block.bytes >= *MMAP_THRESHOLDS.start() - PAGE
+    block.live
+        && block.addr % PAGE_SIZE == MAPPED_AT
+        && block.bytes >= *MMAP_THRESHOLDS.start() - PAGE_SIZE
 }

@@ -5,7 +5,7 @@
 pub(crate) mod record;
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,18 @@ pub(crate) fn text(path: &Path) -> &str {
 /// A Python that does nothing until its input closes.
 pub(crate) fn idle_python() -> Child {
     Child::python("import sys; print(1, flush=True); sys.stdin.readline()")
+}
+
+/// A core of a process that runs on, written by gdb's `gcore` into the folder.
+pub(crate) fn core_of(pid: &str, folder: &Path) -> PathBuf {
+    let made = Command::new("gcore")
+        .arg("-o")
+        .arg(folder.join("core"))
+        .arg(pid)
+        .output();
+    let made = made.expect("gcore, of gdb: cargo xtask test installs it");
+    assert!(made.status.success(), "{}", stderr(&made));
+    folder.join(format!("core.{pid}"))
 }
 
 /// Waits for a state, which comes at once but on a busy host.

@@ -4,7 +4,7 @@ use profiler_core::addr::PAGE_SIZE;
 use profiler_core::heap::Allocator;
 use profiler_core::prediction::{Effect, Needs, Predictions};
 use profiler_core::report::{FragReport, Packing};
-use profiler_core::units::bytes;
+use profiler_core::units::{bytes, nanoseconds};
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
 
@@ -22,7 +22,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     let mut lines = wrapped(&report.verdict, width, theme.strong());
     if let Some(predictions) = &report.predictions {
         lines.push(Line::default());
-        lines.extend(predicted(theme, predictions, width));
+        lines.extend(predicted(theme, predictions, report.taken_at_ns, width));
     }
     if let Some(packing) = &report.packing {
         lines.push(Line::default());
@@ -66,7 +66,12 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
 }
 
 /// What other allocators and settings would need, one a line.
-fn predicted(theme: Theme, predictions: &Predictions, width: u16) -> Vec<Line<'static>> {
+fn predicted(
+    theme: Theme,
+    predictions: &Predictions,
+    walked_at_ns: u64,
+    width: u16,
+) -> Vec<Line<'static>> {
     let Some(check) = &predictions.self_check else {
         let why = predictions.trouble.as_deref().unwrap_or("under way");
         return wrapped(&format!("Predictions: {why}"), width, theme.quiet());
@@ -75,9 +80,14 @@ fn predicted(theme: Theme, predictions: &Predictions, width: u16) -> Vec<Line<'s
         0 => String::new(),
         pending => format!(", {pending} more under way"),
     };
+    // It is played once, and walks go on.
+    let (walk, then) = match walked_at_ns.saturating_sub(predictions.walk_ns) {
+        0 => ("this walk".to_owned(), "now"),
+        before => (format!("the walk {} before", nanoseconds(before)), "then"),
+    };
     let mut lines = vec![Line::from(vec![
-        Span::styled("Predicted from this walk  ", theme.title()),
-        Span::raw(format!("malloc now {}, ", bytes(check.measured_bytes))),
+        Span::styled(format!("Predicted from {walk}  "), theme.title()),
+        Span::raw(format!("malloc {then} {}, ", bytes(check.measured_bytes))),
         Span::styled(
             format!("as played {:+.1} %{pending}", check.error() * 100.0),
             theme.quiet(),
