@@ -17,6 +17,7 @@ use profiler_target::Target;
 use profiler_trace::trace::{By, EventKind};
 use program::{Program, record};
 use support::command;
+use support::record::Recording;
 use trace::{Trace, place};
 
 fn seed_and_events_give_the_heap(threads: u32) {
@@ -171,6 +172,26 @@ fn a_process_that_dies_ends_it_with_all_up_to_there() {
     assert!(trace.whole && !trace.checkpoints.is_empty());
     assert_eq!(trace.count(|kind| *kind == EventKind::Exit), 1);
     trace.must_be(&walked);
+}
+
+#[test]
+fn a_signal_while_its_file_is_begun_leaves_a_whole_one() {
+    let mut program = Program::start(2);
+    // The walked blocks are written then, which takes a moment.
+    assert_eq!(program.ask("run 30000"), "ran");
+    for round in 0..5 {
+        let trace = program.path(&format!("begun-{round}"));
+        let pid = program.pid().to_string();
+        let mut command = command(&["record", "--pid", &pid, "-o"]);
+        let recorder = Recording::start(command.arg(&trace));
+        while !trace.exists() {
+            std::thread::yield_now();
+        }
+        let (code, said) = recorder.interrupt();
+        assert_eq!(code, 130, "{said}");
+        let trace = Trace::read(&trace);
+        assert!(trace.whole && trace.seeded > 100, "{said}");
+    }
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! `record --pid P`: a process that runs already, until it ends or the recording does.
 
+use std::io;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use profiler_core::text::visible;
@@ -47,16 +50,27 @@ async fn run(
     let mut signals = Signals::new()?;
     let mut requests = signal(SignalKind::user_defined1())?;
     let target = Target::open(pid)?;
+    let course = Arc::new(OnceLock::new());
+    let mut begun = pin!(begin_aside(options.clone(), pid, Arc::clone(&course)));
+    let mut interrupted = None;
     let begun = tokio::select! {
         biased;
         name = signals.next() => {
-            // What was begun on the target is undone when this process ends.
-            say::line(format_args!("{name}: ended before the recording began"));
-            return Ok(Ending::Interrupted(name));
+            if course.set(Course::Abandon).is_ok() {
+                // What was begun on the target is undone when this process ends.
+                say::line(format_args!("{name}: ended before the recording began"));
+                return Ok(Ending::Interrupted(name));
+            }
+            interrupted = Some(Ending::Interrupted(name));
+            begun.await
         }
-        begun = begin_aside(options.clone(), pid) => begun,
+        begun = &mut begun => begun,
     };
     let (mut recording, _lock) = begun.map_err(|error| unless_gone(&target, error))?;
+    if let Some(ending) = interrupted {
+        recording.finish(&ending)?;
+        return Ok(ending);
+    }
     recording.output_mut().say(&format!(
         "recording process {pid} into {}; its children are not recorded",
         visible(options.output.display())
@@ -96,23 +110,40 @@ pub(crate) fn unless_gone(target: &Target, error: RecordError) -> RecordError {
 /// A recording that has begun, and what keeps others from the same process.
 type Begun = (ProbedRecording<TraceFile>, Option<Lock>);
 
+/// What becomes of a recording that is about to begin, decided once.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Course {
+    /// Its file is created, and will be whole.
+    Begin,
+    /// A signal came before that: no file is touched.
+    Abandon,
+}
+
 /// [`begin`] on a thread of its own: loading the probes and the walk may take seconds, in which a
 /// signal is answered.
-async fn begin_aside(options: RecordOptions, pid: i32) -> Result<Begun, RecordError> {
+async fn begin_aside(
+    options: RecordOptions,
+    pid: i32,
+    course: Arc<OnceLock<Course>>,
+) -> Result<Begun, RecordError> {
     let (report, begun) = oneshot::channel();
     std::thread::Builder::new()
         .name("begin".into())
         .spawn(move || {
             // Whoever left does not want it any more.
-            let _ = report.send(begin(&options, pid));
+            let _ = report.send(begin(&options, pid, &course));
         })?;
     begun
         .await
-        .unwrap_or_else(|_| Err(std::io::Error::other("beginning the recording panicked").into()))
+        .unwrap_or_else(|_| Err(io::Error::other("beginning the recording panicked").into()))
 }
 
 /// Attaches the probes and begins the file, unless somebody else records the process.
-fn begin(options: &RecordOptions, pid: i32) -> Result<Begun, RecordError> {
+fn begin(
+    options: &RecordOptions,
+    pid: i32,
+    course: &OnceLock<Course>,
+) -> Result<Begun, RecordError> {
     let sampler = Sampler::open(pid)?;
     let began_ticks = sampler.target().began_ticks()?;
     let lock = match lock::take(pid, began_ticks) {
@@ -122,6 +153,9 @@ fn begin(options: &RecordOptions, pid: i32) -> Result<Begun, RecordError> {
     let plan = ProbePlan::for_recording(sampler.target())?;
     let output = &options.output;
     let mut recording = ProbedRecording::begin(sampler, &plan, options.sampling, |description| {
+        if *course.get_or_init(|| Course::Begin) == Course::Abandon {
+            return Err(io::Error::from(io::ErrorKind::Interrupted).into());
+        }
         // What was in the file is not lost for a recording that cannot begin.
         Ok(TraceFile::begin(create(output)?, output, description)?)
     })?;
