@@ -31,7 +31,8 @@ tasks:
                       machine; builds for release)
   torture [OPTION...] kill it, signal it, damage its files and its targets, and look what is left (as
                       root, on a machine where nothing else sets uprobes); --rounds N or full (some:
-                      minutes), --only ROW, --fragscope BINARY (else a release build), --seed N
+                      minutes), --only kill, signals, target, attacks, damage, memory or eintr,
+                      --fragscope BINARY (else a release build), --seed N
   check-dependencies  fail where a licence is not allowed, or a crate is there twice without a reason
   check-layers        fail where a module uses what its layer must not
 ";
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments.as_slice() {
+        asked if asked.iter().any(|word| matches!(*word, "--help" | "-h")) => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         ["bpf-setup"] => bpf::setup(),
         ["build-ebpf"] => bpf::build(),
         ["build-ebpf", "--check"] => bpf::check(),
