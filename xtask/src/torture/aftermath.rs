@@ -103,7 +103,7 @@ fn no_processes(stage: &Stage, round: &mut Round, running: &Running, how: How) -
 }
 
 /// No thread is held, nobody traces it, and each goes on.
-pub(super) fn runs_on(stage: &Stage, round: &mut Round, worker: &Worker) -> Result<()> {
+pub(super) fn runs_on(stage: &Stage, round: &mut Round, worker: &mut Worker) -> Result<()> {
     let mut held = Vec::new();
     let free = stage.wait_for(LIMIT, PAUSE, || {
         held = processes::threads(worker.pid)
@@ -127,9 +127,10 @@ pub(super) fn runs_on(stage: &Stage, round: &mut Round, worker: &Worker) -> Resu
     } else if !worker.goes_on(stage)? {
         round.fault(
             "the target does not go on",
-            match worker.is_alive() {
-                true => "a thread of it makes no progress",
-                false => "it died",
+            match (worker.is_alive(), worker.ended()) {
+                (true, _) => "a thread of it makes no progress".to_owned(),
+                (false, Some(how)) => format!("it died: {how}"),
+                (false, None) => "it died".to_owned(),
             },
         );
     }

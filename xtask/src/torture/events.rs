@@ -128,8 +128,7 @@ fn one(
             target_gone(stage, round, &mut running, printed)?
         }
         Event::Execs => {
-            worker.command("exec")?;
-            worker.settle(stage)?;
+            worker.exec(stage)?;
             target_gone(stage, round, &mut running, printed)?
         }
         Event::Stopped => stopped(stage, round, &mut running, &worker)?,

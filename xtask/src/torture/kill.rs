@@ -131,7 +131,7 @@ fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Work
         && let Some(mut recorded) = Worker::recorded(stage, SMALL, counters)?
     {
         recorded_settles(stage, round, &mut recorded)?;
-        aftermath::runs_on(stage, round, &recorded)?;
+        aftermath::runs_on(stage, round, &mut recorded)?;
         aftermath::no_breakpoints(stage, round, &mut recorded)?;
     }
     round.hear(running.errors());

@@ -159,6 +159,15 @@ impl Worker {
         Ok(went_on.is_some() && self.is_alive())
     }
 
+    /// Has it execute its program anew, and waits until that is at work.
+    pub(super) fn exec(&mut self, stage: &Stage) -> Result<()> {
+        // What it said before is of the program that it was.
+        let counters = File::options().write(true).open(&self.counters)?;
+        counters.write_all_at(&0u64.to_le_bytes(), 8 * READY)?;
+        self.command("exec")?;
+        self.settle(stage)
+    }
+
     /// Tells it to do something: a line that the program knows.
     pub(super) fn command(&mut self, line: &str) -> Result<()> {
         let commands = self.commands.as_mut().context("it takes no commands")?;
