@@ -20,6 +20,11 @@ impl Amount {
         self.blocks += 1;
         self.bytes = self.bytes.saturating_add(bytes);
     }
+
+    pub(super) fn add_all(&mut self, more: Self) {
+        self.blocks += more.blocks;
+        self.bytes = self.bytes.saturating_add(more.bytes);
+    }
 }
 
 /// All objects of one type.

@@ -109,12 +109,11 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
             .map(|part| part.unwrap_or_else(|panic| resume_unwind(panic)))
             .collect()
     });
-    let mut all = References {
-        graph: Graph::with_capacity(resolve.source.index.len()),
-        ..References::default()
-    };
+    // The first is not copied.
+    let mut parts = parts.into_iter();
+    let mut all = parts.next().unwrap_or_default();
     for part in parts {
-        all.graph.append(&part.graph);
+        all.graph.append(part.graph);
         all.changed += part.changed;
         all.unreadable_bytes += part.unreadable_bytes;
     }

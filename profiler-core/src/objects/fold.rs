@@ -1,7 +1,7 @@
 //! Small things that one other thing alone refers to are folded into it, before the dominator tree is
 //! made: most of a heap is such, and what a node that is left dominates stays the same.
 
-use super::graph::{Bits, Graph, NONE};
+use super::graph::{Bits, Graph, NONE, Ranks};
 
 /// What is heavier than this stays a node of its own, in bytes: the ways down to it are shown.
 const MAX_FOLDED: u64 = 16 << 10;
@@ -44,12 +44,14 @@ impl Folded {
                 }
             }
         }
-        // From below: a node's turn comes when all have had theirs that it alone refers to.
-        let mut pending = vec![0u32; nodes];
+        // From below: a node's turn comes when all have had theirs that it alone refers to. One that has
+        // MANY of them has more than is folded, and so has what is above it: their turns never come.
+        let mut pending = vec![0u16; nodes];
         for &from in only.iter().filter(|from| **from < SEVERAL) {
-            pending[from as usize] += 1;
+            let pending = &mut pending[from as usize];
+            *pending = pending.saturating_add(1);
         }
-        let mut sums: Vec<u32> = (0..nodes as u32).map(|node| units(weight(node))).collect();
+        let mut sums: Vec<u16> = (0..nodes as u32).map(|node| units(weight(node))).collect();
         let mut folded = Bits::new(nodes);
         let mut ready: Vec<u32> = Vec::new();
         for first in 0..nodes as u32 {
@@ -70,7 +72,7 @@ impl Folded {
                 let above = &mut sums[into as usize];
                 *above = above.saturating_add(sum);
                 let pending = &mut pending[into as usize];
-                *pending -= 1;
+                *pending -= u16::from(*pending < MANY);
                 // One further on has its turn in the loop.
                 if *pending == 0 && into < first {
                     ready.push(into);
@@ -102,24 +104,35 @@ impl Folded {
     /// folded into.
     pub(super) fn graph(&self, graph: &Graph) -> Graph {
         let nodes = graph.nodes();
-        let mut starts = vec![0u32; nodes + 1];
-        self.each_edge(graph, |from, _| starts[from as usize + 1] += 1);
-        for at in 0..nodes {
-            starts[at + 1] += starts[at];
+        // Where the next target of each node belongs: first where its own begin, at last where those of
+        // the node behind it do.
+        let mut next = vec![0u32; nodes + 1];
+        let mut several = Bits::new(nodes);
+        for (node, only) in self.only.iter().enumerate() {
+            if *only == SEVERAL {
+                several.set(node as u32);
+            }
         }
-        let mut targets = vec![0; starts[nodes] as usize];
-        let mut next = starts.clone();
-        self.each_edge(graph, |from, to| {
+        let several = Ranks::of(several);
+        self.each_edge(graph, &several, |from, _| next[from as usize + 1] += 1);
+        for at in 0..nodes {
+            next[at + 1] += next[at];
+        }
+        let mut targets = vec![0; next[nodes] as usize];
+        self.each_edge(graph, &several, |from, to| {
             let at = &mut next[from as usize];
             targets[*at as usize] = to;
             *at += 1;
         });
-        Graph::of(starts, targets, graph.left_out())
+        next.rotate_right(1);
+        next[0] = 0;
+        Graph::of(next, targets, graph.left_out())
     }
 
-    /// Gives each reference that is left, most of them once.
-    fn each_edge(&self, graph: &Graph, mut give: impl FnMut(u32, u32)) {
-        let mut last = vec![NONE; graph.nodes()];
+    /// Gives each reference that is left, most of them once: what is folded into one node may refer to the
+    /// same thing millions of times.
+    fn each_edge(&self, graph: &Graph, several: &Ranks, mut give: impl FnMut(u32, u32)) {
+        let mut last = vec![NONE; several.count()];
         for node in 0..graph.nodes() as u32 {
             let mut from = None;
             for &to in graph.targets(node) {
@@ -127,9 +140,9 @@ impl Folded {
                     continue;
                 }
                 let from = *from.get_or_insert_with(|| self.within(node).0);
-                let last = &mut last[to as usize];
-                if from != to && *last != from {
-                    *last = from;
+                let last = several.get(to).map(|rank| &mut last[rank as usize]);
+                let again = last.is_some_and(|last| std::mem::replace(last, from) == from);
+                if from != to && !again {
                     give(from, to);
                 }
             }
@@ -137,8 +150,11 @@ impl Folded {
     }
 }
 
-fn units(bytes: u64) -> u32 {
-    bytes.div_ceil(UNIT).min(u32::MAX.into()) as u32
+/// Of light nodes so many are more than [`MAX_FOLDED`].
+const MANY: u16 = u16::MAX;
+
+fn units(bytes: u64) -> u16 {
+    bytes.div_ceil(UNIT).min(u16::MAX.into()) as u16
 }
 
 #[cfg(test)]

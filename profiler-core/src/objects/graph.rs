@@ -7,7 +7,7 @@
 pub(super) const NONE: u32 = u32::MAX;
 
 /// A bit for each node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Bits(Vec<u64>);
 
 impl Bits {
@@ -26,6 +26,43 @@ impl Bits {
         let had = self.has(node);
         self.0[node as usize / 64] |= 1 << (node % 64);
         had
+    }
+}
+
+/// Numbers for a few of many nodes, in the nodes' order.
+#[derive(Debug)]
+pub(super) struct Ranks {
+    few: Bits,
+    /// How many there are before each 64 nodes.
+    before: Vec<u32>,
+}
+
+impl Ranks {
+    pub(super) fn of(few: Bits) -> Self {
+        let mut sum = 0;
+        let before = few.0.iter().map(|word| {
+            let before = sum;
+            sum += word.count_ones();
+            before
+        });
+        let before = before.collect();
+        Self { few, before }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        let ones = self.few.0.iter().map(|word| word.count_ones() as usize);
+        ones.sum()
+    }
+
+    /// The number of a node, if it is one of them.
+    #[inline]
+    pub(super) fn get(&self, node: u32) -> Option<u32> {
+        let (word, bit) = (node as usize / 64, node % 64);
+        let before = self.few.0[word] & ((1 << bit) - 1);
+        self.few
+            .has(node)
+            .then(|| self.before[word] + before.count_ones())
     }
 }
 
@@ -109,12 +146,17 @@ impl Graph {
     }
 
     /// Adds the nodes of another graph, which has numbers of this one as targets.
-    pub(super) fn append(&mut self, other: &Self) {
-        let nodes = other.starts.windows(2);
-        for ends in nodes {
-            self.push(&other.targets[ends[0] as usize..ends[1] as usize]);
-        }
-        self.left_out += other.left_out;
+    pub(super) fn append(&mut self, other: Self) {
+        let room = (NONE as usize).saturating_sub(self.targets.len());
+        let taken = other.targets.len().min(room);
+        self.left_out += other.left_out + (other.targets.len() - taken) as u64;
+        let before = self.targets.len() as u32;
+        let ends = other.starts.iter().skip(1);
+        self.starts.reserve_exact(ends.len());
+        self.starts
+            .extend(ends.map(|&end| before + end.min(taken as u32)));
+        self.targets.reserve_exact(taken);
+        self.targets.extend_from_slice(&other.targets[..taken]);
     }
 
     pub(super) fn nodes(&self) -> usize {

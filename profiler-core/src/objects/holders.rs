@@ -4,7 +4,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::census::{Census, Holder, PathStep};
 use super::fold::Folded;
-use super::graph::{Dominators, NONE};
+use super::graph::{Bits, Dominators, NONE};
 use super::kinds::{Kind, PackedKind};
 use super::layout::{DictTable, SET_USED, SIZE};
 use super::names::{Name, Names};
@@ -273,10 +273,16 @@ impl<M: TargetMemory> Holders<'_, M> {
 
     /// Of each of these numbers, the type of most of what is right below it, by bytes.
     fn item_types(&self, ends: impl Iterator<Item = u32>, retained: &[u64]) -> HashMap<u32, u32> {
-        let mut sums: HashMap<u32, HashMap<u32, u64>> =
-            ends.map(|end| (end, HashMap::new())).collect();
+        let mut wanted = Bits::new(self.tree.node.len());
+        let mut sums: HashMap<u32, HashMap<u32, u64>> = ends
+            .map(|end| {
+                wanted.set(end);
+                (end, HashMap::new())
+            })
+            .collect();
         let mut add = |number: u32, item: Kind, bytes: u64| {
-            if let Some(sums) = sums.get_mut(&number)
+            if wanted.has(number)
+                && let Some(sums) = sums.get_mut(&number)
                 && let Kind::Object { of, .. } = item
             {
                 *sums.entry(of).or_default() += bytes;
@@ -290,8 +296,8 @@ impl<M: TargetMemory> Holders<'_, M> {
         }
         for block in 0..self.kinds.len() as u32 {
             let (into, below) = self.folded.within(block);
-            if into != block {
-                let number = self.tree.number[into as usize];
+            let number = self.tree.number[into as usize];
+            if into != block && number != NONE {
                 let kind = self.kinds[below as usize].get();
                 add(number, kind, self.source.index.bytes(block));
             }

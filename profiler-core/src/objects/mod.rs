@@ -292,27 +292,31 @@ fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Census {
     };
     let mut native: HashMap<(Allocator, SizeClass), Amount> = HashMap::new();
     let mut shares: HashMap<Allocator, (Amount, Amount)> = HashMap::new();
-    for block in 0..index.len() as u32 {
-        let bytes = index.bytes(block);
-        let allocator = index.allocator(block);
-        census.live.add(bytes);
-        let (live, named) = shares.entry(allocator).or_default();
-        live.add(bytes);
-        match scanned.kinds[block as usize].get() {
-            Kind::Object { of, .. } => rows[of as usize].objects.add(bytes),
-            Kind::Storage { of, .. } => rows[of as usize].storage.add(bytes),
-            Kind::Spare => census.spare.add(bytes),
-            Kind::Unreadable => {
-                census.unreadable.add(bytes);
-                continue;
+    for (blocks, allocator) in index.by_owner() {
+        let (mut live, mut named) = (Amount::default(), Amount::default());
+        for block in blocks {
+            let bytes = index.bytes(block);
+            live.add(bytes);
+            match scanned.kinds[block as usize].get() {
+                Kind::Object { of, .. } => rows[of as usize].objects.add(bytes),
+                Kind::Storage { of, .. } => rows[of as usize].storage.add(bytes),
+                Kind::Spare => census.spare.add(bytes),
+                Kind::Unreadable => {
+                    census.unreadable.add(bytes);
+                    continue;
+                }
+                Kind::Native => {
+                    let class = SizeClass::of(bytes);
+                    native.entry((allocator, class)).or_default().add(bytes);
+                    continue;
+                }
             }
-            Kind::Native => {
-                let class = SizeClass::of(bytes);
-                native.entry((allocator, class)).or_default().add(bytes);
-                continue;
-            }
+            named.add(bytes);
         }
-        named.add(bytes);
+        census.live.add_all(live);
+        let (all_live, all_named) = shares.entry(allocator).or_default();
+        all_live.add_all(live);
+        all_named.add_all(named);
     }
     census.types = by_name(rows);
     census.native = native
@@ -353,13 +357,8 @@ fn by_name(rows: Vec<TypeRow>) -> Vec<TypeRow> {
         match places.get(&row.name) {
             Some(&at) => {
                 let same = &mut all[at];
-                for (sum, more) in [
-                    (&mut same.objects, row.objects),
-                    (&mut same.storage, row.storage),
-                ] {
-                    sum.blocks += more.blocks;
-                    sum.bytes = sum.bytes.saturating_add(more.bytes);
-                }
+                same.objects.add_all(row.objects);
+                same.storage.add_all(row.storage);
                 same.tracked += row.tracked;
             }
             None => {

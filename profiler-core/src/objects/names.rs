@@ -6,12 +6,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use super::dict::{DictParts, entries};
 use super::edges::Resolve;
 use super::frames::Variable;
-use super::graph::NONE;
+use super::graph::{Bits, NONE};
 use super::layout::{Layout, MODULE_DICT};
 use super::scan::Noted;
 use super::text::str_name;
@@ -87,8 +87,8 @@ pub(super) struct Names {
     spaces: Vec<Space>,
     /// The space whose names this block's table has.
     tables: HashMap<u32, u32>,
-    /// Modules and classes, their dictionaries and tables.
-    blocks: HashSet<u32>,
+    /// Modules and classes, their dictionaries and tables: of each block whether it is one.
+    blocks: Bits,
     /// Modules and classes alone.
     owners: Vec<u32>,
     /// What is referred to from each place without names.
@@ -110,6 +110,7 @@ impl Names {
         let source = resolve.source;
         let mut names = Self {
             first_node: source.index.len() as u32,
+            blocks: Bits::new(source.index.len()),
             ..Self::default()
         };
         for noted in noted {
@@ -133,7 +134,7 @@ impl Names {
                 continue;
             };
             if is_dict(of) {
-                names.blocks.insert(noted.block);
+                names.blocks.set(noted.block);
                 names.owners.push(noted.block);
                 names.add_space(resolve, dict, dict_block, name);
             }
@@ -175,7 +176,8 @@ impl Names {
             names: (first, self.names.len() as u32),
         });
         self.tables.insert(table, space);
-        self.blocks.extend([dict_block, table]);
+        self.blocks.set(dict_block);
+        self.blocks.set(table);
     }
 
     /// Adds a name that is in no space.
@@ -217,8 +219,9 @@ impl Names {
     }
 
     /// Whether a block is a module, a class, or the dictionary of one.
+    #[inline]
     pub(super) fn is_space(&self, block: u32) -> bool {
-        self.blocks.contains(&block)
+        block < self.first_node && self.blocks.has(block)
     }
 
     /// All names with the blocks of their values.
