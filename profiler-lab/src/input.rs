@@ -73,12 +73,16 @@ fn is_open_as_stdin(about: &Metadata) -> bool {
 impl Read for Input {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
+            if self.interrupted.load(Ordering::Relaxed) {
+                return Err(Stopped::Interrupted.into());
+            }
             if self.waits {
                 wait_for(self.file.as_fd(), PollFlags::POLLIN, &self.interrupted)?;
             }
             match self.file.read(buf) {
-                // Another reader of the pipe was quicker.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Another reader of the pipe was quicker; or it is a file of the kernel's, which looks like
+                // a regular one and has nothing at present.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.waits = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => return read,
             }

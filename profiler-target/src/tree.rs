@@ -238,7 +238,7 @@ fn maps(pid: i32, ring: u64) -> Option<bool> {
 /// the kernel does not list them. Those of a `vfork` have not written anything of their own.
 pub fn children_of(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-    let tasks = tasks.into_iter().flatten().flatten();
+    let tasks = tasks.into_iter().flatten().flatten().take(MOST_TASKS);
     let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     let all = lists.flat_map(|list| {
         let numbers = list.split_whitespace();
@@ -249,7 +249,8 @@ pub fn children_of(pid: u32) -> Vec<u32> {
     all.take(MOST_CHILDREN).collect()
 }
 
-/// Children that are looked at of one process.
+/// Threads of a process whose children are looked at, and children of a process.
+const MOST_TASKS: usize = 1024;
 const MOST_CHILDREN: usize = 256;
 
 /// The children of this process, with the times at which they began.

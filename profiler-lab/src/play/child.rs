@@ -103,7 +103,7 @@ impl Child {
             // Not before it executes: until then the lock is held, and on a busy host that would take long.
             set_priority(own, LOWEST);
         }
-        let child = Self {
+        let mut child = Self {
             process,
             guard,
             control,
@@ -111,7 +111,11 @@ impl Child {
             closed_since: None,
         };
         // It waits for an answer before it plays.
-        child.guard.watch(own).map_err(PlayError::Start)?;
+        if child.guard.watch(own).is_err() {
+            // Somebody has just ended that guard.
+            child.guard = PlayGuard::shared().map_err(PlayError::Start)?;
+            child.guard.watch(own).map_err(PlayError::Start)?;
+        }
         Ok(child)
     }
 

@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::sys::statfs::{DEBUGFS_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, TRACEFS_MAGIC, fstatfs};
 use object::read::{ReadCache, ReadRef};
 
 /// What a piece costs besides its bytes.
@@ -46,11 +47,26 @@ pub fn open_checked(
         .custom_flags(libc::O_PATH)
         .open(path)?;
     may(&place.metadata()?)?;
+    if is_of_kernel(&place) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, OF_KERNEL));
+    }
     // The very file that was looked at. Whoever holds a lease on it is not waited for.
     OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(format!("/proc/self/fd/{}", place.as_raw_fd()))
+}
+
+/// Why a file of procfs and its like is not read.
+const OF_KERNEL: &str = "it is one of the kernel's own files (procfs, sysfs, tracefs, debugfs)";
+
+/// Whether a file has no bytes of its own: those that look regular may take what others wait for with
+/// each read, or never end.
+fn is_of_kernel(file: &File) -> bool {
+    let kind = fstatfs(file).map(|about| about.filesystem_type());
+    kind.is_ok_and(|kind| {
+        [PROC_SUPER_MAGIC, SYSFS_MAGIC, TRACEFS_MAGIC, DEBUGFS_MAGIC].contains(&kind)
+    })
 }
 
 /// A file from which no more is read, and kept in memory, than a limit. A file can be larger than

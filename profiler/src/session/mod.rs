@@ -1,5 +1,6 @@
 //! Sessions: the one module that sees both the target and what is shown of it.
 
+mod aside;
 mod attach;
 pub mod convert;
 pub mod demo;

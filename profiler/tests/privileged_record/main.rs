@@ -10,10 +10,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use nix::sys::signal::Signal;
 use profiler_common::{RawEvent, RecordKind};
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
-use profiler_target::Target;
+use profiler_target::{Target, children_of};
 use profiler_trace::trace::{By, EventKind};
 use program::{Program, record};
 use support::command;
@@ -192,6 +193,49 @@ fn a_signal_while_its_file_is_begun_leaves_a_whole_one() {
         let trace = Trace::read(&trace);
         assert!(trace.whole && trace.seeded > 100, "{said}");
     }
+}
+
+/// What the descriptors of a process and of its children are.
+fn descriptors(pid: u32) -> Vec<String> {
+    let mut all = Vec::new();
+    for pid in children_of(pid).into_iter().chain([pid]) {
+        let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+        let links = entries
+            .flatten()
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        all.extend(links.map(|link| link.to_string_lossy().into_owned()));
+    }
+    all
+}
+
+#[test]
+fn signals_while_the_probes_are_loaded_do_not_make_them_slow() {
+    let program = Program::start(1);
+    let (pid, trace) = (program.pid().to_string(), program.trace());
+    let mut command = command(&["record", "--pid", &pid, "-o"]);
+    let mut recorder = Recording::start(command.arg(&trace));
+    let own = recorder.pid().as_raw();
+    let catches = || {
+        let status = std::fs::read_to_string(format!("/proc/{own}/status")).expect("it runs");
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.expect("a line").trim(), 16).expect("a mask");
+        caught >> (Signal::SIGUSR1 as u32 - 1) & 1 == 1
+    };
+    while !catches() {
+        std::thread::yield_now();
+    }
+    // The verifier gives up on a program when a signal is pending.
+    while !trace.exists() {
+        recorder.signal(Signal::SIGUSR1);
+        std::thread::sleep(std::time::Duration::from_micros(200));
+    }
+    recorder.wait_for("recording process");
+    let held = descriptors(own.cast_unsigned());
+    let count = |what: &str| held.iter().filter(|held| held.contains(what)).count();
+    assert!(count("bpf_link") > 0, "{held:?}");
+    assert_eq!(count("perf_event"), 0, "a breakpoint each: {held:?}");
+    let (code, said) = recorder.interrupt();
+    assert_eq!(code, 130, "{said}");
 }
 
 #[test]

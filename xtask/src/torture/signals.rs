@@ -23,6 +23,8 @@ const BRIEF: Duration = Duration::from_millis(300);
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// And in half of the rounds within this, in seconds, as is promised.
 const PROMISED: f64 = 0.2;
+/// In half of the rounds of each mode within this: a walk that is under way is finished first.
+const PROMISED_EACH: f64 = 0.4;
 /// The figure that this is said of.
 const TO_THE_END: &str = "seconds from a signal to the end";
 /// What has not ended by then does not end.
@@ -50,6 +52,24 @@ enum Harm {
     StopTerminal,
 }
 
+/// The same of one mode.
+fn to_the_end_of(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Headless => "seconds from a signal to the end, attach --headless",
+        Mode::Unlimited => {
+            "seconds from a signal to the end, attach --headless with probes that stay"
+        }
+        Mode::Screen => "seconds from a signal to the end, attach on a terminal",
+        Mode::WhatIf => "seconds from a signal to the end, attach --what-if",
+        Mode::RecordProcess => "seconds from a signal to the end, record --pid",
+        Mode::RecordCommand => {
+            "seconds from a signal to the end, record of a command, which ends by the signal"
+        }
+        Mode::Replay => "seconds from a signal to the end, replay",
+        Mode::Snapshot => "seconds from a signal to the end, snapshot",
+    }
+}
+
 /// The row.
 pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
     let trace = small_trace(stage)?;
@@ -62,6 +82,15 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
         tally.fault(format!(
             "{TO_THE_END}: {median:.3} in the median, not {PROMISED}"
         ));
+    }
+    for name in MODES.map(to_the_end_of) {
+        if let Some(median) = tally.median(name)
+            && median > PROMISED_EACH
+        {
+            tally.fault(format!(
+                "{name}: {median:.3} in the median, not {PROMISED_EACH}"
+            ));
+        }
     }
     Ok(())
 }
@@ -175,6 +204,7 @@ fn end(stage: &Stage, round: &mut Round, running: &mut Running, signal: Signal) 
     };
     let took = sent.elapsed();
     round.figure(TO_THE_END, took.as_secs_f64());
+    round.figure(to_the_end_of(running.mode), took.as_secs_f64());
     // A recorded command ends in its own time.
     if took > ENDS_WITHIN && running.mode != Mode::RecordCommand {
         round.fault("it ends late", format!("{took:.1?} after {signal}"));

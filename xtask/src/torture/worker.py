@@ -3,7 +3,8 @@
 worker.py COUNTERS MIB THREADS SECONDS
 
 COUNTERS holds numbers of 8 bytes: one for each thread, then READY, MAIN, PID as below. Lines on a
-piped stdin are commands: exit, exec, fork, eat. It ends with SECONDS, or when that pipe closes.
+piped stdin are commands: exit, exec, fork, eat. It ends when that pipe closes; without one, with
+SECONDS.
 """
 import mmap
 import os
@@ -71,7 +72,7 @@ def main():
     put(READY, 1)
     commanded = stat.S_ISFIFO(os.fstat(0).st_mode)
     rounds = 0
-    while time.monotonic() < end:
+    while commanded or time.monotonic() < end:
         rounds += 1
         put(MAIN, rounds)
         if not commanded:

@@ -20,6 +20,7 @@ use super::trace_file::{TraceFile, TraceWriteError};
 use super::unrecorded::Unrecorded;
 use super::{RecordEnding, RecordError, RecordOptions, create, monotonic_ns};
 use crate::session::Ending;
+use crate::session::aside::aside;
 use crate::session::signals::Signals;
 
 /// The recorder, compiled by the build script.
@@ -27,6 +28,8 @@ const RECORDER: &[u8] = include_bytes!(env!("FRAGSCOPE_RECORDER"));
 
 /// A program is described once it has run so long: until then it may still execute another one.
 const DESCRIBED_AFTER: Duration = Duration::from_millis(100);
+/// It is described in so much time, or not but by its arguments: its files may be on a disk that hangs.
+const DESCRIBED_WITHIN: Duration = Duration::from_secs(2);
 /// Events taken before signals and the clock are checked.
 const EVENTS_PER_STEP: usize = 1 << 14;
 /// How long the reader sleeps when there is nothing to read.
@@ -73,7 +76,7 @@ pub(super) fn record(
 
 async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEnding, RecordError> {
     // Before the command starts, so that a signal never finds the default action.
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     let requests = signal(SignalKind::user_defined1())?;
     let name = concat!("recorder-", env!("CARGO_PKG_VERSION"));
     let object = RuntimeDir::first("the recorder", |dir| dir.object(name, RECORDER))?;
@@ -95,14 +98,21 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         watch.check(child.id(), &tree);
         status = child.try_wait()?;
     }
-    let origin = Origin::Preload {
-        listed: &object,
-        mapped: &object,
+    let mut interrupted = None;
+    let description = match status {
+        // Its number may be another's by now.
+        Some(_) => None,
+        None => tokio::select! {
+            biased;
+            name = signals.next() => {
+                interrupted = Some(name);
+                None
+            }
+            described = description(child.id(), object, started_at) => described,
+            () = tokio::time::sleep(DESCRIBED_WITHIN) => None,
+        },
     };
-    let description = match Target::open(child.id() as i32) {
-        Ok(target) => describe(&target, &[], origin, started_at),
-        Err(_) => of_command(command, started_at),
-    };
+    let description = description.unwrap_or_else(|| of_command(command, started_at));
     let file = TraceFile::begin(file, &options.output, &description);
     let file = file.map_err(|why| unrecorded(why, &mut child))?;
     let recording = PreloadedRecording::new(ring, tree, file, began_ns, options.sampling, watch);
@@ -118,11 +128,31 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         reported: false,
         signalled: None,
     };
+    if let Some(name) = interrupted {
+        session.signal(name);
+    }
     match session.run().await {
         Ok(ending) => session.conclude(ending, command).await,
         Err(RecordError::Write(why)) => Err(unrecorded(why, &mut session.child)),
         Err(other) => Err(other),
     }
+}
+
+/// What the trace says of the command's first process, which runs under this recorder.
+async fn description(
+    pid: u32,
+    recorder: String,
+    started_at: jiff::Timestamp,
+) -> Option<TraceDescription> {
+    let described = aside("describe", move || {
+        let target = Target::open(pid.cast_signed()).ok()?;
+        let origin = Origin::Preload {
+            listed: &recorder,
+            mapped: &recorder,
+        };
+        Some(describe(&target, &[], origin, started_at))
+    });
+    described.await.ok().flatten()
 }
 
 /// A command being recorded.

@@ -233,6 +233,10 @@ impl PreloadedRecording {
         for process in some {
             let pid = pid(&process);
             self.unrecorded.check(pid, &self.tree);
+            // The number may be of any process: what is in the ring is the programs' to write.
+            if self.tree.member(pid).is_none() {
+                continue;
+            }
             for child in children_of(pid) {
                 self.unrecorded.check(child, &self.tree);
             }

@@ -11,7 +11,6 @@ use profiler_sampling::Sampler;
 use profiler_target::Target;
 use profiler_trace::whole_file::{Lock, LockError};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 
 use super::checkpoint::CheckpointReason;
 use super::lock;
@@ -21,6 +20,7 @@ use super::trace_file::TraceFile;
 use super::{RecordError, RecordOptions, create};
 use crate::say;
 use crate::session::Ending;
+use crate::session::aside::aside;
 use crate::session::signals::Signals;
 
 /// Between two drains of the ring: it holds 800 ms of the fastest stream that traps can make.
@@ -49,9 +49,15 @@ async fn run(
     // Before anything is attached, so that a signal never finds the default action.
     let mut signals = Signals::new()?;
     let mut requests = signal(SignalKind::user_defined1())?;
-    let target = Target::open(pid)?;
     let course = Arc::new(OnceLock::new());
-    let mut begun = pin!(begin_aside(options.clone(), pid, Arc::clone(&course)));
+    // Opening the target's files, loading the probes and the walk may take seconds.
+    let mut begun = pin!(aside("begin", {
+        let (options, course) = (options.clone(), Arc::clone(&course));
+        move || {
+            let target = Target::open(pid)?;
+            begin(&options, pid, &course).map_err(|error| unless_gone(&target, error))
+        }
+    }));
     let mut interrupted = None;
     let begun = tokio::select! {
         biased;
@@ -66,7 +72,7 @@ async fn run(
         }
         begun = &mut begun => begun,
     };
-    let (mut recording, _lock) = begun.map_err(|error| unless_gone(&target, error))?;
+    let (mut recording, _lock) = begun??;
     if let Some(ending) = interrupted {
         recording.finish(&ending)?;
         return Ok(ending);
@@ -117,25 +123,6 @@ enum Course {
     Begin,
     /// A signal came before that: no file is touched.
     Abandon,
-}
-
-/// [`begin`] on a thread of its own: loading the probes and the walk may take seconds, in which a
-/// signal is answered.
-async fn begin_aside(
-    options: RecordOptions,
-    pid: i32,
-    course: Arc<OnceLock<Course>>,
-) -> Result<Begun, RecordError> {
-    let (report, begun) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("begin".into())
-        .spawn(move || {
-            // Whoever left does not want it any more.
-            let _ = report.send(begin(&options, pid, &course));
-        })?;
-    begun
-        .await
-        .unwrap_or_else(|_| Err(io::Error::other("beginning the recording panicked").into()))
 }
 
 /// Attaches the probes and begins the file, unless somebody else records the process.
