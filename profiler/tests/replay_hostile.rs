@@ -351,13 +351,21 @@ fn an_allocator_that_is_a_pipe_or_claims_more_than_there_is_is_refused_at_once()
     fs::write(&sparse, sparse_elf()).expect("written");
     let file = File::options().write(true).open(&sparse).expect("open");
     file.set_len(64 << 30).expect("sparse");
-    for (object, why) in [(&pipe, "not a regular file"), (&sparse, "--file-limit")] {
+    for (object, why, fix) in [
+        (&pipe, "not a regular file", ""),
+        (
+            &sparse,
+            "the limit of a file that is read",
+            "\nfix: --file-limit raises the limit\n",
+        ),
+    ] {
         let flags = [text(&recording), "--allocator", text(object), "--json"];
         let mut replay = fragscope("replay", &flags);
         limit_data(&mut replay, 2 << 30);
         let output = replay.output().expect("it runs");
         let said = replayed(&output).to_string();
         assert!(said.contains(why), "{said}");
+        assert!(support::stderr(&output).contains(fix), "{output:?}");
     }
 }
 
@@ -486,14 +494,21 @@ fn a_bomb_stays_below_a_limit_of_memory_and_of_the_disk() {
     let output = limited("replay", &[&replay[..], &sizes].concat());
     assert_eq!(output.status.code(), Some(6), "{output:?}");
     let trouble = replayed(&output)["trace"]["trouble"].to_string();
-    assert!(trouble.contains("--max-"), "{trouble}");
+    assert!(trouble.contains("the limit of"), "{trouble}");
+    assert!(
+        support::stderr(&output).contains("\nfix: --max-"),
+        "{output:?}"
+    );
     let out = folder.path().join("out.txt");
     let sizes = ["--max-size", "500M", "--max-memory", "64M"];
     let export = [text(&path), "--format", "logalloc", "-o", text(&out)];
     let output = limited("export", &[&export[..], &sizes].concat());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(6), "{said}");
-    assert!(said.contains("--max-memory raises that"), "{said}");
+    assert!(
+        said.contains("the limit of memory\nfix: --max-memory raises"),
+        "{said}"
+    );
     assert!(fs::metadata(&out).expect("written").len() < 500 << 20);
 }
 

@@ -37,16 +37,25 @@ impl Exit {
             | ErrorKind::UnsupportedTarget
             | ErrorKind::UnsupportedKernel
             | ErrorKind::TargetNotProbeable
+            | ErrorKind::NoSymbols
             | ErrorKind::Core(CoreProblem::Foreign) => Self::TargetGone,
             ErrorKind::Interrupted => Self::Interrupted,
-            ErrorKind::Usage => Self::Usage,
+            ErrorKind::Usage | ErrorKind::UnknownEnding => Self::Usage,
             ErrorKind::IsThread { .. }
             | ErrorKind::NoSysfs
             | ErrorKind::HostNotProbeable
             | ErrorKind::Busy
             | ErrorKind::TooManyFiles
+            | ErrorKind::BreakpointsLeft { .. }
             | ErrorKind::Output(_)
             | ErrorKind::Core(_)
+            | ErrorKind::IsSession
+            | ErrorKind::IsRecording
+            | ErrorKind::Aggregated
+            | ErrorKind::Limit(_)
+            | ErrorKind::Allocator(_)
+            | ErrorKind::NoRuntimeDir { .. }
+            | ErrorKind::NoScreen
             | ErrorKind::Other => Self::Error,
         }
     }

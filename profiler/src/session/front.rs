@@ -34,8 +34,7 @@ impl Front {
         if options.headless || options.json {
             return Ok(Self::Lines(Lines::open(options.json)?));
         }
-        tui::supported("use --headless (or --json), or `snapshot` for one report")
-            .map_err(SessionError::Screen)?;
+        tui::supported()?;
         let (wishes, wished) = unbounded_channel();
         let screen = Screen::open(move |effect| {
             // A session that is over wants nothing more.

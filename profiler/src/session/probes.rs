@@ -92,7 +92,13 @@ impl Probes {
             Self::Off => Some("probes are off (--no-probes)".into()),
             Self::Lent => Some("the probes feed --what-if: no rates, no lifetimes".into()),
             Self::Starting(_) => Some("probes are being attached".into()),
-            Self::On(_) | Self::Over(_) => None,
+            Self::On(session) => match session.ended()? {
+                ErrorKind::BreakpointsLeft { .. } => Some(
+                    "`fragscope doctor --pid` names the fix for breakpoints left behind".into(),
+                ),
+                _ => None,
+            },
+            Self::Over(_) => None,
             Self::Unavailable(reason) => Some(format!("no probes, walks only: {reason}")),
         }
     }

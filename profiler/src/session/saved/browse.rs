@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use profiler_core::report::FragReport;
 use profiler_core::view::{Point, View};
-use profiler_trace::limits::{Holder, Limits, Meter, Stopped};
+use profiler_trace::limits::{Holder, Incomplete, Limits, Meter, Stopped};
 use profiler_trace::snapshot::{Observation, ReadError, Reader, Record};
 
 use super::{SavedError, SavedOptions};
@@ -30,9 +30,8 @@ const LAST_FRAME: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When the file has nothing to show, or there is no terminal to show it on.
-pub fn view(options: &SavedOptions) -> Result<(Ending, Option<String>), SavedError> {
-    tui::supported("use `explain FILE` or `export FILE --format text`")
-        .map_err(SavedError::Screen)?;
+pub fn view(options: &SavedOptions) -> Result<(Ending, Option<Incomplete>), SavedError> {
+    tui::supported()?;
     let interrupted = interrupt::flag()?;
     let failed = |why| SavedError::Read {
         path: options.file.clone(),
@@ -63,8 +62,8 @@ fn browse(
     interrupted: &AtomicBool,
 ) -> Ending {
     let mut shown = session.show(session.walks.len() - 1, screen);
-    if let Some(why) = &session.trouble {
-        screen.update(Update::Note(format!("incomplete: {why}")));
+    if let Some(trouble) = &session.trouble {
+        screen.update(Update::Note(format!("incomplete: {}", trouble.why)));
     }
     loop {
         if interrupted.load(Ordering::Relaxed) {
@@ -106,7 +105,7 @@ struct Session {
     interrupted: Arc<AtomicBool>,
     walks: Vec<Walk>,
     points: Vec<Point>,
-    trouble: Option<String>,
+    trouble: Option<Incomplete>,
 }
 
 impl Session {
@@ -124,8 +123,8 @@ impl Session {
             trouble: None,
         };
         session.trouble = match session.index(&meter) {
-            Ok(()) => session.reader.trouble(),
-            Err(ReadError::Stopped(limit @ Stopped::Limit { .. })) => Some(limit.to_string()),
+            Ok(()) => session.reader.trouble().map(Incomplete::from),
+            Err(ReadError::Stopped(limit @ Stopped::Limit { .. })) => Some((&limit).into()),
             Err(other) => return Err(other),
         };
         Ok(session)
