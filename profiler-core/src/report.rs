@@ -332,7 +332,7 @@ impl HeapReport {
 
     /// Whether it serves malloc calls.
     pub fn serves_malloc(&self) -> bool {
-        self.allocator != Allocator::Pymalloc && self.library.is_none()
+        self.allocator.serves_malloc(self.library.as_deref())
     }
 }
 
@@ -592,5 +592,10 @@ impl FragReport {
     /// The ledger's row of a class.
     pub fn ledger_row(&self, class: LedgerClass) -> Option<&LedgerRow> {
         self.ledger.iter().find(|row| row.class == class)
+    }
+
+    /// Resident bytes of a class; 0 where the ledger has no row for it.
+    pub fn resident_bytes(&self, class: LedgerClass) -> u64 {
+        self.ledger_row(class).map_or(0, |row| row.resident_bytes)
     }
 }

@@ -15,8 +15,9 @@ use profiler_common::program::{
     Control, OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES, code,
 };
 use profiler_core::addr::PAGE_SIZE;
+use profiler_core::allocator::MMAP_THRESHOLDS;
 use profiler_core::text::visible;
-use profiler_trace::compile::{Compiler, MMAP_THRESHOLDS, ProgramCheckpoint, Sink, Summary};
+use profiler_trace::compile::{Compiler, ProgramCheckpoint, Sink, Summary};
 use profiler_trace::limits::{Holder, Incomplete, Limit, Meter, Stopped};
 use profiler_trace::trace::{
     Checkpoint, Event, EventKind, Item, PassError, ReadError, RecordedBy, TraceDescription,

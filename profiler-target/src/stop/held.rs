@@ -19,7 +19,7 @@ use profiler_core::threads::Thread;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::tracer::Tracer;
-use super::{GRACE, GUARD_NAME, PATIENCE, Progress, StopError, already_traced, gone};
+use super::{GRACE, GUARD_NAME, GUARD_TIMEOUT, Progress, StopError, already_traced, gone};
 use crate::guard::{Deadline, Guard, Shared, is_suspended};
 use crate::proc_dir::{PidFd, ProcDir};
 
@@ -164,7 +164,7 @@ impl StopGuard {
         // One that somebody suspended would hold the target until the kernel ends it.
         self.guard.wake();
         let channel = self.guard.channel();
-        channel.set_read_timeout(Some(PATIENCE))?;
+        channel.set_read_timeout(Some(GUARD_TIMEOUT))?;
         let released = channel
             .write_all(&[DONE])
             .and_then(|()| channel.read_exact(&mut [0]));

@@ -23,7 +23,7 @@ pub use json::{checks, json, ndjson};
 pub use lines::{line, line_heading};
 pub use text::{explanation, text};
 
-/// The endings by which files are named, for people: those of [`Format::of`] and of saved sessions.
+/// The endings by which files are named, for people: of the formats, and of saved sessions.
 pub const ENDINGS: &str = ".fragsnap, .json, .csv or .hlog";
 
 /// Why an export could not be made. No file was changed.

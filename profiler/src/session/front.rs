@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::SessionError;
 use super::options::AttachOptions;
-use super::screen::Screen;
+use super::screen::{LAST_FRAME, Screen};
 use crate::export;
 use crate::say;
 use crate::tui::{self, Effect, Update};
@@ -113,9 +113,6 @@ impl Front {
     }
 }
 
-/// How long the screen's thread is waited for. It looks for what is new each 50 ms, and takes longer
-/// only where the terminal takes nothing in.
-const LAST_FRAME: Duration = Duration::from_secs(1);
 /// How long the end of a session that was interrupted waits for who draws or reads.
 const IN_HASTE: Duration = Duration::from_millis(80);
 
@@ -187,12 +184,12 @@ impl Lines {
         Ok(())
     }
 
-    fn close(self, patience: Duration) -> io::Result<()> {
+    fn close(self, timeout: Duration) -> io::Result<()> {
         drop(self.views);
         let Some(written) = self.written else {
             return Ok(());
         };
-        match written.recv_timeout(patience) {
+        match written.recv_timeout(timeout) {
             Ok(written) => written,
             // Nobody reads: what waits is lost, and the session ends all the same.
             Err(RecvTimeoutError::Timeout) => Ok(()),

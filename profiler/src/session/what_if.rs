@@ -17,10 +17,10 @@ use profiler_trace::record::TraceSink;
 use profiler_trace::trace::{Checkpoint, Event, Item, SeedBlock};
 
 use super::Ending;
-use super::record::{Output, ProbedRecording, RecordError, TraceWriteError, unless_gone};
+use super::record::{
+    DRAIN_INTERVAL, Output, ProbedRecording, RecordError, TraceWriteError, unless_gone,
+};
 
-/// Between two drains of the ring.
-const DRAIN_INTERVAL: Duration = Duration::from_millis(3);
 /// Between two checkpoints, at most: what the shadows have is known only there.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -35,6 +35,9 @@ pub(crate) use self::process::unless_gone;
 pub use self::trace_file::TraceWriteError;
 use super::{Ending, kinds, outputs};
 
+/// Between two drains of the ring: it holds 800 ms of the fastest stream that traps can make.
+pub(crate) const DRAIN_INTERVAL: Duration = Duration::from_millis(3);
+
 /// What `record` does.
 #[derive(Clone, Debug)]
 pub struct RecordOptions {

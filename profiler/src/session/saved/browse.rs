@@ -15,15 +15,13 @@ use profiler_trace::snapshot::{Observation, ReadError, Reader, Record};
 use super::{SavedError, SavedOptions};
 use crate::session::history::History;
 use crate::session::outputs::Outputs;
-use crate::session::screen::Screen;
+use crate::session::screen::{LAST_FRAME, Screen};
 use crate::session::{Ending, interrupt};
 use crate::tui::{self, Cursor, Effect, Update};
 use profiler_target::open_regular;
 
 /// How long a signal may wait for its effect.
 const SIGNAL_POLL: Duration = Duration::from_millis(50);
-/// How long the screen's last frame is waited for.
-const LAST_FRAME: Duration = Duration::from_secs(1);
 
 /// Shows a saved session until the user leaves it. Gives how that was, and why not all of the file
 /// could be read, in words.
