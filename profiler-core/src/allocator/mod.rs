@@ -11,7 +11,7 @@ mod version;
 use std::fmt;
 
 pub use self::recognise::{
-    Contents, c_library, functions, held_by, is_c_library_name, serving_malloc,
+    Contents, allocators_in, c_library, functions, is_c_library_name, serving_malloc,
 };
 pub use self::rows::ROWS;
 pub use self::settings::{

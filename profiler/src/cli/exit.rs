@@ -15,7 +15,7 @@ pub(super) enum Exit {
     Done = 0,
     /// Something failed.
     Error = 1,
-    /// Wrong usage, by what only the command itself can tell; clap ends with the same code.
+    /// Wrong usage, by what only the command itself can determine; clap ends with the same code.
     Usage = 2,
     /// Not permitted; the message names the fix.
     NotPermitted = 4,

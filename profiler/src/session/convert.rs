@@ -121,7 +121,7 @@ fn print(
     meter: &Meter,
     interrupted: &AtomicBool,
 ) -> io::Result<Option<Written>> {
-    let stdout = Patient {
+    let stdout = InterruptibleStdout {
         stdout: say::data(),
         interrupted,
     };
@@ -175,12 +175,12 @@ fn not_interrupted(written: Result<Written, PassError>) -> io::Result<Option<Wri
 const PIPE_BYTES: usize = 4096;
 
 /// stdout, of which no wait outlasts a signal.
-struct Patient<'a> {
+struct InterruptibleStdout<'a> {
     stdout: say::Stdout,
     interrupted: &'a AtomicBool,
 }
 
-impl Write for Patient<'_> {
+impl Write for InterruptibleStdout<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let part = &bytes[..bytes.len().min(PIPE_BYTES)];
         loop {

@@ -70,7 +70,7 @@ impl Front {
         }
     }
 
-    /// Tells the user what an export came to.
+    /// Shows the user what an export came to.
     pub(crate) fn note(&mut self, note: String) {
         if let Self::Screen(drawn) = self {
             drawn.screen.update(Update::Note(note));

@@ -157,7 +157,7 @@ impl Worker {
         Ok(went_on.is_some() && self.is_alive())
     }
 
-    /// Tells it to do something: a line that the program knows.
+    /// Asks it to do something: a line that the program knows.
     pub(super) fn command(&mut self, line: &str) -> Result<()> {
         let commands = self.commands.as_mut().context("it takes no commands")?;
         // One that has ended hears nothing.

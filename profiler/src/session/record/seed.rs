@@ -116,7 +116,7 @@ pub(crate) fn thread_order(users: &[(u32, u32)], arenas: u32, tids: &[u32]) -> V
 mod tests {
     use profiler_core::addr::{AddrRange, RemoteAddr};
     use profiler_core::heap::{Arena, Extent, ExtentKind};
-    use profiler_core::residency::PageState;
+    use profiler_core::residency::{PageRun, PageState};
     use profiler_core::span::SpanList;
 
     use super::*;
