@@ -40,8 +40,7 @@ pub fn sharing(parent: i32, of_parent: &ResidencyMap, of_child: &ResidencyMap) -
 fn compare(range: AddrRange, state: PageState, parent: &ResidencyMap, sharing: &mut ForkSharing) {
     let mut rest = range.len();
     for theirs in parent.runs_in(range) {
-        let has_one = theirs.state.is_resident() || theirs.state.is_swapped();
-        if !has_one || theirs.state.is_file() {
+        if !theirs.state.has_data() || theirs.state.is_file() {
             continue;
         }
         let bytes = theirs.range.len();

@@ -179,7 +179,7 @@ impl HeapSnapshot {
 
     /// Whether it serves malloc calls, so that other allocators and settings of malloc concern it.
     pub fn serves_malloc(&self) -> bool {
-        self.allocator != Allocator::Pymalloc && self.library.is_none()
+        self.allocator.serves_malloc(self.library.as_deref())
     }
 
     /// The sum of one figure over all arenas.

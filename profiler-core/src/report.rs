@@ -1,7 +1,13 @@
 //! The report: everything that screens, files and explanations show, as a pure function of a
 //! [`Sample`](crate::sample::Sample).
 
-use crate::addr::{AddrRange, PAGE_SIZE};
+mod rows;
+
+pub use self::rows::{
+    HugeOccupancyRow, LedgerClass, LedgerRow, MapExtent, MapPage, OccupancyDeciles, OccupancyRow,
+    SizeClassRow,
+};
+use crate::addr::PAGE_SIZE;
 use crate::completeness::{Completeness, Confidence};
 pub use crate::explain::{Remedy, Step};
 use crate::explain::{explanation, findings, verdict};
@@ -10,226 +16,9 @@ use crate::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
 use crate::metrics::{Metric, MetricId};
 use crate::objects::Census;
 use crate::prediction::Predictions;
-use crate::residency::PageState;
 use crate::sample::{Host, KernelCount, Target};
-use crate::size_class::SizeClass;
 use crate::text::visible;
 use crate::units::{self, Value};
-
-/// A class of the ledger. The classes do not overlap; together they are all of RSS and swap.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
-pub enum LedgerClass {
-    /// Bytes of blocks in the program's hands, from malloc.
-    Live,
-    /// Bytes in live blocks known not to have been asked for.
-    InternalSlop,
-    /// In the allocator's caches.
-    Cached,
-    /// Free whole pages that a trim would return.
-    FreeTrimmable,
-    /// Free whole pages that no trim returns.
-    FreeStuck,
-    /// Free bytes on pages that something not free keeps.
-    FreePinned,
-    /// The top.
-    Top,
-    /// Headers, arena states, pool headers.
-    AllocatorMetadata,
-    /// Blocks in the program's hands, from pymalloc.
-    PymallocLive,
-    /// Free blocks in used pools, free pools, never-used tails.
-    PymallocFree,
-    /// Blocks with a mapping of their own.
-    LargeMapped,
-    /// Heaps that a library has for itself, live and free.
-    PrivateHeap,
-    /// Thread stacks.
-    Stacks,
-    /// Files: code, libraries, page cache mapped.
-    File,
-    /// Anonymous memory that no walked allocator claims.
-    OtherAnonymous,
-    /// What nothing above explains.
-    Unknown,
-}
-
-impl LedgerClass {
-    /// All classes in the order they are shown.
-    pub const ALL: [Self; 16] = [
-        Self::Live,
-        Self::InternalSlop,
-        Self::Cached,
-        Self::FreeTrimmable,
-        Self::FreeStuck,
-        Self::FreePinned,
-        Self::Top,
-        Self::AllocatorMetadata,
-        Self::PymallocLive,
-        Self::PymallocFree,
-        Self::LargeMapped,
-        Self::PrivateHeap,
-        Self::Stacks,
-        Self::File,
-        Self::OtherAnonymous,
-        Self::Unknown,
-    ];
-
-    /// The name in JSON, CSV and on screen.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::InternalSlop => "internal_slop",
-            Self::Cached => "cached",
-            Self::FreeTrimmable => "free_trimmable",
-            Self::FreeStuck => "free_stuck",
-            Self::FreePinned => "free_pinned",
-            Self::Top => "top",
-            Self::AllocatorMetadata => "allocator_metadata",
-            Self::PymallocLive => "pymalloc_live",
-            Self::PymallocFree => "pymalloc_free",
-            Self::LargeMapped => "large_mapped",
-            Self::PrivateHeap => "private_heap",
-            Self::Stacks => "stacks",
-            Self::File => "file",
-            Self::OtherAnonymous => "other_anonymous",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// One line of help: what the bytes are.
-    pub const fn help(self) -> &'static str {
-        match self {
-            Self::Live => "blocks that the program holds from malloc",
-            Self::InternalSlop => {
-                "usable bytes in live blocks beyond the requested size (a walk cannot know)"
-            }
-            Self::Cached => "freed blocks that the allocator's caches keep ready",
-            Self::FreeTrimmable => "free whole pages that malloc_trim would return",
-            Self::FreeStuck => "free whole pages that no trim returns",
-            Self::FreePinned => "free bytes on pages that a live block keeps resident",
-            Self::Top => "the unused end of each arena",
-            Self::AllocatorMetadata => "block headers, arena states, pool headers",
-            Self::PymallocLive => "small Python objects in use (up to 512 bytes each)",
-            Self::PymallocFree => "free room for small Python objects, not returned to the kernel",
-            Self::LargeMapped => "large blocks, each with a mapping of its own",
-            Self::PrivateHeap => "heaps that a library has for itself, live and free",
-            Self::Stacks => "thread stacks",
-            Self::File => "code, libraries and other mapped files",
-            Self::OtherAnonymous => "anonymous memory that no walked allocator claims",
-            Self::Unknown => "bytes that belong to none of the classes above",
-        }
-    }
-}
-
-/// One row of the ledger, in bytes.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct LedgerRow {
-    /// Which class.
-    pub class: LedgerClass,
-    /// In memory.
-    pub resident_bytes: u64,
-    /// Of those, still shared with another process.
-    pub shared_bytes: u64,
-    /// In swap.
-    pub swapped_bytes: u64,
-}
-
-impl LedgerRow {
-    /// A class that holds nothing.
-    pub const fn empty(class: LedgerClass) -> Self {
-        Self {
-            class,
-            resident_bytes: 0,
-            shared_bytes: 0,
-            swapped_bytes: 0,
-        }
-    }
-}
-
-/// One allocator's size class.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct SizeClassRow {
-    /// Whose.
-    pub allocator: Allocator,
-    /// Which; `class.upper_bytes()` is its largest size.
-    pub class: SizeClass,
-    /// Blocks in the program's hands.
-    pub live_blocks: u64,
-    /// Their bytes.
-    pub live_bytes: u64,
-    /// Free and cached blocks.
-    pub free_blocks: u64,
-    /// Their bytes.
-    pub free_bytes: u64,
-    /// Free bytes on the resident pages of its live blocks, divided evenly among the live blocks
-    /// of a page.
-    pub pinned_free_bytes: u64,
-}
-
-/// Pages of one allocator's extents whose live bytes lie in `min_bytes..=max_bytes`.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct OccupancyRow {
-    /// Whose pages.
-    pub allocator: Allocator,
-    /// Fewest live bytes.
-    pub min_bytes: u32,
-    /// Most live bytes.
-    pub max_bytes: u32,
-    /// Pages in memory.
-    pub resident_pages: u64,
-    /// Pages in swap.
-    pub swapped_pages: u64,
-}
-
-/// How full the resident pages of one allocator are: a tenth of them hold at most `live_bytes[0]`
-/// live bytes, half of them at most `live_bytes[4]`, nine tenths at most `live_bytes[8]`.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct OccupancyDeciles {
-    /// Whose pages.
-    pub allocator: Allocator,
-    /// The nine deciles, in live bytes a page of 4096.
-    pub live_bytes: [u16; 9],
-}
-
-/// Aligned ranges of 2 MiB with something of a heap resident, by the share of them that is live:
-/// more than `max_percent` − 10 and up to `max_percent` (0: nothing live).
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct HugeOccupancyRow {
-    /// Whose; of the first page where several share a range.
-    pub allocator: Allocator,
-    /// Most live bytes, in percent of 2 MiB.
-    pub max_percent: u32,
-    /// How many ranges.
-    pub ranges: u64,
-    /// Bytes of their resident heap pages.
-    pub resident_bytes: u64,
-    /// Of those, backed by huge pages.
-    pub huge_bytes: u64,
-}
-
-/// One page of the heap's map.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct MapPage {
-    /// Live bytes on the page, 0 to 4096.
-    pub live_bytes: u16,
-    /// Bytes that are cached, top, metadata or retained.
-    pub other_bytes: u16,
-    /// What the kernel says of it.
-    pub state: PageState,
-}
-
-/// The pages of one extent (or of neighbouring large blocks), for the map of the heap.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MapExtent {
-    /// Whose.
-    pub allocator: Allocator,
-    /// Which arena.
-    pub arena: u32,
-    /// Page-aligned addresses; `pages[i]` is the page at start + i × 4096.
-    pub range: AddrRange,
-    /// Its pages.
-    pub pages: Vec<MapPage>,
-}
 
 /// A setting in force.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -332,7 +121,7 @@ impl HeapReport {
 
     /// Whether it serves malloc calls.
     pub fn serves_malloc(&self) -> bool {
-        self.allocator != Allocator::Pymalloc && self.library.is_none()
+        self.allocator.serves_malloc(self.library.as_deref())
     }
 }
 
@@ -592,5 +381,10 @@ impl FragReport {
     /// The ledger's row of a class.
     pub fn ledger_row(&self, class: LedgerClass) -> Option<&LedgerRow> {
         self.ledger.iter().find(|row| row.class == class)
+    }
+
+    /// Resident bytes of a class; 0 where the ledger has no row for it.
+    pub fn resident_bytes(&self, class: LedgerClass) -> u64 {
+        self.ledger_row(class).map_or(0, |row| row.resident_bytes)
     }
 }

@@ -66,6 +66,11 @@ impl PageState {
         self.has(Self::SWAPPED)
     }
 
+    /// Whether there is data of the process on it: it is resident, or in swap.
+    pub const fn has_data(self) -> bool {
+        self.is_resident() || self.is_swapped()
+    }
+
     /// The zero page.
     pub const fn is_zero(self) -> bool {
         self.has(Self::ZERO)
@@ -246,6 +251,12 @@ impl ResidencyMap {
                     state: r.state,
                 })
             })
+    }
+
+    /// Bytes of `range` on pages that [have data](PageState::has_data).
+    pub fn data_bytes(&self, range: AddrRange) -> u64 {
+        let runs = self.runs_in(range).filter(|run| run.state.has_data());
+        runs.map(|run| run.range.len()).sum()
     }
 
     /// Bytes counted in RSS by the page table: present, not zero, not uncounted.

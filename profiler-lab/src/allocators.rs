@@ -16,7 +16,7 @@ use profiler_core::allocator::{
 };
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
-use profiler_target::{Source, file_limit, malloc_in};
+use profiler_target::{AllocatorProblem, ErrorKind, Limit, Source, file_limit, malloc_in};
 
 use super::loader;
 
@@ -88,20 +88,13 @@ pub struct Allocator {
 #[derive(Debug, thiserror::Error)]
 pub enum NoAllocator {
     /// Nothing is known by this name.
-    #[error(
-        "unknown allocator {}: use {} or the path of a shared object",
-        visible(.0),
-        names()
-    )]
+    #[error("unknown allocator {}", visible(.0))]
     UnknownName(String),
     /// The loader finds no library of this name.
-    #[error(
-        "the dynamic loader finds no {0}: give a path with a slash in it, such as ./{0} for one in \
-         this folder"
-    )]
+    #[error("the dynamic loader finds no {0}, and a name without a slash is not a path")]
     NotFound(String),
     /// It is not on this host.
-    #[error("not installed here: on Debian, `apt-get install {package}`")]
+    #[error("not installed here (Debian's package: {package})")]
     NotInstalled {
         /// The package that holds it.
         package: &'static str,
@@ -140,7 +133,7 @@ pub enum NoAllocator {
     },
     /// Its tables are larger than what is read.
     #[error(
-        "{} claims tables of more than {}, which is not read: --file-limit raises it",
+        "{} claims tables of more than {}, the limit of a file that is read",
         visible(.path.display()), bytes(*limit_bytes)
     )]
     TooLarge {
@@ -152,6 +145,24 @@ pub enum NoAllocator {
     /// No room for a file in memory.
     #[error("cannot unpack it: {0}")]
     Unpack(io::Error),
+}
+
+impl NoAllocator {
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownName(_) => ErrorKind::Allocator(AllocatorProblem::UnknownName),
+            Self::NotFound(_) => ErrorKind::Allocator(AllocatorProblem::NotFound),
+            Self::NotInstalled { package } => {
+                ErrorKind::Allocator(AllocatorProblem::NotInstalled { package })
+            }
+            Self::TooLarge { .. } => ErrorKind::Limit(Limit::File),
+            Self::Unreadable { why, .. } | Self::Unpack(why) => ErrorKind::of_io(why),
+            Self::NotShared { .. } | Self::OtherMachine { .. } | Self::NoMalloc { .. } => {
+                ErrorKind::Other
+            }
+        }
+    }
 }
 
 impl Allocator {
@@ -268,7 +279,7 @@ impl Allocator {
 }
 
 /// The names of all builds, in a list.
-fn names() -> String {
+pub fn names() -> String {
     let names: Vec<_> = builds().map(|(_, build)| build.name).collect();
     names.join(", ")
 }

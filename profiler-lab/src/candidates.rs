@@ -8,6 +8,7 @@ use profiler_trace::trace::TraceDescription;
 use super::allocators::{Allocator, kind_named};
 use super::environment::Environment;
 use super::recorded::{self, Recorded};
+use super::report::Failure;
 
 /// Above this block size glibc maps blocks of their own, as long as it is fixed.
 const FIXED_THRESHOLD: &str = "131072";
@@ -34,7 +35,7 @@ pub struct Candidate {
     /// How it is called.
     pub name: String,
     /// The allocator, or why it cannot be had.
-    pub allocator: Result<Allocator, String>,
+    pub allocator: Result<Allocator, Failure>,
     /// All that allocators read of the environment, without `LD_PRELOAD`.
     pub env: Environment,
     /// When `malloc_trim(0)` is called.
@@ -124,7 +125,7 @@ impl Tunable {
 
 impl Candidate {
     fn new(name: &str, build: &str, env: Environment) -> Self {
-        let found = Allocator::find(build).map_err(|error| error.to_string());
+        let found = Allocator::find(build).map_err(Failure::from);
         Self::with(name, found, env)
     }
 
@@ -132,7 +133,11 @@ impl Candidate {
         Self::with(name, Ok(Allocator::glibc()), env)
     }
 
-    pub(crate) fn with(name: &str, allocator: Result<Allocator, String>, env: Environment) -> Self {
+    pub(crate) fn with(
+        name: &str,
+        allocator: Result<Allocator, Failure>,
+        env: Environment,
+    ) -> Self {
         let is_glibc = |found: &Allocator| found.identity.is(Kind::Glibc);
         Self {
             name: name.to_owned(),
@@ -203,12 +208,12 @@ impl Facts<'_> {
 
 /// The allocator and the settings that the program had, and why its allocator is not the very object
 /// that the trace names, if that is so, or that it is not known.
-pub fn now(facts: &Facts<'_>) -> (Candidate, Option<String>) {
+pub fn now(facts: &Facts<'_>) -> (Candidate, Option<Failure>) {
     let env = facts.env();
     let Some(title) = facts.malloc() else {
         let note = "which allocator its program had is not in it, and glibc is assumed";
         let candidate = Candidate::glibc("baseline: glibc (assumed)", env);
-        return (candidate, Some(note.to_owned()));
+        return (candidate, Some(note.to_owned().into()));
     };
     let name = format!("baseline: {title}");
     if facts.is_glibc() {
@@ -366,14 +371,14 @@ pub fn own_field(facts: &Facts<'_>, allocators: &[String], tunables: &[Tunable])
 /// An allocator that a user named.
 struct Named {
     name: String,
-    found: Result<Allocator, String>,
+    found: Result<Allocator, Failure>,
     /// Which one it is, or, when it is not to be had, is by its name.
     kind: Option<Kind>,
 }
 
 impl Named {
     fn find(name: String) -> Self {
-        let found = Allocator::find(&name).map_err(|error| error.to_string());
+        let found = Allocator::find(&name).map_err(Failure::from);
         let kind = match &found {
             Ok(allocator) => allocator.identity.kind,
             Err(_) => kind_named(&name),

@@ -120,7 +120,7 @@ fn a_program_under_jemalloc_is_compared_with_plain_glibc_too() {
 fn an_allocator_that_was_not_recorded_is_not_passed_off_as_glibc() {
     let (now, note) = now(&facts(&described(&[]), 1));
     assert_eq!(now.name, "baseline: glibc (assumed)");
-    assert!(note.expect("it is said").contains("assumed"));
+    assert!(note.expect("it is said").why.contains("assumed"));
     let another = described(&[("malloc", "libfast.so")]);
     let facts = facts(&another, 1);
     assert!(!facts.is_glibc());

@@ -10,6 +10,7 @@ use profiler_core::sample::Sample;
 
 use super::candidates::{Candidate, Trim};
 use super::play::{GapFill, PlayError, Played, ReplayProgram, Setup, Touch, play};
+use super::report::Failure;
 
 /// Runs of what is random, in any case.
 const FEWEST_RUNS: u32 = 3;
@@ -63,7 +64,7 @@ pub struct Outcome {
     /// left untouched, or gaps filled in the other way.
     pub bounds: Vec<Run>,
     /// Why it could not be played.
-    pub failure: Option<String>,
+    pub failure: Option<Failure>,
     /// The player's first process at its end, of one of the runs.
     pub sample: Option<Sample>,
 }
@@ -301,7 +302,7 @@ impl<'a> Field<'a> {
         let outcome = &mut state.outcomes[job.candidate];
         match played {
             Err(PlayError::Cancelled) => {}
-            Err(why) => outcome.failure = Some(why.to_string()),
+            Err(why) => outcome.failure = Some(why.into()),
             Ok(played) => {
                 let run = Run {
                     resident: played

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use profiler_trace::interchange;
-use profiler_trace::limits::{Limits, Meter};
+use profiler_trace::limits::{Incomplete, Limits, Meter};
 use profiler_trace::trace::{Event, Item, TraceSource, pass_on};
 
 use super::input::Input;
@@ -26,7 +26,7 @@ pub struct Compiled {
     /// The program.
     pub program: Arc<ReplayProgram>,
     /// Why it was not read to its end.
-    pub trouble: Option<String>,
+    pub trouble: Option<Incomplete>,
 }
 
 /// Opens and compiles the trace at `path`, or a recording of another tool, until it is interrupted.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use profiler_core::text::visible;
 use profiler_target::host;
 use profiler_trace::compile::{ProgramCheckpoint, Summary};
-use profiler_trace::limits::Limits;
+use profiler_trace::limits::{Incomplete, Limits};
 use profiler_trace::trace::TraceDescription;
 
 use super::ablation;
@@ -84,7 +84,7 @@ pub fn replay(
     };
     let is_own = !options.allocators.is_empty() || !options.tunables.is_empty();
     let (now, not_loaded) = candidates::now(&facts);
-    not_taken.extend(not_loaded);
+    not_taken.extend(not_loaded.iter().map(|failure| failure.why.clone()));
     let mut all = vec![now];
     all.extend(if is_own {
         candidates::own_field(&facts, &options.allocators, &options.tunables)
@@ -112,7 +112,7 @@ pub fn replay(
     let outcomes = field::run(program, &all, &config, progress);
     let played = PlayedField {
         program,
-        trouble: opened.trouble.as_deref(),
+        trouble: opened.trouble.as_ref(),
         summary: &summary,
         checkpoints: program.checkpoints(),
         candidates: &all,
@@ -121,6 +121,7 @@ pub fn replay(
     };
     let mut report = played.report(options);
     report.trace.not_taken = not_taken;
+    report.trace.not_loaded = not_loaded.map(|failure| failure.kind);
     report.not_confined = Confinement::of_host().lacks().to_vec();
     report.mechanisms = played.mechanisms(&mechanisms, &facts);
     report.interrupted = interrupted.load(Ordering::Relaxed);
@@ -136,7 +137,7 @@ fn cpus(description: &TraceDescription) -> Option<u32> {
 /// A field that was played.
 struct PlayedField<'a> {
     program: &'a ReplayProgram,
-    trouble: Option<&'a str>,
+    trouble: Option<&'a Incomplete>,
     summary: &'a Summary,
     checkpoints: Vec<ProgramCheckpoint>,
     candidates: &'a [Candidate],
@@ -175,7 +176,7 @@ impl PlayedField<'_> {
         let allocator = candidate.allocator.as_ref().ok();
         let measured = self.measured(outcome);
         let not_played = measured.is_none() && candidate.same_as_now.is_none();
-        let not_played = not_played.then(|| "not played to its end".to_owned());
+        let not_played = not_played.then(|| "not played to its end".to_owned().into());
         Row {
             name: candidate.name.clone(),
             allocator: allocator.map_or_else(String::new, |allocator| allocator.name.clone()),
@@ -268,7 +269,7 @@ impl PlayedField<'_> {
                 band
             },
             other_allocator: self.other_allocator(),
-            failure: now.failure.clone(),
+            failure: now.failure.as_ref().map(|failure| failure.why.clone()),
             foreign: foreign(description),
         }
     }
@@ -313,8 +314,9 @@ impl PlayedField<'_> {
                 .iter()
                 .filter(|at| at.checkpoint.figures.malloc_bytes().is_some())
                 .count() as u64,
-            trouble: self.trouble.map(str::to_owned),
+            trouble: self.trouble.cloned(),
             not_taken: Vec::new(),
+            not_loaded: None,
             last_checkpoint_ns: self
                 .checkpoints
                 .last()

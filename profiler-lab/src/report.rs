@@ -1,10 +1,14 @@
 //! What a replay came to: plain data, from which text and JSON are made.
 
 use profiler_core::allocator::Allocator;
+use profiler_target::ErrorKind;
+use profiler_trace::limits::Incomplete;
 
+use super::allocators::NoAllocator;
 use super::calibrate::Calibration;
 use super::candidates::Mechanism;
 use super::figures::{Figure, PeakAndFinal};
+use super::play::PlayError;
 
 /// The whole of it.
 #[derive(Clone, Debug, Default)]
@@ -67,9 +71,46 @@ pub struct TraceFacts {
     /// When the last checkpoint was, which is what is final, in nanoseconds as above.
     pub last_checkpoint_ns: u64,
     /// Why it was not read to its end.
-    pub trouble: Option<String>,
+    pub trouble: Option<Incomplete>,
     /// Variables of it that players did not get, as `NAME=VALUE`, and why its allocator was not loaded.
     pub not_taken: Vec<String>,
+    /// Of what kind the reason is for which its allocator was not loaded.
+    pub not_loaded: Option<ErrorKind>,
+}
+
+/// Why a candidate was not played to its end.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// In words.
+    pub why: String,
+    /// Of what kind it is.
+    pub kind: ErrorKind,
+}
+
+impl From<String> for Failure {
+    /// Of no kind that anything follows from.
+    fn from(why: String) -> Self {
+        let kind = ErrorKind::Other;
+        Self { why, kind }
+    }
+}
+
+impl From<NoAllocator> for Failure {
+    fn from(error: NoAllocator) -> Self {
+        Self {
+            why: error.to_string(),
+            kind: error.kind(),
+        }
+    }
+}
+
+impl From<PlayError> for Failure {
+    fn from(error: PlayError) -> Self {
+        Self {
+            why: error.to_string(),
+            kind: ErrorKind::of_causes(&error),
+        }
+    }
 }
 
 /// One candidate.
@@ -98,7 +139,7 @@ pub struct Row {
     /// What was measured; `None` when it failed.
     pub measured: Option<Measured>,
     /// Why it failed.
-    pub failure: Option<String>,
+    pub failure: Option<Failure>,
     /// Why it was not played, being the same as what the program had.
     pub same_as_now: Option<String>,
     /// Its place among those that came to their end, from 1.
@@ -230,7 +271,7 @@ mod tests {
         let row = |name: &str, both: Option<(u64, u64)>| Row {
             name: name.into(),
             is_now: name == "now",
-            failure: both.is_none().then(|| "crashed".into()),
+            failure: both.is_none().then(|| "crashed".to_owned().into()),
             measured: both.map(|(peak, at_end)| Measured {
                 memory: PeakAndFinal { peak, at_end }.map(|bytes| Figure {
                     bytes,

@@ -125,8 +125,8 @@ impl Shadows {
                     background: true,
                     ..Setup::default()
                 },
-                Err(why) => {
-                    shadow.ended = Some(why.clone());
+                Err(failure) => {
+                    shadow.ended = Some(failure.why.clone());
                     shared.lock().shadows.push(shadow);
                     continue;
                 }

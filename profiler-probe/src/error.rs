@@ -43,8 +43,7 @@ pub enum ProbeError {
     /// The guard was killed, and there are breakpoints all the same.
     #[error(
         "the process that holds the probes was ended by somebody, and there are breakpoints at their \
-         places in process {0}: another tool's, or left behind; \
-         `fragscope doctor --pid {0} --repair` removes those that nobody holds"
+         places in process {0}: another tool's, or left behind"
     )]
     BreakpointsLeft(i32),
     /// The guard lives, and may not be killed.
@@ -85,9 +84,8 @@ impl ProbeError {
                 ErrorKind::Other => ErrorKind::HostNotProbeable,
                 kind => kind,
             },
-            Self::GuardLost | Self::GuardSilent | Self::BreakpointsLeft(_) | Self::Budget(_) => {
-                ErrorKind::Other
-            }
+            Self::BreakpointsLeft(pid) => ErrorKind::BreakpointsLeft { pid: *pid },
+            Self::GuardLost | Self::GuardSilent | Self::Budget(_) => ErrorKind::Other,
         }
     }
 

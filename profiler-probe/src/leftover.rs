@@ -139,7 +139,7 @@ pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, 
 /// How long the kernel takes at most to remove breakpoints; a loaded host takes tenths of a second.
 const REMOVED_WITHIN: Duration = Duration::from_secs(1);
 /// Between two looks at whether they are gone.
-const LOOK: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Places in a target's code where probes are set, but for those where others had set one before.
 pub(super) struct Sites {
@@ -185,7 +185,7 @@ impl Sites {
     pub(super) fn wait_until_clear(&self) {
         let deadline = Instant::now() + REMOVED_WITHIN;
         while self.are_set() && Instant::now() < deadline {
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 }

@@ -152,7 +152,7 @@ impl Loaded {
         Ok(())
     }
 
-    /// Tells the programs whose events count, and whether a window is open.
+    /// Sets for the programs whose events count, and whether a window is open.
     pub(super) fn configure(&mut self, config: Config) -> io::Result<()> {
         let words: [u32; 2] = zerocopy::transmute!(config);
         self.config.set(0, words, 0).map_err(io::Error::other)

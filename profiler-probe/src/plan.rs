@@ -110,8 +110,7 @@ pub enum PlanError {
     NoMalloc,
     /// A fully static program whose malloc has no symbol.
     #[error(
-        "{} is statically linked and stripped, so its malloc cannot be found: a build with symbols \
-         can be probed",
+        "{} is statically linked and stripped, so its malloc cannot be found",
         visible(path)
     )]
     StaticWithoutSymbols {
@@ -136,7 +135,8 @@ impl PlanError {
                 ErrorKind::Other => ErrorKind::TargetNotProbeable,
                 kind => kind,
             },
-            _ => ErrorKind::TargetNotProbeable,
+            Self::StaticWithoutSymbols { .. } => ErrorKind::NoSymbols,
+            Self::NoMalloc | Self::Unreadable { .. } => ErrorKind::TargetNotProbeable,
         }
     }
 }

@@ -6,7 +6,7 @@ use profiler_target::{Process, Target};
 
 use super::object::{self, Inputs, Server};
 use super::plan::{Function, MallocObject, PlanError, PlannedProbe, ProbePlan, Sizes};
-use super::sites::{self, Manner};
+use super::sites::{self, SiteOptions};
 
 impl MallocObject {
     /// The object that serves malloc in a live process; not the one at the path `passed_over`, which
@@ -106,7 +106,7 @@ fn place(server: &Server, sizes: Sizes) -> (Vec<PlannedProbe>, Vec<(Function, St
             &server.code,
             &definition.body,
             function,
-            Manner {
+            SiteOptions {
                 chunk_header: server.object.chunk_header(),
                 sizes,
             },

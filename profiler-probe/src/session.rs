@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use profiler_core::activity::{Activity, ProbeCost};
 use profiler_core::live::Tracker;
+use profiler_target::ErrorKind;
 
 use super::armed::Armed;
 use super::budget::Budget;
@@ -49,7 +50,16 @@ pub(super) struct State {
     /// By probe of the plan: why it is not attached.
     pub(super) failed: Vec<Option<String>>,
     /// Why probing ended by itself.
-    pub(super) ended: Option<String>,
+    pub(super) ended: Option<Ended>,
+}
+
+/// Why probing ended by itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Ended {
+    /// In words.
+    pub(super) why: String,
+    /// Of what kind it is.
+    pub(super) kind: ErrorKind,
 }
 
 impl Shared {
@@ -167,8 +177,14 @@ impl ProbeSession {
             budget: self.budget.share(),
         };
         let lost = state.lost;
-        let ended = state.ended.clone();
+        let ended = state.ended.as_ref().map(|ended| ended.why.clone());
         state.tracker.activity(now, lost, probes, cost, ended)
+    }
+
+    /// Of what kind the reason is for which probing ended by itself ([`Activity::ended`]).
+    pub fn ended(&self) -> Option<ErrorKind> {
+        let state = self.shared.state();
+        state.ended.as_ref().map(|ended| ended.kind.clone())
     }
 
     /// Removes the probes, waits until they are gone, and gives what was seen in all.
@@ -195,10 +211,14 @@ impl Drop for ProbeSession {
 
 /// Why the work of a session's thread ended by itself, be it by a panic, of which nobody else would
 /// know before the session ends.
-fn end_of(work: impl FnOnce() -> Option<String>) -> Option<String> {
+fn end_of(work: impl FnOnce() -> Option<Ended>) -> Option<Ended> {
     // What it leaves half done is dropped with it, but for sums.
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Some("the thread that takes in their events panicked".to_owned()))
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Some(Ended {
+            why: "the thread that takes in their events panicked".to_owned(),
+            kind: ErrorKind::Other,
+        })
+    })
 }
 
 #[cfg(test)]
@@ -209,6 +229,6 @@ mod tests {
     fn a_panic_of_the_thread_is_why_the_probes_ended() {
         assert_eq!(end_of(|| None), None);
         let ended = end_of(|| panic!("on purpose"));
-        assert!(ended.is_some_and(|why| why.contains("panicked")));
+        assert!(ended.is_some_and(|ended| ended.why.contains("panicked")));
     }
 }

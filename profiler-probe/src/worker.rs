@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::thread::park_timeout;
 use std::time::Duration;
 
+use profiler_target::ErrorKind;
+
 use super::armed::Armed;
 use super::budget::{Account, Budget};
 use super::decode::decode;
 use super::error::ProbeError;
-use super::session::Shared;
+use super::session::{Ended, Shared};
 
 /// Between two looks at the ring. It holds 200 ms of the fastest stream that traps can make.
 const POLL: Duration = Duration::from_millis(3);
@@ -72,13 +74,19 @@ impl Worker {
 
     /// Window after window, the first of which is open, until it is to stop or the target is gone. Gives
     /// why it ended, unless it was to.
-    pub(super) fn run(mut self) -> Option<String> {
+    pub(super) fn run(mut self) -> Option<Ended> {
         let ended = self.windows();
         let ended = ended.and(self.armed.end());
         match ended {
-            Ok(()) if self.gone => Some("the target has exited".to_string()),
+            Ok(()) if self.gone => Some(Ended {
+                why: "the target has exited".to_owned(),
+                kind: ErrorKind::TargetGone,
+            }),
             Ok(()) => None,
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(Ended {
+                why: error.to_string(),
+                kind: error.kind(),
+            }),
         }
     }
 

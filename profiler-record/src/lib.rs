@@ -2,7 +2,7 @@
 //! `fragscope record`, and passes it on to the allocator that the program would have had.
 //!
 //! It allocates nothing, takes no lock, and keeps order exact: a free and the old half of a realloc
-//! count before the call, an allocation after it. When the reader dies, it stops telling and the
+//! count before the call, an allocation after it. When the reader dies, it stops recording and the
 //! program runs on.
 #![no_std]
 

@@ -27,21 +27,21 @@ impl Next {
         if !found.is_null() {
             return found;
         }
-        LOOKING.store(true, Ordering::Relaxed);
+        RESOLVING.store(true, Ordering::Relaxed);
         // SAFETY: a constant name with its zero.
         let found = unsafe { sys::dlsym(sys::RTLD_NEXT, self.name.as_ptr()) };
-        LOOKING.store(false, Ordering::Relaxed);
+        RESOLVING.store(false, Ordering::Relaxed);
         self.found.store(found, Ordering::Relaxed);
         found
     }
 }
 
 /// Whether a lookup is under way: dlsym may allocate, before there is anything to allocate from.
-static LOOKING: AtomicBool = AtomicBool::new(false);
+static RESOLVING: AtomicBool = AtomicBool::new(false);
 
 /// Whether memory must come from [`early`].
-pub(crate) fn is_looking() -> bool {
-    LOOKING.load(Ordering::Relaxed)
+pub(crate) fn is_resolving() -> bool {
+    RESOLVING.load(Ordering::Relaxed)
 }
 
 const EARLY_BYTES: usize = 16 << 10;

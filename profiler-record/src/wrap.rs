@@ -48,7 +48,7 @@ fn allocated(what: RecordKind, align: usize, block: *mut c_void, size: usize) {
 /// As C's `malloc`.
 #[cfg_attr(feature = "recorder", unsafe(no_mangle))]
 pub unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
-    if next::is_looking() {
+    if next::is_resolving() {
         return next::early(size);
     }
     // SAFETY: passed on.
@@ -61,7 +61,7 @@ pub unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
 /// As C's `calloc`.
 #[cfg_attr(feature = "recorder", unsafe(no_mangle))]
 pub unsafe extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
-    if next::is_looking() {
+    if next::is_resolving() {
         return next::early(count.saturating_mul(size));
     }
     // SAFETY: passed on.

@@ -188,7 +188,7 @@ pub(crate) fn leave() {
 static BEGAN_CPU: AtomicI64 = AtomicI64::new(0);
 static BEGAN_FAULTS: AtomicI64 = AtomicI64::new(0);
 
-/// Tells what the process has used since it began to play.
+/// Reports what the process has used since it began to play.
 pub(crate) fn account() {
     let (cpu_ns, faults) = used();
     let control = memory::control();
@@ -246,13 +246,13 @@ pub(crate) fn fork(number: u32, child: u32) {
 }
 
 /// How often a process that waits for one that it started looks whether that still runs, in ns.
-const LOOK_NS: i64 = 50_000_000;
+const POLL_NS: i64 = 50_000_000;
 
 /// Waits until process `number`, which was just started, is ready: others count up from `before` then.
 fn wait_until_ready(child: c_int, before: u32, number: u32) {
     let ready = &memory::control().ready;
     while ready.load(Ordering::Acquire) == before {
-        sys::wait_for(ready, before, LOOK_NS);
+        sys::wait_for(ready, before, POLL_NS);
         // SAFETY: a child, and no place for how it ended.
         let ended = unsafe { sys::waitpid(child, ptr::null_mut(), sys::WNOHANG) } != 0;
         if ended && ready.load(Ordering::Acquire) == before {

@@ -12,7 +12,7 @@ use crate::sys;
 use crate::{memory, process};
 
 /// How often a thread that waits looks whether fragscope is still there, in ns.
-const LOOK_NS: i64 = 500_000_000;
+const POLL_NS: i64 = 500_000_000;
 
 /// The handle and the stack of each thread of this process, by the thread's number.
 struct Thread {
@@ -42,7 +42,7 @@ pub(crate) fn give_turn(number: u32) {
 pub(crate) fn wait_for_turn(number: u32) {
     let turn = turn(number);
     while turn.swap(0, Ordering::Acquire) == 0 {
-        sys::wait_for(turn, 0, LOOK_NS);
+        sys::wait_for(turn, 0, POLL_NS);
         if turn.load(Ordering::Relaxed) == 0 {
             process::end_if_alone();
         }

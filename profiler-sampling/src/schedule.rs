@@ -39,7 +39,7 @@ impl WalkSchedule {
     }
 
     /// Asks for a walk at the next opportunity.
-    pub fn hurry(&mut self, now: Instant) {
+    pub fn request_walk(&mut self, now: Instant) {
         self.next = now;
     }
 
@@ -68,7 +68,7 @@ mod tests {
         schedule.walked(start, stop, stop);
         assert!(!schedule.due(start + second * 7));
         assert!(schedule.due(start + stop.mul_f64(99.0)));
-        schedule.hurry(start + second);
+        schedule.request_walk(start + second);
         assert!(schedule.due(start + second));
     }
 

@@ -108,7 +108,7 @@ impl Denial {
     }
 
     /// Why the kernel refuses looking, although it should not.
-    pub(super) fn of_look() -> Self {
+    pub(super) fn of_inspection() -> Self {
         match host::is_real_root_namespace() {
             true => Self::Refused {
                 in_spite_of: &[Capability::SysPtrace],
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_module_that_may_have_refused_is_named_where_it_is_known() {
-        let said = Denial::of_look().to_string();
+        let said = Denial::of_inspection().to_string();
         let known = host::security_modules().unwrap_or_default();
         for name in ["capability", "yama"] {
             assert!(!known.iter().any(|one| one == name), "{known:?}");

@@ -36,6 +36,13 @@ pub enum ErrorKind {
     UnsupportedKernel,
     /// Nothing of this target can be probed.
     TargetNotProbeable,
+    /// A program whose malloc can be found by symbols alone, and it has none.
+    NoSymbols,
+    /// Breakpoints may have been left in a process.
+    BreakpointsLeft {
+        /// The process.
+        pid: i32,
+    },
     /// This host cannot probe anything.
     HostNotProbeable,
     /// Somebody else is doing it.
@@ -48,8 +55,27 @@ pub enum ErrorKind {
     TooManyFiles,
     /// A file cannot be written at its place.
     Output(OutputProblem),
+    /// The ending of a file that is to be written is not that of a known format.
+    UnknownEnding,
     /// A file that was to be read as a core is none, or not as it is.
     Core(CoreProblem),
+    /// A saved session, where a recording was to be read.
+    IsSession,
+    /// A recording, where a saved session was to be read.
+    IsRecording,
+    /// A recording of memray's in which allocations are added up.
+    Aggregated,
+    /// A file has or comes to more than is read.
+    Limit(Limit),
+    /// An allocator is not to be had.
+    Allocator(AllocatorProblem),
+    /// There is no directory that only the user, or root, can write to.
+    NoRuntimeDir {
+        /// Whether the user is root.
+        root: bool,
+    },
+    /// There is no terminal to draw a screen on.
+    NoScreen,
     /// Anything else that the system refused, or that was wrong with a file.
     Other,
 }
@@ -84,6 +110,35 @@ pub enum OutputProblem {
     Denied,
     /// Somebody else removed or replaced the file meanwhile.
     Replaced,
+    /// The folder for temporary files takes none, or has no room.
+    Temporary,
+}
+
+/// What is read of a file up to a limit.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Limit {
+    /// What a recording or a saved session comes to.
+    Size,
+    /// The memory for tables of it.
+    Memory,
+    /// A mapped file or a shared object.
+    File,
+}
+
+/// Why an allocator is not to be had.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum AllocatorProblem {
+    /// Its name is not known.
+    UnknownName,
+    /// The dynamic loader does not find its file.
+    NotFound,
+    /// This host does not have it.
+    NotInstalled {
+        /// Debian's package that it is in.
+        package: &'static str,
+    },
+    /// Only a recording names its file, and the user did not allow to load that.
+    OnlyRecorded,
 }
 
 /// What is wrong with a file that was to be read as a core.

@@ -42,7 +42,9 @@ pub use core_file::{CoreError, CoreFile, CoreMemory, CorePages};
 pub use denial::{Caller, Denial};
 pub use elf::{FILE_LIMIT, set_file_limit};
 pub use elf::{Source, file_limit, open_checked, open_regular};
-pub use error_kind::{Action, CoreProblem, ErrorKind, OutputProblem, Packer};
+pub use error_kind::{
+    Action, AllocatorProblem, CoreProblem, ErrorKind, Limit, OutputProblem, Packer,
+};
 pub use guard::{Guard, Needed, end_all as end_guards, is_suspended};
 pub use host::host;
 pub use identity::{Libc, Python};

@@ -1,4 +1,4 @@
-//! Opening a process, and telling apart why it cannot be.
+//! Opening a process, and determining why it cannot be.
 
 use std::fs::{self, File};
 use std::io;
@@ -184,7 +184,7 @@ fn open_memory(dir: &ProcDir) -> Result<File, OpenError> {
             _ if unreadable && dir.file("maps").is_ok() => {
                 Denial::missing(vec![Capability::DacReadSearch])
             }
-            _ => Denial::of_look(),
+            _ => Denial::of_inspection(),
         }
     } else if is_root || !is_ours && !host::held().is_empty() {
         let mut lacking = vec![Capability::SysPtrace];

@@ -141,7 +141,7 @@ fn helper_stops_the_target_with_few_files() {
             .map_while(|_| File::open("/dev/null").ok())
             .collect();
         files.truncate(files.len() - left);
-        let stopped = target.stop_within(child::PATIENCE);
+        let stopped = target.stop_within(child::WAIT_LIMIT);
         drop(files);
         match stopped {
             Ok(_stopped) => {

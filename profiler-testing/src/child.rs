@@ -18,7 +18,7 @@ use tempfile::TempDir;
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
 
 /// What takes longer than this hangs. It measures nothing.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running program. It is killed when this is dropped.
 pub struct Child {
@@ -161,8 +161,8 @@ impl Child {
 pub fn stop(target: &Target) -> Stopped {
     let began = Instant::now();
     loop {
-        match target.stop_within(PATIENCE) {
-            Err(StopError::TimedOut { .. }) if began.elapsed() < PATIENCE => {}
+        match target.stop_within(WAIT_LIMIT) {
+            Err(StopError::TimedOut { .. }) if began.elapsed() < WAIT_LIMIT => {}
             stopped => return stopped.expect("it stops"),
         }
     }
@@ -181,7 +181,7 @@ pub fn state_of(tid: i32) -> char {
 pub fn wait_for_state(tid: i32, wanted: char) {
     let began = Instant::now();
     while state_of(tid) != wanted {
-        assert!(began.elapsed() < PATIENCE, "thread {tid} is not {wanted}");
+        assert!(began.elapsed() < WAIT_LIMIT, "thread {tid} is not {wanted}");
         std::thread::yield_now();
     }
 }
@@ -205,7 +205,7 @@ pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(began.elapsed() < PATIENCE, "{what} did not happen");
+        assert!(began.elapsed() < WAIT_LIMIT, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

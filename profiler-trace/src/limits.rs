@@ -5,7 +5,6 @@
 //! reading with a sentence; what was read until then is used. Time follows: each byte that is allowed
 //! takes some nanoseconds, and a signal ends the reading between two of its parts.
 
-use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -72,6 +71,17 @@ impl Limits {
     }
 }
 
+/// What has a limit.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Limit {
+    /// What a recording comes to ([`Limits::size`]).
+    Size,
+    /// The memory for tables ([`Limits::memory`]).
+    Memory,
+    /// The part that a program may take of the folder for temporary files, which is half of its room.
+    TemporaryRoom,
+}
+
 /// Why reading stopped, as the source of an [`io::Error`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Stopped {
@@ -81,8 +91,8 @@ pub enum Stopped {
         what: &'static str,
         /// The limit in bytes.
         bytes: u64,
-        /// What to do, in words.
-        remedy: Cow<'static, str>,
+        /// Which one.
+        limit: Limit,
     },
     /// A signal came.
     Interrupted,
@@ -91,15 +101,18 @@ pub enum Stopped {
 impl fmt::Display for Stopped {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Limit {
-                what,
-                bytes,
-                remedy,
-            } => write!(
-                out,
-                "reading stopped: {what} would have come to more than {}; {remedy}",
-                profiler_core::units::bytes(*bytes)
-            ),
+            Self::Limit { what, bytes, limit } => {
+                let bytes = profiler_core::units::bytes(*bytes);
+                let which = match limit {
+                    Limit::Size => "the limit of size",
+                    Limit::Memory => "the limit of memory",
+                    Limit::TemporaryRoom => "half of the room in the folder for temporary files",
+                };
+                write!(
+                    out,
+                    "reading stopped: {what} would have come to more than {bytes}, {which}"
+                )
+            }
             Self::Interrupted => out.write_str("interrupted"),
         }
     }
@@ -111,6 +124,40 @@ impl Stopped {
     /// The reason in an error, if it is one of these.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
+    }
+}
+
+/// Why a file was not read to its end. What precedes was read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Incomplete {
+    /// In words.
+    pub why: String,
+    /// The limit that was met, if that is why.
+    pub limit: Option<Limit>,
+}
+
+impl From<String> for Incomplete {
+    /// For another reason than a limit.
+    fn from(why: String) -> Self {
+        Self { why, limit: None }
+    }
+}
+
+impl From<&Stopped> for Incomplete {
+    fn from(stopped: &Stopped) -> Self {
+        Self {
+            why: stopped.to_string(),
+            limit: match stopped {
+                Stopped::Limit { limit, .. } => Some(*limit),
+                Stopped::Interrupted => None,
+            },
+        }
+    }
+}
+
+impl fmt::Display for Incomplete {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.why)
     }
 }
 
@@ -181,8 +228,7 @@ impl Meter {
     /// # Errors
     /// When that is too much.
     pub fn size(&self, what: &'static str, bytes: u64) -> io::Result<()> {
-        let remedy = "--max-size raises that";
-        self.within(self.0.limits.size, what, bytes, remedy)
+        self.within(self.0.limits.size, what, bytes, Limit::Size)
     }
 
     /// Tables take so many bytes now.
@@ -194,8 +240,8 @@ impl Meter {
         held[holder as usize].store(bytes, Ordering::Relaxed);
         let all = held.iter().map(|one| one.load(Ordering::Relaxed));
         let all = all.fold(0, u64::saturating_add);
-        let (what, remedy) = ("what is known of its blocks", "--max-memory raises that");
-        self.within(self.0.limits.memory, what, all, remedy)
+        let what = "what is known of its blocks";
+        self.within(self.0.limits.memory, what, all, Limit::Memory)
     }
 
     /// Whether to go on.
@@ -209,22 +255,11 @@ impl Meter {
         }
     }
 
-    fn within(
-        &self,
-        bound: Bound,
-        what: &'static str,
-        found: u64,
-        remedy: &'static str,
-    ) -> io::Result<()> {
+    fn within(&self, bound: Bound, what: &'static str, found: u64, limit: Limit) -> io::Result<()> {
         let bytes = bound.allows(self.0.read.load(Ordering::Relaxed));
         match found <= bytes {
             true => Ok(()),
-            false => Err(Stopped::Limit {
-                what,
-                bytes,
-                remedy: remedy.into(),
-            }
-            .into()),
+            false => Err(Stopped::Limit { what, bytes, limit }.into()),
         }
     }
 }
@@ -271,17 +306,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_says_which_flag_raises_it() {
+    fn what_is_too_much_says_which_limit_it_met() {
         let limits = Limits::new(Some(10), Some(5), 1 << 30);
         let meter = Meter::new(limits, Arc::default());
         assert!(meter.content(10).is_ok());
         let error = meter.content(1).expect_err("too much").to_string();
-        assert!(
-            error.contains("10 B") && error.contains("--max-size"),
-            "{error}"
-        );
+        assert!(error.contains("10 B, the limit of size"), "{error}");
         assert!(meter.hold(Holder::Reader, 3).is_ok());
         let error = meter.hold(Holder::Compiler, 3).expect_err("too much");
-        assert!(error.to_string().contains("--max-memory"), "{error}");
+        let stopped = Stopped::of(&error);
+        let is_memory = matches!(
+            stopped,
+            Some(Stopped::Limit {
+                limit: Limit::Memory,
+                ..
+            })
+        );
+        assert!(is_memory, "{error}");
     }
 }

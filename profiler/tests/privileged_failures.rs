@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use profiler_testing::child::{Child, KillOnDrop, PATIENCE};
+use profiler_testing::child::{Child, KillOnDrop, WAIT_LIMIT};
 use serde_json::Value;
 use support::command;
 
@@ -40,7 +40,7 @@ impl Attached {
 
     /// The first line of which this holds.
     fn line(&mut self, is_it: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_LIMIT;
         loop {
             let line = self.lines.next().expect("it goes on").expect("text");
             let line: Value = serde_json::from_str(&line).expect("JSON");

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use profiler_testing::child::{Child, PATIENCE};
+use profiler_testing::child::{Child, WAIT_LIMIT};
 use profiler_testing::core_file;
 use serde_json::Value;
 use support::{command, fragscope, stderr};
@@ -300,7 +300,7 @@ fn a_kill_leaves_a_session_that_is_readable_to_its_last_walk() {
     let mut first = 0;
     while size() <= first || first == 0 {
         first = if first == 0 { size() } else { first };
-        assert!(began.elapsed() < PATIENCE, "it writes nothing");
+        assert!(began.elapsed() < WAIT_LIMIT, "it writes nothing");
         std::thread::yield_now();
     }
     attach.kill().expect("killed");
@@ -326,7 +326,7 @@ fn a_session_that_a_signal_ends_is_whole() {
         .expect("it runs");
     let began = Instant::now();
     while fs::metadata(kept.path("fragsnap")).map_or(0, |about| about.len()) == 0 {
-        assert!(began.elapsed() < PATIENCE, "it writes nothing");
+        assert!(began.elapsed() < WAIT_LIMIT, "it writes nothing");
         std::thread::yield_now();
     }
     // SAFETY: it takes two integers; the process is ours and was not waited for.

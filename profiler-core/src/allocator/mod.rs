@@ -11,10 +11,12 @@ mod version;
 use std::fmt;
 
 pub use self::recognise::{
-    Contents, c_library, functions, held_by, is_c_library_name, serving_malloc,
+    Contents, allocators_in, c_library, functions, is_c_library_name, serving_malloc,
 };
 pub use self::rows::ROWS;
-pub use self::settings::{List, Settings, ValueForm, environment_beginnings, reader_of};
+pub use self::settings::{
+    List, MMAP_THRESHOLDS, Settings, ValueForm, environment_beginnings, reader_of,
+};
 
 /// The allocators that fragscope distinguishes.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
@@ -34,6 +36,12 @@ pub enum Allocator {
 }
 
 impl Allocator {
+    /// Whether a heap of it serves the target's malloc calls: Python's own does not, nor one that is
+    /// private to `library`.
+    pub fn serves_malloc(self, library: Option<&str>) -> bool {
+        self != Self::Pymalloc && library.is_none()
+    }
+
     /// All of them.
     pub const ALL: [Self; 6] = [
         Self::Glibc,

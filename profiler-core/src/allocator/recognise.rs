@@ -42,7 +42,7 @@ pub fn functions() -> impl Iterator<Item = &'static str> {
 }
 
 /// The allocators in a file, with their versions, but for C libraries' and Python's own.
-pub fn held_by(contents: &Contents<'_>) -> Vec<(Allocator, Option<String>)> {
+pub fn allocators_in(contents: &Contents<'_>) -> Vec<(Allocator, Option<String>)> {
     let others = ROWS.iter().filter(|row| row.home == Home::AnyObject);
     others
         .filter(|row| contents.has_text_of(row) || contents.defines_signs_of(row))
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn all_that_a_file_holds_is_found_but_for_c_libraries() {
-        let held = held_by(&Contents {
+        let held = allocators_in(&Contents {
             path: "/opt/app",
             functions: &[
                 ("_rjem_mallctl", Vec::new()),

@@ -4,7 +4,13 @@
 //! or takes huge pages from the host's pool is not among them, because recordings, which may be
 //! anyone's, hand these to players.
 
+use std::ops::RangeInclusive;
+
 use super::{Allocator, ROWS};
+
+/// What glibc's mmap threshold is at first and can grow to, in bytes (`DEFAULT_MMAP_THRESHOLD_MIN` and
+/// `_MAX` in `malloc/malloc.c`, on 64 bits).
+pub const MMAP_THRESHOLDS: RangeInclusive<u64> = 128 << 10..=32 << 20;
 
 /// The settings of one allocator.
 #[derive(Debug)]

@@ -113,10 +113,7 @@ fn class_entry(
 
 /// Bytes of the pages of a block that were ever touched: resident, or in swap.
 fn touched(residency: &ResidencyMap, range: AddrRange) -> u64 {
-    let runs = residency.runs_in(range);
-    let taken = runs.filter(|run| run.state.is_resident() || run.state.is_swapped());
-    let bytes: u64 = taken.map(|run| run.range.len()).sum();
-    bytes.next_multiple_of(PAGE_SIZE)
+    residency.data_bytes(range).next_multiple_of(PAGE_SIZE)
 }
 
 /// Spans are multiples of 8 bytes long.

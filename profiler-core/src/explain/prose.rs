@@ -68,8 +68,8 @@ pub(crate) fn explanation(report: &FragReport) -> String {
              fragmentation, nor of what jemalloc would do.",
             bytes(rss),
             place(report),
-            percent(resident(report, LedgerClass::File), rss),
-            percent(resident(report, LedgerClass::OtherAnonymous), rss),
+            percent(report.resident_bytes(LedgerClass::File), rss),
+            percent(report.resident_bytes(LedgerClass::OtherAnonymous), rss),
         );
         findings(&mut text, report);
         return text;
@@ -84,7 +84,7 @@ pub(crate) fn explanation(report: &FragReport) -> String {
         bytes(fragmentation(report)),
         percent(fragmentation(report), rss),
     );
-    let private = resident(report, LedgerClass::PrivateHeap);
+    let private = report.resident_bytes(LedgerClass::PrivateHeap);
     if private > 0 {
         text.push_str(&format!(
             " {} ({}) are in heaps that libraries have for themselves.",
@@ -258,17 +258,13 @@ fn about_predictions(report: &FragReport) -> String {
     text
 }
 
-fn resident(report: &FragReport, class: LedgerClass) -> u64 {
-    report.ledger_row(class).map_or(0, |row| row.resident_bytes)
-}
-
 fn live(report: &FragReport) -> u64 {
     [
         LedgerClass::Live,
         LedgerClass::PymallocLive,
         LedgerClass::LargeMapped,
     ]
-    .map(|class| resident(report, class))
+    .map(|class| report.resident_bytes(class))
     .iter()
     .sum()
 }

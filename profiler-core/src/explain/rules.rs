@@ -1,5 +1,6 @@
 //! The rules: which mechanism holds how many bytes, and what to do about it.
 
+use crate::allocator::MMAP_THRESHOLDS;
 use crate::arena::ArenaFigure;
 use crate::completeness::Confidence;
 use crate::explain::remedies::{self, Remedy};
@@ -14,8 +15,6 @@ use crate::units::{Value, bytes, count, percent};
 const WORTH_SHARE: f64 = 0.05;
 /// …and from this many bytes on.
 const WORTH_BYTES: u64 = 4 << 20;
-/// glibc's mmap threshold before it adapts (`malloc/malloc.c`, `DEFAULT_MMAP_THRESHOLD_MIN`).
-const INITIAL_MMAP_THRESHOLD: u64 = 128 << 10;
 
 /// Applies every rule to a report whose figures are complete; the most bytes first.
 pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
@@ -58,10 +57,6 @@ pub(crate) fn serving(report: &FragReport) -> Option<Allocator> {
         arenas.saturating_add(heap.mapped_large_bytes)
     };
     mallocs.max_by_key(taken).map(|heap| heap.allocator)
-}
-
-fn resident(report: &FragReport, class: LedgerClass) -> u64 {
-    report.ledger_row(class).map_or(0, |row| row.resident_bytes)
 }
 
 fn setting(report: &FragReport, name: &str) -> Option<u64> {
@@ -161,7 +156,7 @@ fn untrimmed(report: &FragReport) -> Option<Finding> {
         held_bytes: trimmable,
         evidence: vec![
             of_metric(report, MetricId::TrimReturnableBytes),
-            evidence("top_bytes", resident(report, LedgerClass::Top)),
+            evidence("top_bytes", report.resident_bytes(LedgerClass::Top)),
         ],
         remedy: Remedy::of(Mechanism::Untrimmed, serving(report)),
         confidence: sure(report),
@@ -189,7 +184,7 @@ fn pinned_top(report: &FragReport) -> Option<Finding> {
 }
 
 fn caches(report: &FragReport) -> Option<Finding> {
-    let cached = resident(report, LedgerClass::Cached);
+    let cached = report.resident_bytes(LedgerClass::Cached);
     worth(report, cached).then(|| Finding {
         mechanism: Mechanism::Caches,
         claim: format!(
@@ -234,7 +229,7 @@ fn arena_sprawl(report: &FragReport) -> Option<Finding> {
 }
 
 fn sparse_pools(report: &FragReport) -> Option<Finding> {
-    let free = resident(report, LedgerClass::PymallocFree);
+    let free = report.resident_bytes(LedgerClass::PymallocFree);
     worth(report, free).then(|| Finding {
         mechanism: Mechanism::SparsePools,
         claim: match pools(report) {
@@ -275,7 +270,7 @@ fn pools(report: &FragReport) -> Option<(u64, u64)> {
 pub(super) fn grown_mmap_threshold(report: &FragReport) -> Option<u64> {
     let threshold = setting(report, "mmap_threshold")?;
     let is_own = setting(report, "no_dyn_threshold") == Some(0);
-    (is_own && threshold > INITIAL_MMAP_THRESHOLD).then_some(threshold)
+    (is_own && threshold > *MMAP_THRESHOLDS.start()).then_some(threshold)
 }
 
 fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
@@ -307,7 +302,7 @@ fn mostly_live(report: &FragReport) -> Option<Finding> {
         LedgerClass::PymallocLive,
         LedgerClass::LargeMapped,
     ]
-    .map(|class| resident(report, class))
+    .map(|class| report.resident_bytes(class))
     .iter()
     .sum::<u64>();
     let utilisation = report.ratio(MetricId::Utilisation)?;
@@ -333,7 +328,7 @@ fn mostly_live(report: &FragReport) -> Option<Finding> {
 
 fn not_the_heap(report: &FragReport) -> Option<Finding> {
     let rss = report.kernel.rss_bytes;
-    let heaps = report.heap_resident_bytes()? + resident(report, LedgerClass::PrivateHeap);
+    let heaps = report.heap_resident_bytes()? + report.resident_bytes(LedgerClass::PrivateHeap);
     let outside = rss.saturating_sub(heaps);
     (outside > rss / 2).then(|| Finding {
         mechanism: Mechanism::NotTheHeap,
@@ -342,8 +337,8 @@ fn not_the_heap(report: &FragReport) -> Option<Finding> {
             bytes(outside),
             percent(outside, rss),
             report.kernel.name(),
-            bytes(resident(report, LedgerClass::File)),
-            bytes(resident(report, LedgerClass::OtherAnonymous)),
+            bytes(report.resident_bytes(LedgerClass::File)),
+            bytes(report.resident_bytes(LedgerClass::OtherAnonymous)),
         ),
         bytes: Some(outside),
         held_bytes: outside,

@@ -1,4 +1,4 @@
-//! The walk of one run of chunks: from header to header, telling live, cached and free apart.
+//! The walk of one run of chunks: from header to header, distinguishing live, cached and free.
 //!
 //! A chunk at `p` is in use when the chunk after it has `PREV_INUSE` set. Its bytes are
 //! `[p + 8, p + 8 + size)`: its size word and what the program may write, which is what the spans

@@ -137,13 +137,13 @@ pub(super) fn malloc_par(
         .map(|(_, bytes)| MallocPar::parse(layout, bytes))
         .filter(MallocPar::is_plausible)
         .map(|par| (proof(&par), par))
-        .filter(|(proof, par)| *proof > 0 && (par.sbrk_base != 0 || looks_set(par)))
+        .filter(|(proof, par)| *proof > 0 && (par.sbrk_base != 0 || is_initialised(par)))
         .max_by_key(|(proof, _)| *proof)
         .map(|(_, par)| par)
 }
 
 /// Distinguishes an `mp_` of an unused heap from zeros.
-fn looks_set(par: &MallocPar) -> bool {
+fn is_initialised(par: &MallocPar) -> bool {
     par.n_mmaps_max != 0 && par.thresholds[2] != 0
 }
 

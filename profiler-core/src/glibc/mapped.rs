@@ -95,7 +95,7 @@ impl<M: TargetMemory> Search<'_, M> {
             // Only what no arena has is read: most of a large heap is not.
             for gap in self.claims.gaps(*area) {
                 for [page, prev_size, head] in page_heads(self.memory, self.residency, gap) {
-                    if self.looks_mapped(prev_size, head) && !self.claims.holds(page) {
+                    if self.is_mapped_chunk(prev_size, head) && !self.claims.holds(page) {
                         self.chain(page, area);
                         if self.complete(par) {
                             return;
@@ -123,7 +123,7 @@ impl<M: TargetMemory> Search<'_, M> {
     fn chunk_at(&self, start: u64, area: &AddrRange) -> Option<Mapped> {
         let [prev_size, head] = self.header_at(start)?;
         let room = area.end().get().checked_sub(start)?;
-        if !self.looks_mapped(prev_size, head) {
+        if !self.is_mapped_chunk(prev_size, head) {
             return None;
         }
         let bytes = (head & !7) + self.header;
@@ -164,7 +164,7 @@ impl<M: TargetMemory> Search<'_, M> {
         (sound && (lead + 16..=room).contains(&bytes)).then_some(Mapped { start, bytes, lead })
     }
 
-    fn looks_mapped(&self, prev_size: u64, head: u64) -> bool {
+    fn is_mapped_chunk(&self, prev_size: u64, head: u64) -> bool {
         let flags = PREV_INUSE | IS_MMAPPED | NON_MAIN_ARENA;
         let size = (head & !7).wrapping_add(self.header);
         self.without_flag(prev_size) == 0

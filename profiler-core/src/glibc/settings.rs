@@ -4,10 +4,8 @@
 //! `do_set_*` functions of `malloc/malloc.c`, 2.17 to 2.43.
 
 use super::state::MallocPar;
+use crate::allocator::MMAP_THRESHOLDS;
 use crate::heap::RequestedSetting;
-
-/// `HEAP_MAX_SIZE / 2`, above which `do_set_mmap_threshold` refuses.
-const MAX_MMAP_THRESHOLD: u64 = 32 << 20;
 
 /// Environment variable, tunable under `glibc.malloc.`, and the setting that shows its effect;
 /// `None` where it shows nowhere that is read.
@@ -141,7 +139,7 @@ fn judge(
     };
     let note = if in_force {
         format!("{setting} is {now}")
-    } else if setting == "mmap_threshold" && wanted > MAX_MMAP_THRESHOLD {
+    } else if setting == "mmap_threshold" && wanted > *MMAP_THRESHOLDS.end() {
         format!("{setting} is {now}: values above 32 MiB are refused")
     } else {
         format!(

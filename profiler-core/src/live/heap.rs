@@ -65,7 +65,7 @@ pub struct LiveHeap {
     blocks: u64,
     bytes: u64,
     max_blocks: u64,
-    turned_away: u64,
+    untracked: u64,
 }
 
 impl LiveHeap {
@@ -77,7 +77,7 @@ impl LiveHeap {
             blocks: 0,
             bytes: 0,
             max_blocks,
-            turned_away: 0,
+            untracked: 0,
         }
     }
 
@@ -97,7 +97,7 @@ impl LiveHeap {
                 Some(old)
             }
             Slot::Vacant(_) if full => {
-                self.turned_away += 1;
+                self.untracked += 1;
                 None
             }
             Slot::Vacant(slot) => {
@@ -140,8 +140,8 @@ impl LiveHeap {
     }
 
     /// Blocks that were not taken in because of the cap, since the heap was made.
-    pub fn turned_away(&self) -> u64 {
-        self.turned_away
+    pub fn untracked(&self) -> u64 {
+        self.untracked
     }
 
     /// Bytes of memory that this heap itself takes.
@@ -217,15 +217,12 @@ mod tests {
         for i in 0..5 {
             heap.insert(RemoteAddr::new(i * 16), block(8));
         }
-        assert_eq!(
-            (heap.blocks(), heap.bytes(), heap.turned_away()),
-            (2, 16, 3)
-        );
+        assert_eq!((heap.blocks(), heap.bytes(), heap.untracked()), (2, 16, 3));
         assert!(heap.insert(RemoteAddr::new(0), block(9)).is_some());
-        assert_eq!((heap.bytes(), heap.turned_away()), (17, 3));
+        assert_eq!((heap.bytes(), heap.untracked()), (17, 3));
         assert!(heap.remove(RemoteAddr::new(64)).is_none());
         heap.clear();
-        assert_eq!((heap.blocks(), heap.bytes(), heap.turned_away()), (0, 0, 3));
+        assert_eq!((heap.blocks(), heap.bytes(), heap.untracked()), (0, 0, 3));
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Tracker {
             alloc_byte_rate: self.interval.alloc_byte_rate,
             tracked_blocks: self.heap.blocks(),
             tracked_bytes: self.heap.bytes(),
-            untracked_blocks: self.heap.turned_away(),
+            untracked_blocks: self.heap.untracked(),
             lifetimes: self.lifetimes.clone(),
             sizes: self.sizes.clone(),
             classes: self.class_activity(),

@@ -20,7 +20,7 @@ pub struct ReadAhead<M> {
     /// Bytes that the next read asks for.
     next_bytes: u64,
     /// Times that the window was looked into.
-    looks: u64,
+    reads: u64,
 }
 
 impl<M: TargetMemory> ReadAhead<M> {
@@ -32,7 +32,7 @@ impl<M: TargetMemory> ReadAhead<M> {
             window: AddrRange::default(),
             buffer: Vec::new(),
             next_bytes: PAGE_SIZE,
-            looks: 0,
+            reads: 0,
         }
     }
 
@@ -45,7 +45,7 @@ impl<M: TargetMemory> ReadAhead<M> {
     #[inline]
     pub fn bytes<const N: usize>(&mut self, addr: RemoteAddr) -> Result<[u8; N], ReadError> {
         if let Some(bytes) = self.in_window(addr) {
-            self.looks += 1;
+            self.reads += 1;
             return Ok(bytes);
         }
         self.fill(addr, N as u64)?;
@@ -69,7 +69,7 @@ impl<M: TargetMemory> ReadAhead<M> {
         let pages = self.window.len() / PAGE_SIZE;
         let adjoins = addr.align_down(PAGE_SIZE) == self.window.end();
         let was_used = if pages > 1 {
-            (self.looks + 1) * 4 >= pages * 3
+            (self.reads + 1) * 4 >= pages * 3
         } else {
             adjoins
         };
@@ -78,7 +78,7 @@ impl<M: TargetMemory> ReadAhead<M> {
         } else {
             (self.next_bytes / 2).max(PAGE_SIZE)
         };
-        self.looks = 0;
+        self.reads = 0;
     }
 
     fn fill(&mut self, addr: RemoteAddr, len: u64) -> Result<(), ReadError> {

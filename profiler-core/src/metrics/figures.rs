@@ -1,6 +1,7 @@
 //! Single figures: ratios and sums that say how the heap stands.
 
 use crate::addr::PAGE_SIZE;
+use crate::allocator::MMAP_THRESHOLDS;
 use crate::heap::Allocator;
 use crate::metrics::huge::HUGE_PAGE;
 use crate::metrics::malloc_resident;
@@ -29,8 +30,7 @@ impl Figures {
     /// Counts the pages of a slice.
     pub(crate) fn page(&mut self, slice: &PageSlice) {
         let (pages, bytes) = (slice.pages(), slice.range.len());
-        let taken = slice.state.is_resident() || slice.state.is_swapped();
-        if taken && slice.owner.allocator != Allocator::Pymalloc {
+        if slice.state.has_data() && slice.owner.allocator != Allocator::Pymalloc {
             // Blocks that could not be read are in no packing, so their bytes are not either.
             self.malloc_bytes += bytes - pages * slice.tally.of(Use::Unknown);
         }
@@ -65,9 +65,6 @@ impl Figures {
     }
 }
 
-/// glibc's mmap threshold before it adapts (`malloc/malloc.c`, `DEFAULT_MMAP_THRESHOLD_MIN`).
-const INITIAL_MMAP_THRESHOLD: u64 = 128 << 10;
-
 /// Resident bytes of free chunks so large that a fixed mmap threshold would have given the blocks
 /// mappings of their own.
 fn large_free(sample: &Sample) -> u64 {
@@ -76,8 +73,9 @@ fn large_free(sample: &Sample) -> u64 {
         .filter(|heap| heap.allocator == Allocator::Glibc)
         .flat_map(|heap| &heap.extents);
     let spans = extents.flat_map(|extent| extent.spans.iter(extent.range.start()));
-    let large = spans
-        .filter(|span| span.state == SpanState::Free && span.range.len() > INITIAL_MMAP_THRESHOLD);
+    let large = spans.filter(|span| {
+        span.state == SpanState::Free && span.range.len() > *MMAP_THRESHOLDS.start()
+    });
     let resident = |span: Span| {
         let runs = sample.residency.runs_in(span.range);
         let resident = runs.filter(|run| run.state.is_resident());

@@ -59,11 +59,7 @@ impl HeapMap {
 
     /// The stretches, by address; those with nothing resident or swapped are left out.
     pub(crate) fn finish(self) -> Vec<MapExtent> {
-        let holds = |e: &MapExtent| {
-            e.pages
-                .iter()
-                .any(|page| page.state.is_resident() || page.state.is_swapped())
-        };
+        let holds = |e: &MapExtent| e.pages.iter().any(|page| page.state.has_data());
         self.extents.into_iter().filter(holds).collect()
     }
 }

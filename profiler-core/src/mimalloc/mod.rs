@@ -23,6 +23,15 @@ use crate::span::SpanState;
 
 use blocks::Walker;
 
+/// The number of `len` bytes at an offset; 0 beyond the end.
+fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
+    let mut word = [0; 8];
+    if let (Some(from), Some(to)) = (bytes.get(at..at + len), word.get_mut(..len)) {
+        to.copy_from_slice(from);
+    }
+    u64::from_le_bytes(word)
+}
+
 /// What is known of the target before the walk.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Context<'a> {

@@ -19,7 +19,7 @@ use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::TargetMemory;
 
 /// Bytes of a block that are looked at: the head of an object and its first fields.
-const LOOKED_AT: u64 = 160;
+const EXAMINED_BYTES: u64 = 160;
 /// In 2.7 numbers are made in blocks of malloc's, of a link and then as many of them as there is room for in
 /// 1000 bytes (`PyIntBlock` and `PyFloatBlock`, `Objects/intobject.c` and `floatobject.c`).
 const NUMBER_BLOCK: u64 = 992;
@@ -178,7 +178,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         for ((block, range), kind) in index.ranges(blocks).zip(kinds) {
             let len = range.len().min(match self.may_have_numbers(range) {
                 true => NUMBER_BLOCK,
-                false => LOOKED_AT,
+                false => EXAMINED_BYTES,
             });
             let Some(looked_at) = AddrRange::with_len(range.start(), len) else {
                 continue;

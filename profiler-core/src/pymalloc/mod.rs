@@ -273,7 +273,7 @@ fn is_given_back(object: &ArenaObject, residency: &ResidencyMap) -> bool {
     object.free_pools == object.total_pools && residency.mapping_at(object.address).is_none()
 }
 
-/// Tells what a thread was stopped in the midst of from damage.
+/// Distinguishes what a thread was stopped in the midst of from damage.
 ///
 /// Whoever allocates holds the interpreter's lock, so one step of one thread may be half done in each
 /// interpreter: a block being taken or freed, a pool that `nfreepools` counts no more or not yet, an

@@ -21,7 +21,7 @@ use procfs::{ProcError, ProcResult};
 use profiler_common::program::{CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE, PlayerMessage};
 use profiler_target::{children_of, reap_adopted};
 
-use super::confine::{Confinement, Given};
+use super::confine::{Confinement, PlayerGrants};
 use super::control::Control;
 use super::guard::PlayGuard;
 use super::preload::Preload;
@@ -83,7 +83,7 @@ impl Child {
             command.env("LD_PRELOAD", preload.variable());
             kept.extend(preload.take_file());
         }
-        let given = Given {
+        let given = PlayerGrants {
             kept,
             core: setup.core,
         };

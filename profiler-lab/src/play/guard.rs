@@ -17,9 +17,6 @@ use profiler_target::{Guard, is_suspended};
 /// What it shows as.
 const GUARD_NAME: &CStr = c"play-guard";
 
-/// How often it looks whether fragscope is suspended: as often as fragscope looks at the players.
-const LOOK: Duration = super::CHECK_EVERY;
-
 /// The guard of all players that run.
 #[derive(Debug)]
 pub(super) struct PlayGuard(Mutex<Guard>);
@@ -82,7 +79,8 @@ fn serve(mut channel: UnixStream, state_of_fragscope: &File) {
             let _ = killpg(*player, signal);
         }
     };
-    while take_requests(&mut channel, &mut players, LOOK) {
+    // As often as fragscope looks at the players, it is checked whether fragscope is suspended.
+    while take_requests(&mut channel, &mut players, super::CHECK_EVERY) {
         let is_suspended = is_suspended(state_of_fragscope.as_raw_fd());
         // While it is suspended it waits for nobody, so that all numbers are still theirs.
         if !take_requests(&mut channel, &mut players, Duration::ZERO) {

@@ -32,7 +32,7 @@ use super::figures::{At, PeakAndFinal};
 /// Time without progress after which a player is taken to hang, unless the setup says another.
 const HANGS_AFTER: Duration = Duration::from_secs(20);
 
-/// Signals and memory are looked at so often at least.
+/// Signals and memory are checked so often at least.
 const CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// The allocator and its settings.
@@ -183,7 +183,7 @@ pub enum PlayError {
 /// How long a player has made no progress, as far as fragscope itself ran: while that is suspended, so is
 /// its player.
 struct Idle {
-    looked: Instant,
+    observed: Instant,
     time: Duration,
 }
 
@@ -193,14 +193,14 @@ impl Idle {
 
     fn since(now: Instant) -> Self {
         Self {
-            looked: now,
+            observed: now,
             time: Duration::ZERO,
         }
     }
 
-    fn look(&mut self, now: Instant) {
-        self.time += now.duration_since(self.looked).min(Self::MOST);
-        self.looked = now;
+    fn observe(&mut self, now: Instant) {
+        self.time += now.duration_since(self.observed).min(Self::MOST);
+        self.observed = now;
     }
 
     /// It made progress.
@@ -247,7 +247,7 @@ pub fn play_along(
         if message.is_none() || checked.elapsed() > CHECK_EVERY {
             checked = Instant::now();
             let now = child.control().played()?;
-            idle.look(checked);
+            idle.observe(checked);
             if now != played {
                 played = now;
                 idle.end();
@@ -377,11 +377,11 @@ mod tests {
         let began = Instant::now();
         let mut idle = Idle::since(began);
         let at = |ms| began + Duration::from_millis(ms);
-        idle.look(at(50));
-        idle.look(at(3_600_000));
+        idle.observe(at(50));
+        idle.observe(at(3_600_000));
         assert_eq!(idle.time, Duration::from_millis(1050));
         idle.end();
-        idle.look(at(3_600_050));
+        idle.observe(at(3_600_050));
         assert_eq!(idle.time, Duration::from_millis(50));
     }
 }

@@ -15,9 +15,10 @@ use profiler_common::program::{
     Control, OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES, code,
 };
 use profiler_core::addr::PAGE_SIZE;
+use profiler_core::allocator::MMAP_THRESHOLDS;
 use profiler_core::text::visible;
-use profiler_trace::compile::{Compiler, MMAP_THRESHOLDS, ProgramCheckpoint, Sink, Summary};
-use profiler_trace::limits::{Holder, Meter, Stopped};
+use profiler_trace::compile::{Compiler, ProgramCheckpoint, Sink, Summary};
+use profiler_trace::limits::{Holder, Incomplete, Limit, Meter, Stopped};
 use profiler_trace::trace::{
     Checkpoint, Event, EventKind, Item, PassError, ReadError, RecordedBy, TraceDescription,
 };
@@ -34,14 +35,13 @@ pub enum CompileError {
     Read(ReadError),
     /// There is nothing in it to play.
     #[error("the trace holds no event: there is nothing to play{}", because(.0))]
-    Empty(Option<String>),
+    Empty(Option<Incomplete>),
     /// A signal came while it was read.
     #[error("interrupted while it was read: nothing was played")]
     Interrupted,
     /// The program cannot be written.
     #[error(
-        "cannot write what players are to play into {}, the folder for temporary files: {why}; make \
-         room there, or name another folder by TMPDIR",
+        "cannot write what players are to play into {}, the folder for temporary files: {why}",
         visible(std::env::temp_dir().display())
     )]
     Write {
@@ -51,7 +51,7 @@ pub enum CompileError {
     },
 }
 
-fn because(trouble: &Option<String>) -> String {
+fn because(trouble: &Option<Incomplete>) -> String {
     let trouble = trouble.as_ref();
     trouble.map_or_else(String::new, |trouble| format!(" ({trouble})"))
 }
@@ -321,7 +321,10 @@ impl ProgramBuilder {
     ///
     /// # Errors
     /// When there is nothing in it, or no room for it.
-    pub fn finish(mut self, trouble: Option<String>) -> Result<Arc<ReplayProgram>, CompileError> {
+    pub fn finish(
+        mut self,
+        trouble: Option<Incomplete>,
+    ) -> Result<Arc<ReplayProgram>, CompileError> {
         self.close()?;
         let summary = self.compiler.summary();
         if summary.events == 0 && summary.seed_blocks == 0 {
@@ -408,12 +411,7 @@ impl Buffer {
             return Err(Stopped::Limit {
                 what: "the program for players",
                 bytes: self.room,
-                remedy: format!(
-                    "that is half of the room in {}: make room there, or name another folder for \
-                     temporary files by TMPDIR",
-                    visible(std::env::temp_dir().display())
-                )
-                .into(),
+                limit: Limit::TemporaryRoom,
             }
             .into());
         }

@@ -10,15 +10,14 @@ mod forms;
 
 use std::path::Path;
 
+use profiler_target::{AllocatorProblem, ErrorKind};
 use profiler_trace::trace::TraceDescription;
 use profiler_trace::whole_file::ownership;
 
 use self::forms::Kept;
 use super::allocators::{Allocator, is_preloaded};
 use super::environment::Environment;
-
-/// The flag that allows the recording's own allocator.
-const FLAG: &str = "--allow-recorded-allocator";
+use super::report::Failure;
 
 /// The variables of a recording that players get, and what was not taken, in words.
 pub fn environment(description: &TraceDescription) -> (Environment, Vec<String>) {
@@ -48,9 +47,9 @@ fn is_the_allocator(description: &TraceDescription, preloaded: &str) -> bool {
 #[derive(Debug)]
 pub struct Recorded {
     /// What is played, or why nothing is.
-    pub allocator: Result<Allocator, String>,
+    pub allocator: Result<Allocator, Failure>,
     /// Why it is not the object that the recording names, if that is so.
-    pub note: Option<String>,
+    pub note: Option<Failure>,
 }
 
 /// The allocator `name` that a recording was made under, whose object it says is `path`.
@@ -62,10 +61,10 @@ pub fn allocator(name: &str, path: &str, allowed: bool) -> Recorded {
         };
     }
     let found = match allowed {
-        false => Err(format!(
-            "an object that only a recording names is not loaded; {FLAG} loads it, if nobody but \
-             root and you can have changed it"
-        )),
+        false => Err(Failure {
+            why: "an object that only a recording names is not loaded".to_owned(),
+            kind: ErrorKind::Allocator(AllocatorProblem::OnlyRecorded),
+        }),
         true => own(Path::new(path)),
     };
     match found {
@@ -75,25 +74,28 @@ pub fn allocator(name: &str, path: &str, allowed: bool) -> Recorded {
         },
         Err(why) => Recorded {
             allocator: stand_in(name).map_err(|_| why.clone()),
-            note: Some(format!("{path} was not loaded: {why}")),
+            note: Some(Failure {
+                why: format!("{path} was not loaded: {}", why.why),
+                kind: why.kind,
+            }),
         },
     }
 }
 
-fn own(path: &Path) -> Result<Allocator, String> {
+fn own(path: &Path) -> Result<Allocator, Failure> {
     let path = ownership::only_ours(path).map_err(|why| why.to_string())?;
     if !path.is_file() {
-        return Err("it is not a file".to_owned());
+        return Err("it is not a file".to_owned().into());
     }
-    Allocator::at_path(&path).map_err(|error| error.to_string())
+    Ok(Allocator::at_path(&path)?)
 }
 
 /// An allocator of the same name that fragscope or the host has. The name is the recording's too, and
 /// never a path.
-fn stand_in(name: &str) -> Result<Allocator, String> {
+fn stand_in(name: &str) -> Result<Allocator, Failure> {
     match is_preloaded(name) {
-        true => Allocator::find(name).map_err(|error| error.to_string()),
-        false => Err(format!("fragscope has no allocator of the name {name}")),
+        true => Ok(Allocator::find(name)?),
+        false => Err(format!("fragscope has no allocator of the name {name}").into()),
     }
 }
 
@@ -150,7 +152,8 @@ mod tests {
     fn a_recordings_object_is_not_loaded_and_another_of_its_name_stands_in() {
         let found = allocator("jemalloc", "/lib/x86_64-linux-gnu/libc.so.6", false);
         assert!(found.allocator.expect("embedded").name == "jemalloc");
-        assert!(found.note.expect("said").contains(FLAG));
+        let refused = ErrorKind::Allocator(AllocatorProblem::OnlyRecorded);
+        assert_eq!(found.note.expect("said").kind, refused);
         let found = allocator("/tmp/evil.so", "", false);
         assert!(found.allocator.is_err(), "a name is never a path");
     }
@@ -158,6 +161,6 @@ mod tests {
     #[test]
     fn only_a_file_is_loaded() {
         let why = own(Path::new("/etc")).expect_err("a folder");
-        assert_eq!(why, "it is not a file");
+        assert_eq!(why.why, "it is not a file");
     }
 }

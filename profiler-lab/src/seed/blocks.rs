@@ -50,7 +50,7 @@ impl<'a> SeedHeap<'a> {
             .and_then(Allocator::of_title);
         let present = |heap: &&HeapSnapshot| -> u64 {
             let extents = heap.extents.iter();
-            extents.map(|e| present(&sample.residency, e.range)).sum()
+            extents.map(|e| sample.residency.data_bytes(e.range)).sum()
         };
         let heaps = sample.heaps.iter();
         // Others are of libraries, or of Python. Of several of its kind the largest serves malloc.
@@ -182,16 +182,8 @@ impl<'a> SeedHeap<'a> {
 
     /// Bytes of the pages of a range that are resident or in swap.
     pub(super) fn present(&self, range: AddrRange) -> u64 {
-        present(self.residency, range)
+        self.residency.data_bytes(range)
     }
-}
-
-fn present(residency: &ResidencyMap, range: AddrRange) -> u64 {
-    let runs = residency.runs_in(range);
-    let present = runs.filter(|run| run.state.is_resident() || run.state.is_swapped());
-    present
-        .filter_map(|run| Some(run.range.intersect(&range)?.len()))
-        .sum()
 }
 
 /// What the heap that serves malloc takes: bytes of its extents that are resident or in swap, but for

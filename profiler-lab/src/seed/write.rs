@@ -4,10 +4,10 @@ use std::io;
 
 use fastrand::Rng;
 use profiler_common::program::{MAX_SLOTS, MAX_THREADS, Op, code, only};
-use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use profiler_core::allocator::Allocator;
+use profiler_core::addr::{AddrRange, PAGE_SIZE};
+use profiler_core::allocator::{Allocator, MMAP_THRESHOLDS};
 use profiler_core::heap::Extent;
-use profiler_trace::compile::{LEAST_CHUNK, MMAP_THRESHOLDS, Neighbours, Sink, room, settle};
+use profiler_trace::compile::{LEAST_CHUNK, Neighbours, Sink, parts_with_pages, room, settle};
 
 use super::blocks::{SeedHeap, Stretch, StretchKind};
 use super::history::{Fill, FreeOrder, LargeGaps, Overlap};
@@ -266,27 +266,11 @@ impl<'a, S: Sink> Writer<'a, S> {
     /// Fills a gap. What of it has no pages is not touched: it was given back, or never used.
     fn gap(&mut self, arena: &mut Arena<'a>, stretch: &Stretch) -> io::Result<()> {
         let range = stretch.range;
-        if range.len() < 2 * PAGE_SIZE {
-            return self.fill(arena, range.len());
-        }
         let mut at = range.start();
-        let residency = self.heap.residency;
-        for run in residency.runs_in(range) {
-            if !run.state.is_resident() && !run.state.is_swapped() {
-                continue;
-            }
-            let Some(present) = run.range.intersect(&range) else {
-                continue;
-            };
-            // A chunk's size word is the second word of 16 bytes.
-            let from = aligned_like(range.start(), present.start()).max(at);
-            let to = aligned_like(range.start(), present.end()).min(range.end());
-            if to.get().saturating_sub(from.get()) < LEAST_CHUNK {
-                continue;
-            }
-            self.absent(arena, from.get() - at.get())?;
-            self.fill(arena, to.get() - from.get())?;
-            at = to;
+        for part in parts_with_pages(range, self.heap.residency) {
+            self.absent(arena, part.start().get() - at.get())?;
+            self.fill(arena, part.len())?;
+            at = part.end();
         }
         match stretch.kind {
             // The end of an arena that was never touched is no block.
@@ -436,10 +420,4 @@ fn op(code: u8, value: u64, slot: u32) -> Op {
         code,
         ..Op::default()
     }
-}
-
-/// The first address from `addr` on that is a multiple of 16 bytes away from `base`.
-fn aligned_like(base: RemoteAddr, addr: RemoteAddr) -> RemoteAddr {
-    let off = addr.get().wrapping_sub(base.get()) % 16;
-    RemoteAddr::new(addr.get().saturating_add((16 - off) % 16))
 }

@@ -204,7 +204,7 @@ mod tests {
                             &object.code,
                             &malloc.body,
                             Function::Free,
-                            crate::sites::Manner {
+                            crate::sites::SiteOptions {
                                 chunk_header: false,
                                 sizes: crate::plan::Sizes::Given,
                             },

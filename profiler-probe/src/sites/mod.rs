@@ -52,14 +52,14 @@ impl Body {
 
 /// How the functions of an object are probed.
 #[derive(Copy, Clone, Debug)]
-pub(crate) struct Manner {
+pub(crate) struct SiteOptions {
     /// See [`crate::plan::MallocObject::chunk_header`].
     pub chunk_header: bool,
     /// The sizes that are wanted.
     pub sizes: Sizes,
 }
 
-impl Manner {
+impl SiteOptions {
     /// Whether the block's size is read beside the block.
     fn reads_header(self) -> bool {
         self.chunk_header && self.sizes == Sizes::Given
@@ -74,7 +74,7 @@ pub(crate) fn plan(
     code: &Code,
     body: &Body,
     function: Function,
-    manner: Manner,
+    manner: SiteOptions,
     symbols: &Symbols,
 ) -> Option<PlannedProbe> {
     let arguments = arguments(function, manner.reads_header());
@@ -181,7 +181,7 @@ mod tests {
                     start: address + round % 7,
                     end: address.saturating_add(round),
                 };
-                let manner = Manner {
+                let manner = SiteOptions {
                     chunk_header: round % 3 == 0,
                     sizes: [Sizes::Given, Sizes::Requested][round as usize / 2 % 2],
                 };

@@ -13,7 +13,7 @@ use super::returns::Returns;
 use super::state::{State, Unprovable, Value};
 use crate::plan::Function;
 
-/// States, and thereby memory, that one look at a function may take. glibc 2.36's take 2,500.
+/// States, and thereby memory, that examining one function may take. glibc 2.36's take 2,500.
 const MAX_STATES: usize = 20_000;
 /// States, and thereby time, of all looks at it.
 const MAX_STATES_IN_ALL: usize = 1_000_000;

@@ -32,7 +32,7 @@ pub(crate) const ENDINGS: [&str; 9] = [
     "__chk_fail",
 ];
 
-/// Tells whether functions return, and remembers.
+/// Determines whether functions return, and remembers.
 pub(super) struct Returns<'a> {
     code: &'a Code,
     endings: &'a [u64],

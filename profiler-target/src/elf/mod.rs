@@ -162,7 +162,7 @@ impl<'s> Headers<'s> {
             ..ElfFile::default()
         };
         (file.read_only, file.is_cut) = self.read_only();
-        file.allocators = allocator::held_by(&file.contents(""));
+        file.allocators = allocator::allocators_in(&file.contents(""));
         if file.holds(Allocator::Jemalloc) {
             file.options = object::File::parse(self.source)
                 .map_or_else(|_| Vec::new(), |elf| jemalloc_options::find(&elf));

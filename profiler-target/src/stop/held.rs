@@ -19,12 +19,12 @@ use profiler_core::threads::Thread;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::tracer::Tracer;
-use super::{GRACE, GUARD_NAME, PATIENCE, Progress, StopError, already_traced, gone};
+use super::{GRACE, GUARD_NAME, GUARD_TIMEOUT, Progress, StopError, already_traced, gone};
 use crate::guard::{Deadline, Guard, Shared, is_suspended};
 use crate::proc_dir::{PidFd, ProcDir};
 
 /// How often the guard looks whether fragscope is suspended while the target is stopped.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A byte that means go on, or done.
 const DONE: u8 = b'.';
@@ -35,7 +35,7 @@ const DONE: u8 = b'.';
 struct Request {
     /// The process to stop, by its number, which it has as long as it lives.
     pid: u64,
-    /// When it began, in clock ticks, which tells it from a later one of the same number.
+    /// When it began, in clock ticks, which distinguishes it from a later one of the same number.
     began_ticks: u64,
     /// Within so many ns all threads must have stopped.
     limit_ns: u64,
@@ -164,7 +164,7 @@ impl StopGuard {
         // One that somebody suspended would hold the target until the kernel ends it.
         self.guard.wake();
         let channel = self.guard.channel();
-        channel.set_read_timeout(Some(PATIENCE))?;
+        channel.set_read_timeout(Some(GUARD_TIMEOUT))?;
         let released = channel
             .write_all(&[DONE])
             .and_then(|()| channel.read_exact(&mut [0]));
@@ -295,7 +295,7 @@ fn hold(
             progress.end_early(EndedEarly::Overdue);
             return false;
         }
-        let wait = PollTimeout::try_from(left.min(LOOK)).unwrap_or(PollTimeout::ZERO);
+        let wait = PollTimeout::try_from(left.min(POLL_INTERVAL)).unwrap_or(PollTimeout::ZERO);
         let mut asked = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
         match poll(&mut asked, wait) {
             Ok(0) | Err(Errno::EINTR) => {}

@@ -40,10 +40,10 @@ const GRACE: Duration = Duration::from_millis(300);
 
 /// How long the guard may take for what takes it microseconds, on a host that is very busy. All tries of
 /// one stop share it.
-const PATIENCE: Duration = Duration::from_secs(2);
+const GUARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What of it a second guard has, when the first was lost.
-const SECOND_PATIENCE: Duration = Duration::from_secs(1);
+const SECOND_GUARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What guards that stop targets show as: no name that whoever ends or suspends fragscope by name
 /// would meet.
@@ -271,7 +271,7 @@ impl StopGuards {
 }
 
 /// Stops all threads, which must succeed within `limit`, for at most `longest`. It takes no longer than
-/// `limit`, [`GRACE`] and [`PATIENCE`] together, whatever becomes of guards.
+/// `limit`, [`GRACE`] and [`GUARD_TIMEOUT`] together, whatever becomes of guards.
 pub(super) fn stop(
     dir: &Arc<ProcDir>,
     guards: &Arc<StopGuards>,
@@ -282,12 +282,12 @@ pub(super) fn stop(
         return Err(StopError::Itself);
     }
     let began = Instant::now();
-    let all = limit + GRACE + PATIENCE;
+    let all = limit + GRACE + GUARD_TIMEOUT;
     let mut has_lost_one = false;
     loop {
         let kept_back = match has_lost_one {
             true => Duration::ZERO,
-            false => SECOND_PATIENCE,
+            false => SECOND_GUARD_TIMEOUT,
         };
         let patience = all.saturating_sub(began.elapsed() + kept_back);
         match stop_once(dir, guards, limit, longest, patience) {

@@ -118,7 +118,7 @@ impl Tracer {
             let mut waiting = None;
             for (&tid, held) in &mut self.held {
                 if *held == Held::Asked {
-                    *held = look(tid);
+                    *held = inspect(tid);
                     if *held == Held::Asked {
                         waiting = Some(tid);
                     }
@@ -163,7 +163,7 @@ impl Tracer {
 }
 
 /// Whether a thread that was asked to stop has, without consuming the news.
-fn look(tid: i32) -> Held {
+fn inspect(tid: i32) -> Held {
     let options = libc::__WALL | libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: siginfo_t is plain data for which all zeros is valid.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };

@@ -1,15 +1,42 @@
 //! What a gap between live blocks may once have held.
 
-use std::ops::RangeInclusive;
-
 use fastrand::Rng;
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::residency::ResidencyMap;
 
 /// No chunk of glibc's is smaller, in bytes (`MINSIZE` in `malloc/malloc.c`).
 pub const LEAST_CHUNK: u64 = 32;
 
-/// What glibc's mmap threshold can grow from and to, in bytes (`DEFAULT_MMAP_THRESHOLD_MIN` and `_MAX` in
-/// `malloc/malloc.c`).
-pub const MMAP_THRESHOLDS: RangeInclusive<u64> = 128 << 10..=32 << 20;
+/// The parts of a gap of glibc's that have pages and room for a chunk each, at addresses that a chunk can
+/// have; all of it where it is shorter than two pages. What has no pages was given back, or never used.
+pub fn parts_with_pages(
+    gap: AddrRange,
+    residency: &ResidencyMap,
+) -> impl Iterator<Item = AddrRange> {
+    let is_short = gap.len() < 2 * PAGE_SIZE;
+    let mut at = gap.start();
+    let parts = residency.runs_in(gap).filter_map(move |run| {
+        if is_short || !run.state.has_data() {
+            return None;
+        }
+        let start = aligned_like(gap.start(), run.range.start()).max(at);
+        let end = aligned_like(gap.start(), run.range.end()).min(gap.end());
+        let part = AddrRange::with_len(start, end.get().checked_sub(start.get())?)?;
+        if part.len() < LEAST_CHUNK {
+            return None;
+        }
+        at = part.end();
+        Some(part)
+    });
+    is_short.then_some(gap).into_iter().chain(parts)
+}
+
+/// The first address from `addr` on that is a multiple of 16 bytes away from `base`.
+fn aligned_like(base: RemoteAddr, addr: RemoteAddr) -> RemoteAddr {
+    let off = addr.get().wrapping_sub(base.get()) % 16;
+    RemoteAddr::new(addr.get().saturating_add((16 - off) % 16))
+}
+
 /// Bytes that the next chunk of a gap may take, of which so many are left: no more than the largest that a
 /// fill has, and the end of the gap with it where that is too short to be a chunk.
 pub fn room(left: u64, largest: u64) -> u64 {

@@ -11,9 +11,9 @@ use std::io;
 use fastrand::Rng;
 use profiler_common::program::{Op, code, only};
 use profiler_core::addr::PAGE_SIZE;
-use profiler_core::allocator::Allocator;
+use profiler_core::allocator::{Allocator, MMAP_THRESHOLDS};
 
-use super::fill::{LEAST_CHUNK, MMAP_THRESHOLDS, Neighbours, room};
+use super::fill::{LEAST_CHUNK, Neighbours, room};
 use super::settle::{SETTLING_NS, settle};
 use super::{Compiler, Sink, free, is_large, op, touch};
 use crate::trace::{SeedBlock, TraceDescription};

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use super::Input;
 use super::lines::Lines;
-use crate::limits::{Holder, Meter};
+use crate::limits::{Holder, Incomplete, Meter};
 use crate::record::{EventSource, SourceEvent, SourceItem};
 use crate::trace::{
     By, Event, EventKind, Item, PassError, ReadError, TraceDescription, TraceSource, pass_on,
@@ -167,7 +167,7 @@ pub struct Written {
     /// Calls that were written.
     pub calls: u64,
     /// Why that is not the whole stream, in words.
-    pub trouble: Option<String>,
+    pub trouble: Option<Incomplete>,
 }
 
 /// Writes a stream as logalloc's text, as far as it can be read. Processes and threads are numbered

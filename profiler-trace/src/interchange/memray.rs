@@ -73,15 +73,12 @@ impl Memray {
         if version != VERSION {
             return Err(ReadError::Foreign(format!(
                 "this is a memray capture of format {version}; this fragscope reads format \
-                 {VERSION} (memray 1.20): record it anew"
+                 {VERSION} (memray 1.20)"
             )));
         }
         // The Python's version, whether native stacks are there, and the format of the file.
         if rest[5] != 0 {
-            return Err(ReadError::Foreign(
-                "this memray capture is aggregated and holds sums only: record without --aggregate"
-                    .to_owned(),
-            ));
+            return Err(ReadError::Aggregated);
         }
         let native = rest[4] != 0;
         let python = i32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);

@@ -170,14 +170,7 @@ fn bytes_on_pages(residency: &ResidencyMap, addr: u64, bytes: u64) -> u64 {
     let Some(block) = AddrRange::with_len(RemoteAddr::new(addr), bytes) else {
         return 0;
     };
-    let runs = residency.runs_in(block);
-    let there = runs.filter(|run| run.state.is_resident() || run.state.is_swapped());
-    let within = there.map(|run| {
-        let start = run.range.start().max(block.start());
-        let end = run.range.end().min(block.end());
-        end.get().saturating_sub(start.get())
-    });
-    within.sum()
+    residency.data_bytes(block)
 }
 
 #[cfg(test)]

@@ -19,10 +19,7 @@ pub enum ReadError {
     #[error("this is not a saved session of fragscope (FILE.fragsnap)")]
     NotASession,
     /// A recording.
-    #[error(
-        "this is a recording and not a saved session: `fragscope replay` plays it, and `fragscope \
-         export --format logalloc` writes it as text"
-    )]
+    #[error("this is a recording and not a saved session")]
     IsRecording,
     /// Of a later version.
     #[error(

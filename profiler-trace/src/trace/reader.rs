@@ -18,10 +18,7 @@ pub enum ReadError {
     )]
     NotATrace,
     /// A saved session.
-    #[error(
-        "this is a saved session and not a recording: `fragscope view` shows it, and it is exported as \
-         json, csv, hlog or text"
-    )]
+    #[error("this is a saved session and not a recording")]
     IsSession,
     /// Of a later version.
     #[error("this trace is of format {0}; this fragscope reads format {MINE}", MINE = MAGIC[7])]
@@ -29,6 +26,9 @@ pub enum ReadError {
     /// A recording of another tool that cannot be read.
     #[error("{0}")]
     Foreign(String),
+    /// A capture of memray's in which allocations are added up.
+    #[error("this memray capture is aggregated and holds sums only")]
+    Aggregated,
     /// The description is missing or damaged.
     #[error("the trace ends before its description")]
     NoDescription,

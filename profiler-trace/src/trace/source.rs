@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use super::{Item, ReadError, Reader, TraceDescription};
-use crate::limits::Stopped;
+use crate::limits::{Incomplete, Stopped};
 
 /// Why a stream was not passed on.
 #[derive(Debug, thiserror::Error)]
@@ -16,15 +16,15 @@ pub enum PassError {
     Taker(io::Error),
 }
 
-/// Passes a stream on, item by item, as far as it can be read. Gives why that was not to its end, in
-/// words; `None` when it was.
+/// Passes a stream on, item by item, as far as it can be read. Gives why that was not to its end;
+/// `None` when it was.
 ///
 /// # Errors
 /// When a signal came, or `take` failed for another reason than a limit.
 pub fn pass_on(
     source: &mut dyn TraceSource,
     mut take: impl FnMut(Item) -> io::Result<()>,
-) -> Result<Option<String>, PassError> {
+) -> Result<Option<Incomplete>, PassError> {
     let mut events = 0u64;
     loop {
         let item = match source.next_item() {
@@ -35,15 +35,16 @@ pub fn pass_on(
             Ok(None) if source.is_complete() => return Ok(None),
             Ok(None) => {
                 let what = format!("the recording was cut off: {events} events of it were read");
-                return Ok(Some(what));
+                return Ok(Some(what.into()));
             }
             Err(ReadError::Stopped(Stopped::Interrupted)) => return Err(PassError::Interrupted),
-            Err(error) => return Ok(Some(error.to_string())),
+            Err(ReadError::Stopped(limit)) => return Ok(Some((&limit).into())),
+            Err(error) => return Ok(Some(error.to_string().into())),
         };
         if let Err(error) = take(item) {
             return match Stopped::of(&error) {
                 Some(Stopped::Interrupted) => Err(PassError::Interrupted),
-                Some(limit) => Ok(Some(limit.to_string())),
+                Some(limit) => Ok(Some(limit.into())),
                 None => Err(PassError::Taker(error)),
             };
         }

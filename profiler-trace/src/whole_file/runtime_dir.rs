@@ -27,23 +27,19 @@ use super::{hash, ownership};
 /// Why no such directory serves.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no directory for {what} that only {} can write to: {}; {}",
+    "no directory for {what} that only {} can write to: {}",
     if *.root { "root" } else { "you and root" },
     if .tried.is_empty() {
         "none of XDG_RUNTIME_DIR, XDG_CACHE_HOME and HOME is set".to_owned()
     } else {
         .tried.join("; ")
-    },
-    if *.root {
-        "make one of them so"
-    } else {
-        "set XDG_RUNTIME_DIR or XDG_CACHE_HOME to a directory of your own"
     }
 )]
 pub struct NoRuntimeDir {
     /// What it was wanted for.
     what: &'static str,
-    root: bool,
+    /// Whether it has to be root's.
+    pub root: bool,
     /// Each place, with what is wrong with it.
     tried: Vec<String>,
 }

@@ -3,10 +3,14 @@
 use std::path::Path;
 
 use profiler_core::text::visible;
+use profiler_lab::allocators;
 use profiler_target::host::{self, Capability};
-use profiler_target::{Action, Caller, CoreProblem, Denial, ErrorKind, OutputProblem, Packer};
+use profiler_target::{
+    Action, AllocatorProblem, Caller, CoreProblem, Denial, ErrorKind, Limit, OutputProblem, Packer,
+};
 
 use super::args::Command;
+use crate::{export, say};
 
 /// The command line, as far as advice repeats it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -79,6 +83,10 @@ impl Advice {
             ErrorKind::HostNotProbeable => {
                 self.or_without_probes("`fragscope doctor` names what is missing")
             }
+            ErrorKind::NoSymbols => "build the program with symbols, and it can be probed".into(),
+            ErrorKind::BreakpointsLeft { pid } => format!(
+                "`fragscope doctor --pid {pid} --repair` removes breakpoints that nobody holds"
+            ),
             ErrorKind::Busy => "end that one first".into(),
             ErrorKind::TooManyFiles => match host::most_open_files() {
                 Ok(limit) => format!(
@@ -87,10 +95,38 @@ impl Advice {
                 ),
                 Err(_) => "raise the limit of open files: ulimit -n 1024".into(),
             },
-            ErrorKind::Output(problem) => on_output(*problem).into(),
+            ErrorKind::Output(problem) => on_output(*problem),
+            ErrorKind::UnknownEnding => format!("name a file that ends in {}", export::ENDINGS),
             ErrorKind::Core(problem) => on_core(*problem).into(),
+            ErrorKind::IsSession => {
+                "`fragscope view` shows a saved session, and `fragscope export` \
+                writes it as json, csv, hlog or text"
+                    .into()
+            }
+            ErrorKind::IsRecording => {
+                "`fragscope replay` plays a recording, and `fragscope export \
+                --format logalloc` writes it as text"
+                    .into()
+            }
+            ErrorKind::Aggregated => "record with memray without --aggregate".into(),
+            ErrorKind::Limit(limit) => format!("{} raises the limit", flag_of(*limit)),
+            ErrorKind::Allocator(problem) => on_allocator(*problem),
+            ErrorKind::NoRuntimeDir { root: true } => {
+                "make one of them a directory that only root can write to".into()
+            }
+            ErrorKind::NoRuntimeDir { root: false } => {
+                "set XDG_RUNTIME_DIR or XDG_CACHE_HOME to a directory of your own".into()
+            }
+            ErrorKind::NoScreen => self.without_screen().into(),
             ErrorKind::Interrupted | ErrorKind::Usage | ErrorKind::Other => return None,
         })
+    }
+
+    /// Prints what to do about an error of this kind, if there is anything.
+    pub(super) fn print(&self, kind: &ErrorKind) {
+        if let Some(fix) = self.on(kind) {
+            say::line(format_args!("fix: {fix}"));
+        }
     }
 
     fn permission(&self, action: Action, denial: &Denial) -> String {
@@ -151,6 +187,14 @@ impl Advice {
         }
     }
 
+    /// How to do without a screen.
+    fn without_screen(&self) -> &'static str {
+        match self.command {
+            "view" => "use `explain FILE` or `export FILE --format text`",
+            _ => "use --headless (or --json), or `snapshot` for one report",
+        }
+    }
+
     /// How to go on without probes.
     fn without_probes(&self) -> Option<&'static str> {
         match self.command {
@@ -166,8 +210,8 @@ impl Advice {
 }
 
 /// How to get a file written.
-fn on_output(problem: OutputProblem) -> &'static str {
-    match problem {
+fn on_output(problem: OutputProblem) -> String {
+    let fix = match problem {
         OutputProblem::NoFolder => "create the folder, or name another place",
         OutputProblem::Unfit => "name another place",
         OutputProblem::Link => "name the folder that the link leads to",
@@ -177,6 +221,41 @@ fn on_output(problem: OutputProblem) -> &'static str {
         OutputProblem::NoSpace => "free some space, or name another place",
         OutputProblem::Denied => "name a place that you may write to",
         OutputProblem::Replaced => "write it again",
+        OutputProblem::Temporary => {
+            return format!(
+                "make room in {}, or name another folder for temporary files by TMPDIR",
+                visible(std::env::temp_dir().display())
+            );
+        }
+    };
+    fix.to_owned()
+}
+
+/// The flag by which a limit is set.
+fn flag_of(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Size => "--max-size",
+        Limit::Memory => "--max-memory",
+        Limit::File => "--file-limit",
+    }
+}
+
+/// How to get an allocator to play under.
+fn on_allocator(problem: AllocatorProblem) -> String {
+    match problem {
+        AllocatorProblem::UnknownName => format!(
+            "name one of {}, or the path of a shared object",
+            allocators::names()
+        ),
+        AllocatorProblem::NotFound => {
+            "name a path with a slash in it, such as ./libNAME.so for a file in this folder".into()
+        }
+        AllocatorProblem::NotInstalled { package } => {
+            format!("install it: on Debian, apt-get install {package}")
+        }
+        AllocatorProblem::OnlyRecorded => "--allow-recorded-allocator loads the recording's \
+            allocator, if nobody but root and you can have changed its file"
+            .into(),
     }
 }
 
@@ -251,6 +330,8 @@ mod tests {
 
     use super::super::args::Line;
     use super::*;
+    use crate::export::ExportError;
+    use crate::session::outputs::Outputs;
 
     fn advice(words: &[&str]) -> Advice {
         let line = Line::try_parse_from(["fragscope"].iter().chain(words)).expect("parses");
@@ -317,6 +398,55 @@ mod tests {
             fix.contains("--cap-add=SYS_PTRACE --cap-add=DAC_READ_SEARCH ("),
             "{fix}"
         );
+    }
+
+    #[test]
+    fn every_ending_that_is_advised_is_written() {
+        for ending in export::ENDINGS
+            .split([',', ' '])
+            .filter_map(|word| word.strip_prefix('.'))
+        {
+            let path = format!("/nonexistent/out.{ending}");
+            let failure = Outputs::reserve(&[path.into()]).expect_err("no such folder");
+            assert!(
+                !matches!(failure, ExportError::UnknownEnding(_)),
+                "{ending}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_limit_is_raised_by_its_flag() {
+        for (limit, flag) in [
+            (Limit::Size, "--max-size"),
+            (Limit::Memory, "--max-memory"),
+            (Limit::File, "--file-limit"),
+        ] {
+            let fix = advice(&["replay", "x"]).on(&ErrorKind::Limit(limit));
+            assert_eq!(fix, Some(format!("{flag} raises the limit")));
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_other_kind_is_opened_by_the_other_command() {
+        let fix = advice(&["view", "x"]).on(&ErrorKind::IsRecording);
+        assert!(fix.expect("one").contains("`fragscope replay`"));
+        let fix = advice(&["replay", "x"]).on(&ErrorKind::IsSession);
+        assert!(fix.expect("one").contains("`fragscope view`"));
+    }
+
+    #[test]
+    fn an_unknown_allocator_is_answered_with_those_that_are_known() {
+        let kind = ErrorKind::Allocator(AllocatorProblem::UnknownName);
+        let fix = advice(&["replay", "x"]).on(&kind).expect("one");
+        assert!(fix.contains("glibc, ") && fix.contains("mimalloc"), "{fix}");
+    }
+
+    #[test]
+    fn a_static_program_without_symbols_is_not_to_be_recorded_by_preloading() {
+        let record = advice(&["record", "--pid", "7", "-o", "x"]);
+        let fix = record.on(&ErrorKind::NoSymbols).expect("one");
+        assert!(fix.contains("symbols") && !fix.contains("COMMAND"), "{fix}");
     }
 
     #[test]

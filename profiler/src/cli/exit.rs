@@ -15,7 +15,7 @@ pub(super) enum Exit {
     Done = 0,
     /// Something failed.
     Error = 1,
-    /// Wrong usage, by what only the command itself can tell; clap ends with the same code.
+    /// Wrong usage, by what only the command itself can determine; clap ends with the same code.
     Usage = 2,
     /// Not permitted; the message names the fix.
     NotPermitted = 4,
@@ -37,16 +37,25 @@ impl Exit {
             | ErrorKind::UnsupportedTarget
             | ErrorKind::UnsupportedKernel
             | ErrorKind::TargetNotProbeable
+            | ErrorKind::NoSymbols
             | ErrorKind::Core(CoreProblem::Foreign) => Self::TargetGone,
             ErrorKind::Interrupted => Self::Interrupted,
-            ErrorKind::Usage => Self::Usage,
+            ErrorKind::Usage | ErrorKind::UnknownEnding => Self::Usage,
             ErrorKind::IsThread { .. }
             | ErrorKind::NoSysfs
             | ErrorKind::HostNotProbeable
             | ErrorKind::Busy
             | ErrorKind::TooManyFiles
+            | ErrorKind::BreakpointsLeft { .. }
             | ErrorKind::Output(_)
             | ErrorKind::Core(_)
+            | ErrorKind::IsSession
+            | ErrorKind::IsRecording
+            | ErrorKind::Aggregated
+            | ErrorKind::Limit(_)
+            | ErrorKind::Allocator(_)
+            | ErrorKind::NoRuntimeDir { .. }
+            | ErrorKind::NoScreen
             | ErrorKind::Other => Self::Error,
         }
     }

@@ -16,6 +16,7 @@ use clap::error::ContextValue;
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
 use profiler_lab::report::Report;
+use profiler_trace::limits::Incomplete;
 use signal_hook::consts::SIGXFSZ;
 
 use self::advice::Advice;
@@ -75,9 +76,7 @@ fn run_and_report(command: &Command) -> ExitCode {
             let kind = failure.kind();
             // A closed terminal shows nothing; the exit code is there all the same.
             say::line(format_args!("fragscope: {failure}"));
-            if let Some(fix) = advice.on(&kind) {
-                say::line(format_args!("fix: {fix}"));
-            }
+            advice.print(&kind);
             Exit::of_error(&kind).into()
         }
     }
@@ -105,13 +104,14 @@ fn usage(mut wrong: clap::Error) -> String {
     wrong.render().to_string().trim_end().to_owned()
 }
 
-/// Says that a file was not read to its end, and why.
-fn not_whole(what: &str, why: &str) -> Exit {
+/// Reports that a file was not read to its end, and why.
+fn not_whole(what: &str, incomplete: &Incomplete, advice: &Advice) -> Exit {
     // The exit code says it, too.
     say::line(format_args!(
         "fragscope: the {what} is incomplete: {}",
-        visible(why)
+        visible(&incomplete.why)
     ));
+    advice.print(&session::kinds::of_incomplete(incomplete));
     Exit::NotWhole
 }
 
@@ -126,7 +126,7 @@ fn unless_closed(printed: io::Result<()>) -> io::Result<()> {
 
 /// Whether candidates could not be played: any, if they were `chosen`, else all; each is named with the
 /// reason.
-fn failed_to_play(report: &Report, chosen: bool) -> bool {
+fn failed_to_play(report: &Report, chosen: bool, advice: &Advice) -> bool {
     let mut failed = report
         .candidates
         .iter()
@@ -136,30 +136,31 @@ fn failed_to_play(report: &Report, chosen: bool) -> bool {
         return false;
     }
     let first = failed.next();
-    for (name, why) in first.into_iter().chain(failed) {
-        let (name, why) = (visible(name), visible(why));
+    for (name, failure) in first.into_iter().chain(failed) {
+        let (name, why) = (visible(name), visible(&failure.why));
         say::line(format_args!("fragscope: {name} was not played: {why}"));
+        advice.print(&failure.kind);
     }
     none_played || first.is_some()
 }
 
 /// How reading a saved session ended, with why not all of it could be read.
-fn whole_session(trouble: Option<String>) -> Exit {
+fn whole_session(trouble: Option<Incomplete>, advice: &Advice) -> Exit {
     match trouble {
         None => Exit::Done,
-        Some(why) => not_whole("saved session", &why),
+        Some(incomplete) => not_whole("saved session", &incomplete, advice),
     }
 }
 
 /// How a snapshot ended: a core file may lack so much, and a signal may have ended the predictions.
-fn whole_snapshot(missing_bytes: u64, interrupted: bool) -> Exit {
+fn whole_snapshot(missing_bytes: u64, interrupted: bool, advice: &Advice) -> Exit {
     match missing_bytes {
         0 if interrupted => Exit::Interrupted,
         0 => Exit::Done,
-        missing => not_whole(
-            "core file",
-            &format!("{} are missing at its end", bytes(missing)),
-        ),
+        missing => {
+            let why = format!("{} are missing at its end", bytes(missing));
+            not_whole("core file", &why.into(), advice)
+        }
     }
 }
 
@@ -171,7 +172,7 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
             let taken = session::snapshot(&args.options())?;
             unless_closed(print::snapshot(&taken.view, args.json))?;
             taken.saved.map_err(SessionError::from)?;
-            whole_snapshot(taken.missing_bytes, taken.interrupted)
+            whole_snapshot(taken.missing_bytes, taken.interrupted, advice)
         }
         Command::Explain(args) => match args.options() {
             Ok(saved) => {
@@ -180,19 +181,19 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
                     false => session::saved::load_predicted(&saved)?,
                 };
                 unless_closed(print::explanation(&saved.view))?;
-                whole_session(saved.trouble)
+                whole_session(saved.trouble, advice)
             }
             Err(source) => {
                 let taken = session::snapshot(&source)?;
                 unless_closed(print::explanation(&taken.view))?;
                 taken.saved.map_err(SessionError::from)?;
-                whole_snapshot(taken.missing_bytes, taken.interrupted)
+                whole_snapshot(taken.missing_bytes, taken.interrupted, advice)
             }
         },
         Command::View(args) => {
             let (ending, trouble) = session::saved::view(&args.options())?;
             match ending {
-                Ending::Done => whole_session(trouble),
+                Ending::Done => whole_session(trouble, advice),
                 interrupted => interrupted.into(),
             }
         }
@@ -201,20 +202,23 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
             RecordEnding::Session(ending) => ending.into(),
         },
         Command::Export(args) => match args.options() {
-            Export::Session(options) => whole_session(session::saved::export(&options)?),
+            Export::Session(options) => whole_session(session::saved::export(&options)?, advice),
             Export::Recording(options) => match session::convert::to_logalloc(&options)? {
                 Converted::Whole => Exit::Done,
-                Converted::Part(why) => not_whole("recording", &why),
+                Converted::Part(incomplete) => not_whole("recording", &incomplete, advice),
                 Converted::Interrupted => Exit::Interrupted,
             },
         },
         Command::Replay(args) => {
             let report = session::replay::run(&args.options(), args.output.as_ref())?;
             unless_closed(print::replay(&report, args.json))?;
+            if let Some(kind) = &report.trace.not_loaded {
+                advice.print(kind);
+            }
             match &report.trace.trouble {
                 _ if report.interrupted => Exit::Interrupted,
-                _ if failed_to_play(&report, args.chooses()) => Exit::Error,
-                Some(why) => not_whole("recording", why),
+                _ if failed_to_play(&report, args.chooses(), advice) => Exit::Error,
+                Some(incomplete) => not_whole("recording", incomplete, advice),
                 None if report.trace.left_out > 0 => Exit::NotWhole,
                 None => Exit::Done,
             }

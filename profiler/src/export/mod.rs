@@ -23,14 +23,14 @@ pub use json::{checks, json, ndjson};
 pub use lines::{line, line_heading};
 pub use text::{explanation, text};
 
+/// The endings by which files are named, for people: of the formats, and of saved sessions.
+pub const ENDINGS: &str = ".fragsnap, .json, .csv or .hlog";
+
 /// Why an export could not be made. No file was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// The ending of the file's name says no known format.
-    #[error(
-        "unknown format of {}: name a file that ends in .fragsnap, .json, .csv or .hlog",
-        visible(.0.display())
-    )]
+    #[error("unknown format of {}", visible(.0.display()))]
     UnknownEnding(PathBuf),
     /// The file could not be written.
     #[error(transparent)]

@@ -12,11 +12,11 @@ use profiler_core::text::visible;
 use profiler_lab::input::{Input, wait_for};
 use profiler_target::{ErrorKind, host};
 use profiler_trace::interchange::{self, Written};
-use profiler_trace::limits::{Limits, Meter, Stopped};
+use profiler_trace::limits::{Incomplete, Limits, Meter, Stopped};
 use profiler_trace::trace::{PassError, ReadError, TraceSource};
 use profiler_trace::whole_file::{Place, WriteError};
 
-use super::{interrupt, outputs};
+use super::{interrupt, kinds, outputs};
 use crate::say;
 
 /// Why nothing was converted. No file was changed.
@@ -47,8 +47,9 @@ impl ConvertError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Print(error) => ErrorKind::of_io(error),
-            Self::Write(error) => outputs::write_error_kind(error),
-            other => ErrorKind::of_causes(other),
+            Self::Read { why, .. } => kinds::of_recording(why),
+            Self::Write(error) => kinds::of_write(error),
+            Self::Signals(error) => ErrorKind::of_io(error),
         }
     }
 }
@@ -72,7 +73,7 @@ pub enum Converted {
     /// All of it was written.
     Whole,
     /// What could be read was written, and why that is not all.
-    Part(String),
+    Part(Incomplete),
     /// A signal came: what was printed by then stays, and no file was changed.
     Interrupted,
 }
@@ -120,7 +121,7 @@ fn print(
     meter: &Meter,
     interrupted: &AtomicBool,
 ) -> io::Result<Option<Written>> {
-    let stdout = Patient {
+    let stdout = InterruptibleStdout {
         stdout: say::data(),
         interrupted,
     };
@@ -174,12 +175,12 @@ fn not_interrupted(written: Result<Written, PassError>) -> io::Result<Option<Wri
 const PIPE_BYTES: usize = 4096;
 
 /// stdout, of which no wait outlasts a signal.
-struct Patient<'a> {
+struct InterruptibleStdout<'a> {
     stdout: say::Stdout,
     interrupted: &'a AtomicBool,
 }
 
-impl Write for Patient<'_> {
+impl Write for InterruptibleStdout<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let part = &bytes[..bytes.len().min(PIPE_BYTES)];
         loop {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::SessionError;
 use super::options::AttachOptions;
-use super::screen::Screen;
+use super::screen::{LAST_FRAME, Screen};
 use crate::export;
 use crate::say;
 use crate::tui::{self, Effect, Update};
@@ -34,8 +34,7 @@ impl Front {
         if options.headless || options.json {
             return Ok(Self::Lines(Lines::open(options.json)?));
         }
-        tui::supported("use --headless (or --json), or `snapshot` for one report")
-            .map_err(SessionError::Screen)?;
+        tui::supported()?;
         let (wishes, wished) = unbounded_channel();
         let screen = Screen::open(move |effect| {
             // A session that is over wants nothing more.
@@ -71,7 +70,7 @@ impl Front {
         }
     }
 
-    /// Tells the user what an export came to.
+    /// Shows the user what an export came to.
     pub(crate) fn note(&mut self, note: String) {
         if let Self::Screen(drawn) = self {
             drawn.screen.update(Update::Note(note));
@@ -114,9 +113,6 @@ impl Front {
     }
 }
 
-/// How long the screen's thread is waited for. It looks for what is new each 50 ms, and takes longer
-/// only where the terminal takes nothing in.
-const LAST_FRAME: Duration = Duration::from_secs(1);
 /// How long the end of a session that was interrupted waits for who draws or reads.
 const IN_HASTE: Duration = Duration::from_millis(80);
 
@@ -188,12 +184,12 @@ impl Lines {
         Ok(())
     }
 
-    fn close(self, patience: Duration) -> io::Result<()> {
+    fn close(self, timeout: Duration) -> io::Result<()> {
         drop(self.views);
         let Some(written) = self.written else {
             return Ok(());
         };
-        match written.recv_timeout(patience) {
+        match written.recv_timeout(timeout) {
             Ok(written) => written,
             // Nobody reads: what waits is lost, and the session ends all the same.
             Err(RecvTimeoutError::Timeout) => Ok(()),

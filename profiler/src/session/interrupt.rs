@@ -15,7 +15,7 @@ use super::signals::Signals;
 use crate::say;
 
 /// Between two looks whether what is printed is stuck.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A flag that is set when the user wants it to end.
 ///
@@ -53,6 +53,6 @@ pub(super) fn flag() -> io::Result<Arc<AtomicBool>> {
 /// Comes when what is printed is not taken in.
 async fn stuck() {
     while !say::is_stuck() {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

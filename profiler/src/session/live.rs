@@ -77,7 +77,7 @@ impl LiveSession {
 
     /// Asks for a walk at the next tick.
     pub(crate) fn walk_now(&mut self) {
-        self.schedule.hurry(Instant::now());
+        self.schedule.request_walk(Instant::now());
     }
 
     /// Observes the target once more: walks when `walking` and a walk is due. A target that is
@@ -174,7 +174,7 @@ impl LiveSession {
         View {
             report: Arc::clone(&self.report),
             activity,
-            probes_wanted: !matches!(self.probes, Probes::Off | Probes::Lent),
+            probes_wanted: !matches!(self.probes, Probes::Off | Probes::ForWhatIf),
             notices,
             history: self.history.points(),
             over_time: self.over_time,

@@ -8,9 +8,10 @@ pub mod doctor;
 mod front;
 mod history;
 mod interrupt;
+pub(crate) mod kinds;
 mod live;
 pub mod options;
-mod outputs;
+pub(crate) mod outputs;
 mod predictor;
 mod probes;
 mod progress;
@@ -27,10 +28,12 @@ pub use attach::attach;
 pub use demo::run as demo;
 pub use snapshot::snapshot;
 
+use profiler_lab::report::Failure;
 use profiler_sampling::CoreSampleError;
 use profiler_target::{CoreError, ErrorKind, OpenError};
 
 use crate::export::ExportError;
+use crate::tui::NoScreen;
 
 /// How a session ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -56,11 +59,11 @@ pub enum SessionError {
     #[error(transparent)]
     Export(#[from] ExportError),
     /// There is no screen to draw on.
-    #[error("{0}")]
-    Screen(String),
-    /// An allocator to compare with is not to be had.
-    #[error("cannot compare with {0}")]
-    WhatIf(String),
+    #[error(transparent)]
+    Screen(#[from] NoScreen),
+    /// An allocator to compare with is not to be had, or nothing can be compared.
+    #[error("cannot compare with {}", .0.why)]
+    WhatIf(Failure),
     /// The worker cannot be followed for `--what-if`.
     #[error("--what-if plays what probes see: {0}")]
     Shadows(#[source] record::RecordError),
@@ -79,11 +82,13 @@ impl SessionError {
             Self::Open(open) => open.kind(),
             Self::Core(core) => core.kind(),
             Self::Shadows(record) => record.kind(),
-            Self::Export(ExportError::UnknownEnding(_)) => ErrorKind::Usage,
-            Self::Export(ExportError::Write(error)) => outputs::write_error_kind(error),
+            Self::Export(ExportError::UnknownEnding(_)) => ErrorKind::UnknownEnding,
+            Self::Export(ExportError::Write(error)) => kinds::of_write(error),
             Self::Export(export) => ErrorKind::of_causes(export),
             Self::Io(error) => ErrorKind::of_io(error),
-            Self::Screen(_) | Self::WhatIf(_) | Self::Demo(_) => ErrorKind::Other,
+            Self::Screen(_) => ErrorKind::NoScreen,
+            Self::WhatIf(failure) => failure.kind.clone(),
+            Self::Demo(_) => ErrorKind::Other,
         }
     }
 }

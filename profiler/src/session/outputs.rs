@@ -1,12 +1,10 @@
 //! The files that the user named: exports of the last view, and saved sessions of all walks.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_core::view::View;
-use profiler_target::{ErrorKind, OutputProblem};
 use profiler_trace::whole_file::{Place, WriteError};
 
 use super::saved::{Recorder, write_whole};
@@ -15,36 +13,6 @@ use crate::say;
 
 /// The ending of a saved session's name.
 const SESSION: &str = "fragsnap";
-
-/// Of what kind an error is that a file could not be written.
-pub(crate) fn write_error_kind(error: &WriteError) -> ErrorKind {
-    let problem = match error {
-        WriteError::NoFolder { .. } => OutputProblem::NoFolder,
-        WriteError::NotAFile(_) => OutputProblem::Unfit,
-        WriteError::Link { .. } => OutputProblem::Link,
-        WriteError::Planted { .. } | WriteError::Owner { .. } => OutputProblem::Foreign,
-        WriteError::InUse { pid: Some(pid), .. } if pid.cast_unsigned() == std::process::id() => {
-            OutputProblem::NamedTwice
-        }
-        WriteError::InUse { .. } => OutputProblem::InUse,
-        WriteError::Io { source, .. } => return output_kind(source),
-    };
-    ErrorKind::Output(problem)
-}
-
-/// Of what kind an error of the system's is, met while a file was written.
-pub(crate) fn output_kind(error: &io::Error) -> ErrorKind {
-    ErrorKind::Output(match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OutputProblem::NoSpace,
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            OutputProblem::Denied
-        }
-        io::ErrorKind::StaleNetworkFileHandle => OutputProblem::Replaced,
-        // The folder is there: it takes no files, as those of /proc and /sys.
-        io::ErrorKind::NotFound => OutputProblem::Unfit,
-        _ => return ErrorKind::of_io(error),
-    })
-}
 
 /// A place for each file that was requested.
 #[derive(Debug, Default)]

@@ -13,8 +13,8 @@ use profiler_target::{ErrorKind, Target};
 pub(crate) enum Probes {
     /// Not wanted.
     Off,
-    /// They feed shadows, and tell nothing else.
-    Lent,
+    /// They feed shadows, and report nothing else.
+    ForWhatIf,
     /// Being planned and attached on a thread of their own.
     Starting(JoinHandle<Result<ProbeSession, String>>),
     /// Attached.
@@ -90,9 +90,15 @@ impl Probes {
     pub(crate) fn notice(&self) -> Option<String> {
         match self {
             Self::Off => Some("probes are off (--no-probes)".into()),
-            Self::Lent => Some("the probes feed --what-if: no rates, no lifetimes".into()),
+            Self::ForWhatIf => Some("the probes feed --what-if: no rates, no lifetimes".into()),
             Self::Starting(_) => Some("probes are being attached".into()),
-            Self::On(_) | Self::Over(_) => None,
+            Self::On(session) => match session.ended()? {
+                ErrorKind::BreakpointsLeft { .. } => Some(
+                    "`fragscope doctor --pid` names the fix for breakpoints left behind".into(),
+                ),
+                _ => None,
+            },
+            Self::Over(_) => None,
             Self::Unavailable(reason) => Some(format!("no probes, walks only: {reason}")),
         }
     }

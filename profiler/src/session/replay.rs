@@ -3,14 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
-use profiler_lab::play::CompileError;
 use profiler_lab::replay::{ReplayError, ReplayOptions, replay};
 use profiler_lab::report::Report;
 use profiler_target::ErrorKind;
 use profiler_trace::whole_file::{Place, WriteError};
 
 use super::progress::Bar;
-use super::{interrupt, outputs};
+use super::{interrupt, kinds, outputs};
 use crate::export;
 
 /// Why a replay has nothing to show, or could not save it.
@@ -31,12 +30,9 @@ impl ReplayFailure {
     /// Of what kind it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Replay(ReplayError {
-                why: CompileError::Interrupted,
-                ..
-            }) => ErrorKind::Interrupted,
-            Self::Write(error) => outputs::write_error_kind(error),
-            other => ErrorKind::of_causes(other),
+            Self::Replay(error) => kinds::of_compiling(&error.why),
+            Self::Write(error) => kinds::of_write(error),
+            Self::Signals(error) => ErrorKind::of_io(error),
         }
     }
 }

@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::tui::{self, Effect, Update};
 
+/// How long the screen's thread is waited for. It looks for what is new each 50 ms, and takes longer
+/// only where the terminal takes nothing in.
+pub(crate) const LAST_FRAME: Duration = Duration::from_secs(1);
+
 /// The screen, from outside of its thread.
 pub(crate) struct Screen {
     updates: Sender<Update>,
@@ -37,12 +41,12 @@ impl Screen {
         self.update(Update::Quit);
     }
 
-    /// Waits until the terminal is given back, but no longer than `patience`.
+    /// Waits until the terminal is given back, but no longer than `timeout`.
     ///
     /// # Errors
     /// When drawing had failed.
-    pub(crate) fn close(self, patience: Duration) -> io::Result<()> {
-        let deadline = Instant::now() + patience;
+    pub(crate) fn close(self, timeout: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + timeout;
         while !self.thread.is_finished() {
             if Instant::now() >= deadline {
                 // A terminal that takes nothing in: the process ends all the same.

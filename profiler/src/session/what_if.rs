@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use profiler_core::view::WhatIf;
 use profiler_lab::allocators::Allocator;
+use profiler_lab::report::Failure;
 use profiler_lab::shadow::{Shadows, SharedWhatIf};
 use profiler_probe::plan::ProbePlan;
 use profiler_sampling::{Sampler, SamplingOptions};
@@ -16,10 +17,10 @@ use profiler_trace::record::TraceSink;
 use profiler_trace::trace::{Checkpoint, Event, Item, SeedBlock};
 
 use super::Ending;
-use super::record::{Output, ProbedRecording, RecordError, TraceWriteError, unless_gone};
+use super::record::{
+    DRAIN_INTERVAL, Output, ProbedRecording, RecordError, TraceWriteError, unless_gone,
+};
 
-/// Between two drains of the ring.
-const DRAIN_INTERVAL: Duration = Duration::from_millis(3);
 /// Between two checkpoints, at most: what the shadows have is known only there.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -70,8 +71,13 @@ impl WhatIfSession {
         pid: i32,
         options: &WhatIfOptions,
         sampling: SamplingOptions,
-    ) -> Result<Self, String> {
-        let find = |name: &String| Allocator::find(name).map_err(|why| format!("{name}: {why}"));
+    ) -> Result<Self, Failure> {
+        let find = |name: &String| {
+            Allocator::find(name).map_err(|error| Failure {
+                why: format!("{name}: {error}"),
+                kind: error.kind(),
+            })
+        };
         let allocators: Vec<Allocator> = options
             .allocators
             .iter()

@@ -165,7 +165,7 @@ fn begin(
     let start = |budget| Probes::start(options.pid, budget, Arc::clone(ending));
     let probes = match (options.probes, options.budget) {
         (false, _) => Probes::Off,
-        (true, _) if what_if.is_some() => Probes::Lent,
+        (true, _) if what_if.is_some() => Probes::ForWhatIf,
         (true, Budget::Unlimited) => start(profiler_probe::Budget::Unlimited),
         (true, Budget::Share(share)) => {
             let share = share * (1.0 - STOP_PART_OF_BUDGET);

@@ -42,11 +42,10 @@ impl Cell<'_> {
         self.pages
             .iter()
             .fold((0, 0, 0), |(resident, swapped, live), page| {
-                let counts = page.state.is_resident() || page.state.is_swapped();
                 (
                     resident + u64::from(page.state.is_resident()),
                     swapped + u64::from(page.state.is_swapped()),
-                    live + if counts {
+                    live + if page.state.has_data() {
                         u64::from(page.live_bytes)
                     } else {
                         0

@@ -35,19 +35,28 @@ pub enum Update {
     Quit,
 }
 
-/// Whether a screen can be drawn here; what to use `instead` when not.
+/// Why no screen can be drawn.
+#[derive(Debug, thiserror::Error)]
+pub enum NoScreen {
+    /// Input or output is something else.
+    #[error("stdin and stdout must be a terminal for the screen")]
+    NoTerminal,
+    /// The terminal says that it knows no more than lines.
+    #[error("this terminal cannot draw (TERM=dumb)")]
+    Dumb,
+}
+
+/// Whether a screen can be drawn here.
 ///
 /// # Errors
-/// One sentence: why not, and what to do.
-pub fn supported(instead: &str) -> Result<(), String> {
+/// Why not.
+pub fn supported() -> Result<(), NoScreen> {
     use std::io::IsTerminal;
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        return Err(format!(
-            "stdin and stdout must be a terminal for the screen: {instead}"
-        ));
+        return Err(NoScreen::NoTerminal);
     }
     if std::env::var("TERM").is_ok_and(|term| term == "dumb") {
-        return Err(format!("this terminal cannot draw (TERM=dumb): {instead}"));
+        return Err(NoScreen::Dumb);
     }
     Ok(())
 }

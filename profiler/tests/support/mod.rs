@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use profiler_testing::child::{Child, PATIENCE};
+use profiler_testing::child::{Child, WAIT_LIMIT};
 use serde_json::Value;
 
 /// `fragscope` with these arguments and without input.
@@ -61,7 +61,7 @@ pub(crate) fn core_of(pid: &str, folder: &Path) -> PathBuf {
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(began.elapsed() < WAIT_LIMIT, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -7,7 +7,7 @@
 mod compare;
 pub(crate) mod cost;
 mod moments;
-mod one_look;
+mod one_walk;
 mod predict;
 mod programs;
 mod settings;
@@ -36,7 +36,7 @@ struct Options {
     /// More than this median error is a failure.
     at_most: Option<f64>,
     /// Whether what one walk predicts is compared, rather than replays of recordings.
-    one_look: bool,
+    one_walk: bool,
 }
 
 impl Options {
@@ -48,9 +48,9 @@ impl Options {
             fragscope: None,
             fresh: false,
             at_most: None,
-            one_look: arguments.contains(&"--one-look"),
+            one_walk: arguments.contains(&"--one-walk"),
         };
-        if options.one_look {
+        if options.one_walk {
             options.programs.extend(CASES.iter());
             options.runs = 2;
         }
@@ -58,7 +58,7 @@ impl Options {
         while let Some(&name) = arguments.next() {
             match name {
                 "--fresh" => options.fresh = true,
-                "--one-look" => {}
+                "--one-walk" => {}
                 _ => {
                     let value = arguments.next();
                     options.take(
@@ -103,8 +103,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         Some(path) => path.clone(),
         None => build()?,
     };
-    if options.one_look {
-        return one_look::run(&tools, &fragscope, &options);
+    if options.one_walk {
+        return one_walk::run(&tools, &fragscope, &options);
     }
     let mut all = Vec::new();
     for program in &options.programs {

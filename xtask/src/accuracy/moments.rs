@@ -96,7 +96,7 @@ pub(super) fn run(
         }
     }
     if script.is_some() {
-        // The worker goes on until it is told to end; the recorder passes it on.
+        // The worker goes on until it is asked to end; the recorder passes it on.
         kill("-TERM", pid)?;
         compared.0.wait()?;
     }

@@ -85,7 +85,7 @@ const RETURNS: &str = "a library returns what there is to say: only the command 
 /// Where text leaves the process.
 const STANDARD_STREAMS: [&str; 2] = ["std::io::stdout", "std::io::stderr"];
 /// What looks at targets.
-const LOOKS_AT_TARGETS: [&str; 4] = [
+const INSPECTS_TARGETS: [&str; 4] = [
     "profiler_probe",
     "profiler_sampling",
     "profiler_target",
@@ -147,13 +147,13 @@ const RULES: &[Rule] = &[
     Rule {
         crates: &[COMMAND],
         scope: Scope::In("tui"),
-        forbidden: &LOOKS_AT_TARGETS,
+        forbidden: &INSPECTS_TARGETS,
         why: "the terminal UI touches neither /proc nor probes",
     },
     Rule {
         crates: &[COMMAND],
         scope: Scope::In("export"),
-        forbidden: &LOOKS_AT_TARGETS,
+        forbidden: &INSPECTS_TARGETS,
         why: "exports touch neither /proc nor probes",
     },
 ];

@@ -151,8 +151,8 @@ const HELD: &[Held] = &[
         package: "fragscope",
         binary: "replay_hostile",
         tests: &[
-            "a_signal_ends_the_wait_for_a_pipe",
-            "a_signal_ends_the_wait_for_a_reader",
+            "waits::a_signal_ends_the_wait_for_a_pipe",
+            "waits::a_signal_ends_the_wait_for_a_reader",
         ],
     },
     Held {

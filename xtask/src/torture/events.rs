@@ -17,14 +17,12 @@ use super::running::{Mode, Running, Setting, Streams};
 use super::signals::{ends_by_interrupt, give_up, is_death, longest_stop};
 use super::stage::Stage;
 use super::worker::{SMALL, Worker};
-use super::{Round, Tally, processes, small_trace};
+use super::{BRIEF_WINDOW, Round, Tally, WAIT_LIMIT, processes, small_trace};
 
 const WINDOW: Duration = Duration::from_secs(2);
-const BRIEF: Duration = Duration::from_millis(300);
 /// How long fragscope may take to see that its target is gone: loading the BPF programs takes
 /// seconds on a busy host.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
-const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(1);
 /// The default of `--max-stop`, and what a busy host adds.
 const LONGEST: Duration = Duration::from_millis(3500);
@@ -107,7 +105,7 @@ fn one(
     };
     let mut running = Running::start(stage, mode, &setting)?;
     let instant = round.instant(if mode == Mode::Snapshot {
-        BRIEF
+        BRIEF_WINDOW
     } else {
         WINDOW
     });
@@ -210,7 +208,7 @@ fn stopped(
     worker.signal(Signal::SIGSTOP);
     stage.let_pass(LASTS)?;
     let how = ends_by_interrupt(stage, round, running)?;
-    let all_stopped = stage.wait_for(PATIENCE, PAUSE, || {
+    let all_stopped = stage.wait_for(WAIT_LIMIT, PAUSE, || {
         let threads = processes::threads(worker.pid);
         Ok(threads
             .iter()
@@ -239,7 +237,7 @@ fn forks(
     stage.let_pass(LASTS)?;
     let how = ends_by_interrupt(stage, round, running)?;
     let mut text = super::text::Text::of(child)?;
-    let clean = stage.wait_for(PATIENCE / 12, PAUSE, || {
+    let clean = stage.wait_for(WAIT_LIMIT / 12, PAUSE, || {
         Ok(text.changes().is_empty().then_some(()))
     })?;
     if clean.is_none() {
@@ -319,7 +317,7 @@ fn fragscope_frozen(
     worker: &Worker,
     cgroup: &Cgroup,
 ) -> Result<How> {
-    let seen = stage.wait_for(PATIENCE, Duration::from_micros(100), || {
+    let seen = stage.wait_for(WAIT_LIMIT, Duration::from_micros(100), || {
         let seen = processes::is_held(worker.pid) || running.ended().is_some();
         Ok(seen.then_some(()))
     })?;

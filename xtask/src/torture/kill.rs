@@ -11,14 +11,10 @@ use super::aftermath::{self, How};
 use super::running::{MODES, Mode, Running, Setting, Streams};
 use super::stage::{Interrupted, Stage};
 use super::worker::{SMALL, USUAL, Worker};
-use super::{Round, Tally, processes, small_trace};
+use super::{BRIEF_WINDOW, Round, Tally, WAIT_LIMIT, processes, small_trace};
 
 /// A random instant lies within this from the start.
 const WINDOW: Duration = Duration::from_secs(3);
-/// A mode that ends by itself is over sooner.
-const BRIEF: Duration = Duration::from_millis(300);
-/// How long an aimed instant is waited for; loading the BPF programs takes seconds on a busy host.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks for it: as close as they can be.
 const PAUSE: Duration = Duration::from_micros(200);
 
@@ -122,7 +118,7 @@ fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Work
             let _ = kill(Pid::from_raw(victim), Signal::SIGKILL);
         }
     }
-    if running.wait(stage, PATIENCE)?.is_none() {
+    if running.wait(stage, WAIT_LIMIT)?.is_none() {
         round.fault("it does not end", "by SIGKILL");
     }
     aftermath::check(stage, round, &running, Some(worker), How::Killed)?;
@@ -164,16 +160,20 @@ fn wait_for_aim(
     let mode = running.mode;
     let came = match aim {
         Aim::Random => {
-            let window = if mode.is_brief() { BRIEF } else { WINDOW };
+            let window = if mode.is_brief() {
+                BRIEF_WINDOW
+            } else {
+                WINDOW
+            };
             let instant = round.instant(window);
             stage.let_pass(instant)?;
             return Ok(true);
         }
-        Aim::Arming => stage.wait_for(PATIENCE, PAUSE, || {
+        Aim::Arming => stage.wait_for(WAIT_LIMIT, PAUSE, || {
             let seen = worker.text.count() > 0 || running.ended().is_some();
             Ok(seen.then_some(()))
         })?,
-        Aim::Stopped => stage.wait_for(PATIENCE, PAUSE, || {
+        Aim::Stopped => stage.wait_for(WAIT_LIMIT, PAUSE, || {
             let seen = processes::is_held(worker.pid) || running.ended().is_some();
             Ok(seen.then_some(()))
         })?,
@@ -182,7 +182,7 @@ fn wait_for_aim(
             let mut asked = false;
             // Probes that stay go when it is asked to end, once it is at work.
             let mut steady = 0;
-            stage.wait_for(PATIENCE, PAUSE, || {
+            stage.wait_for(WAIT_LIMIT, PAUSE, || {
                 let now = worker.text.count();
                 if now < most || running.ended().is_some() {
                     return Ok(Some(()));

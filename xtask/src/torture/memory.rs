@@ -11,7 +11,7 @@ use super::running::{Mode, Running, Setting, Streams};
 use super::signals::give_up;
 use super::stage::Stage;
 use super::worker::{SMALL, Worker};
-use super::{Round, Tally, processes, small_trace};
+use super::{Round, Tally, WAIT_LIMIT, processes, small_trace};
 use nix::sys::signal::Signal;
 
 const MODES: [Mode; 4] = [
@@ -20,8 +20,6 @@ const MODES: [Mode; 4] = [
     Mode::RecordProcess,
     Mode::WhatIf,
 ];
-/// How long attaching may take on a busy host, and seeing that the target is gone.
-const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(2);
 /// What a target may grow by before it is killed.
 const ROOM: u64 = 8 << 20;
@@ -65,15 +63,15 @@ fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) 
     // Pages that it had before it was in the group are not counted.
     cgroup.limit_memory(cgroup.memory()? + ROOM)?;
     worker.command("eat")?;
-    let killed = stage.wait_for(PATIENCE, PAUSE, || Ok(worker.ended()))?;
+    let killed = stage.wait_for(WAIT_LIMIT, PAUSE, || Ok(worker.ended()))?;
     if killed.is_none() || cgroup.kills()? == 0 {
         round.fault("no kill", "the kernel did not end the target at its limit");
     }
-    let how = match running.wait(stage, PATIENCE)? {
+    let how = match running.wait(stage, WAIT_LIMIT)? {
         None => {
             round.fault(
                 "it does not end",
-                format!("within {PATIENCE:?} of its target's end"),
+                format!("within {WAIT_LIMIT:?} of its target's end"),
             );
             give_up(stage, round, &mut running)?
         }
@@ -113,7 +111,7 @@ fn fragscope_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBu
     if wait_for_attached(stage, &mut running, &mut worker)? {
         // It was enough to attach; now there is no more to be had.
         let mut limit = cgroup.memory()?;
-        stage.wait_for(PATIENCE, PAUSE, || {
+        stage.wait_for(WAIT_LIMIT, PAUSE, || {
             limit = limit.saturating_sub(64 << 10).max(64 << 10);
             // Refused while the kernel finds nothing to take back, and tried again with less.
             let _ = cgroup.limit_memory(limit);
@@ -128,7 +126,7 @@ fn fragscope_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBu
         round.kind("no kill");
         running.signal(Signal::SIGKILL);
     }
-    if running.wait(stage, PATIENCE)?.is_none() {
+    if running.wait(stage, WAIT_LIMIT)?.is_none() {
         // A child of it was killed instead: a player, or the guard. It goes on without.
         round.kind("a child killed");
         give_up(stage, round, &mut running)?;
@@ -142,7 +140,7 @@ fn fragscope_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBu
 
 /// Waits until breakpoints or a stop show that it is attached; `false` when it ended before.
 fn wait_for_attached(stage: &Stage, running: &mut Running, worker: &mut Worker) -> Result<bool> {
-    let seen = stage.wait_for(PATIENCE, PAUSE, || {
+    let seen = stage.wait_for(WAIT_LIMIT, PAUSE, || {
         if running.ended().is_some() {
             return Ok(Some(false));
         }

@@ -30,6 +30,12 @@ use anyhow::{Context, Result, bail, ensure};
 
 use self::stage::Stage;
 
+/// How long what has no bound of its own is waited for: on a busy host loading the BPF programs takes
+/// seconds.
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
+/// Instants lie within this from the start of what ends by itself.
+const BRIEF_WINDOW: Duration = Duration::from_millis(300);
+
 /// One row of the table.
 struct Row {
     name: &'static str,

@@ -13,12 +13,11 @@ use super::aftermath::{self, How};
 use super::running::{MODES, Mode, Running, Setting, Streams};
 use super::stage::Stage;
 use super::worker::{USUAL, Worker};
-use super::{Round, Tally, processes, small_trace};
+use super::{BRIEF_WINDOW, Round, Tally, WAIT_LIMIT, processes, small_trace};
 use std::os::unix::process::ExitStatusExt;
 
 /// Instants lie within this from the start.
 const WINDOW: Duration = Duration::from_secs(2);
-const BRIEF: Duration = Duration::from_millis(300);
 /// A signal ends fragscope within this, on a busy host too.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// And in half of the rounds within this, in seconds, as is promised.
@@ -29,8 +28,6 @@ const PROMISED_EACH: f64 = 0.4;
 const TO_THE_END: &str = "seconds from a signal to the end";
 /// What has not ended by then does not end.
 const HANGS: Duration = Duration::from_secs(20);
-/// How long what is awaited may take that has no bound of its own.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The default of `--max-stop`.
 const MAX_STOP: Duration = Duration::from_secs(2);
 /// What a busy host adds to it.
@@ -157,7 +154,11 @@ fn one(
         },
     };
     let mut running = Running::start(stage, mode, &setting)?;
-    let instant = round.instant(if mode.is_brief() { BRIEF } else { WINDOW });
+    let instant = round.instant(if mode.is_brief() {
+        BRIEF_WINDOW
+    } else {
+        WINDOW
+    });
     round.what = format!(
         "{harm:?}, {mode:?}, {:.3} s from its start",
         instant.as_secs_f64()
@@ -270,10 +271,10 @@ fn close_terminal(stage: &Stage, round: &mut Round, running: &mut Running) -> Re
 
 fn close_pipe(stage: &Stage, round: &mut Round, running: &mut Running) -> Result<How> {
     running.close();
-    let Some(status) = running.wait(stage, PATIENCE)? else {
+    let Some(status) = running.wait(stage, WAIT_LIMIT)? else {
         round.fault(
             "it does not end",
-            format!("within {PATIENCE:?} of its pipe's closing"),
+            format!("within {WAIT_LIMIT:?} of its pipe's closing"),
         );
         return give_up(stage, round, running);
     };
@@ -293,7 +294,7 @@ fn suspend(
 ) -> Result<How> {
     // Half of the time in the midst of a stop; the other modes have none, or soon end.
     if running.mode.attaches() && round.random.bool() {
-        let seen = stage.wait_for(PATIENCE, Duration::from_micros(100), || {
+        let seen = stage.wait_for(WAIT_LIMIT, Duration::from_micros(100), || {
             let seen = processes::is_held(worker.pid) || running.ended().is_some();
             Ok(seen.then_some(()))
         })?;
@@ -322,7 +323,7 @@ fn suspend(
     for &pid in &suspended {
         let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
     }
-    let goes_on = stage.wait_for(PATIENCE, PAUSE, || {
+    let goes_on = stage.wait_for(WAIT_LIMIT, PAUSE, || {
         let state = processes::process(running.pid).map(|process| process.state);
         Ok((state != Some('T') || running.ended().is_some()).then_some(()))
     })?;
@@ -338,7 +339,7 @@ pub(super) fn longest_stop(stage: &Stage, pid: i32) -> Result<Duration> {
     let mut since: BTreeMap<i32, Instant> = BTreeMap::new();
     let mut longest = Duration::ZERO;
     let mut last_seen = Instant::now();
-    stage.wait_for(PATIENCE, PAUSE, || {
+    stage.wait_for(WAIT_LIMIT, PAUSE, || {
         let now = Instant::now();
         let threads = processes::threads(pid);
         let held: Vec<_> = threads
@@ -360,7 +361,7 @@ pub(super) fn longest_stop(stage: &Stage, pid: i32) -> Result<Duration> {
 /// It does not end by what should end it.
 pub(super) fn give_up(stage: &Stage, round: &mut Round, running: &mut Running) -> Result<How> {
     running.signal(Signal::SIGKILL);
-    if running.wait(stage, PATIENCE)?.is_none() {
+    if running.wait(stage, WAIT_LIMIT)?.is_none() {
         round.fault("it does not end", "by SIGKILL");
     }
     Ok(How::Killed)

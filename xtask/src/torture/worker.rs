@@ -13,9 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use super::processes;
 use super::stage::{Expected, Stage};
 use super::text::Text;
+use super::{WAIT_LIMIT, processes};
 
 const PROGRAM: &str = include_str!("worker.py");
 /// Slots of the program's counters that are no thread's: as in the program.
@@ -24,8 +24,6 @@ const MAIN: u64 = 101;
 const PID: u64 = 102;
 /// A worker that nobody ends does so itself.
 const SECONDS: &str = "900";
-/// How long a worker may take to start, and to show that it runs: on a busy host, with probes.
-const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// How large a worker is.
@@ -126,7 +124,7 @@ impl Worker {
 
     /// Waits until it is at work, and reads its code: anew after an exec.
     pub(super) fn settle(&mut self, stage: &Stage) -> Result<()> {
-        let ready = stage.wait_for(PATIENCE, PAUSE, || {
+        let ready = stage.wait_for(WAIT_LIMIT, PAUSE, || {
             ensure!(self.is_alive(), "a worker ended at its start");
             Ok((self.counter(READY) == 1).then_some(()))
         })?;
@@ -151,7 +149,7 @@ impl Worker {
     pub(super) fn goes_on(&self, stage: &Stage) -> Result<bool> {
         let slots: Vec<_> = (0..self.threads).chain([MAIN]).collect();
         let before: Vec<_> = slots.iter().map(|&slot| self.counter(slot)).collect();
-        let went_on = stage.wait_for(PATIENCE, PAUSE, || {
+        let went_on = stage.wait_for(WAIT_LIMIT, PAUSE, || {
             let now = slots.iter().map(|&slot| self.counter(slot));
             let all = now.zip(&before).all(|(now, before)| now > *before);
             Ok((all || !self.is_alive()).then_some(()))
@@ -168,7 +166,7 @@ impl Worker {
         self.settle(stage)
     }
 
-    /// Tells it to do something: a line that the program knows.
+    /// Asks it to do something: a line that the program knows.
     pub(super) fn command(&mut self, line: &str) -> Result<()> {
         let commands = self.commands.as_mut().context("it takes no commands")?;
         // One that has ended hears nothing.
@@ -178,7 +176,7 @@ impl Worker {
 
     /// The number of the child that it forked, once it has.
     pub(super) fn forked(&mut self, stage: &Stage) -> Result<i32> {
-        let pid = stage.wait_for(PATIENCE, PAUSE, || {
+        let pid = stage.wait_for(WAIT_LIMIT, PAUSE, || {
             let pid = self.counter(PID + 1);
             Ok((pid != 0).then_some(pid as i32))
         })?;

@@ -2,6 +2,7 @@
 
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::mimalloc::blocks::{Blocks, Keys};
+use crate::mimalloc::number;
 
 use super::layout::{HUGE_BLOCK, Layout, SEGMENT, SLICE, SLICES, Start};
 
@@ -37,14 +38,6 @@ pub(super) enum Part {
     Page(Blocks, u64),
     /// A page that no mimalloc could write, of so many bytes.
     Damaged(u64),
-}
-
-fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
-    let mut word = [0; 8];
-    if let (Some(from), Some(to)) = (bytes.get(at..at + len), word.get_mut(..len)) {
-        to.copy_from_slice(from);
-    }
-    u64::from_le_bytes(word)
 }
 
 impl<'a> Segment<'a> {

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
+use crate::mimalloc::number;
 
-use super::page::{Memory, SLICE, number};
+use super::page::{Memory, SLICE};
 
 /// Bytes read of an arena's description.
 const ARENA: usize = 256;

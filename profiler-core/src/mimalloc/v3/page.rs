@@ -1,6 +1,7 @@
 //! `mi_page_t` of mimalloc 3.x (`include/mimalloc/types.h`, LP64), and where its memory is.
 
 use crate::mimalloc::blocks::{Blocks, Keys};
+use crate::mimalloc::number;
 
 /// Bytes of a slice (`MI_ARENA_SLICE_SIZE`), to which pages are aligned.
 pub(super) const SLICE: u64 = 64 << 10;
@@ -107,14 +108,6 @@ impl Memory {
         let sound = len > 0 && start.is_multiple_of(4096) && end.is_multiple_of(4096);
         sound.then_some(start..end)
     }
-}
-
-pub(super) fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
-    let mut word = [0; 8];
-    if let (Some(from), Some(to)) = (bytes.get(at..at + len), word.get_mut(..len)) {
-        to.copy_from_slice(from);
-    }
-    u64::from_le_bytes(word)
 }
 
 /// A page in use.

@@ -63,7 +63,7 @@ pub(crate) struct Confinement {
 
 /// What one player gets besides.
 #[derive(Debug, Default)]
-pub(crate) struct Given {
+pub(crate) struct PlayerGrants {
     /// Descriptors that it inherits, by the numbers that they have here.
     pub(crate) kept: Vec<OwnedFd>,
     /// The processor that it plays on.
@@ -121,7 +121,7 @@ impl Confinement {
     }
 
     /// Confines the process that `command` will start.
-    pub(crate) fn apply(&'static self, command: &mut Command, given: Given) {
+    pub(crate) fn apply(&'static self, command: &mut Command, given: PlayerGrants) {
         let mut core = None;
         if let Some(number) = given.core {
             let mut only = CpuSet::new();

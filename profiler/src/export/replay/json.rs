@@ -164,7 +164,7 @@ fn trace(report: &Report) -> Trace<'_> {
         checkpoints: trace.checkpoints,
         last_checkpoint_ns: trace.last_checkpoint_ns,
         peak_live_bytes: trace.peak_live_bytes,
-        trouble: trace.trouble.as_deref(),
+        trouble: trace.trouble.as_ref().map(|trouble| &*trouble.why),
         not_taken: &trace.not_taken,
     }
 }
@@ -208,7 +208,7 @@ fn candidate(row: &Row) -> Candidate<'_> {
         step: row.step.as_deref(),
         price: &row.price,
         figures: Figures(row),
-        failure: row.failure.as_deref(),
+        failure: row.failure.as_ref().map(|failure| &*failure.why),
         same_as_now: row.same_as_now.as_deref(),
         checkpoints: row.checkpoints.iter().map(checkpoint_row).collect(),
     }

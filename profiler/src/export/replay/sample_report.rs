@@ -1,5 +1,6 @@
 //! A report with something in every place, for tests.
 
+use profiler_lab::allocators::NoAllocator;
 use profiler_lab::calibrate::{CalibrationFactors, Point, calibrate};
 use profiler_lab::candidates::Mechanism;
 use profiler_lab::figures::{Figure, PeakAndFinal};
@@ -77,7 +78,10 @@ pub(super) fn full() -> Report {
     let failed = Row {
         measured: None,
         failure: Some(
-            "not installed here: on Debian, `apt-get install libtcmalloc-minimal4`".into(),
+            NoAllocator::NotInstalled {
+                package: "libtcmalloc-minimal4",
+            }
+            .into(),
         ),
         ..row("tcmalloc", 0, (0, 0, 0), 0.0)
     };
@@ -123,8 +127,9 @@ pub(super) fn full() -> Report {
             peak_live_bytes: 98 * MIB,
             checkpoints: 2,
             last_checkpoint_ns: 80_000_000_000,
-            trouble: Some("the recording was cut off".into()),
+            trouble: Some("the recording was cut off".to_owned().into()),
             not_taken: vec!["LD_AUDIT=/tmp/a.so".into()],
+            not_loaded: None,
         },
         calibration: calibrate(
             vec![point(50, 1021, 1023), point(90, 915, 921)],

@@ -225,7 +225,7 @@ fn table(text: &mut Text, report: &Report) {
 fn failures(text: &mut Text, report: &Report) {
     let mut alike: Vec<(&str, Vec<&str>)> = Vec::new();
     for row in &report.candidates {
-        let Some(why) = row.failure.as_deref() else {
+        let Some(why) = row.failure.as_ref().map(|failure| &*failure.why) else {
             continue;
         };
         match alike.iter_mut().find(|(other, _)| *other == why) {

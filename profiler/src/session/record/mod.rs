@@ -33,7 +33,10 @@ pub use self::preloaded::GivenUp;
 pub(crate) use self::probed::ProbedRecording;
 pub(crate) use self::process::unless_gone;
 pub use self::trace_file::TraceWriteError;
-use super::{Ending, outputs};
+use super::{Ending, kinds, outputs};
+
+/// Between two drains of the ring: it holds 800 ms of the fastest stream that traps can make.
+pub(crate) const DRAIN_INTERVAL: Duration = Duration::from_millis(3);
 
 /// What `record` does.
 #[derive(Clone, Debug)]
@@ -128,7 +131,8 @@ impl RecordError {
             Self::Probe(probe) => probe.kind(),
             Self::Gone(_) => ErrorKind::TargetGone,
             Self::Taken(_) => ErrorKind::Busy,
-            Self::Output(error) => outputs::write_error_kind(error),
+            Self::Output(error) => kinds::of_write(error),
+            Self::RuntimeDir(error) => ErrorKind::NoRuntimeDir { root: error.root },
             Self::Write(error) | Self::Unrecorded { why: error, .. } => error.kind(),
             Self::Io(error) => ErrorKind::of_io(error),
             other => ErrorKind::of_causes(other),

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use profiler_core::text::visible;
 use profiler_probe::plan::ProbePlan;
@@ -17,14 +17,12 @@ use super::lock;
 use super::output::Output;
 use super::probed::ProbedRecording;
 use super::trace_file::TraceFile;
-use super::{RecordError, RecordOptions, create};
+use super::{DRAIN_INTERVAL, RecordError, RecordOptions, create};
 use crate::say;
 use crate::session::Ending;
 use crate::session::aside::aside;
 use crate::session::signals::Signals;
 
-/// Between two drains of the ring: it holds 800 ms of the fastest stream that traps can make.
-const DRAIN_INTERVAL: Duration = Duration::from_millis(3);
 /// Records the process until it ends, the duration is over, the budget is exceeded or a signal ends
 /// it.
 ///

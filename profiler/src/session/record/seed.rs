@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use profiler_common::{RawEvent, RecordKind};
-use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::addr::AddrRange;
 use profiler_core::heap::{Allocator, HeapSnapshot};
-use profiler_core::residency::{PageRun, ResidencyMap};
+use profiler_core::residency::ResidencyMap;
 use profiler_core::span::SpanState;
-use profiler_trace::compile::LEAST_CHUNK;
+use profiler_trace::compile::{LEAST_CHUNK, parts_with_pages};
 use profiler_trace::trace::SeedBlock;
 
 /// Free chunks are recorded in pieces of so many bytes, which merge when they are freed: asked for at once,
@@ -33,7 +33,7 @@ pub(crate) fn blocks(heap: &HeapSnapshot, residency: &ResidencyMap) -> Vec<SeedB
             match span.state {
                 SpanState::Live => blocks.push(block(span.range, true)),
                 SpanState::Free | SpanState::Cached | SpanState::Top if is_glibc => {
-                    let present = present(span.range, residency);
+                    let present = parts_with_pages(span.range, residency);
                     let pieces = present.flat_map(|range| pieces(block(range, false), header));
                     blocks.extend(pieces);
                 }
@@ -43,24 +43,6 @@ pub(crate) fn blocks(heap: &HeapSnapshot, residency: &ResidencyMap) -> Vec<SeedB
         }
     }
     blocks
-}
-
-/// The parts of a free chunk that have pages and room for a chunk each, at addresses that one can have.
-fn present(chunk: AddrRange, residency: &ResidencyMap) -> impl Iterator<Item = AddrRange> {
-    let is_short = chunk.len() < 2 * PAGE_SIZE;
-    let runs = residency.runs_in(chunk);
-    let parts = runs.filter_map(move |PageRun { range: part, state }| {
-        let has_pages = state.is_resident() || state.is_swapped();
-        if is_short || !has_pages {
-            return None;
-        }
-        let aligned = |addr: u64| chunk.start().get() + (addr - chunk.start().get()) / 16 * 16;
-        let (start, end) = (part.start().get(), aligned(part.end().get()));
-        let start = aligned(start.saturating_add(15));
-        let part = AddrRange::with_len(RemoteAddr::new(start), end.checked_sub(start)?)?;
-        (part.len() >= LEAST_CHUNK).then_some(part)
-    });
-    is_short.then_some(chunk).into_iter().chain(parts)
 }
 
 /// A free chunk of glibc's as chunks that fill it.
@@ -134,7 +116,7 @@ pub(crate) fn thread_order(users: &[(u32, u32)], arenas: u32, tids: &[u32]) -> V
 mod tests {
     use profiler_core::addr::{AddrRange, RemoteAddr};
     use profiler_core::heap::{Arena, Extent, ExtentKind};
-    use profiler_core::residency::PageState;
+    use profiler_core::residency::{PageRun, PageState};
     use profiler_core::span::SpanList;
 
     use super::*;

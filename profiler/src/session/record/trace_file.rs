@@ -13,7 +13,7 @@ use profiler_trace::whole_file::{self, WriteError};
 
 use super::output::Output;
 use crate::say;
-use crate::session::outputs::output_kind;
+use crate::session::kinds;
 
 /// Time between two progress lines.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ pub struct TraceWriteError {
 
 fn kept(events: u64) -> String {
     match events {
-        0 => "no event in it can be replayed: remove it".to_owned(),
+        0 => "no event in it can be replayed".to_owned(),
         _ => format!("{events} events are complete in it and can be replayed"),
     }
 }
@@ -56,7 +56,7 @@ impl TraceWriteError {
 
     /// Of what kind it is.
     pub(super) fn kind(&self) -> ErrorKind {
-        output_kind(&self.why)
+        kinds::of_output(&self.why)
     }
 }
 

@@ -9,30 +9,27 @@ use std::time::Duration;
 
 use profiler_core::report::FragReport;
 use profiler_core::view::{Point, View};
-use profiler_trace::limits::{Holder, Limits, Meter, Stopped};
+use profiler_trace::limits::{Holder, Incomplete, Limits, Meter, Stopped};
 use profiler_trace::snapshot::{Observation, ReadError, Reader, Record};
 
 use super::{SavedError, SavedOptions};
 use crate::session::history::History;
 use crate::session::outputs::Outputs;
-use crate::session::screen::Screen;
+use crate::session::screen::{LAST_FRAME, Screen};
 use crate::session::{Ending, interrupt};
 use crate::tui::{self, Cursor, Effect, Update};
 use profiler_target::open_regular;
 
 /// How long a signal may wait for its effect.
 const SIGNAL_POLL: Duration = Duration::from_millis(50);
-/// How long the screen's last frame is waited for.
-const LAST_FRAME: Duration = Duration::from_secs(1);
 
 /// Shows a saved session until the user leaves it. Gives how that was, and why not all of the file
 /// could be read, in words.
 ///
 /// # Errors
 /// When the file has nothing to show, or there is no terminal to show it on.
-pub fn view(options: &SavedOptions) -> Result<(Ending, Option<String>), SavedError> {
-    tui::supported("use `explain FILE` or `export FILE --format text`")
-        .map_err(SavedError::Screen)?;
+pub fn view(options: &SavedOptions) -> Result<(Ending, Option<Incomplete>), SavedError> {
+    tui::supported()?;
     let interrupted = interrupt::flag()?;
     let failed = |why| SavedError::Read {
         path: options.file.clone(),
@@ -63,8 +60,8 @@ fn browse(
     interrupted: &AtomicBool,
 ) -> Ending {
     let mut shown = session.show(session.walks.len() - 1, screen);
-    if let Some(why) = &session.trouble {
-        screen.update(Update::Note(format!("incomplete: {why}")));
+    if let Some(trouble) = &session.trouble {
+        screen.update(Update::Note(format!("incomplete: {}", trouble.why)));
     }
     loop {
         if interrupted.load(Ordering::Relaxed) {
@@ -106,7 +103,7 @@ struct Session {
     interrupted: Arc<AtomicBool>,
     walks: Vec<Walk>,
     points: Vec<Point>,
-    trouble: Option<String>,
+    trouble: Option<Incomplete>,
 }
 
 impl Session {
@@ -124,8 +121,8 @@ impl Session {
             trouble: None,
         };
         session.trouble = match session.index(&meter) {
-            Ok(()) => session.reader.trouble(),
-            Err(ReadError::Stopped(limit @ Stopped::Limit { .. })) => Some(limit.to_string()),
+            Ok(()) => session.reader.trouble().map(Incomplete::from),
+            Err(ReadError::Stopped(limit @ Stopped::Limit { .. })) => Some((&limit).into()),
             Err(other) => return Err(other),
         };
         Ok(session)

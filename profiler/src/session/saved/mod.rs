@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use profiler_core::text::visible;
 use profiler_core::view::View;
-use profiler_trace::limits::{Limits, Stopped};
+use profiler_trace::limits::{Incomplete, Limits};
 use profiler_trace::snapshot::ReadError;
 use profiler_trace::whole_file::WriteError;
 
@@ -17,7 +17,9 @@ pub use browse::view;
 pub use read::{export, load, load_predicted};
 pub(crate) use recorder::{Recorder, write_whole};
 
+use super::kinds;
 use crate::export::Format;
+use crate::tui::NoScreen;
 use profiler_target::{ErrorKind, host};
 
 /// Which walk of which file, and within which limits.
@@ -55,8 +57,8 @@ pub struct SavedExport {
 pub struct Saved {
     /// What was shown then.
     pub view: View,
-    /// Why not all of the file could be read, in words.
-    pub trouble: Option<String>,
+    /// Why not all of the file could be read.
+    pub trouble: Option<Incomplete>,
 }
 
 /// Why nothing of a saved session can be shown.
@@ -74,13 +76,13 @@ pub enum SavedError {
     #[error(
         "{} has no walk that can be read{}",
         visible(path.display()),
-        trouble.as_ref().map_or(String::new(), |why| format!(": {}", visible(why)))
+        trouble.as_ref().map_or(String::new(), |trouble| format!(": {}", visible(&trouble.why)))
     )]
     NoWalk {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, in words.
-        trouble: Option<String>,
+        /// What is wrong with it.
+        trouble: Option<Incomplete>,
     },
     /// It has no walk of that number.
     #[error("{} has no walk {at} that can be read; its last one is {last}", visible(path.display()))]
@@ -93,8 +95,8 @@ pub enum SavedError {
         last: u64,
     },
     /// There is no screen to draw on.
-    #[error("{0}")]
-    Screen(String),
+    #[error(transparent)]
+    Screen(#[from] NoScreen),
     /// The output cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -110,13 +112,17 @@ impl SavedError {
     /// Of what kind it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Read {
-                why: ReadError::Stopped(Stopped::Interrupted),
+            Self::Read { why, .. } => kinds::of_session(why),
+            Self::NoWalk {
+                trouble: Some(incomplete),
                 ..
-            } => ErrorKind::Interrupted,
-            Self::Write(error) => super::outputs::write_error_kind(error),
+            } => kinds::of_incomplete(incomplete),
+            Self::Screen(_) => ErrorKind::NoScreen,
+            Self::Write(error) => kinds::of_write(error),
             Self::Io(error) => ErrorKind::of_io(error),
-            other => ErrorKind::of_causes(other),
+            Self::NoWalk { trouble: None, .. } | Self::NoSuchWalk { .. } | Self::Format(_) => {
+                ErrorKind::Other
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use profiler_core::prediction::Predictions;
 use profiler_core::report::FragReport;
 use profiler_core::text::visible;
 use profiler_lab::input::Input;
-use profiler_trace::limits::{Meter, Stopped};
+use profiler_trace::limits::{Incomplete, Meter, Stopped};
 use profiler_trace::snapshot::{Observation, ReadError, Reader, Record, SavedSample};
 
 use super::{Saved, SavedError, SavedExport, SavedOptions};
@@ -49,12 +49,12 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
             Ok(Some(record)) => found.take(record),
             Ok(None) => break None,
             Err(ReadError::Stopped(limit @ Stopped::Limit { .. })) => {
-                break Some(limit.to_string());
+                break Some(Incomplete::from(&limit));
             }
             Err(why) => return Err(failed(why)),
         }
     };
-    let trouble = stopped.or_else(|| reader.trouble());
+    let trouble = stopped.or_else(|| Some(reader.trouble()?.into()));
     let path = || options.file.clone();
     let Some((sample, observation)) = found.walk else {
         return Err(match (options.at, found.last) {
@@ -139,11 +139,11 @@ impl Found {
 }
 
 /// Writes one walk of a session in another format, to a file (whole or not at all) or to stdout. Gives
-/// why not all of the session could be read, in words.
+/// why not all of the session could be read.
 ///
 /// # Errors
 /// When there is no such walk, or it cannot be written.
-pub fn export(options: &SavedExport) -> Result<Option<String>, SavedError> {
+pub fn export(options: &SavedExport) -> Result<Option<Incomplete>, SavedError> {
     let place = options.output.as_deref().map(outputs::place).transpose()?;
     let saved = load(&options.saved)?;
     let bytes = export::bytes(&saved.view, options.format).map_err(SavedError::Format)?;

@@ -102,7 +102,7 @@ fn cells(theme: Theme, shown: &Shown<'_>, width: u16) -> Vec<Line<'static>> {
     .collect()
 }
 
-/// A glyph that tells fullness without colour, and its colour.
+/// A glyph that shows fullness without colour, and its colour.
 fn appearance(theme: Theme, cell: &Cell<'_>) -> (&'static str, Style) {
     let (resident, swapped, live) = cell.sums();
     if resident + swapped == 0 {

@@ -13,7 +13,7 @@ use super::settings::{SETTINGS, Setting};
 use super::{Options, moments, truth};
 
 /// The tables are put between these lines.
-const BEGIN: &str = "<!-- written by cargo xtask accuracy --one-look -->\n";
+const BEGIN: &str = "<!-- written by cargo xtask accuracy --one-walk -->\n";
 const END: &str = "<!-- end of what it writes -->\n";
 /// A saving is large from this share and so many bytes on: then its sign counts.
 const LARGE_SHARE: f64 = 0.1;

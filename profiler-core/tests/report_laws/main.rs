@@ -1,6 +1,8 @@
 //! The report's laws on made-up samples: rows sum to the kernel's account, each page counts once,
 //! and no sample makes it panic.
 
+mod samples;
+
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::allocator::{Allocator, Home, ROWS};
 use profiler_core::heap::{Arena, Extent, ExtentKind, HeapSnapshot};
@@ -13,132 +15,7 @@ use profiler_core::span::{SpanList, SpanState};
 use profiler_core::units::Value;
 use proptest::collection::vec;
 use proptest::prelude::*;
-
-const BASE: u64 = 0x5555_0000_0000;
-const STATES: [PageState; 6] = [
-    PageState::ABSENT,
-    PageState::PRESENT,
-    PageState::SWAPPED,
-    PageState::PRESENT.with(PageState::ZERO),
-    PageState::PRESENT.with(PageState::SHARED),
-    PageState::PRESENT.with(PageState::HUGE),
-];
-
-fn range(start: u64, len: u64) -> AddrRange {
-    let start = RemoteAddr::new(start);
-    AddrRange::with_len(start, len)
-        .or_else(|| AddrRange::new(start, RemoteAddr::new(u64::MAX)))
-        .expect("a range")
-}
-
-fn mapping(start: u64, pages: u64, kind: MappingKind) -> Mapping {
-    Mapping {
-        range: range(start, pages * PAGE_SIZE),
-        kind,
-        read: true,
-        write: true,
-        execute: false,
-        shared: false,
-        offset: 0,
-        inode: 0,
-    }
-}
-
-fn kind_of(n: u8) -> MappingKind {
-    match n % 5 {
-        0 => MappingKind::Brk,
-        1 => MappingKind::Stack,
-        2 => MappingKind::File("/lib/x.so".into()),
-        3 => MappingKind::SharedAnonymous("/memfd:x".into()),
-        _ => MappingKind::Anonymous,
-    }
-}
-
-fn heap(allocator: Allocator, extents: Vec<Extent>, trimmable: Vec<AddrRange>) -> HeapSnapshot {
-    let mut heap = HeapSnapshot::new(allocator, "1");
-    heap.arenas = vec![Arena::default(), Arena::default()];
-    heap.extents = extents;
-    heap.trimmable = trimmable;
-    heap
-}
-
-fn spans(parts: &[(u64, u8)]) -> SpanList {
-    let mut list = SpanList::default();
-    for &(granules, state) in parts {
-        let state = SpanState::ALL[usize::from(state) % SpanState::ALL.len()];
-        list.push(granules.saturating_mul(8), state);
-    }
-    list
-}
-
-/// Mappings side by side with gaps, a state for each page, and a kernel that counts the same.
-fn residency() -> impl Strategy<Value = ResidencyMap> {
-    let mappings = vec((0..3u64, 1..24u64, any::<u8>()), 1..6);
-    (mappings, vec(0..STATES.len(), 160)).prop_map(|(mappings, states)| {
-        let mut at = BASE;
-        let mut list = Vec::new();
-        for (gap, pages, kind) in mappings {
-            at += gap * PAGE_SIZE;
-            list.push(mapping(at, pages, kind_of(kind)));
-            at += pages * PAGE_SIZE;
-        }
-        let mut map = ResidencyMap::new(list.clone());
-        let pages = list.iter().flat_map(|m| {
-            (0..m.range.len() / PAGE_SIZE).map(|i| m.range.start().get() + i * PAGE_SIZE)
-        });
-        for (page, state) in pages.zip(states.iter().cycle()) {
-            map.push_run(PageRun {
-                range: range(page, PAGE_SIZE),
-                state: STATES[*state],
-            });
-        }
-        map
-    })
-}
-
-/// A heap whose extents lie anywhere about the mappings, beyond them and over their edges too.
-fn any_heap(allocator: Allocator) -> impl Strategy<Value = HeapSnapshot> {
-    let parts = vec((1..3000u64, any::<u8>()), 0..40);
-    let extents = vec(
-        (0..40_000u64, 0..30_000u64, 0..4u32, any::<u8>(), parts),
-        0..5,
-    );
-    let trimmable = vec((0..70u64, 0..9u64), 0..6);
-    (extents, trimmable).prop_map(move |(extents, trimmable)| {
-        let extents = extents
-            .into_iter()
-            .map(|(at, granules, arena, kind, parts)| Extent {
-                range: range(BASE + at * 8, granules * 8),
-                kind: match kind % 4 {
-                    0 => ExtentKind::Brk,
-                    1 => ExtentKind::ThreadHeap,
-                    2 => ExtentKind::LargeMapped,
-                    _ => ExtentKind::PoolArena,
-                },
-                arena,
-                block_header_bytes: 8 * u64::from(kind % 4 < 2),
-                spans: spans(&parts),
-            });
-        let trimmable = trimmable
-            .into_iter()
-            .map(|(at, pages)| range(BASE + at * PAGE_SIZE, pages * PAGE_SIZE));
-        heap(allocator, extents.collect(), trimmable.collect())
-    })
-}
-
-fn sample(residency: ResidencyMap, heaps: Vec<HeapSnapshot>, beyond: u64) -> Sample {
-    let kernel = KernelCount {
-        rss_bytes: residency.resident_bytes() + beyond,
-        swap_bytes: residency.swapped_bytes() + beyond,
-        ..KernelCount::default()
-    };
-    Sample {
-        residency,
-        heaps,
-        kernel,
-        ..Sample::default()
-    }
-}
+use samples::*;
 
 proptest! {
     #[test]
@@ -232,132 +109,6 @@ proptest! {
         let report = FragReport::from_sample(&sample);
         prop_assert_eq!(report.ledger.len(), LedgerClass::ALL.len());
     }
-}
-
-/// A glibc heap of `pages` resident pages, tiled by `part` over and over, beside a resident file.
-fn worker(pages: u64, part: &[(u64, SpanState)], file_pages: u64) -> Sample {
-    let mut residency = ResidencyMap::new(vec![
-        mapping(BASE, pages, MappingKind::Brk),
-        mapping(
-            BASE + (pages + 1) * PAGE_SIZE,
-            file_pages.max(1),
-            kind_of(2),
-        ),
-    ]);
-    for (start, pages) in [(BASE, pages), (BASE + (pages + 1) * PAGE_SIZE, file_pages)] {
-        residency.push_run(PageRun {
-            range: range(start, pages * PAGE_SIZE),
-            state: PageState::PRESENT,
-        });
-    }
-    let mut list = SpanList::default();
-    for &(len, state) in part.iter().cycle() {
-        if list.bytes() + len > pages * PAGE_SIZE {
-            break;
-        }
-        list.push(len, state);
-    }
-    let extent = Extent {
-        range: range(BASE, pages * PAGE_SIZE),
-        kind: ExtentKind::Brk,
-        arena: 0,
-        block_header_bytes: 8,
-        spans: list,
-    };
-    sample(
-        residency,
-        vec![heap(Allocator::Glibc, vec![extent], vec![])],
-        0,
-    )
-}
-
-/// Predictions of a heap that takes 100 MiB.
-fn predicted(candidates: &[(&str, Option<Mechanism>, [u64; 3])]) -> Predictions {
-    let mib = |mib: u64| mib << 20;
-    let candidate =
-        |(name, remedies, [low, middle, high]): &(&str, Option<Mechanism>, [u64; 3])| Prediction {
-            candidate: (*name).to_owned(),
-            allocator: (*name).to_owned(),
-            remedies: *remedies,
-            needs: Some(Needs {
-                bytes: mib(*middle),
-                low_bytes: mib(*low),
-                high_bytes: mib(*high),
-            }),
-            ..Prediction::default()
-        };
-    Predictions {
-        self_check: Some(SelfCheck {
-            measured_bytes: mib(100),
-            predicted_bytes: mib(101),
-        }),
-        candidates: candidates.iter().map(candidate).collect(),
-        ..Predictions::default()
-    }
-}
-
-#[test]
-fn verdicts_with_predictions_promise_what_was_predicted() {
-    let pinned = worker(25_600, &[(64, SpanState::Live), (4032, SpanState::Free)], 0);
-    let report = FragReport::from_sample(&pinned);
-    let with = |candidates: &[_]| report.with_predictions(predicted(candidates));
-    let jemalloc = |needs| ("jemalloc", Some(Mechanism::PinnedPages), needs);
-
-    let saves = with(&[jemalloc([20, 30, 40])]);
-    assert_eq!(
-        saves.verdict,
-        "70.0 MiB: free memory is pinned by live blocks; with jemalloc malloc would need 20.0 to 40.0 \
-         MiB, now 100.0 MiB. 1.4 % is live."
-    );
-    assert_eq!(saves.findings[0].bytes, Some(70 << 20));
-
-    let costs = with(&[jemalloc([110, 115, 120])]);
-    assert_eq!(
-        costs.verdict,
-        "98.4 MiB: free memory is pinned by live blocks; jemalloc would need more: 110.0 to 120.0 MiB, \
-         now 100.0 MiB. 1.4 % is live."
-    );
-    assert_eq!(costs.findings[0].bytes, Some(0));
-    assert!(!costs.findings[0].remedy.prose.contains("jemalloc"));
-
-    let unclear = with(&[jemalloc([60, 90, 120])]);
-    assert_eq!(unclear.findings[0].bytes, None);
-    assert!(
-        unclear
-            .verdict
-            .contains("jemalloc may help or not: 60.0 to 120.0 MiB")
-    );
-
-    // A remedy that the walk's own figures do not speak of comes first when it returns most.
-    let threshold = (
-        "mmap_threshold=128K",
-        Some(Mechanism::DynamicMmapThreshold),
-        [5, 6, 7],
-    );
-    let mut grown = pinned.clone();
-    grown.heaps[0].settings = vec![
-        ("mmap_threshold".into(), "8388608".into()),
-        ("no_dyn_threshold".into(), "0".into()),
-    ];
-    let report = FragReport::from_sample(&grown);
-    let both = report.with_predictions(predicted(&[jemalloc([20, 30, 40]), threshold]));
-    assert_eq!(both.findings[0].mechanism, Mechanism::DynamicMmapThreshold);
-    assert_eq!(both.findings[0].bytes, Some(94 << 20));
-
-    // What is not reproduced carries no conclusion.
-    let mut off = predicted(&[jemalloc([20, 30, 40])]);
-    off.self_check = Some(SelfCheck {
-        measured_bytes: 100 << 20,
-        predicted_bytes: 120 << 20,
-    });
-    let off = report.with_predictions(off);
-    assert!(
-        off.verdict
-            .contains("no prediction (its heap is not reproduced: +20 %)"),
-        "{}",
-        off.verdict
-    );
-    assert_eq!(off.findings[0].bytes, report.findings[0].bytes);
 }
 
 #[test]
@@ -632,4 +383,68 @@ fn nothing_is_said_in_glibcs_words_of_another_allocator() {
         let of_glibc = names.iter().any(|name| said.contains(name));
         assert_eq!(of_glibc, row.kind == Allocator::Glibc, "{said}");
     }
+}
+
+#[test]
+fn verdicts_with_predictions_promise_what_was_predicted() {
+    let pinned = worker(25_600, &[(64, SpanState::Live), (4032, SpanState::Free)], 0);
+    let report = FragReport::from_sample(&pinned);
+    let with = |candidates: &[_]| report.with_predictions(predicted(candidates));
+    let jemalloc = |needs| ("jemalloc", Some(Mechanism::PinnedPages), needs);
+
+    let saves = with(&[jemalloc([20, 30, 40])]);
+    assert_eq!(
+        saves.verdict,
+        "70.0 MiB: free memory is pinned by live blocks; with jemalloc malloc would need 20.0 to 40.0 \
+         MiB, now 100.0 MiB. 1.4 % is live."
+    );
+    assert_eq!(saves.findings[0].bytes, Some(70 << 20));
+
+    let costs = with(&[jemalloc([110, 115, 120])]);
+    assert_eq!(
+        costs.verdict,
+        "98.4 MiB: free memory is pinned by live blocks; jemalloc would need more: 110.0 to 120.0 MiB, \
+         now 100.0 MiB. 1.4 % is live."
+    );
+    assert_eq!(costs.findings[0].bytes, Some(0));
+    assert!(!costs.findings[0].remedy.prose.contains("jemalloc"));
+
+    let unclear = with(&[jemalloc([60, 90, 120])]);
+    assert_eq!(unclear.findings[0].bytes, None);
+    assert!(
+        unclear
+            .verdict
+            .contains("jemalloc may help or not: 60.0 to 120.0 MiB")
+    );
+
+    // A remedy that the walk's own figures do not speak of comes first when it returns most.
+    let threshold = (
+        "mmap_threshold=128K",
+        Some(Mechanism::DynamicMmapThreshold),
+        [5, 6, 7],
+    );
+    let mut grown = pinned.clone();
+    grown.heaps[0].settings = vec![
+        ("mmap_threshold".into(), "8388608".into()),
+        ("no_dyn_threshold".into(), "0".into()),
+    ];
+    let report = FragReport::from_sample(&grown);
+    let both = report.with_predictions(predicted(&[jemalloc([20, 30, 40]), threshold]));
+    assert_eq!(both.findings[0].mechanism, Mechanism::DynamicMmapThreshold);
+    assert_eq!(both.findings[0].bytes, Some(94 << 20));
+
+    // What is not reproduced carries no conclusion.
+    let mut off = predicted(&[jemalloc([20, 30, 40])]);
+    off.self_check = Some(SelfCheck {
+        measured_bytes: 100 << 20,
+        predicted_bytes: 120 << 20,
+    });
+    let off = report.with_predictions(off);
+    assert!(
+        off.verdict
+            .contains("no prediction (its heap is not reproduced: +20 %)"),
+        "{}",
+        off.verdict
+    );
+    assert_eq!(off.findings[0].bytes, report.findings[0].bytes);
 }
