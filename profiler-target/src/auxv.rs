@@ -6,13 +6,6 @@ pub const AT_RANDOM: u64 = 25;
 /// Where the program's headers lie in its memory.
 pub const AT_PHDR: u64 = 3;
 
-/// Whether this process has privileges that its caller has not, by its file's capabilities or owner
-/// (`AT_SECURE`): then the caller's environment decides nothing.
-pub fn has_borrowed_privileges() -> bool {
-    // SAFETY: takes a number.
-    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
-}
-
 /// The value of the first entry with this key.
 pub fn auxv_value(auxv: &[u8], key: u64) -> Option<u64> {
     let (words, _) = auxv.as_chunks::<8>();

@@ -379,9 +379,10 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
     let trace = disk.join("trace");
     // Of all sizes, so that packing does not make little of them.
     let program = format!(
-        "import ctypes, os, random, time\nc = ctypes.CDLL(None)\n\
+        "import ctypes, os, random, sys, time\nc = ctypes.CDLL(None)\n\
          for i in range(900000): c.malloc(random.randrange(1, 200))\n\
-         for i in range(6000):\n    if os.path.exists({go:?}): break\n    time.sleep(0.05)\nopen({:?}, 'w')\n",
+         for i in range(6000):\n    if os.path.exists({go:?}): break\n    time.sleep(0.05)\nopen({:?}, 'w')\n\
+         sys.exit(7)\n",
         go.with_extension("done"),
     );
     // The command keeps what it writes to.
@@ -390,12 +391,21 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
         .stderr(File::create(&error).expect("ours"))
         .spawn()
         .expect("fragscope");
+    let said = || fs::read_to_string(&error).expect("UTF-8");
+    eventually("the disk is full", || {
+        said()
+            .contains("goes on without being recorded")
+            .then_some(())
+    });
+    let running = recording.try_wait().expect("ours");
+    assert_eq!(running, None, "it waits for the command");
+    fs::write(&go, "").expect("ours");
     let status = ended(&mut recording);
+    assert!(go.with_extension("done").exists(), "the command went on");
     let held = held(&trace, 0);
     small("umount", &[]);
-    let said = fs::read_to_string(&error).expect("UTF-8");
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("goes on without being recorded"), "{said}");
+    let said = said();
+    assert_eq!(status.code(), Some(7), "the command's own: {said}");
     let counted = format!(
         "; {} events are complete in it and can be replayed",
         held.events
@@ -405,10 +415,6 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
         "{held:?}: {said}"
     );
     assert!(!held.whole);
-    fs::write(&go, "").expect("ours");
-    eventually("the command goes on", || {
-        go.with_extension("done").exists().then_some(())
-    });
 }
 
 #[test]

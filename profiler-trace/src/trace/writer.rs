@@ -141,6 +141,16 @@ impl<W: Write> Writer<W> {
         self.written
     }
 
+    /// Ends the trace where it is, without the mark of a whole one: what comes after is not in it.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn break_off(mut self) -> io::Result<W> {
+        self.flush()?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+
     /// Ends the trace, and gives the output back.
     ///
     /// # Errors

@@ -297,6 +297,18 @@ pub(super) struct ExplainArgs {
     limits: LimitArgs,
 }
 
+impl Command {
+    /// Whether it looks at no process, only at files that the caller names.
+    pub(super) fn reads_files_alone(&self) -> bool {
+        match self {
+            Self::View(_) | Self::Replay(_) | Self::Export(_) => true,
+            Self::Snapshot(args) => args.source.pid.is_none(),
+            Self::Explain(args) => args.source.pid.is_none(),
+            _ => false,
+        }
+    }
+}
+
 impl ExplainArgs {
     /// What is to be looked at: a saved session, or else a process or a core.
     pub(super) fn options(&self) -> Result<SavedOptions, SnapshotOptions> {

@@ -17,7 +17,7 @@ use profiler_core::text::visible;
 use profiler_core::units::bytes;
 use profiler_lab::report::Report;
 use profiler_trace::limits::Incomplete;
-use signal_hook::consts::SIGXFSZ;
+use signal_hook::consts::{SIGUSR1, SIGUSR2, SIGXFSZ};
 
 use self::advice::Advice;
 use self::args::{Command, Export, Line};
@@ -41,10 +41,24 @@ pub fn main() -> ExitCode {
     };
     profiler_target::set_file_limit(line.file_limit);
     // A file that grows beyond a limit of the shell's (ulimit -f) is an error like a full disk: without a
-    // handler the signal would end the process without a word. Commands that are started do not
-    // inherit handlers.
-    if let Err(why) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
-        say::line(format_args!("fragscope: cannot handle SIGXFSZ: {why}"));
+    // handler the signal would end the process without a word. `record` takes a checkpoint on SIGUSR1;
+    // sent to another command, it must not end that with the terminal in raw mode. Commands that are
+    // started do not inherit handlers.
+    for signal in [SIGXFSZ, SIGUSR1, SIGUSR2] {
+        if let Err(why) = signal_hook::flag::register(signal, Arc::default()) {
+            say::line(format_args!(
+                "fragscope: cannot handle signal {signal}: {why}"
+            ));
+        }
+    }
+    if line.command.reads_files_alone() {
+        // With the file's capabilities they would read what the caller may not.
+        if let Err(why) = profiler_target::give_up_borrowed_privileges() {
+            say::line(format_args!(
+                "fragscope: cannot give up the privileges of its file: {why}"
+            ));
+            return Exit::Error.into();
+        }
     }
     let code = run_and_report(&line.command);
     // A session that a signal ended leaves them to us.

@@ -11,11 +11,14 @@ mod tests;
 mod theme;
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use crossterm::event::{self, Event, KeyEventKind};
+use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use profiler_core::view::View;
+use signal_hook::consts::SIGTSTP;
 
 use self::app::{App, Message};
 pub use self::app::{Cursor, Effect};
@@ -82,8 +85,14 @@ pub fn run(updates: &Receiver<Update>, mut effects: impl FnMut(Effect)) -> io::R
     }
 }
 
+fn is_ctrl_z(key: &KeyEvent) -> bool {
+    key.code == KeyCode::Char('z') && key.modifiers.contains(KeyModifiers::CONTROL)
+}
+
 fn drive(updates: &Receiver<Update>, effects: &mut impl FnMut(Effect)) -> io::Result<()> {
     let mut screen = Screen::enter()?;
+    let suspend = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGTSTP, Arc::clone(&suspend))?;
     let mut app = App::new(Theme::from_environment());
     let (width, height) = crossterm::terminal::size()?;
     app::update(&mut app, Message::Resize(width, height));
@@ -108,6 +117,10 @@ fn drive(updates: &Receiver<Update>, effects: &mut impl FnMut(Effect)) -> io::Re
             Ok(Update::Quit) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) => {}
         }
+        if suspend.swap(false, Ordering::Relaxed) {
+            screen.suspend()?;
+            dirty = true;
+        }
         if std::mem::take(&mut dirty) {
             screen.draw(|frame| draw::draw(&app, frame))?;
         }
@@ -116,6 +129,11 @@ fn drive(updates: &Receiver<Update>, effects: &mut impl FnMut(Effect)) -> io::Re
         }
         while event::poll(KEYS_WAIT)? {
             let message = match event::read()? {
+                // In raw mode the terminal sends no signal for it.
+                Event::Key(key) if is_ctrl_z(&key) => {
+                    suspend.store(true, Ordering::Relaxed);
+                    continue;
+                }
                 Event::Key(key) if key.kind != KeyEventKind::Release => Message::Key(key),
                 Event::Resize(width, height) => Message::Resize(width, height),
                 _ => continue,

@@ -12,9 +12,11 @@ use crossterm::terminal::{
 };
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::dup2_stdin;
+use nix::unistd::{dup2_stdin, getpgid, getpgrp, getppid, getsid};
 use ratatui::backend::CrosstermBackend;
 use ratatui::{Frame, Terminal};
+use signal_hook::consts::SIGTSTP;
+use signal_hook::low_level::emulate_default_handler;
 
 /// The terminal while fragscope draws on it.
 pub(super) struct Screen {
@@ -42,6 +44,21 @@ impl Screen {
         })
     }
 
+    /// Gives the terminal back and stops this process, as Ctrl-Z does; once it goes on, takes the terminal
+    /// over again. Without a shell that would let it go on, nothing happens.
+    pub(super) fn suspend(&mut self) -> io::Result<()> {
+        if !has_job_control() {
+            return Ok(());
+        }
+        restore();
+        let stopped = emulate_default_handler(SIGTSTP);
+        enable_raw_mode()?;
+        execute!(io::stdout(), EnterAlternateScreen)?;
+        self.terminal.clear()?;
+        self.terminal.hide_cursor()?;
+        stopped
+    }
+
     /// Draws one frame.
     pub(super) fn draw(&mut self, draw: impl FnOnce(&mut Frame)) -> io::Result<()> {
         self.terminal.draw(draw).map(drop)
@@ -52,6 +69,13 @@ impl Drop for Screen {
     fn drop(&mut self) {
         restore();
     }
+}
+
+/// Whether the parent is of the same session and leads other jobs: the kernel ignores SIGTSTP elsewhere.
+fn has_job_control() -> bool {
+    let (own, parent) = (getpgrp(), Some(getppid()));
+    getsid(parent).is_ok_and(|session| getsid(None) == Ok(session))
+        && getpgid(parent).is_ok_and(|group| group != own)
 }
 
 /// Opens the terminal once more as stdin, so that reading it never waits. crossterm reads until there

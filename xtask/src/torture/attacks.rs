@@ -366,16 +366,20 @@ mod tests {
                 other => other,
             };
             let package = crate::root().join(package);
-            let places = match held.binary {
-                "" => vec![package.join("src")],
-                binary => ["", ".rs"]
-                    .map(|ending| package.join("tests").join(format!("{binary}{ending}")))
-                    .into(),
-            };
-            let places: Vec<_> = places.into_iter().filter(|place| place.exists()).collect();
             for test in held.tests {
-                let function = test.rsplit("::").next().expect("a name");
-                let found = places.iter().any(|place| has(place, function));
+                let mut parts: Vec<&str> = test.split("::").collect();
+                let function = parts.pop().expect("a name");
+                let file = match parts.as_slice() {
+                    [] => "main".to_owned(),
+                    modules => modules.join("/"),
+                };
+                let binary = package.join("tests").join(held.binary);
+                let place = match held.binary {
+                    "" => package.join("src"),
+                    _ if binary.is_dir() => binary.join(file).with_extension("rs"),
+                    _ => binary.with_extension("rs"),
+                };
+                let found = place.exists() && has(&place, function);
                 assert!(found, "{} {}: {test}", held.package, held.binary);
             }
         }

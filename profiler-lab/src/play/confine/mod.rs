@@ -21,7 +21,7 @@ use landlock::{
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::Pid;
-use profiler_target::host;
+use profiler_target::{drop_capabilities, host};
 use seccompiler::BpfProgram;
 
 /// Users that neither a distribution nor systemd gives to anyone (systemd, `docs/UIDS-GIDS.md`:
@@ -226,25 +226,6 @@ fn become_user(user: u32) -> io::Result<()> {
     done(unsafe { libc::setresgid(user, user, user) })?;
     // SAFETY: takes numbers.
     done(unsafe { libc::setresuid(user, user, user) })
-}
-
-/// `struct __user_cap_header_struct` and `_data_struct` of `_LINUX_CAPABILITY_VERSION_3`.
-#[repr(C)]
-struct CapabilityHeader {
-    version: u32,
-    pid: i32,
-}
-
-/// Gives up all capabilities. Root's would come back when it executes, but for no new privileges.
-fn drop_capabilities() -> io::Result<()> {
-    let header = CapabilityHeader {
-        version: 0x2008_0522,
-        pid: 0,
-    };
-    let none = [0u32; 6];
-    // SAFETY: a header of version 3, for this thread, and two records of three words.
-    let set = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
-    done(set as libc::c_int)
 }
 
 /// The user that players become, or why root's stay root; an ordinary user's stay his.

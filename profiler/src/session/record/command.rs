@@ -19,6 +19,7 @@ use super::preloaded::{GivenUp, PreloadedRecording};
 use super::trace_file::{TraceFile, TraceWriteError};
 use super::unrecorded::Unrecorded;
 use super::{RecordEnding, RecordError, RecordOptions, create, monotonic_ns};
+use crate::say;
 use crate::session::Ending;
 use crate::session::aside::aside;
 use crate::session::signals::Signals;
@@ -30,6 +31,10 @@ const RECORDER: &[u8] = include_bytes!(env!("FRAGSCOPE_RECORDER"));
 const DESCRIBED_AFTER: Duration = Duration::from_millis(100);
 /// It is described in so much time, or not but by its arguments: its files may be on a disk that hangs.
 const DESCRIBED_WITHIN: Duration = Duration::from_secs(2);
+/// The exit code where the command ended well and was not recorded to its end.
+const NOT_RECORDED: u8 = 1;
+/// Between two checks whether a command that is not recorded has ended.
+const UNRECORDED_SLEEP: Duration = Duration::from_millis(20);
 /// Events taken before signals and the clock are checked.
 const EVENTS_PER_STEP: usize = 1 << 14;
 /// How long the reader sleeps when there is nothing to read.
@@ -114,7 +119,14 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     };
     let description = description.unwrap_or_else(|| of_command(command, started_at));
     let file = TraceFile::begin(file, &options.output, &description);
-    let file = file.map_err(|why| unrecorded(why, &mut child))?;
+    let file = match file {
+        Ok(file) => file,
+        Err(why) => {
+            // Nobody takes what the ring holds.
+            ring.close();
+            return run_unrecorded(why.into(), child, &mut signals).await;
+        }
+    };
     let recording = PreloadedRecording::new(ring, tree, file, began_ns, options.sampling, watch);
     let mut session = Session {
         recording,
@@ -133,8 +145,54 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     }
     match session.run().await {
         Ok(ending) => session.conclude(ending, command).await,
-        Err(RecordError::Write(why)) => Err(unrecorded(why, &mut session.child)),
+        Err(RecordError::Write(why)) => {
+            session.recording.close();
+            run_unrecorded(why.into(), session.child, &mut session.signals).await
+        }
         Err(other) => Err(other),
+    }
+}
+
+/// Waits for a command that cannot be recorded any more: whoever started fragscope in its place waits for it,
+/// and wants its exit code.
+async fn run_unrecorded(
+    why: RecordError,
+    mut child: Child,
+    signals: &mut Signals,
+) -> Result<RecordEnding, RecordError> {
+    if !matches!(child.try_wait(), Ok(None)) {
+        return Err(why);
+    }
+    say::line(format_args!(
+        "fragscope: {why}; the command (process {}) goes on without being recorded, and is waited for",
+        child.id()
+    ));
+    let mut is_signalled = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(RecordEnding::Command(match exit_code(status) {
+                0 => NOT_RECORDED,
+                own => own,
+            }));
+        }
+        tokio::select! {
+            name = signals.next() => {
+                if is_signalled {
+                    return Ok(RecordEnding::Session(Ending::Interrupted(name)));
+                }
+                is_signalled = true;
+                pass_on(name, &child);
+            }
+            () = tokio::time::sleep(UNRECORDED_SLEEP) => {}
+        }
+    }
+}
+
+/// Gives a signal to the command as SIGTERM, but for the one that the terminal gives to it itself.
+fn pass_on(name: &str, child: &Child) {
+    if name != "SIGINT" {
+        // It may be ending by itself.
+        let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
     }
 }
 
@@ -234,7 +292,7 @@ impl Session {
         ending: CommandEnding,
         command: &[OsString],
     ) -> Result<RecordEnding, RecordError> {
-        let (mut recording, mut child) = (self.recording, self.child);
+        let (mut recording, mut child, mut signals) = (self.recording, self.child, self.signals);
         if recording.is_empty() {
             recording.say(&nothing_recorded(command));
         }
@@ -250,13 +308,20 @@ impl Session {
             }
             _ => {}
         }
-        let finished = recording.finish();
-        finished.map_err(|why| unrecorded(why, &mut child))?;
+        let finished = match ending {
+            CommandEnding::GivenUp(_) => recording.break_off(),
+            _ => recording.finish(),
+        };
+        if let Err(why) = finished {
+            return run_unrecorded(why.into(), child, &mut signals).await;
+        }
         match ending {
             CommandEnding::Command(status) => Ok(RecordEnding::Command(exit_code(status))),
             CommandEnding::Duration => Ok(RecordEnding::Session(Ending::Done)),
             CommandEnding::Signal(name) => Ok(RecordEnding::Session(Ending::Interrupted(name))),
-            CommandEnding::GivenUp(why) => Err(RecordError::GivenUp(why)),
+            CommandEnding::GivenUp(why) => {
+                run_unrecorded(RecordError::GivenUp(why), child, &mut signals).await
+            }
         }
     }
 
@@ -333,17 +398,6 @@ async fn ends_soon(child: &mut Child) -> bool {
             return false;
         }
         tokio::time::sleep(IDLE_SLEEP).await;
-    }
-}
-
-/// What became of a recording that cannot be written any more.
-fn unrecorded(why: TraceWriteError, child: &mut Child) -> RecordError {
-    match child.try_wait() {
-        Ok(Some(_)) => RecordError::Write(why),
-        _ => RecordError::Unrecorded {
-            why,
-            pid: child.id(),
-        },
     }
 }
 

@@ -84,19 +84,9 @@ pub enum RecordError {
     /// The file could not be written on.
     #[error(transparent)]
     Write(#[from] TraceWriteError),
-    /// The file of a command could not be written on.
-    #[error("{why}; the command (process {pid}) goes on without being recorded")]
-    Unrecorded {
-        /// What failed.
-        #[source]
-        why: TraceWriteError,
-        /// The command's process.
-        pid: u32,
-    },
     /// The ring of a command was closed.
     #[error(
-        "the recording ended before its command: {0}; what was recorded up to there is in the file, \
-         and the command goes on"
+        "the recording ended before its command: {0}; what was recorded up to there is in the file"
     )]
     GivenUp(GivenUp),
     /// There is no place for the recorder.
@@ -133,7 +123,7 @@ impl RecordError {
             Self::Taken(_) => ErrorKind::Busy,
             Self::Output(error) => kinds::of_write(error),
             Self::RuntimeDir(error) => ErrorKind::NoRuntimeDir { root: error.root },
-            Self::Write(error) | Self::Unrecorded { why: error, .. } => error.kind(),
+            Self::Write(error) => error.kind(),
             Self::Io(error) => ErrorKind::of_io(error),
             other => ErrorKind::of_causes(other),
         }

@@ -317,13 +317,28 @@ impl PreloadedRecording {
         self.ring.head() == 0
     }
 
+    /// Programs that still run go on without being recorded.
+    pub(crate) fn close(&mut self) {
+        self.ring.close();
+    }
+
+    /// Ends the recording before its time, with all that was written before now: readers of the file are
+    /// to know that there was more.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn break_off(mut self) -> Result<(), TraceWriteError> {
+        self.recorder.sink_mut().break_off();
+        self.finish()
+    }
+
     /// Ends the recording with all that was written before now: programs that still run go on
     /// without it.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn finish(mut self) -> Result<(), TraceWriteError> {
-        self.ring.close();
+        self.close();
         let (end, deadline) = (self.ring.head(), Instant::now() + END_TIMEOUT);
         while self.ring.tail() < end {
             self.is_over = Instant::now() >= deadline;

@@ -25,6 +25,8 @@ pub(crate) struct TraceFile {
     path: PathBuf,
     lost: u64,
     checkpoints: u64,
+    /// Whether it ends before what it is a recording of.
+    is_broken_off: bool,
     /// malloc's resident memory at the last checkpoint, over all processes that it saw.
     resident_bytes: Option<u64>,
     progress: Progress,
@@ -81,9 +83,15 @@ impl TraceFile {
             path: path.to_owned(),
             lost: 0,
             checkpoints: 0,
+            is_broken_off: false,
             resident_bytes: None,
             progress: Progress::new(),
         })
+    }
+
+    /// It will end before what it is a recording of, and so without the mark of a whole one.
+    pub(super) fn break_off(&mut self) {
+        self.is_broken_off = true;
     }
 
     fn check(&self, written: io::Result<()>) -> Result<(), TraceWriteError> {
@@ -154,7 +162,11 @@ impl Output for TraceFile {
             events,
             why,
         };
-        let file = self.writer.finish().map_err(failed)?;
+        let ended = match self.is_broken_off {
+            true => self.writer.break_off(),
+            false => self.writer.finish(),
+        };
+        let file = ended.map_err(failed)?;
         let file = file
             .into_inner()
             .map_err(|error| failed(error.into_error()))?;

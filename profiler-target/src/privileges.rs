@@ -1,0 +1,54 @@
+//! Privileges of this process, and giving them up.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::unistd::{getgid, getuid, setresgid, setresuid};
+
+/// Whether this process has privileges that its caller has not, by its file's capabilities or owner
+/// (`AT_SECURE`): then the caller's environment decides nothing.
+pub fn has_borrowed_privileges() -> bool {
+    // SAFETY: takes a number.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Gives up for good what this process may do and its caller may not: files that the caller names are opened
+/// with the caller's rights alone. To be called before there are other threads, whose capabilities are
+/// their own.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn give_up_borrowed_privileges() -> io::Result<()> {
+    if !has_borrowed_privileges() {
+        return Ok(());
+    }
+    let (user, group) = (getuid(), getgid());
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)?;
+    drop_capabilities()
+}
+
+/// `struct __user_cap_header_struct` and `_data_struct` of `_LINUX_CAPABILITY_VERSION_3`
+/// (`include/uapi/linux/capability.h`).
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// Gives up all capabilities of this thread. Root's come back when it executes, but for no new privileges.
+/// Allocates nothing and takes no lock: it may be called between fork and exec.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn drop_capabilities() -> io::Result<()> {
+    let header = CapabilityHeader {
+        version: 0x2008_0522,
+        pid: 0,
+    };
+    let none = [0u32; 6];
+    // SAFETY: a header of version 3, for this thread, and two records of three words.
+    let set = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
+    Errno::result(set)?;
+    Ok(())
+}
