@@ -13,6 +13,7 @@ use crossterm::terminal::{
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::dup2_stdin;
+use profiler_target::is_guard;
 use ratatui::backend::CrosstermBackend;
 use ratatui::{Frame, Terminal};
 
@@ -24,12 +25,15 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal over. A panic on any thread gives it back before it prints.
+    /// Takes the terminal over. A panic on any thread gives it back before it prints, but not one in a guard:
+    /// the terminal is not the guard's, and nor are the locks for it.
     pub(super) fn enter() -> io::Result<Self> {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            restore();
-            before(panic);
+            if !is_guard() {
+                restore();
+                before(panic);
+            }
         }));
         read_without_waiting()?;
         enable_raw_mode()?;
