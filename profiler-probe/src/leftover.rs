@@ -85,7 +85,7 @@ pub fn find(target: &Target) -> io::Result<Found> {
             found.left_out_bytes += written.map(|run| run.range.len()).sum::<u64>();
             continue;
         }
-        let path = target.file_of(Some(mapping), mapped);
+        let path = target.file_of(mapping).find();
         let Ok(file) = open_regular(&path) else {
             continue;
         };
