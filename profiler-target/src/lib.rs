@@ -39,7 +39,7 @@ pub use ahead::{Ahead, reading_ahead};
 pub use auxv::has_borrowed_privileges;
 pub use core_file::{CoreError, CoreFile, CoreMemory, CorePages};
 pub use denial::{Caller, Denial};
-pub use elf::{FILE_LIMIT, FileError, FilePath, set_file_limit};
+pub use elf::{FILE_LIMIT, FileError, FileLimit, FilePath, set_file_limit};
 pub use elf::{Source, file_limit, open_checked, open_regular};
 pub use error_kind::{Action, CoreProblem, ErrorKind, OutputProblem, Packer};
 pub use guard::{Guard, Needed, end_all as end_guards, is_guard, is_suspended};

@@ -118,8 +118,8 @@ fn open<M>(
         .read(path(mapping), target.file_of(mapping), read);
     let object = object.map_err(|error| {
         let flag = match error {
-            FileError::Limit(_) => "; --file-limit reads more of each file",
-            FileError::Io(_) => "",
+            FileError::Limit(limit) if limit.is_of_bytes() => "; --file-limit reads more of each",
+            _ => "",
         };
         unreadable(format!("{error}{flag}"))
     })?;

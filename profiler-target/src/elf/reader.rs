@@ -45,7 +45,7 @@ pub fn file_limit() -> u64 {
 pub(crate) struct Reader {
     limit: u64,
     rest: Mutex<Rest>,
-    unread: Mutex<BTreeMap<String, String>>,
+    unread: Mutex<BTreeMap<String, FileLimit>>,
 }
 
 /// Why a mapped file was not read.
@@ -54,9 +54,33 @@ pub enum FileError {
     /// It could not be opened, or is no regular file.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A limit was met; which one, in words.
-    #[error("{0}")]
-    Limit(String),
+    /// A limit was met.
+    #[error(transparent)]
+    Limit(#[from] FileLimit),
+}
+
+/// What keeps a mapped file from being read.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum FileLimit {
+    /// It is larger than this many bytes, or all of the files are.
+    #[error("more than {} would have to be read", units::bytes(*.0))]
+    Bytes(u64),
+    /// It was not read within this time.
+    #[error("not read within {0:.0?}")]
+    Time(Duration),
+    /// The others took the bytes or the time for all of them.
+    #[error("the files before it took all that may be spent")]
+    Spent,
+    /// There were so many before it.
+    #[error("no more than {0} files are looked into")]
+    Files(usize),
+}
+
+impl FileLimit {
+    /// Whether [`set_file_limit`] raises it.
+    pub fn is_of_bytes(self) -> bool {
+        matches!(self, Self::Bytes(_) | Self::Spent)
+    }
 }
 
 /// What may still be spent.
@@ -88,7 +112,7 @@ impl Reader {
     pub(crate) fn open(&self, mapped: &str, path: FilePath) -> Option<ElfFile> {
         let (file, cut) = self.look(mapped, path, ElfFile::read).ok()?;
         if file.is_cut && cut.is_none() {
-            self.note(mapped, &more_than(self.limit));
+            self.note(mapped, FileLimit::Bytes(self.limit));
         }
         Some(file)
     }
@@ -103,7 +127,7 @@ impl Reader {
     ) -> Result<T, FileError> {
         match self.look(mapped, path, read)? {
             (found, None) => Ok(found),
-            (_, Some(why)) => Err(FileError::Limit(why)),
+            (_, Some(limit)) => Err(limit.into()),
         }
     }
 
@@ -113,22 +137,20 @@ impl Reader {
         mapped: &str,
         path: FilePath,
         read: impl FnOnce(&Source) -> T + Send + 'static,
-    ) -> Result<(T, Option<String>), FileError> {
-        let limited = |why: String| {
-            self.note(mapped, &why);
-            why
+    ) -> Result<(T, Option<FileLimit>), FileError> {
+        let limited = |limit| {
+            self.note(mapped, limit);
+            limit
         };
         // One file at a time: what it may take is known when its turn comes.
         let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         if rest.files == 0 {
-            let why = format!("no more than {MAX_FILES} files are looked into");
-            return Err(FileError::Limit(limited(why)));
+            return Err(limited(FileLimit::Files(MAX_FILES)).into());
         }
         let bytes = self.limit.min(rest.bytes);
         let time = FILE_TIME.min(rest.time);
         if bytes == 0 || time.is_zero() {
-            let why = "the files before it took all that may be spent";
-            return Err(FileError::Limit(limited(why.to_owned())));
+            return Err(limited(FileLimit::Spent).into());
         }
         rest.files -= 1;
         let began = Instant::now();
@@ -148,24 +170,20 @@ impl Reader {
             Ok(found) => {
                 let (found, spent, is_cut) = found?;
                 rest.bytes = rest.bytes.saturating_sub(spent);
-                Ok((found, is_cut.then(|| limited(more_than(bytes)))))
+                Ok((found, is_cut.then(|| limited(FileLimit::Bytes(bytes)))))
             }
-            Err(RecvTimeoutError::Timeout) => Err(FileError::Limit(limited(format!(
-                "not read within {time:.0?}"
-            )))),
+            Err(RecvTimeoutError::Timeout) => Err(limited(FileLimit::Time(time)).into()),
             Err(RecvTimeoutError::Disconnected) => {
                 Err(io::Error::other("its reader failed").into())
             }
         }
     }
 
-    fn note(&self, mapped: &str, why: &str) {
+    fn note(&self, mapped: &str, limit: FileLimit) {
         if let Ok(mut unread) = self.unread.lock()
             && unread.len() < MAX_FILES
         {
-            unread
-                .entry(mapped.to_owned())
-                .or_insert_with(|| why.to_owned());
+            unread.entry(mapped.to_owned()).or_insert(limit);
         }
     }
 
@@ -178,7 +196,7 @@ impl Reader {
         let mut named: Vec<_> = unread
             .iter()
             .take(NAMED)
-            .map(|(path, why)| format!("{} ({why})", visible(path)))
+            .map(|(path, limit)| format!("{} ({limit})", visible(path)))
             .collect();
         if let Some(more) = unread.len().checked_sub(NAMED).filter(|more| *more > 0) {
             // No more are counted than are read.
@@ -189,14 +207,14 @@ impl Reader {
             };
             named.push(format!("{at_least}{more} more"));
         }
+        let flag = match unread.values().any(|limit| limit.is_of_bytes()) {
+            true => "; --file-limit reads more of each",
+            false => "",
+        };
         Some(format!(
             "mapped files were not read completely, so an allocator or a Python in them may not \
-             be recognised: {}; --file-limit reads more of each",
+             be recognised: {}{flag}",
             named.join(", ")
         ))
     }
-}
-
-fn more_than(bytes: u64) -> String {
-    format!("more than {} would have to be read", units::bytes(bytes))
 }
