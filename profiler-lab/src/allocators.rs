@@ -263,7 +263,7 @@ impl Allocator {
         check(&path)?;
         Ok(Self {
             name: name.to_owned(),
-            identity: malloc_in(&path, &path.to_string_lossy()),
+            identity: malloc_in(&path),
             object: Some(path),
             listed: Some(listed.to_owned()),
         })

@@ -28,6 +28,12 @@ const INT3: u8 = 0xcc;
 /// More than this many are not one tool's probes, but a program that changes its own code.
 const MOST_BREAKPOINTS: usize = 4096;
 
+/// No more bytes of code that the target has written to are compared with its files: a breakpoint writes to
+/// one page, and a program with more of them changes its own code.
+const MAX_WRITTEN_BYTES: u64 = 64 << 20;
+/// Nor is it compared for longer than this.
+const COMPARED_WITHIN: Duration = Duration::from_secs(2);
+
 /// A ring that nothing is written to.
 const RING_BYTES: u32 = 4096;
 
@@ -44,16 +50,27 @@ pub struct Breakpoint {
     pub addr: RemoteAddr,
 }
 
+/// What [`find`] found.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Found {
+    /// Breakpoints, by address.
+    pub breakpoints: Vec<Breakpoint>,
+    /// Bytes of code that was written to and was not looked at, because it was too much.
+    pub left_out_bytes: u64,
+}
+
 /// Finds them, `MOST_BREAKPOINTS` at most, on pages of code that are otherwise as in the file. Code that was never
 /// written to is the file's own page and is not looked at, so that nothing becomes resident by looking.
 ///
 /// # Errors
 /// When the target has exited.
-pub fn find(target: &Target) -> io::Result<Vec<Breakpoint>> {
+pub fn find(target: &Target) -> io::Result<Found> {
     let code: Vec<Mapping> = target.mappings()?.into_iter().filter(is_code).collect();
     let residency = target.residency(&code)?;
     let memory = target.memory();
-    let mut found = Vec::new();
+    let mut found = Found::default();
+    let deadline = Instant::now() + COMPARED_WITHIN;
+    let mut rest = MAX_WRITTEN_BYTES;
     // Of each mapping by itself: one run may go on into the next, which is of another file.
     for mapping in &code {
         let MappingKind::File(mapped) = &mapping.kind else {
@@ -64,11 +81,23 @@ pub fn find(target: &Target) -> io::Result<Vec<Breakpoint>> {
         if written.peek().is_none() {
             continue;
         }
-        let path = target.file_of(Some(mapping), mapped);
+        if rest == 0 {
+            found.left_out_bytes += written.map(|run| run.range.len()).sum::<u64>();
+            continue;
+        }
+        let path = target.file_of(mapping).find();
         let Ok(file) = open_regular(&path) else {
             continue;
         };
         for page in written.flat_map(|run| pages(run.range)) {
+            if Instant::now() >= deadline {
+                rest = 0;
+            }
+            let Some(left) = rest.checked_sub(PAGE_SIZE) else {
+                found.left_out_bytes += PAGE_SIZE;
+                continue;
+            };
+            rest = left;
             let offset = mapping.offset + (page.get() - mapping.range.start().get());
             let (mut now, mut in_file) = ([0; PAGE_SIZE as usize], [0; PAGE_SIZE as usize]);
             // A page that is gone meanwhile has none.
@@ -81,14 +110,14 @@ pub fn find(target: &Target) -> io::Result<Vec<Breakpoint>> {
             if differ().any(|at| now[at] != INT3) {
                 continue;
             }
-            found.extend(differ().map(|at| Breakpoint {
+            found.breakpoints.extend(differ().map(|at| Breakpoint {
                 mapped: mapped.clone(),
                 file: path.clone(),
                 offset: offset + at as u64,
                 addr: RemoteAddr::new(page.get() + at as u64),
             }));
-            if found.len() >= MOST_BREAKPOINTS {
-                found.truncate(MOST_BREAKPOINTS);
+            if found.breakpoints.len() >= MOST_BREAKPOINTS {
+                found.breakpoints.truncate(MOST_BREAKPOINTS);
                 return Ok(found);
             }
         }
@@ -132,8 +161,10 @@ pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, 
         addrs: found.iter().map(|one| one.addr).collect(),
     };
     sites.wait_until_clear();
-    let left = find(target).map_err(|_| ProbeError::Gone(pid))?;
-    Ok(left.into_iter().filter(|one| found.contains(one)).collect())
+    target.check().map_err(|_| ProbeError::Gone(pid))?;
+    let left = found.iter().zip(&sites.addrs);
+    let left = left.filter(|(_, addr)| sites.is_set(**addr));
+    Ok(left.map(|(one, _)| one.clone()).collect())
 }
 
 /// How long the kernel takes at most to remove breakpoints; a loaded host takes tenths of a second.

@@ -11,17 +11,20 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
 use std::io::{self, Read, Write};
+use std::mem;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use aya::Ebpf;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
+use nix::errno::Errno;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use profiler_target::{Guard, Needed};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -93,20 +96,42 @@ enum Held {
     Single(UProbeLink),
 }
 
-/// Removes probes. The kernel waits tens of milliseconds for each link, so it is made to wait for all
-/// at the same time. Those that are pinned go a moment later.
+/// Removes probes. The kernel waits tens of milliseconds for each link that is closed, so it is made to
+/// wait for all at the same time. Those that are pinned go a moment later.
 fn remove(links: Vec<Held>, pins: Option<&Pins>) {
-    thread::scope(|scope| {
-        for link in links {
-            if let (Held::Pinned(pinned), Some(pins)) = (&link, pins) {
-                // What stays goes with the file system, when this process ends.
-                let _ = pins.remove(pinned);
-                continue;
-            }
-            // Where no thread can be had, the link is dropped with the closure, here.
-            let _joined = thread::Builder::new().spawn_scoped(scope, move || drop(link));
+    let mut closing = Vec::new();
+    for link in links {
+        if let (Held::Pinned(pinned), Some(pins)) = (&link, pins) {
+            // What stays goes with the file system, when this process ends.
+            let _ = pins.remove(pinned);
+            continue;
         }
-    });
+        closing.extend(close_aside(link));
+    }
+    for process in closing {
+        while waitpid(process, None) == Err(Errno::EINTR) {}
+    }
+}
+
+/// Closes a link in a process of its own that shares this one's descriptors and nothing else, and gives its
+/// number; where none can be had it is closed here. A thread would take locks that a guard must not.
+fn close_aside(link: Held) -> Option<Pid> {
+    let shares_descriptors = libc::CLONE_FILES | libc::SIGCHLD;
+    // SAFETY: without a stack it is a fork. This process has one thread, so that the other finds no lock
+    // taken, and ends below without running anything else of this program.
+    match unsafe { libc::syscall(libc::SYS_clone, shares_descriptors, 0, 0, 0, 0) } {
+        0 => {
+            drop(link);
+            // SAFETY: ends at once.
+            unsafe { libc::_exit(0) }
+        }
+        number if number > 0 => {
+            // The other closes the descriptor.
+            mem::forget(link);
+            Some(Pid::from_raw(number as i32))
+        }
+        _ => None,
+    }
 }
 
 /// A number for probes that the guard holds. They stay until [`Links::remove`], or until the guard

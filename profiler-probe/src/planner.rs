@@ -82,7 +82,7 @@ impl Seen {
             mappings: &self.mappings,
             auxv: &self.auxv,
             memory: &target.memory(),
-            host_path: &|mapped| target.host_path(mapped),
+            target,
         })
     }
 }

@@ -4,7 +4,7 @@
 use profiler_target::Process;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use profiler_core::heap::Allocator;
@@ -19,7 +19,7 @@ fn plan_with(pid: u32, auxv: &[u8]) -> Result<ProbePlan, PlanError> {
         mappings: &target.mappings().expect("maps"),
         auxv,
         memory: &target.memory(),
-        host_path: &|mapped| target.host_path(mapped),
+        target: &target,
     })
 }
 
@@ -183,7 +183,7 @@ fn a_process_that_maps_no_file_has_no_malloc() {
         mappings: &[],
         auxv: &[],
         memory: &MemoryImage::default(),
-        host_path: &|_| PathBuf::new(),
+        target: &open(std::process::id()),
     });
     assert!(matches!(result, Err(PlanError::NoMalloc)));
 }

@@ -3,7 +3,6 @@
 //! What identifies one stands in its row ([`profiler_core::allocator`]); here are the files.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Mutex;
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
@@ -12,7 +11,7 @@ use profiler_core::object::{AllocatorObject, OptionAt};
 use profiler_core::residency::{Mapping, MappingKind};
 
 use super::Process;
-use super::elf::{ElfFile, Reader};
+use super::elf::{ElfFile, FilePath, MAX_FILES, Reader};
 use super::jemalloc_options;
 
 /// What was found in each file, by its path. A file does not change while it is mapped.
@@ -66,20 +65,28 @@ impl KnownObjects {
         let Ok(mut known) = self.0.lock() else {
             return;
         };
-        for path in process.executed_files() {
-            let found = known.entry(path.clone()).or_insert_with(|| {
-                let file = process.files().reader.open(&path, process.host_path(&path));
-                file.as_ref().map(examine).unwrap_or_default()
-            });
-            see(&path, found);
+        for (path, mapping) in process.executed_files() {
+            if !known.contains_key(&path) {
+                let reader = &process.files().reader;
+                let file = reader.open(&path, process.file_of(&mapping));
+                // What is beyond the reader's limit has nothing to be remembered.
+                if known.len() >= MAX_FILES {
+                    continue;
+                }
+                let found = file.as_ref().map(examine).unwrap_or_default();
+                known.insert(path.clone(), found);
+            }
+            if let Some(found) = known.get(&path) {
+                see(&path, found);
+            }
         }
     }
 }
 
 /// The allocator behind the malloc of the file at `path`, which a target maps as `mapped` and takes
 /// its malloc from.
-pub fn malloc_in(path: &Path, mapped: &str) -> AllocatorIdentity {
-    let file = Reader::default().open(mapped, path.to_owned());
+pub(super) fn serving_malloc(reader: &Reader, mapped: &str, path: FilePath) -> AllocatorIdentity {
+    let file = reader.open(mapped, path);
     let found = file.and_then(|file| allocator::serving_malloc(&file.contents(mapped)));
     let (kind, version) = found.unzip();
     AllocatorIdentity {

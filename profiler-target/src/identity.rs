@@ -51,11 +51,12 @@ impl Identity {
             return Some(known);
         }
         let mut no_python = self.no_python.lock().ok()?;
-        let found = process.executed_files().into_iter().find_map(|path| {
+        let mut files = process.executed_files().into_iter();
+        let found = files.find_map(|(path, mapping)| {
             if no_python.contains(&path) {
                 return None;
             }
-            let found = python_in(process, &path);
+            let found = python_in(process, &path, &mapping);
             if found.is_none() {
                 no_python.insert(path);
             }
@@ -69,8 +70,8 @@ impl Identity {
         if let Some(known) = self.libc.get() {
             return Some(known);
         }
-        let files = process.executed_files();
-        let found = files.into_iter().find_map(|path| libc_in(process, path))?;
+        let mut files = process.executed_files().into_iter();
+        let found = files.find_map(|(path, mapping)| libc_in(process, path, &mapping))?;
         Some(self.libc.get_or_init(|| found))
     }
 
@@ -82,7 +83,7 @@ impl Identity {
         }
         // Files that cannot be read still have names.
         let files = process.executed_files();
-        let named = files.iter().find_map(|path| Allocator::in_file_name(path));
+        let named = files.keys().find_map(|path| Allocator::in_file_name(path));
         let named = named.map(|kind| kind.name().to_owned());
         named.or_else(|| self.libc(process).map(Libc::to_string))
     }
@@ -95,11 +96,11 @@ impl Libc {
     }
 }
 
-fn libc_in<P: Process + ?Sized>(process: &P, path: String) -> Option<Libc> {
+fn libc_in<P: Process + ?Sized>(process: &P, path: String, mapping: &Mapping) -> Option<Libc> {
     if !allocator::is_c_library_name(&path) {
         return None;
     }
-    let file = process.files().reader.open(&path, process.host_path(&path));
+    let file = process.files().reader.open(&path, process.file_of(mapping));
     let in_memory = match &file {
         Some(_) => Vec::new(),
         None => process.read_only_memory(&path),
@@ -120,13 +121,16 @@ fn libc_in<P: Process + ?Sized>(process: &P, path: String) -> Option<Libc> {
     })
 }
 
-fn python_in<P: Process + ?Sized>(process: &P, path: &str) -> Option<Python> {
+fn python_in<P: Process + ?Sized>(process: &P, path: &str, mapping: &Mapping) -> Option<Python> {
     let named = python_in_name(file_name(path));
     let is_program = process.is_program(path);
     if named.is_none() && !is_program {
         return None;
     }
-    let file = process.files().reader.open(path, process.host_path(path))?;
+    let file = process
+        .files()
+        .reader
+        .open(path, process.file_of(mapping))?;
     // Every CPython exports it, so that extension modules can call it; a launcher that only
     // loads libpython does not. A program with all of Python in it may export nothing.
     if !(file.exports("Py_GetVersion") || is_program && reads_hash_seed(&file)) {

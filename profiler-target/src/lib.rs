@@ -37,10 +37,9 @@ mod target;
 mod tree;
 
 pub use ahead::{Ahead, reading_ahead};
-pub use allocators::malloc_in;
 pub use core_file::{CoreError, CoreFile, CoreMemory, CorePages};
 pub use denial::{Caller, Denial};
-pub use elf::{FILE_LIMIT, set_file_limit};
+pub use elf::{FILE_LIMIT, FileError, FileLimit, FilePath, set_file_limit};
 pub use elf::{Source, file_limit, open_checked, open_regular};
 pub use error_kind::{
     Action, AllocatorProblem, CoreProblem, ErrorKind, Limit, OutputProblem, Packer,
@@ -53,7 +52,7 @@ pub use open::OpenError;
 pub use preload::not_preloaded;
 pub use privileges::{drop_capabilities, give_up_borrowed_privileges, has_borrowed_privileges};
 pub use proc_dir::Gone;
-pub use process::{Files, Process};
+pub use process::{Files, Process, malloc_in};
 pub use record_ring::{Next, RecordRing, RingEvent, SUSPENDED_AFTER};
 pub use residency::PageSource;
 pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};

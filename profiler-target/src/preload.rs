@@ -11,7 +11,7 @@ use nix::unistd::{getgid, getuid};
 
 use profiler_core::text::visible;
 
-use super::elf::{ElfFile, FILE_LIMIT};
+use super::elf::{ElfFile, FILE_LIMIT, Source};
 
 /// A script's interpreter may be a script itself; the kernel follows so many (`fs/exec.c`).
 const MOST_INTERPRETERS: usize = 5;
@@ -73,7 +73,7 @@ pub fn not_preloaded(command: &OsStr) -> Option<String> {
              those of this machine's 64 bits are recorded"
         ));
     }
-    let (file, _) = ElfFile::read(&path, FILE_LIMIT)?;
+    let file = ElfFile::read(&Source::open(&path, FILE_LIMIT).ok()?);
     (!file.has_interpreter()).then(|| {
         format!("{name} is linked statically: it has no dynamic loader that could preload anything")
     })

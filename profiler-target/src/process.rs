@@ -1,18 +1,18 @@
 //! A process, live or in a core file: what both give, each once.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
-use profiler_core::allocator::{self, Allocator};
+use profiler_core::allocator::{self, Allocator, AllocatorIdentity};
 use profiler_core::object::AllocatorObject;
 use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
 
-use super::allocators::KnownObjects;
+use super::allocators::{KnownObjects, serving_malloc};
 use super::auxv::{AT_RANDOM, auxv_value};
-use super::elf::Reader;
+use super::elf::{FileError, FilePath, Reader, Source};
 use super::identity::{self, Identity, Libc, Python};
 
 /// The variable of the dynamic loader that loads an allocator.
@@ -40,8 +40,9 @@ pub trait Process {
     /// bounded length. A core holds none that could be trusted to be those of its start.
     fn environment(&self, begin: &str) -> Vec<String>;
 
-    /// A path of ours to a file that it maps, which may lead nowhere.
-    fn host_path(&self, mapped: &str) -> PathBuf;
+    /// Where the file behind one of its mappings can be opened, which may be nowhere. Others may map another
+    /// file by the same path.
+    fn file_of(&self, mapping: &Mapping) -> FilePath;
 
     /// Whether this mapped file is its program.
     fn is_program(&self, mapped: &str) -> bool;
@@ -122,17 +123,17 @@ pub trait Process {
         .collect()
     }
 
-    /// The files that it executes code from, each once.
-    fn executed_files(&self) -> BTreeSet<String> {
-        self.mappings()
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|m| m.execute)
-            .filter_map(|m| match m.kind {
-                MappingKind::File(path) => Some(path),
-                _ => None,
-            })
-            .collect()
+    /// The files that it executes code from by their paths, each with its first mapping as code.
+    fn executed_files(&self) -> BTreeMap<String, Mapping> {
+        let mut files = BTreeMap::new();
+        for mapping in self.mappings().unwrap_or_default() {
+            if let MappingKind::File(path) = &mapping.kind
+                && mapping.execute
+            {
+                files.entry(path.clone()).or_insert(mapping);
+            }
+        }
+        files
     }
 
     /// What was not looked into of its files because there was too much of it, in one sentence.
@@ -148,4 +149,31 @@ pub struct Files {
     pub(super) identity: Identity,
     pub(super) objects: KnownObjects,
     pub(super) reader: Reader,
+}
+
+impl Files {
+    /// What `read` finds in a file that the process maps as `mapped`, within the limits of bytes, time and
+    /// number that all of its files share.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is no regular file, or was cut off by a limit.
+    pub fn read<T: Send + 'static>(
+        &self,
+        mapped: &str,
+        path: FilePath,
+        read: impl FnOnce(&Source) -> T + Send + 'static,
+    ) -> Result<T, FileError> {
+        self.reader.read(mapped, path, read)
+    }
+
+    /// The allocator behind the malloc of a file that the process maps as `mapped` and takes its malloc from.
+    pub fn malloc_in(&self, mapped: &str, path: FilePath) -> AllocatorIdentity {
+        serving_malloc(&self.reader, mapped, path)
+    }
+}
+
+/// The allocator behind the malloc of the file at `path`.
+pub fn malloc_in(path: &Path) -> AllocatorIdentity {
+    let name = path.to_string_lossy();
+    Files::default().malloc_in(&name, path.to_owned().into())
 }

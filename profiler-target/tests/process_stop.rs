@@ -66,6 +66,21 @@ fn a_target_in_a_job_control_stop_stays_in_it() {
 }
 
 #[test]
+fn a_tracer_is_named_without_what_could_drive_a_terminal() {
+    let program = child::compiled("traced");
+    let mut command = std::process::Command::new(program.path().join("traced"));
+    command.arg("\x1b[2J\nFORGED");
+    let child = Child::run(command).keep(program);
+    assert_eq!(child.first_line(), "ready");
+    let target = Target::open(child.pid()).expect("our own child");
+    let error = target
+        .stop_within(child::WAIT_LIMIT)
+        .expect_err("it is traced");
+    let said = error.to_string();
+    assert!(said.ends_with("(\\x1b[2J\\nFORGED)"), "{said:?}");
+}
+
+#[test]
 fn a_thread_that_cannot_stop_is_given_up_and_runs_on() {
     let mut child = Child::c("vfork");
     wait_for_state(child.pid(), 'D');

@@ -121,6 +121,37 @@ fn a_hostile_process_is_shown_harmlessly_by_every_command() {
 }
 
 #[test]
+fn a_hostile_tracer_is_named_harmlessly() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = compiled("traced");
+    let mut command = Command::new(program.path().join("traced"));
+    command.arg(HOSTILE);
+    let child = Child::run(command);
+    assert_eq!(child.first_line(), "ready");
+    let pid = child.pid().to_string();
+    let attach = ["attach", "--headless", "--duration", "300ms", "--pid", &pid];
+    for args in [
+        &["snapshot", "--pid", &pid][..],
+        &["snapshot", "--json", "--pid", &pid],
+        &["explain", "--no-predict", "--pid", &pid],
+        &["doctor", "--pid", &pid],
+        &attach,
+    ] {
+        let output = check(args, folder.path());
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        // Where the tracer is named, which JSON need not do, it is by its name.
+        assert!(
+            !said.contains("already traced") || said.contains("x1b[2J"),
+            "{args:?}: {said}"
+        );
+    }
+    let doctor = check(&["doctor", "--pid", &pid], folder.path());
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(said.contains("\\x1b[2J\\nFORGED"), "{said}");
+}
+
+#[test]
 fn a_hostile_command_is_recorded_and_replayed_harmlessly() {
     let folder = tempfile::tempdir().expect("a folder");
     drop(hostile(folder.path()));

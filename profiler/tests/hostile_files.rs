@@ -1,4 +1,5 @@
-//! Files that a target maps, made to cost whoever looks into them: no privilege needed.
+//! Files that a target maps, made to cost whoever looks into them: no privilege needed, but `attach` and
+//! `record --pid` look for the functions to probe only where probes are permitted.
 
 mod support;
 
@@ -19,6 +20,11 @@ const CLAIMED: u64 = 1 << 40;
 const PEAK_KIB: i64 = 256 << 10;
 /// It is done long before; without limits a terabyte is read.
 const LONG: Duration = Duration::from_secs(60);
+
+/// Names of one file that are mapped, and entries in a list of objects: as many as the kernel and fragscope
+/// permit, or nearly so.
+const MANY_FILES: usize = 20_000;
+const MANY_ENTRIES: usize = 16_000;
 
 /// An ELF file of `size` bytes whose tables each are as large as the file is, but for the page at its
 /// beginning.
@@ -103,21 +109,112 @@ fn a_sparse_elf_of_a_terabyte_costs_neither_memory_nor_time_and_is_said() {
     let child = Child::run(command);
     assert_eq!(child.first_line(), "ready");
     let pid = child.pid().to_string();
-    for args in [
-        &["snapshot", "--pid", &pid][..],
-        &["explain", "--pid", &pid],
-        &["doctor", "--pid", &pid],
-    ] {
-        let (code, out, errors, peak) = measured(args);
-        assert!(matches!(code, Some(0 | 1)), "{args:?} {code:?}: {errors}");
-        assert!(peak < PEAK_KIB, "{args:?} took {peak} KiB");
-        if args[0] == "snapshot" {
-            assert_eq!(code, Some(0), "{errors}");
+    for args in looks(&pid, folder.path()) {
+        let (out, ..) = bounded(&args);
+        if ["snapshot", "doctor"].contains(&args[0].as_str()) {
             let words = out.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(words.contains("huge.so (more than 128.0 MiB"), "{out}");
             assert!(words.contains("--file-limit"), "{out}");
         }
     }
+}
+
+/// Every way to look into a process.
+fn looks(pid: &str, folder: &Path) -> Vec<Vec<String>> {
+    let trace = folder.join("it.fragtrace").to_string_lossy().into_owned();
+    let all = [
+        &["snapshot", "--pid", pid][..],
+        &["explain", "--pid", pid, "--no-predict"],
+        &["doctor", "--pid", pid],
+        &["attach", "--headless", "--duration", "300ms", "--pid", pid],
+        &["record", "--duration", "300ms", "-o", &trace, "--pid", pid],
+    ];
+    let owned = |args: &&[&str]| args.iter().map(|&word| word.to_owned()).collect();
+    all.iter().map(owned).collect()
+}
+
+/// Output and errors of fragscope, which ends by itself without much memory.
+fn bounded(args: &[String]) -> (String, String) {
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let (code, out, errors, peak) = measured(&args);
+    let permitted = match args[0] {
+        "snapshot" => &[0][..],
+        "explain" | "doctor" => &[0, 1],
+        // Without privileges there are no probes.
+        _ => &[0, 1, 3, 4],
+    };
+    let is_permitted = code.is_some_and(|code| permitted.contains(&code));
+    assert!(is_permitted, "{args:?} {code:?}: {errors}");
+    assert!(peak < PEAK_KIB, "{args:?} took {peak} KiB");
+    (out, errors)
+}
+
+/// A process that maps a file by so many names as code, and whose list of loaded objects has so many entries
+/// that name these mappings.
+fn forged_chain(file: &Path, folder: &Path, links: usize, entries: usize) -> Child {
+    let program = compiled("forged_chain");
+    let mut command = Command::new(program.path().join("forged_chain"));
+    command.args([file, folder]);
+    command.args([links.to_string(), entries.to_string()]);
+    let child = Child::run(command);
+    assert_eq!(child.first_line(), "ready");
+    child.keep(program)
+}
+
+#[test]
+fn very_many_small_files_cost_no_time_and_the_rest_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("small");
+    sparse_elf(&file, 4096, 0);
+    let child = forged_chain(&file, folder.path(), MANY_FILES, MANY_ENTRIES);
+    for args in looks(&child.pid().to_string(), folder.path()) {
+        let (out, _) = bounded(&args);
+        if args[0] == "snapshot" {
+            let words = out.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(
+                words.contains("(no more than 4096 files are looked into)"),
+                "{out}"
+            );
+            assert!(words.contains("at least 4093 more"), "{out}");
+        }
+    }
+}
+
+#[test]
+fn a_large_file_that_the_list_of_objects_names_again_and_again_is_read_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Each of its tables is read, and all of them are below the limit.
+    let file = folder.path().join("large");
+    sparse_elf(&file, CLAIMED, 50 << 20);
+    let child = forged_chain(&file, folder.path(), 4, MANY_ENTRIES);
+    for args in looks(&child.pid().to_string(), folder.path()) {
+        bounded(&args);
+    }
+}
+
+#[test]
+fn code_that_the_target_has_written_to_is_compared_up_to_a_limit_and_that_is_said() {
+    // As it is in the file, so that no page is passed over.
+    let child = Child::python(
+        "
+import mmap, sys, tempfile
+size = 80 << 20
+file = tempfile.TemporaryFile()
+file.truncate(size)
+code = mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=7)
+for at in range(0, size, 4096):
+    code[at] = 0
+print('ready', flush=True)
+sys.stdin.readline()
+",
+    );
+    let (_, out, errors, _) = measured(&["doctor", "--pid", &child.pid().to_string()]);
+    let words = out.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words.contains("written to so much of its code"),
+        "{out}{errors}"
+    );
+    assert!(words.contains("were left out"), "{out}{errors}");
 }
 
 #[test]
@@ -140,6 +237,34 @@ fn a_core_that_claims_a_terabyte_costs_neither() {
         assert_eq!(code, Some(1), "{errors}");
         assert!(peak < PEAK_KIB, "took {peak} KiB: {errors}");
     }
+}
+
+#[test]
+fn a_core_whose_parts_all_name_the_same_notes_is_refused() {
+    /// Bytes of notes that are in the file once, all zero: each three words are a note.
+    const NOTES: u64 = 96 << 20;
+    const PARTS: u16 = 60_000;
+    let folder = tempfile::tempdir().expect("a folder");
+    let core = folder.path().join("core");
+    sparse_elf(&core, NOTES + (16 << 20), 0);
+    let mut part = [0u8; 56];
+    part[0] = 4; // PT_NOTE
+    part[8..16].copy_from_slice(&(8u64 << 20).to_le_bytes());
+    part[32..40].copy_from_slice(&NOTES.to_le_bytes());
+    let file = File::options().write(true).open(&core).expect("ours");
+    let parts = part.repeat(PARTS.into());
+    for (at, bytes) in [
+        (16, &4u16.to_le_bytes()[..]), // ET_CORE
+        (32, &4096u64.to_le_bytes()),
+        (56, &PARTS.to_le_bytes()),
+        (4096, &parts),
+    ] {
+        file.write_all_at(bytes, at).expect("written");
+    }
+    let name = core.to_string_lossy().into_owned();
+    let (code, _, errors, peak) = measured(&["snapshot", "--core", &name]);
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(peak < PEAK_KIB, "took {peak} KiB: {errors}");
 }
 
 #[test]

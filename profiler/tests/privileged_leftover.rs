@@ -22,8 +22,9 @@ use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use profiler_probe::leftover::{self, Found};
 use profiler_probe::plan::ProbePlan;
-use profiler_probe::{Budget, ProbeSession, leftover};
+use profiler_probe::{Budget, ProbeSession};
 use profiler_target::Target;
 use profiler_testing::child::Child;
 use support::command;
@@ -140,7 +141,7 @@ fn a_killed_guard_leaves_nothing(mut calls: Calls) {
     drop(session);
     assert!(calls.code() == before, "breakpoints are left");
     let target = Target::open(calls.pid()).expect("it runs");
-    assert_eq!(leftover::find(&target).expect("it runs"), []);
+    assert_eq!(leftover::find(&target).expect("it runs"), Found::default());
 }
 
 /// A thread of this process that keeps another from running, whatever wakes it, but not from being
@@ -288,16 +289,16 @@ fn a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays() {
     let mut calls = Calls::start();
     let before = calls.code();
     let target = Target::open(calls.pid()).expect("it runs");
-    assert_eq!(leftover::find(&target).expect("it runs"), []);
+    assert_eq!(leftover::find(&target).expect("it runs"), Found::default());
 
     // What a kernel leaves: the first byte of a function changed, and nobody to remove it.
     let session = calls.attach(Budget::Unlimited);
-    let armed = leftover::find(&target).expect("it runs");
+    let armed = leftover::find(&target).expect("it runs").breakpoints;
     assert!(!armed.is_empty());
     let left = leftover::repair(&target, &armed).expect("we are root");
     assert_eq!(left, armed, "what a session holds stays");
     drop(session);
-    assert_eq!(leftover::find(&target).expect("it runs"), []);
+    assert_eq!(leftover::find(&target).expect("it runs"), Found::default());
     let memory = fs::OpenOptions::new()
         .write(true)
         .open(format!("/proc/{}/mem", calls.pid()));
@@ -359,7 +360,7 @@ fn breakpoints_in_two_files_that_are_mapped_side_by_side_are_found_in_each() {
         memory.write_all_at(&[0xcc], at).expect("we are root");
     }
     let target = Target::open(child.pid()).expect("it runs");
-    let found = leftover::find(&target).expect("it runs");
+    let found = leftover::find(&target).expect("it runs").breakpoints;
     let names = found.iter().map(|one| {
         let name = one.mapped.rsplit('/').next().expect("a name");
         (name, one.offset, one.addr.get() - area)

@@ -1,27 +1,18 @@
 //! What the probes need of an ELF file: which functions it defines, and its machine code.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Read;
-use std::path::Path;
 
 use object::LittleEndian;
 use object::elf::{
     EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, PF_X, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL,
-    STT_FUNC, STT_GNU_IFUNC,
+    STT_FUNC, STT_GNU_IFUNC, Sym64,
 };
-use object::read::ReadRef;
-use object::read::elf::{FileHeader, ProgramHeader, Sym};
-use profiler_target::{Source, open_regular};
+use object::read::StringTable;
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
+use profiler_target::Source;
 
 use crate::plan::Function;
 use crate::sites::{Body, Code, Segment};
-
-/// Files up to here are read as a whole, larger ones in pieces.
-const WHOLE_BYTES: u64 = 16 << 20;
-/// More of a file is not read into memory.
-const MAX_READ_BYTES: u64 = 384 << 20;
-/// No object has more code than this.
-const MAX_CODE_BYTES: u64 = 256 << 20;
 
 /// Which symbol table to look at.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -52,50 +43,24 @@ pub(super) struct ElfObject {
     pub code: Code,
 }
 
-/// Why a file is of no use.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ElfError {
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    #[error("it is not a 64-bit x86 ELF file, or it is damaged")]
-    Format,
-    #[error("its tables of symbols or its code are larger than fragscope reads")]
-    TooLarge,
-}
+/// A file that is no 64-bit x86 ELF file, or is damaged.
+#[derive(Copy, Clone, Debug, thiserror::Error)]
+#[error("it is not a 64-bit x86 ELF file, or it is damaged")]
+pub(super) struct NotElf;
 
-impl From<object::read::Error> for ElfError {
+impl From<object::read::Error> for NotElf {
     fn from(_: object::read::Error) -> Self {
-        Self::Format
+        Self
     }
 }
 
-/// Reads those functions of the file at `path` from `table` that `keep` names; with its code when
-/// `malloc` is one of them.
+/// Reads those functions of a file from `table` that `keep` names; with its code when `malloc` is one of
+/// them.
 pub(super) fn read(
-    path: &Path,
+    data: &Source,
     table: Table,
     keep: fn(&str) -> bool,
-) -> Result<ElfObject, ElfError> {
-    let mut file = open_regular(path)?;
-    if file.metadata()?.len() > WHOLE_BYTES {
-        let source = Source::of(file, MAX_READ_BYTES)?;
-        let object = parse(&source, table, keep);
-        // A table that was read in part would hide the malloc that is in the rest.
-        return match source.is_exceeded() {
-            true => Err(ElfError::TooLarge),
-            false => object,
-        };
-    }
-    let mut bytes = Vec::new();
-    file.by_ref().take(WHOLE_BYTES).read_to_end(&mut bytes)?;
-    parse(bytes.as_slice(), table, keep)
-}
-
-fn parse<'data, R: ReadRef<'data>>(
-    data: R,
-    table: Table,
-    keep: fn(&str) -> bool,
-) -> Result<ElfObject, ElfError> {
+) -> Result<ElfObject, NotElf> {
     let endian = LittleEndian;
     let header = FileHeader64::<LittleEndian>::parse(data)?;
     let kind = header.e_type.get(endian);
@@ -103,17 +68,27 @@ fn parse<'data, R: ReadRef<'data>>(
         || header.e_machine.get(endian) != EM_X86_64
         || !(kind == ET_DYN || kind == ET_EXEC)
     {
-        return Err(ElfError::Format);
+        return Err(NotElf);
     }
-    let sections = header.sections(endian, data)?;
     let kind = match table {
         Table::Dynamic => SHT_DYNSYM,
         Table::Full => SHT_SYMTAB,
     };
-    let symbols = sections.symbols(endian, data, kind)?;
+    let sections = header.section_headers(endian, data)?;
+    let (symbols, names) = match sections.iter().find(|one| one.sh_type(endian) == kind) {
+        Some(table) => {
+            let names = sections.get(table.sh_link(endian) as usize).ok_or(NotElf)?;
+            // As a whole: read one by one, each name would be remembered by itself.
+            let names = names.data(endian, data)?;
+            (table.data_as_array(endian, data)?, names)
+        }
+        None => Default::default(),
+    };
+    let names = StringTable::new(names, 0, names.len() as u64);
+    let symbols: &[Sym64<LittleEndian>] = symbols;
     let mut functions = HashMap::new();
     let mut starts = HashSet::new();
-    for symbol in symbols.iter() {
+    for symbol in symbols {
         let indirect = symbol.st_type() == STT_GNU_IFUNC;
         if !(indirect || symbol.st_type() == STT_FUNC)
             || symbol.is_undefined(endian)
@@ -122,7 +97,7 @@ fn parse<'data, R: ReadRef<'data>>(
             continue;
         }
         starts.insert(symbol.st_value(endian));
-        let Ok(name) = symbol.name(endian, symbols.strings()) else {
+        let Ok(name) = symbol.name(endian, names) else {
             continue;
         };
         let Some(name) = std::str::from_utf8(name).ok().filter(|name| keep(name)) else {
@@ -141,16 +116,11 @@ fn parse<'data, R: ReadRef<'data>>(
             if segment.p_type(endian) != PT_LOAD || !segment.p_flags(endian).contains(PF_X) {
                 continue;
             }
-            if segment.p_filesz(endian) > MAX_CODE_BYTES {
-                return Err(ElfError::Format);
-            }
+            let (offset, size) = segment.file_range(endian);
             segments.push(Segment {
                 address: segment.p_vaddr(endian),
-                file_offset: segment.p_offset(endian),
-                bytes: segment
-                    .data(endian, data)
-                    .map_err(|()| ElfError::Format)?
-                    .to_vec(),
+                file_offset: offset,
+                bytes: data.piece(offset, size).ok_or(NotElf)?,
             });
         }
     }
@@ -163,6 +133,11 @@ fn parse<'data, R: ReadRef<'data>>(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::path::PathBuf;
+
+    use profiler_target::{FileError, Files};
+
     use super::*;
     use crate::sites::Symbols;
 
@@ -174,6 +149,13 @@ mod tests {
             .find(|path| path.contains("libc.") || path.contains("ld-musl"))
             .expect("a libc");
         std::fs::read(path).expect("the file")
+    }
+
+    /// A file with these bytes.
+    fn source(bytes: &[u8]) -> Source {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(bytes).expect("written");
+        Source::of(file, 128 << 20).expect("a handle")
     }
 
     #[test]
@@ -197,7 +179,7 @@ mod tests {
                 whole.len()
             };
             for table in [Table::Dynamic, Table::Full] {
-                if let Ok(object) = parse(&damaged[..end], table, |name| name == "malloc") {
+                if let Ok(object) = read(&source(&damaged[..end]), table, |name| name == "malloc") {
                     let malloc = object.functions.get("malloc");
                     if let Some(malloc) = malloc {
                         crate::sites::plan(
@@ -222,10 +204,23 @@ mod tests {
     #[test]
     fn what_is_no_elf_is_an_error() {
         for bytes in [&b""[..], b"\x7fELF", &[0; 4096]] {
-            assert!(parse(bytes, Table::Dynamic, |_| true).is_err());
+            assert!(read(&source(bytes), Table::Dynamic, |_| true).is_err());
         }
-        assert!(read(Path::new("/"), Table::Dynamic, |_| true).is_err());
-        assert!(read(Path::new("/nowhere/at/all"), Table::Dynamic, |_| true).is_err());
+    }
+
+    /// Reads the file at a path as that of a target is read.
+    fn read_at(path: PathBuf) -> Result<(), FileError> {
+        let read = |source: &Source| read(source, Table::Dynamic, |_| true).is_ok();
+        let found = Files::default().read("a file", path.into(), read)?;
+        assert!(!found);
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        for path in ["/", "/nowhere/at/all"] {
+            assert!(matches!(read_at(path.into()), Err(FileError::Io(_))));
+        }
     }
 
     #[test]
@@ -234,7 +229,7 @@ mod tests {
         let pipe = folder.path().join("libc.so.6");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
         assert!(made.expect("mkfifo").success());
-        let read = read(&pipe, Table::Dynamic, |_| true);
-        assert!(matches!(read, Err(ElfError::Io(_))), "{read:?}");
+        let read = read_at(pipe);
+        assert!(matches!(read, Err(FileError::Io(_))), "{read:?}");
     }
 }

@@ -4,6 +4,8 @@
 //! section, `DT_DEBUG` to `struct r_debug`, whose `r_map` heads the chain of `struct link_map`
 //! (glibc `elf/link.h`; musl `include/link.h` has the same public fields).
 
+use std::collections::HashSet;
+
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::{ReadError, TargetMemory};
 
@@ -75,8 +77,9 @@ impl Program {
         let debug = self.debug_pointer(memory)?;
         let mut at = word(memory, debug, 8)?;
         let mut chain: Vec<Loaded> = Vec::new();
+        let mut seen = HashSet::new();
         while at.get() != 0 {
-            if chain.len() >= MAX_OBJECTS {
+            if chain.len() >= MAX_OBJECTS || !seen.insert(at) {
                 return Err(ChainError::Damaged);
             }
             chain.push(Loaded {

@@ -7,12 +7,12 @@
 mod elf;
 mod link_map;
 
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
 
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::TargetMemory;
 use profiler_core::residency::{Mapping, MappingKind};
-use profiler_target::malloc_in;
+use profiler_target::{FileError, Process, Source, Target};
 
 use self::elf::{Definition, ElfObject, Table};
 use self::link_map::{ChainError, Program};
@@ -27,8 +27,8 @@ pub struct Inputs<'a, M> {
     pub auxv: &'a [u8],
     /// Its memory.
     pub memory: &'a M,
-    /// A path by which this process can open a file that the target maps, by the target's path.
-    pub host_path: &'a dyn Fn(&str) -> PathBuf,
+    /// Whose files they are.
+    pub target: &'a Target,
 }
 
 /// The object that serves malloc, with what is needed to place probes in it.
@@ -40,7 +40,7 @@ pub(super) struct Server {
     functions: ElfObjectFunctions,
 }
 
-type ElfObjectFunctions = std::collections::HashMap<String, Definition>;
+type ElfObjectFunctions = HashMap<String, Definition>;
 
 impl Server {
     /// The function of that name that the object defines.
@@ -56,9 +56,11 @@ pub(super) fn find<M: TargetMemory>(inputs: &Inputs<'_, M>) -> Result<Server, Pl
     match (program.map(|p| p.chain(inputs.memory)), own) {
         (Some(Ok(chain)), _) => serve_first(
             inputs,
-            chain
-                .iter()
-                .filter_map(|loaded| file_mapping_at(inputs.mappings, loaded.dynamic)),
+            each_once(
+                chain
+                    .iter()
+                    .filter_map(|loaded| file_mapping_at(inputs.mappings, loaded.dynamic)),
+            ),
         ),
         // Also the case of a loader that was started with the program as its argument; then the
         // program and its objects are found by address.
@@ -105,11 +107,23 @@ fn open<M>(
     mapping: &Mapping,
     table: Table,
 ) -> Result<ElfObject, PlanError> {
-    let host_path = (inputs.host_path)(path(mapping));
-    elf::read(&host_path, table, is_of_use).map_err(|error| PlanError::Unreadable {
+    let unreadable = |why| PlanError::Unreadable {
         path: path(mapping).to_string(),
-        why: error.to_string(),
-    })
+        why,
+    };
+    let target = inputs.target;
+    let read = move |source: &Source| elf::read(source, table, is_of_use);
+    let object = target
+        .files()
+        .read(path(mapping), target.file_of(mapping), read);
+    let object = object.map_err(|error| {
+        let flag = match error {
+            FileError::Limit(limit) if limit.is_of_bytes() => "; --file-limit reads more of each",
+            _ => "",
+        };
+        unreadable(format!("{error}{flag}"))
+    })?;
+    object.map_err(|error| unreadable(error.to_string()))
 }
 
 fn is_of_use(name: &str) -> bool {
@@ -121,11 +135,12 @@ fn defines_malloc(functions: &ElfObjectFunctions) -> bool {
 }
 
 fn server<M>(inputs: &Inputs<'_, M>, mapping: &Mapping, object: ElfObject) -> Server {
-    let host_path = (inputs.host_path)(path(mapping));
+    let target = inputs.target;
+    let file = target.file_of(mapping);
     Server {
         object: MallocObject {
-            identity: malloc_in(&host_path, path(mapping)),
-            host_path,
+            identity: target.files().malloc_in(path(mapping), file.clone()),
+            host_path: file.find(),
         },
         code: object.code,
         symbols: Symbols {
@@ -142,12 +157,8 @@ fn server<M>(inputs: &Inputs<'_, M>, mapping: &Mapping, object: ElfObject) -> Se
 /// Without the loader's list: the program, then the other files from high addresses to low, which
 /// is nearly the order in which loaders map them, and the loader itself last.
 fn by_address<'a>(mappings: &'a [Mapping], own: Option<&'a Mapping>) -> Vec<&'a Mapping> {
-    let mut files: Vec<&Mapping> = Vec::new();
-    for mapping in mappings.iter().filter(|m| m.execute) {
-        if !path(mapping).is_empty() && !files.iter().any(|f| path(f) == path(mapping)) {
-            files.push(mapping);
-        }
-    }
+    let code = mappings.iter().filter(|m| m.execute && !path(m).is_empty());
+    let mut files = each_once(code);
     files.reverse();
     let rank = |m: &&Mapping| {
         let name = path(m).rsplit('/').next().unwrap_or_default();
@@ -161,10 +172,17 @@ fn by_address<'a>(mappings: &'a [Mapping], own: Option<&'a Mapping>) -> Vec<&'a 
     files
 }
 
+/// The first of the mappings of each file.
+fn each_once<'m>(mappings: impl Iterator<Item = &'m Mapping>) -> Vec<&'m Mapping> {
+    let mut seen = HashSet::new();
+    mappings.filter(|m| seen.insert(path(m))).collect()
+}
+
+/// The mapping of a file at `addr`; `mappings` are ascending.
 fn file_mapping_at(mappings: &[Mapping], addr: RemoteAddr) -> Option<&Mapping> {
-    mappings
-        .iter()
-        .find(|m| m.range.contains(addr) && !path(m).is_empty())
+    let next = mappings.partition_point(|m| m.range.end() <= addr);
+    let found = mappings.get(next)?;
+    (found.range.contains(addr) && !path(found).is_empty()).then_some(found)
 }
 
 /// The path of a file mapping, empty for others.

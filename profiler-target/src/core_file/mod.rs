@@ -13,7 +13,7 @@ mod pages;
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -25,7 +25,7 @@ use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
 use profiler_core::threads::Thread;
 
-use super::elf::{Source, open_regular};
+use super::elf::{FilePath, Source, open_regular};
 use super::process::{Files, Process};
 use super::residency::USER_END;
 use error::check_kind;
@@ -174,8 +174,12 @@ impl Process for CoreFile {
         Vec::new()
     }
 
-    fn host_path(&self, mapped: &str) -> PathBuf {
-        self.mapped_files.path_of(mapped).unwrap_or_default()
+    fn file_of(&self, mapping: &Mapping) -> FilePath {
+        let path = match &mapping.kind {
+            MappingKind::File(mapped) => self.mapped_files.path_of(mapped),
+            _ => None,
+        };
+        path.unwrap_or_default().into()
     }
 
     fn files(&self) -> &Files {
@@ -237,11 +241,13 @@ fn headers(path: &Path, file: &File, len: u64) -> Result<(Vec<Segment>, Notes), 
         rest -= segment.filled;
     }
 
+    let of_notes = |h: &&ProgramHeader64<_>| h.p_type(LittleEndian) == elf::PT_NOTE;
+    let of_notes: Vec<_> = headers.iter().filter(of_notes).collect();
+    if overlap(&of_notes) {
+        return Err(damaged("notes"));
+    }
     let mut notes = Notes::default();
-    for header in headers {
-        if header.p_type(LittleEndian) != elf::PT_NOTE {
-            continue;
-        }
+    for header in of_notes {
         let found = header.notes(LittleEndian, cache);
         let Ok(Some(mut found)) = found else {
             return Err(damaged("notes"));
@@ -254,6 +260,15 @@ fn headers(path: &Path, file: &File, len: u64) -> Result<(Vec<Segment>, Notes), 
         return Err(damaged("notes"));
     }
     Ok((segments, notes))
+}
+
+/// Whether any bytes of the file are those of two of them: what is parsed for each would not be bounded by
+/// what is read.
+fn overlap(headers: &[&ProgramHeader64<LittleEndian>]) -> bool {
+    let mut ranges: Vec<_> = headers.iter().map(|h| h.file_range(LittleEndian)).collect();
+    ranges.sort_unstable();
+    let mut pairs = ranges.windows(2);
+    pairs.any(|pair| pair[0].0.saturating_add(pair[0].1) > pair[1].0)
 }
 
 /// A segment in user addresses, cut to pages and to the file.

@@ -3,10 +3,10 @@
 //! The files are the target's own and hostile: their headers are parsed by `object`, which checks,
 //! only what is needed is read, and of that no more than a limit.
 
+mod path;
 mod reader;
 mod source;
 
-use std::path::Path;
 use std::sync::LazyLock;
 
 use object::elf::{
@@ -18,9 +18,10 @@ use object::{LittleEndian, ReadRef};
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::{self, Allocator, Contents};
 
-pub(super) use self::reader::Reader;
+pub use self::path::FilePath;
 pub use self::reader::file_limit;
-pub use self::reader::{FILE_LIMIT, set_file_limit};
+pub use self::reader::{FILE_LIMIT, FileError, FileLimit, set_file_limit};
+pub(super) use self::reader::{MAX_FILES, Reader};
 pub use self::source::{Source, open_checked, open_regular};
 use super::jemalloc_options;
 
@@ -47,17 +48,14 @@ pub(super) struct ElfFile {
     first_addr: u64,
     bss_bytes: u64,
     has_interpreter: bool,
-    /// Whether there was more than may be read.
+    /// Whether there is more read-only data than is searched.
     is_cut: bool,
 }
 
 impl ElfFile {
-    /// Reads the file at `path` and at most `limit` bytes of it; gives the bytes read as well.
-    pub(super) fn read(path: &Path, limit: u64) -> Option<(Self, u64)> {
-        let source = Source::open(path, limit).ok()?;
-        let mut file = Headers::of(&source).map_or_else(Self::default, |headers| headers.file());
-        file.is_cut |= source.is_exceeded();
-        Some((file, source.spent()))
+    /// Reads it from `source`.
+    pub(super) fn read(source: &Source) -> Self {
+        Headers::of(source).map_or_else(Self::default, |headers| headers.file())
     }
 
     /// Its read-only data: `.rodata` where sections are named, else every segment that is not

@@ -1,17 +1,17 @@
 //! Looking into the target's files within limits of bytes and time.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Mutex;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use profiler_core::text::visible;
 use profiler_core::units;
 
-use super::ElfFile;
+use super::{ElfFile, FilePath, Source};
 
 /// What is read of one file unless the user says otherwise: tables of symbols and text to search.
 /// An unstripped Python needs 12 MiB.
@@ -22,6 +22,9 @@ const FILES: u64 = 32;
 const FILE_TIME: Duration = Duration::from_secs(10);
 /// All files together.
 const ALL_TIME: Duration = Duration::from_secs(30);
+/// So many files are looked into of one target, whatever their size: each costs a thread. A large Python
+/// service maps some hundreds.
+pub(crate) const MAX_FILES: usize = 4096;
 /// Files that are named of those that were not read.
 const NAMED: usize = 3;
 
@@ -42,12 +45,48 @@ pub fn file_limit() -> u64 {
 pub(crate) struct Reader {
     limit: u64,
     rest: Mutex<Rest>,
-    unread: Mutex<BTreeMap<String, String>>,
+    unread: Mutex<BTreeMap<String, FileLimit>>,
+}
+
+/// Why a mapped file was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It could not be opened, or is no regular file.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A limit was met.
+    #[error(transparent)]
+    Limit(#[from] FileLimit),
+}
+
+/// What keeps a mapped file from being read.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum FileLimit {
+    /// It is larger than this many bytes, or all of the files are.
+    #[error("more than {} would have to be read", units::bytes(*.0))]
+    Bytes(u64),
+    /// It was not read within this time.
+    #[error("not read within {0:.0?}")]
+    Time(Duration),
+    /// The others took the bytes or the time for all of them.
+    #[error("the files before it took all that may be spent")]
+    Spent,
+    /// There were so many before it.
+    #[error("no more than {0} files are looked into")]
+    Files(usize),
+}
+
+impl FileLimit {
+    /// Whether [`set_file_limit`] raises it.
+    pub fn is_of_bytes(self) -> bool {
+        matches!(self, Self::Bytes(_) | Self::Spent)
+    }
 }
 
 /// What may still be spent.
 #[derive(Debug)]
 struct Rest {
+    files: usize,
     bytes: u64,
     time: Duration,
 }
@@ -58,6 +97,7 @@ impl Default for Reader {
         Self {
             limit,
             rest: Mutex::new(Rest {
+                files: MAX_FILES,
                 bytes: limit.saturating_mul(FILES),
                 time: ALL_TIME,
             }),
@@ -68,49 +108,82 @@ impl Default for Reader {
 
 impl Reader {
     /// What the ELF file at `path` says of itself, which the target maps as `mapped`; `None` when it
-    /// is none or could not be read.
-    pub(crate) fn open(&self, mapped: &str, path: PathBuf) -> Option<ElfFile> {
+    /// is none or could not be read. One that was read in part gives what it has.
+    pub(crate) fn open(&self, mapped: &str, path: FilePath) -> Option<ElfFile> {
+        let (file, cut) = self.look(mapped, path, ElfFile::read).ok()?;
+        if file.is_cut && cut.is_none() {
+            self.note(mapped, FileLimit::Bytes(self.limit));
+        }
+        Some(file)
+    }
+
+    /// What `read` finds in the file at `path`, which the target maps as `mapped`. What the limits cut off
+    /// is an error here, because a table that was read in part hides what is in the rest.
+    pub(crate) fn read<T: Send + 'static>(
+        &self,
+        mapped: &str,
+        path: FilePath,
+        read: impl FnOnce(&Source) -> T + Send + 'static,
+    ) -> Result<T, FileError> {
+        match self.look(mapped, path, read)? {
+            (found, None) => Ok(found),
+            (_, Some(limit)) => Err(limit.into()),
+        }
+    }
+
+    /// What `read` finds, and what kept it from reading more.
+    fn look<T: Send + 'static>(
+        &self,
+        mapped: &str,
+        path: FilePath,
+        read: impl FnOnce(&Source) -> T + Send + 'static,
+    ) -> Result<(T, Option<FileLimit>), FileError> {
+        let limited = |limit| {
+            self.note(mapped, limit);
+            limit
+        };
         // One file at a time: what it may take is known when its turn comes.
-        let mut rest = self.rest.lock().ok()?;
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        if rest.files == 0 {
+            return Err(limited(FileLimit::Files(MAX_FILES)).into());
+        }
         let bytes = self.limit.min(rest.bytes);
         let time = FILE_TIME.min(rest.time);
         if bytes == 0 || time.is_zero() {
-            self.note(mapped, "the files before it took all that may be spent");
-            return None;
+            return Err(limited(FileLimit::Spent).into());
         }
+        rest.files -= 1;
         let began = Instant::now();
         // A thread of its own, because a file system that does not answer cannot be interrupted.
         let (answer, answered) = sync_channel(1);
-        let read = thread::Builder::new().name("file".into()).spawn(move || {
+        thread::Builder::new().name("file".into()).spawn(move || {
+            let found = Source::open(&path.find(), bytes).map(|source| {
+                let found = read(&source);
+                (found, source.spent(), source.is_exceeded())
+            });
             // Nobody waits for it any more when it took too long.
-            let _ = answer.send(ElfFile::read(&path, bytes));
-        });
-        read.ok()?;
+            let _ = answer.send(found);
+        })?;
         let found = answered.recv_timeout(time);
         rest.time = rest.time.saturating_sub(began.elapsed());
         match found {
             Ok(found) => {
-                let (file, spent) = found?;
+                let (found, spent, is_cut) = found?;
                 rest.bytes = rest.bytes.saturating_sub(spent);
-                if file.is_cut {
-                    let limit = units::bytes(bytes);
-                    self.note(mapped, &format!("more than {limit} would have to be read"));
-                }
-                Some(file)
+                Ok((found, is_cut.then(|| limited(FileLimit::Bytes(bytes)))))
             }
-            Err(RecvTimeoutError::Timeout) => {
-                self.note(mapped, &format!("not read within {time:.0?}"));
-                None
+            Err(RecvTimeoutError::Timeout) => Err(limited(FileLimit::Time(time)).into()),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(io::Error::other("its reader failed").into())
             }
-            Err(RecvTimeoutError::Disconnected) => None,
         }
     }
 
-    fn note(&self, mapped: &str, why: &str) {
-        if let Ok(mut unread) = self.unread.lock() {
-            unread
-                .entry(mapped.to_owned())
-                .or_insert_with(|| why.to_owned());
+    fn note(&self, mapped: &str, limit: FileLimit) {
+        if let Ok(mut unread) = self.unread.lock()
+            && unread.len() < MAX_FILES
+        {
+            unread.entry(mapped.to_owned()).or_insert(limit);
         }
     }
 
@@ -123,14 +196,24 @@ impl Reader {
         let mut named: Vec<_> = unread
             .iter()
             .take(NAMED)
-            .map(|(path, why)| format!("{} ({why})", visible(path)))
+            .map(|(path, limit)| format!("{} ({limit})", visible(path)))
             .collect();
         if let Some(more) = unread.len().checked_sub(NAMED).filter(|more| *more > 0) {
-            named.push(format!("{more} more"));
+            // No more are counted than are read.
+            let at_least = if unread.len() == MAX_FILES {
+                "at least "
+            } else {
+                ""
+            };
+            named.push(format!("{at_least}{more} more"));
         }
+        let flag = match unread.values().any(|limit| limit.is_of_bytes()) {
+            true => "; --file-limit reads more of each",
+            false => "",
+        };
         Some(format!(
             "mapped files were not read completely, so an allocator or a Python in them may not \
-             be recognised: {}; --file-limit reads more of each",
+             be recognised: {}{flag}",
             named.join(", ")
         ))
     }

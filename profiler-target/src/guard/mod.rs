@@ -10,7 +10,10 @@
 //!
 //! A guard runs on in a copy of fragscope's memory, with one thread. It may allocate, because
 //! glibc's `fork` leaves its malloc usable in the child; it must not take any other lock that
-//! another thread of fragscope may have held at that moment.
+//! another thread of fragscope may have held at that moment. So it starts no threads (glibc's
+//! `pthread_create` takes the loader's lock of thread-local storage, which `fork` resets only since 2.42),
+//! and its panics run none of fragscope's hooks, which take locks of the terminal and of the standard
+//! streams.
 //!
 //! One that does not end when it should is woken, in case that somebody suspended it, and then killed,
 //! unless it says that it is [`Needed`].
@@ -24,10 +27,11 @@ use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -149,9 +153,11 @@ impl Guard {
             Some(&SigSet::all()),
             Some(&mut before),
         )?;
+        silence_panics();
         // SAFETY: the child has one thread, and does what the head of this file allows.
         let forked = unsafe { fork() };
         if let Ok(ForkResult::Child) = forked {
+            IS_GUARD.store(true, Ordering::SeqCst);
             // A panic must not go on into code that is not the child's.
             let _ = catch_unwind(AssertUnwindSafe(|| {
                 // While they were open here, their end would never come.
@@ -220,6 +226,32 @@ impl Guard {
         self.was_killed = !self.process.needed.get();
         self.process.kill()
     }
+}
+
+/// Whether this process is a guard.
+static IS_GUARD: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process is a guard, in which a panic hook must do nothing.
+fn is_guard() -> bool {
+    IS_GUARD.load(Ordering::SeqCst)
+}
+
+/// Keeps the hooks that are set by now from running in guards. The guard itself cannot replace them: that
+/// takes a lock, too, which a thread that panics holds.
+fn silence_panics() {
+    static DONE: Once = Once::new();
+    // Where this thread panics, hooks cannot be changed.
+    if thread::panicking() {
+        return;
+    }
+    DONE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |what| {
+            if !is_guard() {
+                before(what);
+            }
+        }));
+    });
 }
 
 /// Ends a child that was just forked, holds nothing yet, and cannot be followed.
@@ -382,5 +414,24 @@ impl<T> Drop for Shared<T> {
         // SAFETY: the mapping made above, of which no reference is left.
         let unmapped = unsafe { munmap(self.0.cast(), size_of::<T>()) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_a_guard_waits_for_no_lock_of_another_thread() {
+        static LOCK: Mutex<()> = Mutex::new(());
+        // As a screen's hook takes that of the standard output.
+        panic::set_hook(Box::new(|_| drop(LOCK.lock())));
+        let held = LOCK.lock().expect("free");
+        let panics = |_: UnixStream, _: &Needed| panic!("on purpose");
+        let guard = Guard::start(c"test-guard", &[], panics).expect("a process");
+        let ended = guard.ends_within(Duration::from_secs(20));
+        drop(held);
+        let _default = panic::take_hook();
+        assert!(ended, "it waits");
     }
 }

@@ -202,16 +202,20 @@ fn serve(
         let longest = Duration::from_nanos(request.longest_ns);
         let limit = Duration::from_nanos(request.limit_ns).min(longest);
         let since = Instant::now();
+        let watch = Watch {
+            deadline: since + longest,
+            state_of_fragscope,
+        };
         progress.begin();
         deadline.set(longest + GRACE)?;
         let dir = match named(&request) {
             Ok(dir) => dir,
-            Err(error) => return answer(&mut channel, Err(error)).map(drop),
+            Err(error) => return answer(&mut channel, Err(error), &watch).map(drop),
         };
         let mut tracer = Tracer::new(Arc::new(dir), limit);
         let stopped = tracer.stop_all();
-        let asked_for = match answer(&mut channel, stopped) {
-            Ok(true) => hold(&mut channel, since + longest, state_of_fragscope, progress),
+        let asked_for = match answer(&mut channel, stopped, &watch) {
+            Ok(true) => hold(&mut channel, &watch, progress),
             // Threads that are about to stop are let go by the end of this process alone.
             refused => return refused.map(drop),
         };
@@ -244,7 +248,11 @@ fn named(request: &Request) -> Result<ProcDir, StopError> {
 }
 
 /// Reports what came of the stop; whether the target stands still.
-fn answer(channel: &mut UnixStream, stopped: Result<Vec<Thread>, StopError>) -> io::Result<bool> {
+fn answer(
+    channel: &mut UnixStream,
+    stopped: Result<Vec<Thread>, StopError>,
+    watch: &Watch<'_>,
+) -> io::Result<bool> {
     let mut answer = Answer::default();
     let mut held = Vec::new();
     match stopped {
@@ -276,35 +284,102 @@ fn answer(channel: &mut UnixStream, stopped: Result<Vec<Thread>, StopError>) -> 
         Err(StopError::GuardLost) => answer.outcome = outcome::FAILED,
     }
     answer.threads = held.len() as u64;
-    channel.write_all(answer.as_bytes())?;
-    channel.write_all(held.as_slice().as_bytes())?;
+    watch.write(channel, answer.as_bytes())?;
+    watch.write(channel, held.as_slice().as_bytes())?;
     Ok(answer.outcome == outcome::STOPPED)
 }
 
-/// Holds the target until fragscope asks for its release, is gone or suspended, or until `deadline`;
+/// Holds the target until fragscope asks for its release, is gone or suspended, or until the deadline;
 /// whether it was asked for.
-fn hold(
-    channel: &mut UnixStream,
+fn hold(channel: &mut UnixStream, watch: &Watch<'_>, progress: &Progress) -> bool {
+    match watch.wait(channel, PollFlags::POLLIN) {
+        // The end of the channel lets it run, too.
+        Ok(()) => channel.read_exact(&mut [0]).is_ok(),
+        Err(why) => {
+            progress.end_early(why);
+            false
+        }
+    }
+}
+
+/// What ends a stop although fragscope did not ask for it.
+struct Watch<'a> {
     deadline: Instant,
-    state_of_fragscope: &File,
-    progress: &Progress,
-) -> bool {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            progress.end_early(EndedEarly::Overdue);
-            return false;
+    state_of_fragscope: &'a File,
+}
+
+impl Watch<'_> {
+    /// Waits until `channel` is ready for this, or has ended; or why the stop is to end instead.
+    fn wait(&self, channel: &UnixStream, ready: PollFlags) -> Result<(), EndedEarly> {
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(EndedEarly::Overdue);
+            }
+            let wait = PollTimeout::try_from(left.min(POLL_INTERVAL)).unwrap_or(PollTimeout::ZERO);
+            match poll(&mut [PollFd::new(channel.as_fd(), ready)], wait) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                _ => return Ok(()),
+            }
+            if is_suspended(self.state_of_fragscope.as_raw_fd()) {
+                return Err(EndedEarly::Suspended);
+            }
         }
-        let wait = PollTimeout::try_from(left.min(POLL_INTERVAL)).unwrap_or(PollTimeout::ZERO);
-        let mut asked = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut asked, wait) {
-            Ok(0) | Err(Errno::EINTR) => {}
-            // The end of the channel lets it run, too.
-            _ => return channel.read_exact(&mut [0]).is_ok(),
+    }
+
+    /// Writes all of `bytes`: those of ten thousand threads are more than the channel holds, and a fragscope
+    /// that is suspended does not read them.
+    fn write(&self, channel: &mut UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+        channel.set_nonblocking(true)?;
+        while !bytes.is_empty() {
+            match channel.write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let ready = self.wait(channel, PollFlags::POLLOUT);
+                    // fragscope has no answer then, and stops the target anew when it runs again.
+                    ready.map_err(|_| io::ErrorKind::TimedOut)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
-        if is_suspended(state_of_fragscope.as_raw_fd()) {
-            progress.end_early(EndedEarly::Suspended);
-            return false;
-        }
+        channel.set_nonblocking(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[test]
+    fn a_list_of_threads_that_nobody_reads_is_given_up_when_fragscope_is_suspended() {
+        let mut other = Command::new("sleep").arg("1000").spawn().expect("a child");
+        let pid = Pid::from_raw(other.id().cast_signed());
+        let state = File::open(format!("/proc/{pid}/stat")).expect("it runs");
+        kill(pid, Signal::SIGSTOP).expect("our own child");
+        waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("it stops");
+        let (mut channel, _other_end) = UnixStream::pair().expect("a channel");
+        let watch = Watch {
+            deadline: Instant::now() + Duration::from_secs(600),
+            state_of_fragscope: &state,
+        };
+        let thread = Thread {
+            tid: 1,
+            stack_pointer: RemoteAddr::new(2),
+            program_counter: RemoteAddr::new(3),
+            thread_pointer: RemoteAddr::new(4),
+        };
+        let answered = answer(&mut channel, Ok(vec![thread; 100_000]), &watch);
+        other.kill().expect("ours");
+        other.wait().expect("it ends");
+        let error = answered.expect_err("nobody reads it");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(Instant::now() < watch.deadline);
     }
 }

@@ -19,6 +19,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use profiler_core::completeness::EndedEarly;
+use profiler_core::text::visible;
 use profiler_core::threads::Thread;
 use zerocopy::FromZeros;
 
@@ -406,7 +407,7 @@ pub(super) fn already_traced(thread: u64) -> StopError {
     let name = match comm.trim_end() {
         "" => String::new(),
         comm if comm.as_bytes() == GUARD_NAME.to_bytes() => OF_ANOTHER_SESSION.to_owned(),
-        comm => format!(" ({comm})"),
+        comm => format!(" ({})", visible(comm)),
     };
     StopError::AlreadyTraced { tracer, name }
 }

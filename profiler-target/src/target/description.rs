@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
 
 use super::Target;
+use crate::elf::FilePath;
 use crate::maps;
 use crate::proc_dir::field;
 use crate::process::{Files, Process};
@@ -26,30 +26,13 @@ impl Target {
         self.dir.path("root")
     }
 
-    /// The same of the file behind one mapping: others may map another file by the same path.
-    pub fn file_of(&self, mapping: Option<&Mapping>, mapped: &str) -> PathBuf {
-        let linked = mapping.map(|m| {
-            let (start, end) = (m.range.start().get(), m.range.end().get());
-            self.dir.path(&format!("map_files/{start:x}-{end:x}"))
-        });
-        // Whether the kernel follows it, without asking the file itself for anything.
-        let is_shown = |path: &PathBuf| {
-            let mut place = fs::OpenOptions::new();
-            place.read(true).custom_flags(libc::O_PATH);
-            place.open(path).is_ok()
-        };
-        linked
-            .filter(is_shown)
-            .unwrap_or_else(|| self.root().join(mapped.trim_start_matches('/')))
-    }
-
     /// Whether its program was linked statically: it has no C library of its own to look into.
     pub fn is_static(&self) -> bool {
         self.libc().is_none()
             && self
                 .files
                 .reader
-                .open("its program", self.dir.path("exe"))
+                .open("its program", self.dir.path("exe").into())
                 .is_some_and(|exe| !exe.has_interpreter())
     }
 
@@ -100,12 +83,14 @@ impl Process for Target {
 
     /// The very inode where the kernel shows it (the file may be deleted or replaced since), else the
     /// path through the target's root.
-    fn host_path(&self, mapped: &str) -> PathBuf {
-        let mappings = self.mappings().unwrap_or_default();
-        let mapping = mappings
-            .iter()
-            .find(|m| matches!(&m.kind, MappingKind::File(path) if path == mapped));
-        self.file_of(mapping, mapped)
+    fn file_of(&self, mapping: &Mapping) -> FilePath {
+        let (start, end) = (mapping.range.start().get(), mapping.range.end().get());
+        let linked = self.dir.path(&format!("map_files/{start:x}-{end:x}"));
+        let mapped = match &mapping.kind {
+            MappingKind::File(mapped) => mapped,
+            _ => "",
+        };
+        FilePath::linked(linked, self.root().join(mapped.trim_start_matches('/')))
     }
 
     fn is_program(&self, mapped: &str) -> bool {

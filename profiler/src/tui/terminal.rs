@@ -26,12 +26,15 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal over. A panic on any thread gives it back before it prints.
+    /// Takes the terminal over. A panic on any thread gives it back before it prints, but not one in a process
+    /// that was forked since: the terminal is not that one's, and nor are the locks for it.
     pub(super) fn enter() -> io::Result<Self> {
-        let before = std::panic::take_hook();
+        let (before, own) = (std::panic::take_hook(), std::process::id());
         std::panic::set_hook(Box::new(move |panic| {
-            restore();
-            before(panic);
+            if std::process::id() == own {
+                restore();
+                before(panic);
+            }
         }));
         read_without_waiting()?;
         enable_raw_mode()?;

@@ -114,6 +114,7 @@ const HELD: &[Held] = &[
         tests: &[
             "a_hostile_process_is_shown_harmlessly_by_every_command",
             "a_hostile_command_is_recorded_and_replayed_harmlessly",
+            "a_hostile_tracer_is_named_harmlessly",
             "errors_name_hostile_files_and_words_harmlessly",
         ],
     },
@@ -123,7 +124,11 @@ const HELD: &[Held] = &[
         binary: "hostile_files",
         tests: &[
             "a_sparse_elf_of_a_terabyte_costs_neither_memory_nor_time_and_is_said",
+            "very_many_small_files_cost_no_time_and_the_rest_is_named",
+            "a_large_file_that_the_list_of_objects_names_again_and_again_is_read_once",
+            "code_that_the_target_has_written_to_is_compared_up_to_a_limit_and_that_is_said",
             "a_core_that_claims_a_terabyte_costs_neither",
+            "a_core_whose_parts_all_name_the_same_notes_is_refused",
             "a_pipe_or_a_device_in_the_place_of_a_file_is_not_opened",
         ],
     },

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use profiler_core::text::visible;
-use profiler_probe::leftover::{self, Breakpoint};
+use profiler_core::units;
+use profiler_probe::leftover::{self, Breakpoint, Found};
 use profiler_target::{ErrorKind, Target};
 
 use super::{Check, Grade};
@@ -17,13 +18,14 @@ pub(super) fn check(target: &Target) -> Check {
         Ok(found) => found,
         Err(error) => return failed(&error.to_string()),
     };
-    if found.is_empty() {
-        return Check::ok(NAME, "none in its code");
+    if found.breakpoints.is_empty() {
+        return none(&found, "none in its code");
     }
     let found = format!(
         "{}: set by a tool that probes it now, or left by one that was killed (each costs a trap \
-         whenever it is reached)",
-        describe(&found)
+         whenever it is reached){}",
+        describe(&found.breakpoints),
+        left_out(&found)
     );
     let fix = format!("sudo fragscope doctor --pid {} --repair", target.pid());
     Check::bad(NAME, Grade::Limited, found, fix)
@@ -36,8 +38,10 @@ pub(super) fn repair(target: &Target) -> Check {
         return failed(&error.to_string());
     }
     let found = match leftover::find(target) {
-        Ok(found) if found.is_empty() => return Check::ok(NAME, "none in its code to remove"),
-        Ok(found) => found,
+        Ok(found) if found.breakpoints.is_empty() => {
+            return none(&found, "none in its code to remove");
+        }
+        Ok(found) => found.breakpoints,
         Err(error) => return failed(&error.to_string()),
     };
     match leftover::repair(target, &found) {
@@ -61,6 +65,31 @@ pub(super) fn repair(target: &Target) -> Check {
                 _ => Check::bad(NAME, Grade::Limited, found, RUNS),
             }
         }
+    }
+}
+
+/// That none were found, in all of its code or in what was looked at.
+fn none(found: &Found, words: &str) -> Check {
+    if found.left_out_bytes == 0 {
+        return Check::ok(NAME, words);
+    }
+    Check::bad(
+        NAME,
+        Grade::Limited,
+        format!("{words}{}", left_out(found)),
+        "nothing, if the program changes its own code by itself",
+    )
+}
+
+/// How much of its code was not looked at, if any.
+fn left_out(found: &Found) -> String {
+    match found.left_out_bytes {
+        0 => String::new(),
+        bytes => format!(
+            ", as far as it was compared with the files: it has written to so much of its code that {} \
+             were left out",
+            units::bytes(bytes)
+        ),
     }
 }
 

@@ -47,7 +47,12 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
     };
     let allocator = allocator(described.malloc.as_deref());
     let breakpoints = breakpoints::check(&target);
-    vec![seen, libc(&target), allocator, python(&target), breakpoints]
+    let mut checks = vec![seen, libc(&target), allocator, python(&target), breakpoints];
+    checks.extend(target.unread_files().map(|what| {
+        let fix = "nothing, unless the C library, the allocator or the Python above is wrong";
+        Check::bad("mapped files", Grade::Limited, what, fix)
+    }));
+    checks
 }
 
 fn allocator(malloc: Option<&str>) -> Check {

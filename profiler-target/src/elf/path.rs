@@ -1,0 +1,44 @@
+//! Where a file that a target maps can be opened.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+/// Paths of ours to a mapped file. Which one leads to it is asked of the kernel only when it is opened,
+/// because that may take as long as the file's file system does.
+#[derive(Clone, Debug)]
+pub struct FilePath {
+    /// The kernel's link to the very file of one mapping, which may not be followed.
+    linked: Option<PathBuf>,
+    named: PathBuf,
+}
+
+impl FilePath {
+    /// By a link of the kernel's where that may be followed, else by name.
+    pub(crate) fn linked(linked: PathBuf, named: PathBuf) -> Self {
+        Self {
+            linked: Some(linked),
+            named,
+        }
+    }
+
+    /// The path by which it can be opened.
+    pub fn find(self) -> PathBuf {
+        // Whether the kernel follows it, without asking the file itself for anything.
+        let is_shown = |path: &PathBuf| {
+            let mut place = OpenOptions::new();
+            place.read(true).custom_flags(libc::O_PATH);
+            place.open(path).is_ok()
+        };
+        self.linked.filter(is_shown).unwrap_or(self.named)
+    }
+}
+
+impl From<PathBuf> for FilePath {
+    fn from(named: PathBuf) -> Self {
+        Self {
+            linked: None,
+            named,
+        }
+    }
+}
