@@ -12,7 +12,7 @@ use crossterm::terminal::{
 };
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{dup2_stdin, getpgid, getpgrp, getppid, getsid};
+use nix::unistd::{dup2_stdin, getpgid, getpgrp, getpid, getppid, getsid};
 use ratatui::backend::CrosstermBackend;
 use ratatui::{Frame, Terminal};
 use signal_hook::consts::SIGTSTP;
@@ -29,9 +29,9 @@ impl Screen {
     /// Takes the terminal over. A panic on any thread gives it back before it prints, but not one in a process
     /// that was forked since: the terminal is not that one's, and nor are the locks for it.
     pub(super) fn enter() -> io::Result<Self> {
-        let (before, own) = (std::panic::take_hook(), std::process::id());
+        let (before, own) = (std::panic::take_hook(), getpid());
         std::panic::set_hook(Box::new(move |panic| {
-            if std::process::id() == own {
+            if getpid() == own {
                 restore();
                 before(panic);
             }
