@@ -393,3 +393,18 @@ fn pinned(link: Held, pins: &mut Option<Pins>) -> Held {
 fn invalid() -> ProgramError {
     ProgramError::IOError(io::ErrorKind::InvalidInput.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_closed_for_this_process_by_others() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let second = writer.try_clone().expect("a descriptor");
+        let links = [writer, second].map(|link| Held::Multi(link.into()));
+        remove(links.into(), None);
+        // Its end comes when nobody has it open.
+        assert_eq!(reader.read(&mut [0]).expect("a pipe"), 0);
+    }
+}

@@ -7,7 +7,7 @@
 mod elf;
 mod link_map;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::TargetMemory;
@@ -57,6 +57,7 @@ pub(super) fn find<M: TargetMemory>(inputs: &Inputs<'_, M>) -> Result<Server, Pl
         (Some(Ok(chain)), _) => serve_first(
             inputs,
             each_once(
+                inputs.mappings,
                 chain
                     .iter()
                     .filter_map(|loaded| file_mapping_at(inputs.mappings, loaded.dynamic)),
@@ -158,7 +159,7 @@ fn server<M>(inputs: &Inputs<'_, M>, mapping: &Mapping, object: ElfObject) -> Se
 /// is nearly the order in which loaders map them, and the loader itself last.
 fn by_address<'a>(mappings: &'a [Mapping], own: Option<&'a Mapping>) -> Vec<&'a Mapping> {
     let code = mappings.iter().filter(|m| m.execute && !path(m).is_empty());
-    let mut files = each_once(code);
+    let mut files = each_once(mappings, code);
     files.reverse();
     let rank = |m: &&Mapping| {
         let name = path(m).rsplit('/').next().unwrap_or_default();
@@ -172,10 +173,17 @@ fn by_address<'a>(mappings: &'a [Mapping], own: Option<&'a Mapping>) -> Vec<&'a 
     files
 }
 
-/// The first of the mappings of each file.
-fn each_once<'m>(mappings: impl Iterator<Item = &'m Mapping>) -> Vec<&'m Mapping> {
-    let mut seen = HashSet::new();
-    mappings.filter(|m| seen.insert(path(m))).collect()
+/// The files of `of`, each once, by their first mappings: that of the head of a file stays as it is, while
+/// the loader changes others.
+fn each_once<'m>(
+    mappings: &'m [Mapping],
+    of: impl Iterator<Item = &'m Mapping>,
+) -> Vec<&'m Mapping> {
+    let mut firsts = HashMap::new();
+    for mapping in mappings {
+        firsts.entry(path(mapping)).or_insert(mapping);
+    }
+    of.filter_map(|m| firsts.remove(path(m))).collect()
 }
 
 /// The mapping of a file at `addr`; `mappings` are ascending.
