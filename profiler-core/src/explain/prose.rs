@@ -168,7 +168,7 @@ fn outlook(report: &FragReport) -> Option<String> {
             check.error() * 100.0
         ));
     }
-    let now = bytes(predictions.now()?);
+    let now = predictions.baseline(report.taken_at_ns)?;
     let best = predictions.best();
     let worth_it = best.filter(|(_, needs)| {
         worth(
@@ -178,7 +178,7 @@ fn outlook(report: &FragReport) -> Option<String> {
     });
     if let Some((best, needs)) = worth_it {
         return Some(format!(
-            "with {} malloc would need {}, now {now}",
+            "with {} malloc would need {}, {now}",
             best.title(),
             needs.band()
         ));
@@ -190,17 +190,17 @@ fn outlook(report: &FragReport) -> Option<String> {
     let mut unclear = unclear.filter(|(.., effect)| *effect == Effect::Unclear);
     if let Some((prediction, needs, _)) = unclear.find(|(p, ..)| p.remedies.is_some()) {
         let (title, band) = (prediction.title(), needs.band());
-        return Some(format!("{title} may help or not: {band}, now {now}"));
+        return Some(format!("{title} may help or not: {band}, {now}"));
     }
     let (jemalloc, needs, effect) = predictions.jemalloc()?;
     let title = jemalloc.title();
     Some(match effect {
-        Effect::Costs => format!("{title} would need more: {}, now {now}", needs.band()),
+        Effect::Costs => format!("{title} would need more: {}, {now}", needs.band()),
         Effect::NoLess => format!(
-            "{title} would need as much or more: {}, now {now}",
+            "{title} would need as much or more: {}, {now}",
             needs.band()
         ),
-        Effect::Unclear => format!("{title} may help or not: {}, now {now}", needs.band()),
+        Effect::Unclear => format!("{title} may help or not: {}, {now}", needs.band()),
         Effect::Same | Effect::Saves => "nothing that was played would save much".to_owned(),
     })
 }
@@ -216,11 +216,17 @@ fn about_predictions(report: &FragReport) -> String {
         };
     };
     let mut text = String::new();
+    let before = predictions.before(report.taken_at_ns);
+    let (walk, took) = match before {
+        None => ("that was walked".to_owned(), "takes"),
+        Some(before) => (format!("as it was walked {before} before"), "took"),
+    };
     if let Some(check) = predictions.self_check {
         text = format!(
-            "Played into its own allocator, the heap that was walked takes {}, and really takes {} \
-             ({:+.1} %)",
+            "Played into its own allocator, the heap {} takes {}, and really {} {} ({:+.1} %)",
+            walk,
             bytes(check.predicted_bytes),
+            took,
             bytes(check.measured_bytes),
             check.error() * 100.0
         );
@@ -240,7 +246,12 @@ fn about_predictions(report: &FragReport) -> String {
         }
     }
     if predictions.pending > 0 {
-        text += &format!("\n\n{} more are being played.", predictions.pending);
+        text += &match predictions.self_check {
+            None => "The heap is being played into allocators: what they would need is not known \
+                     yet."
+                .to_owned(),
+            Some(_) => format!("\n\n{} more are being played.", predictions.pending),
+        };
     }
     let failed = predictions.candidates.iter();
     let failed = failed.filter_map(|one| Some((&one.candidate, one.failure.as_ref()?)));

@@ -55,6 +55,11 @@ impl LiveSession {
         if let Some(predictor) = &mut predictor {
             predictor.offer(&sample);
         }
+        let report = FragReport::from_sample(&sample);
+        let report = match &predictor {
+            Some(predictor) => predictor.apply(report),
+            None => report,
+        };
         let mut session = Self {
             sampler,
             sampling,
@@ -65,7 +70,7 @@ impl LiveSession {
             recorder,
             history: History::default(),
             over_time: OverTime::default(),
-            report: Arc::new(FragReport::from_sample(&sample)),
+            report: Arc::new(report),
             ended: None,
             trouble: None,
         };

@@ -262,8 +262,12 @@ fn predictions(text: &mut Text, report: &FragReport) {
     };
     text.title("PREDICTED");
     if let Some(check) = &predictions.self_check {
+        let (when, walk) = match predictions.before(report.taken_at_ns) {
+            None => ("now", "the walk".to_owned()),
+            Some(before) => ("then", format!("the walk {before} before")),
+        };
         text.line(&format!(
-            "  malloc now {}; the walk, played into its own allocator: {} ({:+.1} %)",
+            "  malloc {when} {}; {walk}, played into its own allocator: {} ({:+.1} %)",
             bytes(check.measured_bytes),
             bytes(check.predicted_bytes),
             check.error() * 100.0
