@@ -115,6 +115,9 @@ impl LiveSession {
     }
 
     fn observe(&mut self, walking: bool) -> io::Result<()> {
+        let count = self.sampler.target().quick_count()?;
+        self.schedule
+            .rss_changed(self.report.kernel.rss_bytes, count.rss_bytes);
         if walking && self.schedule.due(Instant::now()) {
             let sample = walk(&self.sampler, self.sampling, &mut self.schedule)?;
             // A target that died or executed another program meanwhile yields an empty or foreign
@@ -133,7 +136,6 @@ impl LiveSession {
                 self.recorder.walk(&sample, &self.view());
             }
         } else {
-            let count = self.sampler.target().quick_count()?;
             // Another program's memory is no point of this curve.
             if count.rss_bytes > 0 && self.sampler.target().state() == TargetState::Same {
                 self.note_point(count.rss_bytes, count.swap_bytes);
