@@ -47,6 +47,8 @@ pub enum LedgerClass {
     Stacks,
     /// Files: code, libraries, page cache mapped.
     File,
+    /// Memory that processes may share: shared anonymous, System V, memfd, files of a tmpfs.
+    SharedMemory,
     /// Anonymous memory that no walked allocator claims.
     OtherAnonymous,
     /// What nothing above explains.
@@ -55,7 +57,7 @@ pub enum LedgerClass {
 
 impl LedgerClass {
     /// All classes in the order they are shown.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Live,
         Self::InternalSlop,
         Self::Cached,
@@ -70,6 +72,7 @@ impl LedgerClass {
         Self::PrivateHeap,
         Self::Stacks,
         Self::File,
+        Self::SharedMemory,
         Self::OtherAnonymous,
         Self::Unknown,
     ];
@@ -91,6 +94,7 @@ impl LedgerClass {
             Self::PrivateHeap => "private_heap",
             Self::Stacks => "stacks",
             Self::File => "file",
+            Self::SharedMemory => "shared_memory",
             Self::OtherAnonymous => "other_anonymous",
             Self::Unknown => "unknown",
         }
@@ -115,6 +119,7 @@ impl LedgerClass {
             Self::PrivateHeap => "heaps that a library has for itself, live and free",
             Self::Stacks => "thread stacks",
             Self::File => "code, libraries and other mapped files",
+            Self::SharedMemory => "shared memory: anonymous, System V, memfd, files in /dev/shm",
             Self::OtherAnonymous => "anonymous memory that no walked allocator claims",
             Self::Unknown => "bytes that belong to none of the classes above",
         }
@@ -494,7 +499,7 @@ pub struct FragReport {
     pub kernel: KernelCount,
     /// What it still shares with the process that it was forked from, where that is known.
     pub fork: Option<ForkSharing>,
-    /// Resident and swapped bytes by class, in the order of [`LedgerClass::ALL`], all 16 rows.
+    /// Resident and swapped bytes by class, in the order of [`LedgerClass::ALL`], all 17 rows.
     pub ledger: Vec<LedgerRow>,
     /// Each walked heap.
     pub heaps: Vec<HeapReport>,

@@ -39,6 +39,7 @@ fn mapping(start: u64, pages: u64, kind: MappingKind) -> Mapping {
         write: true,
         execute: false,
         shared: false,
+        is_tmpfs: false,
         offset: 0,
         inode: 0,
     }

@@ -63,12 +63,13 @@ pub(crate) fn explanation(report: &FragReport) -> String {
     let rss = report.kernel.rss_bytes;
     if report.heaps.is_empty() || report.malloc_not_walked().is_some() {
         let mut text = format!(
-            "Of {} {}, {} are mapped files and {} anonymous memory that no walked allocator \
-             claims. Malloc's structures could not be read, so nothing can be said of \
+            "Of {} {}, {} are mapped files, {} shared memory, and {} anonymous memory that no walked \
+             allocator claims. Malloc's structures could not be read, so nothing can be said of \
              fragmentation, nor of what jemalloc would do.",
             bytes(rss),
             place(report),
             percent(resident(report, LedgerClass::File), rss),
+            percent(resident(report, LedgerClass::SharedMemory), rss),
             percent(resident(report, LedgerClass::OtherAnonymous), rss),
         );
         findings(&mut text, report);

@@ -338,11 +338,13 @@ fn not_the_heap(report: &FragReport) -> Option<Finding> {
     (outside > rss / 2).then(|| Finding {
         mechanism: Mechanism::NotTheHeap,
         claim: format!(
-            "{} ({} of {}) are not in a walked heap: files {}, other anonymous memory {}.",
+            "{} ({} of {}) are not in a walked heap: files {}, shared memory {}, other anonymous memory \
+             {}.",
             bytes(outside),
             percent(outside, rss),
             report.kernel.name(),
             bytes(resident(report, LedgerClass::File)),
+            bytes(resident(report, LedgerClass::SharedMemory)),
             bytes(resident(report, LedgerClass::OtherAnonymous)),
         ),
         bytes: Some(outside),

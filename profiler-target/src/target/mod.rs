@@ -16,6 +16,7 @@ use super::proc_dir::{Gone, ProcDir};
 use super::process::Files;
 use super::residency::PageSource;
 use super::stop::StopGuards;
+use super::tmpfs::Devices;
 
 /// A live process. It is held by a pidfd and an open `/proc` directory, so that a
 /// recycled pid is never read.
@@ -27,6 +28,7 @@ pub struct Target {
     pages: PageSource,
     stop_guards: Arc<StopGuards>,
     files: Files,
+    devices: Devices,
 }
 
 /// Whether the target is still what it was when it was opened.
@@ -73,6 +75,7 @@ impl Target {
             pages: PageSource::of_this_kernel(),
             stop_guards: StopGuards::shared(),
             files: Files::default(),
+            devices: Devices::default(),
         })
     }
 
