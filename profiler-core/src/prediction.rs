@@ -51,7 +51,8 @@ pub struct Prediction {
     /// The shared object that was played and that the line preloads; `None` where it is the C
     /// library's own malloc.
     pub path: Option<String>,
-    /// Whether fragscope had to bring the object, because this host has none.
+    /// Whether the loader of the process would not find it, so that it must be installed first: fragscope
+    /// brought what was played, or it is this host's and the process runs in a container without it.
     pub is_carried: bool,
     /// Variables to set.
     pub set: Vec<(String, String)>,
@@ -192,7 +193,7 @@ impl Prediction {
         let how = parts.join(" ");
         Some(match self.is_carried {
             // The loader would ignore the line.
-            true => format!("not installed here; once it is: {how}"),
+            true => format!("not installed there; once it is: {how}"),
             false => how,
         })
     }

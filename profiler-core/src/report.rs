@@ -379,8 +379,16 @@ pub enum Mechanism {
     SparsePools,
     /// The mmap threshold has grown, so large blocks lie in the heap.
     DynamicMmapThreshold,
+    /// The trim threshold has grown, so the ends of arenas stay.
+    KeptTop,
+    /// Whole free pages that no trim returns.
+    StuckPages,
+    /// Pages that were given back and count until the kernel needs memory (`MADV_FREE`).
+    LazilyFreed,
     /// Free memory in the heap that a library has for itself.
     PrivateHeap,
+    /// Free memory that stays resident for no reason that is known.
+    Unexplained,
     /// Most of the resident memory is live: no allocator changes that.
     MostlyLive,
     /// Most of the resident memory is not malloc's at all.
@@ -391,12 +399,13 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// Those whose remedies are played.
-    pub const PREDICTED: [Self; 5] = [
+    pub const PREDICTED: [Self; 6] = [
         Self::DynamicMmapThreshold,
         Self::ArenaSprawl,
         Self::Caches,
         Self::PinnedPages,
         Self::Untrimmed,
+        Self::KeptTop,
     ];
 
     /// The name in JSON.
@@ -409,7 +418,11 @@ impl Mechanism {
             Self::ArenaSprawl => "arena_sprawl",
             Self::SparsePools => "sparse_pools",
             Self::DynamicMmapThreshold => "dynamic_mmap_threshold",
+            Self::KeptTop => "kept_top",
+            Self::StuckPages => "stuck_pages",
+            Self::LazilyFreed => "lazily_freed",
             Self::PrivateHeap => "private_heap",
+            Self::Unexplained => "unexplained",
             Self::MostlyLive => "mostly_live",
             Self::NotTheHeap => "not_the_heap",
             Self::NotSure => "not_sure",

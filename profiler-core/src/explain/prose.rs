@@ -6,21 +6,11 @@ use crate::prediction::Effect;
 use crate::report::{FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
 
-/// From this share of RSS on, fragmentation is not passed over.
-const UNEXPLAINED_SHARE: f64 = 0.2;
-
 /// One line for the top of the screen.
 pub(crate) fn verdict(report: &FragReport) -> String {
     let Some(first) = report.findings.first() else {
         let (free, rss) = (fragmentation(report), report.kernel.rss_bytes);
         let name = report.kernel.name();
-        if free as f64 > rss as f64 * UNEXPLAINED_SHARE {
-            return format!(
-                "{} ({} of {name}) are free but resident; the cause is not known.",
-                bytes(free),
-                percent(free, rss)
-            );
-        }
         let share = percent(free, rss);
         return format!("Nothing stands out: {share} of {name} are fragmentation.");
     };
@@ -32,9 +22,13 @@ pub(crate) fn verdict(report: &FragReport) -> String {
         Mechanism::ArenaSprawl => "thread arenas sit on free memory",
         Mechanism::SparsePools => "Python's own pools are sparse",
         Mechanism::DynamicMmapThreshold => "large blocks stay in the heap",
+        Mechanism::KeptTop => "the ends of arenas stay since the trim threshold has grown",
+        Mechanism::StuckPages => "whole pages are free, and nothing is known to return them",
+        Mechanism::LazilyFreed => "pages were given back, and count until the kernel needs memory",
         Mechanism::PrivateHeap => "a library keeps free memory in a heap of its own",
         Mechanism::MostlyLive => "the memory is in use",
         Mechanism::NotTheHeap => "the memory is not in the heap",
+        Mechanism::Unexplained => return first.claim.clone(),
         Mechanism::NotSure => return format!("No verdict: {}.", not_walked(report)),
     };
     let outlook = outlook(report).map_or_else(String::new, |outlook| format!("; {outlook}"));
@@ -237,14 +231,7 @@ fn about_predictions(report: &FragReport) -> String {
                      decide it.";
             return text;
         }
-        text += ". Played into others, it would need, once they have purged what was freed:";
-    }
-    for (prediction, needs, effect) in predictions.ranked() {
-        let (title, band) = (prediction.title(), needs.band());
-        text += &format!("\n\n{title}: {band}, {}", effect.words());
-        if let Some(how) = prediction.how().filter(|_| effect == Effect::Saves) {
-            text += &format!(" ({how})");
-        }
+        text += ". What others would need is of the time when they have purged what was freed.";
     }
     if predictions.pending > 0 {
         text += &match predictions.self_check {

@@ -58,7 +58,11 @@ impl<'a> Known<'a> {
         needs: Needs,
         effect: Effect,
     ) -> Option<Finding> {
-        let (title, band) = (remedy.title(), needs.band());
+        let (mut title, band) = (remedy.title(), needs.band());
+        // The line that was played stands beside what it promises.
+        if let Some(how) = remedy.how().filter(|_| effect == Effect::Saves) {
+            title += &format!(" ({how})");
+        }
         let (now, baseline) = (self.now, &self.baseline);
         let said = match effect {
             Effect::Saves => match &self.before {

@@ -16,6 +16,10 @@ const WORTH_SHARE: f64 = 0.05;
 const WORTH_BYTES: u64 = 4 << 20;
 /// glibc's mmap threshold before it adapts (`malloc/malloc.c`, `DEFAULT_MMAP_THRESHOLD_MIN`).
 const INITIAL_MMAP_THRESHOLD: u64 = 128 << 10;
+/// glibc's trim threshold before it adapts (`malloc/malloc.c`, `DEFAULT_TRIM_THRESHOLD`).
+const INITIAL_TRIM_THRESHOLD: u64 = 128 << 10;
+/// From this share of RSS on, fragmentation is not passed over.
+const UNEXPLAINED_SHARE: f64 = 0.2;
 
 /// Applies every rule to a report whose figures are complete; the most bytes first.
 pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
@@ -27,6 +31,9 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
         arena_sprawl,
         sparse_pools,
         dynamic_mmap_threshold,
+        kept_top,
+        stuck_pages,
+        lazily_freed,
         private_heap,
         mostly_live,
         not_the_heap,
@@ -38,6 +45,7 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
     }
     let findings: Vec<_> = rules.iter().filter_map(|rule| rule(report)).collect();
     let mut findings = super::proven::proven(report, findings);
+    findings.extend(unexplained(report, &findings));
     // What cannot be predicted may return all that it takes, or nothing.
     findings
         .sort_by_key(|finding| std::cmp::Reverse(finding.bytes.unwrap_or(finding.held_bytes / 2)));
@@ -298,6 +306,92 @@ fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
         remedy: Remedy::of(Mechanism::DynamicMmapThreshold, Some(Allocator::Glibc)),
         // Free chunks are exact, but a trim may return part of them too.
         confidence: sure(report).min(Confidence::Medium),
+    })
+}
+
+fn kept_top(report: &FragReport) -> Option<Finding> {
+    let threshold = setting(report, "trim_threshold")?;
+    let is_own = setting(report, "no_dyn_threshold") == Some(0);
+    let top = resident(report, LedgerClass::Top);
+    (is_own && threshold > INITIAL_TRIM_THRESHOLD && worth(report, top)).then(|| Finding {
+        mechanism: Mechanism::KeptTop,
+        claim: format!(
+            "The trim threshold has grown to {}, below which free() does not return the end of an arena: \
+             {} of these are resident.",
+            bytes(threshold),
+            bytes(top)
+        ),
+        bytes: Some(top),
+        held_bytes: top,
+        evidence: vec![
+            evidence("trim_threshold", threshold),
+            evidence("top_bytes", top),
+        ],
+        remedy: Remedy::of(Mechanism::KeptTop, Some(Allocator::Glibc)),
+        // An end may be above the threshold and stay for another reason.
+        confidence: sure(report).min(Confidence::Medium),
+    })
+}
+
+fn stuck_pages(report: &FragReport) -> Option<Finding> {
+    let stuck = report.amount(MetricId::StuckFreeBytes)?;
+    worth(report, stuck).then(|| Finding {
+        mechanism: Mechanism::StuckPages,
+        claim: format!(
+            "{} are whole free pages that {} would not return.",
+            bytes(stuck),
+            remedies::give_back(serving(report))
+        ),
+        bytes: None,
+        held_bytes: stuck,
+        evidence: vec![of_metric(report, MetricId::StuckFreeBytes)],
+        remedy: Remedy::of(Mechanism::StuckPages, serving(report)),
+        confidence: sure(report),
+    })
+}
+
+fn lazily_freed(report: &FragReport) -> Option<Finding> {
+    let lazy = report.kernel.lazy_free_bytes?;
+    worth(report, lazy).then(|| Finding {
+        mechanism: Mechanism::LazilyFreed,
+        claim: format!(
+            "{} were given back with MADV_FREE, and count as {} until the kernel needs memory.",
+            bytes(lazy),
+            report.kernel.name()
+        ),
+        bytes: Some(lazy),
+        held_bytes: lazy,
+        evidence: vec![evidence("lazy_free_bytes", lazy)],
+        remedy: Remedy::of(Mechanism::LazilyFreed, None),
+        confidence: Confidence::High,
+    })
+}
+
+/// Fragmentation that no other finding speaks of.
+fn unexplained(report: &FragReport, others: &[Finding]) -> Option<Finding> {
+    let free = report.amount(MetricId::FragmentationBytes)?;
+    let rss = report.kernel.rss_bytes;
+    let is_about_more = |finding: &Finding| {
+        matches!(
+            finding.mechanism,
+            Mechanism::MostlyLive | Mechanism::NotTheHeap | Mechanism::PrivateHeap
+        )
+    };
+    let is_unexplained = others.iter().all(is_about_more);
+    let is_much = free as f64 > rss as f64 * UNEXPLAINED_SHARE;
+    (is_unexplained && is_much).then(|| Finding {
+        mechanism: Mechanism::Unexplained,
+        claim: format!(
+            "{} ({} of {}) are free but resident; the cause is not known.",
+            bytes(free),
+            percent(free, rss),
+            report.kernel.name()
+        ),
+        bytes: None,
+        held_bytes: free,
+        evidence: vec![of_metric(report, MetricId::FragmentationBytes)],
+        remedy: Remedy::of(Mechanism::Unexplained, serving(report)),
+        confidence: Confidence::Low,
     })
 }
 

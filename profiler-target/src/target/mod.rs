@@ -8,6 +8,7 @@ mod stopping;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::memory::LiveMemory;
@@ -82,6 +83,14 @@ impl Target {
     /// Its number.
     pub fn pid(&self) -> i32 {
         self.dir.pid()
+    }
+
+    /// Its root directory, where that is another than ours (a container's): `None` where it is the same
+    /// or cannot be seen.
+    pub fn foreign_root(&self) -> Option<PathBuf> {
+        let path = self.dir.path("root");
+        let [own, its] = [fs::metadata("/").ok()?, fs::metadata(&path).ok()?];
+        ((own.dev(), own.ino()) != (its.dev(), its.ino())).then_some(path)
     }
 
     /// Whether it is still there and still the same program.

@@ -53,7 +53,7 @@ impl LiveSession {
     ) -> io::Result<Self> {
         let sample = walk(&sampler, sampling, &mut schedule)?;
         if let Some(predictor) = &mut predictor {
-            predictor.offer(&sample);
+            predictor.offer(&sample, sampler.target().foreign_root());
         }
         let report = FragReport::from_sample(&sample);
         let report = match &predictor {
@@ -128,7 +128,7 @@ impl LiveSession {
                 self.over_time.add(&report);
                 self.report = Arc::new(match &mut self.predictor {
                     Some(predictor) => {
-                        predictor.offer(&sample);
+                        predictor.offer(&sample, self.sampler.target().foreign_root());
                         predictor.apply(report)
                     }
                     None => report,

@@ -1,5 +1,6 @@
 //! Predictions for a session: at once for one walk, or beside a session that goes on.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -18,7 +19,12 @@ const CHANGED: f64 = 0.1;
 const PAUSE: u32 = 10;
 
 /// Predicts one walk, with progress on stderr, until it is done or interrupted.
-pub(crate) fn predict_now(sample: &Sample, interrupted: &Arc<AtomicBool>) -> Predictions {
+/// `root` is the root directory of the process where that is another than ours.
+pub(crate) fn predict_now(
+    sample: &Sample,
+    root: Option<&Path>,
+    interrupted: &Arc<AtomicBool>,
+) -> Predictions {
     let is_watched = say::is_watched();
     let show = |so_far: &Predictions| {
         if is_watched {
@@ -28,7 +34,7 @@ pub(crate) fn predict_now(sample: &Sample, interrupted: &Arc<AtomicBool>) -> Pre
     if is_watched {
         say::progress("predicting: playing the heap into its own allocator");
     }
-    let predictions = predict(sample, interrupted, &show);
+    let predictions = predict(sample, root, interrupted, &show);
     if is_watched {
         say::clear_progress();
     }
@@ -61,7 +67,7 @@ pub(crate) struct Predictor {
 impl Predictor {
     /// Begins to predict a walk, unless one is being predicted, or was not long ago, or the heap is much
     /// as it was.
-    pub(crate) fn offer(&mut self, sample: &Sample) {
+    pub(crate) fn offer(&mut self, sample: &Sample, root: Option<PathBuf>) {
         self.last_bytes = profiler_lab::seed::measured_bytes(sample).unwrap_or(0);
         self.last_walk_ns = sample.taken_at_ns;
         if !self.is_free() || self.began.is_some() && self.is_fresh() {
@@ -84,7 +90,7 @@ impl Predictor {
                 let put = |predictions: &Predictions| {
                     *lock(&latest) = Some(predictions.clone());
                 };
-                put(&predict(&sample, &cancelled, &put));
+                put(&predict(&sample, root.as_deref(), &cancelled, &put));
             });
         match spawned {
             Ok(thread) => self.running = Some(thread),
