@@ -192,8 +192,8 @@ impl Prediction {
         }
         let how = parts.join(" ");
         Some(match self.is_carried {
-            // The loader would ignore the line.
-            true => format!("not installed there; once it is: {how}"),
+            // Until then the loader ignores the line.
+            true => format!("to be installed first: {how}"),
             false => how,
         })
     }
@@ -281,11 +281,12 @@ impl Predictions {
         saving.min_by_key(|(_, needs)| needs.bytes)
     }
 
-    /// What the remedy of a mechanism would do: of several, the one that needs least.
+    /// What the remedy of a mechanism would do: of several, one that is sure to save, and then the one that
+    /// needs least.
     pub fn of(&self, mechanism: Mechanism) -> Option<(&Prediction, Needs, Effect)> {
         let all = self.effects();
         let own = all.filter(|(prediction, ..)| prediction.remedies == Some(mechanism));
-        own.min_by_key(|(_, needs, _)| needs.bytes)
+        own.min_by_key(|(_, needs, effect)| (*effect != Effect::Saves, needs.bytes))
     }
 
     /// What jemalloc would do that gives back what was freed.
@@ -324,6 +325,29 @@ mod tests {
         assert_eq!(needs(24, 26, 28).band(), "24.0 to 28.0 MiB");
         assert_eq!(needs(24, 24, 24).band(), "24.0 MiB");
         assert_eq!(needs(24, 24, 2048).band(), "24.0 MiB to 2.0 GiB");
+    }
+
+    #[test]
+    fn of_two_remedies_the_one_that_is_sure_to_save_is_taken() {
+        let candidate = |name: &str, needs| Prediction {
+            candidate: name.into(),
+            remedies: Some(Mechanism::ArenaSprawl),
+            needs: Some(needs),
+            ..Prediction::default()
+        };
+        let predictions = Predictions {
+            self_check: Some(SelfCheck {
+                measured_bytes: 194 * MIB,
+                predicted_bytes: 194 * MIB,
+            }),
+            candidates: vec![
+                candidate("arena_max=1", needs(17, 58, 195)),
+                candidate("arena_max=2", needs(33, 70, 147)),
+            ],
+            ..Predictions::default()
+        };
+        let (taken, ..) = predictions.of(Mechanism::ArenaSprawl).expect("played");
+        assert_eq!(taken.candidate, "arena_max=2");
     }
 
     #[test]

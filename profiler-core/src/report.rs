@@ -383,6 +383,8 @@ pub enum Mechanism {
     KeptTop,
     /// Whole free pages that no trim returns.
     StuckPages,
+    /// Huge pages beneath the heap: resident whole, however little of them was written.
+    HugePages,
     /// Pages that were given back and count until the kernel needs memory (`MADV_FREE`).
     LazilyFreed,
     /// Free memory in the heap that a library has for itself.
@@ -420,6 +422,7 @@ impl Mechanism {
             Self::DynamicMmapThreshold => "dynamic_mmap_threshold",
             Self::KeptTop => "kept_top",
             Self::StuckPages => "stuck_pages",
+            Self::HugePages => "huge_pages",
             Self::LazilyFreed => "lazily_freed",
             Self::PrivateHeap => "private_heap",
             Self::Unexplained => "unexplained",

@@ -24,6 +24,7 @@ pub(crate) fn verdict(report: &FragReport) -> String {
         Mechanism::DynamicMmapThreshold => "large blocks stay in the heap",
         Mechanism::KeptTop => "the ends of arenas stay since the trim threshold has grown",
         Mechanism::StuckPages => "whole pages are free, and nothing is known to return them",
+        Mechanism::HugePages => "huge pages are resident whole, written or not",
         Mechanism::LazilyFreed => "pages were given back, and count until the kernel needs memory",
         Mechanism::PrivateHeap => "a library keeps free memory in a heap of its own",
         Mechanism::MostlyLive => "the memory is in use",
@@ -241,20 +242,17 @@ fn about_predictions(report: &FragReport) -> String {
             Some(_) => format!("\n\n{} more are being played.", predictions.pending),
         };
     }
+    let mut paragraphs = vec![text];
     let failed = predictions.candidates.iter();
     let failed = failed.filter_map(|one| Some((&one.candidate, one.failure.as_ref()?)));
-    for (candidate, why) in failed {
-        text += &format!("\n\n{candidate}: not played, {why}");
-    }
+    paragraphs.extend(failed.map(|(name, why)| format!("{name}: not played, {why}")));
     if let Some(why) = &predictions.trouble {
-        if !text.is_empty() {
-            text += "\n\n";
-        }
         let nothing = predictions.candidates.is_empty();
-        text += if nothing { "Nothing" } else { "No more" };
-        text += &format!(" was predicted: {why}.");
+        let what = if nothing { "Nothing" } else { "No more" };
+        paragraphs.push(format!("{what} was predicted: {why}."));
     }
-    text
+    paragraphs.retain(|paragraph| !paragraph.is_empty());
+    paragraphs.join("\n\n")
 }
 
 fn resident(report: &FragReport, class: LedgerClass) -> u64 {

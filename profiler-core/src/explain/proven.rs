@@ -19,13 +19,22 @@ pub(super) fn proven(report: &FragReport, findings: Vec<Finding>) -> Vec<Finding
         .into_iter()
         .filter_map(|finding| match predictions.of(finding.mechanism) {
             Some((remedy, needs, effect)) => known.borne_out(finding, remedy, needs, effect),
-            None => Some(finding),
+            None => Some(not_proven(finding)),
         })
         .collect();
     let unseen = Mechanism::PREDICTED.into_iter();
     let unseen = unseen.filter(|mechanism| !found.contains(mechanism));
     all.extend(unseen.filter_map(|mechanism| only_predicted(report, &known, mechanism)));
     all
+}
+
+/// A finding of whose remedy nothing is known, not yet or not at all. Where remedies are played, it is not
+/// ranked as if its own returned everything.
+fn not_proven(mut finding: Finding) -> Finding {
+    if Mechanism::PREDICTED.contains(&finding.mechanism) {
+        finding.bytes = None;
+    }
+    finding
 }
 
 /// Predictions that can be believed.

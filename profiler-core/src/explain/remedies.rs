@@ -143,7 +143,7 @@ const REMEDIES: &[Row] = &[
         allocators: &[],
         remedy: Remedy {
             steps: &[RESTARTS],
-            prose: "Nothing returns them while those blocks live: restart the worker after a number of tasks, or shorten the \
+            prose: "No trim returns them while those blocks live: restart the worker after a number of tasks, or shorten the \
                 lives of the blocks that stay.",
         },
     },
@@ -281,8 +281,8 @@ const REMEDIES: &[Row] = &[
         mechanism: Mechanism::KeptTop,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
-            steps: &[TRIM, Step::Variable("MALLOC_TRIM_THRESHOLD_", "131072")],
-            prose: "malloc_trim(0) returns the main arena's. MALLOC_TRIM_THRESHOLD_=131072 has free() return \
+            steps: &[Step::Variable("MALLOC_TRIM_THRESHOLD_", "131072")],
+            prose: "MALLOC_TRIM_THRESHOLD_=131072 has free() return \
                 all that is more than 128 KiB; it also keeps the mmap threshold where that began, unless \
                 MALLOC_MMAP_THRESHOLD_ says otherwise.",
         },
@@ -293,6 +293,15 @@ const REMEDIES: &[Row] = &[
         remedy: Remedy {
             steps: &[RESTARTS],
             prose: "New blocks of the same sizes reuse them; to return them, restart the worker after a number of tasks.",
+        },
+    },
+    Row {
+        mechanism: Mechanism::HugePages,
+        allocators: &[],
+        remedy: Remedy {
+            steps: &[Step::Practice("run once with huge pages off")],
+            prose: "To see how much that is, run once with huge pages off and compare: NUMPY_MADVISE_HUGEPAGE=0 \
+                for NumPy's arrays, /sys/kernel/mm/transparent_hugepage/enabled for the whole host.",
         },
     },
     Row {

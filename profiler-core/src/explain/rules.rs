@@ -18,6 +18,8 @@ const WORTH_BYTES: u64 = 4 << 20;
 const INITIAL_MMAP_THRESHOLD: u64 = 128 << 10;
 /// glibc's trim threshold before it adapts (`malloc/malloc.c`, `DEFAULT_TRIM_THRESHOLD`).
 const INITIAL_TRIM_THRESHOLD: u64 = 128 << 10;
+/// From this share of RSS on, huge pages are worth a finding.
+const HUGE_SHARE: f64 = 0.5;
 /// From this share of RSS on, fragmentation is not passed over.
 const UNEXPLAINED_SHARE: f64 = 0.2;
 
@@ -33,6 +35,7 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
         dynamic_mmap_threshold,
         kept_top,
         stuck_pages,
+        huge_pages,
         lazily_freed,
         private_heap,
         mostly_live,
@@ -350,6 +353,24 @@ fn stuck_pages(report: &FragReport) -> Option<Finding> {
     })
 }
 
+fn huge_pages(report: &FragReport) -> Option<Finding> {
+    let huge = report.amount(MetricId::HugeBackedBytes)?;
+    let is_much = huge as f64 > report.kernel.rss_bytes as f64 * HUGE_SHARE;
+    (is_much && worth(report, huge)).then(|| Finding {
+        mechanism: Mechanism::HugePages,
+        claim: format!(
+            "{} of the heap are in transparent huge pages, each of which is resident whole once a byte of it \
+             was written: how much of that the program never wrote cannot be seen.",
+            bytes(huge)
+        ),
+        bytes: None,
+        held_bytes: huge,
+        evidence: vec![of_metric(report, MetricId::HugeBackedBytes)],
+        remedy: Remedy::of(Mechanism::HugePages, serving(report)),
+        confidence: Confidence::Low,
+    })
+}
+
 fn lazily_freed(report: &FragReport) -> Option<Finding> {
     let lazy = report.kernel.lazy_free_bytes?;
     worth(report, lazy).then(|| Finding {
@@ -374,7 +395,10 @@ fn unexplained(report: &FragReport, others: &[Finding]) -> Option<Finding> {
     let is_about_more = |finding: &Finding| {
         matches!(
             finding.mechanism,
-            Mechanism::MostlyLive | Mechanism::NotTheHeap | Mechanism::PrivateHeap
+            Mechanism::MostlyLive
+                | Mechanism::NotTheHeap
+                | Mechanism::PrivateHeap
+                | Mechanism::HugePages
         )
     };
     let is_unexplained = others.iter().all(is_about_more);

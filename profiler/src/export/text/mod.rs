@@ -4,7 +4,7 @@ mod heap;
 mod objects;
 
 use profiler_core::completeness::{Released, StandStill};
-use profiler_core::prediction::Effect;
+use profiler_core::prediction::{Effect, Predictions};
 use profiler_core::report::{FragReport, LedgerClass, LedgerRow};
 use profiler_core::sample::{PythonMalloc, Target};
 use profiler_core::text::visible;
@@ -264,11 +264,30 @@ fn findings(text: &mut Text, report: &FragReport) {
     text.blank();
 }
 
-/// What other allocators and settings would need, one a row, and how those that save are had.
+/// What was predicted, and what was not.
 fn predictions(text: &mut Text, report: &FragReport) {
     let Some(predictions) = &report.predictions else {
         return;
     };
+    table(text, report, predictions);
+    if predictions.pending > 0 {
+        text.line(&format!("  {} more are being played", predictions.pending));
+    }
+    for prediction in &predictions.candidates {
+        if let Some(why) = &prediction.failure {
+            text.line(&format!("  {:<30}not played: {why}", prediction.title()));
+        }
+    }
+    if let Some(why) = &predictions.trouble {
+        let nothing = predictions.candidates.is_empty();
+        let what = if nothing { "Nothing" } else { "No more" };
+        text.paragraph("  ", &format!("{what} was predicted: {why}."));
+    }
+    text.blank();
+}
+
+/// What other allocators and settings would need, one a row, and how those that save are had.
+fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
     let row = |name: &str, cells: [&str; 4], rest: &str| {
         let [low, middle, high, saves] = cells;
         format!("  {name:<30}{low:>11}{middle:>11}{high:>11}{saves:>12}  {rest}")
@@ -299,20 +318,6 @@ fn predictions(text: &mut Text, report: &FragReport) {
             text.paragraph("      ", &how);
         }
     }
-    if predictions.pending > 0 {
-        text.line(&format!("  {} more are being played", predictions.pending));
-    }
-    for prediction in &predictions.candidates {
-        if let Some(why) = &prediction.failure {
-            text.line(&format!("  {:<30}not played: {why}", prediction.title()));
-        }
-    }
-    if let Some(why) = &predictions.trouble {
-        let nothing = predictions.candidates.is_empty();
-        let what = if nothing { "Nothing" } else { "No more" };
-        text.paragraph("  ", &format!("{what} was predicted: {why}."));
-    }
-    text.blank();
 }
 
 fn activity(text: &mut Text, view: &View) {
