@@ -210,11 +210,11 @@ impl Allocator {
             None => Self::of_build(build)?,
         };
         let Some(root) = root else { return Ok(here) };
-        Ok(here.as_below(build, root))
+        Ok(here.listed_below(build, root))
     }
 
     /// The same, listed as a process with another root directory would load it.
-    fn as_below(self, build: &Build, root: &Path) -> Self {
+    fn listed_below(self, build: &Build, root: &Path) -> Self {
         let mut libraries = build.libraries.iter();
         let there = libraries.find_map(|file| loader::find_below(root, file));
         let is_same = there.as_ref().is_some_and(|path| {
