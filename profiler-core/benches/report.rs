@@ -32,6 +32,7 @@ fn sample() -> Sample {
         write: true,
         execute: false,
         shared: false,
+        is_tmpfs: false,
         offset: 0,
         inode: 0,
     }]);

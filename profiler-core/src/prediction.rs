@@ -4,7 +4,7 @@
 //! what follows from it.
 
 use crate::report::Mechanism;
-use crate::units::bytes;
+use crate::units::{bytes, nanoseconds};
 
 /// The replay of the heap as it is may differ from the walk by this share…
 const TRUSTED_SHARE: f64 = 0.05;
@@ -51,7 +51,8 @@ pub struct Prediction {
     /// The shared object that was played and that the line preloads; `None` where it is the C
     /// library's own malloc.
     pub path: Option<String>,
-    /// Whether fragscope had to bring the object, because this host has none.
+    /// Whether the loader of the process would not find it, so that it must be installed first: fragscope
+    /// brought what was played, or it is this host's and the process runs in a container without it.
     pub is_carried: bool,
     /// Variables to set.
     pub set: Vec<(String, String)>,
@@ -191,8 +192,8 @@ impl Prediction {
         }
         let how = parts.join(" ");
         Some(match self.is_carried {
-            // The loader would ignore the line.
-            true => format!("not installed here; once it is: {how}"),
+            // Until then the loader ignores the line.
+            true => format!("to be installed first: {how}"),
             false => how,
         })
     }
@@ -214,7 +215,42 @@ impl Predictions {
         }
     }
 
-    /// What malloc's heap takes now, where the heap as it is could be reproduced.
+    /// Those of a walk of which nothing is known yet, as it is being played.
+    pub fn under_way(walk_ns: u64) -> Self {
+        Self {
+            walk_ns,
+            // The heap as it is, at least.
+            pending: 1,
+            ..Self::default()
+        }
+    }
+
+    /// How long before the walk at `walked_at_ns` theirs was, in words; `None` where it is the same.
+    pub fn before(&self, walked_at_ns: u64) -> Option<String> {
+        let before = walked_at_ns.saturating_sub(self.walk_ns);
+        (before > 0).then(|| nanoseconds(before))
+    }
+
+    /// What malloc's heap took at their walk, in half a sentence that follows what it would need: by
+    /// which walk, where a report of the one at `walked_at_ns` speaks of it.
+    pub fn baseline(&self, walked_at_ns: u64) -> Option<String> {
+        let now = bytes(self.now()?);
+        Some(match self.before(walked_at_ns) {
+            None => format!("now {now}"),
+            Some(before) => format!("where malloc took {now} at the walk {before} before"),
+        })
+    }
+
+    /// All that is known, a phrase each: those first that need least.
+    pub fn phrases(&self) -> Vec<String> {
+        let phrase = |(prediction, needs, effect): (&Prediction, Needs, Effect)| {
+            let (title, band) = (prediction.title(), needs.band());
+            format!("{title} {band}, {}", effect.words())
+        };
+        self.ranked().into_iter().map(phrase).collect()
+    }
+
+    /// What malloc's heap took at their walk, where the heap as it was could be reproduced.
     pub fn now(&self) -> Option<u64> {
         let check = self.self_check.filter(SelfCheck::holds)?;
         Some(check.measured_bytes)
@@ -245,11 +281,12 @@ impl Predictions {
         saving.min_by_key(|(_, needs)| needs.bytes)
     }
 
-    /// What the remedy of a mechanism would do: of several, the one that needs least.
+    /// What the remedy of a mechanism would do: of several, one that is sure to save, and then the one that
+    /// needs least.
     pub fn of(&self, mechanism: Mechanism) -> Option<(&Prediction, Needs, Effect)> {
         let all = self.effects();
         let own = all.filter(|(prediction, ..)| prediction.remedies == Some(mechanism));
-        own.min_by_key(|(_, needs, _)| needs.bytes)
+        own.min_by_key(|(_, needs, effect)| (*effect != Effect::Saves, needs.bytes))
     }
 
     /// What jemalloc would do that gives back what was freed.
@@ -288,6 +325,47 @@ mod tests {
         assert_eq!(needs(24, 26, 28).band(), "24.0 to 28.0 MiB");
         assert_eq!(needs(24, 24, 24).band(), "24.0 MiB");
         assert_eq!(needs(24, 24, 2048).band(), "24.0 MiB to 2.0 GiB");
+    }
+
+    #[test]
+    fn of_two_remedies_the_one_that_is_sure_to_save_is_taken() {
+        let candidate = |name: &str, needs| Prediction {
+            candidate: name.into(),
+            remedies: Some(Mechanism::ArenaSprawl),
+            needs: Some(needs),
+            ..Prediction::default()
+        };
+        let predictions = Predictions {
+            self_check: Some(SelfCheck {
+                measured_bytes: 194 * MIB,
+                predicted_bytes: 194 * MIB,
+            }),
+            candidates: vec![
+                candidate("arena_max=1", needs(17, 58, 195)),
+                candidate("arena_max=2", needs(33, 70, 147)),
+            ],
+            ..Predictions::default()
+        };
+        let (taken, ..) = predictions.of(Mechanism::ArenaSprawl).expect("played");
+        assert_eq!(taken.candidate, "arena_max=2");
+    }
+
+    #[test]
+    fn what_malloc_took_says_of_which_walk_it_is() {
+        let measured_bytes = 100 * MIB;
+        let predictions = Predictions {
+            walk_ns: 5_000_000_000,
+            self_check: Some(SelfCheck {
+                measured_bytes,
+                predicted_bytes: measured_bytes,
+            }),
+            ..Predictions::default()
+        };
+        let at = |walk_ns| predictions.baseline(walk_ns).expect("reproduced");
+        assert_eq!(at(5_000_000_000), "now 100.0 MiB");
+        let later = "where malloc took 100.0 MiB at the walk 18.0 s before";
+        assert_eq!(at(23_000_000_000), later);
+        assert_eq!(Predictions::under_way(1).baseline(2), None);
     }
 
     #[test]

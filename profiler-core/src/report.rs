@@ -163,8 +163,18 @@ pub enum Mechanism {
     SparsePools,
     /// The mmap threshold has grown, so large blocks lie in the heap.
     DynamicMmapThreshold,
+    /// The trim threshold has grown, so the ends of arenas stay.
+    KeptTop,
+    /// Whole free pages that no trim returns.
+    StuckPages,
+    /// Huge pages beneath the heap: resident whole, however little of them was written.
+    HugePages,
+    /// Pages that were given back and count until the kernel needs memory (`MADV_FREE`).
+    LazilyFreed,
     /// Free memory in the heap that a library has for itself.
     PrivateHeap,
+    /// Free memory that stays resident for no reason that is known.
+    Unexplained,
     /// Most of the resident memory is live: no allocator changes that.
     MostlyLive,
     /// Most of the resident memory is not malloc's at all.
@@ -175,12 +185,13 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// Those whose remedies are played.
-    pub const PREDICTED: [Self; 5] = [
+    pub const PREDICTED: [Self; 6] = [
         Self::DynamicMmapThreshold,
         Self::ArenaSprawl,
         Self::Caches,
         Self::PinnedPages,
         Self::Untrimmed,
+        Self::KeptTop,
     ];
 
     /// The name in JSON.
@@ -193,7 +204,12 @@ impl Mechanism {
             Self::ArenaSprawl => "arena_sprawl",
             Self::SparsePools => "sparse_pools",
             Self::DynamicMmapThreshold => "dynamic_mmap_threshold",
+            Self::KeptTop => "kept_top",
+            Self::StuckPages => "stuck_pages",
+            Self::HugePages => "huge_pages",
+            Self::LazilyFreed => "lazily_freed",
             Self::PrivateHeap => "private_heap",
+            Self::Unexplained => "unexplained",
             Self::MostlyLive => "mostly_live",
             Self::NotTheHeap => "not_the_heap",
             Self::NotSure => "not_sure",
@@ -283,7 +299,7 @@ pub struct FragReport {
     pub kernel: KernelCount,
     /// What it still shares with the process that it was forked from, where that is known.
     pub fork: Option<ForkSharing>,
-    /// Resident and swapped bytes by class, in the order of [`LedgerClass::ALL`], all 16 rows.
+    /// Resident and swapped bytes by class, in the order of [`LedgerClass::ALL`], all 17 rows.
     pub ledger: Vec<LedgerRow>,
     /// Each walked heap.
     pub heaps: Vec<HeapReport>,

@@ -19,7 +19,7 @@ impl PageState {
     pub const HUGE: Self = Self(8);
     /// Page cache or shared memory (bit 61).
     pub const FILE: Self = Self(16);
-    /// Mapped by another process too: after a fork, not yet copied (bit 56 clear).
+    /// Mapped by another process too (bit 56 clear): after a fork, not yet copied; or of a file.
     pub const SHARED: Self = Self(32);
     /// In memory and yet no part of RSS: explicit huge pages (hugetlb) and memory of devices.
     pub const UNCOUNTED: Self = Self(64);
@@ -140,6 +140,8 @@ pub struct Mapping {
     pub execute: bool,
     /// Shared (`s`) rather than private (`p`).
     pub shared: bool,
+    /// Of a file that lies in memory (tmpfs): its pages are shared memory.
+    pub is_tmpfs: bool,
     /// Offset into the file, in bytes.
     pub offset: u64,
     /// Inode, 0 when there is none.

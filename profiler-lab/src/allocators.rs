@@ -82,6 +82,9 @@ pub struct Allocator {
     pub object: Option<PathBuf>,
     /// What a user puts into `LD_PRELOAD`.
     pub listed: Option<String>,
+    /// Whether the loader finds it where it is to be preloaded: not where it is one that fragscope
+    /// carries.
+    pub is_installed: bool,
 }
 
 /// Why an allocator cannot be had.
@@ -178,6 +181,7 @@ impl Allocator {
             },
             object: None,
             listed: None,
+            is_installed: true,
         }
     }
 
@@ -202,26 +206,42 @@ impl Allocator {
         }
     }
 
-    /// The build of a name, as a line that preloads it on this host would load it: the library that is
-    /// installed here, or else the one that fragscope carries.
+    /// The build of a name, as a line that preloads it would load it: the library that is installed here,
+    /// or else the one that fragscope carries. A process with another root directory, at `root`, loads
+    /// what is there: where that is not known to be the same, the line is said to need an installation. It
+    /// is never played, because whoever runs that process may have put it there.
     ///
     /// # Errors
     /// As [`Self::find`].
-    pub fn to_preload(name: &str) -> Result<Self, NoAllocator> {
+    pub fn to_preload(name: &str, root: Option<&Path>) -> Result<Self, NoAllocator> {
         let build = build(name).ok_or_else(|| NoAllocator::UnknownName(name.to_owned()))?;
         let mut installed = build.libraries.iter().filter_map(|file| loader::find(file));
-        match installed.next() {
-            Some(path) => Self::at(build.name, path.clone(), &path.to_string_lossy()),
-            None => Self::of_build(build),
-        }
+        let here = match installed.next() {
+            Some(path) => Self::at(build.name, path.clone(), &path.to_string_lossy())?,
+            None => Self::of_build(build)?,
+        };
+        let Some(root) = root else { return Ok(here) };
+        Ok(here.listed_below(build, root))
     }
 
-    /// Whether it is one of those that fragscope carries, so that this host may have none.
-    pub fn is_carried(&self) -> bool {
-        let own = format!("/proc/{}/fd/", std::process::id());
-        self.object
-            .as_ref()
-            .is_some_and(|path| path.starts_with(own))
+    /// The same, listed as a process with another root directory would load it.
+    fn listed_below(self, build: &Build, root: &Path) -> Self {
+        let mut libraries = build.libraries.iter();
+        let there = libraries.find_map(|file| loader::find_below(root, file));
+        let is_same = there.as_ref().is_some_and(|path| {
+            let below = root.join(path.strip_prefix("/").unwrap_or(path));
+            let found = malloc_in(&below);
+            found.version.is_some() && found.version == self.identity.version
+        });
+        let listed = match there.filter(|_| is_same) {
+            Some(path) => Some(path.to_string_lossy().into_owned()),
+            None => build.libraries.first().map(|file| (*file).to_owned()),
+        };
+        Self {
+            listed: listed.or(self.listed),
+            is_installed: is_same,
+            ..self
+        }
     }
 
     fn of_build(build: &Build) -> Result<Self, NoAllocator> {
@@ -264,6 +284,7 @@ impl Allocator {
         Ok(Self {
             name: name.to_owned(),
             identity: malloc_in(&path),
+            is_installed: !path.starts_with(own_files()),
             object: Some(path),
             listed: Some(listed.to_owned()),
         })
@@ -276,6 +297,11 @@ impl Allocator {
             None => self.name.clone(),
         }
     }
+}
+
+/// Where the objects are that fragscope carries.
+fn own_files() -> String {
+    format!("/proc/{}/fd", std::process::id())
 }
 
 /// The names of all builds, in a list.
@@ -295,7 +321,7 @@ impl Carried {
             let _ = self.file.set(file);
         }
         let fd = self.file.get().map_or(-1, AsRawFd::as_raw_fd);
-        Ok(format!("/proc/{}/fd/{fd}", std::process::id()).into())
+        Ok(Path::new(&own_files()).join(fd.to_string()))
     }
 }
 
@@ -363,6 +389,23 @@ mod tests {
             let version = found.identity.version.expect("it shows its version");
             assert!(version.starts_with(begins), "{name} {version}");
         }
+    }
+
+    #[test]
+    fn what_a_process_with_another_root_does_not_have_must_be_installed_there() {
+        let root = tempfile::tempdir().expect("a folder");
+        let missing = Allocator::to_preload("jemalloc", Some(root.path())).expect("carried");
+        assert!(!missing.is_installed);
+        assert_eq!(missing.listed.as_deref(), Some("libjemalloc.so.2"));
+        // The very object that is played, in a folder that the loader searches.
+        let object = missing.object.expect("an object");
+        let folder = root.path().join("usr/lib");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::copy(&object, folder.join("libjemalloc.so.2")).expect("copied");
+        let there = Allocator::to_preload("jemalloc", Some(root.path())).expect("carried");
+        assert!(there.is_installed);
+        assert_eq!(there.listed.as_deref(), Some("/usr/lib/libjemalloc.so.2"));
+        assert_eq!(there.object, Some(object), "what is there is not played");
     }
 
     #[test]

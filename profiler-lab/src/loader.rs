@@ -29,6 +29,16 @@ const OURS: u32 = 0x0a03;
 /// No cache is longer.
 const LONGEST: u64 = 64 << 20;
 
+/// The library `name` below another root directory: in the folders alone that loaders search by
+/// themselves. What is there was put there by others, and is not opened.
+pub(super) fn find_below(root: &Path, name: &str) -> Option<PathBuf> {
+    let mut all = FOLDERS.iter().map(|folder| Path::new(folder).join(name));
+    all.find(|path| {
+        let below = path.strip_prefix("/").unwrap_or(path);
+        fs::metadata(root.join(below)).is_ok_and(|about| about.is_file())
+    })
+}
+
 /// The library `name`.
 pub(super) fn find(name: &str) -> Option<PathBuf> {
     let is_sound = fs::metadata(CACHE).is_ok_and(|cache| cache.len() <= LONGEST);

@@ -9,12 +9,21 @@ pub const STOP_PART_OF_BUDGET: f64 = 0.2;
 /// bandwidth, and the host this much of one core.
 const UNSTOPPED_SHARE: f64 = 0.25;
 
+/// RSS that has changed by this share since the last walk…
+const CHANGED_SHARE: f64 = 0.1;
+/// …and by so many bytes brings the next walk forward.
+const CHANGED_BYTES: u64 = 8 << 20;
+
 /// Decides when the next walk is due from what the last ones cost.
 #[derive(Debug)]
 pub struct WalkSchedule {
     interval: Duration,
     stop_share: Option<f64>,
     next: Instant,
+    /// When it may be brought forward to: stops then take the whole budget for a moment.
+    earliest: Instant,
+    /// Whether the next walk is one that was brought forward.
+    is_early: bool,
 }
 
 impl WalkSchedule {
@@ -25,6 +34,8 @@ impl WalkSchedule {
             interval,
             stop_share,
             next: now,
+            earliest: now,
+            is_early: false,
         }
     }
 
@@ -35,7 +46,7 @@ impl WalkSchedule {
 
     /// Whether a walk is due.
     pub fn due(&self, now: Instant) -> bool {
-        now >= self.next
+        now >= self.next || self.is_early && now >= self.earliest
     }
 
     /// Asks for a walk at the next opportunity.
@@ -43,14 +54,28 @@ impl WalkSchedule {
         self.next = now;
     }
 
+    /// Brings the next walk forward if RSS has become another since the last one: to where stops take the
+    /// whole budget and not their part of it. What that costs is made up for by a longer wait after it, so
+    /// that in the long run they take no more than their part.
+    pub fn rss_changed(&mut self, at_walk: u64, now: u64) {
+        let change = now.abs_diff(at_walk);
+        self.is_early = change >= CHANGED_BYTES && change as f64 > at_walk as f64 * CHANGED_SHARE;
+    }
+
     /// Notes that a walk that ended `now` held the target for `stop` and took `walk` in all.
     pub fn walked(&mut self, now: Instant, stop: Duration, walk: Duration) {
         let pause = |cost: Duration, share: f64| cost.mul_f64((1.0 - share) / share);
-        let mut wait = self.interval.max(pause(walk, UNSTOPPED_SHARE));
-        if let Some(share) = self.stop_share.filter(|&share| share > 0.0) {
-            wait = wait.max(pause(stop, share));
-        }
-        self.next = now + wait;
+        let least = self.interval.max(pause(walk, UNSTOPPED_SHARE));
+        let share = self.stop_share.filter(|&share| share > 0.0);
+        let pause = share.map_or(Duration::ZERO, |share| pause(stop, share));
+        // What was not waited for yet.
+        let owed = match self.is_early {
+            true => self.next.saturating_duration_since(now),
+            false => Duration::ZERO,
+        };
+        self.earliest = now + owed + least.max(pause.mul_f64(STOP_PART_OF_BUDGET));
+        self.next = now + owed + least.max(pause);
+        self.is_early = false;
     }
 }
 
@@ -70,6 +95,29 @@ mod tests {
         assert!(schedule.due(start + stop.mul_f64(99.0)));
         schedule.request_walk(start + second);
         assert!(schedule.due(start + second));
+    }
+
+    #[test]
+    fn a_walk_is_brought_forward_when_rss_has_changed_and_the_time_is_made_up_for() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut schedule = WalkSchedule::new(second, Some(0.01), start);
+        let stop = Duration::from_millis(100);
+        schedule.walked(start, stop, stop);
+        schedule.rss_changed(100 << 20, 107 << 20);
+        assert!(!schedule.due(start + second * 9), "too little");
+        schedule.rss_changed(1 << 20, 4 << 20);
+        assert!(!schedule.due(start + second * 9), "too few bytes");
+        schedule.rss_changed(100 << 20, 300 << 20);
+        assert!(!schedule.due(start + second), "beyond the whole budget");
+        assert!(schedule.due(start + second * 2));
+        schedule.walked(start + second * 2, stop, stop);
+        schedule.rss_changed(300 << 20, 900 << 20);
+        // 9.9 s after the first walk, and a fifth of that more.
+        assert!(!schedule.due(start + second * 11));
+        assert!(schedule.due(start + second * 12));
+        schedule.rss_changed(300 << 20, 301 << 20);
+        assert!(!schedule.due(start + second * 12), "it is as it was");
+        assert!(schedule.due(start + stop.mul_f64(99.0) * 2));
     }
 
     #[test]

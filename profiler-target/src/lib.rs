@@ -34,6 +34,7 @@ mod record_ring;
 mod residency;
 mod stop;
 mod target;
+mod tmpfs;
 mod tree;
 
 pub use ahead::{Ahead, reading_ahead};

@@ -6,21 +6,28 @@
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::residency::{Mapping, MappingKind};
 
+use super::tmpfs::Device;
+
 /// The kernel's default limit is 65,530 mappings a process (`vm.max_map_count`); hosts that raise
 /// it go to a few millions.
 const MAX_MAPPINGS: usize = 4 << 20;
 
 /// The mappings in the text of a `maps` file, ascending. Lines that are no mapping are left out.
-pub(super) fn parse(text: &str) -> Vec<Mapping> {
-    text.lines()
-        .take(MAX_MAPPINGS)
-        .filter_map(parse_line)
-        .collect()
+/// `is_tmpfs` says of a device whether its file system lies in memory.
+pub(super) fn parse(text: &str, is_tmpfs: impl Fn(Device) -> bool) -> Vec<Mapping> {
+    let lines = text.lines().take(MAX_MAPPINGS);
+    let lines = lines.filter_map(|line| {
+        let (mut mapping, device) = parse_line(line)?;
+        let is_file = matches!(mapping.kind, MappingKind::File(_));
+        mapping.is_tmpfs = is_file && is_tmpfs(device);
+        Some(mapping)
+    });
+    lines.collect()
 }
 
 /// One line, as `fs/proc/task_mmu.c`, `show_map_vma`, prints it:
 /// `start-end perms offset major:minor inode   name`.
-pub(super) fn parse_line(line: &str) -> Option<Mapping> {
+pub(super) fn parse_line(line: &str) -> Option<(Mapping, Device)> {
     let mut rest = line;
     let mut word = || {
         rest = rest.trim_start_matches(' ');
@@ -34,19 +41,27 @@ pub(super) fn parse_line(line: &str) -> Option<Mapping> {
         return None;
     };
     let offset = u64::from_str_radix(word(), 16).ok()?;
-    let _device = word();
+    let device = parse_device(word())?;
     let inode = word().parse().ok()?;
     let shared = sharing == b's';
-    Some(Mapping {
+    let mapping = Mapping {
         range,
         kind: kind(rest.trim_start_matches(' '), shared),
         read: read == b'r',
         write: write == b'w',
         execute: execute == b'x',
         shared,
+        is_tmpfs: false,
         offset,
         inode,
-    })
+    };
+    Some((mapping, device))
+}
+
+fn parse_device(word: &str) -> Option<Device> {
+    let (major, minor) = word.split_once(':')?;
+    let number = |digits| u32::from_str_radix(digits, 16).ok();
+    Some((number(major)?, number(minor)?))
 }
 
 fn parse_range(word: &str) -> Option<AddrRange> {
@@ -99,7 +114,7 @@ mod tests {
 nonsense
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 ";
-        let kinds: Vec<_> = parse(text).into_iter().map(|m| m.kind).collect();
+        let kinds: Vec<_> = parse(text, |_| false).into_iter().map(|m| m.kind).collect();
         assert_eq!(
             kinds,
             [
@@ -134,9 +149,10 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
             write: false,
             execute: true,
             shared: true,
+            is_tmpfs: false,
             offset: 0x1000,
             inode: 4242,
         };
-        assert_eq!(mapping, Some(expected));
+        assert_eq!(mapping, Some((expected, (0xfe, 0))));
     }
 }

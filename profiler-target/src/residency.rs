@@ -1,7 +1,7 @@
 //! Which pages of the target are resident, swapped, zero, huge or shared.
 //!
 //! Where the kernel has `PAGEMAP_SCAN` (6.7 and later), it says where there are pages at all, and
-//! only anonymous ones are then looked up in the pagemap for the one thing that it does not show:
+//! these alone are then looked up in the pagemap for the one thing that it does not show:
 //! whether another process maps them too. Older kernels have the pagemap alone.
 
 use std::fs::File;
@@ -72,7 +72,7 @@ fn hugetlb_ranges(dir: &ProcDir) -> io::Result<Vec<AddrRange>> {
     let mut ranges = Vec::new();
     let mut current = None;
     for line in dir.text("smaps")?.lines() {
-        if let Some(mapping) = maps::parse_line(line) {
+        if let Some((mapping, _)) = maps::parse_line(line) {
             current = Some(mapping.range);
         } else if let Some(flags) = line.strip_prefix("VmFlags:")
             && flags.split_whitespace().any(|flag| flag == "ht")
@@ -174,7 +174,8 @@ fn part(mapping: &Mapping, range: AddrRange, categories: u64, hugetlb: bool) -> 
     } else if has(SCAN_ZERO) {
         Some(PageState::ZERO)
     } else if has(SCAN_FILE) {
-        Some(PageState::FILE)
+        // Whether other processes map them too is in the pagemap alone.
+        None
     } else if mapping.shared || is_special(mapping) {
         Some(PageState::UNCOUNTED)
     } else {
@@ -302,11 +303,14 @@ fn is_special(mapping: &Mapping) -> bool {
     matches!(mapping.kind, MappingKind::Special(_))
 }
 
-/// An entry of private memory of which the zero page is already ruled out.
+/// An entry of which the zero page is already ruled out.
 fn private_state(entry: Entry) -> PageState {
     if entry.is_present() {
         match (entry.is_file(), entry.is_exclusive()) {
-            (true, _) => PageState::PRESENT.with(PageState::FILE),
+            (true, true) => PageState::PRESENT.with(PageState::FILE),
+            (true, false) => PageState::PRESENT
+                .with(PageState::FILE)
+                .with(PageState::SHARED),
             (false, true) => PageState::PRESENT,
             (false, false) => PageState::PRESENT.with(PageState::SHARED),
         }
@@ -322,7 +326,7 @@ fn private_state(entry: Entry) -> PageState {
 /// where it does not.
 fn pagemap_state(entry: Entry, mapping: &Mapping, zero_frame: Option<u64>) -> PageState {
     let state = private_state(entry);
-    if !state.is_shared() {
+    if !state.is_shared() || state.is_file() {
         return state;
     }
     if mapping.shared || is_special(mapping) {

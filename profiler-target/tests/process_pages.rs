@@ -3,8 +3,9 @@
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::fork::{self, ForkSharing};
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
+use profiler_core::report::{FragReport, LedgerClass};
 use profiler_core::residency::MappingKind;
-use profiler_core::sample::KernelCount;
+use profiler_core::sample::{KernelCount, Sample};
 use profiler_target::{PageSource, Process, Target, host};
 use profiler_testing::child::{self, Child};
 
@@ -150,6 +151,73 @@ fn every_state_of_a_page_is_reported() {
             assert_eq!(map.resident_bytes(), kernel.rss_bytes);
         }
     }
+}
+
+/// Memory that is shared in each way that there is, and a library's pages, which others map too.
+const SHARED: &str = "
+import ctypes, mmap, os, sys, tempfile
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+size = 1 << 20
+anonymous = mmap.mmap(-1, size)
+in_memory = tempfile.TemporaryFile(dir='/dev/shm')
+in_memory.truncate(size)
+tmpfs = mmap.mmap(in_memory.fileno(), size)
+memfd = os.memfd_create('x')
+os.truncate(memfd, size)
+memfd = mmap.mmap(memfd, size)
+for area in (anonymous, tmpfs, memfd):
+    area[:] = b'x' * size
+key = libc.shmget(0, size, 0o1600)
+at = libc.shmat(key, None, 0)
+libc.shmctl(key, 0, None)
+ctypes.memset(at, 1, size)
+print('ready', flush=True)
+sys.stdin.readline()
+";
+
+/// Lines of a file of `/proc` that begin with one of these names, in bytes.
+fn counted(pid: i32, file: &str, names: &[&str]) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).expect("alive");
+    let lines = text.lines().filter_map(|line| {
+        let (name, amount) = line.split_once(':')?;
+        let kib = amount.trim().strip_suffix(" kB")?.parse::<u64>().ok()?;
+        names.contains(&name).then_some(kib << 10)
+    });
+    lines.sum()
+}
+
+#[test]
+fn shared_memory_is_a_class_of_its_own_and_pages_of_others_count_as_shared() {
+    let child = Child::python(SHARED);
+    child.first_line();
+    let target = Target::open(child.pid()).expect("our own child");
+    let stopped = child::stop(&target);
+    let mappings = target.mappings().expect("alive");
+    let residency = target.residency(&mappings).expect("alive");
+    let kernel = target.kernel_count().expect("alive");
+    let shared_memory = counted(child.pid(), "status", &["RssShmem"]);
+    let shared = counted(
+        child.pid(),
+        "smaps_rollup",
+        &["Shared_Clean", "Shared_Dirty"],
+    );
+    drop(stopped);
+    let report = FragReport::from_sample(&Sample {
+        residency,
+        kernel,
+        ..Sample::default()
+    });
+    let row = report.ledger_row(LedgerClass::SharedMemory).expect("a row");
+    assert_eq!(row.resident_bytes, shared_memory);
+    assert_eq!(row.resident_bytes, 4 << 20);
+    let by_ledger: u64 = report.ledger.iter().map(|row| row.shared_bytes).sum();
+    // Other processes map libraries and end while this is read.
+    assert!(
+        by_ledger.abs_diff(shared) <= 1 << 20,
+        "{by_ledger} {shared}"
+    );
+    assert!(by_ledger > 2 << 20, "the C library at least: {by_ledger}");
 }
 
 #[test]

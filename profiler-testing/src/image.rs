@@ -34,6 +34,7 @@ pub fn mapping(start: u64, len: u64, kind: MappingKind) -> Mapping {
         write: true,
         execute: false,
         shared: false,
+        is_tmpfs: false,
         offset: 0,
         inode: 0,
     }

@@ -115,10 +115,10 @@ fn explain_predicts_unless_it_is_not_wanted() {
     let with = fragscope(&["explain", "--pid", &pid]);
     let said = String::from_utf8_lossy(&with.stdout).into_owned();
     assert_eq!(with.status.code(), Some(0), "{}", stderr(&with));
-    assert!(said.contains("mmap_threshold=128K: "), "{said}");
+    assert!(said.contains("\n  mmap_threshold=128K "), "{said}");
     let without = fragscope(&["explain", "--no-predict", "--pid", &pid]);
     let said = String::from_utf8_lossy(&without.stdout).into_owned();
-    assert!(!said.contains("mmap_threshold=128K: "), "{said}");
+    assert!(!said.contains("\n  mmap_threshold=128K "), "{said}");
     assert!(said.contains("was not predicted"), "{said}");
 }
 

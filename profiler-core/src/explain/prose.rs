@@ -6,21 +6,11 @@ use crate::prediction::Effect;
 use crate::report::{FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
 
-/// From this share of RSS on, fragmentation is not passed over.
-const UNEXPLAINED_SHARE: f64 = 0.2;
-
 /// One line for the top of the screen.
 pub(crate) fn verdict(report: &FragReport) -> String {
     let Some(first) = report.findings.first() else {
         let (free, rss) = (fragmentation(report), report.kernel.rss_bytes);
         let name = report.kernel.name();
-        if free as f64 > rss as f64 * UNEXPLAINED_SHARE {
-            return format!(
-                "{} ({} of {name}) are free but resident; the cause is not known.",
-                bytes(free),
-                percent(free, rss)
-            );
-        }
         let share = percent(free, rss);
         return format!("Nothing stands out: {share} of {name} are fragmentation.");
     };
@@ -32,9 +22,14 @@ pub(crate) fn verdict(report: &FragReport) -> String {
         Mechanism::ArenaSprawl => "thread arenas sit on free memory",
         Mechanism::SparsePools => "Python's own pools are sparse",
         Mechanism::DynamicMmapThreshold => "large blocks stay in the heap",
+        Mechanism::KeptTop => "the ends of arenas stay since the trim threshold has grown",
+        Mechanism::StuckPages => "whole pages are free, and nothing is known to return them",
+        Mechanism::HugePages => "huge pages are resident whole, written or not",
+        Mechanism::LazilyFreed => "pages were given back, and count until the kernel needs memory",
         Mechanism::PrivateHeap => "a library keeps free memory in a heap of its own",
         Mechanism::MostlyLive => "the memory is in use",
         Mechanism::NotTheHeap => "the memory is not in the heap",
+        Mechanism::Unexplained => return first.claim.clone(),
         Mechanism::NotSure => return format!("No verdict: {}.", not_walked(report)),
     };
     let outlook = outlook(report).map_or_else(String::new, |outlook| format!("; {outlook}"));
@@ -63,12 +58,13 @@ pub(crate) fn explanation(report: &FragReport) -> String {
     let rss = report.kernel.rss_bytes;
     if report.heaps.is_empty() || report.malloc_not_walked().is_some() {
         let mut text = format!(
-            "Of {} {}, {} are mapped files and {} anonymous memory that no walked allocator \
-             claims. Malloc's structures could not be read, so nothing can be said of \
+            "Of {} {}, {} are mapped files, {} shared memory, and {} anonymous memory that no walked \
+             allocator claims. Malloc's structures could not be read, so nothing can be said of \
              fragmentation, nor of what jemalloc would do.",
             bytes(rss),
             place(report),
             percent(report.resident_bytes(LedgerClass::File), rss),
+            percent(report.resident_bytes(LedgerClass::SharedMemory), rss),
             percent(report.resident_bytes(LedgerClass::OtherAnonymous), rss),
         );
         findings(&mut text, report);
@@ -168,7 +164,7 @@ fn outlook(report: &FragReport) -> Option<String> {
             check.error() * 100.0
         ));
     }
-    let now = bytes(predictions.now()?);
+    let now = predictions.baseline(report.taken_at_ns)?;
     let best = predictions.best();
     let worth_it = best.filter(|(_, needs)| {
         worth(
@@ -178,7 +174,7 @@ fn outlook(report: &FragReport) -> Option<String> {
     });
     if let Some((best, needs)) = worth_it {
         return Some(format!(
-            "with {} malloc would need {}, now {now}",
+            "with {} malloc would need {}, {now}",
             best.title(),
             needs.band()
         ));
@@ -190,17 +186,17 @@ fn outlook(report: &FragReport) -> Option<String> {
     let mut unclear = unclear.filter(|(.., effect)| *effect == Effect::Unclear);
     if let Some((prediction, needs, _)) = unclear.find(|(p, ..)| p.remedies.is_some()) {
         let (title, band) = (prediction.title(), needs.band());
-        return Some(format!("{title} may help or not: {band}, now {now}"));
+        return Some(format!("{title} may help or not: {band}, {now}"));
     }
     let (jemalloc, needs, effect) = predictions.jemalloc()?;
     let title = jemalloc.title();
     Some(match effect {
-        Effect::Costs => format!("{title} would need more: {}, now {now}", needs.band()),
+        Effect::Costs => format!("{title} would need more: {}, {now}", needs.band()),
         Effect::NoLess => format!(
-            "{title} would need as much or more: {}, now {now}",
+            "{title} would need as much or more: {}, {now}",
             needs.band()
         ),
-        Effect::Unclear => format!("{title} may help or not: {}, now {now}", needs.band()),
+        Effect::Unclear => format!("{title} may help or not: {}, {now}", needs.band()),
         Effect::Same | Effect::Saves => "nothing that was played would save much".to_owned(),
     })
 }
@@ -216,11 +212,17 @@ fn about_predictions(report: &FragReport) -> String {
         };
     };
     let mut text = String::new();
+    let before = predictions.before(report.taken_at_ns);
+    let (walk, took) = match before {
+        None => ("that was walked".to_owned(), "takes"),
+        Some(before) => (format!("as it was walked {before} before"), "took"),
+    };
     if let Some(check) = predictions.self_check {
         text = format!(
-            "Played into its own allocator, the heap that was walked takes {}, and really takes {} \
-             ({:+.1} %)",
+            "Played into its own allocator, the heap {} takes {}, and really {} {} ({:+.1} %)",
+            walk,
             bytes(check.predicted_bytes),
+            took,
             bytes(check.measured_bytes),
             check.error() * 100.0
         );
@@ -230,32 +232,27 @@ fn about_predictions(report: &FragReport) -> String {
                      decide it.";
             return text;
         }
-        text += ". Played into others, it would need, once they have purged what was freed:";
-    }
-    for (prediction, needs, effect) in predictions.ranked() {
-        let (title, band) = (prediction.title(), needs.band());
-        text += &format!("\n\n{title}: {band}, {}", effect.words());
-        if let Some(how) = prediction.how().filter(|_| effect == Effect::Saves) {
-            text += &format!(" ({how})");
-        }
+        text += ". What others would need is of the time when they have purged what was freed.";
     }
     if predictions.pending > 0 {
-        text += &format!("\n\n{} more are being played.", predictions.pending);
+        text += &match predictions.self_check {
+            None => "The heap is being played into allocators: what they would need is not known \
+                     yet."
+                .to_owned(),
+            Some(_) => format!("\n\n{} more are being played.", predictions.pending),
+        };
     }
+    let mut paragraphs = vec![text];
     let failed = predictions.candidates.iter();
     let failed = failed.filter_map(|one| Some((&one.candidate, one.failure.as_ref()?)));
-    for (candidate, why) in failed {
-        text += &format!("\n\n{candidate}: not played, {why}");
-    }
+    paragraphs.extend(failed.map(|(name, why)| format!("{name}: not played, {why}")));
     if let Some(why) = &predictions.trouble {
-        if !text.is_empty() {
-            text += "\n\n";
-        }
         let nothing = predictions.candidates.is_empty();
-        text += if nothing { "Nothing" } else { "No more" };
-        text += &format!(" was predicted: {why}.");
+        let what = if nothing { "Nothing" } else { "No more" };
+        paragraphs.push(format!("{what} was predicted: {why}."));
     }
-    text
+    paragraphs.retain(|paragraph| !paragraph.is_empty());
+    paragraphs.join("\n\n")
 }
 
 fn live(report: &FragReport) -> u64 {

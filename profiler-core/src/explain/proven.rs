@@ -10,96 +10,124 @@ use crate::units::bytes;
 
 /// The findings, as far as predictions bear them out, and those that only predictions show.
 pub(super) fn proven(report: &FragReport, findings: Vec<Finding>) -> Vec<Finding> {
-    let Some((predictions, now)) = known(report) else {
+    let Some(known) = Known::of(report) else {
         return findings;
     };
+    let predictions = known.predictions;
     let found: Vec<Mechanism> = findings.iter().map(|finding| finding.mechanism).collect();
     let mut all: Vec<Finding> = findings
         .into_iter()
         .filter_map(|finding| match predictions.of(finding.mechanism) {
-            Some((remedy, needs, effect)) => borne_out(finding, remedy, needs, effect, now),
-            None => Some(finding),
+            Some((remedy, needs, effect)) => known.borne_out(finding, remedy, needs, effect),
+            None => Some(not_proven(finding)),
         })
         .collect();
     let unseen = Mechanism::PREDICTED.into_iter();
     let unseen = unseen.filter(|mechanism| !found.contains(mechanism));
-    all.extend(unseen.filter_map(|mechanism| only_predicted(report, predictions, mechanism, now)));
+    all.extend(unseen.filter_map(|mechanism| only_predicted(report, &known, mechanism)));
     all
 }
 
-/// The predictions that can be believed, and what malloc's heap takes now.
-pub(super) fn known(report: &FragReport) -> Option<(&Predictions, u64)> {
-    let predictions = report.predictions.as_ref()?;
-    Some((predictions, predictions.now()?))
+/// A finding of whose remedy nothing is known, not yet or not at all. Where remedies are played, it is not
+/// ranked as if its own returned everything.
+fn not_proven(mut finding: Finding) -> Finding {
+    if Mechanism::PREDICTED.contains(&finding.mechanism) {
+        finding.bytes = None;
+    }
+    finding
 }
 
-/// What is left of a finding whose remedy was played.
-fn borne_out(
-    mut finding: Finding,
-    remedy: &Prediction,
-    needs: Needs,
-    effect: Effect,
+/// Predictions that can be believed.
+struct Known<'a> {
+    predictions: &'a Predictions,
+    /// What malloc's heap took at their walk, in bytes.
     now: u64,
-) -> Option<Finding> {
-    let (title, band) = (remedy.title(), needs.band());
-    let said = match effect {
-        Effect::Saves => {
-            format!(
-                "With {title}, malloc would need {band} instead of {}.",
-                bytes(now)
-            )
+    /// The same in half a sentence, which says at which walk where that was another.
+    baseline: String,
+    /// How long their walk was before that of the report, if it was another.
+    before: Option<String>,
+}
+
+impl<'a> Known<'a> {
+    fn of(report: &'a FragReport) -> Option<Self> {
+        let predictions = report.predictions.as_ref()?;
+        Some(Self {
+            predictions,
+            now: predictions.now()?,
+            baseline: predictions.baseline(report.taken_at_ns)?,
+            before: predictions.before(report.taken_at_ns),
+        })
+    }
+
+    /// What is left of a finding whose remedy was played.
+    fn borne_out(
+        &self,
+        mut finding: Finding,
+        remedy: &Prediction,
+        needs: Needs,
+        effect: Effect,
+    ) -> Option<Finding> {
+        let (mut title, band) = (remedy.title(), needs.band());
+        // The line that was played stands beside what it promises.
+        if let Some(how) = remedy.how().filter(|_| effect == Effect::Saves) {
+            title += &format!(" ({how})");
         }
-        Effect::Unclear => {
-            finding.confidence = finding.confidence.min(Confidence::Low);
-            if finding.mechanism == Mechanism::PinnedPages {
-                finding.remedy = Remedy::of(Mechanism::PinnedPages, None);
+        let (now, baseline) = (self.now, &self.baseline);
+        let said = match effect {
+            Effect::Saves => match &self.before {
+                None => format!(
+                    "With {title}, malloc would need {band} instead of {}.",
+                    bytes(now)
+                ),
+                Some(before) => format!(
+                    "With {title}, malloc would have needed {band} instead of {} at the walk {before} before.",
+                    bytes(now)
+                ),
+            },
+            Effect::Unclear => {
+                finding.confidence = finding.confidence.min(Confidence::Low);
+                if finding.mechanism == Mechanism::PinnedPages {
+                    finding.remedy = Remedy::of(Mechanism::PinnedPages, None);
+                }
+                format!(
+                    "Whether {title} would help cannot be predicted from a walk: malloc would need \
+                 {band}, {baseline}."
+                )
             }
-            format!(
-                "Whether {title} would help cannot be predicted from a walk: malloc would need \
-                 {band}, and takes {} now.",
-                bytes(now)
-            )
-        }
-        // That they are pinned is true, whether or not anything would unpin them.
-        Effect::Same | Effect::NoLess | Effect::Costs
-            if finding.mechanism == Mechanism::PinnedPages =>
-        {
-            finding.remedy = Remedy::of(Mechanism::PinnedPages, None);
-            format!(
-                "{title} would not return them: it would need {band}, now {}.",
-                bytes(now)
-            )
-        }
-        Effect::Same | Effect::NoLess | Effect::Costs => return None,
-    };
-    finding.claim = format!("{} {said}", finding.claim);
-    let saved = now.saturating_sub(needs.bytes);
-    finding.bytes = match effect {
-        // Another allocator saves for other reasons too, which are not this one.
-        Effect::Saves if finding.mechanism == Mechanism::PinnedPages => {
-            finding.bytes.map(|pinned| pinned.min(saved))
-        }
-        Effect::Saves => Some(saved),
-        Effect::Same | Effect::NoLess | Effect::Costs => Some(0),
-        Effect::Unclear => None,
-    };
-    finding.evidence.extend([
-        evidence("predicted_bytes", needs.bytes),
-        evidence("predicted_low_bytes", needs.low_bytes),
-        evidence("predicted_high_bytes", needs.high_bytes),
-    ]);
-    Some(finding)
+            // That they are pinned is true, whether or not anything would unpin them.
+            Effect::Same | Effect::NoLess | Effect::Costs
+                if finding.mechanism == Mechanism::PinnedPages =>
+            {
+                finding.remedy = Remedy::of(Mechanism::PinnedPages, None);
+                format!("{title} would not return them: malloc would need {band}, {baseline}.")
+            }
+            Effect::Same | Effect::NoLess | Effect::Costs => return None,
+        };
+        finding.claim = format!("{} {said}", finding.claim);
+        let saved = now.saturating_sub(needs.bytes);
+        finding.bytes = match effect {
+            // Another allocator saves for other reasons too, which are not this one.
+            Effect::Saves if finding.mechanism == Mechanism::PinnedPages => {
+                finding.bytes.map(|pinned| pinned.min(saved))
+            }
+            Effect::Saves => Some(saved),
+            Effect::Same | Effect::NoLess | Effect::Costs => Some(0),
+            Effect::Unclear => None,
+        };
+        finding.evidence.extend([
+            evidence("predicted_bytes", needs.bytes),
+            evidence("predicted_low_bytes", needs.low_bytes),
+            evidence("predicted_high_bytes", needs.high_bytes),
+            evidence("baseline_bytes", now),
+        ]);
+        Some(finding)
+    }
 }
 
 /// What a remedy would return of which no figure of the walk speaks.
-fn only_predicted(
-    report: &FragReport,
-    predictions: &Predictions,
-    mechanism: Mechanism,
-    now: u64,
-) -> Option<Finding> {
-    let (remedy, needs, effect) = predictions.of(mechanism)?;
-    let saved = now.saturating_sub(needs.bytes);
+fn only_predicted(report: &FragReport, known: &Known<'_>, mechanism: Mechanism) -> Option<Finding> {
+    let (remedy, needs, effect) = known.predictions.of(mechanism)?;
+    let saved = known.now.saturating_sub(needs.bytes);
     if effect != Effect::Saves || !worth(report, saved) {
         return None;
     }
@@ -127,5 +155,5 @@ fn only_predicted(
         remedy: Remedy::of(mechanism, serving(report)),
         confidence: sure(report).min(Confidence::Medium),
     };
-    borne_out(finding, remedy, needs, effect, now)
+    known.borne_out(finding, remedy, needs, effect)
 }

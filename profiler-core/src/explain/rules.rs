@@ -15,6 +15,12 @@ use crate::units::{Value, bytes, count, percent};
 const WORTH_SHARE: f64 = 0.05;
 /// …and from this many bytes on.
 const WORTH_BYTES: u64 = 4 << 20;
+/// glibc's trim threshold before it adapts (`malloc/malloc.c`, `DEFAULT_TRIM_THRESHOLD`).
+const INITIAL_TRIM_THRESHOLD: u64 = 128 << 10;
+/// From this share of RSS on, huge pages are worth a finding.
+const HUGE_SHARE: f64 = 0.5;
+/// From this share of RSS on, fragmentation is not passed over.
+const UNEXPLAINED_SHARE: f64 = 0.2;
 
 /// Applies every rule to a report whose figures are complete; the most bytes first.
 pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
@@ -26,6 +32,10 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
         arena_sprawl,
         sparse_pools,
         dynamic_mmap_threshold,
+        kept_top,
+        stuck_pages,
+        huge_pages,
+        lazily_freed,
         private_heap,
         mostly_live,
         not_the_heap,
@@ -37,6 +47,7 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
     }
     let findings: Vec<_> = rules.iter().filter_map(|rule| rule(report)).collect();
     let mut findings = super::proven::proven(report, findings);
+    findings.extend(unexplained(report, &findings));
     // What cannot be predicted may return all that it takes, or nothing.
     findings
         .sort_by_key(|finding| std::cmp::Reverse(finding.bytes.unwrap_or(finding.held_bytes / 2)));
@@ -296,6 +307,113 @@ fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
     })
 }
 
+fn kept_top(report: &FragReport) -> Option<Finding> {
+    let threshold = setting(report, "trim_threshold")?;
+    let is_own = setting(report, "no_dyn_threshold") == Some(0);
+    let top = report.resident_bytes(LedgerClass::Top);
+    (is_own && threshold > INITIAL_TRIM_THRESHOLD && worth(report, top)).then(|| Finding {
+        mechanism: Mechanism::KeptTop,
+        claim: format!(
+            "The trim threshold has grown to {}, below which free() does not return the end of an arena: \
+             {} of these are resident.",
+            bytes(threshold),
+            bytes(top)
+        ),
+        bytes: Some(top),
+        held_bytes: top,
+        evidence: vec![
+            evidence("trim_threshold", threshold),
+            evidence("top_bytes", top),
+        ],
+        remedy: Remedy::of(Mechanism::KeptTop, Some(Allocator::Glibc)),
+        // An end may be above the threshold and stay for another reason.
+        confidence: sure(report).min(Confidence::Medium),
+    })
+}
+
+fn stuck_pages(report: &FragReport) -> Option<Finding> {
+    let stuck = report.amount(MetricId::StuckFreeBytes)?;
+    worth(report, stuck).then(|| Finding {
+        mechanism: Mechanism::StuckPages,
+        claim: format!(
+            "{} are whole free pages that {} would not return.",
+            bytes(stuck),
+            remedies::give_back(serving(report))
+        ),
+        bytes: None,
+        held_bytes: stuck,
+        evidence: vec![of_metric(report, MetricId::StuckFreeBytes)],
+        remedy: Remedy::of(Mechanism::StuckPages, serving(report)),
+        confidence: sure(report),
+    })
+}
+
+fn huge_pages(report: &FragReport) -> Option<Finding> {
+    let huge = report.amount(MetricId::HugeBackedBytes)?;
+    let is_much = huge as f64 > report.kernel.rss_bytes as f64 * HUGE_SHARE;
+    (is_much && worth(report, huge)).then(|| Finding {
+        mechanism: Mechanism::HugePages,
+        claim: format!(
+            "{} of the heap are in transparent huge pages, each of which is resident whole once a byte of it \
+             was written: how much of that the program never wrote cannot be seen.",
+            bytes(huge)
+        ),
+        bytes: None,
+        held_bytes: huge,
+        evidence: vec![of_metric(report, MetricId::HugeBackedBytes)],
+        remedy: Remedy::of(Mechanism::HugePages, serving(report)),
+        confidence: Confidence::Low,
+    })
+}
+
+fn lazily_freed(report: &FragReport) -> Option<Finding> {
+    let lazy = report.kernel.lazy_free_bytes?;
+    worth(report, lazy).then(|| Finding {
+        mechanism: Mechanism::LazilyFreed,
+        claim: format!(
+            "{} were given back with MADV_FREE, and count as {} until the kernel needs memory.",
+            bytes(lazy),
+            report.kernel.name()
+        ),
+        bytes: Some(lazy),
+        held_bytes: lazy,
+        evidence: vec![evidence("lazy_free_bytes", lazy)],
+        remedy: Remedy::of(Mechanism::LazilyFreed, None),
+        confidence: Confidence::High,
+    })
+}
+
+/// Fragmentation that no other finding speaks of.
+fn unexplained(report: &FragReport, others: &[Finding]) -> Option<Finding> {
+    let free = report.amount(MetricId::FragmentationBytes)?;
+    let rss = report.kernel.rss_bytes;
+    let is_about_more = |finding: &Finding| {
+        matches!(
+            finding.mechanism,
+            Mechanism::MostlyLive
+                | Mechanism::NotTheHeap
+                | Mechanism::PrivateHeap
+                | Mechanism::HugePages
+        )
+    };
+    let is_unexplained = others.iter().all(is_about_more);
+    let is_much = free as f64 > rss as f64 * UNEXPLAINED_SHARE;
+    (is_unexplained && is_much).then(|| Finding {
+        mechanism: Mechanism::Unexplained,
+        claim: format!(
+            "{} ({} of {}) are free but resident; the cause is not known.",
+            bytes(free),
+            percent(free, rss),
+            report.kernel.name()
+        ),
+        bytes: None,
+        held_bytes: free,
+        evidence: vec![of_metric(report, MetricId::FragmentationBytes)],
+        remedy: Remedy::of(Mechanism::Unexplained, serving(report)),
+        confidence: Confidence::Low,
+    })
+}
+
 fn mostly_live(report: &FragReport) -> Option<Finding> {
     let live = [
         LedgerClass::Live,
@@ -333,11 +451,13 @@ fn not_the_heap(report: &FragReport) -> Option<Finding> {
     (outside > rss / 2).then(|| Finding {
         mechanism: Mechanism::NotTheHeap,
         claim: format!(
-            "{} ({} of {}) are not in a walked heap: files {}, other anonymous memory {}.",
+            "{} ({} of {}) are not in a walked heap: files {}, shared memory {}, other anonymous memory \
+             {}.",
             bytes(outside),
             percent(outside, rss),
             report.kernel.name(),
             bytes(report.resident_bytes(LedgerClass::File)),
+            bytes(report.resident_bytes(LedgerClass::SharedMemory)),
             bytes(report.resident_bytes(LedgerClass::OtherAnonymous)),
         ),
         bytes: Some(outside),

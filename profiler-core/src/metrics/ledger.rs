@@ -3,7 +3,7 @@
 use crate::addr::{AddrRange, PAGE_SIZE};
 use crate::metrics::pages::{PageSlice, Use};
 use crate::report::{LedgerClass, LedgerRow};
-use crate::residency::{MappingKind, PageState};
+use crate::residency::{Mapping, MappingKind, PageState};
 use crate::sample::Sample;
 
 /// Adds pages up into classes.
@@ -27,8 +27,8 @@ impl<'a> Ledger<'a> {
             next_trimmable: vec![0; heaps],
         };
         for mapping in sample.residency.mappings() {
-            let class = class_of(&mapping.kind);
             for run in sample.residency.runs_in(mapping.range) {
+                let class = class_of(mapping, run.state);
                 ledger.add(class, run.range.len(), run.state);
             }
         }
@@ -44,7 +44,7 @@ impl<'a> Ledger<'a> {
         let Some(mapping) = self.sample.residency.mapping_at(slice.range.start()) else {
             return 0;
         };
-        let class = class_of(&mapping.kind);
+        let class = class_of(mapping, slice.state);
         let pages = slice.pages();
         let tally = &slice.tally;
         self.take(class, slice.range.len(), slice.state);
@@ -179,12 +179,12 @@ impl<'a> Ledger<'a> {
 
 /// The class of a mapping's pages that no heap claims. Pages of a private file mapping that the
 /// program wrote to stay with their file.
-fn class_of(kind: &MappingKind) -> LedgerClass {
-    match kind {
+fn class_of(mapping: &Mapping, state: PageState) -> LedgerClass {
+    match mapping.kind {
         MappingKind::Stack => LedgerClass::Stacks,
-        MappingKind::File(_) | MappingKind::SharedAnonymous(_) | MappingKind::Special(_) => {
-            LedgerClass::File
-        }
+        MappingKind::SharedAnonymous(_) => LedgerClass::SharedMemory,
+        MappingKind::File(_) if mapping.is_tmpfs && state.is_file() => LedgerClass::SharedMemory,
+        MappingKind::File(_) | MappingKind::Special(_) => LedgerClass::File,
         MappingKind::Brk | MappingKind::Anonymous | MappingKind::NamedAnonymous(_) => {
             LedgerClass::OtherAnonymous
         }

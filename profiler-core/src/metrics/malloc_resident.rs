@@ -76,6 +76,7 @@ mod tests {
             write: true,
             execute: false,
             shared: false,
+            is_tmpfs: false,
             offset: 0,
             inode: 0,
         }

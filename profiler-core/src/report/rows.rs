@@ -36,6 +36,8 @@ pub enum LedgerClass {
     Stacks,
     /// Files: code, libraries, page cache mapped.
     File,
+    /// Memory that processes may share: shared anonymous, System V, memfd, files of a tmpfs.
+    SharedMemory,
     /// Anonymous memory that no walked allocator claims.
     OtherAnonymous,
     /// What nothing above explains.
@@ -44,7 +46,7 @@ pub enum LedgerClass {
 
 impl LedgerClass {
     /// All classes in the order they are shown.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Live,
         Self::InternalSlop,
         Self::Cached,
@@ -59,6 +61,7 @@ impl LedgerClass {
         Self::PrivateHeap,
         Self::Stacks,
         Self::File,
+        Self::SharedMemory,
         Self::OtherAnonymous,
         Self::Unknown,
     ];
@@ -80,6 +83,7 @@ impl LedgerClass {
             Self::PrivateHeap => "private_heap",
             Self::Stacks => "stacks",
             Self::File => "file",
+            Self::SharedMemory => "shared_memory",
             Self::OtherAnonymous => "other_anonymous",
             Self::Unknown => "unknown",
         }
@@ -104,6 +108,7 @@ impl LedgerClass {
             Self::PrivateHeap => "heaps that a library has for itself, live and free",
             Self::Stacks => "thread stacks",
             Self::File => "code, libraries and other mapped files",
+            Self::SharedMemory => "shared memory: anonymous, System V, memfd, files in /dev/shm",
             Self::OtherAnonymous => "anonymous memory that no walked allocator claims",
             Self::Unknown => "bytes that belong to none of the classes above",
         }

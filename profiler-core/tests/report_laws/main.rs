@@ -145,6 +145,69 @@ fn verdicts_read_as_they_should() {
 }
 
 #[test]
+fn a_remedy_that_was_not_played_is_not_ranked_by_all_that_it_might_return() {
+    let pinned = worker(25_600, &[(64, SpanState::Live), (4032, SpanState::Free)], 0);
+    let report = FragReport::from_sample(&pinned);
+    assert_eq!(report.findings[0].bytes, Some(25_200 << 12));
+    let nothing = report.with_predictions(predicted(&[]));
+    assert_eq!(nothing.findings[0].bytes, None);
+}
+
+#[test]
+fn ends_of_arenas_stay_when_the_trim_threshold_has_grown() {
+    let mut kept = worker(
+        25_600,
+        &[(4096, SpanState::Live), (99 << 20, SpanState::Top)],
+        0,
+    );
+    let mechanisms = |sample: &Sample| -> Vec<Mechanism> {
+        let report = FragReport::from_sample(sample);
+        report.findings.iter().map(|f| f.mechanism).collect()
+    };
+    let unknown = mechanisms(&kept);
+    assert_eq!(
+        unknown,
+        [Mechanism::Unexplained],
+        "more than a fifth is free"
+    );
+    let verdict = FragReport::from_sample(&kept).verdict;
+    assert!(
+        verdict.ends_with("are free but resident; the cause is not known."),
+        "{verdict}"
+    );
+    let settings = |threshold: u64| {
+        vec![
+            ("trim_threshold".into(), threshold.to_string()),
+            ("no_dyn_threshold".into(), "0".into()),
+        ]
+    };
+    kept.heaps[0].settings = settings(128 << 10);
+    assert_eq!(mechanisms(&kept), unknown);
+    kept.heaps[0].settings = settings(32 << 20);
+    assert_eq!(mechanisms(&kept), [Mechanism::KeptTop]);
+}
+
+#[test]
+fn what_was_freed_lazily_is_a_finding_by_the_kernels_count() {
+    let mut sample = worker(25_600, &[(4096, SpanState::Live)], 0);
+    sample.kernel.lazy_free_bytes = Some(50 << 20);
+    let report = FragReport::from_sample(&sample);
+    let finding = report
+        .findings
+        .iter()
+        .find(|f| f.mechanism == Mechanism::LazilyFreed);
+    assert_eq!(finding.expect("half of it").bytes, Some(50 << 20));
+    sample.kernel.lazy_free_bytes = Some(1 << 20);
+    let report = FragReport::from_sample(&sample);
+    assert!(
+        report
+            .findings
+            .iter()
+            .all(|f| f.mechanism != Mechanism::LazilyFreed)
+    );
+}
+
+#[test]
 fn the_bound_counts_what_lies_in_swap() {
     let mut sample = worker(2560, &[(64, SpanState::Live), (4032, SpanState::Free)], 0);
     let resident = FragReport::from_sample(&sample).packing;

@@ -27,6 +27,7 @@ pub(crate) fn mapping(start: u64, pages: u64, kind: MappingKind) -> Mapping {
         write: true,
         execute: false,
         shared: false,
+        is_tmpfs: false,
         offset: 0,
         inode: 0,
     }

@@ -11,3 +11,6 @@ mod write;
 pub use self::blocks::{SeedHeap, measured_bytes};
 pub use self::history::{Fill, FreeOrder, LargeGaps, Overlap};
 pub use self::write::{SeedOptions, Written, write};
+
+#[cfg(test)]
+mod tests;

@@ -156,6 +156,7 @@ impl TraceBuilder {
             write: true,
             execute: false,
             shared: false,
+            is_tmpfs: false,
             offset: 0,
             inode: 0,
         }]);

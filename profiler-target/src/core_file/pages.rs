@@ -58,6 +58,7 @@ pub(super) fn mappings(segments: &[Segment], notes: &Notes) -> Vec<Mapping> {
                 write: segment.write,
                 execute: segment.execute,
                 shared,
+                is_tmpfs: false,
                 offset,
                 inode: 0,
             }
@@ -78,6 +79,7 @@ pub(super) fn mappings(segments: &[Segment], notes: &Notes) -> Vec<Mapping> {
                 write: false,
                 execute: true,
                 shared,
+                is_tmpfs: false,
                 offset,
                 inode: 0,
             });

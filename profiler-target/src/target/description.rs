@@ -51,7 +51,8 @@ impl Target {
 
 impl Process for Target {
     fn mappings(&self) -> io::Result<Vec<Mapping>> {
-        Ok(maps::parse(&self.dir.text("maps")?))
+        let is_tmpfs = |device| self.devices.is_tmpfs(&self.dir, device);
+        Ok(maps::parse(&self.dir.text("maps")?, is_tmpfs))
     }
 
     fn auxv(&self) -> io::Result<Vec<u8>> {

@@ -8,6 +8,7 @@ mod stopping;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::memory::LiveMemory;
@@ -16,6 +17,7 @@ use super::proc_dir::{Gone, ProcDir};
 use super::process::Files;
 use super::residency::PageSource;
 use super::stop::StopGuards;
+use super::tmpfs::Devices;
 
 /// A live process. It is held by a pidfd and an open `/proc` directory, so that a
 /// recycled pid is never read.
@@ -27,6 +29,7 @@ pub struct Target {
     pages: PageSource,
     stop_guards: Arc<StopGuards>,
     files: Files,
+    devices: Devices,
 }
 
 /// Whether the target is still what it was when it was opened.
@@ -73,12 +76,21 @@ impl Target {
             pages: PageSource::of_this_kernel(),
             stop_guards: StopGuards::shared(),
             files: Files::default(),
+            devices: Devices::default(),
         })
     }
 
     /// Its number.
     pub fn pid(&self) -> i32 {
         self.dir.pid()
+    }
+
+    /// Its root directory, where that is another than ours (a container's): `None` where it is the same
+    /// or cannot be seen.
+    pub fn foreign_root(&self) -> Option<PathBuf> {
+        let path = self.dir.path("root");
+        let [own, its] = [fs::metadata("/").ok()?, fs::metadata(&path).ok()?];
+        ((own.dev(), own.ino()) != (its.dev(), its.ino())).then_some(path)
     }
 
     /// Whether it is still there and still the same program.

@@ -41,7 +41,7 @@ impl Target {
         if Program::of(&dir) != self.program {
             return None;
         }
-        let mappings = maps::parse(&dir.text("maps").ok()?);
+        let mappings = maps::parse(&dir.text("maps").ok()?, |_| false);
         let of_parent = residency::read(&dir, &mappings, self.pages).ok()?;
         Some(fork::sharing(parent, &of_parent, residency))
     }

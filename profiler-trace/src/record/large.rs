@@ -215,6 +215,7 @@ mod tests {
             write: true,
             execute: false,
             shared: false,
+            is_tmpfs: false,
             offset: 0,
             inode: 0,
         }]);

@@ -119,6 +119,8 @@ fields!(Mapping {
     shared,
     offset,
     inode
+} later {
+    is_tmpfs
 });
 
 fields!(Sample {

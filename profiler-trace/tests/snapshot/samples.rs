@@ -52,7 +52,7 @@ fn mapping_kind() -> impl Strategy<Value = MappingKind> {
 
 /// Mappings with gaps, and runs of pages anywhere from their start on.
 fn residency() -> impl Strategy<Value = ResidencyMap> {
-    let mapping = (0..9u64, 1..40u64, mapping_kind(), any::<[bool; 4]>());
+    let mapping = (0..9u64, 1..40u64, mapping_kind(), any::<[bool; 5]>());
     let mappings = vec((mapping, COUNT, COUNT), 0..6);
     let runs = vec((0..5u64, 1..30u64, 0..128u8), 0..20);
     (mappings, runs).prop_map(|(mappings, runs)| {
@@ -69,6 +69,7 @@ fn residency() -> impl Strategy<Value = ResidencyMap> {
                     write: bits[1],
                     execute: bits[2],
                     shared: bits[3],
+                    is_tmpfs: bits[4],
                     offset,
                     inode,
                 }

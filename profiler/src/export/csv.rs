@@ -6,6 +6,7 @@ use profiler_core::columns::Column;
 use profiler_core::fork::ForkSharing;
 use profiler_core::metrics::Metric;
 use profiler_core::objects::{AllocatorShare, Census, Holder, NativeRow, TypeRow};
+use profiler_core::prediction::{Needs, Predictions};
 use profiler_core::report::{
     ArenaReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyRow, PackedClass, Packing,
     SizeClassRow,
@@ -91,6 +92,9 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
         rows.row("findings", "", name, field)?;
     }
     packing_rows(&mut rows, view)?;
+    if let Some(predictions) = &view.report.predictions {
+        prediction_rows(&mut rows, predictions)?;
+    }
     if let Some(census) = &view.report.objects {
         object_rows(&mut rows, census)?;
     }
@@ -103,6 +107,29 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
     }
     let bytes = rows.writer.into_inner();
     bytes.map_err(|error| csv::Error::from(error.into_error()))
+}
+
+/// What malloc's heap took at the walk that was predicted, and what it would need elsewhere.
+fn prediction_rows(rows: &mut Rows, predictions: &Predictions) -> Result<(), csv::Error> {
+    let whole = |bytes: u64| Some(Value::Whole(bytes));
+    if let Some(check) = &predictions.self_check {
+        let fields = [
+            ("measured_bytes", Unit::Bytes, whole(check.measured_bytes)),
+            ("predicted_bytes", Unit::Bytes, whole(check.predicted_bytes)),
+        ];
+        rows.fields("self_check", "", "", &fields)?;
+    }
+    for prediction in &predictions.candidates {
+        let needs = |of: fn(&Needs) -> u64| prediction.needs.as_ref().map(of).and_then(whole);
+        let fields = [
+            ("rest_bytes", Unit::Bytes, needs(|needs| needs.bytes)),
+            ("low_bytes", Unit::Bytes, needs(|needs| needs.low_bytes)),
+            ("high_bytes", Unit::Bytes, needs(|needs| needs.high_bytes)),
+        ];
+        let (allocator, item) = (&prediction.allocator, &prediction.candidate);
+        rows.fields("predictions", allocator, item, &fields)?;
+    }
+    Ok(())
 }
 
 /// Types, native blocks and holders.

@@ -9,6 +9,7 @@ use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::completeness::{Confidence, Defect, StandStill};
 use profiler_core::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::metrics::MetricId;
+use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
 use profiler_core::report::{Evidence, Finding, FragReport, Mechanism, Remedy, Step};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use profiler_core::sample::{KernelCount, Sample, Target};
@@ -35,6 +36,7 @@ fn sample() -> Sample {
         write: true,
         execute: false,
         shared: false,
+        is_tmpfs: false,
         offset: 0,
         inode: 0,
     };
@@ -119,6 +121,38 @@ pub(crate) fn passive() -> View {
     }
 }
 
+/// Predictions of a walk eighteen seconds before.
+fn predictions() -> Predictions {
+    let needs = |bytes: u64| Needs {
+        bytes,
+        low_bytes: bytes - (4 << 20),
+        high_bytes: bytes + (4 << 20),
+    };
+    let one = |candidate: &str, needs| Prediction {
+        candidate: candidate.into(),
+        allocator: "glibc".into(),
+        set: vec![("MALLOC_MMAP_THRESHOLD_".into(), "131072".into())],
+        needs,
+        runs: 4,
+        ..Prediction::default()
+    };
+    Predictions {
+        walk_ns: TAKEN_AT_NS - 18_000_000_000,
+        self_check: Some(SelfCheck {
+            measured_bytes: 100 << 20,
+            predicted_bytes: 101 << 20,
+        }),
+        candidates: vec![
+            one("mmap_threshold=128K", Some(needs(50 << 20))),
+            Prediction {
+                failure: Some("it ran out of memory".into()),
+                ..one("arena_max=1", None)
+            },
+        ],
+        ..Predictions::default()
+    }
+}
+
 fn histogram(values: &[u64]) -> Histogram<u64> {
     let mut histogram = Histogram::new(3).expect("three digits");
     for &value in values {
@@ -188,7 +222,7 @@ pub(super) fn full() -> View {
         live_bytes,
         heap_bytes: live_bytes.map(|live| 2 * live),
     };
-    let mut report = FragReport::from_sample(&sample);
+    let mut report = FragReport::from_sample(&sample).with_predictions(predictions());
     // Three pages are too few for a rule to speak.
     report.findings.push(Finding {
         mechanism: Mechanism::PinnedPages,

@@ -122,6 +122,31 @@ fn an_interval_is_one_line_with_the_latest_count() {
 }
 
 #[test]
+fn lines_have_the_verdict_and_the_predictions_of_the_snapshot() {
+    let view = full();
+    let line: Value = serde_json::from_str(&ndjson(&view)).expect("JSON");
+    let whole = parsed(&view);
+    let of_predictions = [
+        "verdict",
+        "predictions",
+        "self_check",
+        "not_predicted",
+        "predicted_at",
+        "predictions_pending",
+    ];
+    for key in of_predictions {
+        assert_eq!(line[key], whole[key], "{key}");
+    }
+    assert_eq!(line["predictions"][0]["rest_bytes"], 50 << 20);
+    assert_eq!(line["predicted_at"], "2026-01-02T03:03:47.678Z");
+    let said = whole["explanation"].as_str().expect("words");
+    assert!(
+        said.contains("as it was walked 18.0 s before takes"),
+        "{said}"
+    );
+}
+
+#[test]
 fn the_table_reads_back_with_the_figures_of_the_json() {
     let view = full();
     let bytes = super::csv::table(&view).expect("a table");
@@ -170,6 +195,13 @@ fn the_table_reads_back_with_the_figures_of_the_json() {
         ("1".into(), "pages".into())
     );
     assert!(!figures.contains_key("activity_classes//64/lifetime_p50_ns"));
+    let predicted = |field| &figures[&format!("predictions/glibc/mmap_threshold=128K/{field}")].0;
+    assert_eq!(*predicted("low_bytes"), (46 << 20).to_string());
+    assert_eq!(figures["predictions/glibc/arena_max=1/rest_bytes"].0, "");
+    assert_eq!(
+        figures["self_check///measured_bytes"].0,
+        (100 << 20).to_string()
+    );
 }
 
 #[test]
@@ -286,6 +318,7 @@ fn every_key_column_and_tag_is_documented() {
             ".evidence.",
             ".metrics.",
             ".over_time.",
+            ".env.",
         ];
         if by_others.iter().any(|part| path.contains(part)) {
             continue;

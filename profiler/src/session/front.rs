@@ -6,6 +6,8 @@ use std::sync::mpsc::{
 };
 use std::time::Duration;
 
+use profiler_core::prediction::Predictions;
+use profiler_core::report::{FragReport, Mechanism};
 use profiler_core::text::visible;
 use profiler_core::view::View;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -148,6 +150,7 @@ impl Lines {
             json,
             printed: 0,
             notices: Vec::new(),
+            concluded: None,
         };
         std::thread::Builder::new()
             .name("lines".into())
@@ -209,6 +212,34 @@ struct Writer {
     printed: u64,
     /// Notices of the last view, each said on stderr when it comes up.
     notices: Vec<String>,
+    /// From what the last verdict that was printed followed.
+    concluded: Option<Grounds>,
+}
+
+/// What a verdict follows from: as long as that is the same, its figures alone may have changed.
+#[derive(Eq, PartialEq)]
+struct Grounds {
+    cause: Option<Mechanism>,
+    /// The walk that was predicted, and how many candidates are known of it.
+    predicted: Option<(u64, usize)>,
+}
+
+impl Grounds {
+    fn of(report: &FragReport) -> Self {
+        let predictions = report.predictions.as_ref();
+        Self {
+            cause: report.findings.first().map(|finding| finding.mechanism),
+            predicted: predictions.map(|all| {
+                // Of those that are under way a line each is too many.
+                let known = if all.pending > 0 {
+                    0
+                } else {
+                    all.candidates.len()
+                };
+                (all.walk_ns, known)
+            }),
+        }
+    }
 }
 
 impl Writer {
@@ -227,6 +258,11 @@ impl Writer {
                 let phrases = what_if.phrases().join("; ");
                 text += &format!("         what if: {}\n", visible(phrases));
             }
+            let grounds = Grounds::of(&view.report);
+            if self.concluded.as_ref() != Some(&grounds) {
+                text += &conclusion(&view.report);
+                self.concluded = Some(grounds);
+            }
             say::print(&text)?;
         }
         self.printed += 1;
@@ -238,6 +274,22 @@ impl Writer {
         self.notices.clone_from(&view.notices);
         Ok(())
     }
+}
+
+/// The verdict, and what it was predicted from, on lines of their own.
+fn conclusion(report: &FragReport) -> String {
+    let mut text = format!("         verdict: {}\n", visible(&report.verdict));
+    let predictions = report.predictions.as_ref();
+    let phrases = predictions.map(Predictions::phrases).unwrap_or_default();
+    if !phrases.is_empty() {
+        let phrases = phrases.join("; ");
+        text += &format!("         predicted: {}\n", visible(phrases));
+    }
+    let trouble = predictions.and_then(|all| all.trouble.as_ref());
+    if let Some(why) = trouble {
+        text += &format!("         not predicted: {}\n", visible(why));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -272,6 +324,25 @@ mod tests {
         let shown = lines.show(view).expect_err("the reader has gone");
         assert_eq!(shown.kind(), io::ErrorKind::BrokenPipe);
         lines.close(LAST_LINES).expect("it was said");
+    }
+
+    #[test]
+    fn a_verdict_is_printed_again_when_more_was_predicted() {
+        let report = |pending, of_walk| {
+            let mut predictions = Predictions::under_way(of_walk);
+            predictions.pending = pending;
+            if pending < 2 {
+                predictions.candidates.push(Default::default());
+            }
+            Grounds::of(
+                &crate::export::sample_view::passive()
+                    .report
+                    .with_predictions(predictions),
+            )
+        };
+        assert!(report(2, 7) == report(1, 7), "some are under way");
+        assert!(report(1, 7) != report(0, 7), "all are known");
+        assert!(report(0, 7) != report(0, 8), "another walk");
     }
 
     #[test]

@@ -53,8 +53,13 @@ impl LiveSession {
     ) -> io::Result<Self> {
         let sample = walk(&sampler, sampling, &mut schedule)?;
         if let Some(predictor) = &mut predictor {
-            predictor.offer(&sample);
+            predictor.offer(&sample, sampler.target().foreign_root());
         }
+        let report = FragReport::from_sample(&sample);
+        let report = match &predictor {
+            Some(predictor) => predictor.apply(report),
+            None => report,
+        };
         let mut session = Self {
             sampler,
             sampling,
@@ -65,7 +70,7 @@ impl LiveSession {
             recorder,
             history: History::default(),
             over_time: OverTime::default(),
-            report: Arc::new(FragReport::from_sample(&sample)),
+            report: Arc::new(report),
             ended: None,
             trouble: None,
         };
@@ -110,6 +115,9 @@ impl LiveSession {
     }
 
     fn observe(&mut self, walking: bool) -> io::Result<()> {
+        let count = self.sampler.target().quick_count()?;
+        self.schedule
+            .rss_changed(self.report.kernel.rss_bytes, count.rss_bytes);
         if walking && self.schedule.due(Instant::now()) {
             let sample = walk(&self.sampler, self.sampling, &mut self.schedule)?;
             // A target that died or executed another program meanwhile yields an empty or foreign
@@ -120,7 +128,7 @@ impl LiveSession {
                 self.over_time.add(&report);
                 self.report = Arc::new(match &mut self.predictor {
                     Some(predictor) => {
-                        predictor.offer(&sample);
+                        predictor.offer(&sample, self.sampler.target().foreign_root());
                         predictor.apply(report)
                     }
                     None => report,
@@ -128,7 +136,6 @@ impl LiveSession {
                 self.recorder.walk(&sample, &self.view());
             }
         } else {
-            let count = self.sampler.target().quick_count()?;
             // Another program's memory is no point of this curve.
             if count.rss_bytes > 0 && self.sampler.target().state() == TargetState::Same {
                 self.note_point(count.rss_bytes, count.swap_bytes);

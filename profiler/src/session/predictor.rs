@@ -1,5 +1,6 @@
 //! Predictions for a session: at once for one walk, or beside a session that goes on.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -18,7 +19,12 @@ const CHANGED: f64 = 0.1;
 const PAUSE: u32 = 10;
 
 /// Predicts one walk, with progress on stderr, until it is done or interrupted.
-pub(crate) fn predict_now(sample: &Sample, interrupted: &Arc<AtomicBool>) -> Predictions {
+/// `root` is the root directory of the process where that is another than ours.
+pub(crate) fn predict_now(
+    sample: &Sample,
+    root: Option<&Path>,
+    interrupted: &Arc<AtomicBool>,
+) -> Predictions {
     let is_watched = say::is_watched();
     let show = |so_far: &Predictions| {
         if is_watched {
@@ -28,7 +34,7 @@ pub(crate) fn predict_now(sample: &Sample, interrupted: &Arc<AtomicBool>) -> Pre
     if is_watched {
         say::progress("predicting: playing the heap into its own allocator");
     }
-    let predictions = predict(sample, interrupted, &show);
+    let predictions = predict(sample, root, interrupted, &show);
     if is_watched {
         say::clear_progress();
     }
@@ -49,9 +55,10 @@ pub(crate) struct Predictor {
     latest: Arc<Mutex<Option<Predictions>>>,
     cancelled: Arc<AtomicBool>,
     running: Option<JoinHandle<()>>,
-    /// What malloc's heap took at the walk that was predicted, and at the last one.
+    /// What malloc's heap took at the walk that was predicted, and at the last one, which was then.
     predicted_bytes: u64,
     last_bytes: u64,
+    last_walk_ns: u64,
     /// When that one began to be played, and when another may at the earliest.
     began: Option<Instant>,
     not_before: Option<Instant>,
@@ -60,8 +67,9 @@ pub(crate) struct Predictor {
 impl Predictor {
     /// Begins to predict a walk, unless one is being predicted, or was not long ago, or the heap is much
     /// as it was.
-    pub(crate) fn offer(&mut self, sample: &Sample) {
+    pub(crate) fn offer(&mut self, sample: &Sample, root: Option<PathBuf>) {
         self.last_bytes = profiler_lab::seed::measured_bytes(sample).unwrap_or(0);
+        self.last_walk_ns = sample.taken_at_ns;
         if !self.is_free() || self.began.is_some() && self.is_fresh() {
             return;
         }
@@ -73,6 +81,7 @@ impl Predictor {
         }
         self.predicted_bytes = self.last_bytes;
         self.began = Some(Instant::now());
+        *lock(&self.latest) = Some(Predictions::under_way(sample.taken_at_ns));
         let (sample, latest) = (sample.clone(), Arc::clone(&self.latest));
         let cancelled = Arc::clone(&self.cancelled);
         let spawned = thread::Builder::new()
@@ -81,7 +90,7 @@ impl Predictor {
                 let put = |predictions: &Predictions| {
                     *lock(&latest) = Some(predictions.clone());
                 };
-                put(&predict(&sample, &cancelled, &put));
+                put(&predict(&sample, root.as_deref(), &cancelled, &put));
             });
         match spawned {
             Ok(thread) => self.running = Some(thread),
@@ -112,22 +121,30 @@ impl Predictor {
         change <= CHANGED * self.predicted_bytes as f64
     }
 
-    /// A report with the latest predictions, where there are any.
+    /// What is known of the heap as it is: the latest predictions, or why they do not hold for it.
+    fn current(&self) -> Option<Predictions> {
+        let latest = lock(&self.latest).clone()?;
+        if self.is_fresh() {
+            return Some(latest);
+        }
+        let why = "malloc's heap has changed by more than a tenth since it was predicted, and will be \
+                   predicted again";
+        Some(Predictions::none(self.last_walk_ns, why))
+    }
+
+    /// A report with the latest predictions.
     pub(crate) fn apply(&self, report: FragReport) -> FragReport {
-        match &*lock(&self.latest) {
-            Some(predictions) if self.is_fresh() => report.with_predictions(predictions.clone()),
-            _ => report,
+        match self.current() {
+            Some(predictions) => report.with_predictions(predictions),
+            None => report,
         }
     }
 
     /// The same report with the latest predictions, if they are newer than those that it has.
     pub(crate) fn refresh(&self, report: &Arc<FragReport>) -> Arc<FragReport> {
-        let latest = lock(&self.latest);
-        match &*latest {
-            Some(predictions)
-                if self.is_fresh() && report.predictions.as_ref() != Some(predictions) =>
-            {
-                Arc::new(report.with_predictions(predictions.clone()))
+        match self.current() {
+            Some(predictions) if report.predictions.as_ref() != Some(&predictions) => {
+                Arc::new(report.with_predictions(predictions))
             }
             _ => Arc::clone(report),
         }

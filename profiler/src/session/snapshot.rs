@@ -1,5 +1,6 @@
 //! `snapshot` and `explain`: one passive look.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -33,6 +34,8 @@ pub struct SnapshotOutcome {
 struct Seen {
     sample: Sample,
     missing_bytes: u64,
+    /// Its root directory, where that is another than ours.
+    root: Option<PathBuf>,
     /// Of its objects, if they were asked for.
     census: Option<Result<Census, NoCensus>>,
 }
@@ -45,6 +48,7 @@ fn observe(options: &SnapshotOptions) -> Result<Seen, SessionError> {
             Ok(Seen {
                 census: options.objects.map(|_| core.census()),
                 missing_bytes: core.missing_bytes,
+                root: None,
                 sample: core.sample,
             })
         }
@@ -69,6 +73,7 @@ fn observe(options: &SnapshotOptions) -> Result<Seen, SessionError> {
             Ok(Seen {
                 sample,
                 missing_bytes: 0,
+                root: sampler.target().foreign_root(),
                 census,
             })
         }
@@ -84,6 +89,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
     let Seen {
         sample,
         missing_bytes,
+        root,
         census,
     } = observe(options)?;
     let mut report = FragReport::from_sample(&sample);
@@ -96,7 +102,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
     let mut interrupted = false;
     if options.predict {
         let flag = interrupt::flag()?;
-        report = report.with_predictions(predict_now(&sample, &flag));
+        report = report.with_predictions(predict_now(&sample, root.as_deref(), &flag));
         interrupted = flag.load(Ordering::Relaxed);
     }
     let view = View {

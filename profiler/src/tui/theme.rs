@@ -82,7 +82,10 @@ impl Theme {
             LedgerClass::FreeStuck | LedgerClass::FreePinned | LedgerClass::PymallocFree => {
                 Color::Red
             }
-            LedgerClass::File | LedgerClass::Stacks | LedgerClass::OtherAnonymous => Color::Blue,
+            LedgerClass::File
+            | LedgerClass::SharedMemory
+            | LedgerClass::Stacks
+            | LedgerClass::OtherAnonymous => Color::Blue,
             LedgerClass::InternalSlop
             | LedgerClass::AllocatorMetadata
             | LedgerClass::PrivateHeap => Color::Cyan,

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Number;
 use super::activity::Percentiles;
+use super::prediction::Predicted;
 use super::what_if::WhatIfRow;
 use crate::export::names::{events_lost, gaps, latest, rfc3339};
 
@@ -17,12 +18,15 @@ pub(super) struct Interval<'a> {
     rss_bytes: u64,
     swap_bytes: u64,
     live_bytes: Option<u64>,
-    /// When the heap was walked: the figures down to `fragmentation_bytes` are of then.
+    /// When the heap was walked: `live_bytes` and the figures down to `fragmentation_bytes` are of then.
     walked_at: String,
     utilisation: Option<f64>,
     pinned_free_bytes: Option<Number>,
     trim_returnable_bytes: Option<Number>,
     fragmentation_bytes: Option<Number>,
+    verdict: &'a str,
+    #[serde(flatten)]
+    predicted: Predicted<'a>,
     activity: Option<Rates<'a>>,
     what_if: Option<WhatIfRow<'a>>,
     events_lost: u64,
@@ -59,6 +63,8 @@ impl<'a> Interval<'a> {
             pinned_free_bytes: figure(MetricId::PinnedFreeBytes),
             trim_returnable_bytes: figure(MetricId::TrimReturnableBytes),
             fragmentation_bytes: figure(MetricId::FragmentationBytes),
+            verdict: &report.verdict,
+            predicted: Predicted::of(report.predictions.as_ref()),
             activity: view.activity.as_ref().map(|activity| Rates {
                 allocs_per_second: activity.alloc_rate,
                 frees_per_second: activity.free_rate,

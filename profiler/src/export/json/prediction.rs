@@ -4,12 +4,35 @@ use profiler_core::prediction::{Prediction, Predictions, SelfCheck};
 use serde::Serialize;
 
 use super::Object;
+use crate::export::names::rfc3339;
 
 /// How the predictions came about: all are from one walk.
 const BASIS: &str = "walk";
 
+/// What was predicted, and of which walk; all unknown where nothing was to be.
 #[derive(Serialize)]
-pub(super) struct PredictionRow<'a> {
+pub(super) struct Predicted<'a> {
+    predictions: Option<Vec<PredictionRow<'a>>>,
+    self_check: Option<SelfCheckRow>,
+    not_predicted: Option<&'a str>,
+    predicted_at: Option<String>,
+    predictions_pending: Option<u32>,
+}
+
+impl<'a> Predicted<'a> {
+    pub(super) fn of(predictions: Option<&'a Predictions>) -> Self {
+        Self {
+            predictions: predictions.map(rows),
+            self_check: predictions.and_then(|all| all.self_check.as_ref().map(SelfCheckRow::of)),
+            not_predicted: predictions.and_then(|all| all.trouble.as_deref()),
+            predicted_at: predictions.map(|all| rfc3339(all.walk_ns)),
+            predictions_pending: predictions.map(|all| all.pending),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct PredictionRow<'a> {
     candidate: &'a str,
     allocator: &'a str,
     version: Option<&'a str>,
@@ -28,7 +51,7 @@ pub(super) struct PredictionRow<'a> {
 }
 
 #[derive(Serialize)]
-pub(super) struct SelfCheckRow {
+struct SelfCheckRow {
     measured_bytes: u64,
     predicted_bytes: u64,
     error: f64,
@@ -36,7 +59,7 @@ pub(super) struct SelfCheckRow {
 }
 
 impl SelfCheckRow {
-    pub(super) fn of(check: &SelfCheck) -> Self {
+    fn of(check: &SelfCheck) -> Self {
         Self {
             measured_bytes: check.measured_bytes,
             predicted_bytes: check.predicted_bytes,
@@ -47,7 +70,7 @@ impl SelfCheckRow {
 }
 
 /// All candidates; those that were not played have no figures.
-pub(super) fn rows(predictions: &Predictions) -> Vec<PredictionRow<'_>> {
+fn rows(predictions: &Predictions) -> Vec<PredictionRow<'_>> {
     let now = predictions.now();
     let row = |prediction| PredictionRow::of(prediction, now);
     predictions.candidates.iter().map(row).collect()

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::activity::Activity;
 use super::heaps::Heap;
 use super::objects::Objects;
-use super::prediction::{self, PredictionRow, SelfCheckRow};
+use super::prediction::Predicted;
 use super::what_if::WhatIfRow;
 use super::{Number, Object, Record};
 use crate::export::names::{confidence, events_lost, gaps, milliseconds, rfc3339};
@@ -48,11 +48,8 @@ pub(super) struct Snapshot<'a> {
     over_time: Object<&'static str, Option<Number>>,
     findings: Vec<FindingRow<'a>>,
     packing: Option<Packing<'a>>,
-    predictions: Option<Vec<PredictionRow<'a>>>,
-    self_check: Option<SelfCheckRow>,
-    not_predicted: Option<&'a str>,
-    predicted_at: Option<String>,
-    predictions_pending: Option<u32>,
+    #[serde(flatten)]
+    predicted: Predicted<'a>,
     objects: Option<Objects<'a>>,
     activity: Option<Activity<'a>>,
     what_if: Option<WhatIfRow<'a>>,
@@ -165,7 +162,6 @@ impl<'a> Snapshot<'a> {
     pub(super) fn of(view: &'a View) -> Self {
         let report = &*view.report;
         let [rss_bytes, swap_bytes, peak_rss_bytes] = report.kernel.known();
-        let predictions = report.predictions.as_ref();
         Self {
             schema: "fragscope.snapshot/1",
             taken_at: rfc3339(report.taken_at_ns),
@@ -210,11 +206,7 @@ impl<'a> Snapshot<'a> {
             over_time: metrics(&view.over_time.ratios()),
             findings: report.findings.iter().map(FindingRow::of).collect(),
             packing: report.packing.as_ref().map(Packing::of),
-            predictions: report.predictions.as_ref().map(prediction::rows),
-            self_check: predictions.and_then(|all| all.self_check.as_ref().map(SelfCheckRow::of)),
-            not_predicted: predictions.and_then(|all| all.trouble.as_deref()),
-            predicted_at: predictions.map(|all| rfc3339(all.walk_ns)),
-            predictions_pending: predictions.map(|all| all.pending),
+            predicted: Predicted::of(report.predictions.as_ref()),
             objects: report.objects.as_ref().map(Objects::of),
             activity: view.activity.as_deref().map(Activity::of),
             what_if: view.what_if.as_ref().map(WhatIfRow::of),

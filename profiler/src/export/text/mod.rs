@@ -4,6 +4,7 @@ mod heap;
 mod objects;
 
 use profiler_core::completeness::{Released, StandStill};
+use profiler_core::prediction::{Effect, Predictions};
 use profiler_core::report::{FragReport, LedgerClass, LedgerRow};
 use profiler_core::sample::{PythonMalloc, Target};
 use profiler_core::text::visible;
@@ -53,6 +54,13 @@ pub fn explanation(view: &View) -> String {
     for paragraph in report.explanation.split("\n\n") {
         text.paragraph("", paragraph);
         text.blank();
+    }
+    if report
+        .predictions
+        .as_ref()
+        .is_some_and(|all| all.self_check.is_some())
+    {
+        predictions(&mut text, report);
     }
     completeness(&mut text, view);
     text.0
@@ -256,33 +264,18 @@ fn findings(text: &mut Text, report: &FragReport) {
     text.blank();
 }
 
+/// What was predicted, and what was not.
 fn predictions(text: &mut Text, report: &FragReport) {
     let Some(predictions) = &report.predictions else {
         return;
     };
-    text.title("PREDICTED");
-    if let Some(check) = &predictions.self_check {
-        text.line(&format!(
-            "  malloc now {}; the walk, played into its own allocator: {} ({:+.1} %)",
-            bytes(check.measured_bytes),
-            bytes(check.predicted_bytes),
-            check.error() * 100.0
-        ));
-    }
-    for (prediction, needs, effect) in predictions.ranked() {
-        text.line(&format!(
-            "  {:<28}{:>22}  {}",
-            prediction.title(),
-            needs.band(),
-            effect.words()
-        ));
-    }
+    table(text, report, predictions);
     if predictions.pending > 0 {
         text.line(&format!("  {} more are being played", predictions.pending));
     }
     for prediction in &predictions.candidates {
         if let Some(why) = &prediction.failure {
-            text.line(&format!("  {:<28}not played: {why}", prediction.title()));
+            text.line(&format!("  {:<30}not played: {why}", prediction.title()));
         }
     }
     if let Some(why) = &predictions.trouble {
@@ -291,6 +284,40 @@ fn predictions(text: &mut Text, report: &FragReport) {
         text.paragraph("  ", &format!("{what} was predicted: {why}."));
     }
     text.blank();
+}
+
+/// What other allocators and settings would need, one a row, and how those that save are had.
+fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
+    let row = |name: &str, cells: [&str; 4], rest: &str| {
+        let [low, middle, high, saves] = cells;
+        format!("  {name:<30}{low:>11}{middle:>11}{high:>11}{saves:>12}  {rest}")
+    };
+    text.title(row("PREDICTED", ["low", "middle", "high", "saves"], "").trim());
+    if let Some(check) = &predictions.self_check {
+        let when = match predictions.before(report.taken_at_ns) {
+            None => "now".to_owned(),
+            Some(before) => format!("{before} before"),
+        };
+        let measured = bytes(check.measured_bytes);
+        let name = format!("malloc {when}");
+        text.line(&row(&name, ["", &measured, "", ""], ""));
+        let error = format!("{:+.1} %", check.error() * 100.0);
+        let played = bytes(check.predicted_bytes);
+        text.line(&row("the same, played", ["", &played, "", ""], &error));
+    }
+    let now = predictions.now().unwrap_or(0);
+    for (prediction, needs, effect) in predictions.ranked() {
+        let [low, middle, high] = [needs.low_bytes, needs.bytes, needs.high_bytes].map(bytes);
+        let saves = match now.checked_sub(needs.bytes) {
+            Some(saved) => bytes(saved),
+            None => format!("-{}", bytes(needs.bytes - now)),
+        };
+        let cells = [&*low, &middle, &high, &saves];
+        text.line(&row(&prediction.title(), cells, effect.words()));
+        if let Some(how) = prediction.how().filter(|_| effect == Effect::Saves) {
+            text.paragraph("      ", &how);
+        }
+    }
 }
 
 fn activity(text: &mut Text, view: &View) {

@@ -73,7 +73,7 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
     let mut report = FragReport::from_sample(&sample);
     let is_complete = |all: &Predictions| all.pending == 0 && all.walk_ns == sample.taken_at_ns;
     if is_predicted && !observation.predictions.as_ref().is_some_and(is_complete) {
-        report = report.with_predictions(predict_now(&sample, &interrupted));
+        report = report.with_predictions(predict_now(&sample, None, &interrupted));
     }
     let report = Arc::new(report);
     Ok(Saved {

@@ -4,7 +4,7 @@ use profiler_core::addr::PAGE_SIZE;
 use profiler_core::heap::Allocator;
 use profiler_core::prediction::{Effect, Needs, Predictions};
 use profiler_core::report::{FragReport, Packing};
-use profiler_core::units::{bytes, nanoseconds};
+use profiler_core::units::bytes;
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
 
@@ -81,9 +81,9 @@ fn predicted(
         pending => format!(", {pending} more under way"),
     };
     // It is played once, and walks go on.
-    let (walk, then) = match walked_at_ns.saturating_sub(predictions.walk_ns) {
-        0 => ("this walk".to_owned(), "now"),
-        before => (format!("the walk {} before", nanoseconds(before)), "then"),
+    let (walk, then) = match predictions.before(walked_at_ns) {
+        None => ("this walk".to_owned(), "now"),
+        Some(before) => (format!("the walk {before} before"), "then"),
     };
     let mut lines = vec![Line::from(vec![
         Span::styled(format!("Predicted from {walk}  "), theme.title()),

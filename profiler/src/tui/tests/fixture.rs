@@ -172,6 +172,7 @@ fn ledger() -> Vec<LedgerRow> {
         LedgerClass::PrivateHeap => (0, 0, 0),
         LedgerClass::Stacks => (1, 0, 0),
         LedgerClass::File => (50, 31, 0),
+        LedgerClass::SharedMemory => (0, 0, 0),
         LedgerClass::OtherAnonymous => (6, 0, 0),
         LedgerClass::Unknown => (0, 0, 0),
     };

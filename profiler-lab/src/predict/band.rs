@@ -1,0 +1,194 @@
+//! From what a candidate's players came to, to what it would need: a middle and a band.
+
+use profiler_core::prediction::Needs;
+
+use super::MIDDLE;
+use super::candidates::Reach;
+
+/// program does beside the blocks that a walk shows, which mostly takes some more
+/// (`docs/prediction.md`).
+const MARGIN: Margin = Margin {
+    below: 0.03,
+    above: 0.10,
+    least: 1 << 20,
+};
+
+/// The same of a setting of the allocator that the program has.
+const OWN_MARGIN: Margin = Margin {
+    below: 0.01,
+    above: 0.01,
+    least: 256 << 10,
+};
+
+struct Margin {
+    /// As a share of the lower end.
+    below: f64,
+    /// As a share of the upper end.
+    above: f64,
+    /// In bytes, at either end.
+    least: u64,
+}
+
+impl Margin {
+    fn of(&self, end: u64, share: f64) -> u64 {
+        self.least.max((end as f64 * share) as u64)
+    }
+}
+
+/// What the walk says of the heap, for the bands.
+pub(super) struct Walked {
+    /// What malloc's heap takes, in bytes.
+    pub(super) measured: u64,
+    /// What the process took at its peak, for what it takes now.
+    pub(super) peak: f64,
+    /// Threads for each of the arenas: each keeps something of its own in mimalloc.
+    pub(super) threads_per_arena: f64,
+    /// Whether several threads of the program have a part in the heap.
+    pub(super) has_threads: bool,
+    /// Bytes of live blocks.
+    pub(super) live: u64,
+    /// Bytes of which it is not known what they are.
+    pub(super) unknown: u64,
+    /// Whether glibc serves malloc.
+    pub(super) is_glibc: bool,
+}
+
+impl Walked {
+    /// What a candidate would need of which `all` are the resident bytes by history; the heap as it is,
+    /// played, takes `baseline`.
+    pub(super) fn needs(
+        &self,
+        reach: Reach,
+        is_glibc: bool,
+        mut all: Vec<u64>,
+        baseline: u64,
+    ) -> Option<Needs> {
+        let own_error = self.measured.abs_diff(baseline);
+        let margin = match is_glibc {
+            true => &OWN_MARGIN,
+            false => &MARGIN,
+        };
+        if is_glibc && self.is_glibc {
+            // A setting is compared with the same allocator as played: what both are off by cancels.
+            for bytes in &mut all {
+                *bytes = bytes.saturating_add(self.measured).saturating_sub(baseline);
+            }
+        }
+        let (mut low, mut high) = (*all.iter().min()?, *all.iter().max()?);
+        let mut middle = geometric_mean(&all[..MIDDLE.min(all.len())]);
+        match reach {
+            Reach::Itself | Reach::Full | Reach::Idle => {}
+            Reach::Collected => {
+                if self.has_threads {
+                    // Other threads' heaps are collected by these alone.
+                    low = low.min(self.live);
+                }
+                middle = (middle + low) / 2;
+                high = scaled(high, self.threads_per_arena);
+            }
+            Reach::Peak => {
+                high = scaled(high, self.peak);
+                middle = scaled(middle, self.peak);
+            }
+            Reach::Other => high = high.max(scaled(self.measured, self.peak)),
+        }
+        Some(Needs {
+            bytes: middle,
+            low_bytes: low.saturating_sub(margin.of(low, margin.below).max(own_error)),
+            high_bytes: high
+                .saturating_add(margin.of(high, margin.above).max(own_error))
+                .saturating_add(self.unknown),
+        })
+    }
+}
+
+/// `part` for each `of`, where that is more than one.
+pub(super) fn at_least_one(part: u64, of: u64) -> f64 {
+    (part as f64 / of.max(1) as f64).max(1.0)
+}
+
+pub(super) fn scaled(bytes: u64, times: f64) -> u64 {
+    (bytes as f64 * times) as u64
+}
+
+/// The mean of what may differ by factors: of 10 and 1000 it is 100.
+fn geometric_mean(all: &[u64]) -> u64 {
+    let sum: f64 = all.iter().map(|bytes| (*bytes.max(&1) as f64).ln()).sum();
+    (sum / all.len() as f64).exp().round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn walked() -> Walked {
+        Walked {
+            measured: 100 * MIB,
+            peak: 1.5,
+            threads_per_arena: 2.0,
+            has_threads: false,
+            live: 10 * MIB,
+            unknown: 0,
+            is_glibc: true,
+        }
+    }
+
+    fn needs(walked: &Walked, reach: Reach, is_glibc: bool, all: [u64; 4], baseline: u64) -> Needs {
+        let all = all.map(|mib| mib * MIB).to_vec();
+        let needs = walked.needs(reach, is_glibc, all, baseline * MIB);
+        needs.expect("it was played")
+    }
+
+    #[test]
+    fn the_middle_is_of_the_first_two_and_the_band_of_all() {
+        let found = needs(&walked(), Reach::Full, false, [40, 90, 20, 200], 100);
+        assert_eq!(found.bytes, 60 * MIB);
+        assert_eq!(found.low_bytes, 19 * MIB, "the least margin");
+        assert_eq!(found.high_bytes, 220 * MIB, "a tenth above");
+    }
+
+    #[test]
+    fn what_the_baseline_is_off_by_cancels_for_its_own_settings_and_widens_the_band() {
+        let found = needs(&walked(), Reach::Full, true, [50; 4], 103);
+        assert_eq!(found.bytes, 47 * MIB);
+        assert_eq!((found.low_bytes, found.high_bytes), (44 * MIB, 50 * MIB));
+        let other = needs(&walked(), Reach::Full, false, [50; 4], 103);
+        assert_eq!(other.bytes, 50 * MIB);
+    }
+
+    #[test]
+    fn allocators_that_give_nothing_back_are_judged_by_the_peak() {
+        let found = needs(&walked(), Reach::Peak, false, [100; 4], 100);
+        assert_eq!(found.bytes, 150 * MIB);
+        let back = needs(&walked(), Reach::Other, true, [80; 4], 100);
+        assert!(back.high_bytes >= 150 * MIB, "{back:?}");
+        assert_eq!(back.bytes, 80 * MIB);
+    }
+
+    #[test]
+    fn of_an_allocator_that_collects_later_the_middle_lies_between() {
+        let mut walked = walked();
+        let found = needs(&walked, Reach::Collected, false, [80, 80, 80, 20], 100);
+        assert_eq!(found.bytes, 50 * MIB);
+        assert!(
+            found.high_bytes >= 160 * MIB,
+            "each thread keeps its own: {found:?}"
+        );
+        walked.has_threads = true;
+        let threads = needs(&walked, Reach::Collected, false, [80, 80, 80, 20], 100);
+        assert_eq!(threads.bytes, 45 * MIB);
+        assert_eq!(threads.low_bytes, 9 * MIB);
+    }
+
+    #[test]
+    fn blocks_that_are_not_known_may_all_be_needed() {
+        let mut walked = walked();
+        let known = needs(&walked, Reach::Full, false, [50; 4], 100);
+        walked.unknown = 7 * MIB;
+        let found = needs(&walked, Reach::Full, false, [50; 4], 100);
+        assert_eq!(found.high_bytes, known.high_bytes + 7 * MIB);
+        assert_eq!(found.low_bytes, known.low_bytes);
+    }
+}

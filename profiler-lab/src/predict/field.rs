@@ -1,0 +1,257 @@
+//! Playing all that is to be tried, a few players at a time.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use profiler_core::allocator::Allocator as Kind;
+use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
+
+use super::band::Walked;
+use super::candidates::{Candidate, Reach};
+use crate::play::{PlayError, ReplayProgram, Setup, play};
+use crate::shadow::is_pressed;
+
+/// All that is to be played.
+pub(super) struct Field<'a> {
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) programs: Vec<Arc<ReplayProgram>>,
+    /// That of [`IDLE`].
+    pub(super) idle: Option<Arc<ReplayProgram>>,
+    pub(super) walk_ns: u64,
+    pub(super) walked: Walked,
+    pub(super) cpus: u32,
+    /// Bytes that a player may take.
+    pub(super) limit: u64,
+    pub(super) interrupted: &'a AtomicBool,
+    /// Whether this host is short of memory.
+    pub(super) is_pressed: AtomicBool,
+    pub(super) progress: &'a (dyn Fn(&Predictions) + Sync),
+    pub(super) state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    queue: VecDeque<(usize, usize)>,
+    outcomes: Vec<Outcome>,
+}
+
+/// What playing one candidate came to.
+#[derive(Clone, Default)]
+struct Outcome {
+    /// Resident bytes at the end, by history.
+    resident: Vec<Option<u64>>,
+    failure: Option<String>,
+}
+
+impl Field<'_> {
+    pub(super) fn run(&self, players: usize) -> Predictions {
+        let histories = self.programs.len();
+        let all = self.candidates.iter().enumerate();
+        let played = all.filter(|(_, candidate)| candidate.exact.is_none());
+        let all = played.flat_map(|(number, candidate)| {
+            (0..candidate.reach.runs(histories)).map(move |run| (number, run))
+        });
+        *self.state() = State {
+            queue: all.collect(),
+            outcomes: self
+                .candidates
+                .iter()
+                .map(|candidate| Outcome {
+                    resident: vec![None; candidate.reach.runs(histories)],
+                    failure: candidate.allocator.as_ref().err().cloned(),
+                })
+                .collect(),
+        };
+        let started = thread::scope(|scope| {
+            let start = |_| {
+                let thread = thread::Builder::new().name("prediction".into());
+                thread.spawn_scoped(scope, || self.work()).is_ok()
+            };
+            (0..players)
+                .map(start)
+                .filter(|is_started| *is_started)
+                .count()
+        });
+        let mut predictions = self.predictions();
+        if self.interrupted.load(Ordering::Relaxed) {
+            predictions.trouble = Some("interrupted".to_owned());
+        } else if started == 0 {
+            predictions.trouble = Some("no thread could be started".to_owned());
+        } else if self.is_pressed.load(Ordering::Relaxed) {
+            predictions.trouble = Some("this host is short of memory".to_owned());
+        }
+        if predictions.trouble.is_some() {
+            predictions.pending = 0;
+        }
+        predictions
+    }
+
+    fn work(&self) {
+        while let Some((candidate, history)) = self.next() {
+            let played = self.play(candidate, history);
+            let mut state = self.state();
+            let outcome = &mut state.outcomes[candidate];
+            match played {
+                Ok(resident) => outcome.resident[history] = Some(resident),
+                Err(PlayError::Cancelled) => return,
+                Err(why) => outcome.failure = Some(why.to_string()),
+            }
+            let is_done = outcome.failure.is_some() || outcome.resident.iter().all(Option::is_some);
+            if candidate == 0 && is_done && !self.is_reproduced(&state.outcomes[0]) {
+                // What follows could not be believed.
+                state.queue.clear();
+            }
+            drop(state);
+            if is_done {
+                (self.progress)(&self.predictions());
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed) || self.is_pressed.load(Ordering::Relaxed)
+    }
+
+    /// What to play next: a candidate and a history.
+    fn next(&self) -> Option<(usize, usize)> {
+        let mut state = self.state();
+        while !self.is_over() {
+            let (candidate, history) = state.queue.pop_front()?;
+            if state.outcomes[candidate].failure.is_none() {
+                return Some((candidate, history));
+            }
+        }
+        None
+    }
+
+    fn is_reproduced(&self, baseline: &Outcome) -> bool {
+        let predicted = baseline.resident.first().copied().flatten();
+        predicted.is_some_and(|predicted_bytes| {
+            let check = SelfCheck {
+                measured_bytes: self.walked.measured,
+                predicted_bytes,
+            };
+            check.holds()
+        })
+    }
+
+    fn play(&self, candidate: usize, history: usize) -> Result<u64, PlayError> {
+        let candidate = &self.candidates[candidate];
+        let allocator = candidate.allocator.as_ref().ok();
+        let is_last = history >= self.programs.len();
+        let setup = Setup {
+            preload: allocator.and_then(|allocator| allocator.object.clone()),
+            env: candidate.env.variables().to_vec(),
+            trim_at_checkpoints: is_last && candidate.reach == Reach::Collected,
+            cpus: (self.cpus > 0).then_some(self.cpus),
+            memory_limit: Some(self.limit),
+            background: true,
+            ..Setup::default()
+        };
+        let goes_on = |_| {
+            if is_pressed() {
+                self.is_pressed.store(true, Ordering::Relaxed);
+            }
+            !self.is_over()
+        };
+        // After the histories comes the first of them again: idle at its end, or all given back.
+        let idle = self
+            .idle
+            .as_ref()
+            .filter(|_| candidate.reach == Reach::Idle);
+        let first = idle.unwrap_or(&self.programs[0]);
+        let program = self.programs.get(history).unwrap_or(first);
+        let played = play(program, &setup, &goes_on)?;
+        let at_end = played.checkpoints.last();
+        // Each program ends with a checkpoint.
+        Ok(at_end.map_or(0, |checkpoint| checkpoint.resident_bytes))
+    }
+
+    fn predictions(&self) -> Predictions {
+        let state = self.state();
+        let mut all = self.candidates.iter().zip(&state.outcomes);
+        let baseline = all.next().map(|(_, outcome)| outcome);
+        let predicted = baseline.and_then(|outcome| *outcome.resident.first()?);
+        let mut pending = 0;
+        let candidates = all
+            .filter_map(|(candidate, outcome)| {
+                let needs = self.needs(candidate, outcome, predicted);
+                if needs.is_none() && outcome.failure.is_none() {
+                    pending += 1;
+                    return None;
+                }
+                Some(prediction(candidate, outcome, needs))
+            })
+            .collect();
+        Predictions {
+            walk_ns: self.walk_ns,
+            self_check: predicted.map(|predicted_bytes| SelfCheck {
+                measured_bytes: self.walked.measured,
+                predicted_bytes,
+            }),
+            candidates,
+            pending,
+            trouble: baseline.and_then(|outcome| {
+                let why = outcome.failure.as_ref()?;
+                Some(format!("the heap as it is cannot be played: {why}"))
+            }),
+        }
+    }
+
+    fn needs(
+        &self,
+        candidate: &Candidate,
+        outcome: &Outcome,
+        baseline: Option<u64>,
+    ) -> Option<Needs> {
+        if let Some(bytes) = candidate.exact {
+            return Some(Needs {
+                bytes,
+                low_bytes: bytes,
+                high_bytes: bytes,
+            });
+        }
+        if outcome.failure.is_some() {
+            return None;
+        }
+        let all: Vec<u64> = outcome.resident.iter().copied().collect::<Option<_>>()?;
+        let is_glibc = candidate
+            .allocator
+            .as_ref()
+            .is_ok_and(|a| a.identity.is(Kind::Glibc));
+        self.walked.needs(candidate.reach, is_glibc, all, baseline?)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn prediction(candidate: &Candidate, outcome: &Outcome, needs: Option<Needs>) -> Prediction {
+    let allocator = candidate.allocator.as_ref().ok();
+    let listed = allocator.and_then(|allocator| allocator.listed.clone());
+    let preload = listed
+        .clone()
+        .map(|listed| ("LD_PRELOAD".to_owned(), listed));
+    Prediction {
+        candidate: candidate.name.clone(),
+        allocator: match allocator.and_then(|allocator| allocator.identity.kind) {
+            Some(kind) => kind.name().to_owned(),
+            None => candidate.name.clone(),
+        },
+        version: allocator.and_then(|allocator| allocator.identity.version.clone()),
+        path: listed,
+        is_carried: allocator.is_some_and(|allocator| !allocator.is_installed),
+        set: preload
+            .into_iter()
+            .chain(candidate.env.variables().iter().cloned())
+            .collect(),
+        step: candidate.step.map(str::to_owned),
+        remedies: candidate.remedies,
+        needs,
+        runs: outcome.resident.iter().flatten().count() as u32,
+        failure: outcome.failure.clone(),
+    }
+}

@@ -1,0 +1,192 @@
+//! Predictions from one walk: the heap, as several programs that it may have come from, played into
+//! the real allocators.
+
+mod band;
+mod candidates;
+mod field;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use profiler_common::program::Op;
+use profiler_core::allocator::Allocator as Kind;
+use profiler_core::prediction::Predictions;
+use profiler_core::sample::Sample;
+use profiler_core::units::bytes;
+use profiler_target::host;
+use profiler_trace::compile::Summary;
+use profiler_trace::limits::{Limits, Meter, Stopped};
+
+use self::band::{Walked, at_least_one, scaled};
+use self::candidates::candidates;
+use self::field::Field;
+use super::play::ReplayProgram;
+use super::seed::{
+    Fill, LargeGaps, Overlap, SeedHeap, SeedOptions, Written, measured_bytes, write,
+};
+
+/// Of the memory that is available, players may take this share together.
+const MEMORY_SHARE: f64 = 0.5;
+/// A player may need so much more than the heap takes before it is started…
+const HEADROOM: f64 = 1.3;
+/// …and so many bytes besides, for itself and its allocator's state.
+const OWN_BYTES: u64 = 64 << 20;
+/// What an allocator may need more than the heap takes before its player is ended.
+const MOST_TIMES: u64 = 4;
+/// No heap of more operations is played: it would take minutes, and its program 512 MiB.
+const MOST_OPERATIONS: u64 = 1 << 25;
+
+/// The histories that a heap may have. The first two are its middle; all of them are its band.
+const HISTORIES: [SeedOptions; 4] = [
+    SeedOptions {
+        fill: Fill::Neighbours,
+        large: LargeGaps::ByShare,
+        slack: 8,
+        overlap: Overlap::Together,
+        ..SeedOptions::DEFAULT
+    },
+    SeedOptions {
+        fill: Fill::Exact,
+        large: LargeGaps::ByShare,
+        slack: 0,
+        overlap: Overlap::OneByOne,
+        ..SeedOptions::DEFAULT
+    },
+    SeedOptions {
+        fill: Fill::Exact,
+        large: LargeGaps::LargeBlocks,
+        slack: 8,
+        overlap: Overlap::OneByOne,
+        ..SeedOptions::DEFAULT
+    },
+    SeedOptions {
+        fill: Fill::Neighbours,
+        large: LargeGaps::AsOthers,
+        slack: 0,
+        overlap: Overlap::Together,
+        ..SeedOptions::DEFAULT
+    },
+];
+/// How many of them are the middle.
+const MIDDLE: usize = 2;
+/// Of a heap that takes more, only these are played: it takes too long else.
+const LARGE_HEAP: u64 = 1 << 30;
+/// A heap that takes less is not worth it.
+const LEAST_HEAP: u64 = 4 << 20;
+
+/// The first history, of a program that does nothing any more once the fill was freed.
+const IDLE: SeedOptions = SeedOptions {
+    goes_on: false,
+    ..HISTORIES[0]
+};
+
+/// Predicts what the heap that serves malloc in a sample would need elsewhere. `progress` gets what is
+/// known whenever a candidate is done. Players give way to all that wants a processor. `root` is the root
+/// directory of the process, where that is another than ours: what its loader finds there is listed.
+pub fn predict(
+    sample: &Sample,
+    root: Option<&Path>,
+    interrupted: &Arc<AtomicBool>,
+    progress: &(dyn Fn(&Predictions) + Sync),
+) -> Predictions {
+    let none = |why: &str| Predictions::none(sample.taken_at_ns, why);
+    let (Some(heap), Some(measured)) = (SeedHeap::of(sample), measured_bytes(sample)) else {
+        return none("malloc's heap was not walked");
+    };
+    if measured < LEAST_HEAP {
+        let measured = bytes(measured);
+        return none(&format!(
+            "malloc's heap takes {measured}, too little for it to matter"
+        ));
+    }
+    let available = host::available_bytes();
+    let histories = match measured {
+        LARGE_HEAP.. => MIDDLE,
+        _ => HISTORIES.len(),
+    };
+    let mut programs = Vec::new();
+    for history in HISTORIES[..histories].iter().chain([&IDLE]) {
+        match program(&heap, history, available, interrupted) {
+            Ok(program) => programs.push(program),
+            Err(error) if matches!(Stopped::of(&error), Some(Stopped::Limit { .. })) => {
+                return none("the heap has too many blocks to be played");
+            }
+            Err(error) => return none(&format!("the heap cannot be played: {error}")),
+        }
+    }
+    let peaks = programs.iter().map(|p| p.summary().peak_live_bytes);
+    let peak = peaks.max().unwrap_or(0);
+    let room = (available as f64 * MEMORY_SHARE) as u64;
+    let each = scaled(peak, HEADROOM).saturating_add(OWN_BYTES);
+    let players = cores().min((room / each) as usize);
+    if players == 0 {
+        return none(&format!(
+            "too little memory is available to fragscope to play a heap of {}: {}",
+            bytes(measured),
+            bytes(available)
+        ));
+    }
+    let idle = programs.pop();
+    let arenas = heap.arenas().len();
+    let now = sample
+        .kernel
+        .rss_bytes
+        .saturating_add(sample.kernel.swap_bytes);
+    let walked = Walked {
+        measured,
+        peak: at_least_one(sample.kernel.peak_rss_bytes, now),
+        threads_per_arena: at_least_one(sample.target.threads.into(), arenas as u64),
+        has_threads: arenas > 1,
+        live: heap.live_bytes(),
+        unknown: heap.unknown_bytes(),
+        is_glibc: heap.allocator() == Kind::Glibc,
+    };
+    let field = Field {
+        idle,
+        candidates: candidates(&heap, measured, root),
+        programs,
+        walk_ns: sample.taken_at_ns,
+        walked,
+        cpus: sample.host.cpus,
+        limit: (room / players as u64)
+            .min(peak.saturating_mul(MOST_TIMES).saturating_add(OWN_BYTES)),
+        interrupted,
+        is_pressed: AtomicBool::new(false),
+        progress,
+        state: Mutex::default(),
+    };
+    field.run(players)
+}
+
+fn program(
+    heap: &SeedHeap<'_>,
+    history: &SeedOptions,
+    available: u64,
+    interrupted: &Arc<AtomicBool>,
+) -> io::Result<Arc<ReplayProgram>> {
+    let most = MOST_OPERATIONS * size_of::<Op>() as u64;
+    let limits = Limits::new(Some(most), None, available);
+    let meter = Meter::new(limits, Arc::clone(interrupted));
+    ReplayProgram::of_operations(meter, |sink| {
+        let Written {
+            threads,
+            slots,
+            peak_bytes,
+            ..
+        } = write(heap, history, sink)?;
+        Ok(Summary {
+            threads,
+            slots: slots.into(),
+            peak_live_bytes: peak_bytes,
+            ..Summary::default()
+        })
+    })
+}
+
+/// Processors to play on.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
