@@ -42,7 +42,7 @@ pub use denial::{Caller, Denial};
 pub use elf::{FILE_LIMIT, FileError, FileLimit, FilePath, set_file_limit};
 pub use elf::{Source, file_limit, open_checked, open_regular};
 pub use error_kind::{Action, CoreProblem, ErrorKind, OutputProblem, Packer};
-pub use guard::{Guard, Needed, end_all as end_guards, is_guard, is_suspended};
+pub use guard::{Guard, Needed, end_all as end_guards, is_suspended};
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;

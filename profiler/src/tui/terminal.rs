@@ -12,8 +12,7 @@ use crossterm::terminal::{
 };
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::dup2_stdin;
-use profiler_target::is_guard;
+use nix::unistd::{dup2_stdin, getpid};
 use ratatui::backend::CrosstermBackend;
 use ratatui::{Frame, Terminal};
 
@@ -29,8 +28,9 @@ impl Screen {
     /// the terminal is not the guard's, and nor are the locks for it.
     pub(super) fn enter() -> io::Result<Self> {
         let before = std::panic::take_hook();
+        let own = getpid();
         std::panic::set_hook(Box::new(move |panic| {
-            if !is_guard() {
+            if getpid() == own {
                 restore();
                 before(panic);
             }
