@@ -231,12 +231,8 @@ impl Guard {
 /// Whether this process is a guard.
 static IS_GUARD: AtomicBool = AtomicBool::new(false);
 
-/// Whether this process is a guard, in which a panic hook must do nothing.
-fn is_guard() -> bool {
-    IS_GUARD.load(Ordering::SeqCst)
-}
-
-/// Keeps the hooks that are set by now from running in guards. The guard itself cannot replace them: that
+/// Keeps the hooks that are set by now from running in guards; those that are set later see to it by
+/// themselves. The guard itself cannot replace them: that
 /// takes a lock, too, which a thread that panics holds.
 fn silence_panics() {
     static DONE: Once = Once::new();
@@ -247,7 +243,7 @@ fn silence_panics() {
     DONE.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |what| {
-            if !is_guard() {
+            if !IS_GUARD.load(Ordering::SeqCst) {
                 before(what);
             }
         }));
