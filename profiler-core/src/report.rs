@@ -4,11 +4,11 @@
 use crate::addr::{AddrRange, PAGE_SIZE};
 use crate::completeness::{Completeness, Confidence};
 pub use crate::explain::{Remedy, Step};
-use crate::explain::{explanation, findings, verdict};
+use crate::explain::{answer, explanation, findings, verdict};
 use crate::fork::ForkSharing;
 use crate::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
 use crate::metrics::{Metric, MetricId};
-use crate::objects::Census;
+use crate::objects::{Census, Growth};
 use crate::prediction::Predictions;
 use crate::residency::PageState;
 use crate::sample::{Host, KernelCount, Target};
@@ -518,6 +518,8 @@ pub struct FragReport {
     pub predictions: Option<Predictions>,
     /// What the live blocks are and who holds them; `None` until that was asked for.
     pub objects: Option<Census>,
+    /// What grew since an earlier census; `None` where there was none.
+    pub growth: Option<Growth>,
     /// What follows, the most bytes first.
     pub findings: Vec<Finding>,
     /// One line: the verdict.
@@ -537,16 +539,21 @@ impl FragReport {
         report
     }
 
-    /// The same report with the census of its walk's objects.
-    pub fn with_objects(mut self, census: Census) -> Self {
+    /// The same report with a census of its objects, and what grew since an `earlier` one.
+    pub fn with_objects(mut self, census: Census, earlier: Option<&Census>) -> Self {
+        self.growth = earlier.and_then(|earlier| Growth::between(earlier, &census));
         self.objects = Some(census);
+        self.conclude();
         self
     }
 
     /// Draws the conclusions from what is known.
     pub(crate) fn conclude(&mut self) {
         self.findings = findings(self);
-        self.verdict = verdict(self);
+        self.verdict = match answer(self) {
+            Some(answer) => format!("{answer} {}", verdict(self)),
+            None => verdict(self),
+        };
         self.explanation = explanation(self);
     }
 

@@ -50,14 +50,16 @@ impl CoreSample {
         let memory = ResidentMemory::new(self.core.memory(), &sample.residency);
         let python = self.core.python_version();
         let serves = sample.target.python_malloc;
-        census(
+        let mut census = census(
             &memory,
             &sample.residency,
             &sample.heaps,
             python,
             serves,
             true,
-        )
+        )?;
+        census.taken_at_ns = sample.taken_at_ns;
+        Ok(census)
     }
 }
 

@@ -55,7 +55,9 @@ pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, N
     let memory = ResidentMemory::new(target.memory(), &residency);
     let python = target.python_version();
     let serves = sample.target.python_malloc;
-    census(&memory, &residency, &sample.heaps, python, serves, false)
+    let mut census = census(&memory, &residency, &sample.heaps, python, serves, false)?;
+    census.taken_at_ns = sample.taken_at_ns;
+    Ok(census)
 }
 
 /// The census of memory of a known moment.

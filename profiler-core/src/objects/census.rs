@@ -57,11 +57,33 @@ pub struct AllocatorShare {
     pub named: Amount,
 }
 
+/// What an object is to the function that has it.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Via {
+    /// Its default arguments.
+    Defaults,
+    /// Variables of the functions around it.
+    Closure,
+}
+
+impl Via {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Defaults, Self::Closure];
+
+    /// Its name, for people and in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Defaults => "default arguments",
+            Self::Closure => "closure",
+        }
+    }
+}
+
 /// One step on the way from a name to what is held.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PathStep {
-    /// What the step before has it as, where that is no plain item: `default arguments`, `closure`.
-    pub via: Option<&'static str>,
+    /// What the step before has it as, where that is no plain item.
+    pub via: Option<Via>,
     /// The type.
     pub type_name: String,
     /// How many items it has, for containers.
@@ -94,8 +116,10 @@ pub struct Holder {
 }
 
 /// What the live blocks are, and who holds them.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Census {
+    /// When the walk was that gave the blocks, in nanoseconds since 1970-01-01 UTC.
+    pub taken_at_ns: u64,
     /// Python's major and minor version.
     pub python: (u8, u8),
     /// Whose layout was used.

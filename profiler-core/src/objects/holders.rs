@@ -2,7 +2,7 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::census::{Census, Holder, PathStep};
+use super::census::{Census, Holder, PathStep, Via};
 use super::fold::Folded;
 use super::graph::{Dominators, NONE};
 use super::kinds::{Kind, PackedKind};
@@ -14,7 +14,7 @@ use super::words::read_word;
 use crate::memory::TargetMemory;
 
 /// Holders that are reported.
-const REPORTED: usize = 100;
+pub(super) const REPORTED: usize = 100;
 /// Candidates of each kind that are looked at for them.
 const CANDIDATES: usize = 8 * REPORTED;
 /// Names that are given of those who share something.
@@ -257,12 +257,12 @@ impl<M: TargetMemory> Holders<'_, M> {
     }
 
     /// What an object is to a function.
-    fn via(&self, before: &Type, at: u64, addr: u64) -> Option<&'static str> {
+    fn via(&self, before: &Type, at: u64, addr: u64) -> Option<Via> {
         let function = &self.source.layout.function;
         let fields = [
-            (Some(function.defaults), "default arguments"),
-            (function.keyword_defaults, "default arguments"),
-            (Some(function.closure), "closure"),
+            (Some(function.defaults), Via::Defaults),
+            (function.keyword_defaults, Via::Defaults),
+            (Some(function.closure), Via::Closure),
         ];
         let is = |offset: u64| read_word(self.source.memory, at.wrapping_add(offset)) == Some(addr);
         let mut fields = fields

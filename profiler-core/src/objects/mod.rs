@@ -13,6 +13,7 @@ mod edges;
 mod fold;
 mod frames;
 mod graph;
+mod growth;
 mod holders;
 mod kinds;
 mod layout;
@@ -46,7 +47,9 @@ use crate::size_class::SizeClass;
 
 pub use self::census::{
     AllocatorShare, Amount, Census, Holder, LayoutBasis, NativeRow, NoCensus, PathStep, TypeRow,
+    Via,
 };
+pub use self::growth::{Growth, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
 pub use self::names::Root;
 
 /// What is known of the target before.
@@ -272,24 +275,7 @@ fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Census {
             ..TypeRow::default()
         })
         .collect();
-    let mut census = Census {
-        python: (0, 0),
-        layout: LayoutBasis::Exact,
-        exact: false,
-        live: Amount::default(),
-        types: Vec::new(),
-        native: Vec::new(),
-        spare: Amount::default(),
-        unreadable: Amount::default(),
-        shares: Vec::new(),
-        changed: 0,
-        holders: Vec::new(),
-        held_by_names: Amount::default(),
-        unreached: Amount::default(),
-        references: 0,
-        took_ns: 0,
-        gaps: Vec::new(),
-    };
+    let mut census = Census::default();
     let mut native: HashMap<(Allocator, SizeClass), Amount> = HashMap::new();
     let mut shares: HashMap<Allocator, (Amount, Amount)> = HashMap::new();
     for block in 0..index.len() as u32 {

@@ -76,6 +76,7 @@ Examples:
     #[command(after_long_help = "\
 Examples:
   sudo fragscope explain --pid 4711
+  sudo fragscope explain --pid 4711 --growth 30s
   fragscope explain --core core.4711
   fragscope explain worker.fragsnap --at 3")]
     Explain(ExplainArgs),
@@ -268,6 +269,10 @@ pub(super) struct SnapshotArgs {
     /// 300 MiB of objects and no longer than --max-stop
     #[arg(long, conflicts_with_all = ["core", "no_stop"])]
     stop_for_objects: bool,
+    /// As --objects, twice, so far apart, e.g. 10s: what grows is said by type and by who holds it
+    #[arg(long, value_name = "TIME", value_parser = duration,
+        conflicts_with_all = ["core", "stop_for_objects"])]
+    growth: Option<Duration>,
     /// File to write as well; .fragsnap, .json, .csv or .hlog by its ending; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
@@ -291,6 +296,16 @@ pub(super) struct ExplainArgs {
     /// Do not play its heap into other allocators to predict what they would need
     #[arg(long)]
     pub(super) no_predict: bool,
+    /// Time between two walks after which Python's objects are read, to say what grows
+    ///
+    /// `explain` takes that long, and the time to read the objects: about a second for each 300 MiB of
+    /// them. 0s reads them once, without growth.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration,
+        conflicts_with_all = ["core", "saved"])]
+    growth: Duration,
+    /// Do not read Python's objects
+    #[arg(long, conflicts_with = "saved")]
+    no_objects: bool,
     #[command(flatten)]
     pub(super) source: SnapshotSourceArgs,
     #[command(flatten)]
@@ -304,6 +319,11 @@ impl ExplainArgs {
             Some(file) => Ok(self.limits.saved(file, self.at)),
             None => Err(SnapshotOptions {
                 predict: !self.no_predict,
+                objects: match (self.no_objects, self.growth) {
+                    (true, _) => None,
+                    (false, Duration::ZERO) => Some(ReadObjects::AfterWalk),
+                    (false, apart) => Some(ReadObjects::Twice(apart)),
+                },
                 ..self.source.options()
             }),
         }
@@ -429,10 +449,11 @@ impl SnapshotArgs {
     pub(super) fn options(&self) -> SnapshotOptions {
         SnapshotOptions {
             predict: self.predict,
-            objects: match (self.objects, self.stop_for_objects) {
-                (_, true) => Some(ReadObjects::InStop),
-                (true, false) => Some(ReadObjects::AfterWalk),
-                (false, false) => None,
+            objects: match (self.growth, self.objects, self.stop_for_objects) {
+                (Some(apart), ..) => Some(ReadObjects::Twice(apart)),
+                (None, _, true) => Some(ReadObjects::InStop),
+                (None, true, false) => Some(ReadObjects::AfterWalk),
+                (None, false, false) => None,
             },
             outputs: self.outputs.clone(),
             ..self.source.options()

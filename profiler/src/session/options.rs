@@ -69,6 +69,8 @@ pub enum ReadObjects {
     AfterWalk,
     /// In the stop of the walk, which lasts the longer for it.
     InStop,
+    /// After each of two walks so far apart, while the process runs on: that gives growth.
+    Twice(Duration),
 }
 
 /// What `snapshot` and `explain` do.

@@ -215,7 +215,10 @@ impl<'a> Snapshot<'a> {
             not_predicted: predictions.and_then(|all| all.trouble.as_deref()),
             predicted_at: predictions.map(|all| rfc3339(all.walk_ns)),
             predictions_pending: predictions.map(|all| all.pending),
-            objects: report.objects.as_ref().map(Objects::of),
+            objects: report
+                .objects
+                .as_ref()
+                .map(|census| Objects::of(census, report.growth.as_ref())),
             activity: view.activity.as_deref().map(Activity::of),
             what_if: view.what_if.as_ref().map(WhatIfRow::of),
             history: view.history.iter().map(point).collect(),

@@ -117,6 +117,7 @@ fn report(map_pages: usize) -> FragReport {
         metrics: metrics(),
         predictions: None,
         objects: None,
+        growth: None,
         packing: Some(Packing {
             packed_bytes: 201 * MIB,
             present_bytes: 372 * MIB,
