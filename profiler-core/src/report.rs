@@ -1,6 +1,8 @@
 //! The report: everything that screens, files and explanations show, as a pure function of a
 //! [`Sample`](crate::sample::Sample).
 
+use std::sync::Arc;
+
 use crate::addr::{AddrRange, PAGE_SIZE};
 use crate::completeness::{Completeness, Confidence};
 pub use crate::explain::{Remedy, Step};
@@ -517,8 +519,10 @@ pub struct FragReport {
     /// What malloc's heap would need elsewhere; `None` until it was requested.
     pub predictions: Option<Predictions>,
     /// What the live blocks are and who holds them; `None` until that was asked for.
-    pub objects: Option<Census>,
-    /// What grew since an earlier census; `None` where there was none.
+    pub objects: Option<Arc<Census>>,
+    /// The census before that one.
+    pub objects_before: Option<Arc<Census>>,
+    /// What grew between the two; `None` where there are no two.
     pub growth: Option<Growth>,
     /// What follows, the most bytes first.
     pub findings: Vec<Finding>,
@@ -539,10 +543,14 @@ impl FragReport {
         report
     }
 
-    /// The same report with a census of its objects, and what grew since an `earlier` one.
-    pub fn with_objects(mut self, census: Census, earlier: Option<&Census>) -> Self {
-        self.growth = earlier.and_then(|earlier| Growth::between(earlier, &census));
+    /// The same report with a census of its objects, and what grew since the one before.
+    pub fn with_objects(mut self, census: Arc<Census>, before: Option<Arc<Census>>) -> Self {
+        let growth = before
+            .as_deref()
+            .map(|before| Growth::between(before, &census));
+        self.growth = growth.flatten();
         self.objects = Some(census);
+        self.objects_before = before;
         self.conclude();
         self
     }

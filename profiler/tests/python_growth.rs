@@ -192,5 +192,8 @@ fn a_core_has_objects_in_its_explanation() {
     let output = fragscope(&["explain", "--no-predict", "--core", text(&core)]);
     let shown = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(shown.contains("__main__.SESSIONS"), "{shown}");
-    assert!(!shown.contains("ot growing") && !shown.contains("Growing"), "{shown}");
+    assert!(
+        !shown.contains("ot growing") && !shown.contains("Growing"),
+        "{shown}"
+    );
 }

@@ -13,7 +13,7 @@ const HELD_SHARE: f64 = 0.1;
 
 /// The first sentences of the verdict, where two censuses were taken.
 pub(crate) fn answer(report: &FragReport) -> Option<String> {
-    let (census, growth) = (report.objects.as_ref()?, report.growth.as_ref()?);
+    let (census, growth) = (report.objects.as_deref()?, report.growth.as_ref()?);
     let (free, rss) = (fragmentation(report), report.kernel.rss_bytes);
     let is_fragmented = free as f64 > rss as f64 * UNEXPLAINED_SHARE;
     let share = || {

@@ -166,6 +166,21 @@ impl BlockIndex {
         })
     }
 
+    /// The first block that begins at this address or after it.
+    pub(super) fn first_from(&self, addr: u64) -> u32 {
+        let run = self.runs.partition_point(|run| run.end <= addr);
+        let Some(of) = self.runs.get(run) else {
+            return self.starts.len() as u32;
+        };
+        let end = self
+            .runs
+            .get(run + 1)
+            .map_or(self.starts.len(), |next| next.first as usize);
+        let granules = addr.saturating_sub(of.start).div_ceil(GRANULE);
+        let blocks = &self.starts[of.first as usize..end];
+        of.first + blocks.partition_point(|&start| u64::from(start) < granules) as u32
+    }
+
     /// Whose block it is.
     pub(super) fn allocator(&self, block: u32) -> Allocator {
         let after = self.owners.partition_point(|(first, _)| *first <= block);
@@ -264,6 +279,8 @@ mod tests {
             assert_eq!((range.start().get(), range.len()), (start, len));
             assert_eq!(all[number as usize], (number, range));
             assert_eq!(index.allocator(number), allocator);
+            assert_eq!(index.first_from(start), number);
+            assert_eq!(index.first_from(start + 1), number + 1);
             for into in [0, len / 2, len - 1] {
                 assert_eq!(index.at(start + into), Some((number, into)), "{start:#x}");
             }

@@ -3,8 +3,10 @@
 
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
+use crate::units::{bytes, count};
 
 pub use super::layout::LayoutBasis;
+pub use super::pins::Dropped;
 
 /// A number of blocks and their bytes.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -33,6 +35,9 @@ pub struct TypeRow {
     pub storage: Amount,
     /// Objects that the garbage collector tracks: those that `gc.get_objects()` gives.
     pub tracked: u64,
+    /// Free bytes on the resident pages where its blocks lie, divided evenly among the live blocks of a
+    /// page.
+    pub pinned_free_bytes: u64,
 }
 
 /// Native blocks of one size class.
@@ -92,6 +97,21 @@ pub struct PathStep {
     pub times: u64,
 }
 
+impl PathStep {
+    /// As people read it: `closure: dict of 412.0k (3 in a row)`.
+    pub fn text(&self) -> String {
+        let via = self.via;
+        let via = via.map_or_else(String::new, |via| format!("{}: ", via.name()));
+        let length = self.length;
+        let length = length.map_or_else(String::new, |length| format!(" of {}", count(length)));
+        let times = match self.times {
+            0 | 1 => String::new(),
+            times => format!(" ({} in a row)", count(times)),
+        };
+        format!("{via}{}{length}{times}", self.type_name)
+    }
+}
+
 /// A name, or several that share what they hold, and what would go if they went.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Holder {
@@ -113,6 +133,35 @@ pub struct Holder {
     pub path: Vec<PathStep>,
     /// The type of most of what is there.
     pub item_type: Option<String>,
+    /// Free bytes on the resident pages where its blocks lie, divided evenly among the live blocks of a
+    /// page.
+    pub pinned_free_bytes: u64,
+    /// What would go back to the system if it went and the allocator were trimmed; `None` where an
+    /// allocator serves whose rules are not known.
+    pub dropped: Option<Dropped>,
+}
+
+impl Holder {
+    /// The way from the name to where its bytes spread out: `dict of 412.0k → app.Session`.
+    pub fn way(&self) -> String {
+        let mut parts: Vec<String> = self.path.iter().map(PathStep::text).collect();
+        parts.extend(self.item_type.clone());
+        parts.join(" → ")
+    }
+
+    /// What would go back if it went, in a sentence; `None` where that is not known.
+    pub fn if_dropped(&self) -> Option<String> {
+        let Dropped {
+            live_bytes: live,
+            unpinned_bytes: unpinned,
+        } = self.dropped?;
+        Some(format!(
+            "If it were dropped, {} would go back: {} live, {} unpinned.",
+            bytes(live.saturating_add(unpinned)),
+            bytes(live),
+            bytes(unpinned)
+        ))
+    }
 }
 
 /// What the live blocks are, and who holds them.

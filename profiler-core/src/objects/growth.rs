@@ -84,7 +84,8 @@ impl Growth {
         let live = clock.rate(earlier.live, later.live);
         let gained = live.bytes * elapsed_ns as f64 / 1e9;
         let typed = |census: &Census| Amount {
-            blocks: census.types.iter().map(|row| row.objects.blocks).sum(),
+            blocks: (census.types.iter().map(|row| row.objects.blocks))
+                .fold(0, u64::saturating_add),
             bytes: census.typed_bytes(),
         };
         Some(Self {

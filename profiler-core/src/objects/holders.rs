@@ -8,10 +8,13 @@ use super::graph::{Dominators, NONE};
 use super::kinds::{Kind, PackedKind};
 use super::layout::{DictTable, SET_USED, SIZE};
 use super::names::{Name, Names};
+use super::pins::{NOBODY, Nesting, Owners, Pinned};
 use super::scan::Source;
 use super::types::{Role, Type};
 use super::words::read_word;
+use crate::heap::HeapSnapshot;
 use crate::memory::TargetMemory;
+use crate::residency::ResidencyMap;
 
 /// Holders that are reported.
 pub(super) const REPORTED: usize = 100;
@@ -34,6 +37,8 @@ pub(super) struct Holders<'a, M> {
     pub(super) names: &'a Names,
     pub(super) folded: &'a Folded,
     pub(super) tree: &'a Dominators,
+    pub(super) heaps: &'a [HeapSnapshot],
+    pub(super) residency: &'a ResidencyMap,
 }
 
 /// A candidate: what is retained, below which number, and under which names.
@@ -44,11 +49,14 @@ struct Candidate {
     number: u32,
     /// Numbers of names.
     names: Vec<u32>,
+    /// The numbers of all that is retained with what is below it: the name's own, or of each thing
+    /// shared.
+    tops: Vec<u32>,
 }
 
 impl<M: TargetMemory> Holders<'_, M> {
-    /// Fills in what is held by whom.
-    pub(super) fn report(&self, census: &mut Census) {
+    /// Fills in what is held by whom, and gives what blocks of each type pin.
+    pub(super) fn report(&self, census: &mut Census) -> Vec<u64> {
         let tree = self.tree;
         let blocks = self.kinds.len() as u32;
         // Bytes and numbers of what is folded into each.
@@ -80,8 +88,9 @@ impl<M: TargetMemory> Holders<'_, M> {
             .iter()
             .map(|candidate| self.way_down(candidate.number, &retained, &heaviest))
             .collect();
+        let pinned = self.pinned(&all);
         let items = self.item_types(ends.iter().map(|(_, end)| *end), &retained);
-        for (candidate, (way, end)) in all.iter().zip(&ends) {
+        for (at, (candidate, (way, end))) in all.iter().zip(&ends).enumerate() {
             let mut names = candidate.names.iter().map(|name| self.name_text(*name));
             let path = self.path(way);
             let first = way.iter().find_map(|number| self.object(*number));
@@ -99,8 +108,53 @@ impl<M: TargetMemory> Holders<'_, M> {
                 retained_blocks: candidate.blocks,
                 path,
                 item_type: item.map(|of| self.types[of as usize].name.clone()),
+                pinned_free_bytes: pinned.by_holder[at],
+                dropped: pinned.dropped.as_ref().map(|dropped| dropped[at]),
             });
         }
+        pinned.by_type
+    }
+
+    /// What the blocks of each candidate, and of each type, pin.
+    fn pinned(&self, all: &[Candidate]) -> Pinned {
+        let tree = self.tree;
+        // The innermost candidate that has each number, and who is around each candidate.
+        let mut owner = vec![NOBODY; tree.node.len()];
+        let mut around = vec![NOBODY; all.len()];
+        let tops: HashMap<u32, u16> = (0u16..)
+            .zip(all)
+            .flat_map(|(at, candidate)| candidate.tops.iter().map(move |&top| (top, at)))
+            .collect();
+        for number in 1..tree.node.len() {
+            let above = owner[tree.dominator[number] as usize];
+            owner[number] = match tops.get(&(number as u32)) {
+                Some(&at) => {
+                    around[usize::from(at)] = above;
+                    at
+                }
+                None => above,
+            };
+        }
+        let blocks = 0..self.kinds.len() as u32;
+        let holders: Vec<u16> = blocks
+            .map(|block| {
+                let number = tree.number[self.folded.within(block).0 as usize];
+                owner.get(number as usize).copied().unwrap_or(NOBODY)
+            })
+            .collect();
+        drop(owner);
+        let of_type = |block: u32| match self.kinds[block as usize].get() {
+            Kind::Object { of, .. } | Kind::Storage { of, .. } => Some(of),
+            _ => None,
+        };
+        let owners = Owners {
+            index: self.source.index,
+            holders: &holders,
+            of_type: &of_type,
+            nesting: &Nesting::of(around),
+            types: self.types.len(),
+        };
+        owners.pinned(self.heaps, self.residency)
     }
 
     /// What each name alone retains. Where another name below it has nearly all of it, that one is
@@ -139,6 +193,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 blocks: counts[number as usize],
                 number: below.unwrap_or(number),
                 names: vec![number],
+                tops: vec![number],
             }
         });
         candidates.collect()
@@ -168,6 +223,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 let same = &mut all[at];
                 same.bytes = same.bytes.saturating_add(bytes);
                 same.blocks += blocks;
+                same.tops.push(number);
                 continue;
             }
             by_names.insert(names.clone(), all.len());
@@ -176,6 +232,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 blocks,
                 number,
                 names,
+                tops: vec![number],
             });
         }
         all

@@ -18,6 +18,7 @@ mod holders;
 mod kinds;
 mod layout;
 mod names;
+mod pins;
 mod scan;
 mod text;
 mod types;
@@ -46,8 +47,8 @@ use crate::sample::PythonMalloc;
 use crate::size_class::SizeClass;
 
 pub use self::census::{
-    AllocatorShare, Amount, Census, Holder, LayoutBasis, NativeRow, NoCensus, PathStep, TypeRow,
-    Via,
+    AllocatorShare, Amount, Census, Dropped, Holder, LayoutBasis, NativeRow, NoCensus, PathStep,
+    TypeRow, Via,
 };
 pub use self::growth::{Growth, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
 pub use self::names::Root;
@@ -133,12 +134,24 @@ pub fn census<M: TargetMemory + Sync>(
         names: &names,
         folded: &folded,
         tree: &tree,
+        heaps,
+        residency,
     };
-    holders.report(&mut census);
+    let pinned = holders.report(&mut census);
+    let mut pinned_of: HashMap<&str, u64> = HashMap::new();
+    for (of, bytes) in known.iter().zip(pinned) {
+        *pinned_of.entry(&of.name).or_default() += bytes;
+    }
+    for row in &mut census.types {
+        row.pinned_free_bytes = pinned_of.get(row.name.as_str()).copied().unwrap_or(0);
+    }
     census.python = version;
     census.layout = layout.basis;
     census.exact = context.stopped;
     census.changed = references.changed;
+    if !context.stopped {
+        census.changed += references.moved;
+    }
     census.references = edges;
     census.gaps = gaps;
     Ok(census)

@@ -188,6 +188,11 @@ pub(super) struct WatchArgs {
     /// Players are processes of the lowest priority, and need as much memory as the heap takes.
     #[arg(long)]
     no_predict: bool,
+    /// Do not read Python's objects, to say which types and names hold the memory and what grows
+    ///
+    /// They are read in the background, at the lowest priority and as often as --budget allows.
+    #[arg(long)]
+    no_objects: bool,
     /// Replay its allocations under other allocators while it runs, e.g. jemalloc,mimalloc,glibc
     ///
     /// Each runs in a process of the lowest priority: glibc, jemalloc, mimalloc, tcmalloc, or the
@@ -293,6 +298,9 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "N", conflicts_with_all = ["pid", "core"],
         value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,
+    /// Say what grew since the objects in this earlier saved session of the same process
+    #[arg(long, value_name = "EARLIER", requires = "saved", conflicts_with_all = ["pid", "core"])]
+    since: Option<PathBuf>,
     /// Do not play its heap into other allocators to predict what they would need
     #[arg(long)]
     pub(super) no_predict: bool,
@@ -316,7 +324,10 @@ impl ExplainArgs {
     /// What is to be looked at: a saved session, or else a process or a core.
     pub(super) fn options(&self) -> Result<SavedOptions, SnapshotOptions> {
         match &self.file {
-            Some(file) => Ok(self.limits.saved(file, self.at)),
+            Some(file) => Ok(SavedOptions {
+                since: self.since.clone(),
+                ..self.limits.saved(file, self.at)
+            }),
             None => Err(SnapshotOptions {
                 predict: !self.no_predict,
                 objects: match (self.no_objects, self.growth) {
@@ -413,6 +424,7 @@ impl WatchArgs {
             budget: self.budget,
             probes: !self.no_probes,
             predict: !self.no_predict,
+            objects: !self.no_objects,
             what_if: (!self.what_if.is_empty()).then(|| WhatIfOptions {
                 allocators: self.what_if.clone(),
                 memory_limit: self.what_if_memory,

@@ -8,6 +8,7 @@ mod front;
 mod history;
 mod interrupt;
 mod live;
+mod objects;
 pub mod options;
 mod outputs;
 mod predictor;

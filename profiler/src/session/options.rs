@@ -35,6 +35,8 @@ pub struct AttachOptions {
     pub probes: bool,
     /// Whether to predict what other allocators and settings would need.
     pub predict: bool,
+    /// Whether to read Python's objects, by which type and name the memory is held.
+    pub objects: bool,
     /// What to compare it with while it runs.
     pub what_if: Option<WhatIfOptions>,
     /// How the target is sampled.

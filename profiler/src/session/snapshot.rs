@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use profiler_core::objects::{Census, NoCensus};
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
-use profiler_core::view::View;
+use profiler_core::view::{ObjectsState, View};
 use profiler_sampling::{Sampler, SamplingOptions, sample_of_core};
 
 use super::SessionError;
@@ -39,7 +39,7 @@ struct Seen {
     /// Of its objects, if they were asked for.
     census: Option<Result<Census, NoCensus>>,
     /// The census before that one.
-    earlier: Option<Census>,
+    before: Option<Arc<Census>>,
 }
 
 /// Walks the subject, and reads its objects as they were asked for.
@@ -52,12 +52,12 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Seen, 
                 census: options.objects.map(|_| core.census()),
                 missing_bytes: core.missing_bytes,
                 sample: core.sample,
-                earlier: None,
+                before: None,
             });
         }
     };
     let sampler = Sampler::open(pid)?;
-    let mut earlier = None;
+    let mut before = None;
     let (sample, census) = match options.objects {
         None => (sampler.take(sampling)?, None),
         Some(ReadObjects::InStop) => {
@@ -78,9 +78,8 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Seen, 
             let began = Instant::now();
             let (mut sample, mut census) = walk_and_read(&sampler, sampling)?;
             if census.is_ok() && wait(apart.saturating_sub(began.elapsed()), interrupted) {
-                let before = census;
+                before = census.ok().map(Arc::new);
                 (sample, census) = walk_and_read(&sampler, sampling)?;
-                earlier = before.ok();
             }
             // That a program is none of Python's is seen without a word.
             let census = Some(census).filter(|census| !matches!(census, Err(NoCensus::NotPython)));
@@ -91,7 +90,7 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Seen, 
         sample,
         missing_bytes: 0,
         census,
-        earlier,
+        before,
     })
 }
 
@@ -150,12 +149,12 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         sample,
         missing_bytes,
         census,
-        earlier,
+        before,
     } = observe(options, &flag)?;
     let mut report = FragReport::from_sample(&sample);
     let mut notices = Vec::new();
     match census {
-        Some(Ok(census)) => report = report.with_objects(census, earlier.as_ref()),
+        Some(Ok(census)) => report = report.with_objects(Arc::new(census), before),
         Some(Err(why)) => notices.push(format!("objects were not read: {why}")),
         None => {}
     }
@@ -170,6 +169,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         notices,
         history: Arc::default(),
         over_time: Default::default(),
+        objects: ObjectsState::default(),
         what_if: None,
         ended: None,
     };

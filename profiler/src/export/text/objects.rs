@@ -1,7 +1,7 @@
 //! Python's objects in the report for people: types, and who holds them.
 
 use profiler_core::columns::{cells, headings};
-use profiler_core::objects::{Census, Growth, Holder, LayoutBasis, NativeRow, PathStep, TypeRow};
+use profiler_core::objects::{Census, Growth, Holder, LayoutBasis, NativeRow, TypeRow};
 use profiler_core::report::FragReport;
 use profiler_core::units::{bytes, count, growth, nanoseconds, percent};
 
@@ -27,6 +27,8 @@ pub(super) const SHORT: Detail = Detail {
     classes: 3,
 };
 
+/// Holders of which it is said what would go back without them.
+const TOP_DROPPED: usize = 3;
 /// Names shown of those who share something.
 const TOP_SHARERS: usize = 3;
 /// Columns of a full bar.
@@ -137,9 +139,13 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
             bar(holder.retained_bytes, census.live.bytes, BAR)
         );
         text.line(&format!("{row}{}", names(holder)));
-        let way = way(holder);
+        let indent = " ".repeat(row.chars().count());
+        let way = holder.way();
         if !way.is_empty() {
-            text.paragraph(&" ".repeat(row.chars().count()), &way);
+            text.paragraph(&indent, &way);
+        }
+        if let Some(dropped) = holder.if_dropped().filter(|_| at < TOP_DROPPED) {
+            text.paragraph(&indent, &dropped);
         }
     }
     text.line(&format!(
@@ -163,26 +169,6 @@ fn names(holder: &Holder) -> String {
         }
     }
     name
-}
-
-/// The way from a name to where its bytes spread out: `dict of 412,003 → app.Session`.
-fn way(holder: &Holder) -> String {
-    let mut parts: Vec<String> = holder.path.iter().map(step).collect();
-    parts.extend(holder.item_type.clone());
-    parts.join(" → ")
-}
-
-fn step(step: &PathStep) -> String {
-    let via = step
-        .via
-        .map_or_else(String::new, |via| format!("{}: ", via.name()));
-    let length = step.length;
-    let length = length.map_or_else(String::new, |length| format!(" of {}", count(length)));
-    let times = match step.times {
-        0 | 1 => String::new(),
-        times => format!(" ({} in a row)", count(times)),
-    };
-    format!("{via}{}{length}{times}", step.type_name)
 }
 
 /// What the figures rest on.
