@@ -231,7 +231,7 @@ impl HugeOccupancyRow {
 
 impl TypeRow {
     /// Figures of a type, in the order of files.
-    pub const COLUMNS: [Column<Self>; 6] = {
+    pub const COLUMNS: [Column<Self>; 7] = {
         let [objects, bytes, storage] = Self::SHOWN;
         [
             objects,
@@ -242,6 +242,7 @@ impl TypeRow {
             Column::of("pinned_free_bytes", Unit::Bytes, |row| {
                 row.pinned_free_bytes
             }),
+            Column::of("copied_bytes", Unit::Bytes, |row| row.copied_bytes),
         ]
     };
 

@@ -32,15 +32,14 @@ impl Moment<'_> {
     pub fn census(&self) -> Result<Census, NoCensus> {
         let python = self.target.python_version();
         let memory = ResidentMemory::new(&self.memory, self.residency);
-        let serves = self.python_malloc;
-        census(
-            &memory,
-            self.residency,
-            self.heaps,
+        let copied = self.target.copied_since_fork(self.residency);
+        let context = Context {
             python,
-            serves,
-            self.stopped,
-        )
+            serves: self.python_malloc.unwrap_or_default(),
+            stopped: self.stopped,
+            copied: &copied,
+        };
+        census(&memory, self.residency, self.heaps, context)
     }
 }
 
@@ -61,8 +60,14 @@ pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, N
         renewed: Mutex::default(),
     };
     let python = target.python_version();
-    let serves = sample.target.python_malloc;
-    let mut census = census(&memory, &residency, &sample.heaps, python, serves, false)?;
+    let copied = target.copied_since_fork(&residency);
+    let context = Context {
+        python,
+        serves: sample.target.python_malloc.unwrap_or_default(),
+        stopped: false,
+        copied: &copied,
+    };
+    let mut census = census(&memory, &residency, &sample.heaps, context)?;
     census.taken_at_ns = sample.taken_at_ns;
     Ok(census)
 }
@@ -110,15 +115,8 @@ pub(crate) fn census<M: TargetMemory + Sync>(
     memory: &M,
     residency: &ResidencyMap,
     heaps: &[HeapSnapshot],
-    python: Option<(u8, u8)>,
-    serves: Option<PythonMalloc>,
-    stopped: bool,
+    context: Context<'_>,
 ) -> Result<Census, NoCensus> {
-    let context = Context {
-        python,
-        serves: serves.unwrap_or_default(),
-        stopped,
-    };
     let began = Instant::now();
     let mut census = objects::census(memory, residency, heaps, context)?;
     census.took_ns = began.elapsed().as_nanos() as u64;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use support::{fragscope, json};
 
 const DROPPABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workers/droppable.py");
+const FORKED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workers/forked.py");
 /// CPython may keep its last free arena, and what runs meanwhile takes a little.
 const SLACK: f64 = 1.2e6;
 
@@ -53,4 +54,51 @@ fn what_goes_back_is_what_was_predicted() {
     for python in all {
         drops_as_predicted(&python);
     }
+}
+
+/// A child that was forked, after a collection, with what it copied of its parent's by our account.
+fn copied_by_collections(frozen: bool) -> (Value, f64) {
+    let mut command = Command::new("python3");
+    command.arg(FORKED);
+    command.args(frozen.then_some("frozen"));
+    let parent = Child::run(command);
+    let args = [
+        "snapshot",
+        "--json",
+        "--objects",
+        "--pid",
+        parent.first_line().trim(),
+    ];
+    let snapshot = json(&fragscope(&args));
+    let copied = snapshot["fork"]["copied_bytes"].as_f64();
+    (snapshot["objects"].clone(), copied.expect("it was forked"))
+}
+
+#[test]
+fn what_a_freeze_before_the_fork_keeps_shared_is_what_was_predicted() {
+    let (objects, copied) = copied_by_collections(false);
+    let (_, copied_all_the_same) = copied_by_collections(true);
+    let saved = copied - copied_all_the_same;
+    let most = objects["copied"]["collector_bytes"]
+        .as_f64()
+        .expect("copies");
+    println!("{most} predicted at the most, {saved} saved");
+    assert!(saved > 8e6, "the collector copies nothing: {saved}");
+    assert!(
+        most >= saved * 0.95 && most <= saved * 1.25,
+        "{most} predicted, {saved} saved"
+    );
+    let types = objects["types"].as_array().expect("types");
+    let dict = types
+        .iter()
+        .find(|row| row["type"] == "dict")
+        .expect("dicts");
+    let of_dicts = dict["copied_bytes"].as_f64().expect("bytes");
+    assert!(of_dicts > most / 4.0, "{of_dicts} of {most}");
+    let text = types
+        .iter()
+        .find(|row| row["type"] == "str")
+        .expect("texts");
+    let of_texts = text["copied_bytes"].as_f64().expect("bytes");
+    assert!(of_texts < of_dicts, "{of_texts}");
 }

@@ -1,8 +1,9 @@
 //! An index of the live blocks of all walked heaps: which block an address lies in.
 
-use std::collections::HashMap;
 use std::iter::Peekable;
 use std::ops::Range;
+
+use hashbrown::HashMap;
 
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::allocator::Allocator;
@@ -31,7 +32,10 @@ struct Run {
     page: usize,
 }
 
-/// All live blocks, ascending by address and numbered from 0, in 8 bytes each.
+/// A block of this many granules or more has its length apart.
+const LONG: u8 = u8::MAX;
+
+/// All live blocks, ascending by address and numbered from 0, in 5 bytes each.
 #[derive(Debug, Default)]
 pub(super) struct BlockIndex {
     runs: Vec<Run>,
@@ -40,8 +44,10 @@ pub(super) struct BlockIndex {
     pages: Vec<u32>,
     /// Where each block begins, in granules from its run's start.
     starts: Vec<u32>,
-    /// How long each is, in granules; longer than 32 GiB counts as that.
-    lens: Vec<u32>,
+    /// How long each is, in granules, or [`LONG`].
+    lens: Vec<u8>,
+    /// The granules of the long ones, of which there are few; longer than 32 GiB counts as that.
+    long: HashMap<u32, u32>,
     /// Whose blocks follow from this number on.
     owners: Vec<(u32, Allocator)>,
     /// Blocks that there was no number for.
@@ -125,7 +131,14 @@ impl BlockIndex {
         run.end = end;
         self.starts.push(((start - run.start) / GRANULE) as u32);
         let granules = block.len() / GRANULE;
-        self.lens.push(granules.min(u32::MAX.into()) as u32);
+        match u8::try_from(granules) {
+            Ok(short) if short < LONG => self.lens.push(short),
+            _ => {
+                self.lens.push(LONG);
+                self.long
+                    .insert(number, granules.min(u32::MAX.into()) as u32);
+            }
+        }
     }
 
     /// How many there are.
@@ -139,8 +152,13 @@ impl BlockIndex {
     }
 
     /// The bytes of a block.
+    #[inline]
     pub(super) fn bytes(&self, block: u32) -> u64 {
-        u64::from(self.lens[block as usize]) * GRANULE
+        let granules = match self.lens[block as usize] {
+            LONG => self.long.get(&block).copied().unwrap_or(0),
+            short => short.into(),
+        };
+        u64::from(granules) * GRANULE
     }
 
     /// The addresses of a block.
@@ -181,6 +199,15 @@ impl BlockIndex {
         of.first + blocks.partition_point(|&start| u64::from(start) < granules) as u32
     }
 
+    /// Blocks that have a byte on the page at this address.
+    pub(super) fn on_page(&self, page: u64) -> impl Iterator<Item = u32> + '_ {
+        let before = self.at(page).map(|(block, _)| block);
+        let first = before.unwrap_or_else(|| self.first_from(page));
+        let blocks = self.ranges(first..self.len() as u32);
+        let on_it = blocks.take_while(move |(_, range)| range.start().get() < page + PAGE_SIZE);
+        on_it.map(|(block, _)| block)
+    }
+
     /// Whose block it is.
     pub(super) fn allocator(&self, block: u32) -> Allocator {
         let after = self.owners.partition_point(|(first, _)| *first <= block);
@@ -208,7 +235,7 @@ impl BlockIndex {
         // One that begins on an earlier page may reach here.
         let block = after.checked_sub(1).filter(|&b| b >= run.first as usize)?;
         let into = offset - u64::from(self.starts[block]) * GRANULE;
-        (into < u64::from(self.lens[block]) * GRANULE).then_some((block as u32, into))
+        (into < self.bytes(block as u32)).then_some((block as u32, into))
     }
 }
 

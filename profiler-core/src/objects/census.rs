@@ -6,7 +6,7 @@ use crate::size_class::SizeClass;
 use crate::units::{bytes, count};
 
 pub use super::layout::LayoutBasis;
-pub use super::pins::Dropped;
+pub use super::pins::{Copied, Dropped};
 
 /// A number of blocks and their bytes.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -38,6 +38,9 @@ pub struct TypeRow {
     /// Free bytes on the resident pages where its blocks lie, divided evenly among the live blocks of a
     /// page.
     pub pinned_free_bytes: u64,
+    /// Of a forked process: its share of the pages of which a write has made a copy since, divided evenly
+    /// among the live blocks of a page.
+    pub copied_bytes: u64,
 }
 
 /// Native blocks of one size class.
@@ -133,6 +136,8 @@ pub struct Holder {
     pub path: Vec<PathStep>,
     /// The type of most of what is there.
     pub item_type: Option<String>,
+    /// How many of that type are right there, of those that were live at the walk.
+    pub items: u64,
     /// Free bytes on the resident pages where its blocks lie, divided evenly among the live blocks of a
     /// page.
     pub pinned_free_bytes: u64,
@@ -191,6 +196,9 @@ pub struct Census {
     pub changed: u64,
     /// Who holds what, the most bytes first.
     pub holders: Vec<Holder>,
+    /// What lies on the pages of which a write has made a copy since the process was forked; `None` where
+    /// there are none.
+    pub copied: Option<Copied>,
     /// All that names in the program hold.
     pub held_by_names: Amount,
     /// What no root was found for.

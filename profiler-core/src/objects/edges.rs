@@ -117,10 +117,12 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
             .map(|part| part.unwrap_or_else(|panic| resume_unwind(panic)))
             .collect()
     });
-    let mut all = References {
-        graph: Graph::with_capacity(resolve.source.index.len()),
+    let mut parts = parts.into_iter();
+    let mut all = parts.next().unwrap_or_else(|| References {
+        graph: Graph::with_capacity(0),
         ..References::default()
-    };
+    });
+    // Each is given back before the next is taken.
     for part in parts {
         all.graph.append(&part.graph);
         all.changed += part.changed;

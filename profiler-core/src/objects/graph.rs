@@ -20,6 +20,21 @@ impl Bits {
         self.0[node as usize / 64] >> (node % 64) & 1 != 0
     }
 
+    /// All in words; bits beyond the last node are 0.
+    pub(super) fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().copied()
+    }
+
+    #[inline]
+    pub(super) fn word(&self, at: usize) -> u64 {
+        self.0[at]
+    }
+
+    /// How many are set.
+    pub(super) fn count(&self) -> usize {
+        self.words().map(|word| word.count_ones() as usize).sum()
+    }
+
     /// Sets a bit, and says whether it was set before.
     #[inline]
     pub(super) fn set(&mut self, node: u32) -> bool {
@@ -63,6 +78,10 @@ impl Graph {
         let room = (NONE as usize).saturating_sub(self.targets.len());
         let taken = targets.len().min(room);
         self.left_out += (targets.len() - taken) as u64;
+        if self.targets.capacity() - self.targets.len() < taken {
+            // There are too many of them to have room for twice as many.
+            self.targets.reserve_exact(self.targets.len() / 8 + taken);
+        }
         self.targets.extend_from_slice(&targets[..taken]);
         self.starts.push(self.targets.len() as u32);
     }
@@ -110,6 +129,8 @@ impl Graph {
 
     /// Adds the nodes of another graph, which has numbers of this one as targets.
     pub(super) fn append(&mut self, other: &Self) {
+        self.starts.reserve_exact(other.nodes());
+        self.targets.reserve_exact(other.targets.len());
         let nodes = other.starts.windows(2);
         for ends in nodes {
             self.push(&other.targets[ends[0] as usize..ends[1] as usize]);
@@ -143,7 +164,7 @@ impl Graph {
 pub(super) struct Dominators {
     /// The node of each number; [`NONE`] for the root.
     pub(super) node: Vec<u32>,
-    /// The number of each node; [`NONE`] where it was not reached.
+    /// The number of each of the graph's nodes; [`NONE`] where it was not reached.
     pub(super) number: Vec<u32>,
     /// The number of each number's immediate dominator, which is smaller; 0 for the root.
     pub(super) dominator: Vec<u32>,
@@ -171,6 +192,13 @@ impl Dominators {
             dominator,
             phases: search.phases,
             predecessors,
+        }
+    }
+
+    /// Calls the nodes by other numbers. Those of [`Self::number`] stay.
+    pub(super) fn rename(&mut self, nodes: &[u32]) {
+        for node in self.node.iter_mut().filter(|node| **node != NONE) {
+            *node = nodes[*node as usize];
         }
     }
 

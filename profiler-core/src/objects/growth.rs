@@ -51,8 +51,8 @@ pub struct HolderGrowth {
     /// Bytes that it retains more a second. Of one that was not among the largest before it is the
     /// least that it can be.
     pub bytes: f64,
-    /// Items that the container in which its bytes spread out gains a second; `None` where that has no
-    /// length, or was another before.
+    /// Objects of its items' type that the place where its bytes spread out gains a second; `None` where
+    /// most were of another type before.
     pub items: Option<f64>,
 }
 
@@ -236,17 +236,11 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
     grown
 }
 
-/// What the container in which a holder's bytes spread out gains, if the way to it leads over the same
-/// types.
+/// What the place where a holder's bytes spread out gains, if it has the same type of items as before.
+/// Lengths of containers are of when they were read, which is later than the walk.
 fn items(was: &Holder, now: &Holder, clock: Clock) -> Option<f64> {
-    let same = was.path.len() == now.path.len()
-        && was
-            .path
-            .iter()
-            .zip(&now.path)
-            .all(|(was, now)| was.type_name == now.type_name);
-    let (was, now) = (was.path.last()?.length?, now.path.last()?.length?);
-    same.then(|| clock.gained(was, now))
+    let same = now.item_type.is_some() && was.item_type == now.item_type;
+    same.then(|| clock.gained(was.items, now.items))
 }
 
 /// The most growth first, what shrinks last.
@@ -256,7 +250,6 @@ fn most_first(a: f64, b: f64) -> Ordering {
 
 #[cfg(test)]
 mod tests {
-    use super::super::census::PathStep;
     use super::*;
 
     fn row(name: &str, objects: u64, bytes: u64) -> TypeRow {
@@ -270,16 +263,13 @@ mod tests {
         }
     }
 
-    fn holder(name: &str, shared_with: &[&str], retained_bytes: u64, length: u64) -> Holder {
+    fn holder(name: &str, shared_with: &[&str], retained_bytes: u64, items: u64) -> Holder {
         Holder {
             name: name.into(),
             shared_with: shared_with.iter().map(|&name| name.to_owned()).collect(),
             retained_bytes,
-            path: vec![PathStep {
-                type_name: "dict".into(),
-                length: Some(length),
-                ..PathStep::default()
-            }],
+            item_type: Some("Order".into()),
+            items,
             ..Holder::default()
         }
     }

@@ -2,16 +2,17 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::census::{Census, Holder, PathStep, Via};
+use super::census::{Amount, Census, Holder, PathStep, Via};
 use super::fold::Folded;
 use super::graph::{Dominators, NONE};
 use super::kinds::{Kind, PackedKind};
 use super::layout::{DictTable, SET_USED, SIZE};
 use super::names::{Name, Names};
-use super::pins::{NOBODY, Nesting, Owners, Pinned};
+use super::pins::{CopiedTypes, NOBODY, Nesting, Owners, Pinned};
 use super::scan::Source;
-use super::types::{Role, Type};
+use super::types::{Flags, Role, Type};
 use super::words::read_word;
+use crate::addr::AddrRange;
 use crate::heap::HeapSnapshot;
 use crate::memory::TargetMemory;
 use crate::residency::ResidencyMap;
@@ -39,6 +40,15 @@ pub(super) struct Holders<'a, M> {
     pub(super) tree: &'a Dominators,
     pub(super) heaps: &'a [HeapSnapshot],
     pub(super) residency: &'a ResidencyMap,
+    /// Pages that were copied since a fork.
+    pub(super) copied: &'a [AddrRange],
+}
+
+/// What lies on which pages, by the numbers of types.
+pub(super) struct Pages {
+    /// Free bytes that blocks pin.
+    pub(super) pinned: Vec<u64>,
+    pub(super) copied: CopiedTypes,
 }
 
 /// A candidate: what is retained, below which number, and under which names.
@@ -56,14 +66,14 @@ struct Candidate {
 
 impl<M: TargetMemory> Holders<'_, M> {
     /// Fills in what is held by whom, and gives what blocks of each type pin.
-    pub(super) fn report(&self, census: &mut Census) -> Vec<u64> {
+    pub(super) fn report(&self, census: &mut Census) -> Pages {
         let tree = self.tree;
         let blocks = self.kinds.len() as u32;
         // Bytes and numbers of what is folded into each.
         let mut own = vec![(0u64, 0u64); tree.node.len()];
         for block in 0..blocks {
             let bytes = self.source.index.bytes(block);
-            let number = tree.number[self.folded.within(block).0 as usize];
+            let number = self.number(block);
             if number == NONE {
                 census.unreached.add(bytes);
                 continue;
@@ -107,12 +117,16 @@ impl<M: TargetMemory> Holders<'_, M> {
                 retained_bytes: candidate.bytes,
                 retained_blocks: candidate.blocks,
                 path,
-                item_type: item.map(|of| self.types[of as usize].name.clone()),
+                item_type: item.map(|(of, _)| self.types[of as usize].name.clone()),
+                items: item.map_or(0, |(_, count)| count),
                 pinned_free_bytes: pinned.by_holder[at],
                 dropped: pinned.dropped.as_ref().map(|dropped| dropped[at]),
             });
         }
-        pinned.by_type
+        Pages {
+            pinned: pinned.by_type,
+            copied: pinned.copied,
+        }
     }
 
     /// What the blocks of each candidate, and of each type, pin.
@@ -138,7 +152,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         let blocks = 0..self.kinds.len() as u32;
         let holders: Vec<u16> = blocks
             .map(|block| {
-                let number = tree.number[self.folded.within(block).0 as usize];
+                let number = self.number(block);
                 owner.get(number as usize).copied().unwrap_or(NOBODY)
             })
             .collect();
@@ -152,9 +166,10 @@ impl<M: TargetMemory> Holders<'_, M> {
             holders: &holders,
             of_type: &of_type,
             nesting: &Nesting::of(around),
+            has_gc_head: &|of| self.types[of as usize].facts.flags.has(Flags::HAVE_GC),
             types: self.types.len(),
         };
-        owners.pinned(self.heaps, self.residency)
+        owners.pinned(self.heaps, self.residency, self.copied)
     }
 
     /// What each name alone retains. Where another name below it has nearly all of it, that one is
@@ -185,7 +200,8 @@ impl<M: TargetMemory> Holders<'_, M> {
         numbers.retain(|number| !outer.contains(number));
         let candidates = numbers.into_iter().map(|number| {
             let value = self.names.of_node(tree.node[number as usize]);
-            let value = value.and_then(|(_, value)| tree.number.get(value as usize).copied());
+            let value = value.filter(|(_, value)| !self.folded.is_folded(*value));
+            let value = value.map(|(_, value)| self.number(value));
             let below =
                 value.filter(|&value| value != NONE && tree.dominator[value as usize] == number);
             Candidate {
@@ -328,37 +344,51 @@ impl<M: TargetMemory> Holders<'_, M> {
         fields.find_map(|(offset, what)| offset.is_some_and(is).then_some(*what))
     }
 
-    /// Of each of these numbers, the type of most of what is right below it, by bytes.
-    fn item_types(&self, ends: impl Iterator<Item = u32>, retained: &[u64]) -> HashMap<u32, u32> {
-        let mut sums: HashMap<u32, HashMap<u32, u64>> =
+    /// Of each of these numbers, the type of most of what is right below it, by bytes, and how many of that
+    /// there are.
+    fn item_types(
+        &self,
+        ends: impl Iterator<Item = u32>,
+        retained: &[u64],
+    ) -> HashMap<u32, (u32, u64)> {
+        let mut sums: HashMap<u32, HashMap<u32, Amount>> =
             ends.map(|end| (end, HashMap::new())).collect();
-        let mut add = |number: u32, item: Kind, bytes: u64| {
+        let mut add = |number: u32, item: Kind, blocks: u64, bytes: u64| {
             if let Some(sums) = sums.get_mut(&number)
                 && let Kind::Object { of, .. } = item
             {
-                *sums.entry(of).or_default() += bytes;
+                let sum = sums.entry(of).or_default();
+                sum.blocks += blocks;
+                sum.bytes += bytes;
             }
         };
         for number in 1..self.tree.node.len() as u32 {
             if let Some(kind) = self.kind(number) {
                 let above = self.tree.dominator[number as usize];
-                add(above, kind, retained[number as usize]);
+                add(above, kind, 1, retained[number as usize]);
             }
         }
         for block in 0..self.kinds.len() as u32 {
             let (into, below) = self.folded.within(block);
             if into != block {
-                let number = self.tree.number[into as usize];
+                let number = self.tree.number[self.folded.place(into) as usize];
                 let kind = self.kinds[below as usize].get();
-                add(number, kind, self.source.index.bytes(block));
+                let bytes = self.source.index.bytes(block);
+                add(number, kind, u64::from(below == block), bytes);
             }
         }
-        let most = |of: &HashMap<u32, u64>| {
-            let most = of.iter().max_by_key(|(of, bytes)| (**bytes, **of));
-            most.map(|(of, _)| *of)
+        let most = |of: &HashMap<u32, Amount>| {
+            let most = of.iter().max_by_key(|(of, sum)| (sum.bytes, **of));
+            most.map(|(of, sum)| (*of, sum.blocks))
         };
         let all = sums.iter().filter_map(|(end, of)| Some((*end, most(of)?)));
         all.collect()
+    }
+
+    /// The number of what a block is folded into, or [`NONE`].
+    fn number(&self, block: u32) -> u32 {
+        let (into, _) = self.folded.within(block);
+        self.tree.number[self.folded.place(into) as usize]
     }
 
     fn kind(&self, number: u32) -> Option<Kind> {

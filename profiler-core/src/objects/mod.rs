@@ -38,6 +38,7 @@ use self::layout::Layout;
 use self::names::{Name, Names};
 use self::scan::{DEBUG_HEAD, Scanned, Source, scan};
 use self::types::{Role, Type, TypeTable};
+use crate::addr::AddrRange;
 use crate::allocator::Allocator;
 use crate::data;
 use crate::heap::HeapSnapshot;
@@ -47,21 +48,23 @@ use crate::sample::PythonMalloc;
 use crate::size_class::SizeClass;
 
 pub use self::census::{
-    AllocatorShare, Amount, Census, Dropped, Holder, LayoutBasis, NativeRow, NoCensus, PathStep,
-    TypeRow, Via,
+    AllocatorShare, Amount, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow, NoCensus,
+    PathStep, TypeRow, Via,
 };
 pub use self::growth::{Growth, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
 pub use self::names::Root;
 
 /// What is known of the target before.
 #[derive(Copy, Clone, Debug, Default)]
-pub struct Context {
+pub struct Context<'a> {
     /// Python's major and minor version; `None` when the target is no Python process.
     pub python: Option<(u8, u8)>,
     /// What serves its objects.
     pub serves: PythonMalloc,
     /// Whether the target stands still.
     pub stopped: bool,
+    /// Pages of a forked target of which a write has made a copy since.
+    pub copied: &'a [AddrRange],
 }
 
 /// Takes a census of the live blocks of these heaps, inner ones after outer ones.
@@ -75,7 +78,7 @@ pub fn census<M: TargetMemory + Sync>(
     memory: &M,
     residency: &ResidencyMap,
     heaps: &[HeapSnapshot],
-    context: Context,
+    context: Context<'_>,
 ) -> Result<Census, NoCensus> {
     let version = context.python.ok_or(NoCensus::NotPython)?;
     let layout = Layout::of(version).ok_or(NoCensus::UnknownVersion(version.0, version.1))?;
@@ -114,8 +117,13 @@ pub fn census<M: TargetMemory + Sync>(
         node < blocks && into < blocks && !names.is_space(node) && !names.is_space(into)
     };
     let folded = Folded::of(&graph, &roots[0], weight, may);
-    graph = folded.graph(&graph);
-    let tree = Dominators::of(&graph, &roots);
+    let left = folded.left();
+    graph = folded.graph(&graph, &left);
+    let places = |roots: &Vec<u32>| roots.iter().map(|root| folded.place(*root)).collect();
+    let roots: Vec<Vec<u32>> = roots.iter().map(places).collect();
+    let mut tree = Dominators::of(&graph, &roots);
+    tree.rename(&left);
+    drop(left);
     let mut gaps = Vec::new();
     for (left_out, what) in [
         (index.left_out(), "blocks beyond the largest number"),
@@ -136,15 +144,20 @@ pub fn census<M: TargetMemory + Sync>(
         tree: &tree,
         heaps,
         residency,
+        copied: context.copied,
     };
-    let pinned = holders.report(&mut census);
-    let mut pinned_of: HashMap<&str, u64> = HashMap::new();
-    for (of, bytes) in known.iter().zip(pinned) {
-        *pinned_of.entry(&of.name).or_default() += bytes;
+    let pages = holders.report(&mut census);
+    let mut by_name: HashMap<&str, (u64, u64)> = HashMap::new();
+    for (at, of) in known.iter().enumerate() {
+        let (pinned, copied) = by_name.entry(&of.name).or_default();
+        *pinned += pages.pinned[at];
+        *copied += pages.copied.by_type[at];
     }
     for row in &mut census.types {
-        row.pinned_free_bytes = pinned_of.get(row.name.as_str()).copied().unwrap_or(0);
+        let pages = by_name.get(row.name.as_str()).copied();
+        (row.pinned_free_bytes, row.copied_bytes) = pages.unwrap_or_default();
     }
+    census.copied = (!context.copied.is_empty()).then_some(pages.copied.sums);
     census.python = version;
     census.layout = layout.basis;
     census.exact = context.stopped;

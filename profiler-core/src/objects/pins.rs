@@ -21,6 +21,23 @@ pub struct Dropped {
     pub unpinned_bytes: u64,
 }
 
+/// The pages of a forked process of which a write has made a copy since.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Copied {
+    /// Bytes of those pages that hold a live block.
+    pub bytes: u64,
+    /// Of those, on pages with an object that the garbage collector writes to when it looks for garbage:
+    /// what `gc.freeze()` before the fork would have kept shared at the most.
+    pub collector_bytes: u64,
+}
+
+/// The same by type.
+pub(super) struct CopiedTypes {
+    pub(super) sums: Copied,
+    /// The bytes of a page are divided evenly among the live blocks on it.
+    pub(super) by_type: Vec<u64>,
+}
+
 /// Nobody who is reported, or several who are not within one another.
 pub(super) const NOBODY: u16 = u16::MAX;
 /// Nothing lives there.
@@ -84,6 +101,7 @@ pub(super) struct Pinned {
     pub(super) by_holder: Vec<u64>,
     /// What each holder would give back; `None` where an allocator serves whose rules are not known.
     pub(super) dropped: Option<Vec<Dropped>>,
+    pub(super) copied: CopiedTypes,
 }
 
 /// Who has the blocks.
@@ -93,6 +111,8 @@ pub(super) struct Owners<'a> {
     pub(super) holders: &'a [u16],
     /// The type that each block is counted with.
     pub(super) of_type: &'a dyn Fn(u32) -> Option<u32>,
+    /// Whether objects of a type have a head of the garbage collector's.
+    pub(super) has_gc_head: &'a dyn Fn(u32) -> bool,
     pub(super) nesting: &'a Nesting,
     pub(super) types: usize,
 }
@@ -109,12 +129,18 @@ struct Page {
 
 impl Owners<'_> {
     /// Goes through all pages.
-    pub(super) fn pinned(&self, heaps: &[HeapSnapshot], residency: &ResidencyMap) -> Pinned {
+    pub(super) fn pinned(
+        &self,
+        heaps: &[HeapSnapshot],
+        residency: &ResidencyMap,
+        copied: &[AddrRange],
+    ) -> Pinned {
         let holders = self.nesting.around.len();
         let mut pinned = Pinned {
             by_type: vec![0; self.types],
             by_holder: vec![0; holders],
             dropped: None,
+            copied: self.copied(copied),
         };
         let mut dropped = vec![Dropped::default(); holders];
         for heap in heaps {
@@ -138,6 +164,34 @@ impl Owners<'_> {
             .all(|heap| known(heap) || heap.library.is_some());
         pinned.dropped = all_known.then_some(dropped);
         pinned
+    }
+
+    /// What lies on these pages.
+    fn copied(&self, ranges: &[AddrRange]) -> CopiedTypes {
+        let mut copied = CopiedTypes {
+            sums: Copied::default(),
+            by_type: vec![0; self.types],
+        };
+        let mut here: Vec<Option<u32>> = Vec::new();
+        for range in ranges {
+            for page in range.start().page()..range.end().page() {
+                here.clear();
+                let blocks = self.index.on_page(page * PAGE_SIZE);
+                here.extend(blocks.map(|block| (self.of_type)(block)));
+                let Some(each) = PAGE_SIZE.checked_div(here.len() as u64) else {
+                    continue;
+                };
+                copied.sums.bytes += PAGE_SIZE;
+                let mut types = here.iter().copied().flatten();
+                if types.clone().any(|of| (self.has_gc_head)(of)) {
+                    copied.sums.collector_bytes += PAGE_SIZE;
+                }
+                types
+                    .by_ref()
+                    .for_each(|of| copied.by_type[of as usize] += each);
+            }
+        }
+        copied
     }
 
     /// The live blocks of an extent with their spans, as far as they are in the index.
@@ -355,10 +409,11 @@ mod tests {
             index: &index,
             holders,
             of_type: &|_| Some(0),
+            has_gc_head: &|_| true,
             nesting: &Nesting::of(around.to_vec()),
             types: 1,
         };
-        owners.pinned(&heaps, &residency)
+        owners.pinned(&heaps, &residency, &[range])
     }
 
     #[test]
@@ -415,5 +470,7 @@ mod tests {
         assert_eq!(apart.dropped, Some(vec![Dropped::default(); 2]));
         assert_eq!(apart.by_holder, [PAGE_SIZE - 112, PAGE_SIZE - 64]);
         assert_eq!(apart.by_type, [2 * PAGE_SIZE - 176]);
+        assert_eq!(apart.copied.by_type, [2 * PAGE_SIZE]);
+        assert_eq!(apart.copied.sums.collector_bytes, 2 * PAGE_SIZE);
     }
 }

@@ -3,7 +3,8 @@
 use std::io;
 
 use profiler_core::objects::{
-    AllocatorShare, Amount, Census, Dropped, Holder, LayoutBasis, NativeRow, PathStep, TypeRow, Via,
+    AllocatorShare, Amount, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow, PathStep,
+    TypeRow, Via,
 };
 
 use super::wire::{Input, Wire, by_name, fields};
@@ -29,7 +30,8 @@ fields!(TypeRow {
     objects,
     storage,
     tracked,
-    pinned_free_bytes
+    pinned_free_bytes,
+    copied_bytes
 });
 
 fields!(NativeRow {
@@ -61,6 +63,7 @@ fields!(Holder {
     retained_blocks,
     path,
     item_type,
+    items,
     pinned_free_bytes,
     dropped
 });
@@ -68,6 +71,11 @@ fields!(Holder {
 fields!(Dropped {
     live_bytes,
     unpinned_bytes
+});
+
+fields!(Copied {
+    bytes,
+    collector_bytes
 });
 
 fields!(Census {
@@ -87,5 +95,6 @@ fields!(Census {
     unreached,
     references,
     took_ns,
-    gaps
+    gaps,
+    copied
 });

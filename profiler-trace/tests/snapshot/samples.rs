@@ -14,7 +14,8 @@ use profiler_core::heap::{
     Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot, RequestedSetting,
 };
 use profiler_core::objects::{
-    AllocatorShare, Amount, Census, Dropped, Holder, LayoutBasis, NativeRow, PathStep, TypeRow, Via,
+    AllocatorShare, Amount, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow, PathStep,
+    TypeRow, Via,
 };
 use profiler_core::over_time::{Moment, OverTime};
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
@@ -89,6 +90,7 @@ fn holder() -> impl Strategy<Value = Holder> {
         retained_blocks: figures.2,
         pinned_free_bytes: figures.3,
         dropped: figures.4,
+        items: figures.1 / 3,
     })
 }
 
@@ -100,6 +102,7 @@ fn census() -> impl Strategy<Value = Census> {
         storage,
         tracked,
         pinned_free_bytes: pinned,
+        copied_bytes: pinned / 2,
     });
     let native = (select(&Allocator::ALL[..]), 1..COUNT.end, amount());
     let native = native.prop_map(|(allocator, size, native)| NativeRow {
@@ -125,7 +128,7 @@ fn census() -> impl Strategy<Value = Census> {
         vec(holder(), 0..4),
     );
     let amounts = (amount(), amount(), amount(), amount(), amount());
-    let figures = (COUNT, COUNT, COUNT, COUNT, vec(text(), 0..2));
+    let figures = (COUNT, COUNT, COUNT, COUNT, vec(text(), 0..2), any::<bool>());
     (basis, rows, amounts, figures).prop_map(|(basis, rows, amounts, figures)| Census {
         python: basis.0,
         layout: basis.1,
@@ -144,6 +147,10 @@ fn census() -> impl Strategy<Value = Census> {
         references: figures.2,
         took_ns: figures.3,
         gaps: figures.4,
+        copied: figures.5.then_some(Copied {
+            bytes: figures.1,
+            collector_bytes: figures.2,
+        }),
     })
 }
 

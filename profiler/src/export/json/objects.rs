@@ -26,12 +26,20 @@ pub(super) struct Objects<'a> {
     references: u64,
     held_by_names_bytes: u64,
     unreached_bytes: u64,
+    copied: Option<CopiedRow>,
     gaps: &'a [String],
     growth: Option<GrowthRow>,
     allocators: Vec<Record<'a, &'static str, AllocatorShare>>,
     types: Vec<Grown<Record<'a, &'a str, TypeRow>>>,
     native: Vec<Grown<Record<'a, Name, NativeRow>>>,
     holders: Vec<Grown<HolderRow<'a>>>,
+}
+
+/// What lies on pages that were copied since the fork.
+#[derive(Serialize)]
+struct CopiedRow {
+    bytes: u64,
+    collector_bytes: u64,
 }
 
 /// What grew in all since the census before.
@@ -110,6 +118,10 @@ impl<'a> Objects<'a> {
             references: census.references,
             held_by_names_bytes: census.held_by_names.bytes,
             unreached_bytes: census.unreached.bytes,
+            copied: census.copied.map(|of| CopiedRow {
+                bytes: of.bytes,
+                collector_bytes: of.collector_bytes,
+            }),
             gaps: &census.gaps,
             growth: growth.map(GrowthRow::of),
             allocators: census.shares.iter().map(share).collect(),
@@ -163,6 +175,7 @@ impl Serialize for HolderRow<'_> {
         }
         map.serialize_entry("shared_with", &holder.shared_with)?;
         map.serialize_entry("item_type", &holder.item_type)?;
+        map.serialize_entry("items", &holder.items)?;
         map.serialize_entry("path", &path)?;
         map.end()
     }

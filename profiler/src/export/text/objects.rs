@@ -29,6 +29,8 @@ pub(super) const SHORT: Detail = Detail {
 
 /// Holders of which it is said what would go back without them.
 const TOP_DROPPED: usize = 3;
+/// Types named of what was copied since a fork.
+const TOP_COPIED: usize = 5;
 /// Names shown of those who share something.
 const TOP_SHARERS: usize = 3;
 /// Columns of a full bar.
@@ -71,6 +73,7 @@ pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, det
     native(text, census, growth, detail);
     text.blank();
     holders(text, census, growth, detail);
+    copied(text, census);
     basis(text, census);
     text.blank();
 }
@@ -169,6 +172,30 @@ fn names(holder: &Holder) -> String {
         }
     }
     name
+}
+
+/// What the copies hold that writes have made since the fork.
+fn copied(text: &mut Text, census: &Census) {
+    let Some(copied) = census.copied else { return };
+    let mut types: Vec<&TypeRow> = census.types.iter().collect();
+    types.sort_by_key(|row| std::cmp::Reverse(row.copied_bytes));
+    let types = types
+        .iter()
+        .take(TOP_COPIED)
+        .filter(|row| row.copied_bytes > 0);
+    let types: Vec<String> = types
+        .map(|row| format!("{} {}", row.name, bytes(row.copied_bytes)))
+        .collect();
+    text.paragraph(
+        "  ",
+        &format!(
+            "Pages with {} of objects were copied since the fork: {}. On {} of them lie objects that the \
+             garbage collector writes to: gc.freeze() before the fork would have kept at most those shared.",
+            bytes(copied.bytes),
+            types.join(", "),
+            bytes(copied.collector_bytes)
+        ),
+    );
 }
 
 /// What the figures rest on.

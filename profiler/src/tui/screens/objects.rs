@@ -284,27 +284,6 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
 fn state(app: &App, view: &View) -> String {
     let report = &view.report;
     let mut parts = Vec::new();
-    if let Some(census) = &report.objects {
-        let now = view
-            .history
-            .last()
-            .map_or(report.taken_at_ns, |p| p.time_ns);
-        let age = now.saturating_sub(census.taken_at_ns);
-        parts.push(format!(
-            "{} of {} named ({})",
-            bytes(census.typed_bytes()),
-            bytes(census.live.bytes),
-            percent(census.typed_bytes(), census.live.bytes)
-        ));
-        parts.push(format!("walked {:.0} s ago", age as f64 / 1e9));
-    }
-    if let Some(growth_of) = &report.growth {
-        let over = nanoseconds(growth_of.elapsed_ns);
-        parts.push(match growth(growth_of.live.bytes) {
-            rate if growth_of.is_growing => format!("growing {rate} in {over}"),
-            _ => format!("not growing in {over}"),
-        });
-    }
     match &view.objects {
         ObjectsState::Reading { blocks, elapsed_ns } => parts.push(format!(
             "reading {} blocks, {:.0} s",
@@ -325,6 +304,26 @@ fn state(app: &App, view: &View) -> String {
             );
         }
         ObjectsState::Planned | ObjectsState::Off => {}
+    }
+    if let Some(growth_of) = &report.growth {
+        let over = nanoseconds(growth_of.elapsed_ns);
+        parts.push(match growth(growth_of.live.bytes) {
+            rate if growth_of.is_growing => format!("growing {rate} in {over}"),
+            _ => format!("not growing in {over}"),
+        });
+    }
+    if let Some(census) = &report.objects {
+        let now = view
+            .history
+            .last()
+            .map_or(report.taken_at_ns, |p| p.time_ns);
+        let age = now.saturating_sub(census.taken_at_ns);
+        parts.push(format!("walked {:.0} s ago", age as f64 / 1e9));
+        parts.push(format!(
+            "{} of {} named",
+            percent(census.typed_bytes(), census.live.bytes),
+            bytes(census.live.bytes)
+        ));
     }
     parts.join(" │ ")
 }

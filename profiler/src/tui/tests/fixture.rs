@@ -96,6 +96,7 @@ fn census(later: u64) -> Census {
         storage: amount(objects, storage),
         tracked: objects,
         pinned_free_bytes: bytes / 16,
+        copied_bytes: 0,
     };
     let step = |type_name: &str, length, via| PathStep {
         via,
@@ -113,6 +114,7 @@ fn census(later: u64) -> Census {
         retained_blocks: bytes / 64,
         path,
         item_type: Some(item.into()),
+        items: bytes / 256,
         pinned_free_bytes: bytes / 10,
         dropped: Some(Dropped {
             live_bytes: bytes / 8 * 7,

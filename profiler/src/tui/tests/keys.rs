@@ -156,7 +156,7 @@ fn help_covers_the_screen_until_it_is_left() {
         KeyCode::Char('?'),
         KeyCode::Char('h'),
         KeyCode::F(1),
-        KeyCode::Char('7'),
+        KeyCode::Char('8'),
     ] {
         let mut app = app(80, 24);
         let before = shown(&app);
