@@ -134,7 +134,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         let tree = self.tree;
         // The innermost candidate that has each number, and who is around each candidate.
         let mut owner = vec![NOBODY; tree.node.len()];
-        let mut around = vec![NOBODY; all.len()];
+        let mut around: Vec<Option<u16>> = vec![None; all.len()];
         let tops: HashMap<u32, u16> = (0u16..)
             .zip(all)
             .flat_map(|(at, candidate)| candidate.tops.iter().map(move |&top| (top, at)))
@@ -143,12 +143,15 @@ impl<M: TargetMemory> Holders<'_, M> {
             let above = owner[tree.dominator[number] as usize];
             owner[number] = match tops.get(&(number as u32)) {
                 Some(&at) => {
-                    around[usize::from(at)] = above;
+                    // Of several things shared the first decides: so nobody is around himself.
+                    around[usize::from(at)].get_or_insert(above);
                     at
                 }
                 None => above,
             };
         }
+        let around = around.into_iter().map(|of| of.unwrap_or(NOBODY));
+        let around: Vec<u16> = around.collect();
         let blocks = 0..self.kinds.len() as u32;
         let holders: Vec<u16> = blocks
             .map(|block| {
@@ -200,7 +203,8 @@ impl<M: TargetMemory> Holders<'_, M> {
         numbers.retain(|number| !outer.contains(number));
         let candidates = numbers.into_iter().map(|number| {
             let value = self.names.of_node(tree.node[number as usize]);
-            let value = value.filter(|(_, value)| !self.folded.is_folded(*value));
+            // A place without a name has no value, and one that is folded none of its own.
+            let value = value.filter(|(_, value)| *value != NONE && !self.folded.is_folded(*value));
             let value = value.map(|(_, value)| self.number(value));
             let below =
                 value.filter(|&value| value != NONE && tree.dominator[value as usize] == number);

@@ -243,9 +243,10 @@ impl Owners<'_> {
             let owner = block.and_then(|block| self.holders.get(block as usize));
             keep(&mut pages, span, owner.copied().unwrap_or(NOBODY));
             for (page, bytes) in parts(span) {
-                let page = &mut pages[(page - first) as usize];
-                page.live += bytes;
-                page.blocks = page.blocks.saturating_add(1);
+                if let Some(page) = pages.get_mut((page - first) as usize) {
+                    page.live = page.live.saturating_add(bytes);
+                    page.blocks = page.blocks.saturating_add(1);
+                }
             }
         }
         for span in extent.spans.iter(extent.range.start()) {
@@ -264,7 +265,9 @@ impl Owners<'_> {
                 || is_pool && span.state == SpanState::Top
             {
                 for (page, bytes) in parts(span.range) {
-                    pages[(page - first) as usize].free += bytes;
+                    if let Some(page) = pages.get_mut((page - first) as usize) {
+                        page.free = page.free.saturating_add(bytes);
+                    }
                 }
             }
         }
@@ -293,7 +296,7 @@ impl Owners<'_> {
                 && is_resident(residency, at)
             {
                 of.live_bytes += u64::from(page.live);
-                of.unpinned_bytes += PAGE_SIZE - u64::from(page.live);
+                of.unpinned_bytes += PAGE_SIZE.saturating_sub(page.live.into());
             }
         }
     }
@@ -318,7 +321,7 @@ impl Owners<'_> {
             let Some(block) = block else { continue };
             for (page, _) in parts(span) {
                 let at = (page - first) as usize;
-                if !resident[at] {
+                if resident.get(at) != Some(&true) {
                     continue;
                 }
                 let bytes = u64::from(pages[at].free) / u64::from(pages[at].blocks);
