@@ -21,6 +21,14 @@ use super::what_if::WhatIfSession;
 /// A walk no older than this is as good as a new one.
 const FRESH_NS: u64 = 1_000_000_000;
 
+/// What is made of the walks of a session in the background.
+pub(crate) struct Background {
+    /// `None` where predictions are not wanted.
+    pub(crate) predictor: Option<Predictor>,
+    /// `None` where objects are not wanted.
+    pub(crate) objects: Option<ObjectReader>,
+}
+
 /// One target being watched.
 pub(crate) struct LiveSession {
     sampler: Arc<Sampler>,
@@ -51,10 +59,13 @@ impl LiveSession {
         mut schedule: WalkSchedule,
         probes: Probes,
         what_if: Option<WhatIfSession>,
-        mut predictor: Option<Predictor>,
-        mut objects: Option<ObjectReader>,
+        background: Background,
         recorder: Recorder,
     ) -> io::Result<Self> {
+        let Background {
+            mut predictor,
+            mut objects,
+        } = background;
         let sample = walk(&sampler, sampling, &mut schedule)?;
         if let Some(predictor) = &mut predictor {
             predictor.offer(&sample);

@@ -11,7 +11,7 @@ use profiler_sampling::{STOP_PART_OF_BUDGET, Sampler, WalkSchedule};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::SessionError;
-use super::live::LiveSession;
+use super::live::{Background, LiveSession};
 use super::objects::ObjectReader;
 use super::options::{AttachOptions, Budget};
 use super::predictor::Predictor;
@@ -191,12 +191,14 @@ fn begin(
     };
     let schedule = WalkSchedule::new(options.interval, stop_share, Instant::now());
     let sampling = options.sampling;
-    let predictor = options.predict.then(Predictor::default);
     let sampler = Arc::new(sampler);
     let reader = || ObjectReader::new(Arc::clone(&sampler), options.budget);
-    let objects = options.objects.then(reader);
+    let background = Background {
+        predictor: options.predict.then(Predictor::default),
+        objects: options.objects.then(reader),
+    };
     let session = LiveSession::start(
-        sampler, sampling, schedule, probes, what_if, predictor, objects, recorder,
+        sampler, sampling, schedule, probes, what_if, background, recorder,
     )?;
     Ok(session)
 }
