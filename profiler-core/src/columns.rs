@@ -231,7 +231,7 @@ impl HugeOccupancyRow {
 
 impl TypeRow {
     /// Figures of a type, in the order of files.
-    pub const COLUMNS: [Column<Self>; 5] = {
+    pub const COLUMNS: [Column<Self>; 7] = {
         let [objects, bytes, storage] = Self::SHOWN;
         [
             objects,
@@ -239,6 +239,10 @@ impl TypeRow {
             storage,
             Column::of("storage_blocks", Unit::Blocks, |row| row.storage.blocks),
             Column::of("tracked", Unit::Objects, |row| row.tracked),
+            Column::of("pinned_free_bytes", Unit::Bytes, |row| {
+                row.pinned_free_bytes
+            }),
+            Column::of("copied_bytes", Unit::Bytes, |row| row.copied_bytes),
         ]
     };
 
@@ -277,11 +281,20 @@ impl AllocatorShare {
 
 impl Holder {
     /// Figures of a holder, in the order of files.
-    pub const COLUMNS: [Column<Self>; 3] = [
+    pub const COLUMNS: [Column<Self>; 6] = [
         Column::maybe("length", Unit::Objects, |holder| holder.length),
         Self::RETAINED,
         Column::of("retained_blocks", Unit::Blocks, |holder| {
             holder.retained_blocks
+        }),
+        Column::of("pinned_free_bytes", Unit::Bytes, |holder| {
+            holder.pinned_free_bytes
+        }),
+        Column::maybe("returned_live_bytes", Unit::Bytes, |holder| {
+            Some(holder.dropped?.live_bytes)
+        }),
+        Column::maybe("returned_unpinned_bytes", Unit::Bytes, |holder| {
+            Some(holder.dropped?.unpinned_bytes)
         }),
     ];
 

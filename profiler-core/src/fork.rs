@@ -1,7 +1,7 @@
 //! What a forked worker still shares with its parent, from the page tables of both.
 
 use crate::addr::AddrRange;
-use crate::residency::{MappingKind, PageState, ResidencyMap};
+use crate::residency::{MappingKind, PageRun, ResidencyMap};
 
 /// Private anonymous memory of a child against its parent's at the same addresses, in bytes of the
 /// child's resident pages.
@@ -24,35 +24,46 @@ pub fn sharing(parent: i32, of_parent: &ResidencyMap, of_child: &ResidencyMap) -
         parent,
         ..ForkSharing::default()
     };
-    for mapping in of_child.mappings().iter().filter(|m| !m.shared) {
-        if !is_anonymous(&mapping.kind) {
-            continue;
-        }
-        for run in of_child.runs_in(mapping.range) {
-            if run.state.is_resident() && !run.state.is_file() {
-                compare(run.range, run.state, of_parent, &mut sharing);
+    for run in of_its_own(of_child) {
+        let mut rest = run.range.len();
+        for (range, is_shared) in of_both(run, of_parent) {
+            rest -= range.len();
+            match is_shared {
+                true => sharing.shared_bytes += range.len(),
+                false => sharing.copied_bytes += range.len(),
             }
         }
+        sharing.own_bytes += rest;
     }
     sharing
 }
 
-fn compare(range: AddrRange, state: PageState, parent: &ResidencyMap, sharing: &mut ForkSharing) {
-    let mut rest = range.len();
-    for theirs in parent.runs_in(range) {
-        if !theirs.state.has_data() || theirs.state.is_file() {
-            continue;
-        }
-        let bytes = theirs.range.len();
-        rest -= bytes;
-        // A page that another child still shares is shared in the child only if in the parent too.
-        if state.is_shared() && theirs.state.is_shared() {
-            sharing.shared_bytes += bytes;
-        } else {
-            sharing.copied_bytes += bytes;
-        }
-    }
-    sharing.own_bytes += rest;
+/// The pages of [`ForkSharing::copied_bytes`], ascending.
+pub fn copied(of_parent: &ResidencyMap, of_child: &ResidencyMap) -> Vec<AddrRange> {
+    let runs = of_its_own(of_child);
+    let pages = runs.flat_map(|run| of_both(run, of_parent));
+    let copied = pages.filter(|(_, is_shared)| !is_shared);
+    copied.map(|(range, _)| range).collect()
+}
+
+/// Resident runs of private anonymous pages.
+fn of_its_own(map: &ResidencyMap) -> impl Iterator<Item = PageRun> + '_ {
+    let mappings = map.mappings().iter();
+    let private = mappings.filter(|mapping| !mapping.shared && is_anonymous(&mapping.kind));
+    let runs = private.flat_map(|mapping| map.runs_in(mapping.range));
+    runs.filter(|run| run.state.is_resident() && !run.state.is_file())
+}
+
+/// The parts of a run that the parent has pages at, too, and whether they are one page for both.
+fn of_both(run: PageRun, parent: &ResidencyMap) -> impl Iterator<Item = (AddrRange, bool)> + '_ {
+    let theirs = parent.runs_in(run.range).filter(|theirs| {
+        theirs.state.has_data() && !theirs.state.is_file()
+    });
+    // A page that another child still shares is shared in the child only if in the parent too.
+    theirs.map(move |theirs| {
+        let is_shared = run.state.is_shared() && theirs.state.is_shared();
+        (theirs.range, is_shared)
+    })
 }
 
 fn is_anonymous(kind: &MappingKind) -> bool {
@@ -69,7 +80,7 @@ fn is_anonymous(kind: &MappingKind) -> bool {
 mod tests {
     use super::*;
     use crate::addr::{PAGE_SIZE, RemoteAddr};
-    use crate::residency::{Mapping, PageRun};
+    use crate::residency::{Mapping, PageState};
 
     const BASE: u64 = 0x5555_0000_0000;
 

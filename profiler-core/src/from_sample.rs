@@ -72,6 +72,8 @@ impl FragReport {
             packing: None,
             predictions: None,
             objects: None,
+            objects_before: None,
+            growth: None,
             findings: Vec::new(),
             verdict: String::new(),
             explanation: String::new(),

@@ -3,6 +3,8 @@
 
 mod rows;
 
+use std::sync::Arc;
+
 pub use self::rows::{
     HugeOccupancyRow, LedgerClass, LedgerRow, MapExtent, MapPage, OccupancyDeciles, OccupancyRow,
     SizeClassRow,
@@ -10,11 +12,11 @@ pub use self::rows::{
 use crate::addr::PAGE_SIZE;
 use crate::completeness::{Completeness, Confidence};
 pub use crate::explain::{Remedy, Step};
-use crate::explain::{explanation, findings, verdict};
+use crate::explain::{answer, explanation, findings, verdict};
 use crate::fork::ForkSharing;
 use crate::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
 use crate::metrics::{Metric, MetricId};
-use crate::objects::Census;
+use crate::objects::{Census, Growth};
 use crate::prediction::Predictions;
 use crate::sample::{Host, KernelCount, Target};
 use crate::text::visible;
@@ -322,7 +324,11 @@ pub struct FragReport {
     /// What malloc's heap would need elsewhere; `None` until it was requested.
     pub predictions: Option<Predictions>,
     /// What the live blocks are and who holds them; `None` until that was asked for.
-    pub objects: Option<Census>,
+    pub objects: Option<Arc<Census>>,
+    /// The census before that one.
+    pub objects_before: Option<Arc<Census>>,
+    /// What grew between the two; `None` where there are no two.
+    pub growth: Option<Growth>,
     /// What follows, the most bytes first.
     pub findings: Vec<Finding>,
     /// One line: the verdict.
@@ -342,16 +348,25 @@ impl FragReport {
         report
     }
 
-    /// The same report with the census of its walk's objects.
-    pub fn with_objects(mut self, census: Census) -> Self {
+    /// The same report with a census of its objects, and what grew since the one before.
+    pub fn with_objects(mut self, census: Arc<Census>, before: Option<Arc<Census>>) -> Self {
+        let growth = before
+            .as_deref()
+            .map(|before| Growth::between(before, &census));
+        self.growth = growth.flatten();
         self.objects = Some(census);
+        self.objects_before = before;
+        self.conclude();
         self
     }
 
     /// Draws the conclusions from what is known.
     pub(crate) fn conclude(&mut self) {
         self.findings = findings(self);
-        self.verdict = verdict(self);
+        self.verdict = match answer(self) {
+            Some(answer) => format!("{answer} {}", verdict(self)),
+            None => verdict(self),
+        };
         self.explanation = explanation(self);
     }
 

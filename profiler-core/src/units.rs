@@ -148,6 +148,16 @@ impl Display for Value {
     }
 }
 
+/// What is gained a second, or lost, as people read it: `+3.2 MiB/s`; nothing where nothing changes.
+pub fn growth(bytes_per_second: f64) -> String {
+    let amount = bytes(bytes_per_second.abs().round() as u64);
+    match bytes_per_second {
+        gained if gained > 0.0 => format!("+{amount}/s"),
+        lost if lost < 0.0 => format!("-{amount}/s"),
+        _ => String::new(),
+    }
+}
+
 /// Bytes in binary units with one decimal: `512 B`, `4.0 KiB`, `1.3 GiB`.
 pub fn bytes(value: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

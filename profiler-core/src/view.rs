@@ -126,6 +126,25 @@ impl Shadow {
     }
 }
 
+/// How reading Python's objects stands in a session.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum ObjectsState {
+    /// It is not wanted, or there is nobody to do it.
+    #[default]
+    Off,
+    /// It is read at the next walk, or at a later one.
+    Planned,
+    /// It is being read.
+    Reading {
+        /// Live blocks that are gone through.
+        blocks: u64,
+        /// For how long already, in ns.
+        elapsed_ns: u64,
+    },
+    /// It was not, and why.
+    Failed(String),
+}
+
 /// Everything that is shown or exported at one moment.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -141,6 +160,8 @@ pub struct View {
     pub history: Arc<Vec<Point>>,
     /// Fragmentation over the walks of the session.
     pub over_time: OverTime,
+    /// How reading Python's objects stands.
+    pub objects: ObjectsState,
     /// The worker under other allocators; `None` when that was not requested.
     pub what_if: Option<WhatIf>,
     /// Why the session ended (the target exited, the duration is over), when it has.

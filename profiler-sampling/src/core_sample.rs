@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use profiler_core::completeness::{Completeness, Defect, StandStill};
 use profiler_core::memory::ResidentMemory;
-use profiler_core::objects::{Census, NoCensus};
+use profiler_core::objects::{Census, Context, NoCensus};
 use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::units::bytes;
 use profiler_target::{CoreError, CoreFile, Process};
@@ -49,15 +49,15 @@ impl CoreSample {
         let sample = &self.sample;
         let memory = ResidentMemory::new(self.core.memory(), &sample.residency);
         let python = self.core.python_version();
-        let serves = sample.target.python_malloc;
-        census(
-            &memory,
-            &sample.residency,
-            &sample.heaps,
+        let context = Context {
             python,
-            serves,
-            true,
-        )
+            serves: sample.target.python_malloc.unwrap_or_default(),
+            stopped: true,
+            copied: &[],
+        };
+        let mut census = census(&memory, &sample.residency, &sample.heaps, context)?;
+        census.taken_at_ns = sample.taken_at_ns;
+        Ok(census)
     }
 }
 

@@ -1,10 +1,12 @@
 //! The census of Python's objects: after a walk while the target runs on, in the stop of the walk, or of
 //! a core file.
 
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use profiler_core::addr::RemoteAddr;
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::memory::{ResidentMemory, TargetMemory};
+use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
 use profiler_core::objects::{self, Census, Context, NoCensus};
 use profiler_core::residency::{MappingKind, ResidencyMap};
 use profiler_core::sample::{PythonMalloc, Sample};
@@ -30,15 +32,14 @@ impl Moment<'_> {
     pub fn census(&self) -> Result<Census, NoCensus> {
         let python = self.target.python_version();
         let memory = ResidentMemory::new(&self.memory, self.residency);
-        let serves = self.python_malloc;
-        census(
-            &memory,
-            self.residency,
-            self.heaps,
+        let copied = self.target.copied_since_fork(self.residency);
+        let context = Context {
             python,
-            serves,
-            self.stopped,
-        )
+            serves: self.python_malloc.unwrap_or_default(),
+            stopped: self.stopped,
+            copied: &copied,
+        };
+        census(&memory, self.residency, self.heaps, context)
     }
 }
 
@@ -52,10 +53,61 @@ pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, N
     for stack in walked.filter(|mapping| mapping.kind == MappingKind::Stack) {
         residency.mark_stack(stack.range.start());
     }
-    let memory = ResidentMemory::new(target.memory(), &residency);
+    let memory = MovingMemory {
+        target,
+        known: ResidentMemory::new(target.memory(), &residency),
+        began: Instant::now(),
+        renewed: Mutex::default(),
+    };
     let python = target.python_version();
-    let serves = sample.target.python_malloc;
-    census(&memory, &residency, &sample.heaps, python, serves, false)
+    let copied = target.copied_since_fork(&residency);
+    let context = Context {
+        python,
+        serves: sample.target.python_malloc.unwrap_or_default(),
+        stopped: false,
+        copied: &copied,
+    };
+    let mut census = census(&memory, &residency, &sample.heaps, context)?;
+    census.taken_at_ns = sample.taken_at_ns;
+    Ok(census)
+}
+
+/// Memory of a target that runs on: what is not mapped where it was when reading began, as the items of a
+/// list that has grown since, is looked for among the pages of now. Swapped pages are left alone in
+/// both cases.
+struct MovingMemory<'t> {
+    target: &'t Target,
+    known: ResidentMemory<'t, LiveMemory>,
+    began: Instant,
+    /// The pages as they were found later, and when.
+    renewed: Mutex<Option<(Instant, ResidencyMap)>>,
+}
+
+/// Pages are not looked up again before they are so old, nor before a quarter of the time since the
+/// beginning has passed.
+const RENEWED_AFTER: Duration = Duration::from_millis(20);
+
+impl TargetMemory for MovingMemory<'_> {
+    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        match self.known.read(addr, buf) {
+            Err(ReadError::Unmapped(_)) => {}
+            done => return done,
+        }
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let patience = RENEWED_AFTER.max(self.began.elapsed() / 4);
+        let last = renewed.as_ref().map_or(self.began, |(at, _)| *at);
+        if last.elapsed() >= patience {
+            let mappings = self.target.mappings().unwrap_or_default();
+            let residency = self.target.residency(&mappings).unwrap_or_default();
+            *renewed = Some((Instant::now(), residency));
+        }
+        match &*renewed {
+            Some((_, residency)) => {
+                ResidentMemory::new(self.target.memory(), residency).read(addr, buf)
+            }
+            None => Err(ReadError::Unmapped(addr)),
+        }
+    }
 }
 
 /// The census of memory of a known moment.
@@ -63,15 +115,8 @@ pub(crate) fn census<M: TargetMemory + Sync>(
     memory: &M,
     residency: &ResidencyMap,
     heaps: &[HeapSnapshot],
-    python: Option<(u8, u8)>,
-    serves: Option<PythonMalloc>,
-    stopped: bool,
+    context: Context<'_>,
 ) -> Result<Census, NoCensus> {
-    let context = Context {
-        python,
-        serves: serves.unwrap_or_default(),
-        stopped,
-    };
     let began = Instant::now();
     let mut census = objects::census(memory, residency, heaps, context)?;
     census.took_ns = began.elapsed().as_nanos() as u64;

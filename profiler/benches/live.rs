@@ -1,5 +1,5 @@
 //! What a live session costs, on real Python processes: time to the first line of an attach with
-//! probes, time and stop of a walk, fragscope's own peak memory.
+//! probes, time and stop of a walk, fragscope's own peak memory, and what reading Python's objects adds.
 //!
 //! `cargo bench -p fragscope --bench live`, as root. Prints medians of several runs and their
 //! range: machines are noisy.
@@ -36,6 +36,22 @@ const CHUNKS: &str = r"
 import sys
 count, size = int(sys.argv[1]), int(sys.argv[2])
 kept = [bytes(size) for _ in range(count)]
+print('READY', flush=True)
+sys.stdin.readline()
+";
+
+/// So many million objects of 48 bytes on average, in lists below one dictionary.
+const OBJECTS: &str = r"
+import sys
+class Order(object):
+    __slots__ = ('number', 'text')
+def order(n):
+    one = Order()
+    one.number, one.text = n * 1.5, str(n)
+    return one
+each = 250000
+kept = {part: [order(n) for n in range(part * each, (part + 1) * each)]
+        for part in range(int(sys.argv[1]) * 1000000 // each // 3)}
 print('READY', flush=True)
 sys.stdin.readline()
 ";
@@ -92,6 +108,9 @@ struct Snapshot {
     rss: f64,
     blocks: f64,
     own_bytes: f64,
+    /// Of Python's objects: how long reading them took, and how many bytes lived.
+    objects_ms: f64,
+    live_bytes: f64,
 }
 
 /// Runs its arguments and prints their peak resident memory, in KiB by the kernel's account.
@@ -101,11 +120,12 @@ subprocess.run(sys.argv[1:], check=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
 ";
 
-fn snapshot(pid: u32) -> Snapshot {
+fn snapshot(pid: u32, how: &[&str]) -> Snapshot {
     let began = Instant::now();
     let out = Command::new("python3")
         .args(["-c", MEASURE, env!("CARGO_BIN_EXE_fragscope")])
         .args(["snapshot", "--json", "--pid", &pid.to_string()])
+        .args(how)
         .output()
         .expect("python3 starts fragscope");
     let whole_ms = began.elapsed().as_secs_f64() * 1e3;
@@ -125,6 +145,8 @@ fn snapshot(pid: u32) -> Snapshot {
         rss: number(&json["rss_bytes"]),
         blocks: heaps.iter().map(|heap| number(&heap["live_blocks"])).sum(),
         own_bytes: kib * 1024.0,
+        objects_ms: json["objects"]["read_ms"].as_f64().unwrap_or(0.0),
+        live_bytes: json["objects"]["live_bytes"].as_f64().unwrap_or(0.0),
     }
 }
 
@@ -141,7 +163,7 @@ fn main() {
         let worker = start(PROGRAM, &[megabytes], "pymalloc");
         let pid = worker.0.id();
         let lines: Vec<f64> = (0..RUNS).map(|_| first_line(pid)).collect();
-        let shots: Vec<Snapshot> = (0..RUNS).map(|_| snapshot(pid)).collect();
+        let shots: Vec<Snapshot> = (0..RUNS).map(|_| snapshot(pid, &[])).collect();
         let of = |figure: fn(&Snapshot) -> f64| median(shots.iter().map(figure).collect());
         println!(
             "a target of {megabytes} MiB, {} thousand live blocks",
@@ -189,7 +211,7 @@ fn main() {
     ] {
         let worker = start(CHUNKS, &[count, bytes], malloc);
         let pid = worker.0.id();
-        let shots: Vec<Snapshot> = (0..RUNS).map(|_| snapshot(pid)).collect();
+        let shots: Vec<Snapshot> = (0..RUNS).map(|_| snapshot(pid, &[])).collect();
         let of = |figure: fn(&Snapshot) -> f64| median(shots.iter().map(figure).collect());
         println!("{what}");
         println!(
@@ -208,4 +230,30 @@ fn main() {
             own / MIB
         );
     }
+    let worker = start(OBJECTS, &[20], "pymalloc");
+    let pid = worker.0.id();
+    let read = |_| snapshot(pid, &["--objects"]);
+    let shots: Vec<Snapshot> = (0..RUNS).map(read).collect();
+    let of = |figure: fn(&Snapshot) -> f64| median(shots.iter().map(figure).collect());
+    println!(
+        "objects: {} thousand live blocks, {} MiB",
+        of(|s| s.blocks / 1e3),
+        of(|s| s.live_bytes / MIB)
+    );
+    println!(
+        "  reading them, ms                           {}",
+        of(|s| s.objects_ms)
+    );
+    println!(
+        "  own peak memory, MiB                       {}",
+        of(|s| s.own_bytes / MIB)
+    );
+    println!(
+        "  own peak memory, percent of what is live   {}",
+        of(|s| s.own_bytes / s.live_bytes * 100.0)
+    );
+    println!(
+        "  own peak memory, bytes a block             {}",
+        of(|s| s.own_bytes / s.blocks)
+    );
 }

@@ -64,6 +64,7 @@ fn large_view() -> View {
         notices: vec!["x".repeat(256 << 10)],
         history: Arc::default(),
         over_time: Default::default(),
+        objects: Default::default(),
         what_if: None,
         ended: None,
     }

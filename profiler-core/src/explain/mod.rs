@@ -1,5 +1,6 @@
 //! Explanations: the packing bound, the findings and the verdict, from metrics alone.
 
+mod growth;
 pub(crate) mod packing;
 mod prose;
 mod proven;
@@ -8,5 +9,6 @@ mod rules;
 
 pub use remedies::{Remedy, Step};
 
+pub(crate) use growth::answer;
 pub(crate) use prose::{explanation, verdict};
 pub(crate) use rules::{findings, serving};

@@ -6,6 +6,9 @@ use crate::prediction::Effect;
 use crate::report::{FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
 
+/// From this share of RSS on, fragmentation is not passed over.
+pub(super) const UNEXPLAINED_SHARE: f64 = 0.2;
+
 /// One line for the top of the screen.
 pub(crate) fn verdict(report: &FragReport) -> String {
     let Some(first) = report.findings.first() else {
@@ -49,7 +52,7 @@ pub(crate) fn verdict(report: &FragReport) -> String {
     }
 }
 
-fn fragmentation(report: &FragReport) -> u64 {
+pub(super) fn fragmentation(report: &FragReport) -> u64 {
     report.amount(MetricId::FragmentationBytes).unwrap_or(0)
 }
 

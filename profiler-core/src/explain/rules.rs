@@ -3,6 +3,7 @@
 use crate::allocator::MMAP_THRESHOLDS;
 use crate::arena::ArenaFigure;
 use crate::completeness::Confidence;
+use crate::explain::prose::UNEXPLAINED_SHARE;
 use crate::explain::remedies::{self, Remedy};
 use crate::heap::Allocator;
 use crate::metrics::MetricId;
@@ -19,8 +20,6 @@ const WORTH_BYTES: u64 = 4 << 20;
 const INITIAL_TRIM_THRESHOLD: u64 = 128 << 10;
 /// From this share of RSS on, huge pages are worth a finding.
 const HUGE_SHARE: f64 = 0.5;
-/// From this share of RSS on, fragmentation is not passed over.
-const UNEXPLAINED_SHARE: f64 = 0.2;
 
 /// Applies every rule to a report whose figures are complete; the most bytes first.
 pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {

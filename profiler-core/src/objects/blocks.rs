@@ -1,8 +1,9 @@
 //! An index of the live blocks of all walked heaps: which block an address lies in.
 
-use std::collections::HashMap;
 use std::iter::Peekable;
 use std::ops::Range;
+
+use hashbrown::HashMap;
 
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::allocator::Allocator;
@@ -13,8 +14,8 @@ use crate::heap::HeapSnapshot;
 const GRANULE: u64 = 8;
 /// Neighbouring extents whose gap is no larger share a run, so that there are few runs to search.
 const MAX_GAP: u64 = 4 << 20;
-/// A block of so many granules, or of more, has its length in a table of its own.
-const LONG: u16 = u16::MAX;
+/// Addresses of a run lie within this many bytes of its start: what an offset of 32 bits reaches.
+const MAX_RUN: u64 = GRANULE << 32;
 /// Blocks at the most: numbers of 32 bits, of which the last stand for names and roots.
 const MAX_BLOCKS: usize = u32::MAX as usize - (1 << 24);
 
@@ -31,19 +32,22 @@ struct Run {
     page: usize,
 }
 
-/// All live blocks, ascending by address and numbered from 0, in 4 bytes each and 4 for each page.
+/// A block of this many granules or more has its length apart.
+const LONG: u8 = u8::MAX;
+
+/// All live blocks, ascending by address and numbered from 0, in 5 bytes each.
 #[derive(Debug, Default)]
 pub(super) struct BlockIndex {
     runs: Vec<Run>,
     /// The number of the first block that begins in this page of a run or after it; one more entry
     /// at a run's end.
     pages: Vec<u32>,
-    /// Where each block begins, in granules from the start of its page.
-    starts: Vec<u16>,
-    /// How long each is, in granules; [`LONG`] stands for that and more.
-    lens: Vec<u16>,
-    /// The granules of the blocks that are so long, ascending by block.
-    long: Vec<(u32, u64)>,
+    /// Where each block begins, in granules from its run's start.
+    starts: Vec<u32>,
+    /// How long each is, in granules, or [`LONG`].
+    lens: Vec<u8>,
+    /// The granules of the long ones, of which there are few; longer than 32 GiB counts as that.
+    long: HashMap<u32, u32>,
     /// Whose blocks follow from this number on.
     owners: Vec<(u32, Allocator)>,
     /// Blocks that there was no number for.
@@ -97,8 +101,9 @@ impl BlockIndex {
             self.left_out += 1;
             return;
         }
-        let last = self.runs.last();
-        let continues = last.is_some_and(|run| start >= run.end && start - run.end <= MAX_GAP);
+        let continues = self.runs.last().is_some_and(|run| {
+            start >= run.end && start - run.end <= MAX_GAP && end - run.start <= MAX_RUN
+        });
         if !continues {
             if let Some(run) = self.runs.last() {
                 if start < run.end {
@@ -124,12 +129,16 @@ impl BlockIndex {
             self.pages.resize(page + 1, number);
         }
         run.end = end;
-        self.starts.push((start % PAGE_SIZE / GRANULE) as u16);
+        self.starts.push(((start - run.start) / GRANULE) as u32);
         let granules = block.len() / GRANULE;
-        if granules >= LONG.into() {
-            self.long.push((number, granules));
+        match u8::try_from(granules) {
+            Ok(short) if short < LONG => self.lens.push(short),
+            _ => {
+                self.lens.push(LONG);
+                self.long
+                    .insert(number, granules.min(u32::MAX.into()) as u32);
+            }
         }
-        self.lens.push(granules.min(LONG.into()) as u16);
     }
 
     /// How many there are.
@@ -146,62 +155,64 @@ impl BlockIndex {
     #[inline]
     pub(super) fn bytes(&self, block: u32) -> u64 {
         let granules = match self.lens[block as usize] {
-            LONG => {
-                let at = self.long.binary_search_by_key(&block, |(block, _)| *block);
-                at.map_or(0, |at| self.long[at].1)
-            }
-            len => len.into(),
+            LONG => self.long.get(&block).copied().unwrap_or(0),
+            short => short.into(),
         };
-        granules * GRANULE
+        u64::from(granules) * GRANULE
     }
 
     /// The addresses of a block.
     pub(super) fn range(&self, block: u32) -> AddrRange {
         let after = self.runs.partition_point(|run| run.first <= block);
-        let Some(at) = after.checked_sub(1) else {
-            return AddrRange::default();
+        let start = match after.checked_sub(1) {
+            Some(run) => self.runs[run].start + u64::from(self.starts[block as usize]) * GRANULE,
+            None => 0,
         };
-        let end = self
-            .runs
-            .get(after)
-            .map_or(self.pages.len(), |next| next.page);
-        let first = self.runs[at].page;
-        // The last page whose first block is no later: of pages without a block that is the one before.
-        let pages = self.pages[first..end].partition_point(|&first| first <= block);
-        self.range_in(&self.runs[at], pages.saturating_sub(1), block)
-    }
-
-    /// The addresses of a block that begins in this page of a run.
-    fn range_in(&self, run: &Run, page: usize, block: u32) -> AddrRange {
-        let start = u64::from(self.starts[block as usize]) * GRANULE;
-        let start = run.start + page as u64 * PAGE_SIZE + start;
         AddrRange::with_len(RemoteAddr::new(start), self.bytes(block)).unwrap_or_default()
     }
 
     /// Blocks with their addresses, ascending.
     pub(super) fn ranges(&self, blocks: Range<u32>) -> impl Iterator<Item = (u32, AddrRange)> + '_ {
         let mut run = self.runs.partition_point(|run| run.first <= blocks.start);
-        let mut page = 0;
         blocks.map(move |block| {
             while self.runs.get(run).is_some_and(|next| next.first <= block) {
                 run += 1;
-                page = 0;
             }
-            let of = &self.runs[run - 1];
-            // A run's pages end with the number of the block behind them.
-            while self.pages[of.page + page + 1] <= block {
-                page += 1;
-            }
-            (block, self.range_in(of, page, block))
+            let start = self.runs[run - 1].start + u64::from(self.starts[block as usize]) * GRANULE;
+            let range = AddrRange::with_len(RemoteAddr::new(start), self.bytes(block));
+            (block, range.unwrap_or_default())
         })
     }
 
-    /// Blocks that follow one another of the same allocator.
-    pub(super) fn by_owner(&self) -> impl Iterator<Item = (Range<u32>, Allocator)> + '_ {
-        let ends = self.owners.iter().skip(1).map(|(first, _)| *first);
-        let ends = ends.chain([self.len() as u32]);
-        let all = self.owners.iter().zip(ends);
-        all.map(|((first, owner), end)| (*first..end, *owner))
+    /// The first block that begins at this address or after it.
+    pub(super) fn first_from(&self, addr: u64) -> u32 {
+        let run = self.runs.partition_point(|run| run.end <= addr);
+        let Some(of) = self.runs.get(run) else {
+            return self.starts.len() as u32;
+        };
+        let end = self
+            .runs
+            .get(run + 1)
+            .map_or(self.starts.len(), |next| next.first as usize);
+        let granules = addr.saturating_sub(of.start).div_ceil(GRANULE);
+        let blocks = &self.starts[of.first as usize..end];
+        of.first + blocks.partition_point(|&start| u64::from(start) < granules) as u32
+    }
+
+    /// Blocks that have a byte on the page at this address.
+    pub(super) fn on_page(&self, page: u64) -> impl Iterator<Item = u32> + '_ {
+        let before = self.at(page).map(|(block, _)| block);
+        let first = before.unwrap_or_else(|| self.first_from(page));
+        let blocks = self.ranges(first..self.len() as u32);
+        let on_it = blocks.take_while(move |(_, range)| range.start().get() < page + PAGE_SIZE);
+        on_it.map(|(block, _)| block)
+    }
+
+    /// Whose block it is.
+    pub(super) fn allocator(&self, block: u32) -> Allocator {
+        let after = self.owners.partition_point(|(first, _)| *first <= block);
+        let owner = after.checked_sub(1).map(|at| self.owners[at].1);
+        owner.unwrap_or(Allocator::Glibc)
     }
 
     /// The block that holds this address.
@@ -215,17 +226,16 @@ impl BlockIndex {
             *self.pages.get(page)? as usize,
             *self.pages.get(page + 1)? as usize,
         );
-        let granule = (offset % PAGE_SIZE / GRANULE) as u16;
-        let starts = self.starts.get(low..high)?;
-        let after = low + starts.partition_point(|&start| start <= granule);
-        let block = after.checked_sub(1).filter(|&b| b >= run.first as usize)? as u32;
-        let start = match block as usize >= low {
-            true => offset - offset % PAGE_SIZE + u64::from(self.starts[block as usize]) * GRANULE,
-            // One that begins on an earlier page may reach here.
-            false => self.range(block).start().get() - run.start,
-        };
-        let into = offset - start;
-        (into < self.bytes(block)).then_some((block, into))
+        let granule = (offset / GRANULE) as u32;
+        let after = low
+            + self
+                .starts
+                .get(low..high)?
+                .partition_point(|&s| s <= granule);
+        // One that begins on an earlier page may reach here.
+        let block = after.checked_sub(1).filter(|&b| b >= run.first as usize)?;
+        let into = offset - u64::from(self.starts[block]) * GRANULE;
+        (into < self.bytes(block as u32)).then_some((block as u32, into))
     }
 }
 
@@ -268,16 +278,11 @@ mod tests {
             (0x10, Live),
         ];
         let far: &[_] = &[(0x18, Live), (0xff8, Free), (0x8, Live)];
-        let long: &[_] = &[(0x8_0008, Live), (0x20_0000, Live), (0x8, Live)];
         let inner: &[_] = &[(0x10, Live), (0x10, Live), (0x20, Free), (0x1000, Live)];
         let heaps = [
             heap(
                 Allocator::Glibc,
-                &[
-                    (0x10_000, 8, outer),
-                    (0x7000_0000, 0, far),
-                    (0x7010_0ff8, 0, long),
-                ],
+                &[(0x10_000, 8, outer), (0x7000_0000, 0, far)],
             ),
             heap(Allocator::Pymalloc, &[(0x20_000, 0, inner)]),
         ];
@@ -292,9 +297,6 @@ mod tests {
             (0x49_088, 0x8, Allocator::Glibc),
             (0x7000_0000, 0x18, Allocator::Glibc),
             (0x7000_1010, 0x8, Allocator::Glibc),
-            (0x7010_0ff8, 0x8_0008, Allocator::Glibc),
-            (0x7018_1000, 0x20_0000, Allocator::Glibc),
-            (0x7038_1000, 0x8, Allocator::Glibc),
         ];
         assert_eq!(index.len(), expected.len());
         let all: Vec<_> = index.ranges(0..index.len() as u32).collect();
@@ -303,9 +305,9 @@ mod tests {
             let range = index.range(number);
             assert_eq!((range.start().get(), range.len()), (start, len));
             assert_eq!(all[number as usize], (number, range));
-            let mut owners = index.by_owner();
-            let owner = owners.find(|(blocks, _)| blocks.contains(&number));
-            assert_eq!(owner.map(|(_, owner)| owner), Some(allocator));
+            assert_eq!(index.allocator(number), allocator);
+            assert_eq!(index.first_from(start), number);
+            assert_eq!(index.first_from(start + 1), number + 1);
             for into in [0, len / 2, len - 1] {
                 assert_eq!(index.at(start + into), Some((number, into)), "{start:#x}");
             }

@@ -3,8 +3,10 @@
 
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
+use crate::units::{bytes, count};
 
 pub use super::layout::LayoutBasis;
+pub use super::pins::{Copied, Dropped};
 
 /// A number of blocks and their bytes.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -20,11 +22,6 @@ impl Amount {
         self.blocks += 1;
         self.bytes = self.bytes.saturating_add(bytes);
     }
-
-    pub(super) fn add_all(&mut self, more: Self) {
-        self.blocks += more.blocks;
-        self.bytes = self.bytes.saturating_add(more.bytes);
-    }
 }
 
 /// All objects of one type.
@@ -38,6 +35,12 @@ pub struct TypeRow {
     pub storage: Amount,
     /// Objects that the garbage collector tracks: those that `gc.get_objects()` gives.
     pub tracked: u64,
+    /// Free bytes on the resident pages where its blocks lie, divided evenly among the live blocks of a
+    /// page.
+    pub pinned_free_bytes: u64,
+    /// Of a forked process: its share of the pages of which a write has made a copy since, divided evenly
+    /// among the live blocks of a page.
+    pub copied_bytes: u64,
 }
 
 /// Native blocks of one size class.
@@ -62,17 +65,54 @@ pub struct AllocatorShare {
     pub named: Amount,
 }
 
+/// What an object is to the function that has it.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Via {
+    /// Its default arguments.
+    Defaults,
+    /// Variables of the functions around it.
+    Closure,
+}
+
+impl Via {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Defaults, Self::Closure];
+
+    /// Its name, for people and in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Defaults => "default arguments",
+            Self::Closure => "closure",
+        }
+    }
+}
+
 /// One step on the way from a name to what is held.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PathStep {
-    /// What the step before has it as, where that is no plain item: `default arguments`, `closure`.
-    pub via: Option<&'static str>,
+    /// What the step before has it as, where that is no plain item.
+    pub via: Option<Via>,
     /// The type.
     pub type_name: String,
     /// How many items it has, for containers.
     pub length: Option<u64>,
     /// How many objects of the type follow one another in this way, as in a linked list.
     pub times: u64,
+}
+
+impl PathStep {
+    /// As people read it: `closure: dict of 412.0k (3 in a row)`.
+    pub fn text(&self) -> String {
+        let via = self.via;
+        let via = via.map_or_else(String::new, |via| format!("{}: ", via.name()));
+        let length = self.length;
+        let length = length.map_or_else(String::new, |length| format!(" of {}", count(length)));
+        let times = match self.times {
+            0 | 1 => String::new(),
+            times => format!(" ({} in a row)", count(times)),
+        };
+        format!("{via}{}{length}{times}", self.type_name)
+    }
 }
 
 /// A name, or several that share what they hold, and what would go if they went.
@@ -96,11 +136,44 @@ pub struct Holder {
     pub path: Vec<PathStep>,
     /// The type of most of what is there.
     pub item_type: Option<String>,
+    /// How many of that type are right there, of those that were live at the walk.
+    pub items: u64,
+    /// Free bytes on the resident pages where its blocks lie, divided evenly among the live blocks of a
+    /// page.
+    pub pinned_free_bytes: u64,
+    /// What would go back to the system if it went and the allocator were trimmed; `None` where an
+    /// allocator serves whose rules are not known.
+    pub dropped: Option<Dropped>,
+}
+
+impl Holder {
+    /// The way from the name to where its bytes spread out: `dict of 412.0k → app.Session`.
+    pub fn way(&self) -> String {
+        let mut parts: Vec<String> = self.path.iter().map(PathStep::text).collect();
+        parts.extend(self.item_type.clone());
+        parts.join(" → ")
+    }
+
+    /// What would go back if it went, in a sentence; `None` where that is not known.
+    pub fn if_dropped(&self) -> Option<String> {
+        let Dropped {
+            live_bytes: live,
+            unpinned_bytes: unpinned,
+        } = self.dropped?;
+        Some(format!(
+            "If it were dropped, {} would go back: {} live, {} unpinned.",
+            bytes(live.saturating_add(unpinned)),
+            bytes(live),
+            bytes(unpinned)
+        ))
+    }
 }
 
 /// What the live blocks are, and who holds them.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Census {
+    /// When the walk was that gave the blocks, in nanoseconds since 1970-01-01 UTC.
+    pub taken_at_ns: u64,
     /// Python's major and minor version.
     pub python: (u8, u8),
     /// Whose layout was used.
@@ -123,6 +196,9 @@ pub struct Census {
     pub changed: u64,
     /// Who holds what, the most bytes first.
     pub holders: Vec<Holder>,
+    /// What lies on the pages of which a write has made a copy since the process was forked; `None` where
+    /// there are none.
+    pub copied: Option<Copied>,
     /// All that names in the program hold.
     pub held_by_names: Amount,
     /// What no root was found for.

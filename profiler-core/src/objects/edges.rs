@@ -11,7 +11,10 @@ use std::thread;
 use super::dict::{DictParts, TABLE_HEAD, Table, references};
 use super::graph::Graph;
 use super::kinds::{Content, Kind, PackedKind};
-use super::layout::{DictTable, PreHeader, SIZE, TUPLE_ITEMS, TYPE_WEAK_LIST, WEAK_CALLBACK};
+use super::layout::{
+    DictTable, LIST_ITEMS, PreHeader, SET_MASK, SET_TABLE, SIZE, TUPLE_ITEMS, TYPE_WEAK_LIST,
+    WEAK_CALLBACK,
+};
 use super::names::Names;
 use super::scan::{MAX_VALUES_HEAD, Scanned, Source, parts};
 use super::types::{Flags, Role, Type};
@@ -23,6 +26,8 @@ use crate::memory::TargetMemory;
 const PIECE: u64 = 48 << 12;
 /// Bytes of native blocks that are looked at: what has references to Python's objects is smaller.
 const MAX_NATIVE: u64 = 1 << 20;
+/// Words that are read of storage that has moved.
+const MAX_MOVED: u64 = 1 << 28;
 /// Where a small table is in a set or in a dictionary of 2.7, and how many words it has.
 const SET_SMALL_TABLE: (u64, u64) = (64, 16);
 const SET_SMALL_TABLE_2: (u64, u64) = (56, 16);
@@ -75,6 +80,8 @@ pub(super) struct References {
     pub(super) graph: Graph,
     /// Objects that were others, or none, when they were read again.
     pub(super) changed: u64,
+    /// Containers whose storage is no block of the walk.
+    pub(super) moved: u64,
     /// Bytes that could not be read.
     pub(super) unreadable_bytes: u64,
 }
@@ -96,6 +103,7 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
                     types,
                     names,
                     targets: Vec::new(),
+                    piece: Vec::new(),
                     found: References {
                         graph: Graph::with_capacity(blocks.len()),
                         ..References::default()
@@ -109,12 +117,16 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
             .map(|part| part.unwrap_or_else(|panic| resume_unwind(panic)))
             .collect()
     });
-    // The first is not copied.
     let mut parts = parts.into_iter();
-    let mut all = parts.next().unwrap_or_default();
+    let mut all = parts.next().unwrap_or_else(|| References {
+        graph: Graph::with_capacity(0),
+        ..References::default()
+    });
+    // Each is given back before the next is taken.
     for part in parts {
-        all.graph.append(part.graph);
+        all.graph.append(&part.graph);
         all.changed += part.changed;
+        all.moved += part.moved;
         all.unreadable_bytes += part.unreadable_bytes;
     }
     all
@@ -128,6 +140,8 @@ struct Pass<'a, M> {
     names: &'a Names,
     /// Of the block in hand.
     targets: Vec<u32>,
+    /// Of storage that has moved.
+    piece: Vec<u8>,
     found: References,
 }
 
@@ -268,6 +282,49 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         })
     }
 
+    /// Takes words of a container's storage that is no block of the walk: it has grown since, or lies in
+    /// memory that no heap was walked of.
+    fn moved(&mut self, storage: u64, count: u64, stride: usize, taken: Range<usize>) {
+        if storage == 0 || count == 0 || self.resolve.source.index.at(storage).is_some() {
+            return;
+        }
+        self.found.moved += 1;
+        let (end, mut nth) = (count.min(MAX_MOVED) * 8, 0);
+        for from in (0..end).step_by(PIECE as usize) {
+            let mut piece = std::mem::take(&mut self.piece);
+            piece.resize(PIECE.min(end - from) as usize, 0);
+            let at = storage.checked_add(from).map(RemoteAddr::new);
+            let read = at.is_some_and(|at| self.resolve.source.memory.read(at, &mut piece).is_ok());
+            for word in words(&piece).take_while(|_| read) {
+                if taken.contains(&(nth % stride)) {
+                    self.refer(word);
+                }
+                nth += 1;
+            }
+            self.piece = piece;
+            if !read {
+                return;
+            }
+        }
+    }
+
+    /// The same of a dictionary's table.
+    fn moved_table(&mut self, block: u32, at: u64) {
+        let source = self.resolve.source;
+        // Names were taken of those of a namespace.
+        if self.names.space(block).is_some() || source.index.at(at).is_some() {
+            return;
+        }
+        let mut head = [0; TABLE_HEAD as usize];
+        let read = source.memory.read(RemoteAddr::new(at), &mut head).is_ok();
+        let table = read.then(|| Table::of_keys(source.layout, &head)).flatten();
+        let entries = table.and_then(|table| Some((table, at.checked_add(table.entries)?)));
+        if let Some((table, entries)) = entries {
+            let (stride, key) = (table.size / 8, (table.key / 8) as usize);
+            self.moved(entries, table.count * stride, stride as usize, key..key + 2);
+        }
+    }
+
     fn object(
         &mut self,
         block: u32,
@@ -292,6 +349,12 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         }
         let size = word(first, SIZE).unwrap_or(0);
         let parts = DictParts::of(layout, first);
+        let items = word(first, LIST_ITEMS).unwrap_or(0);
+        let set_table = match facts.role {
+            Role::Set => (word(first, SET_TABLE)?, word(first, SET_MASK)?),
+            _ => (0, 0),
+        };
+        let used = word(first, layout.dict_used()).unwrap_or(0);
         if facts.flags.has(Flags::MANAGED_DICT) && head >= 32 {
             let [values, dict] = [32, 24].map(|before| head - before);
             let values = word(reader.bytes(values, 8)?, 0)?;
@@ -314,7 +377,12 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         };
         match facts.role {
             Role::Leaf | Role::Str => Some(()),
-            Role::List | Role::Deque | Role::ByteArray | Role::Array | Role::Code => {
+            Role::List => {
+                self.fields(reader, at, FIELDS..fixed, &[])?;
+                self.moved(items, size, 1, 0..1);
+                Some(())
+            }
+            Role::Deque | Role::ByteArray | Role::Array | Role::Code => {
                 self.fields(reader, at, FIELDS..fixed, &[])
             }
             Role::Tuple if !facts.flags.has(Flags::HEAP) => {
@@ -332,6 +400,9 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             Role::Dict => {
                 self.fields(reader, at, FIELDS..len, &[])?;
                 self.refer_within(parts.map_or(0, |parts| parts.values));
+                if let Some(parts) = parts.filter(|_| used > 0) {
+                    self.moved_table(block, parts.table);
+                }
                 Some(())
             }
             Role::Set => {
@@ -344,7 +415,15 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 let key = self.set_key();
                 reader.strided(head + table, words * 8, 2, key..key + 1, |addr| {
                     self.refer(addr);
-                })
+                })?;
+                let (table, mask) = set_table;
+                self.moved(
+                    table,
+                    mask.saturating_add(1).saturating_mul(2),
+                    2,
+                    key..key + 1,
+                );
+                Some(())
             }
             Role::WeakRef => {
                 // The referent, its hash, and the list of its other weak references.

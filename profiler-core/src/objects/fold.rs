@@ -1,7 +1,9 @@
 //! Small things that one other thing alone refers to are folded into it, before the dominator tree is
 //! made: most of a heap is such, and what a node that is left dominates stays the same.
 
-use super::graph::{Bits, Graph, NONE, Ranks};
+use hashbrown::HashMap;
+
+use super::graph::{Bits, Graph, NONE};
 
 /// What is heavier than this stays a node of its own, in bytes: the ways down to it are shown.
 const MAX_FOLDED: u64 = 16 << 10;
@@ -16,6 +18,50 @@ pub(super) struct Folded {
     /// The only one that refers to each node, [`SEVERAL`] or [`NONE`].
     only: Vec<u32>,
     folded: Bits,
+    /// How many are left before each 64 nodes.
+    left_before: Vec<u32>,
+}
+
+/// How many each node has of something, most of them few.
+struct Counts {
+    few: Vec<u8>,
+    /// What is beyond [`u8::MAX`].
+    more: HashMap<u32, u32>,
+}
+
+impl Counts {
+    fn new(nodes: usize) -> Self {
+        Self {
+            few: vec![0; nodes],
+            more: HashMap::new(),
+        }
+    }
+
+    fn add(&mut self, node: u32) {
+        let few = &mut self.few[node as usize];
+        match few.checked_add(1) {
+            Some(more) => *few = more,
+            None => *self.more.entry(node).or_default() += 1,
+        }
+    }
+
+    /// Takes one away, and says whether none is left.
+    fn take(&mut self, node: u32) -> bool {
+        let few = &mut self.few[node as usize];
+        if *few == u8::MAX
+            && let Some(more) = self.more.get_mut(&node)
+            && *more > 0
+        {
+            *more -= 1;
+            return false;
+        }
+        *few = few.saturating_sub(1);
+        *few == 0
+    }
+
+    fn is_none(&self, node: u32) -> bool {
+        self.few[node as usize] == 0
+    }
 }
 
 impl Folded {
@@ -44,18 +90,16 @@ impl Folded {
                 }
             }
         }
-        // From below: a node's turn comes when all have had theirs that it alone refers to. One that has
-        // MANY of them has more than is folded, and so has what is above it: their turns never come.
-        let mut pending = vec![0u16; nodes];
-        for &from in only.iter().filter(|from| **from < SEVERAL) {
-            let pending = &mut pending[from as usize];
-            *pending = pending.saturating_add(1);
+        // From below: a node's turn comes when all have had theirs that it alone refers to.
+        let mut pending = Counts::new(nodes);
+        for from in only.iter().copied().filter(|from| *from < SEVERAL) {
+            pending.add(from);
         }
         let mut sums: Vec<u16> = (0..nodes as u32).map(|node| units(weight(node))).collect();
         let mut folded = Bits::new(nodes);
         let mut ready: Vec<u32> = Vec::new();
         for first in 0..nodes as u32 {
-            if pending[first as usize] > 0 {
+            if !pending.is_none(first) {
                 continue;
             }
             ready.push(first);
@@ -71,21 +115,43 @@ impl Folded {
                 // What is above something heavy is on the way down to it, and stays, too.
                 let above = &mut sums[into as usize];
                 *above = above.saturating_add(sum);
-                let pending = &mut pending[into as usize];
-                *pending -= u16::from(*pending < MANY);
                 // One further on has its turn in the loop.
-                if *pending == 0 && into < first {
+                if pending.take(into) && into < first {
                     ready.push(into);
                 }
             }
         }
-        Self { only, folded }
+        let mut left = 0;
+        let left_before = folded.words().map(|word| {
+            let before = left;
+            left += word.count_zeros();
+            before
+        });
+        Self {
+            left_before: left_before.collect(),
+            only,
+            folded,
+        }
     }
 
     /// Whether a node is folded into another.
     #[inline]
     pub(super) fn is_folded(&self, node: u32) -> bool {
         self.folded.has(node)
+    }
+
+    /// The place among those that are left of a node that is.
+    #[inline]
+    pub(super) fn place(&self, node: u32) -> u32 {
+        let word = node as usize / 64;
+        let before = !self.folded.word(word) & ((1 << (node % 64)) - 1);
+        self.left_before[word] + before.count_ones()
+    }
+
+    /// Those that are left, by their places.
+    pub(super) fn left(&self) -> Vec<u32> {
+        let nodes = 0..self.only.len() as u32;
+        nodes.filter(|node| !self.is_folded(*node)).collect()
     }
 
     /// The node that this one is folded into at last, itself if it is not; and the one on the way that
@@ -100,49 +166,39 @@ impl Folded {
         (at, below)
     }
 
-    /// The references that are left: folded nodes have none, and theirs are those of what they are
-    /// folded into.
-    pub(super) fn graph(&self, graph: &Graph) -> Graph {
-        let nodes = graph.nodes();
-        // Where the next target of each node belongs: first where its own begin, at last where those of
-        // the node behind it do.
-        let mut next = vec![0u32; nodes + 1];
-        let mut several = Bits::new(nodes);
-        for (node, only) in self.only.iter().enumerate() {
-            if *only == SEVERAL {
-                several.set(node as u32);
-            }
-        }
-        let several = Ranks::of(several);
-        self.each_edge(graph, &several, |from, _| next[from as usize + 1] += 1);
+    /// The references between those of these that are left, by their places: those of folded nodes are
+    /// those of what they are folded into.
+    pub(super) fn graph(&self, graph: &Graph, left: &[u32]) -> Graph {
+        let nodes = left.len();
+        let mut starts = vec![0u32; nodes + 1];
+        self.each_edge(graph, |from, _| starts[from as usize + 1] += 1);
         for at in 0..nodes {
-            next[at + 1] += next[at];
+            starts[at + 1] += starts[at];
         }
-        let mut targets = vec![0; next[nodes] as usize];
-        self.each_edge(graph, &several, |from, to| {
+        let mut targets = vec![0; starts[nodes] as usize];
+        let mut next = starts.clone();
+        self.each_edge(graph, |from, to| {
             let at = &mut next[from as usize];
             targets[*at as usize] = to;
             *at += 1;
         });
-        next.rotate_right(1);
-        next[0] = 0;
-        Graph::of(next, targets, graph.left_out())
+        Graph::of(starts, targets, graph.left_out())
     }
 
-    /// Gives each reference that is left, most of them once: what is folded into one node may refer to the
-    /// same thing millions of times.
-    fn each_edge(&self, graph: &Graph, several: &Ranks, mut give: impl FnMut(u32, u32)) {
-        let mut last = vec![NONE; several.count()];
+    /// Gives each reference that is left, most of them once.
+    fn each_edge(&self, graph: &Graph, mut give: impl FnMut(u32, u32)) {
+        let mut last = vec![NONE; self.only.len() - self.folded.count()];
         for node in 0..graph.nodes() as u32 {
             let mut from = None;
             for &to in graph.targets(node) {
                 if self.is_folded(to) {
                     continue;
                 }
-                let from = *from.get_or_insert_with(|| self.within(node).0);
-                let last = several.get(to).map(|rank| &mut last[rank as usize]);
-                let again = last.is_some_and(|last| std::mem::replace(last, from) == from);
-                if from != to && !again {
+                let from = *from.get_or_insert_with(|| self.place(self.within(node).0));
+                let to = self.place(to);
+                let last = &mut last[to as usize];
+                if from != to && *last != from {
+                    *last = from;
                     give(from, to);
                 }
             }
@@ -150,9 +206,7 @@ impl Folded {
     }
 }
 
-/// Of light nodes so many are more than [`MAX_FOLDED`].
-const MANY: u16 = u16::MAX;
-
+/// In units. What is beyond the most that is folded may all be one.
 fn units(bytes: u64) -> u16 {
     bytes.div_ceil(UNIT).min(u16::MAX.into()) as u16
 }
@@ -188,7 +242,10 @@ mod tests {
             };
             let expected = sums(&whole, &weight);
             let folded = Folded::of(&graph, &roots, weight, |node, _| !roots.contains(&node));
-            let left = Dominators::of(&folded.graph(&graph), &phases);
+            let nodes = folded.left();
+            let places = [roots.iter().map(|root| folded.place(*root)).collect()];
+            let mut left = Dominators::of(&folded.graph(&graph, &nodes), &places);
+            left.rename(&nodes);
             let own = |left: u32| -> u64 {
                 let all = (0..16).filter(|&node| folded.within(node).0 == left);
                 all.map(weight).sum()
@@ -198,7 +255,7 @@ mod tests {
                 if folded.is_folded(node) {
                     continue;
                 }
-                let (old, new) = (whole.number[node as usize], left.number[node as usize]);
+                let (old, new) = (whole.number[node as usize], left.number[folded.place(node) as usize]);
                 prop_assert_eq!(old == NONE, new == NONE);
                 if old != NONE {
                     prop_assert_eq!(expected[old as usize], retained[new as usize]);

@@ -7,7 +7,7 @@
 pub(super) const NONE: u32 = u32::MAX;
 
 /// A bit for each node.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Bits(Vec<u64>);
 
 impl Bits {
@@ -20,49 +20,27 @@ impl Bits {
         self.0[node as usize / 64] >> (node % 64) & 1 != 0
     }
 
+    /// All in words; bits beyond the last node are 0.
+    pub(super) fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().copied()
+    }
+
+    #[inline]
+    pub(super) fn word(&self, at: usize) -> u64 {
+        self.0[at]
+    }
+
+    /// How many are set.
+    pub(super) fn count(&self) -> usize {
+        self.words().map(|word| word.count_ones() as usize).sum()
+    }
+
     /// Sets a bit, and says whether it was set before.
     #[inline]
     pub(super) fn set(&mut self, node: u32) -> bool {
         let had = self.has(node);
         self.0[node as usize / 64] |= 1 << (node % 64);
         had
-    }
-}
-
-/// Numbers for a few of many nodes, in the nodes' order.
-#[derive(Debug)]
-pub(super) struct Ranks {
-    few: Bits,
-    /// How many there are before each 64 nodes.
-    before: Vec<u32>,
-}
-
-impl Ranks {
-    pub(super) fn of(few: Bits) -> Self {
-        let mut sum = 0;
-        let before = few.0.iter().map(|word| {
-            let before = sum;
-            sum += word.count_ones();
-            before
-        });
-        let before = before.collect();
-        Self { few, before }
-    }
-
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        let ones = self.few.0.iter().map(|word| word.count_ones() as usize);
-        ones.sum()
-    }
-
-    /// The number of a node, if it is one of them.
-    #[inline]
-    pub(super) fn get(&self, node: u32) -> Option<u32> {
-        let (word, bit) = (node as usize / 64, node % 64);
-        let before = self.few.0[word] & ((1 << bit) - 1);
-        self.few
-            .has(node)
-            .then(|| self.before[word] + before.count_ones())
     }
 }
 
@@ -100,6 +78,10 @@ impl Graph {
         let room = (NONE as usize).saturating_sub(self.targets.len());
         let taken = targets.len().min(room);
         self.left_out += (targets.len() - taken) as u64;
+        if self.targets.capacity() - self.targets.len() < taken {
+            // There are too many of them to have room for twice as many.
+            self.targets.reserve_exact(self.targets.len() / 8 + taken);
+        }
         self.targets.extend_from_slice(&targets[..taken]);
         self.starts.push(self.targets.len() as u32);
     }
@@ -146,17 +128,14 @@ impl Graph {
     }
 
     /// Adds the nodes of another graph, which has numbers of this one as targets.
-    pub(super) fn append(&mut self, other: Self) {
-        let room = (NONE as usize).saturating_sub(self.targets.len());
-        let taken = other.targets.len().min(room);
-        self.left_out += other.left_out + (other.targets.len() - taken) as u64;
-        let before = self.targets.len() as u32;
-        let ends = other.starts.iter().skip(1);
-        self.starts.reserve_exact(ends.len());
-        self.starts
-            .extend(ends.map(|&end| before + end.min(taken as u32)));
-        self.targets.reserve_exact(taken);
-        self.targets.extend_from_slice(&other.targets[..taken]);
+    pub(super) fn append(&mut self, other: &Self) {
+        self.starts.reserve_exact(other.nodes());
+        self.targets.reserve_exact(other.targets.len());
+        let nodes = other.starts.windows(2);
+        for ends in nodes {
+            self.push(&other.targets[ends[0] as usize..ends[1] as usize]);
+        }
+        self.left_out += other.left_out;
     }
 
     pub(super) fn nodes(&self) -> usize {
@@ -185,7 +164,7 @@ impl Graph {
 pub(super) struct Dominators {
     /// The node of each number; [`NONE`] for the root.
     pub(super) node: Vec<u32>,
-    /// The number of each node; [`NONE`] where it was not reached.
+    /// The number of each of the graph's nodes; [`NONE`] where it was not reached.
     pub(super) number: Vec<u32>,
     /// The number of each number's immediate dominator, which is smaller; 0 for the root.
     pub(super) dominator: Vec<u32>,
@@ -213,6 +192,13 @@ impl Dominators {
             dominator,
             phases: search.phases,
             predecessors,
+        }
+    }
+
+    /// Calls the nodes by other numbers. Those of [`Self::number`] stay.
+    pub(super) fn rename(&mut self, nodes: &[u32]) {
+        for node in self.node.iter_mut().filter(|node| **node != NONE) {
+            *node = nodes[*node as usize];
         }
     }
 

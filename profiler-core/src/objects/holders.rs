@@ -2,19 +2,23 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::census::{Census, Holder, PathStep};
+use super::census::{Amount, Census, Holder, PathStep, Via};
 use super::fold::Folded;
-use super::graph::{Bits, Dominators, NONE};
+use super::graph::{Dominators, NONE};
 use super::kinds::{Kind, PackedKind};
 use super::layout::{DictTable, SET_USED, SIZE};
 use super::names::{Name, Names};
+use super::pins::{CopiedTypes, NOBODY, Nesting, Owners, Pinned};
 use super::scan::Source;
-use super::types::{Role, Type};
+use super::types::{Flags, Role, Type};
 use super::words::read_word;
+use crate::addr::AddrRange;
+use crate::heap::HeapSnapshot;
 use crate::memory::TargetMemory;
+use crate::residency::ResidencyMap;
 
 /// Holders that are reported.
-const REPORTED: usize = 100;
+pub(super) const REPORTED: usize = 100;
 /// Candidates of each kind that are looked at for them.
 const CANDIDATES: usize = 8 * REPORTED;
 /// Names that are given of those who share something.
@@ -34,6 +38,17 @@ pub(super) struct Holders<'a, M> {
     pub(super) names: &'a Names,
     pub(super) folded: &'a Folded,
     pub(super) tree: &'a Dominators,
+    pub(super) heaps: &'a [HeapSnapshot],
+    pub(super) residency: &'a ResidencyMap,
+    /// Pages that were copied since a fork.
+    pub(super) copied: &'a [AddrRange],
+}
+
+/// What lies on which pages, by the numbers of types.
+pub(super) struct Pages {
+    /// Free bytes that blocks pin.
+    pub(super) pinned: Vec<u64>,
+    pub(super) copied: CopiedTypes,
 }
 
 /// A candidate: what is retained, below which number, and under which names.
@@ -44,18 +59,21 @@ struct Candidate {
     number: u32,
     /// Numbers of names.
     names: Vec<u32>,
+    /// The numbers of all that is retained with what is below it: the name's own, or of each thing
+    /// shared.
+    tops: Vec<u32>,
 }
 
 impl<M: TargetMemory> Holders<'_, M> {
-    /// Fills in what is held by whom.
-    pub(super) fn report(&self, census: &mut Census) {
+    /// Fills in what is held by whom, and gives what blocks of each type pin.
+    pub(super) fn report(&self, census: &mut Census) -> Pages {
         let tree = self.tree;
         let blocks = self.kinds.len() as u32;
         // Bytes and numbers of what is folded into each.
         let mut own = vec![(0u64, 0u64); tree.node.len()];
         for block in 0..blocks {
             let bytes = self.source.index.bytes(block);
-            let number = tree.number[self.folded.within(block).0 as usize];
+            let number = self.number(block);
             if number == NONE {
                 census.unreached.add(bytes);
                 continue;
@@ -80,8 +98,9 @@ impl<M: TargetMemory> Holders<'_, M> {
             .iter()
             .map(|candidate| self.way_down(candidate.number, &retained, &heaviest))
             .collect();
+        let pinned = self.pinned(&all);
         let items = self.item_types(ends.iter().map(|(_, end)| *end), &retained);
-        for (candidate, (way, end)) in all.iter().zip(&ends) {
+        for (at, (candidate, (way, end))) in all.iter().zip(&ends).enumerate() {
             let mut names = candidate.names.iter().map(|name| self.name_text(*name));
             let path = self.path(way);
             let first = way.iter().find_map(|number| self.object(*number));
@@ -98,9 +117,62 @@ impl<M: TargetMemory> Holders<'_, M> {
                 retained_bytes: candidate.bytes,
                 retained_blocks: candidate.blocks,
                 path,
-                item_type: item.map(|of| self.types[of as usize].name.clone()),
+                item_type: item.map(|(of, _)| self.types[of as usize].name.clone()),
+                items: item.map_or(0, |(_, count)| count),
+                pinned_free_bytes: pinned.by_holder[at],
+                dropped: pinned.dropped.as_ref().map(|dropped| dropped[at]),
             });
         }
+        Pages {
+            pinned: pinned.by_type,
+            copied: pinned.copied,
+        }
+    }
+
+    /// What the blocks of each candidate, and of each type, pin.
+    fn pinned(&self, all: &[Candidate]) -> Pinned {
+        let tree = self.tree;
+        // The innermost candidate that has each number, and who is around each candidate.
+        let mut owner = vec![NOBODY; tree.node.len()];
+        let mut around: Vec<Option<u16>> = vec![None; all.len()];
+        let tops: HashMap<u32, u16> = (0u16..)
+            .zip(all)
+            .flat_map(|(at, candidate)| candidate.tops.iter().map(move |&top| (top, at)))
+            .collect();
+        for number in 1..tree.node.len() {
+            let above = owner[tree.dominator[number] as usize];
+            owner[number] = match tops.get(&(number as u32)) {
+                Some(&at) => {
+                    // Of several things shared the first decides: so nobody is around himself.
+                    around[usize::from(at)].get_or_insert(above);
+                    at
+                }
+                None => above,
+            };
+        }
+        let around = around.into_iter().map(|of| of.unwrap_or(NOBODY));
+        let around: Vec<u16> = around.collect();
+        let blocks = 0..self.kinds.len() as u32;
+        let holders: Vec<u16> = blocks
+            .map(|block| {
+                let number = self.number(block);
+                owner.get(number as usize).copied().unwrap_or(NOBODY)
+            })
+            .collect();
+        drop(owner);
+        let of_type = |block: u32| match self.kinds[block as usize].get() {
+            Kind::Object { of, .. } | Kind::Storage { of, .. } => Some(of),
+            _ => None,
+        };
+        let owners = Owners {
+            index: self.source.index,
+            holders: &holders,
+            of_type: &of_type,
+            nesting: &Nesting::of(around),
+            has_gc_head: &|of| self.types[of as usize].facts.flags.has(Flags::HAVE_GC),
+            types: self.types.len(),
+        };
+        owners.pinned(self.heaps, self.residency, self.copied)
     }
 
     /// What each name alone retains. Where another name below it has nearly all of it, that one is
@@ -131,7 +203,9 @@ impl<M: TargetMemory> Holders<'_, M> {
         numbers.retain(|number| !outer.contains(number));
         let candidates = numbers.into_iter().map(|number| {
             let value = self.names.of_node(tree.node[number as usize]);
-            let value = value.and_then(|(_, value)| tree.number.get(value as usize).copied());
+            // A place without a name has no value, and one that is folded none of its own.
+            let value = value.filter(|(_, value)| *value != NONE && !self.folded.is_folded(*value));
+            let value = value.map(|(_, value)| self.number(value));
             let below =
                 value.filter(|&value| value != NONE && tree.dominator[value as usize] == number);
             Candidate {
@@ -139,6 +213,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 blocks: counts[number as usize],
                 number: below.unwrap_or(number),
                 names: vec![number],
+                tops: vec![number],
             }
         });
         candidates.collect()
@@ -168,6 +243,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 let same = &mut all[at];
                 same.bytes = same.bytes.saturating_add(bytes);
                 same.blocks += blocks;
+                same.tops.push(number);
                 continue;
             }
             by_names.insert(names.clone(), all.len());
@@ -176,6 +252,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 blocks,
                 number,
                 names,
+                tops: vec![number],
             });
         }
         all
@@ -257,12 +334,12 @@ impl<M: TargetMemory> Holders<'_, M> {
     }
 
     /// What an object is to a function.
-    fn via(&self, before: &Type, at: u64, addr: u64) -> Option<&'static str> {
+    fn via(&self, before: &Type, at: u64, addr: u64) -> Option<Via> {
         let function = &self.source.layout.function;
         let fields = [
-            (Some(function.defaults), "default arguments"),
-            (function.keyword_defaults, "default arguments"),
-            (Some(function.closure), "closure"),
+            (Some(function.defaults), Via::Defaults),
+            (function.keyword_defaults, Via::Defaults),
+            (Some(function.closure), Via::Closure),
         ];
         let is = |offset: u64| read_word(self.source.memory, at.wrapping_add(offset)) == Some(addr);
         let mut fields = fields
@@ -271,43 +348,51 @@ impl<M: TargetMemory> Holders<'_, M> {
         fields.find_map(|(offset, what)| offset.is_some_and(is).then_some(*what))
     }
 
-    /// Of each of these numbers, the type of most of what is right below it, by bytes.
-    fn item_types(&self, ends: impl Iterator<Item = u32>, retained: &[u64]) -> HashMap<u32, u32> {
-        let mut wanted = Bits::new(self.tree.node.len());
-        let mut sums: HashMap<u32, HashMap<u32, u64>> = ends
-            .map(|end| {
-                wanted.set(end);
-                (end, HashMap::new())
-            })
-            .collect();
-        let mut add = |number: u32, item: Kind, bytes: u64| {
-            if wanted.has(number)
-                && let Some(sums) = sums.get_mut(&number)
+    /// Of each of these numbers, the type of most of what is right below it, by bytes, and how many of that
+    /// there are.
+    fn item_types(
+        &self,
+        ends: impl Iterator<Item = u32>,
+        retained: &[u64],
+    ) -> HashMap<u32, (u32, u64)> {
+        let mut sums: HashMap<u32, HashMap<u32, Amount>> =
+            ends.map(|end| (end, HashMap::new())).collect();
+        let mut add = |number: u32, item: Kind, blocks: u64, bytes: u64| {
+            if let Some(sums) = sums.get_mut(&number)
                 && let Kind::Object { of, .. } = item
             {
-                *sums.entry(of).or_default() += bytes;
+                let sum = sums.entry(of).or_default();
+                sum.blocks += blocks;
+                sum.bytes += bytes;
             }
         };
         for number in 1..self.tree.node.len() as u32 {
             if let Some(kind) = self.kind(number) {
                 let above = self.tree.dominator[number as usize];
-                add(above, kind, retained[number as usize]);
+                add(above, kind, 1, retained[number as usize]);
             }
         }
         for block in 0..self.kinds.len() as u32 {
             let (into, below) = self.folded.within(block);
-            let number = self.tree.number[into as usize];
-            if into != block && number != NONE {
+            if into != block {
+                let number = self.tree.number[self.folded.place(into) as usize];
                 let kind = self.kinds[below as usize].get();
-                add(number, kind, self.source.index.bytes(block));
+                let bytes = self.source.index.bytes(block);
+                add(number, kind, u64::from(below == block), bytes);
             }
         }
-        let most = |of: &HashMap<u32, u64>| {
-            let most = of.iter().max_by_key(|(of, bytes)| (**bytes, **of));
-            most.map(|(of, _)| *of)
+        let most = |of: &HashMap<u32, Amount>| {
+            let most = of.iter().max_by_key(|(of, sum)| (sum.bytes, **of));
+            most.map(|(of, sum)| (*of, sum.blocks))
         };
         let all = sums.iter().filter_map(|(end, of)| Some((*end, most(of)?)));
         all.collect()
+    }
+
+    /// The number of what a block is folded into, or [`NONE`].
+    fn number(&self, block: u32) -> u32 {
+        let (into, _) = self.folded.within(block);
+        self.tree.number[self.folded.place(into) as usize]
     }
 
     fn kind(&self, number: u32) -> Option<Kind> {

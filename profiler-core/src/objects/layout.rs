@@ -8,9 +8,10 @@
 use super::types::Flags;
 
 /// How sure a layout is.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum LayoutBasis {
     /// Of the target's own version.
+    #[default]
     Exact,
     /// Of the newest version that is known, for a target that is newer: types that contradict it are
     /// not named.
@@ -18,6 +19,9 @@ pub enum LayoutBasis {
 }
 
 impl LayoutBasis {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Exact, Self::Newest];
+
     /// Its name in files.
     pub const fn name(self) -> &'static str {
         match self {

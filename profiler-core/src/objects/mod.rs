@@ -13,10 +13,12 @@ mod edges;
 mod fold;
 mod frames;
 mod graph;
+mod growth;
 mod holders;
 mod kinds;
 mod layout;
 mod names;
+mod pins;
 mod scan;
 mod text;
 mod types;
@@ -36,6 +38,7 @@ use self::layout::Layout;
 use self::names::{Name, Names};
 use self::scan::{DEBUG_HEAD, Scanned, Source, scan};
 use self::types::{Role, Type, TypeTable};
+use crate::addr::AddrRange;
 use crate::allocator::Allocator;
 use crate::data;
 use crate::heap::HeapSnapshot;
@@ -45,19 +48,23 @@ use crate::sample::PythonMalloc;
 use crate::size_class::SizeClass;
 
 pub use self::census::{
-    AllocatorShare, Amount, Census, Holder, LayoutBasis, NativeRow, NoCensus, PathStep, TypeRow,
+    AllocatorShare, Amount, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow, NoCensus,
+    PathStep, TypeRow, Via,
 };
+pub use self::growth::{Growth, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
 pub use self::names::Root;
 
 /// What is known of the target before.
 #[derive(Copy, Clone, Debug, Default)]
-pub struct Context {
+pub struct Context<'a> {
     /// Python's major and minor version; `None` when the target is no Python process.
     pub python: Option<(u8, u8)>,
     /// What serves its objects.
     pub serves: PythonMalloc,
     /// Whether the target stands still.
     pub stopped: bool,
+    /// Pages of a forked target of which a write has made a copy since.
+    pub copied: &'a [AddrRange],
 }
 
 /// Takes a census of the live blocks of these heaps, inner ones after outer ones.
@@ -71,7 +78,7 @@ pub fn census<M: TargetMemory + Sync>(
     memory: &M,
     residency: &ResidencyMap,
     heaps: &[HeapSnapshot],
-    context: Context,
+    context: Context<'_>,
 ) -> Result<Census, NoCensus> {
     let version = context.python.ok_or(NoCensus::NotPython)?;
     let layout = Layout::of(version).ok_or(NoCensus::UnknownVersion(version.0, version.1))?;
@@ -110,8 +117,13 @@ pub fn census<M: TargetMemory + Sync>(
         node < blocks && into < blocks && !names.is_space(node) && !names.is_space(into)
     };
     let folded = Folded::of(&graph, &roots[0], weight, may);
-    graph = folded.graph(&graph);
-    let tree = Dominators::of(&graph, &roots);
+    let left = folded.left();
+    graph = folded.graph(&graph, &left);
+    let places = |roots: &Vec<u32>| roots.iter().map(|root| folded.place(*root)).collect();
+    let roots: Vec<Vec<u32>> = roots.iter().map(places).collect();
+    let mut tree = Dominators::of(&graph, &roots);
+    tree.rename(&left);
+    drop(left);
     let mut gaps = Vec::new();
     for (left_out, what) in [
         (index.left_out(), "blocks beyond the largest number"),
@@ -130,12 +142,29 @@ pub fn census<M: TargetMemory + Sync>(
         names: &names,
         folded: &folded,
         tree: &tree,
+        heaps,
+        residency,
+        copied: context.copied,
     };
-    holders.report(&mut census);
+    let pages = holders.report(&mut census);
+    let mut by_name: HashMap<&str, (u64, u64)> = HashMap::new();
+    for (at, of) in known.iter().enumerate() {
+        let (pinned, copied) = by_name.entry(&of.name).or_default();
+        *pinned += pages.pinned[at];
+        *copied += pages.copied.by_type[at];
+    }
+    for row in &mut census.types {
+        let pages = by_name.get(row.name.as_str()).copied();
+        (row.pinned_free_bytes, row.copied_bytes) = pages.unwrap_or_default();
+    }
+    census.copied = (!context.copied.is_empty()).then_some(pages.copied.sums);
     census.python = version;
     census.layout = layout.basis;
     census.exact = context.stopped;
     census.changed = references.changed;
+    if !context.stopped {
+        census.changed += references.moved;
+    }
     census.references = edges;
     census.gaps = gaps;
     Ok(census)
@@ -272,51 +301,30 @@ fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Census {
             ..TypeRow::default()
         })
         .collect();
-    let mut census = Census {
-        python: (0, 0),
-        layout: LayoutBasis::Exact,
-        exact: false,
-        live: Amount::default(),
-        types: Vec::new(),
-        native: Vec::new(),
-        spare: Amount::default(),
-        unreadable: Amount::default(),
-        shares: Vec::new(),
-        changed: 0,
-        holders: Vec::new(),
-        held_by_names: Amount::default(),
-        unreached: Amount::default(),
-        references: 0,
-        took_ns: 0,
-        gaps: Vec::new(),
-    };
+    let mut census = Census::default();
     let mut native: HashMap<(Allocator, SizeClass), Amount> = HashMap::new();
     let mut shares: HashMap<Allocator, (Amount, Amount)> = HashMap::new();
-    for (blocks, allocator) in index.by_owner() {
-        let (mut live, mut named) = (Amount::default(), Amount::default());
-        for block in blocks {
-            let bytes = index.bytes(block);
-            live.add(bytes);
-            match scanned.kinds[block as usize].get() {
-                Kind::Object { of, .. } => rows[of as usize].objects.add(bytes),
-                Kind::Storage { of, .. } => rows[of as usize].storage.add(bytes),
-                Kind::Spare => census.spare.add(bytes),
-                Kind::Unreadable => {
-                    census.unreadable.add(bytes);
-                    continue;
-                }
-                Kind::Native => {
-                    let class = SizeClass::of(bytes);
-                    native.entry((allocator, class)).or_default().add(bytes);
-                    continue;
-                }
+    for block in 0..index.len() as u32 {
+        let bytes = index.bytes(block);
+        let allocator = index.allocator(block);
+        census.live.add(bytes);
+        let (live, named) = shares.entry(allocator).or_default();
+        live.add(bytes);
+        match scanned.kinds[block as usize].get() {
+            Kind::Object { of, .. } => rows[of as usize].objects.add(bytes),
+            Kind::Storage { of, .. } => rows[of as usize].storage.add(bytes),
+            Kind::Spare => census.spare.add(bytes),
+            Kind::Unreadable => {
+                census.unreadable.add(bytes);
+                continue;
             }
-            named.add(bytes);
+            Kind::Native => {
+                let class = SizeClass::of(bytes);
+                native.entry((allocator, class)).or_default().add(bytes);
+                continue;
+            }
         }
-        census.live.add_all(live);
-        let (all_live, all_named) = shares.entry(allocator).or_default();
-        all_live.add_all(live);
-        all_named.add_all(named);
+        named.add(bytes);
     }
     census.types = by_name(rows);
     census.native = native
@@ -357,8 +365,13 @@ fn by_name(rows: Vec<TypeRow>) -> Vec<TypeRow> {
         match places.get(&row.name) {
             Some(&at) => {
                 let same = &mut all[at];
-                same.objects.add_all(row.objects);
-                same.storage.add_all(row.storage);
+                for (sum, more) in [
+                    (&mut same.objects, row.objects),
+                    (&mut same.storage, row.storage),
+                ] {
+                    sum.blocks += more.blocks;
+                    sum.bytes = sum.bytes.saturating_add(more.bytes);
+                }
                 same.tracked += row.tracked;
             }
             None => {

@@ -6,12 +6,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::dict::{DictParts, entries};
 use super::edges::Resolve;
 use super::frames::Variable;
-use super::graph::{Bits, NONE};
+use super::graph::NONE;
 use super::layout::{Layout, MODULE_DICT};
 use super::scan::Noted;
 use super::text::str_name;
@@ -87,8 +87,8 @@ pub(super) struct Names {
     spaces: Vec<Space>,
     /// The space whose names this block's table has.
     tables: HashMap<u32, u32>,
-    /// Modules and classes, their dictionaries and tables: of each block whether it is one.
-    blocks: Bits,
+    /// Modules and classes, their dictionaries and tables.
+    blocks: HashSet<u32>,
     /// Modules and classes alone.
     owners: Vec<u32>,
     /// What is referred to from each place without names.
@@ -110,7 +110,6 @@ impl Names {
         let source = resolve.source;
         let mut names = Self {
             first_node: source.index.len() as u32,
-            blocks: Bits::new(source.index.len()),
             ..Self::default()
         };
         for noted in noted {
@@ -134,7 +133,7 @@ impl Names {
                 continue;
             };
             if is_dict(of) {
-                names.blocks.set(noted.block);
+                names.blocks.insert(noted.block);
                 names.owners.push(noted.block);
                 names.add_space(resolve, dict, dict_block, name);
             }
@@ -176,8 +175,7 @@ impl Names {
             names: (first, self.names.len() as u32),
         });
         self.tables.insert(table, space);
-        self.blocks.set(dict_block);
-        self.blocks.set(table);
+        self.blocks.extend([dict_block, table]);
     }
 
     /// Adds a name that is in no space.
@@ -219,9 +217,8 @@ impl Names {
     }
 
     /// Whether a block is a module, a class, or the dictionary of one.
-    #[inline]
     pub(super) fn is_space(&self, block: u32) -> bool {
-        block < self.first_node && self.blocks.has(block)
+        self.blocks.contains(&block)
     }
 
     /// All names with the blocks of their values.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use profiler_core::addr::AddrRange;
 use profiler_core::fork::{self, ForkSharing};
 use profiler_core::residency::{Mapping, ResidencyMap};
 
@@ -35,6 +36,21 @@ impl Target {
     /// What it still shares with its parent, which must run the same program; `residency` is its
     /// own. `None` when the parent runs another one, or cannot be read.
     pub fn fork_sharing(&self, residency: &ResidencyMap) -> Option<ForkSharing> {
+        let (parent, of_parent) = self.parent_pages()?;
+        Some(fork::sharing(parent, &of_parent, residency))
+    }
+
+    /// The pages of which a write of it or of its parent has made a copy since it was forked; none
+    /// where [`Self::fork_sharing`] is not known.
+    pub fn copied_since_fork(&self, residency: &ResidencyMap) -> Vec<AddrRange> {
+        let of_parent = self.parent_pages();
+        of_parent.map_or_else(Vec::new, |(_, of_parent)| {
+            fork::copied(&of_parent, residency)
+        })
+    }
+
+    /// The pages of its parent.
+    fn parent_pages(&self) -> Option<(i32, ResidencyMap)> {
         let parent = self.dir.stat().ok()?.ppid;
         let (dir, _) = open::open(parent).ok()?;
         // A fork inherits the auxiliary vector, an exec gets a new one: then nothing was shared.
@@ -43,7 +59,7 @@ impl Target {
         }
         let mappings = maps::parse(&dir.text("maps").ok()?, |_| false);
         let of_parent = residency::read(&dir, &mappings, self.pages).ok()?;
-        Some(fork::sharing(parent, &of_parent, residency))
+        Some((parent, of_parent))
     }
 
     /// Its memory, by address.

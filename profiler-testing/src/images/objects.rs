@@ -253,6 +253,7 @@ impl Objects {
             python: Some((3, 11)),
             serves: PythonMalloc::Pymalloc,
             stopped: true,
+            copied: &[],
         };
         self.image
             .walk(|memory, residency| census(memory, residency, &self.heaps, context))

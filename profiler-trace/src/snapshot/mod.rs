@@ -5,13 +5,14 @@
 //! was written before a crash is read up to the last whole one, and a damaged one costs no other.
 
 mod heap;
+mod objects;
 mod observation;
 mod reader;
 mod sample;
 mod wire;
 mod writer;
 
-pub use observation::Observation;
+pub use observation::{Censuses, Observation};
 pub use reader::{ReadError, Reader, Record, SavedSample};
 pub use writer::Writer;
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
+use profiler_core::objects::Census;
 use profiler_core::over_time::{Moment, OverTime};
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
 use profiler_core::report::{FragReport, Mechanism};
 use profiler_core::size_class::SizeClass;
-use profiler_core::view::{Point, Shadow, View, WhatIf};
+use profiler_core::view::{ObjectsState, Point, Shadow, View, WhatIf};
 
 use super::wire::{Input, Wire, count, fields, malformed};
 use crate::varint;
@@ -34,6 +35,43 @@ pub struct Observation {
     pub ended: Option<String>,
     /// What was predicted of the walk: kept, because it takes seconds to play.
     pub predictions: Option<Predictions>,
+    /// The censuses of Python's objects that were taken since the observation before, the oldest first.
+    pub objects: Vec<Arc<Census>>,
+}
+
+/// The last two censuses of a session, which give growth.
+#[derive(Clone, Debug, Default)]
+pub struct Censuses {
+    now: Option<Arc<Census>>,
+    before: Option<Arc<Census>>,
+}
+
+impl Censuses {
+    /// Takes those of a later observation.
+    pub fn add(&mut self, later: &[Arc<Census>]) {
+        for census in later {
+            let is_new = |now: &Arc<Census>| now.taken_at_ns < census.taken_at_ns;
+            if self.now.as_ref().is_none_or(is_new) {
+                self.before = self.now.replace(Arc::clone(census));
+            }
+        }
+    }
+
+    /// The last of them, after that one instead of the one before.
+    pub fn since(self, before: &Arc<Census>) -> Self {
+        Self {
+            before: Some(Arc::clone(before)),
+            ..self
+        }
+    }
+
+    /// A report with them.
+    pub fn apply(&self, report: FragReport) -> FragReport {
+        match &self.now {
+            Some(now) => report.with_objects(Arc::clone(now), self.before.clone()),
+            None => report,
+        }
+    }
 }
 
 impl Observation {
@@ -48,6 +86,11 @@ impl Observation {
             what_if: view.what_if.clone(),
             ended: view.ended.clone(),
             predictions: view.report.predictions.clone(),
+            objects: [&view.report.objects_before, &view.report.objects]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect(),
         }
     }
 
@@ -67,6 +110,7 @@ impl Observation {
             notices: self.notices,
             history,
             over_time: self.over_time,
+            objects: ObjectsState::Off,
             what_if: self.what_if,
             ended: self.ended,
         }
@@ -82,7 +126,8 @@ fields!(Observation {
     what_if,
     ended
 } later {
-    predictions
+    predictions,
+    objects
 });
 
 fields!(Predictions {

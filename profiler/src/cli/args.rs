@@ -76,6 +76,7 @@ Examples:
     #[command(after_long_help = "\
 Examples:
   sudo fragscope explain --pid 4711
+  sudo fragscope explain --pid 4711 --growth 30s
   fragscope explain --core core.4711
   fragscope explain worker.fragsnap --at 3")]
     Explain(ExplainArgs),
@@ -187,6 +188,11 @@ pub(super) struct WatchArgs {
     /// Players are processes of the lowest priority, and need as much memory as the heap takes.
     #[arg(long)]
     no_predict: bool,
+    /// Do not read Python's objects, to say which types and names hold the memory and what grows
+    ///
+    /// They are read in the background, at the lowest priority and as often as --budget allows.
+    #[arg(long)]
+    no_objects: bool,
     /// Replay its allocations under other allocators while it runs, e.g. jemalloc,mimalloc,glibc
     ///
     /// Each runs in a process of the lowest priority: glibc, jemalloc, mimalloc, tcmalloc, or the
@@ -268,6 +274,10 @@ pub(super) struct SnapshotArgs {
     /// 300 MiB of objects and no longer than --max-stop
     #[arg(long, conflicts_with_all = ["core", "no_stop"])]
     stop_for_objects: bool,
+    /// As --objects, twice, so far apart, e.g. 10s: what grows is said by type and by who holds it
+    #[arg(long, value_name = "TIME", value_parser = duration,
+        conflicts_with_all = ["core", "stop_for_objects"])]
+    growth: Option<Duration>,
     /// File to write as well; .fragsnap, .json, .csv or .hlog by its ending; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
@@ -288,9 +298,22 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "N", conflicts_with_all = ["pid", "core"],
         value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,
+    /// Say what grew since the objects in this earlier saved session of the same process
+    #[arg(long, value_name = "EARLIER", requires = "saved", conflicts_with_all = ["pid", "core"])]
+    since: Option<PathBuf>,
     /// Do not play its heap into other allocators to predict what they would need
     #[arg(long)]
     pub(super) no_predict: bool,
+    /// Time between two walks after which Python's objects are read, to say what grows
+    ///
+    /// `explain` takes that long, and the time to read the objects: about a second for each 300 MiB of
+    /// them. 0s reads them once, without growth.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration,
+        conflicts_with_all = ["core", "saved"])]
+    growth: Duration,
+    /// Do not read Python's objects
+    #[arg(long, conflicts_with = "saved")]
+    no_objects: bool,
     #[command(flatten)]
     pub(super) source: SnapshotSourceArgs,
     #[command(flatten)]
@@ -313,9 +336,17 @@ impl ExplainArgs {
     /// What is to be looked at: a saved session, or else a process or a core.
     pub(super) fn options(&self) -> Result<SavedOptions, SnapshotOptions> {
         match &self.file {
-            Some(file) => Ok(self.limits.saved(file, self.at)),
+            Some(file) => Ok(SavedOptions {
+                since: self.since.clone(),
+                ..self.limits.saved(file, self.at)
+            }),
             None => Err(SnapshotOptions {
                 predict: !self.no_predict,
+                objects: match (self.no_objects, self.growth) {
+                    (true, _) => None,
+                    (false, Duration::ZERO) => Some(ReadObjects::AfterWalk),
+                    (false, apart) => Some(ReadObjects::Twice(apart)),
+                },
                 ..self.source.options()
             }),
         }
@@ -405,6 +436,7 @@ impl WatchArgs {
             budget: self.budget,
             probes: !self.no_probes,
             predict: !self.no_predict,
+            objects: !self.no_objects,
             what_if: (!self.what_if.is_empty()).then(|| WhatIfOptions {
                 allocators: self.what_if.clone(),
                 memory_limit: self.what_if_memory,
@@ -441,10 +473,11 @@ impl SnapshotArgs {
     pub(super) fn options(&self) -> SnapshotOptions {
         SnapshotOptions {
             predict: self.predict,
-            objects: match (self.objects, self.stop_for_objects) {
-                (_, true) => Some(ReadObjects::InStop),
-                (true, false) => Some(ReadObjects::AfterWalk),
-                (false, false) => None,
+            objects: match (self.growth, self.objects, self.stop_for_objects) {
+                (Some(apart), ..) => Some(ReadObjects::Twice(apart)),
+                (None, _, true) => Some(ReadObjects::InStop),
+                (None, true, false) => Some(ReadObjects::AfterWalk),
+                (None, false, false) => None,
             },
             outputs: self.outputs.clone(),
             ..self.source.options()

@@ -5,7 +5,7 @@ use profiler_core::activity::{Activity, ClassActivity};
 use profiler_core::columns::Column;
 use profiler_core::fork::ForkSharing;
 use profiler_core::metrics::Metric;
-use profiler_core::objects::{AllocatorShare, Census, Holder, NativeRow, TypeRow};
+use profiler_core::objects::{AllocatorShare, Census, Growth, Holder, NativeRow, TypeRow};
 use profiler_core::prediction::{Needs, Predictions};
 use profiler_core::report::{
     ArenaReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyRow, PackedClass, Packing,
@@ -96,7 +96,7 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
         prediction_rows(&mut rows, predictions)?;
     }
     if let Some(census) = &view.report.objects {
-        object_rows(&mut rows, census)?;
+        object_rows(&mut rows, census, view.report.growth.as_ref())?;
     }
     if let Some(activity) = &view.activity {
         activity_rows(&mut rows, activity)?;
@@ -132,8 +132,20 @@ fn prediction_rows(rows: &mut Rows, predictions: &Predictions) -> Result<(), csv
     Ok(())
 }
 
-/// Types, native blocks and holders.
-fn object_rows(rows: &mut Rows, census: &Census) -> Result<(), csv::Error> {
+/// The field of what a row of objects gains; unknown without a census before.
+fn gained(bytes: Option<f64>) -> Field<'static> {
+    let bytes = bytes.map(Value::Fraction);
+    ("growth_bytes_per_second", Unit::BytesPerSecond, bytes)
+}
+
+/// Types, native blocks and holders, each with what it gains.
+fn object_rows(
+    rows: &mut Rows,
+    census: &Census,
+    growth: Option<&Growth>,
+) -> Result<(), csv::Error> {
+    let live = growth.map(|growth| growth.live.bytes);
+    rows.row("objects", "", "", gained(live))?;
     for share in &census.shares {
         let allocator = share.allocator.name();
         rows.columns("objects", allocator, "", &AllocatorShare::COLUMNS, share)?;
@@ -141,13 +153,17 @@ fn object_rows(rows: &mut Rows, census: &Census) -> Result<(), csv::Error> {
     for row in &census.types {
         let name = visible(&row.name).to_string();
         rows.columns("types", "", &name, &TypeRow::COLUMNS, row)?;
+        let rate = growth.map(|growth| growth.of_type(&row.name).bytes);
+        rows.row("types", "", &name, gained(rate))?;
     }
     for row in &census.native {
         let upper = row.class.upper_bytes().to_string();
         let allocator = row.allocator.name();
         rows.columns("native", allocator, &upper, &NativeRow::COLUMNS, row)?;
+        let rate = growth.map(|growth| growth.of_native(row.allocator, row.class).bytes);
+        rows.row("native", allocator, &upper, gained(rate))?;
     }
-    for holder in &census.holders {
+    for (at, holder) in census.holders.iter().enumerate() {
         let others = holder.shared_with.iter();
         let names: Vec<&str> = std::iter::once(&holder.name)
             .chain(others)
@@ -155,6 +171,8 @@ fn object_rows(rows: &mut Rows, census: &Census) -> Result<(), csv::Error> {
             .collect();
         let names = visible(names.join(" & ")).to_string();
         rows.columns("holders", "", &names, &Holder::COLUMNS, holder)?;
+        let rate = growth.map(|growth| growth.of_holder(at).map_or(0.0, |of| of.bytes));
+        rows.row("holders", "", &names, gained(rate))?;
     }
     Ok(())
 }

@@ -116,6 +116,7 @@ pub(crate) fn passive() -> View {
         notices: Vec::new(),
         history: Arc::default(),
         over_time: Default::default(),
+        objects: Default::default(),
         what_if: None,
         ended: None,
     }
@@ -246,6 +247,7 @@ pub(super) fn full() -> View {
         notices: vec!["probes: 2 of 3 work".into()],
         history: Arc::new(vec![point(0, None), point(1, Some(PAGE_SIZE))]),
         over_time: Default::default(),
+        objects: Default::default(),
         what_if: None,
         ended: Some("the target exited with 0".into()),
     }

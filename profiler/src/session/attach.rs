@@ -99,6 +99,10 @@ async fn watch(
                     front.note("the target is gone: there is nothing left to walk".into());
                 }
                 Effect::Walk => session.walk_now(),
+                Effect::ReadObjects if last.as_ref().is_some_and(|view| view.ended.is_some()) => {
+                    front.note("the target is gone: its objects cannot be read".into());
+                }
+                Effect::ReadObjects => session.read_objects_now(),
                 Effect::Pause(paused) => walking = !paused,
                 // Only of a saved session are there other walks to show.
                 Effect::Show(_) => {}

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use profiler_core::over_time::OverTime;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
-use profiler_core::view::{Point, View, WhatIf};
+use profiler_core::view::{ObjectsState, Point, View, WhatIf};
 use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule, now_ns};
 use profiler_target::TargetState;
 
 use super::history::History;
+use super::objects::ObjectReader;
 use super::predictor::Predictor;
 use super::probes::Probes;
 use super::saved::Recorder;
@@ -20,15 +21,25 @@ use super::what_if::WhatIfSession;
 /// A walk no older than this is as good as a new one.
 const FRESH_NS: u64 = 1_000_000_000;
 
+/// What is made of the walks of a session in the background.
+pub(crate) struct Background {
+    /// `None` where predictions are not wanted.
+    pub(crate) predictor: Option<Predictor>,
+    /// `None` where objects are not wanted.
+    pub(crate) objects: Option<ObjectReader>,
+}
+
 /// One target being watched.
 pub(crate) struct LiveSession {
-    sampler: Sampler,
+    sampler: Arc<Sampler>,
     sampling: SamplingOptions,
     schedule: WalkSchedule,
     probes: Probes,
     what_if: Option<WhatIfSession>,
     /// `None` where predictions are not wanted.
     predictor: Option<Predictor>,
+    /// `None` where objects are not wanted.
+    objects: Option<ObjectReader>,
     recorder: Recorder,
     history: History,
     over_time: OverTime,
@@ -43,14 +54,18 @@ impl LiveSession {
     /// # Errors
     /// When the first sample cannot be taken.
     pub(crate) fn start(
-        sampler: Sampler,
+        sampler: Arc<Sampler>,
         sampling: SamplingOptions,
         mut schedule: WalkSchedule,
         probes: Probes,
         what_if: Option<WhatIfSession>,
-        mut predictor: Option<Predictor>,
+        background: Background,
         recorder: Recorder,
     ) -> io::Result<Self> {
+        let Background {
+            mut predictor,
+            mut objects,
+        } = background;
         let sample = walk(&sampler, sampling, &mut schedule)?;
         if let Some(predictor) = &mut predictor {
             predictor.offer(&sample, sampler.target().foreign_root());
@@ -60,6 +75,9 @@ impl LiveSession {
             Some(predictor) => predictor.apply(report),
             None => report,
         };
+        if let Some(objects) = &mut objects {
+            objects.offer(&sample);
+        }
         let mut session = Self {
             sampler,
             sampling,
@@ -67,6 +85,7 @@ impl LiveSession {
             probes,
             what_if,
             predictor,
+            objects,
             recorder,
             history: History::default(),
             over_time: OverTime::default(),
@@ -85,6 +104,14 @@ impl LiveSession {
         self.schedule.request_walk(Instant::now());
     }
 
+    /// Asks for Python's objects to be read after a walk at the next tick.
+    pub(crate) fn read_objects_now(&mut self) {
+        if let Some(objects) = &mut self.objects {
+            objects.read_now();
+            self.walk_now();
+        }
+    }
+
     /// Observes the target once more: walks when `walking` and a walk is due. A target that is
     /// gone ends the session with its last sample kept.
     pub(crate) fn tick(&mut self, walking: bool) {
@@ -94,6 +121,9 @@ impl LiveSession {
         self.probes.poll();
         if let Some(predictor) = &self.predictor {
             self.report = predictor.refresh(&self.report);
+        }
+        if let Some(objects) = &mut self.objects {
+            self.report = objects.refresh(&self.report);
         }
         if let Some(what_if) = &mut self.what_if {
             what_if.poll();
@@ -123,7 +153,11 @@ impl LiveSession {
             // A target that died or executed another program meanwhile yields an empty or foreign
             // sample: the last good one stays.
             if self.sampler.target().state() == TargetState::Same {
-                let report = FragReport::from_sample(&sample);
+                let mut report = FragReport::from_sample(&sample);
+                if let Some(objects) = &mut self.objects {
+                    objects.offer(&sample);
+                    report = objects.apply(report);
+                }
                 self.note_point(report.kernel.rss_bytes, report.kernel.swap_bytes);
                 self.over_time.add(&report);
                 self.report = Arc::new(match &mut self.predictor {
@@ -185,6 +219,10 @@ impl LiveSession {
             notices,
             history: self.history.points(),
             over_time: self.over_time,
+            objects: match &self.objects {
+                Some(objects) => objects.state(),
+                None => ObjectsState::Off,
+            },
             what_if,
             ended: self.ended.clone(),
         }

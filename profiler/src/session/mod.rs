@@ -10,6 +10,7 @@ mod history;
 mod interrupt;
 pub(crate) mod kinds;
 mod live;
+mod objects;
 pub mod options;
 pub(crate) mod outputs;
 mod predictor;

@@ -35,6 +35,8 @@ pub struct AttachOptions {
     pub probes: bool,
     /// Whether to predict what other allocators and settings would need.
     pub predict: bool,
+    /// Whether to read Python's objects, by which type and name the memory is held.
+    pub objects: bool,
     /// What to compare it with while it runs.
     pub what_if: Option<WhatIfOptions>,
     /// How the target is sampled.
@@ -69,6 +71,8 @@ pub enum ReadObjects {
     AfterWalk,
     /// In the stop of the walk, which lasts the longer for it.
     InStop,
+    /// After each of two walks so far apart, while the process runs on: that gives growth.
+    Twice(Duration),
 }
 
 /// What `snapshot` and `explain` do.

@@ -1,14 +1,16 @@
 //! `snapshot` and `explain`: one passive look.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use profiler_core::objects::{Census, NoCensus};
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
-use profiler_core::view::View;
-use profiler_sampling::{Sampler, sample_of_core};
+use profiler_core::view::{ObjectsState, View};
+use profiler_sampling::{Sampler, SamplingOptions, sample_of_core};
 
 use super::SessionError;
 use super::interrupt;
@@ -16,6 +18,7 @@ use super::options::{ReadObjects, SnapshotOptions, Subject};
 use super::outputs::Outputs;
 use super::predictor::predict_now;
 use crate::export::ExportError;
+use crate::say;
 
 /// What taking one snapshot came to.
 #[derive(Debug)]
@@ -24,7 +27,7 @@ pub struct SnapshotOutcome {
     pub view: View,
     /// Bytes that are missing at the end of the core file that was read.
     pub missing_bytes: u64,
-    /// Whether a signal ended the predictions.
+    /// Whether a signal ended what takes long: the wait for growth, or the predictions.
     pub interrupted: bool,
     /// Whether all outputs were written, or the first that was not.
     pub saved: Result<(), ExportError>,
@@ -38,46 +41,102 @@ struct Seen {
     root: Option<PathBuf>,
     /// Of its objects, if they were asked for.
     census: Option<Result<Census, NoCensus>>,
+    /// The census before that one.
+    before: Option<Arc<Census>>,
 }
 
 /// Walks the subject, and reads its objects as they were asked for.
-fn observe(options: &SnapshotOptions) -> Result<Seen, SessionError> {
-    match &options.subject {
+fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Seen, SessionError> {
+    let (pid, sampling) = match &options.subject {
+        Subject::Process { pid, sampling } => (*pid, *sampling),
         Subject::Core { file, exe } => {
             let core = sample_of_core(file, exe.as_deref())?;
-            Ok(Seen {
+            return Ok(Seen {
                 census: options.objects.map(|_| core.census()),
                 missing_bytes: core.missing_bytes,
                 root: None,
                 sample: core.sample,
-            })
+                before: None,
+            });
         }
-        Subject::Process { pid, sampling } => {
-            let sampler = Sampler::open(*pid)?;
-            let (sample, mut census) = match options.objects {
-                Some(ReadObjects::InStop) => {
-                    let (sample, census) = sampler.take_at(*sampling, |moment| moment.census())?;
-                    (sample, Some(census))
-                }
-                Some(ReadObjects::AfterWalk) => {
-                    let sample = sampler.take(*sampling)?;
-                    let census = sampler.census(&sample);
-                    (sample, Some(census))
-                }
-                None => (sampler.take(*sampling)?, None),
-            };
-            // The stop may have ended before all was read.
-            if let Some(Ok(census)) = &mut census {
+    };
+    let sampler = Sampler::open(pid)?;
+    let mut before = None;
+    let (sample, census) = match options.objects {
+        None => (sampler.take(sampling)?, None),
+        Some(ReadObjects::InStop) => {
+            let (sample, census) = sampler.take_at(sampling, |moment| moment.census())?;
+            let census = census.map(|mut census| {
+                census.taken_at_ns = sample.taken_at_ns;
+                // The stop may have ended before all was read.
                 census.exact &= sample.completeness.stand_still.is_throughout();
-            }
-            Ok(Seen {
-                sample,
-                missing_bytes: 0,
-                root: sampler.target().foreign_root(),
-                census,
-            })
+                census
+            });
+            (sample, Some(census))
         }
+        Some(ReadObjects::AfterWalk) => {
+            let (sample, census) = walk_and_read(&sampler, sampling)?;
+            (sample, Some(census))
+        }
+        Some(ReadObjects::Twice(apart)) => {
+            let began = Instant::now();
+            let (mut sample, mut census) = walk_and_read(&sampler, sampling)?;
+            if census.is_ok() && wait(apart.saturating_sub(began.elapsed()), interrupted) {
+                before = census.ok().map(Arc::new);
+                (sample, census) = walk_and_read(&sampler, sampling)?;
+            }
+            // That a program is none of Python's is seen without a word.
+            let census = Some(census).filter(|census| !matches!(census, Err(NoCensus::NotPython)));
+            (sample, census)
+        }
+    };
+    Ok(Seen {
+        sample,
+        missing_bytes: 0,
+        root: sampler.target().foreign_root(),
+        census,
+        before,
+    })
+}
+
+/// A walk, and the census of its objects, which is read while the target runs on.
+fn walk_and_read(
+    sampler: &Sampler,
+    sampling: SamplingOptions,
+) -> io::Result<(Sample, Result<Census, NoCensus>)> {
+    let sample = sampler.take(sampling)?;
+    if say::is_watched() {
+        say::progress("reading Python's objects");
     }
+    let census = sampler.census(&sample);
+    if say::is_watched() {
+        say::clear_progress();
+    }
+    Ok((sample, census))
+}
+
+/// Between two looks whether a wait was interrupted.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Waits, with progress on stderr, and says whether it was not interrupted.
+fn wait(time: Duration, interrupted: &AtomicBool) -> bool {
+    let (is_watched, until) = (say::is_watched(), Instant::now() + time);
+    while let Some(rest) = until.checked_duration_since(Instant::now()) {
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
+        if is_watched {
+            let seconds = rest.as_secs_f64().ceil();
+            say::progress(format_args!(
+                "objects were read once; to see what grows, again in {seconds:.0} s"
+            ));
+        }
+        std::thread::sleep(rest.min(LOOK));
+    }
+    if is_watched {
+        say::clear_progress();
+    }
+    !interrupted.load(Ordering::Relaxed)
 }
 
 /// Walks the target once, without probes, and writes the outputs.
@@ -86,25 +145,29 @@ fn observe(options: &SnapshotOptions) -> Result<Seen, SessionError> {
 /// When the target cannot be opened or read, or an output has no place to be.
 pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionError> {
     let outputs = Outputs::reserve(&options.outputs)?;
+    let takes_long = options.predict || matches!(options.objects, Some(ReadObjects::Twice(_)));
+    let flag = match takes_long {
+        true => interrupt::flag()?,
+        false => Arc::default(),
+    };
     let Seen {
         sample,
         missing_bytes,
         root,
         census,
-    } = observe(options)?;
+        before,
+    } = observe(options, &flag)?;
     let mut report = FragReport::from_sample(&sample);
     let mut notices = Vec::new();
     match census {
-        Some(Ok(census)) => report = report.with_objects(census),
+        Some(Ok(census)) => report = report.with_objects(Arc::new(census), before),
         Some(Err(why)) => notices.push(format!("objects were not read: {why}")),
         None => {}
     }
-    let mut interrupted = false;
     if options.predict {
-        let flag = interrupt::flag()?;
         report = report.with_predictions(predict_now(&sample, root.as_deref(), &flag));
-        interrupted = flag.load(Ordering::Relaxed);
     }
+    let interrupted = flag.load(Ordering::Relaxed);
     let view = View {
         report: Arc::new(report),
         activity: None,
@@ -112,6 +175,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         notices,
         history: Arc::default(),
         over_time: Default::default(),
+        objects: ObjectsState::default(),
         what_if: None,
         ended: None,
     };

@@ -11,7 +11,8 @@ use profiler_sampling::{STOP_PART_OF_BUDGET, Sampler, WalkSchedule};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::SessionError;
-use super::live::LiveSession;
+use super::live::{Background, LiveSession};
+use super::objects::ObjectReader;
 use super::options::{AttachOptions, Budget};
 use super::predictor::Predictor;
 use super::probes::Probes;
@@ -24,6 +25,8 @@ enum Request {
     Tick { walking: bool },
     /// Walk it now.
     Walk,
+    /// Walk it now, and read its objects.
+    Objects,
     /// Detach, look once more, and end.
     Finish { walking: bool },
 }
@@ -85,6 +88,12 @@ impl SessionWorker {
         self.ask(Request::Walk);
     }
 
+    /// Asks for its objects to be read after a walk.
+    pub(crate) fn read_objects_now(&mut self) {
+        self.is_busy = true;
+        self.ask(Request::Objects);
+    }
+
     /// Asks it to end; [`Self::last`] gives its last view then.
     pub(crate) fn finish(&mut self, walking: bool) {
         self.ending.store(true, Ordering::Relaxed);
@@ -136,6 +145,10 @@ fn run(mut session: LiveSession, requests: &Receiver<Request>, show: &UnboundedS
                 session.walk_now();
                 session.tick(true);
             }
+            Request::Objects => {
+                session.read_objects_now();
+                session.tick(true);
+            }
             Request::Finish { walking } => {
                 show(session.finish(walking));
                 return;
@@ -178,9 +191,14 @@ fn begin(
     };
     let schedule = WalkSchedule::new(options.interval, stop_share, Instant::now());
     let sampling = options.sampling;
-    let predictor = options.predict.then(Predictor::default);
+    let sampler = Arc::new(sampler);
+    let reader = || ObjectReader::new(Arc::clone(&sampler), options.budget);
+    let background = Background {
+        predictor: options.predict.then(Predictor::default),
+        objects: options.objects.then(reader),
+    };
     let session = LiveSession::start(
-        sampler, sampling, schedule, probes, what_if, predictor, recorder,
+        sampler, sampling, schedule, probes, what_if, background, recorder,
     )?;
     Ok(session)
 }

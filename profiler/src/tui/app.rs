@@ -5,6 +5,7 @@ use profiler_core::view::View;
 
 use super::draw;
 use super::map_view::MapView;
+use super::screens::objects::{self, ObjectsView};
 use super::screens::pages;
 use super::screens::sizes::Sort;
 use super::theme::Theme;
@@ -33,6 +34,8 @@ pub enum Effect {
     Interrupt,
     /// Walk the heap at once.
     Walk,
+    /// Read Python's objects at once.
+    ReadObjects,
     /// Stop walking, or go on.
     Pause(bool),
     /// Write the exports now.
@@ -64,17 +67,19 @@ pub(super) enum Tab {
     Arenas,
     Activity,
     Why,
+    Objects,
 }
 
 impl Tab {
     /// All of them.
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Overview,
         Self::Sizes,
         Self::Pages,
         Self::Arenas,
         Self::Activity,
         Self::Why,
+        Self::Objects,
     ];
 
     /// Its name.
@@ -86,6 +91,7 @@ impl Tab {
             Self::Arenas => "Arenas",
             Self::Activity => "Activity",
             Self::Why => "Why",
+            Self::Objects => "Objects",
         }
     }
 
@@ -113,6 +119,7 @@ pub(super) struct App {
     pub(super) scroll: [u16; Tab::ALL.len() + 1],
     pub(super) sort: Sort,
     pub(super) map: MapView,
+    pub(super) objects: ObjectsView,
     /// Whether Pages counts ranges of 2 MiB rather than pages.
     pub(super) by_huge: bool,
 }
@@ -136,6 +143,7 @@ impl App {
             scroll: [0; Tab::ALL.len() + 1],
             sort: Sort::default(),
             map: MapView::default(),
+            objects: ObjectsView::default(),
             by_huge: false,
         }
     }
@@ -213,6 +221,11 @@ fn show(app: &mut App, walk: usize) -> Option<Effect> {
 
 fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    let on_objects = app.tab == Tab::Objects && !app.help;
+    if on_objects && app.objects.is_typing() && !control {
+        app.objects.press(key.code, 0);
+        return None;
+    }
     if let Some(walk) = walk_of(app, key.code) {
         return show(app, walk);
     }
@@ -221,13 +234,13 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
         KeyCode::Char('q') | KeyCode::F(10) if !app.help => return Some(Effect::Quit),
         KeyCode::Esc | KeyCode::Char('q') => app.help = false,
         KeyCode::Char('?' | 'h') | KeyCode::F(1) => app.help = !app.help,
-        KeyCode::Char('7') => app.help = true,
-        KeyCode::Char(digit @ '1'..='6') => {
+        KeyCode::Char('8') => app.help = true,
+        KeyCode::Char(digit @ '1'..='7') => {
             app.choose(Tab::ALL[digit as usize - '1' as usize]);
         }
         KeyCode::Tab => app.choose(app.tab.next(1)),
         KeyCode::BackTab => app.choose(app.tab.next(Tab::ALL.len() - 1)),
-        KeyCode::Char('p' | ' ' | 'w') if app.saved.is_some() => {
+        KeyCode::Char('p' | ' ' | 'w' | 'o') if app.saved.is_some() => {
             app.note = Some("this is a saved session: it cannot be walked again".into());
         }
         KeyCode::Char('p' | ' ') => {
@@ -235,6 +248,7 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
             return Some(Effect::Pause(app.paused));
         }
         KeyCode::Char('w') => return Some(Effect::Walk),
+        KeyCode::Char('o') => return Some(Effect::ReadObjects),
         KeyCode::Char('e') => return Some(Effect::Export),
         KeyCode::Char('t') if app.tab == Tab::Pages && !app.help => app.by_huge = !app.by_huge,
         code if app.tab == Tab::Pages && !app.help => {
@@ -243,6 +257,14 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
                 let map = &view.report.map;
                 app.map.press(code, map, room.width, room.height);
             }
+        }
+        KeyCode::Left | KeyCode::Right => scroll(app, key.code),
+        code if on_objects => {
+            let rows = app
+                .view
+                .as_deref()
+                .map(|view| objects::row_count(app, view));
+            app.objects.press(code, rows.unwrap_or(0));
         }
         code => scroll(app, code),
     }

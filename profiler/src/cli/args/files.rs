@@ -94,6 +94,7 @@ impl LimitArgs {
         SavedOptions {
             file: file.to_owned(),
             at,
+            since: None,
             max_size: self.max_size,
             max_memory: self.max_memory,
         }

@@ -1,14 +1,17 @@
 //! Python's objects and who holds them, as part of a snapshot.
 
-use profiler_core::objects::{AllocatorShare, Census, Holder, NativeRow, PathStep, TypeRow};
+use profiler_core::objects::{
+    AllocatorShare, Census, Growth, Holder, NativeRow, PathStep, TypeRow, Via,
+};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::{Record, snapshot::Name};
-use crate::export::names::milliseconds;
+use crate::export::names::{milliseconds, rfc3339};
 
 #[derive(Serialize)]
 pub(super) struct Objects<'a> {
+    taken_at: String,
     python: String,
     layout: &'static str,
     exact: bool,
@@ -23,17 +26,84 @@ pub(super) struct Objects<'a> {
     references: u64,
     held_by_names_bytes: u64,
     unreached_bytes: u64,
+    copied: Option<CopiedRow>,
     gaps: &'a [String],
+    growth: Option<GrowthRow>,
     allocators: Vec<Record<'a, &'static str, AllocatorShare>>,
-    types: Vec<Record<'a, &'a str, TypeRow>>,
-    native: Vec<Record<'a, Name, NativeRow>>,
-    holders: Vec<HolderRow<'a>>,
+    types: Vec<Grown<Record<'a, &'a str, TypeRow>>>,
+    native: Vec<Grown<Record<'a, Name, NativeRow>>>,
+    holders: Vec<Grown<HolderRow<'a>>>,
+}
+
+/// What lies on pages that were copied since the fork.
+#[derive(Serialize)]
+struct CopiedRow {
+    bytes: u64,
+    collector_bytes: u64,
+}
+
+/// What grew in all since the census before.
+#[derive(Serialize)]
+struct GrowthRow {
+    elapsed_ms: f64,
+    is_growing: bool,
+    live_bytes_per_second: f64,
+    live_blocks_per_second: f64,
+    typed_bytes_per_second: f64,
+    typed_objects_per_second: f64,
+}
+
+impl GrowthRow {
+    fn of(growth: &Growth) -> Self {
+        Self {
+            elapsed_ms: milliseconds(growth.elapsed_ns),
+            is_growing: growth.is_growing,
+            live_bytes_per_second: growth.live.bytes,
+            live_blocks_per_second: growth.live.blocks,
+            typed_bytes_per_second: growth.typed.bytes,
+            typed_objects_per_second: growth.typed.blocks,
+        }
+    }
+}
+
+/// A row, and what it gains; null without a census before.
+#[derive(Serialize)]
+struct Grown<Row> {
+    #[serde(flatten)]
+    row: Row,
+    growth_bytes_per_second: Option<f64>,
+    growth_objects_per_second: Option<f64>,
 }
 
 impl<'a> Objects<'a> {
-    pub(super) fn of(census: &'a Census) -> Self {
+    pub(super) fn of(census: &'a Census, growth: Option<&Growth>) -> Self {
         let (major, minor) = census.python;
+        let types = census.types.iter().map(|row| {
+            let rate = growth.map(|growth| growth.of_type(&row.name));
+            Grown {
+                row: of_type(row),
+                growth_bytes_per_second: rate.map(|rate| rate.bytes),
+                growth_objects_per_second: rate.map(|rate| rate.blocks),
+            }
+        });
+        let natives = census.native.iter().map(|row| {
+            let rate = growth.map(|growth| growth.of_native(row.allocator, row.class));
+            Grown {
+                row: native(row),
+                growth_bytes_per_second: rate.map(|rate| rate.bytes),
+                growth_objects_per_second: rate.map(|rate| rate.blocks),
+            }
+        });
+        let holders = census.holders.iter().enumerate().map(|(at, holder)| {
+            let of = growth.map(|growth| growth.of_holder(at));
+            Grown {
+                row: HolderRow(holder),
+                growth_bytes_per_second: of.map(|of| of.map_or(0.0, |of| of.bytes)),
+                growth_objects_per_second: of.and_then(|of| of?.items),
+            }
+        });
         Self {
+            taken_at: rfc3339(census.taken_at_ns),
             python: format!("{major}.{minor}"),
             layout: census.layout.name(),
             exact: census.exact,
@@ -48,11 +118,16 @@ impl<'a> Objects<'a> {
             references: census.references,
             held_by_names_bytes: census.held_by_names.bytes,
             unreached_bytes: census.unreached.bytes,
+            copied: census.copied.map(|of| CopiedRow {
+                bytes: of.bytes,
+                collector_bytes: of.collector_bytes,
+            }),
             gaps: &census.gaps,
+            growth: growth.map(GrowthRow::of),
             allocators: census.shares.iter().map(share).collect(),
-            types: census.types.iter().map(of_type).collect(),
-            native: census.native.iter().map(native).collect(),
-            holders: census.holders.iter().map(HolderRow).collect(),
+            types: types.collect(),
+            native: natives.collect(),
+            holders: holders.collect(),
         }
     }
 }
@@ -100,6 +175,7 @@ impl Serialize for HolderRow<'_> {
         }
         map.serialize_entry("shared_with", &holder.shared_with)?;
         map.serialize_entry("item_type", &holder.item_type)?;
+        map.serialize_entry("items", &holder.items)?;
         map.serialize_entry("path", &path)?;
         map.end()
     }
@@ -116,7 +192,7 @@ struct Step<'a> {
 impl<'a> Step<'a> {
     fn of(step: &'a PathStep) -> Self {
         Self {
-            via: step.via,
+            via: step.via.map(Via::name),
             r#type: &step.type_name,
             length: step.length,
             times: step.times,

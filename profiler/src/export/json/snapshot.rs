@@ -207,7 +207,10 @@ impl<'a> Snapshot<'a> {
             findings: report.findings.iter().map(FindingRow::of).collect(),
             packing: report.packing.as_ref().map(Packing::of),
             predicted: Predicted::of(report.predictions.as_ref()),
-            objects: report.objects.as_ref().map(Objects::of),
+            objects: report
+                .objects
+                .as_ref()
+                .map(|census| Objects::of(census, report.growth.as_ref())),
             activity: view.activity.as_deref().map(Activity::of),
             what_if: view.what_if.as_ref().map(WhatIfRow::of),
             history: view.history.iter().map(point).collect(),

@@ -147,7 +147,7 @@ pub(super) fn occupancy(text: &mut Text, report: &FragReport, heap: &HeapReport)
             "  {range:>12} {} {:>8}  {:<BAR$} {}",
             in_memory.cell(row),
             percent(row.resident_pages, resident),
-            bar(row.resident_pages, resident),
+            bar(row.resident_pages, resident, BAR),
             in_swap.cell(row)
         ));
     }

@@ -31,7 +31,7 @@ pub fn text(view: &View) -> String {
     findings(&mut text, report);
     predictions(&mut text, report);
     if let Some(census) = &report.objects {
-        objects::objects(&mut text, census);
+        objects::objects(&mut text, report, census, &objects::WHOLE);
     }
     for heap in &report.heaps {
         heap::heap(&mut text, heap);
@@ -61,6 +61,9 @@ pub fn explanation(view: &View) -> String {
         .is_some_and(|all| all.self_check.is_some())
     {
         predictions(&mut text, report);
+    }
+    if let Some(census) = &report.objects {
+        objects::objects(&mut text, report, census, &objects::SHORT);
     }
     completeness(&mut text, view);
     text.0
@@ -96,12 +99,13 @@ impl Text {
     }
 }
 
-fn bar(part: u64, whole: u64) -> String {
+/// `part` of `whole` as a bar of at most `width` columns.
+fn bar(part: u64, whole: u64, width: usize) -> String {
     let filled = match whole {
         0 => 0,
-        _ => (u128::from(part) * BAR as u128).div_ceil(u128::from(whole)) as usize,
+        _ => (u128::from(part) * width as u128).div_ceil(u128::from(whole)) as usize,
     };
-    "#".repeat(filled.min(BAR))
+    "#".repeat(filled.min(width))
 }
 
 fn target(text: &mut Text, report: &FragReport) {
@@ -189,7 +193,7 @@ fn ledger(text: &mut Text, report: &FragReport) {
         // All classes but the unknown are left out when they hold nothing.
         let empty = row.resident_bytes == 0 && row.swapped_bytes == 0;
         if !empty || row.class == LedgerClass::Unknown {
-            line(row.class.name(), &bar(row.resident_bytes, rss), row);
+            line(row.class.name(), &bar(row.resident_bytes, rss, BAR), row);
         }
     }
     line("sum", "", &sum);

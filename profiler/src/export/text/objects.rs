@@ -1,80 +1,154 @@
 //! Python's objects in the report for people: types, and who holds them.
 
 use profiler_core::columns::{cells, headings};
-use profiler_core::objects::{Census, Holder, LayoutBasis, NativeRow, PathStep, TypeRow};
-use profiler_core::units::{bytes, count, nanoseconds, percent};
+use profiler_core::objects::{Census, Growth, Holder, LayoutBasis, NativeRow, TypeRow};
+use profiler_core::report::FragReport;
+use profiler_core::units::{bytes, count, growth, nanoseconds, percent};
 
-use super::Text;
+use super::{Text, bar};
 
-/// Types, holders and size classes shown before the rest is only counted.
-const TOP_TYPES: usize = 16;
-const TOP_HOLDERS: usize = 16;
-const TOP_CLASSES: usize = 4;
+/// How many rows are shown before the rest is only counted.
+pub(super) struct Detail {
+    types: usize,
+    holders: usize,
+    classes: usize,
+}
+
+/// What a report has.
+pub(super) const WHOLE: Detail = Detail {
+    types: 16,
+    holders: 16,
+    classes: 4,
+};
+/// What stands beside an explanation.
+pub(super) const SHORT: Detail = Detail {
+    types: 8,
+    holders: 8,
+    classes: 3,
+};
+
+/// Holders of which it is said what would go back without them.
+const TOP_DROPPED: usize = 3;
+/// Types named of what was copied since a fork.
+const TOP_COPIED: usize = 5;
 /// Names shown of those who share something.
 const TOP_SHARERS: usize = 3;
+/// Columns of a full bar.
+const BAR: usize = 12;
+/// Columns of what is gained in a second.
+const RATE: usize = 13;
 
-pub(super) fn objects(text: &mut Text, census: &Census) {
+pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, detail: &Detail) {
+    let growth = report.growth.as_ref();
     text.title(&format!(
         "OBJECTS of Python: {} of {} in live blocks named ({})",
         bytes(census.typed_bytes()),
         bytes(census.live.bytes),
         percent(census.typed_bytes(), census.live.bytes)
     ));
-    text.line(&format!("  {} type", headings(&TypeRow::SHOWN, " ")));
-    for row in census.types.iter().take(TOP_TYPES) {
+    if let Some(growth) = growth {
         text.line(&format!(
-            "  {} {}",
+            "  in {} live blocks gained {}, of which objects {}",
+            nanoseconds(growth.elapsed_ns),
+            rate_or_nothing(growth.live.bytes),
+            rate_or_nothing(growth.typed.bytes)
+        ));
+    }
+    let titles = headings(&TypeRow::SHOWN, " ");
+    text.line(&format!("  {titles}{} {:<BAR$} type", heading(growth), ""));
+    for row in census.types.iter().take(detail.types) {
+        let rate = growth.map(|growth| growth.of_type(&row.name).bytes);
+        let sum = row.objects.bytes.saturating_add(row.storage.bytes);
+        text.line(&format!(
+            "  {}{} {:<BAR$} {}",
             cells(&TypeRow::SHOWN, row, " "),
+            gained(rate),
+            bar(sum, census.live.bytes, BAR),
             row.name
         ));
     }
-    if let Some(rest) = census.types.len().checked_sub(TOP_TYPES + 1) {
+    if let Some(rest) = census.types.len().checked_sub(detail.types + 1) {
         text.line(&format!("  and {} more types (--json)", rest + 1));
     }
-    native(text, census);
+    native(text, census, growth, detail);
     text.blank();
-    holders(text, census);
+    holders(text, census, growth, detail);
+    copied(text, census);
     basis(text, census);
     text.blank();
 }
 
-fn native(text: &mut Text, census: &Census) {
+/// What a row gains in a second, in a column of its own; no column without a census before.
+fn gained(rate: Option<f64>) -> String {
+    rate.map_or_else(String::new, |rate| format!(" {:>RATE$}", growth(rate)))
+}
+
+fn heading(of: Option<&Growth>) -> String {
+    of.map_or_else(String::new, |_| format!(" {:>RATE$}", "growth"))
+}
+
+fn rate_or_nothing(rate: f64) -> String {
+    match growth(rate) {
+        nothing if nothing.is_empty() => "nothing".to_owned(),
+        rate => rate,
+    }
+}
+
+fn native(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &Detail) {
     if census.native.is_empty() {
         return;
     }
     let titles = headings(&NativeRow::COLUMNS, " ");
     let up_to = NativeRow::UP_TO.heading("");
-    text.line(&format!("  {titles} {up_to} of blocks that no object owns"));
-    for row in census.native.iter().take(TOP_CLASSES) {
+    text.line(&format!(
+        "  {titles} {up_to}{} {:<BAR$} of blocks that no object owns",
+        heading(growth),
+        ""
+    ));
+    let rate = |row: &NativeRow| growth.map(|of| of.of_native(row.allocator, row.class).bytes);
+    let mut rows: Vec<&NativeRow> = census.native.iter().take(detail.classes).collect();
+    // What grows most is not missed, however little it is yet.
+    if let Some(most) = growth.and_then(|growth| growth.native.first()) {
+        let is_it = |row: &&NativeRow| (row.allocator, row.class) == (most.allocator, most.class);
+        let grows = census.native.iter().find(is_it);
+        rows.extend(grows.filter(|row| most.rate.bytes > 0.0 && !rows.contains(row)));
+    }
+    for row in rows {
         text.line(&format!(
-            "  {} {} {}",
+            "  {} {}{} {:<BAR$} {}",
             cells(&NativeRow::COLUMNS, row, " "),
             NativeRow::UP_TO.cell(row),
+            gained(rate(row)),
+            bar(row.native.bytes, census.live.bytes, BAR),
             row.allocator.name()
         ));
     }
 }
 
-fn holders(text: &mut Text, census: &Census) {
+fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &Detail) {
     text.title("WHO HOLDS THEM");
-    let heading = Holder::RETAINED.heading("");
-    text.line(&format!("  {heading} would go with"));
-    for holder in census.holders.iter().take(TOP_HOLDERS) {
-        let mut name = holder.name.clone();
-        if let Some((first, more)) = holder.shared_with.split_first() {
-            name = format!("{name}, shared with {first}");
-            let shown = more.len().min(TOP_SHARERS - 1);
-            for other in &more[..shown] {
-                name = format!("{name}, {other}");
-            }
-            if more.len() > shown {
-                name = format!("{name} and {} more", more.len() - shown);
-            }
-        }
-        text.line(&format!("  {} {name}", Holder::RETAINED.cell(holder)));
-        let way = way(holder);
+    let titles = Holder::RETAINED.heading("");
+    text.line(&format!(
+        "  {titles}{} {:<BAR$} would go with",
+        heading(growth),
+        ""
+    ));
+    for (at, holder) in census.holders.iter().enumerate().take(detail.holders) {
+        let rate = growth.map(|growth| growth.of_holder(at).map_or(0.0, |of| of.bytes));
+        let row = format!(
+            "  {}{} {:<BAR$} ",
+            Holder::RETAINED.cell(holder),
+            gained(rate),
+            bar(holder.retained_bytes, census.live.bytes, BAR)
+        );
+        text.line(&format!("{row}{}", names(holder)));
+        let indent = " ".repeat(row.chars().count());
+        let way = holder.way();
         if !way.is_empty() {
-            text.paragraph("             ", &way);
+            text.paragraph(&indent, &way);
+        }
+        if let Some(dropped) = holder.if_dropped().filter(|_| at < TOP_DROPPED) {
+            text.paragraph(&indent, &dropped);
         }
     }
     text.line(&format!(
@@ -84,22 +158,44 @@ fn holders(text: &mut Text, census: &Census) {
     ));
 }
 
-/// The way from a name to where its bytes spread out: `dict of 412,003 → app.Session`.
-fn way(holder: &Holder) -> String {
-    let mut parts: Vec<String> = holder.path.iter().map(step).collect();
-    parts.extend(holder.item_type.clone());
-    parts.join(" → ")
+/// All names of a holder, as far as there is room.
+fn names(holder: &Holder) -> String {
+    let mut name = holder.name.clone();
+    if let Some((first, more)) = holder.shared_with.split_first() {
+        name = format!("{name}, shared with {first}");
+        let shown = more.len().min(TOP_SHARERS - 1);
+        for other in &more[..shown] {
+            name = format!("{name}, {other}");
+        }
+        if more.len() > shown {
+            name = format!("{name} and {} more", more.len() - shown);
+        }
+    }
+    name
 }
 
-fn step(step: &PathStep) -> String {
-    let via = step.via.map_or_else(String::new, |via| format!("{via}: "));
-    let length = step.length;
-    let length = length.map_or_else(String::new, |length| format!(" of {}", count(length)));
-    let times = match step.times {
-        0 | 1 => String::new(),
-        times => format!(" ({} in a row)", count(times)),
-    };
-    format!("{via}{}{length}{times}", step.type_name)
+/// What the copies hold that writes have made since the fork.
+fn copied(text: &mut Text, census: &Census) {
+    let Some(copied) = census.copied else { return };
+    let mut types: Vec<&TypeRow> = census.types.iter().collect();
+    types.sort_by_key(|row| std::cmp::Reverse(row.copied_bytes));
+    let types = types
+        .iter()
+        .take(TOP_COPIED)
+        .filter(|row| row.copied_bytes > 0);
+    let types: Vec<String> = types
+        .map(|row| format!("{} {}", row.name, bytes(row.copied_bytes)))
+        .collect();
+    text.paragraph(
+        "  ",
+        &format!(
+            "Pages with {} of objects were copied since the fork: {}. On {} of them lie objects that the \
+             garbage collector writes to: gc.freeze() before the fork would have kept at most those shared.",
+            bytes(copied.bytes),
+            types.join(", "),
+            bytes(copied.collector_bytes)
+        ),
+    );
 }
 
 /// What the figures rest on.

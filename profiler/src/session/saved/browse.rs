@@ -10,7 +10,7 @@ use std::time::Duration;
 use profiler_core::report::FragReport;
 use profiler_core::view::{Point, View};
 use profiler_trace::limits::{Holder, Incomplete, Limits, Meter, Stopped};
-use profiler_trace::snapshot::{Observation, ReadError, Reader, Record};
+use profiler_trace::snapshot::{Censuses, Observation, ReadError, Reader, Record};
 
 use super::{SavedError, SavedOptions};
 use crate::session::history::History;
@@ -80,7 +80,7 @@ fn browse(
                 }
             }
             // A saved session is neither walked nor paused: the screen says so.
-            Ok(Effect::Walk | Effect::Pause(_)) => {}
+            Ok(Effect::Walk | Effect::ReadObjects | Effect::Pause(_)) => {}
         }
     }
 }
@@ -94,6 +94,8 @@ struct Walk {
     observation_at: Option<u64>,
     /// Points of the curves until then.
     points: usize,
+    /// Observations with a census until then.
+    censuses: usize,
 }
 
 /// A saved session in a file that can be read at any place: what is looked at is read again.
@@ -103,6 +105,8 @@ struct Session {
     interrupted: Arc<AtomicBool>,
     walks: Vec<Walk>,
     points: Vec<Point>,
+    /// Where the observations begin that have a census.
+    censuses: Vec<u64>,
     trouble: Option<Incomplete>,
 }
 
@@ -118,6 +122,7 @@ impl Session {
             interrupted: Arc::clone(interrupted),
             walks: Vec::new(),
             points: Vec::new(),
+            censuses: Vec::new(),
             trouble: None,
         };
         session.trouble = match session.index(&meter) {
@@ -137,16 +142,23 @@ impl Session {
                     sample_at: at,
                     observation_at: None,
                     points: self.points.len(),
+                    censuses: self.censuses.len(),
                 }),
                 Record::Observation { walk, observation } => {
                     self.points.extend(&observation.points);
+                    if !observation.objects.is_empty() {
+                        self.censuses.push(at);
+                    }
                     if let Some(last) = self.walks.last_mut().filter(|last| last.number == walk) {
                         last.observation_at = Some(at);
                         last.points = self.points.len();
+                        last.censuses = self.censuses.len();
                     }
                 }
             }
-            let bytes = size_of_val(self.walks.as_slice()) + size_of_val(self.points.as_slice());
+            let bytes = size_of_val(self.walks.as_slice())
+                + size_of_val(self.points.as_slice())
+                + size_of_val(self.censuses.as_slice());
             meter.hold(Holder::Index, bytes as u64)?;
         }
         Ok(())
@@ -179,6 +191,8 @@ impl Session {
     fn view(&mut self, index: usize) -> Result<View, ReadError> {
         let walk = &self.walks[index];
         let (sample_at, observation_at) = (walk.sample_at, walk.observation_at);
+        let known = &self.censuses[..walk.censuses];
+        let last_two = known[known.len().saturating_sub(2)..].to_vec();
         let mut history = History::default();
         for point in &self.points[..walk.points] {
             history.push(*point);
@@ -191,16 +205,25 @@ impl Session {
         };
         let observation = match observation_at {
             None => Observation::default(),
-            Some(at) => {
-                self.reader.go_to(at, meter)?;
-                match self.reader.next_record()? {
-                    Some(Record::Observation { observation, .. }) => *observation,
-                    _ => return Err(changed()),
-                }
-            }
+            Some(at) => self.observation(at, &meter)?,
         };
-        let report = Arc::new(FragReport::from_sample(&sample));
+        let mut censuses = Censuses::default();
+        for at in last_two {
+            censuses.add(&self.observation(at, &meter)?.objects);
+        }
+        let report = Arc::new(censuses.apply(FragReport::from_sample(&sample)));
         Ok(observation.into_view(report, history.points()))
+    }
+}
+
+impl Session {
+    /// The observation that begins there.
+    fn observation(&mut self, at: u64, meter: &Meter) -> Result<Observation, ReadError> {
+        self.reader.go_to(at, meter.clone())?;
+        match self.reader.next_record()? {
+            Some(Record::Observation { observation, .. }) => Ok(*observation),
+            _ => Err(changed()),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ mod read;
 mod recorder;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use profiler_core::text::visible;
 use profiler_core::view::View;
@@ -29,6 +29,9 @@ pub struct SavedOptions {
     pub file: PathBuf,
     /// The number of a walk, from 1 on; `None` is the last.
     pub at: Option<u64>,
+    /// An earlier session, of whose last walk the objects are those that growth is since; `None` is the
+    /// session's own census before.
+    pub since: Option<PathBuf>,
     /// Bytes that the session may come to; `None` is the default.
     pub max_size: Option<u64>,
     /// Bytes that what is known of it may take; `None` is the default.
@@ -36,6 +39,16 @@ pub struct SavedOptions {
 }
 
 impl SavedOptions {
+    /// The last walk of another file, within the same limits.
+    fn of(&self, file: &Path) -> Self {
+        Self {
+            file: file.to_owned(),
+            at: None,
+            since: None,
+            ..self.clone()
+        }
+    }
+
     fn limits(&self) -> Limits {
         Limits::new(self.max_size, self.max_memory, host::available_bytes())
     }
@@ -94,6 +107,9 @@ pub enum SavedError {
         /// The number of its last walk.
         last: u64,
     },
+    /// No objects were read of the earlier session.
+    #[error("{} has no objects to compare with: `snapshot --objects -o` and `attach -o` save them", visible(.0.display()))]
+    NoObjects(PathBuf),
     /// There is no screen to draw on.
     #[error(transparent)]
     Screen(#[from] NoScreen),
@@ -120,9 +136,10 @@ impl SavedError {
             Self::Screen(_) => ErrorKind::NoScreen,
             Self::Write(error) => kinds::of_write(error),
             Self::Io(error) => ErrorKind::of_io(error),
-            Self::NoWalk { trouble: None, .. } | Self::NoSuchWalk { .. } | Self::Format(_) => {
-                ErrorKind::Other
-            }
+            Self::NoWalk { trouble: None, .. }
+            | Self::NoSuchWalk { .. }
+            | Self::NoObjects(_)
+            | Self::Format(_) => ErrorKind::Other,
         }
     }
 }

@@ -9,7 +9,7 @@ use profiler_core::report::FragReport;
 use profiler_core::text::visible;
 use profiler_lab::input::Input;
 use profiler_trace::limits::{Incomplete, Meter, Stopped};
-use profiler_trace::snapshot::{Observation, ReadError, Reader, Record, SavedSample};
+use profiler_trace::snapshot::{Censuses, Observation, ReadError, Reader, Record, SavedSample};
 
 use super::{Saved, SavedError, SavedExport, SavedOptions};
 use crate::export::{self, Format};
@@ -70,7 +70,15 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
         });
     };
     let sample = sample.sample(&meter).map_err(failed)?;
-    let mut report = FragReport::from_sample(&sample);
+    let mut censuses = found.censuses;
+    if let Some(since) = &options.since {
+        let earlier = read(&options.of(since), false)?;
+        let Some(census) = &earlier.view.report.objects else {
+            return Err(SavedError::NoObjects(since.clone()));
+        };
+        censuses = censuses.since(census);
+    }
+    let mut report = censuses.apply(FragReport::from_sample(&sample));
     let is_complete = |all: &Predictions| all.pending == 0 && all.walk_ns == sample.taken_at_ns;
     if is_predicted && !observation.predictions.as_ref().is_some_and(is_complete) {
         report = report.with_predictions(predict_now(&sample, None, &interrupted));
@@ -97,6 +105,7 @@ struct Found {
     number: u64,
     walk: Option<(SavedSample, Observation)>,
     history: History,
+    censuses: Censuses,
     /// The number of the last walk.
     last: Option<u64>,
 }
@@ -108,6 +117,7 @@ impl Found {
             number: 0,
             walk: None,
             history: History::default(),
+            censuses: Censuses::default(),
             last: None,
         }
     }
@@ -128,6 +138,7 @@ impl Found {
                 for point in &observation.points {
                     self.history.push(*point);
                 }
+                self.censuses.add(&observation.objects);
                 if let Some((_, beside)) = &mut self.walk
                     && walk == self.number
                 {

@@ -22,6 +22,8 @@ struct State {
     points: Vec<Point>,
     /// When the last walk that was saved was taken.
     last_walk_ns: Option<u64>,
+    /// When the walk of the last census that was saved was taken.
+    last_census_ns: Option<u64>,
     is_over: bool,
 }
 
@@ -52,6 +54,7 @@ impl Recorder {
             files: places.iter().map(file).collect(),
             points: Vec::new(),
             last_walk_ns: None,
+            last_census_ns: None,
             is_over: places.is_empty(),
         })))
     }
@@ -74,7 +77,7 @@ impl Recorder {
         if state.is_over {
             return;
         }
-        let observation = Observation::of(view, std::mem::take(&mut state.points));
+        let observation = state.observation(view);
         state.last_walk_ns = Some(sample.taken_at_ns);
         for file in &mut state.files {
             file.write(|writer| {
@@ -109,13 +112,26 @@ impl Recorder {
         state.is_over = true;
         // A walk that nobody was shown has an observation of its own.
         let is_of_last_walk = state.last_walk_ns == Some(view.report.taken_at_ns);
-        let points = std::mem::take(&mut state.points);
-        let last = is_of_last_walk.then(|| Observation::of(view, points));
+        let last = is_of_last_walk.then(|| state.observation(view));
         let mut first = Ok(());
         for file in &mut state.files {
             first = first.and(file.end(last.as_ref(), in_haste));
         }
         first
+    }
+}
+
+impl State {
+    /// That of a view, with the points and censuses that are new.
+    fn observation(&mut self, view: &View) -> Observation {
+        let mut observation = Observation::of(view, std::mem::take(&mut self.points));
+        let saved = self.last_census_ns;
+        observation
+            .objects
+            .retain(|census| Some(census.taken_at_ns) > saved);
+        let last = observation.objects.last().map(|census| census.taken_at_ns);
+        self.last_census_ns = last.or(saved);
+        observation
     }
 }
 

@@ -9,8 +9,8 @@ use super::wrapped;
 use crate::tui::app::App;
 
 /// The keys of every session.
-const KEYS: [(&str, &str); 5] = [
-    ("1 to 7, Tab, Shift-Tab", "choose a screen"),
+const KEYS: [(&str, &str); 7] = [
+    ("1 to 8, Tab, Shift-Tab", "choose a screen"),
     (
         "↑ ↓ PgUp PgDn Home End",
         "scroll; on Pages with ← → move over the map",
@@ -20,16 +20,31 @@ const KEYS: [(&str, &str); 5] = [
         "t",
         "on Pages: count aligned ranges of 2 MiB by their live share, and back to pages",
     ),
-    ("s S", "on Sizes: sort by the next column, reverse"),
+    (
+        "s S",
+        "on Sizes and Objects: sort by the next column, reverse",
+    ),
+    (
+        "t, ↑ ↓, Enter",
+        "on Objects: holders, types or native blocks; choose a row; open it to see the way to what it holds",
+    ),
+    (
+        "/",
+        "on Objects: only rows with this text in their name; Enter keeps it, Esc clears it",
+    ),
 ];
 
 const HELP: (&str, &str) = ("?, h, F1", "this help; Esc leaves it");
 const INTERRUPT: (&str, &str) = ("Ctrl-C", "quit as q does, but with exit code 130");
 
 /// Those of a live one.
-const LIVE_KEYS: [(&str, &str); 6] = [
+const LIVE_KEYS: [(&str, &str); 7] = [
     ("p, space", "pause or resume walks; rates and RSS continue"),
     ("w", "walk now, without waiting for the next planned walk"),
+    (
+        "o",
+        "read Python's objects now, without waiting for the budget to allow it",
+    ),
     ("e", "export: the -o files, else JSON, CSV and hlog here"),
     HELP,
     ("q, F10", "quit; the -o files are written"),

@@ -3,6 +3,7 @@
 pub(super) mod activity;
 pub(super) mod arenas;
 pub(super) mod help;
+pub(super) mod objects;
 pub(super) mod overview;
 pub(super) mod pages;
 pub(super) mod sizes;

@@ -9,6 +9,9 @@ use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::completeness::{Completeness, Confidence, Defect, StandStill};
 use profiler_core::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
 use profiler_core::metrics::{Metric, MetricId};
+use profiler_core::objects::{
+    Amount, Census, Dropped, Growth, Holder, NativeRow, PathStep, TypeRow, Via,
+};
 use profiler_core::report::{
     ArenaReport, Finding, FragReport, HeapReport, HugeOccupancyRow, LedgerClass, LedgerRow,
     MapExtent, MapPage, Mechanism, OccupancyRow, PackedClass, Packing, Remedy, Setting,
@@ -18,7 +21,7 @@ use profiler_core::residency::PageState;
 use profiler_core::sample::{Host, KernelCount, Target};
 use profiler_core::size_class::SizeClass;
 use profiler_core::units::Value;
-use profiler_core::view::{Point, View};
+use profiler_core::view::{ObjectsState, Point, View};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -35,6 +38,7 @@ pub(super) fn view(map_pages: usize) -> View {
         notices: Vec::new(),
         history: Arc::new(history()),
         over_time: Default::default(),
+        objects: ObjectsState::Planned,
         what_if: None,
         ended: None,
     }
@@ -50,6 +54,9 @@ pub(super) fn unknown() -> View {
     report.page_occupancy.clear();
     report.map.clear();
     report.packing = None;
+    report.objects = None;
+    report.objects_before = None;
+    report.growth = None;
     report.findings.clear();
     report.verdict = "No verdict: no heap could be walked.".into();
     for metric in &mut report.metrics {
@@ -74,8 +81,94 @@ pub(super) fn unknown() -> View {
         ],
         history: Arc::new(Vec::new()),
         over_time: Default::default(),
+        objects: ObjectsState::Planned,
         what_if: None,
         ended: Some("the target exited with status 1".into()),
+    }
+}
+
+/// A census, ten seconds after the walk before for each `later`.
+fn census(later: u64) -> Census {
+    let amount = |blocks, bytes| Amount { blocks, bytes };
+    let of_type = |name: &str, objects, bytes, storage| TypeRow {
+        name: name.into(),
+        objects: amount(objects, bytes),
+        storage: amount(objects, storage),
+        tracked: objects,
+        pinned_free_bytes: bytes / 16,
+        copied_bytes: 0,
+    };
+    let step = |type_name: &str, length, via| PathStep {
+        via,
+        type_name: type_name.into(),
+        length,
+        times: 1,
+    };
+    let sessions = 372_003 + 40_000 * later;
+    let holder = |name: &str, bytes: u64, path: Vec<PathStep>, item: &str| Holder {
+        name: name.into(),
+        is_name: true,
+        type_name: path.first().map(|step| step.type_name.clone()),
+        length: path.first().and_then(|step| step.length),
+        retained_bytes: bytes,
+        retained_blocks: bytes / 64,
+        path,
+        item_type: Some(item.into()),
+        items: bytes / 256,
+        pinned_free_bytes: bytes / 10,
+        dropped: Some(Dropped {
+            live_bytes: bytes / 8 * 7,
+            unpinned_bytes: bytes / 5,
+        }),
+        ..Holder::default()
+    };
+    let mut shared = holder(
+        "app.db.POOL",
+        6 * MIB,
+        vec![step("list", Some(80), None)],
+        "bytes",
+    );
+    shared.shared_with = vec!["app.db.connections".into(), "app.web.pool".into()];
+    Census {
+        taken_at_ns: TAKEN_AT_NS - 13 * SECOND + 10 * SECOND * later,
+        python: (3, 11),
+        live: amount(1_210_000, (150 + 31 * later) * MIB),
+        types: vec![
+            of_type("app.models.Session", sessions, sessions * 64, 0),
+            of_type("str", 420_000 + 40_000 * later, 31 * MIB, 0),
+            of_type("dict", 12_000, 3 * MIB, (22 + 4 * later) * MIB),
+            of_type(
+                "a.module.of.a.long.name.with.many.parts.inside.Order",
+                9,
+                KIB,
+                0,
+            ),
+        ],
+        native: vec![NativeRow {
+            allocator: Allocator::Glibc,
+            class: SizeClass::of(88),
+            native: amount(70_000 + 28_000 * later, (6 + 3 * later) * MIB),
+        }],
+        holders: vec![
+            holder(
+                "app.tasks.SESSIONS",
+                (60 + 22 * later) * MIB,
+                vec![step("dict", Some(sessions), None)],
+                "app.models.Session",
+            ),
+            holder(
+                "app.cache.remember",
+                9 * MIB,
+                vec![
+                    step("function", None, None),
+                    step("tuple", Some(1), Some(Via::Defaults)),
+                    step("list", Some(20_000), None),
+                ],
+                "float",
+            ),
+            shared,
+        ],
+        ..Census::default()
     }
 }
 
@@ -116,7 +209,9 @@ fn report(map_pages: usize) -> FragReport {
         map: map(map_pages),
         metrics: metrics(),
         predictions: None,
-        objects: None,
+        growth: Growth::between(&census(0), &census(1)),
+        objects_before: Some(Arc::new(census(0))),
+        objects: Some(Arc::new(census(1))),
         packing: Some(Packing {
             packed_bytes: 201 * MIB,
             present_bytes: 372 * MIB,

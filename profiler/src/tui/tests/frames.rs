@@ -51,6 +51,20 @@ fn every_screen_at_both_sizes() {
 }
 
 #[test]
+fn an_opened_holder_shows_the_way_to_what_it_holds() {
+    let mut app = app(80, 24);
+    choose(&mut app, Some(Tab::Objects));
+    for code in [KeyCode::Down, KeyCode::Enter] {
+        update(&mut app, Message::Key(code.into()));
+    }
+    golden("objects_opened_80x24", &text(&frame(&app, 80, 24)));
+    for code in [KeyCode::Char('t'), KeyCode::Char('s')] {
+        update(&mut app, Message::Key(code.into()));
+    }
+    golden("objects_types_80x24", &text(&frame(&app, 80, 24)));
+}
+
+#[test]
 fn pages_can_be_counted_by_two_mebibytes() {
     let mut app = app(80, 24);
     choose(&mut app, Some(Tab::Pages));

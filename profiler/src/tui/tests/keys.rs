@@ -19,6 +19,10 @@ fn keys_that_the_session_hears() {
     assert_eq!(press(&mut app, KeyCode::Char('e')), Some(Effect::Export));
     assert_eq!(press(&mut app, KeyCode::Char('w')), Some(Effect::Walk));
     assert_eq!(
+        press(&mut app, KeyCode::Char('o')),
+        Some(Effect::ReadObjects)
+    );
+    assert_eq!(
         press(&mut app, KeyCode::Char('p')),
         Some(Effect::Pause(true))
     );
@@ -48,11 +52,53 @@ fn keys_that_choose_a_screen() {
     press(&mut app, KeyCode::Tab);
     assert_eq!(app.tab, Tab::Overview);
     press(&mut app, KeyCode::BackTab);
-    assert_eq!(app.tab, Tab::Why);
+    assert_eq!(app.tab, Tab::Objects);
     press(&mut app, KeyCode::Left);
-    assert_eq!(app.tab, Tab::Activity);
-    press(&mut app, KeyCode::Right);
     assert_eq!(app.tab, Tab::Why);
+    press(&mut app, KeyCode::Right);
+    assert_eq!(app.tab, Tab::Objects);
+}
+
+#[test]
+fn objects_are_filtered_by_what_is_typed() {
+    let mut app = app(80, 24);
+    press(&mut app, KeyCode::Char('7'));
+    press(&mut app, KeyCode::Char('/'));
+    // Keys that lead elsewhere are letters while they are typed.
+    for letter in "POOLq".chars() {
+        assert_eq!(press(&mut app, KeyCode::Char(letter)), None);
+    }
+    press(&mut app, KeyCode::Backspace);
+    press(&mut app, KeyCode::Enter);
+    let found = shown(&app);
+    assert!(
+        found.contains("app.db.POOL") && !found.contains("SESSIONS"),
+        "{found}"
+    );
+    press(&mut app, KeyCode::Enter);
+    assert!(shown(&app).contains("shared with app.db.connections, app.web.pool"));
+    press(&mut app, KeyCode::Char('/'));
+    press(&mut app, KeyCode::Esc);
+    assert!(shown(&app).contains("SESSIONS"));
+}
+
+#[test]
+fn objects_are_sorted_by_each_column() {
+    let mut app = app(80, 24);
+    press(&mut app, KeyCode::Char('7'));
+    let first = |app: &App| {
+        let found = shown(app);
+        let row = found.lines().find(|line| line.starts_with('▸'));
+        row.and_then(|row| row.rsplit(' ').next())
+            .map(str::to_owned)
+    };
+    assert_eq!(first(&app).as_deref(), Some("app.tasks.SESSIONS"));
+    for _ in 0..3 {
+        press(&mut app, KeyCode::Char('s'));
+    }
+    assert_eq!(first(&app).as_deref(), Some("app.cache.remember"));
+    press(&mut app, KeyCode::Char('S'));
+    assert_eq!(first(&app).as_deref(), Some("app.tasks.SESSIONS"));
 }
 
 #[test]
@@ -110,7 +156,7 @@ fn help_covers_the_screen_until_it_is_left() {
         KeyCode::Char('?'),
         KeyCode::Char('h'),
         KeyCode::F(1),
-        KeyCode::Char('7'),
+        KeyCode::Char('8'),
     ] {
         let mut app = app(80, 24);
         let before = shown(&app);

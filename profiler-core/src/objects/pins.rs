@@ -1,0 +1,480 @@
+//! What pins: the free bytes that blocks keep from being returned, and what would go back if a name went.
+//!
+//! What goes back is found by the allocators' own rules. `malloc_trim(0)` of glibc returns the whole pages
+//! of a run of free chunks behind its first header (see `glibc/trim.rs`); pymalloc returns an arena once
+//! nothing lives in it; a block with a mapping of its own goes with it. So each page, or arena, goes back
+//! with the innermost holder that has all that lives on it, and with every holder around that one.
+
+use super::blocks::BlockIndex;
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::allocator::Allocator;
+use crate::heap::{Extent, ExtentKind, HeapSnapshot};
+use crate::residency::ResidencyMap;
+use crate::span::SpanState;
+
+/// What a holder would give back.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Dropped {
+    /// Bytes of its blocks on what would go back.
+    pub live_bytes: u64,
+    /// What else is there: free bytes that its blocks pin, and headers.
+    pub unpinned_bytes: u64,
+}
+
+/// The pages of a forked process of which a write has made a copy since.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Copied {
+    /// Bytes of those pages that hold a live block.
+    pub bytes: u64,
+    /// Of those, on pages with an object that the garbage collector writes to when it looks for garbage:
+    /// what `gc.freeze()` before the fork would have kept shared at the most.
+    pub collector_bytes: u64,
+}
+
+/// The same by type.
+pub(super) struct CopiedTypes {
+    pub(super) sums: Copied,
+    /// The bytes of a page are divided evenly among the live blocks on it.
+    pub(super) by_type: Vec<u64>,
+}
+
+/// Nobody who is reported, or several who are not within one another.
+pub(super) const NOBODY: u16 = u16::MAX;
+/// Nothing lives there.
+const EMPTY: u16 = u16::MAX - 1;
+/// Bytes before a chunk's span that are the chunk's own (`prev_size`), and bytes that `mtrim` leaves
+/// alone behind the end of one that is in use: `sizeof (struct malloc_chunk)` less those.
+const CHUNK_MARGINS: (u64, u64) = (8, 40);
+
+/// Who is within whom, of the holders that are reported.
+pub(super) struct Nesting {
+    /// The holder around each; [`NOBODY`] without.
+    pub(super) around: Vec<u16>,
+    depths: Vec<u16>,
+}
+
+impl Nesting {
+    /// `around` says who is around each, of whom none is within itself.
+    pub(super) fn of(around: Vec<u16>) -> Self {
+        let depth = |mut of: u16| {
+            let mut depth = 0;
+            while let Some(&above) = around.get(usize::from(of)) {
+                (of, depth) = (above, depth + 1);
+            }
+            depth
+        };
+        let depths = (0..around.len() as u16).map(depth).collect();
+        Self { around, depths }
+    }
+
+    /// The innermost holder that has both.
+    fn common(&self, mut a: u16, mut b: u16) -> u16 {
+        while a != b {
+            let depth = |of: u16| self.depths.get(usize::from(of)).copied().unwrap_or(0);
+            let deeper = if depth(a) >= depth(b) { &mut a } else { &mut b };
+            match self.around.get(usize::from(*deeper)) {
+                Some(&above) => *deeper = above,
+                None => return NOBODY,
+            }
+        }
+        a
+    }
+
+    /// Adds what each has to all who are around it.
+    fn add_up<T: Copy>(&self, of: &mut [T], add: impl Fn(&mut T, T)) {
+        let mut inner_first: Vec<u16> = (0..self.around.len() as u16).collect();
+        inner_first.sort_by_key(|&holder| std::cmp::Reverse(self.depths[usize::from(holder)]));
+        for holder in inner_first {
+            let own = of[usize::from(holder)];
+            if let Some(above) = of.get_mut(usize::from(self.around[usize::from(holder)])) {
+                add(above, own);
+            }
+        }
+    }
+}
+
+/// What pins, by type and by holder.
+pub(super) struct Pinned {
+    /// Free bytes on resident pages that blocks of each type keep.
+    pub(super) by_type: Vec<u64>,
+    /// The same of each holder.
+    pub(super) by_holder: Vec<u64>,
+    /// What each holder would give back; `None` where an allocator serves whose rules are not known.
+    pub(super) dropped: Option<Vec<Dropped>>,
+    pub(super) copied: CopiedTypes,
+}
+
+/// Who has the blocks.
+pub(super) struct Owners<'a> {
+    pub(super) index: &'a BlockIndex,
+    /// The innermost holder of each block, or [`NOBODY`].
+    pub(super) holders: &'a [u16],
+    /// The type that each block is counted with.
+    pub(super) of_type: &'a dyn Fn(u32) -> Option<u32>,
+    /// Whether objects of a type have a head of the garbage collector's.
+    pub(super) has_gc_head: &'a dyn Fn(u32) -> bool,
+    pub(super) nesting: &'a Nesting,
+    pub(super) types: usize,
+}
+
+/// One page of an extent.
+#[derive(Copy, Clone)]
+struct Page {
+    /// Who has all that lives on it.
+    owner: u16,
+    live: u16,
+    free: u16,
+    blocks: u16,
+}
+
+impl Owners<'_> {
+    /// Goes through all pages.
+    pub(super) fn pinned(
+        &self,
+        heaps: &[HeapSnapshot],
+        residency: &ResidencyMap,
+        copied: &[AddrRange],
+    ) -> Pinned {
+        let holders = self.nesting.around.len();
+        let mut pinned = Pinned {
+            by_type: vec![0; self.types],
+            by_holder: vec![0; holders],
+            dropped: None,
+            copied: self.copied(copied),
+        };
+        let mut dropped = vec![Dropped::default(); holders];
+        for heap in heaps {
+            for extent in &heap.extents {
+                let pages = self.pages(heap, extent);
+                self.give_back(extent, &pages, residency, &mut dropped);
+                self.share(extent, &pages, residency, &mut pinned);
+            }
+        }
+        let add = |above: &mut Dropped, own: Dropped| {
+            above.live_bytes += own.live_bytes;
+            above.unpinned_bytes += own.unpinned_bytes;
+        };
+        self.nesting.add_up(&mut dropped, add);
+        self.nesting
+            .add_up(&mut pinned.by_holder, |above, own| *above += own);
+        let known =
+            |heap: &HeapSnapshot| matches!(heap.allocator, Allocator::Glibc | Allocator::Pymalloc);
+        let all_known = heaps
+            .iter()
+            .all(|heap| known(heap) || heap.library.is_some());
+        pinned.dropped = all_known.then_some(dropped);
+        pinned
+    }
+
+    /// What lies on these pages.
+    fn copied(&self, ranges: &[AddrRange]) -> CopiedTypes {
+        let mut copied = CopiedTypes {
+            sums: Copied::default(),
+            by_type: vec![0; self.types],
+        };
+        let mut here: Vec<Option<u32>> = Vec::new();
+        for range in ranges {
+            for page in range.start().page()..range.end().page() {
+                here.clear();
+                let blocks = self.index.on_page(page * PAGE_SIZE);
+                here.extend(blocks.map(|block| (self.of_type)(block)));
+                let Some(each) = PAGE_SIZE.checked_div(here.len() as u64) else {
+                    continue;
+                };
+                copied.sums.bytes += PAGE_SIZE;
+                let mut types = here.iter().copied().flatten();
+                if types.clone().any(|of| (self.has_gc_head)(of)) {
+                    copied.sums.collector_bytes += PAGE_SIZE;
+                }
+                types
+                    .by_ref()
+                    .for_each(|of| copied.by_type[of as usize] += each);
+            }
+        }
+        copied
+    }
+
+    /// The live blocks of an extent with their spans, as far as they are in the index.
+    fn live<'e>(
+        &'e self,
+        extent: &'e Extent,
+    ) -> impl Iterator<Item = (AddrRange, Option<u32>)> + 'e {
+        let first = self.index.first_from(extent.range.start().get());
+        let mut blocks = self.index.ranges(first..self.index.len() as u32).peekable();
+        let spans = extent.spans.iter(extent.range.start());
+        let live = spans.filter(|span| span.state == SpanState::Live);
+        live.map(move |span| {
+            let start = span.range.start().checked_add(extent.block_header_bytes);
+            let start = start.unwrap_or(span.range.end());
+            while blocks.next_if(|(_, range)| range.start() < start).is_some() {}
+            let block = blocks.next_if(|(_, range)| range.start() == start);
+            (span.range, block.map(|(block, _)| block))
+        })
+    }
+
+    fn pages(&self, heap: &HeapSnapshot, extent: &Extent) -> Vec<Page> {
+        let empty = Page {
+            owner: EMPTY,
+            live: 0,
+            free: 0,
+            blocks: 0,
+        };
+        let first = extent.range.start().page();
+        let count = extent.range.end().get().div_ceil(PAGE_SIZE) - first;
+        let mut pages = vec![empty; count as usize];
+        let is_pool = heap.allocator == Allocator::Pymalloc;
+        let margins = match extent.kind {
+            ExtentKind::Brk | ExtentKind::ThreadHeap => CHUNK_MARGINS,
+            _ => (0, 0),
+        };
+        // Pages that what is not free keeps.
+        let keep = |pages: &mut [Page], range: AddrRange, owner: u16| {
+            let from = range.start().get().saturating_sub(margins.0) / PAGE_SIZE;
+            let to = (range.end().get() + margins.1).div_ceil(PAGE_SIZE);
+            for page in from.max(first)..to.min(first + count) {
+                let page = &mut pages[(page - first) as usize];
+                page.owner = match page.owner {
+                    EMPTY => owner,
+                    other => self.nesting.common(other, owner),
+                };
+            }
+        };
+        for (span, block) in self.live(extent) {
+            let owner = block.and_then(|block| self.holders.get(block as usize));
+            keep(&mut pages, span, owner.copied().unwrap_or(NOBODY));
+            for (page, bytes) in parts(span) {
+                if let Some(page) = pages.get_mut((page - first) as usize) {
+                    page.live = page.live.saturating_add(bytes);
+                    page.blocks = page.blocks.saturating_add(1);
+                }
+            }
+        }
+        for span in extent.spans.iter(extent.range.start()) {
+            let is_free = match span.state {
+                SpanState::Live => continue,
+                SpanState::Free | SpanState::Retained => true,
+                SpanState::Top => is_pool || extent.kind == ExtentKind::Brk,
+                // Headers of pools go with their arena.
+                SpanState::Metadata => is_pool,
+                SpanState::Cached | SpanState::Unknown => false,
+            };
+            if !is_free {
+                keep(&mut pages, span.range, NOBODY);
+            }
+            if matches!(span.state, SpanState::Free | SpanState::Retained)
+                || is_pool && span.state == SpanState::Top
+            {
+                for (page, bytes) in parts(span.range) {
+                    if let Some(page) = pages.get_mut((page - first) as usize) {
+                        page.free = page.free.saturating_add(bytes);
+                    }
+                }
+            }
+        }
+        if is_pool {
+            // An arena goes as a whole.
+            let lived_on = pages.iter().filter(|page| page.owner != EMPTY);
+            let owner = lived_on
+                .map(|page| page.owner)
+                .reduce(|a, b| self.nesting.common(a, b));
+            for page in &mut pages {
+                page.owner = owner.unwrap_or(EMPTY);
+            }
+        }
+        pages
+    }
+
+    fn give_back(
+        &self,
+        extent: &Extent,
+        pages: &[Page],
+        residency: &ResidencyMap,
+        dropped: &mut [Dropped],
+    ) {
+        for (at, page) in numbered(extent, pages) {
+            if let Some(of) = dropped.get_mut(usize::from(page.owner))
+                && is_resident(residency, at)
+            {
+                of.live_bytes += u64::from(page.live);
+                of.unpinned_bytes += PAGE_SIZE.saturating_sub(page.live.into());
+            }
+        }
+    }
+
+    /// Divides the free bytes of each page evenly among the live blocks on it.
+    fn share(
+        &self,
+        extent: &Extent,
+        pages: &[Page],
+        residency: &ResidencyMap,
+        pinned: &mut Pinned,
+    ) {
+        let has_pins = |page: &Page| page.blocks > 0 && page.free > 0;
+        if !pages.iter().any(has_pins) {
+            return;
+        }
+        let resident: Vec<bool> = numbered(extent, pages)
+            .map(|(at, page)| has_pins(page) && is_resident(residency, at))
+            .collect();
+        let first = extent.range.start().page();
+        for (span, block) in self.live(extent) {
+            let Some(block) = block else { continue };
+            for (page, _) in parts(span) {
+                let at = (page - first) as usize;
+                if resident.get(at) != Some(&true) {
+                    continue;
+                }
+                let bytes = u64::from(pages[at].free) / u64::from(pages[at].blocks);
+                if let Some(of) = (self.of_type)(block)
+                    && let Some(sum) = pinned.by_type.get_mut(of as usize)
+                {
+                    *sum += bytes;
+                }
+                let holder = usize::from(self.holders[block as usize]);
+                if let Some(sum) = pinned.by_holder.get_mut(holder) {
+                    *sum += bytes;
+                }
+            }
+        }
+    }
+}
+
+/// The pages of an extent with their addresses.
+fn numbered<'p>(
+    extent: &Extent,
+    pages: &'p [Page],
+) -> impl Iterator<Item = (RemoteAddr, &'p Page)> + use<'p> {
+    let first = extent.range.start().page();
+    let addresses = (first..).map(|page| RemoteAddr::new(page * PAGE_SIZE));
+    addresses.zip(pages)
+}
+
+fn is_resident(residency: &ResidencyMap, at: RemoteAddr) -> bool {
+    let run = residency.run_at(at);
+    run.is_some_and(|run| run.state.is_resident())
+}
+
+/// The bytes of a range on each of its pages.
+fn parts(range: AddrRange) -> impl Iterator<Item = (u64, u16)> {
+    let (start, end) = (range.start().get(), range.end().get());
+    (start / PAGE_SIZE..end.div_ceil(PAGE_SIZE)).map(move |page| {
+        let from = start.max(page * PAGE_SIZE);
+        let to = end.min((page + 1) * PAGE_SIZE);
+        (page, (to - from) as u16)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::residency::{Mapping, MappingKind, PageRun, PageState};
+    use crate::span::SpanList;
+
+    const BASE: u64 = 0x5555_0000_0000;
+
+    /// A heap of one extent of these spans, all of it resident.
+    fn heap(allocator: Allocator, kind: ExtentKind, parts: &[(u64, SpanState)]) -> HeapSnapshot {
+        let mut spans = SpanList::default();
+        for &(len, state) in parts {
+            spans.push(len, state);
+        }
+        let mut heap = HeapSnapshot::new(allocator, "");
+        heap.extents.push(Extent {
+            range: AddrRange::with_len(RemoteAddr::new(BASE), spans.bytes()).expect("low"),
+            kind,
+            arena: 0,
+            block_header_bytes: if allocator == Allocator::Glibc { 8 } else { 0 },
+            spans,
+        });
+        heap
+    }
+
+    fn pinned(heap: HeapSnapshot, holders: &[u16], around: &[u16]) -> Pinned {
+        let range = heap.extents[0].range;
+        let mut residency = ResidencyMap::new(vec![Mapping {
+            range,
+            kind: MappingKind::Brk,
+            read: true,
+            write: true,
+            execute: false,
+            shared: false,
+            is_tmpfs: false,
+            offset: 0,
+            inode: 0,
+        }]);
+        residency.push_run(PageRun {
+            range,
+            state: PageState::PRESENT,
+        });
+        let heaps = [heap];
+        let index = BlockIndex::of(&heaps);
+        assert_eq!(index.len(), holders.len());
+        let owners = Owners {
+            index: &index,
+            holders,
+            of_type: &|_| Some(0),
+            has_gc_head: &|_| true,
+            nesting: &Nesting::of(around.to_vec()),
+            types: 1,
+        };
+        owners.pinned(&heaps, &residency, &[range])
+    }
+
+    #[test]
+    fn a_page_goes_with_who_has_all_that_lives_on_it() {
+        use SpanState::{Free, Live};
+        // 1 is within 0; the page in the middle is that of both, the last one somebody else's too.
+        let parts = [
+            (64, Live),
+            (PAGE_SIZE - 64, Free),
+            (64, Live),
+            (64, Live),
+            (PAGE_SIZE - 128, Free),
+            (PAGE_SIZE, Free),
+            (64, Live),
+            (PAGE_SIZE - 64, Free),
+        ];
+        let of = |holders: &[u16]| {
+            let heap = heap(Allocator::Glibc, ExtentKind::Brk, &parts);
+            pinned(heap, holders, &[NOBODY, 0]).dropped.expect("glibc")
+        };
+        let dropped = of(&[NOBODY, 0, 1, NOBODY]);
+        let page = Dropped {
+            live_bytes: 128,
+            unpinned_bytes: PAGE_SIZE - 128,
+        };
+        assert_eq!(dropped, [page, Dropped::default()]);
+        let dropped = of(&[NOBODY, 1, 1, 0]);
+        assert_eq!(dropped[1], page);
+        assert_eq!(dropped[0].live_bytes, 128 + 64);
+        assert_eq!(of(&[0, NOBODY, 1, 1])[1].live_bytes, 64);
+    }
+
+    #[test]
+    fn an_arena_goes_when_nothing_lives_in_it() {
+        use SpanState::{Free, Live, Metadata};
+        let parts = [
+            (48, Metadata),
+            (64, Live),
+            (PAGE_SIZE - 112, Free),
+            (64, Live),
+            (PAGE_SIZE - 64, Free),
+        ];
+        let of = |holders: &[u16]| {
+            let heap = heap(Allocator::Pymalloc, ExtentKind::PoolArena, &parts);
+            pinned(heap, holders, &[NOBODY, NOBODY])
+        };
+        let both = of(&[0, 0]).dropped.expect("pymalloc");
+        let whole = Dropped {
+            live_bytes: 128,
+            unpinned_bytes: 2 * PAGE_SIZE - 128,
+        };
+        assert_eq!(both, [whole, Dropped::default()]);
+        let apart = of(&[0, 1]);
+        assert_eq!(apart.dropped, Some(vec![Dropped::default(); 2]));
+        assert_eq!(apart.by_holder, [PAGE_SIZE - 112, PAGE_SIZE - 64]);
+        assert_eq!(apart.by_type, [2 * PAGE_SIZE - 176]);
+        assert_eq!(apart.copied.by_type, [2 * PAGE_SIZE]);
+        assert_eq!(apart.copied.sums.collector_bytes, 2 * PAGE_SIZE);
+    }
+}

@@ -1,0 +1,100 @@
+//! The census of Python's objects.
+
+use std::io;
+
+use profiler_core::objects::{
+    AllocatorShare, Amount, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow, PathStep,
+    TypeRow, Via,
+};
+
+use super::wire::{Input, Wire, by_name, fields};
+
+by_name!(LayoutBasis);
+by_name!(Via);
+
+/// Major and minor version of Python.
+impl Wire for (u8, u8) {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend([self.0, self.1]);
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        Ok((input.byte()?, input.byte()?))
+    }
+}
+
+fields!(Amount { blocks, bytes });
+
+fields!(TypeRow {
+    name,
+    objects,
+    storage,
+    tracked,
+    pinned_free_bytes,
+    copied_bytes
+});
+
+fields!(NativeRow {
+    allocator,
+    class,
+    native
+});
+
+fields!(AllocatorShare {
+    allocator,
+    live,
+    named
+});
+
+fields!(PathStep {
+    via,
+    type_name,
+    length,
+    times
+});
+
+fields!(Holder {
+    name,
+    shared_with,
+    is_name,
+    type_name,
+    length,
+    retained_bytes,
+    retained_blocks,
+    path,
+    item_type,
+    items,
+    pinned_free_bytes,
+    dropped
+});
+
+fields!(Dropped {
+    live_bytes,
+    unpinned_bytes
+});
+
+fields!(Copied {
+    bytes,
+    collector_bytes
+});
+
+fields!(Census {
+    taken_at_ns,
+    python,
+    layout,
+    exact,
+    live,
+    types,
+    native,
+    spare,
+    unreadable,
+    shares,
+    changed,
+    holders,
+    held_by_names,
+    unreached,
+    references,
+    took_ns,
+    gaps,
+    copied
+});

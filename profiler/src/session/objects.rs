@@ -1,0 +1,186 @@
+//! Python's objects in a session: read in the background after a walk, as often as the budget allows.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use profiler_core::heap::HeapSnapshot;
+use profiler_core::objects::{Census, NoCensus};
+use profiler_core::report::FragReport;
+use profiler_core::sample::Sample;
+use profiler_core::units::bytes;
+use profiler_core::view::ObjectsState;
+use profiler_sampling::Sampler;
+use profiler_target::host;
+
+use super::options::Budget;
+
+/// Time between two readings at the least: growth of less than that is noise.
+const LEAST_PAUSE: Duration = Duration::from_secs(10);
+/// Threads that read at the most.
+const THREADS: usize = 4;
+/// Memory that reading takes, in bytes for each live block.
+const BYTES_A_BLOCK: u64 = 48;
+
+/// Reads the objects of a session's target, and keeps the last two censuses.
+pub(crate) struct ObjectReader {
+    sampler: Arc<Sampler>,
+    budget: Budget,
+    running: Option<Running>,
+    /// When the next reading may begin by itself.
+    not_before: Instant,
+    /// Whether one was asked for.
+    is_wanted: bool,
+    now: Option<Arc<Census>>,
+    before: Option<Arc<Census>>,
+    failure: Option<String>,
+}
+
+/// A reading under way.
+struct Running {
+    thread: JoinHandle<()>,
+    outcome: Arc<Mutex<Option<Result<Census, NoCensus>>>>,
+    began: Instant,
+    blocks: u64,
+}
+
+impl ObjectReader {
+    /// Reads nothing until a walk is offered.
+    pub(crate) fn new(sampler: Arc<Sampler>, budget: Budget) -> Self {
+        Self {
+            sampler,
+            budget,
+            running: None,
+            not_before: Instant::now(),
+            is_wanted: false,
+            now: None,
+            before: None,
+            failure: None,
+        }
+    }
+
+    /// Asks for a reading after the next walk, whatever the budget.
+    pub(crate) fn read_now(&mut self) {
+        self.is_wanted = true;
+    }
+
+    /// Begins to read the objects of a walk, if that is due and none are being read.
+    pub(crate) fn offer(&mut self, sample: &Sample) {
+        let is_due = self.is_wanted || Instant::now() >= self.not_before;
+        if sample.target.python.is_none() || self.running.is_some() || !is_due {
+            return;
+        }
+        self.is_wanted = false;
+        let live = |heap: &HeapSnapshot| heap.total(|arena| arena.live_blocks);
+        let blocks = sample.heaps.iter().map(live).sum::<u64>();
+        let (needs, spare) = (blocks * BYTES_A_BLOCK, host::available_bytes());
+        if needs > spare / 2 {
+            self.failure = Some(format!(
+                "reading them would take {} of memory, and this host can spare {}",
+                bytes(needs),
+                bytes(spare)
+            ));
+            self.not_before = Instant::now() + LEAST_PAUSE;
+            return;
+        }
+        let outcome: Arc<Mutex<Option<Result<Census, NoCensus>>>> = Arc::default();
+        let (sampler, sample) = (Arc::clone(&self.sampler), sample.clone());
+        let put = Arc::clone(&outcome);
+        let spawned = thread::Builder::new()
+            .name("objects".into())
+            .spawn(move || {
+                host::give_way();
+                let census = sampler.census(&sample);
+                *put.lock().unwrap_or_else(PoisonError::into_inner) = Some(census);
+            });
+        match spawned {
+            Err(why) => self.failure = Some(format!("no thread could be started: {why}")),
+            Ok(thread) => {
+                self.running = Some(Running {
+                    thread,
+                    outcome,
+                    began: Instant::now(),
+                    blocks,
+                });
+            }
+        }
+    }
+
+    /// A report with what was read last, if that is new to it. Takes notice of what has ended.
+    pub(crate) fn refresh(&mut self, report: &Arc<FragReport>) -> Arc<FragReport> {
+        self.poll();
+        let known = report.objects.as_ref().map(|census| census.taken_at_ns);
+        match &self.now {
+            Some(now) if known != Some(now.taken_at_ns) => {
+                Arc::new(self.apply(FragReport::clone(report)))
+            }
+            _ => Arc::clone(report),
+        }
+    }
+
+    /// A report with what was read last.
+    pub(crate) fn apply(&self, report: FragReport) -> FragReport {
+        match &self.now {
+            Some(now) => report.with_objects(Arc::clone(now), self.before.clone()),
+            None => report,
+        }
+    }
+
+    fn poll(&mut self) {
+        let Some(done) = self.running.take_if(|running| running.thread.is_finished()) else {
+            return;
+        };
+        let took = done.began.elapsed();
+        self.not_before = Instant::now() + pause(took, self.budget);
+        let panicked = done.thread.join().is_err();
+        let outcome = done.outcome.lock().map(|mut outcome| outcome.take());
+        match outcome.ok().flatten() {
+            Some(Ok(census)) => {
+                self.failure = None;
+                self.before = self.now.replace(Arc::new(census));
+            }
+            Some(Err(why)) => self.failure = Some(why.to_string()),
+            None if panicked => self.failure = Some("an internal error (panic)".into()),
+            None => {}
+        }
+    }
+
+    /// How it stands.
+    pub(crate) fn state(&self) -> ObjectsState {
+        match (&self.running, &self.failure) {
+            (Some(running), _) => ObjectsState::Reading {
+                blocks: running.blocks,
+                elapsed_ns: running.began.elapsed().as_nanos() as u64,
+            },
+            (None, Some(why)) => ObjectsState::Failed(why.clone()),
+            (None, None) => ObjectsState::Planned,
+        }
+    }
+}
+
+/// How long after a reading the next one may begin: reading takes no more than the budget's share of a
+/// core.
+fn pause(took: Duration, budget: Budget) -> Duration {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let spent = took * threads.min(THREADS) as u32;
+    let pause = match budget {
+        Budget::Share(share) => spent.div_f64(share.max(1e-3)),
+        Budget::Unlimited => spent,
+    };
+    pause.max(LEAST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readings_are_as_far_apart_as_the_budget_says() {
+        let second = Duration::from_secs(1);
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let spent = second * threads.min(THREADS) as u32;
+        assert_eq!(pause(second * 60, Budget::Share(0.05)), spent * 60 * 20);
+        assert_eq!(pause(second * 60, Budget::Unlimited), spent * 60);
+        assert_eq!(pause(second / 100, Budget::Share(1.0)), LEAST_PAUSE);
+    }
+}

@@ -1,0 +1,431 @@
+//! Python's objects: who holds them, of which types they are, and what grows.
+
+use std::cmp::Ordering;
+
+use crossterm::event::KeyCode;
+use profiler_core::objects::{Census, Growth, Holder, NativeRow, TypeRow};
+use profiler_core::report::FragReport;
+use profiler_core::units::{bytes, count, growth, nanoseconds, percent};
+use profiler_core::view::{ObjectsState, View};
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Paragraph;
+
+use super::{bar, wrapped};
+use crate::tui::app::App;
+
+/// Rows that PgUp and PgDn move.
+const PAGE_ROWS: usize = 10;
+/// Columns of an opened row's indent.
+const INDENT: usize = 4;
+/// Columns before the bar of a row, and a blank before the name.
+const BEFORE_BAR: usize = 38;
+
+/// What the rows are.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+enum Table {
+    #[default]
+    Holders,
+    Types,
+    Native,
+}
+
+impl Table {
+    const ALL: [Self; 3] = [Self::Holders, Self::Types, Self::Native];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Holders => "holders",
+            Self::Types => "types",
+            Self::Native => "native",
+        }
+    }
+}
+
+/// What the rows are sorted by.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+enum Order {
+    #[default]
+    Bytes,
+    Growth,
+    Count,
+    Name,
+}
+
+impl Order {
+    const ALL: [Self; 4] = [Self::Bytes, Self::Growth, Self::Count, Self::Name];
+}
+
+/// The value after this one of all, the first after the last.
+fn after<T: Copy + PartialEq>(all: &[T], one: T) -> T {
+    let at = all.iter().position(|other| *other == one).unwrap_or(0);
+    all[(at + 1) % all.len()]
+}
+
+/// What the user chose.
+#[derive(Clone, Debug, Default)]
+pub(in crate::tui) struct ObjectsView {
+    table: Table,
+    order: Order,
+    reversed: bool,
+    /// Rows without this text in their name are left out.
+    filter: String,
+    /// Whether keys are letters of the filter.
+    is_typing: bool,
+    selected: usize,
+    is_open: bool,
+}
+
+impl ObjectsView {
+    /// Whether all keys are letters of the filter.
+    pub(in crate::tui) fn is_typing(&self) -> bool {
+        self.is_typing
+    }
+
+    /// Takes a key, of `rows` that there are.
+    pub(in crate::tui) fn press(&mut self, code: KeyCode, rows: usize) {
+        if self.is_typing {
+            return self.type_in(code);
+        }
+        let last = rows.saturating_sub(1);
+        let at = self.selected.min(last);
+        match code {
+            KeyCode::Char('t') => {
+                self.table = after(&Table::ALL, self.table);
+                self.first();
+            }
+            KeyCode::Char('s') => {
+                self.order = after(&Order::ALL, self.order);
+                self.reversed = false;
+                self.first();
+            }
+            KeyCode::Char('S') => self.reversed = !self.reversed,
+            KeyCode::Char('/') => self.is_typing = true,
+            KeyCode::Enter => self.is_open = !self.is_open,
+            KeyCode::Down | KeyCode::Char('j') => self.selected = last.min(at + 1),
+            KeyCode::Up | KeyCode::Char('k') => self.selected = at.saturating_sub(1),
+            KeyCode::PageDown => self.selected = last.min(at + PAGE_ROWS),
+            KeyCode::PageUp => self.selected = at.saturating_sub(PAGE_ROWS),
+            KeyCode::Home => self.selected = 0,
+            KeyCode::End => self.selected = last,
+            _ => {}
+        }
+    }
+
+    fn type_in(&mut self, code: KeyCode) {
+        match code {
+            KeyCode::Char(letter) => self.filter.push(letter),
+            KeyCode::Backspace => {
+                self.filter.pop();
+            }
+            KeyCode::Esc => {
+                self.filter.clear();
+                self.is_typing = false;
+            }
+            KeyCode::Enter => self.is_typing = false,
+            _ => return,
+        }
+        self.selected = 0;
+    }
+
+    fn first(&mut self) {
+        self.selected = 0;
+        self.is_open = false;
+    }
+
+    fn compare(&self, a: &Row, b: &Row) -> Ordering {
+        let by_name = || a.name.cmp(&b.name);
+        let order = match self.order {
+            Order::Bytes => b.bytes.cmp(&a.bytes),
+            Order::Growth => {
+                let rate = |row: &Row| row.growth.unwrap_or(0.0);
+                rate(b).total_cmp(&rate(a))
+            }
+            Order::Count => b.count.cmp(&a.count),
+            Order::Name => by_name(),
+        };
+        match self.reversed {
+            true => order.reverse().then_with(by_name),
+            false => order.then_with(by_name),
+        }
+    }
+}
+
+/// One row of a table.
+struct Row {
+    name: String,
+    bytes: u64,
+    growth: Option<f64>,
+    count: u64,
+    /// What is said of it when it is opened.
+    details: Vec<String>,
+}
+
+/// How many rows the table has that the user chose.
+pub(in crate::tui) fn row_count(app: &App, view: &View) -> usize {
+    rows(app, &view.report).len()
+}
+
+fn rows(app: &App, report: &FragReport) -> Vec<Row> {
+    let Some(census) = &report.objects else {
+        return Vec::new();
+    };
+    let of = &app.objects;
+    let growth = report.growth.as_ref();
+    let mut rows = match of.table {
+        Table::Holders => holders(census, growth),
+        Table::Types => types(census, growth),
+        Table::Native => native(census, growth),
+    };
+    let wanted = of.filter.to_lowercase();
+    rows.retain(|row| row.name.to_lowercase().contains(&wanted));
+    rows.sort_by(|a, b| of.compare(a, b));
+    rows
+}
+
+fn holders(census: &Census, growth: Option<&Growth>) -> Vec<Row> {
+    let holders = census.holders.iter().enumerate();
+    let row = |(at, holder): (usize, &Holder)| Row {
+        name: match holder.shared_with.len() {
+            0 => holder.name.clone(),
+            others => format!("{} (+{others})", holder.name),
+        },
+        bytes: holder.retained_bytes,
+        growth: growth.map(|growth| growth.of_holder(at).map_or(0.0, |of| of.bytes)),
+        count: holder.retained_blocks,
+        details: holder_details(holder),
+    };
+    holders.map(row).collect()
+}
+
+fn holder_details(holder: &Holder) -> Vec<String> {
+    let mut details = vec![holder.name.clone()];
+    if !holder.shared_with.is_empty() {
+        details.push(format!("shared with {}", holder.shared_with.join(", ")));
+    }
+    details.extend(holder.path.iter().map(|step| format!("→ {}", step.text())));
+    details.extend(holder.item_type.iter().map(|of| format!("→ {of}")));
+    details.extend(holder.if_dropped());
+    details.push(format!(
+        "Its blocks pin {} of free memory on their pages.",
+        bytes(holder.pinned_free_bytes)
+    ));
+    details
+}
+
+fn types(census: &Census, growth: Option<&Growth>) -> Vec<Row> {
+    let row = |row: &TypeRow| Row {
+        name: row.name.clone(),
+        bytes: row.objects.bytes.saturating_add(row.storage.bytes),
+        growth: growth.map(|growth| growth.of_type(&row.name).bytes),
+        count: row.objects.blocks,
+        details: vec![
+            row.name.clone(),
+            format!(
+                "{} in {} objects, {} of them tracked by the garbage collector; storage {} in {} blocks",
+                bytes(row.objects.bytes),
+                count(row.objects.blocks),
+                count(row.tracked),
+                bytes(row.storage.bytes),
+                count(row.storage.blocks)
+            ),
+            format!(
+                "They pin {} of free memory on their pages.",
+                bytes(row.pinned_free_bytes)
+            ),
+        ],
+    };
+    census.types.iter().map(row).collect()
+}
+
+fn native(census: &Census, growth: Option<&Growth>) -> Vec<Row> {
+    let row = |row: &NativeRow| {
+        let rate = growth.map(|growth| growth.of_native(row.allocator, row.class));
+        let more = rate.map_or_else(String::new, |rate| {
+            format!("{:+.0} blocks a second", rate.blocks)
+        });
+        Row {
+            name: format!(
+                "up to {} in {}",
+                bytes(row.class.upper_bytes()),
+                row.allocator.name()
+            ),
+            bytes: row.native.bytes,
+            growth: rate.map(|rate| rate.bytes),
+            count: row.native.blocks,
+            details: vec![format!("no object of Python's owns them; {more}")],
+        }
+    };
+    census.native.iter().map(row).collect()
+}
+
+/// Draws the screen.
+pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect) {
+    let report = &*view.report;
+    let mut lines = vec![Line::styled(state(app, view), app.theme.title())];
+    let Some(census) = &report.objects else {
+        frame.render_widget(Paragraph::new(lines), area);
+        return;
+    };
+    lines.push(choices(app));
+    lines.push(heading(app));
+    let room = usize::from(area.height).saturating_sub(lines.len());
+    let rows = rows(app, report);
+    if rows.is_empty() {
+        lines.push(Line::raw("none of that name"));
+    }
+    lines.extend(list(app, census, &rows, area.width, room));
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+/// What the figures are of, and how reading stands.
+fn state(app: &App, view: &View) -> String {
+    let report = &view.report;
+    let mut parts = Vec::new();
+    match &view.objects {
+        ObjectsState::Reading { blocks, elapsed_ns } => parts.push(format!(
+            "reading {} blocks, {:.0} s",
+            count(*blocks),
+            *elapsed_ns as f64 / 1e9
+        )),
+        ObjectsState::Failed(why) => parts.push(format!("not read: {why}")),
+        ObjectsState::Off if report.objects.is_none() => parts.push(match app.saved {
+            Some(_) => "Python's objects were not read by then.".to_owned(),
+            None => "Python's objects are not read (--no-objects).".to_owned(),
+        }),
+        ObjectsState::Planned if report.target.python.is_none() => {
+            parts.push("This is not a Python process: it has no objects to read.".to_owned());
+        }
+        ObjectsState::Planned if report.objects.is_none() => {
+            parts.push(
+                "Python's objects are read after the next walk; o reads them now.".to_owned(),
+            );
+        }
+        ObjectsState::Planned | ObjectsState::Off => {}
+    }
+    if let Some(growth_of) = &report.growth {
+        let over = nanoseconds(growth_of.elapsed_ns);
+        parts.push(match growth(growth_of.live.bytes) {
+            rate if growth_of.is_growing => format!("growing {rate} in {over}"),
+            _ => format!("not growing in {over}"),
+        });
+    }
+    if let Some(census) = &report.objects {
+        let now = view
+            .history
+            .last()
+            .map_or(report.taken_at_ns, |p| p.time_ns);
+        let age = now.saturating_sub(census.taken_at_ns);
+        parts.push(format!("walked {:.0} s ago", age as f64 / 1e9));
+        parts.push(format!(
+            "{} of {} named",
+            percent(census.typed_bytes(), census.live.bytes),
+            bytes(census.live.bytes)
+        ));
+    }
+    parts.join(" │ ")
+}
+
+/// The tables, and the filter.
+fn choices(app: &App) -> Line<'static> {
+    let of = &app.objects;
+    let tables = Table::ALL.into_iter().map(|table| {
+        let style = match table == of.table {
+            true => app.theme.chosen(),
+            false => app.theme.quiet(),
+        };
+        Span::styled(format!(" {} ", table.name()), style)
+    });
+    let mut line: Line<'static> = tables.collect();
+    if of.is_typing || !of.filter.is_empty() {
+        let cursor = if of.is_typing { "▏" } else { "" };
+        let filter = format!("  /{}{cursor}", of.filter);
+        line.push_span(Span::styled(filter, app.theme.strong()));
+    }
+    line
+}
+
+fn heading(app: &App) -> Line<'static> {
+    let of = &app.objects;
+    let mark = |order| match (of.order == order, of.reversed) {
+        (false, _) => "",
+        (true, false) => "*",
+        (true, true) => "*r",
+    };
+    let (size, number) = match of.table {
+        Table::Holders => ("retained", "blocks"),
+        Table::Types => ("bytes", "objects"),
+        Table::Native => ("bytes", "blocks"),
+    };
+    let text = format!(
+        "  {:>10} {:>13} {:>10}  name{}",
+        format!("{size}{}", mark(Order::Bytes)),
+        format!("growth{}", mark(Order::Growth)),
+        format!("{number}{}", mark(Order::Count)),
+        mark(Order::Name)
+    );
+    Line::styled(text, app.theme.title())
+}
+
+/// The rows around the one that is selected.
+fn list(app: &App, census: &Census, rows: &[Row], width: u16, room: usize) -> Vec<Line<'static>> {
+    let selected = app.objects.selected.min(rows.len().saturating_sub(1));
+    let width = usize::from(width);
+    let cells = (width.saturating_sub(BEFORE_BAR) / 5).clamp(6, 24);
+    let name_width = width.saturating_sub(BEFORE_BAR + cells + 2);
+    let mut lines = Vec::new();
+    let mut of_selected = 0..0;
+    for (at, row) in rows.iter().enumerate() {
+        let is_selected = at == selected;
+        let first = lines.len();
+        let figures = format!(
+            "{} {:>10} {:>13} {:>10}  ",
+            if is_selected { '▸' } else { ' ' },
+            bytes(row.bytes),
+            row.growth.map_or_else(String::new, growth),
+            count(row.count)
+        );
+        let style = match is_selected {
+            true => app.theme.strong(),
+            false => Style::new(),
+        };
+        let drawn = bar(row.bytes, census.live.bytes, cells);
+        lines.push(Line::from(vec![
+            Span::styled(figures, style),
+            Span::styled(format!("{drawn:<cells$} "), app.theme.fullness(1.0)),
+            Span::styled(cut(&row.name, name_width), style),
+        ]));
+        if is_selected {
+            if app.objects.is_open {
+                let inner = width.saturating_sub(INDENT) as u16;
+                for detail in &row.details {
+                    for line in wrapped(detail, inner, app.theme.quiet()) {
+                        let mut spans = vec![Span::raw(" ".repeat(INDENT))];
+                        spans.extend(line.spans.into_iter().map(|s| s.style(app.theme.quiet())));
+                        lines.push(Line::from(spans));
+                    }
+                }
+            }
+            of_selected = first..lines.len();
+        }
+    }
+    // The selected row in the middle, as far as there are rows around it.
+    let middle = (of_selected.start + of_selected.end.min(of_selected.start + room)) / 2;
+    let most = lines.len().saturating_sub(room);
+    let from = middle.saturating_sub(room / 2).min(most);
+    lines.drain(..from);
+    lines.truncate(room);
+    lines
+}
+
+/// A name in as many columns, its end where it is longer: the end says most.
+fn cut(name: &str, width: usize) -> String {
+    let len = name.chars().count();
+    if len <= width {
+        return name.to_owned();
+    }
+    let kept: String = name.chars().skip(len - width.saturating_sub(1)).collect();
+    format!("…{kept}")
+}

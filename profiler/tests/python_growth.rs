@@ -1,0 +1,202 @@
+//! What grows: two censuses of a program that says itself what it holds.
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use profiler_testing::child::{Child, eventually};
+use profiler_testing::pythons::{Python, pythons};
+use serde_json::Value;
+use support::{fragscope, json, text};
+
+const GROWING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workers/growing.py");
+/// Objects that it makes in a second (its `PACE`).
+const PACE: f64 = 20_000.0;
+/// How far fragscope may be off what the program says of itself.
+const MAX_ERROR: f64 = 0.05;
+
+/// The program, with its account in this file.
+fn growing(python: &Path, account: &Path, rests: bool) -> Child {
+    let mut command = Command::new(python);
+    command.arg(GROWING).arg(account);
+    command.args(rests.then_some("rests"));
+    Child::run(command)
+}
+
+/// What the program said that it held at a time, in objects and bytes.
+fn held_at(account: &str, time_ns: f64) -> (f64, f64) {
+    let lines = account.lines().filter_map(|line| {
+        let mut numbers = line.split(' ').map(|number| number.parse::<f64>().ok());
+        Some((numbers.next()??, numbers.next()??, numbers.next()??))
+    });
+    let last = lines.take_while(|(time, ..)| *time <= time_ns).last();
+    let (_, objects, bytes) = last.expect("it spoke before");
+    (objects, bytes)
+}
+
+/// Nanoseconds since 1970 of an instant as JSON has it.
+fn nanoseconds(instant: &Value) -> f64 {
+    let instant: jiff::Timestamp = instant.as_str().expect("a time").parse().expect("RFC 3339");
+    instant.as_nanosecond() as f64
+}
+
+fn row<'o>(rows: &'o Value, key: &str, name: &str) -> &'o Value {
+    let rows = rows.as_array().expect("rows");
+    let found = rows.iter().find(|row| row[key] == name);
+    found.unwrap_or_else(|| panic!("no {name}"))
+}
+
+fn assert_near(ours: &Value, theirs: f64, what: &str) {
+    let ours = ours.as_f64().expect("a rate");
+    let error = (ours - theirs).abs() / theirs;
+    assert!(error <= MAX_ERROR, "{what}: {ours} of {theirs}");
+    println!(
+        "{what}: {ours:.0} of {theirs:.0}, off by {:.2} %",
+        error * 100.0
+    );
+}
+
+fn grows_as_it_says(python: &Python) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("account");
+    let child = growing(&python.path, &file, false);
+    let pid = child.pid().to_string();
+    let args = ["snapshot", "--json", "--growth", "2s", "--pid", &pid];
+    // A list that has moved since the walk is named, but its table is none of the walk's blocks.
+    let snapshot = eventually("a reading in which nothing moved", || {
+        let snapshot = json(&fragscope(&args));
+        (snapshot["objects"]["changed_objects"] == 0).then_some(snapshot)
+    });
+    let objects = &snapshot["objects"];
+    let seconds = objects["growth"]["elapsed_ms"].as_f64().expect("growth") / 1e3;
+    let now = nanoseconds(&objects["taken_at"]);
+    let account = std::fs::read_to_string(&file).expect("an account");
+    let (objects_now, bytes_now) = held_at(&account, now);
+    let (objects_then, bytes_then) = held_at(&account, now - seconds * 1e9);
+    let what = format!("{python:?}");
+    let of_type = row(&objects["types"], "type", "__main__.Session");
+    assert_near(
+        &of_type["growth_objects_per_second"],
+        (objects_now - objects_then) / seconds,
+        &format!("objects, {what}"),
+    );
+    let holder = row(&objects["holders"], "name", "__main__.SESSIONS");
+    assert_near(
+        &holder["growth_objects_per_second"],
+        (objects_now - objects_then) / seconds,
+        &format!("items, {what}"),
+    );
+    assert_near(
+        &holder["growth_bytes_per_second"],
+        (bytes_now - bytes_then) / seconds,
+        &format!("bytes of SESSIONS, {what}"),
+    );
+    assert_eq!(objects["growth"]["is_growing"], true);
+    let verdict = snapshot["verdict"].as_str().expect("a verdict");
+    let begins = verdict.starts_with("Growing ") && verdict.contains("`__main__.SESSIONS` (list)");
+    assert!(begins, "{verdict}");
+    assert!(verdict.contains("`__main__.Session` a second"), "{verdict}");
+}
+
+#[test]
+fn growth_is_what_the_program_says_of_itself() {
+    let all = pythons().into_iter();
+    for python in all.filter(|python| !python.free_threaded && !python.debug) {
+        grows_as_it_says(&python);
+    }
+}
+
+#[test]
+fn the_explanation_names_who_grows_and_begins_with_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("account");
+    let child = growing(Path::new("python3"), &file, false);
+    let pid = child.pid().to_string();
+    let output = fragscope(&["explain", "--no-predict", "--growth", "1s", "--pid", &pid]);
+    let shown = String::from_utf8(output.stdout).expect("UTF-8");
+    let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("Growing "), "{shown}");
+    assert!(
+        words.contains("a leak or a cache without a bound; no allocator helps"),
+        "{shown}"
+    );
+    assert!(shown.contains("OBJECTS of Python"), "{shown}");
+    assert!(
+        shown.contains("list of "),
+        "the way to what is held: {shown}"
+    );
+    assert!(!shown.contains("user-0"), "a value: {shown}");
+    let rate = words.split("`__main__.SESSIONS` (list) gains ").nth(1);
+    let rate = rate
+        .and_then(|rest| rest.split(' ').next())
+        .expect("a rate");
+    let rate = match rate.strip_suffix('k') {
+        Some(thousands) => thousands.parse::<f64>().expect("a number") * 1e3,
+        None => rate.parse().expect("a number"),
+    };
+    assert!((rate - PACE).abs() < PACE * 0.2, "{rate}");
+}
+
+#[test]
+fn what_rests_does_not_grow() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("account");
+    let child = growing(Path::new("python3"), &file, true);
+    let pid = child.pid().to_string();
+    let args = ["snapshot", "--json", "--growth", "500ms", "--pid", &pid];
+    // Its own account takes and gives back a little.
+    eventually("rest", || {
+        let snapshot = json(&fragscope(&args));
+        let verdict = snapshot["verdict"].as_str().expect("a verdict").to_owned();
+        let holder = &snapshot["objects"]["holders"];
+        let still = row(holder, "name", "__main__.SESSIONS")["growth_bytes_per_second"] == 0.0;
+        (verdict.starts_with("Not growing") && still).then_some(())
+    });
+}
+
+#[test]
+fn native_blocks_that_nothing_owns_are_named_by_size_and_rate() {
+    let program = "
+import ctypes, sys, time
+malloc = ctypes.CDLL(None).malloc
+malloc.restype = ctypes.c_void_p
+print('ready', flush=True)
+start, n = time.time(), 0
+while True:
+    while n < (time.time() - start) * 20000:
+        ctypes.memset(malloc(88), 1, 88)
+        n += 1
+    time.sleep(0.005)
+";
+    let child = Child::python(program);
+    let pid = child.pid().to_string();
+    let snapshot = json(&fragscope(&[
+        "snapshot", "--json", "--growth", "2s", "--pid", &pid,
+    ]));
+    let verdict = snapshot["verdict"].as_str().expect("a verdict");
+    let named = "native blocks of up to 96 B in glibc that no Python object owns";
+    assert!(verdict.contains(named), "{verdict}");
+    let rows = snapshot["objects"]["native"].as_array().expect("rows");
+    let grows = rows
+        .iter()
+        .find(|row| row["upper_bytes"] == 96 && row["allocator"] == "glibc");
+    let rate = grows.expect("it is there")["growth_objects_per_second"].as_f64();
+    let rate = rate.expect("a rate");
+    assert!((rate - 20_000.0).abs() < 20_000.0 * 0.2, "{rate}");
+}
+
+#[test]
+fn a_core_has_objects_in_its_explanation() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("account");
+    let child = growing(Path::new("python3"), &file, true);
+    let core = support::core_of(&child.pid().to_string(), folder.path());
+    let output = fragscope(&["explain", "--no-predict", "--core", text(&core)]);
+    let shown = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(shown.contains("__main__.SESSIONS"), "{shown}");
+    assert!(
+        !shown.contains("ot growing") && !shown.contains("Growing"),
+        "{shown}"
+    );
+}
