@@ -56,9 +56,9 @@ fn of_its_own(map: &ResidencyMap) -> impl Iterator<Item = PageRun> + '_ {
 
 /// The parts of a run that the parent has pages at, too, and whether they are one page for both.
 fn of_both(run: PageRun, parent: &ResidencyMap) -> impl Iterator<Item = (AddrRange, bool)> + '_ {
-    let theirs = parent.runs_in(run.range).filter(|theirs| {
-        theirs.state.has_data() && !theirs.state.is_file()
-    });
+    let theirs = parent
+        .runs_in(run.range)
+        .filter(|theirs| theirs.state.has_data() && !theirs.state.is_file());
     // A page that another child still shares is shared in the child only if in the parent too.
     theirs.map(move |theirs| {
         let is_shared = run.state.is_shared() && theirs.state.is_shared();

@@ -436,11 +436,7 @@ mod tests {
     #[test]
     fn what_is_no_library_is_reported_as_that() {
         let refused = |name: &str| Allocator::find(name).expect_err(name).to_string();
-        assert_eq!(
-            refused("hoard"),
-            "unknown allocator hoard: use glibc, jemalloc, mimalloc, mimalloc2, tcmalloc or \
-             the path of a shared object"
-        );
+        assert_eq!(refused("hoard"), "unknown allocator hoard");
         assert!(refused("/nowhere/liballoc.so").contains("cannot read"));
         assert!(refused("/proc/self/exe").contains("is not a shared object"));
         assert!(refused("/etc/passwd").contains("is not a shared object"));

@@ -19,6 +19,7 @@ use profiler_core::residency::{Mapping, MappingKind, PageRun};
 use profiler_target::{LiveMemory, Process, Target, open_regular};
 
 use super::error::{ProbeError, attach_failure, remove_failure};
+use super::links::GUARD_NAME;
 use super::loaded::{Loaded, Program};
 use super::traps::Traps;
 
@@ -48,6 +49,19 @@ pub struct Breakpoint {
     pub offset: u64,
     /// Where in the target.
     pub addr: RemoteAddr,
+}
+
+/// Guards of probes that somebody has suspended: they remove what they hold when they go on.
+pub fn suspended_guards() -> Vec<i32> {
+    let name = GUARD_NAME.to_string_lossy();
+    let beginnings = ['T', 't'].map(|state| format!("({name}) {state} "));
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_ok_and(|stat| beginnings.iter().any(|begin| stat.contains(begin)))
+    })
+    .collect()
 }
 
 /// What [`find`] found.

@@ -34,7 +34,7 @@ use super::multi::MultiProgram;
 use super::pins::{Pinned, Pins};
 
 /// What the guard shows as: no name that whoever ends or suspends fragscope by name would meet.
-const GUARD_NAME: &CStr = c"probe-guard";
+pub(super) const GUARD_NAME: &CStr = c"probe-guard";
 
 /// The programs that are loaded.
 pub(super) struct Programs {

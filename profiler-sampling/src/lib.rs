@@ -11,6 +11,7 @@
 
 mod core_sample;
 mod facts;
+mod file_pages;
 mod objects;
 mod sampler;
 mod schedule;

@@ -12,6 +12,8 @@ use profiler_core::residency::{MappingKind, ResidencyMap};
 use profiler_core::sample::{PythonMalloc, Sample};
 use profiler_target::{LiveMemory, Process, Target};
 
+use super::file_pages::WithFiles;
+
 /// A target as it was just walked, while it still stands if it was stopped.
 #[derive(Debug)]
 pub struct Moment<'a> {
@@ -32,6 +34,7 @@ impl Moment<'_> {
     pub fn census(&self) -> Result<Census, NoCensus> {
         let python = self.target.python_version();
         let memory = ResidentMemory::new(&self.memory, self.residency);
+        let memory = WithFiles::new(self.target, self.residency, memory);
         let copied = self.target.copied_since_fork(self.residency);
         let context = Context {
             python,
@@ -59,6 +62,7 @@ pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, N
         began: Instant::now(),
         renewed: Mutex::default(),
     };
+    let memory = WithFiles::new(target, &residency, memory);
     let python = target.python_version();
     let copied = target.copied_since_fork(&residency);
     let context = Context {

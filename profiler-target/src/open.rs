@@ -58,6 +58,18 @@ pub enum OpenError {
         /// Its parent's pid.
         parent: i32,
     },
+    /// Its first thread has ended while others run on: the kernel shows its memory no more.
+    #[error(
+        "the first thread of process {pid} ({}) has ended while others run on: the kernel shows \
+         neither mappings nor memory of such a process",
+        visible(comm)
+    )]
+    NoFirstThread {
+        /// The number given.
+        pid: i32,
+        /// Its name.
+        comm: String,
+    },
     /// The kernel does not permit it.
     #[error("not permitted to read process {pid}: {denial}")]
     NotPermitted {
@@ -100,7 +112,9 @@ impl OpenError {
             Self::NoSuchProcess { .. } => ErrorKind::NoSuchProcess,
             Self::Gone(_) | Self::Zombie { .. } => ErrorKind::TargetGone,
             Self::NotAProcess { pid, .. } => ErrorKind::IsThread { pid: *pid },
-            Self::KernelThread { .. } | Self::Foreign32Bit { .. } => ErrorKind::UnsupportedTarget,
+            Self::KernelThread { .. } | Self::NoFirstThread { .. } | Self::Foreign32Bit { .. } => {
+                ErrorKind::UnsupportedTarget
+            }
             Self::NotPermitted { denial, .. } => ErrorKind::NotPermitted {
                 action: Action::Inspect,
                 denial: denial.clone(),
@@ -137,6 +151,9 @@ pub(super) fn open(pid: i32) -> Result<(ProcDir, File), OpenError> {
     };
     let comm = stat.comm;
     if matches!(stat.state, 'Z' | 'X') {
+        if stat.num_threads > 1 {
+            return Err(OpenError::NoFirstThread { pid, comm });
+        }
         let parent = stat.ppid;
         return Err(OpenError::Zombie { pid, comm, parent });
     }

@@ -292,6 +292,37 @@ fn a_file_with_capabilities_says_which_are_lacking_or_why_they_are_not_granted()
 }
 
 #[test]
+fn capabilities_of_the_file_read_no_file_that_the_caller_may_not() {
+    let (folder, copy) = installed();
+    let secret = folder.path().join("secret.fragtrace");
+    let mut record = Command::new(env!("CARGO_BIN_EXE_fragscope"));
+    record
+        .args(["record", "-o"])
+        .arg(&secret)
+        .args(["--", "true"]);
+    ends(&run(record), 0, &[]);
+    let given = Command::new("setcap")
+        .arg("cap_sys_ptrace,cap_dac_read_search=ep")
+        .arg(&copy)
+        .status();
+    assert!(given.expect("setcap").success());
+    for words in [
+        ["export", "--format", "logalloc"].as_slice(),
+        &["replay"],
+        &["view"],
+    ] {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &BOB.to_string(), "--regid", &BOB.to_string()]);
+        command
+            .arg("--clear-groups")
+            .arg(&copy)
+            .args(words)
+            .arg(&secret);
+        ends(&run(command), 1, &["Permission denied"]);
+    }
+}
+
+#[test]
 fn a_missing_sys_or_proc_is_named() {
     let child = target();
     let pid = child.pid();

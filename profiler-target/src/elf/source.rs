@@ -125,6 +125,12 @@ impl Source {
         Some(bytes)
     }
 
+    /// The same, up to the end of the file where that comes before.
+    pub fn piece_within(&self, offset: u64, most: u64) -> Option<Vec<u8>> {
+        let len = self.file.metadata().ok()?.len();
+        self.piece(offset, most.min(len.checked_sub(offset)?))
+    }
+
     fn charge(&self, size: u64) -> Result<(), ()> {
         let rest = self.rest.get().checked_sub(size.saturating_add(PIECE));
         self.is_exceeded

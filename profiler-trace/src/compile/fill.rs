@@ -14,19 +14,31 @@ pub fn parts_with_pages(
     residency: &ResidencyMap,
 ) -> impl Iterator<Item = AddrRange> {
     let is_short = gap.len() < 2 * PAGE_SIZE;
+    let mut runs = residency.runs_in(gap).peekable();
     let mut at = gap.start();
-    let parts = residency.runs_in(gap).filter_map(move |run| {
-        if is_short || !run.state.has_data() {
-            return None;
+    let parts = std::iter::from_fn(move || {
+        loop {
+            let run = runs.next()?;
+            if is_short || !run.state.has_data() {
+                continue;
+            }
+            let goes_on = runs
+                .peek()
+                .is_some_and(|next| next.range.start() == run.range.end() && next.state.has_data());
+            let start = aligned_like(gap.start(), run.range.start()).max(at);
+            let after = aligned_like(gap.start(), run.range.end());
+            // The header of the chunk behind must not be on a page that has none.
+            let end = match after > run.range.end() && !goes_on {
+                true => RemoteAddr::new(after.get() - 16),
+                false => after,
+            };
+            let len = end.min(gap.end()).get().checked_sub(start.get());
+            let part = len.and_then(|len| AddrRange::with_len(start, len));
+            if let Some(part) = part.filter(|part| part.len() >= LEAST_CHUNK) {
+                at = part.end();
+                return Some(part);
+            }
         }
-        let start = aligned_like(gap.start(), run.range.start()).max(at);
-        let end = aligned_like(gap.start(), run.range.end()).min(gap.end());
-        let part = AddrRange::with_len(start, end.get().checked_sub(start.get())?)?;
-        if part.len() < LEAST_CHUNK {
-            return None;
-        }
-        at = part.end();
-        Some(part)
     });
     is_short.then_some(gap).into_iter().chain(parts)
 }

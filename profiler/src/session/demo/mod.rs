@@ -1,10 +1,12 @@
 //! `demo`: a bundled Python worker to look at.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use super::aside::aside;
 use super::options::AttachOptions;
+use super::signals::Signals;
 use super::{Ending, SessionError, attach};
 use crate::say;
 
@@ -17,11 +19,45 @@ const WORKER: &str = include_str!("worker.py");
 /// When there is no `python3`, the worker does not start, or attaching fails.
 pub fn run(options: &AttachOptions) -> Result<Ending, SessionError> {
     say::line("starting a Python worker that fragments its heap; this takes some seconds");
-    let worker = Worker::start()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let worker = match runtime.block_on(start())? {
+        Start::Ready(worker) => worker,
+        Start::Interrupted(name) => return Ok(Ending::Interrupted(name)),
+    };
     attach(&AttachOptions {
         pid: worker.pid(),
         ..options.clone()
     })
+}
+
+/// What came of starting the worker.
+enum Start {
+    Ready(Worker),
+    /// By this signal.
+    Interrupted(&'static str),
+}
+
+/// Starts the worker, and waits until its heap is in the state to look at.
+async fn start() -> Result<Start, SessionError> {
+    // Before it is started, so that it never outlives a signal.
+    let mut signals = Signals::new()?;
+    let (worker, said) = Worker::start()?;
+    let line = tokio::select! {
+        biased;
+        name = signals.next() => return Ok(Start::Interrupted(name)),
+        line = aside("worker", move || {
+            let mut line = String::new();
+            BufReader::new(said).read_line(&mut line).map(|_| line)
+        }) => line??,
+    };
+    match line.trim() {
+        "READY" => Ok(Start::Ready(worker)),
+        _ => Err(SessionError::Demo(
+            "the Python worker ended before it was ready: see its message above".into(),
+        )),
+    }
 }
 
 /// The worker, killed when dropped. It also ends by itself when its stdin closes, which the kernel
@@ -32,7 +68,8 @@ struct Worker {
 }
 
 impl Worker {
-    fn start() -> Result<Self, SessionError> {
+    /// It, and what it will print.
+    fn start() -> Result<(Self, ChildStdout), SessionError> {
         let failed = |why: String| SessionError::Demo(why);
         let python = python().ok_or_else(|| {
             failed("there is no python3 on the PATH: install Python 3.6 or later".into())
@@ -47,23 +84,13 @@ impl Worker {
                     "python3 cannot be started ({error}): install Python 3.6 or later"
                 ))
             })?;
-        let stdin = child.stdin.take();
-        let stdout = child.stdout.take();
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let worker = Self {
             child,
             _stdin: stdin,
         };
-        let mut line = String::new();
-        if let Some(stdout) = stdout {
-            BufReader::new(stdout).read_line(&mut line)?;
-        }
-        if line.trim() == "READY" {
-            Ok(worker)
-        } else {
-            Err(failed(
-                "the Python worker ended before it was ready: see its message above".into(),
-            ))
-        }
+        let stdout = stdout.ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok((worker, stdout))
     }
 
     fn pid(&self) -> i32 {

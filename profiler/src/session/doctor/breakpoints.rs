@@ -46,6 +46,18 @@ pub(super) fn repair(target: &Target) -> Check {
     };
     match leftover::repair(target, &found) {
         Ok(left) if left.is_empty() => Check::ok(NAME, format!("{} removed", found.len())),
+        Ok(left) if !leftover::suspended_guards().is_empty() => {
+            let guards = leftover::suspended_guards();
+            let guards: Vec<String> = guards.iter().map(i32::to_string).collect();
+            let found = format!(
+                "{} left: somebody has suspended the process that holds fragscope's probes and removes \
+                 them (probe-guard, process {})",
+                describe(&left),
+                guards.join(", ")
+            );
+            let fix = format!("kill -CONT {}", guards.join(" "));
+            Check::bad(NAME, Grade::Limited, found, fix)
+        }
         Ok(left) => Check::bad(
             NAME,
             Grade::Limited,

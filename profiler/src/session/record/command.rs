@@ -140,10 +140,7 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         reported: false,
         signalled: None,
     };
-    if let Some(name) = interrupted {
-        session.signal(name);
-    }
-    match session.run().await {
+    match session.run(interrupted).await {
         Ok(ending) => session.conclude(ending, command).await,
         Err(RecordError::Write(why)) => {
             session.recording.close();
@@ -231,10 +228,14 @@ struct Session {
 }
 
 impl Session {
-    /// No step of it takes longer than one sample of a process.
-    async fn run(&mut self) -> Result<CommandEnding, RecordError> {
+    /// No step of it takes longer than one sample of a process. `early` is a signal that has come already.
+    async fn run(&mut self, mut early: Option<&'static str>) -> Result<CommandEnding, RecordError> {
         loop {
             let busy = self.recording.step(EVENTS_PER_STEP)?;
+            // Now it is known which processes there are.
+            if let Some(name) = early.take() {
+                self.signal(name);
+            }
             tokio::select! {
                 biased;
                 name = self.signals.next() => {
