@@ -205,7 +205,9 @@ async fn description(
             listed: &recorder,
             mapped: &recorder,
         };
-        Some(describe(&target, &[], origin, started_at))
+        let described = describe(&target, &[], origin, started_at);
+        // Of one that ends meanwhile only a part is found.
+        target.check().is_ok().then_some(described)
     });
     described.await.ok().flatten()
 }
