@@ -81,9 +81,10 @@ fn cause(census: &Census, growth: &Growth) -> String {
     }
     match growth.types.first() {
         Some(of) if of.rate.blocks > 0.0 => format!(
-            "{} more `{}` a second, which no name alone holds",
+            "{} more `{}` a second, and none of the {} names that hold most alone holds them",
             count(of.rate.blocks.round() as u64),
-            of.name
+            of.name,
+            census.holders.len()
         ),
         _ => "in no one place".to_owned(),
     }
