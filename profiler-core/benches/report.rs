@@ -25,17 +25,7 @@ fn sample() -> Sample {
     let len = spans.bytes().next_multiple_of(PAGE_SIZE);
     let range =
         |at: u64, len| AddrRange::with_len(RemoteAddr::new(BASE + at), len).expect("a range");
-    let mut residency = ResidencyMap::new(vec![Mapping {
-        range: range(0, len),
-        kind: MappingKind::Brk,
-        read: true,
-        write: true,
-        execute: false,
-        shared: false,
-        is_tmpfs: false,
-        offset: 0,
-        inode: 0,
-    }]);
+    let mut residency = ResidencyMap::new(vec![Mapping::private(range(0, len), MappingKind::Brk)]);
     for start in (0..len).step_by(10 * PAGE_SIZE as usize) {
         let len = (9 * PAGE_SIZE).min(len - start);
         residency.push_run(PageRun {

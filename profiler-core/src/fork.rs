@@ -89,17 +89,10 @@ mod tests {
             let start = RemoteAddr::new(BASE + page as u64 * PAGE_SIZE);
             AddrRange::with_len(start, pages as u64 * PAGE_SIZE).expect("a range")
         };
-        let mut map = ResidencyMap::new(vec![Mapping {
-            range: range(0, states.len()),
-            kind: MappingKind::Brk,
-            read: true,
-            write: true,
-            execute: false,
-            shared: false,
-            is_tmpfs: false,
-            offset: 0,
-            inode: 0,
-        }]);
+        let mut map = ResidencyMap::new(vec![Mapping::private(
+            range(0, states.len()),
+            MappingKind::Brk,
+        )]);
         for (page, &state) in states.iter().enumerate() {
             map.push_run(PageRun {
                 range: range(page, 1),

@@ -148,6 +148,23 @@ pub struct Mapping {
     pub inode: u64,
 }
 
+impl Mapping {
+    /// A private mapping that can be read and written, from the beginning of its file if it is of one.
+    pub const fn private(range: AddrRange, kind: MappingKind) -> Self {
+        Self {
+            range,
+            kind,
+            read: true,
+            write: true,
+            execute: false,
+            shared: false,
+            is_tmpfs: false,
+            offset: 0,
+            inode: 0,
+        }
+    }
+}
+
 /// All mappings of a target and the state of their pages.
 ///
 /// Runs are kept only for pages that are not [`PageState::ABSENT`], so that a vast sparse mapping

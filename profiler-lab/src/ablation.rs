@@ -41,14 +41,14 @@ pub const fn in_words(mechanism: Mechanism) -> &'static str {
     }
 }
 
-/// What cures a mechanism under glibc.
-pub const fn remedy(mechanism: Mechanism) -> Option<&'static str> {
+/// Whether a setting of glibc's, or a call, does something about a mechanism.
+pub const fn has_remedy(mechanism: Mechanism) -> bool {
     match mechanism {
-        Mechanism::DynamicThreshold => Some("MALLOC_MMAP_THRESHOLD_=131072"),
-        Mechanism::ThreadCaches => Some("GLIBC_TUNABLES=glibc.malloc.tcache_count=0"),
-        Mechanism::Arenas => Some("MALLOC_ARENA_MAX=1"),
-        Mechanism::Untrimmed => Some("malloc_trim(0) now and then"),
-        Mechanism::Unexplained | Mechanism::Decay => None,
+        Mechanism::DynamicThreshold
+        | Mechanism::ThreadCaches
+        | Mechanism::Arenas
+        | Mechanism::Untrimmed => true,
+        Mechanism::Unexplained | Mechanism::Decay => false,
     }
 }
 

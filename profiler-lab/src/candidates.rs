@@ -467,13 +467,6 @@ impl Mechanism {
     }
 }
 
-/// Whether a candidate's allocator is jemalloc as it comes.
-pub fn is_plain_jemalloc(candidate: &Candidate) -> bool {
-    let is_jemalloc = |found: &Allocator| found.identity.is(Kind::Jemalloc);
-    let bare = candidate.env.without(Kind::Jemalloc) == candidate.env;
-    candidate.allocator.as_ref().is_ok_and(is_jemalloc) && bare
-}
-
 #[cfg(test)]
 #[path = "candidates_tests.rs"]
 mod tests;

@@ -3,7 +3,7 @@
 use profiler_core::allocator::Allocator;
 use profiler_core::units::bytes;
 
-use super::ablation::{in_words, remedy};
+use super::ablation::{has_remedy, in_words};
 use super::calibrate::{Calibration, MOST_TRUSTED_ERROR, error};
 use super::figures::PeakAndFinal;
 use super::report::{Measured, Report, Row, WORTH_SHARE};
@@ -140,7 +140,7 @@ fn dominant(report: &Report, had: &Measured) -> Option<String> {
     let known = report
         .mechanisms
         .iter()
-        .filter(|share| remedy(share.mechanism).is_some());
+        .filter(|share| has_remedy(share.mechanism));
     let most = known.max_by_key(|share| share.bytes.at_end)?;
     if most.bytes.at_end < had.worth() as i64 {
         return None;

@@ -27,17 +27,7 @@ pub fn range(start: u64, len: u64) -> AddrRange {
 
 /// A private mapping of `len` bytes at `start`, to read and write.
 pub fn mapping(start: u64, len: u64, kind: MappingKind) -> Mapping {
-    Mapping {
-        range: range(start, len),
-        kind,
-        read: true,
-        write: true,
-        execute: false,
-        shared: false,
-        is_tmpfs: false,
-        offset: 0,
-        inode: 0,
-    }
+    Mapping::private(range(start, len), kind)
 }
 
 impl HeapImage {

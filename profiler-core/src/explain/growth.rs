@@ -70,7 +70,7 @@ fn cause(census: &Census, growth: &Growth) -> String {
     let named = named.find_map(|of| Some((of, census.holders.get(of.holder)?)));
     if let Some((of, holder)) = named {
         let what = match holder.is_name {
-            true => "a leak or a cache without a bound",
+            true => "a leak, or a cache without a bound or not yet full",
             false => "what holds them has no name in the program",
         };
         return format!(

@@ -151,8 +151,8 @@ const REMEDIES: &[Row] = &[
         mechanism: Mechanism::Untrimmed,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
-            steps: &[Step::Call("ctypes.CDLL(\"libc.so.6\").malloc_trim(0)")],
-            prose: "After each peak call ctypes.CDLL(\"libc.so.6\").malloc_trim(0).",
+            steps: &[Step::Call("ctypes.CDLL(None).malloc_trim(0)")],
+            prose: "After each peak call ctypes.CDLL(None).malloc_trim(0).",
         },
     },
     Row {
@@ -353,6 +353,13 @@ const REMEDIES: &[Row] = &[
 const NONE: Remedy = Remedy {
     steps: &[],
     prose: "No setting of this allocator is known to change that.",
+};
+
+/// Instead of the remedy for [`Mechanism::MostlyLive`], once it is known what the blocks are.
+pub(crate) static OBJECTS_WERE_READ: Remedy = Remedy {
+    steps: &[],
+    prose: "No allocator changes that. Python's objects, which were read as well, say which names hold \
+        them.",
 };
 
 impl Remedy {

@@ -438,7 +438,10 @@ fn mostly_live(report: &FragReport) -> Option<Finding> {
             evidence("live_bytes", live),
             of_metric(report, MetricId::Utilisation),
         ],
-        remedy: Remedy::of(Mechanism::MostlyLive, serving(report)),
+        remedy: match report.objects {
+            Some(_) => &remedies::OBJECTS_WERE_READ,
+            None => Remedy::of(Mechanism::MostlyLive, serving(report)),
+        },
         confidence: sure(report),
     })
 }

@@ -69,17 +69,7 @@ mod tests {
     }
 
     fn mapping(start: u64, kind: MappingKind) -> Mapping {
-        Mapping {
-            range: range(start, 0x10000),
-            kind,
-            read: true,
-            write: true,
-            execute: false,
-            shared: false,
-            is_tmpfs: false,
-            offset: 0,
-            inode: 0,
-        }
+        Mapping::private(range(start, 0x10000), kind)
     }
 
     #[test]

@@ -391,17 +391,7 @@ mod tests {
 
     fn pinned(heap: HeapSnapshot, holders: &[u16], around: &[u16]) -> Pinned {
         let range = heap.extents[0].range;
-        let mut residency = ResidencyMap::new(vec![Mapping {
-            range,
-            kind: MappingKind::Brk,
-            read: true,
-            write: true,
-            execute: false,
-            shared: false,
-            is_tmpfs: false,
-            offset: 0,
-            inode: 0,
-        }]);
+        let mut residency = ResidencyMap::new(vec![Mapping::private(range, MappingKind::Brk)]);
         residency.push_run(PageRun {
             range,
             state: PageState::PRESENT,

@@ -20,17 +20,7 @@ pub(crate) fn range(start: u64, len: u64) -> AddrRange {
 }
 
 pub(crate) fn mapping(start: u64, pages: u64, kind: MappingKind) -> Mapping {
-    Mapping {
-        range: range(start, pages * PAGE_SIZE),
-        kind,
-        read: true,
-        write: true,
-        execute: false,
-        shared: false,
-        is_tmpfs: false,
-        offset: 0,
-        inode: 0,
-    }
+    Mapping::private(range(start, pages * PAGE_SIZE), kind)
 }
 
 pub(crate) fn kind_of(n: u8) -> MappingKind {

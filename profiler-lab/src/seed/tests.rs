@@ -59,17 +59,7 @@ fn sample(arenas: &[&[(u64, SpanState)]], present: u64, threshold: u64) -> Sampl
             block_header_bytes: 8,
             spans,
         });
-        mappings.push(Mapping {
-            range: range(start, bytes),
-            kind: MappingKind::Brk,
-            read: true,
-            write: true,
-            execute: false,
-            shared: false,
-            is_tmpfs: false,
-            offset: 0,
-            inode: 0,
-        });
+        mappings.push(Mapping::private(range(start, bytes), MappingKind::Brk));
         runs.push(PageRun {
             range: range(start, present.min(bytes)),
             state: PageState::PRESENT,

@@ -149,17 +149,10 @@ impl TraceBuilder {
 
     pub(crate) fn checkpoint(&mut self, process: u64) {
         let of = self.recorder.normaliser().process(process);
-        let mut residency = ResidencyMap::new(vec![Mapping {
-            range: AddrRange::with_len(RemoteAddr::new(0), 1 << 40).expect("in the address space"),
-            kind: MappingKind::Anonymous,
-            read: true,
-            write: true,
-            execute: false,
-            shared: false,
-            is_tmpfs: false,
-            offset: 0,
-            inode: 0,
-        }]);
+        let mut residency = ResidencyMap::new(vec![Mapping::private(
+            AddrRange::with_len(RemoteAddr::new(0), 1 << 40).expect("in the address space"),
+            MappingKind::Anonymous,
+        )]);
         for range in &self.resident {
             residency.push_run(PageRun {
                 range: *range,

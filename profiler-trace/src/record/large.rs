@@ -208,17 +208,10 @@ mod tests {
     }
 
     fn resident(runs: &[(u64, u64)]) -> ResidencyMap {
-        let mut map = ResidencyMap::new(vec![Mapping {
-            range: range(0, 1 << 30),
-            kind: MappingKind::Anonymous,
-            read: true,
-            write: true,
-            execute: false,
-            shared: false,
-            is_tmpfs: false,
-            offset: 0,
-            inode: 0,
-        }]);
+        let mut map = ResidencyMap::new(vec![Mapping::private(
+            range(0, 1 << 30),
+            MappingKind::Anonymous,
+        )]);
         for &(start, len) in runs {
             map.push_run(PageRun {
                 range: range(start, len),

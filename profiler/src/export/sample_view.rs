@@ -29,17 +29,7 @@ fn range(start: u64, pages: u64) -> AddrRange {
 
 /// Four heap pages: one full, one that 64 bytes hold, one free in memory, one free in swap.
 fn sample() -> Sample {
-    let mapping = Mapping {
-        range: range(HEAP, 4),
-        kind: MappingKind::Brk,
-        read: true,
-        write: true,
-        execute: false,
-        shared: false,
-        is_tmpfs: false,
-        offset: 0,
-        inode: 0,
-    };
+    let mapping = Mapping::private(range(HEAP, 4), MappingKind::Brk);
     let mut residency = ResidencyMap::new(vec![mapping]);
     for (page, pages, state) in [(0, 3, PageState::PRESENT), (3, 1, PageState::SWAPPED)] {
         residency.push_run(PageRun {
