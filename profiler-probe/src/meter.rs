@@ -57,8 +57,9 @@ impl Meter {
         }
     }
 
-    /// A window opens: a span from one opening to the next holds a window and its pause.
-    pub(super) fn window_opened(&mut self, now_ns: u64) {
+    /// Probes are about to be attached for a window, and all that was spent is earned: a span from one
+    /// such moment to the next holds attaching, a window, removing and the pause.
+    pub(super) fn window_begins(&mut self, now_ns: u64) {
         if self.spent_ns() > 0.0 {
             self.end_span(now_ns);
         } else {

@@ -53,7 +53,13 @@ impl Worker {
 
     /// Attaches all probes, with no window open yet. One that cannot be attached is left out whole.
     pub(super) fn attach(&mut self) -> Result<(), ProbeError> {
-        let hits = self.shared.state().meter.hits().to_vec();
+        let hits = {
+            let mut state = self.shared.state();
+            // All is earned now. What the probes cost while they are attached belongs to the window
+            // that they open.
+            state.meter.window_begins(now_ns());
+            state.meter.hits().to_vec()
+        };
         let attached = self.armed.attach(&hits);
         self.shared.state().failed.clone_from(self.armed.failed());
         attached
@@ -63,12 +69,7 @@ impl Worker {
     pub(super) fn open_window(&mut self) -> Result<(), ProbeError> {
         self.armed.loaded.forget_calls();
         self.count()?;
-        let opened = now_ns();
-        {
-            let mut state = self.shared.state();
-            state.meter.window_opened(opened);
-            state.tracker.window_opened(opened);
-        }
+        self.shared.state().tracker.window_opened(now_ns());
         self.armed.open(true)
     }
 

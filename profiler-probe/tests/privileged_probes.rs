@@ -127,8 +127,18 @@ fn the_budget_bounds_what_a_busy_target_pays() {
     let mut calls = Calls::start();
     let start = Instant::now();
     let session = calls.attach(Budget::Share(share));
-    while start.elapsed() < Duration::from_secs(8) {
+    let spent =
+        |seen: &Activity| seen.cost.hits as f64 * seen.cost.ns_per_hit / seen.elapsed_ns as f64;
+    // One window may be spent ahead: two seconds' earnings.
+    let allowed = |seen: &Activity| share * (1.0 + 2e9 / seen.elapsed_ns as f64);
+    let mut seen = session.activity();
+    // Where processors are busy a window closes late; what it then spent too much is earned back
+    // before the next one opens.
+    while start.elapsed() < Duration::from_secs(8)
+        || spent(&seen) > allowed(&seen) && start.elapsed() < Duration::from_secs(60)
+    {
         assert_eq!(calls.ask("spin 100000"), "spun");
+        seen = session.activity();
     }
     let seen = session.detach();
     eprintln!(
@@ -140,12 +150,8 @@ fn the_budget_bounds_what_a_busy_target_pays() {
         seen.cost.share,
         seen.allocs
     );
-    let spent = seen.cost.hits as f64 * seen.cost.ns_per_hit / seen.elapsed_ns as f64;
-    // One window may be spent ahead: two seconds' earnings.
-    assert!(
-        spent <= share * (1.0 + 2e9 / seen.elapsed_ns as f64),
-        "{spent}"
-    );
+    assert!(spent(&seen) <= allowed(&seen), "{}", spent(&seen));
+    assert!(seen.cost.share <= share * 1.1, "{}", seen.cost.share);
     assert!(seen.allocs > 0 && seen.armed_ns > 0 && seen.armed_ns < seen.elapsed_ns);
     assert_eq!(seen.events_lost, 0);
 }
