@@ -108,6 +108,10 @@ impl<M: TargetMemory> TargetMemory for &M {
 /// Reads only what is resident, so that reading changes nothing in the target: present pages come
 /// from the inner memory, never-touched and zero pages are answered with zeros, swapped pages and
 /// holes are errors.
+///
+/// Never-touched pages of mapped files are answered with zeros too. Walkers that search a library's
+/// data for pointers into heaps miss nothing by it: a page that a program or its loader has not
+/// written holds none. Whoever needs what stands in the file (names of types) reads the file.
 pub struct ResidentMemory<'r, M> {
     inner: M,
     residency: &'r ResidencyMap,
