@@ -23,6 +23,9 @@ impl PageState {
     pub const SHARED: Self = Self(32);
     /// In memory and yet no part of RSS: explicit huge pages (hugetlb) and memory of devices.
     pub const UNCOUNTED: Self = Self(64);
+    /// Part of a huge page, in memory, and nothing but zeros: most likely the program never wrote it,
+    /// and it is resident because the huge page is. Only pages of live blocks are looked at.
+    pub const BLANK: Self = Self(128);
 
     /// Both sets of bits.
     #[must_use]
@@ -43,7 +46,8 @@ impl PageState {
             | Self::HUGE.0
             | Self::FILE.0
             | Self::SHARED.0
-            | Self::UNCOUNTED.0;
+            | Self::UNCOUNTED.0
+            | Self::BLANK.0;
         Self(bits & known)
     }
 
@@ -89,6 +93,11 @@ impl PageState {
     /// In memory and no part of RSS.
     pub const fn is_uncounted(self) -> bool {
         self.has(Self::UNCOUNTED)
+    }
+
+    /// Nothing but zeros, in a huge page.
+    pub const fn is_blank(self) -> bool {
+        self.has(Self::BLANK)
     }
 
     /// Also mapped by another process.
@@ -296,6 +305,50 @@ impl ResidencyMap {
             .sum()
     }
 
+    /// Bytes of `range` on pages that are resident and [blank](PageState::BLANK).
+    pub fn blank_bytes(&self, range: AddrRange) -> u64 {
+        let runs = self.runs_in(range).filter(|run| run.state.is_blank());
+        runs.map(|run| run.range.len()).sum()
+    }
+
+    /// Marks the pages of these ranges, ascending and of whole pages, as [blank](PageState::BLANK)
+    /// where they are present.
+    pub fn mark_blank(&mut self, ranges: &[AddrRange]) {
+        let mut all = Self::default();
+        let mut ranges = ranges.iter().peekable();
+        for run in std::mem::take(&mut self.runs) {
+            let mut at = run.range.start();
+            let mut push = |from, to, state| {
+                all.push_run(PageRun {
+                    range: AddrRange::new(from, to).unwrap_or_default(),
+                    state,
+                });
+            };
+            while let Some(range) = ranges.peek() {
+                if range.end() <= at {
+                    ranges.next();
+                    continue;
+                }
+                let Some(blank) = range.intersect(&run.range).filter(|b| !b.is_empty()) else {
+                    break;
+                };
+                let from = blank.start().max(at);
+                let blank_state = match run.state.is_present() {
+                    true => run.state.with(PageState::BLANK),
+                    false => run.state,
+                };
+                push(at, from, run.state);
+                push(from, blank.end(), blank_state);
+                at = blank.end();
+                if range.end() > run.range.end() {
+                    break;
+                }
+            }
+            push(at, run.range.end(), run.state);
+        }
+        self.runs = all.runs;
+    }
+
     /// Marks the mapping that holds `stack_pointer` as a thread's stack when it is anonymous.
     pub fn mark_stack(&mut self, stack_pointer: RemoteAddr) {
         let i = self
@@ -307,5 +360,58 @@ impl ResidencyMap {
         {
             m.kind = MappingKind::Stack;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages(from: u64, to: u64) -> AddrRange {
+        let at = |page: u64| RemoteAddr::new(page * PAGE_SIZE);
+        AddrRange::new(at(from), at(to)).expect("ascending")
+    }
+
+    fn run(from: u64, to: u64, state: PageState) -> PageRun {
+        PageRun {
+            range: pages(from, to),
+            state,
+        }
+    }
+
+    #[test]
+    fn blank_pages_split_the_runs_that_they_lie_in() {
+        let huge = PageState::PRESENT.with(PageState::HUGE);
+        let blank = huge.with(PageState::BLANK);
+        let mut map = ResidencyMap::new(vec![Mapping::private(
+            pages(0, 100),
+            MappingKind::Anonymous,
+        )]);
+        map.push_run(run(10, 20, huge));
+        map.push_run(run(20, 30, PageState::SWAPPED));
+        map.push_run(run(40, 50, huge));
+        map.mark_blank(&[
+            pages(5, 8),
+            pages(10, 12),
+            pages(15, 16),
+            pages(16, 17),
+            pages(19, 22),
+            pages(28, 45),
+            pages(49, 60),
+        ]);
+        let expected = [
+            run(10, 12, blank),
+            run(12, 15, huge),
+            run(15, 17, blank),
+            run(17, 19, huge),
+            run(19, 20, blank),
+            run(20, 30, PageState::SWAPPED),
+            run(40, 45, blank),
+            run(45, 49, huge),
+            run(49, 50, blank),
+        ];
+        assert_eq!(map.runs(), expected);
+        assert_eq!(map.blank_bytes(pages(11, 42)), 6 * PAGE_SIZE);
+        assert_eq!(map.resident_bytes(), 20 * PAGE_SIZE);
     }
 }

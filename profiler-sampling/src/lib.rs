@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod blank_pages;
 mod core_sample;
 mod facts;
 mod file_pages;

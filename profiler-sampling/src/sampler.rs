@@ -15,6 +15,7 @@ use profiler_core::threads::Thread;
 use profiler_core::units::nanoseconds;
 use profiler_target::{LiveMemory, OpenError, Process, Stopped, Target};
 
+use super::blank_pages;
 use super::facts::Facts;
 use super::objects::{Moment, census_since};
 use super::walkers::{self, Input};
@@ -205,7 +206,7 @@ impl Sampler {
         let (
             Some(Observation {
                 kernel,
-                residency,
+                mut residency,
                 heaps,
                 ..
             }),
@@ -224,6 +225,9 @@ impl Sampler {
         target.python_malloc = facts.python_malloc(&heaps);
         completeness.walk_ns = took;
         completeness.stop_ns = stop_ns;
+        let memory = ResidentMemory::new(self.target.memory(), &residency);
+        let blank = blank_pages::find(&memory, &heaps, &residency);
+        residency.mark_blank(&blank);
         // The stop does not wait for the parent's page tables: the few pages that either writes
         // meanwhile count as copied.
         let fork = self.target.fork_sharing(&residency);

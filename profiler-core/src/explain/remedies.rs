@@ -300,8 +300,8 @@ const REMEDIES: &[Row] = &[
         allocators: &[],
         remedy: Remedy {
             steps: &[Step::Practice("run once with huge pages off")],
-            prose: "To see how much that is, run once with huge pages off and compare: NUMPY_MADVISE_HUGEPAGE=0 \
-                for NumPy's arrays, /sys/kernel/mm/transparent_hugepage/enabled for the whole host.",
+            prose: "Run once with huge pages off and compare: NUMPY_MADVISE_HUGEPAGE=0 keeps NumPy from asking for \
+                them, /sys/kernel/mm/transparent_hugepage/enabled decides for the whole host.",
         },
     },
     Row {

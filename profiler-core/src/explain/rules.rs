@@ -348,6 +348,9 @@ fn stuck_pages(report: &FragReport) -> Option<Finding> {
 }
 
 fn huge_pages(report: &FragReport) -> Option<Finding> {
+    if let Some(finding) = zeros_in_huge_pages(report) {
+        return Some(finding);
+    }
     let huge = report.amount(MetricId::HugeBackedBytes)?;
     let is_much = huge as f64 > report.kernel.rss_bytes as f64 * HUGE_SHARE;
     (is_much && worth(report, huge)).then(|| Finding {
@@ -362,6 +365,26 @@ fn huge_pages(report: &FragReport) -> Option<Finding> {
         evidence: vec![of_metric(report, MetricId::HugeBackedBytes)],
         remedy: Remedy::of(Mechanism::HugePages, serving(report)),
         confidence: Confidence::Low,
+    })
+}
+
+fn zeros_in_huge_pages(report: &FragReport) -> Option<Finding> {
+    let blank = report.amount(MetricId::BlankBytes)?;
+    worth(report, blank).then(|| Finding {
+        mechanism: Mechanism::HugePages,
+        claim: format!(
+            "{} of live blocks are whole pages of zeros that are resident as part of transparent huge pages: \
+             the program most likely never wrote them, and without huge pages they would not be resident.",
+            bytes(blank)
+        ),
+        bytes: Some(blank),
+        held_bytes: blank,
+        evidence: vec![
+            of_metric(report, MetricId::BlankBytes),
+            of_metric(report, MetricId::HugeBackedBytes),
+        ],
+        remedy: Remedy::of(Mechanism::HugePages, serving(report)),
+        confidence: Confidence::Medium,
     })
 }
 
@@ -422,6 +445,8 @@ fn mostly_live(report: &FragReport) -> Option<Finding> {
     .map(|class| report.resident_bytes(class))
     .iter()
     .sum::<u64>();
+    // What only huge pages make resident nobody uses.
+    let live = live.saturating_sub(report.amount(MetricId::BlankBytes).unwrap_or(0));
     let utilisation = report.ratio(MetricId::Utilisation)?;
     let rss = report.kernel.rss_bytes;
     (utilisation >= 0.8 && live * 2 >= rss).then(|| Finding {

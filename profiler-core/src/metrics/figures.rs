@@ -129,6 +129,9 @@ pub(crate) fn metrics(
     let occupied_huge = huge.iter().filter(|row| row.max_percent > 0);
     let occupied_huge: u64 = occupied_huge.map(|row| row.resident_bytes).sum();
     let backed: u64 = huge.iter().map(|row| row.huge_bytes).sum();
+    let blank = sample.residency.runs().iter();
+    let blank = blank.filter(|run| run.state.is_blank());
+    let blank = blank.map(|run| run.range.len()).sum();
     let grows = || malloc().flat_map(|h| &h.arenas);
     let swap_unknown = row(LedgerClass::Unknown).swapped_bytes;
     let fork = sample.fork;
@@ -157,6 +160,7 @@ pub(crate) fn metrics(
         whole(MetricId::PurgeFloor2mBytes, known(occupied_huge)),
         whole(MetricId::LargeFreeBytes, known(large_free(sample))),
         whole(MetricId::HugeBackedBytes, known(backed)),
+        whole(MetricId::BlankBytes, known(blank)),
         whole(
             MetricId::BelowHighestLiveBytes,
             known(grows().map(|a| a.below_highest_live_bytes).sum()),

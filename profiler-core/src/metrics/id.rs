@@ -66,6 +66,9 @@ metrics! {
     HugeBackedBytes, "huge_backed_bytes", Bytes, "heap in huge pages",
         "resident heap bytes in huge pages; with much free memory in them, try \
              transparent_hugepage=madvise";
+    BlankBytes, "blank_bytes", Bytes, "zeros in huge pages",
+        "whole pages of live blocks that hold nothing but zeros and are resident as part of a huge \
+             page: most likely never written";
     BelowHighestLiveBytes, "below_highest_live_bytes", Bytes, "free below the highest live block",
         "free bytes below the highest live block of brk and thread heaps: an automatic trim \
              never reaches them";

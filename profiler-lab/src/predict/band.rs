@@ -49,6 +49,9 @@ pub(super) struct Walked {
     pub(super) live: u64,
     /// Bytes of which it is not known what they are.
     pub(super) unknown: u64,
+    /// Bytes that only huge pages make resident. They are not played, and are there in the heap as it is;
+    /// whether blocks elsewhere would lie in huge pages too, a walk does not show.
+    pub(super) blank: u64,
     /// Whether glibc serves malloc.
     pub(super) is_glibc: bool,
 }
@@ -63,7 +66,8 @@ impl Walked {
         mut all: Vec<u64>,
         baseline: u64,
     ) -> Option<Needs> {
-        let own_error = self.measured.abs_diff(baseline);
+        let measured = self.measured.saturating_sub(self.blank);
+        let own_error = measured.abs_diff(baseline);
         let margin = match is_glibc {
             true => &OWN_MARGIN,
             false => &MARGIN,
@@ -71,7 +75,7 @@ impl Walked {
         if is_glibc && self.is_glibc {
             // A setting is compared with the same allocator as played: what both are off by cancels.
             for bytes in &mut all {
-                *bytes = bytes.saturating_add(self.measured).saturating_sub(baseline);
+                *bytes = bytes.saturating_add(measured).saturating_sub(baseline);
             }
         }
         let (mut low, mut high) = (*all.iter().min()?, *all.iter().max()?);
@@ -91,6 +95,10 @@ impl Walked {
                 middle = scaled(middle, self.peak);
             }
             Reach::Other => high = high.max(scaled(self.measured, self.peak)),
+        }
+        if self.blank > 0 {
+            high = high.saturating_add(self.blank);
+            middle = geometric_mean(&[middle, middle.saturating_add(self.blank)]);
         }
         Some(Needs {
             bytes: middle,
@@ -131,6 +139,7 @@ mod tests {
             has_threads: false,
             live: 10 * MIB,
             unknown: 0,
+            blank: 0,
             is_glibc: true,
         }
     }

@@ -128,13 +128,15 @@ impl Field<'_> {
 
     fn is_reproduced(&self, baseline: &Outcome) -> bool {
         let predicted = baseline.resident.first().copied().flatten();
-        predicted.is_some_and(|predicted_bytes| {
-            let check = SelfCheck {
-                measured_bytes: self.walked.measured,
-                predicted_bytes,
-            };
-            check.holds()
-        })
+        predicted.is_some_and(|predicted| self.self_check(predicted).holds())
+    }
+
+    /// Of the heap as it is, which took so many bytes when it was played.
+    fn self_check(&self, played_bytes: u64) -> SelfCheck {
+        SelfCheck {
+            measured_bytes: self.walked.measured,
+            predicted_bytes: played_bytes.saturating_add(self.walked.blank),
+        }
     }
 
     fn play(&self, candidate: usize, history: usize) -> Result<u64, PlayError> {
@@ -187,10 +189,7 @@ impl Field<'_> {
             .collect();
         Predictions {
             walk_ns: self.walk_ns,
-            self_check: predicted.map(|predicted_bytes| SelfCheck {
-                measured_bytes: self.walked.measured,
-                predicted_bytes,
-            }),
+            self_check: predicted.map(|played| self.self_check(played)),
             candidates,
             pending,
             trouble: baseline.and_then(|outcome| {

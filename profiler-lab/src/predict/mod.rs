@@ -118,7 +118,8 @@ pub fn predict(
         }
     }
     let peaks = programs.iter().map(|p| p.summary().peak_live_bytes);
-    let peak = peaks.max().unwrap_or(0);
+    // In a player too, huge pages may make resident what is not touched.
+    let peak = peaks.max().unwrap_or(0).saturating_add(heap.blank_bytes());
     let room = (available as f64 * MEMORY_SHARE) as u64;
     let each = scaled(peak, HEADROOM).saturating_add(OWN_BYTES);
     let players = cores().min((room / each) as usize);
@@ -142,6 +143,7 @@ pub fn predict(
         has_threads: arenas > 1,
         live: heap.live_bytes(),
         unknown: heap.unknown_bytes(),
+        blank: heap.blank_bytes(),
         is_glibc: heap.allocator() == Kind::Glibc,
     };
     let field = Field {

@@ -180,6 +180,19 @@ impl<'a> SeedHeap<'a> {
         gaps as f64 / all.max(1) as f64
     }
 
+    /// Bytes of the pages of a block that are resident or in swap, without those that only a huge page makes
+    /// so.
+    pub(super) fn written(&self, block: AddrRange) -> u64 {
+        let blank = self.residency.blank_bytes(block);
+        self.present(block).saturating_sub(blank)
+    }
+
+    /// Bytes of its pages that only huge pages make resident.
+    pub(crate) fn blank_bytes(&self) -> u64 {
+        let extents = self.heap.extents.iter();
+        extents.map(|e| self.residency.blank_bytes(e.range)).sum()
+    }
+
     /// Bytes of the pages of a range that are resident or in swap.
     pub(super) fn present(&self, range: AddrRange) -> u64 {
         self.residency.data_bytes(range)

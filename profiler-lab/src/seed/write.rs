@@ -324,7 +324,7 @@ impl<'a, S: Sink> Writer<'a, S> {
     }
 
     fn live(&mut self, range: AddrRange, bytes: u64) -> io::Result<()> {
-        let touched = (range.len() >= PAGE_SIZE).then(|| self.heap.present(range).min(bytes));
+        let touched = (range.len() >= PAGE_SIZE).then(|| self.heap.written(range).min(bytes));
         self.touch(touched.filter(|touched| *touched < bytes))?;
         self.push(op(code::ALLOC, bytes, KEPT))?;
         self.written.live_bytes = self.written.live_bytes.saturating_add(bytes);
