@@ -17,7 +17,7 @@ pub(super) enum Reach {
     /// All that decides is in the walk and the histories.
     Full,
     /// When it gives back what was freed depends on what the program does next (mimalloc): it was
-    /// played once more with all of it given back, and lies between.
+    /// played once more with all of it given back, which is the lower end.
     Collected,
     /// It gives back what was freed only when it is called (jemalloc without a background thread): it
     /// was played once more for a program that is idle, which is the upper end.
