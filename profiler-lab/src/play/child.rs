@@ -38,6 +38,15 @@ const ENDS_WITHIN: Duration = Duration::from_secs(1);
 /// it.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
+/// What the processes of a player do.
+#[derive(Copy, Clone, Debug, Default)]
+pub(super) struct Activity {
+    /// The processor time that they took so far.
+    pub(super) used: Duration,
+    /// Whether a thread of theirs runs, or waits for a processor or for the disk.
+    pub(super) is_runnable: bool,
+}
+
 /// A player that runs. It is ended when this is dropped.
 #[derive(Debug)]
 pub(super) struct Child {
@@ -149,6 +158,37 @@ impl Child {
     /// those that an object has made to hide what it takes.
     pub(super) fn has_more_than(&self, limit: u64, shared: u64) -> io::Result<bool> {
         let limit = limit.saturating_add(shared);
+        let pids = self.pids()?;
+        let sum = |of: fn(&Process) -> ProcResult<u64>| -> u64 {
+            let all = pids
+                .iter()
+                .map(|&pid| Process::new(pid).and_then(|one| of(&one)));
+            // One that has just ended has nothing.
+            all.map(|bytes| bytes.unwrap_or(0)).sum()
+        };
+        Ok(sum(resident_bytes) > limit && (pids.len() == 1 || sum(proportional_bytes) > limit))
+    }
+
+    /// What its processes do.
+    pub(super) fn activity(&self) -> io::Result<Activity> {
+        let mut all = Activity::default();
+        for pid in self.pids()? {
+            // One that has just ended does nothing.
+            let Ok(process) = Process::new(pid) else {
+                continue;
+            };
+            let ticks = process.stat().map_or(0, |stat| stat.utime + stat.stime);
+            // USER_HZ, which is 100 on every architecture that fragscope runs on.
+            all.used += Duration::from_millis(ticks * 10);
+            let threads = process.tasks().into_iter().flatten().flatten();
+            let mut states = threads.filter_map(|thread| Some(thread.stat().ok()?.state));
+            all.is_runnable |= states.any(|state| matches!(state, 'R' | 'D'));
+        }
+        Ok(all)
+    }
+
+    /// Its processes that are there.
+    fn pids(&self) -> io::Result<Vec<i32>> {
         let mut pids: Vec<i32> = self
             .control
             .pids()?
@@ -160,14 +200,7 @@ impl Child {
         pids.sort_unstable();
         pids.dedup();
         pids.retain(|&pid| self.has(pid));
-        let sum = |of: fn(&Process) -> ProcResult<u64>| -> u64 {
-            let all = pids
-                .iter()
-                .map(|&pid| Process::new(pid).and_then(|one| of(&one)));
-            // One that has just ended has nothing.
-            all.map(|bytes| bytes.unwrap_or(0)).sum()
-        };
-        Ok(sum(resident_bytes) > limit && (pids.len() == 1 || sum(proportional_bytes) > limit))
+        Ok(pids)
     }
 
     /// Waits for a message for a while. A failure of the player is an error.

@@ -23,8 +23,8 @@ use profiler_sampling::{Sampler, SamplingOptions};
 use profiler_target::{OpenError, Process, Target};
 use profiler_trace::compile::ProgramCheckpoint;
 
-use self::child::Child;
 pub use self::child::end_all as end_players;
+use self::child::{Activity, Child};
 use self::kernel_calls::Calls;
 pub use self::program::{CompileError, OperationsSink, ProgramBuilder, ReplayProgram};
 use super::figures::{At, PeakAndFinal};
@@ -180,10 +180,13 @@ pub enum PlayError {
     Cancelled,
 }
 
-/// How long a player has made no progress, as far as fragscope itself ran: while that is suspended, so is
-/// its player.
+/// How long a player has made no progress, as far as fragscope itself ran (while that is suspended, so is
+/// its player) and as far as it could have made any: players give way to everything, and one that waits for
+/// a processor does not hang.
 struct Idle {
     observed: Instant,
+    /// The processor time that the player took by then.
+    used: Duration,
     time: Duration,
 }
 
@@ -194,17 +197,24 @@ impl Idle {
     fn since(now: Instant) -> Self {
         Self {
             observed: now,
+            used: Duration::ZERO,
             time: Duration::ZERO,
         }
     }
 
-    fn observe(&mut self, now: Instant) {
-        self.time += now.duration_since(self.observed).min(Self::MOST);
+    fn observe(&mut self, now: Instant, player: Activity) {
+        let passed = now.duration_since(self.observed).min(Self::MOST);
+        self.time += match player.is_runnable {
+            true => passed.min(player.used.saturating_sub(self.used)),
+            false => passed,
+        };
         self.observed = now;
+        self.used = player.used;
     }
 
     /// It made progress.
-    fn end(&mut self) {
+    fn end(&mut self, now: Instant) {
+        self.observed = now;
         self.time = Duration::ZERO;
     }
 }
@@ -247,10 +257,11 @@ pub fn play_along(
         if message.is_none() || checked.elapsed() > CHECK_EVERY {
             checked = Instant::now();
             let now = child.control().played()?;
-            idle.observe(checked);
-            if now != played {
+            if now == played {
+                idle.observe(checked, child.activity()?);
+            } else {
                 played = now;
-                idle.end();
+                idle.end(checked);
             }
             if !progress(now) {
                 return Err(PlayError::Cancelled);
@@ -281,7 +292,7 @@ pub fn play_along(
                     PlayError::Player(format!("it reached an unknown checkpoint, {number}"))
                 })?;
                 measurements.measure(&child, &reached)?;
-                idle.end();
+                idle.end(Instant::now());
                 measurements
                     .checkpoints
                     .last()
@@ -377,11 +388,31 @@ mod tests {
         let began = Instant::now();
         let mut idle = Idle::since(began);
         let at = |ms| began + Duration::from_millis(ms);
-        idle.observe(at(50));
-        idle.observe(at(3_600_000));
+        idle.observe(at(50), Activity::default());
+        idle.observe(at(3_600_000), Activity::default());
         assert_eq!(idle.time, Duration::from_millis(1050));
-        idle.end();
-        idle.observe(at(3_600_050));
+        idle.end(at(3_600_000));
+        idle.observe(at(3_600_050), Activity::default());
         assert_eq!(idle.time, Duration::from_millis(50));
+    }
+
+    #[test]
+    fn a_player_that_waits_for_a_processor_does_not_hang() {
+        let began = Instant::now();
+        let mut idle = Idle::since(began);
+        let runnable = |ms| Activity {
+            used: Duration::from_millis(ms),
+            is_runnable: true,
+        };
+        for second in 1..=60 {
+            idle.observe(began + Duration::from_secs(second), runnable(10 * second));
+        }
+        assert_eq!(idle.time, Duration::from_millis(600));
+        // One that runs and gets nowhere does.
+        for second in 61..=80 {
+            let used = 600 + 1000 * (second - 60);
+            idle.observe(began + Duration::from_secs(second), runnable(used));
+        }
+        assert_eq!(idle.time, Duration::from_millis(20_600));
     }
 }
