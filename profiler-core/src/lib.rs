@@ -13,6 +13,7 @@ pub mod claims;
 pub mod columns;
 pub mod completeness;
 mod data;
+pub mod difference;
 pub mod event;
 mod explain;
 pub mod fork;

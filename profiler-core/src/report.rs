@@ -6,8 +6,8 @@ mod rows;
 use std::sync::Arc;
 
 pub use self::rows::{
-    HugeOccupancyRow, LedgerClass, LedgerRow, MapExtent, MapPage, OccupancyDeciles, OccupancyRow,
-    SizeClassRow,
+    HugeOccupancyRow, LedgerClass, LedgerPart, LedgerRow, MapExtent, MapPage, OccupancyDeciles,
+    OccupancyRow, SizeClassRow,
 };
 use crate::addr::PAGE_SIZE;
 use crate::completeness::{Completeness, Confidence};

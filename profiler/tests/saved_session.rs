@@ -375,3 +375,62 @@ fn a_full_disk_ends_the_saving_and_is_said() {
     let kept = fs::metadata(kept.path("fragsnap"));
     assert!(kept.expect("what was written stays").len() > 0);
 }
+
+/// 24 MiB of bytes objects that a list holds, or every second of them dropped.
+fn holder(more: &str) -> Child {
+    let child = Child::python(&format!(
+        "import sys\nkept = [bytes(1000) for _ in range(24000)]\n{more}\nprint('READY', flush=True)\nsys.stdin.read()"
+    ));
+    assert_eq!(child.first_line(), "READY");
+    child
+}
+
+#[test]
+fn a_difference_names_the_change_that_explains_that_of_rss() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [before, after] = ["before", "after"].map(|name| {
+        let path = folder.path().join(name).with_extension("fragsnap");
+        path.to_string_lossy().into_owned()
+    });
+    let small = holder("del kept[12000:]");
+    let large = holder("kept.append(bytearray(b'x') * (32 << 20))");
+    for (child, file) in [(&small, &before), (&large, &after)] {
+        let pid = child.pid().to_string();
+        printed(&["snapshot", "--pid", &pid, "--objects", "-o", file], 0);
+    }
+    let json: Value =
+        serde_json::from_slice(&printed(&["diff", &before, &after, "--json"], 0)).expect("JSON");
+    assert_eq!(json["schema"], "fragscope.diff/1");
+    let change = |row: &Value| row["change"].as_f64().expect("a number");
+    let rss = change(&json["rss_bytes"]);
+    assert!(rss > f64::from(32 << 20), "{rss}");
+    // The parts are all of it.
+    let ledger = json["ledger"].as_array().expect("a list");
+    assert_eq!(ledger.iter().map(change).sum::<f64>(), rss);
+    let sentence = json["sentence"].as_str().expect("a sentence");
+    assert!(sentence.starts_with("RSS is "), "{sentence}");
+    assert!(sentence.contains(" higher"), "{sentence}");
+    assert!(sentence.contains("more in use"), "{sentence}");
+    assert!(sentence.contains("bytearray changed most"), "{sentence}");
+    let types = json["types"].as_array().expect("a list");
+    assert_eq!(types[0]["name"], "bytearray");
+
+    // Of a session and itself nothing changed, and a process is compared like a file.
+    let same = printed(&["diff", &before, &before], 0);
+    let same = String::from_utf8(same).expect("text");
+    assert!(same.contains("RSS is as before"), "{same}");
+    assert!(!same.contains("WHERE RSS IS"), "{same}");
+    let pid = large.pid().to_string();
+    let live = String::from_utf8(printed(&["diff", &before, "--pid", &pid], 0)).expect("text");
+    for title in [
+        "WHERE RSS IS",
+        "TYPES OF PYTHON'S OBJECTS",
+        "WHO HOLDS THEM",
+    ] {
+        assert!(live.contains(title), "{live}");
+    }
+    printed(&["diff", &before], 2);
+    printed(&["diff", &before, "/nonexistent.fragsnap"], 1);
+    fs::write(&after, &fs::read(&after).expect("written")[..200]).expect("cut off");
+    printed(&["diff", &after, &before], 1);
+}

@@ -7,7 +7,7 @@ use crate::metrics::huge::HUGE_PAGE;
 use crate::metrics::malloc_resident;
 use crate::metrics::pages::{PageSlice, Use};
 use crate::metrics::{Metric, MetricId};
-use crate::report::{HeapReport, HugeOccupancyRow, LedgerClass, LedgerRow};
+use crate::report::{HeapReport, HugeOccupancyRow, LedgerClass, LedgerPart, LedgerRow};
 use crate::sample::Sample;
 use crate::span::{Span, SpanState};
 use crate::units::Value;
@@ -105,19 +105,12 @@ pub(crate) fn metrics(
         id,
         value: value.map(Value::Fraction),
     };
-    let fragments = [
-        LedgerClass::Cached,
-        LedgerClass::FreeTrimmable,
-        LedgerClass::FreeStuck,
-        LedgerClass::FreePinned,
-        LedgerClass::Top,
-        LedgerClass::PymallocFree,
-    ];
-    let swap_fragments: u64 = fragments.map(|class| row(class).swapped_bytes).iter().sum();
-    let resident_fragments: u64 = fragments
-        .map(|class| row(class).resident_bytes)
-        .iter()
-        .sum();
+    let fragments = || {
+        let classes = LedgerClass::ALL.into_iter();
+        classes.filter(|class| class.part() == LedgerPart::Fragmentation)
+    };
+    let swap_fragments: u64 = fragments().map(|class| row(class).swapped_bytes).sum();
+    let resident_fragments: u64 = fragments().map(|class| row(class).resident_bytes).sum();
     let thread_arenas = heaps
         .iter()
         .filter(|h| h.allocator == Allocator::Glibc)

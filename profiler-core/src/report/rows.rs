@@ -89,6 +89,28 @@ impl LedgerClass {
         }
     }
 
+    /// What the class is a part of.
+    pub const fn part(self) -> LedgerPart {
+        match self {
+            Self::Live | Self::InternalSlop | Self::PymallocLive | Self::LargeMapped => {
+                LedgerPart::InUse
+            }
+            Self::Cached
+            | Self::FreeTrimmable
+            | Self::FreeStuck
+            | Self::FreePinned
+            | Self::Top
+            | Self::PymallocFree => LedgerPart::Fragmentation,
+            Self::PrivateHeap => LedgerPart::Libraries,
+            Self::AllocatorMetadata
+            | Self::Stacks
+            | Self::File
+            | Self::SharedMemory
+            | Self::OtherAnonymous
+            | Self::Unknown => LedgerPart::Rest,
+        }
+    }
+
     /// One line of help: what the bytes are.
     pub const fn help(self) -> &'static str {
         match self {
@@ -111,6 +133,39 @@ impl LedgerClass {
             Self::SharedMemory => "shared memory: anonymous, System V, memfd, files in /dev/shm",
             Self::OtherAnonymous => "anonymous memory that no walked allocator claims",
             Self::Unknown => "bytes that belong to none of the classes above",
+        }
+    }
+}
+
+/// A part of the ledger: classes that mean the same to whoever asks where memory went.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum LedgerPart {
+    /// In the program's hands.
+    InUse,
+    /// Held by an allocator, and by nobody else.
+    Fragmentation,
+    /// Heaps that libraries have for themselves.
+    Libraries,
+    /// What is neither.
+    Rest,
+}
+
+impl LedgerPart {
+    /// All parts.
+    pub const ALL: [Self; 4] = [
+        Self::InUse,
+        Self::Fragmentation,
+        Self::Libraries,
+        Self::Rest,
+    ];
+
+    /// As it stands in a sentence, after an amount.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::InUse => "in use",
+            Self::Fragmentation => "fragmentation",
+            Self::Libraries => "in heaps of libraries",
+            Self::Rest => "outside the heaps",
         }
     }
 }

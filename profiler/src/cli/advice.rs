@@ -44,6 +44,7 @@ impl Advice {
             }
             Command::Snapshot(args) => advice("snapshot", args.source.pid),
             Command::Explain(args) => advice("explain", args.source.pid),
+            Command::Diff(args) => advice("diff", args.pid),
             Command::View(_) => advice("view", None),
             Command::Record(args) => Self {
                 flags: format!(" -o {}", word(&args.output)),

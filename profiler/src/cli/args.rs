@@ -13,6 +13,7 @@ use profiler_sampling::SamplingOptions;
 use self::files::LimitArgs;
 pub(super) use self::files::{Export, ExportArgs, ReplayArgs, ViewArgs};
 use self::values::{budget, duration, interval, size};
+use crate::session::diff::{After, DiffOptions};
 use crate::session::options::{AttachOptions, Budget, ReadObjects, SnapshotOptions, Subject};
 use crate::session::record::{RecordOptions, Recorded};
 use crate::session::saved::SavedOptions;
@@ -80,6 +81,17 @@ Examples:
   fragscope explain --core core.4711
   fragscope explain worker.fragsnap --at 3")]
     Explain(ExplainArgs),
+    /// Say what changed between two saved sessions, or since one was saved
+    #[command(after_long_help = "\
+Examples:
+  fragscope diff glibc.fragsnap jemalloc.fragsnap
+  sudo fragscope diff yesterday.fragsnap --pid 4711
+  fragscope diff worker.fragsnap worker.fragsnap --before-at 1 --json | jq .sentence
+
+Of each session the last walk is taken. First comes the change that explains that of RSS; then what changed
+of the ledger, the metrics, size classes, settings, and Python's objects where both sides have read them
+(`--objects`), the largest change first.")]
+    Diff(DiffArgs),
     /// Show a session that was saved with -o FILE.fragsnap, walk by walk
     #[command(after_long_help = "\
 Examples:
@@ -325,6 +337,7 @@ impl Command {
     pub(super) fn reads_files_alone(&self) -> bool {
         match self {
             Self::View(_) | Self::Replay(_) | Self::Export(_) => true,
+            Self::Diff(args) => args.pid.is_none(),
             Self::Snapshot(args) => args.source.pid.is_none(),
             Self::Explain(args) => args.source.pid.is_none(),
             _ => false,
@@ -349,6 +362,51 @@ impl ExplainArgs {
                 },
                 ..self.source.options()
             }),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(group(subject(&["pid", "after"])))]
+pub(super) struct DiffArgs {
+    /// The saved session to compare with
+    #[arg(value_name = "BEFORE")]
+    before: PathBuf,
+    /// The saved session that is compared
+    #[arg(value_name = "AFTER")]
+    after: Option<PathBuf>,
+    /// Compare this process, as it is now
+    #[arg(short, long, value_name = "PID", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(1..))]
+    pub(super) pid: Option<i32>,
+    /// Take this walk of BEFORE instead of the last, by its number from 1 on
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    before_at: Option<u64>,
+    /// Take this walk of AFTER instead of the last
+    #[arg(long, value_name = "N", conflicts_with = "pid",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    at: Option<u64>,
+    /// Print JSON (schema fragscope.diff/1) instead of text
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+impl DiffArgs {
+    pub(super) fn options(&self) -> DiffOptions {
+        DiffOptions {
+            before: self.limits.saved(&self.before, self.before_at),
+            after: match (&self.after, self.pid) {
+                (Some(file), _) => After::Saved(self.limits.saved(file, self.at)),
+                (None, pid) => After::Process {
+                    // One of the two is required.
+                    pid: pid.unwrap_or(0),
+                    sampling: self.sampling.options(),
+                },
+            },
         }
     }
 }

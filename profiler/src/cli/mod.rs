@@ -204,6 +204,14 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
                 whole_snapshot(taken.missing_bytes, taken.interrupted, advice)
             }
         },
+        Command::Diff(args) => {
+            let compared = session::diff::diff(&args.options())?;
+            unless_closed(print::difference(&compared, args.json))?;
+            match compared.after.trouble {
+                None => whole_session(compared.before.trouble, advice),
+                trouble => whole_session(trouble, advice),
+            }
+        }
         Command::View(args) => {
             let (ending, trouble) = session::saved::view(&args.options())?;
             match ending {

@@ -10,6 +10,7 @@ use profiler_lab::report::Report;
 use super::advice::Advice;
 use crate::export;
 use crate::say;
+use crate::session::diff::Compared;
 use crate::session::doctor::{Check, Fix, Grade};
 
 /// A snapshot, as text or JSON.
@@ -24,6 +25,16 @@ pub(super) fn snapshot(view: &View, json: bool) -> io::Result<()> {
 /// The verdict in prose.
 pub(super) fn explanation(view: &View) -> io::Result<()> {
     say::print(&export::explanation(view))
+}
+
+/// What changed, as text or JSON.
+pub(super) fn difference(compared: &Compared, json: bool) -> io::Result<()> {
+    let (before, after) = (&compared.before.view.report, &compared.after.view.report);
+    if json {
+        data(&export::diff::json(before, after, &compared.difference))
+    } else {
+        say::print(&export::diff::text(before, after, &compared.difference))
+    }
 }
 
 /// What a replay came to, as text or JSON.

@@ -4,6 +4,7 @@
 //! it is made from a [`View`].
 
 mod csv;
+pub mod diff;
 mod hlog;
 mod json;
 mod lines;

@@ -4,6 +4,7 @@ mod aside;
 mod attach;
 pub mod convert;
 pub mod demo;
+pub mod diff;
 pub mod doctor;
 mod front;
 mod history;
@@ -33,6 +34,7 @@ use profiler_lab::report::Failure;
 use profiler_sampling::CoreSampleError;
 use profiler_target::{CoreError, ErrorKind, OpenError};
 
+use self::saved::SavedError;
 use crate::export::ExportError;
 use crate::tui::NoScreen;
 
@@ -71,6 +73,9 @@ pub enum SessionError {
     /// The demo's worker did not start.
     #[error("{0}")]
     Demo(String),
+    /// A saved session that is compared with.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     /// The target or the terminal failed while in use.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -89,6 +94,7 @@ impl SessionError {
             Self::Io(error) => ErrorKind::of_io(error),
             Self::Screen(_) => ErrorKind::NoScreen,
             Self::WhatIf(failure) => failure.kind.clone(),
+            Self::Saved(error) => error.kind(),
             Self::Demo(_) => ErrorKind::Other,
         }
     }

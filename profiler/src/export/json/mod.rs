@@ -117,7 +117,7 @@ impl<K: Serialize, Row> Serialize for Record<'_, K, Row> {
 /// A figure: a whole number where it is one, else with its fraction.
 #[derive(Copy, Clone, Debug, Serialize)]
 #[serde(untagged)]
-enum Number {
+pub(super) enum Number {
     Whole(u64),
     Fraction(f64),
 }

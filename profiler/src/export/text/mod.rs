@@ -69,26 +69,31 @@ pub fn explanation(view: &View) -> String {
     text.0
 }
 
+/// Lines for people.
 #[derive(Default)]
-struct Text(String);
+pub(super) struct Text(String);
 
 impl Text {
+    pub(super) fn into_string(self) -> String {
+        self.0
+    }
+
     /// One line, cut at the width.
-    fn line(&mut self, line: &str) {
+    pub(super) fn line(&mut self, line: &str) {
         self.0.push_str(&cut(line, WIDTH));
         self.0.push('\n');
     }
 
-    fn blank(&mut self) {
+    pub(super) fn blank(&mut self) {
         self.0.push('\n');
     }
 
-    fn title(&mut self, title: &str) {
+    pub(super) fn title(&mut self, title: &str) {
         self.line(title);
     }
 
     /// Words wrapped at the width, each line after `indent`.
-    fn paragraph(&mut self, indent: &str, words: &str) {
+    pub(super) fn paragraph(&mut self, indent: &str, words: &str) {
         let wrapping = textwrap::Options::new(WIDTH)
             .initial_indent(indent)
             .subsequent_indent(indent);

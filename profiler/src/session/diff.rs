@@ -1,0 +1,76 @@
+//! `diff`: two saved sessions, or one and a process.
+
+use profiler_core::difference::Difference;
+use profiler_sampling::SamplingOptions;
+
+use super::SessionError;
+use super::options::{ReadObjects, SnapshotOptions, Subject};
+use super::saved::{self, Saved, SavedOptions};
+use super::snapshot::snapshot;
+
+/// What is compared.
+#[derive(Clone, Debug)]
+pub struct DiffOptions {
+    /// The walk of before.
+    pub before: SavedOptions,
+    /// What is compared with it.
+    pub after: After,
+}
+
+/// The later side of a comparison.
+#[derive(Clone, Debug)]
+pub enum After {
+    /// A walk of a saved session.
+    Saved(SavedOptions),
+    /// A process as it is now.
+    Process {
+        /// Its number.
+        pid: i32,
+        /// How it is walked.
+        sampling: SamplingOptions,
+    },
+}
+
+/// Two walks, and what changed from one to the other.
+#[derive(Debug)]
+pub struct Compared {
+    /// The earlier one.
+    pub before: Saved,
+    /// The later one.
+    pub after: Saved,
+    /// What changed.
+    pub difference: Difference,
+}
+
+/// Compares two walks. Objects of a process are read when the earlier session has some.
+///
+/// # Errors
+/// When one of them cannot be had.
+pub fn diff(options: &DiffOptions) -> Result<Compared, SessionError> {
+    let before = saved::load(&options.before)?;
+    let after = match &options.after {
+        After::Saved(after) => saved::load(after)?,
+        After::Process { pid, sampling } => {
+            let has_objects = before.view.report.objects.is_some();
+            let taken = snapshot(&SnapshotOptions {
+                subject: Subject::Process {
+                    pid: *pid,
+                    sampling: *sampling,
+                },
+                predict: false,
+                objects: has_objects.then_some(ReadObjects::AfterWalk),
+                outputs: Vec::new(),
+            })?;
+            Saved {
+                view: taken.view,
+                trouble: None,
+            }
+        }
+    };
+    let difference = Difference::between(&before.view.report, &after.view.report);
+    Ok(Compared {
+        before,
+        after,
+        difference,
+    })
+}
