@@ -7,6 +7,7 @@
 //! fragscope.
 
 mod held;
+mod reaper;
 mod tracer;
 
 use std::ffi::CStr;
