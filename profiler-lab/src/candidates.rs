@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use profiler_core::allocator::{Allocator as Kind, reader_of};
+use profiler_core::text::visible;
 use profiler_trace::trace::TraceDescription;
 
 use super::allocators::{Allocator, kind_named};
@@ -88,8 +89,9 @@ impl Tunable {
         let short = name.strip_prefix(of_glibc.prefix).unwrap_or(name);
         if !is_variable(name) && !of_glibc.names.contains(&short) {
             return Err(format!(
-                "glibc's malloc has no tunable {short}; it has {}; variables of other allocators \
+                "glibc's malloc has no tunable {}; it has {}; variables of other allocators \
                  are written in capitals, such as MALLOC_CONF=narenas:1",
+                visible(short),
                 of_glibc.names.join(", ")
             ));
         }

@@ -23,9 +23,10 @@ use aya::Ebpf;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use profiler_target::{Guard, Needed};
+use profiler_target::{Deadline, Guard, Needed};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::error::{deepest, os_error};
@@ -317,10 +318,55 @@ fn serve(mut channel: UnixStream, programs: &mut Programs, needed: &Needed) -> i
     let mut held: HashMap<u32, Held> = HashMap::new();
     // Without the right to make one, links are closed by this process.
     let mut pins = Pins::new().ok();
-    let served = serve_all(&mut channel, programs, needed, &mut held, &mut pins);
+    let mut lease = Lease(Deadline::new()?);
+    let served = serve_all(
+        &mut channel,
+        programs,
+        needed,
+        &mut held,
+        &mut pins,
+        &mut lease,
+    );
     remove(held.into_values().collect(), pins.as_ref());
     needed.set(false);
+    // Somebody may suspend it up to its last moment, and then the kernel ends it.
+    mem::forget(lease);
     served
+}
+
+/// So long probes stay whose guard does not run, as somebody suspended or froze it.
+const LEASE: Duration = Duration::from_secs(10);
+/// How often a guard that runs renews that: on a busy host it may not run for seconds.
+const RENEWED_EVERY: Duration = Duration::from_secs(2);
+
+/// The time that the guard has left to hold probes, unless it renews that: then the kernel ends it, and removes
+/// what it has pinned. What is not pinned would stay for good then, and has no such time.
+struct Lease(Deadline);
+
+impl Lease {
+    /// Renews it where all of these are pinned.
+    fn renew(&mut self, held: &HashMap<u32, Held>) -> io::Result<()> {
+        let mut links = held.values();
+        match !held.is_empty() && links.all(|link| matches!(link, Held::Pinned(_))) {
+            true => self.0.set(LEASE),
+            false => self.0.unset(),
+        }
+    }
+
+    /// Waits for a request, or for fragscope's end.
+    fn wait(&mut self, channel: &UnixStream, held: &HashMap<u32, Held>) -> io::Result<()> {
+        let every = PollTimeout::try_from(RENEWED_EVERY).unwrap_or(PollTimeout::MAX);
+        loop {
+            self.renew(held)?;
+            match poll(
+                &mut [PollFd::new(channel.as_fd(), PollFlags::POLLIN)],
+                every,
+            ) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                ready => return ready.map(drop).map_err(io::Error::from),
+            }
+        }
+    }
 }
 
 fn serve_all(
@@ -329,11 +375,16 @@ fn serve_all(
     needed: &Needed,
     held: &mut HashMap<u32, Held>,
     pins: &mut Option<Pins>,
+    lease: &mut Lease,
 ) -> io::Result<()> {
     let mut request = Request::new_zeroed();
     let mut last = 0;
-    // Its end is fragscope's.
-    while channel.read_exact(request.as_mut_bytes()).is_ok() {
+    loop {
+        lease.wait(channel, held)?;
+        if channel.read_exact(request.as_mut_bytes()).is_err() {
+            // Its end is fragscope's.
+            return Ok(());
+        }
         let mut path = vec![0; request.path_bytes as usize];
         channel.read_exact(&mut path)?;
         let mut words = vec![0u64; request.words as usize];
@@ -345,6 +396,7 @@ fn serve_all(
             remove(all.collect(), pins.as_ref());
         } else {
             // Until it is pinned, a death in the midst of it would leave breakpoints.
+            lease.0.unset()?;
             needed.set(true);
             let attached = attach(&request, &path, &words, programs);
             match attached {
@@ -364,7 +416,6 @@ fn serve_all(
         channel.write_all(answer.as_bytes())?;
         channel.write_all(message.as_bytes())?;
     }
-    Ok(())
 }
 
 fn attach(

@@ -1,4 +1,4 @@
-//! The control groups that this process is in (cgroups(7)).
+//! The control groups that a process is in (cgroups(7)).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,12 +41,25 @@ impl Group {
 
 /// The groups that this process is in, in the hierarchies of these controllers.
 pub(super) fn own(controllers: &[&'static str]) -> Vec<Group> {
+    listed(controllers, "/proc/self/cgroup")
+}
+
+/// The groups that are listed in this file of `/proc`.
+fn listed(controllers: &[&'static str], list: &str) -> Vec<Group> {
     let text = |path| fs::read_to_string(path).unwrap_or_default();
-    groups(
-        controllers,
-        &text("/proc/self/cgroup"),
-        &text("/proc/self/mountinfo"),
-    )
+    groups(controllers, &text(list), &text("/proc/self/mountinfo"))
+}
+
+/// Whether a group that this process is in is frozen, as far as that can be seen: no thread of it runs.
+pub(super) fn is_frozen(pid: i32) -> bool {
+    let groups = listed(&["freezer", UNIFIED], &format!("/proc/{pid}/cgroup"));
+    let mut folders = groups.iter().flat_map(Group::folders);
+    folders.any(|folder| {
+        let text = |name| fs::read_to_string(folder.join(name)).unwrap_or_default();
+        // `freezer.state` and `cgroup.events`, of the first and the second version.
+        text("freezer.state").trim() == "FROZEN"
+            || text("cgroup.events").lines().any(|line| line == "frozen 1")
+    })
 }
 
 fn groups(controllers: &[&'static str], own: &str, mounts: &str) -> Vec<Group> {

@@ -96,7 +96,7 @@ pub enum OutputProblem {
     NoFolder,
     /// It is not one for files.
     Unfit,
-    /// It is behind a link that another user may have put there.
+    /// It is a link, or behind one that another user may have put there.
     Link,
     /// Somebody else's file lies there.
     Foreign,
@@ -106,6 +106,8 @@ pub enum OutputProblem {
     NamedTwice,
     /// There is no room.
     NoSpace,
+    /// A file may not be so large.
+    TooLarge,
     /// Whoever runs fragscope may not write there.
     Denied,
     /// Somebody else removed or replaced the file meanwhile.
@@ -178,6 +180,7 @@ impl ErrorKind {
         match error.raw_os_error() {
             _ if Gone::of(error).is_some() => Self::TargetGone,
             Some(libc::EMFILE | libc::ENFILE) => Self::TooManyFiles,
+            Some(libc::EFBIG) => Self::Output(OutputProblem::TooLarge),
             _ => Self::Other,
         }
     }
@@ -208,6 +211,8 @@ mod tests {
         assert_eq!(kind(libc::EMFILE), ErrorKind::TooManyFiles);
         assert_eq!(kind(libc::ENFILE), ErrorKind::TooManyFiles);
         assert_eq!(kind(libc::ENOSPC), ErrorKind::Other);
+        let too_large = ErrorKind::Output(OutputProblem::TooLarge);
+        assert_eq!(kind(libc::EFBIG), too_large);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod error_kind;
 mod guard;
 pub mod host;
 mod identity;
+pub mod interrupts;
 mod jemalloc_options;
 mod maps;
 mod memory;
@@ -45,7 +46,7 @@ pub use elf::{Source, file_limit, open_checked, open_regular};
 pub use error_kind::{
     Action, AllocatorProblem, CoreProblem, ErrorKind, Limit, OutputProblem, Packer,
 };
-pub use guard::{Guard, Needed, end_all as end_guards, is_suspended};
+pub use guard::{Deadline, Guard, Needed, end_all as end_guards, is_suspended};
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;

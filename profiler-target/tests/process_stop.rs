@@ -347,3 +347,26 @@ fn a_stop_whose_guards_never_run_is_given_up_within_one_patience() {
     };
     assert_eq!((code, guards.len()), (0, 2));
 }
+
+#[test]
+fn a_program_that_executes_another_one_is_not_held_up_by_a_stop() {
+    /// In each of these the program was held up by a second before, in more than half of them.
+    const STOPS: usize = 60;
+    let program = child::compiled("execs");
+    for executes in ["first", "other"] {
+        let mut command = std::process::Command::new(program.path().join("execs"));
+        let mut child = Child::run({
+            command.arg(executes);
+            command
+        });
+        let target = Target::open(child.pid()).expect("our own child");
+        let stops = (0..STOPS).map(|_| target.stop().map(drop));
+        let given_up = stops.filter(|stop| {
+            // It may wait for the disk, as all that executes anything.
+            matches!(stop, Err(StopError::TimedOut { .. } | StopError::GuardLost))
+        });
+        let given_up = given_up.count();
+        assert!(given_up <= STOPS / 6, "{executes}: {given_up} of {STOPS}");
+        child.next_line().parse::<u64>().expect("it goes on");
+    }
+}

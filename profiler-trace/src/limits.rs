@@ -136,6 +136,17 @@ pub struct Incomplete {
     pub limit: Option<Limit>,
 }
 
+impl Incomplete {
+    /// So many events are not in a recording that was read to its end.
+    pub fn of_lost(events: u64) -> Self {
+        let events = match events {
+            1 => "1 event was".to_owned(),
+            _ => format!("{events} events were"),
+        };
+        format!("{events} lost while it was recorded").into()
+    }
+}
+
 impl From<String> for Incomplete {
     /// For another reason than a limit.
     fn from(why: String) -> Self {

@@ -166,6 +166,13 @@ fn a_hostile_command_is_recorded_and_replayed_harmlessly() {
     let report = format!("{HOSTILE}.json");
     let replay = ["replay", &trace, "--allocator", "glibc", "--runs", "1"];
     check(&replay, folder.path());
+    // One that jemalloc ends for, and says so with the value in it.
+    let hostile_value = format!("MALLOC_CONF=abort_conf:true,{HOSTILE}:x");
+    let played = check(
+        &["replay", &trace, "--runs", "1", "--tunable", &hostile_value],
+        folder.path(),
+    );
+    assert_eq!(played.status.code(), Some(1));
     check(
         &[&replay[..], &["--json", "-o", &report]].concat(),
         folder.path(),
@@ -207,6 +214,15 @@ fn errors_name_hostile_files_and_words_harmlessly() {
         &["replay", &missing],
         &["replay", &there, "--allocator", HOSTILE],
         &["replay", &there, "--tunable", HOSTILE],
+        &["replay", &there, "--tunable", &format!("{HOSTILE}=1")],
+        &[
+            "replay",
+            &there,
+            "--tunable",
+            &format!("mmap_threshold={HOSTILE}"),
+        ],
+        &["attach", "--pid", &pid, "--headless", "--what-if", HOSTILE],
+        &["attach", "--pid", &pid, "--headless", "--what-if", &nowhere],
         &["export", &there, "--format", "logalloc"],
         &["export", &missing, "--format", "logalloc"],
         &["export", &missing, "--format", HOSTILE],

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{command, fragscope, idle_python, stderr};
+use support::{command, core_of, fragscope, idle_python, stderr};
 
 /// A recording of a short program.
 fn recording(folder: &Path) -> PathBuf {
@@ -113,7 +113,12 @@ fn no_command_follows_a_link_or_replaces_a_device_a_pipe_or_a_folder() {
                 Some(1),
                 "{command:?} {path:?}: {said}"
             );
-            assert!(said.contains("not a regular file"), "{command:?}: {said}");
+            let is_link = [&link, &dangling].contains(&path);
+            let why = match is_link {
+                true => "it is a link, which is not followed",
+                false => "not a regular file",
+            };
+            assert!(said.contains(why), "{command:?}: {said}");
         }
         assert_eq!(fs::read(&kept).expect("read"), b"before", "{command:?}");
         assert!(
@@ -123,6 +128,102 @@ fn no_command_follows_a_link_or_replaces_a_device_a_pipe_or_a_folder() {
                 .is_fifo()
         );
         assert_eq!(names(place.path()).len(), 5, "{command:?} made nothing");
+    }
+}
+
+/// Every command that reads a file and writes one, whatever the file is called.
+#[test]
+fn no_command_replaces_what_it_reads() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let in_folder = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let trace = recording(folder.path()).to_string_lossy().into_owned();
+    let (session, program) = (in_folder("saved.fragsnap"), in_folder("program.json"));
+    let child = idle_python();
+    let pid = child.pid().to_string();
+    let saved = fragscope(&["snapshot", "--pid", &pid, "-o", &session]);
+    assert_eq!(saved.status.code(), Some(0), "{}", stderr(&saved));
+    let core = core_of(&pid, folder.path());
+    let core_as = in_folder("core.json");
+    fs::rename(core, &core_as).expect("ours");
+    fs::write(&program, "#!/bin/sh\n").expect("written");
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("ours");
+    let library = in_folder("library.json");
+    fs::write(&library, "none").expect("written");
+    for (words, input) in [
+        (&["export", &trace, "--format", "logalloc"][..], &trace),
+        (&["export", &session, "--format", "text"], &session),
+        (&["replay", &trace], &trace),
+        (&["replay", &trace, "--allocator", &library], &library),
+        (&["snapshot", "--core", &core_as], &core_as),
+        (
+            &["snapshot", "--core", &core_as, "--exe", &program],
+            &program,
+        ),
+        (
+            &[
+                "attach",
+                "--headless",
+                "--duration",
+                "100ms",
+                "--pid",
+                &pid,
+                "--what-if",
+                &library,
+            ],
+            &library,
+        ),
+        (&["record", "--", &program], &program),
+    ] {
+        let before = fs::read(input).expect("there");
+        let ending = Path::new(input).extension().expect("it has one");
+        let second = folder.path().join("second").with_extension(ending);
+        fs::hard_link(input, &second).expect("linked");
+        for output in [Path::new(input), &second] {
+            // Before what is recorded.
+            let at = words.iter().position(|word| *word == "--");
+            let (first, last) = words.split_at(at.unwrap_or(words.len()));
+            let name = output.to_string_lossy();
+            let args = [first, &["-o", &name], last].concat();
+            let ended = fragscope(&args);
+            let said = stderr(&ended);
+            assert_eq!(ended.status.code(), Some(1), "{args:?}: {said}");
+            assert!(
+                said.contains("it is the file that is read"),
+                "{args:?}: {said}"
+            );
+        }
+        assert_eq!(fs::read(&second).expect("there"), before);
+        fs::remove_file(&second).expect("ours");
+        assert_eq!(fs::read(input).expect("there"), before, "{words:?}");
+    }
+}
+
+#[test]
+fn a_limit_of_the_size_of_files_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = recording(folder.path());
+    let child = idle_python();
+    let pid = child.pid().to_string();
+    let (trace, out) = (trace.to_string_lossy(), folder.path().join("out.json"));
+    let out = out.to_string_lossy();
+    for words in [
+        &["export", &trace, "--format", "logalloc", "-o", &out][..],
+        &["snapshot", "--pid", &pid, "-o", &out],
+        &["record", "-o", &out, "--", "true"],
+    ] {
+        let ended = Command::new("sh")
+            .args(["-c", "ulimit -f 1; exec \"$@\"", "sh"])
+            .arg(env!("CARGO_BIN_EXE_fragscope"))
+            .args(words)
+            .output()
+            .expect("a shell");
+        let said = stderr(&ended);
+        assert_eq!(ended.status.code(), Some(1), "{words:?}: {said}");
+        assert!(said.contains("ulimit -f"), "{words:?}: {said}");
+        assert_eq!(
+            fs::metadata(&*out).err().map(|e| e.kind()),
+            Some(std::io::ErrorKind::NotFound)
+        );
     }
 }
 

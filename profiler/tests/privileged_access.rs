@@ -326,7 +326,11 @@ fn a_missing_sys_or_proc_is_named() {
     let output = elsewhere(&format!(
         "{no_sys}; $FRAGSCOPE record --pid {pid} --duration 100ms -o /tmp/none"
     ));
-    ends(&output, 1, &["/sys is not mounted", "mount -t sysfs"]);
+    ends(&output, 4, &["/sys is not mounted", "mount -t sysfs"]);
+    let output = elsewhere(&format!(
+        "{no_sys}; $FRAGSCOPE attach --headless --pid {pid} --duration 1s --what-if glibc"
+    ));
+    ends(&output, 4, &["/sys is not mounted", "mount -t sysfs"]);
     let output = elsewhere(&format!(
         "{no_sys}; $FRAGSCOPE attach --headless --pid {pid} --duration 5s"
     ));

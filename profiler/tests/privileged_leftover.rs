@@ -252,6 +252,26 @@ fn a_guard_that_does_not_answer_is_ended_where_that_leaves_nothing() {
     calls.run(10);
 }
 
+#[test]
+fn a_guard_that_is_suspended_together_with_fragscope_leaves_nothing_for_long() {
+    if !pins_links() {
+        return;
+    }
+    let mut calls = Calls::start();
+    let before = calls.code();
+    let mut attached = attached(&calls, &before);
+    let guard = child_of(attached.id(), "probe-guard").expect("it has one");
+    let fragscope = Pid::from_raw(attached.id().cast_signed());
+    for process in [fragscope, guard] {
+        kill(process, Signal::SIGSTOP).expect("we are root");
+    }
+    calls.wait_for_code(&before);
+    wait_for_end(guard);
+    kill(fragscope, Signal::SIGKILL).expect("ours");
+    attached.wait().expect("ours");
+    calls.run(10);
+}
+
 /// Whether this kernel pins links by descriptor: since Linux 6.5.
 fn pins_links() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");

@@ -421,14 +421,27 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
 fn a_first_signal_is_answered_and_a_second_leaves_the_command() {
     let folder = open_folder();
     let trace = folder.path().join("trace");
-    let script = "trap '' INT; echo $$; while :; do :; done";
+    let script = "trap '' TERM; echo $$; while :; do :; done";
     let mut recording = Recording::start(&mut record(&trace, &["sh", "-c", script]));
     let command = recording.command_line().parse().expect("a number");
     recording.signal(Signal::SIGINT);
-    recording.wait_for("a second signal leaves it running");
+    recording
+        .wait_for("the command, which gets SIGTERM, has ended; a second signal leaves it running");
     recording.signal(Signal::SIGINT);
     assert_eq!(recording.status().code(), Some(130));
     kill(Pid::from_raw(command), Signal::SIGKILL).expect("it was left running");
+    assert!(held(&trace, 0).whole);
+}
+
+#[test]
+fn an_interrupt_that_is_sent_to_fragscope_alone_ends_the_command() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let script = "echo ready; while :; do :; done";
+    let mut recording = Recording::start(&mut record(&trace, &["sh", "-c", script]));
+    assert_eq!(recording.command_line(), "ready");
+    let (code, said) = recording.interrupt();
+    assert_eq!(code, 128 + Signal::SIGTERM as i32, "{said}");
     assert!(held(&trace, 0).whole);
 }
 

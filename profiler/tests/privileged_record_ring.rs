@@ -198,8 +198,8 @@ fn writers_that_are_killed_in_a_full_ring_hold_up_nobody() {
         .trim()
         .parse()
         .expect(&said);
-    // It was 30 s; a busy host may keep a program from running for a while.
-    assert!(longest < 5_000, "{longest} ms: {said}");
+    // It was 30 s; a busy host may keep a program from running for seconds.
+    assert!(longest < 20_000, "{longest} ms: {said}");
     let held = held(&trace, 100);
     // One for each thread that was killed while it wrote.
     assert!(held.whole && held.lost <= 5 * 64, "{held:?}");
@@ -216,9 +216,9 @@ fn what_is_behind_an_event_that_is_never_written_is_kept_when_a_second_signal_en
     let children = format!("/proc/{fragscope}/task/{fragscope}/children");
     let command = fs::read_to_string(children).expect("it runs");
     let command = Pid::from_raw(command.trim().parse().expect("its only child"));
-    recording.signal(Signal::SIGINT);
+    recording.signal(Signal::SIGTERM);
     recording.wait_for("a second signal leaves it running");
-    recording.signal(Signal::SIGINT);
+    recording.signal(Signal::SIGTERM);
     assert_eq!(recording.status().code(), Some(130));
     kill(command, Signal::SIGKILL).expect("it was left running");
     let held = held(&trace, 77_777);

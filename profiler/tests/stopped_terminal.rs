@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -100,4 +101,34 @@ fn a_session_ends_by_a_signal_and_saves_what_it_saw() {
     assert!(saved.is_file());
     target.kill().expect("it is ours");
     target.wait().expect("it is ours");
+}
+
+#[test]
+fn a_key_of_the_terminal_reaches_the_recorded_command_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (trace, ready) = (
+        folder.path().join("it.fragtrace"),
+        folder.path().join("ready"),
+    );
+    let terminal = openpty(None, None).expect("a terminal");
+    let end = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
+    let script = "trap 'exit 3' INT; trap 'exit 4' TERM; : > \"$0\"; while :; do sleep 0.01; done";
+    let child = Command::new("setsid")
+        .args(["--ctty", env!("CARGO_BIN_EXE_fragscope")])
+        .args(["record", "-o", text(&trace), "--", "sh", "-c", script])
+        .arg(&ready)
+        .stdin(end())
+        .stdout(end())
+        .stderr(end())
+        .spawn()
+        .expect("setsid, of util-linux");
+    let mut running = Stopped {
+        child: KillOnDrop(child),
+        _terminal: terminal.master.try_clone().expect("a descriptor"),
+    };
+    eventually("the command's beginning", || ready.exists().then_some(()));
+    std::fs::File::from(terminal.master)
+        .write_all(b"\x03")
+        .expect("it takes keys");
+    assert_eq!(running.ends(), Some(3));
 }

@@ -58,6 +58,18 @@ pub(super) struct Child {
     to_be_loaded: Option<Preload>,
     /// When its pipe was seen to be closed.
     closed_since: Option<Instant>,
+    /// What [`kernel_kills`] was when it was started.
+    kernel_kills_before: u64,
+}
+
+/// How many processes the kernel has ended for want of memory so far, of the host or of a control group;
+/// 0 where it does not say.
+fn kernel_kills() -> u64 {
+    let counts = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = counts
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 impl Child {
@@ -118,6 +130,7 @@ impl Child {
             control,
             to_be_loaded: preload,
             closed_since: None,
+            kernel_kills_before: kernel_kills(),
         };
         // It waits for an answer before it plays.
         if child.guard.watch(own).is_err() {
@@ -318,6 +331,10 @@ impl Child {
     }
 
     fn why_it_ended(&mut self, status: process::ExitStatus) -> PlayError {
+        if status.signal() == Some(Signal::SIGKILL as i32) {
+            let for_memory = kernel_kills() > self.kernel_kills_before;
+            return PlayError::Killed { for_memory };
+        }
         if let Some(signal) = status.signal() {
             let name = Signal::try_from(signal).map_or("an unknown signal", Signal::as_str);
             return self.crashed(name);

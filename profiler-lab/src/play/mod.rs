@@ -144,8 +144,18 @@ pub enum PlayError {
         why: String,
     },
     /// It was ended by a signal.
-    #[error("crashed ({0})")]
+    #[error("crashed ({})", visible(.0))]
     Crashed(String),
+    /// Somebody else ended it.
+    #[error("was killed (SIGKILL) {}", if *.for_memory {
+        "by the kernel, most likely: the host or its control group was short of memory meanwhile"
+    } else {
+        "by somebody else"
+    })]
+    Killed {
+        /// Whether the kernel ended any process for want of memory meanwhile.
+        for_memory: bool,
+    },
     /// It made no progress.
     #[error("stopped making progress after {played} of {of} operations")]
     Hung {

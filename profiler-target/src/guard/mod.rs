@@ -337,14 +337,15 @@ pub fn is_suspended(state: RawFd) -> bool {
 
 /// A timer that ends this process with SIGKILL, kept by the kernel: it needs neither a processor
 /// nor that the process is not suspended.
-pub(super) struct Deadline(Timer);
+#[derive(Debug)]
+pub struct Deadline(Timer);
 
 impl Deadline {
     /// One that is not set.
     ///
     /// # Errors
     /// When the kernel has no timer left.
-    pub(super) fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         let kill = SigevNotify::SigevSignal {
             signal: Signal::SIGKILL,
             si_value: 0,
@@ -357,7 +358,7 @@ impl Deadline {
     ///
     /// # Errors
     /// When the kernel refuses the time.
-    pub(super) fn set(&mut self, after: Duration) -> io::Result<()> {
+    pub fn set(&mut self, after: Duration) -> io::Result<()> {
         let after = Expiration::OneShot(TimeSpec::from_duration(after));
         Ok(self.0.set(after, TimerSetTimeFlags::empty())?)
     }
@@ -366,7 +367,7 @@ impl Deadline {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn unset(&mut self) -> io::Result<()> {
+    pub fn unset(&mut self) -> io::Result<()> {
         // A time of zero is never (timer_settime(2)).
         self.set(Duration::ZERO)
     }

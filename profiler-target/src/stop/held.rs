@@ -280,8 +280,8 @@ fn answer(
             answer.outcome = outcome::FAILED;
             answer.number = error.raw_os_error().unwrap_or(libc::EIO);
         }
-        // A guard has none.
-        Err(StopError::GuardLost) => answer.outcome = outcome::FAILED,
+        // A guard has none, and does not look at groups.
+        Err(StopError::GuardLost | StopError::Frozen) => answer.outcome = outcome::FAILED,
     }
     answer.threads = held.len() as u64;
     watch.write(channel, answer.as_bytes())?;

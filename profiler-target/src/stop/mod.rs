@@ -7,6 +7,7 @@
 //! fragscope.
 
 mod held;
+mod reaper;
 mod tracer;
 
 use std::ffi::CStr;
@@ -25,6 +26,7 @@ use zerocopy::FromZeros;
 
 use self::held::StopGuard;
 use self::tracer::Tracer;
+use super::cgroup::is_frozen;
 use super::guard::{Shared, are_over};
 use super::proc_dir::{ProcDir, field};
 
@@ -80,6 +82,9 @@ pub enum StopError {
         /// How long it was waited for.
         limit: Duration,
     },
+    /// No thread of it runs.
+    #[error("the target is frozen with its control group, and stays so until somebody thaws that")]
+    Frozen,
     /// There is no guard to be had, and without one nobody would end the stop in time.
     #[error("no process can be started that would end the stop in time ({0})")]
     NoGuard(#[source] io::Error),
@@ -299,6 +304,9 @@ pub(super) fn stop(
                 if name == OF_ANOTHER_SESSION && began.elapsed() < limit =>
             {
                 thread::sleep(BETWEEN_TRIES);
+            }
+            Err(StopError::TimedOut { .. }) if is_frozen(dir.pid()) => {
+                return Err(StopError::Frozen);
             }
             done => return done,
         }

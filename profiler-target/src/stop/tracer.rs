@@ -4,6 +4,7 @@
 //! still delivered after any of these ends.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use nix::unistd::Pid;
 use profiler_core::addr::RemoteAddr;
 use profiler_core::threads::Thread;
 
+use super::reaper::{Reaper, reap};
 use super::{StopError, already_traced, gone};
 use crate::proc_dir::{ProcDir, field};
 
@@ -57,6 +59,7 @@ impl Tracer {
     /// Stops all threads, and gives those that stand still with their registers. On an error some
     /// may stand still, and some be about to.
     pub(super) fn stop_all(&mut self) -> Result<Vec<Thread>, StopError> {
+        let _reaper = Reaper::start(self.dir.pid()).map_err(io::Error::from)?;
         // A running thread may start others, so look again until nothing new is found.
         while self.seize_new()? {
             self.wait_for_stops()?;
@@ -115,16 +118,7 @@ impl Tracer {
     fn wait_for_stops(&mut self) -> Result<(), StopError> {
         let mut pause = Duration::from_micros(10);
         loop {
-            let mut waiting = None;
-            for (&tid, held) in &mut self.held {
-                if *held == Held::Asked {
-                    *held = inspect(tid);
-                    if *held == Held::Asked {
-                        waiting = Some(tid);
-                    }
-                }
-            }
-            let Some(tid) = waiting else {
+            let Some(tid) = self.inspect_asked() else {
                 return Ok(());
             };
             let now = Instant::now();
@@ -142,13 +136,40 @@ impl Tracer {
         }
     }
 
+    /// Looks at those that were asked to stop; one that has not, if there is any.
+    ///
+    /// Dead ones are let go at once, but for the process's own: a thread that executes another program
+    /// waits, inside of that, until all others have been taken note of, which is the tracer's to do.
+    fn inspect_asked(&mut self) -> Option<i32> {
+        let process = self.dir.pid();
+        let mut waiting = None;
+        self.held.retain(|&tid, held| {
+            if *held == Held::Asked {
+                *held = inspect(tid);
+            }
+            match *held {
+                Held::Asked => waiting = Some(tid),
+                Held::Gone if tid != process => return !reap(tid),
+                Held::Gone | Held::Stopped(_) => {}
+            }
+            true
+        });
+        waiting
+    }
+
     /// Lets every stopped thread run on, with the signal that it was about to get; whether that let go
-    /// of all. A thread that never came to a stop, or that died while it was traced, is let go by the
-    /// end of this OS thread alone: until then its parent would wait for it in vain.
+    /// of all. A thread that never came to a stop, or a process that died while it was traced, is let go by
+    /// the end of this OS thread alone: until then its parent would wait for it in vain.
     pub(super) fn detach_all(&mut self) -> bool {
         let mut all = true;
         for (&tid, held) in &self.held {
-            all &= match *held {
+            // A thread that executed another program meanwhile has taken the number of its process, and
+            // with it the place of one that was about to get another signal.
+            let now = match *held {
+                Held::Stopped(_) => inspect(tid),
+                Held::Asked | Held::Gone => Held::Gone,
+            };
+            all &= match now {
                 // SAFETY: PTRACE_DETACH takes a tid and a signal number and touches no memory of
                 // ours. Real-time signals have no name in nix, so this is not its wrapper.
                 Held::Stopped(signal) => unsafe {

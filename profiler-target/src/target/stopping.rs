@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Target;
+use crate::cgroup::is_frozen;
 use crate::proc_dir::field;
 use crate::stop::{self, LONGEST_STOP, STOP_DEADLINE, StopError, Stopped};
 
@@ -30,6 +31,14 @@ impl Target {
     /// As [`Self::stop`].
     pub fn stop_within(&self, limit: Duration) -> Result<Stopped, StopError> {
         stop::stop(&self.dir, &self.stop_guards, limit, LONGEST_STOP)
+    }
+
+    /// Why it cannot be stopped at the moment: it is frozen, or another tracer holds a thread of it.
+    pub fn unstoppable(&self) -> Option<StopError> {
+        match is_frozen(self.dir.pid()) {
+            true => Some(StopError::Frozen),
+            false => self.traced(),
+        }
     }
 
     /// Why it cannot be stopped at the moment, when another tracer holds a thread of it.

@@ -166,6 +166,8 @@ impl EventSource for Logalloc {
 pub struct Written {
     /// Calls that were written.
     pub calls: u64,
+    /// Events that the recording itself lost: their calls are not among them.
+    pub lost: u64,
     /// Why that is not the whole stream, in words.
     pub trouble: Option<Incomplete>,
 }
@@ -186,6 +188,7 @@ pub fn write(
         threads: HashMap::new(),
         resized: HashMap::new(),
         calls: 0,
+        lost: 0,
         bytes: 0,
     };
     let trouble = pass_on(source, |item| match item {
@@ -200,6 +203,7 @@ pub fn write(
     })?;
     Ok(Written {
         calls: writer.calls,
+        lost: writer.lost,
         trouble,
     })
 }
@@ -212,6 +216,7 @@ struct LogallocWriter<'a> {
     resized: HashMap<u32, u64>,
     meter: &'a Meter,
     calls: u64,
+    lost: u64,
     bytes: u64,
 }
 
@@ -273,6 +278,10 @@ impl LogallocWriter<'_> {
             EventKind::Fork { process, child } => {
                 self.threads.insert(child, process);
                 self.check()
+            }
+            EventKind::Lost { events } => {
+                self.lost = self.lost.saturating_add(events);
+                Ok(())
             }
             _ => Ok(()),
         }

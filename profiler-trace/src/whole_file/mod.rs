@@ -13,11 +13,13 @@ pub mod ownership;
 mod runtime_dir;
 #[cfg(test)]
 mod tests;
+mod unused;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -57,7 +59,7 @@ pub enum WriteError {
         /// Its folder.
         folder: PathBuf,
     },
-    /// The path names a folder, a device, a pipe or a link.
+    /// The path names a folder, a device or a pipe.
     #[error("cannot write {}: it is not a regular file", visible(.0.display()))]
     NotAFile(PathBuf),
     /// A folder in the path is a link that another user may have planted.
@@ -81,6 +83,20 @@ pub enum WriteError {
         path: PathBuf,
         /// The user id of its owner.
         owner: u32,
+    },
+    /// It is a link.
+    #[error("cannot write {}: it is a link, which is not followed", visible(.0.display()))]
+    IsLink(PathBuf),
+    /// It is a file that is read meanwhile.
+    #[error(
+        "cannot write {}: it is the file that is read{}",
+        visible(path.display()), by_another_name(path, input)
+    )]
+    IsInput {
+        /// The file.
+        path: PathBuf,
+        /// What it is called where it is read.
+        input: PathBuf,
     },
     /// Its owner cannot be kept.
     #[error(
@@ -125,6 +141,13 @@ impl WriteError {
     }
 }
 
+fn by_another_name(path: &Path, input: &Path) -> String {
+    match path == input {
+        true => String::new(),
+        false => format!(", by the name {}", visible(input.display())),
+    }
+}
+
 fn writer(pid: Option<i32>) -> String {
     match pid {
         Some(pid) if pid as u32 == std::process::id() => "it is named twice".into(),
@@ -141,6 +164,9 @@ fn meaning(error: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; nothing was left there",
         io::ErrorKind::StaleNetworkFileHandle => {
             "; another process removed or replaced the file while it was written"
+        }
+        io::ErrorKind::FileTooLarge => {
+            "; files may not be so large (ulimit -f), and nothing was left there"
         }
         // The folder is there: it takes no files, as those of /proc and /sys.
         io::ErrorKind::NotFound => "; its folder takes no new files",
@@ -216,6 +242,31 @@ impl Place {
         Ok(place)
     }
 
+    /// Refuses the place of a file that is read: of these, whatever they are called.
+    ///
+    /// # Errors
+    /// When it is one of them.
+    pub fn apart_from<'a>(
+        &self,
+        inputs: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<(), WriteError> {
+        let Some(there) = self.existing()? else {
+            return Ok(());
+        };
+        let is_it = |input: &&Path| {
+            // What cannot be looked at is not read, either.
+            let input = std::fs::metadata(input);
+            input.is_ok_and(|input| (input.dev(), input.ino()) == (there.st_dev, there.st_ino))
+        };
+        match inputs.into_iter().find(is_it) {
+            None => Ok(()),
+            Some(input) => Err(WriteError::IsInput {
+                path: self.path().to_owned(),
+                input: input.to_owned(),
+            }),
+        }
+    }
+
     /// The path, as it was given.
     pub fn path(&self) -> &Path {
         &self.0.path
@@ -273,8 +324,10 @@ impl Place {
             Err(Errno::ENOENT) => return Ok(None),
             about => about.map_err(|error| self.failed(error.into()))?,
         };
-        if kind(&about) != SFlag::S_IFREG {
-            return Err(WriteError::NotAFile(path.to_owned()));
+        match kind(&about) {
+            SFlag::S_IFREG => {}
+            SFlag::S_IFLNK => return Err(WriteError::IsLink(path.to_owned())),
+            _ => return Err(WriteError::NotAFile(path.to_owned())),
         }
         // As the kernel's fs.protected_regular, and for groups too: what was planted there to be
         // filled in by root would be read by whoever planted it.

@@ -3,7 +3,7 @@
 //!
 //! Programs keep the recorder's path in their environment for as long as they live, and pass it on to
 //! programs that start when fragscope is gone. So the file stays where it is, under a name made of its
-//! content; and its path must be one that never becomes another's: each directory on the way belongs
+//! content, until nobody has its path ([`super::unused`]); and its path must be one that never becomes another's: each directory on the way belongs
 //! to root or to our own user, and no one else may write to it.
 
 use std::ffi::OsStr;
@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -22,6 +23,7 @@ use profiler_core::text::visible;
 
 use super::draft::{Draft, clear, temporary};
 use super::folder::Folder;
+use super::unused::remove_unused;
 use super::{hash, ownership};
 
 /// Why no such directory serves.
@@ -112,13 +114,15 @@ impl RuntimeDir {
     }
 
     /// The path of a shared object with this content, which is put there unless it is there. It stays
-    /// for whoever still loads it.
+    /// for whoever still loads it; those of the same name, with other versions or contents, are removed once
+    /// nobody does.
     ///
     /// # Errors
     /// When it cannot be written, or not be loaded from here.
-    pub fn object(&self, name: &str, content: &[u8]) -> io::Result<PathBuf> {
+    pub fn object(&self, name: &str, version: &str, content: &[u8]) -> io::Result<PathBuf> {
         self.check_loadable()?;
-        let name = format!("{name}-{:016x}.so", hash(content.iter().copied()));
+        let begin = format!("{name}-");
+        let name = format!("{begin}{version}-{:016x}.so", hash(content.iter().copied()));
         let path = self.0.join(&name);
         if !is_there(&path, content)? {
             let folder = Arc::new(Folder::of(&path).map_err(io::Error::other)?);
@@ -126,7 +130,12 @@ impl RuntimeDir {
             clear(&folder, &temporary);
             let draft = Draft::begin(&folder, &temporary)?;
             put(draft, &name, content)?;
+        } else if let Ok(file) = File::open(&path) {
+            // It is used now. What is root's stays as it is.
+            let _ = file.set_modified(SystemTime::now());
         }
+        // Without /proc nothing is known of who needs them.
+        let _ = remove_unused(&self.0, &begin, &path);
         Ok(path)
     }
 
@@ -353,21 +362,27 @@ mod tests {
     fn the_object_is_put_there_once_and_again_when_it_was_changed() {
         let base = own();
         let dir = RuntimeDir::at(&base.path().join("fragscope")).expect("ours");
-        let path = dir.object("recorder", b"content").expect("written");
+        let path = dir.object("recorder", "1", b"content").expect("written");
         assert_eq!(fs::read(&path).expect("there"), b"content");
         let inode = || fs::metadata(&path).expect("there").ino();
         let first = inode();
-        assert_eq!(dir.object("recorder", b"content").expect("there"), path);
+        assert_eq!(
+            dir.object("recorder", "1", b"content").expect("there"),
+            path
+        );
         assert_eq!(inode(), first);
         fs::write(&path, b"CONTENT").expect("ours");
-        assert_eq!(dir.object("recorder", b"content").expect("again"), path);
+        assert_eq!(
+            dir.object("recorder", "1", b"content").expect("again"),
+            path
+        );
         assert_ne!(inode(), first);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("ours");
-        dir.object("recorder", b"content").expect("again");
+        dir.object("recorder", "1", b"content").expect("again");
         assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o755);
         fs::remove_file(&path).expect("ours");
         std::os::unix::fs::symlink("/etc/passwd", &path).expect("made");
-        dir.object("recorder", b"content").expect("again");
+        dir.object("recorder", "1", b"content").expect("again");
         assert_eq!(fs::read(&path).expect("there"), b"content");
     }
 
@@ -375,14 +390,14 @@ mod tests {
     fn the_object_is_put_there_also_without_nameless_files_and_over_what_is_damaged() {
         let base = own();
         let dir = RuntimeDir::at(&base.path().join("fragscope")).expect("ours");
-        let path = dir.object("recorder", b"content").expect("written");
+        let path = dir.object("recorder", "1", b"content").expect("written");
         let name = path.file_name().and_then(OsStr::to_str).expect("text");
         let left = dir.0.join(temporary(hash(name.bytes())));
         for before in [None, Some("damaged")] {
             fs::remove_file(&path).expect("ours");
             // What a kill left goes as well.
             fs::write(&left, "left").expect("ours");
-            dir.object("recorder", b"content").expect("written");
+            dir.object("recorder", "1", b"content").expect("written");
             fs::remove_file(&path).expect("ours");
             if let Some(before) = before {
                 fs::write(&path, before).expect("ours");
@@ -401,13 +416,13 @@ mod tests {
         let base = own();
         let dir = RuntimeDir::at(&base.path().join("fragscope")).expect("ours");
         let content = vec![7; 1 << 16];
-        let path = dir.object("recorder", &content).expect("written");
+        let path = dir.object("recorder", "1", &content).expect("written");
         for _ in 0..20 {
             fs::write(&path, "damaged").expect("ours");
             std::thread::scope(|scope| {
                 for _ in 0..8 {
                     scope.spawn(|| {
-                        dir.object("recorder", &content).expect("whole");
+                        dir.object("recorder", "1", &content).expect("whole");
                         assert!(is_there(&path, &content).expect("looked at"));
                     });
                 }

@@ -215,10 +215,11 @@ fn on_output(problem: OutputProblem) -> String {
     let fix = match problem {
         OutputProblem::NoFolder => "create the folder, or name another place",
         OutputProblem::Unfit => "name another place",
-        OutputProblem::Link => "name the folder that the link leads to",
+        OutputProblem::Link => "name what the link leads to",
         OutputProblem::Foreign => "remove what lies there, or name another place",
         OutputProblem::InUse => "end the other one first, or name another place",
         OutputProblem::NamedTwice => "name it once, or another place",
+        OutputProblem::TooLarge => "raise the limit of the size of files, e.g. ulimit -f unlimited",
         OutputProblem::NoSpace => "free some space, or name another place",
         OutputProblem::Denied => "name a place that you may write to",
         OutputProblem::Replaced => "write it again",
@@ -408,7 +409,7 @@ mod tests {
             .filter_map(|word| word.strip_prefix('.'))
         {
             let path = format!("/nonexistent/out.{ending}");
-            let failure = Outputs::reserve(&[path.into()]).expect_err("no such folder");
+            let failure = Outputs::reserve(&[path.into()], &[]).expect_err("no such folder");
             assert!(
                 !matches!(failure, ExportError::UnknownEnding(_)),
                 "{ending}"

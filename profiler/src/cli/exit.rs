@@ -31,7 +31,9 @@ impl Exit {
     /// The code for an error that ended a command.
     pub(super) fn of_error(kind: &ErrorKind) -> Self {
         match kind {
-            ErrorKind::NotPermitted { .. } | ErrorKind::NoProc => Self::NotPermitted,
+            ErrorKind::NotPermitted { .. } | ErrorKind::NoProc | ErrorKind::NoSysfs => {
+                Self::NotPermitted
+            }
             ErrorKind::NoSuchProcess
             | ErrorKind::TargetGone
             | ErrorKind::UnsupportedTarget
@@ -42,7 +44,6 @@ impl Exit {
             ErrorKind::Interrupted => Self::Interrupted,
             ErrorKind::Usage | ErrorKind::UnknownEnding => Self::Usage,
             ErrorKind::IsThread { .. }
-            | ErrorKind::NoSysfs
             | ErrorKind::HostNotProbeable
             | ErrorKind::Busy
             | ErrorKind::TooManyFiles

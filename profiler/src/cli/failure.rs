@@ -20,7 +20,9 @@ pub(super) enum Failure {
     #[error("/proc is not mounted, which fragscope reads: nothing was run")]
     NoProc,
     /// The limit of open files is too low to begin.
-    #[error("fragscope opens up to {FILES} files at a time, and may open {left}: nothing was run")]
+    #[error(
+        "up to {FILES} files are opened at a time, and no more than {left} may be: nothing was run"
+    )]
     FewFiles {
         /// Files that may be opened.
         left: usize,

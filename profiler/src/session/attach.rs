@@ -29,7 +29,7 @@ const AFTER_SIGNAL: Duration = Duration::from_millis(120);
 /// probes are off and the target runs in every case.
 pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
     // Outputs, target and screen are checked before anything is attached.
-    let outputs = Outputs::reserve(&options.outputs)?;
+    let outputs = Outputs::reserve(&options.outputs, &options.inputs())?;
     let recorder = outputs.recorder();
     let sampler = Sampler::open(options.pid)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -88,7 +88,9 @@ pub fn to_logalloc(options: &ConvertOptions) -> Result<Converted, ConvertError> 
         path: options.recording.clone(),
         why,
     };
-    let place = options.output.as_deref().map(outputs::place).transpose()?;
+    let output = options.output.as_deref();
+    let place = output.map(|path| outputs::place(path, &[&options.recording]));
+    let place = place.transpose()?;
     let interrupted = interrupt::flag().map_err(ConvertError::Signals)?;
     let limits = Limits::new(
         options.max_size,
@@ -105,14 +107,23 @@ pub fn to_logalloc(options: &ConvertOptions) -> Result<Converted, ConvertError> 
         None => print(&mut *source, &meter, &interrupted).map_err(ConvertError::Print)?,
         Some(place) => save(&mut *source, &meter, place)?,
     };
-    let Some(Written { calls, trouble }) = ended else {
+    let Some(Written {
+        calls,
+        lost,
+        trouble,
+    }) = ended
+    else {
         return Ok(Converted::Interrupted);
     };
     if let Some(place) = &place {
         let path = visible(place.path().display());
         say::line(format_args!("wrote {path}: {calls} calls"));
     }
-    Ok(trouble.map_or(Converted::Whole, Converted::Part))
+    Ok(match (trouble, lost) {
+        (Some(trouble), _) => Converted::Part(trouble),
+        (None, 0) => Converted::Whole,
+        (None, lost) => Converted::Part(Incomplete::of_lost(lost)),
+    })
 }
 
 /// Prints it; `None` when a signal came.

@@ -12,8 +12,8 @@ use profiler_trace::{snapshot, trace};
 pub(crate) fn of_write(error: &WriteError) -> ErrorKind {
     let problem = match error {
         WriteError::NoFolder { .. } => OutputProblem::NoFolder,
-        WriteError::NotAFile(_) => OutputProblem::Unfit,
-        WriteError::Link { .. } => OutputProblem::Link,
+        WriteError::NotAFile(_) | WriteError::IsInput { .. } => OutputProblem::Unfit,
+        WriteError::Link { .. } | WriteError::IsLink(_) => OutputProblem::Link,
         WriteError::Planted { .. } | WriteError::Owner { .. } => OutputProblem::Foreign,
         WriteError::InUse { pid: Some(pid), .. } if pid.cast_unsigned() == std::process::id() => {
             OutputProblem::NamedTwice
@@ -28,6 +28,7 @@ pub(crate) fn of_write(error: &WriteError) -> ErrorKind {
 pub(crate) fn of_output(error: &io::Error) -> ErrorKind {
     ErrorKind::Output(match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OutputProblem::NoSpace,
+        io::ErrorKind::FileTooLarge => OutputProblem::TooLarge,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             OutputProblem::Denied
         }

@@ -1,10 +1,11 @@
 //! What the user asked for, free of how it was said.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use profiler_sampling::SamplingOptions;
 
+use super::outputs::files_among;
 use super::what_if::WhatIfOptions;
 
 /// What probing and stopping may take from the target.
@@ -45,6 +46,14 @@ pub struct AttachOptions {
     pub outputs: Vec<PathBuf>,
 }
 
+impl AttachOptions {
+    /// The files that are read.
+    pub(super) fn inputs(&self) -> Vec<&Path> {
+        let what_if = self.what_if.as_ref();
+        what_if.map_or_else(Vec::new, |what_if| files_among(&what_if.allocators))
+    }
+}
+
 /// What is inspected once.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Subject {
@@ -62,6 +71,19 @@ pub enum Subject {
         /// The program that ran, when it is not where it was.
         exe: Option<PathBuf>,
     },
+}
+
+impl Subject {
+    /// The files that are read of it.
+    pub(super) fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::Process { .. } => Vec::new(),
+            Self::Core { file, exe } => {
+                let exe = exe.as_deref().into_iter();
+                exe.chain([file.as_path()]).collect()
+            }
+        }
+    }
 }
 
 /// When the objects of a process are read.

@@ -23,11 +23,11 @@ pub(crate) struct Outputs {
 
 impl Outputs {
     /// Reserves, before the target is touched, a place for each output, which must have a known
-    /// ending.
+    /// ending and be none of the files that are read.
     ///
     /// # Errors
     /// The first output that cannot be written.
-    pub(crate) fn reserve(outputs: &[PathBuf]) -> Result<Self, ExportError> {
+    pub(crate) fn reserve(outputs: &[PathBuf], inputs: &[&Path]) -> Result<Self, ExportError> {
         let mut reserved = Self::default();
         for path in outputs {
             let is_session = path
@@ -37,6 +37,9 @@ impl Outputs {
                 true => reserved.sessions.push(Place::reserve(path)?),
                 false => reserved.exports.push(export::reserve(path)?),
             }
+        }
+        for place in reserved.exports.iter().chain(&reserved.sessions) {
+            place.apart_from(inputs.iter().copied())?;
         }
         let places = reserved.exports.iter().chain(&reserved.sessions);
         if let Some(warning) = unlocked(places) {
@@ -103,16 +106,23 @@ impl Outputs {
     }
 }
 
-/// Reserves a place for a file of any name.
+/// Reserves a place for a file of any name, but for those that are read.
 ///
 /// # Errors
 /// Why it cannot be written.
-pub(crate) fn place(path: &Path) -> Result<Place, WriteError> {
+pub(crate) fn place(path: &Path, inputs: &[&Path]) -> Result<Place, WriteError> {
     let place = Place::reserve(path)?;
+    place.apart_from(inputs.iter().copied())?;
     if let Some(warning) = unlocked([&place]) {
         say::line(warning);
     }
     Ok(place)
+}
+
+/// The files among these names: those with a slash, as the loader has it.
+pub(crate) fn files_among(names: &[String]) -> Vec<&Path> {
+    let files = names.iter().filter(|name| name.contains('/'));
+    files.map(Path::new).collect()
 }
 
 /// What to know of the first place that is not locked: what keeps one from that is the same for all.

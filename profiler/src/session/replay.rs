@@ -42,7 +42,10 @@ impl ReplayFailure {
 /// # Errors
 /// When nothing could be played, or the file not be written.
 pub fn run(options: &ReplayOptions, output: Option<&PathBuf>) -> Result<Report, ReplayFailure> {
-    let place = output.map(|path| outputs::place(path)).transpose()?;
+    let mut inputs = outputs::files_among(&options.allocators);
+    inputs.push(&options.trace);
+    let place = output.map(|path| outputs::place(path, &inputs));
+    let place = place.transpose()?;
     let interrupted = interrupt::flag()?;
     let bar = Bar::new();
     let report = replay(options, &interrupted, &|progress| bar.show(progress));

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use profiler_target::interrupts;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that end a session well.
@@ -18,12 +19,20 @@ impl Signals {
     /// # Errors
     /// When the kernel refuses.
     pub(crate) fn new() -> io::Result<Self> {
+        // Before tokio's, which wakes who asks.
+        interrupts::watch()?;
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
             quit: signal(SignalKind::quit())?,
         })
+    }
+
+    /// Whether the last SIGINT reached nobody but this process, as far as is known: `kill -INT` names one,
+    /// while a terminal's key reaches all that run in its foreground.
+    pub(crate) fn interrupt_was_sent(&self) -> bool {
+        interrupts::last_was_sent()
     }
 
     /// The next one's name.

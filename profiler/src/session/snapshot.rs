@@ -144,7 +144,7 @@ fn wait(time: Duration, interrupted: &AtomicBool) -> bool {
 /// # Errors
 /// When the target cannot be opened or read, or an output has no place to be.
 pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionError> {
-    let outputs = Outputs::reserve(&options.outputs)?;
+    let outputs = Outputs::reserve(&options.outputs, &options.subject.files())?;
     let takes_long = options.predict || matches!(options.objects, Some(ReadObjects::Twice(_)));
     let flag = match takes_long {
         true => interrupt::flag()?,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use profiler_core::text::visible;
 use profiler_core::view::WhatIf;
 use profiler_lab::allocators::Allocator;
 use profiler_lab::report::Failure;
@@ -74,7 +75,7 @@ impl WhatIfSession {
     ) -> Result<Self, Failure> {
         let find = |name: &String| {
             Allocator::find(name).map_err(|error| Failure {
-                why: format!("{name}: {error}"),
+                why: format!("{}: {error}", visible(name)),
                 kind: error.kind(),
             })
         };

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -105,7 +106,9 @@ int main(int argc, char **argv) {
     if (ftruncate(fd, 4096) == 0) return 20;
     printf("%s\n", strerror(errno));
   } else if (!strcmp(argv[1], "claim")) {
-    // Claimed by a living thread, and never filled; what is behind it is as it should be.
+    // Claimed by a living thread, and never filled; what is behind it is as it should be. It does not end
+    // when it is asked to.
+    signal(SIGTERM, SIG_IGN);
     uint64_t number = atomic_load(&ring->head);
     uint64_t expected = number / SLOTS << 24;
     atomic_compare_exchange_strong(&slots[number % SLOTS].turn, &expected,

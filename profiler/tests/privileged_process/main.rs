@@ -1,6 +1,7 @@
 //! Looking at processes of others, and being looked at by others: needs root.
 
 mod denials;
+mod frozen;
 mod huge_pages;
 #[path = "../support/mod.rs"]
 mod support;

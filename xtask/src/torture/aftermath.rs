@@ -206,7 +206,10 @@ fn says_there_is_nothing(errors: &str) -> bool {
 /// The output that a mode promised is there; a trace must be readable from its first event to its
 /// last.
 pub(super) fn promised_output(stage: &Stage, round: &mut Round, running: &Running) -> Result<()> {
-    let path = running.folder.join(running.mode.outputs()[0]);
+    let Some(&output) = running.mode.outputs().first() else {
+        return Ok(());
+    };
+    let path = running.folder.join(output);
     if !path.is_file() && !running.is_heard() {
         // It cannot be known whether there was anything to save.
         return Ok(());
@@ -215,7 +218,7 @@ pub(super) fn promised_output(stage: &Stage, round: &mut Round, running: &Runnin
         return Ok(());
     }
     if !path.is_file() {
-        round.fault("an output is missing", running.mode.outputs()[0]);
+        round.fault("an output is missing", output);
     } else if matches!(running.mode, Mode::RecordProcess | Mode::RecordCommand) {
         readable_trace(stage, round, &path, &[0])?;
     }
@@ -240,7 +243,10 @@ pub(super) fn gone_is_said(round: &mut Round, said: &str) {
 
 /// A recording that was killed is readable up to its last whole block.
 pub(super) fn killed_trace(stage: &Stage, round: &mut Round, running: &Running) -> Result<()> {
-    let path = running.folder.join(running.mode.outputs()[0]);
+    let Some(output) = running.mode.outputs().first() else {
+        return Ok(());
+    };
+    let path = running.folder.join(output);
     let begun = fs::metadata(&path).is_ok_and(|file| file.len() > 0);
     if begun && matches!(running.mode, Mode::RecordProcess | Mode::RecordCommand) {
         readable_trace(stage, round, &path, &[0, NOT_WHOLE])?;

@@ -53,13 +53,14 @@ const EVENTS: [Event; 8] = [
     Event::FragscopeFrozen,
 ];
 
-const MODES: [Mode; 6] = [
+const MODES: [Mode; 7] = [
     Mode::Headless,
     Mode::Unlimited,
     Mode::Screen,
     Mode::WhatIf,
     Mode::RecordProcess,
     Mode::Snapshot,
+    Mode::Objects,
 ];
 
 /// The row.
@@ -104,7 +105,7 @@ fn one(
         streams: Streams::Files,
     };
     let mut running = Running::start(stage, mode, &setting)?;
-    let instant = round.instant(if mode == Mode::Snapshot {
+    let instant = round.instant(if mode.stops_briefly() {
         BRIEF_WINDOW
     } else {
         WINDOW
@@ -179,12 +180,12 @@ fn target_gone(
     let said = running.errors();
     match (running.mode, status.code()) {
         (_, Some(5)) => aftermath::gone_is_said(round, &said),
-        (Mode::Screen, Some(130)) | (Mode::Snapshot, Some(0)) => {}
+        (Mode::Screen, Some(130)) | (Mode::Snapshot | Mode::Objects, Some(0)) => {}
         // Ended by the signal that was to end the screen, before it had taken it over.
         (Mode::Screen, None) => return Ok(How::Killed),
         _ => round.fault("a wrong exit code", format!("{status}, not 5")),
     }
-    if printed && running.mode != Mode::Snapshot {
+    if printed && !running.mode.stops_briefly() {
         aftermath::promised_output(stage, round, running)?;
     }
     Ok(how_of(status))
@@ -262,7 +263,7 @@ fn traced(stage: &Stage, round: &mut Round, running: &mut Running, worker: &Work
         Some(status) => {
             let said = running.errors();
             let of_tracer = said.contains("traced");
-            let done_before = running.mode == Mode::Snapshot && status.success();
+            let done_before = running.mode.stops_briefly() && status.success();
             if !(of_tracer || done_before) {
                 round.fault("another tracer is not named", status.to_string());
             }

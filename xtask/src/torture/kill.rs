@@ -75,8 +75,9 @@ fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Work
     // Half of them are aimed.
     let aimed = (round.seed / MODES.len() as u64).is_multiple_of(2);
     let aim = match (aimed, mode) {
-        (false, _) | (true, Mode::RecordCommand | Mode::Replay) => Aim::Random,
-        (true, Mode::Snapshot) => Aim::Stopped,
+        (false, _) => Aim::Random,
+        (true, _) if mode.stops_briefly() => Aim::Stopped,
+        (true, _) if !mode.probes() => Aim::Random,
         (true, _) if (round.seed / (2 * MODES.len() as u64)).is_multiple_of(2) => Aim::Closing,
         (true, _) => Aim::Arming,
     };

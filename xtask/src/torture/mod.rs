@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use self::stage::Stage;
+use self::worker::{SMALL, Worker};
 
 /// How long what has no bound of its own is waited for: on a busy host loading the BPF programs takes
 /// seconds.
@@ -415,7 +416,8 @@ impl Round {
     }
 }
 
-/// Records a small program, for `replay`.
+/// Records a small program, for `replay` and `export`, and puts a saved session and a core of another beside
+/// that.
 fn small_trace(stage: &Stage) -> Result<PathBuf> {
     let trace = stage.fresh("small.fragtrace");
     let recorded = Command::new(&stage.fragscope)
@@ -435,5 +437,22 @@ fn small_trace(stage: &Stage) -> Result<PathBuf> {
         "recording a small program failed: {}",
         String::from_utf8_lossy(&recorded.stderr)
     );
+    let worker = Worker::start(stage, SMALL)?;
+    let pid = worker.pid.to_string();
+    let saved = Command::new(&stage.fragscope)
+        .args(["snapshot", "--pid", &pid, "-o"])
+        .arg(trace.with_extension(running::SESSION))
+        .output()
+        .context("fragscope")?;
+    ensure!(saved.status.success(), "saving a session failed");
+    let dumped = Command::new("gcore")
+        .arg("-o")
+        .arg(trace.with_extension(""))
+        .arg(&pid)
+        .output()
+        .context("gcore, of gdb")?;
+    ensure!(dumped.status.success(), "taking a core failed");
+    let dumped = trace.with_extension(&pid);
+    fs::rename(dumped, trace.with_extension(running::CORE)).context("a core")?;
     Ok(trace)
 }

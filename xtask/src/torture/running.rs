@@ -41,10 +41,20 @@ pub(super) enum Mode {
     Replay,
     /// `snapshot`.
     Snapshot,
+    /// `snapshot --objects`.
+    Objects,
+    /// `snapshot --core`.
+    Core,
+    /// `doctor --repair`.
+    Repair,
+    /// `view`, on a terminal.
+    View,
+    /// `export`.
+    Export,
 }
 
 /// All of them.
-pub(super) const MODES: [Mode; 8] = [
+pub(super) const MODES: [Mode; 13] = [
     Mode::Headless,
     Mode::Unlimited,
     Mode::Screen,
@@ -53,12 +63,20 @@ pub(super) const MODES: [Mode; 8] = [
     Mode::RecordCommand,
     Mode::Replay,
     Mode::Snapshot,
+    Mode::Objects,
+    Mode::Core,
+    Mode::Repair,
+    Mode::View,
+    Mode::Export,
 ];
 
 impl Mode {
     /// Whether it puts breakpoints into the worker.
     pub(super) fn probes(self) -> bool {
-        !matches!(self, Self::RecordCommand | Self::Replay | Self::Snapshot)
+        matches!(
+            self,
+            Self::Headless | Self::Unlimited | Self::Screen | Self::WhatIf | Self::RecordProcess
+        )
     }
 
     /// Whether its breakpoints stay until it ends.
@@ -68,25 +86,39 @@ impl Mode {
 
     /// Whether it looks at a worker that runs already.
     pub(super) fn attaches(self) -> bool {
-        !matches!(self, Self::RecordCommand | Self::Replay)
+        self.probes() || self.stops_briefly() || self == Self::Repair
+    }
+
+    /// Whether all it does is to stop a worker and look at it.
+    pub(super) fn stops_briefly(self) -> bool {
+        matches!(self, Self::Snapshot | Self::Objects)
     }
 
     /// Whether it ends by itself.
     pub(super) fn is_brief(self) -> bool {
-        matches!(self, Self::Snapshot | Self::Replay)
+        let reads_files = matches!(self, Self::Replay | Self::Core | Self::Export);
+        self.stops_briefly() || reads_files || self == Self::Repair
+    }
+
+    /// Whether it has a screen.
+    pub(super) fn has_screen(self) -> bool {
+        matches!(self, Self::Screen | Self::View)
     }
 
     /// The files that it may leave.
     pub(super) fn outputs(self) -> &'static [&'static str] {
         match self {
             Self::RecordProcess | Self::RecordCommand => &["out.fragtrace"],
+            Self::Export => &["out.txt"],
+            Self::Repair | Self::View => &[],
             _ => &["out.json"],
         }
     }
 
     fn arguments(self, worker: i32, trace: &Path) -> Vec<String> {
         let pid = worker.to_string();
-        let trace = trace.to_string_lossy();
+        let (session, core) = (trace.with_extension(SESSION), trace.with_extension(CORE));
+        let [trace, session, core] = [trace, &session, &core].map(Path::to_string_lossy);
         let words: &[&str] = match self {
             Self::Headless => &["attach", "--headless", "--interval", "200ms"],
             Self::Unlimited => &[
@@ -109,9 +141,16 @@ impl Mode {
             Self::RecordProcess | Self::RecordCommand => &["record"],
             Self::Replay => &["replay", &trace, "--allocator", "glibc", "--runs", "2"],
             Self::Snapshot => &["snapshot", "--json"],
+            Self::Objects => &["snapshot", "--json", "--objects"],
+            Self::Core => &["snapshot", "--json", "--core", &core],
+            Self::Repair => &["doctor", "--repair"],
+            Self::View => &["view", &session],
+            Self::Export => &["export", &trace, "--format", "logalloc"],
         };
         let mut words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
-        words.extend(["-o".into(), self.outputs()[0].into()]);
+        if let Some(&output) = self.outputs().first() {
+            words.extend(["-o".into(), output.into()]);
+        }
         if self.attaches() {
             words.extend(["--pid".into(), pid]);
         }
@@ -119,11 +158,17 @@ impl Mode {
     }
 }
 
+/// The ending of the session to view.
+pub(super) const SESSION: &str = "fragsnap";
+/// That of the core to look at.
+pub(super) const CORE: &str = "core";
+
 /// How a mode is started.
 pub(super) struct Setting<'a> {
     /// The worker to attach to.
     pub(super) worker: i32,
-    /// The trace to replay.
+    /// The trace to replay and to export; beside it lie a saved session and a core, with [`SESSION`] and
+    /// [`CORE`] in the place of its ending.
     pub(super) trace: &'a Path,
     /// A group to be in.
     pub(super) cgroup: Option<&'a Cgroup>,
@@ -173,7 +218,7 @@ impl Running {
                 shell
             }
         };
-        if mode == Mode::Screen {
+        if mode.has_screen() {
             command.arg("--ctty");
         }
         command.arg(&stage.fragscope);
@@ -199,7 +244,7 @@ impl Running {
                 command.stdin(end()?).stdout(end()?).stderr(end()?);
                 terminal = Some(made);
             }
-            _ if mode == Mode::Screen => {
+            _ if mode.has_screen() => {
                 let (made, end) = Terminal::open()?;
                 command.stdin(end.try_clone()?).stdout(end);
                 terminal = Some(made);

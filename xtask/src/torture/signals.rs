@@ -64,6 +64,11 @@ fn to_the_end_of(mode: Mode) -> &'static str {
         }
         Mode::Replay => "seconds from a signal to the end, replay",
         Mode::Snapshot => "seconds from a signal to the end, snapshot",
+        Mode::Objects => "seconds from a signal to the end, snapshot --objects",
+        Mode::Core => "seconds from a signal to the end, snapshot --core",
+        Mode::Repair => "seconds from a signal to the end, doctor --repair",
+        Mode::View => "seconds from a signal to the end, view",
+        Mode::Export => "seconds from a signal to the end, export",
     }
 }
 
@@ -108,11 +113,11 @@ fn combinations() -> Vec<(Mode, Harm)> {
     for harm in harms {
         for mode in MODES {
             let can_be = match harm {
-                Harm::CloseTerminal => mode == Mode::Screen,
-                Harm::ClosePipe => !matches!(
-                    mode,
-                    Mode::Screen | Mode::RecordProcess | Mode::RecordCommand
-                ),
+                Harm::CloseTerminal => mode.has_screen(),
+                Harm::ClosePipe => {
+                    let records = matches!(mode, Mode::RecordProcess | Mode::RecordCommand);
+                    !mode.has_screen() && !records
+                }
                 _ => true,
             };
             if can_be {

@@ -6,6 +6,7 @@ use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_lab::ablation::in_words;
 use profiler_lab::calibrate::error;
 use profiler_lab::report::{Measured, Report, Row};
+use profiler_trace::limits::Incomplete;
 
 use super::columns::{self, Compared, MIB};
 use crate::export::names::cut;
@@ -119,6 +120,10 @@ fn heading(text: &mut Text, report: &Report) {
     }
     if let Some(trouble) = &trace.trouble {
         text.wrapped(TextStyle::Bad, "  ", &format!("incomplete: {trouble}"));
+    }
+    if trace.lost > 0 {
+        let lost = format!("incomplete: {}", Incomplete::of_lost(trace.lost).why);
+        text.wrapped(TextStyle::Bad, "  ", &lost);
     }
     if trace.left_out > 0 {
         let left_out = format!(

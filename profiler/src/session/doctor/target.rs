@@ -36,7 +36,7 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
         1 => format!("{} (1 thread)", described.comm),
         threads => format!("{} ({threads} threads)", described.comm),
     };
-    let seen = match target.traced() {
+    let seen = match target.unstoppable() {
         None => Check::ok(name, found),
         Some(error) => Check::bad(
             name,

@@ -1,7 +1,9 @@
 //! `record -- COMMAND`: a program started under the preloaded recorder.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -83,11 +85,12 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     // Before the command starts, so that a signal never finds the default action.
     let mut signals = Signals::new()?;
     let requests = signal(SignalKind::user_defined1())?;
-    let name = concat!("recorder-", env!("CARGO_PKG_VERSION"));
-    let object = RuntimeDir::first("the recorder", |dir| dir.object(name, RECORDER))?;
+    let object = RuntimeDir::first("the recorder", |dir| {
+        dir.object("recorder", env!("CARGO_PKG_VERSION"), RECORDER)
+    })?;
     let object = object.to_string_lossy().into_owned();
     let mut tree = ProcessTree::adopt()?;
-    let file = create(&options.output)?;
+    let file = create(&options.output, &program_file(command))?;
     let ring = RecordRing::new()?;
     let began_ns = monotonic_ns()?;
     let started_at = jiff::Timestamp::now();
@@ -97,16 +100,21 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     let began = Instant::now();
 
     // The ring holds what the program writes meanwhile.
-    let mut status = None;
-    while status.is_none() && began.elapsed() < DESCRIBED_AFTER {
-        tokio::time::sleep(IDLE_SLEEP).await;
+    let (mut status, mut interrupted) = (None, None);
+    while status.is_none() && interrupted.is_none() && began.elapsed() < DESCRIBED_AFTER {
+        tokio::select! {
+            biased;
+            name = signals.next() => interrupted = Some(name),
+            () = tokio::time::sleep(IDLE_SLEEP) => {}
+        }
         watch.check(child.id(), &tree);
         status = child.try_wait()?;
     }
-    let mut interrupted = None;
     let description = match status {
         // Its number may be another's by now.
         Some(_) => None,
+        // It is asked to end at once.
+        None if interrupted.is_some() => None,
         None => tokio::select! {
             biased;
             name = signals.next() => {
@@ -178,19 +186,20 @@ async fn run_unrecorded(
                     return Ok(RecordEnding::Session(Ending::Interrupted(name)));
                 }
                 is_signalled = true;
-                pass_on(name, &child);
+                if !reached_command(name, signals) {
+                    // It may be ending by itself.
+                    let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+                }
             }
             () = tokio::time::sleep(UNRECORDED_SLEEP) => {}
         }
     }
 }
 
-/// Gives a signal to the command as SIGTERM, but for the one that the terminal gives to it itself.
-fn pass_on(name: &str, child: &Child) {
-    if name != "SIGINT" {
-        // It may be ending by itself.
-        let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
-    }
+/// Whether the command got this signal as well: of a terminal's key, which is for all that run in its
+/// foreground. All others are passed on to it, as SIGTERM.
+fn reached_command(name: &str, signals: &Signals) -> bool {
+    name == "SIGINT" && !signals.interrupt_was_sent()
 }
 
 /// What the trace says of the command's first process, which runs under this recorder.
@@ -331,8 +340,7 @@ impl Session {
     /// The first signal: the recording goes on until the command has ended.
     fn signal(&mut self, name: &'static str) {
         self.recording.start_checkpoints(CheckpointReason::Final);
-        // The terminal sends its own to the command as well.
-        let passed_on = name != "SIGINT";
+        let passed_on = !reached_command(name, &self.signals);
         let until = passed_on.then(|| Instant::now() + FINAL_CHECKPOINTS_TIMEOUT);
         self.signalled = Some((name, until));
         let gets = if passed_on {
@@ -452,6 +460,13 @@ fn start(command: &[OsString], object: &str, ring: &RecordRing) -> Result<Child,
             program: program.to_string_lossy().into_owned(),
             why,
         })
+}
+
+/// The file of the program, where the command names one: a name without a slash is looked up elsewhere.
+fn program_file(command: &[OsString]) -> Vec<&Path> {
+    let program = command.first().map(Path::new).into_iter();
+    let is_path = |program: &&Path| program.as_os_str().as_bytes().contains(&b'/');
+    program.filter(is_path).collect()
 }
 
 /// The code with which a shell would end.

@@ -154,9 +154,10 @@ pub fn record(options: &RecordOptions) -> Result<RecordEnding, RecordError> {
 }
 
 /// Makes the file, which appears with the first bytes that are written and grows: what was written
-/// stays readable even when fragscope is killed, and what was there before is kept until then.
-fn create(path: &Path) -> Result<whole_file::Output, RecordError> {
-    Ok(outputs::place(path)?.begin_growing()?)
+/// stays readable even when fragscope is killed, and what was there before is kept until then. It may be none
+/// of `inputs`, which are read meanwhile.
+fn create(path: &Path, inputs: &[&Path]) -> Result<whole_file::Output, RecordError> {
+    Ok(outputs::place(path, inputs)?.begin_growing()?)
 }
 
 /// Why events are left out of a recording with too many threads.

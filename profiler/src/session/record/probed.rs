@@ -326,9 +326,13 @@ impl<O: Output> ProbedRecording<O> {
             let part = spent_ns / used * 100.0;
             format!(", {part:.0} % of its processor time meanwhile")
         });
+        let left_out = match unknown_frees {
+            0 => String::new(),
+            1 => "; 1 free of a block that was not known was left out".to_owned(),
+            _ => format!("; {unknown_frees} frees of blocks that were not known were left out"),
+        };
         self.output_mut().say(&format!(
-            "the probes took {each:.0} ns of the target per event{of_its_time}; {unknown_frees} frees of \
-             blocks that were not known were left out"
+            "the probes took {each:.0} ns of the target per event{of_its_time}{left_out}"
         ));
         Ok(self.recorder.finish()?.finish()?)
     }

@@ -142,7 +142,7 @@ fn begin(
             return Err(io::Error::from(io::ErrorKind::Interrupted).into());
         }
         // What was in the file is not lost for a recording that cannot begin.
-        Ok(TraceFile::begin(create(output)?, output, description)?)
+        Ok(TraceFile::begin(create(output, &[])?, output, description)?)
     })?;
     if let Err(why) = &lock {
         recording.output_mut().say(&format!(

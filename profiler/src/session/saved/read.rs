@@ -155,7 +155,9 @@ impl Found {
 /// # Errors
 /// When there is no such walk, or it cannot be written.
 pub fn export(options: &SavedExport) -> Result<Option<Incomplete>, SavedError> {
-    let place = options.output.as_deref().map(outputs::place).transpose()?;
+    let output = options.output.as_deref();
+    let place = output.map(|path| outputs::place(path, &[&options.saved.file]));
+    let place = place.transpose()?;
     let saved = load(&options.saved)?;
     let bytes = export::bytes(&saved.view, options.format).map_err(SavedError::Format)?;
     match (&place, options.format) {

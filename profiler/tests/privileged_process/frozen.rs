@@ -1,0 +1,112 @@
+//! A target whose control group is frozen.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use profiler_testing::child::{Child, eventually};
+
+use super::support::{fragscope, stderr, text, wait_until};
+
+/// A group of our own that can be frozen, of the first version where that is mounted.
+struct Freezer {
+    path: PathBuf,
+    is_first: bool,
+}
+
+impl Freezer {
+    fn new() -> Self {
+        let root = Path::new("/sys/fs/cgroup");
+        let is_first = root.join("freezer").is_dir();
+        let parent = match is_first {
+            true => root.join("freezer"),
+            false => root.to_owned(),
+        };
+        let path = parent.join(format!("fragscope-test-{}", std::process::id()));
+        fs::create_dir(&path).expect("control groups are mounted, and we are root");
+        Self { path, is_first }
+    }
+
+    fn add(&self, pid: i32) {
+        fs::write(self.path.join("cgroup.procs"), pid.to_string()).expect("it runs");
+    }
+
+    fn write(&self, frozen: bool) -> std::io::Result<()> {
+        let (file, words) = match self.is_first {
+            true => ("freezer.state", ["THAWED", "FROZEN"]),
+            false => ("cgroup.freeze", ["0", "1"]),
+        };
+        fs::write(self.path.join(file), words[usize::from(frozen)])
+    }
+
+    fn freeze(&self) {
+        self.write(true).expect("it can be frozen");
+        let (file, wanted) = match self.is_first {
+            true => ("freezer.state", "FROZEN"),
+            false => ("cgroup.events", "frozen 1"),
+        };
+        let state = self.path.join(file);
+        let state = || fs::read_to_string(&state).expect("a state");
+        wait_until("it is frozen", || {
+            state().lines().any(|line| line == wanted)
+        });
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        // Its process ends when it runs again, and the group can be removed after that.
+        let _ = self.write(false);
+        eventually("the end of the group", || fs::remove_dir(&self.path).ok());
+    }
+}
+
+#[test]
+fn a_frozen_target_is_walked_called_frozen_and_goes_on_when_it_is_thawed() {
+    let freezer = Freezer::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut child = Child::python(
+        "import sys\nprint(1, flush=True)\nfor line in sys.stdin: print(line, end='', flush=True)",
+    );
+    freezer.add(child.pid());
+    freezer.freeze();
+    let pid = child.pid().to_string();
+    let trace = folder.path().join("it.fragtrace");
+    for (words, code) in [
+        (&["snapshot", "--pid", &pid][..], &[0][..]),
+        (&["doctor", "--pid", &pid], &[0, 1]),
+        (
+            &["attach", "--headless", "--duration", "300ms", "--pid", &pid],
+            &[0],
+        ),
+        (
+            &[
+                "record",
+                "--duration",
+                "300ms",
+                "-o",
+                text(&trace),
+                "--pid",
+                &pid,
+            ],
+            &[0],
+        ),
+    ] {
+        let output = fragscope(words);
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            stderr(&output)
+        );
+        assert!(
+            code.contains(&output.status.code().unwrap_or(-1)),
+            "{words:?}: {said}"
+        );
+        if words[0] == "doctor" {
+            let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(said.contains("is frozen with its control group"), "{said}");
+        }
+    }
+    assert!(freezer.write(false).is_ok());
+    assert_eq!(child.ask("go on"), "go on");
+    child.kill();
+}
