@@ -22,7 +22,7 @@ pub struct Predictions {
     pub walk_ns: u64,
     /// The heap as it is, played: whether the rest can be believed. `None` until that was played.
     pub self_check: Option<SelfCheck>,
-    /// One for each candidate, in the order of the lab's field.
+    /// One for each candidate, in the lab's order.
     pub candidates: Vec<Prediction>,
     /// Candidates that have not been played yet.
     pub pending: u32,

@@ -4,9 +4,9 @@ use profiler_core::allocator::Allocator;
 use profiler_target::ErrorKind;
 use profiler_trace::limits::Incomplete;
 
+use super::ablation::GapCause;
 use super::allocators::NoAllocator;
 use super::calibrate::Calibration;
-use super::candidates::Mechanism;
 use super::figures::{Figure, PeakAndFinal};
 use super::play::PlayError;
 
@@ -20,7 +20,7 @@ pub struct Report {
     /// What the program had, then all others by what they need at the end; those that failed last.
     pub candidates: Vec<Row>,
     /// The gap between glibc and jemalloc in parts; empty when one of the two is not known.
-    pub mechanisms: Vec<Share>,
+    pub shares: Vec<Share>,
     /// What to do, in sentences.
     pub verdict: String,
     /// Whether the user ended it before all was played.
@@ -124,6 +124,8 @@ pub struct Row {
     pub version: Option<String>,
     /// Which allocator it is, without what distinguishes builds of it; `None` where that is not known.
     pub kind: Option<Allocator>,
+    /// The allocator that it is as it comes, with no setting changed; `None` for all else.
+    pub as_it_comes: Option<Allocator>,
     /// Whether it is what the program had.
     pub is_now: bool,
     /// All variables that it takes.
@@ -187,8 +189,8 @@ pub struct Measured {
 /// A part of the gap between glibc and jemalloc.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Share {
-    /// Which mechanism.
-    pub mechanism: Mechanism,
+    /// Which cause.
+    pub cause: GapCause,
     /// Its bytes; below 0 when undoing it costs.
     pub bytes: PeakAndFinal<i64>,
 }

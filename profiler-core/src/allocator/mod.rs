@@ -3,6 +3,8 @@
 //! Whatever needs a name, a sign, a variable or a library of an allocator takes it from its row; the
 //! walker of each is a module of its own ([`crate::glibc`] and its neighbours).
 
+mod environment;
+mod glibc_settings;
 mod recognise;
 mod rows;
 mod settings;
@@ -10,12 +12,14 @@ mod version;
 
 use std::fmt;
 
+pub use self::environment::Environment;
+pub use self::glibc_settings::{GlibcSetting, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
 pub use self::recognise::{
     Contents, allocators_in, c_library, functions, is_c_library_name, serving_malloc,
 };
 pub use self::rows::ROWS;
 pub use self::settings::{
-    List, MMAP_THRESHOLDS, Settings, ValueForm, environment_beginnings, reader_of,
+    Assignment, List, Settings, ValueForm, environment_beginnings, reader_of,
 };
 
 /// The allocators that fragscope distinguishes.

@@ -410,7 +410,7 @@ fn the_heap_of_a_library_is_a_class_of_its_own() {
         "{finding:?}"
     );
     assert!(
-        finding.remedy.prose.contains("release_unused()"),
+        finding.remedy.prose().contains("release_unused()"),
         "{finding:?}"
     );
 }
@@ -470,7 +470,7 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
          now 100.0 MiB. 1.4 % is live."
     );
     assert_eq!(costs.findings[0].bytes, Some(0));
-    assert!(!costs.findings[0].remedy.prose.contains("jemalloc"));
+    assert!(!costs.findings[0].remedy.prose().contains("jemalloc"));
 
     let unclear = with(&[jemalloc([60, 90, 120])]);
     assert_eq!(unclear.findings[0].bytes, None);

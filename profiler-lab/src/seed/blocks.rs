@@ -2,7 +2,7 @@
 //! arena.
 
 use profiler_core::addr::AddrRange;
-use profiler_core::allocator::Allocator;
+use profiler_core::allocator::{Allocator, GlibcSetting};
 use profiler_core::heap::{Extent, ExtentKind, HeapSnapshot};
 use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::Sample;
@@ -102,19 +102,21 @@ impl<'a> SeedHeap<'a> {
         self.heap.unreadable_bytes
     }
 
-    /// A setting in force that is a number.
-    pub fn setting(&self, name: &str) -> Option<u64> {
-        let mut settings = self.heap.settings.iter();
-        let (_, value) = settings.find(|(own, _)| own == name)?;
-        value.parse().ok()
+    /// A setting in force of glibc's.
+    pub fn setting(&self, wanted: GlibcSetting) -> Option<u64> {
+        self.of_glibc(&self.heap.settings, wanted)
     }
 
     /// The same, where it is known to differ from the default.
-    pub fn changed_setting(&self, name: &str) -> Option<u64> {
-        let value = self.setting(name)?;
-        let mut defaults = self.heap.defaults.iter();
-        let (_, default) = defaults.find(|(own, _)| own == name)?;
-        (default.parse() != Ok(value)).then_some(value)
+    pub fn changed_setting(&self, wanted: GlibcSetting) -> Option<u64> {
+        let default = self.of_glibc(&self.heap.defaults, wanted)?;
+        self.setting(wanted).filter(|value| *value != default)
+    }
+
+    fn of_glibc(&self, listed: &[(String, String)], wanted: GlibcSetting) -> Option<u64> {
+        let is_glibc = self.heap.allocator == Allocator::Glibc;
+        let listed = listed.iter().map(|(name, value)| (&**name, &**value));
+        wanted.in_force(listed).filter(|_| is_glibc)
     }
 
     /// Arenas that have anything, at least one: each is one thread of the program.

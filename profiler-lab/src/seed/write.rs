@@ -5,7 +5,7 @@ use std::io;
 use fastrand::Rng;
 use profiler_common::program::{MAX_SLOTS, MAX_THREADS, Op, code, only};
 use profiler_core::addr::{AddrRange, PAGE_SIZE};
-use profiler_core::allocator::{Allocator, MMAP_THRESHOLDS};
+use profiler_core::allocator::{Allocator, GlibcSetting, MMAP_THRESHOLDS};
 use profiler_core::heap::Extent;
 use profiler_trace::compile::{LEAST_CHUNK, Neighbours, Sink, parts_with_pages, room, settle};
 
@@ -81,7 +81,7 @@ pub fn write(
     options: &SeedOptions,
     sink: &mut impl Sink,
 ) -> io::Result<Written> {
-    let threshold = heap.setting("mmap_threshold").unwrap_or(PIECE);
+    let threshold = heap.setting(GlibcSetting::MmapThreshold).unwrap_or(PIECE);
     let threshold = threshold.clamp(PIECE, *MMAP_THRESHOLDS.end());
     let of_threshold = threshold - 8192;
     let is_mostly = |most, share| heap.share_of_gaps(of_threshold, most) >= share;
@@ -209,8 +209,11 @@ impl<'a, S: Sink> Writer<'a, S> {
     /// Makes glibc's `mmap_threshold` what it is: it follows the largest block with a mapping of its
     /// own that was freed (`free` in `malloc/malloc.c`).
     fn threshold(&mut self) -> io::Result<()> {
-        let grows = self.heap.setting("no_dyn_threshold") == Some(0);
-        let threshold = self.heap.setting("mmap_threshold").filter(|_| grows);
+        let grows = self.heap.setting(GlibcSetting::NoDynThreshold) == Some(0);
+        let threshold = self
+            .heap
+            .setting(GlibcSetting::MmapThreshold)
+            .filter(|_| grows);
         let Some(bytes) = threshold
             .filter(|bytes| (MMAP_THRESHOLDS.start() + 1..=*MMAP_THRESHOLDS.end()).contains(bytes))
         else {

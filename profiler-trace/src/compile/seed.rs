@@ -11,7 +11,7 @@ use std::io;
 use fastrand::Rng;
 use profiler_common::program::{Op, code, only};
 use profiler_core::addr::PAGE_SIZE;
-use profiler_core::allocator::{Allocator, MMAP_THRESHOLDS};
+use profiler_core::allocator::{Allocator, GlibcSetting, MMAP_THRESHOLDS};
 
 use super::fill::{LEAST_CHUNK, Neighbours, room};
 use super::settle::{SETTLING_NS, settle};
@@ -37,8 +37,7 @@ pub(super) struct SeedHeap {
 impl SeedHeap {
     pub(super) fn of(description: &TraceDescription) -> Self {
         let malloc = description.malloc.as_deref().and_then(Allocator::of_title);
-        let threshold = description.setting("mmap_threshold");
-        let threshold = threshold.and_then(|bytes| bytes.parse().ok());
+        let threshold = description.glibc_setting(GlibcSetting::MmapThreshold);
         Self {
             is_glibc: malloc.is_none_or(|malloc| malloc == Allocator::Glibc),
             mmap_threshold: threshold

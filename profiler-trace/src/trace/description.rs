@@ -1,6 +1,8 @@
 //! What a trace says of the recorded program, and its names in the file: `docs/trace-format.md` lists
 //! them.
 
+use profiler_core::allocator::GlibcSetting;
+
 /// Everything about the recorded program that is not an event. What is not known is `None`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TraceDescription {
@@ -109,6 +111,12 @@ impl TraceDescription {
     /// The value of a setting of the allocator.
     pub fn setting(&self, name: &str) -> Option<&str> {
         value_of(&self.settings, name)
+    }
+
+    /// A setting of glibc's that is a number.
+    pub fn glibc_setting(&self, wanted: GlibcSetting) -> Option<u64> {
+        let settings = self.settings.iter();
+        wanted.in_force(settings.map(|(name, value)| (&**name, &**value)))
     }
 
     /// All that is known, each by its name in the file.

@@ -91,7 +91,7 @@ struct FindingRow<'a> {
     claim: &'a str,
     bytes: Option<u64>,
     evidence: Object<&'static str, Option<Number>>,
-    remedy: &'static str,
+    remedy: String,
     steps: Vec<RemedyStep>,
     confidence: &'static str,
 }
@@ -305,7 +305,7 @@ impl<'a> FindingRow<'a> {
                     .map(|one| (one.key, one.value.map(Number::from)))
                     .collect(),
             ),
-            remedy: finding.remedy.prose,
+            remedy: finding.remedy.prose(),
             steps: finding.remedy.steps.iter().map(RemedyStep::of).collect(),
             confidence: confidence(finding.confidence),
         }

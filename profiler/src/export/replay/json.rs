@@ -18,7 +18,7 @@ pub fn json(report: &Report) -> String {
         trace: trace(report),
         calibration: calibration(&report.calibration),
         candidates: report.candidates.iter().map(candidate).collect(),
-        mechanisms: report.mechanisms.iter().map(mechanism).collect(),
+        mechanisms: report.shares.iter().map(mechanism).collect(),
         verdict: &report.verdict,
         interrupted: report.interrupted,
         not_confined: &report.not_confined,
@@ -239,7 +239,7 @@ fn checkpoint_row(checkpoint: &Checkpoint) -> CheckpointRow {
 
 fn mechanism(share: &Share) -> Mechanism {
     Mechanism {
-        mechanism: share.mechanism.name(),
+        mechanism: share.cause.name(),
         bytes: share.bytes.at_end,
         peak_bytes: share.bytes.peak,
     }

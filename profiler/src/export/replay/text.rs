@@ -3,7 +3,6 @@
 use profiler_common::program::{MAX_PROCESSES, MAX_THREADS};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds};
-use profiler_lab::ablation::in_words;
 use profiler_lab::calibrate::error;
 use profiler_lab::report::{Measured, Report, Row};
 
@@ -29,7 +28,7 @@ pub fn text(report: &Report, colours: bool) -> String {
     };
     heading(&mut text, report);
     table(&mut text, report);
-    mechanisms(&mut text, report);
+    shares(&mut text, report);
     text.blank();
     text.paragraph("", &report.verdict);
     remedies(&mut text, report);
@@ -281,12 +280,12 @@ fn measured(text: &mut Text, row: &Row, now: Option<&Measured>) {
     );
 }
 
-fn mechanisms(text: &mut Text, report: &Report) {
-    if report.mechanisms.is_empty() {
+fn shares(text: &mut Text, report: &Report) {
+    if report.shares.is_empty() {
         return;
     }
     let gap = |part: fn(&profiler_lab::report::Share) -> i64| -> i64 {
-        report.mechanisms.iter().map(part).sum()
+        report.shares.iter().map(part).sum()
     };
     let (last, peak) = (
         gap(|share| share.bytes.at_end),
@@ -300,8 +299,8 @@ fn mechanisms(text: &mut Text, report: &Report) {
             "final", "peak", "MiB SAVED FROM GLIBC TO JEMALLOC, BY CAUSE"
         ),
     );
-    for share in &report.mechanisms {
-        let words = in_words(share.mechanism);
+    for share in &report.shares {
+        let words = share.cause.in_words();
         text.line(&format!(
             "{:>8.1} {:>8.1}  {words}",
             share.bytes.at_end as f64 / MIB,

@@ -251,7 +251,7 @@ fn findings(text: &mut Text, report: &FragReport) {
             confidence(finding.confidence)
         ));
         text.paragraph("    ", &finding.claim);
-        text.paragraph("    ", finding.remedy.prose);
+        text.paragraph("    ", &finding.remedy.prose());
     }
     if let Some(packing) = &report.packing {
         text.paragraph(

@@ -482,11 +482,11 @@ fn metrics() -> Vec<Metric> {
 fn findings() -> Vec<Finding> {
     const APART: Remedy = Remedy {
         steps: &[],
-        prose: "LD_PRELOAD=libjemalloc.so.2 keeps sizes apart; measure it before the fleet gets it.",
+        sentences: "LD_PRELOAD=libjemalloc.so.2 keeps sizes apart; measure it before the fleet gets it.",
     };
     const TRIM: Remedy = Remedy {
         steps: &[],
-        prose: "Call malloc_trim(0) after each peak, or set MALLOC_TRIM_THRESHOLD_=131072.",
+        sentences: "Call malloc_trim(0) after each peak, or set MALLOC_TRIM_THRESHOLD_=131072.",
     };
     let finding = |mechanism, mib: u64, claim: &str, remedy, confidence| Finding {
         mechanism,
