@@ -41,3 +41,4 @@ pub mod threads;
 pub mod tuning;
 pub mod units;
 pub mod view;
+pub mod worth;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use profiler_core::allocator::{Allocator as Kind, Environment, GlibcSetting, reader_of};
+use profiler_core::allocator::{
+    Allocator as Kind, AllocatorTitle, Environment, GlibcSetting, reader_of,
+};
 use profiler_core::tuning::{self, TRIM_FROM_PYTHON, Tuning};
 use profiler_trace::trace::TraceDescription;
 
@@ -211,15 +213,15 @@ impl Facts<'_> {
     }
 
     /// The allocator that the program had with its version, where that was recorded.
-    fn malloc(&self) -> Option<&str> {
-        let malloc = self.description.malloc.as_deref();
-        malloc.filter(|title| !title.is_empty())
+    fn malloc(&self) -> Option<&AllocatorTitle> {
+        let malloc = self.description.malloc.as_ref();
+        malloc.filter(|title| !title.name().is_empty())
     }
 
     /// Whether the program had glibc's malloc, as is assumed where that was not recorded.
     pub fn is_glibc(&self) -> bool {
         let malloc = self.malloc();
-        malloc.is_none_or(|title| Kind::of_title(title) == Some(Kind::Glibc))
+        malloc.is_none_or(|title| title.kind() == Some(Kind::Glibc))
     }
 
     fn trim_every(&self) -> Duration {
@@ -242,9 +244,8 @@ pub fn now(facts: &Facts<'_>) -> (Candidate, Option<Failure>) {
         return (Candidate::glibc(&name, env), None);
     }
     let path = facts.description.malloc_path.as_deref().unwrap_or_default();
-    let without_version = title.split(' ').next().unwrap_or(title);
     let Recorded { allocator, note } =
-        recorded::allocator(without_version, path, facts.allow_recorded);
+        recorded::allocator(title.name(), path, facts.allow_recorded);
     (Candidate::with(&name, allocator, env), note)
 }
 

@@ -280,11 +280,11 @@ impl PlayedSet<'_> {
     /// be the same.
     fn other_allocator(&self) -> Option<(String, String)> {
         let description = self.program.description();
-        let recorded = description.malloc.clone()?;
+        let recorded = description.malloc.as_ref()?.to_string();
         let played = self.candidates[0].allocator.as_ref().ok()?;
         // The C library's own is the one that the player had.
         let played = match played.object {
-            Some(_) => played.identity.title(),
+            Some(_) => played.identity.title().to_string(),
             None => self.outcomes[0].sample.as_ref()?.target.libc.clone()?,
         };
         (recorded != played).then_some((recorded, played))

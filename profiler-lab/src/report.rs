@@ -1,6 +1,7 @@
 //! What a replay came to: plain data, from which text and JSON are made.
 
-use profiler_core::allocator::Allocator;
+use profiler_core::allocator::{Allocator, AllocatorTitle};
+use profiler_core::worth;
 use profiler_target::ErrorKind;
 use profiler_trace::limits::Incomplete;
 
@@ -43,7 +44,7 @@ pub struct TraceFacts {
     /// The C library.
     pub libc: Option<String>,
     /// The allocator that it had.
-    pub malloc: Option<String>,
+    pub malloc: Option<AllocatorTitle>,
     /// Processors that it could run on.
     pub cpus: Option<u64>,
     /// When it was recorded.
@@ -222,15 +223,11 @@ impl Report {
 
 /// An effect that is so many times the error of the replay is one all the same.
 const OUTWEIGHS: f64 = 4.0;
-/// A saving of less than this, or than [`WORTH_SHARE`], is none.
-const WORTH_BYTES: u64 = 5 << 20;
-/// See above.
-pub(super) const WORTH_SHARE: f64 = 0.05;
 
 impl Measured {
     /// The least saving at the end that is worth while.
     pub(super) fn worth(&self) -> u64 {
-        WORTH_BYTES.max((self.memory.at_end.bytes as f64 * WORTH_SHARE) as u64)
+        worth::OF_REPLAY.least(self.memory.at_end.bytes)
     }
 
     /// What another would have saved at the end.

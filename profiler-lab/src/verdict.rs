@@ -2,10 +2,11 @@
 
 use profiler_core::allocator::Allocator;
 use profiler_core::units::bytes;
+use profiler_core::worth;
 
 use super::calibrate::{Calibration, MOST_TRUSTED_ERROR, error};
 use super::figures::PeakAndFinal;
-use super::report::{Measured, Report, Row, WORTH_SHARE};
+use super::report::{Measured, Report, Row};
 
 /// A share of the gap from which a cause dominates.
 const DOMINANT_SHARE: f64 = 0.5;
@@ -101,7 +102,7 @@ fn of_jemalloc(had: &Measured, with: &Measured, helps: bool) -> String {
         said.push_str(" Not in every run: the range reaches the baseline.");
     }
     let change = with.memory.peak.bytes as f64 / had.memory.peak.bytes.max(1) as f64 - 1.0;
-    if change.abs() >= WORTH_SHARE {
+    if change.abs() >= worth::OF_REPLAY.share() {
         said.push_str(&format!(
             " Its peak would be {} {}: {}.",
             bytes(with.memory.peak.bytes.abs_diff(had.memory.peak.bytes)),
@@ -115,7 +116,7 @@ fn of_jemalloc(had: &Measured, with: &Measured, helps: bool) -> String {
 fn range(measured: &Measured) -> String {
     let last = measured.memory.at_end;
     let spread = last.high_bytes - last.low_bytes;
-    if spread as f64 <= last.bytes as f64 * WORTH_SHARE {
+    if spread as f64 <= last.bytes as f64 * worth::OF_REPLAY.share() {
         return String::new();
     }
     format!(" ({} to {})", bytes(last.low_bytes), bytes(last.high_bytes))

@@ -11,11 +11,8 @@ use crate::report::{
     ArenaReport, Evidence, Finding, FragReport, HeapReport, LedgerClass, Mechanism,
 };
 use crate::units::{Value, bytes, count, percent};
+use crate::worth;
 
-/// A mechanism is worth a finding from this share of RSS on…
-const WORTH_SHARE: f64 = 0.05;
-/// …and from this many bytes on.
-const WORTH_BYTES: u64 = 4 << 20;
 /// From this share of RSS on, huge pages are worth a finding.
 const HUGE_SHARE: f64 = 0.5;
 
@@ -53,7 +50,7 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
 
 /// Whether a saving of `saved` bytes is worth a word.
 pub(crate) fn worth(report: &FragReport, saved: u64) -> bool {
-    saved >= WORTH_BYTES && saved as f64 >= report.kernel.rss_bytes as f64 * WORTH_SHARE
+    saved >= worth::OF_RSS.least(report.kernel.rss_bytes)
 }
 
 /// The allocator that serves most of malloc's memory; `None` when none was walked.

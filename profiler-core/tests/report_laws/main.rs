@@ -4,7 +4,7 @@
 mod samples;
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use profiler_core::allocator::{Allocator, Home, ROWS};
+use profiler_core::allocator::{Allocator, AllocatorTitle, Home, ROWS};
 use profiler_core::heap::{Arena, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::metrics::MetricId;
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
@@ -134,7 +134,7 @@ fn verdicts_read_as_they_should() {
     assert_eq!(verdict(&not_walked), "No verdict: no heap could be walked.");
     // glibc is walked, but it is not what serves malloc.
     let mut another = worker(25_600, &[live(64), free(4032)], 0);
-    another.target.malloc = Some("jemalloc".into());
+    another.target.malloc = Some(AllocatorTitle::parse("jemalloc"));
     let report = FragReport::from_sample(&another);
     assert_eq!(
         report.verdict,

@@ -2,14 +2,12 @@
 //! arena.
 
 use profiler_core::addr::AddrRange;
-use profiler_core::allocator::{Allocator, GlibcSetting};
+use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting};
+use profiler_core::glibc::WHOLE_HEADER;
 use profiler_core::heap::{Extent, ExtentKind, HeapSnapshot};
 use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::Sample;
 use profiler_core::span::SpanState;
-
-/// Bytes of a glibc chunk with a mapping of its own before its block (`malloc/malloc.c`).
-const MAPPED_HEADER: u64 = 16;
 
 /// The heap that serves malloc in a sample.
 #[derive(Copy, Clone, Debug)]
@@ -43,11 +41,7 @@ pub(super) enum StretchKind {
 impl<'a> SeedHeap<'a> {
     /// The heap that serves malloc in a sample; `None` when none that does was walked.
     pub fn of(sample: &'a Sample) -> Option<Self> {
-        let serving = sample
-            .target
-            .malloc
-            .as_deref()
-            .and_then(Allocator::of_title);
+        let serving = sample.target.malloc.as_ref().and_then(AllocatorTitle::kind);
         let present = |heap: &&HeapSnapshot| -> u64 {
             let extents = heap.extents.iter();
             extents.map(|e| sample.residency.data_bytes(e.range)).sum()
@@ -141,7 +135,7 @@ impl<'a> SeedHeap<'a> {
         large.flat_map(|extent| {
             // glibc: asked for again, it must not take one page more (`sysmalloc_mmap`).
             let header = match self.allocator() {
-                Allocator::Glibc => MAPPED_HEADER,
+                Allocator::Glibc => WHOLE_HEADER,
                 _ => 0,
             };
             let live = extent.live_blocks();

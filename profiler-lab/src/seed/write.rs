@@ -6,8 +6,9 @@ use fastrand::Rng;
 use profiler_common::program::{MAX_SLOTS, MAX_THREADS, Op, code, only};
 use profiler_core::addr::{AddrRange, PAGE_SIZE};
 use profiler_core::allocator::{Allocator, GlibcSetting, MMAP_THRESHOLDS};
+use profiler_core::glibc::MIN_CHUNK;
 use profiler_core::heap::Extent;
-use profiler_trace::compile::{LEAST_CHUNK, Neighbours, Sink, parts_with_pages, room, settle};
+use profiler_trace::compile::{Neighbours, Sink, parts_with_pages, room, settle};
 
 use super::blocks::{SeedHeap, Stretch, StretchKind};
 use super::history::{Fill, FreeOrder, LargeGaps, Overlap};
@@ -291,7 +292,7 @@ impl<'a, S: Sink> Writer<'a, S> {
             Fill::Neighbours => true,
             Fill::Exact => arena.neighbours.tile(bytes),
         };
-        while left >= LEAST_CHUNK {
+        while left >= MIN_CHUNK {
             let room = room(left, self.piece);
             let size = match was_small {
                 true => arena.neighbours.draw(room, &mut self.random),
@@ -307,7 +308,7 @@ impl<'a, S: Sink> Writer<'a, S> {
     /// Fills bytes that have no pages.
     fn absent(&mut self, arena: &mut Arena<'a>, bytes: u64) -> io::Result<()> {
         let mut left = bytes;
-        while left >= LEAST_CHUNK {
+        while left >= MIN_CHUNK {
             let size = room(left, self.piece);
             let slot = self.block(self.asked(size), Some(0))?;
             arena.fill.push(slot);

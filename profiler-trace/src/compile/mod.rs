@@ -13,7 +13,7 @@ use std::io;
 
 use profiler_common::program::{LARGE_BYTES, Op, UNKNOWN, code, only};
 
-pub use self::fill::{LEAST_CHUNK, Neighbours, parts_with_pages, room};
+pub use self::fill::{Neighbours, parts_with_pages, room};
 use self::process::Process;
 use self::seed::SeedHeap;
 pub use self::settle::settle;

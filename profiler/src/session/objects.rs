@@ -67,7 +67,7 @@ impl ObjectReader {
     /// Begins to read the objects of a walk, if that is due and none are being read.
     pub(crate) fn offer(&mut self, sample: &Sample) {
         let is_due = self.is_wanted || Instant::now() >= self.not_before;
-        if sample.target.python.is_none() || self.running.is_some() || !is_due {
+        if !sample.target.is_python() || self.running.is_some() || !is_due {
             return;
         }
         self.is_wanted = false;

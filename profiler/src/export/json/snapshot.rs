@@ -75,7 +75,7 @@ struct Target<'a> {
     python: Option<&'a str>,
     python_malloc: Option<&'static str>,
     libc: Option<&'a str>,
-    malloc: Option<&'a str>,
+    malloc: Option<String>,
     threads: u32,
 }
 
@@ -178,7 +178,7 @@ impl<'a> Snapshot<'a> {
                 python: report.target.python.as_deref(),
                 python_malloc: report.target.python_malloc.map(PythonMalloc::name),
                 libc: report.target.libc.as_deref(),
-                malloc: report.target.malloc.as_deref(),
+                malloc: report.target.malloc.as_ref().map(ToString::to_string),
                 threads: report.target.threads,
             },
             rss_bytes,

@@ -1,6 +1,6 @@
 //! A report with something in every place, for tests.
 
-use profiler_core::allocator::Allocator;
+use profiler_core::allocator::{Allocator, AllocatorTitle};
 use profiler_lab::ablation::GapCause;
 use profiler_lab::allocators::NoAllocator;
 use profiler_lab::calibrate::{CalibrationFactors, Point, calibrate};
@@ -115,7 +115,7 @@ pub(super) fn full() -> Report {
             pid: Some(4711),
             python: Some("CPython 3.11.2".into()),
             libc: Some("glibc 2.36".into()),
-            malloc: Some("glibc 2.36".into()),
+            malloc: Some(AllocatorTitle::parse("glibc 2.36")),
             cpus: Some(2),
             started_at: Some("2026-01-02T03:04:05Z".into()),
             format: None,

@@ -92,7 +92,8 @@ impl Text {
 
 fn heading(text: &mut Text, report: &Report) {
     let trace = &report.trace;
-    let known = [&trace.python, &trace.malloc];
+    let malloc = trace.malloc.as_ref().map(ToString::to_string);
+    let known = [&trace.python, &malloc];
     let known: Vec<&str> = known.iter().filter_map(|one| one.as_deref()).collect();
     let command = trace.command.as_deref().unwrap_or("unknown program");
     text.styled(TextStyle::Bold, command);

@@ -124,7 +124,7 @@ fn target(text: &mut Text, report: &FragReport) {
         "  {}, C library {}, malloc from {}, {}",
         python(target),
         known(&target.libc),
-        known(&target.malloc),
+        known(&target.malloc.as_ref().map(ToString::to_string)),
         match target.threads {
             1 => "1 thread".to_owned(),
             threads => format!("{threads} threads"),
