@@ -19,11 +19,11 @@ pub const PROGRAM_BYTES: usize = 1 << 38;
 /// Bytes from which a block may stay partly untouched: smaller ones are always written to.
 pub const LARGE_BYTES: u64 = 128 << 10;
 
-/// Threads at the most, over all processes.
+/// Threads at most, over all processes.
 pub const MAX_THREADS: u32 = 1 << 16;
-/// Processes at the most.
+/// Processes at most.
 pub const MAX_PROCESSES: u32 = 1 << 12;
-/// Live blocks of a process at the most.
+/// Live blocks of a process at most.
 pub const MAX_SLOTS: u32 = 1 << 28;
 /// Bytes of the stack of a player's thread: allocators need little, and what is not touched costs
 /// nothing.

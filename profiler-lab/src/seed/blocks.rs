@@ -128,7 +128,7 @@ impl<'a> SeedHeap<'a> {
         extents.filter(move |e| e.arena == arena && e.kind != ExtentKind::LargeMapped)
     }
 
-    /// Blocks with a mapping of their own: the bytes that were asked for at the most.
+    /// Blocks with a mapping of their own: the bytes that were asked for at most.
     pub(super) fn large_mapped(&self) -> impl Iterator<Item = (AddrRange, u64)> {
         let extents = self.heap.extents.iter();
         let large = extents.filter(|e| e.kind == ExtentKind::LargeMapped);

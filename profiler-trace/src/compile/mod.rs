@@ -81,7 +81,7 @@ pub struct Summary {
     pub processes: u32,
     /// Events that were left out because there were too many threads or processes.
     pub left_out: u64,
-    /// Slots that the processes need, one after the other and together, at the most.
+    /// Slots that the processes need, one after the other and together, at most.
     pub slots: u64,
     /// Time between the first and the last event, in ns.
     pub duration_ns: u64,

@@ -19,7 +19,7 @@ use super::settle::{SETTLING_NS, settle};
 use super::{Compiler, Sink, free, is_large, op, touch};
 use crate::trace::{SeedBlock, TraceDescription};
 
-/// What a threshold is larger than the blocks that raised it to there, at the most.
+/// What a threshold is larger than the blocks that raised it to there, at most.
 const THRESHOLD_ROUNDING: u64 = 2 * PAGE_SIZE;
 
 /// What is known of the heap of the seed.
@@ -55,7 +55,7 @@ struct Fill {
     left: u32,
 }
 
-/// Blocks of a fill at the most.
+/// Blocks of a fill at most.
 const MOST_BLOCKS: u32 = 1 << 24;
 
 /// A block that is to be freed once all is allocated.

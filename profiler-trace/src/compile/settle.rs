@@ -17,7 +17,7 @@ pub(super) const SETTLING_NS: u64 = STEPS * STEP_NS;
 const BLOCKS: u32 = 1_100;
 /// jemalloc caches blocks of up to 32 KiB (`tcache_max`).
 const BLOCK_BYTES: u64 = 40 << 10;
-/// Threads that go on, at the most.
+/// Threads that go on, at most.
 const MOST_THREADS: usize = 64;
 
 /// Has `threads` allocate and free in `slot` for 25 s after `since_ns`, as a program that goes

@@ -186,7 +186,7 @@ impl Default for Sums {
 }
 
 impl Sums {
-    /// So much are all counts of a sample together at the most: more than any host's memory.
+    /// So much are all counts of a sample together at most: more than any host's memory.
     const MOST: u64 = 1 << 60;
 
     /// Adds some.

@@ -317,7 +317,7 @@ impl Wire for ProbeState {
     }
 }
 
-/// Significant digits of a histogram at the most, which settle how much memory it takes.
+/// Significant digits of a histogram at most, which settle how much memory it takes.
 const MOST_DIGITS: u8 = 3;
 
 /// Digits, bounds, and each value with its count.

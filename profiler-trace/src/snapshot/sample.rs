@@ -244,7 +244,7 @@ impl Wire for PageRun {
     }
 }
 
-/// Heaps of one sample at the most: each object that is mapped can hold an allocator.
+/// Heaps of one sample at most: each object that is mapped can hold an allocator.
 const MOST_HEAPS: usize = 64;
 
 /// Takes a sample that is sound enough to be reported on: its ranges are in order, and its counts can

@@ -17,7 +17,7 @@ use super::options::Budget;
 
 /// Time between two readings at the least: growth of less than that is noise.
 const LEAST_PAUSE: Duration = Duration::from_secs(10);
-/// Threads that read at the most.
+/// Threads that read at most.
 const THREADS: usize = 4;
 /// Memory that reading takes, in bytes for each live block.
 const BYTES_A_BLOCK: u64 = 48;

@@ -8,7 +8,7 @@ use profiler_lab::report::{Checkpoint, Report, Row, Share};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::columns::FILED;
+use super::columns::IN_JSON;
 use crate::export::json::text;
 
 /// A report as one indented `fragscope.replay/1` document, its keys in a fixed order.
@@ -110,8 +110,8 @@ struct Figures<'a>(&'a Row);
 
 impl Serialize for Figures<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(FILED.len()))?;
-        for column in &FILED {
+        let mut map = serializer.serialize_map(Some(IN_JSON.len()))?;
+        for column in &IN_JSON {
             match (column.value)(self.0) {
                 Some(Value::Whole(value)) => map.serialize_entry(column.key, &value)?,
                 Some(Value::Fraction(value)) => map.serialize_entry(column.key, &value)?,

@@ -9,7 +9,7 @@ use profiler_lab::report::{Measured, Report, Row};
 use super::columns::{self, Compared, MIB};
 use crate::export::names::cut;
 
-/// Columns at the most.
+/// Columns at most.
 const WIDTH: usize = 80;
 /// Columns of a candidate's name: what the figures leave.
 const NAME: usize = WIDTH - columns::WIDTH;

@@ -13,7 +13,7 @@ use profiler_core::view::View;
 
 use super::names::{confidence, cut, events_lost, rfc3339};
 
-/// Columns at the most.
+/// Columns at most.
 const WIDTH: usize = 100;
 /// Arenas, and defects, shown before the rest is only counted.
 const TOP_ROWS: usize = 12;
