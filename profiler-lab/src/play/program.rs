@@ -12,7 +12,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
 use profiler_common::program::{
-    Control, OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES, code,
+    Control, OPS_AT, Op, OpCode, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES,
 };
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::{GlibcSetting, MMAP_THRESHOLDS};
@@ -105,7 +105,7 @@ impl ReplayProgram {
         let mut summary = write(&mut OperationsSink(&mut builder.buffer))?;
         (summary.processes, summary.events) = (1, builder.buffer.published);
         builder.buffer.push(Op {
-            code: code::CHECKPOINT,
+            code: OpCode::CHECKPOINT,
             ..Op::default()
         })?;
         builder.close()?;

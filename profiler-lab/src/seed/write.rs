@@ -3,7 +3,7 @@
 use std::io;
 
 use fastrand::Rng;
-use profiler_common::program::{MAX_SLOTS, MAX_THREADS, Op, code, only};
+use profiler_common::program::{MAX_SLOTS, MAX_THREADS, Op, OpCode, only};
 use profiler_core::addr::{AddrRange, PAGE_SIZE};
 use profiler_core::allocator::{Allocator, GlibcSetting, MMAP_THRESHOLDS};
 use profiler_core::glibc::MIN_CHUNK;
@@ -163,7 +163,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         for (number, arena) in arena_numbers.into_iter().enumerate() {
             let thread = number as u32;
             if thread > 0 {
-                self.push(op(code::SPAWN, 0, thread))?;
+                self.push(op(OpCode::SPAWN, 0, thread))?;
                 self.written.threads += 1;
             }
             let mut extents: Vec<&Extent> = heap.extents(arena).collect();
@@ -221,9 +221,9 @@ impl<'a, S: Sink> Writer<'a, S> {
             return Ok(());
         };
         for op in [
-            op(code::TOUCH, 0, 0),
-            op(code::ALLOC, bytes - 32, PASSING),
-            op(code::FREE, 0, PASSING),
+            op(OpCode::TOUCH, 0, 0),
+            op(OpCode::ALLOC, bytes - 32, PASSING),
+            op(OpCode::FREE, 0, PASSING),
         ] {
             self.push(Op {
                 only: only::C_LIBRARY,
@@ -330,7 +330,7 @@ impl<'a, S: Sink> Writer<'a, S> {
     fn live(&mut self, range: AddrRange, bytes: u64) -> io::Result<()> {
         let touched = (range.len() >= PAGE_SIZE).then(|| self.heap.present(range).min(bytes));
         self.touch(touched.filter(|touched| *touched < bytes))?;
-        self.push(op(code::ALLOC, bytes, KEPT))?;
+        self.push(op(OpCode::ALLOC, bytes, KEPT))?;
         self.written.live_bytes = self.written.live_bytes.saturating_add(bytes);
         self.kept_bytes = self.kept_bytes.saturating_add(touched.unwrap_or(bytes));
         self.note_peak();
@@ -350,7 +350,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         }
         self.written.slots += 1;
         self.touch(touched)?;
-        self.push(op(code::ALLOC, bytes, slot))?;
+        self.push(op(OpCode::ALLOC, bytes, slot))?;
         self.fill_bytes = self.fill_bytes.saturating_add(touched.unwrap_or(bytes));
         self.note_peak();
         Ok(slot)
@@ -358,7 +358,7 @@ impl<'a, S: Sink> Writer<'a, S> {
 
     fn touch(&mut self, touched: Option<u64>) -> io::Result<()> {
         match touched {
-            Some(bytes) => self.push(op(code::TOUCH, bytes, 0)),
+            Some(bytes) => self.push(op(OpCode::TOUCH, bytes, 0)),
             None => Ok(()),
         }
     }
@@ -375,13 +375,13 @@ impl<'a, S: Sink> Writer<'a, S> {
         for arena in arenas.iter() {
             self.switch(arena.thread)?;
             for slot in &arena.cached {
-                self.push(op(code::FREE, 0, *slot))?;
+                self.push(op(OpCode::FREE, 0, *slot))?;
             }
         }
         for arena in arenas.iter() {
             self.switch(arena.thread)?;
             for slot in &arena.fill {
-                self.push(op(code::FREE, 0, *slot))?;
+                self.push(op(OpCode::FREE, 0, *slot))?;
             }
         }
         self.fill_bytes = 0;
@@ -402,7 +402,7 @@ impl<'a, S: Sink> Writer<'a, S> {
     fn switch(&mut self, thread: u32) -> io::Result<()> {
         if self.thread != thread {
             self.thread = thread;
-            self.push(op(code::SWITCH, 0, thread))?;
+            self.push(op(OpCode::SWITCH, 0, thread))?;
         }
         Ok(())
     }
@@ -417,7 +417,7 @@ fn too_many(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
-fn op(code: u8, value: u64, slot: u32) -> Op {
+fn op(code: OpCode, value: u64, slot: u32) -> Op {
     Op {
         value,
         slot,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use fastrand::Rng;
-use profiler_common::program::{Op, code, only};
+use profiler_common::program::{Op, OpCode, only};
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting, MMAP_THRESHOLDS};
 use profiler_core::glibc::{CHUNK_HEADER, MIN_CHUNK, WHOLE_HEADER};
@@ -195,7 +195,7 @@ impl Compiler {
         let process = &mut self.processes[0];
         let slot = process.take_slot();
         let touch = process.put_touch(block.bytes, sink)?;
-        sink.push(op(code::ALLOC, block.bytes, slot))?;
+        sink.push(op(OpCode::ALLOC, block.bytes, slot))?;
         process.insert_seeded(block.addr, slot, block.bytes, touch);
         self.summary.seed_blocks += 1;
         self.summary.seed_bytes = self.summary.seed_bytes.saturating_add(block.bytes);
@@ -220,7 +220,7 @@ impl Compiler {
         }
         sink.push(Op {
             only,
-            ..op(code::ALLOC, bytes, slot)
+            ..op(OpCode::ALLOC, bytes, slot)
         })?;
         Ok(Freed { thread, slot, only })
     }
