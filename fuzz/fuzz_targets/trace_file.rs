@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use profiler_common::program::{Op, code};
+use profiler_common::program::{Op, OpCode};
 use profiler_trace::compile::Compiler;
 use profiler_trace::interchange;
 use profiler_trace::limits::{Limits, Meter};
@@ -26,15 +26,15 @@ fuzz_target!(|input: &[u8]| {
     let mut ops: Vec<Op> = Vec::new();
     let _ = pass_on(&mut *source, |item| compiler.item(item, &mut ops));
     let is_one_process = !ops.iter().any(|op| {
-        matches!(op.code, code::FORK | code::START | code::EXEC | code::EXIT)
+        matches!(op.code, OpCode::FORK | OpCode::START | OpCode::EXEC | OpCode::EXIT)
     });
     if is_one_process {
         let mut slots = HashSet::new();
         for op in ops {
             match op.code {
-                code::ALLOC => assert!(slots.insert(op.slot)),
-                code::FREE => assert!(slots.remove(&op.slot)),
-                code::REALLOC => assert!(slots.contains(&op.slot)),
+                OpCode::ALLOC => assert!(slots.insert(op.slot)),
+                OpCode::FREE => assert!(slots.remove(&op.slot)),
+                OpCode::REALLOC => assert!(slots.contains(&op.slot)),
                 _ => {}
             }
         }

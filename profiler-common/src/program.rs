@@ -19,11 +19,11 @@ pub const PROGRAM_BYTES: usize = 1 << 38;
 /// Bytes from which a block may stay partly untouched: smaller ones are always written to.
 pub const LARGE_BYTES: u64 = 128 << 10;
 
-/// Threads at the most, over all processes.
+/// Threads at most, over all processes.
 pub const MAX_THREADS: u32 = 1 << 16;
-/// Processes at the most.
+/// Processes at most.
 pub const MAX_PROCESSES: u32 = 1 << 12;
-/// Live blocks of a process at the most.
+/// Live blocks of a process at most.
 pub const MAX_SLOTS: u32 = 1 << 28;
 /// Bytes of the stack of a player's thread: allocators need little, and what is not touched costs
 /// nothing.
@@ -49,12 +49,12 @@ pub struct ProgramHeader {
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct Op {
-    /// What [`code`] says.
+    /// What [`OpCode`] says.
     pub value: u64,
-    /// What [`code`] says.
+    /// What [`OpCode`] says.
     pub slot: u32,
-    /// One of [`code`].
-    pub code: u8,
+    /// What it does.
+    pub code: OpCode,
     /// The alignment as a power of two; 0 when none was requested.
     pub align: u8,
     /// Whether it was calloc.
@@ -76,37 +76,45 @@ pub mod only {
     pub const SECOND_FILL: u8 = 4;
 }
 
-/// What operations do.
-pub mod code {
+/// What an operation does: a byte in the program's file. One that is none of these is a damaged program.
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[repr(transparent)]
+pub struct OpCode(u8);
+
+impl OpCode {
     /// Allocate `value` bytes into `slot`.
-    pub const ALLOC: u8 = 1;
+    pub const ALLOC: Self = Self(1);
     /// Free `slot`.
-    pub const FREE: u8 = 2;
+    pub const FREE: Self = Self(2);
     /// Reallocate `slot` to `value` bytes.
-    pub const REALLOC: u8 = 3;
-    /// Of the next block `value` bytes are touched; [`super::UNKNOWN`] when that is not known, which
+    pub const REALLOC: Self = Self(3);
+    /// Of the next block `value` bytes are touched; [`UNKNOWN`] when that is not known, which
     /// matters for large blocks only.
-    pub const TOUCH: u8 = 4;
+    pub const TOUCH: Self = Self(4);
     /// The time is `value` nanoseconds since the recording began.
-    pub const CLOCK: u8 = 5;
+    pub const CLOCK: Self = Self(5);
     /// Go on in thread `slot`.
-    pub const SWITCH: u8 = 6;
+    pub const SWITCH: Self = Self(6);
     /// Start thread `slot` in this process.
-    pub const SPAWN: u8 = 7;
+    pub const SPAWN: Self = Self(7);
     /// The thread ends; go on in thread `slot` of its process.
-    pub const THREAD_END: u8 = 8;
+    pub const THREAD_END: Self = Self(8);
     /// Wait until thread `slot` has ended.
-    pub const JOIN: u8 = 9;
+    pub const JOIN: Self = Self(9);
     /// Fork: process `value` is new, its thread is `slot`.
-    pub const FORK: u8 = 10;
+    pub const FORK: Self = Self(10);
     /// Start process `value` with an empty heap, its thread is `slot`.
-    pub const START: u8 = 11;
+    pub const START: Self = Self(11);
     /// The process ends; go on in thread `slot` of another.
-    pub const EXIT: u8 = 12;
+    pub const EXIT: Self = Self(12);
     /// The process becomes another program with an empty heap; its only thread is `slot`.
-    pub const EXEC: u8 = 14;
+    pub const EXEC: Self = Self(14);
     /// Checkpoint `value`, of the process that plays it.
-    pub const CHECKPOINT: u8 = 13;
+    pub const CHECKPOINT: Self = Self(13);
 }
 
 /// How much of a block is touched is not known.

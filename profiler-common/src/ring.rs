@@ -17,7 +17,7 @@ use crate::{PAGE_BYTES, PID_BITS};
 /// The first word of the ring: a name and the version of this layout.
 pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x04");
 
-/// How many slots there are: so many events wait for the reader at the most, while it is not reading.
+/// How many slots there are: so many events wait for the reader at most, while it is not reading.
 pub const SLOTS: u64 = 1 << 20;
 
 /// Bytes before the first slot.

@@ -1,14 +1,17 @@
 //! The columns of the tables that text, screen, CSV and JSON share: each is declared here once, with
 //! its key in files, its title for people, its unit, and how to get it from a row.
 
-use crate::activity::ClassActivity;
+use crate::activity::{Activity, ClassActivity, ProbeCost};
+use crate::completeness::Completeness;
 use crate::fork::ForkSharing;
 use crate::objects::{AllocatorShare, Holder, NativeRow, TypeRow};
+use crate::prediction::{Prediction, SelfCheck};
 use crate::report::{
     ArenaReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyRow, PackedClass, Packing,
     SizeClassRow,
 };
-use crate::units::Unit;
+use crate::sample::KernelCount;
+use crate::units::{Unit, Value, milliseconds};
 use crate::view::Point;
 
 /// One column of figures.
@@ -30,6 +33,7 @@ pub struct Column<Row> {
 enum Get<Row> {
     Known(fn(&Row) -> u64),
     Maybe(fn(&Row) -> Option<u64>),
+    Fraction(fn(&Row) -> Option<f64>),
 }
 
 impl<Row> Column<Row> {
@@ -55,6 +59,17 @@ impl<Row> Column<Row> {
         }
     }
 
+    /// A column whose values have fractions, and may be unknown.
+    const fn fraction(key: &'static str, unit: Unit, get: fn(&Row) -> Option<f64>) -> Self {
+        Self {
+            key,
+            unit,
+            get: Get::Fraction(get),
+            title: "",
+            width: 0,
+        }
+    }
+
     /// The same, seen by people under a title.
     const fn titled(mut self, title: &'static str, width: usize) -> Self {
         self.title = title;
@@ -63,11 +78,25 @@ impl<Row> Column<Row> {
     }
 
     /// Its value in a row; `None` is unknown.
-    pub fn value(&self, row: &Row) -> Option<u64> {
+    pub fn value(&self, row: &Row) -> Option<Value> {
         match self.get {
-            Get::Known(get) => Some(get(row)),
-            Get::Maybe(get) => get(row),
+            Get::Known(get) => Some(Value::Whole(get(row))),
+            Get::Maybe(get) => get(row).map(Value::Whole),
+            Get::Fraction(get) => get(row).map(Value::Fraction),
         }
+    }
+
+    /// The same where it is a whole number.
+    pub fn amount(&self, row: &Row) -> Option<u64> {
+        match self.value(row)? {
+            Value::Whole(value) => Some(value),
+            Value::Fraction(_) => None,
+        }
+    }
+
+    /// Its value in a row as people read it; `None` is unknown.
+    pub fn text(&self, row: &Row) -> Option<String> {
+        self.value(row).map(|value| self.unit.text(value))
     }
 
     /// Its title, aligned, with a mark behind it.
@@ -78,8 +107,7 @@ impl<Row> Column<Row> {
 
     /// Its value in a row as people read it, aligned; `-` is unknown.
     pub fn cell(&self, row: &Row) -> String {
-        let value = self.value(row);
-        let value = value.map_or_else(|| "-".into(), |value| self.unit.text(value.into()));
+        let value = self.text(row).unwrap_or_else(|| "-".into());
         format!("{value:>0$}", self.width)
     }
 }
@@ -98,6 +126,108 @@ pub fn cells<Row>(columns: &[Column<Row>], row: &Row, gap: &str) -> String {
         .iter()
         .map(|column| format!("{gap}{}", column.cell(row)))
         .collect()
+}
+
+impl KernelCount {
+    /// The kernel's account.
+    pub const COLUMNS: [Column<Self>; 7] = [
+        Column::maybe("rss_bytes", Unit::Bytes, |kernel| kernel.known()[0]),
+        Column::maybe("swap_bytes", Unit::Bytes, |kernel| kernel.known()[1]),
+        Column::maybe("peak_rss_bytes", Unit::Bytes, |kernel| kernel.known()[2]),
+        Column::maybe("pss_bytes", Unit::Bytes, |kernel| kernel.pss_bytes),
+        Column::maybe("lazy_free_bytes", Unit::Bytes, |kernel| {
+            kernel.lazy_free_bytes
+        }),
+        Column::maybe("anon_huge_bytes", Unit::Bytes, |kernel| {
+            kernel.anon_huge_bytes
+        }),
+        Column::maybe("ksm_bytes", Unit::Bytes, |kernel| kernel.ksm_bytes),
+    ];
+
+    /// What stands in its place where the target is a core file.
+    pub const CORE: Column<Self> = Column::maybe("core_bytes", Unit::Bytes, |kernel| {
+        kernel.is_core.then_some(kernel.rss_bytes)
+    });
+}
+
+impl Completeness {
+    /// How long a walk took, and what it lacks.
+    pub const COLUMNS: [Column<Self>; 4] = [
+        Column::of("unreadable_bytes", Unit::Bytes, |of| of.unreadable_bytes),
+        Column::of("threads_in_allocator", Unit::Threads, |of| {
+            of.threads_in_allocator as u64
+        }),
+        Column::fraction("stop_ms", Unit::Milliseconds, |of| {
+            Some(milliseconds(of.stop_ns))
+        }),
+        Column::fraction("walk_ms", Unit::Milliseconds, |of| {
+            Some(milliseconds(of.walk_ns))
+        }),
+    ];
+}
+
+impl Activity {
+    /// What was counted while probes were armed.
+    pub const COUNTS: [Column<Self>; 8] = [
+        Column::of("elapsed_ns", Unit::Nanoseconds, |of| of.elapsed_ns),
+        Column::of("armed_ns", Unit::Nanoseconds, |of| of.armed_ns),
+        Column::of("allocs", Unit::Calls, |of| of.allocs),
+        Column::of("alloc_bytes", Unit::Bytes, |of| of.alloc_bytes),
+        Column::of("frees", Unit::Calls, |of| of.frees),
+        Column::of("frees_of_older", Unit::Calls, |of| of.frees_of_older),
+        Column::of("tracked_blocks", Unit::Blocks, |of| of.tracked_blocks),
+        Column::of("tracked_bytes", Unit::Bytes, |of| of.tracked_bytes),
+    ];
+
+    /// Allocations a second.
+    pub const ALLOC_RATE: Column<Self> =
+        Column::<Self>::fraction("allocs_per_second", Unit::PerSecond, |of| {
+            Some(of.alloc_rate)
+        });
+
+    /// What the last interval came to.
+    pub const RATES: [Column<Self>; 3] = [
+        Self::ALLOC_RATE,
+        Column::fraction("frees_per_second", Unit::PerSecond, |of| Some(of.free_rate)),
+        Column::fraction("alloc_bytes_per_second", Unit::BytesPerSecond, |of| {
+            Some(of.alloc_byte_rate)
+        }),
+    ];
+}
+
+impl ProbeCost {
+    /// The share of one core that probes took.
+    pub const SHARE: Column<Self> =
+        Column::<Self>::fraction("share", Unit::Share, |cost| Some(cost.share));
+
+    /// What probes cost.
+    pub const COLUMNS: [Column<Self>; 4] = [
+        Column::of("hits", Unit::Hits, |cost| cost.hits),
+        Column::fraction("ns_per_hit", Unit::Nanoseconds, |cost| {
+            Some(cost.ns_per_hit)
+        }),
+        Self::SHARE,
+        Column::fraction("budget_share", Unit::Share, |cost| cost.budget),
+    ];
+}
+
+impl SelfCheck {
+    /// The heap as it is and as played.
+    pub const COLUMNS: [Column<Self>; 2] = [
+        Column::of("measured_bytes", Unit::Bytes, |check| check.measured_bytes),
+        Column::of("predicted_bytes", Unit::Bytes, |check| {
+            check.predicted_bytes
+        }),
+    ];
+}
+
+impl Prediction {
+    /// What a candidate would need.
+    pub const COLUMNS: [Column<Self>; 3] = [
+        Column::maybe("rest_bytes", Unit::Bytes, |of| Some(of.needs?.bytes)),
+        Column::maybe("low_bytes", Unit::Bytes, |of| Some(of.needs?.low_bytes)),
+        Column::maybe("high_bytes", Unit::Bytes, |of| Some(of.needs?.high_bytes)),
+    ];
 }
 
 impl LedgerRow {

@@ -275,7 +275,7 @@ fn about(report: &FragReport) -> Vec<(String, String)> {
 /// Who serves malloc.
 fn malloc(report: &FragReport) -> Option<String> {
     let mut walked = report.heaps.iter().filter(|heap| heap.serves_malloc());
-    let named = report.target.malloc.clone();
+    let named = report.target.malloc.as_ref().map(ToString::to_string);
     named.or_else(|| walked.next().map(HeapReport::title))
 }
 

@@ -39,5 +39,7 @@ pub mod span;
 pub mod tcmalloc;
 pub mod text;
 pub mod threads;
+pub mod tuning;
 pub mod units;
 pub mod view;
+pub mod worth;

@@ -5,15 +5,12 @@
 
 use crate::report::Mechanism;
 use crate::units::{bytes, nanoseconds};
+use crate::worth;
 
 /// The replay of the heap as it is may differ from the walk by this share…
 const TRUSTED_SHARE: f64 = 0.05;
 /// …or by so many bytes, as the allocator's own state takes.
 const TRUSTED_BYTES: u64 = 512 << 10;
-/// A difference is worth a word from this share of malloc's heap on…
-const WORTH_SHARE: f64 = 0.03;
-/// …and from so many bytes on.
-const WORTH_BYTES: u64 = 1 << 20;
 
 /// What was predicted of one walk.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,7 +19,7 @@ pub struct Predictions {
     pub walk_ns: u64,
     /// The heap as it is, played: whether the rest can be believed. `None` until that was played.
     pub self_check: Option<SelfCheck>,
-    /// One for each candidate, in the order of the lab's field.
+    /// One for each candidate, in the lab's order.
     pub candidates: Vec<Prediction>,
     /// Candidates that have not been played yet.
     pub pending: u32,
@@ -138,7 +135,7 @@ impl SelfCheck {
 impl Needs {
     /// What it means for a heap that takes `now` bytes.
     pub fn effect(&self, now: u64) -> Effect {
-        let least = WORTH_BYTES.max((now as f64 * WORTH_SHARE) as u64);
+        let least = worth::OF_MALLOC.least(now);
         let (below, above) = (now.saturating_sub(least), now.saturating_add(least));
         if self.high_bytes < below {
             Effect::Saves

@@ -186,6 +186,26 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::PinnedPages,
+        Self::Untrimmed,
+        Self::PinnedTop,
+        Self::Caches,
+        Self::ArenaSprawl,
+        Self::SparsePools,
+        Self::DynamicMmapThreshold,
+        Self::KeptTop,
+        Self::StuckPages,
+        Self::HugePages,
+        Self::LazilyFreed,
+        Self::PrivateHeap,
+        Self::Unexplained,
+        Self::MostlyLive,
+        Self::NotTheHeap,
+        Self::NotSure,
+    ];
+
     /// Those whose remedies are played.
     pub const PREDICTED: [Self; 6] = [
         Self::DynamicMmapThreshold,
@@ -373,14 +393,11 @@ impl FragReport {
     /// The allocator that serves malloc, when its heap is not among those that were walked: then
     /// nothing can be said of fragmentation.
     pub fn malloc_not_walked(&self) -> Option<&str> {
-        let serving = self.target.malloc.as_deref()?;
-        let kind = Allocator::of_title(serving);
+        let serving = self.target.malloc.as_ref()?;
+        let kind = serving.kind();
         let mut heaps = self.heaps.iter();
         let walked = heaps.any(|heap| heap.serves_malloc() && Some(heap.allocator) == kind);
-        (!walked).then(|| match kind {
-            Some(kind) => kind.name(),
-            None => serving,
-        })
+        (!walked).then(|| serving.name())
     }
 
     /// The value of a metric; `None` is unknown.

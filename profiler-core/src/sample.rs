@@ -1,5 +1,6 @@
 //! What was seen of a target at one moment: all that metrics and files are made from.
 
+use crate::allocator::AllocatorTitle;
 use crate::completeness::Completeness;
 use crate::fork::ForkSharing;
 use crate::heap::HeapSnapshot;
@@ -85,9 +86,16 @@ pub struct Target {
     /// The C library, e.g. `glibc 2.36`; `None` when it has none (static).
     pub libc: Option<String>,
     /// The allocator that serves its malloc calls, e.g. `glibc 2.36` or `jemalloc`.
-    pub malloc: Option<String>,
+    pub malloc: Option<AllocatorTitle>,
     /// Threads at that moment.
     pub threads: u32,
+}
+
+impl Target {
+    /// Whether it is a Python process, so that it has objects to read.
+    pub fn is_python(&self) -> bool {
+        self.python.is_some()
+    }
 }
 
 /// The kernel's own count of the target's memory at the moment of the sample, in bytes.

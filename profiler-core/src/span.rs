@@ -44,8 +44,10 @@ pub struct Span {
     pub state: SpanState,
 }
 
-const GRANULE: u64 = 8;
-const STATE_BITS: u32 = 3;
+/// Spans, and the addresses of blocks, are multiples of so many bytes: no allocator aligns to less.
+pub const GRANULE: u64 = 8;
+/// Bits that a state takes beside a length. Saved sessions have spans in this form, too: it stays.
+pub const STATE_BITS: u32 = 3;
 const LONG: u32 = 0;
 const MAX_SHORT: u64 = (u32::MAX >> STATE_BITS) as u64;
 

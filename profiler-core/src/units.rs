@@ -44,6 +44,11 @@ pub enum Unit {
     Flag,
 }
 
+/// Nanoseconds as milliseconds.
+pub fn milliseconds(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
 impl Unit {
     /// Its name, as `docs/metrics.md` has it.
     pub const fn name(self) -> &'static str {

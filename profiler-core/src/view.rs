@@ -82,7 +82,9 @@ impl WhatIf {
         }
         if let Some(share) = self.gone_share {
             let percent = share * 100.0;
-            all.push(format!("{percent:.0} % of what was live then is freed"));
+            all.push(format!(
+                "{percent:.0} % of what was live at attaching has been freed"
+            ));
         }
         if self.events_lost > 0 {
             all.push(format!("{} events lost", count(self.events_lost)));

@@ -1,22 +1,113 @@
 //! The gap between glibc and jemalloc in parts: each the difference of two replays.
 
-use super::candidates::Mechanism;
-use super::figures::PeakAndFinal;
-use super::report::Share;
+use profiler_core::allocator::{Allocator as Kind, Environment};
+use profiler_core::tuning::{self, Tuning};
 
-/// The parts of the gap from `glibc` to `jemalloc`. Each of `steps` undoes one mechanism more than
+use super::allocators::Allocator;
+use super::candidates::{Candidate, Facts, Trim};
+use super::figures::PeakAndFinal;
+use super::report::{Failure, Share};
+
+/// What makes a program need more under glibc than under jemalloc.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum GapCause {
+    /// glibc raises its mmap threshold when a mapped block is freed: large blocks come to lie on
+    /// the heap.
+    DynamicThreshold,
+    /// Cached chunks, and what they keep from being merged and trimmed.
+    ThreadCaches,
+    /// Each thread's arena has free memory of its own.
+    Arenas,
+    /// Whole free pages that glibc does not give back by itself.
+    Untrimmed,
+    /// What is left between glibc with all of that undone and jemalloc without decay.
+    Unexplained,
+    /// Free pages that jemalloc keeps for a while: less than nothing where it keeps some.
+    Decay,
+}
+
+impl GapCause {
+    /// The name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DynamicThreshold => "dynamic_mmap_threshold",
+            Self::ThreadCaches => "thread_caches",
+            Self::Arenas => "arenas",
+            Self::Untrimmed => "untrimmed_free_memory",
+            Self::Unexplained => "unexplained",
+            Self::Decay => "jemalloc_decay",
+        }
+    }
+
+    /// In words that go on after its bytes.
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::DynamicThreshold => "large blocks on the heap, as the mmap threshold grew",
+            Self::ThreadCaches => "chunks cached by threads, and what they pin",
+            Self::Arenas => "memory that is free in one thread's arena only",
+            Self::Untrimmed => "free pages that glibc does not give back by itself",
+            Self::Decay => "free pages that jemalloc keeps for a while",
+            Self::Unexplained => "unexplained: headers, size classes, and where blocks lie",
+        }
+    }
+
+    /// Whether a setting of glibc's, or a call, does something about it.
+    pub const fn has_remedy(self) -> bool {
+        match self {
+            Self::DynamicThreshold | Self::ThreadCaches | Self::Arenas | Self::Untrimmed => true,
+            Self::Unexplained | Self::Decay => false,
+        }
+    }
+}
+
+/// The steps from glibc as it is to glibc with all remedies, each adding one to those before, and
+/// jemalloc without decay: what each changes is the share of a cause.
+pub fn steps(facts: &Facts<'_>) -> Vec<(GapCause, Candidate)> {
+    let mut env = facts.env.clone();
+    let mut all = Vec::new();
+    let mut step = |cause: GapCause, tuning: Option<&Tuning>, trim| {
+        if let Some(tuning) = tuning {
+            env.assign(tuning.allocator, tuning.sets);
+        }
+        let glibc = Ok(Allocator::glibc());
+        let mut candidate = Candidate::with(cause.name(), glibc, env.clone());
+        candidate.trim = trim;
+        all.push((cause, candidate));
+    };
+    step(
+        GapCause::DynamicThreshold,
+        Some(&tuning::MMAP_THRESHOLD),
+        Trim::Never,
+    );
+    step(
+        GapCause::ThreadCaches,
+        Some(&tuning::NO_TCACHE),
+        Trim::Never,
+    );
+    if facts.threads > 1 {
+        step(GapCause::Arenas, Some(&tuning::ONE_ARENA), Trim::Never);
+    }
+    step(GapCause::Untrimmed, None, Trim::AtCheckpoints);
+    let jemalloc = Allocator::find(Kind::Jemalloc.name()).map_err(Failure::from);
+    let undecayed = Environment::default();
+    let undecayed = Candidate::tuned(&tuning::JEMALLOC_NO_DECAY, jemalloc, undecayed);
+    all.push((GapCause::Unexplained, undecayed));
+    all
+}
+
+/// The parts of the gap from `glibc` to `jemalloc`. Each of `steps` undoes one cause more than
 /// the one before; its bytes are what that took away. The last step is jemalloc without decay, which
 /// what is left unexplained leads to. All parts sum to the gap.
 pub fn shares(
     glibc: PeakAndFinal<u64>,
-    steps: &[(Mechanism, PeakAndFinal<u64>)],
+    steps: &[(GapCause, PeakAndFinal<u64>)],
     jemalloc: PeakAndFinal<u64>,
 ) -> Vec<Share> {
     let mut before = glibc;
-    let last = (Mechanism::Decay, jemalloc);
-    let all = steps.iter().chain([&last]).map(|(mechanism, after)| {
+    let last = (GapCause::Decay, jemalloc);
+    let all = steps.iter().chain([&last]).map(|(cause, after)| {
         let share = Share {
-            mechanism: *mechanism,
+            cause: *cause,
             bytes: before.zip(*after).map(difference),
         };
         before = *after;
@@ -29,29 +120,6 @@ fn difference((before, after): (u64, u64)) -> i64 {
     i64::try_from(i128::from(before) - i128::from(after)).unwrap_or(0)
 }
 
-/// What a mechanism is, in words that go on after its bytes.
-pub const fn in_words(mechanism: Mechanism) -> &'static str {
-    match mechanism {
-        Mechanism::DynamicThreshold => "large blocks on the heap, as the mmap threshold grew",
-        Mechanism::ThreadCaches => "chunks cached by threads, and what they pin",
-        Mechanism::Arenas => "memory that is free in one thread's arena only",
-        Mechanism::Untrimmed => "free pages that glibc does not give back by itself",
-        Mechanism::Decay => "free pages that jemalloc keeps for a while",
-        Mechanism::Unexplained => "unexplained: headers, size classes, and where blocks lie",
-    }
-}
-
-/// Whether a setting of glibc's, or a call, does something about a mechanism.
-pub const fn has_remedy(mechanism: Mechanism) -> bool {
-    match mechanism {
-        Mechanism::DynamicThreshold
-        | Mechanism::ThreadCaches
-        | Mechanism::Arenas
-        | Mechanism::Untrimmed => true,
-        Mechanism::Unexplained | Mechanism::Decay => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,24 +128,24 @@ mod tests {
     fn the_parts_sum_to_the_gap() {
         let both = |peak, at_end| PeakAndFinal { peak, at_end };
         let steps = [
-            (Mechanism::DynamicThreshold, both(100, 80)),
-            (Mechanism::ThreadCaches, both(101, 60)),
-            (Mechanism::Untrimmed, both(90, 20)),
-            (Mechanism::Unexplained, both(95, 18)),
+            (GapCause::DynamicThreshold, both(100, 80)),
+            (GapCause::ThreadCaches, both(101, 60)),
+            (GapCause::Untrimmed, both(90, 20)),
+            (GapCause::Unexplained, both(95, 18)),
         ];
         let found = shares(both(100, 90), &steps, both(110, 25));
         let parts: Vec<_> = found
             .iter()
-            .map(|share| (share.mechanism, share.bytes.peak, share.bytes.at_end))
+            .map(|share| (share.cause, share.bytes.peak, share.bytes.at_end))
             .collect();
         assert_eq!(
             parts,
             [
-                (Mechanism::DynamicThreshold, 0, 10),
-                (Mechanism::ThreadCaches, -1, 20),
-                (Mechanism::Untrimmed, 11, 40),
-                (Mechanism::Unexplained, -5, 2),
-                (Mechanism::Decay, -15, -7),
+                (GapCause::DynamicThreshold, 0, 10),
+                (GapCause::ThreadCaches, -1, 20),
+                (GapCause::Untrimmed, 11, 40),
+                (GapCause::Unexplained, -5, 2),
+                (GapCause::Decay, -15, -7),
             ]
         );
         let sum: i64 = found.iter().map(|share| share.bytes.at_end).sum();

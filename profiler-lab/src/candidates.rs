@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
-use profiler_core::allocator::{Allocator as Kind, reader_of};
+use profiler_core::allocator::{
+    Allocator as Kind, AllocatorTitle, Environment, GlibcSetting, reader_of,
+};
 use profiler_core::text::visible;
+use profiler_core::tuning::{self, TRIM_FROM_PYTHON, Tuning};
 use profiler_trace::trace::TraceDescription;
 
 use super::allocators::{Allocator, kind_named};
-use super::environment::Environment;
 use super::recorded::{self, Recorded};
 use super::report::Failure;
 
-/// Above this block size glibc maps blocks of their own, as long as it is fixed.
-const FIXED_THRESHOLD: &str = "131072";
-/// As high as the threshold gets: setting it keeps it from moving, and changes nothing else.
-const HIGHEST_THRESHOLD: &str = "33554432";
+/// What an allocator costs that the C library does not bring.
+const INSTALLATION: &str = "a library to install";
+/// Why what the program had set is not tried.
+const IS_SET: &str = "the program had this setting";
 /// Trims of a running program are so far apart, if the recording is long enough.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 
@@ -37,6 +39,9 @@ pub struct Candidate {
     pub name: String,
     /// The allocator, or why it cannot be had.
     pub allocator: Result<Allocator, Failure>,
+    /// The allocator that it is as it comes, by its own name and with no setting changed; `None` for
+    /// all else.
+    pub as_it_comes: Option<Kind>,
     /// All that allocators read of the environment, without `LD_PRELOAD`.
     pub env: Environment,
     /// When `malloc_trim(0)` is called.
@@ -126,9 +131,27 @@ impl Tunable {
 }
 
 impl Candidate {
-    fn new(name: &str, build: &str, env: Environment) -> Self {
-        let found = Allocator::find(build).map_err(Failure::from);
-        Self::with(name, found, env)
+    /// An allocator as it comes.
+    pub(crate) fn as_it_comes(
+        build: &str,
+        allocator: Result<Allocator, Failure>,
+        env: Environment,
+    ) -> Self {
+        Self {
+            as_it_comes: kind_named(build).filter(|kind| kind.name() == build),
+            ..Self::with(build, allocator, env)
+        }
+    }
+
+    /// An allocator with settings, beside those in `env`.
+    pub(crate) fn tuned(
+        tuning: &Tuning,
+        allocator: Result<Allocator, Failure>,
+        mut env: Environment,
+    ) -> Self {
+        env.assign(tuning.allocator, tuning.sets);
+        env.assign(tuning.allocator, tuning.holds);
+        Self::with(tuning.name, allocator, env).price(tuning.price)
     }
 
     fn glibc(name: &str, env: Environment) -> Self {
@@ -145,6 +168,7 @@ impl Candidate {
             name: name.to_owned(),
             random: !allocator.as_ref().is_ok_and(is_glibc),
             allocator,
+            as_it_comes: None,
             env,
             trim: Trim::Never,
             step: None,
@@ -191,15 +215,15 @@ impl Facts<'_> {
     }
 
     /// The allocator that the program had with its version, where that was recorded.
-    fn malloc(&self) -> Option<&str> {
-        let malloc = self.description.malloc.as_deref();
-        malloc.filter(|title| !title.is_empty())
+    fn malloc(&self) -> Option<&AllocatorTitle> {
+        let malloc = self.description.malloc.as_ref();
+        malloc.filter(|title| !title.name().is_empty())
     }
 
     /// Whether the program had glibc's malloc, as is assumed where that was not recorded.
     pub fn is_glibc(&self) -> bool {
         let malloc = self.malloc();
-        malloc.is_none_or(|title| Kind::of_title(title) == Some(Kind::Glibc))
+        malloc.is_none_or(|title| title.kind() == Some(Kind::Glibc))
     }
 
     fn trim_every(&self) -> Duration {
@@ -222,133 +246,115 @@ pub fn now(facts: &Facts<'_>) -> (Candidate, Option<Failure>) {
         return (Candidate::glibc(&name, env), None);
     }
     let path = facts.description.malloc_path.as_deref().unwrap_or_default();
-    let without_version = title.split(' ').next().unwrap_or(title);
     let Recorded { allocator, note } =
-        recorded::allocator(without_version, path, facts.allow_recorded);
+        recorded::allocator(title.name(), path, facts.allow_recorded);
     (Candidate::with(&name, allocator, env), note)
 }
 
-/// The default field, without [`now`].
-pub fn field(facts: &Facts<'_>) -> Vec<Candidate> {
-    let mut all = glibc_field(facts);
-    all.extend(other_field(facts));
+/// What is tried by default, without [`now`].
+pub fn default_candidates(facts: &Facts<'_>) -> Vec<Candidate> {
+    let mut all = of_glibc(facts);
+    all.extend(of_others(facts));
     all
 }
 
-fn glibc_field(facts: &Facts<'_>) -> Vec<Candidate> {
+fn of_glibc(facts: &Facts<'_>) -> Vec<Candidate> {
     let env = facts.env();
-    let with = |name: &str, settings: &[(&str, &str)]| {
-        let mut changed = env.clone();
-        for (tunable, value) in settings {
-            changed.set_setting(Kind::Glibc, tunable, value);
-        }
-        let is_so = facts.is_glibc() && changed == env;
-        let same = is_so.then(|| "the program had it so".to_owned());
-        Candidate::glibc(name, changed).same_if(same)
+    let tuned = |tuning: &Tuning| {
+        let candidate = Candidate::tuned(tuning, Ok(Allocator::glibc()), env.clone());
+        let is_set = facts.is_glibc() && candidate.env == env;
+        candidate.same_if(is_set.then(|| IS_SET.to_owned()))
     };
     let one_thread = (facts.is_glibc() && facts.threads <= 1)
         .then(|| "the program has one thread, so one arena".to_owned());
-    let or_one_thread = |candidate: Candidate| match &candidate.same_as_now {
-        Some(_) => candidate,
-        None => candidate.same_if(one_thread.clone()),
+    let of_arenas = |tuning: &Tuning| {
+        let candidate = tuned(tuning);
+        match &candidate.same_as_now {
+            Some(_) => candidate,
+            None => candidate.same_if(one_thread.clone()),
+        }
     };
     let mut all = Vec::new();
     if !facts.is_glibc() {
-        all.push(with("glibc", &[]));
+        let glibc = Kind::Glibc.name();
+        all.push(Candidate::as_it_comes(
+            glibc,
+            Ok(Allocator::glibc()),
+            env.clone(),
+        ));
     }
-    all.push(
-        with(
-            "mmap_threshold=128K",
-            &[("mmap_threshold", FIXED_THRESHOLD)],
-        )
-        .price("a system call and page faults for each block of 128 KiB and more"),
-    );
-    let trim = [
-        ("trim_threshold", FIXED_THRESHOLD),
-        ("mmap_threshold", HIGHEST_THRESHOLD),
-    ];
-    all.push(with("trim_threshold=128K", &trim).price("more system calls as the heap shrinks"));
-    for arenas in ["1", "2"] {
-        let name = format!("arena_max={arenas}");
-        let candidate =
-            with(&name, &[("arena_max", arenas)]).price("threads wait for each other's locks");
-        all.push(or_one_thread(candidate));
-    }
-    all.push(with("tcache_count=0", &[("tcache_count", "0")]).price("slower malloc and free"));
-    all.push(huge(facts, with("hugetlb=1", &[("hugetlb", "1")]), &env));
-    all.push(huge(facts, with("hugetlb=0", &[("hugetlb", "0")]), &env));
+    all.extend([
+        tuned(&tuning::MMAP_THRESHOLD),
+        tuned(&tuning::TRIM_THRESHOLD),
+        of_arenas(&tuning::ONE_ARENA),
+        of_arenas(&tuning::TWO_ARENAS),
+        tuned(&tuning::NO_TCACHE),
+        of_huge_pages(facts, tuned(&tuning::HUGE_PAGES), &env),
+        of_huge_pages(facts, tuned(&tuning::NO_HUGE_PAGES), &env),
+    ]);
     let every = facts.trim_every();
-    let mut trimmed = with(&format!("malloc_trim each {}s", every.as_secs()), &[]);
+    let seconds = every.as_secs();
+    let mut trimmed = Candidate::glibc(&format!("malloc_trim each {seconds}s"), env.clone());
     trimmed.trim = Trim::Every(every);
-    trimmed.same_as_now = None;
     trimmed.step = Some(format!(
-        "call malloc_trim(0) every {} s: ctypes.CDLL(None).malloc_trim(0)",
-        every.as_secs()
+        "call malloc_trim(0) every {seconds} s: {TRIM_FROM_PYTHON}"
     ));
     all.push(trimmed.price("a walk over the free memory each time, and page faults after it"));
     all
 }
 
 /// Whether huge pages by glibc's advice can differ from what the program had.
-fn huge(facts: &Facts<'_>, candidate: Candidate, env: &Environment) -> Candidate {
+fn of_huge_pages(facts: &Facts<'_>, candidate: Candidate, env: &Environment) -> Candidate {
     let advised = |env: &Environment| {
-        let asked = env.setting(Kind::Glibc, "hugetlb");
-        asked.is_some_and(|value| value != "0")
+        let requested = env.glibc_setting(GlibcSetting::Hugetlb);
+        requested.is_some_and(|value| value != "0")
     };
     let same = match facts.description.thp.as_deref() {
         _ if candidate.same_as_now.is_some() => return candidate,
         Some("madvise") | None if facts.is_glibc() && advised(&candidate.env) == advised(env) => {
-            Some("the program had it so".to_owned())
+            Some(IS_SET.to_owned())
         }
         Some("madvise") | None => None,
         Some(mode) => Some(format!(
             "transparent huge pages are {mode}: advice changes nothing"
         )),
     };
-    candidate
-        .same_if(same)
-        .price("huge pages fill with less than a page of use")
+    candidate.same_if(same)
 }
 
-fn other_field(facts: &Facts<'_>) -> Vec<Candidate> {
-    let mut all = Vec::new();
-    let without = |kind: Kind| facts.env().without(kind);
-    let with = |name: &str, kind: Kind, settings: &[(&str, &str)]| {
-        let mut env = without(kind);
-        for (setting, value) in settings {
-            env.set_setting(kind, setting, value);
-        }
-        Candidate::new(name, kind.name(), env)
+fn of_others(facts: &Facts<'_>) -> Vec<Candidate> {
+    let find = |build: &str| Allocator::find(build).map_err(Failure::from);
+    let plain = |build: &str, kind: Kind| {
+        Candidate::as_it_comes(build, find(build), facts.env().without(kind)).price(INSTALLATION)
     };
-    let jemalloc = |name: &str, settings: &[(&str, &str)]| with(name, Kind::Jemalloc, settings);
-    all.push(jemalloc("jemalloc", &[]).price("a library to install"));
-    all.push(
-        jemalloc("jemalloc background", &[("background_thread", "true")])
-            .price("threads that purge; forked children lose them"),
-    );
-    let short_decay = [("dirty_decay_ms", "1000"), ("muzzy_decay_ms", "0")];
-    all.push(
-        jemalloc("jemalloc short decay", &short_decay).price("more system calls and page faults"),
-    );
+    let tuned = |tuning: &Tuning| {
+        let kind = tuning.allocator;
+        Candidate::tuned(tuning, find(kind.name()), facts.env().without(kind))
+    };
+    let mut all = vec![
+        plain("jemalloc", Kind::Jemalloc),
+        tuned(&tuning::JEMALLOC_BACKGROUND),
+        tuned(&tuning::JEMALLOC_SHORT_DECAY),
+    ];
     if facts.threads > 1 {
-        let two = [("narenas", "2")];
-        all.push(jemalloc("jemalloc narenas:2", &two).price("threads wait for each other's locks"));
+        all.push(tuned(&tuning::JEMALLOC_TWO_ARENAS));
     }
-    all.push(with("mimalloc", Kind::Mimalloc, &[]).price("a library to install"));
-    let short_purge = [("PURGE_DELAY", "0")];
-    all.push(
-        with("mimalloc short purge", Kind::Mimalloc, &short_purge)
-            .price("more system calls and page faults"),
-    );
-    let mimalloc2 = Candidate::new("mimalloc2", "mimalloc2", without(Kind::Mimalloc));
-    all.push(mimalloc2.price("a library to install"));
-    all.push(with("tcmalloc", Kind::Tcmalloc, &[]).price("a library to install"));
+    all.extend([
+        plain("mimalloc", Kind::Mimalloc),
+        tuned(&tuning::MIMALLOC_SHORT_PURGE),
+        plain("mimalloc2", Kind::Mimalloc),
+        plain("tcmalloc", Kind::Tcmalloc),
+    ]);
     all
 }
 
-/// A field of the user's own: each allocator with the settings that are its own; settings of an
+/// What the user chose: each allocator with the settings that are its own; settings of an
 /// allocator that was not named bring it in.
-pub fn own_field(facts: &Facts<'_>, allocators: &[String], tunables: &[Tunable]) -> Vec<Candidate> {
+pub fn chosen_candidates(
+    facts: &Facts<'_>,
+    allocators: &[String],
+    tunables: &[Tunable],
+) -> Vec<Candidate> {
     let mut names: Vec<String> = allocators.to_vec();
     names.dedup();
     let mut all: Vec<Named> = names.into_iter().map(Named::find).collect();
@@ -365,7 +371,12 @@ pub fn own_field(facts: &Facts<'_>, allocators: &[String], tunables: &[Tunable])
             tunable.set(&mut env);
             title.push(format!("{}={}", tunable.name, tunable.value));
         }
-        Candidate::with(&title.join(" "), named.found, env)
+        match &*title {
+            [_] if named.kind.is_some_and(|kind| kind.name() == named.name) => {
+                Candidate::as_it_comes(&named.name, named.found, env)
+            }
+            _ => Candidate::with(&title.join(" "), named.found, env),
+        }
     });
     made.collect()
 }
@@ -396,77 +407,6 @@ fn is_variable(name: &str) -> bool {
 /// A path by its last part.
 fn short(name: &str) -> String {
     name.rsplit('/').next().unwrap_or(name).to_owned()
-}
-
-/// The steps from glibc as it is to glibc with all remedies, each adding one to those before, and
-/// jemalloc without decay: what each changes is a mechanism's share.
-pub fn steps(facts: &Facts<'_>) -> Vec<(Mechanism, Candidate)> {
-    let mut env = facts.env();
-    let mut all = Vec::new();
-    let mut step = |mechanism: Mechanism, settings: &[(&str, &str)], trim| {
-        for (tunable, value) in settings {
-            env.set_setting(Kind::Glibc, tunable, value);
-        }
-        let mut candidate = Candidate::glibc(mechanism.name(), env.clone());
-        candidate.trim = trim;
-        all.push((mechanism, candidate));
-    };
-    step(
-        Mechanism::DynamicThreshold,
-        &[("mmap_threshold", FIXED_THRESHOLD)],
-        Trim::Never,
-    );
-    step(
-        Mechanism::ThreadCaches,
-        &[("tcache_count", "0")],
-        Trim::Never,
-    );
-    if facts.threads > 1 {
-        step(Mechanism::Arenas, &[("arena_max", "1")], Trim::Never);
-    }
-    step(Mechanism::Untrimmed, &[], Trim::AtCheckpoints);
-    let mut undecayed = Environment::default();
-    for setting in ["dirty_decay_ms", "muzzy_decay_ms"] {
-        undecayed.set_setting(Kind::Jemalloc, setting, "0");
-    }
-    let name = Mechanism::Unexplained.name();
-    all.push((
-        Mechanism::Unexplained,
-        Candidate::new(name, Kind::Jemalloc.name(), undecayed),
-    ));
-    all
-}
-
-/// What makes a program need more under glibc than under jemalloc.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum Mechanism {
-    /// glibc raises its mmap threshold when a mapped block is freed: large blocks come to lie on
-    /// the heap.
-    DynamicThreshold,
-    /// Cached chunks, and what they keep from being merged and trimmed.
-    ThreadCaches,
-    /// Each thread's arena has free memory of its own.
-    Arenas,
-    /// Whole free pages that glibc does not give back by itself.
-    Untrimmed,
-    /// What is left between glibc with all of that undone and jemalloc without decay.
-    Unexplained,
-    /// Free pages that jemalloc keeps for a while: less than nothing where it keeps some.
-    Decay,
-}
-
-impl Mechanism {
-    /// The name in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::DynamicThreshold => "dynamic_mmap_threshold",
-            Self::ThreadCaches => "thread_caches",
-            Self::Arenas => "arenas",
-            Self::Untrimmed => "untrimmed_free_memory",
-            Self::Unexplained => "unexplained",
-            Self::Decay => "jemalloc_decay",
-        }
-    }
 }
 
 #[cfg(test)]

@@ -14,16 +14,16 @@ fn facts(description: &TraceDescription, threads: u32) -> Facts<'_> {
     }
 }
 
-fn named<'c>(field: &'c [Candidate], name: &str) -> &'c Candidate {
-    let found = field.iter().find(|candidate| candidate.name == name);
-    found.unwrap_or_else(|| panic!("{name} is not in the field"))
+fn named<'c>(all: &'c [Candidate], name: &str) -> &'c Candidate {
+    let found = all.iter().find(|candidate| candidate.name == name);
+    found.unwrap_or_else(|| panic!("{name} is not tried"))
 }
 
 #[test]
 fn each_setting_is_alone_and_the_trim_is_isolated_from_the_threshold() {
     let description = described(&[("malloc", "glibc 2.36"), ("thp", "madvise")]);
-    let field = field(&facts(&description, 4));
-    let set = |name: &str| named(&field, name).variables();
+    let all = default_candidates(&facts(&description, 4));
+    let set = |name: &str| named(&all, name).variables();
     let one = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
     assert_eq!(
         set("mmap_threshold=128K"),
@@ -47,7 +47,7 @@ fn each_setting_is_alone_and_the_trim_is_isolated_from_the_threshold() {
         one("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     );
     assert_eq!(set("jemalloc"), one("LD_PRELOAD", "libjemalloc.so.2"));
-    let trimmed = named(&field, "malloc_trim each 6s");
+    let trimmed = named(&all, "malloc_trim each 6s");
     assert_eq!(trimmed.variables(), []);
     assert_eq!(trimmed.trim, Trim::Every(Duration::from_secs(6)));
     assert!(trimmed.step.is_some() && trimmed.same_as_now.is_none());
@@ -56,17 +56,17 @@ fn each_setting_is_alone_and_the_trim_is_isolated_from_the_threshold() {
 #[test]
 fn what_cannot_differ_is_not_played() {
     let description = described(&[("malloc", "glibc 2.36"), ("thp", "always")]);
-    let single = field(&facts(&description, 1));
+    let single = default_candidates(&facts(&description, 1));
     for name in ["arena_max=1", "arena_max=2", "hugetlb=1", "hugetlb=0"] {
         assert!(named(&single, name).same_as_now.is_some(), "{name}");
     }
-    let threaded = field(&facts(&description, 2));
+    let threaded = default_candidates(&facts(&description, 2));
     assert!(named(&threaded, "arena_max=1").same_as_now.is_none());
     let set = described(&[
         ("env.MALLOC_ARENA_MAX", "2"),
         ("env.PYTHONMALLOC", "malloc"),
     ]);
-    let set = field(&facts(&set, 3));
+    let set = default_candidates(&facts(&set, 3));
     assert!(named(&set, "arena_max=2").same_as_now.is_some());
     assert!(named(&set, "hugetlb=0").same_as_now.is_some());
     assert!(named(&set, "hugetlb=1").same_as_now.is_none());
@@ -81,7 +81,7 @@ fn every_candidate_carries_what_the_program_had() {
     ]);
     let facts = facts(&description, 1);
     let now = now(&facts).0;
-    for candidate in field(&facts) {
+    for candidate in default_candidates(&facts) {
         let python = ("PYTHONMALLOC".to_owned(), "malloc".to_owned());
         assert!(
             candidate.variables().contains(&python),
@@ -89,7 +89,7 @@ fn every_candidate_carries_what_the_program_had() {
             candidate.name
         );
     }
-    let (set, unset) = named(&field(&facts), "jemalloc").changes(&now);
+    let (set, unset) = named(&default_candidates(&facts), "jemalloc").changes(&now);
     assert_eq!(set, [("LD_PRELOAD".into(), "libjemalloc.so.2".into())]);
     assert_eq!(
         unset,
@@ -111,8 +111,8 @@ fn a_program_under_jemalloc_is_compared_with_plain_glibc_too() {
     let allocator = now.allocator.clone().expect("the embedded one stands in");
     assert!(allocator.identity.is(Kind::Jemalloc));
     assert_eq!(now.env.get("MALLOC_CONF"), Some("background_thread:true"));
-    let field = field(&facts);
-    let (_, unset) = named(&field, "glibc").changes(&now);
+    let all = default_candidates(&facts);
+    let (_, unset) = named(&all, "glibc").changes(&now);
     assert_eq!(unset, ["LD_PRELOAD"]);
 }
 
@@ -133,8 +133,10 @@ fn an_allocator_that_was_not_recorded_is_not_passed_off_as_glibc() {
 fn each_candidate_has_settings_that_its_allocator_reads() {
     let description = described(&[("malloc", "glibc 2.36")]);
     let facts = facts(&description, 4);
-    let steps = steps(&facts).into_iter().map(|(_, candidate)| candidate);
-    for candidate in field(&facts).into_iter().chain(steps) {
+    let steps = crate::ablation::steps(&facts)
+        .into_iter()
+        .map(|(_, candidate)| candidate);
+    for candidate in default_candidates(&facts).into_iter().chain(steps) {
         let Ok(allocator) = &candidate.allocator else {
             continue;
         };
@@ -152,7 +154,7 @@ fn a_field_of_ones_own_has_settings_where_they_are_read() {
         name: name.to_owned(),
         value: value.to_owned(),
     };
-    let own = own_field(
+    let own = chosen_candidates(
         &facts,
         &["jemalloc".to_owned(), "/nowhere/libfast.so".to_owned()],
         &[

@@ -1,6 +1,6 @@
 //! From what was measured at checkpoints to figures: peak, final, medians and ranges.
 
-use super::field::{Outcome, Run};
+use super::candidate_set::{Outcome, Run};
 
 /// A figure of which there may be several measurements.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]

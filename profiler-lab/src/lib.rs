@@ -1,7 +1,7 @@
 //! The lab: what a recorded program would need under other allocators and settings, measured by
 //! playing its stream into them.
 //!
-//! [`replay::replay`] plays a recording under a field of candidates, each in a player of its own: a
+//! [`replay::replay`] plays a recording under a set of candidates, each in a player of its own: a
 //! confined process that has the candidate's allocator and lives in the recording's time. What the
 //! players need is measured by the same samples as any target's memory, calibrated against what the
 //! recorded program itself needed, and becomes a [`report::Report`]. Shadows ([`shadow::Shadows`]) are
@@ -11,9 +11,8 @@
 pub mod ablation;
 pub mod allocators;
 pub mod calibrate;
+pub mod candidate_set;
 pub mod candidates;
-pub mod environment;
-pub mod field;
 pub mod figures;
 pub mod input;
 mod loader;

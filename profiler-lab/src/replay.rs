@@ -1,20 +1,21 @@
-//! `replay`: a trace played into a field of allocators and settings.
+//! `replay`: a trace played into a set of allocators and settings.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use profiler_core::allocator::Allocator;
 use profiler_core::text::visible;
 use profiler_target::host;
 use profiler_trace::compile::{ProgramCheckpoint, Summary};
 use profiler_trace::limits::{Incomplete, Limits};
 use profiler_trace::trace::TraceDescription;
 
-use super::ablation;
+use super::ablation::{self, GapCause};
 use super::calibrate::{CalibrationFactors, Point, calibrate};
-use super::candidates::{self, Candidate, Facts, Mechanism, Tunable};
-use super::field::{self, Outcome, Progress, ReplayConfig};
+use super::candidate_set::{self, Outcome, Progress, ReplayConfig};
+use super::candidates::{self, Candidate, Facts, Tunable};
 use super::figures::{Figure, PeakAndFinal, median};
 use super::open::open;
 use super::play::confine::Confinement;
@@ -31,7 +32,7 @@ const NOTABLE_TOUCH: f64 = 0.01;
 pub struct ReplayOptions {
     /// The trace.
     pub trace: PathBuf,
-    /// Allocators to try instead of the default field.
+    /// Allocators to try instead of the default set.
     pub allocators: Vec<String>,
     /// Settings to try instead of it.
     pub tunables: Vec<Tunable>,
@@ -57,7 +58,7 @@ pub struct ReplayError {
     pub why: CompileError,
 }
 
-/// Plays a trace into the field that the options name.
+/// Plays a trace into the allocators that the options name.
 ///
 /// # Errors
 /// When nothing of the trace can be read. Candidates that fail are part of the report.
@@ -87,17 +88,17 @@ pub fn replay(
     not_taken.extend(not_loaded.iter().map(|failure| failure.why.clone()));
     let mut all = vec![now];
     all.extend(if is_own {
-        candidates::own_field(&facts, &options.allocators, &options.tunables)
+        candidates::chosen_candidates(&facts, &options.allocators, &options.tunables)
     } else {
-        candidates::field(&facts)
+        candidates::default_candidates(&facts)
     });
     let shown = all.len();
     let steps = if is_own {
         Vec::new()
     } else {
-        candidates::steps(&facts)
+        ablation::steps(&facts)
     };
-    let mechanisms: Vec<Mechanism> = steps.iter().map(|(mechanism, _)| *mechanism).collect();
+    let causes: Vec<GapCause> = steps.iter().map(|(cause, _)| *cause).collect();
     all.extend(steps.into_iter().map(|(_, candidate)| candidate));
     let touch_share = summary.uncertain_touch_bytes as f64 / summary.peak_live_bytes.max(1) as f64;
     let config = ReplayConfig {
@@ -109,8 +110,8 @@ pub fn replay(
         available_bytes,
         interrupted,
     };
-    let outcomes = field::run(program, &all, &config, progress);
-    let played = PlayedField {
+    let outcomes = candidate_set::run(program, &all, &config, progress);
+    let played = PlayedSet {
         program,
         trouble: opened.trouble.as_ref(),
         summary: &summary,
@@ -123,7 +124,7 @@ pub fn replay(
     report.trace.not_taken = not_taken;
     report.trace.not_loaded = not_loaded.map(|failure| failure.kind);
     report.not_confined = Confinement::of_host().lacks().to_vec();
-    report.mechanisms = played.mechanisms(&mechanisms, &facts);
+    report.shares = played.shares(&causes, &facts);
     report.interrupted = interrupted.load(Ordering::Relaxed);
     report.verdict = verdict(&report);
     Ok(report)
@@ -134,8 +135,8 @@ fn cpus(description: &TraceDescription) -> Option<u32> {
     description.cpus.filter(|cpus| (1..=8192).contains(cpus))
 }
 
-/// A field that was played.
-struct PlayedField<'a> {
+/// A set of candidates that was played.
+struct PlayedSet<'a> {
     program: &'a ReplayProgram,
     trouble: Option<&'a Incomplete>,
     summary: &'a Summary,
@@ -145,7 +146,7 @@ struct PlayedField<'a> {
     shown: usize,
 }
 
-impl PlayedField<'_> {
+impl PlayedSet<'_> {
     fn report(&self, options: &ReplayOptions) -> Report {
         let mut rows: Vec<Row> = (0..self.shown).map(|number| self.row(number)).collect();
         // What does not differ from what the program had needs what it needs.
@@ -182,6 +183,7 @@ impl PlayedField<'_> {
             allocator: allocator.map_or_else(String::new, |allocator| allocator.name.clone()),
             version: allocator.and_then(|allocator| allocator.identity.version.clone()),
             kind: allocator.and_then(|allocator| allocator.identity.kind),
+            as_it_comes: candidate.as_it_comes,
             is_now: number == 0,
             env: candidate.variables(),
             set,
@@ -214,7 +216,7 @@ impl PlayedField<'_> {
     fn checkpoints(&self, outcome: &Outcome) -> Vec<Checkpoint> {
         let all = self.checkpoints.iter().enumerate();
         let all = all.filter_map(|(number, reached)| {
-            let at = |run: &field::Run| run.resident.get(number).copied();
+            let at = |run: &candidate_set::Run| run.resident.get(number).copied();
             let runs: Vec<u64> = outcome.runs.iter().filter_map(at).collect();
             let bounds = outcome.bounds.iter().filter_map(at);
             let (low, high) = runs
@@ -278,11 +280,11 @@ impl PlayedField<'_> {
     /// be the same.
     fn other_allocator(&self) -> Option<(String, String)> {
         let description = self.program.description();
-        let recorded = description.malloc.clone()?;
+        let recorded = description.malloc.as_ref()?.to_string();
         let played = self.candidates[0].allocator.as_ref().ok()?;
         // The C library's own is the one that the player had.
         let played = match played.object {
-            Some(_) => played.identity.title(),
+            Some(_) => played.identity.title().to_string(),
             None => self.outcomes[0].sample.as_ref()?.target.libc.clone()?,
         };
         (recorded != played).then_some((recorded, played))
@@ -325,7 +327,7 @@ impl PlayedField<'_> {
     }
 
     /// The gap in parts, when every replay that it takes came to its end.
-    fn mechanisms(&self, mechanisms: &[Mechanism], facts: &Facts<'_>) -> Vec<report::Share> {
+    fn shares(&self, causes: &[GapCause], facts: &Facts<'_>) -> Vec<report::Share> {
         let of = |number: usize| -> Option<PeakAndFinal<u64>> {
             let outcome = self.outcomes.get(number)?;
             let measured = self
@@ -333,17 +335,20 @@ impl PlayedField<'_> {
                 .filter(|_| outcome.failure.is_none())?;
             Some(measured.memory.map(|figure| figure.bytes))
         };
-        let named = |name: &str| self.candidates.iter().position(|c| c.name == name);
+        let as_it_comes = |kind: Allocator| {
+            let mut all = self.candidates.iter();
+            all.position(|candidate| candidate.as_it_comes == Some(kind))
+        };
         let glibc = if facts.is_glibc() {
             Some(0)
         } else {
-            named("glibc")
+            as_it_comes(Allocator::Glibc)
         };
-        let steps = mechanisms.iter().enumerate();
-        let steps = steps.map(|(i, mechanism)| Some((*mechanism, of(self.shown + i)?)));
+        let steps = causes.iter().enumerate();
+        let steps = steps.map(|(i, cause)| Some((*cause, of(self.shown + i)?)));
         let (Some(glibc), Some(jemalloc), Some(steps)) = (
             glibc.and_then(of),
-            named("jemalloc").and_then(of),
+            as_it_comes(Allocator::Jemalloc).and_then(of),
             steps.collect::<Option<Vec<_>>>(),
         ) else {
             return Vec::new();

@@ -1,12 +1,13 @@
 //! What a replay came to: plain data, from which text and JSON are made.
 
-use profiler_core::allocator::Allocator;
+use profiler_core::allocator::{Allocator, AllocatorTitle};
+use profiler_core::worth;
 use profiler_target::ErrorKind;
 use profiler_trace::limits::Incomplete;
 
+use super::ablation::GapCause;
 use super::allocators::NoAllocator;
 use super::calibrate::Calibration;
-use super::candidates::Mechanism;
 use super::figures::{Figure, PeakAndFinal};
 use super::play::PlayError;
 
@@ -20,7 +21,7 @@ pub struct Report {
     /// What the program had, then all others by what they need at the end; those that failed last.
     pub candidates: Vec<Row>,
     /// The gap between glibc and jemalloc in parts; empty when one of the two is not known.
-    pub mechanisms: Vec<Share>,
+    pub shares: Vec<Share>,
     /// What to do, in sentences.
     pub verdict: String,
     /// Whether the user ended it before all was played.
@@ -43,7 +44,7 @@ pub struct TraceFacts {
     /// The C library.
     pub libc: Option<String>,
     /// The allocator that it had.
-    pub malloc: Option<String>,
+    pub malloc: Option<AllocatorTitle>,
     /// Processors that it could run on.
     pub cpus: Option<u64>,
     /// When it was recorded.
@@ -124,6 +125,8 @@ pub struct Row {
     pub version: Option<String>,
     /// Which allocator it is, without what distinguishes builds of it; `None` where that is not known.
     pub kind: Option<Allocator>,
+    /// The allocator that it is as it comes, with no setting changed; `None` for all else.
+    pub as_it_comes: Option<Allocator>,
     /// Whether it is what the program had.
     pub is_now: bool,
     /// All variables that it takes.
@@ -187,8 +190,8 @@ pub struct Measured {
 /// A part of the gap between glibc and jemalloc.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Share {
-    /// Which mechanism.
-    pub mechanism: Mechanism,
+    /// Which cause.
+    pub cause: GapCause,
     /// Its bytes; below 0 when undoing it costs.
     pub bytes: PeakAndFinal<i64>,
 }
@@ -220,15 +223,11 @@ impl Report {
 
 /// An effect that is so many times the error of the replay is one all the same.
 const OUTWEIGHS: f64 = 4.0;
-/// A saving of less than this, or than [`WORTH_SHARE`], is none.
-const WORTH_BYTES: u64 = 5 << 20;
-/// See above.
-pub(super) const WORTH_SHARE: f64 = 0.05;
 
 impl Measured {
     /// The least saving at the end that is worth while.
     pub(super) fn worth(&self) -> u64 {
-        WORTH_BYTES.max((self.memory.at_end.bytes as f64 * WORTH_SHARE) as u64)
+        worth::OF_REPLAY.least(self.memory.at_end.bytes)
     }
 
     /// What another would have saved at the end.

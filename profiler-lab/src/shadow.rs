@@ -7,13 +7,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use procfs::{Current, Meminfo};
+use profiler_core::allocator::Environment;
 use profiler_core::view::{Shadow, WhatIf};
 use profiler_trace::limits::Meter;
 use profiler_trace::trace::{Item, TraceDescription};
 
 use super::allocators::Allocator;
 use super::candidates::{self, Candidate, Facts};
-use super::environment::Environment;
 use super::play::{PlayError, PlayedCheckpoint, ProgramBuilder, ReplayProgram, Setup, play_along};
 use super::recorded;
 

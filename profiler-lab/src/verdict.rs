@@ -2,13 +2,13 @@
 
 use profiler_core::allocator::Allocator;
 use profiler_core::units::bytes;
+use profiler_core::worth;
 
-use super::ablation::{has_remedy, in_words};
 use super::calibrate::{Calibration, MOST_TRUSTED_ERROR, error};
 use super::figures::PeakAndFinal;
-use super::report::{Measured, Report, Row, WORTH_SHARE};
+use super::report::{Measured, Report, Row};
 
-/// A share of the gap from which a mechanism dominates.
+/// A share of the gap from which a cause dominates.
 const DOMINANT_SHARE: f64 = 0.5;
 /// So much of the memory that is live is all of it.
 const IN_USE: f64 = 0.8;
@@ -24,11 +24,7 @@ pub fn verdict(report: &Report) -> String {
         return "No verdict: the baseline could not be replayed.".to_owned();
     };
     let mut said = Vec::new();
-    let jemalloc = report
-        .candidates
-        .iter()
-        .find(|row| row.name == "jemalloc")
-        .and_then(|row| row.measured);
+    let jemalloc = as_it_comes(report, Allocator::Jemalloc).and_then(|row| row.measured);
     let helps = jemalloc.is_some_and(|with| had.saves_with(&with));
     if now.kind == Some(Allocator::Jemalloc) {
         said.extend(has_it_already(report));
@@ -38,6 +34,12 @@ pub fn verdict(report: &Report) -> String {
     said.extend(dominant(report, &had));
     said.push(best(report, now, &had, jemalloc.as_ref(), helps));
     said.join(" ")
+}
+
+/// The row of an allocator with no setting changed.
+fn as_it_comes(report: &Report, allocator: Allocator) -> Option<&Row> {
+    let mut rows = report.candidates.iter();
+    rows.find(|row| row.as_it_comes == Some(allocator))
 }
 
 /// What stands although the replay is off by more than is trusted: an effect far larger than the error.
@@ -100,7 +102,7 @@ fn of_jemalloc(had: &Measured, with: &Measured, helps: bool) -> String {
         said.push_str(" Not in every run: the range reaches the baseline.");
     }
     let change = with.memory.peak.bytes as f64 / had.memory.peak.bytes.max(1) as f64 - 1.0;
-    if change.abs() >= WORTH_SHARE {
+    if change.abs() >= worth::OF_REPLAY.share() {
         said.push_str(&format!(
             " Its peak would be {} {}: {}.",
             bytes(with.memory.peak.bytes.abs_diff(had.memory.peak.bytes)),
@@ -114,7 +116,7 @@ fn of_jemalloc(had: &Measured, with: &Measured, helps: bool) -> String {
 fn range(measured: &Measured) -> String {
     let last = measured.memory.at_end;
     let spread = last.high_bytes - last.low_bytes;
-    if spread as f64 <= last.bytes as f64 * WORTH_SHARE {
+    if spread as f64 <= last.bytes as f64 * worth::OF_REPLAY.share() {
         return String::new();
     }
     format!(" ({} to {})", bytes(last.low_bytes), bytes(last.high_bytes))
@@ -122,7 +124,7 @@ fn range(measured: &Measured) -> String {
 
 /// Of a program that has jemalloc: what plain glibc would need instead.
 fn has_it_already(report: &Report) -> Option<String> {
-    let glibc = report.candidates.iter().find(|row| row.name == "glibc")?;
+    let glibc = as_it_comes(report, Allocator::Glibc)?;
     let last = glibc.measured?.memory.at_end.bytes;
     Some(format!(
         "The program has jemalloc already; under glibc it would need {} at the end.",
@@ -130,22 +132,18 @@ fn has_it_already(report: &Report) -> Option<String> {
     ))
 }
 
-/// Which mechanism makes the gap, where one does.
+/// Which cause makes the gap, where one does.
 fn dominant(report: &Report, had: &Measured) -> Option<String> {
-    let gap: i64 = report
-        .mechanisms
-        .iter()
-        .map(|share| share.bytes.at_end)
-        .sum();
+    let gap: i64 = report.shares.iter().map(|share| share.bytes.at_end).sum();
     let known = report
-        .mechanisms
+        .shares
         .iter()
-        .filter(|share| has_remedy(share.mechanism));
+        .filter(|share| share.cause.has_remedy());
     let most = known.max_by_key(|share| share.bytes.at_end)?;
     if most.bytes.at_end < had.worth() as i64 {
         return None;
     }
-    let words = in_words(most.mechanism);
+    let words = most.cause.in_words();
     let part = bytes(most.bytes.at_end.unsigned_abs());
     Some(if most.bytes.at_end as f64 >= gap as f64 * DOMINANT_SHARE {
         format!("Dominant cause under glibc: {words}, {part}.")
@@ -162,7 +160,7 @@ fn best(
     jemalloc: Option<&Measured>,
     helps: bool,
 ) -> String {
-    let others = report.candidates.iter().filter(|row| row.name != now.name);
+    let others = report.candidates.iter().filter(|row| !row.is_now);
     let others = others.filter_map(|row| Some((row, row.measured?)));
     let least = others.min_by_key(|(_, measured)| measured.memory.at_end.bytes);
     let Some((row, least)) = least.filter(|(_, least)| had.saves_with(least)) else {
@@ -170,7 +168,7 @@ fn best(
         let rest = what_is_left(report, now, had);
         return format!("Nothing that was tried saves as much as {worth} at the end{rest}.");
     };
-    if row.name == "jemalloc" {
+    if row.as_it_comes == Some(Allocator::Jemalloc) {
         return "Nothing that was tried needs less at the end.".to_owned();
     }
     let and_more = jemalloc.filter(|_| helps).map(|with| {
@@ -195,13 +193,13 @@ fn best(
     }
 }
 
-/// What the memory is that nothing saves; only the default field tries enough to say so.
+/// What the memory is that nothing saves; only the default candidates try enough to say so.
 fn what_is_left(report: &Report, now: &Row, had: &Measured) -> String {
     let live = now.checkpoints.iter().map(|at| (at.process, at.live_bytes));
     let live = PeakAndFinal::of(&live.collect::<Vec<_>>()).map(|live| live.at_end);
     let had = had.memory.at_end.bytes;
     match live {
-        _ if report.mechanisms.is_empty() => String::new(),
+        _ if report.shares.is_empty() => String::new(),
         Some(live) if (live as f64) < had as f64 * IN_USE => format!(
             ": of {} {} are live, and nothing tried returns the rest",
             bytes(had),
@@ -214,7 +212,7 @@ fn what_is_left(report: &Report, now: &Row, had: &Measured) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::candidates::Mechanism;
+    use crate::ablation::GapCause;
     use crate::figures::Figure;
     use crate::report::{Checkpoint, Share};
 
@@ -228,6 +226,7 @@ mod tests {
         };
         Row {
             name: name.into(),
+            as_it_comes: Allocator::ALL.into_iter().find(|kind| kind.name() == name),
             is_now: name.starts_with("baseline"),
             measured: Some(Measured {
                 memory: PeakAndFinal { peak, at_end: last }.map(figure),
@@ -238,17 +237,17 @@ mod tests {
         }
     }
 
-    fn report(candidates: Vec<Row>, mechanisms: &[(Mechanism, i64)]) -> Report {
+    fn report(candidates: Vec<Row>, shares: &[(GapCause, i64)]) -> Report {
         Report {
             calibration: Calibration {
                 trusted: true,
                 ..Calibration::default()
             },
             candidates,
-            mechanisms: mechanisms
+            shares: shares
                 .iter()
-                .map(|(mechanism, mib)| Share {
-                    mechanism: *mechanism,
+                .map(|(cause, mib)| Share {
+                    cause: *cause,
                     bytes: PeakAndFinal {
                         peak: 0,
                         at_end: mib * MIB as i64,
@@ -267,7 +266,7 @@ mod tests {
                 row("jemalloc", 120, 30),
                 row("mimalloc", 110, 29),
             ],
-            &[(Mechanism::ThreadCaches, 40), (Mechanism::Untrimmed, 15)],
+            &[(GapCause::ThreadCaches, 40), (GapCause::Untrimmed, 15)],
         ));
         assert!(said.contains("jemalloc would help"), "{said}");
         assert!(said.contains("60.0 MiB less"), "{said}");
@@ -288,8 +287,8 @@ mod tests {
                 row("jemalloc", 100, 88),
             ],
             &[
-                (Mechanism::DynamicThreshold, 50),
-                (Mechanism::Unexplained, -48),
+                (GapCause::DynamicThreshold, 50),
+                (GapCause::Unexplained, -48),
             ],
         ));
         assert!(said.contains("jemalloc would not help"), "{said}");
@@ -315,7 +314,7 @@ mod tests {
                 row("baseline: glibc 2.36", 100, 90),
                 row("jemalloc", 100, 87),
             ],
-            &[(Mechanism::ThreadCaches, 2)],
+            &[(GapCause::ThreadCaches, 2)],
         ));
         assert!(said.contains("would not help"), "{said}");
         assert!(said.contains("Nothing that was tried saves"), "{said}");
@@ -332,7 +331,7 @@ mod tests {
             .into();
         let said = verdict(&report(
             vec![now, row("jemalloc", 100, 87)],
-            &[(Mechanism::ThreadCaches, 2)],
+            &[(GapCause::ThreadCaches, 2)],
         ));
         assert!(!said.contains("in use"), "{said}");
         assert!(said.contains("of 90.0 MiB 20.0 MiB are live"), "{said}");

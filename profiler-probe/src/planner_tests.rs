@@ -94,7 +94,7 @@ fn this_process_is_served_by_its_libc_at_emulated_sites() {
     ] {
         assert!(functions.contains(&function), "{function}");
     }
-    if plan.object.identity.title() == "glibc 2.36" {
+    if plan.object.identity.title().to_string() == "glibc 2.36" {
         for probe in &plan.probes[..2] {
             assert!(matches!(&probe.result, ResultSite::Jumps(_)), "{probe:?}");
         }

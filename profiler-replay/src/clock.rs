@@ -19,7 +19,7 @@ use crate::sys;
 const EPOCH_NS: u64 = 3_600_000_000_000;
 /// While an allocator has threads of its own, time passes in steps so long, in ns.
 const STEP_NS: u64 = 50_000_000;
-/// Threads of an allocator's own, at the most.
+/// Threads of an allocator's own, at most.
 const SLEEPERS: usize = 64;
 /// How often it is checked whether they sleep again before they are left alone, and how long at once.
 const MOST_CHECKS: u32 = 2_000;

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 
 use profiler_common::PAGE_BYTES;
 use profiler_common::program::{
-    Control, LARGE_BYTES, Op, PlayerMessage, UNKNOWN, code, failure, only,
+    Control, LARGE_BYTES, Op, OpCode, PlayerMessage, UNKNOWN, failure, only,
 };
 
 use crate::process::{account, fail, send_and_wait};
@@ -37,21 +37,21 @@ pub(crate) fn play(me: u32) {
             continue;
         }
         match op.code {
-            code::ALLOC => {
+            OpCode::ALLOC => {
                 let block = allocate(&op);
                 // SAFETY: the slot's place; only the thread that has the turn looks at it.
                 unsafe { memory::slot(op.slot).write(block) };
                 process::note_slots(op.slot + 1);
                 touch_block(control, block, op.value, mem::replace(&mut touch, UNKNOWN));
             }
-            code::FREE => {
+            OpCode::FREE => {
                 let slot = memory::slot(op.slot);
                 // SAFETY: as above.
                 let block = unsafe { slot.replace(ptr::null_mut()) };
                 // SAFETY: null, or a block that was allocated and not freed since.
                 unsafe { sys::free(block) };
             }
-            code::REALLOC => {
+            OpCode::REALLOC => {
                 let slot = memory::slot(op.slot);
                 // SAFETY: as above.
                 let block = unsafe { slot.read() };
@@ -64,39 +64,39 @@ pub(crate) fn play(me: u32) {
                 unsafe { slot.write(moved) };
                 touch_block(control, moved, op.value, mem::replace(&mut touch, UNKNOWN));
             }
-            code::TOUCH => touch = op.value,
-            code::CLOCK => pass_time(control, op.value),
-            code::SWITCH if op.slot == me => {}
-            code::SWITCH => {
+            OpCode::TOUCH => touch = op.value,
+            OpCode::CLOCK => pass_time(control, op.value),
+            OpCode::SWITCH if op.slot == me => {}
+            OpCode::SWITCH => {
                 control.played.store(at, Ordering::Release);
                 thread::give_turn(op.slot);
                 thread::wait_for_turn(me);
                 at = control.played.load(Ordering::Acquire);
             }
-            code::SPAWN => thread::spawn(op.slot),
-            code::JOIN => thread::join(op.slot),
-            code::THREAD_END => {
+            OpCode::SPAWN => thread::spawn(op.slot),
+            OpCode::JOIN => thread::join(op.slot),
+            OpCode::THREAD_END => {
                 control.played.store(at, Ordering::Release);
                 thread::give_turn(op.slot);
                 return;
             }
-            code::FORK => {
+            OpCode::FORK => {
                 control.played.store(at, Ordering::Release);
                 process::fork(op.value as u32, op.slot);
             }
-            code::START => process::start(op.value as u32, op.slot),
-            code::EXIT => {
+            OpCode::START => process::start(op.value as u32, op.slot),
+            OpCode::EXIT => {
                 process::leave();
                 control.played.store(at, Ordering::Release);
                 thread::give_turn(op.slot);
                 // SAFETY: nothing of this process is needed any more.
                 unsafe { sys::_exit(0) }
             }
-            code::EXEC => {
+            OpCode::EXEC => {
                 control.played.store(at, Ordering::Release);
                 process::exec(op.slot)
             }
-            code::CHECKPOINT => {
+            OpCode::CHECKPOINT => {
                 control.played.store(at, Ordering::Release);
                 if control.trim_at_checkpoints != 0 {
                     trim();

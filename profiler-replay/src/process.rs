@@ -118,9 +118,9 @@ pub(crate) struct Identity {
     pub(crate) is_new: bool,
 }
 
-/// Variables of the environment at the most.
+/// Variables of the environment at most.
 const ENVIRONMENT: usize = 512;
-/// Bytes of [`IDENTITY_VARIABLE`] with its value: three numbers of ten digits at the most.
+/// Bytes of [`IDENTITY_VARIABLE`] with its value: three numbers of ten digits at most.
 const TEXT: usize = 64;
 
 impl Identity {

@@ -165,7 +165,7 @@ const SYS_FUTEX: c_long = 98;
 const FUTEX_WAIT: c_int = 0;
 const FUTEX_WAKE: c_int = 1;
 
-/// Sleeps while `word` is `expected`, for so many ns at the most, or for no reason.
+/// Sleeps while `word` is `expected`, for so many ns at most, or for no reason.
 pub(crate) fn wait_for(word: &core::sync::atomic::AtomicU32, expected: u32, nanoseconds: i64) {
     let most = Timespec {
         seconds: 0,

@@ -146,13 +146,13 @@ impl Sampler {
         let mut facts = Facts::of(&self.target);
 
         let began = Instant::now();
-        let mut held_in_vain = Duration::ZERO;
+        let mut held_before = Duration::ZERO;
         let stopped = match options.stop.then(|| self.target.stop_for(options.max_stop)) {
             None => None,
             Some(Ok(stopped)) => Some(stopped),
             Some(Err(error)) => {
                 // Some threads stood still until another did not.
-                held_in_vain = began.elapsed();
+                held_before = began.elapsed();
                 completeness.defects.push(Defect {
                     addr: None,
                     what: format!("walked without stopping the target: {error}"),
@@ -186,7 +186,7 @@ impl Sampler {
         };
         let outcome = stopped.map(Stopped::resume);
         let took = began.elapsed();
-        let stop = outcome.map_or(held_in_vain, |outcome| outcome.held);
+        let stop = outcome.map_or(held_before, |outcome| outcome.held);
         let (took, stop_ns) = (took.as_nanos() as u64, stop.as_nanos() as u64);
         if let Some(why) = outcome.and_then(|outcome| outcome.ended_early) {
             completeness.stand_still = StandStill::Released(Released {

@@ -5,6 +5,10 @@
 pub const AT_RANDOM: u64 = 25;
 /// Where the program's headers lie in its memory.
 pub const AT_PHDR: u64 = 3;
+/// Bytes of one of them.
+pub const AT_PHENT: u64 = 4;
+/// How many there are.
+pub const AT_PHNUM: u64 = 5;
 
 /// The value of the first entry with this key.
 pub fn auxv_value(auxv: &[u8], key: u64) -> Option<u64> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, OnceLock};
 
 use profiler_core::addr::AddrRange;
-use profiler_core::allocator::{self, Allocator, Contents};
+use profiler_core::allocator::{self, Allocator, AllocatorTitle, Contents};
 use profiler_core::residency::{Mapping, MappingKind};
 
 use super::Process;
@@ -77,19 +77,30 @@ impl Identity {
 
     /// The allocator that most likely serves its malloc calls, with its version. Which one really
     /// does is for whoever places probes to decide, by the order in which objects were loaded.
-    pub(super) fn malloc<P: Process + ?Sized>(&self, process: &P) -> Option<String> {
+    pub(super) fn malloc<P: Process + ?Sized>(&self, process: &P) -> Option<AllocatorTitle> {
         if let Some(serving) = process.files().objects.serving(process) {
             return Some(serving.title());
         }
         // Files that cannot be read still have names.
         let files = process.executed_files();
         let named = files.keys().find_map(|path| Allocator::in_file_name(path));
-        let named = named.map(|kind| kind.name().to_owned());
-        named.or_else(|| self.libc(process).map(Libc::to_string))
+        let named = named.map(|kind| AllocatorTitle::Known {
+            kind,
+            version: None,
+        });
+        named.or_else(|| self.libc(process).map(Libc::title))
     }
 }
 
 impl Libc {
+    /// Its malloc.
+    fn title(&self) -> AllocatorTitle {
+        AllocatorTitle::Known {
+            kind: self.kind,
+            version: (!self.version.is_empty()).then(|| self.version.clone()),
+        }
+    }
+
     /// Its release, major and minor, when it is glibc.
     pub fn glibc_release(&self) -> Option<(u32, u32)> {
         (self.kind == Allocator::Glibc).then(|| two_numbers(&self.version))?

@@ -156,7 +156,8 @@ fn a_program_that_is_no_python_is_described_without_one() {
     assert_eq!(described.python, None);
     assert_eq!(described.comm, "signals");
     assert!(described.libc.is_some());
-    assert_eq!(described.malloc, described.libc);
+    let malloc = described.malloc.map(|title| title.to_string());
+    assert_eq!(malloc, described.libc);
     assert!(!target.is_static());
     assert!(!target.libc_data_ranges().is_empty());
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use profiler_common::program::{Op, UNKNOWN, code};
+use profiler_common::program::{Op, OpCode, UNKNOWN};
 use profiler_trace::compile::Compiler;
 use profiler_trace::trace::{
     By, Checkpoint, Event, EventKind, Figures, Item, SeedBlock, TraceDescription,
@@ -70,21 +70,21 @@ impl Checker {
             .expect("a started thread has the turn");
         let slots = self.slots.entry(process).or_default();
         match op.code {
-            code::ALLOC => assert!(slots.insert(op.slot), "slot {} is in use", op.slot),
-            code::FREE => assert!(slots.remove(&op.slot), "slot {} is free", op.slot),
-            code::REALLOC => assert!(slots.contains(&op.slot), "slot {} is free", op.slot),
-            code::TOUCH | code::CLOCK | code::CHECKPOINT => {}
-            code::SWITCH => self.current = op.slot,
-            code::SPAWN => {
+            OpCode::ALLOC => assert!(slots.insert(op.slot), "slot {} is in use", op.slot),
+            OpCode::FREE => assert!(slots.remove(&op.slot), "slot {} is free", op.slot),
+            OpCode::REALLOC => assert!(slots.contains(&op.slot), "slot {} is free", op.slot),
+            OpCode::TOUCH | OpCode::CLOCK | OpCode::CHECKPOINT => {}
+            OpCode::SWITCH => self.current = op.slot,
+            OpCode::SPAWN => {
                 let before = self.threads.insert(op.slot, process);
                 assert_eq!(before, None, "thread {} was started before", op.slot);
             }
-            code::THREAD_END => {
+            OpCode::THREAD_END => {
                 let to = self.threads.get(&op.slot);
                 assert_eq!(to, Some(&process), "a thread of the same process goes on");
                 self.current = op.slot;
             }
-            code::JOIN => {
+            OpCode::JOIN => {
                 let joined = self.threads.remove(&op.slot);
                 assert_eq!(
                     joined,
@@ -92,26 +92,26 @@ impl Checker {
                     "a thread of the same process is joined"
                 );
             }
-            code::FORK => {
+            OpCode::FORK => {
                 let copy = slots.clone();
                 self.slots.insert(op.value as u32, copy);
                 self.threads.insert(op.slot, op.value as u32);
             }
-            code::START => {
+            OpCode::START => {
                 self.slots.insert(op.value as u32, HashSet::new());
                 self.threads.insert(op.slot, op.value as u32);
             }
-            code::EXEC => {
+            OpCode::EXEC => {
                 slots.clear();
                 self.threads.retain(|_, of| *of != process);
                 self.threads.insert(op.slot, process);
                 self.current = op.slot;
             }
-            code::EXIT => {
+            OpCode::EXIT => {
                 self.threads.retain(|_, of| *of != process);
                 self.current = op.slot;
             }
-            other => panic!("no operation {other}"),
+            other => panic!("no operation {other:?}"),
         }
     }
 }
@@ -169,7 +169,7 @@ fn what_is_learned_of_a_large_block_stands_before_it() {
             .item(Item::Event(event), &mut ops)
             .expect("a Vec has room");
     }
-    assert_eq!((ops[0].code, ops[0].value), (code::TOUCH, 8192));
+    assert_eq!((ops[0].code, ops[0].value), (OpCode::TOUCH, 8192));
     assert_eq!(compiler.summary().uncertain_touch_bytes, 0);
 }
 
@@ -202,7 +202,7 @@ fn blocks_that_glibc_cleared_are_touched_like_those_with_fresh_pages() {
     }
     let touched: Vec<u64> = ops
         .iter()
-        .filter(|op| op.code == code::TOUCH)
+        .filter(|op| op.code == OpCode::TOUCH)
         .map(|op| op.value)
         .collect();
     assert_eq!(touched, [SIZE / 4; 5]);
@@ -232,7 +232,7 @@ fn what_is_cut_off_of_a_large_block_was_not_touched() {
             let item = Item::Event(event);
             compiler.item(item, &mut ops).expect("a Vec has room");
         }
-        assert_eq!(ops[0].code, code::TOUCH);
+        assert_eq!(ops[0].code, OpCode::TOUCH);
         (ops[0].value, compiler.summary().uncertain_touch_bytes)
     };
     assert_eq!(touched([1 << 18, 3000]), (3000, 0));
@@ -267,17 +267,17 @@ fn a_realloc_keeps_its_slot_while_others_take_its_old_address() {
             .item(Item::Event(event), &mut ops)
             .expect("a Vec has room");
     }
-    let blocks = [code::ALLOC, code::REALLOC, code::FREE];
+    let blocks = [OpCode::ALLOC, OpCode::REALLOC, OpCode::FREE];
     let played: Vec<_> = ops.iter().filter(|op| blocks.contains(&op.code)).collect();
     let played: Vec<_> = played.iter().map(|op| (op.code, op.slot)).collect();
     assert_eq!(
         played,
         [
-            (code::ALLOC, 0),
-            (code::ALLOC, 1),
-            (code::REALLOC, 0),
-            (code::FREE, 1),
-            (code::FREE, 0),
+            (OpCode::ALLOC, 0),
+            (OpCode::ALLOC, 1),
+            (OpCode::REALLOC, 0),
+            (OpCode::FREE, 1),
+            (OpCode::FREE, 0),
         ]
     );
     assert_eq!(compiler.summary().implied_frees, 0);

@@ -82,7 +82,7 @@ fn what_a_freeze_before_the_fork_keeps_shared_is_what_was_predicted() {
     let most = objects["copied"]["collector_bytes"]
         .as_f64()
         .expect("copies");
-    println!("{most} predicted at the most, {saved} saved");
+    println!("{most} predicted at most, {saved} saved");
     assert!(saved > 8e6, "the collector copies nothing: {saved}");
     assert!(
         most >= saved * 0.95 && most <= saved * 1.25,

@@ -3,6 +3,9 @@
 //! Whatever needs a name, a sign, a variable or a library of an allocator takes it from its row; the
 //! walker of each is a module of its own ([`crate::glibc`] and its neighbours).
 
+mod environment;
+mod glibc_settings;
+pub(crate) mod jemalloc_classes;
 mod recognise;
 mod rows;
 mod settings;
@@ -10,12 +13,14 @@ mod version;
 
 use std::fmt;
 
+pub use self::environment::Environment;
+pub use self::glibc_settings::{GlibcSetting, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
 pub use self::recognise::{
     Contents, allocators_in, c_library, functions, is_c_library_name, serving_malloc,
 };
 pub use self::rows::ROWS;
 pub use self::settings::{
-    List, MMAP_THRESHOLDS, Settings, ValueForm, environment_beginnings, reader_of,
+    Assignment, List, Settings, ValueForm, environment_beginnings, reader_of,
 };
 
 /// The allocators that fragscope distinguishes.
@@ -55,14 +60,6 @@ impl Allocator {
     /// The name in output and files.
     pub fn name(self) -> &'static str {
         self.row().name
-    }
-
-    /// The allocator of a name with or without a version after it, such as `glibc 2.36`: the inverse
-    /// of [`AllocatorIdentity::title`].
-    pub fn of_title(title: &str) -> Option<Self> {
-        let name = title.split(' ').next()?;
-        let row = ROWS.iter().find(|row| row.name == name)?;
-        Some(row.kind)
     }
 
     /// The allocator of a library by its file's name, such as `libjemalloc.so.2`: a guess for files
@@ -173,13 +170,75 @@ pub struct AllocatorIdentity {
     pub role: Role,
 }
 
+/// An allocator as people and files name it. In a file it is the text of its [`fmt::Display`], of which
+/// [`AllocatorTitle::parse`] is the inverse.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AllocatorTitle {
+    /// One that has a row, such as `glibc 2.36`.
+    Known {
+        /// Which one.
+        kind: Allocator,
+        /// Its version, where that is known.
+        version: Option<String>,
+    },
+    /// The file's name of one that has no row.
+    Other(String),
+}
+
+impl AllocatorTitle {
+    /// From its text.
+    pub fn parse(text: &str) -> Self {
+        let (name, version) = match text.split_once(' ') {
+            Some((name, version)) => (name, Some(version.to_owned())),
+            None => (text, None),
+        };
+        match ROWS.iter().find(|row| row.name == name) {
+            Some(row) => Self::Known {
+                kind: row.kind,
+                version,
+            },
+            None => Self::Other(text.to_owned()),
+        }
+    }
+
+    /// Which one; `None` for one that has no row.
+    pub fn kind(&self) -> Option<Allocator> {
+        match self {
+            Self::Known { kind, .. } => Some(*kind),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// Its name without its version.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Known { kind, .. } => kind.name(),
+            Self::Other(file) => file,
+        }
+    }
+}
+
+impl fmt::Display for AllocatorTitle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known {
+                version: Some(version),
+                ..
+            } => write!(f, "{} {version}", self.name()),
+            Self::Known { version: None, .. } | Self::Other(_) => f.write_str(self.name()),
+        }
+    }
+}
+
 impl AllocatorIdentity {
-    /// Its name with its version, e.g. `glibc 2.36`; the file's name when it has no row.
-    pub fn title(&self) -> String {
-        match (self.kind, &self.version) {
-            (Some(kind), Some(version)) => format!("{} {version}", kind.name()),
-            (Some(kind), None) => kind.name().to_owned(),
-            (None, _) => file_name(&self.object).to_owned(),
+    /// Its name with its version; the file's name when it has no row.
+    pub fn title(&self) -> AllocatorTitle {
+        match self.kind {
+            Some(kind) => AllocatorTitle::Known {
+                kind,
+                version: self.version.clone(),
+            },
+            None => AllocatorTitle::Other(file_name(&self.object).to_owned()),
         }
     }
 
@@ -226,9 +285,25 @@ mod tests {
             let row = kind.row();
             assert_eq!(row.kind, kind);
             assert!(ROWS.iter().any(|one| std::ptr::eq(*one, row)), "{kind}");
-            assert_eq!(Allocator::of_title(row.name), Some(row.kind));
-            let title = format!("{} 1.2.3", row.name);
-            assert_eq!(Allocator::of_title(&title), Some(row.kind));
+        }
+    }
+
+    #[test]
+    fn a_title_comes_back_from_its_text() {
+        for row in ROWS {
+            let title = AllocatorTitle::parse(&format!("{} 1.2.3", row.name));
+            assert_eq!(title.kind(), Some(row.kind));
+        }
+        for text in [
+            "glibc",
+            "glibc 2.36",
+            "glibc ",
+            "glibc  2",
+            "glibcs 2",
+            "libfast.so",
+            "",
+        ] {
+            assert_eq!(AllocatorTitle::parse(text).to_string(), text);
         }
     }
 
@@ -240,12 +315,12 @@ mod tests {
             object: "/opt/libfast.so".to_owned(),
             role: Role::ServesMalloc,
         };
-        assert_eq!(identity.title(), "mimalloc 3.3.2");
+        assert_eq!(identity.title().to_string(), "mimalloc 3.3.2");
         identity.version = None;
-        assert_eq!(identity.title(), "mimalloc");
+        assert_eq!(identity.title().to_string(), "mimalloc");
         identity.kind = None;
-        assert_eq!(identity.title(), "libfast.so");
-        assert_eq!(Allocator::of_title(&identity.title()), None);
+        let other = AllocatorTitle::Other("libfast.so".to_owned());
+        assert_eq!(identity.title(), other);
     }
 
     #[test]

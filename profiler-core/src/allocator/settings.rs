@@ -4,13 +4,7 @@
 //! or takes huge pages from the host's pool is not among them, because recordings, which may be
 //! anyone's, hand these to players.
 
-use std::ops::RangeInclusive;
-
-use super::{Allocator, ROWS};
-
-/// What glibc's mmap threshold is at first and can grow to, in bytes (`DEFAULT_MMAP_THRESHOLD_MIN` and
-/// `_MAX` in `malloc/malloc.c`, on 64 bits).
-pub const MMAP_THRESHOLDS: RangeInclusive<u64> = 128 << 10..=32 << 20;
+use super::{Allocator, ROWS, glibc_settings};
 
 /// The settings of one allocator.
 #[derive(Debug)]
@@ -22,10 +16,19 @@ pub struct Settings {
     pub prefix: &'static str,
     /// Their names without it.
     pub names: &'static [&'static str],
-    /// Those of a list that have a variable of their own besides: name and variable.
-    pub own_variables: &'static [(&'static str, &'static str)],
+    /// The variable of its own that one of a list has besides, where it has one.
+    pub own_variable: fn(&str) -> Option<&'static str>,
     /// What their values look like.
     pub form: ValueForm,
+}
+
+/// One setting of an allocator with a value.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Assignment {
+    /// Its name without a prefix, as it stands in [`Settings::names`].
+    pub name: &'static str,
+    /// Its value, as the allocator reads it.
+    pub value: &'static str,
 }
 
 /// A variable that holds several settings, such as `MALLOC_CONF=narenas:1,tcache:false`.
@@ -56,7 +59,7 @@ impl Settings {
         list: None,
         prefix: "",
         names: &[],
-        own_variables: &[],
+        own_variable: |_| None,
         form: ValueForm::Word,
     };
 
@@ -66,17 +69,13 @@ impl Settings {
         short.is_some_and(|short| self.names.contains(&short))
     }
 
-    /// The variable of its own that a setting of the list has.
-    pub fn own_variable(&self, name: &str) -> Option<&'static str> {
-        let mut all = self.own_variables.iter();
-        all.find(|(of, _)| *of == name)
-            .map(|(_, variable)| *variable)
-    }
-
     /// Whether a variable holds one setting.
     pub fn is_variable_of_one(&self, name: &str) -> bool {
         match self.list {
-            Some(_) => self.own_variables.iter().any(|(_, own)| *own == name),
+            Some(_) => {
+                let mut own = self.names.iter().filter_map(|one| (self.own_variable)(one));
+                own.any(|own| own == name)
+            }
             None => self.has(name),
         }
     }
@@ -114,32 +113,9 @@ pub(super) const GLIBC: Settings = Settings {
         separator: ':',
         assignment: '=',
     }),
-    prefix: "glibc.malloc.",
-    names: &[
-        "mmap_threshold",
-        "trim_threshold",
-        "top_pad",
-        "mmap_max",
-        "arena_max",
-        "arena_test",
-        "tcache_count",
-        "tcache_max",
-        "tcache_unsorted_limit",
-        "mxfast",
-        "hugetlb",
-        "perturb",
-        "check",
-    ],
-    own_variables: &[
-        ("mmap_threshold", "MALLOC_MMAP_THRESHOLD_"),
-        ("trim_threshold", "MALLOC_TRIM_THRESHOLD_"),
-        ("top_pad", "MALLOC_TOP_PAD_"),
-        ("mmap_max", "MALLOC_MMAP_MAX_"),
-        ("arena_max", "MALLOC_ARENA_MAX"),
-        ("arena_test", "MALLOC_ARENA_TEST"),
-        ("perturb", "MALLOC_PERTURB_"),
-        ("check", "MALLOC_CHECK_"),
-    ],
+    prefix: glibc_settings::PREFIX,
+    names: &glibc_settings::TUNABLE_NAMES,
+    own_variable: glibc_settings::own_variable,
     form: ValueForm::Number,
 };
 
@@ -315,8 +291,9 @@ mod tests {
                 .list
                 .iter()
                 .map(|list| list.variable.to_owned());
-            let own = row.settings.own_variables.iter();
-            let own = own.map(|(_, variable)| (*variable).to_owned());
+            let own = row.settings.names.iter();
+            let own = own.filter_map(|name| (row.settings.own_variable)(name));
+            let own = own.map(str::to_owned);
             let prefix = row.settings.prefix;
             let alone = match row.settings.list {
                 Some(_) => &[],

@@ -109,7 +109,7 @@ fn findings(text: &mut String, report: &FragReport) {
         text.push_str("\n\n");
         text.push_str(&finding.claim);
         text.push(' ');
-        text.push_str(finding.remedy.prose);
+        text.push_str(&finding.remedy.prose());
     }
 }
 

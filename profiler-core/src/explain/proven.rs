@@ -8,7 +8,7 @@ use crate::prediction::{Effect, Needs, Prediction, Predictions};
 use crate::report::{Finding, FragReport, Mechanism};
 use crate::units::bytes;
 
-/// The findings, as far as predictions bear them out, and those that only predictions show.
+/// The findings, as far as predictions confirm them, and those that only predictions show.
 pub(super) fn proven(report: &FragReport, findings: Vec<Finding>) -> Vec<Finding> {
     let Some(known) = Known::of(report) else {
         return findings;
@@ -18,7 +18,7 @@ pub(super) fn proven(report: &FragReport, findings: Vec<Finding>) -> Vec<Finding
     let mut all: Vec<Finding> = findings
         .into_iter()
         .filter_map(|finding| match predictions.of(finding.mechanism) {
-            Some((remedy, needs, effect)) => known.borne_out(finding, remedy, needs, effect),
+            Some((remedy, needs, effect)) => known.with_prediction(finding, remedy, needs, effect),
             None => Some(not_proven(finding)),
         })
         .collect();
@@ -60,7 +60,7 @@ impl<'a> Known<'a> {
     }
 
     /// What is left of a finding whose remedy was played.
-    fn borne_out(
+    fn with_prediction(
         &self,
         mut finding: Finding,
         remedy: &Prediction,
@@ -155,5 +155,5 @@ fn only_predicted(report: &FragReport, known: &Known<'_>, mechanism: Mechanism) 
         remedy: Remedy::of(mechanism, serving(report)),
         confidence: sure(report).min(Confidence::Medium),
     };
-    known.borne_out(finding, remedy, needs, effect)
+    known.with_prediction(finding, remedy, needs, effect)
 }

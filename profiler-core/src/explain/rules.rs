@@ -1,6 +1,6 @@
 //! The rules: which mechanism holds how many bytes, and what to do about it.
 
-use crate::allocator::MMAP_THRESHOLDS;
+use crate::allocator::{GlibcSetting, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
 use crate::arena::ArenaFigure;
 use crate::completeness::Confidence;
 use crate::explain::prose::UNEXPLAINED_SHARE;
@@ -11,13 +11,8 @@ use crate::report::{
     ArenaReport, Evidence, Finding, FragReport, HeapReport, LedgerClass, Mechanism,
 };
 use crate::units::{Value, bytes, count, percent};
+use crate::worth;
 
-/// A mechanism is worth a finding from this share of RSS on…
-const WORTH_SHARE: f64 = 0.05;
-/// …and from this many bytes on.
-const WORTH_BYTES: u64 = 4 << 20;
-/// glibc's trim threshold before it adapts (`malloc/malloc.c`, `DEFAULT_TRIM_THRESHOLD`).
-const INITIAL_TRIM_THRESHOLD: u64 = 128 << 10;
 /// From this share of RSS on, huge pages are worth a finding.
 const HUGE_SHARE: f64 = 0.5;
 
@@ -55,7 +50,7 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
 
 /// Whether a saving of `saved` bytes is worth a word.
 pub(crate) fn worth(report: &FragReport, saved: u64) -> bool {
-    saved >= WORTH_BYTES && saved as f64 >= report.kernel.rss_bytes as f64 * WORTH_SHARE
+    saved >= worth::OF_RSS.least(report.kernel.rss_bytes)
 }
 
 /// The allocator that serves most of malloc's memory; `None` when none was walked.
@@ -69,10 +64,18 @@ pub(crate) fn serving(report: &FragReport) -> Option<Allocator> {
     mallocs.max_by_key(taken).map(|heap| heap.allocator)
 }
 
-fn setting(report: &FragReport, name: &str) -> Option<u64> {
-    let all = report.heaps.iter().flat_map(|heap| &heap.settings);
-    all.filter(|setting| setting.name == name)
-        .find_map(|setting| setting.value.parse().ok())
+/// A threshold of glibc's that has grown by itself beyond what it was at first.
+fn grown(report: &FragReport, threshold: GlibcSetting, initial: u64) -> Option<u64> {
+    let in_force = |wanted: GlibcSetting| {
+        let heaps = report.heaps.iter();
+        let mut of_glibc = heaps.filter(|heap| heap.allocator == Allocator::Glibc);
+        of_glibc.find_map(|heap| {
+            let settings = heap.settings.iter();
+            wanted.in_force(settings.map(|setting| (&*setting.name, &*setting.value)))
+        })
+    };
+    let adapts = in_force(GlibcSetting::NoDynThreshold) == Some(0);
+    in_force(threshold).filter(|bytes| adapts && *bytes > initial)
 }
 
 pub(super) fn evidence(key: &'static str, value: u64) -> Evidence {
@@ -278,9 +281,11 @@ fn pools(report: &FragReport) -> Option<(u64, u64)> {
 
 /// What glibc's mmap threshold has grown to by itself, if it has.
 pub(super) fn grown_mmap_threshold(report: &FragReport) -> Option<u64> {
-    let threshold = setting(report, "mmap_threshold")?;
-    let is_own = setting(report, "no_dyn_threshold") == Some(0);
-    (is_own && threshold > *MMAP_THRESHOLDS.start()).then_some(threshold)
+    grown(
+        report,
+        GlibcSetting::MmapThreshold,
+        *MMAP_THRESHOLDS.start(),
+    )
 }
 
 fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
@@ -307,10 +312,9 @@ fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
 }
 
 fn kept_top(report: &FragReport) -> Option<Finding> {
-    let threshold = setting(report, "trim_threshold")?;
-    let is_own = setting(report, "no_dyn_threshold") == Some(0);
+    let threshold = grown(report, GlibcSetting::TrimThreshold, INITIAL_TRIM_THRESHOLD)?;
     let top = report.resident_bytes(LedgerClass::Top);
-    (is_own && threshold > INITIAL_TRIM_THRESHOLD && worth(report, top)).then(|| Finding {
+    worth(report, top).then(|| Finding {
         mechanism: Mechanism::KeptTop,
         claim: format!(
             "The trim threshold has grown to {}, below which free() does not return the end of an arena: \

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::Notes;
-use super::chunks::{ChunkWalker, End, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Run};
+use super::chunks::{CHUNK_HEADER, ChunkWalker, End, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Run};
 use super::layout::Layout;
 use super::ranges::{Claims, areas, page_heads};
 use super::state::{ArenaState, MallocPar};
@@ -27,9 +27,6 @@ pub(super) struct Arenas<'m, M> {
     pub(super) notes: Notes,
 }
 
-/// Bytes of a chunk in use before what the program has of it (`malloc/malloc.c`, `SIZE_SZ`).
-const BLOCK_HEADER: u64 = 8;
-
 impl<M: TargetMemory> Arenas<'_, M> {
     /// Walks a run and keeps it as an extent of arena number `id`; `None` when another has its
     /// memory already.
@@ -50,7 +47,7 @@ impl<M: TargetMemory> Arenas<'_, M> {
                 ExtentKind::Brk
             },
             arena: id,
-            block_header_bytes: BLOCK_HEADER,
+            block_header_bytes: CHUNK_HEADER,
             spans: walked.spans,
         });
         Some((walked.end, walked.how))

@@ -13,13 +13,17 @@ use crate::residency::ResidencyMap;
 use crate::span::{SpanList, SpanState};
 
 /// The smallest chunk (`MINSIZE`), in bytes.
-pub(super) const MIN_CHUNK: u64 = 32;
+pub const MIN_CHUNK: u64 = 32;
+/// Bytes of a chunk before its block that are its own, its size word (`SIZE_SZ`): the word before belongs
+/// to the chunk in front while that is in use.
+pub const CHUNK_HEADER: u64 = 8;
+/// `CHUNK_HDR_SZ`: a chunk header with the word before it, as an mmapped chunk has at the start of its
+/// mapping (`sysmalloc_mmap`), and the size of a fencepost. All other chunks are larger.
+pub const WHOLE_HEADER: u64 = 16;
 pub(super) const PREV_INUSE: u64 = 1;
 pub(super) const IS_MMAPPED: u64 = 2;
 pub(super) const NON_MAIN_ARENA: u64 = 4;
 const FLAGS: u64 = 7;
-/// `CHUNK_HDR_SZ`: a chunk header, and the size of a fencepost. All other chunks are larger.
-const HEADER: u64 = 16;
 /// Sound chunks in a row that a place must begin to be taken for a chunk again after damage.
 const SOUND_LINKS: u32 = 4;
 /// Places tried after damage, in one snapshot: bounds the time that a ruined heap takes.
@@ -76,7 +80,8 @@ impl Run {
     fn size(&self, p: u64, head: u64) -> Option<u64> {
         let size = head & !FLAGS;
         let foreign = if self.thread_heap { 0 } else { NON_MAIN_ARENA };
-        let sound = size.is_multiple_of(16) && size >= HEADER && head & (IS_MMAPPED | foreign) == 0;
+        let sound =
+            size.is_multiple_of(16) && size >= WHOLE_HEADER && head & (IS_MMAPPED | foreign) == 0;
         let fits = p.checked_add(size).is_some_and(|end| end <= self.limit);
         (sound && fits).then_some(size)
     }
@@ -168,9 +173,9 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
                 }
                 Ok(Step::LastFencepost) => {
                     self.trim.kept();
-                    self.totals.metadata += HEADER;
+                    self.totals.metadata += WHOLE_HEADER;
                     spans.push(8, SpanState::Metadata);
-                    break (p + HEADER, End::Fencepost);
+                    break (p + WHOLE_HEADER, End::Fencepost);
                 }
                 Ok(Step::Top { size }) => {
                     // systrim leaves the top alone unless it ends at the program break.
@@ -207,29 +212,30 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
         if p == run.top {
             let size = head & !FLAGS;
             let fits = p.checked_add(size).is_some_and(|end| end <= run.limit);
-            let sound = fits && size >= HEADER && size.is_multiple_of(16);
+            let sound = fits && size >= WHOLE_HEADER && size.is_multiple_of(16);
             return Ok(if sound {
                 Step::Top { size }
             } else {
                 Step::Damaged
             });
         }
-        if run.thread_heap && p + HEADER == run.limit && head & !FLAGS == 0 {
+        if run.thread_heap && p + WHOLE_HEADER == run.limit && head & !FLAGS == 0 {
             return Ok(Step::LastFencepost);
         }
         let Some(size) = run.size(p, head) else {
             return Ok(Step::Damaged);
         };
         let next = p + size;
-        if size == HEADER && !run.thread_heap && next.is_multiple_of(PAGE_SIZE) {
+        if size == WHOLE_HEADER && !run.thread_heap && next.is_multiple_of(PAGE_SIZE) {
             return Ok(Step::LastFencepost);
         }
-        if run.limit - next < HEADER || (p < run.top && run.top < next) {
+        if run.limit - next < WHOLE_HEADER || (p < run.top && run.top < next) {
             return Ok(Step::Damaged);
         }
         let (prev_size, next_head) = self.header(next)?;
-        let before_last = run.thread_heap && next + HEADER == run.limit && next_head & !FLAGS == 0;
-        if size == HEADER || before_last {
+        let before_last =
+            run.thread_heap && next + WHOLE_HEADER == run.limit && next_head & !FLAGS == 0;
+        if size == WHOLE_HEADER || before_last {
             return Ok(Step::Fencepost { size, next_head });
         }
         let free = next_head & PREV_INUSE == 0;
@@ -316,7 +322,7 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
     /// The next place after the damage at `p` that begins sound chunks: a chunk that a cache knows,
     /// the top, or one found by trying; `run.limit` when there is none.
     fn next_sound(&mut self, run: &Run, p: u64, held: usize) -> u64 {
-        let after = p.saturating_add(HEADER);
+        let after = p.saturating_add(WHOLE_HEADER);
         let known = self.held[held..]
             .iter()
             .map(|h| h.chunk)
@@ -327,9 +333,9 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
         let mut q = after;
         while q < stop && self.tries_left > 0 {
             q = match self.empty_until(q) {
-                Some(end) => end.max(q + HEADER),
+                Some(end) => end.max(q + WHOLE_HEADER),
                 None if self.is_sound(run, q) => return q,
-                None => q + HEADER,
+                None => q + WHOLE_HEADER,
             };
             self.tries_left -= 1;
         }

@@ -29,6 +29,7 @@ use crate::residency::ResidencyMap;
 use crate::span::{SpanList, SpanState};
 use crate::threads::Thread;
 
+pub use chunks::{CHUNK_HEADER, MIN_CHUNK, WHOLE_HEADER};
 pub use thread_arena::thread_arenas;
 
 use arena::Arenas;
@@ -189,7 +190,7 @@ fn held<M: TargetMemory>(
     let mut held = Vec::new();
     let links = Links::of_fastbins(&cache, main.layout.mangled_links);
     // No more chunks than the resident memory has room for.
-    let most = (residency.resident_bytes() / chunks::MIN_CHUNK) as usize;
+    let most = (residency.resident_bytes() / MIN_CHUNK) as usize;
     for arena in &main.ring {
         lists::fastbins(&links, arena, &mut held, most, notes);
     }

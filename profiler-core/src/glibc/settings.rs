@@ -1,63 +1,45 @@
 //! The settings in force against glibc's defaults and against what the environment requests.
 //!
-//! Sources: `elf/dl-tunables.list` (names and the environment variables that they replace) and the
-//! `do_set_*` functions of `malloc/malloc.c`, 2.17 to 2.43.
+//! Their names stand in [`GlibcSetting`].
 
 use super::state::MallocPar;
-use crate::allocator::MMAP_THRESHOLDS;
+use crate::allocator::{Allocator, GlibcSetting, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
 use crate::heap::RequestedSetting;
 
-/// Environment variable, tunable under `glibc.malloc.`, and the setting that shows its effect;
-/// `None` where it shows nowhere that is read.
-const NAMES: [(&str, &str, Option<&str>); 13] = [
-    ("MALLOC_ARENA_MAX", "arena_max", Some("arena_max")),
-    ("MALLOC_ARENA_TEST", "arena_test", Some("arena_test")),
-    (
-        "MALLOC_MMAP_THRESHOLD_",
-        "mmap_threshold",
-        Some("mmap_threshold"),
-    ),
-    ("MALLOC_MMAP_MAX_", "mmap_max", Some("n_mmaps_max")),
-    (
-        "MALLOC_TRIM_THRESHOLD_",
-        "trim_threshold",
-        Some("trim_threshold"),
-    ),
-    ("MALLOC_TOP_PAD_", "top_pad", Some("top_pad")),
-    ("MALLOC_PERTURB_", "perturb", None),
-    ("MALLOC_CHECK_", "check", None),
-    ("", "mxfast", None),
-    ("", "tcache_count", Some("tcache_count")),
-    ("", "tcache_max", Some("tcache_max_bytes")),
-    ("", "tcache_unsorted_limit", Some("tcache_unsorted_limit")),
-    ("", "hugetlb", Some("hugetlb")),
-];
+/// A walk's list of values by glibc's names of them.
+pub(super) fn listed(values: &[(GlibcSetting, u64)]) -> Vec<(String, String)> {
+    let named = values.iter();
+    let named = named.filter_map(|(setting, value)| Some((setting.field()?, value)));
+    named
+        .map(|(name, value)| (name.to_owned(), value.to_string()))
+        .collect()
+}
 
 /// The defaults of a release, by the names of [`MallocPar::settings`].
 pub(super) fn defaults((major, minor): (u32, u32)) -> Vec<(String, String)> {
     let since = |minor_then| (major, minor) >= (2, minor_then);
     let mut defaults = vec![
-        ("trim_threshold", 128 << 10),
-        ("top_pad", 128 << 10),
-        ("mmap_threshold", 128 << 10),
+        (GlibcSetting::TrimThreshold, INITIAL_TRIM_THRESHOLD),
+        // DEFAULT_TOP_PAD.
+        (GlibcSetting::TopPad, 128 << 10),
+        (GlibcSetting::MmapThreshold, *MMAP_THRESHOLDS.start()),
         // NARENAS_FROM_NCORES (1).
-        ("arena_test", 8),
-        ("arena_max", 0),
-        ("n_mmaps_max", 65536),
-        ("no_dyn_threshold", 0),
+        (GlibcSetting::ArenaTest, 8),
+        (GlibcSetting::ArenaMax, 0),
+        (GlibcSetting::MmapMax, 65536),
+        (GlibcSetting::NoDynThreshold, 0),
     ];
     if since(26) {
         defaults.extend([
-            ("tcache_bins", 64),
+            (GlibcSetting::TcacheBins, 64),
             // MAX_TCACHE_SIZE; from 2.42 on MAX_TCACHE_SMALL_SIZE + 1.
-            ("tcache_max_bytes", if since(42) { 1041 } else { 1032 }),
+            (GlibcSetting::TcacheMax, if since(42) { 1041 } else { 1032 }),
             // TCACHE_FILL_COUNT.
-            ("tcache_count", if since(43) { 16 } else { 7 }),
-            ("tcache_unsorted_limit", 0),
+            (GlibcSetting::TcacheCount, if since(43) { 16 } else { 7 }),
+            (GlibcSetting::TcacheUnsortedLimit, 0),
         ]);
     }
-    let text = |(name, value): (&str, u64)| (name.to_owned(), value.to_string());
-    defaults.into_iter().map(text).collect()
+    listed(&defaults)
 }
 
 /// What the environment requests, each against what is in force. `environment` are entries
@@ -67,26 +49,26 @@ pub(super) fn requested(
     par: &MallocPar,
     settings: &[(String, String)],
 ) -> Vec<RequestedSetting> {
+    let of_glibc = &Allocator::Glibc.row().settings;
     let mut requested = Vec::new();
     for entry in environment {
         let Some((variable, value)) = entry.split_once('=') else {
             continue;
         };
-        if variable == "GLIBC_TUNABLES" {
-            for tunable in value.split(':') {
-                let Some((name, value)) = tunable.split_once('=') else {
+        let list = of_glibc.list.as_ref();
+        if let Some(list) = list.filter(|list| list.variable == variable) {
+            for tunable in value.split(list.separator) {
+                let Some((name, value)) = tunable.split_once(list.assignment) else {
                     continue;
                 };
-                if let Some(name) = name.strip_prefix("glibc.malloc.") {
-                    let known = NAMES.iter().find(|(_, tunable, _)| *tunable == name);
-                    let setting = known.map(|(.., setting)| *setting);
-                    let request = format!("GLIBC_TUNABLES={tunable}");
+                if let Some(name) = name.strip_prefix(of_glibc.prefix) {
+                    let request = format!("{variable}={tunable}");
+                    let setting = GlibcSetting::of_tunable(name);
                     requested.push(judge(request, setting, value, par, settings));
                 }
             }
         } else if variable.starts_with("MALLOC_") {
-            let known = NAMES.iter().find(|(name, ..)| *name == variable);
-            let setting = known.map(|(.., setting)| *setting);
+            let setting = GlibcSetting::of_variable(variable);
             requested.push(judge(entry.clone(), setting, value, par, settings));
         }
     }
@@ -95,7 +77,7 @@ pub(super) fn requested(
 
 fn judge(
     request: String,
-    setting: Option<Option<&str>>,
+    setting: Option<GlibcSetting>,
     value: &str,
     par: &MallocPar,
     settings: &[(String, String)],
@@ -108,16 +90,16 @@ fn judge(
     let Some(setting) = setting else {
         return result(Some(false), "glibc has no setting of this name".into());
     };
-    let Some(setting) = setting else {
+    if setting.field().is_none() && setting != GlibcSetting::Hugetlb {
         return result(None, "its effect is not read".into());
-    };
+    }
     let Some(wanted) = number(value) else {
         return result(
             Some(false),
             "the value is not a number, so it is ignored".into(),
         );
     };
-    if setting == "hugetlb" {
+    if setting == GlibcSetting::Hugetlb {
         let now = match (par.hp_pagesize, par.thp_pagesize) {
             (0, 0) => 0,
             (0, _) => 1,
@@ -127,23 +109,23 @@ fn judge(
         return result(Some((wanted.min(2)) == now), note);
     }
     let mut all = settings.iter();
-    let Some((_, now)) = all.find(|(name, _)| name == setting) else {
+    let Some((name, now)) = all.find(|(name, _)| setting.field() == Some(name)) else {
         return result(Some(false), "this release has no such setting".into());
     };
     let in_force = match setting {
         // Kept as the largest size that is cached, rounded up in some releases.
-        "tcache_max_bytes" => now
+        GlibcSetting::TcacheMax => now
             .parse::<u64>()
             .is_ok_and(|now| now.abs_diff(wanted) <= 32),
         _ => *now == wanted.to_string(),
     };
     let note = if in_force {
-        format!("{setting} is {now}")
-    } else if setting == "mmap_threshold" && wanted > *MMAP_THRESHOLDS.end() {
-        format!("{setting} is {now}: values above 32 MiB are refused")
+        format!("{name} is {now}")
+    } else if setting == GlibcSetting::MmapThreshold && wanted > *MMAP_THRESHOLDS.end() {
+        format!("{name} is {now}: values above 32 MiB are refused")
     } else {
         format!(
-            "{setting} is {now}: refused, out of range, or changed since by mallopt (a program \
+            "{name} is {now}: refused, out of range, or changed since by mallopt (a program \
              with file capabilities or set-user-id ignores its environment)"
         )
     };

@@ -1,7 +1,9 @@
 //! `malloc_state` and `mp_` as values.
 
 use super::layout::Layout;
+use super::settings::listed;
 use crate::addr::RemoteAddr;
+use crate::allocator::GlibcSetting;
 use crate::memory::{ReadError, TargetMemory};
 
 /// `NFASTBINS` for 8-byte words: chunks of 32 to 176 bytes.
@@ -226,32 +228,32 @@ impl MallocPar {
     /// The settings in force, by glibc's names of them, in bytes or plain numbers.
     pub(super) fn settings(&self) -> Vec<(String, String)> {
         let [trim, pad, mmap, test, max] = self.thresholds;
-        let mut named = vec![
-            ("trim_threshold", trim),
-            ("top_pad", pad),
-            ("mmap_threshold", mmap),
-            ("arena_test", test),
-            ("arena_max", max),
-            ("n_mmaps", u64::from(self.n_mmaps)),
-            ("n_mmaps_max", u64::from(self.n_mmaps_max)),
-            ("max_n_mmaps", u64::from(self.max_n_mmaps)),
-            ("no_dyn_threshold", u64::from(self.no_dyn_threshold)),
-            ("mmapped_mem", self.mmapped_mem),
-            ("max_mmapped_mem", self.max_mmapped_mem),
-            ("thp_pagesize", self.thp_pagesize),
-            ("hp_pagesize", self.hp_pagesize),
+        let mut values = vec![
+            (GlibcSetting::TrimThreshold, trim),
+            (GlibcSetting::TopPad, pad),
+            (GlibcSetting::MmapThreshold, mmap),
+            (GlibcSetting::ArenaTest, test),
+            (GlibcSetting::ArenaMax, max),
+            (GlibcSetting::Mmaps, u64::from(self.n_mmaps)),
+            (GlibcSetting::MmapMax, u64::from(self.n_mmaps_max)),
+            (GlibcSetting::MaxMmaps, u64::from(self.max_n_mmaps)),
+            (
+                GlibcSetting::NoDynThreshold,
+                u64::from(self.no_dyn_threshold),
+            ),
+            (GlibcSetting::MmappedMem, self.mmapped_mem),
+            (GlibcSetting::MaxMmappedMem, self.max_mmapped_mem),
+            (GlibcSetting::ThpPagesize, self.thp_pagesize),
+            (GlibcSetting::HpPagesize, self.hp_pagesize),
         ];
         if let Some([bins, bytes, count, unsorted]) = self.tcache {
-            named.extend([
-                ("tcache_bins", bins),
-                ("tcache_max_bytes", bytes),
-                ("tcache_count", count),
-                ("tcache_unsorted_limit", unsorted),
+            values.extend([
+                (GlibcSetting::TcacheBins, bins),
+                (GlibcSetting::TcacheMax, bytes),
+                (GlibcSetting::TcacheCount, count),
+                (GlibcSetting::TcacheUnsortedLimit, unsorted),
             ]);
         }
-        named
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.to_string()))
-            .collect()
+        listed(&values)
     }
 }

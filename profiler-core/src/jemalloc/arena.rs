@@ -1,8 +1,9 @@
 //! Arenas: finding them from the object's data, and what each says of itself.
 
 use super::bytes::{Bytes, word_at};
-use super::layout::{BINS, Bins, Layout, SIZES};
+use super::layout::{Bins, Layout};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::allocator::jemalloc_classes::{BINS, SIZES};
 use crate::memory::TargetMemory;
 use crate::residency::{MappingKind, ResidencyMap};
 

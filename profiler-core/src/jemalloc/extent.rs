@@ -2,9 +2,9 @@
 //! with the same fields at the same places; the bits in the first word differ.
 
 use super::bytes::word;
-use super::layout::{BINS, Bits};
-use super::size_classes;
+use super::layout::Bits;
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::allocator::jemalloc_classes::{self, BINS};
 
 /// `sizeof`.
 pub(super) const BYTES: usize = 128;
@@ -64,7 +64,7 @@ impl Extent {
         let is_slab = field(12, 1) == 1;
         let used = match field(bits.state, bits.state_width) {
             0 if is_slab => {
-                let region = size_classes::bytes(class).filter(|_| class < BINS)?;
+                let region = jemalloc_classes::bytes(class).filter(|_| class < BINS)?;
                 if addr != start || size / region > 64 * BITMAP_WORDS as u64 {
                     return None;
                 }
@@ -75,7 +75,7 @@ impl Extent {
                 }
             }
             0 => {
-                let usable = size_classes::bytes(class)?;
+                let usable = jemalloc_classes::bytes(class)?;
                 let offset = addr - start;
                 // A page more, or the next size class, are for `settle`.
                 if !addr.is_multiple_of(8) || usable / 2 > size {
@@ -120,7 +120,7 @@ impl Extent {
         };
         let size = self.range.len();
         if self.class >= BINS {
-            let below = size_classes::bytes(self.class - 1).unwrap_or(0);
+            let below = jemalloc_classes::bytes(self.class - 1).unwrap_or(0);
             let rest = size.saturating_sub(pad);
             if *usable < rest || below >= rest {
                 return false;

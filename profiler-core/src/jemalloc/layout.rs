@@ -94,10 +94,6 @@ pub(super) enum TcacheLayout {
     Stacks { bins: u64 },
 }
 
-/// Small size classes (`NBINS`) and all of them (`NSIZES`): a quantum of 16 bytes, 4 KiB pages.
-pub(super) const BINS: usize = 36;
-pub(super) const SIZES: usize = 232;
-
 const OLD_BASE: BaseLayout = BaseLayout {
     blocks: 0x88,
     allocated: 0x7d0,

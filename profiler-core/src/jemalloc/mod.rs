@@ -11,11 +11,11 @@ mod bytes;
 mod extent;
 mod layout;
 mod rtree;
-mod size_classes;
 mod snapshot;
 mod tcache;
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::allocator::jemalloc_classes::BINS;
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, HeapSnapshot};
 use crate::memory::{ReadAhead, ReadError, TargetMemory};
@@ -25,7 +25,7 @@ use crate::residency::ResidencyMap;
 use arena::State;
 use bytes::Bytes;
 use extent::Extent;
-use layout::{BINS, Layout};
+use layout::Layout;
 use rtree::Tree;
 use snapshot::Builder;
 

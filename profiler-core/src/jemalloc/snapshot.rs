@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use super::arena::State;
 use super::extent::{self, Extent, Use};
-use super::layout::BINS;
 use super::tcache::Cached;
 use super::{Notes, confidence};
 use crate::addr::{AddrRange, PAGE_SIZE};
+use crate::allocator::jemalloc_classes::BINS;
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::heap::{self, Arena, CrossCheck, ExtentKind, HeapSnapshot};
 use crate::span::{SpanList, SpanState};

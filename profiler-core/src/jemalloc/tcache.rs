@@ -5,7 +5,8 @@
 use std::collections::HashSet;
 
 use super::bytes::{Bytes, word_at};
-use super::layout::{BINS, TcacheLayout};
+use super::layout::TcacheLayout;
+use crate::allocator::jemalloc_classes::BINS;
 use crate::memory::TargetMemory;
 
 /// Caches followed per arena: no process has more threads (`PID_MAX_LIMIT` is 4 Mi).

@@ -46,11 +46,11 @@ metrics! {
         "free bytes on pages kept by live blocks; only another allocator or shorter-lived \
              blocks cure it";
     TrimReturnableBytes, "trim_returnable_bytes", Bytes, "returned by a trim",
-        "whole pages that malloc_trim(0) would return now; if large, trim after each peak";
+        "whole pages that a trim or purge would return now; if large, trim after each peak";
     StuckFreeBytes, "stuck_free_bytes", Bytes, "stuck free pages",
         "whole free pages that no trim returns";
     CachedBytes, "cached_bytes", Bytes, "cached blocks",
-        "freed blocks kept in tcache and fastbins; small unless there are many threads";
+        "freed blocks kept in the allocator's caches; small unless there are many threads";
     CompactionFloorBytes, "compaction_floor_bytes", Bytes, "compaction floor",
         "the fewest whole pages that hold the same live bytes: no allocator gets below it";
     CompactionFloor2mBytes, "compaction_floor_2m_bytes", Bytes, "compaction floor in huge pages",
@@ -109,7 +109,7 @@ metrics! {
     RssOverheadRatio, "rss_overhead_ratio", Ratio, "RSS overhead",
         "Redis's name: RSS ÷ heap pages; far above 1, the memory is not the heap's";
     MallocArenas, "malloc_arenas", Arenas, "malloc's arenas",
-        "arenas of malloc; far more than busy threads: lower MALLOC_ARENA_MAX";
+        "arenas of malloc; far more than busy threads: have threads share them";
     LargestIdleArenaBytes, "largest_idle_arena_bytes", Bytes, "largest idle arena",
         "resident bytes that are not live in the idlest thread arena";
     InternalSlopBytes, "internal_slop_bytes", Bytes, "internal slop",

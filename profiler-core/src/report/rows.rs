@@ -119,7 +119,7 @@ impl LedgerClass {
                 "usable bytes in live blocks beyond the requested size (a walk cannot know)"
             }
             Self::Cached => "freed blocks that the allocator's caches keep ready",
-            Self::FreeTrimmable => "free whole pages that malloc_trim would return",
+            Self::FreeTrimmable => "free whole pages that a trim or purge would return",
             Self::FreeStuck => "free whole pages that no trim returns",
             Self::FreePinned => "free bytes on pages that a live block keeps resident",
             Self::Top => "the unused end of each arena",

@@ -4,7 +4,7 @@
 mod samples;
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use profiler_core::allocator::{Allocator, Home, ROWS};
+use profiler_core::allocator::{Allocator, AllocatorTitle, Home, ROWS};
 use profiler_core::heap::{Arena, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::metrics::MetricId;
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
@@ -134,7 +134,7 @@ fn verdicts_read_as_they_should() {
     assert_eq!(verdict(&not_walked), "No verdict: no heap could be walked.");
     // glibc is walked, but it is not what serves malloc.
     let mut another = worker(25_600, &[live(64), free(4032)], 0);
-    another.target.malloc = Some("jemalloc".into());
+    another.target.malloc = Some(AllocatorTitle::parse("jemalloc"));
     let report = FragReport::from_sample(&another);
     assert_eq!(
         report.verdict,
@@ -410,7 +410,7 @@ fn the_heap_of_a_library_is_a_class_of_its_own() {
         "{finding:?}"
     );
     assert!(
-        finding.remedy.prose.contains("release_unused()"),
+        finding.remedy.prose().contains("release_unused()"),
         "{finding:?}"
     );
 }
@@ -470,7 +470,7 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
          now 100.0 MiB. 1.4 % is live."
     );
     assert_eq!(costs.findings[0].bytes, Some(0));
-    assert!(!costs.findings[0].remedy.prose.contains("jemalloc"));
+    assert!(!costs.findings[0].remedy.prose().contains("jemalloc"));
 
     let unclear = with(&[jemalloc([60, 90, 120])]);
     assert_eq!(unclear.findings[0].bytes, None);

@@ -12,10 +12,10 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
 use profiler_common::program::{
-    Control, OPS_AT, Op, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES, code,
+    Control, OPS_AT, Op, OpCode, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES,
 };
 use profiler_core::addr::PAGE_SIZE;
-use profiler_core::allocator::MMAP_THRESHOLDS;
+use profiler_core::allocator::{GlibcSetting, MMAP_THRESHOLDS};
 use profiler_core::text::visible;
 use profiler_trace::compile::{Compiler, ProgramCheckpoint, Sink, Summary};
 use profiler_trace::limits::{Holder, Incomplete, Limit, Meter, Stopped};
@@ -105,7 +105,7 @@ impl ReplayProgram {
         let mut summary = write(&mut OperationsSink(&mut builder.buffer))?;
         (summary.processes, summary.events) = (1, builder.buffer.published);
         builder.buffer.push(Op {
-            code: code::CHECKPOINT,
+            code: OpCode::CHECKPOINT,
             ..Op::default()
         })?;
         builder.close()?;
@@ -201,8 +201,8 @@ const WEIGHED_EVERY: u32 = 4096;
 /// or had not.
 fn grown_mmap_threshold(description: &TraceDescription) -> Option<u64> {
     let is_seeded = description.recorder == Some(RecordedBy::Probes);
-    let grows = description.setting("no_dyn_threshold") == Some("0");
-    let bytes = description.setting("mmap_threshold")?.parse().ok()?;
+    let grows = description.glibc_setting(GlibcSetting::NoDynThreshold) == Some(0);
+    let bytes = description.glibc_setting(GlibcSetting::MmapThreshold)?;
     (is_seeded && grows && bytes != *MMAP_THRESHOLDS.start() && MMAP_THRESHOLDS.contains(&bytes))
         .then_some(bytes)
 }

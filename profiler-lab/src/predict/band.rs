@@ -3,7 +3,7 @@
 use profiler_core::prediction::Needs;
 
 use super::MIDDLE;
-use super::candidates::Reach;
+use super::candidates::Interpretation;
 
 /// How far a program may really be from what was played in another allocator than its own: what the
 /// program does beside the blocks that a walk shows, which mostly takes some more
@@ -69,17 +69,20 @@ impl Walked {
     /// played, takes `baseline`.
     pub(super) fn needs(
         &self,
-        reach: Reach,
+        interpretation: Interpretation,
         is_glibc: bool,
         mut all: Vec<u64>,
         baseline: u64,
     ) -> Option<Needs> {
         let measured = self.measured.saturating_sub(self.blank);
         let own_error = measured.abs_diff(baseline);
-        let margin = match reach {
+        let margin = match interpretation {
             _ if is_glibc => &OWN_MARGIN,
-            Reach::Collected | Reach::Peak => &KEEPING_MARGIN,
-            Reach::Itself | Reach::Full | Reach::Idle | Reach::Other => &MARGIN,
+            Interpretation::Collected | Interpretation::Peak => &KEEPING_MARGIN,
+            Interpretation::Baseline
+            | Interpretation::Histories
+            | Interpretation::Idle
+            | Interpretation::UpToPeak => &MARGIN,
         };
         if is_glibc && self.is_glibc {
             // A setting is compared with the same allocator as played: what both are off by cancels.
@@ -89,20 +92,20 @@ impl Walked {
         }
         let (mut low, mut high) = (*all.iter().min()?, *all.iter().max()?);
         let mut middle = geometric_mean(&all[..MIDDLE.min(all.len())]);
-        match reach {
-            Reach::Itself | Reach::Full | Reach::Idle => {}
-            Reach::Collected => {
+        match interpretation {
+            Interpretation::Baseline | Interpretation::Histories | Interpretation::Idle => {}
+            Interpretation::Collected => {
                 if self.has_threads {
                     // Other threads' heaps are collected by these alone.
                     low = low.min(self.live);
                 }
                 high = scaled(high, self.threads_per_arena);
             }
-            Reach::Peak => {
+            Interpretation::Peak => {
                 high = scaled(high, self.peak);
                 middle = scaled(middle, self.peak);
             }
-            Reach::Other => high = high.max(scaled(self.measured, self.peak)),
+            Interpretation::UpToPeak => high = high.max(scaled(self.measured, self.peak)),
         }
         if self.blank > 0 {
             high = high.saturating_add(self.blank);
@@ -152,15 +155,27 @@ mod tests {
         }
     }
 
-    fn needs(walked: &Walked, reach: Reach, is_glibc: bool, all: [u64; 4], baseline: u64) -> Needs {
+    fn needs(
+        walked: &Walked,
+        interpretation: Interpretation,
+        is_glibc: bool,
+        all: [u64; 4],
+        baseline: u64,
+    ) -> Needs {
         let all = all.map(|mib| mib * MIB).to_vec();
-        let needs = walked.needs(reach, is_glibc, all, baseline * MIB);
+        let needs = walked.needs(interpretation, is_glibc, all, baseline * MIB);
         needs.expect("it was played")
     }
 
     #[test]
     fn the_middle_is_of_the_first_two_and_the_band_of_all() {
-        let found = needs(&walked(), Reach::Full, false, [40, 90, 20, 200], 100);
+        let found = needs(
+            &walked(),
+            Interpretation::Histories,
+            false,
+            [40, 90, 20, 200],
+            100,
+        );
         assert_eq!(found.bytes, 60 * MIB);
         assert_eq!(found.low_bytes, 19 * MIB, "the least margin");
         assert_eq!(found.high_bytes, 220 * MIB, "a tenth above");
@@ -168,18 +183,18 @@ mod tests {
 
     #[test]
     fn what_the_baseline_is_off_by_cancels_for_its_own_settings_and_widens_the_band() {
-        let found = needs(&walked(), Reach::Full, true, [50; 4], 103);
+        let found = needs(&walked(), Interpretation::Histories, true, [50; 4], 103);
         assert_eq!(found.bytes, 47 * MIB);
         assert_eq!((found.low_bytes, found.high_bytes), (44 * MIB, 50 * MIB));
-        let other = needs(&walked(), Reach::Full, false, [50; 4], 103);
+        let other = needs(&walked(), Interpretation::Histories, false, [50; 4], 103);
         assert_eq!(other.bytes, 50 * MIB);
     }
 
     #[test]
     fn allocators_that_give_nothing_back_are_judged_by_the_peak() {
-        let found = needs(&walked(), Reach::Peak, false, [100; 4], 100);
+        let found = needs(&walked(), Interpretation::Peak, false, [100; 4], 100);
         assert_eq!(found.bytes, 150 * MIB);
-        let back = needs(&walked(), Reach::Other, true, [80; 4], 100);
+        let back = needs(&walked(), Interpretation::UpToPeak, true, [80; 4], 100);
         assert!(back.high_bytes >= 150 * MIB, "{back:?}");
         assert_eq!(back.bytes, 80 * MIB);
     }
@@ -187,14 +202,26 @@ mod tests {
     #[test]
     fn an_allocator_that_collects_later_may_keep_it_all() {
         let mut walked = walked();
-        let found = needs(&walked, Reach::Collected, false, [80, 80, 80, 20], 100);
+        let found = needs(
+            &walked,
+            Interpretation::Collected,
+            false,
+            [80, 80, 80, 20],
+            100,
+        );
         assert_eq!(found.bytes, 80 * MIB, "as it is before it collects");
         assert!(
             found.high_bytes >= 200 * MIB,
             "each thread keeps its own, and it gives back little: {found:?}"
         );
         walked.has_threads = true;
-        let threads = needs(&walked, Reach::Collected, false, [80, 80, 80, 20], 100);
+        let threads = needs(
+            &walked,
+            Interpretation::Collected,
+            false,
+            [80, 80, 80, 20],
+            100,
+        );
         assert_eq!(threads.bytes, 80 * MIB);
         assert_eq!(threads.low_bytes, 9 * MIB);
     }
@@ -202,9 +229,9 @@ mod tests {
     #[test]
     fn blocks_that_are_not_known_may_all_be_needed() {
         let mut walked = walked();
-        let known = needs(&walked, Reach::Full, false, [50; 4], 100);
+        let known = needs(&walked, Interpretation::Histories, false, [50; 4], 100);
         walked.unknown = 7 * MIB;
-        let found = needs(&walked, Reach::Full, false, [50; 4], 100);
+        let found = needs(&walked, Interpretation::Histories, false, [50; 4], 100);
         assert_eq!(found.high_bytes, known.high_bytes + 7 * MIB);
         assert_eq!(found.low_bytes, known.low_bytes);
     }

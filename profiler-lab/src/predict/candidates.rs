@@ -2,20 +2,22 @@
 
 use std::path::Path;
 
-use profiler_core::allocator::Allocator as Kind;
+use profiler_core::allocator::{Allocator as Kind, Environment, GlibcSetting};
 use profiler_core::report::Mechanism;
+use profiler_core::tuning::{self, TRIM_FROM_PYTHON, Tuning};
 
 use crate::allocators::Allocator;
-use crate::environment::Environment;
+use crate::candidates::Candidate;
+use crate::report::Failure;
 use crate::seed::SeedHeap;
 
-/// How far what was played says what the program would need.
-#[derive(Copy, Clone, Eq, PartialEq)]
-pub(super) enum Reach {
+/// How the figures of a candidate's players are read: what the program would need beside what they show.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Interpretation {
     /// It is the heap as it is: any of the histories shows whether that is reproduced.
-    Itself,
+    Baseline,
     /// All that decides is in the walk and the histories.
-    Full,
+    Histories,
     /// When it gives back what was freed depends on what the program does next (mimalloc): it was
     /// played once more with all of it given back, which is the lower end.
     Collected,
@@ -25,126 +27,142 @@ pub(super) enum Reach {
     /// It gives nothing back: what it needs was decided at the peak (tcmalloc).
     Peak,
     /// The heap of another allocator does not show what it would have kept: up to what there was.
-    Other,
+    UpToPeak,
 }
 
-impl Reach {
+impl Interpretation {
+    /// Of another allocator as it comes.
+    fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Jemalloc => Self::Idle,
+            Kind::Mimalloc => Self::Collected,
+            Kind::Tcmalloc => Self::Peak,
+            Kind::Glibc => Self::UpToPeak,
+            // No player has these.
+            Kind::Pymalloc | Kind::Musl => Self::Histories,
+        }
+    }
+
     /// How often it is played.
     pub(super) fn runs(self, histories: usize) -> usize {
         match self {
-            Self::Itself => 1,
+            Self::Baseline => 1,
             Self::Collected | Self::Idle => histories + 1,
-            Self::Full | Self::Peak | Self::Other => histories,
+            Self::Histories | Self::Peak | Self::UpToPeak => histories,
         }
     }
 }
 
-/// A candidate.
-pub(super) struct Candidate {
-    pub(super) name: String,
-    pub(super) allocator: Result<Allocator, String>,
-    pub(super) env: Environment,
+/// A candidate for the heap of a walk.
+pub(super) struct HeapCandidate {
+    pub(super) candidate: Candidate,
     /// What it needs, where that follows from the walk and need not be played.
     pub(super) exact: Option<u64>,
-    pub(super) step: Option<&'static str>,
-    pub(super) remedies: Option<Mechanism>,
-    pub(super) reach: Reach,
+    /// The mechanism whose remedy it is.
+    pub(super) undoes: Option<Mechanism>,
+    pub(super) interpretation: Interpretation,
 }
 
-/// What is tried: first the heap as it is, then what is asked for most.
+impl HeapCandidate {
+    fn tuned(tuning: &Tuning, candidate: Candidate) -> Self {
+        Self {
+            candidate,
+            exact: None,
+            undoes: tuning.undoes,
+            interpretation: Interpretation::Histories,
+        }
+    }
+
+    /// Why it cannot be played.
+    pub(super) fn failure(&self) -> Option<String> {
+        let allocator = self.candidate.allocator.as_ref();
+        allocator.err().map(|failure| failure.why.clone())
+    }
+
+    fn untuned(candidate: Candidate, interpretation: Interpretation) -> Self {
+        Self {
+            candidate,
+            exact: None,
+            undoes: None,
+            interpretation,
+        }
+    }
+}
+
+/// What is tried: first the heap as it is, then what is requested most.
 pub(super) fn candidates(
     heap: &SeedHeap<'_>,
     measured: u64,
     root: Option<&Path>,
-) -> Vec<Candidate> {
+) -> Vec<HeapCandidate> {
     let own = heap.allocator();
     let env = settings_of(heap);
-    let with = |name: &str, allocator: Result<Allocator, String>, env: &Environment| Candidate {
-        name: name.to_owned(),
-        allocator,
-        env: env.clone(),
-        exact: None,
-        step: None,
-        remedies: None,
-        reach: Reach::Full,
-    };
-    let installed =
-        |build: &str| Allocator::to_preload(build, root).map_err(|error| error.to_string());
+    let installed = |build: &str| Allocator::to_preload(build, root).map_err(Failure::from);
     let as_it_is = match own {
         Kind::Glibc => Ok(Allocator::glibc()),
         other => as_the_worker_has(heap, installed(other.name())),
     };
-    let empty = Environment::default();
-    let mut all = vec![Candidate {
-        reach: Reach::Itself,
-        ..with("baseline", as_it_is, &env)
-    }];
-    let mut background = Environment::default();
-    background.set_setting(Kind::Jemalloc, "background_thread", "true");
-    let others = [
-        ("jemalloc background", "jemalloc", &background),
-        ("jemalloc", "jemalloc", &empty),
-        ("mimalloc2", "mimalloc2", &empty),
-        ("mimalloc", "mimalloc", &empty),
-        ("tcmalloc", "tcmalloc", &empty),
-    ];
-    for (name, build, env) in others {
-        let candidate = with(name, installed(build), env);
-        if candidate
-            .allocator
-            .as_ref()
-            .is_ok_and(|a| a.identity.is(own))
-        {
-            continue;
-        }
-        all.push(Candidate {
-            remedies: (name == "jemalloc background").then_some(Mechanism::PinnedPages),
-            reach: match name {
-                "jemalloc" => Reach::Idle,
-                "mimalloc" | "mimalloc2" => Reach::Collected,
-                "tcmalloc" => Reach::Peak,
-                _ => Reach::Full,
-            },
-            ..candidate
-        });
-    }
-    let glibc_env = if own == Kind::Glibc { env } else { empty };
-    let glibc = |name: &str, settings: &[(&str, &str)], remedies| {
-        let mut env = glibc_env.clone();
-        for (setting, value) in settings {
-            env.set_setting(Kind::Glibc, setting, value);
-        }
-        Candidate {
-            remedies,
-            ..with(name, Ok(Allocator::glibc()), &env)
-        }
+    let baseline = Candidate::with("baseline", as_it_is, env.clone());
+    let plain = |build: &str, kind: Kind| {
+        let candidate = Candidate::as_it_comes(build, installed(build), Environment::default());
+        HeapCandidate::untuned(candidate, Interpretation::of(kind))
     };
-    if own != Kind::Glibc {
-        all.push(Candidate {
-            reach: Reach::Other,
-            ..glibc("glibc", &[], None)
-        });
-        return all;
-    }
-    let fixed = [("mmap_threshold", "131072")];
-    let trimmed = [("trim_threshold", "131072"), ("mmap_threshold", "33554432")];
-    all.extend([
-        glibc(
-            "mmap_threshold=128K",
-            &fixed,
-            Some(Mechanism::DynamicMmapThreshold),
+    let background = &tuning::JEMALLOC_BACKGROUND;
+    let others = [
+        HeapCandidate::tuned(
+            background,
+            Candidate::tuned(
+                background,
+                installed(background.allocator.name()),
+                Environment::default(),
+            ),
         ),
-        glibc("trim_threshold=128K", &trimmed, Some(Mechanism::KeptTop)),
-        Candidate {
+        plain("jemalloc", Kind::Jemalloc),
+        plain("mimalloc2", Kind::Mimalloc),
+        plain("mimalloc", Kind::Mimalloc),
+        plain("tcmalloc", Kind::Tcmalloc),
+    ];
+    let is_own = |other: &HeapCandidate| {
+        let allocator = other.candidate.allocator.as_ref();
+        allocator.is_ok_and(|allocator| allocator.identity.is(own))
+    };
+    let mut all = vec![HeapCandidate::untuned(baseline, Interpretation::Baseline)];
+    all.extend(others.into_iter().filter(|other| !is_own(other)));
+    match own {
+        Kind::Glibc => all.extend(of_glibc(heap, measured, &env)),
+        Kind::Pymalloc | Kind::Jemalloc | Kind::Mimalloc | Kind::Tcmalloc | Kind::Musl => {
+            let glibc = Ok(Allocator::glibc());
+            let glibc = Candidate::as_it_comes(Kind::Glibc.name(), glibc, Environment::default());
+            let interpretation = Interpretation::of(Kind::Glibc);
+            all.push(HeapCandidate::untuned(glibc, interpretation));
+        }
+    }
+    all
+}
+
+/// Settings and calls of glibc's own, for a heap of glibc's.
+fn of_glibc(heap: &SeedHeap<'_>, measured: u64, env: &Environment) -> Vec<HeapCandidate> {
+    let tuned = |tuning: &Tuning| {
+        let candidate = Candidate::tuned(tuning, Ok(Allocator::glibc()), env.clone());
+        HeapCandidate::tuned(tuning, candidate)
+    };
+    let trimmed = Candidate {
+        step: Some(format!(
+            "call malloc_trim(0) after peaks: {TRIM_FROM_PYTHON}"
+        )),
+        ..Candidate::with("malloc_trim", Ok(Allocator::glibc()), env.clone())
+    };
+    let mut all = vec![
+        tuned(&tuning::MMAP_THRESHOLD),
+        tuned(&tuning::TRIM_THRESHOLD),
+        HeapCandidate {
             exact: Some(measured.saturating_sub(heap.trimmable_bytes())),
-            step: Some("call malloc_trim(0) after peaks: ctypes.CDLL(None).malloc_trim(0)"),
-            ..glibc("malloc_trim", &[], Some(Mechanism::Untrimmed))
+            undoes: Some(Mechanism::Untrimmed),
+            ..HeapCandidate::untuned(trimmed, Interpretation::Histories)
         },
-    ]);
+    ];
     if heap.arenas().len() > 1 {
-        let sprawl = Some(Mechanism::ArenaSprawl);
-        all.push(glibc("arena_max=2", &[("arena_max", "2")], sprawl));
-        all.push(glibc("arena_max=1", &[("arena_max", "1")], sprawl));
+        all.extend([tuned(&tuning::TWO_ARENAS), tuned(&tuning::ONE_ARENA)]);
     }
     all
 }
@@ -152,20 +170,20 @@ pub(super) fn candidates(
 /// The allocator of a worker that has another than glibc, where that can be had as it is.
 fn as_the_worker_has(
     heap: &SeedHeap<'_>,
-    found: Result<Allocator, String>,
-) -> Result<Allocator, String> {
+    found: Result<Allocator, Failure>,
+) -> Result<Allocator, Failure> {
     let found = found?;
     let here = found.identity.version.as_deref().unwrap_or("unknown");
     if here != heap.version() {
         return Err(format!(
             "the process has version {}, and {here} is what can be played here",
             heap.version()
-        ));
+        )
+        .into());
     }
     if heap.has_settings() {
-        return Err(
-            "its settings are those of its environment, which players do not get".to_owned(),
-        );
+        let why = "its settings are those of its environment, which players do not get";
+        return Err(why.to_owned().into());
     }
     Ok(found)
 }
@@ -176,17 +194,22 @@ fn settings_of(heap: &SeedHeap<'_>) -> Environment {
     if heap.allocator() != Kind::Glibc {
         return env;
     }
-    let is_fixed = heap.setting("no_dyn_threshold") == Some(1);
-    for (setting, tunable) in [
-        ("arena_max", "arena_max"),
-        ("top_pad", "top_pad"),
-        ("tcache_count", "tcache_count"),
-        ("n_mmaps_max", "mmap_max"),
-        ("mmap_threshold", "mmap_threshold"),
-        ("trim_threshold", "trim_threshold"),
+    let is_fixed = heap.setting(GlibcSetting::NoDynThreshold) == Some(1);
+    for setting in [
+        GlibcSetting::ArenaMax,
+        GlibcSetting::TopPad,
+        GlibcSetting::TcacheCount,
+        GlibcSetting::MmapMax,
+        GlibcSetting::MmapThreshold,
+        GlibcSetting::TrimThreshold,
     ] {
-        let adapts = tunable.ends_with("threshold") && !is_fixed;
-        if let Some(value) = heap.changed_setting(setting).filter(|_| !adapts) {
+        let is_threshold = matches!(
+            setting,
+            GlibcSetting::MmapThreshold | GlibcSetting::TrimThreshold
+        );
+        let adapts = is_threshold && !is_fixed;
+        let changed = heap.changed_setting(setting).filter(|_| !adapts);
+        if let (Some(tunable), Some(value)) = (setting.tunable(), changed) {
             env.set_setting(Kind::Glibc, tunable, &value.to_string());
         }
     }

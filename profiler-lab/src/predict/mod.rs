@@ -2,8 +2,8 @@
 //! the real allocators.
 
 mod band;
+mod candidate_set;
 mod candidates;
-mod field;
 
 use std::io;
 use std::path::Path;
@@ -21,8 +21,8 @@ use profiler_trace::compile::Summary;
 use profiler_trace::limits::{Limits, Meter, Stopped};
 
 use self::band::{Walked, at_least_one, scaled};
+use self::candidate_set::CandidateSet;
 use self::candidates::candidates;
-use self::field::Field;
 use super::play::ReplayProgram;
 use super::seed::{
     Fill, LargeGaps, Overlap, SeedHeap, SeedOptions, Written, measured_bytes, write,
@@ -146,7 +146,7 @@ pub fn predict(
         blank: heap.blank_bytes(),
         is_glibc: heap.allocator() == Kind::Glibc,
     };
-    let field = Field {
+    let set = CandidateSet {
         idle,
         candidates: candidates(&heap, measured, root),
         programs,
@@ -160,7 +160,7 @@ pub fn predict(
         progress,
         state: Mutex::default(),
     };
-    field.run(players)
+    set.run(players)
 }
 
 fn program(

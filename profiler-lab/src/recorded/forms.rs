@@ -1,7 +1,7 @@
 //! The settings of allocators that are taken from a recording: those whose names stand in a row of
 //! [`ROWS`] and whose values have the form that it says.
 
-use profiler_core::allocator::{ROWS, Row, ValueForm};
+use profiler_core::allocator::{Allocator, GlibcSetting, ROWS, Row, ValueForm};
 
 /// What is kept of a variable.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -60,7 +60,9 @@ fn members(value: &str, separator: char, is_known: impl Fn(&str) -> bool) -> Kep
 /// Whether a setting of glibc's takes huge pages from the host's pool, which others may have been
 /// promised: `hugetlb` other than 0, and 1, which is advice (`malloc/malloc.c`, `ptmalloc_init`).
 fn takes_pool(name: &str, value: &str) -> bool {
-    name == "glibc.malloc.hugetlb" && !["0", "1"].contains(&value)
+    let tunable = name.strip_prefix(Allocator::Glibc.row().settings.prefix);
+    let is_hugetlb = tunable.and_then(GlibcSetting::of_tunable) == Some(GlibcSetting::Hugetlb);
+    is_hugetlb && !["0", "1"].contains(&value)
 }
 
 /// No setting is longer.

@@ -10,13 +10,13 @@ mod forms;
 
 use std::path::Path;
 
+use profiler_core::allocator::Environment;
 use profiler_target::{AllocatorProblem, ErrorKind};
 use profiler_trace::trace::TraceDescription;
 use profiler_trace::whole_file::ownership;
 
 use self::forms::Kept;
 use super::allocators::{Allocator, is_preloaded};
-use super::environment::Environment;
 use super::report::Failure;
 
 /// The variables of a recording that players get, and what was not taken, in words.

@@ -2,14 +2,12 @@
 //! arena.
 
 use profiler_core::addr::AddrRange;
-use profiler_core::allocator::Allocator;
+use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting};
+use profiler_core::glibc::WHOLE_HEADER;
 use profiler_core::heap::{Extent, ExtentKind, HeapSnapshot};
 use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::Sample;
 use profiler_core::span::SpanState;
-
-/// Bytes of a glibc chunk with a mapping of its own before its block (`malloc/malloc.c`).
-const MAPPED_HEADER: u64 = 16;
 
 /// The heap that serves malloc in a sample.
 #[derive(Copy, Clone, Debug)]
@@ -43,11 +41,7 @@ pub(super) enum StretchKind {
 impl<'a> SeedHeap<'a> {
     /// The heap that serves malloc in a sample; `None` when none that does was walked.
     pub fn of(sample: &'a Sample) -> Option<Self> {
-        let serving = sample
-            .target
-            .malloc
-            .as_deref()
-            .and_then(Allocator::of_title);
+        let serving = sample.target.malloc.as_ref().and_then(AllocatorTitle::kind);
         let present = |heap: &&HeapSnapshot| -> u64 {
             let extents = heap.extents.iter();
             extents.map(|e| sample.residency.data_bytes(e.range)).sum()
@@ -102,19 +96,21 @@ impl<'a> SeedHeap<'a> {
         self.heap.unreadable_bytes
     }
 
-    /// A setting in force that is a number.
-    pub fn setting(&self, name: &str) -> Option<u64> {
-        let mut settings = self.heap.settings.iter();
-        let (_, value) = settings.find(|(own, _)| own == name)?;
-        value.parse().ok()
+    /// A setting in force of glibc's.
+    pub fn setting(&self, wanted: GlibcSetting) -> Option<u64> {
+        self.of_glibc(&self.heap.settings, wanted)
     }
 
     /// The same, where it is known to differ from the default.
-    pub fn changed_setting(&self, name: &str) -> Option<u64> {
-        let value = self.setting(name)?;
-        let mut defaults = self.heap.defaults.iter();
-        let (_, default) = defaults.find(|(own, _)| own == name)?;
-        (default.parse() != Ok(value)).then_some(value)
+    pub fn changed_setting(&self, wanted: GlibcSetting) -> Option<u64> {
+        let default = self.of_glibc(&self.heap.defaults, wanted)?;
+        self.setting(wanted).filter(|value| *value != default)
+    }
+
+    fn of_glibc(&self, listed: &[(String, String)], wanted: GlibcSetting) -> Option<u64> {
+        let is_glibc = self.heap.allocator == Allocator::Glibc;
+        let listed = listed.iter().map(|(name, value)| (&**name, &**value));
+        wanted.in_force(listed).filter(|_| is_glibc)
     }
 
     /// Arenas that have anything, at least one: each is one thread of the program.
@@ -132,14 +128,14 @@ impl<'a> SeedHeap<'a> {
         extents.filter(move |e| e.arena == arena && e.kind != ExtentKind::LargeMapped)
     }
 
-    /// Blocks with a mapping of their own: the bytes that were asked for at the most.
+    /// Blocks with a mapping of their own: the bytes that were asked for at most.
     pub(super) fn large_mapped(&self) -> impl Iterator<Item = (AddrRange, u64)> {
         let extents = self.heap.extents.iter();
         let large = extents.filter(|e| e.kind == ExtentKind::LargeMapped);
         large.flat_map(|extent| {
             // glibc: asked for again, it must not take one page more (`sysmalloc_mmap`).
             let header = match self.allocator() {
-                Allocator::Glibc => MAPPED_HEADER,
+                Allocator::Glibc => WHOLE_HEADER,
                 _ => 0,
             };
             let live = extent.live_blocks();

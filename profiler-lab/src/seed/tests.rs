@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use fastrand::Rng;
-use profiler_common::program::{Op, code, only};
+use profiler_common::program::{Op, OpCode, only};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::heap::{Allocator, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
@@ -99,12 +99,12 @@ fn kept(ops: &[Op]) -> (u64, BTreeMap<u32, u64>) {
     let (mut kept, mut open) = (0, BTreeMap::new());
     for op in ops {
         match op.code {
-            code::ALLOC if op.slot == 0 => kept += op.value,
-            code::ALLOC => {
+            OpCode::ALLOC if op.slot == 0 => kept += op.value,
+            OpCode::ALLOC => {
                 let before = open.insert(op.slot, op.value);
                 assert_eq!(before, None, "slot {} is taken", op.slot);
             }
-            code::FREE => {
+            OpCode::FREE => {
                 open.remove(&op.slot).expect("what is freed was allocated");
             }
             _ => {}
@@ -138,7 +138,7 @@ fn at_the_end_of_every_history_the_heap_has_its_live_blocks_and_nothing_else() {
             assert_eq!((kept, written.live_bytes), (asked, asked), "{options:?}");
             assert!(open.is_empty(), "{options:?}: {open:?}");
             assert_eq!(written.threads, 2);
-            let freed = ops.iter().any(|op| op.code == code::FREE);
+            let freed = ops.iter().any(|op| op.code == OpCode::FREE);
             assert!(options.fill != Fill::Dense || !freed, "nothing was filled");
             assert!(ops.iter().all(|op| op.slot < written.slots.max(2)));
         }
@@ -158,8 +158,8 @@ fn what_of_a_gap_has_no_pages_is_not_touched() {
         ..SeedOptions::DEFAULT
     };
     let (ops, written) = written(&sample, &options);
-    let pairs = ops.windows(2).filter(|pair| pair[0].code == code::TOUCH);
-    let untouched = pairs.filter(|pair| pair[0].value == 0 && pair[1].code == code::ALLOC);
+    let pairs = ops.windows(2).filter(|pair| pair[0].code == OpCode::TOUCH);
+    let untouched = pairs.filter(|pair| pair[0].value == 0 && pair[1].code == OpCode::ALLOC);
     let untouched: u64 = untouched.map(|pair| pair[1].value).sum();
     assert!((500 << 10..525 << 10).contains(&untouched), "{untouched}");
     assert!(written.peak_bytes < 525 << 10, "{written:?}");
@@ -188,7 +188,7 @@ fn a_grown_threshold_is_made_to_grow_in_the_c_library_alone() {
         .iter()
         .filter(|op| op.only == only::C_LIBRARY)
         .collect();
-    let alloc = of_library.iter().find(|op| op.code == code::ALLOC);
+    let alloc = of_library.iter().find(|op| op.code == OpCode::ALLOC);
     // With its header a page more than whole would be mapped.
     assert_eq!(alloc.expect("one block").value, 8 * MIB - 32);
     let (initial, _) = written(&sample(&[&parts], MIB, 128 << 10), &SeedOptions::DEFAULT);
@@ -212,7 +212,7 @@ fn large_gaps_are_large_blocks_where_the_threshold_has_grown() {
         let (ops, _) = written(&sample, &options);
         let fill = ops
             .iter()
-            .filter(|op| op.code == code::ALLOC && op.slot > 1);
+            .filter(|op| op.code == OpCode::ALLOC && op.slot > 1);
         fill.count()
     };
     assert!(blocks(LargeGaps::LargeBlocks) <= 2);

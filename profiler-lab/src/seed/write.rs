@@ -3,11 +3,12 @@
 use std::io;
 
 use fastrand::Rng;
-use profiler_common::program::{MAX_SLOTS, MAX_THREADS, Op, code, only};
+use profiler_common::program::{MAX_SLOTS, MAX_THREADS, Op, OpCode, only};
 use profiler_core::addr::{AddrRange, PAGE_SIZE};
-use profiler_core::allocator::{Allocator, MMAP_THRESHOLDS};
+use profiler_core::allocator::{Allocator, GlibcSetting, MMAP_THRESHOLDS};
+use profiler_core::glibc::MIN_CHUNK;
 use profiler_core::heap::Extent;
-use profiler_trace::compile::{LEAST_CHUNK, Neighbours, Sink, parts_with_pages, room, settle};
+use profiler_trace::compile::{Neighbours, Sink, parts_with_pages, room, settle};
 
 use super::blocks::{SeedHeap, Stretch, StretchKind};
 use super::history::{Fill, FreeOrder, LargeGaps, Overlap};
@@ -81,7 +82,7 @@ pub fn write(
     options: &SeedOptions,
     sink: &mut impl Sink,
 ) -> io::Result<Written> {
-    let threshold = heap.setting("mmap_threshold").unwrap_or(PIECE);
+    let threshold = heap.setting(GlibcSetting::MmapThreshold).unwrap_or(PIECE);
     let threshold = threshold.clamp(PIECE, *MMAP_THRESHOLDS.end());
     let of_threshold = threshold - 8192;
     let is_mostly = |most, share| heap.share_of_gaps(of_threshold, most) >= share;
@@ -162,7 +163,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         for (number, arena) in arena_numbers.into_iter().enumerate() {
             let thread = number as u32;
             if thread > 0 {
-                self.push(op(code::SPAWN, 0, thread))?;
+                self.push(op(OpCode::SPAWN, 0, thread))?;
                 self.written.threads += 1;
             }
             let mut extents: Vec<&Extent> = heap.extents(arena).collect();
@@ -209,17 +210,20 @@ impl<'a, S: Sink> Writer<'a, S> {
     /// Makes glibc's `mmap_threshold` what it is: it follows the largest block with a mapping of its
     /// own that was freed (`free` in `malloc/malloc.c`).
     fn threshold(&mut self) -> io::Result<()> {
-        let grows = self.heap.setting("no_dyn_threshold") == Some(0);
-        let threshold = self.heap.setting("mmap_threshold").filter(|_| grows);
+        let grows = self.heap.setting(GlibcSetting::NoDynThreshold) == Some(0);
+        let threshold = self
+            .heap
+            .setting(GlibcSetting::MmapThreshold)
+            .filter(|_| grows);
         let Some(bytes) = threshold
             .filter(|bytes| (MMAP_THRESHOLDS.start() + 1..=*MMAP_THRESHOLDS.end()).contains(bytes))
         else {
             return Ok(());
         };
         for op in [
-            op(code::TOUCH, 0, 0),
-            op(code::ALLOC, bytes - 32, PASSING),
-            op(code::FREE, 0, PASSING),
+            op(OpCode::TOUCH, 0, 0),
+            op(OpCode::ALLOC, bytes - 32, PASSING),
+            op(OpCode::FREE, 0, PASSING),
         ] {
             self.push(Op {
                 only: only::C_LIBRARY,
@@ -288,7 +292,7 @@ impl<'a, S: Sink> Writer<'a, S> {
             Fill::Neighbours => true,
             Fill::Exact => arena.neighbours.tile(bytes),
         };
-        while left >= LEAST_CHUNK {
+        while left >= MIN_CHUNK {
             let room = room(left, self.piece);
             let size = match was_small {
                 true => arena.neighbours.draw(room, &mut self.random),
@@ -304,7 +308,7 @@ impl<'a, S: Sink> Writer<'a, S> {
     /// Fills bytes that have no pages.
     fn absent(&mut self, arena: &mut Arena<'a>, bytes: u64) -> io::Result<()> {
         let mut left = bytes;
-        while left >= LEAST_CHUNK {
+        while left >= MIN_CHUNK {
             let size = room(left, self.piece);
             let slot = self.block(self.asked(size), Some(0))?;
             arena.fill.push(slot);
@@ -326,7 +330,7 @@ impl<'a, S: Sink> Writer<'a, S> {
     fn live(&mut self, range: AddrRange, bytes: u64) -> io::Result<()> {
         let touched = (range.len() >= PAGE_SIZE).then(|| self.heap.written(range).min(bytes));
         self.touch(touched.filter(|touched| *touched < bytes))?;
-        self.push(op(code::ALLOC, bytes, KEPT))?;
+        self.push(op(OpCode::ALLOC, bytes, KEPT))?;
         self.written.live_bytes = self.written.live_bytes.saturating_add(bytes);
         self.kept_bytes = self.kept_bytes.saturating_add(touched.unwrap_or(bytes));
         self.note_peak();
@@ -346,7 +350,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         }
         self.written.slots += 1;
         self.touch(touched)?;
-        self.push(op(code::ALLOC, bytes, slot))?;
+        self.push(op(OpCode::ALLOC, bytes, slot))?;
         self.fill_bytes = self.fill_bytes.saturating_add(touched.unwrap_or(bytes));
         self.note_peak();
         Ok(slot)
@@ -354,7 +358,7 @@ impl<'a, S: Sink> Writer<'a, S> {
 
     fn touch(&mut self, touched: Option<u64>) -> io::Result<()> {
         match touched {
-            Some(bytes) => self.push(op(code::TOUCH, bytes, 0)),
+            Some(bytes) => self.push(op(OpCode::TOUCH, bytes, 0)),
             None => Ok(()),
         }
     }
@@ -371,13 +375,13 @@ impl<'a, S: Sink> Writer<'a, S> {
         for arena in arenas.iter() {
             self.switch(arena.thread)?;
             for slot in &arena.cached {
-                self.push(op(code::FREE, 0, *slot))?;
+                self.push(op(OpCode::FREE, 0, *slot))?;
             }
         }
         for arena in arenas.iter() {
             self.switch(arena.thread)?;
             for slot in &arena.fill {
-                self.push(op(code::FREE, 0, *slot))?;
+                self.push(op(OpCode::FREE, 0, *slot))?;
             }
         }
         self.fill_bytes = 0;
@@ -398,7 +402,7 @@ impl<'a, S: Sink> Writer<'a, S> {
     fn switch(&mut self, thread: u32) -> io::Result<()> {
         if self.thread != thread {
             self.thread = thread;
-            self.push(op(code::SWITCH, 0, thread))?;
+            self.push(op(OpCode::SWITCH, 0, thread))?;
         }
         Ok(())
     }
@@ -413,7 +417,7 @@ fn too_many(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
-fn op(code: u8, value: u64, slot: u32) -> Op {
+fn op(code: OpCode, value: u64, slot: u32) -> Op {
     Op {
         value,
         slot,

@@ -8,10 +8,8 @@ use std::collections::HashSet;
 
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::{ReadError, TargetMemory};
+use profiler_target::auxv::{AT_PHDR, AT_PHENT, AT_PHNUM, auxv_value};
 
-const AT_PHDR: u64 = 3;
-const AT_PHENT: u64 = 4;
-const AT_PHNUM: u64 = 5;
 const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
 const PT_PHDR: u32 = 6;
@@ -55,14 +53,7 @@ pub(super) struct Program {
 impl Program {
     /// Reads `/proc/PID/auxv`'s bytes.
     pub(super) fn from_auxv(auxv: &[u8]) -> Option<Self> {
-        let entry = |key: u64| {
-            let (pairs, _) = auxv.as_chunks::<16>();
-            pairs.iter().find_map(|pair| {
-                let (k, v) = pair.split_at(8);
-                (u64::from_le_bytes(k.try_into().ok()?) == key)
-                    .then(|| v.try_into().map(u64::from_le_bytes).ok())?
-            })
-        };
+        let entry = |key| auxv_value(auxv, key);
         if entry(AT_PHENT)? != PHDR_BYTES {
             return None;
         }

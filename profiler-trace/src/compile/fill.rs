@@ -2,10 +2,8 @@
 
 use fastrand::Rng;
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::glibc::{MIN_CHUNK, WHOLE_HEADER};
 use profiler_core::residency::ResidencyMap;
-
-/// No chunk of glibc's is smaller, in bytes (`MINSIZE` in `malloc/malloc.c`).
-pub const LEAST_CHUNK: u64 = 32;
 
 /// The parts of a gap of glibc's that have pages and room for a chunk each, at addresses that a chunk can
 /// have; all of it where it is shorter than two pages. What has no pages was given back, or never used.
@@ -29,12 +27,12 @@ pub fn parts_with_pages(
             let after = aligned_like(gap.start(), run.range.end());
             // The header of the chunk behind must not be on a page that has none.
             let end = match after > run.range.end() && !goes_on {
-                true => RemoteAddr::new(after.get() - 16),
+                true => RemoteAddr::new(after.get() - WHOLE_HEADER),
                 false => after,
             };
             let len = end.min(gap.end()).get().checked_sub(start.get());
             let part = len.and_then(|len| AddrRange::with_len(start, len));
-            if let Some(part) = part.filter(|part| part.len() >= LEAST_CHUNK) {
+            if let Some(part) = part.filter(|part| part.len() >= MIN_CHUNK) {
                 at = part.end();
                 return Some(part);
             }
@@ -52,7 +50,7 @@ fn aligned_like(base: RemoteAddr, addr: RemoteAddr) -> RemoteAddr {
 /// Bytes that the next chunk of a gap may take, of which so many are left: no more than the largest that a
 /// fill has, and the end of the gap with it where that is too short to be a chunk.
 pub fn room(left: u64, largest: u64) -> u64 {
-    if left > largest + LEAST_CHUNK {
+    if left > largest + MIN_CHUNK {
         largest
     } else {
         left
@@ -113,7 +111,7 @@ impl Neighbours {
         };
         let mut fitting = known.iter().filter(|size| **size <= room);
         match fitting.nth(chosen) {
-            Some(size) if room - size >= LEAST_CHUNK => *size,
+            Some(size) if room - size >= MIN_CHUNK => *size,
             _ => room,
         }
     }

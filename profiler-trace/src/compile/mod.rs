@@ -11,9 +11,9 @@ mod threads;
 
 use std::io;
 
-use profiler_common::program::{LARGE_BYTES, Op, UNKNOWN, code, only};
+use profiler_common::program::{LARGE_BYTES, Op, OpCode, UNKNOWN, only};
 
-pub use self::fill::{LEAST_CHUNK, Neighbours, parts_with_pages, room};
+pub use self::fill::{Neighbours, parts_with_pages, room};
 use self::process::Process;
 use self::seed::SeedHeap;
 pub use self::settle::settle;
@@ -81,7 +81,7 @@ pub struct Summary {
     pub processes: u32,
     /// Events that were left out because there were too many threads or processes.
     pub left_out: u64,
-    /// Slots that the processes need, one after the other and together, at the most.
+    /// Slots that the processes need, one after the other and together, at most.
     pub slots: u64,
     /// Time between the first and the last event, in ns.
     pub duration_ns: u64,
@@ -223,7 +223,7 @@ impl Compiler {
             // With its header and rounded to pages, it is a chunk of `bytes`.
             value: bytes.saturating_sub(32),
             slot,
-            code: code::ALLOC,
+            code: OpCode::ALLOC,
             ..Op::default()
         };
         for op in [touch(0), alloc, free(slot)] {
@@ -326,8 +326,8 @@ impl Compiler {
         }
         let touch = table.put_touch(bytes, sink)?;
         let (code, slot) = match &moved {
-            Some(block) => (code::REALLOC, block.slot),
-            None => (code::ALLOC, table.take_slot()),
+            Some(block) => (OpCode::REALLOC, block.slot),
+            None => (OpCode::ALLOC, table.take_slot()),
         };
         sink.push(Op {
             value: bytes,
@@ -412,7 +412,7 @@ impl Compiler {
         }
         let live_bytes = self.processes[process].live_bytes();
         self.switch(main, sink)?;
-        sink.push(op(code::CHECKPOINT, self.checkpoints.len() as u64, 0))?;
+        sink.push(op(OpCode::CHECKPOINT, self.checkpoints.len() as u64, 0))?;
         let figures = checkpoint.figures.heap_bytes();
         // Who plays the program has a copy.
         self.checkpoint_bytes += 2 * (figures + size_of::<ProgramCheckpoint>()) as u64;
@@ -428,11 +428,11 @@ impl Compiler {
     fn pass_time(&mut self, time_ns: u64, sink: &mut impl Sink) -> io::Result<()> {
         self.clock_ns = time_ns;
         let played_ns = time_ns.saturating_add(self.settled_ns);
-        sink.push(op(code::CLOCK, played_ns, 0)).map(|_| ())
+        sink.push(op(OpCode::CLOCK, played_ns, 0)).map(|_| ())
     }
 }
 
-fn op(code: u8, value: u64, slot: u32) -> Op {
+fn op(code: OpCode, value: u64, slot: u32) -> Op {
     Op {
         value,
         slot,
@@ -442,7 +442,7 @@ fn op(code: u8, value: u64, slot: u32) -> Op {
 }
 
 fn free(slot: u32) -> Op {
-    op(code::FREE, 0, slot)
+    op(OpCode::FREE, 0, slot)
 }
 
 /// Whether a block may stay partly untouched.
@@ -452,7 +452,7 @@ fn is_large(bytes: u64) -> bool {
 
 /// The operation before a large block of which so much is known to be touched.
 fn touch(known: u64) -> Op {
-    op(code::TOUCH, known, 0)
+    op(OpCode::TOUCH, known, 0)
 }
 
 /// Before anything is known.

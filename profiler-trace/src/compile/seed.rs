@@ -9,20 +9,17 @@ use std::collections::BTreeMap;
 use std::io;
 
 use fastrand::Rng;
-use profiler_common::program::{Op, code, only};
+use profiler_common::program::{Op, OpCode, only};
 use profiler_core::addr::PAGE_SIZE;
-use profiler_core::allocator::{Allocator, MMAP_THRESHOLDS};
+use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting, MMAP_THRESHOLDS};
+use profiler_core::glibc::{CHUNK_HEADER, MIN_CHUNK, WHOLE_HEADER};
 
-use super::fill::{LEAST_CHUNK, Neighbours, room};
+use super::fill::{Neighbours, room};
 use super::settle::{SETTLING_NS, settle};
 use super::{Compiler, Sink, free, is_large, op, touch};
 use crate::trace::{SeedBlock, TraceDescription};
 
-/// Bytes of a glibc chunk before its block (`SIZE_SZ` in `malloc/malloc.c`).
-const HEADER: u64 = 8;
-/// Where in its page the block of an mmapped chunk lies (`sysmalloc_mmap`).
-const MAPPED_AT: u64 = 16;
-/// What a threshold is larger than the blocks that raised it to there, at the most.
+/// What a threshold is larger than the blocks that raised it to there, at most.
 const THRESHOLD_ROUNDING: u64 = 2 * PAGE_SIZE;
 
 /// What is known of the heap of the seed.
@@ -36,11 +33,10 @@ pub(super) struct SeedHeap {
 
 impl SeedHeap {
     pub(super) fn of(description: &TraceDescription) -> Self {
-        let malloc = description.malloc.as_deref().and_then(Allocator::of_title);
-        let threshold = description.setting("mmap_threshold");
-        let threshold = threshold.and_then(|bytes| bytes.parse().ok());
+        let malloc = description.malloc.as_ref().map(AllocatorTitle::kind);
+        let threshold = description.glibc_setting(GlibcSetting::MmapThreshold);
         Self {
-            is_glibc: malloc.is_none_or(|malloc| malloc == Allocator::Glibc),
+            is_glibc: malloc.is_none_or(|kind| kind.is_none_or(|kind| kind == Allocator::Glibc)),
             mmap_threshold: threshold
                 .unwrap_or(0)
                 .clamp(*MMAP_THRESHOLDS.start(), *MMAP_THRESHOLDS.end()),
@@ -59,7 +55,7 @@ struct Fill {
     left: u32,
 }
 
-/// Blocks of a fill at the most.
+/// Blocks of a fill at most.
 const MOST_BLOCKS: u32 = 1 << 24;
 
 /// A block that is to be freed once all is allocated.
@@ -94,7 +90,7 @@ impl Compiler {
             if block.live {
                 self.seed_live(block, sink)?;
                 if !has_own_mapping(block) {
-                    neighbours.note(block.bytes.saturating_add(HEADER).max(LEAST_CHUNK));
+                    neighbours.note(block.bytes.saturating_add(CHUNK_HEADER).max(MIN_CHUNK));
                 }
                 continue;
             }
@@ -110,13 +106,13 @@ impl Compiler {
                 let piece = self.seed_heap.mmap_threshold - THRESHOLD_ROUNDING;
                 let small = fill.is_small(gap.bytes, neighbours);
                 let mut left = gap.bytes;
-                while left >= LEAST_CHUNK && fill.left > 0 {
+                while left >= MIN_CHUNK && fill.left > 0 {
                     let room = room(left, piece);
                     let chunk = match small {
                         true => neighbours.draw(room, &mut random),
                         false => room,
                     };
-                    filled.push(self.seed_free(thread, chunk - HEADER, fill.only, sink)?);
+                    filled.push(self.seed_free(thread, chunk - CHUNK_HEADER, fill.only, sink)?);
                     left -= chunk;
                     fill.left -= 1;
                 }
@@ -187,7 +183,7 @@ impl Compiler {
             if !follows {
                 break;
             }
-            let chunk = block.bytes.saturating_add(HEADER);
+            let chunk = block.bytes.saturating_add(CHUNK_HEADER);
             end = Some((block.arena, block.addr.saturating_add(chunk)));
             gap.blocks += 1;
             gap.bytes = gap.bytes.saturating_add(chunk);
@@ -199,7 +195,7 @@ impl Compiler {
         let process = &mut self.processes[0];
         let slot = process.take_slot();
         let touch = process.put_touch(block.bytes, sink)?;
-        sink.push(op(code::ALLOC, block.bytes, slot))?;
+        sink.push(op(OpCode::ALLOC, block.bytes, slot))?;
         process.insert_seeded(block.addr, slot, block.bytes, touch);
         self.summary.seed_blocks += 1;
         self.summary.seed_bytes = self.summary.seed_bytes.saturating_add(block.bytes);
@@ -224,7 +220,7 @@ impl Compiler {
         }
         sink.push(Op {
             only,
-            ..op(code::ALLOC, bytes, slot)
+            ..op(OpCode::ALLOC, bytes, slot)
         })?;
         Ok(Freed { thread, slot, only })
     }
@@ -248,6 +244,6 @@ impl Fill {
 /// Whether a live block of glibc's seems to be an mmapped chunk: such say nothing of what gaps held.
 fn has_own_mapping(block: &SeedBlock) -> bool {
     block.live
-        && block.addr % PAGE_SIZE == MAPPED_AT
+        && block.addr % PAGE_SIZE == WHOLE_HEADER
         && block.bytes >= *MMAP_THRESHOLDS.start() - PAGE_SIZE
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use profiler_common::program::{Op, code, only};
+use profiler_common::program::{Op, OpCode, only};
 
 use super::{Sink, op, touch};
 
@@ -17,7 +17,7 @@ pub(super) const SETTLING_NS: u64 = STEPS * STEP_NS;
 const BLOCKS: u32 = 1_100;
 /// jemalloc caches blocks of up to 32 KiB (`tcache_max`).
 const BLOCK_BYTES: u64 = 40 << 10;
-/// Threads that go on, at the most.
+/// Threads that go on, at most.
 const MOST_THREADS: usize = 64;
 
 /// Has `threads` allocate and free in `slot` for 25 s after `since_ns`, as a program that goes
@@ -35,14 +35,14 @@ pub fn settle(
 ) -> io::Result<()> {
     let threads = &threads[..threads.len().min(MOST_THREADS)];
     for step in 1..=STEPS {
-        sink.push(op(code::CLOCK, since_ns + step * STEP_NS, 0))?;
+        sink.push(op(OpCode::CLOCK, since_ns + step * STEP_NS, 0))?;
         for thread in threads {
-            sink.push(op(code::SWITCH, 0, *thread))?;
+            sink.push(op(OpCode::SWITCH, 0, *thread))?;
             for _ in 0..BLOCKS {
                 let block = [
                     touch(0),
-                    op(code::ALLOC, BLOCK_BYTES, slot),
-                    op(code::FREE, 0, slot),
+                    op(OpCode::ALLOC, BLOCK_BYTES, slot),
+                    op(OpCode::FREE, 0, slot),
                 ];
                 for op in block {
                     sink.push(Op {
@@ -53,5 +53,5 @@ pub fn settle(
             }
         }
     }
-    sink.push(op(code::SWITCH, 0, next)).map(|_| ())
+    sink.push(op(OpCode::SWITCH, 0, next)).map(|_| ())
 }

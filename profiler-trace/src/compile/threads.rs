@@ -3,7 +3,7 @@
 
 use std::io;
 
-use profiler_common::program::{MAX_PROCESSES, MAX_THREADS, code};
+use profiler_common::program::{MAX_PROCESSES, MAX_THREADS, OpCode};
 
 use super::process::{Block, Process};
 use super::{Compiler, Sink, op};
@@ -69,7 +69,7 @@ impl Compiler {
             let main = self.processes[process as usize].main_thread;
             self.switch(main, sink)?;
         }
-        sink.push(op(code::SPAWN, 0, number))?;
+        sink.push(op(OpCode::SPAWN, 0, number))?;
         self.put_thread(number, process);
         Ok(())
     }
@@ -95,7 +95,7 @@ impl Compiler {
         self.put_process(process, Process::new(number));
         self.put_thread(number, process);
         self.summary.executes = true;
-        sink.push(op(code::START, process.into(), number))?;
+        sink.push(op(OpCode::START, process.into(), number))?;
         Ok(())
     }
 
@@ -118,7 +118,7 @@ impl Compiler {
     /// Goes on in a thread.
     pub(super) fn switch(&mut self, number: u32, sink: &mut impl Sink) -> io::Result<()> {
         if self.current != number {
-            sink.push(op(code::SWITCH, 0, number))?;
+            sink.push(op(OpCode::SWITCH, 0, number))?;
             self.current = number;
         }
         Ok(())
@@ -137,8 +137,8 @@ impl Compiler {
             return Ok(());
         }
         self.switch(number, sink)?;
-        sink.push(op(code::THREAD_END, 0, main))?;
-        sink.push(op(code::JOIN, 0, number))?;
+        sink.push(op(OpCode::THREAD_END, 0, main))?;
+        sink.push(op(OpCode::JOIN, 0, number))?;
         self.current = main;
         if let Some(thread) = self.thread(number) {
             thread.ended = true;
@@ -166,7 +166,7 @@ impl Compiler {
         self.add_live(copy.live_bytes());
         self.put_process(new, copy);
         self.put_thread(child, new);
-        sink.push(op(code::FORK, new.into(), child))?;
+        sink.push(op(OpCode::FORK, new.into(), child))?;
         Ok(())
     }
 
@@ -188,7 +188,7 @@ impl Compiler {
         self.put_process(process, Process::new(thread));
         self.put_thread(thread, process);
         self.summary.executes = true;
-        sink.push(op(code::EXEC, 0, thread))?;
+        sink.push(op(OpCode::EXEC, 0, thread))?;
         self.current = thread;
         Ok(())
     }
@@ -205,7 +205,7 @@ impl Compiler {
         self.live_bytes = self.live_bytes.saturating_sub(bytes);
         self.switch(main, sink)?;
         let first = self.processes[0].main_thread;
-        sink.push(op(code::EXIT, 0, first))?;
+        sink.push(op(OpCode::EXIT, 0, first))?;
         self.current = first;
         Ok(())
     }

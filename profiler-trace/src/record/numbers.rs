@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::forks::{AnnouncedForks, Fork};
 
-/// So many processes are known at once at the most.
+/// So many processes are known at once at most.
 pub const MOST_PROCESSES: usize = 16 << 10;
 /// So many threads, of all processes together; and so many children that were announced and have
 /// not begun.

@@ -8,7 +8,7 @@ use profiler_core::completeness::{Confidence, Defect};
 use profiler_core::heap::{
     Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot, RequestedSetting,
 };
-use profiler_core::span::{SpanList, SpanState};
+use profiler_core::span::{GRANULE, STATE_BITS, SpanList, SpanState};
 
 use super::wire::{Input, Wire, by_name, count, fields, malformed, numbered};
 use crate::varint;
@@ -107,15 +107,12 @@ fn figure(input: &mut Input<'_, '_>) -> io::Result<(Option<ArenaFigure>, u64)> {
     Ok((known, input.number()?))
 }
 
-/// Granules of a span, and below them its state: most blocks take a byte or two.
-const GRANULE: u64 = 8;
-const STATE_BITS: u32 = 3;
-
 /// A report has a cell for each page, and for those of a stretch that is not in memory up to this.
 const MAPPED_PAGES: u64 = 64;
 /// Bytes of such a cell.
 pub(super) const CELL: u64 = 8;
 
+/// Of each span its granules, and below them its state: most blocks take a byte or two.
 impl Wire for SpanList {
     fn put(&self, out: &mut Vec<u8>) {
         varint::put(out, self.count());
@@ -189,7 +186,7 @@ impl Default for Sums {
 }
 
 impl Sums {
-    /// So much are all counts of a sample together at the most: more than any host's memory.
+    /// So much are all counts of a sample together at most: more than any host's memory.
     const MOST: u64 = 1 << 60;
 
     /// Adds some.

@@ -256,17 +256,38 @@ impl Wire for SizeClass {
     }
 }
 
-/// By its place among those whose remedies are played.
+/// The number of a mechanism in files: it never changes, and a new one gets the next.
+const fn mechanism_code(mechanism: Mechanism) -> u8 {
+    match mechanism {
+        Mechanism::DynamicMmapThreshold => 0,
+        Mechanism::ArenaSprawl => 1,
+        Mechanism::Caches => 2,
+        Mechanism::PinnedPages => 3,
+        Mechanism::Untrimmed => 4,
+        Mechanism::KeptTop => 5,
+        Mechanism::PinnedTop => 6,
+        Mechanism::SparsePools => 7,
+        Mechanism::StuckPages => 8,
+        Mechanism::HugePages => 9,
+        Mechanism::LazilyFreed => 10,
+        Mechanism::PrivateHeap => 11,
+        Mechanism::Unexplained => 12,
+        Mechanism::MostlyLive => 13,
+        Mechanism::NotTheHeap => 14,
+        Mechanism::NotSure => 15,
+    }
+}
+
 impl Wire for Mechanism {
     fn put(&self, out: &mut Vec<u8>) {
-        let place = Self::PREDICTED.iter().position(|one| one == self);
-        out.push(place.map_or(u8::MAX, |place| place as u8));
+        out.push(mechanism_code(*self));
     }
 
     fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
-        let place = usize::from(input.byte()?);
-        let found = Self::PREDICTED.get(place).copied();
-        found.ok_or_else(|| malformed("a mechanism that this fragscope does not know"))
+        let code = input.byte()?;
+        let mut all = Self::ALL.into_iter();
+        all.find(|mechanism| mechanism_code(*mechanism) == code)
+            .ok_or_else(|| malformed("a mechanism that this fragscope does not know"))
     }
 }
 
@@ -296,7 +317,7 @@ impl Wire for ProbeState {
     }
 }
 
-/// Significant digits of a histogram at the most, which settle how much memory it takes.
+/// Significant digits of a histogram at most, which settle how much memory it takes.
 const MOST_DIGITS: u8 = 3;
 
 /// Digits, bounds, and each value with its count.
@@ -332,5 +353,27 @@ impl Wire for Histogram<u64> {
             histogram.record_n(value, count).map_err(|_| unsound())?;
         }
         Ok(histogram)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mechanism_has_a_code_of_its_own_and_those_of_the_first_version_stay() {
+        let codes = Mechanism::ALL.map(mechanism_code);
+        let mut sorted = codes;
+        sorted.sort_unstable();
+        assert!(sorted.windows(2).all(|pair| pair[0] < pair[1]), "{codes:?}");
+        let first = [
+            Mechanism::DynamicMmapThreshold,
+            Mechanism::ArenaSprawl,
+            Mechanism::Caches,
+            Mechanism::PinnedPages,
+            Mechanism::Untrimmed,
+            Mechanism::KeptTop,
+        ];
+        assert_eq!(first.map(mechanism_code), [0, 1, 2, 3, 4, 5]);
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::allocator::AllocatorTitle;
 use profiler_core::completeness::{Completeness, Confidence, EndedEarly, Released, StandStill};
 use profiler_core::fork::ForkSharing;
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
@@ -13,6 +14,17 @@ use super::wire::{Input, Wire, by_name, count, fields, malformed, put_framed};
 use crate::varint;
 
 by_name!(PythonMalloc);
+
+/// By its text.
+impl Wire for AllocatorTitle {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.to_string().put(out);
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        Ok(Self::parse(&String::take(input)?))
+    }
+}
 
 fields!(Host {
     kernel,
@@ -232,7 +244,7 @@ impl Wire for PageRun {
     }
 }
 
-/// Heaps of one sample at the most: each object that is mapped can hold an allocator.
+/// Heaps of one sample at most: each object that is mapped can hold an allocator.
 const MOST_HEAPS: usize = 64;
 
 /// Takes a sample that is sound enough to be reported on: its ranges are in order, and its counts can

@@ -9,7 +9,7 @@ use super::{NAME, Observation, VERSION, kind, part};
 use crate::block;
 use crate::varint;
 
-/// Bytes of a record in one block at the most.
+/// Bytes of a record in one block at most.
 const PART_BYTES: usize = 1 << 20;
 /// zstd's default level: measured, twice as small as the fastest for half the speed.
 const LEVEL: i32 = 3;

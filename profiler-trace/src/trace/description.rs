@@ -1,6 +1,8 @@
 //! What a trace says of the recorded program, and its names in the file: `docs/trace-format.md` lists
 //! them.
 
+use profiler_core::allocator::{AllocatorTitle, GlibcSetting};
+
 /// Everything about the recorded program that is not an event. What is not known is `None`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TraceDescription {
@@ -15,7 +17,7 @@ pub struct TraceDescription {
     /// The C library's, such as `glibc 2.36`.
     pub libc: Option<String>,
     /// The allocator that the program had, by name and version.
-    pub malloc: Option<String>,
+    pub malloc: Option<AllocatorTitle>,
     /// The object that holds it.
     pub malloc_path: Option<String>,
     /// Processors that the program could run on.
@@ -111,6 +113,12 @@ impl TraceDescription {
         value_of(&self.settings, name)
     }
 
+    /// A setting of glibc's that is a number.
+    pub fn glibc_setting(&self, wanted: GlibcSetting) -> Option<u64> {
+        let settings = self.settings.iter();
+        wanted.in_force(settings.map(|(name, value)| (&**name, &**value)))
+    }
+
     /// All that is known, each by its name in the file.
     pub fn named(&self) -> Vec<(String, String)> {
         let text = |value: &Option<String>| value.clone();
@@ -121,7 +129,7 @@ impl TraceDescription {
             (PID, number(self.pid)),
             (PYTHON, text(&self.python)),
             (LIBC, text(&self.libc)),
-            (MALLOC, text(&self.malloc)),
+            (MALLOC, self.malloc.as_ref().map(ToString::to_string)),
             (MALLOC_PATH, text(&self.malloc_path)),
             (CPUS, number(self.cpus.map(u64::from))),
             (PAGE_SIZE, number(self.page_size)),
@@ -166,7 +174,10 @@ impl TraceDescription {
             PID => put_number(&mut self.pid, value),
             PYTHON => put_text(&mut self.python, value),
             LIBC => put_text(&mut self.libc, value),
-            MALLOC => put_text(&mut self.malloc, value),
+            MALLOC if self.malloc.is_none() => {
+                self.malloc = Some(AllocatorTitle::parse(&value));
+                None
+            }
             MALLOC_PATH => put_text(&mut self.malloc_path, value),
             CPUS => put_number(&mut self.cpus, value),
             PAGE_SIZE => put_number(&mut self.page_size, value),
@@ -249,7 +260,7 @@ mod tests {
             pid: Some(7),
             python: text("CPython 3.11.2"),
             libc: text("glibc 2.36"),
-            malloc: text("jemalloc 5.3.0"),
+            malloc: Some(AllocatorTitle::parse("jemalloc 5.3.0")),
             malloc_path: text("/lib/libjemalloc.so.2"),
             cpus: Some(2),
             page_size: Some(4096),
@@ -297,7 +308,8 @@ mod tests {
         ];
         let description: TraceDescription = all.iter().cloned().collect();
         assert_eq!(description.cpus, None);
-        assert_eq!(description.malloc.as_deref(), Some("glibc 2.36"));
+        let title = AllocatorTitle::parse("glibc 2.36");
+        assert_eq!(description.malloc, Some(title));
         let by = RecordedBy::Tool("memray".to_owned());
         assert_eq!(description.recorder, Some(by));
         let mut back = description.named();

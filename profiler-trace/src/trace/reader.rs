@@ -221,7 +221,7 @@ fn read_block(
     }
 }
 
-/// Names of a description, and figures of a checkpoint, at the most: a name of one byte is a text of
+/// Names of a description, and figures of a checkpoint, at most: a name of one byte is a text of
 /// many in memory.
 const MOST_NAMES: u64 = 4096;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::allocator::AllocatorTitle;
 use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::completeness::{
     Completeness, Confidence, Defect, EndedEarly, Released, StandStill,
@@ -336,7 +337,10 @@ fn target() -> impl Strategy<Value = Target> {
                 python: names.pop().flatten(),
                 python_malloc,
                 libc: names.pop().flatten(),
-                malloc: names.pop().flatten(),
+                malloc: names
+                    .pop()
+                    .flatten()
+                    .map(|text| AllocatorTitle::parse(&text)),
                 threads,
             },
         )

@@ -23,16 +23,22 @@ pub(super) struct Advice {
     flags: String,
     /// Whether it wants probes.
     probes: bool,
+    /// How to do without a screen.
+    without_screen: &'static str,
+    /// How to go on without probes, where that can be.
+    without_probes: Option<&'static str>,
 }
 
 impl Advice {
     /// For this command line.
     pub(super) fn of(command: &Command) -> Self {
-        let advice = |command, pid| Self {
-            command,
+        let advice = |name, pid| Self {
+            command: name,
             pid,
             flags: String::new(),
             probes: false,
+            without_screen: without_screen(command),
+            without_probes: without_probes(command),
         };
         match command {
             Command::Attach(args) => {
@@ -80,7 +86,7 @@ impl Advice {
                 format!("name a user process of 64-bit x86 (x86-64): {CANDIDATES}")
             }
             ErrorKind::UnsupportedKernel => "upgrade the kernel to 5.8 or later".into(),
-            ErrorKind::TargetNotProbeable => self.without_probes()?.into(),
+            ErrorKind::TargetNotProbeable => self.without_probes?.into(),
             ErrorKind::HostNotProbeable => {
                 self.or_without_probes("`fragscope doctor` names what is missing")
             }
@@ -118,7 +124,7 @@ impl Advice {
             ErrorKind::NoRuntimeDir { root: false } => {
                 "set XDG_RUNTIME_DIR or XDG_CACHE_HOME to a directory of your own".into()
             }
-            ErrorKind::NoScreen => self.without_screen().into(),
+            ErrorKind::NoScreen => self.without_screen.into(),
             ErrorKind::Interrupted | ErrorKind::Usage | ErrorKind::Other => return None,
         })
     }
@@ -182,31 +188,44 @@ impl Advice {
     }
 
     fn or_without_probes(&self, fix: &str) -> String {
-        match self.without_probes() {
+        match self.without_probes {
             Some(way) => format!("{fix}; or {way}"),
             None => fix.to_owned(),
         }
     }
+}
 
-    /// How to do without a screen.
-    fn without_screen(&self) -> &'static str {
-        match self.command {
-            "view" => "use `explain FILE` or `export FILE --format text`",
-            _ => "use --headless (or --json), or `snapshot` for one report",
-        }
+/// How to do without a screen.
+fn without_screen(command: &Command) -> &'static str {
+    match command {
+        Command::View(_) => "use `explain FILE` or `export FILE --format text`",
+        Command::Attach(_)
+        | Command::Demo(_)
+        | Command::Snapshot(_)
+        | Command::Explain(_)
+        | Command::Diff(_)
+        | Command::Record(_)
+        | Command::Replay(_)
+        | Command::Export(_)
+        | Command::Doctor(_) => "use --headless (or --json), or `snapshot` for one report",
     }
+}
 
-    /// How to go on without probes.
-    fn without_probes(&self) -> Option<&'static str> {
-        match self.command {
-            // Without --what-if it goes on by itself.
-            "attach" | "demo" => Some("leave --what-if out, and use --no-probes"),
-            "record" => Some(
-                "record it from its start by `fragscope record -o FILE -- COMMAND`, which needs no \
-                 probes",
-            ),
-            _ => None,
-        }
+/// How to go on without probes, where that can be.
+fn without_probes(command: &Command) -> Option<&'static str> {
+    match command {
+        // Without --what-if it goes on by itself.
+        Command::Attach(_) | Command::Demo(_) => Some("leave --what-if out, and use --no-probes"),
+        Command::Record(_) => Some(
+            "record it from its start by `fragscope record -o FILE -- COMMAND`, which needs no probes",
+        ),
+        Command::Snapshot(_)
+        | Command::Explain(_)
+        | Command::Diff(_)
+        | Command::View(_)
+        | Command::Replay(_)
+        | Command::Export(_)
+        | Command::Doctor(_) => None,
     }
 }
 

@@ -55,7 +55,7 @@ Columns of --headless, `-` being unknown:
   live        bytes of blocks in use at the last walk, in all heaps
   util        live bytes per resident heap byte
   pinned      free bytes on pages that live blocks keep resident
-  trim        what malloc_trim(0) would return
+  trim        what a trim or purge would return (glibc: malloc_trim(0))
   malloc/s    allocations a second, as sampled by the probes
   p99 life    99th percentile of the lifetimes of blocks that were allocated and freed while sampled
   cost        share of one core that the probes took from the target in the last interval

@@ -1,21 +1,23 @@
 //! A view as one tidy table: one figure a row.
 
 use csv::Writer;
-use profiler_core::activity::{Activity, ClassActivity};
+use profiler_core::activity::{Activity, ClassActivity, ProbeCost};
 use profiler_core::columns::Column;
+use profiler_core::completeness::Completeness;
 use profiler_core::fork::ForkSharing;
 use profiler_core::metrics::Metric;
 use profiler_core::objects::{AllocatorShare, Census, Growth, Holder, NativeRow, TypeRow};
-use profiler_core::prediction::{Needs, Predictions};
+use profiler_core::prediction::{Prediction, Predictions, SelfCheck};
 use profiler_core::report::{
     ArenaReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyRow, PackedClass, Packing,
     SizeClassRow,
 };
+use profiler_core::sample::KernelCount;
 use profiler_core::text::visible;
 use profiler_core::units::{Unit, Value};
 use profiler_core::view::{Point, View};
 
-use super::names::{events_lost, milliseconds, rfc3339};
+use super::names::{events_lost, rfc3339};
 
 const HEADER: [&str; 8] = [
     "taken_at",
@@ -111,23 +113,18 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
 
 /// What malloc's heap took at the walk that was predicted, and what it would need elsewhere.
 fn prediction_rows(rows: &mut Rows, predictions: &Predictions) -> Result<(), csv::Error> {
-    let whole = |bytes: u64| Some(Value::Whole(bytes));
     if let Some(check) = &predictions.self_check {
-        let fields = [
-            ("measured_bytes", Unit::Bytes, whole(check.measured_bytes)),
-            ("predicted_bytes", Unit::Bytes, whole(check.predicted_bytes)),
-        ];
-        rows.fields("self_check", "", "", &fields)?;
+        rows.columns("self_check", "", "", &SelfCheck::COLUMNS, check)?;
     }
     for prediction in &predictions.candidates {
-        let needs = |of: fn(&Needs) -> u64| prediction.needs.as_ref().map(of).and_then(whole);
-        let fields = [
-            ("rest_bytes", Unit::Bytes, needs(|needs| needs.bytes)),
-            ("low_bytes", Unit::Bytes, needs(|needs| needs.low_bytes)),
-            ("high_bytes", Unit::Bytes, needs(|needs| needs.high_bytes)),
-        ];
         let (allocator, item) = (&prediction.allocator, &prediction.candidate);
-        rows.fields("predictions", allocator, item, &fields)?;
+        rows.columns(
+            "predictions",
+            allocator,
+            item,
+            &Prediction::COLUMNS,
+            prediction,
+        )?;
     }
     Ok(())
 }
@@ -207,17 +204,6 @@ impl Rows {
         ])
     }
 
-    fn fields(
-        &mut self,
-        table: &str,
-        allocator: &str,
-        item: &str,
-        fields: &[Field<'_>],
-    ) -> Result<(), csv::Error> {
-        let mut fields = fields.iter();
-        fields.try_for_each(|field| self.row(table, allocator, item, *field))
-    }
-
     /// All figures of a row of one of the view's tables.
     fn columns<Row>(
         &mut self,
@@ -228,7 +214,7 @@ impl Rows {
         row: &Row,
     ) -> Result<(), csv::Error> {
         columns.iter().try_for_each(|column| {
-            let value = column.value(row).map(Value::Whole);
+            let value = column.value(row);
             self.row(table, allocator, item, (column.key, column.unit, value))
         })
     }
@@ -243,30 +229,14 @@ fn metrics(rows: &mut Rows, table: &str, metrics: &[Metric]) -> Result<(), csv::
 
 fn totals(rows: &mut Rows, view: &View) -> Result<(), csv::Error> {
     let (kernel, seen) = (&view.report.kernel, &view.report.completeness);
-    let [rss, swap, peak] = kernel.known();
-    let known = [
-        ("rss_bytes", rss),
-        ("swap_bytes", swap),
-        ("peak_rss_bytes", peak),
-        ("pss_bytes", kernel.pss_bytes),
-        ("lazy_free_bytes", kernel.lazy_free_bytes),
-        ("anon_huge_bytes", kernel.anon_huge_bytes),
-        ("ksm_bytes", kernel.ksm_bytes),
-    ];
-    for (field, bytes) in known {
-        let field = (field, Unit::Bytes, bytes.map(Value::Whole));
-        rows.row("process", "", "", field)?;
-    }
+    rows.columns("process", "", "", &KernelCount::COLUMNS, kernel)?;
     if kernel.is_core {
-        let held = Some(kernel.rss_bytes.into());
-        rows.row("process", "", "", ("core_bytes", Unit::Bytes, held))?;
+        rows.columns("process", "", "", &[KernelCount::CORE], kernel)?;
     }
     if let Some(fork) = &view.report.fork {
         rows.columns("fork", "", "", &ForkSharing::COLUMNS, fork)?;
     }
     let whole = |value: u64| Some(Value::Whole(value));
-    let time = |ns| Some(Value::Fraction(milliseconds(ns)));
-    let threads = u64::from(seen.threads_in_allocator);
     let fields = [
         (
             "stopped",
@@ -274,17 +244,12 @@ fn totals(rows: &mut Rows, view: &View) -> Result<(), csv::Error> {
             whole(seen.stand_still.is_throughout().into()),
         ),
         ("events_lost", Unit::Events, whole(events_lost(view))),
-        (
-            "unreadable_bytes",
-            Unit::Bytes,
-            whole(seen.unreadable_bytes),
-        ),
-        ("threads_in_allocator", Unit::Threads, whole(threads)),
         ("defects", Unit::Defects, whole(seen.defects.len() as u64)),
-        ("stop_ms", Unit::Milliseconds, time(seen.stop_ns)),
-        ("walk_ms", Unit::Milliseconds, time(seen.walk_ns)),
     ];
-    rows.fields("completeness", "", "", &fields)
+    for field in fields {
+        rows.row("completeness", "", "", field)?;
+    }
+    rows.columns("completeness", "", "", &Completeness::COLUMNS, seen)
 }
 
 fn heap_rows(rows: &mut Rows, heap: &HeapReport) -> Result<(), csv::Error> {
@@ -314,57 +279,19 @@ fn packing_rows(rows: &mut Rows, view: &View) -> Result<(), csv::Error> {
 }
 
 fn activity_rows(rows: &mut Rows, activity: &Activity) -> Result<(), csv::Error> {
-    let whole = |value: u64| Some(Value::Whole(value));
-    let part = |value: f64| Some(Value::Fraction(value));
-    let cost = &activity.cost;
-    let fields = [
-        ("elapsed_ns", Unit::Nanoseconds, whole(activity.elapsed_ns)),
-        ("armed_ns", Unit::Nanoseconds, whole(activity.armed_ns)),
-        ("allocs", Unit::Calls, whole(activity.allocs)),
-        ("alloc_bytes", Unit::Bytes, whole(activity.alloc_bytes)),
-        ("frees", Unit::Calls, whole(activity.frees)),
-        (
-            "frees_of_older",
-            Unit::Calls,
-            whole(activity.frees_of_older),
-        ),
-        (
-            "tracked_blocks",
-            Unit::Blocks,
-            whole(activity.tracked_blocks),
-        ),
-        ("tracked_bytes", Unit::Bytes, whole(activity.tracked_bytes)),
-        ("probe_hits", Unit::Hits, whole(cost.hits)),
-        (
-            "allocs_per_second",
-            Unit::PerSecond,
-            part(activity.alloc_rate),
-        ),
-        (
-            "frees_per_second",
-            Unit::PerSecond,
-            part(activity.free_rate),
-        ),
-        (
-            "alloc_bytes_per_second",
-            Unit::BytesPerSecond,
-            part(activity.alloc_byte_rate),
-        ),
-        ("probe_ns_per_hit", Unit::Nanoseconds, part(cost.ns_per_hit)),
-        ("probe_share", Unit::Share, part(cost.share)),
-        (
-            "probe_budget_share",
-            Unit::Share,
-            cost.budget.map(Value::Fraction),
-        ),
-    ];
-    rows.fields("activity", "", "", &fields)?;
+    rows.columns("activity", "", "", &Activity::COUNTS, activity)?;
+    rows.columns("activity", "", "", &Activity::RATES, activity)?;
+    for column in &ProbeCost::COLUMNS {
+        let key = format!("probe_{}", column.key);
+        let field = (&*key, column.unit, column.value(&activity.cost));
+        rows.row("activity", "", "", field)?;
+    }
     for class in &activity.classes {
         let upper = class.class.upper_bytes().to_string();
         // A lifetime of which none was seen has no row.
         for column in &ClassActivity::COLUMNS {
             if let Some(value) = column.value(class) {
-                let field = (column.key, column.unit, Some(value.into()));
+                let field = (column.key, column.unit, Some(value));
                 rows.row("activity_classes", "", &upper, field)?;
             }
         }

@@ -1,8 +1,8 @@
 //! One aligned line an interval, for `attach --headless`.
 
-use profiler_core::activity::Activity;
+use profiler_core::activity::{Activity, ProbeCost};
 use profiler_core::metrics::MetricId;
-use profiler_core::units::{Unit, bytes, count, nanoseconds, time_of_day};
+use profiler_core::units::{bytes, count, nanoseconds, time_of_day};
 use profiler_core::view::{Point, View};
 
 use super::names::{events_lost, gaps, latest};
@@ -34,15 +34,13 @@ const COLUMNS: [Column; 13] = [
     ("pinned", 10, |of| of.metric(MetricId::PinnedFreeBytes)),
     ("trim", 10, |of| of.metric(MetricId::TrimReturnableBytes)),
     ("malloc/s", 8, |of| {
-        Some(Unit::PerSecond.text(of.activity()?.alloc_rate.into()))
+        Activity::ALLOC_RATE.text(of.activity()?)
     }),
     ("p99 life", 9, |of| {
         let lifetimes = Some(&of.activity()?.lifetimes).filter(|l| !l.is_empty())?;
         Some(nanoseconds(lifetimes.value_at_quantile(0.99)))
     }),
-    ("cost", 6, |of| {
-        Some(Unit::Share.text(of.activity()?.cost.share.into()))
-    }),
+    ("cost", 6, |of| ProbeCost::SHARE.text(&of.activity()?.cost)),
     ("lost", 6, |of| {
         of.activity().map(|_| count(events_lost(of.view)))
     }),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use profiler_core::completeness::{Confidence, StandStill};
 use profiler_core::text::visible;
+pub(super) use profiler_core::units::milliseconds;
 use profiler_core::view::{Point, View};
 
 /// The name of a confidence.
@@ -38,11 +39,6 @@ fn timestamp(time_ns: u64) -> Timestamp {
 /// Nanoseconds since 1970 as RFC 3339 in UTC, to the millisecond.
 pub(super) fn rfc3339(time_ns: u64) -> String {
     format!("{:.3}", timestamp(time_ns))
-}
-
-/// Nanoseconds as milliseconds.
-pub(super) fn milliseconds(ns: u64) -> f64 {
-    ns as f64 / 1e6
 }
 
 /// The newest account of RSS and swap: the history's, or that of the walk when there is none

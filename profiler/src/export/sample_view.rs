@@ -226,7 +226,7 @@ pub(super) fn full() -> View {
         }],
         remedy: &Remedy {
             steps: &[Step::Call("free(them)")],
-            prose: "Free them.",
+            sentences: "Free them.",
         },
         confidence: Confidence::Medium,
     });

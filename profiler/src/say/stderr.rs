@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Messages that wait for their reader at the most; those that come then are dropped.
+/// Messages that wait for their reader at most; those that come then are dropped.
 const MOST_WAITING: usize = 64;
 /// What takes longer to write waits for a reader, who may never come.
 const STUCK: Duration = Duration::from_millis(50);

@@ -92,7 +92,7 @@ async fn watch(
         tokio::select! {
             biased;
             name = signals.next() => break Ok(Ending::Interrupted(name)),
-            wish = front.wish() => match wish {
+            request = front.next_request() => match request {
                 Effect::Quit => break Ok(Ending::Done),
                 Effect::Interrupt => break Ok(Ending::Interrupted("Ctrl-C")),
                 Effect::Walk if last.as_ref().is_some_and(|view| view.ended.is_some()) => {

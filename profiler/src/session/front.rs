@@ -19,7 +19,7 @@ use crate::export;
 use crate::say;
 use crate::tui::{self, Effect, Update};
 
-/// Where views go to and wishes come from.
+/// Where views go to and requests come from.
 pub(crate) enum Front {
     /// Lines on stdout.
     Lines(Lines),
@@ -37,24 +37,24 @@ impl Front {
             return Ok(Self::Lines(Lines::open(options.json)?));
         }
         tui::supported()?;
-        let (wishes, wished) = unbounded_channel();
+        let (requests, requested) = unbounded_channel();
         let screen = Screen::open(move |effect| {
             // A session that is over wants nothing more.
-            let _ = wishes.send(effect);
+            let _ = requests.send(effect);
         })?;
         Ok(Self::Screen(Drawn {
             screen,
-            wished,
+            requested,
             until_quit: options.duration.is_none(),
         }))
     }
 
-    /// The user's next wish; never comes without a screen.
-    pub(crate) async fn wish(&mut self) -> Effect {
+    /// The user's next request; never comes without a screen.
+    pub(crate) async fn next_request(&mut self) -> Effect {
         match self {
             Self::Lines(_) => std::future::pending().await,
             // A screen that is gone cannot be used any more.
-            Self::Screen(drawn) => drawn.wished.recv().await.unwrap_or(Effect::Quit),
+            Self::Screen(drawn) => drawn.requested.recv().await.unwrap_or(Effect::Quit),
         }
     }
 
@@ -121,7 +121,7 @@ const IN_HASTE: Duration = Duration::from_millis(80);
 /// The terminal UI's side of the session.
 pub(crate) struct Drawn {
     screen: Screen,
-    wished: UnboundedReceiver<Effect>,
+    requested: UnboundedReceiver<Effect>,
     until_quit: bool,
 }
 
@@ -135,7 +135,7 @@ pub(crate) struct Lines {
     left_out: u64,
 }
 
-/// Lines that wait for their reader at the most.
+/// Lines that wait for their reader at most.
 const WAITING_LINES: usize = 16;
 /// How long the end of a session waits for them.
 const LAST_LINES: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use profiler_core::view::Point;
 
-/// Points kept at the most; a terminal shows a few hundred.
+/// Points kept at most; a terminal shows a few hundred.
 const CAPACITY: usize = 4096;
 
 /// The curves over time.

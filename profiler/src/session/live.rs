@@ -198,7 +198,7 @@ impl LiveSession {
 
     /// What there is to show now.
     pub(crate) fn view(&self) -> View {
-        let foreign = self.report.target.python.is_none();
+        let foreign = !self.report.target.is_python();
         let foreign = foreign.then(|| "this is not a Python process: malloc is shown".to_owned());
         let activity = self.probes.activity();
         let what_if = self.what_if.as_ref().map(WhatIfSession::get);

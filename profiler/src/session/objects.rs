@@ -17,7 +17,7 @@ use super::options::Budget;
 
 /// Time between two readings at the least: growth of less than that is noise.
 const LEAST_PAUSE: Duration = Duration::from_secs(10);
-/// Threads that read at the most.
+/// Threads that read at most.
 const THREADS: usize = 4;
 /// Memory that reading takes, in bytes for each live block.
 const BYTES_A_BLOCK: u64 = 48;
@@ -67,7 +67,7 @@ impl ObjectReader {
     /// Begins to read the objects of a walk, if that is due and none are being read.
     pub(crate) fn offer(&mut self, sample: &Sample) {
         let is_due = self.is_wanted || Instant::now() >= self.not_before;
-        if sample.target.python.is_none() || self.running.is_some() || !is_due {
+        if !sample.target.is_python() || self.running.is_some() || !is_due {
             return;
         }
         self.is_wanted = false;

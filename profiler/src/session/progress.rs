@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use profiler_core::units::count;
-use profiler_lab::field::Progress;
+use profiler_lab::candidate_set::Progress;
 
 use crate::say;
 

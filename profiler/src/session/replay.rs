@@ -1,4 +1,4 @@
-//! `replay`: a field of candidates played, with a bar, until it is done or the user ends it.
+//! `replay`: a set of candidates played, with a bar, until it is done or the user ends it.
 
 use std::io;
 use std::path::PathBuf;

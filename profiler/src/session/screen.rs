@@ -32,7 +32,7 @@ impl Screen {
 
     /// Gives it something new.
     pub(crate) fn update(&self, update: Update) {
-        // A screen that the user left is closed by the wish that it sent before.
+        // A screen that the user left is closed by the request that it sent before.
         let _ = self.updates.send(update);
     }
 

@@ -40,7 +40,7 @@ pub(crate) struct WhatIfSession {
     remarks: Remarks,
     over: Arc<AtomicBool>,
     begun: Receiver<Result<(), RecordError>>,
-    thread: Option<JoinHandle<Result<(), String>>>,
+    thread: Option<JoinHandle<Result<(), RecordError>>>,
     /// Why it ended, if not because it was to.
     failure: Option<String>,
 }
@@ -102,7 +102,7 @@ impl WhatIfSession {
                 };
                 // As above.
                 let _ = report.send(Ok(()));
-                follow(recording, &end).map_err(|error| error.to_string())
+                follow(recording, &end)
             })
             .map_err(|error| error.to_string())?;
         Ok(Self {

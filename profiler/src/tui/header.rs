@@ -56,8 +56,9 @@ fn target(app: &App, view: &View) -> Vec<Span<'static>> {
         Some(other) => python.push_str(&format!(" on {}", other.name())),
     }
     pieces.push(Span::raw(python));
-    pieces.push(Span::raw(or(&target.malloc, "malloc unknown")));
-    if target.libc != target.malloc {
+    let malloc = target.malloc.as_ref().map(ToString::to_string);
+    pieces.push(Span::raw(or(&malloc, "malloc unknown")));
+    if target.libc != malloc {
         pieces.push(Span::raw(or(&target.libc, "libc unknown")));
     }
     pieces.push(Span::raw(match target.threads {

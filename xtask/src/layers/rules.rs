@@ -130,7 +130,7 @@ const RULES: &[Rule] = &[
         crates: &[COMMAND],
         scope: Scope::OutsideOf(&["export"]),
         forbidden: &["serde", "serde_json", "csv"],
-        why: "serialising only under export and in profiler-trace",
+        why: "serialising only under export",
     },
     Rule {
         crates: &[COMMAND],

@@ -224,7 +224,7 @@ fn has_none(argument: u8, flags: u64) -> SeccompCondition {
 fn condition(argument: u8, compare: SeccompCmpOp, value: u64) -> SeccompCondition {
     // The kernel looks at the lower half of all of these.
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, compare, value)
-        .expect("calls have six arguments at the most")
+        .expect("calls have six arguments at most")
 }
 
 fn alone(condition: SeccompCondition) -> SeccompRule {

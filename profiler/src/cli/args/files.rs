@@ -147,7 +147,7 @@ pub(in crate::cli) struct ReplayArgs {
 }
 
 impl ReplayArgs {
-    /// Whether the candidates were named, and are not the default field.
+    /// Whether the candidates were named, and are not the default ones.
     pub(in crate::cli) fn chooses(&self) -> bool {
         !(self.allocators.is_empty() && self.tunables.is_empty())
     }

@@ -31,7 +31,7 @@ struct Side<'a> {
     pid: i32,
     comm: &'a str,
     cmdline: &'a [String],
-    malloc: Option<&'a str>,
+    malloc: Option<String>,
     verdict: &'a str,
 }
 
@@ -97,7 +97,7 @@ fn side(report: &FragReport) -> Side<'_> {
         pid: report.target.pid,
         comm: &report.target.comm,
         cmdline: &report.target.cmdline,
-        malloc: report.target.malloc.as_deref(),
+        malloc: report.target.malloc.as_ref().map(ToString::to_string),
         verdict: &report.verdict,
     }
 }

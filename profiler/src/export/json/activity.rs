@@ -1,35 +1,28 @@
 //! What the probes saw, as part of a snapshot.
 
 use hdrhistogram::Histogram;
-use profiler_core::activity::{self, ClassActivity, ProbeState, ProbeStatus};
+use profiler_core::activity::{self, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
 use serde::Serialize;
 
 use super::Record;
 
 #[derive(Serialize)]
 pub(super) struct Activity<'a> {
-    elapsed_ns: u64,
-    armed_ns: u64,
-    allocs: u64,
+    #[serde(flatten)]
+    counts: Record<'a, u64, activity::Activity>,
     /// `_scaled` is the same for all of the elapsed time, were the armed part typical of it.
     allocs_scaled: Option<u64>,
-    alloc_bytes: u64,
     alloc_bytes_scaled: Option<u64>,
-    frees: u64,
     frees_scaled: Option<u64>,
-    frees_of_older: u64,
     events_lost: u64,
-    allocs_per_second: f64,
-    frees_per_second: f64,
-    alloc_bytes_per_second: f64,
-    tracked_blocks: u64,
-    tracked_bytes: u64,
+    #[serde(flatten)]
+    rates: Record<'a, u64, activity::Activity>,
     untracked_blocks: u64,
     lifetime_ns: Option<Percentiles>,
     size_bytes: Option<Percentiles>,
     classes: Vec<Record<'a, u64, ClassActivity>>,
     probes: Vec<Probe<'a>>,
-    cost: Cost,
+    cost: Record<'a, u64, ProbeCost>,
     ended: Option<&'a str>,
 }
 
@@ -54,14 +47,6 @@ struct Probe<'a> {
     failure: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-struct Cost {
-    hits: u64,
-    ns_per_hit: f64,
-    share: f64,
-    budget_share: Option<f64>,
-}
-
 impl<'a> Activity<'a> {
     pub(super) fn of(activity: &'a activity::Activity) -> Self {
         let (elapsed, armed) = (activity.elapsed_ns, activity.armed_ns);
@@ -71,32 +56,18 @@ impl<'a> Activity<'a> {
             Some(u64::try_from(scaled).unwrap_or(u64::MAX))
         };
         Self {
-            elapsed_ns: activity.elapsed_ns,
-            armed_ns: activity.armed_ns,
-            allocs: activity.allocs,
+            counts: Record::figures(&activity::Activity::COUNTS, activity),
             allocs_scaled: scaled(activity.allocs),
-            alloc_bytes: activity.alloc_bytes,
             alloc_bytes_scaled: scaled(activity.alloc_bytes),
-            frees: activity.frees,
             frees_scaled: scaled(activity.frees),
-            frees_of_older: activity.frees_of_older,
             events_lost: activity.events_lost,
-            allocs_per_second: activity.alloc_rate,
-            frees_per_second: activity.free_rate,
-            alloc_bytes_per_second: activity.alloc_byte_rate,
-            tracked_blocks: activity.tracked_blocks,
-            tracked_bytes: activity.tracked_bytes,
+            rates: Record::figures(&activity::Activity::RATES, activity),
             untracked_blocks: activity.untracked_blocks,
             lifetime_ns: Percentiles::of(&activity.lifetimes),
             size_bytes: Percentiles::of(&activity.sizes),
             classes: activity.classes.iter().map(class).collect(),
             probes: activity.probes.iter().map(Probe::of).collect(),
-            cost: Cost {
-                hits: activity.cost.hits,
-                ns_per_hit: activity.cost.ns_per_hit,
-                share: activity.cost.share,
-                budget_share: activity.cost.budget,
-            },
+            cost: Record::figures(&ProbeCost::COLUMNS, &activity.cost),
             ended: activity.ended.as_deref(),
         }
     }

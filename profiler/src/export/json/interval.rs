@@ -1,13 +1,14 @@
 //! One look of a session as one short object.
 
+use profiler_core::activity::Activity;
 use profiler_core::metrics::MetricId;
 use profiler_core::view::View;
 use serde::Serialize;
 
-use super::Number;
 use super::activity::Percentiles;
 use super::prediction::Predicted;
 use super::what_if::WhatIfRow;
+use super::{Number, Record};
 use crate::export::names::{events_lost, gaps, latest, rfc3339};
 
 #[derive(Serialize)]
@@ -37,9 +38,8 @@ pub(super) struct Interval<'a> {
 
 #[derive(Serialize)]
 struct Rates<'a> {
-    allocs_per_second: f64,
-    frees_per_second: f64,
-    alloc_bytes_per_second: f64,
+    #[serde(flatten)]
+    rates: Record<'a, u64, Activity>,
     lifetime_ns: Option<Percentiles>,
     probe_share: f64,
     untracked_blocks: u64,
@@ -66,9 +66,7 @@ impl<'a> Interval<'a> {
             verdict: &report.verdict,
             predicted: Predicted::of(report.predictions.as_ref()),
             activity: view.activity.as_ref().map(|activity| Rates {
-                allocs_per_second: activity.alloc_rate,
-                frees_per_second: activity.free_rate,
-                alloc_bytes_per_second: activity.alloc_byte_rate,
+                rates: Record::figures(&Activity::RATES, activity),
                 lifetime_ns: Percentiles::of(&activity.lifetimes),
                 probe_share: activity.cost.share,
                 untracked_blocks: activity.untracked_blocks,

@@ -101,6 +101,17 @@ struct Record<'a, K, Row> {
     row: &'a Row,
 }
 
+impl<'a, Row> Record<'a, u64, Row> {
+    /// Figures that are called by nothing, of an object that has more in it.
+    fn figures(columns: &'a [Column<Row>], row: &'a Row) -> Self {
+        Self {
+            name: Vec::new(),
+            columns,
+            row,
+        }
+    }
+}
+
 impl<K: Serialize, Row> Serialize for Record<'_, K, Row> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.name.len() + self.columns.len()))?;
@@ -108,7 +119,7 @@ impl<K: Serialize, Row> Serialize for Record<'_, K, Row> {
             map.serialize_entry(key, name)?;
         }
         for column in self.columns {
-            map.serialize_entry(column.key, &column.value(self.row))?;
+            map.serialize_entry(column.key, &column.value(self.row).map(Number::as_it_is))?;
         }
         map.end()
     }
@@ -120,6 +131,16 @@ impl<K: Serialize, Row> Serialize for Record<'_, K, Row> {
 pub(super) enum Number {
     Whole(u64),
     Fraction(f64),
+}
+
+impl Number {
+    /// With a fraction wherever its column has one.
+    fn as_it_is(value: Value) -> Self {
+        match value {
+            Value::Whole(value) => Self::Whole(value),
+            Value::Fraction(value) => Self::Fraction(value),
+        }
+    }
 }
 
 impl From<Value> for Number {

@@ -171,7 +171,7 @@ impl Serialize for HolderRow<'_> {
         map.serialize_entry("is_name", &holder.is_name)?;
         map.serialize_entry("type", &holder.type_name)?;
         for column in &Holder::COLUMNS {
-            map.serialize_entry(column.key, &column.value(holder))?;
+            map.serialize_entry(column.key, &column.amount(holder))?;
         }
         map.serialize_entry("shared_with", &holder.shared_with)?;
         map.serialize_entry("item_type", &holder.item_type)?;

@@ -3,7 +3,7 @@
 use profiler_core::prediction::{Prediction, Predictions, SelfCheck};
 use serde::Serialize;
 
-use super::Object;
+use super::{Object, Record};
 use crate::export::names::rfc3339;
 
 /// How the predictions came about: all are from one walk.
@@ -13,7 +13,7 @@ const BASIS: &str = "walk";
 #[derive(Serialize)]
 pub(super) struct Predicted<'a> {
     predictions: Option<Vec<PredictionRow<'a>>>,
-    self_check: Option<SelfCheckRow>,
+    self_check: Option<SelfCheckRow<'a>>,
     not_predicted: Option<&'a str>,
     predicted_at: Option<String>,
     predictions_pending: Option<u32>,
@@ -40,9 +40,8 @@ struct PredictionRow<'a> {
     carried: bool,
     env: Object<&'a str, &'a str>,
     step: Option<&'a str>,
-    rest_bytes: Option<u64>,
-    low_bytes: Option<u64>,
-    high_bytes: Option<u64>,
+    #[serde(flatten)]
+    needs: Record<'a, u64, Prediction>,
     saves_bytes: Option<i64>,
     effect: Option<&'static str>,
     basis: &'static str,
@@ -51,18 +50,17 @@ struct PredictionRow<'a> {
 }
 
 #[derive(Serialize)]
-struct SelfCheckRow {
-    measured_bytes: u64,
-    predicted_bytes: u64,
+struct SelfCheckRow<'a> {
+    #[serde(flatten)]
+    both: Record<'a, u64, SelfCheck>,
     error: f64,
     holds: bool,
 }
 
-impl SelfCheckRow {
-    fn of(check: &SelfCheck) -> Self {
+impl<'a> SelfCheckRow<'a> {
+    fn of(check: &'a SelfCheck) -> Self {
         Self {
-            measured_bytes: check.measured_bytes,
-            predicted_bytes: check.predicted_bytes,
+            both: Record::figures(&SelfCheck::COLUMNS, check),
             error: check.error(),
             holds: check.holds(),
         }
@@ -88,9 +86,7 @@ impl<'a> PredictionRow<'a> {
             carried: prediction.is_carried,
             env: Object(env.map(|(name, value)| (&**name, &**value)).collect()),
             step: prediction.step.as_deref(),
-            rest_bytes: needs.map(|needs| needs.bytes),
-            low_bytes: needs.map(|needs| needs.low_bytes),
-            high_bytes: needs.map(|needs| needs.high_bytes),
+            needs: Record::figures(&Prediction::COLUMNS, prediction),
             saves_bytes: now.and_then(|now| prediction.saves(now)),
             effect: now.and_then(|now| Some(needs?.effect(now).name())),
             basis: BASIS,

@@ -1,14 +1,14 @@
 //! The whole view: `fragscope.snapshot/1`.
 
 use profiler_core::activity::ProbeState;
-use profiler_core::completeness::Defect;
+use profiler_core::completeness::{self, Defect};
 use profiler_core::fork::ForkSharing;
 use profiler_core::metrics::Metric;
 use profiler_core::report::{
     self, Finding, HugeOccupancyRow, LedgerRow, OccupancyDeciles, OccupancyRow, PackedClass,
     SizeClassRow, Step,
 };
-use profiler_core::sample::PythonMalloc;
+use profiler_core::sample::{KernelCount, PythonMalloc};
 use profiler_core::view::{Point, View};
 use serde::Serialize;
 
@@ -26,15 +26,10 @@ pub(super) struct Snapshot<'a> {
     taken_at: String,
     host: Host<'a>,
     target: Target<'a>,
-    rss_bytes: Option<u64>,
-    swap_bytes: Option<u64>,
-    peak_rss_bytes: Option<u64>,
+    #[serde(flatten)]
+    kernel: Record<'a, u64, KernelCount>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    core_bytes: Option<u64>,
-    pss_bytes: Option<u64>,
-    lazy_free_bytes: Option<u64>,
-    anon_huge_bytes: Option<u64>,
-    ksm_bytes: Option<u64>,
+    core_bytes: Option<Number>,
     fork: Option<Record<'a, i32, ForkSharing>>,
     verdict: &'a str,
     explanation: &'a str,
@@ -75,7 +70,7 @@ struct Target<'a> {
     python: Option<&'a str>,
     python_malloc: Option<&'static str>,
     libc: Option<&'a str>,
-    malloc: Option<&'a str>,
+    malloc: Option<String>,
     threads: u32,
 }
 
@@ -91,7 +86,7 @@ struct FindingRow<'a> {
     claim: &'a str,
     bytes: Option<u64>,
     evidence: Object<&'static str, Option<Number>>,
-    remedy: &'static str,
+    remedy: String,
     steps: Vec<RemedyStep>,
     confidence: &'static str,
 }
@@ -115,11 +110,8 @@ impl RemedyStep {
 struct Packing<'a> {
     allocator: &'static str,
     kind: &'static str,
-    packed_bytes: u64,
-    present_bytes: u64,
-    live_blocks: u64,
-    live_bytes: u64,
-    rounding_bytes: u64,
+    #[serde(flatten)]
+    totals: Record<'a, u64, report::Packing>,
     classes: Vec<Record<'a, u64, PackedClass>>,
 }
 
@@ -127,11 +119,9 @@ struct Packing<'a> {
 struct Completeness<'a> {
     stopped: bool,
     released: Option<ReleasedRow>,
-    stop_ms: f64,
-    walk_ms: f64,
-    threads_in_allocator: u32,
+    #[serde(flatten)]
+    walk: Record<'a, u64, completeness::Completeness>,
     events_lost: u64,
-    unreadable_bytes: u64,
     layout_confidence: &'static str,
     probes: Option<Probes>,
     gaps: Vec<&'static str>,
@@ -161,7 +151,6 @@ struct DefectRow<'a> {
 impl<'a> Snapshot<'a> {
     pub(super) fn of(view: &'a View) -> Self {
         let report = &*view.report;
-        let [rss_bytes, swap_bytes, peak_rss_bytes] = report.kernel.known();
         Self {
             schema: "fragscope.snapshot/1",
             taken_at: rfc3339(report.taken_at_ns),
@@ -178,17 +167,11 @@ impl<'a> Snapshot<'a> {
                 python: report.target.python.as_deref(),
                 python_malloc: report.target.python_malloc.map(PythonMalloc::name),
                 libc: report.target.libc.as_deref(),
-                malloc: report.target.malloc.as_deref(),
+                malloc: report.target.malloc.as_ref().map(ToString::to_string),
                 threads: report.target.threads,
             },
-            rss_bytes,
-            swap_bytes,
-            peak_rss_bytes,
-            core_bytes: report.kernel.is_core.then_some(report.kernel.rss_bytes),
-            pss_bytes: report.kernel.pss_bytes,
-            lazy_free_bytes: report.kernel.lazy_free_bytes,
-            anon_huge_bytes: report.kernel.anon_huge_bytes,
-            ksm_bytes: report.kernel.ksm_bytes,
+            kernel: Record::figures(&KernelCount::COLUMNS, &report.kernel),
+            core_bytes: KernelCount::CORE.value(&report.kernel).map(Number::from),
             fork: report.fork.as_ref().map(|fork| Record {
                 name: vec![("parent_pid", fork.parent)],
                 columns: &ForkSharing::COLUMNS,
@@ -305,7 +288,7 @@ impl<'a> FindingRow<'a> {
                     .map(|one| (one.key, one.value.map(Number::from)))
                     .collect(),
             ),
-            remedy: finding.remedy.prose,
+            remedy: finding.remedy.prose(),
             steps: finding.remedy.steps.iter().map(RemedyStep::of).collect(),
             confidence: confidence(finding.confidence),
         }
@@ -322,11 +305,7 @@ impl<'a> Packing<'a> {
         Self {
             allocator: "jemalloc",
             kind: "lower bound",
-            packed_bytes: packing.packed_bytes,
-            present_bytes: packing.present_bytes,
-            live_blocks: packing.blocks,
-            live_bytes: packing.live_bytes,
-            rounding_bytes: packing.rounding_bytes,
+            totals: Record::figures(&report::Packing::COLUMNS, packing),
             classes: packing.classes.iter().map(class).collect(),
         }
     }
@@ -346,11 +325,8 @@ impl<'a> Completeness<'a> {
                 why: released.why.name(),
                 after_ms: milliseconds(released.after_ns),
             }),
-            stop_ms: milliseconds(seen.stop_ns),
-            walk_ms: milliseconds(seen.walk_ns),
-            threads_in_allocator: seen.threads_in_allocator,
+            walk: Record::figures(&completeness::Completeness::COLUMNS, seen),
             events_lost: events_lost(view),
-            unreadable_bytes: seen.unreadable_bytes,
             layout_confidence: confidence(seen.layout_confidence),
             probes: view.activity.as_ref().map(|activity| {
                 let count = |wanted: fn(&ProbeState) -> bool| {

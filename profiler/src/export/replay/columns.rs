@@ -1,5 +1,5 @@
 //! The figures of candidates: each is declared here once, for the table in text and for JSON. A new
-//! one is a constant, and its place in [`SHOWN`], [`FILED`] or both.
+//! one is a constant, and its place in [`SHOWN`], [`IN_JSON`] or both.
 
 use profiler_core::units::{Value, count};
 
@@ -110,7 +110,7 @@ const KERNEL_CALLS: Column = Column::filed("kernel_calls", |row| {
 const SHOWN: [Column; 7] = [FINAL, RANGE, FINAL_SAVES, PEAK, PEAK_SAVES, CPU, FAULTS];
 
 /// What JSON holds of a candidate.
-pub(super) const FILED: [Column; 12] = [
+pub(super) const IN_JSON: [Column; 12] = [
     PEAK,
     PEAK_LOW,
     PEAK_HIGH,

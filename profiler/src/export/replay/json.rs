@@ -8,7 +8,7 @@ use profiler_lab::report::{Checkpoint, Report, Row, Share};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::columns::FILED;
+use super::columns::IN_JSON;
 use crate::export::json::text;
 
 /// A report as one indented `fragscope.replay/1` document, its keys in a fixed order.
@@ -18,7 +18,7 @@ pub fn json(report: &Report) -> String {
         trace: trace(report),
         calibration: calibration(&report.calibration),
         candidates: report.candidates.iter().map(candidate).collect(),
-        mechanisms: report.mechanisms.iter().map(mechanism).collect(),
+        mechanisms: report.shares.iter().map(mechanism).collect(),
         verdict: &report.verdict,
         interrupted: report.interrupted,
         not_confined: &report.not_confined,
@@ -47,7 +47,7 @@ struct Trace<'a> {
     pid: Option<u64>,
     python: Option<&'a str>,
     libc: Option<&'a str>,
-    malloc: Option<&'a str>,
+    malloc: Option<String>,
     cpus: Option<u64>,
     started_at: Option<&'a str>,
     duration_ns: u64,
@@ -110,8 +110,8 @@ struct Figures<'a>(&'a Row);
 
 impl Serialize for Figures<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(FILED.len()))?;
-        for column in &FILED {
+        let mut map = serializer.serialize_map(Some(IN_JSON.len()))?;
+        for column in &IN_JSON {
             match (column.value)(self.0) {
                 Some(Value::Whole(value)) => map.serialize_entry(column.key, &value)?,
                 Some(Value::Fraction(value)) => map.serialize_entry(column.key, &value)?,
@@ -152,7 +152,7 @@ fn trace(report: &Report) -> Trace<'_> {
         pid: trace.pid,
         python: trace.python.as_deref(),
         libc: trace.libc.as_deref(),
-        malloc: trace.malloc.as_deref(),
+        malloc: trace.malloc.as_ref().map(ToString::to_string),
         cpus: trace.cpus,
         started_at: trace.started_at.as_deref(),
         duration_ns: trace.duration_ns,
@@ -239,7 +239,7 @@ fn checkpoint_row(checkpoint: &Checkpoint) -> CheckpointRow {
 
 fn mechanism(share: &Share) -> Mechanism {
     Mechanism {
-        mechanism: share.mechanism.name(),
+        mechanism: share.cause.name(),
         bytes: share.bytes.at_end,
         peak_bytes: share.bytes.peak,
     }

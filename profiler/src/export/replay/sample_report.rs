@@ -1,8 +1,9 @@
 //! A report with something in every place, for tests.
 
+use profiler_core::allocator::{Allocator, AllocatorTitle};
+use profiler_lab::ablation::GapCause;
 use profiler_lab::allocators::NoAllocator;
 use profiler_lab::calibrate::{CalibrationFactors, Point, calibrate};
-use profiler_lab::candidates::Mechanism;
 use profiler_lab::figures::{Figure, PeakAndFinal};
 use profiler_lab::report::{Checkpoint, Measured, Report, Row, Share, TraceFacts, rank};
 use profiler_lab::verdict::verdict;
@@ -18,6 +19,7 @@ fn row(name: &str, peak: u64, last: (u64, u64, u64), cpu_seconds: f64) -> Row {
     Row {
         name: name.into(),
         allocator: name.split(' ').next().unwrap_or_default().into(),
+        as_it_comes: Allocator::ALL.into_iter().find(|kind| kind.name() == name),
         measured: Some(Measured {
             memory: PeakAndFinal {
                 peak: figure((peak, peak, peak)),
@@ -113,7 +115,7 @@ pub(super) fn full() -> Report {
             pid: Some(4711),
             python: Some("CPython 3.11.2".into()),
             libc: Some("glibc 2.36".into()),
-            malloc: Some("glibc 2.36".into()),
+            malloc: Some(AllocatorTitle::parse("glibc 2.36")),
             cpus: Some(2),
             started_at: Some("2026-01-02T03:04:05Z".into()),
             format: None,
@@ -140,12 +142,12 @@ pub(super) fn full() -> Report {
             },
         ),
         candidates,
-        mechanisms: vec![
-            share(Mechanism::DynamicThreshold, 15, 2),
-            share(Mechanism::ThreadCaches, 249, 11),
-            share(Mechanism::Untrimmed, 380, 40),
-            share(Mechanism::Unexplained, -15, -94),
-            share(Mechanism::Decay, -19, -126),
+        shares: vec![
+            share(GapCause::DynamicThreshold, 15, 2),
+            share(GapCause::ThreadCaches, 249, 11),
+            share(GapCause::Untrimmed, 380, 40),
+            share(GapCause::Unexplained, -15, -94),
+            share(GapCause::Decay, -19, -126),
         ],
         verdict: String::new(),
         interrupted: true,
@@ -164,9 +166,9 @@ fn point(seconds: u64, recorded: u64, replayed: u64) -> Point {
     }
 }
 
-fn share(mechanism: Mechanism, last: i64, peak: i64) -> Share {
+fn share(cause: GapCause, last: i64, peak: i64) -> Share {
     Share {
-        mechanism,
+        cause,
         bytes: PeakAndFinal { peak, at_end: last }.map(|bytes| bytes * MIB as i64 / 10),
     }
 }

@@ -3,7 +3,6 @@
 use profiler_common::program::{MAX_PROCESSES, MAX_THREADS};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds};
-use profiler_lab::ablation::in_words;
 use profiler_lab::calibrate::error;
 use profiler_lab::report::{Measured, Report, Row};
 use profiler_trace::limits::Incomplete;
@@ -11,7 +10,7 @@ use profiler_trace::limits::Incomplete;
 use super::columns::{self, Compared, MIB};
 use crate::export::names::cut;
 
-/// Columns at the most.
+/// Columns at most.
 const WIDTH: usize = 80;
 /// Columns of a candidate's name: what the figures leave.
 const NAME: usize = WIDTH - columns::WIDTH;
@@ -30,7 +29,7 @@ pub fn text(report: &Report, colours: bool) -> String {
     };
     heading(&mut text, report);
     table(&mut text, report);
-    mechanisms(&mut text, report);
+    shares(&mut text, report);
     text.blank();
     text.paragraph("", &report.verdict);
     remedies(&mut text, report);
@@ -94,7 +93,8 @@ impl Text {
 
 fn heading(text: &mut Text, report: &Report) {
     let trace = &report.trace;
-    let known = [&trace.python, &trace.malloc];
+    let malloc = trace.malloc.as_ref().map(ToString::to_string);
+    let known = [&trace.python, &malloc];
     let known: Vec<&str> = known.iter().filter_map(|one| one.as_deref()).collect();
     let command = trace.command.as_deref().unwrap_or("unknown program");
     text.styled(TextStyle::Bold, command);
@@ -286,12 +286,12 @@ fn measured(text: &mut Text, row: &Row, now: Option<&Measured>) {
     );
 }
 
-fn mechanisms(text: &mut Text, report: &Report) {
-    if report.mechanisms.is_empty() {
+fn shares(text: &mut Text, report: &Report) {
+    if report.shares.is_empty() {
         return;
     }
     let gap = |part: fn(&profiler_lab::report::Share) -> i64| -> i64 {
-        report.mechanisms.iter().map(part).sum()
+        report.shares.iter().map(part).sum()
     };
     let (last, peak) = (
         gap(|share| share.bytes.at_end),
@@ -305,8 +305,8 @@ fn mechanisms(text: &mut Text, report: &Report) {
             "final", "peak", "MiB SAVED FROM GLIBC TO JEMALLOC, BY CAUSE"
         ),
     );
-    for share in &report.mechanisms {
-        let words = in_words(share.mechanism);
+    for share in &report.shares {
+        let words = share.cause.in_words();
         text.line(&format!(
             "{:>8.1} {:>8.1}  {words}",
             share.bytes.at_end as f64 / MIB,

@@ -13,7 +13,7 @@ use profiler_core::view::View;
 
 use super::names::{confidence, cut, events_lost, rfc3339};
 
-/// Columns at the most.
+/// Columns at most.
 const WIDTH: usize = 100;
 /// Arenas, and defects, shown before the rest is only counted.
 const TOP_ROWS: usize = 12;
@@ -129,7 +129,7 @@ fn target(text: &mut Text, report: &FragReport) {
         "  {}, C library {}, malloc from {}, {}",
         python(target),
         known(&target.libc),
-        known(&target.malloc),
+        known(&target.malloc.as_ref().map(ToString::to_string)),
         match target.threads {
             1 => "1 thread".to_owned(),
             threads => format!("{threads} threads"),
@@ -256,7 +256,7 @@ fn findings(text: &mut Text, report: &FragReport) {
             confidence(finding.confidence)
         ));
         text.paragraph("    ", &finding.claim);
-        text.paragraph("    ", finding.remedy.prose);
+        text.paragraph("    ", &finding.remedy.prose());
     }
     if let Some(packing) = &report.packing {
         text.paragraph(

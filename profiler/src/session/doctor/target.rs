@@ -1,6 +1,6 @@
 //! What one target allows: whether it can be opened and stopped, and what of it can be walked.
 
-use profiler_core::allocator::Allocator;
+use profiler_core::allocator::{Allocator, AllocatorTitle};
 use profiler_core::glibc::{self, NotWalked};
 use profiler_target::{ErrorKind, OpenError, Process, Target};
 
@@ -45,7 +45,7 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
             format!("fragscope attach --pid {pid} --no-stop"),
         ),
     };
-    let allocator = allocator(described.malloc.as_deref());
+    let allocator = allocator(described.malloc.as_ref());
     let breakpoints = breakpoints::check(&target);
     let mut checks = vec![seen, libc(&target), allocator, python(&target), breakpoints];
     checks.extend(target.unread_files().map(|what| {
@@ -55,10 +55,10 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
     checks
 }
 
-fn allocator(malloc: Option<&str>) -> Check {
+fn allocator(malloc: Option<&AllocatorTitle>) -> Check {
     let name = "allocator";
     match malloc {
-        Some(malloc) => Check::ok(name, malloc),
+        Some(malloc) => Check::ok(name, malloc.to_string()),
         None => Check::bad(
             name,
             Grade::Limited,

@@ -14,7 +14,7 @@ pub(super) const STOP_SHARE: f64 = 0.03;
 pub(super) const FIRST_INTERVAL: Duration = Duration::from_millis(50);
 /// A recording gets about so many checkpoints each time its length doubles.
 const CHECKPOINTS_PER_DOUBLING: u32 = 50;
-/// Time between two checkpoints at the most.
+/// Time between two checkpoints at most.
 pub(super) const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The time to the next checkpoint of a recording that is so old.

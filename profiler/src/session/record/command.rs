@@ -41,7 +41,7 @@ const UNRECORDED_SLEEP: Duration = Duration::from_millis(20);
 const EVENTS_PER_STEP: usize = 1 << 14;
 /// How long the reader sleeps when there is nothing to read.
 const IDLE_SLEEP: Duration = Duration::from_millis(1);
-/// Processes that are to end get a final checkpoint, in so much time at the most.
+/// Processes that are to end get a final checkpoint, in so much time at most.
 const FINAL_CHECKPOINTS_TIMEOUT: Duration = Duration::from_millis(150);
 /// How long a command that was asked to end is waited for, to say what became of it.
 const END_TIMEOUT: Duration = Duration::from_millis(200);

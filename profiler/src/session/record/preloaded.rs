@@ -1,6 +1,6 @@
 //! From the ring of preloaded recorders into the trace, with checkpoints of each process.
 //!
-//! Nothing here waits: each step takes what there is, and samples one process at the most, so that
+//! Nothing here waits: each step takes what there is, and samples one process at most, so that
 //! whoever calls can answer a signal between two of them.
 
 mod checkpoints;
@@ -28,7 +28,7 @@ const MOST_WATCHED: usize = 32;
 const CLAIM_TIMEOUT: Duration = Duration::from_millis(10);
 /// Where one was given up, others were killed with it, most likely.
 const CLAIM_TIMEOUT_AFTER_ABANDONED: Duration = Duration::from_millis(1);
-/// So long events are taken at once, at the most, before a signal can be answered.
+/// So long events are taken at once, at most, before a signal can be answered.
 const LONGEST_STEP: Duration = Duration::from_millis(50);
 /// After so many events it is asked how long that took; of a fork at once, which takes longer than
 /// other events.

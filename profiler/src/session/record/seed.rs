@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use profiler_common::{RawEvent, RecordKind};
 use profiler_core::addr::AddrRange;
+use profiler_core::glibc::MIN_CHUNK;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::residency::ResidencyMap;
 use profiler_core::span::SpanState;
-use profiler_trace::compile::{LEAST_CHUNK, parts_with_pages};
+use profiler_trace::compile::parts_with_pages;
 use profiler_trace::trace::SeedBlock;
 
 /// Free chunks are recorded in pieces of so many bytes, which merge when they are freed: asked for at once,
@@ -48,7 +49,7 @@ pub(crate) fn blocks(heap: &HeapSnapshot, residency: &ResidencyMap) -> Vec<SeedB
 /// A free chunk of glibc's as chunks that fill it.
 fn pieces(whole: SeedBlock, header: u64) -> impl Iterator<Item = SeedBlock> {
     let chunk = whole.bytes + header;
-    let count = chunk.saturating_sub(LEAST_CHUNK) / PIECE;
+    let count = chunk.saturating_sub(MIN_CHUNK) / PIECE;
     (0..=count).map(move |i| {
         let left = chunk - i * PIECE;
         let own = if i < count { PIECE } else { left };
@@ -121,8 +122,7 @@ mod tests {
 
     use super::*;
 
-    const HEADER: u64 = 8;
-
+    use profiler_core::glibc::CHUNK_HEADER;
     fn extent(kind: ExtentKind, at: u64, spans: &[(u64, SpanState)]) -> Extent {
         let mut list = SpanList::default();
         for &(bytes, state) in spans {
@@ -164,7 +164,7 @@ mod tests {
             ),
         ];
         if allocator == Allocator::Glibc {
-            heap.extents[0].block_header_bytes = HEADER;
+            heap.extents[0].block_header_bytes = CHUNK_HEADER;
         }
         heap
     }
@@ -203,7 +203,7 @@ mod tests {
     fn what_has_no_pages_of_a_free_chunk_is_left_out() {
         let mut heap = heap(Allocator::Glibc);
         heap.extents = vec![Extent {
-            block_header_bytes: HEADER,
+            block_header_bytes: CHUNK_HEADER,
             ..extent(
                 ExtentKind::Brk,
                 0x1008,
@@ -236,13 +236,14 @@ mod tests {
     #[test]
     fn pieces_of_a_free_chunk_fill_it_and_can_be_chunks() {
         for chunk in [32, 48, PIECE, PIECE + 16, PIECE + 32, 5 * PIECE + 112] {
-            let all: Vec<_> = pieces(seed(0x1020, chunk - HEADER, false), HEADER).collect();
+            let all: Vec<_> =
+                pieces(seed(0x1020, chunk - CHUNK_HEADER, false), CHUNK_HEADER).collect();
             let mut at = 0x1020;
             for piece in &all {
                 assert_eq!(piece.addr, at);
-                let bytes = piece.bytes + HEADER;
+                let bytes = piece.bytes + CHUNK_HEADER;
                 assert!(
-                    (LEAST_CHUNK..PIECE + LEAST_CHUNK).contains(&bytes),
+                    (MIN_CHUNK..PIECE + MIN_CHUNK).contains(&bytes),
                     "{bytes} of {chunk}"
                 );
                 at += bytes;

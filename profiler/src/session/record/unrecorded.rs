@@ -9,11 +9,11 @@ use profiler_target::{Executed, ProcessTree};
 
 use super::monotonic_ns;
 
-/// A program that does not map the ring is being loaded, for so long at the most.
+/// A program that does not map the ring is being loaded, for so long at most.
 const LONGEST_LOADING: Duration = Duration::from_secs(2);
-/// Programs that seem not to be recorded, at the most, until all that was written is known.
+/// Programs that seem not to be recorded, at most, until all that was written is known.
 const MOST_SUSPECTED: usize = 1024;
-/// Processes of which it is known what they execute, at the most.
+/// Processes of which it is known what they execute, at most.
 const MOST_KNOWN: usize = 16 << 10;
 /// Those that have ended are looked for at most so often.
 const CLEAR_INTERVAL: Duration = Duration::from_secs(1);

@@ -42,12 +42,12 @@ pub fn view(options: &SavedOptions) -> Result<(Ending, Option<Incomplete>), Save
             trouble: session.trouble,
         });
     }
-    let (wishes, wished) = channel();
+    let (requests, requested) = channel();
     let screen = Screen::open(move |effect| {
         // A session that is over wants nothing more.
-        let _ = wishes.send(effect);
+        let _ = requests.send(effect);
     })?;
-    let ending = browse(&mut session, &screen, &wished, &interrupted);
+    let ending = browse(&mut session, &screen, &requested, &interrupted);
     screen.leave();
     screen.close(LAST_FRAME)?;
     Ok((ending, session.trouble))
@@ -56,7 +56,7 @@ pub fn view(options: &SavedOptions) -> Result<(Ending, Option<Incomplete>), Save
 fn browse(
     session: &mut Session,
     screen: &Screen,
-    wished: &Receiver<Effect>,
+    requested: &Receiver<Effect>,
     interrupted: &AtomicBool,
 ) -> Ending {
     let mut shown = session.show(session.walks.len() - 1, screen);
@@ -67,7 +67,7 @@ fn browse(
         if interrupted.load(Ordering::Relaxed) {
             return Ending::Interrupted("a signal");
         }
-        match wished.recv_timeout(SIGNAL_POLL) {
+        match requested.recv_timeout(SIGNAL_POLL) {
             Err(RecvTimeoutError::Timeout) => {}
             // The screen is gone, and says why when it is closed.
             Err(RecvTimeoutError::Disconnected) | Ok(Effect::Quit) => return Ending::Done,

@@ -295,7 +295,7 @@ fn state(app: &App, view: &View) -> String {
             Some(_) => "Python's objects were not read by then.".to_owned(),
             None => "Python's objects are not read (--no-objects).".to_owned(),
         }),
-        ObjectsState::Planned if report.target.python.is_none() => {
+        ObjectsState::Planned if !report.target.is_python() => {
             parts.push("This is not a Python process: it has no objects to read.".to_owned());
         }
         ObjectsState::Planned if report.objects.is_none() => {

@@ -42,7 +42,7 @@ impl Sort {
     }
 
     fn key(self, row: &SizeClassRow) -> u64 {
-        let value = COLUMNS[self.column].value(row).unwrap_or(0);
+        let value = COLUMNS[self.column].amount(row).unwrap_or(0);
         if self.column == 0 {
             value
         } else {

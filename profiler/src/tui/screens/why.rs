@@ -40,7 +40,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         ]));
         lines.extend(wrapped(&finding.claim, width, theme.strong()));
         lines.extend(wrapped(
-            finding.remedy.prose,
+            &finding.remedy.prose(),
             width,
             ratatui::style::Style::new(),
         ));

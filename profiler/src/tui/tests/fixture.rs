@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::allocator::AllocatorTitle;
 use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::completeness::{Completeness, Confidence, Defect, StandStill};
 use profiler_core::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
@@ -188,7 +189,7 @@ fn report(map_pages: usize) -> FragReport {
             cmdline: vec!["celery".into(), "worker".into()],
             python: Some("CPython 3.11.2".into()),
             libc: Some("glibc 2.36".into()),
-            malloc: Some("glibc 2.36".into()),
+            malloc: Some(AllocatorTitle::parse("glibc 2.36")),
             threads: 17,
         },
         kernel: KernelCount {
@@ -482,11 +483,11 @@ fn metrics() -> Vec<Metric> {
 fn findings() -> Vec<Finding> {
     const APART: Remedy = Remedy {
         steps: &[],
-        prose: "LD_PRELOAD=libjemalloc.so.2 keeps sizes apart; measure it before the fleet gets it.",
+        sentences: "LD_PRELOAD=libjemalloc.so.2 keeps sizes apart; measure it before the fleet gets it.",
     };
     const TRIM: Remedy = Remedy {
         steps: &[],
-        prose: "Call malloc_trim(0) after each peak, or set MALLOC_TRIM_THRESHOLD_=131072.",
+        sentences: "Call malloc_trim(0) after each peak, or set MALLOC_TRIM_THRESHOLD_=131072.",
     };
     let finding = |mechanism, mib: u64, claim: &str, remedy, confidence| Finding {
         mechanism,

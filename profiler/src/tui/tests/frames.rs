@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crossterm::event::KeyCode;
 
+use profiler_core::allocator::AllocatorTitle;
 use profiler_core::text::is_harmful;
 use profiler_core::view::{Shadow, WhatIf};
 
@@ -225,7 +226,7 @@ fn no_text_of_the_target_drives_the_terminal_or_turns_what_is_beside_it() {
     let report = Arc::make_mut(&mut view.report);
     report.target.comm = hostile.into();
     report.target.libc = Some(hostile.into());
-    report.target.malloc = Some(format!("{hostile}c"));
+    report.target.malloc = Some(AllocatorTitle::Other(format!("{hostile}c")));
     view.notices = vec![hostile.into()];
     view.ended = Some(hostile.into());
     let mut app = app(120, 40);

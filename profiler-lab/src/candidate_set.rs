@@ -14,16 +14,16 @@ use super::report::Failure;
 
 /// Runs of what is random, in any case.
 const FEWEST_RUNS: u32 = 3;
-/// Runs of what is random, as long as the field has been playing for less than [`LONG`].
+/// Runs of what is random, as long as the set has been playing for less than [`LONG`].
 const RUNS: u32 = 5;
-/// Runs of what is random, as long as the field has been playing for less than [`SHORT`].
+/// Runs of what is random, as long as the set has been playing for less than [`SHORT`].
 const MOST_RUNS: u32 = 15;
 const SHORT: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(75);
 /// Of the memory that is available now, all players together may take this share.
 const MEMORY_SHARE: f64 = 0.8;
 
-/// How a field of candidates is played.
+/// How a set of candidates is played.
 #[derive(Debug)]
 pub struct ReplayConfig<'a> {
     /// Runs of each random candidate; `None` is as many as there is time for.
@@ -69,7 +69,7 @@ pub struct Outcome {
     pub sample: Option<Sample>,
 }
 
-/// How far a field is.
+/// How far a set is.
 #[derive(Copy, Clone, Debug)]
 pub struct Progress {
     /// Operations played.
@@ -119,19 +119,19 @@ pub fn run(
     config: &ReplayConfig<'_>,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Vec<Outcome> {
-    let field = Field::new(program, candidates, config, progress);
-    let players = field.players();
+    let set = CandidateSet::new(program, candidates, config, progress);
+    let players = set.players();
     thread::scope(|scope| {
         for core in 0..players {
-            let field = &field;
-            scope.spawn(move || field.work(core, players));
+            let set = &set;
+            scope.spawn(move || set.work(core, players));
         }
     });
-    let state = field.state.into_inner();
+    let state = set.state.into_inner();
     state.unwrap_or_else(PoisonError::into_inner).outcomes
 }
 
-struct Field<'a> {
+struct CandidateSet<'a> {
     program: &'a ReplayProgram,
     candidates: &'a [Candidate],
     config: &'a ReplayConfig<'a>,
@@ -143,7 +143,7 @@ struct Field<'a> {
     began: Instant,
 }
 
-impl<'a> Field<'a> {
+impl<'a> CandidateSet<'a> {
     fn new(
         program: &'a ReplayProgram,
         candidates: &'a [Candidate],

@@ -9,13 +9,13 @@ use profiler_core::allocator::Allocator as Kind;
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
 
 use super::band::Walked;
-use super::candidates::{Candidate, Reach};
+use super::candidates::{HeapCandidate, Interpretation};
 use crate::play::{PlayError, ReplayProgram, Setup, play};
 use crate::shadow::is_pressed;
 
 /// All that is to be played.
-pub(super) struct Field<'a> {
-    pub(super) candidates: Vec<Candidate>,
+pub(super) struct CandidateSet<'a> {
+    pub(super) candidates: Vec<HeapCandidate>,
     pub(super) programs: Vec<Arc<ReplayProgram>>,
     /// That of [`IDLE`].
     pub(super) idle: Option<Arc<ReplayProgram>>,
@@ -45,13 +45,13 @@ struct Outcome {
     failure: Option<String>,
 }
 
-impl Field<'_> {
+impl CandidateSet<'_> {
     pub(super) fn run(&self, players: usize) -> Predictions {
         let histories = self.programs.len();
         let all = self.candidates.iter().enumerate();
         let played = all.filter(|(_, candidate)| candidate.exact.is_none());
         let all = played.flat_map(|(number, candidate)| {
-            (0..candidate.reach.runs(histories)).map(move |run| (number, run))
+            (0..candidate.interpretation.runs(histories)).map(move |run| (number, run))
         });
         *self.state() = State {
             queue: all.collect(),
@@ -59,8 +59,8 @@ impl Field<'_> {
                 .candidates
                 .iter()
                 .map(|candidate| Outcome {
-                    resident: vec![None; candidate.reach.runs(histories)],
-                    failure: candidate.allocator.as_ref().err().cloned(),
+                    resident: vec![None; candidate.interpretation.runs(histories)],
+                    failure: candidate.failure(),
                 })
                 .collect(),
         };
@@ -140,13 +140,17 @@ impl Field<'_> {
     }
 
     fn play(&self, candidate: usize, history: usize) -> Result<u64, PlayError> {
-        let candidate = &self.candidates[candidate];
+        let HeapCandidate {
+            candidate,
+            interpretation,
+            ..
+        } = &self.candidates[candidate];
         let allocator = candidate.allocator.as_ref().ok();
         let is_last = history >= self.programs.len();
         let setup = Setup {
             preload: allocator.and_then(|allocator| allocator.object.clone()),
             env: candidate.env.variables().to_vec(),
-            trim_at_checkpoints: is_last && candidate.reach == Reach::Collected,
+            trim_at_checkpoints: is_last && *interpretation == Interpretation::Collected,
             cpus: (self.cpus > 0).then_some(self.cpus),
             memory_limit: Some(self.limit),
             background: true,
@@ -162,7 +166,7 @@ impl Field<'_> {
         let idle = self
             .idle
             .as_ref()
-            .filter(|_| candidate.reach == Reach::Idle);
+            .filter(|_| *interpretation == Interpretation::Idle);
         let first = idle.unwrap_or(&self.programs[0]);
         let program = self.programs.get(history).unwrap_or(first);
         let played = play(program, &setup, &goes_on)?;
@@ -201,7 +205,7 @@ impl Field<'_> {
 
     fn needs(
         &self,
-        candidate: &Candidate,
+        candidate: &HeapCandidate,
         outcome: &Outcome,
         baseline: Option<u64>,
     ) -> Option<Needs> {
@@ -217,10 +221,12 @@ impl Field<'_> {
         }
         let all: Vec<u64> = outcome.resident.iter().copied().collect::<Option<_>>()?;
         let is_glibc = candidate
+            .candidate
             .allocator
             .as_ref()
             .is_ok_and(|a| a.identity.is(Kind::Glibc));
-        self.walked.needs(candidate.reach, is_glibc, all, baseline?)
+        self.walked
+            .needs(candidate.interpretation, is_glibc, all, baseline?)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -228,7 +234,10 @@ impl Field<'_> {
     }
 }
 
-fn prediction(candidate: &Candidate, outcome: &Outcome, needs: Option<Needs>) -> Prediction {
+fn prediction(candidate: &HeapCandidate, outcome: &Outcome, needs: Option<Needs>) -> Prediction {
+    let HeapCandidate {
+        candidate, undoes, ..
+    } = candidate;
     let allocator = candidate.allocator.as_ref().ok();
     let listed = allocator.and_then(|allocator| allocator.listed.clone());
     let preload = listed
@@ -247,8 +256,8 @@ fn prediction(candidate: &Candidate, outcome: &Outcome, needs: Option<Needs>) ->
             .into_iter()
             .chain(candidate.env.variables().iter().cloned())
             .collect(),
-        step: candidate.step.map(str::to_owned),
-        remedies: candidate.remedies,
+        step: candidate.step.clone(),
+        remedies: *undoes,
         needs,
         runs: outcome.resident.iter().flatten().count() as u32,
         failure: outcome.failure.clone(),

@@ -1,6 +1,8 @@
 //! The part of an environment that allocators read.
 
-use profiler_core::allocator::{Allocator, List, reader_of};
+use std::fmt::{self, Display};
+
+use super::{Allocator, Assignment, GlibcSetting, List, reader_of};
 
 /// Variables with their values, in order. `LD_PRELOAD` is not among them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -8,7 +10,6 @@ pub struct Environment(Vec<(String, String)>);
 
 impl Environment {
     /// These variables.
-    #[cfg(test)]
     pub fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut environment = Self::default();
         for (name, value) in variables {
@@ -55,7 +56,12 @@ impl Environment {
         let listed = members.find(|(member, _)| *member == name);
         listed
             .map(|(_, value)| value)
-            .or_else(|| self.get(settings.own_variable(name)?))
+            .or_else(|| self.get((settings.own_variable)(name)?))
+    }
+
+    /// A setting of glibc's.
+    pub fn glibc_setting(&self, wanted: GlibcSetting) -> Option<&str> {
+        self.setting(Allocator::Glibc, wanted.tunable()?)
     }
 
     /// Changes a setting of an allocator, where it was set if it was.
@@ -68,9 +74,16 @@ impl Environment {
             let mut listed = self.members(list, settings.prefix);
             listed.any(|(member, _)| member == name)
         };
-        match settings.own_variable(name) {
+        match (settings.own_variable)(name) {
             Some(variable) if !is_listed => self.set(variable, value),
             _ => self.set_member(list, &format!("{}{name}", settings.prefix), value),
+        }
+    }
+
+    /// Changes the settings of an allocator, one after the other.
+    pub fn assign(&mut self, of: Allocator, all: &[Assignment]) {
+        for Assignment { name, value } in all {
+            self.set_setting(of, name, value);
         }
     }
 
@@ -95,6 +108,16 @@ impl Environment {
         let all = self.get(list.variable).unwrap_or_default();
         let with_prefix = all.split(list.separator);
         with_prefix.filter_map(move |one| one.strip_prefix(prefix)?.split_once(list.assignment))
+    }
+}
+
+impl Display for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, value)) in self.0.iter().enumerate() {
+            let between = if at > 0 { " " } else { "" };
+            write!(f, "{between}{name}={value}")?;
+        }
+        Ok(())
     }
 }
 
