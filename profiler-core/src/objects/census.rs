@@ -3,7 +3,7 @@
 
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
-use crate::units::{bytes, count};
+use crate::units::{bytes, count, percent};
 
 pub use super::layout::LayoutBasis;
 pub use super::pins::{Copied, Dropped};
@@ -16,6 +16,12 @@ pub struct Amount {
     /// Their bytes, as the allocator counts them, without its headers.
     pub bytes: u64,
 }
+
+/// A process of which a larger share of the objects was replaced between two looks turns over faster than it is
+/// read.
+const UNSTEADY_SHARE: f64 = 0.03;
+/// Objects that are replaced in any program, of those that are looked at twice.
+const LEAST_REPLACED: u64 = 16;
 
 impl Amount {
     pub(super) fn add(&mut self, bytes: u64) {
@@ -35,6 +41,8 @@ pub struct TypeRow {
     pub storage: Amount,
     /// Objects that the garbage collector tracks: those that `gc.get_objects()` gives.
     pub tracked: u64,
+    /// Items of all of them together, where they are containers: entries, or bytes of a `bytearray`.
+    pub entries: u64,
     /// Free bytes on the resident pages where its blocks lie, divided evenly among the live blocks of a
     /// page.
     pub pinned_free_bytes: u64,
@@ -194,6 +202,10 @@ pub struct Census {
     pub shares: Vec<AllocatorShare>,
     /// Objects that were others, or gone, when they were read a second time.
     pub changed: u64,
+    /// Objects that never change (numbers, strings, tuples) and were looked at twice: one block of sixteen.
+    pub compared: u64,
+    /// Of those, the ones in whose place there was something else the second time.
+    pub replaced: u64,
     /// Who holds what, the most bytes first.
     pub holders: Vec<Holder>,
     /// What lies on the pages of which a write has made a copy since the process was forked; `None` where
@@ -217,6 +229,24 @@ impl Census {
         let rows = self.types.iter();
         rows.map(|row| row.objects.bytes.saturating_add(row.storage.bytes))
             .fold(0, u64::saturating_add)
+    }
+
+    /// Whether so much was replaced while it was read that what is held by whom is given too small.
+    pub fn is_unsteady(&self) -> bool {
+        let share = self.compared as f64 * UNSTEADY_SHARE;
+        self.replaced >= LEAST_REPLACED && self.replaced as f64 > share
+    }
+
+    /// What that means, in a sentence or two; `None` where hardly anything was replaced.
+    pub fn unsteadiness(&self) -> Option<String> {
+        self.is_unsteady().then(|| {
+            format!(
+                "{} of the objects were replaced while they were read, so who holds how much is given too \
+                 small. `--stop-for-objects` of snapshot and explain reads them exactly, with a `--max-stop` \
+                 that is long enough.",
+                percent(self.replaced, self.compared)
+            )
+        })
     }
 
     /// Bytes of all other live blocks.

@@ -16,8 +16,10 @@ use super::layout::{
     WEAK_CALLBACK,
 };
 use super::names::Names;
-use super::scan::{MAX_VALUES_HEAD, Scanned, Source, parts};
-use super::types::{Flags, Role, Type};
+use super::scan::{
+    COMPARED, EXAMINED_BYTES, MAX_VALUES_HEAD, Scanned, Source, parts, print_of,
+};
+use super::types::{Flags, Role, Type, TypeFacts};
 use super::words::{Window, word, words};
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::TargetMemory;
@@ -85,6 +87,8 @@ pub(super) struct References {
     pub(super) graph: Graph,
     /// Objects that were others, or none, when they were read again.
     pub(super) changed: u64,
+    /// Of the objects that never change and were looked at twice, those that were others the second time.
+    pub(super) replaced: u64,
     /// Containers whose storage is no block of the walk.
     pub(super) moved: u64,
     /// Bytes that could not be read.
@@ -131,6 +135,7 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
     for part in parts {
         all.graph.append(&part.graph);
         all.changed += part.changed;
+        all.replaced += part.replaced;
         all.moved += part.moved;
         all.unreadable_bytes += part.unreadable_bytes;
     }
@@ -290,6 +295,18 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         })
     }
 
+    /// Looks whether the same object is in a block as at the first time.
+    fn compare(&mut self, block: u32, facts: &TypeFacts, head: u64, reader: &mut Reader<'_, '_, M>) {
+        let prints = &self.scanned.prints;
+        let Ok(at) = prints.binary_search_by_key(&block, |(block, _)| *block) else {
+            return;
+        };
+        let len = (reader.range.len() - head).min(EXAMINED_BYTES);
+        let now = reader.bytes(head, len);
+        let now = now.and_then(|now| print_of(self.resolve.source.layout, facts, now));
+        self.found.replaced += u64::from(now != Some(prints[at].1));
+    }
+
     /// Whether a block is a container's storage that is read when its owner is.
     fn is_read_with_owner(&self, block: u32, bytes: u64) -> bool {
         if bytes < LARGE || self.names.space(block).is_some() {
@@ -422,10 +439,13 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         reader: &mut Reader<'_, '_, M>,
     ) -> Option<()> {
         let facts = &of.facts;
+        let layout = self.resolve.source.layout;
+        if block.is_multiple_of(COMPARED) {
+            self.compare(block, facts, head, reader);
+        }
         if matches!(facts.role, Role::Leaf | Role::Str) {
             return Some(());
         }
-        let layout = self.resolve.source.layout;
         let whole = reader.range.len() - head;
         let fixed = facts.basic_size.min(whole);
         // Behind the fields of a type whose objects are all of one size is nothing but what was there

@@ -6,7 +6,6 @@ use super::census::{Amount, Census, Holder, PathStep, Via};
 use super::fold::Folded;
 use super::graph::{Dominators, NONE};
 use super::kinds::{Kind, PackedKind};
-use super::layout::{DictTable, SET_USED, SIZE};
 use super::names::{Name, Names};
 use super::pins::{CopiedTypes, NOBODY, Nesting, Owners, Pinned};
 use super::scan::Source;
@@ -414,14 +413,7 @@ impl<M: TargetMemory> Holders<'_, M> {
 
     /// How many items a container has.
     fn length(&self, of: &Type, addr: u64) -> Option<u64> {
-        let layout = self.source.layout;
-        let offset = match of.facts.role {
-            Role::List | Role::Tuple | Role::ByteArray | Role::Array => SIZE,
-            Role::Deque if layout.dict != DictTable::Open => SIZE,
-            Role::Dict => layout.dict_used(),
-            Role::Set => SET_USED,
-            _ => return None,
-        };
+        let offset = self.source.layout.length(of.facts.role)?;
         read_word(self.source.memory, addr.checked_add(offset)?)
     }
 

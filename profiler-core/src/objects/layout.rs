@@ -5,7 +5,7 @@
 //! `dictobject.h`, `cpython/code.h`, `funcobject.h`, `internal/pycore_dict.h`, `pycore_frame.h`) by
 //! `offsetof`; those of structures that stand in a `.c` file are named where they are used.
 
-use super::types::Flags;
+use super::types::{Flags, Role};
 
 /// How sure a layout is.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -339,6 +339,17 @@ impl Layout {
     /// `PyByteArrayObject.ob_bytes`.
     pub(super) fn bytearray_bytes(&self) -> u64 {
         if self.version >= (3, 0) { 32 } else { 40 }
+    }
+
+    /// Where a container of this kind has the number of its items.
+    pub(super) fn length(&self, role: Role) -> Option<u64> {
+        match role {
+            Role::List | Role::Tuple | Role::ByteArray | Role::Array => Some(SIZE),
+            Role::Deque if self.dict != DictTable::Open => Some(SIZE),
+            Role::Dict => Some(self.dict_used()),
+            Role::Set => Some(SET_USED),
+            _ => None,
+        }
     }
 
     /// `ma_used` of a dictionary.

@@ -36,7 +36,7 @@ use self::holders::Holders;
 use self::kinds::{Content, Kind, PackedKind};
 use self::layout::Layout;
 use self::names::{Name, Names};
-use self::scan::{DEBUG_HEAD, Scanned, Source, scan};
+use self::scan::{Counts, DEBUG_HEAD, Scanned, Source, scan};
 use self::types::{Role, Type, TypeTable};
 use crate::addr::AddrRange;
 use crate::allocator::Allocator;
@@ -165,6 +165,8 @@ pub fn census<M: TargetMemory + Sync>(
     if !context.stopped {
         census.changed += references.moved;
     }
+    census.compared = scanned.prints.len() as u64;
+    census.replaced = references.replaced;
     census.references = edges;
     census.gaps = gaps;
     Ok(census)
@@ -294,10 +296,11 @@ fn drop_doubtful(graph: &mut Graph, roots: &[u32], kinds: &[PackedKind], types: 
 fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Census {
     let mut rows: Vec<TypeRow> = types
         .iter()
-        .zip(scanned.tracked.iter().copied().chain(std::iter::repeat(0)))
-        .map(|(of, tracked)| TypeRow {
+        .zip(scanned.counts.iter().copied().chain(std::iter::repeat(Counts::default())))
+        .map(|(of, counts)| TypeRow {
             name: of.name.clone(),
-            tracked,
+            tracked: counts.tracked,
+            entries: counts.entries,
             ..TypeRow::default()
         })
         .collect();
@@ -373,6 +376,7 @@ fn by_name(rows: Vec<TypeRow>) -> Vec<TypeRow> {
                     sum.bytes = sum.bytes.saturating_add(more.bytes);
                 }
                 same.tracked += row.tracked;
+                same.entries = same.entries.saturating_add(row.entries);
             }
             None => {
                 places.insert(row.name.clone(), all.len());

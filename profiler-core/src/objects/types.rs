@@ -30,7 +30,7 @@ impl Flags {
     const LONG: Self = Self(1 << 24);
     const LIST: Self = Self(1 << 25);
     const TUPLE: Self = Self(1 << 26);
-    const BYTES: Self = Self(1 << 27);
+    pub(super) const BYTES: Self = Self(1 << 27);
     const UNICODE: Self = Self(1 << 28);
     const DICT: Self = Self(1 << 29);
     const TYPE: Self = Self(1 << 31);

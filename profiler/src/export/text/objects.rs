@@ -127,6 +127,9 @@ fn native(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &De
 
 fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &Detail) {
     text.title("WHO HOLDS THEM");
+    if let Some(unsteadiness) = census.unsteadiness() {
+        text.paragraph("  ", &unsteadiness);
+    }
     let titles = Holder::RETAINED.heading("");
     text.line(&format!(
         "  {titles}{} {:<BAR$} would go with",
