@@ -5,6 +5,7 @@ use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
 use crate::units::{bytes, count, percent};
 
+use super::growth::Growth;
 pub use super::layout::LayoutBasis;
 pub use super::pins::{Copied, Dropped};
 
@@ -16,6 +17,11 @@ pub struct Amount {
     /// Their bytes, as the allocator counts them, without its headers.
     pub bytes: u64,
 }
+
+/// Holders that reports have: the largest.
+pub(super) const SHOWN: usize = 100;
+/// Of the others those that grow most, if there are two censuses.
+const SHOWN_GROWING: usize = 20;
 
 /// A process of which a larger share of the objects was replaced between two looks turns over faster than it is
 /// read.
@@ -162,12 +168,19 @@ impl Holder {
         parts.join(" → ")
     }
 
-    /// What would go back if it went, in a sentence; `None` where that is not known.
+    /// What would go back if it went, in a sentence; `None` where that is not known, and for what no
+    /// program can drop.
     pub fn if_dropped(&self) -> Option<String> {
         let Dropped {
             live_bytes: live,
             unpinned_bytes: unpinned,
-        } = self.dropped?;
+        } = self.dropped.filter(|_| self.is_name)?;
+        if live == 0 {
+            return Some(
+                "If it were dropped, nothing would go back: others have blocks on all its pages."
+                    .to_owned(),
+            );
+        }
         Some(format!(
             "If it were dropped, {} would go back: {} live, {} unpinned.",
             bytes(live.saturating_add(unpinned)),
@@ -206,7 +219,7 @@ pub struct Census {
     pub compared: u64,
     /// Of those, the ones in whose place there was something else the second time.
     pub replaced: u64,
-    /// Who holds what, the most bytes first.
+    /// Who holds what, the most bytes first: more than reports have, see [`Self::shown`].
     pub holders: Vec<Holder>,
     /// What lies on the pages of which a write has made a copy since the process was forked; `None` where
     /// there are none.
@@ -229,6 +242,21 @@ impl Census {
         let rows = self.types.iter();
         rows.map(|row| row.objects.bytes.saturating_add(row.storage.bytes))
             .fold(0, u64::saturating_add)
+    }
+
+    /// The holders that a report has, with their places: the largest, and of the others those that grow most.
+    pub fn shown(&self, growth: Option<&Growth>) -> Vec<(usize, &Holder)> {
+        let mut all: Vec<(usize, &Holder)> = self.holders.iter().enumerate().take(SHOWN).collect();
+        let grown = growth.map_or(&[][..], |growth| &growth.holders);
+        let grown = grown
+            .iter()
+            .filter(|of| of.holder >= SHOWN && of.bytes > 0.0);
+        all.extend(
+            grown
+                .filter_map(|of| Some((of.holder, self.holders.get(of.holder)?)))
+                .take(SHOWN_GROWING),
+        );
+        all
     }
 
     /// Whether so much was replaced while it was read that what is held by whom is given too small.
@@ -273,4 +301,42 @@ pub enum NoCensus {
     /// No heap was walked.
     #[error("no heap was walked, so there are no blocks to look at")]
     NoBlocks,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_replaced_while_it_is_read_is_said_with_the_remedy() {
+        let steady = Census {
+            compared: 20_000,
+            replaced: 470,
+            ..Census::default()
+        };
+        assert_eq!(steady.unsteadiness(), None);
+        let unsteady = Census {
+            replaced: 15_000,
+            ..steady
+        };
+        let sentence = unsteady.unsteadiness().expect("a sentence");
+        assert!(sentence.starts_with("75.0 % of the objects"), "{sentence}");
+        assert!(sentence.contains("--stop-for-objects"), "{sentence}");
+    }
+
+    #[test]
+    fn only_a_name_can_be_dropped_and_nothing_that_goes_back_has_its_reason() {
+        let mut holder = Holder {
+            is_name: true,
+            dropped: Some(Dropped::default()),
+            ..Holder::default()
+        };
+        let sentence = holder.if_dropped().expect("a sentence");
+        assert!(
+            sentence.contains("nothing would go back: others have"),
+            "{sentence}"
+        );
+        holder.is_name = false;
+        assert_eq!(holder.if_dropped(), None);
+    }
 }

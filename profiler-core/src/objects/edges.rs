@@ -12,13 +12,11 @@ use super::dict::{DictParts, TABLE_HEAD, Table, references};
 use super::graph::Graph;
 use super::kinds::{Content, Kind, PackedKind};
 use super::layout::{
-    DictTable, LIST_ITEMS, Layout, PreHeader, SET_MASK, SET_TABLE, SIZE, TUPLE_ITEMS, TYPE_WEAK_LIST,
-    WEAK_CALLBACK,
+    DictTable, LIST_ITEMS, Layout, PreHeader, SET_MASK, SET_TABLE, SIZE, TUPLE_ITEMS,
+    TYPE_WEAK_LIST, WEAK_CALLBACK,
 };
 use super::names::Names;
-use super::scan::{
-    COMPARED, EXAMINED_BYTES, MAX_VALUES_HEAD, Scanned, Source, parts, print_of,
-};
+use super::scan::{COMPARED, EXAMINED_BYTES, MAX_VALUES_HEAD, Scanned, Source, parts, print_of};
 use super::types::{Flags, Role, Type, TypeFacts};
 use super::words::{Window, word, words};
 use crate::addr::{AddrRange, RemoteAddr};
@@ -296,7 +294,13 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
     }
 
     /// Looks whether the same object is in a block as at the first time.
-    fn compare(&mut self, block: u32, facts: &TypeFacts, head: u64, reader: &mut Reader<'_, '_, M>) {
+    fn compare(
+        &mut self,
+        block: u32,
+        facts: &TypeFacts,
+        head: u64,
+        reader: &mut Reader<'_, '_, M>,
+    ) {
         let prints = &self.scanned.prints;
         let Ok(at) = prints.binary_search_by_key(&block, |(block, _)| *block) else {
             return;
@@ -363,7 +367,8 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             let mut head = [0; STORED_HEAD];
             let now = |head: &mut [u8]| {
                 let read = source.memory.read(object, head).is_ok();
-                read.then(|| Stored::of(source.layout, role, head)).flatten()
+                read.then(|| Stored::of(source.layout, role, head))
+                    .flatten()
             };
             stored = now(&mut head).unwrap_or(stored);
             self.targets.truncate(before);
@@ -386,12 +391,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 let table = Table::of_keys(source.layout, &head)?;
                 let entries = stored.at.checked_add(table.entries)?;
                 let (stride, key) = (table.size / 8, (table.key / 8) as usize);
-                self.strided(
-                    entries,
-                    table.count * stride,
-                    stride as usize,
-                    key..key + 2,
-                )
+                self.strided(entries, table.count * stride, stride as usize, key..key + 2)
             }
             Content::SetTable => {
                 let key = self.set_key();

@@ -2,7 +2,7 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::census::{Amount, Census, Holder, PathStep, Via};
+use super::census::{Amount, Census, Holder, PathStep, SHOWN, Via};
 use super::fold::Folded;
 use super::graph::{Dominators, NONE};
 use super::kinds::{Kind, PackedKind};
@@ -16,10 +16,13 @@ use crate::heap::HeapSnapshot;
 use crate::memory::TargetMemory;
 use crate::residency::ResidencyMap;
 
-/// Holders that are reported.
-pub(super) const REPORTED: usize = 100;
-/// Candidates of each kind that are looked at for them.
-const CANDIDATES: usize = 8 * REPORTED;
+/// Holders that a census keeps at the most, so that those of them that grow are found among all.
+pub(super) const KEPT: usize = 1000;
+/// Beyond the largest, those that hold less than this are not kept, in bytes.
+pub(super) const LEAST_KEPT: u64 = 16 << 10;
+/// Names that are looked at for them, and things that several names share.
+const CANDIDATES: usize = 2 * KEPT;
+const SHARED_CANDIDATES: usize = 800;
 /// Names that are given of those who share something.
 const MAX_SHARERS: usize = 8;
 /// Nodes that are gone through in search of them, of each thing shared.
@@ -92,7 +95,9 @@ impl<M: TargetMemory> Holders<'_, M> {
         all.extend(self.shared(&retained, &counts));
         all.retain(|candidate| candidate.bytes > 0);
         all.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.number.cmp(&b.number)));
-        all.truncate(REPORTED);
+        let kept = all.iter().take(KEPT).enumerate();
+        let kept = kept.take_while(|(at, of)| *at < SHOWN || of.bytes >= LEAST_KEPT);
+        all.truncate(kept.count());
         let ends: Vec<(Vec<u32>, u32)> = all
             .iter()
             .map(|candidate| self.way_down(candidate.number, &retained, &heaviest))
@@ -182,7 +187,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         let of_names =
             (1..tree.node.len() as u32).filter(|number| tree.node[*number as usize] >= blocks);
         let mut numbers: Vec<u32> = of_names.collect();
-        largest(&mut numbers, retained);
+        largest(&mut numbers, retained, CANDIDATES);
         let mut outer = HashSet::new();
         for &number in &numbers {
             let mut at = tree.dominator[number as usize];
@@ -229,7 +234,7 @@ impl<M: TargetMemory> Holders<'_, M> {
             node < blocks && !is_space(number) && is_space(tree.dominator[number as usize])
         });
         let mut numbers: Vec<u32> = right_below.collect();
-        largest(&mut numbers, retained);
+        largest(&mut numbers, retained, SHARED_CANDIDATES);
         let mut by_names: HashMap<Vec<u32>, usize> = HashMap::new();
         let mut all: Vec<Candidate> = Vec::new();
         for number in numbers {
@@ -428,11 +433,11 @@ impl<M: TargetMemory> Holders<'_, M> {
 }
 
 /// Keeps those that retain most, in descending order.
-fn largest(numbers: &mut Vec<u32>, retained: &[u64]) {
+fn largest(numbers: &mut Vec<u32>, retained: &[u64], most: usize) {
     let key = |number: &u32| (std::cmp::Reverse(retained[*number as usize]), *number);
-    if numbers.len() > CANDIDATES {
-        numbers.select_nth_unstable_by_key(CANDIDATES, key);
-        numbers.truncate(CANDIDATES);
+    if numbers.len() > most {
+        numbers.select_nth_unstable_by_key(most, key);
+        numbers.truncate(most);
     }
     numbers.sort_unstable_by_key(key);
 }

@@ -51,7 +51,7 @@ pub use self::census::{
     AllocatorShare, Amount, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow, NoCensus,
     PathStep, TypeRow, Via,
 };
-pub use self::growth::{Growth, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
+pub use self::growth::{Growth, HolderGrowth, NativeGrowth, Rate, Step, TypeGrowth};
 pub use self::names::Root;
 
 /// What is known of the target before.
@@ -296,7 +296,13 @@ fn drop_doubtful(graph: &mut Graph, roots: &[u32], kinds: &[PackedKind], types: 
 fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Census {
     let mut rows: Vec<TypeRow> = types
         .iter()
-        .zip(scanned.counts.iter().copied().chain(std::iter::repeat(Counts::default())))
+        .zip(
+            scanned
+                .counts
+                .iter()
+                .copied()
+                .chain(std::iter::repeat(Counts::default())),
+        )
         .map(|(of, counts)| TypeRow {
             name: of.name.clone(),
             tracked: counts.tracked,

@@ -158,7 +158,7 @@ impl<M: TargetMemory> TypeTable<M> {
             let mut own = words.filter(|(at, _, after)| after.first() == Some(&at.get()));
             let found = own.find(|(at, ..)| {
                 let name = memory.read_value::<u64>(RemoteAddr::new(at.get().wrapping_add(24)));
-                let name = name.ok().and_then(|name| c_name(&memory, name));
+                let name = name.ok().and_then(|name| c_name(&memory, name, false));
                 name.is_some_and(|name| name == "type")
             });
             found.map(|(at, ..)| at.get())
@@ -215,7 +215,7 @@ impl<M: TargetMemory> TypeTable<M> {
         if of != self.root && !self.at_depth(of, depth + 1)?.flags.has(Flags::TYPE) {
             return None;
         }
-        let c_name = c_name(&self.memory, field(24)?)?;
+        let c_name = c_name(&self.memory, field(24)?, flags.has(Flags::HEAP))?;
         let base = match field(256)? {
             0 => None,
             base => Some(self.at_depth(base, depth + 1)?),

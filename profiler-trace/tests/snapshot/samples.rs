@@ -101,6 +101,7 @@ fn census() -> impl Strategy<Value = Census> {
         objects,
         storage,
         tracked,
+        entries: tracked,
         pinned_free_bytes: pinned,
         copied_bytes: pinned / 2,
     });
@@ -144,6 +145,8 @@ fn census() -> impl Strategy<Value = Census> {
         unreached: amounts.4,
         taken_at_ns: figures.0,
         changed: figures.1,
+        compared: figures.1,
+        replaced: figures.1 / 2,
         references: figures.2,
         took_ns: figures.3,
         gaps: figures.4,
@@ -338,6 +341,8 @@ fn target() -> impl Strategy<Value = Target> {
                 libc: names.pop().flatten(),
                 malloc: names.pop().flatten(),
                 threads,
+                began_ticks: (threads % 3 > 0).then_some(threads.into()),
+                boot_id: (threads % 2 > 0).then(|| threads.to_string()),
             },
         )
 }

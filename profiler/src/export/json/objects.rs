@@ -54,6 +54,15 @@ struct GrowthRow {
     live_blocks_per_second: f64,
     typed_bytes_per_second: f64,
     typed_objects_per_second: f64,
+    steady_bytes_per_second: f64,
+    steps: Vec<StepRow>,
+}
+
+/// What became larger in one step.
+#[derive(Serialize)]
+struct StepRow {
+    r#type: Option<String>,
+    bytes: f64,
 }
 
 impl GrowthRow {
@@ -65,6 +74,13 @@ impl GrowthRow {
             live_blocks_per_second: growth.live.blocks,
             typed_bytes_per_second: growth.typed.bytes,
             typed_objects_per_second: growth.typed.blocks,
+            steady_bytes_per_second: growth.steady_bytes,
+            steps: (growth.steps.iter())
+                .map(|step| StepRow {
+                    r#type: step.type_name.clone(),
+                    bytes: step.bytes,
+                })
+                .collect(),
         }
     }
 }
@@ -97,7 +113,7 @@ impl<'a> Objects<'a> {
                 growth_objects_per_second: rate.map(|rate| rate.blocks),
             }
         });
-        let holders = census.holders.iter().enumerate().map(|(at, holder)| {
+        let holders = census.shown(growth).into_iter().map(|(at, holder)| {
             let of = growth.map(|growth| growth.of_holder(at));
             Grown {
                 row: HolderRow(holder),

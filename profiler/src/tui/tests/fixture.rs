@@ -95,6 +95,7 @@ fn census(later: u64) -> Census {
         objects: amount(objects, bytes),
         storage: amount(objects, storage),
         tracked: objects,
+        entries: storage / 8,
         pinned_free_bytes: bytes / 16,
         copied_bytes: 0,
     };
@@ -190,6 +191,8 @@ fn report(map_pages: usize) -> FragReport {
             libc: Some("glibc 2.36".into()),
             malloc: Some("glibc 2.36".into()),
             threads: 17,
+            began_ticks: Some(4_200),
+            boot_id: None,
         },
         kernel: KernelCount {
             rss_bytes: 512 * MIB,
