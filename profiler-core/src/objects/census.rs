@@ -106,6 +106,8 @@ impl Via {
 pub struct PathStep {
     /// What the step before has it as, where that is no plain item.
     pub via: Option<Via>,
+    /// The attribute that the step before has it as, where that is an instance. Foreign text.
+    pub attribute: Option<String>,
     /// The type.
     pub type_name: String,
     /// How many items it has, for containers.
@@ -119,13 +121,15 @@ impl PathStep {
     pub fn text(&self) -> String {
         let via = self.via;
         let via = via.map_or_else(String::new, |via| format!("{}: ", via.name()));
+        let attribute = self.attribute.as_ref();
+        let attribute = attribute.map_or_else(String::new, |name| format!(".{name}: "));
         let length = self.length;
         let length = length.map_or_else(String::new, |length| format!(" of {}", count(length)));
         let times = match self.times {
             0 | 1 => String::new(),
             times => format!(" ({} in a row)", count(times)),
         };
-        format!("{via}{}{length}{times}", self.type_name)
+        format!("{via}{attribute}{}{length}{times}", self.type_name)
     }
 }
 

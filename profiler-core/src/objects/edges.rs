@@ -528,6 +528,14 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 self.fields(reader, at, WEAK_CALLBACK..len, &WEAK)
             }
             Role::Type => self.fields(reader, at, FIELDS..len, &[TYPE_WEAK_LIST]),
+            Role::Generator => match self.names.variables_of(block) {
+                Some((locals, nodes)) => {
+                    self.fields(reader, at, FIELDS..locals.start.min(len), &[])?;
+                    self.targets.extend(nodes);
+                    self.fields(reader, at, locals.end..len, &[])
+                }
+                None => self.fields(reader, at, FIELDS..len, &[]),
+            },
             Role::NdArray
             | Role::Module
             | Role::Function

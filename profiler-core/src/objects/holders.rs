@@ -2,6 +2,7 @@
 
 use hashbrown::{HashMap, HashSet};
 
+use super::attributes::Attributes;
 use super::census::{Amount, Census, Holder, PathStep, SHOWN, Via};
 use super::fold::Folded;
 use super::graph::{Dominators, NONE};
@@ -92,7 +93,10 @@ impl<M: TargetMemory> Holders<'_, M> {
         drop(own);
         let heaviest = tree.heaviest(&retained);
         let mut all = self.named(&retained, &counts);
-        all.extend(self.shared(&retained, &counts));
+        let shared = self.shared(&retained, &counts);
+        let outer = self.around_shared(&shared, &retained);
+        all.retain(|candidate| !outer.contains(&candidate.names[0]));
+        all.extend(shared);
         all.retain(|candidate| candidate.bytes > 0);
         all.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.number.cmp(&b.number)));
         let kept = all.iter().take(KEPT).enumerate();
@@ -233,7 +237,19 @@ impl<M: TargetMemory> Holders<'_, M> {
             let node = tree.node[number as usize];
             node < blocks && !is_space(number) && is_space(tree.dominator[number as usize])
         });
-        let mut numbers: Vec<u32> = right_below.collect();
+        // What generators' variables share with others lies anywhere.
+        let of_generators = self.names.suspended_values().filter_map(|(node, value)| {
+            let number = tree.number[self.folded.place(value) as usize];
+            let is_shared = !self.folded.is_folded(value)
+                && number != NONE
+                && number < tree.first_phase_end()
+                && !is_space(number)
+                && tree.node[tree.dominator[number as usize] as usize] != node;
+            is_shared.then_some(number)
+        });
+        let mut numbers: Vec<u32> = right_below.chain(of_generators).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
         largest(&mut numbers, retained, SHARED_CANDIDATES);
         let mut by_names: HashMap<Vec<u32>, usize> = HashMap::new();
         let mut all: Vec<Candidate> = Vec::new();
@@ -260,6 +276,27 @@ impl<M: TargetMemory> Holders<'_, M> {
             });
         }
         all
+    }
+
+    /// The names that have nearly all that they hold in something below that other names share: those are
+    /// reported.
+    fn around_shared(&self, shared: &[Candidate], retained: &[u64]) -> HashSet<u32> {
+        let blocks = self.kinds.len() as u32;
+        let mut outer = HashSet::new();
+        for candidate in shared {
+            let mut at = self.tree.dominator[candidate.number as usize];
+            for _ in 0..MAX_STEPS {
+                let is_name = self.tree.node[at as usize] >= blocks;
+                if at == 0 || is_name && candidate.bytes < retained[at as usize] / 10 * 9 {
+                    break;
+                }
+                if is_name {
+                    outer.insert(at);
+                }
+                at = self.tree.dominator[at as usize];
+            }
+        }
+        outer
     }
 
     /// Numbers of the names from which something is reached without another name between.
@@ -309,16 +346,31 @@ impl<M: TargetMemory> Holders<'_, M> {
     fn path(&self, way: &[u32]) -> Vec<PathStep> {
         let mut path: Vec<PathStep> = Vec::new();
         let mut before: Option<(&Type, u64)> = None;
+        // The dictionary of an instance, which is no step of its own.
+        let mut own_dict = None;
         for number in way {
             let Some((of, addr)) = self.object(*number) else {
                 continue;
             };
+            if let Some((before, at)) = before
+                && of.facts.role == Role::Dict
+                && self.attributes().is_dict_of(before, at, addr)
+            {
+                own_dict = Some(addr);
+                continue;
+            }
             let length = self.length(of, addr);
             let via = before.and_then(|(before, at)| self.via(before, at, addr));
+            let attribute = match (own_dict.take(), before) {
+                (Some(dict), _) => self.attributes().in_dict(dict, addr),
+                (None, Some((before, at))) => self.attributes().in_values(before, at, addr),
+                (None, None) => None,
+            };
             before = Some((of, addr));
             if let Some(last) = path.last_mut()
                 && last.type_name == of.name
                 && via.is_none()
+                && attribute.is_none()
             {
                 last.times += 1;
                 last.length = length;
@@ -329,12 +381,20 @@ impl<M: TargetMemory> Holders<'_, M> {
             }
             path.push(PathStep {
                 via,
+                attribute,
                 type_name: of.name.clone(),
                 length,
                 times: 1,
             });
         }
         path
+    }
+
+    fn attributes(&self) -> Attributes<'_, M> {
+        Attributes {
+            memory: self.source.memory,
+            layout: self.source.layout,
+        }
     }
 
     /// What an object is to a function.

@@ -155,6 +155,8 @@ pub(super) const WEAK_CALLBACK: u64 = 24;
 /// `PyTypeObject.tp_weaklist` and `tp_dict` in all versions.
 pub(super) const TYPE_WEAK_LIST: u64 = 368;
 pub(super) const TYPE_DICT: u64 = 264;
+/// `PyTypeObject.tp_dictoffset` in all versions.
+pub(super) const TYPE_DICT_OFFSET: u64 = 288;
 /// `PySetObject.used`, `mask` and `table` in all versions.
 pub(super) const SET_USED: u64 = 24;
 pub(super) const SET_MASK: u64 = 32;
@@ -348,6 +350,15 @@ impl Layout {
             Role::Deque if self.dict != DictTable::Open => Some(SIZE),
             Role::Dict => Some(self.dict_used()),
             Role::Set => Some(SET_USED),
+            _ => None,
+        }
+    }
+
+    /// `PyHeapTypeObject.ht_cached_keys` of the versions whose instances have values without a dictionary.
+    pub(super) fn cached_keys(&self) -> Option<u64> {
+        match self.version {
+            version if version >= (3, 12) => Some(880),
+            version if version >= (3, 11) => Some(872),
             _ => None,
         }
     }

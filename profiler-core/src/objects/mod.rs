@@ -6,6 +6,7 @@
 //! what each name alone keeps in memory. Nothing that an object contains is shown: types, names and
 //! lengths alone.
 
+mod attributes;
 mod blocks;
 mod census;
 mod dict;
@@ -201,6 +202,9 @@ fn references<M: TargetMemory + Sync>(
     for noted in scanned.noted.iter().filter(|n| n.role == Role::LocalDummy) {
         names.add(Name::ThreadLocal, noted.block);
     }
+    for of in frames::suspended(&resolve, residency, &scanned.noted, known) {
+        names.add_suspended(of);
+    }
     names.add_roots(|root| {
         let resolved = |words: &mut dyn Iterator<Item = u64>| {
             let mut blocks: Vec<u32> = words.filter_map(|word| resolve.target(word)).collect();
@@ -242,7 +246,7 @@ fn add_names(graph: &mut Graph, names: &Names) -> Vec<Vec<u32>> {
                 graph.push(&[*target]);
                 named.push(node);
             }
-            Name::Entry { .. } => graph.push(&[*target]),
+            Name::Entry { .. } | Name::Suspended(_) => graph.push(&[*target]),
         }
     }
     phases.insert(0, named);

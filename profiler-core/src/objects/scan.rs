@@ -334,7 +334,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         }
         if matches!(
             facts.role,
-            Role::Module | Role::Frame | Role::LocalDummy | Role::Type
+            Role::Module | Role::Frame | Role::Generator | Role::LocalDummy | Role::Type
         ) {
             self.part.noted.push(Noted {
                 block,

@@ -63,6 +63,8 @@ pub(super) enum Role {
     Function,
     Code,
     Frame,
+    /// A generator or coroutine: from 3.11 on its frame is in it.
+    Generator,
     /// `weakref.ref` and proxies.
     WeakRef,
     /// What keeps the dictionary of a `threading.local` in its thread.
@@ -72,7 +74,7 @@ pub(super) enum Role {
 }
 
 /// Names of types that C declares, and what they are.
-const BY_NAME: [(&str, Role); 20] = [
+const BY_NAME: [(&str, Role); 23] = [
     ("set", Role::Set),
     ("frozenset", Role::Set),
     ("collections.deque", Role::Deque),
@@ -83,6 +85,9 @@ const BY_NAME: [(&str, Role); 20] = [
     ("function", Role::Function),
     ("code", Role::Code),
     ("frame", Role::Frame),
+    ("generator", Role::Generator),
+    ("coroutine", Role::Generator),
+    ("async_generator", Role::Generator),
     ("weakref", Role::WeakRef),
     ("weakref.ReferenceType", Role::WeakRef),
     ("weakproxy", Role::WeakRef),

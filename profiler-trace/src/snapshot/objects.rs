@@ -51,7 +51,7 @@ fields!(PathStep {
     type_name,
     length,
     times
-});
+} later { attribute });
 
 fields!(Holder {
     name,

@@ -66,6 +66,7 @@ fn holder() -> impl Strategy<Value = Holder> {
         COUNT,
     );
     let step = step.prop_map(|(via, type_name, length, times)| PathStep {
+        attribute: None,
         via,
         type_name,
         length,

@@ -206,6 +206,7 @@ impl Serialize for HolderRow<'_> {
 #[derive(Serialize)]
 struct Step<'a> {
     via: Option<&'static str>,
+    attribute: Option<&'a str>,
     r#type: &'a str,
     length: Option<u64>,
     times: u64,
@@ -215,6 +216,7 @@ impl<'a> Step<'a> {
     fn of(step: &'a PathStep) -> Self {
         Self {
             via: step.via.map(Via::name),
+            attribute: step.attribute.as_deref(),
             r#type: &step.type_name,
             length: step.length,
             times: step.times,

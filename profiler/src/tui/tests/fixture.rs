@@ -100,6 +100,7 @@ fn census(later: u64) -> Census {
         copied_bytes: 0,
     };
     let step = |type_name: &str, length, via| PathStep {
+        attribute: None,
         via,
         type_name: type_name.into(),
         length,

@@ -81,10 +81,10 @@ fn objects_are_filtered_by_what_is_typed() {
     press(&mut app, KeyCode::Esc);
     assert!(shown(&app).contains("SESSIONS"));
     let filter = |app: &mut App| {
-        for key in [KeyCode::Char('/'), KeyCode::Char('p'), KeyCode::Enter] {
+        for key in [KeyCode::Char('/'), KeyCode::Char('l'), KeyCode::Enter] {
             press(app, key);
         }
-        assert!(shown(app).contains("/p  Esc clears"));
+        assert!(shown(app).contains("/l  Esc clears"));
         assert!(!shown(app).contains("SESSIONS"));
     };
     // One that was kept is cleared, too.
@@ -94,7 +94,7 @@ fn objects_are_filtered_by_what_is_typed() {
     // Another table has other names.
     filter(&mut app);
     press(&mut app, KeyCode::Char('t'));
-    assert!(!shown(&app).contains("/p"), "{}", shown(&app));
+    assert!(!shown(&app).contains("/l"), "{}", shown(&app));
 }
 
 #[test]
