@@ -531,8 +531,13 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             Role::Generator => match self.names.variables_of(block) {
                 Some((locals, nodes)) => {
                     self.fields(reader, at, FIELDS..locals.start.min(len), &[])?;
+                    self.fields(reader, at, locals.end..len, &[])?;
+                    // What a variable has may lie on the stack besides, for as long as it is worked with.
+                    let value = |node| self.names.of_node(node).map(|(_, value)| value);
+                    let values: Vec<u32> = nodes.clone().filter_map(value).collect();
+                    self.targets.retain(|target| !values.contains(target));
                     self.targets.extend(nodes);
-                    self.fields(reader, at, locals.end..len, &[])
+                    Some(())
                 }
                 None => self.fields(reader, at, FIELDS..len, &[]),
             },

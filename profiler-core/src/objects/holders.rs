@@ -96,7 +96,8 @@ impl<M: TargetMemory> Holders<'_, M> {
         let shared = self.shared(&retained, &counts);
         let outer = self.around_shared(&shared, &retained);
         all.retain(|candidate| !outer.contains(&candidate.names[0]));
-        all.extend(shared);
+        let inner = shared.into_iter();
+        all.extend(inner.filter(|candidate| !outer.contains(&candidate.number)));
         all.retain(|candidate| candidate.bytes > 0);
         all.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.number.cmp(&b.number)));
         let kept = all.iter().take(KEPT).enumerate();
@@ -278,19 +279,20 @@ impl<M: TargetMemory> Holders<'_, M> {
         all
     }
 
-    /// The names that have nearly all that they hold in something below that other names share: those are
-    /// reported.
+    /// Names, and things that names share, that have nearly all that they hold in something below that other
+    /// names share: that is reported instead.
     fn around_shared(&self, shared: &[Candidate], retained: &[u64]) -> HashSet<u32> {
         let blocks = self.kinds.len() as u32;
+        let numbers: HashSet<u32> = shared.iter().map(|candidate| candidate.number).collect();
         let mut outer = HashSet::new();
         for candidate in shared {
             let mut at = self.tree.dominator[candidate.number as usize];
             for _ in 0..MAX_STEPS {
-                let is_name = self.tree.node[at as usize] >= blocks;
-                if at == 0 || is_name && candidate.bytes < retained[at as usize] / 10 * 9 {
+                let is_reported = self.tree.node[at as usize] >= blocks || numbers.contains(&at);
+                if at == 0 || is_reported && candidate.bytes < retained[at as usize] / 10 * 9 {
                     break;
                 }
-                if is_name {
+                if is_reported {
                     outer.insert(at);
                 }
                 at = self.tree.dominator[at as usize];
