@@ -361,7 +361,7 @@ impl HugeOccupancyRow {
 
 impl TypeRow {
     /// Figures of a type, in the order of files.
-    pub const COLUMNS: [Column<Self>; 7] = {
+    pub const COLUMNS: [Column<Self>; 8] = {
         let [objects, bytes, storage] = Self::SHOWN;
         [
             objects,
@@ -373,6 +373,7 @@ impl TypeRow {
                 row.pinned_free_bytes
             }),
             Column::of("copied_bytes", Unit::Bytes, |row| row.copied_bytes),
+            Column::of("entries", Unit::Objects, |row| row.entries),
         ]
     };
 

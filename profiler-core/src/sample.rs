@@ -89,6 +89,22 @@ pub struct Target {
     pub malloc: Option<AllocatorTitle>,
     /// Threads at that moment.
     pub threads: u32,
+    /// When it began, in clock ticks since its host did (`/proc/PID/stat`, `starttime`); `None` of a core.
+    pub began_ticks: Option<u64>,
+    /// Which start of the host that was (`/proc/sys/kernel/random/boot_id`); `None` where it is not known.
+    pub boot_id: Option<String>,
+}
+
+impl Target {
+    /// Whether both may be the same process: what is known of both is equal.
+    pub fn may_be(&self, other: &Self) -> bool {
+        fn agree<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> bool {
+            a.zip(b).is_none_or(|(a, b)| a == b)
+        }
+        self.pid == other.pid
+            && agree(self.began_ticks.as_ref(), other.began_ticks.as_ref())
+            && agree(self.boot_id.as_ref(), other.boot_id.as_ref())
+    }
 }
 
 impl Target {

@@ -97,6 +97,21 @@ fn a_name_without_an_end_or_with_control_characters_names_no_type() {
 }
 
 #[test]
+fn a_class_with_control_characters_in_its_name_is_a_type_and_shown_escaped() {
+    let mut objects = sound();
+    let census = objects.census().expect("a census");
+    let class = of_type(&census, "app.Order").objects;
+    // Its name is the only text of these bytes in the heap that ends a block.
+    let heap = profiler_testing::images::objects::HEAP + 4 * LIST_BYTES;
+    let mut places = (heap..heap + 0x4000).step_by(16);
+    let name = places.find(|&at| objects.image.get(at) == u64::from_le_bytes(*b"Order\0\0\0"));
+    let name = name.expect("the name of the class");
+    objects.image.bytes_mut(name)[..7].copy_from_slice(b"\x1b[31mX\0");
+    let census = objects.census().expect("a census");
+    assert_eq!(of_type(&census, "app.\\x1b[31mX").objects, class);
+}
+
+#[test]
 fn damage_never_panics_always_ends_and_adds_up() {
     let config = Config {
         failure_persistence: None,

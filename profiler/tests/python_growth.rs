@@ -214,3 +214,96 @@ fn a_core_has_objects_in_its_explanation() {
         "{shown}"
     );
 }
+
+#[test]
+fn one_table_that_is_enlarged_is_no_leak() {
+    let program = "
+import sys, time
+D = dict.fromkeys(range(87381))
+print('ready', flush=True)
+sys.stdin.readline()
+for key in range(100):
+    D['%d' % key] = None
+print('done', flush=True)
+time.sleep(1000)
+";
+    let mut child = Child::python(program);
+    let pid = child.pid().to_string();
+    let folder = tempfile::tempdir().expect("a folder");
+    let [before, after] =
+        ["before", "after"].map(|name| folder.path().join(format!("{name}.fragsnap")));
+    let save = |file: &Path| {
+        let args = ["snapshot", "--objects", "--pid", &pid, "-o", text(file)];
+        assert!(fragscope(&args).status.success());
+    };
+    save(&before);
+    assert_eq!(child.ask("go"), "done");
+    save(&after);
+    let explain = |later: &Path, earlier: &Path| {
+        fragscope(&[
+            "explain",
+            "--no-predict",
+            text(later),
+            "--since",
+            text(earlier),
+        ])
+    };
+    let shown = String::from_utf8(explain(&after, &before).stdout).expect("UTF-8");
+    let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("Not growing"), "{shown}");
+    assert!(
+        words.contains("`dict` took") && words.contains("in one step"),
+        "{shown}"
+    );
+    // In the other order, or with another process, nothing is compared.
+    let reversed = explain(&before, &after);
+    let why = String::from_utf8(reversed.stderr).expect("UTF-8");
+    assert!(
+        !reversed.status.success() && why.contains("is no earlier session"),
+        "{why}"
+    );
+    let other = Child::python("import sys; print('ready', flush=True); sys.stdin.readline()");
+    let pid = other.pid().to_string();
+    let of_other = folder.path().join("other.fragsnap");
+    let args = [
+        "snapshot",
+        "--objects",
+        "--pid",
+        &pid,
+        "-o",
+        text(&of_other),
+    ];
+    assert!(fragscope(&args).status.success());
+    let wrong = explain(&of_other, &before);
+    let why = String::from_utf8(wrong.stderr).expect("UTF-8");
+    assert!(
+        !wrong.status.success() && why.contains("is of process"),
+        "{why}"
+    );
+}
+
+#[test]
+fn who_grows_is_named_though_a_hundred_others_hold_more() {
+    let program = "
+import time
+for i in range(150):
+    globals()['STATIC_%03d' % i] = ['s%d_%d' % (i, j) for j in range(1500)]
+class Item(object):
+    pass
+PENDING = {}
+print('ready', flush=True)
+n = 0
+while n < 4000:
+    PENDING[n] = Item()
+    n += 1
+    time.sleep(0.001)
+time.sleep(1000)
+";
+    let child = Child::python(program);
+    let pid = child.pid().to_string();
+    let snapshot = json(&fragscope(&[
+        "snapshot", "--json", "--growth", "2s", "--pid", &pid,
+    ]));
+    let verdict = snapshot["verdict"].as_str().expect("a verdict");
+    assert!(verdict.contains("`__main__.PENDING` (dict)"), "{verdict}");
+}

@@ -239,3 +239,130 @@ fn what_is_no_python_says_so() {
     let notices = snapshot["notices"].to_string();
     assert!(notices.contains("not a Python process"), "{notices}");
 }
+
+/// A cache at full speed: each entry is replaced within a second.
+const CHURNING: &str = "
+import collections
+LRU = collections.OrderedDict()
+n = 0
+while True:
+    LRU[n] = (str(n), [n] * 5, {'a': n})
+    n += 1
+    if len(LRU) > 60000:
+        LRU.popitem(last=False)
+    if n == 120000:
+        print('ready', flush=True)
+";
+
+#[test]
+fn what_turns_over_faster_than_it_is_read_is_said() {
+    let child = Child::python(CHURNING);
+    let unsteady = objects(child.pid(), &["--objects"]);
+    assert_eq!(unsteady["is_unsteady"], true, "{unsteady:#}");
+    let pid = child.pid().to_string();
+    let shown = fragscope(&["snapshot", "--objects", "--pid", &pid]);
+    let shown = String::from_utf8(shown.stdout).expect("UTF-8");
+    assert!(shown.contains("--stop-for-objects"), "{shown}");
+    let exact = eventually("a stop", || {
+        let exact = objects(child.pid(), &["--stop-for-objects", "--max-stop", "20s"]);
+        (exact["exact"] == true).then_some(exact)
+    });
+    assert_eq!(exact["is_unsteady"], false);
+    assert_eq!(exact["replaced_objects"], 0);
+    let retained = |of: &Value| number(holder(of, "__main__.LRU"), "retained_bytes");
+    let length = number(holder(&exact, "__main__.LRU"), "length");
+    assert!((60_000..=60_001).contains(&length), "{length}");
+    // Its table is read where it is when it is read: no reading gives next to nothing.
+    assert!(
+        retained(&unsteady) * 2 > retained(&exact),
+        "{} of {}",
+        retained(&unsteady),
+        retained(&exact)
+    );
+}
+
+#[test]
+fn explain_reads_in_the_stop_if_it_is_asked_to() {
+    let child = Child::python(CHURNING);
+    let pid = child.pid().to_string();
+    let shown = eventually("two stops", || {
+        let output = fragscope(&[
+            "explain",
+            "--no-predict",
+            "--growth",
+            "1s",
+            "--stop-for-objects",
+            "--max-stop",
+            "20s",
+            "--pid",
+            &pid,
+        ]);
+        let shown = String::from_utf8(output.stdout).expect("UTF-8");
+        shown
+            .contains("while the target stood still")
+            .then_some(shown)
+    });
+    assert!(shown.contains("Not growing"), "{shown}");
+    assert!(!shown.contains("were replaced while"), "{shown}");
+}
+
+#[test]
+fn a_class_whose_name_has_control_characters_is_a_type() {
+    let child = Child::python(
+        "
+import sys
+T = type('odd\\x1b[31mRED', (object,), {})
+TS = [T() for i in range(5000)]
+print('ready', flush=True)
+sys.stdin.readline()
+",
+    );
+    let objects = objects(child.pid(), &["--objects"]);
+    let of_type = of_type(&objects, "__main__.odd\\x1b[31mRED");
+    assert_eq!(number(of_type, "objects"), 5000, "{objects:#}");
+    assert_eq!(holder(&objects, "__main__.TS")["length"], 5000);
+}
+
+#[test]
+fn what_coroutines_hold_has_the_name_of_their_variables_and_attributes() {
+    let program = "
+import asyncio
+class Conn(object):
+    def __init__(self):
+        self.buf = bytearray(200)
+class Server(object):
+    def __init__(self):
+        self.routes = {}
+        self.conns = {i: Conn() for i in range(20000)}
+    async def accept(self):
+        rows = [b'row%d' % i for i in range(20000)]
+        await asyncio.sleep(1000)
+async def main():
+    task = asyncio.get_running_loop().create_task(Server().accept())
+    await asyncio.sleep(0.2)
+    print('ready', flush=True)
+    await task
+asyncio.run(main())
+";
+    for python in readable() {
+        if python.version < (3, 11) {
+            continue;
+        }
+        let mut command = Command::new(&python.path);
+        command.args(["-c", program]);
+        let child = Child::run(command);
+        let objects = objects(child.pid(), &["--objects"]);
+        let what = format!("{python:?}");
+        let rows = holder(&objects, "__main__.Server.accept(): rows");
+        assert_eq!(rows["length"], 20_000, "{rows:#}, {what}");
+        let server = holder(&objects, "__main__.Server.accept(): self");
+        let path = server["path"].as_array().expect("a path");
+        let conns = path.iter().find(|step| step["attribute"] == "conns");
+        let conns = conns.unwrap_or_else(|| panic!("no attribute: {server:#}, {what}"));
+        assert_eq!(
+            (&conns["type"], &conns["length"]),
+            (&"dict".into(), &20_000.into())
+        );
+        assert_eq!(server["item_type"], "__main__.Conn", "{what}");
+    }
+}

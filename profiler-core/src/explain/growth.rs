@@ -21,20 +21,34 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
         format!("{} ({} of {name})", bytes(free), percent(free, rss))
     };
     if !growth.is_growing {
-        return Some(match is_fragmented {
-            true => format!("Not growing: fragmentation, {}.", share()),
-            false => format!("Not growing{}.", held(census)),
-        });
+        return Some(
+            match is_fragmented {
+                true => format!("Not growing: fragmentation, {}.", share()),
+                false => format!("Not growing{}.", held(census)),
+            } + &step(growth),
+        );
     }
     let cause = cause(census, growth);
     let answer = format!(
         "Growing {}/s: {cause}; no allocator helps",
-        rate(growth.live.bytes)
+        rate(growth.steady_bytes)
     );
     Some(match is_fragmented {
         true => format!("{answer} with that. Besides, fragmentation: {}.", share()),
         false => format!("{answer}."),
     })
+}
+
+/// What became larger once, where that is worth a sentence.
+fn step(growth: &Growth) -> String {
+    let Some(step) = growth.notable_step() else {
+        return String::new();
+    };
+    let what = match &step.type_name {
+        Some(of) => format!("`{of}` took {} more in one step", rate(step.bytes)),
+        None => format!("a native block took {} more in one step", rate(step.bytes)),
+    };
+    format!(" {what}, as a table that is enlarged: a longer --growth shows whether that repeats.")
 }
 
 /// Who holds most of a heap that does not grow.
@@ -53,7 +67,7 @@ fn held(census: &Census) -> String {
 
 /// What makes a process grow: a name that gains, else a type, else native blocks.
 fn cause(census: &Census, growth: &Growth) -> String {
-    let least = growth.live.bytes * NAMED_SHARE;
+    let least = growth.steady_bytes * NAMED_SHARE;
     let native = growth.live.bytes - growth.typed.bytes;
     if native > growth.typed.bytes
         && let Some(of) = growth.native.first()
@@ -66,7 +80,8 @@ fn cause(census: &Census, growth: &Growth) -> String {
             count(of.rate.blocks.max(0.0).round() as u64)
         );
     }
-    let mut named = growth.holders.iter().filter(|of| of.bytes >= least);
+    let grown = growth.holders.iter().filter(|of| of.has_more);
+    let mut named = grown.filter(|of| of.bytes >= least);
     let named = named.find_map(|of| Some((of, census.holders.get(of.holder)?)));
     if let Some((of, holder)) = named {
         let what = match holder.is_name {

@@ -3,8 +3,9 @@
 
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
-use crate::units::{bytes, count};
+use crate::units::{bytes, count, percent};
 
+use super::growth::Growth;
 pub use super::layout::LayoutBasis;
 pub use super::pins::{Copied, Dropped};
 
@@ -16,6 +17,17 @@ pub struct Amount {
     /// Their bytes, as the allocator counts them, without its headers.
     pub bytes: u64,
 }
+
+/// Holders that reports have: the largest.
+pub(super) const SHOWN: usize = 100;
+/// Of the others those that grow most, if there are two censuses.
+const SHOWN_GROWING: usize = 20;
+
+/// A process of which a larger share of the objects was replaced between two looks turns over faster than it is
+/// read.
+const UNSTEADY_SHARE: f64 = 0.03;
+/// Objects that are replaced in any program, of those that are looked at twice.
+const LEAST_REPLACED: u64 = 16;
 
 impl Amount {
     pub(super) fn add(&mut self, bytes: u64) {
@@ -35,6 +47,8 @@ pub struct TypeRow {
     pub storage: Amount,
     /// Objects that the garbage collector tracks: those that `gc.get_objects()` gives.
     pub tracked: u64,
+    /// Items of all of them together, where they are containers: entries, or bytes of a `bytearray`.
+    pub entries: u64,
     /// Free bytes on the resident pages where its blocks lie, divided evenly among the live blocks of a
     /// page.
     pub pinned_free_bytes: u64,
@@ -92,6 +106,8 @@ impl Via {
 pub struct PathStep {
     /// What the step before has it as, where that is no plain item.
     pub via: Option<Via>,
+    /// The attribute that the step before has it as, where that is an instance. Foreign text.
+    pub attribute: Option<String>,
     /// The type.
     pub type_name: String,
     /// How many items it has, for containers.
@@ -105,13 +121,15 @@ impl PathStep {
     pub fn text(&self) -> String {
         let via = self.via;
         let via = via.map_or_else(String::new, |via| format!("{}: ", via.name()));
+        let attribute = self.attribute.as_ref();
+        let attribute = attribute.map_or_else(String::new, |name| format!(".{name}: "));
         let length = self.length;
         let length = length.map_or_else(String::new, |length| format!(" of {}", count(length)));
         let times = match self.times {
             0 | 1 => String::new(),
             times => format!(" ({} in a row)", count(times)),
         };
-        format!("{via}{}{length}{times}", self.type_name)
+        format!("{via}{attribute}{}{length}{times}", self.type_name)
     }
 }
 
@@ -154,12 +172,19 @@ impl Holder {
         parts.join(" → ")
     }
 
-    /// What would go back if it went, in a sentence; `None` where that is not known.
+    /// What would go back if it went, in a sentence; `None` where that is not known, and for what no
+    /// program can drop.
     pub fn if_dropped(&self) -> Option<String> {
         let Dropped {
             live_bytes: live,
             unpinned_bytes: unpinned,
-        } = self.dropped?;
+        } = self.dropped.filter(|_| self.is_name)?;
+        if live == 0 {
+            return Some(
+                "If it were dropped, nothing would go back: others have blocks on all its pages."
+                    .to_owned(),
+            );
+        }
         Some(format!(
             "If it were dropped, {} would go back: {} live, {} unpinned.",
             bytes(live.saturating_add(unpinned)),
@@ -194,7 +219,11 @@ pub struct Census {
     pub shares: Vec<AllocatorShare>,
     /// Objects that were others, or gone, when they were read a second time.
     pub changed: u64,
-    /// Who holds what, the most bytes first.
+    /// Objects that never change (numbers, strings, tuples) and were looked at twice: one block of sixteen.
+    pub compared: u64,
+    /// Of those, the ones in whose place there was something else the second time.
+    pub replaced: u64,
+    /// Who holds what, the most bytes first: more than reports have, see [`Self::shown`].
     pub holders: Vec<Holder>,
     /// What lies on the pages of which a write has made a copy since the process was forked; `None` where
     /// there are none.
@@ -217,6 +246,39 @@ impl Census {
         let rows = self.types.iter();
         rows.map(|row| row.objects.bytes.saturating_add(row.storage.bytes))
             .fold(0, u64::saturating_add)
+    }
+
+    /// The holders that a report has, with their places: the largest, and of the others those that grow most.
+    pub fn shown(&self, growth: Option<&Growth>) -> Vec<(usize, &Holder)> {
+        let mut all: Vec<(usize, &Holder)> = self.holders.iter().enumerate().take(SHOWN).collect();
+        let grown = growth.map_or(&[][..], |growth| &growth.holders);
+        let grown = grown
+            .iter()
+            .filter(|of| of.holder >= SHOWN && of.bytes > 0.0);
+        all.extend(
+            grown
+                .filter_map(|of| Some((of.holder, self.holders.get(of.holder)?)))
+                .take(SHOWN_GROWING),
+        );
+        all
+    }
+
+    /// Whether so much was replaced while it was read that what is held by whom is given too small.
+    pub fn is_unsteady(&self) -> bool {
+        let share = self.compared as f64 * UNSTEADY_SHARE;
+        self.replaced >= LEAST_REPLACED && self.replaced as f64 > share
+    }
+
+    /// What that means, in a sentence or two; `None` where hardly anything was replaced.
+    pub fn unsteadiness(&self) -> Option<String> {
+        self.is_unsteady().then(|| {
+            format!(
+                "{} of the objects were replaced while they were read, so who holds how much is given too \
+                 small. `--stop-for-objects` of snapshot and explain reads them exactly, with a `--max-stop` \
+                 that is long enough.",
+                percent(self.replaced, self.compared)
+            )
+        })
     }
 
     /// Bytes of all other live blocks.
@@ -243,4 +305,42 @@ pub enum NoCensus {
     /// No heap was walked.
     #[error("no heap was walked, so there are no blocks to look at")]
     NoBlocks,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_replaced_while_it_is_read_is_said_with_the_remedy() {
+        let steady = Census {
+            compared: 20_000,
+            replaced: 470,
+            ..Census::default()
+        };
+        assert_eq!(steady.unsteadiness(), None);
+        let unsteady = Census {
+            replaced: 15_000,
+            ..steady
+        };
+        let sentence = unsteady.unsteadiness().expect("a sentence");
+        assert!(sentence.starts_with("75.0 % of the objects"), "{sentence}");
+        assert!(sentence.contains("--stop-for-objects"), "{sentence}");
+    }
+
+    #[test]
+    fn only_a_name_can_be_dropped_and_nothing_that_goes_back_has_its_reason() {
+        let mut holder = Holder {
+            is_name: true,
+            dropped: Some(Dropped::default()),
+            ..Holder::default()
+        };
+        let sentence = holder.if_dropped().expect("a sentence");
+        assert!(
+            sentence.contains("nothing would go back: others have"),
+            "{sentence}"
+        );
+        holder.is_name = false;
+        assert_eq!(holder.if_dropped(), None);
+    }
 }

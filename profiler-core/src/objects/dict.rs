@@ -151,7 +151,7 @@ pub(super) fn entries<M: TargetMemory>(
 
 /// Where the value of this number is in an array of values (`PyDictValues`; from 3.13 on it has a head of
 /// four bytes, up to then what `ma_values` points to has only values behind it).
-fn values_at(layout: &Layout, values: u64, number: u64) -> Option<u64> {
+pub(super) fn values_at(layout: &Layout, values: u64, number: u64) -> Option<u64> {
     let head = if layout.version >= (3, 13) { 8 } else { 0 };
     values.checked_add(head + number * 8)
 }

@@ -12,12 +12,12 @@ use super::dict::{DictParts, TABLE_HEAD, Table, references};
 use super::graph::Graph;
 use super::kinds::{Content, Kind, PackedKind};
 use super::layout::{
-    DictTable, LIST_ITEMS, PreHeader, SET_MASK, SET_TABLE, SIZE, TUPLE_ITEMS, TYPE_WEAK_LIST,
-    WEAK_CALLBACK,
+    DictTable, LIST_ITEMS, Layout, PreHeader, SET_MASK, SET_TABLE, SIZE, TUPLE_ITEMS,
+    TYPE_WEAK_LIST, WEAK_CALLBACK,
 };
 use super::names::Names;
-use super::scan::{MAX_VALUES_HEAD, Scanned, Source, parts};
-use super::types::{Flags, Role, Type};
+use super::scan::{COMPARED, EXAMINED_BYTES, MAX_VALUES_HEAD, Scanned, Source, parts, print_of};
+use super::types::{Flags, Role, Type, TypeFacts};
 use super::words::{Window, word, words};
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::TargetMemory;
@@ -26,8 +26,13 @@ use crate::memory::TargetMemory;
 const PIECE: u64 = 48 << 12;
 /// Bytes of native blocks that are looked at: what has references to Python's objects is smaller.
 const MAX_NATIVE: u64 = 1 << 20;
-/// Words that are read of storage that has moved.
-const MAX_MOVED: u64 = 1 << 28;
+/// Words that are read of the storage of one container.
+const MAX_STORAGE: u64 = 1 << 28;
+/// Storage of more bytes is read with its owner: it moves when it grows, and an owner that was read long
+/// before or after would not refer to it any more.
+const LARGE: u64 = 64 << 10;
+/// How often a large table is read that is another's when it has been read.
+const TRIES: usize = 4;
 /// Where a small table is in a set or in a dictionary of 2.7, and how many words it has.
 const SET_SMALL_TABLE: (u64, u64) = (64, 16);
 const SET_SMALL_TABLE_2: (u64, u64) = (56, 16);
@@ -80,6 +85,8 @@ pub(super) struct References {
     pub(super) graph: Graph,
     /// Objects that were others, or none, when they were read again.
     pub(super) changed: u64,
+    /// Of the objects that never change and were looked at twice, those that were others the second time.
+    pub(super) replaced: u64,
     /// Containers whose storage is no block of the walk.
     pub(super) moved: u64,
     /// Bytes that could not be read.
@@ -126,6 +133,7 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
     for part in parts {
         all.graph.append(&part.graph);
         all.changed += part.changed;
+        all.replaced += part.replaced;
         all.moved += part.moved;
         all.unreadable_bytes += part.unreadable_bytes;
     }
@@ -193,6 +201,9 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 let end = len.min(u64::from(words.end) * 8);
                 let from = end.min(u64::from(words.start) * 8);
                 let len = end - from;
+                if self.is_read_with_owner(block, reader.range.len()) {
+                    return Some(());
+                }
                 match content {
                     Content::Bytes => Some(()),
                     Content::Words => reader.words(from, len, |addr| self.refer(addr)),
@@ -282,47 +293,142 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         })
     }
 
-    /// Takes words of a container's storage that is no block of the walk: it has grown since, or lies in
-    /// memory that no heap was walked of.
-    fn moved(&mut self, storage: u64, count: u64, stride: usize, taken: Range<usize>) {
-        if storage == 0 || count == 0 || self.resolve.source.index.at(storage).is_some() {
+    /// Looks whether the same object is in a block as at the first time.
+    fn compare(
+        &mut self,
+        block: u32,
+        facts: &TypeFacts,
+        head: u64,
+        reader: &mut Reader<'_, '_, M>,
+    ) {
+        let prints = &self.scanned.prints;
+        let Ok(at) = prints.binary_search_by_key(&block, |(block, _)| *block) else {
             return;
+        };
+        let len = (reader.range.len() - head).min(EXAMINED_BYTES);
+        let now = reader.bytes(head, len);
+        let now = now.and_then(|now| print_of(self.resolve.source.layout, facts, now));
+        self.found.replaced += u64::from(now != Some(prints[at].1));
+    }
+
+    /// Whether a block is a container's storage that is read when its owner is.
+    fn is_read_with_owner(&self, block: u32, bytes: u64) -> bool {
+        if bytes < LARGE || self.names.space(block).is_some() {
+            return false;
         }
-        self.found.moved += 1;
-        let (end, mut nth) = (count.min(MAX_MOVED) * 8, 0);
+        let Kind::Storage { of, content } = self.scanned.kinds[block as usize].get() else {
+            return false;
+        };
+        let role = self.types[of as usize].facts.role;
+        matches!(
+            (role, content),
+            (Role::List, Content::Words)
+                | (Role::Dict, Content::DictKeys)
+                | (Role::Set, Content::SetTable)
+        )
+    }
+
+    /// Whether storage is to be read with its owner: it is large, or was not such storage when blocks were
+    /// looked at first, because it has been moved since.
+    fn place_of(&self, owner: u32, stored: &Stored) -> Place {
+        let Some((block, _)) = self.resolve.source.index.at(stored.at) else {
+            return Place::Moved;
+        };
+        // Names were taken of those of a namespace, and small tables of sets are in the set.
+        if block == owner || self.names.space(block).is_some() {
+            return Place::Elsewhere;
+        }
+        match self.scanned.kinds[block as usize].get() {
+            Kind::Storage { content, .. } if content == stored.content => {
+                let bytes = self.resolve.source.index.bytes(block);
+                match self.is_read_with_owner(block, bytes) {
+                    true => Place::Large,
+                    false => Place::Elsewhere,
+                }
+            }
+            _ => Place::Moved,
+        }
+    }
+
+    /// Takes the storage that an object's own words say it has, if that is read with it. While it is read
+    /// the object may get another: then that is read.
+    fn own_storage(&mut self, owner: u32, object: RemoteAddr, role: Role, stored: Option<Stored>) {
+        let Some(mut stored) = stored.filter(|_| self.names.space(owner).is_none()) else {
+            return;
+        };
+        let source = self.resolve.source;
+        let before = self.targets.len();
+        for attempt in 0..TRIES {
+            match self.place_of(owner, &stored) {
+                Place::Elsewhere => return,
+                Place::Moved if attempt == 0 => self.found.moved += 1,
+                Place::Moved | Place::Large => {}
+            }
+            let mut head = [0; STORED_HEAD];
+            let now = |head: &mut [u8]| {
+                let read = source.memory.read(object, head).is_ok();
+                read.then(|| Stored::of(source.layout, role, head))
+                    .flatten()
+            };
+            stored = now(&mut head).unwrap_or(stored);
+            self.targets.truncate(before);
+            let read = self.storage(&stored);
+            match now(&mut head) {
+                Some(later) if later.at != stored.at || read.is_none() => stored = later,
+                _ => return,
+            }
+        }
+    }
+
+    /// Takes the references in storage; `None` where it cannot be read to the end.
+    fn storage(&mut self, stored: &Stored) -> Option<()> {
+        let source = self.resolve.source;
+        match stored.content {
+            Content::DictKeys => {
+                let mut head = [0; TABLE_HEAD as usize];
+                let at = RemoteAddr::new(stored.at);
+                source.memory.read(at, &mut head).ok()?;
+                let table = Table::of_keys(source.layout, &head)?;
+                let entries = stored.at.checked_add(table.entries)?;
+                let (stride, key) = (table.size / 8, (table.key / 8) as usize);
+                self.strided(entries, table.count * stride, stride as usize, key..key + 2)
+            }
+            Content::SetTable => {
+                let key = self.set_key();
+                self.strided(stored.at, stored.words, 2, key..key + 1)
+            }
+            _ => self.strided(stored.at, stored.words, 1, 0..1),
+        }
+    }
+
+    /// Takes the words `taken` of each `stride` of `count`, wherever they are.
+    fn strided(
+        &mut self,
+        start: u64,
+        count: u64,
+        stride: usize,
+        taken: Range<usize>,
+    ) -> Option<()> {
+        let (end, mut nth) = (count.min(MAX_STORAGE) * 8, 0);
+        let mut piece = std::mem::take(&mut self.piece);
+        let mut all = Some(());
         for from in (0..end).step_by(PIECE as usize) {
-            let mut piece = std::mem::take(&mut self.piece);
             piece.resize(PIECE.min(end - from) as usize, 0);
-            let at = storage.checked_add(from).map(RemoteAddr::new);
+            let at = start.checked_add(from).map(RemoteAddr::new);
             let read = at.is_some_and(|at| self.resolve.source.memory.read(at, &mut piece).is_ok());
-            for word in words(&piece).take_while(|_| read) {
+            if !read {
+                all = None;
+                break;
+            }
+            for word in words(&piece) {
                 if taken.contains(&(nth % stride)) {
                     self.refer(word);
                 }
                 nth += 1;
             }
-            self.piece = piece;
-            if !read {
-                return;
-            }
         }
-    }
-
-    /// The same of a dictionary's table.
-    fn moved_table(&mut self, block: u32, at: u64) {
-        let source = self.resolve.source;
-        // Names were taken of those of a namespace.
-        if self.names.space(block).is_some() || source.index.at(at).is_some() {
-            return;
-        }
-        let mut head = [0; TABLE_HEAD as usize];
-        let read = source.memory.read(RemoteAddr::new(at), &mut head).is_ok();
-        let table = read.then(|| Table::of_keys(source.layout, &head)).flatten();
-        let entries = table.and_then(|table| Some((table, at.checked_add(table.entries)?)));
-        if let Some((table, entries)) = entries {
-            let (stride, key) = (table.size / 8, (table.key / 8) as usize);
-            self.moved(entries, table.count * stride, stride as usize, key..key + 2);
-        }
+        self.piece = piece;
+        all
     }
 
     fn object(
@@ -333,10 +439,13 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         reader: &mut Reader<'_, '_, M>,
     ) -> Option<()> {
         let facts = &of.facts;
+        let layout = self.resolve.source.layout;
+        if block.is_multiple_of(COMPARED) {
+            self.compare(block, facts, head, reader);
+        }
         if matches!(facts.role, Role::Leaf | Role::Str) {
             return Some(());
         }
-        let layout = self.resolve.source.layout;
         let whole = reader.range.len() - head;
         let fixed = facts.basic_size.min(whole);
         // Behind the fields of a type whose objects are all of one size is nothing but what was there
@@ -349,12 +458,8 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         }
         let size = word(first, SIZE).unwrap_or(0);
         let parts = DictParts::of(layout, first);
-        let items = word(first, LIST_ITEMS).unwrap_or(0);
-        let set_table = match facts.role {
-            Role::Set => (word(first, SET_TABLE)?, word(first, SET_MASK)?),
-            _ => (0, 0),
-        };
-        let used = word(first, layout.dict_used()).unwrap_or(0);
+        let stored = Stored::of(layout, facts.role, first);
+        let address = reader.range.start().checked_add(head)?;
         if facts.flags.has(Flags::MANAGED_DICT) && head >= 32 {
             let [values, dict] = [32, 24].map(|before| head - before);
             let values = word(reader.bytes(values, 8)?, 0)?;
@@ -379,7 +484,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             Role::Leaf | Role::Str => Some(()),
             Role::List => {
                 self.fields(reader, at, FIELDS..fixed, &[])?;
-                self.moved(items, size, 1, 0..1);
+                self.own_storage(block, address, facts.role, stored);
                 Some(())
             }
             Role::Deque | Role::ByteArray | Role::Array | Role::Code => {
@@ -400,9 +505,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             Role::Dict => {
                 self.fields(reader, at, FIELDS..len, &[])?;
                 self.refer_within(parts.map_or(0, |parts| parts.values));
-                if let Some(parts) = parts.filter(|_| used > 0) {
-                    self.moved_table(block, parts.table);
-                }
+                self.own_storage(block, address, facts.role, stored);
                 Some(())
             }
             Role::Set => {
@@ -416,13 +519,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 reader.strided(head + table, words * 8, 2, key..key + 1, |addr| {
                     self.refer(addr);
                 })?;
-                let (table, mask) = set_table;
-                self.moved(
-                    table,
-                    mask.saturating_add(1).saturating_mul(2),
-                    2,
-                    key..key + 1,
-                );
+                self.own_storage(block, address, facts.role, stored);
                 Some(())
             }
             Role::WeakRef => {
@@ -431,6 +528,19 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 self.fields(reader, at, WEAK_CALLBACK..len, &WEAK)
             }
             Role::Type => self.fields(reader, at, FIELDS..len, &[TYPE_WEAK_LIST]),
+            Role::Generator => match self.names.variables_of(block) {
+                Some((locals, nodes)) => {
+                    self.fields(reader, at, FIELDS..locals.start.min(len), &[])?;
+                    self.fields(reader, at, locals.end..len, &[])?;
+                    // What a variable has may lie on the stack besides, for as long as it is worked with.
+                    let value = |node| self.names.of_node(node).map(|(_, value)| value);
+                    let values: Vec<u32> = nodes.clone().filter_map(value).collect();
+                    self.targets.retain(|target| !values.contains(target));
+                    self.targets.extend(nodes);
+                    Some(())
+                }
+                None => self.fields(reader, at, FIELDS..len, &[]),
+            },
             Role::NdArray
             | Role::Module
             | Role::Function
@@ -444,6 +554,53 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
 
 /// Where an object's own fields begin, behind `ob_refcnt` and `ob_type`.
 const FIELDS: u64 = 16;
+
+/// Bytes of a list, dictionary or set that say where its storage is, at the most.
+const STORED_HEAD: usize = 56;
+
+/// Where a list, dictionary or set has its items.
+#[derive(Copy, Clone)]
+struct Stored {
+    at: u64,
+    /// Words of it; a dictionary's table says that itself.
+    words: u64,
+    content: Content,
+}
+
+impl Stored {
+    /// Of the object that begins with these bytes; `None` without storage of its own.
+    fn of(layout: &Layout, role: Role, object: &[u8]) -> Option<Self> {
+        let (at, words, content) = match role {
+            Role::List => (
+                word(object, LIST_ITEMS)?,
+                word(object, SIZE)?,
+                Content::Words,
+            ),
+            Role::Dict if layout.dict != DictTable::Open => (
+                DictParts::of(layout, object)?.table,
+                word(object, layout.dict_used())?,
+                Content::DictKeys,
+            ),
+            Role::Set => (
+                word(object, SET_TABLE)?,
+                word(object, SET_MASK)?.saturating_add(1).saturating_mul(2),
+                Content::SetTable,
+            ),
+            _ => return None,
+        };
+        (at != 0 && words != 0).then_some(Self { at, words, content })
+    }
+}
+
+/// Where the storage of an object is, as it is read.
+enum Place {
+    /// In a block that is read by itself, or in the object.
+    Elsewhere,
+    /// In one that is read with its owner.
+    Large,
+    /// In none of the walk, or in one that was something else when blocks were looked at first.
+    Moved,
+}
 
 /// An object in its block.
 #[derive(Copy, Clone)]

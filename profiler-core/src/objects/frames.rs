@@ -4,6 +4,8 @@
 //! in chunks of each thread's data stack, which the thread's state points to by three words in a row:
 //! `datastack_chunk`, `datastack_top` and `datastack_limit` (`Include/cpython/pystate.h`).
 
+use std::ops::Range;
+
 use hashbrown::HashSet;
 
 use super::dict::entries;
@@ -48,7 +50,11 @@ impl Variable {
     pub(super) fn text<M: TargetMemory>(&self, memory: &M, layout: &Layout) -> String {
         let text = |addr: Option<u64>| addr.and_then(|addr| str_name(memory, layout, addr));
         let field = |offset| read_word(memory, self.code.checked_add(offset)?);
-        let function = text(field(layout.code.name));
+        // The qualified name, which methods have their class in, follows since 3.11.
+        let qualified = (layout.version >= (3, 11)).then(|| text(field(layout.code.name + 8)));
+        let function = qualified
+            .flatten()
+            .or_else(|| text(field(layout.code.name)));
         let nth = TUPLE_ITEMS + u64::from(self.nth) * 8;
         let names = field(layout.code.names).and_then(|names| names.checked_add(nth));
         let name = text(names.and_then(|at| read_word(memory, at)));
@@ -66,6 +72,48 @@ pub(super) struct Running {
     pub(super) variables: Vec<(Variable, u32)>,
     /// All blocks that words of their frames refer to.
     pub(super) words: Vec<u32>,
+}
+
+/// A generator or coroutine, whose frame is in it.
+#[derive(Debug)]
+pub(super) struct Suspended {
+    pub(super) block: u32,
+    /// Where its variables are, in bytes from the object.
+    pub(super) locals: Range<u64>,
+    /// Its variables, with the block of each value.
+    pub(super) variables: Vec<(Variable, u32)>,
+}
+
+/// Words of a generator before its frame, at the most (`PyGenObject.gi_iframe`).
+const MAX_BEFORE_FRAME: usize = 16;
+/// From the frame back to the byte that says whether it has ended (`gi_frame_state`).
+const FRAME_STATE: usize = 5;
+
+/// The variables of generators and coroutines that have not ended, from 3.11 on.
+pub(super) fn suspended<M: TargetMemory>(
+    resolve: &Resolve<'_, M>,
+    residency: &ResidencyMap,
+    noted: &[Noted],
+    types: &[Type],
+) -> Vec<Suspended> {
+    let finder = Finder {
+        resolve,
+        residency,
+        types,
+    };
+    let FrameLayout::Stack {
+        code,
+        globals,
+        locals,
+    } = resolve.source.layout.frame
+    else {
+        return Vec::new();
+    };
+    let generators = noted.iter().filter(|noted| noted.role == Role::Generator);
+    let generators = generators.take(MAX_FRAMES);
+    generators
+        .filter_map(|noted| finder.generator(noted, code, globals, locals))
+        .collect()
 }
 
 /// Finds running functions.
@@ -126,8 +174,9 @@ impl<M: TargetMemory> Finder<'_, M> {
         object.is_some_and(|(_, of)| self.types[of as usize].facts.role == role)
     }
 
-    /// Takes the variables of a frame, whose words from the first variable on are `locals`.
-    fn take(&self, code: u64, globals: u64, locals: &[u64], running: &mut Running) {
+    /// Takes the variables of a frame, whose words from the first variable on are `locals`, and says how many
+    /// it has.
+    fn take(&self, code: u64, globals: u64, locals: &[u64], running: &mut Running) -> usize {
         let resolve = self.resolve;
         let count = code.checked_add(resolve.source.layout.code.locals);
         let count = count.map(RemoteAddr::new);
@@ -139,6 +188,39 @@ impl<M: TargetMemory> Finder<'_, M> {
                 running.variables.push((variable, value));
             }
         }
+        count
+    }
+
+    fn generator(&self, noted: &Noted, code: u64, globals: u64, locals: u64) -> Option<Suspended> {
+        let Kind::Object { head, .. } = self.resolve.kinds[noted.block as usize].get() else {
+            return None;
+        };
+        let len = self.resolve.source.index.range(noted.block).len() - head;
+        let mut bytes = vec![0; len.min(MAX_VARIABLES * 8) as usize];
+        let object = RemoteAddr::new(noted.object);
+        self.memory().read(object, &mut bytes).ok()?;
+        let frame = (2..MAX_BEFORE_FRAME).map(|word| word * 8).find(|&frame| {
+            let field = |offset: u64| word(&bytes, frame as u64 + offset);
+            let is_frame = field(code).zip(field(globals));
+            is_frame.is_some_and(|(code, globals)| {
+                self.is(code, Role::Code) && self.is(globals, Role::Dict)
+            })
+        })?;
+        // Above zero it has ended, and what is there is of before.
+        if *bytes.get(frame - FRAME_STATE)? as i8 > 0 {
+            return None;
+        }
+        let field = |offset: u64| word(&bytes, frame as u64 + offset);
+        let (code, globals) = (field(code)?, field(globals)?);
+        let start = frame as u64 + locals;
+        let values: Vec<u64> = words(bytes.get(start as usize..)?).collect();
+        let mut running = Running::default();
+        let count = self.take(code, globals, &values, &mut running);
+        Some(Suspended {
+            block: noted.block,
+            locals: start..start + count.min(values.len()) as u64 * 8,
+            variables: running.variables,
+        })
     }
 
     /// Frames that are objects, those on a thread's stack.

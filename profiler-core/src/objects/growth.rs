@@ -4,13 +4,14 @@ use std::cmp::Ordering;
 
 use hashbrown::HashMap;
 
-use super::census::{Amount, Census, Holder, NativeRow, TypeRow};
-use super::holders::REPORTED;
+use super::census::{Amount, Census, Holder, NativeRow, SHOWN, TypeRow};
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
 
 /// Growth of less than this between two censuses is what any program's memory does.
 const NOISE_BYTES: f64 = 64.0 * 1024.0;
+/// What gains less than this between two censuses is sorted by its size.
+const RANKED_BYTES: f64 = NOISE_BYTES / 16.0;
 /// So is growth by less than this share of what is live.
 const NOISE_SHARE: f64 = 0.001;
 
@@ -51,9 +52,22 @@ pub struct HolderGrowth {
     /// Bytes that it retains more a second. Of one that was not among the largest before it is the
     /// least that it can be.
     pub bytes: f64,
+    /// Whether it retains more blocks, or the place where its bytes spread out has more entries: else what it
+    /// has became larger, as a table does in one step.
+    pub has_more: bool,
     /// Objects of its items' type that the place where its bytes spread out gains a second; `None` where
     /// most were of another type before.
     pub items: Option<f64>,
+}
+
+/// What became larger in one step between two censuses: tables that were enlarged for what will be put into them,
+/// or a single block. That is no growth before it repeats.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The type whose objects or storage that is; `None` for a native block.
+    pub type_name: Option<String>,
+    /// Bytes more than objects and entries account for.
+    pub bytes: f64,
 }
 
 /// What grew between two censuses.
@@ -71,7 +85,11 @@ pub struct Growth {
     pub native: Vec<NativeGrowth>,
     /// Holders whose bytes changed, the most first.
     pub holders: Vec<HolderGrowth>,
-    /// Whether all live blocks together grew by more than a program's memory does by itself.
+    /// What became larger in one step, the most first.
+    pub steps: Vec<Step>,
+    /// Bytes a second that all live blocks gained, but for those steps.
+    pub steady_bytes: f64,
+    /// Whether that is more than a program's memory grows by itself.
     pub is_growing: bool,
 }
 
@@ -82,7 +100,9 @@ impl Growth {
         let elapsed_ns = later.taken_at_ns.checked_sub(earlier.taken_at_ns)?;
         let clock = Clock::of(elapsed_ns)?;
         let live = clock.rate(earlier.live, later.live);
-        let gained = live.bytes * elapsed_ns as f64 / 1e9;
+        let steps = steps(earlier, later);
+        let in_steps: f64 = steps.iter().map(|step| step.bytes).sum();
+        let steady_bytes = live.bytes - in_steps / clock.seconds;
         let typed = |census: &Census| Amount {
             blocks: (census.types.iter().map(|row| row.objects.blocks))
                 .fold(0, u64::saturating_add),
@@ -95,8 +115,25 @@ impl Growth {
             types: types(earlier, later, clock),
             native: native(earlier, later, clock),
             holders: holders(earlier, later, clock),
-            is_growing: gained > NOISE_BYTES.max(later.live.bytes as f64 * NOISE_SHARE),
+            is_growing: steady_bytes * clock.seconds
+                > NOISE_BYTES.max(later.live.bytes as f64 * NOISE_SHARE),
+            steps,
+            steady_bytes,
         })
+    }
+
+    /// What became larger in one step by more than memory does by itself, the most first.
+    pub fn notable_step(&self) -> Option<&Step> {
+        self.steps.first().filter(|step| step.bytes > NOISE_BYTES)
+    }
+
+    /// By what a table is sorted in which growth is shown: what gains a little counts as what gains nothing.
+    pub fn rank(&self, bytes_a_second: f64) -> u64 {
+        let gained = bytes_a_second * self.elapsed_ns as f64 / 1e9;
+        match gained > RANKED_BYTES {
+            true => bytes_a_second as u64,
+            false => 0,
+        }
     }
 
     /// Bytes a second of a type; 0 where they did not change.
@@ -212,9 +249,9 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
     for holder in earlier.holders.iter().rev() {
         before.entry(names(holder)).or_default().push(holder);
     }
-    // What was not reported retained no more than the least that was.
+    // What was not kept retained no more than the least that was.
     let unseen = match earlier.holders.last() {
-        Some(least) if earlier.holders.len() >= REPORTED => least.retained_bytes,
+        Some(least) if earlier.holders.len() >= SHOWN => least.retained_bytes,
         _ => 0,
     };
     let mut grown = Vec::new();
@@ -228,12 +265,74 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
             grown.push(HolderGrowth {
                 holder: at,
                 bytes,
+                has_more: was.is_none_or(|was| has_more(was, holder)),
                 items: was.and_then(|was| items(was, holder, clock)),
             });
         }
     }
     grown.sort_by(|a, b| most_first(a.bytes, b.bytes).then(a.holder.cmp(&b.holder)));
     grown
+}
+
+/// Whether more is held, rather than in larger tables.
+fn has_more(was: &Holder, now: &Holder) -> bool {
+    let length = |holder: &Holder| holder.path.last().and_then(|step| step.length);
+    let entries = length(now) > length(was).map(|length| length.saturating_add(1));
+    entries || now.retained_blocks > was.retained_blocks.saturating_add(1)
+}
+
+/// What became larger without more objects or entries: of each type, and of all single native blocks.
+fn steps(earlier: &Census, later: &Census) -> Vec<Step> {
+    let before: HashMap<&str, &TypeRow> =
+        (earlier.types.iter().map(|row| (row.name.as_str(), row))).collect();
+    let nothing = TypeRow::default();
+    let of_type = |now: &TypeRow| Step {
+        type_name: Some(now.name.clone()),
+        bytes: {
+            let was = before.get(now.name.as_str()).copied().unwrap_or(&nothing);
+            stepped(was.objects, now.objects) + enlarged(was, now)
+        },
+    };
+    let mut steps: Vec<Step> = later.types.iter().map(of_type).collect();
+    let class = |row: &NativeRow| (row.allocator, row.class);
+    let rows = |census: &Census| census.native.clone().into_iter();
+    let all = pairs(
+        rows(earlier).map(|row| (class(&row), row.native)),
+        rows(later).map(|row| (class(&row), row.native)),
+    );
+    let single = all
+        .into_values()
+        .filter(|(was, now)| was.blocks.abs_diff(now.blocks) <= 1);
+    let native = single
+        .map(|(was, now)| now.bytes as f64 - was.bytes as f64)
+        .sum();
+    steps.push(Step {
+        type_name: None,
+        bytes: native,
+    });
+    steps.retain(|step| step.bytes > 0.0);
+    steps.sort_by(|a, b| most_first(a.bytes, b.bytes).then_with(|| a.type_name.cmp(&b.type_name)));
+    steps
+}
+
+/// What blocks gained of which there is one more at the most.
+fn stepped(was: Amount, now: Amount) -> f64 {
+    match now.blocks <= was.blocks.saturating_add(1) {
+        true => now.bytes.saturating_sub(was.bytes) as f64,
+        false => 0.0,
+    }
+}
+
+/// What the storage of containers gained beyond what their entries, or the number of its blocks, account for.
+fn enlarged(was: &TypeRow, now: &TypeRow) -> f64 {
+    if now.entries == 0 {
+        return 0.0;
+    }
+    let gained = now.storage.bytes.saturating_sub(was.storage.bytes) as f64;
+    let share = |was: u64, now: u64| now.saturating_sub(was) as f64 / now.max(1) as f64;
+    let entries = share(was.entries, now.entries);
+    let blocks = share(was.storage.blocks, now.storage.blocks);
+    (gained - entries.max(blocks) * now.storage.bytes as f64).max(0.0)
 }
 
 /// What the place where a holder's bytes spread out gains, if it has the same type of items as before.
@@ -326,13 +425,94 @@ mod tests {
     fn what_was_not_among_the_largest_grew_by_what_it_must_have() {
         let mut earlier = census(0, 0);
         let mut later = census(1_000_000_000, 0);
-        earlier.holders = (0..REPORTED)
+        earlier.holders = (0..SHOWN)
             .map(|nth| holder(&nth.to_string(), &[], 500, 1))
             .collect();
         later.holders = vec![holder("new", &[], 800, 1), holder("small", &[], 300, 1)];
         let growth = Growth::between(&earlier, &later).expect("time has passed");
         assert_eq!(growth.of_holder(0).map(|of| of.bytes), Some(300.0));
         assert_eq!(growth.of_holder(1), None);
+    }
+
+    /// A dictionary's table of these bytes, with so many entries.
+    fn tables(storage: u64, entries: u64) -> TypeRow {
+        let mut row = row("dict", 10, 640);
+        row.storage = Amount {
+            blocks: 10,
+            bytes: storage,
+        };
+        row.entries = entries;
+        row
+    }
+
+    #[test]
+    fn a_table_that_was_enlarged_once_is_a_step_and_no_growth() {
+        let mut earlier = census(0, 10 << 20);
+        let mut later = census(2_000_000_000, 15 << 20);
+        earlier.types = vec![tables(5 << 20, 87_381)];
+        later.types = vec![tables(10 << 20, 87_385)];
+        let growth = Growth::between(&earlier, &later).expect("time has passed");
+        assert!(!growth.is_growing, "{growth:?}");
+        let step = growth.notable_step().expect("a step");
+        assert_eq!(step.type_name.as_deref(), Some("dict"));
+        assert!(
+            (step.bytes - (5u64 << 20) as f64).abs() < 4096.0,
+            "{step:?}"
+        );
+        // The same bytes for as many entries more are growth.
+        later.types = vec![tables(10 << 20, 2 * 87_381)];
+        let growth = Growth::between(&earlier, &later).expect("time has passed");
+        assert!(growth.is_growing, "{growth:?}");
+        assert_eq!(growth.notable_step(), None);
+        assert_eq!(growth.steady_bytes, growth.live.bytes);
+    }
+
+    #[test]
+    fn one_native_block_more_is_a_step_and_many_are_growth() {
+        let class = SizeClass::of(1 << 20);
+        let native = |blocks: u64| NativeRow {
+            allocator: Allocator::Glibc,
+            class,
+            native: Amount {
+                blocks,
+                bytes: blocks << 20,
+            },
+        };
+        let mut earlier = census(0, 1 << 20);
+        earlier.native = vec![native(1)];
+        for (blocks, grows) in [(2, false), (9, true)] {
+            let mut later = census(1_000_000_000, blocks << 20);
+            later.native = vec![native(blocks)];
+            let growth = Growth::between(&earlier, &later).expect("time has passed");
+            assert_eq!(growth.is_growing, grows, "{growth:?}");
+            assert_eq!(growth.notable_step().is_some(), !grows);
+        }
+    }
+
+    #[test]
+    fn who_grows_is_reported_beyond_the_largest() {
+        let mut earlier = census(0, 0);
+        let mut later = census(1_000_000_000, 0);
+        let all = |grown: u64| {
+            let static_ones = (0..150).map(|nth| holder(&format!("S{nth}"), &[], 900_000, 1));
+            static_ones.chain([holder("app", &[], grown, 1)]).collect()
+        };
+        earlier.holders = all(100_000);
+        later.holders = all(400_000);
+        let growth = Growth::between(&earlier, &later).expect("time has passed");
+        let shown = later.shown(Some(&growth));
+        assert_eq!(shown.len(), SHOWN + 1);
+        assert_eq!(shown.last().map(|(_, of)| of.name.as_str()), Some("app"));
+        assert_eq!(later.shown(None).len(), SHOWN);
+        let rate = growth.of_holder(150).map(|of| of.bytes);
+        assert_eq!(rate, Some(300_000.0));
+    }
+
+    #[test]
+    fn what_gains_a_little_is_sorted_by_its_size() {
+        let growth = Growth::between(&census(0, 0), &census(1_000_000_000, 0)).expect("time");
+        assert_eq!((growth.rank(-5e6), growth.rank(100.0)), (0, 0));
+        assert!(growth.rank(2e6) > growth.rank(1e6));
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::census::{Amount, Census, Holder, PathStep, Via};
+use super::attributes::Attributes;
+use super::census::{Amount, Census, Holder, PathStep, SHOWN, Via};
 use super::fold::Folded;
 use super::graph::{Dominators, NONE};
 use super::kinds::{Kind, PackedKind};
-use super::layout::{DictTable, SET_USED, SIZE};
 use super::names::{Name, Names};
 use super::pins::{CopiedTypes, NOBODY, Nesting, Owners, Pinned};
 use super::scan::Source;
@@ -17,10 +17,13 @@ use crate::heap::HeapSnapshot;
 use crate::memory::TargetMemory;
 use crate::residency::ResidencyMap;
 
-/// Holders that are reported.
-pub(super) const REPORTED: usize = 100;
-/// Candidates of each kind that are looked at for them.
-const CANDIDATES: usize = 8 * REPORTED;
+/// Holders that a census keeps at the most, so that those of them that grow are found among all.
+pub(super) const KEPT: usize = 1000;
+/// Beyond the largest, those that hold less than this are not kept, in bytes.
+pub(super) const LEAST_KEPT: u64 = 16 << 10;
+/// Names that are looked at for them, and things that several names share.
+const CANDIDATES: usize = 2 * KEPT;
+const SHARED_CANDIDATES: usize = 800;
 /// Names that are given of those who share something.
 const MAX_SHARERS: usize = 8;
 /// Nodes that are gone through in search of them, of each thing shared.
@@ -90,10 +93,16 @@ impl<M: TargetMemory> Holders<'_, M> {
         drop(own);
         let heaviest = tree.heaviest(&retained);
         let mut all = self.named(&retained, &counts);
-        all.extend(self.shared(&retained, &counts));
+        let shared = self.shared(&retained, &counts);
+        let outer = self.around_shared(&shared, &retained);
+        all.retain(|candidate| !outer.contains(&candidate.names[0]));
+        let inner = shared.into_iter();
+        all.extend(inner.filter(|candidate| !outer.contains(&candidate.number)));
         all.retain(|candidate| candidate.bytes > 0);
         all.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.number.cmp(&b.number)));
-        all.truncate(REPORTED);
+        let kept = all.iter().take(KEPT).enumerate();
+        let kept = kept.take_while(|(at, of)| *at < SHOWN || of.bytes >= LEAST_KEPT);
+        all.truncate(kept.count());
         let ends: Vec<(Vec<u32>, u32)> = all
             .iter()
             .map(|candidate| self.way_down(candidate.number, &retained, &heaviest))
@@ -183,7 +192,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         let of_names =
             (1..tree.node.len() as u32).filter(|number| tree.node[*number as usize] >= blocks);
         let mut numbers: Vec<u32> = of_names.collect();
-        largest(&mut numbers, retained);
+        largest(&mut numbers, retained, CANDIDATES);
         let mut outer = HashSet::new();
         for &number in &numbers {
             let mut at = tree.dominator[number as usize];
@@ -229,8 +238,20 @@ impl<M: TargetMemory> Holders<'_, M> {
             let node = tree.node[number as usize];
             node < blocks && !is_space(number) && is_space(tree.dominator[number as usize])
         });
-        let mut numbers: Vec<u32> = right_below.collect();
-        largest(&mut numbers, retained);
+        // What generators' variables share with others lies anywhere.
+        let of_generators = self.names.suspended_values().filter_map(|(node, value)| {
+            let number = tree.number[self.folded.place(value) as usize];
+            let is_shared = !self.folded.is_folded(value)
+                && number != NONE
+                && number < tree.first_phase_end()
+                && !is_space(number)
+                && tree.node[tree.dominator[number as usize] as usize] != node;
+            is_shared.then_some(number)
+        });
+        let mut numbers: Vec<u32> = right_below.chain(of_generators).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        largest(&mut numbers, retained, SHARED_CANDIDATES);
         let mut by_names: HashMap<Vec<u32>, usize> = HashMap::new();
         let mut all: Vec<Candidate> = Vec::new();
         for number in numbers {
@@ -256,6 +277,28 @@ impl<M: TargetMemory> Holders<'_, M> {
             });
         }
         all
+    }
+
+    /// Names, and things that names share, that have nearly all that they hold in something below that other
+    /// names share: that is reported instead.
+    fn around_shared(&self, shared: &[Candidate], retained: &[u64]) -> HashSet<u32> {
+        let blocks = self.kinds.len() as u32;
+        let numbers: HashSet<u32> = shared.iter().map(|candidate| candidate.number).collect();
+        let mut outer = HashSet::new();
+        for candidate in shared {
+            let mut at = self.tree.dominator[candidate.number as usize];
+            for _ in 0..MAX_STEPS {
+                let is_reported = self.tree.node[at as usize] >= blocks || numbers.contains(&at);
+                if at == 0 || is_reported && candidate.bytes < retained[at as usize] / 10 * 9 {
+                    break;
+                }
+                if is_reported {
+                    outer.insert(at);
+                }
+                at = self.tree.dominator[at as usize];
+            }
+        }
+        outer
     }
 
     /// Numbers of the names from which something is reached without another name between.
@@ -305,16 +348,31 @@ impl<M: TargetMemory> Holders<'_, M> {
     fn path(&self, way: &[u32]) -> Vec<PathStep> {
         let mut path: Vec<PathStep> = Vec::new();
         let mut before: Option<(&Type, u64)> = None;
+        // The dictionary of an instance, which is no step of its own.
+        let mut own_dict = None;
         for number in way {
             let Some((of, addr)) = self.object(*number) else {
                 continue;
             };
+            if let Some((before, at)) = before
+                && of.facts.role == Role::Dict
+                && self.attributes().is_dict_of(before, at, addr)
+            {
+                own_dict = Some(addr);
+                continue;
+            }
             let length = self.length(of, addr);
             let via = before.and_then(|(before, at)| self.via(before, at, addr));
+            let attribute = match (own_dict.take(), before) {
+                (Some(dict), _) => self.attributes().in_dict(dict, addr),
+                (None, Some((before, at))) => self.attributes().in_values(before, at, addr),
+                (None, None) => None,
+            };
             before = Some((of, addr));
             if let Some(last) = path.last_mut()
                 && last.type_name == of.name
                 && via.is_none()
+                && attribute.is_none()
             {
                 last.times += 1;
                 last.length = length;
@@ -325,12 +383,20 @@ impl<M: TargetMemory> Holders<'_, M> {
             }
             path.push(PathStep {
                 via,
+                attribute,
                 type_name: of.name.clone(),
                 length,
                 times: 1,
             });
         }
         path
+    }
+
+    fn attributes(&self) -> Attributes<'_, M> {
+        Attributes {
+            memory: self.source.memory,
+            layout: self.source.layout,
+        }
     }
 
     /// What an object is to a function.
@@ -414,14 +480,7 @@ impl<M: TargetMemory> Holders<'_, M> {
 
     /// How many items a container has.
     fn length(&self, of: &Type, addr: u64) -> Option<u64> {
-        let layout = self.source.layout;
-        let offset = match of.facts.role {
-            Role::List | Role::Tuple | Role::ByteArray | Role::Array => SIZE,
-            Role::Deque if layout.dict != DictTable::Open => SIZE,
-            Role::Dict => layout.dict_used(),
-            Role::Set => SET_USED,
-            _ => return None,
-        };
+        let offset = self.source.layout.length(of.facts.role)?;
         read_word(self.source.memory, addr.checked_add(offset)?)
     }
 
@@ -436,11 +495,11 @@ impl<M: TargetMemory> Holders<'_, M> {
 }
 
 /// Keeps those that retain most, in descending order.
-fn largest(numbers: &mut Vec<u32>, retained: &[u64]) {
+fn largest(numbers: &mut Vec<u32>, retained: &[u64], most: usize) {
     let key = |number: &u32| (std::cmp::Reverse(retained[*number as usize]), *number);
-    if numbers.len() > CANDIDATES {
-        numbers.select_nth_unstable_by_key(CANDIDATES, key);
-        numbers.truncate(CANDIDATES);
+    if numbers.len() > most {
+        numbers.select_nth_unstable_by_key(most, key);
+        numbers.truncate(most);
     }
     numbers.sort_unstable_by_key(key);
 }

@@ -5,7 +5,7 @@
 //! `dictobject.h`, `cpython/code.h`, `funcobject.h`, `internal/pycore_dict.h`, `pycore_frame.h`) by
 //! `offsetof`; those of structures that stand in a `.c` file are named where they are used.
 
-use super::types::Flags;
+use super::types::{Flags, Role};
 
 /// How sure a layout is.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -155,6 +155,8 @@ pub(super) const WEAK_CALLBACK: u64 = 24;
 /// `PyTypeObject.tp_weaklist` and `tp_dict` in all versions.
 pub(super) const TYPE_WEAK_LIST: u64 = 368;
 pub(super) const TYPE_DICT: u64 = 264;
+/// `PyTypeObject.tp_dictoffset` in all versions.
+pub(super) const TYPE_DICT_OFFSET: u64 = 288;
 /// `PySetObject.used`, `mask` and `table` in all versions.
 pub(super) const SET_USED: u64 = 24;
 pub(super) const SET_MASK: u64 = 32;
@@ -339,6 +341,26 @@ impl Layout {
     /// `PyByteArrayObject.ob_bytes`.
     pub(super) fn bytearray_bytes(&self) -> u64 {
         if self.version >= (3, 0) { 32 } else { 40 }
+    }
+
+    /// Where a container of this kind has the number of its items.
+    pub(super) fn length(&self, role: Role) -> Option<u64> {
+        match role {
+            Role::List | Role::Tuple | Role::ByteArray | Role::Array => Some(SIZE),
+            Role::Deque if self.dict != DictTable::Open => Some(SIZE),
+            Role::Dict => Some(self.dict_used()),
+            Role::Set => Some(SET_USED),
+            _ => None,
+        }
+    }
+
+    /// `PyHeapTypeObject.ht_cached_keys` of the versions whose instances have values without a dictionary.
+    pub(super) fn cached_keys(&self) -> Option<u64> {
+        match self.version {
+            version if version >= (3, 12) => Some(880),
+            version if version >= (3, 11) => Some(872),
+            _ => None,
+        }
     }
 
     /// `ma_used` of a dictionary.

@@ -6,6 +6,7 @@
 //! what each name alone keeps in memory. Nothing that an object contains is shown: types, names and
 //! lengths alone.
 
+mod attributes;
 mod blocks;
 mod census;
 mod dict;
@@ -36,7 +37,7 @@ use self::holders::Holders;
 use self::kinds::{Content, Kind, PackedKind};
 use self::layout::Layout;
 use self::names::{Name, Names};
-use self::scan::{DEBUG_HEAD, Scanned, Source, scan};
+use self::scan::{Counts, DEBUG_HEAD, Scanned, Source, scan};
 use self::types::{Role, Type, TypeTable};
 use crate::addr::AddrRange;
 use crate::allocator::Allocator;
@@ -51,7 +52,7 @@ pub use self::census::{
     AllocatorShare, Amount, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow, NoCensus,
     PathStep, TypeRow, Via,
 };
-pub use self::growth::{Growth, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
+pub use self::growth::{Growth, HolderGrowth, NativeGrowth, Rate, Step, TypeGrowth};
 pub use self::names::Root;
 
 /// What is known of the target before.
@@ -165,6 +166,8 @@ pub fn census<M: TargetMemory + Sync>(
     if !context.stopped {
         census.changed += references.moved;
     }
+    census.compared = scanned.prints.len() as u64;
+    census.replaced = references.replaced;
     census.references = edges;
     census.gaps = gaps;
     Ok(census)
@@ -198,6 +201,9 @@ fn references<M: TargetMemory + Sync>(
     }
     for noted in scanned.noted.iter().filter(|n| n.role == Role::LocalDummy) {
         names.add(Name::ThreadLocal, noted.block);
+    }
+    for of in frames::suspended(&resolve, residency, &scanned.noted, known) {
+        names.add_suspended(of);
     }
     names.add_roots(|root| {
         let resolved = |words: &mut dyn Iterator<Item = u64>| {
@@ -240,7 +246,7 @@ fn add_names(graph: &mut Graph, names: &Names) -> Vec<Vec<u32>> {
                 graph.push(&[*target]);
                 named.push(node);
             }
-            Name::Entry { .. } => graph.push(&[*target]),
+            Name::Entry { .. } | Name::Suspended(_) => graph.push(&[*target]),
         }
     }
     phases.insert(0, named);
@@ -294,10 +300,17 @@ fn drop_doubtful(graph: &mut Graph, roots: &[u32], kinds: &[PackedKind], types: 
 fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Census {
     let mut rows: Vec<TypeRow> = types
         .iter()
-        .zip(scanned.tracked.iter().copied().chain(std::iter::repeat(0)))
-        .map(|(of, tracked)| TypeRow {
+        .zip(
+            scanned
+                .counts
+                .iter()
+                .copied()
+                .chain(std::iter::repeat(Counts::default())),
+        )
+        .map(|(of, counts)| TypeRow {
             name: of.name.clone(),
-            tracked,
+            tracked: counts.tracked,
+            entries: counts.entries,
             ..TypeRow::default()
         })
         .collect();
@@ -373,6 +386,7 @@ fn by_name(rows: Vec<TypeRow>) -> Vec<TypeRow> {
                     sum.bytes = sum.bytes.saturating_add(more.bytes);
                 }
                 same.tracked += row.tracked;
+                same.entries = same.entries.saturating_add(row.entries);
             }
             None => {
                 places.insert(row.name.clone(), all.len());

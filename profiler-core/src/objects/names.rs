@@ -4,13 +4,14 @@
 //! Each name is a node of its own between the dictionary and the value, so that what only this name
 //! keeps is dominated by it.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use hashbrown::{HashMap, HashSet};
 
 use super::dict::{DictParts, entries};
 use super::edges::Resolve;
-use super::frames::Variable;
+use super::frames::{Suspended, Variable};
 use super::graph::NONE;
 use super::layout::{Layout, MODULE_DICT};
 use super::scan::Noted;
@@ -34,6 +35,8 @@ pub(super) enum Name {
     Entry { space: u32, key: u64 },
     /// A variable of a running function.
     Variable(Variable),
+    /// A variable of a generator or coroutine, which is reached from that.
+    Suspended(Variable),
     /// The `threading.local` data of a thread.
     ThreadLocal,
     /// What no name of the program holds, by where it was found.
@@ -87,6 +90,8 @@ pub(super) struct Names {
     spaces: Vec<Space>,
     /// The space whose names this block's table has.
     tables: HashMap<u32, u32>,
+    /// By the block of a generator: its first name, the one after its last, and where its variables are.
+    suspended: HashMap<u32, (u32, u32, Range<u64>)>,
     /// Modules and classes, their dictionaries and tables.
     blocks: HashSet<u32>,
     /// Modules and classes alone.
@@ -185,6 +190,31 @@ impl Names {
         }
     }
 
+    /// Adds the variables of a generator or coroutine.
+    pub(super) fn add_suspended(&mut self, of: Suspended) {
+        let first = self.names.len() as u32;
+        for (variable, value) in of.variables {
+            self.add(Name::Suspended(variable), value);
+        }
+        let names = (first, self.names.len() as u32, of.locals);
+        self.suspended.insert(of.block, names);
+    }
+
+    /// Where a generator has its variables, in bytes from the object, and the nodes of their names.
+    pub(super) fn variables_of(&self, block: u32) -> Option<(Range<u64>, Range<u32>)> {
+        let (first, end, locals) = self.suspended.get(&block)?;
+        let node = self.first_node;
+        Some((locals.clone(), node + first..node + end))
+    }
+
+    /// The nodes of all names of generators' variables, with the blocks of their values.
+    pub(super) fn suspended_values(&self) -> impl Iterator<Item = (u32, u32)> {
+        let names = (self.first_node..).zip(&self.names);
+        names.filter_map(|(node, (name, value))| {
+            matches!(name, Name::Suspended(_)).then_some((node, *value))
+        })
+    }
+
     /// Adds the places where references without a name are found, with the blocks of each.
     pub(super) fn add_roots(&mut self, mut blocks: impl FnMut(Root) -> Vec<u32>) {
         for root in Root::ALL {
@@ -240,7 +270,7 @@ impl Names {
                 let key = key.as_deref().unwrap_or("?");
                 format!("{}.{key}", self.spaces[space as usize].name)
             }
-            Name::Variable(variable) => variable.text(memory, layout),
+            Name::Variable(variable) | Name::Suspended(variable) => variable.text(memory, layout),
             Name::ThreadLocal => "(threading.local of a thread)".to_owned(),
             Name::Root(root) => root.name().to_owned(),
         }

@@ -19,7 +19,7 @@ use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::TargetMemory;
 
 /// Bytes of a block that are looked at: the head of an object and its first fields.
-const EXAMINED_BYTES: u64 = 160;
+pub(super) const EXAMINED_BYTES: u64 = 160;
 /// In 2.7 numbers are made in blocks of malloc's, of a link and then as many of them as there is room for in
 /// 1000 bytes (`PyIntBlock` and `PyFloatBlock`, `Objects/intobject.c` and `floatobject.c`).
 const NUMBER_BLOCK: u64 = 992;
@@ -30,6 +30,10 @@ const NUMBERS: (u64, u64) = (8, 24);
 const MAX_REFCOUNT: u64 = 1 << 40;
 /// Types that a thread keeps at hand, and addresses of which it knows that none is there.
 const KEPT_TYPES: usize = 1 << 15;
+/// One block of so many is looked at twice, to see whether it still holds what it did.
+pub(super) const COMPARED: u32 = 16;
+/// Items of one container that are counted at the most.
+const MAX_ENTRIES: u64 = 1 << 36;
 /// Bytes that the hooks of `PYTHONMALLOC=debug` put before each block (`Objects/obmalloc.c`).
 pub(super) const DEBUG_HEAD: u64 = 16;
 
@@ -67,8 +71,19 @@ pub(super) struct Scanned {
     pub(super) limits: Vec<(u32, Words)>,
     /// Modules, frames and the like, ascending by block.
     pub(super) noted: Vec<Noted>,
-    /// Of each type the objects that the garbage collector tracks.
-    pub(super) tracked: Vec<u64>,
+    /// Of each type what was counted.
+    pub(super) counts: Vec<Counts>,
+    /// What was in some of the objects that never change, ascending by block.
+    pub(super) prints: Vec<(u32, u64)>,
+}
+
+/// What is counted of the objects of a type besides their bytes.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Counts {
+    /// Objects that the garbage collector tracks.
+    pub(super) tracked: u64,
+    /// Items of all of them together.
+    pub(super) entries: u64,
 }
 
 /// What all threads of a pass share.
@@ -78,6 +93,31 @@ pub(super) struct Source<'a, M> {
     pub(super) index: &'a BlockIndex,
     /// Bytes that may lie before what was asked for in a block: none, or those of the debug hooks.
     pub(super) leads: &'a [u64],
+}
+
+/// What is in an object that never changes, of those that do not: where it is another one later, there is another
+/// object. Hashes and other encodings are left out, which are made when they are wanted.
+pub(super) fn print_of(layout: &Layout, facts: &TypeFacts, fields: &[u8]) -> Option<u64> {
+    let places: &[u64] = match (facts.role, layout.str) {
+        (Role::Leaf, _) if facts.flags.has(Flags::BYTES) => &[SIZE, 40, 48],
+        (Role::Leaf, _) => &[16, 24],
+        (Role::Str, StrLayout::Compact { ascii, .. }) => match word(fields, 32)? >> 5 & 3 {
+            // Compact and ASCII: its characters follow.
+            3 if ascii == 40 => &[SIZE, 40, 48],
+            3 => &[SIZE, 48, 56],
+            _ => &[SIZE],
+        },
+        (Role::Tuple, _) if !facts.flags.has(Flags::HEAP) => &[SIZE, 24, 32, 40],
+        _ => return None,
+    };
+    let first = word(fields, 8)?;
+    let words = places.iter().map(|&at| word(fields, at).unwrap_or(0));
+    // Fowler, Noll and Vo's.
+    Some(words.fold(first, |print, word| {
+        (print ^ word)
+            .wrapping_mul(0x0100_0000_01b3)
+            .rotate_left(23)
+    }))
 }
 
 /// Threads at most.
@@ -120,10 +160,12 @@ pub(super) fn scan<M: TargetMemory + Sync>(
     };
     for part in found {
         scanned.noted.extend(part.noted);
-        let tracked = part.tracked.len().max(scanned.tracked.len());
-        scanned.tracked.resize(tracked, 0);
-        for (all, more) in scanned.tracked.iter_mut().zip(&part.tracked) {
-            *all += more;
+        scanned.prints.extend(part.prints);
+        let types = part.counts.len().max(scanned.counts.len());
+        scanned.counts.resize(types, Counts::default());
+        for (all, more) in scanned.counts.iter_mut().zip(&part.counts) {
+            all.tracked += more.tracked;
+            all.entries = all.entries.saturating_add(more.entries);
         }
         for claim in part.claims {
             let kind = &mut scanned.kinds[claim.block as usize];
@@ -146,7 +188,8 @@ pub(super) fn scan<M: TargetMemory + Sync>(
 struct Part {
     claims: Vec<Claim>,
     noted: Vec<Noted>,
-    tracked: Vec<u64>,
+    counts: Vec<Counts>,
+    prints: Vec<(u32, u64)>,
 }
 
 /// One thread's pass.
@@ -264,6 +307,16 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         found
     }
 
+    /// What is counted of a type.
+    #[inline]
+    fn counts(&mut self, id: u32) -> &mut Counts {
+        let id = id as usize;
+        if self.part.counts.len() <= id {
+            self.part.counts.resize(id + 1, Counts::default());
+        }
+        &mut self.part.counts[id]
+    }
+
     /// Takes an object into account: what it has besides, and whether it is looked into later.
     fn take(&mut self, block: u32, range: AddrRange, bytes: &[u8], head: u64, facts: &TypeFacts) {
         let layout = self.source.layout;
@@ -276,16 +329,12 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
             let count = word(bytes, head).unwrap_or(0);
             let shown = layout.version < (3, 12) || count as i32 >= 0;
             if shown && layout.is_tracked(&gc_head) {
-                let id = facts.id as usize;
-                if self.part.tracked.len() <= id {
-                    self.part.tracked.resize(id + 1, 0);
-                }
-                self.part.tracked[id] += 1;
+                self.counts(facts.id).tracked += 1;
             }
         }
         if matches!(
             facts.role,
-            Role::Module | Role::Frame | Role::LocalDummy | Role::Type
+            Role::Module | Role::Frame | Role::Generator | Role::LocalDummy | Role::Type
         ) {
             self.part.noted.push(Noted {
                 block,
@@ -294,7 +343,17 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
             });
         }
         let fields = &bytes[head as usize..];
+        if block.is_multiple_of(COMPARED)
+            && let Some(print) = print_of(layout, facts, fields)
+        {
+            self.part.prints.push((block, print));
+        }
         let field = |offset| word(fields, offset).unwrap_or(0);
+        if let Some(offset) = layout.length(facts.role) {
+            let entries = field(offset).min(MAX_ENTRIES);
+            let counts = self.counts(facts.id);
+            counts.entries = counts.entries.saturating_add(entries);
+        }
         match facts.role {
             Role::List => {
                 let words = field(SIZE).min(u32::MAX.into()) as u32;

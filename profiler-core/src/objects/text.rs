@@ -4,12 +4,14 @@ use super::layout::{Layout, SIZE, StrLayout};
 use super::words::word;
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
+use crate::text::visible;
 
 /// Characters of a name that are kept.
 const MAX_NAME: usize = 128;
 
-/// The C string at `addr`, if it is a name: of 1 to 255 bytes, with nothing in it that no name has.
-pub(super) fn c_name<M: TargetMemory>(memory: &M, addr: u64) -> Option<String> {
+/// The C string at `addr`, if it is a name: of 1 to 255 bytes, with nothing in it that no name has. Names that
+/// programs give may have anything in them; what would harm who reads it is escaped.
+pub(super) fn c_name<M: TargetMemory>(memory: &M, addr: u64, of_program: bool) -> Option<String> {
     const LONGEST: usize = 256;
     let mut bytes = [0; LONGEST];
     // The string may end just before memory that cannot be read.
@@ -26,8 +28,8 @@ pub(super) fn c_name<M: TargetMemory>(memory: &M, addr: u64) -> Option<String> {
         None => return None,
     };
     let name = std::str::from_utf8(&bytes[..end]).ok()?;
-    let sound = !name.is_empty() && !name.chars().any(char::is_control);
-    sound.then(|| cut(name))
+    let sound = !name.is_empty() && (of_program || !name.chars().any(char::is_control));
+    sound.then(|| cut(&visible(name).to_string()))
 }
 
 /// The text of the string object at `addr`, where that is a name; cut to a bounded length.

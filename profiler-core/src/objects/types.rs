@@ -30,7 +30,7 @@ impl Flags {
     const LONG: Self = Self(1 << 24);
     const LIST: Self = Self(1 << 25);
     const TUPLE: Self = Self(1 << 26);
-    const BYTES: Self = Self(1 << 27);
+    pub(super) const BYTES: Self = Self(1 << 27);
     const UNICODE: Self = Self(1 << 28);
     const DICT: Self = Self(1 << 29);
     const TYPE: Self = Self(1 << 31);
@@ -63,6 +63,8 @@ pub(super) enum Role {
     Function,
     Code,
     Frame,
+    /// A generator or coroutine: from 3.11 on its frame is in it.
+    Generator,
     /// `weakref.ref` and proxies.
     WeakRef,
     /// What keeps the dictionary of a `threading.local` in its thread.
@@ -72,7 +74,7 @@ pub(super) enum Role {
 }
 
 /// Names of types that C declares, and what they are.
-const BY_NAME: [(&str, Role); 20] = [
+const BY_NAME: [(&str, Role); 23] = [
     ("set", Role::Set),
     ("frozenset", Role::Set),
     ("collections.deque", Role::Deque),
@@ -83,6 +85,9 @@ const BY_NAME: [(&str, Role); 20] = [
     ("function", Role::Function),
     ("code", Role::Code),
     ("frame", Role::Frame),
+    ("generator", Role::Generator),
+    ("coroutine", Role::Generator),
+    ("async_generator", Role::Generator),
     ("weakref", Role::WeakRef),
     ("weakref.ReferenceType", Role::WeakRef),
     ("weakproxy", Role::WeakRef),
@@ -158,7 +163,7 @@ impl<M: TargetMemory> TypeTable<M> {
             let mut own = words.filter(|(at, _, after)| after.first() == Some(&at.get()));
             let found = own.find(|(at, ..)| {
                 let name = memory.read_value::<u64>(RemoteAddr::new(at.get().wrapping_add(24)));
-                let name = name.ok().and_then(|name| c_name(&memory, name));
+                let name = name.ok().and_then(|name| c_name(&memory, name, false));
                 name.is_some_and(|name| name == "type")
             });
             found.map(|(at, ..)| at.get())
@@ -215,7 +220,7 @@ impl<M: TargetMemory> TypeTable<M> {
         if of != self.root && !self.at_depth(of, depth + 1)?.flags.has(Flags::TYPE) {
             return None;
         }
-        let c_name = c_name(&self.memory, field(24)?)?;
+        let c_name = c_name(&self.memory, field(24)?, flags.has(Flags::HEAP))?;
         let base = match field(256)? {
             0 => None,
             base => Some(self.at_depth(base, depth + 1)?),

@@ -67,6 +67,10 @@ impl Process for Target {
             comm: comm.trim_end().to_owned(),
             cmdline: self.cmdline(),
             threads: field(&status, "Threads").unwrap_or(0) as u32,
+            began_ticks: self.began_ticks().ok(),
+            boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .ok()
+                .map(|id| id.trim_end().to_owned()),
             ..sample::Target::default()
         }
     }

@@ -32,7 +32,7 @@ fields!(TypeRow {
     tracked,
     pinned_free_bytes,
     copied_bytes
-});
+} later { entries });
 
 fields!(NativeRow {
     allocator,
@@ -51,7 +51,7 @@ fields!(PathStep {
     type_name,
     length,
     times
-});
+} later { attribute });
 
 fields!(Holder {
     name,
@@ -97,4 +97,4 @@ fields!(Census {
     took_ns,
     gaps,
     copied
-});
+} later { compared, replaced });

@@ -42,7 +42,7 @@ fields!(Target {
     libc,
     malloc,
     threads,
-});
+} later { began_ticks, boot_id });
 
 fields!(KernelCount {
     rss_bytes,

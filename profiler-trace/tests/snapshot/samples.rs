@@ -67,6 +67,7 @@ fn holder() -> impl Strategy<Value = Holder> {
         COUNT,
     );
     let step = step.prop_map(|(via, type_name, length, times)| PathStep {
+        attribute: None,
         via,
         type_name,
         length,
@@ -102,6 +103,7 @@ fn census() -> impl Strategy<Value = Census> {
         objects,
         storage,
         tracked,
+        entries: tracked,
         pinned_free_bytes: pinned,
         copied_bytes: pinned / 2,
     });
@@ -145,6 +147,8 @@ fn census() -> impl Strategy<Value = Census> {
         unreached: amounts.4,
         taken_at_ns: figures.0,
         changed: figures.1,
+        compared: figures.1,
+        replaced: figures.1 / 2,
         references: figures.2,
         took_ns: figures.3,
         gaps: figures.4,
@@ -342,6 +346,8 @@ fn target() -> impl Strategy<Value = Target> {
                     .flatten()
                     .map(|text| AllocatorTitle::parse(&text)),
                 threads,
+                began_ticks: (threads % 3 > 0).then_some(threads.into()),
+                boot_id: (threads % 2 > 0).then(|| threads.to_string()),
             },
         )
 }

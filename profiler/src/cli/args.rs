@@ -287,8 +287,7 @@ pub(super) struct SnapshotArgs {
     #[arg(long, conflicts_with_all = ["core", "no_stop"])]
     stop_for_objects: bool,
     /// As --objects, twice, so far apart, e.g. 10s: what grows is said by type and by who holds it
-    #[arg(long, value_name = "TIME", value_parser = duration,
-        conflicts_with_all = ["core", "stop_for_objects"])]
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "core")]
     growth: Option<Duration>,
     /// File to write as well; .fragsnap, .json, .csv or .hlog by its ending; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
@@ -326,6 +325,10 @@ pub(super) struct ExplainArgs {
     /// Do not read Python's objects
     #[arg(long, conflicts_with = "saved")]
     no_objects: bool,
+    /// Read Python's objects while the target is stopped, for about a second for each 300 MiB of them and
+    /// no longer than --max-stop: exact also where they turn over fast
+    #[arg(long, conflicts_with_all = ["core", "saved", "no_stop", "no_objects"])]
+    stop_for_objects: bool,
     #[command(flatten)]
     pub(super) source: SnapshotSourceArgs,
     #[command(flatten)]
@@ -355,11 +358,10 @@ impl ExplainArgs {
             }),
             None => Err(SnapshotOptions {
                 predict: !self.no_predict,
-                objects: match (self.no_objects, self.growth) {
-                    (true, _) => None,
-                    (false, Duration::ZERO) => Some(ReadObjects::AfterWalk),
-                    (false, apart) => Some(ReadObjects::Twice(apart)),
-                },
+                objects: (!self.no_objects).then_some(ReadObjects {
+                    in_stop: self.stop_for_objects,
+                    twice: Some(self.growth).filter(|apart| !apart.is_zero()),
+                }),
                 ..self.source.options()
             }),
         }
@@ -531,12 +533,12 @@ impl SnapshotArgs {
     pub(super) fn options(&self) -> SnapshotOptions {
         SnapshotOptions {
             predict: self.predict,
-            objects: match (self.growth, self.objects, self.stop_for_objects) {
-                (Some(apart), ..) => Some(ReadObjects::Twice(apart)),
-                (None, _, true) => Some(ReadObjects::InStop),
-                (None, true, false) => Some(ReadObjects::AfterWalk),
-                (None, false, false) => None,
-            },
+            objects: (self.objects || self.stop_for_objects || self.growth.is_some()).then_some(
+                ReadObjects {
+                    in_stop: self.stop_for_objects,
+                    twice: self.growth,
+                },
+            ),
             outputs: self.outputs.clone(),
             ..self.source.options()
         }

@@ -160,7 +160,7 @@ fn object_rows(
         let rate = growth.map(|growth| growth.of_native(row.allocator, row.class).bytes);
         rows.row("native", allocator, &upper, gained(rate))?;
     }
-    for (at, holder) in census.holders.iter().enumerate() {
+    for (at, holder) in census.shown(growth) {
         let others = holder.shared_with.iter();
         let names: Vec<&str> = std::iter::once(&holder.name)
             .chain(others)

@@ -58,7 +58,7 @@ pub fn diff(options: &DiffOptions) -> Result<Compared, SessionError> {
                     sampling: *sampling,
                 },
                 predict: false,
-                objects: has_objects.then_some(ReadObjects::AfterWalk),
+                objects: has_objects.then(ReadObjects::default),
                 outputs: Vec::new(),
             })?;
             Saved {

@@ -88,13 +88,11 @@ impl Subject {
 
 /// When the objects of a process are read.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum ReadObjects {
-    /// After the walk, while the process runs on.
-    AfterWalk,
-    /// In the stop of the walk, which lasts the longer for it.
-    InStop,
-    /// After each of two walks so far apart, while the process runs on: that gives growth.
-    Twice(Duration),
+pub struct ReadObjects {
+    /// In the stop of the walk, which lasts the longer for it, instead of after it.
+    pub in_stop: bool,
+    /// Twice, at walks so far apart: that gives growth.
+    pub twice: Option<Duration>,
 }
 
 /// What `snapshot` and `explain` do.

@@ -64,26 +64,22 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Seen, 
     let mut before = None;
     let (sample, census) = match options.objects {
         None => (sampler.take(sampling)?, None),
-        Some(ReadObjects::InStop) => {
-            let (sample, census) = sampler.take_at(sampling, |moment| moment.census())?;
-            let census = census.map(|mut census| {
-                census.taken_at_ns = sample.taken_at_ns;
-                // The stop may have ended before all was read.
-                census.exact &= sample.completeness.stand_still.is_throughout();
-                census
-            });
+        Some(ReadObjects {
+            in_stop,
+            twice: None,
+        }) => {
+            let (sample, census) = walk_and_read(&sampler, sampling, in_stop)?;
             (sample, Some(census))
         }
-        Some(ReadObjects::AfterWalk) => {
-            let (sample, census) = walk_and_read(&sampler, sampling)?;
-            (sample, Some(census))
-        }
-        Some(ReadObjects::Twice(apart)) => {
+        Some(ReadObjects {
+            in_stop,
+            twice: Some(apart),
+        }) => {
             let began = Instant::now();
-            let (mut sample, mut census) = walk_and_read(&sampler, sampling)?;
+            let (mut sample, mut census) = walk_and_read(&sampler, sampling, in_stop)?;
             if census.is_ok() && wait(apart.saturating_sub(began.elapsed()), interrupted) {
                 before = census.ok().map(Arc::new);
-                (sample, census) = walk_and_read(&sampler, sampling)?;
+                (sample, census) = walk_and_read(&sampler, sampling, in_stop)?;
             }
             // That a program is none of Python's is seen without a word.
             let census = Some(census).filter(|census| !matches!(census, Err(NoCensus::NotPython)));
@@ -99,11 +95,22 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Seen, 
     })
 }
 
-/// A walk, and the census of its objects, which is read while the target runs on.
+/// A walk, and the census of its objects, which is read in its stop or while the target runs on.
 fn walk_and_read(
     sampler: &Sampler,
     sampling: SamplingOptions,
+    in_stop: bool,
 ) -> io::Result<(Sample, Result<Census, NoCensus>)> {
+    if in_stop {
+        let (sample, census) = sampler.take_at(sampling, |moment| moment.census())?;
+        let census = census.map(|mut census| {
+            census.taken_at_ns = sample.taken_at_ns;
+            // The stop may have ended before all was read.
+            census.exact &= sample.completeness.stand_still.is_throughout();
+            census
+        });
+        return Ok((sample, census));
+    }
     let sample = sampler.take(sampling)?;
     if say::is_watched() {
         say::progress("reading Python's objects");
@@ -145,7 +152,8 @@ fn wait(time: Duration, interrupted: &AtomicBool) -> bool {
 /// When the target cannot be opened or read, or an output has no place to be.
 pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionError> {
     let outputs = Outputs::reserve(&options.outputs, &options.subject.files())?;
-    let takes_long = options.predict || matches!(options.objects, Some(ReadObjects::Twice(_)));
+    let is_twice = options.objects.is_some_and(|how| how.twice.is_some());
+    let takes_long = options.predict || is_twice;
     let flag = match takes_long {
         true => interrupt::flag()?,
         false => Arc::default(),

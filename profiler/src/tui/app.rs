@@ -232,6 +232,7 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
     match key.code {
         KeyCode::Char('c') if control => return Some(Effect::Interrupt),
         KeyCode::Char('q') | KeyCode::F(10) if !app.help => return Some(Effect::Quit),
+        KeyCode::Esc if on_objects => app.objects.press(key.code, 0),
         KeyCode::Esc | KeyCode::Char('q') => app.help = false,
         KeyCode::Char('?' | 'h') | KeyCode::F(1) => app.help = !app.help,
         KeyCode::Char('8') => app.help = true,

@@ -202,14 +202,17 @@ pub(super) fn keys(app: &App) -> Line<'static> {
         Tab::Overview => "Tab next",
         Tab::Sizes => "s sort  S reverse  ↑↓ scroll",
         Tab::Pages => "arrows +- 0 map  t 2 MiB",
-        Tab::Objects => "o read  t table  s sort  / filter  Enter",
+        Tab::Objects => "t table  s sort  / filter  Enter open",
         Tab::Arenas | Tab::Activity | Tab::Why => "↑↓ scroll  Tab next",
     };
     let all = match app.saved {
         None if app.tab == Tab::Objects && !app.help => {
-            format!("q quit  ? help  w walk now  e export  {own}")
+            format!("q quit  ? help  w walk  e export  o read  {own}")
         }
         None => format!("q quit  ? help  p pause  w walk now  e export  {own}"),
+        Some(_) if app.tab == Tab::Objects && !app.help => {
+            format!("q quit  ? help  [ ] walk  e export  {own}")
+        }
         Some(_) => format!("q quit  ? help  [ ] walk  {{ }} first, last  e export  {own}"),
     };
     Line::styled(all, app.theme.quiet())

@@ -23,6 +23,9 @@ pub(super) struct Objects<'a> {
     spare_bytes: u64,
     unreadable_bytes: u64,
     changed_objects: u64,
+    compared_objects: u64,
+    replaced_objects: u64,
+    is_unsteady: bool,
     references: u64,
     held_by_names_bytes: u64,
     unreached_bytes: u64,
@@ -51,6 +54,15 @@ struct GrowthRow {
     live_blocks_per_second: f64,
     typed_bytes_per_second: f64,
     typed_objects_per_second: f64,
+    steady_bytes_per_second: f64,
+    steps: Vec<StepRow>,
+}
+
+/// What became larger in one step.
+#[derive(Serialize)]
+struct StepRow {
+    r#type: Option<String>,
+    bytes: f64,
 }
 
 impl GrowthRow {
@@ -62,6 +74,13 @@ impl GrowthRow {
             live_blocks_per_second: growth.live.blocks,
             typed_bytes_per_second: growth.typed.bytes,
             typed_objects_per_second: growth.typed.blocks,
+            steady_bytes_per_second: growth.steady_bytes,
+            steps: (growth.steps.iter())
+                .map(|step| StepRow {
+                    r#type: step.type_name.clone(),
+                    bytes: step.bytes,
+                })
+                .collect(),
         }
     }
 }
@@ -94,7 +113,7 @@ impl<'a> Objects<'a> {
                 growth_objects_per_second: rate.map(|rate| rate.blocks),
             }
         });
-        let holders = census.holders.iter().enumerate().map(|(at, holder)| {
+        let holders = census.shown(growth).into_iter().map(|(at, holder)| {
             let of = growth.map(|growth| growth.of_holder(at));
             Grown {
                 row: HolderRow(holder),
@@ -115,6 +134,9 @@ impl<'a> Objects<'a> {
             spare_bytes: census.spare.bytes,
             unreadable_bytes: census.unreadable.bytes,
             changed_objects: census.changed,
+            compared_objects: census.compared,
+            replaced_objects: census.replaced,
+            is_unsteady: census.is_unsteady(),
             references: census.references,
             held_by_names_bytes: census.held_by_names.bytes,
             unreached_bytes: census.unreached.bytes,
@@ -184,6 +206,7 @@ impl Serialize for HolderRow<'_> {
 #[derive(Serialize)]
 struct Step<'a> {
     via: Option<&'static str>,
+    attribute: Option<&'a str>,
     r#type: &'a str,
     length: Option<u64>,
     times: u64,
@@ -193,6 +216,7 @@ impl<'a> Step<'a> {
     fn of(step: &'a PathStep) -> Self {
         Self {
             via: step.via.map(Via::name),
+            attribute: step.attribute.as_deref(),
             r#type: &step.type_name,
             length: step.length,
             times: step.times,

@@ -1,5 +1,7 @@
 //! Python's objects in the report for people: types, and who holds them.
 
+use std::cmp::Reverse;
+
 use profiler_core::columns::{cells, headings};
 use profiler_core::objects::{Census, Growth, Holder, LayoutBasis, NativeRow, TypeRow};
 use profiler_core::report::FragReport;
@@ -56,7 +58,11 @@ pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, det
     }
     let titles = headings(&TypeRow::SHOWN, " ");
     text.line(&format!("  {titles}{} {:<BAR$} type", heading(growth), ""));
-    for row in census.types.iter().take(detail.types) {
+    let mut types: Vec<&TypeRow> = census.types.iter().collect();
+    if let Some(growth) = growth {
+        types.sort_by_key(|row| Reverse(growth.rank(growth.of_type(&row.name).bytes)));
+    }
+    for row in types.into_iter().take(detail.types) {
         let rate = growth.map(|growth| growth.of_type(&row.name).bytes);
         let sum = row.objects.bytes.saturating_add(row.storage.bytes);
         text.line(&format!(
@@ -106,14 +112,12 @@ fn native(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &De
         ""
     ));
     let rate = |row: &NativeRow| growth.map(|of| of.of_native(row.allocator, row.class).bytes);
-    let mut rows: Vec<&NativeRow> = census.native.iter().take(detail.classes).collect();
-    // What grows most is not missed, however little it is yet.
-    if let Some(most) = growth.and_then(|growth| growth.native.first()) {
-        let is_it = |row: &&NativeRow| (row.allocator, row.class) == (most.allocator, most.class);
-        let grows = census.native.iter().find(is_it);
-        rows.extend(grows.filter(|row| most.rate.bytes > 0.0 && !rows.contains(row)));
+    let mut rows: Vec<&NativeRow> = census.native.iter().collect();
+    if let Some(growth) = growth {
+        let rate = |row: &NativeRow| growth.of_native(row.allocator, row.class).bytes;
+        rows.sort_by_key(|row| Reverse(growth.rank(rate(row))));
     }
-    for row in rows {
+    for row in rows.into_iter().take(detail.classes) {
         text.line(&format!(
             "  {} {}{} {:<BAR$} {}",
             cells(&NativeRow::COLUMNS, row, " "),
@@ -127,13 +131,22 @@ fn native(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &De
 
 fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &Detail) {
     text.title("WHO HOLDS THEM");
+    if let Some(unsteadiness) = census.unsteadiness() {
+        text.paragraph("  ", &unsteadiness);
+    }
     let titles = Holder::RETAINED.heading("");
     text.line(&format!(
         "  {titles}{} {:<BAR$} would go with",
         heading(growth),
         ""
     ));
-    for (at, holder) in census.holders.iter().enumerate().take(detail.holders) {
+    let mut shown = census.shown(growth);
+    if let Some(growth) = growth {
+        let rate = |at: usize| growth.of_holder(at).map_or(0.0, |of| of.bytes);
+        shown.sort_by_key(|(at, _)| Reverse(growth.rank(rate(*at))));
+    }
+    let mut dropped = 0;
+    for (at, holder) in shown.into_iter().take(detail.holders) {
         let rate = growth.map(|growth| growth.of_holder(at).map_or(0.0, |of| of.bytes));
         let row = format!(
             "  {}{} {:<BAR$} ",
@@ -147,8 +160,9 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         if !way.is_empty() {
             text.paragraph(&indent, &way);
         }
-        if let Some(dropped) = holder.if_dropped().filter(|_| at < TOP_DROPPED) {
-            text.paragraph(&indent, &dropped);
+        if let Some(sentence) = holder.if_dropped().filter(|_| dropped < TOP_DROPPED) {
+            text.paragraph(&indent, &sentence);
+            dropped += 1;
         }
     }
     text.line(&format!(
@@ -178,7 +192,7 @@ fn names(holder: &Holder) -> String {
 fn copied(text: &mut Text, census: &Census) {
     let Some(copied) = census.copied else { return };
     let mut types: Vec<&TypeRow> = census.types.iter().collect();
-    types.sort_by_key(|row| std::cmp::Reverse(row.copied_bytes));
+    types.sort_by_key(|row| Reverse(row.copied_bytes));
     let types = types
         .iter()
         .take(TOP_COPIED)

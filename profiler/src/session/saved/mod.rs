@@ -110,6 +110,26 @@ pub enum SavedError {
     /// No objects were read of the earlier session.
     #[error("{} has no objects to compare with: `snapshot --objects -o` and `attach -o` save them", visible(.0.display()))]
     NoObjects(PathBuf),
+    /// The earlier session is another process's.
+    #[error(
+        "{} is of process {earlier}, and the objects to compare are of process {later}{}",
+        visible(path.display()),
+        if earlier == later { " with that number, another one" } else { "" }
+    )]
+    OtherProcess {
+        /// The earlier session.
+        path: PathBuf,
+        /// Its process.
+        earlier: i32,
+        /// The process that is explained.
+        later: i32,
+    },
+    /// The session that growth is to be since is not earlier.
+    #[error(
+        "{} is no earlier session: its objects were read at or after the walk that is explained",
+        visible(.0.display())
+    )]
+    NotEarlier(PathBuf),
     /// There is no screen to draw on.
     #[error(transparent)]
     Screen(#[from] NoScreen),
@@ -139,6 +159,8 @@ impl SavedError {
             Self::NoWalk { trouble: None, .. }
             | Self::NoSuchWalk { .. }
             | Self::NoObjects(_)
+            | Self::OtherProcess { .. }
+            | Self::NotEarlier(_)
             | Self::Format(_) => ErrorKind::Other,
         }
     }

@@ -76,6 +76,17 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
         let Some(census) = &earlier.view.report.objects else {
             return Err(SavedError::NoObjects(since.clone()));
         };
+        let before = &earlier.view.report.target;
+        if !before.may_be(&sample.target) {
+            return Err(SavedError::OtherProcess {
+                path: since.clone(),
+                earlier: before.pid,
+                later: sample.target.pid,
+            });
+        }
+        if census.taken_at_ns >= sample.taken_at_ns {
+            return Err(SavedError::NotEarlier(since.clone()));
+        }
         censuses = censuses.since(census);
     }
     let mut report = censuses.apply(FragReport::from_sample(&sample));

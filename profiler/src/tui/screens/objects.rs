@@ -94,6 +94,7 @@ impl ObjectsView {
         match code {
             KeyCode::Char('t') => {
                 self.table = after(&Table::ALL, self.table);
+                self.filter.clear();
                 self.first();
             }
             KeyCode::Char('s') => {
@@ -103,6 +104,10 @@ impl ObjectsView {
             }
             KeyCode::Char('S') => self.reversed = !self.reversed,
             KeyCode::Char('/') => self.is_typing = true,
+            KeyCode::Esc => {
+                self.filter.clear();
+                self.first();
+            }
             KeyCode::Enter => self.is_open = !self.is_open,
             KeyCode::Down | KeyCode::Char('j') => self.selected = last.min(at + 1),
             KeyCode::Up | KeyCode::Char('k') => self.selected = at.saturating_sub(1),
@@ -269,6 +274,9 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
         frame.render_widget(Paragraph::new(lines), area);
         return;
     };
+    if let Some(unsteadiness) = census.unsteadiness() {
+        lines.extend(wrapped(&unsteadiness, area.width, app.theme.warn()));
+    }
     lines.push(choices(app));
     lines.push(heading(app));
     let room = usize::from(area.height).saturating_sub(lines.len());
@@ -318,7 +326,7 @@ fn state(app: &App, view: &View) -> String {
             .last()
             .map_or(report.taken_at_ns, |p| p.time_ns);
         let age = now.saturating_sub(census.taken_at_ns);
-        parts.push(format!("walked {:.0} s ago", age as f64 / 1e9));
+        parts.push(format!("objects of {:.0} s ago", age as f64 / 1e9));
         parts.push(format!(
             "{} of {} named",
             percent(census.typed_bytes(), census.live.bytes),
@@ -341,7 +349,7 @@ fn choices(app: &App) -> Line<'static> {
     let mut line: Line<'static> = tables.collect();
     if of.is_typing || !of.filter.is_empty() {
         let cursor = if of.is_typing { "▏" } else { "" };
-        let filter = format!("  /{}{cursor}", of.filter);
+        let filter = format!("  /{}{cursor}  Esc clears", of.filter);
         line.push_span(Span::styled(filter, app.theme.strong()));
     }
     line
@@ -351,8 +359,8 @@ fn heading(app: &App) -> Line<'static> {
     let of = &app.objects;
     let mark = |order| match (of.order == order, of.reversed) {
         (false, _) => "",
-        (true, false) => "*",
-        (true, true) => "*r",
+        (true, false) => "↓",
+        (true, true) => "↑",
     };
     let (size, number) = match of.table {
         Table::Holders => ("retained", "blocks"),

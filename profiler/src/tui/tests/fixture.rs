@@ -96,10 +96,12 @@ fn census(later: u64) -> Census {
         objects: amount(objects, bytes),
         storage: amount(objects, storage),
         tracked: objects,
+        entries: storage / 8,
         pinned_free_bytes: bytes / 16,
         copied_bytes: 0,
     };
     let step = |type_name: &str, length, via| PathStep {
+        attribute: None,
         via,
         type_name: type_name.into(),
         length,
@@ -191,6 +193,8 @@ fn report(map_pages: usize) -> FragReport {
             libc: Some("glibc 2.36".into()),
             malloc: Some(AllocatorTitle::parse("glibc 2.36")),
             threads: 17,
+            began_ticks: Some(4_200),
+            boot_id: None,
         },
         kernel: KernelCount {
             rss_bytes: 512 * MIB,

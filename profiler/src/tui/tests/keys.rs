@@ -80,6 +80,21 @@ fn objects_are_filtered_by_what_is_typed() {
     press(&mut app, KeyCode::Char('/'));
     press(&mut app, KeyCode::Esc);
     assert!(shown(&app).contains("SESSIONS"));
+    let filter = |app: &mut App| {
+        for key in [KeyCode::Char('/'), KeyCode::Char('l'), KeyCode::Enter] {
+            press(app, key);
+        }
+        assert!(shown(app).contains("/l  Esc clears"));
+        assert!(!shown(app).contains("SESSIONS"));
+    };
+    // One that was kept is cleared, too.
+    filter(&mut app);
+    assert_eq!(press(&mut app, KeyCode::Esc), None);
+    assert!(shown(&app).contains("SESSIONS"));
+    // Another table has other names.
+    filter(&mut app);
+    press(&mut app, KeyCode::Char('t'));
+    assert!(!shown(&app).contains("/l"), "{}", shown(&app));
 }
 
 #[test]
