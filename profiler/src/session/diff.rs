@@ -58,7 +58,10 @@ pub fn diff(options: &DiffOptions) -> Result<Compared, SessionError> {
                     sampling: *sampling,
                 },
                 predict: false,
-                objects: has_objects.then(ReadObjects::default),
+                objects: has_objects.then_some(ReadObjects {
+                    in_stop: false,
+                    twice: None,
+                }),
                 outputs: Vec::new(),
             })?;
             Saved {
