@@ -61,7 +61,9 @@ fn links_devices_pipes_and_folders_are_not_replaced() {
     symlink(&file, &link).expect("linked");
     let pipe = dir.path().join("pipe.csv");
     nix::unistd::mkfifo(&pipe, Mode::S_IRUSR).expect("a pipe");
-    for path in [&*link, &*pipe, dir.path(), Path::new("/dev/null")] {
+    let written = write(&link, b"after");
+    assert!(matches!(written, Err(WriteError::IsLink(_))), "{link:?}");
+    for path in [&*pipe, dir.path(), Path::new("/dev/null")] {
         let written = write(path, b"after");
         assert!(matches!(written, Err(WriteError::NotAFile(_))), "{path:?}");
     }

@@ -324,7 +324,7 @@ fn blocks_are_seeded_and_freed(compiler: &str, library: &str) {
     assert_eq!((trace.lost, trace.wrong), (0, 0), "{said}");
     assert!(trace.seeded > 100);
     assert_eq!(trace.last().live_blocks, Some(trace.live.len() as u64));
-    assert!(said.contains("; 0 frees of blocks"), "{said}");
+    assert!(!said.contains("not known"), "{said}");
 }
 
 #[test]
