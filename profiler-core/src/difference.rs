@@ -233,7 +233,7 @@ fn holders(census: &Census) -> Vec<(String, u64)> {
 }
 
 fn facts(before: &FragReport, after: &FragReport) -> Vec<Fact> {
-    let all = [about(before), about(after)];
+    let all = [about(before, after), about(after, before)];
     let mut found: BTreeMap<String, [Option<String>; 2]> = BTreeMap::new();
     for (side, facts) in all.into_iter().enumerate() {
         for (name, value) in facts {
@@ -248,8 +248,9 @@ fn facts(before: &FragReport, after: &FragReport) -> Vec<Fact> {
     facts.filter(|fact| fact.before != fact.after).collect()
 }
 
-/// What is known of a target that is no figure.
-fn about(report: &FragReport) -> Vec<(String, String)> {
+/// What is known of a target that is no figure. Settings whose default is not known are figures of the
+/// allocator's own; where `other` has no such allocator, those at their default say nothing.
+fn about(report: &FragReport, other: &FragReport) -> Vec<(String, String)> {
     let target = &report.target;
     let of_target = [
         ("command line", Some(target.cmdline.join(" "))),
@@ -264,9 +265,15 @@ fn about(report: &FragReport) -> Vec<(String, String)> {
         .collect();
     let heaps = report.heaps.iter().filter(|heap| heap.library.is_none());
     for heap in heaps {
-        all.extend(heap.settings.iter().map(|setting| {
+        let is_there = other.heaps.iter().any(|of| of.allocator == heap.allocator);
+        let settings = heap.settings.iter();
+        let settings = settings.filter(|setting| match is_there {
+            true => setting.default.is_some(),
+            false => setting.is_changed(),
+        });
+        all.extend(settings.map(|setting| {
             let name = format!("{} {}", heap.allocator.name(), setting.name);
-            (name, setting.text())
+            (name, setting.value_text())
         }));
     }
     all

@@ -43,11 +43,16 @@ impl Setting {
 
     /// Name and value as people read them, bytes by their unit, with the default when it differs.
     pub fn text(&self) -> String {
-        let value = self.in_unit(&self.value);
+        let value = self.value_text();
         match self.default.as_ref().filter(|_| self.is_changed()) {
             Some(default) => format!("{}={value} (default {})", self.name, self.in_unit(default)),
             None => format!("{}={value}", self.name),
         }
+    }
+
+    /// Its value as people read it.
+    pub fn value_text(&self) -> String {
+        self.in_unit(&self.value)
     }
 
     fn in_unit(&self, value: &str) -> String {

@@ -3,14 +3,13 @@
 use profiler_core::difference::{Change, Difference};
 use profiler_core::report::FragReport;
 use profiler_core::text::visible;
+use profiler_core::units::{Unit, Value};
 
 use crate::export::names::rfc3339;
 use crate::export::text::Text;
 
 /// Rows of a table that are shown before the rest is only counted.
 const ROWS: usize = 12;
-/// What the name of a fact may take, in columns.
-const FACT: usize = 28;
 
 /// What changed, at most 100 columns wide.
 pub fn text(before: &FragReport, after: &FragReport, difference: &Difference) -> String {
@@ -32,14 +31,37 @@ pub fn text(before: &FragReport, after: &FragReport, difference: &Difference) ->
         .into_iter()
         .filter(|change| change.before != change.after);
     let ledger: Vec<Change> = kernel.chain(&difference.ledger).cloned().collect();
-    table(&mut text, "WHERE RSS IS", &ledger);
-    table(&mut text, "METRICS", &difference.metrics);
-    table(&mut text, "LIVE, BY SIZE CLASS", &difference.live_classes);
-    table(&mut text, "FREE, BY SIZE CLASS", &difference.free_classes);
-    table(&mut text, "TYPES OF PYTHON'S OBJECTS", &difference.types);
-    table(&mut text, "WHO HOLDS THEM", &difference.holders);
+    table(&mut text, "WHERE RSS IS", &ledger, &difference.rss);
+    table(&mut text, "METRICS", &difference.metrics, &difference.rss);
+    table(
+        &mut text,
+        "LIVE, BY SIZE CLASS",
+        &difference.live_classes,
+        &difference.rss,
+    );
+    table(
+        &mut text,
+        "FREE, BY SIZE CLASS",
+        &difference.free_classes,
+        &difference.rss,
+    );
+    table(
+        &mut text,
+        "TYPES OF PYTHON'S OBJECTS",
+        &difference.types,
+        &difference.rss,
+    );
+    table(
+        &mut text,
+        "WHO HOLDS THEM",
+        &difference.holders,
+        &difference.rss,
+    );
     text.into_string()
 }
+
+/// Changes of fewer bytes than this part of RSS are only counted.
+const LEAST_PART: f64 = 1e-3;
 
 fn facts(text: &mut Text, difference: &Difference) {
     if difference.facts.is_empty() {
@@ -52,22 +74,30 @@ fn facts(text: &mut Text, difference: &Difference) {
             Some(value) => visible(value).to_string(),
             None => "-".to_owned(),
         };
-        let (name, before, after) = (visible(&fact.name), side(&fact.before), side(&fact.after));
-        text.line(&format!("  {:<FACT$}  {after}", name.to_string()));
-        text.line(&format!("  {:<FACT$}  {before}", "  before"));
+        let (before, after) = (side(&fact.before), side(&fact.after));
+        text.line(&format!("  {}", visible(&fact.name)));
+        text.line(&format!("    before  {before}"));
+        text.line(&format!("    after   {after}"));
     }
 }
 
-fn table(text: &mut Text, title: &str, changes: &[Change]) {
-    if changes.is_empty() {
+fn table(text: &mut Text, title: &str, changes: &[Change], rss: &Change) {
+    let of = [rss.before, rss.after].into_iter().flatten();
+    let rss = of.map(Value::as_f64).fold(0.0, f64::max);
+    let is_much = |change: &&Change| {
+        change.unit != Unit::Bytes || change.by().is_none_or(|by| by.abs() >= rss * LEAST_PART)
+    };
+    let shown: Vec<&Change> = changes.iter().filter(is_much).take(ROWS).collect();
+    if shown.is_empty() {
         return;
     }
     text.blank();
-    text.title(&format!(
-        "{title}\n  {:>12}  {:>12}  {:>12}",
+    text.title(title);
+    text.line(&format!(
+        "  {:>12}  {:>12}  {:>12}",
         "before", "after", "change"
     ));
-    for change in changes.iter().take(ROWS) {
+    for change in &shown {
         let value = |side| match side {
             Some(value) => change.unit.text(value),
             None => "-".to_owned(),
@@ -80,7 +110,8 @@ fn table(text: &mut Text, title: &str, changes: &[Change]) {
             visible(&change.name)
         ));
     }
-    if let Some(rest) = changes.len().checked_sub(ROWS).filter(|rest| *rest > 0) {
-        text.line(&format!("  and {rest} more (--json)"));
+    match changes.len() - shown.len() {
+        0 => {}
+        rest => text.line(&format!("  and {rest} more (--json)")),
     }
 }
