@@ -23,8 +23,8 @@ fn fails(args: &[&str], code: i32, words: &str) {
     assert_eq!(text(&output.stdout), "", "{args:?}: errors go to stderr");
 }
 
-const COMMANDS: [&str; 9] = [
-    "attach", "snapshot", "explain", "view", "record", "replay", "export", "doctor", "demo",
+const COMMANDS: [&str; 10] = [
+    "attach", "top", "snapshot", "explain", "view", "record", "replay", "export", "doctor", "demo",
 ];
 
 #[test]

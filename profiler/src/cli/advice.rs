@@ -42,6 +42,7 @@ impl Advice {
                     ..advice("attach", Some(options.pid))
                 }
             }
+            Command::Top(_) => advice("top", None),
             Command::Snapshot(args) => advice("snapshot", args.source.pid),
             Command::Explain(args) => advice("explain", args.source.pid),
             Command::View(_) => advice("view", None),
@@ -191,6 +192,7 @@ impl Advice {
     fn without_screen(&self) -> &'static str {
         match self.command {
             "view" => "use `explain FILE` or `export FILE --format text`",
+            "top" => "use --once, or --json",
             _ => "use --headless (or --json), or `snapshot` for one report",
         }
     }
