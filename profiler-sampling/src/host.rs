@@ -193,9 +193,9 @@ impl HostSampler {
         }
     }
 
-    /// Whether the budget of the host allows a walk.
-    pub fn may_walk(&self) -> bool {
-        self.budget.due(Instant::now())
+    /// How long it is until the budget of the host allows a walk.
+    pub fn until_walk(&self) -> Duration {
+        self.budget.until_due(Instant::now())
     }
 
     /// Whether a process may be walked by its own schedule: stops take at most a share of its time.

@@ -49,6 +49,11 @@ impl WalkSchedule {
         now >= self.next || self.is_early && now >= self.earliest
     }
 
+    /// How long it is until a walk is due, unless it is brought forward.
+    pub fn until_due(&self, now: Instant) -> Duration {
+        self.next.saturating_duration_since(now)
+    }
+
     /// Asks for a walk at the next opportunity.
     pub fn request_walk(&mut self, now: Instant) {
         self.next = now;

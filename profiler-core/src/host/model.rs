@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::turns::{Turn, urgency};
 use super::{HostSample, ProcessId, ProcessSample};
 use crate::completeness::Confidence;
 use crate::explain::ShortVerdict;
@@ -138,8 +139,10 @@ impl Totals {
                 bytes(self.trim_returnable_bytes)
             ));
         }
-        if self.walked < self.processes {
-            phrases.push(format!("{} walked", self.walked));
+        match self.walked {
+            0 => phrases.push("none walked yet".into()),
+            some if some < self.processes => phrases.push(format!("{some} walked")),
+            _ => {}
         }
         phrases
     }
@@ -281,32 +284,49 @@ impl HostModel {
             of.last.python.is_some() && due(**id)
         });
         let urgent = due.map(|(id, of)| {
-            let tried = of.not_walked.is_some();
-            (super::turns::urgency(&self.row(of, now_ns), tried), *id)
+            let turn = Turn {
+                rss_bytes: of.last.memory.rss_bytes,
+                growth: self.growth(of),
+                walk_age_ns: of.walk_age_ns(now_ns),
+                was_tried: of.not_walked.is_some(),
+            };
+            (urgency(&turn), *id)
         });
         urgent.max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, id)| id)
     }
 
-    fn row(&self, of: &Watched, now_ns: u64) -> ProcessRow {
-        let rss = of.last.memory.rss_bytes;
+    /// In bytes a second, once it was watched long enough.
+    fn growth(&self, of: &Watched) -> Option<f64> {
         let time = self.taken_at_ns.saturating_sub(of.first.0);
-        let gained = rss as f64 - of.first.1 as f64;
-        let growth = (time >= LEAST_TIME_NS).then(|| gained * 1e9 / time as f64);
+        (time >= LEAST_TIME_NS).then(|| of.gained_bytes() * 1e9 / time as f64)
+    }
+
+    fn row(&self, of: &Watched, now_ns: u64) -> ProcessRow {
+        let growth = self.growth(of);
+        let rss = of.last.memory.rss_bytes as f64;
         let is_growing = growth.is_some_and(|rate| {
-            gained >= GROWN_BYTES as f64 && rate * 3600.0 >= rss as f64 * GROWN_SHARE_PER_HOUR
+            of.gained_bytes() >= GROWN_BYTES as f64 && rate * 3600.0 >= rss * GROWN_SHARE_PER_HOUR
         });
-        let age = of
-            .walk
-            .as_ref()
-            .map(|walk| now_ns.saturating_sub(walk.taken_at_ns));
         ProcessRow {
             process: of.last.clone(),
             growth,
             is_growing,
             walk: of.walk.clone(),
-            walk_age_ns: age,
+            walk_age_ns: of.walk_age_ns(now_ns),
             not_walked: of.not_walked.clone(),
         }
+    }
+}
+
+impl Watched {
+    /// Since it was seen first.
+    fn gained_bytes(&self) -> f64 {
+        self.last.memory.rss_bytes as f64 - self.first.1 as f64
+    }
+
+    fn walk_age_ns(&self, now_ns: u64) -> Option<u64> {
+        let walk = self.walk.as_ref()?;
+        Some(now_ns.saturating_sub(walk.taken_at_ns))
     }
 }
 

@@ -103,7 +103,6 @@ pub fn top(options: &TopOptions) -> Result<Ending, SessionError> {
         if let Some(note) = note {
             front.note(note);
         }
-        watcher.show();
     }
 }
 
@@ -128,7 +127,7 @@ fn attach(
         pid,
         ..options.attach.clone()
     });
-    watcher.attached_to(pid);
+    watcher.resume(pid);
     Ok(match attached {
         Ok(Ending::Done) => Attached::Over(None),
         Ok(Ending::TargetGone(how)) => Attached::Over(Some(how)),

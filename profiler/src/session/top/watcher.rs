@@ -2,8 +2,8 @@
 //! walked.
 
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use profiler_core::host::{HostModel, HostView, ProcessId, WalkFigures};
 use profiler_core::report::FragReport;
@@ -15,14 +15,14 @@ use crate::session::SessionError;
 
 /// What the watcher is asked to do.
 enum Request {
-    /// Look at all processes, and walk those whose turn it is.
+    /// Look at all processes.
     Tick,
-    /// Show once more what is known.
-    Show,
     /// Walk this process now.
     Walk(i32),
-    /// It was attached to until now.
-    Attached(i32),
+    /// Walk nothing until further notice.
+    Rest,
+    /// Go on; this process was attached to until now. Show what is known.
+    Resume { attached_to: i32 },
 }
 
 type Seen = Result<HostView, SessionError>;
@@ -61,19 +61,14 @@ impl Watcher {
         }
     }
 
-    /// Asks for what is known.
-    pub(super) fn show(&mut self) {
-        self.ask(Request::Show);
-    }
-
     /// Asks for a walk.
     pub(super) fn walk(&mut self, pid: i32) {
         self.ask(Request::Walk(pid));
     }
 
-    /// Says that the process was attached to, which stops it, until now.
-    pub(super) fn attached_to(&mut self, pid: i32) {
-        self.ask(Request::Attached(pid));
+    /// Goes on after [`Self::rest`]: the process was attached to, which stops it, until now.
+    pub(super) fn resume(&mut self, attached_to: i32) {
+        self.ask(Request::Resume { attached_to });
     }
 
     fn ask(&mut self, request: Request) {
@@ -100,9 +95,9 @@ impl Watcher {
         }
     }
 
-    /// Waits until nothing is under way.
+    /// Has it rest, and waits until nothing is under way.
     pub(super) async fn rest(&mut self) {
-        while self.waiting > 0 && self.seen.recv().await.is_some_and(|seen| seen.is_some()) {}
+        self.ask(Request::Rest);
         while self.waiting > 0 {
             match self.seen.recv().await {
                 Some(None) => self.waiting -= 1,
@@ -115,39 +110,57 @@ impl Watcher {
 
 fn run(options: &TopOptions, requests: &Receiver<Request>, show: &UnboundedSender<Option<Seen>>) {
     let mut host = WatchedHost::new(options);
-    for request in requests {
-        // Whoever left does not look.
-        let send = |seen: Seen| show.send(Some(seen)).is_ok();
-        let began = Instant::now();
-        match request {
-            Request::Tick => match host.look() {
-                Ok(()) => {
-                    send(Ok(host.view()));
-                    // The first walk is shown at once, the others together: the next look is near.
-                    while options.walks && began.elapsed() < options.interval && host.walk_next() {
-                        if !send(Ok(host.view())) {
-                            return;
-                        }
+    let (mut is_resting, mut is_all_walked) = (false, false);
+    let send = |host: &WatchedHost| show.send(Some(Ok(host.view()))).is_ok();
+    loop {
+        let pause = match options.walks && !is_resting {
+            true if is_all_walked => LOOK,
+            true => host.sampler.until_walk(),
+            false => IDLE,
+        };
+        let is_wanted = match requests.recv_timeout(pause) {
+            Ok(Request::Tick) => {
+                is_all_walked = false;
+                match host.look() {
+                    Ok(()) => send(&host),
+                    Err(error) => show.send(Some(Err(error.into()))).is_ok(),
+                }
+            }
+            Ok(Request::Walk(pid)) => {
+                host.walk_now(pid);
+                send(&host)
+            }
+            Ok(Request::Rest) => {
+                is_resting = true;
+                true
+            }
+            Ok(Request::Resume { attached_to }) => {
+                is_resting = false;
+                host.attached_to(attached_to);
+                send(&host)
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if options.walks && !is_resting {
+                    is_all_walked = !host.walk_next();
+                    if !is_all_walked && !send(&host) {
+                        return;
                     }
                 }
-                Err(error) => {
-                    send(Err(error.into()));
-                }
-            },
-            Request::Show => {
-                send(Ok(host.view()));
+                continue;
             }
-            Request::Walk(pid) => {
-                host.walk_now(pid);
-                send(Ok(host.view()));
-            }
-            Request::Attached(pid) => host.attached_to(pid),
-        }
-        if show.send(None).is_err() {
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        // Whoever left does not look.
+        if !is_wanted || show.send(None).is_err() {
             return;
         }
     }
 }
+
+/// Between two looks whether a walk is due.
+const LOOK: Duration = Duration::from_millis(200);
+/// The same where none is wanted.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// The host: the sampler that looks, and the model that remembers.
 pub(super) struct WatchedHost {
@@ -176,13 +189,12 @@ impl WatchedHost {
         self.model.view(now_ns(), self.sampler.cost())
     }
 
-    /// Walks the process whose turn it is, when the budget allows it; whether it did.
+    /// Walks the process whose turn it is; whether one was due.
     fn walk_next(&mut self) -> bool {
-        let next = self
-            .sampler
-            .may_walk()
-            .then(|| self.model.next(now_ns(), |id| self.sampler.is_due(id)));
-        let next = next.flatten();
+        if self.sampler.until_walk() > Duration::ZERO {
+            return false;
+        }
+        let next = self.model.next(now_ns(), |id| self.sampler.is_due(id));
         if let Some(id) = next {
             self.walk(id);
         }

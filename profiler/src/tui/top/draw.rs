@@ -13,6 +13,7 @@ use ratatui::widgets::Paragraph;
 
 use super::app::App;
 use crate::tui::draw::{clean, too_small};
+use crate::tui::header::fitted;
 use crate::tui::screens::wrapped;
 
 /// Lines above the table: sums, cost, headings; and below it: two of details, the notice, the keys.
@@ -35,8 +36,8 @@ pub(super) fn draw(app: &App, frame: &mut Frame) {
         let room = usize::from(area.height.saturating_sub(BELOW));
         lines.truncate(room);
         lines.resize(room, Line::default());
-        let bottom = [details(app), [notice(app), keys(app)]];
-        lines.extend(bottom.into_iter().flatten());
+        lines.extend(details(app, area.width));
+        lines.extend([notice(app, area.width), keys(app)]);
         frame.render_widget(Paragraph::new(lines), Rect { ..area });
     }
     clean(frame);
@@ -116,7 +117,7 @@ fn style(app: &App, column: &Column, row: &ProcessRow) -> Style {
 }
 
 /// What the columns have no room for, of the chosen process.
-fn details(app: &App) -> [Line<'static>; 2] {
+fn details(app: &App, width: u16) -> [Line<'static>; 2] {
     let Some(row) = app.row().filter(|_| !app.help) else {
         return [Line::default(), Line::default()];
     };
@@ -153,13 +154,9 @@ fn details(app: &App) -> [Line<'static>; 2] {
         };
         phrases.push(format!("{}{limit}", visible(&group.path)));
     }
-    [
-        Line::styled(phrases.join(" │ "), app.theme.quiet()),
-        Line::styled(
-            tree(app).unwrap_or_else(|| command(&row.process)),
-            app.theme.quiet(),
-        ),
-    ]
+    let whole = tree(app).unwrap_or_else(|| command(&row.process));
+    [phrases.join(" │ "), whole]
+        .map(|text| Line::styled(fitted(&text, usize::from(width)), app.theme.quiet()))
 }
 
 /// The sums of the chosen tree.
@@ -185,7 +182,7 @@ fn tree(app: &App) -> Option<String> {
     Some(format!("tree: {}", totals.phrases("").join(", ")))
 }
 
-fn notice(app: &App) -> Line<'static> {
+fn notice(app: &App, width: u16) -> Line<'static> {
     if app.is_typing || !app.arrangement.filter.is_empty() {
         let mark = if app.is_typing { "▏" } else { "" };
         let text = format!("filter: {}{mark}", app.arrangement.filter);
@@ -193,7 +190,10 @@ fn notice(app: &App) -> Line<'static> {
     }
     let first = app.view.as_ref().and_then(|view| view.notices.first());
     match app.note.as_ref().or(first) {
-        Some(note) => Line::styled(visible(note).to_string(), app.theme.warn()),
+        Some(note) => {
+            let text = fitted(&visible(note).to_string(), usize::from(width));
+            Line::styled(text, app.theme.warn())
+        }
         None => Line::default(),
     }
 }
@@ -202,11 +202,8 @@ fn keys(app: &App) -> Line<'static> {
     let text = match (app.help, app.is_typing) {
         (true, _) => "Esc back",
         (_, true) => "Enter keep  Esc clear",
-        _ => {
-            "q quit  ? help  Enter attach  w walk  Space fold  t tree  s sort  S reverse  / filter"
-        }
+        _ => "q quit  ? help  Enter attach  w walk  Space fold  t tree  s sort  / filter",
     };
-    // At 80 columns the last of them give way.
     Line::styled(text, app.theme.quiet())
 }
 

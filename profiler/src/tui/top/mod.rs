@@ -2,6 +2,8 @@
 
 mod app;
 mod draw;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::ops::ControlFlow;
