@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use profiler_testing::child::{Child, wait_for_state};
+use profiler_testing::child::{Child, KillOnDrop, wait_for_state};
 use serde_json::Value;
 use support::{command, fragscope, json, wait_until};
 
@@ -62,6 +62,14 @@ impl Drop for Prefork {
 
 fn once(flags: &[&str]) -> Value {
     json(&fragscope(&[&["top", "--once", "--json"], flags].concat()))
+}
+
+/// `top --json`, with its output to read.
+fn watch(flags: &[&str]) -> KillOnDrop {
+    let top = command(&[&["top", "--json"], flags].concat())
+        .stdout(Stdio::piped())
+        .spawn();
+    KillOnDrop(top.expect("it runs"))
 }
 
 fn process(top: &Value, pid: i32) -> Option<&Value> {
@@ -162,7 +170,7 @@ fn the_table_is_as_wide_as_it_may_be_and_without_walks_nothing_is_stopped() {
 #[test]
 fn a_storm_of_short_lived_children_leaves_the_table_right_and_memory_flat() {
     let prefork = Prefork::start();
-    let mut storm = Command::new("python3")
+    let storm = Command::new("python3")
         .args([
             "-c",
             "
@@ -176,10 +184,8 @@ while True:
         ])
         .spawn()
         .expect("python3");
-    let mut top = command(&["top", "--json", "--interval", "100ms", "--budget", "50%"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it runs");
+    let _storm = KillOnDrop(storm);
+    let mut top = watch(&["--interval", "100ms", "--budget", "50%"]);
     let pid = top.id() as i32;
     let lines = BufReader::new(top.stdout.take().expect("piped")).lines();
     let mut early = None;
@@ -207,8 +213,6 @@ while True:
     let status = top.wait().expect("it ends");
     assert_eq!(status.code(), Some(130));
     assert!(asked.elapsed() < Duration::from_secs(2));
-    storm.kill().expect("it runs");
-    storm.wait().expect("it ends");
     for &child in &prefork.children {
         wait_for_state(child, 'S');
     }
@@ -217,10 +221,7 @@ while True:
 #[test]
 fn processes_that_die_meanwhile_are_left_out() {
     let prefork = Prefork::start();
-    let mut top = command(&["top", "--json", "--interval", "200ms"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it runs");
+    let mut top = watch(&["--interval", "200ms"]);
     let mut lines = BufReader::new(top.stdout.take().expect("piped")).lines();
     let mut next = || -> Value {
         let line = lines.next().expect("a line").expect("UTF-8");
@@ -244,6 +245,4 @@ fn processes_that_die_meanwhile_are_left_out() {
             .iter()
             .all(|&child| process(&seen, child).is_none())
     });
-    top.kill().expect("it runs");
-    top.wait().expect("it ends");
 }

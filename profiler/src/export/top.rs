@@ -102,7 +102,7 @@ mod tests {
         let text = text(&view(1), &Arrangement::default(), 80);
         let row = text.lines().nth(4).expect("a row");
         assert!(
-            row.starts_with("      1  300M     -     -    -     - -1.4M/s -   "),
+            row.starts_with("      1  300M     -     -    -     -  -1.4M/s -   "),
             "{row}"
         );
     }
