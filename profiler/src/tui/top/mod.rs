@@ -1,4 +1,4 @@
-//! The screen of all processes: pure [`update`] and [`draw()`], driven by the loop of every screen.
+//! The screen of all processes: a pure update and a pure draw, driven by the loop of every screen.
 
 mod app;
 mod draw;
