@@ -20,6 +20,7 @@ pub mod fork;
 mod from_sample;
 pub mod glibc;
 pub mod heap;
+pub mod host;
 pub mod jemalloc;
 pub mod live;
 pub mod memory;

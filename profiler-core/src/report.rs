@@ -11,7 +11,7 @@ pub use self::rows::{
 };
 use crate::addr::PAGE_SIZE;
 use crate::completeness::{Completeness, Confidence};
-pub use crate::explain::{Remedy, Step};
+pub use crate::explain::{Remedy, ShortVerdict, Step};
 use crate::explain::{answer, explanation, findings, verdict};
 use crate::fork::ForkSharing;
 use crate::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
@@ -403,6 +403,20 @@ impl FragReport {
         let mut heaps = self.heaps.iter();
         let walked = heaps.any(|heap| heap.serves_malloc() && Some(heap.allocator) == kind);
         (!walked).then(|| serving.name())
+    }
+
+    /// The verdict in three words.
+    pub fn short_verdict(&self) -> ShortVerdict {
+        ShortVerdict::of(self)
+    }
+
+    /// Live bytes of all walked heaps; `None` when none was walked.
+    pub fn live_bytes(&self) -> Option<u64> {
+        let live = self
+            .heaps
+            .iter()
+            .map(|heap| heap.live_bytes + heap.mapped_large_bytes);
+        (!self.heaps.is_empty()).then(|| live.sum())
     }
 
     /// The value of a metric; `None` is unknown.

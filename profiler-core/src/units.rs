@@ -179,6 +179,24 @@ pub fn bytes(value: u64) -> String {
     format!("{scaled:.1} {}", UNITS[unit])
 }
 
+/// Bytes in binary units in five characters at most, for tables that have no room: `512`, `4.0K`, `252M`,
+/// `38.8G`.
+pub fn short_bytes(value: u64) -> String {
+    const UNITS: [&str; 5] = ["K", "M", "G", "T", "P"];
+    if value < 1000 {
+        return value.to_string();
+    }
+    let mut scaled = value as f64 / 1024.0;
+    let mut unit = 0;
+    while scaled >= 999.5 && unit + 1 < UNITS.len() {
+        scaled /= 1024.0;
+        unit += 1;
+    }
+    // MiB and below have noise behind the point, GiB have not.
+    let decimals = usize::from(scaled < 9.95 || unit >= 2 && scaled < 99.95);
+    format!("{scaled:.decimals$}{}", UNITS[unit])
+}
+
 /// A count with one decimal from ten thousand on: `9999`, `12.3k`, `4.5M`.
 pub fn count(value: u64) -> String {
     match value {
@@ -226,6 +244,19 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1024), "1.0 KiB");
         assert_eq!(bytes((1 << 20) - 1), "1.0 MiB");
+        for (value, shown) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1.0K"),
+            (1 << 20, "1.0M"),
+            (252 << 20, "252M"),
+            (1023 << 20, "1.0G"),
+            ((38 << 30) + (820 << 20), "38.8G"),
+            (500 << 30, "500G"),
+            (u64::MAX, "16384P"),
+        ] {
+            assert_eq!(short_bytes(value), shown);
+        }
         assert_eq!(count(9_999), "9999");
         assert_eq!(count(999_949), "999.9k");
         assert_eq!(count(999_950), "1.0M");

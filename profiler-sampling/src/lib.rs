@@ -13,6 +13,7 @@ mod blank_pages;
 mod core_sample;
 mod facts;
 mod file_pages;
+mod host;
 mod objects;
 mod sampler;
 mod schedule;
@@ -20,6 +21,7 @@ mod walkers;
 mod walks;
 
 pub use core_sample::{CoreSample, CoreSampleError, sample_of_core};
+pub use host::{HostOptions, HostSampler, NotWalked};
 pub use objects::Moment;
 pub use sampler::{Sampler, SamplingOptions, now_ns};
 pub use schedule::{STOP_PART_OF_BUDGET, WalkSchedule};

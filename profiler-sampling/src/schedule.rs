@@ -49,6 +49,11 @@ impl WalkSchedule {
         now >= self.next || self.is_early && now >= self.earliest
     }
 
+    /// How long it is until a walk is due, unless it is brought forward.
+    pub fn until_due(&self, now: Instant) -> Duration {
+        self.next.saturating_duration_since(now)
+    }
+
     /// Asks for a walk at the next opportunity.
     pub fn request_walk(&mut self, now: Instant) {
         self.next = now;
@@ -60,6 +65,21 @@ impl WalkSchedule {
     pub fn rss_changed(&mut self, at_walk: u64, now: u64) {
         let change = now.abs_diff(at_walk);
         self.is_early = change >= CHANGED_BYTES && change as f64 > at_walk as f64 * CHANGED_SHARE;
+    }
+
+    /// Walks nothing before `then`.
+    pub fn not_before(&mut self, then: Instant) {
+        self.next = self.next.max(then);
+        self.earliest = self.earliest.max(then);
+    }
+
+    /// Notes that `cost` was spent until `now` of what the share is of, for all that is walked: the next
+    /// walk waits until that is no more than the share.
+    pub fn spent(&mut self, now: Instant, cost: Duration) {
+        let share = self.stop_share.filter(|&share| share > 0.0 && share < 1.0);
+        let pause = share.map_or(Duration::ZERO, |share| cost.mul_f64((1.0 - share) / share));
+        // What was not waited for yet is still owed.
+        self.not_before(self.next.max(now) + pause);
     }
 
     /// Notes that a walk that ended `now` held the target for `stop` and took `walk` in all.
@@ -118,6 +138,22 @@ mod tests {
         schedule.rss_changed(300 << 20, 301 << 20);
         assert!(!schedule.due(start + second * 12), "it is as it was");
         assert!(schedule.due(start + stop.mul_f64(99.0) * 2));
+    }
+
+    #[test]
+    fn what_all_walks_cost_together_is_waited_for() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut budget = WalkSchedule::new(Duration::ZERO, Some(0.05), start);
+        budget.spent(start, Duration::from_millis(50));
+        assert!(!budget.due(start + Duration::from_millis(949)));
+        assert!(budget.due(start + Duration::from_millis(950)));
+        // Two that came before it was due are paid for one after the other.
+        budget.spent(start, Duration::from_millis(50));
+        assert!(!budget.due(start + second));
+        assert!(budget.due(start + second * 2));
+        let mut unlimited = WalkSchedule::new(Duration::ZERO, None, start);
+        unlimited.spent(start, second);
+        assert!(unlimited.due(start));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) struct Group {
     /// What of the hierarchy is mounted there: `/` is all of it.
     mounted: String,
     /// The group's path within the hierarchy.
-    path: String,
+    pub(super) path: String,
 }
 
 impl Group {
@@ -28,7 +28,7 @@ impl Group {
 
     /// The folders of this group and of those above it, as far as they are mounted: what limits any
     /// of them limits this process.
-    fn folders(&self) -> Vec<PathBuf> {
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
         // A container may see its group's place in the host's hierarchy, of which it has but a part.
         let below = self.path.strip_prefix(self.mounted.trim_end_matches('/'));
         let below = Path::new(below.unwrap_or_default().trim_start_matches('/'));
@@ -62,7 +62,8 @@ pub(super) fn is_frozen(pid: i32) -> bool {
     })
 }
 
-fn groups(controllers: &[&'static str], own: &str, mounts: &str) -> Vec<Group> {
+/// The groups of a process in the hierarchies of these controllers, by its `cgroup` file and our `mountinfo`.
+pub(super) fn groups(controllers: &[&'static str], own: &str, mounts: &str) -> Vec<Group> {
     let of_line = |line: &str| {
         // `number:controllers:path` (cgroups(7)).
         let mut parts = line.splitn(3, ':').skip(1);
@@ -103,14 +104,14 @@ pub(super) fn memory_left() -> Option<u64> {
 }
 
 /// The names of one version's files (`Documentation/admin-guide/cgroup-v1/memory.rst`, `cgroup-v2.rst`).
-struct Files {
-    limit: &'static str,
-    usage: &'static str,
+pub(super) struct Files {
+    pub(super) limit: &'static str,
+    pub(super) usage: &'static str,
     /// Pages of files in `memory.stat`, which the kernel takes back before it refuses.
     cache: [&'static str; 2],
 }
 
-const VERSIONS: [Files; 2] = [
+pub(super) const VERSIONS: [Files; 2] = [
     Files {
         limit: "memory.max",
         usage: "memory.current",

@@ -3,8 +3,10 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
+use nix::time::{ClockId, clock_gettime};
 use profiler_core::sample::Host;
 
 use super::cgroup;
@@ -29,6 +31,12 @@ pub fn host() -> Host {
 pub fn available_bytes() -> u64 {
     let of_host = field(&text("/proc/meminfo"), "MemAvailable").unwrap_or(0) << 10;
     cgroup::memory_left().map_or(of_host, |left| left.min(of_host))
+}
+
+/// The processor time of this process so far, all of its threads together.
+pub fn own_cpu() -> Duration {
+    let time = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID);
+    time.map_or(Duration::ZERO, Duration::from)
 }
 
 /// Gives the thread that calls this, and those that it starts, the lowest priority: all else that wants a

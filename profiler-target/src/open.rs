@@ -12,7 +12,7 @@ use super::proc_dir::{Gone, PidFd, ProcDir, field, io_error};
 use super::{Action, Denial, ErrorKind};
 
 /// `PF_KTHREAD` in `include/linux/sched.h`: field 9 of `/proc/PID/stat`.
-const PF_KTHREAD: u32 = 0x0020_0000;
+pub(super) const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// Why a process cannot be inspected.
 #[derive(Debug, thiserror::Error)]

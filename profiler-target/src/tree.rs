@@ -269,17 +269,19 @@ fn children(own: i32) -> io::Result<Vec<(i32, u64)>> {
 }
 
 /// What `/proc/N/stat` says of a process or a thread.
-struct Stat {
-    name: String,
-    state: char,
-    parent: i32,
-    began_ticks: u64,
+pub(super) struct Stat {
+    pub(super) name: String,
+    pub(super) state: char,
+    pub(super) parent: i32,
+    /// `PF_*` of `include/linux/sched.h`.
+    pub(super) flags: u32,
+    pub(super) began_ticks: u64,
     /// 0 when we may not know it.
     stack: u64,
 }
 
 impl Stat {
-    fn of(number: i32) -> Option<Self> {
+    pub(super) fn of(number: i32) -> Option<Self> {
         let text = fs::read(format!("/proc/{number}/stat")).ok()?;
         let text = String::from_utf8_lossy(&text);
         // The name in parentheses may hold any character.
@@ -289,8 +291,10 @@ impl Stat {
             name: head.split_once(" (")?.1.to_owned(),
             state: fields.next()?.chars().next()?,
             parent: fields.next()?.parse().ok()?,
-            // Field 22 of proc(5), the state being the third.
-            began_ticks: fields.nth(17)?.parse().ok()?,
+            // Field 9 of proc(5), the state being the third.
+            flags: fields.nth(4)?.parse().ok()?,
+            // Field 22.
+            began_ticks: fields.nth(12)?.parse().ok()?,
             // Field 28.
             stack: fields.nth(5)?.parse().ok()?,
         })

@@ -23,8 +23,9 @@ fn fails(args: &[&str], code: i32, words: &str) {
     assert_eq!(text(&output.stdout), "", "{args:?}: errors go to stderr");
 }
 
-const COMMANDS: [&str; 10] = [
-    "attach", "snapshot", "explain", "diff", "view", "record", "replay", "export", "doctor", "demo",
+const COMMANDS: [&str; 11] = [
+    "attach", "top", "snapshot", "explain", "diff", "view", "record", "replay", "export", "doctor",
+    "demo",
 ];
 
 #[test]

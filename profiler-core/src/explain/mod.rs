@@ -6,8 +6,10 @@ mod prose;
 mod proven;
 mod remedies;
 mod rules;
+mod short;
 
 pub use remedies::{Remedy, Step};
+pub use short::ShortVerdict;
 
 pub(crate) use growth::answer;
 pub(crate) use prose::{explanation, verdict};

@@ -38,15 +38,19 @@ impl Target {
 
     fn cmdline(&self) -> Vec<String> {
         let bytes = self.dir.bytes("cmdline").unwrap_or_default();
-        let kept = &bytes[..bytes.len().min(MAX_CMDLINE_BYTES)];
-        let kept = kept.strip_suffix(b"\0").unwrap_or(kept);
-        if kept.is_empty() {
-            return Vec::new();
-        }
-        kept.split(|&byte| byte == 0)
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect()
+        words(&bytes[..bytes.len().min(MAX_CMDLINE_BYTES)])
     }
+}
+
+/// The words of a command line as `/proc/PID/cmdline` has it.
+pub(crate) fn words(cmdline: &[u8]) -> Vec<String> {
+    let kept = cmdline.strip_suffix(b"\0").unwrap_or(cmdline);
+    if kept.is_empty() {
+        return Vec::new();
+    }
+    kept.split(|&byte| byte == 0)
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect()
 }
 
 impl Process for Target {

@@ -19,6 +19,8 @@ use super::residency::PageSource;
 use super::stop::StopGuards;
 use super::tmpfs::Devices;
 
+pub(super) use self::description::words;
+
 /// A live process. It is held by a pidfd and an open `/proc` directory, so that a
 /// recycled pid is never read.
 #[derive(Debug)]

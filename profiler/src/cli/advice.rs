@@ -48,6 +48,7 @@ impl Advice {
                     ..advice("attach", Some(options.pid))
                 }
             }
+            Command::Top(_) => advice("top", None),
             Command::Snapshot(args) => advice("snapshot", args.source.pid),
             Command::Explain(args) => advice("explain", args.source.pid),
             Command::Diff(args) => advice("diff", args.pid),
@@ -199,6 +200,7 @@ impl Advice {
 fn without_screen(command: &Command) -> &'static str {
     match command {
         Command::View(_) => "use `explain FILE` or `export FILE --format text`",
+        Command::Top(_) => "use --once, or --json",
         Command::Attach(_)
         | Command::Demo(_)
         | Command::Snapshot(_)
@@ -219,7 +221,8 @@ fn without_probes(command: &Command) -> Option<&'static str> {
         Command::Record(_) => Some(
             "record it from its start by `fragscope record -o FILE -- COMMAND`, which needs no probes",
         ),
-        Command::Snapshot(_)
+        Command::Top(_)
+        | Command::Snapshot(_)
         | Command::Explain(_)
         | Command::Diff(_)
         | Command::View(_)

@@ -1,6 +1,7 @@
 //! Flags and commands, and how they become options.
 
 mod files;
+mod top;
 mod values;
 
 use std::ffi::OsString;
@@ -12,6 +13,7 @@ use profiler_sampling::SamplingOptions;
 
 use self::files::LimitArgs;
 pub(super) use self::files::{Export, ExportArgs, ReplayArgs, ViewArgs};
+pub(super) use self::top::TopArgs;
 use self::values::{budget, duration, interval, size};
 use crate::session::diff::{After, DiffOptions};
 use crate::session::options::{AttachOptions, Budget, ReadObjects, SnapshotOptions, Subject};
@@ -65,6 +67,9 @@ Columns of --headless, `-` being unknown:
               is not verified), stale (RSS moved since the walk), unread, defects, lost, untracked
               (blocks), no-probes, probes-ended, shadow-ended")]
     Attach(AttachArgs),
+    /// Show every Python process of the host: memory, fragmentation, growth, as a tree
+    #[command(after_long_help = top::HELP)]
+    Top(TopArgs),
     /// Walk the heap once, without probes, and print a report
     #[command(after_long_help = "\
 Examples:

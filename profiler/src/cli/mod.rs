@@ -26,6 +26,7 @@ use self::failure::{Failure, check_host};
 use crate::say;
 use crate::session::convert::Converted;
 use crate::session::record::RecordEnding;
+use crate::session::top::Once;
 use crate::session::{self, Ending, SessionError};
 
 /// Parses the command line, does what it says, and gives the exit code.
@@ -181,6 +182,14 @@ fn whole_snapshot(missing_bytes: u64, interrupted: bool, advice: &Advice) -> Exi
 fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
     let exit: Exit = match command {
         Command::Attach(args) => session::attach(&args.options())?.into(),
+        Command::Top(args) if args.once => match session::top::once(&args.options())? {
+            Once::Seen(view) => {
+                unless_closed(print::host(&view, &args.options()))?;
+                Exit::Done
+            }
+            Once::Interrupted => Exit::Interrupted,
+        },
+        Command::Top(args) => session::top::top(&args.options())?.into(),
         Command::Demo(args) => session::demo(&args.options())?.into(),
         Command::Snapshot(args) => {
             let taken = session::snapshot(&args.options())?;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
+use profiler_core::host::HostView;
 use profiler_core::text::visible;
 use profiler_core::view::View;
 use profiler_lab::report::Report;
@@ -12,6 +13,8 @@ use crate::export;
 use crate::say;
 use crate::session::diff::Compared;
 use crate::session::doctor::{Check, Fix, Grade};
+use crate::session::top::TopOptions;
+use crate::tui;
 
 /// A snapshot, as text or JSON.
 pub(super) fn snapshot(view: &View, json: bool) -> io::Result<()> {
@@ -21,6 +24,22 @@ pub(super) fn snapshot(view: &View, json: bool) -> io::Result<()> {
         say::print(&export::text(view))
     }
 }
+
+/// The processes of the host, as a table or JSON.
+pub(super) fn host(view: &HostView, options: &TopOptions) -> io::Result<()> {
+    if options.json {
+        return data(&export::host(view));
+    }
+    let columns = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|columns| columns.parse().ok());
+    let width = tui::width().or(columns).unwrap_or(WIDTH).max(LEAST_WIDTH);
+    say::print(&export::top::text(view, &options.arrangement, width))
+}
+
+/// Columns of a table where there is no terminal, and at least.
+const WIDTH: usize = 120;
+const LEAST_WIDTH: usize = 40;
 
 /// The verdict in prose.
 pub(super) fn explanation(view: &View) -> io::Result<()> {

@@ -13,6 +13,7 @@ pub mod replay;
 #[cfg(test)]
 pub(crate) mod sample_view;
 mod text;
+pub mod top;
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ use profiler_core::text::visible;
 use profiler_core::view::View;
 use profiler_trace::whole_file::{Place, WriteError};
 
-pub use json::{checks, json, ndjson};
+pub use json::{checks, host, host_line, json, ndjson};
 pub use lines::{line, line_heading};
 pub use text::{explanation, text};
 

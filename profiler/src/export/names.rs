@@ -49,20 +49,13 @@ pub(super) fn latest(view: &View) -> Point {
         time_ns: report.taken_at_ns,
         rss_bytes: report.kernel.rss_bytes,
         swap_bytes: report.kernel.swap_bytes,
-        live_bytes: live_bytes(view),
+        live_bytes: report.live_bytes(),
         heap_bytes: report.heap_resident_bytes(),
     };
     match view.history.last() {
         Some(point) if point.time_ns > walked.time_ns => *point,
         _ => walked,
     }
-}
-
-/// Live bytes of all walked heaps; `None` when none was walked.
-fn live_bytes(view: &View) -> Option<u64> {
-    let heaps = &view.report.heaps;
-    let live = heaps.iter().map(|h| h.live_bytes + h.mapped_large_bytes);
-    (!heaps.is_empty()).then(|| live.sum())
 }
 
 /// Events lost since attaching, by the newest account.

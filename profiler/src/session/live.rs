@@ -179,17 +179,11 @@ impl LiveSession {
     }
 
     fn note_point(&mut self, rss_bytes: u64, swap_bytes: u64) {
-        let heaps = &self.report.heaps;
-        let live = heaps
-            .iter()
-            .map(|h| h.live_bytes + h.mapped_large_bytes)
-            .sum();
-        let live_bytes = (!heaps.is_empty()).then_some(live);
         let point = Point {
             time_ns: now_ns(),
             rss_bytes,
             swap_bytes,
-            live_bytes,
+            live_bytes: self.report.live_bytes(),
             heap_bytes: self.report.heap_resident_bytes(),
         };
         self.history.push(point);

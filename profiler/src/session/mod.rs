@@ -23,6 +23,7 @@ pub mod saved;
 mod screen;
 mod signals;
 mod snapshot;
+pub mod top;
 pub mod what_if;
 mod worker;
 

@@ -1,44 +1,56 @@
 //! The terminal UI on a thread of its own.
 
 use std::io;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::tui::{self, Effect, Update};
+use crate::tui::{self, Effect, Leave, Update};
 
 /// How long the screen's thread is waited for. It looks for what is new each 50 ms, and takes longer
 /// only where the terminal takes nothing in.
 pub(crate) const LAST_FRAME: Duration = Duration::from_secs(1);
 
 /// The screen, from outside of its thread.
-pub(crate) struct Screen {
-    updates: Sender<Update>,
+pub(crate) struct Screen<U = Update> {
+    updates: Sender<U>,
     thread: JoinHandle<io::Result<()>>,
 }
 
 impl Screen {
-    /// Takes the terminal over. `effects` is called with what the user wants.
+    /// Takes the terminal over for a session. `effects` is called with what the user wants.
     ///
     /// # Errors
     /// When no thread can be started.
     pub(crate) fn open(effects: impl FnMut(Effect) + Send + 'static) -> io::Result<Self> {
+        Self::drawn_by(move |to_draw| tui::run(to_draw, effects))
+    }
+}
+
+impl<U: Leave + Send + 'static> Screen<U> {
+    /// Takes the terminal over; `run` draws what it is given until it is to leave.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(crate) fn drawn_by(
+        run: impl FnOnce(&Receiver<U>) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
         let (updates, to_draw) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("screen".into())
-            .spawn(move || tui::run(&to_draw, effects))?;
+            .spawn(move || run(&to_draw))?;
         Ok(Self { updates, thread })
     }
 
     /// Gives it something new.
-    pub(crate) fn update(&self, update: Update) {
+    pub(crate) fn update(&self, update: U) {
         // A screen that the user left is closed by the request that it sent before.
         let _ = self.updates.send(update);
     }
 
     /// Begins to give the terminal back.
     pub(crate) fn leave(&self) {
-        self.update(Update::Quit);
+        self.update(U::leave());
     }
 
     /// Waits until the terminal is given back, but no longer than `timeout`.

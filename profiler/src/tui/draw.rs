@@ -36,6 +36,11 @@ pub(super) fn body(app: &App) -> Rect {
 /// Draws the app, and takes out whatever of foreign text would drive the terminal or reorder it.
 pub(super) fn draw(app: &App, frame: &mut Frame) {
     fill(app, frame);
+    clean(frame);
+}
+
+/// Takes out of a frame whatever of foreign text would drive the terminal or reorder it.
+pub(super) fn clean(frame: &mut Frame) {
     for cell in &mut frame.buffer_mut().content {
         if cell.symbol().contains(is_harmful) {
             let clean: String = cell.symbol().chars().filter(|c| !is_harmful(*c)).collect();
@@ -44,14 +49,23 @@ pub(super) fn draw(app: &App, frame: &mut Frame) {
     }
 }
 
+/// Whether the terminal is too small for a screen, which is said on it then.
+pub(super) fn too_small(frame: &mut Frame) -> bool {
+    let area = frame.area();
+    if area.width >= LEAST.0 && area.height >= LEAST.1 {
+        return false;
+    }
+    let text = format!(
+        "fragscope needs {} × {}, this terminal is {} × {}: enlarge it, or press q.",
+        LEAST.0, LEAST.1, area.width, area.height
+    );
+    frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), area);
+    true
+}
+
 fn fill(app: &App, frame: &mut Frame) {
     let area = frame.area();
-    if area.width < LEAST.0 || area.height < LEAST.1 {
-        let text = format!(
-            "fragscope needs {} × {}, this terminal is {} × {}: enlarge it, or press q.",
-            LEAST.0, LEAST.1, area.width, area.height
-        );
-        frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), area);
+    if too_small(frame) {
         return;
     }
     let [head, tabs, body, notice, keys] = areas(app, area);

@@ -187,7 +187,7 @@ pub(super) fn notice(app: &App, view: Option<&View>, width: u16) -> Option<Line<
 }
 
 /// The text, or as much of it as `width` holds and a mark that there is more.
-fn fitted(text: &str, width: usize) -> String {
+pub(super) fn fitted(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }

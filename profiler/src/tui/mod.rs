@@ -9,8 +9,10 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod theme;
+pub mod top;
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -18,6 +20,7 @@ use std::time::Duration;
 
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use profiler_core::view::View;
+use ratatui::Frame;
 use signal_hook::consts::SIGTSTP;
 
 use self::app::{App, Message};
@@ -36,6 +39,78 @@ pub enum Update {
     Note(String),
     /// Leave.
     Quit,
+}
+
+/// What the terminal's loop drives: a state that updates and keys change, and that is drawn. No IO.
+trait Program {
+    /// What is new.
+    type Update;
+    /// What the user wants.
+    type Effect: Copy;
+    /// The user's interrupt.
+    const INTERRUPT: Self::Effect;
+    /// Takes in something new; whether the screen is to be left.
+    fn update(&mut self, update: Self::Update) -> ControlFlow<()>;
+    /// The terminal has another size.
+    fn resize(&mut self, width: u16, height: u16);
+    /// A key.
+    fn press(&mut self, key: KeyEvent) -> Option<Self::Effect>;
+    /// Whether the screen is left for it.
+    fn leaves(effect: Self::Effect) -> bool;
+    /// Draws it.
+    fn draw(&self, frame: &mut Frame);
+}
+
+impl Program for App {
+    type Update = Update;
+    type Effect = Effect;
+    const INTERRUPT: Effect = Effect::Interrupt;
+
+    fn update(&mut self, update: Update) -> ControlFlow<()> {
+        let message = match update {
+            Update::View(view) => Message::View(view),
+            Update::Walk(view, cursor) => Message::Walk(view, cursor),
+            Update::Note(note) => Message::Note(note),
+            Update::Quit => return ControlFlow::Break(()),
+        };
+        app::update(self, message);
+        ControlFlow::Continue(())
+    }
+
+    fn resize(&mut self, width: u16, height: u16) {
+        app::update(self, Message::Resize(width, height));
+    }
+
+    fn press(&mut self, key: KeyEvent) -> Option<Effect> {
+        app::update(self, Message::Key(key))
+    }
+
+    fn leaves(effect: Effect) -> bool {
+        effect == Effect::Quit
+    }
+
+    fn draw(&self, frame: &mut Frame) {
+        draw::draw(self, frame);
+    }
+}
+
+/// What the screen's side of a session can be sent.
+pub trait Leave {
+    /// What makes the screen leave.
+    fn leave() -> Self;
+}
+
+impl Leave for Update {
+    fn leave() -> Self {
+        Self::Quit
+    }
+}
+
+/// The columns of the terminal on stdout; `None` where it is something else.
+pub fn width() -> Option<usize> {
+    use std::io::IsTerminal;
+    let size = io::stdout().is_terminal().then(crossterm::terminal::size)?;
+    Some(usize::from(size.ok()?.0))
 }
 
 /// Why no screen can be drawn.
@@ -75,10 +150,19 @@ const KEYS_WAIT: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// When the terminal fails. It is restored on every way out, panics included.
-pub fn run(updates: &Receiver<Update>, mut effects: impl FnMut(Effect)) -> io::Result<()> {
-    match drive(updates, &mut effects) {
+pub fn run(updates: &Receiver<Update>, effects: impl FnMut(Effect)) -> io::Result<()> {
+    play(App::new(Theme::from_environment()), updates, effects)
+}
+
+/// The same for any program.
+fn play<P: Program>(
+    program: P,
+    updates: &Receiver<P::Update>,
+    mut effects: impl FnMut(P::Effect),
+) -> io::Result<()> {
+    match drive(program, updates, &mut effects) {
         Err(_) if terminal::gone() => {
-            effects(Effect::Interrupt);
+            effects(P::INTERRUPT);
             Ok(())
         }
         other => other,
@@ -89,32 +173,27 @@ fn is_ctrl_z(key: &KeyEvent) -> bool {
     key.code == KeyCode::Char('z') && key.modifiers.contains(KeyModifiers::CONTROL)
 }
 
-fn drive(updates: &Receiver<Update>, effects: &mut impl FnMut(Effect)) -> io::Result<()> {
+fn drive<P: Program>(
+    mut program: P,
+    updates: &Receiver<P::Update>,
+    effects: &mut impl FnMut(P::Effect),
+) -> io::Result<()> {
     let mut screen = Screen::enter()?;
     let suspend = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGTSTP, Arc::clone(&suspend))?;
-    let mut app = App::new(Theme::from_environment());
     let (width, height) = crossterm::terminal::size()?;
-    app::update(&mut app, Message::Resize(width, height));
+    program.resize(width, height);
     let mut dirty = true;
     loop {
         match updates.recv_timeout(if dirty { Duration::ZERO } else { KEY_POLL }) {
-            Ok(Update::View(view)) => {
-                app::update(&mut app, Message::View(view));
-                dirty = true;
-                continue;
-            }
-            Ok(Update::Walk(view, cursor)) => {
-                app::update(&mut app, Message::Walk(view, cursor));
-                dirty = true;
-                continue;
-            }
-            Ok(Update::Note(note)) => {
-                app::update(&mut app, Message::Note(note));
-                dirty = true;
-                continue;
-            }
-            Ok(Update::Quit) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Ok(update) => match program.update(update) {
+                ControlFlow::Continue(()) => {
+                    dirty = true;
+                    continue;
+                }
+                ControlFlow::Break(()) => return Ok(()),
+            },
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) => {}
         }
         if suspend.swap(false, Ordering::Relaxed) {
@@ -122,30 +201,31 @@ fn drive(updates: &Receiver<Update>, effects: &mut impl FnMut(Effect)) -> io::Re
             dirty = true;
         }
         if std::mem::take(&mut dirty) {
-            screen.draw(|frame| draw::draw(&app, frame))?;
+            screen.draw(|frame| program.draw(frame))?;
         }
         if terminal::gone() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         while event::poll(KEYS_WAIT)? {
-            let message = match event::read()? {
+            let effect = match event::read()? {
                 // In raw mode the terminal sends no signal for it.
                 Event::Key(key) if is_ctrl_z(&key) => {
                     suspend.store(true, Ordering::Relaxed);
                     continue;
                 }
-                Event::Key(key) if key.kind != KeyEventKind::Release => Message::Key(key),
-                Event::Resize(width, height) => Message::Resize(width, height),
+                Event::Key(key) if key.kind != KeyEventKind::Release => program.press(key),
+                Event::Resize(width, height) => {
+                    program.resize(width, height);
+                    None
+                }
                 _ => continue,
             };
             dirty = true;
-            match app::update(&mut app, message) {
-                Some(Effect::Quit) => {
-                    effects(Effect::Quit);
+            if let Some(effect) = effect {
+                effects(effect);
+                if P::leaves(effect) {
                     return Ok(());
                 }
-                Some(effect) => effects(effect),
-                None => {}
             }
         }
     }

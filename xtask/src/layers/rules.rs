@@ -45,9 +45,10 @@ struct Rule {
 }
 
 /// Folders of the core that are no walkers. Every other folder is held to what walkers must keep.
-const NO_WALKERS: [&str; 7] = [
+const NO_WALKERS: [&str; 8] = [
     "allocator",
     "explain",
+    "host",
     "live",
     "memory",
     "metrics",

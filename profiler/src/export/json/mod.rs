@@ -6,9 +6,11 @@ mod interval;
 mod objects;
 mod prediction;
 mod snapshot;
+mod top;
 mod what_if;
 
 use profiler_core::columns::Column;
+use profiler_core::host::HostView;
 use profiler_core::text::is_harmful;
 use profiler_core::units::Value;
 use profiler_core::view::View;
@@ -23,6 +25,16 @@ pub fn json(view: &View) -> String {
 /// A view as one line of `fragscope.interval/1`: the figures that change from look to look.
 pub fn ndjson(view: &View) -> String {
     text(serde_json::to_string(&interval::Interval::of(view)))
+}
+
+/// The processes of a host as one indented `fragscope.top/1` document.
+pub fn host(view: &HostView) -> String {
+    text(serde_json::to_string_pretty(&top::Top::of(view)))
+}
+
+/// The same in one line.
+pub fn host_line(view: &HostView) -> String {
+    text(serde_json::to_string(&top::Top::of(view)))
 }
 
 /// What `doctor` found, as one indented `fragscope.doctor/1` document: of each check its name, its

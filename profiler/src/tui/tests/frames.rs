@@ -14,7 +14,7 @@ use super::super::theme::Theme;
 use super::{PAGES, app, fixture, frame, saved, text};
 
 /// Compares with the file of this name, or writes it when `UPDATE_GOLDEN` is set.
-fn golden(name: &str, found: &str) {
+pub(in crate::tui) fn golden(name: &str, found: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tui");
     let file = folder.join(format!("{name}.txt"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {

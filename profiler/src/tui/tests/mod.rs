@@ -1,7 +1,7 @@
 //! Frames and keys, on ratatui's own test backend.
 
 mod fixture;
-mod frames;
+pub(super) mod frames;
 mod keys;
 
 use ratatui::Terminal;
@@ -51,7 +51,7 @@ fn frame(app: &App, width: u16, height: u16) -> Buffer {
 }
 
 /// A frame as text, without blanks at the ends of lines.
-fn text(buffer: &Buffer) -> String {
+pub(super) fn text(buffer: &Buffer) -> String {
     let width = usize::from(buffer.area.width).max(1);
     buffer
         .content

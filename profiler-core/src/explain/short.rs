@@ -1,0 +1,92 @@
+//! The verdict in three words, for a row of a table.
+
+use super::prose::fragmentation;
+use crate::report::{FragReport, Mechanism};
+
+/// The verdict of a report in three words at most, by its first finding.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct ShortVerdict {
+    /// What the first finding is about; `None` where nothing stands out.
+    pub mechanism: Option<Mechanism>,
+    /// Its bytes as a share of RSS, 0 to 1.
+    pub share: f64,
+    /// Fragmentation as a share of RSS, 0 to 1.
+    pub fragmentation: f64,
+}
+
+impl ShortVerdict {
+    /// Of a report.
+    pub(crate) fn of(report: &FragReport) -> Self {
+        let rss = report.kernel.rss_bytes.max(1) as f64;
+        let first = report.findings.first();
+        let bytes = first.map_or(0, |first| {
+            first
+                .bytes
+                .filter(|bytes| *bytes > 0)
+                .unwrap_or(first.held_bytes)
+        });
+        Self {
+            mechanism: first.map(|first| first.mechanism),
+            share: bytes as f64 / rss,
+            fragmentation: fragmentation(report) as f64 / rss,
+        }
+    }
+
+    /// In words. That a process grows is named where its memory is in use, which no allocator changes.
+    pub fn words(&self, is_growing: bool) -> String {
+        let fragmented = |what: &str| format!("fragmented: {what}");
+        match self.mechanism {
+            None | Some(Mechanism::MostlyLive) if is_growing => "growing".into(),
+            None | Some(Mechanism::MostlyLive) => "in use".into(),
+            Some(Mechanism::NotTheHeap) if is_growing => "growing, not heap".into(),
+            Some(Mechanism::NotTheHeap) => "not the heap".into(),
+            Some(Mechanism::NotSure) => "no verdict".into(),
+            Some(Mechanism::Untrimmed) => format!("trim returns {:.0}%", self.share * 100.0),
+            Some(Mechanism::PinnedPages) => fragmented("pinned"),
+            Some(Mechanism::PinnedTop) => fragmented("top"),
+            Some(Mechanism::KeptTop) => fragmented("kept top"),
+            Some(Mechanism::Caches) => fragmented("caches"),
+            Some(Mechanism::ArenaSprawl) => fragmented("arenas"),
+            Some(Mechanism::SparsePools) => fragmented("pymalloc"),
+            Some(Mechanism::DynamicMmapThreshold) => fragmented("large"),
+            Some(Mechanism::StuckPages) => fragmented("stuck"),
+            Some(Mechanism::PrivateHeap) => fragmented("library"),
+            Some(Mechanism::Unexplained) => fragmented("unknown"),
+            Some(Mechanism::HugePages) => "huge pages".into(),
+            Some(Mechanism::LazilyFreed) => "freed lazily".into(),
+        }
+    }
+
+    /// Whether a remedy of fragmentation is named, rather than that memory is in use.
+    pub fn is_fragmentation(&self) -> bool {
+        !matches!(
+            self.mechanism,
+            None | Some(Mechanism::MostlyLive | Mechanism::NotTheHeap | Mechanism::NotSure)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_words_say_what_the_first_finding_is_about() {
+        let words = |mechanism, is_growing| {
+            let verdict = ShortVerdict {
+                mechanism,
+                share: 0.617,
+                fragmentation: 0.7,
+            };
+            verdict.words(is_growing)
+        };
+        assert_eq!(words(None, false), "in use");
+        assert_eq!(words(Some(Mechanism::MostlyLive), true), "growing");
+        assert_eq!(words(Some(Mechanism::Untrimmed), true), "trim returns 62%");
+        assert_eq!(
+            words(Some(Mechanism::ArenaSprawl), false),
+            "fragmented: arenas"
+        );
+        assert_eq!(words(Some(Mechanism::NotSure), true), "no verdict");
+    }
+}

@@ -1,0 +1,83 @@
+//! The processes of a host: what was seen of them at one moment, what is known of each over time, and
+//! the table that is made of it.
+
+mod arrange;
+mod columns;
+mod model;
+mod turns;
+
+use std::sync::Arc;
+
+use crate::sample::Host;
+
+pub use arrange::{Arrangement, Line, lines};
+pub use columns::{COLUMNS, Column, Datum, column_of, command, fitting};
+pub use model::{Cost, HostModel, HostView, ProcessRow, Totals, WalkFigures};
+
+/// A process that no later one is taken for: its number, when it began, and the program that it
+/// executes.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub struct ProcessId {
+    /// Its number in fragscope's own pid namespace.
+    pub pid: i32,
+    /// When it began, in clock ticks since the host did.
+    pub began_ticks: u64,
+    /// Device and inode of its program; zeros where it cannot be seen.
+    pub program: (u64, u64),
+}
+
+/// The kernel's account of a process's memory, in bytes.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Memory {
+    /// Resident set.
+    pub rss_bytes: u64,
+    /// Proportional set size: shared pages count in parts.
+    pub pss_bytes: Option<u64>,
+    /// Unique set size: the pages that no other process maps (`Private_Clean` and `Private_Dirty`).
+    pub uss_bytes: Option<u64>,
+    /// Swap.
+    pub swap_bytes: Option<u64>,
+}
+
+/// A memory control group.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct MemoryGroup {
+    /// Its path in the hierarchy, as we see it: any text.
+    pub path: String,
+    /// What the kernel counts for it, in bytes.
+    pub current_bytes: Option<u64>,
+    /// The lowest limit of it and of the groups above, in bytes; `None` where there is none.
+    pub max_bytes: Option<u64>,
+}
+
+/// What was seen of a process at one moment, without a walk.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProcessSample {
+    /// Which one.
+    pub id: ProcessId,
+    /// Its parent's number.
+    pub parent: i32,
+    /// The kernel's name for it: any text.
+    pub comm: String,
+    /// Its command line, which may be cut: any text.
+    pub cmdline: Vec<String>,
+    /// Its Python's version, e.g. `CPython 3.11.2`; `None` when it runs none.
+    pub python: Option<String>,
+    /// Its memory.
+    pub memory: Memory,
+    /// Its memory control group.
+    pub group: Option<Arc<MemoryGroup>>,
+}
+
+/// What was seen of a host at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HostSample {
+    /// Nanoseconds since 1970-01-01 UTC.
+    pub taken_at_ns: u64,
+    /// The host.
+    pub host: Host,
+    /// The processes that are shown.
+    pub processes: Vec<ProcessSample>,
+    /// What is not shown and why, one sentence each.
+    pub notices: Vec<String>,
+}

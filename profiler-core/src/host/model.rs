@@ -1,0 +1,468 @@
+//! What is known of each process over time: growth, and the last walk.
+
+use std::collections::BTreeMap;
+
+use super::turns::{Turn, urgency};
+use super::{HostSample, ProcessId, ProcessSample};
+use crate::allocator::AllocatorTitle;
+use crate::completeness::Confidence;
+use crate::explain::ShortVerdict;
+use crate::metrics::MetricId;
+use crate::report::FragReport;
+use crate::sample::Host;
+use crate::units::{bytes, count, nanoseconds};
+
+/// What is watched for less time than this has no growth yet: a page more or less would be a large rate.
+const LEAST_TIME_NS: u64 = 2_000_000_000;
+/// A process grows when it gained at least so many bytes…
+const GROWN_BYTES: u64 = 4 << 20;
+/// …and would gain at least this share of its RSS in an hour.
+const GROWN_SHARE_PER_HOUR: f64 = 0.25;
+
+/// What a walk of a process came to, as far as a table shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WalkFigures {
+    /// When, in nanoseconds since 1970-01-01 UTC.
+    pub taken_at_ns: u64,
+    /// Live bytes in all heaps; `None` when none could be walked.
+    pub live_bytes: Option<u64>,
+    /// Resident heap bytes that hold nothing live.
+    pub fragmentation_bytes: Option<u64>,
+    /// What a trim would return.
+    pub trim_returnable_bytes: Option<u64>,
+    /// The allocator that serves malloc: any text.
+    pub malloc: Option<AllocatorTitle>,
+    /// How long the process was stopped, in nanoseconds.
+    pub stop_ns: u64,
+    /// How sure the walk is.
+    pub confidence: Confidence,
+    /// What follows.
+    pub verdict: ShortVerdict,
+}
+
+impl WalkFigures {
+    /// Of the report on a walk.
+    pub fn of(report: &FragReport) -> Self {
+        Self {
+            taken_at_ns: report.taken_at_ns,
+            live_bytes: report.live_bytes(),
+            fragmentation_bytes: report.amount(MetricId::FragmentationBytes),
+            trim_returnable_bytes: report.amount(MetricId::TrimReturnableBytes),
+            malloc: report.target.malloc.clone(),
+            stop_ns: report.completeness.stop_ns,
+            confidence: report.completeness.layout_confidence,
+            verdict: report.short_verdict(),
+        }
+    }
+}
+
+/// A process of the table.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProcessRow {
+    /// What was seen of it last.
+    pub process: ProcessSample,
+    /// Growth of its RSS over the time that it was watched, in bytes a second.
+    pub growth: Option<f64>,
+    /// Whether it gained enough, and fast enough, to be called growing.
+    pub is_growing: bool,
+    /// Its last walk.
+    pub walk: Option<WalkFigures>,
+    /// How long ago that was, in nanoseconds.
+    pub walk_age_ns: Option<u64>,
+    /// Why it was not walked when it was its turn, in one sentence.
+    pub not_walked: Option<String>,
+}
+
+impl ProcessRow {
+    /// The verdict in three words; `None` before the first walk, unless it grows.
+    pub fn verdict(&self) -> Option<String> {
+        match &self.walk {
+            Some(walk) => Some(walk.verdict.words(self.is_growing)),
+            None => self.is_growing.then(|| "growing".to_owned()),
+        }
+    }
+}
+
+/// Sums of several processes, in bytes.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Totals {
+    /// How many.
+    pub processes: usize,
+    /// How many of them were walked.
+    pub walked: usize,
+    /// Sum of PSS, in which shared pages count once when all who share them are among them.
+    pub pss_bytes: u64,
+    /// Sum of USS.
+    pub uss_bytes: u64,
+    /// Sum of swap.
+    pub swap_bytes: u64,
+    /// Sum of what trims would return, of those that were walked.
+    pub trim_returnable_bytes: u64,
+}
+
+impl Totals {
+    /// Of rows.
+    pub fn of<'a>(rows: impl Iterator<Item = &'a ProcessRow>) -> Self {
+        rows.fold(Self::default(), |sum, row| {
+            let memory = row.process.memory;
+            let trim = row
+                .walk
+                .as_ref()
+                .and_then(|walk| walk.trim_returnable_bytes);
+            let add = |sum: u64, more: Option<u64>| sum.saturating_add(more.unwrap_or(0));
+            Self {
+                processes: sum.processes + 1,
+                walked: sum.walked + usize::from(row.walk.is_some()),
+                pss_bytes: add(sum.pss_bytes, memory.pss_bytes),
+                uss_bytes: add(sum.uss_bytes, memory.uss_bytes),
+                swap_bytes: add(sum.swap_bytes, memory.swap_bytes),
+                trim_returnable_bytes: add(sum.trim_returnable_bytes, trim),
+            }
+        })
+    }
+}
+
+impl Totals {
+    /// What there is of several processes, in short phrases.
+    pub fn phrases(&self, what: &str) -> Vec<String> {
+        let mut phrases = vec![
+            match self.processes {
+                1 => format!("1 {what}process"),
+                count => format!("{count} {what}processes"),
+            },
+            format!("PSS {}", bytes(self.pss_bytes)),
+            format!("USS {}", bytes(self.uss_bytes)),
+            format!("swap {}", bytes(self.swap_bytes)),
+        ];
+        if self.walked > 0 {
+            phrases.push(format!(
+                "trims return {}",
+                bytes(self.trim_returnable_bytes)
+            ));
+        }
+        match self.walked {
+            0 => phrases.push("none walked yet".into()),
+            some if some < self.processes => phrases.push(format!("{some} walked")),
+            _ => {}
+        }
+        phrases
+    }
+}
+
+impl Cost {
+    /// Processor time as a share of one core.
+    pub fn cpu_share(&self) -> f64 {
+        self.cpu_ns as f64 / self.elapsed_ns.max(1) as f64
+    }
+
+    /// What watching took, in short phrases.
+    pub fn phrases(&self) -> Vec<String> {
+        let mut phrases = vec![format!("cost {:.1} % of a core", self.cpu_share() * 100.0)];
+        if self.walks > 0 {
+            phrases.push(match self.walks {
+                1 => "1 walk".into(),
+                walks => format!("{} walks", count(walks)),
+            });
+            phrases.push(format!("stopped {} in all", nanoseconds(self.stop_ns)));
+            phrases.push(format!("longest {}", nanoseconds(self.longest_stop_ns)));
+        }
+        phrases
+    }
+}
+
+/// What watching took so far.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Cost {
+    /// For how long it is watched, in nanoseconds.
+    pub elapsed_ns: u64,
+    /// Processor time of fragscope, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Walks.
+    pub walks: u64,
+    /// How long processes were stopped, all together, in nanoseconds.
+    pub stop_ns: u64,
+    /// The longest time that one was stopped for a walk, in nanoseconds.
+    pub longest_stop_ns: u64,
+}
+
+/// What there is to show.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HostView {
+    /// Nanoseconds since 1970-01-01 UTC.
+    pub taken_at_ns: u64,
+    /// The host.
+    pub host: Host,
+    /// The processes, by their numbers.
+    pub rows: Vec<ProcessRow>,
+    /// What is not shown and why.
+    pub notices: Vec<String>,
+    /// What it took so far.
+    pub cost: Cost,
+}
+
+#[derive(Debug)]
+struct Watched {
+    /// When it was seen first, and its RSS then.
+    first: (u64, u64),
+    last: ProcessSample,
+    walk: Option<WalkFigures>,
+    not_walked: Option<String>,
+}
+
+/// The processes that are watched. Of one that is gone nothing is kept.
+#[derive(Debug, Default)]
+pub struct HostModel {
+    watched: BTreeMap<ProcessId, Watched>,
+    taken_at_ns: u64,
+    host: Host,
+    notices: Vec<String>,
+}
+
+impl HostModel {
+    /// Takes in what was seen.
+    pub fn observe(&mut self, sample: HostSample) {
+        self.taken_at_ns = sample.taken_at_ns;
+        self.host = sample.host;
+        self.notices = sample.notices;
+        let mut before = std::mem::take(&mut self.watched);
+        for process in sample.processes {
+            let known = before.remove(&process.id);
+            let seen = (sample.taken_at_ns, process.memory.rss_bytes);
+            let watched = match known {
+                Some(known) => Watched {
+                    last: process,
+                    ..known
+                },
+                None => Watched {
+                    first: seen,
+                    last: process,
+                    walk: None,
+                    not_walked: None,
+                },
+            };
+            self.watched.insert(watched.last.id, watched);
+        }
+    }
+
+    /// Takes in a walk, or why there was none.
+    pub fn walked(&mut self, id: ProcessId, walk: Result<WalkFigures, String>) {
+        if let Some(watched) = self.watched.get_mut(&id) {
+            match walk {
+                Ok(figures) => {
+                    watched.walk = Some(figures);
+                    watched.not_walked = None;
+                }
+                Err(why) => watched.not_walked = Some(why),
+            }
+        }
+    }
+
+    /// The process with this number.
+    pub fn process(&self, pid: i32) -> Option<ProcessId> {
+        let mut ids = self.watched.keys();
+        ids.find(|id| id.pid == pid).copied()
+    }
+
+    /// What there is to show at `now_ns`, having taken so much.
+    pub fn view(&self, now_ns: u64, cost: Cost) -> HostView {
+        HostView {
+            taken_at_ns: self.taken_at_ns,
+            host: self.host.clone(),
+            rows: self
+                .watched
+                .values()
+                .map(|of| self.row(of, now_ns))
+                .collect(),
+            notices: self.notices.clone(),
+            cost,
+        }
+    }
+
+    /// The process whose turn to be walked it is, of those that are `due`.
+    pub fn next(&self, now_ns: u64, due: impl Fn(ProcessId) -> bool) -> Option<ProcessId> {
+        let due = self.watched.iter().filter(|(id, of)| {
+            // A stop of what is no Python process is only for whoever asks for it.
+            of.last.python.is_some() && due(**id)
+        });
+        let urgent = due.map(|(id, of)| {
+            let turn = Turn {
+                rss_bytes: of.last.memory.rss_bytes,
+                growth: self.growth(of),
+                walk_age_ns: of.walk_age_ns(now_ns),
+                was_tried: of.not_walked.is_some(),
+            };
+            (urgency(&turn), *id)
+        });
+        urgent.max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, id)| id)
+    }
+
+    /// In bytes a second, once it was watched long enough.
+    fn growth(&self, of: &Watched) -> Option<f64> {
+        let time = self.taken_at_ns.saturating_sub(of.first.0);
+        (time >= LEAST_TIME_NS).then(|| of.gained_bytes() * 1e9 / time as f64)
+    }
+
+    fn row(&self, of: &Watched, now_ns: u64) -> ProcessRow {
+        let growth = self.growth(of);
+        let rss = of.last.memory.rss_bytes as f64;
+        let is_growing = growth.is_some_and(|rate| {
+            of.gained_bytes() >= GROWN_BYTES as f64 && rate * 3600.0 >= rss * GROWN_SHARE_PER_HOUR
+        });
+        ProcessRow {
+            process: of.last.clone(),
+            growth,
+            is_growing,
+            walk: of.walk.clone(),
+            walk_age_ns: of.walk_age_ns(now_ns),
+            not_walked: of.not_walked.clone(),
+        }
+    }
+}
+
+impl Watched {
+    /// Since it was seen first.
+    fn gained_bytes(&self) -> f64 {
+        self.last.memory.rss_bytes as f64 - self.first.1 as f64
+    }
+
+    fn walk_age_ns(&self, now_ns: u64) -> Option<u64> {
+        let walk = self.walk.as_ref()?;
+        Some(now_ns.saturating_sub(walk.taken_at_ns))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::host::Memory;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    pub(crate) fn process(pid: i32, parent: i32, rss_bytes: u64) -> ProcessSample {
+        ProcessSample {
+            id: ProcessId {
+                pid,
+                began_ticks: pid as u64,
+                program: (1, 1),
+            },
+            parent,
+            comm: format!("python{pid}"),
+            cmdline: vec!["/usr/bin/python3".into(), format!("job{pid}.py")],
+            python: Some("CPython 3.11.2".into()),
+            memory: Memory {
+                rss_bytes,
+                ..Memory::default()
+            },
+            group: None,
+        }
+    }
+
+    fn walk(taken_at_ns: u64) -> WalkFigures {
+        WalkFigures {
+            taken_at_ns,
+            ..WalkFigures::of(&FragReport::from_sample(&Default::default()))
+        }
+    }
+
+    fn sample(at: u64, processes: &[ProcessSample]) -> HostSample {
+        HostSample {
+            taken_at_ns: at * SECOND,
+            processes: processes.to_vec(),
+            ..HostSample::default()
+        }
+    }
+
+    #[test]
+    fn growth_is_over_the_time_that_a_process_was_watched_and_unknown_at_first() {
+        let mut model = HostModel::default();
+        model.observe(sample(1, &[process(7, 1, 100 << 20)]));
+        assert_eq!(model.view(SECOND, Cost::default()).rows[0].growth, None);
+        model.observe(sample(
+            11,
+            &[process(7, 1, 200 << 20), process(8, 1, 1 << 20)],
+        ));
+        let rows = model.view(11 * SECOND, Cost::default()).rows;
+        assert_eq!(rows[0].growth, Some((10 << 20) as f64));
+        assert_eq!(rows[0].verdict().as_deref(), Some("growing"));
+        assert_eq!((rows[1].growth, rows[1].verdict()), (None, None));
+        model.observe(sample(21, &[process(7, 1, 0)]));
+        let rows = model.view(21 * SECOND, Cost::default()).rows;
+        assert!(rows.len() == 1 && rows[0].growth < Some(0.0) && !rows[0].is_growing);
+    }
+
+    #[test]
+    fn a_process_that_gets_the_number_of_another_has_none_of_its_past() {
+        let mut model = HostModel::default();
+        model.observe(sample(1, &[process(7, 1, 100)]));
+        let id = model.process(7).expect("it is there");
+        model.walked(id, Ok(walk(SECOND)));
+        let mut later = process(7, 1, 900);
+        later.id.began_ticks += 5;
+        model.observe(sample(9, &[later]));
+        // A walk that was under way is of the one before.
+        model.walked(id, Ok(walk(SECOND)));
+        let rows = model.view(9 * SECOND, Cost::default()).rows;
+        assert!(rows.len() == 1 && rows[0].walk.is_none() && rows[0].growth.is_none());
+    }
+
+    #[test]
+    fn the_unwalked_come_first_and_of_them_the_fattest_and_the_fastest_growing() {
+        let mut model = HostModel::default();
+        let small = |rss| process(3, 1, rss);
+        let processes = [
+            process(1, 0, 300 << 20),
+            process(2, 1, 200 << 20),
+            small(10 << 20),
+        ];
+        model.observe(sample(0, &processes));
+        let mut turns = Vec::new();
+        while let Some(id) = model.next(SECOND, |id| !turns.contains(&id.pid)) {
+            turns.push(id.pid);
+        }
+        assert_eq!(turns, [1, 2, 3]);
+        // The small one gains 10 MiB a second.
+        model.observe(sample(
+            10,
+            &[processes[0].clone(), processes[1].clone(), small(110 << 20)],
+        ));
+        assert_eq!(model.next(10 * SECOND, |_| true).map(|id| id.pid), Some(3));
+        for pid in [1, 2, 3] {
+            let id = model.process(pid).expect("it is there");
+            model.walked(id, Ok(walk((11 + pid as u64) * SECOND)));
+        }
+        // Who waits longest by its weight; everybody gets a turn.
+        let mut seen = [0; 3];
+        for now in 20..80 {
+            let id = model.next(now * SECOND, |_| true).expect("all are due");
+            model.walked(id, Ok(walk(now * SECOND)));
+            seen[id.pid as usize - 1] += 1;
+        }
+        assert!(
+            seen[2] > seen[0] && seen[0] > seen[1] && seen[1] > 0,
+            "{seen:?}"
+        );
+    }
+
+    #[test]
+    fn a_process_without_python_is_walked_for_whoever_asks_alone() {
+        let mut model = HostModel::default();
+        let mut other = process(5, 1, 1 << 30);
+        other.python = None;
+        model.observe(sample(1, &[other]));
+        assert_eq!(model.next(SECOND, |_| true), None);
+    }
+
+    #[test]
+    fn one_that_could_not_be_walked_says_why_and_waits_behind_the_others() {
+        let mut model = HostModel::default();
+        model.observe(sample(
+            1,
+            &[process(1, 0, 900 << 20), process(2, 0, 1 << 20)],
+        ));
+        let id = model.process(1).expect("it is there");
+        model.walked(id, Err("it is traced".into()));
+        assert_eq!(model.next(2 * SECOND, |_| true).map(|id| id.pid), Some(2));
+        let rows = model.view(SECOND, Cost::default()).rows;
+        assert_eq!(rows[0].not_walked.as_deref(), Some("it is traced"));
+    }
+}

@@ -1,0 +1,30 @@
+//! Whose turn it is to be walked.
+
+/// A process weighs as much as it will be resident after so many seconds of its growth.
+const AHEAD_SECONDS: f64 = 600.0;
+/// The least weight, in bytes: the smallest gets a turn, too.
+const LEAST_WEIGHT: f64 = (1 << 20) as f64;
+
+/// How urgent the walk of a process is: the largest is the next. Those that were never walked come first,
+/// the fattest and the fastest growing of them before the others; then each in turn, by its weight and
+/// by the time since its last walk. One that could not be walked waits behind those that were not tried.
+pub(super) fn urgency(turn: &Turn) -> (bool, u64) {
+    let growth = turn.growth.unwrap_or(0.0).max(0.0);
+    let weight = turn.rss_bytes as f64 + growth * AHEAD_SECONDS;
+    let weight = weight.max(LEAST_WEIGHT);
+    match turn.walk_age_ns {
+        None if !turn.was_tried => (true, weight as u64),
+        age => (false, (weight * age.unwrap_or(0) as f64 / 1e9) as u64),
+    }
+}
+
+/// What a process waits with for its walk.
+pub(super) struct Turn {
+    pub(super) rss_bytes: u64,
+    /// In bytes a second.
+    pub(super) growth: Option<f64>,
+    /// How long ago it was walked; `None` when it was not yet.
+    pub(super) walk_age_ns: Option<u64>,
+    /// Whether a walk was tried in vain since.
+    pub(super) was_tried: bool,
+}

@@ -1,0 +1,308 @@
+//! Sampling a whole host: what the kernel counts of every process at each interval, and walks in turn
+//! within a budget. Each walk is a [`Sampler`]'s.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use profiler_core::host::{Cost, HostSample, ProcessId, ProcessSample};
+use profiler_core::sample::{Host, Sample};
+use profiler_target::host::{hides_processes, most_open_files, own_cpu};
+use profiler_target::{Gone, Listed, MemoryGroups, OpenError, Process, Target, list};
+
+use super::sampler::{Sampler, SamplingOptions, now_ns};
+use super::schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
+
+/// Processes that are listed at most.
+const MOST_LISTED: usize = 65_536;
+/// Processes that are shown at most; of more, those with the lower numbers.
+const MOST_SHOWN: usize = 4096;
+/// A process that was no Python is looked into again after this long: it may load one.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// One that could not be walked is tried again after this long.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+/// Files that a held process keeps open: its directory, its memory, its pidfd, and room.
+const FILES_HELD: u64 = 4;
+/// Processes that are held between their walks at most, so that what was learned of their files stays.
+const MOST_HELD: u64 = 512;
+
+/// How a host is sampled.
+#[derive(Copy, Clone, Debug)]
+pub struct HostOptions {
+    /// Whether other processes than Python's are shown, too.
+    pub all: bool,
+    /// A process is walked no more often than this.
+    pub interval: Duration,
+    /// Share of one core that sampling may take, and share of the time that processes may be stopped, all
+    /// together; `None` is without limit.
+    pub budget: Option<f64>,
+    /// How a process is walked.
+    pub sampling: SamplingOptions,
+}
+
+/// Why a process was not walked.
+#[derive(Debug, thiserror::Error)]
+pub enum NotWalked {
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It cannot be read any more.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// It is not watched, or not any more.
+    #[error("the process has exited")]
+    Unknown,
+}
+
+impl NotWalked {
+    /// Whether the process is there no more, which is no news in a list.
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Unknown
+            | Self::Open(
+                OpenError::Gone(_) | OpenError::NoSuchProcess { .. } | OpenError::Zombie { .. },
+            ) => true,
+            Self::Open(_) => false,
+            Self::Read(error) => Gone::of(error).is_some(),
+        }
+    }
+}
+
+/// What is known of a process.
+#[derive(Debug)]
+struct Known {
+    kind: Kind,
+    schedule: WalkSchedule,
+    sampler: Option<Sampler>,
+    /// When it was walked last.
+    walked: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Python(String),
+    Other {
+        looked: Instant,
+    },
+    /// It cannot be looked into.
+    Closed(String),
+}
+
+/// Samples the processes of this host.
+#[derive(Debug)]
+pub struct HostSampler {
+    options: HostOptions,
+    host: Host,
+    known: BTreeMap<ProcessId, Known>,
+    /// When the next walk of any process may begin.
+    budget: WalkSchedule,
+    began: (Instant, Duration),
+    cost: Cost,
+    most_held: usize,
+}
+
+impl HostSampler {
+    /// Nothing was looked at yet.
+    pub fn new(options: HostOptions) -> Self {
+        let now = Instant::now();
+        let files = most_open_files().unwrap_or(256) / 2 / FILES_HELD;
+        Self {
+            options,
+            host: profiler_target::host(),
+            known: BTreeMap::new(),
+            budget: WalkSchedule::new(Duration::ZERO, options.budget, now),
+            began: (now, own_cpu()),
+            cost: Cost::default(),
+            most_held: files.min(MOST_HELD) as usize,
+        }
+    }
+
+    /// What it took so far.
+    pub fn cost(&self) -> Cost {
+        Cost {
+            elapsed_ns: self.began.0.elapsed().as_nanos() as u64,
+            cpu_ns: own_cpu().saturating_sub(self.began.1).as_nanos() as u64,
+            ..self.cost
+        }
+    }
+
+    /// What the kernel counts of every process. What is gone is forgotten.
+    ///
+    /// # Errors
+    /// When there is no `/proc`.
+    pub fn look(&mut self) -> io::Result<HostSample> {
+        let (began, cpu) = (Instant::now(), own_cpu());
+        let listing = list(MOST_LISTED)?;
+        let mut before = std::mem::take(&mut self.known);
+        let mut groups = MemoryGroups::now();
+        let mut closed: Option<(u64, String)> = None;
+        let mut left_out = listing.left_out;
+        let mut processes = Vec::new();
+        for listed in listing.processes {
+            let known = before.remove(&listed.id);
+            let mut known = known.unwrap_or_else(|| self.unknown(&listed, began));
+            if matches!(known.kind, Kind::Other { looked } if began >= looked + LOOK_AGAIN) {
+                known.kind = kind(&listed, began);
+            }
+            if let Kind::Closed(why) = &known.kind {
+                closed.get_or_insert_with(|| (0, why.clone())).0 += 1;
+            }
+            let is_shown = self.options.all || matches!(known.kind, Kind::Python(_));
+            if is_shown && processes.len() >= MOST_SHOWN {
+                left_out += 1;
+            } else if is_shown {
+                processes.extend(sample(&listed, &known, &mut groups));
+            }
+            self.known.insert(listed.id, known);
+        }
+        let is_hidden = hides_processes().then(|| {
+            "/proc is mounted with hidepid: processes of other users may be hidden".to_owned()
+        });
+        let closed = closed.map(|(count, why)| match count {
+            1 => format!("1 process cannot be looked into: {why}"),
+            count => format!("{count} processes cannot be looked into; the first: {why}"),
+        });
+        let left_out = (left_out > 0).then(|| {
+            format!("{left_out} processes are left out: no more than {MOST_SHOWN} are shown")
+        });
+        // Looking goes on at each interval; walks have at least half of the budget.
+        let took = own_cpu().saturating_sub(cpu);
+        let half = self
+            .options
+            .interval
+            .mul_f64(self.options.budget.unwrap_or(1.0) / 2.0);
+        self.budget.spent(Instant::now(), took.min(half));
+        Ok(HostSample {
+            taken_at_ns: now_ns(),
+            host: self.host.clone(),
+            processes,
+            notices: [closed, is_hidden, left_out]
+                .into_iter()
+                .flatten()
+                .collect(),
+        })
+    }
+
+    fn unknown(&self, listed: &Listed, now: Instant) -> Known {
+        let share = self.options.budget.map(|share| share * STOP_PART_OF_BUDGET);
+        Known {
+            kind: kind(listed, now),
+            schedule: WalkSchedule::new(self.options.interval, share, now),
+            sampler: None,
+            walked: None,
+        }
+    }
+
+    /// How long it is until the budget of the host allows a walk.
+    pub fn until_walk(&self) -> Duration {
+        self.budget.until_due(Instant::now())
+    }
+
+    /// Whether a process may be walked by its own schedule: stops take at most a share of its time.
+    pub fn is_due(&self, id: ProcessId) -> bool {
+        let now = Instant::now();
+        self.known
+            .get(&id)
+            .is_some_and(|known| known.schedule.due(now))
+    }
+
+    /// Notes that a process was stopped by somebody else on our behalf until now.
+    pub fn was_stopped(&mut self, id: ProcessId, stop: Duration) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.schedule.walked(Instant::now(), stop, stop);
+        }
+    }
+
+    /// Walks a process, whatever its schedule says.
+    ///
+    /// # Errors
+    /// Why it was not walked; it is not due again for a while.
+    pub fn walk(&mut self, id: ProcessId) -> Result<Sample, NotWalked> {
+        let (sampling, cpu) = (self.options.sampling, own_cpu());
+        let known = self.known.get_mut(&id).ok_or(NotWalked::Unknown)?;
+        let taken = take(known, id, sampling);
+        let (now, took) = (Instant::now(), own_cpu().saturating_sub(cpu));
+        let stop = match &taken {
+            Ok(sample) => {
+                let walk = Duration::from_nanos(sample.completeness.walk_ns);
+                let stop = Duration::from_nanos(sample.completeness.stop_ns);
+                known.schedule.walked(now, stop, walk);
+                known.walked = Some(now);
+                self.cost.walks += 1;
+                self.cost.stop_ns += sample.completeness.stop_ns;
+                self.cost.longest_stop_ns =
+                    self.cost.longest_stop_ns.max(sample.completeness.stop_ns);
+                stop
+            }
+            Err(_) => {
+                known.sampler = None;
+                known.schedule.not_before(now + TRY_AGAIN);
+                Duration::ZERO
+            }
+        };
+        // Whatever of the two is the more, the other is within its share then.
+        self.budget.spent(now, took.max(stop));
+        self.hold_fewer();
+        taken
+    }
+
+    /// Lets go of what was walked the longest ago, where too many are held.
+    fn hold_fewer(&mut self) {
+        let held = self.known.values().filter(|known| known.sampler.is_some());
+        if held.count() <= self.most_held {
+            return;
+        }
+        let held = self
+            .known
+            .values_mut()
+            .filter(|known| known.sampler.is_some());
+        if let Some(oldest) = held.min_by_key(|known| known.walked) {
+            oldest.sampler = None;
+        }
+    }
+}
+
+/// Walks a process, which is opened unless it is held.
+fn take(known: &mut Known, id: ProcessId, sampling: SamplingOptions) -> Result<Sample, NotWalked> {
+    let sampler = match known.sampler.take() {
+        Some(sampler) => sampler,
+        None => Sampler::open(id.pid)?,
+    };
+    // The number may have been given anew between listing and opening.
+    if sampler.target().began_ticks()? != id.began_ticks {
+        return Err(NotWalked::Unknown);
+    }
+    let sampler = known.sampler.insert(sampler);
+    Ok(sampler.take(sampling)?)
+}
+
+/// What a process is, by the one rule that says what Python is.
+fn kind(listed: &Listed, now: Instant) -> Kind {
+    match Target::open(listed.id.pid) {
+        Ok(target) => match target.python() {
+            Some(python) => Kind::Python(format!("CPython {}", python.full_version)),
+            None => Kind::Other { looked: now },
+        },
+        Err(error @ OpenError::NotPermitted { .. }) => Kind::Closed(error.to_string()),
+        // It has ended, or is of a kind that cannot be looked into: no Python that could be walked.
+        Err(_) => Kind::Other { looked: now },
+    }
+}
+
+/// What is read of a process; `None` when it ended meanwhile.
+fn sample(listed: &Listed, known: &Known, groups: &mut MemoryGroups) -> Option<ProcessSample> {
+    let sample = ProcessSample {
+        id: listed.id,
+        parent: listed.parent,
+        comm: listed.comm.clone(),
+        cmdline: listed.cmdline(),
+        python: match &known.kind {
+            Kind::Python(version) => Some(version.clone()),
+            _ => None,
+        },
+        memory: listed.memory()?,
+        group: groups.of(listed.id.pid),
+    };
+    // All that was read is of the process that was listed.
+    listed.is_there().then_some(sample)
+}

@@ -1,0 +1,105 @@
+//! The memory control groups of other processes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use profiler_core::host::MemoryGroup;
+
+use super::cgroup::{self, UNIFIED, VERSIONS};
+
+/// The kernel's "no limit" of the first version is a number near the largest (`PAGE_COUNTER_MAX`,
+/// `include/linux/page_counter.h`); no host has so much memory.
+const NO_LIMIT: u64 = 1 << 60;
+
+/// The memory control groups of processes at one moment, each read once however many are in it.
+#[derive(Debug)]
+pub struct MemoryGroups {
+    mounts: String,
+    /// By the processes' `cgroup` files.
+    known: BTreeMap<String, Option<Arc<MemoryGroup>>>,
+}
+
+impl MemoryGroups {
+    /// Those of this moment, none of which was read yet.
+    pub fn now() -> Self {
+        Self {
+            mounts: fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// The one of the process with this number; `None` where there is none, or it cannot be read.
+    pub fn of(&mut self, pid: i32) -> Option<Arc<MemoryGroup>> {
+        let own = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+        let own = String::from_utf8_lossy(&own).into_owned();
+        let mounts = &self.mounts;
+        let group = self.known.entry(own);
+        let group = group.or_insert_with_key(|own| read(own, mounts).map(Arc::new));
+        group.clone()
+    }
+}
+
+fn read(own: &str, mounts: &str) -> Option<MemoryGroup> {
+    let groups = cgroup::groups(&["memory", UNIFIED], own, mounts);
+    // Of a hybrid host, the hierarchy that has the memory controller.
+    let of = |group: &cgroup::Group| {
+        let folders = group.folders();
+        let current = number(folders.first()?, |files| files.usage)?;
+        let limits = folders.iter();
+        let limits = limits.filter_map(|folder| number(folder, |files| files.limit));
+        Some((
+            Some(current),
+            limits.filter(|limit| *limit < NO_LIMIT).min(),
+        ))
+    };
+    let read = groups.iter().find_map(|group| Some((group, of(group)?)));
+    // The root has no account of its own; its path is worth knowing all the same.
+    let (group, (current_bytes, max_bytes)) =
+        read.or_else(|| Some((groups.first()?, (None, None))))?;
+    Some(MemoryGroup {
+        path: group.path.clone(),
+        current_bytes,
+        max_bytes,
+    })
+}
+
+/// The number in the file that one of the versions has; `None` for `max` and where there is none.
+fn number(folder: &Path, name: fn(&cgroup::Files) -> &'static str) -> Option<u64> {
+    let read = |files| fs::read_to_string(folder.join(name(files))).ok();
+    VERSIONS.iter().find_map(read)?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_limit_above_a_process_holds_for_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let inner = folder.path().join("job/worker");
+        fs::create_dir_all(&inner).expect("folders");
+        let put = |name: &str, text: &str| {
+            fs::write(folder.path().join("job").join(name), text).expect("a file");
+        };
+        put("worker/memory.current", "700\n");
+        put("worker/memory.max", "max\n");
+        put("memory.current", "900\n");
+        put("memory.max", "1000\n");
+        let mounts = format!(
+            "31 30 0:27 / {} rw - cgroup2 cgroup2 rw\n",
+            folder.path().to_str().expect("UTF-8")
+        );
+        let read = read("0::/job/worker\n", &mounts).expect("a group");
+        assert_eq!(read.path, "/job/worker");
+        assert_eq!(read.current_bytes, Some(700));
+        assert_eq!(read.max_bytes, Some(1000));
+        put("memory.max", "max\n");
+        let read = super::read("0::/job/worker\n", &mounts).expect("a group");
+        assert_eq!(read.max_bytes, None);
+        // A group that went meanwhile.
+        let gone = super::read("0::/gone\n", &mounts).expect("its path");
+        assert_eq!((gone.path.as_str(), gone.current_bytes), ("/gone", None));
+    }
+}

@@ -1,0 +1,189 @@
+//! The processes of the host, as `/proc` lists them, and what can be read of each without holding it.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+
+use profiler_core::host::{Memory, ProcessId};
+
+use super::open::PF_KTHREAD;
+use super::proc_dir::field;
+use super::target::words;
+use super::tree::Stat;
+
+/// The longest part of a command line that is kept, in bytes: there may be thousands.
+const MAX_CMDLINE_BYTES: u64 = 4096;
+/// The longest `/proc` file of a process that is read here, in bytes.
+const MAX_TEXT_BYTES: u64 = 64 << 10;
+
+/// A process that was there when it was listed.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Which one.
+    pub id: ProcessId,
+    /// Its parent's number.
+    pub parent: i32,
+    /// The kernel's name for it: any text.
+    pub comm: String,
+}
+
+/// The processes that are there.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Those of user space that have memory, by their numbers.
+    pub processes: Vec<Listed>,
+    /// How many more there were.
+    pub left_out: u64,
+}
+
+/// Lists at most `most` processes. One that ends meanwhile is left out, as if it had ended before.
+///
+/// # Errors
+/// When there is no `/proc`.
+pub fn list(most: usize) -> io::Result<Listing> {
+    let mut listing = Listing::default();
+    let mut pids: Vec<i32> = fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    pids.sort_unstable();
+    for pid in pids {
+        if listing.processes.len() >= most {
+            listing.left_out += 1;
+        } else {
+            listing.processes.extend(Listed::of(pid));
+        }
+    }
+    Ok(listing)
+}
+
+impl Listed {
+    /// The process with this number; `None` when there is none, or none that has memory of its own.
+    fn of(pid: i32) -> Option<Self> {
+        let stat = Stat::of(pid)?;
+        if matches!(stat.state, 'Z' | 'X') || stat.flags & PF_KTHREAD != 0 {
+            return None;
+        }
+        let program = match fs::metadata(format!("/proc/{pid}/exe")) {
+            Ok(exe) => (exe.dev(), exe.ino()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => (0, 0),
+            // It is exiting, and has no program any more.
+            Err(_) => return None,
+        };
+        Some(Self {
+            id: ProcessId {
+                pid,
+                began_ticks: stat.began_ticks,
+                program,
+            },
+            parent: stat.parent,
+            comm: stat.name,
+        })
+    }
+
+    /// Whether its number still belongs to it.
+    pub fn is_there(&self) -> bool {
+        Stat::of(self.id.pid).is_some_and(|stat| {
+            stat.began_ticks == self.id.began_ticks && !matches!(stat.state, 'Z' | 'X')
+        })
+    }
+
+    /// The kernel's account of its memory: `smaps_rollup`, which walks its page table, or where that is
+    /// not readable `status`, which knows neither PSS nor USS. `None` when it has ended.
+    pub fn memory(&self) -> Option<Memory> {
+        let rollup = self.text("smaps_rollup");
+        rollup
+            .and_then(|text| of_rollup(&text))
+            .or_else(|| of_status(&self.text("status")?))
+    }
+
+    /// Its command line, cut to 4 KiB; empty where it has none.
+    pub fn cmdline(&self) -> Vec<String> {
+        words(&self.read("cmdline", MAX_CMDLINE_BYTES).unwrap_or_default())
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        let bytes = self.read(name, MAX_TEXT_BYTES)?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn read(&self, name: &str, most: u64) -> Option<Vec<u8>> {
+        let file = File::open(format!("/proc/{}/{name}", self.id.pid)).ok()?;
+        let mut bytes = Vec::new();
+        file.take(most).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+}
+
+fn of_rollup(rollup: &str) -> Option<Memory> {
+    let bytes = |name| field(rollup, name).map(|kib| kib << 10);
+    let private = [bytes("Private_Clean"), bytes("Private_Dirty")];
+    Some(Memory {
+        rss_bytes: bytes("Rss")?,
+        pss_bytes: bytes("Pss"),
+        // Huge pages of hugetlbfs are in no RSS, and in no USS that is compared with it.
+        uss_bytes: private[0].and_then(|clean| clean.checked_add(private[1]?)),
+        swap_bytes: bytes("Swap"),
+    })
+}
+
+fn of_status(status: &str) -> Option<Memory> {
+    let bytes = |name| field(status, name).map(|kib| kib << 10);
+    Some(Memory {
+        rss_bytes: bytes("VmRSS")?,
+        swap_bytes: bytes("VmSwap"),
+        pss_bytes: None,
+        uss_bytes: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_listed_with_its_memory_and_kernel_threads_are_not() {
+        let own = std::process::id() as i32;
+        let listing = list(usize::MAX).expect("/proc");
+        let listed = listing
+            .processes
+            .iter()
+            .find(|one| one.id.pid == own)
+            .expect("it runs");
+        assert!(listed.is_there() && !listed.cmdline().is_empty());
+        let memory = listed.memory().expect("it has some");
+        assert!(memory.uss_bytes <= memory.pss_bytes && memory.pss_bytes <= Some(memory.rss_bytes));
+        assert!(memory.uss_bytes > Some(0));
+        assert!(listing.processes.iter().all(|one| one.comm != "kthreadd"));
+        let few = list(1).expect("/proc");
+        assert_eq!(few.processes.len(), 1);
+        assert!(few.left_out > 0);
+    }
+
+    #[test]
+    fn a_later_process_of_the_same_number_is_another() {
+        let own = std::process::id() as i32;
+        let mut listed = Listed::of(own).expect("it runs");
+        listed.id.began_ticks -= 1;
+        assert!(!listed.is_there());
+    }
+
+    #[test]
+    fn accounts_are_read_as_far_as_they_go() {
+        let rollup = "55-7ff ---p 0 00:00 0 [rollup]\nRss:  100 kB\nPss:  60 kB\nPrivate_Clean: 10 kB\n\
+            Private_Dirty: 30 kB\nSwap: 4 kB\nPrivate_Hugetlb: 0 kB\n";
+        let memory = of_rollup(rollup).expect("an RSS");
+        assert_eq!(memory.rss_bytes, 100 << 10);
+        assert_eq!(
+            (memory.pss_bytes, memory.uss_bytes),
+            (Some(60 << 10), Some(40 << 10))
+        );
+        assert_eq!(of_rollup(""), None);
+        let memory = of_status("VmRSS:\t 7 kB\nVmSwap:\t 0 kB\n").expect("an RSS");
+        assert_eq!(
+            (memory.rss_bytes, memory.swap_bytes, memory.pss_bytes),
+            (7 << 10, Some(0), None)
+        );
+        // A kernel thread, or one that is exiting.
+        assert_eq!(of_status("Name:\tx\n"), None);
+    }
+}

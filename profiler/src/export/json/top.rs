@@ -1,0 +1,175 @@
+//! The processes of a host: `fragscope.top/1`.
+
+use profiler_core::host::{COLUMNS, Cost, Datum, HostView, ProcessRow, Totals};
+use profiler_core::units::Value;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use super::{Number, Object};
+use crate::export::names::{confidence, milliseconds, rfc3339};
+
+#[derive(Serialize)]
+pub(super) struct Top<'a> {
+    schema: &'static str,
+    taken_at: String,
+    host: Host<'a>,
+    processes: Vec<Row<'a>>,
+    total: TotalRow,
+    cost: CostRow,
+    notices: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Host<'a> {
+    kernel: &'a str,
+    arch: &'a str,
+    cpus: u32,
+    memory_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct TotalRow {
+    processes: usize,
+    walked: usize,
+    pss_bytes: u64,
+    uss_bytes: u64,
+    swap_bytes: u64,
+    trim_returnable_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct CostRow {
+    elapsed_ms: f64,
+    cpu_ms: f64,
+    walks: u64,
+    stop_ms: f64,
+    longest_stop_ms: f64,
+}
+
+impl<'a> Top<'a> {
+    pub(super) fn of(view: &'a HostView) -> Self {
+        let total = Totals::of(view.rows.iter());
+        Self {
+            schema: "fragscope.top/1",
+            taken_at: rfc3339(view.taken_at_ns),
+            host: Host {
+                kernel: &view.host.kernel,
+                arch: &view.host.arch,
+                cpus: view.host.cpus,
+                memory_bytes: view.host.memory_bytes,
+            },
+            processes: view.rows.iter().map(Row).collect(),
+            total: TotalRow {
+                processes: total.processes,
+                walked: total.walked,
+                pss_bytes: total.pss_bytes,
+                uss_bytes: total.uss_bytes,
+                swap_bytes: total.swap_bytes,
+                trim_returnable_bytes: total.trim_returnable_bytes,
+            },
+            cost: CostRow::of(view.cost),
+            notices: &view.notices,
+        }
+    }
+}
+
+impl CostRow {
+    fn of(cost: Cost) -> Self {
+        Self {
+            elapsed_ms: milliseconds(cost.elapsed_ns),
+            cpu_ms: milliseconds(cost.cpu_ns),
+            walks: cost.walks,
+            stop_ms: milliseconds(cost.stop_ns),
+            longest_stop_ms: milliseconds(cost.longest_stop_ns),
+        }
+    }
+}
+
+/// A process: what it is called by, then its columns; those whose key has a point stand in objects.
+struct Row<'a>(&'a ProcessRow);
+
+/// A value of a row.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Cell<'a> {
+    Number(Number),
+    Fraction(f64),
+    Text(String),
+    Name(&'a str),
+    Nothing(()),
+}
+
+impl From<Option<Datum>> for Cell<'_> {
+    fn from(datum: Option<Datum>) -> Self {
+        match datum {
+            None => Self::Nothing(()),
+            Some(Datum::Text(text)) => Self::Text(text),
+            Some(Datum::Number(Value::Fraction(value))) if value < 0.0 => Self::Fraction(value),
+            Some(Datum::Number(value)) => Self::Number(value.into()),
+        }
+    }
+}
+
+impl From<Option<u64>> for Cell<'_> {
+    fn from(value: Option<u64>) -> Self {
+        value.map_or(Self::Nothing(()), |value| {
+            Self::Number(Value::Whole(value).into())
+        })
+    }
+}
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let row = self.0;
+        let (process, walk) = (&row.process, row.walk.as_ref());
+        let mut map = serializer.serialize_map(None)?;
+        let mut objects: Vec<(&str, Vec<(&str, Cell<'_>)>)> = Vec::new();
+        for column in &COLUMNS {
+            let cell = Cell::from(column.get(row));
+            match column.key.split_once('.') {
+                None => map.serialize_entry(column.key, &cell)?,
+                Some((object, key)) => into(&mut objects, object).push((key, cell)),
+            }
+            if column.key == "pid" {
+                map.serialize_entry("parent", &process.parent)?;
+                map.serialize_entry("comm", &process.comm)?;
+                map.serialize_entry("cmdline", &process.cmdline)?;
+            }
+        }
+        let python = process.python.as_deref();
+        let fragmentation = walk.and_then(|walk| walk.fragmentation_bytes);
+        let current = process.group.as_ref().and_then(|group| group.current_bytes);
+        into(&mut objects, "target").push(("python", python.map_or(Cell::Nothing(()), Cell::Name)));
+        into(&mut objects, "metrics").push(("fragmentation_bytes", fragmentation.into()));
+        into(&mut objects, "cgroup").push(("current_bytes", current.into()));
+        for (key, object) in objects {
+            map.serialize_entry(key, &Object(object))?;
+        }
+        map.serialize_entry("walked_at", &walk.map(|walk| rfc3339(walk.taken_at_ns)))?;
+        map.serialize_entry("not_walked", &row.not_walked)?;
+        let completeness = walk.map(|walk| Completeness {
+            stop_ms: milliseconds(walk.stop_ns),
+            layout_confidence: confidence(walk.confidence),
+        });
+        map.serialize_entry("completeness", &completeness)?;
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+struct Completeness {
+    stop_ms: f64,
+    layout_confidence: &'static str,
+}
+
+/// The entries of the object with this key, which is made where there is none.
+fn into<K: PartialEq + Copy, V>(objects: &mut Vec<(K, Vec<V>)>, key: K) -> &mut Vec<V> {
+    let at = objects
+        .iter()
+        .position(|(known, _)| *known == key)
+        .unwrap_or_else(|| {
+            objects.push((key, Vec::new()));
+            objects.len() - 1
+        });
+    &mut objects[at].1
+}

@@ -1,0 +1,109 @@
+//! The processes of a host as a table for people.
+
+use std::borrow::Cow;
+
+use profiler_core::host::{Arrangement, HostView, Totals, command, fitting, lines};
+use profiler_core::text::visible;
+
+use super::names::cut;
+
+/// The table, as wide as it may be: sums, the processes as a tree, and what is not shown.
+pub fn text(view: &HostView, arrangement: &Arrangement, width: usize) -> String {
+    let columns = fitting(width);
+    let cells = |cell: &dyn Fn(&profiler_core::host::Column) -> String| {
+        columns
+            .iter()
+            .map(|column| format!("{} ", cell(column)))
+            .collect::<String>()
+    };
+    let what = if view.rows.iter().all(|row| row.process.python.is_some()) {
+        "Python "
+    } else {
+        ""
+    };
+    let totals = Totals::of(view.rows.iter()).phrases(what).join(", ");
+    let cost = view.cost.phrases().join(", ");
+    let wrapped = |text: &str| -> Vec<String> {
+        let lines = textwrap::wrap(text, width);
+        lines.into_iter().map(Cow::into_owned).collect()
+    };
+    let mut all = [wrapped(&totals), wrapped(&cost), vec![String::new()]].concat();
+    all.push(format!("{}COMMAND", cells(&|column| column.heading())));
+    for line in lines(&view.rows, arrangement) {
+        let row = &view.rows[line.row];
+        let name = format!("{}{}", line.guide, command(&row.process));
+        all.push(format!("{}{name}", cells(&|column| column.cell(row))));
+    }
+    let mut text: String = all
+        .iter()
+        .map(|line| format!("{}\n", cut(line, width)))
+        .collect();
+    for notice in &view.notices {
+        let notice = visible(notice).to_string();
+        text += &format!("\n{}\n", wrapped(&notice).join("\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_core::host::{Memory, ProcessId, ProcessRow, ProcessSample};
+
+    use super::*;
+
+    fn view(count: i32) -> HostView {
+        let row = |pid: i32| ProcessRow {
+            process: ProcessSample {
+                id: ProcessId {
+                    pid,
+                    began_ticks: pid as u64,
+                    program: (1, 1),
+                },
+                parent: if pid == 1 { 0 } else { 1 },
+                comm: "celery".into(),
+                cmdline: vec![
+                    "/venv/bin/python3".into(),
+                    "-m".into(),
+                    "celery\x1b[2J".repeat(9),
+                ],
+                python: Some("CPython 3.11.2".into()),
+                memory: Memory {
+                    rss_bytes: 300 << 20,
+                    ..Memory::default()
+                },
+                group: None,
+            },
+            growth: Some(-1.5e6),
+            ..ProcessRow::default()
+        };
+        HostView {
+            rows: (1..=count).map(row).collect(),
+            notices: vec!["3 processes\ncannot be looked into".into()],
+            ..HostView::default()
+        }
+    }
+
+    #[test]
+    fn lines_are_no_wider_than_asked_for_and_hold_nothing_that_drives_a_terminal() {
+        for width in [40, 80, 120, 200] {
+            let text = text(&view(5), &Arrangement::default(), width);
+            let table = text.lines().take(9);
+            assert!(
+                table.into_iter().all(|line| line.chars().count() <= width),
+                "{text}"
+            );
+            assert!(!text.contains('\x1b'), "{text}");
+            assert!(text.contains("3 processes\\ncannot"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_taken_is_a_dash() {
+        let text = text(&view(1), &Arrangement::default(), 80);
+        let row = text.lines().nth(4).expect("a row");
+        assert!(
+            row.starts_with("      1  300M     -     -    -     -  -1.4M/s -   "),
+            "{row}"
+        );
+    }
+}

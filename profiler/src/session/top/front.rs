@@ -1,0 +1,139 @@
+//! Where views of the host go to and wishes come from: the screen, or lines of JSON.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::time::Duration;
+
+use profiler_core::host::HostView;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::TopOptions;
+use crate::export;
+use crate::say;
+use crate::session::SessionError;
+use crate::session::screen::{LAST_FRAME, Screen};
+use crate::tui::top::{self, Effect, Update};
+use crate::tui::{self};
+
+/// How long the end of what was interrupted waits for who draws or reads.
+const IN_HASTE: Duration = Duration::from_millis(80);
+/// Lines that wait for their reader at most.
+const WAITING_LINES: usize = 4;
+
+pub(super) enum Front {
+    /// Written by a thread of their own: whoever reads them may stop reading.
+    Lines {
+        views: SyncSender<HostView>,
+        written: Receiver<io::Result<()>>,
+        left_out: u64,
+    },
+    Screen {
+        screen: Screen<Update>,
+        wished: UnboundedReceiver<Effect>,
+    },
+}
+
+impl Front {
+    /// Lines when asked for, else the screen.
+    ///
+    /// # Errors
+    /// When there is no terminal to draw on.
+    pub(super) fn open(options: &TopOptions) -> Result<Self, SessionError> {
+        if options.json {
+            let (views, to_write) = sync_channel::<HostView>(WAITING_LINES);
+            let (outcome, written) = channel();
+            std::thread::Builder::new()
+                .name("lines".into())
+                .spawn(move || {
+                    let print = |view: HostView| {
+                        let mut out = say::data();
+                        writeln!(out, "{}", export::host_line(&view))?;
+                        out.flush()
+                    };
+                    // Who has ended asks no more.
+                    let _ = outcome.send(to_write.into_iter().try_for_each(print));
+                })?;
+            return Ok(Self::Lines {
+                views,
+                written,
+                left_out: 0,
+            });
+        }
+        tui::supported()?;
+        let (wishes, wished) = unbounded_channel();
+        let arrangement = options.arrangement.clone();
+        let screen = Screen::drawn_by(move |updates: &Receiver<Update>| {
+            top::run(updates, arrangement, |effect| {
+                // A session that is over wants nothing more.
+                let _ = wishes.send(effect);
+            })
+        })?;
+        Ok(Self::Screen { screen, wished })
+    }
+
+    /// The user's next wish; never comes without a screen.
+    pub(super) async fn wish(&mut self) -> Effect {
+        match self {
+            Self::Lines { .. } => std::future::pending().await,
+            // A screen that is gone cannot be used any more.
+            Self::Screen { wished, .. } => wished.recv().await.unwrap_or(Effect::Quit),
+        }
+    }
+
+    /// Shows a view.
+    ///
+    /// # Errors
+    /// When stdout fails.
+    pub(super) fn show(&mut self, mut view: HostView) -> io::Result<()> {
+        match self {
+            Self::Screen { screen, .. } => screen.update(Update::View(Box::new(view))),
+            Self::Lines {
+                views,
+                written,
+                left_out,
+            } => {
+                if *left_out > 0 {
+                    view.notices.push(format!(
+                        "{left_out} lines were left out: the output was not read in time"
+                    ));
+                }
+                match views.try_send(view) {
+                    Ok(()) => *left_out = 0,
+                    Err(TrySendError::Full(_)) => *left_out += 1,
+                    // The writer has ended, which it does on errors only.
+                    Err(TrySendError::Disconnected(_)) => {
+                        let panicked = || io::Error::other("the thread that prints panicked");
+                        return written.recv().unwrap_or_else(|_| Err(panicked()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A line for the user.
+    pub(super) fn note(&self, note: String) {
+        if let Self::Screen { screen, .. } = self {
+            screen.update(Update::Note(note));
+        }
+    }
+
+    /// Gives the terminal back, waiting no longer than a moment `in_haste` for who draws or reads.
+    ///
+    /// # Errors
+    /// When the screen or the output had failed.
+    pub(super) fn close(self, in_haste: bool) -> io::Result<()> {
+        let limit = if in_haste { IN_HASTE } else { LAST_FRAME };
+        match self {
+            Self::Screen { screen, .. } => {
+                screen.leave();
+                screen.close(limit)
+            }
+            Self::Lines { views, written, .. } => {
+                drop(views);
+                // Nobody reads: what waits is lost, and it ends all the same.
+                written.recv_timeout(limit).unwrap_or(Ok(()))
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! `top`: the processes of the host, on a screen, as lines of JSON, or once.
+
+mod front;
+mod once;
+mod watcher;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use profiler_core::host::Arrangement;
+use profiler_sampling::{HostOptions, SamplingOptions};
+use tokio::runtime::Runtime;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+
+pub use self::once::{Once, once};
+
+use self::front::Front;
+use self::watcher::Watcher;
+use super::options::{AttachOptions, Budget};
+use super::signals::Signals;
+use super::{Ending, SessionError};
+use crate::say;
+use crate::tui::top::Effect;
+
+/// What `top` does.
+#[derive(Clone, Debug)]
+pub struct TopOptions {
+    /// Whether other processes than Python's are shown, too.
+    pub all: bool,
+    /// Print one line of JSON an interval instead of drawing a screen.
+    pub json: bool,
+    /// Time between two looks.
+    pub interval: Duration,
+    /// End after this long.
+    pub duration: Option<Duration>,
+    /// What it may cost the host.
+    pub budget: Budget,
+    /// Whether heaps are walked.
+    pub walks: bool,
+    /// How a process is walked.
+    pub sampling: SamplingOptions,
+    /// How the table is arranged.
+    pub arrangement: Arrangement,
+    /// How a process is attached to, but for its number.
+    pub attach: AttachOptions,
+}
+
+impl TopOptions {
+    fn host(&self) -> HostOptions {
+        HostOptions {
+            all: self.all,
+            interval: self.interval,
+            budget: match self.budget {
+                Budget::Share(share) => Some(share),
+                Budget::Unlimited => None,
+            },
+            sampling: self.sampling,
+        }
+    }
+}
+
+/// What ended the watching for now.
+enum Next {
+    End(Ending),
+    Attach(i32),
+}
+
+/// Watches the processes of the host until the user or a signal ends it, or the duration is over.
+///
+/// # Errors
+/// When there is no screen, or stdout fails.
+pub fn top(options: &TopOptions) -> Result<Ending, SessionError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::new()?
+    };
+    let mut front = Front::open(options)?;
+    let mut watcher = Watcher::start(options)?;
+    let end = options.duration.map(|duration| Instant::now() + duration);
+    loop {
+        let watched = runtime.block_on(watch(options, end, &mut signals, &mut front, &mut watcher));
+        let in_haste = matches!(&watched, Ok(Next::End(Ending::Interrupted(_))));
+        let closed = front.close(in_haste);
+        let pid = match watched? {
+            Next::End(ending) => {
+                closed?;
+                if let Ending::Interrupted(by) = &ending {
+                    say::line(format_args!("ended by {by}"));
+                }
+                return Ok(ending);
+            }
+            Next::Attach(pid) => pid,
+        };
+        closed?;
+        let note = match attach(options, pid, &runtime, &mut watcher)? {
+            Attached::Over(note) => note,
+            Attached::Interrupted(ending) => return Ok(ending),
+        };
+        front = Front::open(options)?;
+        if let Some(note) = note {
+            front.note(note);
+        }
+    }
+}
+
+/// What attaching from the screen came to.
+enum Attached {
+    /// The user came back, or it failed: a line for the screen.
+    Over(Option<String>),
+    /// A signal ends all of it.
+    Interrupted(Ending),
+}
+
+/// Attaches to a process while the watching rests, so that nobody stops it twice at a time.
+fn attach(
+    options: &TopOptions,
+    pid: i32,
+    runtime: &Runtime,
+    watcher: &mut Watcher,
+) -> io::Result<Attached> {
+    // A walk that is under way ends first.
+    runtime.block_on(watcher.rest());
+    let attached = super::attach(&AttachOptions {
+        pid,
+        ..options.attach.clone()
+    });
+    watcher.resume(pid);
+    Ok(match attached {
+        Ok(Ending::Done) => Attached::Over(None),
+        Ok(Ending::TargetGone(how)) => Attached::Over(Some(how)),
+        Ok(ending @ Ending::Interrupted(_)) => Attached::Interrupted(ending),
+        Err(error) => Attached::Over(Some(format!("process {pid}: {error}"))),
+    })
+}
+
+async fn watch(
+    options: &TopOptions,
+    end: Option<Instant>,
+    signals: &mut Signals,
+    front: &mut Front,
+    watcher: &mut Watcher,
+) -> Result<Next, SessionError> {
+    let far = Instant::now() + Duration::from_secs(u64::from(u32::MAX));
+    let over = sleep_until(end.unwrap_or(far).into());
+    tokio::pin!(over);
+    let mut ticks = interval(options.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            name = signals.next() => return Ok(Next::End(Ending::Interrupted(name))),
+            wish = front.wish() => match wish {
+                Effect::Quit => return Ok(Next::End(Ending::Done)),
+                Effect::Interrupt => return Ok(Next::End(Ending::Interrupted("Ctrl-C"))),
+                Effect::Attach(pid) => return Ok(Next::Attach(pid)),
+                Effect::Walk(pid) => watcher.walk(pid),
+            },
+            () = &mut over => return Ok(Next::End(Ending::Done)),
+            seen = watcher.next() => front.show(seen?)?,
+            _ = ticks.tick() => watcher.tick(),
+        }
+    }
+}

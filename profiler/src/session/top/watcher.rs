@@ -1,0 +1,241 @@
+//! The host on a thread of its own, so that signals and keys are answered while it is looked at and
+//! walked.
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use profiler_core::host::{HostModel, HostView, ProcessId, WalkFigures};
+use profiler_core::report::FragReport;
+use profiler_sampling::{HostSampler, now_ns};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::TopOptions;
+use crate::session::SessionError;
+
+/// What the watcher is asked to do.
+enum Request {
+    /// Look at all processes.
+    Tick,
+    /// Walk this process now.
+    Walk(i32),
+    /// Walk nothing until further notice.
+    Rest,
+    /// Go on; this process was attached to until now. Show what is known.
+    Resume { attached_to: i32 },
+}
+
+type Seen = Result<HostView, SessionError>;
+
+/// The watcher, from outside of its thread.
+pub(super) struct Watcher {
+    requests: Sender<Request>,
+    seen: UnboundedReceiver<Option<Seen>>,
+    /// Requests that were not answered yet.
+    waiting: usize,
+}
+
+impl Watcher {
+    /// Starts it; nothing is looked at before the first [`Self::tick`].
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(super) fn start(options: &TopOptions) -> io::Result<Self> {
+        let (requests, requested) = channel();
+        let (show, seen) = unbounded_channel();
+        let options = options.clone();
+        std::thread::Builder::new()
+            .name("top".into())
+            .spawn(move || run(&options, &requested, &show))?;
+        Ok(Self {
+            requests,
+            seen,
+            waiting: 0,
+        })
+    }
+
+    /// Asks for a look, unless something is under way.
+    pub(super) fn tick(&mut self) {
+        if self.waiting == 0 {
+            self.ask(Request::Tick);
+        }
+    }
+
+    /// Asks for a walk.
+    pub(super) fn walk(&mut self, pid: i32) {
+        self.ask(Request::Walk(pid));
+    }
+
+    /// Goes on after [`Self::rest`]: the process was attached to, which stops it, until now.
+    pub(super) fn resume(&mut self, attached_to: i32) {
+        self.ask(Request::Resume { attached_to });
+    }
+
+    fn ask(&mut self, request: Request) {
+        self.waiting += 1;
+        // A thread that has ended said why.
+        let _ = self.requests.send(request);
+    }
+
+    /// The next view. Of one request there may be several.
+    ///
+    /// # Errors
+    /// Why there will be no more.
+    pub(super) async fn next(&mut self) -> Seen {
+        loop {
+            match self.seen.recv().await {
+                Some(Some(seen)) => return seen,
+                Some(None) => self.waiting = self.waiting.saturating_sub(1),
+                None => {
+                    return Err(SessionError::Io(io::Error::other(
+                        "the watching thread panicked",
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Has it rest, and waits until nothing is under way.
+    pub(super) async fn rest(&mut self) {
+        self.ask(Request::Rest);
+        while self.waiting > 0 {
+            match self.seen.recv().await {
+                Some(None) => self.waiting -= 1,
+                Some(Some(_)) => {}
+                None => return,
+            }
+        }
+    }
+}
+
+fn run(options: &TopOptions, requests: &Receiver<Request>, show: &UnboundedSender<Option<Seen>>) {
+    let mut host = WatchedHost::new(options);
+    let (mut is_resting, mut is_all_walked) = (false, false);
+    let send = |host: &WatchedHost| show.send(Some(Ok(host.view()))).is_ok();
+    loop {
+        let pause = match options.walks && !is_resting {
+            true if is_all_walked => LOOK,
+            true => host.sampler.until_walk(),
+            false => IDLE,
+        };
+        let is_wanted = match requests.recv_timeout(pause) {
+            Ok(Request::Tick) => {
+                is_all_walked = false;
+                match host.look() {
+                    Ok(()) => send(&host),
+                    Err(error) => show.send(Some(Err(error.into()))).is_ok(),
+                }
+            }
+            Ok(Request::Walk(pid)) => {
+                host.walk_now(pid);
+                send(&host)
+            }
+            Ok(Request::Rest) => {
+                is_resting = true;
+                true
+            }
+            Ok(Request::Resume { attached_to }) => {
+                is_resting = false;
+                host.attached_to(attached_to);
+                send(&host)
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if options.walks && !is_resting {
+                    is_all_walked = !host.walk_next();
+                    if !is_all_walked && !send(&host) {
+                        return;
+                    }
+                }
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        // Whoever left does not look.
+        if !is_wanted || show.send(None).is_err() {
+            return;
+        }
+    }
+}
+
+/// Between two looks whether a walk is due.
+const LOOK: Duration = Duration::from_millis(200);
+/// The same where none is wanted.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// The host: the sampler that looks, and the model that remembers.
+pub(super) struct WatchedHost {
+    sampler: HostSampler,
+    model: HostModel,
+}
+
+impl WatchedHost {
+    pub(super) fn new(options: &TopOptions) -> Self {
+        Self {
+            sampler: HostSampler::new(options.host()),
+            model: HostModel::default(),
+        }
+    }
+
+    /// Looks at all processes.
+    ///
+    /// # Errors
+    /// When there is no `/proc`.
+    pub(super) fn look(&mut self) -> io::Result<()> {
+        self.model.observe(self.sampler.look()?);
+        Ok(())
+    }
+
+    pub(super) fn view(&self) -> HostView {
+        self.model.view(now_ns(), self.sampler.cost())
+    }
+
+    /// Walks the process whose turn it is; whether one was due.
+    fn walk_next(&mut self) -> bool {
+        if self.sampler.until_walk() > Duration::ZERO {
+            return false;
+        }
+        let next = self.model.next(now_ns(), |id| self.sampler.is_due(id));
+        if let Some(id) = next {
+            self.walk(id);
+        }
+        next.is_some()
+    }
+
+    /// Walks a process that was not walked yet, whatever it costs; whether there was one.
+    pub(super) fn walk_unwalked(&mut self, tried: &mut Vec<ProcessId>) -> bool {
+        let next = self.model.next(now_ns(), |id| !tried.contains(&id));
+        if let Some(id) = next {
+            tried.push(id);
+            self.walk(id);
+        }
+        next.is_some()
+    }
+
+    fn walk_now(&mut self, pid: i32) {
+        if let Some(id) = self.model.process(pid) {
+            self.walk(id);
+        }
+    }
+
+    fn attached_to(&mut self, pid: i32) {
+        if let Some(id) = self.model.process(pid) {
+            // It ended with a walk; how long that stopped it is not known here.
+            self.sampler.was_stopped(id, AFTER_ATTACH);
+        }
+    }
+
+    fn walk(&mut self, id: ProcessId) {
+        match self.sampler.walk(id) {
+            Ok(sample) => {
+                let figures = WalkFigures::of(&FragReport::from_sample(&sample));
+                self.model.walked(id, Ok(figures));
+            }
+            // It is not there at the next look.
+            Err(gone) if gone.is_gone() => {}
+            Err(error) => self.model.walked(id, Err(error.to_string())),
+        }
+    }
+}
+
+/// What a process that was attached to is taken to have been stopped for at last.
+const AFTER_ATTACH: Duration = Duration::from_millis(100);

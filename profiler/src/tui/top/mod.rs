@@ -1,0 +1,97 @@
+//! The screen of all processes: a pure update and a pure draw, driven by the loop of every screen.
+
+mod app;
+mod draw;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::mpsc::Receiver;
+
+use crossterm::event::KeyEvent;
+use profiler_core::host::{Arrangement, HostView};
+use ratatui::Frame;
+
+use self::app::{App, Message, update};
+use super::theme::Theme;
+use super::{Leave, Program, play};
+
+/// What the session sends to the screen.
+#[derive(Debug)]
+pub enum Update {
+    /// Something new to show.
+    View(Box<HostView>),
+    /// One line for the user.
+    Note(String),
+    /// Leave.
+    Quit,
+}
+
+impl Leave for Update {
+    fn leave() -> Self {
+        Self::Quit
+    }
+}
+
+/// What the user wants.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// Leave.
+    Quit,
+    /// Leave, by Ctrl-C.
+    Interrupt,
+    /// Leave this screen for that of a process, by its number.
+    Attach(i32),
+    /// Walk a process at once, by its number.
+    Walk(i32),
+}
+
+impl Program for App {
+    type Update = Update;
+    type Effect = Effect;
+    const INTERRUPT: Effect = Effect::Interrupt;
+
+    fn update(&mut self, new: Update) -> ControlFlow<()> {
+        let message = match new {
+            Update::View(view) => Message::View(view),
+            Update::Note(note) => Message::Note(note),
+            Update::Quit => return ControlFlow::Break(()),
+        };
+        update(self, message);
+        ControlFlow::Continue(())
+    }
+
+    fn resize(&mut self, width: u16, height: u16) {
+        update(self, Message::Resize(width, height));
+    }
+
+    fn press(&mut self, key: KeyEvent) -> Option<Effect> {
+        update(self, Message::Key(key))
+    }
+
+    fn leaves(effect: Effect) -> bool {
+        matches!(effect, Effect::Quit | Effect::Attach(_))
+    }
+
+    fn draw(&self, frame: &mut Frame) {
+        draw::draw(self, frame);
+    }
+}
+
+/// Draws until the user leaves or the session says so; begins with `arrangement`. `effects` hears what the
+/// user wants.
+///
+/// # Errors
+/// As [`run`](super::run).
+pub fn run(
+    updates: &Receiver<Update>,
+    arrangement: Arrangement,
+    effects: impl FnMut(Effect),
+) -> io::Result<()> {
+    play(
+        App::new(Theme::from_environment(), arrangement),
+        updates,
+        effects,
+    )
+}

@@ -1,0 +1,248 @@
+//! `top` on real processes: a prefork master with children, processes that die, and a storm of them.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use profiler_testing::child::{Child, KillOnDrop, wait_for_state};
+use serde_json::Value;
+use support::{command, fragscope, json, wait_until};
+
+/// A master that forks five children, each of which holds another amount and then only waits.
+const PREFORK: &str = "
+import os, sys
+shared = [bytes(1000) for _ in range(5000)]
+children, ready = [], os.pipe()
+for n in range(5):
+    pid = os.fork()
+    if pid == 0:
+        mine = [bytes(900) for _ in range((n + 1) * 4000)]
+        if n % 2:
+            mine = mine[::50]
+        os.write(ready[1], b'.')
+        os.read(os.pipe()[0], 1)
+    children.append(pid)
+for _ in children:
+    os.read(ready[0], 1)
+print(*children, flush=True)
+sys.stdin.readline()
+for pid in children:
+    os.kill(pid, 9)
+";
+
+struct Prefork {
+    master: Child,
+    children: Vec<i32>,
+}
+
+impl Prefork {
+    fn start() -> Self {
+        let master = Child::python(PREFORK);
+        let words = master.first_line().split_whitespace();
+        let children: Vec<i32> = words.map(|pid| pid.parse().expect("a number")).collect();
+        for &child in &children {
+            wait_for_state(child, 'S');
+        }
+        Self { master, children }
+    }
+}
+
+impl Drop for Prefork {
+    fn drop(&mut self) {
+        for &child in &self.children {
+            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+        }
+    }
+}
+
+fn once(flags: &[&str]) -> Value {
+    json(&fragscope(&[&["top", "--once", "--json"], flags].concat()))
+}
+
+/// `top --json`, with its output to read.
+fn watch(flags: &[&str]) -> KillOnDrop {
+    let top = command(&[&["top", "--json"], flags].concat())
+        .stdout(Stdio::piped())
+        .spawn();
+    KillOnDrop(top.expect("it runs"))
+}
+
+fn process(top: &Value, pid: i32) -> Option<&Value> {
+    top["processes"]
+        .as_array()?
+        .iter()
+        .find(|one| one["pid"] == pid)
+}
+
+/// Bytes of a field of `smaps_rollup`.
+fn rollup(pid: i32, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it runs");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.expect(name) << 10
+}
+
+#[test]
+fn a_prefork_master_and_its_children_have_the_kernels_figures_and_those_of_snapshot() {
+    let prefork = Prefork::start();
+    let top = once(&[]);
+    assert_eq!(top["schema"], "fragscope.top/1");
+    assert!(top["host"]["memory_bytes"].as_u64() > Some(0));
+    let master = prefork.master.pid();
+    for &pid in prefork.children.iter().chain([&master]) {
+        let row = process(&top, pid).unwrap_or_else(|| panic!("{pid} in {top}"));
+        assert_eq!(row["rss_bytes"], rollup(pid, "Rss"), "{row}");
+        let pss = row["pss_bytes"].as_u64().expect("a PSS");
+        // Who else maps the files of Python may come and go.
+        assert!(pss.abs_diff(rollup(pid, "Pss")) <= 1 << 20, "{row}");
+        let uss = rollup(pid, "Private_Clean") + rollup(pid, "Private_Dirty");
+        let found = row["uss_bytes"].as_u64().expect("a USS");
+        assert!(found.abs_diff(uss) <= 1 << 20, "{row}: {uss}");
+        let snapshot = json(&fragscope(&[
+            "snapshot",
+            "--pid",
+            &pid.to_string(),
+            "--json",
+        ]));
+        let heaps = snapshot["heaps"].as_array().expect("heaps").iter();
+        let live = heaps.map(|heap| {
+            let of = |key: &str| heap[key].as_u64().expect("a figure");
+            of("live_bytes") + of("mapped_large_bytes")
+        });
+        assert_eq!(row["live_bytes"], live.sum::<u64>(), "{row}");
+        for metric in ["fragmentation_bytes", "trim_returnable_bytes"] {
+            assert_eq!(row["metrics"][metric], snapshot["metrics"][metric], "{row}");
+        }
+        assert_eq!(row["target"]["malloc"], snapshot["target"]["malloc"]);
+        assert_eq!(row["target"]["python"], snapshot["target"]["python"]);
+        assert!(row["short_verdict"].is_string(), "{row}");
+        assert!(row["not_walked"].is_null(), "{row}");
+    }
+    for &child in &prefork.children {
+        assert_eq!(process(&top, child).expect("it runs")["parent"], master);
+    }
+    // Every other child has freed most of what it took.
+    let verdict =
+        |n: usize| process(&top, prefork.children[n]).expect("it runs")["short_verdict"].clone();
+    assert!(
+        verdict(3)
+            .as_str()
+            .is_some_and(|words| words.starts_with("trim returns")),
+        "{top}"
+    );
+    assert_eq!(verdict(4), "in use");
+}
+
+#[test]
+fn the_table_is_as_wide_as_it_may_be_and_without_walks_nothing_is_stopped() {
+    let prefork = Prefork::start();
+    for width in [80, 120] {
+        let output = command(&["top", "--once", "--no-walks"])
+            .env("COLUMNS", width.to_string())
+            .output()
+            .expect("it runs");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= width),
+            "{text}"
+        );
+        for pid in &prefork.children {
+            let row = text
+                .lines()
+                .find(|line| line.trim_start().starts_with(&format!("{pid} ")));
+            assert!(row.is_some_and(|row| row.contains(" - ")), "{text}");
+        }
+    }
+    let top = once(&["--no-walks"]);
+    assert_eq!(top["cost"]["walks"], 0);
+    let row = process(&top, prefork.children[0]).expect("it runs");
+    assert!(row["live_bytes"].is_null() && row["metrics"]["trim_returnable_bytes"].is_null());
+    assert!(row["walked_at"].is_null() && row["completeness"].is_null());
+}
+
+#[test]
+fn a_storm_of_short_lived_children_leaves_the_table_right_and_memory_flat() {
+    let prefork = Prefork::start();
+    let storm = Command::new("python3")
+        .args([
+            "-c",
+            "
+import os
+while True:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+",
+        ])
+        .spawn()
+        .expect("python3");
+    let _storm = KillOnDrop(storm);
+    let mut top = watch(&["--interval", "100ms", "--budget", "50%"]);
+    let pid = top.id() as i32;
+    let lines = BufReader::new(top.stdout.take().expect("piped")).lines();
+    let mut early = None;
+    let mut walks = 0;
+    let began = Instant::now();
+    for (number, line) in lines.map_while(Result::ok).enumerate() {
+        let seen: Value = serde_json::from_str(&line).expect("JSON");
+        for &child in &prefork.children {
+            assert!(process(&seen, child).is_some(), "{seen}");
+        }
+        walks = seen["cost"]["walks"].as_u64().expect("a number");
+        if number == 40 {
+            early = Some(rollup(pid, "Private_Dirty"));
+        }
+        if began.elapsed() > Duration::from_secs(15) && number > 80 {
+            break;
+        }
+    }
+    let late = rollup(pid, "Private_Dirty");
+    let early = early.expect("there were as many lines");
+    assert!(walks > 6, "{walks}");
+    assert!(late < early + (8 << 20), "{early} bytes, then {late}");
+    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it runs");
+    let asked = Instant::now();
+    let status = top.wait().expect("it ends");
+    assert_eq!(status.code(), Some(130));
+    assert!(asked.elapsed() < Duration::from_secs(2));
+    for &child in &prefork.children {
+        wait_for_state(child, 'S');
+    }
+}
+
+#[test]
+fn processes_that_die_meanwhile_are_left_out() {
+    let prefork = Prefork::start();
+    let mut top = watch(&["--interval", "200ms"]);
+    let mut lines = BufReader::new(top.stdout.take().expect("piped")).lines();
+    let mut next = || -> Value {
+        let line = lines.next().expect("a line").expect("UTF-8");
+        serde_json::from_str(&line).expect("JSON")
+    };
+    wait_until("the children are listed", || {
+        let seen = next();
+        prefork
+            .children
+            .iter()
+            .all(|&child| process(&seen, child).is_some())
+    });
+    for &child in &prefork.children {
+        kill(Pid::from_raw(child), Signal::SIGKILL).expect("it runs");
+    }
+    wait_until("they are gone", || {
+        let seen = next();
+        assert_eq!(seen["schema"], "fragscope.top/1");
+        prefork
+            .children
+            .iter()
+            .all(|&child| process(&seen, child).is_none())
+    });
+}
