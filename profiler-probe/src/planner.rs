@@ -78,11 +78,19 @@ impl Seen {
     }
 
     fn server(&self, target: &Target) -> Result<Server, PlanError> {
-        object::find(&Inputs {
+        let found = object::find(&Inputs {
             mappings: &self.mappings,
             auxv: &self.auxv,
             memory: &target.memory(),
             target,
+        });
+        // Of a process that is gone its files cannot be read, which is no fault of theirs.
+        found.map_err(|error| match target.check() {
+            Ok(()) => error,
+            Err(gone) => PlanError::Process {
+                pid: target.pid(),
+                source: gone.into(),
+            },
         })
     }
 }

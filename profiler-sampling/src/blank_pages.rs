@@ -4,11 +4,12 @@
 //! from then on. Which of its pages the program wrote, the page table does not say: it has one dirty bit for
 //! the whole. What is left is their content, read while the target runs.
 
-use profiler_core::addr::{AddrRange, PAGE_SIZE};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::memory::TargetMemory;
-use profiler_core::residency::{PageState, ResidencyMap};
+use profiler_core::memory::{ResidentMemory, TargetMemory};
+use profiler_core::residency::{Mapping, MappingKind, PageState, ResidencyMap};
 use profiler_core::span::SpanState;
+use profiler_target::Target;
 
 /// Live blocks in huge pages of fewer bytes are not looked at.
 const LEAST_BYTES: u64 = 4 << 20;
@@ -19,10 +20,10 @@ const PIECE: u64 = 2 << 20;
 /// What a page holds that nobody wrote.
 const ZEROS: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
 
-/// Pages of live blocks that lie in huge pages and hold nothing but zeros, ascending. They are read where they
-/// are resident, which changes nothing in the target.
+/// Pages of live blocks that lie in huge pages and hold nothing but zeros, ascending. The target runs on: which
+/// pages are there is determined anew before each piece is read, so that reading brings none into memory.
 pub(crate) fn find(
-    memory: &impl TargetMemory,
+    target: &Target,
     heaps: &[HeapSnapshot],
     residency: &ResidencyMap,
 ) -> Vec<AddrRange> {
@@ -34,35 +35,53 @@ pub(crate) fn find(
     }
     let mut buffer = Vec::new();
     let mut left = MOST_BYTES;
-    for range in to_read {
-        let mut at = range.start();
-        while at < range.end() && left > 0 {
-            let len = PIECE.min(range.end().get() - at.get());
-            buffer.resize(len as usize, 0);
+    for piece in to_read.iter().flat_map(pieces) {
+        let Some(rest) = left.checked_sub(piece.len()) else {
+            break;
+        };
+        left = rest;
+        let mapping = Mapping::private(piece, MappingKind::Anonymous);
+        let Ok(now) = target.residency(&[mapping]) else {
+            break;
+        };
+        let memory = ResidentMemory::new(target.memory(), &now);
+        for run in now.runs_in(piece).filter(|run| is_own_huge(run.state)) {
+            buffer.resize(run.range.len() as usize, 0);
             // What is unmapped meanwhile is not looked at.
-            if memory.read(at, &mut buffer).is_ok() {
-                let pages = buffer.chunks_exact(PAGE_SIZE as usize).zip(0..);
-                let zeros = pages.filter(|(page, _)| *page == ZEROS);
-                let range_of = |number: u64| {
-                    AddrRange::with_len(at.checked_add(number * PAGE_SIZE)?, PAGE_SIZE)
-                };
-                blank.extend(zeros.filter_map(|(_, number)| range_of(number)));
+            if memory.read(run.range.start(), &mut buffer).is_ok() {
+                blank.extend(zeros(run.range.start(), &buffer));
             }
-            left = left.saturating_sub(len);
-            let Some(next) = at.checked_add(len) else {
-                break;
-            };
-            at = next;
         }
     }
     blank
 }
 
+/// A range, some MiB at a time.
+fn pieces(range: &AddrRange) -> impl Iterator<Item = AddrRange> + use<> {
+    let range = *range;
+    (0..range.len().div_ceil(PIECE)).filter_map(move |number| {
+        let start = range.start().checked_add(number * PIECE)?;
+        let end = start.checked_add(PIECE)?.min(range.end());
+        AddrRange::new(start, end)
+    })
+}
+
+/// Pages of nothing but zeros among those that were read from `start` on.
+fn zeros(start: RemoteAddr, read: &[u8]) -> impl Iterator<Item = AddrRange> + '_ {
+    let pages = (0..).zip(read.chunks_exact(PAGE_SIZE as usize));
+    let pages = pages.filter(|(_, page)| *page == ZEROS);
+    pages.filter_map(move |(number, _)| {
+        AddrRange::with_len(start.checked_add(number * PAGE_SIZE)?, PAGE_SIZE)
+    })
+}
+
+/// In an anonymous huge page that no other process has.
+fn is_own_huge(state: PageState) -> bool {
+    state.is_huge() && state.is_resident() && !state.is_file() && !state.is_shared()
+}
+
 /// Whole pages of live blocks, in anonymous huge pages that no other process has; ascending, apart.
 fn live_in_huge_pages(heaps: &[HeapSnapshot], residency: &ResidencyMap) -> Vec<AddrRange> {
-    let is_own = |state: PageState| {
-        state.is_huge() && state.is_resident() && !state.is_file() && !state.is_shared()
-    };
     let extents = heaps.iter().flat_map(|heap| &heap.extents);
     let spans = extents.flat_map(|extent| extent.spans.iter(extent.range.start()));
     let live = spans.filter(|span| span.state == SpanState::Live);
@@ -72,7 +91,7 @@ fn live_in_huge_pages(heaps: &[HeapSnapshot], residency: &ResidencyMap) -> Vec<A
     });
     let huge = pages.flat_map(|pages| residency.runs_in(pages));
     let mut all: Vec<AddrRange> = huge
-        .filter(|run| is_own(run.state))
+        .filter(|run| is_own_huge(run.state))
         .map(|run| run.range)
         .collect();
     all.sort_unstable();

@@ -132,6 +132,11 @@ impl Sampler {
             io::Error::other("the target could not be walked: its memory changed in every attempt")
         })?;
         sample.completeness.stop_ns = stopped_ns;
+        let began = Instant::now();
+        let blank = blank_pages::find(&self.target, &sample.heaps, &sample.residency);
+        sample.residency.mark_blank(&blank);
+        // What is read while the target runs on is a part of the walk for whoever budgets it.
+        sample.completeness.walk_ns += began.elapsed().as_nanos() as u64;
         Ok((sample, marked))
     }
 
@@ -206,7 +211,7 @@ impl Sampler {
         let (
             Some(Observation {
                 kernel,
-                mut residency,
+                residency,
                 heaps,
                 ..
             }),
@@ -225,9 +230,6 @@ impl Sampler {
         target.python_malloc = facts.python_malloc(&heaps);
         completeness.walk_ns = took;
         completeness.stop_ns = stop_ns;
-        let memory = ResidentMemory::new(self.target.memory(), &residency);
-        let blank = blank_pages::find(&memory, &heaps, &residency);
-        residency.mark_blank(&blank);
         // The stop does not wait for the parent's page tables: the few pages that either writes
         // meanwhile count as copied.
         let fork = self.target.fork_sharing(&residency);

@@ -376,7 +376,7 @@ fn a_full_disk_ends_the_saving_and_is_said() {
     assert!(kept.expect("what was written stays").len() > 0);
 }
 
-/// 24 MiB of bytes objects that a list holds, or every second of them dropped.
+/// 24 MiB of bytes objects that a list holds, and what becomes of it.
 fn holder(more: &str) -> Child {
     let child = Child::python(&format!(
         "import sys\nkept = [bytes(1000) for _ in range(24000)]\n{more}\nprint('READY', flush=True)\nsys.stdin.read()"

@@ -43,7 +43,7 @@ const KILLED_WITHIN: Duration = Duration::from_secs(1);
 pub(super) struct Activity {
     /// The processor time that they took so far.
     pub(super) used: Duration,
-    /// Whether a thread of theirs runs, or waits for a processor or for the disk.
+    /// Whether a thread of theirs runs, or waits for a processor.
     pub(super) is_runnable: bool,
 }
 
@@ -190,12 +190,16 @@ impl Child {
             let Ok(process) = Process::new(pid) else {
                 continue;
             };
-            let ticks = process.stat().map_or(0, |stat| stat.utime + stat.stime);
+            let ticks = process.stat().map_or(0, |stat| {
+                // Of children that it has waited for too.
+                let waited = u64::try_from(stat.cutime + stat.cstime).unwrap_or(0);
+                stat.utime + stat.stime + waited
+            });
             // USER_HZ, which is 100 on every architecture that fragscope runs on.
             all.used += Duration::from_millis(ticks * 10);
             let threads = process.tasks().into_iter().flatten().flatten();
             let mut states = threads.filter_map(|thread| Some(thread.stat().ok()?.state));
-            all.is_runnable |= states.any(|state| matches!(state, 'R' | 'D'));
+            all.is_runnable |= states.any(|state| state == 'R');
         }
         Ok(all)
     }

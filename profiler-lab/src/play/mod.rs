@@ -198,17 +198,22 @@ struct Idle {
     /// The processor time that the player took by then.
     used: Duration,
     time: Duration,
+    /// The same, however little of a processor it got.
+    in_all: Duration,
 }
 
 impl Idle {
     /// The most that passes between two looks of a fragscope that runs.
     const MOST: Duration = Duration::from_secs(1);
+    /// How many times longer is waited for one that gets no processor.
+    const STARVED: u32 = 15;
 
     fn since(now: Instant) -> Self {
         Self {
             observed: now,
             used: Duration::ZERO,
             time: Duration::ZERO,
+            in_all: Duration::ZERO,
         }
     }
 
@@ -218,14 +223,21 @@ impl Idle {
             true => passed.min(player.used.saturating_sub(self.used)),
             false => passed,
         };
+        self.in_all += passed;
         self.observed = now;
         self.used = player.used;
+    }
+
+    /// Whether it hangs, for one who is patient for so long.
+    fn is_hang(&self, patience: Duration) -> bool {
+        self.time > patience || self.in_all > patience * Self::STARVED
     }
 
     /// It made progress.
     fn end(&mut self, now: Instant) {
         self.observed = now;
         self.time = Duration::ZERO;
+        self.in_all = Duration::ZERO;
     }
 }
 
@@ -285,7 +297,7 @@ pub fn play_along(
         match message {
             None => {
                 // One that has played all there is waits for more.
-                if idle.time > patience && played < program.published() {
+                if idle.is_hang(patience) && played < program.published() {
                     let of = program.published();
                     return Err(PlayError::Hung { played, of });
                 }
@@ -424,5 +436,17 @@ mod tests {
             idle.observe(began + Duration::from_secs(second), runnable(used));
         }
         assert_eq!(idle.time, Duration::from_millis(20_600));
+        assert!(idle.is_hang(Duration::from_secs(20)));
+        // One that gets nothing for good is given up at last, also where the time that was used falls
+        // because a process of its has ended.
+        let mut idle = Idle::since(began);
+        for second in 1..=299 {
+            idle.observe(began + Duration::from_secs(second), runnable(300 - second));
+        }
+        assert!(!idle.is_hang(Duration::from_secs(20)));
+        for second in 300..=301 {
+            idle.observe(began + Duration::from_secs(second), runnable(0));
+        }
+        assert!(idle.is_hang(Duration::from_secs(20)));
     }
 }
