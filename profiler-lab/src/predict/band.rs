@@ -105,7 +105,7 @@ impl Walked {
                 high = scaled(high, self.peak);
                 middle = scaled(middle, self.peak);
             }
-            Interpretation::UpToPeak => high = high.max(scaled(self.measured, self.peak)),
+            Interpretation::UpToPeak => high = high.max(scaled(measured, self.peak)),
         }
         if self.blank > 0 {
             high = high.saturating_add(self.blank);
