@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::SessionError;
 use super::options::AttachOptions;
-use super::screen::{LAST_FRAME, Screen};
+use super::screen::{Screen, last_wait};
 use crate::export;
 use crate::say;
 use crate::tui::{self, Effect, Update};
@@ -105,18 +105,13 @@ impl Front {
         self.leave();
         match self {
             Self::Screen(drawn) => {
-                drawn
-                    .screen
-                    .close(if in_haste { IN_HASTE } else { LAST_FRAME })?;
+                drawn.screen.close(in_haste)?;
             }
-            Self::Lines(lines) => lines.close(if in_haste { IN_HASTE } else { LAST_LINES })?,
+            Self::Lines(lines) => lines.close(last_wait(in_haste))?,
         }
         Ok(())
     }
 }
-
-/// How long the end of a session that was interrupted waits for who draws or reads.
-const IN_HASTE: Duration = Duration::from_millis(80);
 
 /// The terminal UI's side of the session.
 pub(crate) struct Drawn {
@@ -137,8 +132,6 @@ pub(crate) struct Lines {
 
 /// Lines that wait for their reader at most.
 const WAITING_LINES: usize = 16;
-/// How long the end of a session waits for them.
-const LAST_LINES: Duration = Duration::from_secs(1);
 /// Lines between two headings of the aligned form.
 const LINES_PER_HEADING: u64 = 20;
 

@@ -7,9 +7,19 @@ use std::time::{Duration, Instant};
 
 use crate::tui::{self, Effect, Leave, Update};
 
-/// How long the screen's thread is waited for. It looks for what is new each 50 ms, and takes longer
-/// only where the terminal takes nothing in.
-pub(crate) const LAST_FRAME: Duration = Duration::from_secs(1);
+/// How long the end of a session waits for who draws or reads. The screen looks for what is new each 50 ms,
+/// and takes longer only where the terminal takes nothing in.
+const AT_LEISURE: Duration = Duration::from_secs(1);
+/// The same where the session was interrupted.
+const IN_HASTE: Duration = Duration::from_millis(80);
+
+/// How long the end of a session waits for who draws or reads, which may be `in_haste`.
+pub(super) const fn last_wait(in_haste: bool) -> Duration {
+    match in_haste {
+        true => IN_HASTE,
+        false => AT_LEISURE,
+    }
+}
 
 /// The screen, from outside of its thread.
 pub(crate) struct Screen<U = Update> {
@@ -53,12 +63,12 @@ impl<U: Leave + Send + 'static> Screen<U> {
         self.update(U::leave());
     }
 
-    /// Waits until the terminal is given back, but no longer than `timeout`.
+    /// Waits until the terminal is given back, no longer than a moment `in_haste`.
     ///
     /// # Errors
     /// When drawing had failed.
-    pub(crate) fn close(self, timeout: Duration) -> io::Result<()> {
-        let deadline = Instant::now() + timeout;
+    pub(crate) fn close(self, in_haste: bool) -> io::Result<()> {
+        let deadline = Instant::now() + last_wait(in_haste);
         while !self.thread.is_finished() {
             if Instant::now() >= deadline {
                 // A terminal that takes nothing in: the process ends all the same.

@@ -15,7 +15,7 @@ use profiler_trace::snapshot::{Censuses, Observation, ReadError, Reader, Record}
 use super::{SavedError, SavedOptions};
 use crate::session::history::History;
 use crate::session::outputs::Outputs;
-use crate::session::screen::{LAST_FRAME, Screen};
+use crate::session::screen::Screen;
 use crate::session::{Ending, interrupt};
 use crate::tui::{self, Cursor, Effect, Update};
 use profiler_target::open_regular;
@@ -49,7 +49,7 @@ pub fn view(options: &SavedOptions) -> Result<(Ending, Option<Incomplete>), Save
     })?;
     let ending = browse(&mut session, &screen, &requested, &interrupted);
     screen.leave();
-    screen.close(LAST_FRAME)?;
+    screen.close(matches!(ending, Ending::Interrupted(_)))?;
     Ok((ending, session.trouble))
 }
 

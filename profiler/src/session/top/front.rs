@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
-use std::time::Duration;
 
 use profiler_core::host::HostView;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -11,12 +10,10 @@ use super::TopOptions;
 use crate::export;
 use crate::say;
 use crate::session::SessionError;
-use crate::session::screen::{LAST_FRAME, Screen};
+use crate::session::screen::{Screen, last_wait};
 use crate::tui::top::{self, Effect, Update};
 use crate::tui::{self};
 
-/// How long the end of what was interrupted waits for who draws or reads.
-const IN_HASTE: Duration = Duration::from_millis(80);
 /// Lines that wait for their reader at most.
 const WAITING_LINES: usize = 4;
 
@@ -123,16 +120,15 @@ impl Front {
     /// # Errors
     /// When the screen or the output had failed.
     pub(super) fn close(self, in_haste: bool) -> io::Result<()> {
-        let limit = if in_haste { IN_HASTE } else { LAST_FRAME };
         match self {
             Self::Screen { screen, .. } => {
                 screen.leave();
-                screen.close(limit)
+                screen.close(in_haste)
             }
             Self::Lines { views, written, .. } => {
                 drop(views);
                 // Nobody reads: what waits is lost, and it ends all the same.
-                written.recv_timeout(limit).unwrap_or(Ok(()))
+                written.recv_timeout(last_wait(in_haste)).unwrap_or(Ok(()))
             }
         }
     }
