@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -137,6 +138,15 @@ pub struct Incomplete {
 }
 
 impl Incomplete {
+    /// The same, of one of several files.
+    #[must_use]
+    pub fn of_file(self, path: &Path) -> Self {
+        Self {
+            why: format!("{}: {}", path.display(), self.why),
+            ..self
+        }
+    }
+
     /// So many events are not in a recording that was read to its end.
     pub fn of_lost(events: u64) -> Self {
         let events = match events {

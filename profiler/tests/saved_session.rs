@@ -431,6 +431,17 @@ fn a_difference_names_the_change_that_explains_that_of_rss() {
     }
     printed(&["diff", &before], 2);
     printed(&["diff", &before, "/nonexistent.fragsnap"], 1);
-    fs::write(&after, &fs::read(&after).expect("written")[..200]).expect("cut off");
+    let whole = fs::read(&after).expect("written");
+    fs::write(&after, &whole[..200]).expect("cut off");
     printed(&["diff", &after, &before], 1);
+    // Which file is cut off is said, whichever it is, and in --since too.
+    fs::write(&after, &whole[..whole.len() - 3]).expect("cut off");
+    for command in [
+        ["diff", &before, &after, "--json"],
+        ["diff", &after, &before, "--json"],
+    ] {
+        let output = fragscope(&command);
+        assert_eq!(output.status.code(), Some(6), "{command:?}");
+        assert!(stderr(&output).contains(&*after), "{}", stderr(&output));
+    }
 }

@@ -165,9 +165,7 @@ fn meaning(error: &io::Error) -> &'static str {
         io::ErrorKind::StaleNetworkFileHandle => {
             "; another process removed or replaced the file while it was written"
         }
-        io::ErrorKind::FileTooLarge => {
-            "; files may not be so large (ulimit -f), and nothing was left there"
-        }
+        io::ErrorKind::FileTooLarge => "; files may not be so large (ulimit -f)",
         // The folder is there: it takes no files, as those of /proc and /sys.
         io::ErrorKind::NotFound => "; its folder takes no new files",
         _ => "",

@@ -216,10 +216,7 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
         Command::Diff(args) => {
             let compared = session::diff::diff(&args.options())?;
             unless_closed(print::difference(&compared, args.json))?;
-            match compared.after.trouble {
-                None => whole_session(compared.before.trouble, advice),
-                trouble => whole_session(trouble, advice),
-            }
+            whole_session(compared.trouble(), advice)
         }
         Command::View(args) => {
             let (ending, trouble) = session::saved::view(&args.options())?;

@@ -2,6 +2,7 @@
 
 use profiler_core::difference::Difference;
 use profiler_sampling::SamplingOptions;
+use profiler_trace::limits::Incomplete;
 
 use super::SessionError;
 use super::options::{ReadObjects, SnapshotOptions, Subject};
@@ -42,14 +43,21 @@ pub struct Compared {
     pub difference: Difference,
 }
 
+impl Compared {
+    /// Why not all of the two files could be read.
+    pub fn trouble(self) -> Option<Incomplete> {
+        self.before.trouble.or(self.after.trouble)
+    }
+}
+
 /// Compares two walks. Objects of a process are read when the earlier session has some.
 ///
 /// # Errors
 /// When one of them cannot be had.
 pub fn diff(options: &DiffOptions) -> Result<Compared, SessionError> {
-    let before = saved::load(&options.before)?;
+    let before = load(&options.before)?;
     let after = match &options.after {
-        After::Saved(after) => saved::load(after)?,
+        After::Saved(after) => load(after)?,
         After::Process { pid, sampling } => {
             let has_objects = before.view.report.objects.is_some();
             let taken = snapshot(&SnapshotOptions {
@@ -76,4 +84,11 @@ pub fn diff(options: &DiffOptions) -> Result<Compared, SessionError> {
         after,
         difference,
     })
+}
+
+/// One of two files: what it lacks is said with its name.
+fn load(options: &SavedOptions) -> Result<Saved, SessionError> {
+    let mut saved = saved::load(options)?;
+    saved.trouble = (saved.trouble.take()).map(|trouble| trouble.of_file(&options.file));
+    Ok(saved)
 }

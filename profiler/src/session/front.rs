@@ -316,7 +316,7 @@ mod tests {
         let view = crate::export::sample_view::passive();
         let shown = lines.show(view).expect_err("the reader has gone");
         assert_eq!(shown.kind(), io::ErrorKind::BrokenPipe);
-        lines.close(LAST_LINES).expect("it was said");
+        lines.close(last_wait(false)).expect("it was said");
     }
 
     #[test]
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_writer_that_panicked_ends_the_session_with_an_error() {
-        let closed = without_writer().close(LAST_LINES);
+        let closed = without_writer().close(last_wait(false));
         let error = closed.expect_err("nothing more is printed");
         assert!(error.to_string().contains("panicked"), "{error}");
     }

@@ -108,8 +108,17 @@ pub enum SavedError {
         last: u64,
     },
     /// No objects were read of the earlier session.
-    #[error("{} has no objects to compare with: `snapshot --objects -o` and `attach -o` save them", visible(.0.display()))]
-    NoObjects(PathBuf),
+    #[error(
+        "{} has no objects to compare with: `snapshot --objects -o` and `attach -o` save them{}",
+        visible(path.display()),
+        trouble.as_ref().map_or(String::new(), |trouble| format!("; of it {}", visible(&trouble.why)))
+    )]
+    NoObjects {
+        /// The file.
+        path: PathBuf,
+        /// Why not all of it could be read.
+        trouble: Option<Incomplete>,
+    },
     /// The earlier session is another process's.
     #[error(
         "{} is of process {earlier}, and the objects to compare are of process {later}{}",
@@ -158,7 +167,7 @@ impl SavedError {
             Self::Io(error) => ErrorKind::of_io(error),
             Self::NoWalk { trouble: None, .. }
             | Self::NoSuchWalk { .. }
-            | Self::NoObjects(_)
+            | Self::NoObjects { .. }
             | Self::OtherProcess { .. }
             | Self::NotEarlier(_)
             | Self::Format(_) => ErrorKind::Other,

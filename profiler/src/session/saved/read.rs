@@ -54,7 +54,7 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
             Err(why) => return Err(failed(why)),
         }
     };
-    let trouble = stopped.or_else(|| Some(reader.trouble()?.into()));
+    let mut trouble = stopped.or_else(|| Some(reader.trouble()?.into()));
     let path = || options.file.clone();
     let Some((sample, observation)) = found.walk else {
         return Err(match (options.at, found.last) {
@@ -74,7 +74,10 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
     if let Some(since) = &options.since {
         let earlier = read(&options.of(since), false)?;
         let Some(census) = &earlier.view.report.objects else {
-            return Err(SavedError::NoObjects(since.clone()));
+            return Err(SavedError::NoObjects {
+                path: since.clone(),
+                trouble: earlier.trouble,
+            });
         };
         let before = &earlier.view.report.target;
         if !before.may_be(&sample.target) {
@@ -88,6 +91,8 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
             return Err(SavedError::NotEarlier(since.clone()));
         }
         censuses = censuses.since(census);
+        // Of two files that lack something the first is named: it is the one that is explained.
+        trouble = trouble.or(earlier.trouble.map(|trouble| trouble.of_file(since)));
     }
     let mut report = censuses.apply(FragReport::from_sample(&sample));
     let is_complete = |all: &Predictions| all.pending == 0 && all.walk_ns == sample.taken_at_ns;
