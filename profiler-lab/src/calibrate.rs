@@ -167,7 +167,8 @@ fn unseen(points: &[Point]) -> Option<String> {
 
 fn reasons(factors: &CalibrationFactors) -> Vec<String> {
     let mut reasons = Vec::new();
-    let share = factors.lost as f64 / (factors.events + factors.lost).max(1) as f64;
+    let all = factors.events.saturating_add(factors.lost);
+    let share = factors.lost as f64 / all.max(1) as f64;
     if share > NOTABLE_LOSSES {
         reasons.push(format!(
             "{:.2} % of the events were lost while recording",
@@ -254,6 +255,17 @@ mod tests {
         for words in ["0.99 %", "40 % was freed since", "30 %", "jemalloc 3.6.0"] {
             assert!(said.contains(words), "{words}: {said}");
         }
+        let lost = CalibrationFactors {
+            // What a file claims.
+            lost: u64::MAX,
+            ..factors.clone()
+        };
+        let found = calibrate(points(&[(100, 150)]), &lost);
+        assert!(
+            found.reasons[0].starts_with("100.00 %"),
+            "{:?}",
+            found.reasons
+        );
         let fine = calibrate(points(&[(100, 101)]), &factors);
         assert!(
             fine.trusted && fine.reasons.len() == 4,

@@ -262,7 +262,7 @@ impl PlayedSet<'_> {
         });
         CalibrationFactors {
             events: self.summary.events,
-            lost: self.summary.lost + self.summary.left_out,
+            lost: self.summary.lost.saturating_add(self.summary.left_out),
             seed_bytes: self.summary.seed_bytes,
             seed_gone_bytes: self.summary.seed_gone_bytes,
             touch_band: if self.outcomes[0].bounds.is_empty() {

@@ -79,6 +79,13 @@ pub struct TraceFacts {
     pub not_loaded: Option<ErrorKind>,
 }
 
+impl TraceFacts {
+    /// Whether events of the program are not in what was played. A file may claim to lack any number.
+    pub const fn lacks_events(&self) -> bool {
+        self.lost > 0 || self.left_out > 0
+    }
+}
+
 /// Why a candidate was not played to its end.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
@@ -264,6 +271,18 @@ pub fn rank(rows: &mut [Row]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trace_may_lack_any_number_of_events() {
+        let facts = |lost, left_out| TraceFacts {
+            lost,
+            left_out,
+            ..TraceFacts::default()
+        };
+        assert!(facts(u64::MAX, u64::MAX).lacks_events());
+        assert!(facts(1, 0).lacks_events() && facts(0, 1).lacks_events());
+        assert!(!facts(0, 0).lacks_events());
+    }
 
     #[test]
     fn rows_are_ranked_by_their_end_after_what_the_program_had() {

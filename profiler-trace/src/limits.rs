@@ -155,6 +155,18 @@ impl Incomplete {
         };
         format!("{events} lost while it was recorded").into()
     }
+
+    /// For this reason, and because so many events were lost, where any were.
+    #[must_use]
+    pub fn and_lost(self, events: u64) -> Self {
+        match events {
+            0 => self,
+            _ => Self {
+                why: format!("{}; {}", self.why, Self::of_lost(events)),
+                ..self
+            },
+        }
+    }
 }
 
 impl From<String> for Incomplete {
@@ -324,6 +336,18 @@ mod tests {
         assert_eq!(grows.allows(1 << 20), FLOOR + (200 << 20));
         assert_eq!(grows.allows(1 << 40), MOST_SIZE);
         assert_eq!(Bound::Given(7).allows(1 << 40), 7);
+    }
+
+    #[test]
+    fn what_was_lost_is_said_beside_why_reading_stopped() {
+        let cut = Incomplete {
+            why: "it is cut off".to_owned(),
+            limit: Some(Limit::Size),
+        };
+        assert_eq!(cut.clone().and_lost(0), cut);
+        let both = cut.and_lost(u64::MAX);
+        let lost = "it is cut off; 18446744073709551615 events were lost while it was recorded";
+        assert_eq!((both.why.as_str(), both.limit), (lost, Some(Limit::Size)));
     }
 
     #[test]

@@ -33,6 +33,7 @@ use self::draft::{Draft, MODE, State, temporary};
 use self::folder::{Folder, kind};
 pub use self::lock::{Lock, LockError};
 pub use self::runtime_dir::{NoRuntimeDir, RuntimeDir};
+pub use self::unused::remove_unused;
 
 /// The file in which places are locked.
 const LOCKS: &str = "written";

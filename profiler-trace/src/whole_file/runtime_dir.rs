@@ -13,17 +13,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
 use nix::libc;
+use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::sys::time::TimeSpec;
 use nix::unistd::geteuid;
 use profiler_core::text::visible;
 
 use super::draft::{Draft, clear, temporary};
 use super::folder::Folder;
-use super::unused::remove_unused;
 use super::{hash, ownership};
 
 /// Why no such directory serves.
@@ -114,28 +115,31 @@ impl RuntimeDir {
     }
 
     /// The path of a shared object with this content, which is put there unless it is there. It stays
-    /// for whoever still loads it; those of the same name, with other versions or contents, are removed once
-    /// nobody does.
+    /// for whoever still loads it; [`remove_unused`](super::remove_unused) removes those of the same name, with
+    /// other versions or contents, that nobody does.
     ///
     /// # Errors
     /// When it cannot be written, or not be loaded from here.
     pub fn object(&self, name: &str, version: &str, content: &[u8]) -> io::Result<PathBuf> {
         self.check_loadable()?;
-        let begin = format!("{name}-");
-        let name = format!("{begin}{version}-{:016x}.so", hash(content.iter().copied()));
+        let name = format!("{name}-{version}-{:016x}.so", hash(content.iter().copied()));
         let path = self.0.join(&name);
+        // It is used now: another fragscope that is about to remove it leaves it, or has done so before it is
+        // looked for. What is root's stays as it is.
+        let _ = utimensat(
+            AT_FDCWD,
+            &path,
+            &TimeSpec::UTIME_NOW,
+            &TimeSpec::UTIME_NOW,
+            UtimensatFlags::NoFollowSymlink,
+        );
         if !is_there(&path, content)? {
             let folder = Arc::new(Folder::of(&path).map_err(io::Error::other)?);
             let temporary = temporary(hash(name.bytes()));
             clear(&folder, &temporary);
             let draft = Draft::begin(&folder, &temporary)?;
             put(draft, &name, content)?;
-        } else if let Ok(file) = File::open(&path) {
-            // It is used now. What is root's stays as it is.
-            let _ = file.set_modified(SystemTime::now());
         }
-        // Without /proc nothing is known of who needs them.
-        let _ = remove_unused(&self.0, &begin, &path);
         Ok(path)
     }
 
@@ -286,6 +290,8 @@ fn is_there(path: &Path, content: &[u8]) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     /// A directory in which only our own user can write, all the way.
@@ -371,6 +377,12 @@ mod tests {
             path
         );
         assert_eq!(inode(), first);
+        let file = File::options().write(true).open(&path).expect("ours");
+        file.set_modified(SystemTime::UNIX_EPOCH).expect("ours");
+        dir.object("recorder", "1", b"content").expect("there");
+        let used = fs::metadata(&path).expect("there").modified();
+        let age = used.expect("known").elapsed().expect("past");
+        assert!(age.as_secs() < 60, "{age:?}");
         fs::write(&path, b"CONTENT").expect("ours");
         assert_eq!(
             dir.object("recorder", "1", b"content").expect("again"),

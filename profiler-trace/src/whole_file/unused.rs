@@ -5,53 +5,74 @@
 //! has the file mapped. One that was used within the last hour is kept as well: its program may be about to
 //! start. A process that took the path out of its environment, or that runs where this host's processes are not
 //! seen, is not counted: what it executes later starts with a line of the loader's that the object is
-//! missing, and runs. The same holds where so many are needed that there would be more than [`MOST`].
+//! missing, and runs.
+//!
+//! Any user can have processes with much to read, so what is read has limits. Where one is met, all that was
+//! not found by then counts as needed.
 
-use std::fs::{self, DirEntry, Metadata};
+use std::fs::{self, DirEntry, File, Metadata};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
+use memchr::memmem;
 use nix::unistd::geteuid;
 
 /// One that was used within this time is kept.
 const RECENT: Duration = Duration::from_secs(3600);
-/// So many are kept beside the one that is used, the latest.
-const MOST: usize = 16;
-/// As much of a process's environment is searched: the kernel's own limit is a quarter of that of the stack.
-const ENVIRONMENT_BYTES: u64 = 6 << 20;
+/// Bytes that are read at once.
+const PIECE: usize = 64 << 10;
+/// An environment has 6 MiB at most, and 65,530 mappings, the kernel's limit, take as much with usual paths.
+const LIMITS: Limits = Limits {
+    file_bytes: 16 << 20,
+    processes: 1 << 16,
+    time: Duration::from_secs(10),
+};
+/// A thread of the kernel's, in the flags of `/proc/PID/stat` (`PF_KTHREAD`, include/linux/sched.h).
+const KERNEL_THREAD: u64 = 0x0020_0000;
 
-/// Removes the objects in this folder whose names begin so, but for the one that is `used` now, unless they
-/// are needed. What cannot be removed is in nobody's way.
-pub(super) fn remove_unused(folder: &Path, begin: &str, used: &Path) -> io::Result<()> {
-    let mut others: Vec<(SystemTime, DirEntry)> = fs::read_dir(folder)?
+/// What is read at most.
+#[derive(Copy, Clone, Debug)]
+struct Limits {
+    /// Bytes of each file of a process.
+    file_bytes: u64,
+    processes: usize,
+    /// Of all processes together. A read that the kernel holds up may take longer.
+    time: Duration,
+}
+
+/// An object that may be removed.
+struct Object {
+    path: PathBuf,
+    /// When it was last used.
+    modified: SystemTime,
+}
+
+/// Removes the objects of this name, as [`object`](super::RuntimeDir::object) puts them there, that lie beside
+/// the one that is `used` now, unless they are needed. What cannot be removed is in nobody's way. It reads of
+/// all processes, and may wait for one that the kernel holds up.
+///
+/// # Errors
+/// When it cannot be found out who needs them: then none is removed.
+pub fn remove_unused(name: &str, used: &Path) -> io::Result<()> {
+    remove_within(LIMITS, name, used)
+}
+
+fn remove_within(limits: Limits, name: &str, used: &Path) -> io::Result<()> {
+    let folder = used.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let begin = format!("{name}-");
+    let mut objects: Vec<Object> = fs::read_dir(folder)?
         .flatten()
-        .filter(|entry| is_object(entry, begin) && entry.path() != used)
-        .filter_map(|entry| Some((own(&entry)?.modified().ok()?, entry)))
+        .filter(|entry| is_object(entry, &begin) && entry.path() != used)
+        .filter_map(|entry| Object::unless_recent(entry.path()))
         .collect();
-    if others.is_empty() {
-        return Ok(());
+    if !objects.is_empty() {
+        Search::new(limits, &objects).drop_needed(&mut objects)?;
     }
-    others.sort_by_key(|(modified, _)| std::cmp::Reverse(*modified));
-    let names: Vec<_> = others.iter().map(|(_, entry)| entry.path()).collect();
-    let mut needed: Vec<bool> = others.iter().map(|(at, _)| is_recent(*at)).collect();
-    for process in fs::read_dir("/proc")?.flatten() {
-        if needed.iter().all(|needed| *needed) {
-            break;
-        }
-        let holds = what_it_holds(&process.path());
-        for (needed, path) in needed.iter_mut().zip(&names) {
-            *needed |= path.to_str().is_none_or(|path| holds.contains(path));
-        }
-    }
-    let mut kept = 0;
-    for (path, needed) in names.iter().zip(needed) {
-        kept += usize::from(needed);
-        if !needed || kept > MOST {
-            // Another fragscope may have done it.
-            let _ = fs::remove_file(path);
-        }
+    for object in objects {
+        object.remove();
     }
     Ok(())
 }
@@ -62,10 +83,27 @@ fn is_object(entry: &DirEntry, begin: &str) -> bool {
         .is_some_and(|name| name.starts_with(begin) && name.ends_with(".so"))
 }
 
-/// What is known of a file of our own.
-fn own(entry: &DirEntry) -> Option<Metadata> {
-    let about = entry.metadata().ok()?;
-    (about.is_file() && about.uid() == geteuid().as_raw()).then_some(about)
+impl Object {
+    /// A file of our own that was not used lately.
+    fn unless_recent(path: PathBuf) -> Option<Self> {
+        let about = fs::symlink_metadata(&path).ok()?;
+        let modified = about.modified().ok()?;
+        (is_own(&about) && !is_recent(modified)).then_some(Self { path, modified })
+    }
+
+    /// Removes it, unless it was used meanwhile.
+    fn remove(self) {
+        let modified = self.modified;
+        let now = Self::unless_recent(self.path);
+        if let Some(now) = now.filter(|now| now.modified == modified) {
+            // Another fragscope may have done it.
+            let _ = fs::remove_file(now.path);
+        }
+    }
+}
+
+fn is_own(about: &Metadata) -> bool {
+    about.is_file() && about.uid() == geteuid().as_raw()
 }
 
 /// A time to come is that of a clock that was set.
@@ -73,70 +111,292 @@ fn is_recent(at: SystemTime) -> bool {
     at.elapsed().is_ok_and(|age| age < RECENT)
 }
 
-/// The environment of a process and its mappings, as far as they can be read.
-fn what_it_holds(process: &Path) -> String {
-    let mut bytes = Vec::new();
-    for (file, most) in [("environ", ENVIRONMENT_BYTES), ("maps", u64::MAX)] {
-        let opened = fs::File::open(process.join(file));
-        // One that has ended holds nothing.
-        let _ = opened.and_then(|file| file.take(most).read_to_end(&mut bytes));
+/// A search in what all processes hold.
+struct Search {
+    limits: Limits,
+    until: Instant,
+    /// The end of each piece that is looked at again with the next, as a path may have begun there.
+    carried: usize,
+    piece: Vec<u8>,
+}
+
+impl Search {
+    fn new(limits: Limits, objects: &[Object]) -> Self {
+        let longest = objects.iter().map(|object| object.path.as_os_str().len());
+        let carried = longest.max().unwrap_or(0);
+        Self {
+            limits,
+            until: Instant::now() + limits.time,
+            carried,
+            piece: vec![0; carried + PIECE],
+        }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+
+    /// Drops the objects that a process needs, or may need.
+    fn drop_needed(&mut self, objects: &mut Vec<Object>) -> io::Result<()> {
+        let mut processes = 0;
+        for entry in fs::read_dir("/proc")? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if objects.is_empty() || !name.as_bytes().iter().all(u8::is_ascii_digit) {
+                continue;
+            }
+            processes += 1;
+            if processes > self.limits.processes {
+                objects.clear();
+            }
+            let process = entry.path();
+            if self.drop_named(&process.join("environ"), objects) == Some(0)
+                && !has_no_environment(&process)
+            {
+                // It executes another program just now: which environment that gets is not seen yet.
+                objects.clear();
+            }
+            self.drop_named(&process.join("maps"), objects);
+        }
+        Ok(())
+    }
+
+    /// Drops the objects that this file names, and all of them where it is not read to its end. How many bytes
+    /// it has, unless it cannot be opened: a process that has ended holds nothing.
+    fn drop_named(&mut self, path: &Path, objects: &mut Vec<Object>) -> Option<u64> {
+        let mut file = File::open(path).ok()?;
+        let (mut carried, mut bytes) = (0, 0);
+        while !objects.is_empty() {
+            let read = match file.read(&mut self.piece[carried..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(read) if read > 0 => read,
+                _ => break,
+            };
+            bytes += read as u64;
+            if bytes > self.limits.file_bytes || Instant::now() >= self.until {
+                objects.clear();
+            }
+            let end = carried + read;
+            let piece = &self.piece[..end];
+            objects
+                .retain(|object| memmem::find(piece, object.path.as_os_str().as_bytes()).is_none());
+            carried = end.min(self.carried);
+            self.piece.copy_within(end - carried..end, 0);
+        }
+        Some(bytes)
+    }
+}
+
+/// Whether a process of which no environment was read has none, and will not have one at once.
+fn has_no_environment(process: &Path) -> bool {
+    // One that has ended has none.
+    fs::read(process.join("stat")).map_or(true, |stat| is_without_environment(&stat))
+}
+
+/// The same, of its `/proc/PID/stat` (proc_pid_stat(5)): it is a thread of the kernel's, or has ended, or was
+/// started with an empty one. While a program is executed, the places of its environment are 0.
+fn is_without_environment(stat: &[u8]) -> bool {
+    let Some(end) = memchr::memrchr(b')', stat) else {
+        return false;
+    };
+    let fields = String::from_utf8_lossy(&stat[end + 1..]);
+    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+    // The first of these is the third.
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let has_ended = fields
+        .first()
+        .is_some_and(|state| ["Z", "X"].contains(state))
+        && number(20).is_some_and(|threads| threads <= 1);
+    let is_of_the_kernel = number(9).is_some_and(|flags| flags & KERNEL_THREAD != 0);
+    let (start, end) = (number(50), number(51));
+    has_ended || is_of_the_kernel || (start == end && end.is_some_and(|end| end > 0))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
 
     use super::*;
 
+    const OLD: Duration = Duration::from_secs(2 * 3600);
+
     /// Puts an object there that was used so long ago.
-    fn put(folder: &Path, name: &str, age: Duration) -> std::path::PathBuf {
+    fn put(folder: &Path, name: &str, age: Duration) -> PathBuf {
         let path = folder.join(name);
         fs::write(&path, "an object").expect("ours");
-        let file = fs::File::options().write(true).open(&path).expect("ours");
-        file.set_modified(SystemTime::now() - age).expect("ours");
+        used(&path, age);
         path
+    }
+
+    fn used(path: &Path, age: Duration) {
+        let file = File::options().write(true).open(path).expect("ours");
+        file.set_modified(SystemTime::now() - age).expect("ours");
+    }
+
+    fn end(mut process: Child) {
+        process.kill().expect("ours");
+        process.wait().expect("ours");
+    }
+
+    /// Until it has executed its program; a test beside this one may be starting one as well.
+    fn remove(used: &Path, until: impl Fn() -> bool) {
+        for _ in 0..100 {
+            remove_unused("it", used).expect("listed");
+            if until() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("it is not removed");
     }
 
     #[test]
     fn an_object_is_removed_once_no_process_can_load_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let folder = folder.path();
-        let old = RECENT * 2;
-        let used = put(folder, "it-3.so", old);
-        let named = put(folder, "it-1.so", old);
-        let unused = put(folder, "it-2.so", old);
+        let used = put(folder, "it-3.so", OLD);
+        let named = put(folder, "it-1.so", OLD);
+        let unused = put(folder, "it-2.so", OLD);
         let recent = put(folder, "it-4.so", RECENT / 2);
-        let other = put(folder, "another-1.so", old);
-        let mut process = Command::new("sleep")
+        let other = put(folder, "another-1.so", OLD);
+        let process = Command::new("sleep")
             .arg("1000")
             .env("FRAGSCOPE_TEST", &named)
             .spawn()
             .expect("it starts");
-        remove_unused(folder, "it-", &used).expect("listed");
+        remove(&used, || !unused.exists());
         let is_there = [&used, &named, &unused, &recent, &other].map(|path| path.exists());
         assert_eq!(is_there, [true, true, false, true, true]);
-        process.kill().expect("ours");
-        process.wait().expect("ours");
-        remove_unused(folder, "it-", &used).expect("listed");
-        assert!(!named.exists());
+        end(process);
+        remove(&used, || !named.exists());
     }
 
     #[test]
-    fn there_are_never_more_than_a_few() {
+    fn an_object_that_is_mapped_but_not_in_the_environment_is_kept() {
         let folder = tempfile::tempdir().expect("a folder");
         let folder = folder.path();
-        let used = put(folder, "it-used.so", RECENT * 2);
-        for number in 0..2 * MOST as u64 {
-            put(
-                folder,
-                &format!("it-{number}.so"),
-                Duration::from_secs(number),
-            );
+        let used_now = put(folder, "it-used.so", OLD);
+        let unused = put(folder, "it-unused.so", OLD);
+        let mapped = folder.join("it-mapped.so");
+        // A program maps its own file.
+        fs::copy("/bin/sleep", &mapped).expect("a program");
+        used(&mapped, OLD);
+        let process = loop {
+            match Command::new(&mapped).arg0("sleep").arg("1000").spawn() {
+                // What another test forked has it open for writing.
+                Err(busy) if busy.kind() == io::ErrorKind::ExecutableFileBusy => {}
+                process => break process.expect("it starts"),
+            }
+        };
+        remove(&used_now, || !unused.exists());
+        assert!(mapped.exists());
+        end(process);
+        remove(&used_now, || !mapped.exists());
+    }
+
+    #[test]
+    fn recent_ones_are_kept_however_many_they_are() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let folder = folder.path();
+        let used = put(folder, "it-used.so", OLD);
+        let old = put(folder, "it-old.so", OLD);
+        for number in 0..40 {
+            let name = format!("it-{number}.so");
+            put(folder, &name, Duration::from_secs(number));
         }
-        remove_unused(folder, "it-", &used).expect("listed");
-        assert_eq!(fs::read_dir(folder).expect("listed").count(), MOST + 1);
-        assert!(folder.join("it-0.so").exists() && used.exists());
+        remove(&used, || !old.exists());
+        assert_eq!(fs::read_dir(folder).expect("listed").count(), 41);
+    }
+
+    #[test]
+    fn nothing_is_removed_where_a_limit_is_met() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let used = put(folder.path(), "it-used.so", OLD);
+        let unused = put(folder.path(), "it-unused.so", OLD);
+        let few_bytes = Limits {
+            file_bytes: 10,
+            ..LIMITS
+        };
+        let few_processes = Limits {
+            processes: 1,
+            ..LIMITS
+        };
+        let no_time = Limits {
+            time: Duration::ZERO,
+            ..LIMITS
+        };
+        for limits in [few_bytes, few_processes, no_time] {
+            remove_within(limits, "it", &used).expect("listed");
+            assert!(unused.exists(), "{limits:?}");
+        }
+        remove(&used, || !unused.exists());
+    }
+
+    #[test]
+    fn one_that_is_used_meanwhile_is_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = put(folder.path(), "it-1.so", OLD);
+        let found = || Object::unless_recent(path.clone()).expect("old");
+        for age in [Duration::ZERO, OLD * 2] {
+            let object = found();
+            used(&path, age);
+            object.remove();
+            assert!(path.exists());
+            used(&path, OLD);
+        }
+        found().remove();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_path_is_found_wherever_the_pieces_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = put(folder.path(), "it-1.so", OLD);
+        let text = folder.path().join("environ");
+        let length = path.as_os_str().len();
+        for before in [0, PIECE, PIECE + 1, PIECE + length - 1, PIECE + length] {
+            let mut bytes = vec![b'x'; before];
+            bytes.extend_from_slice(path.as_os_str().as_bytes());
+            fs::write(&text, &bytes).expect("ours");
+            let mut objects = vec![Object::unless_recent(path.clone()).expect("old")];
+            let mut search = Search::new(LIMITS, &objects);
+            search.drop_named(&text, &mut objects);
+            assert!(objects.is_empty(), "{before}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_executes_another_program_just_now_may_get_any_environment() {
+        let stat = |state: &str, flags: u64, threads: u64, places: &str| {
+            let until_threads = "0 0 0 0 0 0 0 0 0 0";
+            let between = vec!["0"; 29].join(" ");
+            let stat = format!(
+                "7 (a) b) {state} 1 1 1 0 -1 {flags} {until_threads} {threads} {between} {places} 0\n"
+            );
+            is_without_environment(stat.as_bytes())
+        };
+        assert!(!stat("R", 0x40_0000, 1, "0 0"));
+        // It had one when this was read.
+        assert!(!stat("S", 0x40_0000, 1, "4096 5000"));
+        assert!(stat("S", 0x40_0000, 1, "4096 4096"));
+        assert!(stat("I", 0x20_8040, 1, "0 0"));
+        assert!(stat("Z", 0x40_0000, 1, "0 0"));
+        // Its first thread has ended.
+        assert!(!stat("Z", 0x40_0000, 2, "0 0"));
+        assert!(!is_without_environment(b"nonsense"));
+    }
+
+    #[test]
+    fn a_process_without_an_environment_keeps_nothing() {
+        let process = Command::new("sleep").arg("1000").env_clear().spawn();
+        let process = process.expect("it starts");
+        let folder = PathBuf::from(format!("/proc/{}", process.id()));
+        let executed = || {
+            fs::read(folder.join("cmdline"))
+                .expect("ours")
+                .starts_with(b"sleep")
+        };
+        while !executed() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(has_no_environment(&folder));
+        end(process);
     }
 }

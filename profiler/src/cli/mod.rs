@@ -247,7 +247,7 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
                 _ if report.interrupted => Exit::Interrupted,
                 _ if failed_to_play(&report, args.chooses(), advice) => Exit::Error,
                 Some(incomplete) => not_whole("recording", incomplete, advice),
-                None if report.trace.left_out + report.trace.lost > 0 => Exit::NotWhole,
+                None if report.trace.lacks_events() => Exit::NotWhole,
                 None => Exit::Done,
             }
         }

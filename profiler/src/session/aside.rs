@@ -5,22 +5,24 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-/// What `work` gives, done on a thread of this name. A caller that waits no longer leaves the thread to end
-/// by itself.
+/// What `work` gives, done on a thread of this name that is started at once. A caller that does not wait, or no
+/// longer, leaves the thread to end by itself, or with the process.
 ///
 /// # Errors
 /// When the thread cannot be started, or panicked.
-pub(crate) async fn aside<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<T> {
+pub(crate) fn aside<T, W>(name: &str, work: W) -> impl Future<Output = io::Result<T>> + use<T, W>
+where
+    T: Send + 'static,
+    W: FnOnce() -> T + Send + 'static,
+{
     let (report, done) = oneshot::channel();
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || {
-            // Whoever left does not want it any more.
-            let _ = report.send(work());
-        })?;
-    done.await
-        .map_err(|_| io::Error::other("a thread of fragscope panicked"))
+    let started = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // Whoever left does not want it any more.
+        let _ = report.send(work());
+    });
+    async move {
+        started?;
+        done.await
+            .map_err(|_| io::Error::other("a thread of fragscope panicked"))
+    }
 }

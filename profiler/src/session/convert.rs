@@ -120,7 +120,7 @@ pub fn to_logalloc(options: &ConvertOptions) -> Result<Converted, ConvertError> 
         say::line(format_args!("wrote {path}: {calls} calls"));
     }
     Ok(match (trouble, lost) {
-        (Some(trouble), _) => Converted::Part(trouble),
+        (Some(trouble), lost) => Converted::Part(trouble.and_lost(lost)),
         (None, 0) => Converted::Whole,
         (None, lost) => Converted::Part(Incomplete::of_lost(lost)),
     })

@@ -35,6 +35,16 @@ impl Signals {
         interrupts::last_was_sent()
     }
 
+    /// The name of one that has come already.
+    pub(crate) async fn pending(&mut self) -> Option<&'static str> {
+        tokio::select! {
+            biased;
+            name = self.next() => Some(name),
+            // The runtime looks for signals in between.
+            () = tokio::task::yield_now() => None,
+        }
+    }
+
     /// The next one's name.
     pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
@@ -43,5 +53,21 @@ impl Signals {
             _ = self.hangup.recv() => "SIGHUP",
             _ = self.quit.recv() => "SIGQUIT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, raise};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_has_come_is_found_without_waiting_and_none_where_none_came() {
+        let mut signals = Signals::new().expect("taken over");
+        assert_eq!(signals.pending().await, None);
+        raise(Signal::SIGQUIT).expect("handled");
+        assert_eq!(signals.pending().await, Some("SIGQUIT"));
+        assert_eq!(signals.pending().await, None);
     }
 }

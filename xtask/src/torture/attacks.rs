@@ -29,6 +29,19 @@ const HELD: &[Held] = &[
             "whole_file::runtime_dir::tests::a_link_in_place_of_the_directory_is_refused",
             "whole_file::runtime_dir::tests::the_object_is_put_there_once_and_again_when_it_was_changed",
             "whole_file::runtime_dir::tests::many_that_find_a_damaged_object_at_once_all_get_a_whole_one",
+            "whole_file::unused::tests::an_object_is_removed_once_no_process_can_load_it",
+            "whole_file::unused::tests::an_object_that_is_mapped_but_not_in_the_environment_is_kept",
+            "whole_file::unused::tests::one_that_is_used_meanwhile_is_kept",
+            "whole_file::unused::tests::a_process_that_executes_another_program_just_now_may_get_any_environment",
+        ],
+    },
+    Held {
+        point: "processes with very much to read",
+        package: "profiler-trace",
+        binary: "",
+        tests: &[
+            "whole_file::unused::tests::nothing_is_removed_where_a_limit_is_met",
+            "whole_file::unused::tests::a_path_is_found_wherever_the_pieces_end",
         ],
     },
     Held {
@@ -93,6 +106,7 @@ const HELD: &[Held] = &[
             "a_second_writer_of_the_same_file_is_refused_by_name",
             "a_kill_while_a_whole_file_is_written_leaves_nothing",
             "a_recording_is_readable_after_a_kill_and_keeps_what_was_there_until_it_has_begun",
+            "no_command_replaces_what_it_reads",
         ],
     },
     Held {
@@ -143,6 +157,21 @@ const HELD: &[Held] = &[
         ],
     },
     Held {
+        point: "losses that a recording claims",
+        package: "profiler-lab",
+        binary: "",
+        tests: &[
+            "report::tests::a_trace_may_lack_any_number_of_events",
+            "calibrate::tests::known_causes_are_named",
+        ],
+    },
+    Held {
+        point: "losses beside the end of what can be read",
+        package: "profiler-trace",
+        binary: "",
+        tests: &["limits::tests::what_was_lost_is_said_beside_why_reading_stopped"],
+    },
+    Held {
         point: "bombs of other tools' files",
         package: "profiler-trace",
         binary: "interchange",
@@ -170,6 +199,12 @@ const HELD: &[Held] = &[
         ],
     },
     Held {
+        point: "a target in a frozen control group",
+        package: "fragscope",
+        binary: "privileged_process",
+        tests: &["frozen::a_frozen_target_is_walked_called_frozen_and_goes_on_when_it_is_thawed"],
+    },
+    Held {
         point: "the recorder's path and its lock",
         package: "fragscope",
         binary: "privileged_record_command",
@@ -178,6 +213,16 @@ const HELD: &[Held] = &[
             "a_program_that_starts_when_fragscope_is_gone_starts_silently",
             "a_ring_that_another_user_holds_out_is_not_written_to",
             "nobody_else_can_forbid_a_recording",
+            "a_first_signal_is_answered_and_a_second_leaves_the_command",
+            "an_interrupt_that_is_sent_to_fragscope_alone_ends_the_command",
+        ],
+    },
+    Held {
+        point: "a signal before the command is started",
+        package: "fragscope",
+        binary: "",
+        tests: &[
+            "session::signals::tests::one_that_has_come_is_found_without_waiting_and_none_where_none_came",
         ],
     },
     Held {
@@ -205,6 +250,10 @@ const HELD: &[Held] = &[
             "what_a_killed_guard_left_in_jemalloc_is_removed_by_the_session",
             "breakpoints_in_two_files_that_are_mapped_side_by_side_are_found_in_each",
             "a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays",
+            "a_suspended_guard_leaves_nothing_when_a_signal_ends_the_session",
+            "a_guard_that_nothing_wakes_leaves_nothing_when_a_signal_ends_the_session",
+            "a_guard_that_does_not_answer_is_ended_where_that_leaves_nothing",
+            "a_guard_that_is_suspended_together_with_fragscope_leaves_nothing_for_long",
         ],
     },
     Held {
@@ -216,6 +265,7 @@ const HELD: &[Held] = &[
             "a_guard_that_cannot_be_woken_is_replaced",
             "the_kernel_ends_a_stop_whose_guard_is_suspended",
             "a_stop_whose_guards_never_run_is_given_up_within_one_patience",
+            "a_program_that_executes_another_one_is_not_held_up_by_a_stop",
         ],
     },
     Held {

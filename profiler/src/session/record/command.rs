@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use profiler_common::ring::RING_VARIABLE;
 use profiler_target::{ProcessTree, RecordRing, Target, has_borrowed_privileges, not_preloaded};
 use profiler_trace::trace::{RecordedBy, TraceDescription};
-use profiler_trace::whole_file::RuntimeDir;
+use profiler_trace::whole_file::{RuntimeDir, remove_unused};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::checkpoint::CheckpointReason;
@@ -28,6 +28,8 @@ use crate::session::signals::Signals;
 
 /// The recorder, compiled by the build script.
 const RECORDER: &[u8] = include_bytes!(env!("FRAGSCOPE_RECORDER"));
+/// What its file is called, before the version.
+const RECORDER_NAME: &str = "recorder";
 
 /// A program is described once it has run so long: until then it may still execute another one.
 const DESCRIBED_AFTER: Duration = Duration::from_millis(100);
@@ -85,16 +87,25 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     // Before the command starts, so that a signal never finds the default action.
     let mut signals = Signals::new()?;
     let requests = signal(SignalKind::user_defined1())?;
-    let object = RuntimeDir::first("the recorder", |dir| {
-        dir.object("recorder", env!("CARGO_PKG_VERSION"), RECORDER)
+    let recorder = RuntimeDir::first("the recorder", |dir| {
+        dir.object(RECORDER_NAME, env!("CARGO_PKG_VERSION"), RECORDER)
     })?;
-    let object = object.to_string_lossy().into_owned();
+    let object = recorder.to_string_lossy().into_owned();
     let mut tree = ProcessTree::adopt()?;
     let file = create(&options.output, &program_file(command))?;
     let ring = RecordRing::new()?;
     let began_ns = monotonic_ns()?;
     let started_at = jiff::Timestamp::now();
+    // A key's signal that comes later reaches the command as well.
+    if let Some(name) = signals.pending().await {
+        say::line(format_args!("{name}: ended before the command was started"));
+        return Ok(RecordEnding::Session(Ending::Interrupted(name)));
+    }
     let mut child = start(command, &object, &ring)?;
+    // All processes are looked at for it. Where they cannot be, what is left is in nobody's way.
+    drop(aside("unused", move || {
+        remove_unused(RECORDER_NAME, &recorder)
+    }));
     tree.add_command(child.id(), ring.file_number()?);
     let mut watch = Unrecorded::new(ring.file_number()?);
     let began = Instant::now();
