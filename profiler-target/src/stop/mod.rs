@@ -305,7 +305,7 @@ pub(super) fn stop(
             {
                 thread::sleep(BETWEEN_TRIES);
             }
-            Err(StopError::TimedOut { .. }) if is_frozen(dir.pid()) => {
+            Err(StopError::TimedOut { .. }) if is_frozen(dir) => {
                 return Err(StopError::Frozen);
             }
             done => return done,
