@@ -60,8 +60,9 @@ impl Tracer {
     /// may stand still, and some be about to.
     pub(super) fn stop_all(&mut self) -> Result<Vec<Thread>, StopError> {
         let _reaper = Reaper::start(self.dir.pid()).map_err(io::Error::from)?;
-        // A running thread may start others, so look again until nothing new is found.
-        while self.seize_new()? {
+        // A running thread may start others, or execute another program, so look again until nothing
+        // new is found and all that stopped still stand.
+        while self.seize_new()? || self.some_run_on() {
             self.wait_for_stops()?;
         }
         if !self.dir.pidfd().is_alive() {
@@ -113,6 +114,30 @@ impl Tracer {
     fn thread_state(&self, tid: i32) -> Option<char> {
         let stat = self.dir.text(&format!("task/{tid}/stat")).ok()?;
         stat.rsplit_once(") ")?.1.chars().next()
+    }
+
+    /// Looks again at those that stopped, and whether any of them runs.
+    ///
+    /// A thread that executes another program takes the number of its process, and with it the place of
+    /// one that had stopped or was dead: it may not be traced yet, or have been asked to stop by the
+    /// number that it had before.
+    fn some_run_on(&mut self) -> bool {
+        let process = self.dir.pid();
+        let is_dead = matches!(self.thread_state(process), None | Some('Z' | 'X'));
+        let mut found = false;
+        self.held.retain(|&tid, held| {
+            if *held == Held::Gone && (tid != process || is_dead) {
+                return true;
+            }
+            *held = inspect(tid);
+            if matches!(held, Held::Stopped(_)) {
+                return true;
+            }
+            found = true;
+            // One that is not traced is seized anew.
+            *held == Held::Asked && ptrace::interrupt(Pid::from_raw(tid)).is_ok()
+        });
+        found
     }
 
     fn wait_for_stops(&mut self) -> Result<(), StopError> {
