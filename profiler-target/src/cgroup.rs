@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::proc_dir::ProcDir;
+
 /// The controllers of the second version, which has one hierarchy for all: `/proc/self/cgroup` lists
 /// none.
 pub(super) const UNIFIED: &str = "";
 
-/// A group that this process is in, in the hierarchy of one controller.
+/// A group that a process is in, in the hierarchy of one controller.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Group {
     /// The one of those asked for.
@@ -27,7 +29,7 @@ impl Group {
     }
 
     /// The folders of this group and of those above it, as far as they are mounted: what limits any
-    /// of them limits this process.
+    /// of them limits the process.
     pub(super) fn folders(&self) -> Vec<PathBuf> {
         // A container may see its group's place in the host's hierarchy, of which it has but a part.
         let below = self.path.strip_prefix(self.mounted.trim_end_matches('/'));
@@ -41,18 +43,21 @@ impl Group {
 
 /// The groups that this process is in, in the hierarchies of these controllers.
 pub(super) fn own(controllers: &[&'static str]) -> Vec<Group> {
-    listed(controllers, "/proc/self/cgroup")
+    let list = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    listed(controllers, &list)
 }
 
-/// The groups that are listed in this file of `/proc`.
+/// The groups of the process whose `cgroup` file this is, as far as we see them mounted.
 fn listed(controllers: &[&'static str], list: &str) -> Vec<Group> {
-    let text = |path| fs::read_to_string(path).unwrap_or_default();
-    groups(controllers, &text(list), &text("/proc/self/mountinfo"))
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    groups(controllers, list, &mounts)
 }
 
-/// Whether a group that this process is in is frozen, as far as that can be seen: no thread of it runs.
-pub(super) fn is_frozen(pid: i32) -> bool {
-    let groups = listed(&["freezer", UNIFIED], &format!("/proc/{pid}/cgroup"));
+/// Whether a group that the process behind `dir` is in is frozen, as far as that can be seen: no thread of
+/// it runs.
+pub(super) fn is_frozen(dir: &ProcDir) -> bool {
+    let list = dir.text("cgroup").unwrap_or_default();
+    let groups = listed(&["freezer", UNIFIED], &list);
     let mut folders = groups.iter().flat_map(Group::folders);
     folders.any(|folder| {
         let text = |name| fs::read_to_string(folder.join(name)).unwrap_or_default();

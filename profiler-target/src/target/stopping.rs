@@ -35,7 +35,7 @@ impl Target {
 
     /// Why it cannot be stopped at the moment: it is frozen, or another tracer holds a thread of it.
     pub fn unstoppable(&self) -> Option<StopError> {
-        match is_frozen(self.dir.pid()) {
+        match is_frozen(&self.dir) {
             true => Some(StopError::Frozen),
             false => self.traced(),
         }
