@@ -86,8 +86,10 @@ extern "C" fn woken(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_
     if info.si_code != libc::SI_TIMER {
         return;
     }
-    // SAFETY: a timer's has a value, which points to the task of a reaper that outlives the timer.
-    let task = unsafe { &*info.si_value().sival_ptr.cast::<Task>() };
+    // SAFETY: a timer's has a value.
+    let value = unsafe { info.si_value() };
+    // SAFETY: it points to the task of a reaper that outlives the timer.
+    let task = unsafe { &*value.sival_ptr.cast::<Task>() };
     // SAFETY: errno of this thread; what was interrupted may be about to read it.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
@@ -134,7 +136,9 @@ fn changed(which: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Option<
     // SAFETY: `info` is a valid siginfo_t that lives across the call.
     let result = unsafe { libc::waitid(which, id, ptr::from_mut(&mut info), options) };
     // SAFETY: waitid fills the fields of SIGCHLD, or leaves zeros.
-    let (tid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    let tid = unsafe { info.si_pid() };
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
     (result == 0 && tid != 0).then_some((tid, signal_of(status)))
 }
 
