@@ -371,12 +371,12 @@ impl StopThread {
     ) -> Result<(Self, Vec<Thread>), StopError> {
         let (release, released) = mpsc::channel::<()>();
         let (report, reported) = mpsc::channel();
-        let (dir, progress) = (Arc::clone(dir), Arc::clone(progress));
+        let (of_thread, progress) = (Arc::clone(dir), Arc::clone(progress));
         let thread = thread::Builder::new()
             .name("fragscope-stop".into())
             .spawn(move || {
                 let since = Instant::now();
-                let mut tracer = Tracer::new(dir, limit);
+                let mut tracer = Tracer::new(of_thread, limit);
                 let outcome = tracer.stop_all();
                 let stopped = outcome.is_ok();
                 if report.send(outcome).is_ok() && stopped {
@@ -389,9 +389,20 @@ impl StopThread {
                 progress.resumed(since.elapsed());
             })?;
         let thread = Self { release, thread };
-        match reported.recv().unwrap_or(Err(StopError::Gone)) {
-            Ok(threads) => Ok((thread, threads)),
-            Err(error) => {
+        match reported.recv_timeout(limit + GRACE) {
+            Ok(Ok(threads)) => Ok((thread, threads)),
+            // It waits inside of the kernel for a program that is being executed, and so would who waits
+            // for it. Its signal lets the target run, and it ends when that is over.
+            Err(RecvTimeoutError::Timeout) => Err(StopError::TimedOut {
+                tid: dir.pid(),
+                state: dir.stat().map_or('?', |stat| stat.state),
+                limit,
+            }),
+            outcome => {
+                let error = match outcome {
+                    Ok(Err(error)) => error,
+                    _ => StopError::Gone,
+                };
                 // Everything runs on once the thread has ended.
                 thread.release();
                 Err(error)

@@ -7,7 +7,7 @@
 
 use std::mem::zeroed;
 use std::ptr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{
     SaFlags, SigAction, SigEvent, SigHandler, SigSet, SigevNotify, SigmaskHow, Signal,
@@ -18,16 +18,27 @@ use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::ClockId;
 use nix::unistd::gettid;
 
+use super::tracer::{detach, signal_of};
+
 /// The signal; nothing else in fragscope or in a guard makes use of it.
 const WAKE: Signal = Signal::SIGALRM;
 /// Between two signals: so long a program that executes another one is held up at most.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// While it lives, this OS thread takes note of the deaths of threads that it traces.
+/// While it lives, this OS thread takes note of the deaths of threads that it traces, and from the deadline on
+/// lets go of those that stand.
 pub(super) struct Reaper {
     /// Deleted before the mask is as it was.
     timer: Option<Timer>,
     before: SigSet,
+    /// The timer's value points to it.
+    _task: Box<Task>,
+}
+
+/// What the handler goes by.
+struct Task {
+    process: libc::pid_t,
+    deadline: Instant,
 }
 
 impl Reaper {
@@ -35,7 +46,8 @@ impl Reaper {
     ///
     /// # Errors
     /// When the kernel has no timer left.
-    pub(super) fn start(process: i32) -> nix::Result<Self> {
+    pub(super) fn start(process: i32, deadline: Instant) -> nix::Result<Self> {
+        let task = Box::new(Task { process, deadline });
         let flags = SaFlags::SA_SIGINFO | SaFlags::SA_RESTART;
         let action = SigAction::new(SigHandler::SigAction(woken), flags, SigSet::empty());
         // SAFETY: the handler makes system calls alone.
@@ -43,7 +55,7 @@ impl Reaper {
         let notify = SigevNotify::SigevThreadId {
             signal: WAKE,
             thread_id: gettid().as_raw(),
-            si_value: process as isize,
+            si_value: ptr::from_ref(&*task) as isize,
         };
         let mut timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(notify))?;
         let (mut wake, mut before) = (SigSet::empty(), SigSet::empty());
@@ -54,6 +66,7 @@ impl Reaper {
         let reaper = Self {
             timer: Some(timer),
             before,
+            _task: task,
         };
         started.map(|()| reaper)
     }
@@ -73,13 +86,18 @@ extern "C" fn woken(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_
     if info.si_code != libc::SI_TIMER {
         return;
     }
-    // SAFETY: a timer's has a value, which is the number that was given to it.
-    let process = unsafe { info.si_value() }.sival_ptr as libc::pid_t;
+    // SAFETY: a timer's has a value.
+    let value = unsafe { info.si_value() };
+    // SAFETY: it points to the task of a reaper that outlives the timer.
+    let task = unsafe { &*value.sival_ptr.cast::<Task>() };
     // SAFETY: errno of this thread; what was interrupted may be about to read it.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let before = unsafe { *errno };
-    reap_all(process);
+    reap_all(task.process);
+    if Instant::now() >= task.deadline {
+        detach_all();
+    }
     // SAFETY: as above.
     unsafe { *errno = before };
 }
@@ -87,8 +105,17 @@ extern "C" fn woken(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_
 /// Takes note of all dead threads that this OS thread traces, but for the first of a process: others wait for
 /// that one, too, and it is reported after all others of its process alone.
 fn reap_all(process: libc::pid_t) {
-    while let Some(tid) = dead(libc::P_ALL, 0, libc::WNOWAIT) {
+    while let Some((tid, _)) = changed(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT) {
         if tid == process || !reap(tid) {
+            return;
+        }
+    }
+}
+
+/// Lets every thread run on that this OS thread traces and that stands.
+fn detach_all() {
+    while let Some((tid, signal)) = changed(libc::P_ALL, 0, libc::WSTOPPED | libc::WNOWAIT) {
+        if !detach(tid, signal) {
             return;
         }
     }
@@ -96,19 +123,53 @@ fn reap_all(process: libc::pid_t) {
 
 /// Takes note of the death of a thread that is not the first of its process; whether it was dead.
 pub(super) fn reap(tid: i32) -> bool {
-    dead(libc::P_PID, tid.unsigned_abs(), 0).is_some()
+    changed(libc::P_PID, tid.unsigned_abs(), libc::WEXITED).is_some()
 }
 
-/// A dead thread among these.
-fn dead(which: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Option<i32> {
+/// A thread among these that is dead or stands, as the flags ask for, with the signal that it is about to get.
+fn changed(which: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Option<(i32, i32)> {
     // Of no other OS thread: the children of fragscope are waited for elsewhere.
     let own = libc::__WALL | libc::__WNOTHREAD;
-    let options = own | libc::WEXITED | libc::WNOHANG | flags;
+    let options = own | libc::WNOHANG | flags;
     // SAFETY: siginfo_t is plain data for which all zeros is valid.
     let mut info: libc::siginfo_t = unsafe { zeroed() };
     // SAFETY: `info` is a valid siginfo_t that lives across the call.
     let result = unsafe { libc::waitid(which, id, ptr::from_mut(&mut info), options) };
     // SAFETY: waitid fills the fields of SIGCHLD, or leaves zeros.
     let tid = unsafe { info.si_pid() };
-    (result == 0 && tid != 0).then_some(tid)
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    (result == 0 && tid != 0).then_some((tid, signal_of(status)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::thread;
+
+    use nix::sys::ptrace;
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[test]
+    fn what_stands_is_let_go_once_the_time_is_over() {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("a child");
+        let pid = Pid::from_raw(child.id().cast_signed());
+        ptrace::seize(pid, ptrace::Options::empty()).expect("our own child");
+        ptrace::interrupt(pid).expect("traced");
+        let stands = || changed(libc::P_PID, child.id(), libc::WSTOPPED | libc::WNOWAIT).is_some();
+        while !stands() {
+            thread::yield_now();
+        }
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let reaper = Reaper::start(pid.as_raw(), deadline).expect("a timer");
+        while ptrace::getregs(pid).is_ok() {
+            thread::yield_now();
+        }
+        assert!(Instant::now() >= deadline, "not before");
+        drop(reaper);
+        child.kill().expect("ours");
+        child.wait().expect("ours");
+    }
 }

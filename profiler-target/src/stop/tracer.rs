@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 use profiler_core::addr::RemoteAddr;
 use profiler_core::threads::Thread;
 
@@ -59,7 +59,7 @@ impl Tracer {
     /// Stops all threads, and gives those that stand still with their registers. On an error some
     /// may stand still, and some be about to.
     pub(super) fn stop_all(&mut self) -> Result<Vec<Thread>, StopError> {
-        let _reaper = Reaper::start(self.dir.pid()).map_err(io::Error::from)?;
+        let reaper = Reaper::start(self.dir.pid(), self.deadline).map_err(io::Error::from)?;
         // A running thread may start others, or execute another program, so look again until nothing
         // new is found and all that stopped still stand.
         while self.seize_new()? || self.some_run_on() {
@@ -73,7 +73,12 @@ impl Tracer {
             .iter()
             .filter(|(_, h)| matches!(h, Held::Stopped(_)));
         let threads = stopped.filter_map(|(&tid, _)| registers(tid)).collect();
-        Ok(threads)
+        drop(reaper);
+        // From then on the reaper let go of them.
+        match Instant::now() < self.deadline {
+            true => Ok(threads),
+            false => Err(self.timed_out(self.dir.pid(), self.limit)),
+        }
     }
 
     /// Seizes and interrupts the threads not yet known; whether there were any.
@@ -83,14 +88,12 @@ impl Tracer {
             if self.held.contains_key(&tid) {
                 continue;
             }
+            if Instant::now() >= self.deadline {
+                return Err(self.timed_out(tid, self.limit));
+            }
             found = true;
-            let thread = Pid::from_raw(tid);
-            let held = match ptrace::seize(thread, ptrace::Options::empty()) {
-                Ok(()) => match ptrace::interrupt(thread) {
-                    Ok(()) => Held::Asked,
-                    Err(_) => Held::Gone,
-                },
-                Err(Errno::ESRCH) => Held::Gone,
+            let held = match seize(tid) {
+                Ok(held) => held,
                 Err(error) => self.refused(tid, error)?,
             };
             self.held.insert(tid, held);
@@ -105,8 +108,11 @@ impl Tracer {
         }
         let status = self.dir.text(&format!("task/{tid}/status"))?;
         match field(&status, "TracerPid") {
+            // One that we trace has taken the number by an exec.
+            Some(tracer) if tracer == gettid().as_raw().unsigned_abs().into() => Ok(interrupt(tid)),
             Some(tracer) if tracer != 0 => Err(already_traced(tracer)),
-            _ if error == Errno::EPERM => Err(StopError::NotPermitted),
+            // It was of a dead thread until an exec.
+            _ if error == Errno::EPERM => seize(tid).map_err(|_| StopError::NotPermitted),
             _ => Err(StopError::Io(error.into())),
         }
     }
@@ -135,9 +141,14 @@ impl Tracer {
             }
             found = true;
             // One that is not traced is seized anew.
-            *held == Held::Asked && ptrace::interrupt(Pid::from_raw(tid)).is_ok()
+            *held == Held::Asked && interrupt(tid) == Held::Asked
         });
         found
+    }
+
+    fn timed_out(&self, tid: i32, limit: Duration) -> StopError {
+        let state = self.thread_state(tid).unwrap_or('?');
+        StopError::TimedOut { tid, state, limit }
     }
 
     fn wait_for_stops(&mut self) -> Result<(), StopError> {
@@ -147,14 +158,10 @@ impl Tracer {
                 return Ok(());
             };
             let now = Instant::now();
-            let state = || self.thread_state(tid).unwrap_or('?');
-            let is_kept = now >= self.kept_deadline && state() == 'D';
+            let is_kept = now >= self.kept_deadline && self.thread_state(tid) == Some('D');
             if is_kept || now >= self.deadline {
-                return Err(StopError::TimedOut {
-                    tid,
-                    state: state(),
-                    limit: if is_kept { KEPT_DEADLINE } else { self.limit },
-                });
+                let limit = if is_kept { KEPT_DEADLINE } else { self.limit };
+                return Err(self.timed_out(tid, limit));
             }
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(1));
@@ -173,7 +180,13 @@ impl Tracer {
                 *held = inspect(tid);
             }
             match *held {
-                Held::Asked => waiting = Some(tid),
+                Held::Asked => {
+                    if tid == process {
+                        // It may be another thread's number since it was asked.
+                        *held = interrupt(tid);
+                    }
+                    waiting = Some(tid);
+                }
                 Held::Gone if tid != process => return !reap(tid),
                 Held::Gone | Held::Stopped(_) => {}
             }
@@ -195,17 +208,44 @@ impl Tracer {
                 Held::Asked | Held::Gone => Held::Gone,
             };
             all &= match now {
-                // SAFETY: PTRACE_DETACH takes a tid and a signal number and touches no memory of
-                // ours. Real-time signals have no name in nix, so this is not its wrapper.
-                Held::Stopped(signal) => unsafe {
-                    libc::ptrace(libc::PTRACE_DETACH, tid, 0, signal as libc::c_ulong) == 0
-                },
+                Held::Stopped(signal) => detach(tid, signal),
                 Held::Asked | Held::Gone => false,
             };
         }
         self.held.clear();
         all
     }
+}
+
+/// Takes hold of a thread, and asks it to stop.
+fn seize(tid: i32) -> nix::Result<Held> {
+    match ptrace::seize(Pid::from_raw(tid), ptrace::Options::empty()) {
+        Ok(()) => Ok(interrupt(tid)),
+        Err(Errno::ESRCH) => Ok(Held::Gone),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks a thread that is traced to stop.
+fn interrupt(tid: i32) -> Held {
+    match ptrace::interrupt(Pid::from_raw(tid)) {
+        Ok(()) => Held::Asked,
+        Err(_) => Held::Gone,
+    }
+}
+
+/// Lets a stopped thread run on, with this signal if it is not 0; whether it was there to be let go.
+pub(super) fn detach(tid: i32, signal: i32) -> bool {
+    // SAFETY: PTRACE_DETACH takes a tid and a signal number and touches no memory of ours. Real-time
+    // signals have no name in nix, so this is not its wrapper.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0, signal as libc::c_ulong) == 0 }
+}
+
+/// The signal that a stopped thread is about to get, or 0, by what `waitid` has as its status:
+/// `signal | PTRACE_EVENT_STOP << 8` for our interrupt and for a group-stop, the bare signal when one is
+/// about to be delivered (ptrace(2), "Signal-delivery-stop").
+pub(super) fn signal_of(status: i32) -> i32 {
+    if status >> 8 == 0 { status & 0x7f } else { 0 }
 }
 
 /// Whether a thread that was asked to stop has, without consuming the news.
@@ -221,12 +261,7 @@ fn inspect(tid: i32) -> Held {
     // SAFETY: waitid fills the fields of SIGCHLD, or leaves zeros.
     let status = unsafe { info.si_status() };
     match info.si_code {
-        libc::CLD_TRAPPED | libc::CLD_STOPPED => {
-            // `signal | PTRACE_EVENT_STOP << 8` for our interrupt and for a group-stop, the bare
-            // signal when one is about to be delivered (ptrace(2), "Signal-delivery-stop").
-            let signal = if status >> 8 == 0 { status & 0x7f } else { 0 };
-            Held::Stopped(signal)
-        }
+        libc::CLD_TRAPPED | libc::CLD_STOPPED => Held::Stopped(signal_of(status)),
         libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED => Held::Gone,
         _ => Held::Asked,
     }
