@@ -8,10 +8,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
-use profiler_testing::child::{Child, compiled};
+use profiler_testing::child::{Child, KillOnDrop, WAIT_LIMIT, compiled};
 use support::command;
 
 /// Code, symbols and text of this size each are claimed; the file has holes for them.
@@ -71,11 +71,12 @@ fn sparse_elf(path: &Path, size: u64, section_bytes: u64) {
 fn measured(args: &[&str]) -> (Option<i32>, String, String, i64) {
     let folder = tempfile::tempdir().expect("a folder");
     let (out, errors) = (folder.path().join("out"), folder.path().join("errors"));
-    let mut child = command(args)
+    let began = Instant::now();
+    let child = command(args)
         .stdout(File::create(&out).expect("made"))
         .stderr(File::create(&errors).expect("made"))
-        .spawn()
-        .expect("it runs");
+        .spawn();
+    let mut child = KillOnDrop(child.expect("it runs"));
     let status = loop {
         if let Some(status) = child.try_wait().expect("ours") {
             break status;
@@ -83,6 +84,9 @@ fn measured(args: &[&str]) -> (Option<i32>, String, String, i64) {
         if worked(child.id()) > MUCH_WORK {
             child.kill().expect("ours");
         }
+        // One that waits for somebody does no work.
+        let has_waited = began.elapsed().saturating_sub(worked(child.id()));
+        assert!(has_waited < WAIT_LIMIT, "{args:?} hangs");
         thread::sleep(Duration::from_millis(20));
     };
     // The largest of all children so far: the compiler is smaller than the limit.
