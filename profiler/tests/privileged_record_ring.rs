@@ -198,8 +198,9 @@ fn writers_that_are_killed_in_a_full_ring_hold_up_nobody() {
         .trim()
         .parse()
         .expect(&said);
-    // It was 30 s; a busy host may keep a program from running for seconds.
-    assert!(longest < 20_000, "{longest} ms: {said}");
+    // It was 30 s. What reads the ring waits for a processor, too, which this does not leave out: a
+    // stall of less it cannot show.
+    assert!(longest < 5_000, "{longest} ms: {said}");
     let held = held(&trace, 100);
     // One for each thread that was killed while it wrote.
     assert!(held.whole && held.lost <= 5 * 64, "{held:?}");
