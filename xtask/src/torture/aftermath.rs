@@ -137,6 +137,21 @@ pub(super) fn runs_on(stage: &Stage, round: &mut Round, worker: &mut Worker) -> 
     Ok(())
 }
 
+/// A repair that was killed before its work was done is done by a second one.
+pub(super) fn repaired(stage: &Stage, round: &mut Round, worker: &Worker) -> Result<()> {
+    let repair = Command::new(&stage.fragscope)
+        .args(["doctor", "--repair", "--pid", &worker.pid.to_string()])
+        .output()?;
+    if !repair.status.success() {
+        let said = String::from_utf8_lossy(&repair.stdout);
+        round.fault(
+            "a second repair fails",
+            format!("{}: {}", repair.status, said.trim()),
+        );
+    }
+    Ok(())
+}
+
 /// Its code is that of its files.
 pub(super) fn no_breakpoints(stage: &Stage, round: &mut Round, worker: &mut Worker) -> Result<()> {
     let mut left = Vec::new();

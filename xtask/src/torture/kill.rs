@@ -40,6 +40,23 @@ enum Whom {
     Name,
 }
 
+/// What can be aimed at: breakpoints come and go, or the whole work is to stop the target.
+const AIMED: [(Mode, Aim); 13] = [
+    (Mode::Headless, Aim::Arming),
+    (Mode::Headless, Aim::Closing),
+    (Mode::Unlimited, Aim::Arming),
+    (Mode::Unlimited, Aim::Closing),
+    (Mode::Screen, Aim::Arming),
+    (Mode::Screen, Aim::Closing),
+    (Mode::WhatIf, Aim::Arming),
+    (Mode::WhatIf, Aim::Closing),
+    (Mode::RecordProcess, Aim::Arming),
+    (Mode::RecordProcess, Aim::Closing),
+    (Mode::Repair, Aim::Closing),
+    (Mode::Snapshot, Aim::Stopped),
+    (Mode::Objects, Aim::Stopped),
+];
+
 /// What a round is counted under in which the moment did not come.
 const MISSED: &str = "aim missed";
 /// Of the aimed rounds so many may miss.
@@ -64,22 +81,22 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
+/// The mode and the instant of a round: half of all rounds are aimed, in the modes that can be.
+fn chosen(seed: u64) -> (Mode, Aim) {
+    let turn = (seed / 2) as usize;
+    match seed.is_multiple_of(2) {
+        true => AIMED[turn % AIMED.len()],
+        false => (MODES[turn % MODES.len()], Aim::Random),
+    }
+}
+
 fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Worker>) -> Result<()> {
-    let mode = round.turn(&MODES);
+    let (mode, aim) = chosen(round.seed);
     let whom = match round.random.u8(..4) {
         0 if mode != Mode::RecordCommand => Whom::Group,
         1 => Whom::Name,
         // The recorded command is in the same group.
         _ => Whom::Process,
-    };
-    // Half of them are aimed.
-    let aimed = (round.seed / MODES.len() as u64).is_multiple_of(2);
-    let aim = match (aimed, mode) {
-        (false, _) => Aim::Random,
-        (true, _) if mode.stops_briefly() => Aim::Stopped,
-        (true, _) if !mode.probes() => Aim::Random,
-        (true, _) if (round.seed / (2 * MODES.len() as u64)).is_multiple_of(2) => Aim::Closing,
-        (true, _) => Aim::Arming,
     };
     round.what = format!("kill -9 of the {whom:?}, {mode:?}, {aim:?}");
     round.kind(format!("{whom:?}"));
@@ -90,6 +107,9 @@ fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Work
         Some(worker) => worker,
         None => kept.insert(Worker::start(stage, USUAL)?),
     };
+    if mode == Mode::Repair {
+        worker.text.leave_breakpoints()?;
+    }
     let setting = Setting {
         worker: worker.pid,
         trace,
@@ -121,6 +141,9 @@ fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Work
     }
     if running.wait(stage, WAIT_LIMIT)?.is_none() {
         round.fault("it does not end", "by SIGKILL");
+    }
+    if mode == Mode::Repair {
+        aftermath::repaired(stage, round, worker)?;
     }
     aftermath::check(stage, round, &running, Some(worker), How::Killed)?;
     aftermath::killed_trace(stage, round, &running)?;
@@ -207,3 +230,29 @@ fn wait_for_aim(
 
 /// So many looks without a new breakpoint, and all are armed.
 const STEADY: u32 = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_rounds_are_aimed_and_most_of_these_at_breakpoints_that_come_or_go() {
+        let rounds = 1000;
+        let all: Vec<_> = (0..rounds).map(chosen).collect();
+        let of = |wanted: fn(&(Mode, Aim)) -> bool| all.iter().filter(|one| wanted(one)).count();
+        let random = of(|(_, aim)| *aim == Aim::Random);
+        assert_eq!(random, all.len() / 2);
+        let arming = of(|(_, aim)| *aim == Aim::Arming);
+        let closing = of(|(_, aim)| *aim == Aim::Closing);
+        assert!(arming > all.len() / 6 && closing > all.len() / 6);
+        assert!(arming + closing > (all.len() - random) * 4 / 5);
+        for mode in MODES {
+            assert!(all.contains(&(mode, Aim::Random)), "{mode:?}");
+        }
+        let repairs_or_probes = |mode: Mode| mode == Mode::Repair || mode.probes();
+        let at_breakpoints = |aim| matches!(aim, Aim::Arming | Aim::Closing);
+        for (mode, aim) in AIMED {
+            assert_eq!(repairs_or_probes(mode), at_breakpoints(aim), "{mode:?}");
+        }
+    }
+}

@@ -5,9 +5,14 @@ use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use object::{Object, ObjectSegment, ObjectSymbol};
 
 const PAGE: usize = 4096;
+/// Functions of the C library that no worker calls: a breakpoint in one that is called, which the kernel knows
+/// nothing of, ends it.
+const UNUSED: [&[u8]; 3] = [b"pvalloc", b"valloc", b"malloc_info"];
+const INT3: u8 = 0xcc;
 
 /// The code of one process, as it was when this was made; after an exec it is made anew.
 pub(super) struct Text {
@@ -49,7 +54,11 @@ impl fmt::Display for Change {
 impl Text {
     /// Reads the files that the process executes.
     pub(super) fn of(pid: i32) -> Result<Self> {
-        let memory = File::open(format!("/proc/{pid}/mem")).context("its memory")?;
+        let mut options = File::options();
+        let memory = options.read(true).write(true);
+        let memory = memory
+            .open(format!("/proc/{pid}/mem"))
+            .context("its memory")?;
         let maps = fs::read(format!("/proc/{pid}/maps")).context("its mappings")?;
         let maps = String::from_utf8_lossy(&maps);
         Ok(Self {
@@ -57,6 +66,31 @@ impl Text {
             segments: maps.lines().filter_map(Segment::of).collect(),
             pages: BTreeSet::new(),
         })
+    }
+
+    /// Leaves breakpoints in its C library, as a tool that was killed may: nobody holds them.
+    pub(super) fn leave_breakpoints(&self) -> Result<()> {
+        let is_library = |one: &&Segment| one.path.contains("/libc.so");
+        let segment = self.segments.iter().find(is_library);
+        let segment = segment.context("it has no C library")?;
+        let bytes = fs::read(&segment.path)?;
+        let elf = object::File::parse(&*bytes)?;
+        let unused = elf.dynamic_symbols().filter(|symbol| {
+            symbol.is_definition() && symbol.name_bytes().is_ok_and(|name| UNUSED.contains(&name))
+        });
+        let mut left = 0;
+        for symbol in unused {
+            let holds = |one: &object::Segment<'_, '_>| {
+                (one.address()..one.address() + one.size()).contains(&symbol.address())
+            };
+            let of = elf.segments().find(holds).context("a function nowhere")?;
+            let offset = symbol.address() - of.address() + of.file_range().0;
+            let at = segment.start + (offset - segment.offset);
+            self.memory.write_all_at(&[INT3], at)?;
+            left += 1;
+        }
+        ensure!(left >= UNUSED.len(), "{left} functions for breakpoints");
+        Ok(())
     }
 
     /// Everything that differs. A process that is gone has no code that could.
@@ -185,6 +219,31 @@ mod tests {
         assert_eq!((text.changes(), text.count()), (Vec::new(), 0));
         ptrace::detach(pid, Signal::SIGKILL)?;
         child.wait()?;
+        Ok(())
+    }
+
+    #[test]
+    fn breakpoints_are_left_in_functions_that_nobody_calls() -> Result<()> {
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (mut input, mut output) = (
+            child.stdin.take().context("piped")?,
+            child.stdout.take().context("piped")?,
+        );
+        let mut byte = [0];
+        input.write_all(b"x")?;
+        output.read_exact(&mut byte)?;
+        let mut text = Text::of(child.id() as i32)?;
+        text.leave_breakpoints()?;
+        let changes = text.changes();
+        assert!(changes.len() >= UNUSED.len(), "{changes:?}");
+        assert!(changes.iter().all(|change| change.memory == INT3));
+        input.write_all(b"y")?;
+        output.read_exact(&mut byte)?;
+        drop(input);
+        assert!(child.wait()?.success());
         Ok(())
     }
 }
