@@ -12,6 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use profiler_core::text::visible;
+
 /// Bytes that the smallest recording may come to.
 const FLOOR: u64 = 512 << 20;
 /// Bytes that each byte of a file may come to beyond that: real ones unpack to 5 to 30 bytes, and
@@ -142,7 +144,7 @@ impl Incomplete {
     #[must_use]
     pub fn of_file(self, path: &Path) -> Self {
         Self {
-            why: format!("{}: {}", path.display(), self.why),
+            why: format!("{}: {}", visible(path.display()), self.why),
             ..self
         }
     }

@@ -418,6 +418,20 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
 }
 
 #[test]
+fn a_signal_after_the_commands_end_leaves_its_code() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let script = "sleep 60 & echo $!; exit 9";
+    let mut recording = Recording::start(&mut record(&trace, &["sh", "-c", script]));
+    let left = recording.command_line().parse().expect("a number");
+    recording.wait_for("of its processes 1");
+    recording.signal(Signal::SIGTERM);
+    assert_eq!(recording.status().code(), Some(9));
+    kill(Pid::from_raw(left), Signal::SIGKILL).expect("it was left running");
+    assert!(held(&trace, 0).whole);
+}
+
+#[test]
 fn a_first_signal_is_answered_and_a_second_leaves_the_command() {
     let folder = open_folder();
     let trace = folder.path().join("trace");

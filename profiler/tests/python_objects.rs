@@ -272,13 +272,13 @@ fn what_turns_over_faster_than_it_is_read_is_said() {
     let retained = |of: &Value| number(holder(of, "__main__.LRU"), "retained_bytes");
     let length = number(holder(&exact, "__main__.LRU"), "length");
     assert!((60_000..=60_001).contains(&length), "{length}");
-    // Its table is read where it is when it is read: no reading gives next to nothing.
-    assert!(
-        retained(&unsteady) * 2 > retained(&exact),
-        "{} of {}",
-        retained(&unsteady),
-        retained(&exact)
-    );
+    // Its table is read where it is when it is read, which mostly gives most of it; one that moves just
+    // then gives little, and that is said as well.
+    eventually("a reading of most of it", || {
+        let unsteady = objects(child.pid(), &["--objects"]);
+        assert_eq!(unsteady["is_unsteady"], true, "{unsteady:#}");
+        (retained(&unsteady) * 2 > retained(&exact)).then_some(())
+    });
 }
 
 #[test]

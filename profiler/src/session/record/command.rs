@@ -261,7 +261,11 @@ impl Session {
             tokio::select! {
                 biased;
                 name = self.signals.next() => {
-                    if self.signalled.is_some() || self.status.is_some() {
+                    if let Some(status) = self.status {
+                        // It ended by itself, and processes of its were recorded since.
+                        return Ok(CommandEnding::Command(status));
+                    }
+                    if self.signalled.is_some() {
                         return Ok(CommandEnding::Signal(self.signalled.map_or(name, |(first, _)| first)));
                     }
                     self.signal(name);
