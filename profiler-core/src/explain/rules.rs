@@ -356,17 +356,22 @@ fn huge_pages(report: &FragReport) -> Option<Finding> {
         return Some(finding);
     }
     let huge = report.amount(MetricId::HugeBackedBytes)?;
+    let blank = report.amount(MetricId::BlankBytes)?;
     let is_much = huge as f64 > report.kernel.rss_bytes as f64 * HUGE_SHARE;
     (is_much && worth(report, huge)).then(|| Finding {
         mechanism: Mechanism::HugePages,
         claim: format!(
             "{} of the heap are in transparent huge pages, each of which is resident whole once a byte of it \
-             was written: how much of that the program never wrote cannot be seen.",
-            bytes(huge)
+             was written: {} of that are zeros in live blocks; what else of it was never written cannot be seen.",
+            bytes(huge),
+            bytes(blank)
         ),
         bytes: None,
         held_bytes: huge,
-        evidence: vec![of_metric(report, MetricId::HugeBackedBytes)],
+        evidence: vec![
+            of_metric(report, MetricId::HugeBackedBytes),
+            of_metric(report, MetricId::BlankBytes),
+        ],
         remedy: Remedy::of(Mechanism::HugePages, serving(report)),
         confidence: Confidence::Low,
     })

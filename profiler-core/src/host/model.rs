@@ -30,7 +30,7 @@ pub struct WalkFigures {
     pub fragmentation_bytes: Option<u64>,
     /// What a trim would return.
     pub trim_returnable_bytes: Option<u64>,
-    /// The allocator that serves malloc: any text.
+    /// The allocator that serves malloc.
     pub malloc: Option<AllocatorTitle>,
     /// How long the process was stopped, in nanoseconds.
     pub stop_ns: u64,

@@ -11,6 +11,7 @@ mod what_if;
 
 use profiler_core::columns::Column;
 use profiler_core::host::HostView;
+use profiler_core::sample;
 use profiler_core::text::is_harmful;
 use profiler_core::units::Value;
 use profiler_core::view::View;
@@ -88,6 +89,26 @@ pub(super) fn text(made: serde_json::Result<String>) -> String {
         }
     }
     clean
+}
+
+/// Where it was taken.
+#[derive(Debug, Serialize)]
+struct Host<'a> {
+    kernel: &'a str,
+    arch: &'a str,
+    cpus: u32,
+    memory_bytes: u64,
+}
+
+impl<'a> From<&'a sample::Host> for Host<'a> {
+    fn from(host: &'a sample::Host) -> Self {
+        Self {
+            kernel: &host.kernel,
+            arch: &host.arch,
+            cpus: host.cpus,
+            memory_bytes: host.memory_bytes,
+        }
+    }
 }
 
 /// Pairs as an object, in their order.

@@ -17,7 +17,7 @@ use super::heaps::Heap;
 use super::objects::Objects;
 use super::prediction::Predicted;
 use super::what_if::WhatIfRow;
-use super::{Number, Object, Record};
+use super::{Host, Number, Object, Record};
 use crate::export::names::{confidence, events_lost, gaps, milliseconds, rfc3339};
 
 #[derive(Serialize)]
@@ -52,14 +52,6 @@ pub(super) struct Snapshot<'a> {
     notices: &'a [String],
     ended: Option<&'a str>,
     completeness: Completeness<'a>,
-}
-
-#[derive(Serialize)]
-struct Host<'a> {
-    kernel: &'a str,
-    arch: &'a str,
-    cpus: u32,
-    memory_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -154,12 +146,7 @@ impl<'a> Snapshot<'a> {
         Self {
             schema: "fragscope.snapshot/1",
             taken_at: rfc3339(report.taken_at_ns),
-            host: Host {
-                kernel: &report.host.kernel,
-                arch: &report.host.arch,
-                cpus: report.host.cpus,
-                memory_bytes: report.host.memory_bytes,
-            },
+            host: Host::from(&report.host),
             target: Target {
                 pid: report.target.pid,
                 comm: &report.target.comm,

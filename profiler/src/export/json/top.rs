@@ -5,7 +5,7 @@ use profiler_core::units::Value;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::{Number, Object};
+use super::{Host, Number, Object};
 use crate::export::names::{confidence, milliseconds, rfc3339};
 
 #[derive(Serialize)]
@@ -17,14 +17,6 @@ pub(super) struct Top<'a> {
     total: TotalRow,
     cost: CostRow,
     notices: &'a [String],
-}
-
-#[derive(Serialize)]
-struct Host<'a> {
-    kernel: &'a str,
-    arch: &'a str,
-    cpus: u32,
-    memory_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -52,12 +44,7 @@ impl<'a> Top<'a> {
         Self {
             schema: "fragscope.top/1",
             taken_at: rfc3339(view.taken_at_ns),
-            host: Host {
-                kernel: &view.host.kernel,
-                arch: &view.host.arch,
-                cpus: view.host.cpus,
-                memory_bytes: view.host.memory_bytes,
-            },
+            host: Host::from(&view.host),
             processes: view.rows.iter().map(Row).collect(),
             total: TotalRow {
                 processes: total.processes,
