@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use crate::limits::Meter;
 
 /// Begins each block.
-const MARK: [u8; 4] = *b"FSBK";
+pub(crate) const MARK: [u8; 4] = *b"FSBK";
 /// Bytes of a block's header: mark, bytes packed, bytes unpacked.
 const HEADER: usize = 12;
 /// No block unpacks to more, so that a damaged one cannot fill the memory.
@@ -39,17 +39,18 @@ pub(crate) fn write(
 /// What was found where a block should begin.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Found {
-    /// A whole block of so many bytes in the file.
-    Block(u64),
-    /// A block of so many bytes in the file that does not unpack, and why. What follows may be whole.
-    Unreadable(u64, String),
+    /// A whole block.
+    Block,
+    /// None, or one that does not unpack, and why. What follows may be whole.
+    Damaged(&'static str),
     /// The end of the file, at the end of a block or in the midst of one.
     End,
 }
 
-/// Reads the next block into `content`. An error of kind `InvalidData` where none begins.
+/// Reads the next block into `content`, by way of `packed`.
 pub(crate) fn read(
     input: &mut impl Read,
+    packed: &mut Vec<u8>,
     content: &mut Vec<u8>,
     meter: &Meter,
 ) -> io::Result<Found> {
@@ -62,31 +63,26 @@ pub(crate) fn read(
         u32::from_le_bytes(bytes) as usize
     };
     let (packed_len, unpacked_len) = (word(4), word(8));
-    let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     if header[..4] != MARK {
-        return Err(damaged("no block begins where one should"));
+        return Ok(Found::Damaged("no block begins where one should"));
     }
     // What does not shrink grows by a little only.
     if unpacked_len > MAX_UNPACKED || packed_len > MAX_UNPACKED + (64 << 10) {
-        return Err(damaged("a block that is too long"));
+        return Ok(Found::Damaged("a block that is too long"));
     }
-    let mut packed = vec![0; packed_len];
-    if fill(input, &mut packed)? < packed_len {
+    packed.resize(packed_len, 0);
+    if fill(input, packed)? < packed_len {
         return Ok(Found::End);
     }
     meter.content(unpacked_len as u64)?;
     content.clear();
     content.reserve(unpacked_len);
-    let bytes = (HEADER + packed_len) as u64;
     let unpacker = zstd::Decoder::new(packed.as_slice())?;
     let taken = unpacker.take(unpacked_len as u64 + 1).read_to_end(content);
     Ok(match taken {
-        Ok(taken) if taken == unpacked_len => Found::Block(bytes),
-        Ok(_) => {
-            let what = "a block unpacks to another length than its header has";
-            Found::Unreadable(bytes, what.to_owned())
-        }
-        Err(_) => Found::Unreadable(bytes, "a block cannot be decompressed".to_owned()),
+        Ok(taken) if taken == unpacked_len => Found::Block,
+        Ok(_) => Found::Damaged("a block unpacks to another length than its header has"),
+        Err(_) => Found::Damaged("a block cannot be decompressed"),
     })
 }
 

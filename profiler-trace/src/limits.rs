@@ -163,10 +163,16 @@ impl Incomplete {
     pub fn and_lost(self, events: u64) -> Self {
         match events {
             0 => self,
-            _ => Self {
-                why: format!("{}; {}", self.why, Self::of_lost(events)),
-                ..self
-            },
+            _ => self.and(&Self::of_lost(events).why),
+        }
+    }
+
+    /// For this reason, and another.
+    #[must_use]
+    pub fn and(self, other: &str) -> Self {
+        Self {
+            why: format!("{}; {other}", self.why),
+            ..self
         }
     }
 }

@@ -263,6 +263,40 @@ fn a_session_that_is_cut_off_or_damaged_is_used_as_far_as_it_is_whole() {
     );
 }
 
+/// A block with this content.
+fn block(content: &[u8]) -> Vec<u8> {
+    let mut packer = zstd::Encoder::new(Vec::new(), 3).expect("memory");
+    packer.include_checksum(true).expect("memory");
+    packer.write_all(content).expect("memory");
+    let packed = packer.finish().expect("memory");
+    let lengths = [packed.len(), content.len()].map(|len| (len as u32).to_le_bytes());
+    [&b"FSBK"[..], &lengths.concat(), &packed].concat()
+}
+
+#[test]
+fn a_last_walk_of_an_unknown_form_hides_none_before_it() {
+    let kept = Kept::new();
+    let path = session(&kept);
+    let name = kept.name("fragsnap");
+    let whole = fs::read(&path).expect("read");
+    let end = whole.windows(4).rposition(|mark| mark == b"FSBK");
+    let end = end.expect("its end");
+    // A walk (1) in one part (3) with a number, whose sample is shorter than it says.
+    let unknown = block(&[1, 3, 99, 120, 1, 2, 3]);
+    let bytes = [&whole[..end], &unknown, &whole[end..]].concat();
+    fs::write(&path, bytes).expect("ours");
+
+    let output = fragscope(&["explain", &name]);
+    assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("walk 99 cannot be read"), "{said}");
+    assert!(said.contains("is taken instead"), "{said}");
+    let exported = printed(&["export", &name, "--format", "json"], 6);
+    assert!(exported == fs::read(kept.path("json")).expect("read"));
+    let output = fragscope(&["explain", &name, "--at", "99"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+}
+
 #[test]
 fn a_session_can_come_from_a_pipe() {
     let kept = Kept::new();

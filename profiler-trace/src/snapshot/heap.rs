@@ -13,11 +13,11 @@ use profiler_core::span::{GRANULE, STATE_BITS, SpanList, SpanState};
 use super::wire::{Input, Wire, by_name, count, fields, malformed, numbered};
 use crate::varint;
 
-by_name!(Allocator);
-by_name!(ArenaKind);
+by_name!(Allocator, "an allocator");
+by_name!(ArenaKind, "a kind of arena");
 
-numbered!(Confidence { 0 => None, 1 => Low, 2 => Medium, 3 => High });
-numbered!(ExtentKind { 0 => Brk, 1 => ThreadHeap, 2 => LargeMapped, 3 => PoolArena, 4 => Region });
+numbered!(Confidence, "a confidence" { 0 => None, 1 => Low, 2 => Medium, 3 => High });
+numbered!(ExtentKind, "a kind of extent" { 0 => Brk, 1 => ThreadHeap, 2 => LargeMapped, 3 => PoolArena, 4 => Region });
 
 fields!(CrossCheck {
     name,

@@ -9,8 +9,8 @@ use profiler_core::objects::{
 
 use super::wire::{Input, Wire, by_name, fields};
 
-by_name!(LayoutBasis);
-by_name!(Via);
+by_name!(LayoutBasis, "a basis of layouts");
+by_name!(Via, "a way of holding an object");
 
 /// Major and minor version of Python.
 impl Wire for (u8, u8) {

@@ -2,12 +2,13 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
+use memchr::memmem;
 use profiler_core::sample::Sample;
 
 use super::sample::take_sound;
 use super::wire::{Input, Memory, Wire, malformed};
 use super::{NAME, Observation, VERSION, kind, part};
-use crate::block::{self, Found, fill};
+use crate::block::{self, Found, MARK, MAX_UNPACKED, fill};
 use crate::limits::{Counted, Holder, Layer, Meter, Stopped};
 use crate::trace;
 use crate::varint;
@@ -21,11 +22,15 @@ pub enum ReadError {
     /// A recording.
     #[error("this is a recording and not a saved session")]
     IsRecording,
-    /// Of a later version.
+    /// Of another version.
     #[error(
-        "this session was saved in format {0}, by a later fragscope; this one reads format {VERSION}"
+        "this session was saved in format {version}{}; this one reads format {VERSION}",
+        if *version > VERSION { ", by a later fragscope" } else { ", which none has written" }
     )]
-    Version(u8),
+    Version {
+        /// Its version.
+        version: u8,
+    },
     /// A record that was written whole is not of the form that is known.
     #[error("{0}")]
     Malformed(String),
@@ -107,9 +112,9 @@ enum End {
     /// As it was written.
     Whole,
     /// Without the record that says so.
-    Cut,
-    /// Where no block begins, so that nothing more can be found, and why.
-    Lost(String),
+    Missing,
+    /// With something after the record that says so.
+    Continued,
 }
 
 /// What could not be used.
@@ -129,14 +134,123 @@ impl Losses {
     }
 }
 
+/// What a block lacks that the file ends in.
+const CUT: &str = "a block is longer than what is there";
+
+/// Bytes that are searched for the next block at a time.
+const SEARCHED_AT_ONCE: usize = 64 << 10;
+
+/// A counted stream that can go back to where the last block began.
+struct Tape<R> {
+    input: Counted<R>,
+    /// What was read since then, or before.
+    bytes: Vec<u8>,
+    /// How many of them were given.
+    given: usize,
+    /// How many of them had been given when the last block began.
+    begun: usize,
+}
+
+impl<R> Tape<R> {
+    fn new(inner: R, meter: Meter) -> Self {
+        let input = Counted {
+            inner,
+            meter,
+            layer: Layer::File,
+        };
+        Self {
+            input,
+            bytes: Vec::new(),
+            given: 0,
+            begun: 0,
+        }
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.input.meter
+    }
+
+    /// A block begins here.
+    fn begin(&mut self) {
+        // Rarely, so that what is moved was given before.
+        if self.given == self.bytes.len() || self.given > MAX_UNPACKED {
+            self.bytes.drain(..self.given);
+            self.given = 0;
+        }
+        self.begun = self.given;
+    }
+
+    /// Bytes since the last block began.
+    fn since_begun(&self) -> u64 {
+        (self.given - self.begun) as u64
+    }
+}
+
+impl<R: Read> Tape<R> {
+    /// Goes to the next place where a block may begin, after the one that began last, and gives how many
+    /// bytes of the file lie between; `None` where there is no such place.
+    fn find_next(&mut self) -> io::Result<Option<u64>> {
+        // Much may be read again, which somebody could make us do without end.
+        self.input.meter.content(self.since_begun())?;
+        let mut passed = 0;
+        let mut from = self.begun + 1;
+        loop {
+            if let Some(found) = memmem::find(self.bytes.get(from..).unwrap_or(&[]), &MARK) {
+                self.given = from + found;
+                return Ok(Some(passed + self.since_begun()));
+            }
+            // The mark may lie at the end in part.
+            let kept = self.bytes.len().saturating_sub(from).min(MARK.len() - 1);
+            let done = self.bytes.len() - kept;
+            passed += (done - self.begun) as u64;
+            self.bytes.drain(..done);
+            (self.begun, from) = (0, 0);
+            self.bytes.resize(kept + SEARCHED_AT_ONCE, 0);
+            let read = fill(&mut self.input, &mut self.bytes[kept..]);
+            self.bytes
+                .truncate(kept + read.as_ref().map_or(0, |read| *read));
+            self.given = self.bytes.len();
+            if read? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl<R: Read> Read for Tape<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut again = &self.bytes[self.given..];
+        let mut read = again.read(buf)?;
+        if read == 0 {
+            read = self.input.read(buf)?;
+            self.bytes.extend_from_slice(&buf[..read]);
+        }
+        self.given += read;
+        Ok(read)
+    }
+}
+
+impl<R: Seek> Tape<R> {
+    fn go_to(&mut self, offset: u64, meter: Meter) -> io::Result<()> {
+        self.input.inner.seek(SeekFrom::Start(offset))?;
+        self.input.meter = meter;
+        self.bytes.clear();
+        (self.given, self.begun) = (0, 0);
+        Ok(())
+    }
+}
+
 /// Reads a saved session record by record. What is damaged is left out, and said by
 /// [`Self::trouble`].
 pub struct Reader<R> {
-    input: Counted<R>,
+    input: Tape<R>,
     /// Where in the file the next block begins.
     at: u64,
     /// Where the record that was read last begins.
     offset: u64,
+    /// The last block, packed.
+    packed: Vec<u8>,
+    /// The same unpacked.
     block: Vec<u8>,
     content: Vec<u8>,
     losses: Losses,
@@ -150,11 +264,7 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// When it is none, or of a later version.
     pub fn new(input: R, meter: Meter) -> Result<Self, ReadError> {
-        let mut input = Counted {
-            inner: input,
-            meter,
-            layer: Layer::File,
-        };
+        let mut input = Tape::new(input, meter);
         let mut head = [0; NAME.len() + 1];
         let read = fill(&mut input, &mut head)?;
         if head.starts_with(&trace::MAGIC[..7]) {
@@ -164,12 +274,14 @@ impl<R: Read> Reader<R> {
             return Err(ReadError::NotASession);
         }
         if head[NAME.len()] != VERSION {
-            return Err(ReadError::Version(head[NAME.len()]));
+            let version = head[NAME.len()];
+            return Err(ReadError::Version { version });
         }
         Ok(Self {
             input,
             at: head.len() as u64,
             offset: 0,
+            packed: Vec::new(),
             block: Vec::new(),
             content: Vec::new(),
             losses: Losses::default(),
@@ -189,7 +301,10 @@ impl<R: Read> Reader<R> {
                 kind::WALK => self.walk(),
                 kind::OBSERVATION => self.observation(),
                 kind::END => {
-                    self.end = End::Whole;
+                    self.end = match fill(&mut self.input, &mut [0])? {
+                        0 => End::Whole,
+                        _ => End::Continued,
+                    };
                     break;
                 }
                 _ => {
@@ -229,8 +344,8 @@ impl<R: Read> Reader<R> {
         let walks = many(self.walks, "walk was", "walks were");
         match &self.end {
             End::NotYet | End::Whole => {}
-            End::Cut => all.push(format!("it was cut off: {walks} read")),
-            End::Lost(why) => all.push(format!("{why}: {walks} read, what follows is not found")),
+            End::Missing => all.push(format!("it was cut off: {walks} read")),
+            End::Continued => all.push("something follows its end, and was not read".into()),
         }
         (!all.is_empty()).then(|| all.join("; "))
     }
@@ -248,7 +363,7 @@ impl<R: Read> Reader<R> {
     }
 
     fn observation(&mut self) -> io::Result<Record> {
-        let memory = Memory::new(&self.input.meter, self.content.len() as u64);
+        let memory = Memory::new(self.input.meter(), self.content.len() as u64);
         let mut input = Input::new(&self.content, &memory);
         Ok(Record::Observation {
             walk: input.number()?,
@@ -261,24 +376,30 @@ impl<R: Read> Reader<R> {
         let mut open = None;
         loop {
             let start = self.at;
-            let meter = self.input.meter.clone();
-            match block::read(&mut self.input, &mut self.block, &meter) {
-                Ok(Found::Block(bytes)) => self.at += bytes,
-                Ok(Found::Unreadable(bytes, why)) => {
-                    self.at += bytes;
+            let meter = self.input.meter().clone();
+            self.input.begin();
+            let why = match block::read(&mut self.input, &mut self.packed, &mut self.block, &meter)?
+            {
+                Found::Block => {
+                    self.at += self.input.since_begun();
+                    None
+                }
+                Found::Damaged(why) => Some(why),
+                Found::End => Some(CUT),
+            };
+            // Which of its bytes are damaged is not known: a wrong length leads past the next block.
+            if let Some(why) = why {
+                let next = self.input.find_next()?;
+                if next.is_some() || why != CUT {
                     self.losses.damaged(why);
-                    open = None;
-                    continue;
                 }
-                Ok(Found::End) => {
-                    self.end = End::Cut;
+                let Some(passed) = next else {
+                    self.end = End::Missing;
                     return Ok(None);
-                }
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    self.end = End::Lost(error.to_string());
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
+                };
+                self.at += passed;
+                open = None;
+                continue;
             }
             let [kind, part, content @ ..] = self.block.as_slice() else {
                 self.losses.damaged("a block without a kind");
@@ -312,8 +433,7 @@ impl<R: Read + Seek> Reader<R> {
     /// # Errors
     /// Those of the file.
     pub fn go_to(&mut self, offset: u64, meter: Meter) -> io::Result<()> {
-        self.input.inner.seek(SeekFrom::Start(offset))?;
-        self.input.meter = meter;
+        self.input.go_to(offset, meter)?;
         self.at = offset;
         self.end = End::NotYet;
         Ok(())

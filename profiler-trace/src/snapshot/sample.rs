@@ -13,7 +13,7 @@ use super::heap::{CELL, Sums, check};
 use super::wire::{Input, Wire, by_name, count, fields, malformed, put_framed};
 use crate::varint;
 
-by_name!(PythonMalloc);
+by_name!(PythonMalloc, "an allocator of Python's objects");
 
 /// By its text.
 impl Wire for AllocatorTitle {
@@ -62,7 +62,7 @@ fields!(ForkSharing {
     own_bytes
 });
 
-by_name!(EndedEarly);
+by_name!(EndedEarly, "an end of a stop");
 
 fields!(Released { why, after_ns });
 

@@ -172,9 +172,9 @@ macro_rules! fields {
     };
 }
 
-/// Numbers the values of an enum without fields.
+/// Numbers the values of an enum without fields; `what` is what people call one.
 macro_rules! numbered {
-    ($Type:ty { $($number:literal => $Value:ident),+ $(,)? }) => {
+    ($Type:ty, $what:literal { $($number:literal => $Value:ident),+ $(,)? }) => {
         impl $crate::snapshot::wire::Wire for $Type {
             fn put(&self, out: &mut Vec<u8>) {
                 out.push(match self {
@@ -188,8 +188,7 @@ macro_rules! numbered {
                 match input.byte()? {
                     $($number => Ok(Self::$Value),)+
                     _ => Err($crate::snapshot::wire::malformed(concat!(
-                        "it has a ",
-                        stringify!($Type),
+                        $what,
                         " that this fragscope does not know"
                     ))),
                 }
@@ -198,9 +197,9 @@ macro_rules! numbered {
     };
 }
 
-/// Writes an enum by the names that its values have elsewhere.
+/// Writes an enum by the names that its values have elsewhere; `what` is what people call one.
 macro_rules! by_name {
-    ($Type:ty) => {
+    ($Type:ty, $what:literal) => {
         impl $crate::snapshot::wire::Wire for $Type {
             fn put(&self, out: &mut Vec<u8>) {
                 $crate::varint::put_text(out, self.name());
@@ -211,8 +210,7 @@ macro_rules! by_name {
                 let mut all = Self::ALL.iter().copied();
                 all.find(|value| value.name() == name).ok_or_else(|| {
                     $crate::snapshot::wire::malformed(concat!(
-                        "it has a ",
-                        stringify!($Type),
+                        $what,
                         " that this fragscope does not know"
                     ))
                 })

@@ -209,13 +209,13 @@ fn read_block(
     content: &mut Vec<u8>,
     meter: &Meter,
 ) -> io::Result<Option<Kind>> {
-    let damaged = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-    match block::read(input, content, meter)? {
+    let damaged = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+    match block::read(input, &mut Vec::new(), content, meter)? {
         Found::End => Ok(None),
-        Found::Unreadable(_, why) => Err(damaged(why)),
-        Found::Block(_) => {
+        Found::Damaged(why) => Err(damaged(why)),
+        Found::Block => {
             let kind = content.first().copied().and_then(Kind::of);
-            let kind = kind.ok_or_else(|| damaged("a block of no known kind".into()))?;
+            let kind = kind.ok_or_else(|| damaged("a block of no known kind"))?;
             Ok(Some(kind))
         }
     }

@@ -220,6 +220,82 @@ fn a_damaged_record_costs_no_other() {
 }
 
 #[test]
+fn a_damaged_header_costs_no_other_record() {
+    let (whole, ends) = written(&two_walks(), true);
+    // The mark, the length packed (a little too long; beyond the end; absurd), the length unpacked.
+    for (at, xor) in [
+        (0, 1),
+        (3, 0x80),
+        (4, 3),
+        (5, 0x40),
+        (7, 0xff),
+        (8, 1),
+        (11, 0xff),
+    ] {
+        let mut bytes = whole.clone();
+        bytes[8 + at] ^= xor;
+        let read = read(&bytes).expect("a session");
+        let walks: Vec<_> = read.walks.iter().map(|(number, _)| *number).collect();
+        assert_eq!(walks, [2], "byte {at} of the first walk's header");
+        assert_eq!(read.observations.len(), 2, "byte {at}");
+        let trouble = read.trouble.expect("said");
+        assert!(trouble.starts_with("1 record is damaged"), "{trouble}");
+    }
+    // The last record's header: nothing follows that could be found.
+    let mut bytes = whole.clone();
+    bytes[ends[3]] ^= 1;
+    let read = read(&bytes).expect("a session");
+    assert_eq!(read.walks.len(), 2);
+    let trouble = read.trouble.expect("said");
+    assert!(trouble.contains("2 walks were read"), "{trouble}");
+}
+
+#[test]
+fn bytes_between_records_cost_none_of_them() {
+    let (mut bytes, ends) = written(&two_walks(), true);
+    // More than is searched at a time, with the beginnings of marks in it.
+    bytes.splice(ends[1]..ends[1], b"FSBFSB".repeat(40_000));
+    let read = read(&bytes).expect("a session");
+    assert_eq!(read.walks.len(), 2);
+    let trouble = read.trouble.expect("said");
+    assert!(
+        trouble.contains("no block begins where one should"),
+        "{trouble}"
+    );
+}
+
+#[test]
+fn what_follows_the_end_is_said() {
+    let bytes = written(&two_walks(), true).0;
+    let twice = [bytes.clone(), bytes].concat();
+    let read = read(&twice).expect("a session");
+    assert_eq!(read.walks.len(), 2);
+    assert_eq!(
+        read.trouble.as_deref(),
+        Some("something follows its end, and was not read")
+    );
+}
+
+#[test]
+fn blocks_that_claim_one_another_end_the_reading_at_its_limit() {
+    let (mut bytes, ends) = written(&two_walks(), false);
+    bytes.truncate(ends[0]);
+    // Each of them would be read whole, and then all but its first bytes again.
+    let claim = [*b"FSBK", (4u32 << 20).to_le_bytes(), [0; 4]].concat();
+    bytes.extend(claim.repeat(700_000));
+    let meter = Meter::new(Limits::new(None, None, 8 << 30), Default::default());
+    let mut reader = Reader::new(bytes.as_slice(), meter).expect("a session");
+    let stopped = loop {
+        match reader.next_record() {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it was read to its end"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(stopped, ReadError::Stopped(_)), "{stopped}");
+}
+
+#[test]
 fn records_of_kinds_that_are_not_known_are_skipped_and_said() {
     let (mut bytes, ends) = written(&two_walks(), true);
     let later = [block(&[9, 1, 7, 7]), block(&[9, 2, 7])].concat();
@@ -246,6 +322,9 @@ fn later_versions_and_foreign_files_are_refused_by_name() {
         later.contains("format 2") && later.contains("reads format 1"),
         "{later}"
     );
+    bytes[7] = 0;
+    let none = why(&bytes);
+    assert!(none.contains("format 0, which none has written"), "{none}");
     assert!(why(b"FRAGTRC\x01").contains("recording"));
     for foreign in [
         &b""[..],

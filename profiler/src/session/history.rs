@@ -8,7 +8,7 @@ use profiler_core::view::Point;
 const CAPACITY: usize = 4096;
 
 /// The curves over time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     points: Arc<Vec<Point>>,
 }

@@ -47,9 +47,11 @@ pub enum Effect {
 /// Which walk of a saved session is shown.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Cursor {
-    /// Its place among those that can be shown, from 0 on.
+    /// Its place among those of the session, from 0 on.
     pub index: usize,
-    /// How many can be shown.
+    /// The place that was asked for: another one where that walk cannot be read.
+    pub asked: usize,
+    /// How many there are.
     pub count: usize,
     /// Its number in the session, from 1 on; walks that were lost have one too.
     pub number: u64,
@@ -178,7 +180,7 @@ pub(super) fn update(app: &mut App, message: Message) -> Option<Effect> {
         Message::Walk(view, cursor) => {
             app.view = Some(view);
             app.saved = Some(cursor);
-            app.wanted = app.wanted.filter(|wanted| *wanted != cursor.index);
+            app.wanted = app.wanted.filter(|wanted| *wanted != cursor.asked);
         }
         Message::Note(note) => app.note = Some(note),
         Message::Resize(width, height) => app.size = (width, height),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -42,12 +43,19 @@ pub fn view(options: &SavedOptions) -> Result<(Ending, Option<Incomplete>), Save
             trouble: session.trouble,
         });
     }
+    let shown = match session.last_shown() {
+        Ok(shown) => shown,
+        Err(_) if interrupted.load(Ordering::Relaxed) => {
+            return Ok((Ending::Interrupted("a signal"), session.trouble));
+        }
+        Err(error) => return Err(error),
+    };
     let (requests, requested) = channel();
     let screen = Screen::open(move |effect| {
         // A session that is over wants nothing more.
         let _ = requests.send(effect);
     })?;
-    let ending = browse(&mut session, &screen, &requested, &interrupted);
+    let ending = browse(&mut session, shown, &screen, &requested, &interrupted);
     screen.leave();
     screen.close(matches!(ending, Ending::Interrupted(_)))?;
     Ok((ending, session.trouble))
@@ -55,11 +63,12 @@ pub fn view(options: &SavedOptions) -> Result<(Ending, Option<Incomplete>), Save
 
 fn browse(
     session: &mut Session,
+    mut shown: Shown,
     screen: &Screen,
     requested: &Receiver<Effect>,
     interrupted: &AtomicBool,
 ) -> Ending {
-    let mut shown = session.show(session.walks.len() - 1, screen);
+    screen.update(session.update(&shown, shown.index));
     if let Some(trouble) = &session.trouble {
         screen.update(Update::Note(format!("incomplete: {}", trouble.why)));
     }
@@ -72,17 +81,28 @@ fn browse(
             // The screen is gone, and says why when it is closed.
             Err(RecvTimeoutError::Disconnected) | Ok(Effect::Quit) => return Ending::Done,
             Ok(Effect::Interrupt) => return Ending::Interrupted("Ctrl-C"),
-            Ok(Effect::Show(index)) => shown = session.show(index, screen).or(shown),
-            Ok(Effect::Export) => {
-                if let Some(view) = &shown {
-                    let saved = Outputs::default().export_now(view);
-                    screen.update(Update::Note(saved.unwrap_or_else(|error| error)));
+            Ok(Effect::Show(index)) => {
+                let (found, unreadable) = session.nearest(index, shown.index);
+                shown = found.unwrap_or(shown);
+                screen.update(session.update(&shown, index));
+                if let Some(why) = unreadable {
+                    screen.update(Update::Note(why));
                 }
+            }
+            Ok(Effect::Export) => {
+                let saved = Outputs::default().export_now(&shown.view);
+                screen.update(Update::Note(saved.unwrap_or_else(|error| error)));
             }
             // A saved session is neither walked nor paused: the screen says so.
             Ok(Effect::Walk | Effect::ReadObjects | Effect::Pause(_)) => {}
         }
     }
+}
+
+/// The walk on the screen.
+struct Shown {
+    index: usize,
+    view: View,
 }
 
 /// Where one walk is.
@@ -100,6 +120,7 @@ struct Walk {
 
 /// A saved session in a file that can be read at any place: what is looked at is read again.
 struct Session {
+    path: PathBuf,
     reader: Reader<File>,
     limits: Limits,
     interrupted: Arc<AtomicBool>,
@@ -117,6 +138,7 @@ impl Session {
         let meter = Meter::new(limits, Arc::clone(interrupted));
         let file = open_regular(&options.file)?;
         let mut session = Self {
+            path: options.file.clone(),
             reader: Reader::new(file, meter.clone())?,
             limits,
             interrupted: Arc::clone(interrupted),
@@ -164,27 +186,63 @@ impl Session {
         Ok(())
     }
 
-    /// Shows a walk. Gives what is on screen then; `None` when it cannot be read any more.
-    fn show(&mut self, index: usize, screen: &Screen) -> Option<View> {
-        let last = self.walks.last()?.number;
-        let number = self.walks.get(index)?.number;
-        match self.view(index) {
-            Ok(view) => {
-                let cursor = Cursor {
-                    index,
-                    count: self.walks.len(),
-                    number,
-                    last,
-                };
-                screen.update(Update::Walk(Box::new(view.clone()), cursor));
-                Some(view)
-            }
-            Err(error) => {
-                let note = format!("walk {number} cannot be shown: {error}");
-                screen.update(Update::Note(note));
-                None
+    /// The last walk that can be shown.
+    ///
+    /// # Errors
+    /// When none can, or a signal came.
+    fn last_shown(&mut self) -> Result<Shown, SavedError> {
+        let last = self.walks.len() - 1;
+        let (shown, unreadable) = self.nearest(last, self.walks.len());
+        let Some(shown) = shown else {
+            let trouble = unreadable.map(Incomplete::from).or(self.trouble.take());
+            return Err(SavedError::NoWalk {
+                path: self.path.clone(),
+                trouble,
+            });
+        };
+        if let Some(why) = unreadable {
+            self.trouble = Some(match self.trouble.take() {
+                None => why.into(),
+                Some(trouble) => trouble.and(&why),
+            });
+        }
+        Ok(shown)
+    }
+
+    /// The walk at `index` or, where that cannot be shown, the next one that can in the direction from
+    /// `from` to it, short of the end; and why it is not that one.
+    fn nearest(&mut self, index: usize, from: usize) -> (Option<Shown>, Option<String>) {
+        let onwards: Vec<usize> = match index < from {
+            true => (0..=index).rev().collect(),
+            false => (index..self.walks.len()).collect(),
+        };
+        let mut unreadable = None;
+        for index in onwards {
+            match self.view(index) {
+                Ok(view) => return (Some(Shown { index, view }), unreadable),
+                Err(error) => {
+                    let number = self.walks[index].number;
+                    let why = || format!("walk {number} cannot be shown: {error}");
+                    unreadable.get_or_insert_with(why);
+                    if matches!(error, ReadError::Stopped(Stopped::Interrupted)) {
+                        break;
+                    }
+                }
             }
         }
+        (None, unreadable)
+    }
+
+    /// What the screen is to show, as the answer to its wish for the walk at `asked`.
+    fn update(&self, shown: &Shown, asked: usize) -> Update {
+        let cursor = Cursor {
+            index: shown.index,
+            asked,
+            count: self.walks.len(),
+            number: self.walks[shown.index].number,
+            last: self.walks[self.walks.len() - 1].number,
+        };
+        Update::Walk(Box::new(shown.view.clone()), cursor)
     }
 
     /// The view of a walk, as it was.

@@ -56,7 +56,7 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
     };
     let mut trouble = stopped.or_else(|| Some(reader.trouble()?.into()));
     let path = || options.file.clone();
-    let Some((sample, observation)) = found.walk else {
+    let Some(mut moment) = found.newest else {
         return Err(match (options.at, found.last) {
             (Some(at), Some(last)) => SavedError::NoSuchWalk {
                 path: path(),
@@ -69,8 +69,21 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
             },
         });
     };
-    let sample = sample.sample(&meter).map_err(failed)?;
-    let mut censuses = found.censuses;
+    let sample = match (moment.sample.sample(&meter), found.before) {
+        (Err(ReadError::Malformed(why)), Some(before)) => {
+            let (lost, shown) = (moment.number, before.number);
+            let why = format!("walk {lost} cannot be read ({why}), walk {shown} is taken instead");
+            trouble = Some(match trouble {
+                None => why.into(),
+                Some(trouble) => trouble.and(&why),
+            });
+            moment = before;
+            moment.sample.sample(&meter)
+        }
+        (sample, _) => sample,
+    };
+    let sample = sample.map_err(failed)?;
+    let mut censuses = moment.censuses;
     if let Some(since) = &options.since {
         let earlier = read(&options.of(since), false)?;
         let Some(census) = &earlier.view.report.objects else {
@@ -95,13 +108,14 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
         trouble = trouble.or(earlier.trouble.map(|trouble| trouble.of_file(since)));
     }
     let mut report = censuses.apply(FragReport::from_sample(&sample));
+    let observation = moment.observation;
     let is_complete = |all: &Predictions| all.pending == 0 && all.walk_ns == sample.taken_at_ns;
     if is_predicted && !observation.predictions.as_ref().is_some_and(is_complete) {
         report = report.with_predictions(predict_now(&sample, None, &interrupted));
     }
     let report = Arc::new(report);
     Ok(Saved {
-        view: observation.into_view(report, found.history.points()),
+        view: observation.into_view(report, moment.history.points()),
         trouble,
     })
 }
@@ -115,11 +129,23 @@ fn open(options: &SavedOptions, interrupted: &Arc<AtomicBool>) -> Result<Input, 
     })
 }
 
-/// The walk that is wanted, as far as it has come.
-struct Found {
-    at: Option<u64>,
+/// A walk, and what was known beside it and before.
+struct Moment {
     number: u64,
-    walk: Option<(SavedSample, Observation)>,
+    sample: SavedSample,
+    observation: Observation,
+    history: History,
+    censuses: Censuses,
+}
+
+/// What was found of the walk that is wanted.
+struct Found {
+    /// Its number; `None` is the last.
+    at: Option<u64>,
+    /// It, or of those that were read the last.
+    newest: Option<Moment>,
+    /// Of several the one before: a walk's content is looked at when all has been read.
+    before: Option<Moment>,
     history: History,
     censuses: Censuses,
     /// The number of the last walk.
@@ -130,8 +156,8 @@ impl Found {
     fn new(at: Option<u64>) -> Self {
         Self {
             at,
-            number: 0,
-            walk: None,
+            newest: None,
+            before: None,
             history: History::default(),
             censuses: Censuses::default(),
             last: None,
@@ -143,8 +169,14 @@ impl Found {
             Record::Walk { number, sample } => {
                 self.last = Some(number);
                 if self.at.is_none_or(|at| at == number) {
-                    self.number = number;
-                    self.walk = Some((sample, Observation::default()));
+                    let moment = Moment {
+                        number,
+                        sample,
+                        observation: Observation::default(),
+                        history: self.history.clone(),
+                        censuses: self.censuses.clone(),
+                    };
+                    self.before = self.newest.replace(moment);
                 }
             }
             Record::Observation { walk, observation } => {
@@ -155,10 +187,10 @@ impl Found {
                     self.history.push(*point);
                 }
                 self.censuses.add(&observation.objects);
-                if let Some((_, beside)) = &mut self.walk
-                    && walk == self.number
-                {
-                    *beside = *observation;
+                if let Some(moment) = self.newest.as_mut().filter(|of| of.number == walk) {
+                    moment.history = self.history.clone();
+                    moment.censuses = self.censuses.clone();
+                    moment.observation = *observation;
                 }
             }
         }

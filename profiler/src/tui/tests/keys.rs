@@ -2,7 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::super::app::{App, Effect, Message, Tab, update};
+use super::super::app::{App, Cursor, Effect, Message, Tab, update};
 use super::{app, frame, saved, text, walk};
 
 fn press(app: &mut App, code: KeyCode) -> Option<Effect> {
@@ -148,6 +148,17 @@ fn arrows_move_over_the_map_of_a_saved_session() {
         assert_eq!(press(&mut app, key), None, "{key:?}");
     }
     assert_eq!(press(&mut app, KeyCode::Char(']')), Some(Effect::Show(3)));
+}
+
+#[test]
+fn where_a_walk_cannot_be_read_the_next_step_begins_at_the_one_that_is_shown() {
+    let mut app = saved(80, 24);
+    assert_eq!(press(&mut app, KeyCode::Char('[')), Some(Effect::Show(1)));
+    let Message::Walk(view, cursor) = walk(0) else {
+        unreachable!("it makes no other")
+    };
+    update(&mut app, Message::Walk(view, Cursor { asked: 1, ..cursor }));
+    assert_eq!(press(&mut app, KeyCode::Char(']')), Some(Effect::Show(1)));
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn saved(width: u16, height: u16) -> App {
 /// A walk of a saved session, by its index.
 fn walk(index: usize) -> Message {
     let cursor = Cursor {
+        asked: index,
         index,
         count: 17,
         number: index as u64 + 1,
