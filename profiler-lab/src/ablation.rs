@@ -1,6 +1,6 @@
 //! The gap between glibc and jemalloc in parts: each the difference of two replays.
 
-use profiler_core::allocator::{Allocator as Kind, Environment};
+use profiler_core::allocator::{BuildId, Environment};
 use profiler_core::tuning::{self, Tuning};
 
 use super::allocators::Allocator;
@@ -88,7 +88,7 @@ pub fn steps(facts: &Facts<'_>) -> Vec<(GapCause, Candidate)> {
         step(GapCause::Arenas, Some(&tuning::ONE_ARENA), Trim::Never);
     }
     step(GapCause::Untrimmed, None, Trim::AtCheckpoints);
-    let jemalloc = Allocator::find(Kind::Jemalloc.name()).map_err(Failure::from);
+    let jemalloc = Allocator::of(BuildId::Jemalloc).map_err(Failure::from);
     let undecayed = Environment::default();
     let undecayed = Candidate::tuned(&tuning::JEMALLOC_NO_DECAY, jemalloc, undecayed);
     all.push((GapCause::Unexplained, undecayed));

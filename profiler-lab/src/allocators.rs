@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use object::{Object, ObjectKind, ObjectSymbol};
 use profiler_core::allocator::{
-    Allocator as Kind, AllocatorIdentity, Build, ROWS, Role, Source as Origin,
+    Allocator as Kind, AllocatorIdentity, Build, BuildId, Role, Source as Origin,
 };
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
@@ -22,53 +22,34 @@ use super::loader;
 
 /// The bytes of a build that fragscope carries.
 struct Carried {
-    /// The build's name.
-    name: &'static str,
     bytes: &'static [u8],
     file: OnceLock<File>,
 }
 
-static CARRIED: [Carried; 3] = [
-    Carried {
-        name: "jemalloc",
-        bytes: include_bytes!(env!("FRAGSCOPE_JEMALLOC")),
-        file: OnceLock::new(),
-    },
-    Carried {
-        name: "mimalloc",
-        bytes: include_bytes!(env!("FRAGSCOPE_MIMALLOC_V3")),
-        file: OnceLock::new(),
-    },
-    Carried {
-        name: "mimalloc2",
-        bytes: include_bytes!(env!("FRAGSCOPE_MIMALLOC_V2")),
-        file: OnceLock::new(),
-    },
-];
+impl Carried {
+    const fn new(bytes: &'static [u8]) -> Self {
+        let file = OnceLock::new();
+        Self { bytes, file }
+    }
 
-/// The builds that have names, with the allocators that they are of.
-fn builds() -> impl Iterator<Item = (Kind, &'static Build)> {
-    let rows = ROWS.iter();
-    rows.flat_map(|row| row.builds.iter().map(|build| (row.kind, build)))
-}
-
-/// The build of a name.
-fn build(name: &str) -> Option<&'static Build> {
-    let mut all = builds().map(|(_, build)| build);
-    all.find(|build| build.name == name)
-}
-
-/// Whether `name` is that of a build to preload: never a path.
-pub(super) fn is_preloaded(name: &str) -> bool {
-    build(name).is_some_and(|build| build.source != Origin::CLibrary)
+    /// Of this build; `None` where it comes from elsewhere.
+    fn of(build: BuildId) -> Option<&'static Self> {
+        static JEMALLOC: Carried = Carried::new(include_bytes!(env!("FRAGSCOPE_JEMALLOC")));
+        static MIMALLOC_3: Carried = Carried::new(include_bytes!(env!("FRAGSCOPE_MIMALLOC_V3")));
+        static MIMALLOC_2: Carried = Carried::new(include_bytes!(env!("FRAGSCOPE_MIMALLOC_V2")));
+        match build {
+            BuildId::Jemalloc => Some(&JEMALLOC),
+            BuildId::Mimalloc3 => Some(&MIMALLOC_3),
+            BuildId::Mimalloc2 => Some(&MIMALLOC_2),
+            BuildId::Glibc | BuildId::Tcmalloc => None,
+        }
+    }
 }
 
 /// Which allocator a user means by a build's name or a library's path, as far as that shows it.
 pub(super) fn kind_named(name: &str) -> Option<Kind> {
-    let named = builds().find(|(_, build)| build.name == name);
-    named
-        .map(|(kind, _)| kind)
-        .or_else(|| Kind::in_file_name(name))
+    let named = BuildId::named(name).map(BuildId::kind);
+    named.or_else(|| Kind::in_file_name(name))
 }
 
 /// An allocator that can serve a player.
@@ -191,8 +172,8 @@ impl Allocator {
     /// # Errors
     /// When it is not known, not here, or cannot serve as malloc.
     pub fn find(name: &str) -> Result<Self, NoAllocator> {
-        if let Some(build) = build(name) {
-            return Self::of_build(build);
+        if let Some(build) = BuildId::named(name) {
+            return Self::of(build);
         }
         if !name.contains('/') && !name.contains(".so") {
             return Err(NoAllocator::UnknownName(name.to_owned()));
@@ -206,19 +187,18 @@ impl Allocator {
         }
     }
 
-    /// The build of a name, as a line that preloads it would load it: the library that is installed here,
-    /// or else the one that fragscope carries. A process with another root directory, at `root`, loads
+    /// A build, as a line that preloads it would load it: the library that is installed here, or else the one that fragscope carries. A process with another root directory, at `root`, loads
     /// what is there: where that is not known to be the same, the line is said to need an installation. It
     /// is never played, because whoever runs that process may have put it there.
     ///
     /// # Errors
     /// As [`Self::find`].
-    pub fn to_preload(name: &str, root: Option<&Path>) -> Result<Self, NoAllocator> {
-        let build = build(name).ok_or_else(|| NoAllocator::UnknownName(name.to_owned()))?;
+    pub fn to_preload(id: BuildId, root: Option<&Path>) -> Result<Self, NoAllocator> {
+        let build = id.build();
         let mut installed = build.libraries.iter().filter_map(|file| loader::find(file));
         let here = match installed.next() {
             Some(path) => Self::at(build.name, path.clone(), &path.to_string_lossy())?,
-            None => Self::of_build(build)?,
+            None => Self::of(id)?,
         };
         let Some(root) = root else { return Ok(here) };
         Ok(here.listed_below(build, root))
@@ -244,14 +224,18 @@ impl Allocator {
         }
     }
 
-    fn of_build(build: &Build) -> Result<Self, NoAllocator> {
+    /// A build: the one that fragscope carries, or else the one that is installed here.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn of(id: BuildId) -> Result<Self, NoAllocator> {
+        let build = id.build();
         match build.source {
             Origin::CLibrary => Ok(Self::glibc()),
             Origin::Carried => {
-                let mut all = CARRIED.iter();
-                let carried = all.find(|carried| carried.name == build.name);
+                let carried = Carried::of(id);
                 let unknown = || NoAllocator::UnknownName(build.name.to_owned());
-                let path = carried.ok_or_else(unknown)?.path();
+                let path = carried.ok_or_else(unknown)?.path(build.name);
                 let listed = build.libraries.first().copied().unwrap_or_default();
                 Self::at(build.name, path.map_err(NoAllocator::Unpack)?, listed)
             }
@@ -306,15 +290,15 @@ fn own_files() -> String {
 
 /// The names of all builds, in a list.
 pub fn names() -> String {
-    let names: Vec<_> = builds().map(|(_, build)| build.name).collect();
+    let names = BuildId::ALL.map(|id| id.build().name);
     names.join(", ")
 }
 
 impl Carried {
     /// The path by which a player loads it.
-    fn path(&self) -> io::Result<PathBuf> {
+    fn path(&self, name: &str) -> io::Result<PathBuf> {
         if self.file.get().is_none() {
-            let name = format!("fragscope-{}", self.name);
+            let name = format!("fragscope-{name}");
             let mut file = File::from(memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?);
             file.write_all(self.bytes)?;
             // Another thread may have been quicker.
@@ -379,22 +363,22 @@ mod tests {
 
     #[test]
     fn what_is_carried_shows_its_version_and_serves_as_malloc() {
-        for (name, kind, begins) in [
-            ("jemalloc", Kind::Jemalloc, "5.3"),
-            ("mimalloc", Kind::Mimalloc, "3."),
-            ("mimalloc2", Kind::Mimalloc, "2."),
+        for (id, begins) in [
+            (BuildId::Jemalloc, "5.3"),
+            (BuildId::Mimalloc3, "3."),
+            (BuildId::Mimalloc2, "2."),
         ] {
-            let found = Allocator::find(name).expect(name);
-            assert!(found.identity.is(kind), "{found:?}");
+            let found = Allocator::of(id).expect("carried");
+            assert!(found.identity.is(id.kind()), "{found:?}");
             let version = found.identity.version.expect("it shows its version");
-            assert!(version.starts_with(begins), "{name} {version}");
+            assert!(version.starts_with(begins), "{id:?} {version}");
         }
     }
 
     #[test]
     fn what_a_process_with_another_root_does_not_have_must_be_installed_there() {
         let root = tempfile::tempdir().expect("a folder");
-        let missing = Allocator::to_preload("jemalloc", Some(root.path())).expect("carried");
+        let missing = Allocator::to_preload(BuildId::Jemalloc, Some(root.path())).expect("carried");
         assert!(!missing.is_installed);
         assert_eq!(missing.listed.as_deref(), Some("libjemalloc.so.2"));
         // The very object that is played, in a folder that the loader searches.
@@ -402,7 +386,7 @@ mod tests {
         let folder = root.path().join("usr/lib");
         std::fs::create_dir_all(&folder).expect("a folder");
         std::fs::copy(&object, folder.join("libjemalloc.so.2")).expect("copied");
-        let there = Allocator::to_preload("jemalloc", Some(root.path())).expect("carried");
+        let there = Allocator::to_preload(BuildId::Jemalloc, Some(root.path())).expect("carried");
         assert!(there.is_installed);
         assert_eq!(there.listed.as_deref(), Some("/usr/lib/libjemalloc.so.2"));
         assert_eq!(there.object, Some(object), "what is there is not played");
@@ -410,15 +394,16 @@ mod tests {
 
     #[test]
     fn each_build_is_what_its_row_says() {
-        for (kind, build) in builds() {
-            assert_eq!(kind_named(build.name), Some(kind));
+        for id in BuildId::ALL {
+            let build = id.build();
+            assert_eq!(kind_named(build.name), Some(id.kind()));
+            let is_carried = build.source == Origin::Carried;
+            assert_eq!(Carried::of(id).is_some(), is_carried, "{id:?}");
             match Allocator::find(build.name) {
-                Ok(found) => assert!(found.identity.is(kind), "{found:?}"),
+                Ok(found) => assert!(found.identity.is(id.kind()), "{found:?}"),
                 Err(why) => assert!(matches!(build.source, Origin::Package(_)), "{why}"),
             }
         }
-        let carried = builds().filter(|(_, build)| build.source == Origin::Carried);
-        assert_eq!(carried.count(), CARRIED.len());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use profiler_core::allocator::{
-    Allocator as Kind, AllocatorTitle, Environment, GlibcSetting, reader_of,
+    Allocator as Kind, AllocatorTitle, BuildId, Environment, GlibcSetting, reader_of,
 };
 use profiler_core::text::visible;
 use profiler_core::tuning::{self, TRIM_FROM_PYTHON, Tuning};
@@ -39,9 +39,8 @@ pub struct Candidate {
     pub name: String,
     /// The allocator, or why it cannot be had.
     pub allocator: Result<Allocator, Failure>,
-    /// The allocator that it is as it comes, by its own name and with no setting changed; `None` for
-    /// all else.
-    pub as_it_comes: Option<Kind>,
+    /// The build whose defaults it is played with; `None` where a setting is changed.
+    pub default_of: Option<BuildId>,
     /// All that allocators read of the environment, without `LD_PRELOAD`.
     pub env: Environment,
     /// When `malloc_trim(0)` is called.
@@ -131,15 +130,15 @@ impl Tunable {
 }
 
 impl Candidate {
-    /// An allocator as it comes.
-    pub(crate) fn as_it_comes(
-        build: &str,
+    /// A build with its defaults.
+    pub(crate) fn default_of(
+        build: BuildId,
         allocator: Result<Allocator, Failure>,
         env: Environment,
     ) -> Self {
         Self {
-            as_it_comes: kind_named(build).filter(|kind| kind.name() == build),
-            ..Self::with(build, allocator, env)
+            default_of: Some(build),
+            ..Self::with(build.build().name, allocator, env)
         }
     }
 
@@ -168,7 +167,7 @@ impl Candidate {
             name: name.to_owned(),
             random: !allocator.as_ref().is_ok_and(is_glibc),
             allocator,
-            as_it_comes: None,
+            default_of: None,
             env,
             trim: Trim::Never,
             step: None,
@@ -276,9 +275,8 @@ fn of_glibc(facts: &Facts<'_>) -> Vec<Candidate> {
     };
     let mut all = Vec::new();
     if !facts.is_glibc() {
-        let glibc = Kind::Glibc.name();
-        all.push(Candidate::as_it_comes(
-            glibc,
+        all.push(Candidate::default_of(
+            BuildId::Glibc,
             Ok(Allocator::glibc()),
             env.clone(),
         ));
@@ -323,27 +321,27 @@ fn of_huge_pages(facts: &Facts<'_>, candidate: Candidate, env: &Environment) -> 
 }
 
 fn of_others(facts: &Facts<'_>) -> Vec<Candidate> {
-    let find = |build: &str| Allocator::find(build).map_err(Failure::from);
-    let plain = |build: &str, kind: Kind| {
-        Candidate::as_it_comes(build, find(build), facts.env().without(kind)).price(INSTALLATION)
+    let find = |build| Allocator::of(build).map_err(Failure::from);
+    let plain = |build: BuildId| {
+        let env = facts.env().without(build.kind());
+        Candidate::default_of(build, find(build), env).price(INSTALLATION)
     };
-    let tuned = |tuning: &Tuning| {
-        let kind = tuning.allocator;
-        Candidate::tuned(tuning, find(kind.name()), facts.env().without(kind))
+    let tuned = |tuning: &Tuning, build: BuildId| {
+        Candidate::tuned(tuning, find(build), facts.env().without(tuning.allocator))
     };
     let mut all = vec![
-        plain("jemalloc", Kind::Jemalloc),
-        tuned(&tuning::JEMALLOC_BACKGROUND),
-        tuned(&tuning::JEMALLOC_SHORT_DECAY),
+        plain(BuildId::Jemalloc),
+        tuned(&tuning::JEMALLOC_BACKGROUND, BuildId::Jemalloc),
+        tuned(&tuning::JEMALLOC_SHORT_DECAY, BuildId::Jemalloc),
     ];
     if facts.threads > 1 {
-        all.push(tuned(&tuning::JEMALLOC_TWO_ARENAS));
+        all.push(tuned(&tuning::JEMALLOC_TWO_ARENAS, BuildId::Jemalloc));
     }
     all.extend([
-        plain("mimalloc", Kind::Mimalloc),
-        tuned(&tuning::MIMALLOC_SHORT_PURGE),
-        plain("mimalloc2", Kind::Mimalloc),
-        plain("tcmalloc", Kind::Tcmalloc),
+        plain(BuildId::Mimalloc3),
+        tuned(&tuning::MIMALLOC_SHORT_PURGE, BuildId::Mimalloc3),
+        plain(BuildId::Mimalloc2),
+        plain(BuildId::Tcmalloc),
     ]);
     all
 }
@@ -371,10 +369,8 @@ pub fn chosen_candidates(
             tunable.set(&mut env);
             title.push(format!("{}={}", tunable.name, tunable.value));
         }
-        match &*title {
-            [_] if named.kind.is_some_and(|kind| kind.name() == named.name) => {
-                Candidate::as_it_comes(&named.name, named.found, env)
-            }
+        match (&*title, BuildId::named(&named.name)) {
+            ([_], Some(build)) => Candidate::default_of(build, named.found, env),
             _ => Candidate::with(&title.join(" "), named.found, env),
         }
     });

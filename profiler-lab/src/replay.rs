@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use profiler_core::allocator::Allocator;
+use profiler_core::allocator::BuildId;
 use profiler_core::text::visible;
 use profiler_target::host;
 use profiler_trace::compile::{ProgramCheckpoint, Summary};
@@ -183,7 +183,7 @@ impl PlayedSet<'_> {
             allocator: allocator.map_or_else(String::new, |allocator| allocator.name.clone()),
             version: allocator.and_then(|allocator| allocator.identity.version.clone()),
             kind: allocator.and_then(|allocator| allocator.identity.kind),
-            as_it_comes: candidate.as_it_comes,
+            default_of: candidate.default_of,
             is_now: number == 0,
             env: candidate.variables(),
             set,
@@ -335,20 +335,20 @@ impl PlayedSet<'_> {
                 .filter(|_| outcome.failure.is_none())?;
             Some(measured.memory.map(|figure| figure.bytes))
         };
-        let as_it_comes = |kind: Allocator| {
+        let default_of = |build: BuildId| {
             let mut all = self.candidates.iter();
-            all.position(|candidate| candidate.as_it_comes == Some(kind))
+            all.position(|candidate| candidate.default_of == Some(build))
         };
         let glibc = if facts.is_glibc() {
             Some(0)
         } else {
-            as_it_comes(Allocator::Glibc)
+            default_of(BuildId::Glibc)
         };
         let steps = causes.iter().enumerate();
         let steps = steps.map(|(i, cause)| Some((*cause, of(self.shown + i)?)));
         let (Some(glibc), Some(jemalloc), Some(steps)) = (
             glibc.and_then(of),
-            as_it_comes(Allocator::Jemalloc).and_then(of),
+            default_of(BuildId::Jemalloc).and_then(of),
             steps.collect::<Option<Vec<_>>>(),
         ) else {
             return Vec::new();

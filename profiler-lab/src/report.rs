@@ -1,6 +1,6 @@
 //! What a replay came to: plain data, from which text and JSON are made.
 
-use profiler_core::allocator::{Allocator, AllocatorTitle};
+use profiler_core::allocator::{Allocator, AllocatorTitle, BuildId};
 use profiler_core::worth;
 use profiler_target::ErrorKind;
 use profiler_trace::limits::Incomplete;
@@ -126,14 +126,14 @@ impl From<PlayError> for Failure {
 pub struct Row {
     /// How it is called.
     pub name: String,
-    /// The allocator's name, and its version where that is known.
+    /// The allocator's name.
     pub allocator: String,
-    /// See above.
+    /// Its version, where that is known.
     pub version: Option<String>,
     /// Which allocator it is, without what distinguishes builds of it; `None` where that is not known.
     pub kind: Option<Allocator>,
-    /// The allocator that it is as it comes, with no setting changed; `None` for all else.
-    pub as_it_comes: Option<Allocator>,
+    /// The build whose defaults it was played with; `None` where a setting was changed.
+    pub default_of: Option<BuildId>,
     /// Whether it is what the program had.
     pub is_now: bool,
     /// All variables that it takes.

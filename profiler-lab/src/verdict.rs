@@ -1,6 +1,6 @@
 //! What to do, in sentences.
 
-use profiler_core::allocator::Allocator;
+use profiler_core::allocator::{Allocator, BuildId};
 use profiler_core::units::bytes;
 use profiler_core::worth;
 
@@ -24,7 +24,7 @@ pub fn verdict(report: &Report) -> String {
         return "No verdict: the baseline could not be replayed.".to_owned();
     };
     let mut said = Vec::new();
-    let jemalloc = as_it_comes(report, Allocator::Jemalloc).and_then(|row| row.measured);
+    let jemalloc = default_of(report, BuildId::Jemalloc).and_then(|row| row.measured);
     let helps = jemalloc.is_some_and(|with| had.saves_with(&with));
     if now.kind == Some(Allocator::Jemalloc) {
         said.extend(has_it_already(report));
@@ -37,9 +37,9 @@ pub fn verdict(report: &Report) -> String {
 }
 
 /// The row of an allocator with no setting changed.
-fn as_it_comes(report: &Report, allocator: Allocator) -> Option<&Row> {
+fn default_of(report: &Report, build: BuildId) -> Option<&Row> {
     let mut rows = report.candidates.iter();
-    rows.find(|row| row.as_it_comes == Some(allocator))
+    rows.find(|row| row.default_of == Some(build))
 }
 
 /// What stands although the replay is off by more than is trusted: an effect far larger than the error.
@@ -124,7 +124,7 @@ fn range(measured: &Measured) -> String {
 
 /// Of a program that has jemalloc: what plain glibc would need instead.
 fn has_it_already(report: &Report) -> Option<String> {
-    let glibc = as_it_comes(report, Allocator::Glibc)?;
+    let glibc = default_of(report, BuildId::Glibc)?;
     let last = glibc.measured?.memory.at_end.bytes;
     Some(format!(
         "The program has jemalloc already; under glibc it would need {} at the end.",
@@ -168,7 +168,7 @@ fn best(
         let rest = what_is_left(report, now, had);
         return format!("Nothing that was tried saves as much as {worth} at the end{rest}.");
     };
-    if row.as_it_comes == Some(Allocator::Jemalloc) {
+    if row.default_of == Some(BuildId::Jemalloc) {
         return "Nothing that was tried needs less at the end.".to_owned();
     }
     let and_more = jemalloc.filter(|_| helps).map(|with| {
@@ -226,7 +226,7 @@ mod tests {
         };
         Row {
             name: name.into(),
-            as_it_comes: Allocator::ALL.into_iter().find(|kind| kind.name() == name),
+            default_of: BuildId::named(name),
             is_now: name.starts_with("baseline"),
             measured: Some(Measured {
                 memory: PeakAndFinal { peak, at_end: last }.map(figure),

@@ -105,11 +105,16 @@ pub trait Process {
         set("PYTHONMALLOC=").or_else(|| set("PYTHONDEVMODE="))
     }
 
-    /// What its environment asks of glibc's malloc: `GLIBC_TUNABLES` and variables that begin with
-    /// `MALLOC_`, as the program was started with them.
+    /// What its environment asks of glibc's malloc, as the program was started with it: `NAME=VALUE`.
     fn malloc_environment(&self) -> Vec<String> {
         let variables = Allocator::Glibc.row().variables.iter();
-        variables.flat_map(|name| self.environment(name)).collect()
+        let all = variables.flat_map(|name| self.environment(name));
+        // Another allocator's variable may begin as glibc's do.
+        let is_glibcs = |entry: &String| {
+            let name = entry.split('=').next().unwrap_or(entry);
+            allocator::reader_of(name) == Some(Allocator::Glibc)
+        };
+        all.filter(is_glibcs).collect()
     }
 
     /// What its environment asks of any allocator, as it was started: names and values.

@@ -3,6 +3,7 @@
 //! Whatever needs a name, a sign, a variable or a library of an allocator takes it from its row; the
 //! walker of each is a module of its own ([`crate::glibc`] and its neighbours).
 
+mod builds;
 mod environment;
 mod glibc_settings;
 pub(crate) mod jemalloc_classes;
@@ -13,6 +14,7 @@ mod version;
 
 use std::fmt;
 
+pub use self::builds::{Build, BuildId, Source};
 pub use self::environment::Environment;
 pub use self::glibc_settings::{GlibcSetting, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
 pub use self::recognise::{
@@ -100,8 +102,8 @@ pub struct Row {
     pub variables: &'static [&'static str],
     /// Its settings in those variables.
     pub settings: Settings,
-    /// What of it the lab can load.
-    pub builds: &'static [Build],
+    /// What of it the lab can load, the usual one first.
+    pub builds: &'static [BuildId],
     /// Whether the word before a block holds its chunk's size and three flag bits, as glibc's
     /// `mchunk_size` does: then usable sizes can be read at the moment of allocation.
     pub chunk_header: bool,
@@ -120,29 +122,6 @@ pub struct Signs {
     pub text: &'static [u8],
     /// How the names of its files begin; only a C library is identified by them.
     pub files: &'static [&'static str],
-}
-
-/// A build of an allocator that the lab can play into.
-#[derive(Debug)]
-pub struct Build {
-    /// The name by which a user asks for it.
-    pub name: &'static str,
-    /// The names of its library, as they stand in `LD_PRELOAD`, the best first; none for the C
-    /// library's own.
-    pub libraries: &'static [&'static str],
-    /// Where it comes from.
-    pub source: Source,
-}
-
-/// Where a build comes from.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum Source {
-    /// Every program has it.
-    CLibrary,
-    /// fragscope carries it.
-    Carried,
-    /// This package of Debian.
-    Package(&'static str),
 }
 
 /// What an allocator in a target does there.
@@ -328,15 +307,6 @@ mod tests {
         for row in ROWS.iter().filter(|row| row.kind != Allocator::Glibc) {
             assert_ne!(row.gives_back, Allocator::Glibc.row().gives_back);
             assert_ne!(row.caches, Allocator::Glibc.row().caches);
-        }
-    }
-
-    #[test]
-    fn each_build_has_a_name_of_its_own() {
-        let mut names: Vec<_> = ROWS.iter().flat_map(|row| row.builds).collect();
-        names.sort_by_key(|build| build.name);
-        for pair in names.windows(2) {
-            assert_ne!(pair[0].name, pair[1].name);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The table: one row for each allocator.
 
 use super::settings::{self, Settings};
-use super::{Allocator, Build, Home, Row, Signs, Source, version};
+use super::{Allocator, BuildId, Home, Row, Signs, version};
 
 /// All rows. Where several hold (a library with several allocators inside), the first counts.
 pub static ROWS: [&Row; 6] = [&GLIBC, &JEMALLOC, &MIMALLOC, &TCMALLOC, &MUSL, &PYMALLOC];
@@ -34,11 +34,7 @@ static GLIBC: Row = Row {
     version: version::glibc,
     variables: &["MALLOC_", "GLIBC_TUNABLES="],
     settings: settings::GLIBC,
-    builds: &[Build {
-        name: "glibc",
-        libraries: &[],
-        source: Source::CLibrary,
-    }],
+    builds: &[BuildId::Glibc],
     chunk_header: true,
     gives_back: "malloc_trim(0)",
     caches: "tcache and fastbins",
@@ -57,11 +53,7 @@ static JEMALLOC: Row = Row {
     version: version::jemalloc,
     variables: &["MALLOC_CONF="],
     settings: settings::JEMALLOC,
-    builds: &[Build {
-        name: "jemalloc",
-        libraries: &["libjemalloc.so.2"],
-        source: Source::Carried,
-    }],
+    builds: &[BuildId::Jemalloc],
     chunk_header: false,
     gives_back: "a purge",
     caches: "thread caches (tcache)",
@@ -79,19 +71,7 @@ static MIMALLOC: Row = Row {
     version: version::mimalloc,
     variables: &["MIMALLOC_"],
     settings: settings::MIMALLOC,
-    builds: &[
-        Build {
-            name: "mimalloc",
-            libraries: &["libmimalloc.so.3"],
-            source: Source::Carried,
-        },
-        Build {
-            name: "mimalloc2",
-            // Debian names it by its release.
-            libraries: &["libmimalloc.so.2", "libmimalloc.so.2.0"],
-            source: Source::Carried,
-        },
-    ],
+    builds: &[BuildId::Mimalloc3, BuildId::Mimalloc2],
     chunk_header: false,
     gives_back: "mi_collect(true)",
     caches: "the allocator's caches",
@@ -109,12 +89,7 @@ static TCMALLOC: Row = Row {
     version: version::tcmalloc,
     variables: &["TCMALLOC_"],
     settings: settings::TCMALLOC,
-    builds: &[Build {
-        name: "tcmalloc",
-        // The one without a profiler first.
-        libraries: &["libtcmalloc_minimal.so.4", "libtcmalloc.so.4"],
-        source: Source::Package("libtcmalloc-minimal4"),
-    }],
+    builds: &[BuildId::Tcmalloc],
     chunk_header: false,
     gives_back: "MallocExtension_ReleaseFreeMemory()",
     caches: "thread, transfer and central caches",

@@ -3,7 +3,9 @@
 //! Their names stand in [`GlibcSetting`].
 
 use super::state::MallocPar;
-use crate::allocator::{Allocator, GlibcSetting, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
+use crate::allocator::{
+    Allocator, GlibcSetting, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS, reader_of,
+};
 use crate::heap::RequestedSetting;
 
 /// A walk's list of values by glibc's names of them.
@@ -67,7 +69,7 @@ pub(super) fn requested(
                     requested.push(judge(request, setting, value, par, settings));
                 }
             }
-        } else if variable.starts_with("MALLOC_") {
+        } else if reader_of(variable) == Some(Allocator::Glibc) {
             let setting = GlibcSetting::of_variable(variable);
             requested.push(judge(entry.clone(), setting, value, par, settings));
         }
@@ -167,6 +169,8 @@ mod tests {
             "MALLOC_TRIM_THRESHOLD_=65536",
             "MALLOC_ARENAS=1",
             "MALLOC_PERTURB_=3",
+            // jemalloc's.
+            "MALLOC_CONF=narenas:1",
             "GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.rtld.nns=4:glibc.malloc.mmap_threshold=0x10000",
         ];
         let expected = [

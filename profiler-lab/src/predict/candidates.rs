@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use profiler_core::allocator::{Allocator as Kind, Environment, GlibcSetting};
+use profiler_core::allocator::{Allocator as Kind, BuildId, Environment, GlibcSetting};
 use profiler_core::report::Mechanism;
 use profiler_core::tuning::{self, TRIM_FROM_PYTHON, Tuning};
 
@@ -97,15 +97,15 @@ pub(super) fn candidates(
 ) -> Vec<HeapCandidate> {
     let own = heap.allocator();
     let env = settings_of(heap);
-    let installed = |build: &str| Allocator::to_preload(build, root).map_err(Failure::from);
+    let installed = |build| Allocator::to_preload(build, root).map_err(Failure::from);
     let as_it_is = match own {
         Kind::Glibc => Ok(Allocator::glibc()),
-        other => as_the_worker_has(heap, installed(other.name())),
+        _ => as_the_worker_has(heap, root),
     };
     let baseline = Candidate::with("baseline", as_it_is, env.clone());
-    let plain = |build: &str, kind: Kind| {
-        let candidate = Candidate::as_it_comes(build, installed(build), Environment::default());
-        HeapCandidate::untuned(candidate, Interpretation::of(kind))
+    let plain = |build: BuildId| {
+        let candidate = Candidate::default_of(build, installed(build), Environment::default());
+        HeapCandidate::untuned(candidate, Interpretation::of(build.kind()))
     };
     let background = &tuning::JEMALLOC_BACKGROUND;
     let others = [
@@ -113,14 +113,14 @@ pub(super) fn candidates(
             background,
             Candidate::tuned(
                 background,
-                installed(background.allocator.name()),
+                installed(BuildId::Jemalloc),
                 Environment::default(),
             ),
         ),
-        plain("jemalloc", Kind::Jemalloc),
-        plain("mimalloc2", Kind::Mimalloc),
-        plain("mimalloc", Kind::Mimalloc),
-        plain("tcmalloc", Kind::Tcmalloc),
+        plain(BuildId::Jemalloc),
+        plain(BuildId::Mimalloc2),
+        plain(BuildId::Mimalloc3),
+        plain(BuildId::Tcmalloc),
     ];
     let is_own = |other: &HeapCandidate| {
         let allocator = other.candidate.allocator.as_ref();
@@ -132,7 +132,7 @@ pub(super) fn candidates(
         Kind::Glibc => all.extend(of_glibc(heap, measured, &env)),
         Kind::Pymalloc | Kind::Jemalloc | Kind::Mimalloc | Kind::Tcmalloc | Kind::Musl => {
             let glibc = Ok(Allocator::glibc());
-            let glibc = Candidate::as_it_comes(Kind::Glibc.name(), glibc, Environment::default());
+            let glibc = Candidate::default_of(BuildId::Glibc, glibc, Environment::default());
             let interpretation = Interpretation::of(Kind::Glibc);
             all.push(HeapCandidate::untuned(glibc, interpretation));
         }
@@ -167,25 +167,28 @@ fn of_glibc(heap: &SeedHeap<'_>, measured: u64, env: &Environment) -> Vec<HeapCa
     all
 }
 
-/// The allocator of a worker that has another than glibc, where that can be had as it is.
-fn as_the_worker_has(
-    heap: &SeedHeap<'_>,
-    found: Result<Allocator, Failure>,
-) -> Result<Allocator, Failure> {
-    let found = found?;
-    let here = found.identity.version.as_deref().unwrap_or("unknown");
-    if here != heap.version() {
-        return Err(format!(
-            "the process has version {}, and {here} is what can be played here",
-            heap.version()
-        )
-        .into());
-    }
+/// The allocator of a worker that has another than glibc, where that can be played as it is.
+fn as_the_worker_has(heap: &SeedHeap<'_>, root: Option<&Path>) -> Result<Allocator, Failure> {
+    let found = of_version(heap.allocator(), heap.version(), root)?;
     if heap.has_settings() {
         let why = "its settings are those of its environment, which players do not get";
         return Err(why.to_owned().into());
     }
     Ok(found)
+}
+
+/// The build of an allocator that has this version.
+fn of_version(kind: Kind, version: &str, root: Option<&Path>) -> Result<Allocator, Failure> {
+    let mut others = Vec::new();
+    for build in kind.row().builds {
+        let found = Allocator::to_preload(*build, root)?;
+        match found.identity.version.as_deref() {
+            Some(found_version) if found_version == version => return Ok(found),
+            other => others.push(other.unwrap_or("an unknown one").to_owned()),
+        }
+    }
+    let others = others.join(" and ");
+    Err(format!("the process has version {version}, and {others} can be played here").into())
 }
 
 /// glibc's settings in force, as far as they were changed and a variable sets them.
@@ -214,4 +217,36 @@ fn settings_of(heap: &SeedHeap<'_>) -> Environment {
         }
     }
     env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_has_the_build_of_its_version_and_no_other() {
+        for build in BuildId::ALL {
+            // What is not installed here cannot be the one that is found.
+            let Ok(here) = Allocator::to_preload(build, None) else {
+                continue;
+            };
+            let Some(version) = here.identity.version.clone() else {
+                continue;
+            };
+            let found = of_version(build.kind(), &version, None).expect("it is here");
+            assert_eq!(found, here, "{build:?}");
+        }
+        let refused = of_version(Kind::Mimalloc, "2.0.1", None).expect_err("nobody has it");
+        assert!(
+            refused.why.contains("the process has version 2.0.1"),
+            "{}",
+            refused.why
+        );
+        assert_eq!(
+            refused.why.matches(" and ").count(),
+            1,
+            "both are named: {}",
+            refused.why
+        );
+    }
 }

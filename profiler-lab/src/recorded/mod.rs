@@ -10,13 +10,13 @@ mod forms;
 
 use std::path::Path;
 
-use profiler_core::allocator::Environment;
+use profiler_core::allocator::{BuildId, Environment};
 use profiler_target::{AllocatorProblem, ErrorKind};
 use profiler_trace::trace::TraceDescription;
 use profiler_trace::whole_file::ownership;
 
 use self::forms::Kept;
-use super::allocators::{Allocator, is_preloaded};
+use super::allocators::Allocator;
 use super::report::Failure;
 
 /// The variables of a recording that players get, and what was not taken, in words.
@@ -93,9 +93,9 @@ fn own(path: &Path) -> Result<Allocator, Failure> {
 /// An allocator of the same name that fragscope or the host has. The name is the recording's too, and
 /// never a path.
 fn stand_in(name: &str) -> Result<Allocator, Failure> {
-    match is_preloaded(name) {
-        true => Ok(Allocator::find(name)?),
-        false => Err(format!("fragscope has no allocator of the name {name}").into()),
+    match BuildId::named(name).filter(|id| *id != BuildId::Glibc) {
+        Some(id) => Ok(Allocator::of(id)?),
+        None => Err(format!("fragscope has no allocator of the name {name}").into()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use profiler_lab::allocators;
 use profiler_lab::candidates::Tunable;
 use profiler_lab::replay::ReplayOptions;
 
@@ -121,9 +122,7 @@ pub(in crate::cli) struct ReplayArgs {
     /// The recording
     #[arg(value_name = "TRACE")]
     trace: PathBuf,
-    /// An allocator to try instead of the default candidates: glibc, jemalloc, mimalloc, mimalloc2,
-    /// tcmalloc, or the path of a shared object; may be given several times
-    #[arg(long = "allocator", value_name = "NAME|PATH")]
+    #[arg(long = "allocator", value_name = "NAME|PATH", help = allocators_help())]
     allocators: Vec<String>,
     /// A setting to try instead of the default candidates, with the allocator that reads it: a tunable
     /// of glibc's malloc, or a variable such as MALLOC_CONF; several are tried together
@@ -144,6 +143,14 @@ pub(in crate::cli) struct ReplayArgs {
     /// File to write the JSON to as well
     #[arg(short, long, value_name = "FILE")]
     pub(in crate::cli) output: Option<PathBuf>,
+}
+
+fn allocators_help() -> String {
+    format!(
+        "An allocator to try instead of the default candidates: {}, or the path of a shared object; may \
+         be given several times",
+        allocators::names()
+    )
 }
 
 impl ReplayArgs {

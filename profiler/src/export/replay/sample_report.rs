@@ -1,6 +1,6 @@
 //! A report with something in every place, for tests.
 
-use profiler_core::allocator::{Allocator, AllocatorTitle};
+use profiler_core::allocator::{AllocatorTitle, BuildId};
 use profiler_lab::ablation::GapCause;
 use profiler_lab::allocators::NoAllocator;
 use profiler_lab::calibrate::{CalibrationFactors, Point, calibrate};
@@ -19,7 +19,7 @@ fn row(name: &str, peak: u64, last: (u64, u64, u64), cpu_seconds: f64) -> Row {
     Row {
         name: name.into(),
         allocator: name.split(' ').next().unwrap_or_default().into(),
-        as_it_comes: Allocator::ALL.into_iter().find(|kind| kind.name() == name),
+        default_of: BuildId::named(name),
         measured: Some(Measured {
             memory: PeakAndFinal {
                 peak: figure((peak, peak, peak)),
