@@ -237,16 +237,7 @@ mod tests {
             assert_eq!(found, here, "{build:?}");
         }
         let refused = of_version(Kind::Mimalloc, "2.0.1", None).expect_err("nobody has it");
-        assert!(
-            refused.why.contains("the process has version 2.0.1"),
-            "{}",
-            refused.why
-        );
-        assert_eq!(
-            refused.why.matches(" and ").count(),
-            1,
-            "both are named: {}",
-            refused.why
-        );
+        let begins = "the process has version 2.0.1, and 3.";
+        assert!(refused.why.starts_with(begins), "{}", refused.why);
     }
 }
