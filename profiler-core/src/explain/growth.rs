@@ -23,7 +23,7 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
     if !growth.is_growing {
         return Some(
             match is_fragmented {
-                true => format!("Not growing: fragmentation, {}.", share()),
+                true => format!("Not growing. Fragmentation holds {}.", share()),
                 false => format!("Not growing{}.", held(census)),
             } + &step(growth),
         );
@@ -34,7 +34,7 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
         rate(growth.steady_bytes)
     );
     Some(match is_fragmented {
-        true => format!("{answer} with that. Besides, fragmentation: {}.", share()),
+        true => format!("{answer} with that. Besides, fragmentation holds {}.", share()),
         false => format!("{answer}."),
     })
 }

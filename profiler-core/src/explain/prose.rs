@@ -235,7 +235,7 @@ fn about_predictions(report: &FragReport) -> String {
                      decide it.";
             return text;
         }
-        text += ". What others would need is of the time when they have purged what was freed.";
+        text += ". The figures of others are of a time when they have purged what was freed.";
     }
     if predictions.pending > 0 {
         text += &match predictions.self_check {

@@ -119,7 +119,7 @@ pub const COLUMNS: [Column; 14] = [
         title: "TRIM",
         unit: Some(Unit::Bytes),
         width: 5,
-        help: "what malloc_trim(0) would return, at the last walk",
+        help: "what a trim or purge would return, at the last walk",
         rank: 1,
         get: |row| walked(row, |walk| walk.trim_returnable_bytes),
     },

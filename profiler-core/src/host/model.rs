@@ -406,7 +406,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_unwalked_come_first_and_of_them_the_fattest_and_the_fastest_growing() {
+    fn the_unwalked_come_first_and_of_them_the_largest_and_the_fastest_growing() {
         let mut model = HostModel::default();
         let small = |rss| process(3, 1, rss);
         let processes = [

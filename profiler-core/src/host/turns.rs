@@ -6,7 +6,7 @@ const AHEAD_SECONDS: f64 = 600.0;
 const LEAST_WEIGHT: f64 = (1 << 20) as f64;
 
 /// How urgent the walk of a process is: the largest is the next. Those that were never walked come first,
-/// the fattest and the fastest growing of them before the others; then each in turn, by its weight and
+/// the largest and the fastest growing of them before the others; then each in turn, by its weight and
 /// by the time since its last walk. One that could not be walked waits behind those that were not tried.
 pub(super) fn urgency(turn: &Turn) -> (bool, u64) {
     let growth = turn.growth.unwrap_or(0.0).max(0.0);

@@ -18,7 +18,7 @@ Examples:
   sudo fragscope top --once --sort trim --filter celery
 
 Passive: no probes. The kernel's account is taken of every process at each interval; heaps are walked in
-turn, the fattest and the fastest growing first, which stops a process shortly. --once walks each once.
+turn, the largest and the fastest growing first, which stops a process shortly. --once walks each once.
 A figure that was not taken yet is `-`. On the screen: Enter attaches, Space folds, s sorts, / filters,
 ? explains the columns.";
 

@@ -50,10 +50,10 @@ pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, det
     ));
     if let Some(growth) = growth {
         text.line(&format!(
-            "  in {} live blocks gained {}, of which objects {}",
+            "  over {}: live blocks {}, objects among them {}",
             nanoseconds(growth.elapsed_ns),
-            rate_or_nothing(growth.live.bytes),
-            rate_or_nothing(growth.typed.bytes)
+            rate_or_unchanged(growth.live.bytes),
+            rate_or_unchanged(growth.typed.bytes)
         ));
     }
     let titles = headings(&TypeRow::SHOWN, " ");
@@ -93,9 +93,9 @@ fn heading(of: Option<&Growth>) -> String {
     of.map_or_else(String::new, |_| format!(" {:>RATE$}", "growth"))
 }
 
-fn rate_or_nothing(rate: f64) -> String {
+fn rate_or_unchanged(rate: f64) -> String {
     match growth(rate) {
-        nothing if nothing.is_empty() => "nothing".to_owned(),
+        nothing if nothing.is_empty() => "unchanged".to_owned(),
         rate => rate,
     }
 }
@@ -136,7 +136,7 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
     }
     let titles = Holder::RETAINED.heading("");
     text.line(&format!(
-        "  {titles}{} {:<BAR$} would go with",
+        "  {titles}{} {:<BAR$} by",
         heading(growth),
         ""
     ));
