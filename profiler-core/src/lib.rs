@@ -23,6 +23,7 @@ pub mod heap;
 pub mod host;
 pub mod jemalloc;
 pub mod live;
+pub mod mechanism;
 pub mod memory;
 pub mod metrics;
 pub mod mimalloc;

@@ -15,6 +15,7 @@ pub use crate::explain::{Remedy, ShortVerdict, Step};
 use crate::explain::{answer, explanation, findings, verdict};
 use crate::fork::ForkSharing;
 use crate::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
+pub use crate::mechanism::Mechanism;
 use crate::metrics::{Metric, MetricId};
 use crate::objects::{Census, Growth};
 use crate::prediction::Predictions;
@@ -153,97 +154,6 @@ pub struct ArenaReport {
     pub top_pinned_bytes: u64,
 }
 
-/// A kind of fragmentation or growth that a finding is about.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
-pub enum Mechanism {
-    /// Free bytes pinned by live blocks on the same page.
-    PinnedPages,
-    /// Free whole pages that a trim would return.
-    Untrimmed,
-    /// Free memory below a live block at the end of an arena.
-    PinnedTop,
-    /// Thread caches and fastbins.
-    Caches,
-    /// Many thread arenas, each with its own free memory.
-    ArenaSprawl,
-    /// Sparse pymalloc pools.
-    SparsePools,
-    /// The mmap threshold has grown, so large blocks lie in the heap.
-    DynamicMmapThreshold,
-    /// The trim threshold has grown, so the ends of arenas stay.
-    KeptTop,
-    /// Whole free pages that no trim returns.
-    StuckPages,
-    /// Huge pages beneath the heap: resident whole, however little of them was written.
-    HugePages,
-    /// Pages that were given back and count until the kernel needs memory (`MADV_FREE`).
-    LazilyFreed,
-    /// Free memory in the heap that a library has for itself.
-    PrivateHeap,
-    /// Free memory that stays resident for no reason that is known.
-    Unexplained,
-    /// Most of the resident memory is live: no allocator changes that.
-    MostlyLive,
-    /// Most of the resident memory is not malloc's at all.
-    NotTheHeap,
-    /// What was seen does not carry a verdict.
-    NotSure,
-}
-
-impl Mechanism {
-    /// All of them.
-    pub const ALL: [Self; 16] = [
-        Self::PinnedPages,
-        Self::Untrimmed,
-        Self::PinnedTop,
-        Self::Caches,
-        Self::ArenaSprawl,
-        Self::SparsePools,
-        Self::DynamicMmapThreshold,
-        Self::KeptTop,
-        Self::StuckPages,
-        Self::HugePages,
-        Self::LazilyFreed,
-        Self::PrivateHeap,
-        Self::Unexplained,
-        Self::MostlyLive,
-        Self::NotTheHeap,
-        Self::NotSure,
-    ];
-
-    /// Those whose remedies are played.
-    pub const PREDICTED: [Self; 6] = [
-        Self::DynamicMmapThreshold,
-        Self::ArenaSprawl,
-        Self::Caches,
-        Self::PinnedPages,
-        Self::Untrimmed,
-        Self::KeptTop,
-    ];
-
-    /// The name in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::PinnedPages => "pinned_pages",
-            Self::Untrimmed => "untrimmed",
-            Self::PinnedTop => "pinned_top",
-            Self::Caches => "caches",
-            Self::ArenaSprawl => "arena_sprawl",
-            Self::SparsePools => "sparse_pools",
-            Self::DynamicMmapThreshold => "dynamic_mmap_threshold",
-            Self::KeptTop => "kept_top",
-            Self::StuckPages => "stuck_pages",
-            Self::HugePages => "huge_pages",
-            Self::LazilyFreed => "lazily_freed",
-            Self::PrivateHeap => "private_heap",
-            Self::Unexplained => "unexplained",
-            Self::MostlyLive => "mostly_live",
-            Self::NotTheHeap => "not_the_heap",
-            Self::NotSure => "not_sure",
-        }
-    }
-}
-
 /// A figure that carries a claim.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub struct Evidence {
@@ -274,10 +184,17 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Its bytes as people read them.
-    pub fn bytes_text(&self) -> String {
-        self.bytes
-            .map_or_else(|| "unknown".to_owned(), units::bytes)
+    /// What it is about: how much memory, and how much of that its remedy returns.
+    pub fn heading(&self) -> String {
+        let (label, held) = (self.mechanism.label(), units::bytes(self.held_bytes));
+        match self.bytes {
+            None => format!("{label}: {held}; what its remedy returns is not known"),
+            Some(bytes) if bytes == self.held_bytes => format!("{label}: {held}"),
+            Some(bytes) => {
+                let returned = units::bytes(bytes);
+                format!("{label}: {held}, of which its remedy returns {returned}")
+            }
+        }
     }
 }
 

@@ -34,7 +34,10 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
         rate(growth.steady_bytes)
     );
     Some(match is_fragmented {
-        true => format!("{answer} with that. Besides, fragmentation holds {}.", share()),
+        true => format!(
+            "{answer} with that. Besides, fragmentation holds {}.",
+            share()
+        ),
         false => format!("{answer}."),
     })
 }

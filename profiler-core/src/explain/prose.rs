@@ -18,22 +18,9 @@ pub(crate) fn verdict(report: &FragReport) -> String {
         return format!("Nothing stands out: {share} of {name} are fragmentation.");
     };
     let cause = match first.mechanism {
-        Mechanism::PinnedPages => "free memory is pinned by live blocks",
-        Mechanism::Untrimmed => "free pages are not returned",
-        Mechanism::PinnedTop => "a block at the end of the heap pins free memory",
-        Mechanism::Caches => "freed blocks sit in malloc's caches",
-        Mechanism::ArenaSprawl => "thread arenas sit on free memory",
-        Mechanism::SparsePools => "Python's own pools are sparse",
-        Mechanism::DynamicMmapThreshold => "large blocks stay in the heap",
-        Mechanism::KeptTop => "the ends of arenas stay since the trim threshold has grown",
-        Mechanism::StuckPages => "whole pages are free, and nothing is known to return them",
-        Mechanism::HugePages => "huge pages are resident whole, written or not",
-        Mechanism::LazilyFreed => "pages were given back, and count until the kernel needs memory",
-        Mechanism::PrivateHeap => "a library keeps free memory in a heap of its own",
-        Mechanism::MostlyLive => "the memory is in use",
-        Mechanism::NotTheHeap => "the memory is not in the heap",
         Mechanism::Unexplained => return first.claim.clone(),
         Mechanism::NotSure => return format!("No verdict: {}.", not_walked(report)),
+        other => other.cause(),
     };
     let outlook = outlook(report).map_or_else(String::new, |outlook| format!("; {outlook}"));
     // What nothing returns, or cannot be predicted, is still there.

@@ -34,26 +34,12 @@ impl ShortVerdict {
 
     /// In words. That a process grows is named where its memory is in use, which no allocator changes.
     pub fn words(&self, is_growing: bool) -> String {
-        let fragmented = |what: &str| format!("fragmented: {what}");
         match self.mechanism {
             None | Some(Mechanism::MostlyLive) if is_growing => "growing".into(),
-            None | Some(Mechanism::MostlyLive) => "in use".into(),
             Some(Mechanism::NotTheHeap) if is_growing => "growing, not heap".into(),
-            Some(Mechanism::NotTheHeap) => "not the heap".into(),
-            Some(Mechanism::NotSure) => "no verdict".into(),
             Some(Mechanism::Untrimmed) => format!("trim returns {:.0}%", self.share * 100.0),
-            Some(Mechanism::PinnedPages) => fragmented("pinned"),
-            Some(Mechanism::PinnedTop) => fragmented("top"),
-            Some(Mechanism::KeptTop) => fragmented("kept top"),
-            Some(Mechanism::Caches) => fragmented("caches"),
-            Some(Mechanism::ArenaSprawl) => fragmented("arenas"),
-            Some(Mechanism::SparsePools) => fragmented("pymalloc"),
-            Some(Mechanism::DynamicMmapThreshold) => fragmented("large"),
-            Some(Mechanism::StuckPages) => fragmented("stuck"),
-            Some(Mechanism::PrivateHeap) => fragmented("library"),
-            Some(Mechanism::Unexplained) => fragmented("unknown"),
-            Some(Mechanism::HugePages) => "huge pages".into(),
-            Some(Mechanism::LazilyFreed) => "freed lazily".into(),
+            None => Mechanism::MostlyLive.short().into(),
+            Some(mechanism) => mechanism.short().into(),
         }
     }
 

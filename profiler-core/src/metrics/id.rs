@@ -53,12 +53,12 @@ metrics! {
         "freed blocks kept in the allocator's caches; small unless there are many threads";
     CompactionFloorBytes, "compaction_floor_bytes", Bytes, "compaction floor",
         "the fewest whole pages that hold the same live bytes: no allocator gets below it";
-    CompactionFloor2mBytes, "compaction_floor_2m_bytes", Bytes, "compaction floor in huge pages",
+    CompactionFloor2mBytes, "compaction_floor_2m_bytes", Bytes, "compaction floor (2 MiB)",
         "the same in huge pages of 2 MiB";
     PurgeFloorBytes, "purge_floor_bytes", Bytes, "purge floor",
         "resident pages that hold anything live: what is left when every free page is \
              returned and no block moves";
-    PurgeFloor2mBytes, "purge_floor_2m_bytes", Bytes, "purge floor in huge pages",
+    PurgeFloor2mBytes, "purge_floor_2m_bytes", Bytes, "purge floor (2 MiB)",
         "the same when memory can only be returned 2 MiB at a time (huge pages)";
     LargeFreeBytes, "large_free_bytes", Bytes, "large free chunks",
         "resident in free chunks above 128 KiB, glibc's first mmap threshold: with the threshold \
@@ -75,9 +75,9 @@ metrics! {
     TopPinnedBytes, "top_pinned_bytes", Bytes, "free below a pinned top",
         "free pages that would return by themselves, were it not for a few blocks (4 KiB in \
              all) above them";
-    HeldBy64BytesPages, "held_by_64_bytes_pages", Pages, "pages held by at most 64 bytes",
+    HeldBy64BytesPages, "held_by_64_bytes_pages", Pages, "held by 64 bytes or fewer",
         "resident pages kept by 64 live bytes or fewer; many of them are the cheapest to free";
-    HeldBy512BytesPages, "held_by_512_bytes_pages", Pages, "pages held by at most 512 bytes",
+    HeldBy512BytesPages, "held_by_512_bytes_pages", Pages, "held by 512 bytes or fewer",
         "resident pages kept by 512 live bytes or fewer";
     HeldByOneBlockPages, "held_by_one_block_pages", Pages, "pages held by one block",
         "resident pages kept by one block that fills less than half";
@@ -114,13 +114,13 @@ metrics! {
         "resident bytes that are not live in the idlest thread arena";
     InternalSlopBytes, "internal_slop_bytes", Bytes, "internal slop",
         "usable bytes in live blocks beyond the requested size: unknown, a walk does not see requests";
-    JohnstoneWilson1, "johnstone_wilson_1", Ratio, "Johnstone and Wilson, mean over time",
+    JohnstoneWilson1, "johnstone_wilson_1", Ratio, "Johnstone-Wilson 1, mean over time",
         "heap ÷ live bytes, averaged over the time of the session";
-    JohnstoneWilson2, "johnstone_wilson_2", Ratio, "Johnstone and Wilson, at the peak of live bytes",
+    JohnstoneWilson2, "johnstone_wilson_2", Ratio, "Johnstone-Wilson 2, at most live",
         "heap ÷ live bytes at the moment of the most live bytes";
-    JohnstoneWilson3, "johnstone_wilson_3", Ratio, "Johnstone and Wilson, at the largest heap",
+    JohnstoneWilson3, "johnstone_wilson_3", Ratio, "Johnstone-Wilson 3, at the largest heap",
         "heap ÷ live bytes at the moment of the largest heap";
-    JohnstoneWilson4, "johnstone_wilson_4", Ratio, "Johnstone and Wilson, largest heap to most live bytes",
+    JohnstoneWilson4, "johnstone_wilson_4", Ratio, "Johnstone-Wilson 4, largest to most live",
         "largest heap ÷ most live bytes, whenever each was: what the session really needed";
 }
 

@@ -285,7 +285,7 @@ impl Wire for Mechanism {
 
     fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
         let code = input.byte()?;
-        let mut all = Self::ALL.into_iter();
+        let mut all = Self::ALL.iter().copied();
         all.find(|mechanism| mechanism_code(*mechanism) == code)
             .ok_or_else(|| malformed("a mechanism that this fragscope does not know"))
     }
@@ -362,8 +362,8 @@ mod tests {
 
     #[test]
     fn each_mechanism_has_a_code_of_its_own_and_those_of_the_first_version_stay() {
-        let codes = Mechanism::ALL.map(mechanism_code);
-        let mut sorted = codes;
+        let codes: Vec<_> = Mechanism::ALL.iter().copied().map(mechanism_code).collect();
+        let mut sorted = codes.clone();
         sorted.sort_unstable();
         assert!(sorted.windows(2).all(|pair| pair[0] < pair[1]), "{codes:?}");
         let first = [

@@ -234,11 +234,19 @@ fn ledger(text: &mut Text, report: &FragReport) {
 fn metrics(text: &mut Text, view: &View) {
     text.title("METRICS");
     for metric in &view.report.metrics {
-        text.line(&format!("  {:<26} {:>14}", metric.id.key(), metric.text()));
+        text.line(&format!(
+            "  {:<40} {:>14}",
+            metric.id.label(),
+            metric.text()
+        ));
     }
     let over_time = view.over_time.ratios();
     for metric in over_time.iter().filter(|metric| metric.value.is_some()) {
-        text.line(&format!("  {:<26} {:>14}", metric.id.key(), metric.text()));
+        text.line(&format!(
+            "  {:<40} {:>14}",
+            metric.id.label(),
+            metric.text()
+        ));
     }
     text.blank();
 }
@@ -250,9 +258,8 @@ fn findings(text: &mut Text, report: &FragReport) {
     text.title("WHY");
     for finding in &report.findings {
         text.line(&format!(
-            "  {} ({}, confidence {})",
-            finding.mechanism.name(),
-            finding.bytes_text(),
+            "  {} (confidence {})",
+            finding.heading(),
             confidence(finding.confidence)
         ));
         text.paragraph("    ", &finding.claim);
@@ -304,15 +311,14 @@ fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
     text.title(row("PREDICTED", ["low", "middle", "high", "saves"], "").trim());
     if let Some(check) = &predictions.self_check {
         let when = match predictions.before(report.taken_at_ns) {
-            None => "now".to_owned(),
-            Some(before) => format!("{before} before"),
+            None => "measured now".to_owned(),
+            Some(before) => format!("measured {before} before"),
         };
         let measured = bytes(check.measured_bytes);
-        let name = format!("malloc {when}");
-        text.line(&row(&name, ["", &measured, "", ""], ""));
+        text.line(&row(&when, ["", &measured, "", ""], ""));
         let error = format!("{:+.1} %", check.error() * 100.0);
         let played = bytes(check.predicted_bytes);
-        text.line(&row("the same, played", ["", &played, "", ""], &error));
+        text.line(&row("replayed as it is", ["", &played, "", ""], &error));
     }
     let now = predictions.now().unwrap_or(0);
     for (prediction, needs, effect) in predictions.ranked() {

@@ -135,11 +135,7 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         text.paragraph("  ", &unsteadiness);
     }
     let titles = Holder::RETAINED.heading("");
-    text.line(&format!(
-        "  {titles}{} {:<BAR$} by",
-        heading(growth),
-        ""
-    ));
+    text.line(&format!("  {titles}{} {:<BAR$} by", heading(growth), ""));
     let mut shown = census.shown(growth);
     if let Some(growth) = growth {
         let rate = |at: usize| growth.of_holder(at).map_or(0.0, |of| of.bytes);

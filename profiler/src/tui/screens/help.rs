@@ -152,8 +152,8 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     lines.push(Line::default());
     lines.push(Line::styled("Metrics", theme.title()));
     for id in MetricId::ALL {
-        let text = format!("{}: {}", id.label(), id.help());
-        entry(&mut lines, id.key(), &text);
+        let text = format!("{} ({})", id.help(), id.key());
+        entry(&mut lines, id.label(), &text);
     }
     lines.push(Line::default());
     lines.extend(wrapped(

@@ -150,7 +150,7 @@ fn metrics(app: &App, view: &View) -> Vec<Line<'static>> {
             .metrics
             .iter()
             .take(METRICS)
-            .map(|metric| Line::raw(format!("  {:<26}{:>12}", metric.id.key(), metric.text()))),
+            .map(|metric| Line::raw(format!("  {:<26}{:>12}", metric.id.label(), metric.text()))),
     );
     lines
 }

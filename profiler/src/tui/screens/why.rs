@@ -31,8 +31,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     for finding in &report.findings {
         lines.push(Line::default());
         lines.push(Line::from(vec![
-            Span::styled(format!("{}  ", finding.mechanism.name()), theme.title()),
-            Span::raw(format!("{}  ", finding.bytes_text())),
+            Span::styled(format!("{}  ", finding.heading()), theme.title()),
             Span::styled(
                 format!("{} confidence", confidence(finding.confidence)),
                 theme.confidence(finding.confidence),
@@ -55,9 +54,9 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     lines.push(Line::default());
     lines.push(Line::styled("Metrics", theme.title()));
     for metric in &report.metrics {
-        let (key, help) = (metric.id.key(), metric.id.help());
-        let text = format!("{key:<26}{:>11}  {help}", metric.text());
-        let indent = " ".repeat(39);
+        let (label, help) = (metric.id.label(), metric.id.help());
+        let text = format!("{label:<34}{:>11}  {help}", metric.text());
+        let indent = " ".repeat(47);
         let options = textwrap::Options::new(usize::from(width)).subsequent_indent(&indent);
         let wrapped = textwrap::wrap(&text, options);
         lines.extend(wrapped.into_iter().map(|line| Line::raw(line.into_owned())));
@@ -82,14 +81,17 @@ fn predicted(
     };
     // It is played once, and walks go on.
     let (walk, then) = match predictions.before(walked_at_ns) {
-        None => ("this walk".to_owned(), "now"),
-        Some(before) => (format!("the walk {before} before"), "then"),
+        None => ("this walk".to_owned(), "malloc has"),
+        Some(before) => (format!("the walk {before} before"), "malloc had"),
     };
     let mut lines = vec![Line::from(vec![
         Span::styled(format!("Predicted from {walk}  "), theme.title()),
-        Span::raw(format!("malloc {then} {}, ", bytes(check.measured_bytes))),
+        Span::raw(format!("{then} {}, ", bytes(check.measured_bytes))),
         Span::styled(
-            format!("as played {:+.1} %{pending}", check.error() * 100.0),
+            format!(
+                "its replay is off by {:+.1} %{pending}",
+                check.error() * 100.0
+            ),
             theme.quiet(),
         ),
     ])];
