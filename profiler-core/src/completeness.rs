@@ -17,6 +17,16 @@ pub enum Confidence {
 }
 
 impl Confidence {
+    /// The name in output and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+
     /// What is known of a walked heap, in words for screens and reports.
     pub const fn heap_state(self) -> &'static str {
         match self {

@@ -7,9 +7,10 @@ use crate::report::Mechanism;
 use crate::units::{bytes, nanoseconds};
 use crate::worth;
 
-/// The replay of the heap as it is may differ from the walk by this share…
-const TRUSTED_SHARE: f64 = 0.05;
-/// …or by so many bytes, as the allocator's own state takes.
+/// The replay of what a program had may differ from what was measured by this share: what is played of
+/// others can be believed then.
+pub const TRUSTED_ERROR: f64 = 0.05;
+/// That of a walk may also differ by so many bytes, as the allocator's own state takes.
 const TRUSTED_BYTES: u64 = 512 << 10;
 
 /// What was predicted of one walk.
@@ -127,7 +128,7 @@ impl SelfCheck {
 
     /// Whether what is predicted of others can be believed.
     pub fn holds(&self) -> bool {
-        self.error().abs() <= TRUSTED_SHARE
+        self.error().abs() <= TRUSTED_ERROR
             || self.measured_bytes.abs_diff(self.predicted_bytes) <= TRUSTED_BYTES
     }
 }

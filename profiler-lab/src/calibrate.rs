@@ -1,12 +1,11 @@
 //! Whether the replay can be trusted: played as the program really ran, it is compared with what
 //! was recorded of the program.
 
+use profiler_core::prediction::TRUSTED_ERROR;
 use profiler_core::units::bytes;
 
 use super::figures::{At, PeakAndFinal, median};
 
-/// An error above this gives no verdict.
-pub const MOST_TRUSTED_ERROR: f64 = 0.05;
 /// Checkpoints of less than this share of the peak say little of malloc: an interpreter that starts
 /// has other memory, too.
 const SHARE_OF_PEAK: f64 = 0.1;
@@ -133,7 +132,7 @@ pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibratio
     calibration.worst_error = unseen.is_none().then_some(worst);
     calibration.trusted = calibration
         .worst_error
-        .is_some_and(|worst| worst <= MOST_TRUSTED_ERROR);
+        .is_some_and(|worst| worst <= TRUSTED_ERROR);
     calibration.reasons = reasons(factors);
     calibration.reasons.extend(unseen);
     if !calibration.trusted && calibration.reasons.is_empty() {
@@ -183,7 +182,7 @@ fn reasons(factors: &CalibrationFactors) -> Vec<String> {
             gone * 100.0
         ));
     }
-    if factors.touch_band > MOST_TRUSTED_ERROR {
+    if factors.touch_band > TRUSTED_ERROR {
         reasons.push(format!(
             "how much of its large blocks the program touched is not known, which can change the \
              result by up to {:.0} %",

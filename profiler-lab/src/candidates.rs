@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use profiler_core::allocator::{
-    Allocator as Kind, AllocatorTitle, BuildId, Environment, GlibcSetting, reader_of,
+    Allocator as Kind, AllocatorTitle, BuildId, Environment, GlibcSetting, PRELOAD, reader_of,
 };
 use profiler_core::text::visible;
 use profiler_core::tuning::{self, TRIM_FROM_PYTHON, Tuning};
@@ -201,7 +201,7 @@ impl Candidate {
     pub fn variables(&self) -> Vec<(String, String)> {
         let allocator = self.allocator.as_ref().ok();
         let listed = allocator.and_then(|a| a.listed.clone());
-        let preload = listed.map(|listed| ("LD_PRELOAD".to_owned(), listed));
+        let preload = listed.map(|listed| (PRELOAD.to_owned(), listed));
         let others = self.env.variables().iter().cloned();
         preload.into_iter().chain(others).collect()
     }

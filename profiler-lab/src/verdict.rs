@@ -1,10 +1,11 @@
 //! What to do, in sentences.
 
 use profiler_core::allocator::{Allocator, BuildId};
+use profiler_core::prediction::TRUSTED_ERROR;
 use profiler_core::units::bytes;
 use profiler_core::worth;
 
-use super::calibrate::{Calibration, MOST_TRUSTED_ERROR, error};
+use super::calibrate::{Calibration, error};
 use super::figures::PeakAndFinal;
 use super::report::{Measured, Report, Row};
 
@@ -69,15 +70,16 @@ fn untrusted(calibration: &Calibration) -> String {
     let off = |both| format!("{:+.1} %", error(both) * 100.0);
     let median = calibration.median_error.unwrap_or(0.0) * 100.0;
     let errors = [error(compared.peak), error(compared.at_end), median / 100.0];
-    if errors.iter().all(|error| error.abs() <= MOST_TRUSTED_ERROR) {
+    if errors.iter().all(|error| error.abs() <= TRUSTED_ERROR) {
         return format!("No verdict: {reasons}. The table shows what was replayed.");
     }
     format!(
         "No verdict: replayed as the program really ran, the figures differ from the recorded ones \
-         by {} at the end, {} at the peak and {median:.1} % in the median; more than 5 % is too \
-         much to rely on. What is known: {reasons}. The figures in the table may be as far off.",
+         by {} at the end, {} at the peak and {median:.1} % in the median; more than {:.0} % is \
+         too much to rely on. What is known: {reasons}. The figures in the table may be as far off.",
         off(compared.at_end),
         off(compared.peak),
+        TRUSTED_ERROR * 100.0,
     )
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
-use profiler_core::allocator::{self, Allocator, AllocatorIdentity};
+use profiler_core::allocator::{self, Allocator, AllocatorIdentity, PRELOAD};
 use profiler_core::object::AllocatorObject;
 use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
@@ -14,9 +14,6 @@ use super::allocators::{KnownObjects, serving_malloc};
 use super::auxv::{AT_RANDOM, auxv_value};
 use super::elf::{FileError, FilePath, Reader, Source};
 use super::identity::{self, Identity, Libc, Python};
-
-/// The variable of the dynamic loader that loads an allocator.
-const PRELOAD: &str = "LD_PRELOAD=";
 
 /// A process to look into: a live one ([`Target`](super::Target)) or what a core file holds of one
 /// ([`CoreFile`](super::CoreFile)).
@@ -119,13 +116,13 @@ pub trait Process {
 
     /// What its environment asks of any allocator, as it was started: names and values.
     fn allocator_environment(&self) -> Vec<(String, String)> {
-        let names = allocator::environment_beginnings().chain([PRELOAD]);
-        let all = names.flat_map(|name| self.environment(name));
-        all.filter_map(|entry| {
-            let (name, value) = entry.split_once('=')?;
-            Some((name.to_owned(), value.to_owned()))
-        })
-        .collect()
+        let preload = format!("{PRELOAD}=");
+        let of_allocators =
+            allocator::environment_beginnings().flat_map(|name| self.environment(name));
+        let all: Vec<String> = of_allocators.chain(self.environment(&preload)).collect();
+        let entries = all.iter().filter_map(|entry| entry.split_once('='));
+        let owned = entries.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        owned.collect()
     }
 
     /// The files that it executes code from by their paths, each with its first mapping as code.

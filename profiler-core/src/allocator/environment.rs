@@ -4,7 +4,10 @@ use std::fmt::{self, Display};
 
 use super::{Allocator, Assignment, GlibcSetting, List, reader_of};
 
-/// Variables with their values, in order. `LD_PRELOAD` is not among them.
+/// The variable by which the dynamic loader loads an allocator before all else (ld.so(8)).
+pub const PRELOAD: &str = "LD_PRELOAD";
+
+/// Variables with their values, in order. [`PRELOAD`] is not among them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Environment(Vec<(String, String)>);
 

@@ -15,7 +15,7 @@ mod version;
 use std::fmt;
 
 pub use self::builds::{Build, BuildId, Source};
-pub use self::environment::Environment;
+pub use self::environment::{Environment, PRELOAD};
 pub use self::glibc_settings::{GlibcSetting, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
 pub use self::recognise::{
     Contents, allocators_in, c_library, functions, is_c_library_name, serving_malloc,

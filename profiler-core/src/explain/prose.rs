@@ -2,7 +2,7 @@
 
 use crate::explain::rules::{not_walked, serving, worth};
 use crate::metrics::MetricId;
-use crate::prediction::Effect;
+use crate::prediction::{Effect, TRUSTED_ERROR};
 use crate::report::{FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
 
@@ -217,9 +217,11 @@ fn about_predictions(report: &FragReport) -> String {
             check.error() * 100.0
         );
         if !check.holds() {
-            text += ". It is not reproduced within 5 %, so nothing can be concluded from it for others: \
-                     `fragscope record -- COMMAND` from its launch on, and `fragscope replay`, would \
-                     decide it.";
+            text += &format!(
+                ". It is not reproduced within {:.0} %, so nothing can be concluded from it for others: \
+                 `fragscope record -- COMMAND` from its launch on, and `fragscope replay`, would decide it.",
+                TRUSTED_ERROR * 100.0
+            );
             return text;
         }
         text += ". The figures of others are of a time when they have purged what was freed.";

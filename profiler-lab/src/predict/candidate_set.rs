@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use profiler_core::allocator::Allocator as Kind;
+use profiler_core::allocator::{Allocator as Kind, PRELOAD};
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
 
 use super::band::Walked;
@@ -240,9 +240,7 @@ fn prediction(candidate: &HeapCandidate, outcome: &Outcome, needs: Option<Needs>
     } = candidate;
     let allocator = candidate.allocator.as_ref().ok();
     let listed = allocator.and_then(|allocator| allocator.listed.clone());
-    let preload = listed
-        .clone()
-        .map(|listed| ("LD_PRELOAD".to_owned(), listed));
+    let preload = listed.clone().map(|listed| (PRELOAD.to_owned(), listed));
     Prediction {
         candidate: candidate.name.clone(),
         allocator: match allocator.and_then(|allocator| allocator.identity.kind) {

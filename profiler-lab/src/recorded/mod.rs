@@ -10,7 +10,7 @@ mod forms;
 
 use std::path::Path;
 
-use profiler_core::allocator::{BuildId, Environment};
+use profiler_core::allocator::{BuildId, Environment, PRELOAD};
 use profiler_target::{AllocatorProblem, ErrorKind};
 use profiler_trace::trace::TraceDescription;
 use profiler_trace::whole_file::ownership;
@@ -25,7 +25,7 @@ pub fn environment(description: &TraceDescription) -> (Environment, Vec<String>)
     let mut dropped = Vec::new();
     for (name, value) in &description.env {
         // What it loaded beside its allocator is not played; the allocator is spoken of below.
-        if name == "LD_PRELOAD" && is_the_allocator(description, value) {
+        if name == PRELOAD && is_the_allocator(description, value) {
             continue;
         }
         let Kept { value, rest } = forms::kept(name, value);

@@ -8,16 +8,6 @@ use profiler_core::text::visible;
 pub(super) use profiler_core::units::milliseconds;
 use profiler_core::view::{Point, View};
 
-/// The name of a confidence.
-pub(super) const fn confidence(confidence: Confidence) -> &'static str {
-    match confidence {
-        Confidence::None => "none",
-        Confidence::Low => "low",
-        Confidence::Medium => "medium",
-        Confidence::High => "high",
-    }
-}
-
 /// One line of at most `width` columns: what somebody else chose can be long, and may hold what
 /// would drive the terminal.
 pub(super) fn cut(line: &str, width: usize) -> String {

@@ -5,7 +5,6 @@ use profiler_core::report::{ArenaReport, HeapReport};
 use serde::Serialize;
 
 use super::{Object, Record};
-use crate::export::names::confidence;
 
 #[derive(Serialize)]
 pub(super) struct Heap<'a> {
@@ -75,7 +74,7 @@ impl<'a> Heap<'a> {
             defaults: Object(defaults.collect()),
             asked: heap.requested.iter().map(Asked::of).collect(),
             checks: heap.checks.iter().map(Check::of).collect(),
-            layout_confidence: confidence(heap.confidence),
+            layout_confidence: heap.confidence.name(),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::objects::Objects;
 use super::prediction::Predicted;
 use super::what_if::WhatIfRow;
 use super::{Host, Number, Object, Record};
-use crate::export::names::{confidence, events_lost, gaps, milliseconds, rfc3339};
+use crate::export::names::{events_lost, gaps, milliseconds, rfc3339};
 
 #[derive(Serialize)]
 pub(super) struct Snapshot<'a> {
@@ -277,7 +277,7 @@ impl<'a> FindingRow<'a> {
             ),
             remedy: finding.remedy.prose(),
             steps: finding.remedy.steps.iter().map(RemedyStep::of).collect(),
-            confidence: confidence(finding.confidence),
+            confidence: finding.confidence.name(),
         }
     }
 }
@@ -314,7 +314,7 @@ impl<'a> Completeness<'a> {
             }),
             walk: Record::figures(&completeness::Completeness::COLUMNS, seen),
             events_lost: events_lost(view),
-            layout_confidence: confidence(seen.layout_confidence),
+            layout_confidence: seen.layout_confidence.name(),
             probes: view.activity.as_ref().map(|activity| {
                 let count = |wanted: fn(&ProbeState) -> bool| {
                     activity.probes.iter().filter(|p| wanted(&p.state)).count()

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::{Host, Number, Object};
-use crate::export::names::{confidence, milliseconds, rfc3339};
+use crate::export::names::{milliseconds, rfc3339};
 
 #[derive(Serialize)]
 pub(super) struct Top<'a> {
@@ -136,7 +136,7 @@ impl Serialize for Row<'_> {
         map.serialize_entry("not_walked", &row.not_walked)?;
         let completeness = walk.map(|walk| Completeness {
             stop_ms: milliseconds(walk.stop_ns),
-            layout_confidence: confidence(walk.confidence),
+            layout_confidence: walk.confidence.name(),
         });
         map.serialize_entry("completeness", &completeness)?;
         map.end()

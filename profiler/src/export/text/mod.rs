@@ -11,7 +11,7 @@ use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds, percent};
 use profiler_core::view::View;
 
-use super::names::{confidence, cut, events_lost, rfc3339};
+use super::names::{cut, events_lost, rfc3339};
 
 /// Columns at most.
 const WIDTH: usize = 100;
@@ -260,7 +260,7 @@ fn findings(text: &mut Text, report: &FragReport) {
         text.line(&format!(
             "  {} (confidence {})",
             finding.heading(),
-            confidence(finding.confidence)
+            finding.confidence.name()
         ));
         text.paragraph("    ", &finding.claim);
         text.paragraph("    ", &finding.remedy.prose());

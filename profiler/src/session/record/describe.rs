@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use profiler_core::addr::PAGE_SIZE;
-use profiler_core::allocator::AllocatorIdentity;
+use profiler_core::allocator::{AllocatorIdentity, PRELOAD};
 use profiler_core::heap::HeapSnapshot;
 use profiler_probe::plan::MallocObject;
 use profiler_target::{Process, Target, host};
@@ -64,7 +64,7 @@ pub fn describe(
 fn environment(target: &Target, recorder: Option<&str>) -> Vec<(String, String)> {
     let all = target.allocator_environment().into_iter();
     let all = all.map(|(name, value)| match (name.as_str(), recorder) {
-        ("LD_PRELOAD", Some(recorder)) => {
+        (PRELOAD, Some(recorder)) => {
             let others = without(&value, recorder);
             (name, others)
         }

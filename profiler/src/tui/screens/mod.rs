@@ -9,19 +9,8 @@ pub(super) mod pages;
 pub(super) mod sizes;
 pub(super) mod why;
 
-use profiler_core::completeness::Confidence;
 use ratatui::style::Style;
 use ratatui::text::Line;
-
-/// A sureness by name.
-pub(super) const fn confidence(confidence: Confidence) -> &'static str {
-    match confidence {
-        Confidence::None => "unknown",
-        Confidence::Low => "low",
-        Confidence::Medium => "medium",
-        Confidence::High => "high",
-    }
-}
 
 /// `part` of `whole` as a bar of at most `width` cells, to an eighth of a cell.
 pub(super) fn bar(part: u64, whole: u64, width: usize) -> String {

@@ -8,7 +8,7 @@ use profiler_core::units::bytes;
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
 
-use super::{confidence, wrapped};
+use super::wrapped;
 use crate::tui::app::App;
 use crate::tui::theme::Theme;
 
@@ -33,7 +33,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         lines.push(Line::from(vec![
             Span::styled(format!("{}  ", finding.heading()), theme.title()),
             Span::styled(
-                format!("{} confidence", confidence(finding.confidence)),
+                format!("{} confidence", finding.confidence.name()),
                 theme.confidence(finding.confidence),
             ),
         ]));
