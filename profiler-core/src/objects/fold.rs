@@ -215,8 +215,8 @@ fn units(bytes: u64) -> u16 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::graph::Dominators;
     use super::*;
+    use crate::objects::dominators::Dominators;
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]

@@ -4,8 +4,9 @@ use hashbrown::{HashMap, HashSet};
 
 use super::attributes::Attributes;
 use super::census::{Amount, Census, Holder, PathStep, SHOWN, Via};
+use super::dominators::Dominators;
 use super::fold::Folded;
-use super::graph::{Dominators, NONE};
+use super::graph::NONE;
 use super::kinds::{Kind, PackedKind};
 use super::names::{Name, Names};
 use super::pins::{CopiedTypes, NOBODY, Nesting, Owners, Pinned};
