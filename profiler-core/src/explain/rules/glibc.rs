@@ -1,0 +1,127 @@
+//! What glibc alone does: thread arenas, a top that is never trimmed, thresholds that grow.
+
+use super::{evidence, of_metric, sure, worth};
+use crate::allocator::{GlibcSetting, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
+use crate::completeness::Confidence;
+use crate::explain::remedies::Remedy;
+use crate::heap::Allocator;
+use crate::metrics::MetricId;
+use crate::report::{Finding, FragReport, LedgerClass, Mechanism};
+use crate::units::bytes;
+
+pub(super) fn arena_sprawl(report: &FragReport) -> Option<Finding> {
+    let heap = report
+        .heaps
+        .iter()
+        .find(|heap| heap.allocator == Allocator::Glibc)?;
+    let threads = || heap.arenas.iter().filter(|a| a.arena.id != 0);
+    let idle: u64 = threads()
+        .map(|a| a.resident_bytes.saturating_sub(a.arena.live_bytes))
+        .sum();
+    let count = threads().count();
+    (count > 1 && worth(report, idle)).then(|| Finding {
+        mechanism: Mechanism::ArenaSprawl,
+        claim: format!(
+            "{count} thread arenas hold {} that are resident and not live.",
+            bytes(idle)
+        ),
+        bytes: Some(idle),
+        held_bytes: idle,
+        evidence: vec![
+            evidence("thread_arenas", count as u64),
+            evidence("idle_bytes", idle),
+        ],
+        remedy: Remedy::of(Mechanism::ArenaSprawl, Some(Allocator::Glibc)),
+        // That they are idle is exact; that sharing would help is not.
+        confidence: sure(report).min(Confidence::Medium),
+    })
+}
+
+pub(super) fn pinned_top(report: &FragReport) -> Option<Finding> {
+    let pinned = report.amount(MetricId::TopPinnedBytes)?;
+    worth(report, pinned).then(|| Finding {
+        mechanism: Mechanism::PinnedTop,
+        claim: format!(
+            "{} of free pages lie below a few blocks at the end of the heap (at most 4 KiB of \
+             blocks), so free() never trims them by itself.",
+            bytes(pinned)
+        ),
+        bytes: Some(pinned),
+        held_bytes: pinned,
+        evidence: vec![
+            of_metric(report, MetricId::TopPinnedBytes),
+            of_metric(report, MetricId::BelowHighestLiveBytes),
+        ],
+        remedy: Remedy::of(Mechanism::PinnedTop, Some(Allocator::Glibc)),
+        confidence: sure(report),
+    })
+}
+
+/// What glibc's mmap threshold has grown to by itself, if it has.
+pub(in crate::explain) fn grown_mmap_threshold(report: &FragReport) -> Option<u64> {
+    grown(
+        report,
+        GlibcSetting::MmapThreshold,
+        *MMAP_THRESHOLDS.start(),
+    )
+}
+
+pub(super) fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
+    let threshold = grown_mmap_threshold(report)?;
+    let free = report.amount(MetricId::LargeFreeBytes)?;
+    worth(report, free).then(|| Finding {
+        mechanism: Mechanism::DynamicMmapThreshold,
+        claim: format!(
+            "The mmap threshold has grown to {}, so large blocks now lie in the heap; {} of its \
+             resident memory are free chunks above 128 KiB.",
+            bytes(threshold),
+            bytes(free)
+        ),
+        bytes: Some(free),
+        held_bytes: free,
+        evidence: vec![
+            evidence("mmap_threshold", threshold),
+            of_metric(report, MetricId::LargeFreeBytes),
+        ],
+        remedy: Remedy::of(Mechanism::DynamicMmapThreshold, Some(Allocator::Glibc)),
+        // Free chunks are exact, but a trim may return part of them too.
+        confidence: sure(report).min(Confidence::Medium),
+    })
+}
+
+pub(super) fn kept_top(report: &FragReport) -> Option<Finding> {
+    let threshold = grown(report, GlibcSetting::TrimThreshold, INITIAL_TRIM_THRESHOLD)?;
+    let top = report.resident_bytes(LedgerClass::Top);
+    worth(report, top).then(|| Finding {
+        mechanism: Mechanism::KeptTop,
+        claim: format!(
+            "The trim threshold has grown to {}, below which free() does not return the end of an arena: \
+             {} of these are resident.",
+            bytes(threshold),
+            bytes(top)
+        ),
+        bytes: Some(top),
+        held_bytes: top,
+        evidence: vec![
+            evidence("trim_threshold", threshold),
+            evidence("top_bytes", top),
+        ],
+        remedy: Remedy::of(Mechanism::KeptTop, Some(Allocator::Glibc)),
+        // An end may be above the threshold and stay for another reason.
+        confidence: sure(report).min(Confidence::Medium),
+    })
+}
+
+/// A threshold of glibc's that has grown by itself beyond what it was at first.
+fn grown(report: &FragReport, threshold: GlibcSetting, initial: u64) -> Option<u64> {
+    let in_force = |wanted: GlibcSetting| {
+        let heaps = report.heaps.iter();
+        let mut of_glibc = heaps.filter(|heap| heap.allocator == Allocator::Glibc);
+        of_glibc.find_map(|heap| {
+            let settings = heap.settings.iter();
+            wanted.in_force(settings.map(|setting| (&*setting.name, &*setting.value)))
+        })
+    };
+    let adapts = in_force(GlibcSetting::NoDynThreshold) == Some(0);
+    in_force(threshold).filter(|bytes| adapts && *bytes > initial)
+}
