@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 
 use profiler_common::PAGE_BYTES;
 use profiler_common::program::{
-    Control, LARGE_BYTES, Op, OpCode, PlayerMessage, UNKNOWN, failure, only,
+    Control, LARGE_BYTES, Only, Op, OpCode, PlayerMessage, UNKNOWN, failure,
 };
 
 use crate::process::{account, fail, send_and_wait};
@@ -156,10 +156,10 @@ fn allocate(op: &Op) -> *mut c_void {
 /// Whether this player's allocator is one that an operation is for.
 fn is_for(op: &Op, control: &Control) -> bool {
     match op.only {
-        only::C_LIBRARY => control.other == 0,
-        only::OTHERS => control.other != 0,
-        only::FIRST_FILL => control.other != 0 && control.fill == 0,
-        only::SECOND_FILL => control.other != 0 && control.fill != 0,
+        Only::C_LIBRARY => control.other == 0,
+        Only::OTHERS => control.other != 0,
+        Only::FIRST_FILL => control.other != 0 && control.fill == 0,
+        Only::SECOND_FILL => control.other != 0 && control.fill != 0,
         _ => true,
     }
 }

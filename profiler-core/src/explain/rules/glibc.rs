@@ -1,7 +1,7 @@
 //! What glibc alone does: thread arenas, a top that is never trimmed, thresholds that grow.
 
 use super::{evidence, of_metric, sure, worth};
-use crate::allocator::{GlibcSetting, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
+use crate::allocator::GlibcSetting;
 use crate::completeness::Confidence;
 use crate::explain::remedies::Remedy;
 use crate::heap::Allocator;
@@ -59,11 +59,7 @@ pub(super) fn pinned_top(report: &FragReport) -> Option<Finding> {
 
 /// What glibc's mmap threshold has grown to by itself, if it has.
 pub(in crate::explain) fn grown_mmap_threshold(report: &FragReport) -> Option<u64> {
-    grown(
-        report,
-        GlibcSetting::MmapThreshold,
-        *MMAP_THRESHOLDS.start(),
-    )
+    grown(report, GlibcSetting::MmapThreshold)
 }
 
 pub(super) fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
@@ -90,7 +86,7 @@ pub(super) fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
 }
 
 pub(super) fn kept_top(report: &FragReport) -> Option<Finding> {
-    let threshold = grown(report, GlibcSetting::TrimThreshold, INITIAL_TRIM_THRESHOLD)?;
+    let threshold = grown(report, GlibcSetting::TrimThreshold)?;
     let top = report.resident_bytes(LedgerClass::Top);
     worth(report, top).then(|| Finding {
         mechanism: Mechanism::KeptTop,
@@ -112,16 +108,14 @@ pub(super) fn kept_top(report: &FragReport) -> Option<Finding> {
     })
 }
 
-/// A threshold of glibc's that has grown by itself beyond what it was at first.
-fn grown(report: &FragReport, threshold: GlibcSetting, initial: u64) -> Option<u64> {
-    let in_force = |wanted: GlibcSetting| {
+/// A threshold of glibc's that has grown by itself.
+fn grown(report: &FragReport, threshold: GlibcSetting) -> Option<u64> {
+    threshold.grown(|wanted| {
         let heaps = report.heaps.iter();
         let mut of_glibc = heaps.filter(|heap| heap.allocator == Allocator::Glibc);
         of_glibc.find_map(|heap| {
             let settings = heap.settings.iter();
             wanted.in_force(settings.map(|setting| (&*setting.name, &*setting.value)))
         })
-    };
-    let adapts = in_force(GlibcSetting::NoDynThreshold) == Some(0);
-    in_force(threshold).filter(|bytes| adapts && *bytes > initial)
+    })
 }
