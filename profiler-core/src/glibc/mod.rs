@@ -200,11 +200,9 @@ fn held<M: TargetMemory>(
     let found = tcache::find(&cache, residency, main.layout, par, &addrs, threads, notes);
     let known = !in_use || found.is_some();
     if !known {
-        notes.defects.push(Defect {
-            addr: None,
-            what: "the threads' tcaches were not found: the chunks in them count as live".into(),
-            bytes: 0,
-        });
+        notes.defects.push(Defect::of_all(
+            "the threads' tcaches were not found: the chunks in them count as live",
+        ));
     }
     held.extend(found.unwrap_or_default());
     held.sort_unstable();

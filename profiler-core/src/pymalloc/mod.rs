@@ -302,18 +302,13 @@ fn judge_in_change(totals: &mut [arena::Totals], heap: &mut HeapSnapshot) {
 /// The walk against what pymalloc counts itself.
 fn checks(arrays: &[Array], totals: &[arena::Totals]) -> Vec<CrossCheck> {
     let sum = |figure: fn(&arena::Totals) -> u64| totals.iter().map(figure).sum();
-    let check = |name: &str, expected, found| CrossCheck {
-        name: name.into(),
-        expected,
-        found,
-    };
     let mut checks = vec![
-        check(
+        CrossCheck::new(
             "pools whose blocks add up",
             sum(|of| of.pools_used),
             sum(|of| of.pools_sound),
         ),
-        check(
+        CrossCheck::new(
             "free pools in arenas",
             sum(|of| of.pools_free_by_account),
             sum(|of| of.pools_free),
@@ -322,7 +317,7 @@ fn checks(arrays: &[Array], totals: &[arena::Totals]) -> Vec<CrossCheck> {
     let counts: Option<Vec<_>> = arrays.iter().map(|array| array.account).collect();
     if let Some(counts) = counts {
         let arenas = counts.iter().map(|account| account.current).sum();
-        checks.push(check(
+        checks.push(CrossCheck::new(
             ARENA_COUNT,
             arenas,
             sum(|of| of.arenas + of.arenas_given_back),
@@ -333,10 +328,6 @@ fn checks(arrays: &[Array], totals: &[arena::Totals]) -> Vec<CrossCheck> {
 
 fn note(heap: &mut HeapSnapshot, what: String) {
     if heap.defects.len() < MAX_DEFECTS {
-        heap.defects.push(Defect {
-            addr: None,
-            what,
-            bytes: 0,
-        });
+        heap.defects.push(Defect::of_all(what));
     }
 }

@@ -129,7 +129,7 @@ pub(super) fn private_heap(report: &FragReport) -> Option<Finding> {
     let heaps = report.heaps.iter().filter(|heap| heap.library.is_some());
     let sums = heaps.map(|heap| {
         let sum = |of: fn(&ArenaReport) -> u64| heap.arenas.iter().map(of).sum::<u64>();
-        let resident = sum(|arena| arena.resident_bytes);
+        let resident = heap.resident_bytes();
         let free = resident.saturating_sub(heap.live_bytes);
         (free, resident, sum(|arena| arena.trimmable_bytes), heap)
     });

@@ -6,7 +6,7 @@ use crate::completeness::Confidence;
 use crate::explain::remedies::Remedy;
 use crate::heap::Allocator;
 use crate::metrics::MetricId;
-use crate::report::{Finding, FragReport, LedgerClass, Mechanism};
+use crate::report::{ArenaReport, Finding, FragReport, LedgerClass, Mechanism};
 use crate::units::bytes;
 
 pub(super) fn arena_sprawl(report: &FragReport) -> Option<Finding> {
@@ -14,11 +14,8 @@ pub(super) fn arena_sprawl(report: &FragReport) -> Option<Finding> {
         .heaps
         .iter()
         .find(|heap| heap.allocator == Allocator::Glibc)?;
-    let threads = || heap.arenas.iter().filter(|a| a.arena.id != 0);
-    let idle: u64 = threads()
-        .map(|a| a.resident_bytes.saturating_sub(a.arena.live_bytes))
-        .sum();
-    let count = threads().count();
+    let idle: u64 = heap.thread_arenas().map(ArenaReport::idle_bytes).sum();
+    let count = heap.thread_arenas().count();
     (count > 1 && worth(report, idle)).then(|| Finding {
         mechanism: Mechanism::ArenaSprawl,
         claim: format!(

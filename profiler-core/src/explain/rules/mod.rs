@@ -56,7 +56,7 @@ pub(crate) fn serving(report: &FragReport) -> Option<Allocator> {
     let mallocs = report.heaps.iter();
     let mallocs = mallocs.filter(|heap| heap.serves_malloc());
     let taken = |heap: &&HeapReport| {
-        let arenas: u64 = heap.arenas.iter().map(|a| a.resident_bytes).sum();
+        let arenas = heap.resident_bytes();
         arenas.saturating_add(heap.mapped_large_bytes)
     };
     mallocs.max_by_key(taken).map(|heap| heap.allocator)

@@ -78,8 +78,6 @@ pub(super) struct References {
     pub(super) replaced: u64,
     /// Containers whose storage is no block of the walk.
     pub(super) moved: u64,
-    /// Bytes that could not be read.
-    pub(super) unreadable_bytes: u64,
 }
 
 /// Reads the references of all blocks.
@@ -124,7 +122,6 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
         all.changed += part.changed;
         all.replaced += part.replaced;
         all.moved += part.moved;
-        all.unreadable_bytes += part.unreadable_bytes;
     }
     all
 }
@@ -155,9 +152,8 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 range,
                 end,
             };
-            if self.read(block, &mut reader).is_none() {
-                self.found.unreadable_bytes += range.len();
-            }
+            // Of one that cannot be read to its end, what was found before counts.
+            let _ = self.read(block, &mut reader);
             self.targets.retain(|&target| target != block);
             self.targets.dedup();
             self.found.graph.push(&self.targets);
