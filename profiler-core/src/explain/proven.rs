@@ -104,16 +104,7 @@ impl<'a> Known<'a> {
             Effect::Same | Effect::NoLess | Effect::Costs => return None,
         };
         finding.claim = format!("{} {said}", finding.claim);
-        let saved = now.saturating_sub(needs.bytes);
-        finding.bytes = match effect {
-            // Another allocator saves for other reasons too, which are not this one.
-            Effect::Saves if finding.mechanism == Mechanism::PinnedPages => {
-                finding.bytes.map(|pinned| pinned.min(saved))
-            }
-            Effect::Saves => Some(saved),
-            Effect::Same | Effect::NoLess | Effect::Costs => Some(0),
-            Effect::Unclear => None,
-        };
+        finding.bytes = returned(&finding, now.saturating_sub(needs.bytes), effect);
         finding.evidence.extend([
             evidence("predicted_bytes", needs.bytes),
             evidence("predicted_low_bytes", needs.low_bytes),
@@ -121,6 +112,20 @@ impl<'a> Known<'a> {
             evidence("baseline_bytes", now),
         ]);
         Some(finding)
+    }
+}
+
+/// Bytes that a remedy would return of a finding, where malloc would need `saved` less; `None` where that
+/// cannot be predicted.
+fn returned(finding: &Finding, saved: u64, effect: Effect) -> Option<u64> {
+    match effect {
+        // Another allocator saves for other reasons too, which are not this one.
+        Effect::Saves if finding.mechanism == Mechanism::PinnedPages => {
+            finding.bytes.map(|pinned| pinned.min(saved))
+        }
+        Effect::Saves => Some(saved),
+        Effect::Same | Effect::NoLess | Effect::Costs => Some(0),
+        Effect::Unclear => None,
     }
 }
 

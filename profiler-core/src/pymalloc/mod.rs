@@ -15,8 +15,6 @@ mod scan;
 
 pub use domain::objects_allocator;
 
-use std::thread;
-
 use arrays::{ArenaObject, Array};
 use scan::{FoundPools, Where};
 
@@ -24,6 +22,7 @@ use crate::addr::{AddrRange, RemoteAddr};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
+use crate::parallel;
 use crate::residency::ResidencyMap;
 use crate::sample::PythonMalloc;
 
@@ -171,8 +170,6 @@ pub fn walk<M: TargetMemory + Sync>(
 
 /// Arenas that are worth a thread of their own.
 const ARENAS_A_THREAD: usize = 16;
-/// Threads at most.
-const MAX_THREADS: usize = 4;
 
 /// Walks the arenas, with the interpreter of each, on several cores: in parts, the totals of each
 /// interpreter beside it.
@@ -198,24 +195,8 @@ fn walk_arenas<M: TargetMemory + Sync>(
         }
         (heap, totals)
     };
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let each = objects.len().div_ceil(cores.min(MAX_THREADS));
-    let mut parts = objects.chunks(each.max(ARENAS_A_THREAD));
-    let Some(first) = parts.next() else {
-        return Vec::new();
-    };
-    thread::scope(|scope| {
-        let walk_part = &walk_part;
-        let others: Vec<_> = parts
-            .map(|part| scope.spawn(move || walk_part(part)))
-            .collect();
-        let mut walked = vec![walk_part(first)];
-        walked.extend(others.into_iter().map(|other| {
-            let joined = other.join();
-            joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        }));
-        walked
-    })
+    let parts = parallel::parts(objects.len(), ARENAS_A_THREAD);
+    parallel::each(parts.map(|part| &objects[part]), walk_part)
 }
 
 /// Finds the arenas: first as this version has them, then as the headers of pools say, and at last

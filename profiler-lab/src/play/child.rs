@@ -24,7 +24,7 @@ use super::control::Control;
 use super::guard::PlayGuard;
 use super::players::{LOWEST, kill, players, set_priority, wait_for_all_of};
 use super::preload::Preload;
-use super::{PlayError, ReplayProgram, Setup};
+use super::{PlayError, ReplayProgram, Setup, cores};
 
 /// The player, compiled by the build script.
 const PLAYER: &[u8] = include_bytes!(env!("FRAGSCOPE_PLAYER"));
@@ -391,7 +391,7 @@ fn command(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     // It may have one of them only, and allocators make arenas by their number.
-    let cpus = setup.cpus.unwrap_or_else(available_cpus);
+    let cpus = setup.cpus.unwrap_or_else(|| cores() as u32);
     command.env(name(CPUS_VARIABLE), cpus.to_string());
     let mut kept = vec![for_program, for_control];
     if let Some(preload) = preload {
@@ -457,9 +457,4 @@ fn player() -> io::Result<String> {
     let fd = FILE.get().map_or(-1, AsRawFd::as_raw_fd);
     // The new process has it until it executes it.
     Ok(format!("/proc/self/fd/{fd}"))
-}
-
-/// Processors of this machine that fragscope may use.
-fn available_cpus() -> u32 {
-    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32)
 }

@@ -190,6 +190,11 @@ pub enum PlayError {
     Cancelled,
 }
 
+/// Processors to play on: those that fragscope may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Plays a program; `progress` gets how many operations have been played now and then, and ends
 /// the player by giving false.
 ///

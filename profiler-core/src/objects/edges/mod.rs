@@ -9,8 +9,6 @@ mod reader;
 mod stored;
 
 use std::ops::Range;
-use std::panic::resume_unwind;
-use std::thread;
 
 use self::reader::{PIECE, Reader};
 use super::dict::{TABLE_HEAD, Table, references};
@@ -23,6 +21,7 @@ use super::types::Type;
 use super::words::Window;
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
+use crate::parallel;
 
 /// Bytes of native blocks that are looked at: what has references to Python's objects is smaller.
 const MAX_NATIVE: u64 = 1 << 20;
@@ -87,29 +86,20 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
     types: &[Type],
     names: &Names,
 ) -> References {
-    let parts: Vec<References> = thread::scope(|scope| {
-        let running: Vec<_> = parts(resolve.source.index.len())
-            .into_iter()
-            .map(|blocks| {
-                let pass = Pass {
-                    resolve,
-                    scanned,
-                    types,
-                    names,
-                    targets: Vec::new(),
-                    piece: Vec::new(),
-                    found: References {
-                        graph: Graph::with_capacity(blocks.len()),
-                        ..References::default()
-                    },
-                };
-                scope.spawn(move || pass.run(blocks))
-            })
-            .collect();
-        let joined = running.into_iter().map(|thread| thread.join());
-        joined
-            .map(|part| part.unwrap_or_else(|panic| resume_unwind(panic)))
-            .collect()
+    let parts = parallel::each(parts(resolve.source.index), |blocks| {
+        let pass = Pass {
+            resolve,
+            scanned,
+            types,
+            names,
+            targets: Vec::new(),
+            piece: Vec::new(),
+            found: References {
+                graph: Graph::with_capacity(blocks.len()),
+                ..References::default()
+            },
+        };
+        pass.run(blocks)
     });
     let mut parts = parts.into_iter();
     let mut all = parts.next().unwrap_or_else(|| References {

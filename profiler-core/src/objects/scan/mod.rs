@@ -4,7 +4,6 @@ mod claims;
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use hashbrown::HashMap;
 
@@ -17,6 +16,7 @@ use super::types::{Flags, Role, TypeFacts, TypeTable};
 use super::words::{Window, word};
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::TargetMemory;
+use crate::parallel;
 
 /// Bytes of a block that are looked at: the head of an object and its first fields.
 pub(super) const EXAMINED_BYTES: u64 = 160;
@@ -104,19 +104,13 @@ pub(super) fn print_of(layout: &Layout, facts: &TypeFacts, fields: &[u8]) -> Opt
     }))
 }
 
-/// Threads at most.
-const MAX_THREADS: usize = 4;
 /// Blocks that are worth a thread of their own.
 const BLOCKS_A_THREAD: usize = 1 << 16;
 
-/// Numbers of blocks in parts of about equal numbers, one for each thread.
-pub(super) fn parts(blocks: usize) -> Vec<Range<u32>> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let each = blocks.div_ceil(cores.min(MAX_THREADS)).max(BLOCKS_A_THREAD);
-    let starts = (0..blocks).step_by(each);
-    starts
-        .map(|start| start as u32..(start + each).min(blocks) as u32)
-        .collect()
+/// Numbers of blocks in parts, one for each thread.
+pub(super) fn parts(index: &BlockIndex) -> impl Iterator<Item = Range<u32>> {
+    let parts = parallel::parts(index.len(), BLOCKS_A_THREAD);
+    parts.map(|part| part.start as u32..part.end as u32)
 }
 
 /// Looks at the beginning of every block.
@@ -126,17 +120,13 @@ pub(super) fn scan<M: TargetMemory + Sync>(
 ) -> Scanned {
     let mut kinds = vec![PackedKind::default(); source.index.len()];
     let mut rest = kinds.as_mut_slice();
-    let found: Vec<Part> = thread::scope(|scope| {
-        let mut running = Vec::new();
-        for range in parts(source.index.len()) {
-            let (part, behind) = rest.split_at_mut(range.len());
-            rest = behind;
-            running.push(scope.spawn(move || Scan::new(source, types).run(range, part)));
-        }
-        let joined = running.into_iter().map(|thread| thread.join());
-        joined
-            .map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+    let parts = parts(source.index).map(|blocks| {
+        let (part, behind) = std::mem::take(&mut rest).split_at_mut(blocks.len());
+        rest = behind;
+        (blocks, part)
+    });
+    let found = parallel::each(parts, |(blocks, kinds)| {
+        Scan::new(source, types).run(blocks, kinds)
     });
     let mut scanned = Scanned {
         kinds,
