@@ -3,7 +3,7 @@
 
 use crate::completeness::Confidence;
 use crate::explain::remedies::Remedy;
-use crate::explain::rules::{evidence, grown_mmap_threshold, serving, sure, worth};
+use crate::explain::rules::{evidence, grown_mmap_threshold, is_notable, serving, walk_confidence};
 use crate::prediction::{Effect, Needs, Prediction, Predictions};
 use crate::report::{Finding, FragReport, Mechanism};
 use crate::units::bytes;
@@ -133,7 +133,7 @@ fn returned(finding: &Finding, saved: u64, effect: Effect) -> Option<u64> {
 fn only_predicted(report: &FragReport, known: &Known<'_>, mechanism: Mechanism) -> Option<Finding> {
     let (remedy, needs, effect) = known.predictions.of(mechanism)?;
     let saved = known.now.saturating_sub(needs.bytes);
-    if effect != Effect::Saves || !worth(report, saved) {
+    if effect != Effect::Saves || !is_notable(report, saved) {
         return None;
     }
     let claim = match mechanism {
@@ -158,7 +158,7 @@ fn only_predicted(report: &FragReport, known: &Known<'_>, mechanism: Mechanism) 
         held_bytes: saved,
         evidence: Vec::new(),
         remedy: Remedy::of(mechanism, serving(report)),
-        confidence: sure(report).min(Confidence::Medium),
+        confidence: walk_confidence(report).min(Confidence::Medium),
     };
     known.with_prediction(finding, remedy, needs, effect)
 }

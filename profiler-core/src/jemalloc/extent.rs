@@ -3,7 +3,7 @@
 
 use super::bytes::word;
 use super::layout::Bits;
-use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr, USER_END};
 use crate::allocator::jemalloc_classes::{self, BINS};
 
 /// `sizeof`.
@@ -59,7 +59,7 @@ impl Extent {
         let field = |shift: u32, width: u32| (e_bits >> shift) & ((1 << width) - 1);
         let start = addr & !(PAGE_SIZE - 1);
         let range = AddrRange::with_len(RemoteAddr::new(start), size)?;
-        if start == 0 || size == 0 || range.end().get() > 1 << 56 {
+        if start == 0 || size == 0 || range.end() > USER_END {
             return None;
         }
         let class = field(bits.szind, 8) as usize;

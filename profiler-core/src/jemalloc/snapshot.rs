@@ -7,7 +7,7 @@ use super::arena::State;
 use super::extent::{self, Bitmap, Extent, Use};
 use super::tcache::Cached;
 use super::{Notes, confidence};
-use crate::addr::{AddrRange, PAGE_SIZE};
+use crate::addr::{AddrRange, HEAP_END, PAGE_SIZE};
 use crate::allocator::jemalloc_classes::BINS;
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::heap::{self, Arena, CrossCheck, ExtentKind, HeapSnapshot};
@@ -308,7 +308,7 @@ impl<'a> Builder<'a> {
 /// A count of bytes as the target has it, kept to what an address space can hold, so that sums of
 /// damaged ones stay sums.
 fn bounded(bytes: u64) -> u64 {
-    bytes.min(1 << 47)
+    bytes.min(HEAP_END)
 }
 
 fn arena(state: &State, totals: &Totals) -> Arena {

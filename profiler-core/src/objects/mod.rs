@@ -32,7 +32,7 @@ use hashbrown::HashMap;
 
 use self::blocks::BlockIndex;
 use self::dominators::Dominators;
-use self::edges::{References, Resolve, references_of};
+use self::edges::{References, Resolver, references_of};
 use self::fold::Folded;
 use self::graph::Graph;
 use self::holders::{Holders, Pages};
@@ -219,7 +219,7 @@ fn references<M: TargetMemory + Sync>(
     types: &Mutex<TypeTable<&M>>,
     known: &[Type],
 ) -> (Names, References) {
-    let resolve = Resolve {
+    let resolve = Resolver {
         source,
         kinds: &scanned.kinds,
     };

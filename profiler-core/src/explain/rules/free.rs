@@ -1,7 +1,7 @@
 //! Free memory that an allocator keeps: on pages with live blocks, in caches, in pools, or until it
 //! is asked for it.
 
-use super::{evidence, of_metric, serving, sure, worth};
+use super::{evidence, is_notable, of_metric, serving, walk_confidence};
 use crate::arena::ArenaFigure;
 use crate::explain::remedies::{self, Remedy};
 use crate::heap::Allocator;
@@ -14,7 +14,7 @@ pub(super) fn pinned_pages(report: &FragReport) -> Option<Finding> {
     let rows = report.size_classes.iter();
     let of_malloc = rows.filter(|row| row.allocator != Allocator::Pymalloc);
     let pinned: u64 = of_malloc.map(|row| row.pinned_free_bytes).sum();
-    worth(report, pinned).then(|| Finding {
+    is_notable(report, pinned).then(|| Finding {
         mechanism: Mechanism::PinnedPages,
         claim: format!(
             "{} are free but lie on pages that live blocks keep resident.",
@@ -27,13 +27,13 @@ pub(super) fn pinned_pages(report: &FragReport) -> Option<Finding> {
             of_metric(report, MetricId::HeldBy512BytesPages),
         ],
         remedy: Remedy::of(Mechanism::PinnedPages, serving(report)),
-        confidence: sure(report),
+        confidence: walk_confidence(report),
     })
 }
 
 pub(super) fn untrimmed(report: &FragReport) -> Option<Finding> {
     let trimmable = report.amount(MetricId::TrimReturnableBytes)?;
-    worth(report, trimmable).then(|| Finding {
+    is_notable(report, trimmable).then(|| Finding {
         mechanism: Mechanism::Untrimmed,
         claim: format!(
             "{} are whole free pages that {} would return at once.",
@@ -47,13 +47,13 @@ pub(super) fn untrimmed(report: &FragReport) -> Option<Finding> {
             evidence("top_bytes", report.resident_bytes(LedgerClass::Top)),
         ],
         remedy: Remedy::of(Mechanism::Untrimmed, serving(report)),
-        confidence: sure(report),
+        confidence: walk_confidence(report),
     })
 }
 
 pub(super) fn stuck_pages(report: &FragReport) -> Option<Finding> {
     let stuck = report.amount(MetricId::StuckFreeBytes)?;
-    worth(report, stuck).then(|| Finding {
+    is_notable(report, stuck).then(|| Finding {
         mechanism: Mechanism::StuckPages,
         claim: format!(
             "{} are whole free pages that {} would not return.",
@@ -64,13 +64,13 @@ pub(super) fn stuck_pages(report: &FragReport) -> Option<Finding> {
         held_bytes: stuck,
         evidence: vec![of_metric(report, MetricId::StuckFreeBytes)],
         remedy: Remedy::of(Mechanism::StuckPages, serving(report)),
-        confidence: sure(report),
+        confidence: walk_confidence(report),
     })
 }
 
 pub(super) fn caches(report: &FragReport) -> Option<Finding> {
     let cached = report.resident_bytes(LedgerClass::Cached);
-    worth(report, cached).then(|| Finding {
+    is_notable(report, cached).then(|| Finding {
         mechanism: Mechanism::Caches,
         claim: format!(
             "{} are freed blocks in {}.",
@@ -81,13 +81,13 @@ pub(super) fn caches(report: &FragReport) -> Option<Finding> {
         held_bytes: cached,
         evidence: vec![of_metric(report, MetricId::CachedBytes)],
         remedy: Remedy::of(Mechanism::Caches, serving(report)),
-        confidence: sure(report),
+        confidence: walk_confidence(report),
     })
 }
 
 pub(super) fn sparse_pools(report: &FragReport) -> Option<Finding> {
     let free = report.resident_bytes(LedgerClass::PymallocFree);
-    worth(report, free).then(|| Finding {
+    is_notable(report, free).then(|| Finding {
         mechanism: Mechanism::SparsePools,
         claim: match pools(report) {
             Some((used, all)) if used > 0 => format!(
@@ -106,7 +106,7 @@ pub(super) fn sparse_pools(report: &FragReport) -> Option<Finding> {
             of_metric(report, MetricId::PymallocUtilisation),
         ],
         remedy: Remedy::of(Mechanism::SparsePools, serving(report)),
-        confidence: sure(report),
+        confidence: walk_confidence(report),
     })
 }
 
@@ -139,7 +139,7 @@ pub(super) fn private_heap(report: &FragReport) -> Option<Finding> {
         0 => String::new(),
         _ => format!("; {purge} would return {}", bytes(purged)),
     };
-    worth(report, free).then(|| Finding {
+    is_notable(report, free).then(|| Finding {
         mechanism: Mechanism::PrivateHeap,
         claim: format!(
             "{} has {} resident, of which {} are live{returned}. malloc and what is preloaded for it have \

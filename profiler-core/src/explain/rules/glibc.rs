@@ -1,6 +1,6 @@
 //! What glibc alone does: thread arenas, a top that is never trimmed, thresholds that grow.
 
-use super::{evidence, of_metric, sure, worth};
+use super::{evidence, is_notable, of_metric, walk_confidence};
 use crate::allocator::GlibcSetting;
 use crate::completeness::Confidence;
 use crate::explain::remedies::Remedy;
@@ -16,7 +16,7 @@ pub(super) fn arena_sprawl(report: &FragReport) -> Option<Finding> {
         .find(|heap| heap.allocator == Allocator::Glibc)?;
     let idle: u64 = heap.thread_arenas().map(ArenaReport::idle_bytes).sum();
     let count = heap.thread_arenas().count();
-    (count > 1 && worth(report, idle)).then(|| Finding {
+    (count > 1 && is_notable(report, idle)).then(|| Finding {
         mechanism: Mechanism::ArenaSprawl,
         claim: format!(
             "{count} thread arenas hold {} that are resident and not live.",
@@ -30,13 +30,13 @@ pub(super) fn arena_sprawl(report: &FragReport) -> Option<Finding> {
         ],
         remedy: Remedy::of(Mechanism::ArenaSprawl, Some(Allocator::Glibc)),
         // That they are idle is exact; that sharing would help is not.
-        confidence: sure(report).min(Confidence::Medium),
+        confidence: walk_confidence(report).min(Confidence::Medium),
     })
 }
 
 pub(super) fn pinned_top(report: &FragReport) -> Option<Finding> {
     let pinned = report.amount(MetricId::TopPinnedBytes)?;
-    worth(report, pinned).then(|| Finding {
+    is_notable(report, pinned).then(|| Finding {
         mechanism: Mechanism::PinnedTop,
         claim: format!(
             "{} of free pages lie below a few blocks at the end of the heap (at most 4 KiB of \
@@ -50,7 +50,7 @@ pub(super) fn pinned_top(report: &FragReport) -> Option<Finding> {
             of_metric(report, MetricId::BelowHighestLiveBytes),
         ],
         remedy: Remedy::of(Mechanism::PinnedTop, Some(Allocator::Glibc)),
-        confidence: sure(report),
+        confidence: walk_confidence(report),
     })
 }
 
@@ -62,7 +62,7 @@ pub(in crate::explain) fn grown_mmap_threshold(report: &FragReport) -> Option<u6
 pub(super) fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
     let threshold = grown_mmap_threshold(report)?;
     let free = report.amount(MetricId::LargeFreeBytes)?;
-    worth(report, free).then(|| Finding {
+    is_notable(report, free).then(|| Finding {
         mechanism: Mechanism::DynamicMmapThreshold,
         claim: format!(
             "The mmap threshold has grown to {}, so large blocks now lie in the heap; {} of its \
@@ -78,14 +78,14 @@ pub(super) fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
         ],
         remedy: Remedy::of(Mechanism::DynamicMmapThreshold, Some(Allocator::Glibc)),
         // Free chunks are exact, but a trim may return part of them too.
-        confidence: sure(report).min(Confidence::Medium),
+        confidence: walk_confidence(report).min(Confidence::Medium),
     })
 }
 
 pub(super) fn kept_top(report: &FragReport) -> Option<Finding> {
     let threshold = grown(report, GlibcSetting::TrimThreshold)?;
     let top = report.resident_bytes(LedgerClass::Top);
-    worth(report, top).then(|| Finding {
+    is_notable(report, top).then(|| Finding {
         mechanism: Mechanism::KeptTop,
         claim: format!(
             "The trim threshold has grown to {}, below which free() does not return the end of an arena: \
@@ -101,7 +101,7 @@ pub(super) fn kept_top(report: &FragReport) -> Option<Finding> {
         ],
         remedy: Remedy::of(Mechanism::KeptTop, Some(Allocator::Glibc)),
         // An end may be above the threshold and stay for another reason.
-        confidence: sure(report).min(Confidence::Medium),
+        confidence: walk_confidence(report).min(Confidence::Medium),
     })
 }
 

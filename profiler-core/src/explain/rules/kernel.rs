@@ -1,6 +1,6 @@
 //! What the kernel makes of pages: huge ones, and those that wait to be taken back.
 
-use super::{evidence, of_metric, serving, worth};
+use super::{evidence, is_notable, of_metric, serving};
 use crate::completeness::Confidence;
 use crate::explain::remedies::Remedy;
 use crate::metrics::MetricId;
@@ -17,7 +17,7 @@ pub(super) fn huge_pages(report: &FragReport) -> Option<Finding> {
     let huge = report.amount(MetricId::HugeBackedBytes)?;
     let blank = report.amount(MetricId::BlankBytes)?;
     let is_much = huge as f64 > report.kernel.rss_bytes as f64 * HUGE_SHARE;
-    (is_much && worth(report, huge)).then(|| Finding {
+    (is_much && is_notable(report, huge)).then(|| Finding {
         mechanism: Mechanism::HugePages,
         claim: format!(
             "{} of the heap are in transparent huge pages, each of which is resident whole once a byte of it \
@@ -38,7 +38,7 @@ pub(super) fn huge_pages(report: &FragReport) -> Option<Finding> {
 
 fn zeros_in_huge_pages(report: &FragReport) -> Option<Finding> {
     let blank = report.amount(MetricId::BlankBytes)?;
-    worth(report, blank).then(|| Finding {
+    is_notable(report, blank).then(|| Finding {
         mechanism: Mechanism::HugePages,
         claim: format!(
             "{} of live blocks are whole pages of zeros that are resident as part of transparent huge pages: \
@@ -58,7 +58,7 @@ fn zeros_in_huge_pages(report: &FragReport) -> Option<Finding> {
 
 pub(super) fn lazily_freed(report: &FragReport) -> Option<Finding> {
     let lazy = report.kernel.lazy_free_bytes?;
-    worth(report, lazy).then(|| Finding {
+    is_notable(report, lazy).then(|| Finding {
         mechanism: Mechanism::LazilyFreed,
         claim: format!(
             "{} were given back with MADV_FREE, and count as {} until the kernel needs memory.",

@@ -46,8 +46,8 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
     findings
 }
 
-/// Whether a saving of `saved` bytes is worth a word.
-pub(crate) fn worth(report: &FragReport, saved: u64) -> bool {
+/// Whether a saving of `saved` bytes is worth being reported.
+pub(crate) fn is_notable(report: &FragReport, saved: u64) -> bool {
     saved >= worth::OF_RSS.least(report.kernel.rss_bytes)
 }
 
@@ -77,7 +77,7 @@ fn of_metric(report: &FragReport, id: MetricId) -> Evidence {
     }
 }
 
-pub(super) fn sure(report: &FragReport) -> Confidence {
+pub(super) fn walk_confidence(report: &FragReport) -> Confidence {
     report.completeness.layout_confidence
 }
 

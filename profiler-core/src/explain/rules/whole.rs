@@ -1,6 +1,6 @@
 //! What the process's memory is on the whole: in use, outside of the heap, or not explained.
 
-use super::{evidence, of_metric, serving, sure};
+use super::{evidence, of_metric, serving, walk_confidence};
 use crate::completeness::Confidence;
 use crate::explain::prose::UNEXPLAINED_SHARE;
 use crate::explain::remedies::{self, Remedy};
@@ -39,7 +39,7 @@ pub(super) fn mostly_live(report: &FragReport) -> Option<Finding> {
             Some(_) => &remedies::OBJECTS_WERE_READ,
             None => Remedy::of(Mechanism::MostlyLive, serving(report)),
         },
-        confidence: sure(report),
+        confidence: walk_confidence(report),
     })
 }
 
@@ -63,7 +63,7 @@ pub(super) fn not_the_heap(report: &FragReport) -> Option<Finding> {
         held_bytes: outside,
         evidence: vec![of_metric(report, MetricId::HeapShareOfRss)],
         remedy: Remedy::of(Mechanism::NotTheHeap, serving(report)),
-        confidence: sure(report),
+        confidence: walk_confidence(report),
     })
 }
 

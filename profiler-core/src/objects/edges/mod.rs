@@ -27,12 +27,12 @@ use crate::parallel;
 const MAX_NATIVE: u64 = 1 << 20;
 
 /// Finds the block that a pointer refers to.
-pub(super) struct Resolve<'a, M> {
+pub(super) struct Resolver<'a, M> {
     pub(super) source: &'a Source<'a, M>,
     pub(super) kinds: &'a [PackedKind],
 }
 
-impl<M> Resolve<'_, M> {
+impl<M> Resolver<'_, M> {
     /// The block of the object that is at this address, or that begins there and holds none.
     #[inline]
     pub(super) fn target(&self, addr: u64) -> Option<u32> {
@@ -81,7 +81,7 @@ pub(super) struct References {
 
 /// Reads the references of all blocks.
 pub(super) fn references_of<M: TargetMemory + Sync>(
-    resolve: &Resolve<'_, M>,
+    resolve: &Resolver<'_, M>,
     scanned: &Scanned,
     types: &[Type],
     names: &Names,
@@ -118,7 +118,7 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
 
 /// One thread's pass.
 struct Pass<'a, M> {
-    resolve: &'a Resolve<'a, M>,
+    resolve: &'a Resolver<'a, M>,
     scanned: &'a Scanned,
     types: &'a [Type],
     names: &'a Names,

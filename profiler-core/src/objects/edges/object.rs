@@ -24,7 +24,7 @@ const WEAK: [u64; 4] = [16, 32, 40, 48];
 
 /// An object in its block.
 #[derive(Copy, Clone)]
-struct InBlock<'t> {
+struct ObjectInBlock<'t> {
     block: u32,
     facts: &'t TypeFacts,
     /// Bytes before it.
@@ -64,7 +64,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         let values = DictParts::of(layout, first).map_or(0, |parts| parts.values);
         let stored = Stored::of(layout, facts.role, first);
         let address = reader.range.start().checked_add(head)?;
-        let object = InBlock {
+        let object = ObjectInBlock {
             block,
             facts,
             head,
@@ -122,7 +122,11 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
     }
 
     /// A dictionary of 2.7, with the small table in it.
-    fn open_dict(&mut self, object: InBlock<'_>, reader: &mut Reader<'_, '_, M>) -> Option<()> {
+    fn open_dict(
+        &mut self,
+        object: ObjectInBlock<'_>,
+        reader: &mut Reader<'_, '_, M>,
+    ) -> Option<()> {
         let (table, words) = OPEN_SMALL_TABLE;
         let behind = table + words * 8;
         self.fields(reader, object, FIELDS..table, &[])?;
@@ -134,7 +138,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
     }
 
     /// A set, with the small table in it.
-    fn set(&mut self, object: InBlock<'_>, reader: &mut Reader<'_, '_, M>) -> Option<()> {
+    fn set(&mut self, object: ObjectInBlock<'_>, reader: &mut Reader<'_, '_, M>) -> Option<()> {
         let (table, words) = match self.resolve.source.layout.dict {
             DictTable::Open => SET_SMALL_TABLE_2,
             _ => SET_SMALL_TABLE,
@@ -148,7 +152,11 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
     }
 
     /// A generator: the variables of a suspended one are names.
-    fn generator(&mut self, object: InBlock<'_>, reader: &mut Reader<'_, '_, M>) -> Option<()> {
+    fn generator(
+        &mut self,
+        object: ObjectInBlock<'_>,
+        reader: &mut Reader<'_, '_, M>,
+    ) -> Option<()> {
         let Some((locals, nodes)) = self.names.variables_of(object.block) else {
             return self.fields(reader, object, FIELDS..object.len, &[]);
         };
@@ -167,7 +175,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
     fn fields(
         &mut self,
         reader: &mut Reader<'_, '_, M>,
-        object: InBlock<'_>,
+        object: ObjectInBlock<'_>,
         range: Range<u64>,
         except: &[u64],
     ) -> Option<()> {
@@ -181,7 +189,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         })
     }
 
-    /// Looks whether the same object is in a block as at the first time.
+    /// Checks whether a block holds the object that it held in the first pass.
     fn compare(
         &mut self,
         block: u32,

@@ -14,7 +14,7 @@ use super::kinds::{Content, Kind, PackedKind};
 use super::layout::{DictTable, Layout, SIZE, StrLayout};
 use super::types::{Flags, Role, TypeFacts, TypeTable};
 use super::words::{Window, word};
-use crate::addr::{AddrRange, RemoteAddr};
+use crate::addr::{AddrRange, HEAP_END, RemoteAddr};
 use crate::memory::TargetMemory;
 use crate::parallel;
 
@@ -113,7 +113,7 @@ pub(super) fn parts(index: &BlockIndex) -> impl Iterator<Item = Range<u32>> {
     parts.map(|part| part.start as u32..part.end as u32)
 }
 
-/// Looks at the beginning of every block.
+/// Reads the beginning of every block.
 pub(super) fn scan<M: TargetMemory + Sync>(
     source: &Source<'_, M>,
     types: &Mutex<TypeTable<&M>>,
@@ -266,7 +266,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
     #[inline]
     fn type_at(&mut self, addr: u64) -> Option<TypeFacts> {
         // Most words behind a small one are no addresses.
-        if !addr.is_multiple_of(8) || !(1 << 16..1 << 47).contains(&addr) {
+        if !addr.is_multiple_of(8) || !(1 << 16..HEAP_END).contains(&addr) {
             return None;
         }
         if let Some(known) = self.known.get(&addr) {
