@@ -59,21 +59,31 @@ pub struct Op {
     pub align: u8,
     /// Whether it was calloc.
     pub zeroed: u8,
-    /// Which allocators it is for: one of [`only`], or 0 for all.
-    pub only: u8,
+    /// Which allocators it is for.
+    pub only: Only,
 }
 
-/// Which allocators an operation is for, when it is not for all.
-pub mod only {
+/// Which allocators alone play an operation: a byte in the program's file.
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[repr(transparent)]
+pub struct Only(u8);
+
+impl Only {
+    /// Every allocator.
+    pub const ALL: Self = Self(0);
     /// The C library's own: it gives its heap a shape.
-    pub const C_LIBRARY: u8 = 1;
+    pub const C_LIBRARY: Self = Self(1);
     /// All others.
-    pub const OTHERS: u8 = 2;
-    /// All others, when [`super::Control::fill`] is 0: one of two ways to fill the gaps between blocks
+    pub const OTHERS: Self = Self(2);
+    /// All others, when [`Control::fill`] is 0: one of two ways to fill the gaps between blocks
     /// that were there before.
-    pub const FIRST_FILL: u8 = 3;
+    pub const FIRST_FILL: Self = Self(3);
     /// All others, when it is not 0: the other way.
-    pub const SECOND_FILL: u8 = 4;
+    pub const SECOND_FILL: Self = Self(4);
 }
 
 /// What an operation does: a byte in the program's file. One that is none of these is a damaged program.
@@ -147,7 +157,7 @@ pub struct Control {
     /// Not 0 when the allocator is not the C library's own: decides about operations with
     /// [`Op::only`].
     pub other: u32,
-    /// Which fill of gaps is played: see [`only::FIRST_FILL`].
+    /// Which fill of gaps is played: see [`Only::FIRST_FILL`].
     pub fill: u32,
     /// Not 0 when the program starts others or becomes one; else the player gives up executing.
     pub executes: u32,

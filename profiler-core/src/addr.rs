@@ -5,6 +5,13 @@ use std::fmt;
 /// Bytes in a base page. fragscope supports kernels with 4 KiB pages (x86-64).
 pub const PAGE_SIZE: u64 = profiler_common::PAGE_BYTES as u64;
 
+/// No process has addresses from here on: with five levels of page tables x86-64 has 57 bits of them, half
+/// of which are the kernel's.
+pub const USER_END: RemoteAddr = RemoteAddr::new(1 << 56);
+/// Where the addresses of a process end that does not ask for more (`DEFAULT_MAP_WINDOW` in
+/// `arch/x86/include/asm/page_64_types.h`), which no allocator does. No heap is larger, in bytes.
+pub const HEAP_END: u64 = 1 << 47;
+
 /// A virtual address in the target process.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Default)]
 pub struct RemoteAddr(u64);

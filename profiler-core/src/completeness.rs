@@ -49,6 +49,17 @@ pub struct Defect {
     pub bytes: u64,
 }
 
+impl Defect {
+    /// One that has no place, and of which it is not known how much it concerns.
+    pub fn of_all(what: impl Into<String>) -> Self {
+        Self {
+            addr: None,
+            what: what.into(),
+            bytes: 0,
+        }
+    }
+}
+
 /// Why the target ran on before it was to.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum EndedEarly {

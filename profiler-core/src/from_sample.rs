@@ -4,7 +4,7 @@ use crate::completeness::Defect;
 use crate::explain::{packing, serving};
 use crate::heap::Allocator;
 use crate::metrics::{
-    ArenaResidency, Figures, HeapMap, HugeRanges, Ledger, Occupancy, Pins, heaps, metrics, pages,
+    Account, ArenaResidency, Figures, HeapMap, HugeRanges, Ledger, Occupancy, Pins, heaps, pages,
     size_classes,
 };
 use crate::report::FragReport;
@@ -39,21 +39,18 @@ impl FragReport {
         let trimmable = malloc.map(|(_, bytes)| bytes).sum();
         let (ledger, complaint) = ledger.finish();
         let mut completeness = sample.completeness.clone();
-        completeness.defects.extend(complaint.map(|what| Defect {
-            addr: None,
-            what,
-            bytes: 0,
-        }));
+        completeness.defects.extend(complaint.map(Defect::of_all));
         let huge_occupancy = huge.finish();
         let heaps = heaps(sample, &arenas, &pins);
-        let metrics = metrics(
+        let account = Account {
             sample,
-            &figures,
-            &ledger,
-            &heaps,
-            &huge_occupancy,
+            figures: &figures,
+            ledger: &ledger,
+            heaps: &heaps,
+            huge: &huge_occupancy,
             trimmable,
-        );
+        };
+        let metrics = account.metrics();
         let mut report = Self {
             taken_at_ns: sample.taken_at_ns,
             host: sample.host.clone(),

@@ -103,6 +103,15 @@ pub struct CrossCheck {
 }
 
 impl CrossCheck {
+    /// A check of this name: what the allocator says, and what the walk found.
+    pub fn new(name: impl Into<String>, expected: u64, found: u64) -> Self {
+        Self {
+            name: name.into(),
+            expected,
+            found,
+        }
+    }
+
     /// Whether both agree.
     pub fn holds(&self) -> bool {
         self.expected == self.found

@@ -131,6 +131,16 @@ impl HeapReport {
     pub fn serves_malloc(&self) -> bool {
         self.allocator.serves_malloc(self.library.as_deref())
     }
+
+    /// Its arenas but the main one, where it is glibc's.
+    pub fn thread_arenas(&self) -> impl Iterator<Item = &ArenaReport> {
+        self.arenas.iter().filter(|of| of.arena.id != 0)
+    }
+
+    /// Bytes of its arenas in memory.
+    pub fn resident_bytes(&self) -> u64 {
+        self.arenas.iter().map(|of| of.resident_bytes).sum()
+    }
 }
 
 /// One arena with its residency.
@@ -152,6 +162,13 @@ pub struct ArenaReport {
     /// Whole free resident pages that would join the top, were it not for a page's worth of
     /// blocks above them.
     pub top_pinned_bytes: u64,
+}
+
+impl ArenaReport {
+    /// Resident bytes that are not live.
+    pub fn idle_bytes(&self) -> u64 {
+        self.resident_bytes.saturating_sub(self.arena.live_bytes)
+    }
 }
 
 /// A figure that carries a claim.

@@ -111,15 +111,7 @@ pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibratio
         });
         return calibration;
     };
-    let least = (compared.peak.0 as f64 * SHARE_OF_PEAK) as u64;
-    let errors: Vec<f64> = calibration
-        .points
-        .iter()
-        .filter_map(|point| Some((point.recorded_bytes?, point.replayed_bytes)))
-        .filter(|(recorded, _)| *recorded >= least)
-        .map(|both| error(both).abs())
-        .collect();
-    calibration.median_error = median(&errors);
+    calibration.median_error = median_error(&calibration.points, compared.peak.0);
     let worst = [
         error(compared.peak),
         error(compared.at_end),
@@ -143,6 +135,18 @@ pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibratio
         );
     }
     calibration
+}
+
+/// The median of the errors at the checkpoints that are no small part of the peak.
+fn median_error(points: &[Point], peak: u64) -> Option<f64> {
+    let least = (peak as f64 * SHARE_OF_PEAK) as u64;
+    let errors: Vec<f64> = points
+        .iter()
+        .filter_map(|point| Some((point.recorded_bytes?, point.replayed_bytes)))
+        .filter(|(recorded, _)| *recorded >= least)
+        .map(|both| error(both).abs())
+        .collect();
+    median(&errors)
 }
 
 /// Why the checkpoints say little of the program, when they missed most of it.

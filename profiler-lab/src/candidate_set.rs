@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use profiler_core::sample::Sample;
 
 use super::candidates::{Candidate, Trim};
-use super::play::{GapFill, PlayError, Played, ReplayProgram, Setup, Touch, play};
+use super::play::{GapFill, PlayError, Played, ReplayProgram, Setup, Touch, cores, play};
 use super::report::Failure;
 
 /// Runs of what is random, in any case.
@@ -348,9 +348,4 @@ impl<'a> CandidateSet<'a> {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Processors to play on.
-fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
 }

@@ -21,7 +21,7 @@ use super::open::open;
 use super::play::confine::Confinement;
 use super::play::{CompileError, ReplayProgram};
 use super::recorded;
-use super::report::{self, Checkpoint, Measured, Report, Row, TraceFacts};
+use super::report::{self, Checkpoint, Failure, Measured, Report, Row, TraceFacts};
 use super::verdict::verdict;
 
 /// A share of the most that was live from which uncertainty about touched pages is played out.
@@ -83,51 +83,73 @@ pub fn replay(
         env,
         allow_recorded: options.allow_recorded,
     };
-    let is_own = !options.allocators.is_empty() || !options.tunables.is_empty();
-    let (now, not_loaded) = candidates::now(&facts);
-    not_taken.extend(not_loaded.iter().map(|failure| failure.why.clone()));
-    let mut all = vec![now];
-    all.extend(if is_own {
-        candidates::chosen_candidates(&facts, &options.allocators, &options.tunables)
-    } else {
-        candidates::default_candidates(&facts)
-    });
-    let shown = all.len();
-    let steps = if is_own {
-        Vec::new()
-    } else {
-        ablation::steps(&facts)
-    };
-    let causes: Vec<GapCause> = steps.iter().map(|(cause, _)| *cause).collect();
-    all.extend(steps.into_iter().map(|(_, candidate)| candidate));
+    let tried = Tried::of(options, &facts);
+    not_taken.extend(tried.not_loaded.iter().map(|failure| failure.why.clone()));
     let touch_share = summary.uncertain_touch_bytes as f64 / summary.peak_live_bytes.max(1) as f64;
     let config = ReplayConfig {
         runs: options.runs,
         cpus: cpus(program.description()),
         touch_is_uncertain: touch_share > NOTABLE_TOUCH,
         gaps_are_uncertain: summary.seed_blocks > 0,
-        shown,
+        shown: tried.shown,
         available_bytes,
         interrupted,
     };
-    let outcomes = candidate_set::run(program, &all, &config, progress);
+    let outcomes = candidate_set::run(program, &tried.candidates, &config, progress);
     let played = PlayedSet {
         program,
         trouble: opened.trouble.as_ref(),
         summary: &summary,
         checkpoints: program.checkpoints(),
-        candidates: &all,
+        candidates: &tried.candidates,
         outcomes: &outcomes,
-        shown,
+        shown: tried.shown,
     };
     let mut report = played.report(options);
     report.trace.not_taken = not_taken;
-    report.trace.not_loaded = not_loaded.map(|failure| failure.kind);
+    report.trace.not_loaded = tried.not_loaded.map(|failure| failure.kind);
     report.not_confined = Confinement::of_host().lacks().to_vec();
-    report.shares = played.shares(&causes, &facts);
+    report.shares = played.shares(&tried.causes, &facts);
     report.interrupted = interrupted.load(Ordering::Relaxed);
     report.verdict = verdict(&report);
     Ok(report)
+}
+
+/// What a recording is played into.
+struct Tried {
+    /// The baseline, what is compared with it, and the steps of its gap.
+    candidates: Vec<Candidate>,
+    /// How many of them are shown: the steps are not.
+    shown: usize,
+    /// The cause that each of those steps removes.
+    causes: Vec<GapCause>,
+    /// Why the recorded allocator is not the baseline.
+    not_loaded: Option<Failure>,
+}
+
+impl Tried {
+    fn of(options: &ReplayOptions, facts: &Facts<'_>) -> Self {
+        let is_own = !options.allocators.is_empty() || !options.tunables.is_empty();
+        let (now, not_loaded) = candidates::now(facts);
+        let mut all = vec![now];
+        all.extend(match is_own {
+            true => candidates::chosen_candidates(facts, &options.allocators, &options.tunables),
+            false => candidates::default_candidates(facts),
+        });
+        let shown = all.len();
+        let steps = match is_own {
+            true => Vec::new(),
+            false => ablation::steps(facts),
+        };
+        let (causes, steps): (Vec<GapCause>, Vec<Candidate>) = steps.into_iter().unzip();
+        all.extend(steps);
+        Self {
+            candidates: all,
+            shown,
+            causes,
+            not_loaded,
+        }
+    }
 }
 
 fn cpus(description: &TraceDescription) -> Option<u32> {

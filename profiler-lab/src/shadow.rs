@@ -116,22 +116,20 @@ impl Shadows {
                 is_baseline: number == 0,
                 ..Shadow::default()
             };
-            let setup = match &candidate.allocator {
-                Ok(allocator) => Setup {
-                    preload: allocator.object.clone(),
-                    env: candidate.env.variables().to_vec(),
-                    cpus,
-                    memory_limit: Some(memory_limit),
-                    background: true,
-                    ..Setup::default()
-                },
-                Err(failure) => {
-                    shadow.ended = Some(failure.why.clone());
-                    shared.lock().shadows.push(shadow);
-                    continue;
-                }
-            };
+            let failure = candidate.allocator.as_ref().err();
+            shadow.ended = failure.map(|failure| failure.why.clone());
             shared.lock().shadows.push(shadow);
+            let Ok(allocator) = candidate.allocator else {
+                continue;
+            };
+            let setup = Setup {
+                preload: allocator.object,
+                env: candidate.env.variables().to_vec(),
+                cpus,
+                memory_limit: Some(memory_limit),
+                background: true,
+                ..Setup::default()
+            };
             let link = Arc::new(Link::default());
             let program = Arc::clone(builder.program());
             let (shared, for_thread) = (shared.clone(), Arc::clone(&link));

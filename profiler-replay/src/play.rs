@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 
 use profiler_common::PAGE_BYTES;
 use profiler_common::program::{
-    Control, LARGE_BYTES, Op, OpCode, PlayerMessage, UNKNOWN, failure, only,
+    Control, LARGE_BYTES, Only, Op, OpCode, PlayerMessage, UNKNOWN, failure,
 };
 
 use crate::process::{account, fail, send_and_wait};
@@ -39,30 +39,12 @@ pub(crate) fn play(me: u32) {
         match op.code {
             OpCode::ALLOC => {
                 let block = allocate(&op);
-                // SAFETY: the slot's place; only the thread that has the turn looks at it.
-                unsafe { memory::slot(op.slot).write(block) };
-                process::note_slots(op.slot + 1);
                 touch_block(control, block, op.value, mem::replace(&mut touch, UNKNOWN));
             }
-            OpCode::FREE => {
-                let slot = memory::slot(op.slot);
-                // SAFETY: as above.
-                let block = unsafe { slot.replace(ptr::null_mut()) };
-                // SAFETY: null, or a block that was allocated and not freed since.
-                unsafe { sys::free(block) };
-            }
+            OpCode::FREE => free(&op),
             OpCode::REALLOC => {
-                let slot = memory::slot(op.slot);
-                // SAFETY: as above.
-                let block = unsafe { slot.read() };
-                // SAFETY: null, or a block that was allocated and not freed since.
-                let moved = unsafe { sys::realloc(block, op.value as usize) };
-                if moved.is_null() {
-                    fail(failure::NO_MEMORY, op.value);
-                }
-                // SAFETY: as above.
-                unsafe { slot.write(moved) };
-                touch_block(control, moved, op.value, mem::replace(&mut touch, UNKNOWN));
+                let block = reallocate(&op);
+                touch_block(control, block, op.value, mem::replace(&mut touch, UNKNOWN));
             }
             OpCode::TOUCH => touch = op.value,
             OpCode::CLOCK => pass_time(control, op.value),
@@ -133,6 +115,7 @@ fn more(control: &Control, at: u64) -> u64 {
     }
 }
 
+/// Allocates the block of a slot.
 fn allocate(op: &Op) -> *mut c_void {
     let size = op.value as usize;
     let block = if op.zeroed != 0 {
@@ -150,16 +133,42 @@ fn allocate(op: &Op) -> *mut c_void {
     if block.is_null() {
         fail(failure::NO_MEMORY, op.value);
     }
+    // SAFETY: the slot's place; only the thread that has the turn looks at it.
+    unsafe { memory::slot(op.slot).write(block) };
+    process::note_slots(op.slot + 1);
     block
+}
+
+/// Frees the block of a slot.
+fn free(op: &Op) {
+    // SAFETY: the slot's place; only the thread that has the turn looks at it.
+    let block = unsafe { memory::slot(op.slot).replace(ptr::null_mut()) };
+    // SAFETY: null, or a block that was allocated and not freed since.
+    unsafe { sys::free(block) };
+}
+
+/// Reallocates the block of a slot.
+fn reallocate(op: &Op) -> *mut c_void {
+    let slot = memory::slot(op.slot);
+    // SAFETY: the slot's place; only the thread that has the turn looks at it.
+    let block = unsafe { slot.read() };
+    // SAFETY: null, or a block that was allocated and not freed since.
+    let moved = unsafe { sys::realloc(block, op.value as usize) };
+    if moved.is_null() {
+        fail(failure::NO_MEMORY, op.value);
+    }
+    // SAFETY: as above.
+    unsafe { slot.write(moved) };
+    moved
 }
 
 /// Whether this player's allocator is one that an operation is for.
 fn is_for(op: &Op, control: &Control) -> bool {
     match op.only {
-        only::C_LIBRARY => control.other == 0,
-        only::OTHERS => control.other != 0,
-        only::FIRST_FILL => control.other != 0 && control.fill == 0,
-        only::SECOND_FILL => control.other != 0 && control.fill != 0,
+        Only::C_LIBRARY => control.other == 0,
+        Only::OTHERS => control.other != 0,
+        Only::FIRST_FILL => control.other != 0 && control.fill == 0,
+        Only::SECOND_FILL => control.other != 0 && control.fill != 0,
         _ => true,
     }
 }

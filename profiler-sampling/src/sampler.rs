@@ -147,28 +147,11 @@ impl Sampler {
         mark: &impl Fn(&Moment<'_>) -> M,
     ) -> io::Result<Attempt<M>> {
         let mut completeness = Completeness::default();
-        let mut target = self.target.describe();
+        let target = self.target.describe();
         let mut facts = Facts::of(&self.target);
 
         let began = Instant::now();
-        let mut held_before = Duration::ZERO;
-        let stopped = match options.stop.then(|| self.target.stop_for(options.max_stop)) {
-            None => None,
-            Some(Ok(stopped)) => Some(stopped),
-            Some(Err(error)) => {
-                // Some threads stood still until another did not.
-                held_before = began.elapsed();
-                completeness.defects.push(Defect {
-                    addr: None,
-                    what: format!("walked without stopping the target: {error}"),
-                    bytes: 0,
-                });
-                None
-            }
-        };
-        if stopped.is_some() {
-            completeness.stand_still = StandStill::Throughout;
-        }
+        let (stopped, held_before) = self.stop(options, &mut completeness);
         let observer = Observer {
             target: &self.target,
             stopped: stopped.as_ref(),
@@ -192,49 +175,66 @@ impl Sampler {
         let outcome = stopped.map(Stopped::resume);
         let took = began.elapsed();
         let stop = outcome.map_or(held_before, |outcome| outcome.held);
-        let (took, stop_ns) = (took.as_nanos() as u64, stop.as_nanos() as u64);
+        completeness.walk_ns = took.as_nanos() as u64;
+        completeness.stop_ns = stop.as_nanos() as u64;
         if let Some(why) = outcome.and_then(|outcome| outcome.ended_early) {
-            completeness.stand_still = StandStill::Released(Released {
-                why,
-                after_ns: stop_ns,
-            });
-            completeness.defects.push(Defect {
-                addr: None,
-                what: format!(
-                    "the target ran on after {}, {}; the rest was walked while it ran",
-                    nanoseconds(stop_ns),
-                    why.because()
-                ),
-                bytes: 0,
-            });
+            ended_early(why, &mut completeness);
         }
-        let (
-            Some(Observation {
-                kernel,
-                residency,
-                heaps,
-                ..
-            }),
-            Some(marked),
-        ) = (observation?, marked)
-        else {
-            return Ok(Attempt::Busy { stop_ns });
+        let (Some(observation), Some(marked)) = (observation?, marked) else {
+            return Ok(Attempt::Busy {
+                stop_ns: completeness.stop_ns,
+            });
         };
-        completeness
-            .defects
-            .extend(self.target.unread_files().map(|what| Defect {
-                addr: None,
-                what,
-                bytes: 0,
-            }));
+        let sample = self.sample(observation, target, &facts, completeness);
+        Ok(Attempt::Sample(Box::new(sample), marked))
+    }
+
+    /// Stops the target when that is wanted. Where it cannot be, the time for which some of its threads
+    /// stood still all the same is given.
+    fn stop(
+        &self,
+        options: SamplingOptions,
+        completeness: &mut Completeness,
+    ) -> (Option<Stopped>, Duration) {
+        if !options.stop {
+            return (None, Duration::ZERO);
+        }
+        let began = Instant::now();
+        match self.target.stop_for(options.max_stop) {
+            Ok(stopped) => {
+                completeness.stand_still = StandStill::Throughout;
+                (Some(stopped), Duration::ZERO)
+            }
+            Err(error) => {
+                let held = began.elapsed();
+                let what = format!("walked without stopping the target: {error}");
+                completeness.defects.push(Defect::of_all(what));
+                (None, held)
+            }
+        }
+    }
+
+    /// The sample of what was observed.
+    fn sample(
+        &self,
+        observation: Observation,
+        mut target: profiler_core::sample::Target,
+        facts: &Facts,
+        mut completeness: Completeness,
+    ) -> Sample {
+        let Observation {
+            kernel,
+            residency,
+            heaps,
+            ..
+        } = observation;
+        let unread = self.target.unread_files().map(Defect::of_all);
+        completeness.defects.extend(unread);
         target.python_malloc = facts.python_malloc(&heaps);
-        completeness.walk_ns = took;
-        completeness.stop_ns = stop_ns;
         // The stop does not wait for the parent's page tables: the few pages that either writes
         // meanwhile count as copied.
         let fork = self.target.fork_sharing(&residency);
-
-        let sample = Box::new(Sample {
+        Sample {
             taken_at_ns: now_ns(),
             host: self.host.clone(),
             target,
@@ -243,9 +243,19 @@ impl Sampler {
             residency,
             heaps,
             completeness,
-        });
-        Ok(Attempt::Sample(sample, marked))
+        }
     }
+}
+
+/// A target that was stopped ran on before it was walked.
+fn ended_early(why: EndedEarly, completeness: &mut Completeness) {
+    let after_ns = completeness.stop_ns;
+    completeness.stand_still = StandStill::Released(Released { why, after_ns });
+    completeness.defects.push(Defect::of_all(format!(
+        "the target ran on after {}, {}; the rest was walked while it ran",
+        nanoseconds(after_ns),
+        why.because()
+    )));
 }
 
 /// What one attempt gave.

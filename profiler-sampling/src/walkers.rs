@@ -7,7 +7,6 @@ use profiler_core::allocator::{Allocator, AllocatorIdentity, Role};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::TargetMemory;
 use profiler_core::object::AllocatorObject;
-use profiler_core::pymalloc::NotWalked;
 use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::PythonMalloc;
 use profiler_core::threads::Thread;
@@ -38,14 +37,45 @@ pub(crate) struct Place<'f> {
     object: Option<&'f AllocatorObject>,
 }
 
+/// Why what is at a place was not walked, as its walker says.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum NotWalked {
+    #[error(transparent)]
+    Glibc(#[from] glibc::NotWalked),
+    #[error(transparent)]
+    Musl(#[from] musl::NotWalked),
+    #[error(transparent)]
+    Mimalloc(#[from] mimalloc::NotWalked),
+    #[error(transparent)]
+    Jemalloc(#[from] jemalloc::NotWalked),
+    #[error(transparent)]
+    Tcmalloc(#[from] tcmalloc::NotWalked),
+    #[error(transparent)]
+    Pymalloc(#[from] pymalloc::NotWalked),
+    /// pymalloc, which may not serve the target's objects at all.
+    #[error("{reason}, and the allocator of Python's objects could not be determined{}", hint(.setting))]
+    PythonUnknown {
+        reason: pymalloc::NotWalked,
+        /// What the environment says of it.
+        setting: Option<String>,
+    },
+}
+
+/// What a setting in the environment is worth.
+fn hint(setting: &Option<String>) -> String {
+    setting.as_ref().map_or_else(String::new, |setting| {
+        format!("; its environment has {setting}, which is only a hint")
+    })
+}
+
 /// How the heaps of one allocator are found and walked.
 pub(crate) struct Walker<M> {
     /// Whose.
     pub(crate) kind: Allocator,
     /// Where they may be.
     pub(crate) find: fn(&Facts) -> Vec<Place<'_>>,
-    /// Walks what is at one of these places, or says why it could not be.
-    pub(crate) walk: fn(&Input<'_, M>, Place<'_>) -> Result<Vec<HeapSnapshot>, String>,
+    /// Walks what is at one of these places.
+    pub(crate) walk: fn(&Input<'_, M>, Place<'_>) -> Result<Vec<HeapSnapshot>, NotWalked>,
 }
 
 impl<M: TargetMemory + Sync> Walker<M> {
@@ -66,7 +96,7 @@ impl<M: TargetMemory + Sync> Walker<M> {
                 let walked = reading_ahead(input.memory, |memory| {
                     glibc::walk(memory, input.residency, &context)
                 });
-                one(walked)
+                Ok(vec![walked?])
             },
         },
         Self {
@@ -84,7 +114,7 @@ impl<M: TargetMemory + Sync> Walker<M> {
                     at_random: input.facts.at_random,
                     version: libc.map(|libc| libc.version.clone()).unwrap_or_default(),
                 };
-                one(musl::walk(input.memory, input.residency, &context))
+                Ok(vec![musl::walk(input.memory, input.residency, &context)?])
             },
         },
         Self {
@@ -101,18 +131,17 @@ impl<M: TargetMemory + Sync> Walker<M> {
                     objects: &input.facts.allocators,
                     python: input.facts.python,
                 };
-                let walked = mimalloc::walk(input.memory, input.residency, &context);
-                walked.map_err(|reason| reason.to_string())
+                Ok(mimalloc::walk(input.memory, input.residency, &context)?)
             },
         },
         Self {
             kind: Allocator::Jemalloc,
             find: |facts| in_objects(facts, Allocator::Jemalloc),
             walk: |input, place| match place.object {
-                Some(object) => of_object(
-                    object,
-                    jemalloc::walk(input.memory, input.residency, object),
-                ),
+                Some(object) => {
+                    let heap = jemalloc::walk(input.memory, input.residency, object)?;
+                    Ok(vec![of_object(object, heap)])
+                }
                 None => Ok(Vec::new()),
             },
         },
@@ -120,10 +149,10 @@ impl<M: TargetMemory + Sync> Walker<M> {
             kind: Allocator::Tcmalloc,
             find: |facts| in_objects(facts, Allocator::Tcmalloc),
             walk: |input, place| match place.object {
-                Some(object) => of_object(
-                    object,
-                    tcmalloc::walk(input.memory, input.residency, object),
-                ),
+                Some(object) => {
+                    let heap = tcmalloc::walk(input.memory, input.residency, object)?;
+                    Ok(vec![of_object(object, heap)])
+                }
                 None => Ok(Vec::new()),
             },
         },
@@ -140,8 +169,8 @@ impl<M: TargetMemory + Sync> Walker<M> {
                     serves: input.facts.python_malloc.unwrap_or_default(),
                 };
                 let walked = pymalloc::walk(input.memory, input.residency, &context);
-                let walked = walked.map_err(|reason| without_pymalloc(input.facts, reason));
-                one(walked)
+                let heap = walked.map_err(|reason| without_pymalloc(input.facts, reason))?;
+                Ok(vec![heap])
             },
         },
     ];
@@ -189,35 +218,19 @@ fn is_expected(identity: &AllocatorIdentity) -> bool {
 }
 
 /// The heap of an object, with the library's name where that has it for itself.
-fn of_object<E: ToString>(
-    object: &AllocatorObject,
-    walked: Result<HeapSnapshot, E>,
-) -> Result<Vec<HeapSnapshot>, String> {
-    let mut heaps = one(walked)?;
-    for heap in &mut heaps {
-        heap.library = object.identity.private_library();
-    }
-    Ok(heaps)
-}
-
-fn one<E: ToString>(walked: Result<HeapSnapshot, E>) -> Result<Vec<HeapSnapshot>, String> {
-    match walked {
-        Ok(heap) => Ok(vec![heap]),
-        Err(reason) => Err(reason.to_string()),
-    }
+fn of_object(object: &AllocatorObject, mut heap: HeapSnapshot) -> HeapSnapshot {
+    heap.library = object.identity.private_library();
+    heap
 }
 
 /// Why pymalloc is not walked, where that is not by the target's own choice.
-fn without_pymalloc(facts: &Facts, reason: NotWalked) -> String {
-    match (facts.python_malloc, &facts.python_malloc_setting) {
-        (Some(PythonMalloc::Unknown), None) => {
-            format!("{reason}, and the allocator of Python's objects could not be determined")
-        }
-        (Some(PythonMalloc::Unknown), Some(setting)) => format!(
-            "{reason}, and the allocator of Python's objects could not be determined; its environment \
-             has {setting}, which is only a hint"
-        ),
-        _ => reason.to_string(),
+fn without_pymalloc(facts: &Facts, reason: pymalloc::NotWalked) -> NotWalked {
+    match facts.python_malloc {
+        Some(PythonMalloc::Unknown) => NotWalked::PythonUnknown {
+            reason,
+            setting: facts.python_malloc_setting.clone(),
+        },
+        _ => NotWalked::Pymalloc(reason),
     }
 }
 

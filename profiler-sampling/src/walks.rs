@@ -28,11 +28,10 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
         for (kind, place, walk) in running {
             match walk.join().unwrap_or_else(|panic| resume_unwind(panic)) {
                 Ok(found) => heaps.extend(found),
-                Err(reason) if place.expected => completeness.defects.push(Defect {
-                    addr: None,
-                    what: format!("{kind} was not walked: {reason}"),
-                    bytes: 0,
-                }),
+                Err(reason) if place.expected => {
+                    let what = format!("{kind} was not walked: {reason}");
+                    completeness.defects.push(Defect::of_all(what));
+                }
                 Err(_) => {}
             }
         }

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 
-use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr, USER_END};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 
 use super::maps;
@@ -15,9 +15,6 @@ use super::pagemap::{
     Entry, Pagemap, Region, SCAN_FILE, SCAN_HUGE, SCAN_PRESENT, SCAN_ZERO, ZeroPage, scan,
 };
 use super::proc_dir::{ProcDir, field};
-
-/// The end of user addresses on x86-64 with five-level page tables.
-pub(super) const USER_END: RemoteAddr = RemoteAddr::new(1 << 56);
 
 /// How pages are looked up.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

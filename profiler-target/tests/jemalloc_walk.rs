@@ -161,36 +161,16 @@ fn compare(source: &Source, conf: &str) -> HeapSnapshot {
     assert_eq!(ids, account.arenas.keys().copied().collect::<Vec<_>>());
     for (arena, of_arena) in heap.arenas.iter().zip(account.arenas.values()) {
         let [active, dirty, muzzy, retained, base, internal, caches] = *of_arena;
-        assert_eq!(
-            arena.figure(ArenaFigure::ActiveBytes),
-            Some(active << 12),
-            "{arena:?}"
-        );
-        assert_eq!(
-            arena.figure(ArenaFigure::DirtyBytes),
-            Some(dirty << 12),
-            "{arena:?}"
-        );
-        assert_eq!(
-            arena.figure(ArenaFigure::MuzzyBytes),
-            Some(muzzy << 12),
-            "{arena:?}"
-        );
-        assert_eq!(
-            arena.figure(ArenaFigure::RetainedBytes),
-            Some(retained),
-            "{arena:?}"
-        );
-        assert_eq!(
-            arena.figure(ArenaFigure::InternalBytes),
-            Some(internal),
-            "{arena:?}"
-        );
-        assert_eq!(
-            arena.figure(ArenaFigure::MetadataBytes),
-            Some(base + internal),
-            "{arena:?}"
-        );
+        for (figure, expected) in [
+            (ArenaFigure::ActiveBytes, active << 12),
+            (ArenaFigure::DirtyBytes, dirty << 12),
+            (ArenaFigure::MuzzyBytes, muzzy << 12),
+            (ArenaFigure::RetainedBytes, retained),
+            (ArenaFigure::InternalBytes, internal),
+            (ArenaFigure::MetadataBytes, base + internal),
+        ] {
+            assert_eq!(arena.figure(figure), Some(expected), "{figure:?} {arena:?}");
+        }
         // To 5.2 it takes other memory for the large bins of caches (`arena_stats_merge` counts
         // `bins_large` from `NBINS`).
         if heap.version.starts_with("5.3") {

@@ -218,6 +218,18 @@ impl GlibcSetting {
         value.parse().ok()
     }
 
+    /// What a threshold has grown to by itself, of the settings in force; `None` where it does not adapt or
+    /// is what it was at first (`free` in `malloc/malloc.c`).
+    pub fn grown(self, in_force: impl Fn(Self) -> Option<u64>) -> Option<u64> {
+        let (initial, most) = match self {
+            Self::MmapThreshold => (*MMAP_THRESHOLDS.start(), *MMAP_THRESHOLDS.end()),
+            Self::TrimThreshold => (INITIAL_TRIM_THRESHOLD, 2 * MMAP_THRESHOLDS.end()),
+            _ => return None,
+        };
+        let adapts = in_force(Self::NoDynThreshold) == Some(0);
+        in_force(self).filter(|bytes| adapts && *bytes > initial && *bytes <= most)
+    }
+
     fn names(self) -> &'static Names {
         &ROWS[self as usize]
     }
@@ -234,6 +246,26 @@ mod tests {
             assert_eq!(row.tunable.is_some(), at < TUNABLES, "{:?}", row.setting);
             assert!(row.tunable.is_some() || row.field.is_some());
         }
+    }
+
+    #[test]
+    fn a_threshold_has_grown_where_it_adapts_and_is_beyond_what_it_was_at_first() {
+        let grown = |setting: GlibcSetting, fixed: u64, bytes: u64| {
+            setting.grown(|wanted| match wanted {
+                GlibcSetting::NoDynThreshold => Some(fixed),
+                _ => Some(bytes),
+            })
+        };
+        let mmap = GlibcSetting::MmapThreshold;
+        assert_eq!(grown(mmap, 0, 503_808), Some(503_808));
+        assert_eq!(grown(mmap, 1, 503_808), None);
+        assert_eq!(grown(mmap, 0, 128 << 10), None);
+        assert_eq!(grown(mmap, 0, 33 << 20), None);
+        assert_eq!(
+            grown(GlibcSetting::TrimThreshold, 0, 64 << 20),
+            Some(64 << 20)
+        );
+        assert_eq!(grown(GlibcSetting::ArenaMax, 0, 503_808), None);
     }
 
     #[test]

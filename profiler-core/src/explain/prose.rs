@@ -1,6 +1,6 @@
 //! The verdict in a line, and the explanation in words.
 
-use crate::explain::rules::{not_walked, serving, worth};
+use crate::explain::rules::{is_notable, not_walked, serving};
 use crate::metrics::MetricId;
 use crate::prediction::{Effect, TRUSTED_ERROR};
 use crate::report::{FragReport, LedgerClass, Mechanism};
@@ -157,7 +157,7 @@ fn outlook(report: &FragReport) -> Option<String> {
     let now = predictions.baseline(report.taken_at_ns)?;
     let best = predictions.best();
     let worth_it = best.filter(|(_, needs)| {
-        worth(
+        is_notable(
             report,
             predictions.now().unwrap_or(0).saturating_sub(needs.bytes),
         )

@@ -3,7 +3,7 @@
 
 use crate::completeness::Confidence;
 use crate::explain::remedies::Remedy;
-use crate::explain::rules::{evidence, grown_mmap_threshold, serving, sure, worth};
+use crate::explain::rules::{evidence, grown_mmap_threshold, is_notable, serving, walk_confidence};
 use crate::prediction::{Effect, Needs, Prediction, Predictions};
 use crate::report::{Finding, FragReport, Mechanism};
 use crate::units::bytes;
@@ -104,16 +104,7 @@ impl<'a> Known<'a> {
             Effect::Same | Effect::NoLess | Effect::Costs => return None,
         };
         finding.claim = format!("{} {said}", finding.claim);
-        let saved = now.saturating_sub(needs.bytes);
-        finding.bytes = match effect {
-            // Another allocator saves for other reasons too, which are not this one.
-            Effect::Saves if finding.mechanism == Mechanism::PinnedPages => {
-                finding.bytes.map(|pinned| pinned.min(saved))
-            }
-            Effect::Saves => Some(saved),
-            Effect::Same | Effect::NoLess | Effect::Costs => Some(0),
-            Effect::Unclear => None,
-        };
+        finding.bytes = returned(&finding, now.saturating_sub(needs.bytes), effect);
         finding.evidence.extend([
             evidence("predicted_bytes", needs.bytes),
             evidence("predicted_low_bytes", needs.low_bytes),
@@ -124,11 +115,25 @@ impl<'a> Known<'a> {
     }
 }
 
+/// Bytes that a remedy would return of a finding, where malloc would need `saved` less; `None` where that
+/// cannot be predicted.
+fn returned(finding: &Finding, saved: u64, effect: Effect) -> Option<u64> {
+    match effect {
+        // Another allocator saves for other reasons too, which are not this one.
+        Effect::Saves if finding.mechanism == Mechanism::PinnedPages => {
+            finding.bytes.map(|pinned| pinned.min(saved))
+        }
+        Effect::Saves => Some(saved),
+        Effect::Same | Effect::NoLess | Effect::Costs => Some(0),
+        Effect::Unclear => None,
+    }
+}
+
 /// What a remedy would return of which no figure of the walk speaks.
 fn only_predicted(report: &FragReport, known: &Known<'_>, mechanism: Mechanism) -> Option<Finding> {
     let (remedy, needs, effect) = known.predictions.of(mechanism)?;
     let saved = known.now.saturating_sub(needs.bytes);
-    if effect != Effect::Saves || !worth(report, saved) {
+    if effect != Effect::Saves || !is_notable(report, saved) {
         return None;
     }
     let claim = match mechanism {
@@ -153,7 +158,7 @@ fn only_predicted(report: &FragReport, known: &Known<'_>, mechanism: Mechanism) 
         held_bytes: saved,
         evidence: Vec::new(),
         remedy: Remedy::of(mechanism, serving(report)),
-        confidence: sure(report).min(Confidence::Medium),
+        confidence: walk_confidence(report).min(Confidence::Medium),
     };
     known.with_prediction(finding, remedy, needs, effect)
 }

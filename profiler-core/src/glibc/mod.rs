@@ -119,54 +119,21 @@ pub fn walk<M: TargetMemory>(
     heap.requested = settings::requested(context.environment, &par, &heap.settings);
     let mut notes = Notes::default();
     let (held, tcaches_known) = held(memory, residency, &main, &par, context, &mut notes);
-    let Main { layout, ring } = &main;
     let mut arenas = Arenas {
         memory,
         residency,
-        layout,
+        layout: main.layout,
         par: &par,
         walker: ChunkWalker::new(memory, residency, &held),
         claims: Claims::default(),
         extents: Vec::new(),
         notes,
     };
-    for (id, state) in (0..).zip(ring) {
-        arenas.walker.totals = Totals::default();
-        let (heaps, foreign) = if id == 0 {
-            (0, arenas.main(state))
-        } else {
-            (arenas.thread(state, id), 0)
-        };
-        let totals = arenas.walker.totals;
-        if state.mutex != 0 {
-            let what = format!("a thread was stopped inside arena {id}, which may be half written");
-            arenas.notes.defect(state.addr, 0, what);
-        }
-        heap.checks.push(CrossCheck {
-            name: format!("arena {id} system_mem"),
-            expected: state.system_mem,
-            found: totals.walked() + foreign,
-        });
-        heap.threads_inside += u32::from(state.mutex != 0);
-        heap.arenas.push(arena(id, state, totals, heaps, foreign));
+    for (id, state) in (0..).zip(&main.ring) {
+        walk_arena(&mut arenas, id, state, &mut heap);
     }
     let mapped = mapped::find(memory, residency, &par, &mut arenas.claims);
-    heap.checks.push(CrossCheck {
-        name: "n_mmaps".to_owned(),
-        expected: par.n_mmaps.into(),
-        found: mapped.len() as u64,
-    });
-    let bytes = mapped.iter().map(|m| m.bytes).sum();
-    heap.checks.push(CrossCheck {
-        name: "mmapped_mem".to_owned(),
-        // Less what it is known to count twice.
-        expected: if par.counts_mapped(bytes) {
-            bytes
-        } else {
-            par.mmapped_mem
-        },
-        found: bytes,
-    });
+    heap.checks.extend(mapped_checks(&par, &mapped));
     heap.extents = arenas.extents;
     heap.extents.extend(mapped.iter().filter_map(large));
     heap.extents.sort_unstable_by_key(|e| e.range);
@@ -175,6 +142,47 @@ pub fn walk<M: TargetMemory>(
     heap.unreadable_bytes = arenas.notes.unreadable_bytes;
     heap.confidence = confidence(&heap, tcaches_known);
     Ok(heap)
+}
+
+/// Walks the chunks of an arena, and compares them with its own count.
+fn walk_arena<M: TargetMemory>(
+    arenas: &mut Arenas<'_, M>,
+    id: u32,
+    state: &ArenaState,
+    heap: &mut HeapSnapshot,
+) {
+    arenas.walker.totals = Totals::default();
+    let (heaps, foreign) = if id == 0 {
+        (0, arenas.main(state))
+    } else {
+        (arenas.thread(state, id), 0)
+    };
+    let totals = arenas.walker.totals;
+    if state.mutex != 0 {
+        let what = format!("a thread was stopped inside arena {id}, which may be half written");
+        arenas.notes.defect(state.addr, 0, what);
+    }
+    heap.checks.push(CrossCheck::new(
+        format!("arena {id} system_mem"),
+        state.system_mem,
+        totals.walked() + foreign,
+    ));
+    heap.threads_inside += u32::from(state.mutex != 0);
+    heap.arenas.push(arena(id, state, totals, heaps, foreign));
+}
+
+/// The chunks with a mapping of their own, beside glibc's counts of them.
+fn mapped_checks(par: &MallocPar, mapped: &[mapped::Mapped]) -> [CrossCheck; 2] {
+    let bytes = mapped.iter().map(|m| m.bytes).sum();
+    // Less what it is known to count twice.
+    let expected = match par.counts_mapped(bytes) {
+        true => bytes,
+        false => par.mmapped_mem,
+    };
+    [
+        CrossCheck::new("n_mmaps", par.n_mmaps.into(), mapped.len() as u64),
+        CrossCheck::new("mmapped_mem", expected, bytes),
+    ]
 }
 
 /// The chunks that caches hold, ascending, and whether the tcaches are among them.
@@ -200,11 +208,9 @@ fn held<M: TargetMemory>(
     let found = tcache::find(&cache, residency, main.layout, par, &addrs, threads, notes);
     let known = !in_use || found.is_some();
     if !known {
-        notes.defects.push(Defect {
-            addr: None,
-            what: "the threads' tcaches were not found: the chunks in them count as live".into(),
-            bytes: 0,
-        });
+        notes.defects.push(Defect::of_all(
+            "the threads' tcaches were not found: the chunks in them count as live",
+        ));
     }
     held.extend(found.unwrap_or_default());
     held.sort_unstable();

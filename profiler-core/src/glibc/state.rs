@@ -2,7 +2,7 @@
 
 use super::layout::Layout;
 use super::settings::listed;
-use crate::addr::RemoteAddr;
+use crate::addr::{HEAP_END, RemoteAddr};
 use crate::allocator::GlibcSetting;
 use crate::memory::{ReadError, TargetMemory};
 
@@ -96,7 +96,7 @@ impl ArenaState {
             && self.next.is_multiple_of(8)
             && self.next != 0
             && self.system_mem <= self.max_system_mem
-            && self.max_system_mem < 1 << 47
+            && self.max_system_mem < HEAP_END
             && (self.is_unused() || self.system_mem != 0)
     }
 }
@@ -195,7 +195,7 @@ impl MallocPar {
         let bytes = self.mmapped_mem <= self.max_mmapped_mem
             && self.mmapped_mem.is_multiple_of(16)
             && (exact || self.mmapped_header > 0)
-            && self.max_mmapped_mem < 1 << 47
+            && self.max_mmapped_mem < HEAP_END
             && (self.max_n_mmaps == 0) == (self.max_mmapped_mem == 0);
         let pages = [self.thp_pagesize, self.hp_pagesize]
             .iter()

@@ -113,14 +113,7 @@ fn candidates<M: TargetMemory>(
         let Some(block) = tls_block(residency, tp) else {
             continue;
         };
-        let mut bytes = vec![0; block.len() as usize];
-        for (i, page) in bytes.chunks_mut(PAGE_SIZE as usize).enumerate() {
-            // What cannot be read stays zero, and zero is no pointer.
-            let at = block.start().get() + i as u64 * PAGE_SIZE;
-            if memory.read(RemoteAddr::new(at), page).is_err() {
-                page.fill(0);
-            }
-        }
+        let bytes = readable(memory, block);
         let words = |at: u64| word_at(&bytes, at);
         let arena_near = |at: u64| {
             let from = at.saturating_sub(NEAR);
@@ -164,6 +157,18 @@ fn candidates<M: TargetMemory>(
         near_arena,
     });
     caches.chain(dummies).collect()
+}
+
+/// The bytes of a range. What cannot be read is zero, and zero is no pointer.
+fn readable<M: TargetMemory>(memory: &M, range: AddrRange) -> Vec<u8> {
+    let mut bytes = vec![0; range.len() as usize];
+    for (i, page) in bytes.chunks_mut(PAGE_SIZE as usize).enumerate() {
+        let at = range.start().get() + i as u64 * PAGE_SIZE;
+        if memory.read(RemoteAddr::new(at), page).is_err() {
+            page.fill(0);
+        }
+    }
+    bytes
 }
 
 /// Whether a library's constants may lie there.

@@ -2,7 +2,7 @@
 
 use super::bytes::{Bytes, word_at};
 use super::layout::{Bins, Layout};
-use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::addr::{AddrRange, HEAP_END, PAGE_SIZE, RemoteAddr};
 use crate::allocator::jemalloc_classes::{BINS, SIZES};
 use crate::memory::TargetMemory;
 use crate::residency::{MappingKind, ResidencyMap};
@@ -107,7 +107,7 @@ fn place<M: TargetMemory>(
     let fits = own_index == ind
         && blocks % PAGE_SIZE == 0
         && size % PAGE_SIZE == 0
-        && (PAGE_SIZE..1 << 47).contains(&size);
+        && (PAGE_SIZE..HEAP_END).contains(&size);
     fits.then_some(Place { ind, addr, base })
 }
 

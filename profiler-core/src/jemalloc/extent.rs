@@ -3,7 +3,7 @@
 
 use super::bytes::word;
 use super::layout::Bits;
-use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr, USER_END};
 use crate::allocator::jemalloc_classes::{self, BINS};
 
 /// `sizeof`.
@@ -11,6 +11,8 @@ pub(super) const BYTES: usize = 128;
 /// Words of a slab's bitmap (`BITMAP_GROUPS_MAX` for 512 regions). A set bit is a free region
 /// (`bitmap.h`).
 const BITMAP_WORDS: usize = 8;
+/// The free regions of a slab.
+pub(super) type Bitmap = [u64; BITMAP_WORDS];
 /// `e_slab_data`.
 const BITMAP: usize = 0x40;
 
@@ -21,7 +23,7 @@ pub(super) enum Use {
     Slab {
         region: u64,
         nfree: u32,
-        free: [u64; BITMAP_WORDS],
+        free: Bitmap,
     },
     /// One block of `usable` bytes that begins `offset` into the extent (`opt.cache_oblivious`
     /// places large blocks at random within their first page).
@@ -57,7 +59,7 @@ impl Extent {
         let field = |shift: u32, width: u32| (e_bits >> shift) & ((1 << width) - 1);
         let start = addr & !(PAGE_SIZE - 1);
         let range = AddrRange::with_len(RemoteAddr::new(start), size)?;
-        if start == 0 || size == 0 || range.end().get() > 1 << 56 {
+        if start == 0 || size == 0 || range.end() > USER_END {
             return None;
         }
         let class = field(bits.szind, 8) as usize;
@@ -132,11 +134,11 @@ impl Extent {
 }
 
 /// Whether region `i` is free by the slab's bitmap.
-pub(super) fn is_free(free: &[u64; BITMAP_WORDS], i: u64) -> bool {
+pub(super) fn is_free(free: &Bitmap, i: u64) -> bool {
     free[(i / 64) as usize % BITMAP_WORDS] >> (i % 64) & 1 == 1
 }
 
 /// The free regions among the first `regions`.
-pub(super) fn count_free(free: &[u64; BITMAP_WORDS], regions: u64) -> u32 {
+pub(super) fn count_free(free: &Bitmap, regions: u64) -> u32 {
     (0..regions).filter(|&i| is_free(free, i)).count() as u32
 }

@@ -1,12 +1,13 @@
 //! From extents to a heap: spans, totals by arena, and jemalloc's own account beside them.
 
 use std::collections::HashMap;
+use std::iter::Peekable;
 
 use super::arena::State;
-use super::extent::{self, Extent, Use};
+use super::extent::{self, Bitmap, Extent, Use};
 use super::tcache::Cached;
 use super::{Notes, confidence};
-use crate::addr::{AddrRange, PAGE_SIZE};
+use crate::addr::{AddrRange, HEAP_END, PAGE_SIZE};
 use crate::allocator::jemalloc_classes::BINS;
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::heap::{self, Arena, CrossCheck, ExtentKind, HeapSnapshot};
@@ -31,6 +32,64 @@ struct Totals {
     muzzy: u64,
     retained: u64,
     unknown: u64,
+}
+
+impl Totals {
+    /// Counts the regions of a slab; gives how many of them are cached.
+    fn slab(
+        &mut self,
+        range: AddrRange,
+        region: u64,
+        free: &Bitmap,
+        cached: &mut Peekable<impl Iterator<Item = u64>>,
+        spans: &mut SpanList,
+    ) -> u64 {
+        let regions = range.len() / region;
+        let mut used = 0;
+        for i in 0..regions {
+            let (state, total) = if extent::is_free(free, i) {
+                (SpanState::Free, &mut self.free)
+            } else {
+                self.regions += 1;
+                let is_cached = takes(cached, range.start().get() + i * region);
+                used += u64::from(is_cached);
+                match is_cached {
+                    true => (SpanState::Cached, &mut self.cached),
+                    false => (SpanState::Live, &mut self.live),
+                }
+            };
+            add(total, region);
+            spans.push(region, state);
+        }
+        spans.push(range.len() - regions * region, SpanState::Metadata);
+        self.slabs += 1;
+        self.slab_bytes += range.len();
+        self.active += range.len();
+        used
+    }
+
+    /// Counts a block with an extent of its own, of so many bytes.
+    fn large(&mut self, len: u64, usable: u64, is_cached: bool) {
+        let total = match is_cached {
+            true => &mut self.cached,
+            false => &mut self.live,
+        };
+        add(total, usable);
+        add(&mut self.large, usable);
+        self.large_pad += len - usable;
+        self.active += len;
+    }
+}
+
+fn add(total: &mut (u64, u64), bytes: u64) {
+    total.0 += 1;
+    total.1 += bytes;
+}
+
+/// Whether the block is the next of the cached ones, which are ascending: then it is taken.
+fn takes(cached: &mut Peekable<impl Iterator<Item = u64>>, block: u64) -> bool {
+    while cached.next_if(|&before| before < block).is_some() {}
+    cached.next_if_eq(&block).is_some()
 }
 
 /// Builds the heap.
@@ -80,12 +139,11 @@ impl<'a> Builder<'a> {
         &mut self,
         place: usize,
         extent: &Extent,
-        cached: &mut std::iter::Peekable<impl Iterator<Item = u64>>,
+        cached: &mut Peekable<impl Iterator<Item = u64>>,
     ) -> u64 {
         let totals = &mut self.totals[place];
         let mut spans = SpanList::default();
         let len = extent.range.len();
-        let start = extent.range.start().get();
         let mut used = 0;
         match &extent.used {
             Use::Slab {
@@ -93,50 +151,27 @@ impl<'a> Builder<'a> {
                 nfree,
                 free,
             } => {
-                let regions = len / region;
-                if extent::count_free(free, regions) != *nfree {
+                if extent::count_free(free, len / region) != *nfree {
                     let what = "a slab's bitmap and its count of free regions differ";
+                    let start = extent.range.start().get();
                     self.notes.defect(start, len, what);
                 }
-                totals.slabs += 1;
-                totals.slab_bytes += len;
-                for i in 0..regions {
-                    let at = start + i * region;
-                    while cached.next_if(|&block| block < at).is_some() {}
-                    let (state, total) = if extent::is_free(free, i) {
-                        (SpanState::Free, &mut totals.free)
-                    } else if cached.next_if_eq(&at).is_some() {
-                        used += 1;
-                        totals.regions += 1;
-                        (SpanState::Cached, &mut totals.cached)
-                    } else {
-                        totals.regions += 1;
-                        (SpanState::Live, &mut totals.live)
-                    };
-                    *total = (total.0 + 1, total.1 + region);
-                    spans.push(*region, state);
-                }
-                spans.push(len - regions * region, SpanState::Metadata);
-                totals.active += len;
+                used = totals.slab(extent.range, *region, free, cached, &mut spans);
             }
             Use::Large { offset, usable } => {
-                let block = start + offset;
-                while cached.next_if(|&b| b < block).is_some() {}
-                let (state, total) = if cached.next_if_eq(&block).is_some() {
-                    used += 1;
-                    (SpanState::Cached, &mut totals.cached)
-                } else {
-                    (SpanState::Live, &mut totals.live)
-                };
-                *total = (total.0 + 1, total.1 + usable);
-                if extent.class < BINS {
-                    totals.promoted += 1;
-                }
-                totals.large = (totals.large.0 + 1, totals.large.1 + usable);
-                totals.large_pad += len - usable;
-                totals.active += len;
+                let block = extent.range.start().get() + offset;
+                let is_cached = takes(cached, block);
+                used = u64::from(is_cached);
+                totals.large(len, *usable, is_cached);
+                totals.promoted += u64::from(extent.class < BINS);
                 spans.push(*offset, SpanState::Metadata);
-                spans.push(*usable, state);
+                spans.push(
+                    *usable,
+                    match is_cached {
+                        true => SpanState::Cached,
+                        false => SpanState::Live,
+                    },
+                );
                 spans.push(len - offset - usable, SpanState::Metadata);
             }
             Use::Dirty | Use::Muzzy => {
@@ -241,11 +276,10 @@ impl<'a> Builder<'a> {
                 self.notes.defect(state.place.base, 0, what);
             }
             let mut check = |name: &str, expected, found| {
-                self.heap.checks.push(CrossCheck {
-                    name: format!("arena {ind} {name}"),
-                    expected,
-                    found,
-                });
+                let name = format!("arena {ind} {name}");
+                self.heap
+                    .checks
+                    .push(CrossCheck::new(name, expected, found));
             };
             let pages = |pages: u64| pages.saturating_mul(PAGE_SIZE);
             check("nactive", pages(state.nactive), totals.active);
@@ -274,7 +308,7 @@ impl<'a> Builder<'a> {
 /// A count of bytes as the target has it, kept to what an address space can hold, so that sums of
 /// damaged ones stay sums.
 fn bounded(bytes: u64) -> u64 {
-    bytes.min(1 << 47)
+    bytes.min(HEAP_END)
 }
 
 fn arena(state: &State, totals: &Totals) -> Arena {

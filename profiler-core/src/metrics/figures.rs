@@ -7,7 +7,9 @@ use crate::metrics::huge::HUGE_PAGE;
 use crate::metrics::malloc_resident;
 use crate::metrics::pages::{PageSlice, Use};
 use crate::metrics::{Metric, MetricId};
-use crate::report::{HeapReport, HugeOccupancyRow, LedgerClass, LedgerPart, LedgerRow};
+use crate::report::{
+    ArenaReport, HeapReport, HugeOccupancyRow, LedgerClass, LedgerPart, LedgerRow,
+};
 use crate::sample::Sample;
 use crate::span::{Span, SpanState};
 use crate::units::Value;
@@ -84,143 +86,155 @@ fn large_free(sample: &Sample) -> u64 {
     large.map(resident).sum()
 }
 
-/// All metrics, the most telling first. `trimmable` is what a trim would return, in bytes.
-pub(crate) fn metrics(
-    sample: &Sample,
-    figures: &Figures,
-    ledger: &[LedgerRow],
-    heaps: &[HeapReport],
-    huge: &[HugeOccupancyRow],
-    trimmable: u64,
-) -> Vec<Metric> {
-    let row = |class: LedgerClass| ledger[class as usize];
-    let walked = !heaps.is_empty();
-    let known = |value: u64| walked.then_some(value);
-    let ratio = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
-    let whole = |id, value: Option<u64>| Metric {
-        id,
-        value: value.map(Value::Whole),
-    };
-    let fraction = |id, value: Option<f64>| Metric {
-        id,
-        value: value.map(Value::Fraction),
-    };
-    let fragments = || {
+/// What the metrics of one sample are made from.
+pub(crate) struct Account<'a> {
+    pub(crate) sample: &'a Sample,
+    pub(crate) figures: &'a Figures,
+    pub(crate) ledger: &'a [LedgerRow],
+    pub(crate) heaps: &'a [HeapReport],
+    pub(crate) huge: &'a [HugeOccupancyRow],
+    /// What a trim would return, in bytes.
+    pub(crate) trimmable: u64,
+}
+
+impl Account<'_> {
+    fn row(&self, class: LedgerClass) -> LedgerRow {
+        self.ledger[class as usize]
+    }
+
+    /// A sum over the classes of the ledger that are fragmentation.
+    fn fragmentation(&self, bytes: fn(&LedgerRow) -> u64) -> u64 {
         let classes = LedgerClass::ALL.into_iter();
-        classes.filter(|class| class.part() == LedgerPart::Fragmentation)
-    };
-    let swap_fragments: u64 = fragments().map(|class| row(class).swapped_bytes).sum();
-    let resident_fragments: u64 = fragments().map(|class| row(class).resident_bytes).sum();
-    let thread_arenas = heaps
-        .iter()
-        .filter(|h| h.allocator == Allocator::Glibc)
-        .flat_map(|h| &h.arenas)
-        .filter(|a| a.arena.id != 0);
-    let idle = thread_arenas.map(|a| a.resident_bytes.saturating_sub(a.arena.live_bytes));
-    let malloc = || heaps.iter().filter(|heap| heap.serves_malloc());
-    let floor = |page: u64| figures.live_bytes.div_ceil(page) * page;
-    let occupied_huge = huge.iter().filter(|row| row.max_percent > 0);
-    let occupied_huge: u64 = occupied_huge.map(|row| row.resident_bytes).sum();
-    let backed: u64 = huge.iter().map(|row| row.huge_bytes).sum();
-    let blank = sample.residency.runs().iter();
-    let blank = blank.filter(|run| run.state.is_blank());
-    let blank = blank.map(|run| run.range.len()).sum();
-    let grows = || malloc().flat_map(|h| &h.arenas);
-    let swap_unknown = row(LedgerClass::Unknown).swapped_bytes;
-    let fork = sample.fork;
-    vec![
-        fraction(
-            MetricId::Utilisation,
-            ratio(figures.live_bytes, figures.heap_bytes),
-        ),
-        whole(MetricId::FragmentationBytes, known(resident_fragments)),
-        whole(
-            MetricId::PinnedFreeBytes,
-            known(row(LedgerClass::FreePinned).resident_bytes),
-        ),
-        whole(MetricId::TrimReturnableBytes, known(trimmable)),
-        whole(
-            MetricId::StuckFreeBytes,
-            known(row(LedgerClass::FreeStuck).resident_bytes),
-        ),
-        whole(
-            MetricId::CachedBytes,
-            known(row(LedgerClass::Cached).resident_bytes),
-        ),
-        whole(MetricId::CompactionFloorBytes, known(floor(PAGE_SIZE))),
-        whole(MetricId::CompactionFloor2mBytes, known(floor(HUGE_PAGE))),
-        whole(MetricId::PurgeFloorBytes, known(figures.occupied)),
-        whole(MetricId::PurgeFloor2mBytes, known(occupied_huge)),
-        whole(MetricId::LargeFreeBytes, known(large_free(sample))),
-        whole(MetricId::HugeBackedBytes, known(backed)),
-        whole(MetricId::BlankBytes, known(blank)),
-        whole(
-            MetricId::BelowHighestLiveBytes,
-            known(grows().map(|a| a.below_highest_live_bytes).sum()),
-        ),
-        whole(
-            MetricId::TopPinnedBytes,
-            known(grows().map(|a| a.top_pinned_bytes).sum()),
-        ),
-        whole(
-            MetricId::HeldBy64BytesPages,
-            known(figures.held_by_64 / PAGE_SIZE),
-        ),
-        whole(
-            MetricId::HeldBy512BytesPages,
-            known(figures.held_by_512 / PAGE_SIZE),
-        ),
-        whole(
-            MetricId::HeldByOneBlockPages,
-            known(figures.held_by_one / PAGE_SIZE),
-        ),
-        fraction(
-            MetricId::PymallocUtilisation,
-            ratio(figures.pymalloc_live_bytes, figures.pymalloc_bytes),
-        ),
-        fraction(
-            MetricId::HeapShareOfRss,
-            walked
-                .then(|| ratio(figures.heap_bytes, sample.kernel.rss_bytes))
-                .flatten(),
-        ),
-        whole(
-            MetricId::MallocResidentBytes,
-            Some(malloc_resident(&sample.residency, &sample.heaps).resident_bytes),
-        ),
-        whole(MetricId::SwapFragmentationBytes, known(swap_fragments)),
-        whole(MetricId::SwapUnknownBytes, known(swap_unknown)),
-        whole(
-            MetricId::ForkSharedBytes,
-            fork.map(|fork| fork.shared_bytes),
-        ),
-        whole(
-            MetricId::ForkCopiedBytes,
-            fork.map(|fork| fork.copied_bytes),
-        ),
-        fraction(
-            MetricId::MemFragmentationRatio,
-            ratio(sample.kernel.rss_bytes, figures.live_bytes),
-        ),
-        fraction(
-            MetricId::AllocatorFragRatio,
-            ratio(figures.occupied, figures.live_bytes),
-        ),
-        fraction(
-            MetricId::AllocatorRssRatio,
-            ratio(figures.heap_bytes, figures.occupied),
-        ),
-        fraction(
-            MetricId::RssOverheadRatio,
-            ratio(sample.kernel.rss_bytes, figures.heap_bytes),
-        ),
-        whole(
-            MetricId::MallocArenas,
-            malloc()
-                .next()
-                .map(|_| malloc().map(|h| h.arenas.len() as u64).sum()),
-        ),
-        whole(MetricId::LargestIdleArenaBytes, idle.max()),
-        whole(MetricId::InternalSlopBytes, None),
-    ]
+        let fragments = classes.filter(|class| class.part() == LedgerPart::Fragmentation);
+        fragments.map(|class| bytes(&self.row(class))).sum()
+    }
+
+    /// The heaps that serve malloc.
+    fn mallocs(&self) -> impl Iterator<Item = &HeapReport> {
+        self.heaps.iter().filter(|heap| heap.serves_malloc())
+    }
+
+    /// A sum over malloc's arenas.
+    fn of_arenas(&self, bytes: fn(&ArenaReport) -> u64) -> u64 {
+        self.mallocs()
+            .flat_map(|heap| &heap.arenas)
+            .map(bytes)
+            .sum()
+    }
+
+    /// How many arenas malloc has; `None` where none of its heaps was walked.
+    fn malloc_arenas(&self) -> Option<u64> {
+        let counts = self.mallocs().map(|heap| heap.arenas.len() as u64);
+        counts.reduce(|all, one| all + one)
+    }
+
+    /// Resident bytes that are not live in the idlest of glibc's thread arenas.
+    fn largest_idle_arena(&self) -> Option<u64> {
+        let glibc = self.heaps.iter();
+        let glibc = glibc.filter(|heap| heap.allocator == Allocator::Glibc);
+        let threads = glibc.flat_map(HeapReport::thread_arenas);
+        threads.map(ArenaReport::idle_bytes).max()
+    }
+
+    /// Bytes of pages that hold nothing but zeros.
+    fn blank_bytes(&self) -> u64 {
+        let runs = self.sample.residency.runs().iter();
+        let blank = runs.filter(|run| run.state.is_blank());
+        blank.map(|run| run.range.len()).sum()
+    }
+
+    /// Resident bytes of the ranges of 2 MiB that hold anything live.
+    fn occupied_huge_bytes(&self) -> u64 {
+        let occupied = self.huge.iter().filter(|row| row.max_percent > 0);
+        occupied.map(|row| row.resident_bytes).sum()
+    }
+
+    /// All metrics of one sample, in the order of their declaration.
+    pub(crate) fn metrics(&self) -> Vec<Metric> {
+        use MetricId as Id;
+        let figures = self.figures;
+        let rss = self.sample.kernel.rss_bytes;
+        let fork = self.sample.fork;
+        let is_walked = !self.heaps.is_empty();
+        let whole = |value: Option<u64>| value.map(Value::Whole);
+        let known = |value: u64| whole(is_walked.then_some(value));
+        let resident = |class| known(self.row(class).resident_bytes);
+        let floor = |page: u64| known(figures.live_bytes.div_ceil(page) * page);
+        let pages = |bytes: u64| known(bytes / PAGE_SIZE);
+        let ratio = |part: u64, whole: u64| {
+            (whole > 0).then(|| Value::Fraction(part as f64 / whole as f64))
+        };
+        let malloc = malloc_resident(&self.sample.residency, &self.sample.heaps);
+        let huge_backed = self.huge.iter().map(|row| row.huge_bytes).sum();
+        let swap_unknown = self.row(LedgerClass::Unknown).swapped_bytes;
+        [
+            (
+                Id::Utilisation,
+                ratio(figures.live_bytes, figures.heap_bytes),
+            ),
+            (
+                Id::FragmentationBytes,
+                known(self.fragmentation(|row| row.resident_bytes)),
+            ),
+            (Id::PinnedFreeBytes, resident(LedgerClass::FreePinned)),
+            (Id::TrimReturnableBytes, known(self.trimmable)),
+            (Id::StuckFreeBytes, resident(LedgerClass::FreeStuck)),
+            (Id::CachedBytes, resident(LedgerClass::Cached)),
+            (Id::CompactionFloorBytes, floor(PAGE_SIZE)),
+            (Id::CompactionFloor2mBytes, floor(HUGE_PAGE)),
+            (Id::PurgeFloorBytes, known(figures.occupied)),
+            (Id::PurgeFloor2mBytes, known(self.occupied_huge_bytes())),
+            (Id::LargeFreeBytes, known(large_free(self.sample))),
+            (Id::HugeBackedBytes, known(huge_backed)),
+            (Id::BlankBytes, known(self.blank_bytes())),
+            (
+                Id::BelowHighestLiveBytes,
+                known(self.of_arenas(|a| a.below_highest_live_bytes)),
+            ),
+            (
+                Id::TopPinnedBytes,
+                known(self.of_arenas(|a| a.top_pinned_bytes)),
+            ),
+            (Id::HeldBy64BytesPages, pages(figures.held_by_64)),
+            (Id::HeldBy512BytesPages, pages(figures.held_by_512)),
+            (Id::HeldByOneBlockPages, pages(figures.held_by_one)),
+            (
+                Id::PymallocUtilisation,
+                ratio(figures.pymalloc_live_bytes, figures.pymalloc_bytes),
+            ),
+            (
+                Id::HeapShareOfRss,
+                ratio(figures.heap_bytes, rss).filter(|_| is_walked),
+            ),
+            (Id::MallocResidentBytes, whole(Some(malloc.resident_bytes))),
+            (
+                Id::SwapFragmentationBytes,
+                known(self.fragmentation(|row| row.swapped_bytes)),
+            ),
+            (Id::SwapUnknownBytes, known(swap_unknown)),
+            (
+                Id::ForkSharedBytes,
+                whole(fork.map(|fork| fork.shared_bytes)),
+            ),
+            (
+                Id::ForkCopiedBytes,
+                whole(fork.map(|fork| fork.copied_bytes)),
+            ),
+            (Id::MemFragmentationRatio, ratio(rss, figures.live_bytes)),
+            (
+                Id::AllocatorFragRatio,
+                ratio(figures.occupied, figures.live_bytes),
+            ),
+            (
+                Id::AllocatorRssRatio,
+                ratio(figures.heap_bytes, figures.occupied),
+            ),
+            (Id::RssOverheadRatio, ratio(rss, figures.heap_bytes)),
+            (Id::MallocArenas, whole(self.malloc_arenas())),
+            (Id::LargestIdleArenaBytes, whole(self.largest_idle_arena())),
+            (Id::InternalSlopBytes, None),
+        ]
+        .map(|(id, value)| Metric { id, value })
+        .to_vec()
+    }
 }

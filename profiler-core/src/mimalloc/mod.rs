@@ -135,14 +135,6 @@ fn note(heap: &mut HeapSnapshot, addr: Option<u64>, bytes: u64, what: &str) {
     }
 }
 
-fn check(name: &str, expected: u64, found: u64) -> CrossCheck {
-    CrossCheck {
-        name: name.into(),
-        expected,
-        found,
-    }
-}
-
 /// The index of the arena of this owner.
 fn arena_of(arenas: &mut Vec<Arena>, kind: ArenaKind, owner: u64) -> u32 {
     let addr = RemoteAddr::new(owner);
@@ -207,8 +199,11 @@ fn judge<M: TargetMemory>(heap: &mut HeapSnapshot, walker: &Walker<'_, M>, objec
     }
     heap.unreadable_bytes += totals.unread_bytes;
     let readable = totals.pages - totals.unread;
-    heap.checks
-        .push(check("pages whose blocks add up", readable, totals.sound));
+    heap.checks.push(CrossCheck::new(
+        "pages whose blocks add up",
+        readable,
+        totals.sound,
+    ));
     heap.confidence = match heap.checks.iter().all(CrossCheck::holds) {
         true if !object_known || totals.unread > 0 => Confidence::Medium,
         true => Confidence::High,

@@ -304,25 +304,20 @@ fn checks<M: TargetMemory>(
     let agree = of_classes
         .filter(|(found, counted)| found == counted)
         .count();
-    let check = |name: &str, expected, found| CrossCheck {
-        name: name.into(),
-        expected,
-        found,
-    };
     let groups = metas.groups.len() as u64;
     let unused = metas.free(memory, context.free_meta_head) + context.avail_metas;
     vec![
-        check(
+        CrossCheck::new(
             "size classes whose slots equal usage_by_class",
             SIZE_CLASSES.len() as u64,
             agree as u64,
         ),
-        check(
+        CrossCheck::new(
             "metas in use, free and never used",
             metas.areas * METAS_PER_AREA,
             groups + unused,
         ),
-        check(
+        CrossCheck::new(
             "groups whose header points back to their meta",
             groups - layer.unread,
             layer.confirmed,

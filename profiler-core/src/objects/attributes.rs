@@ -46,12 +46,16 @@ impl<M: TargetMemory> Attributes<'_, M> {
         if !of.facts.flags.has(Flags::MANAGED_DICT) {
             return None;
         }
-        let before = |bytes| read_word(self.memory, at.checked_sub(bytes)?);
+        let before = |bytes| {
+            at.checked_sub(bytes)
+                .and_then(|at| read_word(self.memory, at))
+        };
         let values = match self.layout.pre_header {
-            PreHeader::ValuesAndDict => before(32)?,
-            PreHeader::WeakListAndTagged => before(24).filter(|word| word & 1 != 0)? + 1,
             PreHeader::WeakListAndDict => at.checked_add(of.facts.basic_size)?,
-            PreHeader::None => return None,
+            other => {
+                let [at_32, at_24] = [32, 24].map(|bytes| before(bytes).unwrap_or(0));
+                other.refers_to(at_32, at_24).0?
+            }
         };
         let place = of.addr.checked_add(self.layout.cached_keys()?)?;
         let keys = read_word(self.memory, place)?;

@@ -9,9 +9,8 @@ use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::allocator::Allocator;
 use crate::claims::claims;
 use crate::heap::HeapSnapshot;
+use crate::span::GRANULE;
 
-/// Starts and lengths are kept in units of this; all allocators align to it.
-const GRANULE: u64 = 8;
 /// Neighbouring extents whose gap is no larger share a run, so that there are few runs to search.
 const MAX_GAP: u64 = 4 << 20;
 /// Addresses of a run lie within this many bytes of its start: what an offset of 32 bits reaches.
@@ -35,7 +34,8 @@ struct Run {
 /// A block of this many granules or more has its length apart.
 const LONG: u8 = u8::MAX;
 
-/// All live blocks, ascending by address and numbered from 0, in 5 bytes each.
+/// All live blocks, ascending by address and numbered from 0, in 5 bytes each: their starts and lengths in
+/// the granules of spans.
 #[derive(Debug, Default)]
 pub(super) struct BlockIndex {
     runs: Vec<Run>,

@@ -74,22 +74,7 @@ impl Folded {
         may: impl Fn(u32, u32) -> bool,
     ) -> Self {
         let nodes = graph.nodes();
-        let mut only = vec![NONE; nodes];
-        let reached = graph.reached(roots, |_| true);
-        for from in 0..nodes as u32 {
-            let is_reached = reached.has(from);
-            for &to in graph.targets(from) {
-                if !is_reached && reached.has(to) {
-                    continue;
-                }
-                let only = &mut only[to as usize];
-                if *only == NONE {
-                    *only = from;
-                } else if *only != from {
-                    *only = SEVERAL;
-                }
-            }
-        }
+        let only = only_referrers(graph, roots);
         // From below: a node's turn comes when all have had theirs that it alone refers to.
         let mut pending = Counts::new(nodes);
         for from in only.iter().copied().filter(|from| *from < SEVERAL) {
@@ -206,6 +191,28 @@ impl Folded {
     }
 }
 
+/// Of each node the only one that refers to it, [`NONE`] or [`SEVERAL`]; of what is reached from `roots`
+/// those alone count that are reached as well.
+fn only_referrers(graph: &Graph, roots: &[u32]) -> Vec<u32> {
+    let mut only = vec![NONE; graph.nodes()];
+    let reached = graph.reached(roots, |_| true);
+    for from in 0..graph.nodes() as u32 {
+        let is_reached = reached.has(from);
+        for &to in graph.targets(from) {
+            if !is_reached && reached.has(to) {
+                continue;
+            }
+            let only = &mut only[to as usize];
+            if *only == NONE {
+                *only = from;
+            } else if *only != from {
+                *only = SEVERAL;
+            }
+        }
+    }
+    only
+}
+
 /// In units. What is beyond the most that is folded may all be one.
 fn units(bytes: u64) -> u16 {
     bytes.div_ceil(UNIT).min(u16::MAX.into()) as u16
@@ -215,8 +222,8 @@ fn units(bytes: u64) -> u16 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::graph::Dominators;
     use super::*;
+    use crate::objects::dominators::Dominators;
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]

@@ -9,7 +9,7 @@ use std::ops::Range;
 use hashbrown::HashSet;
 
 use super::dict::entries;
-use super::edges::Resolve;
+use super::edges::Resolver;
 use super::kinds::Kind;
 use super::layout::{FrameLayout, Layout, TUPLE_ITEMS};
 use super::names::{NAME_ENTRIES, module_name};
@@ -91,7 +91,7 @@ const FRAME_STATE: usize = 5;
 
 /// The variables of generators and coroutines that have not ended, from 3.11 on.
 pub(super) fn suspended<M: TargetMemory>(
-    resolve: &Resolve<'_, M>,
+    resolve: &Resolver<'_, M>,
     residency: &ResidencyMap,
     noted: &[Noted],
     types: &[Type],
@@ -118,7 +118,7 @@ pub(super) fn suspended<M: TargetMemory>(
 
 /// Finds running functions.
 pub(super) fn running<M: TargetMemory>(
-    resolve: &Resolve<'_, M>,
+    resolve: &Resolver<'_, M>,
     residency: &ResidencyMap,
     noted: &[Noted],
     types: &[Type],
@@ -158,7 +158,7 @@ pub(super) fn stack_words<M: TargetMemory>(memory: &M, residency: &ResidencyMap)
 }
 
 struct Finder<'a, M> {
-    resolve: &'a Resolve<'a, M>,
+    resolve: &'a Resolver<'a, M>,
     residency: &'a ResidencyMap,
     types: &'a [Type],
 }

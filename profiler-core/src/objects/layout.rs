@@ -44,6 +44,19 @@ pub(super) enum PreHeader {
     WeakListAndDict,
 }
 
+impl PreHeader {
+    /// What these two words, 32 and 24 bytes before an instance, refer to: the block of its values, and
+    /// its dictionary.
+    pub(super) fn refers_to(self, at_32: u64, at_24: u64) -> (Option<u64>, Option<u64>) {
+        match self {
+            Self::None => (None, None),
+            Self::ValuesAndDict => (Some(at_32), Some(at_24)),
+            Self::WeakListAndTagged if at_24 & 1 != 0 => (at_24.checked_add(1), None),
+            Self::WeakListAndTagged | Self::WeakListAndDict => (None, Some(at_24)),
+        }
+    }
+}
+
 /// How a dictionary's table begins.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum DictTable {
@@ -146,6 +159,10 @@ pub(super) struct Layout {
 pub(super) const LIST_ITEMS: u64 = 24;
 /// `PyVarObject.ob_size` in all versions, and the length of strings from 3.3 on.
 pub(super) const SIZE: u64 = 16;
+/// Where the small table is in a dictionary of 2.7 (`ma_smalltable`), and how many words it has.
+pub(super) const OPEN_SMALL_TABLE: (u64, u64) = (56, 24);
+/// `sizeof(PyDictObject)` in 2.7, whose last member that is.
+pub(super) const OPEN_DICT_BYTES: u64 = OPEN_SMALL_TABLE.0 + OPEN_SMALL_TABLE.1 * 8;
 /// `PyTupleObject.ob_item` in all versions.
 pub(super) const TUPLE_ITEMS: u64 = 24;
 /// `PyModuleObject.md_dict` in all versions (`Objects/moduleobject.c`).

@@ -10,6 +10,7 @@ mod attributes;
 mod blocks;
 mod census;
 mod dict;
+mod dominators;
 mod edges;
 mod fold;
 mod frames;
@@ -30,10 +31,11 @@ use std::sync::{Mutex, PoisonError};
 use hashbrown::HashMap;
 
 use self::blocks::BlockIndex;
-use self::edges::{References, Resolve, references_of};
+use self::dominators::Dominators;
+use self::edges::{References, Resolver, references_of};
 use self::fold::Folded;
-use self::graph::{Dominators, Graph};
-use self::holders::Holders;
+use self::graph::Graph;
+use self::holders::{Holders, Pages};
 use self::kinds::{Content, Kind, PackedKind};
 use self::layout::Layout;
 use self::names::{Name, Names};
@@ -103,61 +105,21 @@ pub fn census<M: TargetMemory + Sync>(
     let mut scanned = scan(&source, &types);
     let known = all_types(&types);
     let (names, references) = references(&source, residency, &scanned, &types, &known);
-    let References { mut graph, .. } = references;
-    let roots = add_names(&mut graph, &names);
-    own_reached(&mut scanned.kinds, &graph, &index);
-    let edges = graph.edges() as u64;
-    drop_doubtful(&mut graph, &roots[0], &scanned.kinds, &known);
-    // What a name or a module refers to stays what it is, so that it can be shown.
-    let blocks = index.len() as u32;
-    let weight = |node: u32| match node < blocks {
-        true => index.bytes(node),
-        false => 0,
-    };
-    let may = |node: u32, into: u32| {
-        node < blocks && into < blocks && !names.is_space(node) && !names.is_space(into)
-    };
-    let folded = Folded::of(&graph, &roots[0], weight, may);
-    let left = folded.left();
-    graph = folded.graph(&graph, &left);
-    let places = |roots: &Vec<u32>| roots.iter().map(|root| folded.place(*root)).collect();
-    let roots: Vec<Vec<u32>> = roots.iter().map(places).collect();
-    let mut tree = Dominators::of(&graph, &roots);
-    tree.rename(&left);
-    drop(left);
-    let mut gaps = Vec::new();
-    for (left_out, what) in [
-        (index.left_out(), "blocks beyond the largest number"),
-        (graph.left_out(), "references beyond the largest number"),
-    ] {
-        if left_out > 0 {
-            gaps.push(format!("{left_out} {what} were left out"));
-        }
-    }
-    drop(graph);
+    let held = Held::of(references.graph, &names, &mut scanned.kinds, &index, &known);
     let mut census = count(&index, &scanned, &known);
     let holders = Holders {
         source: &source,
         kinds: &scanned.kinds,
         types: &known,
         names: &names,
-        folded: &folded,
-        tree: &tree,
+        folded: &held.folded,
+        tree: &held.tree,
         heaps,
         residency,
         copied: context.copied,
     };
     let pages = holders.report(&mut census);
-    let mut by_name: HashMap<&str, (u64, u64)> = HashMap::new();
-    for (at, of) in known.iter().enumerate() {
-        let (pinned, copied) = by_name.entry(&of.name).or_default();
-        *pinned += pages.pinned[at];
-        *copied += pages.copied.by_type[at];
-    }
-    for row in &mut census.types {
-        let pages = by_name.get(row.name.as_str()).copied();
-        (row.pinned_free_bytes, row.copied_bytes) = pages.unwrap_or_default();
-    }
+    add_pages(&mut census.types, &known, &pages);
     census.copied = (!context.copied.is_empty()).then_some(pages.copied.sums);
     census.python = version;
     census.layout = layout.basis;
@@ -168,9 +130,80 @@ pub fn census<M: TargetMemory + Sync>(
     }
     census.compared = scanned.prints.len() as u64;
     census.replaced = references.replaced;
-    census.references = edges;
-    census.gaps = gaps;
+    census.references = held.edges;
+    census.gaps = gaps(index.left_out(), held.left_out);
     Ok(census)
+}
+
+/// Who holds what: the dominator tree of what is left when blocks are folded into what refers to them.
+struct Held {
+    folded: Folded,
+    tree: Dominators,
+    /// References there were.
+    edges: u64,
+    /// References that there was no number for.
+    left_out: u64,
+}
+
+impl Held {
+    /// Of the references between blocks. Native blocks that only objects refer to become their storage.
+    fn of(
+        mut graph: Graph,
+        names: &Names,
+        kinds: &mut [PackedKind],
+        index: &BlockIndex,
+        types: &[Type],
+    ) -> Self {
+        let roots = add_names(&mut graph, names);
+        own_reached(kinds, &graph, index);
+        let edges = graph.edges() as u64;
+        drop_doubtful(&mut graph, &roots[0], kinds, types);
+        let blocks = index.len() as u32;
+        let weight = |node: u32| match node < blocks {
+            true => index.bytes(node),
+            false => 0,
+        };
+        // What a name or a module refers to stays what it is, so that it can be shown.
+        let may = |node: u32, into: u32| {
+            node < blocks && into < blocks && !names.is_space(node) && !names.is_space(into)
+        };
+        let folded = Folded::of(&graph, &roots[0], weight, may);
+        let left = folded.left();
+        graph = folded.graph(&graph, &left);
+        let places = |roots: &Vec<u32>| roots.iter().map(|root| folded.place(*root)).collect();
+        let roots: Vec<Vec<u32>> = roots.iter().map(places).collect();
+        let mut tree = Dominators::of(&graph, &roots);
+        tree.rename(&left);
+        Self {
+            folded,
+            tree,
+            edges,
+            left_out: graph.left_out(),
+        }
+    }
+}
+
+/// What is not in the census, by how many blocks and references there was no number for.
+fn gaps(blocks: u64, references: u64) -> Vec<String> {
+    let counts = [(blocks, "blocks"), (references, "references")];
+    let left_out = counts.into_iter().filter(|(count, _)| *count > 0);
+    left_out
+        .map(|(count, what)| format!("{count} {what} beyond the largest number were left out"))
+        .collect()
+}
+
+/// Adds what blocks of each type pin, and what was copied of them, to the rows by their names.
+fn add_pages(rows: &mut [TypeRow], types: &[Type], pages: &Pages) {
+    let mut by_name: HashMap<&str, (u64, u64)> = HashMap::new();
+    for (at, of) in types.iter().enumerate() {
+        let (pinned, copied) = by_name.entry(&of.name).or_default();
+        *pinned += pages.pinned[at];
+        *copied += pages.copied.by_type[at];
+    }
+    for row in rows {
+        let pages = by_name.get(row.name.as_str()).copied();
+        (row.pinned_free_bytes, row.copied_bytes) = pages.unwrap_or_default();
+    }
 }
 
 fn all_types<M>(types: &Mutex<TypeTable<M>>) -> Vec<Type> {
@@ -186,7 +219,7 @@ fn references<M: TargetMemory + Sync>(
     types: &Mutex<TypeTable<&M>>,
     known: &[Type],
 ) -> (Names, References) {
-    let resolve = Resolve {
+    let resolve = Resolver {
         source,
         kinds: &scanned.kinds,
     };
@@ -298,15 +331,11 @@ fn drop_doubtful(graph: &mut Graph, roots: &[u32], kinds: &[PackedKind], types: 
 
 /// Adds up the blocks.
 fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Census {
+    let counts = scanned.counts.iter().copied();
+    let counts = counts.chain(std::iter::repeat(Counts::default()));
     let mut rows: Vec<TypeRow> = types
         .iter()
-        .zip(
-            scanned
-                .counts
-                .iter()
-                .copied()
-                .chain(std::iter::repeat(Counts::default())),
-        )
+        .zip(counts)
         .map(|(of, counts)| TypeRow {
             name: of.name.clone(),
             tracked: counts.tracked,
@@ -348,13 +377,10 @@ fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Census {
             native,
         })
         .collect();
-    census.native.sort_by_key(|row| {
-        (
-            std::cmp::Reverse(row.native.bytes),
-            row.allocator,
-            row.class,
-        )
-    });
+    let bytes = |row: &NativeRow| std::cmp::Reverse(row.native.bytes);
+    census
+        .native
+        .sort_by_key(|row| (bytes(row), row.allocator, row.class));
     census.shares = shares
         .into_iter()
         .map(|(allocator, (live, named))| AllocatorShare {

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use hashbrown::{HashMap, HashSet};
 
 use super::dict::{DictParts, entries};
-use super::edges::Resolve;
+use super::edges::Resolver;
 use super::frames::{Suspended, Variable};
 use super::graph::NONE;
 use super::layout::{Layout, MODULE_DICT};
@@ -107,7 +107,7 @@ pub(super) struct Names {
 impl Names {
     /// Names of all modules and classes that were noted.
     pub(super) fn find<M: TargetMemory + Sync>(
-        resolve: &Resolve<'_, M>,
+        resolve: &Resolver<'_, M>,
         noted: &[Noted],
         types: &Mutex<TypeTable<&M>>,
         is_dict: impl Fn(u32) -> bool,
@@ -148,7 +148,7 @@ impl Names {
 
     fn add_space<M: TargetMemory>(
         &mut self,
-        resolve: &Resolve<'_, M>,
+        resolve: &Resolver<'_, M>,
         dict: u64,
         dict_block: u32,
         name: Option<String>,

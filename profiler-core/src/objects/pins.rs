@@ -213,64 +213,42 @@ impl Owners<'_> {
     }
 
     fn pages(&self, heap: &HeapSnapshot, extent: &Extent) -> Vec<Page> {
-        let empty = Page {
-            owner: EMPTY,
-            live: 0,
-            free: 0,
-            blocks: 0,
-        };
-        let first = extent.range.start().page();
-        let count = extent.range.end().get().div_ceil(PAGE_SIZE) - first;
-        let mut pages = vec![empty; count as usize];
         let is_pool = heap.allocator == Allocator::Pymalloc;
-        let margins = match extent.kind {
-            ExtentKind::Brk | ExtentKind::ThreadHeap => CHUNK_MARGINS,
-            _ => (0, 0),
-        };
-        // Pages that what is not free keeps.
-        let keep = |pages: &mut [Page], range: AddrRange, owner: u16| {
-            let from = range.start().get().saturating_sub(margins.0) / PAGE_SIZE;
-            let to = (range.end().get() + margins.1).div_ceil(PAGE_SIZE);
-            for page in from.max(first)..to.min(first + count) {
-                let page = &mut pages[(page - first) as usize];
-                page.owner = match page.owner {
-                    EMPTY => owner,
-                    other => self.nesting.common(other, owner),
-                };
-            }
+        let mut pages = Pages::of(extent);
+        let keep = |pages: &mut Pages, range: AddrRange, owner: u16| {
+            pages.keep(range, |page| match page.owner {
+                EMPTY => owner,
+                other => self.nesting.common(other, owner),
+            });
         };
         for (span, block) in self.live(extent) {
             let owner = block.and_then(|block| self.holders.get(block as usize));
             keep(&mut pages, span, owner.copied().unwrap_or(NOBODY));
-            for (page, bytes) in parts(span) {
-                if let Some(page) = pages.get_mut((page - first) as usize) {
-                    page.live = page.live.saturating_add(bytes);
-                    page.blocks = page.blocks.saturating_add(1);
-                }
-            }
+            pages.each(span, |page, bytes| {
+                page.live = page.live.saturating_add(bytes);
+                page.blocks = page.blocks.saturating_add(1);
+            });
         }
         for span in extent.spans.iter(extent.range.start()) {
-            let is_free = match span.state {
+            let is_top = span.state == SpanState::Top;
+            let is_free = matches!(span.state, SpanState::Free | SpanState::Retained);
+            let goes = match span.state {
                 SpanState::Live => continue,
-                SpanState::Free | SpanState::Retained => true,
                 SpanState::Top => is_pool || extent.kind == ExtentKind::Brk,
                 // Headers of pools go with their arena.
                 SpanState::Metadata => is_pool,
-                SpanState::Cached | SpanState::Unknown => false,
+                _ => is_free,
             };
-            if !is_free {
+            if !goes {
                 keep(&mut pages, span.range, NOBODY);
             }
-            if matches!(span.state, SpanState::Free | SpanState::Retained)
-                || is_pool && span.state == SpanState::Top
-            {
-                for (page, bytes) in parts(span.range) {
-                    if let Some(page) = pages.get_mut((page - first) as usize) {
-                        page.free = page.free.saturating_add(bytes);
-                    }
-                }
+            if is_free || is_pool && is_top {
+                pages.each(span.range, |page, bytes| {
+                    page.free = page.free.saturating_add(bytes);
+                });
             }
         }
+        let mut pages = pages.all;
         if is_pool {
             // An arena goes as a whole.
             let lived_on = pages.iter().filter(|page| page.owner != EMPTY);
@@ -352,6 +330,55 @@ fn numbered<'p>(
 fn is_resident(residency: &ResidencyMap, at: RemoteAddr) -> bool {
     let run = residency.run_at(at);
     run.is_some_and(|run| run.state.is_resident())
+}
+
+/// The pages of an extent, while it is gone through.
+struct Pages {
+    /// The number of the first.
+    first: u64,
+    all: Vec<Page>,
+    /// Bytes before and behind a block that belong to it.
+    margins: (u64, u64),
+}
+
+impl Pages {
+    fn of(extent: &Extent) -> Self {
+        let empty = Page {
+            owner: EMPTY,
+            live: 0,
+            free: 0,
+            blocks: 0,
+        };
+        let first = extent.range.start().page();
+        let count = extent.range.end().get().div_ceil(PAGE_SIZE) - first;
+        Self {
+            first,
+            all: vec![empty; count as usize],
+            margins: match extent.kind {
+                ExtentKind::Brk | ExtentKind::ThreadHeap => CHUNK_MARGINS,
+                _ => (0, 0),
+            },
+        }
+    }
+
+    /// What is not free keeps the pages that it lies on, for this owner.
+    fn keep(&mut self, range: AddrRange, owner: impl Fn(&Page) -> u16) {
+        let from = range.start().get().saturating_sub(self.margins.0) / PAGE_SIZE;
+        let to = (range.end().get() + self.margins.1).div_ceil(PAGE_SIZE);
+        for page in from.max(self.first)..to.min(self.first + self.all.len() as u64) {
+            let page = &mut self.all[(page - self.first) as usize];
+            page.owner = owner(page);
+        }
+    }
+
+    /// Gives each page of a range, with the bytes of the range on it.
+    fn each(&mut self, range: AddrRange, give: impl Fn(&mut Page, u16)) {
+        for (page, bytes) in parts(range) {
+            if let Some(page) = self.all.get_mut((page - self.first) as usize) {
+                give(page, bytes);
+            }
+        }
+    }
 }
 
 /// The bytes of a range on each of its pages.

@@ -15,8 +15,6 @@ mod scan;
 
 pub use domain::objects_allocator;
 
-use std::thread;
-
 use arrays::{ArenaObject, Array};
 use scan::{FoundPools, Where};
 
@@ -24,6 +22,7 @@ use crate::addr::{AddrRange, RemoteAddr};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
+use crate::parallel;
 use crate::residency::ResidencyMap;
 use crate::sample::PythonMalloc;
 
@@ -171,8 +170,6 @@ pub fn walk<M: TargetMemory + Sync>(
 
 /// Arenas that are worth a thread of their own.
 const ARENAS_A_THREAD: usize = 16;
-/// Threads at most.
-const MAX_THREADS: usize = 4;
 
 /// Walks the arenas, with the interpreter of each, on several cores: in parts, the totals of each
 /// interpreter beside it.
@@ -198,24 +195,8 @@ fn walk_arenas<M: TargetMemory + Sync>(
         }
         (heap, totals)
     };
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let each = objects.len().div_ceil(cores.min(MAX_THREADS));
-    let mut parts = objects.chunks(each.max(ARENAS_A_THREAD));
-    let Some(first) = parts.next() else {
-        return Vec::new();
-    };
-    thread::scope(|scope| {
-        let walk_part = &walk_part;
-        let others: Vec<_> = parts
-            .map(|part| scope.spawn(move || walk_part(part)))
-            .collect();
-        let mut walked = vec![walk_part(first)];
-        walked.extend(others.into_iter().map(|other| {
-            let joined = other.join();
-            joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        }));
-        walked
-    })
+    let parts = parallel::parts(objects.len(), ARENAS_A_THREAD);
+    parallel::each(parts.map(|part| &objects[part]), walk_part)
 }
 
 /// Finds the arenas: first as this version has them, then as the headers of pools say, and at last
@@ -302,18 +283,13 @@ fn judge_in_change(totals: &mut [arena::Totals], heap: &mut HeapSnapshot) {
 /// The walk against what pymalloc counts itself.
 fn checks(arrays: &[Array], totals: &[arena::Totals]) -> Vec<CrossCheck> {
     let sum = |figure: fn(&arena::Totals) -> u64| totals.iter().map(figure).sum();
-    let check = |name: &str, expected, found| CrossCheck {
-        name: name.into(),
-        expected,
-        found,
-    };
     let mut checks = vec![
-        check(
+        CrossCheck::new(
             "pools whose blocks add up",
             sum(|of| of.pools_used),
             sum(|of| of.pools_sound),
         ),
-        check(
+        CrossCheck::new(
             "free pools in arenas",
             sum(|of| of.pools_free_by_account),
             sum(|of| of.pools_free),
@@ -322,7 +298,7 @@ fn checks(arrays: &[Array], totals: &[arena::Totals]) -> Vec<CrossCheck> {
     let counts: Option<Vec<_>> = arrays.iter().map(|array| array.account).collect();
     if let Some(counts) = counts {
         let arenas = counts.iter().map(|account| account.current).sum();
-        checks.push(check(
+        checks.push(CrossCheck::new(
             ARENA_COUNT,
             arenas,
             sum(|of| of.arenas + of.arenas_given_back),
@@ -333,10 +309,6 @@ fn checks(arrays: &[Array], totals: &[arena::Totals]) -> Vec<CrossCheck> {
 
 fn note(heap: &mut HeapSnapshot, what: String) {
     if heap.defects.len() < MAX_DEFECTS {
-        heap.defects.push(Defect {
-            addr: None,
-            what,
-            bytes: 0,
-        });
+        heap.defects.push(Defect::of_all(what));
     }
 }

@@ -68,30 +68,28 @@ pub fn walk<M: TargetMemory>(
         totals: Totals::default(),
     };
     let mut heap = HeapSnapshot::new(Allocator::Tcmalloc, version);
-    for span in &spans.spans {
-        if heap.extents.last().map(|extent| extent.range.end()) != Some(span.range.start()) {
-            heap.extents.push(Extent {
-                range: span.range,
-                kind: ExtentKind::Region,
-                arena: 0,
-                block_header_bytes: 0,
-                spans: SpanList::default(),
-            });
-        }
-        if let Some(extent) = heap.extents.last_mut() {
-            extent.range =
-                AddrRange::new(extent.range.start(), span.range.end()).unwrap_or(extent.range);
-            layer.lay(span, &mut extent.spans);
-        }
-        if span.used == Use::Normal {
-            heap.trimmable.push(span.range);
-        }
-    }
+    layer.lay_out(&spans, &mut heap);
     let totals = layer.totals;
+    heap.unreadable_bytes = spans.unreadable;
+    heap.defects = defects(&spans, &caches, &totals);
+    heap.checks = checks(&statics, &caches, &totals);
+    heap.settings = vec![
+        ("page size".into(), PAGE.to_string()),
+        (
+            "TCMALLOC_AGGRESSIVE_DECOMMIT".into(),
+            statics.aggressive_decommit.to_string(),
+        ),
+    ];
+    heap.confidence = confidence(&heap);
+    heap.arenas.push(arena(&statics, &caches, &totals, &spans));
+    Ok(heap)
+}
+
+/// What is damaged, each kind counted.
+fn defects(spans: &Spans, caches: &Caches, totals: &Totals) -> Vec<Defect> {
     let placed = totals.thread.0 + totals.transfer.0;
     let lost = caches.blocks.len() as u64 - placed;
-    heap.unreadable_bytes = spans.unreadable;
-    for (count, what) in [
+    let counts = [
         (
             spans.damaged,
             "entries of the page map name no possible span",
@@ -102,31 +100,20 @@ pub fn walk<M: TargetMemory>(
         ),
         (caches.damaged, "damaged lists in caches"),
         (lost, "blocks in caches that lie in no span of their class"),
-    ] {
-        if count > 0 {
-            heap.defects.push(Defect {
-                addr: None,
-                what: format!("{count} {what}"),
-                bytes: 0,
-            });
-        }
-    }
-    heap.checks = checks(&statics, &caches, &totals);
-    heap.settings = vec![
-        ("page size".into(), PAGE.to_string()),
-        (
-            "TCMALLOC_AGGRESSIVE_DECOMMIT".into(),
-            statics.aggressive_decommit.to_string(),
-        ),
     ];
+    let found = counts.into_iter().filter(|(count, _)| *count > 0);
+    found
+        .map(|(count, what)| Defect::of_all(format!("{count} {what}")))
+        .collect()
+}
+
+fn confidence(heap: &HeapSnapshot) -> Confidence {
     let holds = heap.checks.iter().all(CrossCheck::holds);
-    heap.confidence = match (holds, heap.defects.is_empty()) {
+    match (holds, heap.defects.is_empty()) {
         (true, true) => Confidence::High,
         (true, false) | (false, true) => Confidence::Medium,
         (false, false) => Confidence::Low,
-    };
-    heap.arenas.push(arena(&statics, &caches, &totals, &spans));
-    Ok(heap)
+    }
 }
 
 /// Numbers of blocks and their bytes.
@@ -160,6 +147,29 @@ struct Layer<'a, M> {
 }
 
 impl<M: TargetMemory> Layer<'_, M> {
+    /// All spans, those that touch in one extent.
+    fn lay_out(&mut self, spans: &Spans, heap: &mut HeapSnapshot) {
+        for span in &spans.spans {
+            if heap.extents.last().map(|extent| extent.range.end()) != Some(span.range.start()) {
+                heap.extents.push(Extent {
+                    range: span.range,
+                    kind: ExtentKind::Region,
+                    arena: 0,
+                    block_header_bytes: 0,
+                    spans: SpanList::default(),
+                });
+            }
+            if let Some(extent) = heap.extents.last_mut() {
+                extent.range =
+                    AddrRange::new(extent.range.start(), span.range.end()).unwrap_or(extent.range);
+                self.lay(span, &mut extent.spans);
+            }
+            if span.used == Use::Normal {
+                heap.trimmable.push(span.range);
+            }
+        }
+    }
+
     fn lay(&mut self, span: &PageSpan, list: &mut SpanList) {
         let bytes = span.range.len();
         let state = match span.used {
@@ -262,27 +272,22 @@ fn checks(statics: &Statics, caches: &Caches, totals: &Totals) -> Vec<CrossCheck
         + totals.returned.1
         + totals.overhead
         + totals.unknown_bytes;
-    let check = |name: &str, expected, found| CrossCheck {
-        name: name.into(),
-        expected,
-        found,
-    };
     vec![
-        check("system_bytes", statics.stats.system, found),
-        check("pageheap free_bytes", statics.stats.free, totals.normal.1),
-        check(
+        CrossCheck::new("system_bytes", statics.stats.system, found),
+        CrossCheck::new("pageheap free_bytes", statics.stats.free, totals.normal.1),
+        CrossCheck::new(
             "pageheap unmapped_bytes",
             statics.stats.unmapped,
             totals.returned.1,
         ),
-        check(
+        CrossCheck::new(
             "num_spans of central free lists",
             sum(|class| class.spans),
             totals.small_spans,
         ),
-        check("bytes in central free lists", central, totals.central.1),
-        check("bytes in transfer caches", transfer, totals.transfer.1),
-        check(
+        CrossCheck::new("bytes in central free lists", central, totals.central.1),
+        CrossCheck::new("bytes in transfer caches", transfer, totals.transfer.1),
+        CrossCheck::new(
             "bytes in threads' caches",
             caches.thread_bytes,
             totals.thread.1,

@@ -1,6 +1,15 @@
 //! Samples and predictions that are made up.
 
-use super::*;
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::allocator::Allocator;
+use profiler_core::heap::{Arena, Extent, ExtentKind, HeapSnapshot};
+use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
+use profiler_core::report::Mechanism;
+use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
+use profiler_core::sample::{KernelCount, Sample};
+use profiler_core::span::{SpanList, SpanState};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 pub(crate) const BASE: u64 = 0x5555_0000_0000;
 pub(crate) const STATES: [PageState; 6] = [

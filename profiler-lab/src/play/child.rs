@@ -5,27 +5,26 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{self, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::prctl;
-use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use procfs::process::Process;
 use procfs::{ProcError, ProcResult};
 use profiler_common::program::{CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE, PlayerMessage};
-use profiler_target::{children_of, reap_adopted};
 
 use super::confine::{Confinement, PlayerGrants};
 use super::control::Control;
 use super::guard::PlayGuard;
+use super::players::{LOWEST, kill, players, set_priority, wait_for_all_of};
 use super::preload::Preload;
-use super::{PlayError, ReplayProgram, Setup};
+use super::{PlayError, ReplayProgram, Setup, cores};
 
 /// The player, compiled by the build script.
 const PLAYER: &[u8] = include_bytes!(env!("FRAGSCOPE_PLAYER"));
@@ -82,44 +81,10 @@ impl Child {
         let mut preload = preload
             .map(|path| Preload::new(path, is_other_user))
             .transpose()?;
-        let (for_program, for_control) = (program.for_player()?, control.for_player()?);
-        let mut command = Command::new(player().map_err(PlayError::Start)?);
-        command
-            // What `ps` shows of it.
-            .arg0("fragscope-player")
-            .env_clear()
-            .envs(setup.env.iter().map(|(name, value)| (name, value)))
-            .env(name(PROGRAM_VARIABLE), for_program.as_raw_fd().to_string())
-            .env(name(CONTROL_VARIABLE), for_control.as_raw_fd().to_string())
-            // The terminal's Ctrl-C is for fragscope; and all of its processes end together.
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        // It may have one of them only, and allocators make arenas by their number.
-        let cpus = setup.cpus.unwrap_or_else(available_cpus);
-        command.env(name(CPUS_VARIABLE), cpus.to_string());
-        let mut kept = vec![for_program, for_control];
-        if let Some(preload) = &mut preload {
-            command.env("LD_PRELOAD", preload.variable());
-            kept.extend(preload.take_file());
-        }
-        let given = PlayerGrants {
-            kept,
-            core: setup.core,
-        };
-        confinement.apply(&mut command, given);
-        // Held until it is among them: none is started once they were ended.
-        let mut players = players();
-        if players.are_over {
-            return Err(PlayError::Cancelled);
-        }
-        players.adopt().map_err(PlayError::Start)?;
-        let guard = PlayGuard::shared().map_err(PlayError::Start)?;
-        let process = command.spawn().map_err(PlayError::Start)?;
+        let mut command = command(program, setup, &control, preload.as_mut())?;
+        confinement.apply(&mut command.command, command.grants);
+        let (process, guard) = spawn(&mut command.command)?;
         let own = Pid::from_raw(process.id() as i32);
-        players.all.push(own);
-        drop(players);
         if setup.background {
             // Not before it executes: until then the lock is held, and on a busy host that would take long.
             set_priority(own, LOWEST);
@@ -399,134 +364,57 @@ impl Drop for Child {
     }
 }
 
-/// The priority of what gives way to all else that wants a processor, and of all else.
-const LOWEST: libc::c_int = 19;
-const NORMAL: libc::c_int = 0;
-
-/// Sets the priority of all threads of a player's processes, where that is permitted.
-fn set_priority(group: Pid, priority: libc::c_int) {
-    // SAFETY: takes numbers.
-    unsafe { libc::setpriority(libc::PRIO_PGRP, group.as_raw() as libc::id_t, priority) };
+/// How a player is executed, and what it may have then.
+struct PlayerCommand {
+    command: Command,
+    grants: PlayerGrants,
 }
 
-/// Kills the processes of a player. Those of the lowest priority need a processor to end, which a busy host
-/// gives them late.
-fn kill(group: Pid) {
-    // Only root may; others wait for longer.
-    set_priority(group, NORMAL);
-    // One that has ended and was not waited for still has its number.
-    let _ = killpg(group, Signal::SIGKILL);
+fn command(
+    program: &ReplayProgram,
+    setup: &Setup,
+    control: &Control,
+    preload: Option<&mut Preload>,
+) -> Result<PlayerCommand, PlayError> {
+    let (for_program, for_control) = (program.for_player()?, control.for_player()?);
+    let mut command = Command::new(player().map_err(PlayError::Start)?);
+    command
+        // What `ps` shows of it.
+        .arg0("fragscope-player")
+        .env_clear()
+        .envs(setup.env.iter().map(|(name, value)| (name, value)))
+        .env(name(PROGRAM_VARIABLE), for_program.as_raw_fd().to_string())
+        .env(name(CONTROL_VARIABLE), for_control.as_raw_fd().to_string())
+        // The terminal's Ctrl-C is for fragscope; and all of its processes end together.
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // It may have one of them only, and allocators make arenas by their number.
+    let cpus = setup.cpus.unwrap_or_else(|| cores() as u32);
+    command.env(name(CPUS_VARIABLE), cpus.to_string());
+    let mut kept = vec![for_program, for_control];
+    if let Some(preload) = preload {
+        command.env("LD_PRELOAD", preload.variable());
+        kept.extend(preload.take_file());
+    }
+    let core = setup.core;
+    let grants = PlayerGrants { kept, core };
+    Ok(PlayerCommand { command, grants })
 }
 
-/// Waits until the processes of a group, which were killed, have ended and are no zombies. What `lock`
-/// gives is held while it is looked at them, not while they are waited for.
-fn wait_for_all_of<L>(group: Pid, deadline: Instant, lock: impl Fn() -> L) {
-    loop {
-        let locked = lock();
-        let are_gone = reap(group);
-        drop(locked);
-        if are_gone || Instant::now() >= deadline {
-            return;
-        }
-        thread::sleep(Duration::from_millis(1));
+/// Executes a player, and adds it to those that run.
+fn spawn(command: &mut Command) -> Result<(process::Child, Arc<PlayGuard>), PlayError> {
+    // Held until it is among them: none is started once they were ended.
+    let mut players = players();
+    if players.are_over {
+        return Err(PlayError::Cancelled);
     }
-}
-
-/// Takes note of the ends of the processes of a group; whether there is none any more.
-fn reap(group: Pid) -> bool {
-    let any = Pid::from_raw(-group.as_raw());
-    loop {
-        match waitpid(any, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) => return false,
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return true,
-        }
-    }
-}
-
-/// The players that run.
-static PLAYERS: Mutex<Players> = Mutex::new(Players {
-    all: Vec::new(),
-    ending: Vec::new(),
-    others: None,
-    are_over: false,
-});
-
-struct Players {
-    all: Vec<Pid>,
-    /// Those that a thread is ending: until they were waited for their numbers are theirs.
-    ending: Vec<Pid>,
-    /// While players run and what they leave behind is adopted: the children that this process had
-    /// before, which others wait for.
-    others: Option<Vec<u32>>,
-    /// Whether the process is about to exit.
-    are_over: bool,
-}
-
-impl Players {
-    /// Their processes whose parents have ended are ours to wait for: not everywhere PID 1 does so.
-    fn adopt(&mut self) -> io::Result<()> {
-        if self.others.is_none() {
-            prctl::set_child_subreaper(true)?;
-            self.others = Some(children_of(process::id()));
-        }
-        Ok(())
-    }
-
-    /// Takes note of the ends of those that were adopted. Whoever starts a player has the lock.
-    fn reap_adopted(&self) {
-        let Some(others) = &self.others else { return };
-        reap_adopted(|pid| {
-            let player = Pid::from_raw(pid);
-            let is_player = self.all.contains(&player) || self.ending.contains(&player);
-            is_player || others.contains(&pid.unsigned_abs())
-        });
-    }
-
-    /// A player was ended and waited for.
-    fn has_ended(&mut self, player: Pid) {
-        self.ending.retain(|one| *one != player);
-        if self.all.is_empty() && self.ending.is_empty() && self.others.take().is_some() {
-            // What is adopted from now on nobody would wait for.
-            let _ = prctl::set_child_subreaper(false);
-        }
-    }
-
-    /// Whoever takes a player out of the list ends it: nobody else may use its number from then on.
-    fn begin_to_end(&mut self, player: Pid) -> bool {
-        let at = self.all.iter().position(|one| *one == player);
-        let found = at.map(|at| self.all.swap_remove(at));
-        self.ending.extend(found);
-        found.is_some()
-    }
-}
-
-fn players() -> MutexGuard<'static, Players> {
-    // Nothing that holds the lock panics.
-    PLAYERS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Ends the players that run, for a process that is about to exit while threads of it still have some:
-/// they die with it, but leave a zombie each where nobody reaps orphans. Waits for as long as `limit`
-/// for all of them.
-pub fn end_all(limit: Duration) {
-    let all = {
-        let mut players = players();
-        players.are_over = true;
-        let all = std::mem::take(&mut players.all);
-        players.ending.extend(&all);
-        all
-    };
-    // From now on: one that was just being started is among them, and needs its time, too.
-    let deadline = Instant::now() + limit;
-    all.iter().for_each(|player| kill(*player));
-    for player in all {
-        wait_for_all_of(player, deadline, || ());
-        players().has_ended(player);
-    }
-    while !players().ending.is_empty() && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(1));
-    }
+    players.adopt().map_err(PlayError::Start)?;
+    let guard = PlayGuard::shared().map_err(PlayError::Start)?;
+    let process = command.spawn().map_err(PlayError::Start)?;
+    players.all.push(Pid::from_raw(process.id() as i32));
+    Ok((process, guard))
 }
 
 /// Resident and swapped bytes that are of no file.
@@ -569,8 +457,4 @@ fn player() -> io::Result<String> {
     let fd = FILE.get().map_or(-1, AsRawFd::as_raw_fd);
     // The new process has it until it executes it.
     Ok(format!("/proc/self/fd/{fd}"))
-}
-/// Processors of this machine that fragscope may use.
-fn available_cpus() -> u32 {
-    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32)
 }

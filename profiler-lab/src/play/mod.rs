@@ -5,8 +5,10 @@ pub(crate) mod confine;
 mod control;
 mod guard;
 mod kernel_calls;
+mod players;
 mod preload;
 mod program;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -23,14 +25,12 @@ use profiler_sampling::{Sampler, SamplingOptions};
 use profiler_target::{OpenError, Process, Target};
 use profiler_trace::compile::ProgramCheckpoint;
 
-pub use self::child::end_all as end_players;
-use self::child::{Activity, Child};
+use self::child::Child;
 use self::kernel_calls::Calls;
+pub use self::players::end_all as end_players;
 pub use self::program::{CompileError, OperationsSink, ProgramBuilder, ReplayProgram};
+use self::watch::Watch;
 use super::figures::{At, PeakAndFinal};
-
-/// Time without progress after which a player is taken to hang, unless the setup says another.
-const HANGS_AFTER: Duration = Duration::from_secs(20);
 
 /// Signals and memory are checked so often at least.
 const CHECK_EVERY: Duration = Duration::from_millis(50);
@@ -190,55 +190,9 @@ pub enum PlayError {
     Cancelled,
 }
 
-/// How long a player has made no progress, as far as fragscope itself ran (while that is suspended, so is
-/// its player) and as far as it could have made any: players give way to everything, and one that waits for
-/// a processor does not hang.
-struct Idle {
-    observed: Instant,
-    /// The processor time that the player took by then.
-    used: Duration,
-    time: Duration,
-    /// The same, however little of a processor it got.
-    in_all: Duration,
-}
-
-impl Idle {
-    /// The most that passes between two looks of a fragscope that runs.
-    const MOST: Duration = Duration::from_secs(1);
-    /// How many times longer is waited for one that gets no processor.
-    const STARVED: u32 = 15;
-
-    fn since(now: Instant) -> Self {
-        Self {
-            observed: now,
-            used: Duration::ZERO,
-            time: Duration::ZERO,
-            in_all: Duration::ZERO,
-        }
-    }
-
-    fn observe(&mut self, now: Instant, player: Activity) {
-        let passed = now.duration_since(self.observed).min(Self::MOST);
-        self.time += match player.is_runnable {
-            true => passed.min(player.used.saturating_sub(self.used)),
-            false => passed,
-        };
-        self.in_all += passed;
-        self.observed = now;
-        self.used = player.used;
-    }
-
-    /// Whether it hangs, for one who is patient for so long.
-    fn is_hang(&self, patience: Duration) -> bool {
-        self.time > patience || self.in_all > patience * Self::STARVED
-    }
-
-    /// It made progress.
-    fn end(&mut self, now: Instant) {
-        self.observed = now;
-        self.time = Duration::ZERO;
-        self.in_all = Duration::ZERO;
-    }
+/// Processors to play on: those that fragscope may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Plays a program; `progress` gets how many operations have been played now and then, and ends
@@ -266,42 +220,16 @@ pub fn play_along(
     on_checkpoint: &dyn Fn(&PlayedCheckpoint),
 ) -> Result<Played, PlayError> {
     let began = Instant::now();
-    let patience = setup.patience.unwrap_or(HANGS_AFTER);
     let mut child = Child::start(program, setup)?;
+    let mut watch = Watch::new(program, setup, progress);
     let mut measurements = Measurements::default();
     let mut calls = None;
-    let mut played = 0;
-    let mut idle = Idle::since(Instant::now());
-    let mut checked = Instant::now();
     loop {
         let message = child.receive()?;
-        // A program of many checkpoints never is silent.
-        if message.is_none() || checked.elapsed() > CHECK_EVERY {
-            checked = Instant::now();
-            let now = child.control().played()?;
-            if now == played {
-                idle.observe(checked, child.activity()?);
-            } else {
-                played = now;
-                idle.end(checked);
-            }
-            if !progress(now) {
-                return Err(PlayError::Cancelled);
-            }
-            if let Some(limit_bytes) = setup.memory_limit
-                && child.has_more_than(limit_bytes, program.shared_bytes())?
-            {
-                return Err(PlayError::TooLarge { limit_bytes });
-            }
-        }
+        watch.check(&child, message.is_none())?;
         match message {
-            None => {
-                // One that has played all there is waits for more.
-                if idle.is_hang(patience) && played < program.published() {
-                    let of = program.published();
-                    return Err(PlayError::Hung { played, of });
-                }
-            }
+            // The failure is an error of receiving it.
+            None | Some(PlayerMessage::Failure) => {}
             Some(PlayerMessage::Start) => {
                 if setup.count_calls {
                     calls = Calls::of(child.pid()).ok();
@@ -313,18 +241,11 @@ pub fn play_along(
                 let reached = program.checkpoint(number).ok_or_else(|| {
                     PlayError::Player(format!("it reached an unknown checkpoint, {number}"))
                 })?;
-                measurements.measure(&child, &reached)?;
-                idle.end(Instant::now());
-                measurements
-                    .checkpoints
-                    .last()
-                    .into_iter()
-                    .for_each(on_checkpoint);
+                on_checkpoint(&measurements.measure(&child, &reached)?);
+                watch.is_at_checkpoint();
                 child.go_on()?;
             }
             Some(PlayerMessage::End) => break,
-            // That is an error of receiving it.
-            Some(PlayerMessage::Failure) => {}
         }
     }
     measurements
@@ -367,18 +288,23 @@ struct Measurements {
 
 impl Measurements {
     /// Measures a process that waits at a checkpoint.
-    fn measure(&mut self, child: &Child, reached: &ProgramCheckpoint) -> Result<(), PlayError> {
+    fn measure(
+        &mut self,
+        child: &Child,
+        reached: &ProgramCheckpoint,
+    ) -> Result<PlayedCheckpoint, PlayError> {
         let process = reached.checkpoint.process;
         let resident_bytes = self.resident(child, process)?.unwrap_or(0);
         self.usage.insert(process, child.control().usage()?);
-        self.checkpoints.push(PlayedCheckpoint {
+        let measured = PlayedCheckpoint {
             time_ns: reached.checkpoint.time_ns,
             process,
             recorded: reached.recorded,
             resident_bytes,
             live_bytes: reached.live_bytes,
-        });
-        Ok(())
+        };
+        self.checkpoints.push(measured);
+        Ok(measured)
     }
 
     /// malloc's memory of one process, now; `None` when it has ended.
@@ -398,55 +324,5 @@ impl Measurements {
         let residency = target.residency(&target.mappings()?)?;
         let malloc = malloc_resident(&residency, &[]);
         Ok(Some(malloc.resident_bytes + malloc.swapped_bytes))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn time_in_which_fragscope_was_suspended_is_no_hang() {
-        let began = Instant::now();
-        let mut idle = Idle::since(began);
-        let at = |ms| began + Duration::from_millis(ms);
-        idle.observe(at(50), Activity::default());
-        idle.observe(at(3_600_000), Activity::default());
-        assert_eq!(idle.time, Duration::from_millis(1050));
-        idle.end(at(3_600_000));
-        idle.observe(at(3_600_050), Activity::default());
-        assert_eq!(idle.time, Duration::from_millis(50));
-    }
-
-    #[test]
-    fn a_player_that_waits_for_a_processor_does_not_hang() {
-        let began = Instant::now();
-        let mut idle = Idle::since(began);
-        let runnable = |ms| Activity {
-            used: Duration::from_millis(ms),
-            is_runnable: true,
-        };
-        for second in 1..=60 {
-            idle.observe(began + Duration::from_secs(second), runnable(10 * second));
-        }
-        assert_eq!(idle.time, Duration::from_millis(600));
-        // One that runs and gets nowhere does.
-        for second in 61..=80 {
-            let used = 600 + 1000 * (second - 60);
-            idle.observe(began + Duration::from_secs(second), runnable(used));
-        }
-        assert_eq!(idle.time, Duration::from_millis(20_600));
-        assert!(idle.is_hang(Duration::from_secs(20)));
-        // One that gets nothing for good is given up at last, also where the time that was used falls
-        // because a process of its has ended.
-        let mut idle = Idle::since(began);
-        for second in 1..=299 {
-            idle.observe(began + Duration::from_secs(second), runnable(300 - second));
-        }
-        assert!(!idle.is_hang(Duration::from_secs(20)));
-        for second in 300..=301 {
-            idle.observe(began + Duration::from_secs(second), runnable(0));
-        }
-        assert!(idle.is_hang(Duration::from_secs(20)));
     }
 }

@@ -1,5 +1,7 @@
 //! The program in its file, which may grow while it is played.
 
+mod buffer;
+
 use std::fs::File;
 use std::io;
 use std::mem::offset_of;
@@ -15,17 +17,16 @@ use profiler_common::program::{
     Control, OPS_AT, Op, OpCode, PROGRAM_MAGIC, ProgramHeader, STACK_BYTES,
 };
 use profiler_core::addr::PAGE_SIZE;
-use profiler_core::allocator::{GlibcSetting, MMAP_THRESHOLDS};
+use profiler_core::allocator::GlibcSetting;
 use profiler_core::text::visible;
 use profiler_trace::compile::{Compiler, ProgramCheckpoint, Sink, Summary};
-use profiler_trace::limits::{Holder, Incomplete, Limit, Meter, Stopped};
+use profiler_trace::limits::{Holder, Incomplete, Meter, Stopped};
 use profiler_trace::trace::{
     Checkpoint, Event, EventKind, Item, PassError, ReadError, RecordedBy, TraceDescription,
 };
-use zerocopy::IntoBytes;
 
-/// Operations that are written at once.
-const BUFFERED: usize = 1 << 16;
+pub use self::buffer::OperationsSink;
+use self::buffer::{BUFFERED, Buffer};
 
 /// Why a trace has no program.
 #[derive(Debug, thiserror::Error)]
@@ -201,10 +202,8 @@ const WEIGHED_EVERY: u32 = 4096;
 /// or had not.
 fn grown_mmap_threshold(description: &TraceDescription) -> Option<u64> {
     let is_seeded = description.recorder == Some(RecordedBy::Probes);
-    let grows = description.glibc_setting(GlibcSetting::NoDynThreshold) == Some(0);
-    let bytes = description.glibc_setting(GlibcSetting::MmapThreshold)?;
-    (is_seeded && grows && bytes != *MMAP_THRESHOLDS.start() && MMAP_THRESHOLDS.contains(&bytes))
-        .then_some(bytes)
+    let grown = GlibcSetting::MmapThreshold.grown(|wanted| description.glibc_setting(wanted));
+    grown.filter(|_| is_seeded)
 }
 
 impl ProgramBuilder {
@@ -387,96 +386,6 @@ impl ProgramBuilder {
 
 /// Room is given back in whole blocks of the file system.
 const BLOCK: u64 = 4096;
-
-/// Operations on their way into the file.
-#[derive(Debug)]
-struct Buffer {
-    file: File,
-    published: u64,
-    /// Operations whose room was given back.
-    forgotten: u64,
-    ops: Vec<Op>,
-    meter: Meter,
-    /// Bytes that it may take of the file system.
-    room: u64,
-}
-
-impl Buffer {
-    /// Whether the file may be as long as it is with what waits to be written.
-    fn check_room(&self) -> io::Result<()> {
-        let ops = self.published.saturating_sub(self.forgotten) + self.ops.len() as u64;
-        let bytes = ops * size_of::<Op>() as u64;
-        self.meter.size("the program for players", bytes)?;
-        if bytes > self.room {
-            return Err(Stopped::Limit {
-                what: "the program for players",
-                bytes: self.room,
-                limit: Limit::TemporaryRoom,
-            }
-            .into());
-        }
-        Ok(())
-    }
-
-    fn publish(&mut self) -> io::Result<()> {
-        let at = OPS_AT as u64 + self.published * size_of::<Op>() as u64;
-        self.file.write_all_at(self.ops.as_bytes(), at)?;
-        self.published += self.ops.len() as u64;
-        self.ops.clear();
-        let published = offset_of!(ProgramHeader, published) as u64;
-        self.file
-            .write_all_at(&self.published.to_ne_bytes(), published)
-    }
-}
-
-/// Where the operations of [`ReplayProgram::of_operations`] go.
-#[derive(Debug)]
-pub struct OperationsSink<'a>(&'a mut Buffer);
-
-impl Sink for OperationsSink<'_> {
-    fn push(&mut self, op: Op) -> io::Result<u64> {
-        let number = self.0.push(op)?;
-        if self.0.ops.len() >= BUFFERED {
-            self.0.meter.check()?;
-            self.0.check_room()?;
-            self.0.publish()?;
-        }
-        Ok(number)
-    }
-
-    fn patch(&mut self, number: u64, op: Op) -> io::Result<()> {
-        self.0.patch(number, op)
-    }
-}
-
-impl Sink for Buffer {
-    fn push(&mut self, op: Op) -> io::Result<u64> {
-        self.ops.push(op);
-        let number = self.published + self.ops.len() as u64 - 1;
-        // One item can come to many: all blocks that were there before.
-        if self.ops.len() >= 2 * BUFFERED {
-            self.check_room()?;
-            self.publish()?;
-        }
-        Ok(number)
-    }
-
-    fn patch(&mut self, number: u64, op: Op) -> io::Result<()> {
-        match number.checked_sub(self.published) {
-            Some(ahead) => {
-                if let Some(place) = self.ops.get_mut(ahead as usize) {
-                    *place = op;
-                }
-                Ok(())
-            }
-            None if number < self.forgotten => Ok(()),
-            None => {
-                let at = OPS_AT as u64 + number * size_of::<Op>() as u64;
-                self.file.write_all_at(op.as_bytes(), at)
-            }
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {

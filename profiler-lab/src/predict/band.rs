@@ -1,9 +1,12 @@
 //! From what a candidate's players came to, to what it would need: a middle and a band.
 
+use profiler_core::allocator::Allocator;
 use profiler_core::prediction::Needs;
+use profiler_core::sample::Sample;
 
 use super::MIDDLE;
 use super::candidates::Interpretation;
+use crate::seed::SeedHeap;
 
 /// How far a program may really be from what was played in another allocator than its own: what the
 /// program does beside the blocks that a walk shows, which mostly takes some more
@@ -65,6 +68,23 @@ pub(super) struct Walked {
 }
 
 impl Walked {
+    /// Of a sample, in which malloc's heap takes `measured` bytes.
+    pub(super) fn of(sample: &Sample, heap: &SeedHeap<'_>, measured: u64) -> Self {
+        let arenas = heap.arenas().len();
+        let kernel = &sample.kernel;
+        let now = kernel.rss_bytes.saturating_add(kernel.swap_bytes);
+        Self {
+            measured,
+            peak: at_least_one(kernel.peak_rss_bytes, now),
+            threads_per_arena: at_least_one(sample.target.threads.into(), arenas as u64),
+            has_threads: arenas > 1,
+            live: heap.live_bytes(),
+            unknown: heap.unknown_bytes(),
+            blank: heap.blank_bytes(),
+            is_glibc: heap.allocator() == Allocator::Glibc,
+        }
+    }
+
     /// What a candidate would need of which `all` are the resident bytes by history; the heap as it is,
     /// played, takes `baseline`.
     pub(super) fn needs(

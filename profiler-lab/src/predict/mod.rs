@@ -9,10 +9,8 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use profiler_common::program::Op;
-use profiler_core::allocator::Allocator as Kind;
 use profiler_core::prediction::Predictions;
 use profiler_core::sample::Sample;
 use profiler_core::units::bytes;
@@ -20,10 +18,10 @@ use profiler_target::host;
 use profiler_trace::compile::Summary;
 use profiler_trace::limits::{Limits, Meter, Stopped};
 
-use self::band::{Walked, at_least_one, scaled};
+use self::band::{Walked, scaled};
 use self::candidate_set::CandidateSet;
 use self::candidates::candidates;
-use super::play::ReplayProgram;
+use super::play::{ReplayProgram, cores};
 use super::seed::{
     Fill, LargeGaps, Overlap, SeedHeap, SeedOptions, Written, measured_bytes, write,
 };
@@ -103,20 +101,13 @@ pub fn predict(
         ));
     }
     let available = host::available_bytes();
-    let histories = match measured {
-        LARGE_HEAP.. => MIDDLE,
-        _ => HISTORIES.len(),
-    };
-    let mut programs = Vec::new();
-    for history in HISTORIES[..histories].iter().chain([&IDLE]) {
-        match program(&heap, history, available, interrupted) {
-            Ok(program) => programs.push(program),
-            Err(error) if matches!(Stopped::of(&error), Some(Stopped::Limit { .. })) => {
-                return none("the heap has too many blocks to be played");
-            }
-            Err(error) => return none(&format!("the heap cannot be played: {error}")),
+    let mut programs = match programs(&heap, measured, available, interrupted) {
+        Ok(programs) => programs,
+        Err(error) if matches!(Stopped::of(&error), Some(Stopped::Limit { .. })) => {
+            return none("the heap has too many blocks to be played");
         }
-    }
+        Err(error) => return none(&format!("the heap cannot be played: {error}")),
+    };
     let peaks = programs.iter().map(|p| p.summary().peak_live_bytes);
     // In a player too, huge pages may make resident what is not touched.
     let peak = peaks.max().unwrap_or(0).saturating_add(heap.blank_bytes());
@@ -131,27 +122,12 @@ pub fn predict(
         ));
     }
     let idle = programs.pop();
-    let arenas = heap.arenas().len();
-    let now = sample
-        .kernel
-        .rss_bytes
-        .saturating_add(sample.kernel.swap_bytes);
-    let walked = Walked {
-        measured,
-        peak: at_least_one(sample.kernel.peak_rss_bytes, now),
-        threads_per_arena: at_least_one(sample.target.threads.into(), arenas as u64),
-        has_threads: arenas > 1,
-        live: heap.live_bytes(),
-        unknown: heap.unknown_bytes(),
-        blank: heap.blank_bytes(),
-        is_glibc: heap.allocator() == Kind::Glibc,
-    };
     let set = CandidateSet {
         idle,
         candidates: candidates(&heap, measured, root),
         programs,
         walk_ns: sample.taken_at_ns,
-        walked,
+        walked: Walked::of(sample, &heap, measured),
         cpus: sample.host.cpus,
         limit: (room / players as u64)
             .min(peak.saturating_mul(MOST_TIMES).saturating_add(OWN_BYTES)),
@@ -161,6 +137,24 @@ pub fn predict(
         state: Mutex::default(),
     };
     set.run(players)
+}
+
+/// The heap as players fill it, in each of the ways in which it may have come to be; the last is that of a
+/// program that does nothing more.
+fn programs(
+    heap: &SeedHeap<'_>,
+    measured: u64,
+    available: u64,
+    interrupted: &Arc<AtomicBool>,
+) -> io::Result<Vec<Arc<ReplayProgram>>> {
+    let histories = match measured {
+        LARGE_HEAP.. => MIDDLE,
+        _ => HISTORIES.len(),
+    };
+    let histories = HISTORIES[..histories].iter().chain([&IDLE]);
+    histories
+        .map(|history| program(heap, history, available, interrupted))
+        .collect()
 }
 
 fn program(
@@ -186,9 +180,4 @@ fn program(
             ..Summary::default()
         })
     })
-}
-
-/// Processors to play on.
-fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
 }

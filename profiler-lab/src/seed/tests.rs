@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use fastrand::Rng;
-use profiler_common::program::{Op, OpCode, only};
+use profiler_common::program::{Only, Op, OpCode};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::heap::{Allocator, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
@@ -186,13 +186,13 @@ fn a_grown_threshold_is_made_to_grow_in_the_c_library_alone() {
     let (grown, _) = written(&sample(&[&parts], MIB, 8 * MIB), &SeedOptions::DEFAULT);
     let of_library: Vec<_> = grown
         .iter()
-        .filter(|op| op.only == only::C_LIBRARY)
+        .filter(|op| op.only == Only::C_LIBRARY)
         .collect();
     let alloc = of_library.iter().find(|op| op.code == OpCode::ALLOC);
     // With its header a page more than whole would be mapped.
     assert_eq!(alloc.expect("one block").value, 8 * MIB - 32);
     let (initial, _) = written(&sample(&[&parts], MIB, 128 << 10), &SeedOptions::DEFAULT);
-    assert!(initial.iter().all(|op| op.only != only::C_LIBRARY));
+    assert!(initial.iter().all(|op| op.only != Only::C_LIBRARY));
 }
 
 #[test]

@@ -3,12 +3,14 @@
 use std::io;
 
 use fastrand::Rng;
-use profiler_common::program::{MAX_SLOTS, MAX_THREADS, Op, OpCode, only};
+use profiler_common::program::{MAX_SLOTS, MAX_THREADS, Op, OpCode};
 use profiler_core::addr::{AddrRange, PAGE_SIZE};
 use profiler_core::allocator::{Allocator, GlibcSetting, MMAP_THRESHOLDS};
 use profiler_core::glibc::MIN_CHUNK;
 use profiler_core::heap::Extent;
-use profiler_trace::compile::{Neighbours, Sink, parts_with_pages, room, settle};
+use profiler_trace::compile::{
+    Neighbours, Sink, parts_with_pages, room, set_mmap_threshold, settle,
+};
 
 use super::blocks::{SeedHeap, Stretch, StretchKind};
 use super::history::{Fill, FreeOrder, LargeGaps, Overlap};
@@ -207,30 +209,13 @@ impl<'a, S: Sink> Writer<'a, S> {
         Ok(())
     }
 
-    /// Makes glibc's `mmap_threshold` what it is: it follows the largest block with a mapping of its
-    /// own that was freed (`free` in `malloc/malloc.c`).
+    /// Makes glibc's `mmap_threshold` what it is, where it has grown.
     fn threshold(&mut self) -> io::Result<()> {
-        let grows = self.heap.setting(GlibcSetting::NoDynThreshold) == Some(0);
-        let threshold = self
-            .heap
-            .setting(GlibcSetting::MmapThreshold)
-            .filter(|_| grows);
-        let Some(bytes) = threshold
-            .filter(|bytes| (MMAP_THRESHOLDS.start() + 1..=*MMAP_THRESHOLDS.end()).contains(bytes))
-        else {
-            return Ok(());
-        };
-        for op in [
-            op(OpCode::TOUCH, 0, 0),
-            op(OpCode::ALLOC, bytes - 32, PASSING),
-            op(OpCode::FREE, 0, PASSING),
-        ] {
-            self.push(Op {
-                only: only::C_LIBRARY,
-                ..op
-            })?;
+        let heap = *self.heap;
+        match GlibcSetting::MmapThreshold.grown(|wanted| heap.setting(wanted)) {
+            Some(bytes) => set_mmap_threshold(bytes, PASSING, self.sink),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Lets a thread have its turn; whether it has more to do.

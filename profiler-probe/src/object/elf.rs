@@ -70,6 +70,26 @@ pub(super) fn read(
     {
         return Err(NotElf);
     }
+    let (functions, starts) = functions(data, header, table, keep)?;
+    let segments = match functions.contains_key(Function::Malloc.name()) {
+        true => code(data, header)?,
+        false => Vec::new(),
+    };
+    Ok(ElfObject {
+        functions,
+        starts,
+        code: Code::new(segments),
+    })
+}
+
+/// The functions that `keep` names, and where all functions begin.
+fn functions(
+    data: &Source,
+    header: &FileHeader64<LittleEndian>,
+    table: Table,
+    keep: fn(&str) -> bool,
+) -> Result<(HashMap<String, Definition>, HashSet<u64>), NotElf> {
+    let endian = LittleEndian;
     let kind = match table {
         Table::Dynamic => SHT_DYNSYM,
         Table::Full => SHT_SYMTAB,
@@ -96,39 +116,38 @@ pub(super) fn read(
         {
             continue;
         }
-        starts.insert(symbol.st_value(endian));
-        let Ok(name) = symbol.name(endian, names) else {
-            continue;
-        };
-        let Some(name) = std::str::from_utf8(name).ok().filter(|name| keep(name)) else {
-            continue;
-        };
         let start = symbol.st_value(endian);
-        let end = start.saturating_add(symbol.st_size(endian));
-        functions.entry(name.to_string()).or_insert(Definition {
-            body: Body { start, end },
-            indirect,
-        });
-    }
-    let mut segments = Vec::new();
-    if functions.contains_key(Function::Malloc.name()) {
-        for segment in header.program_headers(endian, data)? {
-            if segment.p_type(endian) != PT_LOAD || !segment.p_flags(endian).contains(PF_X) {
-                continue;
-            }
-            let (offset, size) = segment.file_range(endian);
-            segments.push(Segment {
-                address: segment.p_vaddr(endian),
-                file_offset: offset,
-                bytes: data.piece(offset, size).ok_or(NotElf)?,
+        starts.insert(start);
+        let name = symbol.name(endian, names).ok();
+        let name = name.and_then(|name| std::str::from_utf8(name).ok());
+        if let Some(name) = name.filter(|name| keep(name)) {
+            let end = start.saturating_add(symbol.st_size(endian));
+            functions.entry(name.to_string()).or_insert(Definition {
+                body: Body { start, end },
+                indirect,
             });
         }
     }
-    Ok(ElfObject {
-        functions,
-        starts,
-        code: Code::new(segments),
-    })
+    Ok((functions, starts))
+}
+
+/// The segments that hold code.
+fn code(data: &Source, header: &FileHeader64<LittleEndian>) -> Result<Vec<Segment>, NotElf> {
+    let endian = LittleEndian;
+    let segments = header.program_headers(endian, data)?.iter();
+    let of_code = segments.filter(|segment| {
+        segment.p_type(endian) == PT_LOAD && segment.p_flags(endian).contains(PF_X)
+    });
+    of_code
+        .map(|segment| {
+            let (offset, size) = segment.file_range(endian);
+            Ok(Segment {
+                address: segment.p_vaddr(endian),
+                file_offset: offset,
+                bytes: data.piece(offset, size).ok_or(NotElf)?,
+            })
+        })
+        .collect()
 }
 
 #[cfg(test)]

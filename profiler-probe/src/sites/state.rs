@@ -136,38 +136,45 @@ impl State {
 
     /// Instructions whose values are followed. `false` for all others.
     fn step_known(&mut self, i: &Instruction) -> bool {
-        let wide =
-            |operand| i.op_kind(operand) == OpKind::Register && i.op_register(operand).is_gpr64();
+        self.step_stack(i) || self.step_move(i) || self.step_arithmetic(i)
+    }
+
+    /// What pushes and pops.
+    fn step_stack(&mut self, i: &Instruction) -> bool {
         match i.mnemonic() {
-            Mnemonic::Push if wide(0) => {
+            Mnemonic::Push if is_wide(i, 0) => {
                 let value = self.get(i.op0_register());
-                self.move_stack(-8);
-                self.store(self.stack_pointer(), value);
+                self.push(value);
             }
             Mnemonic::Push if i.stack_pointer_increment() == -8 => {
-                self.move_stack(-8);
                 let value = self.fresh();
-                self.store(self.stack_pointer(), value);
+                self.push(value);
             }
-            Mnemonic::Pop if wide(0) => {
-                let value = self.load(self.stack_pointer());
-                self.move_stack(8);
+            Mnemonic::Pop if is_wide(i, 0) => {
+                let value = self.pop();
                 self.set(i.op0_register(), value);
             }
             Mnemonic::Leave => {
                 self.registers[RSP] = self.registers[RBP];
-                self.registers[RBP] = self.load(self.stack_pointer());
-                self.move_stack(8);
+                self.registers[RBP] = self.pop();
             }
-            Mnemonic::Mov if wide(0) && wide(1) => {
+            _ => return false,
+        }
+        true
+    }
+
+    /// What moves values, and addresses in the stack.
+    fn step_move(&mut self, i: &Instruction) -> bool {
+        match i.mnemonic() {
+            Mnemonic::Mov if is_wide(i, 0) && is_wide(i, 1) => {
                 self.set(i.op0_register(), self.get(i.op1_register()));
                 self.drop_slots_below_stack();
             }
-            Mnemonic::Mov if wide(0) && i.op1_kind() == OpKind::Memory => {
+            Mnemonic::Mov if is_wide(i, 0) && i.op1_kind() == OpKind::Memory => {
                 let value = self.load(self.stack_operand(i));
                 self.set(i.op0_register(), value);
             }
-            Mnemonic::Mov if i.op0_kind() == OpKind::Memory && wide(1) => {
+            Mnemonic::Mov if i.op0_kind() == OpKind::Memory && is_wide(i, 1) => {
                 match self.stack_operand(i) {
                     Some(at) => self.store(Some(at), self.get(i.op1_register())),
                     None => self.overwrite(i, 8),
@@ -180,6 +187,22 @@ impl State {
             {
                 self.set(i.op0_register(), Value::Const(i.immediate(1)));
             }
+            Mnemonic::Lea if is_wide(i, 0) => {
+                let value = match self.stack_operand(i) {
+                    Some(at) => Value::Stack(at),
+                    None => self.fresh(),
+                };
+                self.set(i.op0_register(), value);
+                self.drop_slots_below_stack();
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// What makes nulls, moves addresses in the stack, and tests for null.
+    fn step_arithmetic(&mut self, i: &Instruction) -> bool {
+        match i.mnemonic() {
             Mnemonic::Xor
                 if i.op0_kind() == OpKind::Register
                     && i.op1_kind() == OpKind::Register
@@ -189,15 +212,7 @@ impl State {
                 self.tested = None;
                 self.set(i.op0_register(), Value::NULL);
             }
-            Mnemonic::Lea if wide(0) => {
-                let value = match self.stack_operand(i) {
-                    Some(at) => Value::Stack(at),
-                    None => self.fresh(),
-                };
-                self.set(i.op0_register(), value);
-                self.drop_slots_below_stack();
-            }
-            Mnemonic::Add | Mnemonic::Sub if wide(0) && is_immediate(i) => {
+            Mnemonic::Add | Mnemonic::Sub if is_wide(i, 0) && is_immediate(i) => {
                 let distance = i.immediate(1).cast_signed();
                 let distance = match i.mnemonic() {
                     Mnemonic::Add => distance,
@@ -211,10 +226,12 @@ impl State {
                 self.set(i.op0_register(), value);
                 self.drop_slots_below_stack();
             }
-            Mnemonic::Test if wide(0) && wide(1) && i.op0_register() == i.op1_register() => {
+            Mnemonic::Test
+                if is_wide(i, 0) && is_wide(i, 1) && i.op0_register() == i.op1_register() =>
+            {
                 self.tested = Some(self.get(i.op0_register()));
             }
-            Mnemonic::Cmp if wide(0) && is_immediate(i) && i.immediate(1) == 0 => {
+            Mnemonic::Cmp if is_wide(i, 0) && is_immediate(i) && i.immediate(1) == 0 => {
                 self.tested = Some(self.get(i.op0_register()));
             }
             _ => return false,
@@ -310,6 +327,17 @@ impl State {
             .retain(|slot| slot.0 >= at.saturating_add(bytes) || slot.0 <= at.saturating_sub(8));
     }
 
+    fn push(&mut self, value: Value) {
+        self.move_stack(-8);
+        self.store(self.stack_pointer(), value);
+    }
+
+    fn pop(&mut self) -> Value {
+        let value = self.load(self.stack_pointer());
+        self.move_stack(8);
+        value
+    }
+
     fn move_stack(&mut self, by: i64) {
         if let Value::Stack(at) = self.registers[RSP] {
             self.registers[RSP] = Value::Stack(at.wrapping_add(by));
@@ -343,6 +371,11 @@ impl State {
         self.next = numbers.len() as u16;
         self
     }
+}
+
+/// Whether an operand is a register of 64 bits.
+fn is_wide(i: &Instruction, operand: u32) -> bool {
+    i.op_kind(operand) == OpKind::Register && i.op_register(operand).is_gpr64()
 }
 
 fn is_immediate(i: &Instruction) -> bool {

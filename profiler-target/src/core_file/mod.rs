@@ -20,14 +20,13 @@ use std::time::UNIX_EPOCH;
 use object::LittleEndian;
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
-use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr, USER_END};
 use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
 use profiler_core::threads::Thread;
 
 use super::elf::{FilePath, Source, open_regular};
 use super::process::{Files, Process};
-use super::residency::USER_END;
 use error::check_kind;
 use files::MappedFiles;
 use notes::Notes;

@@ -11,12 +11,12 @@ mod threads;
 
 use std::io;
 
-use profiler_common::program::{LARGE_BYTES, Op, OpCode, UNKNOWN, only};
+use profiler_common::program::{LARGE_BYTES, Only, Op, OpCode, UNKNOWN};
 
 pub use self::fill::{Neighbours, parts_with_pages, room};
 use self::process::Process;
 use self::seed::SeedHeap;
-pub use self::settle::settle;
+pub use self::settle::{set_mmap_threshold, settle};
 use self::threads::Thread;
 use crate::trace::{By, Checkpoint, Event, EventKind, Item, SeedBlock, TraceDescription};
 
@@ -212,26 +212,13 @@ impl Compiler {
         self.checkpoint(checkpoint, false, sink)
     }
 
-    /// Makes glibc's `mmap_threshold` what it was, before anything else: it follows the largest block
-    /// with a mapping of its own that was freed (`free` in `malloc/malloc.c`).
+    /// Makes glibc's `mmap_threshold` what it was, before anything else.
     ///
     /// # Errors
     /// Those of the sink.
     pub fn set_mmap_threshold(&mut self, bytes: u64, sink: &mut impl Sink) -> io::Result<()> {
         let slot = self.processes[0].take_slot();
-        let alloc = Op {
-            // With its header and rounded to pages, it is a chunk of `bytes`.
-            value: bytes.saturating_sub(32),
-            slot,
-            code: OpCode::ALLOC,
-            ..Op::default()
-        };
-        for op in [touch(0), alloc, free(slot)] {
-            sink.push(Op {
-                only: only::C_LIBRARY,
-                ..op
-            })?;
-        }
+        set_mmap_threshold(bytes, slot, sink)?;
         self.processes[0].give_slot(slot);
         Ok(())
     }
@@ -335,7 +322,7 @@ impl Compiler {
             code,
             align,
             zeroed: u8::from(by == By::Calloc),
-            only: 0,
+            only: Only::ALL,
         })?;
         table.insert(addr, slot, bytes, by == By::Calloc, touch);
         if let Some(block) = &moved {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use fastrand::Rng;
-use profiler_common::program::{Op, OpCode, only};
+use profiler_common::program::{Only, Op, OpCode};
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting, MMAP_THRESHOLDS};
 use profiler_core::glibc::{CHUNK_HEADER, MIN_CHUNK, WHOLE_HEADER};
@@ -46,7 +46,7 @@ impl SeedHeap {
 
 /// One way to fill gaps.
 struct Fill {
-    only: u8,
+    only: Only,
     /// Whether small blocks must fill a gap exactly, else it was a large one.
     exactly: bool,
     /// Gaps of so many bytes and more held large blocks.
@@ -62,7 +62,7 @@ const MOST_BLOCKS: u32 = 1 << 24;
 struct Freed {
     thread: u32,
     slot: u32,
-    only: u8,
+    only: Only,
 }
 
 impl Compiler {
@@ -96,8 +96,8 @@ impl Compiler {
             }
             let of_gap = &blocks[blocks.len() - rest.len() - gap.blocks..][..gap.blocks];
             let (only, as_it_was) = match self.seed_heap.is_glibc {
-                true => (only::C_LIBRARY, &mut shape),
-                false => (0, &mut filled),
+                true => (Only::C_LIBRARY, &mut shape),
+                false => (Only::ALL, &mut filled),
             };
             for block in of_gap {
                 as_it_was.push(self.seed_free(thread, block.bytes, only, sink)?);
@@ -160,13 +160,13 @@ impl Compiler {
         let from = |condition: bool, bytes| if condition { bytes } else { u64::MAX };
         vec![
             Fill {
-                only: only::FIRST_FILL,
+                only: Only::FIRST_FILL,
                 exactly: false,
                 large_from: from(has_grown && of_large >= all / 2, large),
                 left: MOST_BLOCKS,
             },
             Fill {
-                only: only::SECOND_FILL,
+                only: Only::SECOND_FILL,
                 exactly: true,
                 large_from: from(has_grown, *MMAP_THRESHOLDS.start()),
                 left: MOST_BLOCKS,
@@ -208,7 +208,7 @@ impl Compiler {
         &mut self,
         thread: u32,
         bytes: u64,
-        only: u8,
+        only: Only,
         sink: &mut impl Sink,
     ) -> io::Result<Freed> {
         let slot = self.processes[0].take_slot();

@@ -1,10 +1,11 @@
-//! Time that passes in a program that goes on with little to do.
+//! What a heap comes to by itself: thresholds that have grown, and time that passes in a program that goes
+//! on with little to do.
 
 use std::io;
 
-use profiler_common::program::{Op, OpCode, only};
+use profiler_common::program::{Only, Op, OpCode};
 
-use super::{Sink, op, touch};
+use super::{Sink, free, op, touch};
 
 /// As long as this the program goes on, in steps of a second: jemalloc and mimalloc have purged by then
 /// (`dirty_decay_ms` is 10 s, `muzzy_decay_ms` 0).
@@ -19,6 +20,23 @@ const BLOCKS: u32 = 1_100;
 const BLOCK_BYTES: u64 = 40 << 10;
 /// Threads that go on, at most.
 const MOST_THREADS: usize = 64;
+
+/// Makes glibc's `mmap_threshold` as many bytes, by a block that passes through `slot`: it follows the largest
+/// block with a mapping of its own that was freed (`free` in `malloc/malloc.c`).
+///
+/// # Errors
+/// Those of the sink.
+pub fn set_mmap_threshold<S: Sink + ?Sized>(bytes: u64, slot: u32, sink: &mut S) -> io::Result<()> {
+    // With its header and rounded to pages, it is a chunk of `bytes`.
+    let alloc = op(OpCode::ALLOC, bytes.saturating_sub(32), slot);
+    for op in [touch(0), alloc, free(slot)] {
+        sink.push(Op {
+            only: Only::C_LIBRARY,
+            ..op
+        })?;
+    }
+    Ok(())
+}
 
 /// Has `threads` allocate and free in `slot` for 25 s after `since_ns`, as a program that goes
 /// on: allocators that purge by time look at their clocks when they are asked for something. Thread
@@ -46,7 +64,7 @@ pub fn settle(
                 ];
                 for op in block {
                     sink.push(Op {
-                        only: only::OTHERS,
+                        only: Only::OTHERS,
                         ..op
                     })?;
                 }

@@ -52,24 +52,7 @@ impl LiveBlocks {
             // The end of a realloc may not be among them.
             return emit(kind);
         }
-        // A thread that allocates is hardly ever inside a realloc.
-        let resized = match self.resized.is_empty() {
-            true => None,
-            false => self.resized.remove(&thread),
-        };
-        let ends_realloc = matches!(
-            kind,
-            EventKind::Kept { .. }
-                | EventKind::Alloc {
-                    by: By::Realloc,
-                    ..
-                }
-        );
-        if let Some(gone) = resized.filter(|_| !ends_realloc) {
-            // Its end was lost: the block is gone.
-            emit(EventKind::Kept { addr: gone.addr });
-            emit(EventKind::Free { addr: gone.addr });
-        }
+        let resized = self.end_of_realloc(thread, kind, &mut emit);
         match kind {
             EventKind::Alloc {
                 addr,
@@ -116,6 +99,34 @@ impl LiveBlocks {
             }
             other => emit(other),
         }
+    }
+
+    /// The block that the thread was reallocating, if this event ends that.
+    fn end_of_realloc(
+        &mut self,
+        thread: u32,
+        kind: EventKind,
+        mut emit: impl FnMut(EventKind),
+    ) -> Option<Gone> {
+        // A thread that allocates is hardly ever inside a realloc.
+        if self.resized.is_empty() {
+            return None;
+        }
+        let resized = self.resized.remove(&thread)?;
+        let ends_it = matches!(
+            kind,
+            EventKind::Kept { .. }
+                | EventKind::Alloc {
+                    by: By::Realloc,
+                    ..
+                }
+        );
+        if !ends_it {
+            // Its end was lost: the block is gone.
+            emit(EventKind::Kept { addr: resized.addr });
+            emit(EventKind::Free { addr: resized.addr });
+        }
+        Some(resized)
     }
 
     /// A block lives no more, if one is known there.

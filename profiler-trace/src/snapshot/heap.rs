@@ -2,7 +2,7 @@
 
 use std::io;
 
-use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, USER_END};
 use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::completeness::{Confidence, Defect};
 use profiler_core::heap::{
@@ -142,9 +142,6 @@ impl Wire for SpanList {
     }
 }
 
-/// No program has addresses from here on: the largest space is of 57 bits, half of it the kernel's.
-const TOP: RemoteAddr = RemoteAddr::new(1 << 56);
-
 /// Whether the ranges of a heap are as [`HeapSnapshot`] promises.
 pub(super) fn check(heap: &HeapSnapshot) -> io::Result<()> {
     check_order(heap.extents.iter().map(|extent| &extent.range))?;
@@ -159,7 +156,7 @@ pub(super) fn check(heap: &HeapSnapshot) -> io::Result<()> {
 fn check_order<'a>(ranges: impl Iterator<Item = &'a AddrRange>) -> io::Result<()> {
     let mut end = AddrRange::default().end();
     for range in ranges {
-        if range.start() < end || range.end() > TOP {
+        if range.start() < end || range.end() > USER_END {
             return Err(malformed("ranges of a heap overlap, or are of no program"));
         }
         end = range.end();

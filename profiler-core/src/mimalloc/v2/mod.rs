@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::arena::ArenaKind;
-use crate::heap::{Extent, ExtentKind, HeapSnapshot};
+use crate::heap::{CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
 use crate::object::AllocatorObject;
 use crate::residency::ResidencyMap;
@@ -17,7 +17,7 @@ use crate::span::{SpanList, SpanState};
 
 use super::blocks::{self, Keys, Walker};
 use super::instance;
-use super::{Found, anonymous, arena_of, check, judge, note};
+use super::{Found, anonymous, arena_of, judge, note};
 use layout::{LAYOUTS, Layout};
 use segment::{HEADER, Part, Segment, places};
 
@@ -163,8 +163,11 @@ fn heap<M: TargetMemory>(
         });
     }
     heap.arenas = arenas;
-    heap.checks
-        .push(check("pages in use in segments", pages.0, pages.1));
+    heap.checks.push(CrossCheck::new(
+        "pages in use in segments",
+        pages.0,
+        pages.1,
+    ));
     judge(&mut heap, &walker, object.is_some());
     heap
 }

@@ -1,6 +1,6 @@
 //! Segments: 32 MiB-aligned runs of 64 KiB slices, with a header that describes each slice.
 
-use crate::addr::{AddrRange, RemoteAddr};
+use crate::addr::{AddrRange, HEAP_END, RemoteAddr};
 use crate::mimalloc::blocks::{Blocks, Keys};
 use crate::mimalloc::number;
 
@@ -145,7 +145,7 @@ impl<'a> Segment<'a> {
             keys,
         };
         let heap = word(layout.heap);
-        if blocks.is_possible() && heap.is_multiple_of(8) && heap < 1 << 47 {
+        if blocks.is_possible() && heap.is_multiple_of(8) && heap < HEAP_END {
             Part::Page(blocks, heap)
         } else {
             Part::Damaged(bytes)

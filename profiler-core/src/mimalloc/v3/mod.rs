@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::arena::ArenaKind;
-use crate::heap::{Extent, ExtentKind, HeapSnapshot};
+use crate::heap::{CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
 use crate::object::AllocatorObject;
 use crate::residency::ResidencyMap;
 use crate::span::{SpanList, SpanState};
 
 use super::blocks::Walker;
-use super::{Found, arena_of, check, judge, note};
+use super::{Found, arena_of, judge, note};
 use arena::Arena;
 use map::Map;
 use page::{Memory, Page, SLICE};
@@ -31,32 +31,14 @@ pub(super) fn walk<M: TargetMemory>(
     let (pages, layout, in_map) = map.pages(memory, residency);
     let mut heap = found.heap(memory, Some(object), layout.name);
     let mut walker = Walker::new(memory, Vec::new());
-    let mut arenas: BTreeMap<u64, Vec<&Page>> = BTreeMap::new();
-    let mut laid = Vec::new();
-    for page in &pages {
-        match page.memory {
-            Memory::Arena { arena, .. } => arenas.entry(arena).or_default().push(page),
-            Memory::Os { base, .. } => laid.push((base, vec![page])),
-        }
-    }
-    laid.extend(arenas);
-    laid.sort_by_key(|(start, _)| *start);
     let mut end = RemoteAddr::default();
     let mut owners = Vec::new();
     // What the arenas say, where each of them says it.
     let mut expected = Some(0);
-    for (start, mut pages) in laid {
-        pages.sort_by_key(|page| page.blocks.area.start);
-        let is_arena = matches!(pages.first(), Some(page) if is_in_arena(page));
-        let (range, arena) = if is_arena {
-            let (range, arena, own) = in_use(memory, start, &mut pages);
-            expected = expected.zip(own).map(|(sum, own)| sum + own);
-            (range, arena)
-        } else {
-            expected = expected.map(|sum| sum + pages.len() as u64);
-            (pages.first().and_then(|page| range_of(&page.memory)), None)
-        };
-        let range = range.filter(|range| {
+    for (start, pages) in by_memory(&pages) {
+        let group = Group::of(memory, start, pages);
+        expected = expected.zip(group.in_use).map(|(sum, own)| sum + own);
+        let range = group.range.filter(|range| {
             let last = range.end().checked_sub(1);
             range.start() >= end
                 && residency.mapping_at(range.start()).is_some()
@@ -79,36 +61,11 @@ pub(super) fn walk<M: TargetMemory>(
             spans: SpanList::default(),
             at: range.start().get(),
         };
-        if let Some(arena) = &arena {
-            let info = arena.info * SLICE;
-            layer.spans.push(info, SpanState::Metadata);
-            layer.at += info;
-        }
-        for page in &pages {
-            let area = &page.blocks.area;
-            if area.start < layer.at || area.end > range.end().get() {
-                note(
-                    &mut heap,
-                    Some(area.start),
-                    0,
-                    "a page overlaps the one before",
-                );
-                continue;
-            }
-            layer.unused(start, area.start);
-            layer.walker.page(&page.blocks, &mut layer.spans);
-            layer.at = area.end;
-        }
-        layer.unused(start, range.end().get());
-        let single = !is_arena && pages.iter().all(|page| page.blocks.reserved == 1);
+        layer.lay_out(&group, end.get(), &mut heap);
         heap.extents.push(Extent {
             range,
-            kind: if single {
-                ExtentKind::LargeMapped
-            } else {
-                ExtentKind::Region
-            },
-            arena: match is_arena {
+            kind: group.kind(),
+            arena: match group.is_arena {
                 true => arena_of(&mut owners, ArenaKind::Arena, start),
                 false => arena_of(&mut owners, ArenaKind::OutsideArenas, 0),
             },
@@ -118,13 +75,70 @@ pub(super) fn walk<M: TargetMemory>(
     }
     heap.arenas = owners;
     heap.trimmable = purged(&heap);
-    heap.checks.push(check(
+    heap.checks.push(CrossCheck::new(
         "pages in use",
         expected.unwrap_or(in_map),
         walker.totals.pages,
     ));
     judge(&mut heap, &walker, true);
     Some(heap)
+}
+
+/// Pages by the memory that they lie in, an arena's together, ascending.
+fn by_memory(pages: &[Page]) -> Vec<(u64, Vec<&Page>)> {
+    let mut arenas: BTreeMap<u64, Vec<&Page>> = BTreeMap::new();
+    let mut all = Vec::new();
+    for page in pages {
+        match page.memory {
+            Memory::Arena { arena, .. } => arenas.entry(arena).or_default().push(page),
+            Memory::Os { base, .. } => all.push((base, vec![page])),
+        }
+    }
+    all.extend(arenas);
+    all.sort_by_key(|(start, _)| *start);
+    all
+}
+
+/// Pages of one arena, or one page with memory of its own.
+struct Group<'p> {
+    start: u64,
+    /// Ascending, those in use.
+    pages: Vec<&'p Page>,
+    is_arena: bool,
+    /// What the arena says of itself.
+    arena: Option<Arena>,
+    range: Option<AddrRange>,
+    /// How many pages are in use; `None` where the arena does not say.
+    in_use: Option<u64>,
+}
+
+impl<'p> Group<'p> {
+    fn of<M: TargetMemory>(memory: &M, start: u64, mut pages: Vec<&'p Page>) -> Self {
+        pages.sort_by_key(|page| page.blocks.area.start);
+        let is_arena = matches!(pages.first(), Some(page) if is_in_arena(page));
+        let (range, arena, in_use) = match is_arena {
+            true => in_use(memory, start, &mut pages),
+            false => {
+                let range = pages.first().and_then(|page| range_of(&page.memory));
+                (range, None, Some(pages.len() as u64))
+            }
+        };
+        Self {
+            start,
+            pages,
+            is_arena,
+            arena,
+            range,
+            in_use,
+        }
+    }
+
+    fn kind(&self) -> ExtentKind {
+        match !self.is_arena && self.pages.iter().all(|page| page.blocks.reserved == 1) {
+            true => ExtentKind::LargeMapped,
+            false => ExtentKind::Region,
+        }
+    }
 }
 
 /// What `mi_collect(true)` would return of the arenas: their free slices (`mi_arenas_try_purge` in
@@ -158,8 +172,9 @@ fn range_of(memory: &Memory) -> Option<AddrRange> {
     AddrRange::new(RemoteAddr::new(range.start), RemoteAddr::new(range.end))
 }
 
-/// Keeps the pages of an arena that are in use. Returns its addresses, by its own word or else up to
-/// its last page, what it says of itself, and how many pages it says are in use. The page map of some releases (3.0.1) keeps pages that were freed; then the arena knows.
+/// Keeps the pages of an arena that are in use: the page map of some releases (3.0.1) has pages besides that
+/// were freed, which the arena knows. Returns its addresses, by its own word or else up to its last page, what
+/// it says of itself, and how many pages it says are in use.
 fn in_use<M: TargetMemory>(
     memory: &M,
     start: u64,
@@ -195,6 +210,27 @@ struct Layer<'l, 'm, M> {
 }
 
 impl<M: TargetMemory> Layer<'_, '_, M> {
+    /// The pages of a group and what lies between them, up to `end`.
+    fn lay_out(&mut self, group: &Group<'_>, end: u64, heap: &mut HeapSnapshot) {
+        if let Some(arena) = &group.arena {
+            let info = arena.info * SLICE;
+            self.spans.push(info, SpanState::Metadata);
+            self.at += info;
+        }
+        for page in &group.pages {
+            let area = &page.blocks.area;
+            if area.start < self.at || area.end > end {
+                let what = "a page overlaps the one before";
+                note(heap, Some(area.start), 0, what);
+                continue;
+            }
+            self.unused(group.start, area.start);
+            self.walker.page(&page.blocks, &mut self.spans);
+            self.at = area.end;
+        }
+        self.unused(group.start, end);
+    }
+
     /// What no page has, up to `end`: pages of mimalloc's own data, and slices that are free.
     fn unused(&mut self, arena: u64, end: u64) {
         let gap = AddrRange::new(RemoteAddr::new(self.at), RemoteAddr::new(end));

@@ -128,12 +128,11 @@ impl Confinement {
             // On a core that is not there it plays anywhere.
             core = only.set(number).is_ok().then_some(only);
         }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut step = Steps {
             confinement: self,
             kept: given.kept,
             core,
-            threads: THREADS * cores as u64,
+            threads: THREADS * super::cores() as u64,
             calls: self.calls.clone(),
         };
         // SAFETY: what runs between fork and exec makes kernel calls only, and allocates nothing.

@@ -1,22 +1,22 @@
 //! The first pass over all live blocks: which hold objects, and what storage those have.
 
+mod claims;
+
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use hashbrown::HashMap;
 
+use self::claims::{ALL, Claim};
+pub(super) use self::claims::{MAX_VALUES_HEAD, Words};
 use super::blocks::BlockIndex;
-use super::dict::DictParts;
 use super::kinds::{Content, Kind, PackedKind};
-use super::layout::{
-    ARRAY_ITEMS, DESCR_KIND, DictTable, LIST_ITEMS, Layout, NDARRAY_DATA, NDARRAY_DESCR, PreHeader,
-    SET_MASK, SET_TABLE, SIZE, StrLayout,
-};
+use super::layout::{DictTable, Layout, SIZE, StrLayout};
 use super::types::{Flags, Role, TypeFacts, TypeTable};
-use super::words::{Window, read_word, word};
-use crate::addr::{AddrRange, RemoteAddr};
+use super::words::{Window, word};
+use crate::addr::{AddrRange, HEAP_END, RemoteAddr};
 use crate::memory::TargetMemory;
+use crate::parallel;
 
 /// Bytes of a block that are looked at: the head of an object and its first fields.
 pub(super) const EXAMINED_BYTES: u64 = 160;
@@ -45,22 +45,6 @@ pub(super) struct Noted {
     /// Its address.
     pub(super) object: u64,
 }
-
-/// Storage of an object, as the object's own fields say.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Claim {
-    block: u32,
-    of: u32,
-    content: Content,
-    /// Words that hold references; the block's end is the limit where there are fewer.
-    words: Words,
-}
-
-/// A part of a block in words, up to the block's end at the most.
-pub(super) type Words = Range<u32>;
-
-/// All words of a block.
-const ALL: Words = 0..u32::MAX;
 
 /// What the first pass found.
 #[derive(Debug, Default)]
@@ -120,39 +104,29 @@ pub(super) fn print_of(layout: &Layout, facts: &TypeFacts, fields: &[u8]) -> Opt
     }))
 }
 
-/// Threads at most.
-const MAX_THREADS: usize = 4;
 /// Blocks that are worth a thread of their own.
 const BLOCKS_A_THREAD: usize = 1 << 16;
 
-/// Numbers of blocks in parts of about equal numbers, one for each thread.
-pub(super) fn parts(blocks: usize) -> Vec<Range<u32>> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let each = blocks.div_ceil(cores.min(MAX_THREADS)).max(BLOCKS_A_THREAD);
-    let starts = (0..blocks).step_by(each);
-    starts
-        .map(|start| start as u32..(start + each).min(blocks) as u32)
-        .collect()
+/// Numbers of blocks in parts, one for each thread.
+pub(super) fn parts(index: &BlockIndex) -> impl Iterator<Item = Range<u32>> {
+    let parts = parallel::parts(index.len(), BLOCKS_A_THREAD);
+    parts.map(|part| part.start as u32..part.end as u32)
 }
 
-/// Looks at the beginning of every block.
+/// Reads the beginning of every block.
 pub(super) fn scan<M: TargetMemory + Sync>(
     source: &Source<'_, M>,
     types: &Mutex<TypeTable<&M>>,
 ) -> Scanned {
     let mut kinds = vec![PackedKind::default(); source.index.len()];
     let mut rest = kinds.as_mut_slice();
-    let found: Vec<Part> = thread::scope(|scope| {
-        let mut running = Vec::new();
-        for range in parts(source.index.len()) {
-            let (part, behind) = rest.split_at_mut(range.len());
-            rest = behind;
-            running.push(scope.spawn(move || Scan::new(source, types).run(range, part)));
-        }
-        let joined = running.into_iter().map(|thread| thread.join());
-        joined
-            .map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+    let parts = parts(source.index).map(|blocks| {
+        let (part, behind) = std::mem::take(&mut rest).split_at_mut(blocks.len());
+        rest = behind;
+        (blocks, part)
+    });
+    let found = parallel::each(parts, |(blocks, kinds)| {
+        Scan::new(source, types).run(blocks, kinds)
     });
     let mut scanned = Scanned {
         kinds,
@@ -292,7 +266,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
     #[inline]
     fn type_at(&mut self, addr: u64) -> Option<TypeFacts> {
         // Most words behind a small one are no addresses.
-        if !addr.is_multiple_of(8) || !(1 << 16..1 << 47).contains(&addr) {
+        if !addr.is_multiple_of(8) || !(1 << 16..HEAP_END).contains(&addr) {
             return None;
         }
         if let Some(known) = self.known.get(&addr) {
@@ -307,30 +281,13 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         found
     }
 
-    /// What is counted of a type.
-    #[inline]
-    fn counts(&mut self, id: u32) -> &mut Counts {
-        let id = id as usize;
-        if self.part.counts.len() <= id {
-            self.part.counts.resize(id + 1, Counts::default());
-        }
-        &mut self.part.counts[id]
-    }
-
     /// Takes an object into account: what it has besides, and whether it is looked into later.
     fn take(&mut self, block: u32, range: AddrRange, bytes: &[u8], head: u64, facts: &TypeFacts) {
         let layout = self.source.layout;
         let object = range.start().get() + head;
-        if facts.flags.has(Flags::HAVE_GC) {
-            let gc = head.saturating_sub(layout.gc_head) as usize;
-            let gc_head: [u64; 4] =
-                std::array::from_fn(|at| word(bytes, (gc + at * 8) as u64).unwrap_or(0));
-            // The collector moves immortal objects to a generation that it shows to nobody.
-            let count = word(bytes, head).unwrap_or(0);
-            let shown = layout.version < (3, 12) || count as i32 >= 0;
-            if shown && layout.is_tracked(&gc_head) {
-                self.counts(facts.id).tracked += 1;
-            }
+        let fields = &bytes[head as usize..];
+        if self.is_tracked(bytes, head, facts) {
+            self.counts(facts.id).tracked += 1;
         }
         if matches!(
             facts.role,
@@ -342,189 +299,44 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
                 object,
             });
         }
-        let fields = &bytes[head as usize..];
         if block.is_multiple_of(COMPARED)
             && let Some(print) = print_of(layout, facts, fields)
         {
             self.part.prints.push((block, print));
         }
-        let field = |offset| word(fields, offset).unwrap_or(0);
         if let Some(offset) = layout.length(facts.role) {
-            let entries = field(offset).min(MAX_ENTRIES);
+            let entries = word(fields, offset).unwrap_or(0).min(MAX_ENTRIES);
             let counts = self.counts(facts.id);
             counts.entries = counts.entries.saturating_add(entries);
         }
-        match facts.role {
-            Role::List => {
-                let words = field(SIZE).min(u32::MAX.into()) as u32;
-                self.claim(facts.id, field(LIST_ITEMS), Content::Words, 0..words);
-            }
-            Role::Dict => self.claim_dict(facts.id, object, fields),
-            Role::Set => {
-                let table = field(SET_TABLE);
-                let entries = field(SET_MASK).saturating_add(1);
-                // A small table is in the set itself.
-                if !(object..range.end().get()).contains(&table) {
-                    let words = entries.saturating_mul(2).min(u32::MAX.into()) as u32;
-                    self.claim(facts.id, table, Content::SetTable, 0..words);
-                }
-            }
-            Role::Deque => self.claim_deque(facts.id, fields),
-            Role::ByteArray => {
-                let buffer = field(layout.bytearray_bytes());
-                self.claim(facts.id, buffer, Content::Bytes, ALL);
-            }
-            Role::Array => self.claim(facts.id, field(ARRAY_ITEMS), Content::Bytes, ALL),
-            Role::NdArray => {
-                let content = match self.has_objects(field(NDARRAY_DESCR)) {
-                    true => (Content::Words, ALL),
-                    false => (Content::Bytes, ALL),
-                };
-                self.claim(facts.id, field(NDARRAY_DATA), content.0, content.1);
-            }
-            Role::Str => self.claim_buffers(facts.id, fields),
-            _ => {}
-        }
+        self.claim_storage(object..range.end().get(), fields, facts);
         if facts.flags.has(Flags::MANAGED_DICT) && head >= 32 {
-            let values = match layout.pre_header {
-                PreHeader::ValuesAndDict => word(bytes, head - 32),
-                PreHeader::WeakListAndTagged => {
-                    let tagged = word(bytes, head - 24).filter(|word| word & 1 != 0);
-                    tagged.and_then(|word| word.checked_add(1))
-                }
-                PreHeader::None | PreHeader::WeakListAndDict => None,
-            };
-            self.claim_values(facts.id, values.unwrap_or(0));
+            self.claim_managed_values(bytes, head, facts.id);
         }
     }
 
-    fn claim_dict(&mut self, of: u32, object: u64, fields: &[u8]) {
+    /// Whether the collector tracks an object, and shows it.
+    fn is_tracked(&self, bytes: &[u8], head: u64, facts: &TypeFacts) -> bool {
+        if !facts.flags.has(Flags::HAVE_GC) {
+            return false;
+        }
         let layout = self.source.layout;
-        let Some(parts) = DictParts::of(layout, fields) else {
-            return;
-        };
-        match layout.dict {
-            DictTable::Open => {
-                let own = object..object + OPEN_DICT_BYTES;
-                if !own.contains(&parts.table) {
-                    let words = parts.mask.saturating_add(1).saturating_mul(3);
-                    let words = words.min(u32::MAX.into()) as u32;
-                    self.claim(of, parts.table, Content::OpenTable, 0..words);
-                }
-            }
-            DictTable::Sized | DictTable::Logarithmic => {
-                self.claim(of, parts.table, Content::DictKeys, ALL);
-                self.claim_values(of, parts.values);
-            }
-        }
+        let gc = head.saturating_sub(layout.gc_head);
+        let gc_head: [u64; 4] =
+            std::array::from_fn(|at| word(bytes, gc + at as u64 * 8).unwrap_or(0));
+        // The collector moves immortal objects to a generation that it shows to nobody.
+        let count = word(bytes, head).unwrap_or(0);
+        let shown = layout.version < (3, 12) || count as i32 >= 0;
+        shown && layout.is_tracked(&gc_head)
     }
 
-    /// The blocks of a deque: the first from its first item on, the last up to its last, all between. Others
-    /// that it keeps for later hold what was there before.
-    fn claim_deque(&mut self, of: u32, fields: &[u8]) {
-        let deque = self.source.layout.deque();
-        let field = |nth: u64| word(fields, deque.left_block + nth * 8);
-        let (Some(left), Some(right), Some(first), Some(last)) =
-            (field(0), field(1), field(2), field(3))
-        else {
-            return;
-        };
-        let place = |item: u64| (deque.items + item.min(deque.block_items)) as u32;
-        let mut at = left;
-        for _ in 0..MAX_DEQUE_BLOCKS {
-            let from = if at == left { place(first) } else { 0 };
-            // The allocator may give a block more words than it has.
-            let end = match at == right {
-                true => place(last) + 1,
-                false => deque.block_words as u32,
-            };
-            self.claim(of, at, Content::Words, from..end.max(from));
-            let link = at.checked_add(deque.right_link * 8);
-            let next = link.and_then(|link| read_word(self.source.memory, link));
-            let Some(next) = next.filter(|&next| at != right && next != 0) else {
-                break;
-            };
-            at = next;
+    /// What is counted of a type.
+    #[inline]
+    fn counts(&mut self, id: u32) -> &mut Counts {
+        let id = id as usize;
+        if self.part.counts.len() <= id {
+            self.part.counts.resize(id + 1, Counts::default());
         }
-    }
-
-    /// The buffers of a string that are not behind it: legacy data, and UTF-8.
-    fn claim_buffers(&mut self, of: u32, fields: &[u8]) {
-        let places = match self.source.layout.str {
-            StrLayout::Bytes => vec![24],
-            StrLayout::Compact { ascii, wide } => {
-                let state = word(fields, 32).unwrap_or(0);
-                let (compact, is_ascii) = (state >> 5 & 1, state >> 6 & 1);
-                match (compact, is_ascii) {
-                    (1, 1) => return,
-                    (1, 0) => vec![ascii + 8],
-                    _ => vec![ascii + 8, wide],
-                }
-            }
-        };
-        for place in places {
-            let buffer = word(fields, place).unwrap_or(0);
-            self.claim(of, buffer, Content::Bytes, ALL);
-        }
-    }
-
-    /// Whether a numpy type's elements are objects.
-    fn has_objects(&mut self, descr: u64) -> bool {
-        if let Some(known) = self.object_descr.get(&descr) {
-            return *known;
-        }
-        let kind = descr.checked_add(DESCR_KIND).map(RemoteAddr::new);
-        let kind = kind.and_then(|at| self.source.memory.read_value::<u8>(at).ok());
-        let is_object = kind == Some(b'O');
-        if self.object_descr.len() < KEPT_TYPES {
-            self.object_descr.insert(descr, is_object);
-        }
-        is_object
-    }
-
-    /// Claims the block that begins at this address.
-    fn claim(&mut self, of: u32, addr: u64, content: Content, words: Words) {
-        let Some((block, into)) = self.source.index.at(addr) else {
-            return;
-        };
-        if self.source.leads.contains(&into) {
-            let lead = (into / 8) as u32;
-            let words = match words {
-                ALL => ALL,
-                words => words.start.saturating_add(lead)..words.end.saturating_add(lead),
-            };
-            self.part.claims.push(Claim {
-                block,
-                of,
-                content,
-                words,
-            });
-        }
-    }
-
-    /// Claims the block of the values of an instance, which may have a head before them.
-    fn claim_values(&mut self, of: u32, addr: u64) {
-        let content = match self.source.layout.pre_header {
-            PreHeader::ValuesAndDict | PreHeader::WeakListAndTagged => Content::Values,
-            PreHeader::None | PreHeader::WeakListAndDict => Content::Words,
-        };
-        let own = self.source.index.at(addr);
-        if let Some((block, _)) = own.filter(|(_, into)| *into <= MAX_VALUES_HEAD) {
-            self.part.claims.push(Claim {
-                block,
-                of,
-                content,
-                words: ALL,
-            });
-        }
+        &mut self.part.counts[id]
     }
 }
-
-/// Bytes before the values of instances in their block, at the most: their order and number
-/// (`new_values`, `Objects/dictobject.c` of 3.11 and 3.12), and the debug hooks'.
-pub(super) const MAX_VALUES_HEAD: u64 = 64;
-
-/// Blocks of a deque at the most.
-const MAX_DEQUE_BLOCKS: usize = 1 << 20;
-/// `sizeof(PyDictObject)` in 2.7, the small table included.
-const OPEN_DICT_BYTES: u64 = 248;

@@ -1,0 +1,105 @@
+//! What probes count, and what they cost.
+
+use super::Column;
+use crate::activity::{Activity, ClassActivity, ProbeCost};
+use crate::units::Unit;
+
+impl Activity {
+    /// What was counted while probes were armed.
+    pub const COUNTS: [Column<Self>; 8] = [
+        Column::of("elapsed_ns", Unit::Nanoseconds, |of| of.elapsed_ns),
+        Column::of("armed_ns", Unit::Nanoseconds, |of| of.armed_ns),
+        Column::of("allocs", Unit::Calls, |of| of.allocs),
+        Column::of("alloc_bytes", Unit::Bytes, |of| of.alloc_bytes),
+        Column::of("frees", Unit::Calls, |of| of.frees),
+        Column::of("frees_of_older", Unit::Calls, |of| of.frees_of_older),
+        Column::of("tracked_blocks", Unit::Blocks, |of| of.tracked_blocks),
+        Column::of("tracked_bytes", Unit::Bytes, |of| of.tracked_bytes),
+    ];
+
+    /// Allocations a second.
+    pub const ALLOC_RATE: Column<Self> =
+        Column::<Self>::fraction("allocs_per_second", Unit::PerSecond, |of| {
+            Some(of.alloc_rate)
+        });
+
+    /// What the last interval came to.
+    pub const RATES: [Column<Self>; 3] = [
+        Self::ALLOC_RATE,
+        Column::fraction("frees_per_second", Unit::PerSecond, |of| Some(of.free_rate)),
+        Column::fraction("alloc_bytes_per_second", Unit::BytesPerSecond, |of| {
+            Some(of.alloc_byte_rate)
+        }),
+    ];
+}
+
+impl ProbeCost {
+    /// The share of one core that probes took.
+    pub const SHARE: Column<Self> =
+        Column::<Self>::fraction("share", Unit::Share, |cost| Some(cost.share));
+
+    /// What probes cost.
+    pub const COLUMNS: [Column<Self>; 4] = [
+        Column::of("hits", Unit::Hits, |cost| cost.hits),
+        Column::fraction("ns_per_hit", Unit::Nanoseconds, |cost| {
+            Some(cost.ns_per_hit)
+        }),
+        Self::SHARE,
+        Column::fraction("budget_share", Unit::Share, |cost| cost.budget),
+    ];
+}
+
+impl ClassActivity {
+    /// What a row is called by: its largest size. In files it stands apart from the figures.
+    pub const UP_TO: Column<Self> =
+        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes())
+            .titled("up to", 10);
+
+    const ALLOCS: Column<Self> =
+        Column::<Self>::of("allocs", Unit::Calls, |class| class.allocs).titled("allocs", 10);
+    const BYTES: Column<Self> =
+        Column::<Self>::of("alloc_bytes", Unit::Bytes, |class| class.alloc_bytes)
+            .titled("bytes", 12);
+    const FREES: Column<Self> =
+        Column::<Self>::of("frees", Unit::Calls, |class| class.frees).titled("freed", 10);
+    const P50: Column<Self> =
+        Column::<Self>::maybe("lifetime_p50_ns", Unit::Nanoseconds, |class| {
+            class.lifetime(class.lifetime_p50_ns)
+        })
+        .titled("life p50", 11);
+    const P90: Column<Self> =
+        Column::<Self>::maybe("lifetime_p90_ns", Unit::Nanoseconds, |class| {
+            class.lifetime(class.lifetime_p90_ns)
+        })
+        .titled("p90", 11);
+    const P99: Column<Self> =
+        Column::<Self>::maybe("lifetime_p99_ns", Unit::Nanoseconds, |class| {
+            class.lifetime(class.lifetime_p99_ns)
+        })
+        .titled("p99", 11);
+
+    /// All figures of a size class, in the order of files.
+    pub const COLUMNS: [Column<Self>; 6] = [
+        Self::ALLOCS,
+        Self::BYTES,
+        Self::FREES,
+        Self::P50,
+        Self::P90,
+        Self::P99,
+    ];
+
+    /// The same in the order in which people see them.
+    pub const SHOWN: [Column<Self>; 6] = [
+        Self::ALLOCS,
+        Self::FREES,
+        Self::BYTES,
+        Self::P50,
+        Self::P90,
+        Self::P99,
+    ];
+
+    /// A class none of whose blocks was seen to die has no lifetimes, rather than short ones.
+    fn lifetime(&self, ns: u64) -> Option<u64> {
+        (self.frees > 0).then_some(ns)
+    }
+}

@@ -1,0 +1,136 @@
+//! The ledger, and heaps by arena, size class and page.
+
+use super::Column;
+use crate::report::{
+    ArenaReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyRow, SizeClassRow,
+};
+use crate::units::Unit;
+
+impl LedgerRow {
+    /// Bytes of each class.
+    pub const COLUMNS: [Column<Self>; 3] = [
+        Column::<Self>::of("resident_bytes", Unit::Bytes, |row| row.resident_bytes)
+            .titled("resident", 10),
+        Column::<Self>::of("shared_bytes", Unit::Bytes, |row| row.shared_bytes)
+            .titled("shared", 10),
+        Column::<Self>::of("swapped_bytes", Unit::Bytes, |row| row.swapped_bytes)
+            .titled("swapped", 10),
+    ];
+}
+
+impl HeapReport {
+    /// Totals of a heap.
+    pub const COLUMNS: [Column<Self>; 6] = [
+        Column::of("live_bytes", Unit::Bytes, |heap| heap.live_bytes),
+        Column::of("live_blocks", Unit::Blocks, |heap| heap.live_blocks),
+        Column::of("free_bytes", Unit::Bytes, |heap| heap.free_bytes),
+        Column::of("cached_bytes", Unit::Bytes, |heap| heap.cached_bytes),
+        Column::of("mapped_large_bytes", Unit::Bytes, |heap| {
+            heap.mapped_large_bytes
+        }),
+        Column::of("mapped_large_blocks", Unit::Blocks, |heap| {
+            heap.mapped_large_blocks
+        }),
+    ];
+}
+
+impl ArenaReport {
+    const SYSTEM: Column<Self> =
+        Column::<Self>::of("system_bytes", Unit::Bytes, |of| of.arena.system_bytes)
+            .titled("system", 10);
+    const LIVE: Column<Self> =
+        Column::<Self>::of("live_bytes", Unit::Bytes, |of| of.arena.live_bytes).titled("live", 10);
+    const FREE: Column<Self> =
+        Column::<Self>::of("free_bytes", Unit::Bytes, |of| of.arena.free_bytes).titled("free", 10);
+    const CACHED: Column<Self> =
+        Column::<Self>::of("cached_bytes", Unit::Bytes, |of| of.arena.cached_bytes)
+            .titled("cached", 10);
+    const TOP: Column<Self> =
+        Column::<Self>::of("top_bytes", Unit::Bytes, |of| of.arena.top_bytes).titled("top", 10);
+    const RESIDENT: Column<Self> =
+        Column::<Self>::of("resident_bytes", Unit::Bytes, |of| of.resident_bytes)
+            .titled("resident", 10);
+    const TRIMMABLE: Column<Self> =
+        Column::<Self>::of("trimmable_bytes", Unit::Bytes, |of| of.trimmable_bytes)
+            .titled("trimmable", 10);
+
+    /// All figures of an arena, in the order of files.
+    pub const COLUMNS: [Column<Self>; 14] = [
+        Self::SYSTEM,
+        Self::LIVE,
+        Column::of("live_blocks", Unit::Blocks, |of| of.arena.live_blocks),
+        Self::FREE,
+        Column::of("free_blocks", Unit::Blocks, |of| of.arena.free_blocks),
+        Self::CACHED,
+        Column::of("cached_blocks", Unit::Blocks, |of| of.arena.cached_blocks),
+        Self::TOP,
+        Self::RESIDENT,
+        Column::of("swapped_bytes", Unit::Bytes, |of| of.swapped_bytes),
+        Self::TRIMMABLE,
+        Column::of("pinned_free_bytes", Unit::Bytes, |of| of.pinned_free_bytes),
+        Column::of("below_highest_live_bytes", Unit::Bytes, |of| {
+            of.below_highest_live_bytes
+        }),
+        Column::of("top_pinned_bytes", Unit::Bytes, |of| of.top_pinned_bytes),
+    ];
+
+    /// Those that people see, in their order.
+    pub const SHOWN: [Column<Self>; 7] = [
+        Self::SYSTEM,
+        Self::RESIDENT,
+        Self::LIVE,
+        Self::FREE,
+        Self::CACHED,
+        Self::TOP,
+        Self::TRIMMABLE,
+    ];
+}
+
+impl SizeClassRow {
+    /// What a row is called by: its largest size. In files it stands apart from the figures.
+    pub const UP_TO: Column<Self> =
+        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes())
+            .titled("up to", 11);
+
+    /// Those of its figures that people see, in the order of files.
+    pub const SHOWN: [Column<Self>; 4] = [
+        Column::<Self>::of("live_blocks", Unit::Blocks, |row| row.live_blocks).titled("blocks", 10),
+        Column::<Self>::of("live_bytes", Unit::Bytes, |row| row.live_bytes).titled("live", 12),
+        Column::<Self>::of("free_blocks", Unit::Blocks, |row| row.free_blocks).titled("free", 9),
+        Column::<Self>::of("free_bytes", Unit::Bytes, |row| row.free_bytes)
+            .titled("free bytes", 12),
+    ];
+
+    /// All figures of a size class.
+    pub const COLUMNS: [Column<Self>; 5] = {
+        let [live_blocks, live_bytes, free_blocks, free_bytes] = Self::SHOWN;
+        [
+            live_blocks,
+            live_bytes,
+            free_blocks,
+            free_bytes,
+            Column::of("pinned_free_bytes", Unit::Bytes, |row| {
+                row.pinned_free_bytes
+            }),
+        ]
+    };
+}
+
+impl OccupancyRow {
+    /// Pages of a range of live bytes.
+    pub const COLUMNS: [Column<Self>; 2] = [
+        Column::<Self>::of("resident_pages", Unit::Pages, |row| row.resident_pages)
+            .titled("resident", 10),
+        Column::<Self>::of("swapped_pages", Unit::Pages, |row| row.swapped_pages)
+            .titled("swapped", 10),
+    ];
+}
+
+impl HugeOccupancyRow {
+    /// Ranges of 2 MiB of a live share.
+    pub const COLUMNS: [Column<Self>; 3] = [
+        Column::of("ranges", Unit::Ranges, |row| row.ranges),
+        Column::of("resident_bytes", Unit::Bytes, |row| row.resident_bytes),
+        Column::of("huge_bytes", Unit::Bytes, |row| row.huge_bytes),
+    ];
+}

@@ -1,0 +1,83 @@
+//! Python's objects by type and by holder, and the blocks that none owns.
+
+use super::Column;
+use crate::objects::{AllocatorShare, Holder, NativeRow, TypeRow};
+use crate::units::Unit;
+
+impl TypeRow {
+    /// Figures of a type, in the order of files.
+    pub const COLUMNS: [Column<Self>; 8] = {
+        let [objects, bytes, storage] = Self::SHOWN;
+        [
+            objects,
+            bytes,
+            storage,
+            Column::of("storage_blocks", Unit::Blocks, |row| row.storage.blocks),
+            Column::of("tracked", Unit::Objects, |row| row.tracked),
+            Column::of("pinned_free_bytes", Unit::Bytes, |row| {
+                row.pinned_free_bytes
+            }),
+            Column::of("copied_bytes", Unit::Bytes, |row| row.copied_bytes),
+            Column::of("entries", Unit::Objects, |row| row.entries),
+        ]
+    };
+
+    /// Those that people see.
+    pub const SHOWN: [Column<Self>; 3] = [
+        Column::<Self>::of("objects", Unit::Objects, |row| row.objects.blocks)
+            .titled("objects", 10),
+        Column::<Self>::of("bytes", Unit::Bytes, |row| row.objects.bytes).titled("bytes", 10),
+        Column::<Self>::of("storage_bytes", Unit::Bytes, |row| row.storage.bytes)
+            .titled("storage", 10),
+    ];
+}
+
+impl NativeRow {
+    /// What a row is called by: its largest size. In files it stands apart from the figures.
+    pub const UP_TO: Column<Self> =
+        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes())
+            .titled("up to", 10);
+
+    /// Figures of a size class of native blocks.
+    pub const COLUMNS: [Column<Self>; 2] = [
+        Column::<Self>::of("blocks", Unit::Blocks, |row| row.native.blocks).titled("blocks", 10),
+        Column::<Self>::of("bytes", Unit::Bytes, |row| row.native.bytes).titled("bytes", 10),
+    ];
+}
+
+impl AllocatorShare {
+    /// How much of an allocator's live blocks is named.
+    pub const COLUMNS: [Column<Self>; 4] = [
+        Column::of("live_bytes", Unit::Bytes, |share| share.live.bytes),
+        Column::of("live_blocks", Unit::Blocks, |share| share.live.blocks),
+        Column::of("named_bytes", Unit::Bytes, |share| share.named.bytes),
+        Column::of("named_blocks", Unit::Blocks, |share| share.named.blocks),
+    ];
+}
+
+impl Holder {
+    /// Figures of a holder, in the order of files.
+    pub const COLUMNS: [Column<Self>; 6] = [
+        Column::maybe("length", Unit::Objects, |holder| holder.length),
+        Self::RETAINED,
+        Column::of("retained_blocks", Unit::Blocks, |holder| {
+            holder.retained_blocks
+        }),
+        Column::of("pinned_free_bytes", Unit::Bytes, |holder| {
+            holder.pinned_free_bytes
+        }),
+        Column::maybe("returned_live_bytes", Unit::Bytes, |holder| {
+            Some(holder.dropped?.live_bytes)
+        }),
+        Column::maybe("returned_unpinned_bytes", Unit::Bytes, |holder| {
+            Some(holder.dropped?.unpinned_bytes)
+        }),
+    ];
+
+    /// The one that people see.
+    pub const RETAINED: Column<Self> =
+        Column::<Self>::of("retained_bytes", Unit::Bytes, |holder| {
+            holder.retained_bytes
+        })
+        .titled("retained", 10);
+}

@@ -1,0 +1,65 @@
+//! What the kernel says of a process, how far a walk can be trusted, and the past.
+
+use super::Column;
+use crate::completeness::Completeness;
+use crate::fork::ForkSharing;
+use crate::sample::KernelCount;
+use crate::units::{Unit, milliseconds};
+use crate::view::Point;
+
+impl KernelCount {
+    /// The kernel's account.
+    pub const COLUMNS: [Column<Self>; 7] = [
+        Column::maybe("rss_bytes", Unit::Bytes, |kernel| kernel.known()[0]),
+        Column::maybe("swap_bytes", Unit::Bytes, |kernel| kernel.known()[1]),
+        Column::maybe("peak_rss_bytes", Unit::Bytes, |kernel| kernel.known()[2]),
+        Column::maybe("pss_bytes", Unit::Bytes, |kernel| kernel.pss_bytes),
+        Column::maybe("lazy_free_bytes", Unit::Bytes, |kernel| {
+            kernel.lazy_free_bytes
+        }),
+        Column::maybe("anon_huge_bytes", Unit::Bytes, |kernel| {
+            kernel.anon_huge_bytes
+        }),
+        Column::maybe("ksm_bytes", Unit::Bytes, |kernel| kernel.ksm_bytes),
+    ];
+
+    /// What stands in its place where the target is a core file.
+    pub const CORE: Column<Self> = Column::maybe("core_bytes", Unit::Bytes, |kernel| {
+        kernel.is_core.then_some(kernel.rss_bytes)
+    });
+}
+
+impl Completeness {
+    /// How long a walk took, and what it lacks.
+    pub const COLUMNS: [Column<Self>; 4] = [
+        Column::of("unreadable_bytes", Unit::Bytes, |of| of.unreadable_bytes),
+        Column::of("threads_in_allocator", Unit::Threads, |of| {
+            of.threads_in_allocator as u64
+        }),
+        Column::fraction("stop_ms", Unit::Milliseconds, |of| {
+            Some(milliseconds(of.stop_ns))
+        }),
+        Column::fraction("walk_ms", Unit::Milliseconds, |of| {
+            Some(milliseconds(of.walk_ns))
+        }),
+    ];
+}
+
+impl ForkSharing {
+    /// What a child and its parent share.
+    pub const COLUMNS: [Column<Self>; 3] = [
+        Column::of("shared_bytes", Unit::Bytes, |fork| fork.shared_bytes),
+        Column::of("copied_bytes", Unit::Bytes, |fork| fork.copied_bytes),
+        Column::of("own_bytes", Unit::Bytes, |fork| fork.own_bytes),
+    ];
+}
+
+impl Point {
+    /// What is kept of a moment of the past.
+    pub const COLUMNS: [Column<Self>; 4] = [
+        Column::of("rss_bytes", Unit::Bytes, |point| point.rss_bytes),
+        Column::of("swap_bytes", Unit::Bytes, |point| point.swap_bytes),
+        Column::maybe("live_bytes", Unit::Bytes, |point| point.live_bytes),
+        Column::maybe("heap_bytes", Unit::Bytes, |point| point.heap_bytes),
+    ];
+}

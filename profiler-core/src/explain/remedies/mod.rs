@@ -1,0 +1,216 @@
+//! What to do about a mechanism, in the words and settings of the allocator that serves malloc: one
+//! row for each remedy. What is set is declared in [`crate::tuning`].
+
+mod rows;
+
+use std::fmt::{self, Display};
+
+pub(crate) use self::rows::OBJECTS_WERE_READ;
+use self::rows::{NONE, OF_LIBRARIES, REMEDIES, Row};
+use crate::allocator::Allocator;
+use crate::report::Mechanism;
+use crate::tuning::{self, Tuning};
+
+/// What to do about a mechanism, or why nothing helps.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Remedy {
+    /// What can be done, each by itself.
+    pub steps: &'static [Step],
+    /// In sentences, in which `{0}` is the first step as it is shown, and `{0=}` its value alone.
+    pub sentences: &'static str,
+}
+
+/// One thing that can be done, by where it is done.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Settings that the program is started with, in the environment.
+    Set(&'static Tuning),
+    /// The same of a build whose variables have a prefix of its own before their names.
+    SetPrefixed(&'static str, &'static [&'static Tuning]),
+    /// A variable of the environment that no allocator reads, and its value.
+    Variable(&'static str, &'static str),
+    /// A call that the program makes while it runs.
+    Call(&'static str),
+    /// A change of how the program is written or run.
+    Practice(&'static str),
+}
+
+impl Step {
+    /// Where it is done, as JSON has it.
+    pub const fn place(self) -> &'static str {
+        match self {
+            Self::Set(_) | Self::SetPrefixed(..) | Self::Variable(..) => "environment",
+            Self::Call(_) => "call",
+            Self::Practice(_) => "practice",
+        }
+    }
+}
+
+impl Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Set(tuning) => tuning.fmt(f),
+            Self::SetPrefixed(prefix, all) => {
+                write!(f, "{prefix}{}", tuning::together(all))
+            }
+            Self::Variable(name, value) => write!(f, "{name}={value}"),
+            Self::Call(what) | Self::Practice(what) => f.write_str(what),
+        }
+    }
+}
+
+impl Remedy {
+    /// What to do about a mechanism where `serving` serves malloc, or, where the mechanism is one
+    /// allocator's own, in that allocator.
+    pub fn of(mechanism: Mechanism, serving: Option<Allocator>) -> &'static Self {
+        let fitting = |wanted: fn(&Row, Option<Allocator>) -> bool| {
+            let mut rows = REMEDIES.iter().filter(|row| row.mechanism == mechanism);
+            rows.find(|row| wanted(row, serving)).map(|row| &row.remedy)
+        };
+        fitting(|row, serving| serving.is_some_and(|own| row.allocators.contains(&own)))
+            .or_else(|| fitting(|row, _| row.allocators.is_empty()))
+            .unwrap_or(&NONE)
+    }
+
+    /// In sentences, with all that its steps set, call and say.
+    pub fn prose(&self) -> String {
+        let mut prose = self.sentences.to_owned();
+        for (at, step) in self.steps.iter().enumerate() {
+            let step = step.to_string();
+            let (_, value) = step.split_once('=').unwrap_or(("", &step));
+            prose = prose
+                .replace(&format!("{{{at}=}}"), value)
+                .replace(&format!("{{{at}}}"), &step);
+        }
+        prose
+    }
+
+    /// What to do about the heap of a library, by its file's name.
+    pub(crate) fn of_library(library: &str, allocator: Allocator) -> &'static Self {
+        let mut rows = OF_LIBRARIES.iter();
+        let row = rows.find(|row| {
+            library.starts_with(row.library) && row.allocator.is_none_or(|own| own == allocator)
+        });
+        row.map_or(&NONE, |row| &row.remedy)
+    }
+}
+
+/// The call or event that returns whole free pages.
+pub(crate) fn give_back(serving: Option<Allocator>) -> &'static str {
+    serving.map_or("a trim", |kind| kind.row().gives_back)
+}
+
+/// The names of the caches.
+pub(crate) fn caches(serving: Option<Allocator>) -> &'static str {
+    serving.map_or("the allocator's caches", |kind| kind.row().caches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rows::POLARS;
+    use super::*;
+    use crate::allocator::reader_of;
+
+    #[test]
+    fn the_prose_names_all_that_a_remedy_sets() {
+        let of_libraries = OF_LIBRARIES.iter().map(|row| &row.remedy);
+        for remedy in REMEDIES.iter().map(|row| &row.remedy).chain(of_libraries) {
+            for at in 0..remedy.steps.len() {
+                let is_named = [format!("{{{at}}}"), format!("{{{at}=}}")]
+                    .iter()
+                    .any(|place| remedy.sentences.contains(place));
+                assert!(is_named, "step {at} in {remedy:?}");
+            }
+            let prose = remedy.prose();
+            assert!(!prose.contains(['{', '}']), "{prose}");
+        }
+    }
+
+    #[test]
+    fn the_prose_has_steps_whole_or_by_their_value() {
+        let caches = Remedy::of(Mechanism::Caches, Some(Allocator::Glibc));
+        assert_eq!(
+            caches.prose(),
+            "GLIBC_TUNABLES=glibc.malloc.tcache_count=0 gives up tcaches and \
+             glibc.malloc.mxfast=0 fastbins, at some cost in speed; with fewer threads there are \
+             fewer. malloc_trim(0) returns what lies in fastbins."
+        );
+        assert_eq!(
+            POLARS.steps[0].to_string(),
+            "_RJEM_MALLOC_CONF=background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0"
+        );
+    }
+
+    #[test]
+    fn what_is_played_against_a_mechanism_is_its_remedy() {
+        for tuning in [
+            &tuning::MMAP_THRESHOLD,
+            &tuning::TRIM_THRESHOLD,
+            &tuning::TWO_ARENAS,
+        ] {
+            let undoes = tuning.undoes.expect("it undoes a mechanism");
+            let remedy = Remedy::of(undoes, Some(tuning.allocator));
+            assert!(remedy.steps.contains(&Step::Set(tuning)), "{tuning:?}");
+        }
+    }
+
+    #[test]
+    fn a_mechanism_has_one_remedy_for_each_allocator() {
+        for (at, row) in REMEDIES.iter().enumerate() {
+            for other in &REMEDIES[..at] {
+                let same = other.mechanism == row.mechanism;
+                let shared = row
+                    .allocators
+                    .iter()
+                    .any(|own| other.allocators.contains(own));
+                let both_general = row.allocators.is_empty() && other.allocators.is_empty();
+                assert!(!(same && (shared || both_general)), "{row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_allocator_gets_the_settings_of_another_in_its_place() {
+        for row in REMEDIES.iter().filter(|row| !row.allocators.is_empty()) {
+            for serving in [None, Some(Allocator::Glibc), Some(Allocator::Musl)] {
+                let is_its = serving.is_some_and(|own| row.allocators.contains(&own));
+                let remedy = Remedy::of(row.mechanism, serving);
+                assert_eq!(*remedy == row.remedy, is_its, "{serving:?}: {remedy:?}");
+            }
+        }
+        for mechanism in REMEDIES.iter().map(|row| row.mechanism) {
+            for serving in Allocator::ALL.map(Some).into_iter().chain([None]) {
+                let prose = Remedy::of(mechanism, serving).prose();
+                let of_glibc = ["malloc_trim", "MALLOC_ARENA", "GLIBC_TUNABLES", "glibc"];
+                let names_glibc = of_glibc.iter().any(|name| prose.contains(name));
+                let is_glibc = serving == Some(Allocator::Glibc);
+                assert!(is_glibc || !names_glibc, "{serving:?}: {prose}");
+            }
+        }
+    }
+
+    #[test]
+    fn settings_are_those_of_the_allocator_that_serves_malloc() {
+        for row in REMEDIES {
+            for step in row.remedy.steps {
+                // What the loader finds where the target runs is known to predictions alone.
+                if let Step::Set(tuning) = step {
+                    let own = row.allocators.contains(&tuning.allocator);
+                    assert!(own || tuning.allocator == Allocator::Pymalloc, "{row:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_variable_beside_the_tunings_is_read_by_no_allocator() {
+        let of_libraries = OF_LIBRARIES.iter().map(|row| &row.remedy);
+        for remedy in REMEDIES.iter().map(|row| &row.remedy).chain(of_libraries) {
+            for step in remedy.steps {
+                if let Step::Variable(name, _) = step {
+                    assert_eq!(reader_of(name), None, "{remedy:?}");
+                }
+            }
+        }
+    }
+}

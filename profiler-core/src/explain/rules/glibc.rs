@@ -1,0 +1,118 @@
+//! What glibc alone does: thread arenas, a top that is never trimmed, thresholds that grow.
+
+use super::{evidence, is_notable, of_metric, walk_confidence};
+use crate::allocator::GlibcSetting;
+use crate::completeness::Confidence;
+use crate::explain::remedies::Remedy;
+use crate::heap::Allocator;
+use crate::metrics::MetricId;
+use crate::report::{ArenaReport, Finding, FragReport, LedgerClass, Mechanism};
+use crate::units::bytes;
+
+pub(super) fn arena_sprawl(report: &FragReport) -> Option<Finding> {
+    let heap = report
+        .heaps
+        .iter()
+        .find(|heap| heap.allocator == Allocator::Glibc)?;
+    let idle: u64 = heap.thread_arenas().map(ArenaReport::idle_bytes).sum();
+    let count = heap.thread_arenas().count();
+    (count > 1 && is_notable(report, idle)).then(|| Finding {
+        mechanism: Mechanism::ArenaSprawl,
+        claim: format!(
+            "{count} thread arenas hold {} that are resident and not live.",
+            bytes(idle)
+        ),
+        bytes: Some(idle),
+        held_bytes: idle,
+        evidence: vec![
+            evidence("thread_arenas", count as u64),
+            evidence("idle_bytes", idle),
+        ],
+        remedy: Remedy::of(Mechanism::ArenaSprawl, Some(Allocator::Glibc)),
+        // That they are idle is exact; that sharing would help is not.
+        confidence: walk_confidence(report).min(Confidence::Medium),
+    })
+}
+
+pub(super) fn pinned_top(report: &FragReport) -> Option<Finding> {
+    let pinned = report.amount(MetricId::TopPinnedBytes)?;
+    is_notable(report, pinned).then(|| Finding {
+        mechanism: Mechanism::PinnedTop,
+        claim: format!(
+            "{} of free pages lie below a few blocks at the end of the heap (at most 4 KiB of \
+             blocks), so free() never trims them by itself.",
+            bytes(pinned)
+        ),
+        bytes: Some(pinned),
+        held_bytes: pinned,
+        evidence: vec![
+            of_metric(report, MetricId::TopPinnedBytes),
+            of_metric(report, MetricId::BelowHighestLiveBytes),
+        ],
+        remedy: Remedy::of(Mechanism::PinnedTop, Some(Allocator::Glibc)),
+        confidence: walk_confidence(report),
+    })
+}
+
+/// What glibc's mmap threshold has grown to by itself, if it has.
+pub(in crate::explain) fn grown_mmap_threshold(report: &FragReport) -> Option<u64> {
+    grown(report, GlibcSetting::MmapThreshold)
+}
+
+pub(super) fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
+    let threshold = grown_mmap_threshold(report)?;
+    let free = report.amount(MetricId::LargeFreeBytes)?;
+    is_notable(report, free).then(|| Finding {
+        mechanism: Mechanism::DynamicMmapThreshold,
+        claim: format!(
+            "The mmap threshold has grown to {}, so large blocks now lie in the heap; {} of its \
+             resident memory are free chunks above 128 KiB.",
+            bytes(threshold),
+            bytes(free)
+        ),
+        bytes: Some(free),
+        held_bytes: free,
+        evidence: vec![
+            evidence("mmap_threshold", threshold),
+            of_metric(report, MetricId::LargeFreeBytes),
+        ],
+        remedy: Remedy::of(Mechanism::DynamicMmapThreshold, Some(Allocator::Glibc)),
+        // Free chunks are exact, but a trim may return part of them too.
+        confidence: walk_confidence(report).min(Confidence::Medium),
+    })
+}
+
+pub(super) fn kept_top(report: &FragReport) -> Option<Finding> {
+    let threshold = grown(report, GlibcSetting::TrimThreshold)?;
+    let top = report.resident_bytes(LedgerClass::Top);
+    is_notable(report, top).then(|| Finding {
+        mechanism: Mechanism::KeptTop,
+        claim: format!(
+            "The trim threshold has grown to {}, below which free() does not return the end of an arena: \
+             {} of these are resident.",
+            bytes(threshold),
+            bytes(top)
+        ),
+        bytes: Some(top),
+        held_bytes: top,
+        evidence: vec![
+            evidence("trim_threshold", threshold),
+            evidence("top_bytes", top),
+        ],
+        remedy: Remedy::of(Mechanism::KeptTop, Some(Allocator::Glibc)),
+        // An end may be above the threshold and stay for another reason.
+        confidence: walk_confidence(report).min(Confidence::Medium),
+    })
+}
+
+/// A threshold of glibc's that has grown by itself.
+fn grown(report: &FragReport, threshold: GlibcSetting) -> Option<u64> {
+    threshold.grown(|wanted| {
+        let heaps = report.heaps.iter();
+        let mut of_glibc = heaps.filter(|heap| heap.allocator == Allocator::Glibc);
+        of_glibc.find_map(|heap| {
+            let settings = heap.settings.iter();
+            wanted.in_force(settings.map(|setting| (&*setting.name, &*setting.value)))
+        })
+    })
+}

@@ -1,0 +1,110 @@
+//! The rules: which mechanism holds how many bytes, and what to do about it.
+
+mod free;
+mod glibc;
+mod kernel;
+mod whole;
+
+pub(super) use self::glibc::grown_mmap_threshold;
+use crate::completeness::Confidence;
+use crate::explain::remedies::Remedy;
+use crate::heap::Allocator;
+use crate::metrics::MetricId;
+use crate::report::{Evidence, Finding, FragReport, HeapReport, Mechanism};
+use crate::units::Value;
+use crate::worth;
+
+/// Applies every rule to a report whose figures are complete; the most bytes first.
+pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
+    let rules = [
+        free::pinned_pages,
+        free::untrimmed,
+        glibc::pinned_top,
+        free::caches,
+        glibc::arena_sprawl,
+        free::sparse_pools,
+        glibc::dynamic_mmap_threshold,
+        glibc::kept_top,
+        free::stuck_pages,
+        kernel::huge_pages,
+        kernel::lazily_freed,
+        free::private_heap,
+        whole::mostly_live,
+        whole::not_the_heap,
+    ];
+    if report.heaps.is_empty() || report.malloc_not_walked().is_some() {
+        // What Python's own pools show holds all the same.
+        let pools = free::sparse_pools(report);
+        return [not_sure(report)].into_iter().chain(pools).collect();
+    }
+    let findings: Vec<_> = rules.iter().filter_map(|rule| rule(report)).collect();
+    let mut findings = super::proven::proven(report, findings);
+    findings.extend(whole::unexplained(report, &findings));
+    // What cannot be predicted may return all that it takes, or nothing.
+    findings
+        .sort_by_key(|finding| std::cmp::Reverse(finding.bytes.unwrap_or(finding.held_bytes / 2)));
+    findings
+}
+
+/// Whether a saving of `saved` bytes is worth being reported.
+pub(crate) fn is_notable(report: &FragReport, saved: u64) -> bool {
+    saved >= worth::OF_RSS.least(report.kernel.rss_bytes)
+}
+
+/// The allocator that serves most of malloc's memory; `None` when none was walked.
+pub(crate) fn serving(report: &FragReport) -> Option<Allocator> {
+    let mallocs = report.heaps.iter();
+    let mallocs = mallocs.filter(|heap| heap.serves_malloc());
+    let taken = |heap: &&HeapReport| {
+        let arenas = heap.resident_bytes();
+        arenas.saturating_add(heap.mapped_large_bytes)
+    };
+    mallocs.max_by_key(taken).map(|heap| heap.allocator)
+}
+
+pub(super) fn evidence(key: &'static str, value: u64) -> Evidence {
+    Evidence {
+        key,
+        value: Some(Value::Whole(value)),
+    }
+}
+
+/// A metric as it is, as evidence.
+fn of_metric(report: &FragReport, id: MetricId) -> Evidence {
+    Evidence {
+        key: id.key(),
+        value: report.metric(id),
+    }
+}
+
+pub(super) fn walk_confidence(report: &FragReport) -> Confidence {
+    report.completeness.layout_confidence
+}
+
+/// What was not walked, in a few words.
+pub(crate) fn not_walked(report: &FragReport) -> String {
+    match report.malloc_not_walked() {
+        Some(serving) => format!("malloc is served by {serving}, whose heap was not walked"),
+        None => "no heap could be walked".into(),
+    }
+}
+
+fn not_sure(report: &FragReport) -> Finding {
+    let reasons: Vec<_> = report
+        .completeness
+        .defects
+        .iter()
+        .map(|defect| defect.what.as_str())
+        .collect();
+    Finding {
+        mechanism: Mechanism::NotSure,
+        claim: format!("{}. {}", not_walked(report), reasons.join(". "))
+            .trim()
+            .to_owned(),
+        bytes: None,
+        held_bytes: 0,
+        evidence: Vec::new(),
+        remedy: Remedy::of(Mechanism::NotSure, None),
+        confidence: Confidence::None,
+    }
+}

@@ -1,0 +1,99 @@
+//! What the process's memory is on the whole: in use, outside of the heap, or not explained.
+
+use super::{evidence, of_metric, serving, walk_confidence};
+use crate::completeness::Confidence;
+use crate::explain::prose::UNEXPLAINED_SHARE;
+use crate::explain::remedies::{self, Remedy};
+use crate::metrics::MetricId;
+use crate::report::{Finding, FragReport, LedgerClass, Mechanism};
+use crate::units::{bytes, percent};
+
+pub(super) fn mostly_live(report: &FragReport) -> Option<Finding> {
+    let live = [
+        LedgerClass::Live,
+        LedgerClass::PymallocLive,
+        LedgerClass::LargeMapped,
+    ]
+    .map(|class| report.resident_bytes(class))
+    .iter()
+    .sum::<u64>();
+    // What only huge pages make resident nobody uses.
+    let live = live.saturating_sub(report.amount(MetricId::BlankBytes).unwrap_or(0));
+    let utilisation = report.ratio(MetricId::Utilisation)?;
+    let rss = report.kernel.rss_bytes;
+    (utilisation >= 0.8 && live * 2 >= rss).then(|| Finding {
+        mechanism: Mechanism::MostlyLive,
+        claim: format!(
+            "{} ({} of {}) are blocks that the program holds.",
+            bytes(live),
+            percent(live, rss),
+            report.kernel.name()
+        ),
+        bytes: Some(live),
+        held_bytes: live,
+        evidence: vec![
+            evidence("live_bytes", live),
+            of_metric(report, MetricId::Utilisation),
+        ],
+        remedy: match report.objects {
+            Some(_) => &remedies::OBJECTS_WERE_READ,
+            None => Remedy::of(Mechanism::MostlyLive, serving(report)),
+        },
+        confidence: walk_confidence(report),
+    })
+}
+
+pub(super) fn not_the_heap(report: &FragReport) -> Option<Finding> {
+    let rss = report.kernel.rss_bytes;
+    let heaps = report.heap_resident_bytes()? + report.resident_bytes(LedgerClass::PrivateHeap);
+    let outside = rss.saturating_sub(heaps);
+    (outside > rss / 2).then(|| Finding {
+        mechanism: Mechanism::NotTheHeap,
+        claim: format!(
+            "{} ({} of {}) are not in a walked heap: files {}, shared memory {}, other anonymous memory \
+             {}.",
+            bytes(outside),
+            percent(outside, rss),
+            report.kernel.name(),
+            bytes(report.resident_bytes(LedgerClass::File)),
+            bytes(report.resident_bytes(LedgerClass::SharedMemory)),
+            bytes(report.resident_bytes(LedgerClass::OtherAnonymous)),
+        ),
+        bytes: Some(outside),
+        held_bytes: outside,
+        evidence: vec![of_metric(report, MetricId::HeapShareOfRss)],
+        remedy: Remedy::of(Mechanism::NotTheHeap, serving(report)),
+        confidence: walk_confidence(report),
+    })
+}
+
+/// Fragmentation that no other finding speaks of.
+pub(super) fn unexplained(report: &FragReport, others: &[Finding]) -> Option<Finding> {
+    let free = report.amount(MetricId::FragmentationBytes)?;
+    let rss = report.kernel.rss_bytes;
+    let is_about_more = |finding: &Finding| {
+        matches!(
+            finding.mechanism,
+            Mechanism::MostlyLive
+                | Mechanism::NotTheHeap
+                | Mechanism::PrivateHeap
+                | Mechanism::HugePages
+        )
+    };
+    let is_unexplained = others.iter().all(is_about_more);
+    let is_much = free as f64 > rss as f64 * UNEXPLAINED_SHARE;
+    (is_unexplained && is_much).then(|| Finding {
+        mechanism: Mechanism::Unexplained,
+        claim: format!(
+            "{} ({} of {}) are free but resident; the cause is not known.",
+            bytes(free),
+            percent(free, rss),
+            report.kernel.name()
+        ),
+        bytes: None,
+        held_bytes: free,
+        evidence: vec![of_metric(report, MetricId::FragmentationBytes)],
+        remedy: Remedy::of(Mechanism::Unexplained, serving(report)),
+        confidence: Confidence::Low,
+    })
+}

@@ -1,0 +1,251 @@
+//! The second pass over all live blocks: what each refers to.
+//!
+//! Items of lists and tuples, entries of dictionaries and sets, and values of instances are read as
+//! such; of everything else each word may be a reference. Not references are: a `PyGC_Head`, hashes,
+//! lists of weak references, what a weak reference refers to, and words of blocks that hold nothing.
+
+mod object;
+mod reader;
+mod stored;
+
+use std::ops::Range;
+
+use self::reader::{PIECE, Reader};
+use super::dict::{TABLE_HEAD, Table, references};
+use super::graph::Graph;
+use super::kinds::{Content, Kind, PackedKind};
+use super::layout::DictTable;
+use super::names::Names;
+use super::scan::{MAX_VALUES_HEAD, Scanned, Source, parts};
+use super::types::Type;
+use super::words::Window;
+use crate::addr::RemoteAddr;
+use crate::memory::TargetMemory;
+use crate::parallel;
+
+/// Bytes of native blocks that are looked at: what has references to Python's objects is smaller.
+const MAX_NATIVE: u64 = 1 << 20;
+
+/// Finds the block that a pointer refers to.
+pub(super) struct Resolver<'a, M> {
+    pub(super) source: &'a Source<'a, M>,
+    pub(super) kinds: &'a [PackedKind],
+}
+
+impl<M> Resolver<'_, M> {
+    /// The block of the object that is at this address, or that begins there and holds none.
+    #[inline]
+    pub(super) fn target(&self, addr: u64) -> Option<u32> {
+        self.within(addr, 0)
+    }
+
+    /// The same, where a head of so many bytes may be before the address in a block without an object.
+    #[inline]
+    fn within(&self, addr: u64, most: u64) -> Option<u32> {
+        if !addr.is_multiple_of(8) {
+            return None;
+        }
+        let (block, into) = self.source.index.at(addr)?;
+        let is_it = match self.kinds[block as usize].get() {
+            Kind::Object { head, .. } => into == head,
+            Kind::Spare => false,
+            Kind::Native | Kind::Unreadable | Kind::Storage { .. } => {
+                into <= most || self.source.leads.contains(&into)
+            }
+        };
+        is_it.then_some(block)
+    }
+
+    /// The block and the type's number of the object at this address.
+    pub(super) fn object(&self, addr: u64) -> Option<(u32, u32)> {
+        let block = self.target(addr)?;
+        match self.kinds[block as usize].get() {
+            Kind::Object { of, .. } => Some((block, of)),
+            _ => None,
+        }
+    }
+}
+
+/// What the second pass found.
+#[derive(Debug, Default)]
+pub(super) struct References {
+    /// A node for each block.
+    pub(super) graph: Graph,
+    /// Objects that were others, or none, when they were read again.
+    pub(super) changed: u64,
+    /// Of the objects that never change and were looked at twice, those that were others the second time.
+    pub(super) replaced: u64,
+    /// Containers whose storage is no block of the walk.
+    pub(super) moved: u64,
+}
+
+/// Reads the references of all blocks.
+pub(super) fn references_of<M: TargetMemory + Sync>(
+    resolve: &Resolver<'_, M>,
+    scanned: &Scanned,
+    types: &[Type],
+    names: &Names,
+) -> References {
+    let parts = parallel::each(parts(resolve.source.index), |blocks| {
+        let pass = Pass {
+            resolve,
+            scanned,
+            types,
+            names,
+            targets: Vec::new(),
+            piece: Vec::new(),
+            found: References {
+                graph: Graph::with_capacity(blocks.len()),
+                ..References::default()
+            },
+        };
+        pass.run(blocks)
+    });
+    let mut parts = parts.into_iter();
+    let mut all = parts.next().unwrap_or_else(|| References {
+        graph: Graph::with_capacity(0),
+        ..References::default()
+    });
+    // Each is given back before the next is taken.
+    for part in parts {
+        all.graph.append(&part.graph);
+        all.changed += part.changed;
+        all.replaced += part.replaced;
+        all.moved += part.moved;
+    }
+    all
+}
+
+/// One thread's pass.
+struct Pass<'a, M> {
+    resolve: &'a Resolver<'a, M>,
+    scanned: &'a Scanned,
+    types: &'a [Type],
+    names: &'a Names,
+    /// Of the block in hand.
+    targets: Vec<u32>,
+    /// Of storage that has moved.
+    piece: Vec<u8>,
+    found: References,
+}
+
+impl<M: TargetMemory + Sync> Pass<'_, M> {
+    fn run(mut self, blocks: Range<u32>) -> References {
+        let source = self.resolve.source;
+        let last = blocks.end.checked_sub(1);
+        let end = last.map_or(RemoteAddr::default(), |last| source.index.range(last).end());
+        let mut window = Window::new(source.memory);
+        for (block, range) in source.index.ranges(blocks) {
+            self.targets.clear();
+            let mut reader = Reader {
+                window: &mut window,
+                range,
+                end,
+            };
+            // Of one that cannot be read to its end, what was found before counts.
+            let _ = self.read(block, &mut reader);
+            self.targets.retain(|&target| target != block);
+            self.targets.dedup();
+            self.found.graph.push(&self.targets);
+        }
+        self.found
+    }
+
+    /// Takes a word as a reference.
+    #[inline]
+    fn refer(&mut self, addr: u64) {
+        self.targets.extend(self.resolve.target(addr));
+    }
+
+    fn refer_within(&mut self, addr: u64) {
+        self.targets
+            .extend(self.resolve.within(addr, MAX_VALUES_HEAD));
+    }
+
+    /// Reads the references of a block; `None` where it cannot be read.
+    fn read(&mut self, block: u32, reader: &mut Reader<'_, '_, M>) -> Option<()> {
+        let len = reader.range.len();
+        match self.scanned.kinds[block as usize].get() {
+            Kind::Spare | Kind::Unreadable => Some(()),
+            Kind::Native => reader.words(0, len.min(MAX_NATIVE), |addr| self.refer(addr)),
+            Kind::Object { of, head } => self.object(block, &self.types[of as usize], head, reader),
+            Kind::Storage { content, .. } => {
+                let limits = &self.scanned.limits;
+                let limit = limits.binary_search_by_key(&block, |(block, _)| *block);
+                let words = limit.map_or(0..u32::MAX, |at| limits[at].1.clone());
+                let end = len.min(u64::from(words.end) * 8);
+                let from = end.min(u64::from(words.start) * 8);
+                let len = end - from;
+                if self.is_read_with_owner(block, reader.range.len()) {
+                    return Some(());
+                }
+                match content {
+                    Content::Bytes => Some(()),
+                    Content::Words => reader.words(from, len, |addr| self.refer(addr)),
+                    Content::Values => {
+                        let head = reader.bytes(0, len.min(MAX_VALUES_HEAD))?;
+                        let mut ends = (8..=head.len()).step_by(8);
+                        let ends = ends.find(|&end| usize::from(head[end - 1]) == end);
+                        let head = ends.unwrap_or(0) as u64;
+                        reader.words(head, len - head, |addr| self.refer(addr))
+                    }
+                    Content::Reached => {
+                        reader.words(0, len.min(MAX_NATIVE), |addr| self.refer(addr))
+                    }
+                    Content::OpenTable => {
+                        let taken = self.taken_of_entry(block);
+                        reader.strided(from, len, 3, taken, |addr| self.refer(addr))
+                    }
+                    Content::SetTable => {
+                        let key = self.set_key();
+                        reader.strided(from, len, 2, key..key + 1, |addr| self.refer(addr))
+                    }
+                    Content::DictKeys => self.dict_table(block, reader),
+                }
+            }
+        }
+    }
+
+    /// Which of the two words of a set's entry is its key.
+    fn set_key(&self) -> usize {
+        usize::from(self.resolve.source.layout.dict == DictTable::Open)
+    }
+
+    /// Which words of a dictionary's entry of three are references: the key, and the value where that is
+    /// not referred to by a name. Names are taken as references at once.
+    fn taken_of_entry(&mut self, block: u32) -> Range<usize> {
+        match self.names.space(block) {
+            Some(space) => {
+                self.targets.extend(self.names.nodes_of(space));
+                1..2
+            }
+            None => 1..3,
+        }
+    }
+
+    /// The table of a dictionary from 3.6 on.
+    fn dict_table(&mut self, block: u32, reader: &mut Reader<'_, '_, M>) -> Option<()> {
+        let keys_alone = self.taken_of_entry(block).len() == 1;
+        let layout = self.resolve.source.layout;
+        let leads = self.resolve.source.leads;
+        let table = leads.iter().find_map(|&lead| {
+            let head = reader.bytes(lead, TABLE_HEAD)?;
+            let table = Table::of_keys(layout, head)?;
+            let fits = table.bytes()?.checked_add(lead)? <= reader.range.len();
+            fits.then_some((lead, table))
+        });
+        let Some((lead, table)) = table else {
+            // Changed meanwhile: it holds nothing that could be read as entries.
+            self.found.changed += 1;
+            return Some(());
+        };
+        let all = table.count * table.size;
+        for from in (0..all).step_by(PIECE as usize) {
+            let piece = reader.bytes(lead + table.entries + from, PIECE.min(all - from))?;
+            for addr in references(&table, piece, keys_alone) {
+                self.targets.extend(self.resolve.target(addr));
+            }
+        }
+        Some(())
+    }
+}

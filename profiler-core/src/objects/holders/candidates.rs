@@ -1,0 +1,215 @@
+//! Which names, and what things that several names share, are worth being reported.
+
+use std::collections::VecDeque;
+
+use hashbrown::{HashMap, HashSet};
+
+use super::{Holders, MAX_STEPS, Retained};
+use crate::memory::TargetMemory;
+use crate::objects::census::SHOWN;
+use crate::objects::graph::NONE;
+
+/// Holders that a census keeps at the most, so that those of them that grow are found among all.
+const KEPT: usize = 1000;
+/// Beyond the largest, those that hold less than this are not kept, in bytes.
+const LEAST_KEPT: u64 = 16 << 10;
+/// Names that are looked at for them, and things that several names share.
+const CANDIDATES: usize = 2 * KEPT;
+const SHARED_CANDIDATES: usize = 800;
+/// Names that are given of those who share something.
+const MAX_SHARERS: usize = 8;
+/// Nodes that are gone through in search of them, of each thing shared.
+const MAX_SEARCHED: usize = 20_000;
+
+/// A candidate: what is retained, below which number, and under which names.
+pub(super) struct Candidate {
+    pub(super) bytes: u64,
+    pub(super) blocks: u64,
+    /// The number of what is held: that of a name's value, or of what several share.
+    pub(super) number: u32,
+    /// Numbers of names.
+    pub(super) names: Vec<u32>,
+    /// The numbers of all that is retained with what is below it: the name's own, or of each thing
+    /// shared.
+    pub(super) tops: Vec<u32>,
+}
+
+/// Whether so much of what something holds is in another that the other is reported instead.
+fn is_nearly_all(part: u64, whole: u64) -> bool {
+    part >= whole / 10 * 9
+}
+
+impl<M: TargetMemory> Holders<'_, M> {
+    /// Those that are reported, the most bytes first.
+    pub(super) fn candidates(&self, retained: &Retained) -> Vec<Candidate> {
+        let mut all = self.named(retained);
+        let shared = self.shared(retained);
+        let outer = self.around_shared(&shared, &retained.bytes);
+        all.retain(|candidate| !outer.contains(&candidate.names[0]));
+        let inner = shared.into_iter();
+        all.extend(inner.filter(|candidate| !outer.contains(&candidate.number)));
+        all.retain(|candidate| candidate.bytes > 0);
+        all.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.number.cmp(&b.number)));
+        let kept = all.iter().take(KEPT).enumerate();
+        let kept = kept.take_while(|(at, of)| *at < SHOWN || of.bytes >= LEAST_KEPT);
+        all.truncate(kept.count());
+        all
+    }
+
+    /// What each name alone retains. Where another name below it has nearly all of it, that one is
+    /// reported.
+    fn named(&self, retained: &Retained) -> Vec<Candidate> {
+        let tree = self.tree;
+        let blocks = self.kinds.len() as u32;
+        let of_names =
+            (1..tree.node.len() as u32).filter(|number| tree.node[*number as usize] >= blocks);
+        let mut numbers: Vec<u32> = of_names.collect();
+        largest(&mut numbers, &retained.bytes, CANDIDATES);
+        let mut outer = HashSet::new();
+        for &number in &numbers {
+            let mut at = tree.dominator[number as usize];
+            for _ in 0..MAX_STEPS {
+                if at == 0 {
+                    break;
+                }
+                if tree.node[at as usize] >= blocks {
+                    if is_nearly_all(retained.bytes[number as usize], retained.bytes[at as usize]) {
+                        outer.insert(at);
+                    }
+                    break;
+                }
+                at = tree.dominator[at as usize];
+            }
+        }
+        numbers.retain(|number| !outer.contains(number));
+        let candidates = numbers.into_iter().map(|number| {
+            let value = self.names.of_node(tree.node[number as usize]);
+            // A place without a name has no value, and one that is folded none of its own.
+            let value = value.filter(|(_, value)| *value != NONE && !self.folded.is_folded(*value));
+            let value = value.map(|(_, value)| self.number(value));
+            let below =
+                value.filter(|&value| value != NONE && tree.dominator[value as usize] == number);
+            Candidate {
+                bytes: retained.bytes[number as usize],
+                blocks: retained.blocks[number as usize],
+                number: below.unwrap_or(number),
+                names: vec![number],
+                tops: vec![number],
+            }
+        });
+        candidates.collect()
+    }
+
+    /// What several names share: all that is right below modules and classes without being one, or a
+    /// name. Things that the same names share are one candidate.
+    fn shared(&self, retained: &Retained) -> Vec<Candidate> {
+        let tree = self.tree;
+        let blocks = self.kinds.len() as u32;
+        let is_space = |number: u32| number == 0 || self.names.is_space(tree.node[number as usize]);
+        let right_below = (1..tree.first_phase_end()).filter(|&number| {
+            let node = tree.node[number as usize];
+            node < blocks && !is_space(number) && is_space(tree.dominator[number as usize])
+        });
+        // What generators' variables share with others lies anywhere.
+        let of_generators = self.names.suspended_values().filter_map(|(node, value)| {
+            let number = tree.number[self.folded.place(value) as usize];
+            let is_shared = !self.folded.is_folded(value)
+                && number != NONE
+                && number < tree.first_phase_end()
+                && !is_space(number)
+                && tree.node[tree.dominator[number as usize] as usize] != node;
+            is_shared.then_some(number)
+        });
+        let mut numbers: Vec<u32> = right_below.chain(of_generators).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        largest(&mut numbers, &retained.bytes, SHARED_CANDIDATES);
+        let mut by_names: HashMap<Vec<u32>, usize> = HashMap::new();
+        let mut all: Vec<Candidate> = Vec::new();
+        for number in numbers {
+            let names = self.sharers(number);
+            if names.len() < 2 {
+                continue;
+            }
+            let bytes = retained.bytes[number as usize];
+            let blocks = retained.blocks[number as usize];
+            if let Some(&at) = by_names.get(&names) {
+                let same = &mut all[at];
+                same.bytes = same.bytes.saturating_add(bytes);
+                same.blocks += blocks;
+                same.tops.push(number);
+                continue;
+            }
+            by_names.insert(names.clone(), all.len());
+            all.push(Candidate {
+                bytes,
+                blocks,
+                number,
+                names,
+                tops: vec![number],
+            });
+        }
+        all
+    }
+
+    /// Names, and things that names share, that have nearly all that they hold in something below that other
+    /// names share: that is reported instead.
+    fn around_shared(&self, shared: &[Candidate], retained: &[u64]) -> HashSet<u32> {
+        let blocks = self.kinds.len() as u32;
+        let numbers: HashSet<u32> = shared.iter().map(|candidate| candidate.number).collect();
+        let mut outer = HashSet::new();
+        for candidate in shared {
+            let mut at = self.tree.dominator[candidate.number as usize];
+            for _ in 0..MAX_STEPS {
+                let is_reported = self.tree.node[at as usize] >= blocks || numbers.contains(&at);
+                if at == 0 || is_reported && !is_nearly_all(candidate.bytes, retained[at as usize])
+                {
+                    break;
+                }
+                if is_reported {
+                    outer.insert(at);
+                }
+                at = self.tree.dominator[at as usize];
+            }
+        }
+        outer
+    }
+
+    /// Numbers of the names from which something is reached without another name between.
+    fn sharers(&self, number: u32) -> Vec<u32> {
+        let blocks = self.kinds.len() as u32;
+        let mut seen: HashSet<u32> = HashSet::new();
+        seen.insert(number);
+        let mut queue = VecDeque::from([number]);
+        let mut names = Vec::new();
+        while let Some(at) = queue.pop_front() {
+            for &from in self.tree.predecessors(at) {
+                if from == 0 || seen.len() >= MAX_SEARCHED || !seen.insert(from) {
+                    continue;
+                }
+                let node = self.tree.node[from as usize];
+                if node >= blocks {
+                    names.push(from);
+                    if names.len() >= MAX_SHARERS {
+                        names.sort_unstable();
+                        return names;
+                    }
+                } else if !self.names.is_space(node) {
+                    queue.push_back(from);
+                }
+            }
+        }
+        names.sort_unstable();
+        names
+    }
+}
+
+/// Keeps those that retain most, in descending order.
+fn largest(numbers: &mut Vec<u32>, retained: &[u64], most: usize) {
+    let key = |number: &u32| (std::cmp::Reverse(retained[*number as usize]), *number);
+    if numbers.len() > most {
+        numbers.select_nth_unstable_by_key(most, key);
+        numbers.truncate(most);
+    }
+    numbers.sort_unstable_by_key(key);
+}

@@ -1,0 +1,249 @@
+//! Who holds what: the dominator tree in the words of the program.
+
+mod candidates;
+mod path;
+
+use hashbrown::HashMap;
+
+use self::candidates::Candidate;
+use super::census::{Amount, Census, Holder};
+use super::dominators::Dominators;
+use super::fold::Folded;
+use super::graph::NONE;
+use super::kinds::{Kind, PackedKind};
+use super::names::{Name, Names};
+use super::pins::{CopiedTypes, NOBODY, Nesting, Owners, Pinned};
+use super::scan::Source;
+use super::types::{Flags, Type};
+use super::words::read_word;
+use crate::addr::AddrRange;
+use crate::heap::HeapSnapshot;
+use crate::memory::TargetMemory;
+use crate::residency::ResidencyMap;
+
+/// Nodes that a way down, or up to the next name, is followed over.
+const MAX_STEPS: usize = 1 << 20;
+
+/// What holders are made from.
+pub(super) struct Holders<'a, M> {
+    pub(super) source: &'a Source<'a, M>,
+    pub(super) kinds: &'a [PackedKind],
+    pub(super) types: &'a [Type],
+    pub(super) names: &'a Names,
+    pub(super) folded: &'a Folded,
+    pub(super) tree: &'a Dominators,
+    pub(super) heaps: &'a [HeapSnapshot],
+    pub(super) residency: &'a ResidencyMap,
+    /// Pages that were copied since a fork.
+    pub(super) copied: &'a [AddrRange],
+}
+
+/// What lies on which pages, by the numbers of types.
+pub(super) struct Pages {
+    /// Free bytes that blocks pin.
+    pub(super) pinned: Vec<u64>,
+    pub(super) copied: CopiedTypes,
+}
+
+/// What each number of the tree keeps in memory: itself, and all that it dominates.
+struct Retained {
+    bytes: Vec<u64>,
+    blocks: Vec<u64>,
+}
+
+impl<M: TargetMemory> Holders<'_, M> {
+    /// Fills in what is held by whom, and gives what blocks of each type pin.
+    pub(super) fn report(&self, census: &mut Census) -> Pages {
+        let retained = self.retained(census);
+        let heaviest = self.tree.heaviest(&retained.bytes);
+        let all = self.candidates(&retained);
+        let ways: Vec<(Vec<u32>, u32)> = all
+            .iter()
+            .map(|candidate| self.way_down(candidate.number, &retained.bytes, &heaviest))
+            .collect();
+        let pinned = self.pinned(&all);
+        let items = self.item_types(ways.iter().map(|(_, end)| *end), &retained.bytes);
+        for (at, (candidate, (way, end))) in all.iter().zip(&ways).enumerate() {
+            census.holders.push(Holder {
+                pinned_free_bytes: pinned.by_holder[at],
+                dropped: pinned.dropped.as_ref().map(|dropped| dropped[at]),
+                ..self.holder(candidate, way, items.get(end).copied())
+            });
+        }
+        Pages {
+            pinned: pinned.by_type,
+            copied: pinned.copied,
+        }
+    }
+
+    /// What each number retains; the census gets what names hold of it, and what nobody does.
+    fn retained(&self, census: &mut Census) -> Retained {
+        let numbers = self.tree.node.len();
+        // Bytes and numbers of what is folded into each.
+        let (mut bytes, mut blocks) = (vec![0; numbers], vec![0; numbers]);
+        for block in 0..self.kinds.len() as u32 {
+            let own = self.source.index.bytes(block);
+            let number = self.number(block);
+            if number == NONE {
+                census.unreached.add(own);
+                continue;
+            }
+            bytes[number as usize] += own;
+            blocks[number as usize] += 1;
+            if number < self.tree.first_phase_end() {
+                census.held_by_names.add(own);
+            }
+        }
+        Retained {
+            bytes: self.tree.retained(bytes),
+            blocks: self.tree.retained(blocks),
+        }
+    }
+
+    /// A holder, but for what its blocks pin: its way down, and the type and number of its items.
+    fn holder(&self, candidate: &Candidate, way: &[u32], item: Option<(u32, u64)>) -> Holder {
+        let mut names = candidate.names.iter().map(|name| self.name_text(*name));
+        let first = way.iter().find_map(|number| self.object(*number));
+        Holder {
+            name: names.next().unwrap_or_default(),
+            shared_with: names.collect(),
+            is_name: candidate.names.iter().all(|name| {
+                let name = self.names.of_node(self.tree.node[*name as usize]);
+                !matches!(name, Some((Name::Root(_), _)))
+            }),
+            type_name: first.map(|(of, _)| of.name.clone()),
+            length: first.and_then(|(of, addr)| self.length(of, addr)),
+            retained_bytes: candidate.bytes,
+            retained_blocks: candidate.blocks,
+            path: self.path(way),
+            item_type: item.map(|(of, _)| self.types[of as usize].name.clone()),
+            items: item.map_or(0, |(_, count)| count),
+            ..Holder::default()
+        }
+    }
+
+    /// What the blocks of each candidate, and of each type, pin.
+    fn pinned(&self, all: &[Candidate]) -> Pinned {
+        let tree = self.tree;
+        // The innermost candidate that has each number, and who is around each candidate.
+        let mut owner = vec![NOBODY; tree.node.len()];
+        let mut around: Vec<Option<u16>> = vec![None; all.len()];
+        let tops: HashMap<u32, u16> = (0u16..)
+            .zip(all)
+            .flat_map(|(at, candidate)| candidate.tops.iter().map(move |&top| (top, at)))
+            .collect();
+        for number in 1..tree.node.len() {
+            let above = owner[tree.dominator[number] as usize];
+            owner[number] = match tops.get(&(number as u32)) {
+                Some(&at) => {
+                    // Of several things shared the first decides: so nobody is around himself.
+                    around[usize::from(at)].get_or_insert(above);
+                    at
+                }
+                None => above,
+            };
+        }
+        let around = around.into_iter().map(|of| of.unwrap_or(NOBODY));
+        let around: Vec<u16> = around.collect();
+        let blocks = 0..self.kinds.len() as u32;
+        let holders: Vec<u16> = blocks
+            .map(|block| {
+                let number = self.number(block);
+                owner.get(number as usize).copied().unwrap_or(NOBODY)
+            })
+            .collect();
+        drop(owner);
+        let of_type = |block: u32| match self.kinds[block as usize].get() {
+            Kind::Object { of, .. } | Kind::Storage { of, .. } => Some(of),
+            _ => None,
+        };
+        let owners = Owners {
+            index: self.source.index,
+            holders: &holders,
+            of_type: &of_type,
+            nesting: &Nesting::of(around),
+            has_gc_head: &|of| self.types[of as usize].facts.flags.has(Flags::HAVE_GC),
+            types: self.types.len(),
+        };
+        owners.pinned(self.heaps, self.residency, self.copied)
+    }
+
+    /// Of each of these numbers, the type of most of what is right below it, by bytes, and how many of that
+    /// there are.
+    fn item_types(
+        &self,
+        ends: impl Iterator<Item = u32>,
+        retained: &[u64],
+    ) -> HashMap<u32, (u32, u64)> {
+        let mut sums: HashMap<u32, HashMap<u32, Amount>> =
+            ends.map(|end| (end, HashMap::new())).collect();
+        let mut add = |number: u32, item: Kind, blocks: u64, bytes: u64| {
+            if let Some(sums) = sums.get_mut(&number)
+                && let Kind::Object { of, .. } = item
+            {
+                let sum = sums.entry(of).or_default();
+                sum.blocks += blocks;
+                sum.bytes += bytes;
+            }
+        };
+        for number in 1..self.tree.node.len() as u32 {
+            if let Some(kind) = self.kind(number) {
+                let above = self.tree.dominator[number as usize];
+                add(above, kind, 1, retained[number as usize]);
+            }
+        }
+        for block in 0..self.kinds.len() as u32 {
+            let (into, below) = self.folded.within(block);
+            if into != block {
+                let number = self.tree.number[self.folded.place(into) as usize];
+                let kind = self.kinds[below as usize].get();
+                let bytes = self.source.index.bytes(block);
+                add(number, kind, u64::from(below == block), bytes);
+            }
+        }
+        let most = |of: &HashMap<u32, Amount>| {
+            let most = of.iter().max_by_key(|(of, sum)| (sum.bytes, **of));
+            most.map(|(of, sum)| (*of, sum.blocks))
+        };
+        let all = sums.iter().filter_map(|(end, of)| Some((*end, most(of)?)));
+        all.collect()
+    }
+
+    /// The number of what a block is folded into, or [`NONE`].
+    fn number(&self, block: u32) -> u32 {
+        let (into, _) = self.folded.within(block);
+        self.tree.number[self.folded.place(into) as usize]
+    }
+
+    fn kind(&self, number: u32) -> Option<Kind> {
+        let node = self.tree.node[number as usize];
+        self.kinds.get(node as usize).map(|kind| kind.get())
+    }
+
+    /// The type and the address of the object that a number is.
+    fn object(&self, number: u32) -> Option<(&Type, u64)> {
+        let node = self.tree.node[number as usize];
+        match self.kind(number)? {
+            Kind::Object { of, head } => {
+                let start = self.source.index.range(node).start().get();
+                Some((&self.types[of as usize], start + head))
+            }
+            _ => None,
+        }
+    }
+
+    /// How many items a container has.
+    fn length(&self, of: &Type, addr: u64) -> Option<u64> {
+        let offset = self.source.layout.length(of.facts.role)?;
+        read_word(self.source.memory, addr.checked_add(offset)?)
+    }
+
+    fn name_text(&self, number: u32) -> String {
+        let node = self.tree.node[number as usize];
+        let name = self.names.of_node(node);
+        name.map_or_else(String::new, |(name, _)| {
+            self.names
+                .text(self.source.memory, self.source.layout, name)
+        })
+    }
+}

@@ -1,0 +1,104 @@
+//! The way from a holder down to where its bytes spread out.
+
+use super::{Holders, MAX_STEPS};
+use crate::memory::TargetMemory;
+use crate::objects::attributes::Attributes;
+use crate::objects::census::{PathStep, Via};
+use crate::objects::graph::NONE;
+use crate::objects::types::{Role, Type};
+use crate::objects::words::read_word;
+
+/// Steps of a path that are reported.
+const MAX_PATH: usize = 12;
+
+impl<M: TargetMemory> Holders<'_, M> {
+    /// The numbers from one down to where what is retained spreads out, and the last of them.
+    pub(super) fn way_down(
+        &self,
+        number: u32,
+        retained: &[u64],
+        heaviest: &[u32],
+    ) -> (Vec<u32>, u32) {
+        let mut way = vec![number];
+        let mut at = number;
+        while way.len() < MAX_STEPS {
+            let next = heaviest[at as usize];
+            if next == NONE || retained[next as usize] < retained[at as usize] / 2 {
+                break;
+            }
+            at = next;
+            way.push(at);
+        }
+        (way, at)
+    }
+
+    /// The objects on a way, like ones in a row together.
+    pub(super) fn path(&self, way: &[u32]) -> Vec<PathStep> {
+        let mut path: Vec<PathStep> = Vec::new();
+        let mut before: Option<(&Type, u64)> = None;
+        // The dictionary of an instance, which is no step of its own.
+        let mut own_dict = None;
+        for number in way {
+            let Some((of, addr)) = self.object(*number) else {
+                continue;
+            };
+            if let Some((before, at)) = before
+                && of.facts.role == Role::Dict
+                && self.attributes().is_dict_of(before, at, addr)
+            {
+                own_dict = Some(addr);
+                continue;
+            }
+            let length = self.length(of, addr);
+            let via = before.and_then(|(before, at)| self.via(before, at, addr));
+            let attribute = match (own_dict.take(), before) {
+                (Some(dict), _) => self.attributes().in_dict(dict, addr),
+                (None, Some((before, at))) => self.attributes().in_values(before, at, addr),
+                (None, None) => None,
+            };
+            before = Some((of, addr));
+            if let Some(last) = path.last_mut()
+                && last.type_name == of.name
+                && via.is_none()
+                && attribute.is_none()
+            {
+                last.times += 1;
+                last.length = length;
+                continue;
+            }
+            if path.len() == MAX_PATH {
+                break;
+            }
+            path.push(PathStep {
+                via,
+                attribute,
+                type_name: of.name.clone(),
+                length,
+                times: 1,
+            });
+        }
+        path
+    }
+
+    fn attributes(&self) -> Attributes<'_, M> {
+        Attributes {
+            memory: self.source.memory,
+            layout: self.source.layout,
+        }
+    }
+
+    /// What an object is to a function.
+    fn via(&self, before: &Type, at: u64, addr: u64) -> Option<Via> {
+        let function = &self.source.layout.function;
+        let fields = [
+            (Some(function.defaults), Via::Defaults),
+            (function.keyword_defaults, Via::Defaults),
+            (Some(function.closure), Via::Closure),
+        ];
+        let is = |offset: u64| read_word(self.source.memory, at.wrapping_add(offset)) == Some(addr);
+        let mut fields = fields
+            .iter()
+            .filter(|_| before.facts.role == Role::Function);
+        fields.find_map(|(offset, what)| offset.is_some_and(is).then_some(*what))
+    }
+}

@@ -1,0 +1,286 @@
+//! Findings and verdicts: what is said of a sample, and in whose words.
+
+use profiler_core::addr::PAGE_SIZE;
+use profiler_core::allocator::{Allocator, AllocatorTitle, Home, ROWS};
+use profiler_core::heap::{Extent, ExtentKind};
+use profiler_core::metrics::MetricId;
+use profiler_core::prediction::SelfCheck;
+use profiler_core::report::{FragReport, LedgerClass, Mechanism};
+use profiler_core::sample::Sample;
+use profiler_core::span::{SpanList, SpanState};
+
+use crate::samples::*;
+
+#[test]
+fn verdicts_read_as_they_should() {
+    let live = |len| (len, SpanState::Live);
+    let free = |len| (len, SpanState::Free);
+    // 25,600 blocks of 56 usable bytes fill 400 slabs of one page: 98.4 MiB less than 100.
+    let verdict = |sample: &Sample| FragReport::from_sample(sample).verdict;
+    assert_eq!(
+        verdict(&worker(25_600, &[live(64), free(4032)], 0)),
+        "98.4 MiB: free memory is pinned by live blocks. 1.4 % is live."
+    );
+    assert_eq!(
+        verdict(&worker(25_600, &[live(4096)], 0)),
+        "99.8 MiB: the memory is in use."
+    );
+    assert_eq!(
+        verdict(&worker(256, &[live(4096)], 25_600)),
+        "100.0 MiB: the memory is not in the heap."
+    );
+    let mut not_walked = worker(256, &[], 0);
+    not_walked.heaps.clear();
+    assert_eq!(verdict(&not_walked), "No verdict: no heap could be walked.");
+    // glibc is walked, but it is not what serves malloc.
+    let mut another = worker(25_600, &[live(64), free(4032)], 0);
+    another.target.malloc = Some(AllocatorTitle::parse("jemalloc"));
+    let report = FragReport::from_sample(&another);
+    assert_eq!(
+        report.verdict,
+        "No verdict: malloc is served by jemalloc, whose heap was not walked."
+    );
+    assert_eq!(report.packing, None);
+    assert_eq!(report.findings.len(), 1);
+}
+
+#[test]
+fn a_remedy_that_was_not_played_is_not_ranked_by_all_that_it_might_return() {
+    let pinned = worker(25_600, &[(64, SpanState::Live), (4032, SpanState::Free)], 0);
+    let report = FragReport::from_sample(&pinned);
+    assert_eq!(report.findings[0].bytes, Some(25_200 << 12));
+    let nothing = report.with_predictions(predicted(&[]));
+    assert_eq!(nothing.findings[0].bytes, None);
+}
+
+#[test]
+fn ends_of_arenas_stay_when_the_trim_threshold_has_grown() {
+    let mut kept = worker(
+        25_600,
+        &[(4096, SpanState::Live), (99 << 20, SpanState::Top)],
+        0,
+    );
+    let mechanisms = |sample: &Sample| -> Vec<Mechanism> {
+        let report = FragReport::from_sample(sample);
+        report.findings.iter().map(|f| f.mechanism).collect()
+    };
+    let unknown = mechanisms(&kept);
+    assert_eq!(
+        unknown,
+        [Mechanism::Unexplained],
+        "more than a fifth is free"
+    );
+    let verdict = FragReport::from_sample(&kept).verdict;
+    assert!(
+        verdict.ends_with("are free but resident; the cause is not known."),
+        "{verdict}"
+    );
+    let settings = |threshold: u64| {
+        vec![
+            ("trim_threshold".into(), threshold.to_string()),
+            ("no_dyn_threshold".into(), "0".into()),
+        ]
+    };
+    kept.heaps[0].settings = settings(128 << 10);
+    assert_eq!(mechanisms(&kept), unknown);
+    kept.heaps[0].settings = settings(32 << 20);
+    assert_eq!(mechanisms(&kept), [Mechanism::KeptTop]);
+}
+
+#[test]
+fn what_was_freed_lazily_is_a_finding_by_the_kernels_count() {
+    let mut sample = worker(25_600, &[(4096, SpanState::Live)], 0);
+    sample.kernel.lazy_free_bytes = Some(50 << 20);
+    let report = FragReport::from_sample(&sample);
+    let finding = report
+        .findings
+        .iter()
+        .find(|f| f.mechanism == Mechanism::LazilyFreed);
+    assert_eq!(finding.expect("half of it").bytes, Some(50 << 20));
+    sample.kernel.lazy_free_bytes = Some(1 << 20);
+    let report = FragReport::from_sample(&sample);
+    assert!(
+        report
+            .findings
+            .iter()
+            .all(|f| f.mechanism != Mechanism::LazilyFreed)
+    );
+}
+
+#[test]
+fn what_a_trim_returns_is_pinned_by_nothing() {
+    // Fastbin chunks between free ones, all of it returned by a trim.
+    let mut sample = worker(2560, &[(32, SpanState::Cached), (1008, SpanState::Free)], 0);
+    sample.heaps[0].trimmable = vec![range(BASE, 2560 * PAGE_SIZE)];
+    let report = FragReport::from_sample(&sample);
+    let row = |class| report.ledger_row(class).expect("a row").resident_bytes;
+    // What no span reaches at the end of the extent is unknown.
+    let known = sample.heaps[0].extents[0].spans.bytes();
+    assert_eq!(row(LedgerClass::FreeTrimmable), known);
+    assert_eq!(row(LedgerClass::FreePinned) + row(LedgerClass::Cached), 0);
+    let mechanisms: Vec<_> = report.findings.iter().map(|f| f.mechanism.name()).collect();
+    assert_eq!(mechanisms, ["untrimmed"]);
+}
+
+#[test]
+fn nothing_is_said_in_glibcs_words_of_another_allocator() {
+    // A page with pinned free bytes, a cached one, and two that are free.
+    let part = [
+        (64, SpanState::Live),
+        (PAGE_SIZE - 64, SpanState::Free),
+        (PAGE_SIZE, SpanState::Cached),
+        (2 * PAGE_SIZE, SpanState::Free),
+    ];
+    let names = [
+        "glibc",
+        "malloc_trim",
+        "GLIBC_TUNABLES",
+        "MALLOC_ARENA",
+        "MALLOC_MMAP",
+        "fastbin",
+    ];
+    for row in ROWS.iter().filter(|row| row.home != Home::Python) {
+        let mut sample = worker(25_600, &part, 0);
+        let heap = &mut sample.heaps[0];
+        heap.allocator = row.kind;
+        heap.trimmable = vec![range(BASE + 4 * PAGE_SIZE, 12_000 * PAGE_SIZE)];
+        if row.kind != Allocator::Glibc {
+            heap.extents[0].kind = ExtentKind::Region;
+        }
+        let report = FragReport::from_sample(&sample);
+        let said = format!("{} {:?}", report.explanation, report.findings);
+        assert!(report.findings.len() >= 3, "{said}");
+        let of_glibc = names.iter().any(|name| said.contains(name));
+        assert_eq!(of_glibc, row.kind == Allocator::Glibc, "{said}");
+    }
+}
+
+#[test]
+fn verdicts_with_predictions_promise_what_was_predicted() {
+    let pinned = worker(25_600, &[(64, SpanState::Live), (4032, SpanState::Free)], 0);
+    let report = FragReport::from_sample(&pinned);
+    let with = |candidates: &[_]| report.with_predictions(predicted(candidates));
+    let jemalloc = |needs| ("jemalloc", Some(Mechanism::PinnedPages), needs);
+
+    let saves = with(&[jemalloc([20, 30, 40])]);
+    assert_eq!(
+        saves.verdict,
+        "70.0 MiB: free memory is pinned by live blocks; with jemalloc malloc would need 20.0 to 40.0 \
+         MiB, now 100.0 MiB. 1.4 % is live."
+    );
+    assert_eq!(saves.findings[0].bytes, Some(70 << 20));
+
+    let costs = with(&[jemalloc([110, 115, 120])]);
+    assert_eq!(
+        costs.verdict,
+        "98.4 MiB: free memory is pinned by live blocks; jemalloc would need more: 110.0 to 120.0 MiB, \
+         now 100.0 MiB. 1.4 % is live."
+    );
+    assert_eq!(costs.findings[0].bytes, Some(0));
+    assert!(!costs.findings[0].remedy.prose().contains("jemalloc"));
+
+    let unclear = with(&[jemalloc([60, 90, 120])]);
+    assert_eq!(unclear.findings[0].bytes, None);
+    assert!(
+        unclear
+            .verdict
+            .contains("jemalloc may help or not: 60.0 to 120.0 MiB")
+    );
+
+    // A remedy that the walk's own figures do not speak of comes first when it returns most.
+    let threshold = (
+        "mmap_threshold=128K",
+        Some(Mechanism::DynamicMmapThreshold),
+        [5, 6, 7],
+    );
+    let mut grown = pinned.clone();
+    grown.heaps[0].settings = vec![
+        ("mmap_threshold".into(), "8388608".into()),
+        ("no_dyn_threshold".into(), "0".into()),
+    ];
+    let report = FragReport::from_sample(&grown);
+    let both = report.with_predictions(predicted(&[jemalloc([20, 30, 40]), threshold]));
+    assert_eq!(both.findings[0].mechanism, Mechanism::DynamicMmapThreshold);
+    assert_eq!(both.findings[0].bytes, Some(94 << 20));
+
+    // What is not reproduced carries no conclusion.
+    let mut off = predicted(&[jemalloc([20, 30, 40])]);
+    off.self_check = Some(SelfCheck {
+        measured_bytes: 100 << 20,
+        predicted_bytes: 120 << 20,
+    });
+    let off = report.with_predictions(off);
+    assert!(
+        off.verdict
+            .contains("no prediction (its heap is not reproduced: +20 %)"),
+        "{}",
+        off.verdict
+    );
+    assert_eq!(off.findings[0].bytes, report.findings[0].bytes);
+}
+
+/// malloc's figures, bounds and remedies leave out what a library allocates for itself.
+#[test]
+fn the_heap_of_a_library_is_a_class_of_its_own() {
+    let part = [(64, SpanState::Live), (PAGE_SIZE - 64, SpanState::Free)];
+    let alone = worker(2560, &part, 2560);
+    let mut sample = alone.clone();
+    let mut private = heap(
+        Allocator::Mimalloc,
+        vec![Extent {
+            range: range(BASE + 2561 * PAGE_SIZE, 2560 * PAGE_SIZE),
+            kind: ExtentKind::Region,
+            arena: 0,
+            block_header_bytes: 0,
+            spans: [
+                (PAGE_SIZE, SpanState::Live),
+                (2559 * PAGE_SIZE, SpanState::Retained),
+            ]
+            .into_iter()
+            .fold(SpanList::default(), |mut spans, (bytes, state)| {
+                spans.push(bytes, state);
+                spans
+            }),
+        }],
+        vec![range(BASE + 2562 * PAGE_SIZE, 2559 * PAGE_SIZE)],
+    );
+    private.library = Some("/usr/lib/libarrow.so.2400".into());
+    private.arenas[0].live_bytes = PAGE_SIZE;
+    sample.heaps.push(private);
+    let (without, with) = (
+        FragReport::from_sample(&alone),
+        FragReport::from_sample(&sample),
+    );
+    let row = |report: &FragReport, class| report.ledger_row(class).expect("a row").resident_bytes;
+    assert_eq!(row(&with, LedgerClass::PrivateHeap), 2560 * PAGE_SIZE);
+    for class in [
+        LedgerClass::Live,
+        LedgerClass::FreePinned,
+        LedgerClass::FreeTrimmable,
+    ] {
+        assert_eq!(row(&with, class), row(&without, class), "{class:?}");
+    }
+    for id in [
+        MetricId::Utilisation,
+        MetricId::TrimReturnableBytes,
+        MetricId::PinnedFreeBytes,
+    ] {
+        assert_eq!(with.metric(id), without.metric(id), "{id:?}");
+    }
+    assert_eq!(with.packing, without.packing);
+    let mut findings = with.findings.iter();
+    let finding = findings
+        .find(|finding| finding.mechanism == Mechanism::PrivateHeap)
+        .expect("a finding");
+    assert_eq!(finding.bytes, Some(2559 * PAGE_SIZE));
+    assert!(
+        finding
+            .claim
+            .starts_with("mimalloc 1 in libarrow.so.2400 has"),
+        "{finding:?}"
+    );
+    assert!(
+        finding.remedy.prose().contains("release_unused()"),
+        "{finding:?}"
+    );
+}
