@@ -14,10 +14,11 @@ use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use profiler_testing::child::{eventually, install, open_folder};
+use profiler_testing::child::{KillOnDrop, install, open_folder};
+use profiler_testing::wait::eventually;
 use profiler_trace::trace::{EventKind, Item, Reader};
-use support::record::{Recording, allocate, compiled, ended, held, record, run};
-use support::{command, idle_python, stderr, text};
+use support::record::{Recording, allocate, compiled, held, record};
+use support::{FRAGSCOPE, command, idle_python, run, stderr, stdout, text};
 
 const NOBODY: u32 = 65534;
 
@@ -63,7 +64,7 @@ fn what_is_executed_as_another_user_and_not_recorded_is_named_at_the_end() {
         &trace,
         &["sh", "-c", "python3 -S -c 'import time; time.sleep(1)'"],
     ));
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = stderr(&output);
     assert!(!said.contains("not recorded"), "{said}");
 }
 
@@ -75,7 +76,7 @@ fn the_recorder_is_roots_own_all_the_way_and_stays_there() {
         &trace,
         &["sh", "-c", "echo $LD_PRELOAD; cat ${LD_PRELOAD%%:*} >&2"],
     ));
-    let listed = String::from_utf8_lossy(&output.stdout);
+    let listed = stdout(&output);
     let path = PathBuf::from(listed.trim().split(':').next().expect("preloaded"));
     let object = fs::symlink_metadata(&path).expect("it stays");
     assert!(object.is_file() && output.stderr.starts_with(b"\x7fELF"));
@@ -96,11 +97,11 @@ fn recorded_with(mounts: &str, preloaded: &str) -> (String, String) {
         "for own in /run /var/lib; do mount -t tmpfs -o mode=755 none $own; done; mkdir /run/fragscope; {mounts}; \
          LD_PRELOAD={preloaded} {} record -o {} -- sh -c 'echo $LD_PRELOAD' && \
          ls -A /run/fragscope /var/lib/fragscope",
-        env!("CARGO_BIN_EXE_fragscope"),
+        FRAGSCOPE,
         text(&folder.path().join("trace"))
     );
     let output = run(Command::new("unshare").args(["-m", "sh", "-c", &script]));
-    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let listed = stdout(&output);
     let (first, left) = listed.split_once('\n').unwrap_or_default();
     assert!(first.contains("/recorder-"), "{listed} {}", stderr(&output));
     (first.to_owned(), left.to_owned())
@@ -146,13 +147,13 @@ fn a_program_that_starts_when_fragscope_is_gone_starts_silently() {
         .stderr(Stdio::null())
         .spawn()
         .expect("fragscope");
-    eventually("the program runs", || {
+    eventually("the program's start", || {
         go.with_extension("ready").exists().then_some(())
     });
     recording.kill().expect("it runs");
     recording.wait().expect("it ends");
     fs::write(&go, "").expect("ours");
-    eventually("the program ends", || {
+    eventually("the program's end", || {
         go.with_extension("done").exists().then_some(())
     });
     assert_eq!(fs::read_to_string(&error).expect("written"), "");
@@ -168,7 +169,7 @@ fn what_starts_in_another_root_directory_starts_silently() {
     let script = format!(
         "mount --bind / {root} && mount -t tmpfs none {root}/run && exec {} record -o {} -- \
          chroot {root} /bin/sh -c 'echo \"<$LD_PRELOAD>\"; /bin/echo inside'",
-        env!("CARGO_BIN_EXE_fragscope"),
+        FRAGSCOPE,
         text(&folder.path().join("trace")),
         root = text(&root),
     );
@@ -199,7 +200,7 @@ fn a_ring_that_another_user_holds_out_is_not_written_to() {
     let folder = open_folder();
     let trace = folder.path().join("trace");
     let output = run(&mut record(&trace, &["sh", "-c", "echo $LD_PRELOAD"]));
-    let preload = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let preload = stdout(&output).trim().to_owned();
     let mut other = Command::new("python3")
         .args(["-S", "-c", FALSE_RING])
         .stdin(Stdio::piped())
@@ -228,7 +229,7 @@ fn a_ring_that_another_user_holds_out_is_not_written_to() {
 #[test]
 fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
     let folder = open_folder();
-    let program = install(Path::new(env!("CARGO_BIN_EXE_fragscope")), &folder);
+    let program = install(Path::new(FRAGSCOPE), &folder);
     let own = tempfile::tempdir_in("/run").expect("root may");
     std::os::unix::fs::chown(own.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
     let as_nobody = |directory: &Path| {
@@ -246,7 +247,7 @@ fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
     };
     let output = as_nobody(own.path());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let listed = String::from_utf8_lossy(&output.stdout);
+    let listed = stdout(&output);
     assert!(listed.starts_with(text(own.path())), "{listed}");
     assert!(
         held(&own.path().join("trace"), 0).events > 0,
@@ -387,12 +388,12 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
     );
     // The command keeps what it writes to.
     let error = folder.path().join("error");
-    let mut recording = record(&trace, &["python3", "-S", "-c", &program])
+    let recording = record(&trace, &["python3", "-S", "-c", &program])
         .stderr(File::create(&error).expect("ours"))
-        .spawn()
-        .expect("fragscope");
+        .spawn();
+    let mut recording = KillOnDrop(recording.expect("fragscope"));
     let said = || fs::read_to_string(&error).expect("UTF-8");
-    eventually("the disk is full", || {
+    eventually("a full disk", || {
         said()
             .contains("goes on without being recorded")
             .then_some(())
@@ -400,7 +401,7 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
     let running = recording.try_wait().expect("ours");
     assert_eq!(running, None, "it waits for the command");
     fs::write(&go, "").expect("ours");
-    let status = ended(&mut recording);
+    let status = recording.ended();
     assert!(go.with_extension("done").exists(), "the command went on");
     let held = held(&trace, 0);
     small("umount", &[]);
