@@ -12,7 +12,7 @@ use crate::report::{
 };
 use crate::sample::KernelCount;
 use crate::units::{Unit, Value, milliseconds};
-use crate::view::Point;
+use crate::view::{Point, View};
 
 /// One column of figures.
 #[derive(Debug)]
@@ -23,9 +23,9 @@ pub struct Column<Row> {
     pub unit: Unit,
     get: Get<Row>,
     /// Its title in text and on the screen; none where it stands in files alone.
-    title: &'static str,
+    pub title: &'static str,
     /// Characters that it takes there.
-    width: usize,
+    pub width: usize,
 }
 
 /// How a column's value is got from a row.
@@ -522,6 +522,25 @@ impl ClassActivity {
     fn lifetime(&self, ns: u64) -> Option<u64> {
         (self.frees > 0).then_some(ns)
     }
+}
+
+impl View {
+    /// Whether all threads of the target were stopped throughout the walk.
+    pub const STOPPED: Column<Self> = Column::<Self>::of("stopped", Unit::Flag, |view| {
+        view.report.completeness.stand_still.is_throughout().into()
+    });
+
+    /// Events that the probes lost since attaching.
+    pub const EVENTS_LOST: Column<Self> =
+        Column::<Self>::of("events_lost", Unit::Events, Self::events_lost).titled("lost", 6);
+
+    /// Defects that the walk found. JSON lists them under this key.
+    pub const DEFECTS: Column<Self> = Column::<Self>::of("defects", Unit::Defects, |view| {
+        view.report.completeness.defects.len() as u64
+    });
+
+    /// What a view lacks, in numbers.
+    pub const LACKS: [Column<Self>; 3] = [Self::STOPPED, Self::EVENTS_LOST, Self::DEFECTS];
 }
 
 impl Point {
