@@ -82,9 +82,17 @@ fn a_session_ends_by_a_signal_and_saves_what_it_saw() {
     let session = folder.path().join("out.fragsnap");
     let mut target = Command::new("sleep").arg("1000").spawn().expect("sleep");
     let pid = target.id().to_string();
-    let words = ["attach", "--headless", "--no-probes", "--interval", "100ms"];
+    // Without a budget every interval has a walk.
+    let words = [
+        "attach",
+        "--headless",
+        "--no-probes",
+        "--budget",
+        "unlimited",
+    ];
+    let every = ["--interval", "100ms"];
     let outputs = ["-o", text(&saved), "-o", text(&session)];
-    let mut running = Stopped::start(&[&words[..], &["--pid", &pid], &outputs].concat());
+    let mut running = Stopped::start(&[&words[..], &every, &["--pid", &pid], &outputs].concat());
     // From then on SIGTERM ends it well.
     wait_for_handler(running.child.pid().as_raw(), Signal::SIGTERM);
     // Each is a line, and no more than 64 wait for their reader.
