@@ -169,3 +169,11 @@ pub struct View {
     /// Why the session ended (the target exited, the duration is over), when it has.
     pub ended: Option<String>,
 }
+
+impl View {
+    /// Events lost since attaching, by the newest account.
+    pub fn events_lost(&self) -> u64 {
+        let seen = self.activity.as_ref().map_or(0, |seen| seen.events_lost);
+        self.report.completeness.events_lost.max(seen)
+    }
+}

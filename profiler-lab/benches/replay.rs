@@ -10,49 +10,28 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use profiler_lab::open::compile;
 use profiler_lab::play::{ReplayProgram, Setup, play};
+use profiler_testing::trace::TraceBuilder;
 use profiler_trace::limits::Meter;
-use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent};
-use profiler_trace::trace::{By, EventKind, Reader, TraceDescription, Writer};
+use profiler_trace::trace::Reader;
 
 /// Blocks that live at a time.
 const LIVE: u64 = 4096;
 
 /// Blocks allocated in order and freed in another, `turn` events of a thread before the next thread's.
 fn program(events: u64, threads: u64, turn: u64) -> Arc<ReplayProgram> {
-    let writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("a Vec has room");
-    let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
-    let mut held = [0; LIVE as usize];
-    let addr_of = |number: u64| 0x10_0000 + number * 1024;
+    let mut trace = TraceBuilder::default();
+    let mut held = [None; LIVE as usize];
     for number in 0..events / 2 {
         let thread = (number * 2 / turn) % threads;
         // A pseudo-random place, whose block is freed first.
         let place = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize;
-        let mut put = |kind: EventKind| {
-            let event = SourceEvent {
-                time_ns: number * 100,
-                process: 0,
-                thread,
-                kind: kind.into(),
-            };
-            recorder.record(&event).expect("a Vec has room");
-        };
-        if held[place] != 0 {
-            put(EventKind::Free { addr: held[place] });
+        if let Some(block) = held[place] {
+            trace.free(thread, block);
         }
-        held[place] = addr_of(number);
-        put(EventKind::Alloc {
-            addr: held[place],
-            bytes: 16 + number % 50 * 8,
-            align: 0,
-            by: By::Malloc,
-        });
+        held[place] = Some(trace.alloc(thread, 16 + number % 50 * 8));
+        trace.pass(Duration::from_nanos(100));
     }
-    let trace = recorder
-        .finish()
-        .expect("memory")
-        .finish()
-        .expect("a Vec has room");
-    let reader = Reader::new(Cursor::new(trace)).expect("a trace");
+    let reader = Reader::new(Cursor::new(trace.finish())).expect("a trace");
     let compiled = compile(reader, Meter::default());
     compiled.expect("it compiles").program
 }

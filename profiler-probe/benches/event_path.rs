@@ -4,55 +4,34 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession};
 use profiler_target::Target;
+use profiler_testing::calls::Calls;
 
 const LENGTH: Duration = Duration::from_secs(10);
 const THREADS: &str = "2";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let folder = tempfile::tempdir()?;
-    let program = folder.path().join("calls");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/calls/calls.c");
-    let compiled = Command::new("cc")
-        .args(["-O1", "-fno-builtin", "-w", "-pthread", "-o"])
-        .args([&program, &source])
-        .status()?;
-    if !compiled.success() {
-        return Err("cc failed".into());
-    }
-    let mut child = Command::new(program)
-        .arg(THREADS)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut commands = child.stdin.take().ok_or("no stdin")?;
-    let mut answers = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
-    answers.next().ok_or("the program did not start")??;
-
-    let pid = child.id().cast_signed();
+    let mut calls = Calls::start_with(|command, _| {
+        command.arg(THREADS);
+    });
+    let pid = calls.pid();
     let plan = ProbePlan::for_target(&Target::open(pid)?)?;
     let attaching = Instant::now();
     let session = ProbeSession::attach(pid, &plan, Budget::Unlimited)?;
     let attaching = attaching.elapsed();
     let start = Instant::now();
     while start.elapsed() < LENGTH {
-        writeln!(commands, "spin 200000")?;
-        answers.next().ok_or("the program ended")??;
+        assert_eq!(calls.ask("spin 200000"), "spun");
     }
     let seconds = start.elapsed().as_secs_f64();
     let userspace_ns = reader_cpu_ns()?;
     let detaching = Instant::now();
     let seen = session.detach();
     let detaching = detaching.elapsed();
-    drop(commands);
-    child.wait()?;
 
     let events = seen.allocs + seen.frees;
     println!(

@@ -1,15 +1,23 @@
 //! Probes on real processes. These tests need root (or the capabilities that `fragscope doctor`
 //! names), and fail without.
 
-mod calls;
-
 use std::time::{Duration, Instant};
 
-use calls::Calls;
 use profiler_core::activity::{Activity, ProbeState};
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeError, ProbeSession};
 use profiler_target::Target;
+use profiler_testing::calls::Calls;
+use profiler_testing::wait::promptly;
+
+fn plan(calls: &Calls) -> ProbePlan {
+    let target = Target::open(calls.pid()).expect("it runs");
+    ProbePlan::for_target(&target).expect("a plan")
+}
+
+fn attach(calls: &Calls, budget: Budget) -> ProbeSession {
+    ProbeSession::attach(calls.pid(), &plan(calls), budget).expect("probes")
+}
 
 fn hits(activity: &Activity) -> u64 {
     activity.probes.iter().map(|probe| probe.hits).sum()
@@ -18,7 +26,7 @@ fn hits(activity: &Activity) -> u64 {
 #[test]
 fn every_call_of_every_thread_is_counted_once() {
     let mut calls = Calls::start();
-    let session = calls.attach(Budget::Unlimited);
+    let session = attach(&calls, Budget::Unlimited);
     let expected = calls.run(500);
     let seen = session.detach();
     for probe in &seen.probes {
@@ -40,9 +48,9 @@ fn every_call_of_every_thread_is_counted_once() {
 #[test]
 fn an_allocator_that_no_one_knows_is_counted_by_its_arguments() {
     let mut calls = Calls::start_with_bump();
-    let plan = calls.plan();
+    let plan = plan(&calls);
     assert!(plan.object.target_path().ends_with("bump.so") && !plan.object.chunk_header());
-    let session = calls.attach(Budget::Unlimited);
+    let session = attach(&calls, Budget::Unlimited);
     let [allocs, frees, _] = calls.run(50);
     let seen = session.detach();
     for probe in &seen.probes {
@@ -63,7 +71,7 @@ fn an_allocator_that_no_one_knows_is_counted_by_its_arguments() {
 fn what_still_lives_is_tracked_and_a_window_begins_anew() {
     let mut calls = Calls::start();
     for _ in 0..3 {
-        let session = calls.attach(Budget::Unlimited);
+        let session = attach(&calls, Budget::Unlimited);
         let expected = calls.run(20);
         let seen = session.detach();
         assert_eq!([seen.allocs, seen.frees, seen.alloc_bytes], expected);
@@ -74,7 +82,7 @@ fn what_still_lives_is_tracked_and_a_window_begins_anew() {
 #[test]
 fn a_silent_probe_is_told_so() {
     let calls = Calls::start();
-    let session = calls.attach(Budget::Unlimited);
+    let session = attach(&calls, Budget::Unlimited);
     let seen = session.activity();
     assert!(
         seen.probes
@@ -88,7 +96,7 @@ fn a_silent_probe_is_told_so() {
 #[test]
 fn a_probe_that_the_kernel_refuses_is_told_and_the_others_count() {
     let mut calls = Calls::start();
-    let mut plan = calls.plan();
+    let mut plan = plan(&calls);
     let is_free = |function: &str| function == "free";
     let free = plan.probes.iter_mut().find(|p| is_free(p.function.name()));
     let site = free.and_then(|probe| probe.entry.as_mut());
@@ -111,7 +119,7 @@ fn a_probe_that_the_kernel_refuses_is_told_and_the_others_count() {
 #[test]
 fn a_full_ring_loses_events_and_counts_them() {
     let mut calls = Calls::start();
-    let plan = calls.plan();
+    let plan = plan(&calls);
     let session = ProbeSession::attach_with_ring(calls.pid(), &plan, Budget::Unlimited, 4096)
         .expect("probes");
     let pairs = 200_000;
@@ -126,7 +134,7 @@ fn the_budget_bounds_what_a_busy_target_pays() {
     let share = 0.05;
     let mut calls = Calls::start();
     let start = Instant::now();
-    let session = calls.attach(Budget::Share(share));
+    let session = attach(&calls, Budget::Share(share));
     let spent =
         |seen: &Activity| seen.cost.hits as f64 * seen.cost.ns_per_hit / seen.elapsed_ns as f64;
     // One window may be spent ahead: two seconds' earnings.
@@ -169,11 +177,11 @@ fn call_at_a_steady_pace(calls: &mut Calls, seconds: u64, mut each: impl FnMut()
 #[test]
 fn no_share_above_the_budget_is_reported_from_the_first_seconds_on() {
     let mut calls = Calls::start();
-    let session = calls.attach(Budget::Unlimited);
+    let session = attach(&calls, Budget::Unlimited);
     call_at_a_steady_pace(&mut calls, 3, || {});
     // A little less than it would take: a window that spends no more ahead than it may is long.
     let share = 0.8 * session.detach().cost.share;
-    let session = calls.attach(Budget::Share(share));
+    let session = attach(&calls, Budget::Share(share));
     let mut most = 0.0f64;
     call_at_a_steady_pace(&mut calls, 6, || {
         most = most.max(session.activity().cost.share);
@@ -186,7 +194,7 @@ fn no_share_above_the_budget_is_reported_from_the_first_seconds_on() {
 #[test]
 fn a_quiet_target_stays_watched_within_the_budget() {
     let mut calls = Calls::start();
-    let session = calls.attach(Budget::Share(0.05));
+    let session = attach(&calls, Budget::Share(0.05));
     let expected = calls.run(5);
     let seen = session.detach();
     assert_eq!([seen.allocs, seen.frees, seen.alloc_bytes], expected);
@@ -196,12 +204,12 @@ fn a_quiet_target_stays_watched_within_the_budget() {
 fn detaching_leaves_the_code_as_it_was() {
     let mut calls = Calls::start();
     let before = calls.code();
-    let session = calls.attach(Budget::Unlimited);
+    let session = attach(&calls, Budget::Unlimited);
     assert_ne!(calls.code(), before, "breakpoints");
     calls.run(10);
     drop(session);
     assert!(calls.code() == before);
-    let session = calls.attach(Budget::Unlimited);
+    let session = attach(&calls, Budget::Unlimited);
     let panicked = std::thread::spawn(move || {
         let _session = session;
         std::panic::resume_unwind(Box::new("a panic with probes attached"));
@@ -214,7 +222,7 @@ fn detaching_leaves_the_code_as_it_was() {
 #[test]
 fn a_forked_child_is_not_counted_and_runs() {
     let mut calls = Calls::start();
-    let session = calls.attach(Budget::Unlimited);
+    let session = attach(&calls, Budget::Unlimited);
     let expected = calls.run(3);
     assert_eq!(calls.ask("fork 10000"), "forked");
     let seen = session.detach();
@@ -224,18 +232,11 @@ fn a_forked_child_is_not_counted_and_runs() {
 #[test]
 fn a_target_that_dies_ends_the_session() {
     let mut calls = Calls::start();
-    let session = calls.attach(Budget::Unlimited);
+    let session = attach(&calls, Budget::Unlimited);
     calls.send("spin 100000000");
     calls.kill();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while session.activity().ended.is_none() {
-        assert!(Instant::now() < deadline);
-        std::thread::yield_now();
-    }
-    assert_eq!(
-        session.activity().ended.as_deref(),
-        Some("the target has exited")
-    );
+    let ended = promptly("the session's end", || session.activity().ended.clone());
+    assert_eq!(ended, "the target has exited");
     let plan_of_gone =
         ProbePlan::for_target(&Target::open(std::process::id().cast_signed()).expect("self"));
     let gone = ProbeSession::attach(

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use profiler_core::completeness::EndedEarly;
 use profiler_target::{StopError, Target};
 use profiler_testing::child::{self, Child, wait_for_state};
+use profiler_testing::wait::WAIT_LIMIT;
 
 #[test]
 fn a_target_stops_with_all_its_threads_and_runs_on() {
@@ -74,9 +75,7 @@ fn a_tracer_is_named_without_what_could_drive_a_terminal() {
     let child = Child::run(command).keep(program);
     assert_eq!(child.first_line(), "ready");
     let target = Target::open(child.pid()).expect("our own child");
-    let error = target
-        .stop_within(child::WAIT_LIMIT)
-        .expect_err("it is traced");
+    let error = target.stop_within(WAIT_LIMIT).expect_err("it is traced");
     let said = error.to_string();
     assert!(said.ends_with("(\\x1b[2J\\nFORGED)"), "{said:?}");
 }
@@ -157,7 +156,7 @@ fn helper_stops_the_target_with_few_files() {
             .map_while(|_| File::open("/dev/null").ok())
             .collect();
         files.truncate(files.len() - left);
-        let stopped = target.stop_within(child::WAIT_LIMIT);
+        let stopped = target.stop_within(WAIT_LIMIT);
         drop(files);
         match stopped {
             Ok(_stopped) => {

@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid};
@@ -14,11 +14,10 @@ use profiler_core::residency::ResidencyMap;
 use profiler_target::{LiveMemory, Process, StopError, Stopped, Target};
 use tempfile::TempDir;
 
+use crate::wait::{WAIT_LIMIT, eventually, promptly};
+
 /// Where the C programs are.
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
-
-/// What takes longer than this hangs. It measures nothing.
-pub const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running program. It is killed when this is dropped.
 pub struct Child {
@@ -38,9 +37,13 @@ pub fn compiled(name: &str) -> TempDir {
 /// As [`compiled`], by this compiler and with these options beside the usual ones.
 pub fn compiled_by(compiler: &str, name: &str, options: &[&str]) -> TempDir {
     let folder = open_folder();
-    let source = Path::new(PROGRAMS).join(format!("{name}.c"));
-    compile(compiler, &source, options, &folder.path().join(name));
+    compile(compiler, &program(name), options, &folder.path().join(name));
     folder
+}
+
+/// The source of the C program of this name in `programs/`.
+pub(crate) fn program(name: &str) -> PathBuf {
+    Path::new(PROGRAMS).join(format!("{name}.c"))
 }
 
 /// Compiles a C program: without warnings, and with its calls of malloc's family left in place.
@@ -179,11 +182,38 @@ pub fn state_of(tid: i32) -> char {
 
 /// Waits until a thread is in this state.
 pub fn wait_for_state(tid: i32, wanted: char) {
-    let began = Instant::now();
-    while state_of(tid) != wanted {
-        assert!(began.elapsed() < WAIT_LIMIT, "thread {tid} is not {wanted}");
-        std::thread::yield_now();
-    }
+    promptly(&format!("thread {tid} in state {wanted}"), || {
+        (state_of(tid) == wanted).then_some(())
+    });
+}
+
+/// Waits until a process has a handler for this signal.
+pub fn wait_for_handler(pid: i32, signal: Signal) {
+    promptly(&format!("a handler for {signal}"), || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let mut lines = status.lines();
+        let caught = lines.find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+        ((caught >> (signal as i32 - 1)) & 1 == 1).then_some(())
+    });
+}
+
+/// The child of a process that shows this name, of which there is one at most.
+pub fn child_of(parent: u32, name: &str) -> Option<Pid> {
+    let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).expect("its threads");
+    let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+        let path = task.expect("a thread").path().join("children");
+        std::fs::read_to_string(path).unwrap_or_default()
+    };
+    let children: String = tasks.map(of_task).collect();
+    let is_it = |pid: &&str| {
+        let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        comm.is_ok_and(|comm| comm.trim_end() == name)
+    };
+    let found: Vec<&str> = children.split_whitespace().filter(is_it).collect();
+    assert!(found.len() < 2, "{found:?}");
+    let pid = found.first()?.parse().expect("a number");
+    Some(Pid::from_raw(pid))
 }
 
 /// Stops all threads of a process and gives its memory, through what is resident of it.
@@ -198,27 +228,25 @@ pub fn while_stopped<R>(
     read(&memory, &residency, &stopped)
 }
 
-/// Waits until `ready` gives something.
-pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(value) = ready() {
-            return value;
-        }
-        assert!(began.elapsed() < WAIT_LIMIT, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// A process that is killed when this is dropped, with its process group if it leads one.
 #[derive(Debug)]
 pub struct KillOnDrop(pub std::process::Child);
 
 impl KillOnDrop {
+    /// Waits for its end.
+    pub fn ended(&mut self) -> ExitStatus {
+        eventually("its end", || self.0.try_wait().expect("our own child"))
+    }
+
+    /// Its number, as signals take it.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id().cast_signed())
+    }
+
     fn end(&mut self) {
         // What has ended cannot be killed.
         let _ = self.0.kill();
-        let pid = Pid::from_raw(self.0.id().cast_signed());
+        let pid = self.pid();
         if getpgid(Some(pid)) == Ok(pid) {
             let _ = killpg(pid, Signal::SIGKILL);
         }

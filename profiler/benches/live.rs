@@ -4,11 +4,16 @@
 //! `cargo bench -p fragscope --bench live`, as root. Prints medians of several runs and their
 //! range: machines are noisy.
 
+use std::fmt::Display;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use profiler_testing::child::Child;
+
 const RUNS: usize = 5;
+const GIB: f64 = (1u64 << 30) as f64;
+const MIB: f64 = (1u64 << 20) as f64;
 
 /// A Python that fills memory with many small objects and buffers, part of them freed again, then
 /// goes on allocating.
@@ -56,33 +61,18 @@ print('READY', flush=True)
 sys.stdin.readline()
 ";
 
-struct Worker(Child);
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(program: &str, args: &[u64], malloc: &str) -> Worker {
-    let mut child = Command::new("python3")
-        .args(["-c", program])
-        .args(args.iter().map(u64::to_string))
-        .env("PYTHONMALLOC", malloc)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3 starts");
-    let mut line = String::new();
-    let stdout = child.stdout.take().expect("a piped stdout");
-    BufReader::new(stdout).read_line(&mut line).expect("a line");
-    assert_eq!(line.trim(), "READY");
-    Worker(child)
+fn start(program: &str, args: &[u64], malloc: &str) -> Child {
+    let mut command = Command::new("python3");
+    command.args(["-c", program]);
+    command.args(args.iter().map(u64::to_string));
+    command.env("PYTHONMALLOC", malloc);
+    let child = Child::run(command);
+    assert_eq!(child.first_line(), "READY");
+    child
 }
 
 /// Milliseconds until an attach with probes prints its first line.
-fn first_line(pid: u32) -> f64 {
+fn first_line(pid: i32) -> f64 {
     let began = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_fragscope"))
         .args(["attach", "--json", "--duration", "2s", "--pid"])
@@ -120,7 +110,7 @@ subprocess.run(sys.argv[1:], check=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
 ";
 
-fn snapshot(pid: u32, how: &[&str]) -> Snapshot {
+fn snapshot(pid: i32, how: &[&str]) -> Snapshot {
     let began = Instant::now();
     let out = Command::new("python3")
         .args(["-c", MEASURE, env!("CARGO_BIN_EXE_fragscope")])
@@ -156,104 +146,99 @@ fn median(mut values: Vec<f64>) -> String {
     format!("{:.0} ({first:.0} to {last:.0})", values[values.len() / 2])
 }
 
-fn main() {
-    const GIB: f64 = (1u64 << 30) as f64;
-    const MIB: f64 = (1u64 << 20) as f64;
-    for megabytes in [500, 2000] {
-        let worker = start(PROGRAM, &[megabytes], "pymalloc");
-        let pid = worker.0.id();
-        let lines: Vec<f64> = (0..RUNS).map(|_| first_line(pid)).collect();
-        let shots: Vec<Snapshot> = (0..RUNS).map(|_| snapshot(pid, &[])).collect();
-        let of = |figure: fn(&Snapshot) -> f64| median(shots.iter().map(figure).collect());
-        println!(
-            "a target of {megabytes} MiB, {} thousand live blocks",
-            of(|s| s.blocks / 1e3)
-        );
-        println!(
-            "  attach with probes, ms to the first line   {}",
-            median(lines)
-        );
-        println!(
-            "  snapshot, the whole command, ms            {}",
-            of(|s| s.whole_ms)
-        );
-        println!(
-            "  residency and walks, ms                    {}",
-            of(|s| s.walk_ms)
-        );
-        println!(
-            "  stop, ms                                   {}",
-            of(|s| s.stop_ms)
-        );
-        println!(
-            "  stop, ms a resident GiB                    {}",
-            of(|s| s.stop_ms / s.rss * GIB)
-        );
-        let own = shots.iter().map(|s| s.own_bytes).fold(0.0, f64::max);
-        let allowed = 64.0 * MIB + 64.0 * shots[0].blocks;
-        println!(
-            "  own peak memory, MiB                       {:.0}",
-            own / MIB
-        );
-        println!(
-            "  of 64 MiB and 64 bytes a live block        {:.2}",
-            own / allowed
-        );
+/// Several snapshots of one target.
+struct Snapshots(Vec<Snapshot>);
+
+impl Snapshots {
+    fn take(pid: i32, how: &[&str]) -> Self {
+        Self((0..RUNS).map(|_| snapshot(pid, how)).collect())
     }
-    for (what, count, bytes, malloc) in [
-        ("10 million chunks of 48 bytes", 10_000_000, 8, "malloc"),
-        (
-            "20 thousand chunks of 100 KiB",
-            20_000,
-            100 << 10,
-            "pymalloc",
-        ),
-    ] {
-        let worker = start(CHUNKS, &[count, bytes], malloc);
-        let pid = worker.0.id();
-        let shots: Vec<Snapshot> = (0..RUNS).map(|_| snapshot(pid, &[])).collect();
-        let of = |figure: fn(&Snapshot) -> f64| median(shots.iter().map(figure).collect());
-        println!("{what}");
-        println!(
-            "  residency and walks, ms                    {}",
-            of(|s| s.walk_ms)
-        );
-        println!(
-            "  resident MB a second                       {}",
-            of(|s| s.rss / 1e3 / s.walk_ms)
-        );
-        let ratio = shots[1].walk_ms / shots[0].walk_ms;
-        println!("  the second snapshot, times the first       {ratio:.2}");
-        let own = shots.iter().map(|s| s.own_bytes).fold(0.0, f64::max);
-        println!(
-            "  own peak memory, MiB                       {:.0}",
-            own / MIB
-        );
+
+    /// The median of a figure, and its range.
+    fn of(&self, figure: fn(&Snapshot) -> f64) -> String {
+        median(self.0.iter().map(figure).collect())
     }
-    let worker = start(OBJECTS, &[20], "pymalloc");
-    let pid = worker.0.id();
-    let read = |_| snapshot(pid, &["--objects"]);
-    let shots: Vec<Snapshot> = (0..RUNS).map(read).collect();
-    let of = |figure: fn(&Snapshot) -> f64| median(shots.iter().map(figure).collect());
+
+    /// The most memory that one of them took.
+    fn own_bytes(&self) -> f64 {
+        let all = self.0.iter().map(|shot| shot.own_bytes);
+        all.fold(0.0, f64::max)
+    }
+}
+
+/// Prints a figure under what came before.
+fn line(what: &str, figure: impl Display) {
+    println!("  {what:<42} {figure}");
+}
+
+/// A Python worker of so many megabytes.
+fn worker(megabytes: u64) {
+    let worker = start(PROGRAM, &[megabytes], "pymalloc");
+    let pid = worker.pid();
+    let lines: Vec<f64> = (0..RUNS).map(|_| first_line(pid)).collect();
+    let shots = Snapshots::take(pid, &[]);
+    let blocks = shots.of(|s| s.blocks / 1e3);
+    println!("a target of {megabytes} MiB, {blocks} thousand live blocks");
+    line("attach with probes, ms to the first line", median(lines));
+    line("snapshot, the whole command, ms", shots.of(|s| s.whole_ms));
+    line("residency and walks, ms", shots.of(|s| s.walk_ms));
+    line("stop, ms", shots.of(|s| s.stop_ms));
+    let per_gib = shots.of(|s| s.stop_ms / s.rss * GIB);
+    line("stop, ms a resident GiB", per_gib);
+    let own = shots.own_bytes();
+    let allowed = 64.0 * MIB + 64.0 * shots.0[0].blocks;
+    line("own peak memory, MiB", format_args!("{:.0}", own / MIB));
+    let share = own / allowed;
+    line(
+        "of 64 MiB and 64 bytes a live block",
+        format_args!("{share:.2}"),
+    );
+}
+
+/// A heap of many chunks of one size.
+fn chunks(what: &str, count: u64, bytes: u64, malloc: &str) {
+    let worker = start(CHUNKS, &[count, bytes], malloc);
+    let shots = Snapshots::take(worker.pid(), &[]);
+    println!("{what}");
+    line("residency and walks, ms", shots.of(|s| s.walk_ms));
+    let rate = shots.of(|s| s.rss / 1e3 / s.walk_ms);
+    line("resident MB a second", rate);
+    let ratio = shots.0[1].walk_ms / shots.0[0].walk_ms;
+    line(
+        "the second snapshot, times the first",
+        format_args!("{ratio:.2}"),
+    );
+    let own = shots.own_bytes() / MIB;
+    line("own peak memory, MiB", format_args!("{own:.0}"));
+}
+
+/// Python's objects, so many.
+fn objects(millions: u64) {
+    let worker = start(OBJECTS, &[millions], "pymalloc");
+    let shots = Snapshots::take(worker.pid(), &["--objects"]);
     println!(
         "objects: {} thousand live blocks, {} MiB",
-        of(|s| s.blocks / 1e3),
-        of(|s| s.live_bytes / MIB)
+        shots.of(|s| s.blocks / 1e3),
+        shots.of(|s| s.live_bytes / MIB)
     );
-    println!(
-        "  reading them, ms                           {}",
-        of(|s| s.objects_ms)
+    line("reading them, ms", shots.of(|s| s.objects_ms));
+    line("own peak memory, MiB", shots.of(|s| s.own_bytes / MIB));
+    let share = shots.of(|s| s.own_bytes / s.live_bytes * 100.0);
+    line("own peak memory, percent of what is live", share);
+    let per_block = shots.of(|s| s.own_bytes / s.blocks);
+    line("own peak memory, bytes a block", per_block);
+}
+
+fn main() {
+    for megabytes in [500, 2000] {
+        worker(megabytes);
+    }
+    chunks("10 million chunks of 48 bytes", 10_000_000, 8, "malloc");
+    chunks(
+        "20 thousand chunks of 100 KiB",
+        20_000,
+        100 << 10,
+        "pymalloc",
     );
-    println!(
-        "  own peak memory, MiB                       {}",
-        of(|s| s.own_bytes / MIB)
-    );
-    println!(
-        "  own peak memory, percent of what is live   {}",
-        of(|s| s.own_bytes / s.live_bytes * 100.0)
-    );
-    println!(
-        "  own peak memory, bytes a block             {}",
-        of(|s| s.own_bytes / s.blocks)
-    );
+    objects(20);
 }

@@ -2,25 +2,17 @@
 
 mod support;
 
-use std::process::{Output, Stdio};
-use support::command;
+use std::process::Stdio;
 
-fn fragscope(args: &[&str]) -> Output {
-    let mut command = command(args);
-    command.env_remove("COLUMNS").output().expect("it runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("UTF-8")
-}
+use support::{command, fragscope, stderr, stdout};
 
 /// Ends with `code`, with nothing on stdout and `words` in what it says on stderr.
 fn fails(args: &[&str], code: i32, words: &str) {
     let output = fragscope(args);
-    let said = text(&output.stderr);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
     assert!(said.contains(words), "{args:?}: {said}");
-    assert_eq!(text(&output.stdout), "", "{args:?}: errors go to stderr");
+    assert_eq!(stdout(&output), "", "{args:?}: errors go to stderr");
 }
 
 const COMMANDS: [&str; 11] = [
@@ -33,7 +25,7 @@ fn every_help_fits_100_columns_and_has_units_and_examples() {
     for command in COMMANDS {
         let output = fragscope(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0));
-        let help = text(&output.stdout);
+        let help = stdout(&output);
         for line in help.lines() {
             assert!(line.chars().count() <= 100, "{command}: {line}");
         }
@@ -54,7 +46,7 @@ fn help_reads_as_it_did() {
         ),
     ];
     for (args, golden) in goldens {
-        let help = text(&fragscope(args).stdout);
+        let help = stdout(&fragscope(args));
         let lines: Vec<_> = help.lines().map(str::trim_end).collect();
         assert_eq!(lines, golden.lines().collect::<Vec<_>>(), "{args:?}");
     }
@@ -62,7 +54,7 @@ fn help_reads_as_it_did() {
 
 #[test]
 fn help_lists_the_commands_there_are_and_the_exit_codes() {
-    let help = text(&fragscope(&["--help"]).stdout);
+    let help = stdout(&fragscope(&["--help"]));
     let listed: Vec<_> = help
         .lines()
         .skip_while(|line| !line.starts_with("Commands:"))
@@ -166,6 +158,6 @@ fn a_reader_that_leaves_ends_it_quietly() {
         .expect("it runs");
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("it ends");
-    assert_eq!(text(&output.stderr), "");
+    assert_eq!(stderr(&output), "");
     assert_eq!(output.status.code(), Some(0));
 }

@@ -18,7 +18,7 @@ use profiler_testing::core_file;
 use profiler_testing::images::glibc::MMAPPED_BYTES;
 use proptest::prelude::*;
 use serde_json::Value;
-use support::{fragscope, json, stderr};
+use support::{fragscope, json, stderr, stdout};
 
 /// Fills all size classes, leaves holes, keeps large blocks, one of them with pages never touched.
 const WORKER: &str = r"
@@ -130,7 +130,7 @@ fn a_core_gives_the_heaps_that_the_process_has() {
         assert_eq!(defects, &Vec::<Value>::new());
 
         let explained = fragscope(&["explain", "--core", core]);
-        let text = String::from_utf8_lossy(&explained.stdout);
+        let text = stdout(&explained);
         assert!(text.contains("in the core"), "{text}");
 
         // The program in another place, as after a copy to another machine.
@@ -138,7 +138,7 @@ fn a_core_gives_the_heaps_that_the_process_has() {
         assert_eq!(given["heaps"], kernels["heaps"]);
         let wrong = fragscope(&["snapshot", "--core", core, "--exe", "/bin/sh"]);
         assert_eq!(wrong.status.code(), Some(1));
-        let said = String::from_utf8_lossy(&wrong.stderr);
+        let said = stderr(&wrong);
         assert!(said.contains("is not the program of this core"), "{said}");
     }
 }

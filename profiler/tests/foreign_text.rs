@@ -10,18 +10,13 @@ use std::process::{Command, Output};
 
 use profiler_core::text::is_harmful;
 use profiler_testing::child::{Child, compiled};
-use support::command;
+use support::{command, run, stdout};
 
 /// An escape sequence, a newline that forges a line, a C1 byte, and a character that turns text
 /// around. It is no longer than a comm, of which the kernel keeps 15 bytes.
 const HOSTILE: &str = "\x1b[2J\nFORGED\u{9b}\u{202e}";
 /// How a forged line would begin.
 const FORGED: &str = "FORGED";
-
-fn fragscope(args: &[&std::ffi::OsStr], folder: &Path) -> Output {
-    let mut command = command(args);
-    command.current_dir(folder).output().expect("it runs")
-}
 
 /// A process all of which is hostile, that lives in `folder`.
 fn hostile(folder: &Path) -> Child {
@@ -68,7 +63,7 @@ fn is_harmless(bytes: &[u8], of: &str) {
 #[track_caller]
 fn check(args: &[&str], folder: &Path) -> Output {
     let words: Vec<_> = args.iter().map(std::ffi::OsStr::new).collect();
-    let output = fragscope(&words, folder);
+    let output = run(command(&words).current_dir(folder));
     let of = format!("{args:?} ended with {:?}", output.status.code());
     is_harmless(&output.stdout, &of);
     is_harmless(&output.stderr, &of);
@@ -84,7 +79,7 @@ fn a_hostile_process_is_shown_harmlessly_by_every_command() {
     let attach = ["attach", "--pid", &pid, "--duration", "300ms"];
     let shown = check(&["snapshot", "--pid", &pid], folder.path());
     assert_eq!(shown.status.code(), Some(0));
-    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let shown = stdout(&shown);
     assert!(shown.contains("\\x1b[2J\\nFORGED"), "{shown}");
     check(&["snapshot", "--pid", &pid, "--json"], folder.path());
     check(&["explain", "--pid", &pid], folder.path());
@@ -147,7 +142,7 @@ fn a_hostile_tracer_is_named_harmlessly() {
         );
     }
     let doctor = check(&["doctor", "--pid", &pid], folder.path());
-    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    let said = stdout(&doctor);
     assert!(said.contains("\\x1b[2J\\nFORGED"), "{said}");
 }
 
@@ -240,6 +235,6 @@ fn errors_name_hostile_files_and_words_harmlessly() {
     // Names need not be UTF-8.
     let bytes = std::ffi::OsStr::from_bytes(b"\x1b\x9b\xff\n.core");
     let words = ["snapshot", "--core"].map(std::ffi::OsStr::new);
-    let output = fragscope(&[words[0], words[1], bytes], folder.path());
+    let output = run(command(&[words[0], words[1], bytes]).current_dir(folder.path()));
     is_harmless(&output.stderr, "a name that is not UTF-8");
 }

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use profiler_testing::child::WAIT_LIMIT;
+use profiler_testing::wait::WAIT_LIMIT;
+use support::stderr;
 
 /// A process that has begun to run, and that ends or executes another program after so long.
 fn short_lived(how: &str, after: Duration) -> std::process::Child {
@@ -60,7 +61,7 @@ fn a_target_that_goes_at_the_start_ends_every_command_with_5_and_a_sentence() {
                 .current_dir(folder.path())
                 .output()
                 .expect("it runs");
-            let said = String::from_utf8_lossy(&output.stderr);
+            let said = stderr(&output);
             let code = output.status.code();
             let of = format!("{command:?}, {how} after {after:?} ended with {code:?}: {said}");
             assert!(matches!(code, Some(0 | 5)), "{of}");

@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
-use profiler_testing::child::{Child, KillOnDrop, WAIT_LIMIT, compiled};
+use profiler_testing::child::{Child, KillOnDrop, compiled};
+use profiler_testing::wait::WAIT_LIMIT;
 use support::command;
 
 /// Code, symbols and text of this size each are claimed; the file has holes for them.

@@ -8,9 +8,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-use support::{command, core_of, fragscope, idle_python, stderr};
+use profiler_testing::wait::promptly;
+use support::{FRAGSCOPE, command, core_of, fragscope, idle_python, stderr};
 
 /// A recording of a short program.
 fn recording(folder: &Path) -> PathBuf {
@@ -213,7 +213,7 @@ fn a_limit_of_the_size_of_files_is_named() {
     ] {
         let ended = Command::new("sh")
             .args(["-c", "ulimit -f 1; exec \"$@\"", "sh"])
-            .arg(env!("CARGO_BIN_EXE_fragscope"))
+            .arg(FRAGSCOPE)
             .args(words)
             .output()
             .expect("a shell");
@@ -298,18 +298,13 @@ fn every_command_writes_for_the_owner_alone_and_keeps_the_mode_of_what_it_replac
 /// Waits until a process holds the lock of an output.
 fn wait_for_lock(child: &std::process::Child) {
     let folder = format!("/proc/{}/fdinfo", child.id());
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
+    promptly("a lock", || {
         let open = fs::read_dir(&folder).expect("it runs");
         let mut open = open
             .flatten()
             .filter_map(|fd| fs::read_to_string(fd.path()).ok());
-        if open.any(|about| about.contains("OFDLCK")) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "it locks nothing");
-        std::thread::yield_now();
-    }
+        open.any(|about| about.contains("OFDLCK")).then_some(())
+    });
 }
 
 #[test]
@@ -373,19 +368,15 @@ fn a_kill_while_a_whole_file_is_written_leaves_nothing() {
         .write_all(&trace[..trace.len() - 64])
         .expect("it reads");
     let inside = place.path().to_string_lossy().into_owned();
-    let writes = || {
+    promptly("something that is written", || {
         let open = fs::read_dir(format!("/proc/{}/fd", export.id())).expect("it runs");
-        open.flatten().any(|fd| {
+        let writes = open.flatten().any(|fd| {
             let link = fs::read_link(fd.path()).unwrap_or_default();
             link.to_string_lossy().starts_with(&inside)
                 && fs::metadata(fd.path()).is_ok_and(|about| about.is_file() && about.len() > 0)
-        })
-    };
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !writes() {
-        assert!(Instant::now() < deadline, "it writes nothing");
-        std::thread::yield_now();
-    }
+        });
+        writes.then_some(())
+    });
     assert_eq!(names(place.path()), [""; 0], "nothing is seen of it yet");
     export.kill().expect("killed");
     export.wait().expect("ended");
@@ -413,9 +404,9 @@ fn a_recording_is_readable_after_a_kill_and_keeps_what_was_there_until_it_has_be
     BufReader::new(record.stdout.take().expect("piped"))
         .read_line(&mut line)
         .expect("a line");
-    while fs::metadata(&path).expect("there").len() < 1 << 20 {
-        std::thread::yield_now();
-    }
+    promptly("a MiB of it", || {
+        (fs::metadata(&path).expect("there").len() >= 1 << 20).then_some(())
+    });
     record.kill().expect("killed");
     record.wait().expect("ended");
     let pid = line.trim().parse().expect("a number");

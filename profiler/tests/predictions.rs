@@ -6,7 +6,7 @@ use std::process::Command;
 
 use profiler_testing::child::Child;
 use serde_json::Value;
-use support::{fragscope, json, stderr};
+use support::{FRAGSCOPE, fragscope, json, stderr, stdout};
 
 /// Blocks of one size, each seventh of which stays: what is free lies between the survivors.
 const SURVIVORS: &str = "
@@ -113,11 +113,11 @@ fn explain_predicts_unless_it_is_not_wanted() {
     let child = Child::python(SURVIVORS);
     let pid = child.pid().to_string();
     let with = fragscope(&["explain", "--pid", &pid]);
-    let said = String::from_utf8_lossy(&with.stdout).into_owned();
+    let said = stdout(&with);
     assert_eq!(with.status.code(), Some(0), "{}", stderr(&with));
     assert!(said.contains("\n  mmap_threshold=128K "), "{said}");
     let without = fragscope(&["explain", "--no-predict", "--pid", &pid]);
-    let said = String::from_utf8_lossy(&without.stdout).into_owned();
+    let said = stdout(&without);
     assert!(!said.contains("\n  mmap_threshold=128K "), "{said}");
     assert!(said.contains("was not predicted"), "{said}");
 }
@@ -129,7 +129,7 @@ fn what_cannot_be_played_is_said() {
     let mut limited = Command::new("sh");
     // No room for the program that players play.
     let script = r#"ulimit -f 8; trap '' XFSZ; exec "$0" snapshot --predict --json --pid "$1""#;
-    limited.args(["-c", script, env!("CARGO_BIN_EXE_fragscope"), &pid]);
+    limited.args(["-c", script, FRAGSCOPE, &pid]);
     let output = limited.output().expect("it runs");
     let found = json(&output);
     let why = found["not_predicted"].as_str().expect("a reason");

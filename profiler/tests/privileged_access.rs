@@ -1,11 +1,14 @@
 //! What is said where privileges or parts of the system are lacking: needs root, to take them away.
 
+mod support;
+
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use profiler_testing::child::{self, Child, open_folder};
+use support::{FRAGSCOPE, stderr, stdout};
 
 /// Owner of the target, and a user who looks at it.
 const ALICE: u32 = 12_345;
@@ -24,15 +27,15 @@ fn target() -> Child {
 /// fragscope where everybody may run it.
 fn installed() -> (tempfile::TempDir, PathBuf) {
     let folder = open_folder();
-    let copy = child::install(env!("CARGO_BIN_EXE_fragscope").as_ref(), &folder);
+    let copy = child::install(FRAGSCOPE.as_ref(), &folder);
     let all = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(&copy, all).expect("ours");
     (folder, copy)
 }
 
+/// Runs it where everybody may be.
 fn run(mut command: Command) -> Output {
-    let output = command.stdin(Stdio::null()).current_dir("/").output();
-    output.expect("it runs")
+    support::run(command.current_dir("/"))
 }
 
 /// Runs it as root with these capabilities alone.
@@ -40,7 +43,7 @@ fn with(capabilities: &str, args: &[&str]) -> Output {
     let set = format!("-all{capabilities}");
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", &set, "--inh-caps", &set]);
-    command.arg(env!("CARGO_BIN_EXE_fragscope")).args(args);
+    command.arg(FRAGSCOPE).args(args);
     run(command)
 }
 
@@ -48,7 +51,7 @@ fn with(capabilities: &str, args: &[&str]) -> Output {
 fn elsewhere(words: &str) -> Output {
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", words]);
-    command.env("FRAGSCOPE", env!("CARGO_BIN_EXE_fragscope"));
+    command.env("FRAGSCOPE", FRAGSCOPE);
     run(command)
 }
 
@@ -92,7 +95,7 @@ fn root_without_a_capability_learns_which_one_is_lacking() {
     let args = ["snapshot", "--pid", &pid];
     ends(&with(",+sys_ptrace,+dac_read_search", &args), 0, &[]);
     let doctor = with(",+sys_ptrace,+bpf,+perfmon,+sys_admin", &["doctor"]);
-    let said = String::from_utf8_lossy(&doctor.stdout);
+    let said = stdout(&doctor);
     assert!(said.contains("without CAP_DAC_READ_SEARCH"), "{said}");
 }
 
@@ -120,7 +123,7 @@ fn what_probes_lack_is_named_exactly_and_with_the_way_without_them() {
         ends(&output, 4, &[lacks, flags, way]);
         let doctor = with(&format!("{look}{more}"), &["doctor"]);
         ends(&doctor, 1, &["not permitted to load BPF", lacks, flags]);
-        let said = String::from_utf8_lossy(&doctor.stdout);
+        let said = stdout(&doctor);
         assert!(!said.contains("seccomp"), "{said}");
     }
     // What a look lacks is said first, and the fix has all that the command needs.
@@ -135,7 +138,7 @@ fn a_user_namespace_is_named_as_the_reason() {
     let pid = child.pid().to_string();
     let inside = |args: &[&str]| {
         let mut command = Command::new("unshare");
-        command.args(["-U", "-r", env!("CARGO_BIN_EXE_fragscope")]);
+        command.args(["-U", "-r", FRAGSCOPE]);
         command.args(args);
         run(command)
     };
@@ -154,7 +157,7 @@ fn a_user_namespace_is_named_as_the_reason() {
         );
     }
     let doctor = inside(&["doctor"]);
-    let said = String::from_utf8_lossy(&doctor.stdout);
+    let said = stdout(&doctor);
     for check in ["privilege ", "BPF ", "perf events ", "sight "] {
         let line = said.lines().find(|line| line.contains(check));
         let line = line.expect("each is looked at");
@@ -243,7 +246,7 @@ fn a_limit_of_open_files_that_is_too_low_is_named_before_anything_is_run() {
             let output = elsewhere(&format!("ulimit -n {limit}; $FRAGSCOPE {command}"));
             let named = format!("no more than {limit} files may be open at a time (ulimit -n)");
             ends(&output, 1, &["nothing was run", &named]);
-            let said = String::from_utf8_lossy(&output.stderr);
+            let said = stderr(&output);
             assert!(!said.contains("panicked"), "{command}: {said}");
         }
     }
@@ -295,7 +298,7 @@ fn a_file_with_capabilities_says_which_are_lacking_or_why_they_are_not_granted()
 fn capabilities_of_the_file_read_no_file_that_the_caller_may_not() {
     let (folder, copy) = installed();
     let secret = folder.path().join("secret.fragtrace");
-    let mut record = Command::new(env!("CARGO_BIN_EXE_fragscope"));
+    let mut record = Command::new(FRAGSCOPE);
     record
         .args(["record", "-o"])
         .arg(&secret)

@@ -17,7 +17,7 @@ use profiler_core::view::View;
 use profiler_target::{ErrorKind, OutputProblem};
 use profiler_testing::child::Child;
 use serde_json::Value;
-use support::{command, fragscope};
+use support::{command, fragscope, stderr, stdout};
 
 /// A small disk of its own, unmounted when dropped.
 struct Disk(tempfile::TempDir);
@@ -109,10 +109,10 @@ fn the_files_of_a_session_hold_what_its_lines_said() {
         args.extend(["-o", path.to_str().expect("UTF-8")]);
     }
     let output = fragscope(&args);
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
 
-    let lines = String::from_utf8(output.stdout).expect("UTF-8");
+    let lines = stdout(&output);
     let last: Value = serde_json::from_str(lines.lines().last().expect("lines")).expect("JSON");
     assert_eq!(last["schema"], "fragscope.interval/1");
     assert!(
@@ -160,7 +160,7 @@ fn the_files_of_a_session_hold_what_its_lines_said() {
 fn exported(session: &Path, format: &str) -> Vec<u8> {
     let session = session.to_str().expect("UTF-8");
     let output = fragscope(&["export", session, "--format", format]);
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     output.stdout
 }
@@ -190,7 +190,7 @@ fn a_session_that_a_signal_ends_saves_first() {
     let mut rest = String::new();
     lines.read_to_string(&mut rest).expect("to its end");
     let output = session.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(said.contains("SIGTERM"), "{said}");
     let text = fs::read_to_string(&path).expect("it was saved");

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use profiler_testing::child::{Child, KillOnDrop, WAIT_LIMIT};
+use profiler_testing::child::{Child, KillOnDrop};
+use profiler_testing::wait::WAIT_LIMIT;
 use serde_json::Value;
 use support::command;
 

@@ -3,9 +3,6 @@
 
 mod support;
 
-#[path = "../../profiler-probe/tests/calls/mod.rs"]
-mod calls;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
@@ -13,9 +10,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{self, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
-
-use calls::Calls;
 
 use fragscope::session::doctor::{self, Fix, Grade};
 use nix::sys::ptrace;
@@ -26,8 +20,10 @@ use profiler_probe::leftover::{self, Found};
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession};
 use profiler_target::Target;
-use profiler_testing::child::Child;
-use support::command;
+use profiler_testing::calls::Calls;
+use profiler_testing::child::{Child, child_of};
+use profiler_testing::wait::promptly;
+use support::{command, stderr, stdout};
 
 const TARGET_VARIABLE: &str = "FRAGSCOPE_TEST_TARGET";
 
@@ -46,6 +42,15 @@ fn profiler_to_be_killed() {
         std::io::stdin().read_line(&mut line).expect("a word");
         drop(session);
     }
+}
+
+fn plan(calls: &Calls) -> ProbePlan {
+    let target = Target::open(calls.pid()).expect("it runs");
+    ProbePlan::for_target(&target).expect("a plan")
+}
+
+fn attach(calls: &Calls) -> ProbeSession {
+    ProbeSession::attach(calls.pid(), &plan(calls), Budget::Unlimited).expect("probes")
 }
 
 /// A profiler with its probes attached.
@@ -77,7 +82,7 @@ fn the_target_survives_a_killed_profiler() {
     calls.send("spin 1000000");
     profiler.kill().expect("killed");
     assert_eq!(profiler.wait().expect("ended").signal(), Some(9));
-    assert_eq!(calls.answer(), "spun");
+    assert_eq!(calls.next_line(), "spun");
     calls.wait_for_code(&before);
     calls.run(10);
 }
@@ -91,10 +96,9 @@ fn no_breakpoint_is_left_by_a_profiler_that_is_killed_while_its_probes_go() {
         let armed = calls.code();
         // It detaches, and is killed when the first breakpoint goes.
         drop(profiler.stdin.take());
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while calls.code() == armed {
-            assert!(Instant::now() < deadline, "it does not detach");
-        }
+        promptly("the first breakpoint's end", || {
+            (calls.code() != armed).then_some(())
+        });
         profiler.kill().expect("killed");
         profiler.wait().expect("ended");
         calls.wait_for_code(&before);
@@ -110,32 +114,23 @@ fn what_a_killed_guard_left_is_removed_by_the_session() {
 #[test]
 fn what_a_killed_guard_left_in_jemalloc_is_removed_by_the_session() {
     let calls = Calls::start_with_jemalloc();
-    let object = calls.plan().object.identity.object;
+    let object = plan(&calls).object.identity.object;
     assert!(object.contains("libjemalloc"), "{object}");
     a_killed_guard_leaves_nothing(calls);
 }
 
 fn a_killed_guard_leaves_nothing(mut calls: Calls) {
     let before = calls.code();
-    let session = calls.attach(Budget::Unlimited);
+    let session = attach(&calls);
     assert_ne!(calls.code(), before, "breakpoints");
     let guard = child_named("probe-guard");
     // In the midst of calls.
     calls.send("spin 1000000");
     kill(guard, Signal::SIGKILL).expect("ours");
     // It is reported at once, and not when the session ends.
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while session.activity().ended.is_none() {
-        assert!(Instant::now() < deadline, "nobody noticed");
-        std::thread::yield_now();
-    }
-    assert!(
-        session
-            .activity()
-            .ended
-            .is_some_and(|why| why.contains("ended by somebody"))
-    );
-    assert_eq!(calls.answer(), "spun");
+    let why = promptly("the report", || session.activity().ended.clone());
+    assert!(why.contains("ended by somebody"), "{why}");
+    assert_eq!(calls.next_line(), "spun");
     calls.wait_for_code(&before);
     calls.run(10);
     drop(session);
@@ -175,11 +170,9 @@ impl Kept {
 
 /// Waits until there is no such process but as a zombie.
 fn wait_for_end(pid: Pid) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
-        assert!(Instant::now() < deadline, "it does not end");
-        thread::yield_now();
-    }
+    promptly("its end", || {
+        fs::read_link(format!("/proc/{pid}/exe")).err()
+    });
 }
 
 /// A headless `attach` whose probes are set.
@@ -190,11 +183,10 @@ fn attached(calls: &Calls, before: &[u8]) -> process::Child {
         .stderr(Stdio::piped())
         .spawn()
         .expect("fragscope starts");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while calls.code() == before || child_of(attached.id(), "probe-guard").is_none() {
-        assert!(Instant::now() < deadline, "it attaches nothing");
-        thread::yield_now();
-    }
+    promptly("its probes and their guard", || {
+        let has_guard = child_of(attached.id(), "probe-guard").is_some();
+        (has_guard && calls.code() != before).then_some(())
+    });
     attached
 }
 
@@ -222,7 +214,7 @@ fn a_guard_that_nothing_wakes_leaves_nothing_when_a_signal_ends_the_session() {
     let kept = Kept::keep(guard);
     kill(Pid::from_raw(attached.id().cast_signed()), Signal::SIGTERM).expect("ours");
     let ended = attached.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&ended.stderr);
+    let said = stderr(&ended);
     assert_eq!(ended.status.code(), Some(130), "{said}");
     match pins_links() {
         true => calls.wait_for_code(&before),
@@ -238,7 +230,7 @@ fn a_guard_that_nothing_wakes_leaves_nothing_when_a_signal_ends_the_session() {
 fn a_guard_that_does_not_answer_is_ended_where_that_leaves_nothing() {
     let mut calls = Calls::start();
     let before = calls.code();
-    let mut session = Some(calls.attach(Budget::Unlimited));
+    let mut session = Some(attach(&calls));
     let guard = child_named("probe-guard");
     let kept = Kept::keep(guard);
     if pins_links() {
@@ -285,25 +277,6 @@ fn child_named(name: &str) -> Pid {
     child_of(process::id(), name).expect("it runs")
 }
 
-/// The child of a process that shows this name, of which there is one at most.
-fn child_of(parent: u32, name: &str) -> Option<Pid> {
-    let tasks = fs::read_dir(format!("/proc/{parent}/task")).expect("its threads");
-    let children = tasks.flat_map(|task| {
-        let path = task.expect("a thread").path().join("children");
-        let children = fs::read_to_string(path).unwrap_or_default();
-        let children: Vec<String> = children.split_whitespace().map(str::to_owned).collect();
-        children
-    });
-    let of_name = |pid: &String| {
-        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
-        comm.is_ok_and(|comm| comm.trim_end() == name)
-    };
-    let found: Vec<String> = children.filter(of_name).collect();
-    assert!(found.len() < 2, "{found:?}");
-    let pid = found.first()?.parse().expect("a number");
-    Some(Pid::from_raw(pid))
-}
-
 #[test]
 fn a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays() {
     let mut calls = Calls::start();
@@ -312,7 +285,7 @@ fn a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays() {
     assert_eq!(leftover::find(&target).expect("it runs"), Found::default());
 
     // What a kernel leaves: the first byte of a function changed, and nobody to remove it.
-    let session = calls.attach(Budget::Unlimited);
+    let session = attach(&calls);
     let armed = leftover::find(&target).expect("it runs").breakpoints;
     assert!(!armed.is_empty());
     let left = leftover::repair(&target, &armed).expect("we are root");
@@ -343,7 +316,7 @@ fn a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays() {
     let repaired = command(&["doctor", "--repair", "--pid", &calls.pid().to_string()])
         .output()
         .expect("fragscope starts");
-    let said = String::from_utf8_lossy(&repaired.stdout);
+    let said = stdout(&repaired);
     let count = format!("{} removed", armed.len());
     assert!(said.contains(&count), "{said}");
     assert!(calls.code() == before);

@@ -10,8 +10,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use profiler_testing::child::{Child, eventually, install, open_folder};
-use support::{command, fragscope, idle_python, stderr};
+use profiler_testing::child::{Child, install, open_folder};
+use profiler_testing::wait::eventually;
+use support::{FRAGSCOPE, command, fragscope, idle_python, stderr};
 
 /// The other user.
 const ALICE: u32 = 12_345;
@@ -200,7 +201,7 @@ fn once_the_lock(folder: &Path, name: &str) -> String {
 #[test]
 fn a_user_without_a_directory_for_locks_writes_all_the_same_and_is_warned() {
     let folder = open_folder();
-    let program = install(Path::new(env!("CARGO_BIN_EXE_fragscope")), &folder);
+    let program = install(Path::new(FRAGSCOPE), &folder);
     let trace = folder.path().join("trace");
     let made = fragscope(&["record", "-o", &trace.to_string_lossy(), "--", "true"]);
     assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));

@@ -4,20 +4,18 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use profiler_testing::child::{eventually, install, open_folder};
+use profiler_testing::child::{KillOnDrop, open_folder};
+use profiler_testing::wait::eventually;
 use profiler_trace::trace::{EventKind, Item, Reader};
-use support::record::{Recording, allocate, compiled, ended, held, record, run};
-use support::{command, idle_python, stderr, text};
+use support::record::{Recording, allocate, held, record};
+use support::{command, run, stderr, text};
 
 const NOBODY: u32 = 65534;
 
@@ -63,227 +61,8 @@ fn what_is_executed_as_another_user_and_not_recorded_is_named_at_the_end() {
         &trace,
         &["sh", "-c", "python3 -S -c 'import time; time.sleep(1)'"],
     ));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!said.contains("not recorded"), "{said}");
-}
-
-#[test]
-fn the_recorder_is_roots_own_all_the_way_and_stays_there() {
-    let folder = open_folder();
-    let trace = folder.path().join("trace");
-    let output = run(&mut record(
-        &trace,
-        &["sh", "-c", "echo $LD_PRELOAD; cat ${LD_PRELOAD%%:*} >&2"],
-    ));
-    let listed = String::from_utf8_lossy(&output.stdout);
-    let path = PathBuf::from(listed.trim().split(':').next().expect("preloaded"));
-    let object = fs::symlink_metadata(&path).expect("it stays");
-    assert!(object.is_file() && output.stderr.starts_with(b"\x7fELF"));
-    for step in path.ancestors() {
-        let found = fs::symlink_metadata(step).expect("there");
-        assert_eq!(found.uid(), 0, "{}", step.display());
-        assert_eq!(found.mode() & 0o022, 0, "{}", step.display());
-        // Whoever the program becomes can load it.
-        assert_eq!(found.mode() & 0o005, 0o005, "{}", step.display());
-    }
-}
-
-/// Records with a `/run` and a `/var/lib` of its own, which `mounts` changes before; `preloaded` into
-/// fragscope. What the command was given to preload, and what is left where the recorder can be.
-fn recorded_with(mounts: &str, preloaded: &str) -> (String, String) {
-    let folder = open_folder();
-    let script = format!(
-        "for own in /run /var/lib; do mount -t tmpfs -o mode=755 none $own; done; mkdir /run/fragscope; {mounts}; \
-         LD_PRELOAD={preloaded} {} record -o {} -- sh -c 'echo $LD_PRELOAD' && \
-         ls -A /run/fragscope /var/lib/fragscope",
-        env!("CARGO_BIN_EXE_fragscope"),
-        text(&folder.path().join("trace"))
-    );
-    let output = run(Command::new("unshare").args(["-m", "sh", "-c", &script]));
-    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (first, left) = listed.split_once('\n').unwrap_or_default();
-    assert!(first.contains("/recorder-"), "{listed} {}", stderr(&output));
-    (first.to_owned(), left.to_owned())
-}
-
-#[test]
-fn the_recorder_is_put_also_where_no_file_is_without_a_name_and_else_in_the_next_place() {
-    let folder = open_folder();
-    let nameless = compiled(&folder, "nameless", &["-shared", "-fPIC"]);
-    let (preloaded, left) = recorded_with("true", text(&nameless));
-    assert!(preloaded.starts_with("/run/fragscope/"), "{preloaded}");
-    assert!(!left.contains(".fragscope-"), "{left}");
-    let cases = [
-        "mount -t tmpfs -o mode=755,ro none /run/fragscope",
-        "mount -t tmpfs -o mode=755,noexec none /run/fragscope",
-        // No room for it.
-        "mount -t tmpfs -o mode=755,size=4k none /run/fragscope",
-    ];
-    for mounts in cases {
-        let (preloaded, left) = recorded_with(mounts, "");
-        assert!(
-            preloaded.starts_with("/var/lib/fragscope/"),
-            "{mounts}: {preloaded}"
-        );
-        assert!(!left.contains(".fragscope-"), "{mounts}: {left}");
-    }
-}
-
-#[test]
-fn a_program_that_starts_when_fragscope_is_gone_starts_silently() {
-    let folder = open_folder();
-    let [go, out, error] = ["go", "out", "error"].map(|name| folder.path().join(name));
-    let late = format!(
-        "trap '' HUP; touch {go}.ready; while [ ! -e {go} ]; do sleep 0.05; done; \
-         /bin/echo late > {out} 2> {error}; setpriv --reuid {NOBODY} --regid {NOBODY} \
-         --clear-groups /bin/echo other >> {out} 2>> {error}; touch {go}.done",
-        go = text(&go),
-        out = text(&out),
-        error = text(&error),
-    );
-    let trace = folder.path().join("trace");
-    let mut recording = record(&trace, &["sh", "-c", &late])
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("fragscope");
-    eventually("the program runs", || {
-        go.with_extension("ready").exists().then_some(())
-    });
-    recording.kill().expect("it runs");
-    recording.wait().expect("it ends");
-    fs::write(&go, "").expect("ours");
-    eventually("the program ends", || {
-        go.with_extension("done").exists().then_some(())
-    });
-    assert_eq!(fs::read_to_string(&error).expect("written"), "");
-    assert_eq!(fs::read_to_string(&out).expect("written"), "late\nother\n");
-}
-
-#[test]
-fn what_starts_in_another_root_directory_starts_silently() {
-    let folder = open_folder();
-    let root = folder.path().join("root");
-    fs::create_dir(&root).expect("ours");
-    // The same files, but for the recorder. The mounts go with the namespace.
-    let script = format!(
-        "mount --bind / {root} && mount -t tmpfs none {root}/run && exec {} record -o {} -- \
-         chroot {root} /bin/sh -c 'echo \"<$LD_PRELOAD>\"; /bin/echo inside'",
-        env!("CARGO_BIN_EXE_fragscope"),
-        text(&folder.path().join("trace")),
-        root = text(&root),
-    );
-    let output = run(Command::new("unshare").args(["-m", "sh", "-c", &script]));
     let said = stderr(&output);
-    assert_eq!(output.stdout, b"<>\ninside\n", "{said}");
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(!said.contains("ld.so"), "{said}");
-    assert!(held(&folder.path().join("trace"), 0).events > 0, "{said}");
-}
-
-/// A file in memory that looks like a ring, held by a process of another user.
-const FALSE_RING: &str = "
-import mmap, os, struct, sys
-os.setgid(65534); os.setuid(65534)
-fd = os.memfd_create('fragscope-ring')
-os.ftruncate(fd, 4096 + (1 << 20) * 48)
-ring = mmap.mmap(fd, 4096)
-ring[:8] = b'FSRING\\0\\4'
-s = os.fstat(fd)
-print(f'/proc/{os.getpid()}/fd/{fd} {s.st_dev} {s.st_ino}', flush=True)
-sys.stdin.read()
-print(struct.unpack_from('<Q', ring, 64)[0])
-";
-
-#[test]
-fn a_ring_that_another_user_holds_out_is_not_written_to() {
-    let folder = open_folder();
-    let trace = folder.path().join("trace");
-    let output = run(&mut record(&trace, &["sh", "-c", "echo $LD_PRELOAD"]));
-    let preload = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let mut other = Command::new("python3")
-        .args(["-S", "-c", FALSE_RING])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3");
-    let mut answers = BufReader::new(other.stdout.take().expect("piped"));
-    let mut place = String::new();
-    answers.read_line(&mut place).expect("it speaks");
-    let program = Command::new("/bin/true")
-        .env("LD_PRELOAD", preload)
-        .env("FRAGSCOPE_RECORD_RING", place.trim())
-        .output()
-        .expect("true");
-    assert!(
-        program.status.success() && program.stderr.is_empty(),
-        "{program:?}"
-    );
-    drop(other.stdin.take());
-    let mut head = String::new();
-    answers.read_line(&mut head).expect("it speaks");
-    other.wait().expect("it ends");
-    assert_eq!(head.trim(), "0", "events were written");
-}
-
-#[test]
-fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
-    let folder = open_folder();
-    let program = install(Path::new(env!("CARGO_BIN_EXE_fragscope")), &folder);
-    let own = tempfile::tempdir_in("/run").expect("root may");
-    std::os::unix::fs::chown(own.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
-    let as_nobody = |directory: &Path| {
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-            .arg(&program)
-            .args(["record", "-o"])
-            .arg(own.path().join("trace"))
-            .args(["--", "sh", "-c", "echo $LD_PRELOAD"])
-            .env("XDG_RUNTIME_DIR", directory)
-            .env_remove("XDG_CACHE_HOME")
-            .env("HOME", "/nonexistent");
-        run(&mut command)
-    };
-    let output = as_nobody(own.path());
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let listed = String::from_utf8_lossy(&output.stdout);
-    assert!(listed.starts_with(text(own.path())), "{listed}");
-    assert!(
-        held(&own.path().join("trace"), 0).events > 0,
-        "{}",
-        stderr(&output)
-    );
-    // His first cache is made; without a home the message says what to do.
-    let at_home = |home: &Path| {
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-            .arg(&program)
-            .args(["record", "-o"])
-            .arg(own.path().join("trace"))
-            .args(["--", "true"])
-            .env_remove("XDG_RUNTIME_DIR")
-            .env_remove("XDG_CACHE_HOME")
-            .env("HOME", home);
-        run(&mut command)
-    };
-    let output = at_home(own.path());
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let cache = fs::metadata(own.path().join(".cache")).expect("made");
-    assert_eq!((cache.uid(), cache.mode() & 0o777), (NOBODY, 0o700));
-    let output = at_home(Path::new("/nonexistent"));
-    let what = "set XDG_RUNTIME_DIR or XDG_CACHE_HOME to a directory of your own";
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains(what), "{}", stderr(&output));
-    // Where anybody can put something, the recorder is not put.
-    fs::set_permissions(own.path(), fs::Permissions::from_mode(0o777)).expect("root may");
-    let output = as_nobody(own.path());
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        stderr(&output).contains("can be written by other users"),
-        "{}",
-        stderr(&output)
-    );
+    assert!(!said.contains("not recorded"), "{said}");
 }
 
 #[test]
@@ -387,12 +166,12 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
     );
     // The command keeps what it writes to.
     let error = folder.path().join("error");
-    let mut recording = record(&trace, &["python3", "-S", "-c", &program])
+    let recording = record(&trace, &["python3", "-S", "-c", &program])
         .stderr(File::create(&error).expect("ours"))
-        .spawn()
-        .expect("fragscope");
+        .spawn();
+    let mut recording = KillOnDrop(recording.expect("fragscope"));
     let said = || fs::read_to_string(&error).expect("UTF-8");
-    eventually("the disk is full", || {
+    eventually("a full disk", || {
         said()
             .contains("goes on without being recorded")
             .then_some(())
@@ -400,7 +179,7 @@ fn a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_
     let running = recording.try_wait().expect("ours");
     assert_eq!(running, None, "it waits for the command");
     fs::write(&go, "").expect("ours");
-    let status = ended(&mut recording);
+    let status = recording.ended();
     assert!(go.with_extension("done").exists(), "the command went on");
     let held = held(&trace, 0);
     small("umount", &[]);
@@ -486,33 +265,6 @@ fn a_reader_that_is_held_up_is_given_up_after_10_s_and_that_is_said() {
         said.contains("did not come for events for 10 s while a program waited"),
         "{said}"
     );
-}
-
-#[test]
-fn nobody_else_can_forbid_a_recording() {
-    let target = idle_python();
-    let pid = target.pid();
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let (_, fields) = stat.rsplit_once(") ").expect("a name");
-    let ticks = fields.split(' ').nth(19).expect("field 22");
-    // What served as the lock: anybody can bind it.
-    let name = format!("fragscope-record-{pid}-{ticks}");
-    let address = <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name);
-    let _bound = UnixListener::bind_addr(&address.expect("short")).expect("free");
-    let folder = open_folder();
-    let mut record = command(&[
-        "record",
-        "--duration",
-        "10ms",
-        "--pid",
-        &pid.to_string(),
-        "-o",
-    ]);
-    record.arg(folder.path().join("trace"));
-    let output = run(&mut record);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let lock = fs::symlink_metadata("/run/fragscope/recorded").expect("what serves now");
-    assert_eq!((lock.uid(), lock.mode() & 0o777), (0, 0o600));
 }
 
 #[test]

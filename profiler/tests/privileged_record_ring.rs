@@ -10,8 +10,9 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_testing::child::{KillOnDrop, open_folder};
-use support::record::{Held, Recording, TIMEOUT, allocate, compiled, held, record, run};
-use support::{stderr, text};
+use profiler_testing::wait::WAIT_LIMIT;
+use support::record::{Held, Recording, allocate, compiled, held, record};
+use support::{FRAGSCOPE, run, stderr, stdout, text};
 
 /// A recording of a program that forges, and of an honest one after it in the same ring.
 fn forged(how: &[&str]) -> (Output, Held) {
@@ -26,7 +27,7 @@ fn forged(how: &[&str]) -> (Output, Held) {
     );
     let output = run(&mut record(&trace, &["sh", "-c", &script]));
     let held = held(&trace, 123_457);
-    let out = String::from_utf8_lossy(&output.stdout);
+    let out = stdout(&output);
     assert!(
         out.ends_with("forged\nhonest\n"),
         "{out}: {}",
@@ -85,7 +86,7 @@ fn claims_in_the_name_of_a_living_thread_hold_up_the_others_for_a_bounded_time_i
     assert!(said.contains("ended before its command"), "{said}");
     assert!(!held.whole, "what was cut short is known as such");
     // Each of half a million claims took 2 s.
-    assert!(began.elapsed() < TIMEOUT, "{said}");
+    assert!(began.elapsed() < WAIT_LIMIT * 2, "{said}");
 }
 
 #[test]
@@ -154,7 +155,7 @@ fn a_child_that_was_there_before_fragscope_is_never_sampled() {
     // As scripts do that start a service and end with exec.
     let script = format!(
         "sleep 1000 >/dev/null 2>&1 & exec {} record -o {} -- sh -c '{} foreign '$!' && kill '$!",
-        env!("CARGO_BIN_EXE_fragscope"),
+        FRAGSCOPE,
         text(&trace),
         text(&forge),
     )
@@ -194,10 +195,7 @@ fn writers_that_are_killed_in_a_full_ring_hold_up_nobody() {
     let output = run(&mut record(&trace, &[text(&program), "5"]));
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
-    let longest: u64 = String::from_utf8_lossy(&output.stdout)
-        .trim()
-        .parse()
-        .expect(&said);
+    let longest: u64 = stdout(&output).trim().parse().expect(&said);
     // It was 30 s. What reads the ring waits for a processor, too, which this does not leave out: a
     // stall of less it cannot show.
     assert!(longest < 5_000, "{longest} ms: {said}");

@@ -1,46 +1,28 @@
 //! What only root sees of a player.
 
+mod support;
+
 use std::io::Cursor;
 use std::process::{Command, Stdio};
 
 use profiler_lab::open::compile;
 use profiler_lab::play::{Setup, play};
+use profiler_testing::trace::TraceBuilder;
 use profiler_trace::limits::Meter;
-use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent};
-use profiler_trace::trace::{By, EventKind, Reader, TraceDescription, Writer};
+use profiler_trace::trace::Reader;
+use support::{FRAGSCOPE, stderr};
 
 /// Kernel calls for so many blocks of 1 MiB, allocated and freed one after the other by each of two
 /// threads.
 fn calls_for(blocks: u64) -> u64 {
-    let writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("a Vec has room");
-    let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
-    for number in 0..blocks {
-        let addr = 0x1000_0000 + (number << 21);
+    let mut trace = TraceBuilder::default();
+    for _ in 0..blocks {
         for thread in 0..2 {
-            let addr = addr + thread * (1 << 20);
-            let alloc = EventKind::Alloc {
-                addr,
-                bytes: 1 << 20,
-                align: 0,
-                by: By::Malloc,
-            };
-            for kind in [alloc, EventKind::Free { addr }] {
-                let event = SourceEvent {
-                    time_ns: 0,
-                    process: 0,
-                    thread,
-                    kind: kind.into(),
-                };
-                recorder.record(&event).expect("a Vec has room");
-            }
+            let block = trace.alloc(thread, 1 << 20);
+            trace.free(thread, block);
         }
     }
-    let trace = recorder
-        .finish()
-        .expect("memory")
-        .finish()
-        .expect("a Vec has room");
-    let reader = Reader::new(Cursor::new(trace)).expect("a trace");
+    let reader = Reader::new(Cursor::new(trace.finish())).expect("a trace");
     let compiled = compile(reader, Meter::default()).expect("it compiles");
     let setup = Setup {
         count_calls: true,
@@ -69,7 +51,7 @@ fn what_if_without_the_right_to_probe_ends_with_4_and_the_fix() {
     let mut target = Command::new("sleep").arg("600").spawn().expect("it starts");
     let output = Command::new("setpriv")
         .args(["--bounding-set", "-bpf,-perfmon,-sys_admin"])
-        .arg(env!("CARGO_BIN_EXE_fragscope"))
+        .arg(FRAGSCOPE)
         .args(["attach", "--headless", "--what-if", "jemalloc", "--pid"])
         .arg(target.id().to_string())
         .stdin(Stdio::null())
@@ -78,7 +60,7 @@ fn what_if_without_the_right_to_probe_ends_with_4_and_the_fix() {
     target.kill().expect("it runs");
     target.wait().expect("it ends");
     let output = output.expect("setpriv of util-linux");
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(4), "{said}");
     let lacking = "root but without CAP_BPF and CAP_PERFMON\n";
     assert!(said.contains(lacking), "{said}");

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_testing::child::{Child, KillOnDrop, wait_for_state};
+use profiler_testing::wait::eventually;
 use serde_json::Value;
-use support::{command, fragscope, json, wait_until};
+use support::{command, fragscope, json, stdout};
 
 /// A master that forks five children, each of which holds another amount and then only waits.
 const PREFORK: &str = "
@@ -148,7 +149,7 @@ fn the_table_is_as_wide_as_it_may_be_and_without_walks_nothing_is_stopped() {
             .env("COLUMNS", width.to_string())
             .output()
             .expect("it runs");
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let text = stdout(&output);
         assert!(
             text.lines().all(|line| line.chars().count() <= width),
             "{text}"
@@ -227,22 +228,24 @@ fn processes_that_die_meanwhile_are_left_out() {
         let line = lines.next().expect("a line").expect("UTF-8");
         serde_json::from_str(&line).expect("JSON")
     };
-    wait_until("the children are listed", || {
+    eventually("the children in the list", || {
         let seen = next();
         prefork
             .children
             .iter()
             .all(|&child| process(&seen, child).is_some())
+            .then_some(())
     });
     for &child in &prefork.children {
         kill(Pid::from_raw(child), Signal::SIGKILL).expect("it runs");
     }
-    wait_until("they are gone", || {
+    eventually("their end", || {
         let seen = next();
         assert_eq!(seen["schema"], "fragscope.top/1");
         prefork
             .children
             .iter()
             .all(|&child| process(&seen, child).is_none())
+            .then_some(())
     });
 }

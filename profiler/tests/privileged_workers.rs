@@ -7,7 +7,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use profiler_testing::child::{KillOnDrop, eventually};
+use profiler_testing::child::KillOnDrop;
+use profiler_testing::wait::eventually;
 use serde_json::Value;
 use support::{fragscope, stderr, text};
 

@@ -5,10 +5,11 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use profiler_testing::child::{Child, eventually};
+use profiler_testing::child::Child;
 use profiler_testing::pythons::{Python, pythons};
+use profiler_testing::wait::eventually;
 use serde_json::Value;
-use support::{fragscope, json, text};
+use support::{fragscope, json, stderr, stdout, text};
 
 const GROWING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workers/growing.py");
 /// Objects that it makes in a second (its `PACE`).
@@ -128,7 +129,7 @@ fn the_explanation_names_who_grows_and_begins_with_it() {
     let child = growing(Path::new("python3"), &file, false);
     let pid = child.pid().to_string();
     let output = fragscope(&["explain", "--no-predict", "--growth", "1s", "--pid", &pid]);
-    let shown = String::from_utf8(output.stdout).expect("UTF-8");
+    let shown = stdout(&output);
     let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("Growing "), "{shown}");
     assert!(
@@ -207,7 +208,7 @@ fn a_core_has_objects_in_its_explanation() {
     let child = growing(Path::new("python3"), &file, true);
     let core = support::core_of(&child.pid().to_string(), folder.path());
     let output = fragscope(&["explain", "--no-predict", "--core", text(&core)]);
-    let shown = String::from_utf8(output.stdout).expect("UTF-8");
+    let shown = stdout(&output);
     assert!(shown.contains("__main__.SESSIONS"), "{shown}");
     assert!(
         !shown.contains("ot growing") && !shown.contains("Growing"),
@@ -257,7 +258,7 @@ time.sleep(1000)
     );
     // In the other order, or with another process, nothing is compared.
     let reversed = explain(&before, &after);
-    let why = String::from_utf8(reversed.stderr).expect("UTF-8");
+    let why = stderr(&reversed);
     assert!(
         !reversed.status.success() && why.contains("is no earlier session"),
         "{why}"
@@ -275,7 +276,7 @@ time.sleep(1000)
     ];
     assert!(fragscope(&args).status.success());
     let wrong = explain(&of_other, &before);
-    let why = String::from_utf8(wrong.stderr).expect("UTF-8");
+    let why = stderr(&wrong);
     assert!(
         !wrong.status.success() && why.contains("is of process"),
         "{why}"

@@ -5,10 +5,11 @@ mod support;
 
 use std::process::Command;
 
-use profiler_testing::child::{Child, eventually, wait_for_state};
+use profiler_testing::child::{Child, wait_for_state};
 use profiler_testing::pythons::{Python, pythons};
+use profiler_testing::wait::eventually;
 use serde_json::Value;
-use support::{fragscope, json};
+use support::{fragscope, json, stdout};
 
 /// Structures under known names, then an account of all objects.
 const SHAPES: &str = concat!(
@@ -210,7 +211,7 @@ sys.stdin.readline()
     let pid = child.pid().to_string();
     for form in [&["--json"][..], &[]] {
         let shown = fragscope(&[&["snapshot", "--objects", "--pid", &pid], form].concat());
-        let text = String::from_utf8(shown.stdout).expect("UTF-8");
+        let text = stdout(&shown);
         // Its command line has them.
         let (_, after) = text
             .split_once("OBJECTS")
@@ -261,7 +262,7 @@ fn what_turns_over_faster_than_it_is_read_is_said() {
     assert_eq!(unsteady["is_unsteady"], true, "{unsteady:#}");
     let pid = child.pid().to_string();
     let shown = fragscope(&["snapshot", "--objects", "--pid", &pid]);
-    let shown = String::from_utf8(shown.stdout).expect("UTF-8");
+    let shown = stdout(&shown);
     assert!(shown.contains("--stop-for-objects"), "{shown}");
     let exact = eventually("a stop", || {
         let exact = objects(child.pid(), &["--stop-for-objects", "--max-stop", "20s"]);
@@ -297,7 +298,7 @@ fn explain_reads_in_the_stop_if_it_is_asked_to() {
             "--pid",
             &pid,
         ]);
-        let shown = String::from_utf8(output.stdout).expect("UTF-8");
+        let shown = stdout(&output);
         shown
             .contains("while the target stood still")
             .then_some(shown)

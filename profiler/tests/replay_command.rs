@@ -14,10 +14,11 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use profiler_core::residency::ResidencyMap;
-use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
-use profiler_trace::trace::{By, EventKind, Figures, TraceDescription, Writer};
+use profiler_testing::trace::TraceBuilder;
+use profiler_testing::wait::eventually;
+use profiler_trace::trace::{EventKind, Figures, TraceDescription, Writer};
 use serde_json::Value;
-use support::{command, json, text};
+use support::{FRAGSCOPE, command, json, run, stderr, stdout, text};
 
 const LARGE: u64 = 100_000;
 
@@ -33,60 +34,33 @@ fn trace(folder: &Path, off: f64) -> PathBuf {
     ]
     .into_iter()
     .collect();
-    let file = File::create(&path).expect("a file");
-    let writer = Writer::new(file, &description).expect("begun");
-    let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
-    let mut time_ns = 0;
-    let mut record = |recorder: &mut Recorder<_>, kind: EventKind| {
-        time_ns += 10_000_000;
-        let event = SourceEvent {
-            time_ns,
-            process: 0,
-            thread: 0,
-            kind: kind.into(),
-        };
-        recorder.record(&event).expect("written");
-        time_ns
-    };
-    let addr = |i: u64| 0x1000_0000 + i * 0x10_0000;
-    let mut now = 0;
-    for i in 0..200 {
-        let (bytes, align, by) = (LARGE, 0, By::Malloc);
-        let alloc = EventKind::Alloc {
-            addr: addr(i),
-            bytes,
-            align,
-            by,
-        };
-        now = record(&mut recorder, alloc);
-    }
-    let measure = |recorder: &mut Recorder<Writer<File>>, time_ns, bytes: u64| {
-        let of = recorder.normaliser().process(0).expect("recorded");
+    let mut trace = TraceBuilder::new(&description);
+    let event = Duration::from_millis(10);
+    let measure = |trace: &mut TraceBuilder| {
         let figures = Figures {
-            malloc_resident_bytes: Some((bytes as f64 * off) as u64),
+            malloc_resident_bytes: Some(((200 * LARGE) as f64 * off) as u64),
             ..Figures::default()
         };
-        let nothing = ResidencyMap::new(Vec::new());
-        let written = recorder.checkpoint(&of, time_ns, &nothing, figures);
-        written.expect("written");
+        trace.measured(0, &ResidencyMap::new(Vec::new()), figures);
     };
-    measure(&mut recorder, now, 200 * LARGE);
-    for i in (0..200).filter(|i| i % 10 != 9) {
-        now = record(&mut recorder, EventKind::Free { addr: addr(i) });
+    let mut blocks = Vec::new();
+    for _ in 0..200 {
+        trace.pass(event);
+        blocks.push(trace.alloc(0, LARGE));
     }
+    measure(&mut trace);
     // The last block is live: what is free below it stays resident under glibc.
-    measure(&mut recorder, now, 200 * LARGE);
-    recorder
-        .finish()
-        .expect("memory")
-        .finish()
-        .expect("written");
+    for (_, &block) in blocks.iter().enumerate().filter(|(i, _)| i % 10 != 9) {
+        trace.pass(event);
+        trace.free(0, block);
+    }
+    measure(&mut trace);
+    std::fs::write(&path, trace.finish()).expect("written");
     path
 }
 
 fn replay(path: &Path, flags: &[&str]) -> Output {
-    let mut replay = command(&["replay", text(path)]);
-    replay.args(flags).output().expect("it runs")
+    run(command(&["replay", text(path)]).args(flags))
 }
 
 fn candidate<'d>(document: &'d Value, name: &str) -> &'d Value {
@@ -148,7 +122,7 @@ fn what_is_off_by_more_than_it_may_be_gets_no_verdict() {
     let folder = tempfile::tempdir().expect("a folder");
     let trace = trace(folder.path(), 0.8);
     let output = replay(&trace, &["--allocator", "mimalloc", "--runs", "1"]);
-    let shown = String::from_utf8(output.stdout).expect("text");
+    let shown = stdout(&output);
     assert_eq!(output.status.code(), Some(0));
     assert!(
         shown.contains("NOT CALIBRATED") && shown.contains("No verdict"),
@@ -172,10 +146,10 @@ fn a_field_of_ones_own_is_saved_and_what_fails_leaves_the_rest() {
             saved.to_str().expect("UTF-8"),
         ],
     );
-    let shown = String::from_utf8(output.stdout).expect("text");
+    let shown = stdout(&output);
     assert_eq!(output.status.code(), Some(1), "{shown}");
     assert!(shown.contains("libnone.so: cannot read"), "{shown}");
-    let said = String::from_utf8(output.stderr).expect("text");
+    let said = stderr(&output);
     assert!(
         said.contains("libnone.so was not played: cannot read"),
         "{said}"
@@ -193,53 +167,22 @@ const PROCESSES: u32 = 9;
 /// A program that forks again and again; some of its children end before it does.
 fn trace_of_forks(folder: &Path) -> PathBuf {
     let path = folder.join("forks.fragtrace");
-    let file = File::create(&path).expect("a file");
-    let writer = Writer::new(file, &TraceDescription::default()).expect("begun");
-    let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
-    let mut time_ns = 0;
+    let mut trace = TraceBuilder::default();
     // Each process has one thread, of its own number.
-    let mut put = |process: u32, kind| {
-        time_ns += 1_000_000;
-        let number = u64::from(process);
-        let event = SourceEvent {
-            time_ns,
-            process: number,
-            thread: number,
-            kind,
-        };
-        recorder.record(&event).expect("written");
-    };
-    let alloc = |i: u64| EventKind::Alloc {
-        addr: 0x1000_0000 + i * 0x1000,
-        bytes: 1000,
-        align: 0,
-        by: By::Malloc,
-    };
-    let mut blocks = 0..;
     for process in 0..PROCESSES {
+        let thread = u64::from(process);
         if process > 0 {
-            let fork = u64::from(process);
-            put(0, SourceKind::Forking { fork });
-            let parent = SourceKind::Forked {
-                process: 0,
-                thread: 0,
-                fork,
-            };
-            put(process, parent);
+            trace.fork(0, thread, thread);
         }
         for _ in 0..100 {
-            let alloc = alloc(blocks.next().expect("one more"));
-            put(process, alloc.into());
+            trace.pass(Duration::from_millis(1));
+            trace.alloc(thread, 1000);
         }
         if process % 2 == 1 {
-            put(process, EventKind::Exit.into());
+            trace.event(thread, EventKind::Exit);
         }
     }
-    recorder
-        .finish()
-        .expect("memory")
-        .finish()
-        .expect("written");
+    std::fs::write(&path, trace.finish()).expect("written");
     path
 }
 
@@ -285,7 +228,7 @@ fn players_are_suspended_while_fragscope_is() {
         .stderr(Stdio::null())
         .spawn()
         .expect("fragscope");
-    let fragscope = Pid::from_raw(replay.id() as i32);
+    let fragscope = Pid::from_raw(replay.id().cast_signed());
     let player = loop {
         let ended = replay.try_wait().expect("ours");
         assert_eq!(ended, None, "no player was suspended");
@@ -306,7 +249,7 @@ fn players_are_suspended_while_fragscope_is() {
     let state = || player_of(replay.id()).filter(|(pid, state)| (*pid, *state) == (player, 'T'));
     assert!(state().is_some());
     kill(fragscope, Signal::SIGCONT).expect("ours");
-    support::wait_until("its player runs on", || state().is_none());
+    eventually("its player running on", || state().is_none().then_some(()));
     assert_eq!(replay.wait().expect("ours").code(), Some(0));
 }
 
@@ -319,7 +262,7 @@ fn whoever_is_adopted_is_waited_for_whichever_group_it_is_in() {
         // Children of whoever executes fragscope, whose own children outlive them.
         .arg("(while :; do (sleep 0.02 &); sleep 0.02; done) & exec \"$@\"")
         .arg("sh")
-        .args([env!("CARGO_BIN_EXE_fragscope"), "replay"])
+        .args([FRAGSCOPE, "replay"])
         .arg(trace_of_forks(folder.path()))
         .args([
             "--runs",
@@ -340,7 +283,7 @@ fn whoever_is_adopted_is_waited_for_whichever_group_it_is_in() {
         let left = all.filter(|(_, name, state, of)| is_adopted(name, *of) && *state == 'Z');
         most = most.max(left.count());
     }
-    killpg(Pid::from_raw(replay.id() as i32), Signal::SIGKILL).expect("the loop runs");
+    killpg(Pid::from_raw(replay.id().cast_signed()), Signal::SIGKILL).expect("the loop runs");
     // They end each 20 ms, and are looked at each 50 ms where a processor is free.
     assert!(most < 20, "{most}");
 }
@@ -379,7 +322,7 @@ fn players_leave_no_zombies_while_others_play_nor_when_one_crashes() {
         assert!(ours.iter().all(|&pid| pid == replay.id()), "{ours:?}");
     }
     let output = replay.wait_with_output().expect("fragscope");
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
         said.contains("crashes.so was not played: crashed"),
@@ -409,7 +352,7 @@ fn what_is_no_trace_ends_with_an_error_that_says_so() {
         let path = folder.path().join("file");
         std::fs::write(&path, content).expect("written");
         let output = replay(&path, &[]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(words), "{said}");
     };

@@ -8,12 +8,12 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
 
-use profiler_testing::child::{Child, WAIT_LIMIT};
+use profiler_testing::child::Child;
 use profiler_testing::core_file;
+use profiler_testing::wait::promptly;
 use serde_json::Value;
-use support::{command, fragscope, stderr};
+use support::{FRAGSCOPE, command, fragscope, stderr};
 
 /// glibc's heap and pymalloc's, with holes; it goes on to allocate, so that no two walks are alike.
 const WORKER: &str = r"
@@ -328,15 +328,13 @@ fn a_kill_leaves_a_session_that_is_readable_to_its_last_walk() {
         .stderr(Stdio::null())
         .spawn()
         .expect("it runs");
-    let began = Instant::now();
     let size = || fs::metadata(kept.path("fragsnap")).map_or(0, |about| about.len());
     // The second walk has begun to be written when the file is larger than the first made it.
     let mut first = 0;
-    while size() <= first || first == 0 {
+    promptly("a second walk", || {
         first = if first == 0 { size() } else { first };
-        assert!(began.elapsed() < WAIT_LIMIT, "it writes nothing");
-        std::thread::yield_now();
-    }
+        (first > 0 && size() > first).then_some(())
+    });
     attach.kill().expect("killed");
     attach.wait().expect("ended");
     let output = fragscope(&["explain", &name]);
@@ -358,11 +356,10 @@ fn a_session_that_a_signal_ends_is_whole() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it runs");
-    let began = Instant::now();
-    while fs::metadata(kept.path("fragsnap")).map_or(0, |about| about.len()) == 0 {
-        assert!(began.elapsed() < WAIT_LIMIT, "it writes nothing");
-        std::thread::yield_now();
-    }
+    promptly("something that is written", || {
+        let about = fs::metadata(kept.path("fragsnap")).ok()?;
+        (about.len() > 0).then_some(())
+    });
     // SAFETY: it takes two integers; the process is ours and was not waited for.
     unsafe { libc::kill(attach.id() as i32, libc::SIGTERM) };
     let output = attach.wait_with_output().expect("it ends");
@@ -393,7 +390,7 @@ fn a_full_disk_ends_the_saving_and_is_said() {
     args.extend(["-o", &name]);
     let command = format!(
         "trap '' XFSZ; ulimit -f 8; exec {} {}",
-        env!("CARGO_BIN_EXE_fragscope"),
+        FRAGSCOPE,
         args.join(" ")
     );
     let output = Command::new("bash")

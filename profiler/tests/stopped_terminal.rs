@@ -6,14 +6,13 @@ mod support;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{FlowArg, tcflow};
-use nix::unistd::Pid;
-use profiler_testing::child::{KillOnDrop, eventually};
-use support::{command, text};
+use profiler_testing::child::{KillOnDrop, wait_for_handler};
+use profiler_testing::wait::eventually;
+use support::{FRAGSCOPE, command, text};
 
 /// Python that allocates for ever, and writes each million of its allocations as a line.
 const PROGRAM: &str = "\
@@ -49,12 +48,12 @@ impl Stopped {
     }
 
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it is there");
+        kill(self.child.pid(), signal).expect("it is there");
     }
 
     /// The code with which it ends.
     fn ends(&mut self) -> Option<i32> {
-        eventually("fragscope's end", || self.child.try_wait().expect("ours")).code()
+        self.child.ended().code()
     }
 }
 
@@ -80,22 +79,30 @@ fn a_recorded_program_goes_on_and_a_signal_ends_it_well() {
 fn a_session_ends_by_a_signal_and_saves_what_it_saw() {
     let folder = tempfile::tempdir().expect("a folder");
     let saved = folder.path().join("out.json");
+    let session = folder.path().join("out.fragsnap");
     let mut target = Command::new("sleep").arg("1000").spawn().expect("sleep");
     let pid = target.id().to_string();
-    let words = ["attach", "--headless", "--no-probes", "--interval", "100ms"];
-    let mut running = Stopped::start(&[&words[..], &["--pid", &pid, "-o", text(&saved)]].concat());
-    let status = format!("/proc/{}/status", running.child.id());
+    // Without a budget every interval has a walk.
+    let words = [
+        "attach",
+        "--headless",
+        "--no-probes",
+        "--budget",
+        "unlimited",
+    ];
+    let every = ["--interval", "100ms"];
+    let outputs = ["-o", text(&saved), "-o", text(&session)];
+    let mut running = Stopped::start(&[&words[..], &every, &["--pid", &pid], &outputs].concat());
     // From then on SIGTERM ends it well.
-    eventually("fragscope taking over SIGTERM", || {
-        let status = std::fs::read_to_string(&status).ok()?;
-        let caught = status
-            .lines()
-            .find_map(|line| line.strip_prefix("SigCgt:"))?;
-        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
-        (caught >> (Signal::SIGTERM as i32 - 1) & 1 == 1).then_some(())
+    wait_for_handler(running.child.pid().as_raw(), Signal::SIGTERM);
+    // Each is a line, and no more than 64 wait for their reader.
+    let (mut bytes, mut walks) = (0, 0);
+    eventually("many walks", || {
+        let now = std::fs::metadata(&session).map_or(0, |file| file.len());
+        walks += u32::from(now > bytes);
+        bytes = now;
+        (walks > 64).then_some(())
     });
-    // Many lines more than wait for their reader.
-    std::thread::sleep(Duration::from_secs(3));
     running.signal(Signal::SIGTERM);
     assert_eq!(running.ends(), Some(130));
     assert!(saved.is_file());
@@ -114,7 +121,7 @@ fn a_key_of_the_terminal_reaches_the_recorded_command_once() {
     let end = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
     let script = "trap 'exit 3' INT; trap 'exit 4' TERM; : > \"$0\"; while :; do sleep 0.01; done";
     let child = Command::new("setsid")
-        .args(["--ctty", env!("CARGO_BIN_EXE_fragscope")])
+        .args(["--ctty", FRAGSCOPE])
         .args(["record", "-o", text(&trace), "--", "sh", "-c", script])
         .arg(&ready)
         .stdin(end())

@@ -18,9 +18,9 @@ pub struct Column<Row> {
     pub unit: Unit,
     get: Get<Row>,
     /// Its title in text and on the screen; none where it stands in files alone.
-    title: &'static str,
+    pub title: &'static str,
     /// Characters that it takes there.
-    width: usize,
+    pub width: usize,
 }
 
 /// How a column's value is got from a row.

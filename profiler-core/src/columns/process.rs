@@ -5,7 +5,7 @@ use crate::completeness::Completeness;
 use crate::fork::ForkSharing;
 use crate::sample::KernelCount;
 use crate::units::{Unit, milliseconds};
-use crate::view::Point;
+use crate::view::{Point, View};
 
 impl KernelCount {
     /// The kernel's account.
@@ -52,6 +52,25 @@ impl ForkSharing {
         Column::of("copied_bytes", Unit::Bytes, |fork| fork.copied_bytes),
         Column::of("own_bytes", Unit::Bytes, |fork| fork.own_bytes),
     ];
+}
+
+impl View {
+    /// Whether all threads of the target were stopped throughout the walk.
+    pub const STOPPED: Column<Self> = Column::<Self>::of("stopped", Unit::Flag, |view| {
+        view.report.completeness.stand_still.is_throughout().into()
+    });
+
+    /// Events that the probes lost since attaching.
+    pub const EVENTS_LOST: Column<Self> =
+        Column::<Self>::of("events_lost", Unit::Events, Self::events_lost).titled("lost", 6);
+
+    /// Defects that the walk found. JSON lists them under this key.
+    pub const DEFECTS: Column<Self> = Column::<Self>::of("defects", Unit::Defects, |view| {
+        view.report.completeness.defects.len() as u64
+    });
+
+    /// What a view lacks, in numbers.
+    pub const LACKS: [Column<Self>; 3] = [Self::STOPPED, Self::EVENTS_LOST, Self::DEFECTS];
 }
 
 impl Point {

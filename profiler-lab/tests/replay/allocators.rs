@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use profiler_lab::allocators::Allocator;
 use profiler_lab::play::{PlayError, Played, Setup, play};
+use profiler_testing::trace::TraceBuilder;
 
-use super::trace::TraceBuilder;
+use super::program::program;
 
 /// The object of an allocator that fragscope has.
 pub(crate) fn named(name: &str) -> PathBuf {
@@ -29,7 +30,7 @@ pub(crate) fn compile(folder: &Path, source: &str) -> PathBuf {
 }
 
 fn outcome(preload: PathBuf) -> Result<Played, PlayError> {
-    let mut trace = TraceBuilder::new();
+    let mut trace = TraceBuilder::default();
     for _ in 0..1000 {
         trace.alloc(0, 12_345);
     }
@@ -40,7 +41,7 @@ fn outcome(preload: PathBuf) -> Result<Played, PlayError> {
         memory_limit: Some(64 << 20),
         ..Setup::default()
     };
-    play(&trace.program(), &setup, &|_| true)
+    play(&program(&trace), &setup, &|_| true)
 }
 
 fn outcome_of(source: &str) -> Result<Played, PlayError> {

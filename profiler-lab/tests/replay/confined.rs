@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use profiler_lab::play::{PlayError, Setup, play};
+use profiler_testing::trace::TraceBuilder;
 
-use super::trace::TraceBuilder;
+use super::program::program;
 
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
@@ -35,7 +36,7 @@ fn attacker(folder: &Path) -> PathBuf {
 /// What the attacks came to, of a program that starts another one or not.
 fn said(starts_another: bool) -> String {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut trace = TraceBuilder::new();
+    let mut trace = TraceBuilder::default();
     trace.alloc(0, 64);
     if starts_another {
         trace.begin(1, 1);
@@ -48,7 +49,7 @@ fn said(starts_another: bool) -> String {
         preload: Some(attacker(folder.path())),
         ..Setup::default()
     };
-    let outcome = play(&trace.program(), &setup, &|_| true);
+    let outcome = play(&program(&trace), &setup, &|_| true);
     let kept = fs::read_to_string(folder.path().join("file"));
     assert_eq!(kept.expect("it is still there"), "as it was");
     let mut names: Vec<_> = fs::read_dir(folder.path()).expect("listed").collect();

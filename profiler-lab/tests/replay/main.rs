@@ -4,19 +4,20 @@
 mod allocators;
 mod confined;
 mod processes;
-mod trace;
+mod program;
 
 use std::time::Duration;
 
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_lab::play::{Played, Setup, play};
+use profiler_testing::trace::TraceBuilder;
 
-use self::trace::TraceBuilder;
+use self::program::program;
 
 const MIB: u64 = 1 << 20;
 
 fn played(trace: &TraceBuilder, setup: &Setup) -> Played {
-    let program = trace.program();
+    let program = program(trace);
     play(&program, setup, &|_| true).expect("it plays")
 }
 
@@ -45,7 +46,7 @@ fn live_blocks(heap: &HeapSnapshot) -> u64 {
 
 #[test]
 fn what_the_trace_has_live_is_live_in_the_player() {
-    let mut trace = TraceBuilder::new();
+    let mut trace = TraceBuilder::default();
     let mut kept = 0;
     for n in 0..20_000u64 {
         let block = trace.alloc(0, 16 + n * 37 % 3000);
@@ -69,7 +70,7 @@ fn what_the_trace_has_live_is_live_in_the_player() {
 
 #[test]
 fn each_thread_of_the_trace_has_its_arena() {
-    let mut trace = TraceBuilder::new();
+    let mut trace = TraceBuilder::default();
     for thread in 0..5 {
         trace.alloc(thread, 1000);
     }
@@ -88,7 +89,7 @@ fn each_thread_of_the_trace_has_its_arena() {
 
 #[test]
 fn large_blocks_are_touched_as_far_as_is_known() {
-    let mut trace = TraceBuilder::new();
+    let mut trace = TraceBuilder::default();
     let known = trace.alloc(0, 64 * MIB);
     trace.touched(known, 8 * MIB);
     trace.alloc(0, 32 * MIB);
@@ -105,7 +106,7 @@ fn large_blocks_are_touched_as_far_as_is_known() {
 
 #[test]
 fn checkpoints_are_reached_in_order_and_carry_what_was_live() {
-    let mut trace = TraceBuilder::new();
+    let mut trace = TraceBuilder::default();
     let mut wanted = Vec::new();
     let mut blocks = Vec::new();
     for n in 1..=4 {
@@ -131,7 +132,7 @@ fn checkpoints_are_reached_in_order_and_carry_what_was_live() {
 fn time_in_the_trace_lets_jemalloc_purge() {
     let jemalloc = allocators::named("jemalloc");
     let last_of = |idle: Duration, conf: &str| {
-        let mut trace = TraceBuilder::new();
+        let mut trace = TraceBuilder::default();
         let blocks: Vec<_> = (0..2000).map(|_| trace.alloc(0, 40_000)).collect();
         for block in blocks {
             trace.free(0, block);
@@ -163,7 +164,7 @@ fn time_in_the_trace_lets_jemalloc_purge() {
 fn jemallocs_background_threads_live_in_the_time_of_the_trace() {
     let jemalloc = allocators::named("jemalloc");
     let last_of = |conf: &str| {
-        let mut trace = TraceBuilder::new();
+        let mut trace = TraceBuilder::default();
         let blocks: Vec<_> = (0..2000).map(|_| trace.alloc(0, 40_000)).collect();
         for block in blocks {
             trace.free(0, block);
@@ -186,7 +187,7 @@ fn jemallocs_background_threads_live_in_the_time_of_the_trace() {
 
 #[test]
 fn a_periodic_trim_returns_what_is_free() {
-    let mut trace = TraceBuilder::new();
+    let mut trace = TraceBuilder::default();
     let blocks: Vec<_> = (0..4000).map(|_| trace.alloc(0, 10_000)).collect();
     let last = trace.alloc(0, 64);
     for block in blocks {

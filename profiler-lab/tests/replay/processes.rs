@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use profiler_lab::play::{PlayError, PlayedCheckpoint, Setup, play};
+use profiler_testing::trace::TraceBuilder;
 use profiler_trace::trace::EventKind;
 
 use super::allocators::compile;
-use super::trace::TraceBuilder;
+use super::program::program;
 use super::{MIB, played};
 
 /// Blocks that make 1 MiB, small enough to be touched whole.
@@ -24,7 +25,7 @@ fn at(checkpoints: &[PlayedCheckpoint]) -> Vec<(u32, u64)> {
 
 #[test]
 fn a_forked_child_has_what_its_parent_had_and_frees_its_own_copy() {
-    let mut trace = TraceBuilder::new();
+    let mut trace = TraceBuilder::default();
     mebibytes(&mut trace, 0, 20);
     let shared = trace.alloc(0, 100);
     trace.fork(0, 1, 1);
@@ -44,7 +45,7 @@ fn a_forked_child_has_what_its_parent_had_and_frees_its_own_copy() {
 
 #[test]
 fn a_spawned_program_and_one_after_exec_begin_with_nothing() {
-    let mut trace = TraceBuilder::new();
+    let mut trace = TraceBuilder::default();
     mebibytes(&mut trace, 0, 20);
     trace.begin(1, 3);
     mebibytes(&mut trace, 3, 4);
@@ -62,7 +63,7 @@ fn a_spawned_program_and_one_after_exec_begin_with_nothing() {
 
 #[test]
 fn threads_of_a_child_are_its_own() {
-    let mut trace = TraceBuilder::new();
+    let mut trace = TraceBuilder::default();
     trace.alloc(0, 100);
     trace.fork(0, 1, 1);
     trace.begin(1, 2);
@@ -77,7 +78,7 @@ fn threads_of_a_child_are_its_own() {
 /// A process that forks so many children, each of which then has `own` MiB more, and looks at all of
 /// them for long enough to be found out.
 fn with_children(children: u64, shared: u64, own: u64) -> Result<(), PlayError> {
-    let mut trace = TraceBuilder::new();
+    let mut trace = TraceBuilder::default();
     mebibytes(&mut trace, 0, shared);
     for child in 1..=children {
         trace.fork(0, child, child);
@@ -90,7 +91,7 @@ fn with_children(children: u64, shared: u64, own: u64) -> Result<(), PlayError> 
         memory_limit: Some(64 << 20),
         ..Setup::default()
     };
-    play(&trace.program(), &setup, &|_| true).map(drop)
+    play(&program(&trace), &setup, &|_| true).map(drop)
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn the_memory_of_all_processes_is_limited_and_what_they_share_counts_once() {
 /// takes.
 fn with_crashing_children(source: &str) -> (Result<(), PlayError>, Duration) {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut trace = TraceBuilder::new();
+    let mut trace = TraceBuilder::default();
     trace.alloc(0, 100);
     trace.fork(0, 1, 1);
     trace.alloc(1, 100);
@@ -117,7 +118,7 @@ fn with_crashing_children(source: &str) -> (Result<(), PlayError>, Duration) {
         preload: Some(compile(folder.path(), source)),
         ..Setup::default()
     };
-    let program = trace.program();
+    let program = program(&trace);
     let began = Instant::now();
     let outcome = play(&program, &setup, &|_| true).map(drop);
     (outcome, began.elapsed())

@@ -1,6 +1,7 @@
 //! Flags and commands, and how they become options.
 
 mod files;
+mod once;
 mod top;
 mod values;
 
@@ -8,17 +9,15 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use profiler_sampling::SamplingOptions;
 
-use self::files::LimitArgs;
 pub(super) use self::files::{Export, ExportArgs, ReplayArgs, ViewArgs};
+pub(super) use self::once::{DiffArgs, ExplainArgs, SnapshotArgs};
 pub(super) use self::top::TopArgs;
 use self::values::{budget, duration, interval, size};
-use crate::session::diff::{After, DiffOptions};
-use crate::session::options::{AttachOptions, Budget, ReadObjects, SnapshotOptions, Subject};
+use crate::session::options::{AttachOptions, Budget};
 use crate::session::record::{RecordOptions, Recorded};
-use crate::session::saved::SavedOptions;
 use crate::session::what_if::WhatIfOptions;
 
 const EXIT_CODES: &str = "\
@@ -256,90 +255,6 @@ impl SamplingArgs {
     }
 }
 
-#[derive(Debug, Args)]
-pub(super) struct SnapshotSourceArgs {
-    /// The process to profile
-    #[arg(short, long, value_name = "PID", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(i32).range(1..))]
-    pub(super) pid: Option<i32>,
-    /// Read this core file, of the kernel or of gcore, instead of a process
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "no_stop", "swap_in"])]
-    core: Option<PathBuf>,
-    /// The program that ran, when its file is no longer at its path
-    #[arg(long, value_name = "FILE", requires = "core")]
-    exe: Option<PathBuf>,
-    #[command(flatten)]
-    sampling: SamplingArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(group(subject(&["pid", "core"])))]
-pub(super) struct SnapshotArgs {
-    #[command(flatten)]
-    pub(super) source: SnapshotSourceArgs,
-    /// Print JSON (schema fragscope.snapshot/1) instead of text
-    #[arg(long)]
-    pub(super) json: bool,
-    /// Play its heap into other allocators, to predict what they would need
-    #[arg(long)]
-    predict: bool,
-    /// Say what Python's objects are, by type, and which names hold them: types, names and lengths are
-    /// read, values never
-    #[arg(long)]
-    objects: bool,
-    /// As --objects, exact: all is read while the target is stopped, for about a second for each
-    /// 300 MiB of objects and no longer than --max-stop
-    #[arg(long, conflicts_with_all = ["core", "no_stop"])]
-    stop_for_objects: bool,
-    /// As --objects, twice, so far apart, e.g. 10s: what grows is said by type and by who holds it
-    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "core")]
-    growth: Option<Duration>,
-    /// File to write as well; .fragsnap, .json, .csv or .hlog by its ending; may be given several times
-    #[arg(short, long = "output", value_name = "FILE")]
-    outputs: Vec<PathBuf>,
-}
-
-/// What is inspected: exactly one of these.
-fn subject(args: &[&'static str]) -> ArgGroup {
-    ArgGroup::new("subject").args(args).required(true)
-}
-
-#[derive(Debug, Args)]
-#[command(group(subject(&["pid", "core", "saved"])))]
-pub(super) struct ExplainArgs {
-    /// A saved session, of which the last walk is explained
-    #[arg(id = "saved", value_name = "FILE", conflicts_with_all = ["no_stop", "swap_in"])]
-    file: Option<PathBuf>,
-    /// Explain this walk instead of the last, by its number from 1 on
-    #[arg(long, value_name = "N", conflicts_with_all = ["pid", "core"],
-        value_parser = clap::value_parser!(u64).range(1..))]
-    at: Option<u64>,
-    /// Say what grew since the objects in this earlier saved session of the same process
-    #[arg(long, value_name = "EARLIER", requires = "saved", conflicts_with_all = ["pid", "core"])]
-    since: Option<PathBuf>,
-    /// Do not play its heap into other allocators to predict what they would need
-    #[arg(long)]
-    pub(super) no_predict: bool,
-    /// Time between two walks after which Python's objects are read, to say what grows
-    ///
-    /// `explain` takes that long, and the time to read the objects: about a second for each 300 MiB of
-    /// them. 0s reads them once, without growth.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration,
-        conflicts_with_all = ["core", "saved"])]
-    growth: Duration,
-    /// Do not read Python's objects
-    #[arg(long, conflicts_with = "saved")]
-    no_objects: bool,
-    /// Read Python's objects while the target is stopped, for about a second for each 300 MiB of them and
-    /// no longer than --max-stop: exact also where they turn over fast
-    #[arg(long, conflicts_with_all = ["core", "saved", "no_stop", "no_objects"])]
-    stop_for_objects: bool,
-    #[command(flatten)]
-    pub(super) source: SnapshotSourceArgs,
-    #[command(flatten)]
-    limits: LimitArgs,
-}
-
 impl Command {
     /// Whether it looks at no process, only at files that the caller names.
     pub(super) fn reads_files_alone(&self) -> bool {
@@ -349,71 +264,6 @@ impl Command {
             Self::Snapshot(args) => args.source.pid.is_none(),
             Self::Explain(args) => args.source.pid.is_none(),
             _ => false,
-        }
-    }
-}
-
-impl ExplainArgs {
-    /// What is to be looked at: a saved session, or else a process or a core.
-    pub(super) fn options(&self) -> Result<SavedOptions, SnapshotOptions> {
-        match &self.file {
-            Some(file) => Ok(SavedOptions {
-                since: self.since.clone(),
-                ..self.limits.saved(file, self.at)
-            }),
-            None => Err(SnapshotOptions {
-                predict: !self.no_predict,
-                objects: (!self.no_objects).then_some(ReadObjects {
-                    in_stop: self.stop_for_objects,
-                    twice: Some(self.growth).filter(|apart| !apart.is_zero()),
-                }),
-                ..self.source.options()
-            }),
-        }
-    }
-}
-
-#[derive(Debug, Args)]
-#[command(group(subject(&["pid", "after"])))]
-pub(super) struct DiffArgs {
-    /// The saved session to compare with
-    #[arg(value_name = "BEFORE")]
-    before: PathBuf,
-    /// The saved session that is compared
-    #[arg(value_name = "AFTER")]
-    after: Option<PathBuf>,
-    /// Compare this process, as it is now
-    #[arg(short, long, value_name = "PID", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(i32).range(1..))]
-    pub(super) pid: Option<i32>,
-    /// Take this walk of BEFORE instead of the last, by its number from 1 on
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    before_at: Option<u64>,
-    /// Take this walk of AFTER instead of the last
-    #[arg(long, value_name = "N", conflicts_with = "pid",
-        value_parser = clap::value_parser!(u64).range(1..))]
-    at: Option<u64>,
-    /// Print JSON (schema fragscope.diff/1) instead of text
-    #[arg(long)]
-    pub(super) json: bool,
-    #[command(flatten)]
-    sampling: SamplingArgs,
-    #[command(flatten)]
-    limits: LimitArgs,
-}
-
-impl DiffArgs {
-    pub(super) fn options(&self) -> DiffOptions {
-        DiffOptions {
-            before: self.limits.saved(&self.before, self.before_at),
-            after: match (&self.after, self.pid) {
-                (Some(file), _) => After::Saved(self.limits.saved(file, self.at)),
-                (None, pid) => After::Process {
-                    // One of the two is required.
-                    pid: pid.unwrap_or(0),
-                    sampling: self.sampling.options(),
-                },
-            },
         }
     }
 }
@@ -508,44 +358,6 @@ impl WatchArgs {
             }),
             sampling: self.sampling.options(),
             outputs: self.outputs.clone(),
-        }
-    }
-}
-
-impl SnapshotSourceArgs {
-    pub(super) fn options(&self) -> SnapshotOptions {
-        let subject = match &self.core {
-            Some(file) => Subject::Core {
-                file: file.clone(),
-                exe: self.exe.clone(),
-            },
-            None => Subject::Process {
-                // Required where there is no core.
-                pid: self.pid.unwrap_or_default(),
-                sampling: self.sampling.options(),
-            },
-        };
-        SnapshotOptions {
-            subject,
-            predict: false,
-            objects: None,
-            outputs: Vec::new(),
-        }
-    }
-}
-
-impl SnapshotArgs {
-    pub(super) fn options(&self) -> SnapshotOptions {
-        SnapshotOptions {
-            predict: self.predict,
-            objects: (self.objects || self.stop_for_objects || self.growth.is_some()).then_some(
-                ReadObjects {
-                    in_stop: self.stop_for_objects,
-                    twice: self.growth,
-                },
-            ),
-            outputs: self.outputs.clone(),
-            ..self.source.options()
         }
     }
 }

@@ -15,16 +15,18 @@ use clap::Parser;
 use clap::error::ContextValue;
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
+use profiler_core::view::View;
 use profiler_lab::report::Report;
 use profiler_trace::limits::Incomplete;
 use signal_hook::consts::{SIGUSR1, SIGUSR2, SIGXFSZ};
 
 use self::advice::Advice;
-use self::args::{Command, Export, Line};
+use self::args::{Command, ExplainArgs, Export, ExportArgs, Line, ReplayArgs, TopArgs};
 use self::exit::Exit;
 use self::failure::{Failure, check_host};
 use crate::say;
 use crate::session::convert::Converted;
+use crate::session::options::SnapshotOptions;
 use crate::session::record::RecordEnding;
 use crate::session::top::Once;
 use crate::session::{self, Ending, SessionError};
@@ -179,40 +181,85 @@ fn whole_snapshot(missing_bytes: u64, interrupted: bool, advice: &Advice) -> Exi
     }
 }
 
+fn top(args: &TopArgs) -> Result<Exit, Failure> {
+    if !args.once {
+        return Ok(session::top::top(&args.options())?.into());
+    }
+    match session::top::once(&args.options())? {
+        Once::Seen(view) => {
+            unless_closed(print::host(&view, &args.options()))?;
+            Ok(Exit::Done)
+        }
+        Once::Interrupted => Ok(Exit::Interrupted),
+    }
+}
+
+/// Takes a snapshot and prints what `print` makes of it.
+fn snapshot(
+    options: &SnapshotOptions,
+    print: impl FnOnce(&View) -> io::Result<()>,
+    advice: &Advice,
+) -> Result<Exit, Failure> {
+    let taken = session::snapshot(options)?;
+    unless_closed(print(&taken.view))?;
+    taken.saved.map_err(SessionError::from)?;
+    let interrupted = taken.interrupted;
+    Ok(whole_snapshot(taken.missing_bytes, interrupted, advice))
+}
+
+fn explain(args: &ExplainArgs, advice: &Advice) -> Result<Exit, Failure> {
+    let saved = match args.options() {
+        Ok(saved) => saved,
+        Err(source) => return snapshot(&source, print::explanation, advice),
+    };
+    let saved = match args.no_predict {
+        true => session::saved::load(&saved)?,
+        false => session::saved::load_predicted(&saved)?,
+    };
+    unless_closed(print::explanation(&saved.view))?;
+    Ok(whole_session(saved.trouble, advice))
+}
+
+fn export(args: &ExportArgs, advice: &Advice) -> Result<Exit, Failure> {
+    let recording = match args.options() {
+        Export::Session(options) => {
+            let trouble = session::saved::export(&options)?;
+            return Ok(whole_session(trouble, advice));
+        }
+        Export::Recording(options) => options,
+    };
+    Ok(match session::convert::to_logalloc(&recording)? {
+        Converted::Whole => Exit::Done,
+        Converted::Part(incomplete) => not_whole("recording", &incomplete, advice),
+        Converted::Interrupted => Exit::Interrupted,
+    })
+}
+
+fn replay(args: &ReplayArgs, advice: &Advice) -> Result<Exit, Failure> {
+    let report = session::replay::run(&args.options(), args.output.as_ref())?;
+    unless_closed(print::replay(&report, args.json))?;
+    if let Some(kind) = &report.trace.not_loaded {
+        advice.print(kind);
+    }
+    Ok(match &report.trace.trouble {
+        _ if report.interrupted => Exit::Interrupted,
+        _ if failed_to_play(&report, args.chooses(), advice) => Exit::Error,
+        Some(incomplete) => not_whole("recording", incomplete, advice),
+        None if report.trace.lacks_events() => Exit::NotWhole,
+        None => Exit::Done,
+    })
+}
+
 fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
     let exit: Exit = match command {
         Command::Attach(args) => session::attach(&args.options())?.into(),
-        Command::Top(args) if args.once => match session::top::once(&args.options())? {
-            Once::Seen(view) => {
-                unless_closed(print::host(&view, &args.options()))?;
-                Exit::Done
-            }
-            Once::Interrupted => Exit::Interrupted,
-        },
-        Command::Top(args) => session::top::top(&args.options())?.into(),
+        Command::Top(args) => top(args)?,
         Command::Demo(args) => session::demo(&args.options())?.into(),
         Command::Snapshot(args) => {
-            let taken = session::snapshot(&args.options())?;
-            unless_closed(print::snapshot(&taken.view, args.json))?;
-            taken.saved.map_err(SessionError::from)?;
-            whole_snapshot(taken.missing_bytes, taken.interrupted, advice)
+            let print = |view: &View| print::snapshot(view, args.json);
+            snapshot(&args.options(), print, advice)?
         }
-        Command::Explain(args) => match args.options() {
-            Ok(saved) => {
-                let saved = match args.no_predict {
-                    true => session::saved::load(&saved)?,
-                    false => session::saved::load_predicted(&saved)?,
-                };
-                unless_closed(print::explanation(&saved.view))?;
-                whole_session(saved.trouble, advice)
-            }
-            Err(source) => {
-                let taken = session::snapshot(&source)?;
-                unless_closed(print::explanation(&taken.view))?;
-                taken.saved.map_err(SessionError::from)?;
-                whole_snapshot(taken.missing_bytes, taken.interrupted, advice)
-            }
-        },
+        Command::Explain(args) => explain(args, advice)?,
         Command::Diff(args) => {
             let compared = session::diff::diff(&args.options())?;
             unless_closed(print::difference(&compared, args.json))?;
@@ -229,28 +276,8 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
             RecordEnding::Command(code) => return Ok(code.into()),
             RecordEnding::Session(ending) => ending.into(),
         },
-        Command::Export(args) => match args.options() {
-            Export::Session(options) => whole_session(session::saved::export(&options)?, advice),
-            Export::Recording(options) => match session::convert::to_logalloc(&options)? {
-                Converted::Whole => Exit::Done,
-                Converted::Part(incomplete) => not_whole("recording", &incomplete, advice),
-                Converted::Interrupted => Exit::Interrupted,
-            },
-        },
-        Command::Replay(args) => {
-            let report = session::replay::run(&args.options(), args.output.as_ref())?;
-            unless_closed(print::replay(&report, args.json))?;
-            if let Some(kind) = &report.trace.not_loaded {
-                advice.print(kind);
-            }
-            match &report.trace.trouble {
-                _ if report.interrupted => Exit::Interrupted,
-                _ if failed_to_play(&report, args.chooses(), advice) => Exit::Error,
-                Some(incomplete) => not_whole("recording", incomplete, advice),
-                None if report.trace.lacks_events() => Exit::NotWhole,
-                None => Exit::Done,
-            }
-        }
+        Command::Export(args) => export(args, advice)?,
+        Command::Replay(args) => replay(args, advice)?,
         Command::Doctor(args) => {
             let checks = match args.pid.filter(|_| args.repair) {
                 Some(pid) => session::doctor::repair(pid)?,

@@ -17,7 +17,7 @@ use profiler_core::text::visible;
 use profiler_core::units::{Unit, Value};
 use profiler_core::view::{Point, View};
 
-use super::names::{events_lost, rfc3339};
+use super::names::rfc3339;
 
 const HEADER: [&str; 8] = [
     "taken_at",
@@ -236,19 +236,7 @@ fn totals(rows: &mut Rows, view: &View) -> Result<(), csv::Error> {
     if let Some(fork) = &view.report.fork {
         rows.columns("fork", "", "", &ForkSharing::COLUMNS, fork)?;
     }
-    let whole = |value: u64| Some(Value::Whole(value));
-    let fields = [
-        (
-            "stopped",
-            Unit::Flag,
-            whole(seen.stand_still.is_throughout().into()),
-        ),
-        ("events_lost", Unit::Events, whole(events_lost(view))),
-        ("defects", Unit::Defects, whole(seen.defects.len() as u64)),
-    ];
-    for field in fields {
-        rows.row("completeness", "", "", field)?;
-    }
+    rows.columns("completeness", "", "", &View::LACKS, view)?;
     rows.columns("completeness", "", "", &Completeness::COLUMNS, seen)
 }
 

@@ -2,10 +2,10 @@
 
 use profiler_core::activity::{Activity, ProbeCost};
 use profiler_core::metrics::MetricId;
-use profiler_core::units::{bytes, count, nanoseconds, time_of_day};
+use profiler_core::units::{bytes, nanoseconds, time_of_day};
 use profiler_core::view::{Point, View};
 
-use super::names::{events_lost, gaps, latest};
+use super::names::{gaps, latest};
 
 /// What a line is made from: a view, with the kernel's latest count and what keeps its figures from
 /// being whole.
@@ -41,8 +41,8 @@ const COLUMNS: [Column; 13] = [
         Some(nanoseconds(lifetimes.value_at_quantile(0.99)))
     }),
     ("cost", 6, |of| ProbeCost::SHARE.text(&of.activity()?.cost)),
-    ("lost", 6, |of| {
-        of.activity().map(|_| count(events_lost(of.view)))
+    (View::EVENTS_LOST.title, View::EVENTS_LOST.width, |of| {
+        of.activity().and_then(|_| View::EVENTS_LOST.text(of.view))
     }),
     ("status", 0, |of| {
         Some(if of.gaps.is_empty() {

@@ -48,12 +48,6 @@ pub(super) fn latest(view: &View) -> Point {
     }
 }
 
-/// Events lost since attaching, by the newest account.
-pub(super) fn events_lost(view: &View) -> u64 {
-    let seen = view.activity.as_ref().map_or(0, |a| a.events_lost);
-    view.report.completeness.events_lost.max(seen)
-}
-
 /// A walk is stale when RSS has moved by more than one part of so many since.
 const STALE_PART: u64 = 10;
 
@@ -77,7 +71,7 @@ pub(super) fn gaps(view: &View) -> Vec<&'static str> {
         ("stale", walked && now.abs_diff(then) > then / STALE_PART),
         ("unread", completeness.unreadable_bytes > 0),
         ("defects", !completeness.defects.is_empty()),
-        ("lost", events_lost(view) > 0),
+        ("lost", view.events_lost() > 0),
         ("untracked", seen.is_some_and(|a| a.untracked_blocks > 0)),
         ("no-probes", view.probes_wanted && seen.is_none()),
         (

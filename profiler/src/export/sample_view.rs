@@ -152,14 +152,7 @@ fn histogram(values: &[u64]) -> Histogram<u64> {
     histogram
 }
 
-/// The view with everything that can be in one.
-pub(super) fn full() -> View {
-    let mut sample = sample();
-    sample.completeness.defects.push(Defect {
-        addr: Some(RemoteAddr::new(HEAP)),
-        what: "a chunk's size is odd".into(),
-        bytes: 16,
-    });
+fn activity() -> Activity {
     let class = |bytes, frees| ClassActivity {
         class: SizeClass::of(bytes),
         allocs: 3,
@@ -176,7 +169,7 @@ pub(super) fn full() -> View {
         hits: 12,
         state,
     };
-    let activity = Activity {
+    Activity {
         elapsed_ns: 10_000_000_000,
         armed_ns: 2_500_000_000,
         allocs: u64::MAX / 8,
@@ -205,17 +198,11 @@ pub(super) fn full() -> View {
             budget: Some(0.05),
         },
         ended: None,
-    };
-    let point = |seconds: u64, live_bytes| Point {
-        time_ns: TAKEN_AT_NS + seconds * 1_000_000_000,
-        rss_bytes: 5 * PAGE_SIZE,
-        swap_bytes: 0,
-        live_bytes,
-        heap_bytes: live_bytes.map(|live| 2 * live),
-    };
-    let mut report = FragReport::from_sample(&sample).with_predictions(predictions());
-    // Three pages are too few for a rule to speak.
-    report.findings.push(Finding {
+    }
+}
+
+fn finding() -> Finding {
+    Finding {
         mechanism: Mechanism::PinnedPages,
         claim: "64 bytes hold a page.".into(),
         bytes: Some(PAGE_SIZE - 64),
@@ -229,10 +216,30 @@ pub(super) fn full() -> View {
             sentences: "Free them.",
         },
         confidence: Confidence::Medium,
+    }
+}
+
+/// The view with everything that can be in one.
+pub(super) fn full() -> View {
+    let mut sample = sample();
+    sample.completeness.defects.push(Defect {
+        addr: Some(RemoteAddr::new(HEAP)),
+        what: "a chunk's size is odd".into(),
+        bytes: 16,
     });
+    let mut report = FragReport::from_sample(&sample).with_predictions(predictions());
+    // Three pages are too few for a rule to speak.
+    report.findings.push(finding());
+    let point = |seconds: u64, live_bytes| Point {
+        time_ns: TAKEN_AT_NS + seconds * 1_000_000_000,
+        rss_bytes: 5 * PAGE_SIZE,
+        swap_bytes: 0,
+        live_bytes,
+        heap_bytes: live_bytes.map(|live| 2 * live),
+    };
     View {
         report: Arc::new(report),
-        activity: Some(Arc::new(activity)),
+        activity: Some(Arc::new(activity())),
         probes_wanted: true,
         notices: vec!["probes: 2 of 3 work".into()],
         history: Arc::new(vec![point(0, None), point(1, Some(PAGE_SIZE))]),

@@ -79,76 +79,116 @@ async fn watch(
     recorder: &Recorder,
 ) -> Result<Watched, SessionError> {
     let began = Instant::now();
-    let mut session = SessionWorker::start(options.clone(), sampler, recorder.clone())?;
+    let session = SessionWorker::start(options.clone(), sampler, recorder.clone())?;
     let deadline = options.duration.map(|duration| began + duration);
     let far = began + Duration::from_secs(u64::from(u32::MAX));
     let over = sleep_until(deadline.unwrap_or(far).into());
     tokio::pin!(over);
     let mut ticks = interval(options.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut walking = true;
-    let mut last: Option<View> = None;
+    let mut watch = Watch {
+        session,
+        front,
+        outputs,
+        walking: true,
+        last: None,
+    };
     let ending = loop {
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
-            name = signals.next() => break Ok(Ending::Interrupted(name)),
-            request = front.next_request() => match request {
-                Effect::Quit => break Ok(Ending::Done),
-                Effect::Interrupt => break Ok(Ending::Interrupted("Ctrl-C")),
-                Effect::Walk if last.as_ref().is_some_and(|view| view.ended.is_some()) => {
-                    front.note("the target is gone: there is nothing left to walk".into());
-                }
-                Effect::Walk => session.walk_now(),
-                Effect::ReadObjects if last.as_ref().is_some_and(|view| view.ended.is_some()) => {
-                    front.note("the target is gone: its objects cannot be read".into());
-                }
-                Effect::ReadObjects => session.read_objects_now(),
-                Effect::Pause(paused) => walking = !paused,
-                // Only of a saved session are there other walks to show.
-                Effect::Show(_) => {}
-                Effect::Export => {
-                    let saved = last.as_ref().map(|view| outputs.export_now(view));
-                    let none_yet = || Err("there is nothing to export yet".to_owned());
-                    front.note(saved.unwrap_or_else(none_yet).unwrap_or_else(|error| error));
-                }
-            },
-            () = &mut over => break Ok(Ending::Done),
-            view = session.next() => {
-                let view = view?;
-                let shown = front.show(view.clone());
-                let ended = view.ended.clone();
-                last = Some(view);
-                if let Err(error) = shown {
-                    break Err(error);
-                }
-                if let Some(how) = ended && !front.outlives_target() {
-                    break Ok(Ending::TargetGone(how));
-                }
-            },
-            _ = ticks.tick() => session.tick(walking),
+            name = signals.next() => Some(Ok(Ending::Interrupted(name))),
+            request = watch.front.next_request() => watch.answer(request).map(Ok),
+            () = &mut over => Some(Ok(Ending::Done)),
+            view = watch.session.next() => watch.show(view?).transpose(),
+            _ = ticks.tick() => {
+                watch.session.tick(watch.walking);
+                None
+            }
+        };
+        if let Some(ending) = ended {
+            break ending;
         }
     };
-    // Removing the probes takes a moment that nobody should spend before a dead screen.
-    front.leave();
-    let mut ending = ending;
-    session.finish(walking);
-    if !matches!(ending, Ok(Ending::Interrupted(_))) {
-        tokio::select! {
-            biased;
-            name = signals.next() => ending = ending.map(|_| Ending::Interrupted(name)),
-            view = session.last() => last = Some(view?),
+    watch.finish(signals, ending).await
+}
+
+/// A session as it goes on.
+struct Watch<'a> {
+    session: SessionWorker,
+    front: &'a mut Front,
+    outputs: &'a Outputs,
+    walking: bool,
+    last: Option<View>,
+}
+
+impl Watch<'_> {
+    /// Does what the user requests, unless it ends the session.
+    fn answer(&mut self, request: Effect) -> Option<Ending> {
+        let is_gone = self.last.as_ref().is_some_and(|view| view.ended.is_some());
+        match request {
+            Effect::Quit => return Some(Ending::Done),
+            Effect::Interrupt => return Some(Ending::Interrupted("Ctrl-C")),
+            Effect::Walk if is_gone => {
+                let why = "the target is gone: there is nothing left to walk";
+                self.front.note(why.into());
+            }
+            Effect::Walk => self.session.walk_now(),
+            Effect::ReadObjects if is_gone => {
+                let why = "the target is gone: its objects cannot be read";
+                self.front.note(why.into());
+            }
+            Effect::ReadObjects => self.session.read_objects_now(),
+            Effect::Pause(paused) => self.walking = !paused,
+            // Only of a saved session are there other walks to show.
+            Effect::Show(_) => {}
+            Effect::Export => {
+                let saved = self.last.as_ref();
+                let saved = saved.map(|view| self.outputs.export_now(view));
+                let none_yet = || Err("there is nothing to export yet".to_owned());
+                let note = saved.unwrap_or_else(none_yet);
+                self.front.note(note.unwrap_or_else(|error| error));
+            }
         }
+        None
     }
-    if matches!(ending, Ok(Ending::Interrupted(_))) {
-        // What the session is in the midst of is left to itself: its guards end what it did to the
-        // target when this process ends.
-        if let Ok(view) = timeout(AFTER_SIGNAL, session.last()).await {
-            last = Some(view?);
+
+    /// Shows a view, which may be the last of a target.
+    fn show(&mut self, view: View) -> io::Result<Option<Ending>> {
+        let shown = self.front.show(view.clone());
+        let ended = view.ended.clone();
+        self.last = Some(view);
+        shown?;
+        let ended = ended.filter(|_| !self.front.outlives_target());
+        Ok(ended.map(Ending::TargetGone))
+    }
+
+    /// Removes the probes and takes the last view.
+    async fn finish(
+        mut self,
+        mut signals: Signals,
+        mut ending: io::Result<Ending>,
+    ) -> Result<Watched, SessionError> {
+        // Removing the probes takes a moment that nobody should spend before a dead screen.
+        self.front.leave();
+        self.session.finish(self.walking);
+        if !matches!(ending, Ok(Ending::Interrupted(_))) {
+            tokio::select! {
+                biased;
+                name = signals.next() => ending = ending.map(|_| Ending::Interrupted(name)),
+                view = self.session.last() => self.last = Some(view?),
+            }
         }
+        if matches!(ending, Ok(Ending::Interrupted(_))) {
+            // What the session is in the midst of is left to itself: its guards end what it did to the
+            // target when this process ends.
+            if let Ok(view) = timeout(AFTER_SIGNAL, self.session.last()).await {
+                self.last = Some(view?);
+            }
+        }
+        let gone = self.last.as_ref().and_then(|view| view.ended.clone());
+        if let (Some(how), Ok(Ending::Done)) = (gone, &ending) {
+            ending = Ok(Ending::TargetGone(how));
+        }
+        Ok((self.last, ending))
     }
-    let gone = last.as_ref().and_then(|view| view.ended.clone());
-    if let (Some(how), Ok(Ending::Done)) = (gone, &ending) {
-        ending = Ok(Ending::TargetGone(how));
-    }
-    Ok((last, ending))
 }

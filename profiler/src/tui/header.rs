@@ -106,7 +106,7 @@ fn sureness(app: &App, view: &View) -> Vec<Span<'static>> {
         pieces.push(Span::styled("no probes", theme.quiet()));
         return pieces;
     };
-    match activity.events_lost {
+    match view.events_lost() {
         0 => {}
         1 => pieces.push(Span::styled("1 event lost", theme.warn())),
         more => {

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use profiler_testing::child::{Child, eventually};
+use profiler_testing::child::Child;
+use profiler_testing::wait::eventually;
 
-use super::support::{fragscope, stderr, text, wait_until};
+use super::support::{fragscope, stderr, stdout, text};
 
 /// A group of our own that can be frozen, of the first version where that is mounted.
 struct Freezer {
@@ -46,8 +47,8 @@ impl Freezer {
         };
         let state = self.path.join(file);
         let state = || fs::read_to_string(&state).expect("a state");
-        wait_until("it is frozen", || {
-            state().lines().any(|line| line == wanted)
+        eventually("its frozen state", || {
+            state().lines().any(|line| line == wanted).then_some(())
         });
     }
 }
@@ -92,11 +93,7 @@ fn a_frozen_target_is_walked_called_frozen_and_goes_on_when_it_is_thawed() {
         ),
     ] {
         let output = fragscope(words);
-        let said = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            stderr(&output)
-        );
+        let said = format!("{}{}", stdout(&output), stderr(&output));
         assert!(
             code.contains(&output.status.code().unwrap_or(-1)),
             "{words:?}: {said}"

@@ -19,6 +19,7 @@ use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
 use profiler_target::{ErrorKind, Process, StopError, Target, TargetState, host};
 use profiler_testing::child::{self, Child, KillOnDrop, compiled, install, open_folder};
+use profiler_testing::wait::promptly;
 use support::{command, json};
 
 /// The variable that names the process which a copy of this program shall attach to.
@@ -242,9 +243,9 @@ fn a_guard_is_found_neither_by_name_nor_by_session_nor_by_group_and_leaves_with_
     );
     let handle = Target::open(guard).expect("we are root");
     drop(stopper);
-    while handle.state() == TargetState::Same {
-        std::thread::yield_now();
-    }
+    promptly("the guard's end", || {
+        (handle.state() != TargetState::Same).then_some(())
+    });
 }
 
 #[test]

@@ -15,10 +15,12 @@ use profiler_common::{RawEvent, RecordKind};
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
 use profiler_target::{Target, children_of};
+use profiler_testing::child::wait_for_handler;
+use profiler_testing::wait::promptly;
 use profiler_trace::trace::{By, EventKind};
 use program::{Program, record};
-use support::command;
 use support::record::Recording;
+use support::{command, stderr};
 use trace::{Trace, place};
 
 fn seed_and_events_give_the_heap(threads: u32) {
@@ -94,10 +96,12 @@ fn the_seed_and_the_events_of_many_threads_give_the_heap_at_the_end() {
     seed_and_events_give_the_heap(8);
 }
 
-/// Whether some blocks of events were written.
-fn has_events(trace: &Path) -> bool {
-    std::thread::yield_now();
-    std::fs::metadata(trace).is_ok_and(|file| file.len() > 200_000)
+/// Waits until some blocks of events were written.
+fn wait_for_events(trace: &Path) {
+    promptly("events in the file", || {
+        let file = std::fs::metadata(trace).ok()?;
+        (file.len() > 200_000).then_some(())
+    });
 }
 
 #[test]
@@ -106,10 +110,7 @@ fn a_process_that_is_busy_when_it_begins_loses_nothing() {
     assert_eq!(program.ask("busy"), "busy");
     let recorder = program.record(&["--duration", "30s"]);
     // A while that is long enough for events, however slow the machine is.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !has_events(&program.trace()) {
-        assert!(std::time::Instant::now() < deadline, "there are events");
-    }
+    wait_for_events(&program.trace());
     assert_eq!(program.ask("idle"), "idle");
     let (code, said) = recorder.interrupt();
     assert_eq!(code, 130, "{said}");
@@ -133,7 +134,7 @@ fn a_second_recorder_is_refused_and_a_third_may_follow() {
             .expect("fragscope")
     };
     let refused = second(&other);
-    let said = String::from_utf8_lossy(&refused.stderr);
+    let said = stderr(&refused);
     assert_eq!(refused.status.code(), Some(1));
     assert!(said.contains("is being recorded by another"), "{said}");
     assert!(!other.exists());
@@ -185,9 +186,7 @@ fn a_signal_while_its_file_is_begun_leaves_a_whole_one() {
         let pid = program.pid().to_string();
         let mut command = command(&["record", "--pid", &pid, "-o"]);
         let recorder = Recording::start(command.arg(&trace));
-        while !trace.exists() {
-            std::thread::yield_now();
-        }
+        promptly("the file", || trace.exists().then_some(()));
         let (code, said) = recorder.interrupt();
         assert_eq!(code, 130, "{said}");
         let trace = Trace::read(&trace);
@@ -215,20 +214,12 @@ fn signals_while_the_probes_are_loaded_do_not_make_them_slow() {
     let mut command = command(&["record", "--pid", &pid, "-o"]);
     let mut recorder = Recording::start(command.arg(&trace));
     let own = recorder.pid().as_raw();
-    let catches = || {
-        let status = std::fs::read_to_string(format!("/proc/{own}/status")).expect("it runs");
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-        let caught = u64::from_str_radix(caught.expect("a line").trim(), 16).expect("a mask");
-        caught >> (Signal::SIGUSR1 as u32 - 1) & 1 == 1
-    };
-    while !catches() {
-        std::thread::yield_now();
-    }
+    wait_for_handler(own, Signal::SIGUSR1);
     // The verifier gives up on a program when a signal is pending.
-    while !trace.exists() {
+    promptly("the file", || {
         recorder.signal(Signal::SIGUSR1);
-        std::thread::sleep(std::time::Duration::from_micros(200));
-    }
+        trace.exists().then_some(())
+    });
     recorder.wait_for("recording process");
     let held = descriptors(own.cast_unsigned());
     let count = |what: &str| held.iter().filter(|held| held.contains(what)).count();
@@ -258,7 +249,7 @@ fn a_device_is_no_place_for_it_and_the_process_runs_on() {
         .arg(program.pid().to_string())
         .output()
         .expect("fragscope");
-    let said = String::from_utf8_lossy(&recorded.stderr);
+    let said = stderr(&recorded);
     assert_eq!(recorded.status.code(), Some(1), "{said}");
     assert!(said.contains("not a regular file"), "{said}");
     let mut program = program;

@@ -10,10 +10,11 @@ use profiler_core::heap::ExtentKind;
 use profiler_core::memory::ResidentMemory;
 use profiler_core::span::SpanState;
 use profiler_target::{Libc, Process, StopError, Stopped, Target};
-use profiler_testing::child::{Child, compile, open_folder};
+use profiler_testing::child::{Child, open_folder};
+use profiler_testing::wait::promptly;
 
 use crate::support::command;
-use crate::support::record::Recording;
+use crate::support::record::{Recording, compiled_by};
 
 /// `fragscope record --pid`, up to where it records.
 pub(crate) fn record(pid: i32, output: &Path, options: &[&str]) -> Recording {
@@ -37,9 +38,7 @@ impl Program {
         change: impl FnOnce(&mut Command),
     ) -> Self {
         let folder = open_folder();
-        let program = folder.path().join("mutate");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged/mutate.c");
-        compile(compiler, &source, &[], &program);
+        let program = compiled_by(compiler, &folder, "mutate", &[]);
         let mut command = Command::new(program);
         command.arg(threads.to_string()).process_group(0);
         change(&mut command);
@@ -113,12 +112,8 @@ impl Program {
 
 /// Stops it, once the recorder does not.
 fn stop(target: &Target) -> Stopped {
-    loop {
-        match target.stop() {
-            Err(StopError::AlreadyTraced { .. } | StopError::TimedOut { .. }) => {
-                std::thread::yield_now();
-            }
-            stopped => return stopped.expect("it stops"),
-        }
-    }
+    promptly("the recorder letting it go", || match target.stop() {
+        Err(StopError::AlreadyTraced { .. } | StopError::TimedOut { .. }) => None,
+        stopped => Some(stopped.expect("it stops")),
+    })
 }

@@ -9,24 +9,11 @@ pub(crate) fn trace(described: &[(&str, &str)], blocks: u64) -> Vec<u8> {
 
 /// A trace of blocks of these sizes.
 pub(crate) fn trace_of(described: &[(&str, &str)], sizes: impl Iterator<Item = u64>) -> Vec<u8> {
-    let described = described.iter().copied().collect();
-    let writer = Writer::new(Vec::new(), &described).expect("memory");
-    let mut recorder = Recorder::new(writer, Normaliser::new(Clock::new(0, 1)));
-    for (number, bytes) in sizes.enumerate() {
-        let alloc = SourceEvent {
-            time_ns: 0,
-            process: 0,
-            thread: 0,
-            kind: SourceKind::Event(EventKind::Alloc {
-                addr: 0x1000 + ((number as u64) << 12),
-                bytes,
-                align: 0,
-                by: By::Malloc,
-            }),
-        };
-        recorder.record(&alloc).expect("memory");
+    let mut trace = TraceBuilder::new(&described.iter().copied().collect());
+    for bytes in sizes {
+        trace.alloc(0, bytes);
     }
-    recorder.finish().expect("memory").finish().expect("memory")
+    trace.finish()
 }
 
 pub(crate) fn written(folder: &Path, bytes: &[u8]) -> PathBuf {
@@ -65,8 +52,7 @@ pub(crate) fn bait(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
 }
 
 pub(crate) fn replayed(output: &Output) -> Value {
-    let said = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {said}"))
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {}", stderr(output)))
 }
 
 /// Why what the program had could not be played; empty when it was.

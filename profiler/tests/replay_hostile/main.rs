@@ -11,24 +11,18 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use made::{bait, failure_of_now, replayed, sparse_elf, trace, trace_of, written};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, mkfifo};
+use nix::unistd::mkfifo;
 use profiler_testing::child::KillOnDrop;
-use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
-use profiler_trace::trace::{By, EventKind, Writer};
+use profiler_testing::trace::TraceBuilder;
+use profiler_testing::wait::eventually;
 use serde_json::Value;
-use support::text;
-
-fn fragscope(command: &str, arguments: &[&str]) -> Command {
-    let mut fragscope = support::command(&[command]);
-    fragscope.args(arguments);
-    fragscope
-}
+use support::{command, run, stderr, text};
 
 #[test]
 fn a_trace_makes_nobody_load_the_libraries_that_it_names() {
@@ -43,7 +37,7 @@ fn a_trace_makes_nobody_load_the_libraries_that_it_names() {
     ] {
         let path = written(folder.path(), &trace(described, 100));
         let flags = [text(&path), "--allocator", "glibc", "--json", "--runs", "1"];
-        let output = fragscope("replay", &flags).output().expect("it runs");
+        let output = run(command(&["replay"]).args(flags));
         assert!(!mark.exists(), "{described:?}");
         let document = replayed(&output);
         let failure = failure_of_now(&document);
@@ -77,7 +71,7 @@ fn the_recorded_allocator_is_loaded_when_it_is_allowed_and_nobody_elses() {
             "1",
             "--allow-recorded-allocator",
         ];
-        let output = fragscope("replay", &flags).output().expect("it runs");
+        let output = run(command(&["replay"]).args(flags));
         let document = replayed(&output);
         let failure = failure_of_now(&document);
         assert_eq!(failure.contains("bait is loaded"), is_loaded, "{document}");
@@ -102,12 +96,10 @@ fn a_name_without_a_slash_is_never_a_file_of_the_current_folder() {
     let path = written(folder.path(), &trace(&[], 100));
     for name in ["libjemalloc.so.2", "libnobody.so"] {
         let flags = [text(&path), "--allocator", name, "--json", "--runs", "1"];
-        let mut command = fragscope("replay", &flags);
-        let output = command
-            .current_dir(folder.path())
-            .env("LD_LIBRARY_PATH", folder.path())
-            .output();
-        let document = replayed(&output.expect("it runs"));
+        let mut replay = command(&["replay"]);
+        let replay = replay.args(flags).current_dir(folder.path());
+        let output = run(replay.env("LD_LIBRARY_PATH", folder.path()));
+        let document = replayed(&output);
         assert!(!mark.exists());
         assert!(
             !document.to_string().contains("bait is loaded"),
@@ -143,12 +135,12 @@ fn an_allocator_that_is_a_pipe_or_claims_more_than_there_is_is_refused_at_once()
         ),
     ] {
         let flags = [text(&recording), "--allocator", text(object), "--json"];
-        let mut replay = fragscope("replay", &flags);
-        limit_data(&mut replay, 2 << 30);
-        let output = replay.output().expect("it runs");
+        let mut replay = command(&["replay"]);
+        limit_data(replay.args(flags), 2 << 30);
+        let output = run(&mut replay);
         let said = replayed(&output).to_string();
         assert!(said.contains(why), "{said}");
-        assert!(support::stderr(&output).contains(fix), "{output:?}");
+        assert!(stderr(&output).contains(fix), "{output:?}");
     }
 }
 
@@ -171,8 +163,8 @@ fn a_trace_that_is_cut_off_is_said_by_export_and_replay_with_a_code_of_its_own()
     let out = folder.path().join("out.txt");
     let exported = |whole: bool| {
         let flags = [text(&path), "--format", "logalloc", "-o", text(&out)];
-        let output = fragscope("export", &flags).output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let output = run(command(&["export"]).args(flags));
+        let said = stderr(&output);
         assert_eq!(said.contains("incomplete"), !whole, "{said}");
         assert_eq!(said.contains("cut off: 1000 events"), !whole, "{said}");
         let lines = fs::read_to_string(&out).expect("written").lines().count();
@@ -183,10 +175,10 @@ fn a_trace_that_is_cut_off_is_said_by_export_and_replay_with_a_code_of_its_own()
     fs::write(&path, &whole[..whole.len() - 10]).expect("written");
     assert_eq!(exported(false), (Some(6), 1000));
     let flags = [text(&path), "--allocator", "glibc", "--json"];
-    let output = fragscope("replay", &flags).output().expect("it runs");
+    let output = run(command(&["replay"]).args(flags));
     assert_eq!(output.status.code(), Some(6));
     assert!(replayed(&output)["trace"]["trouble"].is_string());
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = stderr(&output);
     assert!(said.contains("incomplete"), "{said}");
 }
 
@@ -205,10 +197,10 @@ fn a_bomb_stays_below_a_limit_of_memory_and_of_the_disk() {
     let bomb = packer.finish().expect("memory");
     assert!(bomb.len() < 1 << 20);
     let path = written(folder.path(), &bomb);
-    let limited = |command: &str, flags: &[&str]| {
-        let mut fragscope = fragscope(command, flags);
-        limit_data(&mut fragscope, 1 << 30);
-        fragscope.output().expect("it runs")
+    let limited = |subcommand: &str, flags: &[&str]| {
+        let mut limited = command(&[subcommand]);
+        limit_data(limited.args(flags), 1 << 30);
+        run(&mut limited)
     };
     let sizes = ["--max-memory", "256M", "--max-size", "512M"];
     let replay = [text(&path), "--allocator", "glibc", "--json"];
@@ -216,15 +208,12 @@ fn a_bomb_stays_below_a_limit_of_memory_and_of_the_disk() {
     assert_eq!(output.status.code(), Some(6), "{output:?}");
     let trouble = replayed(&output)["trace"]["trouble"].to_string();
     assert!(trouble.contains("the limit of"), "{trouble}");
-    assert!(
-        support::stderr(&output).contains("\nfix: --max-"),
-        "{output:?}"
-    );
+    assert!(stderr(&output).contains("\nfix: --max-"), "{output:?}");
     let out = folder.path().join("out.txt");
     let sizes = ["--max-size", "500M", "--max-memory", "64M"];
     let export = [text(&path), "--format", "logalloc", "-o", text(&out)];
     let output = limited("export", &[&export[..], &sizes].concat());
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(6), "{said}");
     assert!(
         said.contains("the limit of memory\nfix: --max-memory raises"),
@@ -239,7 +228,7 @@ fn a_trace_that_wants_more_memory_than_there_is_ends_its_players_and_not_the_hos
     // One that no allocator gives, and in another trace a hundred that are touched whole.
     let path = written(folder.path(), &trace_of(&[], [1 << 60].into_iter()));
     let flags = [text(&path), "--allocator", "glibc", "--json"];
-    let output = fragscope("replay", &flags).output().expect("it runs");
+    let output = run(command(&["replay"]).args(flags));
     assert!(failure_of_now(&replayed(&output)).contains("gave no memory"));
 }
 
@@ -260,7 +249,7 @@ fn what_is_saved_is_not_for_others_to_load() {
         "1",
         "--allow-recorded-allocator",
     ];
-    let output = fragscope("replay", &flags).output().expect("it runs");
+    let output = run(command(&["replay"]).args(flags));
     let document = replayed(&output);
     assert_eq!(failure_of_now(&document), "");
     let not_taken = document["trace"]["not_taken"].to_string();

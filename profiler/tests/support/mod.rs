@@ -7,21 +7,36 @@ pub(crate) mod record;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-use profiler_testing::child::{Child, WAIT_LIMIT};
+use profiler_testing::child::Child;
 use serde_json::Value;
 
-/// `fragscope` with these arguments and without input.
+/// The program under test, for those who run it in a way of their own.
+pub(crate) const FRAGSCOPE: &str = env!("CARGO_BIN_EXE_fragscope");
+
+/// `fragscope` with these arguments, without input, and with the width that it takes where there is no
+/// terminal.
 pub(crate) fn command(args: &[impl AsRef<OsStr>]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fragscope"));
+    let mut command = Command::new(FRAGSCOPE);
     command.args(args).stdin(Stdio::null());
+    command.env_remove("COLUMNS");
     command
 }
 
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command) -> Output {
+    let output = command.output();
+    output.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()))
+}
+
 /// Runs `fragscope` to its end.
-pub(crate) fn fragscope(args: &[&str]) -> Output {
-    command(args).output().expect("it runs")
+pub(crate) fn fragscope(args: &[impl AsRef<OsStr>]) -> Output {
+    run(&mut command(args))
+}
+
+/// What it printed on stdout.
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
 /// What it printed on stderr.
@@ -55,13 +70,4 @@ pub(crate) fn core_of(pid: &str, folder: &Path) -> PathBuf {
     let made = made.expect("gcore, of gdb: cargo xtask test installs it");
     assert!(made.status.success(), "{}", stderr(&made));
     folder.join(format!("core.{pid}"))
-}
-
-/// Waits for a state, which comes at once but on a busy host.
-pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < WAIT_LIMIT, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }

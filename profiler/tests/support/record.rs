@@ -4,16 +4,12 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_testing::child::{KillOnDrop, compile};
 use profiler_trace::trace::{EventKind, Item, Reader};
-
-/// No test waits longer, unless something hangs.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The command that records into this file.
 pub(crate) fn record(trace: &Path, command: &[&str]) -> Command {
@@ -24,59 +20,25 @@ pub(crate) fn record(trace: &Path, command: &[&str]) -> Command {
 
 /// The C program of this name in `tests/privileged`, compiled into the folder.
 pub(crate) fn compiled(folder: &tempfile::TempDir, name: &str, options: &[&str]) -> PathBuf {
+    compiled_by("cc", folder, name, options)
+}
+
+/// As [`compiled`], by this compiler.
+pub(crate) fn compiled_by(
+    compiler: &str,
+    folder: &tempfile::TempDir,
+    name: &str,
+    options: &[&str],
+) -> PathBuf {
     let program = folder.path().join(name);
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged");
     compile(
-        "cc",
+        compiler,
         &sources.join(name).with_extension("c"),
         options,
         &program,
     );
     program
-}
-
-/// Runs it to its end.
-pub(crate) fn run(command: &mut Command) -> Output {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let (mut out, mut error) = (child.stdout.take(), child.stderr.take());
-    std::thread::scope(|scope| {
-        let reading = scope.spawn(move || {
-            let mut bytes = Vec::new();
-            out.as_mut().map(|out| out.read_to_end(&mut bytes));
-            bytes
-        });
-        let errors = scope.spawn(move || {
-            let mut bytes = Vec::new();
-            error.as_mut().map(|error| error.read_to_end(&mut bytes));
-            bytes
-        });
-        let status = ended(&mut child);
-        Output {
-            status,
-            stdout: reading.join().expect("read"),
-            stderr: errors.join().expect("read"),
-        }
-    })
-}
-
-/// Waits for its end.
-pub(crate) fn ended(child: &mut Child) -> ExitStatus {
-    let began = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().expect("our own child") {
-            return status;
-        }
-        if began.elapsed() > TIMEOUT {
-            child.kill().expect("it runs");
-            panic!("it goes on for ever");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// `fragscope record` while it runs.
@@ -107,7 +69,7 @@ impl Recording {
     }
 
     pub(crate) fn pid(&self) -> Pid {
-        Pid::from_raw(self.fragscope.id().cast_signed())
+        self.fragscope.pid()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -131,7 +93,7 @@ impl Recording {
 
     /// Waits for its end; its command may go on.
     pub(crate) fn status(&mut self) -> ExitStatus {
-        ended(&mut self.fragscope)
+        self.fragscope.ended()
     }
 
     /// Interrupts it, and waits for its end, as [`Self::end`].

@@ -1,6 +1,6 @@
 //! `cargo xtask record-cost`: what recording costs a program, beside memray and heaptrack.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::compare::quantile;
 use super::programs::{PROGRAMS, Tools};
+use super::settings::BASELINE;
 
 const SCRIPTS: [&str; 2] = ["cost_frames", "cost_blocks"];
 /// Rounds, in each of which everything runs once: what else the machine does meets all alike.
@@ -38,48 +39,59 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// How a script runs.
+#[derive(Copy, Clone, PartialEq)]
+enum Recorder {
+    /// Under none.
+    Plain,
+    Fragscope,
+    Memray,
+    Heaptrack,
+}
+
+impl Recorder {
+    const ALL: [Self; 4] = [Self::Plain, Self::Fragscope, Self::Memray, Self::Heaptrack];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Fragscope => "fragscope",
+            Self::Memray => "memray",
+            Self::Heaptrack => "heaptrack",
+        }
+    }
+
+    /// Python under it; what it records goes into the folder, under its name.
+    fn python(self, tools: &Tools, fragscope: &Path, folder: &Path) -> Command {
+        let output = folder.join(self.name());
+        match self {
+            Self::Plain => Command::new(&tools.python),
+            Self::Fragscope => {
+                let mut command = Command::new(fragscope);
+                command.args(["record", "-o"]).arg(output).arg("--");
+                command.arg(&tools.python);
+                command
+            }
+            Self::Memray => {
+                let mut command = Command::new(&tools.python);
+                command.args(["-m", "memray", "run", "-f", "-q", "-o"]);
+                command.arg(output);
+                command
+            }
+            Self::Heaptrack => {
+                let mut command = Command::new(self.name());
+                command.arg("-o").arg(output).arg(&tools.python);
+                command
+            }
+        }
+    }
+}
+
 fn one(tools: &Tools, fragscope: &Path, folder: &Path, program: &Path) -> Result<()> {
-    let trace = folder.join("fragtrace");
-    let python = |words: &[&str]| {
-        let mut command = Command::new(&tools.python);
-        command.args(words);
-        command
-    };
-    let recorders = ["plain", "fragscope", "memray", "heaptrack"];
     let mut seconds: [Vec<f64>; 4] = Default::default();
     for _ in 0..ROUNDS {
-        for (recorder, taken) in recorders.iter().zip(&mut seconds) {
-            let mut command = match *recorder {
-                "plain" => python(&[]),
-                "memray" => {
-                    let mut command = python(&["-m", "memray", "run", "-f", "-q", "-o"]);
-                    command.arg(folder.join("memray"));
-                    command
-                }
-                other => {
-                    let heaptrack = other == "heaptrack";
-                    let to = if heaptrack {
-                        folder.join(other)
-                    } else {
-                        trace.clone()
-                    };
-                    let name = if heaptrack {
-                        PathBuf::from(other)
-                    } else {
-                        fragscope.into()
-                    };
-                    let mut command = Command::new(name);
-                    let words: &[&str] = if heaptrack {
-                        &["-o"]
-                    } else {
-                        &["record", "-o"]
-                    };
-                    command.args(words).arg(to);
-                    command.args(if heaptrack { &[][..] } else { &["--"][..] });
-                    command.arg(&tools.python);
-                    command
-                }
-            };
+        for (recorder, taken) in Recorder::ALL.iter().zip(&mut seconds) {
+            let mut command = recorder.python(tools, fragscope, folder);
             command.arg(program).env("PYTHONHASHSEED", "0");
             command.stdout(Stdio::null()).stderr(Stdio::null());
             let began = Instant::now();
@@ -88,23 +100,21 @@ fn one(tools: &Tools, fragscope: &Path, folder: &Path, program: &Path) -> Result
             taken.push(began.elapsed().as_secs_f64());
         }
     }
+    let trace = folder.join(Recorder::Fragscope.name());
     let events = events(fragscope, &trace)? as f64;
     let bytes = trace.metadata()?.len() as f64;
-    let plain = seconds[0].clone();
-    for (recorder, taken) in recorders.iter().zip(&seconds).skip(1) {
-        let pairs = || taken.iter().zip(&plain);
+    let name = program.file_stem().unwrap_or_default().to_string_lossy();
+    let [plain, recorded @ ..] = &seconds;
+    for (recorder, taken) in Recorder::ALL[1..].iter().zip(recorded) {
+        let pairs = || taken.iter().zip(plain);
         let ratio = median(pairs().map(|(with, without)| with / without).collect());
-        let ns = median(
-            pairs()
-                .map(|(with, without)| (with - without) * 1e9 / events)
-                .collect(),
-        );
-        let size = if *recorder == "fragscope" {
-            format!("{:.1}", bytes / events)
-        } else {
-            "-".to_owned()
+        let ns = pairs().map(|(with, without)| (with - without) * 1e9 / events);
+        let ns = median(ns.collect());
+        let size = match recorder {
+            Recorder::Fragscope => format!("{:.1}", bytes / events),
+            _ => "-".to_owned(),
         };
-        let name = program.file_stem().unwrap_or_default().to_string_lossy();
+        let recorder = recorder.name();
         println!("{name:13} {recorder:11} {ratio:7.2}   {ns:11.0}   {size:>14}");
     }
     Ok(())
@@ -118,7 +128,7 @@ fn median(mut all: Vec<f64>) -> f64 {
 /// How many events a trace holds.
 fn events(fragscope: &Path, trace: &Path) -> Result<u64> {
     let mut replay = Command::new(fragscope);
-    replay.args(["replay", "--json", "--runs", "1", "--allocator", "glibc"]);
+    replay.args(["replay", "--json", "--runs", "1", "--allocator", BASELINE]);
     let said: serde_json::Value = serde_json::from_str(&crate::output(replay.arg(trace))?)?;
     said["trace"]["events"].as_u64().context("no events")
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::programs::{Program, Start, Tools};
 
@@ -70,13 +70,30 @@ pub(super) fn run(
         None => None,
     };
     let pid = compared.0.id();
+    let driver = script.as_mut().unwrap_or(&mut compared);
+    follow(&pipes, program, driver, |name| look(name, pid))?;
+    if script.is_some() {
+        // The worker goes on until it is asked to end; the recorder passes it on.
+        kill("-TERM", pid)?;
+        compared.0.wait()?;
+    }
+    Ok(())
+}
+
+/// Looks at each moment that is marked, until what marks them has ended.
+fn follow(
+    pipes: &Pipes,
+    program: &Program,
+    driver: &mut Ended,
+    mut look: impl FnMut(&str) -> Result<()>,
+) -> Result<()> {
     let mut silent = Instant::now();
     loop {
         match pipes.moments.recv_timeout(Duration::from_millis(20)) {
             Ok(name) => {
                 let began = Instant::now();
                 std::thread::sleep(SETTLING_TIME);
-                look(&name, pid).with_context(|| format!("at the moment {name}"))?;
+                look(&name).with_context(|| format!("at the moment {name}"))?;
                 std::thread::sleep(WAIT.saturating_sub(began.elapsed()));
                 (&pipes.answers).write_all(b"\n")?;
                 silent = Instant::now();
@@ -87,20 +104,11 @@ pub(super) fn run(
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
-        let driver = script.as_mut().unwrap_or(&mut compared);
         if let Some(status) = driver.0.try_wait()? {
-            if !status.success() {
-                bail!("{} ended with {status}", program.name);
-            }
-            break;
+            ensure!(status.success(), "{} ended with {status}", program.name);
+            return Ok(());
         }
     }
-    if script.is_some() {
-        // The worker goes on until it is asked to end; the recorder passes it on.
-        kill("-TERM", pid)?;
-        compared.0.wait()?;
-    }
-    Ok(())
 }
 
 /// Sends a signal.

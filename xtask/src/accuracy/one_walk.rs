@@ -19,9 +19,6 @@ const END: &str = "<!-- end of what it writes -->\n";
 const LARGE_SHARE: f64 = 0.1;
 const LARGE_BYTES: f64 = 8e6;
 
-/// What is no candidate of a walk.
-const NOT_PREDICTED: [&str; 2] = ["glibc", "glibc-no-tcache"];
-
 /// The moments of each program that are looked at: when most has been freed, and at its end.
 fn moments_of(program: &Program) -> &'static str {
     match program.name {
@@ -34,18 +31,6 @@ fn moments_of(program: &Program) -> &'static str {
         "grow_shrink" => "shrunk,final",
         "survivors" | "spike" | "parts" => "full,final",
         _ => "final",
-    }
-}
-
-/// The candidate of `predictions[]` that is a setting.
-fn candidate_of(setting: &Setting) -> &'static str {
-    match setting.name {
-        "glibc-mmap-threshold" => "mmap_threshold=128K",
-        // Which has purged as one that goes on has.
-        "jemalloc" => "jemalloc background",
-        "mimalloc" => "mimalloc2",
-        "tcmalloc" => "tcmalloc",
-        _ => "baseline",
     }
 }
 
@@ -105,11 +90,8 @@ pub(super) fn run(tools: &Tools, fragscope: &Path, options: &Options) -> Result<
     for program in &programs {
         let names = moments_of(program);
         let looks = look(tools, fragscope, program, names)?;
-        for setting in options
-            .settings
-            .iter()
-            .filter(|s| !NOT_PREDICTED.contains(&s.name))
-        {
+        let predicted = |setting: &&'static Setting| Some((*setting, setting.candidate?));
+        for (setting, candidate) in options.settings.iter().filter_map(predicted) {
             let runs = truth::settled(tools, fragscope, program, setting, names, options.runs)?;
             for (moment, seen) in &looks {
                 let at = |run: &truth::Run| {
@@ -117,7 +99,8 @@ pub(super) fn run(tools: &Tools, fragscope: &Path, options: &Options) -> Result<
                     found.map(|at| at.bytes as f64)
                 };
                 let truth: Vec<f64> = runs.iter().filter_map(at).collect();
-                if let Some(row) = row(program.name, setting, moment, seen, truth) {
+                if let Some(row) = row((program.name, setting.name), candidate, moment, seen, truth)
+                {
                     print(&row);
                     rows.push(row);
                 }
@@ -157,15 +140,15 @@ fn look(
     Ok(looks)
 }
 
+/// Of a program under a setting, which is this candidate.
 fn row(
-    program: &'static str,
-    setting: &'static Setting,
+    (program, setting): (&'static str, &'static str),
+    candidate: &str,
     moment: &str,
     seen: &Value,
     truth: Vec<f64>,
 ) -> Option<Row> {
     let all = seen["predictions"].as_array()?;
-    let candidate = candidate_of(setting);
     let prediction = all.iter().find(|one| one["candidate"] == candidate)?;
     let measured = seen["self_check"]["measured_bytes"].as_f64()?;
     // What a program maps by itself is the same under all of them.
@@ -173,7 +156,7 @@ fn row(
     let figure = |key: &str| Some(prediction[key].as_f64()? + malloc - measured);
     (!truth.is_empty()).then_some(Row {
         program,
-        setting: setting.name,
+        setting,
         moment: moment.to_owned(),
         now: malloc,
         predicted: figure("rest_bytes")?,

@@ -52,16 +52,10 @@ impl Recording {
         command
             .args(["replay", "--json", "--runs", "3"])
             .arg(&self.trace);
-        let is_now = setting.preload().is_none() && setting.tunable.is_none();
-        match (setting.preload(), setting.tunable) {
-            (Some(object), _) => command.arg("--allocator").arg(object),
-            (None, Some(tunable)) => command.args(["--tunable", tunable]),
-            // What the program was recorded under is played in any case.
-            (None, None) => command.args(["--allocator", "glibc"]),
-        };
+        setting.choose(&mut command)?;
         let replayed: Replayed = serde_json::from_str(&crate::output(&mut command)?)?;
         let mut candidates = replayed.candidates.into_iter();
-        let candidate = candidates.find(|candidate| candidate.now == is_now);
+        let candidate = candidates.find(|candidate| candidate.now == setting.is_baseline());
         let candidate = candidate.with_context(|| format!("no replay under {}", setting.name))?;
         if let Some(failure) = candidate.failure {
             bail!("the replay under {} failed: {failure}", setting.name);

@@ -1,69 +1,164 @@
-//! The allocators and settings that the programs really run under.
+//! The allocators and settings that the programs really run under: builds and tunings of the core.
 
 use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use profiler_core::allocator::{BuildId, Environment, PRELOAD};
+use profiler_core::tuning::{JEMALLOC_BACKGROUND, MMAP_THRESHOLD, NO_TCACHE, Tuning};
 
 use super::programs::library;
+
+/// The one that the programs are recorded under.
+pub(super) const BASELINE: &str = "glibc";
 
 /// One allocator with its settings.
 pub(super) struct Setting {
     /// As `--allocator` names it.
     pub(super) name: &'static str,
-    /// The shared object of Debian's that is preloaded, if it is not the C library's own malloc.
-    preload: Option<&'static str>,
-    /// A variable and its value.
-    pub(super) env: Option<(&'static str, &'static str)>,
-    /// The same as `replay --tunable` takes it.
-    pub(super) tunable: Option<&'static str>,
+    /// The build that is preloaded; `None` for the C library's own malloc.
+    preloaded: Option<BuildId>,
+    tuning: Option<&'static Tuning>,
+    /// The candidate of one walk that is this setting, where there is one.
+    pub(super) candidate: Option<&'static str>,
 }
 
-impl Setting {
-    /// The shared object that is preloaded.
-    pub(super) fn preload(&self) -> Option<PathBuf> {
-        self.preload.map(library)
-    }
-}
+/// All of them, [`BASELINE`] first.
+pub(super) const SETTINGS: [Setting; 6] = [
+    tuned(BASELINE, None, None),
+    tuned(
+        "glibc-mmap-threshold",
+        Some(&MMAP_THRESHOLD),
+        Some(MMAP_THRESHOLD.name),
+    ),
+    tuned("glibc-no-tcache", Some(&NO_TCACHE), None),
+    // A walk's jemalloc has purged, as one that goes on has.
+    preloaded("jemalloc", BuildId::Jemalloc, JEMALLOC_BACKGROUND.name),
+    preloaded(
+        "mimalloc",
+        BuildId::Mimalloc2,
+        BuildId::Mimalloc2.build().name,
+    ),
+    preloaded(
+        "tcmalloc",
+        BuildId::Tcmalloc,
+        BuildId::Tcmalloc.build().name,
+    ),
+];
 
 const fn tuned(
     name: &'static str,
-    env: (&'static str, &'static str),
-    tunable: &'static str,
+    tuning: Option<&'static Tuning>,
+    candidate: Option<&'static str>,
 ) -> Setting {
     Setting {
         name,
-        preload: None,
-        env: Some(env),
-        tunable: Some(tunable),
+        preloaded: None,
+        tuning,
+        candidate,
     }
 }
 
-const fn other(name: &'static str, object: &'static str) -> Setting {
+const fn preloaded(name: &'static str, build: BuildId, candidate: &'static str) -> Setting {
     Setting {
         name,
-        preload: Some(object),
-        env: None,
-        tunable: None,
+        preloaded: Some(build),
+        tuning: None,
+        candidate: Some(candidate),
     }
 }
 
-/// All of them; the first is the one that the programs are recorded under.
-pub(super) const SETTINGS: [Setting; 6] = [
-    Setting {
-        name: "glibc",
-        preload: None,
-        env: None,
-        tunable: None,
-    },
-    tuned(
-        "glibc-mmap-threshold",
-        ("MALLOC_MMAP_THRESHOLD_", "131072"),
-        "mmap_threshold=131072",
-    ),
-    tuned(
-        "glibc-no-tcache",
-        ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"),
-        "tcache_count=0",
-    ),
-    other("jemalloc", "libjemalloc.so.2"),
-    other("mimalloc", "libmimalloc.so.2.0"),
-    other("tcmalloc", "libtcmalloc_minimal.so.4"),
-];
+impl Setting {
+    /// Whether it is what the programs are recorded under.
+    pub(super) fn is_baseline(&self) -> bool {
+        self.name == BASELINE
+    }
+
+    /// Makes a command run under it.
+    pub(super) fn apply(&self, command: &mut Command) -> Result<()> {
+        if let Some(object) = self.object()? {
+            command.env(PRELOAD, object);
+        }
+        if let Some(tuning) = self.tuning {
+            let mut environment = Environment::default();
+            environment.assign(tuning.allocator, tuning.sets);
+            command.envs(environment.variables().iter().cloned());
+        }
+        Ok(())
+    }
+
+    /// Makes `fragscope replay` play it.
+    pub(super) fn choose(&self, replay: &mut Command) -> Result<()> {
+        match (self.object()?, self.tuning) {
+            (Some(object), _) => {
+                replay.arg("--allocator").arg(object);
+            }
+            (None, Some(tuning)) => {
+                for set in tuning.sets {
+                    let setting = format!("{}={}", set.name, set.value);
+                    replay.args(["--tunable", &setting]);
+                }
+            }
+            // What the program was recorded under is played in any case.
+            (None, None) => {
+                replay.args(["--allocator", BASELINE]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The shared object of Debian's that is preloaded.
+    fn object(&self) -> Result<Option<PathBuf>> {
+        let Some(build) = self.preloaded.map(BuildId::build) else {
+            return Ok(None);
+        };
+        let mut objects = build.libraries.iter().map(|name| library(name));
+        let found = objects.find(|object| object.exists());
+        let found = found.with_context(|| format!("none of {:?} is there", build.libraries))?;
+        Ok(Some(found))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(command: &Command) -> Vec<String> {
+        let words = command.get_args();
+        words.map(|word| word.to_string_lossy().into()).collect()
+    }
+
+    #[test]
+    fn a_tuning_is_set_and_replayed_by_one_declaration() {
+        let setting = |name: &str| SETTINGS.into_iter().find(|one| one.name == name);
+        for (name, variable, value, tunable) in [
+            (
+                "glibc-mmap-threshold",
+                "MALLOC_MMAP_THRESHOLD_",
+                "131072",
+                "mmap_threshold=131072",
+            ),
+            (
+                "glibc-no-tcache",
+                "GLIBC_TUNABLES",
+                "glibc.malloc.tcache_count=0",
+                "tcache_count=0",
+            ),
+        ] {
+            let setting = setting(name).expect("declared");
+            let (mut program, mut replay) = (Command::new("a"), Command::new("b"));
+            setting.apply(&mut program).expect("nothing is preloaded");
+            setting.choose(&mut replay).expect("nothing is preloaded");
+            let set: Vec<_> = program.get_envs().collect();
+            assert_eq!(set, [(variable.as_ref(), Some(value.as_ref()))]);
+            assert_eq!(words(&replay), ["--tunable", tunable]);
+        }
+    }
+
+    #[test]
+    fn what_is_preloaded_is_a_build_with_a_library() {
+        for build in SETTINGS.iter().filter_map(|one| one.preloaded) {
+            assert!(!build.build().libraries.is_empty(), "{build:?}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::compare::{FINAL, PEAK, Row, Spread, Summary};
 use super::programs::Program;
-use super::settings::Setting;
+use super::settings::{BASELINE, Setting};
 
 /// The table is put between these lines.
 const BEGIN: &str = "<!-- written by cargo xtask accuracy -->\n";
@@ -92,11 +92,12 @@ fn summary(settings: &[&Setting], rows: &[Row]) -> String {
 fn wrong_signs(rows: &[Row], setting: &Setting) -> (usize, usize) {
     let base = |row: &Row| {
         let same = |other: &&Row| {
-            other.setting == "glibc" && (other.program, &other.moment) == (row.program, &row.moment)
+            other.setting == BASELINE
+                && (other.program, &other.moment) == (row.program, &row.moment)
         };
         rows.iter().find(same)
     };
-    let others = of(rows, setting).filter(|row| row.setting != "glibc");
+    let others = of(rows, setting).filter(|row| row.setting != BASELINE);
     let pairs: Vec<_> = others.filter_map(|row| Some((row, base(row)?))).collect();
     let wrong = pairs.iter().filter(|(row, base)| row.has_wrong_sign(base));
     let large = pairs.iter().filter(|(row, base)| row.saves(base));

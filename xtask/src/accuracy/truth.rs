@@ -95,11 +95,8 @@ fn one(
     let words = tools.command(program)?;
     let (first, rest) = words.split_first().context("an empty command")?;
     let mut command = Command::new(first);
-    command.args(rest).envs(setting.env);
-    if let Some(object) = setting.preload() {
-        ensure!(object.exists(), "{} is missing", object.display());
-        command.env("LD_PRELOAD", object);
-    }
+    command.args(rest);
+    setting.apply(&mut command)?;
     if let Some(moments) = settle {
         command.env(moments::SETTLE, moments);
     }

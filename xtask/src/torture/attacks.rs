@@ -207,12 +207,19 @@ const HELD: &[Held] = &[
     Held {
         point: "the recorder's path and its lock",
         package: "fragscope",
-        binary: "privileged_record_command",
+        binary: "privileged_recorder_place",
         tests: &[
             "the_recorder_is_roots_own_all_the_way_and_stays_there",
             "a_program_that_starts_when_fragscope_is_gone_starts_silently",
             "a_ring_that_another_user_holds_out_is_not_written_to",
             "nobody_else_can_forbid_a_recording",
+        ],
+    },
+    Held {
+        point: "signals while a command is recorded",
+        package: "fragscope",
+        binary: "privileged_record_command",
+        tests: &[
             "a_first_signal_is_answered_and_a_second_leaves_the_command",
             "an_interrupt_that_is_sent_to_fragscope_alone_ends_the_command",
         ],

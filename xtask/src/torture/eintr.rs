@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -44,52 +44,9 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
 
 fn one(stage: &Stage, round: &mut Round, tally: &mut Tally) -> Result<()> {
     round.what = "stops of a program that waits in each call".into();
-    let (source, program) = (stage.fresh("eintr.c"), stage.fresh("eintr"));
-    std::fs::write(&source, PROGRAM)?;
-    let mut compiler = Command::new("cc");
-    compiler.args(["-O1", "-Wall", "-pthread", "-o"]);
-    crate::run(compiler.arg(&program).arg(&source))?;
-    let mut waiting = Command::new(&program)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .process_group(0)
-        .spawn()?;
-    let pid = waiting.id();
-    let mut output = BufReader::new(waiting.stdout.take().context("piped")?);
-    let mut ready = String::new();
-    output.read_line(&mut ready)?;
-    ensure!(ready.trim() == "ready", "the program does not start");
-
-    // Every interval has a walk, and every walk a stop.
-    let mut watching = Command::new(&stage.fragscope)
-        .args(["attach", "--json", "--no-probes", "--budget", "unlimited"])
-        .args(["--interval", "100ms", "--pid", &pid.to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()?;
-    let lines = BufReader::new(watching.stdout.take().context("piped")?).lines();
-    let began = std::time::Instant::now();
-    let mut samples: Vec<serde_json::Value> = Vec::new();
-    for line in lines {
-        samples.push(serde_json::from_str(&line?)?);
-        let interrupted = stage
-            .interrupted()
-            .load(std::sync::atomic::Ordering::SeqCst);
-        if samples.len() >= SAMPLES || began.elapsed() > LIMIT || interrupted {
-            break;
-        }
-    }
-    watching.kill()?;
-    let watched = watching.wait_with_output()?;
-    round.hear(String::from_utf8_lossy(&watched.stderr).into_owned());
-    // Its end is the sign to print.
-    waiting.stdin.take().context("piped")?.write_all(b"\n")?;
-    let mut table = String::new();
-    output.read_to_string(&mut table)?;
-    waiting.wait()?;
-
+    let mut waiting = Waiting::start(stage)?;
+    let samples = watch(stage, round, waiting.program.id())?;
+    let table = waiting.end()?;
     let mut walks: Vec<_> = samples.iter().filter_map(walked_at).collect();
     walks.dedup();
     let stops = walks.len();
@@ -115,6 +72,72 @@ fn one(stage: &Stage, round: &mut Round, tally: &mut Tally) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The program, each of whose threads waits in another call.
+struct Waiting {
+    program: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Waiting {
+    fn start(stage: &Stage) -> Result<Self> {
+        let (source, program) = (stage.fresh("eintr.c"), stage.fresh("eintr"));
+        std::fs::write(&source, PROGRAM)?;
+        let mut compiler = Command::new("cc");
+        compiler.args(["-O1", "-Wall", "-pthread", "-o"]);
+        crate::run(compiler.arg(&program).arg(&source))?;
+        let mut program = Command::new(&program)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()?;
+        let mut output = BufReader::new(program.stdout.take().context("piped")?);
+        let mut ready = String::new();
+        output.read_line(&mut ready)?;
+        ensure!(ready.trim() == "ready", "the program does not start");
+        Ok(Self { program, output })
+    }
+
+    /// Ends it; gives its table, how often each call returned EINTR.
+    fn end(&mut self) -> Result<String> {
+        // The end of its input is the sign to print.
+        let mut input = self.program.stdin.take().context("piped")?;
+        input.write_all(b"\n")?;
+        drop(input);
+        let mut table = String::new();
+        self.output.read_to_string(&mut table)?;
+        self.program.wait()?;
+        Ok(table)
+    }
+}
+
+/// The samples of a session in which every interval has a walk, and every walk a stop.
+fn watch(stage: &Stage, round: &mut Round, pid: u32) -> Result<Vec<serde_json::Value>> {
+    let mut watching = Command::new(&stage.fragscope)
+        .args(["attach", "--json", "--no-probes", "--budget", "unlimited"])
+        .args(["--interval", "100ms", "--pid", &pid.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    let lines = BufReader::new(watching.stdout.take().context("piped")?).lines();
+    let began = std::time::Instant::now();
+    let mut samples: Vec<serde_json::Value> = Vec::new();
+    for line in lines {
+        samples.push(serde_json::from_str(&line?)?);
+        let interrupted = stage
+            .interrupted()
+            .load(std::sync::atomic::Ordering::SeqCst);
+        if samples.len() >= SAMPLES || began.elapsed() > LIMIT || interrupted {
+            break;
+        }
+    }
+    watching.kill()?;
+    let watched = watching.wait_with_output()?;
+    round.hear(String::from_utf8_lossy(&watched.stderr).into_owned());
+    Ok(samples)
 }
 
 /// When the heap of this sample was walked, in a stop of the target.

@@ -89,19 +89,17 @@ fn one(
         Some(worker) => worker,
         None => Worker::start(stage, SMALL)?,
     };
-    let of_target = matches!(event, Event::Frozen);
-    let of_fragscope = matches!(event, Event::FragscopeFrozen);
-    let cgroup = match of_target || of_fragscope {
-        true => Some(Cgroup::new(Kind::Freezer)?),
-        false => None,
+    let cgroup = match event {
+        Event::Frozen | Event::FragscopeFrozen => Some(Cgroup::new(Kind::Freezer)?),
+        _ => None,
     };
-    if let (true, Some(cgroup)) = (of_target, &cgroup) {
+    if let (Event::Frozen, Some(cgroup)) = (event, &cgroup) {
         cgroup.add(worker.pid)?;
     }
     let setting = Setting {
         worker: worker.pid,
         trace,
-        cgroup: cgroup.as_ref().filter(|_| of_fragscope),
+        cgroup: cgroup.as_ref().filter(|_| event == Event::FragscopeFrozen),
         streams: Streams::Files,
     };
     let mut running = Running::start(stage, mode, &setting)?;
@@ -115,37 +113,14 @@ fn one(
         instant.as_secs_f64()
     );
     stage.let_pass(instant)?;
-    let printed = !running.printed().is_empty();
-
-    let how = match event {
-        Event::Exits => {
-            worker.command("exit")?;
-            target_gone(stage, round, &mut running, printed)?
-        }
-        Event::Killed => {
-            worker.signal(Signal::SIGKILL);
-            target_gone(stage, round, &mut running, printed)?
-        }
-        Event::Execs => {
-            worker.exec(stage)?;
-            target_gone(stage, round, &mut running, printed)?
-        }
-        Event::Stopped => stopped(stage, round, &mut running, &worker)?,
-        Event::Frozen => {
-            let cgroup = cgroup.as_ref().context("made above")?;
-            let frozen = Frozen::begin(cgroup)?;
-            stage.let_pass(LASTS)?;
-            let how = ends_by_interrupt(stage, round, &mut running)?;
-            drop(frozen);
-            how
-        }
-        Event::Forks => forks(stage, round, &mut running, &mut worker)?,
-        Event::Traced => traced(stage, round, &mut running, &worker)?,
-        Event::FragscopeFrozen => {
-            let cgroup = cgroup.as_ref().context("made above")?;
-            fragscope_frozen(stage, round, &mut running, &worker, cgroup)?
-        }
-    };
+    let how = happens(
+        event,
+        stage,
+        round,
+        &mut running,
+        &mut worker,
+        cgroup.as_ref(),
+    )?;
     let gone = matches!(event, Event::Exits | Event::Killed);
     let survivor = (!gone).then_some(&mut worker);
     aftermath::check(stage, round, &running, survivor, how)?;
@@ -155,6 +130,42 @@ fn one(
         *kept = Some(worker);
     }
     Ok(())
+}
+
+/// Lets it happen, and ends fragscope where that does not.
+fn happens(
+    event: Event,
+    stage: &Stage,
+    round: &mut Round,
+    running: &mut Running,
+    worker: &mut Worker,
+    cgroup: Option<&Cgroup>,
+) -> Result<How> {
+    let printed = !running.printed().is_empty();
+    let cgroup = || cgroup.context("one that is frozen has a group");
+    match event {
+        Event::Exits => {
+            worker.command("exit")?;
+            target_gone(stage, round, running, printed)
+        }
+        Event::Killed => {
+            worker.signal(Signal::SIGKILL);
+            target_gone(stage, round, running, printed)
+        }
+        Event::Execs => {
+            worker.exec(stage)?;
+            target_gone(stage, round, running, printed)
+        }
+        Event::Stopped => stopped(stage, round, running, worker),
+        Event::Frozen => {
+            let _frozen = Frozen::begin(cgroup()?)?;
+            stage.let_pass(LASTS)?;
+            ends_by_interrupt(stage, round, running)
+        }
+        Event::Forks => forks(stage, round, running, worker),
+        Event::Traced => traced(stage, round, running, worker),
+        Event::FragscopeFrozen => fragscope_frozen(stage, round, running, worker, cgroup()?),
+    }
 }
 
 /// The target has exited or is another program: fragscope ends with 5 and a sentence, or went on to

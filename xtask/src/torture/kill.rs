@@ -120,25 +120,7 @@ fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Work
     if !wait_for_aim(stage, round, &mut running, worker, aim)? {
         round.kind(MISSED);
     }
-    let victims = match whom {
-        Whom::Process => vec![running.pid],
-        Whom::Group => running.group_and_session(),
-        Whom::Name => {
-            // Before it is executed it has another name.
-            let named = running.by_name(stage);
-            if named.is_empty() {
-                vec![running.pid]
-            } else {
-                named
-            }
-        }
-    };
-    let over = running.ended().is_some();
-    for victim in victims {
-        if !over || victim != running.pid {
-            let _ = kill(Pid::from_raw(victim), Signal::SIGKILL);
-        }
-    }
+    kill_all(stage, &mut running, whom);
     if running.wait(stage, WAIT_LIMIT)?.is_none() {
         round.fault("it does not end", "by SIGKILL");
     }
@@ -160,6 +142,25 @@ fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Work
         *kept = None;
     }
     Ok(())
+}
+
+/// Kills whom the round is about, but for what has ended and been waited for.
+fn kill_all(stage: &Stage, running: &mut Running, whom: Whom) {
+    let victims = match whom {
+        Whom::Process => vec![running.pid],
+        Whom::Group => running.group_and_session(),
+        // Before it is executed it has another name.
+        Whom::Name => match running.by_name(stage) {
+            none if none.is_empty() => vec![running.pid],
+            named => named,
+        },
+    };
+    let over = running.ended().is_some();
+    for victim in victims {
+        if !over || victim != running.pid {
+            let _ = kill(Pid::from_raw(victim), Signal::SIGKILL);
+        }
+    }
 }
 
 /// The command that was recorded gets to work, with fragscope gone.

@@ -204,20 +204,49 @@ pub(super) struct Running {
     expected: Expected,
 }
 
+/// What begins a session, in the group where one is given.
+fn in_a_session(cgroup: Option<&Cgroup>) -> Command {
+    let Some(cgroup) = cgroup else {
+        return Command::new("setsid");
+    };
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "echo 0 > \"$0\" && exec setsid \"$@\""]);
+    shell.arg(cgroup.entrance());
+    shell
+}
+
+/// Gives it the streams; with a terminal, gives our end of it.
+fn connect(
+    command: &mut Command,
+    mode: Mode,
+    streams: Streams,
+    printed: &Path,
+) -> Result<Option<Terminal>> {
+    match streams {
+        Streams::StoppedTerminal => {
+            let (terminal, end) = Terminal::open()?;
+            tcflow(&end, FlowArg::TCOOFF).context("a terminal that stops")?;
+            let end = || end.try_clone();
+            command.stdin(end()?).stdout(end()?).stderr(end()?);
+            return Ok(Some(terminal));
+        }
+        _ if mode.has_screen() => {
+            let (terminal, end) = Terminal::open()?;
+            command.stdin(end.try_clone()?).stdout(end);
+            return Ok(Some(terminal));
+        }
+        Streams::Pipe => command.stdout(Stdio::piped()),
+        Streams::Files => command.stdout(File::create(printed)?),
+    };
+    Ok(None)
+}
+
 impl Running {
     /// Starts it in a session of its own.
     pub(super) fn start(stage: &Stage, mode: Mode, setting: &Setting<'_>) -> Result<Self> {
         let folder = stage.fresh_folder("outputs")?;
         let (printed, errors) = (stage.fresh("stdout"), stage.fresh("stderr"));
-        let mut command = match setting.cgroup {
-            None => Command::new("setsid"),
-            Some(cgroup) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", "echo 0 > \"$0\" && exec setsid \"$@\""]);
-                shell.arg(cgroup.entrance());
-                shell
-            }
-        };
+        let mut command = in_a_session(setting.cgroup);
         if mode.has_screen() {
             command.arg("--ctty");
         }
@@ -235,27 +264,7 @@ impl Running {
             .env_remove("XDG_RUNTIME_DIR")
             .stdin(Stdio::null())
             .stderr(File::create(&errors)?);
-        let mut terminal = None;
-        match setting.streams {
-            Streams::StoppedTerminal => {
-                let (made, end) = Terminal::open()?;
-                tcflow(&end, FlowArg::TCOOFF).context("a terminal that stops")?;
-                let end = || end.try_clone();
-                command.stdin(end()?).stdout(end()?).stderr(end()?);
-                terminal = Some(made);
-            }
-            _ if mode.has_screen() => {
-                let (made, end) = Terminal::open()?;
-                command.stdin(end.try_clone()?).stdout(end);
-                terminal = Some(made);
-            }
-            Streams::Pipe => {
-                command.stdout(Stdio::piped());
-            }
-            Streams::Files => {
-                command.stdout(File::create(&printed)?);
-            }
-        }
+        let terminal = connect(&mut command, mode, setting.streams, &printed)?;
         let mut child = command.spawn().context("setsid, of util-linux")?;
         // Our copies of the terminal's other end go with the command.
         drop(command);

@@ -9,7 +9,7 @@ use super::activity::Percentiles;
 use super::prediction::Predicted;
 use super::what_if::WhatIfRow;
 use super::{Number, Record};
-use crate::export::names::{events_lost, gaps, latest, rfc3339};
+use crate::export::names::{gaps, latest, rfc3339};
 
 #[derive(Serialize)]
 pub(super) struct Interval<'a> {
@@ -30,7 +30,8 @@ pub(super) struct Interval<'a> {
     predicted: Predicted<'a>,
     activity: Option<Rates<'a>>,
     what_if: Option<WhatIfRow<'a>>,
-    events_lost: u64,
+    #[serde(flatten)]
+    events_lost: Record<'a, u64, View>,
     gaps: Vec<&'static str>,
     notices: &'a [String],
     ended: Option<&'a str>,
@@ -73,7 +74,7 @@ impl<'a> Interval<'a> {
                 ended: activity.ended.as_deref(),
             }),
             what_if: view.what_if.as_ref().map(WhatIfRow::of),
-            events_lost: events_lost(view),
+            events_lost: Record::figures(&[View::EVENTS_LOST], view),
             gaps: gaps(view),
             notices: &view.notices,
             ended: view.ended.as_deref(),

@@ -13,7 +13,7 @@ use profiler_core::columns::Column;
 use profiler_core::host::HostView;
 use profiler_core::sample;
 use profiler_core::text::is_harmful;
-use profiler_core::units::Value;
+use profiler_core::units::{Unit, Value};
 use profiler_core::view::View;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -152,24 +152,30 @@ impl<K: Serialize, Row> Serialize for Record<'_, K, Row> {
             map.serialize_entry(key, name)?;
         }
         for column in self.columns {
-            map.serialize_entry(column.key, &column.value(self.row).map(Number::as_it_is))?;
+            let value = column.value(self.row);
+            map.serialize_entry(
+                column.key,
+                &value.map(|value| Number::of(column.unit, value)),
+            )?;
         }
         map.end()
     }
 }
 
-/// A figure: a whole number where it is one, else with its fraction.
+/// A figure: a whole number where it is one, else with its fraction; or an answer.
 #[derive(Copy, Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Number {
+    Flag(bool),
     Whole(u64),
     Fraction(f64),
 }
 
 impl Number {
     /// With a fraction wherever its column has one.
-    fn as_it_is(value: Value) -> Self {
+    fn of(unit: Unit, value: Value) -> Self {
         match value {
+            Value::Whole(value) if unit == Unit::Flag => Self::Flag(value != 0),
             Value::Whole(value) => Self::Whole(value),
             Value::Fraction(value) => Self::Fraction(value),
         }

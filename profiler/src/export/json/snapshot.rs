@@ -18,7 +18,7 @@ use super::objects::Objects;
 use super::prediction::Predicted;
 use super::what_if::WhatIfRow;
 use super::{Host, Number, Object, Record};
-use crate::export::names::{events_lost, gaps, milliseconds, rfc3339};
+use crate::export::names::{gaps, milliseconds, rfc3339};
 
 #[derive(Serialize)]
 pub(super) struct Snapshot<'a> {
@@ -109,11 +109,13 @@ struct Packing<'a> {
 
 #[derive(Serialize)]
 struct Completeness<'a> {
-    stopped: bool,
+    #[serde(flatten)]
+    stopped: Record<'a, u64, View>,
     released: Option<ReleasedRow>,
     #[serde(flatten)]
     walk: Record<'a, u64, completeness::Completeness>,
-    events_lost: u64,
+    #[serde(flatten)]
+    events_lost: Record<'a, u64, View>,
     layout_confidence: &'static str,
     probes: Option<Probes>,
     gaps: Vec<&'static str>,
@@ -307,13 +309,13 @@ impl<'a> Completeness<'a> {
             bytes: defect.bytes,
         };
         Self {
-            stopped: seen.stand_still.is_throughout(),
+            stopped: Record::figures(&[View::STOPPED], view),
             released: seen.stand_still.released().map(|released| ReleasedRow {
                 why: released.why.name(),
                 after_ms: milliseconds(released.after_ns),
             }),
             walk: Record::figures(&completeness::Completeness::COLUMNS, seen),
-            events_lost: events_lost(view),
+            events_lost: Record::figures(&[View::EVENTS_LOST], view),
             layout_confidence: seen.layout_confidence.name(),
             probes: view.activity.as_ref().map(|activity| {
                 let count = |wanted: fn(&ProbeState) -> bool| {

@@ -59,6 +59,61 @@ fn with(row: Row, price: &str, variables: &[(&str, &str)]) -> Row {
 
 /// The JSON tasks of a worker, with all kinds of rows.
 pub(super) fn full() -> Report {
+    let mut report = Report {
+        trace: trace_facts(),
+        calibration: calibrate(
+            vec![point(50, 1021, 1023), point(90, 915, 921)],
+            &CalibrationFactors {
+                events: 20_100_000,
+                other_allocator: Some(("glibc 2.31".into(), "glibc 2.36".into())),
+                ..CalibrationFactors::default()
+            },
+        ),
+        candidates: candidates(),
+        shares: vec![
+            share(GapCause::DynamicThreshold, 15, 2),
+            share(GapCause::ThreadCaches, 249, 11),
+            share(GapCause::Untrimmed, 380, 40),
+            share(GapCause::Unexplained, -15, -94),
+            share(GapCause::Decay, -19, -126),
+        ],
+        verdict: String::new(),
+        interrupted: true,
+        not_confined: vec!["this kernel has no Landlock".into()],
+    };
+    report.verdict = verdict(&report);
+    report
+}
+
+fn trace_facts() -> TraceFacts {
+    TraceFacts {
+        path: "worker.fragtrace".into(),
+        command: Some("python3 -m celery worker".into()),
+        pid: Some(4711),
+        python: Some("CPython 3.11.2".into()),
+        libc: Some("glibc 2.36".into()),
+        malloc: Some(AllocatorTitle::parse("glibc 2.36")),
+        cpus: Some(2),
+        started_at: Some("2026-01-02T03:04:05Z".into()),
+        format: None,
+        lacks: Vec::new(),
+        events: 20_100_000,
+        lost: 3,
+        left_out: 0,
+        threads: 4,
+        processes: 1,
+        duration_ns: 90_000_000_000,
+        peak_live_bytes: 98 * MIB,
+        checkpoints: 2,
+        last_checkpoint_ns: 80_000_000_000,
+        trouble: Some("the recording was cut off".to_owned().into()),
+        not_taken: vec!["LD_AUDIT=/tmp/a.so".into()],
+        not_loaded: None,
+    }
+}
+
+/// One of each kind, ranked.
+fn candidates() -> Vec<Row> {
     let now = Row {
         is_now: true,
         version: Some("2.36".into()),
@@ -87,7 +142,7 @@ pub(super) fn full() -> Report {
         ),
         ..row("tcmalloc", 0, (0, 0, 0), 0.0)
     };
-    let mut candidates = vec![
+    let mut all = vec![
         now,
         with(
             row("tcache_count=0", 1012, (657, 657, 657), 4.9),
@@ -107,54 +162,8 @@ pub(super) fn full() -> Report {
         row("mimalloc", 1303, (841, 902, 933), 2.4),
         failed,
     ];
-    rank(&mut candidates);
-    let mut report = Report {
-        trace: TraceFacts {
-            path: "worker.fragtrace".into(),
-            command: Some("python3 -m celery worker".into()),
-            pid: Some(4711),
-            python: Some("CPython 3.11.2".into()),
-            libc: Some("glibc 2.36".into()),
-            malloc: Some(AllocatorTitle::parse("glibc 2.36")),
-            cpus: Some(2),
-            started_at: Some("2026-01-02T03:04:05Z".into()),
-            format: None,
-            lacks: Vec::new(),
-            events: 20_100_000,
-            lost: 3,
-            left_out: 0,
-            threads: 4,
-            processes: 1,
-            duration_ns: 90_000_000_000,
-            peak_live_bytes: 98 * MIB,
-            checkpoints: 2,
-            last_checkpoint_ns: 80_000_000_000,
-            trouble: Some("the recording was cut off".to_owned().into()),
-            not_taken: vec!["LD_AUDIT=/tmp/a.so".into()],
-            not_loaded: None,
-        },
-        calibration: calibrate(
-            vec![point(50, 1021, 1023), point(90, 915, 921)],
-            &CalibrationFactors {
-                events: 20_100_000,
-                other_allocator: Some(("glibc 2.31".into(), "glibc 2.36".into())),
-                ..CalibrationFactors::default()
-            },
-        ),
-        candidates,
-        shares: vec![
-            share(GapCause::DynamicThreshold, 15, 2),
-            share(GapCause::ThreadCaches, 249, 11),
-            share(GapCause::Untrimmed, 380, 40),
-            share(GapCause::Unexplained, -15, -94),
-            share(GapCause::Decay, -19, -126),
-        ],
-        verdict: String::new(),
-        interrupted: true,
-        not_confined: vec!["this kernel has no Landlock".into()],
-    };
-    report.verdict = verdict(&report);
-    report
+    rank(&mut all);
+    all
 }
 
 fn point(seconds: u64, recorded: u64, replayed: u64) -> Point {

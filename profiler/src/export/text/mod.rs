@@ -11,7 +11,7 @@ use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds, percent};
 use profiler_core::view::View;
 
-use super::names::{cut, events_lost, rfc3339};
+use super::names::{cut, rfc3339};
 
 /// Columns at most.
 const WIDTH: usize = 100;
@@ -389,7 +389,7 @@ fn completeness(text: &mut Text, view: &View) {
         "  {}, {} unreadable, {} events lost",
         seen.layout_confidence.heap_state(),
         bytes(seen.unreadable_bytes),
-        count(events_lost(view))
+        count(view.events_lost())
     ));
     if seen.threads_in_allocator > 0 {
         text.line(&format!(

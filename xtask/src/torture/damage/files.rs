@@ -51,35 +51,8 @@ pub(super) fn make(stage: &Stage) -> Result<Vec<Input>> {
         bytes,
     };
     let python = fs::read(small_trace(stage)?)?;
-    let small = stage.fresh("ls.fragtrace");
-    fragscope(
-        stage,
-        &[
-            "record",
-            "-o",
-            &small.to_string_lossy(),
-            "--",
-            "ls",
-            "-l",
-            "/",
-        ],
-    )?;
+    let [small, logalloc] = of_command(stage)?;
     let probed = of_process(stage)?;
-    let small = fs::read(small)?;
-    let trace = stage.fresh("for-logalloc.fragtrace");
-    fs::write(&trace, &small)?;
-    let logalloc = stage.fresh("logalloc.txt");
-    fragscope(
-        stage,
-        &[
-            "export",
-            &trace.to_string_lossy(),
-            "--format",
-            "logalloc",
-            "-o",
-            &logalloc.to_string_lossy(),
-        ],
-    )?;
     let heaptrack = fs::read(samples.join("heaptrack.zst"))?;
     let memray = fs::read(samples.join("memray.bin"))?;
     let [json, hlog, session] = exported(stage)?;
@@ -87,7 +60,7 @@ pub(super) fn make(stage: &Stage) -> Result<Vec<Input>> {
         recording("small.fragtrace", Packing::Blocks, small),
         recording("python.fragtrace", Packing::Blocks, python),
         recording("process.fragtrace", Packing::Blocks, probed),
-        recording("logalloc.txt", Packing::Plain, fs::read(logalloc)?),
+        recording("logalloc.txt", Packing::Plain, logalloc),
         recording("heaptrack.zst", Packing::Zstd, heaptrack),
         recording("memray.bin", Packing::Lz4, memray),
         // No command reads these: what is given by mistake is refused, and no more.
@@ -107,18 +80,22 @@ pub(super) fn make(stage: &Stage) -> Result<Vec<Input>> {
         },
     ];
     for input in &inputs {
-        let whole = stage.fresh(input.name);
-        fs::write(&whole, &input.bytes)?;
-        let path = whole.to_string_lossy();
-        // A reader that refuses everything would survive everything.
-        match input.reader {
-            _ if input.name.starts_with("sample") => {}
-            Reader::Recording => fragscope(stage, &["export", &path, "--format", "logalloc"])?,
-            Reader::Core => fragscope(stage, &["snapshot", "--core", &path])?,
-            Reader::Session => fragscope(stage, &["explain", &path])?,
-        }
+        must_be_read(stage, input)?;
     }
     Ok(inputs)
+}
+
+/// A reader that refuses everything would survive everything.
+fn must_be_read(stage: &Stage, input: &Input) -> Result<()> {
+    let whole = stage.fresh(input.name);
+    fs::write(&whole, &input.bytes)?;
+    let path = whole.to_string_lossy();
+    match input.reader {
+        _ if input.name.starts_with("sample") => Ok(()),
+        Reader::Recording => fragscope(stage, &["export", &path, "--format", "logalloc"]),
+        Reader::Core => fragscope(stage, &["snapshot", "--core", &path]),
+        Reader::Session => fragscope(stage, &["explain", &path]),
+    }
 }
 
 fn fragscope(stage: &Stage, words: &[&str]) -> Result<()> {
@@ -132,6 +109,16 @@ fn fragscope(stage: &Stage, words: &[&str]) -> Result<()> {
         String::from_utf8_lossy(&done.stderr)
     );
     Ok(())
+}
+
+/// A recording of a small command, and its text.
+fn of_command(stage: &Stage) -> Result<[Vec<u8>; 2]> {
+    let (trace, text) = (stage.fresh("ls.fragtrace"), stage.fresh("logalloc.txt"));
+    let (to_trace, to_text) = (trace.to_string_lossy(), text.to_string_lossy());
+    fragscope(stage, &["record", "-o", &to_trace, "--", "ls", "-l", "/"])?;
+    let export = ["export", &to_trace, "--format", "logalloc", "-o", &to_text];
+    fragscope(stage, &export)?;
+    Ok([fs::read(trace)?, fs::read(text)?])
 }
 
 /// A recording through probes, which begins with a heap as it was.

@@ -7,13 +7,13 @@ mod mutate;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use self::files::{Input, Reader};
 use super::cgroup::{Cgroup, Kind};
@@ -94,13 +94,7 @@ impl Lane {
         let file = self.folder.join(input.name);
         fs::write(&file, &bytes)?;
         let replayed = round.random.u64(..REPLAYED) == 0;
-        let words: &[&str] = match input.reader {
-            Reader::Core => &["snapshot", "--json", "--core"],
-            Reader::Session if replayed => &["explain"],
-            Reader::Session => &["export", "--format", "json"],
-            Reader::Recording if replayed => &["replay", "--allocator", "glibc", "--runs", "1"],
-            Reader::Recording => &["export", "--format", "logalloc"],
-        };
+        let words = reading(input.reader, replayed);
         round.what = format!("fragscope {} {}", words.join(" "), input.name);
         round.kind(input.name);
         round.kind(words[0]);
@@ -108,33 +102,7 @@ impl Lane {
         self.cgroup.limit_memory(MEMORY)?;
         let kills = self.cgroup.kills()?;
         let began = Instant::now();
-        let mut child = Command::new("sh")
-            .args(["-c", "echo 0 > \"$0\" && exec \"$@\""])
-            .arg(self.cgroup.entrance())
-            .arg(&self.fragscope)
-            .args(words)
-            .arg(&file)
-            .current_dir(&self.folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&errors)?)
-            .spawn()
-            .context("sh")?;
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break Some(status);
-            }
-            let stop = self.interrupted.load(Ordering::SeqCst);
-            if stop || began.elapsed() > TIME {
-                let _ = child.kill();
-                child.wait()?;
-                if stop {
-                    bail!(Interrupted);
-                }
-                break None;
-            }
-            thread::sleep(Duration::from_micros(500));
-        };
+        let status = self.run(words, &file, &errors)?;
         let took = began.elapsed().as_secs_f64();
         round.figure(
             if words[0] == "replay" {
@@ -145,25 +113,42 @@ impl Lane {
             took,
         );
         round.hear(String::from_utf8_lossy(&fs::read(&errors)?).into_owned());
-        let killed = self.cgroup.kills()? > kills;
-        match status {
-            _ if killed => round.fault(
-                "unbounded memory",
-                format!("more than {} MiB", MEMORY >> 20),
-            ),
-            None => round.fault("unbounded time", format!("more than {TIME:?}")),
-            Some(status) if status.signal().is_some() || status.code() == Some(101) => {
-                round.fault("a death", status.to_string());
-            }
-            Some(status) => round.kind(match status.code() {
-                Some(0) => "read",
-                _ => "refused",
-            }),
-        }
+        let was_killed = self.cgroup.kills()? > kills;
+        judge(round, status, was_killed);
         if round.has_failed() {
             self.keep(round, &file, input.name)?;
         }
         Ok(())
+    }
+
+    /// Runs it in the group of this lane; gives how it ended, unless it took too long.
+    fn run(&self, words: &[&str], file: &Path, errors: &Path) -> Result<Option<ExitStatus>> {
+        let began = Instant::now();
+        let mut child = Command::new("sh")
+            .args(["-c", "echo 0 > \"$0\" && exec \"$@\""])
+            .arg(self.cgroup.entrance())
+            .arg(&self.fragscope)
+            .args(words)
+            .arg(file)
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(errors)?)
+            .spawn()
+            .context("sh")?;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(status));
+            }
+            let stop = self.interrupted.load(Ordering::SeqCst);
+            if stop || began.elapsed() > TIME {
+                let _ = child.kill();
+                child.wait()?;
+                ensure!(!stop, Interrupted);
+                return Ok(None);
+            }
+            thread::sleep(Duration::from_micros(500));
+        }
     }
 
     /// Keeps the file for whoever mends the reader.
@@ -174,5 +159,34 @@ impl Lane {
         let place = format!("; the file is kept as {}", kept.display());
         round.what.push_str(&place);
         Ok(())
+    }
+}
+
+/// The command that reads such a file, or the one that plays it.
+fn reading(reader: Reader, replayed: bool) -> &'static [&'static str] {
+    match reader {
+        Reader::Core => &["snapshot", "--json", "--core"],
+        Reader::Session if replayed => &["explain"],
+        Reader::Session => &["export", "--format", "json"],
+        Reader::Recording if replayed => &["replay", "--allocator", "glibc", "--runs", "1"],
+        Reader::Recording => &["export", "--format", "logalloc"],
+    }
+}
+
+/// It may read or refuse the file, within its memory and time; `None` took too long.
+fn judge(round: &mut Round, status: Option<ExitStatus>, was_killed: bool) {
+    match status {
+        _ if was_killed => round.fault(
+            "unbounded memory",
+            format!("more than {} MiB", MEMORY >> 20),
+        ),
+        None => round.fault("unbounded time", format!("more than {TIME:?}")),
+        Some(status) if status.signal().is_some() || status.code() == Some(101) => {
+            round.fault("a death", status.to_string());
+        }
+        Some(status) => round.kind(match status.code() {
+            Some(0) => "read",
+            _ => "refused",
+        }),
     }
 }

@@ -1,25 +1,21 @@
-//! Traces made by hand, written by the recorder and compiled by what `replay` uses.
+//! Traces made up event by event, written by the recorder that writes real ones.
 
 use std::collections::HashMap;
-use std::io::Cursor;
-use std::sync::Arc;
 use std::time::Duration;
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
-use profiler_lab::open::compile;
-use profiler_lab::play::ReplayProgram;
-use profiler_trace::limits::Meter;
 use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent, SourceKind};
-use profiler_trace::trace::{By, EventKind, Figures, Reader, TraceDescription, Writer};
+use profiler_trace::trace::{By, EventKind, Figures, TraceDescription, Writer};
 
 /// A block of the trace, by its address.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Block(u64);
+pub struct Block(u64);
 
 /// Builds a trace event by event. Addresses are never used again; a thread is of process 0 unless it
 /// was begun in another.
-pub(crate) struct TraceBuilder {
+#[derive(Debug)]
+pub struct TraceBuilder {
     recorder: Recorder<Writer<Vec<u8>>>,
     /// The process of each thread, where it is not the first.
     processes: HashMap<u64, u64>,
@@ -28,10 +24,16 @@ pub(crate) struct TraceBuilder {
     next: u64,
 }
 
+impl Default for TraceBuilder {
+    fn default() -> Self {
+        Self::new(&TraceDescription::default())
+    }
+}
+
 impl TraceBuilder {
-    pub(crate) fn new() -> Self {
-        let description = TraceDescription::default();
-        let writer = Writer::new(Vec::new(), &description).expect("a Vec has room");
+    /// Of an empty trace with this description.
+    pub fn new(description: &TraceDescription) -> Self {
+        let writer = Writer::new(Vec::new(), description).expect("a Vec has room");
         Self {
             recorder: Recorder::new(writer, Normaliser::new(Clock::new(0, 1))),
             processes: HashMap::new(),
@@ -41,13 +43,16 @@ impl TraceBuilder {
         }
     }
 
-    /// The trace, compiled. More may be added to it afterwards.
-    pub(crate) fn program(&self) -> Arc<ReplayProgram> {
+    /// The trace, as the bytes of its file.
+    pub fn finish(self) -> Vec<u8> {
+        let writer = self.recorder.finish().expect("a Vec has room");
+        writer.finish().expect("a Vec has room")
+    }
+
+    /// The trace as it is so far. More may be added to it afterwards.
+    pub fn bytes(&self) -> Vec<u8> {
         let writer = self.recorder.sink().clone();
-        let bytes = writer.finish().expect("a Vec has room");
-        let reader = Reader::new(Cursor::new(bytes)).expect("a trace");
-        let compiled = compile(reader, Meter::default());
-        compiled.expect("it compiles").program
+        writer.finish().expect("a Vec has room")
     }
 
     fn now_ns(&self) -> u64 {
@@ -58,7 +63,8 @@ impl TraceBuilder {
         self.processes.get(&thread).copied().unwrap_or(0)
     }
 
-    pub(crate) fn event(&mut self, thread: u64, kind: impl Into<SourceKind>) {
+    /// Adds any event of a thread.
+    pub fn event(&mut self, thread: u64, kind: impl Into<SourceKind>) {
         let event = SourceEvent {
             time_ns: self.now_ns(),
             process: self.process_of(thread),
@@ -89,29 +95,34 @@ impl TraceBuilder {
         block
     }
 
-    pub(crate) fn alloc(&mut self, thread: u64, bytes: u64) -> Block {
+    /// A thread allocates a block.
+    pub fn alloc(&mut self, thread: u64, bytes: u64) -> Block {
         self.give(thread, bytes, 0, By::Malloc)
     }
 
-    pub(crate) fn aligned(&mut self, thread: u64, bytes: u64, align: u8) -> Block {
+    /// The same, aligned to 2 to the power of `align`.
+    pub fn aligned(&mut self, thread: u64, bytes: u64, align: u8) -> Block {
         self.give(thread, bytes, align, By::Malloc)
     }
 
-    pub(crate) fn realloc(&mut self, thread: u64, block: Block, bytes: u64) -> Block {
+    /// A thread changes the size of a block, which moves.
+    pub fn realloc(&mut self, thread: u64, block: Block, bytes: u64) -> Block {
         self.event(thread, EventKind::Realloc { addr: block.0 });
         self.give(thread, bytes, 0, By::Realloc)
     }
 
-    pub(crate) fn free(&mut self, thread: u64, block: Block) {
+    /// A thread frees a block.
+    pub fn free(&mut self, thread: u64, block: Block) {
         self.event(thread, EventKind::Free { addr: block.0 });
     }
 
-    pub(crate) fn thread_end(&mut self, thread: u64) {
+    /// A thread ends.
+    pub fn thread_end(&mut self, thread: u64) {
         self.event(thread, EventKind::ThreadEnd);
     }
 
     /// A thread forks: the child has one thread.
-    pub(crate) fn fork(&mut self, parent: u64, process: u64, thread: u64) {
+    pub fn fork(&mut self, parent: u64, process: u64, thread: u64) {
         // Which fork it is, as good as any number.
         let fork = process;
         self.event(parent, SourceKind::Forking { fork });
@@ -126,29 +137,29 @@ impl TraceBuilder {
     }
 
     /// A thread begins in a process, which is a new program when it is not known.
-    pub(crate) fn begin(&mut self, process: u64, thread: u64) {
+    pub fn begin(&mut self, process: u64, thread: u64) {
         self.processes.insert(thread, process);
     }
 
     /// A program begins in the thread's process.
-    pub(crate) fn start(&mut self, thread: u64) {
+    pub fn start(&mut self, thread: u64) {
         self.event(thread, SourceKind::Start);
     }
 
     /// Lets time pass.
-    pub(crate) fn pass(&mut self, time: Duration) {
+    pub fn pass(&mut self, time: Duration) {
         self.now += time;
     }
 
     /// Takes a checkpoint in which so many bytes of a block are resident.
-    pub(crate) fn touched(&mut self, block: Block, bytes: u64) {
+    pub fn touched(&mut self, block: Block, bytes: u64) {
         let range = AddrRange::with_len(RemoteAddr::new(block.0), bytes);
         self.resident.push(range.expect("in the address space"));
         self.checkpoint(0);
     }
 
-    pub(crate) fn checkpoint(&mut self, process: u64) {
-        let of = self.recorder.normaliser().process(process);
+    /// Takes a checkpoint of a process, in which of its blocks what was touched is resident.
+    pub fn checkpoint(&mut self, process: u64) {
         let mut residency = ResidencyMap::new(vec![Mapping::private(
             AddrRange::with_len(RemoteAddr::new(0), 1 << 40).expect("in the address space"),
             MappingKind::Anonymous,
@@ -159,9 +170,15 @@ impl TraceBuilder {
                 state: PageState::PRESENT,
             });
         }
+        self.measured(process, &residency, Figures::default());
+    }
+
+    /// Takes a checkpoint of a process with what was measured there.
+    pub fn measured(&mut self, process: u64, residency: &ResidencyMap, figures: Figures) {
+        let of = self.recorder.normaliser().process(process);
         let (of, now_ns) = (of.expect("it recorded something"), self.now_ns());
         self.recorder
-            .checkpoint(&of, now_ns, &residency, Figures::default())
+            .checkpoint(&of, now_ns, residency, figures)
             .expect("a Vec has room");
     }
 }

@@ -1,52 +1,49 @@
-//! A program that calls all functions of malloc's family and keeps its own account.
-#![allow(dead_code, reason = "each test uses a part of it")]
+//! `programs/calls.c`, which calls all functions of malloc's family and keeps its own account.
 
 use std::fs::{self, File};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use profiler_probe::plan::ProbePlan;
-use profiler_probe::{Budget, ProbeSession};
-use profiler_target::Target;
-use profiler_testing::child::{self, Child, eventually, open_folder};
+use crate::child::{self, Child, open_folder};
+use crate::wait::eventually;
 
-/// Where the C programs are, from whichever crate's tests.
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../profiler-probe/tests/calls");
-
-fn compile(source: &str, options: &[&str], output: &Path) {
-    child::compile("cc", &Path::new(FOLDER).join(source), options, output);
+fn compile(name: &str, options: &[&str], output: &Path) {
+    child::compile("cc", &child::program(name), options, output);
 }
 
-/// The program of `calls.c`, started and ready.
-pub(crate) struct Calls(Child);
+/// The program, started and ready.
+pub struct Calls(Child);
 
 impl Calls {
-    pub(crate) fn start() -> Self {
+    /// With the C library's malloc.
+    pub fn start() -> Self {
         Self::start_with(|_, _| {})
     }
 
     /// With the allocator of `bump.c` preloaded.
-    pub(crate) fn start_with_bump() -> Self {
+    pub fn start_with_bump() -> Self {
         Self::start_with(|command, folder| {
             let library = folder.join("bump.so");
-            compile("bump.c", &["-O2", "-fPIC", "-shared"], &library);
+            compile("bump", &["-O2", "-fPIC", "-shared"], &library);
             command.env("LD_PRELOAD", library);
         })
     }
 
     /// With Debian's jemalloc preloaded.
-    pub(crate) fn start_with_jemalloc() -> Self {
+    pub fn start_with_jemalloc() -> Self {
         Self::start_with(|command, _| {
             command.env("LD_PRELOAD", "libjemalloc.so.2");
         })
     }
 
-    fn start_with(change: impl FnOnce(&mut Command, &Path)) -> Self {
+    /// With what `change` makes of its command; the folder is its own.
+    pub fn start_with(change: impl FnOnce(&mut Command, &Path)) -> Self {
         let folder = open_folder();
         let program = folder.path().join("calls");
         // It asks for more than there is, on purpose.
-        compile("calls.c", &["-Wno-alloc-size-larger-than"], &program);
+        compile("calls", &["-Wno-alloc-size-larger-than"], &program);
         let mut command = Command::new(program);
         change(&mut command, folder.path());
         let calls = Child::run(command).keep(folder);
@@ -54,28 +51,8 @@ impl Calls {
         Self(calls)
     }
 
-    pub(crate) fn pid(&self) -> i32 {
-        self.0.pid()
-    }
-
-    pub(crate) fn send(&mut self, command: &str) {
-        self.0.send(command);
-    }
-
-    pub(crate) fn answer(&mut self) -> String {
-        self.0.next_line()
-    }
-
-    pub(crate) fn ask(&mut self, command: &str) -> String {
-        self.0.ask(command)
-    }
-
-    pub(crate) fn kill(&mut self) {
-        self.0.kill();
-    }
-
     /// Runs rounds of all calls; gives the allocations, frees and usable bytes by its own account.
-    pub(crate) fn run(&mut self, rounds: u32) -> [u64; 3] {
+    pub fn run(&mut self, rounds: u32) -> [u64; 3] {
         let answer = self.ask(&format!("run {rounds}"));
         let mut words = answer.split(' ');
         assert_eq!(words.next(), Some("ran"), "{answer}");
@@ -83,22 +60,12 @@ impl Calls {
         numbers.try_into().expect("three numbers")
     }
 
-    pub(crate) fn plan(&self) -> ProbePlan {
-        let target = Target::open(self.pid()).expect("it runs");
-        ProbePlan::for_target(&target).expect("a plan")
-    }
-
-    pub(crate) fn attach(&self, budget: Budget) -> ProbeSession {
-        ProbeSession::attach(self.pid(), &self.plan(), budget).expect("probes")
-    }
-
-    /// All code of the object that serves malloc, as it stands in the target's memory.
-    pub(crate) fn code(&self) -> Vec<u8> {
-        let object = self.plan().object.identity.object;
+    /// The code of its program and of all objects that it has mapped, as it stands in its memory.
+    pub fn code(&self) -> Vec<u8> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid())).expect("maps");
         let memory = File::open(format!("/proc/{}/mem", self.pid())).expect("memory");
         let mut code = Vec::new();
-        for line in maps.lines().filter(|line| line.ends_with(&object)) {
+        for line in maps.lines().filter(|line| line.contains('/')) {
             let mut fields = line.split(' ');
             let (start, end) = fields
                 .next()
@@ -115,13 +82,25 @@ impl Calls {
         assert!(!code.is_empty());
         code
     }
-}
 
-impl Calls {
     /// Waits until its code is this again.
-    pub(crate) fn wait_for_code(&self, code: &[u8]) {
+    pub fn wait_for_code(&self, code: &[u8]) {
         eventually("the end of all breakpoints", || {
             (self.code() == code).then_some(())
         });
+    }
+}
+
+impl Deref for Calls {
+    type Target = Child;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Calls {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
     }
 }
