@@ -23,7 +23,7 @@ use crate::sample::{Host, KernelCount, Target};
 use crate::text::visible;
 use crate::units::{self, Value};
 
-/// A setting in force.
+/// A setting in force, or something else that the allocator keeps beside its settings.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Setting {
     /// As the allocator names it.
@@ -32,6 +32,10 @@ pub struct Setting {
     pub value: String,
     /// What it is in this release when nobody changes it, where that is known.
     pub default: Option<String>,
+    /// Whether it is an amount of bytes.
+    pub is_bytes: bool,
+    /// Whether nobody set it: it was counted.
+    pub is_counter: bool,
 }
 
 impl Setting {
@@ -57,19 +61,8 @@ impl Setting {
     }
 
     fn in_unit(&self, value: &str) -> String {
-        const OF_BYTES: [&str; 7] = [
-            "threshold",
-            "_pad",
-            "_mem",
-            "_bytes",
-            "pagesize",
-            "_size",
-            "THRESHOLD",
-        ];
-        let is_bytes =
-            OF_BYTES.iter().any(|end| self.name.ends_with(end)) && self.name != "no_dyn_threshold";
         match value.parse() {
-            Ok(bytes) if is_bytes => units::bytes(bytes),
+            Ok(bytes) if self.is_bytes => units::bytes(bytes),
             _ => value.to_owned(),
         }
     }

@@ -206,6 +206,15 @@ pub static TCMALLOC_RELEASE: Tuning = Tuning::new(
     MORE_CALLS,
 );
 
+/// tcmalloc: threads cache 8 MiB in all at most, and not 32 (`kDefaultOverallThreadCacheSize` in
+/// `src/common.h`).
+pub static TCMALLOC_SMALL_CACHES: Tuning = Tuning::new(
+    "tcmalloc small caches",
+    Allocator::Tcmalloc,
+    &[set("MAX_TOTAL_THREAD_CACHE_BYTES", "8388608")],
+    SLOWER,
+);
+
 /// Python: small objects come from malloc.
 pub static PYTHON_MALLOC: Tuning = Tuning::new(
     "PYTHONMALLOC=malloc",
@@ -219,7 +228,7 @@ mod tests {
     use super::*;
     use crate::allocator::{INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
 
-    const ALL: [&Tuning; 17] = [
+    const ALL: [&Tuning; 18] = [
         &MMAP_THRESHOLD,
         &TRIM_THRESHOLD,
         &ONE_ARENA,
@@ -236,6 +245,7 @@ mod tests {
         &JEMALLOC_NO_CACHES,
         &MIMALLOC_SHORT_PURGE,
         &TCMALLOC_RELEASE,
+        &TCMALLOC_SMALL_CACHES,
         &PYTHON_MALLOC,
     ];
 

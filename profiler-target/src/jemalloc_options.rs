@@ -227,3 +227,18 @@ impl<'d> File<'d> {
         Some(u64::from_le_bytes(*bytes))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use profiler_core::allocator::Allocator;
+
+    use super::OPTIONS;
+
+    #[test]
+    fn options_that_are_amounts_of_bytes_are_among_those_that_are_shown() {
+        let listed = Allocator::Jemalloc.row().listed.bytes.iter();
+        for name in listed.filter_map(|name| name.strip_prefix("opt.")) {
+            assert!(OPTIONS.iter().any(|(one, _)| *one == name), "{name}");
+        }
+    }
+}

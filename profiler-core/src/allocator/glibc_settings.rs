@@ -240,6 +240,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_said_of_listed_values_is_said_of_fields() {
+        let listed = &crate::allocator::Allocator::Glibc.row().listed;
+        for name in listed.bytes.iter().chain(listed.counters) {
+            assert!(ROWS.iter().any(|row| row.field == Some(name)), "{name}");
+        }
+    }
+
+    #[test]
     fn each_setting_has_its_own_row_and_tunables_come_first() {
         for (at, row) in ROWS.iter().enumerate() {
             assert_eq!(row.setting as usize, at);

@@ -102,6 +102,8 @@ pub struct Row {
     pub variables: &'static [&'static str],
     /// Its settings in those variables.
     pub settings: Settings,
+    /// What a walk lists beside its heap.
+    pub listed: Listed,
     /// What of it the lab can load, the usual one first.
     pub builds: &'static [BuildId],
     /// Whether the word before a block holds its chunk's size and three flag bits, as glibc's
@@ -111,6 +113,16 @@ pub struct Row {
     pub gives_back: &'static str,
     /// What it calls the caches of freed blocks.
     pub caches: &'static str,
+}
+
+/// What is known of the values that a walk lists, by the names that the allocator has for them. All others
+/// are settings that are plain numbers or words.
+#[derive(Debug)]
+pub struct Listed {
+    /// Those that are amounts of bytes.
+    pub bytes: &'static [&'static str],
+    /// Those that nobody set: what it has counted.
+    pub counters: &'static [&'static str],
 }
 
 /// What identifies an allocator in a file.

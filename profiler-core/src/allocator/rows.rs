@@ -1,7 +1,7 @@
 //! The table: one row for each allocator.
 
 use super::settings::{self, Settings};
-use super::{Allocator, BuildId, Home, Row, Signs, version};
+use super::{Allocator, BuildId, Home, Listed, Row, Signs, version};
 
 /// All rows. Where several hold (a library with several allocators inside), the first counts.
 pub static ROWS: [&Row; 6] = [&GLIBC, &JEMALLOC, &MIMALLOC, &TCMALLOC, &MUSL, &PYMALLOC];
@@ -34,6 +34,19 @@ static GLIBC: Row = Row {
     version: version::glibc,
     variables: &["MALLOC_", "GLIBC_TUNABLES="],
     settings: settings::GLIBC,
+    listed: Listed {
+        bytes: &[
+            "mmap_threshold",
+            "trim_threshold",
+            "top_pad",
+            "tcache_max_bytes",
+            "mmapped_mem",
+            "max_mmapped_mem",
+            "thp_pagesize",
+            "hp_pagesize",
+        ],
+        counters: &["n_mmaps", "max_n_mmaps", "mmapped_mem", "max_mmapped_mem"],
+    },
     builds: &[BuildId::Glibc],
     chunk_header: true,
     gives_back: "malloc_trim(0)",
@@ -53,6 +66,10 @@ static JEMALLOC: Row = Row {
     version: version::jemalloc,
     variables: &["MALLOC_CONF="],
     settings: settings::JEMALLOC,
+    listed: Listed {
+        bytes: &["opt.oversize_threshold", "opt.tcache_max"],
+        counters: &["arenas"],
+    },
     builds: &[BuildId::Jemalloc],
     chunk_header: false,
     gives_back: "a purge",
@@ -71,6 +88,10 @@ static MIMALLOC: Row = Row {
     version: version::mimalloc,
     variables: &["MIMALLOC_"],
     settings: settings::MIMALLOC,
+    listed: Listed {
+        bytes: &[],
+        counters: &[],
+    },
     builds: &[BuildId::Mimalloc3, BuildId::Mimalloc2],
     chunk_header: false,
     gives_back: "mi_collect(true)",
@@ -89,6 +110,10 @@ static TCMALLOC: Row = Row {
     version: version::tcmalloc,
     variables: &["TCMALLOC_"],
     settings: settings::TCMALLOC,
+    listed: Listed {
+        bytes: &["page size"],
+        counters: &[],
+    },
     builds: &[BuildId::Tcmalloc],
     chunk_header: false,
     gives_back: "MallocExtension_ReleaseFreeMemory()",
@@ -108,6 +133,10 @@ static MUSL: Row = Row {
     version: version::musl,
     variables: &[],
     settings: Settings::NONE,
+    listed: Listed {
+        bytes: &["MMAP_THRESHOLD"],
+        counters: &[],
+    },
     builds: &[],
     chunk_header: false,
     gives_back: "a purge",
@@ -127,6 +156,10 @@ static PYMALLOC: Row = Row {
     version: |_| None,
     variables: &["PYTHONMALLOC="],
     settings: settings::PYMALLOC,
+    listed: Listed {
+        bytes: &["pool_size", "arena_size"],
+        counters: &[],
+    },
     builds: &[],
     chunk_header: false,
     gives_back: "the end of an arena",

@@ -87,7 +87,7 @@ impl<'a> Known<'a> {
             Effect::Unclear => {
                 finding.confidence = finding.confidence.min(Confidence::Low);
                 if finding.mechanism == Mechanism::PinnedPages {
-                    finding.remedy = Remedy::of(Mechanism::PinnedPages, None);
+                    finding.remedy = Remedy::general(Mechanism::PinnedPages);
                 }
                 format!(
                     "Whether {title} would help cannot be predicted from a walk: malloc would need \
@@ -98,7 +98,7 @@ impl<'a> Known<'a> {
             Effect::Same | Effect::NoLess | Effect::Costs
                 if finding.mechanism == Mechanism::PinnedPages =>
             {
-                finding.remedy = Remedy::of(Mechanism::PinnedPages, None);
+                finding.remedy = Remedy::general(Mechanism::PinnedPages);
                 format!("{title} would not return them: malloc would need {band}, {baseline}.")
             }
             Effect::Same | Effect::NoLess | Effect::Costs => return None,

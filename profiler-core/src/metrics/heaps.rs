@@ -55,12 +55,15 @@ fn settings(heap: &HeapSnapshot) -> Vec<Setting> {
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.clone())
     };
+    let listed = &heap.allocator.row().listed;
     let settings = heap.settings.iter();
     settings
         .map(|(name, value)| Setting {
             name: name.clone(),
             value: value.clone(),
             default: default(name),
+            is_bytes: listed.bytes.contains(&name.as_str()),
+            is_counter: listed.counters.contains(&name.as_str()),
         })
         .collect()
 }

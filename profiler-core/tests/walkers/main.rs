@@ -8,3 +8,24 @@ mod mimalloc3;
 mod musl;
 mod pymalloc;
 mod tcmalloc;
+
+use profiler_testing::images::SPECIMENS;
+
+#[test]
+fn values_that_rows_speak_of_are_listed_by_walks() {
+    for specimen in SPECIMENS.map(|of| of()) {
+        for heap in (specimen.walk)(&specimen.image) {
+            let listed = &heap.allocator.row().listed;
+            let all = listed.bytes.iter().chain(listed.counters);
+            // Options of jemalloc's lie in its file, of which the image has none.
+            for name in all.filter(|name| !name.starts_with("opt.")) {
+                let mut settings = heap.settings.iter();
+                assert!(
+                    settings.any(|(one, _)| one == name),
+                    "{} has no {name}",
+                    heap.allocator
+                );
+            }
+        }
+    }
+}

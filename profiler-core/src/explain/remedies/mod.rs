@@ -72,6 +72,11 @@ impl Remedy {
             .unwrap_or(&NONE)
     }
 
+    /// What to do about a mechanism whatever serves malloc, short of another allocator's settings.
+    pub fn general(mechanism: Mechanism) -> &'static Self {
+        Self::of(mechanism, None)
+    }
+
     /// In sentences, with all that its steps set, call and say.
     pub fn prose(&self) -> String {
         let mut prose = self.sentences.to_owned();

@@ -181,8 +181,8 @@ pub(super) const REMEDIES: &[Row] = &[
         mechanism: Mechanism::Caches,
         allocators: &[Allocator::Tcmalloc],
         remedy: Remedy {
-            steps: &[FEWER_THREADS],
-            sentences: "TCMALLOC_MAX_TOTAL_THREAD_CACHE_BYTES bounds them; {0} cache fewer.",
+            steps: &[Step::Set(&tuning::TCMALLOC_SMALL_CACHES), FEWER_THREADS],
+            sentences: "{0} bounds them to a quarter of what they may hold by default; {1} cache fewer.",
         },
     },
     Row {

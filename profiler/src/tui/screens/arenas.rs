@@ -48,10 +48,14 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
             );
             lines.push(Line::styled(text, theme.bad()));
         }
-        if !heap.settings.is_empty() {
-            let settings: Vec<_> = heap.settings.iter().map(Setting::text).collect();
-            let text = format!("settings in effect: {}", settings.join("  "));
-            lines.extend(wrapped(&text, width, theme.quiet()));
+        for (title, are_counters) in [("settings in effect", false), ("counted", true)] {
+            let listed = heap.settings.iter();
+            let listed = listed.filter(|listed| listed.is_counter == are_counters);
+            let listed: Vec<_> = listed.map(Setting::text).collect();
+            if !listed.is_empty() {
+                let text = format!("{title}: {}", listed.join("  "));
+                lines.extend(wrapped(&text, width, theme.quiet()));
+            }
         }
         for requested in &heap.requested {
             let (word, style) = match requested.in_force {
