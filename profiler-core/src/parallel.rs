@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::panic::resume_unwind;
 use std::thread;
 
-/// Threads at most: reading memory is what they wait for, and others want processors too.
+/// Threads at most: others want processors too.
 const MAX_THREADS: usize = 4;
 
 /// Consecutive parts of about equal size, one for each thread; all but the last have `least` at least.

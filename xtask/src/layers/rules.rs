@@ -45,8 +45,9 @@ struct Rule {
 }
 
 /// Folders of the core that are no walkers. Every other folder is held to what walkers must keep.
-const NO_WALKERS: [&str; 8] = [
+const NO_WALKERS: [&str; 9] = [
     "allocator",
+    "columns",
     "explain",
     "host",
     "live",

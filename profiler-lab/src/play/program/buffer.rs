@@ -54,7 +54,7 @@ impl Buffer {
     }
 }
 
-/// Where the operations of [`ReplayProgram::of_operations`] go.
+/// Where the operations of [`super::ReplayProgram::of_operations`] go.
 #[derive(Debug)]
 pub struct OperationsSink<'a>(pub(super) &'a mut Buffer);
 
