@@ -96,6 +96,8 @@ pub(crate) fn metrics(
     let row = |class: LedgerClass| ledger[class as usize];
     let walked = !heaps.is_empty();
     let known = |value: u64| walked.then_some(value);
+    // A core says of its pages only whether they are there.
+    let of_page_table = |value: u64| known(value).filter(|_| !sample.kernel.is_core);
     let ratio = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
     let whole = |id, value: Option<u64>| Metric {
         id,
@@ -152,8 +154,8 @@ pub(crate) fn metrics(
         whole(MetricId::PurgeFloorBytes, known(figures.occupied)),
         whole(MetricId::PurgeFloor2mBytes, known(occupied_huge)),
         whole(MetricId::LargeFreeBytes, known(large_free(sample))),
-        whole(MetricId::HugeBackedBytes, known(backed)),
-        whole(MetricId::BlankBytes, known(blank)),
+        whole(MetricId::HugeBackedBytes, of_page_table(backed)),
+        whole(MetricId::BlankBytes, of_page_table(blank)),
         whole(
             MetricId::BelowHighestLiveBytes,
             known(grows().map(|a| a.below_highest_live_bytes).sum()),
@@ -188,8 +190,11 @@ pub(crate) fn metrics(
             MetricId::MallocResidentBytes,
             Some(malloc_resident(&sample.residency, &sample.heaps).resident_bytes),
         ),
-        whole(MetricId::SwapFragmentationBytes, known(swap_fragments)),
-        whole(MetricId::SwapUnknownBytes, known(swap_unknown)),
+        whole(
+            MetricId::SwapFragmentationBytes,
+            of_page_table(swap_fragments),
+        ),
+        whole(MetricId::SwapUnknownBytes, of_page_table(swap_unknown)),
         whole(
             MetricId::ForkSharedBytes,
             fork.map(|fork| fork.shared_bytes),
