@@ -14,6 +14,7 @@ mod ahead;
 mod allocators;
 pub mod auxv;
 mod cgroup;
+mod closed_stdout;
 mod core_file;
 mod denial;
 mod elf;
@@ -41,12 +42,14 @@ mod tmpfs;
 mod tree;
 
 pub use ahead::{Ahead, reading_ahead};
+pub use closed_stdout::was_stdout_closed;
 pub use core_file::{CoreError, CoreFile, CoreMemory, CorePages};
 pub use denial::{Caller, Denial};
 pub use elf::{FILE_LIMIT, FileError, FileLimit, FilePath, set_file_limit};
 pub use elf::{Source, file_limit, open_checked, open_regular};
 pub use error_kind::{
-    Action, AllocatorProblem, CoreProblem, ErrorKind, Limit, OutputProblem, Packer,
+    Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, OutputProblem, Packer,
+    ProgramProblem,
 };
 pub use guard::{Deadline, Guard, Needed, end_all as end_guards, is_suspended};
 pub use host::host;

@@ -5,7 +5,7 @@ mod top;
 mod values;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
@@ -17,6 +17,7 @@ pub(super) use self::top::TopArgs;
 use self::values::{budget, duration, interval, size};
 use crate::session::diff::{After, DiffOptions};
 use crate::session::options::{AttachOptions, Budget, ReadObjects, SnapshotOptions, Subject};
+use crate::session::outputs::files_among;
 use crate::session::record::{RecordOptions, Recorded};
 use crate::session::saved::SavedOptions;
 use crate::session::what_if::WhatIfOptions;
@@ -351,6 +352,35 @@ impl Command {
             _ => false,
         }
     }
+
+    /// The files that it reads.
+    pub(super) fn inputs(&self) -> Vec<PathBuf> {
+        let owned = |files: Vec<&Path>| files.into_iter().map(Path::to_owned).collect();
+        match self {
+            Self::Attach(args) => owned(args.options().inputs()),
+            Self::Demo(args) => owned(args.options().inputs()),
+            Self::Snapshot(args) => owned(args.source.options().subject.files()),
+            Self::Explain(args) => {
+                let mut files = owned(args.source.options().subject.files());
+                files.extend(args.file.iter().chain(&args.since).cloned());
+                files
+            }
+            Self::Diff(args) => [&args.before]
+                .into_iter()
+                .chain(&args.after)
+                .cloned()
+                .collect(),
+            Self::View(args) => vec![args.options().file],
+            Self::Export(args) => vec![args.file().to_owned()],
+            Self::Replay(args) => {
+                let options = args.options();
+                let mut files = owned(files_among(&options.allocators));
+                files.push(options.trace);
+                files
+            }
+            Self::Top(_) | Self::Record(_) | Self::Doctor(_) => Vec::new(),
+        }
+    }
 }
 
 impl ExplainArgs {
@@ -513,6 +543,11 @@ impl WatchArgs {
 }
 
 impl SnapshotSourceArgs {
+    /// Whether it is a core file.
+    pub(super) fn is_core(&self) -> bool {
+        self.core.is_some()
+    }
+
     pub(super) fn options(&self) -> SnapshotOptions {
         let subject = match &self.core {
             Some(file) => Subject::Core {
