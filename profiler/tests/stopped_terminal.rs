@@ -3,16 +3,20 @@
 
 mod support;
 
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
 
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{FlowArg, tcflow};
 use nix::unistd::Pid;
 use profiler_testing::child::{KillOnDrop, eventually};
+use profiler_trace::limits::{Limits, Meter};
+use profiler_trace::snapshot::{Reader, Record};
 use support::{command, text};
 
 /// Python that allocates for ever, and writes each million of its allocations as a line.
@@ -58,6 +62,18 @@ impl Stopped {
     }
 }
 
+/// Walks in a session that is being saved.
+fn walks(session: &Path) -> Option<u64> {
+    let meter = Meter::new(Limits::new(None, None, 1 << 30), Arc::default());
+    let mut reader = Reader::new(File::open(session).ok()?, meter).ok()?;
+    let mut walks = 0;
+    // Its end may be half written.
+    while let Ok(Some(record)) = reader.next_record() {
+        walks += u64::from(matches!(record, Record::Walk { .. }));
+    }
+    Some(walks)
+}
+
 #[test]
 fn a_recorded_program_goes_on_and_a_signal_ends_it_well() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -79,26 +95,25 @@ fn a_recorded_program_goes_on_and_a_signal_ends_it_well() {
 #[test]
 fn a_session_ends_by_a_signal_and_saves_what_it_saw() {
     let folder = tempfile::tempdir().expect("a folder");
-    let saved = folder.path().join("out.json");
+    let (saved, grows) = (
+        folder.path().join("out.json"),
+        folder.path().join("out.fragsnap"),
+    );
     let mut target = Command::new("sleep").arg("1000").spawn().expect("sleep");
     let pid = target.id().to_string();
     let words = ["attach", "--headless", "--no-probes", "--interval", "100ms"];
-    let mut running = Stopped::start(&[&words[..], &["--pid", &pid, "-o", text(&saved)]].concat());
-    let status = format!("/proc/{}/status", running.child.id());
-    // From then on SIGTERM ends it well.
-    eventually("fragscope taking over SIGTERM", || {
-        let status = std::fs::read_to_string(&status).ok()?;
-        let caught = status
-            .lines()
-            .find_map(|line| line.strip_prefix("SigCgt:"))?;
-        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
-        (caught >> (Signal::SIGTERM as i32 - 1) & 1 == 1).then_some(())
+    // A walk each interval, which is in the file at once.
+    let words = [&words[..], &["--budget", "unlimited", "--pid", &pid]].concat();
+    let outputs = ["-o", text(&saved), "-o", text(&grows)];
+    let mut running = Stopped::start(&[&words[..], &outputs].concat());
+    // Many lines more than wait for their reader (16), and than the terminal takes in before.
+    eventually("more walks than lines can wait", || {
+        (walks(&grows)? >= 30).then_some(())
     });
-    // Many lines more than wait for their reader.
-    std::thread::sleep(Duration::from_secs(3));
     running.signal(Signal::SIGTERM);
     assert_eq!(running.ends(), Some(130));
     assert!(saved.is_file());
+    assert!(walks(&grows).expect("a session") >= 30);
     target.kill().expect("it is ours");
     target.wait().expect("it is ours");
 }
