@@ -37,6 +37,7 @@ use profiler_target::{CoreError, ErrorKind, OpenError};
 
 use self::outputs::Unwritten;
 use self::saved::SavedError;
+use crate::export::ExportError;
 use crate::tui::NoScreen;
 
 /// How a session ended.
@@ -96,6 +97,12 @@ impl SessionError {
             Self::Saved(error) => error.kind(),
             Self::Demo(_) => ErrorKind::Other,
         }
+    }
+}
+
+impl From<ExportError> for SessionError {
+    fn from(error: ExportError) -> Self {
+        Self::Outputs(error.into())
     }
 }
 

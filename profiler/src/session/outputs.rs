@@ -28,6 +28,12 @@ pub(crate) struct Outputs {
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct Unwritten(Vec<ExportError>);
 
+impl From<ExportError> for Unwritten {
+    fn from(error: ExportError) -> Self {
+        Self(vec![error])
+    }
+}
+
 impl Unwritten {
     /// Why each of them was not.
     pub fn each(&self) -> &[ExportError] {
