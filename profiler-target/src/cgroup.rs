@@ -112,6 +112,8 @@ pub(super) fn memory_left() -> Option<u64> {
 pub(super) struct Files {
     pub(super) limit: &'static str,
     pub(super) usage: &'static str,
+    /// Where processes that were ended for want of memory are counted.
+    pub(super) events: &'static str,
     /// Pages of files in `memory.stat`, which the kernel takes back before it refuses.
     cache: [&'static str; 2],
 }
@@ -120,11 +122,13 @@ pub(super) const VERSIONS: [Files; 2] = [
     Files {
         limit: "memory.max",
         usage: "memory.current",
+        events: "memory.events",
         cache: ["active_file", "inactive_file"],
     },
     Files {
         limit: "memory.limit_in_bytes",
         usage: "memory.usage_in_bytes",
+        events: "memory.oom_control",
         cache: ["total_active_file", "total_inactive_file"],
     },
 ];

@@ -76,6 +76,10 @@ pub enum ErrorKind {
     },
     /// There is no terminal to draw a screen on.
     NoScreen,
+    /// A file that is to be read cannot be opened.
+    Input(InputProblem),
+    /// A program cannot be started.
+    Program(ProgramProblem),
     /// Anything else that the system refused, or that was wrong with a file.
     Other,
 }
@@ -98,6 +102,8 @@ pub enum OutputProblem {
     Unfit,
     /// It is a link, or behind one that another user may have put there.
     Link,
+    /// It stands for what a process has open.
+    Descriptor,
     /// Somebody else's file lies there.
     Foreign,
     /// Another process writes there.
@@ -114,6 +120,30 @@ pub enum OutputProblem {
     Replaced,
     /// The folder for temporary files takes none, or has no room.
     Temporary,
+}
+
+/// Why a file that is to be read cannot be opened.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum InputProblem {
+    /// There is none at this path.
+    Missing,
+    /// It is a folder.
+    Folder,
+    /// Whoever runs fragscope may not read it.
+    Denied,
+}
+
+/// Why a program cannot be started.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum ProgramProblem {
+    /// There is none of this name.
+    Missing,
+    /// It is there, and what it is run by is not: the interpreter of a script, or the dynamic loader.
+    NoInterpreter,
+    /// Its file may not be executed.
+    NotExecutable,
+    /// Its file is not that of a program.
+    NotAProgram,
 }
 
 /// What is read of a file up to a limit.
@@ -183,6 +213,16 @@ impl ErrorKind {
             Some(libc::EFBIG) => Self::Output(OutputProblem::TooLarge),
             _ => Self::Other,
         }
+    }
+
+    /// The kind of an error of the system's, met when a file was opened that is to be read.
+    pub fn of_input(error: &io::Error) -> Self {
+        Self::Input(match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => InputProblem::Missing,
+            io::ErrorKind::IsADirectory => InputProblem::Folder,
+            io::ErrorKind::PermissionDenied => InputProblem::Denied,
+            _ => return Self::of_io(error),
+        })
     }
 
     /// The kind by what caused an error, where nothing else is known of it.

@@ -14,6 +14,7 @@ mod ahead;
 mod allocators;
 pub mod auxv;
 mod cgroup;
+mod closed_stdout;
 mod core_file;
 mod denial;
 mod elf;
@@ -41,25 +42,27 @@ mod tmpfs;
 mod tree;
 
 pub use ahead::{Ahead, reading_ahead};
+pub use closed_stdout::was_stdout_closed;
 pub use core_file::{CoreError, CoreFile, CoreMemory, CorePages};
 pub use denial::{Caller, Denial};
 pub use elf::{FILE_LIMIT, FileError, FileLimit, FilePath, set_file_limit};
 pub use elf::{Source, file_limit, open_checked, open_regular};
 pub use error_kind::{
-    Action, AllocatorProblem, CoreProblem, ErrorKind, Limit, OutputProblem, Packer,
+    Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, OutputProblem, Packer,
+    ProgramProblem,
 };
 pub use guard::{Deadline, Guard, Needed, end_all as end_guards, is_suspended};
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
-pub use memory_group::MemoryGroups;
+pub use memory_group::{MemoryGroups, MemoryKills};
 pub use open::OpenError;
 pub use preload::not_preloaded;
 pub use privileges::{drop_capabilities, give_up_borrowed_privileges, has_borrowed_privileges};
 pub use proc_dir::Gone;
 pub use process::{Files, Process, malloc_in};
 pub use processes::{Listed, Listing, list};
-pub use record_ring::{Next, RecordRing, RingEvent, SUSPENDED_AFTER};
+pub use record_ring::{Marker, Next, RecordRing, RingEvent, SUSPENDED_AFTER};
 pub use residency::PageSource;
 pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
 pub use target::{Target, TargetState};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use profiler_core::host::MemoryGroup;
@@ -41,6 +41,74 @@ impl MemoryGroups {
     }
 }
 
+/// What the kernel ends for want of memory in the memory control group of one process.
+#[derive(Debug)]
+pub struct MemoryKills {
+    pid: i32,
+    /// The process's `cgroup` file.
+    own: String,
+    counted: Option<CountedGroup>,
+}
+
+/// A group whose kills can be counted.
+#[derive(Debug)]
+struct CountedGroup {
+    group: MemoryGroup,
+    /// The file that counts.
+    counter: PathBuf,
+    before: u64,
+}
+
+impl MemoryKills {
+    /// Those from now on, in the group that this process is in, as far as they can be counted.
+    pub fn of(pid: i32) -> Self {
+        let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let counted = CountedGroup::of(&own);
+        Self { pid, own, counted }
+    }
+
+    /// Goes on with the group that the process is in now, if it was put into another one.
+    pub fn follow(&mut self) {
+        let now = fs::read_to_string(format!("/proc/{}/cgroup", self.pid));
+        if now.is_ok_and(|now| now != self.own) {
+            *self = Self::of(self.pid);
+        }
+    }
+
+    /// The group, if the kernel ended a process of it.
+    pub fn group(&self) -> Option<&MemoryGroup> {
+        let counted = self.counted.as_ref()?;
+        (kills(&counted.counter)? > counted.before).then_some(&counted.group)
+    }
+}
+
+impl CountedGroup {
+    fn of(own: &str) -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let groups = cgroup::groups(&["memory", UNIFIED], own, &mounts);
+        let mut counters = groups.iter().filter_map(|group| {
+            let folder = group.folders().into_iter().next()?;
+            let mut counters = VERSIONS.iter().map(|files| folder.join(files.events));
+            counters.find_map(|counter| Some((kills(&counter)?, counter)))
+        });
+        let (before, counter) = counters.next()?;
+        Some(Self {
+            group: read(own, &mounts)?,
+            counter,
+            before,
+        })
+    }
+}
+
+/// Processes of a group that the kernel ended for want of memory, by the file that counts them.
+fn kills(counter: &Path) -> Option<u64> {
+    let text = fs::read_to_string(counter).ok()?;
+    let count = text
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "))?;
+    count.trim().parse().ok()
+}
+
 fn read(own: &str, mounts: &str) -> Option<MemoryGroup> {
     let groups = cgroup::groups(&["memory", UNIFIED], own, mounts);
     // Of a hybrid host, the hierarchy that has the memory controller.
@@ -74,6 +142,21 @@ fn number(folder: &Path, name: fn(&cgroup::Files) -> &'static str) -> Option<u64
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kills_are_counted_in_both_versions() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let counter = folder.path().join("counter");
+        for text in [
+            "low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\n",
+            "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+        ] {
+            fs::write(&counter, text).expect("a file");
+            assert_eq!(kills(&counter), Some(2));
+        }
+        fs::write(&counter, "under_oom 0\n").expect("a file");
+        assert_eq!(kills(&counter), None);
+    }
 
     #[test]
     fn the_lowest_limit_above_a_process_holds_for_it() {

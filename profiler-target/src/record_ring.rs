@@ -13,7 +13,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -85,6 +85,8 @@ pub enum Next {
     Damaged,
     /// Nothing yet.
     Empty,
+    /// What comes after a [mark](Marker::mark), and is held back.
+    Held,
 }
 
 /// The ring. While it lives, writers wait for it when it is full; when it is dropped, they go on
@@ -94,7 +96,6 @@ pub struct RecordRing {
     memory: Arc<Memory>,
     /// Keeps the memory's name in `/proc/PID/fd` alive.
     file: File,
-    tail: u64,
     /// Since when the slot at the tail is seen to be claimed.
     waiting: Option<Instant>,
     /// How long claimed slots before it were waited for, but for what was free of charge.
@@ -109,15 +110,63 @@ pub struct RecordRing {
     heartbeat: Option<JoinHandle<()>>,
 }
 
-/// What the thread that beats knows of the reader.
-#[derive(Debug, Default)]
+/// Marks moments of a ring, on another thread than the reader's.
+#[derive(Clone, Debug)]
+pub struct Marker {
+    memory: Arc<Memory>,
+    activity: Arc<ReaderActivity>,
+}
+
+impl Marker {
+    /// The number of the next event to be written: all before it were claimed before now. From this moment
+    /// on the reader takes none that is claimed later, until it [releases](RecordRing::release) them: what
+    /// stands still now, and writes on when it is let go, is seen as it was between the two.
+    pub fn mark(&self) -> u64 {
+        self.activity
+            .held_from
+            .fetch_min(self.head(), Ordering::SeqCst);
+        // The reader may be taking one that was claimed meanwhile: it is before the mark, too.
+        fence(Ordering::SeqCst);
+        self.head()
+    }
+
+    fn head(&self) -> u64 {
+        let tail = self.activity.tail.load(Ordering::Acquire);
+        let head = self.memory.header().head.load(Ordering::Acquire);
+        let mut head = head.clamp(tail, tail + SLOTS);
+        let end = (head + MOST_HEAD_LAG).min(tail + SLOTS);
+        while head < end && self.memory.turn(head).is_past(head) {
+            head += 1;
+        }
+        head
+    }
+}
+
+/// What other threads know of the reader, and it of them.
+#[derive(Debug)]
 struct ReaderActivity {
+    /// The number of the next event to be taken.
+    tail: AtomicU64,
+    /// Events from this number on are held back.
+    held_from: AtomicU64,
     /// How often it came for an event.
     visits: AtomicU64,
     /// Whether it has not come for [`LONGEST_ABSENCE`], or had not when the ring was closed.
     is_absent: AtomicBool,
     /// Whether it has ended.
     over: AtomicBool,
+}
+
+impl ReaderActivity {
+    fn new() -> Self {
+        Self {
+            tail: AtomicU64::new(0),
+            held_from: AtomicU64::new(u64::MAX),
+            visits: AtomicU64::new(0),
+            is_absent: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+        }
+    }
 }
 
 impl RecordRing {
@@ -134,7 +183,7 @@ impl RecordRing {
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
         let memory = Arc::new(Memory::of(&file, RING_BYTES)?);
-        let activity = Arc::<ReaderActivity>::default();
+        let activity = Arc::new(ReaderActivity::new());
         let heartbeat = {
             let (memory, activity) = (Arc::clone(&memory), Arc::clone(&activity));
             std::thread::Builder::new()
@@ -144,7 +193,6 @@ impl RecordRing {
         Ok(Self {
             memory,
             file,
-            tail: 0,
             waiting: None,
             waited: Duration::ZERO,
             free_wait: MOST_FREE_WAIT,
@@ -175,20 +223,28 @@ impl RecordRing {
         Ok(self.file.metadata()?.ino())
     }
 
+    /// What marks moments of it.
+    pub fn marker(&self) -> Marker {
+        Marker {
+            memory: Arc::clone(&self.memory),
+            activity: Arc::clone(&self.activity),
+        }
+    }
+
+    /// From now on nothing is held back.
+    pub fn release(&self) {
+        self.activity.held_from.store(u64::MAX, Ordering::SeqCst);
+    }
+
     /// The number of the next event to be written: all before it were claimed before now.
     pub fn head(&self) -> u64 {
-        let head = self.memory.header().head.load(Ordering::Acquire);
-        let mut head = head.clamp(self.tail, self.tail + SLOTS);
-        let end = (head + MOST_HEAD_LAG).min(self.tail + SLOTS);
-        while head < end && self.turn(head).is_past(head) {
-            head += 1;
-        }
-        head
+        self.marker().head()
     }
 
     /// The number of the next event to be taken.
     pub fn tail(&self) -> u64 {
-        self.tail
+        // None but the reader moves it.
+        self.activity.tail.load(Ordering::Relaxed)
     }
 
     /// Whether a writer gave the reader up for dead, or the ring was closed.
@@ -222,30 +278,34 @@ impl RecordRing {
 
     /// Takes the next event.
     pub fn take(&mut self) -> Next {
+        let tail = self.tail();
+        let turn = self.memory.turn(tail);
+        // Asked after the slot was looked at: what is written there after a mark was not yet, or is held.
+        if tail >= self.activity.held_from.load(Ordering::SeqCst) {
+            return Next::Held;
+        }
         self.activity.visits.fetch_add(1, Ordering::Relaxed);
-        let index = self.tail % SLOTS;
-        if self.abandoned.contains(&index) {
+        if self.abandoned.contains(&(tail % SLOTS)) {
             // A writer that came late may have written here once more.
             self.set(Turn::ABANDONED);
             self.next();
             return Next::Damaged;
         }
-        let turn = self.turn(self.tail);
-        if turn == Turn::whole(self.tail) {
-            let event = read(self.memory.slot(self.tail));
-            self.set(Turn::free(self.tail + SLOTS));
+        if turn == Turn::whole(tail) {
+            let event = read(self.memory.slot(tail));
+            self.set(Turn::free(tail + SLOTS));
             self.next();
             self.has_abandoned = false;
             self.free_wait = (self.free_wait + FREE_WAIT_PER_EVENT).min(MOST_FREE_WAIT);
             return Next::Event(event);
         }
-        if turn == Turn::free(self.tail) {
+        if turn == Turn::free(tail) {
             self.repair_head();
             self.end_wait();
             return Next::Empty;
         }
         match turn.state() {
-            State::Claimed(thread) if turn.lap() == Turn::lap_of(self.tail) => {
+            State::Claimed(thread) if turn.lap() == Turn::lap_of(tail) => {
                 let since = *self.waiting.get_or_insert_with(Instant::now);
                 let waited = since.elapsed();
                 Next::Claimed {
@@ -265,7 +325,7 @@ impl RecordRing {
     pub fn abandon(&mut self) {
         // A whole one may have become of it meanwhile; it is lost like the others that are given up.
         self.set(Turn::ABANDONED);
-        self.abandoned.insert(self.tail % SLOTS);
+        self.abandoned.insert(self.tail() % SLOTS);
         self.has_abandoned = true;
         self.next();
         if self.abandoned.len() > MOST_ABANDONED {
@@ -276,11 +336,11 @@ impl RecordRing {
     /// While nothing is claimed at the tail the head is there. One that is not makes writers seek
     /// in vain.
     fn repair_head(&mut self) {
-        let head = &self.memory.header().head;
+        let (head, tail) = (&self.memory.header().head, self.tail());
         let said = head.load(Ordering::Acquire);
-        if said != self.tail && self.turn(self.tail) == Turn::free(self.tail) {
+        if said != tail && self.memory.turn(tail) == Turn::free(tail) {
             // A writer may have come meanwhile, who moved it on from there.
-            let _ = head.compare_exchange(said, self.tail, Ordering::Release, Ordering::Relaxed);
+            let _ = head.compare_exchange(said, tail, Ordering::Release, Ordering::Relaxed);
             self.repairs += 1;
             if self.repairs >= MOST_REPAIRS {
                 self.close();
@@ -288,19 +348,15 @@ impl RecordRing {
         }
     }
 
-    fn turn(&self, number: u64) -> Turn {
-        Turn(self.memory.slot(number).turn.load(Ordering::Acquire))
-    }
-
     /// Sets the turn of the slot at the tail.
     fn set(&self, turn: Turn) {
-        let slot = self.memory.slot(self.tail);
+        let slot = self.memory.slot(self.tail());
         slot.turn.store(turn.0, Ordering::Release);
     }
 
     fn next(&mut self) {
         self.end_wait();
-        self.tail += 1;
+        self.activity.tail.store(self.tail() + 1, Ordering::Release);
     }
 
     /// Each slot is waited for from its own beginning; what all took counts together.
@@ -410,6 +466,11 @@ impl Memory {
         // SAFETY: as above; a slot has only atomics.
         unsafe { slot.cast().as_ref() }
     }
+
+    /// Whose turn the slot of this event is.
+    fn turn(&self, number: u64) -> Turn {
+        Turn(self.slot(number).turn.load(Ordering::Acquire))
+    }
 }
 
 impl Drop for Memory {
@@ -417,5 +478,97 @@ impl Drop for Memory {
         // SAFETY: the mapping made above, of which no reference is left.
         let unmapped = unsafe { munmap(self.at, self.bytes) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_common::RecordKind;
+
+    use super::*;
+
+    /// Writes the next event as a recorder does.
+    fn write(ring: &RecordRing) {
+        let number = ring.head();
+        let slot = ring.memory.slot(number);
+        slot.turn
+            .store(Turn::claimed(number, 7).0, Ordering::SeqCst);
+        slot.size.store(number, Ordering::SeqCst);
+        slot.kind.store(RecordKind::Alloc as u64, Ordering::SeqCst);
+        slot.turn.store(Turn::whole(number).0, Ordering::SeqCst);
+        ring.memory
+            .header()
+            .head
+            .store(number + 1, Ordering::SeqCst);
+    }
+
+    /// The number that the next event bears.
+    fn taken(ring: &mut RecordRing) -> Option<u64> {
+        match ring.take() {
+            Next::Event(event) => Some(event.size),
+            Next::Held | Next::Empty => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_written_after_a_mark_is_held_until_it_is_released() {
+        let mut ring = RecordRing::new().expect("a ring");
+        let marker = ring.marker();
+        write(&ring);
+        write(&ring);
+        assert_eq!(taken(&mut ring), Some(0));
+        assert_eq!(marker.mark(), 2);
+        write(&ring);
+        // A later mark holds back what the first did.
+        assert_eq!(marker.mark(), 3);
+        assert_eq!(taken(&mut ring), Some(1));
+        let visits = ring.activity.visits.load(Ordering::Relaxed);
+        assert_eq!(ring.take(), Next::Held);
+        // Programs that wait meanwhile are not to wait for ever.
+        assert_eq!(ring.activity.visits.load(Ordering::Relaxed), visits);
+        ring.release();
+        assert_eq!(taken(&mut ring), Some(2));
+        assert_eq!(ring.take(), Next::Empty);
+    }
+
+    #[test]
+    fn no_mark_comes_after_an_event_that_is_written_when_it_is_known() {
+        const ROUNDS: u64 = 20_000;
+        let mut ring = RecordRing::new().expect("a ring");
+        let (marker, writer) = (ring.marker(), ring.marker());
+        let memory = Arc::clone(&ring.memory);
+        let (marks, moments) = std::sync::mpsc::channel();
+        // The next mark comes after the last was released.
+        let (release, released) = std::sync::mpsc::channel();
+        let marking = std::thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                // The event that follows is of a program that stood still at the moment.
+                let moment = marker.mark();
+                let number = writer.head();
+                let slot = memory.slot(number);
+                slot.size.store(moment, Ordering::SeqCst);
+                slot.kind.store(RecordKind::Alloc as u64, Ordering::SeqCst);
+                slot.turn.store(Turn::whole(number).0, Ordering::SeqCst);
+                memory.header().head.store(number + 1, Ordering::SeqCst);
+                marks.send(moment).expect("the reader lives");
+                released.recv().expect("the reader lives");
+            }
+        });
+        for _ in 0..ROUNDS {
+            let moment = loop {
+                // Nothing passes a mark that is not known here yet.
+                assert_eq!(taken(&mut ring), None);
+                match moments.try_recv() {
+                    Ok(moment) => break moment,
+                    Err(_) => std::thread::yield_now(),
+                }
+            };
+            assert_eq!(ring.tail(), moment);
+            ring.release();
+            assert_eq!(taken(&mut ring), Some(moment));
+            release.send(()).expect("it marks");
+        }
+        marking.join().expect("it marks");
     }
 }

@@ -353,27 +353,33 @@ fn a_program_that_executes_another_one_is_not_held_up_by_a_stop() {
     const EXECS: usize = 40;
     /// Between two lines of the program, so that each of its execs meets one.
     const STOPS: usize = 5;
-    /// It was a second or more before.
+    /// It was a second or more before. Beside that, a busy host holds up those that nobody stops as well.
     const HELD_UP_MS: u64 = 400;
+    const OF_THE_HOST: u64 = 3;
     let program = child::compiled("execs");
-    let mut delays = Vec::new();
-    for executes in ["first", "other"] {
+    let start = |executes: &str| {
         let mut command = std::process::Command::new(program.path().join("execs"));
-        let mut child = Child::run({
-            command.arg(executes);
-            command
-        });
+        command.arg(executes);
+        Child::run(command)
+    };
+    let delay_and_time = |child: &mut Child| {
+        let line = child.next_line();
+        let (delay_ms, at) = line.split_once(' ').expect("it goes on");
+        let delay_ms = delay_ms.parse::<u64>().expect("a number");
+        (delay_ms, at.parse::<u128>().expect("a number"))
+    };
+    for executes in ["first", "other"] {
+        let mut unstopped = start(executes);
+        let by_the_host = (0..EXECS).map(|_| delay_and_time(&mut unstopped).0);
+        let by_the_host = by_the_host.max().expect("some");
+        drop(unstopped);
+
+        let mut child = start(executes);
         let target = Target::open(child.pid()).expect("our own child");
-        let mut failed = Vec::new();
-        let mut delay_and_time = || {
-            let line = child.next_line();
-            let (delay_ms, at) = line.split_once(' ').expect("it goes on");
-            delays.push(delay_ms.parse::<u64>().expect("a number"));
-            at.parse::<u128>().expect("a number")
-        };
+        let (mut failed, mut delays) = (Vec::new(), Vec::new());
         for _ in 0..EXECS {
             failed.extend((0..STOPS).filter_map(|_| target.stop().err()));
-            delay_and_time();
+            delays.push(delay_and_time(&mut child).0);
         }
         // It may wait for the disk, as all that executes anything.
         let is_late = |error: &StopError| matches!(error, StopError::TimedOut { .. });
@@ -384,10 +390,18 @@ fn a_program_that_executes_another_one_is_not_held_up_by_a_stop() {
         );
         let after = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock");
         let after = Duration::from(after).as_nanos();
-        while delay_and_time() <= after {}
+        loop {
+            let (delay_ms, at) = delay_and_time(&mut child);
+            delays.push(delay_ms);
+            if at > after {
+                break;
+            }
+        }
+        delays.sort_unstable();
+        let longest = delays.last().expect("some");
+        assert!(
+            *longest < HELD_UP_MS + OF_THE_HOST * by_the_host,
+            "{executes}: {delays:?}, and {by_the_host} without a stop"
+        );
     }
-    delays.sort_unstable();
-    // One may be the busy host's.
-    let second = delays[delays.len() - 2];
-    assert!(second < HELD_UP_MS, "{delays:?}");
 }

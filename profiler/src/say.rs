@@ -10,10 +10,15 @@ mod stderr;
 use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal, StdoutLock, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, fstat};
 use profiler_core::text::visible_lines;
+use profiler_target::was_stdout_closed;
 
 /// Takes away the line that the cursor is in.
 const CLEAR: &str = "\r\x1b[K";
@@ -84,23 +89,69 @@ pub(crate) fn has_colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Stdout for programs: JSON, which escapes for itself, and formats without foreign text.
-pub(crate) fn data() -> Stdout {
+/// Prints a document for programs as a line: JSON, which escapes for itself.
+///
+/// # Errors
+/// When stdout fails.
+pub(crate) fn document(json: &str) -> io::Result<()> {
+    // In one piece, so that no reader sees a part of it.
+    bytes(format!("{json}\n").as_bytes())
+}
+
+/// Prints what is in a format for programs, without foreign text that is not escaped.
+///
+/// # Errors
+/// When stdout fails.
+pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
+    stdout().write_all(bytes)
+}
+
+/// A stream that is printed on.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Stream {
+    Output,
+    Error,
+}
+
+/// Which of the streams goes into one of these files, whatever that is called, and which file that is.
+pub(crate) fn stream_into(files: &[PathBuf]) -> Option<(Stream, &Path)> {
+    let streams = [
+        (Stream::Output, fstat(io::stdout())),
+        (Stream::Error, fstat(io::stderr())),
+    ];
+    let is_into = |stream: &FileStat, file: &PathBuf| {
+        let file = std::fs::metadata(file);
+        file.is_ok_and(|file| {
+            file.is_file() && (file.dev(), file.ino()) == (stream.st_dev, stream.st_ino)
+        })
+    };
+    streams.into_iter().find_map(|(stream, about)| {
+        let about = about.ok()?;
+        let file = files.iter().find(|file| is_into(&about, file))?;
+        Some((stream, file.as_path()))
+    })
+}
+
+/// Stdout, for what is written piece by piece in a format for programs.
+pub(crate) fn stdout() -> Stdout {
     Stdout(io::stdout().lock())
 }
 
-/// Stdout, whose errors name it.
+/// Stdout, whose errors name it. Rust's own takes for written what goes to a descriptor that is closed, or
+/// not open for writing.
 pub(crate) struct Stdout(StdoutLock<'static>);
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if was_stdout_closed() {
+            return Err(of_stdout(Errno::EBADF.into()));
+        }
         let _writing = Writing::begin();
-        self.0.write(bytes).map_err(of_stdout)
+        nix::unistd::write(&self.0, bytes).map_err(|error| of_stdout(error.into()))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let _writing = Writing::begin();
-        self.0.flush().map_err(of_stdout)
+        Ok(())
     }
 }
 
@@ -142,13 +193,11 @@ impl AsFd for Stdout {
 }
 
 /// An error of stdout, which it names: of the same kind, as a closed pipe ends a command quietly.
-pub(crate) fn of_stdout(error: io::Error) -> io::Error {
+fn of_stdout(error: io::Error) -> io::Error {
     let what = format!("cannot write to the standard output: {error}");
     io::Error::new(error.kind(), what)
 }
 
 fn write(text: &str) -> io::Result<()> {
-    let mut out = data();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    bytes(text.as_bytes())
 }

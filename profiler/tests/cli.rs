@@ -161,3 +161,61 @@ fn a_reader_that_leaves_ends_it_quietly() {
     assert_eq!(stderr(&output), "");
     assert_eq!(output.status.code(), Some(0));
 }
+
+/// Ends with 1, and has `fix` in the line after the error.
+fn is_fixed(args: &[&str], fix: &str) {
+    let output = fragscope(args);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+    let line = said.lines().find_map(|line| line.strip_prefix("fix: "));
+    assert!(
+        line.is_some_and(|line| line.contains(fix)),
+        "{args:?}: {said}"
+    );
+}
+
+#[test]
+fn what_does_not_exist_is_answered_with_how_one_comes_to_be() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (none, below) = (path("none"), path("none/below"));
+    let session = "fragscope snapshot --pid PID -o";
+    for missing in [&*none, &below, &path("")] {
+        is_fixed(&["explain", missing], session);
+        is_fixed(&["diff", missing, missing], session);
+        is_fixed(&["export", missing, "--format", "text"], session);
+        let recording = "fragscope record -o FILE.fragtrace -- COMMAND";
+        is_fixed(&["replay", missing], recording);
+        is_fixed(&["export", missing, "--format", "logalloc"], recording);
+    }
+    for missing in [&none, &below] {
+        is_fixed(&["snapshot", "--core", missing], "`gcore PID`");
+        is_fixed(&["explain", "--core", missing], "`gcore PID`");
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_started_is_answered_with_how_it_can() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let make = |name: &str, content: &str, mode: u32| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&path, mode).expect("ours");
+        path.to_string_lossy().into_owned()
+    };
+    let trace = folder.path().join("it.fragtrace");
+    let trace = trace.to_string_lossy();
+    for (program, fix) in [
+        ("no-such-program", "`command -v NAME`"),
+        ("/no/such/program", "`command -v NAME`"),
+        (
+            &*make("orphan", "#!/no/such/interpreter\n", 0o755),
+            "names its interpreter",
+        ),
+        (&make("plain", "#!/bin/sh\n", 0o644), "chmod +x"),
+        (&make("text", "no program", 0o755), "`sh FILE`"),
+    ] {
+        is_fixed(&["record", "-o", &trace, "--", program], fix);
+    }
+}

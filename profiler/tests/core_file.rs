@@ -115,6 +115,19 @@ fn a_core_gives_the_heaps_that_the_process_has() {
     assert_eq!(heaps(&gcores, false), heaps(&live, false));
     assert_eq!(gcores["rss_bytes"], Value::Null, "a core has no RSS");
     assert_eq!(gcores["swap_bytes"], Value::Null);
+    for of_page_table in [
+        "huge_backed_bytes",
+        "blank_bytes",
+        "swap_fragmentation_bytes",
+        "swap_unknown_bytes",
+    ] {
+        assert_eq!(
+            gcores["metrics"][of_page_table],
+            Value::Null,
+            "{of_page_table}"
+        );
+        assert!(live["metrics"][of_page_table].is_u64(), "{of_page_table}");
+    }
     assert_eq!(gcores["target"]["threads"], 3);
     assert_eq!(gcores["target"]["python"], live["target"]["python"]);
     fs::rename(&written, folder.path().join("gcore")).expect("ours");

@@ -419,3 +419,56 @@ fn a_recording_is_readable_after_a_kill_and_keeps_what_was_there_until_it_has_be
     let calls = BufReader::new(File::open(&text).expect("exported")).lines();
     assert!(calls.count() > 10_000, "what was written can be read");
 }
+
+#[test]
+fn an_output_that_cannot_be_written_does_not_keep_the_others_from_being_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let child = idle_python();
+    let pid = child.pid().to_string();
+    let attach = ["attach", "--headless", "--no-probes", "--duration", "200ms"];
+    for command in [&attach[..], &["snapshot"]] {
+        for ending in ["json", "fragsnap"] {
+            let good = path(&format!("good.{ending}"));
+            let (nowhere, within) = (path("none/out.json"), path("within.fragsnap"));
+            fs::create_dir(&within).expect("made");
+            let outputs = ["-o", &nowhere, "-o", &good, "-o", &within];
+            let ended = fragscope(&[command, &["--pid", &pid], &outputs].concat());
+            let said = stderr(&ended);
+            assert_eq!(ended.status.code(), Some(1), "{command:?}: {said}");
+            assert!(
+                fs::metadata(&good).is_ok_and(|about| about.len() > 0),
+                "{said}"
+            );
+            let last = said.rsplit_once("wrote").expect("it says so").1;
+            for failed in [&nowhere, &within] {
+                let expected = format!("cannot write {failed}: ");
+                assert!(last.contains(&expected), "{said}");
+            }
+            // Where nothing can be written nothing is looked at.
+            let outputs = ["-o", &nowhere, "-o", &within];
+            let ended = fragscope(&[command, &["--pid", &pid], &outputs].concat());
+            assert_eq!(ended.status.code(), Some(1));
+            assert!(ended.stdout.is_empty(), "{command:?}");
+            fs::remove_dir(&within).expect("ours");
+            fs::remove_file(&good).expect("written");
+        }
+    }
+}
+
+#[test]
+fn what_a_process_has_open_is_no_place_for_a_file_and_is_called_what_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = recording(folder.path());
+    let trace = trace.to_string_lossy();
+    for place in ["/proc/self/fd/1", "/dev/fd/2", "/dev/stdout"] {
+        let ended = fragscope(&["export", &trace, "--format", "logalloc", "-o", place]);
+        let said = stderr(&ended);
+        assert_eq!(ended.status.code(), Some(1), "{place}: {said}");
+        assert!(
+            said.contains("it stands for what a process has open"),
+            "{said}"
+        );
+        assert!(said.contains("leave -o out"), "{said}");
+    }
+}

@@ -239,3 +239,37 @@ fn a_user_without_a_directory_for_locks_writes_all_the_same_and_is_warned() {
         stderr(&output)
     );
 }
+
+#[test]
+fn mounts_in_the_way_of_an_output_are_noticed_before_anything_is_looked_at() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let child = idle_python();
+    let script = "
+        set -e
+        mkdir first second
+        touch first/file.json mounted.json
+        mount --bind first second
+        mount --bind mounted.json first/file.json
+        set +e
+        \"$1\" snapshot --pid \"$2\" -o first/file.json
+        echo $?
+        \"$1\" snapshot --pid \"$2\" -o first/out.json -o second/out.json > printed
+        echo $?";
+    let ended = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(env!("CARGO_BIN_EXE_fragscope"))
+        .arg(child.pid().to_string())
+        .current_dir(&folder)
+        .output()
+        .expect("unshare, of util-linux");
+    let said = stderr(&ended);
+    // Of the first nothing is printed.
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), "1\n1\n", "{said}");
+    for why in [
+        "cannot write first/file.json: something is mounted there",
+        "cannot write second/out.json: it is named twice; the other files are written",
+    ] {
+        assert!(said.contains(why), "{said}");
+    }
+    assert!(folder.path().join("first/out.json").exists());
+}

@@ -5,11 +5,12 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use profiler_testing::child::{KillOnDrop, open_folder};
 use profiler_testing::wait::eventually;
@@ -296,4 +297,122 @@ fn a_process_that_ends_or_executes_while_its_recording_begins_ends_it_with_5_and
         assert_eq!(output.status.code(), Some(5), "after {after} s: {said}");
         assert!(!said.contains("entity not found"), "{said}");
     }
+}
+
+#[test]
+fn no_signal_waits_for_a_sample_and_neither_does_the_end_after_it() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let script = "print(1, flush=True)\nwhile True: kept = [bytes(600) for _ in range(1000)]";
+    let command = ["python3", "-S", "-c", script];
+    let mut recording = Recording::start(&mut record(&trace, &command));
+    assert_eq!(recording.command_line(), "1");
+    // The thread that samples, which then never comes to an end with one.
+    let tasks = PathBuf::from(format!("/proc/{}/task", recording.pid()));
+    let sampling = eventually("the thread that samples", || {
+        let tasks = fs::read_dir(&tasks).expect("it runs").flatten();
+        let mut tasks = tasks.filter(|task| {
+            fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "sampling\n")
+        });
+        tasks.next()?.file_name().to_str()?.parse().ok()
+    });
+    let sampling = Pid::from_raw(sampling);
+    ptrace::seize(sampling, ptrace::Options::empty()).expect("our own child's");
+    ptrace::interrupt(sampling).expect("traced");
+    let whole = Some(WaitPidFlag::__WALL);
+    waitpid(sampling, whole).expect("it stops");
+    recording.signal(Signal::SIGTERM);
+    recording.wait_for("a second signal leaves it running");
+    recording.wait_for("wrote ");
+    // The process is not seen to have ended before its tracer has seen that of the thread.
+    waitpid(sampling, whole).expect("it ends");
+    let (code, said) = recording.end();
+    assert_eq!(code, 128 + Signal::SIGTERM as i32, "{said}");
+    assert!(held(&trace, 0).whole, "{said}");
+}
+
+#[test]
+fn a_command_that_a_signal_ends_while_it_is_loaded_is_not_said_to_drop_the_recorder() {
+    let folder = open_folder();
+    let (trace, pipe) = (folder.path().join("trace"), folder.path().join("pipe"));
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo").success());
+    // The loader waits for a writer of what is preloaded, before anything of the program runs.
+    let mut command = record(&trace, &["sleep", "60"]);
+    let recording = Recording::start(command.env("LD_PRELOAD", &pipe));
+    // fragscope's own goes on without it.
+    drop(
+        File::options()
+            .write(true)
+            .open(&pipe)
+            .expect("it is being loaded"),
+    );
+    let children = format!("/proc/{0}/task/{0}/children", recording.pid());
+    eventually("the command being loaded", || {
+        let children = fs::read_to_string(&children).expect("it runs");
+        let mut children = children.split_whitespace();
+        children
+            .any(|child| {
+                fs::read_to_string(format!("/proc/{child}/comm"))
+                    .is_ok_and(|name| name == "sleep\n")
+            })
+            .then_some(())
+    });
+    recording.signal(Signal::SIGTERM);
+    let (code, said) = recording.end();
+    assert_eq!(code, 128 + Signal::SIGTERM as i32, "{said}");
+    let why = "nothing was recorded: SIGTERM came before the command had begun";
+    assert!(said.contains(why), "{said}");
+}
+
+/// A memory control group of our own, of the first version where that is mounted.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    fn new(limit: u64) -> Self {
+        let root = Path::new("/sys/fs/cgroup");
+        let is_first = root.join("memory").is_dir();
+        let (parent, file) = match is_first {
+            true => (root.join("memory"), "memory.limit_in_bytes"),
+            false => {
+                // It may be so already.
+                let _ = fs::write(root.join("cgroup.subtree_control"), "+memory");
+                (root.to_owned(), "memory.max")
+            }
+        };
+        let group = parent.join(format!("fragscope-test-{}", std::process::id()));
+        fs::create_dir(&group).expect("control groups are mounted, and we are root");
+        let group = Self(group);
+        fs::write(group.0.join(file), limit.to_string()).expect("it takes a limit");
+        group
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        eventually("the end of the group", || fs::remove_dir(&self.0).ok());
+    }
+}
+
+#[test]
+fn a_command_that_is_killed_for_want_of_memory_is_said_to_be() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let group = MemoryGroup::new(200 << 20);
+    let script = "echo $$ > \"$0\" && exec python3 -S -c \"$1\"";
+    // Its end comes after it was seen in its group.
+    let program =
+        "import time\ntime.sleep(0.5)\nkept = []\nwhile True: kept.append(b'x' * 100_000)";
+    let entrance = group.0.join("cgroup.procs");
+    let command = ["sh", "-c", script, text(&entrance), program];
+    let output = run(&mut record(&trace, &command));
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(137), "{said}");
+    let name = group.0.file_name().expect("a name").to_string_lossy();
+    let expected = format!(
+        "the command was ended by signal 9: the kernel ended a process of its memory control group \
+         /{name}, whose limit is 200.0 MiB, for want of memory"
+    );
+    assert!(said.contains(&expected), "{said}");
+    assert!(held(&trace, 0).whole);
 }

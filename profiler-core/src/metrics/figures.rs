@@ -158,6 +158,9 @@ impl Account<'_> {
         let is_walked = !self.heaps.is_empty();
         let whole = |value: Option<u64>| value.map(Value::Whole);
         let known = |value: u64| whole(is_walked.then_some(value));
+        // A core says of its pages only whether they are there.
+        let is_core = self.sample.kernel.is_core;
+        let of_page_table = |value: u64| known(value).filter(|_| !is_core);
         let resident = |class| known(self.row(class).resident_bytes);
         let floor = |page: u64| known(figures.live_bytes.div_ceil(page) * page);
         let pages = |bytes: u64| known(bytes / PAGE_SIZE);
@@ -185,8 +188,8 @@ impl Account<'_> {
             (Id::PurgeFloorBytes, known(figures.occupied)),
             (Id::PurgeFloor2mBytes, known(self.occupied_huge_bytes())),
             (Id::LargeFreeBytes, known(large_free(self.sample))),
-            (Id::HugeBackedBytes, known(huge_backed)),
-            (Id::BlankBytes, known(self.blank_bytes())),
+            (Id::HugeBackedBytes, of_page_table(huge_backed)),
+            (Id::BlankBytes, of_page_table(self.blank_bytes())),
             (
                 Id::BelowHighestLiveBytes,
                 known(self.of_arenas(|a| a.below_highest_live_bytes)),
@@ -209,9 +212,9 @@ impl Account<'_> {
             (Id::MallocResidentBytes, whole(Some(malloc.resident_bytes))),
             (
                 Id::SwapFragmentationBytes,
-                known(self.fragmentation(|row| row.swapped_bytes)),
+                of_page_table(self.fragmentation(|row| row.swapped_bytes)),
             ),
-            (Id::SwapUnknownBytes, known(swap_unknown)),
+            (Id::SwapUnknownBytes, of_page_table(swap_unknown)),
             (
                 Id::ForkSharedBytes,
                 whole(fork.map(|fork| fork.shared_bytes)),

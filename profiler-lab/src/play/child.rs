@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use procfs::process::Process;
 use procfs::{ProcError, ProcResult};
 use profiler_common::program::{CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE, PlayerMessage};
+use profiler_core::allocator::PRELOAD;
 
 use super::confine::{Confinement, PlayerGrants};
 use super::control::Control;
@@ -395,7 +396,7 @@ fn command(
     command.env(name(CPUS_VARIABLE), cpus.to_string());
     let mut kept = vec![for_program, for_control];
     if let Some(preload) = preload {
-        command.env("LD_PRELOAD", preload.variable());
+        command.env(PRELOAD, preload.variable());
         kept.extend(preload.take_file());
     }
     let core = setup.core;

@@ -90,7 +90,7 @@ impl CoreError {
     /// Of what kind it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { error, .. } => ErrorKind::of_io(error),
+            Self::Io { error, .. } => ErrorKind::of_input(error),
             Self::NotACore { .. } => ErrorKind::Core(CoreProblem::NotACore),
             Self::Packed { packer, .. } => ErrorKind::Core(CoreProblem::Packed(*packer)),
             Self::Foreign { .. } => ErrorKind::Core(CoreProblem::Foreign),

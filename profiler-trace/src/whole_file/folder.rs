@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::WriteError;
 use super::ownership::{is_ours, others_can_write};
@@ -114,6 +115,20 @@ impl Folder {
         (self.about.st_dev, self.about.st_ino)
     }
 
+    /// Whether something is mounted on this name: it is seen, but is not what lies in the folder.
+    pub(super) fn has_mounted(&self, name: &OsStr) -> bool {
+        let of_file = open(&self.handle, name).ok().and_then(|file| mount(&file));
+        of_file.is_some() && of_file != mount(&self.handle)
+    }
+
+    /// Whether the link of this name stands for what a process has open.
+    pub(super) fn has_descriptor(&self, name: &OsStr) -> bool {
+        let is_of_proc =
+            || fstatfs(&self.handle).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC);
+        let target = readlinkat(&self.handle, name).unwrap_or_default();
+        Path::new(&target).starts_with("/proc/self/fd") || is_of_proc()
+    }
+
     /// Makes names in it last. A folder that cannot be synced is no loss.
     pub(super) fn sync(&self) {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -137,6 +152,15 @@ pub(super) fn kind(about: &FileStat) -> SFlag {
 fn open(folder: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(folder, name, flags, Mode::empty())
+}
+
+/// The mount that an open file is seen through (`mnt_id` in `/proc/PID/fdinfo`, proc_pid_fdinfo(5)).
+fn mount(file: &OwnedFd) -> Option<u64> {
+    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let id = about
+        .lines()
+        .find_map(|line| line.strip_prefix("mnt_id:"))?;
+    id.trim().parse().ok()
 }
 
 /// What is left of a path without its steps.

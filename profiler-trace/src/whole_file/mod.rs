@@ -88,6 +88,19 @@ pub enum WriteError {
     /// It is a link.
     #[error("cannot write {}: it is a link, which is not followed", visible(.0.display()))]
     IsLink(PathBuf),
+    /// It stands for what a process has open.
+    #[error(
+        "cannot write {}: it stands for what a process has open, as /proc/PID/fd lists it, and is no place \
+         for a file",
+        visible(.0.display())
+    )]
+    Descriptor(PathBuf),
+    /// Something is mounted there.
+    #[error(
+        "cannot write {}: something is mounted there, and cannot be replaced",
+        visible(.0.display())
+    )]
+    MountPoint(PathBuf),
     /// It is a file that is read meanwhile.
     #[error(
         "cannot write {}: it is the file that is read{}",
@@ -234,11 +247,30 @@ impl Place {
         }));
         draft::clear(&place.0.folder, &place.0.temporary);
         // What would fail at the end, after hours perhaps, fails now.
+        let before = place.existing()?;
         let trial = place.begin()?;
-        if let Some(before) = place.existing()? {
+        if let Some(before) = before {
+            if place.0.folder.has_mounted(name) {
+                return Err(WriteError::MountPoint(path.to_owned()));
+            }
             trial.dress_as(&before)?;
         }
         Ok(place)
+    }
+
+    /// Refuses a place that is this one by another path: where no lock can be had nothing else does.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn apart_from_place(&self, other: &Self) -> Result<(), WriteError> {
+        let is_same = self.0.folder.id() == other.0.folder.id() && self.0.name == other.0.name;
+        match is_same {
+            false => Ok(()),
+            true => Err(WriteError::InUse {
+                path: self.path().to_owned(),
+                pid: Some(std::process::id().cast_signed()),
+            }),
+        }
     }
 
     /// Refuses the place of a file that is read: of these, whatever they are called.
@@ -325,6 +357,9 @@ impl Place {
         };
         match kind(&about) {
             SFlag::S_IFREG => {}
+            SFlag::S_IFLNK if place.folder.has_descriptor(&place.name) => {
+                return Err(WriteError::Descriptor(path.to_owned()));
+            }
             SFlag::S_IFLNK => return Err(WriteError::IsLink(path.to_owned())),
             _ => return Err(WriteError::NotAFile(path.to_owned())),
         }

@@ -383,3 +383,15 @@ fn root_keeps_the_owner_and_refuses_what_another_user_planted_in_a_shared_folder
         assert_eq!(fs::read(&path).expect("read"), b"after");
     }
 }
+
+#[test]
+fn one_place_by_two_paths_is_noticed_without_locks_too() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::create_dir(dir.path().join("within")).expect("made");
+    let first = unlocked(&dir.path().join("out.json"));
+    let again = unlocked(&dir.path().join("within/../out.json"));
+    let other = unlocked(&dir.path().join("within/out.json"));
+    let error = again.apart_from_place(&first).expect_err("the same");
+    assert!(error.to_string().ends_with("it is named twice"), "{error}");
+    other.apart_from_place(&first).expect("another one");
+}

@@ -6,10 +6,11 @@ use profiler_core::text::visible;
 use profiler_lab::allocators;
 use profiler_target::host::{self, Capability};
 use profiler_target::{
-    Action, AllocatorProblem, Caller, CoreProblem, Denial, ErrorKind, Limit, OutputProblem, Packer,
+    Action, AllocatorProblem, Caller, CoreProblem, Denial, ErrorKind, InputProblem, Limit,
+    OutputProblem, Packer, ProgramProblem,
 };
 
-use super::args::Command;
+use super::args::{Command, Export};
 use crate::{export, say};
 
 /// The command line, as far as advice repeats it.
@@ -27,6 +28,8 @@ pub(super) struct Advice {
     without_screen: &'static str,
     /// How to go on without probes, where that can be.
     without_probes: Option<&'static str>,
+    /// The file that it reads, and how one comes to be.
+    input: &'static str,
 }
 
 impl Advice {
@@ -39,6 +42,7 @@ impl Advice {
             probes: false,
             without_screen: without_screen(command),
             without_probes: without_probes(command),
+            input: input(command),
         };
         match command {
             Command::Attach(args) => {
@@ -126,6 +130,13 @@ impl Advice {
                 "set XDG_RUNTIME_DIR or XDG_CACHE_HOME to a directory of your own".into()
             }
             ErrorKind::NoScreen => self.without_screen.into(),
+            ErrorKind::Input(InputProblem::Missing | InputProblem::Folder) => {
+                format!("name {}", self.input)
+            }
+            ErrorKind::Input(InputProblem::Denied) => {
+                "name a file that you may read, or run this as its owner or root".into()
+            }
+            ErrorKind::Program(problem) => on_program(*problem).into(),
             ErrorKind::Interrupted | ErrorKind::Usage | ErrorKind::Other => return None,
         })
     }
@@ -232,12 +243,56 @@ fn without_probes(command: &Command) -> Option<&'static str> {
     }
 }
 
+/// What a command reads, and how one comes to be.
+fn input(command: &Command) -> &'static str {
+    const SESSION: &str = "a saved session that is there: `fragscope snapshot --pid PID -o \
+                           FILE.fragsnap` saves one";
+    const RECORDING: &str =
+        "a recording that is there: `fragscope record -o FILE.fragtrace -- COMMAND` makes one";
+    const CORE: &str = "a core file that is there: `gcore PID` of gdb writes one";
+    match command {
+        Command::Snapshot(_) => CORE,
+        Command::Explain(args) if args.source.is_core() => CORE,
+        Command::Explain(_) | Command::Diff(_) | Command::View(_) => SESSION,
+        Command::Replay(_) => RECORDING,
+        Command::Export(args) => match args.options() {
+            Export::Session(_) => SESSION,
+            Export::Recording(_) => RECORDING,
+        },
+        Command::Attach(_)
+        | Command::Top(_)
+        | Command::Record(_)
+        | Command::Doctor(_)
+        | Command::Demo(_) => "a file that is there",
+    }
+}
+
+/// How to get a program started.
+fn on_program(problem: ProgramProblem) -> &'static str {
+    match problem {
+        ProgramProblem::Missing => {
+            "name a program that is in a folder of PATH (`command -v NAME` finds it), or its path"
+        }
+        ProgramProblem::NoInterpreter => {
+            "install what runs it: a script's first line names its interpreter, and `file PROGRAM` a \
+             binary's loader"
+        }
+        ProgramProblem::NotExecutable => {
+            "make it executable by `chmod +x PROGRAM`, or name what runs it before it, e.g. `python3 FILE`"
+        }
+        ProgramProblem::NotAProgram => "name what runs it before it, e.g. `sh FILE`",
+    }
+}
+
 /// How to get a file written.
 fn on_output(problem: OutputProblem) -> String {
     let fix = match problem {
         OutputProblem::NoFolder => "create the folder, or name another place",
         OutputProblem::Unfit => "name another place",
         OutputProblem::Link => "name what the link leads to",
+        OutputProblem::Descriptor => {
+            "name the file itself, or leave -o out and let the shell write what is printed (> FILE)"
+        }
         OutputProblem::Foreign => "remove what lies there, or name another place",
         OutputProblem::InUse => "end the other one first, or name another place",
         OutputProblem::NamedTwice => "name it once, or another place",
@@ -433,7 +488,7 @@ mod tests {
             let path = format!("/nonexistent/out.{ending}");
             let failure = Outputs::reserve(&[path.into()], &[]).expect_err("no such folder");
             assert!(
-                !matches!(failure, ExportError::UnknownEnding(_)),
+                !matches!(failure.each(), [ExportError::UnknownEnding(_)]),
                 "{ending}"
             );
         }

@@ -6,7 +6,7 @@ mod top;
 mod values;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -17,6 +17,7 @@ pub(super) use self::once::{DiffArgs, ExplainArgs, SnapshotArgs};
 pub(super) use self::top::TopArgs;
 use self::values::{budget, duration, interval, size};
 use crate::session::options::{AttachOptions, Budget};
+use crate::session::outputs::files_among;
 use crate::session::record::{RecordOptions, Recorded};
 use crate::session::what_if::WhatIfOptions;
 
@@ -264,6 +265,27 @@ impl Command {
             Self::Snapshot(args) => args.source.pid.is_none(),
             Self::Explain(args) => args.source.pid.is_none(),
             _ => false,
+        }
+    }
+
+    /// The files that it reads.
+    pub(super) fn inputs(&self) -> Vec<PathBuf> {
+        let owned = |files: Vec<&Path>| files.into_iter().map(Path::to_owned).collect();
+        match self {
+            Self::Attach(args) => owned(args.options().inputs()),
+            Self::Demo(args) => owned(args.options().inputs()),
+            Self::Snapshot(args) => args.source.inputs(),
+            Self::Explain(args) => args.inputs(),
+            Self::Diff(args) => args.inputs(),
+            Self::View(args) => vec![args.options().file],
+            Self::Export(args) => vec![args.file().to_owned()],
+            Self::Replay(args) => {
+                let options = args.options();
+                let mut files = owned(files_among(&options.allocators));
+                files.push(options.trace);
+                files
+            }
+            Self::Top(_) | Self::Record(_) | Self::Doctor(_) => Vec::new(),
         }
     }
 }

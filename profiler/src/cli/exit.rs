@@ -57,6 +57,8 @@ impl Exit {
             | ErrorKind::Allocator(_)
             | ErrorKind::NoRuntimeDir { .. }
             | ErrorKind::NoScreen
+            | ErrorKind::Input(_)
+            | ErrorKind::Program(_)
             | ErrorKind::Other => Self::Error,
         }
     }

@@ -1,14 +1,16 @@
 //! Why a command ended with an error.
 
 use std::io;
+use std::path::PathBuf;
 
-use profiler_target::{ErrorKind, OpenError, host};
+use profiler_core::text::visible;
+use profiler_target::{ErrorKind, OpenError, OutputProblem, host};
 
-use crate::session::SessionError;
 use crate::session::convert::ConvertError;
 use crate::session::record::RecordError;
 use crate::session::replay::ReplayFailure;
 use crate::session::saved::SavedError;
+use crate::session::{SessionError, kinds};
 
 /// Files that are needed at a time: as many as a player of `replay` may have; other commands have fewer.
 const FILES: usize = 64;
@@ -27,6 +29,9 @@ pub(super) enum Failure {
         /// Files that may be opened.
         left: usize,
     },
+    /// What is printed would go into a file that is read.
+    #[error("the standard output goes into {}, which is read: nothing was run", visible(.0.display()))]
+    PrintsIntoInput(PathBuf),
     /// A session.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -56,6 +61,7 @@ impl Failure {
         match self {
             Self::NoProc => ErrorKind::NoProc,
             Self::FewFiles { .. } => ErrorKind::TooManyFiles,
+            Self::PrintsIntoInput(_) => ErrorKind::Output(OutputProblem::Unfit),
             Self::Session(error) => error.kind(),
             Self::Record(error) => error.kind(),
             Self::Replay(error) => error.kind(),
@@ -63,6 +69,18 @@ impl Failure {
             Self::Saved(error) => error.kind(),
             Self::Open(error) => error.kind(),
             Self::Print(error) => ErrorKind::of_io(error),
+        }
+    }
+
+    /// Its parts, as sentences, each with its kind: of several files each may need something else.
+    pub(super) fn parts(&self) -> Vec<(String, ErrorKind)> {
+        match self {
+            Self::Session(SessionError::Outputs(unwritten)) => {
+                let parts = unwritten.each().iter();
+                let parts = parts.map(|part| (part.to_string(), kinds::of_export(part)));
+                parts.collect()
+            }
+            _ => vec![(self.to_string(), self.kind())],
         }
     }
 

@@ -24,7 +24,7 @@ use self::advice::Advice;
 use self::args::{Command, ExplainArgs, Export, ExportArgs, Line, ReplayArgs, TopArgs};
 use self::exit::Exit;
 use self::failure::{Failure, check_host};
-use crate::say;
+use crate::say::{self, Stream};
 use crate::session::convert::Converted;
 use crate::session::options::SnapshotOptions;
 use crate::session::record::RecordEnding;
@@ -35,8 +35,7 @@ use crate::session::{self, Ending, SessionError};
 pub fn main() -> ExitCode {
     let line = match Line::try_parse() {
         Ok(line) => line,
-        // Help and the version are our own text, and are shown as clap does.
-        Err(shown) if !shown.use_stderr() => shown.exit(),
+        Err(shown) if !shown.use_stderr() => return help(&shown),
         Err(wrong) => {
             say::line(usage(wrong));
             return Exit::Usage.into();
@@ -77,6 +76,24 @@ pub fn main() -> ExitCode {
     code
 }
 
+/// Prints the help or the version that was asked for.
+fn help(shown: &clap::Error) -> ExitCode {
+    let text = shown.render();
+    let printed = match say::has_colours() {
+        true => say::print_coloured(&text.ansi().to_string()),
+        false => say::print(&text.to_string()),
+    };
+    let code = match unless_closed(printed) {
+        Ok(()) => Exit::Done,
+        Err(why) => {
+            say::line(format_args!("fragscope: {why}"));
+            Exit::Error
+        }
+    };
+    say::finish();
+    code.into()
+}
+
 /// How long players are waited for at the end: they were killed, and need milliseconds, but for those of
 /// the lowest priority on a busy host; one that outlives fragscope is a zombie where nobody reaps.
 const FOR_PLAYERS: Duration = Duration::from_secs(1);
@@ -86,15 +103,23 @@ const FOR_GUARDS: Duration = Duration::from_secs(2);
 
 fn run_and_report(command: &Command) -> ExitCode {
     let advice = Advice::of(command);
-    match check_host().and_then(|()| run(command, &advice)) {
+    let inputs = command.inputs();
+    let ended = match say::stream_into(&inputs) {
+        // A word about it would damage the file.
+        Some((Stream::Error, _)) => return Exit::Error.into(),
+        Some((Stream::Output, file)) => Err(Failure::PrintsIntoInput(file.to_owned())),
+        None => check_host().and_then(|()| run(command, &advice)),
+    };
+    match ended {
         Ok(code) => code,
         Err(failure) if failure.is_broken_pipe() => Exit::Done.into(),
         Err(failure) => {
-            let kind = failure.kind();
             // A closed terminal shows nothing; the exit code is there all the same.
-            say::line(format_args!("fragscope: {failure}"));
-            advice.print(&kind);
-            Exit::of_error(&kind).into()
+            for (what, kind) in failure.parts() {
+                say::line(format_args!("fragscope: {what}"));
+                advice.print(&kind);
+            }
+            Exit::of_error(&failure.kind()).into()
         }
     }
 }
@@ -172,7 +197,10 @@ fn whole_session(trouble: Option<Incomplete>, advice: &Advice) -> Exit {
 /// How a snapshot ended: a core file may lack so much, and a signal may have ended the predictions.
 fn whole_snapshot(missing_bytes: u64, interrupted: bool, advice: &Advice) -> Exit {
     match missing_bytes {
-        0 if interrupted => Exit::Interrupted,
+        0 if interrupted => {
+            say::line("fragscope: interrupted: what was still to be read or predicted is left out");
+            Exit::Interrupted
+        }
         0 => Exit::Done,
         missing => {
             let why = format!("{} are missing at its end", bytes(missing));
@@ -190,7 +218,10 @@ fn top(args: &TopArgs) -> Result<Exit, Failure> {
             unless_closed(print::host(&view, &args.options()))?;
             Ok(Exit::Done)
         }
-        Once::Interrupted => Ok(Exit::Interrupted),
+        Once::Interrupted => {
+            say::line("fragscope: interrupted: nothing was printed");
+            Ok(Exit::Interrupted)
+        }
     }
 }
 
@@ -283,7 +314,7 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
                 Some(pid) => session::doctor::repair(pid)?,
                 None => session::doctor::run(args.pid),
             };
-            print::doctor(&checks, advice, args.json)?;
+            unless_closed(print::doctor(&checks, advice, args.json))?;
             Exit::of_checks(&checks)
         }
     };

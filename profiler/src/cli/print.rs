@@ -1,7 +1,7 @@
 //! What commands print on stdout.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 
 use profiler_core::host::HostView;
 use profiler_core::text::visible;
@@ -19,7 +19,7 @@ use crate::tui;
 /// A snapshot, as text or JSON.
 pub(super) fn snapshot(view: &View, json: bool) -> io::Result<()> {
     if json {
-        data(&export::json(view))
+        say::document(&export::json(view))
     } else {
         say::print(&export::text(view))
     }
@@ -28,7 +28,7 @@ pub(super) fn snapshot(view: &View, json: bool) -> io::Result<()> {
 /// The processes of the host, as a table or JSON.
 pub(super) fn host(view: &HostView, options: &TopOptions) -> io::Result<()> {
     if options.json {
-        return data(&export::host(view));
+        return say::document(&export::host(view));
     }
     let columns = std::env::var("COLUMNS")
         .ok()
@@ -50,7 +50,7 @@ pub(super) fn explanation(view: &View) -> io::Result<()> {
 pub(super) fn difference(compared: &Compared, json: bool) -> io::Result<()> {
     let (before, after) = (&compared.before.view.report, &compared.after.view.report);
     if json {
-        data(&export::diff::json(before, after, &compared.difference))
+        say::document(&export::diff::json(before, after, &compared.difference))
     } else {
         say::print(&export::diff::text(before, after, &compared.difference))
     }
@@ -59,16 +59,10 @@ pub(super) fn difference(compared: &Compared, json: bool) -> io::Result<()> {
 /// What a replay came to, as text or JSON.
 pub(super) fn replay(report: &Report, json: bool) -> io::Result<()> {
     if json {
-        data(&export::replay::json(report))
+        say::document(&export::replay::json(report))
     } else {
         say::print_coloured(&export::replay::text(report, say::has_colours()))
     }
-}
-
-fn data(json: &str) -> io::Result<()> {
-    let mut out = say::data();
-    writeln!(out, "{json}")?;
-    out.flush()
 }
 
 /// What `doctor` found, aligned, with its fixes; or as JSON.
@@ -81,7 +75,7 @@ pub(super) fn doctor(checks: &[Check], advice: &Advice, json: bool) -> io::Resul
     let checks: Vec<_> = checks.iter().zip(&fixes).collect();
     if json {
         let checks = checks.iter();
-        return data(&export::checks(checks.map(|(check, fix)| {
+        return say::document(&export::checks(checks.map(|(check, fix)| {
             let fix = fix.as_deref();
             (check.name, grade(check.ok), &*check.found, fix)
         })));

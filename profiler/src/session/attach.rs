@@ -14,7 +14,6 @@ use super::saved::Recorder;
 use super::signals::Signals;
 use super::worker::SessionWorker;
 use super::{Ending, SessionError};
-use crate::export::ExportError;
 use crate::say;
 use crate::tui::Effect;
 
@@ -49,11 +48,7 @@ pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
     let closed = front.close(in_haste);
     let (view, ending) = watched?;
     match view {
-        Some(view) => {
-            let exported = outputs.export(&view);
-            let saved = recorder.end(&view, in_haste).map_err(ExportError::from);
-            exported.and(saved)?;
-        }
+        Some(view) => outputs.save_last(&recorder, &view, in_haste)?,
         None => say::line("ended before the first walk of the target: nothing was saved"),
     }
     closed?;

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use nix::errno::Errno;
 use nix::poll::PollFlags;
 use profiler_core::text::visible;
 use profiler_lab::input::{Input, wait_for};
@@ -100,7 +99,7 @@ pub fn to_logalloc(options: &ConvertOptions) -> Result<Converted, ConvertError> 
     let meter = Meter::new(limits, Arc::clone(&interrupted));
     let input = Input::open(&options.recording, &interrupted).map_err(failed)?;
     let mut source = match interchange::read(input, &meter) {
-        Err(ReadError::Stopped(Stopped::Interrupted)) => return Ok(Converted::Interrupted),
+        Err(ReadError::Stopped(Stopped::Interrupted)) => return Ok(interrupted_at(place.as_ref())),
         source => source.map_err(failed)?,
     };
     let ended = match &place {
@@ -113,7 +112,7 @@ pub fn to_logalloc(options: &ConvertOptions) -> Result<Converted, ConvertError> 
         trouble,
     }) = ended
     else {
-        return Ok(Converted::Interrupted);
+        return Ok(interrupted_at(place.as_ref()));
     };
     if let Some(place) = &place {
         let path = visible(place.path().display());
@@ -126,6 +125,18 @@ pub fn to_logalloc(options: &ConvertOptions) -> Result<Converted, ConvertError> 
     })
 }
 
+/// Says what a signal kept from being written.
+fn interrupted_at(place: Option<&Place>) -> Converted {
+    match place {
+        Some(place) => say::line(format_args!(
+            "fragscope: interrupted: {} was not written",
+            visible(place.path().display())
+        )),
+        None => say::line("fragscope: interrupted: not all of the recording was printed"),
+    }
+    Converted::Interrupted
+}
+
 /// Prints it; `None` when a signal came.
 fn print(
     source: &mut dyn TraceSource,
@@ -133,7 +144,7 @@ fn print(
     interrupted: &AtomicBool,
 ) -> io::Result<Option<Written>> {
     let stdout = InterruptibleStdout {
-        stdout: say::data(),
+        stdout: say::stdout(),
         interrupted,
     };
     let mut out = BufWriter::with_capacity(PIPE_BYTES, stdout);
@@ -196,10 +207,9 @@ impl Write for InterruptibleStdout<'_> {
         let part = &bytes[..bytes.len().min(PIPE_BYTES)];
         loop {
             wait_for(self.stdout.as_fd(), PollFlags::POLLOUT, self.interrupted)?;
-            // Past the line buffer of `Stdout`, which would keep a part of it.
-            match nix::unistd::write(&self.stdout, part) {
-                Err(Errno::EINTR | Errno::EAGAIN) => {}
-                written => return written.map_err(|error| say::of_stdout(error.into())),
+            match self.stdout.write(part) {
+                Err(error) if is_to_be_tried_again(&error) => {}
+                written => return written,
             }
         }
     }
@@ -207,4 +217,9 @@ impl Write for InterruptibleStdout<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+fn is_to_be_tried_again(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, WouldBlock};
+    matches!(error.kind(), Interrupted | WouldBlock)
 }

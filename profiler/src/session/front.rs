@@ -1,6 +1,6 @@
 //! The front end of a session: the screen, or a line per interval.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::mpsc::{
     self, Receiver, RecvError, RecvTimeoutError, SyncSender, TrySendError, sync_channel,
 };
@@ -238,9 +238,7 @@ impl Grounds {
 impl Writer {
     fn print(&mut self, view: &View) -> io::Result<()> {
         if self.json {
-            let mut out = say::data();
-            writeln!(out, "{}", export::ndjson(view))?;
-            out.flush()?;
+            say::document(&export::ndjson(view))?;
         } else {
             let mut text = String::new();
             if self.printed.is_multiple_of(LINES_PER_HEADING) {

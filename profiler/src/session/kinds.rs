@@ -8,11 +8,17 @@ use profiler_trace::limits::{Incomplete, Limit as ReadLimit, Stopped};
 use profiler_trace::whole_file::WriteError;
 use profiler_trace::{snapshot, trace};
 
+use super::outputs::Unwritten;
+use crate::export::ExportError;
+
 /// Of an error that a file could not be written.
 pub(crate) fn of_write(error: &WriteError) -> ErrorKind {
     let problem = match error {
         WriteError::NoFolder { .. } => OutputProblem::NoFolder,
-        WriteError::NotAFile(_) | WriteError::IsInput { .. } => OutputProblem::Unfit,
+        WriteError::NotAFile(_) | WriteError::IsInput { .. } | WriteError::MountPoint(_) => {
+            OutputProblem::Unfit
+        }
+        WriteError::Descriptor(_) => OutputProblem::Descriptor,
         WriteError::Link { .. } | WriteError::IsLink(_) => OutputProblem::Link,
         WriteError::Planted { .. } | WriteError::Owner { .. } => OutputProblem::Foreign,
         WriteError::InUse { pid: Some(pid), .. } if pid.cast_unsigned() == std::process::id() => {
@@ -22,6 +28,22 @@ pub(crate) fn of_write(error: &WriteError) -> ErrorKind {
         WriteError::Io { source, .. } => return of_output(source),
     };
     ErrorKind::Output(problem)
+}
+
+/// Of several: wrong usage before all else, else the first.
+pub(crate) fn of_unwritten(unwritten: &Unwritten) -> ErrorKind {
+    let kinds = || unwritten.each().iter().map(of_export);
+    let usage = kinds().find(|kind| *kind == ErrorKind::UnknownEnding);
+    usage.or_else(|| kinds().next()).unwrap_or(ErrorKind::Other)
+}
+
+/// Of an error that a view could not be exported.
+pub(crate) fn of_export(error: &ExportError) -> ErrorKind {
+    match error {
+        ExportError::UnknownEnding(_) => ErrorKind::UnknownEnding,
+        ExportError::Write(error) => of_write(error),
+        ExportError::Format { .. } => ErrorKind::Other,
+    }
 }
 
 /// Of an error of the system's, met while a file was written.
@@ -45,6 +67,7 @@ pub(crate) fn of_recording(error: &trace::ReadError) -> ErrorKind {
         trace::ReadError::IsSession => ErrorKind::IsSession,
         trace::ReadError::Aggregated => ErrorKind::Aggregated,
         trace::ReadError::Stopped(stopped) => of_stop(stopped),
+        trace::ReadError::Io(error) => ErrorKind::of_input(error),
         other => ErrorKind::of_causes(other),
     }
 }
@@ -54,6 +77,7 @@ pub(crate) fn of_session(error: &snapshot::ReadError) -> ErrorKind {
     match error {
         snapshot::ReadError::IsRecording => ErrorKind::IsRecording,
         snapshot::ReadError::Stopped(stopped) => of_stop(stopped),
+        snapshot::ReadError::Io(error) => ErrorKind::of_input(error),
         other => ErrorKind::of_causes(other),
     }
 }

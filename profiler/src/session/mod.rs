@@ -35,6 +35,7 @@ use profiler_lab::report::Failure;
 use profiler_sampling::CoreSampleError;
 use profiler_target::{CoreError, ErrorKind, OpenError};
 
+use self::outputs::Unwritten;
 use self::saved::SavedError;
 use crate::export::ExportError;
 use crate::tui::NoScreen;
@@ -59,9 +60,9 @@ pub enum SessionError {
     /// The core file cannot be inspected.
     #[error(transparent)]
     Core(#[from] CoreError),
-    /// An export could not be written.
+    /// Some outputs could not be written.
     #[error(transparent)]
-    Export(#[from] ExportError),
+    Outputs(#[from] Unwritten),
     /// There is no screen to draw on.
     #[error(transparent)]
     Screen(#[from] NoScreen),
@@ -89,15 +90,19 @@ impl SessionError {
             Self::Open(open) => open.kind(),
             Self::Core(core) => core.kind(),
             Self::Shadows(record) => record.kind(),
-            Self::Export(ExportError::UnknownEnding(_)) => ErrorKind::UnknownEnding,
-            Self::Export(ExportError::Write(error)) => kinds::of_write(error),
-            Self::Export(export) => ErrorKind::of_causes(export),
+            Self::Outputs(unwritten) => kinds::of_unwritten(unwritten),
             Self::Io(error) => ErrorKind::of_io(error),
             Self::Screen(_) => ErrorKind::NoScreen,
             Self::WhatIf(failure) => failure.kind.clone(),
             Self::Saved(error) => error.kind(),
             Self::Demo(_) => ErrorKind::Other,
         }
+    }
+}
+
+impl From<ExportError> for SessionError {
+    fn from(error: ExportError) -> Self {
+        Self::Outputs(error.into())
     }
 }
 

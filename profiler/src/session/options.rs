@@ -48,7 +48,7 @@ pub struct AttachOptions {
 
 impl AttachOptions {
     /// The files that are read.
-    pub(super) fn inputs(&self) -> Vec<&Path> {
+    pub(crate) fn inputs(&self) -> Vec<&Path> {
         let what_if = self.what_if.as_ref();
         what_if.map_or_else(Vec::new, |what_if| files_among(&what_if.allocators))
     }
@@ -75,7 +75,7 @@ pub enum Subject {
 
 impl Subject {
     /// The files that are read of it.
-    pub(super) fn files(&self) -> Vec<&Path> {
+    pub(crate) fn files(&self) -> Vec<&Path> {
         match self {
             Self::Process { .. } => Vec::new(),
             Self::Core { file, exe } => {

@@ -19,33 +19,85 @@ const SESSION: &str = "fragsnap";
 pub(crate) struct Outputs {
     exports: Vec<Place>,
     sessions: Vec<Place>,
+    /// Those that have none.
+    refused: Vec<ExportError>,
+}
+
+/// Files that were not written, one at least; the others were.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct Unwritten(Vec<ExportError>);
+
+impl From<ExportError> for Unwritten {
+    fn from(error: ExportError) -> Self {
+        Self(vec![error])
+    }
+}
+
+impl Unwritten {
+    /// Why each of them was not.
+    pub fn each(&self) -> &[ExportError] {
+        &self.0
+    }
+
+    fn unless_none(errors: Vec<ExportError>) -> Result<(), Self> {
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(Self(errors)),
+        }
+    }
 }
 
 impl Outputs {
     /// Reserves, before the target is touched, a place for each output, which must have a known
-    /// ending and be none of the files that are read.
+    /// ending and be none of the files that are read. One that cannot be written does not keep the
+    /// others from it, and is reported at once: who waits for an hour may want to name another.
     ///
     /// # Errors
-    /// The first output that cannot be written.
-    pub(crate) fn reserve(outputs: &[PathBuf], inputs: &[&Path]) -> Result<Self, ExportError> {
+    /// When none of them can be written, or an ending is not known.
+    pub(crate) fn reserve(outputs: &[PathBuf], inputs: &[&Path]) -> Result<Self, Unwritten> {
         let mut reserved = Self::default();
         for path in outputs {
-            let is_session = path
-                .extension()
-                .is_some_and(|e| e.eq_ignore_ascii_case(SESSION));
-            match is_session {
-                true => reserved.sessions.push(Place::reserve(path)?),
-                false => reserved.exports.push(export::reserve(path)?),
+            if let Err(error) = reserved.add(path, inputs) {
+                reserved.refused.push(error);
             }
         }
-        for place in reserved.exports.iter().chain(&reserved.sessions) {
-            place.apart_from(inputs.iter().copied())?;
+        let is_usage = |error: &ExportError| matches!(error, ExportError::UnknownEnding(_));
+        if reserved.places().next().is_none() || reserved.refused.iter().any(is_usage) {
+            Unwritten::unless_none(std::mem::take(&mut reserved.refused))?;
         }
-        let places = reserved.exports.iter().chain(&reserved.sessions);
-        if let Some(warning) = unlocked(places) {
+        for error in &reserved.refused {
+            say::line(format_args!(
+                "fragscope: {error}; the other files are written"
+            ));
+        }
+        if let Some(warning) = unlocked(reserved.places()) {
             say::line(warning);
         }
         Ok(reserved)
+    }
+
+    fn add(&mut self, path: &Path, inputs: &[&Path]) -> Result<(), ExportError> {
+        let is_session = path
+            .extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case(SESSION));
+        let place = match is_session {
+            true => Place::reserve(path)?,
+            false => export::reserve(path)?,
+        };
+        place.apart_from(inputs.iter().copied())?;
+        for other in self.places() {
+            place.apart_from_place(other)?;
+        }
+        match is_session {
+            true => self.sessions.push(place),
+            false => self.exports.push(place),
+        }
+        Ok(())
+    }
+
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        self.exports.iter().chain(&self.sessions)
     }
 
     /// What saves the session while it goes on.
@@ -53,32 +105,53 @@ impl Outputs {
         Recorder::new(&self.sessions)
     }
 
-    /// Writes every export, each whole or not at all; one that fails does not keep the others from
-    /// being written.
+    /// Writes every export, each whole or not at all, and ends the session that was saved meanwhile.
+    /// One that fails does not keep the others from being written. `in_haste` as in [`Recorder::end`].
     ///
     /// # Errors
-    /// The first failure, after all were tried.
-    pub(crate) fn export(&self, view: &View) -> Result<(), ExportError> {
-        let mut first = Ok(());
-        for place in &self.exports {
-            match export::write(place, view) {
-                Ok(()) => say::line(format_args!("wrote {}", visible(place.path().display()))),
-                Err(error) => first = first.and(Err(error)),
-            }
-        }
-        first
+    /// All that were not written, after all were tried.
+    pub(crate) fn save_last(
+        self,
+        recorder: &Recorder,
+        view: &View,
+        in_haste: bool,
+    ) -> Result<(), Unwritten> {
+        let exported = self.export(view);
+        let saved = recorder.end(view, in_haste).into_iter().map(Into::into);
+        Unwritten::unless_none(
+            self.refused
+                .into_iter()
+                .chain(exported)
+                .chain(saved)
+                .collect(),
+        )
     }
 
     /// Writes all of them, of a target that was looked at once.
     ///
     /// # Errors
-    /// The first failure, after all were tried.
-    pub(crate) fn save_once(&self, sample: &Sample, view: &View) -> Result<(), ExportError> {
-        let mut first = self.export(view);
-        for place in &self.sessions {
-            first = first.and(write_whole(place, sample, view).map_err(ExportError::from));
+    /// All that were not written, after all were tried.
+    pub(crate) fn save_once(self, sample: &Sample, view: &View) -> Result<(), Unwritten> {
+        let exported = self.export(view);
+        let sessions = self.sessions.iter();
+        let saved = sessions.filter_map(|place| write_whole(place, sample, view).err());
+        let saved = saved.map(ExportError::from);
+        Unwritten::unless_none(
+            self.refused
+                .into_iter()
+                .chain(exported)
+                .chain(saved)
+                .collect(),
+        )
+    }
+
+    /// Writes every export, and gives why some were not written.
+    fn export(&self, view: &View) -> Vec<ExportError> {
+        let (written, failed) = write(&self.exports, view);
+        for place in written {
+            say::line(format_args!("wrote {place}"));
         }
-        first
+        failed
     }
 
     /// Writes what the export key asks for: the exports named on the command line, else one file of
@@ -88,7 +161,7 @@ impl Outputs {
     /// What could not be written, as one line.
     pub(crate) fn export_now(&self, view: &View) -> Result<String, String> {
         if !self.exports.is_empty() {
-            return write(&self.exports, view).map_err(|error| error.to_string());
+            return report(write(&self.exports, view));
         }
         let stem = format!(
             "fragscope-{}-{}",
@@ -96,12 +169,19 @@ impl Outputs {
             view.report.taken_at_ns / 1_000_000_000
         );
         let paths = ["json", "csv", "hlog"].map(|ending| Path::new(&stem).with_extension(ending));
-        let places: Result<Vec<_>, _> = paths.iter().map(|path| export::reserve(path)).collect();
-        let places = places.map_err(|error| error.to_string())?;
-        let written = write(&places, view).map_err(|error| error.to_string())?;
+        let (mut places, mut refused) = (Vec::new(), Vec::new());
+        for path in &paths {
+            match export::reserve(path) {
+                Ok(place) => places.push(place),
+                Err(error) => refused.push(error),
+            }
+        }
+        let (written, failed) = write(&places, view);
+        refused.extend(failed);
+        let said = report((written, refused))?;
         Ok(match unlocked(&places) {
-            Some(warning) => format!("{written}; {warning}"),
-            None => written,
+            Some(warning) => format!("{said}; {warning}"),
+            None => said,
         })
     }
 }
@@ -136,11 +216,26 @@ fn unlocked<'a>(places: impl IntoIterator<Item = &'a Place>) -> Option<String> {
     })
 }
 
-fn write(places: &[Place], view: &View) -> Result<String, ExportError> {
-    let mut names = Vec::new();
+/// Writes a view to each place; gives those that were written, as text, and why the others were not.
+fn write(places: &[Place], view: &View) -> (Vec<String>, Vec<ExportError>) {
+    let (mut written, mut failed) = (Vec::new(), Vec::new());
     for place in places {
-        export::write(place, view)?;
-        names.push(visible(place.path().display()).to_string());
+        match export::write(place, view) {
+            Ok(()) => written.push(visible(place.path().display()).to_string()),
+            Err(error) => failed.push(error),
+        }
     }
-    Ok(format!("wrote {}", names.join(", ")))
+    (written, failed)
+}
+
+/// What to say of files that were written, and of those that were not, in one line.
+fn report((written, failed): (Vec<String>, Vec<ExportError>)) -> Result<String, String> {
+    let written = (!written.is_empty()).then(|| format!("wrote {}", written.join(", ")));
+    match Unwritten::unless_none(failed) {
+        Ok(()) => Ok(written.unwrap_or_default()),
+        Err(failed) => Err(match written {
+            Some(written) => format!("{failed}; {written}"),
+            None => failed.to_string(),
+        }),
+    }
 }

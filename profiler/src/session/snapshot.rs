@@ -15,9 +15,8 @@ use profiler_sampling::{Sampler, SamplingOptions, sample_of_core};
 use super::SessionError;
 use super::interrupt;
 use super::options::{ReadObjects, SnapshotOptions, Subject};
-use super::outputs::Outputs;
+use super::outputs::{Outputs, Unwritten};
 use super::predictor::predict_now;
-use crate::export::ExportError;
 use crate::say;
 
 /// What taking one snapshot came to.
@@ -29,8 +28,8 @@ pub struct SnapshotOutcome {
     pub missing_bytes: u64,
     /// Whether a signal ended what takes long: the wait for growth, or the predictions.
     pub interrupted: bool,
-    /// Whether all outputs were written, or the first that was not.
-    pub saved: Result<(), ExportError>,
+    /// Whether all outputs were written.
+    pub saved: Result<(), Unwritten>,
 }
 
 /// What was seen of the subject.

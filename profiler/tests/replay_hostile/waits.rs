@@ -148,3 +148,27 @@ fn a_signal_ends_the_wait_for_a_reader() {
     kill(running.pid(), Signal::SIGINT).expect("it runs");
     assert_eq!(running.ended().code(), Some(130));
 }
+
+#[test]
+fn an_export_that_a_signal_ends_says_what_was_not_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("pipe");
+    mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
+    let (out, said) = (folder.path().join("out.txt"), folder.path().join("said"));
+    let to_file = format!("{} was not written", out.display());
+    for (flags, expected) in [
+        (&["-o", text(&out)][..], &*to_file),
+        (&[], "not all of the recording was printed"),
+    ] {
+        let mut export = reading("export", &pipe);
+        export.args(flags).stdout(Stdio::null());
+        export.stderr(File::create(&said).expect("ours"));
+        let mut running = start(&mut export);
+        settle(&running, Some(&pipe));
+        kill(running.pid(), Signal::SIGTERM).expect("it runs");
+        assert_eq!(running.ended().code(), Some(130));
+        let said = fs::read_to_string(&said).expect("ours");
+        assert!(said.contains(expected), "{said:?}");
+        assert!(!out.exists());
+    }
+}

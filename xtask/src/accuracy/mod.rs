@@ -79,7 +79,8 @@ impl Options {
             "--only" => self.programs.retain(|program| program.name == value),
             "--allocator" => self.settings.retain(|setting| setting.name == value),
             "--runs" => self.runs = value.parse().context("--runs")?,
-            "--fragscope" => self.fragscope = Some(PathBuf::from(value)),
+            // It is run in other folders.
+            "--fragscope" => self.fragscope = Some(std::path::absolute(value)?),
             "--at-most" => {
                 let percent: f64 = value.parse().context("--at-most")?;
                 self.at_most = Some(percent / 100.0);
@@ -152,4 +153,17 @@ fn remove(folder: &Path, begins: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_is_the_same_from_every_folder() {
+        let options = Options::parse(&["--fragscope", "target/release/fragscope"]).expect("parses");
+        let here = std::env::current_dir().expect("a folder");
+        let expected = here.join("target/release/fragscope");
+        assert_eq!(options.fragscope, Some(expected));
+    }
 }

@@ -54,6 +54,11 @@ pub(in crate::cli) enum Export {
 }
 
 impl ExportArgs {
+    /// What is read.
+    pub(in crate::cli) fn file(&self) -> &Path {
+        &self.file
+    }
+
     pub(in crate::cli) fn options(&self) -> Export {
         let format = match self.format {
             ExportFormat::Logalloc => {

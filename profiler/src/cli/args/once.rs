@@ -1,6 +1,6 @@
 //! Flags of the commands that look once: `snapshot`, `explain` and `diff`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
@@ -34,6 +34,18 @@ pub(in crate::cli) struct SnapshotSourceArgs {
 }
 
 impl SnapshotSourceArgs {
+    /// Whether it is a core file.
+    pub(in crate::cli) fn is_core(&self) -> bool {
+        self.core.is_some()
+    }
+
+    /// The files that are read.
+    pub(in crate::cli) fn inputs(&self) -> Vec<PathBuf> {
+        let options = self.options();
+        let files = options.subject.files().into_iter();
+        files.map(Path::to_owned).collect()
+    }
+
     pub(in crate::cli) fn options(&self) -> SnapshotOptions {
         let subject = match &self.core {
             Some(file) => Subject::Core {
@@ -135,6 +147,13 @@ pub(in crate::cli) struct ExplainArgs {
 }
 
 impl ExplainArgs {
+    /// The files that are read.
+    pub(in crate::cli) fn inputs(&self) -> Vec<PathBuf> {
+        let mut files = self.source.inputs();
+        files.extend(self.file.iter().chain(&self.since).cloned());
+        files
+    }
+
     /// What is to be looked at: a saved session, or else a process or a core.
     pub(in crate::cli) fn options(&self) -> Result<SavedOptions, SnapshotOptions> {
         match &self.file {
@@ -184,6 +203,12 @@ pub(in crate::cli) struct DiffArgs {
 }
 
 impl DiffArgs {
+    /// The files that are read.
+    pub(in crate::cli) fn inputs(&self) -> Vec<PathBuf> {
+        let before = std::iter::once(&self.before);
+        before.chain(&self.after).cloned().collect()
+    }
+
     pub(in crate::cli) fn options(&self) -> DiffOptions {
         DiffOptions {
             before: self.limits.saved(&self.before, self.before_at),

@@ -10,7 +10,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_common::ring::RING_VARIABLE;
-use profiler_target::{ProcessTree, RecordRing, Target, has_borrowed_privileges, not_preloaded};
+use profiler_core::allocator::PRELOAD;
+use profiler_core::host::MemoryGroup;
+use profiler_core::text::visible;
+use profiler_core::units;
+use profiler_target::{
+    MemoryKills, ProcessTree, RecordRing, Target, has_borrowed_privileges, not_preloaded,
+};
 use profiler_trace::trace::{RecordedBy, TraceDescription};
 use profiler_trace::whole_file::{RuntimeDir, remove_unused};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,7 +25,7 @@ use super::checkpoint::CheckpointReason;
 use super::describe::{Origin, describe};
 use super::preloaded::{GivenUp, PreloadedRecording};
 use super::trace_file::{TraceFile, TraceWriteError};
-use super::unrecorded::Unrecorded;
+use super::unrecorded::{LONGEST_LOADING, Unrecorded};
 use super::{RecordEnding, RecordError, RecordOptions, create, monotonic_ns};
 use crate::say;
 use crate::session::Ending;
@@ -45,6 +51,8 @@ const EVENTS_PER_STEP: usize = 1 << 14;
 const IDLE_SLEEP: Duration = Duration::from_millis(1);
 /// Processes that are to end get a final checkpoint, in so much time at most.
 const FINAL_CHECKPOINTS_TIMEOUT: Duration = Duration::from_millis(150);
+/// At the end of the duration the one that is being taken then is waited for so long.
+const FINAL_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a command that was asked to end is waited for, to say what became of it.
 const END_TIMEOUT: Duration = Duration::from_millis(200);
 /// Between two checks of which processes are left.
@@ -108,6 +116,7 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     }));
     tree.add_command(child.id(), ring.file_number()?);
     let mut watch = Unrecorded::new(ring.file_number()?);
+    let kills = MemoryKills::of(child.id() as i32);
     let began = Instant::now();
 
     // The ring holds what the program writes meanwhile.
@@ -147,14 +156,22 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         }
     };
     let recording = PreloadedRecording::new(ring, tree, file, began_ns, options.sampling, watch);
+    let recording = match recording {
+        Ok(recording) => recording,
+        // The ring is gone with it.
+        Err(why) => return run_unrecorded(why.into(), child, &mut signals).await,
+    };
     let mut session = Session {
         recording,
         child,
         status,
         signals,
         requests,
+        kills,
+        began,
         deadline: options.duration.map(|duration| began + duration),
         processes_checked_at: began,
+        status_at: status.map(|_| Instant::now()),
         ended_at: None,
         reported: false,
         signalled: None,
@@ -239,10 +256,15 @@ struct Session {
     status: Option<ExitStatus>,
     signals: Signals,
     requests: tokio::signal::unix::Signal,
+    /// What the kernel ends for want of memory meanwhile.
+    kills: MemoryKills,
+    began: Instant,
     deadline: Option<Instant>,
     /// When it is next checked which processes are left.
     processes_checked_at: Instant,
-    /// When the command was seen to have ended.
+    /// When the command's end was seen.
+    status_at: Option<Instant>,
+    /// When all was read that it wrote until then.
     ended_at: Option<Instant>,
     reported: bool,
     /// The signal that came first, and until when checkpoints are taken before the command gets it.
@@ -250,10 +272,11 @@ struct Session {
 }
 
 impl Session {
-    /// No step of it takes longer than one sample of a process. `early` is a signal that has come already.
+    /// No step of it waits for anything. `early` is a signal that has come already.
     async fn run(&mut self, mut early: Option<&'static str>) -> Result<CommandEnding, RecordError> {
         loop {
-            let busy = self.recording.step(EVENTS_PER_STEP)?;
+            let has_read = self.recording.step(EVENTS_PER_STEP)?;
+            let busy = has_read || self.recording.is_taking_checkpoints();
             // Now it is known which processes there are.
             if let Some(name) = early.take() {
                 self.signal(name);
@@ -271,7 +294,7 @@ impl Session {
                     self.signal(name);
                 }
                 _ = self.requests.recv() => self.recording.start_checkpoints(CheckpointReason::Requested),
-                () = tokio::time::sleep(if busy { Duration::ZERO } else { IDLE_SLEEP }) => {}
+                () = tokio::time::sleep(if has_read { Duration::ZERO } else { IDLE_SLEEP }) => {}
             }
             let now = Instant::now();
             if let Some((name, Some(until))) = self.signalled
@@ -291,13 +314,22 @@ impl Session {
             if self.status.is_none() {
                 self.status = self.child.try_wait()?;
                 if self.status.is_some() {
+                    self.status_at = Some(now);
                     self.processes_checked_at = now;
                 }
+            }
+            if self.signalled.is_some() && self.status_at.is_some_and(|at| now - at >= END_TIMEOUT)
+            {
+                // Whoever ended it waits.
+                self.recording.abandon_checkpoints();
             }
             if now < self.processes_checked_at {
                 continue;
             }
             self.recording.watch();
+            if self.status.is_none() {
+                self.kills.follow();
+            }
             self.recording.reap(self.child.id());
             // What is still in the ring may be of processes that are not known yet.
             if let Some(status) = self.status.filter(|_| !busy)
@@ -319,13 +351,20 @@ impl Session {
         ending: CommandEnding,
         command: &[OsString],
     ) -> Result<RecordEnding, RecordError> {
+        let why_nothing = self.recording.is_empty().then(|| {
+            let early = self.ended_early(&ending);
+            nothing_recorded(command, early)
+        });
         let (mut recording, mut child, mut signals) = (self.recording, self.child, self.signals);
-        if recording.is_empty() {
-            recording.say(&nothing_recorded(command));
+        if let Some(why) = why_nothing {
+            recording.say(&why);
         }
         match ending {
             CommandEnding::Command(status) if !status.success() => {
-                recording.say(&format!("the command {}", how(status)));
+                let is_killed = status.signal() == Some(Signal::SIGKILL as i32);
+                let group = self.kills.group().filter(|_| is_killed);
+                let why = group.map_or_else(String::new, want_of_memory);
+                recording.say(&format!("the command {}{why}", how(status)));
             }
             CommandEnding::Duration if !ends_soon(&mut child).await => {
                 recording.say(&format!(
@@ -352,8 +391,25 @@ impl Session {
         }
     }
 
+    /// Who ended the command, if it ended so soon that it was still being loaded, most likely.
+    fn ended_early(&self, ending: &CommandEnding) -> Option<String> {
+        if self.began.elapsed() >= LONGEST_LOADING {
+            return None;
+        }
+        let killed = self.status.and_then(|status| status.signal());
+        match (ending, self.signalled, killed) {
+            (CommandEnding::Signal(name), _, _) => Some((*name).to_owned()),
+            (CommandEnding::Duration, _, _) => Some("the end of --duration".to_owned()),
+            (_, Some((name, _)), _) => Some(name.to_owned()),
+            (_, None, Some(number)) => Some(format!("signal {number}")),
+            (_, None, None) => None,
+        }
+    }
+
     /// The first signal: the recording goes on until the command has ended.
     fn signal(&mut self, name: &'static str) {
+        // A stopped command does not end.
+        self.recording.limit_stops(FINAL_CHECKPOINTS_TIMEOUT);
         self.recording.start_checkpoints(CheckpointReason::Final);
         let passed_on = !reached_command(name, &self.signals);
         let until = passed_on.then(|| Instant::now() + FINAL_CHECKPOINTS_TIMEOUT);
@@ -379,8 +435,13 @@ impl Session {
 
     async fn take_final_checkpoints(&mut self) -> Result<(), TraceWriteError> {
         self.recording.start_checkpoints(CheckpointReason::Final);
-        let until = Instant::now() + FINAL_CHECKPOINTS_TIMEOUT;
-        while self.recording.is_taking_checkpoints() && Instant::now() < until {
+        let began = Instant::now();
+        while self.recording.is_taking_checkpoints() && began.elapsed() < FINAL_CHECKPOINT_TIMEOUT {
+            if began.elapsed() >= FINAL_CHECKPOINTS_TIMEOUT
+                && !self.recording.cut_checkpoints_short()
+            {
+                break;
+            }
             if !self.recording.step(EVENTS_PER_STEP)? {
                 tokio::time::sleep(IDLE_SLEEP).await;
             }
@@ -427,7 +488,8 @@ async fn ends_soon(child: &mut Child) -> bool {
     }
 }
 
-fn nothing_recorded(command: &[OsString]) -> String {
+/// Why nothing was recorded of this command, which `early` ended soon after its start.
+fn nothing_recorded(command: &[OsString], early: Option<String>) -> String {
     if has_borrowed_privileges() {
         return "nothing was recorded: this fragscope has privileges of its file (capabilities, or a \
                 set-user-ID bit), and the kernel lets no program open what such a process has open. \
@@ -435,6 +497,9 @@ fn nothing_recorded(command: &[OsString]) -> String {
             .to_owned();
     }
     let why = command.first().and_then(|program| not_preloaded(program));
+    if let (None, Some(early)) = (&why, early) {
+        return format!("nothing was recorded: {early} came before the command had begun");
+    }
     let why = why.unwrap_or_else(|| {
         "the program was not loaded by the dynamic loader with its environment as it was: it, or \
          what started it, drops LD_PRELOAD, or it became another user before it was executed"
@@ -462,13 +527,13 @@ fn start(command: &[OsString], object: &str, ring: &RecordRing) -> Result<Child,
         .split_first()
         .ok_or_else(|| std::io::Error::other("name a command to record"))?;
     let mut preload = OsString::from(object);
-    if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
+    if let Some(others) = std::env::var_os(PRELOAD).filter(|others| !others.is_empty()) {
         preload.push(":");
         preload.push(others);
     }
     Command::new(program)
         .args(arguments)
-        .env("LD_PRELOAD", preload)
+        .env(PRELOAD, preload)
         .env(RING_VARIABLE, ring.place()?)
         .spawn()
         .map_err(|why| RecordError::Start {
@@ -491,6 +556,18 @@ fn exit_code(status: ExitStatus) -> u8 {
         (None, signal) => 128 + signal.unwrap_or_default(),
     };
     code as u8
+}
+
+/// That the kernel ended a process of this group.
+fn want_of_memory(group: &MemoryGroup) -> String {
+    let limit = match group.max_bytes {
+        Some(limit) => format!(", whose limit is {},", units::bytes(limit)),
+        None => String::new(),
+    };
+    format!(
+        ": the kernel ended a process of its memory control group {}{limit} for want of memory",
+        visible(&group.path)
+    )
 }
 
 fn how(status: ExitStatus) -> String {

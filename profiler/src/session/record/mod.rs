@@ -19,12 +19,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 use profiler_core::text::visible;
 use profiler_probe::ProbeError;
 use profiler_probe::plan::PlanError;
 use profiler_sampling::SamplingOptions;
-use profiler_target::{ErrorKind, Gone, OpenError};
+use profiler_target::{ErrorKind, Gone, OpenError, ProgramProblem};
 use profiler_trace::record::{MOST_PROCESSES, MOST_THREADS};
 use profiler_trace::whole_file::{self, NoRuntimeDir, WriteError};
 
@@ -125,9 +126,22 @@ impl RecordError {
             Self::RuntimeDir(error) => ErrorKind::NoRuntimeDir { root: error.root },
             Self::Write(error) => error.kind(),
             Self::Io(error) => ErrorKind::of_io(error),
+            Self::Start { program, why } => of_start(program, why),
             other => ErrorKind::of_causes(other),
         }
     }
+}
+
+/// Of what kind an error is with which this program did not start (execve(2)).
+fn of_start(program: &str, why: &io::Error) -> ErrorKind {
+    let is_there = program.contains('/') && Path::new(program).exists();
+    ErrorKind::Program(match why.kind() {
+        io::ErrorKind::NotFound if is_there => ProgramProblem::NoInterpreter,
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ProgramProblem::Missing,
+        io::ErrorKind::PermissionDenied => ProgramProblem::NotExecutable,
+        _ if why.raw_os_error() == Some(Errno::ENOEXEC as i32) => ProgramProblem::NotAProgram,
+        _ => return ErrorKind::of_io(why),
+    })
 }
 
 /// How a recording ended.

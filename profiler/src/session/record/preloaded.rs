@@ -1,10 +1,13 @@
 //! From the ring of preloaded recorders into the trace, with checkpoints of each process.
 //!
-//! Nothing here waits: each step takes what there is, and samples one process at most, so that
-//! whoever calls can answer a signal between two of them.
+//! Nothing here waits: each step takes what there is, and processes are sampled on a thread of their own, so
+//! that whoever calls can answer a signal between two of them.
 
 mod checkpoints;
+mod sampling;
 
+use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use profiler_sampling::SamplingOptions;
@@ -39,7 +42,7 @@ const END_TIMEOUT: Duration = Duration::from_millis(100);
 /// The stream of one command.
 pub(crate) struct PreloadedRecording {
     ring: RecordRing,
-    tree: ProcessTree,
+    tree: Arc<ProcessTree>,
     recorder: Recorder<TraceFile>,
     checkpoints: Checkpoints,
     /// Invalid events that are not recorded as lost yet. No recorder writes such: a kind, a number, a
@@ -98,6 +101,9 @@ pub enum GivenUp {
 
 impl PreloadedRecording {
     /// Begins; `began_ns` is the time on the monotonic clock at which the command was started.
+    ///
+    /// # Errors
+    /// When no thread for sampling can be had.
     pub(crate) fn new(
         ring: RecordRing,
         tree: ProcessTree,
@@ -105,12 +111,14 @@ impl PreloadedRecording {
         began_ns: u64,
         sampling: SamplingOptions,
         unrecorded: Unrecorded,
-    ) -> Self {
-        Self {
+    ) -> io::Result<Self> {
+        let tree = Arc::new(tree);
+        let checkpoints = Checkpoints::new(sampling, Arc::clone(&tree), &ring, Instant::now())?;
+        Ok(Self {
             ring,
             tree,
             recorder: Recorder::new(file, Normaliser::new(Clock::new(began_ns, 1))),
-            checkpoints: Checkpoints::new(sampling, Instant::now()),
+            checkpoints,
             damaged: 0,
             is_damaged: false,
             is_beyond_limit: false,
@@ -120,11 +128,11 @@ impl PreloadedRecording {
             seeking: Survivors::default(),
             survivors: None,
             is_over: false,
-        }
+        })
     }
 
-    /// Records up to `most` events, and samples a process when one is due; whether there was anything
-    /// to do.
+    /// Records up to `most` events, and has a process sampled when one is due; whether there were any
+    /// events.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -134,9 +142,9 @@ impl PreloadedRecording {
             self.start_checkpoints(CheckpointReason::Due);
         }
         let (checkpoints, sink) = (&mut self.checkpoints, self.recorder.sink_mut());
-        checkpoints.sample_next(&self.ring, &self.tree, &mut |what| sink.say(what));
+        checkpoints.step(&self.ring, &mut |what| sink.say(what));
         sink.progress()?;
-        Ok(taken > 0 || self.is_taking_checkpoints())
+        Ok(taken > 0)
     }
 
     /// Records up to `most` events, for about as long as [`LONGEST_STEP`]; gives how many there were.
@@ -157,6 +165,13 @@ impl PreloadedRecording {
                 observation.record(&mut self.recorder)?;
             }
             match self.ring.take() {
+                // It waits for a sample of the moment before it.
+                Next::Held if self.checkpoints.holds() => break,
+                // Nobody waits for that sample any more.
+                Next::Held => {
+                    self.ring.release();
+                    continue;
+                }
                 Next::Empty => {
                     if let Some(observation) = self.checkpoints.observed() {
                         observation.record(&mut self.recorder)?;
@@ -220,6 +235,22 @@ impl PreloadedRecording {
     /// Whether checkpoints are under way.
     pub(crate) fn is_taking_checkpoints(&self) -> bool {
         self.checkpoints.are_under_way()
+    }
+
+    /// From now on no process is stopped for longer than this.
+    pub(crate) fn limit_stops(&mut self, longest: Duration) {
+        self.checkpoints.limit_stops(longest);
+    }
+
+    /// Begins no other checkpoint; whether one is being taken.
+    pub(crate) fn cut_checkpoints_short(&mut self) -> bool {
+        self.checkpoints.cut_short();
+        self.checkpoints.is_one_under_way()
+    }
+
+    /// Leaves out the checkpoints that are under way.
+    pub(crate) fn abandon_checkpoints(&mut self) {
+        self.checkpoints.abandon(&self.ring);
     }
 
     /// Checks what some of the recorded processes execute: the next ones each time.
@@ -340,9 +371,19 @@ impl PreloadedRecording {
     pub(crate) fn finish(mut self) -> Result<(), TraceWriteError> {
         self.close();
         let (end, deadline) = (self.ring.head(), Instant::now() + END_TIMEOUT);
-        while self.ring.tail() < end {
+        self.checkpoints.cut_short();
+        while self.ring.tail() < end || self.checkpoints.is_one_under_way() {
+            let sink = self.recorder.sink_mut();
+            self.checkpoints
+                .step(&self.ring, &mut |what| sink.say(what));
             self.is_over = Instant::now() >= deadline;
-            let left = (end - self.ring.tail()) as usize;
+            if self.is_over {
+                self.checkpoints.abandon(&self.ring);
+            }
+            if let Some(observation) = self.checkpoints.observed_before(self.ring.tail()) {
+                observation.record(&mut self.recorder)?;
+            }
+            let left = end.saturating_sub(self.ring.tail()) as usize;
             if self.take(left)? == 0 {
                 // Nothing is claimed, whatever the head says.
                 if self.is_over {

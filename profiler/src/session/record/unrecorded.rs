@@ -10,7 +10,7 @@ use profiler_target::{Executed, ProcessTree};
 use super::monotonic_ns;
 
 /// A program that does not map the ring is being loaded, for so long at most.
-const LONGEST_LOADING: Duration = Duration::from_secs(2);
+pub(super) const LONGEST_LOADING: Duration = Duration::from_secs(2);
 /// Programs that seem not to be recorded, at most, until all that was written is known.
 const MOST_SUSPECTED: usize = 1024;
 /// Processes of which it is known what they execute, at most.

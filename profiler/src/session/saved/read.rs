@@ -1,6 +1,5 @@
 //! One walk of a saved session, for those who want no screen.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -214,11 +213,7 @@ pub fn export(options: &SavedExport) -> Result<Option<Incomplete>, SavedError> {
             say::line(format_args!("wrote {}", visible(place.path().display())));
         }
         (None, Format::Text) => say::print(&String::from_utf8_lossy(&bytes))?,
-        (None, _) => {
-            let mut out = say::data();
-            out.write_all(&bytes)?;
-            out.flush()?;
-        }
+        (None, _) => say::bytes(&bytes)?,
     }
     Ok(saved.trouble)
 }

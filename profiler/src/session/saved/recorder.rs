@@ -100,24 +100,21 @@ impl Recorder {
     /// Ends the session with its last view. `in_haste` nobody waits for the disk, nor for a walk that
     /// is being written this moment, after which the file then ends.
     ///
-    /// # Errors
-    /// The first file that was not written to its end.
-    pub(crate) fn end(&self, view: &View, in_haste: bool) -> Result<(), WriteError> {
+    /// Gives why files were not written to their ends.
+    pub(crate) fn end(&self, view: &View, in_haste: bool) -> Vec<WriteError> {
         let mut state = match self.0.try_lock() {
             Ok(state) => state,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) if in_haste => return Ok(()),
+            Err(TryLockError::WouldBlock) if in_haste => return Vec::new(),
             Err(TryLockError::WouldBlock) => self.state(),
         };
         state.is_over = true;
         // A walk that nobody was shown has an observation of its own.
         let is_of_last_walk = state.last_walk_ns == Some(view.report.taken_at_ns);
         let last = is_of_last_walk.then(|| state.observation(view));
-        let mut first = Ok(());
-        for file in &mut state.files {
-            first = first.and(file.end(last.as_ref(), in_haste));
-        }
-        first
+        let files = state.files.iter_mut();
+        let failed = files.filter_map(|file| file.end(last.as_ref(), in_haste).err());
+        failed.collect()
     }
 }
 

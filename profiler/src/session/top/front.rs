@@ -1,6 +1,6 @@
 //! Where views of the host go to and wishes come from: the screen, or lines of JSON.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 
 use profiler_core::host::HostView;
@@ -42,11 +42,7 @@ impl Front {
             std::thread::Builder::new()
                 .name("lines".into())
                 .spawn(move || {
-                    let print = |view: HostView| {
-                        let mut out = say::data();
-                        writeln!(out, "{}", export::host_line(&view))?;
-                        out.flush()
-                    };
+                    let print = |view: HostView| say::document(&export::host_line(&view));
                     // Who has ended asks no more.
                     let _ = outcome.send(to_write.into_iter().try_for_each(print));
                 })?;

@@ -1,43 +1,35 @@
-//! Checkpoints of the processes that write into a ring: one of them is sampled at a time.
+//! Checkpoints of the processes that write into a ring: when one is taken, and where among the events it
+//! belongs.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use profiler_core::sample::Sample;
-use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule};
-use profiler_target::{Member, ProcessTree, RecordRing, TargetState, host};
-use profiler_trace::record::{RecordedProcess, Recorder, TraceSink};
+use profiler_sampling::{SamplingOptions, WalkSchedule};
+use profiler_target::{ProcessTree, RecordRing};
+use profiler_trace::record::RecordedProcess;
 
-use super::{is_process, now_ns, pid};
+use super::sampling::{Observation, Poll, Request, SamplingThread};
 use crate::session::record::checkpoint::{
     self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, STOP_SHARE,
 };
-
-/// So many processes get checkpoints: each takes descriptors, of which fragscope has 1024 mostly.
-const MOST_SAMPLED: usize = 128;
 
 /// When processes are sampled, and what was found.
 pub(super) struct Checkpoints {
     sampling: SamplingOptions,
     began: Instant,
     schedule: WalkSchedule,
-    /// The processes that are sampled.
-    known: HashMap<u32, Known>,
-    /// Those that are to be sampled, and why.
+    /// The processes that are to be sampled, and why.
     waiting: VecDeque<(RecordedProcess, CheckpointReason)>,
     round: Round,
+    thread: SamplingThread,
+    /// Requests made of it.
+    requests: u64,
+    /// Whether the last of them is under way. Then what comes after the moment of the sample is held back.
+    is_sampling: bool,
     /// What was observed of a process, until the events before that moment are recorded.
     observation: Option<Observation>,
-    /// Whether it was reported that there are more processes than are sampled.
-    is_crowded: bool,
-    /// Whether it was reported that there are no descriptors left.
-    is_short_of_files: bool,
-}
-
-/// A process of the tree, and the means to sample it.
-struct Known {
-    member: Member,
-    sampler: Option<Sampler>,
 }
 
 /// One checkpoint of each process.
@@ -48,52 +40,31 @@ struct Round {
     stopped: Duration,
 }
 
-/// What was found of a process.
-pub(super) struct Observation {
-    of: RecordedProcess,
-    what: Observed,
-    time_ns: u64,
-    /// Events up to this number were claimed before.
-    moment: u64,
-}
-
-enum Observed {
-    Sample(Box<Sample>, CheckpointReason),
-    /// It is no more.
-    Gone,
-}
-
-impl Observation {
-    /// Records it: all events before it are recorded.
-    pub(super) fn record<S: TraceSink>(self, recorder: &mut Recorder<S>) -> Result<(), S::Error> {
-        let Self { of, time_ns, .. } = self;
-        match self.what {
-            Observed::Gone => recorder.gone(of.source, time_ns),
-            Observed::Sample(sample, reason) => {
-                let figures = checkpoint::figures(&sample, reason);
-                recorder.checkpoint(&of, time_ns, &sample.residency, figures)
-            }
-        }
-    }
-}
-
 impl Checkpoints {
-    /// Of a recording that begins now.
-    pub(super) fn new(sampling: SamplingOptions, began: Instant) -> Self {
-        Self {
+    /// Of a recording of this tree into this ring that begins now.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub(super) fn new(
+        sampling: SamplingOptions,
+        tree: Arc<ProcessTree>,
+        ring: &RecordRing,
+        began: Instant,
+    ) -> io::Result<Self> {
+        Ok(Self {
             sampling,
             began,
             schedule: WalkSchedule::new(FIRST_INTERVAL, Some(STOP_SHARE), began),
-            known: HashMap::new(),
             waiting: VecDeque::new(),
             round: Round {
                 began,
                 stopped: Duration::ZERO,
             },
+            thread: SamplingThread::start(tree, ring.marker())?,
+            requests: 0,
+            is_sampling: false,
             observation: None,
-            is_crowded: false,
-            is_short_of_files: false,
-        }
+        })
     }
 
     /// Whether it is time for a round of them, and none is under way.
@@ -103,7 +74,12 @@ impl Checkpoints {
 
     /// Whether a round is under way.
     pub(super) fn are_under_way(&self) -> bool {
-        self.observation.is_some() || !self.waiting.is_empty()
+        self.is_sampling || self.observation.is_some() || !self.waiting.is_empty()
+    }
+
+    /// Whether one is being taken, or was and is not recorded.
+    pub(super) fn is_one_under_way(&self) -> bool {
+        self.is_sampling || self.observation.is_some()
     }
 
     /// From now on one of each of these processes is taken, for this reason.
@@ -117,9 +93,19 @@ impl Checkpoints {
         self.schedule_next();
     }
 
+    /// From now on no process is stopped for longer than this.
+    pub(super) fn limit_stops(&mut self, longest: Duration) {
+        self.sampling.max_stop = self.sampling.max_stop.min(longest);
+    }
+
+    /// Begins no other one of this round.
+    pub(super) fn cut_short(&mut self) {
+        self.waiting.clear();
+    }
+
     /// What was observed, once all events up to this number are recorded.
     pub(super) fn observed_before(&mut self, tail: u64) -> Option<Observation> {
-        self.observation.take_if(|one| tail >= one.moment)
+        self.observation.take_if(|one| tail >= one.moment())
     }
 
     /// What was observed, whatever moment the ring's head gave: nothing is claimed before it.
@@ -127,23 +113,56 @@ impl Checkpoints {
         self.observation.take()
     }
 
-    /// Samples the next process, unless what was observed of the last one is not recorded.
-    pub(super) fn sample_next(
-        &mut self,
-        ring: &RecordRing,
-        tree: &ProcessTree,
-        report: &mut impl FnMut(&str),
-    ) {
-        if self.observation.is_some() {
+    /// Takes in what was sampled, and has the next process sampled unless that is not recorded yet.
+    pub(super) fn step(&mut self, ring: &RecordRing, report: &mut impl FnMut(&str)) {
+        if self.is_sampling {
+            self.take_in(ring, report);
+        }
+        if self.is_one_under_way() {
             return;
         }
-        let Some((process, reason)) = self.waiting.pop_front() else {
-            return;
-        };
-        self.observation = self.sample(process, reason, ring, tree, report);
+        if let Some((process, reason)) = self.waiting.pop_front() {
+            self.requests += 1;
+            self.is_sampling = self.thread.request(Request {
+                number: self.requests,
+                process,
+                reason,
+                sampling: self.sampling,
+            });
+        }
+    }
+
+    fn take_in(&mut self, ring: &RecordRing, report: &mut impl FnMut(&str)) {
+        match self.thread.poll(self.requests) {
+            Poll::NotYet => return,
+            Poll::Sampled(sampled) => {
+                sampled.notes.iter().for_each(|note| report(note));
+                self.round.stopped = self.round.stopped.max(sampled.stopped);
+                self.observation = sampled.observation;
+            }
+            Poll::Gone => {
+                report("the thread that samples ended: there are no more checkpoints");
+                self.waiting.clear();
+            }
+        }
+        self.is_sampling = false;
+        // Up to the moment of what was observed all is recorded before it, as the reader goes there.
+        ring.release();
         if self.waiting.is_empty() {
             self.schedule_next();
         }
+    }
+
+    /// Whether what the ring holds back waits for a sample.
+    pub(super) fn holds(&self) -> bool {
+        self.is_sampling
+    }
+
+    /// Waits for no sample any more: what is being sampled is left out.
+    pub(super) fn abandon(&mut self, ring: &RecordRing) {
+        self.waiting.clear();
+        self.is_sampling = false;
+        ring.release();
     }
 
     /// The next round comes when it is time, by what this one took.
@@ -153,103 +172,5 @@ impl Checkpoints {
         let now = Instant::now();
         let Round { began, stopped } = self.round;
         self.schedule.walked(now, stopped, now - began);
-    }
-
-    /// Samples one process. It says of itself who it is: only one that descends from fragscope is
-    /// touched.
-    fn sample(
-        &mut self,
-        process: RecordedProcess,
-        reason: CheckpointReason,
-        ring: &RecordRing,
-        tree: &ProcessTree,
-        report: &mut impl FnMut(&str),
-    ) -> Option<Observation> {
-        let pid = pid(&process);
-        match self.known.get(&pid).map(|known| known.member.is_alive()) {
-            Some(true) => {}
-            Some(false) => {
-                self.known.remove(&pid);
-                return Some(gone(process, ring));
-            }
-            None => {
-                let Some(member) = tree.member(pid) else {
-                    if !is_process(pid) {
-                        return Some(gone(process, ring));
-                    }
-                    self.report_if_short_of_files(report);
-                    return None;
-                };
-                if !self.has_room(report) {
-                    return None;
-                }
-                let sampler = None;
-                self.known.insert(pid, Known { member, sampler });
-            }
-        }
-        let known = self.known.get_mut(&pid)?;
-        match known.sampler.as_ref().map(|one| one.target().state()) {
-            Some(TargetState::Same) => {}
-            // What was known is of another program.
-            _ => known.sampler = Sampler::open(pid as i32).ok(),
-        }
-        // While the member lives its number is its own: so what was opened by number is the member.
-        let Some(sampler) = known.sampler.as_ref().filter(|_| known.member.is_alive()) else {
-            self.report_if_short_of_files(report);
-            return None;
-        };
-        // Gone meanwhile: its own last events follow, or the next round finds it so.
-        let taken = sampler.take_at(self.sampling, |_| (ring.head(), now_ns()));
-        let stopped = taken
-            .as_ref()
-            .is_ok_and(|(sample, _)| sample.completeness.stand_still.is_throughout());
-        if self.sampling.stop && !stopped {
-            self.report_if_short_of_files(report);
-        }
-        let (sample, (moment, time_ns)) = taken.ok()?;
-        let stopped = Duration::from_nanos(sample.completeness.stop_ns);
-        self.round.stopped = self.round.stopped.max(stopped);
-        Some(Observation {
-            of: process,
-            what: Observed::Sample(Box::new(sample), reason),
-            time_ns,
-            moment,
-        })
-    }
-
-    /// Whether another process may be sampled.
-    fn has_room(&mut self, report: &mut impl FnMut(&str)) -> bool {
-        if self.known.len() >= MOST_SAMPLED {
-            self.known.retain(|_, known| known.member.is_alive());
-        }
-        let has_room = self.known.len() < MOST_SAMPLED;
-        if !has_room && !std::mem::replace(&mut self.is_crowded, true) {
-            report(&format!(
-                "checkpoints are taken of {MOST_SAMPLED} processes at most: the others are \
-                 recorded without"
-            ));
-        }
-        has_room
-    }
-
-    /// Reports once why samples fail, when it is because fragscope may open nothing more.
-    fn report_if_short_of_files(&mut self, report: &mut impl FnMut(&str)) {
-        if !self.is_short_of_files && host::is_short_of_files() {
-            self.is_short_of_files = true;
-            report(
-                "fragscope can open hardly any more files (`ulimit -n`): processes are recorded \
-                 without checkpoints, or with checkpoints that do not stop them",
-            );
-        }
-    }
-}
-
-/// A process is no more: its end comes after what it wrote before.
-fn gone(process: RecordedProcess, ring: &RecordRing) -> Observation {
-    Observation {
-        of: process,
-        what: Observed::Gone,
-        time_ns: now_ns(),
-        moment: ring.head(),
     }
 }

@@ -1,0 +1,25 @@
+//! Whether this program was started without a standard output.
+//!
+//! Rust's runtime opens `/dev/null` in the place of a standard stream that is closed, before `main`: from
+//! then on all that is printed seems to be written.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static IS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// What the C library calls before `main`, and so before the runtime looks at the streams.
+#[used]
+// SAFETY: the section holds addresses of functions with the C calling convention, and this is one.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = look;
+
+extern "C" fn look() {
+    // SAFETY: one system call, which takes two integers.
+    let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+    IS_CLOSED.store(flags == -1, Ordering::Relaxed);
+}
+
+/// Whether the standard output was closed when this program was started.
+pub fn was_stdout_closed() -> bool {
+    IS_CLOSED.load(Ordering::Relaxed)
+}

@@ -1,0 +1,270 @@
+//! The thread that samples recorded processes, one at a time: a walk of a large heap takes long, and neither
+//! a signal nor the events of other processes wait for it.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::time::Duration;
+
+use profiler_core::sample::Sample;
+use profiler_sampling::{Sampler, SamplingOptions};
+use profiler_target::{Marker, Member, ProcessTree, TargetState, host};
+use profiler_trace::record::{RecordedProcess, Recorder, TraceSink};
+
+use super::{is_process, now_ns, pid};
+use crate::session::record::checkpoint::{self, CheckpointReason};
+
+/// So many processes get checkpoints: each takes descriptors, of which fragscope has 1024 mostly.
+const MOST_SAMPLED: usize = 128;
+
+/// A process that is to be sampled.
+#[derive(Copy, Clone)]
+pub(super) struct Request {
+    /// By which the answer is known.
+    pub(super) number: u64,
+    pub(super) process: RecordedProcess,
+    pub(super) reason: CheckpointReason,
+    pub(super) sampling: SamplingOptions,
+}
+
+/// What came of a request.
+pub(super) struct Sampled {
+    /// The request's number.
+    pub(super) number: u64,
+    /// What was observed, if the process could be looked at.
+    pub(super) observation: Option<Observation>,
+    /// How long the process was stopped.
+    pub(super) stopped: Duration,
+    /// What the user is to know.
+    pub(super) notes: Vec<String>,
+}
+
+/// What was found of a process.
+pub(super) struct Observation {
+    of: RecordedProcess,
+    what: Observed,
+    time_ns: u64,
+    /// Events up to this number were claimed before.
+    moment: u64,
+}
+
+enum Observed {
+    Sample(Box<Sample>, CheckpointReason),
+    /// It is no more.
+    Gone,
+}
+
+impl Observation {
+    /// Events up to this number were claimed before.
+    pub(super) fn moment(&self) -> u64 {
+        self.moment
+    }
+
+    /// Records it: all events before it are recorded.
+    pub(super) fn record<S: TraceSink>(self, recorder: &mut Recorder<S>) -> Result<(), S::Error> {
+        let Self { of, time_ns, .. } = self;
+        match self.what {
+            Observed::Gone => recorder.gone(of.source, time_ns),
+            Observed::Sample(sample, reason) => {
+                let figures = checkpoint::figures(&sample, reason);
+                recorder.checkpoint(&of, time_ns, &sample.residency, figures)
+            }
+        }
+    }
+}
+
+/// The thread, as its user has it. It ends when that is dropped, or with the process.
+pub(super) struct SamplingThread {
+    requests: Sender<Request>,
+    sampled: Receiver<Sampled>,
+}
+
+/// What has come of a request by now.
+pub(super) enum Poll {
+    NotYet,
+    Sampled(Sampled),
+    /// Nothing will: the thread ended.
+    Gone,
+}
+
+impl SamplingThread {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn start(tree: Arc<ProcessTree>, marker: Marker) -> io::Result<Self> {
+        let (requests, to_sample) = channel();
+        let (report, sampled) = channel();
+        let mut samplers = Samplers {
+            tree,
+            marker,
+            known: HashMap::new(),
+            notes: Vec::new(),
+            is_crowded: false,
+            is_short_of_files: false,
+        };
+        std::thread::Builder::new()
+            .name("sampling".into())
+            .spawn(move || {
+                for request in to_sample {
+                    // Whoever has ended wants it no more.
+                    if report.send(samplers.sample(request)).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self { requests, sampled })
+    }
+
+    /// Has a process sampled; whether that can be.
+    pub(super) fn request(&self, request: Request) -> bool {
+        self.requests.send(request).is_ok()
+    }
+
+    /// What has come of the request with this number, the last one.
+    pub(super) fn poll(&self, number: u64) -> Poll {
+        loop {
+            match self.sampled.try_recv() {
+                Ok(sampled) if sampled.number == number => return Poll::Sampled(sampled),
+                // Nobody waited for that one any more.
+                Ok(_) => {}
+                Err(TryRecvError::Empty) => return Poll::NotYet,
+                Err(TryRecvError::Disconnected) => return Poll::Gone,
+            }
+        }
+    }
+}
+
+/// The processes that are sampled, on their thread.
+struct Samplers {
+    tree: Arc<ProcessTree>,
+    marker: Marker,
+    known: HashMap<u32, Known>,
+    /// What is to be reported with the next answer.
+    notes: Vec<String>,
+    /// Whether it was reported that there are more processes than are sampled.
+    is_crowded: bool,
+    /// Whether it was reported that there are no descriptors left.
+    is_short_of_files: bool,
+}
+
+/// A process of the tree, and the means to sample it.
+struct Known {
+    member: Member,
+    sampler: Option<Sampler>,
+}
+
+impl Samplers {
+    fn sample(&mut self, request: Request) -> Sampled {
+        let observation = self.observe(request);
+        let stopped = match observation.as_ref().map(|one| &one.what) {
+            Some(Observed::Sample(sample, _)) => Duration::from_nanos(sample.completeness.stop_ns),
+            Some(Observed::Gone) | None => Duration::ZERO,
+        };
+        Sampled {
+            number: request.number,
+            observation,
+            stopped,
+            notes: std::mem::take(&mut self.notes),
+        }
+    }
+
+    /// Looks at one process. It says of itself who it is: only one that descends from fragscope is
+    /// touched.
+    fn observe(&mut self, request: Request) -> Option<Observation> {
+        let Request {
+            process,
+            reason,
+            sampling,
+            ..
+        } = request;
+        let pid = pid(&process);
+        match self.known.get(&pid).map(|known| known.member.is_alive()) {
+            Some(true) => {}
+            Some(false) => {
+                self.known.remove(&pid);
+                return Some(self.gone(process));
+            }
+            None => {
+                let Some(member) = self.tree.member(pid) else {
+                    if !is_process(pid) {
+                        return Some(self.gone(process));
+                    }
+                    self.report_if_short_of_files();
+                    return None;
+                };
+                if !self.has_room() {
+                    return None;
+                }
+                let sampler = None;
+                self.known.insert(pid, Known { member, sampler });
+            }
+        }
+        let known = self.known.get_mut(&pid)?;
+        match known.sampler.as_ref().map(|one| one.target().state()) {
+            Some(TargetState::Same) => {}
+            // What was known is of another program.
+            _ => known.sampler = Sampler::open(pid as i32).ok(),
+        }
+        // While the member lives its number is its own: so what was opened by number is the member.
+        let Some(sampler) = known.sampler.as_ref().filter(|_| known.member.is_alive()) else {
+            self.report_if_short_of_files();
+            return None;
+        };
+        // Gone meanwhile: its own last events follow, or the next round finds it so.
+        let taken = sampler.take_at(sampling, |_| (self.marker.mark(), now_ns()));
+        let stopped = taken
+            .as_ref()
+            .is_ok_and(|(sample, _)| sample.completeness.stand_still.is_throughout());
+        // What was read of one that ended meanwhile may be half of it.
+        let is_sound = stopped || known.member.is_alive();
+        if sampling.stop && !stopped {
+            self.report_if_short_of_files();
+        }
+        let (sample, (moment, time_ns)) = taken.ok().filter(|_| is_sound)?;
+        Some(Observation {
+            of: process,
+            what: Observed::Sample(Box::new(sample), reason),
+            time_ns,
+            moment,
+        })
+    }
+
+    /// A process is no more: its end comes after what it wrote before.
+    fn gone(&self, process: RecordedProcess) -> Observation {
+        Observation {
+            of: process,
+            what: Observed::Gone,
+            moment: self.marker.mark(),
+            time_ns: now_ns(),
+        }
+    }
+
+    /// Whether another process may be sampled.
+    fn has_room(&mut self) -> bool {
+        if self.known.len() >= MOST_SAMPLED {
+            self.known.retain(|_, known| known.member.is_alive());
+        }
+        let has_room = self.known.len() < MOST_SAMPLED;
+        if !has_room && !std::mem::replace(&mut self.is_crowded, true) {
+            self.notes.push(format!(
+                "checkpoints are taken of {MOST_SAMPLED} processes at most: the others are \
+                 recorded without"
+            ));
+        }
+        has_room
+    }
+
+    /// Reports once why samples fail, when it is because fragscope may open nothing more.
+    fn report_if_short_of_files(&mut self) {
+        if !self.is_short_of_files && host::is_short_of_files() {
+            self.is_short_of_files = true;
+            self.notes.push(
+                "fragscope can open hardly any more files (`ulimit -n`): processes are recorded \
+                 without checkpoints, or with checkpoints that do not stop them"
+                    .into(),
+            );
+        }
+    }
+}
