@@ -165,7 +165,7 @@ fn a_reader_that_leaves_ends_it_quietly() {
 /// Ends with 1, and has `fix` in the line after the error.
 fn is_fixed(args: &[&str], fix: &str) {
     let output = fragscope(args);
-    let said = text(&output.stderr);
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
     let line = said.lines().find_map(|line| line.strip_prefix("fix: "));
     assert!(
