@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use procfs::process::Process;
 use profiler_core::host::MemoryGroup;
 
 use super::cgroup::{self, UNIFIED, VERSIONS};
@@ -12,6 +13,9 @@ use super::cgroup::{self, UNIFIED, VERSIONS};
 /// The kernel's "no limit" of the first version is a number near the largest (`PAGE_COUNTER_MAX`,
 /// `include/linux/page_counter.h`); no host has so much memory.
 const NO_LIMIT: u64 = 1 << 60;
+
+/// The flag of a process that is ending (`include/linux/sched.h`).
+const PF_EXITING: u32 = 0x4;
 
 /// The memory control groups of processes at one moment, each read once however many are in it.
 #[derive(Debug)]
@@ -70,7 +74,9 @@ impl MemoryKills {
     /// Goes on with the group that the process is in now, if it was put into another one.
     pub fn follow(&mut self) {
         let now = fs::read_to_string(format!("/proc/{}/cgroup", self.pid));
-        if now.is_ok_and(|now| now != self.own) {
+        // Of a process that is ending, the first version says that it is in the root (`proc_cgroup_show`,
+        // kernel/cgroup/cgroup.c): it is asked whether it ends after that was read.
+        if now.is_ok_and(|now| now != self.own) && !is_ending(self.pid) {
             *self = Self::of(self.pid);
         }
     }
@@ -98,6 +104,12 @@ impl CountedGroup {
             before,
         })
     }
+}
+
+/// Whether a process has ended, or is about to.
+fn is_ending(pid: i32) -> bool {
+    let stat = Process::new(pid).and_then(|process| process.stat());
+    stat.map_or(true, |stat| stat.flags & PF_EXITING != 0)
 }
 
 /// Processes of a group that the kernel ended for want of memory, by the file that counts them.

@@ -16,7 +16,7 @@ use profiler_testing::child::{KillOnDrop, open_folder};
 use profiler_testing::wait::eventually;
 use profiler_trace::trace::{EventKind, Item, Reader};
 use support::record::{Recording, allocate, held, record};
-use support::{command, run, stderr, text};
+use support::{FRAGSCOPE, command, run, stderr, text};
 
 const NOBODY: u32 = 65534;
 
@@ -398,20 +398,34 @@ impl Drop for MemoryGroup {
 fn a_command_that_is_killed_for_want_of_memory_is_said_to_be() {
     let folder = open_folder();
     let trace = folder.path().join("trace");
-    let group = MemoryGroup::new(200 << 20);
-    let script = "echo $$ > \"$0\" && exec python3 -S -c \"$1\"";
-    // Its end comes after it was seen in its group.
-    let program =
-        "import time\ntime.sleep(0.5)\nkept = []\nwhile True: kept.append(b'x' * 100_000)";
+    let group = MemoryGroup::new(400 << 20);
     let entrance = group.0.join("cgroup.procs");
-    let command = ["sh", "-c", script, text(&entrance), program];
-    let output = run(&mut record(&trace, &command));
+    let program = "kept = []\nwhile True: kept.append(b'x' * 100_000)";
+    // As in a container: fragscope is in the group too, and the kernel takes the larger.
+    let mut recorded = Command::new("sh");
+    recorded.args([
+        "-c",
+        "echo $$ > \"$0\" && exec \"$@\"",
+        text(&entrance),
+        FRAGSCOPE,
+    ]);
+    recorded.args([
+        "record",
+        "-o",
+        text(&trace),
+        "--",
+        "python3",
+        "-S",
+        "-c",
+        program,
+    ]);
+    let output = run(&mut recorded);
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(137), "{said}");
     let name = group.0.file_name().expect("a name").to_string_lossy();
     let expected = format!(
         "the command was ended by signal 9: the kernel ended a process of its memory control group \
-         /{name}, whose limit is 200.0 MiB, for want of memory"
+         /{name}, whose limit is 400.0 MiB, for want of memory"
     );
     assert!(said.contains(&expected), "{said}");
     assert!(held(&trace, 0).whole);
