@@ -155,12 +155,24 @@ pub fn reap_adopted(is_own: impl Fn(i32) -> bool) {
             // The kernel names this one as long as nobody waits for it, and none behind it.
             let all = children_of(std::process::id()).into_iter();
             let adopted = all.map(|pid| pid as i32).filter(|pid| !is_own(*pid));
-            return adopted.for_each(|pid| {
+            return adopted.filter(|pid| has_ended(*pid)).for_each(|pid| {
                 let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
             });
         }
         // Somebody else may have waited for it meanwhile.
         let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+    }
+}
+
+/// Whether a child of this process has ended, and can be waited for without waiting. To wait for one in any
+/// other way takes a stop for an end where a thread of this process traces the child: the kernel gives a
+/// tracee's stops to all threads of its tracer, whatever they wait for (`wait_consider_task`, kernel/exit.c),
+/// and the thread that stopped it waits in vain. One that was waited for before has ended, too.
+pub fn has_ended(child: i32) -> bool {
+    let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(Pid::from_raw(child)), ended) {
+        Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD) => true,
+        Ok(_) | Err(_) => false,
     }
 }
 

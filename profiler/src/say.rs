@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{FileStat, fstat};
 use profiler_core::text::visible_lines;
 use profiler_target::was_stdout_closed;
@@ -94,7 +95,7 @@ pub(crate) fn has_colours() -> bool {
 /// # Errors
 /// When stdout fails.
 pub(crate) fn document(json: &str) -> io::Result<()> {
-    // In one piece, so that no reader sees a part of it.
+    // In one call, so that a short one is not seen in part.
     bytes(format!("{json}\n").as_bytes())
 }
 
@@ -147,7 +148,19 @@ impl Write for Stdout {
             return Err(of_stdout(Errno::EBADF.into()));
         }
         let _writing = Writing::begin();
-        nix::unistd::write(&self.0, bytes).map_err(|error| of_stdout(error.into()))
+        loop {
+            match nix::unistd::write(&self.0, bytes) {
+                // Whoever started us may have made it one that does not wait: then we do.
+                Err(Errno::EAGAIN) => {
+                    let mut room = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
+                    match poll(&mut room, PollTimeout::NONE) {
+                        Ok(_) | Err(Errno::EINTR) => {}
+                        Err(error) => return Err(of_stdout(error.into())),
+                    }
+                }
+                written => return written.map_err(|error| of_stdout(error.into())),
+            }
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

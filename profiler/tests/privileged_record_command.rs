@@ -12,7 +12,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use profiler_testing::child::{KillOnDrop, open_folder};
+use profiler_testing::child::{KillOnDrop, compiled_by, open_folder};
 use profiler_testing::wait::eventually;
 use profiler_trace::trace::{EventKind, Item, Reader};
 use support::record::{Recording, allocate, held, record};
@@ -429,4 +429,27 @@ fn a_command_that_is_killed_for_want_of_memory_is_said_to_be() {
     );
     assert!(said.contains(&expected), "{said}");
     assert!(held(&trace, 0).whole);
+}
+
+/// Where the guard may not trace, a thread of fragscope does, and the kernel gives a tracee's stops to all
+/// threads of its tracer that wait for it.
+#[test]
+fn a_stop_is_not_taken_for_the_end_of_the_command_where_a_thread_traces_it() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let shim = compiled_by("cc", "no_guard", &["-shared", "-fPIC", "-ldl"]);
+    // Walked about ten times a second while it runs, as its memory changes.
+    let program = "\
+import sys, time
+kept, until = [], time.monotonic() + 3
+while time.monotonic() < until:
+    kept.append(bytes(3000))
+    if len(kept) > 20000: kept.clear()
+sys.exit(3)";
+    let mut recorded = record(&trace, &["python3", "-S", "-c", program]);
+    recorded.env("LD_PRELOAD", shim.path().join("no_guard"));
+    let output = run(&mut recorded);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(held(&trace, 0).whole, "{said}");
 }

@@ -74,6 +74,11 @@ impl SavedSample {
         Ok(input.framed()?.number()?)
     }
 
+    /// Bytes that it takes until then.
+    pub fn held_bytes(&self) -> u64 {
+        self.content.len() as u64
+    }
+
     /// The sample.
     ///
     /// # Errors

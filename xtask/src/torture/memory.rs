@@ -37,8 +37,20 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
         } else {
             fragscope_killed(stage, round, mode, &trace)
         }
-    })
+    })?;
+    let (missed, all) = (tally.rounds_of(NO_KILL), tally.rounds);
+    if missed as f64 > all as f64 * MOST_MISSED {
+        tally.fault(format!(
+            "the kernel killed nothing in {missed} of {all} rounds"
+        ));
+    }
+    Ok(())
 }
+
+/// A round in which fragscope ended before the kernel killed any of its processes.
+const NO_KILL: &str = "no kill";
+/// So many rounds may be such.
+const MOST_MISSED: f64 = 0.1;
 
 /// The target is killed while fragscope is attached: its last sample is saved.
 fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) -> Result<()> {
@@ -123,7 +135,7 @@ fn fragscope_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBu
         round.kind("fragscope killed at its start");
     }
     if cgroup.kills()? == 0 {
-        round.kind("no kill");
+        round.kind(NO_KILL);
         running.signal(Signal::SIGKILL);
     }
     if running.wait(stage, WAIT_LIMIT)?.is_none() {

@@ -1,6 +1,7 @@
 //! `record -- COMMAND`: a program started under the preloaded recorder.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -15,7 +16,7 @@ use profiler_core::host::MemoryGroup;
 use profiler_core::text::visible;
 use profiler_core::units;
 use profiler_target::{
-    MemoryKills, ProcessTree, RecordRing, Target, has_borrowed_privileges, not_preloaded,
+    MemoryKills, ProcessTree, RecordRing, Target, has_borrowed_privileges, has_ended, not_preloaded,
 };
 use profiler_trace::trace::{RecordedBy, TraceDescription};
 use profiler_trace::whole_file::{RuntimeDir, remove_unused};
@@ -128,7 +129,7 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
             () = tokio::time::sleep(IDLE_SLEEP) => {}
         }
         watch.check(child.id(), &tree);
-        status = child.try_wait()?;
+        status = end_of(&mut child)?;
     }
     let description = match status {
         // Its number may be another's by now.
@@ -193,7 +194,7 @@ async fn run_unrecorded(
     mut child: Child,
     signals: &mut Signals,
 ) -> Result<RecordEnding, RecordError> {
-    if !matches!(child.try_wait(), Ok(None)) {
+    if !matches!(end_of(&mut child), Ok(None)) {
         return Err(why);
     }
     say::line(format_args!(
@@ -202,7 +203,7 @@ async fn run_unrecorded(
     ));
     let mut is_signalled = false;
     loop {
-        if let Some(status) = child.try_wait()? {
+        if let Some(status) = end_of(&mut child)? {
             return Ok(RecordEnding::Command(match exit_code(status) {
                 0 => NOT_RECORDED,
                 own => own,
@@ -312,7 +313,7 @@ impl Session {
                 return Ok(CommandEnding::GivenUp(why));
             }
             if self.status.is_none() {
-                self.status = self.child.try_wait()?;
+                self.status = end_of(&mut self.child)?;
                 if self.status.is_some() {
                     self.status_at = Some(now);
                     self.processes_checked_at = now;
@@ -366,7 +367,7 @@ impl Session {
                 let why = group.map_or_else(String::new, want_of_memory);
                 recording.say(&format!("the command {}{why}", how(status)));
             }
-            CommandEnding::Duration if !ends_soon(&mut child).await => {
+            CommandEnding::Duration if !ends_soon(&mut child, &mut signals).await => {
                 recording.say(&format!(
                     "the command (process {}) got SIGTERM, and goes on without being recorded",
                     child.id()
@@ -442,8 +443,15 @@ impl Session {
             {
                 break;
             }
-            if !self.recording.step(EVENTS_PER_STEP)? {
-                tokio::time::sleep(IDLE_SLEEP).await;
+            let idle = match self.recording.step(EVENTS_PER_STEP)? {
+                true => Duration::ZERO,
+                false => IDLE_SLEEP,
+            };
+            tokio::select! {
+                biased;
+                // Whoever sent it does not want to wait.
+                _ = self.signals.next() => self.recording.abandon_checkpoints(),
+                () = tokio::time::sleep(idle) => {}
             }
         }
         Ok(())
@@ -474,17 +482,29 @@ impl Session {
     }
 }
 
-/// Whether the command ends within a moment.
-async fn ends_soon(child: &mut Child) -> bool {
+/// How the command has ended, if it has.
+fn end_of(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    match has_ended(child.id() as i32) {
+        true => child.try_wait(),
+        false => Ok(None),
+    }
+}
+
+/// Whether the command ends within a moment, and before a signal comes.
+async fn ends_soon(child: &mut Child, signals: &mut Signals) -> bool {
     let until = Instant::now() + END_TIMEOUT;
     loop {
-        if !matches!(child.try_wait(), Ok(None)) {
+        if !matches!(end_of(child), Ok(None)) {
             return true;
         }
         if Instant::now() >= until {
             return false;
         }
-        tokio::time::sleep(IDLE_SLEEP).await;
+        tokio::select! {
+            biased;
+            _ = signals.next() => return false,
+            () = tokio::time::sleep(IDLE_SLEEP) => {}
+        }
     }
 }
 

@@ -249,14 +249,10 @@ impl Session {
     fn view(&mut self, index: usize) -> Result<View, ReadError> {
         let walk = &self.walks[index];
         let (sample_at, observation_at) = (walk.sample_at, walk.observation_at);
-        let known = &self.censuses[..walk.censuses];
-        let last_two = known[known.len().saturating_sub(2)..].to_vec();
-        let mut history = History::default();
-        for point in &self.points[..walk.points] {
-            history.push(*point);
-        }
+        let (points, censuses) = (walk.points, walk.censuses);
         let meter = Meter::new(self.limits, Arc::clone(&self.interrupted));
         self.reader.go_to(sample_at, meter.clone())?;
+        // Before all else: of many walks that cannot be read none may cost much.
         let sample = match self.reader.next_record()? {
             Some(Record::Walk { sample, .. }) => sample.sample(&meter)?,
             _ => return Err(changed()),
@@ -265,9 +261,15 @@ impl Session {
             None => Observation::default(),
             Some(at) => self.observation(at, &meter)?,
         };
+        let known = &self.censuses[..censuses];
+        let last_two = known[known.len().saturating_sub(2)..].to_vec();
         let mut censuses = Censuses::default();
         for at in last_two {
             censuses.add(&self.observation(at, &meter)?.objects);
+        }
+        let mut history = History::default();
+        for point in &self.points[..points] {
+            history.push(*point);
         }
         let report = Arc::new(censuses.apply(FragReport::from_sample(&sample)));
         Ok(observation.into_view(report, history.points()))

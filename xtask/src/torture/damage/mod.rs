@@ -73,8 +73,18 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
             first = first.and(done);
         }
         first
-    })
+    })?;
+    let read = tally.rounds_of(READ);
+    if (read as f64) < tally.rounds as f64 * LEAST_READ {
+        tally.fault(format!("{read} files were read at all: little was tried"));
+    }
+    Ok(())
 }
+
+/// A file that was read, whole or in part.
+const READ: &str = "read";
+/// A run in which fewer files were read has tried no more than how files are refused.
+const LEAST_READ: f64 = 0.1;
 
 /// What runs one file after the other.
 struct Lane {
@@ -184,9 +194,11 @@ fn judge(round: &mut Round, status: Option<ExitStatus>, was_killed: bool) {
         Some(status) if status.signal().is_some() || status.code() == Some(101) => {
             round.fault("a death", status.to_string());
         }
-        Some(status) => round.kind(match status.code() {
-            Some(0) => "read",
-            _ => "refused",
-        }),
+        Some(status) => match status.code() {
+            Some(0 | 6) => round.kind(READ),
+            Some(1) => round.kind("refused"),
+            // Those of a shell that cannot start it among them.
+            _ => round.fault("a wrong exit code", status.to_string()),
+        },
     }
 }
