@@ -60,6 +60,11 @@ impl Setting {
         self.in_unit(&self.value)
     }
 
+    /// Its default as people read it, where that is known.
+    pub fn default_text(&self) -> Option<String> {
+        self.default.as_deref().map(|default| self.in_unit(default))
+    }
+
     fn in_unit(&self, value: &str) -> String {
         match value.parse() {
             Ok(bytes) if self.is_bytes => units::bytes(bytes),

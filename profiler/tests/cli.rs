@@ -15,9 +15,9 @@ fn fails(args: &[&str], code: i32, words: &str) {
     assert_eq!(stdout(&output), "", "{args:?}: errors go to stderr");
 }
 
-const COMMANDS: [&str; 11] = [
-    "attach", "top", "snapshot", "explain", "diff", "view", "record", "replay", "export", "doctor",
-    "demo",
+const COMMANDS: [&str; 12] = [
+    "attach", "top", "snapshot", "explain", "diff", "view", "record", "replay", "export", "report",
+    "doctor", "demo",
 ];
 
 #[test]
@@ -106,7 +106,7 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
     fails(
         &["snapshot", "--pid", "1", "-o", "out.xml"],
         2,
-        ".fragsnap, .json, .csv or .hlog",
+        ".fragsnap, .html, .json, .csv or .hlog",
     );
 }
 

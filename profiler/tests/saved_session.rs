@@ -59,7 +59,7 @@ impl Kept {
 
     /// Runs a command with an output of each kind.
     fn write(&self, command: &[&str]) -> Output {
-        let names = ["json", "csv", "hlog", "fragsnap"].map(|ending| self.name(ending));
+        let names = ["json", "csv", "hlog", "html", "fragsnap"].map(|ending| self.name(ending));
         let outputs = names.iter().flat_map(|name| ["-o", name]);
         fragscope(&command.iter().copied().chain(outputs).collect::<Vec<_>>())
     }
@@ -67,7 +67,7 @@ impl Kept {
     /// What is exported of the session is what was written of the last view.
     fn assert_equal(&self) {
         let session = self.name("fragsnap");
-        for format in ["json", "csv", "hlog"] {
+        for format in ["json", "csv", "hlog", "html"] {
             let exported = printed(&["export", &session, "--format", format], 0);
             let live = fs::read(self.path(format)).expect("written");
             assert!(exported == live, "{format} differs");

@@ -52,31 +52,45 @@ impl ProbeCost {
 impl ClassActivity {
     /// What a row is called by: its largest size. In files it stands apart from the figures.
     pub const UP_TO: Column<Self> =
-        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes())
-            .titled("up to", 10);
+        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes()).titled(
+            "up to",
+            10,
+            "the largest size of the class",
+        );
 
-    const ALLOCS: Column<Self> =
-        Column::<Self>::of("allocs", Unit::Calls, |class| class.allocs).titled("allocs", 10);
+    const ALLOCS: Column<Self> = Column::<Self>::of("allocs", Unit::Calls, |class| class.allocs)
+        .titled("allocs", 10, "allocations seen while sampled");
     const BYTES: Column<Self> =
-        Column::<Self>::of("alloc_bytes", Unit::Bytes, |class| class.alloc_bytes)
-            .titled("bytes", 12);
-    const FREES: Column<Self> =
-        Column::<Self>::of("frees", Unit::Calls, |class| class.frees).titled("freed", 10);
+        Column::<Self>::of("alloc_bytes", Unit::Bytes, |class| class.alloc_bytes).titled(
+            "bytes",
+            12,
+            "their bytes",
+        );
+    const FREES: Column<Self> = Column::<Self>::of("frees", Unit::Calls, |class| class.frees)
+        .titled(
+            "freed",
+            10,
+            "frees seen of blocks whose allocation was seen too",
+        );
     const P50: Column<Self> =
         Column::<Self>::maybe("lifetime_p50_ns", Unit::Nanoseconds, |class| {
             class.lifetime(class.lifetime_p50_ns)
         })
-        .titled("life p50", 11);
+        .titled(
+            "life p50",
+            11,
+            "median lifetime of blocks that were allocated and freed while sampled",
+        );
     const P90: Column<Self> =
         Column::<Self>::maybe("lifetime_p90_ns", Unit::Nanoseconds, |class| {
             class.lifetime(class.lifetime_p90_ns)
         })
-        .titled("p90", 11);
+        .titled("p90", 11, "90th percentile of those lifetimes");
     const P99: Column<Self> =
         Column::<Self>::maybe("lifetime_p99_ns", Unit::Nanoseconds, |class| {
             class.lifetime(class.lifetime_p99_ns)
         })
-        .titled("p99", 11);
+        .titled("p99", 11, "99th percentile of those lifetimes");
 
     /// All figures of a size class, in the order of files.
     pub const COLUMNS: [Column<Self>; 6] = [

@@ -9,12 +9,21 @@ use crate::units::Unit;
 impl LedgerRow {
     /// Bytes of each class.
     pub const COLUMNS: [Column<Self>; 3] = [
-        Column::<Self>::of("resident_bytes", Unit::Bytes, |row| row.resident_bytes)
-            .titled("resident", 10),
-        Column::<Self>::of("shared_bytes", Unit::Bytes, |row| row.shared_bytes)
-            .titled("shared", 10),
-        Column::<Self>::of("swapped_bytes", Unit::Bytes, |row| row.swapped_bytes)
-            .titled("swapped", 10),
+        Column::<Self>::of("resident_bytes", Unit::Bytes, |row| row.resident_bytes).titled(
+            "resident",
+            10,
+            "bytes of the class in memory",
+        ),
+        Column::<Self>::of("shared_bytes", Unit::Bytes, |row| row.shared_bytes).titled(
+            "shared",
+            10,
+            "of the resident bytes, those still shared with another process",
+        ),
+        Column::<Self>::of("swapped_bytes", Unit::Bytes, |row| row.swapped_bytes).titled(
+            "swapped",
+            10,
+            "bytes of the class in swap",
+        ),
     ];
 }
 
@@ -36,23 +45,43 @@ impl HeapReport {
 
 impl ArenaReport {
     const SYSTEM: Column<Self> =
-        Column::<Self>::of("system_bytes", Unit::Bytes, |of| of.arena.system_bytes)
-            .titled("system", 10);
+        Column::<Self>::of("system_bytes", Unit::Bytes, |of| of.arena.system_bytes).titled(
+            "system",
+            10,
+            "bytes that the arena has from the kernel",
+        );
     const LIVE: Column<Self> =
-        Column::<Self>::of("live_bytes", Unit::Bytes, |of| of.arena.live_bytes).titled("live", 10);
+        Column::<Self>::of("live_bytes", Unit::Bytes, |of| of.arena.live_bytes).titled(
+            "live",
+            10,
+            "bytes of blocks in the program's hands",
+        );
     const FREE: Column<Self> =
-        Column::<Self>::of("free_bytes", Unit::Bytes, |of| of.arena.free_bytes).titled("free", 10);
+        Column::<Self>::of("free_bytes", Unit::Bytes, |of| of.arena.free_bytes).titled(
+            "free",
+            10,
+            "bytes of free blocks, without the top",
+        );
     const CACHED: Column<Self> =
-        Column::<Self>::of("cached_bytes", Unit::Bytes, |of| of.arena.cached_bytes)
-            .titled("cached", 10);
-    const TOP: Column<Self> =
-        Column::<Self>::of("top_bytes", Unit::Bytes, |of| of.arena.top_bytes).titled("top", 10);
+        Column::<Self>::of("cached_bytes", Unit::Bytes, |of| of.arena.cached_bytes).titled(
+            "cached",
+            10,
+            "bytes of freed blocks in caches",
+        );
+    const TOP: Column<Self> = Column::<Self>::of("top_bytes", Unit::Bytes, |of| of.arena.top_bytes)
+        .titled("top", 10, "bytes of the unused end of the arena");
     const RESIDENT: Column<Self> =
-        Column::<Self>::of("resident_bytes", Unit::Bytes, |of| of.resident_bytes)
-            .titled("resident", 10);
+        Column::<Self>::of("resident_bytes", Unit::Bytes, |of| of.resident_bytes).titled(
+            "resident",
+            10,
+            "bytes of the arena in memory",
+        );
     const TRIMMABLE: Column<Self> =
-        Column::<Self>::of("trimmable_bytes", Unit::Bytes, |of| of.trimmable_bytes)
-            .titled("trimmable", 10);
+        Column::<Self>::of("trimmable_bytes", Unit::Bytes, |of| of.trimmable_bytes).titled(
+            "trimmable",
+            10,
+            "bytes that a trim or purge would return",
+        );
 
     /// All figures of an arena, in the order of files.
     pub const COLUMNS: [Column<Self>; 14] = [
@@ -89,16 +118,34 @@ impl ArenaReport {
 impl SizeClassRow {
     /// What a row is called by: its largest size. In files it stands apart from the figures.
     pub const UP_TO: Column<Self> =
-        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes())
-            .titled("up to", 11);
+        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes()).titled(
+            "up to",
+            11,
+            "the largest size of the class",
+        );
 
     /// Those of its figures that people see, in the order of files.
     pub const SHOWN: [Column<Self>; 4] = [
-        Column::<Self>::of("live_blocks", Unit::Blocks, |row| row.live_blocks).titled("blocks", 10),
-        Column::<Self>::of("live_bytes", Unit::Bytes, |row| row.live_bytes).titled("live", 12),
-        Column::<Self>::of("free_blocks", Unit::Blocks, |row| row.free_blocks).titled("free", 9),
-        Column::<Self>::of("free_bytes", Unit::Bytes, |row| row.free_bytes)
-            .titled("free bytes", 12),
+        Column::<Self>::of("live_blocks", Unit::Blocks, |row| row.live_blocks).titled(
+            "blocks",
+            10,
+            "blocks in the program's hands",
+        ),
+        Column::<Self>::of("live_bytes", Unit::Bytes, |row| row.live_bytes).titled(
+            "live",
+            12,
+            "their bytes",
+        ),
+        Column::<Self>::of("free_blocks", Unit::Blocks, |row| row.free_blocks).titled(
+            "free",
+            9,
+            "free and cached blocks",
+        ),
+        Column::<Self>::of("free_bytes", Unit::Bytes, |row| row.free_bytes).titled(
+            "free bytes",
+            12,
+            "their bytes",
+        ),
     ];
 
     /// All figures of a size class.
@@ -119,10 +166,16 @@ impl SizeClassRow {
 impl OccupancyRow {
     /// Pages of a range of live bytes.
     pub const COLUMNS: [Column<Self>; 2] = [
-        Column::<Self>::of("resident_pages", Unit::Pages, |row| row.resident_pages)
-            .titled("resident", 10),
-        Column::<Self>::of("swapped_pages", Unit::Pages, |row| row.swapped_pages)
-            .titled("swapped", 10),
+        Column::<Self>::of("resident_pages", Unit::Pages, |row| row.resident_pages).titled(
+            "resident",
+            10,
+            "pages in memory with so many live bytes",
+        ),
+        Column::<Self>::of("swapped_pages", Unit::Pages, |row| row.swapped_pages).titled(
+            "swapped",
+            10,
+            "pages in swap with so many live bytes",
+        ),
     ];
 }
 

@@ -21,6 +21,8 @@ pub struct Column<Row> {
     pub title: &'static str,
     /// Characters that it takes there.
     pub width: usize,
+    /// What the figure is, where it has a title.
+    pub help: &'static str,
 }
 
 /// How a column's value is got from a row.
@@ -40,6 +42,7 @@ impl<Row> Column<Row> {
             get: Get::Known(get),
             title: "",
             width: 0,
+            help: "",
         }
     }
 
@@ -51,6 +54,7 @@ impl<Row> Column<Row> {
             get: Get::Maybe(get),
             title: "",
             width: 0,
+            help: "",
         }
     }
 
@@ -62,13 +66,15 @@ impl<Row> Column<Row> {
             get: Get::Fraction(get),
             title: "",
             width: 0,
+            help: "",
         }
     }
 
-    /// The same, seen by people under a title.
-    const fn titled(mut self, title: &'static str, width: usize) -> Self {
+    /// The same, seen by people under a title, with what the figure is.
+    const fn titled(mut self, title: &'static str, width: usize, help: &'static str) -> Self {
         self.title = title;
         self.width = width;
+        self.help = help;
         self
     }
 

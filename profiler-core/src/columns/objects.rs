@@ -24,24 +24,45 @@ impl TypeRow {
 
     /// Those that people see.
     pub const SHOWN: [Column<Self>; 3] = [
-        Column::<Self>::of("objects", Unit::Objects, |row| row.objects.blocks)
-            .titled("objects", 10),
-        Column::<Self>::of("bytes", Unit::Bytes, |row| row.objects.bytes).titled("bytes", 10),
-        Column::<Self>::of("storage_bytes", Unit::Bytes, |row| row.storage.bytes)
-            .titled("storage", 10),
+        Column::<Self>::of("objects", Unit::Objects, |row| row.objects.blocks).titled(
+            "objects",
+            10,
+            "live objects of the type",
+        ),
+        Column::<Self>::of("bytes", Unit::Bytes, |row| row.objects.bytes).titled(
+            "bytes",
+            10,
+            "bytes of the objects themselves",
+        ),
+        Column::<Self>::of("storage_bytes", Unit::Bytes, |row| row.storage.bytes).titled(
+            "storage",
+            10,
+            "bytes of what belongs to them: items, keys, buffers",
+        ),
     ];
 }
 
 impl NativeRow {
     /// What a row is called by: its largest size. In files it stands apart from the figures.
     pub const UP_TO: Column<Self> =
-        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes())
-            .titled("up to", 10);
+        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes()).titled(
+            "up to",
+            10,
+            "the largest size of the class",
+        );
 
     /// Figures of a size class of native blocks.
     pub const COLUMNS: [Column<Self>; 2] = [
-        Column::<Self>::of("blocks", Unit::Blocks, |row| row.native.blocks).titled("blocks", 10),
-        Column::<Self>::of("bytes", Unit::Bytes, |row| row.native.bytes).titled("bytes", 10),
+        Column::<Self>::of("blocks", Unit::Blocks, |row| row.native.blocks).titled(
+            "blocks",
+            10,
+            "live blocks that no Python object owns",
+        ),
+        Column::<Self>::of("bytes", Unit::Bytes, |row| row.native.bytes).titled(
+            "bytes",
+            10,
+            "their bytes",
+        ),
     ];
 }
 
@@ -79,5 +100,5 @@ impl Holder {
         Column::<Self>::of("retained_bytes", Unit::Bytes, |holder| {
             holder.retained_bytes
         })
-        .titled("retained", 10);
+        .titled("retained", 10, "bytes that would be freed if the name went");
 }

@@ -62,7 +62,11 @@ impl View {
 
     /// Events that the probes lost since attaching.
     pub const EVENTS_LOST: Column<Self> =
-        Column::<Self>::of("events_lost", Unit::Events, Self::events_lost).titled("lost", 6);
+        Column::<Self>::of("events_lost", Unit::Events, Self::events_lost).titled(
+            "lost",
+            6,
+            "events for which the ring buffer had no room since attaching",
+        );
 
     /// Defects that the walk found. JSON lists them under this key.
     pub const DEFECTS: Column<Self> = Column::<Self>::of("defects", Unit::Defects, |view| {

@@ -64,6 +64,7 @@ impl Advice {
             },
             Command::Replay(_) => advice("replay", None),
             Command::Export(_) => advice("export", None),
+            Command::Report(_) => advice("report", None),
             Command::Doctor(args) => Self {
                 flags: if args.repair { " --repair" } else { "" }.into(),
                 probes: args.repair,
@@ -220,6 +221,7 @@ fn without_screen(command: &Command) -> &'static str {
         | Command::Record(_)
         | Command::Replay(_)
         | Command::Export(_)
+        | Command::Report(_)
         | Command::Doctor(_) => "use --headless (or --json), or `snapshot` for one report",
     }
 }
@@ -239,6 +241,7 @@ fn without_probes(command: &Command) -> Option<&'static str> {
         | Command::View(_)
         | Command::Replay(_)
         | Command::Export(_)
+        | Command::Report(_)
         | Command::Doctor(_) => None,
     }
 }
@@ -253,7 +256,7 @@ fn input(command: &Command) -> &'static str {
     match command {
         Command::Snapshot(_) => CORE,
         Command::Explain(args) if args.source.is_core() => CORE,
-        Command::Explain(_) | Command::Diff(_) | Command::View(_) => SESSION,
+        Command::Explain(_) | Command::Diff(_) | Command::View(_) | Command::Report(_) => SESSION,
         Command::Replay(_) => RECORDING,
         Command::Export(args) => match args.options() {
             Export::Session(_) => SESSION,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use profiler_sampling::SamplingOptions;
 
-pub(super) use self::files::{Export, ExportArgs, ReplayArgs, ViewArgs};
+pub(super) use self::files::{Export, ExportArgs, ReplayArgs, ReportArgs, ViewArgs};
 pub(super) use self::once::{DiffArgs, ExplainArgs, SnapshotArgs};
 pub(super) use self::top::TopArgs;
 use self::values::{budget, duration, interval, size};
@@ -142,6 +142,16 @@ Examples:
 The first bytes of FILE decide what it is, not its name. Recordings are written as logalloc, saved
 sessions as any other format, with the content that `attach` and `snapshot` write.")]
     Export(ExportArgs),
+    /// Write a walk of a saved session as one HTML page
+    #[command(after_long_help = "\
+Examples:
+  fragscope report worker.fragsnap -o worker.html
+  fragscope report worker.fragsnap --at 3 --no-predict -o third.html
+
+The verdict, RSS and live bytes over time, the ledger, the findings, what other allocators would need,
+a map of the heap, Python's objects where they were read, and how reliable all that is. The page loads
+nothing, so that it can be sent around; `attach` and `snapshot` write it with -o FILE.html.")]
+    Report(ReportArgs),
     /// Check what this host and a target allow, and print the exact fix for what they do not
     #[command(after_long_help = "\
 Examples:
@@ -227,7 +237,7 @@ pub(super) struct WatchArgs {
     what_if_memory: u64,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// File to write at the end, .json, .csv or .hlog by its ending, or .fragsnap, which grows with each
+    /// File to write at the end, .html, .json, .csv or .hlog by its ending, or .fragsnap, which grows with each
     /// walk; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
@@ -260,7 +270,7 @@ impl Command {
     /// Whether it looks at no process, only at files that the caller names.
     pub(super) fn reads_files_alone(&self) -> bool {
         match self {
-            Self::View(_) | Self::Replay(_) | Self::Export(_) => true,
+            Self::View(_) | Self::Replay(_) | Self::Export(_) | Self::Report(_) => true,
             Self::Diff(args) => args.pid.is_none(),
             Self::Snapshot(args) => args.source.pid.is_none(),
             Self::Explain(args) => args.source.pid.is_none(),
@@ -279,6 +289,7 @@ impl Command {
             Self::Diff(args) => args.inputs(),
             Self::View(args) => vec![args.options().file],
             Self::Export(args) => vec![args.file().to_owned()],
+            Self::Report(args) => args.inputs(),
             Self::Replay(args) => {
                 let options = args.options();
                 let mut files = owned(files_among(&options.allocators));

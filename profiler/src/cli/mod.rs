@@ -308,6 +308,7 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
             RecordEnding::Session(ending) => ending.into(),
         },
         Command::Export(args) => export(args, advice)?,
+        Command::Report(args) => whole_session(session::saved::export(&args.options())?, advice),
         Command::Replay(args) => replay(args, advice)?,
         Command::Doctor(args) => {
             let checks = match args.pid.filter(|_| args.repair) {

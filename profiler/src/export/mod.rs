@@ -6,12 +6,14 @@
 mod csv;
 pub mod diff;
 mod hlog;
+mod html;
 mod json;
 mod lines;
 mod names;
 pub mod replay;
 #[cfg(test)]
 pub(crate) mod sample_view;
+mod sentences;
 mod text;
 pub mod top;
 
@@ -26,7 +28,7 @@ pub use lines::{line, line_heading};
 pub use text::{explanation, text};
 
 /// The endings by which files are named, for people: of the formats, and of saved sessions.
-pub const ENDINGS: &str = ".fragsnap, .json, .csv or .hlog";
+pub const ENDINGS: &str = ".fragsnap, .html, .json, .csv or .hlog";
 
 /// Why an export could not be made. No file was changed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,8 @@ pub enum Format {
     Csv,
     /// An HdrHistogram log.
     Hlog,
+    /// A page for a browser, with nothing beside it.
+    Html,
     /// The report for people.
     Text,
 }
@@ -67,6 +71,7 @@ impl Format {
             Some("json") => Ok(Self::Json),
             Some("csv") => Ok(Self::Csv),
             Some("hlog") => Ok(Self::Hlog),
+            Some("html") => Ok(Self::Html),
             _ => Err(ExportError::UnknownEnding(path.to_owned())),
         }
     }
@@ -106,6 +111,7 @@ pub fn bytes(view: &View, format: Format) -> Result<Vec<u8>, String> {
         Format::Json => Ok(format!("{}\n", json(view)).into_bytes()),
         Format::Csv => csv::table(view).map_err(|error| error.to_string()),
         Format::Hlog => hlog::log(view).map_err(|error| error.to_string()),
+        Format::Html => Ok(html::page(view).into_bytes()),
         Format::Text => Ok(text(view).into_bytes()),
     }
 }

@@ -220,7 +220,7 @@ fn finding() -> Finding {
 }
 
 /// The view with everything that can be in one.
-pub(super) fn full() -> View {
+pub(crate) fn full() -> View {
     let mut sample = sample();
     sample.completeness.defects.push(Defect {
         addr: Some(RemoteAddr::new(HEAP)),

@@ -28,6 +28,49 @@ impl ViewArgs {
 }
 
 #[derive(Debug, Args)]
+pub(in crate::cli) struct ReportArgs {
+    /// The saved session, of which the last walk is reported
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// File to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Report this walk instead of the last, by its number from 1 on
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    at: Option<u64>,
+    /// Say what grew since the objects in this earlier saved session of the same process
+    #[arg(long, value_name = "EARLIER")]
+    since: Option<PathBuf>,
+    /// Do not play its heap into other allocators to predict what they would need
+    #[arg(long)]
+    no_predict: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+impl ReportArgs {
+    /// What is read.
+    pub(in crate::cli) fn inputs(&self) -> Vec<PathBuf> {
+        std::iter::once(&self.file)
+            .chain(&self.since)
+            .cloned()
+            .collect()
+    }
+
+    pub(in crate::cli) fn options(&self) -> SavedExport {
+        SavedExport {
+            saved: SavedOptions {
+                since: self.since.clone(),
+                ..self.limits.saved(&self.file, self.at)
+            },
+            format: Format::Html,
+            is_predicted: !self.no_predict,
+            output: Some(self.output.clone()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
 pub(in crate::cli) struct ExportArgs {
     /// A recording of fragscope, heaptrack, memray or logalloc, or a saved session
     #[arg(value_name = "FILE")]
@@ -72,11 +115,13 @@ impl ExportArgs {
             ExportFormat::Json => Format::Json,
             ExportFormat::Csv => Format::Csv,
             ExportFormat::Hlog => Format::Hlog,
+            ExportFormat::Html => Format::Html,
             ExportFormat::Text => Format::Text,
         };
         Export::Session(SavedExport {
             saved: self.limits.saved(&self.file, self.at),
             format,
+            is_predicted: false,
             output: self.output.clone(),
         })
     }
@@ -118,6 +163,8 @@ enum ExportFormat {
     Csv,
     /// Of a saved session: an HdrHistogram log
     Hlog,
+    /// Of a saved session: the page of `report`
+    Html,
     /// Of a saved session: the report for people
     Text,
 }

@@ -89,7 +89,7 @@ pub(in crate::cli) struct SnapshotArgs {
     /// As --objects, twice, so far apart, e.g. 10s: what grows is said by type and by who holds it
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "core")]
     growth: Option<Duration>,
-    /// File to write as well; .fragsnap, .json, .csv or .hlog by its ending; may be given several times
+    /// File to write as well; .fragsnap, .html, .json, .csv or .hlog by its ending; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
 }

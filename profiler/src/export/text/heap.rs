@@ -1,13 +1,11 @@
 //! The heaps in the report for people: arenas, settings, size classes, pages.
 
 use profiler_core::columns::{cells, headings};
-use profiler_core::heap::Allocator;
-use profiler_core::report::{
-    ArenaReport, FragReport, HeapReport, OccupancyRow, Setting, SizeClassRow,
-};
+use profiler_core::report::{ArenaReport, FragReport, HeapReport, OccupancyRow, SizeClassRow};
 use profiler_core::units::{bytes, count, percent};
 
 use super::{BAR, TOP_ROWS, Text, bar};
+use crate::export::sentences;
 
 /// Size classes shown of each allocator.
 const TOP_CLASSES: usize = 8;
@@ -43,46 +41,8 @@ pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
             rest + 1
         ));
     }
-    if heap.allocator != Allocator::Pymalloc {
-        let sum = |of: fn(&ArenaReport) -> u64| bytes(heap.arenas.iter().map(of).sum());
-        let giving = heap.allocator.row().gives_back;
-        text.paragraph(
-            "  ",
-            &format!(
-                "{giving} would return {}; it would leave {} free on pages with live blocks, {} \
-                 in caches and up to {} in arenas' tops",
-                sum(|arena| arena.trimmable_bytes),
-                sum(|arena| arena.pinned_free_bytes),
-                sum(|arena| arena.arena.cached_bytes),
-                sum(|arena| arena.arena.top_bytes),
-            ),
-        );
-    }
-    let changed = heap.settings.iter().filter(|setting| setting.is_changed());
-    let changed: Vec<_> = changed.map(Setting::text).collect();
-    if !changed.is_empty() {
-        text.paragraph("  ", &format!("settings: {}", changed.join(", ")));
-    }
-    for requested in heap
-        .requested
-        .iter()
-        .filter(|requested| requested.in_force != Some(true))
-    {
-        let word = requested.in_force.map_or("not known to be", |_| "not");
-        let line = format!(
-            "{} is {word} in effect: {}",
-            requested.request, requested.note
-        );
-        text.paragraph("  ", &line);
-    }
-    for check in heap.checks.iter().filter(|check| !check.holds()) {
-        text.paragraph(
-            "  ",
-            &format!(
-                "mismatch: {} is {} by the allocator's own counters, {} by the walk",
-                check.name, check.expected, check.found
-            ),
-        );
+    for sentence in sentences::of_heap(heap) {
+        text.paragraph("  ", &sentence);
     }
     text.blank();
 }

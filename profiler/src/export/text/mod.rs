@@ -3,15 +3,14 @@
 mod heap;
 mod objects;
 
-use profiler_core::completeness::{Released, StandStill};
 use profiler_core::prediction::{Effect, Predictions};
 use profiler_core::report::{FragReport, LedgerClass, LedgerRow};
-use profiler_core::sample::{PythonMalloc, Target};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds, percent};
 use profiler_core::view::View;
 
 use super::names::{cut, rfc3339};
+use super::sentences::{self, python};
 
 /// Columns at most.
 const WIDTH: usize = 100;
@@ -155,17 +154,6 @@ fn target(text: &mut Text, report: &FragReport) {
     text.blank();
 }
 
-/// Python's version and what serves its objects.
-fn python(target: &Target) -> String {
-    let python = target.python.as_deref();
-    let python = python.unwrap_or("not a Python process");
-    match target.python_malloc {
-        None => python.to_owned(),
-        Some(PythonMalloc::Unknown) => format!("{python} on an unknown allocator"),
-        Some(serves) => format!("{python} on {}", serves.name()),
-    }
-}
-
 fn ledger(text: &mut Text, report: &FragReport) {
     let rss = report.kernel.rss_bytes;
     let [in_memory, shared, swapped] = LedgerRow::COLUMNS;
@@ -202,31 +190,8 @@ fn ledger(text: &mut Text, report: &FragReport) {
         }
     }
     line("sum", "", &sum);
-    if let Some(fork) = &report.fork {
-        text.paragraph(
-            "  ",
-            &format!(
-                "of anonymous memory: {} still shared with parent {}, {} copied since the \
-                 fork (or mapped anew by both), {} the parent does not have",
-                bytes(fork.shared_bytes),
-                fork.parent,
-                bytes(fork.copied_bytes),
-                bytes(fork.own_bytes)
-            ),
-        );
-    }
-    let kernel = [
-        (
-            report.kernel.lazy_free_bytes,
-            "marked free (MADV_FREE): the kernel reclaims it when it needs memory",
-        ),
-        (report.kernel.anon_huge_bytes, "in transparent huge pages"),
-        (report.kernel.ksm_bytes, "merged with equal pages by KSM"),
-    ];
-    for (amount, what) in kernel {
-        if let Some(amount) = amount.filter(|&amount| amount > 0) {
-            text.paragraph("  ", &format!("of RSS: {} {what}", bytes(amount)));
-        }
+    for sentence in sentences::of_ledger(report) {
+        text.paragraph("  ", &sentence);
     }
     text.blank();
 }
@@ -367,35 +332,8 @@ fn activity(text: &mut Text, view: &View) {
 fn completeness(text: &mut Text, view: &View) {
     let seen = &view.report.completeness;
     text.title("HOW RELIABLE");
-    let stop = match seen.stand_still {
-        StandStill::Throughout => {
-            format!("the target was stopped for {}", nanoseconds(seen.stop_ns))
-        }
-        StandStill::Released(Released { why, after_ns }) => format!(
-            "the target was stopped, and ran on after {}, {}: blocks may have been allocated or \
-             freed since",
-            nanoseconds(after_ns),
-            why.because()
-        ),
-        StandStill::Never => {
-            "the target was not stopped: blocks may have been allocated or freed meanwhile".into()
-        }
-    };
-    text.paragraph(
-        "  ",
-        &format!("walked in {}; {stop}", nanoseconds(seen.walk_ns)),
-    );
-    text.line(&format!(
-        "  {}, {} unreadable, {} events lost",
-        seen.layout_confidence.heap_state(),
-        bytes(seen.unreadable_bytes),
-        count(view.events_lost())
-    ));
-    if seen.threads_in_allocator > 0 {
-        text.line(&format!(
-            "  {} threads were stopped inside the allocator: its state may be half written",
-            seen.threads_in_allocator
-        ));
+    for sentence in sentences::of_reliability(view) {
+        text.paragraph("  ", &sentence);
     }
     for defect in seen.defects.iter().take(TOP_ROWS) {
         text.paragraph("  ", &format!("defect: {}", defect.what));

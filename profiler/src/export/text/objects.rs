@@ -3,11 +3,12 @@
 use std::cmp::Reverse;
 
 use profiler_core::columns::{cells, headings};
-use profiler_core::objects::{Census, Growth, Holder, LayoutBasis, NativeRow, TypeRow};
+use profiler_core::objects::{Census, Growth, Holder, NativeRow, TypeRow};
 use profiler_core::report::FragReport;
-use profiler_core::units::{bytes, count, growth, nanoseconds, percent};
+use profiler_core::units::{bytes, growth, nanoseconds, percent};
 
 use super::{Text, bar};
+use crate::export::sentences;
 
 /// How many rows are shown before the rest is only counted.
 pub(super) struct Detail {
@@ -31,10 +32,6 @@ pub(super) const SHORT: Detail = Detail {
 
 /// Holders of which it is said what would go back without them.
 const TOP_DROPPED: usize = 3;
-/// Types named of what was copied since a fork.
-const TOP_COPIED: usize = 5;
-/// Names shown of those who share something.
-const TOP_SHARERS: usize = 3;
 /// Columns of a full bar.
 const BAR: usize = 12;
 /// Columns of what is gained in a second.
@@ -79,8 +76,9 @@ pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, det
     native(text, census, growth, detail);
     text.blank();
     holders(text, census, growth, detail);
-    copied(text, census);
-    basis(text, census);
+    for sentence in sentences::of_census(census) {
+        text.paragraph("  ", &sentence);
+    }
     text.blank();
 }
 
@@ -150,7 +148,7 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
             gained(rate),
             bar(holder.retained_bytes, census.live.bytes, BAR)
         );
-        text.line(&format!("{row}{}", names(holder)));
+        text.line(&format!("{row}{}", sentences::names(holder)));
         let indent = " ".repeat(row.chars().count());
         let way = holder.way();
         if !way.is_empty() {
@@ -166,77 +164,4 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         bytes(census.held_by_names.bytes),
         bytes(census.unreached.bytes)
     ));
-}
-
-/// All names of a holder, as far as there is room.
-fn names(holder: &Holder) -> String {
-    let mut name = holder.name.clone();
-    if let Some((first, more)) = holder.shared_with.split_first() {
-        name = format!("{name}, shared with {first}");
-        let shown = more.len().min(TOP_SHARERS - 1);
-        for other in &more[..shown] {
-            name = format!("{name}, {other}");
-        }
-        if more.len() > shown {
-            name = format!("{name} and {} more", more.len() - shown);
-        }
-    }
-    name
-}
-
-/// What the copies hold that writes have made since the fork.
-fn copied(text: &mut Text, census: &Census) {
-    let Some(copied) = census.copied else { return };
-    let mut types: Vec<&TypeRow> = census.types.iter().collect();
-    types.sort_by_key(|row| Reverse(row.copied_bytes));
-    let types = types
-        .iter()
-        .take(TOP_COPIED)
-        .filter(|row| row.copied_bytes > 0);
-    let types: Vec<String> = types
-        .map(|row| format!("{} {}", row.name, bytes(row.copied_bytes)))
-        .collect();
-    text.paragraph(
-        "  ",
-        &format!(
-            "Pages with {} of objects were copied since the fork: {}. On {} of them lie objects that the \
-             garbage collector writes to: gc.freeze() before the fork would have kept at most those shared.",
-            bytes(copied.bytes),
-            types.join(", "),
-            bytes(copied.collector_bytes)
-        ),
-    );
-}
-
-/// What the figures rest on.
-fn basis(text: &mut Text, census: &Census) {
-    let (major, minor) = census.python;
-    let layout = match census.layout {
-        LayoutBasis::Exact => format!("by the layout of CPython {major}.{minor}"),
-        LayoutBasis::Newest => format!(
-            "CPython {major}.{minor} is newer than what is known, so the newest known layout was used"
-        ),
-    };
-    let moment = match census.exact {
-        true => "while the target stood still".to_owned(),
-        false => format!(
-            "while the target ran on ({} objects had changed meanwhile)",
-            count(census.changed)
-        ),
-    };
-    text.paragraph(
-        "  ",
-        &format!(
-            "Read in {} {moment}, {layout}: {} references. Items of lists, tuples, dictionaries and \
-             sets are exact; of other objects each word that points to an object counts as a \
-             reference. {} are freed objects that Python keeps, {} could not be read.",
-            nanoseconds(census.took_ns),
-            count(census.references),
-            bytes(census.spare.bytes),
-            bytes(census.unreadable.bytes)
-        ),
-    );
-    for gap in &census.gaps {
-        text.paragraph("  ", gap);
-    }
 }

@@ -61,6 +61,8 @@ pub struct SavedExport {
     pub saved: SavedOptions,
     /// The format to write.
     pub format: Format,
+    /// Whether predictions are made, where the session has none of that walk.
+    pub is_predicted: bool,
     /// The file to write; `None` prints.
     pub output: Option<PathBuf>,
 }

@@ -7,7 +7,7 @@ use profiler_core::prediction::Predictions;
 use profiler_core::report::FragReport;
 use profiler_core::text::visible;
 use profiler_lab::input::Input;
-use profiler_trace::limits::{Incomplete, Meter, Stopped};
+use profiler_trace::limits::{Holder, Incomplete, Meter, Stopped};
 use profiler_trace::snapshot::{Censuses, Observation, ReadError, Reader, Record, SavedSample};
 
 use super::{Saved, SavedError, SavedExport, SavedOptions};
@@ -45,7 +45,19 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
     let mut found = Found::new(options.at);
     let stopped = loop {
         match reader.next_record() {
-            Ok(Some(record)) => found.take(record),
+            Ok(Some(record)) => {
+                found.take(record);
+                match meter
+                    .hold(Holder::Index, found.held_bytes())
+                    .map_err(ReadError::from)
+                {
+                    Ok(()) => {}
+                    Err(ReadError::Stopped(limit @ Stopped::Limit { .. })) => {
+                        break Some(Incomplete::from(&limit));
+                    }
+                    Err(why) => return Err(failed(why)),
+                }
+            }
             Ok(None) => break None,
             Err(ReadError::Stopped(limit @ Stopped::Limit { .. })) => {
                 break Some(Incomplete::from(&limit));
@@ -68,7 +80,8 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
             },
         });
     };
-    let sample = match (moment.sample.sample(&meter), found.before) {
+    let before = found.before.filter(|_| options.at.is_none());
+    let sample = match (moment.sample.sample(&meter), before) {
         (Err(ReadError::Malformed(why)), Some(before)) => {
             let (lost, shown) = (moment.number, before.number);
             let why = format!("walk {lost} cannot be read ({why}), walk {shown} is taken instead");
@@ -163,6 +176,12 @@ impl Found {
         }
     }
 
+    /// Bytes of the walks that are kept.
+    fn held_bytes(&self) -> u64 {
+        let kept = self.newest.iter().chain(&self.before);
+        kept.map(|moment| moment.sample.held_bytes()).sum()
+    }
+
     fn take(&mut self, record: Record) {
         match record {
             Record::Walk { number, sample } => {
@@ -205,7 +224,7 @@ pub fn export(options: &SavedExport) -> Result<Option<Incomplete>, SavedError> {
     let output = options.output.as_deref();
     let place = output.map(|path| outputs::place(path, &[&options.saved.file]));
     let place = place.transpose()?;
-    let saved = load(&options.saved)?;
+    let saved = read(&options.saved, options.is_predicted)?;
     let bytes = export::bytes(&saved.view, options.format).map_err(SavedError::Format)?;
     match (&place, options.format) {
         (Some(place), _) => {

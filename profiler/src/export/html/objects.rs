@@ -1,0 +1,132 @@
+//! Python's objects: who holds them, and of which types they are.
+
+use std::cmp::Reverse;
+
+use maud::{Markup, html};
+use profiler_core::objects::{Census, Growth, Holder, NativeRow, TypeRow};
+use profiler_core::report::FragReport;
+use profiler_core::text::visible;
+use profiler_core::units::{bytes, growth, percent};
+
+use super::Section;
+use super::table::{Row, rest, table};
+use crate::export::sentences;
+
+/// Rows of a table at most.
+const ROWS: usize = 40;
+/// Holders of at least this share of the live bytes have a row, or who grows.
+const LEAST_HELD: f64 = 0.001;
+/// Holders of which it is said what would go back without them.
+const TOP_DROPPED: usize = 8;
+
+/// The objects; none where they were not read.
+pub(super) fn section(report: &FragReport) -> Option<Section> {
+    let census = report.objects.as_deref()?;
+    let growth = report.growth.as_ref();
+    let body = html! {
+        p {
+            (bytes(census.typed_bytes())) " of " (bytes(census.live.bytes)) " in live blocks named ("
+            (percent(census.typed_bytes(), census.live.bytes)) "). "
+            (bytes(census.held_by_names.bytes)) " are held by names of the program."
+        }
+        @if let Some(unsteadiness) = census.unsteadiness() {
+            p { (unsteadiness) }
+        }
+        (holders(census, growth))
+        (types(census, growth))
+        (native(census))
+        @for sentence in sentences::of_census(census) {
+            p.quiet { (visible(&sentence)) }
+        }
+    };
+    Some(Section {
+        id: "objects",
+        title: "Python's objects",
+        body,
+    })
+}
+
+/// How fast something grows, where that is known and not nothing.
+fn grows(rate: Option<f64>) -> Option<String> {
+    let rate = growth(rate?);
+    (!rate.is_empty()).then(|| format!("{rate} gained"))
+}
+
+fn holders(census: &Census, growth: Option<&Growth>) -> Markup {
+    let rate = |at: usize| Some(growth?.of_holder(at).map_or(0.0, |of| of.bytes));
+    let mut shown = census.shown(growth);
+    if let Some(growth) = growth {
+        shown.sort_by_key(|(at, _)| Reverse(growth.rank(rate(*at).unwrap_or(0.0))));
+    }
+    let all = shown.len();
+    let least = census.live.bytes as f64 * LEAST_HELD;
+    let is_worth_a_row = |(at, holder): &(usize, &Holder)| {
+        holder.retained_bytes as f64 >= least || rate(*at).is_some_and(|rate| rate > 0.0)
+    };
+    let rows: Vec<_> = shown
+        .into_iter()
+        .filter(is_worth_a_row)
+        .take(ROWS)
+        .enumerate()
+        .map(|(number, (at, holder))| {
+            let name = visible(sentences::names(holder)).to_string();
+            let mut row = Row::new(name, holder.retained_bytes, census.live.bytes, holder);
+            let way = Some(holder.way()).filter(|way| !way.is_empty());
+            let dropped = holder.if_dropped().filter(|_| number < TOP_DROPPED);
+            let below = [grows(rate(at)), way, dropped];
+            let below = below.into_iter().flatten();
+            row.below = below.map(|line| visible(line).to_string()).collect();
+            row
+        })
+        .collect();
+    html! {
+        h3 { "Who holds them" }
+        (table("name", &[&Holder::RETAINED], &rows))
+        (rest(all, rows.len(), "names"))
+    }
+}
+
+fn types(census: &Census, growth: Option<&Growth>) -> Markup {
+    let rate = |row: &TypeRow| Some(growth?.of_type(&row.name).bytes);
+    let mut shown: Vec<&TypeRow> = census.types.iter().collect();
+    if let Some(growth) = growth {
+        shown.sort_by_key(|row| Reverse(growth.rank(rate(row).unwrap_or(0.0))));
+    }
+    let rows: Vec<_> = shown
+        .iter()
+        .take(ROWS)
+        .map(|row| {
+            let sum = row.objects.bytes.saturating_add(row.storage.bytes);
+            let mut shown = Row::new(visible(&row.name).to_string(), sum, census.live.bytes, *row);
+            shown.below.extend(grows(rate(row)));
+            shown
+        })
+        .collect();
+    let columns: Vec<_> = TypeRow::SHOWN.iter().collect();
+    html! {
+        h3 { "What they are" }
+        (table("type", &columns, &rows))
+        (rest(census.types.len(), rows.len(), "types"))
+    }
+}
+
+fn native(census: &Census) -> Markup {
+    let rows: Vec<_> = census
+        .native
+        .iter()
+        .take(ROWS)
+        .map(|row| {
+            let size = bytes(row.class.upper_bytes());
+            let name = format!("{}, up to {size}", row.allocator.name());
+            Row::new(name, row.native.bytes, census.live.bytes, row)
+        })
+        .collect();
+    let columns: Vec<_> = NativeRow::COLUMNS.iter().collect();
+    html! {
+        @if !rows.is_empty() {
+            h3 { "Blocks that no object owns" }
+            (table("size class", &columns, &rows))
+            (rest(census.native.len(), rows.len(), "size classes"))
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The parts of the page that are not a drawing of their own.
+
+use maud::{Markup, html};
+use profiler_core::prediction::{Effect, Needs, Predictions};
+use profiler_core::report::{FragReport, LedgerPart, LedgerRow};
+use profiler_core::text::visible;
+use profiler_core::units::{bytes, count, nanoseconds, percent};
+use profiler_core::view::View;
+
+use super::Section;
+use super::table::{Row, heading, share, table};
+use crate::export::names::{gaps, latest};
+use crate::export::sentences;
+
+/// Defects that are named before the rest is only counted.
+const TOP_DEFECTS: usize = 20;
+
+/// The facts at the top: what it is, and how large.
+pub(super) fn facts(view: &View) -> Markup {
+    let report = &*view.report;
+    let target = &report.target;
+    let latest = latest(view);
+    let known = |text: Option<String>| text.unwrap_or_else(|| "unknown".to_owned());
+    let malloc = target.malloc.as_ref().map(ToString::to_string);
+    let facts = [
+        (report.kernel.name(), bytes(latest.rss_bytes)),
+        ("swap", bytes(latest.swap_bytes)),
+        ("live in heaps", known(report.live_bytes().map(bytes))),
+        ("Python", sentences::python(target)),
+        ("malloc", known(malloc)),
+        ("C library", known(target.libc.clone())),
+        ("threads", count(u64::from(target.threads))),
+        (
+            "trust",
+            report
+                .completeness
+                .layout_confidence
+                .heap_state()
+                .to_owned(),
+        ),
+    ];
+    html! {
+        dl.facts {
+            @for (name, value) in facts {
+                div { dt { (name) } dd { (visible(&value)) } }
+            }
+        }
+        @if !target.cmdline.is_empty() {
+            p.quiet { code { (visible(target.cmdline.join(" "))) } }
+        }
+    }
+}
+
+/// The ledger: every resident byte in one class.
+pub(super) fn ledger(report: &FragReport) -> Option<Section> {
+    let rss = report.kernel.rss_bytes;
+    let shown = report.ledger.iter();
+    let shown: Vec<&LedgerRow> = shown
+        .filter(|row| row.resident_bytes + row.swapped_bytes > 0)
+        .collect();
+    let part = |part: LedgerPart| -> u64 {
+        let rows = shown.iter().filter(|row| row.class.part() == part);
+        rows.map(|row| row.resident_bytes).sum()
+    };
+    let rows: Vec<_> = shown
+        .iter()
+        .map(|row| {
+            let mut shown = Row::new(row.class.name(), row.resident_bytes, rss, *row);
+            shown.below.push(row.class.help().to_owned());
+            shown
+        })
+        .collect();
+    let columns: Vec<_> = LedgerRow::COLUMNS.iter().collect();
+    let body = html! {
+        div.stack role="img" aria-label=(parts_label(&part, rss)) {
+            @for of in LedgerPart::ALL {
+                @if part(of) > 0 {
+                    span class=(class_of(of)) style=(format!("width:{:.2}%", 100.0 * share(part(of), rss))) { }
+                }
+            }
+        }
+        p {
+            @for of in LedgerPart::ALL {
+                @if part(of) > 0 {
+                    span.key {
+                        span class=(format!("swatch {}", class_of(of))) { }
+                        (bytes(part(of))) " " (of.words()) " (" (percent(part(of), rss)) ")"
+                    }
+                }
+            }
+        }
+        (table("class", &columns, &rows))
+        @for sentence in sentences::of_ledger(report) {
+            p.quiet { (visible(&sentence)) }
+        }
+    };
+    Some(Section {
+        id: "ledger",
+        title: "Where memory is",
+        body,
+    })
+}
+
+fn parts_label(part: &dyn Fn(LedgerPart) -> u64, rss: u64) -> String {
+    let parts = LedgerPart::ALL.map(|of| format!("{} {}", percent(part(of), rss), of.words()));
+    parts.join(", ")
+}
+
+const fn class_of(part: LedgerPart) -> &'static str {
+    match part {
+        LedgerPart::InUse => "in-use",
+        LedgerPart::Fragmentation => "fragmentation",
+        LedgerPart::Libraries => "libraries",
+        LedgerPart::Rest => "other",
+    }
+}
+
+/// The findings, the most bytes first.
+pub(super) fn findings(report: &FragReport) -> Option<Section> {
+    if report.findings.is_empty() {
+        return None;
+    }
+    let most = report.findings.iter().map(|finding| finding.held_bytes);
+    let most = most.max().unwrap_or(0);
+    let body = html! {
+        @for finding in &report.findings {
+            article {
+                h3 title=(finding.mechanism.help()) { (finding.heading()) }
+                p.bar aria-hidden="true" {
+                    span style=(format!("width:{:.2}%", 100.0 * share(finding.held_bytes, most))) { }
+                }
+                p { (visible(&finding.claim)) }
+                p { (visible(finding.remedy.prose())) }
+                p.quiet { "Confidence: " (finding.confidence.name()) "." }
+            }
+        }
+    };
+    Some(Section {
+        id: "why",
+        title: "Why",
+        body,
+    })
+}
+
+/// What other allocators and settings would need.
+pub(super) fn predictions(report: &FragReport) -> Option<Section> {
+    let predictions = report.predictions.as_ref()?;
+    let check = predictions.self_check.as_ref()?;
+    let effects: Vec<_> = predictions.ranked();
+    let most = effects.iter().map(|(_, needs, _)| needs.high_bytes);
+    let most = most.max().unwrap_or(0).max(check.measured_bytes).max(1);
+    let measured = match predictions.before(report.taken_at_ns) {
+        None => "as measured".to_owned(),
+        Some(before) => format!("as measured {before} before"),
+    };
+    let body = html! {
+        p {
+            "Malloc's heap was played into real allocators. Played into its own, it takes "
+            (bytes(check.predicted_bytes)) ", and really " (bytes(check.measured_bytes))
+            (format!(" ({:+.1} %)", check.error() * 100.0)) "."
+            @if !check.holds() { " That is too far off to conclude anything from the others." }
+        }
+        div.wide { table {
+            thead { tr {
+                th scope="col" { "with" }
+                (heading("from 0", "the band that is plausible, with the middle; the line is what malloc has"))
+                (heading("low", "the least that is plausible"))
+                (heading("middle", "what malloc's heap would need"))
+                (heading("high", "the most that is plausible"))
+                (heading("effect", "at both ends of the band"))
+            } }
+            tbody {
+                tr {
+                    th scope="row" { (measured) }
+                    td.band aria-hidden="true" { (band(None, check.measured_bytes, most)) }
+                    td { } td { (bytes(check.measured_bytes)) } td { } td { }
+                }
+                @for (prediction, needs, effect) in &effects {
+                    tr {
+                        th scope="row" {
+                            (visible(prediction.title()))
+                            @if let Some(how) = prediction.how().filter(|_| *effect == Effect::Saves) {
+                                div.below { code { (visible(how)) } }
+                            }
+                        }
+                        td.band aria-hidden="true" { (band(Some(*needs), check.measured_bytes, most)) }
+                        td { (bytes(needs.low_bytes)) }
+                        td { (bytes(needs.bytes)) }
+                        td { (bytes(needs.high_bytes)) }
+                        td { (effect.words()) }
+                    }
+                }
+            }
+        } }
+        @for sentence in not_played(predictions) {
+            p.quiet { (visible(&sentence)) }
+        }
+    };
+    Some(Section {
+        id: "predicted",
+        title: "Other allocators and settings",
+        body,
+    })
+}
+
+/// A band on a scale from nothing to `most`, and a mark where malloc is.
+fn band(needs: Option<Needs>, now: u64, most: u64) -> Markup {
+    let at = |bytes: u64| 100.0 * share(bytes, most);
+    html! {
+        @if let Some(needs) = needs {
+            span.range style=(format!(
+                "left:{:.2}%;width:{:.2}%",
+                at(needs.low_bytes),
+                (at(needs.high_bytes) - at(needs.low_bytes)).max(0.5)
+            )) { }
+            span.middle style=(format!("left:{:.2}%", at(needs.bytes))) { }
+        }
+        span.now style=(format!("left:{:.2}%", at(now))) { }
+    }
+}
+
+/// What was not predicted, and why.
+fn not_played(predictions: &Predictions) -> Vec<String> {
+    let failed = predictions.candidates.iter().filter_map(|prediction| {
+        let why = prediction.failure.as_ref()?;
+        Some(format!("{} was not played: {why}.", prediction.title()))
+    });
+    let trouble = predictions.trouble.iter();
+    let trouble = trouble.map(|why| format!("No more was predicted: {why}."));
+    failed.chain(trouble).collect()
+}
+
+/// What the probes saw.
+pub(super) fn activity(view: &View) -> Option<Section> {
+    let activity = view.activity.as_ref()?;
+    let most = activity.classes.iter().map(|class| class.alloc_bytes).max();
+    let most = most.unwrap_or(0);
+    let mut classes: Vec<_> = activity.classes.iter().collect();
+    classes.sort_by_key(|class| std::cmp::Reverse(class.alloc_bytes));
+    let rows: Vec<_> = classes
+        .iter()
+        .take(24)
+        .map(|class| {
+            let name = format!("up to {}", bytes(class.class.upper_bytes()));
+            Row::new(name, class.alloc_bytes, most, *class)
+        })
+        .collect();
+    let columns: Vec<_> = profiler_core::activity::ClassActivity::SHOWN
+        .iter()
+        .collect();
+    let body = html! {
+        p {
+            "While sampled: " (count(activity.alloc_rate.round() as u64)) " malloc/s ("
+            (bytes(activity.alloc_byte_rate as u64)) "/s), " (count(activity.free_rate.round() as u64))
+            " free/s. Sampled " (nanoseconds(activity.armed_ns)) " of " (nanoseconds(activity.elapsed_ns))
+            "; the probes took " (format!("{:.1} %", activity.cost.share * 100.0)) " of one core."
+        }
+        (table("size class", &columns, &rows))
+    };
+    Some(Section {
+        id: "activity",
+        title: "Allocations while sampled",
+        body,
+    })
+}
+
+/// Every metric with what it means.
+pub(super) fn metrics(view: &View) -> Option<Section> {
+    let over_time = view.over_time.ratios();
+    let over_time = over_time.iter().filter(|metric| metric.value.is_some());
+    let body = html! {
+        div.wide { table {
+            thead { tr { th scope="col" { "metric" } th scope="col" { "value" } th scope="col" { "what it is" } } }
+            tbody {
+                @for metric in view.report.metrics.iter().chain(over_time) {
+                    tr {
+                        th scope="row" title=(metric.id.key()) { (metric.id.label()) }
+                        td { (metric.text()) }
+                        td.words { (metric.id.help()) }
+                    }
+                }
+            }
+        } }
+    };
+    Some(Section {
+        id: "metrics",
+        title: "Metrics",
+        body,
+    })
+}
+
+/// How far all this can be trusted.
+pub(super) fn reliability(view: &View) -> Option<Section> {
+    let defects = &view.report.completeness.defects;
+    let gaps = gaps(view);
+    let ended = view.ended.iter();
+    let body = html! {
+        ul {
+            @for sentence in sentences::of_reliability(view) {
+                li { (visible(&sentence)) }
+            }
+            @if !gaps.is_empty() {
+                li { "Gaps: " (gaps.join(", ")) }
+            }
+            @for notice in view.notices.iter().chain(ended) {
+                li { (visible(notice)) }
+            }
+            @for defect in defects.iter().take(TOP_DEFECTS) {
+                li { "Defect: " (visible(&defect.what)) }
+            }
+            @if defects.len() > TOP_DEFECTS {
+                li { "and " (defects.len() - TOP_DEFECTS) " more defects" }
+            }
+        }
+    };
+    Some(Section {
+        id: "reliable",
+        title: "How reliable this is",
+        body,
+    })
+}
+
+/// How the same is seen again.
+pub(super) fn commands(report: &FragReport) -> Option<Section> {
+    let pid = report.target.pid;
+    let live = [
+        format!("sudo fragscope attach --pid {pid}"),
+        format!("sudo fragscope explain --pid {pid}"),
+        format!("sudo fragscope attach --pid {pid} --headless --duration 1m -o worker.fragsnap"),
+    ];
+    let saved = [
+        "fragscope view worker.fragsnap",
+        "fragscope report worker.fragsnap -o worker.html",
+        "fragscope export worker.fragsnap --format json",
+    ];
+    let body = html! {
+        p { "Of the process, while it runs:" }
+        pre { @for command in &live { (command) "\n" } }
+        p { "Of a saved session:" }
+        pre { @for command in &saved { (command) "\n" } }
+        p.quiet {
+            "Taken on Linux " (visible(&report.host.kernel)) " (" (visible(&report.host.arch)) "), by fragscope " (env!("CARGO_PKG_VERSION")) "."
+        }
+    };
+    Some(Section {
+        id: "commands",
+        title: "To see it again",
+        body,
+    })
+}

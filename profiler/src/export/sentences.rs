@@ -1,0 +1,192 @@
+//! Sentences about a view that stand in more than one kind of report.
+
+use std::cmp::Reverse;
+
+use profiler_core::completeness::{Released, StandStill};
+use profiler_core::heap::Allocator;
+use profiler_core::objects::{Census, Holder, LayoutBasis, TypeRow};
+use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting};
+use profiler_core::sample::{PythonMalloc, Target};
+use profiler_core::units::{bytes, count, nanoseconds};
+use profiler_core::view::View;
+
+/// Types named of what was copied since a fork.
+const TOP_COPIED: usize = 5;
+/// Names shown of those who share something.
+const TOP_SHARERS: usize = 3;
+
+/// Python's version and what serves its objects.
+pub(super) fn python(target: &Target) -> String {
+    let python = target.python.as_deref();
+    let python = python.unwrap_or("not a Python process");
+    match target.python_malloc {
+        None => python.to_owned(),
+        Some(PythonMalloc::Unknown) => format!("{python} on an unknown allocator"),
+        Some(serves) => format!("{python} on {}", serves.name()),
+    }
+}
+
+/// What is true of the ledger beside its rows.
+pub(super) fn of_ledger(report: &FragReport) -> Vec<String> {
+    let fork = report.fork.as_ref().map(|fork| {
+        format!(
+            "of anonymous memory: {} still shared with parent {}, {} copied since the fork (or mapped anew \
+             by both), {} the parent does not have",
+            bytes(fork.shared_bytes),
+            fork.parent,
+            bytes(fork.copied_bytes),
+            bytes(fork.own_bytes)
+        )
+    });
+    let kernel = [
+        (
+            report.kernel.lazy_free_bytes,
+            "marked free (MADV_FREE): the kernel reclaims it when it needs memory",
+        ),
+        (report.kernel.anon_huge_bytes, "in transparent huge pages"),
+        (report.kernel.ksm_bytes, "merged with equal pages by KSM"),
+    ];
+    let kernel = kernel.into_iter().filter_map(|(amount, what)| {
+        let amount = amount.filter(|&amount| amount > 0)?;
+        Some(format!("of RSS: {} {what}", bytes(amount)))
+    });
+    fork.into_iter().chain(kernel).collect()
+}
+
+/// What a heap would give back, what is set of it, and what does not fit.
+pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
+    let mut all = Vec::new();
+    if heap.allocator != Allocator::Pymalloc {
+        let sum = |of: fn(&ArenaReport) -> u64| bytes(heap.arenas.iter().map(of).sum());
+        let giving = heap.allocator.row().gives_back;
+        all.push(format!(
+            "{giving} would return {}; it would leave {} free on pages with live blocks, {} in caches and up \
+             to {} in arenas' tops",
+            sum(|arena| arena.trimmable_bytes),
+            sum(|arena| arena.pinned_free_bytes),
+            sum(|arena| arena.arena.cached_bytes),
+            sum(|arena| arena.arena.top_bytes),
+        ));
+    }
+    let changed = heap.settings.iter().filter(|setting| setting.is_changed());
+    let changed: Vec<_> = changed.map(Setting::text).collect();
+    if !changed.is_empty() {
+        all.push(format!("settings: {}", changed.join(", ")));
+    }
+    let requested = heap.requested.iter();
+    let requested = requested.filter(|requested| requested.in_force != Some(true));
+    all.extend(requested.map(|requested| {
+        let word = requested.in_force.map_or("not known to be", |_| "not");
+        let (request, note) = (&requested.request, &requested.note);
+        format!("{request} is {word} in effect: {note}")
+    }));
+    let mismatches = heap.checks.iter().filter(|check| !check.holds());
+    all.extend(mismatches.map(|check| {
+        format!(
+            "mismatch: {} is {} by the allocator's own counters, {} by the walk",
+            check.name, check.expected, check.found
+        )
+    }));
+    all
+}
+
+/// How far a walk can be trusted, without its defects.
+pub(super) fn of_reliability(view: &View) -> Vec<String> {
+    let seen = &view.report.completeness;
+    let stop = match seen.stand_still {
+        StandStill::Throughout => {
+            format!("the target was stopped for {}", nanoseconds(seen.stop_ns))
+        }
+        StandStill::Released(Released { why, after_ns }) => format!(
+            "the target was stopped, and ran on after {}, {}: blocks may have been allocated or freed since",
+            nanoseconds(after_ns),
+            why.because()
+        ),
+        StandStill::Never => {
+            "the target was not stopped: blocks may have been allocated or freed meanwhile".into()
+        }
+    };
+    let mut all = vec![
+        format!("walked in {}; {stop}", nanoseconds(seen.walk_ns)),
+        format!(
+            "{}, {} unreadable, {} events lost",
+            seen.layout_confidence.heap_state(),
+            bytes(seen.unreadable_bytes),
+            count(view.events_lost())
+        ),
+    ];
+    if seen.threads_in_allocator > 0 {
+        let threads = seen.threads_in_allocator;
+        all.push(format!(
+            "{threads} threads were stopped inside the allocator: its state may be half written"
+        ));
+    }
+    all
+}
+
+/// All names of a holder, as far as there is room.
+pub(super) fn names(holder: &Holder) -> String {
+    let mut name = holder.name.clone();
+    if let Some((first, more)) = holder.shared_with.split_first() {
+        name = format!("{name}, shared with {first}");
+        let shown = more.len().min(TOP_SHARERS - 1);
+        for other in &more[..shown] {
+            name = format!("{name}, {other}");
+        }
+        if more.len() > shown {
+            name = format!("{name} and {} more", more.len() - shown);
+        }
+    }
+    name
+}
+
+/// What the figures of a census rest on, and what copies hold that writes have made since a fork.
+pub(super) fn of_census(census: &Census) -> Vec<String> {
+    let copied = copied(census).into_iter();
+    let gaps = census.gaps.iter().cloned();
+    copied.chain([basis(census)]).chain(gaps).collect()
+}
+
+fn copied(census: &Census) -> Option<String> {
+    let copied = census.copied?;
+    let mut types: Vec<&TypeRow> = census.types.iter().collect();
+    types.sort_by_key(|row| Reverse(row.copied_bytes));
+    let types = types.iter().take(TOP_COPIED);
+    let types = types.filter(|row| row.copied_bytes > 0);
+    let types: Vec<String> = types
+        .map(|row| format!("{} {}", row.name, bytes(row.copied_bytes)))
+        .collect();
+    Some(format!(
+        "Pages with {} of objects were copied since the fork: {}. On {} of them lie objects that the garbage \
+         collector writes to: gc.freeze() before the fork would have kept at most those shared.",
+        bytes(copied.bytes),
+        types.join(", "),
+        bytes(copied.collector_bytes)
+    ))
+}
+
+fn basis(census: &Census) -> String {
+    let (major, minor) = census.python;
+    let layout = match census.layout {
+        LayoutBasis::Exact => format!("by the layout of CPython {major}.{minor}"),
+        LayoutBasis::Newest => format!(
+            "CPython {major}.{minor} is newer than what is known, so the newest known layout was used"
+        ),
+    };
+    let moment = match census.exact {
+        true => "while the target stood still".to_owned(),
+        false => format!(
+            "while the target ran on ({} objects had changed meanwhile)",
+            count(census.changed)
+        ),
+    };
+    format!(
+        "Read in {} {moment}, {layout}: {} references. Items of lists, tuples, dictionaries and sets are \
+         exact; of other objects each word that points to an object counts as a reference. {} are freed \
+         objects that Python keeps, {} could not be read.",
+        nanoseconds(census.took_ns),
+        count(census.references),
+        bytes(census.spare.bytes),
+        bytes(census.unreadable.bytes)
+    )
+}
