@@ -58,7 +58,9 @@ pub use memory::LiveMemory;
 pub use memory_group::{MemoryGroups, MemoryKills};
 pub use open::OpenError;
 pub use preload::not_preloaded;
-pub use privileges::{drop_capabilities, give_up_borrowed_privileges, has_borrowed_privileges};
+pub use privileges::{
+    as_caller, drop_capabilities, give_up_borrowed_privileges, has_borrowed_privileges,
+};
 pub use proc_dir::Gone;
 pub use process::{Files, Process, malloc_in};
 pub use processes::{Listed, Listing, list};

@@ -1,9 +1,11 @@
 //! Privileges of this process, and giving them up.
 
 use std::io;
+use std::panic::resume_unwind;
+use std::thread;
 
 use nix::errno::Errno;
-use nix::unistd::{getgid, getuid, setresgid, setresuid};
+use nix::unistd::{getgid, getuid, setfsgid, setfsuid, setresgid, setresuid};
 
 /// Whether this process has privileges that its caller has not, by its file's capabilities or owner
 /// (`AT_SECURE`): then the caller's environment decides nothing.
@@ -26,6 +28,28 @@ pub fn give_up_borrowed_privileges() -> io::Result<()> {
     setresgid(group, group, group)?;
     setresuid(user, user, user)?;
     drop_capabilities()
+}
+
+/// Does something with the caller's rights alone, where this process has privileges that its caller has not
+/// and still needs them: on a thread without them. For files that the caller names beside a process.
+///
+/// # Errors
+/// When there can be no such thread, or the kernel refuses.
+pub fn as_caller<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    if !has_borrowed_privileges() {
+        return Ok(work());
+    }
+    let unprivileged = || {
+        // Of this thread alone, unlike setresuid and setresgid.
+        setfsgid(getgid());
+        setfsuid(getuid());
+        drop_capabilities()?;
+        Ok(work())
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, unprivileged)?;
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 /// `struct __user_cap_header_struct` and `_data_struct` of `_LINUX_CAPABILITY_VERSION_3`

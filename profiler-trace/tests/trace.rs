@@ -154,6 +154,18 @@ proptest! {
 }
 
 #[test]
+fn what_follows_the_end_is_said() {
+    let bytes = written(&[], true);
+    for more in [&b"more"[..], &bytes] {
+        let longer = [&bytes, more].concat();
+        let mut reader = Reader::new(longer.as_slice()).expect("a trace");
+        let said = reader.next_item().expect_err("there is more").to_string();
+        assert!(said.contains("something follows its end"), "{said}");
+        assert!(reader.is_complete(), "all of it was read");
+    }
+}
+
+#[test]
 fn a_program_of_a_million_events_takes_few_bytes_each() {
     let mut bytes = Vec::new();
     let mut writer = Writer::new(&mut bytes, &description()).expect("memory");

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use profiler_testing::child::{self, Child, open_folder};
-use support::{FRAGSCOPE, stderr, stdout};
+use support::{FRAGSCOPE, stderr, stdout, text};
 
 /// Owner of the target, and a user who looks at it.
 const ALICE: u32 = 12_345;
@@ -296,27 +296,42 @@ fn a_file_with_capabilities_says_which_are_lacking_or_why_they_are_not_granted()
 
 #[test]
 fn capabilities_of_the_file_read_no_file_that_the_caller_may_not() {
+    let child = target();
+    let pid = child.pid().to_string();
     let (folder, copy) = installed();
-    let secret = folder.path().join("secret.fragtrace");
+    let (trace, session) = (
+        folder.path().join("secret.fragtrace"),
+        folder.path().join("secret.fragsnap"),
+    );
     let mut record = Command::new(FRAGSCOPE);
     record
         .args(["record", "-o"])
-        .arg(&secret)
+        .arg(&trace)
         .args(["--", "true"]);
     ends(&run(record), 0, &[]);
+    let mut snapshot = Command::new(FRAGSCOPE);
+    snapshot
+        .args(["snapshot", "--pid", &pid, "-o"])
+        .arg(&session);
+    ends(&run(snapshot), 0, &[]);
     let given = Command::new("setcap")
-        .arg("cap_sys_ptrace,cap_dac_read_search=ep")
+        .arg("cap_sys_ptrace,cap_dac_read_search,cap_bpf,cap_perfmon=ep")
         .arg(&copy)
         .status();
     assert!(given.expect("setcap").success());
-    for words in [["export", "--format", "logalloc"].as_slice(), &["replay"]] {
+    let (trace, session) = (text(&trace), text(&session));
+    let attach = ["attach", "--headless", "--duration", "1s", "--pid", &pid];
+    for words in [
+        &["export", "--format", "logalloc", trace][..],
+        &["replay", trace],
+        &["explain", session],
+        // A process is looked at as well.
+        &["diff", session, "--pid", &pid],
+        &[&attach[..], &["--what-if", session]].concat(),
+    ] {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", &BOB.to_string(), "--regid", &BOB.to_string()]);
-        command
-            .arg("--clear-groups")
-            .arg(&copy)
-            .args(words)
-            .arg(&secret);
+        command.arg("--clear-groups").arg(&copy).args(words);
         ends(&run(command), 1, &["Permission denied"]);
     }
 }

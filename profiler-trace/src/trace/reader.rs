@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use super::event::Context;
 use super::{Checkpoint, Event, Figures, Kind, MAGIC, SeedBlock, TraceDescription};
-use crate::block::{self, Found};
+use crate::block::{self, Found, fill};
 use crate::limits::{Meter, Stopped};
 use crate::varint::{take, take_signed, take_text};
 
@@ -184,6 +184,9 @@ impl<R: Read> Reader<R> {
                 self.complete = kind.is_some();
                 self.ended = true;
                 self.content.clear();
+                if kind.is_some() && fill(&mut self.input, &mut [0])? > 0 {
+                    return Err(self.damaged("something follows its end, and was not read"));
+                }
                 return Ok(None);
             }
         };

@@ -2,11 +2,12 @@
 
 use profiler_core::difference::Difference;
 use profiler_sampling::SamplingOptions;
+use profiler_target::as_caller;
 use profiler_trace::limits::Incomplete;
 
 use super::SessionError;
 use super::options::{ReadObjects, SnapshotOptions, Subject};
-use super::saved::{self, Saved, SavedOptions};
+use super::saved::{self, Saved, SavedError, SavedOptions};
 use super::snapshot::snapshot;
 
 /// What is compared.
@@ -88,7 +89,8 @@ pub fn diff(options: &DiffOptions) -> Result<Compared, SessionError> {
 
 /// One of two files: what it lacks is said with its name.
 fn load(options: &SavedOptions) -> Result<Saved, SessionError> {
-    let mut saved = saved::load(options)?;
+    // A process may be compared with it, for which privileges are kept.
+    let mut saved = as_caller(|| saved::load(options)).map_err(SavedError::from)??;
     saved.trouble = (saved.trouble.take()).map(|trouble| trouble.of_file(&options.file));
     Ok(saved)
 }

@@ -13,7 +13,7 @@ use profiler_lab::report::Failure;
 use profiler_lab::shadow::{Shadows, SharedWhatIf};
 use profiler_probe::plan::ProbePlan;
 use profiler_sampling::{Sampler, SamplingOptions};
-use profiler_target::Target;
+use profiler_target::{Target, as_caller};
 use profiler_trace::record::TraceSink;
 use profiler_trace::trace::{Checkpoint, Event, Item, SeedBlock};
 
@@ -79,11 +79,16 @@ impl WhatIfSession {
                 kind: error.kind(),
             })
         };
-        let allocators: Vec<Allocator> = options
-            .allocators
-            .iter()
-            .map(find)
-            .collect::<Result<_, _>>()?;
+        let find_all = || {
+            options
+                .allocators
+                .iter()
+                .map(find)
+                .collect::<Result<_, _>>()
+        };
+        let found: Result<Vec<Allocator>, Failure> =
+            as_caller(find_all).map_err(|error| error.to_string())?;
+        let allocators = found?;
         let memory_limit = options.memory_limit;
         let (shared, remarks) = (SharedWhatIf::default(), Remarks::default());
         let over = Arc::new(AtomicBool::new(false));
