@@ -51,10 +51,10 @@ mechanisms! {
         "a block at the end of the heap pins free memory", "fragmented: top";
     Caches, "caches", "caches",
         "freed blocks in the allocator's caches",
-        "freed blocks sit in malloc's caches", "fragmented: caches";
+        "freed blocks are kept in malloc's caches", "fragmented: caches";
     ArenaSprawl, "arena_sprawl", "many arenas",
         "free memory in thread arenas; once predicted, only where sharing them helps",
-        "thread arenas sit on free memory", "fragmented: arenas";
+        "thread arenas hold free memory", "fragmented: arenas";
     SparsePools, "sparse_pools", "sparse pools",
         "room in Python's own pools and arenas",
         "Python's own pools are sparse", "fragmented: pymalloc";
@@ -87,7 +87,7 @@ mechanisms! {
         "the memory is not in the heap", "not the heap";
     NotSure, "not_sure", "no verdict",
         "malloc's heap could not be walked",
-        "what was seen carries no verdict", "no verdict";
+        "not enough was read for a verdict", "no verdict";
 }
 
 impl Mechanism {

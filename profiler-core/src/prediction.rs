@@ -110,8 +110,8 @@ impl Effect {
             Self::Saves => "less",
             Self::Costs => "more",
             Self::Same => "no difference",
-            Self::NoLess => "as much or more",
-            Self::Unclear => "less or more",
+            Self::NoLess => "not less",
+            Self::Unclear => "unclear",
         }
     }
 }

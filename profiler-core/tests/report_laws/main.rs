@@ -8,6 +8,7 @@ use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::Allocator;
 use profiler_core::heap::{Extent, ExtentKind};
 use profiler_core::metrics::MetricId;
+use profiler_core::over_time::OverTime;
 use profiler_core::report::{FragReport, LedgerClass};
 use profiler_core::residency::{Mapping, PageRun, PageState, ResidencyMap};
 use profiler_core::span::{SpanList, SpanState};
@@ -55,6 +56,9 @@ proptest! {
         let huge: u64 = report.huge_occupancy.iter().map(|row| row.resident_bytes).sum();
         prop_assert_eq!(huge, resident * PAGE_SIZE);
         prop_assert_eq!(report.heap_resident_bytes(), Some(huge));
+        // Those over a session are not of one sample.
+        let of_samples = MetricId::ALL.len() - OverTime::default().ratios().len();
+        prop_assert_eq!(report.metrics.len(), of_samples, "each is computed");
         for (metric, id) in report.metrics.iter().zip(MetricId::ALL) {
             prop_assert_eq!(metric.id, *id, "in the order of their declaration");
             let whole = metric.value.map(|value| matches!(value, Value::Whole(_)));

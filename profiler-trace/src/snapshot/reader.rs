@@ -38,7 +38,7 @@ pub enum ReadError {
     #[error(transparent)]
     Stopped(Stopped),
     /// The file could not be read.
-    #[error("the session cannot be read: {0}")]
+    #[error("{0}")]
     Io(io::Error),
 }
 

@@ -81,8 +81,13 @@ fn sureness(app: &App, view: &View) -> Vec<Span<'static>> {
         Confidence::None => "read",
         _ => "walked",
     };
+    // Of a saved session the line above has the date.
+    let when = match app.saved {
+        None => format!("{done} {:.0} s ago", age as f64 / 1e9),
+        Some(_) => done.to_owned(),
+    };
     let mut pieces = vec![
-        Span::raw(format!("{done} {:.0} s ago", age as f64 / 1e9)),
+        Span::raw(when),
         match of.stand_still {
             StandStill::Throughout => Span::raw(format!("stopped {}", nanoseconds(of.stop_ns))),
             StandStill::Released(Released { after_ns, .. }) => {

@@ -222,6 +222,64 @@ const HELD: &[Held] = &[
         tests: &[
             "a_first_signal_is_answered_and_a_second_leaves_the_command",
             "an_interrupt_that_is_sent_to_fragscope_alone_ends_the_command",
+            "a_signal_after_the_commands_end_leaves_its_code",
+            "no_signal_waits_for_a_sample_and_neither_does_the_end_after_it",
+            "a_command_that_a_signal_ends_while_it_is_loaded_is_not_said_to_drop_the_recorder",
+        ],
+    },
+    Held {
+        point: "how a recorded command ends",
+        package: "fragscope",
+        binary: "privileged_record_command",
+        tests: &[
+            "it_ends_with_the_exit_code_of_its_command",
+            "a_stop_is_not_taken_for_the_end_of_the_command_where_a_thread_traces_it",
+            "a_daemon_is_recorded_to_its_end_and_that_is_said",
+            "a_disk_that_fills_up_leaves_the_command_running_and_the_events_that_are_said_to_be_whole",
+            "a_process_that_ends_or_executes_while_its_recording_begins_ends_it_with_5_and_a_sentence",
+            "a_command_that_is_killed_for_want_of_memory_is_said_to_be",
+        ],
+    },
+    Held {
+        point: "terminals that are closed or stopped",
+        package: "fragscope",
+        binary: "stopped_terminal",
+        tests: &[
+            "a_recorded_program_goes_on_and_a_signal_ends_it_well",
+            "a_session_ends_by_a_signal_and_saves_what_it_saw",
+            "a_key_of_the_terminal_reaches_the_recorded_command_once",
+        ],
+    },
+    Held {
+        point: "a standard output that is closed, full, or the input",
+        package: "fragscope",
+        binary: "printing",
+        tests: &[
+            "what_cannot_be_printed_is_an_error_of_every_command",
+            "a_reader_that_leaves_is_no_error_of_any_command",
+            "nothing_is_printed_into_a_file_that_is_read",
+        ],
+    },
+    Held {
+        point: "damaged saved sessions",
+        package: "profiler-trace",
+        binary: "snapshot",
+        tests: &[
+            "a_damaged_record_costs_no_other",
+            "a_damaged_header_costs_no_other_record",
+            "bytes_between_records_cost_none_of_them",
+            "blocks_that_claim_one_another_end_the_reading_at_its_limit",
+            "what_unpacks_to_more_than_is_allowed_ends_the_reading",
+        ],
+    },
+    Held {
+        point: "saved sessions that are not whole",
+        package: "fragscope",
+        binary: "saved_session",
+        tests: &[
+            "a_session_that_is_cut_off_or_damaged_is_used_as_far_as_it_is_whole",
+            "a_last_walk_of_an_unknown_form_hides_none_before_it",
+            "a_kill_leaves_a_session_that_is_readable_to_its_last_walk",
         ],
     },
     Held {
@@ -241,6 +299,12 @@ const HELD: &[Held] = &[
             "events_that_no_recorder_writes_are_counted_and_the_others_kept",
             "a_ring_that_is_scribbled_over_ends_the_recording_and_no_program",
             "a_ring_cannot_be_made_shorter",
+            "a_slot_that_a_living_thread_never_fills_is_passed_by",
+            "claims_in_the_name_of_a_living_thread_hold_up_the_others_for_a_bounded_time_in_all",
+            "a_recording_ends_with_its_command_although_the_first_page_was_scribbled_over",
+            "a_head_that_is_moved_back_all_the_time_ends_the_recording_and_no_program",
+            "a_child_that_was_there_before_fragscope_is_never_sampled",
+            "what_is_behind_an_event_that_is_never_written_is_kept_when_a_second_signal_ends_the_recording",
             "a_process_that_does_not_descend_from_the_command_is_never_sampled",
             "a_flood_of_forged_processes_costs_little_memory",
             "writers_that_are_killed_in_a_full_ring_hold_up_nobody",
@@ -445,6 +509,36 @@ mod tests {
                 assert!(found, "{} {}: {test}", held.package, held.binary);
             }
         }
+    }
+
+    /// All points with what holds them, as the document has them.
+    fn table() -> String {
+        let mut table = String::from("| what is tried | held by the tests |\n| --- | --- |\n");
+        for held in HELD {
+            let place = match held.binary {
+                "" => held.package.to_owned(),
+                binary => format!("{} `{binary}`", held.package),
+            };
+            let tests: Vec<_> = held.tests.iter().map(|test| format!("`{test}`")).collect();
+            table += &format!("| {} | {place}: {} |\n", held.point, tests.join(", "));
+        }
+        table
+    }
+
+    /// With `UPDATE_GOLDEN` set it is written anew.
+    #[test]
+    fn the_document_names_what_holds_each_point() {
+        const BEGINS: &str = "## What holds which point\n\n";
+        let path = crate::root().join("docs/reliability.md");
+        let document = std::fs::read_to_string(&path).expect("the document");
+        let (before, rest) = document.split_once(BEGINS).expect("its heading");
+        let (found, after) = rest.split_once("\n\n").expect("what follows");
+        let table = table();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            let document = format!("{before}{BEGINS}{table}\n{after}");
+            return std::fs::write(&path, document).expect("ours");
+        }
+        assert_eq!(format!("{found}\n"), table);
     }
 
     #[test]

@@ -51,12 +51,7 @@ pub fn text(before: &FragReport, after: &FragReport, difference: &Difference) ->
         &difference.types,
         &difference.rss,
     );
-    table(
-        &mut text,
-        "WHO HOLDS THEM",
-        &difference.holders,
-        &difference.rss,
-    );
+    table(&mut text, "HOLDERS", &difference.holders, &difference.rss);
     text.into_string()
 }
 

@@ -128,12 +128,12 @@ fn native(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &De
 }
 
 fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &Detail) {
-    text.title("WHO HOLDS THEM");
+    text.title("TOP HOLDERS");
     if let Some(unsteadiness) = census.unsteadiness() {
         text.paragraph("  ", &unsteadiness);
     }
     let titles = Holder::RETAINED.heading("");
-    text.line(&format!("  {titles}{} {:<BAR$} by", heading(growth), ""));
+    text.line(&format!("  {titles}{} {:<BAR$} name", heading(growth), ""));
     let mut shown = census.shown(growth);
     if let Some(growth) = growth {
         let rate = |at: usize| growth.of_holder(at).map_or(0.0, |of| of.bytes);
@@ -160,7 +160,7 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         }
     }
     text.line(&format!(
-        "  {} are held by names of the program, {} have no root that was found",
+        "  {} are held by names of the program, {} are reached from no known root",
         bytes(census.held_by_names.bytes),
         bytes(census.unreached.bytes)
     ));
