@@ -104,6 +104,11 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
         "--interval",
     );
     fails(
+        &["snapshot", "--pid", "1", "--max-stop", "0s"],
+        2,
+        "--no-stop stops nobody",
+    );
+    fails(
         &["snapshot", "--pid", "1", "-o", "out.xml"],
         2,
         ".fragsnap, .html, .json, .csv or .hlog",

@@ -15,7 +15,7 @@ use profiler_sampling::SamplingOptions;
 pub(super) use self::files::{Export, ExportArgs, ReplayArgs, ReportArgs, ViewArgs};
 pub(super) use self::once::{DiffArgs, ExplainArgs, SnapshotArgs};
 pub(super) use self::top::TopArgs;
-use self::values::{budget, duration, interval, size};
+use self::values::{budget, duration, interval, max_stop, size};
 use crate::session::options::{AttachOptions, Budget};
 use crate::session::outputs::files_among;
 use crate::session::record::{RecordOptions, Recorded};
@@ -252,7 +252,7 @@ pub(super) struct SamplingArgs {
     #[arg(long)]
     swap_in: bool,
     /// Stop the target for at most this long, and read the rest while it runs
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = max_stop)]
     max_stop: Duration,
 }
 

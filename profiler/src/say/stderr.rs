@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::SigSet;
+
 /// Messages that wait for their reader at most; those that come then are dropped.
 const MOST_WAITING: usize = 64;
 /// What takes longer to write waits for a reader, who may never come.
@@ -62,7 +64,11 @@ impl Writer {
         let for_thread = Arc::clone(&progress);
         thread::Builder::new()
             .name("stderr".into())
-            .spawn(move || run(&to_write, &for_thread))
+            .spawn(move || {
+                // They are for the thread that puts their handlers in place.
+                let _ = SigSet::all().thread_block();
+                run(&to_write, &for_thread)
+            })
             .ok()?;
         Some(Self { messages, progress })
     }

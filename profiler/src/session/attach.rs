@@ -89,11 +89,13 @@ async fn watch(
         last: None,
     };
     let ending = loop {
+        // However short the duration, something is shown and saved.
+        let has_shown = watch.last.is_some();
         let ended = tokio::select! {
             biased;
             name = signals.next() => Some(Ok(Ending::Interrupted(name))),
             request = watch.front.next_request() => watch.answer(request).map(Ok),
-            () = &mut over => Some(Ok(Ending::Done)),
+            () = &mut over, if has_shown => Some(Ok(Ending::Done)),
             view = watch.session.next() => watch.show(view?).transpose(),
             _ = ticks.tick() => {
                 watch.session.tick(watch.walking);

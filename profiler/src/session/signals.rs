@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::sys::signal::{SigSet, SigmaskHow, Signal as Sig};
 use profiler_target::interrupts;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -19,6 +20,17 @@ impl Signals {
     /// # Errors
     /// When the kernel refuses.
     pub(crate) fn new() -> io::Result<Self> {
+        // What comes while a handler is put in place, and is not known to whoever called for it yet, is lost
+        // (`register_unchecked_impl` of signal-hook-registry 1.4): it waits until all are in place.
+        let mut all = SigSet::empty();
+        all.extend([Sig::SIGINT, Sig::SIGTERM, Sig::SIGHUP, Sig::SIGQUIT]);
+        let before = all.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        let taken_over = Self::take_over();
+        before.thread_set_mask()?;
+        taken_over
+    }
+
+    fn take_over() -> io::Result<Self> {
         // Before tokio's, which wakes who asks.
         interrupts::watch()?;
         Ok(Self {

@@ -19,6 +19,15 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
     Ok(interval)
 }
 
+/// The longest that a target may be stopped.
+pub(super) fn max_stop(text: &str) -> Result<Duration, String> {
+    let longest = duration(text)?;
+    if longest < Duration::from_millis(1) {
+        return Err("nothing can be read in less than 1ms: --no-stop stops nobody".into());
+    }
+    Ok(longest)
+}
+
 /// Bytes, with a unit of 1024 or none.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let text = text.trim();

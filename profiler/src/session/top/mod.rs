@@ -148,6 +148,8 @@ async fn watch(
     tokio::pin!(over);
     let mut ticks = interval(options.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // However short the duration, something is shown.
+    let mut has_shown = false;
     loop {
         tokio::select! {
             biased;
@@ -158,8 +160,11 @@ async fn watch(
                 Effect::Attach(pid) => return Ok(Next::Attach(pid)),
                 Effect::Walk(pid) => watcher.walk(pid),
             },
-            () = &mut over => return Ok(Next::End(Ending::Done)),
-            seen = watcher.next() => front.show(seen?)?,
+            () = &mut over, if has_shown => return Ok(Next::End(Ending::Done)),
+            seen = watcher.next() => {
+                front.show(seen?)?;
+                has_shown = true;
+            }
             _ = ticks.tick() => watcher.tick(),
         }
     }
