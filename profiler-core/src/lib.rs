@@ -31,7 +31,7 @@ pub mod musl;
 pub mod object;
 pub mod objects;
 pub mod over_time;
-mod parallel;
+pub mod parallel;
 pub mod prediction;
 pub mod pymalloc;
 pub mod report;

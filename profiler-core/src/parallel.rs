@@ -1,8 +1,10 @@
-//! Work on a target's memory that is split over a few cores.
+//! Work on a target's memory that is split over a few cores, or goes on beside other work.
 
+use std::iter;
 use std::ops::Range;
 use std::panic::resume_unwind;
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 /// Threads at most: others want processors too.
 const MAX_THREADS: usize = 4;
@@ -15,23 +17,60 @@ pub(crate) fn parts(all: usize, least: usize) -> impl Iterator<Item = Range<usiz
     starts.map(move |start| start..(start + each).min(all))
 }
 
-/// What `work` makes of each part, in their order; the first is done by the calling thread.
+/// What `work` makes of each part, in their order; the calling thread does its share.
 pub(crate) fn each<P: Send, T: Send>(
     parts: impl IntoIterator<Item = P>,
     work: impl Fn(P) -> T + Sync,
 ) -> Vec<T> {
-    let mut parts = parts.into_iter();
-    let Some(first) = parts.next() else {
-        return Vec::new();
+    let parts: Vec<P> = parts.into_iter().collect();
+    let others = parts.len().saturating_sub(1);
+    let left = Mutex::new(parts.into_iter().enumerate());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let share = || -> Vec<(usize, T)> {
+        let parts = iter::from_fn(next);
+        parts.map(|(number, part)| (number, work(part))).collect()
     };
-    thread::scope(|scope| {
-        let work = &work;
-        let others: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
-        let mut done = vec![work(first)];
-        let joined = others.into_iter().map(|other| other.join());
-        done.extend(joined.map(|part| part.unwrap_or_else(|panic| resume_unwind(panic))));
+    let mut done = thread::scope(|scope| {
+        let others: Vec<_> = (0..others).map(|_| Beside::begin(scope, share)).collect();
+        let mut done = share();
+        done.extend(others.into_iter().flat_map(Beside::end));
         done
-    })
+    });
+    done.sort_unstable_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Work that goes on beside what the caller does, where a thread could be had for it; the rest is done at
+/// once. A limit of tasks or of address space costs time, not the result.
+pub enum Beside<'scope, T> {
+    /// It is under way.
+    UnderWay(ScopedJoinHandle<'scope, T>),
+    /// There was no thread for it.
+    Done(T),
+}
+
+impl<'scope, T: Send + 'scope> Beside<'scope, T> {
+    /// Begins it.
+    pub fn begin<'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        work: impl Fn() -> T + Send + Sync + 'scope,
+    ) -> Self {
+        // A thread that is refused takes what it was given with it.
+        let kept = Arc::new(work);
+        let given = Arc::clone(&kept);
+        match thread::Builder::new().spawn_scoped(scope, move || given()) {
+            Ok(thread) => Self::UnderWay(thread),
+            Err(_) => Self::Done(kept()),
+        }
+    }
+
+    /// What it came to.
+    pub fn end(self) -> T {
+        match self {
+            Self::UnderWay(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Self::Done(result) => result,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -64,10 +64,8 @@ impl WhatIf {
             .iter()
             .filter_map(|s| s.worker_bytes)
             .next_back();
-        let mut all = vec![match worker {
-            Some(own) => format!("malloc now {}", bytes(own)),
-            None => "what if".to_owned(),
-        }];
+        let own = worker.map(|own| format!("malloc now {}", bytes(own)));
+        let mut all = Vec::from_iter(own);
         all.extend(self.shadows.iter().map(Shadow::phrase));
         let baseline = self.shadows.iter().find(|shadow| shadow.is_baseline);
         let off = baseline.and_then(Shadow::compared);
@@ -94,6 +92,12 @@ impl WhatIf {
 }
 
 impl WhatIf {
+    /// Whether none of the allocators plays any more, and nothing was compared.
+    pub fn came_to_nothing(&self) -> bool {
+        let mut all = self.shadows.iter();
+        all.all(|shadow| shadow.ended.is_some() && shadow.resident_bytes.is_none())
+    }
+
     /// What has gone wrong with the shadows, a sentence each.
     pub fn troubles(&self) -> Vec<String> {
         let ended = |shadow: &Shadow| {

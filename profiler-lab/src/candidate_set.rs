@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use profiler_core::parallel::Beside;
 use profiler_core::sample::Sample;
 
 use super::candidates::{Candidate, Trim};
@@ -124,7 +125,8 @@ pub fn run(
     thread::scope(|scope| {
         for core in 0..players {
             let set = &set;
-            scope.spawn(move || set.work(core, players));
+            // Those that there is a thread for play all.
+            Beside::begin(scope, move || set.work(core, players));
         }
     });
     let state = set.state.into_inner();

@@ -1,7 +1,6 @@
 //! Taking one sample: stop, residency, the kernel's count, walks, resume.
 
 use std::io;
-use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,6 +8,7 @@ use profiler_core::completeness::{Completeness, Defect, EndedEarly, Released, St
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::{ResidentMemory, TargetMemory};
 use profiler_core::objects::{Census, NoCensus};
+use profiler_core::parallel::Beside;
 use profiler_core::residency::{Mapping, ResidencyMap};
 use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::threads::Thread;
@@ -306,7 +306,7 @@ impl Observer<'_> {
             let counted = self.swap_in.then(|| self.target.kernel_count());
             let counting = counted
                 .is_none()
-                .then(|| scope.spawn(|| self.target.kernel_count()));
+                .then(|| Beside::begin(scope, || self.target.kernel_count()));
             let mut residency = self.target.residency(&mappings)?;
             let threads = self.threads();
             for thread in threads {
@@ -330,9 +330,7 @@ impl Observer<'_> {
                 threads,
             };
             let heaps = walks::heaps(&input, completeness);
-            let kernel = counting.map_or(Ok(KernelCount::default()), |counting| {
-                counting.join().unwrap_or_else(|panic| resume_unwind(panic))
-            });
+            let kernel = counting.map_or(Ok(KernelCount::default()), Beside::end);
             Ok(Some(Observation {
                 kernel: counted.unwrap_or(kernel)?,
                 residency,

@@ -1,11 +1,11 @@
 //! Walking every heap of a target, all walkers side by side.
 
-use std::panic::resume_unwind;
 use std::thread;
 
 use profiler_core::completeness::{Completeness, Confidence, Defect};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::TargetMemory;
+use profiler_core::parallel::Beside;
 
 use super::walkers::{Input, Walker};
 
@@ -23,10 +23,13 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
             places.map(move |place| (walker.kind, walker.walk, place))
         });
         let running: Vec<_> = places
-            .map(|(kind, walk, place)| (kind, place, scope.spawn(move || walk(input, place))))
+            .map(|(kind, walk, place)| {
+                let walking = Beside::begin(scope, move || walk(input, place));
+                (kind, place, walking)
+            })
             .collect();
-        for (kind, place, walk) in running {
-            match walk.join().unwrap_or_else(|panic| resume_unwind(panic)) {
+        for (kind, place, walking) in running {
+            match walking.end() {
                 Ok(found) => heaps.extend(found),
                 Err(reason) if place.expected => {
                     let what = format!("{kind} was not walked: {reason}");

@@ -62,9 +62,12 @@ pub fn reading_ahead<M: TargetMemory + Sync, R>(
     thread::scope(|scope| {
         // However the walk ends, the helpers end with it.
         let over = Over(&shared);
-        for _ in 0..helpers {
-            scope.spawn(|| shared.help(memory));
-        }
+        // Those that there is no thread for are done without.
+        let begin = |_: &usize| {
+            let thread = thread::Builder::new();
+            thread.spawn_scoped(scope, || shared.help(memory)).is_ok()
+        };
+        let helpers = (0..helpers).filter(begin).count();
         let ahead = Ahead {
             memory,
             shared: &shared,

@@ -281,6 +281,7 @@ impl RecordRing {
         let tail = self.tail();
         let turn = self.memory.turn(tail);
         // Asked after the slot was looked at: what is written there after a mark was not yet, or is held.
+        fence(Ordering::SeqCst);
         if tail >= self.activity.held_from.load(Ordering::SeqCst) {
             return Next::Held;
         }
@@ -331,6 +332,12 @@ impl RecordRing {
         if self.abandoned.len() > MOST_ABANDONED {
             self.close();
         }
+    }
+
+    /// Waits for the next event from now on: its writer could not write, as its process was held still for
+    /// a sample.
+    pub fn excuse_wait(&mut self) {
+        self.waiting = None;
     }
 
     /// While nothing is claimed at the tail the head is there. One that is not makes writers seek

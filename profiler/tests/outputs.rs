@@ -116,6 +116,7 @@ fn no_command_follows_a_link_or_replaces_a_device_a_pipe_or_a_folder() {
             let is_link = [&link, &dangling].contains(&path);
             let why = match is_link {
                 true => "it is a link, which is not followed",
+                false if path == &within => "that names a folder",
                 false => "not a regular file",
             };
             assert!(said.contains(why), "{command:?}: {said}");

@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Lines};
-use std::process::{ChildStdout, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
@@ -117,4 +117,32 @@ fn probes_whose_guard_is_killed_are_reported() {
         "{line}"
     );
     assert!(notices(&line).contains("the probes have ended"), "{line}");
+}
+
+/// A thread needs address space, which a limit may leave none of.
+#[test]
+fn what_there_is_no_thread_for_is_done_all_the_same() {
+    let worker = worker();
+    let script = r#"ulimit -v "$1"; exec "$0" snapshot --json --pid "$2""#;
+    let pid = worker.pid().to_string();
+    let mut walked = 0;
+    for mebibytes in (40..=280).step_by(20) {
+        let limit = (mebibytes << 10).to_string();
+        let output = Command::new("sh")
+            .args(["-c", script, env!("CARGO_BIN_EXE_fragscope"), &limit, &pid])
+            .output()
+            .expect("sh");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("panicked"), "{mebibytes} MiB: {said}");
+        if output.status.code() == Some(0) {
+            walked += 1;
+            let snapshot: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            assert!(
+                snapshot["heaps"]
+                    .as_array()
+                    .is_some_and(|heaps| !heaps.is_empty())
+            );
+        }
+    }
+    assert!(walked > 3, "{walked}");
 }

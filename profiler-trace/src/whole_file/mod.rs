@@ -60,7 +60,10 @@ pub enum WriteError {
         /// Its folder.
         folder: PathBuf,
     },
-    /// The path names a folder, a device or a pipe.
+    /// The path names a folder.
+    #[error("cannot write {}: that names a folder, and no file in it", visible(.0.display()))]
+    NamesFolder(PathBuf),
+    /// The path names a device or a pipe.
     #[error("cannot write {}: it is not a regular file", visible(.0.display()))]
     NotAFile(PathBuf),
     /// A folder in the path is a link that another user may have planted.
@@ -211,7 +214,7 @@ impl Place {
     pub fn reserve(path: &Path) -> Result<Self, WriteError> {
         let is_folder = path.as_os_str().as_bytes().ends_with(b"/");
         let name = path.file_name().filter(|_| !is_folder);
-        let name = name.ok_or_else(|| WriteError::NotAFile(path.to_owned()))?;
+        let name = name.ok_or_else(|| WriteError::NamesFolder(path.to_owned()))?;
         let folder = Folder::of(path)?;
         let (device, inode) = folder.id();
         let bytes = [&device.to_le_bytes(), &inode.to_le_bytes(), name.as_bytes()].concat();
@@ -361,6 +364,7 @@ impl Place {
                 return Err(WriteError::Descriptor(path.to_owned()));
             }
             SFlag::S_IFLNK => return Err(WriteError::IsLink(path.to_owned())),
+            SFlag::S_IFDIR => return Err(WriteError::NamesFolder(path.to_owned())),
             _ => return Err(WriteError::NotAFile(path.to_owned())),
         }
         // As the kernel's fs.protected_regular, and for groups too: what was planted there to be

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use profiler_core::view::View;
+use profiler_core::view::{View, WhatIf};
 use profiler_sampling::Sampler;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -47,8 +47,8 @@ pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
     // Whatever else failed, the terminal is given back first and what was seen is saved next.
     let closed = front.close(in_haste);
     let (view, ending) = watched?;
-    match view {
-        Some(view) => outputs.save_last(&recorder, &view, in_haste)?,
+    match &view {
+        Some(view) => outputs.save_last(&recorder, view, in_haste)?,
         None => say::line("ended before the first walk of the target: nothing was saved"),
     }
     closed?;
@@ -58,7 +58,14 @@ pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
         Ending::Interrupted(by) => say::line(format_args!("ended by {by}")),
         Ending::TargetGone(how) => say::line(format_args!("{how}: its last walk is kept")),
     }
-    Ok(ending)
+    let compared = view.and_then(|view| view.what_if);
+    match compared.filter(WhatIf::came_to_nothing) {
+        Some(nothing) if ending == Ending::Done => {
+            let why = nothing.troubles().join("; ");
+            Err(SessionError::NothingCompared(why))
+        }
+        _ => Ok(ending),
+    }
 }
 
 /// The last view, unless it ended before the first, and how the session ended or why nothing can be

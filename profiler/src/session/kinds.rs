@@ -15,9 +15,10 @@ use crate::export::ExportError;
 pub(crate) fn of_write(error: &WriteError) -> ErrorKind {
     let problem = match error {
         WriteError::NoFolder { .. } => OutputProblem::NoFolder,
-        WriteError::NotAFile(_) | WriteError::IsInput { .. } | WriteError::MountPoint(_) => {
-            OutputProblem::Unfit
-        }
+        WriteError::NamesFolder(_)
+        | WriteError::NotAFile(_)
+        | WriteError::IsInput { .. }
+        | WriteError::MountPoint(_) => OutputProblem::Unfit,
         WriteError::Descriptor(_) => OutputProblem::Descriptor,
         WriteError::Link { .. } | WriteError::IsLink(_) => OutputProblem::Link,
         WriteError::Planted { .. } | WriteError::Owner { .. } => OutputProblem::Foreign,

@@ -72,6 +72,9 @@ pub enum SessionError {
     /// The worker cannot be followed for `--what-if`.
     #[error("--what-if plays what probes see: {0}")]
     Shadows(#[source] record::RecordError),
+    /// None of the allocators of `--what-if` could be played.
+    #[error("nothing was compared: {0}")]
+    NothingCompared(String),
     /// The demo's worker did not start.
     #[error("{0}")]
     Demo(String),
@@ -95,7 +98,7 @@ impl SessionError {
             Self::Screen(_) => ErrorKind::NoScreen,
             Self::WhatIf(failure) => failure.kind.clone(),
             Self::Saved(error) => error.kind(),
-            Self::Demo(_) => ErrorKind::Other,
+            Self::NothingCompared(_) | Self::Demo(_) => ErrorKind::Other,
         }
     }
 }

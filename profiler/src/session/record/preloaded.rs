@@ -190,6 +190,11 @@ impl PreloadedRecording {
                     waited,
                     follows_abandoned,
                 } => {
+                    // Who stands still for a sample cannot write.
+                    if self.checkpoints.holds() {
+                        self.ring.excuse_wait();
+                        break;
+                    }
                     if self.may_come(thread, waited, follows_abandoned) {
                         break;
                     }
@@ -383,8 +388,9 @@ impl PreloadedRecording {
             if let Some(observation) = self.checkpoints.observed_before(self.ring.tail()) {
                 observation.record(&mut self.recorder)?;
             }
-            let left = end.saturating_sub(self.ring.tail()) as usize;
-            if self.take(left)? == 0 {
+            // One at least: what was written while the ring was closed may come before a checkpoint.
+            let left = end.saturating_sub(self.ring.tail()).max(1);
+            if self.take(left as usize)? == 0 {
                 // Nothing is claimed, whatever the head says.
                 if self.is_over {
                     break;
@@ -392,7 +398,7 @@ impl PreloadedRecording {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        if let Some(observation) = self.checkpoints.observed_before(self.ring.tail()) {
+        if let Some(observation) = self.checkpoints.observed() {
             observation.record(&mut self.recorder)?;
         }
         if self.recorder.normaliser().has_any()

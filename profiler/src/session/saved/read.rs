@@ -1,10 +1,13 @@
 //! One walk of a saved session, for those who want no screen.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use profiler_core::objects::Census;
 use profiler_core::prediction::Predictions;
 use profiler_core::report::FragReport;
+use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_lab::input::Input;
 use profiler_trace::limits::{Holder, Incomplete, Meter, Stopped};
@@ -35,87 +38,16 @@ pub fn load_predicted(options: &SavedOptions) -> Result<Saved, SavedError> {
 
 fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError> {
     let interrupted = interrupt::flag()?;
-    let failed = |why| SavedError::Read {
-        path: options.file.clone(),
-        why,
-    };
     let meter = Meter::new(options.limits(), Arc::clone(&interrupted));
-    let input = open(options, &interrupted).map_err(failed)?;
-    let mut reader = Reader::new(input, meter.clone()).map_err(failed)?;
-    let mut found = Found::new(options.at);
-    let stopped = loop {
-        match reader.next_record() {
-            Ok(Some(record)) => {
-                found.take(record);
-                match meter
-                    .hold(Holder::Index, found.held_bytes())
-                    .map_err(ReadError::from)
-                {
-                    Ok(()) => {}
-                    Err(ReadError::Stopped(limit @ Stopped::Limit { .. })) => {
-                        break Some(Incomplete::from(&limit));
-                    }
-                    Err(why) => return Err(failed(why)),
-                }
-            }
-            Ok(None) => break None,
-            Err(ReadError::Stopped(limit @ Stopped::Limit { .. })) => {
-                break Some(Incomplete::from(&limit));
-            }
-            Err(why) => return Err(failed(why)),
-        }
-    };
-    let mut trouble = stopped.or_else(|| Some(reader.trouble()?.into()));
-    let path = || options.file.clone();
-    let Some(mut moment) = found.newest else {
-        return Err(match (options.at, found.last) {
-            (Some(at), Some(last)) => SavedError::NoSuchWalk {
-                path: path(),
-                at,
-                last,
-            },
-            _ => SavedError::NoWalk {
-                path: path(),
-                trouble,
-            },
-        });
-    };
-    let before = found.before.filter(|_| options.at.is_none());
-    let sample = match (moment.sample.sample(&meter), before) {
-        (Err(ReadError::Malformed(why)), Some(before)) => {
-            let (lost, shown) = (moment.number, before.number);
-            let why = format!("walk {lost} cannot be read ({why}), walk {shown} is taken instead");
-            trouble = Some(match trouble {
-                None => why.into(),
-                Some(trouble) => trouble.and(&why),
-            });
-            moment = before;
-            moment.sample.sample(&meter)
-        }
-        (sample, _) => sample,
-    };
-    let sample = sample.map_err(failed)?;
+    let Walk {
+        moment,
+        sample,
+        mut trouble,
+    } = Walk::find(options, &meter, &interrupted)?;
     let mut censuses = moment.censuses;
     if let Some(since) = &options.since {
-        let earlier = read(&options.of(since), false)?;
-        let Some(census) = &earlier.view.report.objects else {
-            return Err(SavedError::NoObjects {
-                path: since.clone(),
-                trouble: earlier.trouble,
-            });
-        };
-        let before = &earlier.view.report.target;
-        if !before.may_be(&sample.target) {
-            return Err(SavedError::OtherProcess {
-                path: since.clone(),
-                earlier: before.pid,
-                later: sample.target.pid,
-            });
-        }
-        if census.taken_at_ns >= sample.taken_at_ns {
-            return Err(SavedError::NotEarlier(since.clone()));
-        }
-        censuses = censuses.since(census);
+        let earlier = Earlier::read(options, since, &sample)?;
+        censuses = censuses.since(&earlier.census);
         // Of two files that lack something the first is named: it is the one that is explained.
         trouble = trouble.or(earlier.trouble.map(|trouble| trouble.of_file(since)));
     }
@@ -130,6 +62,100 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
         view: observation.into_view(report, moment.history.points()),
         trouble,
     })
+}
+
+/// The walk that is wanted.
+struct Walk {
+    moment: Moment,
+    sample: Sample,
+    /// Why not all of the session could be read, if that is so.
+    trouble: Option<Incomplete>,
+}
+
+impl Walk {
+    fn find(
+        options: &SavedOptions,
+        meter: &Meter,
+        interrupted: &Arc<AtomicBool>,
+    ) -> Result<Self, SavedError> {
+        let failed = |why| SavedError::Read {
+            path: options.file.clone(),
+            why,
+        };
+        let input = open(options, interrupted).map_err(failed)?;
+        let mut reader = Reader::new(input, meter.clone()).map_err(failed)?;
+        let mut found = Found::new(options.at);
+        let stopped = found.take_all(&mut reader, meter).map_err(failed)?;
+        let mut trouble = stopped.or_else(|| Some(reader.trouble()?.into()));
+        let path = || options.file.clone();
+        let Some(mut moment) = found.newest else {
+            return Err(match (options.at, found.last) {
+                (Some(at), Some(last)) => SavedError::NoSuchWalk {
+                    path: path(),
+                    at,
+                    last,
+                },
+                _ => SavedError::NoWalk {
+                    path: path(),
+                    trouble,
+                },
+            });
+        };
+        let before = found.before.filter(|_| options.at.is_none());
+        let sample = match (moment.sample.sample(meter), before) {
+            (Err(ReadError::Malformed(why)), Some(before)) => {
+                let (lost, shown) = (moment.number, before.number);
+                let why =
+                    format!("walk {lost} cannot be read ({why}), walk {shown} is taken instead");
+                trouble = Some(match trouble {
+                    None => why.into(),
+                    Some(trouble) => trouble.and(&why),
+                });
+                moment = before;
+                moment.sample.sample(meter)
+            }
+            (sample, _) => sample,
+        };
+        Ok(Self {
+            moment,
+            sample: sample.map_err(failed)?,
+            trouble,
+        })
+    }
+}
+
+/// The objects of an earlier session of the same process.
+struct Earlier {
+    census: Arc<Census>,
+    trouble: Option<Incomplete>,
+}
+
+impl Earlier {
+    fn read(options: &SavedOptions, since: &Path, sample: &Sample) -> Result<Self, SavedError> {
+        let Saved { view, trouble } = read(&options.of(since), false)?;
+        let path = || since.to_owned();
+        let Some(census) = &view.report.objects else {
+            return Err(SavedError::NoObjects {
+                path: path(),
+                trouble,
+            });
+        };
+        let before = &view.report.target;
+        if !before.may_be(&sample.target) {
+            return Err(SavedError::OtherProcess {
+                path: path(),
+                earlier: before.pid,
+                later: sample.target.pid,
+            });
+        }
+        if census.taken_at_ns >= sample.taken_at_ns {
+            return Err(SavedError::NotEarlier(path()));
+        }
+        Ok(Self {
+            census: Arc::clone(census),
+            trouble,
+        })
+    }
 }
 
 fn open(options: &SavedOptions, interrupted: &Arc<AtomicBool>) -> Result<Input, ReadError> {
@@ -180,6 +206,28 @@ impl Found {
     fn held_bytes(&self) -> u64 {
         let kept = self.newest.iter().chain(&self.before);
         kept.map(|moment| moment.sample.held_bytes()).sum()
+    }
+
+    /// Takes all records; gives why it stopped before the last, if it did.
+    fn take_all(
+        &mut self,
+        reader: &mut Reader<Input>,
+        meter: &Meter,
+    ) -> Result<Option<Incomplete>, ReadError> {
+        let ended = loop {
+            match reader.next_record() {
+                Ok(Some(record)) => self.take(record),
+                Ok(None) => return Ok(None),
+                Err(why) => break why,
+            }
+            if let Err(limit) = meter.hold(Holder::Index, self.held_bytes()) {
+                break limit.into();
+            }
+        };
+        match ended {
+            ReadError::Stopped(limit @ Stopped::Limit { .. }) => Ok(Some(Incomplete::from(&limit))),
+            why => Err(why),
+        }
     }
 
     fn take(&mut self, record: Record) {
