@@ -175,6 +175,21 @@ pub struct View {
 }
 
 impl View {
+    /// Of one passive look.
+    pub fn of_one_look(report: FragReport, notices: Vec<String>) -> Self {
+        Self {
+            report: Arc::new(report),
+            activity: None,
+            probes_wanted: false,
+            notices,
+            history: Arc::default(),
+            over_time: OverTime::default(),
+            objects: ObjectsState::default(),
+            what_if: None,
+            ended: None,
+        }
+    }
+
     /// Events lost since attaching, by the newest account.
     pub fn events_lost(&self) -> u64 {
         let seen = self.activity.as_ref().map_or(0, |seen| seen.events_lost);

@@ -1,7 +1,7 @@
 //! Sampling a whole host: what the kernel counts of every process at each interval, and walks in turn
 //! within a budget. Each walk is a [`Sampler`]'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ const MOST_HELD: u64 = 512;
 pub struct HostOptions {
     /// Whether other processes than Python's are shown, too.
     pub all: bool,
+    /// Only this process and those that descend from it.
+    pub tree_of: Option<i32>,
     /// A process is walked no more often than this.
     pub interval: Duration,
     /// Share of one core that sampling may take, and share of the time that processes may be stopped, all
@@ -132,7 +134,10 @@ impl HostSampler {
     /// When there is no `/proc`.
     pub fn look(&mut self) -> io::Result<HostSample> {
         let (began, cpu) = (Instant::now(), own_cpu());
-        let listing = list(MOST_LISTED)?;
+        let mut listing = list(MOST_LISTED)?;
+        if let Some(master) = self.options.tree_of {
+            listing.processes = tree_of(master, listing.processes);
+        }
         let mut before = std::mem::take(&mut self.known);
         let mut groups = MemoryGroups::now();
         let mut closed: Option<(u64, String)> = None;
@@ -260,6 +265,22 @@ impl HostSampler {
             oldest.sampler = None;
         }
     }
+}
+
+/// The process with this number and those that descend from it. One that is older than its parent descends
+/// from an earlier process of that number.
+fn tree_of(master: i32, mut processes: Vec<Listed>) -> Vec<Listed> {
+    processes.sort_by_key(|one| (one.id.began_ticks, one.id.pid));
+    let mut tree = BTreeSet::from([master]);
+    processes.retain(|one| {
+        let is_in = one.id.pid == master || tree.contains(&one.parent);
+        is_in && {
+            tree.insert(one.id.pid);
+            true
+        }
+    });
+    processes.sort_by_key(|one| one.id.pid);
+    processes
 }
 
 /// Walks a process, which is opened unless it is held.

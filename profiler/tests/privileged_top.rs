@@ -159,6 +159,103 @@ fn a_prefork_master_and_its_children_have_the_kernels_figures_and_those_of_snaps
     assert_eq!(verdict(4), "in use");
 }
 
+/// Bytes that are free but resident, and those of them on pages that others map as well.
+fn free_bytes(pid: i32) -> (u64, u64) {
+    let snapshot = json(&fragscope(&[
+        "snapshot",
+        "--json",
+        "--pid",
+        &pid.to_string(),
+    ]));
+    let rows = snapshot["ledger"].as_array().expect("a ledger");
+    let names = [
+        "free_reclaimable",
+        "free_pinned",
+        "caches",
+        "top",
+        "pymalloc_free",
+    ];
+    let free = rows.iter().filter(|row| {
+        let class = row["class"].as_str().expect("a name");
+        names.contains(&class)
+    });
+    let sum = |key: &str| {
+        free.clone()
+            .map(|row| row[key].as_u64().expect("a number"))
+            .sum()
+    };
+    let all: u64 = sum("resident_bytes");
+    assert_eq!(snapshot["metrics"]["fragmentation_bytes"], all, "{rows:?}");
+    (all, sum("shared_bytes"))
+}
+
+#[test]
+fn a_tree_is_one_thing_in_which_shared_pages_count_once() {
+    let prefork = Prefork::start();
+    let master = prefork.master.pid();
+    let (_beside, pid) = (
+        Child::python("print(1, flush=True)\ninput()"),
+        master.to_string(),
+    );
+    let tree = json(&fragscope(&["snapshot", "--tree", "--json", "--pid", &pid]));
+    let mut pids: Vec<i64> = tree["processes"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| one["pid"].as_i64().expect("a number"))
+        .collect();
+    let mut expected: Vec<i64> = prefork.children.iter().map(|pid| i64::from(*pid)).collect();
+    expected.push(master.into());
+    pids.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(pids, expected, "{tree}");
+    assert_eq!(tree["total"]["walked"], 6, "{tree}");
+    assert_eq!(tree["tree"]["master"], master);
+    // All that the master has free, and of the children what they alone have.
+    let own = |pid: &i32| {
+        let (free, shared) = free_bytes(*pid);
+        free - shared
+    };
+    let children: u64 = prefork.children.iter().map(own).sum();
+    let free = free_bytes(master).0 + children;
+    assert_eq!(tree["tree"]["fragmentation_bytes"], free, "{tree}");
+    let copied = prefork.children.iter().map(|&child| {
+        let row = process(&tree, child).expect("it runs");
+        assert!(
+            row["metrics"]["fork_shared_bytes"].as_u64() > Some(0),
+            "{row}"
+        );
+        row["metrics"]["fork_copied_bytes"]
+            .as_u64()
+            .expect("a number")
+    });
+    assert_eq!(tree["tree"]["fork_copied_bytes"], copied.sum::<u64>());
+    // The last that freed most of what it took had taken the most.
+    let worst = prefork.children[3];
+    assert_eq!(tree["tree"]["worst"], worst, "{tree}");
+    let output = fragscope(&["explain", "--tree", "--no-predict", "--pid", &pid]);
+    let text = stdout(&output);
+    assert!(
+        text.contains(&format!("The worst is process {worst} (")),
+        "{text}"
+    );
+    // It is the one that is explained.
+    let explained = json(&fragscope(&[
+        "snapshot",
+        "--json",
+        "--pid",
+        &worst.to_string(),
+    ]));
+    let verdict = explained["verdict"].as_str().expect("text");
+    let first = verdict.split(['.', ':']).next().expect("words");
+    assert!(text.contains(first), "{text}\n{verdict}");
+    let gone = fragscope(&["explain", "--tree", "--pid", "4194303"]);
+    assert_eq!(
+        gone.status.code(),
+        fragscope(&["explain", "--pid", "4194303"]).status.code()
+    );
+}
+
 #[test]
 fn the_table_is_as_wide_as_it_may_be_and_without_walks_nothing_is_stopped() {
     let prefork = Prefork::start();

@@ -43,6 +43,11 @@ impl ShortVerdict {
         }
     }
 
+    /// What the first finding is about, without its size.
+    pub fn about(&self) -> &'static str {
+        self.mechanism.unwrap_or(Mechanism::MostlyLive).short()
+    }
+
     /// Whether a remedy of fragmentation is named, rather than that memory is in use.
     pub fn is_fragmentation(&self) -> bool {
         !matches!(

@@ -40,7 +40,7 @@ fn walked(row: &ProcessRow, of: fn(&WalkFigures) -> Option<u64>) -> Option<Datum
 }
 
 /// All columns, in their order. The command stands behind them, as wide as it gets.
-pub const COLUMNS: [Column; 14] = [
+pub const COLUMNS: [Column; 15] = [
     Column {
         key: "pid",
         title: "PID",
@@ -113,6 +113,15 @@ pub const COLUMNS: [Column; 14] = [
                 .filter(|walk| walk.fragmentation_bytes.is_some())?;
             Some(Datum::Number(Value::Fraction(walk.verdict.fragmentation)))
         },
+    },
+    Column {
+        key: "metrics.fragmentation_bytes",
+        title: "FREE",
+        unit: Some(Unit::Bytes),
+        width: 5,
+        help: "resident heap bytes that hold nothing live, at the last walk",
+        rank: 4,
+        get: |row| walked(row, |walk| walk.fragmentation_bytes),
     },
     Column {
         key: "metrics.trim_returnable_bytes",
@@ -337,7 +346,7 @@ mod tests {
         assert_eq!(titles(80), "PID RSS PSS LIVE FRAG TRIM GROWTH VERDICT");
         assert_eq!(
             titles(120),
-            "PID RSS PSS USS SWAP LIVE FRAG TRIM GROWTH LIMIT WALKED VERDICT"
+            "PID RSS PSS USS SWAP LIVE FRAG FREE TRIM GROWTH WALKED VERDICT"
         );
         assert_eq!(titles(0), "PID");
         assert_eq!(fitting(200).len(), COLUMNS.len());

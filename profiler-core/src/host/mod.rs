@@ -4,6 +4,7 @@
 mod arrange;
 mod columns;
 mod model;
+mod tree;
 mod turns;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::sample::Host;
 pub use arrange::{Arrangement, Line, lines};
 pub use columns::{COLUMNS, Column, Datum, column_of, command, fitting};
 pub use model::{Cost, HostModel, HostView, ProcessRow, Totals, WalkFigures};
+pub use tree::{TreeSums, TreeView};
 
 /// A process that no later one is taken for: its number, when it began, and the program that it
 /// executes.

@@ -7,8 +7,9 @@ use super::{HostSample, ProcessId, ProcessSample};
 use crate::allocator::AllocatorTitle;
 use crate::completeness::Confidence;
 use crate::explain::ShortVerdict;
+use crate::fork::ForkSharing;
 use crate::metrics::MetricId;
-use crate::report::FragReport;
+use crate::report::{FragReport, LedgerPart};
 use crate::sample::Host;
 use crate::units::{bytes, count, nanoseconds};
 
@@ -28,6 +29,10 @@ pub struct WalkFigures {
     pub live_bytes: Option<u64>,
     /// Resident heap bytes that hold nothing live.
     pub fragmentation_bytes: Option<u64>,
+    /// Of those, on pages that another process maps as well.
+    pub shared_fragmentation_bytes: u64,
+    /// What it shares with its parent since it was forked.
+    pub fork: Option<ForkSharing>,
     /// What a trim would return.
     pub trim_returnable_bytes: Option<u64>,
     /// The allocator that serves malloc.
@@ -43,10 +48,14 @@ pub struct WalkFigures {
 impl WalkFigures {
     /// Of the report on a walk.
     pub fn of(report: &FragReport) -> Self {
+        let fragments = report.ledger.iter();
+        let fragments = fragments.filter(|row| row.class.part() == LedgerPart::Fragmentation);
         Self {
             taken_at_ns: report.taken_at_ns,
             live_bytes: report.live_bytes(),
             fragmentation_bytes: report.amount(MetricId::FragmentationBytes),
+            shared_fragmentation_bytes: fragments.map(|row| row.shared_bytes).sum(),
+            fork: report.fork,
             trim_returnable_bytes: report.amount(MetricId::TrimReturnableBytes),
             malloc: report.target.malloc.clone(),
             stop_ns: report.completeness.stop_ns,

@@ -28,7 +28,7 @@ use crate::say::{self, Stream};
 use crate::session::convert::Converted;
 use crate::session::options::SnapshotOptions;
 use crate::session::record::RecordEnding;
-use crate::session::top::Once;
+use crate::session::top::{Once, TreeOptions};
 use crate::session::{self, Ending, SessionError};
 
 /// Parses the command line, does what it says, and gives the exit code.
@@ -225,6 +225,22 @@ fn top(args: &TopArgs) -> Result<Exit, Failure> {
     }
 }
 
+/// Looks at a tree and prints it.
+fn tree(options: &TreeOptions, json: bool) -> Result<Exit, Failure> {
+    let seen = match session::top::tree(options)? {
+        Once::Seen(seen) => seen,
+        Once::Interrupted => {
+            say::line("fragscope: interrupted: nothing was printed");
+            return Ok(Exit::Interrupted);
+        }
+    };
+    unless_closed(print::tree(&seen, json))?;
+    Ok(match seen.interrupted {
+        true => Exit::Interrupted,
+        false => Exit::Done,
+    })
+}
+
 /// Takes a snapshot and prints what `print` makes of it.
 fn snapshot(
     options: &SnapshotOptions,
@@ -239,6 +255,9 @@ fn snapshot(
 }
 
 fn explain(args: &ExplainArgs, advice: &Advice) -> Result<Exit, Failure> {
+    if let Some(options) = args.tree() {
+        return tree(&options, false);
+    }
     let saved = match args.options() {
         Ok(saved) => saved,
         Err(source) => return snapshot(&source, print::explanation, advice),
@@ -286,10 +305,13 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
         Command::Attach(args) => session::attach(&args.options())?.into(),
         Command::Top(args) => top(args)?,
         Command::Demo(args) => session::demo(&args.options())?.into(),
-        Command::Snapshot(args) => {
-            let print = |view: &View| print::snapshot(view, args.json);
-            snapshot(&args.options(), print, advice)?
-        }
+        Command::Snapshot(args) => match args.tree() {
+            Some(options) => tree(&options, args.json)?,
+            None => {
+                let print = |view: &View| print::snapshot(view, args.json);
+                snapshot(&args.options(), print, advice)?
+            }
+        },
         Command::Explain(args) => explain(args, advice)?,
         Command::Diff(args) => {
             let compared = session::diff::diff(&args.options())?;

@@ -13,7 +13,7 @@ use crate::export;
 use crate::say;
 use crate::session::diff::Compared;
 use crate::session::doctor::{Check, Fix, Grade};
-use crate::session::top::TopOptions;
+use crate::session::top::{TopOptions, TreeSeen};
 use crate::tui;
 
 /// A snapshot, as text or JSON.
@@ -30,11 +30,27 @@ pub(super) fn host(view: &HostView, options: &TopOptions) -> io::Result<()> {
     if options.json {
         return say::document(&export::host(view));
     }
+    say::print(&export::top::text(view, &options.arrangement, width()))
+}
+
+/// A tree as text or JSON; the worst of its processes is explained behind the text, where that was asked for.
+pub(super) fn tree(seen: &TreeSeen, json: bool) -> io::Result<()> {
+    if json {
+        return say::document(&export::tree(&seen.view));
+    }
+    let mut text = export::top::tree(&seen.view, width());
+    if let Some(worst) = &seen.worst {
+        text += &format!("\n{}", export::explanation(worst));
+    }
+    say::print(&text)
+}
+
+/// Columns for a table.
+fn width() -> usize {
     let columns = std::env::var("COLUMNS")
         .ok()
         .and_then(|columns| columns.parse().ok());
-    let width = tui::width().or(columns).unwrap_or(WIDTH).max(LEAST_WIDTH);
-    say::print(&export::top::text(view, &options.arrangement, width))
+    tui::width().or(columns).unwrap_or(WIDTH).max(LEAST_WIDTH)
 }
 
 /// Columns of a table where there is no terminal, and at least.

@@ -23,7 +23,7 @@ use profiler_core::text::visible;
 use profiler_core::view::View;
 use profiler_trace::whole_file::{Place, WriteError};
 
-pub use json::{checks, host, host_line, json, ndjson};
+pub use json::{checks, host, host_line, json, ndjson, tree};
 pub use lines::{line, line_heading};
 pub use text::{explanation, text};
 

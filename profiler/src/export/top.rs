@@ -2,20 +2,15 @@
 
 use std::borrow::Cow;
 
-use profiler_core::host::{Arrangement, HostView, Totals, command, fitting, lines};
+use profiler_core::host::{
+    Arrangement, HostView, Totals, TreeView, column_of, command, fitting, lines,
+};
 use profiler_core::text::visible;
 
 use super::names::cut;
 
 /// The table, as wide as it may be: sums, the processes as a tree, and what is not shown.
 pub fn text(view: &HostView, arrangement: &Arrangement, width: usize) -> String {
-    let columns = fitting(width);
-    let cells = |cell: &dyn Fn(&profiler_core::host::Column) -> String| {
-        columns
-            .iter()
-            .map(|column| format!("{} ", cell(column)))
-            .collect::<String>()
-    };
     let what = if view.rows.iter().all(|row| row.process.python.is_some()) {
         "Python "
     } else {
@@ -23,11 +18,42 @@ pub fn text(view: &HostView, arrangement: &Arrangement, width: usize) -> String 
     };
     let totals = Totals::of(view.rows.iter()).phrases(what).join(", ");
     let cost = view.cost.phrases().join(", ");
-    let wrapped = |text: &str| -> Vec<String> {
-        let lines = textwrap::wrap(text, width);
-        lines.into_iter().map(Cow::into_owned).collect()
+    let head = [wrapped(&totals, width), wrapped(&cost, width)].concat();
+    table(view, head, arrangement, width)
+}
+
+/// A tree as one thing: its verdict, then its processes, the worst first.
+pub fn tree(tree: &TreeView, width: usize) -> String {
+    let view = &tree.processes;
+    let totals = Totals::of(view.rows.iter()).phrases("").join(", ");
+    let mut head = wrapped(&format!("process {}: {totals}", tree.master), width);
+    head.extend(wrapped(&view.cost.phrases().join(", "), width));
+    head.push(String::new());
+    for sentence in tree.verdict() {
+        head.extend(wrapped(&sentence, width));
+    }
+    let arrangement = Arrangement {
+        sort: column_of("free").unwrap_or(0),
+        ..Arrangement::default()
     };
-    let mut all = [wrapped(&totals), wrapped(&cost), vec![String::new()]].concat();
+    table(view, head, &arrangement, width)
+}
+
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let text = visible(text).to_string();
+    let lines = textwrap::wrap(&text, width);
+    lines.into_iter().map(Cow::into_owned).collect()
+}
+
+fn table(view: &HostView, mut all: Vec<String>, arrangement: &Arrangement, width: usize) -> String {
+    let columns = fitting(width);
+    let cells = |cell: &dyn Fn(&profiler_core::host::Column) -> String| {
+        columns
+            .iter()
+            .map(|column| format!("{} ", cell(column)))
+            .collect::<String>()
+    };
+    all.push(String::new());
     all.push(format!("{}COMMAND", cells(&|column| column.heading())));
     for line in lines(&view.rows, arrangement) {
         let row = &view.rows[line.row];
@@ -39,8 +65,7 @@ pub fn text(view: &HostView, arrangement: &Arrangement, width: usize) -> String 
         .map(|line| format!("{}\n", cut(line, width)))
         .collect();
     for notice in &view.notices {
-        let notice = visible(notice).to_string();
-        text += &format!("\n{}\n", wrapped(&notice).join("\n"));
+        text += &format!("\n{}\n", wrapped(notice, width).join("\n"));
     }
     text
 }

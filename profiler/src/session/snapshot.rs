@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use profiler_core::objects::{Census, NoCensus};
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
-use profiler_core::view::{ObjectsState, View};
+use profiler_core::view::View;
 use profiler_sampling::{Sampler, SamplingOptions, sample_of_core};
 
 use super::SessionError;
@@ -175,17 +175,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         report = report.with_predictions(predict_now(&sample, root.as_deref(), &flag));
     }
     let interrupted = flag.load(Ordering::Relaxed);
-    let view = View {
-        report: Arc::new(report),
-        activity: None,
-        probes_wanted: false,
-        notices,
-        history: Arc::default(),
-        over_time: Default::default(),
-        objects: ObjectsState::default(),
-        what_if: None,
-        ended: None,
-    };
+    let view = View::of_one_look(report, notices);
     let saved = outputs.save_once(&sample, &view);
     Ok(SnapshotOutcome {
         view,

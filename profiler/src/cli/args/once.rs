@@ -11,6 +11,7 @@ use super::values::duration;
 use crate::session::diff::{After, DiffOptions};
 use crate::session::options::{ReadObjects, SnapshotOptions, Subject};
 use crate::session::saved::SavedOptions;
+use crate::session::top::TreeOptions;
 
 /// What is inspected: exactly one of these.
 fn subject(args: &[&'static str]) -> ArgGroup {
@@ -29,11 +30,27 @@ pub(in crate::cli) struct SnapshotSourceArgs {
     /// The program that ran, when its file is no longer at its path
     #[arg(long, value_name = "FILE", requires = "core")]
     exe: Option<PathBuf>,
+    /// The process and all that descend from it, as one thing: pages that they share count once
+    ///
+    /// Each that runs Python is walked once, for 30 s at most in all; objects are not read.
+    #[arg(long, requires = "pid")]
+    tree: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
 
 impl SnapshotSourceArgs {
+    /// The tree that is to be looked at, if it is one.
+    fn tree(&self) -> Option<TreeOptions> {
+        let master = self.pid.filter(|_| self.tree)?;
+        Some(TreeOptions {
+            master,
+            sampling: self.sampling.options(),
+            explained: false,
+            predict: false,
+        })
+    }
+
     /// Whether it is a core file.
     pub(in crate::cli) fn is_core(&self) -> bool {
         self.core.is_some()
@@ -69,6 +86,7 @@ impl SnapshotSourceArgs {
 
 #[derive(Debug, Args)]
 #[command(group(subject(&["pid", "core"])))]
+#[command(mut_arg("tree", |tree| tree.conflicts_with_all(["predict", "objects", "stop_for_objects", "growth", "outputs"])))]
 pub(in crate::cli) struct SnapshotArgs {
     #[command(flatten)]
     pub(in crate::cli) source: SnapshotSourceArgs,
@@ -95,6 +113,11 @@ pub(in crate::cli) struct SnapshotArgs {
 }
 
 impl SnapshotArgs {
+    /// The tree that is to be looked at, if it is one.
+    pub(in crate::cli) fn tree(&self) -> Option<TreeOptions> {
+        self.source.tree()
+    }
+
     pub(in crate::cli) fn options(&self) -> SnapshotOptions {
         SnapshotOptions {
             predict: self.predict,
@@ -138,7 +161,7 @@ pub(in crate::cli) struct ExplainArgs {
     no_objects: bool,
     /// Read Python's objects while the target is stopped, for about a second for each 300 MiB of them and
     /// no longer than --max-stop: exact also where they turn over fast
-    #[arg(long, conflicts_with_all = ["core", "saved", "no_stop", "no_objects"])]
+    #[arg(long, conflicts_with_all = ["core", "saved", "no_stop", "no_objects", "tree"])]
     stop_for_objects: bool,
     #[command(flatten)]
     pub(in crate::cli) source: SnapshotSourceArgs,
@@ -147,6 +170,16 @@ pub(in crate::cli) struct ExplainArgs {
 }
 
 impl ExplainArgs {
+    /// The tree that is to be explained, if it is one.
+    pub(in crate::cli) fn tree(&self) -> Option<TreeOptions> {
+        let tree = self.source.tree()?;
+        Some(TreeOptions {
+            explained: true,
+            predict: !self.no_predict,
+            ..tree
+        })
+    }
+
     /// The files that are read.
     pub(in crate::cli) fn inputs(&self) -> Vec<PathBuf> {
         let mut files = self.source.inputs();

@@ -10,7 +10,7 @@ mod top;
 mod what_if;
 
 use profiler_core::columns::Column;
-use profiler_core::host::HostView;
+use profiler_core::host::{HostView, TreeView};
 use profiler_core::sample;
 use profiler_core::text::is_harmful;
 use profiler_core::units::{Unit, Value};
@@ -33,7 +33,12 @@ pub fn host(view: &HostView) -> String {
     text(serde_json::to_string_pretty(&top::Top::of(view)))
 }
 
-/// The same in one line.
+/// A master and those that descend from it, as the same document with `tree{}`.
+pub fn tree(view: &TreeView) -> String {
+    text(serde_json::to_string_pretty(&top::Top::of_tree(view)))
+}
+
+/// The processes of a host in one line.
 pub fn host_line(view: &HostView) -> String {
     text(serde_json::to_string(&top::Top::of(view)))
 }

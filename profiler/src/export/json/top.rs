@@ -1,6 +1,8 @@
 //! The processes of a host: `fragscope.top/1`.
 
-use profiler_core::host::{COLUMNS, Cost, Datum, HostView, ProcessRow, Totals};
+use profiler_core::fork::ForkSharing;
+use profiler_core::host::{COLUMNS, Cost, Datum, HostView, ProcessRow, Totals, TreeView};
+use profiler_core::metrics::MetricId;
 use profiler_core::units::Value;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -15,8 +17,34 @@ pub(super) struct Top<'a> {
     host: Host<'a>,
     processes: Vec<Row<'a>>,
     total: TotalRow,
+    /// With `--tree`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tree: Option<TreeRow>,
     cost: CostRow,
     notices: &'a [String],
+}
+
+/// A master and those that descend from it.
+#[derive(Serialize)]
+struct TreeRow {
+    master: i32,
+    fragmentation_bytes: Option<u64>,
+    fork_copied_bytes: Option<u64>,
+    worst: Option<i32>,
+    verdict: Vec<String>,
+}
+
+impl TreeRow {
+    fn of(view: &TreeView) -> Self {
+        let sums = view.sums();
+        Self {
+            master: view.master,
+            fragmentation_bytes: sums.fragmentation_bytes,
+            fork_copied_bytes: sums.copied_bytes,
+            worst: view.worst().map(|row| row.process.id.pid),
+            verdict: view.verdict(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -54,8 +82,16 @@ impl<'a> Top<'a> {
                 swap_bytes: total.swap_bytes,
                 trim_returnable_bytes: total.trim_returnable_bytes,
             },
+            tree: None,
             cost: CostRow::of(view.cost),
             notices: &view.notices,
+        }
+    }
+
+    pub(super) fn of_tree(view: &'a TreeView) -> Self {
+        Self {
+            tree: Some(TreeRow::of(view)),
+            ..Self::of(&view.processes)
         }
     }
 }
@@ -74,6 +110,12 @@ impl CostRow {
 
 /// A process: what it is called by, then its columns; those whose key has a point stand in objects.
 struct Row<'a>(&'a ProcessRow);
+
+/// What a child shares with its parent.
+const FORKED: [(MetricId, fn(ForkSharing) -> u64); 2] = [
+    (MetricId::ForkSharedBytes, |fork| fork.shared_bytes),
+    (MetricId::ForkCopiedBytes, |fork| fork.copied_bytes),
+];
 
 /// A value of a row.
 #[derive(Serialize)]
@@ -124,10 +166,12 @@ impl Serialize for Row<'_> {
             }
         }
         let python = process.python.as_deref();
-        let fragmentation = walk.and_then(|walk| walk.fragmentation_bytes);
         let current = process.group.as_ref().and_then(|group| group.current_bytes);
         into(&mut objects, "target").push(("python", python.map_or(Cell::Nothing(()), Cell::Name)));
-        into(&mut objects, "metrics").push(("fragmentation_bytes", fragmentation.into()));
+        for (key, get) in FORKED {
+            let bytes = walk.and_then(|walk| walk.fork).map(get);
+            into(&mut objects, "metrics").push((key.key(), bytes.into()));
+        }
         into(&mut objects, "cgroup").push(("current_bytes", current.into()));
         for (key, object) in objects {
             map.serialize_entry(key, &Object(object))?;

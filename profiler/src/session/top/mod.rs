@@ -2,6 +2,7 @@
 
 mod front;
 mod once;
+mod tree;
 mod watcher;
 
 use std::io;
@@ -13,6 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 pub use self::once::{Once, once};
+pub use self::tree::{TreeOptions, TreeSeen, tree};
 
 use self::front::Front;
 use self::watcher::Watcher;
@@ -49,6 +51,7 @@ impl TopOptions {
     fn host(&self) -> HostOptions {
         HostOptions {
             all: self.all,
+            tree_of: None,
             interval: self.interval,
             budget: match self.budget {
                 Budget::Share(share) => Some(share),

@@ -7,23 +7,24 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use profiler_core::host::HostView;
+use profiler_core::host::{HostView, ProcessId};
+use profiler_core::sample::Sample;
 
 use super::TopOptions;
 use super::watcher::WatchedHost;
 use crate::say;
 use crate::session::{SessionError, interrupt};
 
-/// Walks of `--once` that were not begun after this long are left out, unless `--duration` says another.
-const WALKS_FOR: Duration = Duration::from_secs(30);
+/// Walks of one look that were not begun after this long are left out, unless `--duration` says another.
+pub(super) const WALKS_FOR: Duration = Duration::from_secs(30);
 /// Between two looks whether it was interrupted.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// What one look came to.
 #[derive(Debug)]
-pub enum Once {
+pub enum Once<T> {
     /// What was seen.
-    Seen(Box<HostView>),
+    Seen(Box<T>),
     /// A signal ended it.
     Interrupted,
 }
@@ -32,14 +33,26 @@ pub enum Once {
 ///
 /// # Errors
 /// When there is no `/proc`.
-pub fn once(options: &TopOptions) -> Result<Once, SessionError> {
+pub fn once(options: &TopOptions) -> Result<Once<HostView>, SessionError> {
+    let options = options.clone();
+    unless_interrupted(move |interrupted| {
+        let mut host = WatchedHost::new(options.host());
+        let time = options.walks.then(|| options.duration.unwrap_or(WALKS_FOR));
+        take(&mut host, time, interrupted, |_, _| ())
+    })
+}
+
+/// What `work` gives, on a thread of its own: a walk cannot be interrupted, and whoever leaves it to itself
+/// has it undone by its guard.
+pub(super) fn unless_interrupted<T: Send + 'static>(
+    work: impl FnOnce(&AtomicBool) -> io::Result<T> + Send + 'static,
+) -> Result<Once<T>, SessionError> {
     let interrupted = interrupt::flag()?;
     let (done, seen) = channel();
-    let (options, ending) = (options.clone(), Arc::clone(&interrupted));
-    // A walk cannot be interrupted; whoever leaves it to itself has it undone by its guard.
+    let ending = Arc::clone(&interrupted);
     thread::Builder::new().name("top".into()).spawn(move || {
         // Whoever left does not want it any more.
-        let _ = done.send(take(&options, &ending));
+        let _ = done.send(work(&ending));
     })?;
     loop {
         match seen.recv_timeout(LOOK) {
@@ -55,19 +68,32 @@ pub fn once(options: &TopOptions) -> Result<Once, SessionError> {
     }
 }
 
-fn take(options: &TopOptions, interrupted: &AtomicBool) -> io::Result<HostView> {
-    let mut host = WatchedHost::new(options);
-    let until = Instant::now() + options.duration.unwrap_or(WALKS_FOR);
+/// A look, walks for so long, and another look; `walked` gets what each walk found.
+pub(super) fn take(
+    host: &mut WatchedHost,
+    time: Option<Duration>,
+    interrupted: &AtomicBool,
+    mut walked: impl FnMut(&WatchedHost, (ProcessId, Sample)),
+) -> io::Result<HostView> {
+    let until = time.map(|time| Instant::now() + time);
     host.look()?;
     let mut tried = Vec::new();
-    let goes_on = || Instant::now() < until && !interrupted.load(Ordering::Relaxed);
+    let goes_on = || {
+        let is_time = until.is_some_and(|until| Instant::now() < until);
+        is_time && !interrupted.load(Ordering::Relaxed)
+    };
     let is_watched = say::is_watched();
-    while options.walks && goes_on() && host.walk_unwalked(&mut tried) {
+    while goes_on()
+        && let Some((id, sample)) = host.walk_unwalked(&mut tried)
+    {
+        if let Some(sample) = sample {
+            walked(host, (id, sample));
+        }
         if is_watched {
             say::progress(format_args!("{} processes walked", tried.len()));
         }
     }
-    if is_watched && options.walks {
+    if is_watched && until.is_some() {
         say::clear_progress();
     }
     // Who ended meanwhile is not shown, and what the kernel counts is of the end.

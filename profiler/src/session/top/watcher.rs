@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use profiler_core::host::{HostModel, HostView, ProcessId, WalkFigures};
 use profiler_core::report::FragReport;
-use profiler_sampling::{HostSampler, now_ns};
+use profiler_core::sample::Sample;
+use profiler_sampling::{HostOptions, HostSampler, now_ns};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::TopOptions;
@@ -109,7 +110,7 @@ impl Watcher {
 }
 
 fn run(options: &TopOptions, requests: &Receiver<Request>, show: &UnboundedSender<Option<Seen>>) {
-    let mut host = WatchedHost::new(options);
+    let mut host = WatchedHost::new(options.host());
     let (mut is_resting, mut is_all_walked) = (false, false);
     let send = |host: &WatchedHost| show.send(Some(Ok(host.view()))).is_ok();
     loop {
@@ -169,9 +170,9 @@ pub(super) struct WatchedHost {
 }
 
 impl WatchedHost {
-    pub(super) fn new(options: &TopOptions) -> Self {
+    pub(super) fn new(options: HostOptions) -> Self {
         Self {
-            sampler: HostSampler::new(options.host()),
+            sampler: HostSampler::new(options),
             model: HostModel::default(),
         }
     }
@@ -201,14 +202,15 @@ impl WatchedHost {
         next.is_some()
     }
 
-    /// Walks a process that was not walked yet, whatever it costs; whether there was one.
-    pub(super) fn walk_unwalked(&mut self, tried: &mut Vec<ProcessId>) -> bool {
-        let next = self.model.next(now_ns(), |id| !tried.contains(&id));
-        if let Some(id) = next {
-            tried.push(id);
-            self.walk(id);
-        }
-        next.is_some()
+    /// Walks a process that was not walked yet, whatever it costs; which one, and what was found. `None`
+    /// when there is none left.
+    pub(super) fn walk_unwalked(
+        &mut self,
+        tried: &mut Vec<ProcessId>,
+    ) -> Option<(ProcessId, Option<Sample>)> {
+        let id = self.model.next(now_ns(), |id| !tried.contains(&id))?;
+        tried.push(id);
+        Some((id, self.walk(id)))
     }
 
     fn walk_now(&mut self, pid: i32) {
@@ -224,16 +226,18 @@ impl WatchedHost {
         }
     }
 
-    fn walk(&mut self, id: ProcessId) {
+    fn walk(&mut self, id: ProcessId) -> Option<Sample> {
         match self.sampler.walk(id) {
             Ok(sample) => {
                 let figures = WalkFigures::of(&FragReport::from_sample(&sample));
                 self.model.walked(id, Ok(figures));
+                return Some(sample);
             }
             // It is not there at the next look.
             Err(gone) if gone.is_gone() => {}
             Err(error) => self.model.walked(id, Err(error.to_string())),
         }
+        None
     }
 }
 

@@ -58,6 +58,8 @@ fn walked(mut row: ProcessRow, mechanism: Option<Mechanism>, free: f64) -> Proce
         taken_at_ns: 0,
         live_bytes: Some((rss * (1.0 - free)) as u64),
         fragmentation_bytes: Some((rss * free) as u64),
+        shared_fragmentation_bytes: 0,
+        fork: None,
         trim_returnable_bytes: Some((rss * free * 0.9) as u64),
         malloc: Some(AllocatorTitle::parse("glibc 2.36")),
         stop_ns: 8_000_000,

@@ -1,0 +1,244 @@
+//! A master and the processes that descend from it as one thing, in which pages that they share count
+//! once.
+
+use std::collections::BTreeMap;
+
+use super::{HostView, ProcessRow, Totals, command};
+use crate::units::bytes;
+
+/// From this share of the tree's memory on its fragmentation is the first thing to say.
+const MUCH: f64 = 0.2;
+/// First findings that are named at most.
+const MOST_NAMED: usize = 4;
+
+/// What there is to say of a tree.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TreeView {
+    /// The number of its master.
+    pub master: i32,
+    /// Its processes, and what looking at them took.
+    pub processes: HostView,
+}
+
+/// Sums of a tree, in bytes.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct TreeSums {
+    /// The kernel's figures.
+    pub totals: Totals,
+    /// Resident heap bytes that hold nothing live. Of a child those on pages of its own: what it shares is
+    /// in the master's. `None` when nothing was walked.
+    pub fragmentation_bytes: Option<u64>,
+    /// What children have copied since they were forked, at most; `None` where no parent could be compared
+    /// with.
+    pub copied_bytes: Option<u64>,
+    /// The most that one of them still shares with its parent.
+    pub most_shared_bytes: u64,
+}
+
+impl TreeView {
+    /// Its sums.
+    pub fn sums(&self) -> TreeSums {
+        let walked = || {
+            self.processes
+                .rows
+                .iter()
+                .filter_map(|row| row.walk.as_ref())
+        };
+        let forks = || walked().filter_map(|walk| walk.fork);
+        let free = self.processes.rows.iter();
+        TreeSums {
+            totals: Totals::of(self.processes.rows.iter()),
+            fragmentation_bytes: free
+                .filter_map(|row| self.own_fragmentation(row))
+                .reduce(u64::saturating_add),
+            copied_bytes: forks()
+                .map(|fork| fork.copied_bytes)
+                .reduce(u64::saturating_add),
+            most_shared_bytes: forks().map(|fork| fork.shared_bytes).max().unwrap_or(0),
+        }
+    }
+
+    /// The process with the most fragmentation on pages of its own; of several the largest.
+    pub fn worst(&self) -> Option<&ProcessRow> {
+        let rows = self.processes.rows.iter();
+        let known = rows.filter_map(|row| Some((self.own_fragmentation(row)?, row)));
+        let worst = known.max_by_key(|(free, row)| (*free, row.process.memory.rss_bytes));
+        worst.map(|(_, row)| row)
+    }
+
+    /// What counts in [`TreeSums::fragmentation_bytes`] of a process.
+    pub fn own_fragmentation(&self, row: &ProcessRow) -> Option<u64> {
+        let walk = row.walk.as_ref()?;
+        let free = walk.fragmentation_bytes?;
+        Some(match row.process.id.pid == self.master {
+            true => free,
+            false => free.saturating_sub(walk.shared_fragmentation_bytes),
+        })
+    }
+
+    /// What it comes to, a sentence each; the first is the verdict.
+    pub fn verdict(&self) -> Vec<String> {
+        let sums = self.sums();
+        let mut all = vec![self.headline(&sums)];
+        if let Some(copied) = sums.copied_bytes {
+            all.push(format!(
+                "The children have pages of their own for {} that they had in common with their parents or \
+                 mapped since, and one still shares up to {}.",
+                bytes(copied),
+                bytes(sums.most_shared_bytes)
+            ));
+        }
+        let findings = self.first_findings();
+        if !findings.is_empty() {
+            all.push(format!("What stands out first: {}.", findings.join(", ")));
+        }
+        let not_walked = self
+            .processes
+            .rows
+            .iter()
+            .filter_map(|row| row.not_walked.as_ref());
+        let count = not_walked.clone().count();
+        if let Some(why) = not_walked.clone().next() {
+            all.push(match count {
+                1 => format!("1 process was not walked: {why}."),
+                count => format!("{count} processes were not walked; the first: {why}."),
+            });
+        }
+        if let Some((worst, free)) = self
+            .worst()
+            .and_then(|row| Some((row, self.own_fragmentation(row)?)))
+        {
+            all.push(format!(
+                "The worst is process {} ({}), with {} of it.",
+                worst.process.id.pid,
+                command(&worst.process),
+                bytes(free)
+            ));
+        }
+        all
+    }
+
+    fn headline(&self, sums: &TreeSums) -> String {
+        let memory = bytes(sums.totals.pss_bytes);
+        let Some(free) = sums.fragmentation_bytes else {
+            return format!("{memory}: none of the processes was walked.");
+        };
+        let share = free as f64 / sums.totals.pss_bytes.max(1) as f64;
+        let (free, percent) = (bytes(free), share * 100.0);
+        match share >= MUCH {
+            true => {
+                format!("{free} of {memory} ({percent:.0} %) are free in the heaps but resident.")
+            }
+            false => format!(
+                "{memory}: the memory is in use; {free} ({percent:.0} %) are free in the heaps but resident."
+            ),
+        }
+    }
+
+    /// What the processes' first findings are, with how many have each; the most frequent first.
+    fn first_findings(&self) -> Vec<String> {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for walk in self
+            .processes
+            .rows
+            .iter()
+            .filter_map(|row| row.walk.as_ref())
+        {
+            *counts.entry(walk.verdict.about()).or_default() += 1;
+        }
+        let mut all: Vec<_> = counts.into_iter().collect();
+        all.sort_by_key(|(what, count)| (std::cmp::Reverse(*count), *what));
+        let named = all.into_iter().take(MOST_NAMED);
+        named
+            .map(|(what, count)| format!("{what} in {count}"))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::WalkFigures;
+    use super::super::model::tests::process;
+    use super::*;
+    use crate::fork::ForkSharing;
+    use crate::host::Memory;
+    use crate::report::FragReport;
+
+    const MIB: u64 = 1 << 20;
+
+    fn row(pid: i32, pss: u64, free: u64, shared: u64, fork: Option<ForkSharing>) -> ProcessRow {
+        let mut process = process(pid, i32::from(pid != 1), pss * 2);
+        process.memory = Memory {
+            pss_bytes: Some(pss),
+            ..process.memory
+        };
+        ProcessRow {
+            process,
+            walk: Some(WalkFigures {
+                fragmentation_bytes: Some(free),
+                shared_fragmentation_bytes: shared,
+                fork,
+                ..WalkFigures::of(&FragReport::from_sample(&Default::default()))
+            }),
+            ..ProcessRow::default()
+        }
+    }
+
+    fn tree(rows: Vec<ProcessRow>) -> TreeView {
+        TreeView {
+            master: 1,
+            processes: HostView {
+                rows,
+                ..HostView::default()
+            },
+        }
+    }
+
+    #[test]
+    fn what_a_child_shares_counts_once_and_the_worst_is_the_one_with_the_most_of_its_own() {
+        let fork = ForkSharing {
+            parent: 1,
+            shared_bytes: 30 * MIB,
+            copied_bytes: 4 * MIB,
+            own_bytes: 0,
+        };
+        let tree = tree(vec![
+            row(1, 40 * MIB, 10 * MIB, 9 * MIB, None),
+            row(2, 20 * MIB, 12 * MIB, 10 * MIB, Some(fork)),
+            row(3, 60 * MIB, 25 * MIB, 10 * MIB, Some(fork)),
+        ]);
+        let sums = tree.sums();
+        assert_eq!(sums.fragmentation_bytes, Some(27 * MIB));
+        assert_eq!(sums.copied_bytes, Some(8 * MIB));
+        assert_eq!(sums.most_shared_bytes, 30 * MIB);
+        assert_eq!(tree.worst().map(|row| row.process.id.pid), Some(3));
+        let verdict = tree.verdict();
+        assert_eq!(
+            verdict[0],
+            "27.0 MiB of 120.0 MiB (22 %) are free in the heaps but resident."
+        );
+        assert!(
+            verdict.last().is_some_and(|last| last.contains("15.0 MiB")),
+            "{verdict:?}"
+        );
+    }
+
+    #[test]
+    fn what_was_not_walked_is_said_and_nothing_is_made_up() {
+        let mut refused = row(2, 20 * MIB, 0, 0, None);
+        refused.walk = None;
+        refused.not_walked = Some("it is traced".into());
+        let mut master = row(1, 40 * MIB, 0, 0, None);
+        master.walk = None;
+        let tree = tree(vec![master, refused]);
+        assert_eq!(tree.sums().fragmentation_bytes, None);
+        assert_eq!(tree.worst(), None);
+        assert_eq!(
+            tree.verdict(),
+            [
+                "60.0 MiB: none of the processes was walked.",
+                "1 process was not walked: it is traced."
+            ]
+        );
+    }
+}

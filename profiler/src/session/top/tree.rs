@@ -1,0 +1,118 @@
+//! `--tree`: a master and the processes that descend from it, each walked once, as one thing.
+
+use std::sync::atomic::Ordering;
+
+use profiler_core::host::{ProcessId, TreeView};
+use profiler_core::report::FragReport;
+use profiler_core::sample::Sample;
+use profiler_core::view::View;
+use profiler_sampling::{HostOptions, SamplingOptions};
+use profiler_target::{OpenError, Target};
+
+use super::once::{Once, WALKS_FOR, take, unless_interrupted};
+use super::watcher::WatchedHost;
+use crate::session::predictor::predict_now;
+use crate::session::{SessionError, interrupt};
+
+/// What is looked at.
+#[derive(Copy, Clone, Debug)]
+pub struct TreeOptions {
+    /// The number of the master.
+    pub master: i32,
+    /// How each process is walked.
+    pub sampling: SamplingOptions,
+    /// Whether the worst of them is explained…
+    pub explained: bool,
+    /// … and its heap played into other allocators.
+    pub predict: bool,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub struct TreeSeen {
+    /// The tree.
+    pub view: TreeView,
+    /// The process with the most fragmentation, where it is to be explained.
+    pub worst: Option<View>,
+    /// Whether a signal ended the predictions.
+    pub interrupted: bool,
+}
+
+/// Walks a process and all that descend from it, one after the other.
+///
+/// # Errors
+/// When there is no such process, or it cannot be looked into.
+pub fn tree(options: &TreeOptions) -> Result<Once<TreeSeen>, SessionError> {
+    // What is wrong with the number is said as by the other commands.
+    drop(Target::open(options.master)?);
+    let options = *options;
+    let seen = unless_interrupted(move |interrupted| {
+        let mut host = WatchedHost::new(HostOptions {
+            all: true,
+            tree_of: Some(options.master),
+            interval: WALKS_FOR,
+            budget: None,
+            sampling: options.sampling,
+        });
+        let mut worst = Worst::default();
+        let processes = take(&mut host, Some(WALKS_FOR), interrupted, |host, walked| {
+            if options.explained {
+                worst.consider(&of(options.master, host), walked);
+            }
+        })?;
+        let view = TreeView {
+            master: options.master,
+            processes,
+        };
+        Ok((view, worst))
+    })?;
+    let (view, worst) = match seen {
+        Once::Seen(seen) => *seen,
+        Once::Interrupted => return Ok(Once::Interrupted),
+    };
+    if view.processes.rows.is_empty() {
+        return Err(OpenError::NoSuchProcess {
+            pid: options.master,
+        }
+        .into());
+    }
+    let flag = interrupt::flag()?;
+    let worst = worst.walk.map(|(_, sample)| {
+        let report = FragReport::from_sample(&sample);
+        let report = match options.predict {
+            true => {
+                let root = Target::open(sample.target.pid).ok();
+                let root = root.and_then(|target| target.foreign_root());
+                report.with_predictions(predict_now(&sample, root.as_deref(), &flag))
+            }
+            false => report,
+        };
+        View::of_one_look(report, Vec::new())
+    });
+    Ok(Once::Seen(Box::new(TreeSeen {
+        view,
+        worst,
+        interrupted: flag.load(Ordering::Relaxed),
+    })))
+}
+
+fn of(master: i32, host: &WatchedHost) -> TreeView {
+    TreeView {
+        master,
+        processes: host.view(),
+    }
+}
+
+/// The walk of the worst process so far: no other is kept.
+#[derive(Default)]
+struct Worst {
+    walk: Option<(ProcessId, Sample)>,
+}
+
+impl Worst {
+    fn consider(&mut self, tree: &TreeView, (id, sample): (ProcessId, Sample)) {
+        if tree.worst().is_some_and(|row| row.process.id == id) {
+            self.walk = Some((id, sample));
+        }
+    }
+}
