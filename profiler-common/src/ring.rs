@@ -8,14 +8,16 @@
 //! Slots are claimed in order, so that [`Header::head`] is nothing but a hint where to begin.
 //!
 //! All of it can be written by every process that maps it. Neither side relies on any of it for its
-//! own safety: the reader's place is its own, and what a slot holds is data.
+//! own safety: the reader's place is its own, and what a slot holds is data. What writers must believe,
+//! that there is a reader for whom it is worth to wait, stands in a [`ReaderPage`], which the reader alone
+//! can write.
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::{PAGE_BYTES, PID_BITS};
 
 /// The first word of the ring: a name and the version of this layout.
-pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x04");
+pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x05");
 
 /// How many slots there are: so many events wait for the reader at most, while it is not reading.
 pub const SLOTS: u64 = 1 << 20;
@@ -26,11 +28,33 @@ pub const SLOTS_AT: usize = PAGE_BYTES;
 /// Bytes of the whole.
 pub const RING_BYTES: usize = SLOTS_AT + SLOTS as usize * size_of::<Slot>();
 
-/// What a writer puts into [`Header::closed`] that finds no slot, though the reader lives.
-pub const CLOSED_DAMAGED: u32 = 2;
+/// What a writer puts into [`Header::given_up`] for whom the reader did not come.
+pub const READER_MISSED: u32 = 1;
+/// The same of one that finds no slot, though the reader lives.
+pub const RING_DAMAGED: u32 = 2;
 
-/// The environment variable that says where the ring is: `PATH DEVICE INODE`, numbers in decimal.
-/// Whoever opens the path compares what it found there with the two numbers.
+/// The first word of the reader's page: a name and the version of its layout.
+pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"FSREAD\x00\x01");
+
+/// Bytes of the reader's page.
+pub const READER_BYTES: usize = PAGE_BYTES;
+
+/// What the reader says, in a file of its own that nobody else can map to write to
+/// (`F_SEAL_FUTURE_WRITE`).
+#[derive(Debug)]
+#[repr(C)]
+pub struct ReaderPage {
+    /// [`READER_MAGIC`].
+    pub magic: AtomicU64,
+    /// Not 0 when nothing more is to be written.
+    pub closed: AtomicU32,
+    /// Moves on while the reader lives and comes for events.
+    pub heartbeat: AtomicU32,
+}
+
+/// The environment variable that says where the ring is, and where the reader's page: of each `PATH
+/// DEVICE INODE`, numbers in decimal. Whoever opens the path compares what it found there with the two
+/// numbers.
 pub const RING_VARIABLE: &str = "FRAGSCOPE_RECORD_RING";
 
 /// The head of the ring.
@@ -39,12 +63,10 @@ pub const RING_VARIABLE: &str = "FRAGSCOPE_RECORD_RING";
 pub struct Header {
     /// [`RING_MAGIC`].
     pub magic: u64,
-    /// Not 0 when nothing more is to be written: the reader has ended, or [`CLOSED_DAMAGED`].
-    pub closed: AtomicU32,
-    /// Moves on while the reader lives and comes for events.
-    pub heartbeat: AtomicU32,
-    /// Writers on other lines of the cache than the reader.
-    pub apart: [u64; 6],
+    /// Not 0 when a writer went on without the reader, and why: others do the same, and the reader ends.
+    pub given_up: AtomicU32,
+    /// What writers move lies on another line of the cache.
+    pub apart: [u32; 13],
     /// The number of the next event to be claimed, or of one shortly before it.
     pub head: AtomicU64,
 }

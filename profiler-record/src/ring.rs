@@ -6,14 +6,18 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use profiler_common::RecordKind;
 use profiler_common::ring::{
-    CLOSED_DAMAGED, Header, RING_BYTES, RING_MAGIC, SLOTS, SLOTS_AT, Slot, Turn,
+    Header, READER_BYTES, READER_MAGIC, READER_MISSED, RING_BYTES, RING_DAMAGED, RING_MAGIC,
+    ReaderPage, SLOTS, SLOTS_AT, Slot, Turn,
 };
 
 use crate::sys;
 use crate::thread;
 
-/// The ring, or null while nothing is recorded.
+/// The ring, or null while nothing is recorded. Once this program goes on without it, it does so for good,
+/// whatever others write into the ring.
 static RING: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
+/// The reader's page, which is there when the ring is.
+static READER: AtomicPtr<ReaderPage> = AtomicPtr::new(ptr::null_mut());
 
 /// After so many sleeps of [`SLEEP_NS`] in which the reader did not move, it is taken for dead.
 const MOST_IDLE_SLEEPS: u32 = 2_000;
@@ -41,55 +45,59 @@ pub(crate) unsafe fn open() {
         return;
     }
     // SAFETY: getenv gave a string with its zero.
-    let Some(place) = Place::parse(unsafe { CStr::from_ptr(named) }.to_bytes()) else {
+    let mut words = unsafe { CStr::from_ptr(named) }
+        .to_bytes()
+        .split(|&byte| byte == b' ');
+    let places = (Place::parse(&mut words), Place::parse(&mut words));
+    let (Some(ring), Some(reader), None) = (places.0, places.1, words.next()) else {
         return;
     };
-    // A handle that touches nothing: whatever lies at the path now is neither read nor woken up.
-    // SAFETY: a path with its zero.
-    let handle = unsafe { sys::open(place.path(), sys::O_PATH | sys::O_CLOEXEC) };
-    if handle < 0 {
+    let Some(page) = reader.map(READER_BYTES, Access::Read, READER_MAGIC) else {
         return;
-    }
-    if place.is_ring(handle) {
-        let path = OwnFile::of(handle);
-        // SAFETY: a path with its zero.
-        let fd = unsafe { sys::open(path.0.as_ptr().cast(), sys::O_RDWR | sys::O_CLOEXEC) };
-        if fd >= 0 {
-            map(fd);
-            // SAFETY: our own descriptor.
-            unsafe { sys::close(fd) };
+    };
+    let Some(header) = ring.map(RING_BYTES, Access::Write, RING_MAGIC) else {
+        // SAFETY: the mapping made above, of this length.
+        unsafe { sys::munmap(page, READER_BYTES) };
+        return;
+    };
+    READER.store(page.cast(), Ordering::Relaxed);
+    RING.store(header.cast(), Ordering::Release);
+}
+
+/// How a file is mapped.
+#[derive(Copy, Clone)]
+enum Access {
+    Read,
+    Write,
+}
+
+impl Access {
+    /// The flag of `open(2)` and the protection of `mmap(2)`.
+    fn flags(self) -> (i32, i32) {
+        match self {
+            Self::Read => (sys::O_RDONLY, sys::PROT_READ),
+            Self::Write => (sys::O_RDWR, sys::PROT_READ_WRITE),
         }
     }
-    // SAFETY: our own descriptor.
-    unsafe { sys::close(handle) };
 }
 
-fn map(fd: i32) {
+/// Maps so many bytes of a file that begins with this word.
+fn map(fd: i32, bytes: usize, protection: i32, magic: u64) -> Option<*mut c_void> {
     // SAFETY: a new shared mapping, placed by the kernel.
-    let at = unsafe {
-        sys::mmap(
-            ptr::null_mut(),
-            RING_BYTES,
-            sys::PROT_READ_WRITE,
-            sys::MAP_SHARED,
-            fd,
-            0,
-        )
-    };
+    let at = unsafe { sys::mmap(ptr::null_mut(), bytes, protection, sys::MAP_SHARED, fd, 0) };
     if at == usize::MAX as *mut c_void {
-        return;
+        return None;
     }
-    let header = at.cast::<Header>();
     // SAFETY: the file is as long as the mapping and cannot be made shorter; both were checked.
-    if unsafe { (*header).magic } == RING_MAGIC {
-        RING.store(header, Ordering::Release);
-    } else {
-        // SAFETY: the mapping made above, of this length.
-        unsafe { sys::munmap(at, RING_BYTES) };
+    if unsafe { at.cast::<u64>().read() } == magic {
+        return Some(at);
     }
+    // SAFETY: the mapping made above, of this length.
+    unsafe { sys::munmap(at, bytes) };
+    None
 }
 
-/// Where the ring is, and what distinguishes it from anything else that may lie there.
+/// Where one of the files is, and what distinguishes it from anything else that may lie there.
 struct Place {
     path: [u8; 64],
     device: u64,
@@ -97,8 +105,7 @@ struct Place {
 }
 
 impl Place {
-    fn parse(text: &[u8]) -> Option<Self> {
-        let mut words = text.split(|&byte| byte == b' ');
+    fn parse<'w>(words: &mut impl Iterator<Item = &'w [u8]>) -> Option<Self> {
         let (path, device, inode) = (words.next()?, words.next()?, words.next()?);
         let mut place = Self {
             path: [0; 64],
@@ -106,7 +113,7 @@ impl Place {
             inode: decimal(inode)?,
         };
         // With a zero after it.
-        if path.is_empty() || path.len() >= place.path.len() || words.next().is_some() {
+        if path.is_empty() || path.len() >= place.path.len() {
             return None;
         }
         for (to, from) in place.path.iter_mut().zip(path) {
@@ -119,9 +126,34 @@ impl Place {
         self.path.as_ptr().cast()
     }
 
+    /// Maps what is there, if it is the file that fragscope made, of so many bytes.
+    fn map(&self, bytes: usize, access: Access, magic: u64) -> Option<*mut c_void> {
+        let (flags, protection) = access.flags();
+        // A handle that touches nothing: whatever lies at the path now is neither read nor woken up.
+        // SAFETY: a path with its zero.
+        let handle = unsafe { sys::open(self.path(), sys::O_PATH | sys::O_CLOEXEC) };
+        if handle < 0 {
+            return None;
+        }
+        let mut mapped = None;
+        if self.is_it(handle, bytes) {
+            let path = OwnFile::of(handle);
+            // SAFETY: a path with its zero.
+            let fd = unsafe { sys::open(path.0.as_ptr().cast(), flags | sys::O_CLOEXEC) };
+            if fd >= 0 {
+                mapped = map(fd, bytes, protection, magic);
+                // SAFETY: our own descriptor.
+                unsafe { sys::close(fd) };
+            }
+        }
+        // SAFETY: our own descriptor.
+        unsafe { sys::close(handle) };
+        mapped
+    }
+
     /// Whether the handle is on the very file that fragscope made: the kernel gives the numbers of
     /// its files in memory once, and nobody but root makes a file that belongs to root.
-    fn is_ring(&self, handle: i32) -> bool {
+    fn is_it(&self, handle: i32, bytes: usize) -> bool {
         let mut found = sys::Statx::default();
         // What is known without asking whoever serves the file: it may be another's, who lets us
         // wait.
@@ -142,7 +174,7 @@ impl Place {
             && found.inode == self.inode
             && (found.user == 0 || found.user == own)
             && found.mode & sys::S_IFMT == sys::S_IFREG
-            && found.size == RING_BYTES as u64
+            && found.size == bytes as u64
     }
 }
 
@@ -195,18 +227,15 @@ pub(crate) fn record(kind: RecordKind, addr: u64) {
 
 /// Records one event of a block. When the ring is full it waits for the reader, so that nothing is lost.
 pub(crate) fn record_block(kind: RecordKind, addr: u64, size: u64, align: u8) {
-    let header = RING.load(Ordering::Acquire);
-    if header.is_null() {
+    let Some(ring) = Ring::now() else {
         return;
-    }
-    // SAFETY: the mapping stays until the process ends; all shared fields are atomic.
-    let header = unsafe { &*header };
-    if header.closed.load(Ordering::Relaxed) != 0 {
-        return;
+    };
+    if ring.is_over() {
+        return go_on_without();
     }
     let thread = thread::word();
-    let Some((number, slot)) = claim(header, (thread >> 32) as u32) else {
-        return;
+    let Some((number, slot)) = claim(ring, (thread >> 32) as u32) else {
+        return go_on_without();
     };
     slot.time_ns.store(now_ns(), Ordering::Relaxed);
     slot.addr.store(addr, Ordering::Relaxed);
@@ -217,8 +246,45 @@ pub(crate) fn record_block(kind: RecordKind, addr: u64, size: u64, align: u8) {
     slot.turn.store(Turn::whole(number).0, Ordering::Release);
 }
 
+/// The ring with its reader's page. The mappings stay until the process ends; all shared fields are atomic.
+#[derive(Copy, Clone)]
+struct Ring {
+    header: &'static Header,
+    reader: &'static ReaderPage,
+}
+
+impl Ring {
+    /// It, while this program is recorded.
+    fn now() -> Option<Self> {
+        let header = RING.load(Ordering::Acquire);
+        // SAFETY: null, or a mapping that stays.
+        let header = unsafe { header.as_ref() }?;
+        // SAFETY: as above; it is there before the ring is.
+        let reader = unsafe { READER.load(Ordering::Relaxed).as_ref() }?;
+        Some(Self { header, reader })
+    }
+
+    /// Whether nothing more is to be written.
+    fn is_over(self) -> bool {
+        let is_closed = self.reader.closed.load(Ordering::Relaxed) != 0;
+        is_closed || self.header.given_up.load(Ordering::Relaxed) != 0
+    }
+
+    /// From now on nobody writes.
+    fn give_up(self, why: u32) {
+        self.header.given_up.store(why, Ordering::Relaxed);
+    }
+}
+
+/// From now on this program is not recorded.
+#[cold]
+fn go_on_without() {
+    RING.store(ptr::null_mut(), Ordering::Relaxed);
+}
+
 /// Takes the next event's slot for this thread; nothing when the reader has ended or died.
-fn claim(header: &Header, thread: u32) -> Option<(u64, &Slot)> {
+fn claim(ring: Ring, thread: u32) -> Option<(u64, &'static Slot)> {
+    let header = ring.header;
     let mut wait = Wait::default();
     let mut astray = false;
     loop {
@@ -253,15 +319,15 @@ fn claim(header: &Header, thread: u32) -> Option<(u64, &Slot)> {
             continue;
         }
         if !is_full && ASTRAY.fetch_add(1, Ordering::Relaxed) >= MOST_ASTRAY {
-            header.closed.store(CLOSED_DAMAGED, Ordering::Relaxed);
+            ring.give_up(RING_DAMAGED);
         }
-        if !wait.a_moment(header) {
+        if !wait.a_moment(ring) {
             return None;
         }
     }
 }
 
-fn slot(header: &Header, number: u64) -> &Slot {
+fn slot(header: &'static Header, number: u64) -> &'static Slot {
     let index = (number % SLOTS) as usize;
     let at = ptr::from_ref(header).cast::<u8>();
     // SAFETY: the mapping holds all slots, and the index is below their number.
@@ -281,28 +347,23 @@ struct Wait {
 impl Wait {
     /// Waits a little; false when the reader has ended or died.
     #[cold]
-    fn a_moment(&mut self, header: &Header) -> bool {
-        if header.closed.load(Ordering::Relaxed) != 0 {
+    fn a_moment(&mut self, ring: Ring) -> bool {
+        if ring.is_over() {
             return false;
         }
         if self.turns < YIELDS {
             self.turns += 1;
-            self.beat = header.heartbeat.load(Ordering::Relaxed);
+            self.beat = ring.reader.heartbeat.load(Ordering::Relaxed);
             // SAFETY: no arguments.
             unsafe { sys::sched_yield() };
             return true;
         }
-        let nap = sys::Timespec {
-            seconds: 0,
-            nanoseconds: SLEEP_NS,
-        };
-        // SAFETY: a time to sleep, and no place for the rest of it.
-        unsafe { sys::nanosleep(&nap, ptr::null_mut()) };
-        let now = header.heartbeat.load(Ordering::Relaxed);
+        sys::nap(SLEEP_NS);
+        let now = ring.reader.heartbeat.load(Ordering::Relaxed);
         self.still = if now == self.beat { self.still + 1 } else { 0 };
         self.beat = now;
         if self.still > MOST_IDLE_SLEEPS {
-            header.closed.store(1, Ordering::Relaxed);
+            ring.give_up(READER_MISSED);
             return false;
         }
         true

@@ -3,6 +3,7 @@
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use core::ptr;
 
+pub(crate) const O_RDONLY: c_int = 0;
 pub(crate) const O_RDWR: c_int = 2;
 pub(crate) const O_CLOEXEC: c_int = 0o2_000_000;
 pub(crate) const O_PATH: c_int = 0o10_000_000;
@@ -12,6 +13,7 @@ pub(crate) const AT_STATX_DONT_SYNC: c_int = 0x4000;
 pub(crate) const STATX_BASIC_STATS: c_uint = 0x7ff;
 pub(crate) const S_IFMT: u16 = 0o170_000;
 pub(crate) const S_IFREG: u16 = 0o100_000;
+pub(crate) const PROT_READ: c_int = 1;
 pub(crate) const PROT_READ_WRITE: c_int = 3;
 pub(crate) const MAP_SHARED: c_int = 1;
 pub(crate) const CLOCK_MONOTONIC: c_int = 1;
@@ -83,6 +85,31 @@ pub(crate) unsafe fn statx(
     unsafe { syscall(SYS_STATX, folder, path, flags, wanted, ptr::from_mut(found)) }
 }
 
+/// Sleeps for so many nanoseconds, below a second, or until a signal comes. malloc and free must be no
+/// points at which a thread is cancelled, and keep errno: C's `nanosleep` is the one and changes the other.
+pub(crate) fn nap(nanoseconds: i64) {
+    let time = Timespec {
+        seconds: 0,
+        nanoseconds,
+    };
+    // SAFETY: C's place for this thread's errno.
+    let errno = unsafe { __errno_location() };
+    // SAFETY: as above.
+    let before = unsafe { errno.read() };
+    // SAFETY: a clock, a time to sleep, and no place for the rest of it.
+    unsafe {
+        syscall(
+            SYS_CLOCK_NANOSLEEP,
+            c_long::from(CLOCK_MONOTONIC),
+            0 as c_long,
+            ptr::from_ref(&time),
+            ptr::null_mut::<Timespec>(),
+        )
+    };
+    // SAFETY: as above.
+    unsafe { errno.write(before) };
+}
+
 unsafe extern "C" {
     #[cfg(feature = "recorder")]
     pub(crate) fn abort() -> !;
@@ -101,12 +128,12 @@ unsafe extern "C" {
     ) -> *mut c_void;
     pub(crate) fn munmap(addr: *mut c_void, len: usize) -> c_int;
     pub(crate) fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int;
-    pub(crate) fn nanosleep(wanted: *const Timespec, rest: *mut Timespec) -> c_int;
     pub(crate) fn sched_yield() -> c_int;
     pub(crate) fn geteuid() -> c_uint;
     pub(crate) fn getpid() -> c_int;
     pub(crate) fn getppid() -> c_int;
     pub(crate) fn syscall(number: c_long, ...) -> c_long;
+    fn __errno_location() -> *mut c_int;
     pub(crate) fn pthread_key_create(
         key: *mut c_uint,
         destructor: Option<unsafe extern "C" fn(*mut c_void)>,
@@ -125,6 +152,11 @@ unsafe extern "C" {
 pub(crate) const SYS_GETTID: c_long = 186;
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) const SYS_GETTID: c_long = 178;
+/// `clock_nanosleep`.
+#[cfg(target_arch = "x86_64")]
+const SYS_CLOCK_NANOSLEEP: c_long = 230;
+#[cfg(not(target_arch = "x86_64"))]
+const SYS_CLOCK_NANOSLEEP: c_long = 115;
 /// `statx`.
 #[cfg(target_arch = "x86_64")]
 const SYS_STATX: c_long = 332;

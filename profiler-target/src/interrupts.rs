@@ -1,4 +1,4 @@
-//! Where SIGINT comes from.
+//! Where SIGINT comes from, and which signals this process was started to ignore.
 
 use std::io;
 use std::sync::OnceLock;
@@ -25,6 +25,15 @@ pub fn watch() -> io::Result<()> {
     // Another thread that came here at the same time has the same done twice.
     BEGUN.get_or_init(|| ());
     Ok(())
+}
+
+/// Whether this process ignores a signal.
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: a structure of numbers and pointers for which all zeros is valid.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is changed, and there is a place for the answer.
+    let error = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) };
+    error == 0 && now.sa_sigaction == libc::SIG_IGN
 }
 
 /// Whether a process sent the last SIGINT, by `kill`, and not the kernel, for a key of a terminal.

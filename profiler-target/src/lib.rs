@@ -68,4 +68,4 @@ pub use record_ring::{Marker, Next, RecordRing, RingEvent, SUSPENDED_AFTER};
 pub use residency::PageSource;
 pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
 pub use target::{Target, TargetState};
-pub use tree::{Executed, Member, ProcessTree, children_of, has_ended, reap_adopted};
+pub use tree::{Executed, Member, ProcessTree, children_of, has_ended, process_of, reap_adopted};

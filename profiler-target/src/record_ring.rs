@@ -6,6 +6,7 @@
 //! bounded, and what a slot holds is data, never an index.
 
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
@@ -21,7 +22,8 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use profiler_common::ring::{
-    CLOSED_DAMAGED, Header, RING_BYTES, RING_MAGIC, SLOTS, SLOTS_AT, Slot, State, Turn,
+    Header, READER_BYTES, READER_MAGIC, RING_BYTES, RING_DAMAGED, RING_MAGIC, ReaderPage, SLOTS,
+    SLOTS_AT, Slot, State, Turn,
 };
 
 /// How often writers see that the reader lives.
@@ -94,10 +96,15 @@ pub enum Next {
 #[derive(Debug)]
 pub struct RecordRing {
     memory: Arc<Memory>,
-    /// Keeps the memory's name in `/proc/PID/fd` alive.
+    /// What writers believe: nobody else can write there.
+    reader: Arc<Memory>,
+    /// Keep the names of both in `/proc/PID/fd` alive.
     file: File,
+    reader_file: File,
     /// Since when the slot at the tail is seen to be claimed.
     waiting: Option<Instant>,
+    /// Whether that is nobody's fault.
+    is_excused: bool,
     /// How long claimed slots before it were waited for, but for what was free of charge.
     waited: Duration,
     /// Of the next wait so much is free of charge.
@@ -175,25 +182,25 @@ impl RecordRing {
     /// # Errors
     /// When the kernel refuses the memory or the thread.
     pub fn new() -> io::Result<Self> {
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let file = File::from(memfd_create(c"fragscope-ring", flags)?);
-        file.set_len(RING_BYTES as u64)?;
-        file.write_all_at(&RING_MAGIC.to_ne_bytes(), 0)?;
         // A program that makes it shorter would end everybody who maps it.
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-        let memory = Arc::new(Memory::of(&file, RING_BYTES)?);
+        let length = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        let (file, memory) = shared(c"fragscope-ring", RING_BYTES, RING_MAGIC, length)?;
+        let seals = length | NOBODY_ELSE_WRITES;
+        let (reader_file, reader) = shared(c"fragscope-reader", READER_BYTES, READER_MAGIC, seals)?;
         let activity = Arc::new(ReaderActivity::new());
         let heartbeat = {
-            let (memory, activity) = (Arc::clone(&memory), Arc::clone(&activity));
+            let (reader, activity) = (Arc::clone(&reader), Arc::clone(&activity));
             std::thread::Builder::new()
                 .name("heartbeat".into())
-                .spawn(move || send_heartbeats(memory.header(), &activity))?
+                .spawn(move || send_heartbeats(reader.reader_page(), &activity))?
         };
         Ok(Self {
             memory,
+            reader,
             file,
+            reader_file,
             waiting: None,
+            is_excused: false,
             waited: Duration::ZERO,
             free_wait: MOST_FREE_WAIT,
             has_abandoned: false,
@@ -204,15 +211,23 @@ impl RecordRing {
         })
     }
 
-    /// Where it is, for the recorder's environment. The path leads to fragscope's descriptor while it
-    /// lives, and later to whoever got its number: so the file's own numbers come with it.
+    /// Where it and the reader's page are, for the recorder's environment. A path leads to fragscope's
+    /// descriptor while it lives, and later to whoever got its number: so each file's own numbers come with
+    /// it.
     ///
     /// # Errors
     /// When the kernel does not say the numbers.
     pub fn place(&self) -> io::Result<String> {
-        let (pid, fd) = (std::process::id(), self.file.as_raw_fd());
-        let file = self.file.metadata()?;
-        Ok(format!("/proc/{pid}/fd/{fd} {} {}", file.dev(), file.ino()))
+        let place = |file: &File| -> io::Result<String> {
+            let (pid, fd) = (std::process::id(), file.as_raw_fd());
+            let file = file.metadata()?;
+            Ok(format!("/proc/{pid}/fd/{fd} {} {}", file.dev(), file.ino()))
+        };
+        Ok(format!(
+            "{} {}",
+            place(&self.file)?,
+            place(&self.reader_file)?
+        ))
     }
 
     /// The number of its file, by which it is found among the mappings of a process.
@@ -249,7 +264,8 @@ impl RecordRing {
 
     /// Whether a writer gave the reader up for dead, or the ring was closed.
     pub fn is_closed(&self) -> bool {
-        self.memory.header().closed.load(Ordering::Relaxed) != 0
+        let is_closed = self.reader.reader_page().closed.load(Ordering::Relaxed) != 0;
+        is_closed || self.memory.header().given_up.load(Ordering::Relaxed) != 0
     }
 
     /// Whether claimed slots were waited for so long that no other will be; then it is closed.
@@ -259,10 +275,10 @@ impl RecordRing {
 
     /// Whether it was damaged so often that it is not repaired any more; then it is closed.
     pub fn is_too_damaged(&self) -> bool {
-        let said = self.memory.header().closed.load(Ordering::Relaxed);
+        let said = self.memory.header().given_up.load(Ordering::Relaxed);
         self.repairs >= MOST_REPAIRS
             || self.abandoned.len() > MOST_ABANDONED
-            || said == CLOSED_DAMAGED
+            || said == RING_DAMAGED
     }
 
     /// Whether the reader does not come for events for 10 s, or did not when a writer gave it up and
@@ -273,7 +289,8 @@ impl RecordRing {
 
     /// From now on nothing more is recorded.
     pub fn close(&self) {
-        self.memory.header().closed.store(1, Ordering::SeqCst);
+        let page = self.reader.reader_page();
+        page.closed.store(1, Ordering::SeqCst);
     }
 
     /// Takes the next event.
@@ -334,10 +351,9 @@ impl RecordRing {
         }
     }
 
-    /// Waits for the next event from now on: its writer could not write, as its process was held still for
-    /// a sample.
+    /// The wait for the next event does not count: its writer's process is held still for a sample.
     pub fn excuse_wait(&mut self) {
-        self.waiting = None;
+        self.is_excused = true;
     }
 
     /// While nothing is claimed at the tail the head is there. One that is not makes writers seek
@@ -371,6 +387,9 @@ impl RecordRing {
         let Some(since) = self.waiting.take() else {
             return;
         };
+        if std::mem::take(&mut self.is_excused) {
+            return;
+        }
         // No longer than the reader would: it may have been suspended itself.
         let waited = since.elapsed().min(SUSPENDED_AFTER);
         let free_wait = std::mem::take(&mut self.free_wait);
@@ -380,6 +399,26 @@ impl RecordRing {
             self.close();
         }
     }
+}
+
+/// `F_SEAL_FUTURE_WRITE` (`include/uapi/linux/fcntl.h`, since 5.1): whoever has mapped it goes on writing,
+/// and nobody else can begin.
+const NOBODY_ELSE_WRITES: SealFlag = SealFlag::from_bits_retain(0x0010);
+
+/// A file in memory of so many bytes that begins with this word, mapped, and then sealed.
+fn shared(
+    name: &CStr,
+    bytes: usize,
+    magic: u64,
+    seals: SealFlag,
+) -> io::Result<(File, Arc<Memory>)> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let file = File::from(memfd_create(name, flags)?);
+    file.set_len(bytes as u64)?;
+    file.write_all_at(&magic.to_ne_bytes(), 0)?;
+    let memory = Arc::new(Memory::of(&file, bytes)?);
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok((file, memory))
 }
 
 /// What the slot holds now; others may write it at the same moment.
@@ -399,7 +438,7 @@ fn read(slot: &Slot) -> RingEvent {
 
 /// Shows writers that the reader lives, until it is over, and for as long as it comes for events: a
 /// reader that is held up, say by a file system that hangs, must not hold up a program for ever.
-fn send_heartbeats(header: &Header, reader: &ReaderActivity) {
+fn send_heartbeats(page: &ReaderPage, reader: &ReaderActivity) {
     let mut last = (reader.visits.load(Ordering::Relaxed), Instant::now());
     while !reader.over.load(Ordering::Relaxed) {
         let now = reader.visits.load(Ordering::Relaxed);
@@ -408,11 +447,11 @@ fn send_heartbeats(header: &Header, reader: &ReaderActivity) {
         }
         let is_absent = last.1.elapsed() >= LONGEST_ABSENCE;
         // Why it was closed stays known when the reader comes back.
-        if header.closed.load(Ordering::Relaxed) == 0 {
+        if page.closed.load(Ordering::Relaxed) == 0 {
             reader.is_absent.store(is_absent, Ordering::Relaxed);
         }
         if !is_absent {
-            header.heartbeat.fetch_add(1, Ordering::Relaxed);
+            page.heartbeat.fetch_add(1, Ordering::Relaxed);
         }
         std::thread::park_timeout(HEARTBEAT_INTERVAL);
     }
@@ -461,6 +500,12 @@ impl Memory {
 
     fn header(&self) -> &Header {
         // SAFETY: the mapping holds a header and lives as long as self; fields that others write
+        // are atomics.
+        unsafe { self.at.cast().as_ref() }
+    }
+
+    fn reader_page(&self) -> &ReaderPage {
+        // SAFETY: the mapping holds a reader's page and lives as long as self; fields that others read
         // are atomics.
         unsafe { self.at.cast().as_ref() }
     }

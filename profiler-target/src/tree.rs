@@ -129,7 +129,7 @@ impl ProcessTree {
         };
         let then = boot_ticks().map(|now| now - ago.as_secs_f64() * ticks_per_second());
         let began_later = then.is_some_and(|then| stat.began_ticks as f64 > then);
-        let process = status_number(tid, "Tgid");
+        let process = process_of(tid);
         !began_later && process.is_some_and(|pid| self.member(pid).is_some())
     }
 
@@ -138,6 +138,11 @@ impl ProcessTree {
     pub fn reap(&self, child: u32) {
         reap_adopted(|pid| pid == child as i32);
     }
+}
+
+/// The process that has this thread, or had it until just now.
+pub fn process_of(tid: i32) -> Option<u32> {
+    status_number(tid, "Tgid")
 }
 
 /// Takes note of the ends of children that this process did not start but adopted, whichever group they

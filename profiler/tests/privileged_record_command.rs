@@ -4,9 +4,10 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
@@ -452,4 +453,39 @@ sys.exit(3)";
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(held(&trace, 0).whole, "{said}");
+}
+
+/// As after `nohup`, and in a background job of a script.
+#[test]
+fn what_is_ignored_stays_ignored_in_fragscope_and_its_command() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let command = "
+import signal, sys
+print(*(signal.getsignal(s) == signal.SIG_IGN for s in (1, 2, 3, 15)), flush=True)
+sys.stdin.read()
+sys.exit(7)
+";
+    let mut recording = Command::new("sh")
+        .args([
+            "-c",
+            "trap '' HUP INT; exec \"$0\" record -o \"$1\" -- python3 -S -c \"$2\"",
+        ])
+        .args([FRAGSCOPE, text(&trace), command])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("sh");
+    let mut out = BufReader::new(recording.stdout.take().expect("piped"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("it speaks");
+    assert_eq!(line, "True True False False\n");
+    let fragscope = Pid::from_raw(recording.id() as i32);
+    for signal in [Signal::SIGHUP, Signal::SIGINT] {
+        kill(fragscope, signal).expect("it runs");
+    }
+    drop(recording.stdin.take());
+    let ended = recording.wait().expect("it ends");
+    assert_eq!(ended.code(), Some(7));
+    assert!(held(&trace, 1).whole);
 }

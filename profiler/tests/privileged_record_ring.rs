@@ -67,6 +67,42 @@ fn a_ring_cannot_be_made_shorter() {
 }
 
 #[test]
+fn what_the_reader_says_can_be_written_by_nobody_else() {
+    let (output, held) = forged(&["reader"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(output.stdout.starts_with(b"Operation not permitted"));
+    assert_eq!(held.of_size, 1000);
+}
+
+#[test]
+fn a_thread_that_waits_for_a_full_ring_is_not_cancelled_there_and_keeps_its_errno() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let program = compiled(&folder, "full_ring", &["-pthread"]);
+    let output = run(&mut record(&trace, &[text(&program)]));
+    assert_eq!(stdout(&output), "by itself 0\n", "{}", stderr(&output));
+    assert!(held(&trace, 100).of_size > 900_000, "{}", stderr(&output));
+}
+
+/// Whoever keeps the ring full lives on, and takes back that others gave it up.
+#[test]
+fn nobody_is_held_up_for_longer_by_a_program_that_goes_on_forging() {
+    for how in ["full", "taken"] {
+        let (output, _) = forged(&[how]);
+        let said = stderr(&output);
+        let out = stdout(&output);
+        let held_up: f64 = out
+            .lines()
+            .next()
+            .expect("a line")
+            .parse()
+            .expect("seconds");
+        assert!(held_up < 30.0, "{how}: {held_up} s: {said}");
+        assert!(said.contains("ended before its command"), "{how}: {said}");
+    }
+}
+
+#[test]
 fn a_slot_that_a_living_thread_never_fills_is_passed_by() {
     let (output, held) = forged(&["claim"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));

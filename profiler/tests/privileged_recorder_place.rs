@@ -133,12 +133,16 @@ fn what_starts_in_another_root_directory_starts_silently() {
 const FALSE_RING: &str = "
 import mmap, os, struct, sys
 os.setgid(65534); os.setuid(65534)
-fd = os.memfd_create('fragscope-ring')
-os.ftruncate(fd, 4096 + (1 << 20) * 48)
-ring = mmap.mmap(fd, 4096)
-ring[:8] = b'FSRING\\0\\4'
-s = os.fstat(fd)
-print(f'/proc/{os.getpid()}/fd/{fd} {s.st_dev} {s.st_ino}', flush=True)
+def file(name, size, magic):
+    fd = os.memfd_create(name)
+    os.ftruncate(fd, size)
+    there = mmap.mmap(fd, 4096)
+    there[:8] = magic
+    s = os.fstat(fd)
+    return there, f'/proc/{os.getpid()}/fd/{fd} {s.st_dev} {s.st_ino}'
+ring, place = file('fragscope-ring', 4096 + (1 << 20) * 48, b'FSRING\\0\\5')
+reader, of_reader = file('fragscope-reader', 4096, b'FSREAD\\0\\1')
+print(place, of_reader, flush=True)
 sys.stdin.read()
 print(struct.unpack_from('<Q', ring, 64)[0])
 ";

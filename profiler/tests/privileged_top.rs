@@ -169,9 +169,10 @@ fn free_bytes(pid: i32) -> (u64, u64) {
     ]));
     let rows = snapshot["ledger"].as_array().expect("a ledger");
     let names = [
-        "free_reclaimable",
+        "cached",
+        "free_trimmable",
+        "free_stuck",
         "free_pinned",
-        "caches",
         "top",
         "pymalloc_free",
     ];

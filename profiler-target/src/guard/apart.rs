@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use super::super::cgroup::{self, Group, UNIFIED};
 
-/// The cgroup hierarchies by which processes are frozen or killed together.
-const LEFT: [&str; 3] = [UNIFIED, "freezer", "memory"];
+/// The cgroup hierarchies by which processes are frozen or killed together, or kept from running: a guard
+/// that gets no processor can end no stop.
+const LEFT: [&str; 4] = [UNIFIED, "freezer", "memory", "cpu"];
 
 /// Gives this process a session, a name, a command line and, where it may, a cgroup of its own,
 /// and closes all descriptors but those to `keep`; the standard ones lead to `nowhere`.

@@ -174,10 +174,21 @@ impl Tracer {
     /// waits, inside of that, until all others have been taken note of, which is the tracer's to do.
     fn inspect_asked(&mut self) -> Option<i32> {
         let process = self.dir.pid();
+        let dir = Arc::clone(&self.dir);
+        let is_foreign =
+            |tid: i32| tid != process && dir.text(&format!("task/{tid}/stat")).is_err();
         let mut waiting = None;
         self.held.retain(|&tid, held| {
             if *held == Held::Asked {
                 *held = inspect(tid);
+                // A number that was listed may have changed hands before it was seized, and cannot since.
+                if let Held::Stopped(signal) = *held
+                    && is_foreign(tid)
+                {
+                    detach(tid, signal);
+                    *held = Held::Gone;
+                    return false;
+                }
             }
             match *held {
                 Held::Asked => {

@@ -28,7 +28,7 @@ use crate::say::{self, Stream};
 use crate::session::convert::Converted;
 use crate::session::options::SnapshotOptions;
 use crate::session::record::RecordEnding;
-use crate::session::top::{Once, TreeOptions};
+use crate::session::top::TreeOptions;
 use crate::session::{self, Ending, SessionError};
 
 /// Parses the command line, does what it says, and gives the exit code.
@@ -213,27 +213,14 @@ fn top(args: &TopArgs) -> Result<Exit, Failure> {
     if !args.once {
         return Ok(session::top::top(&args.options())?.into());
     }
-    match session::top::once(&args.options())? {
-        Once::Seen(view) => {
-            unless_closed(print::host(&view, &args.options()))?;
-            Ok(Exit::Done)
-        }
-        Once::Interrupted => {
-            say::line("fragscope: interrupted: nothing was printed");
-            Ok(Exit::Interrupted)
-        }
-    }
+    let view = session::top::once(&args.options())?;
+    unless_closed(print::host(&view, &args.options()))?;
+    Ok(Exit::Done)
 }
 
 /// Looks at a tree and prints it.
 fn tree(options: &TreeOptions, json: bool) -> Result<Exit, Failure> {
-    let seen = match session::top::tree(options)? {
-        Once::Seen(seen) => seen,
-        Once::Interrupted => {
-            say::line("fragscope: interrupted: nothing was printed");
-            return Ok(Exit::Interrupted);
-        }
-    };
+    let seen = session::top::tree(options)?;
     unless_closed(print::tree(&seen, json))?;
     Ok(match seen.interrupted {
         true => Exit::Interrupted,

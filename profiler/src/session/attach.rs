@@ -3,10 +3,12 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use profiler_core::view::{View, WhatIf};
+use profiler_core::view::View;
 use profiler_sampling::Sampler;
+use tokio::runtime::Runtime;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::aside::aside;
 use super::front::Front;
 use super::options::AttachOptions;
 use super::outputs::Outputs;
@@ -27,26 +29,63 @@ const AFTER_SIGNAL: Duration = Duration::from_millis(120);
 /// When the target cannot be opened, the front end fails, or an export cannot be written. The
 /// probes are off and the target runs in every case.
 pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
-    // Outputs, target and screen are checked before anything is attached.
-    let outputs = Outputs::reserve(&options.outputs, &options.inputs())?;
-    let recorder = outputs.recorder();
-    let sampler = Sampler::open(options.pid)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     // Before anything is attached or drawn, so that a signal never finds the default action.
-    let signals = {
+    let mut signals = {
         let _entered = runtime.enter();
         Signals::new()?
+    };
+    attach_on(options, &runtime, &mut signals)
+}
+
+/// The same with signals that are waited for already: none that came before is lost.
+///
+/// # Errors
+/// As [`attach`].
+pub(super) fn attach_on(
+    options: &AttachOptions,
+    runtime: &Runtime,
+    signals: &mut Signals,
+) -> Result<Ending, SessionError> {
+    // Outputs, target and screen are checked before anything is attached.
+    let outputs = Outputs::reserve(&options.outputs, &options.inputs())?;
+    let recorder = outputs.recorder();
+    let pid = options.pid;
+    let opened = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            name = signals.next() => Err(name),
+            // Its files may be many and large.
+            opened = aside("open", move || Sampler::open(pid)) => Ok(opened),
+        }
+    });
+    let sampler = match opened {
+        Ok(opened) => opened??,
+        Err(name) => {
+            say::line(format_args!("ended by {name}"));
+            return Ok(Ending::Interrupted(name));
+        }
     };
     let mut front = Front::open(options)?;
     let watched = runtime.block_on(watch(
         options, sampler, signals, &mut front, &outputs, &recorder,
     ));
-    let in_haste = matches!(&watched, Ok((_, Ok(Ending::Interrupted(_)))));
+    let in_haste = matches!(
+        &watched,
+        Ok(Watched {
+            ending: Ok(Ending::Interrupted(_)),
+            ..
+        })
+    );
     // Whatever else failed, the terminal is given back first and what was seen is saved next.
     let closed = front.close(in_haste);
-    let (view, ending) = watched?;
+    let Watched {
+        view,
+        ending,
+        failed,
+    } = watched?;
     match &view {
         Some(view) => outputs.save_last(&recorder, view, in_haste)?,
         None => say::line("ended before the first walk of the target: nothing was saved"),
@@ -58,24 +97,26 @@ pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
         Ending::Interrupted(by) => say::line(format_args!("ended by {by}")),
         Ending::TargetGone(how) => say::line(format_args!("{how}: its last walk is kept")),
     }
-    let compared = view.and_then(|view| view.what_if);
-    match compared.filter(WhatIf::came_to_nothing) {
-        Some(nothing) if ending == Ending::Done => {
-            let why = nothing.troubles().join("; ");
-            Err(SessionError::NothingCompared(why))
-        }
+    match failed {
+        Some(why) if ending == Ending::Done => Err(SessionError::NothingCompared(why)),
         _ => Ok(ending),
     }
 }
 
-/// The last view, unless it ended before the first, and how the session ended or why nothing can be
-/// shown any more.
-type Watched = (Option<View>, io::Result<Ending>);
+/// What a session came to.
+struct Watched {
+    /// The last view, unless it ended before the first.
+    view: Option<View>,
+    /// How it ended, or why nothing can be shown any more.
+    ending: io::Result<Ending>,
+    /// Why none of the allocators that were to be compared could be, before it was to end.
+    failed: Option<String>,
+}
 
 async fn watch(
     options: &AttachOptions,
     sampler: Sampler,
-    mut signals: Signals,
+    signals: &mut Signals,
     front: &mut Front,
     outputs: &Outputs,
     recorder: &Recorder,
@@ -169,9 +210,12 @@ impl Watch<'_> {
     /// Removes the probes and takes the last view.
     async fn finish(
         mut self,
-        mut signals: Signals,
+        signals: &mut Signals,
         mut ending: io::Result<Ending>,
     ) -> Result<Watched, SessionError> {
+        let compared = self.last.as_ref().and_then(|view| view.what_if.as_ref());
+        let nothing = compared.filter(|compared| compared.came_to_nothing());
+        let failed = nothing.map(|nothing| nothing.troubles().join("; "));
         // Removing the probes takes a moment that nobody should spend before a dead screen.
         self.front.leave();
         self.session.finish(self.walking);
@@ -193,6 +237,55 @@ impl Watch<'_> {
         if let (Some(how), Ok(Ending::Done)) = (gone, &ending) {
             ending = Ok(Ending::TargetGone(how));
         }
-        Ok((self.last, ending))
+        Ok(Watched {
+            view: self.last,
+            ending,
+            failed,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, raise};
+    use profiler_sampling::SamplingOptions;
+    use profiler_testing::child::Child;
+
+    use super::*;
+    use crate::session::options::Budget;
+
+    /// As one that comes to `top` while it waits for a walk before it attaches.
+    #[test]
+    fn a_signal_that_came_before_ends_it() {
+        let child = Child::python("print(1, flush=True)\ninput()");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let mut signals = {
+            let _entered = runtime.enter();
+            Signals::new().expect("taken over")
+        };
+        raise(Signal::SIGTERM).expect("handled");
+        let options = AttachOptions {
+            pid: child.pid(),
+            headless: true,
+            json: false,
+            interval: Duration::from_secs(1),
+            duration: None,
+            budget: Budget::Unlimited,
+            probes: false,
+            predict: false,
+            objects: false,
+            what_if: None,
+            sampling: SamplingOptions {
+                stop: true,
+                swap_in: false,
+                max_stop: Duration::from_secs(2),
+            },
+            outputs: Vec::new(),
+        };
+        let ended = attach_on(&options, &runtime, &mut signals).expect("it ends");
+        assert_eq!(ended, Ending::Interrupted("SIGTERM"));
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -11,11 +12,14 @@ use nix::sys::signal::Signal;
 use signal_hook::consts::SIGTERM;
 use signal_hook::low_level::emulate_default_handler;
 
+use super::SessionError;
 use super::signals::Signals;
 use crate::say;
 
-/// Between two looks whether what is printed is stuck.
+/// Between two looks whether what is printed is stuck, or whether a signal came.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long work that looks at the flag is waited for.
+const AFTER_SIGNAL: Duration = Duration::from_millis(120);
 
 /// A flag that is set when the user wants it to end.
 ///
@@ -50,9 +54,73 @@ pub(super) fn flag() -> io::Result<Arc<AtomicBool>> {
     Ok(interrupted)
 }
 
+/// What `work` gives, on a thread of this name: it may look at the flag and end early with what it has, and
+/// is left to itself when it does not. What it holds a target by has it undone by its guard.
+///
+/// # Errors
+/// [`SessionError::Interrupted`], or why there was nothing else.
+pub(super) fn unless_interrupted<T, E>(
+    name: &str,
+    flag: &Arc<AtomicBool>,
+    work: impl FnOnce(&AtomicBool) -> Result<T, E> + Send + 'static,
+) -> Result<T, SessionError>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    SessionError: From<E>,
+{
+    let (report, done) = channel();
+    let for_work = Arc::clone(flag);
+    thread::Builder::new().name(name.into()).spawn(move || {
+        // Whoever left does not want it any more.
+        let _ = report.send(work(&for_work));
+    })?;
+    let mut is_last_look = false;
+    loop {
+        let wait = match is_last_look {
+            true => AFTER_SIGNAL,
+            false => POLL_INTERVAL,
+        };
+        match done.recv_timeout(wait) {
+            Ok(given) => return Ok(given?),
+            Err(RecvTimeoutError::Timeout) if is_last_look => {
+                return Err(SessionError::Interrupted);
+            }
+            Err(RecvTimeoutError::Timeout) => is_last_look = flag.load(Ordering::Relaxed),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io::Error::other("a thread of fragscope panicked").into());
+            }
+        }
+    }
+}
+
 /// Comes when what is printed is not taken in.
 async fn stuck() {
     while !say::is_stuck() {
         tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_does_not_look_at_the_flag_is_left_to_itself() {
+        let flag = Arc::new(AtomicBool::new(false));
+        let set = Arc::clone(&flag);
+        let looks = unless_interrupted("looks", &flag, move |flag| {
+            set.store(true, Ordering::Relaxed);
+            Ok::<_, io::Error>(flag.load(Ordering::Relaxed))
+        });
+        assert!(looks.expect("what it had"));
+        let sleeps = unless_interrupted("sleeps", &flag, |_| {
+            loop {
+                thread::park();
+            }
+            #[expect(unreachable_code, reason = "of what type it would be")]
+            Ok::<(), io::Error>(())
+        });
+        assert!(matches!(sleeps, Err(SessionError::Interrupted)));
     }
 }

@@ -72,6 +72,9 @@ pub enum SessionError {
     /// The worker cannot be followed for `--what-if`.
     #[error("--what-if plays what probes see: {0}")]
     Shadows(#[source] record::RecordError),
+    /// A signal came before there was anything to show.
+    #[error("interrupted: nothing was printed")]
+    Interrupted,
     /// None of the allocators of `--what-if` could be played.
     #[error("nothing was compared: {0}")]
     NothingCompared(String),
@@ -98,6 +101,7 @@ impl SessionError {
             Self::Screen(_) => ErrorKind::NoScreen,
             Self::WhatIf(failure) => failure.kind.clone(),
             Self::Saved(error) => error.kind(),
+            Self::Interrupted => ErrorKind::Interrupted,
             Self::NothingCompared(_) | Self::Demo(_) => ErrorKind::Other,
         }
     }

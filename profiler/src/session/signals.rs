@@ -3,15 +3,16 @@
 use std::io;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as Sig};
-use profiler_target::interrupts;
+use profiler_target::interrupts::{self, is_ignored};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that end a session well.
+/// The signals that end a session well. One that whoever started fragscope has it ignore stays ignored, here
+/// and in what is started from here: `nohup` means it, and a shell that runs it in the background.
 pub(crate) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    quit: Signal,
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+    hangup: Option<Signal>,
+    quit: Option<Signal>,
 }
 
 impl Signals {
@@ -31,13 +32,19 @@ impl Signals {
     }
 
     fn take_over() -> io::Result<Self> {
-        // Before tokio's, which wakes who asks.
-        interrupts::watch()?;
+        let take = |kind: SignalKind| match is_ignored(kind.as_raw_value()) {
+            true => Ok(None),
+            false => signal(kind).map(Some),
+        };
+        if !is_ignored(libc::SIGINT) {
+            // Before tokio's, which wakes who asks.
+            interrupts::watch()?;
+        }
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            quit: signal(SignalKind::quit())?,
+            interrupt: take(SignalKind::interrupt())?,
+            terminate: take(SignalKind::terminate())?,
+            hangup: take(SignalKind::hangup())?,
+            quit: take(SignalKind::quit())?,
         })
     }
 
@@ -60,11 +67,19 @@ impl Signals {
     /// The next one's name.
     pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hangup.recv() => "SIGHUP",
-            _ = self.quit.recv() => "SIGQUIT",
+            () = come(&mut self.interrupt) => "SIGINT",
+            () = come(&mut self.terminate) => "SIGTERM",
+            () = come(&mut self.hangup) => "SIGHUP",
+            () = come(&mut self.quit) => "SIGQUIT",
         }
+    }
+}
+
+/// Comes with the next one; never where it is ignored.
+async fn come(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 

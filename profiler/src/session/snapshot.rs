@@ -148,14 +148,14 @@ fn wait(time: Duration, interrupted: &AtomicBool) -> bool {
 /// Walks the target once, without probes, and writes the outputs.
 ///
 /// # Errors
-/// When the target cannot be opened or read, or an output has no place to be.
+/// When the target cannot be opened or read, an output has no place to be, or a signal came before there was
+/// anything to show.
 pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionError> {
     let outputs = Outputs::reserve(&options.outputs, &options.subject.files())?;
-    let is_twice = options.objects.is_some_and(|how| how.twice.is_some());
-    let takes_long = options.predict || is_twice;
-    let flag = match takes_long {
-        true => interrupt::flag()?,
-        false => Arc::default(),
+    let flag = interrupt::flag()?;
+    let observed = {
+        let options = options.clone();
+        interrupt::unless_interrupted("snapshot", &flag, move |flag| observe(&options, flag))
     };
     let Seen {
         sample,
@@ -163,7 +163,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         root,
         census,
         before,
-    } = observe(options, &flag)?;
+    } = observed?;
     let mut report = FragReport::from_sample(&sample);
     let mut notices = Vec::new();
     match census {

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,9 +21,15 @@ enum { ALLOC = 1, START = 8, FORKING = 9 };
 
 struct header {
   uint64_t magic;
-  _Atomic uint32_t closed, heartbeat;
-  uint64_t apart[6];
+  _Atomic uint32_t given_up;
+  uint32_t apart[13];
   _Atomic uint64_t head;
+};
+
+// What fragscope alone can write.
+struct reader {
+  uint64_t magic;
+  _Atomic uint32_t closed, heartbeat;
 };
 
 struct slot {
@@ -31,11 +38,18 @@ struct slot {
 
 static struct header *ring;
 static struct slot *slots;
-static char path[256];
+static const struct reader *reader;
+static char path[256], reader_path[256];
+
+static uint64_t now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
 
 static void open_ring(void) {
   const char *named = getenv("FRAGSCOPE_RECORD_RING");
-  if (!named || sscanf(named, "%255s", path) != 1) exit(10);
+  if (!named || sscanf(named, "%255s %*s %*s %255s", path, reader_path) != 2) exit(10);
   int fd = open(path, O_RDWR);
   if (fd < 0) exit(11);
   size_t bytes = 4096 + SLOTS * sizeof(struct slot);
@@ -43,12 +57,48 @@ static void open_ring(void) {
   if (ring == MAP_FAILED) exit(12);
   slots = (struct slot *)((char *)ring + 4096);
   close(fd);
+  fd = open(reader_path, O_RDONLY);
+  if (fd < 0) exit(13);
+  reader = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+  if (reader == MAP_FAILED) exit(14);
+  close(fd);
 }
 
-static uint64_t now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1000000000ull + t.tv_nsec;
+// A child of another user that keeps the ring full for as long as it lives and takes back that anybody gave
+// it up, while its parent allocates until the recording is over. Says how long that was held up in all.
+static void hold_up(int by_claims) {
+  pid_t child = fork();
+  if (child == 0) {
+    if (setgid(65534) || setuid(65534)) _exit(9);
+    alarm(300);
+    uint64_t claimed = getpid() << 2 | 1;
+    if (by_claims) {
+      for (int n = 0; n < 200;) {
+        uint64_t number = atomic_load(&ring->head), lap = number / SLOTS << 24, head = number;
+        n += atomic_compare_exchange_strong(&slots[number % SLOTS].turn, &lap, lap | claimed);
+        atomic_compare_exchange_strong(&ring->head, &head, number + 1);
+      }
+    } else {
+      // In lap 7 every slot says that the event of lap 0 is still to be read.
+      for (uint64_t i = 0; i < SLOTS; i++) slots[i].turn = 2;
+    }
+    for (;;) {
+      ring->given_up = 0;
+      if (by_claims) continue;
+      ring->head = (7ull << 20) + 5;
+      for (int i = 5; i < 12; i++) slots[i].turn = 2;
+    }
+  }
+  double held_up = 0;
+  for (int after = 0; after < 1000; after += reader->closed != 0) {
+    uint64_t began = now();
+    void *volatile block = malloc(100);
+    free(block);
+    double took = (now() - began) / 1e9;
+    if (took > 0.05) held_up += took;
+  }
+  kill(child, SIGKILL);
+  printf("%.1f\n", held_up);
 }
 
 // One event in its turn, as a recorder would write it, of whatever process and thread.
@@ -68,7 +118,7 @@ static void event(uint32_t process, uint32_t thread, uint64_t kind, uint64_t add
       atomic_store(&slot->turn, lap << 24 | 2);
       return;
     }
-    if (ring->closed) return;
+    if (reader->closed) return;
     usleep(100);
   }
 }
@@ -105,6 +155,16 @@ int main(int argc, char **argv) {
     int fd = open(path, O_RDWR);
     if (ftruncate(fd, 4096) == 0) return 20;
     printf("%s\n", strerror(errno));
+  } else if (!strcmp(argv[1], "reader")) {
+    // Neither a new mapping nor the one that is there can be written to.
+    int fd = open(reader_path, O_RDWR);
+    if (fd < 0) return 20;
+    if (mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) != MAP_FAILED) return 21;
+    if (mprotect((void *)reader, 4096, PROT_READ | PROT_WRITE) == 0) return 22;
+    if (pwrite(fd, "x", 1, 8) >= 0) return 23;
+    printf("%s\n", strerror(errno));
+  } else if (!strcmp(argv[1], "full") || !strcmp(argv[1], "taken")) {
+    hold_up(argv[1][0] == 't');
   } else if (!strcmp(argv[1], "claim")) {
     // Claimed by a living thread, and never filled; what is behind it is as it should be. It does not end
     // when it is asked to.
@@ -136,7 +196,7 @@ int main(int argc, char **argv) {
     // The head stays at the beginning, whatever is done to it.
     if (fork() == 0) {
       alarm(100);
-      while (!ring->closed) atomic_store(&ring->head, 0);
+      while (!reader->closed) atomic_store(&ring->head, 0);
       _exit(0);
     }
   } else {

@@ -1,12 +1,14 @@
 //! A target whose control group is frozen.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use profiler_testing::child::Child;
+use profiler_testing::child::{Child, KillOnDrop};
 use profiler_testing::wait::eventually;
 
-use super::support::{fragscope, stderr, stdout, text};
+use super::support::{FRAGSCOPE, fragscope, stderr, stdout, text};
 
 /// A group of our own that can be frozen, of the first version where that is mounted.
 struct Freezer {
@@ -58,6 +60,51 @@ impl Drop for Freezer {
         // Its process ends when it runs again, and the group can be removed after that.
         let _ = self.write(false);
         eventually("the end of the group", || fs::remove_dir(&self.path).ok());
+    }
+}
+
+/// A quota of processor time, or a frozen group, of fragscope's must keep no stop from ending.
+#[test]
+fn a_guard_leaves_the_groups_that_keep_it_from_running() {
+    let root = Path::new("/sys/fs/cgroup");
+    let name = format!("fragscope-guard-{}", std::process::id());
+    let hierarchies = ["cpu", "freezer", "memory"].map(|controller| root.join(controller));
+    let mut groups: Vec<PathBuf> = hierarchies.into_iter().filter(|one| one.is_dir()).collect();
+    if groups.is_empty() {
+        groups.push(root.to_owned());
+    }
+    let groups: Vec<PathBuf> = groups.into_iter().map(|one| one.join(&name)).collect();
+    let child = Child::python("print(1, flush=True)\ninput()");
+    let mut script = String::new();
+    for group in &groups {
+        fs::create_dir(group).expect("control groups are mounted, and we are root");
+        script += &format!("echo $$ >{}/cgroup.procs; ", text(group));
+    }
+    script += "exec \"$0\" attach --json --no-probes --pid \"$1\"";
+    let attached = Command::new("sh")
+        .args(["-c", &script, FRAGSCOPE, &child.pid().to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("sh");
+    let mut attached = KillOnDrop(attached);
+    let mut line = String::new();
+    let out = attached.stdout.take().expect("piped");
+    BufReader::new(out).read_line(&mut line).expect("a line");
+    let children = format!("/proc/{0}/task/{0}/children", attached.id());
+    let guards: Vec<String> = fs::read_to_string(children)
+        .expect("it runs")
+        .split_whitespace()
+        .filter(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.trim() == "stop-guard"
+        })
+        .map(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs"))
+        .collect();
+    assert_eq!(guards.len(), 1, "{guards:?}");
+    assert!(!guards[0].contains(&name), "{}", guards[0]);
+    drop(attached);
+    for group in &groups {
+        eventually("the end of the group", || fs::remove_dir(group).ok());
     }
 }
 

@@ -168,6 +168,11 @@ impl Options {
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let options = Options::parse(arguments)?;
     let rows = options.rows()?;
+    ensure!(
+        !ignores_signals()?,
+        "signals that this was started to ignore are ignored by fragscope, too: start it with \
+         `env --default-signal=HUP,INT,QUIT,TERM`"
+    );
     let target = crate::root().join("target");
     let binary = match &options.fragscope {
         Some(binary) => binary.clone(),
@@ -205,6 +210,16 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
 }
 
 /// Builds fragscope as it is installed; gives its binary.
+/// Whether SIGHUP, SIGINT, SIGQUIT or SIGTERM is ignored, as in a background job of a script.
+fn ignores_signals() -> Result<bool> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = u64::from_str_radix(ignored.context("no SigIgn")?.trim(), 16)?;
+    Ok([1, 2, 3, 15]
+        .iter()
+        .any(|signal| ignored >> (signal - 1) & 1 == 1))
+}
+
 fn build(target: &std::path::Path) -> Result<PathBuf> {
     let arguments = ["build", "--quiet", "--release", "--package", "fragscope"];
     crate::run(Command::new("cargo").args(arguments))?;

@@ -1,6 +1,5 @@
 //! The processes of a host: `fragscope.top/1`.
 
-use profiler_core::fork::ForkSharing;
 use profiler_core::host::{COLUMNS, Cost, Datum, HostView, ProcessRow, Totals, TreeView};
 use profiler_core::metrics::MetricId;
 use profiler_core::units::Value;
@@ -111,12 +110,6 @@ impl CostRow {
 /// A process: what it is called by, then its columns; those whose key has a point stand in objects.
 struct Row<'a>(&'a ProcessRow);
 
-/// What a child shares with its parent.
-const FORKED: [(MetricId, fn(ForkSharing) -> u64); 2] = [
-    (MetricId::ForkSharedBytes, |fork| fork.shared_bytes),
-    (MetricId::ForkCopiedBytes, |fork| fork.copied_bytes),
-];
-
 /// A value of a row.
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -168,9 +161,18 @@ impl Serialize for Row<'_> {
         let python = process.python.as_deref();
         let current = process.group.as_ref().and_then(|group| group.current_bytes);
         into(&mut objects, "target").push(("python", python.map_or(Cell::Nothing(()), Cell::Name)));
-        for (key, get) in FORKED {
-            let bytes = walk.and_then(|walk| walk.fork).map(get);
-            into(&mut objects, "metrics").push((key.key(), bytes.into()));
+        let fork = walk.and_then(|walk| walk.fork);
+        for (id, bytes) in [
+            (
+                MetricId::ForkSharedBytes,
+                fork.map(|fork| fork.shared_bytes),
+            ),
+            (
+                MetricId::ForkCopiedBytes,
+                fork.map(|fork| fork.copied_bytes),
+            ),
+        ] {
+            into(&mut objects, "metrics").push((id.key(), bytes.into()));
         }
         into(&mut objects, "cgroup").push(("current_bytes", current.into()));
         for (key, object) in objects {

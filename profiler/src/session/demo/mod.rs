@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use super::aside::aside;
+use super::attach::attach_on;
 use super::options::AttachOptions;
 use super::signals::Signals;
-use super::{Ending, SessionError, attach};
+use super::{Ending, SessionError};
 use crate::say;
 
 /// The worker: standard library only, deterministic.
@@ -22,14 +23,20 @@ pub fn run(options: &AttachOptions) -> Result<Ending, SessionError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let worker = match runtime.block_on(start())? {
+    // Before it is started, so that it never outlives a signal.
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::new()?
+    };
+    let worker = match runtime.block_on(start(&mut signals))? {
         Start::Ready(worker) => worker,
         Start::Interrupted(name) => return Ok(Ending::Interrupted(name)),
     };
-    attach(&AttachOptions {
+    let options = AttachOptions {
         pid: worker.pid(),
         ..options.clone()
-    })
+    };
+    attach_on(&options, &runtime, &mut signals)
 }
 
 /// What came of starting the worker.
@@ -40,9 +47,7 @@ enum Start {
 }
 
 /// Starts the worker, and waits until its heap is in the state to look at.
-async fn start() -> Result<Start, SessionError> {
-    // Before it is started, so that it never outlives a signal.
-    let mut signals = Signals::new()?;
+async fn start(signals: &mut Signals) -> Result<Start, SessionError> {
     let (worker, said) = Worker::start()?;
     let line = tokio::select! {
         biased;

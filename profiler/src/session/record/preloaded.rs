@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use profiler_sampling::SamplingOptions;
-use profiler_target::{Next, ProcessTree, RecordRing, RingEvent, SUSPENDED_AFTER, children_of};
+use profiler_target::{
+    Next, ProcessTree, RecordRing, RingEvent, SUSPENDED_AFTER, children_of, process_of,
+};
 use profiler_trace::record::{Clock, Normaliser, RecordedProcess, Recorder, SourceKind};
 
 use self::checkpoints::Checkpoints;
@@ -190,11 +192,6 @@ impl PreloadedRecording {
                     waited,
                     follows_abandoned,
                 } => {
-                    // Who stands still for a sample cannot write.
-                    if self.checkpoints.holds() {
-                        self.ring.excuse_wait();
-                        break;
-                    }
                     if self.may_come(thread, waited, follows_abandoned) {
                         break;
                     }
@@ -222,13 +219,29 @@ impl PreloadedRecording {
     }
 
     /// Whether the event that this thread claimed so long ago may still be written.
-    fn may_come(&self, thread: u32, waited: Duration, follows_abandoned: bool) -> bool {
+    fn may_come(&mut self, thread: u32, waited: Duration, follows_abandoned: bool) -> bool {
         let timeout = match follows_abandoned {
             true => CLAIM_TIMEOUT_AFTER_ABANDONED,
             false => CLAIM_TIMEOUT,
         };
-        let is_alive = || self.tree.has_thread(thread, waited);
-        !self.is_over && (waited < timeout || waited < SUSPENDED_AFTER && is_alive())
+        if self.is_over {
+            return false;
+        }
+        if waited < timeout {
+            return true;
+        }
+        if !self.tree.has_thread(thread, waited) {
+            return false;
+        }
+        // Who stands still for a sample cannot write.
+        let is_held = self.checkpoints.sampled_now().is_some_and(|sampled| {
+            let process = i32::try_from(thread).ok().and_then(process_of);
+            process == Some(sampled)
+        });
+        if is_held {
+            self.ring.excuse_wait();
+        }
+        is_held || waited < SUSPENDED_AFTER
     }
 
     /// From now on a checkpoint of each process is taken, for this reason.

@@ -66,14 +66,17 @@ async fn run(
                 return Ok(Ending::Interrupted(name));
             }
             interrupted = Some(Ending::Interrupted(name));
-            begun.await
+            tokio::select! {
+                biased;
+                begun = &mut begun => begun,
+                name = signals.next() => return Ok(at_once(name)),
+            }
         }
         begun = &mut begun => begun,
     };
     let (mut recording, _lock) = begun??;
     if let Some(ending) = interrupted {
-        recording.finish(&ending)?;
-        return Ok(ending);
+        return finish(recording, ending, &mut signals).await;
     }
     recording.output_mut().say(&format!(
         "recording process {pid} into {}; its children are not recorded",
@@ -99,8 +102,31 @@ async fn run(
             break Ending::Done;
         }
     };
-    recording.finish(&ending)?;
-    Ok(ending)
+    finish(recording, ending, &mut signals).await
+}
+
+/// Ends a recording with a last checkpoint, which takes as long as a walk; whoever asks again does not wait for
+/// it.
+async fn finish(
+    recording: ProbedRecording<TraceFile>,
+    ending: Ending,
+    signals: &mut Signals,
+) -> Result<Ending, RecordError> {
+    let how = ending.clone();
+    let finished = aside("end", move || recording.finish(&how));
+    tokio::select! {
+        biased;
+        finished = finished => finished?.map(|()| ending),
+        name = signals.next() => Ok(at_once(name)),
+    }
+}
+
+/// What the user is told who does not wait: what holds the target is undone when this process ends.
+fn at_once(name: &'static str) -> Ending {
+    say::line(format_args!(
+        "{name}: ended at once: the file has no last checkpoint, and no more than was written by now"
+    ));
+    Ending::Interrupted(name)
 }
 
 /// Why recording `target` could not begin: where it is gone, whatever else failed, that is why.

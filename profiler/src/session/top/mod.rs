@@ -13,11 +13,12 @@ use profiler_sampling::{HostOptions, SamplingOptions};
 use tokio::runtime::Runtime;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-pub use self::once::{Once, once};
+pub use self::once::once;
 pub use self::tree::{TreeOptions, TreeSeen, tree};
 
 use self::front::Front;
 use self::watcher::Watcher;
+use super::attach::attach_on;
 use super::options::{AttachOptions, Budget};
 use super::signals::Signals;
 use super::{Ending, SessionError};
@@ -98,7 +99,7 @@ pub fn top(options: &TopOptions) -> Result<Ending, SessionError> {
             Next::Attach(pid) => pid,
         };
         closed?;
-        let note = match attach(options, pid, &runtime, &mut watcher)? {
+        let note = match attach(options, pid, &runtime, &mut signals, &mut watcher)? {
             Attached::Over(note) => note,
             Attached::Interrupted(ending) => return Ok(ending),
         };
@@ -122,14 +123,26 @@ fn attach(
     options: &TopOptions,
     pid: i32,
     runtime: &Runtime,
+    signals: &mut Signals,
     watcher: &mut Watcher,
 ) -> io::Result<Attached> {
     // A walk that is under way ends first.
-    runtime.block_on(watcher.rest());
-    let attached = super::attach(&AttachOptions {
+    let interrupted = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            name = signals.next() => Some(name),
+            () = watcher.rest() => None,
+        }
+    });
+    if let Some(name) = interrupted {
+        say::line(format_args!("ended by {name}"));
+        return Ok(Attached::Interrupted(Ending::Interrupted(name)));
+    }
+    let options = AttachOptions {
         pid,
         ..options.attach.clone()
-    });
+    };
+    let attached = attach_on(&options, runtime, signals);
     watcher.resume(pid);
     Ok(match attached {
         Ok(Ending::Done) => Attached::Over(None),

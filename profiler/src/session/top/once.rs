@@ -1,10 +1,7 @@
 //! `top --once`: one look, each Python process walked once, and a second look.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use profiler_core::host::{HostView, ProcessId};
@@ -17,55 +14,18 @@ use crate::session::{SessionError, interrupt};
 
 /// Walks of one look that were not begun after this long are left out, unless `--duration` says another.
 pub(super) const WALKS_FOR: Duration = Duration::from_secs(30);
-/// Between two looks whether it was interrupted.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// What one look came to.
-#[derive(Debug)]
-pub enum Once<T> {
-    /// What was seen.
-    Seen(Box<T>),
-    /// A signal ended it.
-    Interrupted,
-}
 
 /// Looks once at all processes, and walks each that runs Python.
 ///
 /// # Errors
-/// When there is no `/proc`.
-pub fn once(options: &TopOptions) -> Result<Once<HostView>, SessionError> {
+/// When there is no `/proc`, or a signal came.
+pub fn once(options: &TopOptions) -> Result<HostView, SessionError> {
     let options = options.clone();
-    unless_interrupted(move |interrupted| {
+    interrupt::unless_interrupted("top", &interrupt::flag()?, move |interrupted| {
         let mut host = WatchedHost::new(options.host());
         let time = options.walks.then(|| options.duration.unwrap_or(WALKS_FOR));
         take(&mut host, time, interrupted, |_, _| ())
     })
-}
-
-/// What `work` gives, on a thread of its own: a walk cannot be interrupted, and whoever leaves it to itself
-/// has it undone by its guard.
-pub(super) fn unless_interrupted<T: Send + 'static>(
-    work: impl FnOnce(&AtomicBool) -> io::Result<T> + Send + 'static,
-) -> Result<Once<T>, SessionError> {
-    let interrupted = interrupt::flag()?;
-    let (done, seen) = channel();
-    let ending = Arc::clone(&interrupted);
-    thread::Builder::new().name("top".into()).spawn(move || {
-        // Whoever left does not want it any more.
-        let _ = done.send(work(&ending));
-    })?;
-    loop {
-        match seen.recv_timeout(LOOK) {
-            Ok(view) => return Ok(Once::Seen(Box::new(view?))),
-            Err(RecvTimeoutError::Timeout) if interrupted.load(Ordering::Relaxed) => {
-                return Ok(Once::Interrupted);
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(io::Error::other("the watching thread panicked").into());
-            }
-        }
-    }
 }
 
 /// A look, walks for so long, and another look; `walked` gets what each walk found.

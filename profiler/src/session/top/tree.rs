@@ -1,5 +1,6 @@
 //! `--tree`: a master and the processes that descend from it, each walked once, as one thing.
 
+use std::io;
 use std::sync::atomic::Ordering;
 
 use profiler_core::host::{ProcessId, TreeView};
@@ -9,7 +10,7 @@ use profiler_core::view::View;
 use profiler_sampling::{HostOptions, SamplingOptions};
 use profiler_target::{OpenError, Target};
 
-use super::once::{Once, WALKS_FOR, take, unless_interrupted};
+use super::once::{WALKS_FOR, take};
 use super::watcher::WatchedHost;
 use crate::session::predictor::predict_now;
 use crate::session::{SessionError, interrupt};
@@ -42,11 +43,12 @@ pub struct TreeSeen {
 ///
 /// # Errors
 /// When there is no such process, or it cannot be looked into.
-pub fn tree(options: &TreeOptions) -> Result<Once<TreeSeen>, SessionError> {
+pub fn tree(options: &TreeOptions) -> Result<TreeSeen, SessionError> {
     // What is wrong with the number is said as by the other commands.
     drop(Target::open(options.master)?);
     let options = *options;
-    let seen = unless_interrupted(move |interrupted| {
+    let flag = interrupt::flag()?;
+    let looked = interrupt::unless_interrupted("tree", &flag, move |interrupted| {
         let mut host = WatchedHost::new(HostOptions {
             all: true,
             tree_of: Some(options.master),
@@ -64,19 +66,15 @@ pub fn tree(options: &TreeOptions) -> Result<Once<TreeSeen>, SessionError> {
             master: options.master,
             processes,
         };
-        Ok((view, worst))
-    })?;
-    let (view, worst) = match seen {
-        Once::Seen(seen) => *seen,
-        Once::Interrupted => return Ok(Once::Interrupted),
-    };
+        Ok::<_, io::Error>((view, worst))
+    });
+    let (view, worst) = looked?;
     if view.processes.rows.is_empty() {
         return Err(OpenError::NoSuchProcess {
             pid: options.master,
         }
         .into());
     }
-    let flag = interrupt::flag()?;
     let worst = worst.walk.map(|(_, sample)| {
         let report = FragReport::from_sample(&sample);
         let report = match options.predict {
@@ -89,11 +87,11 @@ pub fn tree(options: &TreeOptions) -> Result<Once<TreeSeen>, SessionError> {
         };
         View::of_one_look(report, Vec::new())
     });
-    Ok(Once::Seen(Box::new(TreeSeen {
+    Ok(TreeSeen {
         view,
         worst,
         interrupted: flag.load(Ordering::Relaxed),
-    })))
+    })
 }
 
 fn of(master: i32, host: &WatchedHost) -> TreeView {

@@ -10,6 +10,7 @@ use profiler_sampling::{SamplingOptions, WalkSchedule};
 use profiler_target::{ProcessTree, RecordRing};
 use profiler_trace::record::RecordedProcess;
 
+use super::pid;
 use super::sampling::{Observation, Poll, Request, SamplingThread};
 use crate::session::record::checkpoint::{
     self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, STOP_SHARE,
@@ -28,6 +29,8 @@ pub(super) struct Checkpoints {
     requests: u64,
     /// Whether the last of them is under way. Then what comes after the moment of the sample is held back.
     is_sampling: bool,
+    /// Of which process that was or is.
+    sampled: Option<u32>,
     /// What was observed of a process, until the events before that moment are recorded.
     observation: Option<Observation>,
 }
@@ -63,6 +66,7 @@ impl Checkpoints {
             thread: SamplingThread::start(tree, ring.marker())?,
             requests: 0,
             is_sampling: false,
+            sampled: None,
             observation: None,
         })
     }
@@ -123,6 +127,7 @@ impl Checkpoints {
         }
         if let Some((process, reason)) = self.waiting.pop_front() {
             self.requests += 1;
+            self.sampled = Some(pid(&process));
             self.is_sampling = self.thread.request(Request {
                 number: self.requests,
                 process,
@@ -156,6 +161,11 @@ impl Checkpoints {
     /// Whether what the ring holds back waits for a sample.
     pub(super) fn holds(&self) -> bool {
         self.is_sampling
+    }
+
+    /// The process that is being sampled now.
+    pub(super) fn sampled_now(&self) -> Option<u32> {
+        self.sampled.filter(|_| self.is_sampling)
     }
 
     /// Waits for no sample any more: what is being sampled is left out.
