@@ -88,13 +88,18 @@ impl Unrecorded {
             Some(State::Suspected { since, .. }) => Some(*since),
             None => None,
         };
-        let Some(maps) = program.maps(self.ring) else {
+        // Whoever says that it is of the recording may say so of any process: nothing is read of others.
+        let is_ours = since.is_some() || tree.member(pid).is_some();
+        let maps = match is_ours {
+            true => program.maps(self.ring),
+            false => Some(true),
+        };
+        let Some(maps) = maps else {
             return;
         };
         let state = match since {
             Some(since) if !maps && since.elapsed() < LONGEST_LOADING => return,
-            // Whoever says that it is of the recording may say so of any process.
-            None if !maps && tree.member(pid).is_some() => State::Suspected {
+            None if !maps => State::Suspected {
                 since: Instant::now(),
                 since_ns: now_ns,
                 name: program.name().to_owned(),
