@@ -2,20 +2,31 @@
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::completeness::Confidence;
-use profiler_core::glibc::{Context, NotWalked};
+use profiler_core::glibc::{self, Context, NotWalked, Roots};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::ResidentMemory;
 use profiler_core::residency::{PageRun, PageState, ResidencyMap};
 use profiler_testing::heap::assert_verified;
 use profiler_testing::image::HeapImage;
 use profiler_testing::images::glibc::{
-    Chunk, MMAPPED_BYTES, context, sound, specimen, with_chunks,
+    Chunk, MAIN_ARENA, MMAPPED_BYTES, context, sound, specimen, with_chunks,
 };
 
 use crate::damage::assert_survives;
 
+/// Walks it: from nothing, and from the roots that a walk or a look before found, which must be the same.
 fn walk(image: &HeapImage, context: &Context<'_>) -> Result<HeapSnapshot, NotWalked> {
-    image.walk(|memory, residency| profiler_core::glibc::walk(memory, residency, context))
+    image.walk(|memory, residency| {
+        let walked = glibc::walk(memory, residency, context);
+        let mut roots = Roots::default();
+        glibc::look(memory, residency, context, &mut roots);
+        for _ in 0..2 {
+            let again = glibc::walk_from(memory, residency, context, &mut roots);
+            assert_eq!(again, walked);
+            assert_eq!(roots.are_known(), walked.is_ok());
+        }
+        walked
+    })
 }
 
 #[test]
@@ -96,4 +107,23 @@ fn swapped_pages_are_unknown_and_the_walk_goes_on_behind_them() {
 #[test]
 fn damage_never_panics_always_ends_and_keeps_the_laws() {
     assert_survives(&specimen());
+}
+
+#[test]
+fn roots_that_are_none_any_more_are_not_believed() {
+    let mut roots = Roots::default();
+    let mut image = sound();
+    image.walk(|memory, residency| glibc::look(memory, residency, &context(), &mut roots));
+    assert!(roots.are_known());
+    // Both links of a bin that is not empty.
+    image.put(MAIN_ARENA + 0x70, 0);
+    let walk_from = |image: &HeapImage, roots: &mut Roots| {
+        image.walk(|memory, residency| glibc::walk_from(memory, residency, &context(), roots))
+    };
+    let refused = walk_from(&image, &mut roots);
+    assert_eq!(refused, Err(NotWalked::NoMainArena(2, 36)));
+    assert!(!roots.are_known());
+    let heap = walk_from(&sound(), &mut roots).expect("a heap");
+    assert_verified(&heap);
+    assert!(roots.are_known(), "they are found anew");
 }
