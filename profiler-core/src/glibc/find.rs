@@ -160,7 +160,8 @@ pub(super) fn malloc_par(
         .map(|(_, addr, par)| (addr, par))
 }
 
-/// `mp_` at a place where it was, if it proves to be there still.
+/// `mp_` at a place where it was, if it proves to be there still as nothing can better. Where it does not (its
+/// settings are others than the defaults, or brk was not to be had), other places may.
 pub(super) fn malloc_par_at<M: TargetMemory>(
     memory: &M,
     layout: &Layout,
@@ -171,8 +172,11 @@ pub(super) fn malloc_par_at<M: TargetMemory>(
     let mut bytes = vec![0; MallocPar::bytes(layout) as usize];
     memory.read(RemoteAddr::new(addr), &mut bytes).ok()?;
     let par = MallocPar::parse(layout, &bytes);
-    proof(&par, main, residency).map(|_| par)
+    (proof(&par, main, residency) == Some(BEST_PROOF)).then_some(par)
 }
+
+/// What [`proof`] gives at best.
+const BEST_PROOF: u32 = 10;
 
 /// How well what may be an `mp_` fits the main arena; `None` when it does not.
 fn proof(par: &MallocPar, main: &ArenaState, residency: &ResidencyMap) -> Option<u32> {

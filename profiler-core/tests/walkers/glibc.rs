@@ -9,7 +9,7 @@ use profiler_core::residency::{PageRun, PageState, ResidencyMap};
 use profiler_testing::heap::assert_verified;
 use profiler_testing::image::HeapImage;
 use profiler_testing::images::glibc::{
-    Chunk, MAIN_ARENA, MMAPPED_BYTES, context, sound, specimen, with_chunks,
+    Chunk, LIBC, MAIN_ARENA, MMAPPED_BYTES, MP, context, sound, specimen, with_chunks,
 };
 
 use crate::damage::assert_survives;
@@ -126,4 +126,29 @@ fn roots_that_are_none_any_more_are_not_believed() {
     let heap = walk_from(&sound(), &mut roots).expect("a heap");
     assert_verified(&heap);
     assert!(roots.are_known(), "they are found anew");
+}
+
+/// `n_mmaps` and `mmapped_mem` are written one after the other: between them `mp_` makes no sense, and what
+/// looks a little like one may be taken for it.
+#[test]
+fn what_was_taken_for_mp_while_it_changed_is_not_believed_later() {
+    const OTHER: u64 = LIBC + 0x1800;
+    const MMAPPED_MEM: u64 = 0x50;
+    const SBRK_BASE: u64 = 0x60;
+    let mut torn = sound();
+    let whole: Vec<u8> = torn.bytes(MP)[..0x100].to_vec();
+    torn.bytes_mut(OTHER)[..0x100].copy_from_slice(&whole);
+    // Its memory would begin within the heap, not where that does.
+    let base = torn.get(OTHER + SBRK_BASE);
+    torn.put(OTHER + SBRK_BASE, base + 0x1000);
+    let whole = torn.clone();
+    torn.put(MP + MMAPPED_MEM, 0);
+    let mut roots = Roots::default();
+    torn.walk(|memory, residency| glibc::look(memory, residency, &context(), &mut roots));
+    assert!(roots.are_known());
+    let heap = whole.walk(|memory, residency| {
+        glibc::walk_from(memory, residency, &context(), &mut roots).expect("a heap")
+    });
+    assert_verified(&heap);
+    assert_eq!(Ok(heap), walk(&whole, &context()));
 }

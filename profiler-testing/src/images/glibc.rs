@@ -11,7 +11,8 @@ use crate::image::{HeapImage, Values, WeakPoints, Words, range};
 /// Where libc's data begin.
 pub const LIBC: u64 = 0x7f00_0000_0000;
 const LIBC_BYTES: u64 = 0x2000;
-const MP: u64 = LIBC + 0x340;
+/// Where `mp_` is.
+pub const MP: u64 = LIBC + 0x340;
 /// Where the main arena is.
 pub const MAIN_ARENA: u64 = LIBC + 0xc60;
 const HEAP: u64 = 0x5555_0000_0000;
