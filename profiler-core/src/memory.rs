@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use crate::residency::ResidencyMap;
+use crate::residency::{PageState, ResidencyMap};
 
 mod read_ahead;
 
@@ -42,7 +42,7 @@ pub trait TargetMemory {
     }
 
     /// Fills several small buffers at once: `out[i]` gets the `N` bytes at `addrs[i]`, or `None`
-    /// where they cannot be read. Live processes answer many with one system call.
+    /// where they cannot be read.
     fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>)
     where
         Self: Sized,
@@ -52,6 +52,18 @@ pub trait TargetMemory {
             let mut buf = [0; N];
             self.read(addr, &mut buf).is_ok().then_some(buf)
         }));
+    }
+
+    /// As [`Self::read_scattered`], of pages that no other process maps and that come from no file. A
+    /// source may answer many with one system call.
+    fn read_unshared_scattered<const N: usize>(
+        &self,
+        addrs: &[RemoteAddr],
+        out: &mut Vec<Option<[u8; N]>>,
+    ) where
+        Self: Sized,
+    {
+        self.read_scattered(addrs, out);
     }
 
     /// Reads ascending addresses in bulk: fills `buffer` with `window`, or with another window that
@@ -95,6 +107,14 @@ impl<M: TargetMemory> TargetMemory for &M {
         (**self).read_scattered(addrs, out);
     }
 
+    fn read_unshared_scattered<const N: usize>(
+        &self,
+        addrs: &[RemoteAddr],
+        out: &mut Vec<Option<[u8; N]>>,
+    ) {
+        (**self).read_unshared_scattered(addrs, out);
+    }
+
     fn read_window(
         &self,
         window: AddrRange,
@@ -136,11 +156,10 @@ impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
             if run.state.is_swapped() {
                 return Err(ReadError::Swapped(at));
             } else if run.state.is_present() && !run.state.is_zero() {
-                let state = run.state;
-                if state.is_shared() || state.is_file() || state.is_uncounted() {
-                    self.inner.read(at, part)?;
-                } else {
+                if is_unshared(run.state) {
                     self.inner.read_unshared(at, part)?;
+                } else {
+                    self.inner.read(at, part)?;
                 }
             } else {
                 part.fill(0);
@@ -152,17 +171,15 @@ impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
 
     fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>) {
         out.clear();
-        let mut wanted = Vec::new();
+        let mut unshared = Vec::new();
         let mut places = Vec::new();
         for (place, &addr) in addrs.iter().enumerate() {
-            let whole = AddrRange::with_len(addr, N as u64);
-            let in_memory = whole.is_some_and(|whole| {
-                self.residency.run_at(addr).is_some_and(|run| {
-                    run.range.encloses(&whole) && run.state.is_present() && !run.state.is_zero()
-                })
+            let is_unshared = AddrRange::with_len(addr, N as u64).is_some_and(|whole| {
+                let run = self.residency.run_at(addr);
+                run.is_some_and(|run| run.range.encloses(&whole) && is_unshared(run.state))
             });
-            if in_memory {
-                wanted.push(addr);
+            if is_unshared {
+                unshared.push(addr);
                 places.push(place);
                 out.push(None);
             } else {
@@ -171,11 +188,17 @@ impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
             }
         }
         let mut found = Vec::new();
-        self.inner.read_scattered(&wanted, &mut found);
+        self.inner.read_unshared_scattered(&unshared, &mut found);
         for (place, bytes) in places.into_iter().zip(found) {
             out[place] = bytes;
         }
     }
+}
+
+/// Whether a page is in memory, and there for this target alone.
+fn is_unshared(state: PageState) -> bool {
+    state.is_present()
+        && !(state.is_zero() || state.is_shared() || state.is_file() || state.is_uncounted())
 }
 
 /// Pages kept by [`PageCache`].

@@ -155,6 +155,8 @@ pub struct Mapping {
     pub offset: u64,
     /// Inode, 0 when there is none.
     pub inode: u64,
+    /// Device that the inode is of: its major number in the upper half, its minor one in the lower.
+    pub device: u64,
 }
 
 impl Mapping {
@@ -170,6 +172,7 @@ impl Mapping {
             is_tmpfs: false,
             offset: 0,
             inode: 0,
+            device: 0,
         }
     }
 }

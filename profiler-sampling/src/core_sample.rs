@@ -12,6 +12,7 @@ use profiler_core::units::bytes;
 use profiler_target::{CoreError, CoreFile, Process};
 
 use super::facts::Facts;
+use super::known::Roots;
 use super::objects::census;
 use super::walkers::Input;
 use super::walks;
@@ -87,12 +88,13 @@ fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
         ..Completeness::default()
     };
     let memory = ResidentMemory::new(core.memory(), &residency);
-    let mut facts = Facts::of(core);
-    facts.read_python_tables(&memory, &residency);
+    let (mut facts, roots) = (Facts::of(core, residency.mappings()), Roots::default());
+    facts.read_python_tables(&memory, &residency, &roots);
     let input = Input {
         memory: &memory,
         residency: &residency,
         facts: &facts,
+        roots: &roots,
         threads: core.threads(),
     };
     let heaps = walks::heaps(&input, &mut completeness);

@@ -6,9 +6,11 @@ use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::TargetMemory;
 use profiler_core::object::AllocatorObject;
 use profiler_core::pymalloc;
-use profiler_core::residency::ResidencyMap;
+use profiler_core::residency::{Mapping, ResidencyMap};
 use profiler_core::sample::PythonMalloc;
 use profiler_target::{Libc, Process};
+
+use super::known::{Roots, locked};
 
 /// What walks must know of a target.
 #[derive(Clone, Debug, Default)]
@@ -32,17 +34,27 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Those of a process, live or in a core file.
-    pub(crate) fn of(process: &impl Process) -> Self {
-        Self {
-            libc: process.libc().cloned(),
-            libc_data: process.libc_data_ranges(),
+    /// Those of a process, live or in a core file, which has these mappings.
+    pub(crate) fn of(process: &impl Process, mappings: &[Mapping]) -> Self {
+        let of_its_start = Self {
             malloc_environment: process.malloc_environment(),
             at_random: process.at_random(),
-            python: process.python_version(),
             python_malloc_setting: process.python_malloc_setting(),
+            ..Self::default()
+        };
+        of_its_start.with_files(process, mappings)
+    }
+
+    /// The same of the same process when it has these mappings.
+    pub(crate) fn with_files(self, process: &impl Process, mappings: &[Mapping]) -> Self {
+        let libc_data = process.libc_data_ranges_in(mappings);
+        Self {
+            libc: process.libc().cloned(),
+            libc_data,
+            python: process.python_in(mappings).map(|python| python.version),
             python_malloc: None,
-            allocators: process.allocator_objects(),
+            allocators: process.allocator_objects_in(mappings),
+            ..self
         }
     }
 
@@ -51,10 +63,12 @@ impl Facts {
         &mut self,
         memory: &M,
         residency: &ResidencyMap,
+        roots: &Roots,
     ) {
+        let mut roots = locked(&roots.pymalloc);
         self.python_malloc = self
             .python
-            .map(|python| pymalloc::objects_allocator(memory, residency, python));
+            .map(|python| pymalloc::objects_allocator_from(memory, residency, python, &mut roots));
         // CPython has a mimalloc in it from 3.13 on that most programs never use.
         let role = match self.python_malloc {
             Some(PythonMalloc::Mimalloc | PythonMalloc::MimallocDebug) => Role::Private,

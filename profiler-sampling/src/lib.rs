@@ -14,7 +14,10 @@ mod core_sample;
 mod facts;
 mod file_pages;
 mod host;
+mod in_stops;
+mod known;
 mod objects;
+mod observer;
 mod sampler;
 mod schedule;
 mod walkers;
@@ -22,6 +25,7 @@ mod walks;
 
 pub use core_sample::{CoreSample, CoreSampleError, sample_of_core};
 pub use host::{HostOptions, HostSampler, NotWalked};
+pub use in_stops::InStops;
 pub use objects::Moment;
 pub use sampler::{Sampler, SamplingOptions, now_ns};
 pub use schedule::{STOP_PART_OF_BUDGET, WalkSchedule};

@@ -1,25 +1,23 @@
 //! Taking one sample: stop, residency, the kernel's count, walks, resume.
 
 use std::io;
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use profiler_core::completeness::{Completeness, Defect, EndedEarly, Released, StandStill};
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::memory::{ResidentMemory, TargetMemory};
 use profiler_core::objects::{Census, NoCensus};
-use profiler_core::parallel::Beside;
-use profiler_core::residency::{Mapping, ResidencyMap};
-use profiler_core::sample::{Host, KernelCount, Sample};
-use profiler_core::threads::Thread;
+use profiler_core::sample::{Host, Sample};
 use profiler_core::units::nanoseconds;
 use profiler_target::{LiveMemory, OpenError, Process, Stopped, Target};
 
 use super::blank_pages;
 use super::facts::Facts;
+use super::in_stops::InStops;
+use super::known::{Known, locked};
 use super::objects::{Moment, census_since};
-use super::walkers::{self, Input};
-use super::walks;
+use super::observer::{Observation, Observer};
 
 /// How often a target is stopped, at most, until no thread stands inside malloc with an arena's
 /// lock held. Each stop but the last ends once that is known, before anything is walked.
@@ -45,6 +43,8 @@ pub struct SamplingOptions {
 pub struct Sampler {
     target: Target,
     host: Host,
+    known: Known,
+    spent: Mutex<InStops>,
 }
 
 impl Sampler {
@@ -56,7 +56,14 @@ impl Sampler {
         Ok(Self {
             target: Target::open(pid)?,
             host: profiler_target::host(),
+            known: Known::default(),
+            spent: Mutex::default(),
         })
+    }
+
+    /// What was read of the target while it stood still, so far.
+    pub fn read_in_stops(&self) -> InStops {
+        *locked(&self.spent)
     }
 
     /// The target.
@@ -147,24 +154,30 @@ impl Sampler {
         mark: &impl Fn(&Moment<'_>) -> M,
     ) -> io::Result<Attempt<M>> {
         let mut completeness = Completeness::default();
-        let target = self.target.describe();
-        let mut facts = Facts::of(&self.target);
+        let mappings = self.target.mappings()?;
+        let mut looked = self.known.look(&self.target, &mappings)?;
+        let names = self.target.names();
+        drop(mappings);
 
         let began = Instant::now();
         let (stopped, held_before) = self.stop(options, &mut completeness);
+        let before = self.target.reads();
         let observer = Observer {
             target: &self.target,
+            roots: &self.known.roots,
             stopped: stopped.as_ref(),
+            memory: self.memory(stopped.as_ref()),
             swap_in: options.swap_in,
             may_give_up: stopped.is_some() && !is_last,
         };
-        let observation = observer.observe(&mut facts, &mut completeness);
+        let observation = observer.observe(&mut looked, &mut completeness);
         // Of one that was killed or executed another program meanwhile a part was observed.
         self.target.check()?;
+        let facts = &looked.facts;
         let marked = match &observation {
             Ok(Some(observation)) => Some(mark(&Moment {
                 target: &self.target,
-                memory: observer.memory(),
+                memory: observer.memory.clone(),
                 residency: observation.to_read(),
                 heaps: &observation.heaps,
                 python_malloc: facts.python_malloc(&observation.heaps),
@@ -172,10 +185,13 @@ impl Sampler {
             })),
             _ => None,
         };
+        if stopped.is_some() {
+            locked(&self.spent).add(before, self.target.reads());
+        }
+        drop(observer);
         let outcome = stopped.map(Stopped::resume);
-        let took = began.elapsed();
+        completeness.walk_ns = began.elapsed().as_nanos() as u64;
         let stop = outcome.map_or(held_before, |outcome| outcome.held);
-        completeness.walk_ns = took.as_nanos() as u64;
         completeness.stop_ns = stop.as_nanos() as u64;
         if let Some(why) = outcome.and_then(|outcome| outcome.ended_early) {
             ended_early(why, &mut completeness);
@@ -185,8 +201,16 @@ impl Sampler {
                 stop_ns: completeness.stop_ns,
             });
         };
-        let sample = self.sample(observation, target, &facts, completeness);
+        let sample = self.sample(observation, names, facts, completeness);
         Ok(Attempt::Sample(Box::new(sample), marked))
+    }
+
+    /// The target's memory, by the faster way when it stands still.
+    fn memory(&self, stopped: Option<&Stopped>) -> LiveMemory {
+        stopped.map_or_else(
+            || self.target.memory(),
+            |stopped| self.target.memory_of(stopped),
+        )
     }
 
     /// Stops the target when that is wanted. Where it cannot be, the time for which some of its threads
@@ -218,7 +242,7 @@ impl Sampler {
     fn sample(
         &self,
         observation: Observation,
-        mut target: profiler_core::sample::Target,
+        names: profiler_core::sample::Target,
         facts: &Facts,
         mut completeness: Completeness,
     ) -> Sample {
@@ -230,6 +254,7 @@ impl Sampler {
         } = observation;
         let unread = self.target.unread_files().map(Defect::of_all);
         completeness.defects.extend(unread);
+        let mut target = self.target.identify(names, residency.mappings());
         target.python_malloc = facts.python_malloc(&heaps);
         // The stop does not wait for the parent's page tables: the few pages that either writes
         // meanwhile count as copied.
@@ -262,124 +287,9 @@ fn ended_early(why: EndedEarly, completeness: &mut Completeness) {
 enum Attempt<M> {
     /// A sample, and the mark of its moment.
     Sample(Box<Sample>, M),
-    /// A thread stood inside malloc.
+    /// A thread stood inside malloc, or files are mapped that were not when they were looked into.
     Busy { stop_ns: u64 },
 }
-
-/// What was observed of the target's memory.
-struct Observation {
-    kernel: KernelCount,
-    residency: ResidencyMap,
-    /// The pages after swapped ones were brought back.
-    brought_back: Option<ResidencyMap>,
-    heaps: Vec<HeapSnapshot>,
-}
-
-impl Observation {
-    /// The pages as they are to be read.
-    fn to_read(&self) -> &ResidencyMap {
-        self.brought_back.as_ref().unwrap_or(&self.residency)
-    }
-}
-
-/// Reads a target's memory once, while it stands still.
-struct Observer<'a> {
-    target: &'a Target,
-    stopped: Option<&'a Stopped>,
-    swap_in: bool,
-    /// Whether to give up when a thread stands inside malloc.
-    may_give_up: bool,
-}
-
-impl Observer<'_> {
-    /// The state of all pages, the kernel's count, then the heaps; `None` when a thread stands
-    /// inside malloc and [`Self::may_give_up`].
-    fn observe(
-        &self,
-        facts: &mut Facts,
-        completeness: &mut Completeness,
-    ) -> io::Result<Option<Observation>> {
-        let mappings = self.target.mappings()?;
-        thread::scope(|scope| {
-            // The kernel's count is a pass of its own over the page table, so it gets its own
-            // thread; but it counts before anything is brought back.
-            let counted = self.swap_in.then(|| self.target.kernel_count());
-            let counting = counted
-                .is_none()
-                .then(|| Beside::begin(scope, || self.target.kernel_count()));
-            let mut residency = self.target.residency(&mappings)?;
-            let threads = self.threads();
-            for thread in threads {
-                residency.mark_stack(thread.stack_pointer);
-            }
-            let memory = ResidentMemory::new(self.memory(), &residency);
-            if self.may_give_up && walkers::locked_arenas(&memory, facts) > 0 {
-                return Ok(None);
-            }
-            let brought_back = match counted {
-                Some(Ok(_)) => Some(self.bring_back(&residency, &mappings)?),
-                _ => None,
-            };
-            let to_walk = brought_back.as_ref().unwrap_or(&residency);
-            let memory = ResidentMemory::new(self.memory(), to_walk);
-            facts.read_python_tables(&memory, to_walk);
-            let input = Input {
-                memory: &memory,
-                residency: to_walk,
-                facts,
-                threads,
-            };
-            let heaps = walks::heaps(&input, completeness);
-            let kernel = counting.map_or(Ok(KernelCount::default()), Beside::end);
-            Ok(Some(Observation {
-                kernel: counted.unwrap_or(kernel)?,
-                residency,
-                brought_back,
-                heaps,
-            }))
-        })
-    }
-
-    /// The threads, with their registers when they stand still.
-    fn threads(&self) -> &[Thread] {
-        self.stopped.map_or(&[], Stopped::threads)
-    }
-
-    fn memory(&self) -> LiveMemory {
-        match self.stopped {
-            Some(stopped) => self.target.memory_of(stopped),
-            None => self.target.memory(),
-        }
-    }
-
-    /// Reads all swapped pages, which brings them back, and gives the state of the pages then. The
-    /// sample keeps the state before.
-    fn bring_back(
-        &self,
-        residency: &ResidencyMap,
-        mappings: &[Mapping],
-    ) -> io::Result<ResidencyMap> {
-        let memory = self.target.memory();
-        let mut buffer = vec![0; BRING_BACK_BYTES];
-        for run in residency.runs().iter().filter(|r| r.state.is_swapped()) {
-            for at in (0..run.range.len()).step_by(BRING_BACK_BYTES) {
-                let len = (run.range.len() - at).min(BRING_BACK_BYTES as u64) as usize;
-                if let Some(addr) = run.range.start().checked_add(at) {
-                    // A page that cannot be read stays as it was, which the next reading shows.
-                    let _ = memory.read(addr, &mut buffer[..len]);
-                }
-            }
-        }
-        let mut now = self.target.residency(mappings)?;
-        for thread in self.threads() {
-            now.mark_stack(thread.stack_pointer);
-        }
-        Ok(now)
-    }
-}
-
-/// Bytes brought back at once.
-const BRING_BACK_BYTES: usize = 1 << 20;
 
 /// How far walks are from the allocators' own accounts, and how much they could not follow; 0
 /// when every check holds.

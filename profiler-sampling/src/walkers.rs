@@ -14,6 +14,7 @@ use profiler_core::{glibc, jemalloc, mimalloc, musl, pymalloc, tcmalloc};
 use profiler_target::{Libc, reading_ahead};
 
 use super::facts::Facts;
+use super::known::{Roots, locked};
 
 /// What a walk reads.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(crate) struct Input<'a, M> {
     pub(crate) residency: &'a ResidencyMap,
     /// What is known of it.
     pub(crate) facts: &'a Facts,
+    /// Where its allocators have their roots, as far as that is known.
+    pub(crate) roots: &'a Roots,
     /// Its threads; empty when it was not stopped.
     pub(crate) threads: &'a [Thread],
 }
@@ -93,8 +96,9 @@ impl<M: TargetMemory + Sync> Walker<M> {
             },
             walk: |input, _| {
                 let context = glibc_context(input.facts, input.threads);
+                let mut roots = locked(&input.roots.glibc);
                 let walked = reading_ahead(input.memory, |memory| {
-                    glibc::walk(memory, input.residency, &context)
+                    glibc::walk_from(memory, input.residency, &context, &mut roots)
                 });
                 Ok(vec![walked?])
             },
@@ -109,12 +113,10 @@ impl<M: TargetMemory + Sync> Walker<M> {
                 (!is_other).then(|| anywhere(is_musl)).into_iter().collect()
             },
             walk: |input, _| {
-                let libc = input.facts.libc_of(Allocator::Musl);
-                let context = musl::Context {
-                    at_random: input.facts.at_random,
-                    version: libc.map(|libc| libc.version.clone()).unwrap_or_default(),
-                };
-                Ok(vec![musl::walk(input.memory, input.residency, &context)?])
+                let context = musl_context(input.facts);
+                let mut roots = locked(&input.roots.musl);
+                let walked = musl::walk_from(input.memory, input.residency, &context, &mut roots);
+                Ok(vec![walked?])
             },
         },
         Self {
@@ -168,7 +170,9 @@ impl<M: TargetMemory + Sync> Walker<M> {
                     python: input.facts.python,
                     serves: input.facts.python_malloc.unwrap_or_default(),
                 };
-                let walked = pymalloc::walk(input.memory, input.residency, &context);
+                let mut roots = locked(&input.roots.pymalloc);
+                let walked =
+                    pymalloc::walk_from(input.memory, input.residency, &context, &mut roots);
                 let heap = walked.map_err(|reason| without_pymalloc(input.facts, reason))?;
                 Ok(vec![heap])
             },
@@ -177,11 +181,22 @@ impl<M: TargetMemory + Sync> Walker<M> {
 }
 
 /// How many of glibc's arenas a thread stands inside of.
-pub(crate) fn locked_arenas<M: TargetMemory>(memory: &M, facts: &Facts) -> u32 {
-    glibc::locked_arenas(memory, &glibc_context(facts, &[]))
+pub(crate) fn locked_arenas<M: TargetMemory>(memory: &M, facts: &Facts, roots: &Roots) -> u32 {
+    let context = glibc_context(facts, &[]);
+    glibc::locked_arenas(memory, &context, &mut locked(&roots.glibc))
 }
 
-fn glibc_context<'a>(facts: &'a Facts, threads: &'a [Thread]) -> glibc::Context<'a> {
+/// What musl's walker must know.
+pub(crate) fn musl_context(facts: &Facts) -> musl::Context {
+    let libc = facts.libc_of(Allocator::Musl);
+    musl::Context {
+        at_random: facts.at_random,
+        version: libc.map(|libc| libc.version.clone()).unwrap_or_default(),
+    }
+}
+
+/// What glibc's walker must know.
+pub(crate) fn glibc_context<'a>(facts: &'a Facts, threads: &'a [Thread]) -> glibc::Context<'a> {
     glibc::Context {
         version: facts.libc.as_ref().and_then(Libc::glibc_release),
         threads,

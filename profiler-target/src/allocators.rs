@@ -2,24 +2,19 @@
 //!
 //! What identifies one stands in its row ([`profiler_core::allocator`]); here are the files.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
-
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::allocator::{self, Allocator, AllocatorIdentity, Role};
 use profiler_core::object::{AllocatorObject, OptionAt};
 use profiler_core::residency::{Mapping, MappingKind};
 
 use super::Process;
-use super::elf::{ElfFile, FilePath, MAX_FILES, Reader};
+use super::elf::{ElfFile, FilePath, Reader};
 use super::jemalloc_options;
+use super::known_files::{FileId, executed};
 
-/// What was found in each file, by its path. A file does not change while it is mapped.
+/// The allocators that an ELF file holds.
 #[derive(Debug, Default)]
-pub(super) struct KnownObjects(Mutex<BTreeMap<String, Found>>);
-
-#[derive(Clone, Debug, Default)]
-struct Found {
+pub(super) struct Held {
     allocators: Vec<(Allocator, Option<String>)>,
     defines_malloc: bool,
     /// Options of the jemalloc in it.
@@ -30,57 +25,39 @@ struct Found {
     bss_bytes: u64,
 }
 
-impl KnownObjects {
-    /// The allocators in the objects of `process`.
-    pub(super) fn find<P: Process + ?Sized>(&self, process: &P) -> Vec<AllocatorObject> {
-        let mappings = process.mappings().unwrap_or_default();
-        let mut objects = Vec::new();
-        self.each(process, |path, found| {
-            objects.extend(found.identities(path).map(|identity| AllocatorObject {
-                options: match identity.is(Allocator::Jemalloc) {
-                    true => options(&mappings, path, found),
-                    false => Vec::new(),
-                },
-                data: data(&mappings, path, found.bss_bytes),
-                identity,
-            }));
-        });
-        objects
-    }
-
-    /// The allocator other than its C library's that serves the malloc calls of `process`.
-    pub(super) fn serving<P: Process + ?Sized>(&self, process: &P) -> Option<AllocatorIdentity> {
-        let mut serving = None;
-        self.each(process, |path, found| {
-            let mut all = found.identities(path);
-            serving = serving
-                .take()
-                .or_else(|| all.find(|one| one.serves_malloc()));
-        });
-        serving
-    }
-
-    /// Calls `see` with each file of `process` and what is in it.
-    fn each<P: Process + ?Sized>(&self, process: &P, mut see: impl FnMut(&str, &Found)) {
-        let Ok(mut known) = self.0.lock() else {
-            return;
+/// The allocators in the objects that `process` maps so.
+pub(super) fn find<P: Process + ?Sized>(process: &P, mappings: &[Mapping]) -> Vec<AllocatorObject> {
+    let executed = executed(mappings);
+    let known = &process.files().known;
+    known.keep(&executed);
+    let mut objects = Vec::new();
+    for (file, mapping) in &executed {
+        let Some(facts) = known.facts(process, file, mapping) else {
+            continue;
         };
-        for (path, mapping) in process.executed_files() {
-            if !known.contains_key(&path) {
-                let reader = &process.files().reader;
-                let file = reader.open(&path, process.file_of(&mapping));
-                // What is beyond the reader's limit has nothing to be remembered.
-                if known.len() >= MAX_FILES {
-                    continue;
-                }
-                let found = file.as_ref().map(examine).unwrap_or_default();
-                known.insert(path.clone(), found);
-            }
-            if let Some(found) = known.get(&path) {
-                see(&path, found);
-            }
-        }
+        let held = &facts.held;
+        objects.extend(held.identities(&file.path).map(|identity| AllocatorObject {
+            options: match identity.is(Allocator::Jemalloc) {
+                true => options(mappings, file, held),
+                false => Vec::new(),
+            },
+            data: data(mappings, file, held.bss_bytes),
+            identity,
+        }));
     }
+    objects
+}
+
+/// The allocator other than its C library's that serves the malloc calls of `process`.
+pub(super) fn serving<P: Process + ?Sized>(
+    process: &P,
+    mappings: &[Mapping],
+) -> Option<AllocatorIdentity> {
+    executed(mappings).iter().find_map(|(file, mapping)| {
+        let facts = process.files().known.facts(process, file, mapping)?;
+        let mut all = facts.held.identities(&file.path);
+        all.find(|one| one.serves_malloc())
+    })
 }
 
 /// The allocator behind the malloc of the file at `path`, which a target maps as `mapped` and takes
@@ -97,21 +74,22 @@ pub(super) fn serving_malloc(reader: &Reader, mapped: &str, path: FilePath) -> A
     }
 }
 
-fn examine(file: &ElfFile) -> Found {
-    let allocators = file.allocators().to_vec();
-    if allocators.is_empty() {
-        return Found::default();
+impl Held {
+    /// Those in a file.
+    pub(super) fn of(file: &ElfFile) -> Self {
+        let allocators = file.allocators().to_vec();
+        if allocators.is_empty() {
+            return Self::default();
+        }
+        Self {
+            defines_malloc: file.exports("malloc"),
+            options: file.jemalloc_options(),
+            first: file.first_addr(),
+            bss_bytes: file.bss_bytes(),
+            allocators,
+        }
     }
-    Found {
-        defines_malloc: file.exports("malloc"),
-        options: file.jemalloc_options(),
-        first: file.first_addr(),
-        bss_bytes: file.bss_bytes(),
-        allocators,
-    }
-}
 
-impl Found {
     /// The allocators in it, where it is mapped from `path`.
     fn identities(&self, path: &str) -> impl Iterator<Item = AllocatorIdentity> {
         // By the name of malloc it can serve the whole program; a copy with a prefix, or inside a
@@ -131,10 +109,8 @@ impl Found {
 }
 
 /// The options of a jemalloc where the target maps its file.
-fn options(mappings: &[Mapping], path: &str, found: &Found) -> Vec<OptionAt> {
-    let first = mappings
-        .iter()
-        .find(|m| m.offset == 0 && matches!(&m.kind, MappingKind::File(of) if of == path));
+fn options(mappings: &[Mapping], file: &FileId, found: &Held) -> Vec<OptionAt> {
+    let first = mappings.iter().find(|m| m.offset == 0 && file.is_of(m));
     let Some(bias) = first.map(|m| m.range.start().get().wrapping_sub(found.first)) else {
         return Vec::new();
     };
@@ -148,14 +124,14 @@ fn options(mappings: &[Mapping], path: &str, found: &Found) -> Vec<OptionAt> {
         .collect()
 }
 
-/// The writable mappings of the object at `path`, and up to `bss_bytes` of anonymous memory right
+/// The writable mappings of an object's file, and up to `bss_bytes` of anonymous memory right
 /// after one of them.
-fn data(mappings: &[Mapping], path: &str, bss_bytes: u64) -> Vec<AddrRange> {
+fn data(mappings: &[Mapping], file: &FileId, bss_bytes: u64) -> Vec<AddrRange> {
     let mut ranges: Vec<AddrRange> = Vec::new();
     let mut bss = None;
     for mapping in mappings {
         match &mapping.kind {
-            MappingKind::File(of) if of == path => {
+            MappingKind::File(_) if file.is_of(mapping) => {
                 if mapping.write {
                     ranges.push(mapping.range);
                 }

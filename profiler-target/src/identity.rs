@@ -1,14 +1,16 @@
 //! Who the target is: its names, its Python, its C library and its allocator.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use profiler_core::addr::AddrRange;
 use profiler_core::allocator::{self, Allocator, AllocatorTitle, Contents};
 use profiler_core::residency::{Mapping, MappingKind};
 
 use super::Process;
+use super::allocators;
 use super::elf::{ElfFile, strings};
+use super::known_files::{FileId, executed};
 
 /// libc's zero-initialised data after its file mapping is shorter than this (glibc 2.43: 53 KiB).
 const MAX_BSS_BYTES: u64 = 1 << 20;
@@ -40,55 +42,74 @@ pub struct Python {
 pub(super) struct Identity {
     libc: OnceLock<Libc>,
     python: OnceLock<Python>,
-    /// Files that were looked into and are no Python. Others may be loaded later.
-    no_python: Mutex<BTreeSet<String>>,
 }
 
 impl Identity {
-    /// The Python of `process`.
-    pub(super) fn python<P: Process + ?Sized>(&self, process: &P) -> Option<&Python> {
+    /// The Python of `process`, if it is known.
+    pub(super) fn known_python(&self) -> Option<&Python> {
+        self.python.get()
+    }
+
+    /// The Python of `process`, which has these mappings.
+    pub(super) fn python<P: Process + ?Sized>(
+        &self,
+        process: &P,
+        mappings: &[Mapping],
+    ) -> Option<&Python> {
         if let Some(known) = self.python.get() {
             return Some(known);
         }
-        let mut no_python = self.no_python.lock().ok()?;
-        let mut files = process.executed_files().into_iter();
-        let found = files.find_map(|(path, mapping)| {
-            if no_python.contains(&path) {
+        let executed = executed(mappings);
+        let found = executed.iter().find_map(|(file, mapping)| {
+            let named = python_in_name(file_name(&file.path));
+            if named.is_none() && !process.is_program(&file.path) {
                 return None;
             }
-            let found = python_in(process, &path, &mapping);
-            if found.is_none() {
-                no_python.insert(path);
-            }
-            found
+            let facts = process.files().known.facts(process, file, mapping)?;
+            facts.python.clone()
         })?;
         Some(self.python.get_or_init(|| found))
     }
 
-    /// The C library of `process`.
-    pub(super) fn libc<P: Process + ?Sized>(&self, process: &P) -> Option<&Libc> {
+    /// The C library of `process`, if it is known.
+    pub(super) fn known_libc(&self) -> Option<&Libc> {
+        self.libc.get()
+    }
+
+    /// The C library of `process`, which has these mappings.
+    pub(super) fn libc<P: Process + ?Sized>(
+        &self,
+        process: &P,
+        mappings: &[Mapping],
+    ) -> Option<&Libc> {
         if let Some(known) = self.libc.get() {
             return Some(known);
         }
-        let mut files = process.executed_files().into_iter();
-        let found = files.find_map(|(path, mapping)| libc_in(process, path, &mapping))?;
+        let executed = executed(mappings);
+        let mut files = executed.iter();
+        let found = files.find_map(|(file, mapping)| libc_in(process, file, mapping))?;
         Some(self.libc.get_or_init(|| found))
     }
 
     /// The allocator that most likely serves its malloc calls, with its version. Which one really
     /// does is for whoever places probes to decide, by the order in which objects were loaded.
-    pub(super) fn malloc<P: Process + ?Sized>(&self, process: &P) -> Option<AllocatorTitle> {
-        if let Some(serving) = process.files().objects.serving(process) {
+    pub(super) fn malloc<P: Process + ?Sized>(
+        &self,
+        process: &P,
+        mappings: &[Mapping],
+    ) -> Option<AllocatorTitle> {
+        if let Some(serving) = allocators::serving(process, mappings) {
             return Some(serving.title());
         }
         // Files that cannot be read still have names.
-        let files = process.executed_files();
-        let named = files.keys().find_map(|path| Allocator::in_file_name(path));
+        let files = executed(mappings);
+        let mut files = files.keys();
+        let named = files.find_map(|file| Allocator::in_file_name(&file.path));
         let named = named.map(|kind| AllocatorTitle::Known {
             kind,
             version: None,
         });
-        named.or_else(|| self.libc(process).map(Libc::title))
+        named.or_else(|| self.libc(process, mappings).map(Libc::title))
     }
 }
 
@@ -107,44 +128,38 @@ impl Libc {
     }
 }
 
-fn libc_in<P: Process + ?Sized>(process: &P, path: String, mapping: &Mapping) -> Option<Libc> {
-    if !allocator::is_c_library_name(&path) {
+fn libc_in<P: Process + ?Sized>(process: &P, file: &FileId, mapping: &Mapping) -> Option<Libc> {
+    let path = &file.path;
+    if !allocator::is_c_library_name(path) {
         return None;
     }
-    let file = process.files().reader.open(&path, process.file_of(mapping));
-    let in_memory = match &file {
-        Some(_) => Vec::new(),
-        None => process.read_only_memory(&path),
+    let (kind, version) = match process.files().known.facts(process, file, mapping) {
+        Some(facts) => facts.libc.clone()?,
+        None => {
+            let in_memory = process.read_only_memory(path);
+            allocator::c_library(&Contents {
+                path,
+                read_only: in_memory.iter().map(Vec::as_slice).collect(),
+                ..Contents::default()
+            })?
+        }
     };
-    let contents = match &file {
-        Some(file) => file.contents(&path),
-        None => Contents {
-            path: &path,
-            read_only: in_memory.iter().map(Vec::as_slice).collect(),
-            ..Contents::default()
-        },
-    };
-    let (kind, version) = allocator::c_library(&contents)?;
     Some(Libc {
         kind,
         version: version.unwrap_or_default(),
-        path,
+        path: path.clone(),
     })
 }
 
-fn python_in<P: Process + ?Sized>(process: &P, path: &str, mapping: &Mapping) -> Option<Python> {
+/// The Python in a file that is mapped from `path`.
+pub(super) fn python_in(file: &ElfFile, path: &str, is_program: bool) -> Option<Python> {
     let named = python_in_name(file_name(path));
-    let is_program = process.is_program(path);
     if named.is_none() && !is_program {
         return None;
     }
-    let file = process
-        .files()
-        .reader
-        .open(path, process.file_of(mapping))?;
     // Every CPython exports it, so that extension modules can call it; a launcher that only
     // loads libpython does not. A program with all of Python in it may export nothing.
-    if !(file.exports("Py_GetVersion") || is_program && reads_hash_seed(&file)) {
+    if !(file.exports("Py_GetVersion") || is_program && reads_hash_seed(file)) {
         return None;
     }
     // `Py_Version` is `PY_VERSION_HEX`, since 3.11 (`Include/patchlevel.h`).

@@ -54,6 +54,7 @@ pub(super) fn parse_line(line: &str) -> Option<(Mapping, Device)> {
         is_tmpfs: false,
         offset,
         inode,
+        device: u64::from(device.0) << 32 | u64::from(device.1),
     };
     Some((mapping, device))
 }
@@ -152,6 +153,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
             is_tmpfs: false,
             offset: 0x1000,
             inode: 4242,
+            device: 0xfe << 32,
         };
         assert_eq!(mapping, Some((expected, (0xfe, 0))));
     }

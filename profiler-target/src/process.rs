@@ -1,19 +1,19 @@
 //! A process, live or in a core file: what both give, each once.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::allocator::{self, Allocator, AllocatorIdentity, PRELOAD};
 use profiler_core::object::AllocatorObject;
-use profiler_core::residency::{Mapping, MappingKind};
+use profiler_core::residency::Mapping;
 use profiler_core::sample;
 
-use super::allocators::{KnownObjects, serving_malloc};
+use super::allocators::{self, serving_malloc};
 use super::auxv::{AT_RANDOM, auxv_value};
 use super::elf::{FileError, FilePath, Reader, Source};
 use super::identity::{self, Identity, Libc, Python};
+use super::known_files::KnownFiles;
 
 /// A process to look into: a live one ([`Target`](super::Target)) or what a core file holds of one
 /// ([`CoreFile`](super::CoreFile)).
@@ -53,30 +53,48 @@ pub trait Process {
 
     /// Who it is, in words.
     fn describe(&self) -> sample::Target {
-        let python = self.python();
+        self.identify(self.names(), &self.mappings().unwrap_or_default())
+    }
+
+    /// Its names with what its files say, when it has these mappings.
+    fn identify(&self, names: sample::Target, mappings: &[Mapping]) -> sample::Target {
+        let identity = &self.files().identity;
+        let python = identity.python(self, mappings);
         sample::Target {
             python: python.map(|python| format!("CPython {}", python.full_version)),
-            libc: self.libc().map(Libc::to_string),
-            malloc: self.files().identity.malloc(self),
-            ..self.names()
+            libc: identity.libc(self, mappings).map(Libc::to_string),
+            malloc: identity.malloc(self, mappings),
+            ..names
         }
     }
 
     /// Its C library; `None` when it is linked statically.
     fn libc(&self) -> Option<&Libc> {
-        self.files().identity.libc(self)
+        let identity = &self.files().identity;
+        let known = identity.known_libc();
+        known.or_else(|| identity.libc(self, &self.mappings().unwrap_or_default()))
     }
 
     /// The writable mappings of its C library, with the zero-initialised data after them.
     fn libc_data_ranges(&self) -> Vec<AddrRange> {
-        let mappings = self.mappings().unwrap_or_default();
-        let libc = self.libc();
-        libc.map_or_else(Vec::new, |libc| identity::libc_data(&mappings, &libc.path))
+        self.libc_data_ranges_in(&self.mappings().unwrap_or_default())
+    }
+
+    /// The same of one that has these mappings.
+    fn libc_data_ranges_in(&self, mappings: &[Mapping]) -> Vec<AddrRange> {
+        let libc = self.files().identity.libc(self, mappings);
+        libc.map_or_else(Vec::new, |libc| identity::libc_data(mappings, &libc.path))
     }
 
     /// Its Python; `None` when it runs none, or none yet.
     fn python(&self) -> Option<&Python> {
-        self.files().identity.python(self)
+        let known = self.files().identity.known_python();
+        known.or_else(|| self.python_in(&self.mappings().unwrap_or_default()))
+    }
+
+    /// The Python of one that has these mappings.
+    fn python_in(&self, mappings: &[Mapping]) -> Option<&Python> {
+        self.files().identity.python(self, mappings)
     }
 
     /// Its Python's major and minor version.
@@ -86,7 +104,18 @@ pub trait Process {
 
     /// Every allocator besides its C library's and Python's own that a mapped object holds.
     fn allocator_objects(&self) -> Vec<AllocatorObject> {
-        self.files().objects.find(self)
+        self.allocator_objects_in(&self.mappings().unwrap_or_default())
+    }
+
+    /// The same of one that has these mappings.
+    fn allocator_objects_in(&self, mappings: &[Mapping]) -> Vec<AllocatorObject> {
+        allocators::find(self, mappings)
+    }
+
+    /// Whether all files are known that these mappings are of, so that nothing is to be read to know what
+    /// they are.
+    fn knows_files_of(&self, mappings: &[Mapping]) -> bool {
+        self.files().known.has_all(mappings)
     }
 
     /// Where the kernel's random bytes lie (`AT_RANDOM`).
@@ -125,19 +154,6 @@ pub trait Process {
         owned.collect()
     }
 
-    /// The files that it executes code from by their paths, each with its first mapping as code.
-    fn executed_files(&self) -> BTreeMap<String, Mapping> {
-        let mut files = BTreeMap::new();
-        for mapping in self.mappings().unwrap_or_default() {
-            if let MappingKind::File(path) = &mapping.kind
-                && mapping.execute
-            {
-                files.entry(path.clone()).or_insert(mapping);
-            }
-        }
-        files
-    }
-
     /// What was not looked into of its files because there was too much of it, in one sentence.
     fn unread_files(&self) -> Option<String> {
         self.files().reader.unread()
@@ -149,7 +165,7 @@ pub trait Process {
 #[derive(Debug, Default)]
 pub struct Files {
     pub(super) identity: Identity,
-    pub(super) objects: KnownObjects,
+    pub(super) known: KnownFiles,
     pub(super) reader: Reader,
 }
 

@@ -129,6 +129,13 @@ fn walk(pid: i32) -> (HeapSnapshot, ResidencyMap) {
             environment: &[],
         };
         let heap = glibc::walk(memory, residency, &context);
+        // From where it was found, it is the same.
+        let mut roots = glibc::Roots::default();
+        glibc::look(memory, residency, &context, &mut roots);
+        for _ in 0..2 {
+            let again = glibc::walk_from(memory, residency, &context, &mut roots);
+            assert_eq!(again, heap);
+        }
         (heap.expect("a heap"), residency.clone())
     })
 }

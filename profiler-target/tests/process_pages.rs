@@ -40,13 +40,33 @@ fn memory_is_read_whole_in_part_and_scattered() {
             _ => RemoteAddr::new(base + i % 32 * 2 * PAGE_SIZE),
         })
         .collect();
+    let check = |words: &[Option<[u8; 8]>]| {
+        assert_eq!(words.len(), addrs.len());
+        for (i, word) in (0..).zip(words) {
+            let expected = (i % 7 != 3).then_some(base + i % 32 * 2);
+            assert_eq!(word.map(u64::from_le_bytes), expected, "place {i}");
+        }
+    };
     let mut words = Vec::new();
-    memory.read_scattered::<8>(&addrs, &mut words);
-    assert_eq!(words.len(), addrs.len());
-    for (i, word) in (0..).zip(&words) {
-        let expected = (i % 7 != 3).then_some(base + i % 32 * 2);
-        assert_eq!(word.map(u64::from_le_bytes), expected, "place {i}");
-    }
+    memory.read_scattered(&addrs, &mut words);
+    check(&words);
+    memory.read_unshared_scattered(&addrs, &mut words);
+    check(&words);
+    let stopped = child::stop(&target);
+    let memory = target.memory_of(&stopped);
+    memory.read_unshared_scattered(&addrs, &mut words);
+    check(&words);
+    let good: Vec<_> = (0..3000)
+        .map(|i| RemoteAddr::new(base + i % 32 * 2 * PAGE_SIZE))
+        .collect();
+    let (before, _) = memory.counted();
+    memory.read_unshared_scattered(&good, &mut words);
+    let (after, _) = memory.counted();
+    assert!(words.iter().all(Option::is_some));
+    assert_eq!(after - before, 3, "as many as the kernel takes at once");
+    drop(stopped);
+    memory.read_unshared_scattered(&addrs, &mut words);
+    check(&words);
 }
 
 /// The kernel's count without its proportional part, which moves with other processes.

@@ -58,6 +58,18 @@ pub fn compile(compiler: &str, source: &Path, options: &[&str], program: &Path) 
     assert!(status.success(), "{} does not compile", source.display());
 }
 
+/// So many small libraries in `folder`: each has data and `.bss` of its own.
+pub fn libraries(folder: &TempDir, count: usize) -> Vec<PathBuf> {
+    let first = folder.path().join("library-0.so");
+    compile("cc", &program("library"), &["-shared", "-fPIC"], &first);
+    let copies = (1..count).map(|number| {
+        let copy = folder.path().join(format!("library-{number}.so"));
+        std::fs::copy(&first, &copy).expect("a copy");
+        copy
+    });
+    std::iter::once(first.clone()).chain(copies).collect()
+}
+
 /// Copies a program into a folder. Another process writes it: a descriptor of ours could be open in
 /// a child that another test starts at the same moment, and then it is not executed (ETXTBSY).
 pub fn install(program: &Path, folder: &TempDir) -> PathBuf {

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use profiler_testing::child::Child;
+use profiler_testing::child::{self, Child};
 
 const RUNS: usize = 5;
 const GIB: f64 = (1u64 << 30) as f64;
@@ -140,10 +140,16 @@ fn snapshot(pid: i32, how: &[&str]) -> Snapshot {
     }
 }
 
-fn median(mut values: Vec<f64>) -> String {
+fn median(values: Vec<f64>) -> String {
+    median_of(values, 0)
+}
+
+/// A median and a range, with so many digits after the point.
+fn median_of(mut values: Vec<f64>, digits: usize) -> String {
     values.sort_by(f64::total_cmp);
     let (first, last) = (values[0], values[values.len() - 1]);
-    format!("{:.0} ({first:.0} to {last:.0})", values[values.len() / 2])
+    let middle = values[values.len() / 2];
+    format!("{middle:.digits$} ({first:.digits$} to {last:.digits$})")
 }
 
 /// Several snapshots of one target.
@@ -229,7 +235,64 @@ fn objects(millions: u64) {
     line("own peak memory, bytes a block", per_block);
 }
 
+/// Libraries of four mappings and more, loaded beside a heap of 64 MiB.
+const LIBRARIES: &str = r"
+import ctypes, sys
+kept = [bytes(2000) for _ in range(32000)]
+loaded = [ctypes.CDLL(path) for path in sys.stdin.readline().split()]
+print('READY', flush=True)
+sys.stdin.readline()
+";
+
+/// Two targets with the same heap, one of which maps so many libraries more: what their stops are to
+/// each other.
+fn mappings(libraries: usize) {
+    let folder = tempfile::Builder::new().prefix("python3").tempdir();
+    let folder = folder.expect("a temporary folder");
+    let paths = child::libraries(&folder, libraries);
+    let paths: Vec<_> = paths.iter().filter_map(|path| path.to_str()).collect();
+    let start = |paths: &[&str]| {
+        let mut command = Command::new("python3");
+        command.args(["-c", &format!("print(0, flush=True)\n{LIBRARIES}")]);
+        let mut child = Child::run(command);
+        assert_eq!(child.ask(&paths.join(" ")), "READY");
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", child.pid()));
+        let count = maps.expect("alive").lines().count();
+        (child, count)
+    };
+    let (few, many) = (start(&[]), start(&paths));
+    // In pairs, so that what else the machine does meets both.
+    let stops = (0..4 * RUNS).map(|_| {
+        let [few, many] = [&few, &many].map(|(child, _)| snapshot(child.pid(), &[]).stop_ms);
+        (few, many, many / few)
+    });
+    let stops: Vec<_> = stops.collect();
+    let of = |figure: fn(&(f64, f64, f64)) -> f64| stops.iter().map(figure).collect();
+    println!("{} mappings, and {}, around the same heap", few.1, many.1);
+    line("stop with few, ms", median_of(of(|stop| stop.0), 1));
+    line("stop with many, ms", median_of(of(|stop| stop.1), 1));
+    line("many, times few", median_of(of(|stop| stop.2), 2));
+}
+
+/// A Python with pandas, which maps some hundred libraries; `FRAGSCOPE_TEST_PYTHON` has it.
+fn pandas() {
+    let Ok(python) = std::env::var("FRAGSCOPE_TEST_PYTHON") else {
+        println!("pandas: left out, for FRAGSCOPE_TEST_PYTHON names no Python that has it");
+        return;
+    };
+    let mut command = Command::new(python);
+    let program = "import pandas; print('READY', flush=True); input()";
+    command.args(["-c", program]);
+    let child = Child::run(command);
+    assert_eq!(child.first_line(), "READY");
+    let shots = Snapshots::take(child.pid(), &[]);
+    println!("import pandas, {} MiB resident", shots.of(|s| s.rss / MIB));
+    line("stop, ms", shots.of(|s| s.stop_ms));
+}
+
 fn main() {
+    mappings(125);
+    pandas();
     for megabytes in [500, 2000] {
         worker(megabytes);
     }

@@ -1,5 +1,7 @@
 //! Finding `main_arena` and `mp_` in libc's writable data, with no symbols.
 
+use std::cell::OnceCell;
+
 use super::layout::{Layout, candidates};
 use super::state::{ArenaState, MallocPar, ring, word_at};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
@@ -11,14 +13,38 @@ const BINS: u64 = 127;
 /// No libc has more writable data; what lies beyond is not looked at.
 const MAX_DATA: u64 = 16 << 20;
 
-/// Libc's writable data, read once. Pages that cannot be read are zeros.
-pub(super) struct Data {
+/// Libc's writable data, read once, when something is looked for in it.
+pub(super) struct Data<'a, M> {
+    memory: &'a M,
+    ranges: &'a [AddrRange],
+    content: OnceCell<Content>,
+}
+
+impl<'a, M: TargetMemory> Data<'a, M> {
+    /// The data in these ranges.
+    pub(super) fn new(memory: &'a M, ranges: &'a [AddrRange]) -> Self {
+        Self {
+            memory,
+            ranges,
+            content: OnceCell::new(),
+        }
+    }
+
+    /// What they hold.
+    pub(super) fn read(&self) -> &Content {
+        self.content
+            .get_or_init(|| Content::read(self.memory, self.ranges))
+    }
+}
+
+/// What the data hold. Pages that cannot be read are zeros.
+pub(super) struct Content {
     pieces: Vec<(u64, Vec<u8>)>,
 }
 
-impl Data {
+impl Content {
     /// Reads `ranges`, those that touch as one.
-    pub(super) fn read<M: TargetMemory>(memory: &M, ranges: &[AddrRange]) -> Self {
+    fn read<M: TargetMemory>(memory: &M, ranges: &[AddrRange]) -> Self {
         let mut sorted = ranges.to_vec();
         sorted.sort_unstable();
         let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();
@@ -65,12 +91,25 @@ pub(super) struct Main {
     pub(super) ring: Vec<ArenaState>,
 }
 
+/// The main arena at a place where it was, if it proves to be there still.
+pub(super) fn main_arena_at<M: TargetMemory>(
+    memory: &M,
+    layout: &'static Layout,
+    addr: u64,
+) -> Option<Main> {
+    let mut bytes = vec![0; layout.state_bytes as usize];
+    memory.read(RemoteAddr::new(addr), &mut bytes).ok()?;
+    empty_bins(layout, addr, &bytes)?;
+    let (ring, closes) = ring(memory, layout, addr);
+    closes.then_some(Main { layout, ring })
+}
+
 /// Finds the main arena: the place whose bins are all either empty (both links back to the bin
 /// itself) or hold two pointers elsewhere, and whose `next` ring closes. Of several, the one with
 /// most empty bins.
 pub(super) fn main_arena<M: TargetMemory>(
     memory: &M,
-    data: &Data,
+    data: &Content,
     version: (u32, u32),
 ) -> Option<Main> {
     candidates(version).find_map(|layout| {
@@ -109,37 +148,58 @@ fn empty_bins(layout: &Layout, addr: u64, bytes: &[u8]) -> Option<u32> {
 /// Finds `mp_`: plausible in all fields, and `sbrk_base` the start of the main arena's memory. The
 /// start of `[heap]` is the best proof, anonymous memory (where brk was not to be had) the next.
 pub(super) fn malloc_par(
-    data: &Data,
+    data: &Content,
     layout: &Layout,
     main: &ArenaState,
     residency: &ResidencyMap,
+) -> Option<(u64, MallocPar)> {
+    data.places(MallocPar::bytes(layout))
+        .map(|(addr, bytes)| (addr, MallocPar::parse(layout, bytes)))
+        .filter_map(|(addr, par)| Some((proof(&par, main, residency)?, addr, par)))
+        .max_by_key(|(proof, ..)| *proof)
+        .map(|(_, addr, par)| (addr, par))
+}
+
+/// `mp_` at a place where it was, if it proves to be there still as nothing can better. Where it does not (its
+/// settings are others than the defaults, or brk was not to be had), other places may.
+pub(super) fn malloc_par_at<M: TargetMemory>(
+    memory: &M,
+    layout: &Layout,
+    addr: u64,
+    main: &ArenaState,
+    residency: &ResidencyMap,
 ) -> Option<MallocPar> {
+    let mut bytes = vec![0; MallocPar::bytes(layout) as usize];
+    memory.read(RemoteAddr::new(addr), &mut bytes).ok()?;
+    let par = MallocPar::parse(layout, &bytes);
+    (proof(&par, main, residency) == Some(BEST_PROOF)).then_some(par)
+}
+
+/// What [`proof`] gives at best.
+const BEST_PROOF: u32 = 10;
+
+/// How well what may be an `mp_` fits the main arena; `None` when it does not.
+fn proof(par: &MallocPar, main: &ArenaState, residency: &ResidencyMap) -> Option<u32> {
+    if !par.is_plausible() || par.sbrk_base == 0 && !is_initialised(par) {
+        return None;
+    }
     let heap = residency
         .mappings()
         .iter()
         .find(|m| m.kind == MappingKind::Brk)
         .map(|m| m.range.start().get());
-    let proof = |par: &MallocPar| -> u32 {
-        let base = par.sbrk_base;
-        let by_base = match residency.mapping_at(RemoteAddr::new(base)) {
-            _ if base == 0 => return u32::from(main.is_unused()),
-            _ if Some(base) == heap => 8,
-            Some(m) if m.kind == MappingKind::Brk => 4,
-            Some(m) if is_anonymous(&m.kind) && base.is_multiple_of(PAGE_SIZE) => 2,
-            _ => return 0,
-        };
-        // The defaults of malloc.c: M_MMAP_MAX and TCACHE_MAX_BINS. They only break ties.
-        let by_default = u32::from(par.n_mmaps_max == 65536)
-            + u32::from(par.tcache.is_none_or(|[bins, ..]| bins == 64));
-        by_base + by_default
+    let base = par.sbrk_base;
+    let by_base = match residency.mapping_at(RemoteAddr::new(base)) {
+        _ if base == 0 => return main.is_unused().then_some(1),
+        _ if Some(base) == heap => 8,
+        Some(m) if m.kind == MappingKind::Brk => 4,
+        Some(m) if is_anonymous(&m.kind) && base.is_multiple_of(PAGE_SIZE) => 2,
+        _ => return None,
     };
-    data.places(MallocPar::bytes(layout))
-        .map(|(_, bytes)| MallocPar::parse(layout, bytes))
-        .filter(MallocPar::is_plausible)
-        .map(|par| (proof(&par), par))
-        .filter(|(proof, par)| *proof > 0 && (par.sbrk_base != 0 || is_initialised(par)))
-        .max_by_key(|(proof, _)| *proof)
-        .map(|(_, par)| par)
+    // The defaults of malloc.c: M_MMAP_MAX and TCACHE_MAX_BINS. They only break ties.
+    let by_default = u32::from(par.n_mmaps_max == 65536)
+        + u32::from(par.tcache.is_none_or(|[bins, ..]| bins == 64));
+    Some(by_base + by_default)
 }
 
 /// Distinguishes an `mp_` of an unused heap from zeros.

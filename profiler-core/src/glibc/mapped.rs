@@ -19,6 +19,12 @@ const MAX_ALIGNMENT: u64 = 1 << 30;
 /// Beyond so many chunks no pair is looked for: the time for it grows with the square.
 const MAX_PAIRED: usize = 4096;
 
+/// The two words of a header.
+fn words(header: [u8; 16]) -> [u64; 2] {
+    let header = u128::from_le_bytes(header);
+    [header as u64, (header >> 64) as u64]
+}
+
 /// An mmapped chunk: its mapping, and where the chunk's header lies in it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct Mapped {
@@ -27,14 +33,15 @@ pub(super) struct Mapped {
     pub(super) lead: u64,
 }
 
-/// Finds the mmapped chunks in what is not claimed. First where mappings begin and where one chunk
-/// ends; when `mp_` counts more than those, at every resident page; when it still counts others, at
+/// Finds the mmapped chunks in what is not claimed. First where mappings begin, where one chunk ends, and
+/// where one was known; when `mp_` counts more than those, at every resident page; when it still counts others, at
 /// every resident page once more, with aligned chunks looked for where `realloc` may have moved them.
 pub(super) fn find<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
     par: &MallocPar,
     claims: &mut Claims,
+    known: &[u64],
 ) -> Vec<Mapped> {
     let mut search = Search {
         memory,
@@ -45,9 +52,14 @@ pub(super) fn find<M: TargetMemory>(
         found: Vec::new(),
     };
     let areas = areas(residency);
-    for start in residency.mappings().iter().map(|m| m.range.start()) {
-        if let Some(area) = areas.iter().find(|a| a.contains(start)) {
-            search.chain(start.get(), area);
+    let begins = residency.mappings().iter().map(|m| m.range.start().get());
+    search.at(&begins.collect::<Vec<_>>(), &areas);
+    let by_mappings = search.found.len();
+    search.at(known, &areas);
+    if !search.complete(par) {
+        // Some of those are none any more, and others new.
+        for chunk in search.found.split_off(by_mappings) {
+            search.claims.release(chunk.start);
         }
     }
     search.every_page(&areas, par);
@@ -102,6 +114,25 @@ impl<M: TargetMemory> Search<'_, M> {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Takes the chunks that begin at these places of `areas`, and those that follow them.
+    fn at(&mut self, places: &[u64], areas: &[AddrRange]) {
+        let in_areas = places.iter().filter_map(|&place| {
+            let place = RemoteAddr::new(place);
+            let after = areas.partition_point(|area| area.end() <= place);
+            let area = areas.get(after).filter(|area| area.contains(place))?;
+            Some((place, *area))
+        });
+        let (places, areas): (Vec<_>, Vec<_>) = in_areas.unzip();
+        let mut heads = Vec::new();
+        self.memory.read_scattered::<16>(&places, &mut heads);
+        for ((place, area), head) in places.iter().zip(areas).zip(heads) {
+            let [prev_size, head] = head.map_or([0; 2], words);
+            if self.is_mapped_chunk(prev_size, head) {
+                self.chain(place.get(), &area);
             }
         }
     }

@@ -12,6 +12,7 @@ mod layout;
 mod lists;
 mod mapped;
 mod ranges;
+mod roots;
 mod settings;
 mod state;
 mod tcache;
@@ -30,6 +31,7 @@ use crate::span::{SpanList, SpanState};
 use crate::threads::Thread;
 
 pub use chunks::{CHUNK_HEADER, MIN_CHUNK, WHOLE_HEADER};
+pub use roots::{Roots, look};
 pub use thread_arena::thread_arenas;
 
 use arena::Arenas;
@@ -82,12 +84,12 @@ pub fn is_known(version: (u32, u32)) -> bool {
 
 /// How many arenas have their lock held: a thread stands inside malloc, and what it is about there is
 /// half done. 0 where no heap is found.
-pub fn locked_arenas<M: TargetMemory>(memory: &M, context: &Context<'_>) -> u32 {
+pub fn locked_arenas<M: TargetMemory>(memory: &M, context: &Context<'_>, roots: &mut Roots) -> u32 {
     let Some(version) = context.version else {
         return 0;
     };
-    let data = Data::read(memory, &context.libc_data);
-    let ring = find::main_arena(memory, &data, version).map(|main| main.ring);
+    let data = Data::new(memory, &context.libc_data);
+    let ring = roots.main(memory, &data, version).map(|main| main.ring);
     let locked = ring.iter().flatten().filter(|arena| arena.mutex != 0);
     locked.count() as u32
 }
@@ -103,15 +105,28 @@ pub fn walk<M: TargetMemory>(
     residency: &ResidencyMap,
     context: &Context<'_>,
 ) -> Result<HeapSnapshot, NotWalked> {
+    walk_from(memory, residency, context, &mut Roots::default())
+}
+
+/// As [`walk`], beginning from what is known of the places, and noting what is found.
+///
+/// # Errors
+/// As [`walk`].
+pub fn walk_from<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    context: &Context<'_>,
+    roots: &mut Roots,
+) -> Result<HeapSnapshot, NotWalked> {
     let (major, minor) = context.version.ok_or(NotWalked::NoVersion)?;
     if layout::candidates((major, minor)).next().is_none() {
         return Err(NotWalked::UnknownVersion(major, minor));
     }
-    let data = Data::read(memory, &context.libc_data);
-    let main = find::main_arena(memory, &data, (major, minor))
-        .ok_or(NotWalked::NoMainArena(major, minor))?;
-    let par = find::malloc_par(&data, main.layout, &main.ring[0], residency)
-        .ok_or(NotWalked::NoMallocPar(major, minor))?;
+    let data = Data::new(memory, &context.libc_data);
+    let main = roots.main(memory, &data, (major, minor));
+    let main = main.ok_or(NotWalked::NoMainArena(major, minor))?;
+    let par = roots.par(memory, residency, &data, &main);
+    let par = par.ok_or(NotWalked::NoMallocPar(major, minor))?;
 
     let mut heap = HeapSnapshot::new(Allocator::Glibc, format!("{major}.{minor}"));
     heap.settings = par.settings();
@@ -132,7 +147,9 @@ pub fn walk<M: TargetMemory>(
     for (id, state) in (0..).zip(&main.ring) {
         walk_arena(&mut arenas, id, state, &mut heap);
     }
-    let mapped = mapped::find(memory, residency, &par, &mut arenas.claims);
+    let claims = &mut arenas.claims;
+    let mapped = mapped::find(memory, residency, &par, claims, &roots.mapped);
+    roots.mapped = mapped.iter().map(|chunk| chunk.start).collect();
     heap.checks.extend(mapped_checks(&par, &mapped));
     heap.extents = arenas.extents;
     heap.extents.extend(mapped.iter().filter_map(large));

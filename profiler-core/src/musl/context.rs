@@ -28,7 +28,12 @@ pub(super) struct MallocContext {
 }
 
 impl MallocContext {
-    fn parse<M: TargetMemory>(memory: &M, addr: RemoteAddr, secret: u64) -> Option<Self> {
+    /// The context at `addr`, if it is one with this secret.
+    pub(super) fn parse<M: TargetMemory>(
+        memory: &M,
+        addr: RemoteAddr,
+        secret: u64,
+    ) -> Option<Self> {
         let bytes: [u8; CONTEXT] = memory.read_value(addr).ok()?;
         let word = |at: usize| {
             let word = bytes.get(at..at + 8).and_then(|word| word.try_into().ok());

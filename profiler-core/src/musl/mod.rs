@@ -30,6 +30,20 @@ pub struct Context {
     pub version: String,
 }
 
+/// Where mallocng's context lies, once it was found: the same place is looked at first. Where it does not
+/// prove to be there any more, it is looked for anew.
+#[derive(Clone, Debug, Default)]
+pub struct Roots {
+    context: Option<RemoteAddr>,
+}
+
+impl Roots {
+    /// Whether it was found.
+    pub fn are_known(&self) -> bool {
+        self.context.is_some()
+    }
+}
+
 /// Why a heap was not walked. Residency and probes work all the same.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotWalked {
@@ -91,6 +105,27 @@ pub fn walk<M: TargetMemory>(
     residency: &ResidencyMap,
     context: &Context,
 ) -> Result<HeapSnapshot, NotWalked> {
+    walk_from(memory, residency, context, &mut Roots::default())
+}
+
+/// Finds where the context is, for a walk that comes later.
+pub fn look<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    context: &Context,
+    roots: &mut Roots,
+) {
+    // What is not found is looked for by the walk.
+    let _ = find(memory, residency, context, roots);
+}
+
+/// The context where it was before, or else wherever it is.
+fn find<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    context: &Context,
+    roots: &mut Roots,
+) -> Result<MallocContext, NotWalked> {
     let old = is_old(&context.version).then(|| NotWalked::OldMalloc(context.version.clone()));
     if let Some(old) = old {
         return Err(old);
@@ -98,8 +133,25 @@ pub fn walk<M: TargetMemory>(
     let secret_at = context.at_random.and_then(|random| random.checked_add(8));
     let secret = secret_at.and_then(|at| memory.read_value::<u64>(at).ok());
     let secret = secret.ok_or(NotWalked::NoSecret)?;
-    let found = context::find(memory, residency, secret).ok_or(NotWalked::NoContext)?;
+    let known = roots.context.take();
+    let known = known.and_then(|at| MallocContext::parse(memory, at, secret));
+    let found = known.or_else(|| context::find(memory, residency, secret));
+    let found = found.ok_or(NotWalked::NoContext)?;
+    roots.context = Some(found.addr);
+    Ok(found)
+}
 
+/// As [`walk`], beginning from what is known of the place, and noting what is found.
+///
+/// # Errors
+/// As [`walk`].
+pub fn walk_from<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    context: &Context,
+    roots: &mut Roots,
+) -> Result<HeapSnapshot, NotWalked> {
+    let found = find(memory, residency, context, roots)?;
     let mut heap = HeapSnapshot::new(Allocator::Musl, context.version.clone());
     let (areas, whole) = context::areas(memory, residency, &found);
     if !whole {

@@ -62,8 +62,18 @@ pub(super) struct Array {
     pub(super) arenas: Vec<ArenaObject>,
     /// What its interpreter's state counts, where that was found.
     pub(super) account: Option<Account>,
-    /// How far behind a file's data the pointer to it is.
+    /// Where the pointer to it is.
+    pub(super) place: RemoteAddr,
+    /// How far behind a file's data that is.
     behind_file: u64,
+}
+
+impl Array {
+    /// The ranges of its arenas.
+    pub(super) fn ranges(&self, of: Geometry) -> impl Iterator<Item = AddrRange> {
+        let arenas = self.arenas.iter();
+        arenas.filter_map(move |arena| of.range(arena.address))
+    }
 }
 
 /// The arrays of arenas that the pools belong to, the main interpreter's first. What they explain
@@ -80,14 +90,12 @@ pub(super) fn arrays<M: TargetMemory>(
     candidates: &mut FoundPools,
 ) -> Vec<Array> {
     let mut arrays: Vec<Array> = Vec::new();
+    by_lists(memory, residency, of, candidates, &mut arrays);
     // Candidates lie close together, and entries of one array even more so.
     let memory = PageCache::new(memory);
-    let lists = candidates.states();
-    let after_lists = |&lists: &RemoteAddr| lists.checked_add(Pool::table_bytes(16));
-    let by_lists = lists.iter().take(MAX_STATES).filter_map(after_lists);
-    try_all(&memory, residency, of, by_lists, candidates, &mut arrays);
     for of_python in [true, false] {
-        let data = match arrays.is_empty() {
+        // Without a pool nothing would show which array is right.
+        let data = match arrays.is_empty() && !candidates.pools.is_empty() {
             true => data::words(&memory, residency, of_python),
             false => break,
         };
@@ -104,10 +112,77 @@ pub(super) fn arrays<M: TargetMemory>(
             }
         }
     }
-    // The main interpreter's state is in the data of Python or its `.bss`, the others' in a heap,
-    // which may follow a file's data too.
-    arrays.sort_by_key(|array| array.behind_file);
+    in_order(&mut arrays);
     arrays
+}
+
+/// The main interpreter's state is in the data of Python or its `.bss`, the others' in a heap, which may
+/// follow a file's data too.
+pub(super) fn in_order(arrays: &mut [Array]) {
+    arrays.sort_by_key(|array| array.behind_file);
+}
+
+/// Adds the arrays to which the lists lead that the pools are in.
+pub(super) fn by_lists<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    of: Geometry,
+    candidates: &mut FoundPools,
+    arrays: &mut Vec<Array>,
+) {
+    let memory = PageCache::new(memory);
+    let lists = candidates.states();
+    let after_lists = |&lists: &RemoteAddr| lists.checked_add(Pool::table_bytes(16));
+    let places = lists.iter().take(MAX_STATES).filter_map(after_lists);
+    try_all(&memory, residency, of, places, candidates, arrays);
+}
+
+/// The arrays to which the pointers at these places lead, as far as they are still arrays of arenas.
+/// Their pools say so: each names its arena.
+pub(super) fn at<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    of: Geometry,
+    places: &[RemoteAddr],
+) -> Vec<Array> {
+    let pages = PageCache::new(memory);
+    let mut bases = BTreeSet::new();
+    let known = places.iter().filter_map(|&place| {
+        let base = RemoteAddr::new(pages.read_value::<u64>(place).ok()?);
+        let length = length(&pages, place)?;
+        if !may_be_array(residency, base) || !bases.insert(base) {
+            return None;
+        }
+        let arenas = (0..length as u32).filter_map(|index| object(&pages, of, base, index));
+        let arenas: Vec<_> = arenas.collect();
+        are_confirmed(memory, of, &arenas).then(|| Array {
+            base,
+            account: account(&pages, of, place),
+            place,
+            behind_file: data::behind_file(residency, place),
+            arenas,
+        })
+    });
+    known.collect()
+}
+
+/// Whether the first pools of arenas are theirs by what the pools say: one at least, and none is another's.
+fn are_confirmed<M: TargetMemory>(memory: &M, of: Geometry, arenas: &[ArenaObject]) -> bool {
+    let used = arenas.iter().filter_map(|arena| {
+        let first = arena.address.align_up(of.pool)?;
+        (first < arena.pool_address).then_some((first, arena.index))
+    });
+    let (addrs, indexes): (Vec<_>, Vec<_>) = used.unzip();
+    let mut headers = Vec::new();
+    memory.read_scattered(&addrs, &mut headers);
+    let pools = addrs.iter().zip(&headers).map(|(&addr, header)| {
+        let header = header.as_ref()?;
+        Pool::parse(addr, header, of.pool)
+    });
+    let votes = pools.zip(indexes);
+    let votes = votes.filter_map(|(pool, index)| Some(pool?.arena == index));
+    let (agreeing, others): (Vec<_>, Vec<_>) = votes.partition(|&agrees| agrees);
+    !agreeing.is_empty() && others.is_empty()
 }
 
 /// Tries each place where a pointer to an array may be.
@@ -140,6 +215,7 @@ fn try_all<M: TargetMemory>(
                 base,
                 arenas,
                 account: account(memory, of, place),
+                place,
                 behind_file: data::behind_file(residency, place),
             });
         }

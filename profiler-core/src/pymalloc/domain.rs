@@ -12,6 +12,7 @@
 use crate::addr::RemoteAddr;
 use crate::data::{self, Words};
 use crate::memory::TargetMemory;
+use crate::pymalloc::roots::{Place, Roots};
 use crate::residency::ResidencyMap;
 use crate::sample::PythonMalloc;
 
@@ -21,6 +22,8 @@ const ALLOCATOR: u64 = 40;
 const DEBUG: u64 = 8 + ALLOCATOR;
 /// Hooks one on another that are followed: debug hooks, tracemalloc, a profiler's.
 const MAX_HOOKS: usize = 6;
+/// Entries that are remembered at most.
+const MAX_ENTRIES: usize = 64;
 
 /// The functions of an allocator: malloc, calloc, realloc, free.
 type Functions = [u64; 4];
@@ -65,19 +68,29 @@ struct DebugTable {
 }
 
 impl DebugTable {
+    /// The first table in these data.
     fn find(data: &[Words], residency: &ResidencyMap) -> Option<Self> {
-        let entry = |words: &[u64], at: usize| Entry::parse(words.get(at..)?, residency);
+        let mut places = data.iter().flat_map(Words::iter);
+        places.find_map(|(at, word, next)| Self::parse(residency, at, word, next))
+    }
+
+    /// The table at this place, if it is one.
+    fn read<M: TargetMemory>(memory: &M, residency: &ResidencyMap, at: RemoteAddr) -> Option<Self> {
+        let bytes: [u8; 3 * DEBUG as usize] = memory.read_value(at).ok()?;
+        let words = bytes.as_chunks().0.iter().copied().map(u64::from_le_bytes);
+        let words: Vec<u64> = words.collect();
+        let (word, next) = words.split_first()?;
+        Self::parse(residency, at, *word, next)
+    }
+
+    fn parse(residency: &ResidencyMap, at: RemoteAddr, word: u64, next: &[u64]) -> Option<Self> {
+        let entry = |at: usize| Entry::parse(next.get(at..)?, residency);
         let letter = |word: u64| word as u8;
-        let places = data.iter().flat_map(Words::iter);
-        let mut tables = places.filter_map(|(at, word, next)| {
-            let letters = letter(word) == b'r'
-                && letter(*next.get(5)?) == b'm'
-                && letter(*next.get(11)?) == b'o';
-            letters.then_some(())?;
-            let below = [entry(next, 0)?, entry(next, 6)?, entry(next, 12)?];
-            Some(Self { at, below })
-        });
-        tables.next()
+        let letters =
+            letter(word) == b'r' && letter(*next.get(5)?) == b'm' && letter(*next.get(11)?) == b'o';
+        letters.then_some(())?;
+        let below = [entry(0)?, entry(6)?, entry(12)?];
+        Some(Self { at, below })
     }
 
     /// The place in this table that a domain's debug hooks have as their context.
@@ -94,14 +107,41 @@ pub fn objects_allocator<M: TargetMemory>(
     residency: &ResidencyMap,
     python: (u8, u8),
 ) -> PythonMalloc {
+    objects_allocator_from(memory, residency, python, &mut Roots::default())
+}
+
+/// The same, beginning from where the tables were found before. Where they are not there any more, all
+/// data are searched, and what is found is noted in `roots`.
+pub fn objects_allocator_from<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    python: (u8, u8),
+    roots: &mut Roots,
+) -> PythonMalloc {
+    if roots.tables.is_nowhere() {
+        return PythonMalloc::Unknown;
+    }
+    let is_by_table = python >= (3, 12);
+    if let Some(known) = roots.tables.take() {
+        let table = DebugTable::read(memory, residency, known.debug);
+        let serving = table.and_then(|table| match is_by_table {
+            true => Some(by_table(memory, residency, &table)),
+            false => at_entries(memory, residency, &table, &known).map(Some),
+        });
+        if let Some(serving) = serving {
+            roots.tables = Place::Known(known);
+            return serving.unwrap_or(PythonMalloc::Unknown);
+        }
+    }
     for of_python in [true, false] {
         let data = data::words(memory, residency, of_python);
         if let Some(table) = DebugTable::find(&data, residency) {
-            let serving = if python >= (3, 12) {
-                by_table(memory, residency, &table)
-            } else {
-                by_search(memory, residency, &table, &data)
+            let mut known = Tables::new(table.at);
+            let serving = match is_by_table {
+                true => by_table(memory, residency, &table),
+                false => by_search(memory, residency, &table, &data, &mut known),
             };
+            roots.tables = Place::Known(known);
             return serving.unwrap_or(PythonMalloc::Unknown);
         }
     }
@@ -127,39 +167,140 @@ fn by_table<M: TargetMemory>(
     Some(serving(functions, debug))
 }
 
-/// Up to 3.11 the entries are variables that lie near the table, in an order that is the
-/// compiler's: they are recognised by what they hold.
+/// Where the tables of a Python were found.
+#[derive(Clone, Debug)]
+pub(super) struct Tables {
+    /// That of the debug hooks.
+    debug: RemoteAddr,
+    /// Up to 3.11: the entries of domains, and what they said.
+    entries: Vec<RemoteAddr>,
+    serving: Option<PythonMalloc>,
+}
+
+impl Tables {
+    fn new(debug: RemoteAddr) -> Self {
+        Self {
+            debug,
+            entries: Vec::new(),
+            serving: None,
+        }
+    }
+}
+
+/// What entries are looked for up to 3.11, which are variables that lie near the table in an order that is
+/// the compiler's, and what was found of them.
+struct Entries {
+    default: [Functions; 3],
+    /// The context of an entry below which are the debug hooks of objects.
+    hook: u64,
+    of_raw: u32,
+    of_objects: u32,
+}
+
+impl Entries {
+    fn new<M: TargetMemory>(
+        memory: &M,
+        residency: &ResidencyMap,
+        table: &DebugTable,
+    ) -> Option<Self> {
+        let mut default = [[0; 4]; 3];
+        for (domain, found) in default.iter_mut().enumerate() {
+            (*found, _) = innermost(memory, residency, table, table.below[domain], domain)?;
+        }
+        Some(Self {
+            default,
+            hook: table.place(2),
+            of_raw: 0,
+            of_objects: 0,
+        })
+    }
+
+    /// Counts an entry, if these words are one that is looked for; whether they are. What serves objects is
+    /// given where it alone says so.
+    fn count(
+        &mut self,
+        residency: &ResidencyMap,
+        context: u64,
+        next: &[u64],
+    ) -> (bool, Option<PythonMalloc>) {
+        if context == self.hook {
+            let is_entry = Entry::parse(&[&[context], next].concat(), residency).is_some();
+            return (is_entry, is_entry.then(|| serving(self.default, true)));
+        }
+        let [raw, _, objects] = &self.default;
+        let is = |functions: &Functions| context == 0 && next.starts_with(functions);
+        let (is_raw, is_objects) = (is(raw), is(objects));
+        self.of_raw += u32::from(is_raw);
+        self.of_objects += u32::from(is_objects);
+        (is_raw || is_objects, None)
+    }
+
+    /// What serves objects, when all are counted. mem and obj are served alike, or raw too; fewer
+    /// entries, and someone has set one of their own.
+    fn serving(&self) -> Option<PythonMalloc> {
+        let [raw, _, objects] = self.default;
+        match (raw == objects, self.of_raw, self.of_objects) {
+            (false, _, 2..) => Some(serving(self.default, false)),
+            (false, 3.., 0) | (true, 3.., _) => Some(PythonMalloc::Malloc),
+            _ => None,
+        }
+    }
+}
+
+/// Up to 3.11, entries are recognised by what they hold. Notes where they are.
 fn by_search<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
     table: &DebugTable,
     data: &[Words],
+    known: &mut Tables,
 ) -> Option<PythonMalloc> {
-    let mut default = [[0; 4]; 3];
-    for (domain, found) in default.iter_mut().enumerate() {
-        (*found, _) = innermost(memory, residency, table, table.below[domain], domain)?;
-    }
-    let [raw, _, objects] = default;
+    let mut entries = Entries::new(memory, residency, table)?;
     let inside = table.at.get()..table.place(3);
-    let hook = table.place(2);
-    let (mut of_raw, mut of_objects) = (0, 0);
+    let (mut found, mut hooked) = (Vec::new(), None);
     for (at, context, next) in data.iter().flat_map(Words::iter) {
-        if context != 0 && context != hook || inside.contains(&at.get()) {
+        if context != 0 && context != entries.hook || inside.contains(&at.get()) {
             continue;
         }
-        if context == hook && Entry::parse(&[&[context], next].concat(), residency).is_some() {
-            return Some(serving(default, true));
+        let (is_entry, serving) = entries.count(residency, context, next);
+        if is_entry && found.len() < MAX_ENTRIES {
+            found.push(at);
         }
-        let is = |functions: &Functions| context == 0 && next.starts_with(functions);
-        of_raw += u32::from(is(&raw));
-        of_objects += u32::from(is(&objects));
+        if serving.is_some() {
+            hooked = serving;
+            break;
+        }
     }
-    // mem and obj are served alike, or raw too; fewer entries, and someone has set one of their own.
-    match (raw == objects, of_raw, of_objects) {
-        (false, _, 2..) => Some(serving(default, false)),
-        (false, 3.., 0) | (true, 3.., _) => Some(PythonMalloc::Malloc),
-        _ => None,
+    known.serving = hooked.or_else(|| entries.serving());
+    known.entries = found;
+    known.serving
+}
+
+/// What the entries say that were found before; `None` unless it is what they said then.
+fn at_entries<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    table: &DebugTable,
+    known: &Tables,
+) -> Option<PythonMalloc> {
+    let mut entries = Entries::new(memory, residency, table)?;
+    let mut found = Vec::new();
+    memory.read_scattered::<{ ALLOCATOR as usize }>(&known.entries, &mut found);
+    let mut hooked = None;
+    for bytes in found {
+        let words = bytes?
+            .as_chunks()
+            .0
+            .iter()
+            .copied()
+            .map(u64::from_le_bytes)
+            .collect::<Vec<_>>();
+        let (context, next) = words.split_first()?;
+        let (_, serving) = entries.count(residency, *context, next);
+        hooked = hooked.or(serving);
     }
+    let serving = hooked.or_else(|| entries.serving());
+    serving.filter(|_| serving == known.serving)
 }
 
 /// The functions below all hooks of a domain, and whether debug hooks are among those. `None`

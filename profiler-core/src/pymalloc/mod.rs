@@ -11,12 +11,13 @@ mod arena;
 mod arrays;
 mod domain;
 mod pool;
+mod roots;
 mod scan;
 
-pub use domain::objects_allocator;
+pub use domain::{objects_allocator, objects_allocator_from};
+pub use roots::{Roots, look};
 
 use arrays::{ArenaObject, Array};
-use scan::{FoundPools, Where};
 
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::completeness::{Confidence, Defect};
@@ -92,14 +93,6 @@ impl Geometry {
     }
 }
 
-/// The arenas of all interpreters.
-struct Found {
-    geometry: Geometry,
-    arrays: Vec<Array>,
-    /// What looks like pools and is in no known arena.
-    outside: usize,
-}
-
 /// Walks all arenas of all interpreters in the target.
 ///
 /// `memory` must refuse what is not resident (see [`crate::memory::ResidentMemory`]).
@@ -111,14 +104,27 @@ pub fn walk<M: TargetMemory + Sync>(
     residency: &ResidencyMap,
     context: &Context,
 ) -> Result<HeapSnapshot, NotWalked> {
+    walk_from(memory, residency, context, &mut Roots::default())
+}
+
+/// As [`walk`], beginning from what is known of the places, and noting what is found.
+///
+/// # Errors
+/// As [`walk`].
+pub fn walk_from<M: TargetMemory + Sync>(
+    memory: &M,
+    residency: &ResidencyMap,
+    context: &Context,
+    roots: &mut Roots,
+) -> Result<HeapSnapshot, NotWalked> {
     let python = context.python.ok_or(NotWalked::NotPython)?;
-    let found = find(memory, residency, python, context.serves)?;
+    let found = roots::find_from(memory, residency, python, context.serves, roots)?;
     let version = format!("CPython {}.{}", python.0, python.1);
     let mut heap = HeapSnapshot::new(Allocator::Pymalloc, version);
     let geometry = found.geometry;
-    for (name, size) in [("pool_size", geometry.pool), ("arena_size", geometry.arena)] {
-        heap.settings.push((name.into(), size.to_string()));
-    }
+    let sizes = [("pool_size", geometry.pool), ("arena_size", geometry.arena)];
+    let sizes = sizes.map(|(name, size)| (name.to_owned(), size.to_string()));
+    heap.settings.extend(sizes);
     let arrays = found.arrays.iter().enumerate();
     let mut objects: Vec<(usize, &ArenaObject)> = arrays
         .flat_map(|(of, array)| array.arenas.iter().map(move |object| (of, object)))
@@ -160,12 +166,16 @@ pub fn walk<M: TargetMemory + Sync>(
             format!("{places} places look like pools of no known arena"),
         );
     }
-    heap.confidence = match heap.checks.iter().all(CrossCheck::holds) {
+    heap.confidence = confidence(&heap);
+    Ok(heap)
+}
+
+fn confidence(heap: &HeapSnapshot) -> Confidence {
+    match heap.checks.iter().all(CrossCheck::holds) {
         true if heap.unreadable_bytes == 0 => Confidence::High,
         true => Confidence::Medium,
         false => Confidence::Low,
-    };
-    Ok(heap)
+    }
 }
 
 /// Arenas that are worth a thread of their own.
@@ -197,55 +207,6 @@ fn walk_arenas<M: TargetMemory + Sync>(
     };
     let parts = parallel::parts(objects.len(), ARENAS_A_THREAD);
     parallel::each(parts.map(|part| &objects[part]), walk_part)
-}
-
-/// Finds the arenas: first as this version has them, then as the headers of pools say, and at last
-/// in the memory of brk.
-fn find<M: TargetMemory>(
-    memory: &M,
-    residency: &ResidencyMap,
-    python: (u8, u8),
-    serves: PythonMalloc,
-) -> Result<Found, NotWalked> {
-    let usual = Geometry::of(python);
-    let candidates = scan::pools(memory, residency, usual.pool, Where::Mapped);
-    let nothing = match candidates.pools.is_empty() {
-        true => NotWalked::NoPools,
-        false => NotWalked::NoArenas,
-    };
-    if let Some(found) = arenas(memory, residency, usual, candidates) {
-        return Ok(found);
-    }
-    if !serves.may_be_pymalloc() {
-        return Err(nothing);
-    }
-    for place in [Where::Mapped, Where::Brk] {
-        for pool in scan::pool_sizes(memory, residency, place) {
-            let candidates = scan::pools(memory, residency, pool, place);
-            for arena in ARENA_SIZES {
-                let geometry = Geometry { pool, arena };
-                if let Some(found) = arenas(memory, residency, geometry, candidates.clone()) {
-                    return Ok(found);
-                }
-            }
-        }
-    }
-    Err(nothing)
-}
-
-fn arenas<M: TargetMemory>(
-    memory: &M,
-    residency: &ResidencyMap,
-    geometry: Geometry,
-    mut candidates: FoundPools,
-) -> Option<Found> {
-    // One array of arenas for each interpreter that has its own (3.12 on), most have one.
-    let arrays = arrays::arrays(memory, residency, geometry, &mut candidates);
-    (!arrays.is_empty()).then_some(Found {
-        geometry,
-        arrays,
-        outside: candidates.pools.len(),
-    })
 }
 
 /// Whether an arena is gone and its object not yet reset: `insert_to_freepool` unmaps an arena

@@ -78,15 +78,23 @@ impl FoundPools {
     }
 }
 
-/// Looks at every place in resident memory where a pool of this size may begin.
+/// Looks at every place in resident memory where a pool of this size may begin, but for those in
+/// `known`, which ascend and do not overlap.
 pub(super) fn pools<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
     pool_size: u64,
     place: Where,
+    known: &[AddrRange],
 ) -> FoundPools {
     let mut candidates = FoundPools::default();
-    headers(memory, residency, pool_size, place, |addr, header| {
+    let places = Places {
+        residency,
+        place,
+        step: pool_size,
+        known,
+    };
+    places.headers(memory, |addr, header| {
         if let Some(pool) = Pool::parse(addr, header, pool_size) {
             candidates.add(&pool);
         }
@@ -101,7 +109,13 @@ pub(super) fn pool_sizes<M: TargetMemory>(
     place: Where,
 ) -> Vec<u64> {
     let mut votes = POOL_SIZES.map(|size| (0u64, size));
-    headers(memory, residency, POOL_SIZES[0], place, |addr, header| {
+    let places = Places {
+        residency,
+        place,
+        step: POOL_SIZES[0],
+        known: &[],
+    };
+    places.headers(memory, |addr, header| {
         for (votes, size) in &mut votes {
             let fits = addr.is_aligned(*size) && Pool::parse(addr, header, *size).is_some();
             *votes += u64::from(fits);
@@ -112,39 +126,62 @@ pub(super) fn pool_sizes<M: TargetMemory>(
     voted.map(|&(_, size)| size).collect()
 }
 
-/// Gives what is at every multiple of `step` in resident memory.
-fn headers<M: TargetMemory>(
-    memory: &M,
-    residency: &ResidencyMap,
-    step: u64,
+/// Every multiple of `step` in resident memory, but for what is known.
+struct Places<'a> {
+    residency: &'a ResidencyMap,
     place: Where,
-    mut give: impl FnMut(RemoteAddr, &[u8; HEADER as usize]),
-) {
-    let mut addrs = Vec::with_capacity(BATCH);
-    let mut headers = Vec::with_capacity(BATCH);
-    let mut read_batch = |addrs: &mut Vec<RemoteAddr>| {
-        memory.read_scattered::<{ HEADER as usize }>(addrs, &mut headers);
-        for (addr, header) in addrs.drain(..).zip(&headers) {
-            if let Some(header) = header {
-                give(addr, header);
+    step: u64,
+    known: &'a [AddrRange],
+}
+
+impl Places<'_> {
+    /// Gives what is at each of them.
+    fn headers<M: TargetMemory>(
+        &self,
+        memory: &M,
+        mut give: impl FnMut(RemoteAddr, &[u8; HEADER as usize]),
+    ) {
+        let mut addrs = Vec::with_capacity(BATCH);
+        let mut headers = Vec::with_capacity(BATCH);
+        let mut read_batch = |addrs: &mut Vec<RemoteAddr>| {
+            memory.read_scattered::<{ HEADER as usize }>(addrs, &mut headers);
+            for (addr, header) in addrs.drain(..).zip(&headers) {
+                if let Some(header) = header {
+                    give(addr, header);
+                }
+            }
+        };
+        let mappings = self.residency.mappings().iter();
+        for mapping in mappings.filter(|mapping| self.place.has(mapping)) {
+            for run in self.residency.runs_in(mapping.range) {
+                if run.state.is_resident() {
+                    self.each_in(run.range, |addr| {
+                        addrs.push(addr);
+                        if addrs.len() == BATCH {
+                            read_batch(&mut addrs);
+                        }
+                    });
+                }
             }
         }
-    };
-    let mappings = residency.mappings().iter();
-    for mapping in mappings.filter(|mapping| place.has(mapping)) {
-        for run in residency.runs_in(mapping.range) {
-            if !run.state.is_resident() {
-                continue;
-            }
-            let mut at = run.range.start().align_up(step);
-            while let Some(addr) = at.filter(|&addr| run.range.contains(addr)) {
-                addrs.push(addr);
-                if addrs.len() == BATCH {
-                    read_batch(&mut addrs);
+        read_batch(&mut addrs);
+    }
+
+    fn each_in(&self, range: AddrRange, mut give: impl FnMut(RemoteAddr)) {
+        let mut at = range.start().align_up(self.step);
+        let first = self
+            .known
+            .partition_point(|known| known.end() <= range.start());
+        let mut known = self.known[first..].iter().peekable();
+        while let Some(addr) = at.filter(|&addr| range.contains(addr)) {
+            while known.next_if(|known| known.end() <= addr).is_some() {}
+            at = match known.peek().filter(|known| known.contains(addr)) {
+                Some(known) => known.end().align_up(self.step),
+                None => {
+                    give(addr);
+                    addr.checked_add(self.step)
                 }
-                at = addr.checked_add(step);
-            }
+            };
         }
     }
-    read_batch(&mut addrs);
 }

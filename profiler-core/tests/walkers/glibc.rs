@@ -2,20 +2,31 @@
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::completeness::Confidence;
-use profiler_core::glibc::{Context, NotWalked};
+use profiler_core::glibc::{self, Context, NotWalked, Roots};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::ResidentMemory;
 use profiler_core::residency::{PageRun, PageState, ResidencyMap};
 use profiler_testing::heap::assert_verified;
 use profiler_testing::image::HeapImage;
 use profiler_testing::images::glibc::{
-    Chunk, MMAPPED_BYTES, context, sound, specimen, with_chunks,
+    Chunk, LIBC, MAIN_ARENA, MMAPPED_BYTES, MP, context, sound, specimen, with_chunks,
 };
 
 use crate::damage::assert_survives;
 
+/// Walks it: from nothing, and from the roots that a walk or a look before found, which must be the same.
 fn walk(image: &HeapImage, context: &Context<'_>) -> Result<HeapSnapshot, NotWalked> {
-    image.walk(|memory, residency| profiler_core::glibc::walk(memory, residency, context))
+    image.walk(|memory, residency| {
+        let walked = glibc::walk(memory, residency, context);
+        let mut roots = Roots::default();
+        glibc::look(memory, residency, context, &mut roots);
+        for _ in 0..2 {
+            let again = glibc::walk_from(memory, residency, context, &mut roots);
+            assert_eq!(again, walked);
+            assert_eq!(roots.are_known(), walked.is_ok());
+        }
+        walked
+    })
 }
 
 #[test]
@@ -96,4 +107,48 @@ fn swapped_pages_are_unknown_and_the_walk_goes_on_behind_them() {
 #[test]
 fn damage_never_panics_always_ends_and_keeps_the_laws() {
     assert_survives(&specimen());
+}
+
+#[test]
+fn roots_that_are_none_any_more_are_not_believed() {
+    let mut roots = Roots::default();
+    let mut image = sound();
+    image.walk(|memory, residency| glibc::look(memory, residency, &context(), &mut roots));
+    assert!(roots.are_known());
+    // Both links of a bin that is not empty.
+    image.put(MAIN_ARENA + 0x70, 0);
+    let walk_from = |image: &HeapImage, roots: &mut Roots| {
+        image.walk(|memory, residency| glibc::walk_from(memory, residency, &context(), roots))
+    };
+    let refused = walk_from(&image, &mut roots);
+    assert_eq!(refused, Err(NotWalked::NoMainArena(2, 36)));
+    assert!(!roots.are_known());
+    let heap = walk_from(&sound(), &mut roots).expect("a heap");
+    assert_verified(&heap);
+    assert!(roots.are_known(), "they are found anew");
+}
+
+/// `n_mmaps` and `mmapped_mem` are written one after the other: between them `mp_` makes no sense, and what
+/// looks a little like one may be taken for it.
+#[test]
+fn what_was_taken_for_mp_while_it_changed_is_not_believed_later() {
+    const OTHER: u64 = LIBC + 0x1800;
+    const MMAPPED_MEM: u64 = 0x50;
+    const SBRK_BASE: u64 = 0x60;
+    let mut torn = sound();
+    let whole: Vec<u8> = torn.bytes(MP)[..0x100].to_vec();
+    torn.bytes_mut(OTHER)[..0x100].copy_from_slice(&whole);
+    // Its memory would begin within the heap, not where that does.
+    let base = torn.get(OTHER + SBRK_BASE);
+    torn.put(OTHER + SBRK_BASE, base + 0x1000);
+    let whole = torn.clone();
+    torn.put(MP + MMAPPED_MEM, 0);
+    let mut roots = Roots::default();
+    torn.walk(|memory, residency| glibc::look(memory, residency, &context(), &mut roots));
+    assert!(roots.are_known());
+    let heap = whole.walk(|memory, residency| {
+        glibc::walk_from(memory, residency, &context(), &mut roots).expect("a heap")
+    });
+    assert_verified(&heap);
+    assert_eq!(Ok(heap), walk(&whole, &context()));
 }

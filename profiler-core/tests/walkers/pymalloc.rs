@@ -3,19 +3,28 @@
 use profiler_core::arena::ArenaFigure;
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::pymalloc::{Context, NotWalked};
+use profiler_core::pymalloc::{self, Context, NotWalked, Roots};
 use profiler_core::sample::PythonMalloc;
 use profiler_testing::heap::{assert_sound, assert_verified};
 use profiler_testing::image::HeapImage;
 use profiler_testing::images::pymalloc::{
     ARENA, ARENA_OBJECTS, ARENAS, ARENAS_COUNT, ARENAS_POINTER, CONTEXT, FIRST_POOL, HEAP, POOL,
-    POOLS, specimen, with_arenas,
+    POOLS, roots_of, specimen, with_arenas,
 };
 
 use crate::damage::assert_survives;
 
+/// Walks it: from nothing, and from the roots that a walk before found, which must be the same.
 fn walk_with(image: &HeapImage, context: &Context) -> Result<HeapSnapshot, NotWalked> {
-    image.walk(|memory, residency| profiler_core::pymalloc::walk(memory, residency, context))
+    image.walk(|memory, residency| {
+        let walked = pymalloc::walk(memory, residency, context);
+        let mut roots = Roots::default();
+        for _ in 0..3 {
+            let again = pymalloc::walk_from(memory, residency, context, &mut roots);
+            assert_eq!(again, walked);
+        }
+        walked
+    })
 }
 
 fn walk(image: &HeapImage) -> HeapSnapshot {
@@ -99,7 +108,29 @@ fn an_array_that_the_lists_do_not_lead_to_is_found_in_the_data() {
         assert_verified(&heap);
         assert_eq!(heap.checks.len(), 3, "{:?}", heap.checks);
         assert_eq!(heap.arenas[0].live_blocks, truth.live_blocks);
+        // Where it was before, it is not looked for in vain.
+        let mut roots = roots_of(&with_arenas(3).0);
+        let moved = image
+            .walk(|memory, residency| pymalloc::walk_from(memory, residency, &CONTEXT, &mut roots));
+        assert_eq!(moved, Ok(heap));
     }
+}
+
+#[test]
+fn arenas_that_were_got_since_are_found_from_roots() {
+    let (image, _) = with_arenas(3);
+    let mut roots = roots_of(&image);
+    let later = Context {
+        python: Some((3, 12)),
+        ..CONTEXT
+    };
+    let (image, truth) = with_arenas(5);
+    let walk_from = |roots: &mut Roots| {
+        image.walk(|memory, residency| pymalloc::walk_from(memory, residency, &later, roots))
+    };
+    let heap = walk_from(&mut roots).expect("a heap");
+    assert_verified(&heap);
+    assert_eq!(heap.arenas[0].live_blocks, truth.live_blocks);
 }
 
 #[test]

@@ -61,6 +61,7 @@ pub(super) fn mappings(segments: &[Segment], notes: &Notes) -> Vec<Mapping> {
                 is_tmpfs: false,
                 offset,
                 inode: 0,
+                device: 0,
             }
         })
         .collect();
@@ -82,6 +83,7 @@ pub(super) fn mappings(segments: &[Segment], notes: &Notes) -> Vec<Mapping> {
                 is_tmpfs: false,
                 offset,
                 inode: 0,
+                device: 0,
             });
         }
     }

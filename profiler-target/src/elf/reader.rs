@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use profiler_core::text::visible;
 use profiler_core::units;
 
 use super::{ElfFile, FilePath, Source};
+use crate::known_files::{FileFacts, Shared};
 
 /// What is read of one file unless the user says otherwise: tables of symbols and text to search.
 /// An unstripped Python needs 12 MiB.
@@ -46,6 +47,7 @@ pub(crate) struct Reader {
     limit: u64,
     rest: Mutex<Rest>,
     unread: Mutex<BTreeMap<String, FileLimit>>,
+    looked: AtomicU64,
 }
 
 /// Why a mapped file was not read.
@@ -83,6 +85,14 @@ impl FileLimit {
     }
 }
 
+/// A file that was examined.
+enum Examined {
+    /// Before, for this process or another.
+    Known(Arc<FileFacts>),
+    /// Now, and whether there is more read-only data in it than is searched.
+    Read(Arc<FileFacts>, bool),
+}
+
 /// What may still be spent.
 #[derive(Debug)]
 struct Rest {
@@ -102,11 +112,17 @@ impl Default for Reader {
                 time: ALL_TIME,
             }),
             unread: Mutex::default(),
+            looked: AtomicU64::new(0),
         }
     }
 }
 
 impl Reader {
+    /// How often a file was looked into, or was to be.
+    pub(crate) fn looked(&self) -> u64 {
+        self.looked.load(Ordering::Relaxed)
+    }
+
     /// What the ELF file at `path` says of itself, which the target maps as `mapped`; `None` when it
     /// is none or could not be read. One that was read in part gives what it has.
     pub(crate) fn open(&self, mapped: &str, path: FilePath) -> Option<ElfFile> {
@@ -115,6 +131,46 @@ impl Reader {
             self.note(mapped, FileLimit::Bytes(self.limit));
         }
         Some(file)
+    }
+
+    /// What the ELF file at `path` was found to be, which the target maps as `mapped`, or is found to be now;
+    /// `None` when it is none or could not be read. What was found once costs no more than opening the file.
+    pub(crate) fn examine(
+        &self,
+        mapped: &str,
+        path: FilePath,
+        is_program: bool,
+    ) -> Option<Arc<FileFacts>> {
+        let name = mapped.to_owned();
+        let look = move |source: &Source| {
+            let key = source
+                .version()
+                .map(|version| (version, name.clone(), is_program));
+            if let Some(known) = key.as_ref().and_then(|key| Shared::lock().get(key)) {
+                return Examined::Known(known);
+            }
+            let file = ElfFile::read(source);
+            let facts = Arc::new(FileFacts::of(&file, &name, is_program));
+            if let Some(key) = key.filter(|_| !file.is_cut && !source.is_exceeded()) {
+                Shared::lock().insert(key, Arc::clone(&facts));
+            }
+            Examined::Read(facts, file.is_cut)
+        };
+        let (examined, cut) = self.look(mapped, path, look).ok()?;
+        match examined {
+            Examined::Known(facts) => {
+                // It costs the others nothing.
+                let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+                rest.files += 1;
+                Some(facts)
+            }
+            Examined::Read(facts, is_cut) => {
+                if is_cut && cut.is_none() {
+                    self.note(mapped, FileLimit::Bytes(self.limit));
+                }
+                Some(facts)
+            }
+        }
     }
 
     /// What `read` finds in the file at `path`, which the target maps as `mapped`. What the limits cut off
@@ -142,6 +198,7 @@ impl Reader {
             self.note(mapped, limit);
             limit
         };
+        self.looked.fetch_add(1, Ordering::Relaxed);
         // One file at a time: what it may take is known when its turn comes.
         let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         if rest.files == 0 {

@@ -6,8 +6,9 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::statfs::{DEBUGFS_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, TRACEFS_MAGIC, fstatfs};
 use object::read::{ReadCache, ReadRef};
@@ -69,6 +70,20 @@ fn is_of_kernel(file: &File) -> bool {
     })
 }
 
+/// A file that was written less than so many seconds ago may be written again without a trace: clocks of
+/// file systems are coarse.
+const SETTLED_AFTER: u64 = 2;
+
+/// A file as it was at a moment.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Version {
+    /// Device and inode.
+    file: (u64, u64),
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
 /// A file from which no more is read, and kept in memory, than a limit. A file can be larger than
 /// memory and its tables as large as it claims: a sparse file costs its maker nothing.
 pub struct Source {
@@ -101,6 +116,21 @@ impl Source {
             rest: Cell::new(limit),
             limit,
             is_exceeded: Cell::new(false),
+        })
+    }
+
+    /// What distinguishes the file, as it is, from every other and from what it may be later; `None` where
+    /// it was written so lately that another change may not show.
+    pub(crate) fn version(&self) -> Option<Version> {
+        let about = self.file.metadata().ok()?;
+        let changed = about.mtime().max(about.ctime());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+        let is_settled = changed < now.checked_sub(SETTLED_AFTER)? as i64;
+        is_settled.then(|| Version {
+            file: (about.dev(), about.ino()),
+            bytes: about.len(),
+            modified: (about.mtime(), about.mtime_nsec()),
+            changed: (about.ctime(), about.ctime_nsec()),
         })
     }
 

@@ -20,6 +20,7 @@ use super::stop::StopGuards;
 use super::tmpfs::Devices;
 
 pub(super) use self::description::words;
+pub use self::pages::Reads;
 
 /// A live process. It is held by a pidfd and an open `/proc` directory, so that a
 /// recycled pid is never read.

@@ -12,6 +12,17 @@ use crate::residency::PageSource;
 use crate::stop::Stopped;
 use crate::{maps, open, residency};
 
+/// What was read of a target.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Reads {
+    /// System calls that read its memory.
+    pub memory_calls: u64,
+    /// Bytes that these gave.
+    pub memory_bytes: u64,
+    /// Mapped files that were looked into.
+    pub files: u64,
+}
+
 impl Target {
     /// The state of every page of `mappings`.
     ///
@@ -65,6 +76,16 @@ impl Target {
     /// Its memory, by address.
     pub fn memory(&self) -> LiveMemory {
         self.memory.clone()
+    }
+
+    /// What was read of it so far.
+    pub fn reads(&self) -> Reads {
+        let (memory_calls, memory_bytes) = self.memory.counted();
+        Reads {
+            memory_calls,
+            memory_bytes,
+            files: self.files.reader.looked(),
+        }
     }
 
     /// Its memory while it is stopped: faster, and only right as long as the stop lasts.

@@ -5,7 +5,7 @@
 pub(crate) mod account;
 
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::pymalloc::{self, Context, NotWalked};
+use profiler_core::pymalloc::{self, Context, NotWalked, Roots};
 use profiler_core::sample::PythonMalloc;
 use profiler_target::{Process, Target};
 use profiler_testing::child::while_stopped;
@@ -18,7 +18,14 @@ pub(crate) fn walk(pid: i32) -> Result<HeapSnapshot, NotWalked> {
         serves: PythonMalloc::Unknown,
     };
     while_stopped(&target, |memory, residency, _| {
-        pymalloc::walk(memory, residency, &context)
+        let walked = pymalloc::walk(memory, residency, &context);
+        // From where it was found, it is the same.
+        let mut roots = Roots::default();
+        for _ in 0..2 {
+            let again = pymalloc::walk_from(memory, residency, &context, &mut roots);
+            assert_eq!(again, walked);
+        }
+        walked
     })
 }
 
@@ -27,6 +34,14 @@ pub(crate) fn serves(pid: i32) -> PythonMalloc {
     let target = Target::open(pid).expect("the target opens");
     let python = target.python_version().expect("a Python");
     while_stopped(&target, |memory, residency, _| {
-        pymalloc::objects_allocator(memory, residency, python)
+        let serves = pymalloc::objects_allocator(memory, residency, python);
+        let mut roots = Roots::default();
+        assert_eq!(
+            pymalloc::look(memory, residency, python, &mut roots),
+            serves
+        );
+        let again = pymalloc::objects_allocator_from(memory, residency, python, &mut roots);
+        assert_eq!(again, serves, "from where its tables were found");
+        serves
     })
 }

@@ -1,7 +1,7 @@
 //! glibc 2.36: a main arena with a tcache and fastbins, a thread arena, and an mmapped chunk.
 
 use profiler_core::addr::RemoteAddr;
-use profiler_core::glibc::{Context, walk};
+use profiler_core::glibc::{Context, Roots, look, walk, walk_from};
 use profiler_core::residency::MappingKind;
 use profiler_core::threads::Thread;
 
@@ -11,8 +11,10 @@ use crate::image::{HeapImage, Values, WeakPoints, Words, range};
 /// Where libc's data begin.
 pub const LIBC: u64 = 0x7f00_0000_0000;
 const LIBC_BYTES: u64 = 0x2000;
-const MP: u64 = LIBC + 0x340;
-const MAIN_ARENA: u64 = LIBC + 0xc60;
+/// Where `mp_` is.
+pub const MP: u64 = LIBC + 0x340;
+/// Where the main arena is.
+pub const MAIN_ARENA: u64 = LIBC + 0xc60;
 const HEAP: u64 = 0x5555_0000_0000;
 const THREAD_HEAP: u64 = 0x7f10_0000_0000;
 const THREAD_HEAP_BYTES: u64 = 0x21000;
@@ -180,10 +182,13 @@ pub fn specimen() -> Specimen {
         },
         image,
         walk: |image| {
-            image
-                .walk(|memory, residency| walk(memory, residency, &context()))
-                .into_iter()
-                .collect()
+            let mut roots = Roots::default();
+            sound().walk(|memory, residency| look(memory, residency, &context(), &mut roots));
+            let walks = image.walk(|memory, residency| {
+                let from_roots = walk_from(memory, residency, &context(), &mut roots);
+                [walk(memory, residency, &context()), from_roots]
+            });
+            walks.into_iter().flatten().collect()
         },
     }
 }

@@ -2,7 +2,7 @@
 
 use profiler_core::addr::RemoteAddr;
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::musl::{Context, NotWalked};
+use profiler_core::musl::{self, Context, NotWalked, Roots};
 use profiler_core::residency::MappingKind;
 
 use super::Specimen;
@@ -80,12 +80,24 @@ fn add(image: &mut HeapImage, addr: u64, bits: u64) {
 ///
 /// # Errors
 /// As the walker's.
+///
+/// # Panics
+/// When a walk from known roots gives another heap.
 pub fn walk(image: &HeapImage) -> Result<HeapSnapshot, NotWalked> {
     let context = Context {
         at_random: Some(RemoteAddr::new(STACK)),
         version: "1.2.3".into(),
     };
-    image.walk(|memory, residency| profiler_core::musl::walk(memory, residency, &context))
+    image.walk(|memory, residency| {
+        let walked = musl::walk(memory, residency, &context);
+        // From where it was found, it is the same.
+        let mut roots = Roots::default();
+        for _ in 0..2 {
+            let again = musl::walk_from(memory, residency, &context, &mut roots);
+            assert_eq!(again, walked);
+        }
+        walked
+    })
 }
 
 /// For damage.

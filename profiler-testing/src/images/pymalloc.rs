@@ -1,6 +1,6 @@
 //! CPython 3.11's pymalloc: 16 KiB pools in 1 MiB arenas that begin on an odd page.
 
-use profiler_core::pymalloc::{Context, walk};
+use profiler_core::pymalloc::{Context, Roots, walk, walk_from};
 use profiler_core::residency::MappingKind;
 use profiler_core::sample::PythonMalloc;
 
@@ -114,6 +114,13 @@ fn pool(image: &mut HeapImage, addr: u64, arena: u64, class: u64, free: bool) ->
     carved - freed
 }
 
+/// Where a walk of an image finds what it begins from.
+pub fn roots_of(image: &HeapImage) -> Roots {
+    let mut roots = Roots::default();
+    let walked = image.walk(|memory, residency| walk_from(memory, residency, &CONTEXT, &mut roots));
+    walked.map_or_else(|_| Roots::default(), |_| roots)
+}
+
 /// For damage.
 pub fn specimen() -> Specimen {
     let (image, _) = with_arenas(3);
@@ -135,10 +142,12 @@ pub fn specimen() -> Specimen {
             ],
         },
         walk: |image| {
-            image
-                .walk(|memory, residency| walk(memory, residency, &CONTEXT))
-                .into_iter()
-                .collect()
+            let mut roots = roots_of(&with_arenas(3).0);
+            let walks = image.walk(|memory, residency| {
+                let from_roots = walk_from(memory, residency, &CONTEXT, &mut roots);
+                [walk(memory, residency, &CONTEXT), from_roots]
+            });
+            walks.into_iter().flatten().collect()
         },
     }
 }

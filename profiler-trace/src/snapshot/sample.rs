@@ -132,7 +132,8 @@ fields!(Mapping {
     offset,
     inode
 } later {
-    is_tmpfs
+    is_tmpfs,
+    device
 });
 
 fields!(Sample {

@@ -48,6 +48,7 @@ fn residency() -> impl Strategy<Value = ResidencyMap> {
                     is_tmpfs: bits[4],
                     offset,
                     inode,
+                    device: inode >> 1,
                 }
             });
         let mut map = ResidencyMap::new(all.collect());

@@ -1,0 +1,219 @@
+//! Where the arenas are, and what is remembered of that for the next walk.
+
+use crate::addr::RemoteAddr;
+use crate::memory::TargetMemory;
+use crate::pymalloc::arrays::{self, Array};
+use crate::pymalloc::domain::{Tables, objects_allocator_from};
+use crate::pymalloc::scan::{self, FoundPools, Where};
+use crate::pymalloc::{ARENA_SIZES, Geometry, NotWalked};
+use crate::residency::ResidencyMap;
+use crate::sample::PythonMalloc;
+
+/// Where pymalloc's structures lie, as far as that was found before: the same places are looked at first.
+/// What does not prove to be there any more is looked for anew.
+#[derive(Clone, Debug, Default)]
+pub struct Roots {
+    pub(super) tables: Place<Tables>,
+    arenas: Place<KnownArenas>,
+}
+
+impl Roots {
+    /// Whether all of it was found.
+    pub fn are_known(&self) -> bool {
+        matches!(
+            (&self.tables, &self.arenas),
+            (Place::Known(_), Place::Known(_))
+        )
+    }
+}
+
+/// Where something is.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Place<T> {
+    /// Nobody has looked.
+    #[default]
+    Unknown,
+    /// There it was.
+    Known(T),
+    /// It was looked for a moment ago, and nowhere.
+    Nowhere,
+}
+
+impl<T> From<Option<T>> for Place<T> {
+    fn from(place: Option<T>) -> Self {
+        place.map_or(Self::Unknown, Self::Known)
+    }
+}
+
+impl<T> Place<T> {
+    /// Where it was, to be looked at again.
+    pub(super) fn take(&mut self) -> Option<T> {
+        match std::mem::take(self) {
+            Self::Known(place) => Some(place),
+            Self::Unknown | Self::Nowhere => None,
+        }
+    }
+
+    pub(super) fn is_nowhere(&self) -> bool {
+        matches!(self, Self::Nowhere)
+    }
+}
+
+/// How arenas were found.
+#[derive(Clone, Debug)]
+struct KnownArenas {
+    geometry: Geometry,
+    place: Where,
+    /// Where the pointers to the arrays of arenas are, the main interpreter's first.
+    pointers: Vec<RemoteAddr>,
+}
+
+/// The arenas of all interpreters.
+pub(super) struct Found {
+    pub(super) geometry: Geometry,
+    /// Where their pools were looked for.
+    place: Where,
+    pub(super) arrays: Vec<Array>,
+    /// What looks like pools and is in no known arena.
+    pub(super) outside: usize,
+}
+
+/// Finds where everything is, for a walk that comes right after: what is nowhere is not looked for again
+/// then, unless it is to be expected. Gives what serves Python's objects.
+pub fn look<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    python: (u8, u8),
+    roots: &mut Roots,
+) -> PythonMalloc {
+    *roots = Roots {
+        tables: Place::from(roots.tables.take()),
+        arenas: Place::from(roots.arenas.take()),
+    };
+    let serves = objects_allocator_from(memory, residency, python, roots);
+    if let Place::Unknown = roots.tables {
+        roots.tables = Place::Nowhere;
+    }
+    if find_from(memory, residency, python, serves, roots).is_err() {
+        roots.arenas = Place::Nowhere;
+    }
+    serves
+}
+
+/// Finds the arenas where they were before, or else wherever they are, and notes where.
+pub(super) fn find_from<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    python: (u8, u8),
+    serves: PythonMalloc,
+    roots: &mut Roots,
+) -> Result<Found, NotWalked> {
+    if roots.arenas.is_nowhere() && !serves.may_be_pymalloc() {
+        return Err(NotWalked::NoPools);
+    }
+    let known = roots.arenas.take();
+    let known = known.and_then(|known| known_arenas(memory, residency, python, &known));
+    let found = match known {
+        Some(found) => found,
+        None => find(memory, residency, python, serves)?,
+    };
+    roots.arenas = Place::Known(KnownArenas {
+        geometry: found.geometry,
+        place: found.place,
+        pointers: found.arrays.iter().map(|array| array.place).collect(),
+    });
+    Ok(found)
+}
+
+/// The arenas of arrays that were known, and of those that are new.
+fn known_arenas<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    python: (u8, u8),
+    known: &KnownArenas,
+) -> Option<Found> {
+    let (geometry, place) = (known.geometry, known.place);
+    let mut arrays = arrays::at(memory, residency, geometry, &known.pointers);
+    // Before 3.12 there is one heap; later an interpreter may have begun that has its own.
+    let counts_all = |array: &Array| {
+        let count = array.account.map(|account| account.current);
+        count == Some(array.arenas.len() as u64)
+    };
+    let mut outside = 0;
+    if python >= (3, 12) || !arrays.iter().all(counts_all) {
+        let ranges = arrays.iter().flat_map(|array| array.ranges(geometry));
+        let mut ranges: Vec<_> = ranges.collect();
+        ranges.sort_unstable();
+        let mut end = RemoteAddr::default();
+        ranges.retain(|range| {
+            let is_apart = end <= range.start();
+            end = end.max(range.end());
+            is_apart
+        });
+        let mut others = scan::pools(memory, residency, geometry.pool, place, &ranges);
+        arrays::by_lists(memory, residency, geometry, &mut others, &mut arrays);
+        outside = others.pools.len();
+    }
+    arrays::in_order(&mut arrays);
+    (!arrays.is_empty()).then_some(Found {
+        geometry,
+        place,
+        arrays,
+        outside,
+    })
+}
+
+/// Finds the arenas: first as this version has them, then as the headers of pools say, and at last
+/// in the memory of brk.
+fn find<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    python: (u8, u8),
+    serves: PythonMalloc,
+) -> Result<Found, NotWalked> {
+    let usual = Geometry::of(python);
+    let candidates = scan::pools(memory, residency, usual.pool, Where::Mapped, &[]);
+    let nothing = match candidates.pools.is_empty() {
+        true => NotWalked::NoPools,
+        false => NotWalked::NoArenas,
+    };
+    if candidates.pools.is_empty() && !serves.may_be_pymalloc() {
+        return Err(nothing);
+    }
+    if let Some(found) = arenas(memory, residency, usual, Where::Mapped, candidates) {
+        return Ok(found);
+    }
+    if !serves.may_be_pymalloc() {
+        return Err(nothing);
+    }
+    for place in [Where::Mapped, Where::Brk] {
+        for pool in scan::pool_sizes(memory, residency, place) {
+            let candidates = scan::pools(memory, residency, pool, place, &[]);
+            for arena in ARENA_SIZES {
+                let geometry = Geometry { pool, arena };
+                let candidates = candidates.clone();
+                if let Some(found) = arenas(memory, residency, geometry, place, candidates) {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+    Err(nothing)
+}
+
+fn arenas<M: TargetMemory>(
+    memory: &M,
+    residency: &ResidencyMap,
+    geometry: Geometry,
+    place: Where,
+    mut candidates: FoundPools,
+) -> Option<Found> {
+    // One array of arenas for each interpreter that has its own (3.12 on), most have one.
+    let arrays = arrays::arrays(memory, residency, geometry, &mut candidates);
+    (!arrays.is_empty()).then_some(Found {
+        geometry,
+        place,
+        arrays,
+        outside: candidates.pools.len(),
+    })
+}

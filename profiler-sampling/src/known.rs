@@ -1,0 +1,222 @@
+//! What is known of a target before it is stopped, and kept between its walks: which files it maps and what
+//! is in them, and where allocators have their roots.
+//!
+//! A stop is for reading what changes. So files are looked into while the target runs, and roots are looked
+//! for then; in the stop its mappings are compared with those that were looked at, and each root has to
+//! prove that it is one.
+
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::io;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use profiler_core::allocator::Allocator;
+use profiler_core::memory::ResidentMemory;
+use profiler_core::residency::{Mapping, MappingKind};
+use profiler_core::{glibc, musl, pymalloc};
+use profiler_target::Target;
+
+use super::facts::Facts;
+use super::walkers;
+
+/// Where allocators have their roots, as far as that was found. Each walker notes what it finds.
+#[derive(Debug, Default)]
+pub(crate) struct Roots {
+    pub(crate) glibc: Mutex<glibc::Roots>,
+    pub(crate) musl: Mutex<musl::Roots>,
+    pub(crate) pymalloc: Mutex<pymalloc::Roots>,
+}
+
+/// The roots of one allocator.
+pub(crate) fn locked<T>(roots: &Mutex<T>) -> MutexGuard<'_, T> {
+    roots.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A target's files as they were looked at.
+#[derive(Clone, Debug)]
+pub(crate) struct Looked {
+    /// Of its mappings, as [`signature`] has it.
+    signature: u64,
+    pub(crate) facts: Facts,
+}
+
+impl Looked {
+    /// Whether they are those of a target with these mappings.
+    pub(crate) fn is_of(&self, mappings: &[Mapping]) -> bool {
+        signature(mappings) == self.signature
+    }
+
+    /// Makes them those of a target that has these mappings by now.
+    pub(crate) fn renew(&mut self, target: &Target, mappings: &[Mapping]) {
+        self.signature = signature(mappings);
+        let before = std::mem::take(&mut self.facts);
+        self.facts = before.with_files(target, mappings);
+    }
+}
+
+/// What distinguishes the mappings of files, and the anonymous ones behind them (`.bss`, where programs have
+/// variables), from others: which file, and where. Nobody can choose mappings so that others look like them,
+/// because the key is drawn anew for each run of fragscope.
+fn signature(mappings: &[Mapping]) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let mut hasher = KEY.build_hasher();
+    let mut end = None;
+    for mapping in mappings {
+        let is_file = matches!(mapping.kind, MappingKind::File(_));
+        let is_behind = end == Some(mapping.range.start());
+        end = (is_file || is_behind).then_some(mapping.range.end());
+        if end.is_some() {
+            let place = [mapping.range.start().get(), mapping.range.end().get()];
+            let file = [mapping.device, mapping.inode, mapping.offset];
+            let rights = [mapping.read, mapping.write, mapping.execute, mapping.shared];
+            (place, file, rights).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+/// What is known of one target.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    looked: Mutex<Option<Looked>>,
+    pub(crate) roots: Roots,
+}
+
+impl Known {
+    /// Looks at the target while it runs: into files that are new, and for roots that are not known.
+    pub(crate) fn look(&self, target: &Target, mappings: &[Mapping]) -> io::Result<Looked> {
+        let mut kept = locked(&self.looked);
+        let looked = kept.take().filter(|looked| looked.is_of(mappings));
+        let looked = looked.unwrap_or_else(|| Looked {
+            signature: signature(mappings),
+            facts: Facts::of(target, mappings),
+        });
+        self.look_for_roots(target, mappings, &looked.facts)?;
+        Ok(kept.insert(looked).clone())
+    }
+
+    fn look_for_roots(
+        &self,
+        target: &Target,
+        mappings: &[Mapping],
+        facts: &Facts,
+    ) -> io::Result<()> {
+        let is_glibc = facts.libc_of(Allocator::Glibc).is_some();
+        let is_musl = facts.libc_of(Allocator::Musl).is_some();
+        let glibc = is_glibc && !locked(&self.roots.glibc).are_known();
+        let musl = is_musl && !locked(&self.roots.musl).are_known();
+        let python = facts
+            .python
+            .filter(|_| !locked(&self.roots.pymalloc).are_known());
+        if !glibc && !musl && python.is_none() {
+            return Ok(());
+        }
+        let residency = target.residency(mappings)?;
+        let memory = ResidentMemory::new(target.memory(), &residency);
+        if glibc {
+            let context = walkers::glibc_context(facts, &[]);
+            glibc::look(
+                &memory,
+                &residency,
+                &context,
+                &mut locked(&self.roots.glibc),
+            );
+        }
+        if musl {
+            let context = walkers::musl_context(facts);
+            musl::look(&memory, &residency, &context, &mut locked(&self.roots.musl));
+        }
+        if let Some(python) = python {
+            let mut roots = locked(&self.roots.pymalloc);
+            pymalloc::look(&memory, &residency, python, &mut roots);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use profiler_core::allocator::Allocator;
+    use profiler_target::Process;
+    use profiler_testing::child::{Child, libraries};
+
+    use super::*;
+
+    const LOADER: &str = "
+import ctypes, sys
+print('READY', flush=True)
+for line in sys.stdin:
+    ctypes.CDLL(line.strip())
+    print('LOADED', flush=True)
+";
+
+    fn mimallocs(looked: &Looked) -> Vec<&str> {
+        let allocators = looked.facts.allocators.iter();
+        let mimallocs = allocators.filter(|object| object.identity.is(Allocator::Mimalloc));
+        mimallocs
+            .map(|object| object.identity.object.as_str())
+            .collect()
+    }
+
+    /// Where a target maps its mimalloc from.
+    fn mimalloc(mappings: &[Mapping]) -> PathBuf {
+        let paths = mappings.iter().filter_map(|mapping| match &mapping.kind {
+            MappingKind::File(path) => Some(path),
+            _ => None,
+        });
+        let path = paths.into_iter().find(|path| path.contains("libmimalloc"));
+        path.expect("libmimalloc, of its package").into()
+    }
+
+    #[test]
+    fn what_is_loaded_after_a_look_is_noticed_and_looked_into() {
+        let mut child = Child::python(LOADER);
+        let target = Target::open(child.pid()).expect("our own child");
+        let known = Known::default();
+        let before = target.mappings().expect("alive");
+        let mut looked = known.look(&target, &before).expect("alive");
+        assert!(looked.is_of(&target.mappings().expect("alive")));
+        assert!(target.knows_files_of(&before));
+        assert_eq!(mimallocs(&looked), [""; 0]);
+        assert!(locked(&known.roots.glibc).are_known());
+
+        assert_eq!(child.ask("libmimalloc.so.2"), "LOADED");
+        let now = target.mappings().expect("alive");
+        assert!(!looked.is_of(&now));
+        assert!(!target.knows_files_of(&now), "a stop is not for files");
+        looked.renew(&target, &now);
+        assert!(looked.is_of(&now));
+        assert_eq!(mimallocs(&looked).len(), 1);
+        let files = target.reads().files;
+        known.look(&target, &now).expect("alive");
+        assert_eq!(target.reads().files, files, "nothing is read twice");
+    }
+
+    #[test]
+    fn a_library_that_takes_the_place_of_one_that_is_still_mapped_is_another() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = libraries(&folder, 1).remove(0);
+        let mut child = Child::python(LOADER);
+        let target = Target::open(child.pid()).expect("our own child");
+        let known = Known::default();
+        assert_eq!(child.ask(path.to_str().expect("UTF-8")), "LOADED");
+        let mappings = target.mappings().expect("alive");
+        let looked = known.look(&target, &mappings).expect("alive");
+        assert_eq!(mimallocs(&looked), [""; 0]);
+
+        let mut other = Child::python(LOADER);
+        assert_eq!(other.ask("libmimalloc.so.2"), "LOADED");
+        let other = Target::open(other.pid()).expect("our own child");
+        let mimalloc = mimalloc(&other.mappings().expect("alive"));
+        fs::remove_file(&path).expect("ours");
+        fs::copy(mimalloc, &path).expect("a copy");
+        // By another name, or the loader would give the one that it has.
+        let again = folder.path().join(".").join("library-0.so");
+        assert_eq!(child.ask(&format!("{}", again.display())), "LOADED");
+        let mappings = target.mappings().expect("alive");
+        let looked = known.look(&target, &mappings).expect("alive");
+        assert_eq!(mimallocs(&looked), [path.to_str().expect("UTF-8")]);
+    }
+}

@@ -1,0 +1,135 @@
+//! Observing a target's memory once.
+
+use std::io;
+use std::thread;
+
+use profiler_core::completeness::Completeness;
+use profiler_core::heap::HeapSnapshot;
+use profiler_core::memory::{ResidentMemory, TargetMemory};
+use profiler_core::parallel::Beside;
+use profiler_core::residency::{Mapping, ResidencyMap};
+use profiler_core::sample::KernelCount;
+use profiler_core::threads::Thread;
+use profiler_target::{LiveMemory, Process, Stopped, Target};
+
+use super::known::{Looked, Roots};
+use super::walkers::{self, Input};
+use super::walks;
+
+/// What was observed of the target's memory.
+pub(crate) struct Observation {
+    pub(crate) kernel: KernelCount,
+    pub(crate) residency: ResidencyMap,
+    /// The pages after swapped ones were brought back.
+    brought_back: Option<ResidencyMap>,
+    pub(crate) heaps: Vec<HeapSnapshot>,
+}
+
+impl Observation {
+    /// The pages as they are to be read.
+    pub(crate) fn to_read(&self) -> &ResidencyMap {
+        self.brought_back.as_ref().unwrap_or(&self.residency)
+    }
+}
+
+/// Reads a target's memory once, while it stands still.
+pub(crate) struct Observer<'a> {
+    pub(crate) target: &'a Target,
+    pub(crate) roots: &'a Roots,
+    pub(crate) stopped: Option<&'a Stopped>,
+    pub(crate) memory: LiveMemory,
+    pub(crate) swap_in: bool,
+    /// Whether to give up when a thread stands inside malloc, or files are to be looked into.
+    pub(crate) may_give_up: bool,
+}
+
+impl Observer<'_> {
+    /// The state of all pages, the kernel's count, then the heaps; `None` when a thread stands
+    /// inside malloc or unknown files are mapped, and [`Self::may_give_up`].
+    pub(crate) fn observe(
+        &self,
+        looked: &mut Looked,
+        completeness: &mut Completeness,
+    ) -> io::Result<Option<Observation>> {
+        let mappings = self.target.mappings()?;
+        if !looked.is_of(&mappings) {
+            if self.may_give_up && !self.target.knows_files_of(&mappings) {
+                return Ok(None);
+            }
+            looked.renew(self.target, &mappings);
+        }
+        let facts = &mut looked.facts;
+        thread::scope(|scope| {
+            // The kernel's count is a pass of its own over the page table, so it gets its own
+            // thread; but it counts before anything is brought back.
+            let counted = self.swap_in.then(|| self.target.kernel_count());
+            let counting = counted
+                .is_none()
+                .then(|| Beside::begin(scope, || self.target.kernel_count()));
+            let mut residency = self.target.residency(&mappings)?;
+            let threads = self.threads();
+            for thread in threads {
+                residency.mark_stack(thread.stack_pointer);
+            }
+            let memory = ResidentMemory::new(&self.memory, &residency);
+            if self.may_give_up && walkers::locked_arenas(&memory, facts, self.roots) > 0 {
+                return Ok(None);
+            }
+            let brought_back = match counted {
+                Some(Ok(_)) => Some(self.bring_back(&residency, &mappings)?),
+                _ => None,
+            };
+            let to_walk = brought_back.as_ref().unwrap_or(&residency);
+            let memory = ResidentMemory::new(&self.memory, to_walk);
+            facts.read_python_tables(&memory, to_walk, self.roots);
+            let input = Input {
+                memory: &memory,
+                residency: to_walk,
+                facts,
+                roots: self.roots,
+                threads,
+            };
+            let heaps = walks::heaps(&input, completeness);
+            let kernel = counting.map_or(Ok(KernelCount::default()), Beside::end);
+            Ok(Some(Observation {
+                kernel: counted.unwrap_or(kernel)?,
+                residency,
+                brought_back,
+                heaps,
+            }))
+        })
+    }
+
+    /// The threads, with their registers when they stand still.
+    fn threads(&self) -> &[Thread] {
+        self.stopped.map_or(&[], Stopped::threads)
+    }
+
+    /// Reads all swapped pages, which brings them back, and gives the state of the pages then. The
+    /// sample keeps the state before.
+    fn bring_back(
+        &self,
+        residency: &ResidencyMap,
+        mappings: &[Mapping],
+    ) -> io::Result<ResidencyMap> {
+        let memory = self.target.memory();
+        let mut buffer = vec![0; BRING_BACK_BYTES];
+        for run in residency.runs().iter().filter(|r| r.state.is_swapped()) {
+            for at in (0..run.range.len()).step_by(BRING_BACK_BYTES) {
+                let len = (run.range.len() - at).min(BRING_BACK_BYTES as u64) as usize;
+                if let Some(addr) = run.range.start().checked_add(at) {
+                    // A page that cannot be read stays as it was, which the next reading shows.
+                    let _ = memory.read(addr, &mut buffer[..len]);
+                }
+            }
+        }
+        let mut now = self.target.residency(mappings)?;
+        for thread in self.threads() {
+            now.mark_stack(thread.stack_pointer);
+        }
+        Ok(now)
+    }
+}
+
+/// Bytes brought back at once.
+const BRING_BACK_BYTES: usize = 1 << 20;

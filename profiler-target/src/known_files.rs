@@ -1,0 +1,233 @@
+//! What mapped files were found to be, so that each is read once: by whichever process it is mapped, and for
+//! as long as it is the same file.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use profiler_core::allocator::{self, Allocator};
+use profiler_core::residency::{Mapping, MappingKind};
+
+use super::Process;
+use super::allocators::Held;
+use super::elf::{ElfFile, MAX_FILES, Version};
+use super::identity::{self, Python};
+
+/// Files whose facts are kept for all processes at most. Each takes some hundred bytes.
+const MOST_SHARED: usize = 4096;
+
+/// What an ELF file was found to be.
+#[derive(Debug, Default)]
+pub(super) struct FileFacts {
+    /// Allocators in it, but for C libraries' and Python's own.
+    pub(super) held: Held,
+    /// The C library that it is, and its version.
+    pub(super) libc: Option<(Allocator, Option<String>)>,
+    /// The Python that is in it.
+    pub(super) python: Option<Python>,
+}
+
+impl FileFacts {
+    /// Of a file that is mapped from `mapped`, which may be the process's program.
+    pub(super) fn of(file: &ElfFile, mapped: &str, is_program: bool) -> Self {
+        let is_libc = allocator::is_c_library_name(mapped);
+        let libc = is_libc.then(|| allocator::c_library(&file.contents(mapped)));
+        Self {
+            held: Held::of(file),
+            libc: libc.flatten(),
+            python: identity::python_in(file, mapped, is_program),
+        }
+    }
+}
+
+/// A mapped file: while it is mapped, no other has its device and inode.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct FileId {
+    /// Where it is mapped from.
+    pub(super) path: String,
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// The file of a mapping, if it is of one.
+    pub(super) fn of(mapping: &Mapping) -> Option<Self> {
+        let MappingKind::File(path) = &mapping.kind else {
+            return None;
+        };
+        Some(Self {
+            path: path.clone(),
+            device: mapping.device,
+            inode: mapping.inode,
+        })
+    }
+
+    /// Whether a mapping is of it.
+    pub(super) fn is_of(&self, mapping: &Mapping) -> bool {
+        let is_path = matches!(&mapping.kind, MappingKind::File(path) if *path == self.path);
+        is_path && (self.device, self.inode) == (mapping.device, mapping.inode)
+    }
+}
+
+/// The files that code is executed from, each with its first mapping as code.
+pub(super) fn executed(mappings: &[Mapping]) -> BTreeMap<FileId, &Mapping> {
+    let mut files = BTreeMap::new();
+    for mapping in mappings.iter().filter(|mapping| mapping.execute) {
+        if let Some(file) = FileId::of(mapping) {
+            files.entry(file).or_insert(mapping);
+        }
+    }
+    files
+}
+
+/// The files of one process; `None` where one could not be read.
+#[derive(Debug, Default)]
+pub(super) struct KnownFiles(Mutex<BTreeMap<FileId, Option<Arc<FileFacts>>>>);
+
+impl KnownFiles {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<FileId, Option<Arc<FileFacts>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the file of a mapping of `process` is, which is read unless that is known.
+    pub(super) fn facts<P: Process + ?Sized>(
+        &self,
+        process: &P,
+        file: &FileId,
+        mapping: &Mapping,
+    ) -> Option<Arc<FileFacts>> {
+        let mut known = self.lock();
+        if let Some(facts) = known.get(file) {
+            return facts.clone();
+        }
+        let is_program = process.is_program(&file.path);
+        let reader = &process.files().reader;
+        let facts = reader.examine(&file.path, process.file_of(mapping), is_program);
+        // What is beyond the reader's limit has nothing to be remembered.
+        if known.len() < MAX_FILES {
+            known.insert(file.clone(), facts.clone());
+        }
+        facts
+    }
+
+    /// Forgets files that are not executed from any more: another may get their inodes.
+    pub(super) fn keep(&self, executed: &BTreeMap<FileId, &Mapping>) {
+        self.lock().retain(|file, _| executed.contains_key(file));
+    }
+
+    /// Whether nothing has to be read to know what files these mappings are of.
+    pub(super) fn has_all(&self, mappings: &[Mapping]) -> bool {
+        let known = self.lock();
+        let executed = executed(mappings);
+        let mut files = executed.keys();
+        files.all(|file| known.contains_key(file) || known.len() >= MAX_FILES)
+    }
+}
+
+/// A file as it was, where it is mapped from, and whether it is the program of who maps it.
+type Key = (Version, String, bool);
+
+/// What is known of files that any process maps, the longest unused given up for new ones.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    files: BTreeMap<Key, (Arc<FileFacts>, u64)>,
+    uses: u64,
+}
+
+static SHARED: Mutex<Shared> = Mutex::new(Shared {
+    files: BTreeMap::new(),
+    uses: 0,
+});
+
+impl Shared {
+    /// The one of this process.
+    pub(super) fn lock() -> MutexGuard<'static, Self> {
+        SHARED.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of a file.
+    pub(super) fn get(&mut self, key: &Key) -> Option<Arc<FileFacts>> {
+        self.uses += 1;
+        let (facts, used) = self.files.get_mut(key)?;
+        *used = self.uses;
+        Some(Arc::clone(facts))
+    }
+
+    /// Notes what a file is.
+    pub(super) fn insert(&mut self, key: Key, facts: Arc<FileFacts>) {
+        self.uses += 1;
+        if self.files.len() >= MOST_SHARED && !self.files.contains_key(&key) {
+            let mut used: Vec<u64> = self.files.values().map(|(_, used)| *used).collect();
+            let middle = used.len() / 2;
+            let (_, &mut newest_old, _) = used.select_nth_unstable(middle);
+            self.files.retain(|_, (_, used)| *used > newest_old);
+        }
+        self.files.insert(key, (facts, self.uses));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_testing::child::{Child, libraries};
+
+    use super::super::Target;
+    use super::super::elf::Source;
+    use super::*;
+
+    /// The facts of the file that a target maps from a path with this in it.
+    fn facts_of(target: &Target, name: &str) -> Arc<FileFacts> {
+        let mappings = target.mappings().expect("alive");
+        let executed = executed(&mappings);
+        let mut files = executed.iter();
+        let found = files.find(|(file, _)| file.path.contains(name));
+        let (file, mapping) = found.expect("it is mapped");
+        let facts = target.files().known.facts(target, file, mapping);
+        facts.expect("it can be read")
+    }
+
+    #[test]
+    fn a_file_is_examined_once_whichever_process_maps_it() {
+        const PROGRAM: &str = "print(1, flush=True); input()";
+        let children = [PROGRAM; 2].map(Child::python);
+        let targets = children.map(|child| {
+            let target = Target::open(child.pid()).expect("our own child");
+            let (libc, python) = (facts_of(&target, "libc.so"), facts_of(&target, "python"));
+            (libc, python, target.reads().files)
+        });
+        let [(libc, python, files), (same_libc, same_python, same_files)] = targets;
+        assert!(Arc::ptr_eq(&libc, &same_libc) && Arc::ptr_eq(&python, &same_python));
+        assert_eq!(
+            (files, same_files),
+            (2, 2),
+            "each is opened, for it may be another"
+        );
+        assert!(libc.libc.is_some(), "{libc:?}");
+    }
+
+    #[test]
+    fn a_file_that_was_just_written_is_not_known_by_its_times() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = libraries(&folder, 1).remove(0);
+        let source = Source::open(&path, 1 << 20).expect("ours");
+        assert_eq!(source.version(), None);
+        let old = Source::open("/bin/sh".as_ref(), 1 << 20).expect("a shell");
+        assert_ne!(old.version(), None);
+    }
+
+    #[test]
+    fn of_too_many_files_those_that_were_used_last_stay_known() {
+        let old = Source::open("/bin/sh".as_ref(), 1 << 20).expect("a shell");
+        let version = old.version().expect("it was installed before");
+        let key = |number: usize| (version.clone(), number.to_string(), false);
+        let mut shared = Shared::default();
+        for number in 0..MOST_SHARED {
+            shared.insert(key(number), Arc::default());
+        }
+        assert!(shared.get(&key(0)).is_some());
+        shared.insert(key(MOST_SHARED), Arc::default());
+        assert!(shared.files.len() <= MOST_SHARED / 2 + 1);
+        for kept in [0, MOST_SHARED - 1, MOST_SHARED] {
+            assert!(shared.get(&key(kept)).is_some(), "{kept}");
+        }
+        assert!(shared.get(&key(1)).is_none());
+    }
+}
