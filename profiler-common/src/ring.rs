@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use crate::{PAGE_BYTES, PID_BITS};
 
 /// The first word of the ring: a name and the version of this layout.
-pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x04");
+pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x05");
 
 /// How many slots there are: so many events wait for the reader at most, while it is not reading.
 pub const SLOTS: u64 = 1 << 20;
@@ -47,6 +47,18 @@ pub struct Header {
     pub apart: [u64; 6],
     /// The number of the next event to be claimed, or of one shortly before it.
     pub head: AtomicU64,
+    /// Of processes that wait before they [end](crate::RecordKind::Ending), those that need not wait any more, by
+    /// the number that they gave of themselves: each at [its place](let_go_at).
+    pub let_go: [AtomicU32; LET_GO],
+}
+
+/// How many places there are for processes that are let go. One whose place another took meanwhile waits
+/// for as long as it would where nobody answers.
+pub const LET_GO: usize = 256;
+
+/// The place of a process in [`Header::let_go`].
+pub const fn let_go_at(process: u32) -> usize {
+    process as usize % LET_GO
 }
 
 /// One event.

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use profiler_common::RecordKind;
 use profiler_common::ring::{
-    CLOSED_DAMAGED, Header, RING_BYTES, RING_MAGIC, SLOTS, SLOTS_AT, Slot, Turn,
+    CLOSED_DAMAGED, Header, RING_BYTES, RING_MAGIC, SLOTS, SLOTS_AT, Slot, Turn, let_go_at,
 };
 
 use crate::sys;
@@ -20,6 +20,8 @@ const MOST_IDLE_SLEEPS: u32 = 2_000;
 const SLEEP_NS: i64 = 1_000_000;
 /// A writer takes so many steps from the head before it looks again where that is.
 const STEPS: u32 = 256;
+/// A process that is about to end waits for so many sleeps of [`SLEEP_NS`] at most.
+const MOST_HELD_SLEEPS: u32 = 1_000;
 /// In a sound ring the head is never behind by more than one, and only a thread that lost its
 /// processor takes [`STEPS`] in vain. One that does so again and again is in a ring that somebody
 /// damages, and after so many times, of all threads together, the program goes on without it.
@@ -146,7 +148,7 @@ impl Place {
     }
 }
 
-fn decimal(digits: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     let mut number = (!digits.is_empty()).then_some(0u64)?;
     for digit in digits {
         let digit = digit.wrapping_sub(b'0');
@@ -215,6 +217,30 @@ pub(crate) fn record_block(kind: RecordKind, addr: u64, size: u64, align: u8) {
     let kind = kind as u64 | u64::from(align) << 8;
     slot.kind.store(kind, Ordering::Relaxed);
     slot.turn.store(Turn::whole(number).0, Ordering::Release);
+}
+
+/// Records that the program of this process is about to end, and waits until the reader lets it, has ended,
+/// or does not come for [`MOST_HELD_SLEEPS`].
+pub(crate) fn record_ending(process: u32) {
+    let header = RING.load(Ordering::Acquire);
+    if header.is_null() {
+        return;
+    }
+    // SAFETY: the mapping stays until the process ends; all shared fields are atomic.
+    let header = unsafe { &*header };
+    let Some(let_go) = header.let_go.get(let_go_at(process)) else {
+        return;
+    };
+    // Of an earlier process with this number.
+    let _ = let_go.compare_exchange(process, 0, Ordering::Relaxed, Ordering::Relaxed);
+    record(RecordKind::Ending, 0);
+    for _ in 0..MOST_HELD_SLEEPS {
+        let is_closed = header.closed.load(Ordering::Relaxed) != 0;
+        if is_closed || let_go.load(Ordering::Acquire) == process {
+            return;
+        }
+        nap();
+    }
 }
 
 /// Takes the next event's slot for this thread; nothing when the reader has ended or died.
@@ -292,12 +318,7 @@ impl Wait {
             unsafe { sys::sched_yield() };
             return true;
         }
-        let nap = sys::Timespec {
-            seconds: 0,
-            nanoseconds: SLEEP_NS,
-        };
-        // SAFETY: a time to sleep, and no place for the rest of it.
-        unsafe { sys::nanosleep(&nap, ptr::null_mut()) };
+        nap();
         let now = header.heartbeat.load(Ordering::Relaxed);
         self.still = if now == self.beat { self.still + 1 } else { 0 };
         self.beat = now;
@@ -307,6 +328,15 @@ impl Wait {
         }
         true
     }
+}
+
+fn nap() {
+    let nap = sys::Timespec {
+        seconds: 0,
+        nanoseconds: SLEEP_NS,
+    };
+    // SAFETY: a time to sleep, and no place for the rest of it.
+    unsafe { sys::nanosleep(&nap, ptr::null_mut()) };
 }
 
 fn now_ns() -> u64 {

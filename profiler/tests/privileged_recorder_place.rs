@@ -136,7 +136,7 @@ os.setgid(65534); os.setuid(65534)
 fd = os.memfd_create('fragscope-ring')
 os.ftruncate(fd, 4096 + (1 << 20) * 48)
 ring = mmap.mmap(fd, 4096)
-ring[:8] = b'FSRING\\0\\4'
+ring[:8] = b'FSRING\\0\\5'
 s = os.fstat(fd)
 print(f'/proc/{os.getpid()}/fd/{fd} {s.st_dev} {s.st_ino}', flush=True)
 sys.stdin.read()
