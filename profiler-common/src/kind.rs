@@ -31,11 +31,14 @@ pub enum RecordKind {
     Exit = 11,
     /// There was no room for `size` events before this one.
     Lost = 12,
+    /// The program is about to end: its thread waits to be [let go](crate::ring::Header::let_go), so that the
+    /// process can be sampled as it was.
+    Ending = 13,
 }
 
 impl RecordKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Alloc,
         Self::Calloc,
         Self::Free,
@@ -48,6 +51,7 @@ impl RecordKind {
         Self::Forked,
         Self::Exit,
         Self::Lost,
+        Self::Ending,
     ];
 
     /// The kind of this number, if there is one.

@@ -69,6 +69,18 @@ pub struct Header {
     pub apart: [u32; 13],
     /// The number of the next event to be claimed, or of one shortly before it.
     pub head: AtomicU64,
+    /// Of processes that wait before they [end](crate::RecordKind::Ending), those that need not wait any more, by
+    /// the number that they gave of themselves: each at [its place](let_go_at).
+    pub let_go: [AtomicU32; LET_GO],
+}
+
+/// How many places there are for processes that are let go. One whose place another took meanwhile waits
+/// for as long as it would where nobody answers.
+pub const LET_GO: usize = 256;
+
+/// The place of a process in [`Header::let_go`].
+pub const fn let_go_at(process: u32) -> usize {
+    process as usize % LET_GO
 }
 
 /// One event.

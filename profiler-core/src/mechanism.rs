@@ -101,6 +101,15 @@ impl Mechanism {
         Self::KeptTop,
     ];
 
+    /// Those of whose remedies nobody knows what they return until they were played: what is free may not be what
+    /// they free, and they can cost memory.
+    pub const ASSUMED: [Self; 4] = [
+        Self::DynamicMmapThreshold,
+        Self::ArenaSprawl,
+        Self::Caches,
+        Self::KeptTop,
+    ];
+
     /// The name in JSON.
     pub const fn name(self) -> &'static str {
         self.declaration().key

@@ -13,6 +13,20 @@ pub const TRUSTED_ERROR: f64 = 0.05;
 /// That of a walk may also differ by so many bytes, as the allocator's own state takes.
 const TRUSTED_BYTES: u64 = 512 << 10;
 
+/// Another allocator may be off by so many times as much as that of the program: only the latter is compared.
+const LOOSER: f64 = 2.0;
+
+/// Whether a program that needed `had` bytes would save `least` of them with one of `with`, however a replay
+/// errs that is off by the share `error` where it was compared: what it had is as much less, and the other
+/// twice as much more.
+pub fn saving_stands(had: u64, with: u64, least: u64, error: f64) -> bool {
+    let (had, with) = (
+        had as f64 * (1.0 - error),
+        with as f64 * (1.0 + LOOSER * error),
+    );
+    with + least as f64 <= had
+}
+
 /// What was predicted of one walk.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Predictions {
@@ -316,6 +330,14 @@ mod tests {
         assert_eq!(needs(104, 110, 130).effect(now), Effect::Costs);
         assert_eq!(needs(99, 110, 130).effect(now), Effect::NoLess);
         assert_eq!(needs(90, 110, 130).effect(now), Effect::Unclear);
+    }
+
+    #[test]
+    fn a_saving_stands_that_is_left_when_both_figures_are_off() {
+        let stands = |with, error| saving_stands(100 * MIB, with * MIB, 5 * MIB, error);
+        assert!(stands(2, 0.088) && stands(2, 0.3) && stands(70, 0.088));
+        assert!(!stands(80, 0.088) && !stands(45, 0.3) && !stands(2, 0.95));
+        assert!(stands(95, 0.0) && !stands(96, 0.0));
     }
 
     #[test]

@@ -198,7 +198,27 @@ pub struct Finding {
     pub confidence: Confidence,
 }
 
+/// The key of the evidence that a remedy was predicted to help.
+pub(crate) const PREDICTED_BYTES: &str = "predicted_bytes";
+
 impl Finding {
+    /// What to do about it, in sentences; that it was not predicted what this would return, where nothing else
+    /// says that.
+    pub fn advice(&self) -> String {
+        let remedy = self.remedy.prose();
+        match self.is_assumed() {
+            true => format!("What that would return was not predicted: {remedy}"),
+            false => remedy,
+        }
+    }
+
+    /// Whether it is only assumed that its remedy returns anything of it.
+    pub(crate) fn is_assumed(&self) -> bool {
+        let mut evidence = self.evidence.iter();
+        Mechanism::ASSUMED.contains(&self.mechanism)
+            && !evidence.any(|one| one.key == PREDICTED_BYTES)
+    }
+
     /// What it is about: how much memory, and how much of that its remedy returns.
     pub fn heading(&self) -> String {
         let (label, held) = (self.mechanism.label(), units::bytes(self.held_bytes));

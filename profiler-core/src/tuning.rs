@@ -215,20 +215,12 @@ pub static TCMALLOC_SMALL_CACHES: Tuning = Tuning::new(
     SLOWER,
 );
 
-/// Python: small objects come from malloc.
-pub static PYTHON_MALLOC: Tuning = Tuning::new(
-    "PYTHONMALLOC=malloc",
-    Allocator::Pymalloc,
-    &[set("PYTHONMALLOC", "malloc")],
-    SLOWER,
-);
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::allocator::{INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
 
-    const ALL: [&Tuning; 18] = [
+    const ALL: [&Tuning; 17] = [
         &MMAP_THRESHOLD,
         &TRIM_THRESHOLD,
         &ONE_ARENA,
@@ -246,7 +238,6 @@ mod tests {
         &MIMALLOC_SHORT_PURGE,
         &TCMALLOC_RELEASE,
         &TCMALLOC_SMALL_CACHES,
-        &PYTHON_MALLOC,
     ];
 
     #[test]
@@ -278,7 +269,6 @@ mod tests {
             ),
             (&MIMALLOC_SHORT_PURGE, "MIMALLOC_PURGE_DELAY=0"),
             (&TCMALLOC_RELEASE, "TCMALLOC_RELEASE_RATE=10"),
-            (&PYTHON_MALLOC, "PYTHONMALLOC=malloc"),
         ] {
             assert_eq!(tuning.to_string(), shown);
         }

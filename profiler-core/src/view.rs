@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use crate::activity::Activity;
 use crate::over_time::OverTime;
+use crate::prediction::saving_stands;
 use crate::report::FragReport;
 use crate::units::{bytes, count};
+use crate::worth;
 
 /// One point of the curves over time.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -71,7 +73,14 @@ impl WhatIf {
         let off = baseline.and_then(Shadow::compared);
         if let Some(off) = off.filter(|off| off.abs() > FAITHFUL) {
             let percent = off.abs() * 100.0;
-            all.push(format!("no verdict: the baseline is off by {percent:.0} %"));
+            let larger: Vec<&str> = self.shadows.iter().filter_map(|s| s.stands(off)).collect();
+            all.push(match larger.is_empty() {
+                true => format!("no verdict: the baseline is off by {percent:.0} %"),
+                false => format!(
+                    "the baseline is off by {percent:.0} %: only the saving of {} is larger",
+                    larger.join(", ")
+                ),
+            });
         }
         // What the worker frees again shows only once it has asked for as much as there is.
         if worker.is_some_and(|own| self.allocated_bytes < own) {
@@ -113,6 +122,13 @@ impl Shadow {
     pub fn compared(&self) -> Option<f64> {
         let worker = self.worker_bytes.filter(|worker| *worker > 0)?;
         Some(self.resident_bytes? as f64 / worker as f64 - 1.0)
+    }
+
+    /// Its name, when it saves something however much its figure is off, where the baseline is off by `off`.
+    fn stands(&self, off: f64) -> Option<&str> {
+        let worker = self.worker_bytes.filter(|_| !self.is_baseline)?;
+        let least = worth::OF_MALLOC.least(worker);
+        saving_stands(worker, self.resident_bytes?, least, off.abs()).then_some(&self.name)
     }
 
     /// Its memory, and how that compares with the worker's at the same moment.
@@ -194,5 +210,35 @@ impl View {
     pub fn events_lost(&self) -> u64 {
         let seen = self.activity.as_ref().map_or(0, |seen| seen.events_lost);
         self.report.completeness.events_lost.max(seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_baseline_that_is_off_silences_no_saving_that_is_larger() {
+        let shadow = |name: &str, mib: u64| Shadow {
+            name: name.into(),
+            resident_bytes: Some(mib << 20),
+            worker_bytes: Some(200 << 20),
+            is_baseline: name == "baseline",
+            ..Shadow::default()
+        };
+        let said = |baseline, jemalloc| {
+            let what_if = WhatIf {
+                shadows: vec![shadow("baseline", baseline), shadow("jemalloc", jemalloc)],
+                allocated_bytes: 1 << 30,
+                ..WhatIf::default()
+            };
+            what_if.phrases().pop().expect("some")
+        };
+        assert_eq!(said(230, 150), "no verdict: the baseline is off by 15 %");
+        assert_eq!(
+            said(230, 8),
+            "the baseline is off by 15 %: only the saving of jemalloc is larger"
+        );
+        assert_eq!(said(210, 8), "jemalloc 8.0 MiB (-96 %)");
     }
 }

@@ -9,9 +9,6 @@ use super::figures::{At, PeakAndFinal, median};
 /// Checkpoints of less than this share of the peak say little of malloc: an interpreter that starts
 /// has other memory, too.
 const SHARE_OF_PEAK: f64 = 0.1;
-/// When the replay has so many times as much at some checkpoint as at any recorded one, most of what
-/// happened was never compared.
-const UNSEEN: u64 = 2;
 /// When so much of what was there at the beginning has been freed, it matters little where it lay.
 const REPLACED: f64 = 0.8;
 /// A share of events lost from which the losses are named as a reason.
@@ -49,6 +46,8 @@ pub struct CalibrationFactors {
     pub failure: Option<String>,
     /// The format that was read, when it is not fragscope's own.
     pub foreign: Option<String>,
+    /// The processes that ended with the program.
+    pub lasting: Vec<u32>,
 }
 
 /// What came of it.
@@ -56,8 +55,13 @@ pub struct CalibrationFactors {
 pub struct Calibration {
     /// Every checkpoint.
     pub points: Vec<Point>,
-    /// Peak and final, as recorded and as replayed; `None` where nothing can be compared.
+    /// Peak and final of the checkpoints at which something was recorded, as recorded and as replayed; `None`
+    /// where there is none.
     pub compared: Option<PeakAndFinal<(u64, u64)>>,
+    /// Peak and final of all, as replayed.
+    pub replayed: PeakAndFinal<u64>,
+    /// Whether these are what was compared, or close to it.
+    pub is_compared: PeakAndFinal<bool>,
     /// Median of the errors' sizes.
     pub median_error: Option<f64>,
     /// The largest of it and of the errors at the peak and at the end; `None` where nothing can be
@@ -87,11 +91,13 @@ pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibratio
         })
         .collect();
     let (recorded, replayed): (Vec<At>, Vec<At>) = compared.into_iter().unzip();
-    let recorded = PeakAndFinal::of(&recorded);
+    let of = |checkpoints: &[At]| PeakAndFinal::of_lasting(checkpoints, &factors.lasting);
+    let all = points.iter().map(|p| (p.process, p.replayed_bytes));
     let mut calibration = Calibration {
-        compared: recorded
-            .zip(PeakAndFinal::of(&replayed))
+        compared: of(&recorded)
+            .zip(of(&replayed))
             .map(|(recorded, replayed)| recorded.zip(replayed)),
+        replayed: of(&all.collect::<Vec<_>>()).unwrap_or_default(),
         points,
         ..Calibration::default()
     };
@@ -120,7 +126,10 @@ pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibratio
     .into_iter()
     .map(f64::abs)
     .fold(0.0, f64::max);
-    let unseen = unseen(&calibration.points);
+    let of_all = compared.zip(calibration.replayed);
+    calibration.is_compared =
+        of_all.map(|((_, seen), all)| error((seen, all)).abs() <= TRUSTED_ERROR);
+    let unseen = unseen(&calibration);
     calibration.worst_error = unseen.is_none().then_some(worst);
     calibration.trusted = calibration
         .worst_error
@@ -149,21 +158,15 @@ fn median_error(points: &[Point], peak: u64) -> Option<f64> {
     median(&errors)
 }
 
-/// Why the checkpoints say little of the program, when they missed most of it.
-fn unseen(points: &[Point]) -> Option<String> {
-    let most = |recorded: bool| {
-        let all = points
-            .iter()
-            .filter(|p| p.recorded_bytes.is_some() || !recorded);
-        all.map(|point| point.replayed_bytes).max().unwrap_or(0)
-    };
-    let (seen, all) = (most(true), most(false));
-    (all > seen.saturating_mul(UNSEEN)).then(|| {
+/// Why what is final was not compared, when it was not.
+fn unseen(calibration: &Calibration) -> Option<String> {
+    let (_, seen) = calibration.compared?.at_end;
+    (!calibration.is_compared.at_end).then(|| {
         format!(
-            "the checkpoints recorded at most {}, and the replay reached {} between or after them; \
-             record for longer",
+            "the last checkpoint with anything recorded is at {}, as replayed, and the program went on to {} \
+             before it ended, where there is nothing to compare with",
             bytes(seen),
-            bytes(all)
+            bytes(calibration.replayed.at_end)
         )
     })
 }
@@ -280,10 +283,34 @@ mod tests {
     fn a_program_that_grew_after_its_last_checkpoint_is_not_trusted() {
         let mut all = points(&[(100, 100), (0, 250)]);
         all[1].recorded_bytes = None;
+        for (last, is_trusted) in [(250, false), (150, false), (104, true)] {
+            all[1].replayed_bytes = last;
+            let found = calibrate(all.clone(), &CalibrationFactors::default());
+            assert_eq!(found.is_compared.at_end, is_trusted, "{last}");
+            assert_eq!(found.trusted, is_trusted, "{last}");
+            assert_eq!(found.worst_error.is_some(), is_trusted, "{last}");
+            assert_eq!(found.replayed.at_end, last);
+            assert_eq!(found.compared.expect("one").at_end, (100, 100));
+        }
+        all[1].replayed_bytes = 250;
+        let found = calibrate(all, &CalibrationFactors::default());
+        assert!(
+            found.reasons[0].contains("at 100 B, as replayed, and the program went on to 250 B"),
+            "{:?}",
+            found.reasons
+        );
+    }
+
+    #[test]
+    fn a_peak_that_no_checkpoint_saw_is_not_compared_and_what_is_final_is() {
+        let mut all = points(&[(100, 100), (0, 190), (100, 101)]);
+        all[1].recorded_bytes = None;
         let found = calibrate(all.clone(), &CalibrationFactors::default());
-        assert!(!found.trusted && found.reasons[0].contains("at most 100 B"));
-        all[1].replayed_bytes = 150;
-        assert!(calibrate(all, &CalibrationFactors::default()).trusted);
+        assert!(found.trusted && found.is_compared.at_end && !found.is_compared.peak);
+        assert_eq!((found.replayed.peak, found.replayed.at_end), (190, 101));
+        all[1].replayed_bytes = 104;
+        let found = calibrate(all, &CalibrationFactors::default());
+        assert!(found.is_compared.peak);
     }
 
     #[test]

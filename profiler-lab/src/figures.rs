@@ -1,6 +1,11 @@
 //! From what was measured at checkpoints to figures: peak, final, medians and ranges.
 
+use profiler_trace::compile::ProgramCheckpoint;
+
 use super::candidate_set::{Outcome, Run};
+
+/// Processes of a program that end within so much time, in ns, end with it: a server's workers and the server.
+const SHUTDOWN_NS: u64 = 5_000_000_000;
 
 /// A figure of which there may be several measurements.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -31,6 +36,12 @@ impl PeakAndFinal<u64> {
     /// checkpoint. Checkpoints come in rounds, one of each process that runs; a process counts from its
     /// first round to its last.
     pub fn of(checkpoints: &[At]) -> Option<Self> {
+        Self::of_lasting(checkpoints, &[])
+    }
+
+    /// The same, where the processes of these numbers ended with the program: what each had last counts to the
+    /// last round, though the others ended a moment later.
+    pub fn of_lasting(checkpoints: &[At], lasting: &[u32]) -> Option<Self> {
         let rounds = rounds(checkpoints);
         let last = *rounds.last()?;
         let mut sums = vec![0u64; last + 1];
@@ -48,7 +59,11 @@ impl PeakAndFinal<u64> {
                 .peekable();
             while let Some((round, bytes)) = own.next() {
                 // It is as it was until its next checkpoint.
-                let end = own.peek().map_or(round + 1, |(next, _)| *next);
+                let last = match lasting.contains(&process) {
+                    true => sums.len(),
+                    false => round + 1,
+                };
+                let end = own.peek().map_or(last, |(next, _)| *next);
                 for sum in &mut sums[round..end] {
                     *sum = sum.saturating_add(bytes);
                 }
@@ -93,6 +108,26 @@ fn rounds(checkpoints: &[At]) -> Vec<usize> {
     numbers.collect()
 }
 
+/// The processes that ended with the program, of those that these checkpoints are of: each was measured when it
+/// ended, or ran on, shortly before the last checkpoint of all, and none began after that in its place.
+pub fn lasting(checkpoints: &[ProgramCheckpoint]) -> Vec<u32> {
+    let Some(end_ns) = checkpoints.last().map(|at| at.checkpoint.time_ns) else {
+        return Vec::new();
+    };
+    let newest_ns = checkpoints.iter().map(|at| at.began_ns).max().unwrap_or(0);
+    let mut lasting = Vec::new();
+    for ProgramCheckpoint { checkpoint, .. } in checkpoints {
+        lasting.retain(|process| *process != checkpoint.process);
+        let is_last = checkpoint.figures.is_final
+            && end_ns.saturating_sub(checkpoint.time_ns) <= SHUTDOWN_NS
+            && checkpoint.time_ns >= newest_ns;
+        if is_last {
+            lasting.push(checkpoint.process);
+        }
+    }
+    lasting
+}
+
 /// The median; of two in the middle the lower.
 pub fn median<T: Copy + PartialOrd>(values: &[T]) -> Option<T> {
     let mut sorted = values.to_vec();
@@ -101,13 +136,13 @@ pub fn median<T: Copy + PartialOrd>(values: &[T]) -> Option<T> {
 }
 
 impl PeakAndFinal<Figure> {
-    /// Of an outcome, by the processes of its checkpoints; `None` when it has no run that came to its
-    /// end.
-    pub fn of_outcome(outcome: &Outcome, processes: &[u32]) -> Option<Self> {
+    /// Of an outcome, by the processes of its checkpoints, of which these ended with the program; `None` when
+    /// it has no run that came to its end.
+    pub fn of_outcome(outcome: &Outcome, processes: &[u32], lasting: &[u32]) -> Option<Self> {
         let of = |runs: &[Run]| -> Vec<PeakAndFinal<u64>> {
             let all = runs.iter().filter_map(|run| {
                 let at = processes.iter().copied().zip(run.resident.iter().copied());
-                PeakAndFinal::of(&at.collect::<Vec<_>>())
+                PeakAndFinal::of_lasting(&at.collect::<Vec<_>>(), lasting)
             });
             all.collect()
         };
@@ -133,6 +168,8 @@ impl PeakAndFinal<Figure> {
 
 #[cfg(test)]
 mod tests {
+    use profiler_trace::trace::{Checkpoint, Figures};
+
     use super::*;
 
     fn of(checkpoints: &[At]) -> Option<(u64, u64)> {
@@ -167,6 +204,45 @@ mod tests {
     }
 
     #[test]
+    fn processes_that_end_with_the_program_count_to_its_end() {
+        let at = |process, seconds: u64, is_final| ProgramCheckpoint {
+            checkpoint: Checkpoint {
+                time_ns: seconds * 1_000_000_000,
+                process,
+                figures: Figures {
+                    is_final,
+                    ..Figures::default()
+                },
+            },
+            recorded: true,
+            began_ns: 0,
+            live_bytes: 0,
+            events: 0,
+        };
+        let mut checkpoints = [
+            at(1, 10, true),
+            at(0, 20, false),
+            at(2, 20, false),
+            at(3, 20, true),
+            at(4, 21, true),
+            at(3, 22, false),
+            at(2, 28, true),
+            at(4, 29, true),
+            at(0, 30, true),
+        ];
+        assert_eq!(lasting(&checkpoints), [2, 4, 0]);
+        // One that began after another had ended is in its place.
+        checkpoints[7].began_ns = 28_500_000_000;
+        assert_eq!(lasting(&checkpoints), [4, 0]);
+        assert_eq!(lasting(&[]), []);
+        // A worker, and a moment later the server itself.
+        let checkpoints = [(0, 50), (2, 40), (2, 30), (0, 9), (0, 8)];
+        let both = PeakAndFinal::of_lasting(&checkpoints, &[2, 0]).expect("some");
+        assert_eq!((both.peak, both.at_end), (90, 38));
+        assert_eq!(of(&checkpoints), Some((90, 8)));
+    }
+
+    #[test]
     fn a_median_is_one_of_the_values() {
         assert_eq!(median(&[3, 1, 2]), Some(2));
         assert_eq!(median(&[4, 1, 2, 3]), Some(2));
@@ -184,7 +260,7 @@ mod tests {
             bounds: vec![run(40)],
             ..Outcome::default()
         };
-        let both = PeakAndFinal::of_outcome(&outcome, &[0, 0]).expect("runs");
+        let both = PeakAndFinal::of_outcome(&outcome, &[0, 0], &[]).expect("runs");
         let (peak, last) = (both.peak, both.at_end);
         assert_eq!(
             (peak.low_bytes, peak.bytes, peak.high_bytes),

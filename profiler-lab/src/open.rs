@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use profiler_trace::interchange;
 use profiler_trace::limits::{Incomplete, Limits, Meter};
-use profiler_trace::trace::{Event, Item, TraceSource, pass_on};
+use profiler_trace::trace::{Checkpoint, Event, Item, TraceSource, pass_on};
 
 use super::input::Input;
 use super::play::{CompileError, ProgramBuilder, ReplayProgram};
@@ -19,6 +19,8 @@ const EVERY_EVENTS: u64 = 1 << 18;
 const GROWTH: f64 = 1.1;
 /// Less than this is not worth a checkpoint.
 const LEAST_LIVE: u64 = 1 << 20;
+/// The first process, which is measured to the end.
+const FIRST: u32 = 0;
 
 /// A recording, compiled as far as it can be read.
 #[derive(Debug)]
@@ -63,51 +65,111 @@ struct AddedCheckpoints {
     /// Events since the last checkpoint.
     since: u64,
     time_ns: u64,
-    /// The most that was live at any checkpoint.
-    most_live: u64,
+    /// What was live of each process at its checkpoints, by its number.
+    processes: Vec<AtCheckpoints>,
     /// Whether the recording has checkpoints of its own.
     recorded: bool,
 }
 
+/// What was live of a process at its checkpoints.
+#[derive(Copy, Clone, Debug, Default)]
+struct AtCheckpoints {
+    /// The most at any of them.
+    most: u64,
+    last: u64,
+    /// Whether one of them was recorded.
+    recorded: bool,
+    /// Whether the last was that of its end: what it does then is taking apart what it had.
+    is_final: bool,
+}
+
 impl AddedCheckpoints {
     fn item(&mut self, item: Item, builder: &mut ProgramBuilder) -> io::Result<()> {
-        match &item {
-            Item::Event(Event { time_ns, .. }) => {
-                self.time_ns = self.time_ns.max(*time_ns);
-                self.events += 1;
-                self.since += 1;
-            }
-            Item::Checkpoint(_) => {
-                self.recorded = true;
-                self.note(builder);
-            }
-            Item::Seed(_) => {}
-        }
+        let event = match &item {
+            Item::Event(event) => Some(*event),
+            Item::Checkpoint(_) | Item::Seed(_) => None,
+        };
+        let checkpoint = match &item {
+            Item::Checkpoint(Checkpoint {
+                process, figures, ..
+            }) => Some((*process, figures.is_final)),
+            Item::Event(_) | Item::Seed(_) => None,
+        };
         builder.item(item)?;
-        let live = builder.live_bytes();
-        let has_grown = live >= LEAST_LIVE && live as f64 >= self.most_live as f64 * GROWTH;
-        if has_grown || !self.recorded && self.since >= EVERY_EVENTS {
-            self.add(builder)?;
+        if let Some((process, is_final)) = checkpoint {
+            self.recorded = true;
+            if let Some(of) = self.note(process, builder) {
+                (of.recorded, of.is_final) = (true, is_final);
+            }
+        }
+        let Some(Event {
+            time_ns, thread, ..
+        }) = event
+        else {
+            return Ok(());
+        };
+        self.time_ns = self.time_ns.max(time_ns);
+        self.events += 1;
+        self.since += 1;
+        match builder.process_of_thread(thread) {
+            Some(process) if self.has_grown(process, builder) => self.add(process, builder),
+            _ if !self.recorded && self.since >= EVERY_EVENTS => self.add(FIRST, builder),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a process has more than at any checkpoint before. Of children that no checkpoint was recorded
+    /// of, short-lived mostly, it is not asked.
+    fn has_grown(&self, process: u32, builder: &ProgramBuilder) -> bool {
+        let of = self.processes.get(process as usize);
+        let of = of.copied().unwrap_or_default();
+        let live = builder.live_bytes_of(process).unwrap_or(0);
+        (process == FIRST || of.recorded)
+            && !of.is_final
+            && live >= LEAST_LIVE
+            && live as f64 >= of.most as f64 * GROWTH
+    }
+
+    /// At the end each process is measured once more, if one has grown since its last checkpoint: then that was
+    /// not the last of it. Where nothing was recorded, the end is what is final.
+    fn end(&mut self, builder: &mut ProgramBuilder) -> io::Result<()> {
+        if self.events == 0 {
+            return Ok(());
+        }
+        if !self.recorded {
+            return self.add(FIRST, builder);
+        }
+        let left = (FIRST..).zip(&self.processes);
+        let left = left.filter(|(_, of)| of.recorded && !of.is_final);
+        let left = left.filter_map(|(process, of)| {
+            let live = builder.live_bytes_of(process)?;
+            Some((process, live.saturating_sub(of.last) >= LEAST_LIVE))
+        });
+        let left: Vec<(u32, bool)> = left.collect();
+        if left.iter().any(|(_, has_grown)| *has_grown) {
+            for (process, _) in left {
+                self.add(process, builder)?;
+            }
         }
         Ok(())
     }
 
-    /// Where nothing was recorded, the end is what is final.
-    fn end(&mut self, builder: &mut ProgramBuilder) -> io::Result<()> {
-        if self.recorded || self.events == 0 {
-            return Ok(());
-        }
-        self.add(builder)
+    fn add(&mut self, process: u32, builder: &mut ProgramBuilder) -> io::Result<()> {
+        self.note(process, builder);
+        builder.add_checkpoint(process, self.time_ns)
     }
 
-    fn add(&mut self, builder: &mut ProgramBuilder) -> io::Result<()> {
-        self.note(builder);
-        builder.add_checkpoint(self.time_ns)
-    }
-
-    fn note(&mut self, builder: &ProgramBuilder) {
-        self.most_live = self.most_live.max(builder.live_bytes());
+    /// A checkpoint of a process is there; what is known of those of it, if there may be one.
+    fn note(&mut self, process: u32, builder: &ProgramBuilder) -> Option<&mut AtCheckpoints> {
         self.since = 0;
+        let live = builder.live_bytes_of(process)?;
+        let index = process as usize;
+        if self.processes.len() <= index {
+            self.processes.resize(index + 1, AtCheckpoints::default());
+        }
+        let of = self.processes.get_mut(index)?;
+        (of.most, of.last) = (of.most.max(live), live);
+        Some(of)
     }
 }
 

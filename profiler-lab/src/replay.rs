@@ -16,7 +16,7 @@ use super::ablation::{self, GapCause};
 use super::calibrate::{CalibrationFactors, Point, calibrate};
 use super::candidate_set::{self, Outcome, Progress, ReplayConfig};
 use super::candidates::{self, Candidate, Facts, Tunable};
-use super::figures::{Figure, PeakAndFinal, median};
+use super::figures::{Figure, PeakAndFinal, lasting, median};
 use super::open::open;
 use super::play::confine::Confinement;
 use super::play::{CompileError, ReplayProgram};
@@ -193,6 +193,11 @@ impl PlayedSet<'_> {
         all.map(|at| at.checkpoint.process).collect()
     }
 
+    /// Those that ended with the program.
+    fn lasting(&self) -> Vec<u32> {
+        lasting(&self.checkpoints)
+    }
+
     fn row(&self, number: usize) -> Row {
         let (candidate, outcome) = (&self.candidates[number], &self.outcomes[number]);
         let (set, unset) = candidate.changes(&self.candidates[0]);
@@ -221,7 +226,7 @@ impl PlayedSet<'_> {
     }
 
     fn measured(&self, outcome: &Outcome) -> Option<Measured> {
-        let memory = PeakAndFinal::of_outcome(outcome, &self.processes())?;
+        let memory = PeakAndFinal::of_outcome(outcome, &self.processes(), &self.lasting())?;
         let cpu: Vec<f64> = outcome.runs.iter().map(|run| run.cpu_seconds).collect();
         let faults: Vec<u64> = outcome.runs.iter().map(|run| run.faults).collect();
         let calls = outcome.runs.iter().filter_map(|run| run.kernel_calls);
@@ -295,6 +300,7 @@ impl PlayedSet<'_> {
             other_allocator: self.other_allocator(),
             failure: now.failure.as_ref().map(|failure| failure.why.clone()),
             foreign: foreign(description),
+            lasting: self.lasting(),
         }
     }
 
@@ -333,6 +339,8 @@ impl PlayedSet<'_> {
             processes: summary.processes,
             duration_ns: summary.duration_ns,
             peak_live_bytes: summary.peak_live_bytes,
+            live_at_final_bytes: self.live_at_final(),
+            kept_bytes: self.kept_bytes(),
             checkpoints: self
                 .checkpoints
                 .iter()
@@ -346,6 +354,21 @@ impl PlayedSet<'_> {
                 .last()
                 .map_or(0, |at| at.checkpoint.time_ns),
         }
+    }
+
+    fn live_at_final(&self) -> Option<u64> {
+        let all = self.checkpoints.iter();
+        let all = all.map(|at| (at.checkpoint.process, at.live_bytes));
+        let all: Vec<_> = all.collect();
+        Some(PeakAndFinal::of_lasting(&all, &self.lasting())?.at_end)
+    }
+
+    /// What was live at the end of the recording; `None` where the last checkpoint is of a process that ended,
+    /// which takes apart what it had, and of several processes, whose ends free what they had.
+    fn kept_bytes(&self) -> Option<u64> {
+        let is_final = self.checkpoints.last()?.checkpoint.figures.is_final;
+        let is_one = self.summary.processes == 1;
+        (is_one && !is_final).then_some(self.summary.end_live_bytes)
     }
 
     /// The gap in parts, when every replay that it takes came to its end.

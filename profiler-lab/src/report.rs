@@ -1,6 +1,7 @@
 //! What a replay came to: plain data, from which text and JSON are made.
 
 use profiler_core::allocator::{Allocator, AllocatorTitle, BuildId};
+use profiler_core::prediction::saving_stands;
 use profiler_core::worth;
 use profiler_target::ErrorKind;
 use profiler_trace::limits::Incomplete;
@@ -67,6 +68,11 @@ pub struct TraceFacts {
     pub duration_ns: u64,
     /// The most bytes live at once, as requested.
     pub peak_live_bytes: u64,
+    /// Bytes live where the memory is final, likewise; `None` without any checkpoint.
+    pub live_at_final_bytes: Option<u64>,
+    /// Bytes live at the end of the recording, which is later, likewise; `None` where the program was seen to end,
+    /// and took apart what it had.
+    pub kept_bytes: Option<u64>,
     /// Checkpoints with the program's resident memory.
     pub checkpoints: u64,
     /// When the last checkpoint was, which is what is final, in nanoseconds as above.
@@ -220,16 +226,12 @@ impl Report {
     }
 
     fn stands(&self, had: &Measured, with: &Measured) -> bool {
-        let (had, with) = (had.memory.at_end, with.memory.at_end);
         // Of each range the end that saves least.
-        let effect = 1.0 - with.high_bytes as f64 / had.low_bytes.max(1) as f64;
-        let outweighs = |worst| effect >= OUTWEIGHS * worst;
+        let (least, most) = (had.memory.at_end.low_bytes, with.memory.at_end.high_bytes);
+        let outweighs = |worst| saving_stands(least, most, had.worth(), worst);
         self.calibration.trusted || self.calibration.worst_error.is_some_and(outweighs)
     }
 }
-
-/// An effect that is so many times the error of the replay is one all the same.
-const OUTWEIGHS: f64 = 4.0;
 
 impl Measured {
     /// The least saving at the end that is worth while.

@@ -6,7 +6,6 @@ use profiler_core::units::bytes;
 use profiler_core::worth;
 
 use super::calibrate::{Calibration, error};
-use super::figures::PeakAndFinal;
 use super::report::{Measured, Report, Row};
 
 /// A share of the gap from which a cause dominates.
@@ -30,10 +29,11 @@ pub fn verdict(report: &Report) -> String {
     if now.kind == Some(Allocator::Jemalloc) {
         said.extend(has_it_already(report));
     } else if let Some(with) = jemalloc {
-        said.push(of_jemalloc(&had, &with, helps));
+        let peak_is_compared = report.calibration.is_compared.peak;
+        said.push(of_jemalloc(&had, &with, helps, peak_is_compared));
     }
     said.extend(dominant(report, &had));
-    said.push(best(report, now, &had, jemalloc.as_ref(), helps));
+    said.push(best(report, &had, jemalloc.as_ref(), helps));
     said.join(" ")
 }
 
@@ -83,7 +83,7 @@ fn untrusted(calibration: &Calibration) -> String {
     )
 }
 
-fn of_jemalloc(had: &Measured, with: &Measured, helps: bool) -> String {
+fn of_jemalloc(had: &Measured, with: &Measured, helps: bool, peak_is_compared: bool) -> String {
     let mut said = if helps {
         format!(
             "jemalloc would help: at the end it would need {}{}, {} less than the {} of the baseline.",
@@ -106,10 +106,15 @@ fn of_jemalloc(had: &Measured, with: &Measured, helps: bool) -> String {
     let change = with.memory.peak.bytes as f64 / had.memory.peak.bytes.max(1) as f64 - 1.0;
     if change.abs() >= worth::OF_REPLAY.share() {
         said.push_str(&format!(
-            " Its peak would be {} {}: {}.",
+            " Its peak would be {} {}: {}{}.",
             bytes(with.memory.peak.bytes.abs_diff(had.memory.peak.bytes)),
             if change > 0.0 { "higher" } else { "lower" },
             bytes(with.memory.peak.bytes),
+            if peak_is_compared {
+                ""
+            } else {
+                ", as replayed; the program's own was not recorded"
+            },
         ));
     }
     said
@@ -155,19 +160,13 @@ fn dominant(report: &Report, had: &Measured) -> Option<String> {
 }
 
 /// The candidate that needs least, and what it is compared with jemalloc.
-fn best(
-    report: &Report,
-    now: &Row,
-    had: &Measured,
-    jemalloc: Option<&Measured>,
-    helps: bool,
-) -> String {
+fn best(report: &Report, had: &Measured, jemalloc: Option<&Measured>, helps: bool) -> String {
     let others = report.candidates.iter().filter(|row| !row.is_now);
     let others = others.filter_map(|row| Some((row, row.measured?)));
     let least = others.min_by_key(|(_, measured)| measured.memory.at_end.bytes);
     let Some((row, least)) = least.filter(|(_, least)| had.saves_with(least)) else {
         let worth = bytes(had.worth());
-        let rest = what_is_left(report, now, had);
+        let rest = what_is_left(report, had);
         return format!("Nothing that was tried saves as much as {worth} at the end{rest}.");
     };
     if row.default_of == Some(BuildId::Jemalloc) {
@@ -196,13 +195,22 @@ fn best(
 }
 
 /// What the memory is that nothing saves; only the default candidates try enough to say so.
-fn what_is_left(report: &Report, now: &Row, had: &Measured) -> String {
-    let live = now.checkpoints.iter().map(|at| (at.process, at.live_bytes));
-    let live = PeakAndFinal::of(&live.collect::<Vec<_>>()).map(|live| live.at_end);
+fn what_is_left(report: &Report, had: &Measured) -> String {
     let had = had.memory.at_end.bytes;
-    match live {
+    let Some(live) = report.trace.live_at_final_bytes else {
+        return String::new();
+    };
+    let freed = live.saturating_sub(report.trace.kept_bytes.unwrap_or(live));
+    match live as f64 {
         _ if report.shares.is_empty() => String::new(),
-        Some(live) if (live as f64) < had as f64 * IN_USE => format!(
+        live_bytes if freed as f64 > live_bytes * (1.0 - IN_USE) => format!(
+            ": of {} {} were live, of which the program freed {} after the last checkpoint, where nothing was \
+             measured",
+            bytes(had),
+            bytes(live),
+            bytes(freed)
+        ),
+        live_bytes if live_bytes < had as f64 * IN_USE => format!(
             ": of {} {} are live, and nothing tried returns the rest",
             bytes(had),
             bytes(live)
@@ -215,8 +223,8 @@ fn what_is_left(report: &Report, now: &Row, had: &Measured) -> String {
 mod tests {
     use super::*;
     use crate::ablation::GapCause;
-    use crate::figures::Figure;
-    use crate::report::{Checkpoint, Share};
+    use crate::figures::{Figure, PeakAndFinal};
+    use crate::report::Share;
 
     const MIB: u64 = 1 << 20;
 
@@ -324,19 +332,45 @@ mod tests {
 
     #[test]
     fn memory_that_is_mostly_free_is_never_called_in_use() {
-        let mut now = row("baseline: glibc 2.36", 100, 90);
-        now.checkpoints = [80, 20]
-            .map(|mib| Checkpoint {
-                live_bytes: mib * MIB,
-                ..Checkpoint::default()
-            })
-            .into();
-        let said = verdict(&report(
-            vec![now, row("jemalloc", 100, 87)],
-            &[(GapCause::ThreadCaches, 2)],
-        ));
+        let of = |live: u64, kept: Option<u64>| {
+            let rows = vec![
+                row("baseline: glibc 2.36", 100, 90),
+                row("jemalloc", 100, 87),
+            ];
+            let mut report = report(rows, &[(GapCause::ThreadCaches, 2)]);
+            report.trace.live_at_final_bytes = Some(live * MIB);
+            report.trace.kept_bytes = kept.map(|mib| mib * MIB);
+            verdict(&report)
+        };
+        let said = of(20, None);
         assert!(!said.contains("in use"), "{said}");
         assert!(said.contains("of 90.0 MiB 20.0 MiB are live"), "{said}");
+        for kept in [None, Some(85), Some(80)] {
+            assert!(of(85, kept).contains("the memory is in use"), "{kept:?}");
+        }
+        let said = of(85, Some(5));
+        assert!(!said.contains("in use"), "{said}");
+        let freed =
+            "85.0 MiB were live, of which the program freed 80.0 MiB after the last checkpoint";
+        assert!(said.contains(freed), "{said}");
+    }
+
+    #[test]
+    fn a_peak_that_was_not_recorded_is_said_to_be_none() {
+        let of = |peak| {
+            let rows = vec![
+                row("baseline: glibc 2.36", 100, 90),
+                row("jemalloc", 130, 20),
+            ];
+            let mut report = report(rows, &[]);
+            report.calibration.is_compared = PeakAndFinal { peak, at_end: true };
+            verdict(&report)
+        };
+        assert!(of(true).contains("30.0 MiB higher: 130.0 MiB."));
+        assert!(
+            of(false)
+                .contains("30.0 MiB higher: 130.0 MiB, as replayed; the program's own was not")
+        );
     }
 
     #[test]
@@ -363,7 +397,11 @@ mod tests {
             said.contains("8.0 MiB at the end instead of 200.0 MiB"),
             "{said}"
         );
-        assert!(of(Some(0.088), 140).starts_with("No verdict"));
+        // However much it is off, what is left of the saving is one.
+        assert!(of(Some(0.088), 140).contains("140.0 MiB at the end instead of 200.0 MiB"));
+        assert!(of(Some(0.3), 8).contains("off by up to 30.0 %"));
+        assert!(of(Some(0.088), 160).starts_with("No verdict"));
+        assert!(of(Some(0.3), 90).starts_with("No verdict"));
         assert!(of(None, 8).starts_with("No verdict"));
     }
 

@@ -6,6 +6,7 @@
 //! program runs on.
 #![no_std]
 
+mod ending;
 mod next;
 mod ring;
 mod root;

@@ -27,13 +27,23 @@ impl Next {
         if !found.is_null() {
             return found;
         }
-        RESOLVING.store(true, Ordering::Relaxed);
-        // SAFETY: a constant name with its zero.
-        let found = unsafe { sys::dlsym(sys::RTLD_NEXT, self.name.as_ptr()) };
-        RESOLVING.store(false, Ordering::Relaxed);
+        let found = find(sys::RTLD_NEXT, self.name);
         self.found.store(found, Ordering::Relaxed);
         found
     }
+}
+
+/// The function of this name of the first object that has it; null where none has.
+pub(crate) fn first(name: &CStr) -> *mut c_void {
+    find(sys::RTLD_DEFAULT, name)
+}
+
+fn find(among: *mut c_void, name: &CStr) -> *mut c_void {
+    RESOLVING.store(true, Ordering::Relaxed);
+    // SAFETY: a name with its zero.
+    let found = unsafe { sys::dlsym(among, name.as_ptr()) };
+    RESOLVING.store(false, Ordering::Relaxed);
+    found
 }
 
 /// Whether a lookup is under way: dlsym may allocate, before there is anything to allocate from.
@@ -117,5 +127,7 @@ next! {
     POSIX_MEMALIGN posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> c_int, c"posix_memalign", ENOMEM;
     VALLOC valloc(size: usize) -> *mut c_void, c"valloc", ptr::null_mut();
     CHROOT chroot(path: *const c_char) -> c_int, c"chroot", -1;
+    SIGACTION sigaction(signal: c_int, action: *const c_void, before: *mut c_void) -> c_int, c"sigaction", -1;
+    EXIT exit(code: c_int) -> (), c"_exit", Default::default();
     PVALLOC pvalloc(size: usize) -> *mut c_void, c"pvalloc", ptr::null_mut();
 }

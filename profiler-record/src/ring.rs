@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use profiler_common::RecordKind;
 use profiler_common::ring::{
     Header, READER_BYTES, READER_MAGIC, READER_MISSED, RING_BYTES, RING_DAMAGED, RING_MAGIC,
-    ReaderPage, SLOTS, SLOTS_AT, Slot, Turn,
+    ReaderPage, SLOTS, SLOTS_AT, Slot, Turn, let_go_at,
 };
 
 use crate::sys;
@@ -24,6 +24,8 @@ const MOST_IDLE_SLEEPS: u32 = 2_000;
 const SLEEP_NS: i64 = 1_000_000;
 /// A writer takes so many steps from the head before it looks again where that is.
 const STEPS: u32 = 256;
+/// A process that is about to end waits for so many sleeps of [`SLEEP_NS`] at most.
+const MOST_HELD_SLEEPS: u32 = 1_000;
 /// In a sound ring the head is never behind by more than one, and only a thread that lost its
 /// processor takes [`STEPS`] in vain. One that does so again and again is in a ring that somebody
 /// damages, and after so many times, of all threads together, the program goes on without it.
@@ -178,7 +180,7 @@ impl Place {
     }
 }
 
-fn decimal(digits: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     let mut number = (!digits.is_empty()).then_some(0u64)?;
     for digit in digits {
         let digit = digit.wrapping_sub(b'0');
@@ -280,6 +282,26 @@ impl Ring {
 #[cold]
 fn go_on_without() {
     RING.store(ptr::null_mut(), Ordering::Relaxed);
+}
+
+/// Records that the program of this process is about to end, and waits until the reader lets it, has ended,
+/// or does not come for [`MOST_HELD_SLEEPS`].
+pub(crate) fn record_ending(process: u32) {
+    let Some(ring) = Ring::now() else {
+        return;
+    };
+    let Some(let_go) = ring.header.let_go.get(let_go_at(process)) else {
+        return;
+    };
+    // Of an earlier process with this number.
+    let _ = let_go.compare_exchange(process, 0, Ordering::Relaxed, Ordering::Relaxed);
+    record(RecordKind::Ending, 0);
+    for _ in 0..MOST_HELD_SLEEPS {
+        if ring.is_over() || let_go.load(Ordering::Acquire) == process {
+            return;
+        }
+        sys::nap(SLEEP_NS);
+    }
 }
 
 /// Takes the next event's slot for this thread; nothing when the reader has ended or died.

@@ -19,6 +19,10 @@ pub(crate) const MAP_SHARED: c_int = 1;
 pub(crate) const CLOCK_MONOTONIC: c_int = 1;
 /// `RTLD_NEXT`: the next object after this one in the order of lookup.
 pub(crate) const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
+/// `RTLD_DEFAULT`: the first object that has it.
+pub(crate) const RTLD_DEFAULT: *mut c_void = ptr::null_mut();
+/// The action of `sigaction(2)` that is the default.
+pub(crate) const SIG_DFL: usize = 0;
 
 #[repr(C)]
 pub(crate) struct Timespec {
@@ -110,6 +114,14 @@ pub(crate) fn nap(nanoseconds: i64) {
     unsafe { errno.write(before) };
 }
 
+/// Ends the process, whatever its C library lacks.
+pub(crate) fn end(code: c_int) -> ! {
+    loop {
+        // SAFETY: a number, and nothing is left to be done.
+        unsafe { syscall(SYS_EXIT_GROUP, code) };
+    }
+}
+
 unsafe extern "C" {
     #[cfg(feature = "recorder")]
     pub(crate) fn abort() -> !;
@@ -118,6 +130,7 @@ unsafe extern "C" {
     pub(crate) fn getenv(name: *const c_char) -> *const c_char;
     pub(crate) fn open(path: *const c_char, flags: c_int, ...) -> c_int;
     pub(crate) fn close(fd: c_int) -> c_int;
+    pub(crate) fn read(fd: c_int, to: *mut c_void, most: usize) -> isize;
     pub(crate) fn mmap(
         addr: *mut c_void,
         len: usize,
@@ -157,6 +170,11 @@ pub(crate) const SYS_GETTID: c_long = 178;
 const SYS_CLOCK_NANOSLEEP: c_long = 230;
 #[cfg(not(target_arch = "x86_64"))]
 const SYS_CLOCK_NANOSLEEP: c_long = 115;
+/// `exit_group`.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const SYS_EXIT_GROUP: c_long = 231;
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) const SYS_EXIT_GROUP: c_long = 94;
 /// `statx`.
 #[cfg(target_arch = "x86_64")]
 const SYS_STATX: c_long = 332;

@@ -39,9 +39,14 @@ pub(crate) unsafe fn begin() {
     ring::record(RecordKind::Start, parent as u64);
 }
 
+/// The process's number, as it was when it began.
+pub(crate) fn process() -> u32 {
+    PROCESS.load(Ordering::Relaxed)
+}
+
 /// The thread's number in the upper half, the process's in the lower.
 pub(crate) fn word() -> u64 {
-    u64::from(number()) << 32 | u64::from(PROCESS.load(Ordering::Relaxed))
+    u64::from(number()) << 32 | u64::from(process())
 }
 
 /// What a thread keeps under the key: its number in the lower half, how often it forked in the upper.

@@ -8,11 +8,12 @@ use core::ptr;
 
 use profiler_common::{PAGE_BYTES, RecordKind};
 
-use crate::{next, ring, root, thread};
+use crate::{ending, next, ring, root, sys, thread};
 
 /// Runs before the program does.
 unsafe extern "C" fn constructor() {
     next::look_up();
+    ending::look_up();
     root::begin();
     // SAFETY: the loader runs constructors before the program can change its environment.
     unsafe { ring::open() };
@@ -22,6 +23,7 @@ unsafe extern "C" fn constructor() {
 
 /// Runs when the program exits by itself.
 unsafe extern "C" fn destructor() {
+    ending::begin();
     ring::record(RecordKind::Exit, 0);
 }
 
@@ -203,4 +205,41 @@ pub unsafe extern "C" fn chroot(path: *const c_char) -> c_int {
         unsafe { root::changed() };
     }
     error
+}
+
+/// # Safety
+/// As C's `sigaction`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn sigaction(
+    signal: c_int,
+    action: *const c_void,
+    before: *mut c_void,
+) -> c_int {
+    // The action comes first in the structure (`sa_handler`).
+    // SAFETY: the caller gives one, or null.
+    let handler = (!action.is_null()).then(|| unsafe { action.cast::<usize>().read() });
+    if handler == Some(sys::SIG_DFL) {
+        ending::signal_reset();
+    }
+    // SAFETY: passed on.
+    unsafe { next::sigaction(signal, action, before) }
+}
+
+/// # Safety
+/// As C's `_exit`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn _exit(code: c_int) -> ! {
+    ending::begin();
+    // SAFETY: passed on; it does not come back.
+    unsafe { next::exit(code) };
+    sys::end(code)
+}
+
+/// # Safety
+/// As C's `_Exit`.
+#[expect(non_snake_case, reason = "its name in C")]
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn _Exit(code: c_int) -> ! {
+    // SAFETY: passed on.
+    unsafe { _exit(code) }
 }

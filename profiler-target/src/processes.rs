@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 
+use profiler_core::addr::PAGE_SIZE;
 use profiler_core::host::{Memory, ProcessId};
 
 use super::open::PF_KTHREAD;
@@ -114,6 +115,14 @@ impl Listed {
     }
 }
 
+/// How much of a process is resident, by the kernel's quick count (`statm`), which may lag by some hundred KiB;
+/// `None` when there is none with this number.
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    pages.checked_mul(PAGE_SIZE)
+}
+
 fn of_rollup(rollup: &str) -> Option<Memory> {
     let bytes = |name| field(rollup, name).map(|kib| kib << 10);
     let private = [bytes("Private_Clean"), bytes("Private_Dirty")];
@@ -153,6 +162,12 @@ mod tests {
         let memory = listed.memory().expect("it has some");
         assert!(memory.uss_bytes <= memory.pss_bytes && memory.pss_bytes <= Some(memory.rss_bytes));
         assert!(memory.uss_bytes > Some(0));
+        let quick = resident_bytes(own as u32).expect("it runs");
+        assert!(
+            quick.abs_diff(memory.rss_bytes) < 4 << 20,
+            "{quick} {memory:?}"
+        );
+        assert_eq!(resident_bytes(0), None);
         assert!(listing.processes.iter().all(|one| one.comm != "kthreadd"));
         let few = list(1).expect("/proc");
         assert_eq!(few.processes.len(), 1);

@@ -23,7 +23,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use profiler_common::ring::{
     Header, READER_BYTES, READER_MAGIC, RING_BYTES, RING_DAMAGED, RING_MAGIC, ReaderPage, SLOTS,
-    SLOTS_AT, Slot, State, Turn,
+    SLOTS_AT, Slot, State, Turn, let_go_at,
 };
 
 /// How often writers see that the reader lives.
@@ -249,6 +249,14 @@ impl RecordRing {
     /// From now on nothing is held back.
     pub fn release(&self) {
         self.activity.held_from.store(u64::MAX, Ordering::SeqCst);
+    }
+
+    /// A process that waits before it ends, by the number that it gave, need not wait any more.
+    pub fn let_go(&self, process: u32) {
+        let place = self.memory.header().let_go.get(let_go_at(process));
+        if let Some(place) = place {
+            place.store(process, Ordering::Release);
+        }
     }
 
     /// The number of the next event to be written: all before it were claimed before now.

@@ -2,6 +2,8 @@
 //! grow.
 
 use super::prose::{UNEXPLAINED_SHARE, fragmentation};
+use super::rules::is_notable;
+use crate::metrics::MetricId;
 use crate::objects::{Census, Growth, Holder, HolderGrowth, Rate};
 use crate::report::FragReport;
 use crate::units::{bytes, count, percent};
@@ -29,16 +31,17 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
         );
     }
     let cause = cause(census, growth);
-    let answer = format!(
-        "Growing {}/s: {cause}; no allocator helps",
-        rate(growth.steady_bytes)
-    );
+    let answer = format!("Growing {}/s: {cause};", rate(growth.steady_bytes));
+    let blank = report.amount(MetricId::BlankBytes).unwrap_or(0);
     Some(match is_fragmented {
         true => format!(
-            "{answer} with that. Besides, fragmentation holds {}.",
+            "{answer} no allocator helps with that. Besides, fragmentation holds {}.",
             share()
         ),
-        false => format!("{answer}."),
+        false if is_notable(report, blank) => {
+            format!("{answer} huge pages make more of it resident than was written.")
+        }
+        false => format!("{answer} no allocator helps."),
     })
 }
 

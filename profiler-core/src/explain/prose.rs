@@ -3,7 +3,7 @@
 use crate::explain::rules::{is_notable, not_walked, serving};
 use crate::metrics::MetricId;
 use crate::prediction::{Effect, TRUSTED_ERROR};
-use crate::report::{FragReport, LedgerClass, Mechanism};
+use crate::report::{Finding, FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
 
 /// From this share of RSS on, fragmentation is not passed over.
@@ -30,12 +30,14 @@ pub(crate) fn verdict(report: &FragReport) -> String {
         bytes(returned.unwrap_or(first.held_bytes))
     );
     // The larger share goes unsaid otherwise.
+    let used = percent(used(report), report.kernel.rss_bytes);
     match first.mechanism {
         Mechanism::MostlyLive | Mechanism::NotTheHeap => verdict,
-        _ => format!(
-            "{verdict} {} is live.",
-            percent(live(report), report.kernel.rss_bytes)
-        ),
+        // What of them was never written cannot be seen.
+        Mechanism::HugePages if first.bytes.is_none() => {
+            format!("{verdict} At most {used} is live.")
+        }
+        _ => format!("{verdict} {used} is live."),
     }
 }
 
@@ -60,8 +62,16 @@ pub(crate) fn explanation(report: &FragReport) -> String {
         findings(&mut text, report);
         return text;
     }
+    let blank = report.amount(MetricId::BlankBytes).unwrap_or(0);
+    let blank = match is_notable(report, blank) {
+        true => format!(
+            ", {} of them in pages of zeros that huge pages brought with them",
+            bytes(blank)
+        ),
+        false => String::new(),
+    };
     let mut text = format!(
-        "Of {} {}, {} ({}) are live blocks and {} ({}) are heap memory that holds nothing \
+        "Of {} {}, {} ({}) are live blocks{blank} and {} ({}) are heap memory that holds nothing \
          live.",
         bytes(rss),
         place(report),
@@ -96,7 +106,7 @@ fn findings(text: &mut String, report: &FragReport) {
         text.push_str("\n\n");
         text.push_str(&finding.claim);
         text.push(' ');
-        text.push_str(&finding.remedy.prose());
+        text.push_str(&finding.advice());
     }
 }
 
@@ -243,8 +253,20 @@ fn about_predictions(report: &FragReport) -> String {
         let what = if nothing { "Nothing" } else { "No more" };
         paragraphs.push(format!("{what} was predicted: {why}."));
     }
+    // What is still being played may be known in a moment.
+    if predictions.pending == 0 && report.findings.iter().any(Finding::is_assumed) {
+        paragraphs.push(
+            "What was not predicted a recording shows: `fragscope record -- COMMAND`, then `fragscope replay`."
+                .to_owned(),
+        );
+    }
     paragraphs.retain(|paragraph| !paragraph.is_empty());
     paragraphs.join("\n\n")
+}
+
+/// Live bytes that the program uses: what only huge pages make resident nobody does.
+pub(super) fn used(report: &FragReport) -> u64 {
+    live(report).saturating_sub(report.amount(MetricId::BlankBytes).unwrap_or(0))
 }
 
 fn live(report: &FragReport) -> u64 {

@@ -5,7 +5,7 @@ use crate::completeness::Confidence;
 use crate::explain::remedies::Remedy;
 use crate::explain::rules::{evidence, grown_mmap_threshold, is_notable, serving, walk_confidence};
 use crate::prediction::{Effect, Needs, Prediction, Predictions};
-use crate::report::{Finding, FragReport, Mechanism};
+use crate::report::{Finding, FragReport, Mechanism, PREDICTED_BYTES};
 use crate::units::bytes;
 
 /// The findings, as far as predictions confirm them, and those that only predictions show.
@@ -106,7 +106,7 @@ impl<'a> Known<'a> {
         finding.claim = format!("{} {said}", finding.claim);
         finding.bytes = returned(&finding, now.saturating_sub(needs.bytes), effect);
         finding.evidence.extend([
-            evidence("predicted_bytes", needs.bytes),
+            evidence(PREDICTED_BYTES, needs.bytes),
             evidence("predicted_low_bytes", needs.low_bytes),
             evidence("predicted_high_bytes", needs.high_bytes),
             evidence("baseline_bytes", now),

@@ -85,6 +85,66 @@ fn ends_of_arenas_stay_when_the_trim_threshold_has_grown() {
     assert_eq!(mechanisms(&kept), unknown);
     kept.heaps[0].settings = settings(32 << 20);
     assert_eq!(mechanisms(&kept), [Mechanism::KeptTop]);
+
+    // What would return them is only known once it was played.
+    let report = FragReport::from_sample(&kept);
+    let setting = "MALLOC_TRIM_THRESHOLD_=131072";
+    let advice = report.findings[0].advice();
+    let assumed = "What that would return was not predicted: ";
+    assert!(
+        advice.starts_with(assumed) && advice.contains(setting),
+        "{advice}"
+    );
+    assert!(
+        report.explanation.contains(assumed),
+        "{}",
+        report.explanation
+    );
+    let played = |needs| {
+        let candidate = ("trim_threshold=128K", Some(Mechanism::KeptTop), needs);
+        report.with_predictions(predicted(&[candidate]))
+    };
+    let saves = played([5, 6, 7]);
+    assert!(!saves.findings[0].advice().contains("not predicted"));
+    assert!(
+        !saves.explanation.contains("not predicted"),
+        "{}",
+        saves.explanation
+    );
+    // Nothing was played that speaks of it.
+    let other = report.with_predictions(predicted(&[]));
+    assert!(other.findings[0].advice().starts_with(assumed));
+    let how = "What was not predicted a recording shows: `fragscope record -- COMMAND`";
+    assert!(other.explanation.contains(how), "{}", other.explanation);
+    assert!(!saves.explanation.contains(how));
+    let costs = played([110, 115, 120]);
+    assert!(
+        !costs.explanation.contains(setting),
+        "{}",
+        costs.explanation
+    );
+}
+
+#[test]
+fn what_only_huge_pages_make_resident_is_not_called_live() {
+    // All of it are live blocks, and half of the pages were never written.
+    let mut sample = worker(25_600, &[(4096, SpanState::Live)], 0);
+    let whole = FragReport::from_sample(&sample);
+    assert_eq!(whole.verdict, "99.8 MiB: the memory is in use.");
+    assert!(!whole.explanation.contains("pages of zeros"));
+    sample
+        .residency
+        .mark_blank(&[range(BASE, 12_800 * PAGE_SIZE)]);
+    let half = FragReport::from_sample(&sample);
+    assert_eq!(half.findings[0].mechanism, Mechanism::HugePages);
+    assert_eq!(half.findings[0].bytes, Some(50 << 20));
+    assert!(
+        half.verdict.ends_with(". 49.8 % is live."),
+        "{}",
+        half.verdict
+    );
+    let of_them = "are live blocks, 50.0 MiB of them in pages of zeros";
+    assert!(half.explanation.contains(of_them), "{}", half.explanation);
 }
 
 #[test]

@@ -114,6 +114,7 @@ impl ReplayProgram {
             let checkpoint = ProgramCheckpoint {
                 checkpoint: Checkpoint::default(),
                 recorded: false,
+                began_ns: 0,
                 live_bytes: 0,
                 events: summary.events,
             };
@@ -285,12 +286,13 @@ impl ProgramBuilder {
         Ok(())
     }
 
-    /// Appends a checkpoint of the first process that was not recorded: few enough to need no limit.
+    /// Appends a checkpoint of a process that was not recorded: few enough to need no limit.
     ///
     /// # Errors
     /// When there is no room.
-    pub fn add_checkpoint(&mut self, time_ns: u64) -> io::Result<()> {
-        self.compiler.add_checkpoint(time_ns, &mut self.buffer)?;
+    pub fn add_checkpoint(&mut self, process: u32, time_ns: u64) -> io::Result<()> {
+        self.compiler
+            .add_checkpoint(process, time_ns, &mut self.buffer)?;
         self.share_checkpoints();
         self.publish_if_full()
     }
@@ -332,9 +334,14 @@ impl ProgramBuilder {
         Ok(self.program)
     }
 
-    /// Bytes live by now in all processes, as asked for.
-    pub fn live_bytes(&self) -> u64 {
-        self.compiler.live_bytes()
+    /// Bytes live by now in a process that runs, as asked for.
+    pub fn live_bytes_of(&self, process: u32) -> Option<u64> {
+        self.compiler.live_bytes_of(process)
+    }
+
+    /// The process of a thread that is known.
+    pub fn process_of_thread(&self, thread: u32) -> Option<u32> {
+        self.compiler.process_of_thread(thread)
     }
 
     /// Lets players see all of it.

@@ -44,6 +44,32 @@ fn a_forked_child_has_what_its_parent_had_and_frees_its_own_copy() {
 }
 
 #[test]
+fn a_child_that_another_thread_than_the_main_one_forked_runs_beside_it() {
+    let mut trace = TraceBuilder::default();
+    trace.alloc(0, 100);
+    trace.alloc(1, 100);
+    // As a pool of workers does, which are forked again by a thread.
+    for child in 0..8 {
+        let thread = 2 + child;
+        trace.fork(1, 1 + child, thread);
+        mebibytes(&mut trace, 1, 2);
+        mebibytes(&mut trace, thread, 3);
+        mebibytes(&mut trace, 1, 1);
+        trace.checkpoint(1 + child);
+        trace.checkpoint(0);
+    }
+    let played = played(&trace, &Setup::default());
+    let seen = at(&played.checkpoints);
+    let expected: Vec<_> = (0..8u32)
+        .flat_map(|child| {
+            let before = 3 * u64::from(child);
+            [(1 + child, before + 3), (0, before + 3)]
+        })
+        .collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
 fn a_spawned_program_and_one_after_exec_begin_with_nothing() {
     let mut trace = TraceBuilder::default();
     mebibytes(&mut trace, 0, 20);

@@ -67,6 +67,8 @@ pub struct Summary {
     pub allocated_bytes: u64,
     /// The most bytes that were live at once, as requested, over all processes.
     pub peak_live_bytes: u64,
+    /// Bytes that are live by now, likewise.
+    pub end_live_bytes: u64,
     /// Of the bytes of large blocks, those of which it is not known whether they were touched.
     pub uncertain_touch_bytes: u64,
     /// Events lost.
@@ -97,6 +99,8 @@ pub struct ProgramCheckpoint {
     pub checkpoint: Checkpoint,
     /// Whether it is one of the trace.
     pub recorded: bool,
+    /// When its process began, in ns as the checkpoint's own time.
+    pub began_ns: u64,
     /// Bytes live there, as requested.
     pub live_bytes: u64,
     /// Events before it.
@@ -172,6 +176,7 @@ impl Compiler {
                 let now: u64 = self.processes.iter().map(Process::slots).sum();
                 now + self.summary.slots
             },
+            end_live_bytes: self.live_bytes,
             uncertain_touch_bytes: {
                 let of_each = self.processes.iter().map(|p| p.uncertain_bytes);
                 of_each.fold(0, u64::saturating_add)
@@ -200,13 +205,31 @@ impl Compiler {
         &self.checkpoints
     }
 
-    /// Adds a checkpoint of the first process at this time, which was not recorded.
+    /// The process of a thread that is known.
+    pub fn process_of_thread(&self, thread: u32) -> Option<u32> {
+        let thread = self.threads.get(thread as usize)?.as_ref()?;
+        Some(thread.process)
+    }
+
+    /// Bytes live by now in a process that runs, as requested. The first one runs to the end.
+    pub fn live_bytes_of(&self, process: u32) -> Option<u64> {
+        let process = self.processes.get(process as usize)?;
+        process.alive.then(|| process.live_bytes())
+    }
+
+    /// Adds a checkpoint of a process at this time, which was not recorded; none of one that has ended.
     ///
     /// # Errors
     /// Those of the sink.
-    pub fn add_checkpoint(&mut self, time_ns: u64, sink: &mut impl Sink) -> io::Result<()> {
+    pub fn add_checkpoint(
+        &mut self,
+        process: u32,
+        time_ns: u64,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
         let checkpoint = Checkpoint {
             time_ns,
+            process,
             ..Checkpoint::default()
         };
         self.checkpoint(checkpoint, false, sink)
@@ -276,7 +299,9 @@ impl Compiler {
                 process: new,
                 child,
             } => {
-                self.switch(event.thread, sink)?;
+                // Whichever thread forked: the stacks of the others are shared with the child.
+                let main = self.processes[process as usize].main_thread;
+                self.switch(main, sink)?;
                 self.fork(process, new, child, sink)
             }
             EventKind::Exec => self.exec(event.thread, process, sink),
@@ -393,7 +418,7 @@ impl Compiler {
         let Some(state) = self.processes.get(process).filter(|p| p.alive) else {
             return Ok(());
         };
-        let main = state.main_thread;
+        let (main, began_ns) = (state.main_thread, state.began_ns);
         if self.clock_ns < checkpoint.time_ns {
             self.pass_time(checkpoint.time_ns, sink)?;
         }
@@ -406,6 +431,7 @@ impl Compiler {
         self.checkpoints.push(ProgramCheckpoint {
             checkpoint,
             recorded,
+            began_ns,
             live_bytes,
             events: self.summary.events,
         });

@@ -42,6 +42,8 @@ pub(super) struct Process {
     zeroed_alone: (u64, u64),
     /// The thread that it began with.
     pub(super) main_thread: u32,
+    /// When it began, in the trace's time.
+    pub(super) began_ns: u64,
     /// Whether it runs.
     pub(super) alive: bool,
 }
@@ -57,6 +59,7 @@ impl Process {
             uncertain_bytes: 0,
             zeroed_alone: (0, 0),
             main_thread,
+            began_ns: 0,
             alive: true,
         }
     }

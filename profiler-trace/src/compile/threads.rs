@@ -92,7 +92,9 @@ impl Compiler {
         if (process as usize) < self.processes.len() {
             return self.spawn(number, process, sink);
         }
-        self.put_process(process, Process::new(number));
+        let mut new = Process::new(number);
+        new.began_ns = self.clock_ns;
+        self.put_process(process, new);
         self.put_thread(number, process);
         self.summary.executes = true;
         sink.push(op(OpCode::START, process.into(), number))?;
@@ -162,7 +164,8 @@ impl Compiler {
             self.summary.left_out += 1;
             return Ok(());
         }
-        let copy = self.processes[process as usize].fork(child);
+        let mut copy = self.processes[process as usize].fork(child);
+        copy.began_ns = self.clock_ns;
         self.add_live(copy.live_bytes());
         self.put_process(new, copy);
         self.put_thread(child, new);

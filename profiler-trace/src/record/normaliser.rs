@@ -182,7 +182,7 @@ impl Normaliser {
                 let parent = (process, thread);
                 self.numbers.begin_forked(id, Fork { parent, number });
             }
-            SourceKind::Forking { .. } | SourceKind::Event(_) => {}
+            SourceKind::Forking { .. } | SourceKind::Ending | SourceKind::Event(_) => {}
         }
         while let Some(child) = self.numbers.give_up_fork(time_ns) {
             emit(child, EventKind::Exit);
@@ -229,6 +229,8 @@ impl Normaliser {
             }
             // Taken in before the thread was known.
             SourceKind::Start | SourceKind::Forked { .. } => return None,
+            // Nothing is freed or allocated by it.
+            SourceKind::Ending => return None,
         };
         match kind {
             EventKind::ThreadEnd => self.numbers.end_thread(id),

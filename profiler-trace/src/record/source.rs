@@ -30,6 +30,8 @@ pub enum SourceKind {
         /// Which of its forks this is.
         fork: u64,
     },
+    /// The program in the process is about to end.
+    Ending,
     /// The first event of a forked child.
     Forked {
         /// The process that forked.
@@ -67,6 +69,7 @@ impl SourceKind {
             RecordKind::Exit => EventKind::Exit,
             RecordKind::Lost => EventKind::Lost { events: size },
             RecordKind::Start => return Self::Start,
+            RecordKind::Ending => return Self::Ending,
             RecordKind::Forking => return Self::Forking { fork: size },
             RecordKind::Forked => {
                 return Self::Forked {

@@ -209,11 +209,10 @@ pub(super) const REMEDIES: &[Row] = &[
             steps: &[
                 Step::Practice("max-tasks-per-child"),
                 Step::Practice("max-requests"),
-                Step::Set(&tuning::PYTHON_MALLOC),
             ],
+            // PYTHONMALLOC=malloc took more on some programs: it is no remedy.
             sentences: "Preloading an allocator does not change pymalloc. New objects reuse the room; to \
-                return it, end the process (Celery: {0}, gunicorn: {1}), \
-                or try {2} together with another allocator.",
+                return it, end the process (Celery: {0}, gunicorn: {1}).",
         },
     },
     Row {

@@ -40,9 +40,11 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
     let findings: Vec<_> = rules.iter().filter_map(|rule| rule(report)).collect();
     let mut findings = super::proven::proven(report, findings);
     findings.extend(whole::unexplained(report, &findings));
-    // What cannot be predicted may return all that it takes, or nothing.
-    findings
-        .sort_by_key(|finding| std::cmp::Reverse(finding.bytes.unwrap_or(finding.held_bytes / 2)));
+    // What cannot be predicted, or was not, may return all that it takes, or nothing.
+    findings.sort_by_key(|finding| {
+        let known = finding.bytes.filter(|_| !finding.is_assumed());
+        std::cmp::Reverse(known.unwrap_or(finding.held_bytes / 2))
+    });
     findings
 }
 

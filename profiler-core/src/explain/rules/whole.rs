@@ -2,23 +2,14 @@
 
 use super::{evidence, of_metric, serving, walk_confidence};
 use crate::completeness::Confidence;
-use crate::explain::prose::UNEXPLAINED_SHARE;
+use crate::explain::prose::{UNEXPLAINED_SHARE, used};
 use crate::explain::remedies::{self, Remedy};
 use crate::metrics::MetricId;
 use crate::report::{Finding, FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
 
 pub(super) fn mostly_live(report: &FragReport) -> Option<Finding> {
-    let live = [
-        LedgerClass::Live,
-        LedgerClass::PymallocLive,
-        LedgerClass::LargeMapped,
-    ]
-    .map(|class| report.resident_bytes(class))
-    .iter()
-    .sum::<u64>();
-    // What only huge pages make resident nobody uses.
-    let live = live.saturating_sub(report.amount(MetricId::BlankBytes).unwrap_or(0));
+    let live = used(report);
     let utilisation = report.ratio(MetricId::Utilisation)?;
     let rss = report.kernel.rss_bytes;
     (utilisation >= 0.8 && live * 2 >= rss).then(|| Finding {

@@ -130,7 +130,7 @@ pub(super) fn findings(report: &FragReport) -> Option<Section> {
                     span style=(format!("width:{:.2}%", 100.0 * share(finding.held_bytes, most))) { }
                 }
                 p { (visible(&finding.claim)) }
-                p { (visible(finding.remedy.prose())) }
+                p { (visible(finding.advice())) }
                 p.quiet { "Confidence: " (finding.confidence.name()) "." }
             }
         }

@@ -277,7 +277,7 @@ impl<'a> FindingRow<'a> {
                     .map(|one| (one.key, one.value.map(Number::from)))
                     .collect(),
             ),
-            remedy: finding.remedy.prose(),
+            remedy: finding.advice(),
             steps: finding.remedy.steps.iter().map(RemedyStep::of).collect(),
             confidence: finding.confidence.name(),
         }

@@ -74,6 +74,8 @@ struct Calibrated<'a> {
     replayed_peak_bytes: Option<u64>,
     peak_error: Option<f64>,
     median_error: Option<f64>,
+    rest_compared: bool,
+    peak_compared: bool,
     reasons: &'a [String],
     checkpoints: Vec<Point>,
 }
@@ -179,6 +181,8 @@ fn calibration(found: &Calibration) -> Calibrated<'_> {
         replayed_peak_bytes: found.compared.map(|both| both.peak.1),
         peak_error: found.compared.map(|both| error(both.peak)),
         median_error: found.median_error,
+        rest_compared: found.is_compared.at_end,
+        peak_compared: found.is_compared.peak,
         reasons: &found.reasons,
         checkpoints: found
             .points

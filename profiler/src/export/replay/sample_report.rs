@@ -104,6 +104,8 @@ fn trace_facts() -> TraceFacts {
         processes: 1,
         duration_ns: 90_000_000_000,
         peak_live_bytes: 98 * MIB,
+        live_at_final_bytes: Some(60 * MIB),
+        kept_bytes: Some(59 * MIB),
         checkpoints: 2,
         last_checkpoint_ns: 80_000_000_000,
         trouble: Some("the recording was cut off".to_owned().into()),

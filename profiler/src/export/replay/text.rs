@@ -170,18 +170,27 @@ fn calibration(text: &mut Text, report: &Report) {
     };
     let mut line = words.to_owned();
     if let Some(compared) = found.compared {
-        let one = |what: &str, both: (u64, u64)| {
-            format!(
-                "{what} recorded {}, replayed {} ({:+.1} %)",
+        let all = compared.zip(found.replayed).zip(found.is_compared);
+        let one = |what: &str, ((both, all), is_compared): (((u64, u64), u64), bool)| {
+            let both = format!(
+                "recorded {}, replayed {} ({:+.1} %)",
                 bytes(both.0),
                 bytes(both.1),
                 error(both) * 100.0
-            )
+            );
+            match is_compared {
+                true => format!("{what} {both}"),
+                false => format!(
+                    "{what} not compared: {} as replayed, where nothing was recorded; that of the checkpoints \
+                     {both}",
+                    bytes(all)
+                ),
+            }
         };
         line.push_str(&format!(
             ": {}; {}; median error {:.1} % over {}",
-            one("final", compared.at_end),
-            one("peak", compared.peak),
+            one("final", all.at_end),
+            one("peak", all.peak),
             found.median_error.unwrap_or(0.0) * 100.0,
             many(trace.checkpoints, "checkpoint", "checkpoints"),
         ));

@@ -228,7 +228,7 @@ fn findings(text: &mut Text, report: &FragReport) {
             finding.confidence.name()
         ));
         text.paragraph("    ", &finding.claim);
-        text.paragraph("    ", &finding.remedy.prose());
+        text.paragraph("    ", &finding.advice());
     }
     if let Some(packing) = &report.packing {
         text.paragraph(

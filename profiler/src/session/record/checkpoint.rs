@@ -10,6 +10,8 @@ use profiler_trace::trace::Figures;
 
 /// Share of the time for which checkpoints may stop a process.
 pub(super) const STOP_SHARE: f64 = 0.03;
+/// The part of it for those that come when it is time; the rest is for when memory has come or gone.
+pub(super) const REGULAR_STOP_SHARE: f64 = 0.02;
 /// The first checkpoint comes so early; the time between them grows with the recording.
 pub(super) const FIRST_INTERVAL: Duration = Duration::from_millis(50);
 /// A recording gets about so many checkpoints each time its length doubles.
@@ -29,7 +31,7 @@ pub(crate) enum CheckpointReason {
     Due,
     /// The user requested it by SIGUSR1.
     Requested,
-    /// The recording of the process ends.
+    /// The recording of the process ends, or the process itself does.
     Final,
 }
 

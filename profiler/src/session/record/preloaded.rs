@@ -140,7 +140,8 @@ impl PreloadedRecording {
     /// When the file cannot be written.
     pub(crate) fn step(&mut self, most: usize) -> Result<bool, TraceWriteError> {
         let taken = self.take(most)?;
-        if self.checkpoints.are_due() {
+        let running = || self.recorder.normaliser().running();
+        if self.checkpoints.are_due() || self.checkpoints.have_changed(running) {
             self.start_checkpoints(CheckpointReason::Due);
         }
         let (checkpoints, sink) = (&mut self.checkpoints, self.recorder.sink_mut());
@@ -215,6 +216,12 @@ impl PreloadedRecording {
             self.unrecorded.began(event.process, event.time_ns);
         }
         self.recorder.record(&sound)?;
+        if sound.kind == SourceKind::Ending {
+            match self.recorder.normaliser().process(sound.process) {
+                Some(process) => self.checkpoints.ends(process, &self.ring),
+                None => self.ring.let_go(event.process),
+            }
+        }
         Ok(matches!(sound.kind, SourceKind::Forking { .. }))
     }
 

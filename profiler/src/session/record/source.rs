@@ -43,8 +43,8 @@ impl Claim {
 /// An event of the probes on this process; `None` for one that no BPF program writes.
 pub(super) fn of_probe(event: &RawEvent, process: u32) -> Option<SourceEvent> {
     let kind = event.kind().filter(|kind| {
-        use RecordKind::{Exit, Forked, Forking};
-        !matches!(kind, Forking | Forked | Exit)
+        use RecordKind::{Ending, Exit, Forked, Forking};
+        !matches!(kind, Forking | Forked | Exit | Ending)
     })?;
     let claim = Claim {
         process,
@@ -105,7 +105,7 @@ mod tests {
                 kind: RecordKind::Lost as u64,
                 ..good
             },
-            RingEvent { kind: 13, ..good },
+            RingEvent { kind: 14, ..good },
             RingEvent { process: 0, ..good },
             RingEvent {
                 process: u32::MAX,
@@ -128,7 +128,8 @@ mod tests {
             let is_loss = raw.kind() == Some(RecordKind::Lost);
             assert_eq!(of_probe(&raw, event.process).is_some(), is_loss, "{raw:?}");
         }
-        for kind in [RecordKind::Forking, RecordKind::Forked, RecordKind::Exit] {
+        use RecordKind::{Ending, Exit, Forked, Forking};
+        for kind in [Forking, Forked, Exit, Ending] {
             let kind = kind as u64;
             let event = RingEvent { kind, ..good };
             assert!(of_ring(&event, 2000).is_some());

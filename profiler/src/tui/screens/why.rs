@@ -39,7 +39,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         ]));
         lines.extend(wrapped(&finding.claim, width, theme.strong()));
         lines.extend(wrapped(
-            &finding.remedy.prose(),
+            &finding.advice(),
             width,
             ratatui::style::Style::new(),
         ));

@@ -1,20 +1,29 @@
 //! Checkpoints of the processes that write into a ring: when one is taken, and where among the events it
 //! belongs.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use profiler_sampling::{SamplingOptions, WalkSchedule};
-use profiler_target::{ProcessTree, RecordRing};
+use profiler_target::{ProcessTree, RecordRing, resident_bytes};
 use profiler_trace::record::RecordedProcess;
 
 use super::pid;
-use super::sampling::{Observation, Poll, Request, SamplingThread};
+use super::sampling::{Observation, Poll, Request, Sampled, SamplingThread};
 use crate::session::record::checkpoint::{
-    self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, STOP_SHARE,
+    self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, REGULAR_STOP_SHARE, STOP_SHARE,
 };
+
+/// So often it is compared how large processes are.
+const COMPARED_EVERY: Duration = Duration::from_millis(5);
+/// So many processes are compared at once.
+const MOST_COMPARED: usize = 64;
+/// Bytes of a process that have come or gone are worth a sample when they are so many,
+const CHANGED_BYTES: u64 = 4 << 20;
+/// and such a share of what was there.
+const CHANGED_SHARE: f64 = 0.05;
 
 /// When processes are sampled, and what was found.
 pub(super) struct Checkpoints {
@@ -23,6 +32,8 @@ pub(super) struct Checkpoints {
     schedule: WalkSchedule,
     /// The processes that are to be sampled, and why.
     waiting: VecDeque<(RecordedProcess, CheckpointReason)>,
+    endings: Endings,
+    resident: Resident,
     round: Round,
     thread: SamplingThread,
     /// Requests made of it.
@@ -33,6 +44,28 @@ pub(super) struct Checkpoints {
     sampled: Option<u32>,
     /// What was observed of a process, until the events before that moment are recorded.
     observation: Option<Observation>,
+}
+
+/// Processes that end: each waits until it was sampled.
+#[derive(Default)]
+struct Endings {
+    waiting: VecDeque<RecordedProcess>,
+    /// The one that is being sampled, and since when.
+    current: Option<(RecordedProcess, Instant)>,
+    /// How long processes waited, but for the first.
+    waited: Duration,
+    /// Those that wait or waited, by their numbers in the trace: what they do afterwards is taking apart what
+    /// they had.
+    known: HashSet<u32>,
+}
+
+/// How much of each process was resident when it was sampled last, and when that was last compared.
+#[derive(Default)]
+struct Resident {
+    bytes: HashMap<u32, u64>,
+    compared: Option<Instant>,
+    /// How long processes were stopped for samples, all together.
+    stopped: Duration,
 }
 
 /// One checkpoint of each process.
@@ -57,8 +90,10 @@ impl Checkpoints {
         Ok(Self {
             sampling,
             began,
-            schedule: WalkSchedule::new(FIRST_INTERVAL, Some(STOP_SHARE), began),
+            schedule: WalkSchedule::new(FIRST_INTERVAL, Some(REGULAR_STOP_SHARE), began),
             waiting: VecDeque::new(),
+            endings: Endings::default(),
+            resident: Resident::default(),
             round: Round {
                 began,
                 stopped: Duration::ZERO,
@@ -78,7 +113,7 @@ impl Checkpoints {
 
     /// Whether a round is under way.
     pub(super) fn are_under_way(&self) -> bool {
-        self.is_sampling || self.observation.is_some() || !self.waiting.is_empty()
+        self.is_one_under_way() || !self.waiting.is_empty() || !self.endings.waiting.is_empty()
     }
 
     /// Whether one is being taken, or was and is not recorded.
@@ -89,6 +124,7 @@ impl Checkpoints {
     /// From now on one of each of these processes is taken, for this reason.
     pub(super) fn start(&mut self, running: Vec<RecordedProcess>, reason: CheckpointReason) {
         let running = running.into_iter();
+        let running = running.filter(|one| !self.endings.known.contains(&one.process));
         self.waiting = running.map(|process| (process, reason)).collect();
         self.round = Round {
             began: Instant::now(),
@@ -125,7 +161,10 @@ impl Checkpoints {
         if self.is_one_under_way() {
             return;
         }
-        if let Some((process, reason)) = self.waiting.pop_front() {
+        let ending = self.endings.waiting.pop_front();
+        self.endings.current = ending.map(|process| (process, Instant::now()));
+        let ending = ending.map(|process| (process, CheckpointReason::Final));
+        if let Some((process, reason)) = ending.or_else(|| self.waiting.pop_front()) {
             self.requests += 1;
             self.sampled = Some(pid(&process));
             self.is_sampling = self.thread.request(Request {
@@ -134,6 +173,33 @@ impl Checkpoints {
                 reason,
                 sampling: self.sampling,
             });
+            if !self.is_sampling {
+                self.let_current_go(ring);
+            }
+        }
+    }
+
+    /// A process is about to end, and waits to be sampled.
+    pub(super) fn ends(&mut self, process: RecordedProcess, ring: &RecordRing) {
+        let allowed = self.began.elapsed().mul_f64(STOP_SHARE);
+        // The first one is what was recorded; of others there may be thousands.
+        let may_wait = process.process == 0 || self.endings.waited <= allowed;
+        if !self.endings.known.insert(process.process) || !may_wait {
+            ring.let_go(pid(&process));
+            return;
+        }
+        self.waiting
+            .retain(|(other, _)| other.process != process.process);
+        self.endings.waiting.push_back(process);
+    }
+
+    /// The process that ends and was sampled, or will not be, goes on.
+    fn let_current_go(&mut self, ring: &RecordRing) {
+        if let Some((process, since)) = self.endings.current.take() {
+            ring.let_go(pid(&process));
+            if process.process != 0 {
+                self.endings.waited += since.elapsed();
+            }
         }
     }
 
@@ -143,6 +209,7 @@ impl Checkpoints {
             Poll::Sampled(sampled) => {
                 sampled.notes.iter().for_each(|note| report(note));
                 self.round.stopped = self.round.stopped.max(sampled.stopped);
+                self.resident.take_in(&sampled);
                 self.observation = sampled.observation;
             }
             Poll::Gone => {
@@ -151,6 +218,7 @@ impl Checkpoints {
             }
         }
         self.is_sampling = false;
+        self.let_current_go(ring);
         // Up to the moment of what was observed all is recorded before it, as the reader goes there.
         ring.release();
         if self.waiting.is_empty() {
@@ -172,7 +240,29 @@ impl Checkpoints {
     pub(super) fn abandon(&mut self, ring: &RecordRing) {
         self.waiting.clear();
         self.is_sampling = false;
+        self.let_current_go(ring);
+        for process in self.endings.waiting.drain(..) {
+            ring.let_go(pid(&process));
+        }
         ring.release();
+    }
+
+    /// Whether one of these processes has become so much larger or smaller since it was sampled that another
+    /// sample is due, though it is not time: as far as processes were stopped for less than their share.
+    pub(super) fn have_changed(&mut self, running: impl FnOnce() -> Vec<RecordedProcess>) -> bool {
+        let now = Instant::now();
+        let is_soon = |before| now - before < COMPARED_EVERY;
+        if self.are_under_way()
+            || self.resident.compared.is_some_and(is_soon)
+            || self.resident.stopped > self.began.elapsed().mul_f64(STOP_SHARE)
+        {
+            return false;
+        }
+        self.resident.compared = Some(now);
+        let running = running();
+        let mut compared = running.iter().take(MOST_COMPARED);
+        compared
+            .any(|one| !self.endings.known.contains(&one.process) && self.resident.has_changed(one))
     }
 
     /// The next round comes when it is time, by what this one took.
@@ -182,5 +272,30 @@ impl Checkpoints {
         let now = Instant::now();
         let Round { began, stopped } = self.round;
         self.schedule.walked(now, stopped, now - began);
+    }
+}
+
+impl Resident {
+    fn take_in(&mut self, sampled: &Sampled) {
+        self.stopped += sampled.stopped;
+        if let Some((process, bytes)) = sampled.observation.as_ref().and_then(Observation::resident)
+        {
+            if self.bytes.len() >= MOST_COMPARED {
+                self.bytes.clear();
+            }
+            self.bytes.insert(process, bytes);
+        }
+    }
+
+    /// Whether so much of a process has come or gone since it was sampled. One that never was is not known.
+    fn has_changed(&self, process: &RecordedProcess) -> bool {
+        let Some(&before) = self.bytes.get(&process.process) else {
+            return false;
+        };
+        let Some(now) = resident_bytes(pid(process)) else {
+            return false;
+        };
+        let change = now.abs_diff(before);
+        change >= CHANGED_BYTES && change as f64 >= before as f64 * CHANGED_SHARE
     }
 }

@@ -61,6 +61,14 @@ impl Observation {
         self.moment
     }
 
+    /// How much of which process was resident, by the kernel.
+    pub(super) fn resident(&self) -> Option<(u32, u64)> {
+        match &self.what {
+            Observed::Sample(sample, _) => Some((self.of.process, sample.kernel.rss_bytes)),
+            Observed::Gone => None,
+        }
+    }
+
     /// Records it: all events before it are recorded.
     pub(super) fn record<S: TraceSink>(self, recorder: &mut Recorder<S>) -> Result<(), S::Error> {
         let Self { of, time_ns, .. } = self;
