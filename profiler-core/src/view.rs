@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::activity::Activity;
 use crate::over_time::OverTime;
 use crate::report::FragReport;
+use crate::sites::Sites;
 use crate::units::{bytes, count};
 
 /// One point of the curves over time.
@@ -154,6 +155,8 @@ pub struct View {
     pub report: Arc<FragReport>,
     /// What the probes saw; `None` without probes.
     pub activity: Option<Arc<Activity>>,
+    /// Where the allocations come from that the probes saw; `None` without probes, and of a saved walk.
+    pub sites: Option<Arc<Sites>>,
     /// Whether probes were requested, so that their absence is worth a word.
     pub probes_wanted: bool,
     /// Why there are no probes or no walks, and other things the user must know, one a line.

@@ -178,6 +178,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
     let view = View {
         report: Arc::new(report),
         activity: None,
+        sites: None,
         probes_wanted: false,
         notices,
         history: Arc::default(),
