@@ -11,6 +11,7 @@ mod kind;
 pub mod program;
 #[cfg(not(target_arch = "bpf"))]
 pub mod ring;
+pub mod sampling;
 
 pub use cookie::{Arguments, Cookie};
 pub use kind::RecordKind;
@@ -76,6 +77,8 @@ pub struct Config {
     pub tgid: u32,
     /// Not 0 while a window is open: only then are there events. Hits are counted always.
     pub open: u32,
+    /// Mean bytes between two points of the sample ([`sampling`]); 0 when none is taken.
+    pub mean_bytes: u64,
 }
 
 /// Elements of the per-CPU map `HITS`: one for each attached site.

@@ -37,6 +37,7 @@ pub mod pymalloc;
 pub mod report;
 pub mod residency;
 pub mod sample;
+pub mod sites;
 pub mod size_class;
 pub mod span;
 pub mod tcmalloc;

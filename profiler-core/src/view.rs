@@ -6,6 +6,7 @@ use crate::activity::Activity;
 use crate::over_time::OverTime;
 use crate::prediction::saving_stands;
 use crate::report::FragReport;
+use crate::sites::Sites;
 use crate::units::{bytes, count};
 use crate::worth;
 
@@ -174,6 +175,8 @@ pub struct View {
     pub report: Arc<FragReport>,
     /// What the probes saw; `None` without probes.
     pub activity: Option<Arc<Activity>>,
+    /// Where the allocations come from that the probes saw; `None` without probes, and of a saved walk.
+    pub sites: Option<Arc<Sites>>,
     /// Whether probes were requested, so that their absence is worth a word.
     pub probes_wanted: bool,
     /// Why there are no probes or no walks, and other things the user must know, one a line.
@@ -196,6 +199,7 @@ impl View {
         Self {
             report: Arc::new(report),
             activity: None,
+            sites: None,
             probes_wanted: false,
             notices,
             history: Arc::default(),

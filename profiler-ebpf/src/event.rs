@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user};
 use profiler_common::{Arguments, Call, Cookie, RawEvent, RecordKind};
 
-use crate::maps;
+use crate::{maps, stack};
 
 /// glibc's `mchunk_size` (malloc/malloc.c): bits 0 to 2 are flags, bit 1 says that the chunk has
 /// its own mapping.
@@ -96,9 +96,13 @@ fn emit_block(tid: u32, kind: RecordKind, cookie: Cookie, block: u64, requested:
     } else {
         None
     };
-    match usable {
-        Some(usable) => emit(tid, kind, block, usable, flags | RawEvent::USABLE),
-        None => emit(tid, kind, block, requested, flags),
+    let (size, flags) = match usable {
+        Some(usable) => (usable, flags | RawEvent::USABLE),
+        None => (requested, flags),
+    };
+    emit(tid, kind, block, size, flags);
+    if kind as u16 != RecordKind::Kept as u16 {
+        stack::sample(tid, block, size, flags);
     }
 }
 

@@ -11,6 +11,7 @@
 mod call;
 mod event;
 mod maps;
+mod stack;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::pt_regs;
@@ -117,7 +118,11 @@ fn entered(hit: &Hit, registers: &pt_regs) {
     );
     if takes_old(cookie) && first != 0 {
         // A realloc to nothing is a free, unless it returns a block, which is new then.
-        let kind = if size == 0 { RecordKind::Free } else { RecordKind::Realloc };
+        let kind = if size == 0 {
+            RecordKind::Free
+        } else {
+            RecordKind::Realloc
+        };
         emit(hit.tid, kind, first, 0, 0);
     }
 }

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use profiler_common::Config;
+use profiler_common::sampling::{PythonFrames, SamplingCounter};
 
 use super::error::{ProbeError, attach_failure, attach_reason, remove_failure};
 use super::leftover::Sites;
@@ -26,6 +27,9 @@ pub(super) struct Armed {
     /// By probe of the plan: why it cannot be attached.
     failed: Vec<Option<String>>,
     tgid: u32,
+    /// Mean bytes between two points of the sample; 0 when none is taken.
+    mean_bytes: u64,
+    is_open: bool,
     lost_before: u64,
 }
 
@@ -50,6 +54,8 @@ impl Armed {
             links: Vec::new(),
             failed: vec![None; probes],
             tgid: if in_root { pid.get() } else { 0 },
+            mean_bytes: 0,
+            is_open: false,
         })
     }
 
@@ -214,9 +220,36 @@ impl Armed {
 
     /// Opens a window, in which there are events, or closes it.
     pub(super) fn open(&mut self, open: bool) -> Result<(), ProbeError> {
+        self.is_open = open;
+        self.configure()
+    }
+
+    /// Sets where the target's Python has its frames, and which threads it has.
+    pub(super) fn set_python(
+        &mut self,
+        frames: PythonFrames,
+        threads: &[(u64, u64)],
+    ) -> Result<(), ProbeError> {
+        let set = self.loaded.set_python(frames, threads);
+        set.map_err(map_trouble)
+    }
+
+    /// What taking samples came to so far, by [`SamplingCounter`].
+    pub(super) fn sampling(&self) -> Result<[u64; SamplingCounter::COUNT as usize], ProbeError> {
+        self.loaded.sampling().map_err(map_trouble)
+    }
+
+    /// Sets the mean bytes between two points of the sample of allocations; 0 for none.
+    pub(super) fn sample(&mut self, mean_bytes: u64) -> Result<(), ProbeError> {
+        self.mean_bytes = mean_bytes;
+        self.configure()
+    }
+
+    fn configure(&mut self) -> Result<(), ProbeError> {
         let config = Config {
             tgid: self.tgid,
-            open: open.into(),
+            open: self.is_open.into(),
+            mean_bytes: self.mean_bytes,
         };
         self.loaded.configure(config).map_err(map_trouble)
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use profiler_common::sampling::MAX_MEAN_BYTES;
 use profiler_common::{Arguments, Config, Cookie, MAX_SITES};
 
 use super::error::{ProbeError, attach_failure, attach_reason, remove_failure};
@@ -82,7 +83,12 @@ impl HitCost {
         // The functions are this process's: another session of it would count our calls as its own.
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         loaded
-            .configure(Config { tgid: 0, open: 1 })
+            .configure(Config {
+                open: 1,
+                // As seldom as can be: what samples cost is measured where they are taken.
+                mean_bytes: MAX_MEAN_BYTES,
+                ..Config::default()
+            })
             .map_err(host("write a BPF map"))?;
         let plain = Dummy {
             call: fragscope_begins_emulated,

@@ -9,6 +9,7 @@ use std::path::Path;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use profiler_common::sampling::{PythonFrames, SamplingCounter};
 use profiler_common::{Call, Config};
 use profiler_target::host;
 
@@ -54,14 +55,19 @@ const THREADS: [(&str, &str); 2] = [
 pub(super) struct Loaded {
     links: Links,
     programs: Programs,
-    config: Array<MapData, [u32; 2]>,
+    config: Array<MapData, [u64; 2]>,
+    python: Array<MapData, [u64; PYTHON_WORDS]>,
+    threads: HashMap<MapData, u64, u64>,
+    sampling: PerCpuArray<MapData, u64>,
     hits: PerCpuArray<MapData, u64>,
     lost: Array<MapData, u64>,
     calls: HashMap<MapData, u32, [u64; 4]>,
     pub(super) events: RingBuf<MapData>,
 }
 
-const _: () = assert!(size_of::<Call>() == 32 && size_of::<Config>() == 8);
+const PYTHON_WORDS: usize = size_of::<PythonFrames>() / 8;
+
+const _: () = assert!(size_of::<Call>() == 32 && size_of::<Config>() == 16);
 
 impl Loaded {
     /// Loads the object with a ring of `ring_bytes` (a power of two, at least a page).
@@ -91,6 +97,9 @@ impl Loaded {
             }
         }
         let config = map(&mut bpf, "CONFIG")?;
+        let python = map(&mut bpf, "PYTHON")?;
+        let threads = map(&mut bpf, "THREADS")?;
+        let sampling = map(&mut bpf, "SAMPLING")?;
         let hits = map(&mut bpf, "HITS")?;
         let lost = map(&mut bpf, "LOST")?;
         let calls = map(&mut bpf, "CALLS")?;
@@ -100,6 +109,9 @@ impl Loaded {
             links: start_guard(&mut programs)?,
             programs,
             config,
+            python,
+            threads,
+            sampling,
             hits,
             lost,
             calls,
@@ -154,8 +166,33 @@ impl Loaded {
 
     /// Sets for the programs whose events count, and whether a window is open.
     pub(super) fn configure(&mut self, config: Config) -> io::Result<()> {
-        let words: [u32; 2] = zerocopy::transmute!(config);
+        let words: [u64; 2] = zerocopy::transmute!(config);
         self.config.set(0, words, 0).map_err(io::Error::other)
+    }
+
+    /// Sets where the target's Python has its frames, and the states of threads that are known, each by
+    /// what `pthread_self` gives there.
+    pub(super) fn set_python(
+        &mut self,
+        frames: PythonFrames,
+        threads: &[(u64, u64)],
+    ) -> io::Result<()> {
+        let words: [u64; PYTHON_WORDS] = zerocopy::transmute!(frames);
+        self.python.set(0, words, 0).map_err(io::Error::other)?;
+        for (id, state) in threads {
+            let set = self.threads.insert(id, state, 0);
+            set.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// What taking samples came to so far, by [`SamplingCounter`].
+    pub(super) fn sampling(&self) -> io::Result<[u64; SamplingCounter::COUNT as usize]> {
+        let mut counts = [0; SamplingCounter::COUNT as usize];
+        for (index, count) in counts.iter_mut().enumerate() {
+            *count = sum(&self.sampling, index as u32)?;
+        }
+        Ok(counts)
     }
 
     /// Hits so far of the site at `index`, on all CPUs.

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use profiler_common::sampling::SamplingCounter;
 use profiler_core::activity::{Activity, ProbeCost};
 use profiler_core::live::Tracker;
-use profiler_target::ErrorKind;
+use profiler_core::sites::{SiteTable, Sites};
+use profiler_target::{ErrorKind, Target};
 
 use super::armed::Armed;
 use super::budget::Budget;
@@ -17,6 +19,7 @@ use super::error::ProbeError;
 use super::loaded::Loaded;
 use super::meter::Meter;
 use super::plan::ProbePlan;
+use super::stacks::Stacks;
 use super::traps::{Traps, statuses};
 use super::worker::{Worker, now_ns};
 
@@ -44,11 +47,20 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     pub(super) tracker: Tracker,
+    pub(super) sites: SiteTable,
+    /// What the sums over all sites were at the last look.
+    pub(super) sampling: [u64; SamplingCounter::COUNT as usize],
+    /// Windows that were opened.
+    pub(super) windows: u64,
     pub(super) meter: Meter,
     /// Events for which the ring had no room.
     pub(super) lost: u64,
     /// By probe of the plan: why it is not attached.
     pub(super) failed: Vec<Option<String>>,
+    /// Why samples have no stacks, if they have none.
+    pub(super) no_stacks: Option<String>,
+    /// Mean bytes between two points of the sample.
+    pub(super) mean_bytes: u64,
     /// Why probing ended by itself.
     pub(super) ended: Option<Ended>,
 }
@@ -135,14 +147,21 @@ impl ProbeSession {
             stop: AtomicBool::new(false),
             state: Mutex::new(State {
                 tracker: Tracker::new(attached_at, MAX_BLOCKS),
+                sites: SiteTable::default(),
+                sampling: [0; SamplingCounter::COUNT as usize],
+                windows: 0,
                 meter: Meter::new(&traps, cost, attached_at),
                 lost: 0,
                 failed: vec![None; plan.probes.len()],
+                no_stacks: None,
+                mean_bytes: 0,
                 ended: None,
             }),
         });
         let armed = Armed::new(number, loaded, traps.clone(), plan.probes.len())?;
-        let mut worker = Worker::new(armed, shared.clone(), budget)?;
+        let target = Target::open(pid).map_err(|_| ProbeError::Gone(pid))?;
+        let stacks = Stacks::of(&target);
+        let mut worker = Worker::new(armed, stacks, shared.clone(), budget)?;
         worker.attach()?;
         worker.open_window()?;
         let for_thread = Arc::clone(&shared);
@@ -181,6 +200,24 @@ impl ProbeSession {
         state.tracker.activity(now, lost, probes, cost, ended)
     }
 
+    /// Where the allocations came from that were seen so far.
+    pub fn sites(&self) -> Sites {
+        let state = self.shared.state();
+        let (armed_ns, counted_bytes) = state.tracker.seen(now_ns());
+        let sites = state.sites.sites();
+        let [_, samples_lost, sampling_ns] = state.sampling;
+        Sites {
+            samples_lost,
+            sampling_ns,
+            armed_ns,
+            counted_bytes,
+            mean_bytes: state.mean_bytes,
+            frees_complete: sites.frees_complete && state.windows <= 1 && state.lost == 0,
+            no_stacks: state.no_stacks.clone(),
+            ..sites
+        }
+    }
+
     /// Of what kind the reason is for which probing ended by itself ([`Activity::ended`]).
     pub fn ended(&self) -> Option<ErrorKind> {
         let state = self.shared.state();
@@ -191,6 +228,12 @@ impl ProbeSession {
     pub fn detach(mut self) -> Activity {
         self.stop();
         self.activity()
+    }
+
+    /// As [`Self::detach`], with where the allocations came from.
+    pub fn detach_with_sites(mut self) -> (Activity, Sites) {
+        self.stop();
+        (self.activity(), self.sites())
     }
 
     fn stop(&mut self) {

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::thread::park_timeout;
 use std::time::Duration;
 
+use profiler_common::sampling::SamplingCounter;
+use profiler_core::event::AllocEvent;
 use profiler_target::ErrorKind;
 
 use super::armed::Armed;
 use super::budget::{Account, Budget};
 use super::decode::decode;
 use super::error::ProbeError;
-use super::session::{Ended, Shared};
+use super::session::{Ended, Shared, State};
+use super::stacks::{Spent, Stacks};
 
 /// Between two looks at the ring. It holds 200 ms of the fastest stream that traps can make.
 const POLL: Duration = Duration::from_millis(3);
@@ -21,21 +24,27 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Between two looks at the BPF side's counters when nothing depends on them, and at whether the
 /// target is still there, in ns.
 const SLOW_NS: u64 = 100_000_000;
+/// Between two looks at which threads there are and at what code objects are, in ns.
+const REFRESH_NS: u64 = 1_000_000_000;
 /// Events taken in under one lock, so that a reader waits for less than a millisecond.
 const EVENTS_PER_LOCK: usize = 8192;
 
 pub(super) struct Worker {
     stat: File,
     armed: Armed,
+    stacks: Stacks,
     shared: Arc<Shared>,
     account: Option<Account>,
     slow_at_ns: u64,
+    adjust_at_ns: u64,
+    refresh_at_ns: u64,
     gone: bool,
 }
 
 impl Worker {
     pub(super) fn new(
         armed: Armed,
+        stacks: Stacks,
         shared: Arc<Shared>,
         budget: Budget,
     ) -> Result<Self, ProbeError> {
@@ -44,9 +53,12 @@ impl Worker {
         Ok(Self {
             stat,
             armed,
+            stacks,
             shared,
             account: budget.share().map(|share| Account::new(share, now_ns())),
             slow_at_ns: 0,
+            adjust_at_ns: 0,
+            refresh_at_ns: 0,
             gone: false,
         })
     }
@@ -69,8 +81,46 @@ impl Worker {
     pub(super) fn open_window(&mut self) -> Result<(), ProbeError> {
         self.armed.loaded.forget_calls();
         self.count()?;
-        self.shared.state().tracker.window_opened(now_ns());
+        self.refresh(now_ns())?;
+        {
+            let mut state = self.shared.state();
+            state.windows += 1;
+            state.tracker.window_opened(now_ns());
+        }
         self.armed.open(true)
+    }
+
+    /// Has the BPF programs know the target's threads as they are now.
+    fn refresh(&mut self, now_ns: u64) -> Result<(), ProbeError> {
+        self.refresh_at_ns = now_ns + REFRESH_NS;
+        self.stacks.arm(&mut self.armed)?;
+        let mut state = self.shared.state();
+        state.mean_bytes = self.stacks.mean_bytes();
+        state.no_stacks = self.stacks.missing().map(str::to_owned);
+        Ok(())
+    }
+
+    /// Adjusts how seldom allocations are sampled to what is seen in the window.
+    fn adjust(&mut self, now_ns: u64) -> Result<(), ProbeError> {
+        if now_ns < self.adjust_at_ns {
+            return Ok(());
+        }
+        self.adjust_at_ns = now_ns + SLOW_NS;
+        if now_ns >= self.refresh_at_ns {
+            self.refresh(now_ns)?;
+        }
+        let spent = {
+            let state = self.shared.state();
+            let (armed_ns, bytes) = state.tracker.seen(now_ns);
+            Spent {
+                armed_ns,
+                bytes,
+                traps_ns: state.meter.traps_ns(),
+                samples: state.sampling[SamplingCounter::Taken as usize],
+                samples_ns: state.sampling[SamplingCounter::Nanoseconds as usize],
+            }
+        };
+        self.stacks.adjust(&mut self.armed, spent)
     }
 
     /// Window after window, the first of which is open, until it is to stop or the target is gone. Gives
@@ -114,6 +164,7 @@ impl Worker {
         while !self.is_over()? && !self.must_close()? {
             park_timeout(POLL);
             self.take_events();
+            self.adjust(now_ns())?;
         }
         self.armed.open(false)?;
         let closed = now_ns();
@@ -173,7 +224,11 @@ impl Worker {
     /// Takes in the BPF side's counters.
     fn count(&mut self) -> Result<(), ProbeError> {
         let (hits, lost) = self.armed.counts()?;
+        let sampling = self.armed.sampling()?;
         let mut state = self.shared.state();
+        state.sampling = sampling;
+        let ns = sampling[SamplingCounter::Nanoseconds as usize];
+        state.meter.count_sampling(ns);
         for (index, hits) in hits.into_iter().enumerate() {
             state.meter.count(index, hits);
         }
@@ -190,11 +245,20 @@ impl Worker {
                     return;
                 };
                 if let Some(event) = decode(&record) {
-                    state.tracker.push(&event);
+                    take_event(&mut state, &event);
+                } else {
+                    self.stacks.take(&record, &mut state.sites);
                 }
             }
         }
     }
+}
+
+/// A sampled block is gone when its address is freed, and also when it is allocated anew: then it was
+/// freed unseen.
+fn take_event(state: &mut State, event: &AllocEvent) {
+    state.tracker.push(event);
+    state.sites.gone(event.addr);
 }
 
 /// Whether the process of this `/proc/PID/stat`, opened when it lived, still runs; a later process

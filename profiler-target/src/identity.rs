@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use profiler_core::addr::AddrRange;
+use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::allocator::{self, Allocator, AllocatorTitle, Contents};
+use profiler_core::objects::stacks::PythonSymbols;
 use profiler_core::residency::{Mapping, MappingKind};
 
 use super::Process;
@@ -196,6 +197,29 @@ pub(super) fn python_in(file: &ElfFile, path: &str, is_program: bool) -> Option<
             || format!("{}.{}", version.0, version.1),
             |full| full.trim_end_matches('+').to_owned(),
         ),
+    })
+}
+
+/// Where the data of a Python in the file that is mapped as `path` are.
+pub(super) fn symbols<P: Process + ?Sized>(
+    process: &P,
+    mappings: &[Mapping],
+    path: &str,
+) -> Option<PythonSymbols> {
+    let first = mappings
+        .iter()
+        .find(|m| m.offset == 0 && matches!(&m.kind, MappingKind::File(of) if of == path))?;
+    let reader = &process.files().reader;
+    let file = reader.open(path, process.file_of(first))?;
+    let bias = first.range.start().get().wrapping_sub(file.first_addr());
+    let place = |name| {
+        let place = file.place(name)?;
+        Some(RemoteAddr::new(bias.wrapping_add(place)))
+    };
+    Some(PythonSymbols {
+        runtime: place("_PyRuntime"),
+        current_thread: place("_PyThreadState_Current"),
+        code_type: place("PyCode_Type"),
     })
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::allocator::{self, Allocator, AllocatorIdentity, PRELOAD};
 use profiler_core::object::AllocatorObject;
+use profiler_core::objects::stacks::PythonSymbols;
 use profiler_core::residency::Mapping;
 use profiler_core::sample;
 
@@ -95,6 +96,15 @@ pub trait Process {
     /// The Python of one that has these mappings.
     fn python_in(&self, mappings: &[Mapping]) -> Option<&Python> {
         self.files().identity.python(self, mappings)
+    }
+
+    /// Where its Python's own data are, by the symbols of the file that Python is in; none without Python.
+    fn python_symbols(&self) -> PythonSymbols {
+        let symbols = self.python().and_then(|python| {
+            let mappings = self.mappings().ok()?;
+            identity::symbols(self, &mappings, &python.path)
+        });
+        symbols.unwrap_or_default()
     }
 
     /// Its Python's major and minor version.

@@ -60,6 +60,7 @@ fn large_view() -> View {
     View {
         report: Arc::new(FragReport::from_sample(&Sample::default())),
         activity: None,
+        sites: None,
         probes_wanted: false,
         notices: vec!["x".repeat(256 << 10)],
         history: Arc::default(),

@@ -93,6 +93,14 @@ impl Tracker {
         self.heap.clear();
     }
 
+    /// Time with all probes armed until `now_ns`, in ns, and the bytes that were allocated in it.
+    pub fn seen(&self, now_ns: u64) -> (u64, u64) {
+        let open = self
+            .opened_at_ns
+            .map_or(0, |opened| now_ns.saturating_sub(opened));
+        (self.closed_windows_ns + open, self.totals.alloc_bytes)
+    }
+
     /// Takes in one event. Null pointers (a failed allocation, `free(NULL)`) are no events.
     pub fn push(&mut self, event: &AllocEvent) {
         if event.addr.get() == 0 {
@@ -150,10 +158,7 @@ impl Tracker {
         cost: ProbeCost,
         ended: Option<String>,
     ) -> Activity {
-        let armed_ns = self.closed_windows_ns
-            + self
-                .opened_at_ns
-                .map_or(0, |opened| now_ns.saturating_sub(opened));
+        let (armed_ns, _) = self.seen(now_ns);
         self.interval.advance(self.totals, armed_ns);
         Activity {
             elapsed_ns: now_ns.saturating_sub(self.attached_at_ns),

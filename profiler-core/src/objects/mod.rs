@@ -22,6 +22,7 @@ mod layout;
 mod names;
 mod pins;
 mod scan;
+pub mod stacks;
 mod text;
 mod types;
 mod words;

@@ -34,6 +34,15 @@ pub(super) fn c_name<M: TargetMemory>(memory: &M, addr: u64, of_program: bool) -
 
 /// The text of the string object at `addr`, where that is a name; cut to a bounded length.
 pub(super) fn str_name<M: TargetMemory>(memory: &M, layout: &Layout, addr: u64) -> Option<String> {
+    str_text::<_, MAX_NAME>(memory, layout, addr)
+}
+
+/// The same of up to `MOST` characters.
+pub(super) fn str_text<M: TargetMemory, const MOST: usize>(
+    memory: &M,
+    layout: &Layout,
+    addr: u64,
+) -> Option<String> {
     let at = RemoteAddr::new(addr);
     let mut head = [0; 36];
     memory.read(at, &mut head).ok()?;
@@ -50,16 +59,19 @@ pub(super) fn str_name<M: TargetMemory>(memory: &M, layout: &Layout, addr: u64) 
             }
         }
     };
-    let mut bytes = [0; MAX_NAME * 4];
-    let bytes = &mut bytes[..len.min(MAX_NAME) * width];
-    memory.read(at.checked_add(data)?, bytes).ok()?;
+    let mut bytes = vec![0; len.min(MOST) * width];
+    memory.read(at.checked_add(data)?, &mut bytes).ok()?;
     let units = bytes.chunks_exact(width).map(|unit| {
         let mut word = [0; 4];
         word[..width].copy_from_slice(unit);
         char::from_u32(u32::from_le_bytes(word))
     });
     let name: Option<String> = units.collect();
-    name.filter(|name| !name.is_empty()).map(|name| cut(&name))
+    let name = name.filter(|name| !name.is_empty())?;
+    Some(match len > MOST {
+        true => format!("{name}…"),
+        false => name,
+    })
 }
 
 /// A name of bounded length.

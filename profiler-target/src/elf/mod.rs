@@ -33,17 +33,24 @@ static WANTED: LazyLock<Vec<&str>> = LazyLock::new(|| {
     let others = ["malloc", "Py_GetVersion", "Py_Version"];
     others.into_iter().chain(allocator::functions()).collect()
 });
+/// Symbols whose addresses are asked for: of data of Python's.
+const PLACES: [&str; 3] = ["_PyRuntime", "_PyThreadState_Current", "PyCode_Type"];
 /// Bytes kept of what a symbol names.
 const SYMBOL_BYTES: u64 = 16;
 
 const ENDIAN: LittleEndian = LittleEndian;
+
+/// Something of each symbol that was found.
+type Named<T> = Vec<(&'static str, T)>;
 
 /// What is known of an ELF file.
 #[derive(Debug, Default)]
 pub(super) struct ElfFile {
     read_only: Vec<Vec<u8>>,
     /// The symbols of [`WANTED`] that it exports, with the first bytes of what they name.
-    symbols: Vec<(&'static str, Vec<u8>)>,
+    symbols: Named<Vec<u8>>,
+    /// The symbols of [`PLACES`] that it has, with what they name by addresses of the file's own.
+    places: Named<u64>,
     allocators: Vec<(Allocator, Option<String>)>,
     options: Vec<jemalloc_options::Found>,
     first_addr: u64,
@@ -93,6 +100,12 @@ impl ElfFile {
     pub(super) fn exported_u32(&self, name: &str) -> Option<u32> {
         let (_, bytes) = self.symbols.iter().find(|(found, _)| *found == name)?;
         bytes.first_chunk().copied().map(u32::from_le_bytes)
+    }
+
+    /// What a symbol, one of [`PLACES`], names: an address of the file's own.
+    pub(super) fn place(&self, name: &str) -> Option<u64> {
+        let found = self.places.iter().find(|(found, _)| *found == name);
+        found.map(|(_, place)| *place)
     }
 
     /// Variables of the jemalloc in it that hold options, by addresses of the file's own.
@@ -149,8 +162,10 @@ impl<'s> Headers<'s> {
             all.filter(|segment| segment.p_type(ENDIAN) == PT_LOAD)
         };
         let first = loads().next();
+        let (symbols, places) = self.symbols();
         let mut file = ElfFile {
-            symbols: self.symbols(),
+            symbols,
+            places,
             first_addr: first.map_or(0, |segment| {
                 segment
                     .p_vaddr(ENDIAN)
@@ -200,9 +215,9 @@ impl<'s> Headers<'s> {
     }
 
     /// The exported symbols that are wanted: first by the table that the loader binds by, then by
-    /// that of all symbols.
-    fn symbols(&self) -> Vec<(&'static str, Vec<u8>)> {
-        let mut found: Vec<(&'static str, Vec<u8>)> = Vec::new();
+    /// that of all symbols; and those whose addresses are.
+    fn symbols(&self) -> (Named<Vec<u8>>, Named<u64>) {
+        let (mut found, mut places) = (Named::new(), Named::new());
         for kind in [SHT_DYNSYM, SHT_SYMTAB] {
             let of_kind = |section: &&SectionHeader64<_>| section.sh_type(ENDIAN) == kind;
             let table = self.sections.iter().find(of_kind);
@@ -211,13 +226,19 @@ impl<'s> Headers<'s> {
             };
             for symbol in symbols.iter().filter(|symbol| is_definition(symbol)) {
                 let name = names.get(symbol.st_name(ENDIAN) as usize..);
-                let wanted = name.and_then(|name| {
-                    let begins = |w: &&&str| {
-                        name.strip_prefix(w.as_bytes())
+                let one_of = |wanted: &[&'static str]| {
+                    let begins = |w: &&&'static str| {
+                        name.and_then(|name| name.strip_prefix(w.as_bytes()))
                             .is_some_and(|rest| rest.first() == Some(&0))
                     };
-                    WANTED.iter().find(begins).copied()
-                });
+                    wanted.iter().find(begins).copied()
+                };
+                if let Some(place) = one_of(&PLACES)
+                    && places.iter().all(|(known, _)| *known != place)
+                {
+                    places.push((place, symbol.st_value(ENDIAN)));
+                }
+                let wanted = one_of(&WANTED);
                 if let Some(wanted) = wanted
                     && found.iter().all(|(known, _)| *known != wanted)
                 {
@@ -225,7 +246,7 @@ impl<'s> Headers<'s> {
                 }
             }
         }
-        found
+        (found, places)
     }
 
     /// A table of symbols and their names.

@@ -106,6 +106,7 @@ impl Observation {
         View {
             report,
             activity: self.activity,
+            sites: None,
             probes_wanted: self.probes_wanted,
             notices: self.notices,
             history,

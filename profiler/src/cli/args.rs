@@ -237,7 +237,8 @@ pub(super) struct WatchArgs {
     what_if_memory: u64,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// File to write at the end, .html, .json, .csv or .hlog by its ending, or .fragsnap, which grows with each
+    /// File to write at the end, .html, .json, .csv or .hlog by its ending, call sites as .folded,
+    /// .speedscope.json or .pb.gz (pprof), or .fragsnap, which grows with each
     /// walk; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,

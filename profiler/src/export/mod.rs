@@ -14,11 +14,13 @@ pub mod replay;
 #[cfg(test)]
 pub(crate) mod sample_view;
 mod sentences;
+mod sites;
 mod text;
 pub mod top;
 
 use std::path::{Path, PathBuf};
 
+use profiler_core::sites::Sites;
 use profiler_core::text::visible;
 use profiler_core::view::View;
 use profiler_trace::whole_file::{Place, WriteError};
@@ -28,7 +30,8 @@ pub use lines::{line, line_heading};
 pub use text::{explanation, text};
 
 /// The endings by which files are named, for people: of the formats, and of saved sessions.
-pub const ENDINGS: &str = ".fragsnap, .html, .json, .csv or .hlog";
+pub const ENDINGS: &str =
+    ".fragsnap, .html, .json, .csv, .hlog, .folded, .speedscope.json or .pb.gz";
 
 /// Why an export could not be made. No file was changed.
 #[derive(Debug, thiserror::Error)]
@@ -62,10 +65,29 @@ pub enum Format {
     Html,
     /// The report for people.
     Text,
+    /// Call sites of allocations as folded stacks.
+    Folded,
+    /// The same as a file of speedscope.
+    Speedscope,
+    /// The same as a profile of pprof.
+    Pprof,
 }
 
 impl Format {
     fn of(path: &Path) -> Result<Self, ExportError> {
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().to_ascii_lowercase());
+        let is_named = |ending| name.as_ref().is_some_and(|name| name.ends_with(ending));
+        for (ending, format) in [
+            (".speedscope.json", Self::Speedscope),
+            (".pb.gz", Self::Pprof),
+            (".folded", Self::Folded),
+        ] {
+            if is_named(ending) {
+                return Ok(format);
+            }
+        }
         let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
         match ending.as_ref().and_then(|ending| ending.to_str()) {
             Some("json") => Ok(Self::Json),
@@ -113,7 +135,18 @@ pub fn bytes(view: &View, format: Format) -> Result<Vec<u8>, String> {
         Format::Hlog => hlog::log(view).map_err(|error| error.to_string()),
         Format::Html => Ok(html::page(view).into_bytes()),
         Format::Text => Ok(text(view).into_bytes()),
+        Format::Folded => Ok(sites::folded(call_sites(view)?)),
+        Format::Speedscope => {
+            sites::speedscope(call_sites(view)?).map_err(|error| error.to_string())
+        }
+        Format::Pprof => sites::pprof(call_sites(view)?, view.report.taken_at_ns)
+            .map_err(|error| error.to_string()),
     }
+}
+
+fn call_sites(view: &View) -> Result<&Sites, String> {
+    let sites = view.sites.as_deref();
+    sites.ok_or_else(|| "there are no call sites: they come from probes, while attached".to_owned())
 }
 
 #[cfg(test)]

@@ -102,6 +102,7 @@ pub(crate) fn passive() -> View {
     View {
         report: Arc::new(FragReport::from_sample(&sample())),
         activity: None,
+        sites: None,
         probes_wanted: false,
         notices: Vec::new(),
         history: Arc::default(),
@@ -240,6 +241,7 @@ pub(crate) fn full() -> View {
     View {
         report: Arc::new(report),
         activity: Some(Arc::new(activity())),
+        sites: Some(Arc::new(super::sites::tests::sites())),
         probes_wanted: true,
         notices: vec!["probes: 2 of 3 work".into()],
         history: Arc::new(vec![point(0, None), point(1, Some(PAGE_SIZE))]),

@@ -209,6 +209,7 @@ impl LiveSession {
         View {
             report: Arc::clone(&self.report),
             activity,
+            sites: self.probes.sites(),
             probes_wanted: !matches!(self.probes, Probes::Off | Probes::ForWhatIf),
             notices,
             history: self.history.points(),

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use profiler_core::activity::Activity;
+use profiler_core::sites::Sites;
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession};
 use profiler_target::{ErrorKind, Target};
@@ -20,7 +21,7 @@ pub(crate) enum Probes {
     /// Attached.
     On(ProbeSession),
     /// Off again, with what they saw.
-    Over(Arc<Activity>),
+    Over(Arc<Activity>, Arc<Sites>),
     /// Not to be had, and why.
     Unavailable(String),
 }
@@ -72,16 +73,29 @@ impl Probes {
     /// Takes them off the target for good; what they saw is kept.
     pub(crate) fn end(&mut self) {
         self.wait();
-        if let Some(activity) = self.activity() {
-            *self = Self::Over(activity);
-        }
+        *self = match std::mem::replace(self, Self::Off) {
+            Self::On(session) => {
+                let (activity, sites) = session.detach_with_sites();
+                Self::Over(Arc::new(activity), Arc::new(sites))
+            }
+            settled => settled,
+        };
     }
 
     /// What they saw so far.
     pub(crate) fn activity(&self) -> Option<Arc<Activity>> {
         match self {
             Self::On(session) => Some(Arc::new(session.activity())),
-            Self::Over(activity) => Some(Arc::clone(activity)),
+            Self::Over(activity, _) => Some(Arc::clone(activity)),
+            _ => None,
+        }
+    }
+
+    /// Where the allocations come from that they saw so far.
+    pub(crate) fn sites(&self) -> Option<Arc<Sites>> {
+        match self {
+            Self::On(session) => Some(Arc::new(session.sites())),
+            Self::Over(_, sites) => Some(Arc::clone(sites)),
             _ => None,
         }
     }
@@ -98,7 +112,7 @@ impl Probes {
                 ),
                 _ => None,
             },
-            Self::Over(_) => None,
+            Self::Over(..) => None,
             Self::Unavailable(reason) => Some(format!("no probes, walks only: {reason}")),
         }
     }

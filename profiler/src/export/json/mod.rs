@@ -5,6 +5,7 @@ mod heaps;
 mod interval;
 mod objects;
 mod prediction;
+mod sites;
 mod snapshot;
 mod top;
 mod what_if;

@@ -16,6 +16,7 @@ use super::activity::Activity;
 use super::heaps::Heap;
 use super::objects::Objects;
 use super::prediction::Predicted;
+use super::sites::{self, Site, SiteSampling};
 use super::what_if::WhatIfRow;
 use super::{Host, Number, Object, Record};
 use crate::export::names::{gaps, milliseconds, rfc3339};
@@ -46,6 +47,8 @@ pub(super) struct Snapshot<'a> {
     #[serde(flatten)]
     predicted: Predicted<'a>,
     objects: Option<Objects<'a>>,
+    sites: Option<Vec<Site<'a>>>,
+    site_sampling: Option<SiteSampling<'a>>,
     activity: Option<Activity<'a>>,
     what_if: Option<WhatIfRow<'a>>,
     history: Vec<Record<'a, String, Point>>,
@@ -183,6 +186,8 @@ impl<'a> Snapshot<'a> {
                 .objects
                 .as_ref()
                 .map(|census| Objects::of(census, report.growth.as_ref())),
+            sites: view.sites.as_deref().map(sites::rows),
+            site_sampling: view.sites.as_deref().map(SiteSampling::of),
             activity: view.activity.as_deref().map(Activity::of),
             what_if: view.what_if.as_ref().map(WhatIfRow::of),
             history: view.history.iter().map(point).collect(),

@@ -2,6 +2,7 @@
 
 mod heap;
 mod objects;
+mod sites;
 
 use profiler_core::prediction::{Effect, Predictions};
 use profiler_core::report::{FragReport, LedgerClass, LedgerRow};
@@ -39,6 +40,9 @@ pub fn text(view: &View) -> String {
     }
     metrics(&mut text, view);
     activity(&mut text, view);
+    if let Some(sites) = &view.sites {
+        sites::sites(&mut text, sites);
+    }
     completeness(&mut text, view);
     text.0
 }

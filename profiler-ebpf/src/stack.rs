@@ -1,0 +1,207 @@
+//! Samples: an allocation with the stack of Python's functions that made it.
+//!
+//! A thread's frames are read from the interpreter's own structures, where userspace says that they are.
+//! All of it is the target's memory and may be anything: each chain is followed for a bounded number of
+//! steps, and ends where it cannot be read.
+
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::helpers::{
+    bpf_get_current_task, bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_probe_read_kernel,
+    bpf_probe_read_user,
+};
+use profiler_common::sampling::{
+    FrameKind, MAX_FRAMES, PythonFrames, RawFrame, RawStack, SamplingCounter,
+    StackEnd, is_near, may_be_sampled,
+};
+use profiler_common::RawEvent;
+
+use crate::maps;
+
+/// Threads that are looked at for one that userspace has not listed. New ones come first in the
+/// interpreter's own list.
+const NEW_THREADS: usize = 32;
+
+/// Puts an allocation into the ring with its stack, if it is one of the sample.
+#[inline(always)]
+pub fn sample(tid: u32, block: u64, size: u64, flags: u16) {
+    let Some(config) = maps::CONFIG.get(0) else {
+        return;
+    };
+    let mean_bytes = config.mean_bytes;
+    if mean_bytes == 0 {
+        return;
+    }
+    // SAFETY: the helper takes nothing.
+    let random = unsafe { bpf_get_prandom_u32() };
+    if may_be_sampled(random, size, mean_bytes) {
+        take(u64::from(flags) << 32 | u64::from(tid), block, size, mean_bytes, random);
+    }
+}
+
+/// A function of its own in the object too, so that the verifier's work and the stack's 512 bytes are
+/// shared by all that call it.
+#[inline(never)]
+fn take(thread: u64, addr: u64, size: u64, mean_bytes: u64, random: u32) -> u32 {
+    if !is_near(random, size, mean_bytes) {
+        return 0;
+    }
+    // SAFETY: the helper takes nothing.
+    let began = unsafe { bpf_ktime_get_ns() };
+    count(SamplingCounter::Taken, 1);
+    let Some(mut entry) = maps::EVENTS.reserve::<RawStack>(0) else {
+        count(SamplingCounter::Lost, 1);
+        return 1;
+    };
+    let stack = entry.as_mut_ptr();
+    let event = RawEvent {
+        time_ns: began,
+        addr,
+        size,
+        tid: thread as u32,
+        kind: RawStack::KIND,
+        flags: (thread >> 32) as u16,
+    };
+    // SAFETY: the reserved room is of this size and this program's alone.
+    unsafe {
+        (&raw mut (*stack).event).write(event);
+        (&raw mut (*stack).mean_bytes).write(mean_bytes);
+        let (frames, end) = walk((&raw mut (*stack).frames).cast());
+        (&raw mut (*stack).count).write(frames);
+        (&raw mut (*stack).end).write(end as u32);
+    }
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+    // SAFETY: the helper takes nothing.
+    let ended = unsafe { bpf_ktime_get_ns() };
+    count(SamplingCounter::Nanoseconds, ended - began);
+    0
+}
+
+#[inline(always)]
+fn count(counter: SamplingCounter, by: u64) {
+    if let Some(element) = maps::SAMPLING.get_ptr_mut(counter as u32) {
+        // SAFETY: the map's element.
+        unsafe { maps::add(element, by) };
+    }
+}
+
+/// Writes the frames of this thread, the innermost first, and gives how many and why no more.
+///
+/// # Safety
+/// There is room for [`MAX_FRAMES`].
+#[inline(always)]
+unsafe fn walk(frames: *mut RawFrame) -> (u32, StackEnd) {
+    let Some(python) = maps::PYTHON.get(0) else {
+        return (0, StackEnd::NoPython);
+    };
+    if python.fs_base == 0 {
+        return (0, StackEnd::NoPython);
+    }
+    let Some(state) = thread_state(python) else {
+        return (0, StackEnd::NoThreadState);
+    };
+    let Some(mut frame) = innermost(python, state) else {
+        return (0, StackEnd::Unreadable);
+    };
+    let mut index = 0;
+    while index < MAX_FRAMES {
+        if frame == 0 {
+            return (index as u32, StackEnd::Whole);
+        }
+        let read = (
+            word(frame, python.frame_code),
+            word(frame, python.frame_place),
+            word(frame, python.frame_previous),
+        );
+        let (Some(code), Some(place), Some(previous)) = read else {
+            return (index as u32, StackEnd::Unreadable);
+        };
+        let is_own = python.frame_owner != PythonFrames::NONE
+            && word(frame, python.frame_owner)
+                .is_some_and(|owner| owner as u8 == python.own_frames as u8);
+        let kind = if is_own {
+            FrameKind::Skipped
+        } else {
+            FrameKind::Python
+        };
+        // SAFETY: the caller has room for it.
+        unsafe {
+            frames.add(index).write(RawFrame {
+                code,
+                place: place & python.place_mask,
+                kind: kind as u32,
+                unused: 0,
+            });
+        }
+        frame = previous;
+        index += 1;
+    }
+    let end = if frame == 0 {
+        StackEnd::Whole
+    } else {
+        StackEnd::Cut
+    };
+    (MAX_FRAMES as u32, end)
+}
+
+/// The innermost frame of a thread; 0 when it runs no Python.
+#[inline(always)]
+fn innermost(python: &PythonFrames, state: u64) -> Option<u64> {
+    let frame = word(state, python.thread_frame)?;
+    if python.holder_frame == PythonFrames::NONE || frame == 0 {
+        return Some(frame);
+    }
+    word(frame, python.holder_frame)
+}
+
+/// The state that Python keeps of this thread.
+#[inline(always)]
+fn thread_state(python: &PythonFrames) -> Option<u64> {
+    // SAFETY: the helper takes nothing.
+    let task = unsafe { bpf_get_current_task() };
+    let at = task.wrapping_add(u64::from(python.fs_base));
+    // SAFETY: the helper checks the address.
+    let id = unsafe { bpf_probe_read_kernel(at as *const u64) }.ok()?;
+    // SAFETY: a map's value, copied at once.
+    let listed = unsafe { maps::THREADS.get(id) }.copied();
+    if let Some(state) = listed
+        && word(state, python.thread_id) == Some(id)
+    {
+        return Some(state);
+    }
+    let state = new_thread(python, id)?;
+    let _no_room = maps::THREADS.insert(id, state, 0);
+    Some(state)
+}
+
+/// The same of a thread that is not listed: the one that holds the GIL, or one of the first interpreter's
+/// newest.
+#[inline(always)]
+fn new_thread(python: &PythonFrames, id: u64) -> Option<u64> {
+    if python.current != 0
+        && let Some(state) = word(python.current, 0)
+        && word(state, python.thread_id) == Some(id)
+    {
+        return Some(state);
+    }
+    if python.head == 0 {
+        return None;
+    }
+    let mut state = word(python.head, 0)?;
+    let mut threads = 0;
+    while threads < NEW_THREADS && state != 0 {
+        if word(state, python.thread_id)? == id {
+            return Some(state);
+        }
+        state = word(state, python.thread_next)?;
+        threads += 1;
+    }
+    None
+}
+
+/// The word of the target at `offset` from `base`.
+#[inline(always)]
+fn word(base: u64, offset: u32) -> Option<u64> {
+    let at = base.wrapping_add(u64::from(offset));
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(at as *const u64) }.ok()
+}

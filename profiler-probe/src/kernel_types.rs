@@ -1,0 +1,160 @@
+//! Where the kernel has a thread's pointer: from the description of its types that it gives itself (BTF,
+//! `Documentation/bpf/btf.rst`). The Rust compiler for BPF leaves no relocations that would do this.
+
+use std::collections::HashMap;
+
+/// The kernel's own types.
+const KERNEL: &str = "/sys/kernel/btf/vmlinux";
+
+const MAGIC: u16 = 0xeb9f;
+const HEADER_BYTES: usize = 24;
+const INT: u32 = 1;
+const ARRAY: u32 = 3;
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+const ENUM: u32 = 6;
+const FUNC_PROTO: u32 = 13;
+const VAR: u32 = 14;
+const DATASEC: u32 = 15;
+const DECL_TAG: u32 = 17;
+const ENUM64: u32 = 19;
+
+/// Where `task_struct` has the base of the segment `fs` (`thread.fsbase`), which is what `pthread_self`
+/// gives on x86-64; `None` where the kernel does not say.
+pub(super) fn fs_base() -> Option<u32> {
+    fs_base_in(&std::fs::read(KERNEL).ok()?)
+}
+
+fn fs_base_in(bytes: &[u8]) -> Option<u32> {
+    let types = Types::of(bytes)?;
+    let (thread, kind) = types.member("task_struct", "thread")?;
+    let (fs_base, _) = types.member_of(kind, "fsbase")?;
+    thread.checked_add(fs_base)
+}
+
+/// Structures by name and by number.
+struct Types<'b> {
+    names: &'b [u8],
+    structs: HashMap<u32, Struct<'b>>,
+}
+
+/// A structure: its name, and its members of 12 bytes each.
+struct Struct<'b> {
+    name: u32,
+    members: &'b [u8],
+    /// Whether offsets of members have the sizes of bit fields in their upper byte.
+    has_bit_fields: bool,
+}
+
+impl<'b> Types<'b> {
+    fn of(bytes: &'b [u8]) -> Option<Self> {
+        let magic = u16::from_le_bytes(*bytes.first_chunk()?);
+        let field = |at| Some(u32_at(bytes, at)? as usize);
+        let header = field(4)?;
+        if magic != MAGIC || header < HEADER_BYTES {
+            return None;
+        }
+        let part = |offset, length| {
+            let start = header.checked_add(field(offset)?)?;
+            bytes.get(start..start.checked_add(field(length)?)?)
+        };
+        let mut rest = part(8, 12)?;
+        let names = part(16, 20)?;
+        let mut structs = HashMap::new();
+        let mut number = 0;
+        while !rest.is_empty() {
+            number += 1;
+            let (name, info) = (u32_at(rest, 0)?, u32_at(rest, 4)?);
+            let (kind, count) = (info >> 24 & 31, (info & 0xffff) as usize);
+            let more = match kind {
+                INT | VAR | DECL_TAG => 4,
+                ARRAY => 12,
+                STRUCT | UNION | DATASEC | ENUM64 => count * 12,
+                ENUM | FUNC_PROTO => count * 8,
+                _ => 0,
+            };
+            let members = rest.get(12..12 + more)?;
+            rest = rest.get(12 + more..)?;
+            if kind == STRUCT {
+                let has_bit_fields = info >> 31 == 1;
+                let found = Struct {
+                    name,
+                    members,
+                    has_bit_fields,
+                };
+                structs.insert(number, found);
+            }
+        }
+        Some(Self { names, structs })
+    }
+
+    /// Where the structure of this name has a member, in bytes, and of what type that is.
+    fn member(&self, structure: &str, member: &str) -> Option<(u32, u32)> {
+        let mut all = self.structs.iter();
+        let (number, _) = all.find(|(_, found)| self.is_named(found.name, structure))?;
+        self.member_of(*number, member)
+    }
+
+    fn member_of(&self, structure: u32, member: &str) -> Option<(u32, u32)> {
+        let structure = self.structs.get(&structure)?;
+        structure
+            .members
+            .as_chunks::<12>()
+            .0
+            .iter()
+            .find_map(|one| {
+                let (name, kind, bits) = (u32_at(one, 0)?, u32_at(one, 4)?, u32_at(one, 8)?);
+                let bits = match structure.has_bit_fields {
+                    true => bits & 0x00ff_ffff,
+                    false => bits,
+                };
+                self.is_named(name, member).then_some((bits / 8, kind))
+            })
+    }
+
+    fn is_named(&self, at: u32, name: &str) -> bool {
+        let found = self.names.get(at as usize..);
+        let rest = found.and_then(|found| found.strip_prefix(name.as_bytes()));
+        rest.is_some_and(|rest| rest.first() == Some(&0))
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .copied()
+        .map(u32::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_says_where_the_thread_pointer_is() {
+        let Some(offset) = fs_base() else {
+            let has_types = std::path::Path::new(KERNEL).exists();
+            assert!(!has_types, "{KERNEL} is not understood");
+            return;
+        };
+        // Behind the thread's other registers, at the end of the structure.
+        assert!(offset > 64 && offset % 8 == 0, "{offset}");
+    }
+
+    #[test]
+    fn damaged_types_are_none() {
+        let mut bytes = vec![0x9f, 0xeb, 1, 0, 24, 0, 0, 0];
+        bytes.extend([0u32, 24, 24, 4].iter().flat_map(|word| word.to_le_bytes()));
+        bytes.extend(
+            [1u32, 4 << 24 | 9, 8, 1, 1, 64]
+                .iter()
+                .flat_map(|word| word.to_le_bytes()),
+        );
+        bytes.extend(b"\0ab\0");
+        for end in 0..bytes.len() {
+            assert_eq!(fs_base_in(&bytes[..end]), None);
+        }
+        assert_eq!(fs_base_in(&bytes), None);
+    }
+}

@@ -1,0 +1,203 @@
+//! Samples of allocations with their stacks: how the BPF programs are told where Python has its frames,
+//! how seldom they sample, and what becomes of what they find.
+
+use profiler_common::sampling::{MAX_MEAN_BYTES, PythonFrames, RawStack, StackEnd};
+use profiler_core::addr::RemoteAddr;
+use profiler_core::objects::stacks::PythonStacks;
+use profiler_core::sites::SiteTable;
+use profiler_target::{LiveMemory, Process, Target};
+use zerocopy::FromBytes;
+
+use super::armed::Armed;
+use super::error::ProbeError;
+use super::kernel_types;
+
+/// The mean bytes between points of the sample before anything is known of the target.
+const FIRST_MEAN_BYTES: u64 = 512 << 10;
+/// The least: nearly every allocation that malloc sees of a program would be taken.
+const LEAST_MEAN_BYTES: u64 = 64;
+/// How much of what the traps take samples may take besides.
+const SHARE_OF_TRAPS: f64 = 0.05;
+/// Samples for each second in which the probes are armed that are always taken: a target that calls
+/// seldom pays next to nothing for them.
+const LEAST_A_SECOND: f64 = 100.0;
+/// What a sample is taken to cost before one was taken, in ns.
+const FIRST_COST_NS: f64 = 20_000.0;
+
+/// The stacks of one target's Python.
+pub(super) struct Stacks {
+    memory: LiveMemory,
+    python: Result<(PythonStacks, u32), String>,
+    rate: Rate,
+}
+
+impl Stacks {
+    /// Those of a target. Without Python in it, or without what leads to its frames, allocations are
+    /// sampled all the same.
+    pub(super) fn of(target: &Target) -> Self {
+        let memory = target.memory();
+        let find = || {
+            let version = target.python_version();
+            let version = version.ok_or("the target runs no Python")?;
+            let fs_base = kernel_types::fs_base();
+            let fs_base = fs_base.ok_or(
+                "the kernel does not describe its types (no /sys/kernel/btf/vmlinux), so threads \
+                 cannot be told apart",
+            )?;
+            let stacks = PythonStacks::find(&memory, version, target.python_symbols());
+            let stacks = stacks.map_err(|error| error.to_string())?;
+            Ok((stacks, fs_base))
+        };
+        Self {
+            python: find().map_err(|why: Box<dyn std::error::Error>| why.to_string()),
+            memory,
+            rate: Rate::default(),
+        }
+    }
+
+    /// Tells the BPF programs which threads there are, and how seldom to sample.
+    pub(super) fn arm(&mut self, armed: &mut Armed) -> Result<(), ProbeError> {
+        let (frames, threads) = match &mut self.python {
+            Ok((python, fs_base)) => {
+                python.look_again();
+                let threads = python.threads(&self.memory);
+                (python.frames(threads.head, *fs_base), threads.states)
+            }
+            Err(_) => (PythonFrames::default(), Vec::new()),
+        };
+        armed.set_python(frames, &threads)?;
+        armed.sample(self.rate.mean_bytes)
+    }
+
+    /// Takes in how much was spent, and sets how seldom to sample from now on.
+    pub(super) fn adjust(&mut self, armed: &mut Armed, spent: Spent) -> Result<(), ProbeError> {
+        let before = self.rate.mean_bytes;
+        self.rate.adjust(spent);
+        match self.rate.mean_bytes == before {
+            true => Ok(()),
+            false => armed.sample(self.rate.mean_bytes),
+        }
+    }
+
+    /// Takes in the sample that a record holds; false for a record that holds none.
+    pub(super) fn take(&mut self, record: &[u8], sites: &mut SiteTable) -> bool {
+        let Ok((raw, _)) = RawStack::ref_from_prefix(record) else {
+            return false;
+        };
+        if raw.event.kind != RawStack::KIND {
+            return false;
+        }
+        let count = raw.frames.len().min(raw.count as usize);
+        let stack = match &mut self.python {
+            Ok((python, _)) => python.resolve(&self.memory, &raw.frames[..count]),
+            Err(_) => Vec::new(),
+        };
+        let end = StackEnd::ALL.get(raw.end as usize).copied();
+        let end = end.unwrap_or(StackEnd::Unreadable);
+        let block = RemoteAddr::new(raw.event.addr);
+        sites.sampled(block, raw.event.size, raw.mean_bytes, stack, end);
+        true
+    }
+
+    /// Mean bytes between two points of the sample.
+    pub(super) fn mean_bytes(&self) -> u64 {
+        self.rate.mean_bytes
+    }
+
+    /// Why there are no stacks, if there are none.
+    pub(super) fn missing(&self) -> Option<&str> {
+        self.python.as_ref().err().map(String::as_str)
+    }
+}
+
+/// What was seen and spent so far, while the probes were armed.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub(super) struct Spent {
+    /// Time with all probes armed, in ns.
+    pub(super) armed_ns: u64,
+    /// Bytes allocated.
+    pub(super) bytes: u64,
+    /// What the traps took, in ns.
+    pub(super) traps_ns: f64,
+    /// Samples, and what they took, in ns.
+    pub(super) samples: u64,
+    pub(super) samples_ns: u64,
+}
+
+/// How seldom to sample.
+#[derive(Debug)]
+struct Rate {
+    mean_bytes: u64,
+    before: Spent,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self {
+            mean_bytes: FIRST_MEAN_BYTES,
+            before: Spent::default(),
+        }
+    }
+}
+
+impl Rate {
+    /// Samples so seldom that they take no more than a small part of what the traps do. At most twice as
+    /// often as before, or half as often: what was seen last may not last.
+    fn adjust(&mut self, spent: Spent) {
+        let before = std::mem::replace(&mut self.before, spent);
+        let bytes = spent.bytes.saturating_sub(before.bytes) as f64;
+        let seconds = spent.armed_ns.saturating_sub(before.armed_ns) as f64 / 1e9;
+        let traps_ns = (spent.traps_ns - before.traps_ns).max(0.0);
+        if bytes == 0.0 || seconds == 0.0 {
+            return;
+        }
+        let each = match spent.samples {
+            0 => FIRST_COST_NS,
+            samples => spent.samples_ns as f64 / samples as f64,
+        };
+        let allowed = SHARE_OF_TRAPS * traps_ns / each.max(100.0);
+        let wanted = bytes / allowed.max(LEAST_A_SECOND * seconds);
+        let now = self.mean_bytes as f64;
+        let mean = wanted.clamp(now / 2.0, now * 2.0);
+        self.mean_bytes = (mean as u64).clamp(LEAST_MEAN_BYTES, MAX_MEAN_BYTES);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays a target that allocates so many bytes in so many calls each second; gives the samples a
+    /// second at the end, and the share of the traps' time that they take.
+    fn play(bytes: f64, calls: f64) -> (f64, f64) {
+        let (mut rate, mut spent) = (Rate::default(), Spent::default());
+        let (trap_ns, sample_ns) = (1000.0, 10_000.0);
+        let mut last = 0.0;
+        for tick in 1..=200u32 {
+            last = bytes / 10.0 / rate.mean_bytes as f64;
+            spent.armed_ns += 100_000_000;
+            spent.bytes = (bytes / 10.0 * f64::from(tick)) as u64;
+            spent.traps_ns += calls / 10.0 * trap_ns;
+            spent.samples += last.ceil() as u64;
+            spent.samples_ns += (last.ceil() * sample_ns) as u64;
+            rate.adjust(spent);
+        }
+        (last * 10.0, last * sample_ns / (calls / 10.0 * trap_ns))
+    }
+
+    #[test]
+    fn a_busy_target_pays_a_twentieth_more_and_a_quiet_one_gives_some_samples() {
+        let (often, share) = play(400e6, 400e3);
+        assert!((1000.0..2100.0).contains(&often), "{often}");
+        assert!((0.025..0.055).contains(&share), "{share}");
+        let (often, _) = play(1e6, 100.0);
+        assert!((99.0..102.0).contains(&often), "{often}");
+    }
+
+    #[test]
+    fn nothing_seen_changes_nothing() {
+        let mut rate = Rate::default();
+        rate.adjust(Spent::default());
+        assert_eq!(rate.mean_bytes, FIRST_MEAN_BYTES);
+    }
+}

@@ -1,0 +1,243 @@
+//! Call sites of allocations, in the files of tools that show stacks.
+
+mod pprof;
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use profiler_core::sites::{Frame, Site, Sites, StackEnd, end_name};
+use serde::Serialize;
+
+pub(super) use self::pprof::pprof;
+
+/// What stands for a stack without a function.
+const NO_FUNCTION: &str = "(no Python function)";
+
+/// Stacks with the bytes that were allocated there, the outermost function first: what flame graph
+/// scripts read.
+pub(super) fn folded(sites: &Sites) -> Vec<u8> {
+    let mut lines = String::new();
+    for site in &sites.sites {
+        let names: Vec<String> = labels(sites, site)
+            // A semicolon would be the end of the function.
+            .map(|label| label.replace(';', ":"))
+            .collect();
+        let bytes = site.bytes.rounded();
+        let _never_fails = writeln!(lines, "{} {bytes}", names.join(";"));
+    }
+    lines.into_bytes()
+}
+
+/// The functions of a stack with their lines, the outermost first.
+fn labels<'s>(sites: &'s Sites, site: &'s Site) -> impl Iterator<Item = String> + 's {
+    let cut = end_name(site.end).filter(|_| site.end != StackEnd::NoThreadState);
+    let cut = cut.map(|end| format!("({end})"));
+    let none = site.stack.is_empty().then(|| NO_FUNCTION.to_owned());
+    let frames = sites.stack(site).rev().map(label);
+    cut.into_iter().chain(none).chain(frames)
+}
+
+/// A function, and where it is.
+pub(super) fn label(frame: &Frame) -> String {
+    match (frame.file.as_ref(), frame.line) {
+        ("", _) => frame.function.to_string(),
+        (file, None) => format!("{} ({file})", frame.function),
+        (file, Some(line)) => format!("{} ({file}:{line})", frame.function),
+    }
+}
+
+#[derive(Serialize)]
+struct Speedscope<'s> {
+    #[serde(rename = "$schema")]
+    schema: &'static str,
+    exporter: &'static str,
+    name: &'static str,
+    shared: Shared<'s>,
+    profiles: Vec<Profile>,
+}
+
+#[derive(Serialize)]
+struct Shared<'s> {
+    frames: Vec<SharedFrame<'s>>,
+}
+
+#[derive(Serialize)]
+struct SharedFrame<'s> {
+    name: &'s str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'s str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Profile {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    name: &'static str,
+    unit: &'static str,
+    start_value: u64,
+    end_value: u64,
+    samples: Vec<Vec<usize>>,
+    weights: Vec<u64>,
+}
+
+/// A file of speedscope: a profile of the bytes that were allocated, one of the allocations, and one of
+/// the bytes that were not seen being freed.
+pub(super) fn speedscope(sites: &Sites) -> Result<Vec<u8>, serde_json::Error> {
+    let own = |name| SharedFrame {
+        name,
+        file: None,
+        line: None,
+    };
+    let mut frames: Vec<SharedFrame<'_>> = sites.frames.iter().map(shared).collect();
+    let mut own_frames: HashMap<String, usize> = HashMap::new();
+    let ends = StackEnd::ALL.into_iter().filter_map(end_name);
+    for name in ends.chain([NO_FUNCTION]) {
+        own_frames.insert(format!("({name})"), frames.len());
+        own_frames.insert(name.to_owned(), frames.len());
+        frames.push(own(name));
+    }
+    let stacks: Vec<Vec<usize>> = sites
+        .sites
+        .iter()
+        .map(|site| stack(site, &own_frames))
+        .collect();
+    let profile = |name, unit, of: fn(&Site) -> u64| {
+        let weights: Vec<u64> = sites.sites.iter().map(of).collect();
+        Profile {
+            kind: "sampled",
+            name,
+            unit,
+            start_value: 0,
+            end_value: weights.iter().sum(),
+            samples: stacks.clone(),
+            weights,
+        }
+    };
+    serde_json::to_vec(&Speedscope {
+        schema: "https://www.speedscope.app/file-format-schema.json",
+        exporter: concat!("fragscope ", env!("CARGO_PKG_VERSION")),
+        name: "allocations by call site",
+        profiles: vec![
+            profile("allocated bytes", "bytes", |site| site.bytes.rounded()),
+            profile("allocations", "none", |site| site.allocations.rounded()),
+            profile("bytes not seen being freed", "bytes", |site| {
+                site.live_bytes.rounded()
+            }),
+        ],
+        shared: Shared { frames },
+    })
+}
+
+fn shared(frame: &Frame) -> SharedFrame<'_> {
+    SharedFrame {
+        name: &frame.function,
+        file: Some(&*frame.file).filter(|file| !file.is_empty()),
+        line: frame.line,
+    }
+}
+
+/// A stack as numbers of frames, the outermost first.
+fn stack(site: &Site, own: &HashMap<String, usize>) -> Vec<usize> {
+    let cut = end_name(site.end).filter(|_| site.end != StackEnd::NoThreadState);
+    let none = site.stack.is_empty().then_some(NO_FUNCTION);
+    let first = cut
+        .into_iter()
+        .chain(none)
+        .filter_map(|name| own.get(name).copied());
+    first
+        .chain(site.stack.iter().rev().map(|number| *number as usize))
+        .collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use profiler_core::addr::RemoteAddr;
+    use profiler_core::sites::{Language, SiteTable};
+    use serde_json::Value;
+
+    use super::*;
+
+    pub(in crate::export) fn sites() -> Sites {
+        let frame = |function: &str, line| Frame {
+            language: Language::Python,
+            function: function.into(),
+            file: "/app/a;b.py".into(),
+            line,
+        };
+        let mut table = SiteTable::default();
+        let (inner, outer) = (frame("Box.make", Some(7)), frame("run", Some(3)));
+        let stack = || vec![inner.clone(), outer.clone()];
+        // Certain to be sampled, so that the estimates are exact.
+        for (block, bytes) in [(1, 4096), (2, 8192)] {
+            table.sampled(RemoteAddr::new(block), bytes, 1, stack(), StackEnd::Whole);
+        }
+        table.gone(RemoteAddr::new(2));
+        table.sampled(
+            RemoteAddr::new(3),
+            4096,
+            1,
+            vec![outer.clone()],
+            StackEnd::Cut,
+        );
+        table.sampled(
+            RemoteAddr::new(4),
+            1024,
+            1,
+            Vec::new(),
+            StackEnd::NoThreadState,
+        );
+        Sites {
+            mean_bytes: 1,
+            armed_ns: 5_000_000_000,
+            ..table.sites()
+        }
+    }
+
+    #[test]
+    fn folded_stacks_begin_outside_and_end_with_their_bytes() {
+        let lines = String::from_utf8(folded(&sites())).expect("text");
+        assert_eq!(
+            lines,
+            "run (/app/a:b.py:3);Box.make (/app/a:b.py:7) 12288\n\
+             (cut);run (/app/a:b.py:3) 4096\n\
+             (no Python function) 1024\n"
+        );
+    }
+
+    #[test]
+    fn a_file_of_speedscope_has_a_weight_for_each_stack_and_names_for_all_of_it() {
+        let made = speedscope(&sites()).expect("JSON");
+        let file: Value = serde_json::from_slice(&made).expect("JSON");
+        let frames = file["shared"]["frames"].as_array().expect("frames");
+        let bytes = &file["profiles"][0];
+        assert_eq!(bytes["weights"], serde_json::json!([12288, 4096, 1024]));
+        assert_eq!(bytes["endValue"], 12288 + 4096 + 1024);
+        let names = |stack: &Value| -> Vec<String> {
+            let numbers = stack.as_array().expect("numbers").iter();
+            let frame = |number: &Value| &frames[number.as_u64().expect("a number") as usize];
+            numbers
+                .map(|n| frame(n)["name"].as_str().expect("a name").to_owned())
+                .collect()
+        };
+        let stacks: Vec<_> = bytes["samples"]
+            .as_array()
+            .expect("stacks")
+            .iter()
+            .map(names)
+            .collect();
+        assert_eq!(
+            stacks,
+            [
+                vec!["run", "Box.make"],
+                vec!["cut", "run"],
+                vec![NO_FUNCTION]
+            ]
+        );
+        let weights = |index: usize| file["profiles"][index]["weights"].clone();
+        assert_eq!(weights(1), serde_json::json!([2, 1, 1]));
+        assert_eq!(weights(2), serde_json::json!([4096, 4096, 1024]));
+    }
+}
