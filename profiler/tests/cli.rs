@@ -111,7 +111,7 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
     fails(
         &["snapshot", "--pid", "1", "-o", "out.xml"],
         2,
-        ".fragsnap, .html, .json, .csv or .hlog",
+        ".fragsnap, .html, .json, .csv, .hlog, .folded, .speedscope.json or .pb.gz",
     );
 }
 
