@@ -343,6 +343,15 @@ fn what_can_be_read_of_a_damaged_trace_is_used_and_said() {
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(found["trace"]["trouble"].is_string(), "{}", found["trace"]);
     assert!(bytes(candidate(&found, "glibc"), "peak_bytes") > 190 * LARGE);
+    // That a candidate failed is no reason to be silent about it.
+    let output = replay(
+        &path,
+        &["--allocator", "glibc", "--allocator", "/nowhere.so"],
+    );
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("was not played"), "{said}");
+    assert!(said.contains("the recording is incomplete"), "{said}");
 }
 
 #[test]

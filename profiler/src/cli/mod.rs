@@ -249,9 +249,10 @@ fn snapshot(
 ) -> Result<Exit, Failure> {
     let taken = session::snapshot(options)?;
     unless_closed(print(&taken.view))?;
+    // Also where an output fails.
+    let exit = whole_snapshot(taken.missing_bytes, taken.interrupted, advice);
     taken.saved.map_err(SessionError::from)?;
-    let interrupted = taken.interrupted;
-    Ok(whole_snapshot(taken.missing_bytes, interrupted, advice))
+    Ok(exit)
 }
 
 fn explain(args: &ExplainArgs, advice: &Advice) -> Result<Exit, Failure> {
@@ -291,10 +292,16 @@ fn replay(args: &ReplayArgs, advice: &Advice) -> Result<Exit, Failure> {
     if let Some(kind) = &report.trace.not_loaded {
         advice.print(kind);
     }
-    Ok(match &report.trace.trouble {
-        _ if report.interrupted => Exit::Interrupted,
-        _ if failed_to_play(&report, args.chooses(), advice) => Exit::Error,
-        Some(incomplete) => not_whole("recording", incomplete, advice),
+    if report.interrupted {
+        return Ok(Exit::Interrupted);
+    }
+    // Both are said, and the graver one is the code.
+    let has_failed = failed_to_play(&report, args.chooses(), advice);
+    let trouble = report.trace.trouble.as_ref();
+    let incomplete = trouble.map(|incomplete| not_whole("recording", incomplete, advice));
+    Ok(match incomplete {
+        _ if has_failed => Exit::Error,
+        Some(exit) => exit,
         None if report.trace.lacks_events() => Exit::NotWhole,
         None => Exit::Done,
     })
