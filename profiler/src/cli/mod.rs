@@ -64,7 +64,10 @@ pub fn main() -> ExitCode {
     }
     let code = run_and_report(&line.command);
     // A session that a signal ended leaves them to us.
-    profiler_lab::play::end_players(FOR_PLAYERS);
+    profiler_lab::play::end_players(match code == Exit::Interrupted.into() {
+        true => FOR_CANCELLED,
+        false => FOR_PLAYERS,
+    });
     for guard in profiler_target::end_guards(FOR_GUARDS) {
         say::line(format_args!(
             "fragscope: process {guard}, which gives back what was done to the target, does not end: \
@@ -97,6 +100,9 @@ fn help(shown: &clap::Error) -> ExitCode {
 /// How long players are waited for at the end: they were killed, and need milliseconds, but for those of
 /// the lowest priority on a busy host; one that outlives fragscope is a zombie where nobody reaps.
 const FOR_PLAYERS: Duration = Duration::from_secs(1);
+/// The same after a signal, which is to be answered within 200 ms: the memory of large ones is torn down when
+/// fragscope is gone.
+const FOR_CANCELLED: Duration = Duration::from_millis(100);
 /// How long guards are waited for at the end. Removing probes takes some tens of milliseconds, and
 /// several hundred on a busy host; a guard that outlives fragscope is a zombie where nobody reaps.
 const FOR_GUARDS: Duration = Duration::from_secs(2);
