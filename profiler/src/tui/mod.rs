@@ -158,16 +158,24 @@ pub fn run(updates: &Receiver<Update>, effects: impl FnMut(Effect)) -> io::Resul
 
 /// The same for any program.
 fn play<P: Program>(
-    program: P,
+    mut program: P,
     updates: &Receiver<P::Update>,
     mut effects: impl FnMut(P::Effect),
 ) -> io::Result<()> {
-    match drive(program, updates, &mut effects) {
+    match drive(&mut program, updates, &mut effects) {
         Err(_) if terminal::gone() => {
             match P::CLOSED {
                 Some(effect) => effects(effect),
                 // The kernel sends it to the leader of a session alone, and at the same moment at best.
-                None => kill(getpid(), Signal::SIGHUP)?,
+                None => {
+                    kill(getpid(), Signal::SIGHUP)?;
+                    // A screen that is gone before that is heard would be one that the user left.
+                    while let Ok(update) = updates.recv() {
+                        if program.update(update).is_break() {
+                            break;
+                        }
+                    }
+                }
             }
             Ok(())
         }
@@ -180,7 +188,7 @@ fn is_ctrl_z(key: &KeyEvent) -> bool {
 }
 
 fn drive<P: Program>(
-    mut program: P,
+    program: &mut P,
     updates: &Receiver<P::Update>,
     effects: &mut impl FnMut(P::Effect),
 ) -> io::Result<()> {
