@@ -202,7 +202,9 @@ impl<'a> CandidateSet<'a> {
 
     /// Players at a time: one for each processor, if the memory is enough.
     fn players(&self) -> usize {
-        let each = self.program.summary().peak_live_bytes.max(1) * 2;
+        // What a recording claims may be anything.
+        let each = self.program.summary().peak_live_bytes.max(1);
+        let each = each.saturating_mul(2);
         let fit = self.limit(1) / each;
         cores()
             .min(usize::try_from(fit).unwrap_or(usize::MAX))
@@ -332,7 +334,7 @@ impl<'a> CandidateSet<'a> {
         let state = self.state();
         let to_play = |c: &&Candidate| c.same_as_now.is_none();
         let candidates = self.candidates.iter().filter(to_play).count();
-        let of = state.jobs * operations;
+        let of = state.jobs.saturating_mul(operations);
         let done = state.finished.iter().zip(&state.outcomes);
         let done = done.filter(|(runs, outcome)| **runs > 0 || outcome.failure.is_some());
         let done = done.count();

@@ -63,7 +63,7 @@ pub(crate) fn now_ns() -> u64 {
     if !memory::is_open() {
         return EPOCH_NS;
     }
-    EPOCH_NS + memory::control().now_ns.load(Ordering::Relaxed)
+    EPOCH_NS.saturating_add(memory::control().now_ns.load(Ordering::Relaxed))
 }
 
 /// Lets the time be `to_ns` of the program.

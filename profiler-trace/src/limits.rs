@@ -175,6 +175,16 @@ impl Incomplete {
             ..self
         }
     }
+
+    /// Both, of two files: where one met a limit, that one.
+    #[must_use]
+    pub fn and_of(self, other: &Self) -> Self {
+        let limit = self.limit.or(other.limit);
+        Self {
+            limit,
+            ..self.and(&other.why)
+        }
+    }
 }
 
 impl From<String> for Incomplete {
@@ -344,6 +354,17 @@ mod tests {
         assert_eq!(grows.allows(1 << 20), FLOOR + (200 << 20));
         assert_eq!(grows.allows(1 << 40), MOST_SIZE);
         assert_eq!(Bound::Given(7).allows(1 << 40), 7);
+    }
+
+    #[test]
+    fn of_two_files_both_are_said_and_the_limit_of_either() {
+        let of = |why: &str, limit| Incomplete {
+            why: why.to_owned(),
+            limit,
+        };
+        let limit = Limit::Size;
+        let both = of("a: cut off", None).and_of(&of("b: too large", Some(limit)));
+        assert_eq!(both, of("a: cut off; b: too large", Some(limit)));
     }
 
     #[test]

@@ -15,7 +15,7 @@ fn kind() -> impl Strategy<Value = EventKind> {
     // Few addresses, threads and processes, so that they meet.
     let addr = || (0..12u64).prop_map(|n| 0x1000 + n * 0x40);
     prop_oneof![
-        6 => (addr(), prop_oneof![Just(8u64), Just(1 << 20)], 0..3usize).prop_map(
+        6 => (addr(), prop_oneof![3 => Just(8u64), 3 => Just(1 << 20), 1 => Just(u64::MAX)], 0..3usize).prop_map(
             |(addr, bytes, by)| EventKind::Alloc {
                 addr,
                 bytes,
@@ -38,19 +38,34 @@ fn kind() -> impl Strategy<Value = EventKind> {
     ]
 }
 
+/// Sizes and times are what a file says.
+fn time_ns() -> impl Strategy<Value = u64> {
+    prop_oneof![20 => Just(0), 1 => Just(u64::MAX)]
+}
+
 fn item() -> impl Strategy<Value = Item> {
     prop_oneof![
-        20 => (0..8u32, kind()).prop_map(|(thread, kind)| Item::Event(Event {
-            time_ns: 0,
+        20 => (time_ns(), 0..8u32, kind()).prop_map(|(time_ns, thread, kind)| Item::Event(Event {
+            time_ns,
             thread,
             kind,
         })),
-        1 => (0..4u32).prop_map(|process| Item::Checkpoint(Checkpoint {
-            time_ns: 0,
+        1 => (time_ns(), 0..4u32).prop_map(|(time_ns, process)| Item::Checkpoint(Checkpoint {
+            time_ns,
             process,
             figures: Figures::default(),
         })),
     ]
+}
+
+fn seed_block((at, live, arena, is_huge): (u64, bool, u32, bool)) -> SeedBlock {
+    SeedBlock {
+        addr: 0x1000 + at * 0x40,
+        // A free one is filled with blocks, one by one.
+        bytes: if is_huge && live { u64::MAX } else { 8 },
+        arena,
+        live,
+    }
 }
 
 /// Plays as the player does, and says what no player could do.
@@ -118,15 +133,13 @@ impl Checker {
 
 proptest! {
     #[test]
-    fn programs_can_be_played(seed in vec((0..12u64, any::<bool>(), 0..3u32), 0..8), items in vec(item(), 0..200)) {
+    fn programs_can_be_played(
+        seed in vec((0..12u64, any::<bool>(), 0..3u32, any::<bool>()), 0..8),
+        items in vec(item(), 0..200),
+    ) {
         let mut compiler = Compiler::new(&TraceDescription::default());
         let mut ops = Vec::new();
-        let seed = seed.iter().map(|&(at, live, arena)| SeedBlock {
-            addr: 0x1000 + at * 0x40,
-            bytes: 8,
-            arena,
-            live,
-        });
+        let seed = seed.into_iter().map(seed_block);
         compiler.item(Item::Seed(seed.collect()), &mut ops).expect("a Vec has room");
         for item in items {
             compiler.item(item, &mut ops).expect("a Vec has room");

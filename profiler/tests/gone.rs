@@ -90,3 +90,22 @@ fn a_target_that_goes_at_the_start_ends_every_command_with_5_and_a_sentence() {
         }
     }
 }
+
+#[test]
+fn doctor_of_a_process_that_is_gone_ends_with_5() {
+    let mut target = short_lived("pass", Duration::ZERO);
+    let pid = target.id().to_string();
+    target.wait().expect("it ends");
+    let output = support::command(&["doctor", "--pid", &pid]).output();
+    let output = output.expect("it runs");
+    assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+}
+
+#[test]
+fn the_demo_starts_no_worker_where_there_is_no_screen() {
+    let output = support::command(&["demo"]).output().expect("it runs");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("must be a terminal"), "{said}");
+    assert!(!said.contains("starting a Python worker"), "{said}");
+}

@@ -343,6 +343,15 @@ fn what_can_be_read_of_a_damaged_trace_is_used_and_said() {
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(found["trace"]["trouble"].is_string(), "{}", found["trace"]);
     assert!(bytes(candidate(&found, "glibc"), "peak_bytes") > 190 * LARGE);
+    // That a candidate failed is no reason to be silent about it.
+    let output = replay(
+        &path,
+        &["--allocator", "glibc", "--allocator", "/nowhere.so"],
+    );
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("was not played"), "{said}");
+    assert!(said.contains("the recording is incomplete"), "{said}");
 }
 
 #[test]
@@ -378,4 +387,27 @@ fn a_folder_for_temporary_files_that_takes_nothing_is_named_with_what_to_do() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(text(&nowhere)), "{said}");
     assert!(said.contains("\nfix: make room in"), "{said}");
+}
+
+#[test]
+fn sizes_that_no_memory_has_are_played_as_far_as_they_can_be() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("calls.log");
+    let most = u64::MAX;
+    for calls in [
+        format!("1 1 malloc({most})=#3\n"),
+        format!("1 1 calloc({most},{most})=#3\n1 1 realloc(#3,{most})=#4\n"),
+        format!("1 1 malloc({most})=#3\n1 1 memalign(4096,{most})=#4\n2 2 valloc({most})=#5\n"),
+        format!("1 1 malloc({})=#3\n", most / 2 + 1),
+    ] {
+        std::fs::write(&path, &calls).expect("written");
+        let output = replay(&path, &["--allocator", "glibc", "--json"]);
+        let said = stderr(&output);
+        // What no allocator gives is the candidate's failure, and the report is there.
+        assert_eq!(output.status.code(), Some(1), "{calls}{said}");
+        assert!(said.contains("gave no memory for a block"), "{calls}{said}");
+        let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let failure = &candidate(&found, "glibc")["failure"];
+        assert!(failure.is_string(), "{calls}{failure}");
+    }
 }

@@ -388,23 +388,43 @@ fn a_full_disk_ends_the_saving_and_is_said() {
     let name = kept.name("fragsnap");
     let mut args = attach(&pid);
     args.extend(["-o", &name]);
-    let command = format!(
-        "trap '' XFSZ; ulimit -f 8; exec {} {}",
-        FRAGSCOPE,
-        args.join(" ")
-    );
-    let output = Command::new("bash")
-        .args(["-c", &command])
-        .output()
-        .expect("bash");
-    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    assert!(
-        stderr(&output).contains("not saved any more"),
-        "{}",
-        stderr(&output)
-    );
-    let kept = fs::metadata(kept.path("fragsnap"));
-    assert!(kept.expect("what was written stays").len() > 0);
+    let with_limit = |kib: u64| {
+        let args = args.join(" ");
+        let command = format!("trap '' XFSZ; ulimit -f {kib}; exec {FRAGSCOPE} {args}");
+        let output = Command::new("bash").args(["-c", &command]).output();
+        let output = output.expect("bash");
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("not saved any more"), "{said}");
+        said
+    };
+    // No walk has room: what was there before stays.
+    let path = kept.path("fragsnap");
+    let said = with_limit(1);
+    assert!(!said.contains("can be read"), "{said}");
+    assert!(!path.exists(), "{said}");
+    fs::write(&path, "before").expect("written");
+    with_limit(1);
+    assert_eq!(fs::read_to_string(&path).expect("read"), "before");
+    // One has.
+    printed(&["snapshot", "--pid", &pid, "-o", &name], 0);
+    let one = fs::metadata(&path).expect("a session").len();
+    let said = with_limit(one.div_ceil(1024) + 1);
+    let walks = said
+        .rsplit_once(" in it can be read")
+        .map(|(before, _)| before);
+    let (before, _) = walks
+        .and_then(|text| text.rsplit_once(" walk"))
+        .expect(&said);
+    let walks: u64 = before
+        .rsplit_once(' ')
+        .expect("a number")
+        .1
+        .parse()
+        .expect("a number");
+    assert!((1..=2).contains(&walks), "{said}");
+    let at = walks.to_string();
+    printed(&["export", &name, "--format", "json", "--at", &at], 6);
 }
 
 /// 24 MiB of bytes objects that a list holds, and what becomes of it.

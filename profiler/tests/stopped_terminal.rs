@@ -3,14 +3,15 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{FlowArg, tcflow};
-use profiler_testing::child::{KillOnDrop, wait_for_handler};
+use profiler_testing::child::{Child, KillOnDrop, wait_for_handler};
 use profiler_testing::wait::eventually;
 use support::{FRAGSCOPE, command, text};
 
@@ -138,4 +139,40 @@ fn a_key_of_the_terminal_reaches_the_recorded_command_once() {
         .write_all(b"\x03")
         .expect("it takes keys");
     assert_eq!(running.ends(), Some(3));
+}
+
+#[test]
+fn a_terminal_that_is_closed_is_no_key() {
+    let target = Child::python("import sys\nprint('ready', flush=True)\nsys.stdin.read()");
+    assert_eq!(target.first_line(), "ready");
+    let pid = target.pid().to_string();
+    let attach = ["attach", "--no-probes", "--pid", &pid];
+    // It is no controlling terminal: no signal comes of it.
+    for (args, by) in [
+        (&attach[..], "ended by the end of its terminal"),
+        (&["top"], "ended by SIGHUP"),
+    ] {
+        let terminal = openpty(None, None).expect("a terminal");
+        // Else fragscope keeps it open itself.
+        let own = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
+        fcntl(&terminal.master, own).expect("a descriptor");
+        let end = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
+        let child = Command::new(FRAGSCOPE)
+            .args(args)
+            .env("TERM", "xterm")
+            .stdin(end())
+            .stdout(end())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = KillOnDrop(child.expect("it runs"));
+        let mut master = std::fs::File::from(terminal.master);
+        let mut shown = [0; 1];
+        master.read_exact(&mut shown).expect("it draws");
+        drop((master, terminal.slave));
+        let mut said = String::new();
+        let errors = child.stderr.as_mut().expect("piped");
+        errors.read_to_string(&mut said).expect("text");
+        assert_eq!(child.ended().code(), Some(130), "{said}");
+        assert!(said.contains(by), "{said}");
+    }
 }

@@ -58,8 +58,21 @@ pub(super) struct Child {
     to_be_loaded: Option<Preload>,
     /// When its pipe was seen to be closed.
     closed_since: Option<Instant>,
+    /// Whether nobody wants to know what becomes of it, nor to wait for that.
+    is_cancelled: bool,
     /// What [`kernel_kills`] was when it was started.
     kernel_kills_before: u64,
+}
+
+/// Whether what a player does is still wanted. There may be thousands of processes to look at: it is asked
+/// before each.
+pub(super) type Wanted<'a> = dyn Fn() -> bool + 'a;
+
+fn still(wanted: &Wanted<'_>) -> Result<(), PlayError> {
+    match wanted() {
+        true => Ok(()),
+        false => Err(PlayError::Cancelled),
+    }
 }
 
 /// How many processes the kernel has ended for want of memory so far, of the host or of a control group;
@@ -96,6 +109,7 @@ impl Child {
             control,
             to_be_loaded: preload,
             closed_since: None,
+            is_cancelled: false,
             kernel_kills_before: kernel_kills(),
         };
         // It waits for an answer before it plays.
@@ -110,6 +124,11 @@ impl Child {
     /// Its number.
     pub(super) fn pid(&self) -> i32 {
         self.process.id() as i32
+    }
+
+    /// It is not wanted any more: its end is not waited for.
+    pub(super) fn cancel(&mut self) {
+        self.is_cancelled = true;
     }
 
     /// Its control block.
@@ -135,23 +154,33 @@ impl Child {
     ///
     /// `shared` is how much its own shared mappings may come to; the kernel does not distinguish them from
     /// those that an object has made to hide what it takes.
-    pub(super) fn has_more_than(&self, limit: u64, shared: u64) -> io::Result<bool> {
+    pub(super) fn has_more_than(
+        &self,
+        limit: u64,
+        shared: u64,
+        wanted: &Wanted<'_>,
+    ) -> Result<bool, PlayError> {
         let limit = limit.saturating_add(shared);
-        let pids = self.pids()?;
-        let sum = |of: fn(&Process) -> ProcResult<u64>| -> u64 {
-            let all = pids
-                .iter()
-                .map(|&pid| Process::new(pid).and_then(|one| of(&one)));
-            // One that has just ended has nothing.
-            all.map(|bytes| bytes.unwrap_or(0)).sum()
+        let pids = self.pids(wanted)?;
+        let sum = |of: fn(&Process) -> ProcResult<u64>| -> Result<u64, PlayError> {
+            pids.iter().try_fold(0u64, |sum, &pid| {
+                still(wanted)?;
+                // One that has just ended has nothing.
+                let bytes = Process::new(pid).and_then(|one| of(&one)).unwrap_or(0);
+                Ok(sum.saturating_add(bytes))
+            })
         };
-        Ok(sum(resident_bytes) > limit && (pids.len() == 1 || sum(proportional_bytes) > limit))
+        if sum(resident_bytes)? <= limit {
+            return Ok(false);
+        }
+        Ok(pids.len() == 1 || sum(proportional_bytes)? > limit)
     }
 
     /// What its processes do.
-    pub(super) fn activity(&self) -> io::Result<Activity> {
+    pub(super) fn activity(&self, wanted: &Wanted<'_>) -> Result<Activity, PlayError> {
         let mut all = Activity::default();
-        for pid in self.pids()? {
+        for pid in self.pids(wanted)? {
+            still(wanted)?;
             // One that has just ended does nothing.
             let Ok(process) = Process::new(pid) else {
                 continue;
@@ -171,7 +200,7 @@ impl Child {
     }
 
     /// Its processes that are there.
-    fn pids(&self) -> io::Result<Vec<i32>> {
+    fn pids(&self, wanted: &Wanted<'_>) -> Result<Vec<i32>, PlayError> {
         let mut pids: Vec<i32> = self
             .control
             .pids()?
@@ -182,12 +211,21 @@ impl Child {
         pids.push(self.pid());
         pids.sort_unstable();
         pids.dedup();
-        pids.retain(|&pid| self.has(pid));
-        Ok(pids)
+        let mut there = Vec::new();
+        for pid in pids {
+            still(wanted)?;
+            if self.has(pid) {
+                there.push(pid);
+            }
+        }
+        Ok(there)
     }
 
     /// Waits for a message for a while. A failure of the player is an error.
-    pub(super) fn receive(&mut self) -> Result<Option<PlayerMessage>, PlayError> {
+    pub(super) fn receive(
+        &mut self,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<PlayerMessage>, PlayError> {
         players().reap_adopted();
         let Some(messages) = &mut self.process.stdout else {
             return Err(PlayError::Io(io::ErrorKind::BrokenPipe.into()));
@@ -200,7 +238,7 @@ impl Child {
                     return Err(self.why_it_ended(status));
                 }
                 // One that failed said so before it ended.
-                let lost = self.lost()?.filter(|_| !self.has_sent());
+                let lost = self.lost(wanted)?.filter(|_| !self.has_sent());
                 return match lost {
                     Some(process) => {
                         Err(self.crashed(&format!("process {process} of the recording")))
@@ -255,8 +293,9 @@ impl Child {
 
     /// A process of the program, by its number there, that has ended before its part was played: the
     /// others would wait for it in vain.
-    fn lost(&self) -> io::Result<Option<u32>> {
+    fn lost(&self, wanted: &Wanted<'_>) -> Result<Option<u32>, PlayError> {
         for (process, pid) in self.control.pids()? {
+            still(wanted)?;
             // What leaves says so before it ends.
             if !self.has(pid) && self.control.pid(process)? == Some(pid) {
                 return Ok(Some(process));
@@ -356,13 +395,28 @@ impl Drop for Child {
         kill(own);
         // Where kernel calls are not restricted it may have left the group.
         let _ = self.process.kill();
-        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-        while waitid(Id::Pid(own), ended) == Err(Errno::EINTR) {}
-        // Until all were waited for the number is theirs, and after that until another one is started:
-        // none is while the last is waited for. Between two turns whoever ends all players has the lock.
-        wait_for_all_of(own, Instant::now() + KILLED_WITHIN, players);
-        players().has_ended(own);
+        // Gigabytes take their time to be torn down.
+        let is_waited_for = self.is_cancelled && {
+            let name = "player-end".to_owned();
+            let waits = thread::Builder::new()
+                .name(name)
+                .spawn(move || wait_for_end(own));
+            waits.is_ok()
+        };
+        if !is_waited_for {
+            wait_for_end(own);
+        }
     }
+}
+
+/// Waits for the end of a player that was killed.
+fn wait_for_end(player: Pid) {
+    let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    while waitid(Id::Pid(player), ended) == Err(Errno::EINTR) {}
+    // Until all were waited for the number is theirs, and after that until another one is started:
+    // none is while the last is waited for. Between two turns whoever ends all players has the lock.
+    wait_for_all_of(player, Instant::now() + KILLED_WITHIN, players);
+    players().has_ended(player);
 }
 
 /// How a player is executed, and what it may have then.

@@ -225,8 +225,15 @@ pub fn play_along(
     let mut measurements = Measurements::default();
     let mut calls = None;
     loop {
-        let message = child.receive()?;
-        watch.check(&child, message.is_none())?;
+        let received = child.receive(&|| watch.is_wanted());
+        let checked = received.and_then(|message| {
+            watch.check(&child, message.is_none())?;
+            Ok(message)
+        });
+        if matches!(checked, Err(PlayError::Cancelled)) {
+            child.cancel();
+        }
+        let message = checked?;
         match message {
             // The failure is an error of receiving it.
             None | Some(PlayerMessage::Failure) => {}

@@ -45,17 +45,19 @@ impl<'a> Watch<'a> {
         }
         self.checked = Instant::now();
         let played = child.control().played()?;
+        let wanted = || (self.progress)(played);
+        // Before what takes its time where there are many processes.
+        if !wanted() {
+            return Err(PlayError::Cancelled);
+        }
         if played == self.played {
-            self.idle.observe(self.checked, child.activity()?);
+            self.idle.observe(self.checked, child.activity(&wanted)?);
         } else {
             self.played = played;
             self.idle.end(self.checked);
         }
-        if !(self.progress)(played) {
-            return Err(PlayError::Cancelled);
-        }
         if let Some(limit_bytes) = self.setup.memory_limit
-            && child.has_more_than(limit_bytes, self.program.shared_bytes())?
+            && child.has_more_than(limit_bytes, self.program.shared_bytes(), &wanted)?
         {
             return Err(PlayError::TooLarge { limit_bytes });
         }
@@ -66,6 +68,11 @@ impl<'a> Watch<'a> {
             return Err(PlayError::Hung { played, of });
         }
         Ok(())
+    }
+
+    /// Whether the player is still wanted.
+    pub(super) fn is_wanted(&self) -> bool {
+        (self.progress)(self.played)
     }
 
     /// A player at a checkpoint has made progress, and waits for fragscope.

@@ -104,6 +104,11 @@ impl StopGuard {
         self.guard.is_alive()
     }
 
+    /// Ends it at once, and with it what it may hold: nobody waits for one that does not end by itself.
+    pub(super) fn kill(&mut self) {
+        self.guard.kill();
+    }
+
     /// How the stop goes.
     pub(super) fn progress(&self) -> Arc<Shared<Progress>> {
         Arc::clone(&self.progress)

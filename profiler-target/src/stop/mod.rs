@@ -277,7 +277,8 @@ impl StopGuards {
 }
 
 /// Stops all threads, which must succeed within `limit`, for at most `longest`. It takes no longer than
-/// `limit`, [`GRACE`] and [`GUARD_TIMEOUT`] together, whatever becomes of guards.
+/// `limit`, [`GRACE`] and [`GUARD_TIMEOUT`] together, whatever becomes of guards; a guard that is killed and
+/// does not end, as one that is frozen, is waited for for a second more.
 pub(super) fn stop(
     dir: &Arc<ProcDir>,
     guards: &Arc<StopGuards>,
@@ -348,8 +349,13 @@ fn stop_once(
         }
         // The guard is no ancestor of the target, which Yama may ask for; this process may be.
         Err(StopError::NotPermitted) if !are_over() => {}
-        Err(error) => return Err(error),
+        Err(error) => {
+            guard.kill();
+            return Err(error);
+        }
     }
+    // It ends by itself, but one that somebody suspended would be waited for.
+    guard.kill();
     let progress = Arc::new(Shared::zeroed()?);
     let (thread, threads) = StopThread::start(dir, &progress, limit, longest)?;
     Ok(stopped(threads, progress, Holder::Thread(thread)))

@@ -53,7 +53,8 @@ pub fn settle(
 ) -> io::Result<()> {
     let threads = &threads[..threads.len().min(MOST_THREADS)];
     for step in 1..=STEPS {
-        sink.push(op(OpCode::CLOCK, since_ns + step * STEP_NS, 0))?;
+        let clock_ns = since_ns.saturating_add(step * STEP_NS);
+        sink.push(op(OpCode::CLOCK, clock_ns, 0))?;
         for thread in threads {
             sink.push(op(OpCode::SWITCH, 0, *thread))?;
             for _ in 0..BLOCKS {
@@ -72,4 +73,19 @@ pub fn settle(
         }
     }
     sink.push(op(OpCode::SWITCH, 0, next)).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_a_file_claims_cannot_overflow() {
+        let mut ops: Vec<Op> = Vec::new();
+        settle(&[0], 0, u64::MAX - STEP_NS, 0, &mut ops).expect("a Vec has room");
+        let times = ops.iter().filter(|op| op.code == OpCode::CLOCK);
+        let times: Vec<u64> = times.map(|op| op.value).collect();
+        assert_eq!(times.len() as u64, STEPS);
+        assert_eq!(times.last(), Some(&u64::MAX));
+    }
 }

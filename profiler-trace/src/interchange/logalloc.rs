@@ -29,6 +29,28 @@ struct Call<'a> {
     name: &'a str,
     arguments: Vec<u64>,
     result: Option<u64>,
+    /// Whether something else follows the arguments.
+    is_odd: bool,
+}
+
+/// How many arguments a call has, and whether it has a result; `None` for one that is not of malloc's family.
+fn form(name: &str) -> Option<(usize, bool)> {
+    Some(match name {
+        "malloc" | "valloc" => (1, true),
+        "calloc" | "posix_memalign" | "aligned_alloc" | "memalign" | "realloc" => (2, true),
+        "free" => (1, false),
+        _ => return None,
+    })
+}
+
+impl Call<'_> {
+    /// Whether it says all that a call of its name has to. Others change no heap.
+    fn is_whole(&self) -> bool {
+        form(self.name).is_none_or(|(arguments, has_result)| {
+            let has_all = self.arguments.len() >= arguments;
+            has_all && !self.is_odd && (self.result.is_some() || !has_result)
+        })
+    }
 }
 
 fn call(line: &str) -> Option<Call<'_>> {
@@ -41,16 +63,18 @@ fn call(line: &str) -> Option<Call<'_>> {
         [process, name] => (process.parse().ok()?, 0, *name),
         _ => return None,
     };
+    let after = after.trim();
     let arguments = arguments.split(',').filter(|text| !text.trim().is_empty());
     Some(Call {
         process,
         thread,
         name,
         arguments: arguments.map(number).collect::<Option<_>>()?,
-        result: match after.trim().strip_prefix('=') {
+        result: match after.strip_prefix('=') {
             Some(text) => Some(number(text)?),
             None => None,
         },
+        is_odd: !after.is_empty() && !after.starts_with('='),
     })
 }
 
@@ -144,8 +168,8 @@ impl EventSource for Logalloc {
             }
             let line = self.lines.take();
             match call(&line) {
-                Some(call) => self.take(&call),
-                None => self.skipped += u64::from(!line.is_empty()),
+                Some(call) if call.is_whole() => self.take(&call),
+                _ => self.skipped += u64::from(!line.is_empty()),
             }
             self.lines.give_back(line);
         }

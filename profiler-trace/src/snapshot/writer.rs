@@ -42,6 +42,11 @@ impl<W: Write> Writer<W> {
         self.record(kind::WALK, sample)
     }
 
+    /// The output.
+    pub fn output(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// Writes what was observed beside the last walk. What is observed later of the same walk takes
     /// its place, but for the points, which are added.
     ///

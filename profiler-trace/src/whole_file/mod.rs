@@ -139,6 +139,16 @@ pub enum WriteError {
         /// The process, where it can be seen from here.
         pid: Option<i32>,
     },
+    /// A file that grows ends before its end; what was written of it stays.
+    #[error("cannot write to {}: {source}; {kept}", visible(path.display()))]
+    Cut {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+        /// What can be used of it, in words.
+        kept: String,
+    },
     /// The kernel refused.
     #[error("cannot write {}: {source}{}", visible(path.display()), meaning(source))]
     Io {
@@ -154,6 +164,14 @@ impl WriteError {
         Self::Io {
             path: path.to_owned(),
             source,
+        }
+    }
+
+    /// For who writes by [`Write`]: what the kernel said, where that is why.
+    pub fn into_io(self) -> io::Error {
+        match self {
+            Self::Io { source, .. } => source,
+            other => io::Error::other(other),
         }
     }
 }
@@ -424,6 +442,15 @@ impl Output {
         Ok(())
     }
 
+    /// Puts it into its place before it is finished: from now on it grows there, and what was written stays,
+    /// whatever ends the process. Until then what was there before is as it was.
+    ///
+    /// # Errors
+    /// When something else lies in its place now.
+    pub fn appear(&mut self) -> Result<(), WriteError> {
+        self.put_in_place()
+    }
+
     fn put_in_place(&mut self) -> Result<(), WriteError> {
         if self.draft.state == State::Placed {
             return Ok(());
@@ -491,10 +518,7 @@ impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.draft.file.write(bytes)?;
         if self.grows && written > 0 && self.draft.state != State::Placed {
-            self.put_in_place().map_err(|error| match error {
-                WriteError::Io { source, .. } => source,
-                other => io::Error::other(other),
-            })?;
+            self.put_in_place().map_err(WriteError::into_io)?;
         }
         Ok(written)
     }

@@ -160,6 +160,29 @@ fn trace(events: &[Event]) -> Vec<u8> {
 }
 
 #[test]
+fn calls_of_logalloc_that_lack_something_are_missed() {
+    let whole = "1 1 malloc(8)=#1\n1 1 jemalloc_stats()\n1 1 free(#1)\n";
+    let reads = |line: &str| {
+        let text = format!("{whole}{line}");
+        let mut source = open_bytes(text.as_bytes()).expect("it is logalloc's");
+        while source.next_item().expect("it is read on").is_some() {}
+        source.is_complete()
+    };
+    assert!(reads(""));
+    for line in [
+        "1 1 memalign(1,100) #0\n",
+        "1 1 malloc(8)\n",
+        "1 1 malloc()=#2\n",
+        "1 1 calloc(8)=#2\n",
+        "1 1 realloc(#1)=#2\n",
+        "1 1 free()\n",
+        "1 1 free(#1) and more\n",
+    ] {
+        assert!(!reads(line), "{line}");
+    }
+}
+
+#[test]
 fn a_trace_comes_back_through_logalloc_but_for_its_times() {
     let kinds = [
         (

@@ -124,6 +124,12 @@ impl Advice {
             ErrorKind::Aggregated => "record with memray without --aggregate".into(),
             ErrorKind::Limit(limit) => format!("{} raises the limit", flag_of(*limit)),
             ErrorKind::Allocator(problem) => on_allocator(*problem),
+            // Its root is not the host's, whose directories belong to nobody there.
+            ErrorKind::NoRuntimeDir { .. } if !host::is_real_root_namespace() => {
+                "run fragscope outside of this user namespace, where the directories on the way belong to \
+                 users that it does not know"
+                    .into()
+            }
             ErrorKind::NoRuntimeDir { root: true } => {
                 "make one of them a directory that only root can write to".into()
             }

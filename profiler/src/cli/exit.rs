@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use profiler_target::{CoreProblem, ErrorKind};
 
 use crate::session::Ending;
-use crate::session::doctor::{Check, Grade};
+use crate::session::doctor::{Check, Fix, Grade};
 
 /// How the command ended.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -63,9 +63,17 @@ impl Exit {
         }
     }
 
-    /// The code for what `doctor` found: an error when anything is missing.
+    /// The code for what `doctor` found: an error when anything is missing, and that of a target that is gone
+    /// when it is that.
     pub(super) fn of_checks(checks: &[Check]) -> Self {
-        if checks.iter().any(|check| check.ok == Grade::Missing) {
+        let mut missing = checks.iter().filter(|check| check.ok == Grade::Missing);
+        let is_gone = |check: &Check| {
+            let gone = Fix::Of(ErrorKind::NoSuchProcess);
+            check.fix == Some(gone) || check.fix == Some(Fix::Of(ErrorKind::TargetGone))
+        };
+        if missing.clone().any(is_gone) {
+            Self::TargetGone
+        } else if missing.next().is_some() {
             Self::Error
         } else {
             Self::Done

@@ -64,7 +64,10 @@ pub fn main() -> ExitCode {
     }
     let code = run_and_report(&line.command);
     // A session that a signal ended leaves them to us.
-    profiler_lab::play::end_players(FOR_PLAYERS);
+    profiler_lab::play::end_players(match code == Exit::Interrupted.into() {
+        true => FOR_CANCELLED,
+        false => FOR_PLAYERS,
+    });
     for guard in profiler_target::end_guards(FOR_GUARDS) {
         say::line(format_args!(
             "fragscope: process {guard}, which gives back what was done to the target, does not end: \
@@ -97,6 +100,9 @@ fn help(shown: &clap::Error) -> ExitCode {
 /// How long players are waited for at the end: they were killed, and need milliseconds, but for those of
 /// the lowest priority on a busy host; one that outlives fragscope is a zombie where nobody reaps.
 const FOR_PLAYERS: Duration = Duration::from_secs(1);
+/// The same after a signal, which is to be answered within 200 ms: the memory of large ones is torn down when
+/// fragscope is gone.
+const FOR_CANCELLED: Duration = Duration::from_millis(100);
 /// How long guards are waited for at the end. Removing probes takes some tens of milliseconds, and
 /// several hundred on a busy host; a guard that outlives fragscope is a zombie where nobody reaps.
 const FOR_GUARDS: Duration = Duration::from_secs(2);
@@ -236,9 +242,10 @@ fn snapshot(
 ) -> Result<Exit, Failure> {
     let taken = session::snapshot(options)?;
     unless_closed(print(&taken.view))?;
+    // Also where an output fails.
+    let exit = whole_snapshot(taken.missing_bytes, taken.interrupted, advice);
     taken.saved.map_err(SessionError::from)?;
-    let interrupted = taken.interrupted;
-    Ok(whole_snapshot(taken.missing_bytes, interrupted, advice))
+    Ok(exit)
 }
 
 fn explain(args: &ExplainArgs, advice: &Advice) -> Result<Exit, Failure> {
@@ -278,10 +285,16 @@ fn replay(args: &ReplayArgs, advice: &Advice) -> Result<Exit, Failure> {
     if let Some(kind) = &report.trace.not_loaded {
         advice.print(kind);
     }
-    Ok(match &report.trace.trouble {
-        _ if report.interrupted => Exit::Interrupted,
-        _ if failed_to_play(&report, args.chooses(), advice) => Exit::Error,
-        Some(incomplete) => not_whole("recording", incomplete, advice),
+    if report.interrupted {
+        return Ok(Exit::Interrupted);
+    }
+    // Both are said, and the graver one is the code.
+    let has_failed = failed_to_play(&report, args.chooses(), advice);
+    let trouble = report.trace.trouble.as_ref();
+    let incomplete = trouble.map(|incomplete| not_whole("recording", incomplete, advice));
+    Ok(match incomplete {
+        _ if has_failed => Exit::Error,
+        Some(exit) => exit,
         None if report.trace.lacks_events() => Exit::NotWhole,
         None => Exit::Done,
     })

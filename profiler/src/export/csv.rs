@@ -1,5 +1,7 @@
 //! A view as one tidy table: one figure a row.
 
+use std::borrow::Cow;
+
 use csv::Writer;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost};
 use profiler_core::columns::Column;
@@ -180,6 +182,16 @@ struct Rows {
     pid: String,
 }
 
+/// Text that is no formula to a spreadsheet, with an apostrophe where it would be one: names are a target's.
+/// Numbers stay as they are.
+fn no_formula(text: &str) -> Cow<'_, str> {
+    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    match is_formula && text.parse::<f64>().is_err() {
+        true => format!("'{text}").into(),
+        false => text.into(),
+    }
+}
+
 /// A figure of a view by its field, with its unit; without a value it is unknown.
 type Field<'a> = (&'a str, Unit, Option<Value>);
 
@@ -196,8 +208,8 @@ impl Rows {
             &*self.taken_at,
             &*self.pid,
             table,
-            allocator,
-            item,
+            &*no_formula(allocator),
+            &*no_formula(item),
             field,
             &*value,
             unit.symbol(),
@@ -285,4 +297,19 @@ fn activity_rows(rows: &mut Rows, activity: &Activity) -> Result<(), csv::Error>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::no_formula;
+
+    #[test]
+    fn foreign_names_are_no_formulas() {
+        for name in ["=1+1", "+a", "-a", "@SUM(A1)", "\tx", "\rx"] {
+            assert_eq!(no_formula(name), format!("'{name}"));
+        }
+        for name in ["", "dict", "a=b", "-5", "+1e3", "0-25"] {
+            assert_eq!(no_formula(name), name);
+        }
+    }
 }

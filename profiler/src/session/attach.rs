@@ -13,6 +13,7 @@ use super::front::Front;
 use super::options::AttachOptions;
 use super::outputs::Outputs;
 use super::saved::Recorder;
+use super::screen::CLOSED;
 use super::signals::Signals;
 use super::worker::SessionWorker;
 use super::{Ending, SessionError};
@@ -172,6 +173,7 @@ impl Watch<'_> {
         let is_gone = self.last.as_ref().is_some_and(|view| view.ended.is_some());
         match request {
             Effect::Quit => return Some(Ending::Done),
+            Effect::Closed => return Some(Ending::Interrupted(CLOSED)),
             Effect::Interrupt => return Some(Ending::Interrupted("Ctrl-C")),
             Effect::Walk if is_gone => {
                 let why = "the target is gone: there is nothing left to walk";

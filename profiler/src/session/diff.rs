@@ -47,7 +47,10 @@ pub struct Compared {
 impl Compared {
     /// Why not all of the two files could be read.
     pub fn trouble(self) -> Option<Incomplete> {
-        self.before.trouble.or(self.after.trouble)
+        match (self.before.trouble, self.after.trouble) {
+            (Some(before), Some(after)) => Some(before.and_of(&after)),
+            (before, after) => before.or(after),
+        }
     }
 }
 

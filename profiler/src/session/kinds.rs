@@ -26,7 +26,7 @@ pub(crate) fn of_write(error: &WriteError) -> ErrorKind {
             OutputProblem::NamedTwice
         }
         WriteError::InUse { .. } => OutputProblem::InUse,
-        WriteError::Io { source, .. } => return of_output(source),
+        WriteError::Io { source, .. } | WriteError::Cut { source, .. } => return of_output(source),
     };
     ErrorKind::Output(problem)
 }

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::tui::{self, Effect, Leave, Update};
 
+/// By what a session ends whose terminal was closed.
+pub(super) const CLOSED: &str = "the end of its terminal";
+
 /// How long the end of a session waits for who draws or reads. The screen looks for what is new each 50 ms,
 /// and takes longer only where the terminal takes nothing in.
 const AT_LEISURE: Duration = Duration::from_secs(1);

@@ -30,6 +30,8 @@ pub(super) enum Message {
 pub enum Effect {
     /// Leave.
     Quit,
+    /// Leave: the terminal was closed.
+    Closed,
     /// Leave, by Ctrl-C.
     Interrupt,
     /// Walk the heap at once.

@@ -19,6 +19,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::getpid;
 use profiler_core::view::View;
 use ratatui::Frame;
 use signal_hook::consts::SIGTSTP;
@@ -47,8 +49,8 @@ trait Program {
     type Update;
     /// What the user wants.
     type Effect: Copy;
-    /// The user's interrupt.
-    const INTERRUPT: Self::Effect;
+    /// That the terminal was closed, for who does not learn it by the signal that this means (SIGHUP).
+    const CLOSED: Option<Self::Effect>;
     /// Takes in something new; whether the screen is to be left.
     fn update(&mut self, update: Self::Update) -> ControlFlow<()>;
     /// The terminal has another size.
@@ -64,7 +66,7 @@ trait Program {
 impl Program for App {
     type Update = Update;
     type Effect = Effect;
-    const INTERRUPT: Effect = Effect::Interrupt;
+    const CLOSED: Option<Effect> = Some(Effect::Closed);
 
     fn update(&mut self, update: Update) -> ControlFlow<()> {
         let message = match update {
@@ -146,7 +148,7 @@ const KEY_POLL: Duration = Duration::from_millis(50);
 const KEYS_WAIT: Duration = Duration::from_millis(1);
 
 /// Draws until the user quits or the session says so. `effects` hears what the user wants. A
-/// terminal that is closed counts as the user's interrupt.
+/// terminal that is closed is one of these.
 ///
 /// # Errors
 /// When the terminal fails. It is restored on every way out, panics included.
@@ -156,13 +158,25 @@ pub fn run(updates: &Receiver<Update>, effects: impl FnMut(Effect)) -> io::Resul
 
 /// The same for any program.
 fn play<P: Program>(
-    program: P,
+    mut program: P,
     updates: &Receiver<P::Update>,
     mut effects: impl FnMut(P::Effect),
 ) -> io::Result<()> {
-    match drive(program, updates, &mut effects) {
+    match drive(&mut program, updates, &mut effects) {
         Err(_) if terminal::gone() => {
-            effects(P::INTERRUPT);
+            match P::CLOSED {
+                Some(effect) => effects(effect),
+                // The kernel sends it to the leader of a session alone, and at the same moment at best.
+                None => {
+                    kill(getpid(), Signal::SIGHUP)?;
+                    // A screen that is gone before that is heard would be one that the user left.
+                    while let Ok(update) = updates.recv() {
+                        if program.update(update).is_break() {
+                            break;
+                        }
+                    }
+                }
+            }
             Ok(())
         }
         other => other,
@@ -174,7 +188,7 @@ fn is_ctrl_z(key: &KeyEvent) -> bool {
 }
 
 fn drive<P: Program>(
-    mut program: P,
+    program: &mut P,
     updates: &Receiver<P::Update>,
     effects: &mut impl FnMut(P::Effect),
 ) -> io::Result<()> {

@@ -10,6 +10,7 @@ use super::options::AttachOptions;
 use super::signals::Signals;
 use super::{Ending, SessionError};
 use crate::say;
+use crate::tui;
 
 /// The worker: standard library only, deterministic.
 const WORKER: &str = include_str!("worker.py");
@@ -19,6 +20,10 @@ const WORKER: &str = include_str!("worker.py");
 /// # Errors
 /// When there is no `python3`, the worker does not start, or attaching fails.
 pub fn run(options: &AttachOptions) -> Result<Ending, SessionError> {
+    if !options.headless && !options.json {
+        // Before seconds are spent on a worker that nobody will see.
+        tui::supported()?;
+    }
     say::line("starting a Python worker that fragments its heap; this takes some seconds");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -321,21 +321,37 @@ impl<O: Output> ProbedRecording<O> {
         let unknown_frees = left_out.unknown_frees;
         // A calibration on a busy machine says too much: more than all it cannot have been.
         let spent_ns = used_ns.map_or(cost.spent_ns, |used| cost.spent_ns.min(used));
-        let each = spent_ns / events.max(1) as f64;
-        let of_its_time = used_ns.map_or(String::new(), |used| {
-            let part = spent_ns / used * 100.0;
-            format!(", {part:.0} % of its processor time meanwhile")
-        });
+        let cost = price(events, spent_ns, used_ns);
         let left_out = match unknown_frees {
             0 => String::new(),
             1 => "; 1 free of a block that was not known was left out".to_owned(),
             _ => format!("; {unknown_frees} frees of blocks that were not known were left out"),
         };
-        self.output_mut().say(&format!(
-            "the probes took {each:.0} ns of the target per event{of_its_time}{left_out}"
-        ));
+        self.output_mut().say(&format!("{cost}{left_out}"));
         Ok(self.recorder.finish()?.finish()?)
     }
+}
+
+/// Of fewer events it is not said what each took: what is not theirs makes the most of it.
+const FEWEST_PRICED: u64 = 1000;
+
+/// What the probes took of the target, in words, by its events and its processor time meanwhile.
+fn price(events: u64, spent_ns: f64, used_ns: Option<f64>) -> String {
+    if events < FEWEST_PRICED {
+        return match events {
+            0 => "the probes saw no event".to_owned(),
+            _ => format!(
+                "with fewer than {FEWEST_PRICED} events ({events}) it is not known what the probes took of the \
+                 target for each"
+            ),
+        };
+    }
+    let each = spent_ns / events as f64;
+    let of_its_time = used_ns.map_or(String::new(), |used| {
+        let part = spent_ns / used * 100.0;
+        format!(", {part:.0} % of its processor time meanwhile")
+    });
+    format!("the probes took {each:.0} ns of the target per event{of_its_time}")
 }
 
 /// What the probes give while a sample is taken: of its attempts, which may be several, it is known only
@@ -403,4 +419,21 @@ impl<'a> Meanwhile<'a> {
 /// The process's number, as events have it.
 fn source_number(target: &Target) -> u64 {
     u64::from(target.pid().cast_unsigned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::price;
+
+    #[test]
+    fn a_price_per_event_needs_events() {
+        let spent = 1_022_352_264.0;
+        assert_eq!(price(0, spent, Some(2e9)), "the probes saw no event");
+        assert!(price(999, spent, None).starts_with("with fewer than 1000 events (999)"));
+        let said = price(1_000_000, spent, Some(2e9));
+        assert_eq!(
+            said,
+            "the probes took 1022 ns of the target per event, 51 % of its processor time meanwhile"
+        );
+    }
 }

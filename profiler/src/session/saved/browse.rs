@@ -16,7 +16,7 @@ use profiler_trace::snapshot::{Censuses, Observation, ReadError, Reader, Record}
 use super::{SavedError, SavedOptions};
 use crate::session::history::History;
 use crate::session::outputs::Outputs;
-use crate::session::screen::Screen;
+use crate::session::screen::{CLOSED, Screen};
 use crate::session::{Ending, interrupt};
 use crate::tui::{self, Cursor, Effect, Update};
 use profiler_target::open_regular;
@@ -80,6 +80,7 @@ fn browse(
             Err(RecvTimeoutError::Timeout) => {}
             // The screen is gone, and says why when it is closed.
             Err(RecvTimeoutError::Disconnected) | Ok(Effect::Quit) => return Ending::Done,
+            Ok(Effect::Closed) => return Ending::Interrupted(CLOSED),
             Ok(Effect::Interrupt) => return Ending::Interrupted("Ctrl-C"),
             Ok(Effect::Show(index)) => {
                 let (found, unreadable) = session.nearest(index, shown.index);

@@ -30,6 +30,8 @@ struct State {
 #[derive(Debug)]
 struct SavedFile {
     place: Place,
+    /// Walks that can be read in it, whatever comes.
+    walks: u64,
     progress: Progress,
 }
 
@@ -48,6 +50,7 @@ impl Recorder {
     pub(crate) fn new(places: &[Place]) -> Self {
         let file = |place: &Place| SavedFile {
             place: place.clone(),
+            walks: 0,
             progress: Progress::NotBegun,
         };
         Self(Arc::new(Mutex::new(State {
@@ -80,10 +83,7 @@ impl Recorder {
         let observation = state.observation(view);
         state.last_walk_ns = Some(sample.taken_at_ns);
         for file in &mut state.files {
-            file.write(|writer| {
-                writer.walk(sample)?;
-                writer.observe(&observation)
-            });
+            file.walk(sample, &observation);
         }
     }
 
@@ -133,6 +133,18 @@ impl State {
 }
 
 impl SavedFile {
+    fn walk(&mut self, sample: &Sample, observation: &Observation) {
+        self.write(|writer| {
+            writer.walk(sample)?;
+            // A file without a walk is of no use, and what lies in its place may be.
+            writer.output().appear().map_err(WriteError::into_io)
+        });
+        if matches!(self.progress, Progress::Growing(_)) {
+            self.walks += 1;
+        }
+        self.write(|writer| writer.observe(observation));
+    }
+
     fn write(&mut self, write: impl FnOnce(&mut Writer<Output>) -> io::Result<()>) {
         if matches!(self.progress, Progress::NotBegun) {
             self.progress = match self.begin() {
@@ -148,7 +160,7 @@ impl SavedFile {
     }
 
     fn begin(&self) -> Result<Writer<Output>, WriteError> {
-        let output = self.place.begin_growing()?;
+        let output = self.place.begin()?;
         Writer::new(output).map_err(|source| self.failed(source))
     }
 
@@ -162,7 +174,8 @@ impl SavedFile {
             Progress::Growing(writer) => {
                 let output = writer.finish().map_err(|source| self.failed(source))?;
                 if !in_haste {
-                    output.finish()?;
+                    let finished = output.finish();
+                    finished.map_err(|error| self.failed(error.into_io()))?;
                 }
             }
         }
@@ -171,10 +184,13 @@ impl SavedFile {
     }
 
     fn failed(&self, source: io::Error) -> WriteError {
-        WriteError::Io {
-            path: self.place.path().to_owned(),
-            source,
-        }
+        let path = self.place.path().to_owned();
+        let kept = match self.walks {
+            0 => return WriteError::Io { path, source },
+            1 => "1 walk in it can be read".to_owned(),
+            walks => format!("{walks} walks in it can be read"),
+        };
+        WriteError::Cut { path, source, kept }
     }
 }
 

@@ -50,7 +50,7 @@ pub enum Effect {
 impl Program for App {
     type Update = Update;
     type Effect = Effect;
-    const INTERRUPT: Effect = Effect::Interrupt;
+    const CLOSED: Option<Effect> = None;
 
     fn update(&mut self, new: Update) -> ControlFlow<()> {
         let message = match new {
