@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(titles(80), "PID RSS PSS LIVE FRAG TRIM GROWTH VERDICT");
         assert_eq!(
             titles(120),
-            "PID RSS PSS USS SWAP LIVE FRAG FREE TRIM GROWTH WALKED VERDICT"
+            "PID RSS PSS USS SWAP LIVE FRAG FREE TRIM GROWTH LIMIT WALKED VERDICT"
         );
         assert_eq!(titles(0), "PID");
         assert_eq!(fitting(200).len(), COLUMNS.len());

@@ -90,9 +90,11 @@ fn a_guard_leaves_the_groups_that_keep_it_from_running() {
     let mut line = String::new();
     let out = attached.stdout.take().expect("piped");
     BufReader::new(out).read_line(&mut line).expect("a line");
-    let children = format!("/proc/{0}/task/{0}/children", attached.id());
-    let guards: Vec<String> = fs::read_to_string(children)
-        .expect("it runs")
+    // Any of its threads may have forked it.
+    let tasks = fs::read_dir(format!("/proc/{}/task", attached.id())).expect("it runs");
+    let children = tasks.flatten().map(|task| task.path().join("children"));
+    let children: String = children.flat_map(fs::read_to_string).collect();
+    let guards: Vec<String> = children
         .split_whitespace()
         .filter(|pid| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
