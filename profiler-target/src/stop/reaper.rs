@@ -7,6 +7,7 @@
 
 use std::mem::zeroed;
 use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{
@@ -32,14 +33,21 @@ pub(super) struct Reaper {
     timer: Option<Timer>,
     before: SigSet,
     /// The timer's value points to it.
-    _task: Box<Task>,
+    task: Box<Task>,
 }
 
 /// What the handler goes by.
 struct Task {
     process: libc::pid_t,
     deadline: Instant,
+    /// The threads that are traced, as many as are [counted](Self::count).
+    threads: Vec<AtomicI32>,
+    count: AtomicUsize,
 }
+
+/// So many threads are looked at in the handler at most: as many as a process has where the kernel's limit is
+/// what it is by default (`PID_MAX_DEFAULT`).
+const MOST_THREADS: usize = 32_768;
 
 impl Reaper {
     /// For the tracer of the process with this number, which is this OS thread.
@@ -47,7 +55,12 @@ impl Reaper {
     /// # Errors
     /// When the kernel has no timer left.
     pub(super) fn start(process: i32, deadline: Instant) -> nix::Result<Self> {
-        let task = Box::new(Task { process, deadline });
+        let task = Box::new(Task {
+            process,
+            deadline,
+            threads: (0..MOST_THREADS).map(|_| AtomicI32::new(0)).collect(),
+            count: AtomicUsize::new(0),
+        });
         let flags = SaFlags::SA_SIGINFO | SaFlags::SA_RESTART;
         let action = SigAction::new(SigHandler::SigAction(woken), flags, SigSet::empty());
         // SAFETY: the handler makes system calls alone.
@@ -66,9 +79,19 @@ impl Reaper {
         let reaper = Self {
             timer: Some(timer),
             before,
-            _task: task,
+            task,
         };
         started.map(|()| reaper)
+    }
+
+    /// From now on it takes note of the death of this thread, which is about to be traced.
+    pub(super) fn watch(&self, tid: i32) {
+        let count = self.task.count.load(Ordering::Relaxed);
+        if let Some(place) = self.task.threads.get(count) {
+            place.store(tid, Ordering::Relaxed);
+            // The handler runs on this OS thread.
+            self.task.count.store(count + 1, Ordering::Release);
+        }
     }
 }
 
@@ -94,7 +117,7 @@ extern "C" fn woken(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let before = unsafe { *errno };
-    reap_all(task.process);
+    reap_all(task);
     if Instant::now() >= task.deadline {
         detach_all();
     }
@@ -102,20 +125,22 @@ extern "C" fn woken(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_
     unsafe { *errno = before };
 }
 
-/// Takes note of all dead threads that this OS thread traces, but for the first of a process: others wait for
-/// that one, too, and it is reported after all others of its process alone.
-fn reap_all(process: libc::pid_t) {
-    while let Some((tid, _)) = changed(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT) {
-        if tid == process || !reap(tid) {
-            return;
+/// Takes note of all dead threads among these, but for the first of a process: others wait for that one, too, and
+/// it is reported after all others of its process alone.
+fn reap_all(task: &Task) {
+    let count = task.count.load(Ordering::Acquire);
+    for thread in task.threads.iter().take(count) {
+        let tid = thread.load(Ordering::Relaxed);
+        if tid != task.process {
+            reap(tid);
         }
     }
 }
 
 /// Lets every thread run on that this OS thread traces and that stands.
 fn detach_all() {
-    while let Some((tid, signal)) = changed(libc::P_ALL, 0, libc::WSTOPPED | libc::WNOWAIT) {
-        if !detach(tid, signal) {
+    while let Some(change) = changed(libc::P_ALL, 0, libc::WSTOPPED | libc::WNOWAIT) {
+        if change.is_death || !detach(change.tid, change.signal) {
             return;
         }
     }
@@ -123,11 +148,25 @@ fn detach_all() {
 
 /// Takes note of the death of a thread that is not the first of its process; whether it was dead.
 pub(super) fn reap(tid: i32) -> bool {
-    changed(libc::P_PID, tid.unsigned_abs(), libc::WEXITED).is_some()
+    let id = tid.unsigned_abs();
+    // Of a traced one the kernel tells that it stands, too, whatever it is asked for (`wait_task_stopped`), and
+    // tells it once.
+    let is_dead = changed(libc::P_PID, id, libc::WEXITED | libc::WNOWAIT)
+        .is_some_and(|change| change.is_death);
+    is_dead && changed(libc::P_PID, id, libc::WEXITED).is_some()
 }
 
-/// A thread among these that is dead or stands, as the flags ask for, with the signal that it is about to get.
-fn changed(which: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Option<(i32, i32)> {
+/// What became of a thread.
+struct Change {
+    tid: i32,
+    /// Whether it is dead; else it stands.
+    is_death: bool,
+    /// The signal that it is about to get.
+    signal: i32,
+}
+
+/// A thread among these that is dead or stands.
+fn changed(which: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Option<Change> {
     // Of no other OS thread: the children of fragscope are waited for elsewhere.
     let own = libc::__WALL | libc::__WNOTHREAD;
     let options = own | libc::WNOHANG | flags;
@@ -139,12 +178,20 @@ fn changed(which: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Option<
     let tid = unsafe { info.si_pid() };
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
-    (result == 0 && tid != 0).then_some((tid, signal_of(status)))
+    (result == 0 && tid != 0).then(|| Change {
+        tid,
+        is_death: matches!(
+            info.si_code,
+            libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED
+        ),
+        signal: signal_of(status),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::path::Path;
+    use std::process::{Child, Command};
     use std::thread;
 
     use nix::sys::ptrace;
@@ -152,16 +199,47 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_stands_is_let_go_once_the_time_is_over() {
-        let mut child = Command::new("sleep").arg("1000").spawn().expect("a child");
+    /// A child that is traced and stands.
+    fn standing() -> (Child, Pid) {
+        let child = Command::new("sleep").arg("1000").spawn().expect("a child");
         let pid = Pid::from_raw(child.id().cast_signed());
         ptrace::seize(pid, ptrace::Options::empty()).expect("our own child");
         ptrace::interrupt(pid).expect("traced");
-        let stands = || changed(libc::P_PID, child.id(), libc::WSTOPPED | libc::WNOWAIT).is_some();
-        while !stands() {
+        while !stands(pid) {
             thread::yield_now();
         }
+        (child, pid)
+    }
+
+    fn stands(pid: Pid) -> bool {
+        let id = pid.as_raw().unsigned_abs();
+        changed(libc::P_PID, id, libc::WSTOPPED | libc::WNOWAIT).is_some()
+    }
+
+    #[test]
+    fn what_stands_is_still_known_to_when_it_was_looked_at_for_its_death() {
+        let (mut child, pid) = standing();
+        let far = Instant::now() + Duration::from_secs(1000);
+        // Of another process: this one is a thread like any other.
+        let reaper = Reaper::start(1, far).expect("a timer");
+        reaper.watch(pid.as_raw());
+        let until = Instant::now() + 5 * INTERVAL;
+        while Instant::now() < until {
+            thread::yield_now();
+        }
+        assert!(stands(pid));
+        child.kill().expect("ours");
+        // Its death is taken note of.
+        while ptrace::getregs(pid).is_ok() || Path::new(&format!("/proc/{pid}")).exists() {
+            thread::yield_now();
+        }
+        drop(reaper);
+        child.wait().expect_err("it was waited for");
+    }
+
+    #[test]
+    fn what_stands_is_let_go_once_the_time_is_over() {
+        let (mut child, pid) = standing();
         let deadline = Instant::now() + Duration::from_millis(100);
         let reaper = Reaper::start(pid.as_raw(), deadline).expect("a timer");
         while ptrace::getregs(pid).is_ok() {

@@ -62,7 +62,7 @@ impl Tracer {
         let reaper = Reaper::start(self.dir.pid(), self.deadline).map_err(io::Error::from)?;
         // A running thread may start others, or execute another program, so look again until nothing
         // new is found and all that stopped still stand.
-        while self.seize_new()? || self.some_run_on() {
+        while self.seize_new(&reaper)? || self.some_run_on() {
             self.wait_for_stops()?;
         }
         if !self.dir.pidfd().is_alive() {
@@ -82,7 +82,7 @@ impl Tracer {
     }
 
     /// Seizes and interrupts the threads not yet known; whether there were any.
-    fn seize_new(&mut self) -> Result<bool, StopError> {
+    fn seize_new(&mut self, reaper: &Reaper) -> Result<bool, StopError> {
         let mut found = false;
         for tid in self.dir.tids().map_err(gone)? {
             if self.held.contains_key(&tid) {
@@ -92,6 +92,7 @@ impl Tracer {
                 return Err(self.timed_out(tid, self.limit));
             }
             found = true;
+            reaper.watch(tid);
             let held = match seize(tid) {
                 Ok(held) => held,
                 Err(error) => self.refused(tid, error)?,
@@ -176,7 +177,7 @@ impl Tracer {
         let process = self.dir.pid();
         let dir = Arc::clone(&self.dir);
         let is_foreign =
-            |tid: i32| tid != process && dir.text(&format!("task/{tid}/stat")).is_err();
+            |tid: i32| tid != process && dir.file(&format!("task/{tid}/stat")).is_err();
         let mut waiting = None;
         self.held.retain(|&tid, held| {
             if *held == Held::Asked {
