@@ -372,7 +372,7 @@ mod tests {
         let sites: [(&str, u32, u32); 3] = [
             ("small", 24, 40_000),
             ("middle", 3000, 700),
-            ("large", 60_000, 60),
+            ("large", 40_000, 100),
         ];
         let mut random = Random(7);
         for (name, size, calls) in sites {

@@ -4,7 +4,7 @@
 use profiler_core::prediction::TRUSTED_ERROR;
 use profiler_core::units::bytes;
 
-use super::figures::{At, PeakAndFinal, median};
+use super::figures::{At, Endings, PeakAndFinal, median};
 
 /// Checkpoints of less than this share of the peak say little of malloc: an interpreter that starts
 /// has other memory, too.
@@ -46,8 +46,8 @@ pub struct CalibrationFactors {
     pub failure: Option<String>,
     /// The format that was read, when it is not fragscope's own.
     pub foreign: Option<String>,
-    /// The processes that ended with the program.
-    pub lasting: Vec<u32>,
+    /// When processes ended.
+    pub endings: Endings,
 }
 
 /// What came of it.
@@ -91,7 +91,7 @@ pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibratio
         })
         .collect();
     let (recorded, replayed): (Vec<At>, Vec<At>) = compared.into_iter().unzip();
-    let of = |checkpoints: &[At]| PeakAndFinal::of_lasting(checkpoints, &factors.lasting);
+    let of = |checkpoints: &[At]| PeakAndFinal::of_ending(checkpoints, &factors.endings);
     let all = points.iter().map(|p| (p.process, p.replayed_bytes));
     let mut calibration = Calibration {
         compared: of(&recorded)

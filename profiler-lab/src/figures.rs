@@ -5,7 +5,7 @@ use profiler_trace::compile::ProgramCheckpoint;
 use super::candidate_set::{Outcome, Run};
 
 /// Processes of a program that end within so much time, in ns, end with it: a server's workers and the server.
-const SHUTDOWN_NS: u64 = 5_000_000_000;
+const SHUTDOWN_NS: u64 = 500_000_000;
 
 /// A figure of which there may be several measurements.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -34,46 +34,44 @@ pub type At = (u32, u64);
 impl PeakAndFinal<u64> {
     /// The most that all processes together had at once, and what they had last; `None` without any
     /// checkpoint. Checkpoints come in rounds, one of each process that runs; a process counts from its
-    /// first round to its last.
+    /// first checkpoint to the end of its last round.
     pub fn of(checkpoints: &[At]) -> Option<Self> {
-        Self::of_lasting(checkpoints, &[])
+        Self::of_ending(checkpoints, &Endings::default())
     }
 
-    /// The same, where the processes of these numbers ended with the program: what each had last counts to the
-    /// last round, though the others ended a moment later.
-    pub fn of_lasting(checkpoints: &[At], lasting: &[u32]) -> Option<Self> {
+    /// The same, where it is known of some processes when they ended.
+    pub fn of_ending(checkpoints: &[At], endings: &Endings) -> Option<Self> {
         let rounds = rounds(checkpoints);
-        let last = *rounds.last()?;
-        let mut sums = vec![0u64; last + 1];
-        let mut seen: Vec<u32> = Vec::new();
-        for (process, _) in checkpoints {
-            if !seen.contains(process) {
-                seen.push(*process);
-            }
-        }
-        for process in seen {
-            let own = checkpoints.iter().zip(&rounds);
-            let mut own = own
-                .filter(|((of, _), _)| *of == process)
-                .map(|((_, bytes), round)| (*round, *bytes))
-                .peekable();
-            while let Some((round, bytes)) = own.next() {
-                // It is as it was until its next checkpoint.
-                let last = match lasting.contains(&process) {
-                    true => sums.len(),
-                    false => round + 1,
-                };
-                let end = own.peek().map_or(last, |(next, _)| *next);
-                for sum in &mut sums[round..end] {
-                    *sum = sum.saturating_add(bytes);
-                }
+        let mut sums = vec![0u64; checkpoints.len()];
+        for (at, (process, bytes)) in checkpoints.iter().enumerate() {
+            let mut later = checkpoints.iter().enumerate().skip(at + 1);
+            let next = later.find(|(_, (other, _))| other == process);
+            // It is as it was until its next checkpoint.
+            let end = match next {
+                Some((next, _)) => next,
+                None if endings.lasting.contains(process) => sums.len(),
+                None if endings.before.contains(process) => at + 1,
+                None => rounds.partition_point(|round| *round <= rounds[at]),
+            };
+            for sum in &mut sums[at..end] {
+                *sum = sum.saturating_add(*bytes);
             }
         }
         Some(Self {
             peak: *sums.iter().max()?,
-            at_end: sums[last],
+            at_end: *sums.last()?,
         })
     }
+}
+
+/// When processes ended that were measured as they did.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Endings {
+    /// Those that ended with the program: what each had last counts to the last checkpoint, though the others
+    /// ended a moment later.
+    pub lasting: Vec<u32>,
+    /// Those that ended before: nothing counts after their last checkpoint.
+    pub before: Vec<u32>,
 }
 
 impl<T> PeakAndFinal<T> {
@@ -108,24 +106,28 @@ fn rounds(checkpoints: &[At]) -> Vec<usize> {
     numbers.collect()
 }
 
-/// The processes that ended with the program, of those that these checkpoints are of: each was measured when it
-/// ended, or ran on, shortly before the last checkpoint of all, and none began after that in its place.
-pub fn lasting(checkpoints: &[ProgramCheckpoint]) -> Vec<u32> {
-    let Some(end_ns) = checkpoints.last().map(|at| at.checkpoint.time_ns) else {
-        return Vec::new();
-    };
-    let newest_ns = checkpoints.iter().map(|at| at.began_ns).max().unwrap_or(0);
-    let mut lasting = Vec::new();
-    for ProgramCheckpoint { checkpoint, .. } in checkpoints {
-        lasting.retain(|process| *process != checkpoint.process);
-        let is_last = checkpoint.figures.is_final
-            && end_ns.saturating_sub(checkpoint.time_ns) <= SHUTDOWN_NS
-            && checkpoint.time_ns >= newest_ns;
-        if is_last {
-            lasting.push(checkpoint.process);
+impl Endings {
+    /// Of the processes that these checkpoints are of. With the program ended who was measured as it ended, or ran on,
+    /// shortly before the last checkpoint of all, when none began after that in its place.
+    pub fn of(checkpoints: &[ProgramCheckpoint]) -> Self {
+        let Some(end_ns) = checkpoints.last().map(|at| at.checkpoint.time_ns) else {
+            return Self::default();
+        };
+        let newest_ns = checkpoints.iter().map(|at| at.began_ns).max().unwrap_or(0);
+        let mut endings = Self::default();
+        for ProgramCheckpoint { checkpoint, .. } in checkpoints {
+            let Self { lasting, before } = &mut endings;
+            lasting.retain(|process| *process != checkpoint.process);
+            before.retain(|process| *process != checkpoint.process);
+            if checkpoint.figures.is_final {
+                let is_last = end_ns.saturating_sub(checkpoint.time_ns) <= SHUTDOWN_NS
+                    && checkpoint.time_ns >= newest_ns;
+                let ended = if is_last { lasting } else { before };
+                ended.push(checkpoint.process);
+            }
         }
+        endings
     }
-    lasting
 }
 
 /// The median; of two in the middle the lower.
@@ -136,13 +138,13 @@ pub fn median<T: Copy + PartialOrd>(values: &[T]) -> Option<T> {
 }
 
 impl PeakAndFinal<Figure> {
-    /// Of an outcome, by the processes of its checkpoints, of which these ended with the program; `None` when
-    /// it has no run that came to its end.
-    pub fn of_outcome(outcome: &Outcome, processes: &[u32], lasting: &[u32]) -> Option<Self> {
+    /// Of an outcome, by the processes of its checkpoints and when these ended; `None` when it has no run that
+    /// came to its end.
+    pub fn of_outcome(outcome: &Outcome, processes: &[u32], endings: &Endings) -> Option<Self> {
         let of = |runs: &[Run]| -> Vec<PeakAndFinal<u64>> {
             let all = runs.iter().filter_map(|run| {
                 let at = processes.iter().copied().zip(run.resident.iter().copied());
-                PeakAndFinal::of_lasting(&at.collect::<Vec<_>>(), lasting)
+                PeakAndFinal::of_ending(&at.collect::<Vec<_>>(), endings)
             });
             all.collect()
         };
@@ -205,9 +207,9 @@ mod tests {
 
     #[test]
     fn processes_that_end_with_the_program_count_to_its_end() {
-        let at = |process, seconds: u64, is_final| ProgramCheckpoint {
+        let at = |process, tenths: u64, is_final| ProgramCheckpoint {
             checkpoint: Checkpoint {
-                time_ns: seconds * 1_000_000_000,
+                time_ns: tenths * 100_000_000,
                 process,
                 figures: Figures {
                     is_final,
@@ -230,16 +232,35 @@ mod tests {
             at(4, 29, true),
             at(0, 30, true),
         ];
-        assert_eq!(lasting(&checkpoints), [2, 4, 0]);
+        let endings = Endings::of(&checkpoints);
+        assert_eq!(
+            (&*endings.lasting, &*endings.before),
+            (&[2, 4, 0][..], &[1][..])
+        );
         // One that began after another had ended is in its place.
-        checkpoints[7].began_ns = 28_500_000_000;
-        assert_eq!(lasting(&checkpoints), [4, 0]);
-        assert_eq!(lasting(&[]), []);
+        checkpoints[7].began_ns = 2_850_000_000;
+        assert_eq!(Endings::of(&checkpoints).lasting, [4, 0]);
+        assert_eq!(Endings::of(&[]), Endings::default());
         // A worker, and a moment later the server itself.
         let checkpoints = [(0, 50), (2, 40), (2, 30), (0, 9), (0, 8)];
-        let both = PeakAndFinal::of_lasting(&checkpoints, &[2, 0]).expect("some");
+        let endings = Endings {
+            lasting: vec![2, 0],
+            before: Vec::new(),
+        };
+        let both = PeakAndFinal::of_ending(&checkpoints, &endings).expect("some");
         assert_eq!((both.peak, both.at_end), (90, 38));
         assert_eq!(of(&checkpoints), Some((90, 8)));
+    }
+
+    #[test]
+    fn children_that_come_after_one_another_never_count_together() {
+        let checkpoints = [(1, 40), (2, 41), (3, 42), (0, 2)];
+        let endings = Endings {
+            lasting: vec![0],
+            before: vec![1, 2, 3],
+        };
+        let both = PeakAndFinal::of_ending(&checkpoints, &endings).expect("some");
+        assert_eq!((both.peak, both.at_end), (42, 2));
     }
 
     #[test]
@@ -260,7 +281,7 @@ mod tests {
             bounds: vec![run(40)],
             ..Outcome::default()
         };
-        let both = PeakAndFinal::of_outcome(&outcome, &[0, 0], &[]).expect("runs");
+        let both = PeakAndFinal::of_outcome(&outcome, &[0, 0], &Endings::default()).expect("runs");
         let (peak, last) = (both.peak, both.at_end);
         assert_eq!(
             (peak.low_bytes, peak.bytes, peak.high_bytes),

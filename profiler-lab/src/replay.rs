@@ -16,7 +16,7 @@ use super::ablation::{self, GapCause};
 use super::calibrate::{CalibrationFactors, Point, calibrate};
 use super::candidate_set::{self, Outcome, Progress, ReplayConfig};
 use super::candidates::{self, Candidate, Facts, Tunable};
-use super::figures::{Figure, PeakAndFinal, lasting, median};
+use super::figures::{Endings, Figure, PeakAndFinal, median};
 use super::open::open;
 use super::play::confine::Confinement;
 use super::play::{CompileError, ReplayProgram};
@@ -193,9 +193,9 @@ impl PlayedSet<'_> {
         all.map(|at| at.checkpoint.process).collect()
     }
 
-    /// Those that ended with the program.
-    fn lasting(&self) -> Vec<u32> {
-        lasting(&self.checkpoints)
+    /// When they ended.
+    fn endings(&self) -> Endings {
+        Endings::of(&self.checkpoints)
     }
 
     fn row(&self, number: usize) -> Row {
@@ -226,7 +226,7 @@ impl PlayedSet<'_> {
     }
 
     fn measured(&self, outcome: &Outcome) -> Option<Measured> {
-        let memory = PeakAndFinal::of_outcome(outcome, &self.processes(), &self.lasting())?;
+        let memory = PeakAndFinal::of_outcome(outcome, &self.processes(), &self.endings())?;
         let cpu: Vec<f64> = outcome.runs.iter().map(|run| run.cpu_seconds).collect();
         let faults: Vec<u64> = outcome.runs.iter().map(|run| run.faults).collect();
         let calls = outcome.runs.iter().filter_map(|run| run.kernel_calls);
@@ -300,7 +300,7 @@ impl PlayedSet<'_> {
             other_allocator: self.other_allocator(),
             failure: now.failure.as_ref().map(|failure| failure.why.clone()),
             foreign: foreign(description),
-            lasting: self.lasting(),
+            endings: self.endings(),
         }
     }
 
@@ -360,7 +360,7 @@ impl PlayedSet<'_> {
         let all = self.checkpoints.iter();
         let all = all.map(|at| (at.checkpoint.process, at.live_bytes));
         let all: Vec<_> = all.collect();
-        Some(PeakAndFinal::of_lasting(&all, &self.lasting())?.at_end)
+        Some(PeakAndFinal::of_ending(&all, &self.endings())?.at_end)
     }
 
     /// What was live at the end of the recording; `None` where the last checkpoint is of a process that ended,

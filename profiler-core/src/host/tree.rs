@@ -120,6 +120,14 @@ impl TreeView {
 
     fn headline(&self, sums: &TreeSums) -> String {
         let memory = bytes(sums.totals.pss_bytes);
+        if self
+            .processes
+            .rows
+            .iter()
+            .all(|row| row.process.python.is_none())
+        {
+            return format!("{memory}: none of the processes runs Python.");
+        }
         let Some(free) = sums.fragmentation_bytes else {
             return format!("{memory}: none of the processes was walked.");
         };

@@ -44,9 +44,14 @@ struct Totals {
     frees_of_older: u64,
 }
 
+/// Rates are of so much time at least, in nanoseconds: whoever looks twice in a moment sees the same.
+const LEAST_INTERVAL_NS: u64 = 500_000_000;
+
 /// The state at the last look, and the rates up to it.
 #[derive(Default)]
 struct Interval {
+    /// When they were made.
+    at_ns: u64,
     totals: Totals,
     armed_ns: u64,
     alloc_rate: f64,
@@ -145,8 +150,9 @@ impl Tracker {
         class.lifetimes.saturating_record(lifetime);
     }
 
-    /// The sum so far, at `now_ns`. Rates are those since the last call of this function, over the
-    /// time armed in between; where there was none, the last known rates stay. `ended` is why the
+    /// The sum so far, at `now_ns`. Rates are those since they were made last, at least
+    /// [`LEAST_INTERVAL_NS`] ago, over the time armed in between; where there was none, the last known rates
+    /// stay. `ended` is why the
     /// probes ended by themselves, if they did.
     ///
     /// Frees of blocks that were not tracked, because of the cap, count as frees of older blocks.
@@ -159,7 +165,7 @@ impl Tracker {
         ended: Option<String>,
     ) -> Activity {
         let (armed_ns, _) = self.seen(now_ns);
-        self.interval.advance(self.totals, armed_ns);
+        self.interval.advance(self.totals, armed_ns, now_ns);
         Activity {
             elapsed_ns: now_ns.saturating_sub(self.attached_at_ns),
             armed_ns,
@@ -202,7 +208,10 @@ impl Tracker {
 }
 
 impl Interval {
-    fn advance(&mut self, totals: Totals, armed_ns: u64) {
+    fn advance(&mut self, totals: Totals, armed_ns: u64, now_ns: u64) {
+        if now_ns < self.at_ns.saturating_add(LEAST_INTERVAL_NS) {
+            return;
+        }
         let seconds = armed_ns.saturating_sub(self.armed_ns) as f64 / 1e9;
         if seconds > 0.0 {
             let rate = |now: u64, then: u64| (now - then) as f64 / seconds;
@@ -211,6 +220,7 @@ impl Interval {
             self.alloc_byte_rate = rate(totals.alloc_bytes, self.totals.alloc_bytes);
             self.armed_ns = armed_ns;
             self.totals = totals;
+            self.at_ns = now_ns;
         }
     }
 }

@@ -199,10 +199,13 @@ const HELD: &[Held] = &[
         ],
     },
     Held {
-        point: "a target in a frozen control group",
+        point: "control groups that freeze the target, or keep a guard from running",
         package: "fragscope",
         binary: "privileged_process",
-        tests: &["frozen::a_frozen_target_is_walked_called_frozen_and_goes_on_when_it_is_thawed"],
+        tests: &[
+            "frozen::a_frozen_target_is_walked_called_frozen_and_goes_on_when_it_is_thawed",
+            "frozen::a_guard_leaves_the_groups_that_keep_it_from_running",
+        ],
     },
     Held {
         point: "the recorder's path and its lock",
@@ -223,6 +226,7 @@ const HELD: &[Held] = &[
             "a_first_signal_is_answered_and_a_second_leaves_the_command",
             "an_interrupt_that_is_sent_to_fragscope_alone_ends_the_command",
             "a_signal_after_the_commands_end_leaves_its_code",
+            "what_is_ignored_stays_ignored_in_fragscope_and_its_command",
             "no_signal_waits_for_a_sample_and_neither_does_the_end_after_it",
             "a_command_that_a_signal_ends_while_it_is_loaded_is_not_said_to_drop_the_recorder",
         ],
@@ -299,6 +303,9 @@ const HELD: &[Held] = &[
             "events_that_no_recorder_writes_are_counted_and_the_others_kept",
             "a_ring_that_is_scribbled_over_ends_the_recording_and_no_program",
             "a_ring_cannot_be_made_shorter",
+            "what_the_reader_says_can_be_written_by_nobody_else",
+            "nobody_is_held_up_for_longer_by_a_program_that_goes_on_forging",
+            "a_thread_that_waits_for_a_full_ring_is_not_cancelled_there_and_keeps_its_errno",
             "a_slot_that_a_living_thread_never_fills_is_passed_by",
             "claims_in_the_name_of_a_living_thread_hold_up_the_others_for_a_bounded_time_in_all",
             "a_recording_ends_with_its_command_although_the_first_page_was_scribbled_over",

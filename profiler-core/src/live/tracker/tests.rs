@@ -87,6 +87,12 @@ fn rates_are_of_the_armed_time_since_the_last_look() {
     assert_eq!(b.armed_ns, SECOND / 10 + SECOND / 2);
     assert!((b.free_rate - 2.0).abs() < 1e-6);
     assert!(b.alloc_rate.abs() < 1e-9);
+    let at_once = activity_at(&mut t, 4 * SECOND + SECOND / 2 + 1000);
+    assert!(at_once.armed_ns > b.armed_ns);
+    assert!(
+        (at_once.free_rate - 2.0).abs() < 1e-6,
+        "nothing came in a microsecond"
+    );
 }
 
 #[test]

@@ -4,8 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use profiler_core::host::{HostView, ProcessId};
-use profiler_core::sample::Sample;
+use profiler_core::host::HostView;
 
 use super::TopOptions;
 use super::watcher::WatchedHost;
@@ -24,7 +23,7 @@ pub fn once(options: &TopOptions) -> Result<HostView, SessionError> {
     interrupt::unless_interrupted("top", &interrupt::flag()?, move |interrupted| {
         let mut host = WatchedHost::new(options.host());
         let time = options.walks.then(|| options.duration.unwrap_or(WALKS_FOR));
-        take(&mut host, time, interrupted, |_, _| ())
+        take(&mut host, time, interrupted)
     })
 }
 
@@ -33,7 +32,6 @@ pub(super) fn take(
     host: &mut WatchedHost,
     time: Option<Duration>,
     interrupted: &AtomicBool,
-    mut walked: impl FnMut(&WatchedHost, (ProcessId, Sample)),
 ) -> io::Result<HostView> {
     let until = time.map(|time| Instant::now() + time);
     host.look()?;
@@ -43,12 +41,7 @@ pub(super) fn take(
         is_time && !interrupted.load(Ordering::Relaxed)
     };
     let is_watched = say::is_watched();
-    while goes_on()
-        && let Some((id, sample)) = host.walk_unwalked(&mut tried)
-    {
-        if let Some(sample) = sample {
-            walked(host, (id, sample));
-        }
+    while goes_on() && host.walk_unwalked(&mut tried) {
         if is_watched {
             say::progress(format_args!("{} processes walked", tried.len()));
         }
@@ -58,5 +51,22 @@ pub(super) fn take(
     }
     // Who ended meanwhile is not shown, and what the kernel counts is of the end.
     host.look()?;
-    Ok(host.view())
+    let mut view = host.view();
+    let left = view.rows.iter().filter(|row| {
+        row.process.python.is_some() && row.walk.is_none() && row.not_walked.is_none()
+    });
+    let why = match (until, interrupted.load(Ordering::Relaxed)) {
+        (None, _) => None,
+        (_, true) => Some("a signal came"),
+        _ => Some("the time for walks was over, or they had just begun"),
+    };
+    let who = match left.count() {
+        0 => None,
+        1 => Some("1 process that runs Python was".to_owned()),
+        count => Some(format!("{count} processes that run Python were")),
+    };
+    if let (Some(who), Some(why)) = (who, why) {
+        view.notices.push(format!("{who} not walked: {why}"));
+    }
+    Ok(view)
 }

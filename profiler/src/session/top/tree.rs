@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use profiler_core::host::{ProcessId, TreeView};
+use profiler_core::host::TreeView;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::View;
-use profiler_sampling::{HostOptions, SamplingOptions};
-use profiler_target::{OpenError, Target};
+use profiler_sampling::{HostOptions, Sampler, SamplingOptions};
+use profiler_target::{Gone, OpenError, Target};
 
 use super::once::{WALKS_FOR, take};
 use super::watcher::WatchedHost;
@@ -56,26 +56,22 @@ pub fn tree(options: &TreeOptions) -> Result<TreeSeen, SessionError> {
             budget: None,
             sampling: options.sampling,
         });
-        let mut worst = Worst::default();
-        let processes = take(&mut host, Some(WALKS_FOR), interrupted, |host, walked| {
-            if options.explained {
-                worst.consider(&of(options.master, host), walked);
-            }
-        })?;
-        let view = TreeView {
+        let processes = take(&mut host, Some(WALKS_FOR), interrupted)?;
+        let mut view = TreeView {
             master: options.master,
             processes,
+        };
+        let worst = match options.explained {
+            true => walk_worst(&mut view, options.sampling),
+            false => None,
         };
         Ok::<_, io::Error>((view, worst))
     });
     let (view, worst) = looked?;
     if view.processes.rows.is_empty() {
-        return Err(OpenError::NoSuchProcess {
-            pid: options.master,
-        }
-        .into());
+        return Err(OpenError::Gone(Gone::Exited(options.master)).into());
     }
-    let worst = worst.walk.map(|(_, sample)| {
+    let worst = worst.map(|sample| {
         let report = FragReport::from_sample(&sample);
         let report = match options.predict {
             true => {
@@ -94,23 +90,18 @@ pub fn tree(options: &TreeOptions) -> Result<TreeSeen, SessionError> {
     })
 }
 
-fn of(master: i32, host: &WatchedHost) -> TreeView {
-    TreeView {
-        master,
-        processes: host.view(),
-    }
-}
-
-/// The walk of the worst process so far: no other is kept.
-#[derive(Default)]
-struct Worst {
-    walk: Option<(ProcessId, Sample)>,
-}
-
-impl Worst {
-    fn consider(&mut self, tree: &TreeView, (id, sample): (ProcessId, Sample)) {
-        if tree.worst().is_some_and(|row| row.process.id == id) {
-            self.walk = Some((id, sample));
+/// A walk of the process that is worst now. Those that went meanwhile are not shown.
+fn walk_worst(view: &mut TreeView, sampling: SamplingOptions) -> Option<Sample> {
+    while let Some(id) = view.worst().map(|row| row.process.id) {
+        let walk = || -> Option<Sample> {
+            let sampler = Sampler::open(id.pid).ok()?;
+            let is_it = sampler.target().began_ticks().ok()? == id.began_ticks;
+            is_it.then(|| sampler.take(sampling).ok()).flatten()
+        };
+        match walk() {
+            Some(sample) => return Some(sample),
+            None => view.processes.rows.retain(|row| row.process.id != id),
         }
     }
+    None
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use profiler_core::host::{HostModel, HostView, ProcessId, WalkFigures};
 use profiler_core::report::FragReport;
-use profiler_core::sample::Sample;
 use profiler_sampling::{HostOptions, HostSampler, now_ns};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -202,15 +201,14 @@ impl WatchedHost {
         next.is_some()
     }
 
-    /// Walks a process that was not walked yet, whatever it costs; which one, and what was found. `None`
-    /// when there is none left.
-    pub(super) fn walk_unwalked(
-        &mut self,
-        tried: &mut Vec<ProcessId>,
-    ) -> Option<(ProcessId, Option<Sample>)> {
-        let id = self.model.next(now_ns(), |id| !tried.contains(&id))?;
-        tried.push(id);
-        Some((id, self.walk(id)))
+    /// Walks a process that was not walked yet, whatever it costs; whether there was one.
+    pub(super) fn walk_unwalked(&mut self, tried: &mut Vec<ProcessId>) -> bool {
+        let next = self.model.next(now_ns(), |id| !tried.contains(&id));
+        if let Some(id) = next {
+            tried.push(id);
+            self.walk(id);
+        }
+        next.is_some()
     }
 
     fn walk_now(&mut self, pid: i32) {
@@ -226,18 +224,16 @@ impl WatchedHost {
         }
     }
 
-    fn walk(&mut self, id: ProcessId) -> Option<Sample> {
+    fn walk(&mut self, id: ProcessId) {
         match self.sampler.walk(id) {
             Ok(sample) => {
                 let figures = WalkFigures::of(&FragReport::from_sample(&sample));
                 self.model.walked(id, Ok(figures));
-                return Some(sample);
             }
             // It is not there at the next look.
             Err(gone) if gone.is_gone() => {}
             Err(error) => self.model.walked(id, Err(error.to_string())),
         }
-        None
     }
 }
 
