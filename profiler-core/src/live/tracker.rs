@@ -150,9 +150,8 @@ impl Tracker {
         class.lifetimes.saturating_record(lifetime);
     }
 
-    /// The sum so far, at `now_ns`. Rates are those since they were made last, at least
-    /// [`LEAST_INTERVAL_NS`] ago, over the time armed in between; where there was none, the last known rates
-    /// stay. `ended` is why the
+    /// The sum so far, at `now_ns`. Rates are those since they were made last, at least half a second
+    /// ago, over the time armed in between; where there was none, the last known rates stay. `ended` is why the
     /// probes ended by themselves, if they did.
     ///
     /// Frees of blocks that were not tracked, because of the cap, count as frees of older blocks.
