@@ -237,7 +237,7 @@ fn shared_memory_is_a_class_of_its_own_and_pages_of_others_count_as_shared() {
         by_ledger.abs_diff(shared) <= 1 << 20,
         "{by_ledger} {shared}"
     );
-    assert!(by_ledger > 2 << 20, "the C library at least: {by_ledger}");
+    assert!(by_ledger > 1 << 20, "most of the C library: {by_ledger}");
 }
 
 #[test]
