@@ -63,6 +63,9 @@ fn strip(linked: &[u8]) -> Result<Vec<u8>> {
     for section in elf.sections.iter_mut() {
         section.delete |= is_debug(section.name.as_slice());
     }
+    for symbol in elf.symbols.iter_mut() {
+        symbol.name = without_crate_hash(symbol.name.as_slice()).into();
+    }
     elf.delete_orphans();
     // LLVM keeps the sections' names in the symbols' string table; the writer wants them apart.
     let names = elf.sections.add();
@@ -79,6 +82,31 @@ fn strip(linked: &[u8]) -> Result<Vec<u8>> {
     Ok(stripped)
 }
 
+/// A mangled name without the hash of its crate, which has the checkout's path in it: the object is the same
+/// wherever it is compiled (`Cs…_` of the v0 mangling).
+fn without_crate_hash(name: &[u8]) -> Vec<u8> {
+    let is_mangled = name.starts_with(b"_R");
+    let hash = name.windows(2).position(|two| two == b"Cs");
+    let Some(at) = hash.filter(|_| is_mangled) else {
+        return name.to_vec();
+    };
+    let (head, tail) = name.split_at(at + 1);
+    let end = tail.iter().position(|byte| *byte == b'_');
+    [head, &tail[end.map_or(0, |end| end + 1)..]].concat()
+}
+
 fn is_debug(name: &[u8]) -> bool {
     name.starts_with(b".debug_") || name.starts_with(b".rel.debug_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_nothing_of_where_it_was_compiled() {
+        let name = without_crate_hash(b"_RNvNtCs29IJbaHb8li_9fragscope5stack4take");
+        assert_eq!(name, b"_RNvNtC9fragscope5stack4take");
+        assert_eq!(without_crate_hash(b"on_Cs_entry"), b"on_Cs_entry");
+    }
 }
