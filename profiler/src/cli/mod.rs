@@ -100,9 +100,8 @@ fn help(shown: &clap::Error) -> ExitCode {
 /// How long players are waited for at the end: they were killed, and need milliseconds, but for those of
 /// the lowest priority on a busy host; one that outlives fragscope is a zombie where nobody reaps.
 const FOR_PLAYERS: Duration = Duration::from_secs(1);
-/// The same after a signal, which is to be answered within 200 ms: the memory of large ones is torn down when
-/// fragscope is gone.
-const FOR_CANCELLED: Duration = Duration::from_millis(100);
+/// The same after a signal: the memory of those that have gigabytes is torn down when fragscope is gone.
+const FOR_CANCELLED: Duration = Duration::from_millis(500);
 /// How long guards are waited for at the end. Removing probes takes some tens of milliseconds, and
 /// several hundred on a busy host; a guard that outlives fragscope is a zombie where nobody reaps.
 const FOR_GUARDS: Duration = Duration::from_secs(2);

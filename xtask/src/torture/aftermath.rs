@@ -214,6 +214,7 @@ fn says_there_is_nothing(errors: &str) -> bool {
         "ended before the first walk",
         "ended before the recording began",
         "nothing was played",
+        "nothing was printed",
         "was not written",
     ];
     words.iter().any(|words| errors.contains(words))
