@@ -7,7 +7,7 @@ use profiler_core::host::TreeView;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::View;
-use profiler_sampling::{HostOptions, Sampler, SamplingOptions};
+use profiler_sampling::{HostOptions, NotWalked, Sampler, SamplingOptions};
 use profiler_target::{Gone, OpenError, Target};
 
 use super::once::{WALKS_FOR, take};
@@ -93,14 +93,21 @@ pub fn tree(options: &TreeOptions) -> Result<TreeSeen, SessionError> {
 /// A walk of the process that is worst now. Those that went meanwhile are not shown.
 fn walk_worst(view: &mut TreeView, sampling: SamplingOptions) -> Option<Sample> {
     while let Some(id) = view.worst().map(|row| row.process.id) {
-        let walk = || -> Option<Sample> {
-            let sampler = Sampler::open(id.pid).ok()?;
-            let is_it = sampler.target().began_ticks().ok()? == id.began_ticks;
-            is_it.then(|| sampler.take(sampling).ok()).flatten()
+        let walk = || -> Result<Sample, NotWalked> {
+            let sampler = Sampler::open(id.pid)?;
+            match sampler.target().began_ticks()? == id.began_ticks {
+                true => Ok(sampler.take(sampling)?),
+                false => Err(NotWalked::Unknown),
+            }
         };
         match walk() {
-            Some(sample) => return Some(sample),
-            None => view.processes.rows.retain(|row| row.process.id != id),
+            Ok(sample) => return Some(sample),
+            Err(why) if why.is_gone() => view.processes.rows.retain(|row| row.process.id != id),
+            Err(why) => {
+                let why = format!("process {} is not explained: {why}", id.pid);
+                view.processes.notices.push(why);
+                return None;
+            }
         }
     }
     None
