@@ -1,0 +1,62 @@
+//! What a slot of a ring holds.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use profiler_common::ring::Slot;
+
+/// One event as the recorder wrote it.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct RingEvent {
+    /// Nanoseconds on the monotonic clock.
+    pub time_ns: u64,
+    /// The block's address, or what the kind says.
+    pub addr: u64,
+    /// Bytes requested, or what the kind says.
+    pub size: u64,
+    /// The thread's number.
+    pub thread: u32,
+    /// The process's number.
+    pub process: u32,
+    /// The number of a `profiler_common::RecordKind`, when a recorder wrote it.
+    pub kind: u64,
+    /// The alignment as a power of two.
+    pub align: u8,
+}
+
+/// What the next slot holds.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Next {
+    /// An event.
+    Event(RingEvent),
+    /// An event that this thread has begun to write, by the number that it gave.
+    Claimed {
+        /// The thread's number, in its own namespace.
+        thread: u32,
+        /// How long it has been waited for.
+        waited: Duration,
+        /// Whether the one before it was given up.
+        follows_abandoned: bool,
+    },
+    /// No event: the slot was abandoned, or says what no recorder writes.
+    Damaged,
+    /// Nothing yet.
+    Empty,
+    /// What comes after a [mark](Marker::mark), and is held back.
+    Held,
+}
+
+/// What the slot holds now; others may write it at the same moment.
+pub(super) fn read(slot: &Slot) -> RingEvent {
+    let thread = slot.thread.load(Ordering::Relaxed);
+    let kind = slot.kind.load(Ordering::Relaxed);
+    RingEvent {
+        time_ns: slot.time_ns.load(Ordering::Relaxed),
+        addr: slot.addr.load(Ordering::Relaxed),
+        size: slot.size.load(Ordering::Relaxed),
+        thread: (thread >> 32) as u32,
+        process: thread as u32,
+        kind: kind & 0xff,
+        align: (kind >> 8) as u8,
+    }
+}

@@ -1,0 +1,99 @@
+//! The memory of a ring and of its reader's page, as fragscope has them mapped.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use profiler_common::ring::{Header, ReaderPage, SLOTS, SLOTS_AT, Slot, Turn};
+
+/// `F_SEAL_FUTURE_WRITE` (`include/uapi/linux/fcntl.h`, since 5.1): whoever has mapped it goes on writing,
+/// and nobody else can begin.
+pub(super) const NOBODY_ELSE_WRITES: SealFlag = SealFlag::from_bits_retain(0x0010);
+
+/// A file in memory of so many bytes that begins with this word, mapped, and then sealed.
+pub(super) fn shared(
+    name: &CStr,
+    bytes: usize,
+    magic: u64,
+    seals: SealFlag,
+) -> io::Result<(File, Arc<Memory>)> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let file = File::from(memfd_create(name, flags)?);
+    file.set_len(bytes as u64)?;
+    file.write_all_at(&magic.to_ne_bytes(), 0)?;
+    let memory = Arc::new(Memory::of(&file, bytes)?);
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok((file, memory))
+}
+
+/// The mapping.
+#[derive(Debug)]
+pub(super) struct Memory {
+    at: NonNull<libc::c_void>,
+    bytes: usize,
+}
+
+// SAFETY: all that is read and written through it after it was made are atomics.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn of(file: &File, bytes: usize) -> io::Result<Self> {
+        let len = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping, placed by the kernel.
+        let at = unsafe {
+            mmap(
+                None,
+                len,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                file,
+                0,
+            )
+        }?;
+        Ok(Self { at, bytes })
+    }
+
+    pub(super) fn header(&self) -> &Header {
+        // SAFETY: the mapping holds a header and lives as long as self; fields that others write
+        // are atomics.
+        unsafe { self.at.cast().as_ref() }
+    }
+
+    pub(super) fn reader_page(&self) -> &ReaderPage {
+        // SAFETY: the mapping holds a reader's page and lives as long as self; fields that others read
+        // are atomics.
+        unsafe { self.at.cast().as_ref() }
+    }
+
+    pub(super) fn slot(&self, number: u64) -> &Slot {
+        let index = (number % SLOTS) as usize;
+        // SAFETY: the mapping holds all slots behind the header, and the index is below their
+        // number.
+        let slot = unsafe { self.at.byte_add(SLOTS_AT + index * size_of::<Slot>()) };
+        // SAFETY: as above; a slot has only atomics.
+        unsafe { slot.cast().as_ref() }
+    }
+
+    /// Whose turn the slot of this event is.
+    pub(super) fn turn(&self, number: u64) -> Turn {
+        Turn(self.slot(number).turn.load(Ordering::Acquire))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made above, of which no reference is left.
+        let unmapped = unsafe { munmap(self.at, self.bytes) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}

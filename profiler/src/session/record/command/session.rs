@@ -1,0 +1,323 @@
+//! A command being recorded, from its description to its end.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use profiler_target::MemoryKills;
+
+use super::child::{END_TIMEOUT, ask_to_end, end_of, ends_soon, exit_code, reached_command};
+use super::unrecorded::run_unrecorded;
+use super::words::{how, nothing_recorded, want_of_memory};
+use super::{IDLE_SLEEP, Started};
+use crate::session::Ending;
+use crate::session::record::checkpoint::CheckpointReason;
+use crate::session::record::preloaded::{GivenUp, PreloadedRecording};
+use crate::session::record::trace_file::TraceWriteError;
+use crate::session::record::unrecorded::LONGEST_LOADING;
+use crate::session::record::{RecordEnding, RecordError};
+use crate::session::signals::Signals;
+
+/// Events taken before signals and the clock are checked.
+const EVENTS_PER_STEP: usize = 1 << 14;
+/// Processes that are to end get a final checkpoint, in so much time at most.
+const FINAL_CHECKPOINTS_TIMEOUT: Duration = Duration::from_millis(150);
+/// At the end of the duration the one that is being taken then is waited for so long.
+const FINAL_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two checks of which processes are left.
+const PROCESS_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long a process that may be left is waited for: a child that was announced and has not begun (its
+/// fork failed), and one of which it is not known where it comes from.
+const CHILD_TIMEOUT: Duration = Duration::from_secs(2);
+/// Processes that outlive the command by so much are reported.
+const SURVIVORS_REPORTED_AFTER: Duration = Duration::from_secs(1);
+
+/// How a recording of a command ended.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum CommandEnding {
+    /// The command ended so, and all that it started.
+    Command(ExitStatus),
+    /// It was recorded as long as was asked, and asked to end.
+    Duration,
+    /// This signal ended the recording before the command.
+    Signal(&'static str),
+    /// The ring was closed.
+    GivenUp(GivenUp),
+}
+
+/// A command being recorded.
+pub(super) struct Session {
+    recording: PreloadedRecording,
+    child: Child,
+    status: Option<ExitStatus>,
+    signals: Signals,
+    requests: tokio::signal::unix::Signal,
+    /// What the kernel ends for want of memory meanwhile.
+    kills: MemoryKills,
+    began: Instant,
+    deadline: Option<Instant>,
+    /// When it is next checked which processes are left.
+    processes_checked_at: Instant,
+    /// When the command's end was seen.
+    status_at: Option<Instant>,
+    /// When all was read that it wrote until then.
+    ended_at: Option<Instant>,
+    reported: bool,
+    /// The signal that came first, and until when checkpoints are taken before the command gets it.
+    signalled: Option<(&'static str, Option<Instant>)>,
+}
+
+impl Session {
+    /// Of a command that has just been started, recorded for so long at most.
+    pub(super) fn new(
+        started: Started,
+        recording: PreloadedRecording,
+        signals: Signals,
+        requests: tokio::signal::unix::Signal,
+        duration: Option<Duration>,
+    ) -> Self {
+        let Started {
+            child,
+            began,
+            status,
+            kills,
+            ..
+        } = started;
+        Self {
+            recording,
+            child,
+            status,
+            signals,
+            requests,
+            kills,
+            began,
+            deadline: duration.map(|duration| began + duration),
+            processes_checked_at: began,
+            status_at: status.map(|_| Instant::now()),
+            ended_at: None,
+            reported: false,
+            signalled: None,
+        }
+    }
+
+    /// Waits for the command, of which nothing more can be recorded.
+    pub(super) async fn go_on_unrecorded(
+        mut self,
+        why: RecordError,
+    ) -> Result<RecordEnding, RecordError> {
+        self.recording.close();
+        run_unrecorded(why, self.child, &mut self.signals).await
+    }
+
+    /// No step of it waits for anything. `early` is a signal that has come already.
+    pub(super) async fn run(
+        &mut self,
+        mut early: Option<&'static str>,
+    ) -> Result<CommandEnding, RecordError> {
+        loop {
+            let has_read = self.recording.step(EVENTS_PER_STEP)?;
+            let busy = has_read || self.recording.is_taking_checkpoints();
+            // Now it is known which processes there are.
+            if let Some(name) = early.take() {
+                self.signal(name);
+            }
+            tokio::select! {
+                biased;
+                name = self.signals.next() => {
+                    if let Some(status) = self.status {
+                        // It ended by itself, and processes of its were recorded since.
+                        return Ok(CommandEnding::Command(status));
+                    }
+                    if self.signalled.is_some() {
+                        return Ok(CommandEnding::Signal(self.signalled.map_or(name, |(first, _)| first)));
+                    }
+                    self.signal(name);
+                }
+                _ = self.requests.recv() => self.recording.start_checkpoints(CheckpointReason::Requested),
+                () = tokio::time::sleep(if has_read { Duration::ZERO } else { IDLE_SLEEP }) => {}
+            }
+            let now = Instant::now();
+            if let Some((name, Some(until))) = self.signalled
+                && (now >= until || !self.recording.is_taking_checkpoints())
+            {
+                self.end();
+                self.signalled = Some((name, None));
+            }
+            if self.deadline.is_some_and(|deadline| now >= deadline) {
+                self.take_final_checkpoints().await?;
+                self.end();
+                return Ok(CommandEnding::Duration);
+            }
+            if let Some(why) = self.recording.given_up() {
+                return Ok(CommandEnding::GivenUp(why));
+            }
+            if self.status.is_none() {
+                self.status = end_of(&mut self.child)?;
+                if self.status.is_some() {
+                    self.status_at = Some(now);
+                    self.processes_checked_at = now;
+                }
+            }
+            if self.signalled.is_some() && self.status_at.is_some_and(|at| now - at >= END_TIMEOUT)
+            {
+                // Whoever ended it waits.
+                self.recording.abandon_checkpoints();
+            }
+            if now < self.processes_checked_at {
+                continue;
+            }
+            self.recording.watch();
+            if self.status.is_none() {
+                self.kills.follow();
+            }
+            self.recording.reap(self.child.id());
+            // What is still in the ring may be of processes that are not known yet.
+            if let Some(status) = self.status.filter(|_| !busy)
+                && !self.is_left(status, now)
+                // What they wrote before they ended, forks among it, is read by now.
+                && !self.recording.step(EVENTS_PER_STEP)?
+            {
+                return Ok(CommandEnding::Command(status));
+            }
+            if self.status.is_none() || !busy {
+                self.processes_checked_at = now + PROCESS_CHECK_INTERVAL;
+            }
+        }
+    }
+
+    /// Ends the recording, and reports what became of its command.
+    pub(super) async fn conclude(
+        self,
+        ending: CommandEnding,
+        command: &[OsString],
+    ) -> Result<RecordEnding, RecordError> {
+        let why_nothing = self.recording.is_empty().then(|| {
+            let early = self.ended_early(&ending);
+            nothing_recorded(command, early)
+        });
+        let (mut recording, mut child, mut signals) = (self.recording, self.child, self.signals);
+        if let Some(why) = why_nothing {
+            recording.say(&why);
+        }
+        match ending {
+            CommandEnding::Command(status) if !status.success() => {
+                let is_killed = status.signal() == Some(Signal::SIGKILL as i32);
+                let group = self.kills.group().filter(|_| is_killed);
+                let why = group.map_or_else(String::new, want_of_memory);
+                recording.say(&format!("the command {}{why}", how(status)));
+            }
+            CommandEnding::Duration if !ends_soon(&mut child, &mut signals).await => {
+                recording.say(&format!(
+                    "the command (process {}) got SIGTERM, and goes on without being recorded",
+                    child.id()
+                ));
+            }
+            _ => {}
+        }
+        let finished = match ending {
+            CommandEnding::GivenUp(_) => recording.break_off(),
+            _ => recording.finish(),
+        };
+        if let Err(why) = finished {
+            return run_unrecorded(why.into(), child, &mut signals).await;
+        }
+        match ending {
+            CommandEnding::Command(status) => Ok(RecordEnding::Command(exit_code(status))),
+            CommandEnding::Duration => Ok(RecordEnding::Session(Ending::Done)),
+            CommandEnding::Signal(name) => Ok(RecordEnding::Session(Ending::Interrupted(name))),
+            CommandEnding::GivenUp(why) => {
+                run_unrecorded(RecordError::GivenUp(why), child, &mut signals).await
+            }
+        }
+    }
+
+    /// Who ended the command, if it ended so soon that it was still being loaded, most likely.
+    fn ended_early(&self, ending: &CommandEnding) -> Option<String> {
+        if self.began.elapsed() >= LONGEST_LOADING {
+            return None;
+        }
+        let killed = self.status.and_then(|status| status.signal());
+        match (ending, self.signalled, killed) {
+            (CommandEnding::Signal(name), _, _) => Some((*name).to_owned()),
+            (CommandEnding::Duration, _, _) => Some("the end of --duration".to_owned()),
+            (_, Some((name, _)), _) => Some(name.to_owned()),
+            (_, None, Some(number)) => Some(format!("signal {number}")),
+            (_, None, None) => None,
+        }
+    }
+
+    /// The first signal: the recording goes on until the command has ended.
+    fn signal(&mut self, name: &'static str) {
+        // A stopped command does not end.
+        self.recording.limit_stops(FINAL_CHECKPOINTS_TIMEOUT);
+        self.recording.start_checkpoints(CheckpointReason::Final);
+        let passed_on = !reached_command(name, &self.signals);
+        let until = passed_on.then(|| Instant::now() + FINAL_CHECKPOINTS_TIMEOUT);
+        self.signalled = Some((name, until));
+        let gets = if passed_on {
+            ", which gets SIGTERM,"
+        } else {
+            ""
+        };
+        self.recording.say(&format!(
+            "{name}: recording until the command{gets} has ended; a second signal leaves it running"
+        ));
+    }
+
+    /// Asks the command to end, as whoever ends a recording would.
+    fn end(&self) {
+        // Once its end was seen, its number is another's.
+        if self.status.is_none() {
+            ask_to_end(&self.child);
+        }
+    }
+
+    async fn take_final_checkpoints(&mut self) -> Result<(), TraceWriteError> {
+        self.recording.start_checkpoints(CheckpointReason::Final);
+        let began = Instant::now();
+        while self.recording.is_taking_checkpoints() && began.elapsed() < FINAL_CHECKPOINT_TIMEOUT {
+            if began.elapsed() >= FINAL_CHECKPOINTS_TIMEOUT
+                && !self.recording.cut_checkpoints_short()
+            {
+                break;
+            }
+            let idle = match self.recording.step(EVENTS_PER_STEP)? {
+                true => Duration::ZERO,
+                false => IDLE_SLEEP,
+            };
+            tokio::select! {
+                biased;
+                // Whoever sent it does not want to wait.
+                _ = self.signals.next() => self.recording.abandon_checkpoints(),
+                () = tokio::time::sleep(idle) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether recorded processes outlive the command, which has ended so.
+    fn is_left(&mut self, status: ExitStatus, now: Instant) -> bool {
+        let ended_at = *self.ended_at.get_or_insert(now);
+        let Some(survivors) = self.recording.survivors(self.child.id()) else {
+            return true;
+        };
+        let Some(pid) = survivors.first else {
+            // One that was forked last may not have written anything yet, or its parent is just ending.
+            let may_be_left = survivors.has_unknown || self.recording.expects_children();
+            return may_be_left && now - ended_at < CHILD_TIMEOUT;
+        };
+        if now - ended_at > SURVIVORS_REPORTED_AFTER && !std::mem::replace(&mut self.reported, true)
+        {
+            let count = survivors.count;
+            self.recording.say(&format!(
+                "the command {}; of its processes {count} run on ({pid}{}) and are recorded until \
+                 they end: Ctrl-C ends the recording and leaves them running",
+                how(status),
+                if count > 1 { ", ..." } else { "" },
+            ));
+        }
+        true
+    }
+}

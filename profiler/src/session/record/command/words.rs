@@ -1,0 +1,53 @@
+//! What is said of a command and of its end.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use profiler_core::host::MemoryGroup;
+use profiler_core::text::visible;
+use profiler_core::units;
+use profiler_target::{has_borrowed_privileges, not_preloaded};
+
+/// Why nothing was recorded of this command, which `early` ended soon after its start.
+pub(super) fn nothing_recorded(command: &[OsString], early: Option<String>) -> String {
+    if has_borrowed_privileges() {
+        return "nothing was recorded: this fragscope has privileges of its file (capabilities, or a \
+                set-user-ID bit), and the kernel lets no program open what such a process has open. \
+                Record with a copy of it that has none: `cp` does not copy them"
+            .to_owned();
+    }
+    let why = command.first().and_then(|program| not_preloaded(program));
+    if let (None, Some(early)) = (&why, early) {
+        return format!("nothing was recorded: {early} came before the command had begun");
+    }
+    let why = why.unwrap_or_else(|| {
+        "the program was not loaded by the dynamic loader with its environment as it was: it, or \
+         what started it, drops LD_PRELOAD, or it became another user before it was executed"
+            .to_owned()
+    });
+    format!(
+        "nothing was recorded: {why}. Record it while it runs: `sudo fragscope record --pid PID -o \
+         FILE`"
+    )
+}
+
+/// That the kernel ended a process of this group.
+pub(super) fn want_of_memory(group: &MemoryGroup) -> String {
+    let limit = match group.max_bytes {
+        Some(limit) => format!(", whose limit is {},", units::bytes(limit)),
+        None => String::new(),
+    };
+    format!(
+        ": the kernel ended a process of its memory control group {}{limit} for want of memory",
+        visible(&group.path)
+    )
+}
+
+pub(super) fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with exit code {code}"),
+        (_, Some(signal)) => format!("was ended by signal {signal}"),
+        _ => "ended".to_owned(),
+    }
+}
