@@ -43,6 +43,7 @@ pub mod span;
 pub mod tcmalloc;
 pub mod text;
 pub mod threads;
+pub mod thresholds;
 pub mod tuning;
 pub mod units;
 pub mod view;

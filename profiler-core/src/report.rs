@@ -391,6 +391,12 @@ impl FragReport {
         self.metric(id).map(Value::as_f64)
     }
 
+    /// Fragmentation as a share of RSS, 0 to 1; `None` is unknown.
+    pub fn fragmentation_share(&self) -> Option<f64> {
+        let free = self.amount(MetricId::FragmentationBytes)?;
+        Some(free as f64 / self.kernel.rss_bytes.max(1) as f64)
+    }
+
     /// Resident bytes of the pages that walked heaps claim a byte of; `None` when none was walked.
     pub fn heap_resident_bytes(&self) -> Option<u64> {
         let pages: u64 = self.page_occupancy.iter().map(|r| r.resident_pages).sum();

@@ -85,6 +85,11 @@ pub(crate) fn print_coloured(text: &str) -> io::Result<()> {
     write(&clean)
 }
 
+/// Whether there is a terminal to draw a screen on and to read keys from.
+pub(crate) fn has_screen() -> bool {
+    io::stdout().is_terminal() && io::stdin().is_terminal()
+}
+
 /// Whether stdout shows colours and they are wanted.
 pub(crate) fn has_colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -15,9 +15,22 @@ fn fails(args: &[&str], code: i32, words: &str) {
     assert_eq!(stdout(&output), "", "{args:?}: errors go to stderr");
 }
 
-const COMMANDS: [&str; 12] = [
-    "attach", "top", "snapshot", "explain", "diff", "view", "record", "replay", "export", "report",
-    "doctor", "demo",
+const COMMANDS: [&str; 15] = [
+    "attach",
+    "top",
+    "snapshot",
+    "explain",
+    "diff",
+    "check",
+    "view",
+    "record",
+    "replay",
+    "export",
+    "report",
+    "doctor",
+    "demo",
+    "completions",
+    "man",
 ];
 
 #[test]
@@ -64,9 +77,39 @@ fn help_lists_the_commands_there_are_and_the_exit_codes() {
         .filter(|name| *name != "help")
         .collect();
     assert_eq!(listed, COMMANDS);
-    for code in ["0 ", "1 ", "2 ", "4 ", "5 ", "130 "] {
+    for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "130 "] {
         let names = |line: &str| line.trim_start().starts_with(code);
         assert!(help.lines().any(names), "exit code {code}");
+    }
+}
+
+#[test]
+fn every_command_has_a_manual_page_and_every_shell_completes_it() {
+    for command in COMMANDS {
+        let page = stdout(&fragscope(&["man", command]));
+        let title = format!("fragscope\\-{command}");
+        assert!(page.starts_with(".ie") && page.contains(&title), "{page}");
+    }
+    let main = stdout(&fragscope(&["man"]));
+    for command in COMMANDS {
+        assert!(
+            main.contains(&format!("fragscope\\-{command}(1)")),
+            "{command}"
+        );
+    }
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = stdout(&fragscope(&["completions", shell]));
+        let all = |command: &&str| script.contains(*command);
+        assert!(COMMANDS.iter().all(all), "{shell}");
+    }
+    fails(&["man", "profile"], 2, "no subcommand profile");
+}
+
+#[test]
+fn a_number_alone_is_a_process() {
+    fails(&["2147483647"], 5, "no process 2147483647");
+    for command in ["attach", "snapshot", "explain"] {
+        fails(&[command, "2147483647"], 5, "no process 2147483647");
     }
 }
 

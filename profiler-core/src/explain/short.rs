@@ -1,6 +1,5 @@
 //! The verdict in three words, for a row of a table.
 
-use super::prose::fragmentation;
 use crate::report::{FragReport, Mechanism};
 
 /// The verdict of a report in three words at most, by its first finding.
@@ -28,7 +27,7 @@ impl ShortVerdict {
         Self {
             mechanism: first.map(|first| first.mechanism),
             share: bytes as f64 / rss,
-            fragmentation: fragmentation(report) as f64 / rss,
+            fragmentation: report.fragmentation_share().unwrap_or(0.0),
         }
     }
 

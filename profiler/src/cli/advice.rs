@@ -56,6 +56,7 @@ impl Advice {
             Command::Snapshot(args) => advice("snapshot", args.source.pid),
             Command::Explain(args) => advice("explain", args.source.pid),
             Command::Diff(args) => advice("diff", args.pid),
+            Command::Check(args) => advice("check", args.pid),
             Command::View(_) => advice("view", None),
             Command::Record(args) => Self {
                 flags: format!(" -o {}", word(&args.output)),
@@ -71,6 +72,8 @@ impl Advice {
                 ..advice("doctor", args.pid)
             },
             Command::Demo(_) => advice("demo", None),
+            Command::Completions { .. } => advice("completions", None),
+            Command::Man { .. } => advice("man", None),
         }
     }
 
@@ -219,16 +222,7 @@ fn without_screen(command: &Command) -> &'static str {
     match command {
         Command::View(_) => "use `explain FILE` or `export FILE --format text`",
         Command::Top(_) => "use --once, or --json",
-        Command::Attach(_)
-        | Command::Demo(_)
-        | Command::Snapshot(_)
-        | Command::Explain(_)
-        | Command::Diff(_)
-        | Command::Record(_)
-        | Command::Replay(_)
-        | Command::Export(_)
-        | Command::Report(_)
-        | Command::Doctor(_) => "use --headless (or --json), or `snapshot` for one report",
+        _ => "use --headless (or --json), or `snapshot` for one report",
     }
 }
 
@@ -240,15 +234,7 @@ fn without_probes(command: &Command) -> Option<&'static str> {
         Command::Record(_) => Some(
             "record it from its start by `fragscope record -o FILE -- COMMAND`, which needs no probes",
         ),
-        Command::Top(_)
-        | Command::Snapshot(_)
-        | Command::Explain(_)
-        | Command::Diff(_)
-        | Command::View(_)
-        | Command::Replay(_)
-        | Command::Export(_)
-        | Command::Report(_)
-        | Command::Doctor(_) => None,
+        _ => None,
     }
 }
 
@@ -262,17 +248,17 @@ fn input(command: &Command) -> &'static str {
     match command {
         Command::Snapshot(_) => CORE,
         Command::Explain(args) if args.source.is_core() => CORE,
-        Command::Explain(_) | Command::Diff(_) | Command::View(_) | Command::Report(_) => SESSION,
+        Command::Explain(_)
+        | Command::Diff(_)
+        | Command::Check(_)
+        | Command::View(_)
+        | Command::Report(_) => SESSION,
         Command::Replay(_) => RECORDING,
         Command::Export(args) => match args.options() {
             Export::Session(_) => SESSION,
             Export::Recording(_) => RECORDING,
         },
-        Command::Attach(_)
-        | Command::Top(_)
-        | Command::Record(_)
-        | Command::Doctor(_)
-        | Command::Demo(_) => "a file that is there",
+        _ => "a file that is there",
     }
 }
 

@@ -1,5 +1,6 @@
 //! Flags and commands, and how they become options.
 
+mod check;
 mod files;
 mod once;
 mod top;
@@ -10,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use profiler_sampling::SamplingOptions;
 
+pub(super) use self::check::CheckArgs;
 pub(super) use self::files::{Export, ExportArgs, ReplayArgs, ReportArgs, ViewArgs};
 pub(super) use self::once::{DiffArgs, ExplainArgs, SnapshotArgs};
 pub(super) use self::top::TopArgs;
@@ -26,6 +29,7 @@ Exit codes:
   0    done as asked
   1    an error; the message says what to do
   2    wrong usage
+  3    a threshold of `check` was exceeded
   4    not permitted; the message names what is lacking and the fix
   5    the target is gone (its last sample was saved) or of a kind that is not supported
   6    done, but a file that was read was incomplete, or longer than a limit; the message says why
@@ -97,6 +101,9 @@ Of each session the last walk is taken. First comes the change that explains tha
 of the ledger, the metrics, size classes, settings, and Python's objects where both sides have read them
 (`--objects`), the largest change first.")]
     Diff(DiffArgs),
+    /// End with 3 when a process, or a saved session, exceeds a threshold: for cron and CI
+    #[command(after_long_help = check::HELP, override_usage = check::USAGE)]
+    Check(CheckArgs),
     /// Show a session that was saved with -o FILE.fragsnap, walk by walk
     #[command(after_long_help = "\
 Examples:
@@ -120,7 +127,7 @@ a checkpoint at once. Every allocation costs about 100 ns.
 With --pid a running process is recorded through probes, beginning with its heap as it is. The
 probes stay active, and each allocation costs microseconds. Its children are not recorded.")]
     Record(RecordArgs),
-    /// Replay a recording under other allocators and settings, and report what each would need
+    /// Replay a recording under other allocators and settings: what each would need
     #[command(after_long_help = "\
 Examples:
   fragscope replay worker.fragtrace
@@ -168,6 +175,24 @@ Examples:
 
 Needs python3 on the PATH, and root for the probes. The worker ends with fragscope.")]
     Demo(WatchArgs),
+    /// Print the script that completes this command line in a shell
+    #[command(after_long_help = "\
+Examples:
+  fragscope completions bash | sudo tee /usr/share/bash-completion/completions/fragscope > /dev/null
+  fragscope completions zsh > ~/.zfunc/_fragscope")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page of fragscope, or of a subcommand
+    #[command(after_long_help = "\
+Examples:
+  fragscope man | man -l -
+  fragscope man attach > fragscope-attach.1")]
+    Man {
+        /// The subcommand
+        subcommand: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -273,6 +298,7 @@ impl Command {
         match self {
             Self::View(_) | Self::Replay(_) | Self::Export(_) | Self::Report(_) => true,
             Self::Diff(args) => args.pid.is_none(),
+            Self::Check(args) => args.pid.is_none(),
             Self::Snapshot(args) => args.source.pid.is_none(),
             Self::Explain(args) => args.source.pid.is_none(),
             _ => false,
@@ -288,6 +314,7 @@ impl Command {
             Self::Snapshot(args) => args.source.inputs(),
             Self::Explain(args) => args.inputs(),
             Self::Diff(args) => args.inputs(),
+            Self::Check(args) => args.inputs(),
             Self::View(args) => vec![args.options().file],
             Self::Export(args) => vec![args.file().to_owned()],
             Self::Report(args) => args.inputs(),
@@ -297,7 +324,11 @@ impl Command {
                 files.push(options.trace);
                 files
             }
-            Self::Top(_) | Self::Record(_) | Self::Doctor(_) => Vec::new(),
+            Self::Top(_)
+            | Self::Record(_)
+            | Self::Doctor(_)
+            | Self::Completions { .. }
+            | Self::Man { .. } => Vec::new(),
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) enum Exit {
     Error = 1,
     /// Wrong usage, by what only the command itself can determine; clap ends with the same code.
     Usage = 2,
+    /// A threshold was exceeded.
+    Exceeded = 3,
     /// Not permitted; the message names the fix.
     NotPermitted = 4,
     /// The target is gone, or of a kind that is not supported.

@@ -32,6 +32,9 @@ pub(super) enum Failure {
     /// What is printed would go into a file that is read.
     #[error("the standard output goes into {}, which is read: nothing was run", visible(.0.display()))]
     PrintsIntoInput(PathBuf),
+    /// A subcommand that there is none of.
+    #[error("there is no subcommand {}: `fragscope --help` names them", visible(.0))]
+    NoSuchCommand(String),
     /// A session.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -60,6 +63,7 @@ impl Failure {
     pub(super) fn kind(&self) -> ErrorKind {
         match self {
             Self::NoProc => ErrorKind::NoProc,
+            Self::NoSuchCommand(_) => ErrorKind::Usage,
             Self::FewFiles { .. } => ErrorKind::TooManyFiles,
             Self::PrintsIntoInput(_) => ErrorKind::Output(OutputProblem::Unfit),
             Self::Session(error) => error.kind(),

@@ -4,7 +4,9 @@ mod advice;
 mod args;
 mod exit;
 mod failure;
+mod pages;
 mod print;
+mod words;
 
 use std::io;
 use std::process::ExitCode;
@@ -21,7 +23,7 @@ use profiler_trace::limits::Incomplete;
 use signal_hook::consts::{SIGUSR1, SIGUSR2, SIGXFSZ};
 
 use self::advice::Advice;
-use self::args::{Command, ExplainArgs, Export, ExportArgs, Line, ReplayArgs, TopArgs};
+use self::args::{CheckArgs, Command, ExplainArgs, Export, ExportArgs, Line, ReplayArgs, TopArgs};
 use self::exit::Exit;
 use self::failure::{Failure, check_host};
 use crate::say::{self, Stream};
@@ -33,7 +35,10 @@ use crate::session::{self, Ending, SessionError};
 
 /// Parses the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
-    let line = match Line::try_parse() {
+    let line = match Line::try_parse_from(words::meant(
+        std::env::args_os().collect(),
+        say::has_screen(),
+    )) {
         Ok(line) => line,
         Err(shown) if !shown.use_stderr() => return help(&shown),
         Err(wrong) => {
@@ -263,6 +268,26 @@ fn explain(args: &ExplainArgs, advice: &Advice) -> Result<Exit, Failure> {
     Ok(whole_session(saved.trouble, advice))
 }
 
+fn check(args: &CheckArgs, advice: &Advice) -> Result<Exit, Failure> {
+    let outcome = session::check::check(&args.options())?;
+    unless_closed(print::checked(&outcome))?;
+    let (mut is_exceeded, mut is_unknown) = (false, false);
+    for one in &outcome.checked {
+        is_exceeded |= one.is_exceeded();
+        is_unknown |= one.value.is_none();
+        if let Some(sentence) = one.trouble() {
+            say::line(format_args!("fragscope: {sentence}"));
+        }
+    }
+    // All is said, and the gravest is the code.
+    let whole = whole_session(outcome.trouble, advice);
+    Ok(match () {
+        () if is_exceeded => Exit::Exceeded,
+        () if is_unknown => Exit::Error,
+        () => whole,
+    })
+}
+
 fn export(args: &ExportArgs, advice: &Advice) -> Result<Exit, Failure> {
     let recording = match args.options() {
         Export::Session(options) => {
@@ -317,6 +342,7 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
             unless_closed(print::difference(&compared, args.json))?;
             whole_session(compared.trouble(), advice)
         }
+        Command::Check(args) => check(args, advice)?,
         Command::View(args) => {
             let (ending, trouble) = session::saved::view(&args.options())?;
             match ending {
@@ -331,6 +357,15 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
         Command::Export(args) => export(args, advice)?,
         Command::Report(args) => whole_session(session::saved::export(&args.options())?, advice),
         Command::Replay(args) => replay(args, advice)?,
+        Command::Completions { shell } => page(&pages::completions(*shell))?,
+        Command::Man { subcommand } => match pages::manual(subcommand.as_deref())? {
+            Some(manual) => page(&manual)?,
+            None => {
+                return Err(Failure::NoSuchCommand(
+                    subcommand.clone().unwrap_or_default(),
+                ));
+            }
+        },
         Command::Doctor(args) => {
             let checks = match args.pid.filter(|_| args.repair) {
                 Some(pid) => session::doctor::repair(pid)?,
@@ -341,4 +376,10 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
         }
     };
     Ok(exit.into())
+}
+
+/// Prints a script or a page.
+fn page(page: &[u8]) -> Result<Exit, Failure> {
+    unless_closed(say::print(&String::from_utf8_lossy(page)))?;
+    Ok(Exit::Done)
 }

@@ -11,6 +11,7 @@ use profiler_lab::report::Report;
 use super::advice::Advice;
 use crate::export;
 use crate::say;
+use crate::session::check::CheckOutcome;
 use crate::session::diff::Compared;
 use crate::session::doctor::{Check, Fix, Grade};
 use crate::session::top::{TopOptions, TreeSeen};
@@ -60,6 +61,11 @@ const LEAST_WIDTH: usize = 40;
 /// The verdict in prose.
 pub(super) fn explanation(view: &View) -> io::Result<()> {
     say::print(&export::explanation(view))
+}
+
+/// What a check came to, in one line of JSON.
+pub(super) fn checked(outcome: &CheckOutcome) -> io::Result<()> {
+    say::document(&export::checked(&outcome.report, &outcome.checked))
 }
 
 /// What changed, as text or JSON.

@@ -25,7 +25,7 @@ use profiler_core::text::visible;
 use profiler_core::view::View;
 use profiler_trace::whole_file::{Place, WriteError};
 
-pub use json::{checks, host, host_line, json, ndjson, tree};
+pub use json::{checked, checks, host, host_line, json, ndjson, tree};
 pub use lines::{line, line_heading};
 pub use text::{explanation, text};
 

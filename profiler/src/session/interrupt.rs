@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use signal_hook::consts::SIGTERM;
@@ -52,6 +52,28 @@ pub(super) fn flag() -> io::Result<Arc<AtomicBool>> {
         .name("signals".into())
         .spawn(move || runtime.block_on(wait))?;
     Ok(interrupted)
+}
+
+/// Between two looks whether a wait was interrupted.
+const WAIT_STEP: Duration = Duration::from_millis(50);
+
+/// Waits, with `what` happens after it as progress on stderr, and says whether it was not interrupted.
+pub(super) fn wait(time: Duration, what: &str, interrupted: &AtomicBool) -> bool {
+    let (is_watched, until) = (say::is_watched(), Instant::now() + time);
+    while let Some(rest) = until.checked_duration_since(Instant::now()) {
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
+        if is_watched {
+            let seconds = rest.as_secs_f64().ceil();
+            say::progress(format_args!("{what} in {seconds:.0} s"));
+        }
+        thread::sleep(rest.min(WAIT_STEP));
+    }
+    if is_watched {
+        say::clear_progress();
+    }
+    !interrupted.load(Ordering::Relaxed)
 }
 
 /// What `work` gives, on a thread of this name: it may look at the flag and end early with what it has, and

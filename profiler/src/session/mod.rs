@@ -2,6 +2,7 @@
 
 mod aside;
 mod attach;
+pub mod check;
 pub mod convert;
 pub mod demo;
 pub mod diff;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use profiler_core::objects::{Census, NoCensus};
 use profiler_core::report::FragReport;
@@ -18,6 +18,9 @@ use super::options::{ReadObjects, SnapshotOptions, Subject};
 use super::outputs::{Outputs, Unwritten};
 use super::predictor::predict_now;
 use crate::say;
+
+/// What is said while growth is waited for.
+const OBJECTS_AGAIN: &str = "objects were read once; to see what grows, again";
 
 /// What taking one snapshot came to.
 #[derive(Debug)]
@@ -76,7 +79,13 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Seen, 
         }) => {
             let began = Instant::now();
             let (mut sample, mut census) = walk_and_read(&sampler, sampling, in_stop)?;
-            if census.is_ok() && wait(apart.saturating_sub(began.elapsed()), interrupted) {
+            if census.is_ok()
+                && interrupt::wait(
+                    apart.saturating_sub(began.elapsed()),
+                    OBJECTS_AGAIN,
+                    interrupted,
+                )
+            {
                 before = census.ok().map(Arc::new);
                 (sample, census) = walk_and_read(&sampler, sampling, in_stop)?;
             }
@@ -119,30 +128,6 @@ fn walk_and_read(
         say::clear_progress();
     }
     Ok((sample, census))
-}
-
-/// Between two looks whether a wait was interrupted.
-const LOOK: Duration = Duration::from_millis(50);
-
-/// Waits, with progress on stderr, and says whether it was not interrupted.
-fn wait(time: Duration, interrupted: &AtomicBool) -> bool {
-    let (is_watched, until) = (say::is_watched(), Instant::now() + time);
-    while let Some(rest) = until.checked_duration_since(Instant::now()) {
-        if interrupted.load(Ordering::Relaxed) {
-            break;
-        }
-        if is_watched {
-            let seconds = rest.as_secs_f64().ceil();
-            say::progress(format_args!(
-                "objects were read once; to see what grows, again in {seconds:.0} s"
-            ));
-        }
-        std::thread::sleep(rest.min(LOOK));
-    }
-    if is_watched {
-        say::clear_progress();
-    }
-    !interrupted.load(Ordering::Relaxed)
 }
 
 /// Walks the target once, without probes, and writes the outputs.

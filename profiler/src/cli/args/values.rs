@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use profiler_core::thresholds::MostFragmentation;
+
 use crate::session::options::Budget;
 
 /// A time with a unit.
@@ -49,6 +51,39 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "give bytes, such as 500M or 2G".into())
 }
 
+/// A share of RSS in percent, or bytes.
+pub(super) fn fragmentation(text: &str) -> Result<MostFragmentation, String> {
+    let Some(percent) = text.strip_suffix('%') else {
+        let bytes =
+            size(text).map_err(|_| "give a share of RSS, such as 40%, or bytes, such as 500M")?;
+        return Ok(MostFragmentation::Bytes(bytes));
+    };
+    match percent.trim().parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => {
+            Ok(MostFragmentation::Share(percent / 100.0))
+        }
+        _ => Err("give a percentage from 0 to 100, such as 40%".into()),
+    }
+}
+
+/// Bytes in a time, as bytes a second.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
+    let wrong = || "give bytes in a time, such as 1MiB/s, 20M/min or 500M/h".to_owned();
+    let (bytes, unit) = text.split_once('/').ok_or_else(wrong)?;
+    let seconds = match unit.trim() {
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong()),
+    };
+    // Zero is a rate: that of what must not grow.
+    let bytes = match bytes.trim() {
+        "0" => 0,
+        bytes => size(bytes).map_err(|_| wrong())?,
+    };
+    Ok(bytes as f64 / seconds)
+}
+
 /// A share of a core, or none.
 pub(super) fn budget(text: &str) -> Result<Budget, String> {
     if text == "unlimited" {
@@ -58,5 +93,28 @@ pub(super) fn budget(text: &str) -> Result<Budget, String> {
     match number.parse::<f64>() {
         Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(Budget::Share(percent / 100.0)),
         _ => Err("give a percentage above 0 and up to 100, such as 5%, or `unlimited`".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_of_thresholds_have_their_units() {
+        assert_eq!(fragmentation("40%"), Ok(MostFragmentation::Share(0.4)));
+        assert_eq!(
+            fragmentation("500M"),
+            Ok(MostFragmentation::Bytes(500 << 20))
+        );
+        assert_eq!(rate("1MiB/s"), Ok(f64::from(1 << 20)));
+        assert_eq!(rate("3600K/h"), Ok(1024.0));
+        assert_eq!(rate("0/s"), Ok(0.0));
+        for bad in ["", "40", "1M", "1M/day", "x/s", "-1M/s", "/s"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "-1%", "101%", "nan%", "inf%", "0"] {
+            assert!(fragmentation(bad).is_err(), "{bad}");
+        }
     }
 }

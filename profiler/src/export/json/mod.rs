@@ -1,6 +1,7 @@
 //! A view as JSON: `fragscope.snapshot/1` whole, and `fragscope.interval/1` in one line.
 
 mod activity;
+mod check;
 mod heaps;
 mod interval;
 mod objects;
@@ -10,6 +11,7 @@ mod snapshot;
 mod top;
 mod what_if;
 
+pub use self::check::checked;
 use profiler_core::columns::Column;
 use profiler_core::host::{HostView, TreeView};
 use profiler_core::sample;
