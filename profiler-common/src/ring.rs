@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use crate::{PAGE_BYTES, PID_BITS};
 
 /// The first word of the ring: a name and the version of this layout.
-pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x05");
+pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x06");
 
 /// How many slots there are: so many events wait for the reader at most, while it is not reading.
 pub const SLOTS: u64 = 1 << 20;
@@ -32,9 +32,11 @@ pub const RING_BYTES: usize = SLOTS_AT + SLOTS as usize * size_of::<Slot>();
 pub const READER_MISSED: u32 = 1;
 /// The same of one that finds no slot, though the reader lives.
 pub const RING_DAMAGED: u32 = 2;
+/// The same of one whose program waited too long in all for room, though the reader lives: others take it all.
+pub const RING_CROWDED: u32 = 3;
 
 /// The first word of the reader's page: a name and the version of its layout.
-pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"FSREAD\x00\x01");
+pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"FSREAD\x00\x02");
 
 /// Bytes of the reader's page.
 pub const READER_BYTES: usize = PAGE_BYTES;
@@ -50,7 +52,31 @@ pub struct ReaderPage {
     pub closed: AtomicU32,
     /// Moves on while the reader lives and comes for events.
     pub heartbeat: AtomicU32,
+    /// The numbers of processes that are so large that the reader wants to see them as they
+    /// [end](crate::RecordKind::Ending), each at [its place](ending_at).
+    pub awaited: [AtomicU32; ENDINGS],
+    /// What the reader [answers](answer) such a process.
+    pub answers: [AtomicU32; ENDINGS],
 }
+
+/// How many places there are for processes that end. One whose place another took meanwhile does not wait.
+pub const ENDINGS: usize = 256;
+
+/// The place of a process in [`ReaderPage::awaited`] and [`ReaderPage::answers`].
+pub const fn ending_at(process: u32) -> usize {
+    process as usize % ENDINGS
+}
+
+/// The answer to a process that said for the `asked`th time that it ends: to an earlier one it is another. It is to
+/// wait, and no filter of system calls forbids it to sleep, or it need not wait.
+pub const fn answer(process: u32, asked: u32, may_sleep: bool) -> u32 {
+    process | asked << PID_BITS & !MAY_SLEEP | if may_sleep { MAY_SLEEP } else { 0 }
+}
+
+/// The bit of [`answer`] that says so.
+const MAY_SLEEP: u32 = 1 << 31;
+
+const _: () = assert!(size_of::<ReaderPage>() <= READER_BYTES && PID_BITS < 31);
 
 /// The environment variable that says where the ring is, and where the reader's page: of each `PATH
 /// DEVICE INODE`, numbers in decimal. Whoever opens the path compares what it found there with the two
@@ -69,18 +95,6 @@ pub struct Header {
     pub apart: [u32; 13],
     /// The number of the next event to be claimed, or of one shortly before it.
     pub head: AtomicU64,
-    /// Of processes that wait before they [end](crate::RecordKind::Ending), those that need not wait any more, by
-    /// the number that they gave of themselves: each at [its place](let_go_at).
-    pub let_go: [AtomicU32; LET_GO],
-}
-
-/// How many places there are for processes that are let go. One whose place another took meanwhile waits
-/// for as long as it would where nobody answers.
-pub const LET_GO: usize = 256;
-
-/// The place of a process in [`Header::let_go`].
-pub const fn let_go_at(process: u32) -> usize {
-    process as usize % LET_GO
 }
 
 /// One event.
@@ -180,6 +194,21 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_of_two_times_differ() {
+        let process = (1 << PID_BITS) - 1;
+        for asked in [1, 2, 511, 512, u32::MAX] {
+            let (sleep, go) = (answer(process, asked, true), answer(process, asked, false));
+            assert_ne!(sleep, go);
+            for other in [
+                answer(process, asked - 1, true),
+                answer(process, asked - 1, false),
+            ] {
+                assert!(other != sleep && other != go && other != 0);
+            }
+        }
+    }
 
     #[test]
     fn a_turn_says_what_was_put_into_it() {

@@ -7,6 +7,9 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use crate::sys;
 
+/// In place of the address of a function that no object has.
+const MISSING: *mut c_void = ptr::without_provenance_mut(1);
+
 /// A function that is looked up when it is first called.
 pub(crate) struct Next {
     name: &'static CStr,
@@ -23,12 +26,16 @@ impl Next {
 
     /// Its address, null when no object after this one has it.
     fn get(&self) -> *mut c_void {
-        let found = self.found.load(Ordering::Relaxed);
-        if !found.is_null() {
-            return found;
+        let mut found = self.found.load(Ordering::Relaxed);
+        if found.is_null() {
+            found = find(sys::RTLD_NEXT, self.name);
+            // What is missing is not looked for again: others would allocate from `early` meanwhile.
+            let kept = if found.is_null() { MISSING } else { found };
+            self.found.store(kept, Ordering::Relaxed);
         }
-        let found = find(sys::RTLD_NEXT, self.name);
-        self.found.store(found, Ordering::Relaxed);
+        if found == MISSING {
+            return ptr::null_mut();
+        }
         found
     }
 }
@@ -126,6 +133,8 @@ next! {
     ALIGNED_ALLOC aligned_alloc(align: usize, size: usize) -> *mut c_void, c"aligned_alloc", ptr::null_mut();
     POSIX_MEMALIGN posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> c_int, c"posix_memalign", ENOMEM;
     VALLOC valloc(size: usize) -> *mut c_void, c"valloc", ptr::null_mut();
+    GETENV getenv(name: *const c_char) -> *const c_char, c"getenv", ptr::null();
+    CLOCK_GETTIME clock_gettime(clock: c_int, time: *mut sys::Timespec) -> c_int, c"clock_gettime", -1;
     CHROOT chroot(path: *const c_char) -> c_int, c"chroot", -1;
     SIGACTION sigaction(signal: c_int, action: *const c_void, before: *mut c_void) -> c_int, c"sigaction", -1;
     EXIT exit(code: c_int) -> (), c"_exit", Default::default();

@@ -2,16 +2,15 @@
 
 use core::ffi::{CStr, c_char, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use profiler_common::RecordKind;
 use profiler_common::ring::{
-    Header, READER_BYTES, READER_MAGIC, READER_MISSED, RING_BYTES, RING_DAMAGED, RING_MAGIC,
-    ReaderPage, SLOTS, SLOTS_AT, Slot, Turn, let_go_at,
+    Header, READER_BYTES, READER_MAGIC, READER_MISSED, RING_BYTES, RING_CROWDED, RING_DAMAGED,
+    RING_MAGIC, ReaderPage, SLOTS, SLOTS_AT, Slot, Turn, answer as answer_to, ending_at,
 };
 
-use crate::sys;
-use crate::thread;
+use crate::{next, sys, thread};
 
 /// The ring, or null while nothing is recorded. Once this program goes on without it, it does so for good,
 /// whatever others write into the ring.
@@ -24,8 +23,24 @@ const MOST_IDLE_SLEEPS: u32 = 2_000;
 const SLEEP_NS: i64 = 1_000_000;
 /// A writer takes so many steps from the head before it looks again where that is.
 const STEPS: u32 = 256;
-/// A process that is about to end waits for so many sleeps of [`SLEEP_NS`] at most.
+/// A process that is about to end asks for so long whether it may sleep, without a system call: a filter may
+/// forbid it any.
+const ASKS_FOR_NS: u64 = 100_000_000;
+/// How often it asked.
+static ASKED: AtomicU32 = AtomicU32::new(0);
+/// Then it waits for so many sleeps of [`SLEEP_NS`] at most.
 const MOST_HELD_SLEEPS: u32 = 1_000;
+/// So long a program waits for room in all, in ns, though the reader comes: more than the reader is ever absent.
+const MOST_WAITED_NS: u64 = 15_000_000_000;
+/// What its own events earn it back, by chance one of [`EARNING`]: of a program that writes on, the ring is full
+/// because it is slower to read, and of one that does not come to writing, because others take all the room.
+const EARNED_NS: u64 = 1_000_000;
+/// See [`EARNED_NS`]: a power of two.
+const EARNING: u64 = 128;
+/// How long threads waited in all, but for what was earned. Those that waited at the same time count once.
+static WAITED_NS: AtomicU64 = AtomicU64::new(0);
+/// Until when that was counted.
+static COUNTED_NS: AtomicU64 = AtomicU64::new(0);
 /// In a sound ring the head is never behind by more than one, and only a thread that lost its
 /// processor takes [`STEPS`] in vain. One that does so again and again is in a ring that somebody
 /// damages, and after so many times, of all threads together, the program goes on without it.
@@ -42,7 +57,7 @@ const YIELDS: u32 = 64;
 /// The environment is not changed at the same moment: called from the object's constructor.
 pub(crate) unsafe fn open() {
     // SAFETY: a constant name with its zero; the constructor runs before other threads do.
-    let named = unsafe { sys::getenv(c"FRAGSCOPE_RECORD_RING".as_ptr()) };
+    let named = unsafe { next::getenv(c"FRAGSCOPE_RECORD_RING".as_ptr()) };
     if named.is_null() {
         return;
     }
@@ -59,7 +74,7 @@ pub(crate) unsafe fn open() {
     };
     let Some(header) = ring.map(RING_BYTES, Access::Write, RING_MAGIC) else {
         // SAFETY: the mapping made above, of this length.
-        unsafe { sys::munmap(page, READER_BYTES) };
+        unsafe { sys::unmap(page, READER_BYTES) };
         return;
     };
     READER.store(page.cast(), Ordering::Relaxed);
@@ -85,17 +100,13 @@ impl Access {
 
 /// Maps so many bytes of a file that begins with this word.
 fn map(fd: i32, bytes: usize, protection: i32, magic: u64) -> Option<*mut c_void> {
-    // SAFETY: a new shared mapping, placed by the kernel.
-    let at = unsafe { sys::mmap(ptr::null_mut(), bytes, protection, sys::MAP_SHARED, fd, 0) };
-    if at == usize::MAX as *mut c_void {
-        return None;
-    }
+    let at = sys::map_shared(bytes, protection, fd)?;
     // SAFETY: the file is as long as the mapping and cannot be made shorter; both were checked.
     if unsafe { at.cast::<u64>().read() } == magic {
         return Some(at);
     }
     // SAFETY: the mapping made above, of this length.
-    unsafe { sys::munmap(at, bytes) };
+    unsafe { sys::unmap(at, bytes) };
     None
 }
 
@@ -144,12 +155,10 @@ impl Place {
             let fd = unsafe { sys::open(path.0.as_ptr().cast(), flags | sys::O_CLOEXEC) };
             if fd >= 0 {
                 mapped = map(fd, bytes, protection, magic);
-                // SAFETY: our own descriptor.
-                unsafe { sys::close(fd) };
+                sys::close(fd);
             }
         }
-        // SAFETY: our own descriptor.
-        unsafe { sys::close(handle) };
+        sys::close(handle);
         mapped
     }
 
@@ -169,8 +178,7 @@ impl Place {
                 &mut found,
             )
         };
-        // SAFETY: no arguments.
-        let own = unsafe { sys::geteuid() };
+        let own = sys::user();
         error == 0
             && found.device() == self.device
             && found.inode == self.inode
@@ -180,7 +188,7 @@ impl Place {
     }
 }
 
-pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
+fn decimal(digits: &[u8]) -> Option<u64> {
     let mut number = (!digits.is_empty()).then_some(0u64)?;
     for digit in digits {
         let digit = digit.wrapping_sub(b'0');
@@ -239,7 +247,9 @@ pub(crate) fn record_block(kind: RecordKind, addr: u64, size: u64, align: u8) {
     let Some((number, slot)) = claim(ring, (thread >> 32) as u32) else {
         return go_on_without();
     };
-    slot.time_ns.store(now_ns(), Ordering::Relaxed);
+    let now = now_ns();
+    earn(now);
+    slot.time_ns.store(now, Ordering::Relaxed);
     slot.addr.store(addr, Ordering::Relaxed);
     slot.size.store(size, Ordering::Relaxed);
     slot.thread.store(thread, Ordering::Relaxed);
@@ -284,24 +294,64 @@ fn go_on_without() {
     RING.store(ptr::null_mut(), Ordering::Relaxed);
 }
 
+/// Whether the reader wants to see the program of this process as it ends.
+pub(crate) fn awaits(process: u32) -> bool {
+    let awaited = Ring::now().and_then(|ring| ring.reader.awaited.get(ending_at(process)));
+    awaited.is_some_and(|awaited| awaited.load(Ordering::Relaxed) == process)
+}
+
 /// Records that the program of this process is about to end, and waits until the reader lets it, has ended,
-/// or does not come for [`MOST_HELD_SLEEPS`].
-pub(crate) fn record_ending(process: u32) {
+/// or does not come for [`MOST_HELD_SLEEPS`]; whether it slept for that.
+pub(crate) fn record_ending(process: u32) -> bool {
     let Some(ring) = Ring::now() else {
-        return;
+        return false;
     };
-    let Some(let_go) = ring.header.let_go.get(let_go_at(process)) else {
-        return;
+    let Some(answer) = ring.reader.answers.get(ending_at(process)) else {
+        return false;
     };
-    // Of an earlier process with this number.
-    let _ = let_go.compare_exchange(process, 0, Ordering::Relaxed, Ordering::Relaxed);
-    record(RecordKind::Ending, 0);
+    let asked = ASKED.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+    let [sleep, go] = [true, false].map(|may_sleep| answer_to(process, asked, may_sleep));
+    record(RecordKind::Ending, asked.into());
+    let began = now_ns();
+    while answer.load(Ordering::Acquire) != sleep {
+        let is_late = now_ns().wrapping_sub(began) > ASKS_FOR_NS;
+        if is_late || ring.is_over() || answer.load(Ordering::Acquire) == go {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
     for _ in 0..MOST_HELD_SLEEPS {
-        if ring.is_over() || let_go.load(Ordering::Acquire) == process {
-            return;
+        if ring.is_over() || answer.load(Ordering::Acquire) != sleep {
+            break;
         }
         sys::nap(SLEEP_NS);
     }
+    true
+}
+
+/// An event was written at this time.
+fn earn(now: u64) {
+    if now % EARNING == 0 {
+        let earned = |waited: u64| Some(waited.saturating_sub(EARNED_NS));
+        let _ = WAITED_NS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earned);
+    }
+}
+
+/// A thread waited for about [`SLEEP_NS`] until now; whether the program has waited too long.
+fn has_waited_too_long() -> bool {
+    let now = now_ns();
+    let counted = COUNTED_NS.load(Ordering::Relaxed);
+    let since = now.wrapping_sub(counted);
+    let is_first = since >= SLEEP_NS as u64
+        && COUNTED_NS
+            .compare_exchange(counted, now, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok();
+    if !is_first {
+        return false;
+    }
+    // A sleep may have been longer; what was before it was no wait.
+    let waited = since.min(4 * SLEEP_NS as u64);
+    WAITED_NS.fetch_add(waited, Ordering::Relaxed) + waited > MOST_WAITED_NS
 }
 
 /// Takes the next event's slot for this thread; nothing when the reader has ended or died.
@@ -376,8 +426,7 @@ impl Wait {
         if self.turns < YIELDS {
             self.turns += 1;
             self.beat = ring.reader.heartbeat.load(Ordering::Relaxed);
-            // SAFETY: no arguments.
-            unsafe { sys::sched_yield() };
+            sys::give_way();
             return true;
         }
         sys::nap(SLEEP_NS);
@@ -386,6 +435,10 @@ impl Wait {
         self.beat = now;
         if self.still > MOST_IDLE_SLEEPS {
             ring.give_up(READER_MISSED);
+            return false;
+        }
+        if has_waited_too_long() {
+            ring.give_up(RING_CROWDED);
             return false;
         }
         true
@@ -398,6 +451,6 @@ fn now_ns() -> u64 {
         nanoseconds: 0,
     };
     // SAFETY: a place for the answer.
-    unsafe { sys::clock_gettime(sys::CLOCK_MONOTONIC, &mut time) };
+    unsafe { next::clock_gettime(sys::CLOCK_MONOTONIC, &mut time) };
     time.seconds as u64 * 1_000_000_000 + time.nanoseconds as u64
 }

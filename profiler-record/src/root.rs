@@ -6,7 +6,7 @@ use core::ffi::{CStr, c_char, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sys;
+use crate::{next, sys};
 
 /// Which file the recorder was loaded from.
 static DEVICE: AtomicU64 = AtomicU64::new(0);
@@ -37,7 +37,7 @@ pub(crate) unsafe fn changed() {
         return;
     }
     // SAFETY: a constant name with its zero.
-    let list = unsafe { sys::getenv(c"LD_PRELOAD".as_ptr()) };
+    let list = unsafe { next::getenv(c"LD_PRELOAD".as_ptr()) };
     if list.is_null() {
         return;
     }

@@ -1,6 +1,6 @@
-//! What is used of libc and libpthread.
+//! System calls, and what is used of libc and libpthread.
 
-use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
+use core::ffi::{c_char, c_int, c_uint, c_void};
 use core::ptr;
 
 pub(crate) const O_RDONLY: c_int = 0;
@@ -15,7 +15,7 @@ pub(crate) const S_IFMT: u16 = 0o170_000;
 pub(crate) const S_IFREG: u16 = 0o100_000;
 pub(crate) const PROT_READ: c_int = 1;
 pub(crate) const PROT_READ_WRITE: c_int = 3;
-pub(crate) const MAP_SHARED: c_int = 1;
+const MAP_SHARED: c_int = 1;
 pub(crate) const CLOCK_MONOTONIC: c_int = 1;
 /// `RTLD_NEXT`: the next object after this one in the order of lookup.
 pub(crate) const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
@@ -74,7 +74,86 @@ impl Statx {
     }
 }
 
-/// `statx(2)`, which old C libraries have no function for.
+/// A system call as the kernel has it: an error is its number, negative.
+///
+/// No function of the C library stands between: a program may have its own of the same name, it may be a point at
+/// which a thread is cancelled, and it changes errno.
+///
+/// # Safety
+/// As the kernel's call with these arguments.
+#[cfg(target_arch = "x86_64")]
+unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
+    let [a, b, c, d, e, f] = arguments;
+    let result;
+    // SAFETY: the kernel's convention (`arch/x86/entry/entry_64.S`): it changes rax, rcx and r11 alone.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack)
+        );
+    }
+    result
+}
+
+/// As above.
+///
+/// # Safety
+/// As above.
+#[cfg(target_arch = "aarch64")]
+unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
+    let [a, b, c, d, e, f] = arguments;
+    let result;
+    // SAFETY: the kernel's convention (`arch/arm64/kernel/entry.S`): it changes x0 alone.
+    unsafe {
+        core::arch::asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") a => result,
+            in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
+            options(nostack)
+        );
+    }
+    result
+}
+
+/// The calls' numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
+#[cfg(target_arch = "x86_64")]
+mod number {
+    pub(super) const CLOSE: usize = 3;
+    pub(super) const MMAP: usize = 9;
+    pub(super) const MUNMAP: usize = 11;
+    pub(super) const SCHED_YIELD: usize = 24;
+    pub(super) const GETPID: usize = 39;
+    pub(super) const GETEUID: usize = 107;
+    pub(super) const GETPPID: usize = 110;
+    pub(super) const GETTID: usize = 186;
+    pub(super) const CLOCK_NANOSLEEP: usize = 230;
+    pub(super) const EXIT_GROUP: usize = 231;
+    pub(super) const OPENAT: usize = 257;
+    pub(super) const STATX: usize = 332;
+}
+
+/// The calls' numbers (`include/uapi/asm-generic/unistd.h`).
+#[cfg(target_arch = "aarch64")]
+mod number {
+    pub(super) const OPENAT: usize = 56;
+    pub(super) const CLOSE: usize = 57;
+    pub(super) const EXIT_GROUP: usize = 94;
+    pub(super) const CLOCK_NANOSLEEP: usize = 115;
+    pub(super) const SCHED_YIELD: usize = 124;
+    pub(super) const GETPID: usize = 172;
+    pub(super) const GETPPID: usize = 173;
+    pub(super) const GETEUID: usize = 175;
+    pub(super) const GETTID: usize = 178;
+    pub(super) const MUNMAP: usize = 215;
+    pub(super) const MMAP: usize = 222;
+    pub(super) const STATX: usize = 291;
+}
+
+/// `statx(2)`: 0, or an error.
 ///
 /// # Safety
 /// `path` is a string with its zero.
@@ -84,41 +163,115 @@ pub(crate) unsafe fn statx(
     flags: c_int,
     wanted: c_uint,
     found: &mut Statx,
-) -> c_long {
+) -> isize {
+    let found = ptr::from_mut(found).expose_provenance();
+    let arguments = [
+        folder as usize,
+        path.expose_provenance(),
+        flags as usize,
+        wanted as usize,
+        found,
+        0,
+    ];
     // SAFETY: as the caller promises, and a place for the answer.
-    unsafe { syscall(SYS_STATX, folder, path, flags, wanted, ptr::from_mut(found)) }
+    unsafe { call(number::STATX, arguments) }
 }
 
-/// Sleeps for so many nanoseconds, below a second, or until a signal comes. malloc and free must be no
-/// points at which a thread is cancelled, and keep errno: C's `nanosleep` is the one and changes the other.
+/// `open(2)`: a descriptor, or an error below 0.
+///
+/// # Safety
+/// `path` is a string with its zero.
+pub(crate) unsafe fn open(path: *const c_char, flags: c_int) -> c_int {
+    let arguments = [
+        AT_FDCWD as usize,
+        path.expose_provenance(),
+        flags as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: as the caller promises.
+    unsafe { call(number::OPENAT, arguments) as c_int }
+}
+
+/// Closes a descriptor that is ours.
+pub(crate) fn close(fd: c_int) {
+    // SAFETY: no memory is touched.
+    unsafe { call(number::CLOSE, [fd as usize, 0, 0, 0, 0, 0]) };
+}
+
+/// Maps so many bytes of a file, shared and where the kernel likes.
+pub(crate) fn map_shared(bytes: usize, protection: c_int, fd: c_int) -> Option<*mut c_void> {
+    let arguments = [
+        0,
+        bytes,
+        protection as usize,
+        MAP_SHARED as usize,
+        fd as usize,
+        0,
+    ];
+    // SAFETY: a new mapping, placed by the kernel.
+    let at = unsafe { call(number::MMAP, arguments) };
+    (at > 0).then(|| ptr::with_exposed_provenance_mut(at as usize))
+}
+
+/// Takes a mapping away.
+///
+/// # Safety
+/// It is one of so many bytes, to which nothing refers any more.
+pub(crate) unsafe fn unmap(at: *mut c_void, bytes: usize) {
+    // SAFETY: as the caller promises.
+    unsafe { call(number::MUNMAP, [at.expose_provenance(), bytes, 0, 0, 0, 0]) };
+}
+
+/// A call without arguments that cannot fail.
+fn plain(number: usize) -> u32 {
+    // SAFETY: no memory is touched.
+    unsafe { call(number, [0; 6]) as u32 }
+}
+
+/// The effective user.
+pub(crate) fn user() -> u32 {
+    plain(number::GETEUID)
+}
+
+/// The process, in its own namespace.
+pub(crate) fn process() -> u32 {
+    plain(number::GETPID)
+}
+
+/// The process's parent.
+pub(crate) fn parent() -> u32 {
+    plain(number::GETPPID)
+}
+
+/// The thread.
+pub(crate) fn thread() -> u32 {
+    plain(number::GETTID)
+}
+
+/// Lets others run.
+pub(crate) fn give_way() {
+    plain(number::SCHED_YIELD);
+}
+
+/// Sleeps for so many nanoseconds, below a second, or until a signal comes.
 pub(crate) fn nap(nanoseconds: i64) {
     let time = Timespec {
         seconds: 0,
         nanoseconds,
     };
-    // SAFETY: C's place for this thread's errno.
-    let errno = unsafe { __errno_location() };
-    // SAFETY: as above.
-    let before = unsafe { errno.read() };
+    let time = ptr::from_ref(&time).expose_provenance();
+    let arguments = [CLOCK_MONOTONIC as usize, 0, time, 0, 0, 0];
     // SAFETY: a clock, a time to sleep, and no place for the rest of it.
-    unsafe {
-        syscall(
-            SYS_CLOCK_NANOSLEEP,
-            c_long::from(CLOCK_MONOTONIC),
-            0 as c_long,
-            ptr::from_ref(&time),
-            ptr::null_mut::<Timespec>(),
-        )
-    };
-    // SAFETY: as above.
-    unsafe { errno.write(before) };
+    unsafe { call(number::CLOCK_NANOSLEEP, arguments) };
 }
 
 /// Ends the process, whatever its C library lacks.
 pub(crate) fn end(code: c_int) -> ! {
     loop {
         // SAFETY: a number, and nothing is left to be done.
-        unsafe { syscall(SYS_EXIT_GROUP, code) };
+        unsafe { call(number::EXIT_GROUP, [code as usize, 0, 0, 0, 0, 0]) };
     }
 }
 
@@ -127,26 +280,6 @@ unsafe extern "C" {
     pub(crate) fn abort() -> !;
     pub(crate) fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
     pub(crate) fn dladdr(address: *const c_void, found: *mut DlInfo) -> c_int;
-    pub(crate) fn getenv(name: *const c_char) -> *const c_char;
-    pub(crate) fn open(path: *const c_char, flags: c_int, ...) -> c_int;
-    pub(crate) fn close(fd: c_int) -> c_int;
-    pub(crate) fn read(fd: c_int, to: *mut c_void, most: usize) -> isize;
-    pub(crate) fn mmap(
-        addr: *mut c_void,
-        len: usize,
-        protection: c_int,
-        flags: c_int,
-        fd: c_int,
-        offset: i64,
-    ) -> *mut c_void;
-    pub(crate) fn munmap(addr: *mut c_void, len: usize) -> c_int;
-    pub(crate) fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int;
-    pub(crate) fn sched_yield() -> c_int;
-    pub(crate) fn geteuid() -> c_uint;
-    pub(crate) fn getpid() -> c_int;
-    pub(crate) fn getppid() -> c_int;
-    pub(crate) fn syscall(number: c_long, ...) -> c_long;
-    fn __errno_location() -> *mut c_int;
     pub(crate) fn pthread_key_create(
         key: *mut c_uint,
         destructor: Option<unsafe extern "C" fn(*mut c_void)>,
@@ -159,24 +292,3 @@ unsafe extern "C" {
         child: Option<unsafe extern "C" fn()>,
     ) -> c_int;
 }
-
-/// `gettid` (x86-64 and aarch64 differ).
-#[cfg(target_arch = "x86_64")]
-pub(crate) const SYS_GETTID: c_long = 186;
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) const SYS_GETTID: c_long = 178;
-/// `clock_nanosleep`.
-#[cfg(target_arch = "x86_64")]
-const SYS_CLOCK_NANOSLEEP: c_long = 230;
-#[cfg(not(target_arch = "x86_64"))]
-const SYS_CLOCK_NANOSLEEP: c_long = 115;
-/// `exit_group`.
-#[cfg(target_arch = "x86_64")]
-pub(crate) const SYS_EXIT_GROUP: c_long = 231;
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) const SYS_EXIT_GROUP: c_long = 94;
-/// `statx`.
-#[cfg(target_arch = "x86_64")]
-const SYS_STATX: c_long = 332;
-#[cfg(not(target_arch = "x86_64"))]
-const SYS_STATX: c_long = 291;

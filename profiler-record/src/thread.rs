@@ -29,14 +29,10 @@ pub(crate) unsafe fn begin() {
     if made == 0 && key < FIRST_ALLOCATED_KEY {
         KEY.store(key, Ordering::Relaxed);
     }
-    // SAFETY: no arguments.
-    let process = unsafe { sys::getpid() };
-    // SAFETY: no arguments.
-    let parent = unsafe { sys::getppid() };
-    PROCESS.store(process as u32, Ordering::Relaxed);
+    PROCESS.store(sys::process(), Ordering::Relaxed);
     // SAFETY: handlers of the right form that live as long as the program.
     unsafe { sys::pthread_atfork(Some(before_fork), None, Some(after_fork)) };
-    ring::record(RecordKind::Start, parent as u64);
+    ring::record(RecordKind::Start, sys::parent().into());
 }
 
 /// The process's number, as it was when it began.
@@ -88,17 +84,12 @@ impl Own {
 fn number() -> u32 {
     Own::get().map_or_else(
         || {
-            let number = ask();
+            let number = sys::thread();
             Own::set(Some(Own(number.into())));
             number
         },
         Own::number,
     )
-}
-
-fn ask() -> u32 {
-    // SAFETY: gettid has no arguments.
-    unsafe { sys::syscall(sys::SYS_GETTID) as u32 }
 }
 
 unsafe extern "C" fn thread_end(_number: *mut c_void) {
@@ -119,8 +110,7 @@ unsafe extern "C" fn after_fork() {
     // Without a key it may have been any thread of the parent: its main thread, most likely.
     let thread = forking.map_or(process, Own::number);
     let forks = forking.map_or(0, Own::forks);
-    // SAFETY: no arguments.
-    PROCESS.store(unsafe { sys::getpid() } as u32, Ordering::Relaxed);
+    PROCESS.store(sys::process(), Ordering::Relaxed);
     Own::set(None);
     let parent = u64::from(thread) << 32 | u64::from(process);
     ring::record_block(RecordKind::Forked, parent, forks, 0);

@@ -123,6 +123,21 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
     pages.checked_mul(PAGE_SIZE)
 }
 
+/// Whether this thread of a process may be asked to sleep: it runs code of its own (one that waits for a child of
+/// `vfork` does not), and is behind no filter of system calls (`seccomp(2)`) that this process is not behind.
+pub fn may_sleep(pid: u32, tid: u32) -> bool {
+    let status = |path: String| fs::read_to_string(path).ok();
+    let filters = |status: &str| (field(status, "Seccomp"), field(status, "Seccomp_filters"));
+    let own = status("/proc/self/status".into());
+    let its = status(format!("/proc/{pid}/task/{tid}/status"));
+    let Some((own, its)) = own.zip(its) else {
+        return false;
+    };
+    let state = its.lines().find_map(|line| line.strip_prefix("State:"));
+    let waits = state.is_none_or(|state| state.trim_start().starts_with('D'));
+    !waits && filters(&own) == filters(&its)
+}
+
 fn of_rollup(rollup: &str) -> Option<Memory> {
     let bytes = |name| field(rollup, name).map(|kib| kib << 10);
     let private = [bytes("Private_Clean"), bytes("Private_Dirty")];

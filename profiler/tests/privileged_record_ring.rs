@@ -84,10 +84,11 @@ fn a_thread_that_waits_for_a_full_ring_is_not_cancelled_there_and_keeps_its_errn
     assert!(held(&trace, 100).of_size > 900_000, "{}", stderr(&output));
 }
 
-/// Whoever keeps the ring full lives on, and takes back that others gave it up.
+/// Whoever keeps the ring full lives on, and takes back that others gave it up; or it fills the ring with events
+/// faster than anybody else can.
 #[test]
 fn nobody_is_held_up_for_longer_by_a_program_that_goes_on_forging() {
-    for how in ["full", "taken"] {
+    for how in ["full", "taken", "crowd"] {
         let (output, _) = forged(&[how]);
         let said = stderr(&output);
         let out = stdout(&output);
@@ -98,7 +99,8 @@ fn nobody_is_held_up_for_longer_by_a_program_that_goes_on_forging() {
             .parse()
             .expect("seconds");
         assert!(held_up < 30.0, "{how}: {held_up} s: {said}");
-        assert!(said.contains("ended before its command"), "{how}: {said}");
+        let is_over = said.contains("ended before its command");
+        assert!(is_over || how == "crowd", "{how}: {said}");
     }
 }
 

@@ -6,13 +6,15 @@ mod support;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use profiler_core::residency::ResidencyMap;
+use profiler_testing::child::open_folder;
 use profiler_testing::trace::TraceBuilder;
 use profiler_trace::trace::{Checkpoint, Figures, Item, Reader, TraceDescription};
 use serde_json::Value;
-use support::record::record;
+use support::record::{compiled, compiled_into, record};
 use support::{command, json, run, stderr, stdout, text};
 
 const MIB: u64 = 1 << 20;
@@ -84,6 +86,35 @@ fn a_program_is_measured_when_it_ends_before_it_takes_apart_what_it_had() {
         assert_eq!(calibration["recorded_bytes"].as_u64(), recorded, "{end}");
         let replayed = found["candidates"][0]["rest_bytes"].as_u64();
         assert_eq!(calibration["replayed_bytes"].as_u64(), replayed, "{end}");
+    }
+}
+
+/// A filter of system calls kills whoever asks for more, a thread that was cancelled ends at the next such point of
+/// the C library, and a program's own functions may work no more.
+#[test]
+fn a_program_ends_as_it_does_alone_whatever_it_may_not_do_any_more() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let ends = compiled(&folder, "ends", &[]);
+    let own = folder.path().join("own");
+    std::fs::create_dir(&own).expect("a folder");
+    let ends_with_own = compiled_into(&own, "ends", &["-DOWN_OPEN"]);
+    for (program, how, is_held) in [
+        (&ends, "plain", true),
+        (&ends, "plain _exit", true),
+        (&ends, "filter", false),
+        (&ends, "filter _exit", false),
+        (&ends, "cancel", true),
+        (&ends, "cancel _exit", true),
+        (&ends_with_own, "own", true),
+    ] {
+        let alone = run(Command::new(program).arg(how));
+        let output = run(&mut record(&trace, &[text(program), how]));
+        let said = stderr(&output);
+        let result = |output: &Output| (output.status.code(), stdout(output));
+        assert_eq!(result(&output), result(&alone), "{how}: {said}");
+        let at_end = checkpoints(&trace).iter().any(|one| one.figures.is_final);
+        assert_eq!(at_end, is_held, "{how}: {said}");
     }
 }
 

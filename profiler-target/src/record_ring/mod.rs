@@ -23,14 +23,15 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::SealFlag;
 use profiler_common::ring::{
-    READER_BYTES, READER_MAGIC, RING_BYTES, RING_DAMAGED, RING_MAGIC, SLOTS, State, Turn, let_go_at,
+    READER_BYTES, READER_MAGIC, RING_BYTES, RING_CROWDED, RING_DAMAGED, RING_MAGIC, SLOTS, State,
+    Turn, answer, ending_at,
 };
 
 use self::event::read;
 pub use self::event::{Next, RingEvent};
 use self::memory::{Memory, NOBODY_ELSE_WRITES, shared};
 pub use self::reader::Marker;
-use self::reader::{ReaderActivity, send_heartbeats};
+use self::reader::{MOST_HEAD_LAG, ReaderActivity, send_heartbeats};
 
 /// A ring of which more slots than these were abandoned is of no use any more.
 const MOST_ABANDONED: usize = SLOTS as usize / 4;
@@ -46,6 +47,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const FREE_WAIT_PER_EVENT: Duration = Duration::from_micros(20);
 /// of which so much at most is kept for the next wait.
 const MOST_FREE_WAIT: Duration = Duration::from_millis(100);
+/// So many events apart it is looked where the head is.
+const HEAD_CHECK_INTERVAL: u64 = 1 << 12;
 /// In a sound ring the head is where it should be; one that was moved back there so often is not.
 const MOST_REPAIRS: u32 = 1000;
 
@@ -150,12 +153,26 @@ impl RecordRing {
         self.activity.held_from.store(u64::MAX, Ordering::SeqCst);
     }
 
-    /// A process that waits before it ends, by the number that it gave, need not wait any more.
-    pub fn let_go(&self, process: u32) {
-        let place = self.memory.header().let_go.get(let_go_at(process));
-        if let Some(place) = place {
-            place.store(process, Ordering::Release);
-        }
+    /// This process is to say when it ends, and to wait for the answer.
+    pub fn await_ending(&self, process: u32) {
+        let awaited = &self.reader.reader_page().awaited;
+        awaited[ending_at(process)].store(process, Ordering::Release);
+    }
+
+    /// A process that [ends](Self::await_ending), as it said for the `asked`th time, may sleep until it is
+    /// [let go](Self::let_go).
+    pub fn hold(&self, process: u32, asked: u32) {
+        self.answer(process, answer(process, asked, true));
+    }
+
+    /// A process that ends, by the number that it gave, need not wait, or not any more.
+    pub fn let_go(&self, process: u32, asked: u32) {
+        self.answer(process, answer(process, asked, false));
+    }
+
+    fn answer(&self, process: u32, answer: u32) {
+        let answers = &self.reader.reader_page().answers;
+        answers[ending_at(process)].store(answer, Ordering::Release);
     }
 
     /// The number of the next event to be written: all before it were claimed before now.
@@ -186,6 +203,11 @@ impl RecordRing {
         self.repairs >= MOST_REPAIRS
             || self.abandoned.len() > MOST_ABANDONED
             || said == RING_DAMAGED
+    }
+
+    /// Whether a program waited too long in all for room that others took; then it is closed.
+    pub fn is_crowded(&self) -> bool {
+        self.memory.header().given_up.load(Ordering::Relaxed) == RING_CROWDED
     }
 
     /// Whether the reader does not come for events for 10 s, or did not when a writer gave it up and
@@ -220,6 +242,9 @@ impl RecordRing {
             let event = read(self.memory.slot(tail));
             self.set(Turn::free(tail + SLOTS));
             self.next();
+            if tail % HEAD_CHECK_INTERVAL == 0 {
+                self.repair_head_ahead();
+            }
             self.has_abandoned = false;
             self.free_wait = (self.free_wait + FREE_WAIT_PER_EVENT).min(MOST_FREE_WAIT);
             return Next::Event(event);
@@ -269,12 +294,27 @@ impl RecordRing {
         let (head, tail) = (&self.memory.header().head, self.tail());
         let said = head.load(Ordering::Acquire);
         if said != tail && self.memory.turn(tail) == Turn::free(tail) {
-            // A writer may have come meanwhile, who moved it on from there.
-            let _ = head.compare_exchange(said, tail, Ordering::Release, Ordering::Relaxed);
-            self.repairs += 1;
-            if self.repairs >= MOST_REPAIRS {
-                self.close();
-            }
+            self.repair(said);
+        }
+    }
+
+    /// While events come, the head is between the tail and its lap; beyond that, writers seek in vain.
+    fn repair_head_ahead(&mut self) {
+        let (head, tail) = (&self.memory.header().head, self.tail());
+        let said = head.load(Ordering::Acquire);
+        if said < tail || said > tail + SLOTS + MOST_HEAD_LAG {
+            self.repair(said);
+        }
+    }
+
+    /// Puts the head to the tail, where it said this.
+    fn repair(&mut self, said: u64) {
+        let head = &self.memory.header().head;
+        // A writer may have come meanwhile, who moved it on from there.
+        let _ = head.compare_exchange(said, self.tail(), Ordering::Release, Ordering::Relaxed);
+        self.repairs += 1;
+        if self.repairs >= MOST_REPAIRS {
+            self.close();
         }
     }
 

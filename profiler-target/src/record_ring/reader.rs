@@ -14,7 +14,7 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
 /// counts as alive: writers that wait for it then go on without being recorded.
 const LONGEST_ABSENCE: Duration = Duration::from_secs(10);
 /// So far behind the claimed slots the head may be: one for each thread that is about to move it.
-const MOST_HEAD_LAG: u64 = 4096;
+pub(super) const MOST_HEAD_LAG: u64 = 4096;
 
 /// Marks moments of a ring, on another thread than the reader's.
 #[derive(Clone, Debug)]

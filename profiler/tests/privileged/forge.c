@@ -29,7 +29,7 @@ struct header {
 // What fragscope alone can write.
 struct reader {
   uint64_t magic;
-  _Atomic uint32_t closed, heartbeat;
+  _Atomic uint32_t closed, heartbeat, awaited[256], answers[256];
 };
 
 struct slot {
@@ -64,15 +64,33 @@ static void open_ring(void) {
   close(fd);
 }
 
-// A child of another user that keeps the ring full for as long as it lives and takes back that anybody gave
-// it up, while its parent allocates until the recording is over. Says how long that was held up in all.
-static void hold_up(int by_claims) {
+// A child of another user that keeps the ring full for as long as it lives, while its parent allocates until the
+// recording is over: by slots that are never read or filled, for which it takes back that anybody gave the ring
+// up, or by an event in each slot as soon as that is free. Says how long its parent was held up in all.
+static void hold_up(char how) {
   pid_t child = fork();
   if (child == 0) {
     if (setgid(65534) || setuid(65534)) _exit(9);
     alarm(300);
     uint64_t claimed = getpid() << 2 | 1;
-    if (by_claims) {
+    if (how == 'c') {
+      uint64_t me = getpid();
+      for (uint64_t n = atomic_load(&ring->head);;) {
+        struct slot *slot = &slots[n % SLOTS];
+        uint64_t free = n / SLOTS << 24, turn = free;
+        if (atomic_compare_exchange_strong(&slot->turn, &turn, free | me << 2 | 1)) {
+          slot->thread = me << 32 | me;
+          slot->kind = ALLOC;
+          slot->addr = 4096;
+          slot->size = 8;
+          slot->turn = free | 2;
+        } else if (turn < free) {
+          continue;
+        }
+        atomic_store(&ring->head, ++n);
+      }
+    }
+    if (how == 't') {
       for (int n = 0; n < 200;) {
         uint64_t number = atomic_load(&ring->head), lap = number / SLOTS << 24, head = number;
         n += atomic_compare_exchange_strong(&slots[number % SLOTS].turn, &lap, lap | claimed);
@@ -84,13 +102,15 @@ static void hold_up(int by_claims) {
     }
     for (;;) {
       ring->given_up = 0;
-      if (by_claims) continue;
+      if (how == 't') continue;
       ring->head = (7ull << 20) + 5;
       for (int i = 5; i < 12; i++) slots[i].turn = 2;
     }
   }
   double held_up = 0;
-  for (int after = 0; after < 1000; after += reader->closed != 0) {
+  // Of two that are as fast neither may ever give up.
+  uint64_t end = how == 'c' ? now() + 25000000000 : UINT64_MAX;
+  for (int after = 0; after < 1000 && now() < end; after += reader->closed != 0) {
     uint64_t began = now();
     void *volatile block = malloc(100);
     free(block);
@@ -163,8 +183,8 @@ int main(int argc, char **argv) {
     if (mprotect((void *)reader, 4096, PROT_READ | PROT_WRITE) == 0) return 22;
     if (pwrite(fd, "x", 1, 8) >= 0) return 23;
     printf("%s\n", strerror(errno));
-  } else if (!strcmp(argv[1], "full") || !strcmp(argv[1], "taken")) {
-    hold_up(argv[1][0] == 't');
+  } else if (!strcmp(argv[1], "full") || !strcmp(argv[1], "taken") || !strcmp(argv[1], "crowd")) {
+    hold_up(argv[1][0]);
   } else if (!strcmp(argv[1], "claim")) {
     // Claimed by a living thread, and never filled; what is behind it is as it should be. It does not end
     // when it is asked to.

@@ -23,6 +23,11 @@ pub(crate) fn compiled(folder: &tempfile::TempDir, name: &str, options: &[&str])
     compiled_by("cc", folder, name, options)
 }
 
+/// As [`compiled`], into a folder that others made.
+pub(crate) fn compiled_into(folder: &Path, name: &str, options: &[&str]) -> PathBuf {
+    program_by("cc", folder, name, options)
+}
+
 /// As [`compiled`], by this compiler.
 pub(crate) fn compiled_by(
     compiler: &str,
@@ -30,7 +35,11 @@ pub(crate) fn compiled_by(
     name: &str,
     options: &[&str],
 ) -> PathBuf {
-    let program = folder.path().join(name);
+    program_by(compiler, folder.path(), name, options)
+}
+
+fn program_by(compiler: &str, folder: &Path, name: &str, options: &[&str]) -> PathBuf {
+    let program = folder.join(name);
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged");
     compile(
         compiler,

@@ -25,7 +25,7 @@ use super::{TraceWriteError, beyond_limit, monotonic_ns, source};
 
 /// So many processes are looked for at once when the command has ended: of forged ones there may be
 /// many.
-const MOST_SURVIVORS_CHECKED: usize = 128;
+const MOST_SURVIVORS_CHECKED: usize = 1024;
 /// Of so many at once it is checked what they execute.
 const MOST_WATCHED: usize = 32;
 /// Writing an event takes nanoseconds: whether the thread that claimed a slot lives is asked when
@@ -93,6 +93,12 @@ pub enum GivenUp {
     /// Programs damage the ring.
     #[error("the recorded programs damaged the shared ring")]
     Damaged,
+    /// A program got no room for its events.
+    #[error(
+        "a program waited 15 s in all for room in the shared ring: another one fills it with events of its \
+         own making"
+    )]
+    Crowded,
     /// Programs claim events and do not write them.
     #[error(
         "threads that began to write an event and did not finish it (suspended, or in a program \
@@ -144,6 +150,8 @@ impl PreloadedRecording {
         if self.checkpoints.are_due() || self.checkpoints.have_changed(running) {
             self.start_checkpoints(CheckpointReason::Due);
         }
+        let running = || self.recorder.normaliser().running();
+        self.checkpoints.await_endings(running, &self.ring);
         let (checkpoints, sink) = (&mut self.checkpoints, self.recorder.sink_mut());
         checkpoints.step(&self.ring, &mut |what| sink.say(what));
         sink.progress()?;
@@ -164,7 +172,7 @@ impl PreloadedRecording {
                 break;
             }
             is_fork = false;
-            if let Some(observation) = self.checkpoints.observed_before(self.ring.tail()) {
+            while let Some(observation) = self.checkpoints.observed_before(self.ring.tail()) {
                 observation.record(&mut self.recorder)?;
             }
             match self.ring.take() {
@@ -176,7 +184,7 @@ impl PreloadedRecording {
                     continue;
                 }
                 Next::Empty => {
-                    if let Some(observation) = self.checkpoints.observed() {
+                    while let Some(observation) = self.checkpoints.observed() {
                         observation.record(&mut self.recorder)?;
                     }
                     break;
@@ -217,9 +225,13 @@ impl PreloadedRecording {
         }
         self.recorder.record(&sound)?;
         if sound.kind == SourceKind::Ending {
+            let asked = event.addr as u32;
             match self.recorder.normaliser().process(sound.process) {
-                Some(process) => self.checkpoints.ends(process, &self.ring),
-                None => self.ring.let_go(event.process),
+                Some(process) => {
+                    self.checkpoints
+                        .ends(process, (event.thread, asked), &self.ring);
+                }
+                None => self.ring.let_go(event.process, asked),
             }
         }
         Ok(matches!(sound.kind, SourceKind::Forking { .. }))
@@ -353,6 +365,8 @@ impl PreloadedRecording {
     pub(crate) fn given_up(&self) -> Option<GivenUp> {
         let why = if self.ring.has_waited_too_long() {
             GivenUp::Unfinished
+        } else if self.ring.is_crowded() {
+            GivenUp::Crowded
         } else if self.ring.is_too_damaged() {
             GivenUp::Damaged
         } else if self.ring.is_reader_absent() {
@@ -405,7 +419,7 @@ impl PreloadedRecording {
             if self.is_over {
                 self.checkpoints.abandon(&self.ring);
             }
-            if let Some(observation) = self.checkpoints.observed_before(self.ring.tail()) {
+            while let Some(observation) = self.checkpoints.observed_before(self.ring.tail()) {
                 observation.record(&mut self.recorder)?;
             }
             // One at least: what was written while the ring was closed may come before a checkpoint.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use profiler_sampling::{SamplingOptions, WalkSchedule};
-use profiler_target::{ProcessTree, RecordRing, resident_bytes};
+use profiler_target::{ProcessTree, RecordRing, may_sleep, resident_bytes};
 use profiler_trace::record::RecordedProcess;
 
-use super::pid;
 use super::sampling::{Observation, Poll, Request, Sampled, SamplingThread};
+use super::{is_process, next_of, pid};
 use crate::session::record::checkpoint::{
     self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, REGULAR_STOP_SHARE, STOP_SHARE,
 };
@@ -20,6 +20,10 @@ use crate::session::record::checkpoint::{
 const COMPARED_EVERY: Duration = Duration::from_millis(5);
 /// So many processes are compared at once.
 const MOST_COMPARED: usize = 64;
+/// A process that has less resident is not awaited as it ends.
+const LEAST_AWAITED_BYTES: u64 = 16 << 20;
+/// Whoever said that it ends and still runs so long after it was let go did not end.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// Bytes of a process that have come or gone are worth a sample when they are so many,
 const CHANGED_BYTES: u64 = 4 << 20;
 /// and such a share of what was there.
@@ -44,19 +48,34 @@ pub(super) struct Checkpoints {
     sampled: Option<u32>,
     /// What was observed of a process, until the events before that moment are recorded.
     observation: Option<Observation>,
+    /// Processes that were found to be no more, oldest first: the same of them.
+    gone: VecDeque<Observation>,
+}
+
+/// A process that ends.
+#[derive(Copy, Clone)]
+struct Ends {
+    process: RecordedProcess,
+    /// Its own count of how often it said so.
+    asked: u32,
 }
 
 /// Processes that end: each waits until it was sampled.
 #[derive(Default)]
 struct Endings {
-    waiting: VecDeque<RecordedProcess>,
+    waiting: VecDeque<Ends>,
     /// The one that is being sampled, and since when.
-    current: Option<(RecordedProcess, Instant)>,
+    current: Option<(Ends, Instant)>,
     /// How long processes waited, but for the first.
     waited: Duration,
-    /// Those that wait or waited, by their numbers in the trace: what they do afterwards is taking apart what
-    /// they had.
-    known: HashSet<u32>,
+    /// Those that wait or waited, by their numbers in the trace, and when they were let go: what they do
+    /// afterwards is taking apart what they had.
+    known: HashMap<u32, Option<Instant>>,
+    /// Those that were told to say when they end.
+    awaited: HashSet<u32>,
+    /// From this process on it is looked next who is large.
+    look_from: u32,
+    looked: Option<Instant>,
 }
 
 /// How much of each process was resident when it was sampled last, and when that was last compared.
@@ -103,6 +122,7 @@ impl Checkpoints {
             is_sampling: false,
             sampled: None,
             observation: None,
+            gone: VecDeque::new(),
         })
     }
 
@@ -113,7 +133,10 @@ impl Checkpoints {
 
     /// Whether a round is under way.
     pub(super) fn are_under_way(&self) -> bool {
-        self.is_one_under_way() || !self.waiting.is_empty() || !self.endings.waiting.is_empty()
+        self.is_one_under_way()
+            || !self.waiting.is_empty()
+            || !self.endings.waiting.is_empty()
+            || !self.gone.is_empty()
     }
 
     /// Whether one is being taken, or was and is not recorded.
@@ -124,7 +147,7 @@ impl Checkpoints {
     /// From now on one of each of these processes is taken, for this reason.
     pub(super) fn start(&mut self, running: Vec<RecordedProcess>, reason: CheckpointReason) {
         let running = running.into_iter();
-        let running = running.filter(|one| !self.endings.known.contains(&one.process));
+        let running = running.filter(|one| !self.endings.known.contains_key(&one.process));
         self.waiting = running.map(|process| (process, reason)).collect();
         self.round = Round {
             began: Instant::now(),
@@ -143,14 +166,30 @@ impl Checkpoints {
         self.waiting.clear();
     }
 
-    /// What was observed, once all events up to this number are recorded.
+    /// What was observed, once all events up to this number are recorded: one after the other.
     pub(super) fn observed_before(&mut self, tail: u64) -> Option<Observation> {
-        self.observation.take_if(|one| tail >= one.moment())
+        let is_due = |one: &mut Observation| tail >= one.moment();
+        let gone = self.gone.pop_front_if(is_due);
+        gone.or_else(|| self.observation.take_if(is_due))
     }
 
-    /// What was observed, whatever moment the ring's head gave: nothing is claimed before it.
+    /// The same, whatever moment the ring's head gave: nothing is claimed before it.
     pub(super) fn observed(&mut self) -> Option<Observation> {
-        self.observation.take()
+        self.observed_before(u64::MAX)
+    }
+
+    /// Takes those that wait and are no more out of the way: of a program that forks much there are thousands,
+    /// and nobody need be sampled for it.
+    fn take_gone(&mut self, ring: &RecordRing) {
+        for _ in 0..MOST_COMPARED {
+            let is_gone =
+                |(one, _): &mut (RecordedProcess, CheckpointReason)| !is_process(pid(one));
+            let Some((process, _)) = self.waiting.pop_front_if(is_gone) else {
+                return;
+            };
+            // It has written all that it will.
+            self.gone.push_back(Observation::gone(process, ring.head()));
+        }
     }
 
     /// Takes in what was sampled, and has the next process sampled unless that is not recorded yet.
@@ -161,9 +200,10 @@ impl Checkpoints {
         if self.is_one_under_way() {
             return;
         }
+        self.take_gone(ring);
         let ending = self.endings.waiting.pop_front();
-        self.endings.current = ending.map(|process| (process, Instant::now()));
-        let ending = ending.map(|process| (process, CheckpointReason::Final));
+        self.endings.current = ending.map(|ending| (ending, Instant::now()));
+        let ending = ending.map(|ending| (ending.process, CheckpointReason::Final));
         if let Some((process, reason)) = ending.or_else(|| self.waiting.pop_front()) {
             self.requests += 1;
             self.sampled = Some(pid(&process));
@@ -179,28 +219,52 @@ impl Checkpoints {
         }
     }
 
-    /// A process is about to end, and waits to be sampled.
-    pub(super) fn ends(&mut self, process: RecordedProcess, ring: &RecordRing) {
+    /// This thread of a process says, for the `asked`th time, that that is about to end, and asks whether it may
+    /// sleep until the process was sampled.
+    pub(super) fn ends(
+        &mut self,
+        process: RecordedProcess,
+        (thread, asked): (u32, u32),
+        ring: &RecordRing,
+    ) {
         let allowed = self.began.elapsed().mul_f64(STOP_SHARE);
         // The first one is what was recorded; of others there may be thousands.
         let may_wait = process.process == 0 || self.endings.waited <= allowed;
-        if !self.endings.known.insert(process.process) || !may_wait {
-            ring.let_go(pid(&process));
+        let is_known = self.endings.known.contains_key(&process.process);
+        if is_known || !may_wait || !may_sleep(pid(&process), thread) {
+            ring.let_go(pid(&process), asked);
             return;
         }
+        ring.hold(pid(&process), asked);
+        self.endings.known.insert(process.process, None);
         self.waiting
             .retain(|(other, _)| other.process != process.process);
-        self.endings.waiting.push_back(process);
+        self.endings.waiting.push_back(Ends { process, asked });
     }
 
     /// The process that ends and was sampled, or will not be, goes on.
     fn let_current_go(&mut self, ring: &RecordRing) {
-        if let Some((process, since)) = self.endings.current.take() {
-            ring.let_go(pid(&process));
-            if process.process != 0 {
+        if let Some((ending, since)) = self.endings.current.take() {
+            self.endings.let_go(&ending, ring);
+            if ending.process.process != 0 {
                 self.endings.waited += since.elapsed();
             }
         }
+    }
+
+    /// Has those of the processes that have become large say when they end, a part of them each time.
+    pub(super) fn await_endings(
+        &mut self,
+        running: impl FnOnce() -> Vec<RecordedProcess>,
+        ring: &RecordRing,
+    ) {
+        let now = Instant::now();
+        let is_soon = |before| now - before < COMPARED_EVERY;
+        if self.endings.looked.is_some_and(is_soon) {
+            return;
+        }
+        self.endings.looked = Some(now);
+        self.endings.look(&running(), ring, now);
     }
 
     fn take_in(&mut self, ring: &RecordRing, report: &mut impl FnMut(&str)) {
@@ -241,8 +305,8 @@ impl Checkpoints {
         self.waiting.clear();
         self.is_sampling = false;
         self.let_current_go(ring);
-        for process in self.endings.waiting.drain(..) {
-            ring.let_go(pid(&process));
+        for ending in std::mem::take(&mut self.endings.waiting) {
+            self.endings.let_go(&ending, ring);
         }
         ring.release();
     }
@@ -261,8 +325,9 @@ impl Checkpoints {
         self.resident.compared = Some(now);
         let running = running();
         let mut compared = running.iter().take(MOST_COMPARED);
-        compared
-            .any(|one| !self.endings.known.contains(&one.process) && self.resident.has_changed(one))
+        compared.any(|one| {
+            !self.endings.known.contains_key(&one.process) && self.resident.has_changed(one)
+        })
     }
 
     /// The next round comes when it is time, by what this one took.
@@ -272,6 +337,34 @@ impl Checkpoints {
         let now = Instant::now();
         let Round { began, stopped } = self.round;
         self.schedule.walked(now, stopped, now - began);
+    }
+}
+
+impl Endings {
+    fn let_go(&mut self, ending: &Ends, ring: &RecordRing) {
+        ring.let_go(pid(&ending.process), ending.asked);
+        self.known
+            .insert(ending.process.process, Some(Instant::now()));
+    }
+
+    fn look(&mut self, running: &[RecordedProcess], ring: &RecordRing, now: Instant) {
+        let (some, from) = next_of(running, self.look_from, MOST_COMPARED);
+        self.look_from = from;
+        for one in some {
+            match self.known.get(&one.process) {
+                Some(Some(let_go)) if now - *let_go > ENDS_WITHIN => {
+                    self.known.remove(&one.process);
+                    self.awaited.remove(&one.process);
+                }
+                Some(_) => continue,
+                None => {}
+            }
+            let is_large = || resident_bytes(pid(&one)) >= Some(LEAST_AWAITED_BYTES);
+            if !self.awaited.contains(&one.process) && is_large() {
+                self.awaited.insert(one.process);
+                ring.await_ending(pid(&one));
+            }
+        }
     }
 }
 

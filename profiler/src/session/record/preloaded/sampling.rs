@@ -56,6 +56,16 @@ enum Observed {
 }
 
 impl Observation {
+    /// A process is no more: all that it wrote was claimed before this number.
+    pub(super) fn gone(of: RecordedProcess, moment: u64) -> Self {
+        Self {
+            of,
+            what: Observed::Gone,
+            time_ns: now_ns(),
+            moment,
+        }
+    }
+
     /// Events up to this number were claimed before.
     pub(super) fn moment(&self) -> u64 {
         self.moment
@@ -241,12 +251,7 @@ impl Samplers {
 
     /// A process is no more: its end comes after what it wrote before.
     fn gone(&self, process: RecordedProcess) -> Observation {
-        Observation {
-            of: process,
-            what: Observed::Gone,
-            moment: self.marker.mark(),
-            time_ns: now_ns(),
-        }
+        Observation::gone(process, self.marker.mark())
     }
 
     /// Whether another process may be sampled.
