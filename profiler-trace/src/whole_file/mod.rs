@@ -3,7 +3,8 @@
 //! fragscope runs as root and writes into folders of other users. So no link is followed but those
 //! that root or the user of this process made, nothing but a regular file is replaced, and all steps
 //! happen in the folder that was looked at, held open. New files are for their owner alone, because
-//! command lines are in them; a file that is replaced keeps its owner and its mode. The bytes go into
+//! command lines are in them; a file that is replaced keeps its owner and its mode, the mode only where
+//! nobody else can have put it there. The bytes go into
 //! a file without a name where the file system has such (`O_TMPFILE`), so that a kill leaves nothing.
 
 mod draft;
@@ -34,6 +35,9 @@ use self::folder::{Folder, kind};
 pub use self::lock::{Lock, LockError};
 pub use self::runtime_dir::{NoRuntimeDir, RuntimeDir};
 pub use self::unused::remove_unused;
+
+/// What a file's mode permits others than its owner.
+const ALL_OTHERS: u32 = 0o077;
 
 /// The file in which places are locked.
 const LOCKS: &str = "written";
@@ -372,7 +376,7 @@ impl Place {
     fn existing(&self) -> Result<Option<FileStat>, WriteError> {
         let (place, path) = (&*self.0, self.path());
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        let about = match fstatat(&*place.folder, place.name.as_os_str(), flags) {
+        let mut about = match fstatat(&*place.folder, place.name.as_os_str(), flags) {
             Err(Errno::ENOENT) => return Ok(None),
             about => about.map_err(|error| self.failed(error.into()))?,
         };
@@ -394,6 +398,10 @@ impl Place {
                 path: path.to_owned(),
                 owner,
             });
+        }
+        if place.folder.is_shared() {
+            // Anybody may have moved a file here that its owner made for others to read.
+            about.st_mode &= !ALL_OTHERS;
         }
         Ok(Some(about))
     }
