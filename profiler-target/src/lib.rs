@@ -52,7 +52,7 @@ pub use error_kind::{
     Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, OutputProblem, Packer,
     ProgramProblem,
 };
-pub use guard::{Deadline, Guard, Needed, end_all as end_guards, is_suspended};
+pub use guard::{Deadline, Guard, IDLE_CHECK, Needed, end_all as end_guards, is_suspended};
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;

@@ -161,6 +161,38 @@ fn what_is_written_over_a_file_that_anybody_can_have_moved_there_is_for_its_owne
 }
 
 #[test]
+fn the_file_of_locks_is_no_output() {
+    let child = idle_python();
+    let pid = child.pid().to_string();
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = folder
+        .path()
+        .join("out.json")
+        .to_string_lossy()
+        .into_owned();
+    let made = fragscope(&["snapshot", "--pid", &pid, "-o", &first]);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let before = fs::metadata("/run/fragscope/written").expect("there").ino();
+    let folder = tempfile::tempdir().expect("a folder");
+    let link = folder.path().join("link.json");
+    fs::hard_link("/run/fragscope/written", &link)
+        .or_else(|_| symlink("/run/fragscope/written", &link))
+        .expect("linked");
+    let link = link.to_string_lossy().into_owned();
+    let output = fragscope(&["record", "-o", "/run/fragscope/written", "--", "true"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("for its locks"),
+        "{}",
+        stderr(&output)
+    );
+    let output = fragscope(&["snapshot", "--pid", &pid, "-o", &link]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let after = fs::metadata("/run/fragscope/written").expect("there").ino();
+    assert_eq!(before, after);
+}
+
+#[test]
 fn nobody_else_can_keep_root_from_writing_or_from_noticing_a_second_writer() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.json");

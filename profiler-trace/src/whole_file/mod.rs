@@ -92,6 +92,9 @@ pub enum WriteError {
         /// The user id of its owner.
         owner: u32,
     },
+    /// It is the file in which writers lock their places.
+    #[error("cannot write {}: fragscope itself uses that file, for its locks", visible(.0.display()))]
+    IsLocks(PathBuf),
     /// It is a link.
     #[error("cannot write {}: it is a link, which is not followed", visible(.0.display()))]
     IsLink(PathBuf),
@@ -275,6 +278,13 @@ impl Place {
         let before = place.existing()?;
         let trial = place.begin()?;
         if let Some(before) = before {
+            if let Ok(lock) = &place.0.lock
+                && lock
+                    .is_in((before.st_dev, before.st_ino))
+                    .map_err(|error| place.failed(error))?
+            {
+                return Err(WriteError::IsLocks(path.to_owned()));
+            }
             if place.0.folder.has_mounted(name) {
                 return Err(WriteError::MountPoint(path.to_owned()));
             }
