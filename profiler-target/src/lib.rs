@@ -29,6 +29,7 @@ mod maps;
 mod memory;
 mod memory_group;
 mod open;
+mod own_memory;
 mod pagemap;
 mod preload;
 mod privileges;
@@ -57,6 +58,7 @@ pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
 pub use memory_group::{MemoryGroups, MemoryKills};
+pub use own_memory::share_arena_where_addresses_are_short;
 pub use open::OpenError;
 pub use preload::not_preloaded;
 pub use privileges::{
