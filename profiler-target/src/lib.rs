@@ -29,6 +29,7 @@ mod maps;
 mod memory;
 mod memory_group;
 mod open;
+mod own_memory;
 mod pagemap;
 mod preload;
 mod privileges;
@@ -52,11 +53,12 @@ pub use error_kind::{
     Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, OutputProblem, Packer,
     ProgramProblem,
 };
-pub use guard::{Deadline, Guard, Needed, end_all as end_guards, is_suspended};
+pub use guard::{Deadline, Guard, IDLE_CHECK, Needed, end_all as end_guards, is_suspended};
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
 pub use memory_group::{MemoryGroups, MemoryKills};
+pub use own_memory::share_arena_where_addresses_are_short;
 pub use open::OpenError;
 pub use preload::not_preloaded;
 pub use privileges::{

@@ -110,9 +110,12 @@ impl OpenError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSuchProcess { .. } => ErrorKind::NoSuchProcess,
-            Self::Gone(_) | Self::Zombie { .. } => ErrorKind::TargetGone,
+            // What it lacks, only a new process has.
+            Self::Gone(_) | Self::Zombie { .. } | Self::NoFirstThread { .. } => {
+                ErrorKind::TargetGone
+            }
             Self::NotAProcess { pid, .. } => ErrorKind::IsThread { pid: *pid },
-            Self::KernelThread { .. } | Self::NoFirstThread { .. } | Self::Foreign32Bit { .. } => {
+            Self::KernelThread { .. } | Self::Foreign32Bit { .. } => {
                 ErrorKind::UnsupportedTarget
             }
             Self::NotPermitted { denial, .. } => ErrorKind::NotPermitted {

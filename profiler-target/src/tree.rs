@@ -74,6 +74,12 @@ impl ProcessTree {
     /// The descendant with this number; `None` when there is none, or when it counts processes by
     /// other numbers than this process does (a PID namespace of its own).
     pub fn member(&self, pid: u32) -> Option<Member> {
+        let member = self.descendant(pid)?;
+        is_of_our_namespace(member.pid as i32).then_some(member)
+    }
+
+    /// The descendant with this number, whatever numbers it counts processes by.
+    pub fn descendant(&self, pid: u32) -> Option<Member> {
         let pid = i32::try_from(pid).ok().filter(|pid| *pid > 1)?;
         let mut line = Vec::new();
         let mut at = pid;
@@ -93,7 +99,7 @@ impl ProcessTree {
         let (child, _, _) = line.last()?;
         let is_command = Some(*child) == self.command;
         let is_other = may_be_own_program(*child) || self.is_strange(*child, pid);
-        if !holds || !is_of_our_namespace(pid) || is_other && !is_command {
+        if !holds || is_other && !is_command {
             return None;
         }
         // Nobody ended meanwhile, so that no number changed hands and all that was looked at was there.

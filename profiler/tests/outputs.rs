@@ -242,15 +242,15 @@ fn no_command_follows_a_link_in_the_path_that_others_could_have_put_there() {
     symlink(private.path(), open.path().join("link")).expect("linked");
     for (command, ending) in commands(&pid, &trace) {
         let path = open.path().join(format!("link/out.{ending}"));
-        fs::set_permissions(open.path(), Permissions::from_mode(0o777)).expect("mode");
-        let output = run(&command, &path);
-        assert_eq!(output.status.code(), Some(1), "{command:?}");
-        assert!(
-            stderr(&output).contains("not followed"),
-            "{}",
-            stderr(&output)
-        );
-        assert_eq!(names(private.path()), [""; 0]);
+        // Into a sticky folder others move a link of ours from a folder of theirs.
+        for shared in [0o777, 0o1777] {
+            fs::set_permissions(open.path(), Permissions::from_mode(shared)).expect("mode");
+            let output = run(&command, &path);
+            assert_eq!(output.status.code(), Some(1), "{command:?}");
+            let said = stderr(&output);
+            assert!(said.contains("not followed"), "{said}");
+            assert_eq!(names(private.path()), [""; 0]);
+        }
         // One that only root and we can have made is as good as a folder.
         fs::set_permissions(open.path(), Permissions::from_mode(0o755)).expect("mode");
         let output = run(&command, &path);

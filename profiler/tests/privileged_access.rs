@@ -237,6 +237,21 @@ fn without_proc_every_command_says_so_and_runs_nothing() {
     assert_eq!(left, 0, "something was run or written");
 }
 
+/// Threads for which malloc finds no room for an arena ask the kernel for one again and again.
+#[test]
+fn a_session_with_probes_ends_in_time_where_addresses_are_limited() {
+    let child = target();
+    let pid = child.pid();
+    for kib in [200_000, 400_000] {
+        let output = elsewhere(&format!(
+            "ulimit -v {kib}; $FRAGSCOPE attach --headless --duration 1s --no-predict --pid {pid}"
+        ));
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(0), "{kib}: {said}");
+        assert!(stdout(&output).contains("malloc/s"), "{kib}: {said}");
+    }
+}
+
 #[test]
 fn a_limit_of_open_files_that_is_too_low_is_named_before_anything_is_run() {
     let child = target();

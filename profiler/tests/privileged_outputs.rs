@@ -140,6 +140,58 @@ fn what_anybody_planted_in_a_shared_folder_is_not_filled_in() {
     }
 }
 
+/// Alice moves a file that root made for others to read from her folder to where root writes a report.
+#[test]
+fn what_is_written_over_a_file_that_anybody_can_have_moved_there_is_for_its_owner_alone() {
+    let (shared, alices) = (tempfile::tempdir().expect("a folder"), of_alice(0o755));
+    let log = alices.path().join("log");
+    fs::write(&log, "root's").expect("written");
+    fs::set_permissions(&log, Permissions::from_mode(0o644)).expect("ours");
+    fs::set_permissions(shared.path(), Permissions::from_mode(0o1777)).expect("ours");
+    let path = shared.path().join("out.json");
+    let mut moved = Command::new("mv");
+    moved.args([&log, &path]).uid(ALICE).gid(ALICE);
+    assert!(moved.status().expect("mv").success());
+    let (child, name) = (idle_python(), path.to_string_lossy().into_owned());
+    let pid = child.pid().to_string();
+    let output = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let about = fs::metadata(&path).expect("there");
+    assert_eq!((about.uid(), about.mode() & 0o777), (0, 0o600));
+}
+
+#[test]
+fn the_file_of_locks_is_no_output() {
+    let child = idle_python();
+    let pid = child.pid().to_string();
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = folder
+        .path()
+        .join("out.json")
+        .to_string_lossy()
+        .into_owned();
+    let made = fragscope(&["snapshot", "--pid", &pid, "-o", &first]);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let before = fs::metadata("/run/fragscope/written").expect("there").ino();
+    let folder = tempfile::tempdir().expect("a folder");
+    let link = folder.path().join("link.json");
+    fs::hard_link("/run/fragscope/written", &link)
+        .or_else(|_| symlink("/run/fragscope/written", &link))
+        .expect("linked");
+    let link = link.to_string_lossy().into_owned();
+    let output = fragscope(&["record", "-o", "/run/fragscope/written", "--", "true"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("for its locks"),
+        "{}",
+        stderr(&output)
+    );
+    let output = fragscope(&["snapshot", "--pid", &pid, "-o", &link]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let after = fs::metadata("/run/fragscope/written").expect("there").ino();
+    assert_eq!(before, after);
+}
+
 #[test]
 fn nobody_else_can_keep_root_from_writing_or_from_noticing_a_second_writer() {
     let folder = tempfile::tempdir().expect("a folder");

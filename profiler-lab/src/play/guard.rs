@@ -6,13 +6,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use profiler_target::{Guard, is_suspended};
+use profiler_target::{Deadline, Guard, IDLE_CHECK, is_suspended};
 
 /// What it shows as.
 const GUARD_NAME: &CStr = c"play-guard";
@@ -71,6 +71,9 @@ impl PlayGuard {
 
 /// The guard's life.
 fn serve(mut channel: UnixStream, state_of_fragscope: &File) {
+    // One that is suspended while players are could not let them go on.
+    let mut deadline = Deadline::new().ok();
+    let mut moved_on: Option<Instant> = None;
     let mut players = Vec::new();
     let mut are_suspended = false;
     let send = |players: &[Pid], signal| {
@@ -93,6 +96,16 @@ fn serve(mut channel: UnixStream, state_of_fragscope: &File) {
             (false, false) => {}
         }
         are_suspended = is_suspended;
+        if let Some(deadline) = &mut deadline
+            && (are_suspended || moved_on.is_none_or(|at| at.elapsed() >= IDLE_CHECK))
+        {
+            // Without it, it ends all the same, but where somebody suspends it.
+            let _ = match are_suspended {
+                true => deadline.unset(),
+                false => deadline.set_idle(),
+            };
+            moved_on = (!are_suspended).then(Instant::now);
+        }
     }
     // fragscope is gone: they run on, see so, and end.
     if are_suspended {

@@ -49,6 +49,10 @@ use super::proc_dir::PidFd;
 /// How long the end of a guard is waited for. It takes milliseconds; one that somebody froze ends
 /// when it runs again.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// A guard that holds nothing moves its [`Deadline`] on as often as this.
+pub const IDLE_CHECK: Duration = Duration::from_secs(2);
+/// One that does not, because somebody suspended it, is ended by the kernel after this.
+const LONGEST_IDLE: Duration = Duration::from_secs(10);
 /// How long that of one that was killed.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -361,6 +365,15 @@ impl Deadline {
     pub fn set(&mut self, after: Duration) -> io::Result<()> {
         let after = Expiration::OneShot(TimeSpec::from_duration(after));
         Ok(self.0.set(after, TimerSetTimeFlags::empty())?)
+    }
+
+    /// Sets it to so long from now that a guard that is idle has moved it on long before, by doing this as often
+    /// as every [`IDLE_CHECK`]: one that somebody suspended would stay when fragscope is gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_idle(&mut self) -> io::Result<()> {
+        self.set(LONGEST_IDLE)
     }
 
     /// From now on it is not set.

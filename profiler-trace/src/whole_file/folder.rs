@@ -93,11 +93,10 @@ impl Folder {
         Ok(Self { handle, about })
     }
 
-    /// Whether a link in this folder was made by root or by us: it says so itself, and nobody else
-    /// can have moved it here.
+    /// Whether a link in this folder was put here by root or by us: it is ours, and nobody else can put anything
+    /// here. Into a folder that is shared, as `/tmp`, anybody moves a link of ours that lies in a folder of his.
     fn only_we_can_have_linked(&self, link: &FileStat) -> bool {
-        let sticky = self.about.st_mode & Mode::S_ISVTX.bits() != 0;
-        is_ours(link.st_uid) && is_ours(self.about.st_uid) && (!self.is_shared() || sticky)
+        is_ours(link.st_uid) && is_ours(self.about.st_uid) && !self.is_shared()
     }
 
     /// Whether others than its owner may put files here: all of them, as in `/tmp`, or a group.

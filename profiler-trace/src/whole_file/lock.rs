@@ -18,7 +18,7 @@ const BYTES: u64 = i64::MAX as u64;
 /// own user can open. The kernel gives it up with the process, however that ends, and the file stays
 /// empty.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for its drop")] File);
+pub struct Lock(File);
 
 /// Why a lock was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,15 @@ impl Lock {
         let byte = number & BYTES;
         let taken = RuntimeDir::first("locks", |dir| Self::within(dir, file, byte))?;
         taken.map_err(LockError::Held)
+    }
+
+    /// Whether the file in which it is has these numbers, of a device and an inode.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub(super) fn is_in(&self, file: (u64, u64)) -> io::Result<bool> {
+        let own = self.0.metadata()?;
+        Ok((own.dev(), own.ino()) == file)
     }
 
     fn within(dir: &RuntimeDir, file: &str, byte: u64) -> io::Result<Result<Self, Option<i32>>> {

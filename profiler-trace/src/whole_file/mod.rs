@@ -3,7 +3,8 @@
 //! fragscope runs as root and writes into folders of other users. So no link is followed but those
 //! that root or the user of this process made, nothing but a regular file is replaced, and all steps
 //! happen in the folder that was looked at, held open. New files are for their owner alone, because
-//! command lines are in them; a file that is replaced keeps its owner and its mode. The bytes go into
+//! command lines are in them; a file that is replaced keeps its owner and its mode, the mode only where
+//! nobody else can have put it there. The bytes go into
 //! a file without a name where the file system has such (`O_TMPFILE`), so that a kill leaves nothing.
 
 mod draft;
@@ -34,6 +35,9 @@ use self::folder::{Folder, kind};
 pub use self::lock::{Lock, LockError};
 pub use self::runtime_dir::{NoRuntimeDir, RuntimeDir};
 pub use self::unused::remove_unused;
+
+/// What a file's mode permits others than its owner.
+const ALL_OTHERS: u32 = 0o077;
 
 /// The file in which places are locked.
 const LOCKS: &str = "written";
@@ -88,6 +92,9 @@ pub enum WriteError {
         /// The user id of its owner.
         owner: u32,
     },
+    /// It is the file in which writers lock their places.
+    #[error("cannot write {}: fragscope itself uses that file, for its locks", visible(.0.display()))]
+    IsLocks(PathBuf),
     /// It is a link.
     #[error("cannot write {}: it is a link, which is not followed", visible(.0.display()))]
     IsLink(PathBuf),
@@ -271,6 +278,13 @@ impl Place {
         let before = place.existing()?;
         let trial = place.begin()?;
         if let Some(before) = before {
+            if let Ok(lock) = &place.0.lock
+                && lock
+                    .is_in((before.st_dev, before.st_ino))
+                    .map_err(|error| place.failed(error))?
+            {
+                return Err(WriteError::IsLocks(path.to_owned()));
+            }
             if place.0.folder.has_mounted(name) {
                 return Err(WriteError::MountPoint(path.to_owned()));
             }
@@ -372,7 +386,7 @@ impl Place {
     fn existing(&self) -> Result<Option<FileStat>, WriteError> {
         let (place, path) = (&*self.0, self.path());
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        let about = match fstatat(&*place.folder, place.name.as_os_str(), flags) {
+        let mut about = match fstatat(&*place.folder, place.name.as_os_str(), flags) {
             Err(Errno::ENOENT) => return Ok(None),
             about => about.map_err(|error| self.failed(error.into()))?,
         };
@@ -394,6 +408,10 @@ impl Place {
                 path: path.to_owned(),
                 owner,
             });
+        }
+        if place.folder.is_shared() {
+            // Anybody may have moved a file here that its owner made for others to read.
+            about.st_mode &= !ALL_OTHERS;
         }
         Ok(Some(about))
     }

@@ -157,10 +157,18 @@ impl Search {
         Ok(())
     }
 
-    /// Drops the objects that this file names, and all of them where it is not read to its end. How many bytes
-    /// it has, unless it cannot be opened: a process that has ended holds nothing.
+    /// Drops the objects that this file names, and all of them where it is not read to its end, or may not be
+    /// read. How many bytes it has, unless it is not there: a process that has ended holds nothing.
     fn drop_named(&mut self, path: &Path, objects: &mut Vec<Object>) -> Option<u64> {
-        let mut file = File::open(path).ok()?;
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) => {
+                if error.kind() == io::ErrorKind::PermissionDenied {
+                    objects.clear();
+                }
+                return None;
+            }
+        };
         let (mut carried, mut bytes) = (0, 0);
         while !objects.is_empty() {
             let read = match file.read(&mut self.piece[carried..]) {
@@ -210,6 +218,7 @@ fn is_without_environment(stat: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command};
 
@@ -381,6 +390,31 @@ mod tests {
         // Its first thread has ended.
         assert!(!stat("Z", 0x40_0000, 2, "0 0"));
         assert!(!is_without_environment(b"nonsense"));
+    }
+
+    #[test]
+    fn what_may_not_be_read_may_name_any_object() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = put(folder.path(), "it-1.so", OLD);
+        let left_with = |file: &Path| {
+            let mut objects = vec![Object::unless_recent(path.clone()).expect("old")];
+            Search::new(LIMITS, &objects).drop_named(file, &mut objects);
+            objects.len()
+        };
+        // In a folder that nobody may enter, whoever asks: no thread has privileges for as long.
+        let closed = folder.path().join("closed");
+        fs::create_dir(&closed).expect("made");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("ours");
+        let denied = std::thread::scope(|scope| {
+            let within = || {
+                nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65_534));
+                left_with(&closed.join("environ"))
+            };
+            scope.spawn(within).join().expect("it looked")
+        });
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("ours");
+        assert_eq!(denied, 0);
+        assert_eq!(left_with(&folder.path().join("gone")), 1);
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub fn main() -> ExitCode {
             return Exit::Usage.into();
         }
     };
+    // Before there are threads.
+    profiler_target::share_arena_where_addresses_are_short();
     profiler_target::set_file_limit(line.file_limit);
     // A file that grows beyond a limit of the shell's (ulimit -f) is an error like a full disk: without a
     // handler the signal would end the process without a word. `record` takes a checkpoint on SIGUSR1;

@@ -18,6 +18,7 @@ pub(crate) fn of_write(error: &WriteError) -> ErrorKind {
         WriteError::NamesFolder(_)
         | WriteError::NotAFile(_)
         | WriteError::IsInput { .. }
+        | WriteError::IsLocks(_)
         | WriteError::MountPoint(_) => OutputProblem::Unfit,
         WriteError::Descriptor(_) => OutputProblem::Descriptor,
         WriteError::Link { .. } | WriteError::IsLink(_) => OutputProblem::Link,

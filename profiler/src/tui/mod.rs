@@ -19,8 +19,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::getpid;
 use profiler_core::view::View;
 use ratatui::Frame;
 use signal_hook::consts::SIGTSTP;
@@ -49,8 +47,8 @@ trait Program {
     type Update;
     /// What the user wants.
     type Effect: Copy;
-    /// That the terminal was closed, for who does not learn it by the signal that this means (SIGHUP).
-    const CLOSED: Option<Self::Effect>;
+    /// That the terminal was closed: the signal that the kernel sends then (SIGHUP) may be ignored.
+    const CLOSED: Self::Effect;
     /// Takes in something new; whether the screen is to be left.
     fn update(&mut self, update: Self::Update) -> ControlFlow<()>;
     /// The terminal has another size.
@@ -66,7 +64,7 @@ trait Program {
 impl Program for App {
     type Update = Update;
     type Effect = Effect;
-    const CLOSED: Option<Effect> = Some(Effect::Closed);
+    const CLOSED: Effect = Effect::Closed;
 
     fn update(&mut self, update: Update) -> ControlFlow<()> {
         let message = match update {
@@ -164,19 +162,7 @@ fn play<P: Program>(
 ) -> io::Result<()> {
     match drive(&mut program, updates, &mut effects) {
         Err(_) if terminal::gone() => {
-            match P::CLOSED {
-                Some(effect) => effects(effect),
-                // The kernel sends it to the leader of a session alone, and at the same moment at best.
-                None => {
-                    kill(getpid(), Signal::SIGHUP)?;
-                    // A screen that is gone before that is heard would be one that the user left.
-                    while let Ok(update) = updates.recv() {
-                        if program.update(update).is_break() {
-                            break;
-                        }
-                    }
-                }
-            }
+            effects(P::CLOSED);
             Ok(())
         }
         other => other,

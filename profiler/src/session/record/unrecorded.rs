@@ -89,7 +89,7 @@ impl Unrecorded {
             None => None,
         };
         // Whoever says that it is of the recording may say so of any process: nothing is read of others.
-        let is_ours = since.is_some() || tree.member(pid).is_some();
+        let is_ours = since.is_some() || tree.descendant(pid).is_some();
         let maps = match is_ours {
             true => program.maps(self.ring),
             false => Some(true),
@@ -202,8 +202,8 @@ impl Unrecorded {
         };
         Some(format!(
             "not recorded, though recorded processes executed it: {}{others}. A program that runs \
-             as another user, is set-user-ID or linked statically, or starts without LD_PRELOAD \
-             and FRAGSCOPE_RECORD_RING writes nothing. Start `fragscope record` as that user, or \
+             as another user, is set-user-ID or linked statically, starts without LD_PRELOAD \
+             and FRAGSCOPE_RECORD_RING, or sees another /proc (in a PID namespace) writes nothing. Start `fragscope record` as that user, or \
              record it while it runs: `sudo fragscope record --pid PID -o FILE`",
             named.join(", ")
         ))

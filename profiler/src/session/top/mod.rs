@@ -20,6 +20,7 @@ use self::front::Front;
 use self::watcher::Watcher;
 use super::attach::attach_on;
 use super::options::{AttachOptions, Budget};
+use super::screen::CLOSED;
 use super::signals::Signals;
 use super::{Ending, SessionError};
 use crate::say;
@@ -173,6 +174,7 @@ async fn watch(
             wish = front.wish() => match wish {
                 Effect::Quit => return Ok(Next::End(Ending::Done)),
                 Effect::Interrupt => return Ok(Next::End(Ending::Interrupted("Ctrl-C"))),
+                Effect::Closed => return Ok(Next::End(Ending::Interrupted(CLOSED))),
                 Effect::Attach(pid) => return Ok(Next::Attach(pid)),
                 Effect::Walk(pid) => watcher.walk(pid),
             },

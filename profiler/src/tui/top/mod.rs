@@ -41,6 +41,8 @@ pub enum Effect {
     Quit,
     /// Leave, by Ctrl-C.
     Interrupt,
+    /// The terminal was closed.
+    Closed,
     /// Leave this screen for that of a process, by its number.
     Attach(i32),
     /// Walk a process at once, by its number.
@@ -50,7 +52,7 @@ pub enum Effect {
 impl Program for App {
     type Update = Update;
     type Effect = Effect;
-    const CLOSED: Option<Effect> = None;
+    const CLOSED: Effect = Effect::Closed;
 
     fn update(&mut self, new: Update) -> ControlFlow<()> {
         let message = match new {

@@ -1,0 +1,21 @@
+//! fragscope's own address space, where that is limited (`ulimit -v`).
+
+use nix::sys::resource::{Resource, getrlimit};
+
+/// glibc reserves 64 MiB of addresses for each arena (`HEAP_MAX_SIZE`, malloc/arena.c, 2.36), and one for each thread.
+/// Where there is room for so many, nothing is to be saved.
+const ROOM_BYTES: u64 = 16 << 30;
+
+/// Has all threads share one arena of malloc where addresses are short. A thread that can have none of its own else
+/// asks the kernel for one at each allocation, which makes all that it does many times slower.
+pub fn share_arena_where_addresses_are_short() {
+    let is_short = getrlimit(Resource::RLIMIT_AS).is_ok_and(|(limit, _)| limit < ROOM_BYTES);
+    #[cfg(target_env = "gnu")]
+    if is_short {
+        // SAFETY: it changes a setting of malloc's.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    }
+    // Others have no arenas.
+    #[cfg(not(target_env = "gnu"))]
+    let _ = is_short;
+}
