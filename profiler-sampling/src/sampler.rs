@@ -10,7 +10,7 @@ use profiler_core::heap::HeapSnapshot;
 use profiler_core::objects::{Census, NoCensus};
 use profiler_core::sample::{Host, Sample};
 use profiler_core::units::nanoseconds;
-use profiler_target::{LiveMemory, OpenError, Process, Stopped, Target};
+use profiler_target::{LiveMemory, OpenError, Process, StopError, Stopped, Target};
 
 use super::blank_pages;
 use super::facts::Facts;
@@ -20,7 +20,8 @@ use super::objects::{Moment, census_since};
 use super::observer::{Observation, Observer};
 
 /// How often a target is stopped, at most, until no thread stands inside malloc with an arena's
-/// lock held. Each stop but the last ends once that is known, before anything is walked.
+/// lock held. Each stop but the last ends once that is known, before anything is walked. One that fails is the
+/// last: what keeps a thread from stopping lasts longer than what malloc does.
 const STOP_TRIES: u32 = 8;
 /// How long a target runs before it is stopped again: what malloc does under a lock takes less.
 const RUN_BETWEEN_STOPS: Duration = Duration::from_millis(1);
@@ -98,15 +99,11 @@ impl Sampler {
         options: SamplingOptions,
         mark: impl Fn(&Moment<'_>) -> M,
     ) -> io::Result<(Sample, M)> {
-        let tries = if options.stop {
-            STOP_TRIES
-        } else {
-            RUNNING_TRIES
-        };
+        let mut tries = Tries::new(options.stop);
         let mut stopped_ns = 0;
         let mut best: Option<(u64, (Sample, M))> = None;
-        for tried in 1..=tries {
-            match self.take_once(options, tried == tries, &mark)? {
+        while tries.next() {
+            match self.take_once(options, &mut tries, &mark)? {
                 Attempt::Busy { stop_ns } => {
                     stopped_ns += stop_ns;
                     thread::sleep(RUN_BETWEEN_STOPS);
@@ -150,7 +147,7 @@ impl Sampler {
     fn take_once<M>(
         &self,
         options: SamplingOptions,
-        is_last: bool,
+        tries: &mut Tries,
         mark: &impl Fn(&Moment<'_>) -> M,
     ) -> io::Result<Attempt<M>> {
         let mut completeness = Completeness::default();
@@ -160,7 +157,7 @@ impl Sampler {
         drop(mappings);
 
         let began = Instant::now();
-        let (stopped, held_before) = self.stop(options, &mut completeness);
+        let (stopped, held_before) = self.stop(options.max_stop, tries, &mut completeness);
         let before = self.target.reads();
         let observer = Observer {
             target: &self.target,
@@ -168,7 +165,7 @@ impl Sampler {
             stopped: stopped.as_ref(),
             memory: self.memory(stopped.as_ref()),
             swap_in: options.swap_in,
-            may_give_up: stopped.is_some() && !is_last,
+            may_give_up: stopped.is_some() && tries.left > 0,
         };
         let observation = observer.observe(&mut looked, &mut completeness);
         // Of one that was killed or executed another program meanwhile a part was observed.
@@ -213,29 +210,31 @@ impl Sampler {
         )
     }
 
-    /// Stops the target when that is wanted. Where it cannot be, the time for which some of its threads
-    /// stood still all the same is given.
+    /// Stops the target when that is wanted and was not tried in vain before. Where it cannot be, the time
+    /// for which some of its threads stood still all the same is given.
     fn stop(
         &self,
-        options: SamplingOptions,
+        max_stop: Duration,
+        tries: &mut Tries,
         completeness: &mut Completeness,
     ) -> (Option<Stopped>, Duration) {
-        if !options.stop {
-            return (None, Duration::ZERO);
-        }
-        let began = Instant::now();
-        match self.target.stop_for(options.max_stop) {
-            Ok(stopped) => {
-                completeness.stand_still = StandStill::Throughout;
-                (Some(stopped), Duration::ZERO)
-            }
-            Err(error) => {
-                let held = began.elapsed();
-                let what = format!("walked without stopping the target: {error}");
-                completeness.defects.push(Defect::of_all(what));
-                (None, held)
+        let mut held = Duration::ZERO;
+        if tries.are_stops {
+            let began = Instant::now();
+            match self.target.stop_for(max_stop) {
+                Ok(stopped) => {
+                    completeness.stand_still = StandStill::Throughout;
+                    return (Some(stopped), Duration::ZERO);
+                }
+                Err(error) => {
+                    held = began.elapsed();
+                    tries.run_on(&error);
+                }
             }
         }
+        let why = tries.why_running.iter().cloned();
+        completeness.defects.extend(why.map(Defect::of_all));
+        (None, held)
     }
 
     /// The sample of what was observed.
@@ -281,6 +280,41 @@ fn ended_early(why: EndedEarly, completeness: &mut Completeness) {
         nanoseconds(after_ns),
         why.because()
     )));
+}
+
+/// How often a target is still looked at in one walk, and how.
+struct Tries {
+    left: u32,
+    /// Whether it is stopped for each.
+    are_stops: bool,
+    /// Why it is not, although it was to be.
+    why_running: Option<String>,
+}
+
+impl Tries {
+    fn new(are_stops: bool) -> Self {
+        Self {
+            left: if are_stops { STOP_TRIES } else { RUNNING_TRIES },
+            are_stops,
+            why_running: None,
+        }
+    }
+
+    /// Whether there is one more, which is begun.
+    fn next(&mut self) -> bool {
+        let is_left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_left
+    }
+
+    /// This one and all further ones are of the running target: the next stop would fail as this one has, and
+    /// until it does, all threads but one stand still in vain.
+    fn run_on(&mut self, error: &StopError) {
+        self.are_stops = false;
+        // This one is among them.
+        self.left = RUNNING_TRIES - 1;
+        self.why_running = Some(format!("walked without stopping the target: {error}"));
+    }
 }
 
 /// What one attempt gave.

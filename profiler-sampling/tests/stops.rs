@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use profiler_core::completeness::StandStill;
-use profiler_core::heap::{Allocator, CrossCheck};
+use profiler_core::completeness::{Defect, StandStill};
+use profiler_core::heap::{Allocator, CrossCheck, HeapSnapshot};
 use profiler_core::sample::Sample;
 use profiler_sampling::{InStops, Sampler, SamplingOptions};
 use profiler_target::Gone;
-use profiler_testing::child::{Child, libraries};
+use profiler_testing::child::{Child, libraries, state_of};
 use profiler_testing::pythons::pythons;
 use profiler_testing::wait::eventually;
 use tempfile::TempDir;
@@ -185,4 +185,27 @@ sys.stdin.readline()
         assert_eq!(interpreters, [1, 2, 1], "{python:?}");
         println!("{python:?}: noticed");
     }
+}
+
+#[test]
+fn a_target_that_cannot_be_stopped_is_asked_to_once_a_walk() {
+    let mut child = Child::c("kept");
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", child.pid())).expect("its threads");
+    let tids: Vec<i32> = tasks
+        .filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    assert_eq!(tids.len(), 3);
+    eventually("a thread that waits uninterruptibly", || {
+        tids.iter().any(|tid| state_of(*tid) == 'D').then_some(())
+    });
+    let sampler = Sampler::open(child.pid()).expect("our own child");
+    let sample = sampler.take(OPTIONS).expect("alive");
+    assert_eq!(sample.completeness.stand_still, StandStill::Never);
+    let defects = &sample.completeness.defects;
+    let is_said = |defect: &&Defect| defect.what.contains("(state D) did not stop");
+    assert_eq!(defects.iter().filter(is_said).count(), 1, "{defects:?}");
+    // Whatever it is walked again for.
+    let damaged = |heap: &HeapSnapshot| !heap.defects.is_empty();
+    assert!(sample.heaps.iter().any(damaged), "{:?}", sample.heaps);
+    assert_eq!(child.ask("how often was it interrupted?"), "1");
 }
