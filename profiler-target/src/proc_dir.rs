@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -141,11 +142,29 @@ impl ProcDir {
         self.dir.stat().map_err(|error| self.why(io_error(error)))
     }
 
-    /// The ids of its threads.
+    /// The ids of its threads, by their names in `task` alone: nothing of any of them is opened.
     pub(super) fn tids(&self) -> io::Result<Vec<i32>> {
-        let tasks = self.dir.tasks();
-        let tasks = tasks.map_err(|error| self.why(io_error(error)))?;
-        Ok(tasks.filter_map(|task| Some(task.ok()?.tid)).collect())
+        let why = |error: Errno| self.why(error.into());
+        let mut tasks = Dir::from_fd(self.file("task")?.into()).map_err(why)?;
+        let mut tids = Vec::new();
+        for task in tasks.iter() {
+            let task = task.map_err(why)?;
+            // Beside them there are the folder itself and the one above.
+            tids.extend(
+                task.file_name()
+                    .to_str()
+                    .ok()
+                    .and_then(|name| name.parse::<i32>().ok()),
+            );
+        }
+        Ok(tids)
+    }
+
+    /// Whether this is the number of a thread of the process, dead or not, in one call.
+    pub(super) fn has_thread(&self, tid: i32) -> bool {
+        // SAFETY: takes numbers. No signal is sent by 0.
+        let found = unsafe { libc::syscall(libc::SYS_tgkill, self.pid(), tid, 0) };
+        found == 0 || Errno::last() != Errno::ESRCH
     }
 
     /// A file in the directory, opened for reading.
@@ -192,4 +211,43 @@ pub(super) fn field(text: &str, name: &str) -> Option<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         .and_then(|value| value.split_whitespace().next()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::id;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use nix::unistd::{getpid, getppid, gettid};
+
+    use super::*;
+
+    #[test]
+    fn threads_are_listed_and_known_from_those_of_others() {
+        let pid = id().cast_signed();
+        let pidfd = PidFd::open(pid).expect("ourselves");
+        let dir = ProcDir::of(pid, pidfd).expect("ourselves");
+        let (report, reported) = mpsc::channel();
+        let (go_on, wait) = mpsc::channel::<()>();
+        let other = thread::spawn(move || {
+            report.send(gettid().as_raw()).expect("it is read");
+            // The end of the other end.
+            wait.recv().expect_err("nothing is sent");
+        });
+        let other_tid = reported.recv().expect("it runs");
+        let tids = dir.tids().expect("ourselves");
+        for tid in [getpid().as_raw(), gettid().as_raw(), other_tid] {
+            assert!(tids.contains(&tid) && dir.has_thread(tid), "{tid} {tids:?}");
+        }
+        assert!(tids.iter().all(|tid| *tid > 0), "{tids:?}");
+        assert!(!dir.has_thread(getppid().as_raw()), "of another process");
+        drop(go_on);
+        other.join().expect("it ends");
+        // It is gone soon after it was joined.
+        while dir.has_thread(other_tid) {
+            thread::yield_now();
+        }
+        assert!(!dir.tids().expect("ourselves").contains(&other_tid));
+    }
 }

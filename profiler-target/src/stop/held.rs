@@ -51,6 +51,8 @@ struct Answer {
     outcome: u32,
     /// A thread, or what the kernel said.
     number: i32,
+    /// Whether the guard holds nothing after an error, and goes on; else it ends.
+    goes_on: u64,
     /// A thread's state, as a character.
     state: u64,
     /// The tracer, or a time in ns.
@@ -83,6 +85,7 @@ struct Held {
 pub(super) struct StopGuard {
     guard: Guard,
     progress: Arc<Shared<Progress>>,
+    holds_nothing: bool,
 }
 
 impl StopGuard {
@@ -96,7 +99,16 @@ impl StopGuard {
             // What fails ends the guard, which fragscope sees.
             let _ = serve(channel, &for_guard, &own_state);
         })?;
-        Ok(Self { guard, progress })
+        Ok(Self {
+            guard,
+            progress,
+            holds_nothing: true,
+        })
+    }
+
+    /// Whether it is as if there had been no stop: it said so after the last one, which failed.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.holds_nothing
     }
 
     /// Whether it has not been ended by somebody.
@@ -114,8 +126,8 @@ impl StopGuard {
         Arc::clone(&self.progress)
     }
 
-    /// Stops the process behind `dir`. After an error the guard ends, and with it what it may hold; the
-    /// error is [`StopError::GuardLost`] when it was ended by somebody, or did not answer within `patience`.
+    /// Stops the process behind `dir`. After an error the guard [holds nothing](Self::holds_nothing), or ends, and
+    /// with it what it may hold; the error is [`StopError::GuardLost`] when it was ended by somebody, or did not answer within `patience`.
     pub(super) fn stop(
         &mut self,
         dir: &ProcDir,
@@ -129,6 +141,7 @@ impl StopGuard {
             limit_ns: limit.as_nanos() as u64,
             longest_ns: longest.as_nanos() as u64,
         };
+        self.holds_nothing = false;
         // Between two stops no timer ends a guard that somebody suspended.
         self.guard.wake();
         // One that is suspended again holds nothing yet, or the kernel ends it.
@@ -140,9 +153,10 @@ impl StopGuard {
             self.guard.kill();
             return Err(lost(error));
         }
+        self.holds_nothing = answer.goes_on != 0;
         match answer.outcome {
             outcome::STOPPED => {}
-            outcome::ALREADY_TRACED => return Err(already_traced(answer.value)),
+            outcome::ALREADY_TRACED => return Err(already_traced(answer.value, answer.number)),
             outcome::NOT_PERMITTED => return Err(StopError::NotPermitted),
             outcome::GONE => return Err(StopError::Gone),
             outcome::TIMED_OUT => {
@@ -213,17 +227,29 @@ fn serve(
         };
         progress.begin();
         deadline.set(longest + GRACE)?;
-        let dir = match named(&request) {
-            Ok(dir) => dir,
-            Err(error) => return answer(&mut channel, Err(error), &watch).map(drop),
+        let mut tracer = match named(&request) {
+            Ok(dir) => Tracer::new(Arc::new(dir), limit),
+            Err(error) => {
+                answer(&mut channel, Err(error), true, &watch)?;
+                deadline.unset()?;
+                continue;
+            }
         };
-        let mut tracer = Tracer::new(Arc::new(dir), limit);
-        let stopped = tracer.stop_all();
-        let asked_for = match answer(&mut channel, stopped, &watch) {
-            Ok(true) => hold(&mut channel, &watch, progress),
-            // Threads that are about to stop are let go by the end of this process alone.
-            refused => return refused.map(drop),
+        let threads = match tracer.stop_all() {
+            Ok(threads) => threads,
+            Err(error) => {
+                let goes_on = tracer.detach_all();
+                answer(&mut channel, Err(error), goes_on, &watch)?;
+                // Threads that are about to stop are let go by the end of this process alone.
+                if !goes_on {
+                    return Ok(());
+                }
+                deadline.unset()?;
+                continue;
+            }
         };
+        answer(&mut channel, Ok(threads), true, &watch)?;
+        let asked_for = hold(&mut channel, &watch, progress);
         let is_clean = tracer.detach_all();
         progress.resumed(since.elapsed());
         if !is_clean {
@@ -252,13 +278,17 @@ fn named(request: &Request) -> Result<ProcDir, StopError> {
     }
 }
 
-/// Reports what came of the stop; whether the target stands still.
+/// Reports what came of the stop, and whether this guard goes on.
 fn answer(
     channel: &mut UnixStream,
     stopped: Result<Vec<Thread>, StopError>,
+    goes_on: bool,
     watch: &Watch<'_>,
-) -> io::Result<bool> {
-    let mut answer = Answer::default();
+) -> io::Result<()> {
+    let mut answer = Answer {
+        goes_on: goes_on.into(),
+        ..Answer::default()
+    };
     let mut held = Vec::new();
     match stopped {
         Ok(threads) => {
@@ -270,9 +300,11 @@ fn answer(
                 thread_pointer: thread.thread_pointer.get(),
             }));
         }
-        Err(StopError::AlreadyTraced { tracer, .. }) => {
+        Err(StopError::AlreadyTraced {
+            tracer, guarded, ..
+        }) => {
             answer.outcome = outcome::ALREADY_TRACED;
-            answer.value = tracer;
+            (answer.value, answer.number) = (tracer, guarded.unwrap_or_default());
         }
         Err(StopError::NotPermitted) => answer.outcome = outcome::NOT_PERMITTED,
         Err(StopError::Gone | StopError::Itself) => answer.outcome = outcome::GONE,
@@ -290,8 +322,7 @@ fn answer(
     }
     answer.threads = held.len() as u64;
     watch.write(channel, answer.as_bytes())?;
-    watch.write(channel, held.as_slice().as_bytes())?;
-    Ok(answer.outcome == outcome::STOPPED)
+    watch.write(channel, held.as_slice().as_bytes())
 }
 
 /// Holds the target until fragscope asks for its release, is gone or suspended, or until the deadline;
@@ -380,7 +411,7 @@ mod tests {
             program_counter: RemoteAddr::new(3),
             thread_pointer: RemoteAddr::new(4),
         };
-        let answered = answer(&mut channel, Ok(vec![thread; 100_000]), &watch);
+        let answered = answer(&mut channel, Ok(vec![thread; 100_000]), true, &watch);
         other.kill().expect("ours");
         other.wait().expect("it ends");
         let error = answered.expect_err("nobody reads it");

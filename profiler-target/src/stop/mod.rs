@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::unistd::getuid;
 use profiler_core::completeness::EndedEarly;
 use profiler_core::text::visible;
 use profiler_core::threads::Thread;
@@ -53,8 +54,8 @@ const SECOND_GUARD_TIMEOUT: Duration = Duration::from_secs(1);
 const GUARD_NAME: &CStr = c"stop-guard";
 /// Who that is, for people.
 const OF_ANOTHER_SESSION: &str = " (the stop guard of another fragscope)";
-/// Between two tries to stop a target that another fragscope holds.
-const BETWEEN_TRIES: Duration = Duration::from_millis(5);
+/// Between two looks at a target that another fragscope holds.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// Why the target was not stopped. It runs on in every case.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,9 @@ pub enum StopError {
         tracer: u64,
         /// Its name in parentheses, or empty.
         name: String,
+        /// The thread of the target that it holds, when it is the stop guard of another fragscope, which will
+        /// let go of it.
+        guarded: Option<i32>,
     },
     /// The kernel refused.
     #[error("the kernel does not permit stopping the target")]
@@ -301,15 +305,30 @@ pub(super) fn stop(
             // Somebody ended it, or keeps it from running: the next one is another.
             Err(StopError::GuardLost) if !mem::replace(&mut has_lost_one, true) => {}
             // Another session's stop is short, and that of one that was killed just ends.
-            Err(StopError::AlreadyTraced { name, .. })
-                if name == OF_ANOTHER_SESSION && began.elapsed() < limit =>
-            {
-                thread::sleep(BETWEEN_TRIES);
-            }
+            Err(StopError::AlreadyTraced {
+                tracer,
+                guarded: Some(tid),
+                ..
+            }) if began.elapsed() < limit => wait_for_guard(dir, tracer, tid, began + limit),
             Err(StopError::TimedOut { .. }) if is_frozen(dir) => {
                 return Err(StopError::Frozen);
             }
             done => return done,
+        }
+    }
+}
+
+/// Waits until the stop guard of another fragscope lets go of this thread, or for the deadline. The target is
+/// left alone meanwhile.
+fn wait_for_guard(dir: &ProcDir, guard: u64, tid: i32, deadline: Instant) {
+    let is_held = || {
+        let status = dir.text(&format!("task/{tid}/status")).unwrap_or_default();
+        field(&status, "TracerPid") == Some(guard)
+    };
+    loop {
+        thread::sleep(BETWEEN_LOOKS);
+        if Instant::now() >= deadline || !is_held() {
+            return;
         }
     }
 }
@@ -347,15 +366,18 @@ fn stop_once(
             let progress = guard.progress();
             return Ok(stopped(threads, progress, Holder::Guard(guard)));
         }
-        // The guard is no ancestor of the target, which Yama may ask for; this process may be.
-        Err(StopError::NotPermitted) if !are_over() => {}
         Err(error) => {
-            guard.kill();
-            return Err(error);
+            match guard.holds_nothing() {
+                true => guards.put_back(guard),
+                // It ends by itself, but one that somebody suspended would be waited for.
+                false => guard.kill(),
+            }
+            // The guard is no ancestor of the target, which Yama may ask for; this process may be.
+            if !matches!(error, StopError::NotPermitted) || are_over() {
+                return Err(error);
+            }
         }
     }
-    // It ends by itself, but one that somebody suspended would be waited for.
-    guard.kill();
     let progress = Arc::new(Shared::zeroed()?);
     let (thread, threads) = StopThread::start(dir, &progress, limit, longest)?;
     Ok(stopped(threads, progress, Holder::Thread(thread)))
@@ -423,18 +445,39 @@ impl StopThread {
     }
 }
 
-/// `TracerPid` is the id of the tracing thread: its process is named.
-pub(super) fn already_traced(thread: u64) -> StopError {
+/// `TracerPid` of a thread of the target, if that is known, is the id of the tracing thread: its process is named.
+pub(super) fn already_traced(thread: u64, tid: i32) -> StopError {
     let status = std::fs::read(format!("/proc/{thread}/status")).unwrap_or_default();
-    let tracer = field(&String::from_utf8_lossy(&status), "Tgid").unwrap_or(thread);
+    let status = String::from_utf8_lossy(&status);
+    let tracer = field(&status, "Tgid").unwrap_or(thread);
     let comm = std::fs::read(format!("/proc/{tracer}/comm")).unwrap_or_default();
     let comm = String::from_utf8_lossy(&comm);
+    let guarded = (tid != 0 && is_stop_guard(tracer, &comm, &status)).then_some(tid);
     let name = match comm.trim_end() {
+        _ if guarded.is_some() => OF_ANOTHER_SESSION.to_owned(),
         "" => String::new(),
-        comm if comm.as_bytes() == GUARD_NAME.to_bytes() => OF_ANOTHER_SESSION.to_owned(),
         comm => format!(" ({})", visible(comm)),
     };
-    StopError::AlreadyTraced { tracer, name }
+    StopError::AlreadyTraced {
+        tracer,
+        name,
+        guarded,
+    }
+}
+
+/// Whether a process is the stop guard of another fragscope, by its name and what else a guard has: a session of
+/// its own, and our user or root. A program can have all of that, if it is run by one of these; then it is
+/// waited for in vain.
+fn is_stop_guard(pid: u64, comm: &str, status: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // State, parent and group come before the session (proc_pid_stat(5)).
+    let session = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.split(' ').nth(3)?.parse().ok());
+    let user = field(status, "Uid");
+    comm.trim_end().as_bytes() == GUARD_NAME.to_bytes()
+        && session == Some(pid)
+        && (user == Some(0) || user == Some(getuid().as_raw().into()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use std::mem::zeroed;
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{
@@ -19,15 +19,15 @@ use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::ClockId;
 use nix::unistd::gettid;
 
-use super::tracer::{detach, signal_of};
+use super::tracer::{detach, registers, signal_of};
 
 /// The signal; nothing else in fragscope or in a guard makes use of it.
 const WAKE: Signal = Signal::SIGALRM;
-/// Between two signals: so long a program that executes another one is held up at most.
-const INTERVAL: Duration = Duration::from_millis(10);
+/// Between two signals: a program that executes another one is held up for two or three at most.
+const INTERVAL: Duration = Duration::from_millis(5);
 
-/// While it lives, this OS thread takes note of the deaths of threads that it traces, and from the deadline on
-/// lets go of those that stand.
+/// While it lives and this OS thread [waits inside of the kernel](Reaper::during), that takes note of the deaths of
+/// threads that it traces, and from the deadline on lets go of those that stand.
 pub(super) struct Reaper {
     /// Deleted before the mask is as it was.
     timer: Option<Timer>,
@@ -40,9 +40,27 @@ pub(super) struct Reaper {
 struct Task {
     process: libc::pid_t,
     deadline: Instant,
-    /// The threads that are traced, as many as are [counted](Self::count).
+    /// The threads that are traced, as many as are [counted](Self::count); 0 for one that is gone.
     threads: Vec<AtomicI32>,
     count: AtomicUsize,
+    /// How often a call was begun that may wait, and how often one was over: odd while it is inside.
+    calls: AtomicU64,
+    /// What that was at the signal before, unless threads were looked at then.
+    seen: AtomicU64,
+}
+
+impl Task {
+    /// Whether the call that this signal interrupts has lasted since the one before. All threads are looked at
+    /// then, which may take longer than an interval; so the next signal just notes that the call goes on, which
+    /// has an interval to come back in.
+    fn waits(&self) -> bool {
+        let calls = self.calls.load(Ordering::SeqCst);
+        let is_inside = calls % 2 == 1;
+        let waits = is_inside && self.seen.load(Ordering::SeqCst) == calls;
+        let seen = if is_inside && !waits { calls } else { 0 };
+        self.seen.store(seen, Ordering::SeqCst);
+        waits
+    }
 }
 
 /// So many threads are looked at in the handler at most: as many as a process has where the kernel's limit is
@@ -60,6 +78,8 @@ impl Reaper {
             deadline,
             threads: (0..MOST_THREADS).map(|_| AtomicI32::new(0)).collect(),
             count: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
         });
         let flags = SaFlags::SA_SIGINFO | SaFlags::SA_RESTART;
         let action = SigAction::new(SigHandler::SigAction(woken), flags, SigSet::empty());
@@ -93,6 +113,14 @@ impl Reaper {
             self.task.count.store(count + 1, Ordering::Release);
         }
     }
+
+    /// Makes a call that may wait inside of the kernel for a program that is being executed.
+    pub(super) fn during<R>(&self, call: impl FnOnce() -> R) -> R {
+        self.task.calls.fetch_add(1, Ordering::SeqCst);
+        let result = call();
+        self.task.calls.fetch_add(1, Ordering::SeqCst);
+        result
+    }
 }
 
 impl Drop for Reaper {
@@ -113,6 +141,9 @@ extern "C" fn woken(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_
     let value = unsafe { info.si_value() };
     // SAFETY: it points to the task of a reaper that outlives the timer.
     let task = unsafe { &*value.sival_ptr.cast::<Task>() };
+    if !task.waits() {
+        return;
+    }
     // SAFETY: errno of this thread; what was interrupted may be about to read it.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
@@ -127,12 +158,15 @@ extern "C" fn woken(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_
 
 /// Takes note of all dead threads among these, but for the first of a process: others wait for that one, too, and
 /// it is reported after all others of its process alone.
+///
+/// Before Linux 5.14, `waitid` looks for a number among all threads that are traced, beginning with the last one:
+/// so those that stand are found out by another call, and the others in that order.
 fn reap_all(task: &Task) {
     let count = task.count.load(Ordering::Acquire);
-    for thread in task.threads.iter().take(count) {
+    for thread in task.threads.iter().take(count).rev() {
         let tid = thread.load(Ordering::Relaxed);
-        if tid != task.process {
-            reap(tid);
+        if tid != 0 && tid != task.process && registers(tid).is_none() && reap(tid) {
+            thread.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -224,17 +258,39 @@ mod tests {
         let reaper = Reaper::start(1, far).expect("a timer");
         reaper.watch(pid.as_raw());
         let until = Instant::now() + 5 * INTERVAL;
-        while Instant::now() < until {
-            thread::yield_now();
-        }
+        reaper.during(|| {
+            while Instant::now() < until {
+                thread::yield_now();
+            }
+        });
         assert!(stands(pid));
         child.kill().expect("ours");
         // Its death is taken note of.
-        while ptrace::getregs(pid).is_ok() || Path::new(&format!("/proc/{pid}")).exists() {
-            thread::yield_now();
-        }
+        reaper.during(|| {
+            while ptrace::getregs(pid).is_ok() || Path::new(&format!("/proc/{pid}")).exists() {
+                thread::yield_now();
+            }
+        });
         drop(reaper);
         child.wait().expect_err("it was waited for");
+    }
+
+    #[test]
+    fn nothing_is_looked_at_unless_a_call_waits_and_then_not_at_each_signal() {
+        let far = Instant::now() + Duration::from_secs(1000);
+        let reaper = Reaper::start(1, far).expect("a timer");
+        let task = &reaper.task;
+        let mut signals = SigSet::empty();
+        signals.add(WAKE);
+        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).expect("a signal");
+        task.seen.store(0, Ordering::SeqCst);
+        assert!((0..3).all(|_| !task.waits()));
+        reaper.during(|| {
+            let looks: Vec<bool> = (0..6).map(|_| task.waits()).collect();
+            assert_eq!(looks, [false, true, false, true, false, true]);
+        });
+        // Each signal meets another call: none of them waits.
+        assert!((0..6).all(|_| !reaper.during(|| task.waits())));
     }
 
     #[test]
@@ -242,9 +298,11 @@ mod tests {
         let (mut child, pid) = standing();
         let deadline = Instant::now() + Duration::from_millis(100);
         let reaper = Reaper::start(pid.as_raw(), deadline).expect("a timer");
-        while ptrace::getregs(pid).is_ok() {
-            thread::yield_now();
-        }
+        reaper.during(|| {
+            while ptrace::getregs(pid).is_ok() {
+                thread::yield_now();
+            }
+        });
         assert!(Instant::now() >= deadline, "not before");
         drop(reaper);
         child.kill().expect("ours");

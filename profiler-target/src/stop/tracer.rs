@@ -23,13 +23,18 @@ use crate::proc_dir::{ProcDir, field};
 /// it may not come for minutes.
 const KEPT_DEADLINE: Duration = Duration::from_millis(50);
 
+/// Between two looks at threads that have not stopped yet, at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+
 /// A thread that was seized.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Held {
     /// Asked to stop.
     Asked,
-    /// Stopped, with the number of the signal that it was about to get, or 0.
-    Stopped(i32),
+    /// Asked to stop, and of another process: its number changed hands between being listed and being seized.
+    Foreign,
+    /// Stopped.
+    Stopped,
     /// Exited meanwhile, or a zombie from the start.
     Gone,
 }
@@ -62,17 +67,19 @@ impl Tracer {
         let reaper = Reaper::start(self.dir.pid(), self.deadline).map_err(io::Error::from)?;
         // A running thread may start others, or execute another program, so look again until nothing
         // new is found and all that stopped still stand.
-        while self.seize_new(&reaper)? || self.some_run_on() {
-            self.wait_for_stops()?;
-        }
+        let threads = loop {
+            let standing = match self.seize_new(&reaper)? {
+                true => None,
+                false => self.standing(),
+            };
+            match standing {
+                Some(threads) => break threads,
+                None => self.wait_for_stops()?,
+            }
+        };
         if !self.dir.pidfd().is_alive() {
             return Err(StopError::Gone);
         }
-        let stopped = self
-            .held
-            .iter()
-            .filter(|(_, h)| matches!(h, Held::Stopped(_)));
-        let threads = stopped.filter_map(|(&tid, _)| registers(tid)).collect();
         drop(reaper);
         // From then on the reaper let go of them.
         match Instant::now() < self.deadline {
@@ -93,17 +100,20 @@ impl Tracer {
             }
             found = true;
             reaper.watch(tid);
-            let held = match seize(tid) {
+            let held = match reaper.during(|| seize(tid)) {
                 Ok(held) => held,
-                Err(error) => self.refused(tid, error)?,
+                Err(error) => self.refused(tid, error, reaper)?,
             };
-            self.held.insert(tid, held);
+            // Once it is seized, its number changes hands no more, but for that of the process, which is ours.
+            let is_foreign = held == Held::Asked && !self.dir.has_thread(tid);
+            self.held
+                .insert(tid, if is_foreign { Held::Foreign } else { held });
         }
         Ok(found)
     }
 
     /// A thread that could not be seized: harmless when it is a zombie, else the reason.
-    fn refused(&self, tid: i32, error: Errno) -> Result<Held, StopError> {
+    fn refused(&self, tid: i32, error: Errno, reaper: &Reaper) -> Result<Held, StopError> {
         if matches!(self.thread_state(tid), None | Some('Z' | 'X')) {
             return Ok(Held::Gone);
         }
@@ -111,9 +121,12 @@ impl Tracer {
         match field(&status, "TracerPid") {
             // One that we trace has taken the number by an exec.
             Some(tracer) if tracer == gettid().as_raw().unsigned_abs().into() => Ok(interrupt(tid)),
-            Some(tracer) if tracer != 0 => Err(already_traced(tracer)),
+            Some(tracer) if tracer != 0 => Err(already_traced(tracer, tid)),
             // It was of a dead thread until an exec.
-            _ if error == Errno::EPERM => seize(tid).map_err(|_| StopError::NotPermitted),
+            _ if error == Errno::EPERM => {
+                let seized = reaper.during(|| seize(tid));
+                seized.map_err(|_| StopError::NotPermitted)
+            }
             _ => Err(StopError::Io(error.into())),
         }
     }
@@ -123,28 +136,35 @@ impl Tracer {
         stat.rsplit_once(") ")?.1.chars().next()
     }
 
-    /// Looks again at those that stopped, and whether any of them runs.
+    /// Looks again at those that stopped, and gives them with their registers; `None` when any of them runs.
     ///
     /// A thread that executes another program takes the number of its process, and with it the place of
     /// one that had stopped or was dead: it may not be traced yet, or have been asked to stop by the
     /// number that it had before.
-    fn some_run_on(&mut self) -> bool {
+    fn standing(&mut self) -> Option<Vec<Thread>> {
         let process = self.dir.pid();
         let is_dead = matches!(self.thread_state(process), None | Some('Z' | 'X'));
-        let mut found = false;
+        let mut threads = Some(Vec::with_capacity(self.held.len()));
         self.held.retain(|&tid, held| {
             if *held == Held::Gone && (tid != process || is_dead) {
                 return true;
             }
-            *held = inspect(tid);
-            if matches!(held, Held::Stopped(_)) {
+            if let Some(thread) = registers(tid) {
+                *held = Held::Stopped;
+                if let Some(threads) = &mut threads {
+                    threads.push(thread);
+                }
                 return true;
             }
-            found = true;
+            threads = None;
+            *held = inspect(tid);
             // One that is not traced is seized anew.
-            *held == Held::Asked && interrupt(tid) == Held::Asked
+            match *held {
+                Held::Asked => interrupt(tid) == Held::Asked,
+                _ => *held == Held::Stopped,
+            }
         });
-        found
+        threads
     }
 
     fn timed_out(&self, tid: i32, limit: Duration) -> StopError {
@@ -155,6 +175,7 @@ impl Tracer {
     fn wait_for_stops(&mut self) -> Result<(), StopError> {
         let mut pause = Duration::from_micros(10);
         loop {
+            let looked = Instant::now();
             let Some(tid) = self.inspect_asked() else {
                 return Ok(());
             };
@@ -164,7 +185,9 @@ impl Tracer {
                 let limit = if is_kept { KEPT_DEADLINE } else { self.limit };
                 return Err(self.timed_out(tid, limit));
             }
-            thread::sleep(pause);
+            // Where there are many, they have more of the processor than who looks at them.
+            let of_looking = (4 * (now - looked)).min(LONGEST_PAUSE);
+            thread::sleep(pause.max(of_looking));
             pause = (pause * 2).min(Duration::from_millis(1));
         }
     }
@@ -175,32 +198,28 @@ impl Tracer {
     /// waits, inside of that, until all others have been taken note of, which is the tracer's to do.
     fn inspect_asked(&mut self) -> Option<i32> {
         let process = self.dir.pid();
-        let dir = Arc::clone(&self.dir);
-        let is_foreign =
-            |tid: i32| tid != process && dir.file(&format!("task/{tid}/stat")).is_err();
         let mut waiting = None;
         self.held.retain(|&tid, held| {
-            if *held == Held::Asked {
+            let is_foreign = *held == Held::Foreign;
+            if *held == Held::Asked || is_foreign {
                 *held = inspect(tid);
-                // A number that was listed may have changed hands before it was seized, and cannot since.
-                if let Held::Stopped(signal) = *held
-                    && is_foreign(tid)
-                {
-                    detach(tid, signal);
-                    *held = Held::Gone;
-                    return false;
-                }
             }
             match *held {
-                Held::Asked => {
-                    if tid == process {
+                Held::Stopped if is_foreign => {
+                    detach(tid, waited(tid).1);
+                    return false;
+                }
+                Held::Asked | Held::Foreign => {
+                    if is_foreign {
+                        *held = Held::Foreign;
+                    } else if tid == process {
                         // It may be another thread's number since it was asked.
                         *held = interrupt(tid);
                     }
                     waiting = Some(tid);
                 }
                 Held::Gone if tid != process => return !reap(tid),
-                Held::Gone | Held::Stopped(_) => {}
+                Held::Gone | Held::Stopped => {}
             }
             true
         });
@@ -212,17 +231,15 @@ impl Tracer {
     /// the end of this OS thread alone: until then its parent would wait for it in vain.
     pub(super) fn detach_all(&mut self) -> bool {
         let mut all = true;
-        for (&tid, held) in &self.held {
-            // A thread that executed another program meanwhile has taken the number of its process, and
-            // with it the place of one that was about to get another signal.
+        // Before Linux 5.14, `waitid` finds those first that were seized last.
+        for (&tid, held) in self.held.iter().rev() {
+            // Its signal is that of now: a thread that executed another program meanwhile has taken the number of
+            // its process.
             let now = match *held {
-                Held::Stopped(_) => inspect(tid),
-                Held::Asked | Held::Gone => Held::Gone,
+                Held::Stopped => waited(tid),
+                Held::Asked | Held::Foreign | Held::Gone => (Held::Gone, 0),
             };
-            all &= match now {
-                Held::Stopped(signal) => detach(tid, signal),
-                Held::Asked | Held::Gone => false,
-            };
+            all &= matches!(now, (Held::Stopped, signal) if detach(tid, signal));
         }
         self.held.clear();
         all
@@ -260,26 +277,36 @@ pub(super) fn signal_of(status: i32) -> i32 {
     if status >> 8 == 0 { status & 0x7f } else { 0 }
 }
 
-/// Whether a thread that was asked to stop has, without consuming the news.
+/// What became of a thread that was asked to stop.
 fn inspect(tid: i32) -> Held {
+    // It takes no longer where many thousands are traced, which `waitid` does before Linux 5.14.
+    match registers(tid) {
+        Some(_) => Held::Stopped,
+        None => waited(tid).0,
+    }
+}
+
+/// The same, and the signal that a stopped one is about to get, or 0; without consuming the news.
+fn waited(tid: i32) -> (Held, i32) {
     let options = libc::__WALL | libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: siginfo_t is plain data for which all zeros is valid.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is a valid siginfo_t that lives across the call.
     let result = unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, &raw mut info, options) };
     if result != 0 {
-        return Held::Gone;
+        return (Held::Gone, 0);
     }
     // SAFETY: waitid fills the fields of SIGCHLD, or leaves zeros.
     let status = unsafe { info.si_status() };
     match info.si_code {
-        libc::CLD_TRAPPED | libc::CLD_STOPPED => Held::Stopped(signal_of(status)),
-        libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED => Held::Gone,
-        _ => Held::Asked,
+        libc::CLD_TRAPPED | libc::CLD_STOPPED => (Held::Stopped, signal_of(status)),
+        libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED => (Held::Gone, 0),
+        _ => (Held::Asked, 0),
     }
 }
 
-fn registers(tid: i32) -> Option<Thread> {
+/// A thread that is traced and stands.
+pub(super) fn registers(tid: i32) -> Option<Thread> {
     let registers = ptrace::getregs(Pid::from_raw(tid)).ok()?;
     Some(Thread {
         tid: tid as u32,

@@ -45,9 +45,9 @@ impl Target {
     pub fn traced(&self) -> Option<StopError> {
         let tracer_of = |tid: i32| {
             let status = self.dir.text(&format!("task/{tid}/status")).ok()?;
-            field(&status, "TracerPid").filter(|tracer| *tracer != 0)
+            let tracer = field(&status, "TracerPid").filter(|tracer| *tracer != 0)?;
+            Some(stop::already_traced(tracer, tid))
         };
-        let tracer = self.dir.tids().ok()?.into_iter().find_map(tracer_of)?;
-        Some(stop::already_traced(tracer))
+        self.dir.tids().ok()?.into_iter().find_map(tracer_of)
     }
 }
