@@ -13,8 +13,8 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use profiler_core::completeness::EndedEarly;
 use profiler_target::{StopError, Target};
-use profiler_testing::child::{self, Child, wait_for_state};
-use profiler_testing::wait::WAIT_LIMIT;
+use profiler_testing::child::{self, Child, state_of, wait_for_state};
+use profiler_testing::wait::{WAIT_LIMIT, eventually};
 
 #[test]
 fn a_target_stops_with_all_its_threads_and_runs_on() {
@@ -264,11 +264,200 @@ fn the_kernel_ends_a_stop_whose_guard_is_suspended() {
     kill(Pid::from_raw(guard), Signal::SIGSTOP).expect("our own child");
     child.send("do you run?");
     assert_eq!(child.next_line(), "0");
-    let held = stopped.since().elapsed();
-    let promised = longest + Duration::from_millis(300);
-    // The test itself waits for a processor on a busy host.
-    assert!(held < promised + Duration::from_millis(500), "{held:?}");
+    // It could not run, so its end let the target run on, and not before.
+    assert!(stopped.since().elapsed() >= longest);
+    assert!(matches!(state_of(guard), 'Z' | 'X'));
     assert_eq!(stopped.ended_early(), Some(EndedEarly::Overdue));
+}
+
+#[test]
+fn a_guard_that_holds_nothing_after_an_error_is_kept() {
+    let program = child::compiled("traced");
+    let mut command = std::process::Command::new(program.path().join("traced"));
+    // It shows the name of a guard, and is none.
+    command.arg("stop-guard");
+    let child = Child::run(command).keep(program);
+    let target = Target::open(child.pid()).expect("our own child");
+    let guard = || child::child_of(std::process::id(), "stop-guard");
+    let mut guards = Vec::new();
+    for _ in 0..3 {
+        let error = target.stop_within(WAIT_LIMIT).expect_err("it is traced");
+        // Who waited for it would do so for a minute.
+        assert!(
+            matches!(error, StopError::AlreadyTraced { guarded: None, .. }),
+            "{error}"
+        );
+        assert!(error.to_string().ends_with("(stop-guard)"), "{error}");
+        guards.push(guard().expect("one that is kept"));
+    }
+    guards.dedup();
+    assert_eq!(guards.len(), 1, "{guards:?}");
+}
+
+#[test]
+fn who_waits_for_another_fragscope_leaves_the_target_alone_and_keeps_its_guard() {
+    let child = Child::c("signals");
+    let target = Target::open(child.pid()).expect("our own child");
+    let first = child::stop(&target);
+    let held_by = tracer_of(child.pid());
+    std::thread::scope(|scope| {
+        // Each stop has a guard of its own, as each fragscope has.
+        let second = scope.spawn(|| child::stop(&target));
+        let guards = || {
+            let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+                let path = task.expect("a thread").path().join("children");
+                std::fs::read_to_string(path).unwrap_or_default()
+            };
+            let tasks = std::fs::read_dir("/proc/self/task").expect("our threads");
+            let children: String = tasks.map(of_task).collect();
+            let children = children.split_whitespace();
+            let others: Vec<u32> = children
+                .filter_map(|pid| pid.parse().ok())
+                .filter(|pid| *pid != held_by && *pid != child.pid().unsigned_abs())
+                .collect();
+            others
+        };
+        let waiting = eventually("the other guard", || guards().first().copied());
+        for _ in 0..100 {
+            assert_eq!(guards(), [waiting]);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(first);
+        drop(second.join().expect("it stops"));
+    });
+}
+
+/// Not a test of its own: it stops a process, and ends with the number of tries.
+#[test]
+#[ignore = "a helper of the test below"]
+fn helper_stops_the_target_and_counts_its_tries() {
+    let Some(pid) = std::env::var(TARGET).ok().and_then(|pid| pid.parse().ok()) else {
+        return;
+    };
+    let target = Target::open(pid).expect("our own child");
+    for tries in 1..=5 {
+        match target.stop_within(WAIT_LIMIT) {
+            Err(StopError::TimedOut { .. }) => {}
+            stopped => {
+                drop(stopped.expect("it stops"));
+                std::process::exit(tries);
+            }
+        }
+    }
+}
+
+/// The calls that are counted: those that open files, and those that ask for news of one thread.
+const COUNTED: [libc::c_long; 4] = [
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_fcntl,
+    libc::SYS_waitid,
+];
+
+/// Has this process, and what it forks, stop for its tracer at each call that is counted.
+fn stop_at_counted_calls() -> std::io::Result<()> {
+    let filter = |code: u32, jt, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf: 0,
+        k,
+    };
+    // Loads the number of the call; jumps to the end if it is one of these.
+    let mut program = [filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0); 7];
+    for (at, call) in COUNTED.into_iter().enumerate() {
+        let to_end = (COUNTED.len() - at) as u8;
+        program[1 + at] = filter(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            to_end,
+            call as u32,
+        );
+    }
+    program[5] = filter(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW);
+    program[6] = filter(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_TRACE);
+    let program = libc::sock_fprog {
+        len: 7,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: takes numbers.
+    let done = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    if done != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: takes a program that lives across the call.
+    let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) };
+    match done {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+#[test]
+fn a_stop_opens_no_file_for_each_thread_and_asks_for_the_news_of_each_a_few_times() {
+    const THREADS: usize = 300;
+    let program = child::compiled("threads");
+    let mut command = std::process::Command::new(program.path().join("threads"));
+    command.arg(THREADS.to_string());
+    let target = Child::run(command).keep(program);
+    let mut helper = std::process::Command::new(std::env::current_exe().expect("ourselves"));
+    helper
+        .args(["--exact", "helper_stops_the_target_and_counts_its_tries"])
+        .args(["--ignored", "--nocapture"])
+        .env(TARGET, target.pid().to_string());
+    // SAFETY: system calls alone.
+    unsafe {
+        helper.pre_exec(|| {
+            ptrace::traceme()?;
+            stop_at_counted_calls()
+        })
+    };
+    let helper = Pid::from_raw(helper.spawn().expect("it starts").id() as i32);
+    assert_eq!(
+        waitpid(helper, None),
+        Ok(WaitStatus::Stopped(helper, Signal::SIGTRAP))
+    );
+    let also = ptrace::Options::PTRACE_O_TRACEFORK
+        | ptrace::Options::PTRACE_O_TRACECLONE
+        | ptrace::Options::PTRACE_O_TRACESECCOMP
+        | ptrace::Options::PTRACE_O_EXITKILL;
+    ptrace::setoptions(helper, also).expect("traced");
+    ptrace::cont(helper, None).expect("traced");
+    let own = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+    let mut counts = [0_usize; COUNTED.len()];
+    let tries = loop {
+        let (pid, signal) = match waitpid(None, Some(own)).expect("it runs") {
+            WaitStatus::Exited(pid, code) if pid == helper => break code as usize,
+            WaitStatus::PtraceEvent(pid, _, event)
+                if event == ptrace::Event::PTRACE_EVENT_SECCOMP as i32 =>
+            {
+                let is_guard = std::fs::metadata(format!("/proc/{helper}/task/{pid}")).is_err();
+                // It may have been killed meanwhile.
+                if let Ok(registers) = ptrace::getregs(pid) {
+                    let call = registers.orig_rax as libc::c_long;
+                    let place = COUNTED.iter().position(|counted| *counted == call);
+                    counts[place.expect("one of them")] += usize::from(is_guard);
+                }
+                (pid, None)
+            }
+            WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
+            WaitStatus::PtraceEvent(pid, ..) => (pid, None),
+            _ => continue,
+        };
+        let signal = signal.filter(|signal| *signal != Signal::SIGSTOP);
+        // It may have been killed meanwhile.
+        let _ = ptrace::cont(pid, signal);
+    };
+    assert_ne!(tries, 0, "it failed");
+    let [openat, openat2, fcntl, waitid] = counts;
+    // Whatever the guard itself needs, and some lists of all threads.
+    assert!(
+        openat + openat2 + fcntl < THREADS * tries,
+        "{counts:?} {tries}"
+    );
+    // Once when it is let go, and before each time that it does not stand yet.
+    assert!(
+        waitid >= THREADS && waitid < 50 * THREADS * tries,
+        "{counts:?} {tries}"
+    );
 }
 
 /// Not a test of its own: it stops a process while none of its guards ever runs.
@@ -279,12 +468,15 @@ fn helper_stops_the_target_without_a_guard_that_runs() {
         return;
     };
     let target = Target::open(pid).expect("our own child");
+    // What is asked for, the 0.3 s in which the kernel ends a stop, and 2 s for a busy host.
+    let limit = Duration::from_secs(4);
+    let patience = limit + Duration::from_millis(2300);
     let began = Instant::now();
-    let stopped = target.stop_within(Duration::from_secs(1));
+    let stopped = target.stop_within(limit);
     let took = began.elapsed();
     assert!(matches!(stopped, Err(StopError::GuardLost)), "{stopped:?}");
-    // A second, the 0.3 s in which the kernel ends a stop, and 2 s for a busy host; the rest is the test's.
-    assert!(took < Duration::from_millis(4300), "{took:?}");
+    // Two guards are waited for: if each had all of it, that would be twice as long on any host.
+    assert!(took >= patience && took < 2 * patience, "{took:?}");
 }
 
 #[test]
@@ -353,9 +545,9 @@ fn a_program_that_executes_another_one_is_not_held_up_by_a_stop() {
     const EXECS: usize = 40;
     /// Between two lines of the program, so that each of its execs meets one.
     const STOPS: usize = 5;
-    /// It was a second or more before. Beside that, a busy host holds up those that nobody stops as well.
-    const HELD_UP_MS: u64 = 400;
-    const OF_THE_HOST: u64 = 3;
+    /// A stop that waited for the program, as the program for it, would end after 5 s (`LONGEST_STOP`). No host is
+    /// so busy that it holds up a program for half of that.
+    const HELD_UP_MS: u64 = 2500;
     let program = child::compiled("execs");
     let start = |executes: &str| {
         let mut command = std::process::Command::new(program.path().join("execs"));
@@ -369,23 +561,18 @@ fn a_program_that_executes_another_one_is_not_held_up_by_a_stop() {
         (delay_ms, at.parse::<u128>().expect("a number"))
     };
     for executes in ["first", "other"] {
-        let mut unstopped = start(executes);
-        let by_the_host = (0..EXECS).map(|_| delay_and_time(&mut unstopped).0);
-        let by_the_host = by_the_host.max().expect("some");
-        drop(unstopped);
-
         let mut child = start(executes);
         let target = Target::open(child.pid()).expect("our own child");
         let (mut failed, mut delays) = (Vec::new(), Vec::new());
         for _ in 0..EXECS {
-            failed.extend((0..STOPS).filter_map(|_| target.stop().err()));
+            failed.extend((0..STOPS).filter_map(|_| target.stop_within(WAIT_LIMIT).err()));
             delays.push(delay_and_time(&mut child).0);
         }
-        // It may wait for the disk, as all that executes anything.
-        let is_late = |error: &StopError| matches!(error, StopError::TimedOut { .. });
-        let are_few = failed.len() <= EXECS * STOPS / 6;
+        // A thread may wait for the disk or, while it executes, for others to get a processor to die on.
+        let is_kept = |error: &StopError| matches!(error, StopError::TimedOut { state: 'D', .. });
+        let are_few = failed.len() < EXECS / 2;
         assert!(
-            are_few && failed.iter().all(is_late),
+            are_few && failed.iter().all(is_kept),
             "{executes}: {failed:?}"
         );
         let after = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock");
@@ -397,11 +584,7 @@ fn a_program_that_executes_another_one_is_not_held_up_by_a_stop() {
                 break;
             }
         }
-        delays.sort_unstable();
-        let longest = delays.last().expect("some");
-        assert!(
-            *longest < HELD_UP_MS + OF_THE_HOST * by_the_host,
-            "{executes}: {delays:?}, and {by_the_host} without a stop"
-        );
+        let longest = delays.iter().max().expect("some");
+        assert!(*longest < HELD_UP_MS, "{executes}: {delays:?}");
     }
 }

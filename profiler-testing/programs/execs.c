@@ -1,5 +1,5 @@
-// Executes itself again and again while other threads of it allocate: by its first thread, or by another
-// one (`execs other`). After each it prints how long that took, in milliseconds, and the time, in ns of
+// Executes itself again and again while other threads of it allocate and many wait: by its first thread, or by
+// another one (`execs other`). After each it prints how long that took, in milliseconds, and the time, in ns of
 // CLOCK_MONOTONIC.
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +28,12 @@ static void *allocate(void *slot) {
     return 0;
 }
 
+static void *wait_for_ever(void *unused) {
+    for (;;)
+        pause();
+    return unused;
+}
+
 static void execute(void) {
     char since[32];
     usleep(random() % 5000);
@@ -49,6 +55,12 @@ int main(int count, char **given) {
     printf("%ld %ld\n", count > 2 ? (now - atol(given[2])) / 1000000 : 0, now);
     fflush(stdout);
     srandom(now_ns());
+    pthread_attr_t small;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 16384);
+    // So many that one of them is just about to be traced when it executes.
+    for (int i = 0; i < 200; i++)
+        pthread_create(&thread, &small, wait_for_ever, 0);
     for (long slot = 0; slot < 6; slot++)
         pthread_create(&thread, 0, allocate, (void *)slot);
     if (strcmp(given[1], "other") == 0) {
