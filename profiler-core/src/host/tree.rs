@@ -28,6 +28,8 @@ pub struct TreeSums {
     /// Resident heap bytes that hold nothing live. Of a child those on pages of its own: what it shares is
     /// in the master's. `None` when nothing was walked.
     pub fragmentation_bytes: Option<u64>,
+    /// The PSS of processes in whose heaps nobody has looked, for which [`Self::fragmentation_bytes`] has nothing.
+    pub not_walked_bytes: u64,
     /// What children have copied since they were forked, at most; `None` where no parent could be compared
     /// with.
     pub copied_bytes: Option<u64>,
@@ -46,11 +48,17 @@ impl TreeView {
         };
         let forks = || walked().filter_map(|walk| walk.fork);
         let free = self.processes.rows.iter();
+        let (_, not_walked): (Vec<_>, Vec<_>) = self
+            .processes
+            .rows
+            .iter()
+            .partition(|row| self.own_fragmentation(row).is_some());
         TreeSums {
             totals: Totals::of(self.processes.rows.iter()),
             fragmentation_bytes: free
                 .filter_map(|row| self.own_fragmentation(row))
                 .reduce(u64::saturating_add),
+            not_walked_bytes: Totals::of(not_walked.into_iter()).pss_bytes,
             copied_bytes: forks()
                 .map(|fork| fork.copied_bytes)
                 .reduce(u64::saturating_add),
@@ -131,14 +139,22 @@ impl TreeView {
         let Some(free) = sums.fragmentation_bytes else {
             return format!("{memory}: none of the processes was walked.");
         };
-        let share = free as f64 / sums.totals.pss_bytes.max(1) as f64;
+        let walked = sums.totals.pss_bytes.saturating_sub(sums.not_walked_bytes);
+        let share = free as f64 / walked.max(1) as f64;
         let (free, percent) = (bytes(free), share * 100.0);
-        match share >= MUCH {
-            true => {
-                format!("{free} of {memory} ({percent:.0} %) are free in the heaps but resident.")
+        let (not_walked, walked) = (bytes(sums.not_walked_bytes), bytes(walked));
+        let before = format!("{not_walked} of {memory} were not walked.");
+        let are_free = "are free in the heaps but resident";
+        match (share >= MUCH, sums.not_walked_bytes == 0) {
+            (true, true) => format!("{free} of {memory} ({percent:.0} %) {are_free}."),
+            (true, false) => {
+                format!("{before} {free} of the other {walked} ({percent:.0} %) {are_free}.")
             }
-            false => format!(
-                "{memory}: the memory is in use; {free} ({percent:.0} %) are free in the heaps but resident."
+            (false, true) => {
+                format!("{memory}: the memory is in use; {free} ({percent:.0} %) {are_free}.")
+            }
+            (false, false) => format!(
+                "{before} The other {walked} are in use; {free} ({percent:.0} %) {are_free}."
             ),
         }
     }
@@ -228,6 +244,33 @@ mod tests {
         assert!(
             verdict.last().is_some_and(|last| last.contains("15.0 MiB")),
             "{verdict:?}"
+        );
+    }
+
+    #[test]
+    fn memory_that_nobody_walked_is_called_neither_used_nor_free() {
+        let master = row(1, 10 * MIB, MIB, 0, None);
+        let mut of_c = row(2, 290 * MIB, 0, 0, None);
+        of_c.walk = None;
+        of_c.process.python = None;
+        let sparse = tree(vec![master.clone(), of_c.clone()]);
+        assert_eq!(sparse.sums().not_walked_bytes, 290 * MIB);
+        assert_eq!(
+            sparse.verdict()[0],
+            "290.0 MiB of 300.0 MiB were not walked. The other 10.0 MiB are in use; 1.0 MiB (10 %) \
+             are free in the heaps but resident."
+        );
+        // One whose turn did not come, and one whose walk came to nothing.
+        let mut waiting = row(3, 20 * MIB, 0, 0, None);
+        waiting.walk = None;
+        let mut failed = row(4, 30 * MIB, 0, 0, None);
+        failed.walk.as_mut().expect("a walk").fragmentation_bytes = None;
+        let much = row(5, 10 * MIB, 4 * MIB, 0, None);
+        let late = tree(vec![master, much, waiting, failed]);
+        assert_eq!(
+            late.verdict()[0],
+            "50.0 MiB of 70.0 MiB were not walked. 5.0 MiB of the other 20.0 MiB (25 %) are free in the heaps but \
+             resident."
         );
     }
 

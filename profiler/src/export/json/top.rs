@@ -28,6 +28,7 @@ pub(super) struct Top<'a> {
 struct TreeRow {
     master: i32,
     fragmentation_bytes: Option<u64>,
+    not_walked_bytes: u64,
     fork_copied_bytes: Option<u64>,
     worst: Option<i32>,
     verdict: Vec<String>,
@@ -39,6 +40,7 @@ impl TreeRow {
         Self {
             master: view.master,
             fragmentation_bytes: sums.fragmentation_bytes,
+            not_walked_bytes: sums.not_walked_bytes,
             fork_copied_bytes: sums.copied_bytes,
             worst: view.worst().map(|row| row.process.id.pid),
             verdict: view.verdict(),
