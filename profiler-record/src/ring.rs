@@ -331,7 +331,7 @@ pub(crate) fn record_ending(process: u32) -> bool {
 
 /// An event was written at this time.
 fn earn(now: u64) {
-    if now % EARNING == 0 {
+    if now.is_multiple_of(EARNING) {
         let earned = |waited: u64| Some(waited.saturating_sub(EARNED_NS));
         let _ = WAITED_NS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earned);
     }

@@ -58,8 +58,8 @@ pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
 pub use memory_group::{MemoryGroups, MemoryKills};
-pub use own_memory::share_arena_where_addresses_are_short;
 pub use open::OpenError;
+pub use own_memory::share_arena_where_addresses_are_short;
 pub use preload::not_preloaded;
 pub use privileges::{
     as_caller, drop_capabilities, give_up_borrowed_privileges, has_borrowed_privileges,

@@ -115,9 +115,7 @@ impl OpenError {
                 ErrorKind::TargetGone
             }
             Self::NotAProcess { pid, .. } => ErrorKind::IsThread { pid: *pid },
-            Self::KernelThread { .. } | Self::Foreign32Bit { .. } => {
-                ErrorKind::UnsupportedTarget
-            }
+            Self::KernelThread { .. } | Self::Foreign32Bit { .. } => ErrorKind::UnsupportedTarget,
             Self::NotPermitted { denial, .. } => ErrorKind::NotPermitted {
                 action: Action::Inspect,
                 denial: denial.clone(),

@@ -242,7 +242,7 @@ impl RecordRing {
             let event = read(self.memory.slot(tail));
             self.set(Turn::free(tail + SLOTS));
             self.next();
-            if tail % HEAD_CHECK_INTERVAL == 0 {
+            if tail.is_multiple_of(HEAD_CHECK_INTERVAL) {
                 self.repair_head_ahead();
             }
             self.has_abandoned = false;
