@@ -59,12 +59,7 @@ fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) 
     let cgroup = Cgroup::new(Kind::Memory)?;
     let mut worker = Worker::start(stage, SMALL)?;
     cgroup.add(worker.pid)?;
-    let setting = Setting {
-        worker: worker.pid,
-        trace,
-        cgroup: None,
-        streams: Streams::Files,
-    };
+    let setting = Setting::of(worker.pid, trace);
     let mut running = Running::start(stage, mode, &setting)?;
     let attached = wait_for_attached(stage, &mut running, &mut worker)?;
     if !attached {

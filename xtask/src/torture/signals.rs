@@ -149,14 +149,12 @@ fn one(
         None => kept.insert(Worker::start(stage, USUAL)?),
     };
     let setting = Setting {
-        worker: worker.pid,
-        trace,
-        cgroup: None,
         streams: match harm {
             Harm::ClosePipe => Streams::Pipe,
             Harm::StopTerminal => Streams::StoppedTerminal,
             _ => Streams::Files,
         },
+        ..Setting::of(worker.pid, trace)
     };
     let mut running = Running::start(stage, mode, &setting)?;
     let instant = round.instant(if mode.is_brief() {
