@@ -151,7 +151,10 @@ fn nothing_is_printed_into_a_file_that_is_read() {
             let out = command(&words).stdout(open()).output().expect("it runs");
             let said = stderr(&out);
             assert_eq!(out.status.code(), Some(1), "{words:?}: {said}");
-            assert!(said.contains("which is also an input: nothing was run"), "{said}");
+            assert!(
+                said.contains("which is also an input: nothing was run"),
+                "{said}"
+            );
             let out = command(&words).stderr(open()).output().expect("it runs");
             assert_eq!(out.status.code(), Some(1), "{words:?}");
             assert!(out.stdout.is_empty());

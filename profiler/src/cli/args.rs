@@ -108,7 +108,7 @@ Compares the last walk of each session. The change that explains that of RSS com
 changes of the ledger, the metrics, size classes and settings, and of Python's objects where both
 sides have read them (--objects), the largest first.")]
     Diff(DiffArgs),
-    /// End with 3 when a process, or a saved session, exceeds a threshold: for cron and CI
+    /// Exit with 3 when a process or a saved session exceeds a threshold: for cron and CI
     #[command(after_long_help = check::HELP, override_usage = check::USAGE)]
     Check(CheckArgs),
     /// Show a session that was saved with -o FILE.fragsnap, walk by walk
@@ -117,8 +117,9 @@ Examples:
   sudo fragscope attach --pid 4711 --headless --duration 1m -o worker.fragsnap
   fragscope view worker.fragsnap
 
-Shows every screen of `attach`, beginning with the last walk. [ and ] go to the previous and the next walk,
-{ and } to the first and the last; so do the arrows, Home and End, except on Pages. ? shows help.")]
+Shows every screen of `attach`, beginning with the last walk. [ and ] go to the previous and the
+next walk, { and } to the first and the last; so do the arrows, Home and End, except on Pages. ?
+shows help.")]
     View(ViewArgs),
     /// Record a program's calls of malloc and free, to replay them under other allocators
     #[command(after_long_help = "\
@@ -167,7 +168,7 @@ allocators would need, a map of the heap, Python's objects where they were read,
 all that is. It loads nothing from elsewhere, so that it can be sent around; `attach` and `snapshot`
 write it with -o FILE.html.")]
     Report(ReportArgs),
-    /// Check what this host and a target allow, and print how to fix what they do not
+    /// Check what this host and a target allow, and print the fix for what is missing
     #[command(after_long_help = "\
 Examples:
   fragscope doctor

@@ -17,10 +17,10 @@ Examples:
   sudo fragscope top --once --json | jq '.processes | max_by(.rss_bytes) | .pid'
   sudo fragscope top --once --sort trim --filter celery
 
-No probes are used. Every interval the kernel's counts of every process are read. Heaps are walked in
-turn, the largest and the fastest growing first; a walk stops its process briefly. --once walks each
-heap once. `-` stands for a figure that is not known yet. On the screen: Enter attaches, Space folds,
-s sorts, / filters, ? explains the columns.";
+No probes are used. The kernel's counts of every process are read at every interval; heaps are
+walked in turn, the largest and the fastest growing first, and a walk stops its process briefly.
+--once walks each heap once. `-` stands for a figure that is not known yet. On the screen: Enter
+attaches, Space folds, s sorts, / filters, ? explains the columns.";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct TopArgs {

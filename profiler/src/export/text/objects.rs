@@ -105,7 +105,7 @@ fn native(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &De
     let titles = headings(&NativeRow::COLUMNS, " ");
     let up_to = NativeRow::UP_TO.heading("");
     text.line(&format!(
-        "  {titles} {up_to}{} {:<BAR$} blocks that no object owns, by allocator",
+        "  {titles} {up_to}{} {:<BAR$} native blocks, by allocator",
         heading(growth),
         ""
     ));
