@@ -1,6 +1,6 @@
 //! `kill -9`, in all modes, at random instants and at those in which breakpoints come or go.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -90,7 +90,7 @@ fn chosen(seed: u64) -> (Mode, Aim) {
     }
 }
 
-fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Worker>) -> Result<()> {
+fn one(stage: &Stage, round: &mut Round, trace: &Path, kept: &mut Option<Worker>) -> Result<()> {
     let (mode, aim) = chosen(round.seed);
     let whom = match round.random.u8(..4) {
         0 if mode != Mode::RecordCommand => Whom::Group,
