@@ -147,5 +147,8 @@ mod tests {
             let row = format!("| `{}` | {} |", mechanism.name(), mechanism.help());
             assert!(document.contains(&row), "{row}");
         }
+        let (_, chapter) = document.split_once("## Mechanisms").expect("a chapter");
+        let rows = chapter.lines().filter(|line| line.starts_with("| `"));
+        assert_eq!(rows.count(), Mechanism::ALL.len(), "and no other");
     }
 }

@@ -249,7 +249,7 @@ impl Predictions {
         let now = bytes(self.now()?);
         Some(match self.before(walked_at_ns) {
             None => format!("now {now}"),
-            Some(before) => format!("where malloc took {now} at the walk {before} before"),
+            Some(before) => format!("where malloc took {now} in the walk {before} earlier"),
         })
     }
 
@@ -383,7 +383,7 @@ mod tests {
         };
         let at = |walk_ns| predictions.baseline(walk_ns).expect("reproduced");
         assert_eq!(at(5_000_000_000), "now 100.0 MiB");
-        let later = "where malloc took 100.0 MiB at the walk 18.0 s before";
+        let later = "where malloc took 100.0 MiB in the walk 18.0 s earlier";
         assert_eq!(at(23_000_000_000), later);
         assert_eq!(Predictions::under_way(1).baseline(2), None);
     }

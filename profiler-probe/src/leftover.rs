@@ -66,7 +66,7 @@ pub fn suspended_guards() -> Vec<i32> {
 
 /// What [`find`] found.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Found {
+pub struct Scan {
     /// Breakpoints, by address.
     pub breakpoints: Vec<Breakpoint>,
     /// Bytes of code that was written to and was not looked at, because it was too much.
@@ -78,11 +78,11 @@ pub struct Found {
 ///
 /// # Errors
 /// When the target has exited.
-pub fn find(target: &Target) -> io::Result<Found> {
+pub fn find(target: &Target) -> io::Result<Scan> {
     let code: Vec<Mapping> = target.mappings()?.into_iter().filter(is_code).collect();
     let residency = target.residency(&code)?;
     let memory = target.memory();
-    let mut found = Found::default();
+    let mut found = Scan::default();
     let deadline = Instant::now() + COMPARED_WITHIN;
     let mut rest = MAX_WRITTEN_BYTES;
     // Of each mapping by itself: one run may go on into the next, which is of another file.

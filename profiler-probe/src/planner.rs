@@ -15,7 +15,7 @@ impl MallocObject {
     /// # Errors
     /// When there is none that can be read.
     pub fn of(target: &Target, passed_over: Option<&str>) -> Result<Self, PlanError> {
-        let server = Seen::of(target, passed_over)?.server(target)?;
+        let server = Loaded::of(target, passed_over)?.server(target)?;
         Ok(server.object)
     }
 }
@@ -26,7 +26,7 @@ impl ProbePlan {
     /// # Errors
     /// When the object that serves its malloc calls cannot be found or read.
     pub fn for_target(target: &Target) -> Result<Self, PlanError> {
-        let server = Seen::of(target, None)?.server(target)?;
+        let server = Loaded::of(target, None)?.server(target)?;
         Ok(Self::new(server, Sizes::Given))
     }
 
@@ -36,7 +36,7 @@ impl ProbePlan {
     /// # Errors
     /// When the object that serves its malloc calls cannot be found or read.
     pub fn for_recording(target: &Target) -> Result<Self, PlanError> {
-        let server = Seen::of(target, None)?.server(target)?;
+        let server = Loaded::of(target, None)?.server(target)?;
         Ok(Self::new(server, Sizes::Requested))
     }
 
@@ -60,12 +60,12 @@ impl ProbePlan {
 }
 
 /// What a live process has loaded.
-struct Seen {
+struct Loaded {
     mappings: Vec<Mapping>,
     auxv: Vec<u8>,
 }
 
-impl Seen {
+impl Loaded {
     fn of(target: &Target, passed_over: Option<&str>) -> Result<Self, PlanError> {
         let pid = target.pid();
         let refused = |source| PlanError::Process { pid, source };
@@ -133,5 +133,4 @@ fn place(server: &Server, sizes: Sizes) -> (Vec<PlannedProbe>, Vec<(Function, St
 }
 
 #[cfg(test)]
-#[path = "planner_tests.rs"]
 mod tests;

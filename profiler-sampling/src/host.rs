@@ -164,8 +164,8 @@ impl HostSampler {
             "/proc is mounted with hidepid: processes of other users may be hidden".to_owned()
         });
         let closed = closed.map(|(count, why)| match count {
-            1 => format!("1 process cannot be looked into: {why}"),
-            count => format!("{count} processes cannot be looked into; the first: {why}"),
+            1 => format!("1 process cannot be read: {why}"),
+            count => format!("{count} processes cannot be read; the first: {why}"),
         });
         let left_out = (left_out > 0).then(|| {
             format!("{left_out} processes are left out: no more than {MOST_SHOWN} are shown")

@@ -11,4 +11,5 @@ pub mod cli;
 pub mod export;
 mod say;
 pub mod session;
+mod timestamp;
 pub mod tui;

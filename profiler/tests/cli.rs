@@ -149,7 +149,7 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
     fails(
         &["snapshot", "--pid", "1", "--max-stop", "0s"],
         2,
-        "--no-stop stops nobody",
+        "use --no-stop to not stop the target",
     );
     fails(
         &["snapshot", "--pid", "1", "-o", "out.xml"],

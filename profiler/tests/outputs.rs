@@ -9,8 +9,10 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use profiler_testing::child::Child;
 use profiler_testing::wait::promptly;
-use support::{FRAGSCOPE, command, core_of, fragscope, idle_python, stderr};
+use support::record::record_python;
+use support::{FRAGSCOPE, command, core_of, fragscope, idle_python, stderr, text};
 
 /// A recording of a short program.
 fn recording(folder: &Path) -> PathBuf {
@@ -20,8 +22,7 @@ fn recording(folder: &Path) -> PathBuf {
 /// The recording of a Python program.
 fn recording_of(folder: &Path, program: &str) -> PathBuf {
     let trace = folder.join("short.fragtrace");
-    let name = trace.to_string_lossy();
-    let made = fragscope(&["record", "-o", &name, "--", "python3", "-S", "-c", program]);
+    let made = fragscope(&record_python(&trace, program));
     assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
     trace
 }
@@ -80,15 +81,17 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// A process with its number, and a recording in the folder, for [`commands`].
+fn inputs(folder: &Path) -> (Child, String, String) {
+    let child = idle_python();
+    let pid = child.pid().to_string();
+    (child, pid, text(&recording(folder)).to_owned())
+}
+
 #[test]
 fn no_command_follows_a_link_or_replaces_a_device_a_pipe_or_a_folder() {
     let folder = tempfile::tempdir().expect("a folder");
-    let trace = recording(folder.path());
-    let child = idle_python();
-    let (pid, trace) = (
-        child.pid().to_string(),
-        trace.to_string_lossy().into_owned(),
-    );
+    let (_child, pid, trace) = inputs(folder.path());
     for (command, ending) in commands(&pid, &trace) {
         let place = tempfile::tempdir().expect("a folder");
         let in_place = |name: &str| place.path().join(format!("{name}.{ending}"));
@@ -231,12 +234,7 @@ fn a_limit_of_the_size_of_files_is_named() {
 #[test]
 fn no_command_follows_a_link_in_the_path_that_others_could_have_put_there() {
     let folder = tempfile::tempdir().expect("a folder");
-    let trace = recording(folder.path());
-    let child = idle_python();
-    let (pid, trace) = (
-        child.pid().to_string(),
-        trace.to_string_lossy().into_owned(),
-    );
+    let (_child, pid, trace) = inputs(folder.path());
     let private = tempfile::tempdir().expect("a folder");
     let open = tempfile::tempdir().expect("a folder");
     symlink(private.path(), open.path().join("link")).expect("linked");
@@ -267,13 +265,8 @@ fn no_command_follows_a_link_in_the_path_that_others_could_have_put_there() {
 #[test]
 fn every_command_writes_for_the_owner_alone_and_keeps_the_mode_of_what_it_replaces() {
     let folder = tempfile::tempdir().expect("a folder");
-    let trace = recording(folder.path());
-    assert_eq!(mode(&trace), 0o600);
-    let child = idle_python();
-    let (pid, trace) = (
-        child.pid().to_string(),
-        trace.to_string_lossy().into_owned(),
-    );
+    let (_child, pid, trace) = inputs(folder.path());
+    assert_eq!(mode(Path::new(&trace)), 0o600);
     for (command, ending) in commands(&pid, &trace) {
         let place = tempfile::tempdir().expect("a folder");
         let path = place.path().join(format!("out.{ending}"));

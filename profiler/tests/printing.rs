@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use support::record::record_python;
 use support::{command, fragscope, idle_python, stderr, text};
 
 /// A target, and a recording and a saved session of it.
@@ -27,16 +28,7 @@ impl Files {
         let pid = target.pid().to_string();
         let program = "kept = [bytes(i) for i in range(2000)]";
         for words in [
-            &[
-                "record",
-                "-o",
-                text(&trace),
-                "--",
-                "python3",
-                "-S",
-                "-c",
-                program,
-            ][..],
+            &record_python(&trace, program)[..],
             &["snapshot", "--pid", &pid, "-o", text(&session)],
         ] {
             let made = fragscope(words);
@@ -159,7 +151,10 @@ fn nothing_is_printed_into_a_file_that_is_read() {
             let out = command(&words).stdout(open()).output().expect("it runs");
             let said = stderr(&out);
             assert_eq!(out.status.code(), Some(1), "{words:?}: {said}");
-            assert!(said.contains("which is read: nothing was run"), "{said}");
+            assert!(
+                said.contains("which is also an input: nothing was run"),
+                "{said}"
+            );
             let out = command(&words).stderr(open()).output().expect("it runs");
             assert_eq!(out.status.code(), Some(1), "{words:?}");
             assert!(out.stdout.is_empty());

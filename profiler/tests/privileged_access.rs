@@ -158,7 +158,7 @@ fn a_user_namespace_is_named_as_the_reason() {
     }
     let doctor = inside(&["doctor"]);
     let said = stdout(&doctor);
-    for check in ["privilege ", "BPF ", "perf events ", "sight "] {
+    for check in ["privilege ", "BPF ", "perf events ", "processes "] {
         let line = said.lines().find(|line| line.contains(check));
         let line = line.expect("each is looked at");
         assert!(line.contains("user namespace"), "{said}");

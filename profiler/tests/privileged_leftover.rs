@@ -16,7 +16,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use profiler_probe::leftover::{self, Found};
+use profiler_probe::leftover::{self, Scan};
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession};
 use profiler_target::Target;
@@ -136,7 +136,7 @@ fn a_killed_guard_leaves_nothing(mut calls: Calls) {
     drop(session);
     assert!(calls.code() == before, "breakpoints are left");
     let target = Target::open(calls.pid()).expect("it runs");
-    assert_eq!(leftover::find(&target).expect("it runs"), Found::default());
+    assert_eq!(leftover::find(&target).expect("it runs"), Scan::default());
 }
 
 /// A thread of this process that keeps another from running, whatever wakes it, but not from being
@@ -282,7 +282,7 @@ fn a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays() {
     let mut calls = Calls::start();
     let before = calls.code();
     let target = Target::open(calls.pid()).expect("it runs");
-    assert_eq!(leftover::find(&target).expect("it runs"), Found::default());
+    assert_eq!(leftover::find(&target).expect("it runs"), Scan::default());
 
     // What a kernel leaves: the first byte of a function changed, and nobody to remove it.
     let session = attach(&calls);
@@ -291,7 +291,7 @@ fn a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays() {
     let left = leftover::repair(&target, &armed).expect("we are root");
     assert_eq!(left, armed, "what a session holds stays");
     drop(session);
-    assert_eq!(leftover::find(&target).expect("it runs"), Found::default());
+    assert_eq!(leftover::find(&target).expect("it runs"), Scan::default());
     let memory = fs::OpenOptions::new()
         .write(true)
         .open(format!("/proc/{}/mem", calls.pid()));

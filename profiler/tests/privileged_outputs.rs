@@ -5,10 +5,11 @@ mod support;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{self, ChildStdout, Command, Stdio};
 
 use profiler_testing::child::{Child, install, open_folder};
 use profiler_testing::wait::eventually;
@@ -71,6 +72,21 @@ fn devices_are_neither_replaced_nor_written_to() {
     }
 }
 
+/// A session that has begun, as its first line says, and that writes this file at its end; with its
+/// stdout, which it could not write to otherwise.
+fn attached_to(pid: &str, output: &str) -> (process::Child, BufReader<ChildStdout>) {
+    let words = ["--pid", pid, "--json", "--no-probes", "-o", output];
+    let mut attach = command(&["attach"]);
+    attach
+        .args(words)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut attach = attach.spawn().expect("it runs");
+    let mut lines = BufReader::new(attach.stdout.take().expect("piped"));
+    lines.read_line(&mut String::new()).expect("a line");
+    (attach, lines)
+}
+
 #[test]
 fn a_folder_that_is_swapped_for_a_link_leads_nowhere_else() {
     let home = of_alice(0o755);
@@ -80,24 +96,8 @@ fn a_folder_that_is_swapped_for_a_link_leads_nowhere_else() {
     let victim = tempfile::tempdir().expect("a folder");
     let (child, path) = (idle_python(), folder.join("out.json"));
     let (pid, name) = (child.pid().to_string(), path.to_string_lossy());
-    let mut attach = command(&[
-        "attach",
-        "--pid",
-        &pid,
-        "--json",
-        "--no-probes",
-        "-o",
-        &name,
-    ])
-    .stdout(Stdio::piped())
-    .stderr(Stdio::null())
-    .spawn()
-    .expect("it runs");
-    // Its first line says that it has begun; Alice swaps the folder then.
-    let mut line = String::new();
-    let lines = attach.stdout.take().expect("piped");
-    let mut lines = std::io::BufReader::new(lines);
-    std::io::BufRead::read_line(&mut lines, &mut line).expect("a line");
+    let (mut attach, _lines) = attached_to(&pid, &name);
+    // Alice swaps the folder once the session has begun.
     fs::rename(&folder, &moved).expect("moved");
     symlink(victim.path(), &folder).expect("linked");
     // SAFETY: it takes two integers; the process is our child, and not yet waited for.
@@ -212,22 +212,7 @@ fn nobody_else_can_keep_root_from_writing_or_from_noticing_a_second_writer() {
     command.args(["-S", "-c", &squat]).uid(ALICE).gid(ALICE);
     let squatter = Child::run(command);
     assert_eq!(squatter.first_line(), "1", "the file of locks is root's");
-    let mut first = support::command(&[
-        "attach",
-        "--pid",
-        &pid,
-        "--json",
-        "--no-probes",
-        "-o",
-        &name,
-    ])
-    .stdout(Stdio::piped())
-    .stderr(Stdio::null())
-    .spawn()
-    .expect("it runs");
-    let mut line = String::new();
-    let mut lines = std::io::BufReader::new(first.stdout.take().expect("piped"));
-    std::io::BufRead::read_line(&mut lines, &mut line).expect("a line");
+    let (mut first, _lines) = attached_to(&pid, &name);
     let second = fragscope(&["snapshot", "--pid", &pid, "-o", &name]);
     let expected = format!("process {} is writing it", first.id());
     assert_eq!(second.status.code(), Some(1), "it is noticed");

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use profiler_testing::child::{KillOnDrop, compiled_by, open_folder};
 use profiler_testing::wait::eventually;
 use profiler_trace::trace::{EventKind, Item, Reader};
-use support::record::{Recording, allocate, held, record};
+use support::record::{Recording, allocate, held, record, record_python};
 use support::{FRAGSCOPE, command, run, stderr, text};
 
 const NOBODY: u32 = 65534;
@@ -414,16 +414,7 @@ fn a_command_that_is_killed_for_want_of_memory_is_said_to_be() {
         text(&entrance),
         FRAGSCOPE,
     ]);
-    recorded.args([
-        "record",
-        "-o",
-        text(&trace),
-        "--",
-        "python3",
-        "-S",
-        "-c",
-        program,
-    ]);
+    recorded.args(record_python(&trace, program));
     let output = run(&mut recorded);
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(137), "{said}");

@@ -184,16 +184,22 @@ fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
     let program = install(Path::new(FRAGSCOPE), &folder);
     let own = tempfile::tempdir_in("/run").expect("root may");
     std::os::unix::fs::chown(own.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
-    let as_nobody = |directory: &Path| {
+    let recorded = |words: &[&str]| {
         let mut command = Command::new("setpriv");
         command
             .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
             .arg(&program)
             .args(["record", "-o"])
             .arg(own.path().join("trace"))
-            .args(["--", "sh", "-c", "echo $LD_PRELOAD"])
+            .arg("--")
+            .args(words)
+            .env_remove("XDG_CACHE_HOME");
+        command
+    };
+    let as_nobody = |directory: &Path| {
+        let mut command = recorded(&["sh", "-c", "echo $LD_PRELOAD"]);
+        command
             .env("XDG_RUNTIME_DIR", directory)
-            .env_remove("XDG_CACHE_HOME")
             .env("HOME", "/nonexistent");
         run(&mut command)
     };
@@ -208,16 +214,8 @@ fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
     );
     // His first cache is made; without a home the message says what to do.
     let at_home = |home: &Path| {
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-            .arg(&program)
-            .args(["record", "-o"])
-            .arg(own.path().join("trace"))
-            .args(["--", "true"])
-            .env_remove("XDG_RUNTIME_DIR")
-            .env_remove("XDG_CACHE_HOME")
-            .env("HOME", home);
+        let mut command = recorded(&["true"]);
+        command.env_remove("XDG_RUNTIME_DIR").env("HOME", home);
         run(&mut command)
     };
     let output = at_home(own.path());

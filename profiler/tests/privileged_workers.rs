@@ -145,11 +145,10 @@ fn a_program_with_sixteen_threads_adds_up() {
     );
 }
 
-#[test]
-fn a_celery_prefork_worker_adds_up() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let socket = dir.path().join("redis.sock");
-    let _redis = spawn(
+/// A Redis on a socket in this folder, and its address for Celery.
+fn redis(folder: &Path) -> (KillOnDrop, String) {
+    let socket = folder.join("redis.sock");
+    let redis = spawn(
         Command::new("redis-server")
             .args([
                 "--port",
@@ -161,13 +160,19 @@ fn a_celery_prefork_worker_adds_up() {
                 "--unixsocket",
             ])
             .arg(&socket)
-            .current_dir(dir.path())
+            .current_dir(folder)
             .stdout(Stdio::null()),
     );
     eventually("Redis listening", || {
         std::os::unix::net::UnixStream::connect(&socket).ok()
     });
-    let broker = format!("redis+socket://{}", socket.display());
+    (redis, format!("redis+socket://{}", socket.display()))
+}
+
+#[test]
+fn a_celery_prefork_worker_adds_up() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (_redis, broker) = redis(dir.path());
     let master = spawn(
         Command::new(python())
             .args([

@@ -260,7 +260,7 @@ time.sleep(1000)
     let reversed = explain(&before, &after);
     let why = stderr(&reversed);
     assert!(
-        !reversed.status.success() && why.contains("is no earlier session"),
+        !reversed.status.success() && why.contains("is not an earlier session"),
         "{why}"
     );
     let other = Child::python("import sys; print('ready', flush=True); sys.stdin.readline()");

@@ -213,33 +213,32 @@ fn about_predictions(report: &FragReport) -> String {
     };
     let mut text = String::new();
     let before = predictions.before(report.taken_at_ns);
-    let (walk, took) = match before {
-        None => ("that was walked".to_owned(), "takes"),
-        Some(before) => (format!("as it was walked {before} before"), "took"),
+    let walk = match before {
+        None => "the walked heap".to_owned(),
+        Some(before) => format!("the heap as walked {before} earlier"),
     };
     if let Some(check) = predictions.self_check {
         text = format!(
-            "Played into its own allocator, the heap {} takes {}, and really {} {} ({:+.1} %)",
-            walk,
+            "Check: replayed in its own allocator, {walk} takes {}; measured were {} ({:+.1} %)",
             bytes(check.predicted_bytes),
-            took,
             bytes(check.measured_bytes),
             check.error() * 100.0
         );
         if !check.holds() {
             text += &format!(
-                ". It is not reproduced within {:.0} %, so nothing can be concluded from it for others: \
-                 `fragscope record -- COMMAND` from its launch on, and `fragscope replay`, would decide it.",
+                ". That is more than {:.0} % off, so no other allocator is judged by it: `fragscope record -- \
+                 COMMAND` from its launch on, and `fragscope replay`, give an answer.",
                 TRUSTED_ERROR * 100.0
             );
             return text;
         }
-        text += ". The figures of others are of a time when they have purged what was freed.";
+        text +=
+            ". The figures of other allocators are taken after they have purged what was freed.";
     }
     if predictions.pending > 0 {
         text += &match predictions.self_check {
-            None => "The heap is being played into allocators: what they would need is not known \
-                     yet."
+            None => "The heap is being played into other allocators: what they would need is not \
+                     known yet."
                 .to_owned(),
             Some(_) => format!("\n\n{} more are being played.", predictions.pending),
         };

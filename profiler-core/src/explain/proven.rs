@@ -80,7 +80,7 @@ impl<'a> Known<'a> {
                     bytes(now)
                 ),
                 Some(before) => format!(
-                    "With {title}, malloc would have needed {band} instead of {} at the walk {before} before.",
+                    "With {title}, malloc would have needed {band} instead of {} in the walk {before} earlier.",
                     bytes(now)
                 ),
             },

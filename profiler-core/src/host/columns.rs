@@ -182,7 +182,7 @@ pub const COLUMNS: [Column; 15] = [
         title: "VERDICT",
         unit: None,
         width: 20,
-        help: "what the last walk came to, in three words",
+        help: "the result of the last walk, in three words",
         rank: 1,
         get: |row| row.verdict().map(Datum::Text),
     },

@@ -69,7 +69,7 @@ metrics! {
     BlankBytes, "blank_bytes", Bytes, "zeros in huge pages",
         "whole pages of live blocks that hold nothing but zeros and are resident as part of a huge \
              page: most likely never written";
-    BelowHighestLiveBytes, "below_highest_live_bytes", Bytes, "free below the highest live block",
+    BelowHighestLiveBytes, "below_highest_live_bytes", Bytes, "free below highest block",
         "free bytes below the highest live block of brk and thread heaps: an automatic trim \
              never reaches them";
     TopPinnedBytes, "top_pinned_bytes", Bytes, "free below a pinned top",

@@ -159,8 +159,8 @@ pub struct Holder {
     /// Free bytes on the resident pages where its blocks lie, divided evenly among the live blocks of a
     /// page.
     pub pinned_free_bytes: u64,
-    /// What would go back to the system if it went and the allocator were trimmed; `None` where an
-    /// allocator serves whose rules are not known.
+    /// What freeing it and trimming the allocator would return to the system; `None` where an allocator
+    /// serves whose rules are not known.
     pub dropped: Option<Dropped>,
 }
 
@@ -172,21 +172,21 @@ impl Holder {
         parts.join(" → ")
     }
 
-    /// What would go back if it went, in a sentence; `None` where that is not known, and for what no
-    /// program can drop.
-    pub fn if_dropped(&self) -> Option<String> {
+    /// What freeing it would return to the system, in a sentence; `None` where that is not known, and for
+    /// what no program can free.
+    pub fn if_freed(&self) -> Option<String> {
         let Dropped {
             live_bytes: live,
             unpinned_bytes: unpinned,
         } = self.dropped.filter(|_| self.is_name)?;
         if live == 0 {
             return Some(
-                "If it were dropped, nothing would go back: others have blocks on all its pages."
+                "Freeing it would return nothing to the system: all its pages hold other blocks too."
                     .to_owned(),
             );
         }
         Some(format!(
-            "If it were dropped, {} would go back: {} live, {} unpinned.",
+            "Freeing it would return {} to the system: {} of its own and {} of free memory that it pins.",
             bytes(live.saturating_add(unpinned)),
             bytes(live),
             bytes(unpinned)
@@ -335,12 +335,12 @@ mod tests {
             dropped: Some(Dropped::default()),
             ..Holder::default()
         };
-        let sentence = holder.if_dropped().expect("a sentence");
+        let sentence = holder.if_freed().expect("a sentence");
         assert!(
-            sentence.contains("nothing would go back: others have"),
+            sentence.contains("would return nothing to the system: all its pages"),
             "{sentence}"
         );
         holder.is_name = false;
-        assert_eq!(holder.if_dropped(), None);
+        assert_eq!(holder.if_freed(), None);
     }
 }

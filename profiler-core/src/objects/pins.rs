@@ -1,4 +1,4 @@
-//! What pins: the free bytes that blocks keep from being returned, and what would go back if a name went.
+//! What pins: the free bytes that blocks keep from being returned, and what freeing what a name holds would return.
 //!
 //! What goes back is found by the allocators' own rules. `malloc_trim(0)` of glibc returns the whole pages
 //! of a run of free chunks behind its first header (see `glibc/trim.rs`); pymalloc returns an arena once
@@ -15,7 +15,7 @@ use crate::span::SpanState;
 /// What a holder would give back.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Dropped {
-    /// Bytes of its blocks on what would go back.
+    /// Bytes of its blocks on what would be returned.
     pub live_bytes: u64,
     /// What else is there: free bytes that its blocks pin, and headers.
     pub unpinned_bytes: u64,

@@ -279,3 +279,23 @@ pub struct MapExtent {
     /// Its pages.
     pub pages: Vec<MapPage>,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::LedgerClass;
+
+    #[test]
+    fn the_document_has_every_class_and_no_other() {
+        let document = include_str!("../../../docs/metrics.md");
+        let (_, chapter) = document.split_once("## The ledger").expect("a chapter");
+        let (chapter, _) = chapter.split_once("## Figures").expect("the next one");
+        let rows = chapter.lines().filter_map(|line| line.strip_prefix("| `"));
+        let documented: Vec<_> = rows.filter_map(|row| row.split('`').next()).collect();
+        let declared = LedgerClass::ALL.map(LedgerClass::name);
+        let set = |names: &[&'static str]| names.iter().copied().collect::<BTreeSet<_>>();
+        assert_eq!(set(&documented), set(&declared));
+        assert_eq!(documented.len(), declared.len(), "each once");
+    }
+}

@@ -112,5 +112,4 @@ fn is_table_jump(jump: &Instruction, before: &[Instruction]) -> bool {
 }
 
 #[cfg(test)]
-#[path = "entry_tests.rs"]
 mod tests;

@@ -108,5 +108,4 @@ fn one_of_each(sets: &[u64]) -> Option<u64> {
 }
 
 #[cfg(test)]
-#[path = "result_tests.rs"]
 mod tests;

@@ -26,12 +26,12 @@ use crate::session::what_if::WhatIfOptions;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    done as asked
+  0    done
   1    an error; the message says what to do
   2    wrong usage
   3    a threshold of `check` was exceeded
   4    not permitted; the message names what is lacking and the fix
-  5    the target is gone (its last sample was saved) or of a kind that is not supported
+  5    the target is gone (its last sample was saved), or is not supported
   6    done, but a file that was read was incomplete, or longer than a limit; the message says why
   130  interrupted; what was requested was saved";
 
@@ -56,7 +56,7 @@ Examples:
   sudo fragscope attach --pid 4711 --json --no-probes | jq .rss_bytes
 
 Columns of --headless, `-` being unknown:
-  rss, swap   the kernel's account at that time
+  rss, swap   the kernel's count at that time
   walked      how long ago the heap was walked, which gave the next four columns
   live        bytes of blocks in use at the last walk, in all heaps
   util        live bytes per resident heap byte
@@ -66,10 +66,17 @@ Columns of --headless, `-` being unknown:
   p99 life    99th percentile of the lifetimes of blocks that were allocated and freed while sampled
   cost        share of one core that the probes took from the target in the last interval
   lost        events that the ring buffer had no room for, since attaching
-  status      `ok`, or why the figures are incomplete: no-heap, moving (the target ran
-              during the walk), released (it ran on before the walk was done), unsure (the heap
-              is not verified), stale (RSS moved since the walk), unread, defects, lost, untracked
-              (blocks), no-probes, probes-ended, shadow-ended")]
+  status      `ok`, or why the figures are incomplete:
+              no-heap       no heap was found, or not the one that serves malloc
+              not-stopped   the target ran during the walk
+              resumed       the target ran again before the walk was done
+              not-verified  the allocator's own counters did not confirm the walk
+              stale         RSS has changed by more than a tenth since the walk
+              unreadable    part of the heap is swapped, or could not be read
+              defects       part of the heap is inconsistent
+              lost          events were lost
+              untracked     more blocks were live than the probes can follow
+              no-probes, probes-ended, shadow-ended")]
     Attach(AttachArgs),
     /// Show every Python process of the host: memory, fragmentation, growth, as a tree
     #[command(after_long_help = top::HELP)]
@@ -90,18 +97,18 @@ Examples:
   fragscope explain --core core.4711
   fragscope explain worker.fragsnap --at 3")]
     Explain(ExplainArgs),
-    /// Say what changed between two saved sessions, or since one was saved
+    /// Compare two saved sessions, or a saved session with a running process
     #[command(after_long_help = "\
 Examples:
   fragscope diff glibc.fragsnap jemalloc.fragsnap
   sudo fragscope diff yesterday.fragsnap --pid 4711
   fragscope diff worker.fragsnap worker.fragsnap --before-at 1 --json | jq .sentence
 
-Of each session the last walk is taken. First comes the change that explains that of RSS; then what changed
-of the ledger, the metrics, size classes, settings, and Python's objects where both sides have read them
-(`--objects`), the largest change first.")]
+Compares the last walk of each session. The change that explains that of RSS comes first; then the
+changes of the ledger, the metrics, size classes and settings, and of Python's objects where both
+sides have read them (--objects), the largest first.")]
     Diff(DiffArgs),
-    /// End with 3 when a process, or a saved session, exceeds a threshold: for cron and CI
+    /// Exit with 3 when a process or a saved session exceeds a threshold: for cron and CI
     #[command(after_long_help = check::HELP, override_usage = check::USAGE)]
     Check(CheckArgs),
     /// Show a session that was saved with -o FILE.fragsnap, walk by walk
@@ -110,8 +117,9 @@ Examples:
   sudo fragscope attach --pid 4711 --headless --duration 1m -o worker.fragsnap
   fragscope view worker.fragsnap
 
-Every screen of `attach`, of the last walk at first. [ and ] go to the previous and the next walk,
-{ and } to the first and the last; so do the arrows, Home and End, except on Pages. ? shows help.")]
+Shows every screen of `attach`, beginning with the last walk. [ and ] go to the previous and the
+next walk, { and } to the first and the last; so do the arrows, Home and End, except on Pages. ?
+shows help.")]
     View(ViewArgs),
     /// Record a program's calls of malloc and free, to replay them under other allocators
     #[command(after_long_help = "\
@@ -124,7 +132,7 @@ The program is started with a small recorder preloaded, which its children inher
 program as usual, and the recording with it; a second one leaves the program running. SIGUSR1 takes
 a checkpoint at once. Every allocation costs about 100 ns.
 
-With --pid a running process is recorded through probes, beginning with its heap as it is. The
+With --pid a running process is recorded through probes, beginning with its present heap. The
 probes stay active, and each allocation costs microseconds. Its children are not recorded.")]
     Record(RecordArgs),
     /// Replay a recording under other allocators and settings: what each would need
@@ -146,26 +154,27 @@ Examples:
   fragscope export worker.fragtrace --format logalloc -o worker.txt
   fragscope export memray-worker.py.4711.bin --format logalloc | head
 
-The first bytes of FILE decide what it is, not its name. Recordings are written as logalloc, saved
-sessions as any other format, with the content that `attach` and `snapshot` write.")]
+The kind of FILE is detected from its first bytes, not its name. A recording can be written as
+logalloc, a saved session in every other format, as `attach` and `snapshot` write them.")]
     Export(ExportArgs),
-    /// Write a walk of a saved session as one HTML page
+    /// Write one walk of a saved session as an HTML page
     #[command(after_long_help = "\
 Examples:
   fragscope report worker.fragsnap -o worker.html
   fragscope report worker.fragsnap --at 3 --no-predict -o third.html
 
-The verdict, RSS and live bytes over time, the ledger, the findings, what other allocators would need,
-a map of the heap, Python's objects where they were read, and how reliable all that is. The page loads
-nothing, so that it can be sent around; `attach` and `snapshot` write it with -o FILE.html.")]
+The page has the verdict, RSS and live bytes over time, the ledger, the findings, what other
+allocators would need, a map of the heap, Python's objects where they were read, and how reliable
+all that is. It loads nothing from elsewhere, so that it can be sent around; `attach` and `snapshot`
+write it with -o FILE.html.")]
     Report(ReportArgs),
-    /// Check what this host and a target allow, and print the exact fix for what they do not
+    /// Check what this host and a target allow, and print the fix for what is missing
     #[command(after_long_help = "\
 Examples:
   fragscope doctor
   sudo fragscope doctor --pid 4711 --json | jq '.checks[] | select(.fix)'
 
-Ends with 1 when anything is missing, with 0 when all is there or only limited.")]
+Exit code 1 when anything is missing, 0 when everything is there or only limited.")]
     Doctor(DoctorArgs),
     /// Start a bundled Python worker that fragments its heap, and attach to it
     #[command(after_long_help = "\
@@ -232,15 +241,15 @@ pub(super) struct WatchArgs {
     /// walks every interval: nothing is missed, and a busy worker is slowed several times.
     #[arg(long, value_name = "SHARE", default_value = "5%", value_parser = budget)]
     budget: Budget,
-    /// Do not probe malloc and free: passive, no BPF needed
+    /// Do not probe malloc and free; BPF is then not needed
     #[arg(long)]
     no_probes: bool,
-    /// Do not play its heap into other allocators to predict what they would need
+    /// Do not predict what other allocators would need by replaying its heap in them
     ///
-    /// Players are processes of the lowest priority, and need as much memory as the heap takes.
+    /// The replays run in processes of the lowest priority, which need as much memory as the heap takes.
     #[arg(long)]
     no_predict: bool,
-    /// Do not read Python's objects, to say which types and names hold the memory and what grows
+    /// Do not read Python's objects: no types, no holders, no growth of them
     ///
     /// They are read in the background, at the lowest priority and as often as --budget allows.
     #[arg(long)]
@@ -262,8 +271,8 @@ pub(super) struct WatchArgs {
     what_if_memory: u64,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// File to write at the end, .html, .json, .csv or .hlog by its ending, call sites as .folded,
-    /// .speedscope.json or .pb.gz (pprof), or .fragsnap, which grows with each
+    /// File to write at the end; its extension chooses the format: .html, .json, .csv or .hlog, call
+    /// sites as .folded, .speedscope.json or .pb.gz (pprof), or .fragsnap, which is written walk by
     /// walk; may be given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
@@ -274,7 +283,7 @@ pub(super) struct SamplingArgs {
     /// Do not stop the target while its heap is walked; inconsistencies are reported
     #[arg(long)]
     no_stop: bool,
-    /// Bring swapped pages back into memory to read them; by default they stay in swap, unread
+    /// Bring swapped pages back into memory to read them; by default they are left in swap
     #[arg(long)]
     swap_in: bool,
     /// Stop the target for at most this long, and read the rest while it runs
@@ -343,7 +352,7 @@ pub(super) struct RecordArgs {
     duration: Option<Duration>,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Record this process, which runs already, through probes
+    /// Record this running process, through probes
     #[arg(short, long, value_name = "PID", required_unless_present = "command",
         allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
@@ -387,7 +396,7 @@ pub(super) struct DoctorArgs {
     #[arg(short, long, value_name = "PID", allow_negative_numbers = true,
         value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) pid: Option<i32>,
-    /// Remove breakpoints from its code that a killed profiler left there
+    /// Remove breakpoints that a killed profiler left in its code
     #[arg(long, requires = "pid")]
     pub(super) repair: bool,
     /// Print JSON

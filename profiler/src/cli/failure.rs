@@ -23,14 +23,14 @@ pub(super) enum Failure {
     NoProc,
     /// The limit of open files is too low to begin.
     #[error(
-        "up to {FILES} files are opened at a time, and no more than {left} may be: nothing was run"
+        "up to {FILES} more files must be open at a time, and the limit allows {left}: nothing was run"
     )]
     FewFiles {
         /// Files that may be opened.
         left: usize,
     },
     /// What is printed would go into a file that is read.
-    #[error("the standard output goes into {}, which is read: nothing was run", visible(.0.display()))]
+    #[error("the standard output goes into {}, which is also an input: nothing was run", visible(.0.display()))]
     PrintsIntoInput(PathBuf),
     /// A subcommand that there is none of.
     #[error("there is no subcommand {}: `fragscope --help` names them", visible(.0))]

@@ -9,7 +9,7 @@ use super::names::{gaps, latest};
 
 /// What a line is made from: a view, with the kernel's latest count and what keeps its figures from
 /// being whole.
-struct Moment<'a> {
+struct LineSource<'a> {
     view: &'a View,
     now: Point,
     gaps: Vec<&'static str>,
@@ -17,7 +17,7 @@ struct Moment<'a> {
 
 /// Title and width of each column, and what stands in it; `None` is unknown. The last one is as wide
 /// as it gets.
-type Column = (&'static str, usize, fn(&Moment<'_>) -> Option<String>);
+type Column = (&'static str, usize, fn(&LineSource<'_>) -> Option<String>);
 
 const COLUMNS: [Column; 13] = [
     ("time UTC", 8, |of| Some(time_of_day(of.now.time_ns))),
@@ -53,7 +53,7 @@ const COLUMNS: [Column; 13] = [
     }),
 ];
 
-impl Moment<'_> {
+impl LineSource<'_> {
     fn metric(&self, id: MetricId) -> Option<String> {
         let value = self.view.report.metric(id)?;
         Some(id.unit().text(value))
@@ -82,13 +82,13 @@ fn age(ns: u64) -> String {
     format!("{} s", ns / 1_000_000_000)
 }
 
-/// A view in one line: the kernel's count at the latest look, the heap at the last walk, and what
+/// A view in one line: the kernel's latest count, the heap at the last walk, and what
 /// the probes saw; `-` is unknown. The last column is `ok`, or what is missing.
 pub fn line(view: &View) -> String {
-    let moment = Moment {
+    let source = LineSource {
         view,
         now: latest(view),
-        gaps: gaps(view),
+        gaps: gaps(view).map(|gap| gap.word).collect(),
     };
-    aligned(|(.., cell)| cell(&moment).unwrap_or_else(|| "-".to_owned()))
+    aligned(|(.., cell)| cell(&source).unwrap_or_else(|| "-".to_owned()))
 }

@@ -1,12 +1,11 @@
 //! Words and numbers that all exports write in one way.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
 use profiler_core::completeness::{Confidence, StandStill};
 use profiler_core::text::visible;
 pub(super) use profiler_core::units::milliseconds;
 use profiler_core::view::{Point, View};
+
+pub(super) use crate::timestamp::rfc3339;
 
 /// One line of at most `width` columns: what somebody else chose can be long, and may hold what
 /// would drive the terminal.
@@ -17,18 +16,6 @@ pub(super) fn cut(line: &str, width: usize) -> String {
         clean.push('…');
     }
     clean
-}
-
-/// A moment, or the epoch when it lies beyond the year 9999.
-fn timestamp(time_ns: u64) -> Timestamp {
-    Timestamp::UNIX_EPOCH
-        .checked_add(Duration::from_nanos(time_ns))
-        .unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-/// Nanoseconds since 1970 as RFC 3339 in UTC, to the millisecond.
-pub(super) fn rfc3339(time_ns: u64) -> String {
-    format!("{:.3}", timestamp(time_ns))
 }
 
 /// The newest account of RSS and swap: the history's, or that of the walk when there is none
@@ -51,40 +38,85 @@ pub(super) fn latest(view: &View) -> Point {
 /// A walk is stale when RSS has moved by more than one part of so many since.
 const STALE_PART: u64 = 10;
 
-/// What keeps a view's figures from being exact and whole, as short words; empty when nothing
-/// does.
-pub(super) fn gaps(view: &View) -> Vec<&'static str> {
-    let completeness = &view.report.completeness;
-    let stand_still = completeness.stand_still;
-    let report = &view.report;
-    let walked = !report.heaps.is_empty() && report.malloc_not_walked().is_none();
-    let (now, then) = (latest(view).rss_bytes, report.kernel.rss_bytes);
-    let seen = view.activity.as_deref();
-    let gaps = [
-        ("no-heap", !walked),
-        ("moving", walked && stand_still == StandStill::Never),
-        ("released", walked && stand_still.released().is_some()),
-        (
-            "unsure",
-            walked && completeness.layout_confidence < Confidence::Medium,
-        ),
-        ("stale", walked && now.abs_diff(then) > then / STALE_PART),
-        ("unread", completeness.unreadable_bytes > 0),
-        ("defects", !completeness.defects.is_empty()),
-        ("lost", view.events_lost() > 0),
-        ("untracked", seen.is_some_and(|a| a.untracked_blocks > 0)),
-        ("no-probes", view.probes_wanted && seen.is_none()),
-        (
-            "probes-ended",
-            view.ended.is_none() && seen.is_some_and(|a| a.ended.is_some()),
-        ),
-        (
-            "shadow-ended",
-            view.what_if
-                .as_ref()
-                .is_some_and(|w| !w.troubles().is_empty()),
-        ),
-    ];
-    let present = gaps.into_iter().filter(|(_, there)| *there);
-    present.map(|(name, _)| name).collect()
+/// Something that can keep a view's figures from being exact and whole.
+pub(super) struct Gap {
+    /// Its name in files, which stays.
+    pub(super) key: &'static str,
+    /// What people read.
+    pub(super) word: &'static str,
+    is_there: fn(&View) -> bool,
+}
+
+/// All of them; `attach --help` and docs/exports.md explain each.
+pub(super) static GAPS: [Gap; 12] = [
+    gap("no-heap", "no-heap", |view| !is_walked(view)),
+    gap("moving", "not-stopped", |view| {
+        is_walked(view) && view.report.completeness.stand_still == StandStill::Never
+    }),
+    gap("released", "resumed", |view| {
+        is_walked(view) && view.report.completeness.stand_still.released().is_some()
+    }),
+    gap("unsure", "not-verified", |view| {
+        is_walked(view) && view.report.completeness.layout_confidence < Confidence::Medium
+    }),
+    gap("stale", "stale", |view| {
+        let (now, then) = (latest(view).rss_bytes, view.report.kernel.rss_bytes);
+        is_walked(view) && now.abs_diff(then) > then / STALE_PART
+    }),
+    gap("unread", "unreadable", |view| {
+        view.report.completeness.unreadable_bytes > 0
+    }),
+    gap("defects", "defects", |view| {
+        !view.report.completeness.defects.is_empty()
+    }),
+    gap("lost", "lost", |view| view.events_lost() > 0),
+    gap("untracked", "untracked", |view| {
+        let activity = view.activity.as_deref();
+        activity.is_some_and(|activity| activity.untracked_blocks > 0)
+    }),
+    gap("no-probes", "no-probes", |view| {
+        view.probes_wanted && view.activity.is_none()
+    }),
+    gap("probes-ended", "probes-ended", |view| {
+        let activity = view.activity.as_deref();
+        view.ended.is_none() && activity.is_some_and(|activity| activity.ended.is_some())
+    }),
+    gap("shadow-ended", "shadow-ended", |view| {
+        let what_if = view.what_if.as_ref();
+        what_if.is_some_and(|what_if| !what_if.troubles().is_empty())
+    }),
+];
+
+const fn gap(key: &'static str, word: &'static str, is_there: fn(&View) -> bool) -> Gap {
+    Gap {
+        key,
+        word,
+        is_there,
+    }
+}
+
+/// Whether the heap was walked that serves malloc.
+fn is_walked(view: &View) -> bool {
+    !view.report.heaps.is_empty() && view.report.malloc_not_walked().is_none()
+}
+
+/// What keeps a view's figures from being exact and whole; nothing where nothing does.
+pub(super) fn gaps(view: &View) -> impl Iterator<Item = &'static Gap> {
+    GAPS.iter().filter(|gap| (gap.is_there)(view))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_and_the_help_have_every_gap_with_its_word() {
+        let document = include_str!("../../../docs/exports.md");
+        let help = include_str!("../../tests/golden/attach_help.txt");
+        let (_, help) = help.split_once("  status ").expect("the last column");
+        for Gap { key, word, .. } in &GAPS {
+            assert!(document.contains(&format!("| `{key}` | {word} |")), "{key}");
+            assert!(help.contains(word), "{word}");
+        }
+    }
 }

@@ -141,7 +141,7 @@ fn lines_have_the_verdict_and_the_predictions_of_the_snapshot() {
     assert_eq!(line["predicted_at"], "2026-01-02T03:03:47.678Z");
     let said = whole["explanation"].as_str().expect("words");
     assert!(
-        said.contains("as it was walked 18.0 s before takes"),
+        said.contains("the heap as walked 18.0 s earlier takes"),
         "{said}"
     );
 }

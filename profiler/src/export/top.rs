@@ -103,7 +103,7 @@ mod tests {
         };
         HostView {
             rows: (1..=count).map(row).collect(),
-            notices: vec!["3 processes\ncannot be looked into".into()],
+            notices: vec!["3 processes\ncannot be read".into()],
             ..HostView::default()
         }
     }

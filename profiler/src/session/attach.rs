@@ -16,7 +16,7 @@ use super::saved::Recorder;
 use super::screen::CLOSED;
 use super::signals::Signals;
 use super::worker::SessionWorker;
-use super::{Ending, SessionError};
+use super::{Ending, SessionError, event_loop};
 use crate::say;
 use crate::tui::Effect;
 
@@ -30,14 +30,7 @@ const AFTER_SIGNAL: Duration = Duration::from_millis(120);
 /// When the target cannot be opened, the front end fails, or an export cannot be written. The
 /// probes are off and the target runs in every case.
 pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    // Before anything is attached or drawn, so that a signal never finds the default action.
-    let mut signals = {
-        let _entered = runtime.enter();
-        Signals::new()?
-    };
+    let (runtime, mut signals) = event_loop()?;
     attach_on(options, &runtime, &mut signals)
 }
 

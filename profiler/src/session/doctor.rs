@@ -1,4 +1,4 @@
-//! `doctor`: what this host and this target allow, and the exact fix for what they do not.
+//! `doctor`: what this host and this target allow, and how to fix what they do not.
 
 mod breakpoints;
 mod target;
@@ -277,7 +277,10 @@ fn ptrace() -> Check {
             let (grade, what) = match scope {
                 1 => (Grade::Limited, "children of fragscope only"),
                 2 => (Grade::Missing, "for CAP_SYS_PTRACE only"),
-                _ => (Grade::Missing, "nobody may attach or read memory"),
+                _ => (
+                    Grade::Missing,
+                    "no process may attach to another or read its memory",
+                ),
             };
             let found = format!("kernel.yama.ptrace_scope = {scope}: {what}");
             Check::kind(
@@ -303,7 +306,7 @@ fn pages() -> Check {
         (PageSource::Pagemap, false) => Check::kind(
             name,
             Grade::Limited,
-            "pagemap alone and without page frame numbers: pages shared with a forked process are taken for zero pages",
+            "pagemap alone and without page frame numbers: pages shared with a forked process are counted as zero pages",
             inspection_denied(Denial::missing(vec![Capability::SysAdmin])),
         ),
     }
@@ -324,7 +327,7 @@ fn lockdown() -> Check {
 }
 
 fn container() -> Check {
-    let name = "sight";
+    let name = "processes";
     if !host::is_real_root_namespace() {
         let found = "inside a user namespace: its root is not the host's, probes are refused";
         return Check::kind(
@@ -338,7 +341,7 @@ fn container() -> Check {
         return Check::bad(
             name,
             Grade::Limited,
-            "inside a pid namespace: only this container's processes are seen",
+            "inside a PID namespace: only this container's processes are visible",
             "docker run --pid=host ..., or run fragscope on the host with the host's pid",
         );
     }
@@ -350,7 +353,7 @@ fn container() -> Check {
             "sudo mount -o remount,hidepid=0 /proc",
         );
     }
-    Check::ok(name, "all processes of the host")
+    Check::ok(name, "all of the host's are visible")
 }
 
 #[cfg(test)]

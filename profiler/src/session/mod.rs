@@ -32,14 +32,34 @@ pub use attach::attach;
 pub use demo::run as demo;
 pub use snapshot::snapshot;
 
+use std::io;
+
 use profiler_lab::report::Failure;
 use profiler_sampling::CoreSampleError;
 use profiler_target::{CoreError, ErrorKind, OpenError};
+use tokio::runtime::Runtime;
 
 use self::outputs::Unwritten;
 use self::saved::SavedError;
+use self::signals::Signals;
 use crate::export::ExportError;
 use crate::tui::NoScreen;
+
+/// The loop of a session and the signals that it waits for. They are waited for from now on: to be made
+/// before anything is attached, started or drawn, so that no signal finds the default action.
+///
+/// # Errors
+/// When the kernel refuses one of them.
+fn event_loop() -> io::Result<(Runtime, Signals)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let signals = {
+        let _entered = runtime.enter();
+        Signals::new()?
+    };
+    Ok((runtime, signals))
+}
 
 /// How a session ended.
 #[derive(Clone, Debug, Eq, PartialEq)]

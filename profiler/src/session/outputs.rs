@@ -117,14 +117,8 @@ impl Outputs {
         in_haste: bool,
     ) -> Result<(), Unwritten> {
         let exported = self.export(view);
-        let saved = recorder.end(view, in_haste).into_iter().map(Into::into);
-        Unwritten::unless_none(
-            self.refused
-                .into_iter()
-                .chain(exported)
-                .chain(saved)
-                .collect(),
-        )
+        let saved = recorder.end(view, in_haste);
+        self.unwritten(exported, saved)
     }
 
     /// Writes all of them, of a target that was looked at once.
@@ -135,14 +129,20 @@ impl Outputs {
         let exported = self.export(view);
         let sessions = self.sessions.iter();
         let saved = sessions.filter_map(|place| write_whole(place, sample, view).err());
-        let saved = saved.map(ExportError::from);
-        Unwritten::unless_none(
-            self.refused
-                .into_iter()
-                .chain(exported)
-                .chain(saved)
-                .collect(),
-        )
+        let saved: Vec<_> = saved.collect();
+        self.unwritten(exported, saved)
+    }
+
+    /// All that were not written: those that were refused at the start, and these exports and sessions.
+    fn unwritten<E: Into<ExportError>>(
+        self,
+        exported: Vec<ExportError>,
+        saved: impl IntoIterator<Item = E>,
+    ) -> Result<(), Unwritten> {
+        let mut all = self.refused;
+        all.extend(exported);
+        all.extend(saved.into_iter().map(Into::into));
+        Unwritten::unless_none(all)
     }
 
     /// Writes every export, and gives why some were not written.

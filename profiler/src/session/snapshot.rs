@@ -1,4 +1,4 @@
-//! `snapshot` and `explain`: one passive look.
+//! `snapshot` and `explain`: one passive walk.
 
 use std::io;
 use std::path::PathBuf;
@@ -35,8 +35,8 @@ pub struct SnapshotOutcome {
     pub saved: Result<(), Unwritten>,
 }
 
-/// What was seen of the subject.
-struct Seen {
+/// What was read of the subject.
+struct Reading {
     sample: Sample,
     missing_bytes: u64,
     /// Its root directory, where that is another than ours.
@@ -48,12 +48,12 @@ struct Seen {
 }
 
 /// Walks the subject, and reads its objects as they were asked for.
-fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Seen, SessionError> {
+fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Reading, SessionError> {
     let (pid, sampling) = match &options.subject {
         Subject::Process { pid, sampling } => (*pid, *sampling),
         Subject::Core { file, exe } => {
             let core = sample_of_core(file, exe.as_deref())?;
-            return Ok(Seen {
+            return Ok(Reading {
                 census: options.objects.map(|_| core.census()),
                 missing_bytes: core.missing_bytes,
                 root: None,
@@ -89,12 +89,12 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Seen, 
                 before = census.ok().map(Arc::new);
                 (sample, census) = walk_and_read(&sampler, sampling, in_stop)?;
             }
-            // That a program is none of Python's is seen without a word.
+            // That a program is not Python's needs no notice.
             let census = Some(census).filter(|census| !matches!(census, Err(NoCensus::NotPython)));
             (sample, census)
         }
     };
-    Ok(Seen {
+    Ok(Reading {
         sample,
         missing_bytes: 0,
         root: sampler.target().foreign_root(),
@@ -142,7 +142,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         let options = options.clone();
         interrupt::unless_interrupted("snapshot", &flag, move |flag| observe(&options, flag))
     };
-    let Seen {
+    let Reading {
         sample,
         missing_bytes,
         root,

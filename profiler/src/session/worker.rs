@@ -32,12 +32,12 @@ enum Request {
 }
 
 /// What it gives.
-type Seen = Result<View, SessionError>;
+type ViewResult = Result<View, SessionError>;
 
 /// The session, from outside of its thread.
 pub(crate) struct SessionWorker {
     requests: Sender<Request>,
-    seen: UnboundedReceiver<Seen>,
+    seen: UnboundedReceiver<ViewResult>,
     /// Whether a look was requested that has not been answered.
     is_busy: bool,
     /// Set when the session is to end: what takes long is not begun any more.
@@ -109,7 +109,7 @@ impl SessionWorker {
     ///
     /// # Errors
     /// Why there will be no more.
-    pub(crate) async fn next(&mut self) -> Seen {
+    pub(crate) async fn next(&mut self) -> ViewResult {
         let seen = self.seen.recv().await;
         self.is_busy = false;
         seen.unwrap_or_else(|| Err(panicked()))
@@ -119,7 +119,7 @@ impl SessionWorker {
     ///
     /// # Errors
     /// Why there is none.
-    pub(crate) async fn last(&mut self) -> Seen {
+    pub(crate) async fn last(&mut self) -> ViewResult {
         let mut last = None;
         while let Some(seen) = self.seen.recv().await {
             last = Some(seen);
@@ -132,7 +132,7 @@ fn panicked() -> SessionError {
     SessionError::Io(std::io::Error::other("the session panicked"))
 }
 
-fn run(mut session: LiveSession, requests: &Receiver<Request>, show: &UnboundedSender<Seen>) {
+fn run(mut session: LiveSession, requests: &Receiver<Request>, show: &UnboundedSender<ViewResult>) {
     let show = |view| {
         // Whoever left does not look.
         let _ = show.send(Ok(view));

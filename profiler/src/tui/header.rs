@@ -2,11 +2,12 @@
 
 use profiler_core::completeness::{Confidence, Released, StandStill};
 use profiler_core::sample::PythonMalloc;
-use profiler_core::units::{bytes, count, nanoseconds, time_of_day};
+use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
 
 use super::app::{App, Tab};
+use crate::timestamp::date_and_time;
 
 const BETWEEN: &str = " │ ";
 
@@ -17,10 +18,10 @@ pub(super) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     lines.truncate(1);
     if let Some(cursor) = &app.saved {
         let text = format!(
-            "saved session, walk {} of {}, {} UTC",
+            "saved session, walk {} of {}, {}",
             cursor.number,
             cursor.last,
-            time_of_day(view.report.taken_at_ns)
+            date_and_time(view.report.taken_at_ns)
         );
         lines.insert(0, Line::styled(text, app.theme.warn()));
     }
@@ -91,7 +92,7 @@ fn sureness(app: &App, view: &View) -> Vec<Span<'static>> {
         match of.stand_still {
             StandStill::Throughout => Span::raw(format!("stopped {}", nanoseconds(of.stop_ns))),
             StandStill::Released(Released { after_ns, .. }) => {
-                let text = format!("released after {}", nanoseconds(after_ns));
+                let text = format!("resumed {} into the walk", nanoseconds(after_ns));
                 Span::styled(text, theme.warn())
             }
             StandStill::Never => Span::styled("not stopped", theme.warn()),

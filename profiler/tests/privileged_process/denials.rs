@@ -1,6 +1,6 @@
 //! What keeps fragscope from a process, as those who are less than root meet it.
 
-use super::*;
+use crate::*;
 
 /// What a copy of this program that runs as someone less than root says of `pid`.
 fn opened_by(prefix: &[&str], pid: i32) -> String {

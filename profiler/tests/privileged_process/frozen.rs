@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use profiler_testing::child::{Child, KillOnDrop};
 use profiler_testing::wait::eventually;
 
-use super::support::{FRAGSCOPE, fragscope, stderr, stdout, text};
+use crate::support::{FRAGSCOPE, fragscope, stderr, stdout, text};
 
 /// A group of our own that can be frozen, of the first version where that is mounted.
 struct Freezer {

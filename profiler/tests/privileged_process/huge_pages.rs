@@ -1,6 +1,6 @@
 //! Memory that is resident only because the kernel gave huge pages for it.
 
-use super::*;
+use crate::*;
 
 /// Blocks of 8 MiB, one byte of each 2 MiB of which is written; with huge pages, or with none whatever the
 /// host has.

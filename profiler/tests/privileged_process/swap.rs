@@ -1,6 +1,6 @@
 //! Pages in swap: reported, and left there unless they are asked for.
 
-use super::*;
+use crate::*;
 
 #[test]
 fn swapped_pages_are_reported_and_left_in_swap() {

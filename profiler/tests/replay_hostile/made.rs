@@ -1,6 +1,6 @@
 //! What strangers made: recordings, shared objects, and what replaying them came to.
 
-use super::*;
+use crate::*;
 
 /// A trace of so many blocks of 100 bytes, with this description.
 pub(crate) fn trace(described: &[(&str, &str)], blocks: u64) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! Pipes and devices: reading and writing them waits as long as it takes, and ends with a signal.
 
-use super::*;
+use crate::*;
 
 /// The command that reads this recording.
 fn reading(subcommand: &str, path: &Path) -> Command {

@@ -18,6 +18,12 @@ pub(crate) fn record(trace: &Path, command: &[&str]) -> Command {
     record
 }
 
+/// The words that record a Python program of one text into this file.
+pub(crate) fn record_python<'a>(trace: &'a Path, program: &'a str) -> [&'a str; 8] {
+    let trace = super::text(trace);
+    ["record", "-o", trace, "--", "python3", "-S", "-c", program]
+}
+
 /// The C program of this name in `tests/privileged`, compiled into the folder.
 pub(crate) fn compiled(folder: &tempfile::TempDir, name: &str, options: &[&str]) -> PathBuf {
     compiled_by("cc", folder, name, options)

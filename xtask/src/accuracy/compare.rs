@@ -154,10 +154,10 @@ pub(super) fn rows(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::accuracy::truth::Moment;
+    use crate::accuracy::truth::Measurement;
 
     fn run(figures: [u64; 2]) -> Run {
-        let moment = |(name, bytes): (&str, u64)| Moment {
+        let moment = |(name, bytes): (&str, u64)| Measurement {
             name: name.to_owned(),
             bytes,
         };

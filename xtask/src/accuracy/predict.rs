@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::moments::{self, kill};
 use super::programs::{Program, Tools};
 use super::settings::Setting;
-use super::truth::{Moment, Run};
+use super::truth::{Measurement, Run};
 
 /// A recording of the program under glibc as it is.
 pub(super) struct Recording {
@@ -71,7 +71,7 @@ impl Recording {
         );
         let pairs = self.names.iter().zip(asked);
         Ok(pairs
-            .map(|(name, checkpoint)| Moment {
+            .map(|(name, checkpoint)| Measurement {
                 name: name.clone(),
                 bytes: checkpoint.resident_bytes,
             })

@@ -13,13 +13,13 @@ use super::settings::Setting;
 
 /// malloc's resident bytes at a marked moment.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct Moment {
+pub(super) struct Measurement {
     pub(super) name: String,
     pub(super) bytes: u64,
 }
 
 /// One run: its moments in order.
-pub(super) type Run = Vec<Moment>;
+pub(super) type Run = Vec<Measurement>;
 
 /// Runs the program under the setting until there are so many runs of it.
 pub(super) fn measure(
@@ -106,7 +106,7 @@ fn one(
         snapshot.args(["snapshot", "--json", "--pid", &pid.to_string()]);
         let seen: serde_json::Value = serde_json::from_str(&crate::output(&mut snapshot)?)?;
         let bytes = seen["metrics"]["malloc_resident_bytes"].as_f64();
-        run.push(Moment {
+        run.push(Measurement {
             name: name.to_owned(),
             bytes: bytes.context("no malloc_resident_bytes")? as u64,
         });

@@ -1,7 +1,9 @@
 //! The layers of the workspace, and a check that fails where code crosses them.
 //!
-//! The invariants are those of `docs/architecture.md`. Tests may cross them.
+//! The invariants are those of `docs/architecture.md`. Tests may cross them. What that and
+//! `CONTRIBUTING.md` name must be in the tree.
 
+mod documents;
 mod references;
 mod rules;
 
@@ -37,6 +39,11 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         let sources = sources(root, folder, name)?;
         files += sources.len();
         found.extend(violations(name, &sources));
+    }
+    let tree = documents::tree(root)?;
+    for document in documents::DOCUMENTS {
+        let text = fs::read_to_string(root.join(document)).context(document)?;
+        found.extend(documents::missing(document, &text, &tree));
     }
     for violation in &found {
         eprintln!("{violation}");

@@ -313,3 +313,38 @@ fn all_that_is_printed_and_every_path_that_is_shown_is_cleaned() {
     assert_good("fragscope", "say.rs", "fn f() { std::io::stderr(); }");
     assert_good("fragscope", "tui/terminal.rs", "use std::io::stdout;");
 }
+
+#[test]
+fn a_document_names_only_what_is_there() {
+    let tree = [
+        "docs/metrics.md",
+        "profiler-core/src/allocator/rows.rs",
+        "profiler-core/src/glibc",
+        "profiler-target/tests/glibc_walk.rs",
+    ]
+    .map(str::to_owned);
+    let lacking = |document: &str, text: &str| {
+        let found = documents::missing(document, text, &tree).into_iter();
+        let what = found.map(|one| (one.line, one.what.split(' ').next().map(str::to_owned)));
+        what.map(|(line, what)| (line, what.unwrap_or_default()))
+            .collect::<Vec<_>>()
+    };
+    let whole = "`profiler-core/src/allocator/rows.rs`, `allocator/rows`, `rows.rs`, \
+                 `profiler-target/tests/NAME_walk.rs`, `/proc/PID/maps`, `fragscope.top/1 --json`, `Heap`";
+    assert_eq!(lacking("CONTRIBUTING.md", whole), []);
+    assert_eq!(
+        lacking("CONTRIBUTING.md", "\n`allocator/row.rs` and `walls.rs`"),
+        [(2, "allocator/row.rs".into()), (2, "walls.rs".into())]
+    );
+    let links = "[a](metrics.md#x), [b](../profiler-core/src/glibc/), [c](https://a.b/c), [d](#e)";
+    assert_eq!(lacking("docs/architecture.md", links), []);
+    assert_eq!(
+        lacking("docs/architecture.md", "[a](docs/metrics.md)"),
+        [(1, "docs/metrics.md".into())]
+    );
+    let map = "## Where things are\n| `profiler-core` | it |\n| — `glibc/`, `musl/` | `Heap` |";
+    assert_eq!(
+        lacking("docs/architecture.md", map),
+        [(3, "musl/".into()), (3, "musl/".into())]
+    );
+}

@@ -1,6 +1,6 @@
 //! `kill -9`, in all modes, at random instants and at those in which breakpoints come or go.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::aftermath::{self, How};
-use super::running::{MODES, Mode, Running, Setting, Streams};
+use super::running::{MODES, Mode, Running, Setting};
 use super::stage::{Interrupted, Stage};
 use super::worker::{SMALL, USUAL, Worker};
 use super::{BRIEF_WINDOW, Round, Tally, WAIT_LIMIT, processes, small_trace};
@@ -90,7 +90,7 @@ fn chosen(seed: u64) -> (Mode, Aim) {
     }
 }
 
-fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Worker>) -> Result<()> {
+fn one(stage: &Stage, round: &mut Round, trace: &Path, kept: &mut Option<Worker>) -> Result<()> {
     let (mode, aim) = chosen(round.seed);
     let whom = match round.random.u8(..4) {
         0 if mode != Mode::RecordCommand => Whom::Group,
@@ -110,12 +110,7 @@ fn one(stage: &Stage, round: &mut Round, trace: &PathBuf, kept: &mut Option<Work
     if mode == Mode::Repair {
         worker.text.leave_breakpoints()?;
     }
-    let setting = Setting {
-        worker: worker.pid,
-        trace,
-        cgroup: None,
-        streams: Streams::Files,
-    };
+    let setting = Setting::of(worker.pid, trace);
     let mut running = Running::start(stage, mode, &setting)?;
     if !wait_for_aim(stage, round, &mut running, worker, aim)? {
         round.kind(MISSED);

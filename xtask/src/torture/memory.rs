@@ -1,6 +1,6 @@
 //! A memory cgroup whose limit is met: the kernel kills the target, or fragscope.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -53,18 +53,13 @@ const NO_KILL: &str = "no kill";
 const MOST_MISSED: f64 = 0.1;
 
 /// The target is killed while fragscope is attached: its last sample is saved.
-fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) -> Result<()> {
+fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &Path) -> Result<()> {
     round.what = format!("the target meets its limit, {mode:?}");
     round.kind("target killed");
     let cgroup = Cgroup::new(Kind::Memory)?;
     let mut worker = Worker::start(stage, SMALL)?;
     cgroup.add(worker.pid)?;
-    let setting = Setting {
-        worker: worker.pid,
-        trace,
-        cgroup: None,
-        streams: Streams::Files,
-    };
+    let setting = Setting::of(worker.pid, trace);
     let mut running = Running::start(stage, mode, &setting)?;
     let attached = wait_for_attached(stage, &mut running, &mut worker)?;
     if !attached {
@@ -103,7 +98,7 @@ fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) 
 }
 
 /// fragscope is killed at its own limit, at its start or while it is attached.
-fn fragscope_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &PathBuf) -> Result<()> {
+fn fragscope_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &Path) -> Result<()> {
     let cgroup = Cgroup::new(Kind::Memory)?;
     if round.random.bool() {
         let limit = round.random.u64(FRAGSCOPE.0..FRAGSCOPE.1);

@@ -176,6 +176,18 @@ pub(super) struct Setting<'a> {
     pub(super) streams: Streams,
 }
 
+impl<'a> Setting<'a> {
+    /// In no group of its own, with files for what is printed.
+    pub(super) fn of(worker: i32, trace: &'a Path) -> Self {
+        Self {
+            worker,
+            trace,
+            cgroup: None,
+            streams: Streams::Files,
+        }
+    }
+}
+
 /// Where stdout and stderr go.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Streams {

@@ -1,7 +1,7 @@
 //! Signals, a terminal that closes, and a pipe that closes, at random instants in all modes.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -135,7 +135,7 @@ fn one(
     stage: &Stage,
     round: &mut Round,
     all: &[(Mode, Harm)],
-    trace: &PathBuf,
+    trace: &Path,
     kept: &mut Option<Worker>,
 ) -> Result<()> {
     let (mode, harm) = round.turn(all);
@@ -149,14 +149,12 @@ fn one(
         None => kept.insert(Worker::start(stage, USUAL)?),
     };
     let setting = Setting {
-        worker: worker.pid,
-        trace,
-        cgroup: None,
         streams: match harm {
             Harm::ClosePipe => Streams::Pipe,
             Harm::StopTerminal => Streams::StoppedTerminal,
             _ => Streams::Files,
         },
+        ..Setting::of(worker.pid, trace)
     };
     let mut running = Running::start(stage, mode, &setting)?;
     let instant = round.instant(if mode.is_brief() {

@@ -19,16 +19,16 @@ Examples:
   sudo fragscope check --pid 4711 --max-rss 2G --max-growth 1MiB/s --over 1m
   fragscope check worker.fragsnap --max-fragmentation 500M | jq -e '.exceeded == []'
 
-One line of JSON (schema fragscope.check/1) is printed, and a sentence on stderr for each threshold that is
-exceeded. Ends with 3 when one is, with 1 when what is to be checked is not known. docs/check.md has recipes
-that recycle workers of gunicorn and Celery.";
+Prints one line of JSON (schema fragscope.check/1), and on stderr a sentence for each threshold that
+is exceeded. Exit code 3 when one is, 1 when a value is not known. docs/check.md has recipes that
+recycle workers of gunicorn and Celery.";
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("subject").args(["pid", "saved"]).required(true)))]
 #[command(group(ArgGroup::new("threshold").args(["max_rss", "max_fragmentation", "max_growth"])
     .required(true).multiple(true)))]
 pub(in crate::cli) struct CheckArgs {
-    /// A saved session, of which the last walk is checked, and the growth from its first moment to its last
+    /// A saved session; its last walk is checked, and its growth from the first moment to the last
     #[arg(id = "saved", value_name = "FILE", conflicts_with_all = ["no_stop", "swap_in", "over"])]
     file: Option<PathBuf>,
     /// The process to check
@@ -44,7 +44,7 @@ pub(in crate::cli) struct CheckArgs {
     /// Growth of RSS, at most, e.g. 1MiB/s, 50M/h
     #[arg(long, value_name = "RATE", value_parser = rate)]
     max_growth: Option<f64>,
-    /// Time between the two looks at RSS from which the growth of a process is determined
+    /// Time between the two readings of RSS that give the growth of a process
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, requires = "max_growth")]
     over: Duration,
     #[command(flatten)]

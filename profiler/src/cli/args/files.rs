@@ -1,4 +1,4 @@
-//! Commands that read a file: what they are given.
+//! Flags of the commands that read a file.
 
 use std::path::{Path, PathBuf};
 
@@ -29,19 +29,19 @@ impl ViewArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ReportArgs {
-    /// The saved session, of which the last walk is reported
+    /// The saved session; its last walk is reported
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// File to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Report this walk instead of the last, by its number from 1 on
+    /// Report walk N instead of the last; the first is 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,
-    /// Say what grew since the objects in this earlier saved session of the same process
+    /// Show which objects grew since this earlier saved session of the same process
     #[arg(long, value_name = "EARLIER")]
     since: Option<PathBuf>,
-    /// Do not play its heap into other allocators to predict what they would need
+    /// Do not predict what other allocators would need by replaying its heap in them
     #[arg(long)]
     no_predict: bool,
     #[command(flatten)]
@@ -78,7 +78,7 @@ pub(in crate::cli) struct ExportArgs {
     /// The format to write
     #[arg(long, value_enum)]
     format: ExportFormat,
-    /// Of a saved session, this walk instead of the last, by its number from 1 on
+    /// Export walk N of a saved session instead of the last; the first is 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,
     /// File to write instead of printing
@@ -127,15 +127,15 @@ impl ExportArgs {
     }
 }
 
-/// How much reading a file may come to.
+/// Limits of reading a file.
 #[derive(Debug, Args)]
 pub(super) struct LimitArgs {
-    /// Stop reading when the content of the file comes to more than this, e.g. 100G; by default 64G,
-    /// and for a small file 512M plus 200 times its size
+    /// Read at most this much content of the file, uncompressed, e.g. 100G; by default 64G, or for a
+    /// small file 512M plus 200 times its size
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_size: Option<u64>,
-    /// Memory for the tables of its blocks while it is read, e.g. 16G; by default the least of 4G, half
-    /// of what this host can spare, and 512M plus 200 times the file's size
+    /// Use at most this much memory to read the file, e.g. 16G; by default the least of 4G, half of
+    /// this host's available memory, and 512M plus 200 times the file's size
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_memory: Option<u64>,
 }
@@ -155,17 +155,17 @@ impl LimitArgs {
 /// Formats that files can be written in.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, clap::ValueEnum)]
 enum ExportFormat {
-    /// Of a recording: Firefox's logalloc, one line of text per call
+    /// A recording, as Firefox's logalloc: one line of text per call
     Logalloc,
-    /// Of a saved session: schema fragscope.snapshot/1
+    /// A saved session, as JSON: schema fragscope.snapshot/1
     Json,
-    /// Of a saved session: one figure per row
+    /// A saved session, one figure per row
     Csv,
-    /// Of a saved session: an HdrHistogram log
+    /// A saved session's histograms, as an HdrHistogram log
     Hlog,
-    /// Of a saved session: the page of `report`
+    /// A saved session, as the page of `report`
     Html,
-    /// Of a saved session: the report for people
+    /// A saved session, as the report that `snapshot` prints
     Text,
 }
 
@@ -177,14 +177,14 @@ pub(in crate::cli) struct ReplayArgs {
     #[arg(long = "allocator", value_name = "NAME|PATH", help = allocators_help())]
     allocators: Vec<String>,
     /// A setting to try instead of the default candidates, with the allocator that reads it: a tunable
-    /// of glibc's malloc, or a variable such as MALLOC_CONF; several are tried together
+    /// of glibc's malloc, or a variable such as MALLOC_CONF; several are set together
     #[arg(long = "tunable", value_name = "NAME=VALUE", value_parser = Tunable::parse)]
     tunables: Vec<Tunable>,
     /// Runs of each candidate whose result varies; by default 3 to 15, as time allows
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
-    /// Load the allocator that the recording names, if it belongs to root or you and nobody else can
-    /// have changed it; by default fragscope's own or this host's of the same name is used
+    /// Load the allocator's file that the recording names, if root or you own it and nobody else could
+    /// have changed it; by default fragscope's own or this host's allocator of the same name is used
     #[arg(long)]
     allow_recorded_allocator: bool,
     #[command(flatten)]
@@ -192,7 +192,7 @@ pub(in crate::cli) struct ReplayArgs {
     /// Print JSON (schema fragscope.replay/1) instead of text
     #[arg(long)]
     pub(in crate::cli) json: bool,
-    /// File to write the JSON to as well
+    /// File to which the JSON is written as well
     #[arg(short, long, value_name = "FILE")]
     pub(in crate::cli) output: Option<PathBuf>,
 }

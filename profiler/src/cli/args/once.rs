@@ -30,9 +30,9 @@ pub(in crate::cli) struct SnapshotSourceArgs {
     /// The program that ran, when its file is no longer at its path
     #[arg(long, value_name = "FILE", requires = "core")]
     exe: Option<PathBuf>,
-    /// The process and all that descend from it, as one thing: pages that they share count once
+    /// Take the process and all its descendants together: pages that they share are counted once
     ///
-    /// Each that runs Python is walked once, for 30 s at most in all; objects are not read.
+    /// Each that runs Python is walked once, within 30 s in all; objects are not read.
     #[arg(long, requires = "pid")]
     tree: bool,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub(in crate::cli) struct SnapshotSourceArgs {
 }
 
 impl SnapshotSourceArgs {
-    /// The tree that is to be looked at, if it is one.
+    /// The tree, if --tree was given.
     fn tree(&self) -> Option<TreeOptions> {
         let master = self.pid.filter(|_| self.tree)?;
         Some(TreeOptions {
@@ -93,27 +93,28 @@ pub(in crate::cli) struct SnapshotArgs {
     /// Print JSON (schema fragscope.snapshot/1) instead of text
     #[arg(long)]
     pub(in crate::cli) json: bool,
-    /// Play its heap into other allocators, to predict what they would need
+    /// Predict what other allocators would need, by replaying its heap in them
     #[arg(long)]
     predict: bool,
-    /// Say what Python's objects are, by type, and which names hold them: types, names and lengths are
-    /// read, values never
+    /// List Python's objects by type, and which names hold them; types, names and lengths are read,
+    /// never values
     #[arg(long)]
     objects: bool,
-    /// As --objects, exact: all is read while the target is stopped, for about a second for each
-    /// 300 MiB of objects and no longer than --max-stop
+    /// As --objects, but exact: the target is stopped while they are read, about 1 s for each 300 MiB
+    /// of objects and at most --max-stop
     #[arg(long, conflicts_with_all = ["core", "no_stop"])]
     stop_for_objects: bool,
-    /// As --objects, twice, so far apart, e.g. 10s: what grows is said by type and by who holds it
+    /// As --objects, read twice, TIME apart (e.g. 10s), to show which types and which holders grow
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "core")]
     growth: Option<Duration>,
-    /// File to write as well; .fragsnap, .html, .json, .csv or .hlog by its ending; may be given several times
+    /// File to write as well; its extension chooses the format: .fragsnap, .html, .json, .csv or .hlog; may be
+    /// given several times
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
 }
 
 impl SnapshotArgs {
-    /// The tree that is to be looked at, if it is one.
+    /// The tree, if --tree was given.
     pub(in crate::cli) fn tree(&self) -> Option<TreeOptions> {
         self.source.tree()
     }
@@ -136,31 +137,31 @@ impl SnapshotArgs {
 #[derive(Debug, Args)]
 #[command(group(subject(&["pid", "core", "saved"])))]
 pub(in crate::cli) struct ExplainArgs {
-    /// A saved session, of which the last walk is explained
+    /// A saved session; its last walk is explained
     #[arg(id = "saved", value_name = "FILE", conflicts_with_all = ["no_stop", "swap_in"])]
     file: Option<PathBuf>,
-    /// Explain this walk instead of the last, by its number from 1 on
+    /// Explain walk N instead of the last; the first is 1
     #[arg(long, value_name = "N", conflicts_with_all = ["pid", "core"],
         value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,
-    /// Say what grew since the objects in this earlier saved session of the same process
+    /// Show which objects grew since this earlier saved session of the same process
     #[arg(long, value_name = "EARLIER", requires = "saved", conflicts_with_all = ["pid", "core"])]
     since: Option<PathBuf>,
-    /// Do not play its heap into other allocators to predict what they would need
+    /// Do not predict what other allocators would need by replaying its heap in them
     #[arg(long)]
     pub(in crate::cli) no_predict: bool,
-    /// Time between two walks after which Python's objects are read, to say what grows
+    /// Read Python's objects twice, TIME apart, to show which types and which holders grow
     ///
-    /// `explain` takes that long, and the time to read the objects: about a second for each 300 MiB of
-    /// them. 0s reads them once, without growth.
+    /// `explain` takes that long, and the time to read the objects: about 1 s for each 300 MiB of them.
+    /// 0s reads them once, without growth.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration,
         conflicts_with_all = ["core", "saved"])]
     growth: Duration,
     /// Do not read Python's objects
     #[arg(long, conflicts_with = "saved")]
     no_objects: bool,
-    /// Read Python's objects while the target is stopped, for about a second for each 300 MiB of them and
-    /// no longer than --max-stop: exact also where they turn over fast
+    /// Read Python's objects while the target is stopped: exact even where they change fast. About 1 s
+    /// for each 300 MiB of them, and at most --max-stop
     #[arg(long, conflicts_with_all = ["core", "saved", "no_stop", "no_objects", "tree"])]
     stop_for_objects: bool,
     #[command(flatten)]
@@ -170,7 +171,7 @@ pub(in crate::cli) struct ExplainArgs {
 }
 
 impl ExplainArgs {
-    /// The tree that is to be explained, if it is one.
+    /// The tree, if --tree was given.
     pub(in crate::cli) fn tree(&self) -> Option<TreeOptions> {
         let tree = self.source.tree()?;
         Some(TreeOptions {
@@ -187,7 +188,7 @@ impl ExplainArgs {
         files
     }
 
-    /// What is to be looked at: a saved session, or else a process or a core.
+    /// What is explained: a saved session, or else a process or a core.
     pub(in crate::cli) fn options(&self) -> Result<SavedOptions, SnapshotOptions> {
         match &self.file {
             Some(file) => Ok(SavedOptions {
@@ -209,20 +210,20 @@ impl ExplainArgs {
 #[derive(Debug, Args)]
 #[command(group(subject(&["pid", "after"])))]
 pub(in crate::cli) struct DiffArgs {
-    /// The saved session to compare with
+    /// The earlier saved session
     #[arg(value_name = "BEFORE")]
     before: PathBuf,
-    /// The saved session that is compared
+    /// The later saved session
     #[arg(value_name = "AFTER")]
     after: Option<PathBuf>,
-    /// Compare this process, as it is now
+    /// Compare with this process, as it is now
     #[arg(short, long, value_name = "PID", allow_negative_numbers = true,
         value_parser = clap::value_parser!(i32).range(1..))]
     pub(in crate::cli) pid: Option<i32>,
-    /// Take this walk of BEFORE instead of the last, by its number from 1 on
+    /// Compare walk N of BEFORE instead of the last; the first is 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     before_at: Option<u64>,
-    /// Take this walk of AFTER instead of the last
+    /// Compare walk N of AFTER instead of the last
     #[arg(long, value_name = "N", conflicts_with = "pid",
         value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,

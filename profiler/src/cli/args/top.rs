@@ -17,17 +17,17 @@ Examples:
   sudo fragscope top --once --json | jq '.processes | max_by(.rss_bytes) | .pid'
   sudo fragscope top --once --sort trim --filter celery
 
-Passive: no probes. The kernel's account is taken of every process at each interval; heaps are walked in
-turn, the largest and the fastest growing first, which stops a process shortly. --once walks each once.
-A figure that was not taken yet is `-`. On the screen: Enter attaches, Space folds, s sorts, / filters,
-? explains the columns.";
+No probes are used. The kernel's counts of every process are read at every interval; heaps are
+walked in turn, the largest and the fastest growing first, and a walk stops its process briefly.
+--once walks each heap once. `-` stands for a figure that is not known yet. On the screen: Enter
+attaches, Space folds, s sorts, / filters, ? explains the columns.";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct TopArgs {
-    /// Show every process, not only Python's; others are walked at `w` alone
+    /// Show every process, not only Python's; the others are walked only when you press `w`
     #[arg(long)]
     all: bool,
-    /// Print one table, and end
+    /// Print one table and exit
     #[arg(long)]
     pub(in crate::cli) once: bool,
     /// Print JSON (schema fragscope.top/1): one document with --once, else a line per interval
@@ -36,19 +36,19 @@ pub(in crate::cli) struct TopArgs {
     /// Time between two measurements, e.g. 500ms, 2s, 1m; at least 100ms
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
     interval: Duration,
-    /// End after this long, e.g. 30s; with --once, begin no more walks (30s unless given)
+    /// End after this long, e.g. 30s; with --once: begin no walk after this long (default 30s)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
     /// Share of one core that fragscope may take for the whole host, or `unlimited`
     ///
-    /// Also the share of the time in which any process may be stopped; each single one for a fifth of
-    /// that at most. Walks wait for it.
+    /// It also bounds stops: all processes together are stopped for at most this share of the time, and
+    /// each of them for at most a fifth of that. Walks are delayed to stay within it.
     #[arg(long, value_name = "SHARE", default_value = "5%", value_parser = budget)]
     budget: Budget,
-    /// Walk no heap: nothing is stopped
+    /// Do not walk heaps; no process is stopped
     #[arg(long)]
     no_walks: bool,
-    /// Column to sort by, as it is titled, e.g. rss, uss, trim, growth
+    /// Column to sort by, e.g. rss, uss, trim, growth
     #[arg(long, value_name = "COLUMN", default_value = "rss", value_parser = column)]
     sort: usize,
     /// Show a list instead of a tree

@@ -16,7 +16,9 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 pub(super) fn interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
     if interval < Duration::from_millis(100) {
-        return Err("measuring more often than every 100ms would disturb the target".into());
+        return Err(
+            "the shortest interval is 100ms: measuring more often would disturb the target".into(),
+        );
     }
     Ok(interval)
 }
@@ -25,7 +27,10 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
 pub(super) fn max_stop(text: &str) -> Result<Duration, String> {
     let longest = duration(text)?;
     if longest < Duration::from_millis(1) {
-        return Err("nothing can be read in less than 1ms: --no-stop stops nobody".into());
+        return Err(
+            "nothing can be read in less than 1ms; use --no-stop to not stop the target at all"
+                .into(),
+        );
     }
     Ok(longest)
 }

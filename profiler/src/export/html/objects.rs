@@ -16,8 +16,8 @@ use crate::export::sentences;
 const ROWS: usize = 40;
 /// Holders of at least this share of the live bytes have a row, or who grows.
 const LEAST_HELD: f64 = 0.001;
-/// Holders of which it is said what would go back without them.
-const TOP_DROPPED: usize = 8;
+/// Holders of which it is said what freeing them would return.
+const TOP_FREED: usize = 8;
 
 /// The objects; none where they were not read.
 pub(super) fn section(report: &FragReport) -> Option<Section> {
@@ -72,8 +72,8 @@ fn holders(census: &Census, growth: Option<&Growth>) -> Markup {
             let name = visible(sentences::names(holder)).to_string();
             let mut row = Row::new(name, holder.retained_bytes, census.live.bytes, holder);
             let way = Some(holder.way()).filter(|way| !way.is_empty());
-            let dropped = holder.if_dropped().filter(|_| number < TOP_DROPPED);
-            let below = [grows(rate(at)), way, dropped];
+            let freed = holder.if_freed().filter(|_| number < TOP_FREED);
+            let below = [grows(rate(at)), way, freed];
             let below = below.into_iter().flatten();
             row.below = below.map(|line| visible(line).to_string()).collect();
             row

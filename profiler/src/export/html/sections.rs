@@ -151,14 +151,14 @@ pub(super) fn predictions(report: &FragReport) -> Option<Section> {
     let most = most.max().unwrap_or(0).max(check.measured_bytes).max(1);
     let measured = match predictions.before(report.taken_at_ns) {
         None => "as measured".to_owned(),
-        Some(before) => format!("as measured {before} before"),
+        Some(before) => format!("as measured {before} earlier"),
     };
     let body = html! {
         p {
-            "Malloc's heap was played into real allocators. Played into its own, it takes "
-            (bytes(check.predicted_bytes)) ", and really " (bytes(check.measured_bytes))
+            "Malloc's heap was replayed in real allocators. Check: in its own it takes "
+            (bytes(check.predicted_bytes)) "; measured were " (bytes(check.measured_bytes))
             (format!(" ({:+.1} %)", check.error() * 100.0)) "."
-            @if !check.holds() { " That is too far off to conclude anything from the others." }
+            @if !check.holds() { " That is too far off to judge the others by it." }
         }
         div.wide { table {
             thead { tr {
@@ -292,7 +292,7 @@ pub(super) fn metrics(view: &View) -> Option<Section> {
 /// How far all this can be trusted.
 pub(super) fn reliability(view: &View) -> Option<Section> {
     let defects = &view.report.completeness.defects;
-    let gaps = gaps(view);
+    let gaps: Vec<_> = gaps(view).map(|gap| gap.word).collect();
     let ended = view.ended.iter();
     let body = html! {
         ul {
@@ -300,7 +300,7 @@ pub(super) fn reliability(view: &View) -> Option<Section> {
                 li { (visible(&sentence)) }
             }
             @if !gaps.is_empty() {
-                li { "Gaps: " (gaps.join(", ")) }
+                li { "Status: " (gaps.join(", ")) }
             }
             @for notice in view.notices.iter().chain(ended) {
                 li { (visible(notice)) }
@@ -334,9 +334,9 @@ pub(super) fn commands(report: &FragReport) -> Option<Section> {
         "fragscope export worker.fragsnap --format json",
     ];
     let body = html! {
-        p { "Of the process, while it runs:" }
+        p { "The process, while it runs:" }
         pre { @for command in &live { (command) "\n" } }
-        p { "Of a saved session:" }
+        p { "A saved session:" }
         pre { @for command in &saved { (command) "\n" } }
         p.quiet {
             "Taken on Linux " (visible(&report.host.kernel)) " (" (visible(&report.host.arch)) "), by fragscope " (env!("CARGO_PKG_VERSION")) "."
@@ -344,7 +344,7 @@ pub(super) fn commands(report: &FragReport) -> Option<Section> {
     };
     Some(Section {
         id: "commands",
-        title: "To see it again",
+        title: "Commands",
         body,
     })
 }

@@ -16,7 +16,7 @@ pub(super) struct Heap<'a> {
     totals: Record<'a, (), HeapReport>,
     settings: Object<&'a str, Setting<'a>>,
     defaults: Object<&'a str, Setting<'a>>,
-    asked: Vec<Asked<'a>>,
+    asked: Vec<SettingRow<'a>>,
     checks: Vec<Check<'a>>,
     layout_confidence: &'static str,
 }
@@ -29,7 +29,7 @@ enum Setting<'a> {
 }
 
 #[derive(Serialize)]
-struct Asked<'a> {
+struct SettingRow<'a> {
     asked_for: &'a str,
     in_force: Option<bool>,
     note: &'a str,
@@ -72,14 +72,14 @@ impl<'a> Heap<'a> {
             },
             settings: Object(settings.collect()),
             defaults: Object(defaults.collect()),
-            asked: heap.requested.iter().map(Asked::of).collect(),
+            asked: heap.requested.iter().map(SettingRow::of).collect(),
             checks: heap.checks.iter().map(Check::of).collect(),
             layout_confidence: heap.confidence.name(),
         }
     }
 }
 
-impl<'a> Asked<'a> {
+impl<'a> SettingRow<'a> {
     fn of(asked: &'a RequestedSetting) -> Self {
         Self {
             asked_for: &asked.request,

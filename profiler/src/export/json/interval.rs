@@ -75,7 +75,7 @@ impl<'a> Interval<'a> {
             }),
             what_if: view.what_if.as_ref().map(WhatIfRow::of),
             events_lost: Record::figures(&[View::EVENTS_LOST], view),
-            gaps: gaps(view),
+            gaps: gaps(view).map(|gap| gap.key).collect(),
             notices: &view.notices,
             ended: view.ended.as_deref(),
         }

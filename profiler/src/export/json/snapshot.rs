@@ -332,7 +332,7 @@ impl<'a> Completeness<'a> {
                     failed: count(|state| matches!(state, ProbeState::Failed(_))),
                 }
             }),
-            gaps: gaps(view),
+            gaps: gaps(view).map(|gap| gap.key).collect(),
             defects: seen.defects.iter().map(defect).collect(),
         }
     }

@@ -123,7 +123,7 @@ pub(super) fn speedscope(sites: &Sites) -> Result<Vec<u8>, serde_json::Error> {
         profiles: vec![
             profile("allocated bytes", "bytes", |site| site.bytes.rounded()),
             profile("allocations", "none", |site| site.allocations.rounded()),
-            profile("bytes not seen being freed", "bytes", |site| {
+            profile("bytes not freed, as far as recorded", "bytes", |site| {
                 site.live_bytes.rounded()
             }),
         ],

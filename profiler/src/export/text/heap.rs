@@ -115,7 +115,7 @@ pub(super) fn occupancy(text: &mut Text, report: &FragReport, heap: &HeapReport)
     if let Some(deciles) = deciles.find(|deciles| deciles.allocator == heap.allocator) {
         let [tenth, .., nine_tenths] = deciles.live_bytes;
         text.line(&format!(
-            "  a tenth of the pages hold at most {tenth} live bytes, half {}, nine tenths {nine_tenths}",
+            "  live bytes on a page: 10th percentile {tenth}, median {}, 90th percentile {nine_tenths}",
             deciles.live_bytes[4]
         ));
     }

@@ -281,7 +281,7 @@ fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
     if let Some(check) = &predictions.self_check {
         let when = match predictions.before(report.taken_at_ns) {
             None => "measured now".to_owned(),
-            Some(before) => format!("measured {before} before"),
+            Some(before) => format!("measured {before} earlier"),
         };
         let measured = bytes(check.measured_bytes);
         text.line(&row(&when, ["", &measured, "", ""], ""));

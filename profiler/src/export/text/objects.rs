@@ -30,8 +30,8 @@ pub(super) const SHORT: Detail = Detail {
     classes: 3,
 };
 
-/// Holders of which it is said what would go back without them.
-const TOP_DROPPED: usize = 3;
+/// Holders of which it is said what freeing them would return.
+const TOP_FREED: usize = 3;
 /// Columns of a full bar.
 const BAR: usize = 12;
 /// Columns of what is gained in a second.
@@ -40,14 +40,14 @@ const RATE: usize = 13;
 pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, detail: &Detail) {
     let growth = report.growth.as_ref();
     text.title(&format!(
-        "OBJECTS of Python: {} of {} in live blocks named ({})",
+        "PYTHON OBJECTS: {} of {} in live blocks identified ({})",
         bytes(census.typed_bytes()),
         bytes(census.live.bytes),
         percent(census.typed_bytes(), census.live.bytes)
     ));
     if let Some(growth) = growth {
         text.line(&format!(
-            "  over {}: live blocks {}, objects among them {}",
+            "  in {}: live blocks {}, identified objects {}",
             nanoseconds(growth.elapsed_ns),
             rate_or_unchanged(growth.live.bytes),
             rate_or_unchanged(growth.typed.bytes)
@@ -105,7 +105,7 @@ fn native(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &De
     let titles = headings(&NativeRow::COLUMNS, " ");
     let up_to = NativeRow::UP_TO.heading("");
     text.line(&format!(
-        "  {titles} {up_to}{} {:<BAR$} of blocks that no object owns",
+        "  {titles} {up_to}{} {:<BAR$} native blocks, by allocator",
         heading(growth),
         ""
     ));
@@ -139,7 +139,7 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         let rate = |at: usize| growth.of_holder(at).map_or(0.0, |of| of.bytes);
         shown.sort_by_key(|(at, _)| Reverse(growth.rank(rate(*at))));
     }
-    let mut dropped = 0;
+    let mut explained = 0;
     for (at, holder) in shown.into_iter().take(detail.holders) {
         let rate = growth.map(|growth| growth.of_holder(at).map_or(0.0, |of| of.bytes));
         let row = format!(
@@ -154,9 +154,9 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         if !way.is_empty() {
             text.paragraph(&indent, &way);
         }
-        if let Some(sentence) = holder.if_dropped().filter(|_| dropped < TOP_DROPPED) {
+        if let Some(sentence) = holder.if_freed().filter(|_| explained < TOP_FREED) {
             text.paragraph(&indent, &sentence);
-            dropped += 1;
+            explained += 1;
         }
     }
     text.line(&format!(

@@ -34,7 +34,7 @@ pub(super) fn sites(text: &mut Text, sites: &Sites) {
     if !sites.frees_complete {
         text.paragraph(
             "  ",
-            "\"not freed\" is what was not seen being freed: some of it was freed while the probes were away.",
+            "\"not freed\": no free was recorded of it; some of it was freed while the probes were not attached.",
         );
     }
     if sites.samples_lost > 0 {

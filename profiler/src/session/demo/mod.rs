@@ -8,7 +8,7 @@ use super::aside::aside;
 use super::attach::attach_on;
 use super::options::AttachOptions;
 use super::signals::Signals;
-use super::{Ending, SessionError};
+use super::{Ending, SessionError, event_loop};
 use crate::say;
 use crate::tui;
 
@@ -25,14 +25,8 @@ pub fn run(options: &AttachOptions) -> Result<Ending, SessionError> {
         tui::supported()?;
     }
     say::line("starting a Python worker that fragments its heap; this takes some seconds");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     // Before it is started, so that it never outlives a signal.
-    let mut signals = {
-        let _entered = runtime.enter();
-        Signals::new()?
-    };
+    let (runtime, mut signals) = event_loop()?;
     let worker = match runtime.block_on(start(&mut signals))? {
         Start::Ready(worker) => worker,
         Start::Interrupted(name) => return Ok(Ending::Interrupted(name)),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use profiler_core::text::visible;
 use profiler_core::units;
-use profiler_probe::leftover::{self, Breakpoint, Found};
+use profiler_probe::leftover::{self, Breakpoint, Scan};
 use profiler_target::{ErrorKind, Target};
 
 use super::{Check, Grade};
@@ -81,7 +81,7 @@ pub(super) fn repair(target: &Target) -> Check {
 }
 
 /// That none were found, in all of its code or in what was looked at.
-fn none(found: &Found, words: &str) -> Check {
+fn none(found: &Scan, words: &str) -> Check {
     if found.left_out_bytes == 0 {
         return Check::ok(NAME, words);
     }
@@ -94,7 +94,7 @@ fn none(found: &Found, words: &str) -> Check {
 }
 
 /// How much of its code was not looked at, if any.
-fn left_out(found: &Found) -> String {
+fn left_out(found: &Scan) -> String {
     match found.left_out_bytes {
         0 => String::new(),
         bytes => format!(

@@ -137,7 +137,7 @@ pub enum SavedError {
     },
     /// The session that growth is to be since is not earlier.
     #[error(
-        "{} is no earlier session: its objects were read at or after the walk that is explained",
+        "{} is not an earlier session: its objects were read at or after the walk that is explained",
         visible(.0.display())
     )]
     NotEarlier(PathBuf),

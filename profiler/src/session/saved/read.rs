@@ -66,7 +66,7 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
 
 /// The walk that is wanted.
 struct Walk {
-    moment: Moment,
+    moment: SavedWalk,
     sample: Sample,
     /// Why not all of the session could be read, if that is so.
     trouble: Option<Incomplete>,
@@ -84,7 +84,7 @@ impl Walk {
         };
         let input = open(options, interrupted).map_err(failed)?;
         let mut reader = Reader::new(input, meter.clone()).map_err(failed)?;
-        let mut found = Found::new(options.at);
+        let mut found = WalkSearch::new(options.at);
         let stopped = found.take_all(&mut reader, meter).map_err(failed)?;
         let mut trouble = stopped.or_else(|| Some(reader.trouble()?.into()));
         let path = || options.file.clone();
@@ -168,7 +168,7 @@ fn open(options: &SavedOptions, interrupted: &Arc<AtomicBool>) -> Result<Input, 
 }
 
 /// A walk, and what was known beside it and before.
-struct Moment {
+struct SavedWalk {
     number: u64,
     sample: SavedSample,
     observation: Observation,
@@ -176,21 +176,21 @@ struct Moment {
     censuses: Censuses,
 }
 
-/// What was found of the walk that is wanted.
-struct Found {
+/// The search for the walk that is wanted, record by record.
+struct WalkSearch {
     /// Its number; `None` is the last.
     at: Option<u64>,
     /// It, or of those that were read the last.
-    newest: Option<Moment>,
+    newest: Option<SavedWalk>,
     /// Of several the one before: a walk's content is looked at when all has been read.
-    before: Option<Moment>,
+    before: Option<SavedWalk>,
     history: History,
     censuses: Censuses,
     /// The number of the last walk.
     last: Option<u64>,
 }
 
-impl Found {
+impl WalkSearch {
     fn new(at: Option<u64>) -> Self {
         Self {
             at,
@@ -235,7 +235,7 @@ impl Found {
             Record::Walk { number, sample } => {
                 self.last = Some(number);
                 if self.at.is_none_or(|at| at == number) {
-                    let moment = Moment {
+                    let moment = SavedWalk {
                         number,
                         sample,
                         observation: Observation::default(),

@@ -22,7 +22,7 @@ use super::attach::attach_on;
 use super::options::{AttachOptions, Budget};
 use super::screen::CLOSED;
 use super::signals::Signals;
-use super::{Ending, SessionError};
+use super::{Ending, SessionError, event_loop};
 use crate::say;
 use crate::tui::top::Effect;
 
@@ -75,13 +75,7 @@ enum Next {
 /// # Errors
 /// When there is no screen, or stdout fails.
 pub fn top(options: &TopOptions) -> Result<Ending, SessionError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let mut signals = {
-        let _entered = runtime.enter();
-        Signals::new()?
-    };
+    let (runtime, mut signals) = event_loop()?;
     let mut front = Front::open(options)?;
     let mut watcher = Watcher::start(options)?;
     let end = options.duration.map(|duration| Instant::now() + duration);

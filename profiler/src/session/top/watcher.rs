@@ -25,12 +25,12 @@ enum Request {
     Resume { attached_to: i32 },
 }
 
-type Seen = Result<HostView, SessionError>;
+type HostViewResult = Result<HostView, SessionError>;
 
 /// The watcher, from outside of its thread.
 pub(super) struct Watcher {
     requests: Sender<Request>,
-    seen: UnboundedReceiver<Option<Seen>>,
+    seen: UnboundedReceiver<Option<HostViewResult>>,
     /// Requests that were not answered yet.
     waiting: usize,
 }
@@ -81,7 +81,7 @@ impl Watcher {
     ///
     /// # Errors
     /// Why there will be no more.
-    pub(super) async fn next(&mut self) -> Seen {
+    pub(super) async fn next(&mut self) -> HostViewResult {
         loop {
             match self.seen.recv().await {
                 Some(Some(seen)) => return seen,
@@ -108,7 +108,11 @@ impl Watcher {
     }
 }
 
-fn run(options: &TopOptions, requests: &Receiver<Request>, show: &UnboundedSender<Option<Seen>>) {
+fn run(
+    options: &TopOptions,
+    requests: &Receiver<Request>,
+    show: &UnboundedSender<Option<HostViewResult>>,
+) {
     let mut host = WatchedHost::new(options.host());
     let (mut is_resting, mut is_all_walked) = (false, false);
     let send = |host: &WatchedHost| show.send(Some(Ok(host.view()))).is_ok();

@@ -212,7 +212,7 @@ fn holder_details(holder: &Holder) -> Vec<String> {
     }
     details.extend(holder.path.iter().map(|step| format!("→ {}", step.text())));
     details.extend(holder.item_type.iter().map(|of| format!("→ {of}")));
-    details.extend(holder.if_dropped());
+    details.extend(holder.if_freed());
     details.push(format!(
         "Its blocks pin {} of free memory on their pages.",
         bytes(holder.pinned_free_bytes)

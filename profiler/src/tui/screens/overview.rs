@@ -16,7 +16,7 @@ use crate::tui::app::App;
 const CHART_ROWS: u16 = 5;
 /// From this width on the metrics stand beside the ledger.
 const WIDE: u16 = 116;
-/// Metrics shown beside the ledger: the most telling ones, so that the chart keeps its room.
+/// Metrics shown beside the ledger: the most important ones, so that the chart keeps its room.
 const METRICS: usize = 17;
 
 /// Draws the screen.
@@ -145,13 +145,13 @@ fn metrics(app: &App, view: &View) -> Vec<Line<'static>> {
         "  metrics (6 explains each)",
         app.theme.title(),
     )];
-    lines.extend(
-        view.report
-            .metrics
-            .iter()
-            .take(METRICS)
-            .map(|metric| Line::raw(format!("  {:<26}{:>12}", metric.id.label(), metric.text()))),
-    );
+    lines.extend(view.report.metrics.iter().take(METRICS).map(|metric| {
+        Line::raw(format!(
+            "  {:<26.26}{:>12}",
+            metric.id.label(),
+            metric.text()
+        ))
+    }));
     lines
 }
 

@@ -82,7 +82,7 @@ fn predicted(
     // It is played once, and walks go on.
     let (walk, then) = match predictions.before(walked_at_ns) {
         None => ("this walk".to_owned(), "malloc has"),
-        Some(before) => (format!("the walk {before} before"), "malloc had"),
+        Some(before) => (format!("the walk {before} earlier"), "malloc had"),
     };
     let mut lines = vec![Line::from(vec![
         Span::styled(format!("Predicted from {walk}  "), theme.title()),

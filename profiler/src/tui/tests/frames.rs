@@ -114,7 +114,7 @@ fn a_saved_session_says_which_walk_it_shows_on_every_screen() {
             let first = found.lines().next();
             assert_eq!(
                 first,
-                Some("saved session, walk 3 of 17, 03:04:05 UTC"),
+                Some("saved session, walk 3 of 17, 2026-01-02 03:04:05 UTC"),
                 "{name}"
             );
             assert!(found.contains("[ ] walk"), "{name}: {found}");

@@ -228,7 +228,7 @@ fn help(app: &App, width: u16) -> Vec<Line<'static>> {
         |(name, text): (&str, &str)| wrapped(&format!("{name:<24}{text}"), width, Style::default());
     lines.extend(KEYS.into_iter().flat_map(entry));
     lines.push(Line::styled(
-        "Columns; - is not taken yet",
+        "Columns (- is not known yet)",
         app.theme.title(),
     ));
     let columns = COLUMNS.iter().map(|column| (column.title, column.help));

@@ -1,16 +1,19 @@
 //! `record --pid` on real processes. The heap as it was when the recording began and the events
 //! since must give, block by block, the heap that a walk finds at the end.
 
-mod program;
-#[path = "../support/mod.rs"]
+mod privileged_record {
+    pub(crate) mod program;
+    pub(crate) mod trace;
+}
 mod support;
-mod trace;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use nix::sys::signal::Signal;
+use privileged_record::program::{Program, record};
+use privileged_record::trace::{Trace, place};
 use profiler_common::{RawEvent, RecordKind};
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
@@ -18,10 +21,8 @@ use profiler_target::{Target, children_of};
 use profiler_testing::child::wait_for_handler;
 use profiler_testing::wait::promptly;
 use profiler_trace::trace::{By, EventKind};
-use program::{Program, record};
 use support::record::Recording;
 use support::{command, stderr};
-use trace::{Trace, place};
 
 fn seed_and_events_give_the_heap(threads: u32) {
     let mut program = Program::start(threads);

@@ -1,10 +1,11 @@
 //! `fragscope replay` and `export` of what a stranger made: settings and objects, pipes that nobody
 //! writes to, files that are small and come to much, and those that are cut off.
 
-mod made;
-#[path = "../support/mod.rs"]
+mod replay_hostile {
+    pub(crate) mod made;
+    mod waits;
+}
 mod support;
-mod waits;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -14,13 +15,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use made::{bait, failure_of_now, replayed, sparse_elf, trace, trace_of, written};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use profiler_testing::child::KillOnDrop;
 use profiler_testing::trace::TraceBuilder;
 use profiler_testing::wait::eventually;
+use replay_hostile::made::{bait, failure_of_now, replayed, sparse_elf, trace, trace_of, written};
 use serde_json::Value;
 use support::{command, run, stderr, text};
 
@@ -53,6 +54,13 @@ fn a_trace_makes_nobody_load_the_libraries_that_it_names() {
     }
 }
 
+/// What a replay under glibc comes to that may load the allocator that the recording names.
+fn replayed_with_its_allocator(path: &Path) -> Value {
+    let flags = ["--allocator", "glibc", "--json", "--runs", "1"];
+    let mut replay = command(&["replay", "--allow-recorded-allocator", text(path)]);
+    replayed(&run(replay.args(flags)))
+}
+
 #[test]
 fn the_recorded_allocator_is_loaded_when_it_is_allowed_and_nobody_elses() {
     // Of root's, in folders of root's: not in /tmp, where anyone can write.
@@ -62,17 +70,7 @@ fn the_recorded_allocator_is_loaded_when_it_is_allowed_and_nobody_elses() {
         let (bait, _) = bait(folder, "libbait.so");
         let described = [("malloc", "jemalloc 5.3.0"), ("malloc_path", text(&bait))];
         let path = written(folder, &trace(&described, 100));
-        let flags = [
-            text(&path),
-            "--allocator",
-            "glibc",
-            "--json",
-            "--runs",
-            "1",
-            "--allow-recorded-allocator",
-        ];
-        let output = run(command(&["replay"]).args(flags));
-        let document = replayed(&output);
+        let document = replayed_with_its_allocator(&path);
         let failure = failure_of_now(&document);
         assert_eq!(failure.contains("bait is loaded"), is_loaded, "{document}");
         let not_taken = document["trace"]["not_taken"].to_string();
@@ -240,17 +238,7 @@ fn what_is_saved_is_not_for_others_to_load() {
     fs::set_permissions(&bait, fs::Permissions::from_mode(0o777)).expect("set");
     let described = [("malloc", "jemalloc 5.3.0"), ("malloc_path", text(&bait))];
     let path = written(folder.path(), &trace(&described, 100));
-    let flags = [
-        text(&path),
-        "--allocator",
-        "glibc",
-        "--json",
-        "--runs",
-        "1",
-        "--allow-recorded-allocator",
-    ];
-    let output = run(command(&["replay"]).args(flags));
-    let document = replayed(&output);
+    let document = replayed_with_its_allocator(&path);
     assert_eq!(failure_of_now(&document), "");
     let not_taken = document["trace"]["not_taken"].to_string();
     assert!(

@@ -1,11 +1,12 @@
 //! Looking at processes of others, and being looked at by others: needs root.
 
-mod denials;
-mod frozen;
-mod huge_pages;
-#[path = "../support/mod.rs"]
+mod privileged_process {
+    mod denials;
+    mod frozen;
+    mod huge_pages;
+    mod swap;
+}
 mod support;
-mod swap;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

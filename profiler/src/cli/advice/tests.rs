@@ -1,0 +1,136 @@
+//! Every kind of error is answered with what helps.
+
+use clap::Parser;
+use profiler_target::host::Capability;
+use profiler_target::{Action, Caller, Denial, Limit};
+
+use super::super::args::Line;
+use super::*;
+use crate::export::ExportError;
+use crate::session::outputs::Outputs;
+
+fn advice(words: &[&str]) -> Advice {
+    let line = Line::try_parse_from(["fragscope"].iter().chain(words)).expect("parses");
+    Advice::of(&line.command)
+}
+
+fn denied(denial: Denial) -> ErrorKind {
+    ErrorKind::NotPermitted {
+        action: Action::Inspect,
+        denial,
+    }
+}
+
+#[test]
+fn the_subcommand_that_was_used_is_the_one_to_run_as_root() {
+    let kind = denied(Denial::NotDumpable);
+    for (words, fix) in [
+        (&["attach", "--pid", "7"][..], "attach --pid 7"),
+        (&["snapshot", "--pid", "7", "--json"], "snapshot --pid 7"),
+        (&["explain", "--pid", "7"], "explain --pid 7"),
+        (&["doctor", "--pid", "7"], "doctor --pid 7"),
+        (
+            &["doctor", "--repair", "--pid", "7"],
+            "doctor --pid 7 --repair",
+        ),
+        (
+            &["record", "-o", "a.fragtrace", "--pid", "7"],
+            "record --pid 7 -o a.fragtrace",
+        ),
+        (
+            &["record", "-o", "a b;c", "--pid", "7"],
+            "record --pid 7 -o FILE",
+        ),
+        (&["demo"], "demo"),
+    ] {
+        let expected = format!("sudo fragscope {fix}");
+        assert_eq!(advice(words).on(&kind), Some(expected), "{words:?}");
+    }
+}
+
+#[test]
+fn a_recording_that_cannot_be_probed_begins_with_the_command() {
+    let record = advice(&["record", "--pid", "7", "-o", "x"]);
+    for kind in [
+        ErrorKind::NoSysfs,
+        ErrorKind::HostNotProbeable,
+        ErrorKind::TargetNotProbeable,
+    ] {
+        let fix = record.on(&kind).expect("there is a way");
+        assert!(fix.contains("record -o FILE -- COMMAND"), "{fix}");
+        assert!(!fix.contains("--no-probes"), "{fix}");
+    }
+}
+
+#[test]
+fn every_lacking_capability_is_in_the_fix() {
+    let lacking = vec![Capability::SysPtrace, Capability::DacReadSearch];
+    let kind = denied(Denial::MissingCapability {
+        caller: Caller::Root,
+        lacking,
+    });
+    let fix = advice(&["snapshot", "--pid", "7"]).on(&kind).expect("one");
+    assert!(
+        fix.contains("--cap-add=SYS_PTRACE --cap-add=DAC_READ_SEARCH ("),
+        "{fix}"
+    );
+}
+
+#[test]
+fn every_ending_that_is_advised_is_written() {
+    for ending in export::ENDINGS
+        .split([',', ' '])
+        .filter_map(|word| word.strip_prefix('.'))
+    {
+        let path = format!("/nonexistent/out.{ending}");
+        let failure = Outputs::reserve(&[path.into()], &[]).expect_err("no such folder");
+        assert!(
+            !matches!(failure.each(), [ExportError::UnknownEnding(_)]),
+            "{ending}"
+        );
+    }
+}
+
+#[test]
+fn a_limit_is_raised_by_its_flag() {
+    for (limit, flag) in [
+        (Limit::Size, "--max-size"),
+        (Limit::Memory, "--max-memory"),
+        (Limit::File, "--file-limit"),
+    ] {
+        let fix = advice(&["replay", "x"]).on(&ErrorKind::Limit(limit));
+        assert_eq!(fix, Some(format!("{flag} raises the limit")));
+    }
+}
+
+#[test]
+fn a_file_of_the_other_kind_is_opened_by_the_other_command() {
+    let fix = advice(&["view", "x"]).on(&ErrorKind::IsRecording);
+    assert!(fix.expect("one").contains("`fragscope replay`"));
+    let fix = advice(&["replay", "x"]).on(&ErrorKind::IsSession);
+    assert!(fix.expect("one").contains("`fragscope view`"));
+}
+
+#[test]
+fn an_unknown_allocator_is_answered_with_those_that_are_known() {
+    let kind = ErrorKind::Allocator(AllocatorProblem::UnknownName);
+    let fix = advice(&["replay", "x"]).on(&kind).expect("one");
+    assert!(fix.contains("glibc, ") && fix.contains("mimalloc"), "{fix}");
+}
+
+#[test]
+fn a_static_program_without_symbols_is_not_to_be_recorded_by_preloading() {
+    let record = advice(&["record", "--pid", "7", "-o", "x"]);
+    let fix = record.on(&ErrorKind::NoSymbols).expect("one");
+    assert!(fix.contains("symbols") && !fix.contains("COMMAND"), "{fix}");
+}
+
+#[test]
+fn the_limit_of_open_files_is_named() {
+    let fix = advice(&["doctor"]).on(&ErrorKind::TooManyFiles);
+    let limit = host::most_open_files()
+        .expect("the kernel says")
+        .to_string();
+    let fix = fix.expect("one");
+    assert!(fix.contains(&limit) && fix.contains("ulimit -n"), "{fix}");
+}

@@ -1,0 +1,140 @@
+//! The documents for whoever changes the code: what they name is in the tree.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::rules::Violation;
+
+/// The documents that are checked.
+pub(super) const DOCUMENTS: [&str; 2] = ["CONTRIBUTING.md", "docs/architecture.md"];
+
+/// Folders that are made, and in no commit.
+const MADE: [&str; 2] = ["target", "fuzz/target"];
+
+/// Endings of the names of files that documents name.
+const ENDINGS: [&str; 6] = ["rs", "md", "toml", "c", "py", "txt"];
+
+/// Everything in the workspace but what is made, as paths from its root.
+pub(super) fn tree(root: &Path) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    collect(root, "", &mut all)?;
+    Ok(all)
+}
+
+fn collect(folder: &Path, prefix: &str, all: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("{}", folder.display()))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = format!("{prefix}{name}");
+        if name.starts_with('.') || MADE.contains(&&*path) {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            collect(&entry.path(), &format!("{path}/"), all)?;
+        }
+        all.push(path);
+    }
+    Ok(())
+}
+
+/// What a document names that is not in the tree.
+pub(super) fn missing(document: &str, text: &str, tree: &[String]) -> Vec<Violation> {
+    let named = Named {
+        folder: document.rsplit_once('/').map_or("", |(folder, _)| folder),
+        tree,
+    };
+    let mut found = Vec::new();
+    let (mut section, mut package) = ("", "");
+    for (index, line) in text.lines().enumerate() {
+        let quoted: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+        if line.starts_with('#') {
+            section = line.trim_start_matches('#').trim();
+        }
+        if let [first, ..] = quoted[..]
+            && line.starts_with("| `")
+        {
+            package = first;
+        }
+        let mut lacking: Vec<&str> = links(line).filter(|link| !named.has_link(link)).collect();
+        lacking.extend(quoted.iter().filter(|word| !named.has_path(word)));
+        if section == "Where things are" && line.starts_with("| — ") {
+            // Modules of the crate above, up to what is said of them.
+            let modules = line.split('|').nth(1).unwrap_or_default();
+            let modules = modules.split('`').skip(1).step_by(2);
+            lacking.extend(modules.filter(|module| !named.has_module(package, module)));
+        }
+        found.extend(lacking.into_iter().map(|what| Violation {
+            file: document.to_owned(),
+            line: index + 1,
+            what: format!("{what} is named, and not there"),
+        }));
+    }
+    found
+}
+
+/// The targets of a line's links, without a place in them.
+fn links(line: &str) -> impl Iterator<Item = &str> {
+    let ends = line.split("](").skip(1);
+    ends.filter_map(|rest| rest.split([')', '#']).next())
+}
+
+/// What a document can name.
+struct Named<'a> {
+    /// The folder that the document is in.
+    folder: &'a str,
+    tree: &'a [String],
+}
+
+impl Named<'_> {
+    fn has(&self, path: &str) -> bool {
+        self.tree.iter().any(|there| there == path)
+    }
+
+    fn has_link(&self, link: &str) -> bool {
+        let path = match link.strip_prefix("../") {
+            Some(above) => above.to_owned(),
+            None if self.folder.is_empty() => link.to_owned(),
+            None => format!("{}/{link}", self.folder),
+        };
+        link.is_empty() || link.contains("://") || self.has(path.trim_end_matches('/'))
+    }
+
+    /// Whether a quoted word is no path, or one that is there: in full, or from any folder on. `NAME`
+    /// stands for any name.
+    fn has_path(&self, word: &str) -> bool {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        let ending = word.rsplit_once('.').map_or("", |(_, ending)| ending);
+        let is_path = !word.starts_with(['/', '.', '-'])
+            && MADE.iter().all(|made| !Path::new(word).starts_with(made))
+            && word.chars().all(is_plain)
+            && (word.contains('/') || ENDINGS.contains(&ending));
+        let path = word.trim_end_matches('/');
+        !is_path || self.tree.iter().any(|there| ends_with(there, path))
+    }
+
+    /// Whether a crate has a module: a file, or a folder.
+    fn has_module(&self, package: &str, module: &str) -> bool {
+        let path = format!("{package}/src/{}", module.trim_end_matches('/'));
+        self.has(&path) || self.has(&format!("{path}.rs"))
+    }
+}
+
+/// Whether `there` is `path`, or lies at `path` in some folder; modules are named without their ending.
+fn ends_with(there: &str, path: &str) -> bool {
+    let mut parts = there.rsplit('/');
+    path.rsplit('/').enumerate().all(|(number, wanted)| {
+        parts.next().is_some_and(|part| {
+            let is_module = number == 0 && part.strip_suffix(".rs") == Some(wanted);
+            part == wanted || is_module || is_any(part, wanted)
+        })
+    })
+}
+
+/// Whether a name is one of those that a name with `NAME` in it stands for.
+fn is_any(part: &str, wanted: &str) -> bool {
+    wanted
+        .split_once("NAME")
+        .is_some_and(|(before, after)| part.starts_with(before) && part.ends_with(after))
+}

@@ -1,0 +1,120 @@
+//! Targets, and what attaching leaves in them.
+
+use super::Attack;
+
+pub(super) const ATTACKS: &[Attack] = &[
+    Attack {
+        what: "control characters reach the terminal",
+        package: "fragscope",
+        binary: "foreign_text",
+        tests: &[
+            "a_hostile_process_is_shown_harmlessly_by_every_command",
+            "a_hostile_command_is_recorded_and_replayed_harmlessly",
+            "a_hostile_tracer_is_named_harmlessly",
+            "errors_name_hostile_files_and_words_harmlessly",
+        ],
+    },
+    Attack {
+        what: "a suspended fragscope keeps the target",
+        package: "fragscope",
+        binary: "privileged_process",
+        tests: &[
+            "a_target_runs_on_when_its_stopper_and_the_guard_are_both_suspended",
+            "a_guard_is_found_neither_by_name_nor_by_session_nor_by_group_and_leaves_with_its_stopper",
+        ],
+    },
+    Attack {
+        what: "control groups that freeze the target, or keep a guard from running",
+        package: "fragscope",
+        binary: "privileged_process",
+        tests: &[
+            "privileged_process::frozen::a_frozen_target_is_walked_called_frozen_and_goes_on_when_it_is_thawed",
+            "privileged_process::frozen::a_guard_leaves_the_groups_that_keep_it_from_running",
+        ],
+    },
+    Attack {
+        what: "terminals that are closed or stopped",
+        package: "fragscope",
+        binary: "stopped_terminal",
+        tests: &[
+            "a_recorded_program_goes_on_and_a_signal_ends_it_well",
+            "a_session_ends_by_a_signal_and_saves_what_it_saw",
+            "a_key_of_the_terminal_reaches_the_recorded_command_once",
+            "a_terminal_that_is_closed_is_no_key",
+        ],
+    },
+    Attack {
+        what: "breakpoints, when the profiler or its guard is killed",
+        package: "fragscope",
+        binary: "privileged_leftover",
+        tests: &[
+            "the_target_survives_a_killed_profiler",
+            "no_breakpoint_is_left_by_a_profiler_that_is_killed_while_its_probes_go",
+            "what_a_killed_guard_left_is_removed_by_the_session",
+            "what_a_killed_guard_left_in_jemalloc_is_removed_by_the_session",
+            "breakpoints_in_two_files_that_are_mapped_side_by_side_are_found_in_each",
+            "a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays",
+            "a_suspended_guard_leaves_nothing_when_a_signal_ends_the_session",
+            "a_guard_that_nothing_wakes_leaves_nothing_when_a_signal_ends_the_session",
+            "a_guard_that_does_not_answer_is_ended_where_that_leaves_nothing",
+            "a_guard_that_is_suspended_together_with_fragscope_leaves_nothing_for_long",
+        ],
+    },
+    Attack {
+        what: "a guard that is suspended, between stops and in one",
+        package: "profiler-target",
+        binary: "process_stop",
+        tests: &[
+            "a_guard_that_was_suspended_between_two_stops_is_woken_by_the_next",
+            "a_guard_that_cannot_be_woken_is_replaced",
+            "the_kernel_ends_a_stop_whose_guard_is_suspended",
+            "a_stop_whose_guards_never_run_is_given_up_within_one_patience",
+            "a_program_that_executes_another_one_is_not_held_up_by_a_stop",
+        ],
+    },
+    Attack {
+        what: "a target that cannot be stopped",
+        package: "profiler-sampling",
+        binary: "stops",
+        tests: &["a_target_that_cannot_be_stopped_is_asked_to_once_a_walk"],
+    },
+    Attack {
+        what: "a target with very many threads",
+        package: "profiler-target",
+        binary: "process_stop",
+        tests: &["a_stop_opens_no_file_for_each_thread_and_asks_for_the_news_of_each_a_few_times"],
+    },
+    Attack {
+        what: "a tracer that takes the name of a guard, and one that is another fragscope's",
+        package: "profiler-target",
+        binary: "process_stop",
+        tests: &[
+            "a_guard_that_holds_nothing_after_an_error_is_kept",
+            "who_waits_for_another_fragscope_leaves_the_target_alone_and_keeps_its_guard",
+        ],
+    },
+    Attack {
+        what: "a target that dies while it is stopped",
+        package: "profiler-target",
+        binary: "process_stop",
+        tests: &[
+            "a_target_that_dies_while_it_is_stopped_is_reaped_by_its_parent_as_soon_as_the_stop_ends",
+        ],
+    },
+    Attack {
+        what: "privileges that are lacking are named",
+        package: "fragscope",
+        binary: "privileged_access",
+        tests: &[
+            "root_without_a_capability_learns_which_one_is_lacking",
+            "a_file_with_capabilities_says_which_are_lacking_or_why_they_are_not_granted",
+            "a_missing_sys_or_proc_is_named",
+        ],
+    },
+    Attack {
+        what: "targets that go at the start",
+        package: "fragscope",
+        binary: "gone",
+        tests: &["a_target_that_goes_at_the_start_ends_every_command_with_5_and_a_sentence"],
+    },
+];
