@@ -406,5 +406,4 @@ fn short(name: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "candidates_tests.rs"]
 mod tests;

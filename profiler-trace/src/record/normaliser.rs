@@ -271,5 +271,4 @@ fn apply(
 }
 
 #[cfg(test)]
-#[path = "normaliser_tests.rs"]
 mod tests;
