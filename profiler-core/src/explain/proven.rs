@@ -22,8 +22,7 @@ pub(super) fn proven(report: &FragReport, findings: Vec<Finding>) -> Vec<Finding
             None => Some(not_proven(finding)),
         })
         .collect();
-    let unseen = Mechanism::PREDICTED.into_iter();
-    let unseen = unseen.filter(|mechanism| !found.contains(mechanism));
+    let unseen = Mechanism::predicted().filter(|mechanism| !found.contains(mechanism));
     all.extend(unseen.filter_map(|mechanism| only_predicted(report, &known, mechanism)));
     all
 }
@@ -31,7 +30,7 @@ pub(super) fn proven(report: &FragReport, findings: Vec<Finding>) -> Vec<Finding
 /// A finding of whose remedy nothing is known, not yet or not at all. Where remedies are played, it is not
 /// ranked as if its own returned everything.
 fn not_proven(mut finding: Finding) -> Finding {
-    if Mechanism::PREDICTED.contains(&finding.mechanism) {
+    if finding.mechanism.is_predicted() {
         finding.bytes = None;
     }
     finding
