@@ -158,6 +158,7 @@ impl Allocator {
                 kind: Some(Kind::Glibc),
                 version: None,
                 object: String::new(),
+                in_python: false,
                 role: Role::ServesMalloc,
             },
             object: None,

@@ -196,6 +196,8 @@ impl AllocatorTitle {
     pub fn kind(&self) -> Option<Allocator> {
         match self {
             Self::Known { kind, .. } => Some(*kind),
+    /// Whether that object is Python: the program or a libpython.
+    pub in_python: bool,
             Self::Other(_) => None,
         }
     }
@@ -238,14 +240,9 @@ impl AllocatorIdentity {
         self.kind == Some(kind)
     }
 
-    /// Whether it lives in Python: the program or a libpython.
-    pub fn is_in_python(&self) -> bool {
-        file_name(&self.object).contains("python")
-    }
-
     /// The library that has it for itself; `None` where it serves malloc, or Python.
     pub fn private_library(&self) -> Option<String> {
-        let is_private = self.role == Role::Private && !self.is_in_python();
+        let is_private = self.role == Role::Private && !self.in_python;
         is_private.then(|| self.object.clone())
     }
 
@@ -322,3 +319,4 @@ mod tests {
         }
     }
 }
+            in_python: false,

@@ -12,7 +12,6 @@ mod v2;
 mod v3;
 
 use crate::addr::RemoteAddr;
-use crate::allocator::AllocatorIdentity;
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, Arena, CrossCheck, ExtentKind, HeapSnapshot};
@@ -100,7 +99,7 @@ impl Found<'_> {
             },
             None => layout.to_owned(),
         };
-        let in_python = identity.is_some_and(AllocatorIdentity::is_in_python);
+        let in_python = identity.is_some_and(|identity| identity.in_python);
         if let Some((major, minor)) = self.context.python.filter(|_| in_python) {
             version = format!("{version} in CPython {major}.{minor}");
         }

@@ -65,6 +65,7 @@ fn object(
             kind: Some(kind),
             version: version.map(str::to_owned),
             object: path.to_owned(),
+            in_python: false,
             role: Role::ServesMalloc,
         },
         options: Vec::new(),
