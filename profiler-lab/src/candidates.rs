@@ -6,7 +6,7 @@ use profiler_core::allocator::{
     Allocator as Kind, AllocatorTitle, BuildId, Environment, GlibcSetting, PRELOAD, reader_of,
 };
 use profiler_core::text::visible;
-use profiler_core::tuning::{self, TRIM_FROM_PYTHON, Tuning};
+use profiler_core::tuning::{self, Tuning};
 use profiler_trace::trace::TraceDescription;
 
 use super::allocators::{Allocator, kind_named};
@@ -150,7 +150,7 @@ impl Candidate {
     ) -> Self {
         env.assign(tuning.allocator, tuning.sets);
         env.assign(tuning.allocator, tuning.holds);
-        Self::with(tuning.name, allocator, env).price(tuning.price)
+        Self::with(&tuning.name(), allocator, env).price(tuning.price)
     }
 
     fn glibc(name: &str, env: Environment) -> Self {
@@ -292,12 +292,12 @@ fn of_glibc(facts: &Facts<'_>) -> Vec<Candidate> {
     ]);
     let every = facts.trim_every();
     let seconds = every.as_secs();
-    let mut trimmed = Candidate::glibc(&format!("malloc_trim each {seconds}s"), env.clone());
+    let mut trimmed = Candidate::tuned(&tuning::TRIM, Ok(Allocator::glibc()), env);
+    trimmed.name = format!("{} each {seconds}s", tuning::TRIM.name());
     trimmed.trim = Trim::Every(every);
-    trimmed.step = Some(format!(
-        "call malloc_trim(0) every {seconds} s: {TRIM_FROM_PYTHON}"
-    ));
-    all.push(trimmed.price("a walk over the free memory each time, and page faults after it"));
+    let call = tuning::TRIM.calls;
+    trimmed.step = call.map(|call| call.step(&format!("every {seconds} s")));
+    all.push(trimmed);
     all
 }
 

@@ -33,6 +33,7 @@ use crate::threads::Thread;
 pub use chunks::{CHUNK_HEADER, MIN_CHUNK, WHOLE_HEADER};
 pub use roots::{Roots, look};
 pub use thread_arena::thread_arenas;
+pub(crate) use trim::TRIM_MARGINS;
 
 use arena::Arenas;
 use chunks::{ChunkWalker, Totals};

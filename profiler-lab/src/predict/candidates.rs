@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use profiler_core::allocator::{Allocator as Kind, BuildId, Environment, GlibcSetting};
+use profiler_core::allocator::{Allocator as Kind, BuildId, Environment, GlibcSetting, ReturnTime};
 use profiler_core::report::Mechanism;
-use profiler_core::tuning::{self, TRIM_FROM_PYTHON, Tuning};
+use profiler_core::tuning::{self, Tuning};
 
 use crate::allocators::Allocator;
 use crate::candidates::Candidate;
@@ -33,13 +33,12 @@ pub(super) enum Interpretation {
 impl Interpretation {
     /// Of another allocator as it comes.
     fn of(kind: Kind) -> Self {
-        match kind {
-            Kind::Jemalloc => Self::Idle,
-            Kind::Mimalloc => Self::Collected,
-            Kind::Tcmalloc => Self::Peak,
-            Kind::Glibc => Self::UpToPeak,
-            // No player has these.
-            Kind::Pymalloc | Kind::Musl => Self::Histories,
+        match kind.row().return_time {
+            ReturnTime::InCalls => Self::Idle,
+            ReturnTime::WithLaterCalls => Self::Collected,
+            ReturnTime::Never => Self::Peak,
+            ReturnTime::ByPlace => Self::UpToPeak,
+            ReturnTime::Unknown => Self::Histories,
         }
     }
 
@@ -130,7 +129,7 @@ pub(super) fn candidates(
     all.extend(others.into_iter().filter(|other| !is_own(other)));
     match own {
         Kind::Glibc => all.extend(of_glibc(heap, measured, &env)),
-        Kind::Pymalloc | Kind::Jemalloc | Kind::Mimalloc | Kind::Tcmalloc | Kind::Musl => {
+        _ => {
             let glibc = Ok(Allocator::glibc());
             let glibc = Candidate::default_of(BuildId::Glibc, glibc, Environment::default());
             let interpretation = Interpretation::of(Kind::Glibc);
@@ -146,20 +145,14 @@ fn of_glibc(heap: &SeedHeap<'_>, measured: u64, env: &Environment) -> Vec<HeapCa
         let candidate = Candidate::tuned(tuning, Ok(Allocator::glibc()), env.clone());
         HeapCandidate::tuned(tuning, candidate)
     };
-    let trimmed = Candidate {
-        step: Some(format!(
-            "call malloc_trim(0) after peaks: {TRIM_FROM_PYTHON}"
-        )),
-        ..Candidate::with("malloc_trim", Ok(Allocator::glibc()), env.clone())
-    };
+    let mut trimmed = tuned(&tuning::TRIM);
+    let call = tuning::TRIM.calls;
+    trimmed.candidate.step = call.map(|call| call.step("after peaks"));
+    trimmed.exact = Some(measured.saturating_sub(heap.trimmable_bytes()));
     let mut all = vec![
         tuned(&tuning::MMAP_THRESHOLD),
         tuned(&tuning::TRIM_THRESHOLD),
-        HeapCandidate {
-            exact: Some(measured.saturating_sub(heap.trimmable_bytes())),
-            undoes: Some(Mechanism::Untrimmed),
-            ..HeapCandidate::untuned(trimmed, Interpretation::Histories)
-        },
+        trimmed,
     ];
     if heap.arenas().len() > 1 {
         all.extend([tuned(&tuning::TWO_ARENAS), tuned(&tuning::ONE_ARENA)]);
