@@ -127,8 +127,7 @@ fn about_swap(report: &FragReport) -> Option<String> {
     let unread = match unread {
         0 => String::new(),
         unread => format!(
-            " Up to {} more may be: what lies there was not read, because reading brings it back \
-             (--swap-in does).",
+            " Up to {} more may be: what lies there was not read, because reading brings it back.",
             bytes(unread)
         ),
     };
@@ -208,7 +207,7 @@ fn about_predictions(report: &FragReport) -> String {
         return match serving(report) {
             None => "malloc's heap was not walked, so nothing is predicted.".to_owned(),
             Some(_) => "What other allocators and settings would need was not predicted: \
-                        `fragscope explain` and `snapshot --predict` do."
+                        `fragscope explain` does that."
                 .to_owned(),
         };
     };

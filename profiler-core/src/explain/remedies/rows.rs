@@ -272,8 +272,8 @@ pub(super) const REMEDIES: &[Row] = &[
         allocators: &[],
         remedy: Remedy {
             steps: &[],
-            sentences: "No allocator changes that. Of a Python program `fragscope snapshot --objects` says which \
-                types these are, and which names hold them.",
+            sentences: "No allocator changes that. Of a Python program a census of its objects says which types \
+                these are, and which names hold them.",
         },
     },
     Row {
@@ -291,7 +291,7 @@ pub(super) const REMEDIES: &[Row] = &[
         remedy: Remedy {
             steps: &[],
             sentences: "Residency and probes still show where RSS is and what is allocated; `fragscope \
-                doctor --pid PID` names what is missing.",
+                doctor` names what is missing.",
         },
     },
 ];
