@@ -211,7 +211,7 @@ fn held<M: TargetMemory>(
     par: &MallocPar,
     context: &Context<'_>,
     notes: &mut Notes,
-) -> (Vec<lists::Held>, bool) {
+) -> (Vec<lists::HeldChunk>, bool) {
     let cache = PageCache::new(memory);
     let mut held = Vec::new();
     let links = Links::of_fastbins(&cache, main.layout.mangled_links);

@@ -63,7 +63,7 @@ pub fn walk<M: TargetMemory>(
     residency: &ResidencyMap,
     context: &Context<'_>,
 ) -> Result<Vec<HeapSnapshot>, NotWalked> {
-    let found = Found { residency, context };
+    let found = HeapNamer { residency, context };
     let mut heaps = v2::walk(memory, residency, &found);
     let ours = context.objects.iter().filter(|object| {
         let version = object.identity.version.as_deref().unwrap_or("3");
@@ -77,12 +77,12 @@ pub fn walk<M: TargetMemory>(
 }
 
 /// Names heaps.
-struct Found<'a> {
+struct HeapNamer<'a> {
     residency: &'a ResidencyMap,
     context: &'a Context<'a>,
 }
 
-impl Found<'_> {
+impl HeapNamer<'_> {
     /// A heap with its version and settings; `layout` names the releases that have its layout.
     fn heap<M: TargetMemory>(
         &self,
